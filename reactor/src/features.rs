@@ -1,0 +1,29 @@
+//! The crate's cargo features, and which of them this documentation was built with.
+//!
+#![cfg_attr(feature = "os-poll", doc = "## `os-poll` (enabled)")]
+#![cfg_attr(not(feature = "os-poll"), doc = "## `os-poll` (disabled)")]
+//!
+//! `Poll::new`. Without it the types are there, for libraries that only implement
+//! [`event::Source`](crate::event::Source), but no selector can be made.
+//!
+#![cfg_attr(feature = "os-ext", doc = "## `os-ext` (enabled)")]
+#![cfg_attr(not(feature = "os-ext"), doc = "## `os-ext` (disabled)")]
+//!
+//! The module `unix`: bare descriptors as sources, and pipes. Turns `os-poll` on.
+//!
+#![cfg_attr(feature = "net", doc = "## `net` (enabled)")]
+#![cfg_attr(not(feature = "net"), doc = "## `net` (disabled)")]
+//!
+//! The module `net`: TCP, UDP and Unix domain sockets.
+//!
+#![cfg_attr(feature = "log", doc = "## `log` (enabled)")]
+#![cfg_attr(not(feature = "log"), doc = "## `log` (disabled)")]
+//!
+//! A `trace!` line of the `log` crate for each registration. On by default.
+//!
+#![cfg_attr(feature = "cponfork", doc = "## `cponfork` (enabled)")]
+#![cfg_attr(not(feature = "cponfork"), doc = "## `cponfork` (disabled)")]
+//!
+//! Copy on fork: each selector keeps a table of its registrations, and the module `fork` forks the process so that the
+//! child has a private copy of every kernel queue. Turns `os-poll` on. Without it there is no table, and a forked child
+//! shares the queues with its parent.

@@ -1,0 +1,58 @@
+//! The fork gate: no registration is half done while a fork is prepared.
+
+use super::sync::{AtomicU32, Ordering, pause};
+
+/// Set while a fork is under way; the bits below count the registrations that are being made.
+const SHUT: u32 = 1 << 31;
+
+/// Lets any number of registrations through, or one fork.
+///
+/// Not a lock of the standard library, because the child of a fork opens it again although threads that waited at it,
+/// or were inside, do not exist there: one store, with no queue of waiters to repair.
+#[derive(Debug)]
+pub(crate) struct Gate(AtomicU32);
+
+/// Inside the gate until dropped.
+pub(crate) struct Inside<'a>(&'a Gate);
+
+impl Gate {
+    pub(crate) fn new() -> Gate {
+        Gate(AtomicU32::new(0))
+    }
+
+    /// Comes in, unless a fork has shut the gate.
+    pub(crate) fn try_enter(&self) -> Option<Inside<'_>> {
+        if self.0.fetch_add(1, Ordering::Acquire) & SHUT == 0 {
+            Some(Inside(self))
+        } else {
+            self.0.fetch_sub(1, Ordering::Release);
+            None
+        }
+    }
+
+    /// Keeps newcomers out and waits for those inside to leave. One fork at a time: the caller sees to that.
+    pub(crate) fn shut(&self) {
+        self.0.fetch_or(SHUT, Ordering::Acquire);
+        let mut round = 0;
+        while self.0.load(Ordering::Acquire) != SHUT {
+            pause(round);
+            round += 1;
+        }
+    }
+
+    /// The fork is over, in the parent.
+    pub(crate) fn open(&self) {
+        self.0.fetch_and(!SHUT, Ordering::Release);
+    }
+
+    /// The fork is over, in the child: of those who may have knocked meanwhile none is here.
+    pub(crate) fn reset(&self) {
+        self.0.store(0, Ordering::Release);
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Release);
+    }
+}

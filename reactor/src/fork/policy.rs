@@ -1,0 +1,73 @@
+//! What becomes of a registration in the child.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+pub use crate::source_kind::SourceKind;
+
+/// What becomes of a registration in the child of a fork.
+///
+/// Given with [`Registry::register_with_policy`](crate::Registry::register_with_policy) or later with
+/// [`set_policy`](super::set_policy); a registration without a policy of its own follows
+/// [its kind's default](default_policy).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ForkPolicy {
+    /// The child has the registration, armed. A source that is ready at the fork gives an event in both processes.
+    Inherit = 1,
+    /// The child does not have the registration: what `EV_NOFORK` would be, had FreeBSD's `kevent` a bit left for it.
+    /// The descriptor itself stays open in the child.
+    NoFork = 2,
+    /// The child's descriptor number is re-pointed at a dead endpoint: reads give end of file, writes fail with
+    /// `EPIPE`, and whoever waits is woken. What was behind it is the parent's alone, so its peer sees the end when the
+    /// parent closes. (A listening socket is better closed in the child: `accept` on the dead endpoint fails.)
+    Sever = 3,
+    /// The object is private to a process: the child gets a fresh one at the same number, with what was pending in it.
+    /// For wakers and for stream socket pairs made in this process, both ends and all their registered duplicates.
+    Renew = 4,
+}
+
+impl ForkPolicy {
+    pub(crate) fn from_bits(bits: u8) -> Option<ForkPolicy> {
+        match bits {
+            1 => Some(ForkPolicy::Inherit),
+            2 => Some(ForkPolicy::NoFork),
+            3 => Some(ForkPolicy::Sever),
+            4 => Some(ForkPolicy::Renew),
+            _ => None,
+        }
+    }
+}
+
+/// By kind, offset by the smallest discriminant. The reactor's own are those of a kernel that copies the queue: all
+/// is inherited but what the process waits on itself with.
+static DEFAULTS: [AtomicU8; SourceKind::ALL.len()] = {
+    let mut defaults = [const { AtomicU8::new(ForkPolicy::Inherit as u8) }; SourceKind::ALL.len()];
+    defaults[SourceKind::Waker as usize - 1] = AtomicU8::new(ForkPolicy::Renew as u8);
+    defaults
+};
+
+/// The policy of registrations of this kind that have none of their own.
+///
+/// [`Inherit`](ForkPolicy::Inherit) for all kinds but wakers, which are [renewed](ForkPolicy::Renew), until
+/// [`set_default_policy`] says otherwise.
+pub fn default_policy(kind: SourceKind) -> ForkPolicy {
+    ForkPolicy::from_bits(DEFAULTS[kind as usize - 1].load(Ordering::Relaxed)).unwrap_or(ForkPolicy::Inherit)
+}
+
+/// Sets the policy of registrations of this kind that have none of their own, for the whole process, and returns the
+/// one before. It holds from the next fork on, also for what is registered already.
+///
+/// A waker is renewed whatever its kind's default says: two processes that wake each other are of no use to anybody.
+///
+/// # Examples
+///
+/// ```
+/// use forkio_reactor::fork::{ForkPolicy, SourceKind, set_default_policy};
+///
+/// // A worker must never read what a peer sends to its parent.
+/// assert_eq!(set_default_policy(SourceKind::Stream, ForkPolicy::Sever), ForkPolicy::Inherit);
+/// ```
+pub fn set_default_policy(kind: SourceKind, policy: ForkPolicy) -> ForkPolicy {
+    let before = DEFAULTS[kind as usize - 1].swap(policy as u8, Ordering::Relaxed);
+    ForkPolicy::from_bits(before).unwrap_or(ForkPolicy::Inherit)
+}

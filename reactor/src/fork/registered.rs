@@ -1,0 +1,124 @@
+//! The registrations of one selector, as its process sees them.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use super::gate::{Gate, Inside};
+use super::policy::{ForkPolicy, SourceKind};
+use super::table::{About, Entry, FdTable, times_closed};
+use super::{generation, sync};
+use crate::{Interest, Token, sys};
+
+/// A selector's registration table, the gate that keeps it still during a fork, and its poison.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    pub(super) table: FdTable<Entry>,
+    pub(super) gate: Gate,
+    /// The error that kept the child's queue from being completed; 0: none.
+    poison: AtomicI32,
+}
+
+impl Default for Registered {
+    fn default() -> Registered {
+        Registered { table: FdTable::new(), gate: Gate::new(), poison: AtomicI32::new(0) }
+    }
+}
+
+impl Registered {
+    pub(crate) fn register(
+        &self,
+        queue: &sys::Queue,
+        fd: RawFd,
+        token: Token,
+        interest: Interest,
+        kind: Option<SourceKind>,
+        policy: Option<ForkPolicy>,
+    ) -> io::Result<()> {
+        let _inside = self.enter()?;
+        queue.add(fd, token, interest)?;
+        // The kernel took the number, so it is not negative.
+        if let Some(entry) = self.table.get_or_make(fd) {
+            let closed = times_closed(fd);
+            let bare = kind.is_none();
+            entry.set(token, About { interest, kind, bare, policy, muted: false, closed, dropped_in: 0 });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn reregister(&self, queue: &sys::Queue, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        let _inside = self.enter()?;
+        let entry = self.table.get(fd).and_then(|entry| Some((entry, entry.get()?.1)));
+        if !entry.is_some_and(|(_, about)| about.muted) {
+            queue.modify(fd, token, interest)?;
+        }
+        if let Some((entry, about)) = entry {
+            entry.set(token, About { interest, ..about });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn deregister(&self, queue: &sys::Queue, fd: RawFd) -> io::Result<()> {
+        let _inside = self.enter()?;
+        let about = self.table.get(fd).and_then(|entry| {
+            let about = entry.get()?.1;
+            // Whatever the kernel says below, it does not have the number afterwards.
+            entry.clear();
+            Some(about)
+        });
+        match about {
+            // The kernel does not have it: the parent muted it, or the fork left it out. To its owner it was there.
+            Some(about) if about.muted || about.is_dropped(generation()) => Ok(()),
+            _ => queue.delete(fd),
+        }
+    }
+
+    /// Changes the live registration of `fd`, if there is one, and says whether there was.
+    pub(super) fn change(&self, fd: RawFd, change: impl FnOnce(Token, About) -> io::Result<About>) -> io::Result<bool> {
+        let _inside = self.enter()?;
+        let live = self.table.get(fd).and_then(|entry| {
+            let (token, about) = entry.get()?;
+            about.is_live(fd, generation()).then_some((entry, token, about))
+        });
+        let Some((entry, token, about)) = live else { return Ok(false) };
+        entry.set(token, change(token, about)?);
+        Ok(true)
+    }
+
+    pub(crate) fn check_poison(&self) -> io::Result<()> {
+        match self.poison.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    /// From now on every poll fails with `errno`.
+    pub(super) fn poison(&self, errno: i32) {
+        self.poison.store(errno, Ordering::Relaxed);
+    }
+
+    fn enter(&self) -> io::Result<Inside<'_>> {
+        match self.gate.try_enter() {
+            Some(inside) => Ok(inside),
+            None => self.enter_after_fork(),
+        }
+    }
+
+    #[cold]
+    fn enter_after_fork(&self) -> io::Result<Inside<'_>> {
+        let mut round = 0;
+        loop {
+            if super::is_forking_here() {
+                // It would wait for itself.
+                return Err(io::Error::other(
+                    "this thread is between prepare and commit or abort of a fork: end the fork before registering",
+                ));
+            }
+            sync::pause(round);
+            round += 1;
+            if let Some(inside) = self.gate.try_enter() {
+                return Ok(inside);
+            }
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Tables indexed by descriptor number.
+
+use std::fmt;
+use std::os::fd::RawFd;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::policy::{ForkPolicy, SourceKind};
+use crate::{Interest, Token};
+
+/// Entries per chunk: 4 KiB of [`Entry`], so that a process of a few hundred descriptors touches one page.
+const CHUNK: usize = 256;
+
+type Chunk<T> = [T; CHUNK];
+
+/// A value per descriptor, made of atomics, zero until first written.
+///
+/// Descriptors are small dense integers: two levels of arrays, of which the second is allocated in chunks on first use
+/// and never moves. Reading takes no lock and allocates nothing.
+pub(crate) struct FdTable<T> {
+    root: AtomicPtr<Root<T>>,
+    growing: Mutex<()>,
+}
+
+struct Root<T> {
+    chunks: Box<[AtomicPtr<Chunk<T>>]>,
+    /// The smaller root before this one: somebody may still be reading it.
+    _before: Option<Box<Root<T>>>,
+}
+
+/// Types whose all-zero bytes are a valid value.
+///
+/// # Safety
+///
+/// It must be so.
+pub(crate) unsafe trait Zeroed: Sync {}
+
+// SAFETY: an atomic integer of zero.
+unsafe impl Zeroed for AtomicU32 {}
+
+impl<T: Zeroed> FdTable<T> {
+    pub(crate) const fn new() -> FdTable<T> {
+        FdTable { root: AtomicPtr::new(ptr::null_mut()), growing: Mutex::new(()) }
+    }
+
+    /// The value of `fd`, or `None` if nothing near it was ever written.
+    pub(crate) fn get(&self, fd: RawFd) -> Option<&T> {
+        let fd = usize::try_from(fd).ok()?;
+        let chunk = self.root()?.chunks.get(fd / CHUNK)?.load(Ordering::Acquire);
+        // SAFETY: a chunk, once published, lives as long as the table.
+        unsafe { chunk.as_ref() }.map(|chunk| &chunk[fd % CHUNK])
+    }
+
+    /// The value of `fd`, making room for it if need be. `None` for a negative number.
+    pub(crate) fn get_or_make(&self, fd: RawFd) -> Option<&T> {
+        match self.get(fd) {
+            Some(value) => Some(value),
+            None => self.make(usize::try_from(fd).ok()?),
+        }
+    }
+
+    #[cold]
+    fn make(&self, fd: usize) -> Option<&T> {
+        let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = fd / CHUNK;
+        let chunks = match self.root() {
+            Some(root) if index < root.chunks.len() => &root.chunks,
+            _ => {
+                let before = self.root.load(Ordering::Relaxed);
+                // SAFETY: under the lock nobody else takes the root; the pointer came from `Box::into_raw`.
+                let before = (!before.is_null()).then(|| unsafe { Box::from_raw(before) });
+                let old: &[AtomicPtr<Chunk<T>>] = before.as_ref().map_or(&[], |root| &root.chunks);
+                let length = (index + 1).next_power_of_two().max(4);
+                let pointers = old.iter().map(|chunk| chunk.load(Ordering::Relaxed));
+                let chunks = pointers.chain(std::iter::repeat(ptr::null_mut())).take(length).map(AtomicPtr::new);
+                let root = Root { chunks: chunks.collect(), _before: before };
+                self.root.store(Box::into_raw(Box::new(root)), Ordering::Release);
+                &self.root()?.chunks
+            }
+        };
+        let mut chunk = chunks[index].load(Ordering::Relaxed);
+        if chunk.is_null() {
+            // SAFETY: `T: Zeroed`.
+            chunk = Box::into_raw(unsafe { Box::<Chunk<T>>::new_zeroed().assume_init() });
+            chunks[index].store(chunk, Ordering::Release);
+        }
+        // SAFETY: as in `get`.
+        unsafe { chunk.as_ref() }.map(|chunk| &chunk[fd % CHUNK])
+    }
+
+    /// Every value whose chunk is there, with its descriptor.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (RawFd, &T)> {
+        let chunks = self.root().map_or(&[][..], |root| &root.chunks).iter().enumerate();
+        chunks.flat_map(|(index, chunk)| {
+            // SAFETY: as in `get`.
+            let chunk = unsafe { chunk.load(Ordering::Acquire).as_ref() };
+            let first = index * CHUNK;
+            chunk.into_iter().flatten().enumerate().map(move |(offset, value)| ((first + offset) as RawFd, value))
+        })
+    }
+
+    fn root(&self) -> Option<&Root<T>> {
+        // SAFETY: null or from `Box::into_raw`; a root that is replaced stays alive inside the next one.
+        unsafe { self.root.load(Ordering::Acquire).as_ref() }
+    }
+}
+
+impl<T> Drop for FdTable<T> {
+    fn drop(&mut self) {
+        let root = *self.root.get_mut();
+        if root.is_null() {
+            return;
+        }
+        // SAFETY: from `Box::into_raw`, and nobody has a reference any more.
+        let root = unsafe { Box::from_raw(root) };
+        for chunk in &root.chunks {
+            let chunk = chunk.load(Ordering::Relaxed);
+            if !chunk.is_null() {
+                // SAFETY: from `Box::into_raw`; the newest root names every chunk once.
+                drop(unsafe { Box::from_raw(chunk) });
+            }
+        }
+    }
+}
+
+impl<T> fmt::Debug for FdTable<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FdTable").finish_non_exhaustive()
+    }
+}
+
+/// How often each number was closed while registered, by a type of ours. An entry of a selector's table that was made
+/// under an earlier count is about a descriptor that is no more.
+///
+/// The kernel drops the registrations of a closed descriptor by itself, and mio's users rely on it; the table of a
+/// selector the source cannot reach any more has to find out in some way.
+static CLOSED: FdTable<AtomicU32> = FdTable::new();
+
+/// A registered source at `fd` is about to be closed.
+pub(crate) fn closed(fd: RawFd) {
+    // Registering has made the room, so that nothing is allocated outside the gate.
+    if let Some(count) = CLOSED.get(fd) {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+pub(crate) fn times_closed(fd: RawFd) -> u32 {
+    CLOSED.get_or_make(fd).map_or(0, |count| count.load(Ordering::Relaxed))
+}
+
+/// A registration in a selector's table: 16 bytes, readable at any moment.
+///
+/// Written inside the selector's gate, and for one descriptor by one thread at a time: the kernel hands a number out
+/// again only after it was closed.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    token: AtomicU64,
+    about: AtomicU64,
+}
+
+// SAFETY: two atomic integers of zero: an absent registration.
+unsafe impl Zeroed for Entry {}
+
+/// What an [`Entry`] says beside the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct About {
+    pub(crate) interest: Interest,
+    /// `None`: a bare descriptor whose kind no fork has looked at yet.
+    pub(crate) kind: Option<SourceKind>,
+    /// Registered by number, so nothing tells us when it is closed.
+    pub(crate) bare: bool,
+    pub(crate) policy: Option<ForkPolicy>,
+    pub(crate) muted: bool,
+    /// [`times_closed`], modulo 2^24, when the registration was made.
+    pub(crate) closed: u32,
+    /// The fork generation, modulo 2^24, from which on processes do not have the registration; 0: none.
+    pub(crate) dropped_in: u32,
+}
+
+const COUNTER: u32 = (1 << 24) - 1;
+
+impl Entry {
+    pub(crate) fn get(&self) -> Option<(Token, About)> {
+        let about = About::unpack(self.about.load(Ordering::Acquire))?;
+        Some((Token(self.token.load(Ordering::Relaxed) as usize), about))
+    }
+
+    pub(crate) fn set(&self, token: Token, about: About) {
+        self.token.store(token.0 as u64, Ordering::Relaxed);
+        self.about.store(about.pack(), Ordering::Release);
+    }
+
+    pub(crate) fn clear(&self) {
+        self.about.store(0, Ordering::Release);
+    }
+}
+
+impl About {
+    /// Whether the process of fork generation `generation` has the registration that `fd` was given.
+    pub(crate) fn is_live(&self, fd: RawFd, generation: u32) -> bool {
+        !self.is_dropped(generation) && self.closed == times_closed(fd) & COUNTER
+    }
+
+    pub(crate) fn is_dropped(&self, generation: u32) -> bool {
+        self.dropped_in != 0 && self.dropped_in <= generation & COUNTER
+    }
+
+    /// What the registration follows: its own policy or its kind's default.
+    pub(crate) fn resolved_policy(&self) -> ForkPolicy {
+        let default = || super::policy::default_policy(self.kind.unwrap_or(SourceKind::Other));
+        self.policy.unwrap_or_else(default)
+    }
+
+    fn pack(self) -> u64 {
+        let kind = self.kind.map_or(0, |kind| kind as u64);
+        let policy = self.policy.map_or(0, |policy| policy as u64);
+        u64::from(self.interest.bits())
+            | kind << 6
+            | policy << 10
+            | u64::from(self.muted) << 13
+            | u64::from(self.bare) << 14
+            | u64::from(self.closed & COUNTER) << 16
+            | u64::from(self.dropped_in & COUNTER) << 40
+    }
+
+    fn unpack(bits: u64) -> Option<About> {
+        Some(About {
+            interest: Interest::from_bits((bits & 0x3f) as u8)?,
+            kind: SourceKind::from_bits((bits >> 6 & 0xf) as u8),
+            policy: ForkPolicy::from_bits((bits >> 10 & 0x7) as u8),
+            muted: bits >> 13 & 1 == 1,
+            bare: bits >> 14 & 1 == 1,
+            closed: (bits >> 16) as u32 & COUNTER,
+            dropped_in: (bits >> 40) as u32 & COUNTER,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_gives_back_what_it_was_given() {
+        let table = FdTable::<Entry>::new();
+        assert!(table.get(3).is_none() && table.get(-1).is_none() && table.get_or_make(-1).is_none());
+        for (fd, bits) in [(3, 0), (255, 1), (256, 7), (1_000_000, 11), (5_000, 3)] {
+            let about = About {
+                interest: Interest::READABLE | Interest::WRITABLE,
+                kind: SourceKind::from_bits(bits),
+                bare: bits % 2 == 0,
+                policy: ForkPolicy::from_bits(bits % 5),
+                muted: bits == 7,
+                closed: COUNTER - u32::from(bits),
+                dropped_in: COUNTER - 1,
+            };
+            table.get_or_make(fd).unwrap().set(Token(usize::MAX - usize::from(bits)), about);
+            let (token, read) = table.get(fd).unwrap().get().unwrap();
+            assert_eq!((token, read), (Token(usize::MAX - usize::from(bits)), about));
+        }
+        let present = |(fd, entry): (RawFd, &Entry)| entry.get().map(|_| fd);
+        assert_eq!(table.iter().filter_map(present).collect::<Vec<_>>(), [3, 255, 256, 5_000, 1_000_000]);
+        table.get(255).unwrap().clear();
+        assert!(table.get(255).unwrap().get().is_none());
+    }
+
+    #[test]
+    fn threads_that_grow_a_table_find_each_others_entries() {
+        let table = FdTable::<AtomicU32>::new();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let table = &table;
+                scope.spawn(move || {
+                    for fd in (thread..40_000).step_by(4) {
+                        table.get_or_make(fd).unwrap().fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert!((0..40_000).all(|fd| table.get(fd).unwrap().load(Ordering::Relaxed) == 1));
+    }
+}

@@ -1,0 +1,95 @@
+//! Getting started: from an empty selector to a server, and to a forked one.
+//!
+//! # 1. A selector
+//!
+//! A [`Poll`](crate::Poll) asks the system which sources are ready; [`Events`](crate::Events) is where the answer goes.
+//!
+#![cfg_attr(feature = "os-poll", doc = "```")]
+#![cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
+//! use forkio_reactor::{Events, Poll};
+//! use std::time::Duration;
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let mut poll = Poll::new()?;
+//! let mut events = Events::with_capacity(128);
+//! poll.poll(&mut events, Some(Duration::from_millis(1)))?;
+//! // Nothing is registered, so the time has passed and nothing was ready.
+//! assert!(events.is_empty());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # 2. A source
+//!
+//! A source is registered with a [`Token`](crate::Token), by which its events are told apart from others, and an
+//! [`Interest`](crate::Interest), which says what to wait for.
+//!
+#![cfg_attr(all(feature = "os-poll", feature = "net"), doc = "```")]
+#![cfg_attr(not(all(feature = "os-poll", feature = "net")), doc = "```ignore")]
+//! use forkio_reactor::net::TcpListener;
+//! use forkio_reactor::{Interest, Poll, Token};
+//!
+//! const LISTENER: Token = Token(0);
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let poll = Poll::new()?;
+//! let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap())?;
+//! poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # 3. A loop
+//!
+//! Wait for events, and serve each until there is nothing left to do: events are edge-triggered, and only an operation
+//! that fails with [`WouldBlock`](std::io::ErrorKind::WouldBlock) makes sure of the next one.
+//!
+#![cfg_attr(all(feature = "os-poll", feature = "net"), doc = "```")]
+#![cfg_attr(not(all(feature = "os-poll", feature = "net")), doc = "```ignore")]
+//! use forkio_reactor::net::TcpListener;
+//! use forkio_reactor::{Events, Interest, Poll, Token};
+//! use std::io::{self, ErrorKind};
+//!
+//! const LISTENER: Token = Token(0);
+//!
+//! # fn main() -> io::Result<()> {
+//! let mut poll = Poll::new()?;
+//! let mut events = Events::with_capacity(128);
+//! let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap())?;
+//! poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+//! # let _client = std::net::TcpStream::connect(listener.local_addr()?)?;
+//! # let mut served = 0;
+//! loop {
+//!     match poll.poll(&mut events, None) {
+//!         // A signal handler ran.
+//!         Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+//!         result => result?,
+//!     }
+//!     for event in &events {
+//!         match event.token() {
+//!             LISTENER => loop {
+//!                 match listener.accept() {
+//!                     Ok((stream, peer)) => {
+//!                         println!("{peer} is connected");
+//!                         drop(stream);
+//! #                       served += 1;
+//!                     }
+//!                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+//!                     Err(error) => return Err(error),
+//!                 }
+//!             },
+//!             token => unreachable!("nothing is registered with {token:?}"),
+//!         }
+//!     }
+//! #   if served > 0 {
+//! #       return Ok(());
+//! #   }
+//! }
+//! # }
+//! ```
+//!
+//! # 4. A fork
+//!
+//! After a plain `fork(2)` parent and child share the kernel queue, and each disturbs the other. With the feature
+//! `cponfork`, fork through the module `fork` instead: the loop above goes on in both processes, each with a queue of
+//! its own, and whichever accepts first serves the connection.

@@ -1,0 +1,172 @@
+//! The adapter behind every type that owns a descriptor.
+
+use std::fmt;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsRawFd, RawFd};
+
+use crate::{Interest, Registry, Token, event};
+
+#[cfg(feature = "net")]
+pub(crate) use crate::selector::remember_pair;
+pub(crate) use crate::source_kind::SourceKind;
+
+/// A descriptor owner that can be registered.
+///
+/// epoll and kqueue keep the readiness, so there is no user-space state to update around an operation: the types built
+/// on this call `inner` directly.
+pub(crate) struct IoSource<T> {
+    // Declared first: fields drop in this order, and the table must forget the descriptor before it is closed.
+    registration: Registration,
+    inner: T,
+}
+
+impl<T: AsRawFd> IoSource<T> {
+    pub(crate) fn new(io: T, kind: SourceKind) -> IoSource<T> {
+        IoSource { registration: Registration::new(io.as_raw_fd(), kind), inner: io }
+    }
+
+    /// The descriptor's owner; a kernel registration stays as it is.
+    pub(crate) fn into_inner(self) -> T {
+        let IoSource { registration, inner } = self;
+        registration.release();
+        inner
+    }
+}
+
+impl<T> Deref for IoSource<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T> DerefMut for IoSource<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+impl<T: AsRawFd> event::Source for IoSource<T> {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.registration.register(registry, self.inner.as_raw_fd(), token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.registration.reregister(registry, self.inner.as_raw_fd(), token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.registration.deregister(registry, self.inner.as_raw_fd())
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for IoSource<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+/// Where a source is registered.
+///
+/// The kernel finds out about most misuse by itself (`EEXIST`, `ENOENT`); what it cannot see is a source that goes to a
+/// second selector while it is still in the first. Dropped while registered, it tells the registration tables that the
+/// number it stood under is about to mean something else.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    /// The selector's number, or 0.
+    selector: u32,
+    #[cfg(feature = "cponfork")]
+    fd: RawFd,
+    #[cfg(feature = "cponfork")]
+    kind: SourceKind,
+}
+
+impl Registration {
+    pub(crate) fn new(fd: RawFd, kind: SourceKind) -> Registration {
+        #[cfg(not(feature = "cponfork"))]
+        let _ = (fd, kind);
+        Registration {
+            selector: 0,
+            #[cfg(feature = "cponfork")]
+            fd,
+            #[cfg(feature = "cponfork")]
+            kind,
+        }
+    }
+
+    pub(crate) fn register(
+        &mut self,
+        registry: &Registry,
+        fd: RawFd,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        let selector = registry.selector();
+        if self.is_elsewhere(selector.id()) {
+            return Err(registered_elsewhere());
+        }
+        #[cfg(feature = "cponfork")]
+        let kind = Some(self.kind);
+        #[cfg(not(feature = "cponfork"))]
+        let kind = None;
+        selector.register(fd, token, interest, kind)?;
+        self.selector = selector.id();
+        Ok(())
+    }
+
+    fn reregister(&mut self, registry: &Registry, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        let selector = registry.selector();
+        if self.is_elsewhere(selector.id()) {
+            return Err(registered_elsewhere());
+        }
+        selector.reregister(fd, token, interest)
+    }
+
+    fn deregister(&mut self, registry: &Registry, fd: RawFd) -> io::Result<()> {
+        let selector = registry.selector();
+        if self.is_elsewhere(selector.id()) {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the source is not registered with this `Registry` but with another one",
+            ));
+        }
+        self.selector = 0;
+        selector.deregister(fd)
+    }
+
+    fn is_elsewhere(&self, selector: u32) -> bool {
+        self.selector != 0 && self.selector != selector
+    }
+
+    /// The owner gives the descriptor away, open and registered as it is.
+    fn release(self) {
+        #[cfg(feature = "cponfork")]
+        {
+            if self.kind == SourceKind::Pair {
+                crate::fork::forget_pair(self.fd);
+            }
+            std::mem::forget(self);
+        }
+    }
+}
+
+#[cfg(feature = "cponfork")]
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if self.selector != 0 {
+            crate::fork::table::closed(self.fd);
+        }
+        if self.kind == SourceKind::Pair {
+            crate::fork::forget_pair(self.fd);
+        }
+    }
+}
+
+fn registered_elsewhere() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        "the source is registered with a different `Registry`: deregister it there first",
+    )
+}

@@ -1,0 +1,116 @@
+use std::io;
+use std::net::{self, SocketAddr};
+
+use crate::io_source::{IoSource, SourceKind};
+use crate::net::{TcpStream, socket};
+use crate::sys;
+
+/// A TCP socket that accepts connections.
+///
+/// # Fork
+///
+/// The child inherits the registration. Parent and child then accept from one queue: whoever calls
+/// [`accept`](TcpListener::accept) first gets the connection, the other one
+/// [`WouldBlock`](io::ErrorKind::WouldBlock).
+///
+/// # Examples
+///
+#[cfg_attr(feature = "os-poll", doc = "```")]
+#[cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
+/// use forkio_reactor::net::TcpListener;
+/// use forkio_reactor::{Events, Interest, Poll, Token};
+/// use std::io;
+///
+/// # fn main() -> io::Result<()> {
+/// let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap())?;
+/// let mut poll = Poll::new()?;
+/// let mut events = Events::with_capacity(8);
+/// poll.registry().register(&mut listener, Token(0), Interest::READABLE)?;
+///
+/// # let _client = std::net::TcpStream::connect(listener.local_addr()?)?;
+/// let mut accepted = 0;
+/// while accepted == 0 {
+///     poll.poll(&mut events, None)?;
+///     // One event may stand for several connections.
+///     loop {
+///         match listener.accept() {
+///             Ok((_stream, _peer)) => accepted += 1,
+///             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+///             Err(error) => return Err(error),
+///         }
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct TcpListener {
+    inner: IoSource<net::TcpListener>,
+}
+
+impl TcpListener {
+    /// Makes a socket, sets `SO_REUSEADDR`, binds it to `addr` and listens with a backlog of 128 connections.
+    ///
+    /// Port 0 lets the system choose one: see [`local_addr`](TcpListener::local_addr).
+    ///
+    /// # Errors
+    ///
+    /// Those of `socket(2)`, `bind(2)` and `listen(2)`: [`AddrInUse`](io::ErrorKind::AddrInUse),
+    /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable), [`PermissionDenied`](io::ErrorKind::PermissionDenied) for
+    /// a privileged port, no descriptor left.
+    pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+        sys::socket::tcp_listen(addr).map(TcpListener::from_std)
+    }
+
+    /// Takes over a listener of the standard library, in the mode it is in.
+    pub fn from_std(listener: net::TcpListener) -> TcpListener {
+        TcpListener { inner: IoSource::new(listener, SourceKind::Listener) }
+    }
+
+    /// Accepts a connection; returns it, non-blocking and close-on-exec, with the peer's address.
+    ///
+    /// # Errors
+    ///
+    /// Those of `accept(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock) if no connection is waiting, errors of a single
+    /// connection such as [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), no descriptor left.
+    pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        sys::socket::tcp_accept(&self.inner).map(|(stream, peer)| (TcpStream::from_std(stream), peer))
+    }
+
+    /// The address the socket is bound to.
+    ///
+    /// # Errors
+    ///
+    /// Those of `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    /// Sets the time to live (`IP_TTL`) of the packets that the socket sends, in hops.
+    ///
+    /// # Errors
+    ///
+    /// Those of `setsockopt(2)`.
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        self.inner.set_ttl(ttl)
+    }
+
+    /// The time to live (`IP_TTL`), in hops.
+    ///
+    /// # Errors
+    ///
+    /// Those of `getsockopt(2)`.
+    pub fn ttl(&self) -> io::Result<u32> {
+        self.inner.ttl()
+    }
+
+    /// Takes the pending error (`SO_ERROR`) off the socket.
+    ///
+    /// # Errors
+    ///
+    /// Those of `getsockopt(2)`.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.inner.take_error()
+    }
+}
+
+socket!(TcpListener, net::TcpListener, Listener);

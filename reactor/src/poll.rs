@@ -1,0 +1,256 @@
+//! [`Poll`] and [`Registry`].
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
+use std::{fmt, io};
+
+use crate::selector::Selector;
+use crate::{Events, Interest, Token, event};
+
+/// Waits for readiness of the sources registered with it.
+///
+/// One `Poll` is one selector, that is one kernel queue: an epoll instance on Linux. Sources are registered through its
+/// [`Registry`] with a [`Token`] and an [`Interest`]; [`Poll::poll`] then returns events that carry the token.
+///
+/// # Readiness is edge-triggered
+///
+/// An event says that something changed. After it, repeat the operation until it fails with
+/// [`WouldBlock`](io::ErrorKind::WouldBlock): only then is another event certain to come. An event may also be
+/// spurious: the operation may fail with `WouldBlock` at once, which means to wait again. Readiness other than readable
+/// and writable is a hint.
+///
+/// # Fork
+///
+/// A child that was forked through the module `fork` (feature `cponfork`) finds its own copy of the queue under the
+/// same descriptor number. A child of a plain `fork(2)` shares the queue with its parent: what either of them
+/// registers, deregisters or polls, the other one feels.
+///
+/// # Platforms
+///
+/// | system | queue |
+/// |---|---|
+/// | Linux | [epoll(7)](https://man7.org/linux/man-pages/man7/epoll.7.html) |
+///
+/// # Examples
+///
+#[cfg_attr(all(feature = "os-poll", feature = "net"), doc = "```")]
+#[cfg_attr(not(all(feature = "os-poll", feature = "net")), doc = "```ignore")]
+/// use forkio_reactor::net::TcpStream;
+/// use forkio_reactor::{Events, Interest, Poll, Token};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let server = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let mut poll = Poll::new()?;
+/// let mut events = Events::with_capacity(16);
+///
+/// let mut stream = TcpStream::connect(server.local_addr()?)?;
+/// poll.registry().register(&mut stream, Token(0), Interest::READABLE | Interest::WRITABLE)?;
+///
+/// // In a loop, because an event may be spurious.
+/// 'connected: loop {
+///     poll.poll(&mut events, None)?;
+///     for event in &events {
+///         if event.token() == Token(0) && event.is_writable() && stream.peer_addr().is_ok() {
+///             break 'connected;
+///         }
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Poll {
+    registry: Registry,
+}
+
+/// Registers sources with the [`Poll`] it belongs to.
+///
+/// Methods take `&self` and may be called from any thread, also while another one is in [`Poll::poll`].
+pub struct Registry {
+    selector: Selector,
+}
+
+impl Poll {
+    /// Creates a selector: a kernel queue, close-on-exec.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_create1(2)`: the process or the system has no descriptor left, or the kernel no memory.
+    #[cfg(feature = "os-poll")]
+    pub fn new() -> io::Result<Poll> {
+        Selector::new().map(|selector| Poll { registry: Registry { selector } })
+    }
+
+    /// The [`Registry`] to register sources with.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Waits until at least one source is ready or `timeout` has passed, and fills `events`.
+    ///
+    /// `None` waits without limit, `Some(Duration::ZERO)` not at all. Any other timeout is rounded up to the queue's
+    /// granularity, a millisecond, and may be overrun by the scheduler. `events` is cleared first and receives at most
+    /// [`Events::capacity`] events; the rest comes with the next call. A timeout that passes gives `Ok(())` and no
+    /// events.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_wait(2)`, not retried: [`Interrupted`](io::ErrorKind::Interrupted) when a signal handler ran. In
+    /// a forked child whose queue could not be completed, the error of the system call that failed, every time: the
+    /// queue would be half armed.
+    ///
+    /// # Examples
+    ///
+    #[cfg_attr(feature = "os-poll", doc = "```")]
+    #[cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
+    /// use forkio_reactor::{Events, Poll};
+    /// use std::time::{Duration, Instant};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut poll = Poll::new()?;
+    /// let mut events = Events::with_capacity(8);
+    /// let start = Instant::now();
+    /// poll.poll(&mut events, Some(Duration::from_micros(300)))?;
+    /// assert!(events.is_empty() && start.elapsed() >= Duration::from_micros(300));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn poll(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        self.registry.selector.select(events.sys(), timeout)
+    }
+}
+
+impl AsRawFd for Poll {
+    fn as_raw_fd(&self) -> RawFd {
+        self.registry.as_raw_fd()
+    }
+}
+
+impl fmt::Debug for Poll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poll").finish()
+    }
+}
+
+impl Registry {
+    pub(crate) fn of(selector: Selector) -> Registry {
+        Registry { selector }
+    }
+
+    /// Registers `source`: from now on its readiness for `interests` gives events with `token`.
+    ///
+    /// A source that is ready already gives an event with the next poll. Deregister a source before dropping it: the
+    /// kernel forgets it only with the last duplicate of its descriptor.
+    ///
+    /// # Errors
+    ///
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if the source is registered, here or elsewhere; otherwise those
+    /// of `epoll_ctl(2)`: no memory, the user's limit of watches (`/proc/sys/fs/epoll/max_user_watches`), an object
+    /// that cannot be polled (a regular file).
+    pub fn register<S>(&self, source: &mut S, token: Token, interests: Interest) -> io::Result<()>
+    where
+        S: event::Source + ?Sized,
+    {
+        trace!("registering event source with poller: token={token:?}, interests={interests:?}");
+        source.register(self, token, interests)
+    }
+
+    /// Replaces token and interest of a registered `source`. A source that is ready gives an event anew.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](io::ErrorKind::NotFound) if the source is not registered;
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if it is registered with another registry; otherwise those of
+    /// `epoll_ctl(2)`.
+    pub fn reregister<S>(&self, source: &mut S, token: Token, interests: Interest) -> io::Result<()>
+    where
+        S: event::Source + ?Sized,
+    {
+        trace!("reregistering event source with poller: token={token:?}, interests={interests:?}");
+        source.reregister(self, token, interests)
+    }
+
+    /// Ends the registration of `source`. Events that a poll has returned already may still carry its token.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](io::ErrorKind::NotFound) if the source is not registered here; otherwise those of `epoll_ctl(2)`.
+    pub fn deregister<S>(&self, source: &mut S) -> io::Result<()>
+    where
+        S: event::Source + ?Sized,
+    {
+        trace!("deregistering event source from poller");
+        source.deregister(self)
+    }
+
+    /// Registers `source` with a fork policy of its own in place of its kind's default.
+    ///
+    /// No fork can see the registration without the policy. A later
+    /// [`fork::set_policy`](crate::fork::set_policy) changes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`register`](Registry::register).
+    ///
+    /// # Examples
+    ///
+    #[cfg_attr(feature = "net", doc = "```")]
+    #[cfg_attr(not(feature = "net"), doc = "```ignore")]
+    /// use forkio_reactor::fork::ForkPolicy;
+    /// use forkio_reactor::net::UdpSocket;
+    /// use forkio_reactor::{Interest, Poll, Token};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let poll = Poll::new()?;
+    /// let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap())?;
+    /// // The child keeps the descriptor and gets no events for it.
+    /// poll.registry().register_with_policy(&mut socket, Token(1), Interest::READABLE, ForkPolicy::NoFork)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "cponfork")]
+    pub fn register_with_policy<S>(
+        &self,
+        source: &mut S,
+        token: Token,
+        interests: Interest,
+        policy: crate::fork::ForkPolicy,
+    ) -> io::Result<()>
+    where
+        S: event::Source + ?Sized,
+    {
+        // The policy travels in the registry, so that it reaches every descriptor of a composite source.
+        let registry = Registry::of(self.selector.with_policy(policy));
+        registry.register(source, token, interests)
+    }
+
+    /// Another handle to the same selector. It costs no descriptor.
+    ///
+    /// # Errors
+    ///
+    /// None today; mio's signature.
+    pub fn try_clone(&self) -> io::Result<Registry> {
+        Ok(Registry { selector: self.selector.clone() })
+    }
+
+    pub(crate) fn selector(&self) -> &Selector {
+        &self.selector
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").finish()
+    }
+}
+
+impl AsFd for Registry {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.selector.as_fd()
+    }
+}
+
+impl AsRawFd for Registry {
+    fn as_raw_fd(&self) -> RawFd {
+        self.selector.as_fd().as_raw_fd()
+    }
+}

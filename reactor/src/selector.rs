@@ -1,0 +1,235 @@
+//! One kernel queue, the wakers on it and, with `cponfork`, its registration table.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::io_source::Registration;
+use crate::source_kind::SourceKind;
+use crate::sync::AtomicU32;
+use crate::wake_flag::WakeFlag;
+use crate::{Interest, Token, sys};
+
+#[cfg(feature = "cponfork")]
+use crate::fork::{ForkPolicy, registered::Registered};
+
+/// A handle to a selector. All handles of one selector share a descriptor, so a fork has one number to look after.
+#[derive(Clone, Debug)]
+pub(crate) struct Selector {
+    shared: Arc<Shared>,
+    /// What registrations made through this handle are tagged with; `None`: their kind's default.
+    #[cfg(feature = "cponfork")]
+    policy: Option<ForkPolicy>,
+}
+
+/// What the handles share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) queue: sys::Queue,
+    pub(crate) id: u32,
+    pub(crate) wakers: WakeSlots,
+    #[cfg(feature = "cponfork")]
+    pub(crate) registered: Registered,
+}
+
+impl Selector {
+    pub(crate) fn new() -> io::Result<Selector> {
+        /// Counts from 1; 0 stands for "not registered".
+        static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+        let shared = Arc::new(Shared {
+            queue: sys::Queue::new()?,
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            wakers: WakeSlots::default(),
+            #[cfg(feature = "cponfork")]
+            registered: Registered::default(),
+        });
+        #[cfg(feature = "cponfork")]
+        crate::fork::adopt(&shared);
+        Ok(Selector {
+            shared,
+            #[cfg(feature = "cponfork")]
+            policy: None,
+        })
+    }
+
+    #[cfg(feature = "cponfork")]
+    pub(crate) fn with_policy(&self, policy: ForkPolicy) -> Selector {
+        Selector { shared: Arc::clone(&self.shared), policy: Some(policy) }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.shared.id
+    }
+
+    pub(crate) fn select(&self, events: &mut sys::Events, timeout: Option<Duration>) -> io::Result<()> {
+        #[cfg(feature = "cponfork")]
+        self.shared.registered.check_poison()?;
+        self.shared.queue.wait(events, timeout)?;
+        self.shared.wakers.acknowledge(events);
+        Ok(())
+    }
+
+    /// `kind` is `None` for a bare descriptor number: a fork finds out when it needs to know.
+    pub(crate) fn register(
+        &self,
+        fd: RawFd,
+        token: Token,
+        interest: Interest,
+        kind: Option<SourceKind>,
+    ) -> io::Result<()> {
+        #[cfg(feature = "cponfork")]
+        {
+            self.shared.registered.register(&self.shared.queue, fd, token, interest, kind, self.policy)
+        }
+        #[cfg(not(feature = "cponfork"))]
+        {
+            let _ = kind;
+            self.shared.queue.add(fd, token, interest)
+        }
+    }
+
+    pub(crate) fn reregister(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        #[cfg(feature = "cponfork")]
+        {
+            self.shared.registered.reregister(&self.shared.queue, fd, token, interest)
+        }
+        #[cfg(not(feature = "cponfork"))]
+        {
+            self.shared.queue.modify(fd, token, interest)
+        }
+    }
+
+    pub(crate) fn deregister(&self, fd: RawFd) -> io::Result<()> {
+        #[cfg(feature = "cponfork")]
+        {
+            self.shared.registered.deregister(&self.shared.queue, fd)
+        }
+        #[cfg(not(feature = "cponfork"))]
+        {
+            self.shared.queue.delete(fd)
+        }
+    }
+
+    /// Registers a waker's kernel object and gives the waker a slot in which the poller can see it.
+    pub(crate) fn add_waker(
+        &self,
+        signal: &sys::WakeSignal,
+        token: Token,
+    ) -> io::Result<(Arc<WakeSlot>, Registration)> {
+        let slot = self.shared.wakers.occupy(signal.as_raw_fd(), token);
+        let mut registration = Registration::new(signal.as_raw_fd(), SourceKind::Waker);
+        let registry = crate::Registry::of(self.clone());
+        match registration.register(&registry, signal.as_raw_fd(), token, Interest::READABLE) {
+            Ok(()) => Ok((slot, registration)),
+            Err(error) => {
+                slot.vacate();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl AsFd for Selector {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.queue.as_fd()
+    }
+}
+
+#[cfg(feature = "cponfork")]
+impl Drop for Shared {
+    fn drop(&mut self) {
+        crate::fork::disown(self);
+    }
+}
+
+/// What poller and waker share.
+#[derive(Debug)]
+pub(crate) struct WakeSlot {
+    pub(crate) flag: WakeFlag,
+    token: AtomicUsize,
+    /// The waker's descriptor; only a fork looks at it.
+    fd: AtomicU32,
+    in_use: AtomicBool,
+    next: OnceLock<Arc<WakeSlot>>,
+}
+
+impl WakeSlot {
+    /// The waker is gone. Its slot stays for the next one: the poller may be looking at it.
+    pub(crate) fn vacate(&self) {
+        self.flag.lower();
+        self.in_use.store(false, Ordering::Release);
+    }
+
+    fn set(&self, fd: RawFd, token: Token) {
+        self.token.store(token.0, Ordering::Relaxed);
+        self.fd.store(fd.cast_unsigned(), Ordering::Relaxed);
+    }
+}
+
+/// The wakers of a selector: one as a rule. A list that only grows, so that the poller reads it without a lock.
+#[derive(Debug, Default)]
+pub(crate) struct WakeSlots(OnceLock<Arc<WakeSlot>>);
+
+impl WakeSlots {
+    /// Lowers the flag of each waker whose event is among `events`. A token that an unrelated source shares costs a
+    /// waker no more than the saving of one system call: its own event is still in the queue.
+    fn acknowledge(&self, events: &sys::Events) {
+        let mut next = self.0.get();
+        while let Some(slot) = next {
+            if slot.flag.is_raised() {
+                let token = Token(slot.token.load(Ordering::Relaxed));
+                if events.iter().any(|event| sys::event::token(event) == token) {
+                    slot.flag.lower();
+                }
+            }
+            next = slot.next.get();
+        }
+    }
+
+    fn occupy(&self, fd: RawFd, token: Token) -> Arc<WakeSlot> {
+        let mut link = &self.0;
+        loop {
+            let slot = link.get_or_init(|| {
+                Arc::new(WakeSlot {
+                    flag: WakeFlag::new(),
+                    token: AtomicUsize::new(0),
+                    fd: AtomicU32::new(0),
+                    in_use: AtomicBool::new(false),
+                    next: OnceLock::new(),
+                })
+            });
+            if slot.in_use.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                slot.set(fd, token);
+                return Arc::clone(slot);
+            }
+            link = &slot.next;
+        }
+    }
+
+    /// The slot of the waker at `fd`.
+    #[cfg(feature = "cponfork")]
+    pub(crate) fn find(&self, fd: RawFd) -> Option<&WakeSlot> {
+        let mut next = self.0.get();
+        while let Some(slot) = next {
+            if slot.in_use.load(Ordering::Acquire) && slot.fd.load(Ordering::Relaxed) == fd.cast_unsigned() {
+                return Some(slot);
+            }
+            next = slot.next.get();
+        }
+        None
+    }
+}
+
+/// Notes that `a` and `b` are the two ends of one pair: renewing one means renewing both.
+#[cfg(feature = "net")]
+pub(crate) fn remember_pair(a: &impl AsFd, b: &impl AsFd) {
+    #[cfg(feature = "cponfork")]
+    {
+        use std::os::fd::AsRawFd;
+        crate::fork::remember_pair(a.as_fd().as_raw_fd(), b.as_fd().as_raw_fd());
+    }
+    #[cfg(not(feature = "cponfork"))]
+    let _ = (a, b);
+}

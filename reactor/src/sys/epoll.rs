@@ -1,0 +1,218 @@
+//! epoll(7).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP};
+
+use super::syscall;
+use crate::{Interest, Token};
+
+pub(crate) type Event = libc::epoll_event;
+pub(crate) type Events = Vec<Event>;
+
+/// An epoll instance.
+#[derive(Debug)]
+pub(crate) struct Queue(OwnedFd);
+
+impl Queue {
+    pub(crate) fn new() -> io::Result<Queue> {
+        let fd = syscall!(epoll_create1(libc::EPOLL_CLOEXEC))?;
+        // SAFETY: the kernel has just given us this descriptor, and nobody else owns it.
+        Ok(Queue(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        events.clear();
+        let capacity = events.capacity().try_into().unwrap_or(libc::c_int::MAX);
+        // SAFETY: the kernel writes at most `capacity` events to the vector's spare room.
+        let count = syscall!(epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), capacity, millis(timeout)))?;
+        // SAFETY: the kernel has initialised the first `count` events, and `count` is at most the capacity.
+        unsafe { events.set_len(count as usize) };
+        Ok(())
+    }
+
+    pub(crate) fn add(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, flags(interest), token.0 as u64)
+    }
+
+    pub(crate) fn modify(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, flags(interest), token.0 as u64)
+    }
+
+    pub(crate) fn delete(&self, fd: RawFd) -> io::Result<()> {
+        // An event is passed although unused: kernels before 2.6.9 would refuse a null pointer.
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
+    }
+
+    fn control(&self, operation: libc::c_int, fd: RawFd, events: u32, data: u64) -> io::Result<()> {
+        let mut event = Event { events, u64: data };
+        syscall!(epoll_ctl(self.0.as_raw_fd(), operation, fd, &mut event))?;
+        Ok(())
+    }
+}
+
+impl AsFd for Queue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// In the parent an epoll instance can be populated with the parent's own descriptors: after the fork numbers and open
+/// file descriptions are the same in the child, and so are the registrations.
+#[cfg(feature = "cponfork")]
+impl crate::fork::CopyOnFork for Queue {
+    fn new_copy() -> io::Result<Queue> {
+        Queue::new()
+    }
+
+    fn copy(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        self.add(fd, token, interest)
+    }
+
+    fn holds(&self, fd: RawFd) -> io::Result<bool> {
+        // Only the kernel knows which open file description was registered under this number; adding tells, and
+        // changes nothing where it is there.
+        match self.control(libc::EPOLL_CTL_ADD, fd, 0, 0) {
+            Ok(()) => self.delete(fd).map(|()| false),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EEXIST) => Ok(true),
+                Some(libc::EBADF | libc::EPERM) => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn add_in_child(&self, fd: RawFd, token: Token, interest: Interest) -> Result<(), i32> {
+        self.add(fd, token, interest).map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))
+    }
+}
+
+/// epoll_wait's timeout: milliseconds, rounded up so that a short wait does not become a busy loop; -1 is no limit.
+fn millis(timeout: Option<Duration>) -> libc::c_int {
+    let Some(timeout) = timeout else { return -1 };
+    let rest = u64::from(timeout.subsec_nanos().div_ceil(1_000_000));
+    let millis = timeout.as_secs().saturating_mul(1_000).saturating_add(rest);
+    millis.try_into().unwrap_or(libc::c_int::MAX)
+}
+
+fn flags(interest: Interest) -> u32 {
+    let mut flags = EPOLLET;
+    if interest.is_readable() {
+        flags |= EPOLLIN | EPOLLRDHUP;
+    }
+    if interest.is_writable() {
+        flags |= EPOLLOUT;
+    }
+    if interest.is_priority() {
+        flags |= EPOLLPRI;
+    }
+    flags.cast_unsigned()
+}
+
+pub(crate) mod event {
+    //! Reads the events of epoll_wait(2).
+
+    use super::*;
+    use std::fmt;
+
+    pub(crate) fn token(event: &Event) -> Token {
+        Token(event.u64 as usize)
+    }
+
+    pub(crate) fn is_readable(event: &Event) -> bool {
+        has(event, EPOLLIN) || has(event, EPOLLPRI)
+    }
+
+    pub(crate) fn is_writable(event: &Event) -> bool {
+        has(event, EPOLLOUT)
+    }
+
+    pub(crate) fn is_error(event: &Event) -> bool {
+        has(event, EPOLLERR)
+    }
+
+    /// Both halves are closed, or the peer has shut down its writing half.
+    pub(crate) fn is_read_closed(event: &Event) -> bool {
+        has(event, EPOLLHUP) || (has(event, EPOLLIN) && has(event, EPOLLRDHUP))
+    }
+
+    /// Both halves are closed, or the reading end of a pipe is: EPOLLERR, alone or with EPOLLOUT.
+    pub(crate) fn is_write_closed(event: &Event) -> bool {
+        has(event, EPOLLHUP)
+            || (has(event, EPOLLOUT) && has(event, EPOLLERR))
+            || event.events == EPOLLERR.cast_unsigned()
+    }
+
+    pub(crate) fn is_priority(event: &Event) -> bool {
+        has(event, EPOLLPRI)
+    }
+
+    /// Linux has no readiness for asynchronous I/O.
+    pub(crate) fn is_aio(_: &Event) -> bool {
+        false
+    }
+
+    /// See [`is_aio`].
+    pub(crate) fn is_lio(_: &Event) -> bool {
+        false
+    }
+
+    fn has(event: &Event, flag: libc::c_int) -> bool {
+        event.events & flag.cast_unsigned() != 0
+    }
+
+    pub(crate) fn debug_details(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
+        const NAMES: [(libc::c_int, &str); 14] = [
+            (EPOLLIN, "EPOLLIN"),
+            (EPOLLPRI, "EPOLLPRI"),
+            (EPOLLOUT, "EPOLLOUT"),
+            (libc::EPOLLRDNORM, "EPOLLRDNORM"),
+            (libc::EPOLLRDBAND, "EPOLLRDBAND"),
+            (libc::EPOLLWRNORM, "EPOLLWRNORM"),
+            (libc::EPOLLWRBAND, "EPOLLWRBAND"),
+            (libc::EPOLLMSG, "EPOLLMSG"),
+            (EPOLLERR, "EPOLLERR"),
+            (EPOLLHUP, "EPOLLHUP"),
+            (EPOLLET, "EPOLLET"),
+            (EPOLLRDHUP, "EPOLLRDHUP"),
+            (libc::EPOLLONESHOT, "EPOLLONESHOT"),
+            (libc::EPOLLEXCLUSIVE, "EPOLLEXCLUSIVE"),
+        ];
+
+        struct Flags<'a>(&'a Event);
+
+        impl fmt::Debug for Flags<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut separator = "";
+                for (flag, name) in NAMES {
+                    if has(self.0, flag) {
+                        write!(f, "{separator}{name}")?;
+                        separator = "|";
+                    }
+                }
+                if separator.is_empty() { f.write_str("(empty)") } else { Ok(()) }
+            }
+        }
+
+        // A copy, because the fields of a packed structure cannot be borrowed.
+        let data = event.u64;
+        f.debug_struct("epoll_event").field("events", &Flags(event)).field("u64", &data).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_round_up() {
+        assert_eq!(millis(None), -1);
+        assert_eq!(millis(Some(Duration::ZERO)), 0);
+        assert_eq!(millis(Some(Duration::from_nanos(1))), 1);
+        assert_eq!(millis(Some(Duration::from_micros(1_001))), 2);
+        assert_eq!(millis(Some(Duration::from_millis(7))), 7);
+        assert_eq!(millis(Some(Duration::MAX)), libc::c_int::MAX);
+    }
+}

@@ -1,0 +1,33 @@
+//! The parts of the public vocabulary that depend on the system: some interests, and the layout of an event.
+
+use std::slice;
+
+use crate::event::Event;
+use crate::{Interest, interest, sys};
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl Interest {
+    /// Priority readiness, as that of out-of-band data on a TCP socket (`EPOLLPRI`). Linux and Android only.
+    pub const PRIORITY: Interest = Interest::from_bits(interest::PRIORITY).unwrap();
+}
+
+#[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_vendor = "apple"))]
+impl Interest {
+    /// The completion of an `aio(4)` request (`EVFILT_AIO`). FreeBSD, DragonFly and Apple systems only.
+    pub const AIO: Interest = Interest::from_bits(interest::AIO).unwrap();
+}
+
+#[cfg(target_os = "freebsd")]
+impl Interest {
+    /// The completion of a `lio_listio(2)` request (`EVFILT_LIO`). FreeBSD only.
+    pub const LIO: Interest = Interest::from_bits(interest::LIO).unwrap();
+}
+
+impl Event {
+    /// The public view of the events that a queue has returned.
+    pub(crate) fn view(events: &[sys::Event]) -> &[Event] {
+        // SAFETY: `Event` is `repr(transparent)` around `sys::Event`, so the two slices have the same layout and hold
+        // the same values; the result borrows `events`.
+        unsafe { slice::from_raw_parts(events.as_ptr().cast(), events.len()) }
+    }
+}

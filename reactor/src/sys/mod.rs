@@ -1,0 +1,52 @@
+//! Everything that differs between systems, and everything unsafe but the fork protocol's own.
+//!
+//! # The contract of a kernel queue
+//!
+//! One file per kind of queue. Each defines
+//!
+//! - `Queue`, which owns the queue's descriptor (close-on-exec): `new`, `add`, `modify`, `delete` and `wait`. A
+//!   registration is keyed by descriptor number; adding one twice is `AlreadyExists`, changing or deleting one that is
+//!   not there `NotFound`. All registrations are edge-triggered. `wait` is one system call: it clears the events, fills
+//!   them up to their capacity, rounds its timeout up, and returns `Interrupted` rather than retry.
+//! - `Event`, `Events` (a vector of them, the capacity being the most a `wait` returns) and the module `event`, which
+//!   reads them.
+//! - with `cponfork`, an implementation of [`CopyOnFork`](crate::fork::CopyOnFork).
+//!
+//! A waker's kernel object is a `WakeSignal`: sending makes the queue it is registered with return a readable event,
+//! each time anew, from any thread.
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod epoll;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod eventfd;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) use self::{
+    epoll::{Event, Events, Queue, event},
+    eventfd::WakeSignal,
+};
+
+mod interest;
+#[cfg(any(feature = "net", feature = "os-ext"))]
+pub(crate) mod socket;
+
+#[cfg(feature = "cponfork")]
+pub(crate) mod descriptor;
+#[cfg(feature = "cponfork")]
+pub(crate) mod process;
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+compile_error!(
+    "forkio runs on Linux only for now: remove the `[patch.crates-io]` entry for `mio` to build for this platform without fork support"
+);
+
+/// Calls a function of libc that reports failure by -1, once.
+macro_rules! syscall {
+    ($name:ident($($arg:expr),* $(,)?)) => {{
+        // SAFETY: the arguments fulfil what the function's manual page asks for; the caller says why where it is not
+        // plain to see (descriptors are never unsafe: a wrong one gives EBADF).
+        let result = unsafe { libc::$name($($arg),*) };
+        if result == -1 { Err(std::io::Error::last_os_error()) } else { Ok(result) }
+    }};
+}
+use syscall;

@@ -1,0 +1,271 @@
+//! Sockets and pipes: non-blocking and close-on-exec from birth where the system can, with no more than the system calls
+//! that POSIX asks for.
+
+#[cfg(feature = "net")]
+pub(crate) use self::net::*;
+#[cfg(feature = "os-ext")]
+pub(crate) use self::pipe::*;
+
+#[cfg(feature = "net")]
+mod net {
+    use std::ffi::OsStr;
+    use std::io;
+    use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+    #[cfg(target_os = "android")]
+    use std::os::android::net::SocketAddrExt;
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    #[cfg(target_os = "linux")]
+    use std::os::linux::net::SocketAddrExt;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{self, UnixDatagram, UnixListener, UnixStream};
+
+    use socket2::{Domain, SockAddr, SockAddrStorage, SockRef, Socket, Type};
+
+    use crate::sys::syscall;
+
+    /// What the standard library asks for; the system caps it (`/proc/sys/net/core/somaxconn` on Linux).
+    const TCP_BACKLOG: i32 = 128;
+
+    /// What the standard library asks for: the system's limit.
+    const UNIX_BACKLOG: i32 =
+        if cfg!(any(target_os = "linux", target_os = "freebsd", target_os = "openbsd", target_vendor = "apple")) {
+            -1
+        } else {
+            libc::SOMAXCONN
+        };
+
+    pub(crate) fn tcp_listen(address: SocketAddr) -> io::Result<TcpListener> {
+        let socket = open(Domain::for_address(address), Type::STREAM)?;
+        // A restarted server must not wait for its predecessor's connections in TIME_WAIT.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(TCP_BACKLOG)?;
+        Ok(socket.into())
+    }
+
+    pub(crate) fn tcp_connect(address: SocketAddr) -> io::Result<TcpStream> {
+        let socket = open(Domain::for_address(address), Type::STREAM)?;
+        connect(&socket, &address.into())?;
+        Ok(socket.into())
+    }
+
+    pub(crate) fn tcp_accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, address) = accept(listener)?;
+        // Not an internet address: the listener was made of a descriptor that is something else.
+        let address = address.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((stream.into(), address))
+    }
+
+    pub(crate) fn udp_bind(address: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = open(Domain::for_address(address), Type::DGRAM)?;
+        socket.bind(&address.into())?;
+        Ok(socket.into())
+    }
+
+    pub(crate) fn udp_only_v6(socket: &UdpSocket) -> io::Result<bool> {
+        SockRef::from(socket).only_v6()
+    }
+
+    pub(crate) fn unix_listen(address: &net::SocketAddr) -> io::Result<UnixListener> {
+        let socket = open(Domain::UNIX, Type::STREAM)?;
+        socket.bind(&unix_address(address)?)?;
+        socket.listen(UNIX_BACKLOG)?;
+        Ok(socket.into())
+    }
+
+    pub(crate) fn unix_connect(address: &net::SocketAddr) -> io::Result<UnixStream> {
+        let socket = open(Domain::UNIX, Type::STREAM)?;
+        connect(&socket, &unix_address(address)?)?;
+        Ok(socket.into())
+    }
+
+    pub(crate) fn unix_accept(listener: &UnixListener) -> io::Result<(UnixStream, net::SocketAddr)> {
+        let (stream, address) = accept(listener)?;
+        let stream = UnixStream::from(stream);
+        let address = match std_unix_address(&address) {
+            Some(address) => address,
+            // A path that fills `sun_path` to the last byte: the standard library reads such an address, but makes none.
+            None => stream.peer_addr()?,
+        };
+        Ok((stream, address))
+    }
+
+    pub(crate) fn unix_stream_pair() -> io::Result<(UnixStream, UnixStream)> {
+        pair(Type::STREAM).map(|(a, b)| (a.into(), b.into()))
+    }
+
+    pub(crate) fn unix_datagram(address: &net::SocketAddr) -> io::Result<UnixDatagram> {
+        let socket = open(Domain::UNIX, Type::DGRAM)?;
+        socket.bind(&unix_address(address)?)?;
+        Ok(socket.into())
+    }
+
+    pub(crate) fn unix_datagram_unbound() -> io::Result<UnixDatagram> {
+        open(Domain::UNIX, Type::DGRAM).map(UnixDatagram::from)
+    }
+
+    pub(crate) fn unix_datagram_pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
+        pair(Type::DGRAM).map(|(a, b)| (a.into(), b.into()))
+    }
+
+    /// `Socket::new` sees to close-on-exec and, on Apple systems, to `SO_NOSIGPIPE`.
+    #[cfg(not(target_vendor = "apple"))]
+    fn open(domain: Domain, kind: Type) -> io::Result<Socket> {
+        Socket::new(domain, kind.nonblocking(), None)
+    }
+
+    #[cfg(target_vendor = "apple")]
+    fn open(domain: Domain, kind: Type) -> io::Result<Socket> {
+        let socket = Socket::new(domain, kind, None)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    #[cfg(not(target_vendor = "apple"))]
+    fn pair(kind: Type) -> io::Result<(Socket, Socket)> {
+        Socket::pair(Domain::UNIX, kind.nonblocking(), None)
+    }
+
+    #[cfg(target_vendor = "apple")]
+    fn pair(kind: Type) -> io::Result<(Socket, Socket)> {
+        let (a, b) = Socket::pair(Domain::UNIX, kind, None)?;
+        a.set_nonblocking(true)?;
+        b.set_nonblocking(true)?;
+        Ok((a, b))
+    }
+
+    fn connect(socket: &Socket, address: &SockAddr) -> io::Result<()> {
+        match socket.connect(address) {
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn accept(listener: &impl AsRawFd) -> io::Result<(OwnedFd, SockAddr)> {
+        let accept = |storage: *mut SockAddrStorage, length| {
+            #[cfg(not(target_vendor = "apple"))]
+            let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+            #[cfg(not(target_vendor = "apple"))]
+            let fd = syscall!(accept4(listener.as_raw_fd(), storage.cast(), length, flags))?;
+            #[cfg(target_vendor = "apple")]
+            let fd = syscall!(accept(listener.as_raw_fd(), storage.cast(), length))?;
+            // SAFETY: the kernel has just given us this descriptor, and nobody else owns it.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            #[cfg(target_vendor = "apple")]
+            {
+                syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC))?;
+                // Inherited only from a listener that is in non-blocking mode itself.
+                syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK))?;
+            }
+            Ok(fd)
+        };
+        // SAFETY: on success the kernel has written an address to the storage and its length to `length`.
+        unsafe { SockAddr::try_init(accept) }
+    }
+
+    fn unix_address(address: &net::SocketAddr) -> io::Result<SockAddr> {
+        if let Some(path) = address.as_pathname() {
+            return SockAddr::unix(path);
+        }
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(name) = address.as_abstract_name() {
+            return SockAddr::unix(OsStr::from_bytes(&[b"\0", name].concat()));
+        }
+        SockAddr::unix("")
+    }
+
+    /// `None` for a path that the standard library takes for too long.
+    fn std_unix_address(address: &SockAddr) -> Option<net::SocketAddr> {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(name) = address.as_abstract_namespace() {
+            return net::SocketAddr::from_abstract_name(name).ok();
+        }
+        let path = address.as_pathname().map_or(OsStr::new(""), |path| path.as_os_str());
+        net::SocketAddr::from_pathname(path).ok()
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn unix_addresses_round_trip() {
+            let named = net::SocketAddr::from_pathname("./some/path").unwrap();
+            let unnamed = net::SocketAddr::from_pathname("").unwrap();
+            assert!(unnamed.is_unnamed());
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            let abstracts = [&b""[..], b"forkio", b"\0\0", &[b'x'; 107]]
+                .map(|name| net::SocketAddr::from_abstract_name(name).unwrap());
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            let abstracts: [net::SocketAddr; 0] = [];
+            for address in [named, unnamed].iter().chain(&abstracts) {
+                let back = std_unix_address(&unix_address(address).unwrap()).unwrap();
+                assert_eq!(format!("{back:?}"), format!("{address:?}"));
+            }
+        }
+
+        /// A peer may bind a path of 108 bytes, which leaves no room for the terminator.
+        #[cfg(target_os = "linux")]
+        #[test]
+        fn peer_with_the_longest_path() {
+            let directory = std::env::temp_dir().join(format!("forkio-longest-{}", std::process::id()));
+            std::fs::create_dir_all(&directory).unwrap();
+            let mut path = directory.join("p").into_os_string().into_encoded_bytes();
+            path.resize(size_of::<libc::sockaddr_un>() - size_of::<libc::sa_family_t>(), b'p');
+            let listener = unix_listen(
+                &net::SocketAddr::from_abstract_name(format!("forkio-longest-{}", std::process::id())).unwrap(),
+            )
+            .unwrap();
+
+            let client = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            let mut raw = libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
+            for (to, from) in raw.sun_path.iter_mut().zip(&path) {
+                *to = from.cast_signed();
+            }
+            let length = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+            syscall!(bind(client.as_raw_fd(), (&raw const raw).cast(), length)).unwrap();
+            client.connect(&unix_address(&listener.local_addr().unwrap()).unwrap()).unwrap();
+
+            let (_, peer) = unix_accept(&listener).unwrap();
+            assert_eq!(peer.as_pathname().map(|path| path.as_os_str().as_bytes()), Some(&path[..]));
+            std::fs::remove_dir_all(&directory).unwrap();
+        }
+    }
+}
+
+#[cfg(feature = "os-ext")]
+mod pipe {
+    use std::io;
+    #[cfg(target_vendor = "apple")]
+    use std::os::fd::AsFd;
+    #[cfg(not(target_vendor = "apple"))]
+    use std::os::fd::FromRawFd;
+    use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+    use crate::sys::syscall;
+
+    /// The reading end and the writing end.
+    #[cfg(not(target_vendor = "apple"))]
+    pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+        let mut fds = [-1; 2];
+        syscall!(pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK))?;
+        // SAFETY: the kernel has just given us these descriptors, and nobody else owns them.
+        Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+    }
+
+    #[cfg(target_vendor = "apple")]
+    pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+        let (reader, writer) = io::pipe()?;
+        let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
+        set_nonblocking(reader.as_fd(), true)?;
+        set_nonblocking(writer.as_fd(), true)?;
+        Ok((reader, writer))
+    }
+
+    pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, nonblocking: bool) -> io::Result<()> {
+        let value = libc::c_int::from(nonblocking);
+        syscall!(ioctl(fd.as_raw_fd(), libc::FIONBIO, &value))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,43 @@
+//! [`Token`].
+
+/// Says which source an event belongs to.
+///
+/// The caller chooses it at registration and finds it in the source's events: an index into a slab, or a number that a
+/// map leads back to the source. Several sources may share a token. A child forked through the module `fork` gets
+/// events with the tokens its parent chose.
+///
+/// # Examples
+///
+#[cfg_attr(all(feature = "os-poll", feature = "net"), doc = "```")]
+#[cfg_attr(not(all(feature = "os-poll", feature = "net")), doc = "```ignore")]
+/// use forkio_reactor::net::UdpSocket;
+/// use forkio_reactor::{Events, Interest, Poll, Token};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let mut poll = Poll::new()?;
+/// let mut sockets = Vec::new();
+/// for index in 0..3 {
+///     let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap())?;
+///     poll.registry().register(&mut socket, Token(index), Interest::READABLE)?;
+///     sockets.push(socket);
+/// }
+/// sockets[0].send_to(b"hello", sockets[2].local_addr()?)?;
+///
+/// let mut events = Events::with_capacity(8);
+/// poll.poll(&mut events, None)?;
+/// for event in &events {
+///     let Token(index) = event.token();
+///     let mut buf = [0; 16];
+///     assert_eq!(sockets[index].recv(&mut buf)?, 5);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub usize);
+
+impl From<Token> for usize {
+    fn from(token: Token) -> usize {
+        token.0
+    }
+}

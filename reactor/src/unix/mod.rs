@@ -1,0 +1,6 @@
+//! Extensions for Unix: bare descriptors and pipes.
+
+pub mod pipe;
+mod source_fd;
+
+pub use self::source_fd::SourceFd;

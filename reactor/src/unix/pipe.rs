@@ -1,0 +1,178 @@
+//! Unix pipes; see [`new`].
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{ChildStderr, ChildStdin, ChildStdout};
+
+use crate::event::{descriptor_owner, readable, writable};
+use crate::io_source::{IoSource, SourceKind};
+use crate::sys::socket;
+
+/// Makes a [pipe], both ends non-blocking and close-on-exec.
+///
+/// When the other end is gone, an event says so: [`is_read_closed`] at the receiver, [`is_write_closed`] at the sender.
+/// Reading then gives what was left and after that 0 bytes; writing fails with
+/// [`BrokenPipe`](io::ErrorKind::BrokenPipe).
+///
+/// # Errors
+///
+/// Those of `pipe(2)`: the process or the system has no descriptor left.
+///
+/// # Fork
+///
+/// A pipe made here may be the channel between parent and child: both ends stay registered in the child. The other end
+/// counts as gone when neither process has it open.
+///
+/// # Examples
+///
+#[cfg_attr(feature = "os-poll", doc = "```")]
+#[cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
+/// use forkio_reactor::unix::pipe;
+/// use forkio_reactor::{Events, Interest, Poll, Token};
+/// use std::io::{Read, Write};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let mut poll = Poll::new()?;
+/// let mut events = Events::with_capacity(8);
+/// let (mut sender, mut receiver) = pipe::new()?;
+/// poll.registry().register(&mut receiver, Token(0), Interest::READABLE)?;
+///
+/// sender.write_all(b"hello")?;
+/// drop(sender);
+///
+/// let mut received = Vec::new();
+/// 'open: loop {
+///     poll.poll(&mut events, None)?;
+///     for event in &events {
+///         if event.is_read_closed() {
+///             receiver.read_to_end(&mut received)?;
+///             break 'open;
+///         }
+///     }
+/// }
+/// assert_eq!(received, b"hello");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [pipe]: https://pubs.opengroup.org/onlinepubs/9799919799/functions/pipe.html
+/// [`is_read_closed`]: crate::event::Event::is_read_closed
+/// [`is_write_closed`]: crate::event::Event::is_write_closed
+pub fn new() -> io::Result<(Sender, Receiver)> {
+    let (reader, writer) = socket::pipe()?;
+    Ok((
+        Sender { inner: IoSource::new(writer.into(), SourceKind::Pair) },
+        Receiver { inner: IoSource::new(reader.into(), SourceKind::Pair) },
+    ))
+}
+
+/// The writing end of a pipe.
+///
+/// Made by [`new`], or of a descriptor or a [`ChildStdin`]; the latter two are taken in the mode they are in, which for a
+/// [`ChildStdin`] is blocking: see [`set_nonblocking`](Sender::set_nonblocking).
+#[derive(Debug)]
+pub struct Sender {
+    inner: IoSource<File>,
+}
+
+impl Sender {
+    /// Switches non-blocking mode on or off. The mode belongs to the open pipe end: duplicates of the descriptor, also
+    /// those of a forked child, change with it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `ioctl(2)`; none is expected.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        socket::set_nonblocking(self.inner.as_fd(), nonblocking)
+    }
+
+    /// Runs an I/O operation on the pipe's descriptor that this type has no method for.
+    ///
+    /// Readiness is kept by the kernel, so that this only calls `f`. Portable programs need it: on other systems mio
+    /// re-arms the source when `f` fails with [`WouldBlock`](io::ErrorKind::WouldBlock).
+    ///
+    /// # Errors
+    ///
+    /// Those of `f`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use forkio_reactor::unix::pipe;
+    /// use std::io::Write;
+    /// use std::os::fd::AsFd;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let (sender, _receiver) = pipe::new()?;
+    /// let sent = sender.try_io(|| std::fs::File::from(sender.as_fd().try_clone_to_owned()?).write(b"hello"))?;
+    /// assert_eq!(sent, 5);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_io<F, T>(&self, f: F) -> io::Result<T>
+    where
+        F: FnOnce() -> io::Result<T>,
+    {
+        f()
+    }
+}
+
+descriptor_owner!(Sender, File, Pipe);
+writable!(Sender, &Sender);
+
+/// The pipe stays in blocking mode.
+impl From<ChildStdin> for Sender {
+    fn from(stdin: ChildStdin) -> Sender {
+        OwnedFd::from(stdin).into()
+    }
+}
+
+/// The reading end of a pipe.
+///
+/// Made by [`new`], or of a descriptor, a [`ChildStdout`] or a [`ChildStderr`]; the latter three are taken in the mode they
+/// are in, which for a child's output is blocking: see [`set_nonblocking`](Receiver::set_nonblocking).
+#[derive(Debug)]
+pub struct Receiver {
+    inner: IoSource<File>,
+}
+
+impl Receiver {
+    /// Switches non-blocking mode on or off; see [`Sender::set_nonblocking`].
+    ///
+    /// # Errors
+    ///
+    /// Those of `ioctl(2)`; none is expected.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        socket::set_nonblocking(self.inner.as_fd(), nonblocking)
+    }
+
+    /// Runs an I/O operation on the pipe's descriptor that this type has no method for; see [`Sender::try_io`].
+    ///
+    /// # Errors
+    ///
+    /// Those of `f`.
+    pub fn try_io<F, T>(&self, f: F) -> io::Result<T>
+    where
+        F: FnOnce() -> io::Result<T>,
+    {
+        f()
+    }
+}
+
+descriptor_owner!(Receiver, File, Pipe);
+readable!(Receiver, &Receiver);
+
+/// The pipe stays in blocking mode.
+impl From<ChildStdout> for Receiver {
+    fn from(stdout: ChildStdout) -> Receiver {
+        OwnedFd::from(stdout).into()
+    }
+}
+
+/// The pipe stays in blocking mode.
+impl From<ChildStderr> for Receiver {
+    fn from(stderr: ChildStderr) -> Receiver {
+        OwnedFd::from(stderr).into()
+    }
+}

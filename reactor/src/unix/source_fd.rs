@@ -1,0 +1,54 @@
+use std::io;
+use std::os::fd::RawFd;
+
+use crate::event::Source;
+use crate::{Interest, Registry, Token};
+
+/// Makes a [`Source`] of a descriptor that something else owns.
+///
+/// It is made on the spot, for one call of a [`Registry`] method. It does not own the descriptor and closes nothing; the
+/// owner puts it into non-blocking mode, and deregisters it before closing it.
+///
+/// # Fork
+///
+/// What kind of object the descriptor is, and with it the default policy, is found out when a fork needs to know.
+///
+/// # Examples
+///
+#[cfg_attr(feature = "os-poll", doc = "```")]
+#[cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
+/// use forkio_reactor::unix::SourceFd;
+/// use forkio_reactor::{Events, Interest, Poll, Token};
+/// use std::io::Write;
+/// use std::os::fd::AsRawFd;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let mut poll = Poll::new()?;
+/// let mut events = Events::with_capacity(8);
+/// let (reader, mut writer) = std::io::pipe()?;
+/// poll.registry().register(&mut SourceFd(&reader.as_raw_fd()), Token(3), Interest::READABLE)?;
+///
+/// writer.write_all(b"x")?;
+/// poll.poll(&mut events, None)?;
+/// assert_eq!(events.iter().next().map(|event| event.token()), Some(Token(3)));
+///
+/// poll.registry().deregister(&mut SourceFd(&reader.as_raw_fd()))?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct SourceFd<'a>(pub &'a RawFd);
+
+impl Source for SourceFd<'_> {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        registry.selector().register(*self.0, token, interests, None)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        registry.selector().reregister(*self.0, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        registry.selector().deregister(*self.0)
+    }
+}

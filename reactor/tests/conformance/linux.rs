@@ -1,0 +1,117 @@
+//! What only Linux has: abstract addresses, priority readiness, descriptors that epoll refuses.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::SocketAddr;
+use std::process;
+
+use super::util::{Loop, READ, WRITE, assert_kind, localhost, without_children};
+use crate::mio::event::Event;
+use crate::mio::net::{TcpStream, UnixDatagram, UnixListener, UnixStream};
+use crate::mio::unix::SourceFd;
+use crate::mio::{Interest, Token};
+
+fn abstract_address(name: &str) -> SocketAddr {
+    SocketAddr::from_abstract_name(format!("conformance-{}-{name}", process::id())).unwrap()
+}
+
+#[test]
+fn streams_with_an_abstract_address() {
+    let _guard = without_children();
+    let address = abstract_address("stream");
+    let listener = UnixListener::bind_addr(&address).unwrap();
+    assert_eq!(listener.local_addr().unwrap().as_abstract_name(), address.as_abstract_name());
+    assert_kind(UnixListener::bind_addr(&address), ErrorKind::AddrInUse);
+    let mut client = UnixStream::connect_addr(&address).unwrap();
+    assert_eq!(client.peer_addr().unwrap().as_abstract_name(), address.as_abstract_name());
+    let (mut server, peer) = listener.accept().unwrap();
+    assert!(peer.is_unnamed());
+    client.write_all(b"x").unwrap();
+    assert_eq!(server.read(&mut [0; 2]).unwrap(), 1);
+    drop(listener);
+    assert_kind(UnixStream::connect_addr(&address), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn datagrams_with_an_abstract_address() {
+    let address = abstract_address("datagram");
+    let socket = UnixDatagram::bind_addr(&address).unwrap();
+    assert_eq!(socket.local_addr().unwrap().as_abstract_name(), address.as_abstract_name());
+    let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    sender.send_to_addr(b"hello", &address).unwrap();
+    assert_eq!(socket.recv(&mut [0; 16]).unwrap(), 5);
+}
+
+#[test]
+fn an_unnamed_address_lets_the_system_choose() {
+    let unnamed = SocketAddr::from_pathname("").unwrap();
+    let listener = UnixListener::bind_addr(&unnamed).unwrap();
+    let address = listener.local_addr().unwrap();
+    assert!(address.as_abstract_name().is_some());
+    UnixStream::connect_addr(&address).unwrap();
+    assert!(UnixDatagram::bind_addr(&unnamed).unwrap().local_addr().unwrap().as_abstract_name().is_some());
+}
+
+#[test]
+fn interest_in_priority() {
+    let interest = Interest::PRIORITY;
+    assert!(interest.is_priority() && !interest.is_readable() && !interest.is_writable());
+    assert!(WRITE < interest);
+    assert_eq!(format!("{interest:?}"), "PRIORITY");
+    assert_eq!(format!("{:?}", READ | WRITE | interest), "READABLE | WRITABLE | PRIORITY");
+    assert_eq!((READ | interest).remove(READ), Some(interest));
+}
+
+fn send_out_of_band(fd: RawFd) {
+    // SAFETY: the kernel reads one byte of the slice.
+    assert_eq!(unsafe { libc::send(fd, b"!".as_ptr().cast(), 1, libc::MSG_OOB) }, 1);
+}
+
+#[test]
+fn out_of_band_data_is_priority_readiness() {
+    let listener = net::TcpListener::bind(localhost()).unwrap();
+    let sender = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let receiver = listener.accept().unwrap().0;
+    receiver.set_nonblocking(true).unwrap();
+
+    let mut run = Loop::new();
+    let mut receiver = TcpStream::from_std(receiver);
+    run.register(&mut receiver, 0, Interest::PRIORITY);
+    send_out_of_band(sender.as_raw_fd());
+    run.expect(0, |event| event.is_priority() && event.is_readable());
+
+    // Without the interest it is no priority event, but a readable one.
+    run.poll.registry().reregister(&mut receiver, Token(1), READ).unwrap();
+    (&sender).write_all(b"x").unwrap();
+    run.expect(1, |event| event.is_readable() && !event.is_priority());
+}
+
+#[test]
+fn a_regular_file_is_refused() {
+    let run = Loop::new();
+    let file = File::open("/proc/self/exe").unwrap();
+    let mut source = SourceFd(&file.as_raw_fd());
+    assert_kind(run.poll.registry().register(&mut source, Token(0), READ), ErrorKind::PermissionDenied);
+    assert_kind(run.poll.registry().deregister(&mut source), ErrorKind::PermissionDenied);
+}
+
+#[test]
+fn an_eventfd_is_a_source() {
+    let mut run = Loop::new();
+    // SAFETY: the result is checked, and the descriptor is ours.
+    let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    assert_ne!(event, -1);
+    // SAFETY: as above; closed when dropped.
+    let mut file = unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(event) };
+    run.register(&mut SourceFd(&event), 8, READ);
+    run.expect_nothing();
+    file.write_all(&1_u64.to_ne_bytes()).unwrap();
+    run.expect(8, Event::is_readable);
+    run.expect_nothing();
+    // Each write is an edge, read or not.
+    file.write_all(&1_u64.to_ne_bytes()).unwrap();
+    run.expect(8, Event::is_readable);
+}

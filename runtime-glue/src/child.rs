@@ -1,0 +1,179 @@
+//! The parent's handle to a child.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::ExitStatus;
+use std::task::{Context, Poll, ready};
+
+use forkio_reactor::fork::{ForkPolicy, generation};
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
+
+use crate::{ForkError, Forked, sys};
+
+/// A child process that [`fork`](crate::fork) made.
+///
+/// Underneath is a pidfd: no SIGCHLD, and no signal that reaches another process because the number was used again.
+///
+/// Dropping it neither kills the child nor leaves a zombie: the runtime goes on waiting for it.
+///
+/// # Fork
+///
+/// The handle belongs to the process that forked. In a child forked later, [`wait`](Child::wait) fails at once, also
+/// when it was waiting at the fork; dropping it there does nothing.
+pub struct Child {
+    pid: u32,
+    generation: u32,
+    state: State,
+    /// Nobody has the handle any more: the runtime waits.
+    detached: bool,
+}
+
+enum State {
+    /// Nobody has waited yet.
+    Idle(OwnedFd),
+    Watched(AsyncFd<OwnedFd>),
+    Ended(ExitStatus),
+    /// Taken out for a change of state, or by drop.
+    Gone,
+}
+
+impl Child {
+    /// Takes charge of a process that was just forked.
+    pub(crate) fn adopt(pid: i32) -> Result<Child, ForkError> {
+        match sys::watch_process(pid) {
+            Ok(pidfd) => Ok(Child {
+                pid: pid.cast_unsigned(),
+                generation: generation(),
+                state: State::Idle(pidfd),
+                detached: false,
+            }),
+            Err(error) => {
+                sys::destroy_process(pid);
+                Err(ForkError::Watch(error))
+            }
+        }
+    }
+
+    /// The process id. Once the child has been waited for, the system may give the number to another process.
+    pub fn id(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits until the child has ended, and reaps it. Cancel safe; after the end it gives the same status again.
+    ///
+    /// # Errors
+    ///
+    /// In a process forked from the one that the child belongs to, an error whose source is [`Forked`]; otherwise those
+    /// of `waitid(2)`, as when other code in this process reaps all children.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
+        poll_fn(|cx| self.poll_wait(cx)).await
+    }
+
+    /// As [`wait`](Child::wait), for hand-written futures.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Child::wait).
+    pub fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ExitStatus>> {
+        loop {
+            if let Some(status) = self.try_wait()? {
+                return Poll::Ready(Ok(status));
+            }
+            match std::mem::replace(&mut self.state, State::Gone) {
+                State::Idle(pidfd) => {
+                    let watched = sys::watch(pidfd).map_err(|(pidfd, error)| {
+                        self.state = State::Idle(pidfd);
+                        error
+                    })?;
+                    // In a child forked later, whoever waits is to be woken.
+                    crate::set_policy(&watched, ForkPolicy::Sever)?;
+                    self.state = State::Watched(watched);
+                }
+                state => self.state = state,
+            }
+            if let State::Watched(pidfd) = &self.state {
+                ready!(pidfd.poll_read_ready(cx))?.clear_ready();
+            }
+        }
+    }
+
+    /// The exit status if the child has ended, and reaps it.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Child::wait).
+    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        if let State::Ended(status) = self.state {
+            return Ok(Some(status));
+        }
+        let status = sys::try_wait(self.pidfd()?)?;
+        if let Some(status) = status {
+            self.state = State::Ended(status);
+        }
+        Ok(status)
+    }
+
+    /// Sends a signal by its number, as `libc::SIGTERM`.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if the child has been reaped; [`InvalidInput`](io::ErrorKind::InvalidInput) if there is no such signal;
+    /// in another process than the child's parent, as [`wait`](Child::wait).
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        sys::send_signal(self.pidfd()?, signal)
+    }
+
+    /// Ends the child with SIGKILL. It is still to be waited for.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Child::signal).
+    pub fn kill(&self) -> io::Result<()> {
+        self.signal(libc::SIGKILL)
+    }
+
+    fn pidfd(&self) -> io::Result<&OwnedFd> {
+        if self.generation != generation() {
+            return Err(io::Error::other(Forked));
+        }
+        match &self.state {
+            State::Idle(pidfd) => Ok(pidfd),
+            State::Watched(pidfd) => Ok(pidfd.get_ref()),
+            State::Ended(_) | State::Gone => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    }
+
+    /// The pidfd, until the child has been waited for.
+    pub fn as_pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.pidfd().ok().map(AsFd::as_fd)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // The common cases first: it was waited for, or is another process's.
+        if self.detached || !matches!(self.try_wait(), Ok(None)) {
+            return;
+        }
+        if let Ok(runtime) = Handle::try_current() {
+            let state = std::mem::replace(&mut self.state, State::Gone);
+            let mut child = Child { state, detached: true, ..*self };
+            // A failure leaves a zombie until this process ends, as it would without us.
+            runtime.spawn(async move { child.wait().await });
+        }
+    }
+}
+
+impl fmt::Debug for Child {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Child");
+        debug.field("pid", &self.pid);
+        if let State::Ended(status) = &self.state {
+            debug.field("status", status);
+        }
+        debug.finish_non_exhaustive()
+    }
+}

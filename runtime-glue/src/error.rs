@@ -1,0 +1,120 @@
+//! Why a fork was refused.
+
+use std::fmt;
+use std::io;
+
+use forkio_reactor::fork::PrepareError;
+
+/// A thread of this process, as `/proc/self/task` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Thread {
+    /// The thread id.
+    pub id: u32,
+    /// Its name: the first 15 bytes.
+    pub name: String,
+}
+
+/// Why [`fork`](crate::fork) made no process. Nothing has changed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ForkError {
+    /// The process has other threads, and they did not go while [`fork`](crate::fork) waited. The child would have their
+    /// locks and counters, without the threads.
+    Threads(Vec<Thread>),
+    /// The current runtime is a multi-threaded one. Its threads, as far as they have started, are named.
+    MultiThreadRuntime(Vec<Thread>),
+    /// The current runtime does not run on forkio's selector.
+    ForeignSelector,
+    /// Not called inside a tokio runtime.
+    NoRuntime,
+    /// The current runtime has no I/O driver.
+    NoIoDriver,
+    /// What the runtime and the process are like could not be found out.
+    Inspect(io::Error),
+    /// Something that the child needs could not be made.
+    Prepare(PrepareError),
+    /// `fork(2)` failed.
+    Fork(io::Error),
+    /// The new process could not be watched (`pidfd_open(2)`), and was killed before it was used.
+    Watch(io::Error),
+}
+
+impl fmt::Display for ForkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ForkError::Threads(threads) => {
+                write!(f, "cannot fork while the process has other threads: ")?;
+                list(f, threads)?;
+                write!(
+                    f,
+                    "; end them first (for tokio's blocking pool: a shorter `Builder::thread_keep_alive`, or a longer \
+                     `ForkOptions::idle_threads`)"
+                )
+            }
+            ForkError::MultiThreadRuntime(threads) => {
+                write!(f, "cannot fork a multi-threaded runtime")?;
+                if !threads.is_empty() {
+                    write!(f, " (")?;
+                    list(f, threads)?;
+                    write!(f, ")")?;
+                }
+                write!(
+                    f,
+                    "; fork from a current-thread runtime (`Builder::new_current_thread`), or fork before the \
+                     runtime is built and build one in the child"
+                )
+            }
+            ForkError::ForeignSelector => write!(
+                f,
+                "the current runtime does not run on forkio's selector; add these two lines to the Cargo.toml of your \
+                 workspace:\n[patch.crates-io]\nmio = {{ git = \"https://github.com/forkio-rs/forkio\" }}"
+            ),
+            ForkError::NoRuntime => {
+                write!(f, "not inside a tokio runtime; call this from a task, or inside `Runtime::block_on`")
+            }
+            ForkError::NoIoDriver => {
+                write!(f, "the current runtime has no I/O driver; build it with `Builder::enable_all` or `enable_io`")
+            }
+            ForkError::Inspect(error) => write!(f, "cannot find out whether the process can be forked: {error}"),
+            ForkError::Prepare(error) => error.fmt(f),
+            ForkError::Fork(error) => {
+                write!(f, "fork(2) failed: {error}; see RLIMIT_NPROC, and pids.max of the control group")
+            }
+            ForkError::Watch(error) => {
+                write!(f, "the new process was killed because it could not be watched (pidfd_open): {error}")
+            }
+        }
+    }
+}
+
+fn list(f: &mut fmt::Formatter<'_>, threads: &[Thread]) -> fmt::Result {
+    for (index, thread) in threads.iter().enumerate() {
+        let separator = if index == 0 { "" } else { ", " };
+        write!(f, "{separator}`{}` ({})", thread.name, thread.id)?;
+    }
+    Ok(())
+}
+
+impl std::error::Error for ForkError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ForkError::Inspect(error) | ForkError::Fork(error) | ForkError::Watch(error) => Some(error),
+            ForkError::Prepare(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// What a [`NoFork`](crate::NoFork) future resolves to in a child that was forked after the future was made, and the
+/// source of the error that [`Child::wait`](crate::Child::wait) gives there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Forked;
+
+impl fmt::Display for Forked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("this belongs to the process that this one was forked from")
+    }
+}
+
+impl std::error::Error for Forked {}

@@ -1,0 +1,124 @@
+//! [`fork`].
+
+use std::io::{self, Write};
+use std::process;
+use std::time::Duration;
+
+use forkio_reactor::fork as reactor;
+use forkio_reactor::fork::{ForkResult, SignalsBlocked};
+
+use crate::{Child, ForkError, Lineage, lineage, no_fork, policy, runtime};
+
+/// Which side of a fork this is.
+#[derive(Debug)]
+pub enum Fork {
+    /// The process that called [`fork`], with its new child.
+    Parent(Child),
+    /// The new process.
+    Child(Lineage),
+}
+
+/// Forks the process, inside a task of a current-thread tokio runtime. Returns in both processes, and both go on running
+/// the same runtime.
+///
+/// The same as `ForkOptions::new().fork()`.
+///
+/// # Errors
+///
+/// [`ForkError`]; nothing has changed then.
+///
+/// # Examples
+///
+/// See the [crate's](crate).
+pub async fn fork() -> Result<Fork, ForkError> {
+    ForkOptions::new().fork().await
+}
+
+/// How to fork.
+#[derive(Clone, Debug)]
+pub struct ForkOptions {
+    idle_threads: Duration,
+}
+
+impl Default for ForkOptions {
+    fn default() -> ForkOptions {
+        ForkOptions::new()
+    }
+}
+
+impl ForkOptions {
+    /// The longest wait that [`idle_threads`](ForkOptions::idle_threads) has unless set: tokio's blocking threads go
+    /// after ten seconds without work (`Builder::thread_keep_alive`).
+    pub const DEFAULT_IDLE_THREADS: Duration = Duration::from_secs(12);
+
+    /// The defaults.
+    pub fn new() -> ForkOptions {
+        ForkOptions { idle_threads: ForkOptions::DEFAULT_IDLE_THREADS }
+    }
+
+    /// How long to wait for other threads to end before the fork is refused. The runtime goes on meanwhile.
+    ///
+    /// Threads of the blocking pool (`spawn_blocking`, `tokio::fs`, name resolution) end after they have been idle for
+    /// the runtime's `thread_keep_alive`; a child that had their count without the threads would wait for ever for the
+    /// first of its own.
+    pub fn idle_threads(mut self, limit: Duration) -> ForkOptions {
+        self.idle_threads = limit;
+        self
+    }
+
+    /// Forks; see [`fork`](crate::fork()).
+    ///
+    /// # Errors
+    ///
+    /// [`ForkError`]; nothing has changed then.
+    pub async fn fork(&self) -> Result<Fork, ForkError> {
+        /// How often signals are given turns of the runtime to reach their streams. More than a few means that they
+        /// come faster than that, and there is no point in waiting.
+        const TURNS_FOR_SIGNALS: usize = 8;
+
+        policy::install_defaults();
+        runtime::check()?;
+        runtime::tag_signal_pipes().map_err(ForkError::Inspect)?;
+        let mut turns = 0;
+        loop {
+            // Tasks that run while this waits, here or below, may use the blocking pool again.
+            runtime::wait_for_threads(self.idle_threads).await?;
+            let blocked = reactor::block_signals();
+            if turns == TURNS_FOR_SIGNALS || !runtime::is_signal_pending() {
+                return fork_now(blocked);
+            }
+            // A signal that was sent to this process is not to be delivered in the child: let its streams have it now.
+            drop(blocked);
+            turns += 1;
+            // In the first turn the driver reads the pipe, in the second one the tasks that it woke run.
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// The fork itself: no task runs between this and the child's first step.
+fn fork_now(blocked: SignalsBlocked) -> Result<Fork, ForkError> {
+    // What stands in the buffer would be written by both. There is nobody to tell that it could not be written.
+    let _ = io::stdout().flush();
+    let parent = process::id();
+    // SAFETY: this thread is the only one: it has just looked, and nobody else could have made another.
+    match unsafe { reactor::fork() } {
+        Ok(ForkResult::Parent { child }) => {
+            drop(blocked);
+            let child = Child::adopt(child)?;
+            tracing::debug!(child = child.id(), "forked");
+            Ok(Fork::Parent(child))
+        }
+        Ok(ForkResult::Child) => {
+            drop(blocked);
+            lineage::begin(parent);
+            no_fork::wake_all();
+            lineage::run_hooks();
+            Ok(Fork::Child(lineage::lineage()))
+        }
+        Err(reactor::ForkError::Prepare(error)) => Err(ForkError::Prepare(error)),
+        Err(reactor::ForkError::Fork(error)) => Err(ForkError::Fork(error)),
+        Err(error) => Err(ForkError::Inspect(io::Error::other(error))),
+    }
+}

@@ -1,0 +1,80 @@
+//! `fork()` for a tokio runtime, and a prefork supervisor on top.
+//!
+//! A current-thread runtime with bound listeners, running timers and spawned tasks calls [`fork`], and the child goes on
+//! running the same runtime: its listeners are registered, its timers tick, its wakers wake it and only it. tokio comes
+//! unmodified from the registry; what makes this possible is the selector under it, which replaces mio:
+//!
+//! ```toml
+//! [patch.crates-io]
+//! mio = { git = "https://github.com/forkio-rs/forkio" }
+//! ```
+//!
+//! Without those two lines [`fork`] returns [`ForkError::ForeignSelector`], which says so.
+//!
+//! # Examples
+//!
+//! ```
+//! use forkio::Fork;
+//!
+//! # if std::env::args().len() < 99 { return; } // The harness has threads: shown, not run.
+//! let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+//! runtime.block_on(async {
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+//!     match forkio::fork().await.unwrap() {
+//!         Fork::Parent(mut child) => println!("{} ended: {}", child.id(), child.wait().await.unwrap()),
+//!         Fork::Child(_) => {
+//!             let (_stream, _peer) = listener.accept().await.unwrap();
+//!         }
+//!     }
+//! });
+//! ```
+//!
+//! # What the child has
+//!
+//! Every task of the runtime goes on in the child, from where it was: **both** processes run it. Wrap what only the
+//! parent should do in [`no_fork`]. What becomes of I/O objects is a policy per registration; this crate's defaults are
+//! those a server wants:
+//!
+//! | kind | in the child |
+//! |---|---|
+//! | listening socket | inherited ([`Prefork`] mutes it in the parent) |
+//! | datagram socket | inherited |
+//! | connected stream, pipe end | **severed**: reads end of file; the peer sees the end when the parent closes |
+//! | `UnixStream::pair`, `UnixDatagram::pair`, `pipe()` made in this process | inherited: it may be the channel to the parent |
+//! | tokio's signal pipe, wakers | renewed: a signal or wake reaches the process it was meant for |
+//! | pidfd (`tokio::process::Child`) | severed: whoever waits gets an error at once |
+//! | inotify, another epoll | no-fork: the child gets no events |
+//!
+//! [`set_policy`] changes it for one object, [`set_default_policy`] for a kind.
+//!
+//! Timers belong to the runtime's memory and fire in both processes, each at its deadline. A signal that has arrived but
+//! not been received by its stream when the process forks may be seen by both.
+//!
+//! # What cannot be forked
+//!
+//! A process with other threads, among them those of `spawn_blocking` until they have been idle for their keep-alive
+//! time ([`ForkOptions::idle_threads`]), and so a multi-threaded runtime. [`fork`] refuses, having changed nothing.
+//!
+//! # Platforms
+//!
+//! Linux 5.3 or later (pidfd).
+
+mod child;
+mod error;
+mod fork;
+mod lineage;
+mod no_fork;
+mod policy;
+pub mod prefork;
+mod runtime;
+mod sys;
+
+pub use child::Child;
+pub use error::{ForkError, Forked, Thread};
+pub use fork::{Fork, ForkOptions, fork};
+pub use forkio_reactor::fork::{ForkPolicy, PrepareError, PrepareObject, SourceKind};
+pub use lineage::{Lineage, lineage, on_child};
+pub use no_fork::{NoFork, no_fork};
+pub use policy::{default_policy, mute, set_default_policy, set_policy, unmute};
+#[doc(no_inline)]
+pub use prefork::{Listener, Prefork, PreforkError, Shutdown, Stopped, Worker, WorkerOutput};

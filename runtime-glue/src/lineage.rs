@@ -1,0 +1,96 @@
+//! Which process this is.
+
+use std::process;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use forkio_reactor::fork::generation;
+
+/// Which process this is in a tree of forks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lineage {
+    generation: u32,
+    parent: Option<u32>,
+    worker: Option<usize>,
+}
+
+impl Lineage {
+    /// How many forks lie between this process and the one that its program started as: 0 there.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The process id of the process that forked this one, also when that has ended since; `None` in the first one.
+    pub fn parent(&self) -> Option<u32> {
+        self.parent
+    }
+
+    /// The index, from 0, of the [`Prefork`](crate::Prefork) worker that this process is.
+    pub fn worker(&self) -> Option<usize> {
+        self.worker
+    }
+}
+
+/// 0: none.
+static PARENT: AtomicU32 = AtomicU32::new(0);
+/// The worker's index plus 1; 0: none.
+static WORKER: AtomicUsize = AtomicUsize::new(0);
+
+/// Which process this is.
+pub fn lineage() -> Lineage {
+    Lineage {
+        generation: generation(),
+        parent: Some(PARENT.load(Ordering::Relaxed)).filter(|pid| *pid != 0),
+        worker: WORKER.load(Ordering::Relaxed).checked_sub(1),
+    }
+}
+
+/// This is the child of `parent` now, and no worker yet.
+pub(crate) fn begin(parent: u32) {
+    PARENT.store(parent, Ordering::Relaxed);
+    WORKER.store(0, Ordering::Relaxed);
+    let lineage = lineage();
+    tracing::debug!(pid = process::id(), parent, generation = lineage.generation, "forked");
+}
+
+pub(crate) fn set_worker(index: usize) {
+    WORKER.store(index + 1, Ordering::Relaxed);
+}
+
+type Hook = Box<dyn FnMut(&Lineage) + Send>;
+
+static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
+
+/// Calls `hook` in every child that [`fork`](crate::fork) makes from now on, in their children too, before `fork`
+/// returns there; in order of registration.
+///
+/// The place to reseed what must differ between processes, to reopen what must not be shared, to forget caches of the
+/// process id. The child's selectors are its own when hooks run, and it has one thread.
+///
+/// # Examples
+///
+/// ```
+/// forkio::on_child(|lineage| {
+///     // Reseed random generators, drop pooled connections.
+///     tracing::info!(generation = lineage.generation(), "a fresh process");
+/// });
+/// ```
+pub fn on_child(hook: impl FnMut(&Lineage) + Send + 'static) {
+    hooks().push(Box::new(hook));
+}
+
+fn hooks() -> std::sync::MutexGuard<'static, Vec<Hook>> {
+    HOOKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn run_hooks() {
+    // Out of the lock while they run: a hook may register another one, for the next fork.
+    let mut running = std::mem::take(&mut *hooks());
+    let lineage = lineage();
+    for hook in &mut running {
+        hook(&lineage);
+    }
+    let mut hooks = hooks();
+    running.append(&mut hooks);
+    *hooks = running;
+}

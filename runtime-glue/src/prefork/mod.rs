@@ -1,0 +1,251 @@
+//! A prefork supervisor: one parent that holds the listeners, N workers that serve.
+//!
+//! The parent binds, loads and starts everything once, and forks. Workers are the same program in the same state, each
+//! with a runtime of its own that goes on from there; memory that nobody writes stays shared.
+//!
+//! | | |
+//! |---|---|
+//! | a worker ends, however | it is replaced: at once if it had run for a second, otherwise after a delay that doubles |
+//! | the same worker ends at once again and again | the others are drained, and [`Prefork::run`] returns an error |
+//! | SIGTERM or SIGINT to the parent | its listeners are closed, the workers drain; what is left after [`Prefork::drain_timeout`] is killed; a second signal kills at once |
+//! | SIGTERM or SIGINT to a worker | it drains and is replaced |
+//! | the parent is killed | its workers drain and end |
+//! | a connection arrives | no wakeup of the parent: it has muted its listeners |
+
+mod listener;
+mod supervisor;
+mod worker;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::num::NonZeroUsize;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use supervisor::{Outcome, Supervisor};
+pub use {
+    listener::Listener,
+    worker::{Shutdown, Worker, WorkerOutput},
+};
+
+use crate::ForkError;
+
+/// A prefork server, to be configured and [run](Prefork::run).
+///
+/// # Examples
+///
+/// ```
+/// use forkio::{Listener, Prefork};
+///
+/// # if std::env::args().len() < 99 { return; } // The harness has threads: shown, not run.
+/// let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+/// let stopped = runtime.block_on(async {
+///     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await.unwrap();
+///     let prefork = Prefork::new().listener(listener).workers(4);
+///     prefork.run(|mut worker| async move {
+///         let shutdown = worker.shutdown();
+///         let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { return };
+///         loop {
+///             tokio::select! {
+///                 () = shutdown.clone() => break,
+///                 connection = listener.accept() => drop(connection), // Serve it, that is.
+///             }
+///         }
+///     }).await
+/// });
+/// std::process::exit(stopped.unwrap().exit_code().into());
+/// ```
+pub struct Prefork {
+    listeners: Vec<Listener>,
+    workers: usize,
+    drain_timeout: Duration,
+    crash_limit: u32,
+    on_ready: Option<Box<dyn FnOnce()>>,
+}
+
+impl Default for Prefork {
+    fn default() -> Prefork {
+        Prefork::new()
+    }
+}
+
+impl Prefork {
+    /// The [`drain_timeout`](Prefork::drain_timeout) unless set: that of gunicorn (`graceful_timeout`).
+    pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// The [`crash_limit`](Prefork::crash_limit) unless set. With the delays between it is reached after some 13
+    /// seconds.
+    pub const DEFAULT_CRASH_LIMIT: u32 = 8;
+
+    /// One worker per CPU that this process may use, and no listener.
+    pub fn new() -> Prefork {
+        Prefork {
+            listeners: Vec::new(),
+            workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            drain_timeout: Prefork::DEFAULT_DRAIN_TIMEOUT,
+            crash_limit: Prefork::DEFAULT_CRASH_LIMIT,
+            on_ready: None,
+        }
+    }
+
+    /// Gives the workers a listener. They [take](Worker::take_listeners) them in the order given here.
+    pub fn listener(mut self, listener: impl Into<Listener>) -> Prefork {
+        self.listeners.push(listener.into());
+        self
+    }
+
+    /// How many workers to keep running.
+    pub fn workers(mut self, workers: usize) -> Prefork {
+        self.workers = workers;
+        self
+    }
+
+    /// How long workers have, from the signal to stop, to finish what they have begun. What is left is killed a second
+    /// later.
+    pub fn drain_timeout(mut self, limit: Duration) -> Prefork {
+        self.drain_timeout = limit;
+        self
+    }
+
+    /// After how many ends in a row, each within a second of its start, a worker is given up, and the server with it. 0:
+    /// never.
+    pub fn crash_limit(mut self, ends: u32) -> Prefork {
+        self.crash_limit = ends;
+        self
+    }
+
+    /// Calls `ready` in the parent when the first workers have been forked: the moment to tell a service manager.
+    pub fn on_ready(mut self, ready: impl FnOnce() + 'static) -> Prefork {
+        self.on_ready = Some(Box::new(ready));
+        self
+    }
+
+    /// Forks the workers and supervises them until a signal says to stop. **Returns in the parent only**: in a worker
+    /// the process exits with what `worker` resolves to (see [`WorkerOutput`]), with 101 if it panics.
+    ///
+    /// Everything else that the runtime does when this is called goes on in the parent and in each worker; see
+    /// [`no_fork`](crate::no_fork).
+    ///
+    /// # Errors
+    ///
+    /// [`PreforkError`]. No worker is left then.
+    ///
+    /// # Panics
+    ///
+    /// tokio panics if the runtime was built without its timers (`enable_all` has them).
+    pub async fn run<F, Fut>(mut self, mut worker: F) -> Result<Stopped, PreforkError>
+    where
+        F: FnMut(Worker) -> Fut,
+        Fut: Future,
+        Fut::Output: WorkerOutput,
+    {
+        if self.workers == 0 {
+            return Err(PreforkError::NoWorkers);
+        }
+        let on_ready = self.on_ready.take();
+        let drain_timeout = self.drain_timeout;
+        let outcome = Supervisor::new(self)?.run(on_ready).await;
+        match outcome? {
+            Outcome::Stopped(stopped) => Ok(stopped),
+            Outcome::Worker(seat) => worker::run(seat, drain_timeout, &mut worker).await,
+        }
+    }
+}
+
+impl fmt::Debug for Prefork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prefork")
+            .field("listeners", &self.listeners)
+            .field("workers", &self.workers)
+            .field("drain_timeout", &self.drain_timeout)
+            .field("crash_limit", &self.crash_limit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a server ended that was told to stop.
+#[derive(Clone, Debug)]
+pub struct Stopped {
+    workers: Vec<ExitStatus>,
+}
+
+impl Stopped {
+    /// How the workers ended that ran when the signal came.
+    pub fn workers(&self) -> &[ExitStatus] {
+        &self.workers
+    }
+
+    /// What the process should exit with: 0 if every worker did, otherwise the first other status, as a shell gives it:
+    /// 128 and the signal's number for a worker that was killed, so 137 for one that outlived the drain timeout.
+    pub fn exit_code(&self) -> u8 {
+        self.workers.iter().map(shell_status).find(|code| *code != 0).unwrap_or(0)
+    }
+}
+
+fn shell_status(status: &ExitStatus) -> u8 {
+    use std::os::unix::process::ExitStatusExt;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    // Both are eight bits wide.
+    (code & 0xff) as u8
+}
+
+/// Why a prefork server ended, or did not start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum PreforkError {
+    /// Zero workers were asked for.
+    NoWorkers,
+    /// The signal handlers could not be installed.
+    Signals(io::Error),
+    /// A listener is not registered with a runtime on forkio's selector, or could not be muted.
+    Mute(io::Error),
+    /// A first worker could not be forked.
+    Fork(ForkError),
+    /// A worker kept ending within a second of its start.
+    CrashLoop {
+        /// The worker's index.
+        worker: usize,
+        /// How often in a row.
+        ends: u32,
+        /// How it ended last.
+        status: ExitStatus,
+    },
+}
+
+impl PreforkError {
+    /// What the process should exit with: how the crashing worker ended, as a shell gives it, or 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            PreforkError::CrashLoop { status, .. } => shell_status(status).max(1),
+            _ => 1,
+        }
+    }
+}
+
+impl fmt::Display for PreforkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PreforkError::NoWorkers => f.write_str("a prefork server needs at least one worker"),
+            PreforkError::Signals(error) => write!(f, "installing handlers for SIGTERM and SIGINT: {error}"),
+            PreforkError::Mute(error) => write!(f, "muting a listener in the parent: {error}"),
+            PreforkError::Fork(error) => write!(f, "forking a worker: {error}"),
+            PreforkError::CrashLoop { worker, ends, status } => {
+                write!(
+                    f,
+                    "worker {worker} ended {ends} times in a row within a second of its start, last with {status}"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for PreforkError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            PreforkError::Signals(error) | PreforkError::Mute(error) => Some(error),
+            PreforkError::Fork(error) => Some(error),
+            PreforkError::NoWorkers | PreforkError::CrashLoop { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The worker's side.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::process;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use tracing::Instrument;
+
+use super::{Listener, PreforkError, Stopped};
+use crate::{lineage, sys};
+
+/// The exit status of a process that panicked, as the standard library has it.
+const PANICKED: i32 = 101;
+
+/// How long after the drain timeout the kernel ends a worker that does not end by itself: later than the parent would.
+const ALARM_GRACE: Duration = Duration::from_secs(3);
+
+/// Who this worker is, and what it serves.
+#[derive(Debug)]
+pub struct Worker {
+    index: usize,
+    listeners: Vec<Listener>,
+    shutdown: Shutdown,
+    drain_timeout: Duration,
+}
+
+impl Worker {
+    /// Which of the workers this is, from 0. A worker that replaces one has its index.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The listeners given to [`Prefork::listener`](super::Prefork::listener), in that order; the second time none.
+    ///
+    /// They are inherited, not opened again: connections that arrived while no worker waited are in their queues.
+    pub fn take_listeners(&mut self) -> Vec<Listener> {
+        std::mem::take(&mut self.listeners)
+    }
+
+    /// Resolves when the worker is to stop: accept what is in the listeners' queues, finish what has begun, and return.
+    pub fn shutdown(&self) -> Shutdown {
+        self.shutdown.clone()
+    }
+
+    /// How long the worker has for that; see [`Prefork::drain_timeout`](super::Prefork::drain_timeout).
+    pub fn drain_timeout(&self) -> Duration {
+        self.drain_timeout
+    }
+}
+
+/// A future that resolves when the worker is to stop: SIGTERM, SIGINT, or the parent's end. Clone it as often as needed.
+#[derive(Clone)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Shutdown(Shared<BoxFuture<'static, ()>>);
+
+impl Future for Shutdown {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl fmt::Debug for Shutdown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shutdown").finish_non_exhaustive()
+    }
+}
+
+/// What a worker may resolve to, and the status that its process exits with.
+pub trait WorkerOutput {
+    /// The exit status. An error is logged on the way.
+    fn exit_status(self) -> u8;
+}
+
+impl WorkerOutput for () {
+    fn exit_status(self) -> u8 {
+        0
+    }
+}
+
+impl WorkerOutput for u8 {
+    fn exit_status(self) -> u8 {
+        self
+    }
+}
+
+impl WorkerOutput for Infallible {
+    fn exit_status(self) -> u8 {
+        match self {}
+    }
+}
+
+impl<T: WorkerOutput, E: fmt::Display> WorkerOutput for Result<T, E> {
+    fn exit_status(self) -> u8 {
+        match self {
+            Ok(output) => output.exit_status(),
+            Err(error) => {
+                tracing::error!(%error, "worker failed");
+                1
+            }
+        }
+    }
+}
+
+/// What a child needs to take its seat.
+pub(super) struct Seat {
+    pub(super) index: usize,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) shutdown: BoxFuture<'static, ()>,
+}
+
+/// Works, and exits.
+pub(super) async fn run<F, Fut>(seat: Seat, drain_timeout: Duration, worker: &mut F) -> Result<Stopped, PreforkError>
+where
+    F: FnMut(Worker) -> Fut,
+    Fut: Future,
+    Fut::Output: WorkerOutput,
+{
+    let Seat { index, listeners, shutdown } = seat;
+    let span = tracing::info_span!("worker", index, pid = process::id());
+    let status = async {
+        lineage::set_worker(index);
+        if !tie_to_parent(drain_timeout) {
+            return 0;
+        }
+        tracing::info!("started");
+        let shutdown = Shutdown(shutdown.shared());
+        // Its own task, so that the signal is noticed even if nobody polls the future.
+        tokio::spawn(shutdown.clone());
+        // Called inside, because a closure may panic as well as its future.
+        let work = async { worker(Worker { index, listeners, shutdown, drain_timeout }).await };
+        match AssertUnwindSafe(work).catch_unwind().await {
+            Ok(output) => output.exit_status().into(),
+            // The panic hook has said so already.
+            Err(_) => PANICKED,
+        }
+    };
+    let status = status.instrument(span.clone()).await;
+    span.in_scope(|| tracing::info!(status, "ended"));
+    process::exit(status)
+}
+
+/// Sees to it that this process ends with its parent, and ends when it is told to. `false`: the parent is gone already.
+fn tie_to_parent(drain_timeout: Duration) -> bool {
+    let seconds = (drain_timeout + ALARM_GRACE).as_secs().max(1).try_into().unwrap_or(u32::MAX);
+    if let Err(error) = sys::end_after_stop_signal(seconds) {
+        tracing::warn!(%error, "cannot bound the time that this worker takes to stop");
+    }
+    match lineage::lineage().parent().map(sys::terminate_with_parent) {
+        Some(Ok(alive)) => alive,
+        Some(Err(error)) => {
+            tracing::warn!(%error, "this worker will outlive its parent if that is killed");
+            true
+        }
+        None => true,
+    }
+}

@@ -1,0 +1,115 @@
+//! What must be true of the current runtime before it can be forked.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use forkio_reactor::Token;
+use forkio_reactor::fork as reactor;
+use forkio_reactor::fork::{ForkPolicy, SourceKind};
+use tokio::runtime::{Handle, Id, RuntimeFlavor};
+
+use crate::{ForkError, sys};
+
+/// The token under which tokio's driver registers its duplicate of the signal pipe's receiving end
+/// (`tokio/src/runtime/io/driver.rs`, `TOKEN_SIGNAL`).
+const SIGNAL_TOKEN: Token = Token(1);
+
+/// How often the process is looked at again while its other threads are to go.
+const THREADS_PERIOD: Duration = Duration::from_millis(5);
+
+/// Checks flavour and selector of the current runtime.
+pub(crate) fn check() -> Result<(), ForkError> {
+    let handle = Handle::try_current().map_err(|_| ForkError::NoRuntime)?;
+    if handle.runtime_flavor() != RuntimeFlavor::CurrentThread {
+        return Err(ForkError::MultiThreadRuntime(sys::other_threads().map_err(ForkError::Inspect)?));
+    }
+    check_selector(handle.id())
+}
+
+/// Registers something with the runtime and sees whether our selector has it.
+fn check_selector(id: Id) -> Result<(), ForkError> {
+    thread_local! {
+        static CHECKED: Cell<Option<Id>> = const { Cell::new(None) };
+    }
+    if CHECKED.get() == Some(id) {
+        return Ok(());
+    }
+    if reactor::selectors() == 0 {
+        return Err(ForkError::ForeignSelector);
+    }
+    let probe = sys::idle_descriptor().map_err(ForkError::Inspect)?;
+    // tokio has no way to ask for the I/O driver but to use it, and panics if there is none.
+    let registered = catch_unwind(AssertUnwindSafe(|| sys::watch(probe)));
+    let registered = registered.map_err(|_| ForkError::NoIoDriver)?.map_err(|(_, error)| ForkError::Inspect(error))?;
+    if reactor::policy(&registered).is_none() {
+        return Err(ForkError::ForeignSelector);
+    }
+    CHECKED.set(Some(id));
+    Ok(())
+}
+
+/// Waits for other threads to go, at most `limit`.
+pub(crate) async fn wait_for_threads(limit: Duration) -> Result<(), ForkError> {
+    if sys::is_single_threaded().map_err(ForkError::Inspect)? {
+        return Ok(());
+    }
+    let start = Instant::now();
+    let ticker = sys::ticker(THREADS_PERIOD).and_then(|timer| sys::watch(timer).map_err(|(_, error)| error));
+    let ticker = ticker.map_err(ForkError::Inspect)?;
+    let threads = sys::other_threads().map_err(ForkError::Inspect)?;
+    tracing::info!(?threads, ?limit, "waiting for other threads to end before forking");
+    loop {
+        if start.elapsed() >= limit {
+            let threads = sys::other_threads().map_err(ForkError::Inspect)?;
+            return if threads.is_empty() { Ok(()) } else { Err(ForkError::Threads(threads)) };
+        }
+        let mut ready = ticker.readable().await.map_err(ForkError::Inspect)?;
+        // Nothing to take means a spurious event: look at the threads all the same.
+        let _ = ready.try_io(|ticker| sys::take_ticks(ticker));
+        if sys::is_single_threaded().map_err(ForkError::Inspect)? {
+            return Ok(());
+        }
+    }
+}
+
+/// The registered duplicates of tokio's signal pipe, as of the newest selector.
+static SIGNAL_PIPES: Mutex<SignalPipes> = Mutex::new(SignalPipes { newest_selector: 0, receivers: Vec::new() });
+
+struct SignalPipes {
+    newest_selector: u32,
+    receivers: Vec<RawFd>,
+}
+
+/// Tags tokio's signal pipe, so that the child gets one of its own.
+///
+/// The driver registers a duplicate of the pipe's receiving end as it is built, so it is enough to look when there is a
+/// new selector. Should tokio change its token, nothing is tagged, and the pipe follows the policy of streams: the
+/// child's driver ends with a panic that names the pipe rather than steal the parent's signals.
+pub(crate) fn tag_signal_pipes() -> io::Result<()> {
+    let mut pipes = SIGNAL_PIPES.lock().unwrap_or_else(PoisonError::into_inner);
+    let newest_selector = reactor::newest_selector();
+    if pipes.newest_selector == newest_selector {
+        return Ok(());
+    }
+    pipes.receivers.clear();
+    for registration in reactor::registrations() {
+        let is_candidate = registration.token == SIGNAL_TOKEN && registration.kind == Some(SourceKind::Stream);
+        if is_candidate && reactor::is_pair_end(registration.fd) {
+            reactor::set_policy(&registration.fd, ForkPolicy::Renew)?;
+            pipes.receivers.push(registration.fd);
+        }
+    }
+    pipes.newest_selector = newest_selector;
+    Ok(())
+}
+
+/// Whether a signal has arrived that tokio's driver has not told its streams of.
+pub(crate) fn is_signal_pending() -> bool {
+    let pipes = SIGNAL_PIPES.lock().unwrap_or_else(PoisonError::into_inner);
+    // A number may be gone with its runtime; the others are duplicates of the same socket.
+    pipes.receivers.iter().any(|fd| reactor::pending_bytes(&fd.as_raw_fd()).is_ok_and(|bytes| bytes > 0))
+}

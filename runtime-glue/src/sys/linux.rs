@@ -1,0 +1,143 @@
+//! Linux.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, getppid, kill_process, pidfd_open,
+    pidfd_send_signal, set_parent_process_death_signal, waitid, waitpid,
+};
+use rustix::thread::gettid;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::io::Interest;
+use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
+
+use crate::Thread;
+
+const TASKS: &str = "/proc/self/task";
+
+/// Whether the calling thread is the only one.
+pub(crate) fn is_single_threaded() -> io::Result<bool> {
+    // proc_pid_task(5) is a directory with one subdirectory per thread: two links and one each. One system call.
+    let links = rustix::fs::stat(TASKS).map_err(|error| unreadable(error.into()))?.st_nlink;
+    Ok(links <= 3)
+}
+
+/// The other threads of this process.
+pub(crate) fn other_threads() -> io::Result<Vec<Thread>> {
+    let own = gettid().as_raw_nonzero().get().cast_unsigned();
+    let mut threads = Vec::new();
+    for entry in fs::read_dir(TASKS).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let Some(id) = entry.file_name().to_str().and_then(|id| id.parse().ok()).filter(|id| *id != own) else {
+            continue;
+        };
+        // A thread that has gone meanwhile has no name to read.
+        if let Ok(name) = fs::read_to_string(entry.path().join("comm")) {
+            threads.push(Thread { id, name: name.trim_end().to_owned() });
+        }
+    }
+    Ok(threads)
+}
+
+fn unreadable(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("reading {TASKS}: {error}; is /proc mounted?"))
+}
+
+/// A descriptor that is never ready.
+pub(crate) fn idle_descriptor() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
+/// Registers a descriptor, for its becoming readable, with the current runtime.
+///
+/// # Panics
+///
+/// tokio panics if the runtime has no I/O driver.
+pub(crate) fn watch(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {
+    // SAFETY: an `OwnedFd` gives the same open descriptor for as long as it lives.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(AsyncFdRegisterError::into_parts)
+}
+
+/// A descriptor that becomes readable each time `period` has passed: the runtime may have no timers.
+pub(crate) fn ticker(period: Duration) -> io::Result<OwnedFd> {
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+    let period = Timespec::try_from(period).map_err(io::Error::other)?;
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: period, it_value: period })?;
+    Ok(timer)
+}
+
+/// Takes the expirations of a [`ticker`].
+pub(crate) fn take_ticks(ticker: &impl AsFd) -> io::Result<()> {
+    let mut count = [0; 8];
+    rustix::io::read(ticker, &mut count)?;
+    Ok(())
+}
+
+/// A descriptor for a child of this process that nobody has waited for.
+pub(crate) fn watch_process(pid: i32) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH)?;
+    Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+}
+
+/// Kills and reaps a child that cannot be watched.
+pub(crate) fn destroy_process(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        // It is a child of ours and not reaped, so the number is its own; failure means that it is gone.
+        let _ = kill_process(pid, Signal::KILL);
+        while let Err(rustix::io::Errno::INTR) = waitpid(Some(pid), WaitOptions::empty()) {}
+    }
+}
+
+/// Reaps the process if it has ended.
+pub(crate) fn try_wait(pidfd: &impl AsFd) -> io::Result<Option<ExitStatus>> {
+    match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        Ok(status) => Ok(status.map(|status| exit_status(&status))),
+        // A non-blocking pidfd says so in this way.
+        Err(rustix::io::Errno::AGAIN) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// In the encoding of wait(2), which is the one that the standard library takes.
+fn exit_status(status: &WaitIdStatus) -> ExitStatus {
+    let core_flag = if status.dumped() { 0x80 } else { 0 };
+    ExitStatus::from_raw(match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => (code & 0xff) << 8,
+        (None, Some(signal)) => signal | core_flag,
+        (None, None) => 0,
+    })
+}
+
+pub(crate) fn send_signal(pidfd: &impl AsFd, signal: i32) -> io::Result<()> {
+    let signal = Signal::from_named_raw(signal).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidInput, format!("{signal} is not the number of a signal"))
+    })?;
+    Ok(pidfd_send_signal(pidfd, signal)?)
+}
+
+/// Has this process sent SIGTERM when its parent ends (`PR_SET_PDEATHSIG`). `false`: it has ended already.
+pub(crate) fn terminate_with_parent(parent: u32) -> io::Result<bool> {
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    Ok(getppid().is_some_and(|pid| pid.as_raw_nonzero().get().cast_unsigned() == parent))
+}
+
+/// Has the kernel end this process `seconds` after it is told to stop, however stuck it is: SIGALRM's default action.
+pub(crate) fn end_after_stop_signal(seconds: u32) -> io::Result<()> {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let arm = move || {
+            // SAFETY: alarm(2) has no memory to touch.
+            unsafe { libc::alarm(seconds) };
+        };
+        // SAFETY: the handler makes one async-signal-safe system call.
+        unsafe { signal_hook_registry::register(signal, arm) }?;
+    }
+    Ok(())
+}
