@@ -31,10 +31,10 @@ pub(crate) const PRIORITY: u8 = 1 << 4;
 
 impl Interest {
     /// The source can be read from or accepted on, or its peer will send no more.
-    pub const READABLE: Interest = Interest(NonZeroU8::new(READABLE).unwrap());
+    pub const READABLE: Interest = Interest::from_bits(READABLE).unwrap();
 
     /// The source can be written to, or its connection attempt has ended.
-    pub const WRITABLE: Interest = Interest(NonZeroU8::new(WRITABLE).unwrap());
+    pub const WRITABLE: Interest = Interest::from_bits(WRITABLE).unwrap();
 
     /// The union of two interests; the operator `|` in constants.
     #[must_use = "returns the union and leaves `self` as it is"]

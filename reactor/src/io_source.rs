@@ -156,7 +156,7 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         if self.selector != 0 {
-            crate::fork::table::closed(self.fd);
+            crate::fork::closing(self.selector, self.fd);
         }
         if self.kind == SourceKind::Pair {
             crate::fork::forget_pair(self.fd);

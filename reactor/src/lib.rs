@@ -56,6 +56,8 @@ mod interest;
 mod io_source;
 mod poll;
 mod selector;
+// The fork policies are by kind; without them nobody asks.
+#[cfg_attr(not(feature = "cponfork"), allow(dead_code, unreachable_pub))]
 mod source_kind;
 mod sync;
 mod sys;

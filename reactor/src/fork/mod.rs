@@ -62,7 +62,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::selector::Shared;
@@ -97,6 +97,9 @@ pub(crate) trait CopyOnFork: Sized {
 
 /// How many forks lie between this process and the one that its program started as.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this process has a parent or a child that shares its descriptors.
+static HAS_FORKED: AtomicBool = AtomicBool::new(false);
 
 /// The thread that is between prepare and the end of a fork, as the address of its `MARK`; 0: none.
 static FORKING: AtomicUsize = AtomicUsize::new(0);
@@ -202,6 +205,22 @@ pub(crate) fn adopt(selector: &Shared) {
 pub(crate) fn disown(selector: &Shared) {
     let gone = Live(ptr::from_ref(selector));
     world().selectors.retain(|live| *live != gone);
+}
+
+/// A source that is registered with selector `id` is about to be closed.
+pub(crate) fn closing(id: u32, fd: RawFd) {
+    if !HAS_FORKED.load(Ordering::Relaxed) {
+        // The kernel forgets the registration together with the descriptor; the table is told by a counter.
+        table::closed(fd);
+        return;
+    }
+    // A relative may hold a duplicate, and then the kernel does not forget.
+    let world = world();
+    if let Some(live) = world.selectors.iter().find(|live| live.get().id == id) {
+        let shared = live.get();
+        // Not registered any more is as good.
+        let _ = shared.registered.deregister(&shared.queue, fd);
+    }
 }
 
 #[cfg(feature = "net")]
@@ -558,6 +577,7 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
     }
     let mut world = world();
     FORKING.store(this_thread(), Ordering::Relaxed);
+    HAS_FORKED.store(true, Ordering::Relaxed);
     for live in &world.selectors {
         live.get().registered.gate.shut();
     }

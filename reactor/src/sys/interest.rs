@@ -3,24 +3,24 @@
 use std::slice;
 
 use crate::event::Event;
-use crate::{Interest, interest, sys};
+use crate::sys;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-impl Interest {
+impl crate::Interest {
     /// Priority readiness, as that of out-of-band data on a TCP socket (`EPOLLPRI`). Linux and Android only.
-    pub const PRIORITY: Interest = Interest::from_bits(interest::PRIORITY).unwrap();
+    pub const PRIORITY: Self = Self::from_bits(crate::interest::PRIORITY).unwrap();
 }
 
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_vendor = "apple"))]
-impl Interest {
+impl crate::Interest {
     /// The completion of an `aio(4)` request (`EVFILT_AIO`). FreeBSD, DragonFly and Apple systems only.
-    pub const AIO: Interest = Interest::from_bits(interest::AIO).unwrap();
+    pub const AIO: Self = Self::from_bits(crate::interest::AIO).unwrap();
 }
 
 #[cfg(target_os = "freebsd")]
-impl Interest {
+impl crate::Interest {
     /// The completion of a `lio_listio(2)` request (`EVFILT_LIO`). FreeBSD only.
-    pub const LIO: Interest = Interest::from_bits(interest::LIO).unwrap();
+    pub const LIO: Self = Self::from_bits(crate::interest::LIO).unwrap();
 }
 
 impl Event {

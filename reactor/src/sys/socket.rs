@@ -205,30 +205,35 @@ mod net {
             }
         }
 
-        /// A peer may bind a path of 108 bytes, which leaves no room for the terminator.
         #[cfg(target_os = "linux")]
         #[test]
-        fn peer_with_the_longest_path() {
-            let directory = std::env::temp_dir().join(format!("forkio-longest-{}", std::process::id()));
+        fn peers_with_names() {
+            let name = format!("forkio-peers-{}", std::process::id());
+            let listener = unix_listen(&net::SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+            let to = unix_address(&listener.local_addr().unwrap()).unwrap();
+            let accepted_from = |client: &Socket| {
+                client.connect(&to).unwrap();
+                unix_accept(&listener).unwrap().1
+            };
+
+            let client = open(Domain::UNIX, Type::STREAM).unwrap();
+            let address = net::SocketAddr::from_abstract_name(name.clone() + "-client").unwrap();
+            client.bind(&unix_address(&address).unwrap()).unwrap();
+            assert_eq!(accepted_from(&client).as_abstract_name(), address.as_abstract_name());
+
+            // A path may take all of `sun_path`, which leaves no room for the terminator.
+            let directory = std::env::temp_dir().join(&name);
             std::fs::create_dir_all(&directory).unwrap();
             let mut path = directory.join("p").into_os_string().into_encoded_bytes();
-            path.resize(size_of::<libc::sockaddr_un>() - size_of::<libc::sa_family_t>(), b'p');
-            let listener = unix_listen(
-                &net::SocketAddr::from_abstract_name(format!("forkio-longest-{}", std::process::id())).unwrap(),
-            )
-            .unwrap();
-
-            let client = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
             let mut raw = libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
+            path.resize(raw.sun_path.len(), b'p');
             for (to, from) in raw.sun_path.iter_mut().zip(&path) {
-                *to = from.cast_signed();
+                *to = *from as libc::c_char;
             }
+            let client = open(Domain::UNIX, Type::STREAM).unwrap();
             let length = size_of::<libc::sockaddr_un>() as libc::socklen_t;
             syscall!(bind(client.as_raw_fd(), (&raw const raw).cast(), length)).unwrap();
-            client.connect(&unix_address(&listener.local_addr().unwrap()).unwrap()).unwrap();
-
-            let (_, peer) = unix_accept(&listener).unwrap();
-            assert_eq!(peer.as_pathname().map(|path| path.as_os_str().as_bytes()), Some(&path[..]));
+            assert_eq!(accepted_from(&client).as_pathname(), Some(OsStr::from_bytes(&path).as_ref()));
             std::fs::remove_dir_all(&directory).unwrap();
         }
     }

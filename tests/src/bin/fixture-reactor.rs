@@ -1,0 +1,762 @@
+//! Scenarios of the bare reactor: [`forkio_reactor::fork`] without tokio.
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream as StdTcpStream;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use forkio_reactor::event::Source;
+use forkio_reactor::fork::{
+    self, ForkPolicy, ForkResult, PrepareObject, SourceKind, generation, prepare, registrations,
+};
+use forkio_reactor::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixStream};
+use forkio_reactor::unix::{SourceFd, pipe};
+use forkio_reactor::{Events, Interest, Poll, Registry, Token, Waker};
+use forkio_tests::{Turn, check_eq, fixture_main, open_descriptors, watched_descriptors};
+
+const LONG: Option<Duration> = Some(Duration::from_secs(30));
+const SHORT: Option<Duration> = Some(Duration::from_millis(20));
+
+fn main() {
+    fixture_main(&[
+        ("selectors-are-private", selectors_are_private),
+        ("wakes-are-private", wakes_are_private),
+        ("pending-wake-is-pending-in-both", pending_wake_is_pending_in_both),
+        ("coalesced-wakes-survive-a-fork-in-between", coalesced_wakes_survive_a_fork_in_between),
+        ("changes-at-the-same-numbers", changes_at_the_same_numbers),
+        ("inherit", inherit),
+        ("no-fork", no_fork),
+        ("sever", sever),
+        ("renew-pair", renew_pair),
+        ("renew-refused", renew_refused),
+        ("defaults-by-kind", defaults_by_kind),
+        ("mute", mute),
+        ("stale-registrations", stale_registrations),
+        ("register-with-policy", register_with_policy),
+        ("nested", nested),
+        ("many-selectors", many_selectors),
+        ("registering-during-a-fork", registering_during_a_fork),
+        ("registering-inside-a-fork", registering_inside_a_fork),
+        ("descriptor-limit", descriptor_limit),
+        ("poison", poison),
+        ("aborted", aborted),
+    ]);
+}
+
+/// Forks; the child runs `child` and exits. In the parent: the child's process id.
+fn fork_child(child: impl FnOnce()) -> i32 {
+    // SAFETY: fixtures have one thread here, or their child does nothing that another thread could hold a lock for.
+    match unsafe { fork::fork() }.expect("forking") {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            child();
+            std::process::exit(0);
+        }
+    }
+}
+
+fn reap(pid: i32) {
+    let mut status = 0;
+    // SAFETY: the kernel writes the status.
+    check_eq("reaping the child", unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    check_eq("the child's status", status, 0);
+}
+
+/// Tokens of the events of one poll.
+fn poll(poll: &mut Poll, timeout: Option<Duration>) -> BTreeSet<usize> {
+    let mut events = Events::with_capacity(64);
+    poll.poll(&mut events, timeout).expect("polling");
+    events.iter().map(|event| event.token().0).collect()
+}
+
+fn tokens<const N: usize>(tokens: [usize; N]) -> BTreeSet<usize> {
+    BTreeSet::from(tokens)
+}
+
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap()
+}
+
+fn udp() -> UdpSocket {
+    UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap()
+}
+
+fn connect(listener: &TcpListener) -> StdTcpStream {
+    StdTcpStream::connect(listener.local_addr().unwrap()).unwrap()
+}
+
+/// A connection within this process: our end, non-blocking, and the peer's.
+fn connection() -> (TcpStream, StdTcpStream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    (TcpStream::from_std(ours), peer)
+}
+
+fn register(registry: &Registry, source: &mut impl Source, token: usize) {
+    registry.register(source, Token(token), Interest::READABLE).unwrap();
+}
+
+/// What the kernel watches for a selector is what the table says, in this process.
+fn check_table(poll: &Poll) {
+    let selector = poll.as_raw_fd();
+    let table: Vec<(i32, u64)> = registrations()
+        .iter()
+        .filter(|registration| registration.selector == selector && !registration.muted)
+        .map(|registration| (registration.fd, registration.token.0 as u64))
+        .collect();
+    check_eq("kernel queue and table", watched_descriptors(selector), table);
+}
+
+fn selectors_are_private() {
+    let mut selector = Poll::new().unwrap();
+    let mut sockets: Vec<UdpSocket> = (0..4).map(|_| udp()).collect();
+    for (index, socket) in sockets.iter_mut().enumerate() {
+        register(selector.registry(), socket, index);
+    }
+    let (parent_turn, child_turn) = (Turn::new().unwrap(), Turn::new().unwrap());
+    let number = selector.as_raw_fd();
+    let mut child_sockets = sockets.iter().map(|s| s.local_addr().unwrap()).collect::<Vec<_>>();
+    let child = fork_child(|| {
+        check_eq("the selector's number", selector.as_raw_fd(), number);
+        check_eq("generation", generation(), 1);
+        check_table(&selector);
+        // Deregister one, drop one as it is, change one.
+        selector.registry().deregister(&mut sockets[0]).unwrap();
+        drop(sockets.remove(1));
+        selector.registry().reregister(&mut sockets[1], Token(77), Interest::READABLE).unwrap();
+        check_table(&selector);
+        parent_turn.give();
+        child_turn.wait();
+        // What the parent did meanwhile is not felt here.
+        check_table(&selector);
+        check_eq("registrations", registrations().len(), 2);
+    });
+    parent_turn.wait();
+    check_table(&selector);
+    check_eq("registrations", registrations().len(), 4);
+    let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for address in child_sockets.drain(..) {
+        sender.send_to(b"x", address).unwrap();
+    }
+    let mut seen = BTreeSet::new();
+    while seen.len() < 4 {
+        seen.append(&mut poll(&mut selector, LONG));
+    }
+    check_eq("events", seen, tokens([0, 1, 2, 3]));
+    let mut late = udp();
+    register(selector.registry(), &mut late, 9);
+    selector.registry().deregister(&mut sockets[3]).unwrap();
+    child_turn.give();
+    reap(child);
+    check_table(&selector);
+}
+
+fn wakes_are_private() {
+    let mut selector = Poll::new().unwrap();
+    let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+    let (to_parent, to_child) = (Turn::new().unwrap(), Turn::new().unwrap());
+    let child = fork_child(|| {
+        for _ in 0..2_000 {
+            waker.wake().unwrap();
+            check_eq("own wake", poll(&mut selector, LONG), tokens([0]));
+        }
+        to_parent.give();
+        to_child.wait();
+        check_eq("the parent's wakes", poll(&mut selector, SHORT), tokens([]));
+    });
+    to_parent.wait();
+    check_eq("the child's wakes", poll(&mut selector, SHORT), tokens([]));
+    for _ in 0..2_000 {
+        waker.wake().unwrap();
+        check_eq("own wake", poll(&mut selector, LONG), tokens([0]));
+    }
+    to_child.give();
+    reap(child);
+}
+
+fn pending_wake_is_pending_in_both() {
+    let mut selector = Poll::new().unwrap();
+    let waker = Waker::new(selector.registry(), Token(5)).unwrap();
+    for _ in 0..3 {
+        waker.wake().unwrap();
+    }
+    let child = fork_child(|| {
+        check_eq("in the child", poll(&mut selector, LONG), tokens([5]));
+        check_eq("once", poll(&mut selector, SHORT), tokens([]));
+        waker.wake().unwrap();
+        check_eq("again", poll(&mut selector, LONG), tokens([5]));
+    });
+    check_eq("in the parent", poll(&mut selector, LONG), tokens([5]));
+    reap(child);
+    check_eq("once", poll(&mut selector, SHORT), tokens([]));
+}
+
+/// A wake that another thread has announced but not yet written, or written: the child, which has no such thread, must
+/// be wakeable all the same.
+fn coalesced_wakes_survive_a_fork_in_between() {
+    let mut selector = Poll::new().unwrap();
+    let waker = Waker::new(selector.registry(), Token(5)).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                waker.wake().unwrap();
+            }
+        });
+        for _ in 0..300 {
+            let child = fork_child(|| {
+                // Whatever the state of the flag, a wake from now on is delivered.
+                waker.wake().unwrap();
+                check_eq("in the child", poll(&mut selector, LONG), tokens([5]));
+                poll(&mut selector, Some(Duration::ZERO));
+                waker.wake().unwrap();
+                check_eq("again", poll(&mut selector, LONG), tokens([5]));
+                // Not `exit`, which would run the scope's end and wait for the thread.
+                // SAFETY: ends the process at once.
+                unsafe { libc::_exit(0) };
+            });
+            poll(&mut selector, LONG);
+            reap(child);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Parent and child open, register, deregister and close at the same descriptor numbers, thousands of times, at the same
+/// time.
+fn changes_at_the_same_numbers() {
+    let mut selector = Poll::new().unwrap();
+    let mut kept = listener();
+    register(selector.registry(), &mut kept, 1);
+    let ready = Turn::new().unwrap();
+    let churn = |selector: &Poll, base: usize| {
+        for round in 0..3_000 {
+            let mut socket = udp();
+            register(selector.registry(), &mut socket, base + round);
+            if round % 3 == 0 {
+                selector.registry().deregister(&mut socket).unwrap();
+            } else if round % 3 == 1 {
+                let interest = Interest::READABLE | Interest::WRITABLE;
+                selector.registry().reregister(&mut socket, Token(base), interest).unwrap();
+            }
+            // In two of three rounds it is dropped while registered.
+        }
+        check_table(selector);
+    };
+    let child = fork_child(|| {
+        ready.give();
+        churn(&selector, 10_000);
+        check_eq("registrations", registrations().len(), 1);
+        selector.registry().deregister(&mut kept).unwrap();
+    });
+    ready.wait();
+    churn(&selector, 20_000);
+    reap(child);
+    check_table(&selector);
+    check_eq("registrations", registrations().len(), 1);
+    let _client = connect(&kept);
+    check_eq("the kept listener", poll(&mut selector, LONG), tokens([1]));
+}
+
+fn inherit() {
+    let mut selector = Poll::new().unwrap();
+    let (mut ours, mut peer) = connection();
+    let mut server = listener();
+    register(selector.registry(), &mut ours, 1);
+    register(selector.registry(), &mut server, 2);
+    // Active at the fork, and not: the first one gives an event in both without more being sent.
+    peer.write_all(b"before").unwrap();
+    let (to_parent, turn) = (Turn::new().unwrap(), Turn::new().unwrap());
+    let child = fork_child(|| {
+        check_eq("active at the fork", poll(&mut selector, LONG), tokens([1]));
+        to_parent.give();
+        turn.wait();
+        check_eq("after the fork", poll(&mut selector, LONG), tokens([2]));
+    });
+    check_eq("active at the fork", poll(&mut selector, LONG), tokens([1]));
+    to_parent.wait();
+    let _client = connect(&server);
+    check_eq("after the fork", poll(&mut selector, LONG), tokens([2]));
+    turn.give();
+    reap(child);
+}
+
+fn no_fork() {
+    let mut selector = Poll::new().unwrap();
+    let mut sockets = [udp(), udp(), udp()];
+    for (index, socket) in sockets.iter_mut().enumerate() {
+        register(selector.registry(), socket, index);
+        fork::set_policy(socket, ForkPolicy::NoFork).unwrap();
+    }
+    let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for socket in &sockets {
+        sender.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+    }
+    let child = fork_child(|| {
+        check_table(&selector);
+        check_eq("registrations", registrations().len(), 0);
+        check_eq("events", poll(&mut selector, SHORT), tokens([]));
+        // To its owner the first one was registered: it can be deregistered, once.
+        selector.registry().deregister(&mut sockets[0]).unwrap();
+        let again = selector.registry().deregister(&mut sockets[0]).unwrap_err();
+        check_eq("deregistering twice", again.kind(), ErrorKind::NotFound);
+        let changed = selector.registry().reregister(&mut sockets[1], Token(1), Interest::READABLE).unwrap_err();
+        check_eq("reregistering", changed.kind(), ErrorKind::NotFound);
+        // The descriptor is open, and can be registered anew.
+        register(selector.registry(), &mut sockets[2], 8);
+        check_eq("registered anew", poll(&mut selector, LONG), tokens([8]));
+        check_table(&selector);
+        // In a grandchild what the parent dropped stays dropped, and what it registered follows its own policy.
+        let grandchild = fork_child(|| {
+            check_table(&selector);
+            check_eq("in the grandchild", poll(&mut selector, SHORT), tokens([8]));
+        });
+        reap(grandchild);
+    });
+    let mut seen = BTreeSet::new();
+    while seen.len() < 3 {
+        seen.append(&mut poll(&mut selector, LONG));
+    }
+    reap(child);
+    check_table(&selector);
+    // Taken back: the next child has it.
+    fork::set_policy(&sockets[0], ForkPolicy::Inherit).unwrap();
+    reap(fork_child(|| {
+        check_table(&selector);
+        check_eq("registrations", registrations().len(), 1);
+    }));
+}
+
+fn sever() {
+    let mut selector = Poll::new().unwrap();
+    let (mut ours, mut peer) = connection();
+    register(selector.registry(), &mut ours, 1);
+    fork::set_policy(&ours, ForkPolicy::Sever).unwrap();
+    let (mut sender, mut receiver) = pipe::new().unwrap();
+    register(selector.registry(), &mut receiver, 2);
+    selector.registry().register(&mut sender, Token(3), Interest::WRITABLE).unwrap();
+    check_eq("writable", poll(&mut selector, LONG), tokens([3]));
+    for end in [sender.as_raw_fd(), receiver.as_raw_fd()] {
+        fork::set_policy(&end, ForkPolicy::Sever).unwrap();
+    }
+    peer.write_all(b"for the parent only").unwrap();
+    let (severed, parent_closed) = (Turn::new().unwrap(), Turn::new().unwrap());
+    let child = fork_child(|| {
+        let mut events = Events::with_capacity(8);
+        selector.poll(&mut events, LONG).unwrap();
+        check_eq("who is woken", events.iter().map(|event| event.token().0).collect(), tokens([1, 2, 3]));
+        assert!(events.iter().all(|event| event.is_read_closed() || event.is_write_closed()));
+        let mut buffer = [0; 32];
+        check_eq("reading", ours.read(&mut buffer).unwrap(), 0);
+        check_eq("writing", ours.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+        check_eq("reading the pipe", receiver.read(&mut buffer).unwrap(), 0);
+        check_eq("writing the pipe", sender.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+        check_table(&selector);
+        severed.give();
+        parent_closed.wait();
+        selector.registry().deregister(&mut ours).unwrap();
+        check_table(&selector);
+    });
+    severed.wait();
+    check_eq("the parent's", poll(&mut selector, LONG), tokens([1]));
+    let mut buffer = [0; 32];
+    let read = ours.read(&mut buffer).unwrap();
+    check_eq("the parent's bytes", &buffer[..read], b"for the parent only");
+    ours.write_all(b"answer").unwrap();
+    sender.write_all(b"y").unwrap();
+    check_eq("the parent's pipe", receiver.read(&mut buffer).unwrap(), 1);
+    selector.registry().deregister(&mut ours).unwrap();
+    drop(ours);
+    // The child lives, and does not hold the connection open.
+    let mut rest = Vec::new();
+    peer.read_to_end(&mut rest).unwrap();
+    check_eq("what the peer saw", rest, b"answer".to_vec());
+    parent_closed.give();
+    reap(child);
+}
+
+/// As tokio's signal pipe: two ends, and a duplicate that is registered.
+fn renew_pair() {
+    let mut selector = Poll::new().unwrap();
+    let (receiver, mut sender) = UnixStream::pair().unwrap();
+    // SAFETY: the number is that of an open socket, and the copy is made before it goes out of scope.
+    let original = unsafe { std::os::fd::BorrowedFd::borrow_raw(receiver.as_raw_fd()) };
+    let mut duplicate = UnixStream::from(original.try_clone_to_owned().unwrap());
+    register(selector.registry(), &mut duplicate, 1);
+    fork::set_policy(&duplicate, ForkPolicy::Renew).unwrap();
+    assert!(fork::is_pair_end(duplicate.as_raw_fd()));
+    sender.write_all(b"pending").unwrap();
+    let (to_parent, to_child) = (Turn::new().unwrap(), Turn::new().unwrap());
+    let read = |mut from: &UnixStream| {
+        let mut buffer = [0; 32];
+        match from.read(&mut buffer) {
+            Ok(read) => String::from_utf8_lossy(&buffer[..read]).into_owned(),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => String::new(),
+            Err(error) => panic!("reading: {error}"),
+        }
+    };
+    let child = fork_child(|| {
+        check_eq("pending at the fork", poll(&mut selector, LONG), tokens([1]));
+        check_eq("by the duplicate", read(&duplicate).as_str(), "pending");
+        sender.write_all(b"child").unwrap();
+        check_eq("own bytes", poll(&mut selector, LONG), tokens([1]));
+        check_eq("by the original", read(&receiver).as_str(), "child");
+        to_parent.give();
+        to_child.wait();
+        check_eq("the parent's bytes", read(&receiver).as_str(), "");
+        // Renewed again.
+        reap(fork_child(|| {
+            sender.write_all(b"grandchild").unwrap();
+            check_eq("own bytes", poll(&mut selector, LONG), tokens([1]));
+            check_eq("by the duplicate", read(&duplicate).as_str(), "grandchild");
+        }));
+        check_eq("the grandchild's bytes", read(&receiver).as_str(), "");
+    });
+    to_parent.wait();
+    check_eq("pending at the fork", poll(&mut selector, LONG), tokens([1]));
+    check_eq("by the original", read(&receiver).as_str(), "pending");
+    sender.write_all(b"parent").unwrap();
+    check_eq("own bytes", poll(&mut selector, LONG), tokens([1]));
+    to_child.give();
+    reap(child);
+    check_eq("by the duplicate", read(&duplicate).as_str(), "parent");
+}
+
+fn renew_refused() {
+    let selector = Poll::new().unwrap();
+    let (mut ours, _peer) = connection();
+    register(selector.registry(), &mut ours, 1);
+    fork::set_policy(&ours, ForkPolicy::Renew).unwrap();
+    let descriptors = open_descriptors();
+    let error = prepare().unwrap_err();
+    check_eq("object", error.object(), PrepareObject::Pair(ours.as_raw_fd()));
+    check_eq("kind", error.io_error().kind(), ErrorKind::Unsupported);
+    check_eq("descriptors", open_descriptors(), descriptors);
+    fork::set_policy(&ours, ForkPolicy::Sever).unwrap();
+    reap(fork_child(|| {}));
+}
+
+fn defaults_by_kind() {
+    let selector = Poll::new().unwrap();
+    let registry = selector.registry();
+    let mut server = listener();
+    let (mut stream, _peer) = connection();
+    let mut datagrams = udp();
+    let (mut pair, _other) = UnixDatagram::pair().unwrap();
+    // SAFETY: a fresh descriptor.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) } as RawFd;
+    // SAFETY: no memory is involved.
+    let inotify = unsafe { libc::inotify_init1(libc::IN_CLOEXEC) };
+    let other_selector = Poll::new().unwrap();
+    register(registry, &mut server, 1);
+    register(registry, &mut stream, 2);
+    register(registry, &mut datagrams, 3);
+    register(registry, &mut pair, 4);
+    for (token, fd) in [(5, pidfd), (6, inotify), (7, other_selector.as_raw_fd())] {
+        register(registry, &mut SourceFd(&fd), token);
+    }
+    // By number only: what it is is found out from the descriptor.
+    let (bare_stream, _bare_peer) = connection();
+    let bare = bare_stream.as_raw_fd();
+    register(registry, &mut SourceFd(&bare), 8);
+    for (kind, policy) in [
+        (SourceKind::Stream, ForkPolicy::Sever),
+        (SourceKind::Datagram, ForkPolicy::NoFork),
+        (SourceKind::Process, ForkPolicy::NoFork),
+        (SourceKind::Queue, ForkPolicy::NoFork),
+    ] {
+        check_eq("the reactor's default", fork::set_default_policy(kind, policy), ForkPolicy::Inherit);
+    }
+    let child = fork_child(|| {
+        check_table(&selector);
+        let left: BTreeSet<usize> = registrations().iter().map(|registration| registration.token.0).collect();
+        check_eq("what the child has", left, tokens([1, 2, 4, 6, 8]));
+        let severed = |stream: &TcpStream| stream.peek(&mut [0; 1]).is_ok_and(|read| read == 0);
+        assert!(severed(&stream) && severed(&bare_stream));
+    });
+    reap(child);
+    check_eq("what the parent has", registrations().len(), 8);
+    let kind = |token| registrations().iter().find(|entry| entry.token.0 == token).unwrap().kind;
+    check_eq("pidfd", kind(5), Some(SourceKind::Process));
+    check_eq("inotify", kind(6), Some(SourceKind::Watch));
+    check_eq("epoll", kind(7), Some(SourceKind::Queue));
+    check_eq("bare stream", kind(8), Some(SourceKind::Stream));
+}
+
+fn mute() {
+    let mut selector = Poll::new().unwrap();
+    let mut server = listener();
+    register(selector.registry(), &mut server, 1);
+    fork::mute(&server).unwrap();
+    fork::mute(&server).unwrap();
+    let _first = connect(&server);
+    check_eq("muted", poll(&mut selector, SHORT), tokens([]));
+    let child = fork_child(|| {
+        check_eq("armed in the child", poll(&mut selector, LONG), tokens([1]));
+        check_table(&selector);
+        assert!(!registrations()[0].muted);
+        server.accept().unwrap();
+    });
+    reap(child);
+    check_eq("still muted", poll(&mut selector, SHORT), tokens([]));
+    // A change while muted holds when it ends.
+    selector.registry().reregister(&mut server, Token(2), Interest::READABLE).unwrap();
+    let _second = connect(&server);
+    check_eq("still muted", poll(&mut selector, SHORT), tokens([]));
+    fork::unmute(&server).unwrap();
+    check_eq("unmuted", poll(&mut selector, LONG), tokens([2]));
+    fork::mute(&server).unwrap();
+    selector.registry().deregister(&mut server).unwrap();
+    check_eq("nothing to mute", fork::mute(&server).unwrap_err().kind(), ErrorKind::NotFound);
+    check_table(&selector);
+}
+
+/// Numbers that were closed while registered, and are something else by the time of the fork.
+fn stale_registrations() {
+    let mut selector = Poll::new().unwrap();
+    let mut dropped = udp();
+    register(selector.registry(), &mut dropped, 1);
+    let number = dropped.as_raw_fd();
+    drop(dropped);
+    let reused = udp();
+    check_eq("the number is used again", reused.as_raw_fd(), number);
+    // The same by number, which nothing tells the table of.
+    let owned = udp();
+    let bare = owned.as_raw_fd();
+    register(selector.registry(), &mut SourceFd(&bare), 2);
+    drop(owned);
+    let also_reused = udp();
+    check_eq("the number is used again", also_reused.as_raw_fd(), bare);
+    // A waker that is gone.
+    drop(Waker::new(selector.registry(), Token(3)).unwrap());
+    check_eq("the kernel's view", watched_descriptors(selector.as_raw_fd()), vec![]);
+    let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for socket in [&reused, &also_reused] {
+        sender.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+    }
+    let child = fork_child(|| {
+        check_eq("the child's kernel's view", watched_descriptors(selector.as_raw_fd()), vec![]);
+        check_eq("events", poll(&mut selector, SHORT), tokens([]));
+    });
+    reap(child);
+}
+
+fn register_with_policy() {
+    let selector = Poll::new().unwrap();
+    let mut socket = udp();
+    let registry = selector.registry().try_clone().unwrap();
+    registry.register_with_policy(&mut socket, Token(1), Interest::READABLE, ForkPolicy::NoFork).unwrap();
+    check_eq("policy", fork::policy(&socket), Some(ForkPolicy::NoFork));
+    reap(fork_child(|| check_eq("registrations", registrations().len(), 0)));
+    // The policy was that registration's: the next one follows the default.
+    registry.deregister(&mut socket).unwrap();
+    check_eq("policy", fork::policy(&socket), None);
+    register(&registry, &mut socket, 1);
+    check_eq("policy", fork::policy(&socket), Some(ForkPolicy::Inherit));
+}
+
+fn nested() {
+    fn descend(selector: &mut Poll, waker: &Waker, server: &TcpListener, depth: u32) {
+        check_eq("generation", generation(), depth);
+        check_table(selector);
+        waker.wake().unwrap();
+        check_eq("own wake", poll(selector, LONG), tokens([0]));
+        if depth == 5 {
+            return;
+        }
+        let child = fork_child(|| descend(selector, waker, server, depth + 1));
+        reap(child);
+        // What happened below is not felt here.
+        check_eq("wakes from below", poll(selector, Some(Duration::ZERO)), tokens([]));
+        let _client = connect(server);
+        check_eq("the listener", poll(selector, LONG), tokens([1]));
+        server.accept().unwrap();
+        check_table(selector);
+    }
+    let mut selector = Poll::new().unwrap();
+    let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+    let mut server = listener();
+    register(selector.registry(), &mut server, 1);
+    descend(&mut selector, &waker, &server, 0);
+}
+
+/// One source in several selectors, selectors that come and go, clones of registries.
+fn many_selectors() {
+    let mut selectors: Vec<Poll> = (0..20).map(|_| Poll::new().unwrap()).collect();
+    let wakers: Vec<Waker> =
+        selectors.iter().map(|selector| Waker::new(selector.registry(), Token(0)).unwrap()).collect();
+    let clones: Vec<Registry> = selectors.iter().map(|poll| poll.registry().try_clone().unwrap()).collect();
+    let socket = udp();
+    let number = socket.as_raw_fd();
+    for (index, registry) in clones.iter().enumerate() {
+        register(registry, &mut SourceFd(&number), index + 1);
+    }
+    drop(selectors.remove(3));
+    let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    sender.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+    let child = fork_child(|| {
+        for (selector, waker) in selectors.iter_mut().zip(wakers.iter().enumerate().filter(|(i, _)| *i != 3)) {
+            let (index, waker) = waker;
+            check_eq("the socket", poll(selector, LONG), tokens([index + 1]));
+            waker.wake().unwrap();
+            check_eq("the waker", poll(selector, LONG), tokens([0]));
+            check_table(selector);
+        }
+    });
+    reap(child);
+    for selector in &mut selectors {
+        let seen = poll(selector, LONG);
+        assert!(!seen.contains(&0) && seen.len() == 1, "{seen:?}");
+        check_table(selector);
+    }
+}
+
+/// Another thread registers all the time; no child has a registration that its kernel queue lacks, or the reverse.
+fn registering_during_a_fork() {
+    let selector = Poll::new().unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut sockets: Vec<UdpSocket> = (0..16).map(|_| udp()).collect();
+            let mut round = 0;
+            while !stop.load(Ordering::Relaxed) {
+                for socket in &mut sockets {
+                    round += 1;
+                    register(selector.registry(), socket, round);
+                }
+                for socket in &mut sockets {
+                    selector.registry().reregister(socket, Token(1), Interest::READABLE).unwrap();
+                    selector.registry().deregister(socket).unwrap();
+                }
+            }
+        });
+        for _ in 0..300 {
+            let child = fork_child(|| {
+                check_table(&selector);
+                // SAFETY: ends the process at once; its scope would wait for a thread that is not there.
+                unsafe { libc::_exit(0) };
+            });
+            reap(child);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    check_table(&selector);
+}
+
+/// What may not be done between prepare and the end of a fork says so, instead of waiting for itself.
+fn registering_inside_a_fork() {
+    let selector = Poll::new().unwrap();
+    let mut socket = udp();
+    let prepared = prepare().unwrap();
+    let error = selector.registry().register(&mut socket, Token(0), Interest::READABLE).unwrap_err();
+    assert!(error.to_string().contains("between prepare and commit"), "{error}");
+    check_eq("a second fork", prepare().unwrap_err().object(), PrepareObject::NestedFork);
+    prepared.abort();
+    register(selector.registry(), &mut socket, 0);
+    check_table(&selector);
+}
+
+/// With one descriptor more each time: every object is once the one that cannot be made, and then the fork succeeds.
+fn descriptor_limit() {
+    let mut selector = Poll::new().unwrap();
+    let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+    let (mut pair, mut other_end) = UnixStream::pair().unwrap();
+    register(selector.registry(), &mut pair, 1);
+    fork::set_policy(&pair, ForkPolicy::Renew).unwrap();
+    let (mut stream, _peer) = connection();
+    register(selector.registry(), &mut stream, 2);
+    fork::set_policy(&stream, ForkPolicy::Sever).unwrap();
+    let before = open_descriptors();
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills `limit`.
+    check_eq("getrlimit", unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) }, 0);
+    let set_limit = |current| {
+        let limit = libc::rlimit { rlim_cur: current, ..limit };
+        // SAFETY: the kernel reads `limit`.
+        check_eq("setrlimit", unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+    };
+    let mut objects = Vec::new();
+    for highest in 0.. {
+        set_limit(highest);
+        let result = prepare().map(|prepared| prepared.abort());
+        set_limit(limit.rlim_cur);
+        check_eq("descriptors", open_descriptors(), before.clone());
+        check_table(&selector);
+        match result {
+            Ok(()) => break,
+            Err(error) => {
+                check_eq("error", error.io_error().raw_os_error(), Some(libc::EMFILE));
+                let text = error.to_string();
+                assert!(text.contains("RLIMIT_NOFILE") && text.contains("cannot prepare the fork"), "{text}");
+                objects.push(error.object());
+            }
+        }
+    }
+    let number = selector.as_raw_fd();
+    assert!(objects.contains(&PrepareObject::Queue(number)), "{objects:?}");
+    assert!(objects.iter().any(|object| matches!(object, PrepareObject::Waker(_))), "{objects:?}");
+    assert!(objects.contains(&PrepareObject::Pair(pair.as_raw_fd())), "{objects:?}");
+    assert!(objects.contains(&PrepareObject::DeadEndpoint(stream.as_raw_fd())), "{objects:?}");
+    // All is as it was.
+    waker.wake().unwrap();
+    check_eq("the waker", poll(&mut selector, LONG), tokens([0]));
+    other_end.write_all(b"x").unwrap();
+    check_eq("the pair", poll(&mut selector, LONG), tokens([1]));
+    reap(fork_child(|| check_table(&selector)));
+}
+
+/// A system call of commit fails: every poll says so.
+fn poison() {
+    let mut selector = Poll::new().unwrap();
+    let mut healthy = udp();
+    register(selector.registry(), &mut healthy, 1);
+    let prepared = prepare().unwrap();
+    // SAFETY: one thread.
+    match unsafe { libc::fork() } {
+        0 => {
+            // dup3(2) onto a number beyond the limit gives EBADF.
+            let nothing = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: the kernel reads `nothing`; and this is the child of a fork after `prepare`.
+            unsafe {
+                libc::setrlimit(libc::RLIMIT_NOFILE, &nothing);
+                prepared.commit();
+            }
+            let mut events = Events::with_capacity(8);
+            for _ in 0..3 {
+                let error = selector.poll(&mut events, LONG).unwrap_err();
+                check_eq("poisoned", error.raw_os_error(), Some(libc::EBADF));
+            }
+            std::process::exit(0);
+        }
+        child => {
+            prepared.abort();
+            reap(child);
+        }
+    }
+    check_table(&selector);
+    check_eq("the parent", poll(&mut selector, SHORT), tokens([]));
+}
+
+fn aborted() {
+    let mut selector = Poll::new().unwrap();
+    let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+    let mut server = listener();
+    register(selector.registry(), &mut server, 1);
+    fork::set_policy(&server, ForkPolicy::NoFork).unwrap();
+    let before = open_descriptors();
+    for _ in 0..1_000 {
+        prepare().unwrap().abort();
+        drop(prepare().unwrap());
+    }
+    check_eq("descriptors", open_descriptors(), before);
+    check_eq("generation", generation(), 0);
+    check_table(&selector);
+    waker.wake().unwrap();
+    check_eq("the waker", poll(&mut selector, LONG), tokens([0]));
+    let _client = connect(&server);
+    check_eq("the listener", poll(&mut selector, LONG), tokens([1]));
+}

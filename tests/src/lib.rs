@@ -1,0 +1,227 @@
+//! What tests that run real processes have in common.
+//!
+//! A test never forks: its process has the threads of the harness. It starts a *fixture*, a small program in `src/bin`
+//! that runs one named scenario, forks as it likes, checks what each process sees, and exits with 0 if all of it was as
+//! it should be. The runner gives it a process group of its own and a deadline, and fails if anything of the group is
+//! left afterwards.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::fs;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longer than anything takes unless it hangs.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// Waits until `condition` holds; panics with `what` if it does not in time.
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LIMIT, "waited {LIMIT:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Runs a scenario of a fixture and checks that all its processes ended well and are gone.
+#[track_caller]
+pub fn run_fixture(program: &str, scenario: &str) {
+    let fixture = Fixture::start(program, &[scenario]);
+    let (status, output) = fixture.finish();
+    assert!(status.success(), "{scenario}: {status}\n{output}");
+}
+
+/// A running fixture. Dropped, it takes its whole process group with it.
+#[derive(Debug)]
+pub struct Fixture {
+    child: Child,
+}
+
+impl Fixture {
+    /// Starts `program` with `args`.
+    #[track_caller]
+    pub fn start(program: &str, args: &[&str]) -> Fixture {
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        Fixture { child: command.spawn().unwrap_or_else(|error| panic!("starting {program}: {error}")) }
+    }
+
+    /// The first process.
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// One line of its standard output, without the line's end.
+    #[track_caller]
+    pub fn line(&mut self) -> String {
+        let output = self.child.stdout.as_mut().expect("standard output is piped");
+        let mut line = Vec::new();
+        let mut byte = [0];
+        loop {
+            match output.read(&mut byte).expect("reading the fixture's output") {
+                0 => panic!("the fixture ended after {:?}", String::from_utf8_lossy(&line)),
+                _ if byte[0] == b'\n' => return String::from_utf8(line).expect("fixtures print UTF-8"),
+                _ => line.push(byte[0]),
+            }
+        }
+    }
+
+    /// Waits for the end of the whole group; the status is the first process's.
+    #[track_caller]
+    pub fn finish(mut self) -> (ExitStatus, String) {
+        let mut output = String::new();
+        // Threads, because both pipes must be read for the fixture not to block; they end with the last writer.
+        let [stdout, stderr] = [
+            read_in_background(self.child.stdout.take().expect("standard output is piped")),
+            read_in_background(self.child.stderr.take().expect("standard error is piped")),
+        ];
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("waiting for the fixture") {
+                break Some(status);
+            }
+            if start.elapsed() > LIMIT {
+                break None;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        let left = wait_for_group(self.pid());
+        drop(self);
+        for reader in [stdout, stderr] {
+            output.push_str(&reader.join().expect("reading the fixture's output"));
+        }
+        let status = status.unwrap_or_else(|| panic!("still running after {LIMIT:?}\n{output}"));
+        assert!(left.is_empty(), "processes left behind: {left:?}\n{output}");
+        (status, output)
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        // SAFETY: no memory is involved; the group is the one made for this fixture.
+        unsafe { libc::kill(-self.pid(), libc::SIGKILL) };
+        let _ = self.child.wait();
+    }
+}
+
+fn read_in_background(mut source: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = source.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// Gives the group of an ended leader a moment to go; what is left, as `/proc` describes it.
+fn wait_for_group(leader: i32) -> Vec<String> {
+    let start = Instant::now();
+    loop {
+        let left: Vec<_> = processes().into_values().filter(|stat| stat.group == leader).collect();
+        if left.is_empty() || start.elapsed() > Duration::from_secs(10) {
+            return left.iter().map(|stat| format!("{stat:?}")).collect();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A process, from `/proc/PID/stat`.
+#[derive(Clone, Debug)]
+pub struct Stat {
+    /// Its id.
+    pub pid: i32,
+    /// R, S, D, Z, ...
+    pub state: char,
+    /// Its parent.
+    pub parent: i32,
+    /// Its process group.
+    pub group: i32,
+}
+
+/// Every process that there is.
+pub fn processes() -> BTreeMap<i32, Stat> {
+    let entries = fs::read_dir("/proc").expect("reading /proc").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // After the name, which is in parentheses and may contain anything.
+        let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
+        let state = fields.next()?.chars().next()?;
+        let parent = fields.next()?.parse().ok()?;
+        let group = fields.next()?.parse().ok()?;
+        Some((pid, Stat { pid, state, parent, group }))
+    })
+    .collect()
+}
+
+/// The descriptors that this process has open, without the one that lists them.
+pub fn open_descriptors() -> Vec<i32> {
+    let entries = fs::read_dir("/proc/self/fd").expect("reading /proc/self/fd");
+    let mut numbers: Vec<i32> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    numbers.sort_unstable();
+    // The listing's own number is closed by now.
+    numbers.retain(|fd| fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok());
+    numbers
+}
+
+/// The descriptors that an epoll instance of this process watches, each with its token, as the kernel lists them.
+pub fn watched_descriptors(epoll: i32) -> Vec<(i32, u64)> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).expect("reading fdinfo");
+    let mut watched: Vec<_> = info
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.strip_prefix("tfd:")?.split_whitespace();
+            let fd = words.next()?.parse().ok()?;
+            let data = words.skip_while(|word| *word != "data:").nth(1)?;
+            Some((fd, u64::from_str_radix(data, 16).ok()?))
+        })
+        .collect();
+    watched.sort_unstable();
+    watched
+}
+
+/// One direction of waiting between processes: whoever has the sender tells whoever has the receiver.
+#[derive(Debug)]
+pub struct Turn {
+    receiver: PipeReader,
+    sender: PipeWriter,
+}
+
+impl Turn {
+    /// To be made before the fork.
+    pub fn new() -> io::Result<Turn> {
+        let (receiver, sender) = io::pipe()?;
+        Ok(Turn { receiver, sender })
+    }
+
+    /// Lets one [`wait`](Turn::wait) go on.
+    pub fn give(&self) {
+        (&self.sender).write_all(&[1]).expect("telling another process");
+    }
+
+    /// Waits for a [`give`](Turn::give).
+    pub fn wait(&self) {
+        (&self.receiver).read_exact(&mut [0]).expect("waiting for another process");
+    }
+}
+
+/// Panics unless `left` equals `right`, with the process id: several processes write to one log.
+#[track_caller]
+pub fn check_eq<T: PartialEq + Debug>(what: &str, left: T, right: T) {
+    assert_eq!(left, right, "in process {}: {what}", std::process::id());
+}
+
+/// Runs the scenario named by the first argument, and exits with 0 if it returns.
+pub fn fixture_main(scenarios: &[(&str, fn())]) {
+    let name = std::env::args().nth(1).unwrap_or_default();
+    match scenarios.iter().find(|(known, _)| *known == name) {
+        Some((_, scenario)) => scenario(),
+        None => {
+            let known: Vec<_> = scenarios.iter().map(|(name, _)| *name).collect();
+            panic!("no scenario {name:?}; there are {known:?}");
+        }
+    }
+}
