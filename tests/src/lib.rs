@@ -8,9 +8,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs;
+use std::future::Future;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::pin::pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// Longer than anything takes unless it hangs.
@@ -45,7 +49,7 @@ impl Fixture {
     #[track_caller]
     pub fn start(program: &str, args: &[&str]) -> Fixture {
         let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         Fixture { child: command.spawn().unwrap_or_else(|error| panic!("starting {program}: {error}")) }
     }
 
@@ -69,9 +73,16 @@ impl Fixture {
         }
     }
 
+    /// Writes a line to its standard input.
+    pub fn tell(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().expect("standard input is piped");
+        writeln!(input, "{line}").expect("writing to the fixture");
+    }
+
     /// Waits for the end of the whole group; the status is the first process's.
     #[track_caller]
     pub fn finish(mut self) -> (ExitStatus, String) {
+        drop(self.child.stdin.take());
         let mut output = String::new();
         // Threads, because both pipes must be read for the fixture not to block; they end with the last writer.
         let [stdout, stderr] = [
@@ -202,9 +213,22 @@ impl Turn {
         (&self.sender).write_all(&[1]).expect("telling another process");
     }
 
+    /// The descriptor that becomes readable with a [`give`](Turn::give).
+    pub fn as_raw_fd(&self) -> RawFd {
+        self.receiver.as_raw_fd()
+    }
+
     /// Waits for a [`give`](Turn::give).
     pub fn wait(&self) {
         (&self.receiver).read_exact(&mut [0]).expect("waiting for another process");
+    }
+}
+
+/// Runs a future that never waits, outside of any runtime.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("the future waits"),
     }
 }
 
