@@ -7,7 +7,7 @@ use std::time::Duration;
 use forkio_reactor::fork as reactor;
 use forkio_reactor::fork::{ForkResult, SignalsBlocked};
 
-use crate::{Child, ForkError, Lineage, lineage, no_fork, policy, runtime};
+use crate::{Child, ForkError, Lineage, lineage, no_fork, policy, runtime, sys};
 
 /// Which side of a fork this is.
 #[derive(Debug)]
@@ -102,6 +102,7 @@ fn fork_now(blocked: SignalsBlocked) -> Result<Fork, ForkError> {
     // What stands in the buffer would be written by both. There is nobody to tell that it could not be written.
     let _ = io::stdout().flush();
     let parent = process::id();
+    let has_had_threads = sys::has_had_threads();
     // SAFETY: this thread is the only one: it has just looked, and nobody else could have made another.
     match unsafe { reactor::fork() } {
         Ok(ForkResult::Parent { child }) => {
@@ -111,6 +112,9 @@ fn fork_now(blocked: SignalsBlocked) -> Result<Fork, ForkError> {
             Ok(Fork::Parent(child))
         }
         Ok(ForkResult::Child) => {
+            if has_had_threads && let Err(error) = sys::occupy_inherited_stacks() {
+                tracing::warn!(%error, "threads of this process may be taken for those of its parent");
+            }
             drop(blocked);
             lineage::begin(parent);
             no_fork::wake_all();

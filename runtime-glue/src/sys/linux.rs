@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::os::unix::thread::JoinHandleExt;
 use std::process::ExitStatus;
+use std::thread;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -45,6 +48,68 @@ pub(crate) fn other_threads() -> io::Result<Vec<Thread>> {
         }
     }
     Ok(threads)
+}
+
+/// Whether this process has, or ever had, another thread: what
+/// [`occupy_inherited_stacks`] has to do in its child depends on it.
+pub(crate) fn has_had_threads() -> bool {
+    #[cfg(target_env = "gnu")]
+    {
+        unsafe extern "C" {
+            /// Non-zero until the first thread is made: `sys/single_threaded.h`, glibc 2.32.
+            static __libc_single_threaded: libc::c_char;
+        }
+        // SAFETY: glibc writes it only in `pthread_create`, in a thread that is this one if there is no other.
+        unsafe { __libc_single_threaded == 0 }
+    }
+    #[cfg(not(target_env = "gnu"))]
+    false
+}
+
+/// Keeps glibc from handing the identity of a thread that ended before the fork to a thread made after it.
+///
+/// In a child glibc takes the stacks of all other threads for free (`__reclaim_stacks`), those of ended threads that
+/// nobody has joined included, and with a stack goes its `pthread_t`. Whoever joins the old thread would then join the
+/// new one, or itself, and hang; tokio's blocking pool does: an idle thread that ends joins the one that ended before
+/// it. So the stacks are occupied by threads that end at once and are not joined either: the state that the parent had
+/// them in.
+///
+/// musl keeps no stacks, and [`has_had_threads`] says that there is nothing to do.
+pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
+    /// glibc reuses a stack for a request of a quarter of its size or more (`get_cached_stack`), so these find all from
+    /// 16 KiB to 64 MiB.
+    const REQUESTS: [usize; 6] = [16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
+
+    let mapped = mapped_ranges()?;
+    for stack_size in REQUESTS {
+        loop {
+            let thread = thread::Builder::new().stack_size(stack_size).spawn(|| {})?;
+            // Inside its stack.
+            let identity = thread.as_pthread_t() as u64;
+            if !mapped.iter().any(|range| range.contains(&identity)) {
+                // A new stack: there was none left of this size.
+                let _ = thread.join();
+                break;
+            }
+            // Neither joined nor detached.
+            std::mem::forget(thread);
+        }
+    }
+    while !is_single_threaded()? {
+        thread::yield_now();
+    }
+    Ok(())
+}
+
+/// The address ranges of `/proc/self/maps`.
+fn mapped_ranges() -> io::Result<Vec<Range<u64>>> {
+    let maps = fs::read_to_string("/proc/self/maps")?;
+    let parse = |line: &str| {
+        let (start, rest) = line.split_once('-')?;
+        let (end, _) = rest.split_once(' ')?;
+        Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
+    };
+    Ok(maps.lines().filter_map(parse).collect())
 }
 
 fn unreadable(error: io::Error) -> io::Error {

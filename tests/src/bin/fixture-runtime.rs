@@ -60,7 +60,7 @@ fn main() {
 fn runtime() -> tokio::runtime::Runtime {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     // Short, so that a fork after `spawn_blocking` need not wait for tokio's ten seconds.
-    builder.enable_all().thread_keep_alive(Duration::from_millis(50)).build().expect("a runtime")
+    builder.enable_all().thread_keep_alive(Duration::from_millis(20)).build().expect("a runtime")
 }
 
 fn run(scenario: impl Future<Output = ()>) {
@@ -471,20 +471,29 @@ async fn signal_before_the_fork() {
 }
 
 async fn spawn_blocking() {
-    let blocking = async || check_eq("blocking", tokio::task::spawn_blocking(|| 7).await.unwrap(), 7);
-    reap(fork_child(blocking).await).await;
-    blocking().await;
-    // The parent's pool has a thread now: the fork waits until it has gone.
-    let child = fork_child(async || {
-        for _ in 0..3 {
-            blocking().await;
+    // Several at once, so that several threads come, and go when they have been idle.
+    let blocking = async || {
+        let tasks: Vec<_> = (0..3).map(|number| tokio::task::spawn_blocking(move || number)).collect();
+        for (number, task) in tasks.into_iter().enumerate() {
+            check_eq("blocking", task.await.unwrap(), number);
         }
-        tokio::fs::metadata("/").await.unwrap();
-        reap(fork_child(blocking).await).await;
-    })
-    .await;
-    blocking().await;
-    reap(child).await;
+    };
+    reap(fork_child(blocking).await).await;
+    for _ in 0..10 {
+        blocking().await;
+        // The parent's pool has threads now: the fork waits until they have gone.
+        let child = fork_child(async || {
+            for _ in 0..3 {
+                blocking().await;
+            }
+            tokio::fs::metadata("/").await.unwrap();
+            // The same here; what ended in the parent must not be in the way of what ends here.
+            reap(fork_child(blocking).await).await;
+            blocking().await;
+        })
+        .await;
+        reap(child).await;
+    }
 }
 
 /// Runs `attempt`, which is to be refused, and checks that nothing has changed.
