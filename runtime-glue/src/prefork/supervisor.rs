@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::worker::Seat;
 use super::{Listener, Prefork, PreforkError, Stopped};
-use crate::{Child, Fork, ForkError};
+use crate::{Child, Fork, ForkError, runtime};
 
 /// A worker that has run for this long did not end because it could not start.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -90,6 +90,8 @@ enum Side {
 
 impl Supervisor {
     pub(super) fn new(prefork: Prefork) -> Result<Supervisor, PreforkError> {
+        // Before anything is changed, so that a forgotten patch is named as such.
+        runtime::check().map_err(PreforkError::Fork)?;
         for listener in &prefork.listeners {
             crate::mute(listener).map_err(PreforkError::Mute)?;
         }
