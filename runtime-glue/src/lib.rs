@@ -13,10 +13,9 @@
 //!
 //! # Examples
 //!
-//! ```
+//! ```no_run
 //! use forkio::Fork;
 //!
-//! # if std::env::args().len() < 99 { return; } // The harness has threads: shown, not run.
 //! let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
 //! runtime.block_on(async {
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -78,3 +77,8 @@ pub use no_fork::{NoFork, no_fork};
 pub use policy::{default_policy, mute, set_default_policy, set_policy, unmute};
 #[doc(no_inline)]
 pub use prefork::{Listener, Prefork, PreforkError, Shutdown, Stopped, Worker, WorkerOutput};
+
+/// The README's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

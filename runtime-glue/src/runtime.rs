@@ -69,7 +69,7 @@ pub(crate) async fn wait_for_threads(limit: Duration) -> Result<(), ForkError> {
         }
         let mut ready = ticker.readable().await.map_err(ForkError::Inspect)?;
         // Nothing to take means a spurious event: look at the threads all the same.
-        let _ = ready.try_io(|ticker| sys::take_ticks(ticker));
+        let _ = ready.try_io(sys::take_ticks);
         if sys::is_single_threaded().map_err(ForkError::Inspect)? {
             return Ok(());
         }

@@ -28,6 +28,8 @@ scenarios! {
     register_with_policy: "register-with-policy",
     nested: "nested",
     many_selectors: "many-selectors",
+    selector_in_a_selector: "selector-in-a-selector",
+    signalfd: "signalfd",
     registering_during_a_fork: "registering-during-a-fork",
     registering_inside_a_fork: "registering-inside-a-fork",
     descriptor_limit: "descriptor-limit",

@@ -30,13 +30,12 @@
 //!
 //! # Examples
 //!
-//! ```
+//! ```no_run
 //! use forkio_reactor::fork::{ForkResult, fork};
 //! use forkio_reactor::{Events, Poll, Token, Waker};
 //! use std::time::Duration;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # if std::env::args().len() < 99 { return Ok(()); } // The harness has threads: shown, not run.
 //! let mut poll = Poll::new()?;
 //! let mut events = Events::with_capacity(4);
 //! let waker = Waker::new(poll.registry(), Token(0))?;
@@ -582,7 +581,7 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
         live.get().registered.gate.shut();
     }
     let World { selectors, pairs, plan } = &mut *world;
-    let result = Preparation { plan, pairs, dead: None, renewed: Vec::new(), deferred: Vec::new() }.run(selectors);
+    let result = Preparation::new(selectors, pairs, plan).run();
     // Dropped on an error, which aborts.
     let prepared = Prepared { world };
     result.map(|()| prepared)
@@ -590,6 +589,7 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 
 /// The work of [`prepare`].
 struct Preparation<'a> {
+    selectors: &'a [Live],
     plan: &'a mut Plan,
     pairs: &'a BTreeMap<RawFd, RawFd>,
     /// The dead endpoint, once something is to be severed.
@@ -604,9 +604,13 @@ struct RenewedPair {
     ends: [(RawFd, Identity, RawFd); 2],
 }
 
-impl Preparation<'_> {
-    fn run(mut self, selectors: &[Live]) -> Result<(), PrepareError> {
-        for live in selectors {
+impl<'a> Preparation<'a> {
+    fn new(selectors: &'a [Live], pairs: &'a BTreeMap<RawFd, RawFd>, plan: &'a mut Plan) -> Preparation<'a> {
+        Preparation { selectors, plan, pairs, dead: None, renewed: Vec::new(), deferred: Vec::new() }
+    }
+
+    fn run(mut self) -> Result<(), PrepareError> {
+        for live in self.selectors {
             let shared = live.get();
             let number = shared.queue.as_fd().as_raw_fd();
             let copy = sys::Queue::new_copy().map_err(failed(PrepareObject::Queue(number)))?;
@@ -669,6 +673,10 @@ impl Preparation<'_> {
                 self.deferred.push((live, fd, token, about));
                 Ok(())
             }
+            ForkPolicy::Inherit if kind == SourceKind::Signal || self.is_selector(fd, kind) => {
+                self.plan.additions.push(Addition { selector: live, fd, token, interest: about.interest });
+                Ok(())
+            }
             ForkPolicy::Inherit => inherit(copy, fd, token, about.interest),
             ForkPolicy::NoFork => Ok(()),
             ForkPolicy::Sever => self.sever(live, fd, token, about.interest),
@@ -677,6 +685,12 @@ impl Preparation<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Whether a registered queue is one of those that the fork copies: in the child the number stands for the copy.
+    /// (A signalfd is added there for another reason: it watches the signals of the process that adds it.)
+    fn is_selector(&self, fd: RawFd, kind: SourceKind) -> bool {
+        kind == SourceKind::Queue && self.selectors.iter().any(|live| live.get().queue.as_fd().as_raw_fd() == fd)
     }
 
     fn renew_waker(&mut self, live: Live, fd: RawFd, token: Token, interest: Interest) -> Result<(), PrepareError> {

@@ -33,7 +33,7 @@ pub(crate) fn kind(fd: RawFd) -> io::Result<SourceKind> {
         },
         libc::S_IFIFO => SourceKind::Pipe,
         libc::S_IFCHR => SourceKind::Other,
-        _ => anonymous_kind(fd)?,
+        _ => anonymous_kind(fd),
     })
 }
 
@@ -46,10 +46,10 @@ fn socket_option(fd: RawFd, option: libc::c_int) -> io::Result<libc::c_int> {
 }
 
 /// Kernel objects without a file type of their own are told apart by the name that proc(5) gives for `fd/`.
-fn anonymous_kind(fd: RawFd) -> io::Result<SourceKind> {
-    let name = std::fs::read_link(format!("/proc/self/fd/{fd}"))?;
-    let name = name.to_string_lossy();
-    Ok(match name.as_ref() {
+fn anonymous_kind(fd: RawFd) -> SourceKind {
+    // Without /proc there is no telling.
+    let name = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default();
+    match name.to_string_lossy().as_ref() {
         "anon_inode:[eventpoll]" => SourceKind::Queue,
         "anon_inode:[timerfd]" => SourceKind::Timer,
         "anon_inode:[signalfd]" => SourceKind::Signal,
@@ -58,7 +58,7 @@ fn anonymous_kind(fd: RawFd) -> io::Result<SourceKind> {
         // pidfs, since Linux 6.9.
         name if name.starts_with("pidfd:") => SourceKind::Process,
         _ => SourceKind::Other,
-    })
+    }
 }
 
 /// A connected stream socket pair, non-blocking and close-on-exec.

@@ -1,6 +1,7 @@
 //! The system calls of a fork.
 
 use std::io;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use super::syscall;
@@ -8,7 +9,11 @@ use super::syscall;
 /// All signals blocked, in the calling thread, until dropped: a handler that ran in the child before commit would still find the parent's
 /// objects under its descriptors.
 #[derive(Debug)]
-pub struct SignalsBlocked(libc::sigset_t);
+pub struct SignalsBlocked {
+    before: libc::sigset_t,
+    /// A mask belongs to its thread.
+    _not_send: PhantomData<*const ()>,
+}
 
 impl SignalsBlocked {
     pub(crate) fn new() -> SignalsBlocked {
@@ -19,7 +24,7 @@ impl SignalsBlocked {
         unsafe {
             libc::sigfillset(all.as_mut_ptr());
             libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
-            SignalsBlocked(before.assume_init())
+            SignalsBlocked { before: before.assume_init(), _not_send: PhantomData }
         }
     }
 }
@@ -27,7 +32,7 @@ impl SignalsBlocked {
 impl Drop for SignalsBlocked {
     fn drop(&mut self) {
         // SAFETY: the mask is one that pthread_sigmask gave us.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut()) };
     }
 }
 

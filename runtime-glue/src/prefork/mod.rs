@@ -35,10 +35,9 @@ use crate::ForkError;
 ///
 /// # Examples
 ///
-/// ```
+/// ```no_run
 /// use forkio::{Listener, Prefork};
 ///
-/// # if std::env::args().len() < 99 { return; } // The harness has threads: shown, not run.
 /// let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
 /// let stopped = runtime.block_on(async {
 ///     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await.unwrap();

@@ -85,7 +85,7 @@ pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
         loop {
             let thread = thread::Builder::new().stack_size(stack_size).spawn(|| {})?;
             // Inside its stack.
-            let identity = thread.as_pthread_t() as u64;
+            let identity = thread.as_pthread_t() as usize;
             if !mapped.iter().any(|range| range.contains(&identity)) {
                 // A new stack: there was none left of this size.
                 let _ = thread.join();
@@ -102,12 +102,12 @@ pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
 }
 
 /// The address ranges of `/proc/self/maps`.
-fn mapped_ranges() -> io::Result<Vec<Range<u64>>> {
+fn mapped_ranges() -> io::Result<Vec<Range<usize>>> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     let parse = |line: &str| {
         let (start, rest) = line.split_once('-')?;
         let (end, _) = rest.split_once(' ')?;
-        Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
+        Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
     };
     Ok(maps.lines().filter_map(parse).collect())
 }

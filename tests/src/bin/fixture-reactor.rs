@@ -37,6 +37,8 @@ fn main() {
         ("register-with-policy", register_with_policy),
         ("nested", nested),
         ("many-selectors", many_selectors),
+        ("selector-in-a-selector", selector_in_a_selector),
+        ("signalfd", signalfd),
         ("registering-during-a-fork", registering_during_a_fork),
         ("registering-inside-a-fork", registering_inside_a_fork),
         ("descriptor-limit", descriptor_limit),
@@ -613,6 +615,61 @@ fn many_selectors() {
         assert!(!seen.contains(&0) && seen.len() == 1, "{seen:?}");
         check_table(selector);
     }
+}
+
+/// The child's outer selector watches the child's inner one.
+fn selector_in_a_selector() {
+    let mut outer = Poll::new().unwrap();
+    let mut inner = Poll::new().unwrap();
+    let waker = Waker::new(inner.registry(), Token(7)).unwrap();
+    let number = inner.as_raw_fd();
+    register(outer.registry(), &mut SourceFd(&number), 1);
+    let (to_parent, to_child) = (Turn::new().unwrap(), Turn::new().unwrap());
+    let mut once = || {
+        waker.wake().unwrap();
+        check_eq("outer", poll(&mut outer, LONG), tokens([1]));
+        check_eq("inner", poll(&mut inner, LONG), tokens([7]));
+        check_eq("drained", poll(&mut outer, Some(Duration::ZERO)), tokens([]));
+    };
+    let child = fork_child(|| {
+        once();
+        to_parent.give();
+        to_child.wait();
+        once();
+    });
+    to_parent.wait();
+    once();
+    to_child.give();
+    reap(child);
+    check_eq("the child's", poll(&mut outer, SHORT), tokens([]));
+}
+
+/// A signalfd watches the signals of the process that registered it.
+fn signalfd() {
+    let mut selector = Poll::new().unwrap();
+    // SAFETY: the set is filled before it is read; the mask is this thread's.
+    let fd = unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGUSR1);
+        libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC)
+    };
+    assert!(fd >= 0);
+    register(selector.registry(), &mut SourceFd(&fd), 1);
+    let mut receive = || {
+        // SAFETY: no memory is involved, then the kernel writes at most the buffer's size.
+        let read = unsafe {
+            libc::raise(libc::SIGUSR1);
+            check_eq("own signal", poll(&mut selector, LONG), tokens([1]));
+            let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
+            libc::read(fd, info.as_mut_ptr().cast(), info.len())
+        };
+        check_eq("read", read, size_of::<libc::signalfd_siginfo>().cast_signed());
+    };
+    let child = fork_child(&mut receive);
+    reap(child);
+    receive();
 }
 
 /// Another thread registers all the time; no child has a registration that its kernel queue lacks, or the reverse.
