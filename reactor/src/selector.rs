@@ -46,7 +46,10 @@ impl Selector {
             registered: Registered::default(),
         });
         #[cfg(feature = "cponfork")]
-        crate::fork::adopt(&shared);
+        {
+            sys::process::find_out_about_threads();
+            crate::fork::adopt(&shared);
+        }
         Ok(Selector {
             shared,
             #[cfg(feature = "cponfork")]
@@ -67,7 +70,9 @@ impl Selector {
         #[cfg(feature = "cponfork")]
         self.shared.registered.check_poison()?;
         self.shared.queue.wait(events, timeout)?;
-        self.shared.wakers.acknowledge(events);
+        if !events.is_empty() {
+            self.shared.wakers.acknowledge(events);
+        }
         Ok(())
     }
 

@@ -3,6 +3,9 @@
 
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+#[cfg(feature = "cponfork")]
+pub(crate) use crate::sys::process::is_single_threaded;
+
 /// Gives way to the thread that is being waited for.
 #[cfg(feature = "cponfork")]
 pub(crate) fn pause(round: u32) {

@@ -11,6 +11,10 @@ use loom::thread;
 mod sync {
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+    pub(crate) fn is_single_threaded() -> bool {
+        false
+    }
+
     /// Gives way; loom explores who goes on.
     pub(crate) fn pause(_round: u32) {
         loom::thread::yield_now();

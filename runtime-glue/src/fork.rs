@@ -102,7 +102,7 @@ fn fork_now(blocked: SignalsBlocked) -> Result<Fork, ForkError> {
     // What stands in the buffer would be written by both. There is nobody to tell that it could not be written.
     let _ = io::stdout().flush();
     let parent = process::id();
-    let has_had_threads = sys::has_had_threads();
+    let may_inherit_stacks = sys::may_inherit_stacks();
     // SAFETY: this thread is the only one: it has just looked, and nobody else could have made another.
     match unsafe { reactor::fork() } {
         Ok(ForkResult::Parent { child }) => {
@@ -112,7 +112,7 @@ fn fork_now(blocked: SignalsBlocked) -> Result<Fork, ForkError> {
             Ok(Fork::Parent(child))
         }
         Ok(ForkResult::Child) => {
-            if has_had_threads && let Err(error) = sys::occupy_inherited_stacks() {
+            if may_inherit_stacks && let Err(error) = sys::occupy_inherited_stacks() {
                 tracing::warn!(%error, "threads of this process may be taken for those of its parent");
             }
             drop(blocked);

@@ -1,6 +1,6 @@
 //! The fork gate: no registration is half done while a fork is prepared.
 
-use super::sync::{AtomicU32, Ordering, pause};
+use super::sync::{AtomicU32, Ordering, is_single_threaded, pause};
 
 /// Set while a fork is under way; the bits below count the registrations that are being made.
 const SHUT: u32 = 1 << 31;
@@ -13,7 +13,10 @@ const SHUT: u32 = 1 << 31;
 pub(crate) struct Gate(AtomicU32);
 
 /// Inside the gate until dropped.
-pub(crate) struct Inside<'a>(&'a Gate);
+pub(crate) struct Inside<'a> {
+    /// `None`: not counted, because there was nobody to be kept out.
+    counted: Option<&'a Gate>,
+}
 
 impl Gate {
     pub(crate) fn new() -> Gate {
@@ -21,9 +24,14 @@ impl Gate {
     }
 
     /// Comes in, unless a fork has shut the gate.
+    #[inline]
     pub(crate) fn try_enter(&self) -> Option<Inside<'_>> {
+        if is_single_threaded() {
+            // Who could fork meanwhile is this thread, and it is here; it may only find a fork of its own under way.
+            return (self.0.load(Ordering::Relaxed) & SHUT == 0).then_some(Inside { counted: None });
+        }
         if self.0.fetch_add(1, Ordering::Acquire) & SHUT == 0 {
-            Some(Inside(self))
+            Some(Inside { counted: Some(self) })
         } else {
             self.0.fetch_sub(1, Ordering::Release);
             None
@@ -52,7 +60,10 @@ impl Gate {
 }
 
 impl Drop for Inside<'_> {
+    #[inline]
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Release);
+        if let Some(gate) = self.counted {
+            gate.0.fetch_sub(1, Ordering::Release);
+        }
     }
 }

@@ -284,10 +284,10 @@ pub fn registrations() -> Vec<Registration> {
                     selector: shared.queue.as_fd().as_raw_fd(),
                     fd,
                     token,
-                    interest: about.interest,
-                    kind: about.kind,
-                    policy: about.resolved_policy(),
-                    muted: about.muted,
+                    interest: about.interest(),
+                    kind: about.kind(),
+                    policy: about.policy(),
+                    muted: about.is_muted(),
                 });
             }
         }
@@ -330,7 +330,7 @@ pub fn newest_selector() -> u32 {
 /// # }
 /// ```
 pub fn set_policy(source: &impl AsRawFd, policy: ForkPolicy) -> io::Result<()> {
-    change(source.as_raw_fd(), |_, _, about| Ok(About { policy: Some(policy), dropped_in: 0, ..about }))
+    change(source.as_raw_fd(), |_, _, about| Ok(about.with_policy(policy)))
 }
 
 /// The policy that the next fork follows for `source`, an I/O object or a descriptor number; `None` if it is registered
@@ -339,7 +339,7 @@ pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
     let fd = source.as_raw_fd();
     world().selectors.iter().find_map(|live| {
         let (_, about) = live.get().registered.table.get(fd)?.get()?;
-        about.is_live(fd, generation()).then(|| about.resolved_policy())
+        about.is_live(fd, generation()).then(|| about.policy())
     })
 }
 
@@ -355,10 +355,10 @@ pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
 pub fn mute(source: &impl AsRawFd) -> io::Result<()> {
     let fd = source.as_raw_fd();
     change(fd, |shared, _, about| {
-        if !about.muted {
+        if !about.is_muted() {
             shared.queue.delete(fd)?;
         }
-        Ok(About { muted: true, ..about })
+        Ok(about.with_muted(true))
     })
 }
 
@@ -370,10 +370,10 @@ pub fn mute(source: &impl AsRawFd) -> io::Result<()> {
 pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
     let fd = source.as_raw_fd();
     change(fd, |shared, token, about| {
-        if about.muted {
-            shared.queue.add(fd, token, about.interest)?;
+        if about.is_muted() {
+            shared.queue.add(fd, token, about.interest())?;
         }
-        Ok(About { muted: false, ..about })
+        Ok(about.with_muted(false))
     })
 }
 
@@ -410,6 +410,12 @@ fn find_pair(pairs: &BTreeMap<RawFd, RawFd>, identity: Identity) -> Option<(RawF
 /// Those of `ioctl(2)`.
 pub fn pending_bytes(source: &impl AsRawFd) -> io::Result<usize> {
     descriptor::pending_bytes(source.as_raw_fd())
+}
+
+/// Whether the calling thread is certainly the only one that the process has, and has ever had. `false` says nothing:
+/// only glibc, since 2.32, tells (`__libc_single_threaded`), and only once there has been a selector.
+pub fn is_single_threaded() -> bool {
+    process::is_single_threaded()
 }
 
 /// Blocks all signals of the calling thread until the value is dropped.
@@ -637,21 +643,20 @@ impl<'a> Preparation<'a> {
             return Ok(None);
         }
         let mut about = about;
-        if about.bare {
+        if about.is_bare() {
             let failed = failed(PrepareObject::Registration(fd));
-            if !about.muted && !shared.queue.holds(fd).map_err(failed)? {
+            if !about.is_muted() && !shared.queue.holds(fd).map_err(failed)? {
                 return Ok(None);
             }
-            if about.kind.is_none() {
+            if about.kind().is_none() {
                 match descriptor::kind(fd) {
-                    Ok(kind) => about.kind = Some(kind),
+                    Ok(kind) => about = about.with_kind(kind),
                     Err(_) => return Ok(None),
                 }
             }
         }
-        let drops = about.kind != Some(SourceKind::Waker) && about.resolved_policy() == ForkPolicy::NoFork;
-        about.dropped_in = if drops { generation() + 1 } else { 0 };
-        Ok(Some(about))
+        let drops = about.kind() != Some(SourceKind::Waker) && about.policy() == ForkPolicy::NoFork;
+        Ok(Some(about.with_dropped_in(drops.then(|| generation() + 1))))
     }
 
     fn plan(
@@ -662,24 +667,25 @@ impl<'a> Preparation<'a> {
         token: Token,
         about: About,
     ) -> Result<(), PrepareError> {
-        let kind = about.kind.unwrap_or(SourceKind::Other);
-        if about.muted {
+        let kind = about.kind().unwrap_or(SourceKind::Other);
+        let interest = about.interest();
+        if about.is_muted() {
             self.plan.muted.push((live, fd));
         }
-        match about.resolved_policy() {
-            _ if kind == SourceKind::Waker => self.renew_waker(live, fd, token, about.interest),
+        match about.policy() {
+            _ if kind == SourceKind::Waker => self.renew_waker(live, fd, token, interest),
             // Deferred although its own policy may be another: its peer, or a duplicate, may be renewed.
             _ if kind == SourceKind::Pair => {
                 self.deferred.push((live, fd, token, about));
                 Ok(())
             }
             ForkPolicy::Inherit if kind == SourceKind::Signal || self.is_selector(fd, kind) => {
-                self.plan.additions.push(Addition { selector: live, fd, token, interest: about.interest });
+                self.plan.additions.push(Addition { selector: live, fd, token, interest });
                 Ok(())
             }
-            ForkPolicy::Inherit => inherit(copy, fd, token, about.interest),
+            ForkPolicy::Inherit => inherit(copy, fd, token, interest),
             ForkPolicy::NoFork => Ok(()),
-            ForkPolicy::Sever => self.sever(live, fd, token, about.interest),
+            ForkPolicy::Sever => self.sever(live, fd, token, interest),
             ForkPolicy::Renew => {
                 self.deferred.push((live, fd, token, about));
                 Ok(())
@@ -724,13 +730,12 @@ impl<'a> Preparation<'a> {
     fn plan_deferred(&mut self) -> Result<(), PrepareError> {
         let deferred = std::mem::take(&mut self.deferred);
         for (live, fd, _, about) in &deferred {
-            if about.resolved_policy() == ForkPolicy::Renew {
+            if about.policy() == ForkPolicy::Renew {
                 self.renew_pair(*live, *fd)?;
             }
         }
         for (live, fd, token, about) in deferred {
-            let policy = about.resolved_policy();
-            let interest = about.interest;
+            let (policy, interest) = (about.policy(), about.interest());
             let planned = self.plan.queues.iter().position(|(queue, _)| *queue == live);
             if let Some(fresh) = self.fresh_end(fd, policy)? {
                 self.replace(live, fresh, fd);
@@ -841,7 +846,7 @@ impl Prepared {
         for (live, fd) in &plan.muted {
             let entry = live.get().registered.table.get(*fd);
             if let Some((entry, (token, about))) = entry.and_then(|entry| Some((entry, entry.get()?))) {
-                entry.set(token, About { muted: false, ..about });
+                entry.set(token, about.with_muted(false));
             }
         }
         GENERATION.fetch_add(1, Ordering::Relaxed);

@@ -39,21 +39,19 @@ impl Registered {
         queue.add(fd, token, interest)?;
         // The kernel took the number, so it is not negative.
         if let Some(entry) = self.table.get_or_make(fd) {
-            let closed = times_closed(fd);
-            let bare = kind.is_none();
-            entry.set(token, About { interest, kind, bare, policy, muted: false, closed, dropped_in: 0 });
+            entry.set(token, About::new(interest, kind, policy, times_closed(fd)));
         }
         Ok(())
     }
 
     pub(crate) fn reregister(&self, queue: &sys::Queue, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let _inside = self.enter()?;
-        let entry = self.table.get(fd).and_then(|entry| Some((entry, entry.get()?.1)));
-        if !entry.is_some_and(|(_, about)| about.muted) {
+        let entry = self.table.get(fd).and_then(|entry| Some((entry, entry.about()?)));
+        if !entry.is_some_and(|(_, about)| about.is_muted()) {
             queue.modify(fd, token, interest)?;
         }
         if let Some((entry, about)) = entry {
-            entry.set(token, About { interest, ..about });
+            entry.set(token, about.with_interest(interest));
         }
         Ok(())
     }
@@ -61,14 +59,14 @@ impl Registered {
     pub(crate) fn deregister(&self, queue: &sys::Queue, fd: RawFd) -> io::Result<()> {
         let _inside = self.enter()?;
         let about = self.table.get(fd).and_then(|entry| {
-            let about = entry.get()?.1;
+            let about = entry.about()?;
             // Whatever the kernel says below, it does not have the number afterwards.
             entry.clear();
             Some(about)
         });
         match about {
             // The kernel does not have it: the parent muted it, or the fork left it out. To its owner it was there.
-            Some(about) if about.muted || about.is_dropped(generation()) => Ok(()),
+            Some(about) if about.is_muted() || about.is_dropped(generation()) => Ok(()),
             _ => queue.delete(fd),
         }
     }

@@ -162,78 +162,129 @@ pub(crate) struct Entry {
 // SAFETY: two atomic integers of zero: an absent registration.
 unsafe impl Zeroed for Entry {}
 
-/// What an [`Entry`] says beside the token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct About {
-    pub(crate) interest: Interest,
-    /// `None`: a bare descriptor whose kind no fork has looked at yet.
-    pub(crate) kind: Option<SourceKind>,
-    /// Registered by number, so nothing tells us when it is closed.
-    pub(crate) bare: bool,
-    pub(crate) policy: Option<ForkPolicy>,
-    pub(crate) muted: bool,
-    /// [`times_closed`], modulo 2^24, when the registration was made.
-    pub(crate) closed: u32,
-    /// The fork generation, modulo 2^24, from which on processes do not have the registration; 0: none.
-    pub(crate) dropped_in: u32,
-}
-
-const COUNTER: u32 = (1 << 24) - 1;
-
 impl Entry {
+    #[inline]
     pub(crate) fn get(&self) -> Option<(Token, About)> {
-        let about = About::unpack(self.about.load(Ordering::Acquire))?;
+        let about = self.about()?;
         Some((Token(self.token.load(Ordering::Relaxed) as usize), about))
     }
 
-    pub(crate) fn set(&self, token: Token, about: About) {
-        self.token.store(token.0 as u64, Ordering::Relaxed);
-        self.about.store(about.pack(), Ordering::Release);
+    /// What there is beside the token.
+    #[inline]
+    pub(crate) fn about(&self) -> Option<About> {
+        Some(About(self.about.load(Ordering::Acquire))).filter(|about| about.0 & About::INTEREST != 0)
     }
 
+    #[inline]
+    pub(crate) fn set(&self, token: Token, about: About) {
+        self.token.store(token.0 as u64, Ordering::Relaxed);
+        self.about.store(about.0, Ordering::Release);
+    }
+
+    #[inline]
     pub(crate) fn clear(&self) {
         self.about.store(0, Ordering::Release);
     }
 }
 
+/// What an [`Entry`] says beside the token, in one word:
+///
+/// | bits | |
+/// |---|---|
+/// | 0 to 5 | the interest; 0: no registration |
+/// | 6 to 9 | the kind; 0: a bare descriptor whose kind no fork has looked at yet |
+/// | 10 to 12 | the policy; 0: the kind's default |
+/// | 13 | muted |
+/// | 14 | bare: registered by number, so nothing tells us when it is closed |
+/// | 16 to 39 | how often the number [was closed](times_closed) before it was registered |
+/// | 40 to 63 | the fork generation from which on processes do not have the registration; 0: none |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct About(u64);
+
 impl About {
-    /// Whether the process of fork generation `generation` has the registration that `fd` was given.
-    pub(crate) fn is_live(&self, fd: RawFd, generation: u32) -> bool {
-        !self.is_dropped(generation) && self.closed == times_closed(fd) & COUNTER
+    const INTEREST: u64 = 0x3f;
+    const KIND: u32 = 6;
+    const POLICY: u32 = 10;
+    const MUTED: u64 = 1 << 13;
+    const BARE: u64 = 1 << 14;
+    const CLOSED: u32 = 16;
+    const DROPPED_IN: u32 = 40;
+    /// Both counters count modulo 2^24.
+    const COUNTER: u64 = (1 << 24) - 1;
+
+    /// A registration that was just made. Without a kind it is a bare descriptor.
+    #[inline]
+    pub(crate) fn new(
+        interest: Interest,
+        kind: Option<SourceKind>,
+        policy: Option<ForkPolicy>,
+        times_closed: u32,
+    ) -> About {
+        let kind = kind.map_or(About::BARE, |kind| (kind as u64) << About::KIND);
+        let policy = policy.map_or(0, |policy| (policy as u64) << About::POLICY);
+        let closed = (u64::from(times_closed) & About::COUNTER) << About::CLOSED;
+        About(u64::from(interest.bits()) | kind | policy | closed)
     }
 
-    pub(crate) fn is_dropped(&self, generation: u32) -> bool {
-        self.dropped_in != 0 && self.dropped_in <= generation & COUNTER
+    pub(crate) fn interest(self) -> Interest {
+        // Never absent: `Entry::about` gives no word without one.
+        Interest::from_bits((self.0 & About::INTEREST) as u8).unwrap_or(Interest::READABLE)
     }
 
-    /// What the registration follows: its own policy or its kind's default.
-    pub(crate) fn resolved_policy(&self) -> ForkPolicy {
-        let default = || super::policy::default_policy(self.kind.unwrap_or(SourceKind::Other));
-        self.policy.unwrap_or_else(default)
+    #[inline]
+    pub(crate) fn with_interest(self, interest: Interest) -> About {
+        About(self.0 & !About::INTEREST | u64::from(interest.bits()))
     }
 
-    fn pack(self) -> u64 {
-        let kind = self.kind.map_or(0, |kind| kind as u64);
-        let policy = self.policy.map_or(0, |policy| policy as u64);
-        u64::from(self.interest.bits())
-            | kind << 6
-            | policy << 10
-            | u64::from(self.muted) << 13
-            | u64::from(self.bare) << 14
-            | u64::from(self.closed & COUNTER) << 16
-            | u64::from(self.dropped_in & COUNTER) << 40
+    pub(crate) fn kind(self) -> Option<SourceKind> {
+        SourceKind::from_bits((self.0 >> About::KIND & 0xf) as u8)
     }
 
-    fn unpack(bits: u64) -> Option<About> {
-        Some(About {
-            interest: Interest::from_bits((bits & 0x3f) as u8)?,
-            kind: SourceKind::from_bits((bits >> 6 & 0xf) as u8),
-            policy: ForkPolicy::from_bits((bits >> 10 & 0x7) as u8),
-            muted: bits >> 13 & 1 == 1,
-            bare: bits >> 14 & 1 == 1,
-            closed: (bits >> 16) as u32 & COUNTER,
-            dropped_in: (bits >> 40) as u32 & COUNTER,
-        })
+    pub(crate) fn with_kind(self, kind: SourceKind) -> About {
+        About(self.0 & !(0xf << About::KIND) | (kind as u64) << About::KIND)
+    }
+
+    pub(crate) fn is_bare(self) -> bool {
+        self.0 & About::BARE != 0
+    }
+
+    /// The registration's own policy, or its kind's default.
+    pub(crate) fn policy(self) -> ForkPolicy {
+        let default = || super::policy::default_policy(self.kind().unwrap_or(SourceKind::Other));
+        ForkPolicy::from_bits((self.0 >> About::POLICY & 0x7) as u8).unwrap_or_else(default)
+    }
+
+    /// With a policy of its own, which says anew whether children have it.
+    pub(crate) fn with_policy(self, policy: ForkPolicy) -> About {
+        About(self.0 & !(0x7 << About::POLICY) | (policy as u64) << About::POLICY).with_dropped_in(None)
+    }
+
+    #[inline]
+    pub(crate) fn is_muted(self) -> bool {
+        self.0 & About::MUTED != 0
+    }
+
+    pub(crate) fn with_muted(self, muted: bool) -> About {
+        About(if muted { self.0 | About::MUTED } else { self.0 & !About::MUTED })
+    }
+
+    /// Processes of this and later generations do not have the registration; `None`: all have it.
+    pub(crate) fn with_dropped_in(self, generation: Option<u32>) -> About {
+        let generation = generation.map_or(0, |generation| u64::from(generation) & About::COUNTER);
+        About(self.0 & !(About::COUNTER << About::DROPPED_IN) | generation << About::DROPPED_IN)
+    }
+
+    /// Whether the fork that made the process of this generation left the registration out.
+    #[inline]
+    pub(crate) fn is_dropped(self, generation: u32) -> bool {
+        let dropped_in = self.0 >> About::DROPPED_IN;
+        dropped_in != 0 && dropped_in <= u64::from(generation) & About::COUNTER
+    }
+
+    /// Whether the process of this generation has the registration that `fd` was given.
+    pub(crate) fn is_live(self, fd: RawFd, generation: u32) -> bool {
+        let closed = self.0 >> About::CLOSED & About::COUNTER;
+        !self.is_dropped(generation) && closed == u64::from(times_closed(fd)) & About::COUNTER
     }
 }
 
@@ -245,24 +296,38 @@ mod tests {
     fn an_entry_gives_back_what_it_was_given() {
         let table = FdTable::<Entry>::new();
         assert!(table.get(3).is_none() && table.get(-1).is_none() && table.get_or_make(-1).is_none());
-        for (fd, bits) in [(3, 0), (255, 1), (256, 7), (1_000_000, 11), (5_000, 3)] {
-            let about = About {
-                interest: Interest::READABLE | Interest::WRITABLE,
-                kind: SourceKind::from_bits(bits),
-                bare: bits % 2 == 0,
-                policy: ForkPolicy::from_bits(bits % 5),
-                muted: bits == 7,
-                closed: COUNTER - u32::from(bits),
-                dropped_in: COUNTER - 1,
-            };
-            table.get_or_make(fd).unwrap().set(Token(usize::MAX - usize::from(bits)), about);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        for (fd, kind) in [(3, 1), (255, 2), (256, 7), (1_000_000, 12), (5_000, 3)] {
+            let kind = SourceKind::from_bits(kind).unwrap();
+            let about = About::new(interest, Some(kind), Some(ForkPolicy::Sever), 0);
+            table.get_or_make(fd).unwrap().set(Token(usize::MAX - kind as usize), about);
             let (token, read) = table.get(fd).unwrap().get().unwrap();
-            assert_eq!((token, read), (Token(usize::MAX - usize::from(bits)), about));
+            assert_eq!((token, read), (Token(usize::MAX - kind as usize), about));
+            assert_eq!((read.interest(), read.kind(), read.policy()), (interest, Some(kind), ForkPolicy::Sever));
         }
         let present = |(fd, entry): (RawFd, &Entry)| entry.get().map(|_| fd);
         assert_eq!(table.iter().filter_map(present).collect::<Vec<_>>(), [3, 255, 256, 5_000, 1_000_000]);
         table.get(255).unwrap().clear();
         assert!(table.get(255).unwrap().get().is_none());
+    }
+
+    #[test]
+    fn what_is_said_about_a_registration_stays_apart() {
+        let about = About::new(Interest::WRITABLE, None, None, u32::MAX);
+        assert!(about.is_bare() && !about.is_muted() && !about.is_dropped(0) && about.kind().is_none());
+        assert_eq!(about.policy(), ForkPolicy::Inherit);
+        let changed = about
+            .with_interest(Interest::READABLE)
+            .with_kind(SourceKind::Other)
+            .with_policy(ForkPolicy::NoFork)
+            .with_muted(true)
+            .with_dropped_in(Some(2));
+        assert_eq!((changed.interest(), changed.kind()), (Interest::READABLE, Some(SourceKind::Other)));
+        assert_eq!(changed.policy(), ForkPolicy::NoFork);
+        assert!(changed.is_bare() && changed.is_muted());
+        assert!(!changed.is_dropped(1) && changed.is_dropped(2) && changed.is_dropped(3));
+        let back = changed.with_muted(false).with_dropped_in(None).with_interest(Interest::WRITABLE);
+        assert_eq!(back, about.with_kind(SourceKind::Other).with_policy(ForkPolicy::NoFork));
     }
 
     #[test]

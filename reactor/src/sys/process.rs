@@ -3,6 +3,8 @@
 use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::sync::Once;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::syscall;
 
@@ -34,6 +36,31 @@ impl Drop for SignalsBlocked {
         // SAFETY: the mask is one that pthread_sigmask gave us.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut()) };
     }
+}
+
+/// Where the C library says whether the process is certainly single-threaded: glibc's `__libc_single_threaded`
+/// (`sys/single_threaded.h`, since 2.32), looked up at run time. Elsewhere nobody says so.
+static SINGLE_THREADED: AtomicPtr<libc::c_char> = AtomicPtr::new((&raw const NOT_CERTAIN).cast_mut());
+static NOT_CERTAIN: libc::c_char = 0;
+
+/// Looks for what [`is_single_threaded`] reads. Before that it knows nothing.
+pub(crate) fn find_out_about_threads() {
+    static FOUND_OUT: Once = Once::new();
+    FOUND_OUT.call_once(|| {
+        // SAFETY: the name ends with a zero byte; looking it up runs no code of ours.
+        let variable = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
+        if !variable.is_null() {
+            SINGLE_THREADED.store(variable.cast(), Ordering::Relaxed);
+        }
+    });
+}
+
+/// Whether the calling thread is certainly the only one. `false` says nothing.
+#[inline]
+pub(crate) fn is_single_threaded() -> bool {
+    // SAFETY: a static of ours, or the C library's variable, which is never unmapped. It is written by the only thread
+    // there is, when that makes another one.
+    unsafe { *SINGLE_THREADED.load(Ordering::Relaxed) != 0 }
 }
 
 /// fork(2): 0 in the child.

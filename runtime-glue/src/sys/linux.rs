@@ -50,20 +50,9 @@ pub(crate) fn other_threads() -> io::Result<Vec<Thread>> {
     Ok(threads)
 }
 
-/// Whether this process has, or ever had, another thread: what
-/// [`occupy_inherited_stacks`] has to do in its child depends on it.
-pub(crate) fn has_had_threads() -> bool {
-    #[cfg(target_env = "gnu")]
-    {
-        unsafe extern "C" {
-            /// Non-zero until the first thread is made: `sys/single_threaded.h`, glibc 2.32.
-            static __libc_single_threaded: libc::c_char;
-        }
-        // SAFETY: glibc writes it only in `pthread_create`, in a thread that is this one if there is no other.
-        unsafe { __libc_single_threaded == 0 }
-    }
-    #[cfg(not(target_env = "gnu"))]
-    false
+/// Whether the child has to [`occupy_inherited_stacks`]: under glibc, if there may have been another thread.
+pub(crate) fn may_inherit_stacks() -> bool {
+    cfg!(target_env = "gnu") && !forkio_reactor::fork::is_single_threaded()
 }
 
 /// Keeps glibc from handing the identity of a thread that ended before the fork to a thread made after it.
@@ -74,7 +63,7 @@ pub(crate) fn has_had_threads() -> bool {
 /// it. So the stacks are occupied by threads that end at once and are not joined either: the state that the parent had
 /// them in.
 ///
-/// musl keeps no stacks, and [`has_had_threads`] says that there is nothing to do.
+/// musl keeps no stacks.
 pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
     /// glibc reuses a stack for a request of a quarter of its size or more (`get_cached_stack`), so these find all from
     /// 16 KiB to 64 MiB.
