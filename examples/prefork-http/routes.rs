@@ -1,0 +1,118 @@
+//! What a request gets.
+
+use std::os::unix::process::parent_id;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+
+use crate::status::{Memory, Status};
+use crate::table::Table;
+
+/// The longest answer that `GET /sleep/MS` waits for.
+const MAX_SLEEP_MS: u64 = 60_000;
+
+type Answer = Response<Full<Bytes>>;
+
+/// What the parent prepared for all workers.
+#[derive(Clone, Debug)]
+pub(crate) struct Preloaded {
+    pub(crate) table: Arc<Table>,
+    pub(crate) timer_ticks: Arc<AtomicU64>,
+}
+
+/// The site as one worker serves it.
+#[derive(Debug)]
+pub(crate) struct Site {
+    preloaded: Preloaded,
+    started: Instant,
+    requests: AtomicU64,
+}
+
+impl Site {
+    pub(crate) fn new(preloaded: Preloaded) -> Site {
+        Site { preloaded, started: Instant::now(), requests: AtomicU64::new(0) }
+    }
+
+    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Answer {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let path = request.uri().path();
+        let answer = if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            method_not_allowed()
+        } else if path == "/" {
+            text(StatusCode::OK, "Hello, World!")
+        } else if path == "/status" {
+            self.status().await
+        } else if let Some(number) = path.strip_prefix("/table/") {
+            self.table_entry(number)
+        } else if let Some(milliseconds) = path.strip_prefix("/sleep/") {
+            sleep(milliseconds).await
+        } else {
+            not_found()
+        };
+        tracing::debug!(method = %request.method(), path, status = answer.status().as_u16(), "answered");
+        answer
+    }
+
+    async fn status(&self) -> Answer {
+        let lineage = forkio::lineage();
+        let status = Status {
+            pid: process::id(),
+            ppid: parent_id(),
+            worker: lineage.worker(),
+            generation: lineage.generation(),
+            requests: self.requests.load(Ordering::Relaxed),
+            timer_ticks: self.preloaded.timer_ticks.load(Ordering::Relaxed),
+            uptime_ms: self.started.elapsed().as_millis(),
+            table_entries: self.preloaded.table.len(),
+            memory: Memory::of_this_process().await,
+        };
+        match serde_json::to_vec(&status) {
+            Ok(json) => answer(StatusCode::OK, "application/json", json),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    }
+
+    fn table_entry(&self, number: &str) -> Answer {
+        match number.parse().ok().and_then(|number| self.preloaded.table.get(number)) {
+            Some(entry) => text(StatusCode::OK, entry.to_string()),
+            None => not_found(),
+        }
+    }
+}
+
+async fn sleep(milliseconds: &str) -> Answer {
+    match milliseconds.parse() {
+        Ok(milliseconds @ 0..=MAX_SLEEP_MS) => {
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            text(StatusCode::OK, format!("slept {milliseconds} ms"))
+        }
+        _ => text(StatusCode::BAD_REQUEST, format!("give a whole number of milliseconds, at most {MAX_SLEEP_MS}")),
+    }
+}
+
+fn not_found() -> Answer {
+    text(StatusCode::NOT_FOUND, "Not Found")
+}
+
+fn method_not_allowed() -> Answer {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    answer
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    answer(status, "text/plain; charset=utf-8", body)
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}

@@ -1,0 +1,48 @@
+//! What a worker tells about itself.
+
+use serde::Serialize;
+
+/// The answer to `GET /status`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Status {
+    pub(crate) pid: u32,
+    /// The parent that this process has now: not the server any more when that was killed.
+    pub(crate) ppid: u32,
+    pub(crate) worker: Option<usize>,
+    /// How many forks lie between this process and the start of the program.
+    pub(crate) generation: u32,
+    /// Requests to this worker, this one included.
+    pub(crate) requests: u64,
+    /// Ticks of the interval that the parent started: those before the fork, and since then those in this worker.
+    pub(crate) timer_ticks: u64,
+    /// Since this worker was forked.
+    pub(crate) uptime_ms: u128,
+    pub(crate) table_entries: usize,
+    #[serde(flatten)]
+    pub(crate) memory: Memory,
+}
+
+/// The memory of this process, in KiB; null where the system does not tell.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Memory {
+    /// Resident pages, shared ones included.
+    rss_kib: Option<u64>,
+    /// Resident pages, each divided by the number of processes that share it: what this process really costs.
+    pss_kib: Option<u64>,
+}
+
+impl Memory {
+    pub(crate) async fn of_this_process() -> Memory {
+        // On the blocking pool: the kernel walks all pages of the process for this file.
+        match tokio::fs::read_to_string("/proc/self/smaps_rollup").await {
+            Ok(rollup) => Memory { rss_kib: kib(&rollup, "Rss:"), pss_kib: kib(&rollup, "Pss:") },
+            Err(_) => Memory::default(),
+        }
+    }
+}
+
+/// The value of a line such as `Rss:      1234 kB`.
+fn kib(rollup: &str, name: &str) -> Option<u64> {
+    let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}

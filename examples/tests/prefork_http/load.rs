@@ -1,0 +1,169 @@
+//! Under load.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use crate::client::{Client, Status};
+use crate::server::{LIMIT, Server, signal, until};
+
+const CLIENTS: usize = 8;
+/// How many requests a client sends over a connection before it opens another one.
+const REQUESTS_PER_CONNECTION: u64 = 200;
+
+/// What clients that never pause have seen.
+#[derive(Debug, Default)]
+struct Load {
+    stop: AtomicBool,
+    answers: AtomicU64,
+    /// Connections that were lost with a request in flight: the worker that had them, if it had told already.
+    lost: Mutex<Vec<Option<u32>>>,
+}
+
+/// An answer that a server must never give, in contrast to none.
+type Corrupt = String;
+
+impl Load {
+    fn client(&self, address: SocketAddr, seed: u64) -> Result<(), Corrupt> {
+        let mut number = seed;
+        while !self.stop.load(Ordering::Relaxed) {
+            // Other than established ones, connections must never fail: whichever worker dies, the listener stays.
+            let mut client = Client::connect(address).map_err(|error| format!("connecting: {error}"))?;
+            let mut worker = None;
+            if let Err(error) = self.connection(&mut client, &mut worker, &mut number) {
+                match error.kind() {
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                        self.lost.lock().expect("no client panics").push(worker);
+                    }
+                    _ => return Err(format!("{error} from worker {worker:?}")),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn connection(&self, client: &mut Client, worker: &mut Option<u32>, number: &mut u64) -> io::Result<()> {
+        let status = client.get("/status")?;
+        *worker = Some(Status::parse(&status.body).pid);
+        for _ in 0..REQUESTS_PER_CONNECTION {
+            *number = (*number * 7919 + 1) % 100_000;
+            let answer = client.get(&format!("/table/{number}"))?;
+            let expected = smallest_prime_factor(*number).to_string();
+            if (answer.status, answer.body.as_slice()) != (200, expected.as_bytes()) {
+                return Err(io::Error::other(format!("{answer:?} for {number}")));
+            }
+            self.answers.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Waits until this many more requests have been answered.
+    #[track_caller]
+    fn goes_on(&self, answers: u64) {
+        let enough = self.answers.load(Ordering::Relaxed) + answers;
+        until("the load goes on", || (self.answers.load(Ordering::Relaxed) >= enough).then_some(()));
+    }
+}
+
+/// Lets the clients stop also when the test fails, which would wait for them otherwise.
+struct StopOnDrop<'a>(&'a Load);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn smallest_prime_factor(number: u64) -> u64 {
+    (2..).take_while(|factor| factor * factor <= number).find(|factor| number.is_multiple_of(*factor)).unwrap_or(number)
+}
+
+/// Only requests in flight on a killed worker are lost.
+#[test]
+fn killed_workers() {
+    const WORKERS: usize = 3;
+    const KILLS: usize = 9;
+    let server = Server::start(&["--workers", "3"]);
+    let load = Load::default();
+    let mut killed = HashSet::new();
+    thread::scope(|scope| {
+        let (load, address) = (&load, server.address());
+        let clients: Vec<_> = (0..CLIENTS as u64).map(|seed| scope.spawn(move || load.client(address, seed))).collect();
+        let stop = StopOnDrop(load);
+        for _ in 0..KILLS {
+            load.goes_on(300);
+            // The one that has run longest, so that no worker dies too young too often in a row.
+            let victim = server.workers().into_iter().min().expect("a worker");
+            killed.insert(victim);
+            signal(victim, Signal::KILL);
+            until("the worker has been replaced", || {
+                let workers = server.workers();
+                (workers.len() == WORKERS && !workers.contains(&victim)).then_some(())
+            });
+        }
+        load.goes_on(1000);
+        drop(stop);
+        for client in clients {
+            client.join().expect("no client panics").unwrap();
+        }
+    });
+    assert_eq!(killed.len(), KILLS);
+
+    let lost = load.lost.into_inner().expect("no client panics");
+    for worker in lost.iter().flatten() {
+        assert!(
+            killed.contains(worker),
+            "worker {worker} lost a connection, but nobody killed it: {killed:?}, {lost:?}"
+        );
+    }
+    // A client has one connection at a time, so this is what can have been open when they were killed.
+    assert!(lost.len() <= KILLS * CLIENTS, "{lost:?}");
+    assert!(!lost.is_empty(), "no worker had a request in flight: this has tested nothing");
+
+    // No zombie is left, and each place is filled.
+    let processes = server.processes();
+    assert_eq!(processes.len(), 1 + WORKERS, "{processes:?}");
+    let places: Vec<u64> = server.connect_to_each(WORKERS).iter().map(|(_, status)| status.worker).collect();
+    assert_eq!(places, [0, 1, 2]);
+    server.stop();
+}
+
+/// The parent is not woken for connections, which are the workers' business.
+#[test]
+fn parent_sleeps() {
+    const CONNECTIONS: u64 = 1000;
+    let server = Server::start(&["--workers", "2"]);
+    // What it does once, it has done when both workers serve.
+    drop(server.connect_to_each(2));
+    let (start, before) = (Instant::now(), server.sleeps_of_parent());
+    for _ in 0..CONNECTIONS {
+        assert_eq!(server.connect().get("/").expect("an answer").status, 200);
+    }
+    let (elapsed, woken) = (start.elapsed(), server.sleeps_of_parent() - before);
+    // Its own timer has ten ticks in a second; the runtime may need two turns for one.
+    let own = elapsed.as_millis() as u64 / 100 * 2 + 10;
+    assert!(own < CONNECTIONS / 4, "too slow a machine to tell: {elapsed:?}");
+    assert!(woken <= own, "woken {woken} times in {elapsed:?}");
+    assert!(elapsed < LIMIT);
+    server.stop();
+}
+
+/// All connections are served when far more come at once than there are workers.
+#[test]
+fn many_connections_at_once() {
+    let server = Server::start(&["--workers", "2"]);
+    let mut clients: Vec<Client> = (0..500).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.request("/table/49").expect("sending");
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().expect("an answer").text(), "7");
+    }
+    server.stop();
+}

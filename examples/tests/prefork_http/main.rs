@@ -1,0 +1,9 @@
+//! Runs `prefork-http` as a user would: real processes, real connections, signals.
+
+mod client;
+mod http;
+mod load;
+mod preloaded;
+mod server;
+mod stop;
+mod usage;

@@ -1,0 +1,52 @@
+//! What the parent has bound, started and loaded goes on in the workers.
+
+use std::time::{Duration, Instant};
+
+use crate::server::{Server, until};
+
+#[test]
+fn each_worker_goes_on_from_where_the_parent_was() {
+    let started = Instant::now();
+    let server = Server::start(&["--workers", "3"]);
+    let mut clients = server.connect_to_each(3);
+    for (index, (client, first)) in clients.iter_mut().enumerate() {
+        assert_eq!(first.worker, index as u64);
+        assert_eq!((first.ppid, first.generation), (server.pid(), 1));
+        assert_ne!(first.pid, server.pid());
+        assert_eq!(first.table_entries, 1024 * 1024);
+        // The first tick is at once, before the fork.
+        assert!(first.timer_ticks >= 1);
+
+        let (last, ticked) = until("the parent's timer ticks in the worker", || {
+            let status = client.status();
+            let ticked = status.timer_ticks - first.timer_ticks;
+            (ticked >= 5).then_some((status, ticked))
+        });
+        assert!(last.requests > first.requests);
+        // Once per period and process: not faster, as it would if processes shared what wakes them.
+        let uptime = Duration::from_millis(last.uptime_ms);
+        assert!(uptime <= started.elapsed());
+        assert!(ticked <= last.uptime_ms / 100 + 1, "{ticked} ticks in {uptime:?}");
+        assert!(last.timer_ticks <= started.elapsed().as_millis() as u64 / 100 + 1);
+    }
+    let pids: Vec<_> = clients.iter().map(|(_, status)| status.pid).collect();
+    let mut running = server.workers();
+    running.sort_by_key(|pid| pids.iter().position(|known| known == pid));
+    assert_eq!(running, pids);
+    server.stop();
+}
+
+#[test]
+fn table_is_shared() {
+    const MIB: u64 = 64;
+    let server = Server::start(&["--workers", "2", "--preload-mib", "64"]);
+    for (client, status) in &mut server.connect_to_each(2) {
+        assert_eq!(status.table_entries, MIB * 1024 * 1024 / 4);
+        assert!(status.rss_kib >= MIB * 1024, "{status:?}");
+        // Three processes share it.
+        assert!(status.pss_kib < MIB * 1024 / 2, "{status:?}");
+        // The last prime below 2^24.
+        assert_eq!(client.get("/table/16777213").expect("an answer").text(), "16777213");
+    }
+    server.stop();
+}

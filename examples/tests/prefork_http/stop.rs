@@ -1,0 +1,175 @@
+//! How the server ends.
+
+use std::fs;
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::client::Client;
+use crate::server::{LIMIT, Server, signal, until};
+
+/// A connection to this server with a request in flight that takes this long.
+#[track_caller]
+fn busy(server: &Server, milliseconds: u64) -> (Client, u32) {
+    let mut client = server.connect();
+    let pid = client.status().pid;
+    client.request(&format!("/sleep/{milliseconds}")).expect("sending");
+    (client, pid)
+}
+
+#[track_caller]
+fn until_refused(server: &Server) {
+    until("connections are refused", || match TcpStream::connect(server.address()) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Some(()),
+        // Closed before it was ever accepted.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => None,
+        Err(error) => panic!("connecting: {error}"),
+        Ok(_) => None,
+    });
+}
+
+fn drains_on(send: impl FnOnce(&Server)) {
+    let mut server = Server::start(&["--workers", "2"]);
+    let (mut in_flight, _) = busy(&server, 3000);
+    let mut idle: Vec<Client> = server.connect_to_each(2).into_iter().map(|(client, _)| client).collect();
+    idle.extend((0..4).map(|_| server.connect()));
+
+    send(&server);
+    for client in &mut idle {
+        client.expect_end();
+    }
+    until_refused(&server);
+    assert!(in_flight.is_quiet(), "answered too early, or cut off");
+    assert!(server.is_running());
+
+    let answer = in_flight.response().expect("the answer to the request in flight");
+    assert_eq!((answer.status, answer.text()), (200, "slept 3000 ms"));
+    assert_eq!(answer.header("connection"), Some("close"));
+    in_flight.expect_end();
+    server.ends_with(0);
+}
+
+#[test]
+fn sigterm_drains() {
+    drains_on(|server| server.signal(Signal::TERM));
+}
+
+#[test]
+fn sigint_drains() {
+    drains_on(|server| server.signal(Signal::INT));
+}
+
+/// A terminal sends it to every process of the group, so that workers have it from two sides.
+#[test]
+fn control_c_drains() {
+    drains_on(|server| server.signal_all(Signal::INT));
+}
+
+/// Whoever is connected and has sent a request is served, accepted or not.
+#[test]
+fn queued_connections_are_served() {
+    for round in 0..10 {
+        let server = Server::start(&["--workers", "2"]);
+        let workers = server.workers();
+        let queued = round % 2 == 0;
+        if queued {
+            // A process that is stopped accepts nothing.
+            workers.iter().for_each(|pid| signal(*pid, Signal::STOP));
+        }
+        let mut clients: Vec<Client> = (0..50).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            client.request("/table/77").expect("sending");
+        }
+        server.signal(Signal::TERM);
+        if queued {
+            until("the signal waits for each worker", || {
+                workers.iter().all(|pid| has_pending_sigterm(*pid)).then_some(())
+            });
+            workers.iter().for_each(|pid| signal(*pid, Signal::CONT));
+        }
+        for (index, client) in clients.iter_mut().enumerate() {
+            let answer = client.response().unwrap_or_else(|error| panic!("round {round}, client {index}: {error}"));
+            assert_eq!((answer.status, answer.text()), (200, "7"));
+        }
+        server.ends_with(0);
+    }
+}
+
+fn has_pending_sigterm(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the worker's status");
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).expect("its pending signals");
+    let pending = u64::from_str_radix(pending.trim(), 16).expect("a hexadecimal number");
+    pending & (1 << (Signal::TERM.as_raw() - 1)) != 0
+}
+
+#[test]
+fn request_that_takes_longer_than_the_drain() {
+    let server = Server::start(&["--workers", "2", "--drain", "0.5"]);
+    let (mut overdue, _) = busy(&server, 60_000);
+    let start = Instant::now();
+    server.signal(Signal::TERM);
+    overdue.expect_end();
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(450), "cut off after {took:?} already");
+    assert!(took < LIMIT / 2, "cut off only after {took:?}");
+    until("the worker says what it did", || server.stderr().contains("cut off 1 connection").then_some(()));
+    server.ends_with(1);
+}
+
+#[test]
+fn second_signal_kills() {
+    let server = Server::start(&["--workers", "1", "--drain", "3600"]);
+    let (mut in_flight, _) = busy(&server, 60_000);
+    server.signal(Signal::TERM);
+    until_refused(&server);
+    server.signal(Signal::TERM);
+    in_flight.expect_end();
+    server.ends_with(128 + Signal::KILL.as_raw());
+}
+
+#[test]
+fn worker_that_is_stopped_drains_and_is_replaced() {
+    let server = Server::start(&["--workers", "2"]);
+    let (mut in_flight, pid) = busy(&server, 1000);
+    signal(pid, Signal::TERM);
+    assert_eq!(in_flight.response().expect("the answer to the request in flight").status, 200);
+    in_flight.expect_end();
+    until("the worker has been replaced", || {
+        let workers = server.workers();
+        (workers.len() == 2 && !workers.contains(&pid)).then_some(())
+    });
+    let pids: Vec<u32> = server.connect_to_each(2).iter().map(|(_, status)| status.pid).collect();
+    assert!(!pids.contains(&pid));
+    server.stop();
+}
+
+#[test]
+fn workers_end_when_the_parent_is_killed() {
+    let mut server = Server::start(&["--workers", "3"]);
+    let address = server.address();
+    let (mut in_flight, _) = busy(&server, 1000);
+    let mut idle = server.connect_to_each(3);
+
+    server.signal(Signal::KILL);
+    assert_eq!(server.wait().code(), None);
+    for (client, _) in &mut idle {
+        client.expect_end();
+    }
+    assert_eq!(in_flight.response().expect("the answer to the request in flight").status, 200);
+    // They are no children of the parent any more, so that it is up to the system to reap them.
+    until("the workers have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
+    TcpListener::bind(address).expect("the port is free again");
+}
+
+/// A server that was stopped can be started again at once on the same port.
+#[test]
+fn port_is_free_after_a_stop() {
+    let server = Server::start(&["--workers", "2"]);
+    let address = server.address();
+    let mut client = server.connect();
+    assert_eq!(client.get("/").expect("an answer").status, 200);
+    server.stop();
+    TcpListener::bind(address).expect("the port is free again");
+}

@@ -1,0 +1,84 @@
+//! What the command line does when it cannot be carried out, and its help.
+
+use std::net::TcpListener;
+use std::process::{Command, Output};
+
+use crate::server::program;
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(program()).args(arguments).output().expect("running the program")
+}
+
+/// Exit code 2, nothing on stdout, and on stderr one line that has all of `words`.
+#[track_caller]
+fn refuses(arguments: &[&str], words: &[&str]) {
+    let output = run(arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    assert_eq!(stderr.matches('\n').count(), 1, "{arguments:?}: not one line: {stderr}");
+    assert!(stderr.ends_with('\n') && stderr.starts_with("prefork-http: "), "{stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{arguments:?}: no {word:?} in: {stderr}");
+    }
+}
+
+#[test]
+fn port_in_use() {
+    let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = other.local_addr().expect("its address").to_string();
+    refuses(&["--listen", &address], &[&address, "in use", "--listen"]);
+    // The first listener is fine, the second one is not.
+    refuses(&["--listen", "127.0.0.1:0", "--listen", &address], &[&address, "in use", "--listen"]);
+}
+
+#[test]
+fn address_of_another_machine() {
+    // Reserved for documentation, so it is nobody's.
+    refuses(&["--listen", "192.0.2.1:8080"], &["192.0.2.1:8080", "not an address of this machine", "--listen"]);
+}
+
+#[test]
+fn not_an_address() {
+    for address in ["nonsense", "localhost:8080", "127.0.0.1", ":8080", "127.0.0.1:65536", "", "two\nlines"] {
+        refuses(&["--listen", address], &["--listen", "IP address and a port", "127.0.0.1:8080", "--help"]);
+    }
+}
+
+#[test]
+fn number_out_of_range() {
+    for workers in ["0", "-1", "1025", "x", "", "99999999999999999999"] {
+        refuses(&[&format!("--workers={workers}")], &["--workers", "from 1 to 1024", "--help"]);
+    }
+    for seconds in ["-1", "NaN", "inf", "x", "86401"] {
+        refuses(&[&format!("--drain={seconds}")], &["--drain", "from 0 to 86400", "--help"]);
+    }
+    refuses(&["--header-timeout", "0"], &["--header-timeout", "from 0.1 to 86400", "--help"]);
+    for size in ["0", "16385"] {
+        refuses(&["--preload-mib", size], &["--preload-mib", "from 1 to 16384", "--help"]);
+    }
+}
+
+#[test]
+fn mistaken_option() {
+    refuses(&["--worker", "2"], &["--worker", "--help"]);
+    refuses(&["extra"], &["extra", "--help"]);
+    refuses(&["--workers"], &["--workers", "value", "--help"]);
+    refuses(&["--workers", "1", "--workers", "2"], &["--workers", "--help"]);
+}
+
+#[test]
+fn help_and_version() {
+    for argument in ["--help", "-h"] {
+        let output = run(&[argument]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(output.stderr.is_empty());
+        let help = String::from_utf8(output.stdout).expect("UTF-8");
+        for word in ["--listen", "--workers", "--drain", "--header-timeout", "--preload-mib", "/status", "Exit codes"] {
+            assert!(help.contains(word), "no {word} in {help}");
+        }
+    }
+    let version = run(&["--version"]);
+    assert_eq!(version.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&version.stdout), concat!("prefork-http ", env!("CARGO_PKG_VERSION"), "\n"));
+}
