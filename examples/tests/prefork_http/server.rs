@@ -45,6 +45,7 @@ pub(crate) struct Process {
     pub(crate) parent: u32,
     group: u32,
     pub(crate) zombie: bool,
+    pub(crate) stopped: bool,
 }
 
 /// `None`: it has ended.
@@ -52,8 +53,14 @@ fn process(pid: u32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before it is in parentheses, and may have any character in it.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
-    let zombie = matches!(fields.next()?, "Z" | "X");
-    Some(Process { pid, parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()?, zombie })
+    let state = fields.next()?;
+    Some(Process {
+        pid,
+        parent: fields.next()?.parse().ok()?,
+        group: fields.next()?.parse().ok()?,
+        zombie: matches!(state, "Z" | "X"),
+        stopped: state == "T",
+    })
 }
 
 pub(crate) fn signal(pid: u32, signal: Signal) {

@@ -77,6 +77,10 @@ fn queued_connections_are_served() {
         if queued {
             // A process that is stopped accepts nothing.
             workers.iter().for_each(|pid| signal(*pid, Signal::STOP));
+            until("the workers have stopped", || {
+                let stopped = server.processes().iter().filter(|process| process.stopped).count();
+                (stopped == workers.len()).then_some(())
+            });
         }
         let mut clients: Vec<Client> = (0..50).map(|_| server.connect()).collect();
         for client in &mut clients {
