@@ -8,7 +8,7 @@
 //! | a worker ends, however | it is replaced: at once if it had run for a second, otherwise after a delay that doubles |
 //! | the same worker ends at once again and again | the others are drained, and [`Prefork::run`] returns an error |
 //! | SIGTERM or SIGINT to the parent | its listeners are closed, the workers drain; what is left after [`Prefork::drain_timeout`] is killed; a second signal kills at once |
-//! | SIGTERM or SIGINT to a worker | it drains and is replaced |
+//! | SIGTERM or SIGINT to a worker | it drains, and is replaced when it has ended |
 //! | the parent is killed | its workers drain and end |
 //! | a connection arrives | no wakeup of the parent: it has muted its listeners |
 

@@ -134,7 +134,7 @@ where
         tracing::info!("started");
         let shutdown = Shutdown(shutdown.shared());
         // Its own task, so that the signal is noticed even if nobody polls the future.
-        tokio::spawn(shutdown.clone());
+        tokio::spawn(shutdown.clone().in_current_span());
         // Called inside, because a closure may panic as well as its future.
         let work = async { worker(Worker { index, listeners, shutdown, drain_timeout }).await };
         match AssertUnwindSafe(work).catch_unwind().await {

@@ -1,0 +1,281 @@
+//! The work of prepare: what the child will need, and what commit will do with it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use super::policy::{ForkPolicy, SourceKind};
+use super::table::About;
+use super::world::{Live, find_pair};
+use super::{CopyOnFork, PrepareError, PrepareObject, generation};
+use crate::selector::Shared;
+use crate::sys::descriptor::{self, Identity};
+use crate::{Interest, Token, sys};
+
+/// What commit will do, in this order.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The child's queues, each with the selector whose number it takes.
+    pub(super) queues: Vec<(Live, sys::Queue)>,
+    /// Objects to put in place of what stands at a number.
+    pub(super) replacements: Vec<Replacement>,
+    /// Wakers: if a wake is pending when the process forks, it is to be pending in the child.
+    pub(super) wakers: Vec<(Live, RawFd)>,
+    /// Registrations of replaced numbers: an epoll knows a number only together with the object behind it.
+    pub(super) additions: Vec<Addition>,
+    /// Registrations that the parent has muted.
+    pub(super) muted: Vec<(Live, RawFd)>,
+    /// Closed at the end, in both processes.
+    pub(super) spares: Vec<OwnedFd>,
+}
+
+#[derive(Debug)]
+pub(super) struct Replacement {
+    /// Whose poll fails if this does.
+    pub(super) selector: Live,
+    pub(super) from: RawFd,
+    pub(super) onto: RawFd,
+}
+
+#[derive(Debug)]
+pub(super) struct Addition {
+    pub(super) selector: Live,
+    pub(super) fd: RawFd,
+    pub(super) token: Token,
+    pub(super) interest: Interest,
+}
+
+impl Plan {
+    pub(super) const fn new() -> Plan {
+        Plan {
+            queues: Vec::new(),
+            replacements: Vec::new(),
+            wakers: Vec::new(),
+            additions: Vec::new(),
+            muted: Vec::new(),
+            spares: Vec::new(),
+        }
+    }
+
+    /// Closes what was prepared. Keeps the vectors' memory.
+    pub(super) fn clear(&mut self) {
+        self.queues.clear();
+        self.replacements.clear();
+        self.wakers.clear();
+        self.additions.clear();
+        self.muted.clear();
+        self.spares.clear();
+    }
+}
+
+/// The work of [`prepare`](super::prepare).
+pub(super) struct Preparation<'a> {
+    selectors: &'a [Live],
+    plan: &'a mut Plan,
+    pairs: &'a BTreeMap<RawFd, RawFd>,
+    /// The dead endpoint, once something is to be severed.
+    dead: Option<RawFd>,
+    renewed: Vec<RenewedPair>,
+    /// Registrations of sockets that may belong to a pair which is renewed on behalf of another one.
+    deferred: Vec<(Live, RawFd, Token, About)>,
+}
+
+/// The ends of a pair, with the fresh sockets that take their place.
+struct RenewedPair {
+    ends: [(RawFd, Identity, RawFd); 2],
+}
+
+impl<'a> Preparation<'a> {
+    pub(super) fn new(selectors: &'a [Live], pairs: &'a BTreeMap<RawFd, RawFd>, plan: &'a mut Plan) -> Preparation<'a> {
+        Preparation { selectors, plan, pairs, dead: None, renewed: Vec::new(), deferred: Vec::new() }
+    }
+
+    pub(super) fn run(mut self) -> Result<(), PrepareError> {
+        for live in self.selectors {
+            let shared = live.get();
+            let number = shared.queue.as_fd().as_raw_fd();
+            let copy = sys::Queue::new_copy().map_err(failed(PrepareObject::Queue(number)))?;
+            for (fd, entry) in shared.registered.table.iter() {
+                let Some((token, about)) = entry.get() else { continue };
+                match self.look_closer(shared, fd, about)? {
+                    Some(closer) if closer != about => {
+                        entry.set(token, closer);
+                        self.plan(*live, &copy, fd, token, closer)?;
+                    }
+                    Some(about) => self.plan(*live, &copy, fd, token, about)?,
+                    None if about.is_dropped(generation()) => {}
+                    None => entry.clear(),
+                }
+            }
+            self.plan.queues.push((*live, copy));
+        }
+        self.plan_deferred()
+    }
+
+    /// Brings what the table says about a registration up to date; `None` if this process does not have it.
+    fn look_closer(&self, shared: &Shared, fd: RawFd, about: About) -> Result<Option<About>, PrepareError> {
+        if !about.is_live(fd, generation()) {
+            return Ok(None);
+        }
+        let mut about = about;
+        if about.is_bare() {
+            let failed = failed(PrepareObject::Registration(fd));
+            if !about.is_muted() && !shared.queue.holds(fd).map_err(failed)? {
+                return Ok(None);
+            }
+            if about.kind().is_none() {
+                match descriptor::kind(fd) {
+                    Ok(kind) => about = about.with_kind(kind),
+                    Err(_) => return Ok(None),
+                }
+            }
+        }
+        let drops = about.kind() != Some(SourceKind::Waker) && about.policy() == ForkPolicy::NoFork;
+        Ok(Some(about.with_dropped_in(drops.then(|| generation() + 1))))
+    }
+
+    fn plan(
+        &mut self,
+        live: Live,
+        copy: &sys::Queue,
+        fd: RawFd,
+        token: Token,
+        about: About,
+    ) -> Result<(), PrepareError> {
+        let kind = about.kind().unwrap_or(SourceKind::Other);
+        let interest = about.interest();
+        if about.is_muted() {
+            self.plan.muted.push((live, fd));
+        }
+        match about.policy() {
+            _ if kind == SourceKind::Waker => self.renew_waker(live, fd, token, interest),
+            // Deferred although its own policy may be another: its peer, or a duplicate, may be renewed.
+            _ if kind == SourceKind::Pair => {
+                self.deferred.push((live, fd, token, about));
+                Ok(())
+            }
+            ForkPolicy::Inherit if kind == SourceKind::Signal || self.is_selector(fd, kind) => {
+                self.plan.additions.push(Addition { selector: live, fd, token, interest });
+                Ok(())
+            }
+            ForkPolicy::Inherit => inherit(copy, fd, token, interest),
+            ForkPolicy::NoFork => Ok(()),
+            ForkPolicy::Sever => self.sever(live, fd, token, interest),
+            ForkPolicy::Renew => {
+                self.deferred.push((live, fd, token, about));
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a registered queue is one of those that the fork copies: in the child the number stands for the copy.
+    /// (A signalfd is added there for another reason: it watches the signals of the process that adds it.)
+    fn is_selector(&self, fd: RawFd, kind: SourceKind) -> bool {
+        kind == SourceKind::Queue && self.selectors.iter().any(|live| live.get().queue.as_fd().as_raw_fd() == fd)
+    }
+
+    fn renew_waker(&mut self, live: Live, fd: RawFd, token: Token, interest: Interest) -> Result<(), PrepareError> {
+        let fresh = sys::WakeSignal::new().map_err(failed(PrepareObject::Waker(fd)))?.into_fd();
+        self.replace(live, fresh.as_raw_fd(), fd);
+        self.plan.spares.push(fresh);
+        self.plan.wakers.push((live, fd));
+        self.plan.additions.push(Addition { selector: live, fd, token, interest });
+        Ok(())
+    }
+
+    fn sever(&mut self, live: Live, fd: RawFd, token: Token, interest: Interest) -> Result<(), PrepareError> {
+        let dead = match self.dead {
+            Some(dead) => dead,
+            None => {
+                let fresh = descriptor::dead_endpoint().map_err(failed(PrepareObject::DeadEndpoint(fd)))?;
+                let dead = fresh.as_raw_fd();
+                self.plan.spares.push(fresh);
+                *self.dead.insert(dead)
+            }
+        };
+        self.replace(live, dead, fd);
+        self.plan.additions.push(Addition { selector: live, fd, token, interest });
+        Ok(())
+    }
+
+    fn replace(&mut self, selector: Live, from: RawFd, onto: RawFd) {
+        self.plan.replacements.push(Replacement { selector, from, onto });
+    }
+
+    fn plan_deferred(&mut self) -> Result<(), PrepareError> {
+        let deferred = std::mem::take(&mut self.deferred);
+        for (live, fd, _, about) in &deferred {
+            if about.policy() == ForkPolicy::Renew {
+                self.renew_pair(*live, *fd)?;
+            }
+        }
+        for (live, fd, token, about) in deferred {
+            let (policy, interest) = (about.policy(), about.interest());
+            let planned = self.plan.queues.iter().position(|(queue, _)| *queue == live);
+            if let Some(fresh) = self.fresh_end(fd, policy)? {
+                self.replace(live, fresh, fd);
+                self.plan.additions.push(Addition { selector: live, fd, token, interest });
+            } else if policy == ForkPolicy::Sever {
+                self.sever(live, fd, token, interest)?;
+            } else if policy == ForkPolicy::Inherit
+                && let Some(index) = planned
+            {
+                inherit(&self.plan.queues[index].1, fd, token, interest)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a fresh pair for the one that `fd` is, or duplicates, an end of; once.
+    fn renew_pair(&mut self, live: Live, fd: RawFd) -> Result<(), PrepareError> {
+        let object = PrepareObject::Pair(fd);
+        let identity = descriptor::identity(fd).map_err(failed(object))?;
+        if self.renewed.iter().any(|pair| pair.ends.iter().any(|end| end.1 == identity)) {
+            return Ok(());
+        }
+        let pair = descriptor::is_unix_stream(fd).then(|| find_pair(self.pairs, identity)).flatten();
+        let Some((end, peer)) = pair else {
+            let source = io::Error::new(
+                io::ErrorKind::Unsupported,
+                "only wakers and stream socket pairs made in this process can be renewed: give it another policy",
+            );
+            return Err(PrepareError { object, source });
+        };
+        let fresh = descriptor::stream_pair().map_err(failed(object))?;
+        descriptor::copy_pending(end, &fresh[1]).map_err(failed(object))?;
+        descriptor::copy_pending(peer, &fresh[0]).map_err(failed(object))?;
+        let peer_identity = descriptor::identity(peer).map_err(failed(object))?;
+        let [first, second] = [fresh[0].as_raw_fd(), fresh[1].as_raw_fd()];
+        self.replace(live, first, end);
+        self.replace(live, second, peer);
+        self.renewed.push(RenewedPair { ends: [(end, identity, first), (peer, peer_identity, second)] });
+        self.plan.spares.extend(fresh);
+        Ok(())
+    }
+
+    /// What takes the place of `fd` if it belongs to a pair that is renewed.
+    fn fresh_end(&self, fd: RawFd, policy: ForkPolicy) -> Result<Option<RawFd>, PrepareError> {
+        let ends = || self.renewed.iter().flat_map(|pair| pair.ends);
+        if let Some((.., fresh)) = ends().find(|(end, ..)| *end == fd) {
+            return Ok(Some(fresh));
+        }
+        if policy != ForkPolicy::Renew {
+            return Ok(None);
+        }
+        let identity = descriptor::identity(fd).map_err(failed(PrepareObject::Pair(fd)))?;
+        Ok(ends().find(|(_, end, _)| *end == identity).map(|(.., fresh)| fresh))
+    }
+}
+
+/// Copies a registration to the child's queue.
+fn inherit(copy: &sys::Queue, fd: RawFd, token: Token, interest: Interest) -> Result<(), PrepareError> {
+    match copy.copy(fd, token, interest) {
+        // Closed by number, behind its owner's back: the kernel has forgotten it too.
+        Err(error) if descriptor::is_closed(&error) => Ok(()),
+        result => result.map_err(failed(PrepareObject::Registration(fd))),
+    }
+}
+
+fn failed(object: PrepareObject) -> impl Fn(io::Error) -> PrepareError + Copy {
+    move |source| PrepareError { object, source }
+}

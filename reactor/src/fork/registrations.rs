@@ -1,0 +1,167 @@
+//! The registrations of this process, seen and changed by descriptor.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use super::generation;
+use super::policy::{ForkPolicy, SourceKind};
+use super::table::About;
+use super::world::{find_pair, world};
+use crate::selector::Shared;
+use crate::sys::descriptor;
+use crate::{Interest, Token};
+
+/// A registration, as [`registrations`] lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Registration {
+    /// The selector's descriptor.
+    pub selector: RawFd,
+    /// The registered descriptor.
+    pub fd: RawFd,
+    /// The token it was registered with.
+    pub token: Token,
+    /// The interest it was registered with.
+    pub interest: Interest,
+    /// What it is; `None` for a bare descriptor that no fork has had to look at yet.
+    pub kind: Option<SourceKind>,
+    /// The policy that the next fork follows.
+    pub policy: ForkPolicy,
+    /// Whether [`mute`] holds it back in this process.
+    pub muted: bool,
+}
+
+/// Every registration of this process, in the order of selectors and descriptors.
+pub fn registrations() -> Vec<Registration> {
+    let world = world();
+    let mut list = Vec::new();
+    for live in &world.selectors {
+        let shared = live.get();
+        for (fd, entry) in shared.registered.table.iter() {
+            let Some((token, about)) = entry.get() else { continue };
+            if about.is_live(fd, generation()) {
+                list.push(Registration {
+                    selector: shared.queue.as_fd().as_raw_fd(),
+                    fd,
+                    token,
+                    interest: about.interest(),
+                    kind: about.kind(),
+                    policy: about.policy(),
+                    muted: about.is_muted(),
+                });
+            }
+        }
+    }
+    list
+}
+
+/// How many selectors are alive in this process.
+pub fn selectors() -> usize {
+    world().selectors.len()
+}
+
+/// The number of the selector made last among those alive, counted from 1 over the whole process; 0: there is none.
+///
+/// A cache of what [`registrations`] says about selectors as they were made is good as long as this does not change.
+pub fn newest_selector() -> u32 {
+    world().selectors.last().map_or(0, |live| live.get().id)
+}
+
+/// Tags the registration of `source`, an I/O object or a descriptor number, in whatever selector it is.
+///
+/// # Errors
+///
+/// [`NotFound`](io::ErrorKind::NotFound) if it is registered nowhere.
+///
+/// # Examples
+///
+#[cfg_attr(feature = "net", doc = "```")]
+#[cfg_attr(not(feature = "net"), doc = "```ignore")]
+/// use forkio_reactor::fork::{ForkPolicy, set_policy};
+/// use forkio_reactor::net::UdpSocket;
+/// use forkio_reactor::{Interest, Poll, Token};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let poll = Poll::new()?;
+/// let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap())?;
+/// poll.registry().register(&mut socket, Token(1), Interest::READABLE)?;
+/// set_policy(&socket, ForkPolicy::NoFork)?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn set_policy(source: &impl AsRawFd, policy: ForkPolicy) -> io::Result<()> {
+    change(source.as_raw_fd(), |_, _, about| Ok(about.with_policy(policy)))
+}
+
+/// The policy that the next fork follows for `source`, an I/O object or a descriptor number; `None` if it is registered
+/// nowhere.
+pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
+    let fd = source.as_raw_fd();
+    world().selectors.iter().find_map(|live| {
+        let (_, about) = live.get().registered.table.get(fd)?.get()?;
+        about.is_live(fd, generation()).then(|| about.policy())
+    })
+}
+
+/// Holds back the events of `source`, an I/O object or a descriptor number, in this process: it stays registered, and
+/// children get it armed. The parent of a prefork server does this with its listeners, so that connections do not wake
+/// it.
+///
+/// Muting twice is muting once.
+///
+/// # Errors
+///
+/// [`NotFound`](io::ErrorKind::NotFound) if it is registered nowhere; otherwise those of `epoll_ctl(2)`.
+pub fn mute(source: &impl AsRawFd) -> io::Result<()> {
+    let fd = source.as_raw_fd();
+    change(fd, |shared, _, about| {
+        if !about.is_muted() {
+            shared.queue.delete(fd)?;
+        }
+        Ok(about.with_muted(true))
+    })
+}
+
+/// Ends a [`mute`]. A source that is ready gives an event.
+///
+/// # Errors
+///
+/// As [`mute`].
+pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
+    let fd = source.as_raw_fd();
+    change(fd, |shared, token, about| {
+        if about.is_muted() {
+            shared.queue.add(fd, token, about.interest())?;
+        }
+        Ok(about.with_muted(false))
+    })
+}
+
+fn change(fd: RawFd, change: impl Fn(&Shared, Token, About) -> io::Result<About>) -> io::Result<()> {
+    let mut found = false;
+    for live in &world().selectors {
+        let shared = live.get();
+        found |= shared.registered.change(fd, |token, about| change(shared, token, about))?;
+    }
+    if found {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::NotFound, format!("descriptor {fd} is not registered with any `Registry`")))
+    }
+}
+
+/// Whether `fd` is an end, or a duplicate of an end, of a stream socket pair made in this process: what
+/// [`ForkPolicy::Renew`] can renew beside wakers.
+pub fn is_pair_end(fd: RawFd) -> bool {
+    descriptor::is_unix_stream(fd)
+        && descriptor::identity(fd).is_ok_and(|identity| find_pair(&world().pairs, identity).is_some())
+}
+
+/// How many bytes wait to be read at `source`, as `ioctl(FIONREAD)` counts them.
+///
+/// # Errors
+///
+/// Those of `ioctl(2)`.
+pub fn pending_bytes(source: &impl AsRawFd) -> io::Result<usize> {
+    descriptor::pending_bytes(source.as_raw_fd())
+}

@@ -1,0 +1,113 @@
+//! All that forks look after, in one place and under one lock.
+
+use std::collections::BTreeMap;
+use std::os::fd::RawFd;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::prepare::Plan;
+use super::table;
+use crate::selector::Shared;
+use crate::sys::descriptor::{self, Identity};
+
+/// How many forks lie between this process and the one that its program started as.
+pub(super) static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this process has a parent or a child that shares its descriptors.
+pub(super) static HAS_FORKED: AtomicBool = AtomicBool::new(false);
+
+/// The thread that is between prepare and the end of a fork, as the address of its `MARK`; 0: none.
+pub(super) static FORKING: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static MARK: u8 = const { 0 };
+}
+
+/// All that forks look after. The lock is held from prepare to the end of the fork, so the child finds it in the hands of
+/// the one thread it has.
+static WORLD: Mutex<World> = Mutex::new(World { selectors: Vec::new(), pairs: BTreeMap::new(), plan: Plan::new() });
+
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) selectors: Vec<Live>,
+    /// The socket pairs made in this process, each end with the other.
+    pub(super) pairs: BTreeMap<RawFd, RawFd>,
+    /// Kept from fork to fork, so that commit frees nothing.
+    pub(super) plan: Plan,
+}
+
+/// A selector that exists: it leaves the list, under the lock, before it is freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Live(*const Shared);
+
+// SAFETY: `Shared` is `Sync`, and the pointer is valid wherever the list is locked.
+unsafe impl Send for Live {}
+
+impl Live {
+    /// Only to be called while the lock is held.
+    pub(super) fn get(&self) -> &Shared {
+        // SAFETY: the lock is held, so the selector has not left the list and is not freed.
+        unsafe { &*self.0 }
+    }
+}
+
+pub(super) fn world() -> MutexGuard<'static, World> {
+    WORLD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A new selector takes part in forks from now on.
+pub(crate) fn adopt(selector: &Shared) {
+    world().selectors.push(Live(ptr::from_ref(selector)));
+}
+
+/// A selector is about to be freed.
+pub(crate) fn disown(selector: &Shared) {
+    let gone = Live(ptr::from_ref(selector));
+    world().selectors.retain(|live| *live != gone);
+}
+
+/// A source that is registered with selector `id` is about to be closed.
+pub(crate) fn closing(id: u32, fd: RawFd) {
+    if !HAS_FORKED.load(Ordering::Relaxed) {
+        // The kernel forgets the registration together with the descriptor; the table is told by a counter.
+        table::closed(fd);
+        return;
+    }
+    // A relative may hold a duplicate, and then the kernel does not forget.
+    let world = world();
+    if let Some(live) = world.selectors.iter().find(|live| live.get().id == id) {
+        let shared = live.get();
+        // Not registered any more is as good.
+        let _ = shared.registered.deregister(&shared.queue, fd);
+    }
+}
+
+#[cfg(feature = "net")]
+pub(crate) fn remember_pair(a: RawFd, b: RawFd) {
+    let mut world = world();
+    world.pairs.insert(a, b);
+    world.pairs.insert(b, a);
+}
+
+/// One end is closed or given away: what is left is no pair any more.
+pub(crate) fn forget_pair(fd: RawFd) {
+    let mut world = world();
+    if let Some(peer) = world.pairs.remove(&fd) {
+        world.pairs.remove(&peer);
+    }
+}
+
+pub(super) fn is_forking_here() -> bool {
+    FORKING.load(Ordering::Relaxed) == this_thread()
+}
+
+pub(super) fn this_thread() -> usize {
+    MARK.with(|mark| ptr::from_ref(mark).addr())
+}
+
+/// The pair one end of which is the socket `identity`: that end first.
+pub(super) fn find_pair(pairs: &BTreeMap<RawFd, RawFd>, identity: Identity) -> Option<(RawFd, RawFd)> {
+    let mut ends = pairs.iter();
+    ends.find(|(end, _)| descriptor::identity(**end).is_ok_and(|found| found == identity)).map(|(&a, &b)| (a, b))
+}
