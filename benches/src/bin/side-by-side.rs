@@ -7,15 +7,18 @@
 
 use std::fmt;
 use std::io;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use forkio_benches::{Batch, Contender, FORKIO, LIBC, MIO, Operation, PLAIN, thread_time};
 
 const USAGE: &str = "\
-usage: side-by-side [--quick] [--rounds N] [OPERATION]
+usage: side-by-side [--quick] [--rounds N] [--second-thread] [OPERATION]
        side-by-side --run CONTENDER TIMES OPERATION
 
 Measures the operations whose name contains OPERATION, in N rounds (240; --quick: 24).
+--second-thread keeps an idle thread about: a process with one thread is spared some atomic operations.
 --run does one operation TIMES times for one contender and measures nothing: for profilers.";
 
 /// Which contender the others are compared with.
@@ -31,6 +34,7 @@ const FRESH: usize = 8;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut rounds = 240;
     let mut filter = String::new();
+    let mut second_thread = false;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -40,14 +44,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let [name, times, operation] = [args.next(), args.next(), args.next()].map(|arg| arg.ok_or(USAGE));
                 return run(&name?, times?.parse()?, &operation?);
             }
-            // Cargo passes it to every benchmark.
-            "--bench" => {}
+            "--second-thread" => second_thread = true,
             _ if arg.starts_with('-') => return Err(USAGE.into()),
             _ => filter = arg,
         }
     }
     if rounds == 0 {
         return Err(USAGE.into());
+    }
+
+    // It waits until the sender is dropped with this function's other locals.
+    let (_until_the_end, end) = mpsc::channel::<()>();
+    if second_thread {
+        thread::Builder::new().spawn(move || end.recv())?;
     }
 
     let names = |contenders: &mut dyn Iterator<Item = &Contender>| {

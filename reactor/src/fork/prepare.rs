@@ -114,7 +114,7 @@ impl<'a> Preparation<'a> {
 
     /// Brings what the table says about a registration up to date; `None` if this process does not have it.
     fn look_closer(&self, shared: &Shared, fd: RawFd, about: About) -> Result<Option<About>, PrepareError> {
-        if !about.is_live(fd, generation()) {
+        if about.is_dropped(generation()) {
             return Ok(None);
         }
         let mut about = about;

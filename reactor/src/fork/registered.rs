@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::gate::{Gate, Inside};
 use super::policy::{ForkPolicy, SourceKind};
-use super::table::{About, Entry, FdTable, times_closed};
+use super::table::{About, Entry, FdTable};
 use super::{generation, sync};
 use crate::{Interest, Token, sys};
 
@@ -39,7 +39,7 @@ impl Registered {
         queue.add(fd, token, interest)?;
         // The kernel took the number, so it is not negative.
         if let Some(entry) = self.table.get_or_make(fd) {
-            entry.set(token, About::new(interest, kind, policy, times_closed(fd)));
+            entry.set(token, About::new(interest, kind, policy));
         }
         Ok(())
     }
@@ -71,12 +71,19 @@ impl Registered {
         }
     }
 
+    /// The kernel is about to forget `fd` by itself, because it is closed.
+    pub(super) fn forget(&self, fd: RawFd) {
+        if let Some(entry) = self.table.get(fd) {
+            entry.clear();
+        }
+    }
+
     /// Changes the live registration of `fd`, if there is one, and says whether there was.
     pub(super) fn change(&self, fd: RawFd, change: impl FnOnce(Token, About) -> io::Result<About>) -> io::Result<bool> {
         let _inside = self.enter()?;
         let live = self.table.get(fd).and_then(|entry| {
             let (token, about) = entry.get()?;
-            about.is_live(fd, generation()).then_some((entry, token, about))
+            (!about.is_dropped(generation())).then_some((entry, token, about))
         });
         let Some((entry, token, about)) = live else { return Ok(false) };
         entry.set(token, change(token, about)?);

@@ -39,7 +39,7 @@ pub fn registrations() -> Vec<Registration> {
         let shared = live.get();
         for (fd, entry) in shared.registered.table.iter() {
             let Some((token, about)) = entry.get() else { continue };
-            if about.is_live(fd, generation()) {
+            if !about.is_dropped(generation()) {
                 list.push(Registration {
                     selector: shared.queue.as_fd().as_raw_fd(),
                     fd,
@@ -99,7 +99,7 @@ pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
     let fd = source.as_raw_fd();
     world().selectors.iter().find_map(|live| {
         let (_, about) = live.get().registered.table.get(fd)?.get()?;
-        about.is_live(fd, generation()).then(|| about.policy())
+        (!about.is_dropped(generation())).then(|| about.policy())
     })
 }
 

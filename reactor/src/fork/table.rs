@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::RawFd;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::policy::{ForkPolicy, SourceKind};
@@ -35,9 +35,6 @@ struct Root<T> {
 ///
 /// It must be so.
 pub(crate) unsafe trait Zeroed: Sync {}
-
-// SAFETY: an atomic integer of zero.
-unsafe impl Zeroed for AtomicU32 {}
 
 impl<T: Zeroed> FdTable<T> {
     pub(crate) const fn new() -> FdTable<T> {
@@ -130,25 +127,6 @@ impl<T> fmt::Debug for FdTable<T> {
     }
 }
 
-/// How often each number was closed while registered, by a type of ours. An entry of a selector's table that was made
-/// under an earlier count is about a descriptor that is no more.
-///
-/// The kernel drops the registrations of a closed descriptor by itself, and mio's users rely on it; the table of a
-/// selector the source cannot reach any more has to find out in some way.
-static CLOSED: FdTable<AtomicU32> = FdTable::new();
-
-/// A registered source at `fd` is about to be closed.
-pub(crate) fn closed(fd: RawFd) {
-    // Registering has made the room, so that nothing is allocated outside the gate.
-    if let Some(count) = CLOSED.get(fd) {
-        count.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-pub(crate) fn times_closed(fd: RawFd) -> u32 {
-    CLOSED.get_or_make(fd).map_or(0, |count| count.load(Ordering::Relaxed))
-}
-
 /// A registration in a selector's table: 16 bytes, readable at any moment.
 ///
 /// Written inside the selector's gate, and for one descriptor by one thread at a time: the kernel hands a number out
@@ -196,8 +174,7 @@ impl Entry {
 /// | 10 to 12 | the policy; 0: the kind's default |
 /// | 13 | muted |
 /// | 14 | bare: registered by number, so nothing tells us when it is closed |
-/// | 16 to 39 | how often the number [was closed](times_closed) before it was registered |
-/// | 40 to 63 | the fork generation from which on processes do not have the registration; 0: none |
+/// | 32 to 63 | the fork generation from which on processes do not have the registration; 0: none |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct About(u64);
 
@@ -207,23 +184,14 @@ impl About {
     const POLICY: u32 = 10;
     const MUTED: u64 = 1 << 13;
     const BARE: u64 = 1 << 14;
-    const CLOSED: u32 = 16;
-    const DROPPED_IN: u32 = 40;
-    /// Both counters count modulo 2^24.
-    const COUNTER: u64 = (1 << 24) - 1;
+    const DROPPED_IN: u32 = 32;
 
     /// A registration that was just made. Without a kind it is a bare descriptor.
     #[inline]
-    pub(crate) fn new(
-        interest: Interest,
-        kind: Option<SourceKind>,
-        policy: Option<ForkPolicy>,
-        times_closed: u32,
-    ) -> About {
+    pub(crate) fn new(interest: Interest, kind: Option<SourceKind>, policy: Option<ForkPolicy>) -> About {
         let kind = kind.map_or(About::BARE, |kind| (kind as u64) << About::KIND);
         let policy = policy.map_or(0, |policy| (policy as u64) << About::POLICY);
-        let closed = (u64::from(times_closed) & About::COUNTER) << About::CLOSED;
-        About(u64::from(interest.bits()) | kind | policy | closed)
+        About(u64::from(interest.bits()) | kind | policy)
     }
 
     pub(crate) fn interest(self) -> Interest {
@@ -270,21 +238,17 @@ impl About {
 
     /// Processes of this and later generations do not have the registration; `None`: all have it.
     pub(crate) fn with_dropped_in(self, generation: Option<u32>) -> About {
-        let generation = generation.map_or(0, |generation| u64::from(generation) & About::COUNTER);
-        About(self.0 & !(About::COUNTER << About::DROPPED_IN) | generation << About::DROPPED_IN)
+        About(
+            self.0 & !(u64::from(u32::MAX) << About::DROPPED_IN)
+                | u64::from(generation.unwrap_or(0)) << About::DROPPED_IN,
+        )
     }
 
     /// Whether the fork that made the process of this generation left the registration out.
     #[inline]
     pub(crate) fn is_dropped(self, generation: u32) -> bool {
         let dropped_in = self.0 >> About::DROPPED_IN;
-        dropped_in != 0 && dropped_in <= u64::from(generation) & About::COUNTER
-    }
-
-    /// Whether the process of this generation has the registration that `fd` was given.
-    pub(crate) fn is_live(self, fd: RawFd, generation: u32) -> bool {
-        let closed = self.0 >> About::CLOSED & About::COUNTER;
-        !self.is_dropped(generation) && closed == u64::from(times_closed(fd)) & About::COUNTER
+        dropped_in != 0 && dropped_in <= u64::from(generation)
     }
 }
 
@@ -299,7 +263,7 @@ mod tests {
         let interest = Interest::READABLE | Interest::WRITABLE;
         for (fd, kind) in [(3, 1), (255, 2), (256, 7), (1_000_000, 12), (5_000, 3)] {
             let kind = SourceKind::from_bits(kind).unwrap();
-            let about = About::new(interest, Some(kind), Some(ForkPolicy::Sever), 0);
+            let about = About::new(interest, Some(kind), Some(ForkPolicy::Sever));
             table.get_or_make(fd).unwrap().set(Token(usize::MAX - kind as usize), about);
             let (token, read) = table.get(fd).unwrap().get().unwrap();
             assert_eq!((token, read), (Token(usize::MAX - kind as usize), about));
@@ -313,7 +277,7 @@ mod tests {
 
     #[test]
     fn what_is_said_about_a_registration_stays_apart() {
-        let about = About::new(Interest::WRITABLE, None, None, u32::MAX);
+        let about = About::new(Interest::WRITABLE, None, None);
         assert!(about.is_bare() && !about.is_muted() && !about.is_dropped(0) && about.kind().is_none());
         assert_eq!(about.policy(), ForkPolicy::Inherit);
         let changed = about
@@ -332,17 +296,18 @@ mod tests {
 
     #[test]
     fn threads_that_grow_a_table_find_each_others_entries() {
-        let table = FdTable::<AtomicU32>::new();
+        let table = FdTable::<Entry>::new();
+        let about = About::new(Interest::READABLE, None, None);
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let table = &table;
                 scope.spawn(move || {
                     for fd in (thread..40_000).step_by(4) {
-                        table.get_or_make(fd).unwrap().fetch_add(1, Ordering::Relaxed);
+                        table.get_or_make(fd).unwrap().set(Token(fd as usize), about);
                     }
                 });
             }
         });
-        assert!((0..40_000).all(|fd| table.get(fd).unwrap().load(Ordering::Relaxed) == 1));
+        assert!((0..40_000).all(|fd| table.get(fd).unwrap().get() == Some((Token(fd as usize), about))));
     }
 }

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::prepare::Plan;
-use super::table;
 use crate::selector::Shared;
 use crate::sys::descriptor::{self, Identity};
 
@@ -68,18 +67,22 @@ pub(crate) fn disown(selector: &Shared) {
 }
 
 /// A source that is registered with selector `id` is about to be closed.
+///
+/// The kernel drops the registrations of a closed descriptor by itself, and mio's users rely on it; the table has to be
+/// told. tokio deregisters first, so this is not on its path.
 pub(crate) fn closing(id: u32, fd: RawFd) {
-    if !HAS_FORKED.load(Ordering::Relaxed) {
-        // The kernel forgets the registration together with the descriptor; the table is told by a counter.
-        table::closed(fd);
+    if is_forking_here() {
         return;
     }
-    // A relative may hold a duplicate, and then the kernel does not forget.
     let world = world();
     if let Some(live) = world.selectors.iter().find(|live| live.get().id == id) {
         let shared = live.get();
-        // Not registered any more is as good.
-        let _ = shared.registered.deregister(&shared.queue, fd);
+        if HAS_FORKED.load(Ordering::Relaxed) {
+            // A relative may hold a duplicate, and then the kernel does not forget. Not registered is as good.
+            let _ = shared.registered.deregister(&shared.queue, fd);
+        } else {
+            shared.registered.forget(fd);
+        }
     }
 }
 
