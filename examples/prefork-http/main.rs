@@ -78,7 +78,7 @@ async fn run(listeners: Vec<TcpListener>, options: &Options) -> Result<ExitCode,
         prefork = prefork.listener(listener);
     }
     // What the closure makes runs in a worker, which ends with it. `run` returns in the parent only.
-    let ended = prefork.run(move |worker| server::serve(worker, preloaded.clone(), header_timeout)).await;
+    let ended = prefork.run(move |worker| server::serve(worker, preloaded, header_timeout)).await;
     Ok(match ended {
         Ok(stopped) => ExitCode::from(stopped.exit_code()),
         Err(error) => fail(&error, error.exit_code()),

@@ -17,7 +17,8 @@ use crate::{ForkError, Forked, sys};
 ///
 /// Underneath is a pidfd: no SIGCHLD, and no signal that reaches another process because the number was used again.
 ///
-/// Dropping it neither kills the child nor leaves a zombie: the runtime goes on waiting for it.
+/// Dropping it does not kill the child. Dropped inside a runtime, it leaves no zombie: that runtime goes on waiting for
+/// the child for as long as it runs.
 ///
 /// # Fork
 ///
@@ -42,16 +43,11 @@ enum State {
 
 impl Child {
     /// Takes charge of a process that was just forked.
-    pub(crate) fn adopt(pid: i32) -> Result<Child, ForkError> {
+    pub(crate) fn adopt(pid: u32) -> Result<Child, ForkError> {
         match sys::watch_process(pid) {
-            Ok(pidfd) => Ok(Child {
-                pid: pid.cast_unsigned(),
-                generation: generation(),
-                state: State::Idle(pidfd),
-                detached: false,
-            }),
+            Ok(pidfd) => Ok(Child { pid, generation: generation(), state: State::Idle(pidfd), detached: false }),
             Err(error) => {
-                sys::destroy_process(pid);
+                sys::destroy_process(pid.cast_signed());
                 Err(ForkError::Watch(error))
             }
         }
@@ -82,22 +78,28 @@ impl Child {
             if let Some(status) = self.try_wait()? {
                 return Poll::Ready(Ok(status));
             }
-            match std::mem::replace(&mut self.state, State::Gone) {
-                State::Idle(pidfd) => {
-                    let watched = sys::watch(pidfd).map_err(|(pidfd, error)| {
-                        self.state = State::Idle(pidfd);
-                        error
-                    })?;
-                    // In a child forked later, whoever waits is to be woken.
-                    crate::set_policy(&watched, ForkPolicy::Sever)?;
-                    self.state = State::Watched(watched);
-                }
-                state => self.state = state,
-            }
+            self.watch()?;
             if let State::Watched(pidfd) = &self.state {
                 ready!(pidfd.poll_read_ready(cx))?.clear_ready();
             }
         }
+    }
+
+    /// Registers the pidfd with the current runtime, unless it is.
+    pub(crate) fn watch(&mut self) -> io::Result<()> {
+        match std::mem::replace(&mut self.state, State::Gone) {
+            State::Idle(pidfd) => {
+                let watched = sys::watch(pidfd).map_err(|(pidfd, error)| {
+                    self.state = State::Idle(pidfd);
+                    error
+                })?;
+                // In a child forked later, whoever waits is to be woken.
+                crate::set_policy(&watched, ForkPolicy::Sever)?;
+                self.state = State::Watched(watched);
+            }
+            state => self.state = state,
+        }
+        Ok(())
     }
 
     /// The exit status if the child has ended, and reaps it.
@@ -116,11 +118,11 @@ impl Child {
         Ok(status)
     }
 
-    /// Sends a signal by its number, as `libc::SIGTERM`.
+    /// Sends a signal by its number, from 1 to `SIGRTMAX`, as `libc::SIGTERM`.
     ///
     /// # Errors
     ///
-    /// `ESRCH` if the child has been reaped; [`InvalidInput`](io::ErrorKind::InvalidInput) if there is no such signal;
+    /// `ESRCH` if the child has been reaped; [`InvalidInput`](io::ErrorKind::InvalidInput) for another number;
     /// in another process than the child's parent, as [`wait`](Child::wait).
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         sys::send_signal(self.pidfd()?, signal)

@@ -28,7 +28,8 @@ pub enum ForkError {
     ForeignSelector,
     /// Not called inside a tokio runtime.
     NoRuntime,
-    /// The current runtime has no I/O driver.
+    /// The current runtime has no I/O driver. (tokio can only be asked by a panic: compiled with `panic = "abort"`, the
+    /// process ends instead.)
     NoIoDriver,
     /// What the runtime and the process are like could not be found out.
     Inspect(io::Error),
@@ -36,7 +37,8 @@ pub enum ForkError {
     Prepare(PrepareError),
     /// `fork(2)` failed.
     Fork(io::Error),
-    /// The new process could not be watched (`pidfd_open(2)`), and was killed before it was used.
+    /// A new process could not be watched (`pidfd_open(2)`). That is tried out before the fork, so it is found out there,
+    /// unless memory runs out at that moment: then the process was killed as soon as it had been made.
     Watch(io::Error),
 }
 
@@ -76,13 +78,19 @@ impl fmt::Display for ForkError {
             ForkError::NoIoDriver => {
                 write!(f, "the current runtime has no I/O driver; build it with `Builder::enable_all` or `enable_io`")
             }
+            ForkError::Inspect(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                write!(
+                    f,
+                    "cannot find out whether the process can be forked: {error}; raise RLIMIT_NOFILE, or close some"
+                )
+            }
             ForkError::Inspect(error) => write!(f, "cannot find out whether the process can be forked: {error}"),
             ForkError::Prepare(error) => error.fmt(f),
             ForkError::Fork(error) => {
                 write!(f, "fork(2) failed: {error}; see RLIMIT_NPROC, and pids.max of the control group")
             }
             ForkError::Watch(error) => {
-                write!(f, "the new process was killed because it could not be watched (pidfd_open): {error}")
+                write!(f, "cannot watch a new process: pidfd_open(2), Linux 5.3 or later: {error}")
             }
         }
     }

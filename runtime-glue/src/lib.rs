@@ -56,7 +56,7 @@
 //!
 //! # Platforms
 //!
-//! Linux 5.3 or later (pidfd).
+//! Linux 5.4 or later (`waitid(P_PIDFD)`).
 
 mod child;
 mod error;

@@ -1,6 +1,5 @@
 //! Which process this is.
 
-use std::process;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -49,8 +48,6 @@ pub fn lineage() -> Lineage {
 pub(crate) fn begin(parent: u32) {
     PARENT.store(parent, Ordering::Relaxed);
     WORKER.store(0, Ordering::Relaxed);
-    let lineage = lineage();
-    tracing::debug!(pid = process::id(), parent, generation = lineage.generation, "forked");
 }
 
 pub(crate) fn set_worker(index: usize) {
@@ -65,7 +62,17 @@ static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 /// returns there; in order of registration.
 ///
 /// The place to reseed what must differ between processes, to reopen what must not be shared, to forget caches of the
-/// process id. The child's selectors are its own when hooks run, and it has one thread.
+/// process id. The child's selectors are its own when hooks run, and it has one thread. A panic in a hook comes out of
+/// the `fork().await` in the child; a [`Prefork`](crate::Prefork) worker exits with it.
+///
+/// # What is the same in both processes and should not be
+///
+/// - Generators in memory, as `rand`'s thread-local one: both processes draw the same numbers, session keys included.
+///   Reseed them here.
+/// - The keys of `HashMap`'s default hasher, and the order in which `tokio::select!` looks at its branches: nothing can
+///   reseed these. Do not hand the keys out, and use `biased;` where the order matters.
+/// - Open transactions, pooled connections and their buffers: the sockets are severed in the child, so what uses them
+///   finds them closed.
 ///
 /// # Examples
 ///
@@ -84,13 +91,21 @@ fn hooks() -> std::sync::MutexGuard<'static, Vec<Hook>> {
 }
 
 pub(crate) fn run_hooks() {
+    /// Puts the hooks back, also when one of them panics.
+    struct Running(Vec<Hook>);
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            let mut hooks = hooks();
+            self.0.append(&mut hooks);
+            *hooks = std::mem::take(&mut self.0);
+        }
+    }
+
     // Out of the lock while they run: a hook may register another one, for the next fork.
-    let mut running = std::mem::take(&mut *hooks());
+    let mut running = Running(std::mem::take(&mut *hooks()));
     let lineage = lineage();
-    for hook in &mut running {
+    for hook in &mut running.0 {
         hook(&lineage);
     }
-    let mut hooks = hooks();
-    running.append(&mut hooks);
-    *hooks = running;
 }

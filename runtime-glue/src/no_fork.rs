@@ -18,7 +18,12 @@ static WAITING: Mutex<Vec<Weak<AtomicWaker>>> = Mutex::new(Vec::new());
 /// Makes a future that a forked child does not run: there it is dropped without being polled again, and resolves to
 /// [`Forked`] at once.
 ///
-/// For what only one process should do: maintenance tasks, timers, a connection to a coordinator.
+/// For what only one process should do: maintenance tasks, timers, a connection to a coordinator. A child that the future
+/// forks itself goes on with it; one forked by anybody else does not.
+///
+/// Dropping it in the child runs the destructors of what it holds, there too: take care with those that act on the
+/// world, as a `TempDir`, a lock file, a buffer that flushes, or a `tokio::process::Child` with `kill_on_drop`, which would
+/// kill the parent's process.
 ///
 /// # Examples
 ///
@@ -63,7 +68,10 @@ impl<F: Future> Future for NoFork<F> {
         match this.future.as_pin_mut() {
             Some(future) => {
                 this.waker.register(cx.waker());
-                future.poll(cx).map(Ok)
+                let result = future.poll(cx);
+                // Changed meanwhile: the future has forked, and knows which side it is on.
+                *this.generation = generation();
+                result.map(Ok)
             }
             None => Poll::Ready(Err(Forked)),
         }

@@ -48,6 +48,13 @@ scenarios! {
     prefork_panic: "prefork-panic",
     prefork_no_workers: "prefork-no-workers",
     prefork_kills_the_stuck: "prefork-kills-the-stuck",
+    prefork_beside_another_fork: "prefork-beside-another-fork",
+    prefork_has_no_way_back: "prefork-has-no-way-back",
+    prefork_in_no_fork: "prefork-in-no-fork",
+    prefork_drains_for_ever: "prefork-drains-for-ever",
+    prefork_orphans: "prefork-orphans",
+    no_fork_forks: "no-fork-forks",
+    threads_that_nobody_joined: "threads-that-nobody-joined",
 }
 
 #[test]

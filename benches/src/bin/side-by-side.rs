@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::io;
+use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -31,7 +32,17 @@ const TURN: Duration = Duration::from_millis(4);
 /// Rounds after which everything is made anew.
 const FRESH: usize = 8;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> ExitCode {
+    match compare() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare() -> Result<(), Box<dyn std::error::Error>> {
     let mut rounds = 240;
     let mut filter = String::new();
     let mut second_thread = false;
@@ -64,7 +75,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let measured = &CONTENDERS[..CONTENDERS.len() - 1];
     println!(
-        "Median nanoseconds of {rounds} rounds; median and quartiles of the ratios to {}.\n",
+        "Median nanoseconds of {rounds} rounds in a process with {}; median and quartiles of the ratios to {}.\n",
+        if second_thread { "a second, idle thread" } else { "one thread" },
         CONTENDERS[PEER].name
     );
     println!("| operation | {} | {} |", names(&mut measured.iter()), names(&mut peers().map(|(_, peer)| peer)));

@@ -148,22 +148,8 @@ pub enum ForkResult {
 pub unsafe fn fork() -> Result<ForkResult, ForkError> {
     let _blocked = block_signals();
     let prepared = prepare().map_err(ForkError::Prepare)?;
-    // SAFETY: the caller's promise is the same.
-    match unsafe { process::fork() } {
-        Ok(0) => {
-            // SAFETY: this is the child, and nothing has happened in it yet.
-            unsafe { prepared.commit() };
-            Ok(ForkResult::Child)
-        }
-        Ok(child) => {
-            prepared.abort();
-            Ok(ForkResult::Parent { child })
-        }
-        Err(error) => {
-            prepared.abort();
-            Err(ForkError::Fork(error))
-        }
-    }
+    // SAFETY: the caller's promise is the same, and signals are blocked.
+    unsafe { prepared.fork() }.map_err(ForkError::Fork)
 }
 
 /// A fork that is prepared: to be [committed](Prepared::commit) in the child and [aborted](Prepared::abort) in the
@@ -201,6 +187,34 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 }
 
 impl Prepared {
+    /// Forks, and commits or aborts.
+    ///
+    /// # Errors
+    ///
+    /// Those of `fork(2)`. Nothing has changed then.
+    ///
+    /// # Safety
+    ///
+    /// As [`fork`](fork()); signals must be [blocked](block_signals).
+    pub unsafe fn fork(self) -> io::Result<ForkResult> {
+        // SAFETY: the caller's promise is the same.
+        match unsafe { process::fork() } {
+            Ok(0) => {
+                // SAFETY: this is the child, and nothing has happened in it yet.
+                unsafe { self.commit() };
+                Ok(ForkResult::Child)
+            }
+            Ok(child) => {
+                self.abort();
+                Ok(ForkResult::Parent { child })
+            }
+            Err(error) => {
+                self.abort();
+                Err(error)
+            }
+        }
+    }
+
     /// Ends the fork in the child: this process now has selectors of its own.
     ///
     /// A system call that fails here poisons the selector it was for.

@@ -9,7 +9,7 @@
 //! | the same worker ends at once again and again | the others are drained, and [`Prefork::run`] returns an error |
 //! | SIGTERM or SIGINT to the parent | its listeners are closed, the workers drain; what is left after [`Prefork::drain_timeout`] is killed; a second signal kills at once |
 //! | SIGTERM or SIGINT to a worker | it drains, and is replaced when it has ended |
-//! | the parent is killed | its workers drain and end |
+//! | the parent is killed | its workers drain and end (SIGALRM ends one that does not) |
 //! | a connection arrives | no wakeup of the parent: it has muted its listeners |
 
 mod listener;
@@ -29,7 +29,7 @@ pub use {
     worker::{Shutdown, Worker, WorkerOutput},
 };
 
-use crate::ForkError;
+use crate::{ForkError, ForkOptions, Forked, no_fork};
 
 /// A prefork server, to be configured and [run](Prefork::run).
 ///
@@ -60,8 +60,11 @@ pub struct Prefork {
     workers: usize,
     drain_timeout: Duration,
     crash_limit: u32,
-    on_ready: Option<Box<dyn FnOnce()>>,
+    fork_options: ForkOptions,
+    on_ready: Option<OnReady>,
 }
+
+type OnReady = Box<dyn FnOnce() + Send>;
 
 impl Default for Prefork {
     fn default() -> Prefork {
@@ -84,6 +87,7 @@ impl Prefork {
             workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             drain_timeout: Prefork::DEFAULT_DRAIN_TIMEOUT,
             crash_limit: Prefork::DEFAULT_CRASH_LIMIT,
+            fork_options: ForkOptions::new(),
             on_ready: None,
         }
     }
@@ -114,8 +118,16 @@ impl Prefork {
         self
     }
 
+    /// How the workers are forked; above all how long a fork may wait for threads of the blocking pool to end. A server
+    /// that resolves a name before [`run`](Prefork::run) waits for that thread's keep-alive time, unless the runtime was
+    /// built with a shorter one.
+    pub fn fork_options(mut self, options: ForkOptions) -> Prefork {
+        self.fork_options = options;
+        self
+    }
+
     /// Calls `ready` in the parent when the first workers have been forked: the moment to tell a service manager.
-    pub fn on_ready(mut self, ready: impl FnOnce() + 'static) -> Prefork {
+    pub fn on_ready(mut self, ready: impl FnOnce() + Send + 'static) -> Prefork {
         self.on_ready = Some(Box::new(ready));
         self
     }
@@ -124,7 +136,13 @@ impl Prefork {
     /// the process exits with what `worker` resolves to (see [`WorkerOutput`]), with 101 if it panics.
     ///
     /// Everything else that the runtime does when this is called goes on in the parent and in each worker; see
-    /// [`no_fork`](crate::no_fork).
+    /// [`no_fork`](crate::no_fork()). A child that another task forks meanwhile has no part in this: there `run` waits
+    /// for ever.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped in the parent, it tells its workers to stop and does not wait for them. Dropped in a worker, as by a
+    /// `select!` around it, it ends the worker's process.
     ///
     /// # Errors
     ///
@@ -132,10 +150,10 @@ impl Prefork {
     ///
     /// # Panics
     ///
-    /// tokio panics if the runtime was built without its timers (`enable_all` has them).
-    pub async fn run<F, Fut>(mut self, mut worker: F) -> Result<Stopped, PreforkError>
+    /// At once, if the runtime was built without its timers (`enable_all` has them).
+    pub async fn run<F, Fut>(mut self, worker: F) -> Result<Stopped, PreforkError>
     where
-        F: FnMut(Worker) -> Fut,
+        F: FnOnce(Worker) -> Fut,
         Fut: Future,
         Fut::Output: WorkerOutput,
     {
@@ -144,10 +162,13 @@ impl Prefork {
         }
         let on_ready = self.on_ready.take();
         let drain_timeout = self.drain_timeout;
-        let outcome = Supervisor::new(self)?.run(on_ready).await;
-        match outcome? {
-            Outcome::Stopped(stopped) => Ok(stopped),
-            Outcome::Worker(seat) => worker::run(seat, drain_timeout, &mut worker).await,
+        // A worker is forked by the supervisor itself, and goes on with it; any other child does not.
+        match no_fork(Supervisor::new(self)?.run(on_ready)).await {
+            Ok(outcome) => match outcome? {
+                Outcome::Stopped(stopped) => Ok(stopped),
+                Outcome::Worker(seat) => worker::run(seat, drain_timeout, worker).await,
+            },
+            Err(Forked) => std::future::pending().await,
         }
     }
 }
@@ -170,7 +191,7 @@ pub struct Stopped {
 }
 
 impl Stopped {
-    /// How the workers ended that ran when the signal came.
+    /// How the workers ended that ran when the signal came. One that other code in this process has reaped counts as 255.
     pub fn workers(&self) -> &[ExitStatus] {
         &self.workers
     }
@@ -199,7 +220,7 @@ pub enum PreforkError {
     Signals(io::Error),
     /// A listener is not registered with a runtime on forkio's selector, or could not be muted.
     Mute(io::Error),
-    /// A first worker could not be forked.
+    /// A first worker could not be forked, or none is left and none could be forked.
     Fork(ForkError),
     /// A worker kept ending within a second of its start.
     CrashLoop {

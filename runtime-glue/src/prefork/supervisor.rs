@@ -2,6 +2,7 @@
 
 use std::future::{pending, poll_fn};
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,9 +11,9 @@ use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
-use super::worker::Seat;
-use super::{Listener, Prefork, PreforkError, Stopped};
-use crate::{Child, Fork, ForkError, runtime};
+use super::worker::{NoWayBack, Seat};
+use super::{Listener, OnReady, Prefork, PreforkError, Stopped};
+use crate::{Child, Fork, ForkError, ForkOptions, lineage, runtime};
 
 /// A worker that has run for this long did not end because it could not start.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -23,6 +24,9 @@ const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
 /// How long after the drain timeout the parent waits before it kills: a worker that stops at the limit needs a moment.
 const KILL_GRACE: Duration = Duration::from_secs(1);
+
+/// The wait status of a worker that nobody can tell the end of: exit code 255.
+const UNKNOWN: i32 = 255 << 8;
 
 /// How supervision ended.
 pub(super) enum Outcome {
@@ -38,6 +42,9 @@ pub(super) struct Supervisor {
     signals: StopSignals,
     drain_timeout: Duration,
     crash_limit: u32,
+    fork_options: ForkOptions,
+    /// How many forks in a row were refused.
+    refusals: u32,
 }
 
 /// Where one worker is to be.
@@ -82,16 +89,20 @@ enum Event {
     Stop(&'static str),
 }
 
-/// What a fork made of this process.
+/// What came of forking.
 enum Side {
     Parent,
-    Child,
+    Child(NoWayBack),
+    /// Nothing: there was a signal to stop first.
+    Stop(&'static str),
 }
 
 impl Supervisor {
     pub(super) fn new(prefork: Prefork) -> Result<Supervisor, PreforkError> {
         // Before anything is changed, so that a forgotten patch is named as such.
         runtime::check().map_err(PreforkError::Fork)?;
+        // Panics without timers, which is better now than when the first worker ends.
+        drop(tokio::time::sleep(Duration::ZERO));
         for listener in &prefork.listeners {
             crate::mute(listener).map_err(PreforkError::Mute)?;
         }
@@ -104,29 +115,32 @@ impl Supervisor {
             signals: StopSignals::install().map_err(PreforkError::Signals)?,
             drain_timeout: prefork.drain_timeout,
             crash_limit: prefork.crash_limit,
+            fork_options: prefork.fork_options,
+            refusals: 0,
         })
     }
 
-    pub(super) async fn run(mut self, on_ready: Option<Box<dyn FnOnce()>>) -> Result<Outcome, PreforkError> {
+    pub(super) async fn run(mut self, on_ready: Option<OnReady>) -> Result<Outcome, PreforkError> {
         for index in 0..self.places.len() {
             match self.fork(index).await {
                 Ok(Side::Parent) => {}
-                Ok(Side::Child) => return Ok(Outcome::Worker(self.into_seat(index))),
+                Ok(Side::Child(no_way_back)) => return Ok(self.into_worker(index, no_way_back)),
+                Ok(Side::Stop(signal)) => return Ok(self.stop(signal).await),
                 Err(error) => {
                     self.drain().await;
                     return Err(PreforkError::Fork(error));
                 }
             }
         }
+        if let Some(signal) = self.signals.recv().now_or_never() {
+            return Ok(self.stop(signal).await);
+        }
         if let Some(ready) = on_ready {
             ready();
         }
         loop {
             match self.next().await {
-                Event::Stop(signal) => {
-                    tracing::info!(signal, "stopping: draining the workers");
-                    return Ok(Outcome::Stopped(Stopped { workers: self.drain().await }));
-                }
+                Event::Stop(signal) => return Ok(self.stop(signal).await),
                 Event::Ended(index, status) => {
                     if let Some(error) = self.note_end(index, status) {
                         tracing::error!(%error, "giving up");
@@ -135,13 +149,17 @@ impl Supervisor {
                     }
                 }
                 Event::Due(index) => match self.fork(index).await {
-                    Ok(Side::Parent) => {}
-                    Ok(Side::Child) => return Ok(Outcome::Worker(self.into_seat(index))),
+                    Ok(Side::Parent) => self.refusals = 0,
+                    Ok(Side::Child(no_way_back)) => return Ok(self.into_worker(index, no_way_back)),
+                    Ok(Side::Stop(signal)) => return Ok(self.stop(signal).await),
                     Err(error) => {
-                        let place = &mut self.places[index];
-                        place.ends += 1;
-                        let delay = delay(place.ends);
-                        place.due = Some(Instant::now() + delay);
+                        self.refusals += 1;
+                        let none_left = self.places.iter().all(|place| place.running.is_none());
+                        if none_left && self.crash_limit > 0 && self.refusals >= self.crash_limit {
+                            return Err(PreforkError::Fork(error));
+                        }
+                        let delay = delay(self.refusals);
+                        self.places[index].due = Some(Instant::now() + delay);
                         tracing::error!(worker = index, %error, ?delay, "cannot replace the worker yet");
                     }
                 },
@@ -150,32 +168,59 @@ impl Supervisor {
     }
 
     async fn fork(&mut self, index: usize) -> Result<Side, ForkError> {
-        match crate::fork().await? {
-            Fork::Parent(child) => {
+        // What may take long first, with an ear for signals.
+        tokio::select! {
+            biased;
+            signal = self.signals.recv() => return Ok(Side::Stop(signal)),
+            ready = self.fork_options.ready() => ready?,
+        }
+        let mut no_way_back = None;
+        let first = || {
+            no_way_back = Some(NoWayBack);
+            lineage::set_worker(index);
+        };
+        match self.fork_options.fork_with(first).await? {
+            Fork::Parent(mut child) => {
+                if let Err(error) = child.watch() {
+                    // Ended before it counts as a worker; whoever drops the handle reaps it.
+                    let _ = child.kill();
+                    return Err(ForkError::Watch(error));
+                }
                 tracing::info!(worker = index, pid = child.id(), "worker started");
                 let place = &mut self.places[index];
                 place.due = None;
                 place.running = Some(Running { child, since: Instant::now() });
                 Ok(Side::Parent)
             }
-            Fork::Child(_) => Ok(Side::Child),
+            Fork::Child(_) => Ok(Side::Child(no_way_back.unwrap_or_else(|| NoWayBack))),
         }
     }
 
     /// In the child: keeps what a worker needs, and drops the handles to its siblings.
-    fn into_seat(self, index: usize) -> Seat {
-        let mut signals = self.signals;
+    fn into_worker(mut self, index: usize, no_way_back: NoWayBack) -> Outcome {
+        self.places.clear();
+        let listeners = std::mem::take(&mut self.listeners);
+        // The rest goes along: it is the signals that are needed of it.
         let shutdown = async move {
-            let signal = signals.recv().await;
+            let signal = self.signals.recv().await;
             tracing::info!(signal, "draining");
         };
-        Seat { index, listeners: self.listeners, shutdown: shutdown.boxed() }
+        Outcome::Worker(Seat { no_way_back, index, listeners, shutdown: shutdown.boxed() })
+    }
+
+    async fn stop(&mut self, signal: &'static str) -> Outcome {
+        tracing::info!(signal, "stopping: draining the workers");
+        // Ctrl-C may come with a SIGTERM from whoever started the server. That is one request to stop, not two.
+        let _ = self.signals.recv().now_or_never();
+        Outcome::Stopped(Stopped { workers: self.drain().await })
     }
 
     async fn next(&mut self) -> Event {
         let due = self.places.iter().enumerate().filter_map(|(index, place)| Some((place.due?, index))).min();
         let places = &mut self.places;
         tokio::select! {
+            // In this order: whoever is to stop does not replace a worker that was told so too.
+            biased;
             signal = self.signals.recv() => Event::Stop(signal),
             (index, status) = poll_fn(|cx| poll_ended(places, cx)) => Event::Ended(index, status),
             index = async {
@@ -211,24 +256,29 @@ impl Supervisor {
         // First, so that a connection that comes now is refused rather than queued for nobody.
         self.listeners.clear();
         self.signal_all(libc::SIGTERM);
-        let mut deadline = Some(Instant::now() + self.drain_timeout + KILL_GRACE);
+        // None: no limit that could be told, or everything is killed already.
+        let mut deadline = Instant::now().checked_add(self.drain_timeout.saturating_add(KILL_GRACE));
+        let mut has_killed = false;
         let mut ended = Vec::new();
         while self.places.iter().any(|place| place.running.is_some()) {
             let places = &mut self.places;
             tokio::select! {
+                biased;
                 (index, status) = poll_fn(|cx| poll_ended(places, cx)) => {
                     tracing::info!(worker = index, %status, "worker stopped");
                     self.places[index].running = None;
                     ended.push(status);
                 }
-                signal = self.signals.recv(), if deadline.is_some() => {
+                signal = self.signals.recv(), if !has_killed => {
                     tracing::warn!(signal, "told to stop again: killing the workers that are left");
                     self.signal_all(libc::SIGKILL);
+                    has_killed = true;
                     deadline = None;
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     tracing::warn!(timeout = ?self.drain_timeout, "killing the workers that have not drained in time");
                     self.signal_all(libc::SIGKILL);
+                    has_killed = true;
                     deadline = None;
                 }
             }
@@ -245,6 +295,13 @@ impl Supervisor {
     }
 }
 
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        // Workers are left only if nobody waits for the server any more. In another process the handles refuse.
+        self.signal_all(libc::SIGTERM);
+    }
+}
+
 fn delay(ends: u32) -> Duration {
     FIRST_DELAY.saturating_mul(1 << (ends - 1).min(16)).min(LONGEST_DELAY)
 }
@@ -256,9 +313,9 @@ fn poll_ended(places: &mut [Place], cx: &mut Context<'_>) -> Poll<(usize, ExitSt
         match running.child.poll_wait(cx) {
             Poll::Ready(Ok(status)) => return Poll::Ready((index, status)),
             Poll::Ready(Err(error)) => {
-                // Somebody else has reaped it, so it has ended, and nobody can say how.
-                tracing::warn!(worker = index, pid = running.child.id(), %error, "cannot wait for the worker");
-                return Poll::Ready((index, ExitStatus::default()));
+                // It is watched already, so this is ECHILD: other code has reaped it, or SIGCHLD is ignored.
+                tracing::warn!(worker = index, pid = running.child.id(), %error, "cannot tell how the worker ended");
+                return Poll::Ready((index, ExitStatus::from_raw(UNKNOWN)));
             }
             Poll::Pending => {}
         }

@@ -110,24 +110,34 @@ impl<T: WorkerOutput, E: fmt::Display> WorkerOutput for Result<T, E> {
     }
 }
 
+/// Ends the process if dropped: a worker is not to come out of [`Prefork::run`](super::Prefork::run), neither by a panic
+/// nor because somebody drops the future.
+pub(super) struct NoWayBack;
+
+impl Drop for NoWayBack {
+    fn drop(&mut self) {
+        process::exit(PANICKED)
+    }
+}
+
 /// What a child needs to take its seat.
 pub(super) struct Seat {
+    pub(super) no_way_back: NoWayBack,
     pub(super) index: usize,
     pub(super) listeners: Vec<Listener>,
     pub(super) shutdown: BoxFuture<'static, ()>,
 }
 
 /// Works, and exits.
-pub(super) async fn run<F, Fut>(seat: Seat, drain_timeout: Duration, worker: &mut F) -> Result<Stopped, PreforkError>
+pub(super) async fn run<F, Fut>(seat: Seat, drain_timeout: Duration, worker: F) -> Result<Stopped, PreforkError>
 where
-    F: FnMut(Worker) -> Fut,
+    F: FnOnce(Worker) -> Fut,
     Fut: Future,
     Fut::Output: WorkerOutput,
 {
-    let Seat { index, listeners, shutdown } = seat;
+    let Seat { no_way_back: _no_way_back, index, listeners, shutdown } = seat;
     let span = tracing::info_span!("worker", index, pid = process::id());
     let status = async {
-        lineage::set_worker(index);
         if !tie_to_parent(drain_timeout) {
             return 0;
         }
@@ -150,16 +160,29 @@ where
 
 /// Sees to it that this process ends with its parent, and ends when it is told to. `false`: the parent is gone already.
 fn tie_to_parent(drain_timeout: Duration) -> bool {
-    let seconds = (drain_timeout + ALARM_GRACE).as_secs().max(1).try_into().unwrap_or(u32::MAX);
-    if let Err(error) = sys::end_after_stop_signal(seconds) {
+    // Longer than alarm(2) can count is for ever.
+    if let Ok(seconds) = drain_timeout.saturating_add(ALARM_GRACE).as_secs().try_into()
+        && let Err(error) = sys::end_after_stop_signal(seconds)
+    {
         tracing::warn!(%error, "cannot bound the time that this worker takes to stop");
     }
-    match lineage::lineage().parent().map(sys::terminate_with_parent) {
-        Some(Ok(alive)) => alive,
-        Some(Err(error)) => {
-            tracing::warn!(%error, "this worker will outlive its parent if that is killed");
-            true
+    let Some(parent) = lineage::lineage().parent() else { return true };
+    // Two ways: the kernel's signal reaches also a worker that is stuck, but is lost with a change of credentials.
+    match sys::watch_process(parent).and_then(|pidfd| sys::watch(pidfd).map_err(|(_, error)| error)) {
+        Ok(pidfd) => {
+            let watch = async move {
+                if pidfd.readable().await.is_ok() {
+                    tracing::warn!(parent, "the parent has ended");
+                    sys::raise_terminate();
+                }
+            };
+            tokio::spawn(watch.in_current_span());
         }
-        None => true,
+        // Gone already, or nothing to watch it with.
+        Err(error) => tracing::debug!(%error, parent, "cannot watch the parent"),
     }
+    sys::terminate_with_parent(parent).unwrap_or_else(|error| {
+        tracing::warn!(%error, "this worker may outlive its parent if that is killed");
+        true
+    })
 }

@@ -2,18 +2,21 @@
 
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
+use std::num::NonZero;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::os::unix::thread::JoinHandleExt;
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, getppid, kill_process, pidfd_open,
-    pidfd_send_signal, set_parent_process_death_signal, waitid, waitpid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, getpid, getppid, kill_process,
+    pidfd_open, pidfd_send_signal, set_parent_process_death_signal, waitid, waitpid,
 };
 use rustix::thread::gettid;
 use rustix::time::{
@@ -21,6 +24,8 @@ use rustix::time::{
 };
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
+
+use forkio_reactor::fork::generation;
 
 use crate::Thread;
 
@@ -66,10 +71,11 @@ pub(crate) fn may_inherit_stacks() -> bool {
 /// musl keeps no stacks.
 pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
     /// glibc reuses a stack for a request of a quarter of its size or more (`get_cached_stack`), so these find all from
-    /// 16 KiB to 64 MiB.
-    const REQUESTS: [usize; 6] = [16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
+    /// 16 KiB to 1 GiB.
+    const REQUESTS: [usize; 8] = [16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20];
 
     let mapped = mapped_ranges()?;
+    let mut fresh = Vec::new();
     for stack_size in REQUESTS {
         loop {
             let thread = thread::Builder::new().stack_size(stack_size).spawn(|| {})?;
@@ -77,12 +83,16 @@ pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
             let identity = thread.as_pthread_t() as usize;
             if !mapped.iter().any(|range| range.contains(&identity)) {
                 // A new stack: there was none left of this size.
-                let _ = thread.join();
+                fresh.push(thread);
                 break;
             }
             // Neither joined nor detached.
             std::mem::forget(thread);
         }
+    }
+    // Not before all are occupied: a stack that is given back makes glibc unmap others that it takes for free.
+    for thread in fresh {
+        let _ = thread.join();
     }
     while !is_single_threaded()? {
         thread::yield_now();
@@ -135,10 +145,11 @@ pub(crate) fn take_ticks(ticker: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// A descriptor for a child of this process that nobody has waited for.
-pub(crate) fn watch_process(pid: i32) -> io::Result<OwnedFd> {
-    let pid = Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH)?;
-    Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+/// A descriptor for a process: a child that nobody has waited for, the parent, or this one.
+pub(crate) fn watch_process(pid: u32) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid.cast_signed()).ok_or(rustix::io::Errno::SRCH)?;
+    // No `PIDFD_NONBLOCK`, which would ask for Linux 5.10.
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
 /// Kills and reaps a child that cannot be watched.
@@ -154,8 +165,6 @@ pub(crate) fn destroy_process(pid: i32) {
 pub(crate) fn try_wait(pidfd: &impl AsFd) -> io::Result<Option<ExitStatus>> {
     match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
         Ok(status) => Ok(status.map(|status| exit_status(&status))),
-        // A non-blocking pidfd says so in this way.
-        Err(rustix::io::Errno::AGAIN) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -171,9 +180,12 @@ fn exit_status(status: &WaitIdStatus) -> ExitStatus {
 }
 
 pub(crate) fn send_signal(pidfd: &impl AsFd, signal: i32) -> io::Result<()> {
-    let signal = Signal::from_named_raw(signal).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidInput, format!("{signal} is not the number of a signal"))
+    let signal = NonZero::new(signal).filter(|number| (1..=libc::SIGRTMAX()).contains(&number.get()));
+    let signal = signal.ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidInput, "not the number of a signal: those are 1 to SIGRTMAX")
     })?;
+    // SAFETY: what makes other numbers unsafe is to handle or block them; this sends one to another process.
+    let signal = unsafe { Signal::from_raw_nonzero_unchecked(signal) };
     Ok(pidfd_send_signal(pidfd, signal)?)
 }
 
@@ -183,15 +195,36 @@ pub(crate) fn terminate_with_parent(parent: u32) -> io::Result<bool> {
     Ok(getppid().is_some_and(|pid| pid.as_raw_nonzero().get().cast_unsigned() == parent))
 }
 
-/// Has the kernel end this process `seconds` after it is told to stop, however stuck it is: SIGALRM's default action.
+/// Has the kernel end this process `seconds` after it is first told to stop, however stuck it is.
+///
+/// The means is alarm(2) with SIGALRM's default action, set in a signal handler. It is armed once, and not in processes
+/// that this one forks.
 pub(crate) fn end_after_stop_signal(seconds: u32) -> io::Result<()> {
+    static ARMED: AtomicBool = AtomicBool::new(false);
+
+    // SAFETY: `set` is filled before it is read; a default action runs no code of anybody's.
+    unsafe {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGALRM);
+        libc::signal(libc::SIGALRM, libc::SIG_DFL);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut());
+    }
+    let worker = generation();
     for signal in [libc::SIGTERM, libc::SIGINT] {
         let arm = move || {
-            // SAFETY: alarm(2) has no memory to touch.
-            unsafe { libc::alarm(seconds) };
+            if generation() == worker && !ARMED.swap(true, Ordering::Relaxed) {
+                // SAFETY: alarm(2) has no memory to touch.
+                unsafe { libc::alarm(seconds) };
+            }
         };
-        // SAFETY: the handler makes one async-signal-safe system call.
+        // SAFETY: the handler touches two atomics and makes one async-signal-safe system call.
         unsafe { signal_hook_registry::register(signal, arm) }?;
     }
     Ok(())
+}
+
+/// Sends a signal to this process.
+pub(crate) fn raise_terminate() {
+    let _ = kill_process(getpid(), Signal::TERM);
 }

@@ -54,6 +54,13 @@ fn main() {
         ("prefork-panic", || run(prefork_panic())),
         ("prefork-no-workers", || run(prefork_no_workers())),
         ("prefork-kills-the-stuck", || run(prefork_kills_the_stuck())),
+        ("prefork-beside-another-fork", || run(prefork_beside_another_fork())),
+        ("prefork-has-no-way-back", || run(prefork_has_no_way_back())),
+        ("prefork-in-no-fork", || run(prefork_in_no_fork())),
+        ("prefork-drains-for-ever", || run(prefork_drains_for_ever())),
+        ("prefork-orphans", || run(prefork_orphans())),
+        ("no-fork-forks", || run(no_fork_forks())),
+        ("threads-that-nobody-joined", || run(threads_that_nobody_joined())),
     ]);
 }
 
@@ -673,6 +680,8 @@ async fn child_handle() {
     // Ended by a signal.
     let mut child = fork_child(std::future::pending).await;
     check_eq("running", child.try_wait().unwrap(), None);
+    child.signal(libc::SIGCONT).unwrap();
+    child.signal(libc::SIGRTMAX() + 1).unwrap_err();
     let invalid = child.signal(9_999).unwrap_err();
     check_eq("no such signal", invalid.kind(), ErrorKind::InvalidInput);
     // A wait that is given up takes nothing with it.
@@ -940,4 +949,133 @@ async fn prefork_kills_the_stuck() {
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     let mut nothing = [0; 1];
     check_eq("stdin is empty", std::io::stdin().read(&mut nothing).unwrap(), 0);
+}
+
+fn children() -> Vec<i32> {
+    let own = std::process::id().cast_signed();
+    processes().into_values().filter(|stat| stat.parent == own && stat.state != 'Z').map(|stat| stat.pid).collect()
+}
+
+/// A child that another task forks is no second supervisor.
+async fn prefork_beside_another_fork() {
+    let listener = bind().await;
+    tokio::spawn(forkio::no_fork(async {
+        while children().len() < 2 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        let helper = fork_child(async || {
+            sleep(Duration::from_millis(300)).await;
+            check_eq("the helper's children", children(), vec![]);
+        })
+        .await;
+        reap(helper).await;
+        send_signal(std::process::id(), libc::SIGTERM);
+    }));
+    let prefork = Prefork::new().listener(listener).workers(2);
+    let stopped = prefork.run(async |worker: Worker| worker.shutdown().await).await.unwrap();
+    check_eq("exit code", stopped.exit_code(), 0);
+}
+
+/// Whoever drops the future in a worker does not get the worker; who drops it in the parent ends the workers.
+async fn prefork_has_no_way_back() {
+    let turn = Turn::new().unwrap();
+    let parent = std::process::id();
+    let prefork = Prefork::new().workers(1).run(async |worker: Worker| {
+        turn.give();
+        worker.shutdown().await;
+    });
+    tokio::select! {
+        _ = prefork => unreachable!("nobody stops it"),
+        () = async {
+            wait_for(&turn).await;
+            // In the worker too, a moment later.
+            sleep(Duration::from_millis(50)).await;
+        } => check_eq("who goes on", std::process::id(), parent),
+    }
+    while !children().is_empty() {
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The parent's alone, workers included.
+async fn prefork_in_no_fork() {
+    let result = forkio::no_fork(async {
+        let prefork = Prefork::new().workers(2).on_ready(|| send_signal(std::process::id(), libc::SIGTERM));
+        prefork.run(async |worker: Worker| worker.shutdown().await).await.unwrap().exit_code()
+    });
+    check_eq("exit code", result.await, Ok(0));
+}
+
+async fn prefork_drains_for_ever() {
+    let prefork = Prefork::new().workers(1).drain_timeout(Duration::MAX);
+    let prefork = prefork.on_ready(|| send_signal(std::process::id(), libc::SIGTERM));
+    let stopped = prefork.run(async |worker: Worker| worker.shutdown().await).await.unwrap();
+    check_eq("exit code", stopped.exit_code(), 0);
+}
+
+/// Workers end when their parent is killed: one that waits, one that is stuck, one that has given up its privileges.
+async fn prefork_orphans() {
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let server = fork_child(async || {
+        let prefork = Prefork::new().workers(3).drain_timeout(Duration::ZERO);
+        let _ = prefork
+            .run(async |worker: Worker| -> () {
+                if worker.index() == 2 {
+                    // SAFETY: this worker has one thread. (Without privileges to give up, it has none to lose.)
+                    unsafe { libc::setuid(65_534) };
+                }
+                theirs.writable().await.unwrap();
+                theirs.try_write(&std::process::id().to_le_bytes()).unwrap();
+                if worker.index() == 1 {
+                    loop {
+                        std::thread::park();
+                    }
+                }
+                worker.shutdown().await;
+            })
+            .await;
+    })
+    .await;
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        workers.push(ours.read_u32_le().await.unwrap().cast_signed());
+    }
+    server.kill().unwrap();
+    while workers.iter().any(|pid| processes().contains_key(pid)) {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A future that the child does not run may fork by itself: its own child goes on with it.
+async fn no_fork_forks() {
+    let forking = forkio::no_fork(async {
+        match forkio::fork().await.unwrap() {
+            Fork::Parent(mut child) => child.wait().await.unwrap().code(),
+            Fork::Child(_) => {
+                sleep(Duration::from_millis(20)).await;
+                std::process::exit(7);
+            }
+        }
+    });
+    check_eq("the child's status", forking.await, Ok(Some(7)));
+}
+
+/// Many threads that have ended and not been joined, more than glibc keeps stacks for: the child can join them, and make
+/// its own.
+async fn threads_that_nobody_joined() {
+    let threads: Vec<_> = (0..40).map(|number| std::thread::spawn(move || number)).collect();
+    while !threads.iter().all(std::thread::JoinHandle::is_finished) {
+        sleep(Duration::from_millis(2)).await;
+    }
+    reap(
+        fork_child(async || {
+            let own: Vec<_> = (0..40).map(|number| std::thread::spawn(move || number)).collect();
+            for (number, (old, own)) in threads.into_iter().zip(own).enumerate() {
+                check_eq("an old thread", old.join().unwrap(), number);
+                check_eq("an own thread", own.join().unwrap(), number);
+            }
+        })
+        .await,
+    )
+    .await;
 }
