@@ -132,18 +132,34 @@ impl Registration {
                 "the source is not registered with this `Registry` but with another one",
             ));
         }
-        self.selector = 0;
-        selector.deregister(fd)
+        let result = selector.deregister(fd);
+        // A registration that stays, because a fork was under way, is still to be ended when the source is dropped.
+        if result.as_ref().map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |()| true) {
+            self.selector = 0;
+        }
+        result
     }
 
+    /// Registered with another selector that is still there. Without the list that forks need nobody knows whether it is,
+    /// and as in mio only debug builds look.
     fn is_elsewhere(&self, selector: u32) -> bool {
-        self.selector != 0 && self.selector != selector
+        if self.selector == 0 || self.selector == selector {
+            return false;
+        }
+        #[cfg(feature = "cponfork")]
+        let is_alive = crate::fork::is_alive(self.selector);
+        #[cfg(not(feature = "cponfork"))]
+        let is_alive = cfg!(debug_assertions);
+        is_alive
     }
 
     /// The owner gives the descriptor away, open and registered as it is.
     fn release(self) {
         #[cfg(feature = "cponfork")]
         {
+            if self.selector != 0 {
+                crate::fork::given_away(self.selector, self.fd);
+            }
             if self.kind == SourceKind::Pair {
                 crate::fork::forget_pair(self.fd);
             }

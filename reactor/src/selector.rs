@@ -164,6 +164,8 @@ impl WakeSlot {
     /// The waker is gone. Its slot stays for the next one: the poller may be looking at it.
     pub(crate) fn vacate(&self) {
         self.flag.lower();
+        // No descriptor's, so that a fork does not take the slot for its next user's before that has filled it in.
+        self.fd.store(u32::MAX, Ordering::Relaxed);
         self.in_use.store(false, Ordering::Release);
     }
 

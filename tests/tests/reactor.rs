@@ -34,6 +34,11 @@ scenarios! {
     registering_inside_a_fork: "registering-inside-a-fork",
     descriptor_limit: "descriptor-limit",
     poison: "poison",
+    given_away: "given-away",
+    policies_at_odds: "policies-at-odds",
+    plain_fork: "plain-fork",
+    dropping_during_a_fork: "dropping-during-a-fork",
+    selector_that_is_gone: "selector-that-is-gone",
     aborted: "aborted",
 }
 

@@ -3,7 +3,8 @@
 //! A machine drifts by more than the contenders differ, so the figure that counts is a ratio of neighbours: each round
 //! runs every contender once for some milliseconds, each round begins with another one, and every few rounds all make
 //! their sockets and selectors anew, so that nobody keeps a lucky address. mio takes part twice: how far the median of its
-//! ratio to itself is from 1 is how far any ratio may be off.
+//! ratio to itself is from 1 is the noise of the run. It says nothing of where this build happens to have placed the code,
+//! which alone is worth up to a percent.
 
 use std::fmt;
 use std::io;

@@ -30,6 +30,10 @@ impl Gate {
             // Who could fork meanwhile is this thread, and it is here; it may only find a fork of its own under way.
             return (self.0.load(Ordering::Relaxed) & SHUT == 0).then_some(Inside { counted: None });
         }
+        self.enter_counted()
+    }
+
+    pub(super) fn enter_counted(&self) -> Option<Inside<'_>> {
         if self.0.fetch_add(1, Ordering::Acquire) & SHUT == 0 {
             Some(Inside { counted: Some(self) })
         } else {
@@ -40,12 +44,16 @@ impl Gate {
 
     /// Keeps newcomers out and waits for those inside to leave. One fork at a time: the caller sees to that.
     pub(crate) fn shut(&self) {
-        self.0.fetch_or(SHUT, Ordering::Acquire);
+        self.begin_shut();
         let mut round = 0;
         while self.0.load(Ordering::Acquire) != SHUT {
             pause(round);
             round += 1;
         }
+    }
+
+    pub(super) fn begin_shut(&self) {
+        self.0.fetch_or(SHUT, Ordering::Acquire);
     }
 
     /// The fork is over, in the parent.

@@ -82,10 +82,10 @@ pub use registrations::{
 };
 #[cfg(feature = "net")]
 pub(crate) use world::remember_pair;
-pub(crate) use world::{adopt, closing, disown, forget_pair};
+pub(crate) use world::{adopt, closing, disown, forget_pair, given_away, is_alive};
 
 use prepare::{Addition, Preparation};
-use world::{FORKING, GENERATION, HAS_FORKED, World, is_forking_here, this_thread, world};
+use world::{FORKING, GENERATION, World, is_forking_here, this_thread, world};
 
 /// What copy on fork asks of a kernel queue.
 pub(crate) trait CopyOnFork: Sized {
@@ -94,6 +94,9 @@ pub(crate) trait CopyOnFork: Sized {
 
     /// Parent, before the fork: the child's queue is to have this registration, armed.
     fn copy(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()>;
+
+    /// Parent, before the fork: takes a registration out of the child's queue again. `false`: it was not there.
+    fn uncopy(&self, fd: RawFd) -> io::Result<bool>;
 
     /// Parent, before the fork: whether the queue has a registration for what is open under this number now.
     fn holds(&self, fd: RawFd) -> io::Result<bool>;
@@ -155,8 +158,9 @@ pub unsafe fn fork() -> Result<ForkResult, ForkError> {
 /// A fork that is prepared: to be [committed](Prepared::commit) in the child and [aborted](Prepared::abort) in the
 /// parent. Dropping it aborts.
 ///
-/// Until then other threads' registrations wait, and the thread that prepared may not create, drop, register with or
-/// deregister from a selector.
+/// Until then other threads' registrations wait, and the thread that prepared may do nothing with selectors but poll and
+/// wake: not create, drop or list them, not register, deregister, tag or mute, not close a registered source, not make a
+/// socket pair.
 #[derive(Debug)]
 #[must_use = "a fork that is neither committed nor aborted keeps registrations waiting"]
 pub struct Prepared {
@@ -173,17 +177,16 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
         let source = io::Error::other("end the first fork before the next one");
         return Err(PrepareError { object: PrepareObject::NestedFork, source });
     }
-    let mut world = world();
+    let world = world();
     FORKING.store(this_thread(), Ordering::Relaxed);
-    HAS_FORKED.store(true, Ordering::Relaxed);
     for live in &world.selectors {
         live.get().registered.gate.shut();
     }
-    let World { selectors, pairs, plan } = &mut *world;
-    let result = Preparation::new(selectors, pairs, plan).run();
-    // Dropped on an error, which aborts.
-    let prepared = Prepared { world };
-    result.map(|()| prepared)
+    // From here on dropping it undoes everything, on an error and on a panic.
+    let mut prepared = Prepared { world };
+    let World { selectors, pairs, plan } = &mut *prepared.world;
+    Preparation::new(selectors, pairs, plan).run()?;
+    Ok(prepared)
 }
 
 impl Prepared {
@@ -239,6 +242,9 @@ impl Prepared {
         }
         for (live, fd) in &plan.wakers {
             let shared = live.get();
+            if shared.registered.is_poisoned() {
+                continue;
+            }
             // The flag as it was at the fork: who raised it may be a thread that does not exist here.
             if shared.wakers.find(*fd).is_some_and(|slot| slot.flag.is_raised())
                 && let Err(errno) = sys::WakeSignal::send_at(*fd)
@@ -248,6 +254,10 @@ impl Prepared {
         }
         for Addition { selector, fd, token, interest } in &plan.additions {
             let shared = selector.get();
+            // Its number may still stand for the parent's queue.
+            if shared.registered.is_poisoned() {
+                continue;
+            }
             if let Err(errno) = shared.queue.add_in_child(*fd, *token, *interest) {
                 shared.registered.poison(errno);
             }
@@ -260,8 +270,9 @@ impl Prepared {
         }
         GENERATION.fetch_add(1, Ordering::Relaxed);
         plan.clear();
+        let owner = std::process::id();
         for live in selectors {
-            live.get().registered.gate.reset();
+            live.get().registered.take_over(owner);
         }
         FORKING.store(0, Ordering::Relaxed);
         // The rest of `Drop` is for the parent; what it would do is done.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use super::policy::{ForkPolicy, SourceKind};
-use super::table::About;
+use super::table::{About, Entry};
 use super::world::{Live, find_pair};
 use super::{CopyOnFork, PrepareError, PrepareObject, generation};
 use crate::selector::Shared;
@@ -109,7 +109,47 @@ impl<'a> Preparation<'a> {
             }
             self.plan.queues.push((*live, copy));
         }
-        self.plan_deferred()
+        self.plan_deferred()?;
+        self.recall_replaced()?;
+        self.check_numbers()
+    }
+
+    /// A number that is replaced may be in another selector's queue already, together with what stands there now: it is
+    /// to be added in the child, as its replacement.
+    fn recall_replaced(&mut self) -> Result<(), PrepareError> {
+        for Replacement { onto, .. } in &self.plan.replacements {
+            for (live, copy) in &self.plan.queues {
+                let Some((token, about)) = live.get().registered.table.get(*onto).and_then(Entry::get) else {
+                    continue;
+                };
+                if !about.is_dropped(generation())
+                    && about.policy() == ForkPolicy::Inherit
+                    && copy.uncopy(*onto).map_err(failed(PrepareObject::Registration(*onto)))?
+                {
+                    let interest = about.interest();
+                    self.plan.additions.push(Addition { selector: *live, fd: *onto, token, interest });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// dup2(2) refuses numbers beyond the limit, also those that are open: better now than in the child.
+    fn check_numbers(&self) -> Result<(), PrepareError> {
+        let number = |live: &Live| live.get().queue.as_fd().as_raw_fd();
+        let queues = self.plan.queues.iter().map(|(live, _)| (PrepareObject::Queue(number(live)), number(live)));
+        let others = self.plan.replacements.iter();
+        let others = others.map(|replacement| (PrepareObject::Registration(replacement.onto), replacement.onto));
+        let highest = queues.chain(others).max_by_key(|(_, number)| *number);
+        match highest {
+            Some((object, number)) if !descriptor::is_within_limit(number) => {
+                let source = io::Error::other(format!(
+                    "descriptor {number} is beyond RLIMIT_NOFILE, which was lowered after it was opened: raise it"
+                ));
+                Err(PrepareError { object, source })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Brings what the table says about a registration up to date; `None` if this process does not have it.
@@ -214,7 +254,9 @@ impl<'a> Preparation<'a> {
             let planned = self.plan.queues.iter().position(|(queue, _)| *queue == live);
             if let Some(fresh) = self.fresh_end(fd, policy)? {
                 self.replace(live, fresh, fd);
-                self.plan.additions.push(Addition { selector: live, fd, token, interest });
+                if policy != ForkPolicy::NoFork {
+                    self.plan.additions.push(Addition { selector: live, fd, token, interest });
+                }
             } else if policy == ForkPolicy::Sever {
                 self.sever(live, fd, token, interest)?;
             } else if policy == ForkPolicy::Inherit

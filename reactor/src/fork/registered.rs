@@ -2,7 +2,8 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::process;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use super::gate::{Gate, Inside};
 use super::policy::{ForkPolicy, SourceKind};
@@ -17,11 +18,18 @@ pub(crate) struct Registered {
     pub(super) gate: Gate,
     /// The error that kept the child's queue from being completed; 0: none.
     poison: AtomicI32,
+    /// The process whose queue it is: a plain `fork(2)` gives its child the table, and the parent's queue.
+    owner: AtomicU32,
 }
 
 impl Default for Registered {
     fn default() -> Registered {
-        Registered { table: FdTable::new(), gate: Gate::new(), poison: AtomicI32::new(0) }
+        Registered {
+            table: FdTable::new(),
+            gate: Gate::new(),
+            poison: AtomicI32::new(0),
+            owner: AtomicU32::new(process::id()),
+        }
     }
 }
 
@@ -36,6 +44,10 @@ impl Registered {
         policy: Option<ForkPolicy>,
     ) -> io::Result<()> {
         let _inside = self.enter()?;
+        self.check_poison()?;
+        if self.table.get(fd).and_then(Entry::about).is_some_and(About::is_withheld) {
+            return Err(io::Error::from_raw_os_error(libc::EEXIST));
+        }
         queue.add(fd, token, interest)?;
         // The kernel took the number, so it is not negative.
         if let Some(entry) = self.table.get_or_make(fd) {
@@ -46,6 +58,7 @@ impl Registered {
 
     pub(crate) fn reregister(&self, queue: &sys::Queue, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let _inside = self.enter()?;
+        self.check_poison()?;
         let entry = self.table.get(fd).and_then(|entry| Some((entry, entry.about()?)));
         if !entry.is_some_and(|(_, about)| about.is_muted()) {
             queue.modify(fd, token, interest)?;
@@ -67,15 +80,34 @@ impl Registered {
         match about {
             // The kernel does not have it: the parent muted it, or the fork left it out. To its owner it was there.
             Some(about) if about.is_muted() || about.is_dropped(generation()) => Ok(()),
+            // Its number may still stand for the parent's queue.
+            _ if self.is_poisoned() => Ok(()),
             _ => queue.delete(fd),
         }
     }
 
-    /// The kernel is about to forget `fd` by itself, because it is closed.
-    pub(super) fn forget(&self, fd: RawFd) {
-        if let Some(entry) = self.table.get(fd) {
+    /// The registered `fd` is about to be closed.
+    pub(super) fn close(&self, queue: &sys::Queue, fd: RawFd) {
+        if self.owner.load(Ordering::Relaxed) == process::id() {
+            // Not registered is as good.
+            let _ = self.deregister(queue, fd);
+        } else if let Some(entry) = self.table.get(fd) {
+            // The queue is another process's, which may go on with it.
             entry.clear();
         }
+    }
+
+    /// The owner of `fd` gives it away.
+    pub(super) fn give_away(&self, fd: RawFd) {
+        if let Some((entry, (token, about))) = self.table.get(fd).and_then(|entry| Some((entry, entry.get()?))) {
+            entry.set(token, about.as_bare());
+        }
+    }
+
+    /// The child's side of a fork is done: this is `owner`'s selector now.
+    pub(super) fn take_over(&self, owner: u32) {
+        self.owner.store(owner, Ordering::Relaxed);
+        self.gate.reset();
     }
 
     /// Changes the live registration of `fd`, if there is one, and says whether there was.
@@ -99,7 +131,12 @@ impl Registered {
 
     /// From now on every poll fails with `errno`.
     pub(super) fn poison(&self, errno: i32) {
-        self.poison.store(errno, Ordering::Relaxed);
+        // The first error is the one to know.
+        let _ = self.poison.compare_exchange(0, errno, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.poison.load(Ordering::Relaxed) != 0
     }
 
     fn enter(&self) -> io::Result<Inside<'_>> {
@@ -125,5 +162,24 @@ impl Registered {
                 return Ok(inside);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The child finds the gate shut, with a thread inside or at it that does not exist there.
+    #[test]
+    fn taking_over_opens_the_gate_whoever_was_counted() {
+        let registered = Registered::default();
+        std::mem::forget(registered.gate.enter_counted());
+        registered.gate.begin_shut();
+        assert!(registered.gate.try_enter().is_none());
+        registered.take_over(process::id());
+        assert!(registered.gate.try_enter().is_some());
+        // Nobody is left to be waited for.
+        registered.gate.shut();
+        registered.gate.open();
     }
 }

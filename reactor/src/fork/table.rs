@@ -25,8 +25,8 @@ pub(crate) struct FdTable<T> {
 
 struct Root<T> {
     chunks: Box<[AtomicPtr<Chunk<T>>]>,
-    /// The smaller root before this one: somebody may still be reading it.
-    _before: Option<Box<Root<T>>>,
+    /// The smaller root before this one, or null: somebody may still be reading it.
+    before: *mut Root<T>,
 }
 
 /// Types whose all-zero bytes are a valid value.
@@ -65,13 +65,11 @@ impl<T: Zeroed> FdTable<T> {
             Some(root) if index < root.chunks.len() => &root.chunks,
             _ => {
                 let before = self.root.load(Ordering::Relaxed);
-                // SAFETY: under the lock nobody else takes the root; the pointer came from `Box::into_raw`.
-                let before = (!before.is_null()).then(|| unsafe { Box::from_raw(before) });
-                let old: &[AtomicPtr<Chunk<T>>] = before.as_ref().map_or(&[], |root| &root.chunks);
+                let old: &[AtomicPtr<Chunk<T>>] = self.root().map_or(&[], |root| &root.chunks);
                 let length = (index + 1).next_power_of_two().max(4);
                 let pointers = old.iter().map(|chunk| chunk.load(Ordering::Relaxed));
                 let chunks = pointers.chain(std::iter::repeat(ptr::null_mut())).take(length).map(AtomicPtr::new);
-                let root = Root { chunks: chunks.collect(), _before: before };
+                let root = Root { chunks: chunks.collect(), before };
                 self.root.store(Box::into_raw(Box::new(root)), Ordering::Release);
                 &self.root()?.chunks
             }
@@ -98,25 +96,26 @@ impl<T: Zeroed> FdTable<T> {
     }
 
     fn root(&self) -> Option<&Root<T>> {
-        // SAFETY: null or from `Box::into_raw`; a root that is replaced stays alive inside the next one.
+        // SAFETY: null or from `Box::into_raw`; a root that is replaced is freed with the table, not before.
         unsafe { self.root.load(Ordering::Acquire).as_ref() }
     }
 }
 
 impl<T> Drop for FdTable<T> {
     fn drop(&mut self) {
-        let root = *self.root.get_mut();
-        if root.is_null() {
-            return;
-        }
-        // SAFETY: from `Box::into_raw`, and nobody has a reference any more.
-        let root = unsafe { Box::from_raw(root) };
-        for chunk in &root.chunks {
-            let chunk = chunk.load(Ordering::Relaxed);
-            if !chunk.is_null() {
-                // SAFETY: from `Box::into_raw`; the newest root names every chunk once.
+        let mut root = *self.root.get_mut();
+        let mut is_newest = true;
+        while !root.is_null() {
+            // SAFETY: from `Box::into_raw`, and nobody has a reference any more.
+            let owned = unsafe { Box::from_raw(root) };
+            root = owned.before;
+            // The newest root names every chunk, those before it some of them again.
+            let chunks = owned.chunks.iter().filter(|_| is_newest).map(|chunk| chunk.load(Ordering::Relaxed));
+            for chunk in chunks.filter(|chunk| !chunk.is_null()) {
+                // SAFETY: from `Box::into_raw`, once.
                 drop(unsafe { Box::from_raw(chunk) });
             }
+            is_newest = false;
         }
     }
 }
@@ -214,6 +213,17 @@ impl About {
 
     pub(crate) fn is_bare(self) -> bool {
         self.0 & About::BARE != 0
+    }
+
+    /// Registered by number from now on: nothing tells us when it is closed.
+    pub(crate) fn as_bare(self) -> About {
+        About(self.0 | About::BARE)
+    }
+
+    /// Muted, by a source that tells us when it is closed: registered, although the kernel does not know.
+    #[inline]
+    pub(crate) fn is_withheld(self) -> bool {
+        self.0 & (About::MUTED | About::BARE) == About::MUTED
     }
 
     /// The registration's own policy, or its kind's default.

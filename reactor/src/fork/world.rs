@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::prepare::Plan;
@@ -12,9 +12,6 @@ use crate::sys::descriptor::{self, Identity};
 
 /// How many forks lie between this process and the one that its program started as.
 pub(super) static GENERATION: AtomicU32 = AtomicU32::new(0);
-
-/// Whether this process has a parent or a child that shares its descriptors.
-pub(super) static HAS_FORKED: AtomicBool = AtomicBool::new(false);
 
 /// The thread that is between prepare and the end of a fork, as the address of its `MARK`; 0: none.
 pub(super) static FORKING: AtomicUsize = AtomicUsize::new(0);
@@ -71,18 +68,31 @@ pub(crate) fn disown(selector: &Shared) {
 /// The kernel drops the registrations of a closed descriptor by itself, and mio's users rely on it; the table has to be
 /// told. tokio deregisters first, so this is not on its path.
 pub(crate) fn closing(id: u32, fd: RawFd) {
+    // Where a relative holds a duplicate, the kernel does not forget by itself.
+    with_selector(id, |shared| shared.registered.close(&shared.queue, fd));
+}
+
+/// A source that is registered with selector `id` becomes a bare descriptor, still registered: nothing will tell when it
+/// is closed.
+pub(crate) fn given_away(id: u32, fd: RawFd) {
+    with_selector(id, |shared| shared.registered.give_away(fd));
+}
+
+/// Whether the selector `id` is still there.
+pub(crate) fn is_alive(id: u32) -> bool {
+    let mut found = false;
+    with_selector(id, |_| found = true);
+    found
+}
+
+fn with_selector(id: u32, act: impl FnOnce(&Shared)) {
+    // Between prepare and the end of a fork this thread has the lock; see `Prepared` for what it may not do then.
     if is_forking_here() {
         return;
     }
     let world = world();
     if let Some(live) = world.selectors.iter().find(|live| live.get().id == id) {
-        let shared = live.get();
-        if HAS_FORKED.load(Ordering::Relaxed) {
-            // A relative may hold a duplicate, and then the kernel does not forget. Not registered is as good.
-            let _ = shared.registered.deregister(&shared.queue, fd);
-        } else {
-            shared.registered.forget(fd);
-        }
+        act(live.get());
     }
 }
 
@@ -95,6 +105,9 @@ pub(crate) fn remember_pair(a: RawFd, b: RawFd) {
 
 /// One end is closed or given away: what is left is no pair any more.
 pub(crate) fn forget_pair(fd: RawFd) {
+    if is_forking_here() {
+        return;
+    }
     let mut world = world();
     if let Some(peer) = world.pairs.remove(&fd) {
         world.pairs.remove(&peer);

@@ -133,15 +133,26 @@ pub(crate) fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
     }
 }
 
+/// Whether the number may be given to dup2(2).
+pub(crate) fn is_within_limit(fd: RawFd) -> bool {
+    // A limit that cannot be read is none that could be told of.
+    descriptor_limit().is_none_or(|limit| u64::try_from(fd).is_ok_and(|fd| fd < limit))
+}
+
+/// RLIMIT_NOFILE.
+fn descriptor_limit() -> Option<u64> {
+    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
+    // SAFETY: the kernel fills `limit`.
+    syscall!(getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr())).ok()?;
+    // SAFETY: getrlimit succeeded, so it is filled.
+    Some(unsafe { limit.assume_init() }.rlim_cur)
+}
+
 /// A limit that a failed preparation ran into, in words, and what to do about it.
 pub(crate) fn limit_behind(error: &io::Error) -> Option<String> {
     match error.raw_os_error()? {
         libc::EMFILE => {
-            let mut limit = MaybeUninit::<libc::rlimit>::uninit();
-            // SAFETY: the kernel fills `limit`.
-            syscall!(getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr())).ok()?;
-            // SAFETY: getrlimit succeeded, so it is filled.
-            let limit = unsafe { limit.assume_init() }.rlim_cur;
+            let limit = descriptor_limit()?;
             Some(format!("the process may have {limit} descriptors open (RLIMIT_NOFILE): raise it, or close some"))
         }
         libc::ENFILE => Some("the system has no descriptor left (/proc/sys/fs/file-max)".to_owned()),

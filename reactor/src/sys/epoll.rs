@@ -71,6 +71,14 @@ impl crate::fork::CopyOnFork for Queue {
         self.add(fd, token, interest)
     }
 
+    fn uncopy(&self, fd: RawFd) -> io::Result<bool> {
+        match self.delete(fd) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn holds(&self, fd: RawFd) -> io::Result<bool> {
         // Only the kernel knows which open file description was registered under this number; adding tells, and
         // changes nothing where it is there.
@@ -78,7 +86,8 @@ impl crate::fork::CopyOnFork for Queue {
             Ok(()) => self.delete(fd).map(|()| false),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EEXIST) => Ok(true),
-                Some(libc::EBADF | libc::EPERM) => Ok(false),
+                // Not open, nothing that can be polled, or a queue that cannot be in this one.
+                Some(libc::EBADF | libc::EPERM | libc::EINVAL | libc::ELOOP) => Ok(false),
                 _ => Err(error),
             },
         }
