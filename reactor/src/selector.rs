@@ -15,10 +15,15 @@ use crate::{Interest, Token, sys};
 #[cfg(feature = "cponfork")]
 use crate::fork::{ForkPolicy, registered::Registered};
 
+#[cfg(feature = "cponfork")]
+type Handle = crate::fork::Adopted;
+#[cfg(not(feature = "cponfork"))]
+type Handle = Arc<Shared>;
+
 /// A handle to a selector. All handles of one selector share a descriptor, so a fork has one number to look after.
 #[derive(Clone, Debug)]
 pub(crate) struct Selector {
-    shared: Arc<Shared>,
+    shared: Handle,
     /// What registrations made through this handle are tagged with; `None`: their kind's default.
     #[cfg(feature = "cponfork")]
     policy: Option<ForkPolicy>,
@@ -38,20 +43,17 @@ impl Selector {
     pub(crate) fn new() -> io::Result<Selector> {
         /// Counts from 1; 0 stands for "not registered".
         static NEXT_ID: AtomicU32 = AtomicU32::new(1);
-        let shared = Arc::new(Shared {
+        let shared = Shared {
             queue: sys::Queue::new()?,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             wakers: WakeSlots::default(),
             #[cfg(feature = "cponfork")]
             registered: Registered::default(),
-        });
+        };
         #[cfg(feature = "cponfork")]
-        {
-            sys::process::find_out_about_threads();
-            crate::fork::adopt(&shared);
-        }
+        sys::process::find_out_about_threads();
         Ok(Selector {
-            shared,
+            shared: Handle::new(shared),
             #[cfg(feature = "cponfork")]
             policy: None,
         })
@@ -59,7 +61,7 @@ impl Selector {
 
     #[cfg(feature = "cponfork")]
     pub(crate) fn with_policy(&self, policy: ForkPolicy) -> Selector {
-        Selector { shared: Arc::clone(&self.shared), policy: Some(policy) }
+        Selector { shared: self.shared.clone(), policy: Some(policy) }
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -139,13 +141,6 @@ impl Selector {
 impl AsFd for Selector {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.shared.queue.as_fd()
-    }
-}
-
-#[cfg(feature = "cponfork")]
-impl Drop for Shared {
-    fn drop(&mut self) {
-        crate::fork::disown(self);
     }
 }
 

@@ -82,7 +82,7 @@ pub use registrations::{
 };
 #[cfg(feature = "net")]
 pub(crate) use world::remember_pair;
-pub(crate) use world::{adopt, closing, disown, forget_pair, given_away, is_alive};
+pub(crate) use world::{Adopted, closing, forget_pair, given_away, is_alive};
 
 use prepare::{Addition, Preparation};
 use world::{FORKING, GENERATION, World, is_forking_here, this_thread, world};

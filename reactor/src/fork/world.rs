@@ -1,10 +1,12 @@
 //! All that forks look after, in one place and under one lock.
 
 use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
 use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::prepare::Plan;
 use crate::selector::Shared;
@@ -52,15 +54,46 @@ pub(super) fn world() -> MutexGuard<'static, World> {
     WORLD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A new selector takes part in forks from now on.
-pub(crate) fn adopt(selector: &Shared) {
-    world().selectors.push(Live(ptr::from_ref(selector)));
+/// A handle to a selector that takes part in forks.
+///
+/// The last one takes the selector off the list and frees it under the lock, so that what the list names is there for as
+/// long as the lock is held.
+#[derive(Debug)]
+pub(crate) struct Adopted(ManuallyDrop<Arc<Shared>>);
+
+impl Adopted {
+    pub(crate) fn new(selector: Shared) -> Adopted {
+        let selector = Arc::new(selector);
+        world().selectors.push(Live(Arc::as_ptr(&selector)));
+        Adopted(ManuallyDrop::new(selector))
+    }
 }
 
-/// A selector is about to be freed.
-pub(crate) fn disown(selector: &Shared) {
-    let gone = Live(ptr::from_ref(selector));
-    world().selectors.retain(|live| *live != gone);
+impl Clone for Adopted {
+    fn clone(&self) -> Adopted {
+        Adopted(self.0.clone())
+    }
+}
+
+impl Deref for Adopted {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Drop for Adopted {
+    fn drop(&mut self) {
+        let mut world = world();
+        // Others drop theirs under the lock too, and nobody can clone the last one.
+        if Arc::strong_count(&self.0) == 1 {
+            let gone = Live(Arc::as_ptr(&self.0));
+            world.selectors.retain(|live| *live != gone);
+        }
+        // SAFETY: not used again. Freeing the selector takes no lock.
+        unsafe { ManuallyDrop::drop(&mut self.0) };
+    }
 }
 
 /// A source that is registered with selector `id` is about to be closed.
