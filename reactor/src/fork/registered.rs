@@ -18,18 +18,13 @@ pub(crate) struct Registered {
     pub(super) gate: Gate,
     /// The error that kept the child's queue from being completed; 0: none.
     poison: AtomicI32,
-    /// The process whose queue it is: a plain `fork(2)` gives its child the table, and the parent's queue.
+    /// The process whose queue it is, from the first registration on: a plain `fork(2)` gives its child the table, and the parent's queue.
     owner: AtomicU32,
 }
 
 impl Default for Registered {
     fn default() -> Registered {
-        Registered {
-            table: FdTable::new(),
-            gate: Gate::new(),
-            poison: AtomicI32::new(0),
-            owner: AtomicU32::new(process::id()),
-        }
+        Registered { table: FdTable::new(), gate: Gate::new(), poison: AtomicI32::new(0), owner: AtomicU32::new(0) }
     }
 }
 
@@ -45,12 +40,16 @@ impl Registered {
     ) -> io::Result<()> {
         let _inside = self.enter()?;
         self.check_poison()?;
-        if self.table.get(fd).and_then(Entry::about).is_some_and(About::is_withheld) {
+        if self.owner.load(Ordering::Relaxed) == 0 {
+            self.owner.store(process::id(), Ordering::Relaxed);
+        }
+        // None for a negative number, which the kernel refuses.
+        let entry = self.table.get_or_make(fd);
+        if entry.is_some_and(Entry::is_withheld) {
             return Err(io::Error::from_raw_os_error(libc::EEXIST));
         }
         queue.add(fd, token, interest)?;
-        // The kernel took the number, so it is not negative.
-        if let Some(entry) = self.table.get_or_make(fd) {
+        if let Some(entry) = entry {
             entry.set(token, About::new(interest, kind, policy));
         }
         Ok(())

@@ -158,6 +158,12 @@ impl Entry {
         self.about.store(about.0, Ordering::Release);
     }
 
+    /// Muted, by a source that tells us when it is closed: registered, although the kernel does not know.
+    #[inline]
+    pub(crate) fn is_withheld(&self) -> bool {
+        self.about.load(Ordering::Relaxed) & (About::MUTED | About::BARE) == About::MUTED
+    }
+
     #[inline]
     pub(crate) fn clear(&self) {
         self.about.store(0, Ordering::Release);
@@ -218,12 +224,6 @@ impl About {
     /// Registered by number from now on: nothing tells us when it is closed.
     pub(crate) fn as_bare(self) -> About {
         About(self.0 | About::BARE)
-    }
-
-    /// Muted, by a source that tells us when it is closed: registered, although the kernel does not know.
-    #[inline]
-    pub(crate) fn is_withheld(self) -> bool {
-        self.0 & (About::MUTED | About::BARE) == About::MUTED
     }
 
     /// The registration's own policy, or its kind's default.
