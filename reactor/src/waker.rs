@@ -15,12 +15,15 @@ use crate::{Registry, Token, sys};
 /// # Wakes are coalesced
 ///
 /// While a wake is pending, that is until the poll that returns its event, further wakes make no system call. None is
-/// lost: what a thread wrote before its `wake` is visible to the poller after the event.
+/// lost: what a thread wrote before its `wake` is visible to the poller after the event. This asks that events are taken
+/// by [`Poll::poll`](crate::Poll::poll) only: a program that reads the queue's descriptor by other means would take the
+/// event of a wake and leave the waker believing that it is pending.
 ///
 /// # Fork
 ///
 /// Waker and wake are private to a process: the child gets a fresh kernel object under the same number, and a wake that
-/// was pending at the fork is pending in both. Neither can wake the other.
+/// was pending at the fork is pending in both. Neither can wake the other. Give a waker a token of its own: an event of a
+/// source that shares it counts as the waker's.
 ///
 /// # Platforms
 ///

@@ -22,7 +22,9 @@ pub enum ForkPolicy {
     /// parent closes. (A listening socket is better closed in the child: `accept` on the dead endpoint fails.)
     Sever = 3,
     /// The object is private to a process: the child gets a fresh one at the same number, with what was pending in it.
-    /// For wakers and for stream socket pairs made in this process, both ends and all their registered duplicates.
+    /// For wakers, and for stream socket pairs made in this process: both ends, whatever the other end's policy, and
+    /// those registered duplicates that are tagged so too. Bytes that wait to be read are copied; descriptors in transit
+    /// (`SCM_RIGHTS`) and a half that was shut down are not.
     Renew = 4,
 }
 

@@ -107,7 +107,8 @@ pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
 /// children get it armed. The parent of a prefork server does this with its listeners, so that connections do not wake
 /// it.
 ///
-/// Muting twice is muting once.
+/// Muting twice is muting once. Where a source is registered with several selectors it is muted in all of them, or, on
+/// an error, in those before the one that failed.
 ///
 /// # Errors
 ///

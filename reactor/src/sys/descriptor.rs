@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use super::syscall;
 use crate::source_kind::SourceKind;
 
-/// Device and inode: the same for all duplicates of a socket or pipe, and for nothing else that is open.
+/// Device and inode: the same for all duplicates of a socket or pipe. (Socket inodes count up to 2^32 and begin again, so
+/// in a process with sockets of all ages two may share one.)
 pub(crate) type Identity = (u64, u64);
 
 pub(crate) fn identity(fd: RawFd) -> io::Result<Identity> {
