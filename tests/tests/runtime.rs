@@ -35,6 +35,7 @@ scenarios! {
     refuses_no_runtime: "refuses-no-runtime",
     refuses_no_io: "refuses-no-io",
     refuses_descriptor_limit: "refuses-descriptor-limit",
+    refuses_process_limit: "refuses-process-limit",
     no_fork: "no-fork",
     on_child: "on-child",
     child_handle: "child-handle",
@@ -53,6 +54,7 @@ scenarios! {
     prefork_in_no_fork: "prefork-in-no-fork",
     prefork_drains_for_ever: "prefork-drains-for-ever",
     prefork_orphans: "prefork-orphans",
+    prefork_stops_while_it_waits: "prefork-stops-while-it-waits",
     no_fork_forks: "no-fork-forks",
     threads_that_nobody_joined: "threads-that-nobody-joined",
 }

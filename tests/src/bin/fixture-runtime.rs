@@ -40,6 +40,7 @@ fn main() {
         ("refuses-no-runtime", refuses_no_runtime),
         ("refuses-no-io", refuses_no_io),
         ("refuses-descriptor-limit", || run(refuses_descriptor_limit())),
+        ("refuses-process-limit", || run(refuses_process_limit())),
         ("no-fork", || run(no_fork())),
         ("on-child", || run(on_child())),
         ("child-handle", || run(child_handle())),
@@ -59,6 +60,7 @@ fn main() {
         ("prefork-in-no-fork", || run(prefork_in_no_fork())),
         ("prefork-drains-for-ever", || run(prefork_drains_for_ever())),
         ("prefork-orphans", || run(prefork_orphans())),
+        ("prefork-stops-while-it-waits", || run(prefork_stops_while_it_waits())),
         ("no-fork-forks", || run(no_fork_forks())),
         ("threads-that-nobody-joined", || run(threads_that_nobody_joined())),
     ]);
@@ -599,6 +601,28 @@ async fn refuses_descriptor_limit() {
     reap(fork_child(async || {}).await).await;
 }
 
+/// fork(2) itself fails.
+async fn refuses_process_limit() {
+    reap(fork_child(async || {}).await).await;
+    let nothing = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel reads `nothing`; this process has one thread. (The limit does not hold for root. Who is not
+    // root has no privileges to give up.)
+    unsafe {
+        check_eq("setrlimit", libc::setrlimit(libc::RLIMIT_NPROC, &nothing), 0);
+        libc::setuid(65_534);
+    }
+    let error = refused(forkio::fork).await;
+    match &error {
+        ForkError::Fork(error) => check_eq("error", error.raw_os_error(), Some(libc::EAGAIN)),
+        error => panic!("{error:?}"),
+    }
+    assert!(error.to_string().contains("RLIMIT_NPROC"), "{error}");
+    // The runtime is as it was.
+    let (mut a, mut b) = connection().await;
+    a.write_all(b"x").await.unwrap();
+    check_eq("a connection", b.read_u8().await.unwrap(), b'x');
+}
+
 async fn no_fork() {
     struct Dropped(Arc<AtomicU32>);
     impl Drop for Dropped {
@@ -1044,6 +1068,22 @@ async fn prefork_orphans() {
     while workers.iter().any(|pid| processes().contains_key(pid)) {
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// A thread is in the way of the first fork, and will be for longer than anybody wants to wait for the end.
+async fn prefork_stops_while_it_waits() {
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || stopped.recv());
+    tokio::spawn(async {
+        sleep(Duration::from_millis(50)).await;
+        send_signal(std::process::id(), libc::SIGTERM);
+    });
+    let options = ForkOptions::new().idle_threads(Duration::from_secs(3_600));
+    let prefork = Prefork::new().workers(2).fork_options(options).on_ready(|| unreachable!("no worker was forked"));
+    let stopped = prefork.run(async |_| ()).await.unwrap();
+    check_eq("workers", stopped.workers().len(), 0);
+    drop(stop);
+    thread.join().unwrap().unwrap_err();
 }
 
 /// A future that the child does not run may fork by itself: its own child goes on with it.
