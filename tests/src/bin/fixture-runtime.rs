@@ -1008,6 +1008,8 @@ async fn prefork_has_no_way_back() {
     let turn = Turn::new().unwrap();
     let parent = std::process::id();
     let prefork = Prefork::new().workers(1).run(async |worker: Worker| {
+        // Once for each process: the other branch of the `select!` below goes on in the worker too.
+        turn.give();
         turn.give();
         worker.shutdown().await;
     });
