@@ -87,8 +87,6 @@ impl ForkOptions {
         runtime::tag_signal_pipes().map_err(ForkError::Inspect)?;
         let mut turns = 0;
         loop {
-            // Tasks that run while this waits, here or below, may use the blocking pool again.
-            runtime::wait_for_threads(self.idle_threads).await?;
             let blocked = reactor::block_signals();
             if turns == TURNS_FOR_SIGNALS || !runtime::is_signal_pending() {
                 return fork_now(blocked, first);
@@ -99,6 +97,8 @@ impl ForkOptions {
             // In the first turn the driver reads the pipe, in the second one the tasks that it woke run.
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
+            // Tasks that ran meanwhile may have used the blocking pool.
+            runtime::wait_for_threads(self.idle_threads).await?;
         }
     }
 

@@ -18,7 +18,8 @@ pub(crate) struct Registered {
     pub(super) gate: Gate,
     /// The error that kept the child's queue from being completed; 0: none.
     poison: AtomicI32,
-    /// The process whose queue it is, from the first registration on: a plain `fork(2)` gives its child the table, and the parent's queue.
+    /// The process whose queue it is, from the first registration on: a plain `fork(2)` gives its child the table, and the
+    /// parent's queue.
     owner: AtomicU32,
 }
 
