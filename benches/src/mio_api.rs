@@ -4,12 +4,16 @@
 macro_rules! mio_contender {
     ($mio:ident) => {
         use std::io::{self, Read, Write};
+        use std::os::fd::AsRawFd;
+        use std::sync::Arc;
         use std::time::Duration;
 
-        use $mio::net::{TcpListener, TcpStream};
+        use $mio::net::{TcpListener, TcpStream, UnixStream};
+        use $mio::unix::SourceFd;
         use $mio::{Events, Interest, Poll, Token, Waker};
 
-        use crate::{Batch, MESSAGE, Operation, STORM};
+        use crate::storm::Storm;
+        use crate::{Batch, MESSAGE, Operation, STORM, STRIDE};
 
         pub(crate) fn prepare(operation: Operation) -> io::Result<Batch> {
             let mut poll = Poll::new()?;
@@ -34,6 +38,17 @@ macro_rules! mio_contender {
                         for _ in 0..times {
                             poll.registry().register(&mut near, Token(1), both)?;
                             poll.registry().deregister(&mut near)?;
+                        }
+                        Ok(())
+                    })
+                }
+                Operation::RegisterFd => {
+                    let eventfd = crate::eventfd()?;
+                    Box::new(move |times| {
+                        let fd = eventfd.as_raw_fd();
+                        for _ in 0..times {
+                            poll.registry().register(&mut SourceFd(&fd), Token(1), Interest::READABLE)?;
+                            poll.registry().deregister(&mut SourceFd(&fd))?;
                         }
                         Ok(())
                     })
@@ -99,6 +114,61 @@ macro_rules! mio_contender {
                         Ok(())
                     })
                 }
+                Operation::IdleStreams => {
+                    let mut streams: Vec<_> = crate::idle_streams()?.into_iter().map(UnixStream::from_std).collect();
+                    for (number, stream) in streams.iter_mut().enumerate() {
+                        poll.registry().register(stream, Token(number), both)?;
+                    }
+                    // All can be written to.
+                    loop {
+                        poll.poll(&mut events, Some(Duration::ZERO))?;
+                        if events.is_empty() {
+                            break;
+                        }
+                    }
+                    let mut next = 0;
+                    Box::new(move |times| {
+                        for _ in 0..times {
+                            next = (next + STRIDE) % streams.len();
+                            let mut message = MESSAGE;
+                            streams[next ^ 1].write_all(&message)?;
+                            loop {
+                                poll.poll(&mut events, None)?;
+                                if events.iter().any(|event| event.token() == Token(next)) {
+                                    break;
+                                }
+                            }
+                            streams[next].read_exact(&mut message)?;
+                        }
+                        Ok(())
+                    })
+                }
+                Operation::AcceptChurn => {
+                    let mut listener = TcpListener::from_std(crate::listener()?);
+                    let address = listener.local_addr()?;
+                    poll.registry().register(&mut listener, Token(0), Interest::READABLE)?;
+                    Box::new(move |times| {
+                        for _ in 0..times {
+                            let client = crate::client(address)?;
+                            poll.poll(&mut events, None)?;
+                            let (mut stream, _) = listener.accept()?;
+                            // As a server does, which does not know that it was the only one.
+                            match listener.accept() {
+                                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                                other => return other.map(|_| ()),
+                            }
+                            poll.registry().register(&mut stream, Token(1), both)?;
+                            drop(client);
+                            poll.poll(&mut events, None)?;
+                            match stream.read(&mut [0]) {
+                                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+                                other => return other.map(|_| ()),
+                            }
+                            poll.registry().deregister(&mut stream)?;
+                        }
+                        Ok(())
+                    })
+                }
                 Operation::NewPoll => Box::new(|times| {
                     for _ in 0..times {
                         Poll::new()?;
@@ -112,6 +182,17 @@ macro_rules! mio_contender {
                     }
                     Ok(())
                 }),
+                Operation::WakeStormThreads => {
+                    let waker = Arc::new(Waker::new(poll.registry(), Token(0))?);
+                    let storm = Storm::new(move || waker.wake())?;
+                    Box::new(move |times| {
+                        for _ in 0..times {
+                            storm.turn()?;
+                            poll.poll(&mut events, None)?;
+                        }
+                        Ok(())
+                    })
+                }
             })
         }
     };
