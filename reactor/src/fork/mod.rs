@@ -57,7 +57,7 @@
 //! ```
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
@@ -84,26 +84,39 @@ pub use registrations::{
 pub(crate) use world::remember_pair;
 pub(crate) use world::{Adopted, closing, forget_pair, given_away, is_alive};
 
-use prepare::{Addition, Preparation};
+use prepare::Preparation;
 use world::{FORKING, GENERATION, World, is_forking_here, this_thread, world};
 
-/// What copy on fork asks of a kernel queue.
-pub(crate) trait CopyOnFork: Sized {
-    /// Parent, before the fork: an empty queue for the child.
-    fn new_copy() -> io::Result<Self>;
+/// A child's kernel queue in the making: what copy on fork asks of a backend.
+///
+/// The parent says what the child is to have; the two steps of the child only make system calls. Dropping it in the parent
+/// leaves everything as it was.
+pub(crate) trait QueueCopy: Sized {
+    /// Parent, before the fork: for the child's copy of `queue`. Without registrations so far.
+    fn new(queue: &sys::Queue) -> io::Result<Self>;
 
-    /// Parent, before the fork: the child's queue is to have this registration, armed.
-    fn copy(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()>;
+    /// Parent, before the fork: the child is to have this registration, which the parent has, or has muted.
+    fn inherit(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()>;
 
-    /// Parent, before the fork: takes a registration out of the child's queue again. `false`: it was not there.
-    fn uncopy(&self, fd: RawFd) -> io::Result<bool>;
+    /// Parent, before the fork: the child is not to have this registration.
+    fn leave_out(&mut self, fd: RawFd, interest: Interest);
 
-    /// Parent, before the fork: whether the queue has a registration for what is open under this number now.
-    fn holds(&self, fd: RawFd) -> io::Result<bool>;
+    /// Parent, before the fork: the child is to have this registration, of a number that stands for something else there.
+    fn add_in_child(&mut self, fd: RawFd, token: Token, interest: Interest);
 
-    /// Child, with the queue at its final number: adds what could not be added before. Async-signal-safe; the error is
+    /// Parent, before the fork: a number that was [inherited](QueueCopy::inherit) turns out to stand for something else
+    /// in the child. `true`: it is taken out again, and to be [added in the child](QueueCopy::add_in_child).
+    fn recall(&mut self, fd: RawFd) -> io::Result<bool>;
+
+    /// Child: makes the number of `queue` stand for the child's queue. Async-signal-safe; the error is an errno.
+    fn put_in_place(&mut self, queue: &sys::Queue) -> Result<(), i32>;
+
+    /// Child, where all numbers stand for what they are to: completes the registrations. Async-signal-safe; the error is
     /// an errno.
-    fn add_in_child(&self, fd: RawFd, token: Token, interest: Interest) -> Result<(), i32>;
+    fn complete(&mut self, queue: &sys::Queue) -> Result<(), i32>;
+
+    /// Child: closes what is left of the preparation. Async-signal-safe, so memory stays for the next fork to free.
+    fn close(&mut self);
 }
 
 /// How many forks, made through this crate, lie between this process and the one that its program started as: 0 there,
@@ -165,6 +178,8 @@ pub unsafe fn fork() -> Result<ForkResult, ForkError> {
 #[must_use = "a fork that is neither committed nor aborted keeps registrations waiting"]
 pub struct Prepared {
     world: MutexGuard<'static, World>,
+    /// In the child nothing is left to undo.
+    committed: bool,
 }
 
 /// Prepares a fork: makes every kernel object that the child will need.
@@ -183,7 +198,7 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
         live.get().registered.gate.shut();
     }
     // From here on dropping it undoes everything, on an error and on a panic.
-    let mut prepared = Prepared { world };
+    let mut prepared = Prepared { world, committed: false };
     let World { selectors, pairs, plan } = &mut *prepared.world;
     Preparation::new(selectors, pairs, plan).run()?;
     Ok(prepared)
@@ -228,10 +243,9 @@ impl Prepared {
     /// descriptor or a selector there, with signals [blocked](block_signals).
     pub unsafe fn commit(mut self) {
         let World { selectors, plan, .. } = &mut *self.world;
-        for (live, copy) in &plan.queues {
+        for (live, copy) in &mut plan.queues {
             let shared = live.get();
-            let number = shared.queue.as_fd().as_raw_fd();
-            if let Err(errno) = descriptor::replace(copy.as_fd().as_raw_fd(), number) {
+            if let Err(errno) = copy.put_in_place(&shared.queue) {
                 shared.registered.poison(errno);
             }
         }
@@ -240,25 +254,22 @@ impl Prepared {
                 replacement.selector.get().registered.poison(errno);
             }
         }
-        for (live, fd) in &plan.wakers {
+        for (live, copy) in &mut plan.queues {
             let shared = live.get();
-            if shared.registered.is_poisoned() {
-                continue;
-            }
-            // The flag as it was at the fork: who raised it may be a thread that does not exist here.
-            if shared.wakers.find(*fd).is_some_and(|slot| slot.flag.is_raised())
-                && let Err(errno) = sys::WakeSignal::send_at(*fd)
+            // A poisoned one's number may still stand for the parent's queue.
+            if !shared.registered.is_poisoned()
+                && let Err(errno) = copy.complete(&shared.queue)
             {
                 shared.registered.poison(errno);
             }
         }
-        for Addition { selector, fd, token, interest } in &plan.additions {
-            let shared = selector.get();
-            // Its number may still stand for the parent's queue.
-            if shared.registered.is_poisoned() {
-                continue;
-            }
-            if let Err(errno) = shared.queue.add_in_child(*fd, *token, *interest) {
+        for (live, fd) in &plan.wakers {
+            let shared = live.get();
+            // The flag as it was at the fork: who raised it may be a thread that does not exist here.
+            if !shared.registered.is_poisoned()
+                && shared.wakers.find(*fd).is_some_and(|slot| slot.flag.is_raised())
+                && let Err(errno) = sys::WakeSignal::send_at(*fd)
+            {
                 shared.registered.poison(errno);
             }
         }
@@ -269,13 +280,13 @@ impl Prepared {
             }
         }
         GENERATION.fetch_add(1, Ordering::Relaxed);
-        plan.clear();
+        plan.close();
         let owner = std::process::id();
         for live in selectors {
             live.get().registered.take_over(owner);
         }
         FORKING.store(0, Ordering::Relaxed);
-        // The rest of `Drop` is for the parent; what it would do is done.
+        self.committed = true;
     }
 
     /// Ends the fork in the parent, whether a child was made or not.
@@ -286,7 +297,9 @@ impl Prepared {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        // After a commit there is nothing to close, and opening an open gate is opening it once.
+        if self.committed {
+            return;
+        }
         let World { selectors, plan, .. } = &mut *self.world;
         plan.clear();
         for live in selectors {

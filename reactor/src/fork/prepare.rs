@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use super::policy::{ForkPolicy, SourceKind};
 use super::table::{About, Entry};
 use super::world::{Live, find_pair};
-use super::{CopyOnFork, PrepareError, PrepareObject, generation};
+use super::{PrepareError, PrepareObject, QueueCopy, generation};
 use crate::selector::Shared;
 use crate::sys::descriptor::{self, Identity};
 use crate::{Interest, Token, sys};
@@ -15,14 +15,12 @@ use crate::{Interest, Token, sys};
 /// What commit will do, in this order.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// The child's queues, each with the selector whose number it takes.
-    pub(super) queues: Vec<(Live, sys::Queue)>,
+    /// The child's queues in the making, each with the selector whose number it takes.
+    pub(super) queues: Vec<(Live, sys::QueueCopy)>,
     /// Objects to put in place of what stands at a number.
     pub(super) replacements: Vec<Replacement>,
     /// Wakers: if a wake is pending when the process forks, it is to be pending in the child.
     pub(super) wakers: Vec<(Live, RawFd)>,
-    /// Registrations of replaced numbers: an epoll knows a number only together with the object behind it.
-    pub(super) additions: Vec<Addition>,
     /// Registrations that the parent has muted.
     pub(super) muted: Vec<(Live, RawFd)>,
     /// Closed at the end, in both processes.
@@ -37,24 +35,9 @@ pub(super) struct Replacement {
     pub(super) onto: RawFd,
 }
 
-#[derive(Debug)]
-pub(super) struct Addition {
-    pub(super) selector: Live,
-    pub(super) fd: RawFd,
-    pub(super) token: Token,
-    pub(super) interest: Interest,
-}
-
 impl Plan {
     pub(super) const fn new() -> Plan {
-        Plan {
-            queues: Vec::new(),
-            replacements: Vec::new(),
-            wakers: Vec::new(),
-            additions: Vec::new(),
-            muted: Vec::new(),
-            spares: Vec::new(),
-        }
+        Plan { queues: Vec::new(), replacements: Vec::new(), wakers: Vec::new(), muted: Vec::new(), spares: Vec::new() }
     }
 
     /// Closes what was prepared. Keeps the vectors' memory.
@@ -62,8 +45,15 @@ impl Plan {
         self.queues.clear();
         self.replacements.clear();
         self.wakers.clear();
-        self.additions.clear();
         self.muted.clear();
+        self.spares.clear();
+    }
+
+    /// Closes what is left in the child, and frees nothing: the next fork does.
+    pub(super) fn close(&mut self) {
+        for (_, copy) in &mut self.queues {
+            copy.close();
+        }
         self.spares.clear();
     }
 }
@@ -87,6 +77,8 @@ struct RenewedPair {
 
 impl<'a> Preparation<'a> {
     pub(super) fn new(selectors: &'a [Live], pairs: &'a BTreeMap<RawFd, RawFd>, plan: &'a mut Plan) -> Preparation<'a> {
+        // What the fork that made this process has left.
+        plan.clear();
         Preparation { selectors, plan, pairs, dead: None, renewed: Vec::new(), deferred: Vec::new() }
     }
 
@@ -94,15 +86,15 @@ impl<'a> Preparation<'a> {
         for live in self.selectors {
             let shared = live.get();
             let number = shared.queue.as_fd().as_raw_fd();
-            let copy = sys::Queue::new_copy().map_err(failed(PrepareObject::Queue(number)))?;
+            let mut copy = sys::QueueCopy::new(&shared.queue).map_err(failed(PrepareObject::Queue(number)))?;
             for (fd, entry) in shared.registered.table.iter() {
                 let Some((token, about)) = entry.get() else { continue };
                 match self.look_closer(shared, fd, about)? {
                     Some(closer) if closer != about => {
                         entry.set(token, closer);
-                        self.plan(*live, &copy, fd, token, closer)?;
+                        self.plan(*live, &mut copy, fd, token, closer)?;
                     }
-                    Some(about) => self.plan(*live, &copy, fd, token, about)?,
+                    Some(about) => self.plan(*live, &mut copy, fd, token, about)?,
                     None if about.is_dropped(generation()) => {}
                     None => entry.clear(),
                 }
@@ -117,17 +109,17 @@ impl<'a> Preparation<'a> {
     /// A number that is replaced may be in another selector's queue already, together with what stands there now: it is
     /// to be added in the child, as its replacement.
     fn recall_replaced(&mut self) -> Result<(), PrepareError> {
-        for Replacement { onto, .. } in &self.plan.replacements {
-            for (live, copy) in &self.plan.queues {
+        let Plan { queues, replacements, .. } = &mut *self.plan;
+        for Replacement { onto, .. } in replacements {
+            for (live, copy) in &mut *queues {
                 let Some((token, about)) = live.get().registered.table.get(*onto).and_then(Entry::get) else {
                     continue;
                 };
                 if !about.is_dropped(generation())
                     && about.policy() == ForkPolicy::Inherit
-                    && copy.uncopy(*onto).map_err(failed(PrepareObject::Registration(*onto)))?
+                    && copy.recall(*onto).map_err(failed(PrepareObject::Registration(*onto)))?
                 {
-                    let interest = about.interest();
-                    self.plan.additions.push(Addition { selector: *live, fd: *onto, token, interest });
+                    copy.add_in_child(*onto, token, about.interest());
                 }
             }
         }
@@ -177,7 +169,7 @@ impl<'a> Preparation<'a> {
     fn plan(
         &mut self,
         live: Live,
-        copy: &sys::Queue,
+        copy: &mut sys::QueueCopy,
         fd: RawFd,
         token: Token,
         about: About,
@@ -188,24 +180,24 @@ impl<'a> Preparation<'a> {
             self.plan.muted.push((live, fd));
         }
         match about.policy() {
-            _ if kind == SourceKind::Waker => self.renew_waker(live, fd, token, interest),
+            _ if kind == SourceKind::Waker => {
+                self.renew_waker(live, fd)?;
+                copy.add_in_child(fd, token, interest);
+            }
             // Deferred although its own policy may be another: its peer, or a duplicate, may be renewed.
-            _ if kind == SourceKind::Pair => {
-                self.deferred.push((live, fd, token, about));
-                Ok(())
-            }
+            _ if kind == SourceKind::Pair => self.deferred.push((live, fd, token, about)),
             ForkPolicy::Inherit if kind == SourceKind::Signal || self.is_selector(fd, kind) => {
-                self.plan.additions.push(Addition { selector: live, fd, token, interest });
-                Ok(())
+                copy.add_in_child(fd, token, interest);
             }
-            ForkPolicy::Inherit => inherit(copy, fd, token, interest),
-            ForkPolicy::NoFork => Ok(()),
-            ForkPolicy::Sever => self.sever(live, fd, token, interest),
-            ForkPolicy::Renew => {
-                self.deferred.push((live, fd, token, about));
-                Ok(())
+            ForkPolicy::Inherit => inherit(copy, fd, token, interest)?,
+            ForkPolicy::NoFork => copy.leave_out(fd, interest),
+            ForkPolicy::Sever => {
+                self.sever(live, fd)?;
+                copy.add_in_child(fd, token, interest);
             }
+            ForkPolicy::Renew => self.deferred.push((live, fd, token, about)),
         }
+        Ok(())
     }
 
     /// Whether a registered queue is one of those that the fork copies: in the child the number stands for the copy.
@@ -214,16 +206,15 @@ impl<'a> Preparation<'a> {
         kind == SourceKind::Queue && self.selectors.iter().any(|live| live.get().queue.as_fd().as_raw_fd() == fd)
     }
 
-    fn renew_waker(&mut self, live: Live, fd: RawFd, token: Token, interest: Interest) -> Result<(), PrepareError> {
+    fn renew_waker(&mut self, live: Live, fd: RawFd) -> Result<(), PrepareError> {
         let fresh = sys::WakeSignal::new().map_err(failed(PrepareObject::Waker(fd)))?.into_fd();
         self.replace(live, fresh.as_raw_fd(), fd);
         self.plan.spares.push(fresh);
         self.plan.wakers.push((live, fd));
-        self.plan.additions.push(Addition { selector: live, fd, token, interest });
         Ok(())
     }
 
-    fn sever(&mut self, live: Live, fd: RawFd, token: Token, interest: Interest) -> Result<(), PrepareError> {
+    fn sever(&mut self, live: Live, fd: RawFd) -> Result<(), PrepareError> {
         let dead = match self.dead {
             Some(dead) => dead,
             None => {
@@ -234,7 +225,6 @@ impl<'a> Preparation<'a> {
             }
         };
         self.replace(live, dead, fd);
-        self.plan.additions.push(Addition { selector: live, fd, token, interest });
         Ok(())
     }
 
@@ -251,18 +241,18 @@ impl<'a> Preparation<'a> {
         }
         for (live, fd, token, about) in deferred {
             let (policy, interest) = (about.policy(), about.interest());
-            let planned = self.plan.queues.iter().position(|(queue, _)| *queue == live);
-            if let Some(fresh) = self.fresh_end(fd, policy)? {
+            let fresh = self.fresh_end(fd, policy)?;
+            if let Some(fresh) = fresh {
                 self.replace(live, fresh, fd);
-                if policy != ForkPolicy::NoFork {
-                    self.plan.additions.push(Addition { selector: live, fd, token, interest });
-                }
             } else if policy == ForkPolicy::Sever {
-                self.sever(live, fd, token, interest)?;
-            } else if policy == ForkPolicy::Inherit
-                && let Some(index) = planned
-            {
-                inherit(&self.plan.queues[index].1, fd, token, interest)?;
+                self.sever(live, fd)?;
+            }
+            let mut queues = self.plan.queues.iter_mut();
+            let Some((_, copy)) = queues.find(|(planned, _)| *planned == live) else { continue };
+            match policy {
+                ForkPolicy::NoFork => copy.leave_out(fd, interest),
+                ForkPolicy::Inherit if fresh.is_none() => inherit(copy, fd, token, interest)?,
+                _ => copy.add_in_child(fd, token, interest),
             }
         }
         Ok(())
@@ -310,8 +300,8 @@ impl<'a> Preparation<'a> {
 }
 
 /// Copies a registration to the child's queue.
-fn inherit(copy: &sys::Queue, fd: RawFd, token: Token, interest: Interest) -> Result<(), PrepareError> {
-    match copy.copy(fd, token, interest) {
+fn inherit(copy: &mut sys::QueueCopy, fd: RawFd, token: Token, interest: Interest) -> Result<(), PrepareError> {
+    match copy.inherit(fd, token, interest) {
         // Closed by number, behind its owner's back: the kernel has forgotten it too.
         Err(error) if descriptor::is_closed(&error) => Ok(()),
         result => result.map_err(failed(PrepareObject::Registration(fd))),

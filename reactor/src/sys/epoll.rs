@@ -59,27 +59,10 @@ impl AsFd for Queue {
     }
 }
 
-/// In the parent an epoll instance can be populated with the parent's own descriptors: after the fork numbers and open
-/// file descriptions are the same in the child, and so are the registrations.
 #[cfg(feature = "cponfork")]
-impl crate::fork::CopyOnFork for Queue {
-    fn new_copy() -> io::Result<Queue> {
-        Queue::new()
-    }
-
-    fn copy(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
-        self.add(fd, token, interest)
-    }
-
-    fn uncopy(&self, fd: RawFd) -> io::Result<bool> {
-        match self.delete(fd) {
-            Ok(()) => Ok(true),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn holds(&self, fd: RawFd) -> io::Result<bool> {
+impl Queue {
+    /// Whether there is a registration for what is open under this number now.
+    pub(crate) fn holds(&self, fd: RawFd) -> io::Result<bool> {
         // Only the kernel knows which open file description was registered under this number; adding tells, and
         // changes nothing where it is there.
         match self.control(libc::EPOLL_CTL_ADD, fd, 0, 0) {
@@ -92,9 +75,55 @@ impl crate::fork::CopyOnFork for Queue {
             },
         }
     }
+}
 
-    fn add_in_child(&self, fd: RawFd, token: Token, interest: Interest) -> Result<(), i32> {
-        self.add(fd, token, interest).map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))
+/// An epoll instance for the child, populated in the parent with the parent's own descriptors: after the fork numbers and
+/// open file descriptions are the same in the child, and so are the registrations. What stands behind another object's
+/// number there is added by the child: an epoll knows a number only together with the object behind it.
+#[cfg(feature = "cponfork")]
+#[derive(Debug)]
+pub(crate) struct QueueCopy {
+    /// `None`: closed.
+    queue: Option<Queue>,
+    additions: Vec<(RawFd, Token, Interest)>,
+}
+
+#[cfg(feature = "cponfork")]
+impl crate::fork::QueueCopy for QueueCopy {
+    fn new(_: &Queue) -> io::Result<QueueCopy> {
+        Ok(QueueCopy { queue: Some(Queue::new()?), additions: Vec::new() })
+    }
+
+    fn inherit(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        self.queue.as_ref().map_or(Ok(()), |queue| queue.add(fd, token, interest))
+    }
+
+    fn leave_out(&mut self, _: RawFd, _: Interest) {}
+
+    fn add_in_child(&mut self, fd: RawFd, token: Token, interest: Interest) {
+        self.additions.push((fd, token, interest));
+    }
+
+    fn recall(&mut self, fd: RawFd) -> io::Result<bool> {
+        match self.queue.as_ref().map_or(Ok(()), |queue| queue.delete(fd)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32> {
+        self.queue.as_ref().map_or(Ok(()), |copy| super::descriptor::replace(copy.0.as_raw_fd(), queue.0.as_raw_fd()))
+    }
+
+    fn complete(&mut self, queue: &Queue) -> Result<(), i32> {
+        self.additions.iter().try_for_each(|&(fd, token, interest)| {
+            queue.add(fd, token, interest).map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))
+        })
+    }
+
+    fn close(&mut self) {
+        self.queue = None;
     }
 }
 

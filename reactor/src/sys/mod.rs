@@ -10,7 +10,7 @@
 //!   them up to their capacity, rounds its timeout up, and returns `Interrupted` rather than retry.
 //! - `Event`, `Events` (a vector of them, the capacity being the most a `wait` returns) and the module `event`, which
 //!   reads them.
-//! - with `cponfork`, an implementation of [`CopyOnFork`](crate::fork::CopyOnFork).
+//! - with `cponfork`, `Queue::holds`, and a `QueueCopy` that implements [the trait](crate::fork::QueueCopy).
 //!
 //! A waker's kernel object is a `WakeSignal`: sending makes the queue it is registered with return a readable event,
 //! each time anew, from any thread.
@@ -25,6 +25,9 @@ pub(crate) use self::{
     epoll::{Event, Events, Queue, event},
     eventfd::WakeSignal,
 };
+
+#[cfg(all(feature = "cponfork", any(target_os = "linux", target_os = "android")))]
+pub(crate) use self::epoll::QueueCopy;
 
 mod interest;
 #[cfg(any(feature = "net", feature = "os-ext"))]
