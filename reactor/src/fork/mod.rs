@@ -24,6 +24,7 @@
 //! - A registration whose policy is [`NoFork`](ForkPolicy::NoFork) is not there: deregistering it succeeds,
 //!   reregistering is `NotFound`, registering it anew works.
 //! - A [muted](mute) registration is armed.
+//! - A selector that was [retired](retire_in_children) is dead: the child has the descriptors, but no queue for them.
 //!
 //! What nobody registered is none of this module's business: `fork(2)` duplicates the descriptor, and both processes
 //! hold it.
@@ -77,8 +78,8 @@ pub use error::{ForkError, PrepareError, PrepareObject};
 pub use policy::{ForkPolicy, SourceKind, default_policy, set_default_policy};
 pub use process::SignalsBlocked;
 pub use registrations::{
-    Registration, is_pair_end, mute, newest_selector, pending_bytes, policy, registrations, selectors, set_policy,
-    unmute,
+    Registration, is_pair_end, mute, newest_selector, pending_bytes, policy, registrations, retire_in_children,
+    selectors, set_policy, unmute,
 };
 #[cfg(feature = "net")]
 pub(crate) use world::remember_pair;
@@ -243,6 +244,12 @@ impl Prepared {
     /// descriptor or a selector there, with signals [blocked](block_signals).
     pub unsafe fn commit(mut self) {
         let World { selectors, plan, .. } = &mut *self.world;
+        for live in selectors.iter() {
+            let registered = &live.get().registered;
+            if registered.is_retired() {
+                registered.poison(libc::ECANCELED);
+            }
+        }
         for (live, copy) in &mut plan.queues {
             let shared = live.get();
             if let Err(errno) = copy.put_in_place(&shared.queue) {
@@ -282,9 +289,10 @@ impl Prepared {
         GENERATION.fetch_add(1, Ordering::Relaxed);
         plan.close();
         let owner = std::process::id();
-        for live in selectors {
+        for live in selectors.iter() {
             live.get().registered.take_over(owner);
         }
+        selectors.retain(|live| !live.get().registered.is_retired());
         FORKING.store(0, Ordering::Relaxed);
         self.committed = true;
     }

@@ -86,20 +86,32 @@ impl<'a> Preparation<'a> {
         for live in self.selectors {
             let shared = live.get();
             let number = shared.queue.as_fd().as_raw_fd();
-            let mut copy = sys::QueueCopy::new(&shared.queue).map_err(failed(PrepareObject::Queue(number)))?;
+            let mut copy = if shared.registered.is_retired() {
+                let dead = self.dead_endpoint(number)?;
+                self.replace(*live, dead, number);
+                None
+            } else {
+                Some(sys::QueueCopy::new(&shared.queue).map_err(failed(PrepareObject::Queue(number)))?)
+            };
             for (fd, entry) in shared.registered.table.iter() {
                 let Some((token, about)) = entry.get() else { continue };
                 match self.look_closer(shared, fd, about)? {
-                    Some(closer) if closer != about => {
-                        entry.set(token, closer);
-                        self.plan(*live, &mut copy, fd, token, closer)?;
+                    Some(closer) => {
+                        if closer != about {
+                            entry.set(token, closer);
+                        }
+                        match &mut copy {
+                            Some(copy) => self.plan(*live, copy, fd, token, closer)?,
+                            None => self.plan_retired(*live, fd, token, closer)?,
+                        }
                     }
-                    Some(about) => self.plan(*live, &mut copy, fd, token, about)?,
                     None if about.is_dropped(generation()) => {}
                     None => entry.clear(),
                 }
             }
-            self.plan.queues.push((*live, copy));
+            if let Some(copy) = copy {
+                self.plan.queues.push((*live, copy));
+            }
         }
         self.plan_deferred()?;
         self.recall_replaced()?;
@@ -200,6 +212,17 @@ impl<'a> Preparation<'a> {
         Ok(())
     }
 
+    /// As [`plan`](Preparation::plan), where the child has the descriptor but no queue for it.
+    fn plan_retired(&mut self, live: Live, fd: RawFd, token: Token, about: About) -> Result<(), PrepareError> {
+        match (about.kind(), about.policy()) {
+            (Some(SourceKind::Waker), _) => self.renew_waker(live, fd)?,
+            (Some(SourceKind::Pair), _) | (_, ForkPolicy::Renew) => self.deferred.push((live, fd, token, about)),
+            (_, ForkPolicy::Sever) => self.sever(live, fd)?,
+            (_, ForkPolicy::Inherit | ForkPolicy::NoFork) => {}
+        }
+        Ok(())
+    }
+
     /// Whether a registered queue is one of those that the fork copies: in the child the number stands for the copy.
     /// (A signalfd is added there for another reason: it watches the signals of the process that adds it.)
     fn is_selector(&self, fd: RawFd, kind: SourceKind) -> bool {
@@ -215,17 +238,20 @@ impl<'a> Preparation<'a> {
     }
 
     fn sever(&mut self, live: Live, fd: RawFd) -> Result<(), PrepareError> {
-        let dead = match self.dead {
-            Some(dead) => dead,
-            None => {
-                let fresh = descriptor::dead_endpoint().map_err(failed(PrepareObject::DeadEndpoint(fd)))?;
-                let dead = fresh.as_raw_fd();
-                self.plan.spares.push(fresh);
-                *self.dead.insert(dead)
-            }
-        };
+        let dead = self.dead_endpoint(fd)?;
         self.replace(live, dead, fd);
         Ok(())
+    }
+
+    /// What is put in place of `fd`; made once.
+    fn dead_endpoint(&mut self, fd: RawFd) -> Result<RawFd, PrepareError> {
+        if let Some(dead) = self.dead {
+            return Ok(dead);
+        }
+        let fresh = descriptor::dead_endpoint().map_err(failed(PrepareObject::DeadEndpoint(fd)))?;
+        let dead = fresh.as_raw_fd();
+        self.plan.spares.push(fresh);
+        Ok(*self.dead.insert(dead))
     }
 
     fn replace(&mut self, selector: Live, from: RawFd, onto: RawFd) {

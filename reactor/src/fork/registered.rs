@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::RawFd;
 use std::process;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use super::gate::{Gate, Inside};
 use super::policy::{ForkPolicy, SourceKind};
@@ -21,11 +21,19 @@ pub(crate) struct Registered {
     /// The process whose queue it is, from the first registration on: a plain `fork(2)` gives its child the table, and the
     /// parent's queue.
     owner: AtomicU32,
+    /// Children do without the selector.
+    retired: AtomicBool,
 }
 
 impl Default for Registered {
     fn default() -> Registered {
-        Registered { table: FdTable::new(), gate: Gate::new(), poison: AtomicI32::new(0), owner: AtomicU32::new(0) }
+        Registered {
+            table: FdTable::new(),
+            gate: Gate::new(),
+            poison: AtomicI32::new(0),
+            owner: AtomicU32::new(0),
+            retired: AtomicBool::new(false),
+        }
     }
 }
 
@@ -137,6 +145,15 @@ impl Registered {
 
     pub(super) fn is_poisoned(&self) -> bool {
         self.poison.load(Ordering::Relaxed) != 0
+    }
+
+    /// Children do without the selector, from the next fork on.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     fn enter(&self) -> io::Result<Inside<'_>> {

@@ -103,6 +103,23 @@ pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
     })
 }
 
+/// Has children do without the selector that `source`, an I/O object or a descriptor number, is registered with: it is a
+/// runtime's that they cannot go on with, because its threads stay behind.
+///
+/// A child gets no copy of the selector. What is registered there is severed or renewed if its policy says so, and
+/// otherwise inherited as a mere descriptor. The selector itself is dead in the child: polling and registering fail with
+/// `ECANCELED`, deregistering and waking do nothing.
+///
+/// # Errors
+///
+/// [`NotFound`](io::ErrorKind::NotFound) if `source` is registered nowhere.
+pub fn retire_in_children(source: &impl AsRawFd) -> io::Result<()> {
+    change(source.as_raw_fd(), |shared, _, about| {
+        shared.registered.retire();
+        Ok(about)
+    })
+}
+
 /// Holds back the events of `source`, an I/O object or a descriptor number, in this process: it stays registered, and
 /// children get it armed. The parent of a prefork server does this with its listeners, so that connections do not wake
 /// it.
