@@ -33,6 +33,8 @@ pub enum ForkError {
     NoIoDriver,
     /// What the runtime and the process are like could not be found out.
     Inspect(io::Error),
+    /// A [`before_fork`](crate::before_fork()) hook returned an error.
+    Hook(io::Error),
     /// Something that the child needs could not be made.
     Prepare(PrepareError),
     /// `fork(2)` failed.
@@ -85,6 +87,7 @@ impl fmt::Display for ForkError {
                 )
             }
             ForkError::Inspect(error) => write!(f, "cannot find out whether the process can be forked: {error}"),
+            ForkError::Hook(error) => write!(f, "a hook that runs before a fork refused this one: {error}"),
             ForkError::Prepare(error) => error.fmt(f),
             ForkError::Fork(error) => {
                 write!(f, "fork(2) failed: {error}; see RLIMIT_NPROC, and pids.max of the control group")
@@ -107,7 +110,9 @@ fn list(f: &mut fmt::Formatter<'_>, threads: &[Thread]) -> fmt::Result {
 impl std::error::Error for ForkError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            ForkError::Inspect(error) | ForkError::Fork(error) | ForkError::Watch(error) => Some(error),
+            ForkError::Inspect(error) | ForkError::Hook(error) | ForkError::Fork(error) | ForkError::Watch(error) => {
+                Some(error)
+            }
             ForkError::Prepare(error) => Some(error),
             _ => None,
         }

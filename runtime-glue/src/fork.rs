@@ -7,7 +7,7 @@ use std::time::Duration;
 use forkio_reactor::fork as reactor;
 use forkio_reactor::fork::{ForkResult, SignalsBlocked};
 
-use crate::{Child, ForkError, Lineage, lineage, no_fork, policy, runtime, sys};
+use crate::{Child, ForkError, Lineage, before_fork, lineage, no_fork, policy, runtime, sys};
 
 /// Which side of a fork this is.
 #[derive(Debug)]
@@ -112,8 +112,16 @@ impl ForkOptions {
 
 /// The fork itself: no task runs between this and the child's first step.
 fn fork_now(blocked: SignalsBlocked, first: impl FnOnce()) -> Result<Fork, ForkError> {
-    // What stands in the buffer would be written by both. There is nobody to tell that it could not be written.
+    if before_fork::run_hooks()? {
+        // What the caller has looked at, once more.
+        runtime::tag_signal_pipes().map_err(ForkError::Inspect)?;
+        if !sys::is_single_threaded().map_err(ForkError::Inspect)? {
+            return Err(ForkError::Threads(sys::other_threads().map_err(ForkError::Inspect)?));
+        }
+    }
+    // What stands in the buffers would be written by both. There is nobody to tell that it could not be written.
     let _ = io::stdout().flush();
+    sys::flush_stdio();
     let parent = process::id();
     let may_inherit_stacks = sys::may_inherit_stacks();
     let prepared = reactor::prepare().map_err(ForkError::Prepare)?;

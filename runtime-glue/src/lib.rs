@@ -58,6 +58,8 @@
 //!
 //! Linux 5.4 or later (`waitid(P_PIDFD)`).
 
+mod audit;
+mod before_fork;
 mod child;
 mod error;
 mod fork;
@@ -68,6 +70,8 @@ pub mod prefork;
 mod runtime;
 mod sys;
 
+pub use audit::{Audit, SharedObject, Untagged, audit};
+pub use before_fork::before_fork;
 pub use child::Child;
 pub use error::{ForkError, Forked, Thread};
 pub use fork::{Fork, ForkOptions, fork};

@@ -68,7 +68,7 @@ static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 /// # What is the same in both processes and should not be
 ///
 /// - Generators in memory, as `rand`'s thread-local one: both processes draw the same numbers, session keys included.
-///   Reseed them here.
+///   Reseed them here, as below.
 /// - The keys of `HashMap`'s default hasher, and the order in which `tokio::select!` looks at its branches: nothing can
 ///   reseed these. Do not hand the keys out, and use `biased;` where the order matters.
 /// - Open transactions, pooled connections and their buffers: the sockets are severed in the child, so what uses them
@@ -78,7 +78,8 @@ static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 ///
 /// ```
 /// forkio::on_child(|lineage| {
-///     // Reseed random generators, drop pooled connections.
+///     // rand 0.9 and 0.10. A hook runs on the child's one thread, so this is the one generator to reseed.
+///     rand::rng().reseed().expect("random numbers from the system");
 ///     tracing::info!(generation = lineage.generation(), "a fresh process");
 /// });
 /// ```

@@ -58,7 +58,7 @@
 //! ```
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
@@ -78,14 +78,14 @@ pub use error::{ForkError, PrepareError, PrepareObject};
 pub use policy::{ForkPolicy, SourceKind, default_policy, set_default_policy};
 pub use process::SignalsBlocked;
 pub use registrations::{
-    Registration, is_pair_end, mute, newest_selector, pending_bytes, policy, registrations, retire_in_children,
-    selectors, set_policy, unmute,
+    Registration, is_pair_end, is_tagged, kind, mute, newest_selector, pending_bytes, policy, registrations,
+    retire_in_children, selectors, set_policy, unmute,
 };
 #[cfg(feature = "net")]
 pub(crate) use world::remember_pair;
 pub(crate) use world::{Adopted, closing, forget_pair, given_away, is_alive};
 
-use prepare::Preparation;
+use prepare::{Plan, Preparation};
 use world::{FORKING, GENERATION, World, is_forking_here, this_thread, world};
 
 /// A child's kernel queue in the making: what copy on fork asks of a backend.
@@ -206,6 +206,29 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 }
 
 impl Prepared {
+    /// The numbers behind which the child will have an object of its own: selectors, and what is severed or renewed. Each
+    /// other number stands for the same object in both processes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use forkio_reactor::fork::prepare;
+    /// use std::os::fd::AsRawFd;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let poll = forkio_reactor::Poll::new()?;
+    /// let prepared = prepare()?;
+    /// assert!(prepared.private_numbers().contains(&poll.as_raw_fd()));
+    /// prepared.abort();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn private_numbers(&self) -> Vec<RawFd> {
+        let Plan { queues, replacements, .. } = &self.world.plan;
+        let queues = queues.iter().map(|(live, _)| live.get().queue.as_fd().as_raw_fd());
+        queues.chain(replacements.iter().map(|replacement| replacement.onto)).collect()
+    }
+
     /// Forks, and commits or aborts.
     ///
     /// # Errors

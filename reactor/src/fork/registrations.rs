@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use super::generation;
 use super::policy::{ForkPolicy, SourceKind};
 use super::table::About;
-use super::world::{find_pair, world};
+use super::world::{Live, find_pair, world};
 use crate::selector::Shared;
 use crate::sys::descriptor;
 use crate::{Interest, Token};
@@ -120,6 +120,14 @@ pub fn retire_in_children(source: &impl AsRawFd) -> io::Result<()> {
     })
 }
 
+/// Whether `source`, an I/O object or a descriptor number, has a policy of its own in any selector; also where the fork
+/// that made this process left the registration out.
+pub fn is_tagged(source: &impl AsRawFd) -> bool {
+    let fd = source.as_raw_fd();
+    let about = |live: &Live| live.get().registered.table.get(fd)?.about();
+    world().selectors.iter().filter_map(about).any(About::is_tagged)
+}
+
 /// Holds back the events of `source`, an I/O object or a descriptor number, in this process: it stays registered, and
 /// children get it armed. The parent of a prefork server does this with its listeners, so that connections do not wake
 /// it.
@@ -173,6 +181,17 @@ fn change(fd: RawFd, change: impl Fn(&Shared, Token, About) -> io::Result<About>
 pub fn is_pair_end(fd: RawFd) -> bool {
     descriptor::is_unix_stream(fd)
         && descriptor::identity(fd).is_ok_and(|identity| find_pair(&world().pairs, identity).is_some())
+}
+
+/// What `source`, an I/O object or a descriptor number, is by the looks of it, registered or not. A pair made in this
+/// process is a [`Stream`](SourceKind::Stream) or [`Datagram`](SourceKind::Datagram) here, or a pair of
+/// [`Pipe`](SourceKind::Pipe) ends, and a waker [`Other`](SourceKind::Other).
+///
+/// # Errors
+///
+/// Those of `fstat(2)` and `getsockopt(2)`.
+pub fn kind(source: &impl AsRawFd) -> io::Result<SourceKind> {
+    descriptor::kind(source.as_raw_fd())
 }
 
 /// How many bytes wait to be read at `source`, as `ioctl(FIONREAD)` counts them.

@@ -232,6 +232,11 @@ impl About {
         ForkPolicy::from_bits((self.0 >> About::POLICY & 0x7) as u8).unwrap_or_else(default)
     }
 
+    /// Whether it has a policy of its own.
+    pub(crate) fn is_tagged(self) -> bool {
+        ForkPolicy::from_bits((self.0 >> About::POLICY & 0x7) as u8).is_some()
+    }
+
     /// With a policy of its own, which says anew whether children have it.
     pub(crate) fn with_policy(self, policy: ForkPolicy) -> About {
         About(self.0 & !(0x7 << About::POLICY) | (policy as u64) << About::POLICY).with_dropped_in(None)

@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use forkio_reactor::fork::ForkPolicy;
 use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
@@ -105,6 +106,8 @@ impl Supervisor {
         drop(tokio::time::sleep(Duration::ZERO));
         for listener in &prefork.listeners {
             crate::mute(listener).map_err(PreforkError::Mute)?;
+            // Also in the workers, where it is not muted, somebody has said that it is shared.
+            crate::set_policy(listener, ForkPolicy::Inherit).map_err(PreforkError::Mute)?;
         }
         let mut places = Vec::new();
         places.resize_with(prefork.workers, Place::default);

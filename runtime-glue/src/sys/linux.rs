@@ -224,6 +224,12 @@ pub(crate) fn end_after_stop_signal(seconds: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes what C's stdio has buffered, of all streams.
+pub(crate) fn flush_stdio() {
+    // SAFETY: without a stream it means all of them; it takes each stream's lock.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
+}
+
 /// Sends a signal to this process.
 pub(crate) fn raise_terminate() {
     let _ = kill_process(getpid(), Signal::TERM);

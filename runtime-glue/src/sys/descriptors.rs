@@ -1,0 +1,126 @@
+//! The descriptors of this process, as `/proc` shows them.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, RawFd};
+
+use forkio_reactor::fork as reactor;
+use forkio_reactor::fork::SourceKind;
+use rustix::fs::{FileType, OFlags, fstat, major};
+use rustix::net::{SocketAddrAny, SocketAddrUnix, getpeername, getsockname};
+
+use crate::SharedObject;
+
+const LIST: &str = "/proc/self/fd";
+
+/// Numbers that were open while they were listed, in order; one of them is the listing's own and closed by now.
+pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
+    let failed = |error: io::Error| io::Error::new(error.kind(), format!("reading {LIST}: {error}; is /proc mounted?"));
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(LIST).map_err(failed)? {
+        numbers.extend(entry.map_err(failed)?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// What stands behind a number.
+pub(crate) struct Descriptor {
+    pub(crate) object: SharedObject,
+    pub(crate) name: String,
+}
+
+/// Looks at a number; `None` if it is not open, or if there is nothing in it that two processes could share.
+pub(crate) fn describe(fd: RawFd) -> Option<Descriptor> {
+    // A path may hold any bytes.
+    let name = fs::read_link(format!("{LIST}/{fd}")).ok()?.to_string_lossy().into_owned();
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    let flags = OFlags::from_bits_retain(open_flags(&info)?);
+    let object = match reactor::kind(&fd).ok()? {
+        _ if flags.contains(OFlags::PATH) => return None,
+        SourceKind::Process => return None,
+        kind => SharedObject::of_kind(kind),
+    };
+    match object {
+        Some(object @ (SharedObject::Listener | SharedObject::Datagram | SharedObject::Stream)) => {
+            Some(Descriptor { object, name: addresses(fd).unwrap_or(name) })
+        }
+        Some(object) => Some(Descriptor { object, name }),
+        None => Some(Descriptor { object: look_closer(fd, &name, &info, flags)?, name }),
+    }
+}
+
+/// For what is neither socket nor pipe nor a kernel queue.
+fn look_closer(fd: RawFd, name: &str, info: &str, flags: OFlags) -> Option<SharedObject> {
+    /// The major number of /dev/null, zero, full, random and urandom (Documentation/admin-guide/devices.txt).
+    const MEMORY_DEVICES: u32 = 1;
+
+    // SAFETY: the number was open a moment ago; should it be closed meanwhile, the call below fails or sees another file,
+    // and neither is dangerous.
+    let stat = fstat(unsafe { BorrowedFd::borrow_raw(fd) }).ok()?;
+    Some(match FileType::from_raw_mode(stat.st_mode) {
+        // Namespaces, and other files without a path that one could open.
+        FileType::RegularFile if !name.starts_with('/') => SharedObject::Other,
+        FileType::RegularFile if is_locked(info) => SharedObject::LockedFile,
+        FileType::RegularFile if flags.contains(OFlags::APPEND) => SharedObject::AppendedFile,
+        FileType::RegularFile | FileType::Directory => SharedObject::File,
+        FileType::CharacterDevice if major(stat.st_rdev) == MEMORY_DEVICES => return None,
+        FileType::CharacterDevice | FileType::BlockDevice => SharedObject::Device,
+        _ if name == "anon_inode:[eventfd]" => SharedObject::Eventfd,
+        _ => SharedObject::Other,
+    })
+}
+
+/// The `flags` of proc_pid_fdinfo(5), in octal.
+fn open_flags(info: &str) -> Option<u32> {
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+    u32::from_str_radix(flags.trim(), 8).ok()
+}
+
+/// Whether the open file description holds a lock. (Those that belong to the process, `POSIX`, no child has.)
+fn is_locked(info: &str) -> bool {
+    let mut locks = info.lines().filter_map(|line| line.strip_prefix("lock:"));
+    locks.any(|lock| lock.contains("FLOCK") || lock.contains("OFDLCK"))
+}
+
+/// "127.0.0.1:80 to 127.0.0.1:54321", "/run/socket"; `None` if nothing has a name.
+fn addresses(fd: RawFd) -> Option<String> {
+    // SAFETY: as in `look_closer`.
+    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+    let own = getsockname(socket).ok().and_then(address);
+    let peer = getpeername(socket).ok().flatten().and_then(address);
+    match (own, peer) {
+        (Some(own), Some(peer)) => Some(format!("{own} to {peer}")),
+        (Some(name), None) | (None, Some(name)) => Some(name),
+        (None, None) => None,
+    }
+}
+
+fn address(address: SocketAddrAny) -> Option<String> {
+    if let Ok(address) = SocketAddr::try_from(address.clone()) {
+        return Some(address.to_string());
+    }
+    let address = SocketAddrUnix::try_from(address).ok()?;
+    match (address.path(), address.abstract_name()) {
+        (Some(path), _) => Some(path.to_string_lossy().into_owned()),
+        (None, Some(name)) if !name.is_empty() => Some(format!("@{}", String::from_utf8_lossy(name))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fdinfo_is_read() {
+        let info =
+            "pos:\t0\nflags:\t02102001\nmnt_id:\t29\nino:\t7\nlock:\t1: FLOCK  ADVISORY  WRITE 1 00:1d:7 0 EOF\n";
+        let flags = OFlags::from_bits_retain(open_flags(info).unwrap());
+        assert!(flags.contains(OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC) && !flags.contains(OFlags::PATH));
+        assert!(is_locked(info));
+        assert!(!is_locked("flags:\t0\nlock:\t1: POSIX  ADVISORY  WRITE 1 00:1d:7 0 EOF\n"));
+        assert_eq!(open_flags("pos:\t0\n"), None);
+    }
+}
