@@ -28,6 +28,10 @@ const WRITABLE: u8 = 1 << 1;
 pub(crate) const AIO: u8 = 1 << 2;
 pub(crate) const LIO: u8 = 1 << 3;
 pub(crate) const PRIORITY: u8 = 1 << 4;
+/// Of the processes that wait for the source, one is woken: `fork::set_exclusive`. Not a readiness, and never the only
+/// bit; users do not see it.
+#[cfg(feature = "cponfork")]
+const EXCLUSIVE: u8 = 1 << 5;
 
 impl Interest {
     /// The source can be read from or accepted on, or its peer will send no more.
@@ -80,6 +84,22 @@ impl Interest {
     #[must_use]
     pub const fn is_priority(self) -> bool {
         self.0.get() & PRIORITY != 0
+    }
+
+    #[cfg(feature = "cponfork")]
+    pub(crate) const fn exclusive(self) -> Interest {
+        self.add(Interest(NonZeroU8::new(EXCLUSIVE).unwrap()))
+    }
+
+    pub(crate) const fn is_exclusive(self) -> bool {
+        #[cfg(feature = "cponfork")]
+        {
+            self.0.get() & EXCLUSIVE != 0
+        }
+        #[cfg(not(feature = "cponfork"))]
+        {
+            false
+        }
     }
 
     #[cfg(feature = "cponfork")]

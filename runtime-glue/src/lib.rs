@@ -78,7 +78,7 @@ pub use fork::{Fork, ForkOptions, fork};
 pub use forkio_reactor::fork::{ForkPolicy, PrepareError, PrepareObject, SourceKind};
 pub use lineage::{Lineage, lineage, on_child};
 pub use no_fork::{NoFork, no_fork};
-pub use policy::{default_policy, mute, set_default_policy, set_policy, unmute};
+pub use policy::{default_policy, mute, set_default_policy, set_exclusive, set_policy, unmute};
 #[doc(no_inline)]
 pub use prefork::{Listener, Prefork, PreforkError, Shutdown, Stopped, Worker, WorkerOutput};
 

@@ -87,3 +87,16 @@ pub fn mute(io: &impl AsFd) -> io::Result<()> {
 pub fn unmute(io: &impl AsFd) -> io::Result<()> {
     reactor::unmute(&io.as_fd().as_raw_fd())
 }
+
+/// Has an event of one I/O object, as a listener, wake one of the processes that wait for it, instead of all; `false` ends
+/// it. A process that does not take all there is must [`mute`] the object: the others have not been told. Linux:
+/// `EPOLLEXCLUSIVE`.
+///
+/// For the listeners of [`Prefork`](crate::Prefork) workers, which all accept from one queue.
+///
+/// # Errors
+///
+/// As [`mute`].
+pub fn set_exclusive(io: &impl AsFd, exclusive: bool) -> io::Result<()> {
+    reactor::set_exclusive(&io.as_fd().as_raw_fd(), exclusive)
+}

@@ -78,8 +78,8 @@ pub use error::{ForkError, PrepareError, PrepareObject};
 pub use policy::{ForkPolicy, SourceKind, default_policy, set_default_policy};
 pub use process::SignalsBlocked;
 pub use registrations::{
-    Registration, is_pair_end, is_tagged, kind, mute, newest_selector, pending_bytes, policy, registrations,
-    retire_in_children, selectors, set_policy, unmute,
+    Registration, is_pair_end, is_tagged, kind, mute, newest_selector, pending_bytes, policy, rearm_exclusive,
+    registrations, retire_in_children, selectors, set_exclusive, set_policy, unmute,
 };
 #[cfg(feature = "net")]
 pub(crate) use world::remember_pair;

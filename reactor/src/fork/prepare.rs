@@ -131,7 +131,7 @@ impl<'a> Preparation<'a> {
                     && about.policy() == ForkPolicy::Inherit
                     && copy.recall(*onto).map_err(failed(PrepareObject::Registration(*onto)))?
                 {
-                    copy.add_in_child(*onto, token, about.interest());
+                    copy.add_in_child(*onto, token, about.kernel_interest());
                 }
             }
         }
@@ -187,7 +187,7 @@ impl<'a> Preparation<'a> {
         about: About,
     ) -> Result<(), PrepareError> {
         let kind = about.kind().unwrap_or(SourceKind::Other);
-        let interest = about.interest();
+        let interest = about.kernel_interest();
         if about.is_muted() {
             self.plan.muted.push((live, fd));
         }
@@ -266,7 +266,7 @@ impl<'a> Preparation<'a> {
             }
         }
         for (live, fd, token, about) in deferred {
-            let (policy, interest) = (about.policy(), about.interest());
+            let (policy, interest) = (about.policy(), about.kernel_interest());
             let fresh = self.fresh_end(fd, policy)?;
             if let Some(fresh) = fresh {
                 self.replace(live, fresh, fd);

@@ -68,8 +68,13 @@ impl Registered {
         let _inside = self.enter()?;
         self.check_poison()?;
         let entry = self.table.get(fd).and_then(|entry| Some((entry, entry.about()?)));
-        if !entry.is_some_and(|(_, about)| about.is_muted()) {
-            queue.modify(fd, token, interest)?;
+        match entry {
+            Some((_, about)) if about.is_muted() => {}
+            Some((entry, about)) if about.is_exclusive() => {
+                let before = entry.get().map_or(token, |(before, _)| before);
+                replace(queue, fd, (before, about.kernel_interest()), (token, interest.exclusive()))?;
+            }
+            _ => queue.modify(fd, token, interest)?,
         }
         if let Some((entry, about)) = entry {
             entry.set(token, about.with_interest(interest));
@@ -180,6 +185,21 @@ impl Registered {
             }
         }
     }
+}
+
+/// Puts one registration in the place of another where the kernel does not change it: epoll_ctl(2) has `EPOLLEXCLUSIVE`
+/// only with `EPOLL_CTL_ADD`. On an error the old one stays.
+pub(super) fn replace(
+    queue: &sys::Queue,
+    fd: RawFd,
+    before: (Token, Interest),
+    after: (Token, Interest),
+) -> io::Result<()> {
+    queue.delete(fd)?;
+    queue.add(fd, after.0, after.1).inspect_err(|_| {
+        // The kernel has just had room for it.
+        let _ = queue.add(fd, before.0, before.1);
+    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use super::generation;
 use super::policy::{ForkPolicy, SourceKind};
+use super::registered::replace;
 use super::table::About;
 use super::world::{Live, find_pair, world};
 use crate::selector::Shared;
@@ -157,10 +158,72 @@ pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
     let fd = source.as_raw_fd();
     change(fd, |shared, token, about| {
         if about.is_muted() {
-            shared.queue.add(fd, token, about.interest())?;
+            shared.queue.add(fd, token, about.kernel_interest())?;
         }
         Ok(about.with_muted(false))
     })
+}
+
+/// Has an event of `source`, an I/O object or a descriptor number, wake one of the processes that wait for it, instead of
+/// all: for a listening socket from which several workers accept. `false` ends it. Children inherit it.
+///
+/// # Whoever is woken must take all there is
+///
+/// The others have not been told. A process that does not go on until [`WouldBlock`](io::ErrorKind::WouldBlock), or stops
+/// accepting for a while, has to [mute] the source meanwhile; otherwise what it leaves waits until there is more, which
+/// may be given to the same process again. After the end of a process that may have been told the others
+/// [look again](rearm_exclusive).
+///
+/// # Platforms
+///
+/// Linux: `EPOLLEXCLUSIVE` ([epoll_ctl(2)]). Of the processes that sleep in `epoll_wait` one is woken, and at least one;
+/// those that are busy find the event when they come back. That the peer has closed its half is seen by reading only
+/// (`EPOLLRDHUP` is not allowed beside it), and a change of interest takes two system calls. A kqueue has nothing of the
+/// kind: there it changes nothing.
+///
+/// # Errors
+///
+/// [`NotFound`](io::ErrorKind::NotFound) if it is registered nowhere; otherwise those of `epoll_ctl(2)`:
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) for an interest in priority readiness. Nothing has changed then in the
+/// selector that failed.
+///
+/// [epoll_ctl(2)]: https://man7.org/linux/man-pages/man2/epoll_ctl.2.html
+pub fn set_exclusive(source: &impl AsRawFd, exclusive: bool) -> io::Result<()> {
+    let fd = source.as_raw_fd();
+    change(fd, |shared, token, about| {
+        let changed = about.with_exclusive(exclusive);
+        if changed != about && !about.is_muted() {
+            let (before, after) = (about.kernel_interest(), changed.kernel_interest());
+            replace(&shared.queue, fd, (token, before), (token, after))?;
+        }
+        Ok(changed)
+    })
+}
+
+/// Gives an event to each [exclusive](set_exclusive) registration of this process whose source is ready: what was to be
+/// taken by a process that has ended may be waiting there.
+///
+/// # Errors
+///
+/// Those of `epoll_ctl(2)`, the first one; the other registrations are armed anew all the same.
+pub fn rearm_exclusive() -> io::Result<()> {
+    let mut result = Ok(());
+    for live in &world().selectors {
+        let shared = live.get();
+        for (fd, _) in
+            shared.registered.table.iter().filter(|(_, entry)| entry.about().is_some_and(About::is_exclusive))
+        {
+            let rearmed = shared.registered.change(fd, |token, about| {
+                if about.is_exclusive() && !about.is_muted() {
+                    let registration = (token, about.kernel_interest());
+                    replace(&shared.queue, fd, registration, registration)?;
+                }
+                Ok(about)
+            });
+            result = result.and(rearmed.map(drop));
+        }
+    }
+    result
 }
 
 fn change(fd: RawFd, change: impl Fn(&Shared, Token, About) -> io::Result<About>) -> io::Result<()> {

@@ -179,6 +179,7 @@ impl Entry {
 /// | 10 to 12 | the policy; 0: the kind's default |
 /// | 13 | muted |
 /// | 14 | bare: registered by number, so nothing tells us when it is closed |
+/// | 15 | exclusive: an event wakes one of the processes that wait for it |
 /// | 32 to 63 | the fork generation from which on processes do not have the registration; 0: none |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct About(u64);
@@ -189,6 +190,7 @@ impl About {
     const POLICY: u32 = 10;
     const MUTED: u64 = 1 << 13;
     const BARE: u64 = 1 << 14;
+    const EXCLUSIVE: u64 = 1 << 15;
     const DROPPED_IN: u32 = 32;
 
     /// A registration that was just made. Without a kind it is a bare descriptor.
@@ -202,6 +204,11 @@ impl About {
     pub(crate) fn interest(self) -> Interest {
         // Never absent: `Entry::about` gives no word without one.
         Interest::from_bits((self.0 & About::INTEREST) as u8).unwrap_or(Interest::READABLE)
+    }
+
+    /// The interest as the kernel is to have it.
+    pub(crate) fn kernel_interest(self) -> Interest {
+        if self.is_exclusive() { self.interest().exclusive() } else { self.interest() }
     }
 
     #[inline]
@@ -245,6 +252,15 @@ impl About {
     #[inline]
     pub(crate) fn is_muted(self) -> bool {
         self.0 & About::MUTED != 0
+    }
+
+    #[inline]
+    pub(crate) fn is_exclusive(self) -> bool {
+        self.0 & About::EXCLUSIVE != 0
+    }
+
+    pub(crate) fn with_exclusive(self, exclusive: bool) -> About {
+        About(if exclusive { self.0 | About::EXCLUSIVE } else { self.0 & !About::EXCLUSIVE })
     }
 
     pub(crate) fn with_muted(self, muted: bool) -> About {
@@ -300,12 +316,15 @@ mod tests {
             .with_kind(SourceKind::Other)
             .with_policy(ForkPolicy::NoFork)
             .with_muted(true)
+            .with_exclusive(true)
             .with_dropped_in(Some(2));
         assert_eq!((changed.interest(), changed.kind()), (Interest::READABLE, Some(SourceKind::Other)));
         assert_eq!(changed.policy(), ForkPolicy::NoFork);
-        assert!(changed.is_bare() && changed.is_muted());
+        assert!(changed.is_bare() && changed.is_muted() && changed.is_exclusive());
+        assert_eq!(changed.kernel_interest(), Interest::READABLE.exclusive());
         assert!(!changed.is_dropped(1) && changed.is_dropped(2) && changed.is_dropped(3));
-        let back = changed.with_muted(false).with_dropped_in(None).with_interest(Interest::WRITABLE);
+        let back =
+            changed.with_muted(false).with_exclusive(false).with_dropped_in(None).with_interest(Interest::WRITABLE);
         assert_eq!(back, about.with_kind(SourceKind::Other).with_policy(ForkPolicy::NoFork));
     }
 

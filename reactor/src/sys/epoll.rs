@@ -146,6 +146,10 @@ fn flags(interest: Interest) -> u32 {
     if interest.is_priority() {
         flags |= EPOLLPRI;
     }
+    if interest.is_exclusive() {
+        // epoll_ctl(2): beside it only EPOLLIN, EPOLLOUT, EPOLLWAKEUP and EPOLLET are allowed.
+        flags = flags & !EPOLLRDHUP | libc::EPOLLEXCLUSIVE;
+    }
     flags.cast_unsigned()
 }
 
