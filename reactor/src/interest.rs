@@ -102,9 +102,14 @@ impl Interest {
         }
     }
 
-    #[cfg(feature = "cponfork")]
+    #[inline(always)]
     pub(crate) const fn bits(self) -> u8 {
         self.0.get()
+    }
+
+    /// Of any bits that [`bits`](Interest::bits) may give, meaningful or not.
+    pub(crate) const fn of_any_bits(bits: NonZeroU8) -> Interest {
+        Interest(bits)
     }
 
     /// `None` for zero and for bits that have no meaning.

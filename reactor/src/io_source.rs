@@ -7,9 +7,11 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use crate::{Interest, Registry, Token, event};
 
+use crate::selector::Selector;
 #[cfg(feature = "net")]
 pub(crate) use crate::selector::remember_pair;
 pub(crate) use crate::source_kind::SourceKind;
+use crate::source_kind::SourceTag;
 
 /// A descriptor owner that can be registered.
 ///
@@ -49,14 +51,17 @@ impl<T> DerefMut for IoSource<T> {
 }
 
 impl<T: AsRawFd> event::Source for IoSource<T> {
+    #[inline(always)]
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
         self.registration.register(registry, self.inner.as_raw_fd(), token, interests)
     }
 
+    #[inline(always)]
     fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
         self.registration.reregister(registry, self.inner.as_raw_fd(), token, interests)
     }
 
+    #[inline(always)]
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         self.registration.deregister(registry, self.inner.as_raw_fd())
     }
@@ -80,7 +85,7 @@ pub(crate) struct Registration {
     #[cfg(feature = "cponfork")]
     fd: RawFd,
     #[cfg(feature = "cponfork")]
-    kind: SourceKind,
+    tag: SourceTag,
 }
 
 impl Registration {
@@ -92,10 +97,11 @@ impl Registration {
             #[cfg(feature = "cponfork")]
             fd,
             #[cfg(feature = "cponfork")]
-            kind,
+            tag: SourceTag::of(kind),
         }
     }
 
+    #[inline(always)]
     pub(crate) fn register(
         &mut self,
         registry: &Registry,
@@ -104,29 +110,71 @@ impl Registration {
         interest: Interest,
     ) -> io::Result<()> {
         let selector = registry.selector();
-        if self.is_elsewhere(selector.id()) {
+        if self.selector == 0
+            && let Some(vacancy) = selector.vacancy(fd)
+        {
+            self.selector = selector.id();
+            return vacancy.register(token, interest, self.tag()).inspect_err(|_| self.selector = 0);
+        }
+        self.register_with_care(selector, fd, token, interest)
+    }
+
+    #[cold]
+    fn register_with_care(
+        &mut self,
+        selector: &Selector,
+        fd: RawFd,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        if self.is_elsewhere(selector) {
             return Err(registered_elsewhere());
         }
-        #[cfg(feature = "cponfork")]
-        let kind = Some(self.kind);
-        #[cfg(not(feature = "cponfork"))]
-        let kind = None;
-        selector.register(fd, token, interest, kind)?;
+        selector.register(fd, token, interest, self.tag())?;
         self.selector = selector.id();
         Ok(())
     }
 
+    #[inline(always)]
     fn reregister(&mut self, registry: &Registry, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let selector = registry.selector();
-        if self.is_elsewhere(selector.id()) {
+        if self.selector == selector.id()
+            && let Some(plain) = selector.plain(fd)
+        {
+            return plain.reregister(token, interest);
+        }
+        self.reregister_with_care(selector, fd, token, interest)
+    }
+
+    #[cold]
+    fn reregister_with_care(
+        &mut self,
+        selector: &Selector,
+        fd: RawFd,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        if self.is_elsewhere(selector) {
             return Err(registered_elsewhere());
         }
         selector.reregister(fd, token, interest)
     }
 
+    #[inline(always)]
     fn deregister(&mut self, registry: &Registry, fd: RawFd) -> io::Result<()> {
         let selector = registry.selector();
-        if self.is_elsewhere(selector.id()) {
+        if self.selector == selector.id()
+            && let Some(plain) = selector.plain(fd)
+        {
+            self.selector = 0;
+            return plain.deregister();
+        }
+        self.deregister_with_care(selector, fd)
+    }
+
+    #[cold]
+    fn deregister_with_care(&mut self, selector: &Selector, fd: RawFd) -> io::Result<()> {
+        if self.is_elsewhere(selector) {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
                 "the source is not registered with this `Registry` but with another one",
@@ -140,10 +188,22 @@ impl Registration {
         result
     }
 
+    #[cfg(feature = "cponfork")]
+    #[inline(always)]
+    fn tag(&self) -> SourceTag {
+        self.tag
+    }
+
+    /// Without forks nobody asks.
+    #[cfg(not(feature = "cponfork"))]
+    fn tag(&self) -> SourceTag {
+        SourceTag::BARE
+    }
+
     /// Registered with another selector that is still there. Without the list that forks need nobody knows whether it is,
     /// and as in mio only debug builds look.
-    fn is_elsewhere(&self, selector: u32) -> bool {
-        if self.selector == 0 || self.selector == selector {
+    fn is_elsewhere(&self, selector: &Selector) -> bool {
+        if self.selector == 0 || self.selector == selector.id() {
             return false;
         }
         #[cfg(feature = "cponfork")]
@@ -160,7 +220,7 @@ impl Registration {
             if self.selector != 0 {
                 crate::fork::given_away(self.selector, self.fd);
             }
-            if self.kind == SourceKind::Pair {
+            if self.tag == SourceTag::of(SourceKind::Pair) {
                 crate::fork::forget_pair(self.fd);
             }
             std::mem::forget(self);
@@ -174,7 +234,7 @@ impl Drop for Registration {
         if self.selector != 0 {
             crate::fork::closing(self.selector, self.fd);
         }
-        if self.kind == SourceKind::Pair {
+        if self.tag == SourceTag::of(SourceKind::Pair) {
             crate::fork::forget_pair(self.fd);
         }
     }

@@ -7,13 +7,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::io_source::Registration;
-use crate::source_kind::SourceKind;
+use crate::source_kind::{SourceKind, SourceTag};
 use crate::sync::AtomicU32;
 use crate::wake_flag::WakeFlag;
 use crate::{Interest, Token, sys};
 
 #[cfg(feature = "cponfork")]
-use crate::fork::{ForkPolicy, registered::Registered};
+use crate::fork::{
+    ForkPolicy,
+    registered::Registered,
+    table::{About, Entry, PolicyTag},
+};
 
 #[cfg(feature = "cponfork")]
 type Handle = crate::fork::Adopted;
@@ -24,9 +28,9 @@ type Handle = Arc<Shared>;
 #[derive(Clone, Debug)]
 pub(crate) struct Selector {
     shared: Handle,
-    /// What registrations made through this handle are tagged with; `None`: their kind's default.
+    /// What registrations made through this handle are tagged with.
     #[cfg(feature = "cponfork")]
-    policy: Option<ForkPolicy>,
+    policy: PolicyTag,
 }
 
 /// What the handles share.
@@ -50,20 +54,19 @@ impl Selector {
             #[cfg(feature = "cponfork")]
             registered: Registered::default(),
         };
-        #[cfg(feature = "cponfork")]
-        sys::process::find_out_about_threads();
         Ok(Selector {
             shared: Handle::new(shared),
             #[cfg(feature = "cponfork")]
-            policy: None,
+            policy: PolicyTag::DEFAULT,
         })
     }
 
     #[cfg(feature = "cponfork")]
     pub(crate) fn with_policy(&self, policy: ForkPolicy) -> Selector {
-        Selector { shared: self.shared.clone(), policy: Some(policy) }
+        Selector { shared: self.shared.clone(), policy: PolicyTag::of(policy) }
     }
 
+    #[inline(always)]
     pub(crate) fn id(&self) -> u32 {
         self.shared.id
     }
@@ -78,26 +81,68 @@ impl Selector {
         Ok(())
     }
 
-    /// `kind` is `None` for a bare descriptor number: a fork finds out when it needs to know.
-    pub(crate) fn register(
-        &self,
-        fd: RawFd,
-        token: Token,
-        interest: Interest,
-        kind: Option<SourceKind>,
-    ) -> io::Result<()> {
+    /// Where to register `fd`, unless that takes particular care.
+    #[inline(always)]
+    pub(crate) fn vacancy(&self, fd: RawFd) -> Option<Plain<'_>> {
+        Some(Plain {
+            selector: self,
+            fd,
+            #[cfg(feature = "cponfork")]
+            entry: self.shared.registered.vacancy(fd)?,
+        })
+    }
+
+    /// The registration of `fd`, unless it takes particular care.
+    #[inline(always)]
+    pub(crate) fn plain(&self, fd: RawFd) -> Option<Plain<'_>> {
+        Some(Plain {
+            selector: self,
+            fd,
+            #[cfg(feature = "cponfork")]
+            entry: self.shared.registered.plain(fd)?,
+        })
+    }
+
+    #[inline]
+    pub(crate) fn register(&self, fd: RawFd, token: Token, interest: Interest, source: SourceTag) -> io::Result<()> {
+        match self.vacancy(fd) {
+            Some(vacancy) => vacancy.register(token, interest, source),
+            None => self.register_with_care(fd, token, interest, source),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn reregister(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        match self.plain(fd) {
+            Some(plain) => plain.reregister(token, interest),
+            None => self.reregister_with_care(fd, token, interest),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn deregister(&self, fd: RawFd) -> io::Result<()> {
+        match self.plain(fd) {
+            Some(plain) => plain.deregister(),
+            None => self.deregister_with_care(fd),
+        }
+    }
+
+    #[cold]
+    fn register_with_care(&self, fd: RawFd, token: Token, interest: Interest, source: SourceTag) -> io::Result<()> {
         #[cfg(feature = "cponfork")]
         {
-            self.shared.registered.register(&self.shared.queue, fd, token, interest, kind, self.policy)
+            let about = About::new(interest, source, self.policy);
+            self.shared.registered.register(&self.shared.queue, fd, token, about)
         }
         #[cfg(not(feature = "cponfork"))]
         {
-            let _ = kind;
+            let _ = source;
             self.shared.queue.add(fd, token, interest)
         }
     }
 
-    pub(crate) fn reregister(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+    #[cold]
+    fn reregister_with_care(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         #[cfg(feature = "cponfork")]
         {
             self.shared.registered.reregister(&self.shared.queue, fd, token, interest)
@@ -108,7 +153,8 @@ impl Selector {
         }
     }
 
-    pub(crate) fn deregister(&self, fd: RawFd) -> io::Result<()> {
+    #[cold]
+    fn deregister_with_care(&self, fd: RawFd) -> io::Result<()> {
         #[cfg(feature = "cponfork")]
         {
             self.shared.registered.deregister(&self.shared.queue, fd)
@@ -135,6 +181,50 @@ impl Selector {
                 Err(error)
             }
         }
+    }
+}
+
+/// A registration, made or to be made, that takes no particular care: the way of most, so as short as can be. The table is
+/// changed before the kernel is asked, so that nothing is left to do after it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plain<'a> {
+    selector: &'a Selector,
+    fd: RawFd,
+    #[cfg(feature = "cponfork")]
+    entry: &'a Entry,
+}
+
+impl Plain<'_> {
+    #[inline(always)]
+    pub(crate) fn register(self, token: Token, interest: Interest, source: SourceTag) -> io::Result<()> {
+        #[cfg(feature = "cponfork")]
+        self.entry.set(token, About::new(interest, source, self.selector.policy));
+        #[cfg(not(feature = "cponfork"))]
+        let _ = source;
+        self.selector.shared.queue.add(self.fd, token, interest).map_err(|error| self.forget(error))
+    }
+
+    #[inline(always)]
+    pub(crate) fn reregister(self, token: Token, interest: Interest) -> io::Result<()> {
+        #[cfg(feature = "cponfork")]
+        self.entry.change(token, interest);
+        // It fails only if the kernel does not have the registration.
+        self.selector.shared.queue.modify(self.fd, token, interest).map_err(|error| self.forget(error))
+    }
+
+    #[inline(always)]
+    pub(crate) fn deregister(self) -> io::Result<()> {
+        // Whatever the kernel says, it does not have the number afterwards.
+        #[cfg(feature = "cponfork")]
+        self.entry.clear();
+        self.selector.shared.queue.delete(self.fd)
+    }
+
+    #[cold]
+    fn forget(self, error: io::Error) -> io::Error {
+        #[cfg(feature = "cponfork")]
+        self.entry.clear();
+        error
     }
 }
 

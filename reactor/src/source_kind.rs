@@ -52,3 +52,24 @@ impl SourceKind {
         Self::ALL.get(usize::from(bits).checked_sub(1)?).copied()
     }
 }
+
+/// What the registration table keeps of a source: see `fork::table::About`, of which these are the bits, ready to be put in,
+/// because that is done for each registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SourceTag(u16);
+
+impl SourceTag {
+    /// Where the kind is.
+    pub(crate) const KIND: u32 = 6;
+
+    /// A bare descriptor number: a fork finds out what it is when it needs to know.
+    pub(crate) const BARE: SourceTag = SourceTag(1 << 13);
+
+    pub(crate) const fn of(kind: SourceKind) -> SourceTag {
+        SourceTag((kind as u16) << SourceTag::KIND)
+    }
+
+    pub(crate) const fn bits(self) -> u16 {
+        self.0
+    }
+}

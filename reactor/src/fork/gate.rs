@@ -42,7 +42,7 @@ impl Gate {
         }
     }
 
-    /// Keeps newcomers out and waits for those inside to leave. One fork at a time: the caller sees to that.
+    /// Keeps newcomers out and waits for those inside to leave. One at a time: the caller sees to that.
     pub(crate) fn shut(&self) {
         self.begin_shut();
         let mut round = 0;

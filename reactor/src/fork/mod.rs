@@ -196,7 +196,7 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
     let world = world();
     FORKING.store(this_thread(), Ordering::Relaxed);
     for live in &world.selectors {
-        live.get().registered.gate.shut();
+        live.get().registered.shut();
     }
     // From here on dropping it undoes everything, on an error and on a panic.
     let mut prepared = Prepared { world, committed: false };
@@ -334,7 +334,7 @@ impl Drop for Prepared {
         let World { selectors, plan, .. } = &mut *self.world;
         plan.clear();
         for live in selectors {
-            live.get().registered.gate.open();
+            live.get().registered.open();
         }
         FORKING.store(0, Ordering::Relaxed);
     }

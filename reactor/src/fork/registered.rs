@@ -6,15 +6,16 @@ use std::process;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use super::gate::{Gate, Inside};
-use super::policy::{ForkPolicy, SourceKind};
-use super::table::{About, Entry, FdTable};
+use super::table::{About, Entry, Table};
+use super::world::world;
 use super::{generation, sync};
-use crate::{Interest, Token, sys};
+use crate::sys::{self, descriptor};
+use crate::{Interest, Token};
 
 /// A selector's registration table, the gate that keeps it still during a fork, and its poison.
 #[derive(Debug)]
 pub(crate) struct Registered {
-    pub(super) table: FdTable<Entry>,
+    pub(super) table: Table,
     pub(super) gate: Gate,
     /// The error that kept the child's queue from being completed; 0: none.
     poison: AtomicI32,
@@ -28,7 +29,7 @@ pub(crate) struct Registered {
 impl Default for Registered {
     fn default() -> Registered {
         Registered {
-            table: FdTable::new(),
+            table: Table::new(),
             gate: Gate::new(),
             poison: AtomicI32::new(0),
             owner: AtomicU32::new(0),
@@ -38,32 +39,38 @@ impl Default for Registered {
 }
 
 impl Registered {
-    pub(crate) fn register(
-        &self,
-        queue: &sys::Queue,
-        fd: RawFd,
-        token: Token,
-        interest: Interest,
-        kind: Option<SourceKind>,
-        policy: Option<ForkPolicy>,
-    ) -> io::Result<()> {
+    /// The place of `fd` in the table, if a registration can be made there without particular care.
+    #[inline(always)]
+    pub(crate) fn vacancy(&self, fd: RawFd) -> Option<&Entry> {
+        self.table.plain(fd).filter(|entry| entry.is_vacant())
+    }
+
+    /// The place of `fd` in the table, if the registration there can be changed or ended without particular care.
+    #[inline(always)]
+    pub(crate) fn plain(&self, fd: RawFd) -> Option<&Entry> {
+        self.table.plain(fd).filter(|entry| entry.is_plain())
+    }
+
+    #[cold]
+    pub(crate) fn register(&self, queue: &sys::Queue, fd: RawFd, token: Token, about: About) -> io::Result<()> {
+        if self.owner.load(Ordering::Relaxed) == 0 || self.table.get(fd).is_none() {
+            self.take_in(fd)?;
+        }
         let _inside = self.enter()?;
         self.check_poison()?;
-        if self.owner.load(Ordering::Relaxed) == 0 {
-            self.owner.store(process::id(), Ordering::Relaxed);
-        }
-        // None for a negative number, which the kernel refuses.
-        let entry = self.table.get_or_make(fd);
+        // None for a number that is not open, which the kernel refuses.
+        let entry = self.table.get(fd);
         if entry.is_some_and(Entry::is_withheld) {
             return Err(io::Error::from_raw_os_error(libc::EEXIST));
         }
-        queue.add(fd, token, interest)?;
+        queue.add(fd, token, about.interest())?;
         if let Some(entry) = entry {
-            entry.set(token, About::new(interest, kind, policy));
+            entry.set(token, about);
         }
         Ok(())
     }
 
+    #[cold]
     pub(crate) fn reregister(&self, queue: &sys::Queue, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let _inside = self.enter()?;
         self.check_poison()?;
@@ -82,11 +89,11 @@ impl Registered {
         Ok(())
     }
 
+    #[cold]
     pub(crate) fn deregister(&self, queue: &sys::Queue, fd: RawFd) -> io::Result<()> {
         let _inside = self.enter()?;
         let about = self.table.get(fd).and_then(|entry| {
             let about = entry.about()?;
-            // Whatever the kernel says below, it does not have the number afterwards.
             entry.clear();
             Some(about)
         });
@@ -97,6 +104,39 @@ impl Registered {
             _ if self.is_poisoned() => Ok(()),
             _ => queue.delete(fd),
         }
+    }
+
+    /// Makes room for `fd` in the table of this process.
+    fn take_in(&self, fd: RawFd) -> io::Result<()> {
+        if super::is_forking_here() {
+            return Err(between());
+        }
+        // Keeps forks out, and whoever looks at the table without being inside the gate.
+        let _world = world();
+        self.shut();
+        let _ = self.owner.compare_exchange(0, process::id(), Ordering::Relaxed, Ordering::Relaxed);
+        // A number that is not open will be refused, and may be any.
+        if descriptor::is_open(fd) {
+            // SAFETY: the gate is shut and the world locked.
+            unsafe { self.table.grow(fd) };
+        }
+        self.open();
+        Ok(())
+    }
+
+    /// Keeps registrations still. The world is locked, so this is one at a time.
+    pub(super) fn shut(&self) {
+        self.gate.shut();
+        // SAFETY: nobody is inside the gate, and the world is locked.
+        unsafe { self.table.set_plain(false) };
+    }
+
+    /// Ends a [`shut`](Registered::shut).
+    pub(super) fn open(&self) {
+        let is_plain = self.owner.load(Ordering::Relaxed) != 0 && !self.is_poisoned();
+        // SAFETY: as in `shut`.
+        unsafe { self.table.set_plain(is_plain) };
+        self.gate.open();
     }
 
     /// The registered `fd` is about to be closed.
@@ -120,6 +160,7 @@ impl Registered {
     /// The child's side of a fork is done: this is `owner`'s selector now.
     pub(super) fn take_over(&self, owner: u32) {
         self.owner.store(owner, Ordering::Relaxed);
+        self.open();
         self.gate.reset();
     }
 
@@ -174,9 +215,7 @@ impl Registered {
         loop {
             if super::is_forking_here() {
                 // It would wait for itself.
-                return Err(io::Error::other(
-                    "this thread is between prepare and commit or abort of a fork: end the fork before registering",
-                ));
+                return Err(between());
             }
             sync::pause(round);
             round += 1;
@@ -185,6 +224,10 @@ impl Registered {
             }
         }
     }
+}
+
+fn between() -> io::Error {
+    io::Error::other("this thread is between prepare and commit or abort of a fork: end the fork before registering")
 }
 
 /// Puts one registration in the place of another where the kernel does not change it: epoll_ctl(2) has `EPOLLEXCLUSIVE`

@@ -1,128 +1,119 @@
-//! Tables indexed by descriptor number.
+//! A selector's registrations, by descriptor number.
 
+use std::cell::UnsafeCell;
 use std::fmt;
 use std::os::fd::RawFd;
-use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::panic::RefUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::policy::{ForkPolicy, SourceKind};
+use crate::source_kind::SourceTag;
+use crate::sys::process::SingleThreaded;
 use crate::{Interest, Token};
 
-/// Entries per chunk: 4 KiB of [`Entry`], so that a process of a few hundred descriptors touches one page.
-const CHUNK: usize = 256;
+/// What a table begins with: 4 KiB, so that a process of a few hundred descriptors touches one page.
+const FIRST: usize = 256;
 
-type Chunk<T> = [T; CHUNK];
-
-/// A value per descriptor, made of atomics, zero until first written.
+/// An entry per descriptor number. Descriptors are small dense integers, so this is an array.
 ///
-/// Descriptors are small dense integers: two levels of arrays, of which the second is allocated in chunks on first use
-/// and never moves. Reading takes no lock and allocates nothing.
-pub(crate) struct FdTable<T> {
-    root: AtomicPtr<Root<T>>,
-    growing: Mutex<()>,
+/// Whoever uses it is inside the selector's [gate](super::gate), or holds the lock of the world; whoever lets it grow has
+/// shut the one and holds the other. So nobody looks while the array is replaced, and looking up takes no lock.
+pub(crate) struct Table {
+    entries: UnsafeCell<Box<[Entry]>>,
+    /// The array's length while the [plain way](Table::plain) is open, otherwise 0.
+    plain: UnsafeCell<usize>,
+    /// Where it is said whether this is the only thread.
+    single_threaded: SingleThreaded,
 }
 
-struct Root<T> {
-    chunks: Box<[AtomicPtr<Chunk<T>>]>,
-    /// The smaller root before this one, or null: somebody may still be reading it.
-    before: *mut Root<T>,
-}
+// SAFETY: entries are atomics. The array is replaced only while nobody else looks (see `grow`), and the plain way is for
+// the only thread there is.
+unsafe impl Sync for Table {}
 
-/// Types whose all-zero bytes are a valid value.
-///
-/// # Safety
-///
-/// It must be so.
-pub(crate) unsafe trait Zeroed: Sync {}
+// Nothing is left half done when a panic unwinds through a user: there is nothing that panics.
+impl RefUnwindSafe for Table {}
 
-impl<T: Zeroed> FdTable<T> {
-    pub(crate) const fn new() -> FdTable<T> {
-        FdTable { root: AtomicPtr::new(ptr::null_mut()), growing: Mutex::new(()) }
-    }
-
-    /// The value of `fd`, or `None` if nothing near it was ever written.
-    pub(crate) fn get(&self, fd: RawFd) -> Option<&T> {
-        let fd = usize::try_from(fd).ok()?;
-        let chunk = self.root()?.chunks.get(fd / CHUNK)?.load(Ordering::Acquire);
-        // SAFETY: a chunk, once published, lives as long as the table.
-        unsafe { chunk.as_ref() }.map(|chunk| &chunk[fd % CHUNK])
-    }
-
-    /// The value of `fd`, making room for it if need be. `None` for a negative number.
-    pub(crate) fn get_or_make(&self, fd: RawFd) -> Option<&T> {
-        match self.get(fd) {
-            Some(value) => Some(value),
-            None => self.make(usize::try_from(fd).ok()?),
+impl Table {
+    pub(crate) fn new() -> Table {
+        Table {
+            entries: UnsafeCell::new(Box::default()),
+            plain: UnsafeCell::new(0),
+            single_threaded: SingleThreaded::find(),
         }
     }
 
-    #[cold]
-    fn make(&self, fd: usize) -> Option<&T> {
-        let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = fd / CHUNK;
-        let chunks = match self.root() {
-            Some(root) if index < root.chunks.len() => &root.chunks,
-            _ => {
-                let before = self.root.load(Ordering::Relaxed);
-                let old: &[AtomicPtr<Chunk<T>>] = self.root().map_or(&[], |root| &root.chunks);
-                let length = (index + 1).next_power_of_two().max(4);
-                let pointers = old.iter().map(|chunk| chunk.load(Ordering::Relaxed));
-                let chunks = pointers.chain(std::iter::repeat(ptr::null_mut())).take(length).map(AtomicPtr::new);
-                let root = Root { chunks: chunks.collect(), before };
-                self.root.store(Box::into_raw(Box::new(root)), Ordering::Release);
-                &self.root()?.chunks
+    /// The entry of `fd`; `None` if there is no room for it, or it is negative.
+    pub(crate) fn get(&self, fd: RawFd) -> Option<&Entry> {
+        self.entries().get(usize::try_from(fd).ok()?)
+    }
+
+    /// The entry of `fd` for the only thread that the process has, which need not go through the gate to get at it: one
+    /// comparison says that there is room, that nobody has shut the gate, and that there is nothing to know first.
+    #[inline(always)]
+    pub(crate) fn plain(&self, fd: RawFd) -> Option<&Entry> {
+        let index = fd.cast_unsigned() as usize;
+        if !self.single_threaded.holds() {
+            return None;
+        }
+        // SAFETY: this is the only thread.
+        if index >= unsafe { *self.plain.get() } {
+            return None;
+        }
+        // SAFETY: there is room for no more than the positive numbers, and for this one.
+        unsafe {
+            std::hint::assert_unchecked(fd >= 0);
+            Some(self.entries().get_unchecked(index))
+        }
+    }
+
+    /// Opens the plain way, or closes it.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else may use the table meanwhile, unless the process has another thread: then nobody looks.
+    pub(crate) unsafe fn set_plain(&self, open: bool) {
+        // SAFETY: the caller's promise.
+        unsafe { *self.plain.get() = if open { self.entries().len() } else { 0 } };
+    }
+
+    /// Every entry, with its descriptor.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (RawFd, &Entry)> {
+        (0..).zip(self.entries())
+    }
+
+    /// Makes room for `fd`. A negative number has none. The plain way is as long as it was.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else may use the table meanwhile, and no reference to an entry may be left from before.
+    pub(crate) unsafe fn grow(&self, fd: RawFd) {
+        let Ok(index) = usize::try_from(fd) else { return };
+        let old = self.entries();
+        if index < old.len() {
+            return;
+        }
+        let length = (index + 1).next_power_of_two().max(FIRST);
+        // SAFETY: an entry is two atomic integers, for which zero is a value: an absent registration.
+        let larger = unsafe { Box::<[Entry]>::new_zeroed_slice(length).assume_init() };
+        for (new, old) in larger.iter().zip(old) {
+            if let Some((token, about)) = old.get() {
+                new.set(token, about);
             }
-        };
-        let mut chunk = chunks[index].load(Ordering::Relaxed);
-        if chunk.is_null() {
-            // SAFETY: `T: Zeroed`.
-            chunk = Box::into_raw(unsafe { Box::<Chunk<T>>::new_zeroed().assume_init() });
-            chunks[index].store(chunk, Ordering::Release);
         }
-        // SAFETY: as in `get`.
-        unsafe { chunk.as_ref() }.map(|chunk| &chunk[fd % CHUNK])
+        // SAFETY: the caller sees to it that nobody looks.
+        unsafe { *self.entries.get() = larger };
     }
 
-    /// Every value whose chunk is there, with its descriptor.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (RawFd, &T)> {
-        let chunks = self.root().map_or(&[][..], |root| &root.chunks).iter().enumerate();
-        chunks.flat_map(|(index, chunk)| {
-            // SAFETY: as in `get`.
-            let chunk = unsafe { chunk.load(Ordering::Acquire).as_ref() };
-            let first = index * CHUNK;
-            chunk.into_iter().flatten().enumerate().map(move |(offset, value)| ((first + offset) as RawFd, value))
-        })
-    }
-
-    fn root(&self) -> Option<&Root<T>> {
-        // SAFETY: null or from `Box::into_raw`; a root that is replaced is freed with the table, not before.
-        unsafe { self.root.load(Ordering::Acquire).as_ref() }
+    #[inline(always)]
+    fn entries(&self) -> &[Entry] {
+        // SAFETY: it is replaced only in `grow`, when nobody looks.
+        unsafe { &*self.entries.get() }
     }
 }
 
-impl<T> Drop for FdTable<T> {
-    fn drop(&mut self) {
-        let mut root = *self.root.get_mut();
-        let mut is_newest = true;
-        while !root.is_null() {
-            // SAFETY: from `Box::into_raw`, and nobody has a reference any more.
-            let owned = unsafe { Box::from_raw(root) };
-            root = owned.before;
-            // The newest root names every chunk, those before it some of them again.
-            let chunks = owned.chunks.iter().filter(|_| is_newest).map(|chunk| chunk.load(Ordering::Relaxed));
-            for chunk in chunks.filter(|chunk| !chunk.is_null()) {
-                // SAFETY: from `Box::into_raw`, once.
-                drop(unsafe { Box::from_raw(chunk) });
-            }
-            is_newest = false;
-        }
-    }
-}
-
-impl<T> fmt::Debug for FdTable<T> {
+impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FdTable").finish_non_exhaustive()
+        f.debug_struct("Table").finish_non_exhaustive()
     }
 }
 
@@ -135,9 +126,6 @@ pub(crate) struct Entry {
     token: AtomicU64,
     about: AtomicU64,
 }
-
-// SAFETY: two atomic integers of zero: an absent registration.
-unsafe impl Zeroed for Entry {}
 
 impl Entry {
     #[inline]
@@ -158,6 +146,12 @@ impl Entry {
         self.about.store(about.0, Ordering::Release);
     }
 
+    /// Token and interest of a registration change.
+    #[inline(always)]
+    pub(crate) fn change(&self, token: Token, interest: Interest) {
+        self.set(token, About(self.about.load(Ordering::Relaxed)).with_interest(interest));
+    }
+
     /// Muted, by a source that tells us when it is closed: registered, although the kernel does not know.
     #[inline]
     pub(crate) fn is_withheld(&self) -> bool {
@@ -168,6 +162,31 @@ impl Entry {
     pub(crate) fn clear(&self) {
         self.about.store(0, Ordering::Release);
     }
+
+    /// No registration, and nothing to know of one that was here.
+    #[inline(always)]
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.about.load(Ordering::Relaxed) == 0
+    }
+
+    /// A registration of which there is nothing to know that the kernel does not.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        (1..About::PLAIN).contains(&self.about.load(Ordering::Relaxed))
+    }
+}
+
+/// What an [`About`] says of the registration's own policy, ready to be put in, because that is done for each registration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PolicyTag(u16);
+
+impl PolicyTag {
+    /// None of its own.
+    pub(crate) const DEFAULT: PolicyTag = PolicyTag(0);
+
+    pub(crate) const fn of(policy: ForkPolicy) -> PolicyTag {
+        PolicyTag((policy as u16) << About::POLICY)
+    }
 }
 
 /// What an [`Entry`] says beside the token, in one word:
@@ -177,8 +196,8 @@ impl Entry {
 /// | 0 to 5 | the interest; 0: no registration |
 /// | 6 to 9 | the kind; 0: a bare descriptor whose kind no fork has looked at yet |
 /// | 10 to 12 | the policy; 0: the kind's default |
-/// | 13 | muted |
-/// | 14 | bare: registered by number, so nothing tells us when it is closed |
+/// | 13 | bare: registered by number, so nothing tells us when it is closed |
+/// | 14 | muted |
 /// | 15 | exclusive: an event wakes one of the processes that wait for it |
 /// | 32 to 63 | the fork generation from which on processes do not have the registration; 0: none |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,19 +205,19 @@ pub(crate) struct About(u64);
 
 impl About {
     const INTEREST: u64 = 0x3f;
-    const KIND: u32 = 6;
+    const KIND: u32 = SourceTag::KIND;
     const POLICY: u32 = 10;
-    const MUTED: u64 = 1 << 13;
-    const BARE: u64 = 1 << 14;
+    const BARE: u64 = SourceTag::BARE.bits() as u64;
+    const MUTED: u64 = 1 << 14;
     const EXCLUSIVE: u64 = 1 << 15;
+    /// A registration whose word is below this one is [plain](Entry::is_plain).
+    const PLAIN: u64 = About::MUTED;
     const DROPPED_IN: u32 = 32;
 
-    /// A registration that was just made. Without a kind it is a bare descriptor.
-    #[inline]
-    pub(crate) fn new(interest: Interest, kind: Option<SourceKind>, policy: Option<ForkPolicy>) -> About {
-        let kind = kind.map_or(About::BARE, |kind| (kind as u64) << About::KIND);
-        let policy = policy.map_or(0, |policy| (policy as u64) << About::POLICY);
-        About(u64::from(interest.bits()) | kind | policy)
+    /// A registration that was just made.
+    #[inline(always)]
+    pub(crate) fn new(interest: Interest, source: SourceTag, policy: PolicyTag) -> About {
+        About(u64::from(interest.bits() as u16 | source.bits() | policy.0))
     }
 
     pub(crate) fn interest(self) -> Interest {
@@ -211,7 +230,7 @@ impl About {
         if self.is_exclusive() { self.interest().exclusive() } else { self.interest() }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn with_interest(self, interest: Interest) -> About {
         About(self.0 & !About::INTEREST | u64::from(interest.bits()))
     }
@@ -289,13 +308,18 @@ mod tests {
 
     #[test]
     fn an_entry_gives_back_what_it_was_given() {
-        let table = FdTable::<Entry>::new();
-        assert!(table.get(3).is_none() && table.get(-1).is_none() && table.get_or_make(-1).is_none());
+        let table = Table::new();
+        let grow = |fd| {
+            // SAFETY: the table is this thread's, which keeps no references.
+            unsafe { table.grow(fd) };
+            table.get(fd)
+        };
+        assert!(table.get(3).is_none() && table.get(-1).is_none() && grow(-1).is_none());
         let interest = Interest::READABLE | Interest::WRITABLE;
         for (fd, kind) in [(3, 1), (255, 2), (256, 7), (1_000_000, 12), (5_000, 3)] {
             let kind = SourceKind::from_bits(kind).unwrap();
-            let about = About::new(interest, Some(kind), Some(ForkPolicy::Sever));
-            table.get_or_make(fd).unwrap().set(Token(usize::MAX - kind as usize), about);
+            let about = About::new(interest, SourceTag::of(kind), PolicyTag::of(ForkPolicy::Sever));
+            grow(fd).unwrap().set(Token(usize::MAX - kind as usize), about);
             let (token, read) = table.get(fd).unwrap().get().unwrap();
             assert_eq!((token, read), (Token(usize::MAX - kind as usize), about));
             assert_eq!((read.interest(), read.kind(), read.policy()), (interest, Some(kind), ForkPolicy::Sever));
@@ -308,7 +332,7 @@ mod tests {
 
     #[test]
     fn what_is_said_about_a_registration_stays_apart() {
-        let about = About::new(Interest::WRITABLE, None, None);
+        let about = About::new(Interest::WRITABLE, SourceTag::BARE, PolicyTag::DEFAULT);
         assert!(about.is_bare() && !about.is_muted() && !about.is_dropped(0) && about.kind().is_none());
         assert_eq!(about.policy(), ForkPolicy::Inherit);
         let changed = about
@@ -326,22 +350,5 @@ mod tests {
         let back =
             changed.with_muted(false).with_exclusive(false).with_dropped_in(None).with_interest(Interest::WRITABLE);
         assert_eq!(back, about.with_kind(SourceKind::Other).with_policy(ForkPolicy::NoFork));
-    }
-
-    #[test]
-    fn threads_that_grow_a_table_find_each_others_entries() {
-        let table = FdTable::<Entry>::new();
-        let about = About::new(Interest::READABLE, None, None);
-        std::thread::scope(|scope| {
-            for thread in 0..4 {
-                let table = &table;
-                scope.spawn(move || {
-                    for fd in (thread..40_000).step_by(4) {
-                        table.get_or_make(fd).unwrap().set(Token(fd as usize), about);
-                    }
-                });
-            }
-        });
-        assert!((0..40_000).all(|fd| table.get(fd).unwrap().get() == Some((Token(fd as usize), about))));
     }
 }

@@ -93,6 +93,11 @@ pub(crate) fn pending_bytes(fd: RawFd) -> io::Result<usize> {
     Ok(usize::try_from(waiting).unwrap_or(0))
 }
 
+/// Whether something is open under the number.
+pub(crate) fn is_open(fd: RawFd) -> bool {
+    syscall!(fcntl(fd, libc::F_GETFD)).is_ok()
+}
+
 /// Whether an error says that the number is not open.
 pub(crate) fn is_closed(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBADF)

@@ -1,10 +1,19 @@
 //! epoll(7).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::mem::MaybeUninit;
+use std::num::NonZeroU8;
+#[cfg(feature = "cponfork")]
+use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
 use std::time::Duration;
 
 use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP};
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
 
 use super::syscall;
 use crate::{Interest, Token};
@@ -23,34 +32,49 @@ impl Queue {
         Ok(Queue(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
+    #[inline]
     pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         events.clear();
-        let capacity = events.capacity().try_into().unwrap_or(libc::c_int::MAX);
-        // SAFETY: the kernel writes at most `capacity` events to the vector's spare room.
-        let count = syscall!(epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), capacity, millis(timeout)))?;
+        let room = ptr::from_mut(events.spare_capacity_mut()) as *mut [MaybeUninit<epoll::Event>];
+        // SAFETY: either type is the kernel's `struct epoll_event`.
+        let room = unsafe { &mut *room };
+        let (filled, _) = match timeout {
+            None => epoll::wait(&self.0, room, None),
+            Some(Duration::ZERO) => epoll::wait(&self.0, room, Some(&Timespec::default())),
+            Some(timeout) => epoll::wait(&self.0, room, Some(&limit(timeout))),
+        }?;
+        let count = filled.len();
         // SAFETY: the kernel has initialised the first `count` events, and `count` is at most the capacity.
-        unsafe { events.set_len(count as usize) };
+        unsafe { events.set_len(count) };
         Ok(())
     }
 
+    #[inline(always)]
     pub(crate) fn add(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, fd, flags(interest), token.0 as u64)
+        let data = EventData::new_u64(token.0 as u64);
+        Ok(epoll::add(&self.0, number(fd)?, data, flags(interest))?)
     }
 
+    #[inline(always)]
     pub(crate) fn modify(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, fd, flags(interest), token.0 as u64)
+        let data = EventData::new_u64(token.0 as u64);
+        Ok(epoll::modify(&self.0, number(fd)?, data, flags(interest))?)
     }
 
+    #[inline(always)]
     pub(crate) fn delete(&self, fd: RawFd) -> io::Result<()> {
-        // An event is passed although unused: kernels before 2.6.9 would refuse a null pointer.
-        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
+        Ok(epoll::delete(&self.0, number(fd)?)?)
     }
+}
 
-    fn control(&self, operation: libc::c_int, fd: RawFd, events: u32, data: u64) -> io::Result<()> {
-        let mut event = Event { events, u64: data };
-        syscall!(epoll_ctl(self.0.as_raw_fd(), operation, fd, &mut event))?;
-        Ok(())
+/// A descriptor number as epoll_ctl(2) takes it.
+#[inline(always)]
+fn number(fd: RawFd) -> Result<BorrowedFd<'static>, Errno> {
+    if fd < 0 {
+        return Err(Errno::BADF);
     }
+    // SAFETY: it is not -1, and goes nowhere but to epoll_ctl, which says EBADF should the number not be open.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
 impl AsFd for Queue {
@@ -65,14 +89,12 @@ impl Queue {
     pub(crate) fn holds(&self, fd: RawFd) -> io::Result<bool> {
         // Only the kernel knows which open file description was registered under this number; adding tells, and
         // changes nothing where it is there.
-        match self.control(libc::EPOLL_CTL_ADD, fd, 0, 0) {
+        match number(fd).and_then(|fd| epoll::add(&self.0, fd, EventData::new_u64(0), EventFlags::empty())) {
             Ok(()) => self.delete(fd).map(|()| false),
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EEXIST) => Ok(true),
-                // Not open, nothing that can be polled, or a queue that cannot be in this one.
-                Some(libc::EBADF | libc::EPERM | libc::EINVAL | libc::ELOOP) => Ok(false),
-                _ => Err(error),
-            },
+            Err(Errno::EXIST) => Ok(true),
+            // Not open, nothing that can be polled, or a queue that cannot be in this one.
+            Err(Errno::BADF | Errno::PERM | Errno::INVAL | Errno::LOOP) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -127,15 +149,33 @@ impl crate::fork::QueueCopy for QueueCopy {
     }
 }
 
-/// epoll_wait's timeout: milliseconds, rounded up so that a short wait does not become a busy loop; -1 is no limit.
-fn millis(timeout: Option<Duration>) -> libc::c_int {
-    let Some(timeout) = timeout else { return -1 };
-    let rest = u64::from(timeout.subsec_nanos().div_ceil(1_000_000));
-    let millis = timeout.as_secs().saturating_mul(1_000).saturating_add(rest);
-    millis.try_into().unwrap_or(libc::c_int::MAX)
+/// A timeout as epoll_wait(2) can count it, in milliseconds, rounded up so that a short wait does not become a busy loop.
+fn limit(timeout: Duration) -> Timespec {
+    /// In whole seconds.
+    const LONGEST: u64 = libc::c_int::MAX as u64 / 1_000 - 1;
+
+    if timeout.as_secs() > LONGEST {
+        return Timespec { tv_sec: LONGEST as i64, tv_nsec: 0 };
+    }
+    Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() }
 }
 
-fn flags(interest: Interest) -> u32 {
+#[inline(always)]
+fn flags(interest: Interest) -> EventFlags {
+    /// By the interest's bits: a look-up is shorter than asking for each bit, and this long it needs no check of bounds.
+    const FLAGS: [u32; 1 << u8::BITS] = {
+        let mut flags = [0; 1 << u8::BITS];
+        let mut bits = 1;
+        while bits < flags.len() {
+            flags[bits] = flags_of(Interest::of_any_bits(NonZeroU8::new(bits as u8).unwrap()));
+            bits += 1;
+        }
+        flags
+    };
+    EventFlags::from_bits_retain(FLAGS[usize::from(interest.bits())])
+}
+
+const fn flags_of(interest: Interest) -> u32 {
     let mut flags = EPOLLET;
     if interest.is_readable() {
         flags |= EPOLLIN | EPOLLRDHUP;
@@ -249,12 +289,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeouts_round_up() {
-        assert_eq!(millis(None), -1);
-        assert_eq!(millis(Some(Duration::ZERO)), 0);
-        assert_eq!(millis(Some(Duration::from_nanos(1))), 1);
-        assert_eq!(millis(Some(Duration::from_micros(1_001))), 2);
-        assert_eq!(millis(Some(Duration::from_millis(7))), 7);
-        assert_eq!(millis(Some(Duration::MAX)), libc::c_int::MAX);
+    fn timeouts_have_a_limit() {
+        let pair = |timeout| {
+            let timespec = limit(timeout);
+            (timespec.tv_sec, timespec.tv_nsec)
+        };
+        assert_eq!(pair(Duration::from_nanos(1)), (0, 1));
+        assert_eq!(pair(Duration::from_micros(1_001)), (0, 1_001_000));
+        assert_eq!(pair(Duration::from_millis(7_500)), (7, 500_000_000));
+        assert_eq!(pair(Duration::from_secs(2_147_482)), (2_147_482, 0));
+        assert_eq!(pair(Duration::new(2_147_483, 1)), (2_147_482, 0));
+        assert_eq!(pair(Duration::MAX), (2_147_482, 0));
     }
 }

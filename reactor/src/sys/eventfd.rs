@@ -1,7 +1,9 @@
 //! eventfd(2) as the kernel object of a waker.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
 
 use super::syscall;
 
@@ -16,8 +18,9 @@ impl WakeSignal {
         Ok(WakeSignal(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
+    #[inline(always)]
     pub(crate) fn send(&self) -> io::Result<()> {
-        send(self.0.as_raw_fd())
+        Ok(send(self.0.as_fd())?)
     }
 
     pub(crate) fn as_raw_fd(&self) -> RawFd {
@@ -32,13 +35,14 @@ impl WakeSignal {
     /// Sends on a descriptor that a fork has renewed. Async-signal-safe.
     #[cfg(feature = "cponfork")]
     pub(crate) fn send_at(fd: RawFd) -> Result<(), i32> {
-        send(fd).map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))
+        // SAFETY: it goes nowhere but to write(2), which says EBADF should the number not be open.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        send(fd).map_err(Errno::raw_os_error)
     }
 }
 
-fn send(fd: RawFd) -> io::Result<()> {
-    let one = 1_u64;
-    // SAFETY: the kernel reads the eight bytes of `one`.
-    syscall!(write(fd, (&raw const one).cast(), size_of::<u64>()))?;
+#[inline(always)]
+fn send(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::io::write(fd, &1_u64.to_ne_bytes())?;
     Ok(())
 }

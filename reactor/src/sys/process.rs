@@ -40,27 +40,42 @@ impl Drop for SignalsBlocked {
 
 /// Where the C library says whether the process is certainly single-threaded: glibc's `__libc_single_threaded`
 /// (`sys/single_threaded.h`, since 2.32), looked up at run time. Elsewhere nobody says so.
-static SINGLE_THREADED: AtomicPtr<libc::c_char> = AtomicPtr::new((&raw const NOT_CERTAIN).cast_mut());
-static NOT_CERTAIN: libc::c_char = 0;
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SingleThreaded(*const libc::c_char);
 
-/// Looks for what [`is_single_threaded`] reads. Before that it knows nothing.
-pub(crate) fn find_out_about_threads() {
-    static FOUND_OUT: Once = Once::new();
-    FOUND_OUT.call_once(|| {
-        // SAFETY: the name ends with a zero byte; looking it up runs no code of ours.
-        let variable = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
-        if !variable.is_null() {
-            SINGLE_THREADED.store(variable.cast(), Ordering::Relaxed);
-        }
-    });
+// SAFETY: it is written by the only thread there is, when that makes another one, and never unmapped.
+unsafe impl Send for SingleThreaded {}
+// SAFETY: see `Send`.
+unsafe impl Sync for SingleThreaded {}
+
+impl SingleThreaded {
+    pub(crate) fn find() -> SingleThreaded {
+        static FOUND_OUT: Once = Once::new();
+        FOUND_OUT.call_once(|| {
+            // SAFETY: the name ends with a zero byte; looking it up runs no code of ours.
+            let variable = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
+            if !variable.is_null() {
+                FOUND.store(variable.cast(), Ordering::Relaxed);
+            }
+        });
+        SingleThreaded(FOUND.load(Ordering::Relaxed))
+    }
+
+    /// Whether the calling thread is certainly the only one. `false` says nothing.
+    #[inline(always)]
+    pub(crate) fn holds(self) -> bool {
+        // SAFETY: a static of ours, or the C library's variable.
+        unsafe { *self.0 != 0 }
+    }
 }
 
-/// Whether the calling thread is certainly the only one. `false` says nothing.
+static FOUND: AtomicPtr<libc::c_char> = AtomicPtr::new((&raw const NOT_CERTAIN).cast_mut());
+static NOT_CERTAIN: libc::c_char = 0;
+
+/// Whether the calling thread is certainly the only one, as far as [`SingleThreaded::find`] has found out.
 #[inline]
 pub(crate) fn is_single_threaded() -> bool {
-    // SAFETY: a static of ours, or the C library's variable, which is never unmapped. It is written by the only thread
-    // there is, when that makes another one.
-    unsafe { *SINGLE_THREADED.load(Ordering::Relaxed) != 0 }
+    SingleThreaded(FOUND.load(Ordering::Relaxed)).holds()
 }
 
 /// fork(2): 0 in the child.

@@ -2,6 +2,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 use crate::event::Source;
+use crate::source_kind::SourceTag;
 use crate::{Interest, Registry, Token};
 
 /// Makes a [`Source`] of a descriptor that something else owns.
@@ -41,7 +42,7 @@ pub struct SourceFd<'a>(pub &'a RawFd);
 
 impl Source for SourceFd<'_> {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        registry.selector().register(*self.0, token, interests, None)
+        registry.selector().register(*self.0, token, interests, SourceTag::BARE)
     }
 
     fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
