@@ -9,7 +9,7 @@
 #![cfg_attr(feature = "os-ext", doc = "## `os-ext` (enabled)")]
 #![cfg_attr(not(feature = "os-ext"), doc = "## `os-ext` (disabled)")]
 //!
-//! The module `unix`: bare descriptors as sources, and pipes. Turns `os-poll` on.
+//! The module `unix`: bare descriptors as sources, pipes, timers, signals and processes. Turns `os-poll` on.
 //!
 #![cfg_attr(feature = "net", doc = "## `net` (enabled)")]
 #![cfg_attr(not(feature = "net"), doc = "## `net` (disabled)")]

@@ -4,7 +4,8 @@
 //! the types in `net` and `unix`. A program written for mio compiles and behaves the same. What is new is what
 //! happens when the process forks: with the feature `cponfork`, a fork made through the module `fork` gives the child
 //! **a private copy of every kernel queue, at the same descriptor number, registrations included**, as FreeBSD's
-//! `KQUEUE_CPONFORK` does in the kernel.
+//! `KQUEUE_CPONFORK` does in the kernel. New are also the sources that kqueue has filters for: `unix::Timer`,
+//! `unix::Signals` and `unix::Process`.
 //!
 //! Without that feature there is no registration table and no fork code: what remains is a small selector that
 //! coalesces wakes.
@@ -55,6 +56,9 @@ pub mod unix;
 mod interest;
 mod io_source;
 mod poll;
+// A clock is public where there are timers.
+#[cfg_attr(not(feature = "os-ext"), allow(unreachable_pub))]
+mod schedule;
 mod selector;
 // The fork policies are by kind; without them nobody asks.
 #[cfg_attr(not(feature = "cponfork"), allow(dead_code, unreachable_pub))]

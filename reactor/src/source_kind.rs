@@ -17,15 +17,15 @@ pub enum SourceKind {
     Pair = 5,
     /// A [`Waker`](crate::Waker).
     Waker = 6,
-    /// A pidfd.
+    /// A watch on a process: a pidfd.
     Process = 7,
     /// A kernel queue registered in another one.
     Queue = 8,
     /// An inotify or fanotify descriptor.
     Watch = 9,
-    /// A timerfd.
+    /// A kernel timer: a timerfd.
     Timer = 10,
-    /// A signalfd.
+    /// Signals of the process: a signalfd.
     Signal = 11,
     /// Anything else: an eventfd of the application's own, a terminal, a device.
     Other = 12,

@@ -41,6 +41,7 @@
 //! | connected stream, pipe end | **severed**: reads end of file; the peer sees the end when the parent closes |
 //! | `UnixStream::pair`, `UnixDatagram::pair`, `pipe()` made in this process | inherited: it may be the channel to the parent |
 //! | tokio's signal pipe, wakers | renewed: a signal or wake reaches the process it was meant for |
+//! | kernel timer | renewed: it expires in both, after the time that remained |
 //! | pidfd (`tokio::process::Child`) | severed: whoever waits gets an error at once |
 //! | inotify, another epoll | no-fork: the child gets no events |
 //!

@@ -46,6 +46,8 @@ pub enum PrepareObject {
     Waker(RawFd),
     /// A fresh socket pair for the one that this descriptor is an end of.
     Pair(RawFd),
+    /// A fresh timer for the one at this descriptor.
+    Timer(RawFd),
     /// The dead endpoint for the severed descriptor.
     DeadEndpoint(RawFd),
     /// Nothing: this thread is forking already.
@@ -79,6 +81,7 @@ impl fmt::Display for PrepareError {
             PrepareObject::Registration(fd) => write!(f, "copying the registration of descriptor {fd}")?,
             PrepareObject::Waker(fd) => write!(f, "renewing the waker at descriptor {fd}")?,
             PrepareObject::Pair(fd) => write!(f, "renewing the socket pair of descriptor {fd}")?,
+            PrepareObject::Timer(fd) => write!(f, "renewing the timer at descriptor {fd}")?,
             PrepareObject::DeadEndpoint(fd) => write!(f, "making a dead endpoint to sever descriptor {fd}")?,
             PrepareObject::NestedFork => f.write_str("this thread is forking already")?,
         }

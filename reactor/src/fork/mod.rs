@@ -25,8 +25,9 @@
 //!   reregistering is `NotFound`, registering it anew works.
 //! - A [muted](mute) registration is armed.
 //! - A selector that was [retired](retire_in_children) is dead: the child has the descriptors, but no queue for them.
+//! - Each `unix::Timer` as one of its own, registered or not.
 //!
-//! What nobody registered is none of this module's business: `fork(2)` duplicates the descriptor, and both processes
+//! What else nobody registered is none of this module's business: `fork(2)` duplicates the descriptor, and both processes
 //! hold it.
 //!
 //! # Examples
@@ -83,7 +84,7 @@ pub use registrations::{
 };
 #[cfg(feature = "net")]
 pub(crate) use world::remember_pair;
-pub(crate) use world::{Adopted, closing, forget_pair, given_away, is_alive};
+pub(crate) use world::{Adopted, closing, forget_pair, forget_timer, given_away, is_alive, remember_timer};
 
 use prepare::{Plan, Preparation};
 use world::{FORKING, GENERATION, World, is_forking_here, this_thread, world};
@@ -174,7 +175,7 @@ pub unsafe fn fork() -> Result<ForkResult, ForkError> {
 ///
 /// Until then other threads' registrations wait, and the thread that prepared may do nothing with selectors but poll and
 /// wake: not create, drop or list them, not register, deregister, tag or mute, not close a registered source, not make a
-/// socket pair.
+/// socket pair or a timer.
 #[derive(Debug)]
 #[must_use = "a fork that is neither committed nor aborted keeps registrations waiting"]
 pub struct Prepared {
@@ -200,8 +201,8 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
     }
     // From here on dropping it undoes everything, on an error and on a panic.
     let mut prepared = Prepared { world, committed: false };
-    let World { selectors, pairs, plan } = &mut *prepared.world;
-    Preparation::new(selectors, pairs, plan).run()?;
+    let World { selectors, pairs, timers, plan } = &mut *prepared.world;
+    Preparation::new(selectors, pairs, timers, plan).run()?;
     Ok(prepared)
 }
 
@@ -281,7 +282,8 @@ impl Prepared {
         }
         for replacement in &plan.replacements {
             if let Err(errno) = descriptor::replace(replacement.from, replacement.onto) {
-                replacement.selector.get().registered.poison(errno);
+                let to_tell = selectors.iter().filter(|live| replacement.selector.is_none_or(|one| one == **live));
+                to_tell.for_each(|live| live.get().registered.poison(errno));
             }
         }
         for (live, copy) in &mut plan.queues {

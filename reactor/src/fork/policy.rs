@@ -22,9 +22,15 @@ pub enum ForkPolicy {
     /// parent closes. (A listening socket is better closed in the child: `accept` on the dead endpoint fails.)
     Sever = 3,
     /// The object is private to a process: the child gets a fresh one at the same number, with what was pending in it.
-    /// For wakers, and for stream socket pairs made in this process: both ends, whatever the other end's policy, and
-    /// those registered duplicates that are tagged so too. Bytes that wait to be read are copied; descriptors in transit
-    /// (`SCM_RIGHTS`) and a half that was shut down are not.
+    ///
+    /// - Wakers.
+    /// - Timers: the child's expires after the time that remains, keeps period and phase, and has the expirations that
+    ///   nobody has taken. Exactly so for a `unix::Timer`. Of a timerfd that is registered by number only the kernel
+    ///   and `/proc` tell: its phase is good to a few microseconds, and it is set to the absolute time, also if it was set
+    ///   to a relative one. Duplicates of it become timers of their own.
+    /// - Stream socket pairs made in this process: both ends, whatever the other end's policy, and those registered
+    ///   duplicates that are tagged so too. Bytes that wait to be read are copied; descriptors in transit (`SCM_RIGHTS`)
+    ///   and a half that was shut down are not.
     Renew = 4,
 }
 
@@ -41,17 +47,20 @@ impl ForkPolicy {
 }
 
 /// By kind, offset by the smallest discriminant. The reactor's own are those of a kernel that copies the queue: all
-/// is inherited but what the process waits on itself with.
+/// is inherited but what the process waits on itself with, and the watches on its children.
 static DEFAULTS: [AtomicU8; SourceKind::ALL.len()] = {
     let mut defaults = [const { AtomicU8::new(ForkPolicy::Inherit as u8) }; SourceKind::ALL.len()];
     defaults[SourceKind::Waker as usize - 1] = AtomicU8::new(ForkPolicy::Renew as u8);
+    defaults[SourceKind::Timer as usize - 1] = AtomicU8::new(ForkPolicy::Renew as u8);
+    defaults[SourceKind::Process as usize - 1] = AtomicU8::new(ForkPolicy::NoFork as u8);
     defaults
 };
 
 /// The policy of registrations of this kind that have none of their own.
 ///
-/// [`Inherit`](ForkPolicy::Inherit) for all kinds but wakers, which are [renewed](ForkPolicy::Renew), until
-/// [`set_default_policy`] says otherwise.
+/// Until [`set_default_policy`] says otherwise: [`Inherit`](ForkPolicy::Inherit) for all kinds but wakers and timers, which
+/// are [renewed](ForkPolicy::Renew), and processes, which are the parent's to wait for
+/// ([`NoFork`](ForkPolicy::NoFork)).
 pub fn default_policy(kind: SourceKind) -> ForkPolicy {
     ForkPolicy::from_bits(DEFAULTS[kind as usize - 1].load(Ordering::Relaxed)).unwrap_or(ForkPolicy::Inherit)
 }

@@ -1,13 +1,15 @@
 //! The work of prepare: what the child will need, and what commit will do with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use super::policy::{ForkPolicy, SourceKind};
 use super::table::{About, Entry};
 use super::world::{Live, find_pair};
 use super::{PrepareError, PrepareObject, QueueCopy, generation};
+use crate::schedule::Schedule;
 use crate::selector::Shared;
 use crate::sys::descriptor::{self, Identity};
 use crate::{Interest, Token, sys};
@@ -29,8 +31,8 @@ pub(super) struct Plan {
 
 #[derive(Debug)]
 pub(super) struct Replacement {
-    /// Whose poll fails if this does.
-    pub(super) selector: Live,
+    /// Whose poll fails if this does. `None`: everybody's.
+    pub(super) selector: Option<Live>,
     pub(super) from: RawFd,
     pub(super) onto: RawFd,
 }
@@ -65,6 +67,8 @@ pub(super) struct Preparation<'a> {
     pairs: &'a BTreeMap<RawFd, RawFd>,
     /// The dead endpoint, once something is to be severed.
     dead: Option<RawFd>,
+    timers: &'a BTreeMap<RawFd, Arc<Schedule>>,
+    renewed_timers: BTreeSet<RawFd>,
     renewed: Vec<RenewedPair>,
     /// Registrations of sockets that may belong to a pair which is renewed on behalf of another one.
     deferred: Vec<(Live, RawFd, Token, About)>,
@@ -76,10 +80,24 @@ struct RenewedPair {
 }
 
 impl<'a> Preparation<'a> {
-    pub(super) fn new(selectors: &'a [Live], pairs: &'a BTreeMap<RawFd, RawFd>, plan: &'a mut Plan) -> Preparation<'a> {
+    pub(super) fn new(
+        selectors: &'a [Live],
+        pairs: &'a BTreeMap<RawFd, RawFd>,
+        timers: &'a BTreeMap<RawFd, Arc<Schedule>>,
+        plan: &'a mut Plan,
+    ) -> Preparation<'a> {
         // What the fork that made this process has left.
         plan.clear();
-        Preparation { selectors, plan, pairs, dead: None, renewed: Vec::new(), deferred: Vec::new() }
+        Preparation {
+            selectors,
+            plan,
+            pairs,
+            dead: None,
+            timers,
+            renewed_timers: BTreeSet::new(),
+            renewed: Vec::new(),
+            deferred: Vec::new(),
+        }
     }
 
     pub(super) fn run(mut self) -> Result<(), PrepareError> {
@@ -114,6 +132,7 @@ impl<'a> Preparation<'a> {
             }
         }
         self.plan_deferred()?;
+        self.renew_other_timers()?;
         self.recall_replaced()?;
         self.check_numbers()
     }
@@ -207,6 +226,10 @@ impl<'a> Preparation<'a> {
                 self.sever(live, fd)?;
                 copy.add_in_child(fd, token, interest);
             }
+            ForkPolicy::Renew if kind == SourceKind::Timer => {
+                self.renew_timer(Some(live), fd)?;
+                copy.add_in_child(fd, token, interest);
+            }
             ForkPolicy::Renew => self.deferred.push((live, fd, token, about)),
         }
         Ok(())
@@ -216,6 +239,7 @@ impl<'a> Preparation<'a> {
     fn plan_retired(&mut self, live: Live, fd: RawFd, token: Token, about: About) -> Result<(), PrepareError> {
         match (about.kind(), about.policy()) {
             (Some(SourceKind::Waker), _) => self.renew_waker(live, fd)?,
+            (Some(SourceKind::Timer), ForkPolicy::Renew) => self.renew_timer(Some(live), fd)?,
             (Some(SourceKind::Pair), _) | (_, ForkPolicy::Renew) => self.deferred.push((live, fd, token, about)),
             (_, ForkPolicy::Sever) => self.sever(live, fd)?,
             (_, ForkPolicy::Inherit | ForkPolicy::NoFork) => {}
@@ -237,6 +261,32 @@ impl<'a> Preparation<'a> {
         Ok(())
     }
 
+    /// Makes a fresh timer for the one at `fd`; once, in however many selectors it is.
+    fn renew_timer(&mut self, live: Option<Live>, fd: RawFd) -> Result<(), PrepareError> {
+        if self.renewed_timers.insert(fd) {
+            let fresh = match self.timers.get(&fd) {
+                Some(schedule) => sys::timer::renewed(schedule),
+                None => sys::timer::renewed_by_descriptor(fd),
+            };
+            let fresh = fresh.map_err(failed(PrepareObject::Timer(fd)))?;
+            self.replace(live, fresh.as_raw_fd(), fd);
+            self.plan.spares.push(fresh);
+        }
+        Ok(())
+    }
+
+    /// A timer is private to a process whether it is registered or not, unless it is registered to be something else.
+    fn renew_other_timers(&mut self) -> Result<(), PrepareError> {
+        for fd in self.timers.keys() {
+            let mut entries = self.selectors.iter().filter_map(|live| live.get().registered.table.get(*fd)?.about());
+            let is_other = |about: About| matches!(about.policy(), ForkPolicy::Inherit | ForkPolicy::Sever);
+            if !entries.any(|about| !about.is_dropped(generation()) && is_other(about)) {
+                self.renew_timer(None, *fd)?;
+            }
+        }
+        Ok(())
+    }
+
     fn sever(&mut self, live: Live, fd: RawFd) -> Result<(), PrepareError> {
         let dead = self.dead_endpoint(fd)?;
         self.replace(live, dead, fd);
@@ -254,7 +304,8 @@ impl<'a> Preparation<'a> {
         Ok(*self.dead.insert(dead))
     }
 
-    fn replace(&mut self, selector: Live, from: RawFd, onto: RawFd) {
+    fn replace(&mut self, selector: impl Into<Option<Live>>, from: RawFd, onto: RawFd) {
+        let selector = selector.into();
         self.plan.replacements.push(Replacement { selector, from, onto });
     }
 
@@ -295,7 +346,7 @@ impl<'a> Preparation<'a> {
         let Some((end, peer)) = pair else {
             let source = io::Error::new(
                 io::ErrorKind::Unsupported,
-                "only wakers and stream socket pairs made in this process can be renewed: give it another policy",
+                "only wakers, timers and stream socket pairs made in this process can be renewed: give it another policy",
             );
             return Err(PrepareError { object, source });
         };

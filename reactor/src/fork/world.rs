@@ -1,6 +1,7 @@
 //! All that forks look after, in one place and under one lock.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::RawFd;
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::prepare::Plan;
+use crate::schedule::Schedule;
 use crate::selector::Shared;
 use crate::sys::descriptor::{self, Identity};
 
@@ -24,13 +26,16 @@ thread_local! {
 
 /// All that forks look after. The lock is held from prepare to the end of the fork, so the child finds it in the hands of
 /// the one thread it has.
-static WORLD: Mutex<World> = Mutex::new(World { selectors: Vec::new(), pairs: BTreeMap::new(), plan: Plan::new() });
+static WORLD: Mutex<World> =
+    Mutex::new(World { selectors: Vec::new(), pairs: BTreeMap::new(), timers: BTreeMap::new(), plan: Plan::new() });
 
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) selectors: Vec<Live>,
     /// The socket pairs made in this process, each end with the other.
     pub(super) pairs: BTreeMap<RawFd, RawFd>,
+    /// The timers of this process, registered or not.
+    pub(super) timers: BTreeMap<RawFd, Arc<Schedule>>,
     /// Kept from fork to fork, so that commit frees nothing.
     pub(super) plan: Plan,
 }
@@ -144,6 +149,24 @@ pub(crate) fn forget_pair(fd: RawFd) {
     let mut world = world();
     if let Some(peer) = world.pairs.remove(&fd) {
         world.pairs.remove(&peer);
+    }
+}
+
+/// The timer at `fd` keeps to `schedule`.
+pub(crate) fn remember_timer(fd: RawFd, schedule: Arc<Schedule>) -> io::Result<()> {
+    if is_forking_here() {
+        return Err(io::Error::other(
+            "this thread is between prepare and commit or abort of a fork: end the fork before making a timer",
+        ));
+    }
+    world().timers.insert(fd, schedule);
+    Ok(())
+}
+
+/// The timer at `fd` is about to be closed.
+pub(crate) fn forget_timer(fd: RawFd) {
+    if !is_forking_here() {
+        world().timers.remove(&fd);
     }
 }
 

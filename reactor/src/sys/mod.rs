@@ -14,6 +14,16 @@
 //!
 //! A waker's kernel object is a `WakeSignal`: sending makes the queue it is registered with return a readable event,
 //! each time anew, from any thread.
+//!
+//! # The other sources
+//!
+//! - `timer::Timer`, which is set to an absolute time of its clock, and counts what has expired, also of a time that had
+//!   passed by then; `timer::now` reads the clock. With `cponfork`, `timer::renewed` makes one for the child that goes on
+//!   where a [`Schedule`](crate::schedule::Schedule) is, and `timer::renewed_by_descriptor` where a descriptor is of which
+//!   nothing else is known.
+//! - `SignalQueue`, which takes signals of this process one by one, and `ProcessHandle`, which watches a process.
+//!
+//! Where such a source is a descriptor, the system's file says so by implementing `AsFd` for the public type.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod epoll;
@@ -28,6 +38,17 @@ pub(crate) use self::{
 
 #[cfg(all(feature = "cponfork", any(target_os = "linux", target_os = "android")))]
 pub(crate) use self::epoll::QueueCopy;
+
+#[cfg(all(feature = "os-ext", any(target_os = "linux", target_os = "android")))]
+mod pidfd;
+#[cfg(all(feature = "os-ext", any(target_os = "linux", target_os = "android")))]
+mod signalfd;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[path = "timerfd.rs"]
+pub(crate) mod timer;
+
+#[cfg(all(feature = "os-ext", any(target_os = "linux", target_os = "android")))]
+pub(crate) use self::{pidfd::ProcessHandle, signalfd::SignalQueue, timer::Timer};
 
 mod interest;
 #[cfg(any(feature = "net", feature = "os-ext"))]

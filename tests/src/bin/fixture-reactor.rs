@@ -473,11 +473,11 @@ fn defaults_by_kind() {
     for (kind, policy) in [
         (SourceKind::Stream, ForkPolicy::Sever),
         (SourceKind::Datagram, ForkPolicy::NoFork),
-        (SourceKind::Process, ForkPolicy::NoFork),
         (SourceKind::Queue, ForkPolicy::NoFork),
     ] {
         check_eq("the reactor's default", fork::set_default_policy(kind, policy), ForkPolicy::Inherit);
     }
+    check_eq("the default of pidfds", fork::default_policy(SourceKind::Process), ForkPolicy::NoFork);
     let child = fork_child(|| {
         check_table(&selector);
         let left: BTreeSet<usize> = registrations().iter().map(|registration| registration.token.0).collect();

@@ -1,0 +1,267 @@
+//! timerfd_create(2).
+
+use std::io;
+#[cfg(feature = "os-ext")]
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use super::syscall;
+use crate::schedule::{Clock, Setting};
+
+/// A timerfd, always set to an absolute time: what has passed of it by then is counted by the kernel.
+#[derive(Debug)]
+pub(crate) struct Timer(OwnedFd);
+
+impl Timer {
+    pub(crate) fn new(clock: Clock) -> io::Result<Timer> {
+        create(id(clock), libc::TFD_NONBLOCK).map(Timer)
+    }
+
+    /// `None`: not at all. What was not taken is forgotten.
+    pub(crate) fn set(&self, setting: Option<Setting>) -> io::Result<()> {
+        set(&self.0, setting, libc::TFD_TIMER_ABSTIME)
+    }
+
+    /// The number of expirations since they were last taken, or `WouldBlock`.
+    pub(crate) fn take(&self) -> io::Result<u64> {
+        let mut count = [0; 8];
+        // SAFETY: the kernel writes at most 8 bytes.
+        match syscall!(read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()))? {
+            8 => Ok(u64::from_ne_bytes(count)),
+            // A severed one.
+            _ => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the timer belongs to the process that this one was forked from",
+            )),
+        }
+    }
+
+    #[cfg(feature = "cponfork")]
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+}
+
+impl AsRawFd for Timer {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Linux only: a [timerfd](https://man7.org/linux/man-pages/man2/timerfd_create.2.html), for waiting by other means. Take
+/// expirations with [`expirations`](crate::unix::Timer::expirations) only, and set it with the type's own methods: what is
+/// done by the descriptor a fork does not know of.
+#[cfg(feature = "os-ext")]
+impl AsFd for crate::unix::Timer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.sys().0.as_fd()
+    }
+}
+
+/// Linux only; see [`AsFd`](#impl-AsFd-for-Timer).
+#[cfg(feature = "os-ext")]
+impl AsRawFd for crate::unix::Timer {
+    fn as_raw_fd(&self) -> RawFd {
+        self.sys().as_raw_fd()
+    }
+}
+
+pub(crate) fn now(clock: Clock) -> u64 {
+    now_by(id(clock))
+}
+
+fn id(clock: Clock) -> libc::clockid_t {
+    match clock {
+        Clock::Monotonic => libc::CLOCK_MONOTONIC,
+        Clock::Realtime => libc::CLOCK_REALTIME,
+    }
+}
+
+fn now_by(clock: libc::clockid_t) -> u64 {
+    // The clocks that wake a suspended system show the same as those they are derived from.
+    let clock = match clock {
+        libc::CLOCK_REALTIME_ALARM => libc::CLOCK_REALTIME,
+        libc::CLOCK_BOOTTIME_ALARM => libc::CLOCK_BOOTTIME,
+        clock => clock,
+    };
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel fills `now`. It cannot fail: the kernel has these clocks.
+    unsafe { libc::clock_gettime(clock, &mut now) };
+    nanos(now)
+}
+
+fn create(clock: libc::clockid_t, flags: libc::c_int) -> io::Result<OwnedFd> {
+    let fd = syscall!(timerfd_create(clock, libc::TFD_CLOEXEC | flags))?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn set(timer: &OwnedFd, setting: Option<Setting>, flags: libc::c_int) -> io::Result<()> {
+    // A value of zero disarms.
+    let Setting { first, period } = setting.unwrap_or(Setting { first: 0, period: 0 });
+    let value = libc::itimerspec { it_interval: timespec(period), it_value: timespec(first) };
+    // SAFETY: the kernel reads `value`.
+    syscall!(timerfd_settime(timer.as_raw_fd(), flags, &value, std::ptr::null_mut()))?;
+    Ok(())
+}
+
+fn timespec(nanos: u64) -> libc::timespec {
+    libc::timespec {
+        tv_sec: (nanos / 1_000_000_000).try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: (nanos % 1_000_000_000) as libc::c_long,
+    }
+}
+
+fn nanos(time: libc::timespec) -> u64 {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// A timer for the child that goes on where `schedule` is.
+#[cfg(feature = "cponfork")]
+pub(crate) fn renewed(schedule: &crate::schedule::Schedule) -> io::Result<OwnedFd> {
+    let timer = Timer::new(schedule.clock())?;
+    timer.set(schedule.rest())?;
+    Ok(timer.into_fd())
+}
+
+/// A timer for the child that goes on where the timerfd `fd` is, of which nothing else is known.
+///
+/// What it counts is exact; its phase is found out to within a few microseconds. It is set to the absolute time, also if
+/// `fd` was set to a relative one: on a real-time clock the child's timer then moves when that clock is set.
+#[cfg(feature = "cponfork")]
+pub(crate) fn renewed_by_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
+    let found = observe(fd)?;
+    let fresh = create(found.clock, found.file_flags & libc::O_NONBLOCK)?;
+    set(&fresh, found.rest, libc::TFD_TIMER_ABSTIME | found.set_flags & libc::TFD_TIMER_CANCEL_ON_SET)?;
+    Ok(fresh)
+}
+
+#[cfg(feature = "cponfork")]
+struct Observed {
+    clock: libc::clockid_t,
+    file_flags: libc::c_int,
+    set_flags: libc::c_int,
+    rest: Option<Setting>,
+}
+
+/// Finds out what a timerfd is set to, and how many expirations nobody has read, without changing any of it.
+#[cfg(feature = "cponfork")]
+fn observe(fd: RawFd) -> io::Result<Observed> {
+    /// One look is enough, unless the timer expires in it or the processor is taken away.
+    const LOOKS: usize = 4;
+    /// A look that took longer, in nanoseconds, says little about the phase.
+    const LONGEST: u64 = 10_000;
+
+    let clock = Info::read(fd)?.clock;
+    let mut best: Option<(u64, Observed)> = None;
+    for _ in 0..LOOKS {
+        let began = now_by(clock);
+        // It also brings the count of a periodic timer up to date, which `/proc` does not.
+        let before = get(fd)?;
+        let took = now_by(clock).saturating_sub(began);
+        let info = Info::read(fd)?;
+        let has_expired_meanwhile = nanos(get(fd)?.it_value) > nanos(before.it_value);
+        let (remaining, period) = (nanos(before.it_value), nanos(before.it_interval));
+        let next = began.saturating_add(took / 2).saturating_add(remaining);
+        let rest = match (remaining, info.ticks) {
+            (0, 0) => None,
+            // It has expired: any time that has passed will do.
+            (0, _) if period == 0 => Some(Setting { first: 1, period }),
+            (_, ticks) => Some(Setting { first: next.saturating_sub(ticks.saturating_mul(period)).max(1), period }),
+        };
+        // Nothing remains of a timer that is not set, and of one that the kernel is about to see to.
+        let may_be_due = remaining == 0 && (info.ticks == 0 || period > 0);
+        let blur = if may_be_due || has_expired_meanwhile { u64::MAX } else { took };
+        if best.as_ref().is_none_or(|(least, _)| blur <= *least) {
+            best = Some((blur, Observed { clock, file_flags: info.file_flags, set_flags: info.set_flags, rest }));
+        }
+        if blur <= LONGEST {
+            break;
+        }
+    }
+    best.map(|(_, found)| found).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+}
+
+#[cfg(feature = "cponfork")]
+fn get(fd: RawFd) -> io::Result<libc::itimerspec> {
+    let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut value = libc::itimerspec { it_interval: zero, it_value: zero };
+    // SAFETY: the kernel fills `value`.
+    syscall!(timerfd_gettime(fd, &mut value))?;
+    Ok(value)
+}
+
+/// What `/proc/self/fdinfo` says about a timerfd (proc_pid_fdinfo(5)).
+#[cfg(feature = "cponfork")]
+#[derive(Debug, PartialEq, Eq)]
+struct Info {
+    clock: libc::clockid_t,
+    file_flags: libc::c_int,
+    set_flags: libc::c_int,
+    /// Expirations that nobody has read.
+    ticks: u64,
+}
+
+#[cfg(feature = "cponfork")]
+impl Info {
+    fn read(fd: RawFd) -> io::Result<Info> {
+        let path = format!("/proc/self/fdinfo/{fd}");
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| io::Error::new(error.kind(), format!("reading {path}: {error}; is /proc mounted?")))?;
+        Info::parse(&text).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::Unsupported, format!("{path} does not describe a timer (Linux 3.17)"))
+        })
+    }
+
+    fn parse(text: &str) -> Option<Info> {
+        let field = |name: &str| {
+            text.lines()
+                .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim_start_matches(['\t', ' '])))
+        };
+        Some(Info {
+            clock: field("clockid")?.parse().ok()?,
+            file_flags: libc::c_int::from_str_radix(field("flags")?, 8).ok()?,
+            set_flags: libc::c_int::from_str_radix(field("settime flags")?, 8).ok()?,
+            ticks: field("ticks")?.parse().ok()?,
+        })
+    }
+}
+
+#[cfg(all(test, feature = "cponfork"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_kernel_says_about_a_timer() {
+        let timer = create(libc::CLOCK_BOOTTIME, libc::TFD_NONBLOCK).unwrap();
+        set(&timer, Some(Setting { first: 1, period: 0 }), libc::TFD_TIMER_ABSTIME).unwrap();
+        let mut poll = libc::pollfd { fd: timer.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one structure.
+        assert_eq!(syscall!(poll(&mut poll, 1, 30_000)).unwrap(), 1);
+        let info = Info::read(timer.as_raw_fd()).unwrap();
+        assert_eq!((info.clock, info.set_flags, info.ticks), (libc::CLOCK_BOOTTIME, libc::TFD_TIMER_ABSTIME, 1));
+        assert_eq!(info.file_flags & libc::O_NONBLOCK, libc::O_NONBLOCK);
+        assert!(Info::parse("pos:\t0\nflags:\t02\n").is_none());
+    }
+
+    #[test]
+    fn observes_a_periodic_timer() {
+        let timer = Timer::new(Clock::Monotonic).unwrap();
+        let period = now(Clock::Monotonic) / 12;
+        let first = now(Clock::Monotonic) - 10 * period - period / 2;
+        timer.set(Some(Setting { first, period })).unwrap();
+        let begins_with = |expiration: u64| {
+            let found = observe(timer.as_raw_fd()).unwrap().rest.unwrap();
+            assert_eq!(found.period, period);
+            let expected = first + expiration * period;
+            assert!(found.first.abs_diff(expected) < period / 2, "{found:?} in place of {expected}");
+        };
+        begins_with(0);
+        let taken = timer.take().unwrap();
+        assert!(taken >= 11, "{taken}");
+        begins_with(taken);
+        timer.set(None).unwrap();
+        assert_eq!(observe(timer.as_raw_fd()).unwrap().rest, None);
+    }
+}

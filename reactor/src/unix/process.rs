@@ -1,0 +1,99 @@
+use std::io;
+use std::process::ExitStatus;
+
+use crate::io_source::{IoSource, SourceKind};
+use crate::{Interest, Registry, Token, event, sys};
+
+/// A watch on another process: [readable](crate::event::Event::is_readable) once it has ended.
+///
+/// The process is the one that had the number when the watch was opened, also if the system gives the number to another
+/// one later. For a child that nobody has waited for that is certain. Dropping the watch does nothing to the process.
+///
+/// # Fork
+///
+/// The watch belongs to the process that opened it, and is not registered in the child: its kind's default policy is
+/// `NoFork`. What the parent waits for is no child of the child's, where [`try_wait`](Process::try_wait) fails with
+/// `ECHILD`. Tagged `Inherit`, the end gives an event in both processes.
+///
+/// # Platforms
+///
+/// Linux: [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html), Linux 5.3.
+///
+/// # Examples
+///
+#[cfg_attr(feature = "os-poll", doc = "```")]
+#[cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
+/// use forkio_reactor::unix::Process;
+/// use forkio_reactor::{Events, Interest, Poll, Token};
+/// use std::process::Command;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let mut poll = Poll::new()?;
+/// let mut events = Events::with_capacity(8);
+/// let child = Command::new("false").spawn()?;
+/// let mut process = Process::open(child.id())?;
+/// poll.registry().register(&mut process, Token(0), Interest::READABLE)?;
+///
+/// poll.poll(&mut events, None)?;
+/// assert_eq!(process.try_wait()?.and_then(|status| status.code()), Some(1));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Process {
+    pid: u32,
+    inner: IoSource<sys::ProcessHandle>,
+}
+
+impl Process {
+    /// Watches the process with the id `pid`.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if there is none (a child that has ended but was not waited for is one); otherwise those of `pidfd_open(2)`:
+    /// no descriptor left, or `ENOSYS` before Linux 5.3.
+    pub fn open(pid: u32) -> io::Result<Process> {
+        Ok(Process { pid, inner: IoSource::new(sys::ProcessHandle::open(pid)?, SourceKind::Process) })
+    }
+
+    /// The process id. The system may give it to another process once this one has ended and been waited for.
+    pub fn id(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether the process has ended. It works for any process, not only for children.
+    ///
+    /// # Errors
+    ///
+    /// Those of `poll(2)`; none is expected.
+    pub fn has_ended(&self) -> io::Result<bool> {
+        self.inner.has_ended()
+    }
+
+    /// The exit status if the process, a child of this one, has ended, and reaps it; `None` while it runs.
+    ///
+    /// # Errors
+    ///
+    /// `ECHILD` if it is no child of this process, or somebody has waited for it already; `EINVAL` before Linux 5.4.
+    pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
+        self.inner.try_wait()
+    }
+
+    pub(crate) fn sys(&self) -> &sys::ProcessHandle {
+        &self.inner
+    }
+}
+
+impl event::Source for Process {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.inner.register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.inner.reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.inner.deregister(registry)
+    }
+}

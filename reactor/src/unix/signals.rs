@@ -1,0 +1,130 @@
+use std::io;
+
+use crate::io_source::{IoSource, SourceKind};
+use crate::{Interest, Registry, Token, event, sys};
+
+/// Signals of this process as a source: [readable](crate::event::Event::is_readable) when one has arrived.
+///
+/// In place of a signal handler: the signals wait in the kernel until [`receive`](Signals::receive) takes them, one by one.
+/// Those below `SIGRTMIN` are coalesced: sent twice before the first is received, one arrives once.
+///
+/// # Blocking
+///
+/// Only signals that are blocked wait; others interrupt as ever. [`new`](Signals::new) blocks its signals in the calling
+/// thread, and threads that it makes afterwards have them blocked too. So make it before other threads, or block the signals
+/// there (`pthread_sigmask(3)`). They stay blocked when the value is dropped: what may be pending by then would end the
+/// process. [`Command`](std::process::Command) unblocks all signals in the programs it starts.
+///
+/// # Fork
+///
+/// The registration is inherited, and each process receives the signals that are sent to *it*. What was pending at the fork
+/// is the parent's alone ([fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html)). A signal to the process group
+/// reaches both.
+///
+/// # Platforms
+///
+/// Linux: [signalfd(2)](https://man7.org/linux/man-pages/man2/signalfd.2.html).
+///
+/// # Examples
+///
+#[cfg_attr(feature = "os-poll", doc = "```")]
+#[cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
+/// use forkio_reactor::unix::Signals;
+/// use forkio_reactor::{Events, Interest, Poll, Token};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let mut poll = Poll::new()?;
+/// let mut events = Events::with_capacity(8);
+/// let mut signals = Signals::new([libc::SIGUSR1, libc::SIGTERM])?;
+/// poll.registry().register(&mut signals, Token(0), Interest::READABLE)?;
+///
+/// # // SAFETY: the signal is blocked.
+/// # unsafe { libc::raise(libc::SIGUSR1) };
+/// poll.poll(&mut events, None)?;
+/// let received = signals.receive()?;
+/// assert_eq!(received.signal(), libc::SIGUSR1);
+/// assert_eq!(received.sender(), Some(std::process::id()));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Signals {
+    inner: IoSource<sys::SignalQueue>,
+}
+
+impl Signals {
+    /// Blocks `signals`, given by their numbers as `libc::SIGTERM`, in the calling thread, and lets them be received.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a number that is no signal, and for `SIGKILL` and `SIGSTOP`;
+    /// otherwise those of `signalfd(2)`: no descriptor left. Nothing is blocked then.
+    pub fn new(signals: impl IntoIterator<Item = i32>) -> io::Result<Signals> {
+        Ok(Signals { inner: IoSource::new(sys::SignalQueue::new(signals)?, SourceKind::Signal) })
+    }
+
+    /// Takes a signal that has arrived for this process or the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is none; [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a fork
+    /// has severed the registration.
+    pub fn receive(&self) -> io::Result<SignalInfo> {
+        self.inner.take()
+    }
+
+    pub(crate) fn sys(&self) -> &sys::SignalQueue {
+        &self.inner
+    }
+}
+
+impl event::Source for Signals {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.inner.register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.inner.reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.inner.deregister(registry)
+    }
+}
+
+/// A signal that was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignalInfo {
+    pub(crate) signal: i32,
+    pub(crate) code: i32,
+    pub(crate) sender: Option<u32>,
+    pub(crate) user: Option<u32>,
+    pub(crate) value: i32,
+}
+
+impl SignalInfo {
+    /// Its number, as `libc::SIGTERM`.
+    pub fn signal(&self) -> i32 {
+        self.signal
+    }
+
+    /// The process that sent it; for `SIGCHLD`, the child. `None` if the kernel sent it, or does not say.
+    pub fn sender(&self) -> Option<u32> {
+        self.sender
+    }
+
+    /// The real user id of the sender.
+    pub fn user(&self) -> Option<u32> {
+        self.user
+    }
+
+    /// How it came about: `si_code` in [sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html).
+    pub fn code(&self) -> i32 {
+        self.code
+    }
+
+    /// What was sent with it by `sigqueue(3)`; otherwise 0.
+    pub fn value(&self) -> i32 {
+        self.value
+    }
+}

@@ -1,0 +1,163 @@
+use std::io;
+use std::time::Duration;
+
+use crate::io_source::{IoSource, SourceKind};
+use crate::schedule::{Clock, Kept, Setting};
+use crate::{Interest, Registry, Token, event, sys};
+
+/// A timer in the kernel: a source that becomes [readable](crate::event::Event::is_readable) when it expires.
+///
+/// It expires once, or once and then after each period, on either [`Clock`], to the nanosecond as far as the kernel's timers
+/// go. Register it with [`Interest::READABLE`]. After an event call [`expirations`](Timer::expirations), which says how many
+/// there were since the last call; until it is called the timer stays readable, and a later expiration need not give
+/// another event.
+///
+/// # Fork
+///
+/// A timer is private to a process: its kind's default policy is `Renew`. The child's goes on where the parent's is: it
+/// expires at the same time and keeps period and phase, and expirations that were not taken are there to be taken in both.
+/// What one process takes or sets does not touch the other's timer.
+///
+/// The same holds for a timer that is not registered, and for one that is tagged `NoFork`, which is only not registered in
+/// the child. Tagged `Inherit`, it is one timer that both processes have. Tagged `Sever`, it fails in the child with
+/// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
+///
+/// # Platforms
+///
+/// Linux: [timerfd_create(2)](https://man7.org/linux/man-pages/man2/timerfd_create.2.html). A descriptor per timer is
+/// nothing to rely on: kqueue(2) has timers without one.
+///
+/// # Examples
+///
+#[cfg_attr(feature = "os-poll", doc = "```")]
+#[cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
+/// use forkio_reactor::unix::{Clock, Timer};
+/// use forkio_reactor::{Events, Interest, Poll, Token};
+/// use std::time::Duration;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let mut poll = Poll::new()?;
+/// let mut events = Events::with_capacity(8);
+/// let mut timer = Timer::new(Clock::Monotonic)?;
+/// poll.registry().register(&mut timer, Token(0), Interest::READABLE)?;
+///
+/// timer.set_after(Duration::from_millis(2), Some(Duration::from_millis(10)))?;
+/// poll.poll(&mut events, None)?;
+/// assert_eq!(events.iter().next().map(|event| event.token()), Some(Token(0)));
+/// assert!(timer.expirations()? >= 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Timer {
+    // Declared first: fields drop in this order, and forks must forget the timer before it is closed.
+    schedule: Kept,
+    inner: IoSource<sys::Timer>,
+}
+
+impl Timer {
+    /// Creates a timer that is not set.
+    ///
+    /// # Errors
+    ///
+    /// Those of `timerfd_create(2)`: the process or the system has no descriptor left.
+    pub fn new(clock: Clock) -> io::Result<Timer> {
+        let inner = IoSource::new(sys::Timer::new(clock)?, SourceKind::Timer);
+        let schedule = Kept::new(std::os::fd::AsRawFd::as_raw_fd(&*inner), clock)?;
+        Ok(Timer { schedule, inner })
+    }
+
+    /// Lets the timer expire after `delay`, and then after each `period`, if there is one. What it was set to before, and
+    /// expirations not taken, are forgotten.
+    ///
+    /// A zero delay expires at once. On [`Clock::Realtime`] the delay counts by that clock: if it is set meanwhile, the
+    /// expiration moves.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a period of zero.
+    pub fn set_after(&mut self, delay: Duration, period: Option<Duration>) -> io::Result<()> {
+        self.set_at(self.schedule.clock().now().saturating_add(delay), period)
+    }
+
+    /// Lets the timer expire when its clock shows `time`, and then after each `period`, if there is one. What it was set to
+    /// before, and expirations not taken, are forgotten.
+    ///
+    /// A time that has passed expires at once, and each period since has expired too.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_after`](Timer::set_after).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use forkio_reactor::unix::{Clock, Timer};
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let in_an_hour = SystemTime::now() + Duration::from_secs(3600);
+    /// let mut timer = Timer::new(Clock::Realtime)?;
+    /// timer.set_at(in_an_hour.duration_since(SystemTime::UNIX_EPOCH)?, None)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_at(&mut self, time: Duration, period: Option<Duration>) -> io::Result<()> {
+        self.set(Some(Setting::new(time, period)?))
+    }
+
+    /// Stops the timer. Expirations not taken are forgotten.
+    ///
+    /// # Errors
+    ///
+    /// Those of `timerfd_settime(2)`; none is expected, unless the timer was severed.
+    pub fn disarm(&mut self) -> io::Result<()> {
+        self.set(None)
+    }
+
+    fn set(&mut self, setting: Option<Setting>) -> io::Result<()> {
+        self.inner.set(setting)?;
+        self.schedule.set(setting);
+        Ok(())
+    }
+
+    /// How often the timer has expired since this was last called, or since it was set. Never 0.
+    ///
+    /// # Errors
+    ///
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if it has not;
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a fork has severed it.
+    pub fn expirations(&mut self) -> io::Result<u64> {
+        let count = self.inner.take()?;
+        self.schedule.take(count);
+        Ok(count)
+    }
+
+    /// The time until the timer expires next; `None` if it will not.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.schedule.remaining(sys::timer::now(self.schedule.clock()))
+    }
+
+    /// The clock that the timer was made with.
+    pub fn clock(&self) -> Clock {
+        self.schedule.clock()
+    }
+
+    pub(crate) fn sys(&self) -> &sys::Timer {
+        &self.inner
+    }
+}
+
+impl event::Source for Timer {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.inner.register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.inner.reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.inner.deregister(registry)
+    }
+}

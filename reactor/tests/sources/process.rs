@@ -1,0 +1,91 @@
+//! `unix::Process`.
+
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+
+use static_assertions::{assert_impl_all, assert_not_impl_any};
+
+use super::util::{Loop, READ, check_registration, making_a_child};
+use crate::mio::event::{Event, Source};
+use crate::mio::unix::Process;
+
+assert_impl_all!(Process: Source, Send, Sync, Unpin, std::fmt::Debug);
+assert_not_impl_any!(Process: Clone);
+
+/// A child that runs `script` once it is told to, or else ends with its standard input.
+fn child(script: &str) -> Child {
+    let _guard = making_a_child();
+    let script = format!("read -r line; {script}");
+    Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap()
+}
+
+fn tell(child: &mut Child) {
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+}
+
+#[test]
+fn registers() {
+    let mut child = child("true");
+    check_registration(&mut Process::open(child.id()).unwrap());
+    tell(&mut child);
+    child.wait().unwrap();
+}
+
+#[test]
+fn tells_the_end_of_a_child_and_reaps_it() {
+    for (script, code, signal) in
+        [("exit 0", Some(0), None), ("exit 203", Some(203), None), ("kill -TERM $$", None, Some(libc::SIGTERM))]
+    {
+        let mut run = Loop::new();
+        let mut child = child(script);
+        let mut process = Process::open(child.id()).unwrap();
+        assert_eq!(process.id(), child.id());
+        run.register(&mut process, 1, READ);
+        run.expect_nothing();
+        assert!(!process.has_ended().unwrap());
+        assert_eq!(process.try_wait().unwrap(), None);
+        tell(&mut child);
+        run.expect(1, Event::is_readable);
+        assert!(process.has_ended().unwrap());
+        let status = process.try_wait().unwrap().unwrap();
+        assert_eq!((status.code(), status.signal()), (code, signal));
+        // It was reaped.
+        assert_eq!(process.try_wait().unwrap_err().raw_os_error(), Some(libc::ECHILD));
+        assert!(process.has_ended().unwrap());
+    }
+}
+
+#[test]
+fn a_process_that_has_ended_already_gives_an_event() {
+    let mut run = Loop::new();
+    let mut child = child("true");
+    let watch = Process::open(child.id()).unwrap();
+    tell(&mut child);
+    while !watch.has_ended().unwrap() {
+        std::thread::yield_now();
+    }
+    let mut process = Process::open(child.id()).unwrap();
+    run.register(&mut process, 1, READ);
+    run.expect(1, Event::is_readable);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_process_that_is_no_child() {
+    let parent = std::os::unix::process::parent_id();
+    let process = Process::open(parent).unwrap();
+    assert!(!process.has_ended().unwrap());
+    assert_eq!(process.try_wait().unwrap_err().raw_os_error(), Some(libc::ECHILD));
+}
+
+#[test]
+fn what_is_no_process_is_refused() {
+    let mut child = child("true");
+    tell(&mut child);
+    let pid = child.id();
+    child.wait().unwrap();
+    for (pid, errno) in [(pid, libc::ESRCH), (u32::MAX, libc::ESRCH), (0, libc::EINVAL)] {
+        assert_eq!(Process::open(pid).unwrap_err().raw_os_error(), Some(errno), "{pid}");
+    }
+}
