@@ -59,7 +59,7 @@
 //! ```
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
@@ -94,8 +94,9 @@ use world::{FORKING, GENERATION, World, is_forking_here, this_thread, world};
 /// The parent says what the child is to have; the two steps of the child only make system calls. Dropping it in the parent
 /// leaves everything as it was.
 pub(crate) trait QueueCopy: Sized {
-    /// Parent, before the fork: for the child's copy of `queue`. Without registrations so far.
-    fn new(queue: &sys::Queue) -> io::Result<Self>;
+    /// Parent, before the fork: for the child's copy of `queue`. Without registrations so far. What is to be closed at the
+    /// end, in both processes, goes to `spares`.
+    fn new(queue: &sys::Queue, spares: &mut Vec<OwnedFd>) -> io::Result<Self>;
 
     /// Parent, before the fork: the child is to have this registration, which the parent has, or has muted.
     fn inherit(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()>;
@@ -116,9 +117,6 @@ pub(crate) trait QueueCopy: Sized {
     /// Child, where all numbers stand for what they are to: completes the registrations. Async-signal-safe; the error is
     /// an errno.
     fn complete(&mut self, queue: &sys::Queue) -> Result<(), i32>;
-
-    /// Child: closes what is left of the preparation. Async-signal-safe, so memory stays for the next fork to free.
-    fn close(&mut self);
 }
 
 /// How many forks, made through this crate, lie between this process and the one that its program started as: 0 there,
@@ -313,7 +311,7 @@ impl Prepared {
         }
         GENERATION.fetch_add(1, Ordering::Relaxed);
         plan.close();
-        let owner = std::process::id();
+        let owner = process::id();
         for live in selectors.iter() {
             live.get().registered.take_over(owner);
         }

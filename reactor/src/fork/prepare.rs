@@ -51,12 +51,14 @@ impl Plan {
         self.spares.clear();
     }
 
-    /// Closes what is left in the child, and frees nothing: the next fork does.
+    /// Closes what is left in the child, and frees nothing: the next fork does. Where the plan is kept nothing is written
+    /// either, because a page that a child writes to is one that it has to copy.
     pub(super) fn close(&mut self) {
-        for (_, copy) in &mut self.queues {
-            copy.close();
+        for spare in &self.spares {
+            descriptor::close(spare);
         }
-        self.spares.clear();
+        // SAFETY: none is left, and none of them is to be dropped: they are closed.
+        unsafe { self.spares.set_len(0) };
     }
 }
 
@@ -109,7 +111,8 @@ impl<'a> Preparation<'a> {
                 self.replace(*live, dead, number);
                 None
             } else {
-                Some(sys::QueueCopy::new(&shared.queue).map_err(failed(PrepareObject::Queue(number)))?)
+                let copy = sys::QueueCopy::new(&shared.queue, &mut self.plan.spares);
+                Some(copy.map_err(failed(PrepareObject::Queue(number)))?)
             };
             for (fd, entry) in shared.registered.table.iter() {
                 let Some((token, about)) = entry.get() else { continue };

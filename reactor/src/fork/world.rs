@@ -14,20 +14,41 @@ use crate::schedule::Schedule;
 use crate::selector::Shared;
 use crate::sys::descriptor::{self, Identity};
 
+/// Everything static that a commit writes to, on one page: a page that a child writes to is one that it has to copy, which
+/// takes longer than a system call.
+#[repr(align(512))]
+struct OnOnePage {
+    generation: AtomicU32,
+    forking: AtomicUsize,
+    world: Mutex<World>,
+}
+
+const _: () = assert!(size_of::<OnOnePage>() == align_of::<OnOnePage>());
+
+static STATE: OnOnePage = OnOnePage {
+    generation: AtomicU32::new(0),
+    forking: AtomicUsize::new(0),
+    world: Mutex::new(World {
+        selectors: Vec::new(),
+        pairs: BTreeMap::new(),
+        timers: BTreeMap::new(),
+        plan: Plan::new(),
+    }),
+};
+
 /// How many forks lie between this process and the one that its program started as.
-pub(super) static GENERATION: AtomicU32 = AtomicU32::new(0);
+pub(super) static GENERATION: &AtomicU32 = &STATE.generation;
 
 /// The thread that is between prepare and the end of a fork, as the address of its `MARK`; 0: none.
-pub(super) static FORKING: AtomicUsize = AtomicUsize::new(0);
+pub(super) static FORKING: &AtomicUsize = &STATE.forking;
+
+/// All that forks look after. The lock is held from prepare to the end of the fork, so the child finds it in the hands of
+/// the one thread it has.
+static WORLD: &Mutex<World> = &STATE.world;
 
 thread_local! {
     static MARK: u8 = const { 0 };
 }
-
-/// All that forks look after. The lock is held from prepare to the end of the fork, so the child finds it in the hands of
-/// the one thread it has.
-static WORLD: Mutex<World> =
-    Mutex::new(World { selectors: Vec::new(), pairs: BTreeMap::new(), timers: BTreeMap::new(), plan: Plan::new() });
 
 #[derive(Debug)]
 pub(super) struct World {

@@ -1,8 +1,10 @@
 //! What a fork needs to find out about, and do with, descriptors of any kind.
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
 
 use super::syscall;
 use crate::source_kind::SourceKind;
@@ -129,14 +131,23 @@ pub(crate) fn copy_pending(from: RawFd, to: &OwnedFd) -> io::Result<()> {
 
 /// Makes the number `onto` a close-on-exec duplicate of `from`. One system call, async-signal-safe.
 pub(crate) fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
+    // Made in line where the system allows it: a child has to fetch each page of code anew.
+    // SAFETY: `from` is one of prepare's; `onto` is open, and its owner goes on to own what it stands for. It is not dropped.
+    let (from, mut onto) = unsafe { (BorrowedFd::borrow_raw(from), ManuallyDrop::new(OwnedFd::from_raw_fd(onto))) };
     loop {
-        match syscall!(dup3(from, onto, libc::O_CLOEXEC)) {
-            Ok(_) => return Ok(()),
+        match rustix::io::dup3(from, &mut onto, rustix::io::DupFlags::CLOEXEC) {
+            Ok(()) => return Ok(()),
             // The number is being taken by another thread's open: only in a process that forks with `vfork`'s sharing.
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
-            Err(error) => return Err(error.raw_os_error().unwrap_or(libc::EINVAL)),
+            Err(Errno::BUSY) => {}
+            Err(error) => return Err(error.raw_os_error()),
         }
     }
+}
+
+/// Closes a descriptor, and leaves its owner as it is: not to be dropped. Async-signal-safe.
+pub(crate) fn close(owner: &OwnedFd) {
+    // SAFETY: it is open, and the caller sees to it that nobody closes it again.
+    unsafe { rustix::io::close(owner.as_raw_fd()) };
 }
 
 /// Whether the number may be given to dup2(2).

@@ -1,6 +1,8 @@
 //! epoll(7).
 
 use std::io;
+#[cfg(feature = "cponfork")]
+use std::mem::ManuallyDrop;
 use std::num::NonZeroU8;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -96,29 +98,33 @@ impl Queue {
 #[cfg(feature = "cponfork")]
 #[derive(Debug)]
 pub(crate) struct QueueCopy {
-    /// `None`: closed.
-    queue: Option<Queue>,
-    additions: Vec<(RawFd, Token, Interest)>,
+    /// Closed with the spares.
+    queue: ManuallyDrop<Queue>,
+    additions: Vec<(RawFd, EventFlags, Token)>,
 }
 
 #[cfg(feature = "cponfork")]
 impl crate::fork::QueueCopy for QueueCopy {
-    fn new(_: &Queue) -> io::Result<QueueCopy> {
-        Ok(QueueCopy { queue: Some(Queue::new()?), additions: Vec::new() })
+    fn new(_: &Queue, spares: &mut Vec<OwnedFd>) -> io::Result<QueueCopy> {
+        let queue = Queue::new()?;
+        // SAFETY: the spares own the descriptor; the copy ends before them, and does not close it.
+        let copy = unsafe { OwnedFd::from_raw_fd(queue.0.as_raw_fd()) };
+        spares.push(queue.0);
+        Ok(QueueCopy { queue: ManuallyDrop::new(Queue(copy)), additions: Vec::new() })
     }
 
     fn inherit(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
-        self.queue.as_ref().map_or(Ok(()), |queue| queue.add(fd, token, interest))
+        self.queue.add(fd, token, interest)
     }
 
     fn leave_out(&mut self, _: RawFd, _: Interest) {}
 
     fn add_in_child(&mut self, fd: RawFd, token: Token, interest: Interest) {
-        self.additions.push((fd, token, interest));
+        self.additions.push((fd, flags(interest), token));
     }
 
     fn recall(&mut self, fd: RawFd) -> io::Result<bool> {
-        match self.queue.as_ref().map_or(Ok(()), |queue| queue.delete(fd)) {
+        match self.queue.delete(fd) {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             Err(error) => Err(error),
@@ -126,17 +132,14 @@ impl crate::fork::QueueCopy for QueueCopy {
     }
 
     fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32> {
-        self.queue.as_ref().map_or(Ok(()), |copy| super::descriptor::replace(copy.0.as_raw_fd(), queue.0.as_raw_fd()))
+        super::descriptor::replace(self.queue.0.as_raw_fd(), queue.0.as_raw_fd())
     }
 
     fn complete(&mut self, queue: &Queue) -> Result<(), i32> {
-        self.additions.iter().try_for_each(|&(fd, token, interest)| {
-            queue.add(fd, token, interest).map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))
+        self.additions.iter().try_for_each(|&(fd, flags, token)| {
+            let data = EventData::new_u64(token.0 as u64);
+            number(fd).and_then(|fd| epoll::add(&queue.0, fd, data, flags)).map_err(Errno::raw_os_error)
         })
-    }
-
-    fn close(&mut self) {
-        self.queue = None;
     }
 }
 

@@ -78,6 +78,11 @@ pub(crate) fn is_single_threaded() -> bool {
     SingleThreaded(FOUND.load(Ordering::Relaxed)).holds()
 }
 
+/// The process id. Async-signal-safe, and made in line where the system allows it.
+pub(crate) fn id() -> u32 {
+    rustix::process::getpid().as_raw_nonzero().get().cast_unsigned()
+}
+
 /// fork(2): 0 in the child.
 ///
 /// # Safety
