@@ -1,0 +1,140 @@
+/* What the C programs have in common: a process with many registrations that forks when it is told to, and says what the
+ * repair of the queue cost in the child.
+ *
+ * usage: PEER REGISTRATIONS MEBIBYTES
+ *
+ * Prints "ready", then for each line on standard input forks once and prints one line of JSON. Times are nanoseconds. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* What is registered: both ends of each pair, side by side. Their number is even. */
+static int registrations;
+static int *fds;
+
+/* What the child tells its parent. */
+static struct report {
+    long first_instruction, repair, faults;
+} *report;
+
+static void fail(const char *what) {
+    fprintf(stderr, "%s: %s\n", what, errno ? strerror(errno) : "failed");
+    _exit(1);
+}
+
+static long now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000000000L + time.tv_nsec;
+}
+
+static long faults(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_minflt;
+}
+
+static void open_descriptors(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == -1)
+        fail("getrlimit");
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) == -1)
+        fail("setrlimit");
+    fds = malloc(registrations * sizeof *fds);
+    if (!fds)
+        fail("malloc");
+    for (int i = 0; i < registrations; i += 2)
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds + i) == -1)
+            fail("socketpair");
+}
+
+/* Resident memory in small pages, as a heap that has grown bit by bit has them. */
+static void fill_memory(size_t mebibytes) {
+    size_t length = mebibytes << 20;
+    if (!length)
+        return;
+    char *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        fail("mmap");
+    madvise(memory, length, MADV_NOHUGEPAGE);
+    memset(memory, 1, length);
+}
+
+/* In the child: makes fds[1] readable. */
+static inline void write_byte(void) {
+    if (write(fds[0], "", 1) != 1)
+        fail("write");
+}
+
+/* What differs. */
+struct peer {
+    void (*register_all)(void);
+    /* Before each fork and after it, in the parent; may be null. */
+    void (*prepare)(void);
+    void (*clean_up)(void);
+    /* In the child: makes the queue its own. */
+    void (*repair)(void);
+    /* In the child: whether its queue reports what it should. */
+    int (*works)(void);
+};
+
+static int peer_main(int argc, char **argv, const struct peer *peer) {
+    if (argc != 3) {
+        fprintf(stderr, "usage: %s REGISTRATIONS MEBIBYTES\n", argv[0]);
+        return 2;
+    }
+    registrations = atoi(argv[1]);
+    open_descriptors();
+    fill_memory(atoi(argv[2]));
+    report = mmap(NULL, sizeof *report, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (report == MAP_FAILED)
+        fail("mmap");
+    peer->register_all();
+
+    puts("ready");
+    fflush(stdout);
+    for (char line[16]; fgets(line, sizeof line, stdin);) {
+        long begin = now();
+        if (peer->prepare)
+            peer->prepare();
+        long start = now();
+        pid_t child = fork();
+        if (child == -1)
+            fail("fork");
+        if (child == 0) {
+            report->first_instruction = now();
+            long faults_before = faults(), before = now();
+            peer->repair();
+            long after = now();
+            report->faults = faults() - faults_before;
+            report->repair = after - before;
+            if (!peer->works())
+                fail("the child's queue");
+            /* The socket is the parent's too. */
+            char byte;
+            while (read(fds[1], &byte, 1) == 1)
+                ;
+            _exit(0);
+        }
+        int status;
+        if (waitpid(child, &status, 0) == -1)
+            fail("waitpid");
+        if (status)
+            return 1;
+        if (peer->clean_up)
+            peer->clean_up();
+        printf("{\"prepare\":%ld,\"fork\":%ld,\"commit\":%ld,\"faults\":%ld}\n", start - begin,
+               report->first_instruction - start, report->repair, report->faults);
+        fflush(stdout);
+    }
+    return 0;
+}

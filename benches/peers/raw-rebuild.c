@@ -1,0 +1,21 @@
+/* The child makes an epoll of its own, with every registration, at the old number. */
+#include "raw.h"
+
+static void repair(void) {
+    int fresh = open_queue();
+    for (int i = 0; i < registrations; i++)
+        add(fresh, i);
+    if (dup3(fresh, epoll, O_CLOEXEC) == -1)
+        fail("dup3");
+    close(fresh);
+}
+
+static int works(void) {
+    write_byte();
+    return is_ready(1);
+}
+
+int main(int argc, char **argv) {
+    struct peer peer = {register_all, NULL, NULL, repair, works};
+    return peer_main(argc, argv, &peer);
+}

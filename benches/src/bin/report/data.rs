@@ -1,0 +1,197 @@
+//! What was measured.
+
+use forkio_benches::rounds::Quartiles;
+use serde::Serialize;
+
+/// What a figure tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Measure {
+    /// Processor time of an operation of the reactor.
+    ReactorTime,
+    /// User-level instructions of one.
+    Instructions,
+    /// User-level instructions of a request to a server.
+    RequestInstructions,
+    /// From the call of fork(2) to the child's first instruction.
+    Fork,
+    /// In the parent, before the fork.
+    Prepare,
+    /// In the child, until its queue is its own.
+    Commit,
+    /// In the parent, after the fork.
+    Abort,
+    /// Page faults in commit.
+    Faults,
+    /// From the decision to fork to the first response.
+    Response,
+    /// The server as fast as it can with connections that stay open.
+    KeepAliveThroughput,
+    KeepAliveCpu,
+    /// The same with a connection for each request.
+    ShortThroughput,
+    ShortCpu,
+    /// The busiest worker's share of the connections, where 1 is an even share.
+    Balance,
+    /// Latency from the time a request was due.
+    LatencyMedian,
+    Latency99,
+    Latency999,
+    /// With a handler that computes.
+    WorkThroughput,
+    WorkCpu,
+    /// Of all processes of a server together.
+    Pss,
+    /// From the start of a server to its first response.
+    Ready,
+}
+
+impl Measure {
+    pub(crate) const ALL: [Measure; 21] = [
+        Measure::ReactorTime,
+        Measure::Instructions,
+        Measure::RequestInstructions,
+        Measure::Fork,
+        Measure::Prepare,
+        Measure::Commit,
+        Measure::Abort,
+        Measure::Faults,
+        Measure::Response,
+        Measure::KeepAliveThroughput,
+        Measure::KeepAliveCpu,
+        Measure::ShortThroughput,
+        Measure::ShortCpu,
+        Measure::Balance,
+        Measure::LatencyMedian,
+        Measure::Latency99,
+        Measure::Latency999,
+        Measure::WorkThroughput,
+        Measure::WorkCpu,
+        Measure::Pss,
+        Measure::Ready,
+    ];
+
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Measure::ReactorTime => "Reactor: processor time of an operation, ns",
+            Measure::Instructions => "Reactor: user-level instructions of an operation",
+            Measure::RequestInstructions => "tokio on both: user-level instructions of a request",
+            Measure::Fork => "Fork: from the call of fork(2) to the child's first instruction, µs",
+            Measure::Prepare => "Fork: prepare in the parent, µs",
+            Measure::Commit => "Fork: commit in the child, until its queue is its own, µs",
+            Measure::Abort => "Fork: clearing up in the parent, µs",
+            Measure::Faults => "Fork: page faults in commit",
+            Measure::Response => "Fork: from the decision to fork to the child's first response, µs",
+            Measure::KeepAliveThroughput => "Server, 64 connections that stay open: requests per second",
+            Measure::KeepAliveCpu => "Server, 64 connections that stay open: processor time of a request, µs",
+            Measure::ShortThroughput => "Server, a connection for each request: requests per second",
+            Measure::ShortCpu => "Server, a connection for each request: processor time of a request, µs",
+            Measure::Balance => "Server: the busiest worker's connections, relative to an even share",
+            Measure::LatencyMedian => "Server: latency, median, µs",
+            Measure::Latency99 => "Server: latency, p99, µs",
+            Measure::Latency999 => "Server: latency, p99.9, µs",
+            Measure::WorkThroughput => "Server, a handler with 45 µs of work: requests per second",
+            Measure::WorkCpu => "Server, a handler with 45 µs of work: processor time of a request, µs",
+            Measure::Pss => "Memory with a table of 200 MiB: PSS of all processes, MiB",
+            Measure::Ready => "Memory with a table of 200 MiB: from the start to the first response, ms",
+        }
+    }
+
+    /// Who a contender is compared with.
+    pub(crate) fn peers(self) -> &'static [&'static str] {
+        match self {
+            Measure::ReactorTime | Measure::Instructions => &["mio", "libc"],
+            Measure::RequestInstructions => &["hyper, one thread, on mio"],
+            Measure::Fork | Measure::Prepare | Measure::Abort | Measure::Faults => &[],
+            Measure::Commit => &["raw epoll", "libevent", "libuv", "libev", "fresh tokio runtime"],
+            Measure::Response => &["bare fork", "fresh tokio runtime"],
+            Measure::Balance | Measure::Pss | Measure::Ready => &[],
+            Measure::WorkThroughput | Measure::WorkCpu => &["hyper, 2 threads"],
+            _ => &["hyper, one thread, on mio", "hyper, 2 threads", "hyper, 2 processes, reuseport", "nginx"],
+        }
+    }
+}
+
+/// The figures of one contender in one case, one for each round.
+#[derive(Debug)]
+pub(crate) struct Series {
+    pub(crate) measure: Measure,
+    pub(crate) case: String,
+    pub(crate) contender: String,
+    pub(crate) values: Vec<f64>,
+}
+
+/// All figures. Those of a case that stand at the same place in their series were measured next to each other.
+#[derive(Debug, Default)]
+pub(crate) struct Data {
+    pub(crate) series: Vec<Series>,
+    /// What was not measured, and why.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Data {
+    pub(crate) fn add(&mut self, measure: Measure, case: &str, contender: &str, value: f64) {
+        let known = self
+            .series
+            .iter_mut()
+            .find(|series| series.measure == measure && series.case == case && series.contender == contender);
+        match known {
+            Some(series) => series.values.push(value),
+            None => self.series.push(Series {
+                measure,
+                case: case.to_owned(),
+                contender: contender.to_owned(),
+                values: vec![value],
+            }),
+        }
+    }
+
+    pub(crate) fn note(&mut self, note: String) {
+        eprintln!("{note}");
+        self.notes.push(note);
+    }
+
+    fn values(&self, measure: Measure, case: &str, contender: &str) -> Option<&[f64]> {
+        let mut of_measure = self.of(measure);
+        let series = of_measure.find(|series| series.case == case && series.contender == contender)?;
+        Some(&series.values)
+    }
+
+    pub(crate) fn of(&self, measure: Measure) -> impl Iterator<Item = &Series> {
+        self.series.iter().filter(move |series| series.measure == measure)
+    }
+
+    pub(crate) fn quartiles(&self, measure: Measure, case: &str, contender: &str) -> Option<Quartiles> {
+        self.values(measure, case, contender).map(|values| Quartiles::of(values.iter().copied()))
+    }
+
+    pub(crate) fn median(&self, measure: Measure, case: &str, contender: &str) -> Option<f64> {
+        self.quartiles(measure, case, contender).map(|quartiles| quartiles.median)
+    }
+
+    /// One contender relative to another one, each round by itself.
+    pub(crate) fn ratio(&self, measure: Measure, case: &str, contender: &str, peer: &str) -> Option<Quartiles> {
+        let ours = self.values(measure, case, contender)?;
+        let theirs = self.values(measure, case, peer)?;
+        Some(Quartiles::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs)))
+    }
+
+    /// In the order in which they were measured.
+    pub(crate) fn cases(&self, measure: Measure) -> Vec<&str> {
+        distinct(self.of(measure).map(|series| series.case.as_str()))
+    }
+
+    pub(crate) fn contenders(&self, measure: Measure) -> Vec<&str> {
+        distinct(self.of(measure).map(|series| series.contender.as_str()))
+    }
+}
+
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut distinct = Vec::new();
+    for name in names {
+        if !distinct.contains(&name) {
+            distinct.push(name);
+        }
+    }
+    distinct
+}

@@ -1,0 +1,98 @@
+//! Measures everything beside the peers, and writes a table (Markdown and JSON) and plots (SVG).
+//!
+//! What cannot be measured here is noted in the report, and is no failure: the exit code says only whether a report was
+//! written.
+
+mod data;
+mod fork;
+mod load;
+mod machine;
+mod plots;
+mod process;
+mod reactor;
+mod render;
+mod server;
+mod targets;
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::data::Data;
+
+const USAGE: &str = "\
+usage: report [--quick] [--programs DIRECTORY] [--results DIRECTORY] [reactor|fork|server]...
+
+`benches/run` builds what is measured, and calls this.";
+
+/// How much to measure, and with what.
+#[derive(Debug)]
+struct Plan {
+    quick: bool,
+    /// Where the programs are that are measured.
+    programs: PathBuf,
+}
+
+impl Plan {
+    /// The number of rounds, or what is left of it when there is no time.
+    fn rounds(&self, full: usize, quick: usize) -> usize {
+        if self.quick { quick } else { full }
+    }
+
+    fn program(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.programs.join(path)
+    }
+}
+
+type Measure = fn(&Plan, &mut Data) -> Result<(), Box<dyn Error>>;
+
+const SECTIONS: [(&str, Measure); 3] =
+    [("reactor", reactor::measure), ("fork", fork::measure), ("server", server::measure)];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let directory = env!("CARGO_MANIFEST_DIR");
+    let mut plan = Plan { quick: false, programs: PathBuf::from(directory).join("target") };
+    let mut results = None;
+    let mut sections = Vec::new();
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--quick" => plan.quick = true,
+            "--programs" => plan.programs = args.next().ok_or(USAGE)?.into(),
+            "--results" => results = Some(PathBuf::from(args.next().ok_or(USAGE)?)),
+            _ => sections.push(*SECTIONS.iter().find(|(name, _)| *name == arg).ok_or(USAGE)?),
+        }
+    }
+    // Those of a whole run belong to the project, others do not.
+    let whole = !plan.quick && sections.is_empty();
+    let results = results.unwrap_or_else(|| match whole {
+        true => PathBuf::from(directory).join("results"),
+        false => plan.program("results"),
+    });
+    if sections.is_empty() {
+        sections.extend(SECTIONS);
+    }
+
+    let started = Instant::now();
+    let mut data = Data::default();
+    for (name, measure) in sections {
+        eprintln!("measuring: {name}");
+        if let Err(error) = measure(&plan, &mut data) {
+            data.note(format!("{name}: not all of it was measured: {error}"));
+        }
+    }
+    let took = started.elapsed();
+
+    fs::create_dir_all(&results)?;
+    let machine = machine::describe();
+    let targets = targets::all(&data);
+    let markdown = render::markdown(&data, &targets, &machine, plan.quick, took);
+    fs::write(results.join("report.md"), &markdown)?;
+    fs::write(results.join("report.json"), render::json(&data, &targets, &machine, plan.quick)?)?;
+    if let Err(error) = plots::draw(&data, &results) {
+        eprintln!("no plots: {error}");
+    }
+    print!("{markdown}");
+    Ok(())
+}

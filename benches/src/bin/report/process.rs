@@ -1,0 +1,114 @@
+//! Processes that are measured, and what the kernel tells about them.
+
+use std::fs;
+use std::io;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a process may take to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A process, ended when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Process(Child);
+
+impl Process {
+    pub(crate) fn start(command: &mut Command) -> io::Result<Process> {
+        command.spawn().map(Process)
+    }
+
+    pub(crate) fn pipes(&mut self) -> io::Result<(ChildStdin, ChildStdout)> {
+        self.0.stdin.take().zip(self.0.stdout.take()).ok_or_else(|| io::Error::other("no pipes"))
+    }
+
+    pub(crate) fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.0.wait()
+    }
+
+    /// Asks it to end, and waits until it has; kills it if that takes too long.
+    pub(crate) fn terminate(&mut self) -> io::Result<ExitStatus> {
+        if let Some(status) = self.0.try_wait()? {
+            return Ok(status);
+        }
+        kill_process(Pid::from_child(&self.0), Signal::TERM)?;
+        let asked = Instant::now();
+        while asked.elapsed() < PATIENCE {
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(status);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        self.0.kill()?;
+        self.0.wait()
+    }
+
+    pub(crate) fn stderr(&mut self) -> Option<ChildStderr> {
+        self.0.stderr.take()
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.0.try_wait(), Ok(None))
+    }
+
+    pub(crate) fn interrupt(&mut self) -> io::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.0), Signal::INT)?)
+    }
+
+    pub(crate) fn stdout(&mut self) -> Option<ChildStdout> {
+        self.0.stdout.take()
+    }
+
+    /// It, its children and theirs.
+    pub(crate) fn tree(&self) -> Vec<u32> {
+        let mut tree = vec![self.0.id()];
+        let mut next = 0;
+        while let Some(pid) = tree.get(next) {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            tree.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+            next += 1;
+        }
+        tree
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // There is nobody to tell.
+        let _ended = self.terminate();
+    }
+}
+
+/// Processor time in seconds, in user mode and in the kernel together.
+pub(crate) fn cpu_seconds(pids: &[u32]) -> f64 {
+    let ticks: u64 = pids.iter().filter_map(|pid| ticks(*pid)).sum();
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
+/// utime and stime of proc_pid_stat(5).
+fn ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may have spaces; what follows it does not.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let (user, system) = (fields.next()?, fields.next()?);
+    Some(user.parse::<u64>().ok()? + system.parse::<u64>().ok()?)
+}
+
+/// Resident memory in MiB, each page divided by the number of processes that share it.
+pub(crate) fn pss(pids: &[u32]) -> f64 {
+    let kibibytes = pids.iter().filter_map(|pid| {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    kibibytes.sum::<u64>() as f64 / 1024.0
+}
+
+/// How many sockets a process has open.
+pub(crate) fn sockets(pid: u32) -> usize {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
+    let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+}

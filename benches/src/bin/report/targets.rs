@@ -1,0 +1,162 @@
+//! What forkio wants to reach, against what was measured.
+
+use serde::{Serialize, Serializer};
+
+use crate::data::{Data, Measure};
+use crate::fork::{case, response_case};
+use crate::render::number;
+use crate::server::{
+    FOUR_WORKERS, HALF_LOAD, HELLO, NGINX, NGINX_REUSEPORT, ON_BOTH, ONE_THREAD, ONE_THREAD_FORKIO, ONE_WORKER,
+    PREFORK, PREFORK_HTTP, REUSEPORT, THREADS,
+};
+
+/// One row.
+#[derive(Debug, Serialize)]
+pub(crate) struct Target {
+    pub(crate) text: String,
+    #[serde(serialize_with = "bound")]
+    limit: Bound,
+    measured: Option<f64>,
+    met: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+fn bound<S: Serializer>(bound: &Bound, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&limit(*bound))
+}
+
+fn limit(bound: Bound) -> String {
+    match bound {
+        Bound::AtMost(limit) => format!("≤ {}", number(limit)),
+        Bound::AtLeast(limit) => format!("≥ {}", number(limit)),
+    }
+}
+
+impl Target {
+    fn new(text: impl Into<String>, limit: Bound, measured: Option<f64>) -> Target {
+        let met = measured.map(|measured| match limit {
+            Bound::AtMost(limit) => measured <= limit,
+            Bound::AtLeast(limit) => measured >= limit,
+        });
+        Target { text: text.into(), limit, measured, met }
+    }
+
+    pub(crate) fn limit(&self) -> String {
+        limit(self.limit)
+    }
+
+    pub(crate) fn measured(&self) -> String {
+        self.measured.map_or("-".to_owned(), number)
+    }
+
+    /// Met, or by how much it is missed.
+    pub(crate) fn verdict(&self) -> String {
+        match (self.met, self.measured, self.limit) {
+            (Some(true), ..) => "met".to_owned(),
+            (Some(false), Some(measured), Bound::AtMost(limit) | Bound::AtLeast(limit)) => {
+                format!("missed by {:.1} %", (measured / limit - 1.0).abs() * 100.0)
+            }
+            _ => "not measured".to_owned(),
+        }
+    }
+}
+
+/// All of them, in the order of the report's sections.
+pub(crate) fn all(data: &Data) -> Vec<Target> {
+    use Bound::{AtLeast, AtMost};
+    let mut targets = Vec::new();
+    let mut add = |text: &str, limit, measured| targets.push(Target::new(text, limit, measured));
+
+    // The reactor.
+    let operations = data.cases(Measure::ReactorTime);
+    for operation in &operations {
+        let ratio = data.ratio(Measure::Instructions, operation, "forkio", "mio");
+        add(&format!("instructions / mio's: {operation}"), AtMost(1.0), ratio.map(|ratio| ratio.median));
+    }
+    for operation in &operations {
+        // mio's own spread against itself is the noise.
+        let noise = data.ratio(Measure::ReactorTime, operation, "mio again", "mio").map(|ratio| ratio.upper.max(1.0));
+        let ratio = data.ratio(Measure::ReactorTime, operation, "forkio", "mio").map(|ratio| ratio.median);
+        let text = format!("time / mio's, within mio's noise against itself: {operation}");
+        add(&text, AtMost(noise.unwrap_or(1.0)), ratio);
+    }
+    for storm in operations.iter().filter(|operation| operation.contains("1 000 wakes")) {
+        let ratio = data.ratio(Measure::ReactorTime, storm, "mio", "forkio");
+        add(&format!("times faster than mio: {storm}"), AtLeast(5.0), ratio.map(|ratio| ratio.median));
+    }
+    for (name, measure) in [
+        ("requests per second, open connections", Measure::KeepAliveThroughput),
+        ("requests per second, short connections", Measure::ShortThroughput),
+    ] {
+        let ratio = data.ratio(measure, ON_BOTH, ONE_THREAD_FORKIO, ONE_THREAD);
+        add(&format!("tokio's hello world / the same on mio: {name}"), AtLeast(1.0), ratio.map(|ratio| ratio.median));
+    }
+    let ratio = data.ratio(Measure::RequestInstructions, HELLO, ONE_THREAD_FORKIO, ONE_THREAD);
+    add(
+        "tokio's hello world / the same on mio: instructions of a request",
+        AtMost(1.0),
+        ratio.map(|ratio| ratio.median),
+    );
+
+    // The fork.
+    let inherited = |registrations| case(registrations, "all inherited");
+    let no_fork = |registrations| case(registrations, "one listener inherited, the rest no-fork");
+    let severed = |registrations| case(registrations, "one listener inherited, the rest severed");
+    for (mix, case) in [("inherited", inherited(10_000)), ("no-fork", no_fork(10_000))] {
+        let commit = data.median(Measure::Commit, &case, "forkio");
+        add(&format!("commit with 10 000 {mix} registrations, µs"), AtMost(20.0), commit);
+    }
+    for registrations in [1_000, 10_000] {
+        let ratio = data.ratio(Measure::Commit, &severed(registrations), "forkio", "raw epoll");
+        let text = format!("commit with {registrations} severed registrations / its system calls");
+        add(&text, AtMost(1.15), ratio.map(|ratio| ratio.median));
+    }
+    let both_sides = |case: &str| {
+        let prepare = data.median(Measure::Prepare, case, "forkio")?;
+        Some(prepare + data.median(Measure::Commit, case, "forkio")?)
+    };
+    let ratio = data.median(Measure::Commit, &inherited(10_000), "raw epoll");
+    let ratio = both_sides(&inherited(10_000)).zip(ratio).map(|(ours, raw)| ours / raw);
+    add("prepare and commit with 10 000 inherited / raw epoll's rebuild", AtMost(1.05), ratio);
+    let whole = |case: &str| Some(both_sides(case)? + data.median(Measure::Abort, case, "forkio")?);
+    let each = whole(&no_fork(10_000)).zip(whole(&no_fork(10))).map(|(many, few)| (many - few) * 1e3 / 9_990.0);
+    add("what a no-fork registration costs the whole fork, ns", AtMost(10.0), each);
+    let ratio = data.ratio(Measure::Commit, &inherited(10), "forkio", "raw epoll");
+    add("commit with 10 registrations / raw epoll's rebuild", AtMost(0.7), ratio.map(|ratio| ratio.median));
+    for mebibytes in [0, 1_024] {
+        let case = response_case(mebibytes);
+        for contender in ["forkio's reactor", "forkio, a tokio runtime"] {
+            let ratio = data.ratio(Measure::Response, &case, contender, "bare fork");
+            let text = format!("first response, {case}: {contender} / bare fork and blocking calls");
+            add(&text, AtMost(1.3), ratio.map(|ratio| ratio.median));
+        }
+    }
+
+    // The server.
+    for (limit, peer) in [(1.0, ONE_THREAD), (0.95, THREADS)] {
+        let ratio = data.ratio(Measure::KeepAliveCpu, HELLO, PREFORK_HTTP, peer);
+        let text = format!("{PREFORK_HTTP}, open connections: processor time of a request / {peer}");
+        add(&text, AtMost(limit), ratio.map(|ratio| ratio.median));
+    }
+    for peer in [NGINX, NGINX_REUSEPORT] {
+        let ratio = data.ratio(Measure::ShortCpu, HELLO, PREFORK_HTTP, peer);
+        let text = format!("{PREFORK_HTTP}, short connections: processor time of a request / {peer}");
+        add(&text, AtMost(1.0), ratio.map(|ratio| ratio.median));
+    }
+    for peer in [ONE_THREAD, THREADS, REUSEPORT, NGINX, NGINX_REUSEPORT] {
+        let ratio = data.ratio(Measure::Latency999, HALF_LOAD, PREFORK_HTTP, peer);
+        let text = format!("{PREFORK_HTTP}, p99.9 at half of the load / {peer}");
+        add(&text, AtMost(1.0), ratio.map(|ratio| ratio.median));
+    }
+    let ratio = data.ratio(Measure::WorkThroughput, HELLO, PREFORK, THREADS);
+    add("45 µs of work, requests per second / hyper, 2 threads", AtLeast(1.1), ratio.map(|ratio| ratio.median));
+    let pss = |case| data.median(Measure::Pss, case, PREFORK_HTTP);
+    let added = pss(FOUR_WORKERS).zip(pss(ONE_WORKER)).map(|(four, one)| (four - one) / 3.0);
+    add("PSS of an added worker with a table of 200 MiB, MiB", AtMost(1.0), added);
+    targets
+}
