@@ -144,6 +144,7 @@ fn fork_now(blocked: SignalsBlocked, first: impl FnOnce()) -> Result<Fork, ForkE
             if may_inherit_stacks && let Err(error) = sys::occupy_inherited_stacks() {
                 tracing::warn!(%error, "threads of this process may be taken for those of its parent");
             }
+            sys::raise_child_signal();
             drop(blocked);
             tracing::debug!(pid = process::id(), parent, "forked");
             no_fork::wake_all();

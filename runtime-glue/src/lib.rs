@@ -47,8 +47,10 @@
 //!
 //! [`set_policy`] changes it for one object, [`set_default_policy`] for a kind.
 //!
-//! Timers belong to the runtime's memory and fire in both processes, each at its deadline. A signal that has arrived but
-//! not been received by its stream when the process forks may be seen by both.
+//! tokio's timers belong to the runtime's memory and fire in both processes, each at its deadline; [`Timer`] is one of the
+//! kernel's. A signal that has arrived but
+//! not been received by its stream when the process forks may be seen by both. Where SIGCHLD is handled, the child is sent
+//! one: tasks that wait for a process by that signal find that it is not theirs.
 //!
 //! # What cannot be forked
 //!
@@ -68,8 +70,10 @@ mod lineage;
 mod no_fork;
 mod policy;
 pub mod prefork;
+mod process_owned;
 mod runtime;
 mod sys;
+mod timer;
 
 pub use audit::{Audit, SharedObject, Untagged, audit};
 pub use before_fork::before_fork;
@@ -77,11 +81,14 @@ pub use child::Child;
 pub use error::{ForkError, Forked, Thread};
 pub use fork::{Fork, ForkOptions, fork};
 pub use forkio_reactor::fork::{ForkPolicy, PrepareError, PrepareObject, SourceKind};
+pub use forkio_reactor::unix::Clock;
 pub use lineage::{Lineage, lineage, on_child};
 pub use no_fork::{NoFork, no_fork};
 pub use policy::{default_policy, mute, set_default_policy, set_exclusive, set_policy, unmute};
 #[doc(no_inline)]
 pub use prefork::{Listener, Prefork, PreforkError, Shutdown, Stopped, Worker, WorkerOutput};
+pub use process_owned::ProcessOwned;
+pub use timer::Timer;
 
 /// The README's program compiles.
 #[cfg(doctest)]

@@ -23,7 +23,7 @@ static WAITING: Mutex<Vec<Weak<AtomicWaker>>> = Mutex::new(Vec::new());
 ///
 /// Dropping it in the child runs the destructors of what it holds, there too: take care with those that act on the
 /// world, as a `TempDir`, a lock file, a buffer that flushes, or a `tokio::process::Child` with `kill_on_drop`, which would
-/// kill the parent's process.
+/// kill the parent's process. Those go into a [`ProcessOwned`](crate::ProcessOwned).
 ///
 /// # Examples
 ///

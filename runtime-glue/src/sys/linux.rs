@@ -26,6 +26,7 @@ use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
 
 use forkio_reactor::fork::generation;
+use forkio_reactor::unix::Timer;
 
 use crate::Thread;
 
@@ -130,6 +131,16 @@ pub(crate) fn watch(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(AsyncFdRegisterError::into_parts)
 }
 
+/// Registers a timer with the current runtime.
+///
+/// # Panics
+///
+/// As [`watch`].
+pub(crate) fn watch_timer(timer: Timer) -> io::Result<AsyncFd<Timer>> {
+    // SAFETY: a timer owns its descriptor and gives the same one for as long as it lives.
+    Ok(unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }?)
+}
+
 /// A descriptor that becomes readable each time `period` has passed: the runtime may have no timers.
 pub(crate) fn ticker(period: Duration) -> io::Result<OwnedFd> {
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
@@ -228,6 +239,22 @@ pub(crate) fn end_after_stop_signal(seconds: u32) -> io::Result<()> {
 pub(crate) fn flush_stdio() {
     // SAFETY: without a stream it means all of them; it takes each stream's lock.
     unsafe { libc::fflush(std::ptr::null_mut()) };
+}
+
+/// In a child: sends this process SIGCHLD if it is handled.
+///
+/// Where tokio has no pidfd of a process (none left, or an old kernel), tasks wait for this signal and then look. In the
+/// child it would not come: the process is the parent's. Having looked they know.
+pub(crate) fn raise_child_signal() {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: the kernel fills `action`; it cannot fail for this signal.
+    let handler = unsafe {
+        libc::sigaction(libc::SIGCHLD, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init().sa_sigaction
+    };
+    if handler != libc::SIG_DFL && handler != libc::SIG_IGN {
+        let _ = kill_process(getpid(), Signal::CHILD);
+    }
 }
 
 /// Sends a signal to this process.
