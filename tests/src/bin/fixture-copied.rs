@@ -395,8 +395,14 @@ async fn before_fork_threads() {
     let started = Arc::clone(&threads);
     forkio::before_fork(move || {
         if let Some(receiver) = receiver.take() {
-            let wait = move || receiver.recv().unwrap();
+            // A thread gives itself its name.
+            let (named, is_named) = std::sync::mpsc::channel();
+            let wait = move || {
+                named.send(()).unwrap();
+                receiver.recv().unwrap();
+            };
             started.lock().unwrap().push(std::thread::Builder::new().name("from-a-hook".to_owned()).spawn(wait)?);
+            is_named.recv().unwrap();
         }
         Ok(())
     });
