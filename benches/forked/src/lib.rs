@@ -5,6 +5,8 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -208,4 +210,15 @@ pub fn serve(mut fork: impl FnMut() -> io::Result<Cost>) -> io::Result<()> {
         line.clear();
     }
     Ok(())
+}
+
+/// Makes a process end when this one does, however that ends.
+pub fn end_with_this_process(command: &mut Command) -> &mut Command {
+    // SAFETY: prctl(2) is async-signal-safe, and this call of it reads no memory.
+    let ask = || match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    };
+    // SAFETY: `ask` does nothing else.
+    unsafe { command.pre_exec(ask) }
 }

@@ -11,13 +11,13 @@ use rustix::process::{Pid, Signal, kill_process};
 /// How long a process may take to end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A process, ended when this is dropped.
+/// A process, ended when this is dropped or when this program is killed.
 #[derive(Debug)]
 pub(crate) struct Process(Child);
 
 impl Process {
     pub(crate) fn start(command: &mut Command) -> io::Result<Process> {
-        command.spawn().map(Process)
+        forked::end_with_this_process(command).spawn().map(Process)
     }
 
     pub(crate) fn pipes(&mut self) -> io::Result<(ChildStdin, ChildStdout)> {
