@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +106,12 @@ pub unsafe fn fork() -> io::Result<i32> {
     }
 }
 
+/// In a forked child: ends it in a minute, should it never hear of what it waits for.
+pub fn end_in_time() {
+    // SAFETY: asks for a signal, whose default action ends the process.
+    unsafe { libc::alarm(60) };
+}
+
 /// Ends a forked child, at once: what it has inherited belongs to its parent.
 pub fn exit(succeeded: bool) -> ! {
     // SAFETY: runs no destructors.
@@ -180,6 +187,7 @@ pub const MESSAGE: usize = 64;
 /// Those of connecting and writing.
 pub fn request(server: SocketAddr) -> io::Result<TcpStream> {
     let mut client = TcpStream::connect(server)?;
+    client.set_read_timeout(Some(Duration::from_secs(60)))?;
     client.write_all(&[1; MESSAGE])?;
     Ok(client)
 }
