@@ -91,7 +91,6 @@ impl Interest {
         self.add(Interest(NonZeroU8::new(EXCLUSIVE).unwrap()))
     }
 
-    #[allow(dead_code, reason = "only an epoll asks")]
     pub(crate) const fn is_exclusive(self) -> bool {
         #[cfg(feature = "cponfork")]
         {
@@ -109,7 +108,6 @@ impl Interest {
     }
 
     /// Of any bits that [`bits`](Interest::bits) may give, meaningful or not.
-    #[allow(dead_code, reason = "only an epoll asks")]
     pub(crate) const fn of_any_bits(bits: NonZeroU8) -> Interest {
         Interest(bits)
     }

@@ -54,6 +54,8 @@ use crate::{Registry, Token, sys};
 /// ```
 #[derive(Debug)]
 pub struct Waker {
+    // Held for its drop, and declared first: see `IoSource`.
+    _registration: crate::io_source::Registration,
     slot: Arc<WakeSlot>,
     signal: sys::WakeSignal,
 }
@@ -65,14 +67,9 @@ impl Waker {
     ///
     /// Those of `eventfd(2)` (no descriptor left) and of [`Registry::register`].
     pub fn new(registry: &Registry, token: Token) -> io::Result<Waker> {
-        let slot = registry.selector().occupy_wake_slot(token);
-        match sys::WakeSignal::new(registry, &slot, token) {
-            Ok(signal) => Ok(Waker { slot, signal }),
-            Err(error) => {
-                slot.vacate();
-                Err(error)
-            }
-        }
+        let signal = sys::WakeSignal::new()?;
+        let (slot, registration) = registry.selector().add_waker(&signal, token)?;
+        Ok(Waker { _registration: registration, slot, signal })
     }
 
     /// Wakes the [`Poll`](crate::Poll): the current call of [`Poll::poll`](crate::Poll::poll), or the next one,
@@ -88,7 +85,6 @@ impl Waker {
 
 impl Drop for Waker {
     fn drop(&mut self) {
-        self.signal.retire(&self.slot);
         self.slot.vacate();
     }
 }

@@ -63,12 +63,12 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
-use crate::selector::WakeSlots;
 use crate::sys::{descriptor, process};
 use crate::{Interest, Token, sync, sys};
 
 mod error;
 pub(crate) mod gate;
+mod hold;
 mod policy;
 mod prepare;
 pub(crate) mod registered;
@@ -77,18 +77,20 @@ pub(crate) mod table;
 mod world;
 
 pub use error::{ForkError, PrepareError, PrepareObject};
+pub use hold::{HeldOff, hold_off};
 pub use policy::{ForkPolicy, SourceKind, default_policy, set_default_policy};
 pub use process::SignalsBlocked;
 pub use registrations::{
-    Registration, is_pair_end, is_tagged, kind, mute, newest_selector, pending_bytes, policy, rearm_exclusive,
-    registrations, retire_in_children, selectors, set_exclusive, set_policy, unmute,
+    Registration, is_pair_end, is_tagged, kind, mute, newest_selector, nudge_pair_end, pending_bytes, policy,
+    rearm_exclusive, registrations, renew_pair_in_children, retire_in_children, selectors, set_exclusive, set_policy,
+    unmute,
 };
 #[cfg(feature = "net")]
 pub(crate) use world::remember_pair;
 pub(crate) use world::{Adopted, closing, forget_pair, forget_timer, given_away, is_alive, remember_timer};
 
 use prepare::{Plan, Preparation};
-use world::{FORKING, GENERATION, World, is_forking_here, this_thread, world};
+use world::{FORKING, GENERATION, OWNER, World, is_forking_here, this_thread, world};
 
 /// A child's kernel queue in the making: what copy on fork asks of a backend.
 ///
@@ -112,27 +114,25 @@ pub(crate) trait QueueCopy: Sized {
     /// in the child. `true`: it is taken out again, and to be [added in the child](QueueCopy::add_in_child).
     fn recall(&mut self, fd: RawFd) -> io::Result<bool>;
 
-    /// Parent, before the fork: the child is to have the wakers that are events of the queue's own. Where wakers are
-    /// descriptors there are none.
-    fn renew_wakers(&mut self, _: &WakeSlots) {}
-
     /// Child: makes the number of `queue` stand for the child's queue. Async-signal-safe; the error is an errno.
     fn put_in_place(&mut self, queue: &sys::Queue) -> Result<(), i32>;
 
     /// Child, where all numbers stand for what they are to: completes the registrations. Async-signal-safe; the error is
     /// an errno.
-    fn complete(&mut self, queue: &sys::Queue, wakers: &WakeSlots) -> Result<(), i32>;
-
-    /// Child, after that: descriptors that are not open there, so that there is nothing to be registered.
-    fn missing(&self) -> impl Iterator<Item = RawFd> {
-        std::iter::empty()
-    }
+    fn complete(&mut self, queue: &sys::Queue) -> Result<(), i32>;
 }
 
 /// How many forks, made through this crate, lie between this process and the one that its program started as: 0 there,
 /// 1 in its children, 2 in theirs.
 pub fn generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
+}
+
+/// Whether this process was made by a fork that this module does not know of: its selectors, and the objects that a child
+/// should have of its own, are still those of another process. `false` also if there has never been a selector.
+pub fn is_stray() -> bool {
+    let owner = OWNER.load(Ordering::Relaxed);
+    owner != 0 && owner != std::process::id()
 }
 
 /// Whether the calling thread is certainly the only one that the process has, and has ever had. `false` says nothing:
@@ -190,6 +190,7 @@ pub struct Prepared {
     world: MutexGuard<'static, World>,
     /// In the child nothing is left to undo.
     committed: bool,
+    _held: HeldOff,
 }
 
 /// Prepares a fork: makes every kernel object that the child will need.
@@ -202,15 +203,16 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
         let source = io::Error::other("end the first fork before the next one");
         return Err(PrepareError { object: PrepareObject::NestedFork, source });
     }
+    let held = hold_off();
     let world = world();
     FORKING.store(this_thread(), Ordering::Relaxed);
     for live in &world.selectors {
         live.get().registered.shut();
     }
     // From here on dropping it undoes everything, on an error and on a panic.
-    let mut prepared = Prepared { world, committed: false };
-    let World { selectors, pairs, timers, plan } = &mut *prepared.world;
-    Preparation::new(selectors, pairs, timers, plan).run()?;
+    let mut prepared = Prepared { world, committed: false, _held: held };
+    let World { selectors, pairs, private_pairs, timers, plan } = &mut *prepared.world;
+    Preparation::new(selectors, pairs, timers, plan).run(private_pairs)?;
     Ok(prepared)
 }
 
@@ -298,20 +300,17 @@ impl Prepared {
             let shared = live.get();
             // A poisoned one's number may still stand for the parent's queue.
             if !shared.registered.is_poisoned()
-                && let Err(errno) = copy.complete(&shared.queue, &shared.wakers)
+                && let Err(errno) = copy.complete(&shared.queue)
             {
                 shared.registered.poison(errno);
-            }
-            for fd in copy.missing() {
-                shared.registered.table.get(fd).map(table::Entry::clear);
             }
         }
         for (live, fd) in &plan.wakers {
             let shared = live.get();
             // The flag as it was at the fork: who raised it may be a thread that does not exist here.
             if !shared.registered.is_poisoned()
-                && let Some(slot) = shared.wakers.find(fd.cast_unsigned()).filter(|slot| slot.flag.is_raised())
-                && let Err(errno) = sys::WakeSignal::send_at(slot.sending())
+                && shared.wakers.find(*fd).is_some_and(|slot| slot.flag.is_raised())
+                && let Err(errno) = sys::WakeSignal::send_at(*fd)
             {
                 shared.registered.poison(errno);
             }
@@ -325,13 +324,9 @@ impl Prepared {
         GENERATION.fetch_add(1, Ordering::Relaxed);
         plan.close();
         let owner = process::id();
+        OWNER.store(owner, Ordering::Relaxed);
         for live in selectors.iter() {
-            let shared = live.get();
-            shared.registered.take_over(owner);
-            if shared.registered.is_retired() {
-                // A dead endpoint.
-                shared.queue.take_over();
-            }
+            live.get().registered.take_over(owner);
         }
         selectors.retain(|live| !live.get().registered.is_retired());
         FORKING.store(0, Ordering::Relaxed);

@@ -102,7 +102,7 @@ impl<'a> Preparation<'a> {
         }
     }
 
-    pub(super) fn run(mut self) -> Result<(), PrepareError> {
+    pub(super) fn run(mut self, private_pairs: &[RawFd]) -> Result<(), PrepareError> {
         for live in self.selectors {
             let shared = live.get();
             let number = shared.queue.as_fd().as_raw_fd();
@@ -116,7 +116,7 @@ impl<'a> Preparation<'a> {
             };
             for (fd, entry) in shared.registered.table.iter() {
                 let Some((token, about)) = entry.get() else { continue };
-                match self.look_closer(shared, fd, token, about)? {
+                match self.look_closer(shared, fd, about)? {
                     Some(closer) => {
                         if closer != about {
                             entry.set(token, closer);
@@ -130,10 +130,12 @@ impl<'a> Preparation<'a> {
                     None => entry.clear(),
                 }
             }
-            if let Some(mut copy) = copy {
-                copy.renew_wakers(&shared.wakers);
+            if let Some(copy) = copy {
                 self.plan.queues.push((*live, copy));
             }
+        }
+        for end in private_pairs {
+            self.renew_pair(None, *end)?;
         }
         self.plan_deferred()?;
         self.renew_other_timers()?;
@@ -180,20 +182,14 @@ impl<'a> Preparation<'a> {
     }
 
     /// Brings what the table says about a registration up to date; `None` if this process does not have it.
-    fn look_closer(
-        &self,
-        shared: &Shared,
-        fd: RawFd,
-        token: Token,
-        about: About,
-    ) -> Result<Option<About>, PrepareError> {
+    fn look_closer(&self, shared: &Shared, fd: RawFd, about: About) -> Result<Option<About>, PrepareError> {
         if about.is_dropped(generation()) {
             return Ok(None);
         }
         let mut about = about;
         if about.is_bare() {
             let failed = failed(PrepareObject::Registration(fd));
-            if !about.is_muted() && !shared.queue.holds(fd, token, about.interest()).map_err(failed)? {
+            if !about.is_muted() && !shared.queue.holds(fd).map_err(failed)? {
                 return Ok(None);
             }
             if about.kind().is_none() {
@@ -264,13 +260,9 @@ impl<'a> Preparation<'a> {
     }
 
     fn renew_waker(&mut self, live: Live, fd: RawFd) -> Result<(), PrepareError> {
-        let failed = failed(PrepareObject::Waker(fd));
-        // Without a slot it is just being dropped by another thread, and nobody will send.
-        let sending = live.get().wakers.find(fd.cast_unsigned()).map_or(fd, |slot| slot.sending());
-        for (fresh, number) in sys::WakeSignal::renew(fd, sending).map_err(failed)? {
-            self.replace(live, fresh.as_raw_fd(), number);
-            self.plan.spares.push(fresh);
-        }
+        let fresh = sys::WakeSignal::new().map_err(failed(PrepareObject::Waker(fd)))?.into_fd();
+        self.replace(live, fresh.as_raw_fd(), fd);
+        self.plan.spares.push(fresh);
         self.plan.wakers.push((live, fd));
         Ok(())
     }
@@ -327,7 +319,7 @@ impl<'a> Preparation<'a> {
         let deferred = std::mem::take(&mut self.deferred);
         for (live, fd, _, about) in &deferred {
             if about.policy() == ForkPolicy::Renew {
-                self.renew_pair(*live, *fd)?;
+                self.renew_pair(Some(*live), *fd)?;
             }
         }
         for (live, fd, token, about) in deferred {
@@ -350,7 +342,7 @@ impl<'a> Preparation<'a> {
     }
 
     /// Makes a fresh pair for the one that `fd` is, or duplicates, an end of; once.
-    fn renew_pair(&mut self, live: Live, fd: RawFd) -> Result<(), PrepareError> {
+    fn renew_pair(&mut self, live: Option<Live>, fd: RawFd) -> Result<(), PrepareError> {
         let object = PrepareObject::Pair(fd);
         let identity = descriptor::identity(fd).map_err(failed(object))?;
         if self.renewed.iter().any(|pair| pair.ends.iter().any(|end| end.1 == identity)) {

@@ -257,6 +257,44 @@ pub fn kind(source: &impl AsRawFd) -> io::Result<SourceKind> {
     descriptor::kind(source.as_raw_fd())
 }
 
+/// Has every child of this process, from the next fork on, get a pair of its own in place of the one that `source` is an
+/// end, or a duplicate of an end, of, whether or not an end is registered then: a self-pipe that a signal handler writes to.
+/// What is registered of it is still to be tagged with [`ForkPolicy::Renew`].
+///
+/// # Errors
+///
+/// [`NotFound`](io::ErrorKind::NotFound) if `source` belongs to no [pair](is_pair_end).
+pub fn renew_pair_in_children(source: &impl AsRawFd) -> io::Result<()> {
+    let identity = descriptor::identity(source.as_raw_fd())?;
+    let mut world = world();
+    let (end, peer) = find_pair(&world.pairs, identity).ok_or_else(no_pair)?;
+    if !world.private_pairs.iter().any(|known| [end, peer].contains(known)) {
+        world.private_pairs.push(end);
+    }
+    Ok(())
+}
+
+/// Makes `source`, an end or a duplicate of an end of a [pair](is_pair_end), readable: one byte is written at the other
+/// end.
+///
+/// # Errors
+///
+/// As [`renew_pair_in_children`], and those of `send(2)`.
+pub fn nudge_pair_end(source: &impl AsRawFd) -> io::Result<()> {
+    let identity = descriptor::identity(source.as_raw_fd())?;
+    let world = world();
+    let (_, peer) = find_pair(&world.pairs, identity).ok_or_else(no_pair)?;
+    match descriptor::send_byte(peer) {
+        // Full is readable.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        result => result,
+    }
+}
+
+fn no_pair() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "not an end of a socket pair that was made in this process")
+}
+
 /// How many bytes wait to be read at `source`, as `ioctl(FIONREAD)` counts them.
 ///
 /// # Errors

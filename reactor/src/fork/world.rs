@@ -19,7 +19,9 @@ use crate::sys::descriptor::{self, Identity};
 #[repr(align(512))]
 struct OnOnePage {
     generation: AtomicU32,
+    owner: AtomicU32,
     forking: AtomicUsize,
+    hold: Mutex<()>,
     world: Mutex<World>,
 }
 
@@ -27,10 +29,13 @@ const _: () = assert!(size_of::<OnOnePage>() == align_of::<OnOnePage>());
 
 static STATE: OnOnePage = OnOnePage {
     generation: AtomicU32::new(0),
+    owner: AtomicU32::new(0),
     forking: AtomicUsize::new(0),
+    hold: Mutex::new(()),
     world: Mutex::new(World {
         selectors: Vec::new(),
         pairs: BTreeMap::new(),
+        private_pairs: Vec::new(),
         timers: BTreeMap::new(),
         plan: Plan::new(),
     }),
@@ -39,12 +44,18 @@ static STATE: OnOnePage = OnOnePage {
 /// How many forks lie between this process and the one that its program started as.
 pub(super) static GENERATION: &AtomicU32 = &STATE.generation;
 
+/// The process that the selectors belong to; 0: there has never been one.
+pub(super) static OWNER: &AtomicU32 = &STATE.owner;
+
 /// The thread that is between prepare and the end of a fork, as the address of its `MARK`; 0: none.
 pub(super) static FORKING: &AtomicUsize = &STATE.forking;
 
 /// All that forks look after. The lock is held from prepare to the end of the fork, so the child finds it in the hands of
 /// the one thread it has.
 static WORLD: &Mutex<World> = &STATE.world;
+
+/// Held by whoever keeps forks waiting, and by a fork from prepare to its end.
+pub(super) static HOLD: &Mutex<()> = &STATE.hold;
 
 thread_local! {
     static MARK: u8 = const { 0 };
@@ -57,6 +68,8 @@ pub(super) struct World {
     pub(super) pairs: BTreeMap<RawFd, RawFd>,
     /// The timers of this process, registered or not.
     pub(super) timers: BTreeMap<RawFd, Arc<Schedule>>,
+    /// One end of each pair that every process is to have for itself, registered or not.
+    pub(super) private_pairs: Vec<RawFd>,
     /// Kept from fork to fork, so that commit frees nothing.
     pub(super) plan: Plan,
 }
@@ -90,6 +103,9 @@ pub(crate) struct Adopted(ManuallyDrop<Arc<Shared>>);
 impl Adopted {
     pub(crate) fn new(selector: Shared) -> Adopted {
         let selector = Arc::new(selector);
+        if OWNER.load(Ordering::Relaxed) == 0 {
+            OWNER.store(std::process::id(), Ordering::Relaxed);
+        }
         world().selectors.push(Live(Arc::as_ptr(&selector)));
         Adopted(ManuallyDrop::new(selector))
     }
@@ -170,6 +186,7 @@ pub(crate) fn forget_pair(fd: RawFd) {
     let mut world = world();
     if let Some(peer) = world.pairs.remove(&fd) {
         world.pairs.remove(&peer);
+        world.private_pairs.retain(|end| *end != fd && *end != peer);
     }
 }
 

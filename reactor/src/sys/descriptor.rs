@@ -100,6 +100,14 @@ pub(crate) fn is_open(fd: RawFd) -> bool {
     syscall!(fcntl(fd, libc::F_GETFD)).is_ok()
 }
 
+/// Writes one byte to a socket.
+pub(crate) fn send_byte(fd: RawFd) -> io::Result<()> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the kernel reads one byte.
+    syscall!(send(fd, [1_u8].as_ptr().cast(), 1, flags))?;
+    Ok(())
+}
+
 /// Whether an error says that the number is not open.
 pub(crate) fn is_closed(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBADF)
