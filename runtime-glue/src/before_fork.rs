@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::ForkError;
 
-type Hook = Box<dyn FnMut() -> io::Result<()> + Send>;
+pub(crate) type Hook = Box<dyn FnMut() -> io::Result<()> + Send>;
 
 static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 
@@ -43,7 +43,7 @@ pub fn before_fork(hook: impl FnMut() -> io::Result<()> + Send + 'static) {
     hooks().push(Box::new(hook));
 }
 
-fn hooks() -> MutexGuard<'static, Vec<Hook>> {
+pub(crate) fn hooks() -> MutexGuard<'static, Vec<Hook>> {
     HOOKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -24,10 +24,17 @@ pub enum ForkError {
     Threads(Vec<Thread>),
     /// The current runtime is a multi-threaded one. Its threads, as far as they have started, are named.
     MultiThreadRuntime(Vec<Thread>),
+    /// tokio was built with its feature `parking_lot`, which is part of `full`. That library keeps threads that wait for
+    /// something on lists that run through their stacks, which in a child become those of other threads: it would lose
+    /// wakes.
+    ParkingLot,
     /// The current runtime does not run on forkio's selector.
     ForeignSelector,
     /// Not called inside a tokio runtime.
     NoRuntime,
+    /// [`fork_with_threads`](crate::fork_with_threads) was called inside a tokio runtime: the child would go on in a task
+    /// of a runtime whose other threads are not there.
+    InsideRuntime,
     /// The current runtime has no I/O driver. (tokio can only be asked by a panic: compiled with `panic = "abort"`, the
     /// process ends instead.)
     NoIoDriver,
@@ -65,10 +72,16 @@ impl fmt::Display for ForkError {
                 }
                 write!(
                     f,
-                    "; fork from a current-thread runtime (`Builder::new_current_thread`), or fork before the \
-                     runtime is built and build one in the child"
+                    "; fork from a current-thread runtime (`Builder::new_current_thread`), or hold the runtime in a \
+                     `ProcessRuntime`, which builds one in the child, and fork with `fork_with_threads`"
                 )
             }
+            ForkError::ParkingLot => write!(
+                f,
+                "tokio's feature `parking_lot` does not survive a fork of a process with threads: name the features of \
+                 tokio that the program needs, without `parking_lot` and `full` (`cargo tree -e features -i parking_lot` \
+                 says who asks for it)"
+            ),
             ForkError::ForeignSelector => write!(
                 f,
                 "the current runtime does not run on forkio's selector; add these two lines to the Cargo.toml of your \
@@ -77,6 +90,11 @@ impl fmt::Display for ForkError {
             ForkError::NoRuntime => {
                 write!(f, "not inside a tokio runtime; call this from a task, or inside `Runtime::block_on`")
             }
+            ForkError::InsideRuntime => write!(
+                f,
+                "cannot fork a process with threads inside a tokio runtime; fork on a thread that is in none, as main is \
+                 outside of `block_on`"
+            ),
             ForkError::NoIoDriver => {
                 write!(f, "the current runtime has no I/O driver; build it with `Builder::enable_all` or `enable_io`")
             }

@@ -1,12 +1,16 @@
 //! [`fork`].
 
 use std::io::{self, Write};
+use std::mem;
 use std::process;
 use std::time::Duration;
 
 use forkio_reactor::fork as reactor;
 use forkio_reactor::fork::{ForkResult, SignalsBlocked};
 
+use tokio::runtime::Handle;
+
+use crate::rest::Resting;
 use crate::{Child, ForkError, Lineage, before_fork, lineage, no_fork, policy, runtime, sys};
 
 /// Which side of a fork this is.
@@ -110,6 +114,86 @@ impl ForkOptions {
     }
 }
 
+/// Forks a process that may have any number of threads, outside of any runtime: for the use of
+/// [`ProcessRuntime`](crate::ProcessRuntime). Returns in both processes.
+///
+/// The child has one thread, the calling one; runtimes that other threads drove do not go on in it, nor do
+/// [`no_fork`](crate::no_fork()) futures resolve there.
+///
+/// What can be in order at the fork is: standard output and error, the locks of this crate, and the workers of
+/// multi-threaded runtimes in a `ProcessRuntime`, which rest between two polls of their tasks. (Those that do not come to
+/// rest within 50 milliseconds are not waited for: they are in a long poll, and not in the runtime.) glibc and musl see to
+/// their allocators. What is not: a connection that another thread has accepted and not registered yet, or deregistered
+/// and not closed yet, stays open in the child.
+///
+/// # Errors
+///
+/// [`ForkError`]; nothing has changed then.
+///
+/// # Safety
+///
+/// A lock that another thread held at the fork is locked in the child for ever, and what it guards may be half changed. The
+/// child must not wait for one, nor use data that another thread may have been changing; that concerns libraries too
+/// (signal-safety(7)).
+///
+/// # Examples
+///
+/// ```no_run
+/// use forkio::{Fork, ProcessRuntime};
+/// use tokio::runtime::Builder;
+///
+/// static RUNTIME: ProcessRuntime = ProcessRuntime::new(|| Builder::new_multi_thread().enable_all().build());
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// RUNTIME.spawn(async { /* serve */ })?;
+/// // SAFETY: the child uses nothing but the runtime that it builds, and exits.
+/// match unsafe { forkio::fork_with_threads()? } {
+///     Fork::Parent(mut child) => println!("{}", RUNTIME.block_on(child.wait())??),
+///     Fork::Child(_) => {
+///         RUNTIME.block_on(async { /* other work */ })?;
+///         std::process::exit(0);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
+    if Handle::try_current().is_ok() {
+        return Err(ForkError::InsideRuntime);
+    }
+    runtime::check_locks()?;
+    policy::install_defaults();
+    before_fork::run_hooks()?;
+    runtime::tag_signal_pipes().map_err(ForkError::Inspect)?;
+    let resting = Resting::begin();
+    let mut stdout = io::stdout().lock();
+    let stderr = io::stderr().lock();
+    let locks = (runtime::signal_pipes(), before_fork::hooks(), lineage::hooks(), no_fork::waiting());
+    let blocked = reactor::block_signals();
+    let _ = stdout.flush();
+    let parent = process::id();
+    let prepared = reactor::prepare().map_err(ForkError::Prepare)?;
+    let reserved = sys::watch_process(parent).map_err(ForkError::Watch)?;
+    // SAFETY: the caller's promise is the same, and signals are blocked.
+    let side = unsafe { prepared.fork() }.map_err(ForkError::Fork)?;
+    drop((reserved, locks, stdout, stderr));
+    match side {
+        ForkResult::Parent { child } => {
+            drop((resting, blocked));
+            let child = Child::adopt(child.cast_unsigned())?;
+            tracing::debug!(child = child.id(), "forked");
+            Ok(Fork::Parent(child))
+        }
+        ForkResult::Child => {
+            mem::forget(resting);
+            lineage::begin(parent);
+            drop(blocked);
+            lineage::run_hooks();
+            Ok(Fork::Child(lineage::lineage()))
+        }
+    }
+}
+
 /// The fork itself: no task runs between this and the child's first step.
 fn fork_now(blocked: SignalsBlocked, first: impl FnOnce()) -> Result<Fork, ForkError> {
     if before_fork::run_hooks()? {
@@ -140,8 +224,11 @@ fn fork_now(blocked: SignalsBlocked, first: impl FnOnce()) -> Result<Fork, ForkE
         }
         ForkResult::Child => {
             lineage::begin(parent);
+            lineage::begin_alone();
             first();
-            if may_inherit_stacks && let Err(error) = sys::occupy_inherited_stacks() {
+            if may_inherit_stacks
+                && let Err(error) = sys::occupy_inherited_stacks().and_then(|()| sys::wait_until_single_threaded())
+            {
                 tracing::warn!(%error, "threads of this process may be taken for those of its parent");
             }
             sys::raise_child_signal();

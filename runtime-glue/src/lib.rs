@@ -57,6 +57,11 @@
 //! A process with other threads, among them those of `spawn_blocking` until they have been idle for their keep-alive
 //! time ([`ForkOptions::idle_threads`]), and so a multi-threaded runtime. [`fork`] refuses, having changed nothing.
 //!
+//! # Runtimes with threads
+//!
+//! They cannot go on in a child, but the child can have another one: hold it in a [`ProcessRuntime`], which builds one in
+//! each process on first use, and fork with [`fork_with_threads`].
+//!
 //! # Platforms
 //!
 //! Linux 5.4 or later (`waitid(P_PIDFD)`).
@@ -71,6 +76,8 @@ mod no_fork;
 mod policy;
 pub mod prefork;
 mod process_owned;
+mod process_runtime;
+mod rest;
 mod runtime;
 mod sys;
 mod timer;
@@ -79,7 +86,7 @@ pub use audit::{Audit, SharedObject, Untagged, audit};
 pub use before_fork::before_fork;
 pub use child::Child;
 pub use error::{ForkError, Forked, Thread};
-pub use fork::{Fork, ForkOptions, fork};
+pub use fork::{Fork, ForkOptions, fork, fork_with_threads};
 pub use forkio_reactor::fork::{ForkPolicy, PrepareError, PrepareObject, SourceKind};
 pub use forkio_reactor::unix::Clock;
 pub use lineage::{Lineage, lineage, on_child};
@@ -88,6 +95,7 @@ pub use policy::{default_policy, mute, set_default_policy, set_exclusive, set_po
 #[doc(no_inline)]
 pub use prefork::{Listener, Prefork, PreforkError, Shutdown, Stopped, Worker, WorkerOutput};
 pub use process_owned::ProcessOwned;
+pub use process_runtime::{ProcessRuntime, RuntimeError};
 pub use timer::Timer;
 
 /// The README's program compiles.

@@ -50,11 +50,26 @@ pub(crate) fn begin(parent: u32) {
     WORKER.store(0, Ordering::Relaxed);
 }
 
+/// The generation up to which each of this process's ancestors is known to have had no other thread when it forked.
+static ALONE: AtomicU32 = AtomicU32::new(0);
+
+/// In the child: the parent had no other thread.
+pub(crate) fn begin_alone() {
+    let generation = generation();
+    // Otherwise an ancestor had threads, and what they left in memory is here too.
+    let _ = ALONE.compare_exchange(generation.wrapping_sub(1), generation, Ordering::Relaxed, Ordering::Relaxed);
+}
+
+/// Whether no ancestor of this process had other threads when it forked. `false` says nothing.
+pub(crate) fn was_alone() -> bool {
+    ALONE.load(Ordering::Relaxed) == generation()
+}
+
 pub(crate) fn set_worker(index: usize) {
     WORKER.store(index + 1, Ordering::Relaxed);
 }
 
-type Hook = Box<dyn FnMut(&Lineage) + Send>;
+pub(crate) type Hook = Box<dyn FnMut(&Lineage) + Send>;
 
 static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 
@@ -87,7 +102,7 @@ pub fn on_child(hook: impl FnMut(&Lineage) + Send + 'static) {
     hooks().push(Box::new(hook));
 }
 
-fn hooks() -> std::sync::MutexGuard<'static, Vec<Hook>> {
+pub(crate) fn hooks() -> std::sync::MutexGuard<'static, Vec<Hook>> {
     HOOKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

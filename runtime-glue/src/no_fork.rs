@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 
 use forkio_reactor::fork::generation;
@@ -14,6 +14,10 @@ use crate::Forked;
 
 /// Every future that may have to be told that it is in a child now.
 static WAITING: Mutex<Vec<Weak<AtomicWaker>>> = Mutex::new(Vec::new());
+
+pub(crate) fn waiting() -> MutexGuard<'static, Vec<Weak<AtomicWaker>>> {
+    WAITING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Makes a future that a forked child does not run: there it is dropped without being polled again, and resolves to
 /// [`Forked`] at once.
@@ -36,7 +40,7 @@ static WAITING: Mutex<Vec<Weak<AtomicWaker>>> = Mutex::new(Vec::new());
 /// ```
 pub fn no_fork<F: Future>(future: F) -> NoFork<F> {
     let waker = Arc::new(AtomicWaker::new());
-    let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut waiting = waiting();
     if waiting.len() == waiting.capacity() {
         // Before it grows: by now half of them or more may be gone.
         waiting.retain(|waker| waker.strong_count() > 0);
@@ -86,7 +90,7 @@ impl<F> fmt::Debug for NoFork<F> {
 
 /// In the child: each of them is to find out.
 pub(crate) fn wake_all() {
-    let waiting = std::mem::take(&mut *WAITING.lock().unwrap_or_else(PoisonError::into_inner));
+    let waiting = std::mem::take(&mut *waiting());
     for waker in waiting.iter().filter_map(Weak::upgrade) {
         waker.wake();
     }

@@ -1,16 +1,25 @@
 //! Policies as a server wants them.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use forkio_reactor::fork as reactor;
 use forkio_reactor::fork::{ForkPolicy, SourceKind};
 
+use crate::sys::{self, PerProcess};
+
 /// Sets this crate's defaults, once: after that they are the application's to change.
 pub(crate) fn install_defaults() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(|| {
+    /// Not a `Once`: a child whose parent was forked in the middle of this does it again.
+    static INSTALLER: PerProcess<()> = PerProcess::new();
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+
+    let install = || {
+        if INSTALLED.load(Ordering::Acquire) {
+            return Ok::<_, Infallible>(());
+        }
         for (kind, policy) in [
             // A worker must never read another process's bytes, and the peer must see the end when the owner closes.
             (SourceKind::Stream, ForkPolicy::Sever),
@@ -22,7 +31,13 @@ pub(crate) fn install_defaults() {
         ] {
             reactor::set_default_policy(kind, policy);
         }
-    });
+        INSTALLED.store(true, Ordering::Release);
+        Ok(())
+    };
+    if !INSTALLED.load(Ordering::Acquire) {
+        // Neither fails nor comes back to itself.
+        let _ = INSTALLER.get_or_try_make(sys::process_key, install);
+    }
 }
 
 /// Tags one I/O object: what becomes of it in the child, in place of its kind's default. For any tokio I/O type, and

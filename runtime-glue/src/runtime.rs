@@ -2,15 +2,17 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use forkio_reactor::Token;
 use forkio_reactor::fork as reactor;
 use forkio_reactor::fork::{ForkPolicy, SourceKind};
-use tokio::runtime::{Handle, Id, RuntimeFlavor};
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::{Builder, Handle, Id, RuntimeFlavor};
+use tokio::sync::Notify;
 
 use crate::{ForkError, sys};
 
@@ -41,6 +43,20 @@ fn check_selector(id: Id) -> Result<(), ForkError> {
     if reactor::selectors() == 0 {
         return Err(ForkError::ForeignSelector);
     }
+    probe()?;
+    CHECKED.set(Some(id));
+    Ok(())
+}
+
+/// Checks that tokio's locks survive a fork of a process with threads.
+pub(crate) fn check_locks() -> Result<(), ForkError> {
+    // There is no way to ask but to look: with `parking_lot`, and only then, tokio's mutexes have a marker.
+    let uses_parking_lot = format!("{:?}", Notify::new()).contains("PhantomData");
+    if uses_parking_lot { Err(ForkError::ParkingLot) } else { Ok(()) }
+}
+
+/// Something that is registered with the current runtime, on our selector.
+fn probe() -> Result<AsyncFd<OwnedFd>, ForkError> {
     let probe = sys::idle_descriptor().map_err(ForkError::Inspect)?;
     // tokio has no way to ask for the I/O driver but to use it, and panics if there is none.
     let registered = catch_unwind(AssertUnwindSafe(|| sys::watch(probe)));
@@ -48,8 +64,34 @@ fn check_selector(id: Id) -> Result<(), ForkError> {
     if reactor::policy(&registered).is_none() {
         return Err(ForkError::ForeignSelector);
     }
-    CHECKED.set(Some(id));
+    Ok(registered)
+}
+
+/// The current runtime is this process's alone: children do without its selector, and get a signal pipe of their own.
+pub(crate) fn keep_from_children() -> Result<(), ForkError> {
+    reactor::retire_in_children(&probe()?).map_err(ForkError::Inspect)?;
+    tag_signal_receivers().map_err(ForkError::Inspect)?;
     Ok(())
+}
+
+/// Sees to it that tokio's signal pipe is this process's, here and in children, and empty: a signal that the parent had
+/// received, but not been told of, when it forked this process is not to be delivered here.
+pub(crate) fn settle_signals() -> Result<(), ForkError> {
+    // tokio makes the pipe with the first runtime, under a lock that a child must not find taken.
+    let _held = reactor::hold_off();
+    // tokio has a flag for each signal beside the pipe. A runtime delivers those that are set when it has read something.
+    let runtime = Builder::new_current_thread().enable_io().build().map_err(ForkError::Inspect)?;
+    let receivers = tag_signal_receivers().map_err(ForkError::Inspect)?;
+    let receiver = receivers.first().ok_or(ForkError::ForeignSelector)?;
+    let settled = runtime.block_on(async {
+        reactor::renew_pair_in_children(receiver)?;
+        reactor::nudge_pair_end(receiver)?;
+        while reactor::pending_bytes(receiver)? > 0 {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    });
+    settled.map_err(ForkError::Inspect)
 }
 
 /// Waits for other threads to go, at most `limit`.
@@ -79,7 +121,11 @@ pub(crate) async fn wait_for_threads(limit: Duration) -> Result<(), ForkError> {
 /// The registered duplicates of tokio's signal pipe, as of the newest selector.
 static SIGNAL_PIPES: Mutex<SignalPipes> = Mutex::new(SignalPipes { newest_selector: 0, receivers: Vec::new() });
 
-struct SignalPipes {
+pub(crate) fn signal_pipes() -> MutexGuard<'static, SignalPipes> {
+    SIGNAL_PIPES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) struct SignalPipes {
     newest_selector: u32,
     receivers: Vec<RawFd>,
 }
@@ -90,26 +136,36 @@ struct SignalPipes {
 /// new selector. Should tokio change its token, nothing is tagged, and the pipe follows the policy of streams: the
 /// child's driver ends with a panic that names the pipe rather than steal the parent's signals.
 pub(crate) fn tag_signal_pipes() -> io::Result<()> {
-    let mut pipes = SIGNAL_PIPES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut pipes = signal_pipes();
     let newest_selector = reactor::newest_selector();
     if pipes.newest_selector == newest_selector {
         return Ok(());
     }
-    pipes.receivers.clear();
-    for registration in reactor::registrations() {
-        let is_candidate = registration.token == SIGNAL_TOKEN && registration.kind == Some(SourceKind::Stream);
-        if is_candidate && reactor::is_pair_end(registration.fd) {
-            reactor::set_policy(&registration.fd, ForkPolicy::Renew)?;
-            pipes.receivers.push(registration.fd);
-        }
-    }
+    pipes.receivers = tag_signal_receivers()?;
     pipes.newest_selector = newest_selector;
     Ok(())
 }
 
+/// Tags the duplicates of the signal pipe's receiving end that are registered, and lists them.
+fn tag_signal_receivers() -> io::Result<Vec<RawFd>> {
+    let mut receivers = Vec::new();
+    for registration in reactor::registrations() {
+        let is_candidate = registration.token == SIGNAL_TOKEN && registration.kind == Some(SourceKind::Stream);
+        if is_candidate && reactor::is_pair_end(registration.fd) {
+            match reactor::set_policy(&registration.fd, ForkPolicy::Renew) {
+                Ok(()) => receivers.push(registration.fd),
+                // Another thread has dropped its runtime meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(receivers)
+}
+
 /// Whether a signal has arrived that tokio's driver has not told its streams of.
 pub(crate) fn is_signal_pending() -> bool {
-    let pipes = SIGNAL_PIPES.lock().unwrap_or_else(PoisonError::into_inner);
+    let pipes = signal_pipes();
     // A number may be gone with its runtime; the others are duplicates of the same socket.
     pipes.receivers.iter().any(|fd| reactor::pending_bytes(&fd.as_raw_fd()).is_ok_and(|bytes| bytes > 0))
 }

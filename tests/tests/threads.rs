@@ -15,4 +15,20 @@ macro_rules! scenarios {
 
 scenarios! {
     retired_selector: "retired-selector",
+    everything_works: "everything-works",
+    grandchildren: "grandchildren",
+    signals: "signals",
+    ghost_signals: "ghost-signals",
+    child_processes: "processes",
+    inherited_connections: "inherited-connections",
+    handles_of_the_parent: "handles-of-the-parent",
+    first_use_by_many_threads: "first-use-by-many-threads",
+    fork_during_build: "fork-during-build",
+    many_forks: "many-forks",
+    descriptors: "descriptors",
+    stray: "stray",
+    inside_inherited: "inside-inherited",
+    build_errors: "build-errors",
+    beside_a_current_thread_runtime: "beside-a-current-thread-runtime",
+    dropped: "dropped",
 }

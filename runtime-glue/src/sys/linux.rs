@@ -9,11 +9,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::os::unix::thread::JoinHandleExt;
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, getpid, getppid, kill_process,
     pidfd_open, pidfd_send_signal, set_parent_process_death_signal, waitid, waitpid,
@@ -56,6 +58,47 @@ pub(crate) fn other_threads() -> io::Result<Vec<Thread>> {
     Ok(threads)
 }
 
+/// The process id, without a system call for each question: it is kept in a page that is zero in every child, whoever forks
+/// it (`MADV_WIPEONFORK` of madvise(2), Linux 4.14).
+pub(crate) fn process_id() -> u32 {
+    /// Null as long as there is no such page.
+    static PAGE: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+
+    // SAFETY: null, or a page that is never unmapped; an `AtomicU32` may have any value.
+    let Some(kept) = (unsafe { PAGE.load(Ordering::Acquire).as_ref() }) else {
+        if let Ok(page) = wiped_page()
+            && PAGE.compare_exchange(ptr::null_mut(), page, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
+            // SAFETY: a page that nobody else has seen.
+            let _ = unsafe { munmap(page.cast(), rustix::param::page_size()) };
+        }
+        return std::process::id();
+    };
+    match kept.load(Ordering::Relaxed) {
+        0 => {
+            let id = std::process::id();
+            kept.store(id, Ordering::Relaxed);
+            id
+        }
+        id => id,
+    }
+}
+
+/// A page of zeros, and of zeros again in a child.
+fn wiped_page() -> io::Result<*mut AtomicU32> {
+    let size = rustix::param::page_size();
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping, wherever there is room for it, that nobody knows of yet.
+    unsafe {
+        let page = mmap_anonymous(ptr::null_mut(), size, access, MapFlags::PRIVATE)?;
+        if let Err(error) = madvise(page, size, Advice::LinuxWipeOnFork) {
+            munmap(page, size)?;
+            return Err(error.into());
+        }
+        Ok(page.cast())
+    }
+}
+
 /// Whether the child has to [`occupy_inherited_stacks`]: under glibc, if there may have been another thread.
 pub(crate) fn may_inherit_stacks() -> bool {
     cfg!(target_env = "gnu") && !forkio_reactor::fork::is_single_threaded()
@@ -95,6 +138,11 @@ pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
     for thread in fresh {
         let _ = thread.join();
     }
+    Ok(())
+}
+
+/// Waits until threads that have ended, but that nobody joins, are gone.
+pub(crate) fn wait_until_single_threaded() -> io::Result<()> {
     while !is_single_threaded()? {
         thread::yield_now();
     }

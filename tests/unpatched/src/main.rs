@@ -1,6 +1,6 @@
 //! Forks a runtime that does not run on forkio's selector, which is to be refused.
 
-use forkio::{Fork, ForkError, Prefork, PreforkError};
+use forkio::{Fork, ForkError, Prefork, PreforkError, ProcessRuntime, RuntimeError};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
@@ -26,8 +26,14 @@ fn main() {
     assert!(matches!(error, PreforkError::Fork(ForkError::ForeignSelector)), "{error:?}");
     assert!(error.to_string().contains("[patch.crates-io]"), "{error}");
 
+    let error = ProcessRuntime::new(|| Ok(runtime())).get().expect_err("a runtime that is refused").to_string();
+    assert!(error.contains("[patch.crates-io]"), "{error}");
+
     // One of forkio's selectors in the process does not make the runtime one of them.
     let _other = forkio_reactor::Poll::new().expect("a selector");
     check(attempt());
+    let cell = ProcessRuntime::new(|| Ok(runtime()));
+    let refused = cell.get();
+    assert!(matches!(refused, Err(RuntimeError::ForeignSelector)), "{refused:?}");
     println!("refused");
 }
