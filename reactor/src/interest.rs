@@ -91,6 +91,7 @@ impl Interest {
         self.add(Interest(NonZeroU8::new(EXCLUSIVE).unwrap()))
     }
 
+    #[allow(dead_code, reason = "only an epoll asks")]
     pub(crate) const fn is_exclusive(self) -> bool {
         #[cfg(feature = "cponfork")]
         {
@@ -108,6 +109,7 @@ impl Interest {
     }
 
     /// Of any bits that [`bits`](Interest::bits) may give, meaningful or not.
+    #[allow(dead_code, reason = "only an epoll asks")]
     pub(crate) const fn of_any_bits(bits: NonZeroU8) -> Interest {
         Interest(bits)
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, RawFd};
 
-use crate::{Interest, Registry, Token, event};
+use crate::{Interest, Registry, Token, event, sys};
 
 use crate::selector::Selector;
 #[cfg(feature = "net")]
@@ -130,6 +130,10 @@ impl Registration {
         if self.is_elsewhere(selector) {
             return Err(registered_elsewhere());
         }
+        // With a table it is the table that says so.
+        if cfg!(not(feature = "cponfork")) && !sys::Queue::IS_EXACT && self.selector != 0 {
+            return Err(io::Error::from(io::ErrorKind::AlreadyExists));
+        }
         selector.register(fd, token, interest, self.tag())?;
         self.selector = selector.id();
         Ok(())
@@ -156,6 +160,9 @@ impl Registration {
     ) -> io::Result<()> {
         if self.is_elsewhere(selector) {
             return Err(registered_elsewhere());
+        }
+        if cfg!(not(feature = "cponfork")) && !sys::Queue::IS_EXACT && self.selector == 0 {
+            return Err(io::Error::from(io::ErrorKind::NotFound));
         }
         selector.reregister(fd, token, interest)
     }

@@ -73,5 +73,7 @@ mod waker;
 pub use event::Events;
 pub use interest::Interest;
 pub use poll::{Poll, Registry};
+#[doc(hidden)]
+pub use sys::testing;
 pub use token::Token;
 pub use waker::Waker;

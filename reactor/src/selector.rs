@@ -2,12 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::io_source::Registration;
-use crate::source_kind::{SourceKind, SourceTag};
+use crate::source_kind::SourceTag;
 use crate::sync::AtomicU32;
 use crate::wake_flag::WakeFlag;
 use crate::{Interest, Token, sys};
@@ -165,22 +164,29 @@ impl Selector {
         }
     }
 
-    /// Registers a waker's kernel object and gives the waker a slot in which the poller can see it.
-    pub(crate) fn add_waker(
-        &self,
-        signal: &sys::WakeSignal,
-        token: Token,
-    ) -> io::Result<(Arc<WakeSlot>, Registration)> {
-        let slot = self.shared.wakers.occupy(signal.as_raw_fd(), token);
-        let mut registration = Registration::new(signal.as_raw_fd(), SourceKind::Waker);
-        let registry = crate::Registry::of(self.clone());
-        match registration.register(&registry, signal.as_raw_fd(), token, Interest::READABLE) {
-            Ok(()) => Ok((slot, registration)),
-            Err(error) => {
-                slot.vacate();
-                Err(error)
-            }
-        }
+    /// A slot in which the poller can see a waker.
+    pub(crate) fn occupy_wake_slot(&self, token: Token) -> Arc<WakeSlot> {
+        self.shared.wakers.occupy(token)
+    }
+
+    /// Whether this process does without the selector, so that nobody can be polling.
+    #[cfg(feature = "cponfork")]
+    #[allow(dead_code, reason = "where a waker is an event of its queue")]
+    pub(crate) fn is_retired(&self) -> bool {
+        self.shared.registered.is_retired() && self.shared.registered.check_poison().is_err()
+    }
+
+    #[allow(dead_code, reason = "where a waker is an event of its queue")]
+    pub(crate) fn queue(&self) -> &sys::Queue {
+        &self.shared.queue
+    }
+
+    /// Adds or removes a waker that is an event of the queue's own; not while a fork looks.
+    #[allow(dead_code, reason = "where a waker is an event of its queue")]
+    pub(crate) fn change_wake_event(&self, change: impl FnOnce(&sys::Queue) -> io::Result<()>) -> io::Result<()> {
+        #[cfg(feature = "cponfork")]
+        let _inside = self.shared.registered.enter()?;
+        change(&self.shared.queue)
     }
 }
 
@@ -217,7 +223,11 @@ impl Plain<'_> {
         // Whatever the kernel says, it does not have the number afterwards.
         #[cfg(feature = "cponfork")]
         self.entry.clear();
-        self.selector.shared.queue.delete(self.fd)
+        match self.selector.shared.queue.delete(self.fd) {
+            // Its owner has it open, so the kernel has taken the registration back.
+            Err(error) if !sys::Queue::IS_EXACT && error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
     }
 
     #[cold]
@@ -239,24 +249,52 @@ impl AsFd for Selector {
 pub(crate) struct WakeSlot {
     pub(crate) flag: WakeFlag,
     token: AtomicUsize,
-    /// The waker's descriptor; only a fork looks at it.
-    fd: AtomicU32,
+    /// What the kernel knows the waker by, as only a fork asks: the number registered in the lower half and the one that
+    /// is sent on in the upper, or an event's in both; all bits set: none.
+    key: AtomicU64,
+    /// Counted within the selector.
+    number: u32,
     in_use: AtomicBool,
     next: OnceLock<Arc<WakeSlot>>,
 }
 
 impl WakeSlot {
+    const NO_KEY: u64 = u64::MAX;
+
     /// The waker is gone. Its slot stays for the next one: the poller may be looking at it.
     pub(crate) fn vacate(&self) {
         self.flag.lower();
-        // No descriptor's, so that a fork does not take the slot for its next user's before that has filled it in.
-        self.fd.store(u32::MAX, Ordering::Relaxed);
+        // So that a fork does not take the slot for its next user's before that has filled it in.
+        self.clear_key();
         self.in_use.store(false, Ordering::Release);
     }
 
-    fn set(&self, fd: RawFd, token: Token) {
-        self.token.store(token.0, Ordering::Relaxed);
-        self.fd.store(fd.cast_unsigned(), Ordering::Relaxed);
+    /// The waker's descriptors: the one that is registered, and the one that wakes are sent on.
+    #[allow(dead_code, reason = "where a waker has descriptors")]
+    pub(crate) fn set_descriptors(&self, registered: RawFd, sending: RawFd) {
+        let key = u64::from(registered.cast_unsigned()) | u64::from(sending.cast_unsigned()) << 32;
+        self.key.store(key, Ordering::Relaxed);
+    }
+
+    /// The waker is an event of the queue's own, known by the slot's number.
+    #[allow(dead_code, reason = "where a waker is an event of its queue")]
+    pub(crate) fn set_event(&self) {
+        self.key.store(u64::from(self.number) | u64::from(self.number) << 32, Ordering::Relaxed);
+    }
+
+    pub(crate) fn clear_key(&self) {
+        self.key.store(WakeSlot::NO_KEY, Ordering::Relaxed);
+    }
+
+    #[allow(dead_code, reason = "where a waker is an event of its queue")]
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The number that wakes are sent on.
+    #[cfg(feature = "cponfork")]
+    pub(crate) fn sending(&self) -> RawFd {
+        ((self.key.load(Ordering::Relaxed) >> 32) as u32).cast_signed()
     }
 }
 
@@ -280,37 +318,46 @@ impl WakeSlots {
         }
     }
 
-    fn occupy(&self, fd: RawFd, token: Token) -> Arc<WakeSlot> {
+    fn occupy(&self, token: Token) -> Arc<WakeSlot> {
         let mut link = &self.0;
-        loop {
+        for number in 0.. {
             let slot = link.get_or_init(|| {
                 Arc::new(WakeSlot {
                     flag: WakeFlag::new(),
                     token: AtomicUsize::new(0),
-                    fd: AtomicU32::new(0),
+                    key: AtomicU64::new(WakeSlot::NO_KEY),
+                    number,
                     in_use: AtomicBool::new(false),
                     next: OnceLock::new(),
                 })
             });
             if slot.in_use.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-                slot.set(fd, token);
+                slot.token.store(token.0, Ordering::Relaxed);
                 return Arc::clone(slot);
             }
             link = &slot.next;
         }
+        unreachable!("as many wakers as descriptors")
     }
 
-    /// The slot of the waker at `fd`.
+    /// The slot of the waker that is registered as `number`: a descriptor's, or an event's.
     #[cfg(feature = "cponfork")]
-    pub(crate) fn find(&self, fd: RawFd) -> Option<&WakeSlot> {
-        let mut next = self.0.get();
-        while let Some(slot) = next {
-            if slot.in_use.load(Ordering::Acquire) && slot.fd.load(Ordering::Relaxed) == fd.cast_unsigned() {
-                return Some(slot);
-            }
-            next = slot.next.get();
-        }
-        None
+    pub(crate) fn find(&self, number: u32) -> Option<&WakeSlot> {
+        self.known().find(|slot| slot.key.load(Ordering::Relaxed) as u32 == number)
+    }
+
+    /// The wakers that the kernel knows, with their tokens.
+    #[cfg(feature = "cponfork")]
+    #[allow(dead_code, reason = "where a waker is an event of its queue")]
+    pub(crate) fn all(&self) -> impl Iterator<Item = (u32, Token)> {
+        self.known().map(|slot| (slot.number, Token(slot.token.load(Ordering::Relaxed))))
+    }
+
+    #[cfg(feature = "cponfork")]
+    fn known(&self) -> impl Iterator<Item = &WakeSlot> {
+        let first = self.0.get().map(Arc::as_ref);
+        let slots = std::iter::successors(first, |slot| slot.next.get().map(Arc::as_ref));
+        slots.filter(|slot| slot.in_use.load(Ordering::Acquire) && slot.key.load(Ordering::Relaxed) != WakeSlot::NO_KEY)
     }
 }
 

@@ -54,8 +54,6 @@ use crate::{Registry, Token, sys};
 /// ```
 #[derive(Debug)]
 pub struct Waker {
-    // Held for its drop, and declared first: see `IoSource`.
-    _registration: crate::io_source::Registration,
     slot: Arc<WakeSlot>,
     signal: sys::WakeSignal,
 }
@@ -67,9 +65,14 @@ impl Waker {
     ///
     /// Those of `eventfd(2)` (no descriptor left) and of [`Registry::register`].
     pub fn new(registry: &Registry, token: Token) -> io::Result<Waker> {
-        let signal = sys::WakeSignal::new()?;
-        let (slot, registration) = registry.selector().add_waker(&signal, token)?;
-        Ok(Waker { _registration: registration, slot, signal })
+        let slot = registry.selector().occupy_wake_slot(token);
+        match sys::WakeSignal::new(registry, &slot, token) {
+            Ok(signal) => Ok(Waker { slot, signal }),
+            Err(error) => {
+                slot.vacate();
+                Err(error)
+            }
+        }
     }
 
     /// Wakes the [`Poll`](crate::Poll): the current call of [`Poll::poll`](crate::Poll::poll), or the next one,
@@ -85,6 +88,7 @@ impl Waker {
 
 impl Drop for Waker {
     fn drop(&mut self) {
+        self.signal.retire(&self.slot);
         self.slot.vacate();
     }
 }

@@ -178,7 +178,14 @@ pub fn open_descriptors() -> Vec<i32> {
     numbers
 }
 
-/// The descriptors that an epoll instance of this process watches, each with its token, as the kernel lists them.
+/// The descriptors that a queue of this process watches, each with its token, as the kernel lists them.
+#[cfg(forkio_kqueue)]
+pub fn watched_descriptors(queue: i32) -> Vec<(i32, u64)> {
+    forkio_reactor::testing::kqueue::watched(queue)
+}
+
+/// The descriptors that a queue of this process watches, each with its token, as the kernel lists them.
+#[cfg(not(forkio_kqueue))]
 pub fn watched_descriptors(epoll: i32) -> Vec<(i32, u64)> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).expect("reading fdinfo");
     let mut watched: Vec<_> = info

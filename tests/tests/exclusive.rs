@@ -1,4 +1,6 @@
 //! Exclusive wakes; see `src/bin/fixture-exclusive.rs` for what each scenario checks.
+// A kqueue wakes all.
+#![cfg(not(forkio_kqueue))]
 
 use forkio_tests::run_fixture;
 

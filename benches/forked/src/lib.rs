@@ -5,8 +5,11 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +106,12 @@ pub unsafe fn fork() -> io::Result<i32> {
     }
 }
 
+/// In a forked child: ends it in a minute, should it never hear of what it waits for.
+pub fn end_in_time() {
+    // SAFETY: asks for a signal, whose default action ends the process.
+    unsafe { libc::alarm(60) };
+}
+
 /// Ends a forked child, at once: what it has inherited belongs to its parent.
 pub fn exit(succeeded: bool) -> ! {
     // SAFETY: runs no destructors.
@@ -178,6 +187,7 @@ pub const MESSAGE: usize = 64;
 /// Those of connecting and writing.
 pub fn request(server: SocketAddr) -> io::Result<TcpStream> {
     let mut client = TcpStream::connect(server)?;
+    client.set_read_timeout(Some(Duration::from_secs(60)))?;
     client.write_all(&[1; MESSAGE])?;
     Ok(client)
 }
@@ -208,4 +218,15 @@ pub fn serve(mut fork: impl FnMut() -> io::Result<Cost>) -> io::Result<()> {
         line.clear();
     }
     Ok(())
+}
+
+/// Makes a process end when this one does, however that ends.
+pub fn end_with_this_process(command: &mut Command) -> &mut Command {
+    // SAFETY: prctl(2) is async-signal-safe, and this call of it reads no memory.
+    let ask = || match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    };
+    // SAFETY: `ask` does nothing else.
+    unsafe { command.pre_exec(ask) }
 }

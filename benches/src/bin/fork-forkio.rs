@@ -78,6 +78,7 @@ impl Program {
         let child = unsafe { forked::fork() }?;
         if child == 0 {
             let first_instruction = now();
+            forked::end_in_time();
             let faults = forked::faults();
             let begin = now();
             // SAFETY: this is the child, in which nothing has used a descriptor, and signals are blocked.

@@ -63,6 +63,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
+use crate::selector::WakeSlots;
 use crate::sys::{descriptor, process};
 use crate::{Interest, Token, sync, sys};
 
@@ -114,12 +115,21 @@ pub(crate) trait QueueCopy: Sized {
     /// in the child. `true`: it is taken out again, and to be [added in the child](QueueCopy::add_in_child).
     fn recall(&mut self, fd: RawFd) -> io::Result<bool>;
 
+    /// Parent, before the fork: the child is to have the wakers that are events of the queue's own. Where wakers are
+    /// descriptors there are none.
+    fn renew_wakers(&mut self, _: &WakeSlots) {}
+
     /// Child: makes the number of `queue` stand for the child's queue. Async-signal-safe; the error is an errno.
     fn put_in_place(&mut self, queue: &sys::Queue) -> Result<(), i32>;
 
     /// Child, where all numbers stand for what they are to: completes the registrations. Async-signal-safe; the error is
     /// an errno.
-    fn complete(&mut self, queue: &sys::Queue) -> Result<(), i32>;
+    fn complete(&mut self, queue: &sys::Queue, wakers: &WakeSlots) -> Result<(), i32>;
+
+    /// Child, after that: descriptors that are not open there, so that there is nothing to be registered.
+    fn missing(&self) -> impl Iterator<Item = RawFd> {
+        std::iter::empty()
+    }
 }
 
 /// How many forks, made through this crate, lie between this process and the one that its program started as: 0 there,
@@ -300,17 +310,20 @@ impl Prepared {
             let shared = live.get();
             // A poisoned one's number may still stand for the parent's queue.
             if !shared.registered.is_poisoned()
-                && let Err(errno) = copy.complete(&shared.queue)
+                && let Err(errno) = copy.complete(&shared.queue, &shared.wakers)
             {
                 shared.registered.poison(errno);
+            }
+            for fd in copy.missing() {
+                shared.registered.table.get(fd).map(table::Entry::clear);
             }
         }
         for (live, fd) in &plan.wakers {
             let shared = live.get();
             // The flag as it was at the fork: who raised it may be a thread that does not exist here.
             if !shared.registered.is_poisoned()
-                && shared.wakers.find(*fd).is_some_and(|slot| slot.flag.is_raised())
-                && let Err(errno) = sys::WakeSignal::send_at(*fd)
+                && let Some(slot) = shared.wakers.find(fd.cast_unsigned()).filter(|slot| slot.flag.is_raised())
+                && let Err(errno) = sys::WakeSignal::send_at(slot.sending())
             {
                 shared.registered.poison(errno);
             }
@@ -326,7 +339,12 @@ impl Prepared {
         let owner = process::id();
         OWNER.store(owner, Ordering::Relaxed);
         for live in selectors.iter() {
-            live.get().registered.take_over(owner);
+            let shared = live.get();
+            shared.registered.take_over(owner);
+            if shared.registered.is_retired() {
+                // A dead endpoint.
+                shared.queue.take_over();
+            }
         }
         selectors.retain(|live| !live.get().registered.is_retired());
         FORKING.store(0, Ordering::Relaxed);

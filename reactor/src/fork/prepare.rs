@@ -116,7 +116,7 @@ impl<'a> Preparation<'a> {
             };
             for (fd, entry) in shared.registered.table.iter() {
                 let Some((token, about)) = entry.get() else { continue };
-                match self.look_closer(shared, fd, about)? {
+                match self.look_closer(shared, fd, token, about)? {
                     Some(closer) => {
                         if closer != about {
                             entry.set(token, closer);
@@ -130,7 +130,8 @@ impl<'a> Preparation<'a> {
                     None => entry.clear(),
                 }
             }
-            if let Some(copy) = copy {
+            if let Some(mut copy) = copy {
+                copy.renew_wakers(&shared.wakers);
                 self.plan.queues.push((*live, copy));
             }
         }
@@ -182,14 +183,20 @@ impl<'a> Preparation<'a> {
     }
 
     /// Brings what the table says about a registration up to date; `None` if this process does not have it.
-    fn look_closer(&self, shared: &Shared, fd: RawFd, about: About) -> Result<Option<About>, PrepareError> {
+    fn look_closer(
+        &self,
+        shared: &Shared,
+        fd: RawFd,
+        token: Token,
+        about: About,
+    ) -> Result<Option<About>, PrepareError> {
         if about.is_dropped(generation()) {
             return Ok(None);
         }
         let mut about = about;
         if about.is_bare() {
             let failed = failed(PrepareObject::Registration(fd));
-            if !about.is_muted() && !shared.queue.holds(fd).map_err(failed)? {
+            if !about.is_muted() && !shared.queue.holds(fd, token, about.interest()).map_err(failed)? {
                 return Ok(None);
             }
             if about.kind().is_none() {
@@ -260,9 +267,13 @@ impl<'a> Preparation<'a> {
     }
 
     fn renew_waker(&mut self, live: Live, fd: RawFd) -> Result<(), PrepareError> {
-        let fresh = sys::WakeSignal::new().map_err(failed(PrepareObject::Waker(fd)))?.into_fd();
-        self.replace(live, fresh.as_raw_fd(), fd);
-        self.plan.spares.push(fresh);
+        let failed = failed(PrepareObject::Waker(fd));
+        // Without a slot it is just being dropped by another thread, and nobody will send.
+        let sending = live.get().wakers.find(fd.cast_unsigned()).map_or(fd, |slot| slot.sending());
+        for (fresh, number) in sys::WakeSignal::renew(fd, sending).map_err(failed)? {
+            self.replace(live, fresh.as_raw_fd(), number);
+            self.plan.spares.push(fresh);
+        }
         self.plan.wakers.push((live, fd));
         Ok(())
     }

@@ -48,7 +48,7 @@ impl Registered {
     /// The place of `fd` in the table, if the registration there can be changed or ended without particular care.
     #[inline(always)]
     pub(crate) fn plain(&self, fd: RawFd) -> Option<&Entry> {
-        self.table.plain(fd).filter(|entry| entry.is_plain())
+        self.table.plain(fd).filter(|entry| entry.is_plain() && (sys::Queue::IS_EXACT || !entry.is_bare()))
     }
 
     #[cold]
@@ -63,6 +63,9 @@ impl Registered {
         if entry.is_some_and(Entry::is_withheld) {
             return Err(io::Error::from_raw_os_error(libc::EEXIST));
         }
+        if !sys::Queue::IS_EXACT && self.has(queue, fd)? {
+            return Err(io::Error::from_raw_os_error(libc::EEXIST));
+        }
         queue.add(fd, token, about.interest())?;
         if let Some(entry) = entry {
             entry.set(token, about);
@@ -74,6 +77,9 @@ impl Registered {
     pub(crate) fn reregister(&self, queue: &sys::Queue, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let _inside = self.enter()?;
         self.check_poison()?;
+        if !sys::Queue::IS_EXACT && !self.has(queue, fd)? {
+            return Err(io::Error::from_raw_os_error(libc::ENOENT));
+        }
         let entry = self.table.get(fd).and_then(|entry| Some((entry, entry.about()?)));
         match entry {
             Some((_, about)) if about.is_muted() => {}
@@ -102,6 +108,11 @@ impl Registered {
             Some(about) if about.is_muted() || about.is_dropped(generation()) => Ok(()),
             // Its number may still stand for the parent's queue.
             _ if self.is_poisoned() => Ok(()),
+            // Its owner has it open, so the kernel has taken the registration back.
+            Some(about) if !sys::Queue::IS_EXACT && !about.is_bare() => match queue.delete(fd) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            },
             _ => queue.delete(fd),
         }
     }
@@ -137,6 +148,17 @@ impl Registered {
         // SAFETY: as in `shut`.
         unsafe { self.table.set_plain(is_plain) };
         self.gate.open();
+    }
+
+    /// Whether `fd` is registered, where the kernel does not say so when it is added or changed. What owners say is
+    /// certain; a bare descriptor may have been closed and be something else.
+    #[cold]
+    fn has(&self, queue: &sys::Queue, fd: RawFd) -> io::Result<bool> {
+        match self.table.get(fd).and_then(Entry::get) {
+            Some((_, about)) if about.is_dropped(generation()) => Ok(false),
+            Some((token, about)) if about.is_bare() && !about.is_muted() => queue.holds(fd, token, about.interest()),
+            entry => Ok(entry.is_some()),
+        }
     }
 
     /// The registered `fd` is about to be closed.
@@ -198,11 +220,11 @@ impl Registered {
         self.retired.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn is_retired(&self) -> bool {
+    pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Relaxed)
     }
 
-    fn enter(&self) -> io::Result<Inside<'_>> {
+    pub(crate) fn enter(&self) -> io::Result<Inside<'_>> {
         match self.gate.try_enter() {
             Some(inside) => Ok(inside),
             None => self.enter_after_fork(),

@@ -163,6 +163,11 @@ impl Entry {
         self.about.store(0, Ordering::Release);
     }
 
+    /// Registered by number.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.about.load(Ordering::Relaxed) & About::BARE != 0
+    }
+
     /// No registration, and nothing to know of one that was here.
     #[inline(always)]
     pub(crate) fn is_vacant(&self) -> bool {

@@ -13,6 +13,8 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
 use super::syscall;
+#[cfg(feature = "cponfork")]
+use crate::selector::WakeSlots;
 use crate::{Interest, Token};
 
 pub(crate) type Event = libc::epoll_event;
@@ -23,6 +25,9 @@ pub(crate) type Events = Vec<Event>;
 pub(crate) struct Queue(OwnedFd);
 
 impl Queue {
+    /// The kernel refuses a registration that is made twice, and keeps one until it is deleted or the object is closed.
+    pub(crate) const IS_EXACT: bool = true;
+
     pub(crate) fn new() -> io::Result<Queue> {
         let fd = syscall!(epoll_create1(libc::EPOLL_CLOEXEC))?;
         // SAFETY: the kernel has just given us this descriptor, and nobody else owns it.
@@ -78,8 +83,11 @@ impl AsFd for Queue {
 
 #[cfg(feature = "cponfork")]
 impl Queue {
+    /// The number is this process's own.
+    pub(crate) fn take_over(&self) {}
+
     /// Whether there is a registration for what is open under this number now.
-    pub(crate) fn holds(&self, fd: RawFd) -> io::Result<bool> {
+    pub(crate) fn holds(&self, fd: RawFd, _: Token, _: Interest) -> io::Result<bool> {
         // Only the kernel knows which open file description was registered under this number; adding tells, and
         // changes nothing where it is there.
         match number(fd).and_then(|fd| epoll::add(&self.0, fd, EventData::new_u64(0), EventFlags::empty())) {
@@ -135,7 +143,7 @@ impl crate::fork::QueueCopy for QueueCopy {
         super::descriptor::replace(self.queue.0.as_raw_fd(), queue.0.as_raw_fd())
     }
 
-    fn complete(&mut self, queue: &Queue) -> Result<(), i32> {
+    fn complete(&mut self, queue: &Queue, _: &WakeSlots) -> Result<(), i32> {
         self.additions.iter().try_for_each(|&(fd, flags, token)| {
             let data = EventData::new_u64(token.0 as u64);
             number(fd).and_then(|fd| epoll::add(&queue.0, fd, data, flags)).map_err(Errno::raw_os_error)

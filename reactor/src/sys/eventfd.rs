@@ -6,30 +6,40 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 
 use super::syscall;
+use crate::io_source::{Registration, SourceKind};
+use crate::selector::WakeSlot;
+use crate::{Interest, Registry, Token};
 
 /// An eventfd that is written and never read: each write is an edge, and the counter has room for 2^64 - 2 of them.
 #[derive(Debug)]
-pub(crate) struct WakeSignal(OwnedFd);
+pub(crate) struct WakeSignal {
+    // Held for its drop, and declared first: see `IoSource`.
+    _registration: Registration,
+    fd: OwnedFd,
+}
 
 impl WakeSignal {
-    pub(crate) fn new() -> io::Result<WakeSignal> {
-        let fd = syscall!(eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?;
-        // SAFETY: the kernel has just given us this descriptor, and nobody else owns it.
-        Ok(WakeSignal(unsafe { OwnedFd::from_raw_fd(fd) }))
+    pub(crate) fn new(registry: &Registry, slot: &WakeSlot, token: Token) -> io::Result<WakeSignal> {
+        let fd = create()?;
+        let number = fd.as_raw_fd();
+        let mut registration = Registration::new(number, SourceKind::Waker);
+        // Before it is registered, so that whoever finds the registration finds the slot.
+        slot.set_descriptors(number, number);
+        registration.register(registry, number, token, Interest::READABLE)?;
+        Ok(WakeSignal { _registration: registration, fd })
     }
 
     #[inline(always)]
     pub(crate) fn send(&self) -> io::Result<()> {
-        Ok(send(self.0.as_fd())?)
+        Ok(send(self.fd.as_fd())?)
     }
 
-    pub(crate) fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
+    pub(crate) fn retire(&self, _: &WakeSlot) {}
 
+    /// A fresh object for a child, with the numbers that it takes.
     #[cfg(feature = "cponfork")]
-    pub(crate) fn into_fd(self) -> OwnedFd {
-        self.0
+    pub(crate) fn renew(fd: RawFd, _: RawFd) -> io::Result<[(OwnedFd, RawFd); 1]> {
+        Ok([(create()?, fd)])
     }
 
     /// Sends on a descriptor that a fork has renewed. Async-signal-safe.
@@ -39,6 +49,12 @@ impl WakeSignal {
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         send(fd).map_err(Errno::raw_os_error)
     }
+}
+
+fn create() -> io::Result<OwnedFd> {
+    let fd = syscall!(eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[inline(always)]

@@ -25,19 +25,28 @@
 //!
 //! Where such a source is a descriptor, the system's file says so by implementing `AsFd` for the public type.
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+// A test build for Linux has a kqueue: CONTRIBUTING.md.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
 mod epoll;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
 mod eventfd;
+#[cfg(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue))]
+pub(crate) mod kqueue;
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use self::{
-    epoll::{Event, Events, Queue, event},
-    eventfd::WakeSignal,
-};
-
-#[cfg(all(feature = "cponfork", any(target_os = "linux", target_os = "android")))]
-pub(crate) use self::epoll::QueueCopy;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
+mod queue {
+    #[cfg(feature = "cponfork")]
+    pub(crate) use super::epoll::QueueCopy;
+    pub(crate) use super::epoll::{Event, Events, Queue, event};
+    pub(crate) use super::eventfd::WakeSignal;
+}
+#[cfg(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue))]
+mod queue {
+    #[cfg(feature = "cponfork")]
+    pub(crate) use super::kqueue::QueueCopy;
+    pub(crate) use super::kqueue::{Event, Events, Queue, WakeSignal, event};
+}
+pub(crate) use self::queue::*;
 
 #[cfg(all(feature = "os-ext", any(target_os = "linux", target_os = "android")))]
 mod pidfd;
@@ -50,6 +59,13 @@ pub(crate) mod timer;
 #[cfg(all(feature = "os-ext", any(target_os = "linux", target_os = "android")))]
 pub(crate) use self::{pidfd::ProcessHandle, signalfd::SignalQueue, timer::Timer};
 
+/// The kernel that the kqueue backend runs on, for this project's tests.
+#[doc(hidden)]
+pub mod testing {
+    #[cfg(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue))]
+    pub use super::kqueue::kernel as kqueue;
+}
+
 mod interest;
 #[cfg(any(feature = "net", feature = "os-ext"))]
 pub(crate) mod socket;
@@ -58,11 +74,6 @@ pub(crate) mod socket;
 pub(crate) mod descriptor;
 #[cfg(feature = "cponfork")]
 pub(crate) mod process;
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-compile_error!(
-    "forkio runs on Linux only for now: remove the `[patch.crates-io]` entry for `mio` to build for this platform without fork support"
-);
 
 /// Calls a function of libc that reports failure by -1, once.
 macro_rules! syscall {

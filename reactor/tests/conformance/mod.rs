@@ -16,5 +16,8 @@ mod waker;
 
 #[cfg(target_os = "linux")]
 mod linux;
+// Not in a test build for Linux that has a kqueue.
+#[cfg(all(target_os = "linux", not(forkio_kqueue)))]
+mod priority;
 
 mod util;

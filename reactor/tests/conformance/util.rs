@@ -60,6 +60,21 @@ impl Loop {
         }
     }
 
+    /// As [`expect`](Loop::expect), for what comes in one event or in several.
+    #[track_caller]
+    pub(crate) fn expect_all(&mut self, token: usize, wanted: &[fn(&Event) -> bool]) {
+        let deadline = Instant::now() + LIMIT;
+        let mut seen = Vec::new();
+        loop {
+            self.poll_until(deadline);
+            seen.extend(self.events.iter().filter(|event| event.token() == Token(token)).cloned());
+            if wanted.iter().all(|wanted| seen.iter().any(wanted)) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not all that is wanted, only {seen:?}");
+        }
+    }
+
     /// Nothing is ready now. For sources whose events are in the queue when the operation that causes them returns.
     #[track_caller]
     pub(crate) fn expect_nothing(&mut self) {

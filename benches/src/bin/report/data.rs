@@ -28,9 +28,11 @@ pub(crate) enum Measure {
     /// The server as fast as it can with connections that stay open.
     KeepAliveThroughput,
     KeepAliveCpu,
+    KeepAliveUser,
     /// The same with a connection for each request.
     ShortThroughput,
     ShortCpu,
+    ShortUser,
     /// The busiest worker's share of the connections, where 1 is an even share.
     Balance,
     /// Latency from the time a request was due.
@@ -40,6 +42,7 @@ pub(crate) enum Measure {
     /// With a handler that computes.
     WorkThroughput,
     WorkCpu,
+    WorkUser,
     /// Of all processes of a server together.
     Pss,
     /// From the start of a server to its first response.
@@ -47,7 +50,7 @@ pub(crate) enum Measure {
 }
 
 impl Measure {
-    pub(crate) const ALL: [Measure; 21] = [
+    pub(crate) const ALL: [Measure; 24] = [
         Measure::ReactorTime,
         Measure::Instructions,
         Measure::RequestInstructions,
@@ -59,14 +62,17 @@ impl Measure {
         Measure::Response,
         Measure::KeepAliveThroughput,
         Measure::KeepAliveCpu,
+        Measure::KeepAliveUser,
         Measure::ShortThroughput,
         Measure::ShortCpu,
+        Measure::ShortUser,
         Measure::Balance,
         Measure::LatencyMedian,
         Measure::Latency99,
         Measure::Latency999,
         Measure::WorkThroughput,
         Measure::WorkCpu,
+        Measure::WorkUser,
         Measure::Pss,
         Measure::Ready,
     ];
@@ -84,14 +90,17 @@ impl Measure {
             Measure::Response => "Fork: from the decision to fork to the child's first response, µs",
             Measure::KeepAliveThroughput => "Server, 64 connections that stay open: requests per second",
             Measure::KeepAliveCpu => "Server, 64 connections that stay open: processor time of a request, µs",
+            Measure::KeepAliveUser => "Server, 64 connections that stay open: user mode's part of that time, µs",
             Measure::ShortThroughput => "Server, a connection for each request: requests per second",
             Measure::ShortCpu => "Server, a connection for each request: processor time of a request, µs",
+            Measure::ShortUser => "Server, a connection for each request: user mode's part of that time, µs",
             Measure::Balance => "Server: the busiest worker's connections, relative to an even share",
             Measure::LatencyMedian => "Server: latency, median, µs",
             Measure::Latency99 => "Server: latency, p99, µs",
             Measure::Latency999 => "Server: latency, p99.9, µs",
             Measure::WorkThroughput => "Server, a handler with 45 µs of work: requests per second",
             Measure::WorkCpu => "Server, a handler with 45 µs of work: processor time of a request, µs",
+            Measure::WorkUser => "Server, a handler with 45 µs of work: user mode's part of that time, µs",
             Measure::Pss => "Memory with a table of 200 MiB: PSS of all processes, MiB",
             Measure::Ready => "Memory with a table of 200 MiB: from the start to the first response, ms",
         }
@@ -103,6 +112,7 @@ impl Measure {
             Measure::ReactorTime | Measure::Instructions => &["mio", "libc"],
             Measure::RequestInstructions => &["hyper, one thread, on mio"],
             Measure::Fork | Measure::Prepare | Measure::Abort | Measure::Faults => &[],
+            Measure::KeepAliveUser | Measure::ShortUser | Measure::WorkUser => &[],
             Measure::Commit => &["raw epoll", "libevent", "libuv", "libev", "fresh tokio runtime"],
             Measure::Response => &["bare fork", "fresh tokio runtime"],
             Measure::Balance | Measure::Pss | Measure::Ready => &[],

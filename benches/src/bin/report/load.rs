@@ -7,16 +7,32 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 
-pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+/// Whether a connection lives for more than one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connections {
+    StayOpen,
+    Short,
+}
+
+impl Connections {
+    fn request(self) -> &'static [u8] {
+        match self {
+            Connections::StayOpen => b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            Connections::Short => b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        }
+    }
+}
 
 /// The timer's token; the connections have their numbers.
 const TIMER: Token = Token(usize::MAX);
@@ -24,28 +40,25 @@ const TIMER: Token = Token(usize::MAX);
 /// How long answers may take after the last request was due.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Latencies in nanoseconds of `rate` requests per second, over connections that stay open.
+/// Latencies in nanoseconds of `rate` requests per second, over at most `number` connections at a time.
 pub(crate) fn open_loop(
     server: SocketAddr,
+    connections: Connections,
     rate: f64,
-    connections: usize,
+    number: usize,
     duration: Duration,
 ) -> io::Result<Histogram<u64>> {
     let total = (rate * duration.as_secs_f64()) as u64;
-    let interval = Duration::from_secs_f64(1.0 / rate);
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
     let mut latencies = Histogram::new(3).map_err(io::Error::other)?;
 
-    let mut clients = Vec::with_capacity(connections);
-    let mut idle = VecDeque::with_capacity(connections);
-    for number in 0..connections {
-        let mut client = Client::connect(server)?;
-        poll.registry().register(&mut client.stream, Token(number), Interest::READABLE)?;
-        clients.push(client);
-        idle.push_back(number);
-    }
-    let timer = periodic_timer(interval)?;
+    // They are all alike.
+    let length = exchange(&mut std::net::TcpStream::connect(server)?, connections)?;
+    let mut clients: Vec<_> =
+        (0..number).map(|number| Client::new(server, connections, length, Token(number))).collect();
+    let mut idle: VecDeque<usize> = (0..number).collect();
+    let timer = periodic_timer(Duration::from_secs_f64(1.0 / rate))?;
     poll.registry().register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
 
     let start = Instant::now();
@@ -55,15 +68,23 @@ pub(crate) fn open_loop(
         let now = start.elapsed();
         while sent < total && due(sent) <= now {
             let Some(number) = idle.pop_front() else { break };
-            clients[number].send(due(sent))?;
+            clients[number].begin(&poll, due(sent))?;
             sent += 1;
         }
         poll.poll(&mut events, Some(Duration::from_millis(100)))?;
-        for event in events.iter().filter(|event| event.token() != TIMER) {
+        for event in &events {
+            if event.token() == TIMER {
+                // A periodic timer goes on once it has been read.
+                rustix::io::read(&timer, &mut [0; 8])?;
+                continue;
+            }
             let Token(number) = event.token();
-            if let Some(due) = clients[number].receive()? {
+            let was_idle = clients[number].is_idle();
+            if let Some(due) = clients[number].go_on()? {
                 record(&mut latencies, start.elapsed() - due)?;
                 answered += 1;
+            }
+            if !was_idle && clients[number].is_idle() {
                 idle.push_back(number);
             }
         }
@@ -85,61 +106,93 @@ fn record(latencies: &mut Histogram<u64>, latency: Duration) -> io::Result<()> {
     latencies.record(latency.as_nanos() as u64).map_err(io::Error::other)
 }
 
-fn periodic_timer(interval: Duration) -> io::Result<std::os::fd::OwnedFd> {
-    let timer =
-        rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+fn periodic_timer(interval: Duration) -> io::Result<OwnedFd> {
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
     let interval = Timespec { tv_sec: 0, tv_nsec: interval.subsec_nanos().into() };
     let times = Itimerspec { it_interval: interval, it_value: interval };
-    rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
     Ok(timer)
 }
 
 struct Client {
-    stream: TcpStream,
-    /// When the request that is being answered was due.
+    server: SocketAddr,
+    connections: Connections,
+    /// The length of a response.
+    length: usize,
+    token: Token,
+    stream: Option<TcpStream>,
+    /// What is left to be sent.
+    unsent: &'static [u8],
+    /// When the request was due that is to be answered.
     due: Option<Duration>,
     received: usize,
-    /// The length of a response: they are all alike.
-    length: usize,
 }
 
 impl Client {
-    fn connect(server: SocketAddr) -> io::Result<Client> {
-        let mut stream = std::net::TcpStream::connect(server)?;
-        stream.set_nodelay(true)?;
-        let length = exchange(&mut stream)?;
-        stream.set_nonblocking(true)?;
-        Ok(Client { stream: TcpStream::from_std(stream), due: None, received: 0, length })
+    fn new(server: SocketAddr, connections: Connections, length: usize, token: Token) -> Client {
+        Client { server, connections, length, token, stream: None, unsent: &[], due: None, received: 0 }
     }
 
-    fn send(&mut self, due: Duration) -> io::Result<()> {
+    /// May be given another request. A short connection is to be closed by the server, which then has what the protocol
+    /// leaves behind (TIME_WAIT), as in life.
+    fn is_idle(&self) -> bool {
+        self.due.is_none() && (self.connections == Connections::StayOpen || self.stream.is_none())
+    }
+
+    fn begin(&mut self, poll: &Poll, due: Duration) -> io::Result<()> {
         self.due = Some(due);
-        self.stream.write_all(REQUEST)
+        self.unsent = self.connections.request();
+        self.received = 0;
+        if self.stream.is_some() {
+            return self.send();
+        }
+        let mut stream = TcpStream::connect(self.server)?;
+        stream.set_nodelay(true)?;
+        poll.registry().register(&mut stream, self.token, Interest::READABLE | Interest::WRITABLE)?;
+        self.stream = Some(stream);
+        Ok(())
     }
 
-    /// When the request was due that has been answered now.
-    fn receive(&mut self) -> io::Result<Option<Duration>> {
-        let mut buffer = [0; 1024];
-        loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => self.received += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+    fn send(&mut self) -> io::Result<()> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        while !self.unsent.is_empty() {
+            match stream.write(self.unsent) {
+                Ok(count) => self.unsent = &self.unsent[count..],
+                Err(error) if is_early(&error) => break,
                 Err(error) => return Err(error),
             }
         }
-        if self.received < self.length {
-            return Ok(None);
+        Ok(())
+    }
+
+    /// Sends and receives what can be. When the request was due, if the answer is complete now.
+    fn go_on(&mut self) -> io::Result<Option<Duration>> {
+        self.send()?;
+        let Some(stream) = &mut self.stream else { return Ok(None) };
+        let mut buffer = [0; 1024];
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) if self.received >= self.length && self.connections == Connections::Short => {
+                    self.stream = None;
+                    break;
+                }
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => self.received += count,
+                Err(error) if is_early(&error) => break,
+                Err(error) => return Err(error),
+            }
         }
-        self.received = 0;
-        Ok(self.due.take())
+        Ok(if self.received >= self.length { self.due.take() } else { None })
     }
 }
 
+fn is_early(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected)
+}
+
 /// Sends a request and waits for the response, whose length it returns.
-pub(crate) fn exchange(stream: &mut std::net::TcpStream) -> io::Result<usize> {
-    stream.write_all(REQUEST)?;
+pub(crate) fn exchange(stream: &mut std::net::TcpStream, connections: Connections) -> io::Result<usize> {
+    stream.write_all(connections.request())?;
     let mut response = Vec::new();
     let mut buffer = [0; 1024];
     loop {

@@ -5,6 +5,7 @@
 
 mod data;
 mod fork;
+mod headline;
 mod load;
 mod machine;
 mod plots;
@@ -90,6 +91,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let markdown = render::markdown(&data, &targets, &machine, plan.quick, took);
     fs::write(results.join("report.md"), &markdown)?;
     fs::write(results.join("report.json"), render::json(&data, &targets, &machine, plan.quick)?)?;
+    let headline = headline::table(&data, &targets, &machine);
+    fs::write(results.join("headline.md"), &headline)?;
+    if whole {
+        headline::write_to(&PathBuf::from(directory).join("../README.md"), &headline)?;
+    }
     if let Err(error) = plots::draw(&data, &results) {
         eprintln!("no plots: {error}");
     }

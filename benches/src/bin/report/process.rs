@@ -11,13 +11,13 @@ use rustix::process::{Pid, Signal, kill_process};
 /// How long a process may take to end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A process, ended when this is dropped.
+/// A process, ended when this is dropped or when this program is killed.
 #[derive(Debug)]
 pub(crate) struct Process(Child);
 
 impl Process {
     pub(crate) fn start(command: &mut Command) -> io::Result<Process> {
-        command.spawn().map(Process)
+        forked::end_with_this_process(command).spawn().map(Process)
     }
 
     pub(crate) fn pipes(&mut self) -> io::Result<(ChildStdin, ChildStdout)> {
@@ -81,19 +81,27 @@ impl Drop for Process {
     }
 }
 
-/// Processor time in seconds, in user mode and in the kernel together.
-pub(crate) fn cpu_seconds(pids: &[u32]) -> f64 {
-    let ticks: u64 = pids.iter().filter_map(|pid| ticks(*pid)).sum();
-    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+/// Processor time in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CpuTime {
+    pub(crate) user: f64,
+    pub(crate) system: f64,
+}
+
+/// What the processes have used so far.
+pub(crate) fn cpu_time(pids: &[u32]) -> CpuTime {
+    let ticks_per_second = rustix::param::clock_ticks_per_second() as f64;
+    let times = pids.iter().filter_map(|pid| ticks(*pid));
+    let (user, system) = times.fold((0, 0), |sum, time| (sum.0 + time.0, sum.1 + time.1));
+    CpuTime { user: user as f64 / ticks_per_second, system: system as f64 / ticks_per_second }
 }
 
 /// utime and stime of proc_pid_stat(5).
-fn ticks(pid: u32) -> Option<u64> {
+fn ticks(pid: u32) -> Option<(u64, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name may have spaces; what follows it does not.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let (user, system) = (fields.next()?, fields.next()?);
-    Some(user.parse::<u64>().ok()? + system.parse::<u64>().ok()?)
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
 /// Resident memory in MiB, each page divided by the number of processes that share it.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::Plan;
 use crate::data::{Data, Measure};
-use crate::load;
+use crate::load::{self, Connections};
 use crate::process::{self, Process};
 
 /// How many connections a server gets.
@@ -82,7 +82,9 @@ impl Server {
     fn wait_for_answer(&mut self) -> io::Result<()> {
         let started = Instant::now();
         loop {
-            let failed = match TcpStream::connect(self.address).and_then(|mut stream| load::exchange(&mut stream)) {
+            let failed = match TcpStream::connect(self.address)
+                .and_then(|mut stream| load::exchange(&mut stream, Connections::StayOpen))
+            {
                 Ok(_) => return Ok(()),
                 Err(error) => error,
             };
@@ -202,17 +204,17 @@ fn saturate(
     rounds: usize,
     kind: Kind,
 ) -> Result<(), Box<dyn Error>> {
-    let (throughput, cpu) = match kind {
-        Kind::KeepAlive => (Measure::KeepAliveThroughput, Measure::KeepAliveCpu),
-        Kind::Short => (Measure::ShortThroughput, Measure::ShortCpu),
-        Kind::Work => (Measure::WorkThroughput, Measure::WorkCpu),
+    let (throughput, cpu, user) = match kind {
+        Kind::KeepAlive => (Measure::KeepAliveThroughput, Measure::KeepAliveCpu, Measure::KeepAliveUser),
+        Kind::Short => (Measure::ShortThroughput, Measure::ShortCpu, Measure::ShortUser),
+        Kind::Work => (Measure::WorkThroughput, Measure::WorkCpu, Measure::WorkUser),
     };
     for round in 0..rounds {
         for turn_number in 0..servers.len() {
             let server = &servers[(round + turn_number) % servers.len()];
             let (pids, workers) = (server.pids(), server.workers());
             let before: Vec<usize> = workers.iter().map(|pid| process::sockets(*pid)).collect();
-            let cpu_before = process::cpu_seconds(&pids);
+            let time_before = process::cpu_time(&pids);
             let mut wrk = Wrk::start(server.address, kind)?;
             thread::sleep(turn);
             if kind == Kind::KeepAlive && workers.len() > 1 {
@@ -224,9 +226,12 @@ fn saturate(
                 data.add(Measure::Balance, HELLO, &server.name, most as f64 / even);
             }
             let result = wrk.end()?;
-            let cpu_seconds = process::cpu_seconds(&pids) - cpu_before;
+            let time = process::cpu_time(&pids);
+            let user_seconds = time.user - time_before.user;
+            let seconds = user_seconds + time.system - time_before.system;
             data.add(throughput, HELLO, &server.name, result.requests / result.seconds);
-            data.add(cpu, HELLO, &server.name, cpu_seconds * 1e6 / result.requests);
+            data.add(cpu, HELLO, &server.name, seconds * 1e6 / result.requests);
+            data.add(user, HELLO, &server.name, user_seconds * 1e6 / result.requests);
         }
     }
     Ok(())
@@ -269,34 +274,45 @@ impl Wrk {
 
 /// At rates that all can keep up with.
 fn latencies(data: &mut Data, servers: &[Server], turn: Duration, rounds: usize) -> Result<(), Box<dyn Error>> {
-    // Half of what the slowest does when it is given all it can take.
-    let slowest = servers.iter().filter_map(|server| data.median(Measure::KeepAliveThroughput, HELLO, &server.name));
-    let slowest = slowest.fold(f64::INFINITY, f64::min);
-    if !slowest.is_finite() {
-        return Err("the rates of the latencies follow from the throughput, which was not measured".into());
-    }
-    for round in 0..rounds {
-        for (share, name) in [(0.25, "a quarter of the load"), (0.5, HALF_LOAD)] {
-            for turn_number in 0..servers.len() {
-                let server = &servers[(round + turn_number) % servers.len()];
-                let latencies = load::open_loop(server.address, slowest * share, CONNECTIONS, turn)?;
-                for (measure, quantile) in
-                    [(Measure::LatencyMedian, 0.5), (Measure::Latency99, 0.99), (Measure::Latency999, 0.999)]
-                {
-                    data.add(measure, name, &server.name, latencies.value_at_quantile(quantile) as f64 / 1e3);
+    for (connections, throughput, cases) in [
+        (Connections::StayOpen, Measure::KeepAliveThroughput, &[(0.25, QUARTER_LOAD), (0.5, HALF_LOAD)][..]),
+        (Connections::Short, Measure::ShortThroughput, &[(0.5, HALF_LOAD_SHORT)]),
+    ] {
+        // What the slowest does when it is given all it can take.
+        let medians = servers.iter().filter_map(|server| data.median(throughput, HELLO, &server.name));
+        let slowest = medians.fold(f64::INFINITY, f64::min);
+        if !slowest.is_finite() {
+            return Err("the rates of the latencies follow from the throughput, which was not measured".into());
+        }
+        for round in 0..rounds {
+            for (share, case) in cases {
+                for turn_number in 0..servers.len() {
+                    let server = &servers[(round + turn_number) % servers.len()];
+                    let latencies = load::open_loop(server.address, connections, slowest * share, CONNECTIONS, turn)?;
+                    for (measure, quantile) in
+                        [(Measure::LatencyMedian, 0.5), (Measure::Latency99, 0.99), (Measure::Latency999, 0.999)]
+                    {
+                        data.add(measure, case, &server.name, latencies.value_at_quantile(quantile) as f64 / 1e3);
+                    }
                 }
             }
         }
+        data.note(format!(
+            "Latencies, {}: the full load is {slowest:.0} requests per second, the throughput of the slowest server, so \
+             that all get the same.",
+            match connections {
+                Connections::StayOpen => "open connections",
+                Connections::Short => "short connections",
+            }
+        ));
     }
-    data.note(format!(
-        "The full load of the latencies is {slowest:.0} requests per second: the throughput of the slowest server, so \
-         that all get the same."
-    ));
     Ok(())
 }
 
-/// The case of the latencies that a target speaks of.
-pub(crate) const HALF_LOAD: &str = "half of the load";
+/// The cases of the latencies.
+const QUARTER_LOAD: &str = "open connections, a quarter of the load";
+pub(crate) const HALF_LOAD: &str = "open connections, half of the load";
+const HALF_LOAD_SHORT: &str = "short connections, half of the load";
 
 /// A handler that computes.
 fn work(plan: &Plan, data: &mut Data, turn: Duration, rounds: usize) -> Result<(), Box<dyn Error>> {
@@ -372,7 +388,7 @@ fn instructions_of_a_request(program: &Path) -> Result<f64, Box<dyn Error>> {
             }
         };
         for _ in 0..requests {
-            load::exchange(&mut stream)?;
+            load::exchange(&mut stream, Connections::StayOpen)?;
         }
         server.terminate()?;
         let mut log = String::new();
@@ -436,7 +452,7 @@ fn resident(servers: &[Server], processes: usize) -> io::Result<f64> {
     };
     for server in servers {
         for _ in 0..CONNECTIONS {
-            load::exchange(&mut TcpStream::connect(server.address)?)?;
+            load::exchange(&mut TcpStream::connect(server.address)?, Connections::StayOpen)?;
         }
     }
     Ok(process::pss(&pids))

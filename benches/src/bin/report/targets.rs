@@ -54,6 +54,10 @@ impl Target {
         self.measured.map_or("-".to_owned(), number)
     }
 
+    pub(crate) fn is_met(&self) -> bool {
+        self.met == Some(true)
+    }
+
     /// Met, or by how much it is missed.
     pub(crate) fn verdict(&self) -> String {
         match (self.met, self.measured, self.limit) {

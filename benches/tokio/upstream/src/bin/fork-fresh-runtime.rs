@@ -58,6 +58,7 @@ fn fork(streams: &[Arc<UnixStream>], page: &SharedPage) -> io::Result<Cost> {
     let child = unsafe { forked::fork() }?;
     if child == 0 {
         let first_instruction = now();
+        forked::end_in_time();
         let faults = forked::faults();
         let begin = now();
         let built = build(streams);
