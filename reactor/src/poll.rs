@@ -132,10 +132,6 @@ impl fmt::Debug for Poll {
 }
 
 impl Registry {
-    pub(crate) fn of(selector: Selector) -> Registry {
-        Registry { selector }
-    }
-
     /// Registers `source`: from now on its readiness for `interests` gives events with `token`.
     ///
     /// A source that is ready already gives an event with the next poll. Deregister a source before dropping it: the
@@ -219,7 +215,7 @@ impl Registry {
         S: event::Source + ?Sized,
     {
         // The policy travels in the registry, so that it reaches every descriptor of a composite source.
-        let registry = Registry::of(self.selector.with_policy(policy));
+        let registry = Registry { selector: self.selector.with_policy(policy) };
         registry.register(source, token, interests)
     }
 
