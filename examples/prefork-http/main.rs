@@ -72,8 +72,11 @@ async fn run(listeners: Vec<TcpListener>, options: &Options) -> Result<ExitCode,
     let workers = options.workers();
     let header_timeout = options.header_timeout;
 
-    let mut prefork =
-        Prefork::new().workers(workers).drain_timeout(options.drain).on_ready(move || announce(&addresses, workers));
+    let mut prefork = Prefork::new()
+        .workers(workers)
+        .distribution(options.distribution)
+        .drain_timeout(options.drain)
+        .on_ready(move || announce(&addresses, workers));
     for listener in listeners {
         prefork = prefork.listener(listener);
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 use clap::builder::styling::Styles;
 use clap::error::ErrorKind;
+use forkio::Distribution;
 
 pub(crate) const NAME: &str = "prefork-http";
 
@@ -36,6 +37,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = workers)]
     workers: Option<usize>,
 
+    /// Who gets the next connection: shared, reuseport, reuseport-per-cpu or balanced
+    #[arg(long, value_name = "HOW", default_value = "shared", value_parser = distribution)]
+    pub(crate) distribution: Distribution,
+
     /// How long requests in flight may go on after a signal to stop, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = drain)]
     pub(crate) drain: Duration,
@@ -55,6 +60,12 @@ What it answers:
   GET /status    JSON: which worker this is, what it has done, the memory it uses
   GET /table/N   entry N of the table: the smallest prime factor of N
   GET /sleep/MS  an answer after MS milliseconds (at most 60000), to see how it drains
+
+Who gets the next connection:
+  shared             a worker that sleeps, from one queue for all
+  reuseport          by the client's address: each worker has a queue of its own
+  reuseport-per-cpu  the worker on the CPU that the connection arrives on
+  balanced           one that has no more connections open than the others
 
 Signals to the parent:
   TERM, INT  stop: accept no more, close idle connections, finish requests in flight;
@@ -102,6 +113,16 @@ impl Options {
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "give an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080".to_owned())
+}
+
+fn distribution(text: &str) -> Result<Distribution, String> {
+    match text {
+        "shared" => Ok(Distribution::Shared),
+        "reuseport" => Ok(Distribution::ReusePort),
+        "reuseport-per-cpu" => Ok(Distribution::ReusePortPerCpu),
+        "balanced" => Ok(Distribution::Balanced),
+        _ => Err("give shared, reuseport, reuseport-per-cpu or balanced".to_owned()),
+    }
 }
 
 fn workers(text: &str) -> Result<usize, String> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use forkio::Connections;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -30,13 +31,14 @@ pub(crate) struct Preloaded {
 #[derive(Debug)]
 pub(crate) struct Site {
     preloaded: Preloaded,
+    connections: Connections,
     started: Instant,
     requests: AtomicU64,
 }
 
 impl Site {
-    pub(crate) fn new(preloaded: Preloaded) -> Site {
-        Site { preloaded, started: Instant::now(), requests: AtomicU64::new(0) }
+    pub(crate) fn new(preloaded: Preloaded, connections: Connections) -> Site {
+        Site { preloaded, connections, started: Instant::now(), requests: AtomicU64::new(0) }
     }
 
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Answer {
@@ -67,6 +69,7 @@ impl Site {
             worker: lineage.worker(),
             generation: lineage.generation(),
             requests: self.requests.load(Ordering::Relaxed),
+            connections: self.connections.open_each(),
             timer_ticks: self.preloaded.timer_ticks.load(Ordering::Relaxed),
             uptime_ms: self.started.elapsed().as_millis(),
             table_entries: self.preloaded.table.len(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use forkio::{Listener, Shutdown, Worker};
+use forkio::{Acceptor, Counted, Listener, Shutdown, Worker};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,20 +26,18 @@ const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// How long to leave the queue of connections alone when one could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The length of that queue: what `TcpListener::bind` asks the kernel for.
-const BACKLOG: usize = 1024;
-
 /// Serves on all listeners of the worker until it is told to stop, and then for as long as requests are in flight, up to
 /// the drain timeout.
 pub(crate) async fn serve(mut worker: Worker, preloaded: Preloaded, header_timeout: Duration) -> Result<(), CutOff> {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_header_size(MAX_HEADER_BYTES);
-    let server = Arc::new(Server { http, site: Site::new(preloaded), drain: worker.drain_timeout() });
+    let site = Site::new(preloaded, worker.connections());
+    let server = Arc::new(Server { http, site, drain: worker.drain_timeout() });
 
     let mut accepting = JoinSet::new();
     for listener in worker.take_listeners() {
         if let Listener::Tcp(listener) = listener {
-            accepting.spawn(Arc::clone(&server).accept(listener, worker.shutdown()));
+            accepting.spawn(Arc::clone(&server).accept(worker.acceptor(listener), worker.shutdown()));
         }
     }
     match accepting.join_all().await.into_iter().sum() {
@@ -71,13 +69,13 @@ struct Server {
 
 impl Server {
     /// Accepts and serves connections until the shutdown, then drains them. Returns how many it had to cut off.
-    async fn accept(self: Arc<Self>, listener: TcpListener, shutdown: Shutdown) -> usize {
+    async fn accept(self: Arc<Self>, mut acceptor: Acceptor<TcpListener>, shutdown: Shutdown) -> usize {
         let mut connections = JoinSet::new();
         let mut stop = pin!(shutdown.clone());
         loop {
             tokio::select! {
                 () = &mut stop => break,
-                accepted = listener.accept() => match accepted {
+                accepted = acceptor.accept() => match accepted {
                     Ok((stream, _)) => {
                         connections.spawn(Arc::clone(&self).connection(stream, shutdown.clone()));
                     }
@@ -87,6 +85,7 @@ impl Server {
                     // would only burn the CPU that they need for it.
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
+                        acceptor.pause();
                         sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -94,7 +93,7 @@ impl Server {
             }
         }
 
-        for stream in close(listener) {
+        for (stream, _) in acceptor.close() {
             connections.spawn(Arc::clone(&self).connection(stream, shutdown.clone()));
         }
         let drained = timeout(self.drain, async {
@@ -109,7 +108,7 @@ impl Server {
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, shutdown: Shutdown) {
+    async fn connection(self: Arc<Self>, stream: Counted<TcpStream>, shutdown: Shutdown) {
         // Answers are small, and written whole: there is nothing to wait for.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
@@ -137,28 +136,6 @@ impl Server {
             tracing::debug!(%error, "connection ended early");
         }
     }
-}
-
-/// Closes the listener, and returns the connections that were waiting in its queue: their clients have been told that
-/// they are connected, and may have sent a request.
-fn close(listener: TcpListener) -> Vec<TcpStream> {
-    let mut streams = Vec::new();
-    // The standard library's listener asks the kernel each time, tokio's would go by the events it has received.
-    let accepted = listener.into_std().and_then(|listener| {
-        // Not until the queue is empty: clients that come faster than they are accepted must not keep a worker here.
-        for _ in 0..BACKLOG {
-            let (stream, _) = listener.accept()?;
-            stream.set_nonblocking(true)?;
-            streams.push(TcpStream::from_std(stream)?);
-        }
-        Ok(())
-    });
-    if let Err(error) = accepted
-        && error.kind() != io::ErrorKind::WouldBlock
-    {
-        tracing::warn!(%error, "cannot accept all connections that were waiting");
-    }
-    streams
 }
 
 /// A panic ends only its own connection, but not unseen.

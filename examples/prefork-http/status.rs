@@ -13,6 +13,8 @@ pub(crate) struct Status {
     pub(crate) generation: u32,
     /// Requests to this worker, this one included.
     pub(crate) requests: u64,
+    /// The connections that each worker has open, by index.
+    pub(crate) connections: Vec<usize>,
     /// Ticks of the interval that the parent started: those before the fork, and since then those in this worker.
     pub(crate) timer_ticks: u64,
     /// Since this worker was forked.

@@ -93,7 +93,10 @@ pub use lineage::{Lineage, lineage, on_child};
 pub use no_fork::{NoFork, no_fork};
 pub use policy::{default_policy, mute, set_default_policy, set_exclusive, set_policy, unmute};
 #[doc(no_inline)]
-pub use prefork::{Listener, Prefork, PreforkError, Shutdown, Stopped, Worker, WorkerOutput};
+pub use prefork::{
+    Accept, Acceptor, Connections, Counted, Distribution, Listener, Prefork, PreforkError, Shutdown, Stopped, Worker,
+    WorkerOutput,
+};
 pub use process_owned::ProcessOwned;
 pub use process_runtime::{ProcessRuntime, RuntimeError};
 pub use timer::Timer;

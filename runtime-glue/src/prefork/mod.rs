@@ -12,7 +12,12 @@
 //! | the parent is killed | its workers drain and end (SIGALRM ends one that does not) |
 //! | a connection arrives | no wakeup of the parent: it has muted its listeners |
 
+mod acceptor;
+mod board;
+mod connections;
+mod distribution;
 mod listener;
+mod queues;
 mod supervisor;
 mod worker;
 
@@ -25,6 +30,9 @@ use std::time::Duration;
 
 use supervisor::{Outcome, Supervisor};
 pub use {
+    acceptor::{Accept, Acceptor},
+    connections::{Connections, Counted},
+    distribution::Distribution,
     listener::Listener,
     worker::{Shutdown, Worker, WorkerOutput},
 };
@@ -56,7 +64,9 @@ use crate::{ForkError, ForkOptions, Forked, no_fork};
 /// std::process::exit(stopped.unwrap().exit_code().into());
 /// ```
 pub struct Prefork {
-    listeners: Vec<Listener>,
+    /// With a distribution of its own, if it has one.
+    listeners: Vec<(Listener, Option<Distribution>)>,
+    distribution: Distribution,
     workers: usize,
     drain_timeout: Duration,
     crash_limit: u32,
@@ -84,6 +94,7 @@ impl Prefork {
     pub fn new() -> Prefork {
         Prefork {
             listeners: Vec::new(),
+            distribution: Distribution::default(),
             workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             drain_timeout: Prefork::DEFAULT_DRAIN_TIMEOUT,
             crash_limit: Prefork::DEFAULT_CRASH_LIMIT,
@@ -94,7 +105,31 @@ impl Prefork {
 
     /// Gives the workers a listener. They [take](Worker::take_listeners) them in the order given here.
     pub fn listener(mut self, listener: impl Into<Listener>) -> Prefork {
-        self.listeners.push(listener.into());
+        self.listeners.push((listener.into(), None));
+        self
+    }
+
+    /// As [`listener`](Prefork::listener), with a distribution of its own.
+    pub fn listener_with(mut self, listener: impl Into<Listener>, distribution: Distribution) -> Prefork {
+        self.listeners.push((listener.into(), Some(distribution)));
+        self
+    }
+
+    /// Who gets the next connection, for all listeners that have not been given a distribution of their own.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use forkio::{Distribution, Prefork};
+    ///
+    /// # async fn example() -> std::io::Result<()> {
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+    /// let prefork = Prefork::new().listener(listener).distribution(Distribution::ReusePort);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn distribution(mut self, distribution: Distribution) -> Prefork {
+        self.distribution = distribution;
         self
     }
 
@@ -177,6 +212,7 @@ impl fmt::Debug for Prefork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Prefork")
             .field("listeners", &self.listeners)
+            .field("distribution", &self.distribution)
             .field("workers", &self.workers)
             .field("drain_timeout", &self.drain_timeout)
             .field("crash_limit", &self.crash_limit)
@@ -220,6 +256,10 @@ pub enum PreforkError {
     Signals(io::Error),
     /// A listener is not registered with a runtime on forkio's selector, or could not be muted.
     Mute(io::Error),
+    /// A listener for [`Distribution::ReusePort`] is none that there can be more of at its address.
+    ReusePort(io::Error),
+    /// The memory in which the workers count their connections could not be shared.
+    Share(io::Error),
     /// A first worker could not be forked, or none is left and none could be forked.
     Fork(ForkError),
     /// A worker kept ending within a second of its start.
@@ -249,6 +289,8 @@ impl fmt::Display for PreforkError {
             PreforkError::NoWorkers => f.write_str("a prefork server needs at least one worker"),
             PreforkError::Signals(error) => write!(f, "installing handlers for SIGTERM and SIGINT: {error}"),
             PreforkError::Mute(error) => write!(f, "muting a listener in the parent: {error}"),
+            PreforkError::ReusePort(error) => write!(f, "making a queue for each worker: {error}"),
+            PreforkError::Share(error) => write!(f, "making what the workers count their connections in: {error}"),
             PreforkError::Fork(error) => write!(f, "forking a worker: {error}"),
             PreforkError::CrashLoop { worker, ends, status } => {
                 write!(
@@ -263,7 +305,10 @@ impl fmt::Display for PreforkError {
 impl std::error::Error for PreforkError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            PreforkError::Signals(error) | PreforkError::Mute(error) => Some(error),
+            PreforkError::Signals(error)
+            | PreforkError::Mute(error)
+            | PreforkError::ReusePort(error)
+            | PreforkError::Share(error) => Some(error),
             PreforkError::Fork(error) => Some(error),
             PreforkError::NoWorkers | PreforkError::CrashLoop { .. } => None,
         }

@@ -4,17 +4,19 @@ use std::future::{pending, poll_fn};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use forkio_reactor::fork::ForkPolicy;
 use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
+use super::connections::Common;
+use super::queues::Queues;
 use super::worker::{NoWayBack, Seat};
-use super::{Listener, OnReady, Prefork, PreforkError, Stopped};
-use crate::{Child, Fork, ForkError, ForkOptions, lineage, runtime};
+use super::{Distribution, OnReady, Prefork, PreforkError, Stopped};
+use crate::{Child, Fork, ForkError, ForkOptions, lineage, runtime, sys};
 
 /// A worker that has run for this long did not end because it could not start.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -38,7 +40,9 @@ pub(super) enum Outcome {
 }
 
 pub(super) struct Supervisor {
-    listeners: Vec<Listener>,
+    queues: Queues,
+    common: Arc<Common>,
+    is_per_cpu: bool,
     places: Vec<Place>,
     signals: StopSignals,
     drain_timeout: Duration,
@@ -104,15 +108,22 @@ impl Supervisor {
         runtime::check().map_err(PreforkError::Fork)?;
         // Panics without timers, which is better now than when the first worker ends.
         drop(tokio::time::sleep(Duration::ZERO));
-        for listener in &prefork.listeners {
-            crate::mute(listener).map_err(PreforkError::Mute)?;
-            // Also in the workers, where it is not muted, somebody has said that it is shared.
-            crate::set_policy(listener, ForkPolicy::Inherit).map_err(PreforkError::Mute)?;
-        }
+        let of_server = prefork.distribution;
+        let listeners = prefork.listeners.into_iter();
+        let listeners: Vec<_> = listeners.map(|(listener, own)| (listener, own.unwrap_or(of_server))).collect();
+        let is_per_cpu = listeners.iter().any(|(_, distribution)| *distribution == Distribution::ReusePortPerCpu);
+        let queues = Queues::new(listeners, prefork.workers)?;
+        let common = Common::new(
+            prefork.workers,
+            queues.common().iter().any(|(_, distribution)| *distribution == Distribution::Balanced),
+        )
+        .map_err(PreforkError::Share)?;
         let mut places = Vec::new();
         places.resize_with(prefork.workers, Place::default);
         Ok(Supervisor {
-            listeners: prefork.listeners,
+            queues,
+            common: Arc::new(common),
+            is_per_cpu,
             places,
             // Before the first worker: from its first moment on a signal means to drain, not to die.
             signals: StopSignals::install().map_err(PreforkError::Signals)?,
@@ -182,7 +193,12 @@ impl Supervisor {
             no_way_back = Some(NoWayBack);
             lineage::set_worker(index);
         };
-        match self.fork_options.fork_with(first).await? {
+        self.queues.hand_to(index).map_err(ForkError::Inspect)?;
+        let forked = self.fork_options.fork_with(first).await;
+        if !matches!(forked, Ok(Fork::Child(_))) {
+            self.queues.take_back(index);
+        }
+        match forked? {
             Fork::Parent(mut child) => {
                 if let Err(error) = child.watch() {
                     // Ended before it counts as a worker; whoever drops the handle reaps it.
@@ -202,13 +218,19 @@ impl Supervisor {
     /// In the child: keeps what a worker needs, and drops the handles to its siblings.
     fn into_worker(mut self, index: usize, no_way_back: NoWayBack) -> Outcome {
         self.places.clear();
-        let listeners = std::mem::take(&mut self.listeners);
+        let queues = std::mem::take(&mut self.queues);
+        let distributions = queues.common();
+        let listeners = queues.into_listeners(index);
+        let common = Arc::clone(&self.common);
+        if self.is_per_cpu {
+            stay_on_cpu(index);
+        }
         // The rest goes along: it is the signals that are needed of it.
         let shutdown = async move {
             let signal = self.signals.recv().await;
             tracing::info!(signal, "draining");
         };
-        Outcome::Worker(Seat { no_way_back, index, listeners, shutdown: shutdown.boxed() })
+        Outcome::Worker(Seat { no_way_back, index, listeners, distributions, common, shutdown: shutdown.boxed() })
     }
 
     async fn stop(&mut self, signal: &'static str) -> Outcome {
@@ -242,6 +264,7 @@ impl Supervisor {
     fn note_end(&mut self, index: usize, status: ExitStatus) -> Option<PreforkError> {
         let place = &mut self.places[index];
         let running = place.running.take()?;
+        self.common.vacate(index);
         let uptime = running.since.elapsed();
         place.ends = if uptime < SETTLED { place.ends + 1 } else { 0 };
         let delay = if place.ends == 0 { Duration::ZERO } else { delay(place.ends) };
@@ -257,7 +280,7 @@ impl Supervisor {
     /// Closes the listeners, has the workers stop, and kills those that do not. Returns how each of them ended.
     async fn drain(&mut self) -> Vec<ExitStatus> {
         // First, so that a connection that comes now is refused rather than queued for nobody.
-        self.listeners.clear();
+        self.queues.close();
         self.signal_all(libc::SIGTERM);
         // None: no limit that could be told, or everything is killed already.
         let mut deadline = Instant::now().checked_add(self.drain_timeout.saturating_add(KILL_GRACE));
@@ -302,6 +325,18 @@ impl Drop for Supervisor {
     fn drop(&mut self) {
         // Workers are left only if nobody waits for the server any more. In another process the handles refuse.
         self.signal_all(libc::SIGTERM);
+    }
+}
+
+/// Keeps worker `index` where its connections arrive.
+fn stay_on_cpu(index: usize) {
+    let cpu = sys::allowed_cpus().and_then(|cpus| {
+        let cpu = cpus[index % cpus.len()];
+        sys::stay_on_cpu(cpu).map(|()| cpu)
+    });
+    match cpu {
+        Ok(cpu) => tracing::debug!(worker = index, cpu, "runs on one CPU"),
+        Err(error) => tracing::warn!(worker = index, %error, "cannot stay on the CPU that its connections arrive on"),
     }
 }
 

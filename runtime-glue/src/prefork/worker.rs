@@ -3,9 +3,11 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::os::fd::{AsRawFd, RawFd};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::process;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +15,8 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tracing::Instrument;
 
-use super::{Listener, PreforkError, Stopped};
+use super::connections::Common;
+use super::{Accept, Acceptor, Connections, Distribution, Listener, PreforkError, Stopped};
 use crate::{lineage, sys};
 
 /// The exit status of a process that panicked, as the standard library has it.
@@ -27,6 +30,9 @@ const ALARM_GRACE: Duration = Duration::from_secs(3);
 pub struct Worker {
     index: usize,
     listeners: Vec<Listener>,
+    /// The numbers of those listeners that all workers have, each with its distribution.
+    distributions: Vec<(RawFd, Distribution)>,
+    connections: Connections,
     shutdown: Shutdown,
     drain_timeout: Duration,
 }
@@ -42,6 +48,20 @@ impl Worker {
     /// They are inherited, not opened again: connections that arrived while no worker waited are in their queues.
     pub fn take_listeners(&mut self) -> Vec<Listener> {
         std::mem::take(&mut self.listeners)
+    }
+
+    /// Accepts from one of the [listeners](Worker::take_listeners) as its [`Distribution`](super::Distribution) has it, and
+    /// counts what it accepts.
+    pub fn acceptor<L: Accept>(&self, listener: L) -> Acceptor<L> {
+        let number = listener.as_fd().as_raw_fd();
+        let common = self.distributions.iter().find(|(common, _)| *common == number);
+        Acceptor::new(listener, self.connections.clone(), common.map(|(_, distribution)| *distribution))
+    }
+
+    /// How many connections are open, here and in the other workers. Those count that an
+    /// [acceptor](Worker::acceptor) has accepted, and those that are [counted](Connections::count) by hand.
+    pub fn connections(&self) -> Connections {
+        self.connections.clone()
     }
 
     /// Resolves when the worker is to stop: accept what is in the listeners' queues, finish what has begun, and return.
@@ -125,6 +145,8 @@ pub(super) struct Seat {
     pub(super) no_way_back: NoWayBack,
     pub(super) index: usize,
     pub(super) listeners: Vec<Listener>,
+    pub(super) distributions: Vec<(RawFd, Distribution)>,
+    pub(super) common: Arc<Common>,
     pub(super) shutdown: BoxFuture<'static, ()>,
 }
 
@@ -135,7 +157,7 @@ where
     Fut: Future,
     Fut::Output: WorkerOutput,
 {
-    let Seat { no_way_back: _no_way_back, index, listeners, shutdown } = seat;
+    let Seat { no_way_back: _no_way_back, index, listeners, distributions, common, shutdown } = seat;
     let span = tracing::info_span!("worker", index, pid = process::id());
     let status = async {
         if !tie_to_parent(drain_timeout) {
@@ -145,8 +167,11 @@ where
         let shutdown = Shutdown(shutdown.shared());
         // Its own task, so that the signal is noticed even if nobody polls the future.
         tokio::spawn(shutdown.clone().in_current_span());
+        let connections = Connections::new(common, index);
+        tokio::spawn(connections.clone().attend().in_current_span());
         // Called inside, because a closure may panic as well as its future.
-        let work = async { worker(Worker { index, listeners, shutdown, drain_timeout }).await };
+        let work =
+            async { worker(Worker { index, listeners, distributions, connections, shutdown, drain_timeout }).await };
         match AssertUnwindSafe(work).catch_unwind().await {
             Ok(output) => output.exit_status().into(),
             // The panic hook has said so already.

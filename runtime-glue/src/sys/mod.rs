@@ -5,7 +5,9 @@ mod descriptors;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub(crate) use {descriptors::*, linux::*};
+mod shared_words;
+#[cfg(target_os = "linux")]
+pub(crate) use {descriptors::*, linux::*, shared_words::SharedWords};
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("the crate forkio runs on Linux only for now");
