@@ -93,3 +93,31 @@
 //! After a plain `fork(2)` parent and child share the kernel queue, and each disturbs the other. With the feature
 //! `cponfork`, fork through the module `fork` instead: the loop above goes on in both processes, each with a queue of
 //! its own, and whichever accepts first serves the connection.
+//!
+//! # 5. Not only sockets
+//!
+//! What kqueue has filters for is a source here too, in the module `unix` (feature `os-ext`): a `Timer`, `Signals`, a
+//! `Process`. Bare descriptors are registered as a `SourceFd`.
+//!
+#![cfg_attr(feature = "os-ext", doc = "```")]
+#![cfg_attr(not(feature = "os-ext"), doc = "```ignore")]
+//! use forkio_reactor::unix::{Clock, Timer};
+//! use forkio_reactor::{Events, Interest, Poll, Token};
+//! use std::time::Duration;
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let mut poll = Poll::new()?;
+//! let mut events = Events::with_capacity(8);
+//! let mut heartbeat = Timer::new(Clock::Monotonic)?;
+//! poll.registry().register(&mut heartbeat, Token(0), Interest::READABLE)?;
+//! heartbeat.set_after(Duration::from_millis(5), Some(Duration::from_secs(1)))?;
+//! poll.poll(&mut events, None)?;
+//! // More than one if the loop was held up.
+//! let beats = heartbeat.expirations()?;
+//! # assert_eq!(beats, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Over a fork each of them does what its nature asks for: a timer goes on in both processes, signals reach the process that
+//! they are sent to, and a process is watched by the one that opened the watch.

@@ -1,7 +1,9 @@
 //! What a timer is set to, and how far its owner has come with it.
 
 use std::io;
-use std::os::fd::RawFd;
+#[cfg(feature = "os-ext")]
+use std::os::fd::{AsRawFd, RawFd};
+#[cfg(feature = "os-ext")]
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -114,44 +116,40 @@ impl Schedule {
     }
 }
 
-/// The schedule of the timer at a descriptor, where forks find it.
+/// A timer with its schedule, where forks find it.
+#[cfg(feature = "os-ext")]
 #[derive(Debug)]
-pub(crate) struct Kept {
-    schedule: Arc<Schedule>,
-    #[cfg(feature = "cponfork")]
-    fd: RawFd,
+pub(crate) struct Scheduled {
+    pub(crate) timer: sys::Timer,
+    pub(crate) schedule: Arc<Schedule>,
 }
 
-impl Kept {
+#[cfg(feature = "os-ext")]
+impl Scheduled {
     /// # Errors
     ///
-    /// Between prepare and the end of a fork.
-    pub(crate) fn new(fd: RawFd, clock: Clock) -> io::Result<Kept> {
+    /// The system's, and between prepare and the end of a fork.
+    pub(crate) fn new(clock: Clock) -> io::Result<Scheduled> {
+        let timer = sys::Timer::new(clock)?;
         let schedule = Arc::new(Schedule::new(clock));
         #[cfg(feature = "cponfork")]
-        crate::fork::remember_timer(fd, Arc::clone(&schedule))?;
-        #[cfg(not(feature = "cponfork"))]
-        let _ = fd;
-        Ok(Kept {
-            schedule,
-            #[cfg(feature = "cponfork")]
-            fd,
-        })
+        crate::fork::remember_timer(timer.as_raw_fd(), Arc::clone(&schedule))?;
+        Ok(Scheduled { timer, schedule })
     }
 }
 
-impl std::ops::Deref for Kept {
-    type Target = Schedule;
-
-    fn deref(&self) -> &Schedule {
-        &self.schedule
+#[cfg(feature = "os-ext")]
+impl AsRawFd for Scheduled {
+    fn as_raw_fd(&self) -> RawFd {
+        self.timer.as_raw_fd()
     }
 }
 
-#[cfg(feature = "cponfork")]
-impl Drop for Kept {
+/// Before the timer is closed, and after its registration has ended: until then forks look at both.
+#[cfg(all(feature = "os-ext", feature = "cponfork"))]
+impl Drop for Scheduled {
     fn drop(&mut self) {
-        crate::fork::forget_timer(self.fd);
+        crate::fork::forget_timer(self.as_raw_fd());
     }
 }
 

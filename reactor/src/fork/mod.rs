@@ -88,7 +88,9 @@ pub use registrations::{
 };
 #[cfg(feature = "net")]
 pub(crate) use world::remember_pair;
-pub(crate) use world::{Adopted, closing, forget_pair, forget_timer, given_away, is_alive, remember_timer};
+pub(crate) use world::{Adopted, closing, forget_pair, given_away, is_alive};
+#[cfg(feature = "os-ext")]
+pub(crate) use world::{forget_timer, remember_timer};
 
 use prepare::{Plan, Preparation};
 use world::{FORKING, GENERATION, OWNER, World, is_forking_here, this_thread, world};

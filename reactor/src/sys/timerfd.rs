@@ -107,7 +107,8 @@ fn set(timer: &OwnedFd, setting: Option<Setting>, flags: libc::c_int) -> io::Res
 
 fn timespec(nanos: u64) -> libc::timespec {
     libc::timespec {
-        tv_sec: (nanos / 1_000_000_000).try_into().unwrap_or(libc::time_t::MAX),
+        // Where seconds have 32 bits they end in 2038.
+        tv_sec: (nanos / 1_000_000_000).try_into().unwrap_or(i32::MAX.into()),
         tv_nsec: (nanos % 1_000_000_000) as libc::c_long,
     }
 }

@@ -2,7 +2,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::io_source::{IoSource, SourceKind};
-use crate::schedule::{Clock, Kept, Setting};
+use crate::schedule::{Clock, Scheduled, Setting};
 use crate::{Interest, Registry, Token, event, sys};
 
 /// A timer in the kernel: a source that becomes [readable](crate::event::Event::is_readable) when it expires.
@@ -50,9 +50,7 @@ use crate::{Interest, Registry, Token, event, sys};
 /// ```
 #[derive(Debug)]
 pub struct Timer {
-    // Declared first: fields drop in this order, and forks must forget the timer before it is closed.
-    schedule: Kept,
-    inner: IoSource<sys::Timer>,
+    inner: IoSource<Scheduled>,
 }
 
 impl Timer {
@@ -62,9 +60,7 @@ impl Timer {
     ///
     /// Those of `timerfd_create(2)`: the process or the system has no descriptor left.
     pub fn new(clock: Clock) -> io::Result<Timer> {
-        let inner = IoSource::new(sys::Timer::new(clock)?, SourceKind::Timer);
-        let schedule = Kept::new(std::os::fd::AsRawFd::as_raw_fd(&*inner), clock)?;
-        Ok(Timer { schedule, inner })
+        Ok(Timer { inner: IoSource::new(Scheduled::new(clock)?, SourceKind::Timer) })
     }
 
     /// Lets the timer expire after `delay`, and then after each `period`, if there is one. What it was set to before, and
@@ -77,7 +73,7 @@ impl Timer {
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a period of zero.
     pub fn set_after(&mut self, delay: Duration, period: Option<Duration>) -> io::Result<()> {
-        self.set_at(self.schedule.clock().now().saturating_add(delay), period)
+        self.set_at(self.clock().now().saturating_add(delay), period)
     }
 
     /// Lets the timer expire when its clock shows `time`, and then after each `period`, if there is one. What it was set to
@@ -116,8 +112,8 @@ impl Timer {
     }
 
     fn set(&mut self, setting: Option<Setting>) -> io::Result<()> {
-        self.inner.set(setting)?;
-        self.schedule.set(setting);
+        self.inner.timer.set(setting)?;
+        self.inner.schedule.set(setting);
         Ok(())
     }
 
@@ -128,23 +124,23 @@ impl Timer {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if it has not;
     /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a fork has severed it.
     pub fn expirations(&mut self) -> io::Result<u64> {
-        let count = self.inner.take()?;
-        self.schedule.take(count);
+        let count = self.inner.timer.take()?;
+        self.inner.schedule.take(count);
         Ok(count)
     }
 
     /// The time until the timer expires next; `None` if it will not.
     pub fn remaining(&self) -> Option<Duration> {
-        self.schedule.remaining(sys::timer::now(self.schedule.clock()))
+        self.inner.schedule.remaining(sys::timer::now(self.clock()))
     }
 
     /// The clock that the timer was made with.
     pub fn clock(&self) -> Clock {
-        self.schedule.clock()
+        self.inner.schedule.clock()
     }
 
     pub(crate) fn sys(&self) -> &sys::Timer {
-        &self.inner
+        &self.inner.timer
     }
 }
 

@@ -568,7 +568,7 @@ impl Timerfd {
 
     fn set(&self, flags: libc::c_int, first: Duration, period: Duration) {
         let spec = |time: Duration| libc::timespec {
-            tv_sec: time.as_secs() as libc::time_t,
+            tv_sec: time.as_secs().try_into().unwrap(),
             tv_nsec: time.subsec_nanos() as libc::c_long,
         };
         let value = libc::itimerspec { it_value: spec(first), it_interval: spec(period) };
