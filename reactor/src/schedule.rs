@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 #[cfg(feature = "os-ext")]
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::sys;
@@ -69,11 +69,14 @@ pub(crate) struct Schedule {
     first: AtomicU64,
     period: AtomicU64,
     taken: AtomicU64,
+    /// The timer stayed with a process that this one was forked from.
+    severed: AtomicBool,
 }
 
 impl Schedule {
     fn new(clock: Clock) -> Schedule {
-        Schedule { clock, first: AtomicU64::new(0), period: AtomicU64::new(0), taken: AtomicU64::new(0) }
+        let zero = || AtomicU64::new(0);
+        Schedule { clock, first: zero(), period: zero(), taken: zero(), severed: AtomicBool::new(false) }
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -88,6 +91,17 @@ impl Schedule {
 
     pub(crate) fn take(&self, count: u64) {
         self.taken.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Async-signal-safe.
+    #[cfg(feature = "cponfork")]
+    pub(crate) fn sever(&self) {
+        self.severed.store(true, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "cponfork")]
+    pub(crate) fn is_severed(&self) -> bool {
+        self.severed.load(Ordering::Relaxed)
     }
 
     /// Begins with the first expiration that nobody has taken; `None`: there is none.

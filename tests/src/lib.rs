@@ -17,6 +17,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+pub mod tree;
+
 /// Longer than anything takes unless it hangs.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
@@ -108,6 +110,18 @@ impl Fixture {
         assert!(left.is_empty(), "processes left behind: {left:?}\n{output}");
         (status, output)
     }
+
+    /// Ends the whole group by force; what it has written.
+    pub fn wreck(mut self) -> String {
+        // SAFETY: no memory is involved; the group is the one made for this fixture.
+        unsafe { libc::kill(-self.pid(), libc::SIGKILL) };
+        let _ended = self.child.wait();
+        let mut output = String::new();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            let _unreadable = stderr.read_to_string(&mut output);
+        }
+        output
+    }
 }
 
 impl Drop for Fixture {
@@ -165,6 +179,12 @@ pub fn processes() -> BTreeMap<i32, Stat> {
         Some((pid, Stat { pid, state, parent, group }))
     })
     .collect()
+}
+
+/// Whether a process has ended, though its parent may not have asked for its status yet.
+pub fn has_ended(pid: i32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    stat.rfind(')').is_none_or(|name| stat[name + 1..].trim_start().starts_with(['Z', 'X']))
 }
 
 /// The descriptors that this process has open, without the one that lists them.

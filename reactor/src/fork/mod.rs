@@ -289,7 +289,7 @@ impl Prepared {
     /// To be called in the child of a `fork(2)` that the thread made after [`prepare`], before anything else uses a
     /// descriptor or a selector there, with signals [blocked](block_signals).
     pub unsafe fn commit(mut self) {
-        let World { selectors, plan, .. } = &mut *self.world;
+        let World { selectors, pairs, timers, plan, .. } = &mut *self.world;
         for live in selectors.iter() {
             let registered = &live.get().registered;
             if registered.is_retired() {
@@ -334,6 +334,12 @@ impl Prepared {
             let entry = live.get().registered.table.get(*fd);
             if let Some((entry, (token, about))) = entry.and_then(|entry| Some((entry, entry.get()?))) {
                 entry.set(token, about.with_muted(false));
+            }
+        }
+        for fd in &plan.parted {
+            world::part(pairs, *fd);
+            if let Some(schedule) = timers.get(fd) {
+                schedule.sever();
             }
         }
         GENERATION.fetch_add(1, Ordering::Relaxed);

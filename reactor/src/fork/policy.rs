@@ -19,7 +19,8 @@ pub enum ForkPolicy {
     NoFork = 2,
     /// The child's descriptor number is re-pointed at a dead endpoint: reads give end of file, writes fail with
     /// `EPIPE`, and whoever waits is woken. What was behind it is the parent's alone, so its peer sees the end when the
-    /// parent closes. (A listening socket is better closed in the child: `accept` on the dead endpoint fails.)
+    /// parent closes. It stays dead in the child's children. (A listening socket is better closed in the child: `accept`
+    /// on the dead endpoint fails.)
     Sever = 3,
     /// The object is private to a process: the child gets a fresh one at the same number, with what was pending in it.
     ///

@@ -25,6 +25,8 @@ pub(super) struct Plan {
     pub(super) wakers: Vec<(Live, RawFd)>,
     /// Registrations that the parent has muted.
     pub(super) muted: Vec<(Live, RawFd)>,
+    /// Ends of socket pairs, and timers, that are severed: in the child they are none any more.
+    pub(super) parted: Vec<RawFd>,
     /// Closed at the end, in both processes.
     pub(super) spares: Vec<OwnedFd>,
 }
@@ -39,7 +41,14 @@ pub(super) struct Replacement {
 
 impl Plan {
     pub(super) const fn new() -> Plan {
-        Plan { queues: Vec::new(), replacements: Vec::new(), wakers: Vec::new(), muted: Vec::new(), spares: Vec::new() }
+        Plan {
+            queues: Vec::new(),
+            replacements: Vec::new(),
+            wakers: Vec::new(),
+            muted: Vec::new(),
+            parted: Vec::new(),
+            spares: Vec::new(),
+        }
     }
 
     /// Closes what was prepared. Keeps the vectors' memory.
@@ -48,6 +57,7 @@ impl Plan {
         self.replacements.clear();
         self.wakers.clear();
         self.muted.clear();
+        self.parted.clear();
         self.spares.clear();
     }
 
@@ -71,6 +81,8 @@ pub(super) struct Preparation<'a> {
     dead: Option<RawFd>,
     timers: &'a BTreeMap<RawFd, Arc<Schedule>>,
     renewed_timers: BTreeSet<RawFd>,
+    /// The fresh timers: they stand, also where another selector's registration of the number is severed.
+    timer_replacements: Vec<Replacement>,
     renewed: Vec<RenewedPair>,
     /// Registrations of sockets that may belong to a pair which is renewed on behalf of another one.
     deferred: Vec<(Live, RawFd, Token, About)>,
@@ -97,6 +109,7 @@ impl<'a> Preparation<'a> {
             dead: None,
             timers,
             renewed_timers: BTreeSet::new(),
+            timer_replacements: Vec::new(),
             renewed: Vec::new(),
             deferred: Vec::new(),
         }
@@ -140,6 +153,10 @@ impl<'a> Preparation<'a> {
         }
         self.plan_deferred()?;
         self.renew_other_timers()?;
+        self.plan.replacements.append(&mut self.timer_replacements);
+        // What is severed for one selector and renewed for another one is renewed.
+        let ends: Vec<RawFd> = self.renewed.iter().flat_map(|pair| pair.ends.map(|(end, ..)| end)).collect();
+        self.plan.parted.retain(|fd| !ends.contains(fd) && !self.renewed_timers.contains(fd));
         self.recall_replaced()?;
         self.check_numbers()
     }
@@ -281,12 +298,12 @@ impl<'a> Preparation<'a> {
     /// Makes a fresh timer for the one at `fd`; once, in however many selectors it is.
     fn renew_timer(&mut self, live: Option<Live>, fd: RawFd) -> Result<(), PrepareError> {
         if self.renewed_timers.insert(fd) {
-            let fresh = match self.timers.get(&fd) {
+            let fresh = match self.timers.get(&fd).filter(|schedule| !schedule.is_severed()) {
                 Some(schedule) => sys::timer::renewed(schedule),
                 None => sys::timer::renewed_by_descriptor(fd),
             };
             let fresh = fresh.map_err(failed(PrepareObject::Timer(fd)))?;
-            self.replace(live, fresh.as_raw_fd(), fd);
+            self.timer_replacements.push(Replacement { selector: live, from: fresh.as_raw_fd(), onto: fd });
             self.plan.spares.push(fresh);
         }
         Ok(())
@@ -294,7 +311,7 @@ impl<'a> Preparation<'a> {
 
     /// A timer is private to a process whether it is registered or not, unless it is registered to be something else.
     fn renew_other_timers(&mut self) -> Result<(), PrepareError> {
-        for fd in self.timers.keys() {
+        for (fd, _) in self.timers.iter().filter(|(_, schedule)| !schedule.is_severed()) {
             let mut entries = self.selectors.iter().filter_map(|live| live.get().registered.table.get(*fd)?.about());
             let is_other = |about: About| matches!(about.policy(), ForkPolicy::Inherit | ForkPolicy::Sever);
             if !entries.any(|about| !about.is_dropped(generation()) && is_other(about)) {
@@ -307,6 +324,9 @@ impl<'a> Preparation<'a> {
     fn sever(&mut self, live: Live, fd: RawFd) -> Result<(), PrepareError> {
         let dead = self.dead_endpoint(fd)?;
         self.replace(live, dead, fd);
+        if self.pairs.contains_key(&fd) || self.timers.contains_key(&fd) {
+            self.plan.parted.push(fd);
+        }
         Ok(())
     }
 

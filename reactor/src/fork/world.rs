@@ -64,7 +64,7 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) selectors: Vec<Live>,
-    /// The socket pairs made in this process, each end with the other.
+    /// The socket pairs made in this process, each end with the other; [`PARTED`]: it has none any more.
     pub(super) pairs: BTreeMap<RawFd, RawFd>,
     /// The timers of this process, registered or not.
     pub(super) timers: BTreeMap<RawFd, Arc<Schedule>>,
@@ -190,6 +190,17 @@ pub(crate) fn forget_pair(fd: RawFd) {
     }
 }
 
+/// In place of the other end's number.
+const PARTED: RawFd = -1;
+
+/// One end is severed. Takes nothing off the map: it is async-signal-safe.
+pub(super) fn part(pairs: &mut BTreeMap<RawFd, RawFd>, fd: RawFd) {
+    let mut part_end = |fd| pairs.get_mut(&fd).map(|peer| std::mem::replace(peer, PARTED));
+    if let Some(peer) = part_end(fd) {
+        part_end(peer);
+    }
+}
+
 /// The timer at `fd` keeps to `schedule`.
 pub(crate) fn remember_timer(fd: RawFd, schedule: Arc<Schedule>) -> io::Result<()> {
     if is_forking_here() {
@@ -218,6 +229,6 @@ pub(super) fn this_thread() -> usize {
 
 /// The pair one end of which is the socket `identity`: that end first.
 pub(super) fn find_pair(pairs: &BTreeMap<RawFd, RawFd>, identity: Identity) -> Option<(RawFd, RawFd)> {
-    let mut ends = pairs.iter();
+    let mut ends = pairs.iter().filter(|(_, peer)| **peer != PARTED);
     ends.find(|(end, _)| descriptor::identity(**end).is_ok_and(|found| found == identity)).map(|(&a, &b)| (a, b))
 }

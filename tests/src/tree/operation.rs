@@ -1,0 +1,196 @@
+//! Random operations. What a number refers to is found out when the operation is due, among what there is then, so that
+//! every part of a sequence is a sequence too.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::message::{Kind, Object, Policy, Wanted};
+use super::process::KINDS;
+
+/// One operation; `process` says who does it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Counted among the living.
+    pub process: u8,
+    /// What it does.
+    pub act: Act,
+}
+
+/// What a process does. Selectors and sources are counted among those that the act makes sense for; `any`: also among
+/// those that it must fail for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Act {
+    NewSelector,
+    DropSelector {
+        selector: u8,
+    },
+    Open {
+        object: Object,
+    },
+    NewWaker {
+        selector: u8,
+    },
+    Duplicate {
+        source: u8,
+    },
+    GiveAway {
+        source: u8,
+    },
+    Close {
+        source: u8,
+    },
+    Register {
+        selector: u8,
+        source: u8,
+        any: bool,
+        by_number: bool,
+        wanted: Wanted,
+        policy: Option<Policy>,
+    },
+    Reregister {
+        selector: u8,
+        source: u8,
+        any: bool,
+        by_number: bool,
+        wanted: Wanted,
+    },
+    Deregister {
+        selector: u8,
+        source: u8,
+        any: bool,
+        by_number: bool,
+    },
+    SetPolicy {
+        source: u8,
+        any: bool,
+        policy: Policy,
+    },
+    /// Of an end of a pair.
+    RenewPair {
+        source: u8,
+    },
+    SetDefault {
+        kind: Kind,
+        policy: Policy,
+    },
+    Mute {
+        source: u8,
+        any: bool,
+    },
+    Unmute {
+        source: u8,
+    },
+    Wake {
+        source: u8,
+    },
+    Arm {
+        source: u8,
+        due: bool,
+    },
+    Accept {
+        source: u8,
+    },
+    Read {
+        source: u8,
+        most: u8,
+    },
+    Write {
+        source: u8,
+    },
+    /// The driver writes to it, or connects.
+    Send {
+        source: u8,
+    },
+    /// The driver shuts its end of the connection.
+    Shut {
+        source: u8,
+    },
+    Poll {
+        selector: u8,
+        capacity: u8,
+    },
+    Look,
+    Fork,
+    Exit,
+}
+
+/// A case: sequences of operations.
+pub fn sequences() -> impl Strategy<Value = Vec<Operation>> {
+    vec((any::<u8>(), acts()).prop_map(|(process, act)| Operation { process, act }), 1..100)
+}
+
+fn acts() -> impl Strategy<Value = Act> {
+    let at = any::<u8>;
+    let rarely = || prop::bool::weighted(0.2);
+    prop_oneof![
+        1 => Just(Act::NewSelector),
+        1 => at().prop_map(|selector| Act::DropSelector { selector }),
+        8 => objects().prop_map(|object| Act::Open { object }),
+        2 => at().prop_map(|selector| Act::NewWaker { selector }),
+        2 => at().prop_map(|source| Act::Duplicate { source }),
+        2 => at().prop_map(|source| Act::GiveAway { source }),
+        4 => at().prop_map(|source| Act::Close { source }),
+        16 => (at(), at(), rarely(), rarely(), wanted(), prop::option::weighted(0.3, policies())).prop_map(
+            |(selector, source, any, by_number, wanted, policy)| {
+                Act::Register { selector, source, any, by_number, wanted, policy }
+            }
+        ),
+        4 => (at(), at(), rarely(), rarely(), wanted()).prop_map(|(selector, source, any, by_number, wanted)| {
+            Act::Reregister { selector, source, any, by_number, wanted }
+        }),
+        3 => (at(), at(), rarely(), rarely()).prop_map(|(selector, source, any, by_number)| {
+            Act::Deregister { selector, source, any, by_number }
+        }),
+        4 => (at(), rarely(), policies()).prop_map(|(source, any, policy)| Act::SetPolicy { source, any, policy }),
+        2 => at().prop_map(|source| Act::RenewPair { source }),
+        1 => (prop::sample::select(&KINDS[..]), policies()).prop_map(|(kind, policy)| Act::SetDefault { kind, policy }),
+        3 => (at(), rarely()).prop_map(|(source, any)| Act::Mute { source, any }),
+        2 => at().prop_map(|source| Act::Unmute { source }),
+        4 => at().prop_map(|source| Act::Wake { source }),
+        2 => (at(), any::<bool>()).prop_map(|(source, due)| Act::Arm { source, due }),
+        2 => at().prop_map(|source| Act::Accept { source }),
+        6 => (at(), 1..4_u8).prop_map(|(source, most)| Act::Read { source, most }),
+        6 => at().prop_map(|source| Act::Write { source }),
+        8 => at().prop_map(|source| Act::Send { source }),
+        1 => at().prop_map(|source| Act::Shut { source }),
+        10 => (at(), prop_oneof![3 => Just(64), 1 => 1..4_u8]).prop_map(|(selector, capacity)| {
+            Act::Poll { selector, capacity }
+        }),
+        2 => Just(Act::Look),
+        6 => Just(Act::Fork),
+        2 => Just(Act::Exit),
+    ]
+}
+
+fn objects() -> impl Strategy<Value = Object> {
+    prop::sample::select(vec![
+        Object::TcpListener,
+        Object::UnixListener,
+        Object::TcpStream,
+        Object::UnixStream,
+        Object::Udp,
+        Object::StreamPair,
+        Object::StreamPair,
+        Object::DatagramPair,
+        Object::Pipe,
+        Object::Eventfd,
+        Object::Timerfd,
+        Object::Timer,
+    ])
+}
+
+fn wanted() -> impl Strategy<Value = Wanted> {
+    prop_oneof![3 => Just(Wanted::Readable), 1 => Just(Wanted::Writable), 1 => Just(Wanted::Both)]
+}
+
+/// Seldom one that only few kinds can follow: a fork that is refused tests little.
+fn policies() -> impl Strategy<Value = Policy> {
+    prop_oneof![
+        4 => Just(Policy::Inherit),
+        4 => Just(Policy::NoFork),
+        4 => Just(Policy::Sever),
+        1 => Just(Policy::Renew),
+    ]
+}

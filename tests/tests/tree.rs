@@ -1,0 +1,63 @@
+//! Random operations over a tree of processes; see [`forkio_tests::tree`].
+// Readiness is modelled as epoll reports it.
+#![cfg(not(forkio_kqueue))]
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use forkio_tests::tree::driver::Driver;
+use forkio_tests::tree::operation::sequences;
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+
+const CASES: u32 = 1024;
+
+fn nothing_is_found(thread: bool) {
+    let program = Path::new(env!("CARGO_BIN_EXE_fixture-tree"));
+    let driver = RefCell::new(None);
+    let has_failed = RefCell::new(false);
+    // PROPTEST_CASES and the like hold too.
+    let config = Config { failure_persistence: None, ..Config::default() };
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { config.cases } else { CASES };
+    let mut runner = TestRunner::new(Config { cases, max_shrink_iters: 4096, max_shrink_time: 60_000, ..config });
+    let result = runner.run(&sequences(), |operations| {
+        let mut driver = driver.borrow_mut();
+        // Once something was found: each from the beginning, so that it does not depend on those before.
+        let mut tree = match driver.take() {
+            Some(tree) if !*has_failed.borrow() => tree,
+            _ => Driver::start(program, thread).map_err(TestCaseError::fail)?,
+        };
+        match tree.run(&operations) {
+            Ok(()) => {
+                *driver = Some(tree);
+                Ok(())
+            }
+            Err(error) => {
+                has_failed.replace(true);
+                let output = tree.wreck();
+                Err(TestCaseError::fail(format!("{error}\n{output}")))
+            }
+        }
+    });
+    if let Some(tree) = driver.take() {
+        tree.stop().expect("ending the tree");
+    }
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, operations)) => {
+            let case = serde_json::to_string(&operations).expect("JSON");
+            panic!("{reason}\nthe case, for `fixture-tree replay`:\n{case}");
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn tree() {
+    nothing_is_found(false);
+}
+
+/// The first process has a second thread, which makes registrations count themselves at the gate.
+#[test]
+fn tree_with_a_thread() {
+    nothing_is_found(true);
+}
