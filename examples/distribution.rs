@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => measure(&[2, 4, 8, 16, 32], 5, 20),
-        ["--quick"] => measure(&[2, 4], 1, 2),
+        ["--quick"] => measure(&[2, 4], 1, 1),
         ["serve", row, workers] => {
             let (_, row) = ROWS.into_iter().find(|(name, _)| name == row).ok_or("no such row")?;
             serve(row, workers.parse()?)

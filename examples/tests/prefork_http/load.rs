@@ -84,19 +84,32 @@ fn smallest_prime_factor(number: u64) -> u64 {
     (2..).take_while(|factor| factor * factor <= number).find(|factor| number.is_multiple_of(*factor)).unwrap_or(number)
 }
 
-/// Only requests in flight on a killed worker are lost.
+/// Only requests in flight on a killed worker are lost, whoever gets the next connection.
 #[test]
 fn killed_workers() {
+    kill_workers("shared", 9);
+}
+
+#[test]
+fn killed_workers_with_a_queue_each() {
+    kill_workers("reuseport", 6);
+}
+
+#[test]
+fn killed_workers_in_balance() {
+    kill_workers("balanced", 6);
+}
+
+fn kill_workers(distribution: &str, kills: usize) {
     const WORKERS: usize = 3;
-    const KILLS: usize = 9;
-    let server = Server::start(&["--workers", "3"]);
+    let server = Server::start(&["--workers", "3", "--distribution", distribution]);
     let load = Load::default();
     let mut killed = HashSet::new();
     thread::scope(|scope| {
         let (load, address) = (&load, server.address());
         let clients: Vec<_> = (0..CLIENTS as u64).map(|seed| scope.spawn(move || load.client(address, seed))).collect();
         let stop = StopOnDrop(load);
-        for _ in 0..KILLS {
+        for _ in 0..kills {
             load.goes_on(300);
             // The one that has run longest, so that no worker dies too young too often in a row.
             let victim = server.workers().into_iter().min().expect("a worker");
@@ -113,7 +126,7 @@ fn killed_workers() {
             client.join().expect("no client panics").unwrap();
         }
     });
-    assert_eq!(killed.len(), KILLS);
+    assert_eq!(killed.len(), kills);
 
     let lost = load.lost.into_inner().expect("no client panics");
     for worker in lost.iter().flatten() {
@@ -123,7 +136,7 @@ fn killed_workers() {
         );
     }
     // A client has one connection at a time, so this is what can have been open when they were killed.
-    assert!(lost.len() <= KILLS * CLIENTS, "{lost:?}");
+    assert!(lost.len() <= kills * CLIENTS, "{lost:?}");
     assert!(!lost.is_empty(), "no worker had a request in flight: this has tested nothing");
 
     // No zombie is left, and each place is filled.
@@ -166,4 +179,34 @@ fn many_connections_at_once() {
         assert_eq!(client.response().expect("an answer").text(), "7");
     }
     server.stop();
+}
+
+/// The status tells how many connections each worker has; in balance they have as many as each other.
+#[test]
+fn connections_are_counted() {
+    const WORKERS: usize = 2;
+    for distribution in ["shared", "reuseport", "reuseport-per-cpu", "balanced"] {
+        let server = Server::start(&["--workers", "2", "--distribution", distribution]);
+        if distribution == "balanced" {
+            drop(server.connect_to_each(WORKERS));
+            // The workers have closed them when there is no other than the one that asks.
+            until("connections that have ended do not count", || {
+                let counts = server.connect().status().connections;
+                (counts.iter().sum::<u64>() == 1).then_some(())
+            });
+        }
+        let mut clients: Vec<Client> = (0..20).map(|_| server.connect()).collect();
+        let mut own = [0; WORKERS];
+        let mut last = Vec::new();
+        for client in &mut clients {
+            let status = client.status();
+            own[status.worker as usize] += 1;
+            last = status.connections;
+        }
+        assert_eq!(last, own, "{distribution}");
+        if distribution == "balanced" {
+            assert!(own.iter().all(|count| *count <= 12), "more than 1.25 of the mean: {own:?}");
+        }
+        server.stop();
+    }
 }

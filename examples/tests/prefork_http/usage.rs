@@ -60,6 +60,13 @@ fn number_out_of_range() {
 }
 
 #[test]
+fn no_such_distribution() {
+    for distribution in ["fair", "", "Shared"] {
+        refuses(&["--distribution", distribution], &["--distribution", "shared, reuseport", "balanced", "--help"]);
+    }
+}
+
+#[test]
 fn mistaken_option() {
     refuses(&["--worker", "2"], &["--worker", "--help"]);
     refuses(&["extra"], &["extra", "--help"]);
@@ -74,7 +81,16 @@ fn help_and_version() {
         assert_eq!(output.status.code(), Some(0));
         assert!(output.stderr.is_empty());
         let help = String::from_utf8(output.stdout).expect("UTF-8");
-        for word in ["--listen", "--workers", "--drain", "--header-timeout", "--preload-mib", "/status", "Exit codes"] {
+        for word in [
+            "--listen",
+            "--workers",
+            "--distribution",
+            "--drain",
+            "--header-timeout",
+            "--preload-mib",
+            "/status",
+            "Exit codes",
+        ] {
             assert!(help.contains(word), "no {word} in {help}");
         }
     }

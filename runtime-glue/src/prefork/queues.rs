@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use forkio_reactor::fork::ForkPolicy;
-use socket2::{Domain, SockRef, Socket, Type};
-use tokio::net::TcpListener;
 
 use super::{Distribution, Listener, PreforkError};
 use crate::sys;
@@ -99,17 +97,16 @@ fn one_per_place(listener: Listener, workers: usize, is_per_cpu: bool) -> io::Re
         ));
     };
     let address = first.local_addr()?;
-    // On a socket that is bound already: whoever binds without it finds out whether the port is in use.
-    SockRef::from(first).set_reuse_port(true)?;
+    sys::share_port(first)?;
     let mut places = Vec::with_capacity(workers);
     for _ in 1..workers {
-        places.push(Listener::Tcp(another(first, address)?));
+        places.push(Listener::Tcp(sys::listen_beside(first).map_err(|error| beside(address, &error))?));
     }
-    // All of its queue's connections are somebody's, like those of the others.
+    // Its queue is the first place's: all that has arrived is somebody's.
     places.insert(0, listener);
     if is_per_cpu {
         for (place, cpu) in places.iter().zip(sys::allowed_cpus()?.iter().cycle()) {
-            SockRef::from(place).set_cpu_affinity(*cpu)?;
+            sys::prefer_on_cpu(place, *cpu)?;
         }
     }
     for place in &places {
@@ -118,30 +115,13 @@ fn one_per_place(listener: Listener, workers: usize, is_per_cpu: bool) -> io::Re
     Ok(places)
 }
 
-/// One more listener at the address of `first`.
-fn another(first: &TcpListener, address: SocketAddr) -> io::Result<TcpListener> {
-    let model = SockRef::from(first);
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
-    socket.set_reuse_address(model.reuse_address()?)?;
-    socket.set_reuse_port(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(model.only_v6()?)?;
-    }
-    if let Some(device) = model.device()? {
-        socket.bind_device(Some(&device))?;
-    }
-    // What accepted connections have of their listener.
-    socket.set_tcp_nodelay(model.tcp_nodelay()?)?;
-    socket.set_keepalive(model.keepalive()?)?;
-    socket.bind(&address.into()).and_then(|()| socket.listen(sys::backlog(first)?)).map_err(|error| {
-        let kind = error.kind();
-        io::Error::new(
-            kind,
-            format!(
-                "one more listener at {address}: {error}; set SO_REUSEPORT before the first one is bound \
-                 (`tokio::net::TcpSocket::set_reuseport`)"
-            ),
-        )
-    })?;
-    TcpListener::from_std(socket.into())
+fn beside(address: SocketAddr, error: &io::Error) -> io::Error {
+    let advice = match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => {
+            "; set SO_REUSEPORT before the first one is bound (`tokio::net::TcpSocket::set_reuseport`)"
+        }
+        Some(libc::EMFILE) => "; raise RLIMIT_NOFILE, or have fewer workers",
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("one more listener at {address}: {error}{advice}"))
 }

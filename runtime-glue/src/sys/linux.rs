@@ -5,7 +5,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::num::NonZero;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::os::unix::thread::JoinHandleExt;
 use std::process::ExitStatus;
@@ -20,7 +20,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, getpid, getppid, kill_process,
     pidfd_open, pidfd_send_signal, set_parent_process_death_signal, waitid, waitpid,
 };
-use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
+use rustix::thread::gettid;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
@@ -180,42 +180,6 @@ pub(crate) fn ring(bell: &impl AsFd) -> io::Result<()> {
 pub(crate) fn is_readable(io: &impl AsFd) -> io::Result<bool> {
     let mut fds = [PollFd::new(io, PollFlags::IN)];
     Ok(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0)
-}
-
-/// How many connections may wait in the queue of a listener: what listen(2) was asked for, within the system's limit.
-pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
-    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
-    let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `size` bytes to `info`.
-    let result = unsafe {
-        libc::getsockopt(
-            listener.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &mut size,
-        )
-    };
-    if result == -1 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a structure of integers, zero where the kernel has written nothing.
-    let info = unsafe { info.assume_init() };
-    // tcp_get_info() in the kernel: of a listener this field is the longest queue (`sk_max_ack_backlog`).
-    Ok(info.tcpi_sacked.try_into().unwrap_or(i32::MAX))
-}
-
-/// The CPUs that this process may run on, by number.
-pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
-    let allowed = sched_getaffinity(None)?;
-    Ok((0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect())
-}
-
-/// Keeps the calling thread, and those that it makes, on one CPU.
-pub(crate) fn stay_on_cpu(cpu: usize) -> io::Result<()> {
-    let mut only = CpuSet::new();
-    only.set(cpu);
-    Ok(sched_setaffinity(None, &only)?)
 }
 
 /// Registers a descriptor, for its becoming readable, with the current runtime.

@@ -5,9 +5,11 @@ mod descriptors;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
+mod reuse_port;
+#[cfg(target_os = "linux")]
 mod shared_words;
 #[cfg(target_os = "linux")]
-pub(crate) use {descriptors::*, linux::*, shared_words::SharedWords};
+pub(crate) use {descriptors::*, linux::*, reuse_port::*, shared_words::SharedWords};
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("the crate forkio runs on Linux only for now");
