@@ -35,9 +35,11 @@ impl Bell {
         }
     }
 
-    async fn rung(&self) -> io::Result<()> {
-        self.0.readable().await?.clear_ready();
-        Ok(())
+    /// For the current runtime, which need not be the one that this process has inherited.
+    fn listen(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        let ear = sys::watch(self.0.as_fd().try_clone_to_owned()?).map_err(|(_, error)| error)?;
+        crate::set_policy(&ear, ForkPolicy::Inherit)?;
+        Ok(ear)
     }
 }
 
@@ -200,10 +202,15 @@ impl Connections {
 
     /// Listens for the bell, for as long as the worker runs.
     pub(super) async fn attend(self) {
+        let deaf = |error: io::Error| tracing::warn!(%error, "cannot hear of the other workers");
+        let ear = match self.0.common.bell.listen() {
+            Ok(ear) => ear,
+            Err(error) => return deaf(error),
+        };
         loop {
-            if let Err(error) = self.0.common.bell.rung().await {
-                tracing::warn!(%error, "cannot hear of the other workers any more");
-                return;
+            match ear.readable().await {
+                Ok(mut rung) => rung.clear_ready(),
+                Err(error) => return deaf(error),
             }
             if let Err(error) = rearm_exclusive() {
                 tracing::warn!(%error, "cannot look for connections that another worker has left");
