@@ -23,6 +23,7 @@ scenarios! {
     child_waited_for_by_signal: "child-waited-for-by-signal",
     child_signal_is_sent_once: "child-signal-is-sent-once",
     child_pipes: "child-pipes",
+    child_pipes_by_signal: "child-pipes-by-signal",
     orphan: "orphan",
     orphan_by_signal: "orphan-by-signal",
     kill_on_drop: "kill-on-drop",

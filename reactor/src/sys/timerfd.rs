@@ -1,6 +1,10 @@
 //! timerfd_create(2).
 
+#[cfg(feature = "cponfork")]
+use std::fs::File;
 use std::io;
+#[cfg(feature = "cponfork")]
+use std::io::Read;
 #[cfg(feature = "os-ext")]
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -150,20 +154,21 @@ struct Observed {
 #[cfg(feature = "cponfork")]
 fn observe(fd: RawFd) -> io::Result<Observed> {
     /// One look is enough, unless the timer expires in it or the processor is taken away.
-    const LOOKS: usize = 4;
+    const LOOKS: usize = 3;
     /// A look that took longer, in nanoseconds, says little about the phase.
     const LONGEST: u64 = 10_000;
 
-    let clock = Info::read(fd)?.clock;
     let mut best: Option<(u64, Observed)> = None;
-    for _ in 0..LOOKS {
-        let began = now_by(clock);
+    for look in 1..=LOOKS {
         // It also brings the count of a periodic timer up to date, which `/proc` does not.
         let before = get(fd)?;
-        let took = now_by(clock).saturating_sub(began);
         let info = Info::read(fd)?;
-        let has_expired_meanwhile = nanos(get(fd)?.it_value) > nanos(before.it_value);
-        let (remaining, period) = (nanos(before.it_value), nanos(before.it_interval));
+        let clock = info.clock;
+        let began = now_by(clock);
+        let value = get(fd)?;
+        let took = now_by(clock).saturating_sub(began);
+        let (remaining, period) = (nanos(value.it_value), nanos(value.it_interval));
+        let has_expired_meanwhile = remaining > nanos(before.it_value);
         let next = began.saturating_add(took / 2).saturating_add(remaining);
         let rest = match (remaining, info.ticks) {
             (0, 0) => None,
@@ -171,13 +176,13 @@ fn observe(fd: RawFd) -> io::Result<Observed> {
             (0, _) if period == 0 => Some(Setting { first: 1, period }),
             (_, ticks) => Some(Setting { first: next.saturating_sub(ticks.saturating_mul(period)).max(1), period }),
         };
-        // Nothing remains of a timer that is not set, and of one that the kernel is about to see to.
+        // Nothing remains of a timer that is not set, and of one that the kernel is about to see to; the next look tells.
         let may_be_due = remaining == 0 && (info.ticks == 0 || period > 0);
         let blur = if may_be_due || has_expired_meanwhile { u64::MAX } else { took };
         if best.as_ref().is_none_or(|(least, _)| blur <= *least) {
             best = Some((blur, Observed { clock, file_flags: info.file_flags, set_flags: info.set_flags, rest }));
         }
-        if blur <= LONGEST {
+        if blur <= LONGEST || (may_be_due && look > 1) {
             break;
         }
     }
@@ -208,9 +213,12 @@ struct Info {
 impl Info {
     fn read(fd: RawFd) -> io::Result<Info> {
         let path = format!("/proc/self/fdinfo/{fd}");
-        let text = std::fs::read_to_string(&path)
+        // It is some 200 bytes long, and one read gives all of it.
+        let mut text = [0; 1024];
+        let length = File::open(&path)
+            .and_then(|mut file| file.read(&mut text))
             .map_err(|error| io::Error::new(error.kind(), format!("reading {path}: {error}; is /proc mounted?")))?;
-        Info::parse(&text).ok_or_else(|| {
+        Info::parse(&String::from_utf8_lossy(&text[..length])).ok_or_else(|| {
             io::Error::new(io::ErrorKind::Unsupported, format!("{path} does not describe a timer (Linux 3.17)"))
         })
     }

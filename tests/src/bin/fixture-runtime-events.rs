@@ -33,6 +33,10 @@ fn main() {
         }),
         ("child-signal-is-sent-once", || run(child_signal_is_sent_once())),
         ("child-pipes", || run(child_pipes())),
+        ("child-pipes-by-signal", || {
+            deny_tokio_pidfds();
+            run(child_pipes());
+        }),
         ("orphan", || run(orphan())),
         ("orphan-by-signal", || {
             deny_tokio_pidfds();
@@ -311,16 +315,21 @@ async fn child_signal_is_sent_once() {
 }
 
 /// The pipes to a program are the parent's: what the child does with its copies does not reach the program, and that it has
-/// them open holds nothing up.
+/// them open holds nothing up. Nor does it matter that the child drops the handle.
 async fn child_pipes() {
     let mut program = cat().spawn().unwrap();
     let mut input = program.stdin.take().unwrap();
     let mut output = program.stdout.take().unwrap();
+    let mut program = Some(program);
     let (to_parent, to_child) = (Turn::new().unwrap(), Turn::new().unwrap());
     let child = fork_child(async || {
         let error = input.write_all(b"child").await.unwrap_err();
         check_eq("writing", error.kind(), ErrorKind::BrokenPipe);
         check_eq("reading", output.read(&mut [0; 8]).await.unwrap(), 0);
+        drop(program.take());
+        // The runtime looks after what was dropped, and goes on.
+        tokio::time::sleep(MILLIS).await;
+        assert!(cat().stdin(Stdio::null()).status().await.unwrap().success());
         to_parent.give();
         // It lives, with its descriptors open, until the parent is done with the program.
         wait_for(&to_child).await;
@@ -332,7 +341,7 @@ async fn child_pipes() {
     let mut text = String::new();
     output.read_to_string(&mut text).await.unwrap();
     check_eq("the parent's pipes", text.as_str(), "parent");
-    assert!(program.wait().await.unwrap().success());
+    assert!(program.take().unwrap().wait().await.unwrap().success());
     to_child.give();
     reap(child).await;
 }
