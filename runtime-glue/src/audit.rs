@@ -24,7 +24,7 @@ use crate::{ForkError, policy, runtime, sys};
 /// - descriptors with nothing in them to share: pidfds, `O_PATH`, `/dev/null` and its like.
 ///
 /// A registration that follows its kind's default is listed if that leaves the object to both, as for listeners and
-/// datagram sockets: tag those that are meant.
+/// datagram sockets: tag those that are meant. So is what whoever started this process has left open.
 ///
 /// # Errors
 ///

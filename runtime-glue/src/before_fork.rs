@@ -9,17 +9,17 @@ pub(crate) type Hook = Box<dyn FnMut() -> io::Result<()> + Send>;
 
 static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 
-/// Calls `hook` in the parent at every fork that [`fork`](crate::fork()) makes from now on, [`Prefork`](crate::Prefork)'s
-/// included, right before it: no task runs in between. The hook registered last runs first, as with
+/// Calls `hook` in the parent at every fork that this crate makes from now on, [`Prefork`](crate::Prefork)'s included,
+/// right before it: no task of the thread runs in between. The hook registered last runs first, as with
 /// `pthread_atfork(3)`.
 ///
-/// The place to write out what is buffered in memory, which both processes would write otherwise, and to [audit](crate::audit())
-/// what they would share. (The standard library's output and C's stdio are flushed after the hooks by [`fork`](crate::fork())
-/// itself.) The counterpart in the child is [`on_child`](crate::on_child); in the parent it is what comes after
-/// `fork().await`.
+/// The place to write out what is buffered in memory, which both processes would write otherwise, and to
+/// [audit](crate::audit()) what they would share. (The standard library's output and C's stdio are flushed after the hooks
+/// by [`fork`](crate::fork()) itself.) The counterpart in the child is [`on_child`](crate::on_child); in the parent it is
+/// what comes after `fork().await`.
 ///
-/// A hook must not start threads: the fork is refused then. Signals are blocked while hooks run. Children have the hooks
-/// too, for forks of their own.
+/// A hook of a process that [`fork`](crate::fork()) is to fork must not start threads: the fork is refused then. Signals may
+/// be blocked while hooks run. Children have the hooks too, for forks of their own.
 ///
 /// # Errors
 ///

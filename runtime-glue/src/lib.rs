@@ -11,6 +11,9 @@
 //!
 //! Without those two lines [`fork`] returns [`ForkError::ForeignSelector`], which says so.
 //!
+//! If a fork has made your program hang, begin with [`guide::hangs`]. Before you fork for the first time, read
+//! [`guide::copied`], on what forkio does not see to.
+//!
 //! # Examples
 //!
 //! ```no_run
@@ -71,6 +74,7 @@ mod before_fork;
 mod child;
 mod error;
 mod fork;
+pub mod guide;
 mod lineage;
 mod no_fork;
 mod policy;
