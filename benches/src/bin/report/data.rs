@@ -81,7 +81,7 @@ impl Measure {
         match self {
             Measure::ReactorTime => "Reactor: processor time of an operation, ns",
             Measure::Instructions => "Reactor: user-level instructions of an operation",
-            Measure::RequestInstructions => "tokio on both: user-level instructions of a request",
+            Measure::RequestInstructions => "Server: user-level instructions of a request",
             Measure::Fork => "Fork: from the call of fork(2) to the child's first instruction, µs",
             Measure::Prepare => "Fork: prepare in the parent, µs",
             Measure::Commit => "Fork: commit in the child, until its queue is its own, µs",
@@ -110,7 +110,7 @@ impl Measure {
     pub(crate) fn peers(self) -> &'static [&'static str] {
         match self {
             Measure::ReactorTime | Measure::Instructions => &["mio", "libc"],
-            Measure::RequestInstructions => &["hyper, one thread, on mio"],
+            Measure::RequestInstructions => &["hyper, one thread, on mio", "nginx"],
             Measure::Fork | Measure::Prepare | Measure::Abort | Measure::Faults => &[],
             Measure::KeepAliveUser | Measure::ShortUser | Measure::WorkUser => &[],
             Measure::Commit => &["raw epoll", "libevent", "libuv", "libev", "fresh tokio runtime"],

@@ -178,7 +178,8 @@ impl Program {
     }
 }
 
-fn grouped(number: usize) -> String {
+/// 10000 as people read it.
+pub(crate) fn grouped(number: usize) -> String {
     match number {
         0..1_000 => number.to_string(),
         _ => format!("{} {:03}", number / 1_000, number % 1_000),

@@ -141,3 +141,14 @@ pub(crate) fn json(data: &Data, targets: &[Target], machine: &Machine, quick: bo
     let machine = machine.iter().map(|(name, value)| (*name, value.as_str())).collect();
     serde_json::to_string_pretty(&Report { quick, machine, targets, figures: figures.collect(), notes: &data.notes })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_about_four_digits() {
+        let numbers = [0.0, 0.0123, 1.5, 12.345, 123.45, 1_020.0, 98_765.4].map(number);
+        assert_eq!(numbers, ["0", "0.012", "1.5", "12.35", "123.5", "1020", "98765"]);
+    }
+}

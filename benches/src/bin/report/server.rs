@@ -51,6 +51,7 @@ pub(crate) fn measure(plan: &Plan, data: &mut Data) -> Result<(), Box<dyn Error>
     latencies(data, &servers, turn, rounds)?;
     drop(servers);
     work(plan, data, turn, rounds)?;
+    count_instructions(plan, data)?;
     same_on_both(plan, data, turn, plan.rounds(12, 1))?;
     memory(plan, data, plan.rounds(3, 1))
 }
@@ -160,19 +161,19 @@ fn start_all(plan: &Plan, data: &mut Data) -> Result<Vec<Server>, Box<dyn Error>
     start(data, REUSEPORT, &two);
     for (name, listen) in [(NGINX, ""), (NGINX_REUSEPORT, " reuseport")] {
         let directory = plan.program(format!("nginx{}", listen.trim()));
-        start(data, name, &|address| Ok(vec![nginx(&directory, address, listen)?]));
+        start(data, name, &|address| Ok(vec![nginx(&directory, address, 2, listen)?]));
     }
     Ok(servers)
 }
 
 /// nginx with nothing to do but to answer as the others do.
-fn nginx(directory: &Path, address: SocketAddr, listen: &str) -> io::Result<Command> {
+fn nginx(directory: &Path, address: SocketAddr, workers: usize, listen: &str) -> io::Result<Command> {
     fs::create_dir_all(directory)?;
     let directory = directory.canonicalize()?;
     let root = directory.display();
     // The master may be root; a worker that may not read the directory has nothing to read there.
     let configuration = format!(
-        "daemon off;\nworker_processes 2;\npid {root}/pid;\nerror_log {root}/error.log;\n\
+        "daemon off;\nworker_processes {workers};\npid {root}/pid;\nerror_log {root}/error.log;\n\
          events {{ worker_connections 4096; }}\n\
          http {{\n  access_log off;\n  server_tokens off;\n  keepalive_requests 1000000000;\n\
          {}\
@@ -348,9 +349,6 @@ fn turns_of_work() -> u64 {
 /// tokio on upstream mio and on forkio's: the same program, built twice.
 fn same_on_both(plan: &Plan, data: &mut Data, turn: Duration, rounds: usize) -> Result<(), Box<dyn Error>> {
     let programs = [(ONE_THREAD_FORKIO, "forkio/release/hello-forkio"), (ONE_THREAD, "release/hello-mio")];
-    for (name, program) in programs {
-        data.add(Measure::RequestInstructions, HELLO, name, instructions_of_a_request(&plan.program(program))?);
-    }
     let mut servers = Vec::new();
     for (name, program) in programs {
         let address = free_address()?;
@@ -370,15 +368,50 @@ fn same_on_both(plan: &Plan, data: &mut Data, turn: Duration, rounds: usize) -> 
 /// The case that compares tokio on both.
 pub(crate) const ON_BOTH: &str = "the same server on both";
 
+/// User-level instructions of a request, of all processes of a server together. (Valgrind before 3.21 does not know
+/// pidfd_open(2), so a server that forkio has forked cannot run in it; what a worker does is what the one thread does.)
+fn count_instructions(plan: &Plan, data: &mut Data) -> Result<(), Box<dyn Error>> {
+    type Start<'a> = &'a dyn Fn(SocketAddr) -> io::Result<Command>;
+    let servers: [(&str, Start<'_>); 3] = [
+        (ONE_THREAD_FORKIO, &|address| Ok(hello(plan, "forkio/release/hello-forkio", "current-thread", address, 0, 0))),
+        (ONE_THREAD, &|address| Ok(hello(plan, "release/hello-mio", "current-thread", address, 0, 0))),
+        (NGINX, &|address| nginx(&plan.program("nginx-counted"), address, 1, "")),
+    ];
+    // A start of valgrind takes its time.
+    let counted = if plan.quick { 2 } else { servers.len() };
+    for (name, command) in &servers[..counted] {
+        for (connections, case) in [(Connections::StayOpen, HELLO), (Connections::Short, HELLO_SHORT)] {
+            match instructions_of_a_request(*command, connections) {
+                Ok(count) => data.add(Measure::RequestInstructions, case, name, count),
+                Err(error) => data.note(format!("{name}, {case}: instructions not counted: {error}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The other case of the instructions of a request.
+pub(crate) const HELLO_SHORT: &str = "hello world, a connection for each request";
+
 /// As `instructions::count`, for a server that is asked one request after the other.
-fn instructions_of_a_request(program: &Path) -> Result<f64, Box<dyn Error>> {
+fn instructions_of_a_request(
+    command: impl Fn(SocketAddr) -> io::Result<Command>,
+    connections: Connections,
+) -> Result<f64, Box<dyn Error>> {
     let count = |requests: usize| -> Result<f64, Box<dyn Error>> {
         let address = free_address()?;
-        let mut command = Command::new("valgrind");
-        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program);
-        command.args(["current-thread", &address.to_string(), "0", "0"]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut server = Process::start(&mut command)?;
+        let program = command(address)?;
+        let mut valgrind = Command::new("valgrind");
+        valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+        valgrind.arg(program.get_program()).args(program.get_args());
+        valgrind.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut server = Process::start(&mut valgrind)?;
+        // Read while it runs: a pipe that is full would stop it.
+        let mut stderr = server.stderr().ok_or("no pipe")?;
+        let log = thread::spawn(move || {
+            let mut log = String::new();
+            stderr.read_to_string(&mut log).map(|_| log)
+        });
         let started = Instant::now();
         let mut stream = loop {
             match TcpStream::connect(address) {
@@ -387,16 +420,22 @@ fn instructions_of_a_request(program: &Path) -> Result<f64, Box<dyn Error>> {
                 Err(_) => thread::sleep(Duration::from_millis(10)),
             }
         };
-        for _ in 0..requests {
-            load::exchange(&mut stream, Connections::StayOpen)?;
+        for request in 0..requests {
+            if request != 0 && connections == Connections::Short {
+                stream = TcpStream::connect(address)?;
+            }
+            load::exchange(&mut stream, connections)?;
         }
+        drop(stream);
         server.terminate()?;
-        let mut log = String::new();
-        server.stderr().ok_or("no pipe")?.read_to_string(&mut log)?;
-        let collected = log.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
-        Ok(collected.ok_or("callgrind collected nothing")?)
+        let log = log.join().map_err(|_| "reading from valgrind panicked")??;
+        let collected = log.lines().filter_map(|line| line.split_once("Collected : ")?.1.trim().parse::<f64>().ok());
+        match collected.sum() {
+            0.0 => Err("callgrind collected nothing".into()),
+            sum => Ok(sum),
+        }
     };
-    const REQUESTS: usize = 400;
+    const REQUESTS: usize = 300;
     Ok((count(3 * REQUESTS)? - count(REQUESTS)?) / (2 * REQUESTS) as f64)
 }
 
