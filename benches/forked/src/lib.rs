@@ -17,13 +17,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
 pub struct Cost {
-    /// In the parent, before the fork.
+    /// Processor time in the parent, before the fork.
     pub prepare: u64,
     /// From the call of fork(2) to the child's first instruction.
     pub fork: u64,
-    /// In the child, until its queue is its own.
+    /// Processor time in the child, until its queue is its own.
     pub commit: u64,
-    /// In the parent, after the fork.
+    /// Processor time in the parent, after the fork.
     pub abort: u64,
     /// Page faults in the child during commit.
     pub faults: u64,
@@ -72,9 +72,19 @@ impl SharedPage {
 
 /// Nanoseconds of `CLOCK_MONOTONIC`: the same clock in all processes.
 pub fn now() -> u64 {
+    nanoseconds(libc::CLOCK_MONOTONIC)
+}
+
+/// Nanoseconds of processor time that this thread has spent: what does not sleep takes that, whoever else wants the
+/// processor.
+pub fn spent() -> u64 {
+    nanoseconds(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn nanoseconds(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel writes `time`. With this clock it cannot fail.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    // SAFETY: the kernel writes `time`. With these clocks it cannot fail.
+    unsafe { libc::clock_gettime(clock, &mut time) };
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net;
 use std::time::Duration;
 
-use forked::{Cost, SharedPage, now};
+use forked::{Cost, SharedPage, now, spent};
 use forkio_reactor::fork::{self, ForkPolicy, SourceKind};
 use forkio_reactor::net::{TcpListener, UnixStream};
 use forkio_reactor::{Events, Interest, Poll, Token};
@@ -70,9 +70,9 @@ impl Program {
 
     fn fork(&mut self) -> io::Result<Cost> {
         let _blocked = fork::block_signals();
-        let begin = now();
+        let begin = spent();
         let prepared = fork::prepare().map_err(io::Error::other)?;
-        let prepare = now() - begin;
+        let prepare = spent() - begin;
         let start = now();
         // SAFETY: this process has one thread.
         let child = unsafe { forked::fork() }?;
@@ -80,18 +80,18 @@ impl Program {
             let first_instruction = now();
             forked::end_in_time();
             let faults = forked::faults();
-            let begin = now();
+            let begin = spent();
             // SAFETY: this is the child, in which nothing has used a descriptor, and signals are blocked.
             unsafe { prepared.commit() };
-            let commit = now() - begin;
+            let commit = spent() - begin;
             self.page.set(FAULTS, forked::faults() - faults);
             self.page.set(COMMIT, commit);
             self.page.set(FIRST_INSTRUCTION, first_instruction);
             forked::exit(self.works().unwrap_or(false));
         }
-        let begin = now();
+        let begin = spent();
         prepared.abort();
-        let abort = now() - begin;
+        let abort = spent() - begin;
         forked::wait(child)?;
         let fork = self.page.get(FIRST_INSTRUCTION) - start;
         Ok(Cost { prepare, fork, commit: self.page.get(COMMIT), abort, faults: self.page.get(FAULTS), response: 0 })

@@ -19,6 +19,8 @@ pub(crate) enum Measure {
     Prepare,
     /// In the child, until its queue is its own.
     Commit,
+    /// Prepare and commit together.
+    Repair,
     /// In the parent, after the fork.
     Abort,
     /// Page faults in commit.
@@ -50,13 +52,14 @@ pub(crate) enum Measure {
 }
 
 impl Measure {
-    pub(crate) const ALL: [Measure; 24] = [
+    pub(crate) const ALL: [Measure; 25] = [
         Measure::ReactorTime,
         Measure::Instructions,
         Measure::RequestInstructions,
         Measure::Fork,
         Measure::Prepare,
         Measure::Commit,
+        Measure::Repair,
         Measure::Abort,
         Measure::Faults,
         Measure::Response,
@@ -83,9 +86,10 @@ impl Measure {
             Measure::Instructions => "Reactor: user-level instructions of an operation",
             Measure::RequestInstructions => "Server: user-level instructions of a request",
             Measure::Fork => "Fork: from the call of fork(2) to the child's first instruction, µs",
-            Measure::Prepare => "Fork: prepare in the parent, µs",
-            Measure::Commit => "Fork: commit in the child, until its queue is its own, µs",
-            Measure::Abort => "Fork: clearing up in the parent, µs",
+            Measure::Prepare => "Fork: processor time of prepare in the parent, µs",
+            Measure::Commit => "Fork: processor time of commit in the child, until its queue is its own, µs",
+            Measure::Repair => "Fork: processor time of prepare and commit together, µs",
+            Measure::Abort => "Fork: processor time of clearing up in the parent, µs",
             Measure::Faults => "Fork: page faults in commit",
             Measure::Response => "Fork: from the decision to fork to the child's first response, µs",
             Measure::KeepAliveThroughput => "Server, 64 connections that stay open: requests per second",
@@ -113,7 +117,7 @@ impl Measure {
             Measure::RequestInstructions => &["hyper, one thread, on mio", "nginx"],
             Measure::Fork | Measure::Prepare | Measure::Abort | Measure::Faults => &[],
             Measure::KeepAliveUser | Measure::ShortUser | Measure::WorkUser => &[],
-            Measure::Commit => &["raw epoll", "libevent", "libuv", "libev", "fresh tokio runtime"],
+            Measure::Commit | Measure::Repair => &["raw epoll", "libevent", "libuv", "libev", "fresh tokio runtime"],
             Measure::Response => &["bare fork", "fresh tokio runtime"],
             Measure::Balance | Measure::Pss | Measure::Ready => &[],
             Measure::WorkThroughput | Measure::WorkCpu => &["hyper, 2 threads"],

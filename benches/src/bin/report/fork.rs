@@ -140,6 +140,7 @@ fn take_turns(data: &mut Data, mut programs: Vec<(String, &'static str, Program)
                 data.add(Measure::Abort, case, name, microseconds(cost.abort));
             }
             data.add(Measure::Commit, case, name, microseconds(cost.commit));
+            data.add(Measure::Repair, case, name, microseconds(cost.prepare + cost.commit));
             data.add(Measure::Faults, case, name, cost.faults as f64);
         }
     }

@@ -127,14 +127,6 @@ fn prefork_http(plan: &Plan, address: SocketAddr, workers: usize, mebibytes: usi
     command
 }
 
-/// What `prefork-http --distribution` knows.
-fn distributions(plan: &Plan) -> Vec<&'static str> {
-    let help = Command::new(plan.program("forkio/release/examples/prefork-http")).arg("--help").output();
-    let help = help.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let known = ["shared", "reuseport", "balanced"].into_iter();
-    known.filter(|_| help.contains("--distribution")).filter(|name| help.contains(name)).collect()
-}
-
 fn start_all(plan: &Plan, data: &mut Data) -> Result<Vec<Server>, Box<dyn Error>> {
     let mut servers = Vec::new();
     let mut start = |data: &mut Data, name: &str, commands: &dyn Fn(SocketAddr) -> io::Result<Vec<Command>>| {
@@ -144,8 +136,9 @@ fn start_all(plan: &Plan, data: &mut Data) -> Result<Vec<Server>, Box<dyn Error>
             Err(error) => data.note(format!("{name}: not measured: {error}")),
         }
     };
+    // Its workers share one queue of connections, unless told otherwise.
     start(data, PREFORK_HTTP, &|address| Ok(vec![prefork_http(plan, address, 2, 4)]));
-    for distribution in distributions(plan) {
+    for distribution in ["reuseport", "balanced"] {
         let name = format!("{PREFORK_HTTP}, {distribution}");
         start(data, &name, &|address| {
             let mut command = prefork_http(plan, address, 2, 4);

@@ -119,14 +119,13 @@ pub(crate) fn all(data: &Data) -> Vec<Target> {
         let text = format!("commit with {} severed registrations / its system calls", grouped(registrations));
         add(&text, AtMost(1.15), ratio.map(|ratio| ratio.median));
     }
-    let both_sides = |case: &str| {
-        let prepare = data.median(Measure::Prepare, case, "forkio")?;
-        Some(prepare + data.median(Measure::Commit, case, "forkio")?)
+    let ratio = data.ratio(Measure::Repair, &inherited(10_000), "forkio", "raw epoll");
+    let text = "prepare and commit with 10 000 inherited / raw epoll's rebuild";
+    add(text, AtMost(1.05), ratio.map(|ratio| ratio.median));
+    let whole = |case: &str| {
+        let repair = data.median(Measure::Repair, case, "forkio")?;
+        Some(repair + data.median(Measure::Abort, case, "forkio")?)
     };
-    let ratio = data.median(Measure::Commit, &inherited(10_000), "raw epoll");
-    let ratio = both_sides(&inherited(10_000)).zip(ratio).map(|(ours, raw)| ours / raw);
-    add("prepare and commit with 10 000 inherited / raw epoll's rebuild", AtMost(1.05), ratio);
-    let whole = |case: &str| Some(both_sides(case)? + data.median(Measure::Abort, case, "forkio")?);
     let each = whole(&no_fork(10_000)).zip(whole(&no_fork(10))).map(|(many, few)| (many - few) * 1e3 / 9_990.0);
     add("what a no-fork registration costs the whole fork, ns", AtMost(10.0), each);
     let ratio = data.ratio(Measure::Commit, &inherited(10), "forkio", "raw epoll");

@@ -7,7 +7,7 @@ use std::mem;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use forked::{Cost, SharedPage, now};
+use forked::{Cost, SharedPage, now, spent};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
@@ -60,9 +60,9 @@ fn fork(streams: &[Arc<UnixStream>], page: &SharedPage) -> io::Result<Cost> {
         let first_instruction = now();
         forked::end_in_time();
         let faults = forked::faults();
-        let begin = now();
+        let begin = spent();
         let built = build(streams);
-        let commit = now() - begin;
+        let commit = spent() - begin;
         page.set(FAULTS, forked::faults() - faults);
         page.set(COMMIT, commit);
         page.set(FIRST_INSTRUCTION, first_instruction);
