@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 #[cfg(feature = "os-ext")]
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+#[cfg(feature = "cponfork")]
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::sys;
@@ -70,13 +72,21 @@ pub(crate) struct Schedule {
     period: AtomicU64,
     taken: AtomicU64,
     /// The timer stayed with a process that this one was forked from.
+    #[cfg(feature = "cponfork")]
     severed: AtomicBool,
 }
 
 impl Schedule {
     fn new(clock: Clock) -> Schedule {
         let zero = || AtomicU64::new(0);
-        Schedule { clock, first: zero(), period: zero(), taken: zero(), severed: AtomicBool::new(false) }
+        Schedule {
+            clock,
+            first: zero(),
+            period: zero(),
+            taken: zero(),
+            #[cfg(feature = "cponfork")]
+            severed: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn clock(&self) -> Clock {
