@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forkio_reactor::event::Source;
@@ -36,10 +37,12 @@ fn main() {
         ("timer-is-gone", timer_is_gone),
         ("timer-descriptor-limit", timer_descriptor_limit),
         ("timer-inside-a-fork", timer_inside_a_fork),
+        ("timers-during-a-fork", timers_during_a_fork),
         ("thousand-timers", thousand_timers),
         ("timerfd", timerfd),
         ("timerfd-untaken", timerfd_untaken),
         ("timerfd-expires-at-the-fork", timerfd_expires_at_the_fork),
+        ("timerfd-cancelled-by-the-clock", timerfd_cancelled_by_the_clock),
         ("signals", signals),
         ("signals-pending", signals_pending),
         ("signals-to-the-group", signals_to_the_group),
@@ -521,6 +524,44 @@ fn timer_inside_a_fork() {
     Timer::new(Clock::Monotonic).unwrap();
 }
 
+/// Another thread makes, sets, takes and drops timers all the time, registered and not.
+fn timers_during_a_fork() {
+    let (mut selector, mut timer) = with_timer(Clock::Monotonic);
+    let descriptors = open_descriptors();
+    let stop = AtomicBool::new(false);
+    let other = Poll::new().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let mut timers: Vec<Timer> = (0..4).map(|_| Timer::new(Clock::Realtime).unwrap()).collect();
+                for (token, timer) in timers.iter_mut().enumerate() {
+                    timer.set_after(Duration::ZERO, (token < 2).then_some(HOUR)).unwrap();
+                    if token % 2 == 0 {
+                        register(&other, timer, token);
+                    }
+                }
+                timers[0].disarm().unwrap();
+                wait_until("it has expired", || timers[2].expirations().is_ok());
+            }
+        });
+        for _ in 0..200 {
+            timer.set_after(Duration::ZERO, None).unwrap();
+            let child = fork_child(|| {
+                check_eq("the event", poll(&mut selector, LONG), tokens([1]));
+                check_eq("expirations", timer.expirations().unwrap(), 1);
+                // SAFETY: ends the process at once; its scope would wait for a thread that is not there.
+                unsafe { libc::_exit(0) };
+            });
+            reap(child);
+            wait_until("the parent's", || timer.expirations().is_ok());
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    check_eq("registrations", registrations().len(), 1);
+    drop(other);
+    check_eq("descriptors", open_descriptors(), descriptors);
+}
+
 /// Half of them have expired at the fork; each process sees every one of them expire once.
 fn thousand_timers() {
     const COUNT: usize = 1_000;
@@ -681,6 +722,23 @@ fn timerfd_expires_at_the_fork() {
             check_eq("once", poll(&mut selector, NOW), tokens([]));
         });
     }
+}
+
+/// A timer that is to be told when the clock is set goes on to be so: that is one of its flags.
+fn timerfd_cancelled_by_the_clock() {
+    let selector = Poll::new().unwrap();
+    let timer = Timerfd::new(libc::CLOCK_REALTIME, libc::TFD_NONBLOCK);
+    timer.register(&selector, 1);
+    let flags = libc::TFD_TIMER_ABSTIME | libc::TFD_TIMER_CANCEL_ON_SET;
+    timer.set(flags, Clock::Realtime.now() + HOUR, Duration::ZERO);
+    let mut check = || {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", timer.number())).unwrap();
+        let found = info.lines().find_map(|line| line.strip_prefix("settime flags: ")).unwrap();
+        check_eq("flags", i32::from_str_radix(found.trim(), 8), Ok(flags));
+        check_eq("not expired", timer.take(), 0);
+    };
+    check();
+    in_both(&mut check);
 }
 
 fn send(pid: i32, signal: i32) {
