@@ -13,7 +13,8 @@ use crate::{ForkError, policy, runtime, sys};
 /// shared by accident.
 ///
 /// A check for debug builds and tests, before the fork; or in an [`on_child`](crate::on_child) hook, where it lists what
-/// the child has in common with its parent. It takes some ten system calls per registration and descriptor.
+/// the child has in common with its parent. It takes some ten system calls per descriptor, and prepares a fork that it does
+/// not make.
 ///
 /// Not listed are
 ///

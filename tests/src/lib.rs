@@ -60,6 +60,11 @@ impl Fixture {
         self.child.id().cast_signed()
     }
 
+    /// Whether the first process has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("waiting for the fixture").is_some()
+    }
+
     /// One line of its standard output, without the line's end.
     #[track_caller]
     pub fn line(&mut self) -> String {
