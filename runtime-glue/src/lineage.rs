@@ -89,6 +89,8 @@ static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 /// - Open transactions, pooled connections and their buffers: the sockets are severed in the child, so what uses them
 ///   finds them closed.
 ///
+/// More of it, with what to do, is in [`guide::copied`](crate::guide::copied).
+///
 /// # Examples
 ///
 /// ```

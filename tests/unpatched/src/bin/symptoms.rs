@@ -48,7 +48,8 @@ fn main() {
 }
 
 fn current_thread() -> Runtime {
-    Builder::new_current_thread().enable_all().build().expect("a runtime")
+    // Idle threads are to be there when the process forks, however long that takes.
+    Builder::new_current_thread().enable_all().thread_keep_alive(LIMIT).build().expect("a runtime")
 }
 
 /// A child, ended with the value.
