@@ -86,6 +86,8 @@ pub use registrations::{
     rearm_exclusive, registrations, renew_pair_in_children, retire_in_children, selectors, set_exclusive, set_policy,
     unmute,
 };
+#[allow(unused_imports, reason = "where a queue has others beside it")]
+pub(crate) use world::keeping_forks_out;
 #[cfg(feature = "net")]
 pub(crate) use world::remember_pair;
 pub(crate) use world::{Adopted, closing, forget_pair, given_away, is_alive};
@@ -93,7 +95,7 @@ pub(crate) use world::{Adopted, closing, forget_pair, given_away, is_alive};
 pub(crate) use world::{forget_timer, remember_timer};
 
 use prepare::{Plan, Preparation};
-use world::{FORKING, GENERATION, OWNER, World, is_forking_here, this_thread, world};
+use world::{FORKING, GENERATION, Live, OWNER, World, is_forking_here, this_thread, world};
 
 /// A child's kernel queue in the making: what copy on fork asks of a backend.
 ///
@@ -301,6 +303,10 @@ impl Prepared {
             if let Err(errno) = copy.put_in_place(&shared.queue) {
                 shared.registered.poison(errno);
             }
+        }
+        for (fd, errno) in plan.remakes.remake() {
+            let to_tell = selectors.iter().map(Live::get).filter(|shared| shared.registered.has_entry(fd));
+            to_tell.for_each(|shared| shared.registered.poison(errno));
         }
         for replacement in &plan.replacements {
             if let Err(errno) = descriptor::replace(replacement.from, replacement.onto) {

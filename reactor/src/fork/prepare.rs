@@ -27,6 +27,8 @@ pub(super) struct Plan {
     pub(super) muted: Vec<(Live, RawFd)>,
     /// Ends of socket pairs, and timers, that are severed: in the child they are none any more.
     pub(super) parted: Vec<RawFd>,
+    /// What only the child can make, before everything else.
+    pub(super) remakes: sys::Remakes,
     /// Closed at the end, in both processes.
     pub(super) spares: Vec<OwnedFd>,
 }
@@ -47,6 +49,7 @@ impl Plan {
             wakers: Vec::new(),
             muted: Vec::new(),
             parted: Vec::new(),
+            remakes: sys::Remakes::new(),
             spares: Vec::new(),
         }
     }
@@ -151,6 +154,7 @@ impl<'a> Preparation<'a> {
         for end in private_pairs {
             self.renew_pair(None, *end)?;
         }
+        self.plan.remakes.prepare();
         self.plan_deferred()?;
         self.renew_other_timers()?;
         self.plan.replacements.append(&mut self.timer_replacements);
@@ -300,11 +304,13 @@ impl<'a> Preparation<'a> {
         if self.renewed_timers.insert(fd) {
             let fresh = match self.timers.get(&fd).filter(|schedule| !schedule.is_severed()) {
                 Some(schedule) => sys::timer::renewed(schedule),
-                None => sys::timer::renewed_by_descriptor(fd),
+                None => sys::timer::renewed_by_descriptor(fd).map(Some),
             };
-            let fresh = fresh.map_err(failed(PrepareObject::Timer(fd)))?;
-            self.timer_replacements.push(Replacement { selector: live, from: fresh.as_raw_fd(), onto: fd });
-            self.plan.spares.push(fresh);
+            // `None`: it is among those that the child makes.
+            if let Some(fresh) = fresh.map_err(failed(PrepareObject::Timer(fd)))? {
+                self.timer_replacements.push(Replacement { selector: live, from: fresh.as_raw_fd(), onto: fd });
+                self.plan.spares.push(fresh);
+            }
         }
         Ok(())
     }

@@ -215,6 +215,11 @@ impl Registered {
         self.poison.load(Ordering::Relaxed) != 0
     }
 
+    /// Whether `fd` is in the table. Async-signal-safe.
+    pub(super) fn has_entry(&self, fd: RawFd) -> bool {
+        self.table.get(fd).is_some_and(|entry| entry.about().is_some())
+    }
+
     /// Children do without the selector, from the next fork on.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);

@@ -254,6 +254,7 @@ pub fn is_pair_end(fd: RawFd) -> bool {
 ///
 /// Those of `fstat(2)` and `getsockopt(2)`.
 pub fn kind(source: &impl AsRawFd) -> io::Result<SourceKind> {
+    let _world = world();
     descriptor::kind(source.as_raw_fd())
 }
 

@@ -201,6 +201,22 @@ pub(super) fn part(pairs: &mut BTreeMap<RawFd, RawFd>, fd: RawFd) {
     }
 }
 
+/// Does something that no fork may see half done.
+///
+/// # Errors
+///
+/// Between prepare and the end of a fork of this thread.
+#[allow(dead_code, reason = "where a queue has others beside it")]
+pub(crate) fn keeping_forks_out<T>(act: impl FnOnce() -> T) -> io::Result<T> {
+    if is_forking_here() {
+        return Err(io::Error::other(
+            "this thread is between prepare and commit or abort of a fork: end the fork first",
+        ));
+    }
+    let _world = world();
+    Ok(act())
+}
+
 /// The timer at `fd` keeps to `schedule`.
 pub(crate) fn remember_timer(fd: RawFd, schedule: Arc<Schedule>) -> io::Result<()> {
     if is_forking_here() {

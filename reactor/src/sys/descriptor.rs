@@ -28,6 +28,10 @@ fn stat(fd: RawFd) -> io::Result<libc::stat> {
 
 /// Finds out what a bare descriptor is.
 pub(crate) fn kind(fd: RawFd) -> io::Result<SourceKind> {
+    #[cfg(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue))]
+    if let Some(kind) = super::kqueue::kind(fd) {
+        return Ok(kind);
+    }
     Ok(match stat(fd)?.st_mode & libc::S_IFMT {
         libc::S_IFSOCK if socket_option(fd, libc::SO_ACCEPTCONN)? != 0 => SourceKind::Listener,
         libc::S_IFSOCK => match socket_option(fd, libc::SO_TYPE)? {

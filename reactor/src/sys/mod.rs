@@ -10,7 +10,7 @@
 //!   them up to their capacity, rounds its timeout up, and returns `Interrupted` rather than retry.
 //! - `Event`, `Events` (a vector of them, the capacity being the most a `wait` returns) and the module `event`, which
 //!   reads them.
-//! - with `cponfork`, `Queue::holds`, and a `QueueCopy` that implements [the trait](crate::fork::QueueCopy).
+//! - with `cponfork`, `Queue::holds` and `Queue::take_over`, `Remakes` for what only a child can make, and a `QueueCopy` that implements [the trait](crate::fork::QueueCopy).
 //!
 //! A waker's kernel object is a `WakeSignal`: sending makes the queue it is registered with return a readable event,
 //! each time anew, from any thread.
@@ -30,8 +30,16 @@
 mod epoll;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
 mod eventfd;
+#[cfg(all(feature = "os-ext", any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
+mod pidfd;
+#[cfg(all(feature = "os-ext", any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
+mod signalfd;
+// With a kqueue only what forks do with descriptors that are timers.
 #[cfg(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue))]
 pub(crate) mod kqueue;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg_attr(forkio_kqueue, allow(dead_code))]
+pub(crate) mod timerfd;
 
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
 mod queue {
@@ -39,25 +47,37 @@ mod queue {
     pub(crate) use super::epoll::QueueCopy;
     pub(crate) use super::epoll::{Event, Events, Queue, event};
     pub(crate) use super::eventfd::WakeSignal;
+    pub(crate) use super::timerfd as timer;
+    #[cfg(feature = "os-ext")]
+    pub(crate) use super::{pidfd::ProcessHandle, signalfd::SignalQueue, timerfd::Timer};
+
+    /// There are none: whatever a child needs is made before the fork.
+    #[cfg(feature = "cponfork")]
+    #[derive(Debug)]
+    pub(crate) struct Remakes;
+
+    #[cfg(feature = "cponfork")]
+    impl Remakes {
+        pub(crate) const fn new() -> Remakes {
+            Remakes
+        }
+
+        pub(crate) fn prepare(&mut self) {}
+
+        pub(crate) fn remake(&self) -> impl Iterator<Item = (std::os::fd::RawFd, i32)> {
+            std::iter::empty()
+        }
+    }
 }
 #[cfg(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue))]
 mod queue {
+    pub(crate) use super::kqueue::{Event, Events, Queue, WakeSignal, event, timer};
+    #[cfg(feature = "os-ext")]
+    pub(crate) use super::kqueue::{ProcessHandle, SignalQueue, Timer};
     #[cfg(feature = "cponfork")]
-    pub(crate) use super::kqueue::QueueCopy;
-    pub(crate) use super::kqueue::{Event, Events, Queue, WakeSignal, event};
+    pub(crate) use super::kqueue::{QueueCopy, Remakes};
 }
 pub(crate) use self::queue::*;
-
-#[cfg(all(feature = "os-ext", any(target_os = "linux", target_os = "android")))]
-mod pidfd;
-#[cfg(all(feature = "os-ext", any(target_os = "linux", target_os = "android")))]
-mod signalfd;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-#[path = "timerfd.rs"]
-pub(crate) mod timer;
-
-#[cfg(all(feature = "os-ext", any(target_os = "linux", target_os = "android")))]
-pub(crate) use self::{pidfd::ProcessHandle, signalfd::SignalQueue, timer::Timer};
 
 /// The kernel that the kqueue backend runs on, for this project's tests.
 #[doc(hidden)]

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 #[cfg(feature = "cponfork")]
 use std::io::Read;
-#[cfg(feature = "os-ext")]
+#[cfg(all(feature = "os-ext", not(forkio_kqueue)))]
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -55,7 +55,7 @@ impl AsRawFd for Timer {
 /// Linux only: a [timerfd](https://man7.org/linux/man-pages/man2/timerfd_create.2.html), for waiting by other means. Take
 /// expirations with [`expirations`](crate::unix::Timer::expirations) only, and set it with the type's own methods: what is
 /// done by the descriptor a fork does not know of.
-#[cfg(feature = "os-ext")]
+#[cfg(all(feature = "os-ext", not(forkio_kqueue)))]
 impl AsFd for crate::unix::Timer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.sys().0.as_fd()
@@ -63,7 +63,7 @@ impl AsFd for crate::unix::Timer {
 }
 
 /// Linux only; see [`AsFd`](#impl-AsFd-for-Timer).
-#[cfg(feature = "os-ext")]
+#[cfg(all(feature = "os-ext", not(forkio_kqueue)))]
 impl AsRawFd for crate::unix::Timer {
     fn as_raw_fd(&self) -> RawFd {
         self.sys().as_raw_fd()
@@ -124,10 +124,10 @@ fn nanos(time: libc::timespec) -> u64 {
 
 /// A timer for the child that goes on where `schedule` is.
 #[cfg(feature = "cponfork")]
-pub(crate) fn renewed(schedule: &crate::schedule::Schedule) -> io::Result<OwnedFd> {
+pub(crate) fn renewed(schedule: &crate::schedule::Schedule) -> io::Result<Option<OwnedFd>> {
     let timer = Timer::new(schedule.clock())?;
     timer.set(schedule.rest())?;
-    Ok(timer.into_fd())
+    Ok(Some(timer.into_fd()))
 }
 
 /// A timer for the child that goes on where the timerfd `fd` is, of which nothing else is known.

@@ -34,6 +34,17 @@ pub(super) fn create() -> io::Result<RawFd> {
     kernel::kqueue()
 }
 
+/// A new queue at a number that is unused. Async-signal-safe.
+pub(super) fn open_at(number: RawFd) -> Result<(), i32> {
+    let fresh = kernel::kqueue().map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))?;
+    if fresh == number {
+        return Ok(());
+    }
+    let result = kernel::replace(fresh, number);
+    kernel::close(fresh);
+    result
+}
+
 /// Whether the kernel copies queues on fork.
 pub(crate) fn is_copying() -> bool {
     COPYING.load(Ordering::Relaxed) == YES
@@ -95,12 +106,7 @@ impl crate::fork::QueueCopy for QueueCopy {
 
     fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32> {
         if !is_copying() {
-            let fresh = kernel::kqueue().map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))?;
-            if fresh != queue.fd {
-                let result = kernel::replace(fresh, queue.fd);
-                kernel::close(fresh);
-                result?;
-            }
+            open_at(queue.fd)?;
         }
         queue.take_over();
         Ok(())

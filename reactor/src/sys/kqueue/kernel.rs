@@ -8,8 +8,8 @@ use crate::sys::syscall;
 
 #[cfg(not(forkio_libkqueue))]
 pub(crate) use libc::{
-    EV_ADD, EV_CLEAR, EV_DELETE, EV_ENABLE, EV_EOF, EV_ERROR, EV_RECEIPT, EVFILT_READ, EVFILT_USER, EVFILT_WRITE,
-    NOTE_TRIGGER, kevent as Kevent,
+    EV_ADD, EV_CLEAR, EV_DELETE, EV_ENABLE, EV_EOF, EV_ERROR, EV_ONESHOT, EV_RECEIPT, EVFILT_PROC, EVFILT_READ,
+    EVFILT_SIGNAL, EVFILT_TIMER, EVFILT_USER, EVFILT_WRITE, NOTE_EXIT, NOTE_TRIGGER, kevent as Kevent,
 };
 #[cfg(forkio_libkqueue)]
 pub(crate) use library::*;
@@ -34,6 +34,20 @@ pub(crate) const EVFILT_AIO: Option<Filter> = None;
 pub(crate) const EVFILT_LIO: Option<Filter> = Some(libc::EVFILT_LIO);
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) const EVFILT_LIO: Option<Filter> = None;
+
+/// The unit of a timer, as a flag and in nanoseconds: the finest that all releases of the system have.
+#[cfg(any(target_os = "freebsd", target_vendor = "apple"))]
+pub(crate) const TIMER_UNIT: (u32, u64) = (libc::NOTE_NSECONDS, 1);
+#[cfg(not(any(target_os = "freebsd", target_vendor = "apple")))]
+pub(crate) const TIMER_UNIT: (u32, u64) = (0, 1_000_000);
+
+/// The flag of a timer that is set to a time of day, where there is one.
+#[cfg(target_os = "freebsd")]
+pub(crate) const ABSOLUTE: Option<u32> = Some(libc::NOTE_ABSTIME);
+#[cfg(target_vendor = "apple")]
+pub(crate) const ABSOLUTE: Option<u32> = Some(libc::NOTE_ABSOLUTE);
+#[cfg(not(any(target_os = "freebsd", target_vendor = "apple")))]
+pub(crate) const ABSOLUTE: Option<u32> = None;
 
 /// `EV_SET(2)` with the fields that registrations use.
 pub(crate) fn kevent_of(ident: usize, filter: Filter, flags: Flags, udata: usize) -> Kevent {

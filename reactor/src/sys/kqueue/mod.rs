@@ -21,13 +21,23 @@ pub mod kernel;
 
 #[cfg(feature = "cponfork")]
 mod copy;
+mod own;
+#[cfg(feature = "os-ext")]
+mod process_handle;
+#[cfg(feature = "os-ext")]
+mod signals;
+pub(crate) mod timer;
 #[cfg_attr(any(target_os = "netbsd", target_os = "openbsd", forkio_libkqueue), path = "wake_pipe.rs")]
 #[cfg_attr(not(any(target_os = "netbsd", target_os = "openbsd", forkio_libkqueue)), path = "wake_event.rs")]
 mod wake;
 
 #[cfg(feature = "cponfork")]
 pub(crate) use self::copy::QueueCopy;
+#[cfg(feature = "cponfork")]
+pub(crate) use self::own::{Remakes, kind};
 pub(crate) use self::wake::WakeSignal;
+#[cfg(feature = "os-ext")]
+pub(crate) use self::{process_handle::ProcessHandle, signals::SignalQueue, timer::Timer};
 
 use self::kernel::{EV_ADD, EV_CLEAR, EV_DELETE, EV_ENABLE, EV_EOF, EV_ERROR, EV_RECEIPT, EVFILT_READ, EVFILT_WRITE};
 

@@ -92,6 +92,11 @@ pub const EVFILT_AIO: Option<Filter> = None;
 #[allow(missing_docs)]
 pub const EVFILT_LIO: Option<Filter> = None;
 
+#[allow(missing_docs)]
+pub const TIMER_UNIT: (u32, u64) = (NOTE_NSECONDS, 1);
+#[allow(missing_docs)]
+pub const ABSOLUTE: Option<u32> = Some(NOTE_ABSTIME);
+
 /// `EV_SET(2)` with the fields that registrations use.
 pub fn kevent_of(ident: usize, filter: Filter, flags: Flags, udata: usize) -> Kevent {
     Kevent { ident, filter, flags, fflags: 0, data: 0, udata: udata as _ }
@@ -375,9 +380,15 @@ impl Model {
 
 /// Whether the number still stands for an epoll instance, which has no file type.
 fn is_queue(fd: RawFd) -> bool {
+    file_type(fd) == Some(0)
+}
+
+fn file_type(fd: RawFd) -> Option<libc::mode_t> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: the kernel fills `stat`, which is read if it has.
-    syscall!(fstat(fd, stat.as_mut_ptr())).is_ok() && unsafe { stat.assume_init() }.st_mode & libc::S_IFMT == 0
+    // SAFETY: the kernel fills `stat`.
+    syscall!(fstat(fd, stat.as_mut_ptr())).ok()?;
+    // SAFETY: it has.
+    Some(unsafe { stat.assume_init() }.st_mode & libc::S_IFMT)
 }
 
 fn is_open(fd: RawFd) -> bool {

@@ -161,7 +161,7 @@ fn look(fd: RawFd, filter: Filter) -> Option<Ready> {
     if found == 0 || found & libc::POLLNVAL != 0 {
         return None;
     }
-    let is_socket = descriptor::kind(fd).is_ok_and(|kind| kind != crate::source_kind::SourceKind::Pipe);
+    let is_socket = file_type(fd) == Some(libc::S_IFSOCK);
     let data = if filter == EVFILT_READ { descriptor::pending_bytes(fd).unwrap_or(1) as i64 } else { 1 };
     Some(Ready {
         flags: if found & eof != 0 { EV_EOF } else { 0 },
@@ -233,6 +233,7 @@ impl Queue {
         }
         if change.flags & EV_DELETE != 0 {
             self.detach(key);
+            self.set_alarm();
             return Ok(());
         }
         if change.flags & EV_ADD != 0 && !is_new {

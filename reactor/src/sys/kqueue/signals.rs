@@ -1,0 +1,152 @@
+//! `EVFILT_SIGNAL`.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use super::kernel::{EV_ADD, EV_CLEAR, EVFILT_SIGNAL};
+use super::own::{Contents, OwnQueue};
+use super::{Event, Token};
+use crate::source_kind::SourceKind;
+use crate::sys::syscall;
+use crate::unix::SignalInfo;
+
+/// Signals that are blocked, so that they stay pending, and a queue that tells when one was sent.
+pub(crate) struct SignalQueue {
+    queue: OwnQueue,
+    signals: Vec<i32>,
+}
+
+impl std::fmt::Debug for SignalQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SignalQueue").field(&self.signals).finish()
+    }
+}
+
+impl SignalQueue {
+    /// Blocks the signals in the calling thread, too.
+    pub(crate) fn new(signals: impl IntoIterator<Item = i32>) -> io::Result<SignalQueue> {
+        let signals: Vec<i32> = signals.into_iter().collect();
+        let mut set = empty_set();
+        for &signal in &signals {
+            // SAFETY: the set is initialised.
+            let is_signal = signal > 0 && unsafe { libc::sigaddset(&mut set, signal) } == 0;
+            if !is_signal || signal == libc::SIGKILL || signal == libc::SIGSTOP {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("{signal} is not the number of a signal that a process can receive"),
+                ));
+            }
+        }
+        let event = |&signal: &i32| Event::new(signal as usize, EVFILT_SIGNAL, EV_ADD | EV_CLEAR, Token(0));
+        let contents = Contents::Events(signals.iter().map(event).collect());
+        let queue = OwnQueue::new(SourceKind::Signal, contents)?;
+        // SAFETY: `set` is read. It cannot fail: the operation is a valid one.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+        Ok(SignalQueue { queue, signals })
+    }
+
+    pub(crate) fn take(&self) -> io::Result<SignalInfo> {
+        // First, so that what is sent from now on is a new event.
+        self.queue.drain()?;
+        loop {
+            let mut pending = empty_set();
+            // SAFETY: the kernel fills the set.
+            syscall!(sigpending(&mut pending))?;
+            // SAFETY: the set is initialised.
+            let is_pending = |signal: &&i32| unsafe { libc::sigismember(&pending, **signal) } == 1;
+            let Some(&signal) = self.signals.iter().find(is_pending) else {
+                return Err(io::ErrorKind::WouldBlock.into());
+            };
+            if let Some(info) = accept(signal)? {
+                return Ok(info);
+            }
+            // Another thread was faster.
+        }
+    }
+}
+
+fn empty_set() -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset fills `set`, and cannot fail.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        set.assume_init()
+    }
+}
+
+/// Takes a pending signal. `None`: it is not pending any more.
+#[cfg(not(any(target_os = "openbsd", target_vendor = "apple")))]
+fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
+    let mut set = empty_set();
+    // SAFETY: the set is initialised.
+    unsafe { libc::sigaddset(&mut set, signal) };
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel reads the set and the time, and writes one structure.
+    match syscall!(sigtimedwait(&set, info.as_mut_ptr(), &now)) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+        Ok(_) => {
+            // SAFETY: the kernel has filled it; all zero is a valid value for the rest.
+            let info = unsafe { info.assume_init() };
+            // SAFETY: signals that have no sender have zero there.
+            let (pid, uid) = unsafe { (info.si_pid(), info.si_uid()) };
+            Ok(Some(SignalInfo {
+                signal,
+                code: info.si_code,
+                sender: u32::try_from(pid).ok().filter(|pid| *pid != 0),
+                user: (pid > 0).then_some(uid),
+                value: value(&info),
+            }))
+        }
+    }
+}
+
+/// Takes a pending signal. These systems do not say who sent it.
+#[cfg(any(target_os = "openbsd", target_vendor = "apple"))]
+fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
+    let mut set = empty_set();
+    let mut taken = 0;
+    // SAFETY: the set is initialised, and the kernel writes one number.
+    let errno = unsafe {
+        libc::sigaddset(&mut set, signal);
+        libc::sigwait(&set, &mut taken)
+    };
+    match errno {
+        0 => Ok(Some(SignalInfo { signal: taken, code: 0, sender: None, user: None, value: 0 })),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+#[cfg(not(any(target_os = "netbsd", target_os = "openbsd", target_vendor = "apple")))]
+fn value(info: &libc::siginfo_t) -> i32 {
+    // SAFETY: a union of an integer and a pointer, of which the integer is the first word on little-endian systems.
+    let value = unsafe { info.si_value() };
+    value.sival_ptr as usize as i32
+}
+
+#[cfg(target_os = "netbsd")]
+fn value(_: &libc::siginfo_t) -> i32 {
+    0
+}
+
+impl AsRawFd for SignalQueue {
+    fn as_raw_fd(&self) -> RawFd {
+        self.queue.as_raw_fd()
+    }
+}
+
+/// A queue of the signals' own, for waiting by other means.
+impl AsFd for crate::unix::Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.sys().queue.as_fd()
+    }
+}
+
+/// See [`AsFd`](#impl-AsFd-for-Signals).
+impl AsRawFd for crate::unix::Signals {
+    fn as_raw_fd(&self) -> RawFd {
+        self.sys().as_raw_fd()
+    }
+}

@@ -1,0 +1,103 @@
+//! `EVFILT_TIMER`.
+
+use std::io;
+#[cfg(feature = "os-ext")]
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::own::{Alarm, Contents, OwnQueue};
+use crate::schedule::{Clock, Setting};
+use crate::source_kind::SourceKind;
+
+/// A queue with a timer in it, armed for one expiration after the other: the kernel's part is to wake, and what has expired
+/// is found out from the clock.
+#[derive(Debug)]
+pub(crate) struct Timer(OwnQueue);
+
+impl Timer {
+    pub(crate) fn new(clock: Clock) -> io::Result<Timer> {
+        let alarm = Alarm { clock, next: AtomicU64::new(0), period: AtomicU64::new(0) };
+        OwnQueue::new(SourceKind::Timer, Contents::Timer(alarm)).map(Timer)
+    }
+
+    /// `None`: not at all. What was not taken is forgotten.
+    pub(crate) fn set(&self, setting: Option<Setting>) -> io::Result<()> {
+        let Some(alarm) = self.0.alarm() else { return Ok(()) };
+        alarm.next.store(setting.map_or(0, |setting| setting.first), Ordering::Relaxed);
+        alarm.period.store(setting.map_or(0, |setting| setting.period), Ordering::Relaxed);
+        self.0.arm()
+    }
+
+    /// The number of expirations since they were last taken, or `WouldBlock`.
+    pub(crate) fn take(&self) -> io::Result<u64> {
+        let Some(alarm) = self.0.alarm() else { return Err(io::ErrorKind::WouldBlock.into()) };
+        self.0.drain()?;
+        let (next, period) = (alarm.next.load(Ordering::Relaxed), alarm.period.load(Ordering::Relaxed));
+        let passed = now(alarm.clock).checked_sub(next).filter(|_| next != 0);
+        let Some(passed) = passed else {
+            if next != 0 {
+                // Early: a clock that was set, or a system that rounds down.
+                self.0.arm()?;
+            }
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        let count = passed.checked_div(period).map_or(1, |more| 1 + more);
+        let after = if period == 0 { 0 } else { next.saturating_add(period.saturating_mul(count)) };
+        alarm.next.store(after, Ordering::Relaxed);
+        self.0.arm()?;
+        Ok(count)
+    }
+}
+
+impl AsRawFd for Timer {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// A queue of the timer's own, for waiting by other means.
+#[cfg(feature = "os-ext")]
+impl AsFd for crate::unix::Timer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.sys().0.as_fd()
+    }
+}
+
+/// See [`AsFd`](#impl-AsFd-for-Timer).
+#[cfg(feature = "os-ext")]
+impl AsRawFd for crate::unix::Timer {
+    fn as_raw_fd(&self) -> RawFd {
+        self.sys().as_raw_fd()
+    }
+}
+
+pub(crate) fn now(clock: Clock) -> u64 {
+    let clock = match clock {
+        Clock::Monotonic => libc::CLOCK_MONOTONIC,
+        Clock::Realtime => libc::CLOCK_REALTIME,
+    };
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel fills `now`. It cannot fail: the kernel has these clocks.
+    unsafe { libc::clock_gettime(clock, &mut now) };
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// The child opens the timer's queue itself.
+#[cfg(feature = "cponfork")]
+pub(crate) fn renewed(_: &crate::schedule::Schedule) -> io::Result<Option<std::os::fd::OwnedFd>> {
+    Ok(None)
+}
+
+/// Descriptors that are timers by themselves: only Linux's are known.
+#[cfg(feature = "cponfork")]
+pub(crate) fn renewed_by_descriptor(fd: RawFd) -> io::Result<std::os::fd::OwnedFd> {
+    #[cfg(forkio_kqueue)]
+    return crate::sys::timerfd::renewed_by_descriptor(fd);
+    #[cfg(not(forkio_kqueue))]
+    {
+        let _ = fd;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
