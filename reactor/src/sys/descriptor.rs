@@ -15,7 +15,8 @@ pub(crate) type Identity = (u64, u64);
 
 pub(crate) fn identity(fd: RawFd) -> io::Result<Identity> {
     let stat = stat(fd)?;
-    Ok((stat.st_dev, stat.st_ino))
+    #[allow(clippy::unnecessary_cast, reason = "systems differ in the types")]
+    Ok((stat.st_dev as u64, stat.st_ino as u64))
 }
 
 fn stat(fd: RawFd) -> io::Result<libc::stat> {
@@ -69,6 +70,16 @@ fn anonymous_kind(fd: RawFd) -> SourceKind {
 }
 
 /// A connected stream socket pair, non-blocking and close-on-exec.
+#[cfg(target_vendor = "apple")]
+pub(crate) fn stream_pair() -> io::Result<[OwnedFd; 2]> {
+    let (a, b) = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    a.set_nonblocking(true)?;
+    b.set_nonblocking(true)?;
+    Ok([a.into(), b.into()])
+}
+
+/// A connected stream socket pair, non-blocking and close-on-exec.
+#[cfg(not(target_vendor = "apple"))]
 pub(crate) fn stream_pair() -> io::Result<[OwnedFd; 2]> {
     let mut fds = [-1; 2];
     let flags = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
@@ -87,7 +98,9 @@ pub(crate) fn dead_endpoint() -> io::Result<OwnedFd> {
 
 /// Whether `fd` is a stream socket of the Unix domain, as the ends of a pair are.
 pub(crate) fn is_unix_stream(fd: RawFd) -> bool {
-    socket_option(fd, libc::SO_DOMAIN).is_ok_and(|domain| domain == libc::AF_UNIX)
+    // SAFETY: it goes nowhere but to getsockname(2), which says EBADF should the number not be open.
+    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+    rustix::net::getsockname(socket).is_ok_and(|name| name.address_family() == rustix::net::AddressFamily::UNIX)
         && socket_option(fd, libc::SO_TYPE).is_ok_and(|kind| kind == libc::SOCK_STREAM)
 }
 
@@ -106,7 +119,7 @@ pub(crate) fn is_open(fd: RawFd) -> bool {
 
 /// Writes one byte to a socket.
 pub(crate) fn send_byte(fd: RawFd) -> io::Result<()> {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let flags = libc::MSG_DONTWAIT | NO_SIGNAL;
     // SAFETY: the kernel reads one byte.
     syscall!(send(fd, [1_u8].as_ptr().cast(), 1, flags))?;
     Ok(())
@@ -116,6 +129,12 @@ pub(crate) fn send_byte(fd: RawFd) -> io::Result<()> {
 pub(crate) fn is_closed(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBADF)
 }
+
+/// Apple's sockets are set not to raise SIGPIPE when they are made.
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: libc::c_int = 0;
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: libc::c_int = libc::MSG_NOSIGNAL;
 
 /// Writes to `to` what waits to be read at `from`, without taking it from there.
 pub(crate) fn copy_pending(from: RawFd, to: &OwnedFd) -> io::Result<()> {
@@ -147,7 +166,13 @@ pub(crate) fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
     // SAFETY: `from` is one of prepare's; `onto` is open, and its owner goes on to own what it stands for. It is not dropped.
     let (from, mut onto) = unsafe { (BorrowedFd::borrow_raw(from), ManuallyDrop::new(OwnedFd::from_raw_fd(onto))) };
     loop {
-        match rustix::io::dup3(from, &mut onto, rustix::io::DupFlags::CLOEXEC) {
+        #[cfg(not(target_vendor = "apple"))]
+        let result = rustix::io::dup3(from, &mut onto, rustix::io::DupFlags::CLOEXEC);
+        // There is no dup3(2).
+        #[cfg(target_vendor = "apple")]
+        let result = rustix::io::dup2(from, &mut onto)
+            .and_then(|()| rustix::io::fcntl_setfd(&*onto, rustix::io::FdFlags::CLOEXEC));
+        match result {
             Ok(()) => return Ok(()),
             // The number is being taken by another thread's open: only in a process that forks with `vfork`'s sharing.
             Err(Errno::BUSY) => {}
@@ -174,7 +199,7 @@ fn descriptor_limit() -> Option<u64> {
     // SAFETY: the kernel fills `limit`.
     syscall!(getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr())).ok()?;
     // SAFETY: getrlimit succeeded, so it is filled.
-    Some(unsafe { limit.assume_init() }.rlim_cur)
+    u64::try_from(unsafe { limit.assume_init() }.rlim_cur).ok()
 }
 
 /// A limit that a failed preparation ran into, in words, and what to do about it.

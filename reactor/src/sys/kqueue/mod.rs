@@ -269,12 +269,13 @@ pub(crate) mod event {
     }
 
     pub(crate) fn debug_details(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
+        // Copies, because the fields of a packed structure cannot be borrowed.
         f.debug_struct("kevent")
-            .field("ident", &event.0.ident)
+            .field("ident", &{ event.0.ident })
             .field("filter", &event.0.filter)
             .field("flags", &format_args!("{:#x}", event.0.flags))
             .field("fflags", &format_args!("{:#x}", event.0.fflags))
-            .field("data", &event.0.data)
+            .field("data", &{ event.0.data })
             .field("udata", &(event.0.udata as usize))
             .finish()
     }
