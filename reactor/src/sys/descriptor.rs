@@ -189,17 +189,13 @@ pub(crate) fn close(owner: &OwnedFd) {
 
 /// Whether the number may be given to dup2(2).
 pub(crate) fn is_within_limit(fd: RawFd) -> bool {
-    // A limit that cannot be read is none that could be told of.
+    // `None`: there is no limit.
     descriptor_limit().is_none_or(|limit| u64::try_from(fd).is_ok_and(|fd| fd < limit))
 }
 
 /// RLIMIT_NOFILE.
 fn descriptor_limit() -> Option<u64> {
-    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
-    // SAFETY: the kernel fills `limit`.
-    syscall!(getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr())).ok()?;
-    // SAFETY: getrlimit succeeded, so it is filled.
-    u64::try_from(unsafe { limit.assume_init() }.rlim_cur).ok()
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
 /// A limit that a failed preparation ran into, in words, and what to do about it.

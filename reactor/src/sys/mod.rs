@@ -30,13 +30,13 @@
 mod epoll;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
 mod eventfd;
+#[cfg(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue))]
+pub(crate) mod kqueue;
 #[cfg(all(feature = "os-ext", any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
 mod pidfd;
 #[cfg(all(feature = "os-ext", any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
 mod signalfd;
 // With a kqueue only what forks do with descriptors that are timers.
-#[cfg(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue))]
-pub(crate) mod kqueue;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[cfg_attr(forkio_kqueue, allow(dead_code))]
 pub(crate) mod timerfd;
