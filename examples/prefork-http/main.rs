@@ -29,7 +29,8 @@ use std::time::Duration;
 
 use forkio::Prefork;
 use tokio::net::TcpListener;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::runtime::Builder;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, interval_at};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
     init_tracing();
 
     // `fork(2)` copies only the thread that calls it, so a runtime that forks has one thread.
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start the runtime: {error}"), FAILURE),
     };
@@ -81,7 +82,18 @@ async fn run(listeners: Vec<TcpListener>, options: &Options) -> Result<ExitCode,
         prefork = prefork.listener(listener);
     }
     // What the closure makes runs in a worker, which ends with it. `run` returns in the parent only.
-    let ended = prefork.run(move |worker| server::serve(worker, preloaded, header_timeout)).await;
+    let ended = match options.worker_threads {
+        None => prefork.run(move |worker| server::serve(worker, preloaded, header_timeout)).await,
+        Some(threads) => {
+            let runtime = move || Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+            let serve = async move |worker| {
+                // The parent's stands still with the parent's runtime.
+                start_counting(interval_at(Instant::now() + TICK, TICK), &preloaded.timer_ticks);
+                server::serve(worker, preloaded, header_timeout).await
+            };
+            prefork.run_on(runtime, serve).await
+        }
+    };
     Ok(match ended {
         Ok(stopped) => ExitCode::from(stopped.exit_code()),
         Err(error) => fail(&error, error.exit_code()),
@@ -113,18 +125,22 @@ async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, String> {
 /// Starts the interval that goes on in every worker, and counts its ticks.
 async fn count_ticks() -> Arc<AtomicU64> {
     let mut interval = interval(TICK);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
     // The first tick comes at once: the timer runs.
     interval.tick().await;
     let ticks = Arc::new(AtomicU64::new(1));
-    let counter = Arc::clone(&ticks);
+    start_counting(interval, &ticks);
+    ticks
+}
+
+fn start_counting(mut interval: Interval, ticks: &Arc<AtomicU64>) {
+    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let counter = Arc::clone(ticks);
     tokio::spawn(async move {
         loop {
             interval.tick().await;
             counter.fetch_add(1, Ordering::Relaxed);
         }
     });
-    ticks
 }
 
 /// Tells on standard output where the server is. A reader that has gone away is no reason to stop serving.

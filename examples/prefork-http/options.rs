@@ -37,6 +37,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = workers)]
     workers: Option<usize>,
 
+    /// Number of threads of each worker, 1 to 1024, in a runtime of its own [default: the parent's runtime, on one thread]
+    #[arg(long, value_name = "N", value_parser = workers)]
+    pub(crate) worker_threads: Option<usize>,
+
     /// Who gets the next connection: shared, reuseport, reuseport-per-cpu or balanced
     #[arg(long, value_name = "HOW", default_value = "shared", value_parser = distribution)]
     pub(crate) distribution: Distribution,
@@ -84,6 +88,7 @@ Exit codes:
 Examples:
   prefork-http
   prefork-http --listen 0.0.0.0:8080 --listen '[::1]:8080' --workers 4
+  prefork-http --workers 2 --worker-threads 4
   prefork-http --preload-mib 512    # compare rss_kib and pss_kib in /status";
 
 impl Options {

@@ -30,6 +30,8 @@ scenarios! {
     build_errors: "build-errors",
     beside_a_current_thread_runtime: "beside-a-current-thread-runtime",
     dropped: "dropped",
+    prefork_on_threads: "prefork-on-threads",
+    prefork_on_threads_fails: "prefork-on-threads-fails",
 }
 
 // A model's queue has descriptors that a kernel's has not.

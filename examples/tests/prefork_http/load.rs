@@ -87,22 +87,22 @@ fn smallest_prime_factor(number: u64) -> u64 {
 /// Only requests in flight on a killed worker are lost, whoever gets the next connection.
 #[test]
 fn killed_workers() {
-    kill_workers("shared", 9);
+    kill_workers(&["--workers", "3"], 9);
 }
 
 #[test]
 fn killed_workers_with_a_queue_each() {
-    kill_workers("reuseport", 6);
+    kill_workers(&["--workers", "3", "--distribution", "reuseport"], 6);
 }
 
 #[test]
 fn killed_workers_in_balance() {
-    kill_workers("balanced", 6);
+    kill_workers(&["--workers", "3", "--distribution", "balanced"], 6);
 }
 
-fn kill_workers(distribution: &str, kills: usize) {
+pub(crate) fn kill_workers(arguments: &[&str], kills: usize) {
     const WORKERS: usize = 3;
-    let server = Server::start(&["--workers", "3", "--distribution", distribution]);
+    let server = Server::start(arguments);
     let load = Load::default();
     let mut killed = HashSet::new();
     thread::scope(|scope| {

@@ -6,4 +6,5 @@ mod load;
 mod preloaded;
 mod server;
 mod stop;
+mod threads;
 mod usage;

@@ -6,8 +6,12 @@ use crate::server::{Server, until};
 
 #[test]
 fn each_worker_goes_on_from_where_the_parent_was() {
+    goes_on_from_where_the_parent_was(&["--workers", "3"]);
+}
+
+pub(crate) fn goes_on_from_where_the_parent_was(arguments: &[&str]) {
     let started = Instant::now();
-    let server = Server::start(&["--workers", "3"]);
+    let server = Server::start(arguments);
     let mut clients = server.connect_to_each(3);
     for (index, (client, first)) in clients.iter_mut().enumerate() {
         assert_eq!(first.worker, index as u64);

@@ -31,7 +31,11 @@ fn until_refused(server: &Server) {
 }
 
 fn drains_on(send: impl FnOnce(&Server)) {
-    let mut server = Server::start(&["--workers", "2"]);
+    drains(&["--workers", "2"], send);
+}
+
+pub(crate) fn drains(arguments: &[&str], send: impl FnOnce(&Server)) {
+    let mut server = Server::start(arguments);
     let (mut in_flight, _) = busy(&server, 3000);
     let mut idle: Vec<Client> = server.connect_to_each(2).into_iter().map(|(client, _)| client).collect();
     idle.extend((0..4).map(|_| server.connect()));
@@ -70,8 +74,12 @@ fn control_c_drains() {
 /// Whoever is connected and has sent a request is served, accepted or not.
 #[test]
 fn queued_connections_are_served() {
+    serves_queued_connections(&["--workers", "2"]);
+}
+
+pub(crate) fn serves_queued_connections(arguments: &[&str]) {
     for round in 0..10 {
-        let server = Server::start(&["--workers", "2"]);
+        let server = Server::start(arguments);
         let workers = server.workers();
         let queued = round % 2 == 0;
         if queued {
@@ -110,7 +118,11 @@ fn has_pending_sigterm(pid: u32) -> bool {
 
 #[test]
 fn request_that_takes_longer_than_the_drain() {
-    let server = Server::start(&["--workers", "2", "--drain", "0.5"]);
+    cuts_off_what_takes_longer(&["--workers", "2", "--drain", "0.5"]);
+}
+
+pub(crate) fn cuts_off_what_takes_longer(arguments: &[&str]) {
+    let server = Server::start(arguments);
     let (mut overdue, _) = busy(&server, 60_000);
     let start = Instant::now();
     server.signal(Signal::TERM);
@@ -151,7 +163,11 @@ fn worker_that_is_stopped_drains_and_is_replaced() {
 
 #[test]
 fn workers_end_when_the_parent_is_killed() {
-    let mut server = Server::start(&["--workers", "3"]);
+    end_when_the_parent_is_killed(&["--workers", "3"]);
+}
+
+pub(crate) fn end_when_the_parent_is_killed(arguments: &[&str]) {
+    let mut server = Server::start(arguments);
     let address = server.address();
     let (mut in_flight, _) = busy(&server, 1000);
     let mut idle = server.connect_to_each(3);

@@ -50,6 +50,7 @@ fn number_out_of_range() {
     for workers in ["0", "-1", "1025", "x", "", "99999999999999999999"] {
         refuses(&[&format!("--workers={workers}")], &["--workers", "from 1 to 1024", "--help"]);
     }
+    refuses(&["--worker-threads", "0"], &["--worker-threads", "from 1 to 1024", "--help"]);
     for seconds in ["-1", "NaN", "inf", "x", "86401"] {
         refuses(&[&format!("--drain={seconds}")], &["--drain", "from 0 to 86400", "--help"]);
     }

@@ -1,5 +1,6 @@
 //! What a prefork server listens on.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use tokio::net::{TcpListener, UnixListener};
@@ -12,6 +13,16 @@ pub enum Listener {
     Tcp(TcpListener),
     /// A Unix stream socket.
     Unix(UnixListener),
+}
+
+impl Listener {
+    /// Moves it, under its number, from the runtime that it is registered with to the current one.
+    pub(super) fn move_here(self) -> io::Result<Listener> {
+        Ok(match self {
+            Listener::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener.into_std()?)?),
+            Listener::Unix(listener) => Listener::Unix(UnixListener::from_std(listener.into_std()?)?),
+        })
+    }
 }
 
 impl From<TcpListener> for Listener {

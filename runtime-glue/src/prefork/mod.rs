@@ -29,6 +29,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use supervisor::{Outcome, Supervisor};
+use tokio::runtime::Runtime;
 pub use {
     acceptor::{Accept, Acceptor},
     connections::{Connections, Counted},
@@ -186,23 +187,74 @@ impl Prefork {
     /// # Panics
     ///
     /// At once, if the runtime was built without its timers (`enable_all` has them).
-    pub async fn run<F, Fut>(mut self, worker: F) -> Result<Stopped, PreforkError>
+    pub async fn run<F, Fut>(self, worker: F) -> Result<Stopped, PreforkError>
     where
         F: FnOnce(Worker) -> Fut,
         Fut: Future,
         Fut::Output: WorkerOutput,
     {
+        let drain_timeout = self.drain_timeout;
+        match self.supervise().await? {
+            Outcome::Stopped(stopped) => Ok(stopped),
+            Outcome::Worker(seat) => worker::run(seat, drain_timeout, worker).await,
+        }
+    }
+
+    /// As [`run`](Prefork::run), but each worker leaves the parent's current-thread runtime for one of its own that `build`
+    /// builds there: a multi-threaded one, for workers that are to use several CPUs each.
+    ///
+    /// The inherited runtime stands still in the worker: its tasks and timers, [`no_fork`](crate::no_fork()) futures
+    /// included, are neither run nor dropped there, and what it had registered follows the policies as in any fork. The
+    /// worker's listeners and its shutdown belong to the new runtime. What else the worker needs of the parent's I/O objects
+    /// it has to move, as by `into_std` and `from_std`.
+    ///
+    /// A worker whose runtime cannot be built logs the error, and exits with 1.
+    ///
+    /// # Cancel safety, errors and panics
+    ///
+    /// As [`run`](Prefork::run).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use forkio::{Listener, Prefork};
+    /// use tokio::runtime::Builder;
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+    /// let runtime = || Builder::new_multi_thread().worker_threads(4).enable_all().build();
+    /// let stopped = Prefork::new().listener(listener).workers(2).run_on(runtime, |mut worker| async move {
+    ///     let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { return };
+    ///     while let Ok((stream, _)) = listener.accept().await {
+    ///         // On any of the four threads.
+    ///         tokio::spawn(async move { drop(stream) });
+    ///     }
+    /// });
+    /// std::process::exit(stopped.await?.exit_code().into());
+    /// # }
+    /// ```
+    pub async fn run_on<B, F, Fut>(self, build: B, worker: F) -> Result<Stopped, PreforkError>
+    where
+        B: FnOnce() -> io::Result<Runtime> + Send,
+        F: FnOnce(Worker) -> Fut + Send,
+        Fut: Future,
+        Fut::Output: WorkerOutput,
+    {
+        let drain_timeout = self.drain_timeout;
+        match self.supervise().await? {
+            Outcome::Stopped(stopped) => Ok(stopped),
+            Outcome::Worker(seat) => worker::run_on(seat, drain_timeout, build, worker),
+        }
+    }
+
+    async fn supervise(mut self) -> Result<Outcome, PreforkError> {
         if self.workers == 0 {
             return Err(PreforkError::NoWorkers);
         }
         let on_ready = self.on_ready.take();
-        let drain_timeout = self.drain_timeout;
         // A worker is forked by the supervisor itself, and goes on with it; any other child does not.
         match no_fork(Supervisor::new(self)?.run(on_ready)).await {
-            Ok(outcome) => match outcome? {
-                Outcome::Stopped(stopped) => Ok(stopped),
-                Outcome::Worker(seat) => worker::run(seat, drain_timeout, worker).await,
-            },
+            Ok(outcome) => outcome,
             Err(Forked) => std::future::pending().await,
         }
     }

@@ -3,16 +3,20 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::process;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use tokio::runtime::Runtime;
 use tracing::Instrument;
 
 use super::connections::Common;
@@ -21,6 +25,9 @@ use crate::{lineage, sys};
 
 /// The exit status of a process that panicked, as the standard library has it.
 const PANICKED: i32 = 101;
+
+/// The exit status of a worker that could not begin.
+const FAILED: i32 = 1;
 
 /// How long after the drain timeout the kernel ends a worker that does not end by itself: later than the parent would.
 const ALARM_GRACE: Duration = Duration::from_secs(3);
@@ -150,8 +157,57 @@ pub(super) struct Seat {
     pub(super) shutdown: BoxFuture<'static, ()>,
 }
 
-/// Works, and exits.
+/// Works on the inherited runtime, which the caller drives.
 pub(super) async fn run<F, Fut>(seat: Seat, drain_timeout: Duration, worker: F) -> Result<Stopped, PreforkError>
+where
+    F: FnOnce(Worker) -> Fut,
+    Fut: Future,
+    Fut::Output: WorkerOutput,
+{
+    work(seat, drain_timeout, worker).await
+}
+
+/// Works on a runtime of the worker's own. The inherited one, which the caller drives, stands still.
+pub(super) fn run_on<B, F, Fut>(seat: Seat, drain_timeout: Duration, build: B, worker: F) -> !
+where
+    B: FnOnce() -> io::Result<Runtime> + Send,
+    F: FnOnce(Worker) -> Fut + Send,
+    Fut: Future,
+    Fut::Output: WorkerOutput,
+{
+    let index = seat.index;
+    let fail = |what, error: io::Error| -> ! {
+        tracing::error!(worker = index, %error, "{what}");
+        process::exit(FAILED)
+    };
+    // The thread may not start, and a seat that is dropped ends the process.
+    let mut seat = ManuallyDrop::new(seat);
+    let move_over = || {
+        let runtime = build().unwrap_or_else(|error| fail("cannot build the worker's runtime", error));
+        let listeners = std::mem::take(&mut seat.listeners);
+        let moved: io::Result<_> = {
+            let _context = runtime.enter();
+            listeners.into_iter().map(Listener::move_here).collect()
+        };
+        seat.listeners = moved.unwrap_or_else(|error| fail("cannot register a listener", error));
+        runtime.block_on(work(ManuallyDrop::into_inner(seat), drain_timeout, worker))
+    };
+    // On another thread, because this one is inside a runtime.
+    thread::scope(|scope| {
+        let own = thread::Builder::new().name(format!("worker-{index}")).spawn_scoped(scope, move_over);
+        match own {
+            Ok(thread) => {
+                // It ends with the process; before that by a panic only, of which the hook has told.
+                let _ = thread.join();
+                process::exit(PANICKED)
+            }
+            Err(error) => fail("cannot start the worker's first thread", error),
+        }
+    })
+}
+
+/// Works, and exits.
+async fn work<F, Fut>(seat: Seat, drain_timeout: Duration, worker: F) -> !
 where
     F: FnOnce(Worker) -> Fut,
     Fut: Future,

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, OnceLock};
 use std::time::Duration;
 
-use forkio::{Child, Fork, ForkError, ForkPolicy, ProcessRuntime, RuntimeError};
+use forkio::{
+    Child, Fork, ForkError, ForkPolicy, Listener, Prefork, PreforkError, ProcessRuntime, RuntimeError, Worker,
+};
 use forkio_reactor::event::Source;
 use forkio_reactor::fork::{self, ForkResult, registrations};
 use forkio_reactor::{Events, Interest, Poll, Registry, Token, Waker, net};
@@ -50,7 +52,15 @@ fn main() {
         ("build-errors", build_errors),
         ("beside-a-current-thread-runtime", beside_a_current_thread_runtime),
         ("dropped", dropped),
+        ("prefork-on-threads", || supervise(prefork_on_threads())),
+        ("prefork-on-threads-fails", || supervise(prefork_on_threads_fails())),
     ]);
+}
+
+/// Runs the parent of a prefork server.
+fn supervise(scenario: impl Future<Output = ()>) {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { timeout(LONG, scenario).await.expect("a scenario that hangs") });
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
@@ -730,4 +740,111 @@ fn dropped() {
             std::process::exit(0);
         }
     }
+}
+
+/// Workers with threads serve on both listeners, on several of their threads; what else the parent's runtime does stands
+/// still in them, and its connections are severed.
+async fn prefork_on_threads() {
+    thread_local! {
+        static MARK: u8 = const { 0 };
+    }
+    const AT_ONCE: usize = 6;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let path = std::env::temp_dir().join(format!("forkio-threads-{}", std::process::id()));
+    let unix = tokio::net::UnixListener::bind(&path).unwrap();
+    let (peer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (mut peer, connection) = (peer.unwrap(), accepted.unwrap().0);
+    // Runs in the parent alone.
+    let ticker = tokio::spawn(async {
+        let parent = std::process::id();
+        loop {
+            sleep(Duration::from_millis(1)).await;
+            check_eq("where the parent's task runs", std::process::id(), parent);
+        }
+    });
+    let client = tokio::spawn(forkio::no_fork(async move {
+        let mut pids = BTreeSet::new();
+        while pids.len() < 4 {
+            let (mut answers, mut threads) = (BTreeSet::new(), BTreeSet::new());
+            while threads.len() < 2 {
+                let mut streams = Vec::new();
+                for _ in 0..AT_ONCE {
+                    streams.push(TcpStream::connect(address).await.unwrap());
+                }
+                for stream in &mut streams {
+                    answers.insert(stream.read_u32().await.unwrap());
+                    threads.insert(stream.read_u64().await.unwrap());
+                }
+            }
+            check_eq("how many workers answered", answers.len(), 1);
+            let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+            check_eq("who answers on the other", Some(&stream.read_u32().await.unwrap()), answers.first());
+            let open = peer.try_read(&mut [0; 1]).unwrap_err();
+            check_eq("the parent's connection", open.kind(), ErrorKind::WouldBlock);
+            let worker = *answers.first().unwrap();
+            if pids.insert(worker) {
+                send(worker, if pids.len() % 2 == 0 { libc::SIGKILL } else { libc::SIGTERM });
+                // Until then it may go on accepting.
+                while processes().values().any(|stat| stat.pid == worker.cast_signed()) {
+                    sleep(Duration::from_millis(1)).await;
+                }
+            }
+        }
+        drop(connection);
+        check_eq("the end", peer.read(&mut [0; 1]).await.unwrap(), 0);
+        std::fs::remove_file(&path).unwrap();
+        send(std::process::id(), libc::SIGTERM);
+    }));
+    let runtime = || Builder::new_multi_thread().worker_threads(3).enable_all().build();
+    let prefork = Prefork::new().listener(listener).listener(unix).workers(1).crash_limit(0);
+    let stopped = prefork
+        .run_on(runtime, async |mut worker: Worker| {
+            let shutdown = worker.shutdown();
+            for listener in worker.take_listeners() {
+                tokio::spawn(async move {
+                    match listener {
+                        Listener::Tcp(listener) => loop {
+                            let (mut stream, _) = listener.accept().await.unwrap();
+                            tokio::spawn(async move {
+                                stream.write_u32(std::process::id()).await.unwrap();
+                                tokio::task::yield_now().await;
+                                let thread = MARK.with(|mark| std::ptr::from_ref(mark).addr());
+                                stream.write_u64(thread as u64).await.unwrap();
+                            });
+                        },
+                        Listener::Unix(listener) => loop {
+                            let (mut stream, _) = listener.accept().await.unwrap();
+                            stream.write_u32(std::process::id()).await.unwrap();
+                        },
+                        _ => unreachable!("there is no other kind"),
+                    }
+                });
+            }
+            check_eq("blocking", tokio::task::spawn_blocking(|| 6 * 7).await.unwrap(), 42);
+            shutdown.await;
+        })
+        .await
+        .unwrap();
+    check_eq("exit code", stopped.exit_code(), 0);
+    client.await.unwrap().unwrap();
+    assert!(!ticker.is_finished());
+}
+
+/// How a worker ends whose runtime cannot be built, or who panics.
+async fn prefork_on_threads_fails() {
+    let once = || Prefork::new().workers(1).crash_limit(1);
+    let exit_code = |result: Result<forkio::Stopped, PreforkError>| result.unwrap_err().exit_code();
+    let refused = once().run_on(|| Err(io::Error::other("on purpose")), async |_| ()).await;
+    check_eq("no runtime", exit_code(refused), 1);
+    check_eq("a panic", exit_code(once().run_on(multi_thread, async |_| -> () { panic!("on purpose") }).await), 101);
+    let panics = once().run_on(|| panic!("on purpose"), async |_| ()).await;
+    check_eq("a panic of the builder", exit_code(panics), 101);
+    check_eq("its own status", exit_code(once().run_on(multi_thread, async |_| 7).await), 7);
+    // Dropping what another thread of the worker holds is not waited for.
+    let busy = once().run_on(multi_thread, async |_| {
+        tokio::task::spawn_blocking(|| std::thread::sleep(LONG));
+        3
+    });
+    check_eq("with busy threads", exit_code(busy.await), 3);
 }
