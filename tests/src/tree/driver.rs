@@ -123,8 +123,11 @@ impl Driver {
         let control = UnixListener::bind(directory.0.join("control")).map_err(failed)?;
         control.set_nonblocking(true).map_err(failed)?;
         let unix = UnixListener::bind(directory.0.join("peers")).map_err(failed)?;
-        let tcp = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
-        let udp = UdpSocket::bind("127.0.0.1:0").map_err(failed)?;
+        // An address of its own, which no other program connects to because it takes a port for one that it knew.
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let address = (std::net::Ipv4Addr::new(127, 64, high, low), 0);
+        let tcp = TcpListener::bind(address).map_err(failed)?;
+        let udp = UdpSocket::bind(address).map_err(failed)?;
         let address = tcp.local_addr().map_err(failed)?.to_string();
         let role = if threads { "root-with-thread" } else { "root" };
         let program = program.to_string_lossy();
@@ -258,9 +261,10 @@ impl Case<'_> {
                 Some(selector) => self.new_waker(pid, selector),
                 None => Ok(()),
             },
-            Act::Duplicate { source } => {
+            Act::Duplicate { source, of_pair } => {
                 // What is done to a timer by another number a fork does not know of.
-                let slot = self.source(pid, *source, |slot, _| !slot.is_timer());
+                let is_fit = |slot: Slot, file: &File| !slot.is_timer() && (!of_pair || file.is_stream_end());
+                let slot = self.source(pid, *source, is_fit);
                 let Some(slot) = slot.filter(|_| self.has_room(pid)) else { return Ok(()) };
                 let into = self.next();
                 let fds = self.opened(pid, &Command::Duplicate { slot, into })?.0;
@@ -309,8 +313,8 @@ impl Case<'_> {
                 None => Ok(()),
             },
             Act::RenewPair { source } => {
-                let is_pair = |file: &File| matches!(file.sort, Sort::StreamEnd { .. });
-                let slot = self.source(pid, *source, |slot, file| is_pair(file) && self.is_registered(pid, slot.fd));
+                let is_fit = |slot: Slot, file: &File| file.is_stream_end() && self.is_registered(pid, slot.fd);
+                let slot = self.source(pid, *source, is_fit);
                 match slot.map(|slot| self.model.process(pid).slots[&slot].fd) {
                     Some(fd) => self.set_policy(pid, fd, Policy::Renew),
                     None => Ok(()),
@@ -783,7 +787,10 @@ impl Case<'_> {
         let start = Instant::now();
         loop {
             match self.ask(pid, command)? {
-                Reply::Failed { kind, .. } if late && kind == "WouldBlock" && start.elapsed() < LIMIT => {}
+                Reply::Failed { kind, .. } if late && kind == "WouldBlock" && start.elapsed() < LIMIT => {
+                    self.steps.pop();
+                    std::thread::sleep(Duration::from_micros(200));
+                }
                 Reply::Failed { kind, .. } => return Ok(Err(kind)),
                 reply => return Ok(Ok(reply)),
             }

@@ -174,6 +174,11 @@ impl File {
         self.is_network() || self.sort == Sort::Timerfd
     }
 
+    /// Whether it is an end of a stream pair.
+    pub fn is_stream_end(&self) -> bool {
+        matches!(self.sort, Sort::StreamEnd { .. })
+    }
+
     /// What the driver has of it.
     pub fn outside(&self) -> Option<usize> {
         match self.sort {

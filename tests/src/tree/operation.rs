@@ -34,6 +34,7 @@ pub enum Act {
     },
     Duplicate {
         source: u8,
+        of_pair: bool,
     },
     GiveAway {
         source: u8,
@@ -129,7 +130,7 @@ fn acts() -> impl Strategy<Value = Act> {
         1 => at().prop_map(|selector| Act::DropSelector { selector }),
         8 => objects().prop_map(|object| Act::Open { object }),
         2 => at().prop_map(|selector| Act::NewWaker { selector }),
-        2 => at().prop_map(|source| Act::Duplicate { source }),
+        3 => (at(), any::<bool>()).prop_map(|(source, of_pair)| Act::Duplicate { source, of_pair }),
         2 => at().prop_map(|source| Act::GiveAway { source }),
         4 => at().prop_map(|source| Act::Close { source }),
         16 => (at(), at(), rarely(), rarely(), wanted(), prop::option::weighted(0.3, policies())).prop_map(
@@ -144,7 +145,7 @@ fn acts() -> impl Strategy<Value = Act> {
             Act::Deregister { selector, source, any, by_number }
         }),
         4 => (at(), rarely(), policies()).prop_map(|(source, any, policy)| Act::SetPolicy { source, any, policy }),
-        2 => at().prop_map(|source| Act::RenewPair { source }),
+        4 => at().prop_map(|source| Act::RenewPair { source }),
         1 => (prop::sample::select(&KINDS[..]), policies()).prop_map(|(kind, policy)| Act::SetDefault { kind, policy }),
         3 => (at(), rarely()).prop_map(|(source, any)| Act::Mute { source, any }),
         2 => at().prop_map(|source| Act::Unmute { source }),
@@ -171,6 +172,7 @@ fn objects() -> impl Strategy<Value = Object> {
         Object::TcpStream,
         Object::UnixStream,
         Object::Udp,
+        Object::StreamPair,
         Object::StreamPair,
         Object::StreamPair,
         Object::DatagramPair,

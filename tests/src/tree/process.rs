@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::mem::ManuallyDrop;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
@@ -233,7 +234,8 @@ impl Process {
     }
 
     fn open(&mut self, slot: usize, object: Object) -> io::Result<Reply> {
-        let any = "127.0.0.1:0".parse().expect("an address");
+        let mut any: SocketAddr = self.tcp_peers.parse().expect("an address");
+        any.set_port(0);
         let mut address = String::new();
         let sources = match object {
             Object::TcpListener => {
