@@ -67,6 +67,7 @@ mod sync;
 mod sys;
 mod token;
 mod wake_flag;
+mod wake_slots;
 mod waker;
 
 #[doc(no_inline)]

@@ -1,7 +1,7 @@
 //! Model checks: the modules under test are compiled here with loom's types in place of the standard library's.
 
-// The models use a part of what the modules offer.
-#![allow(dead_code)]
+// The models use a part of what the modules offer, and some of it is public elsewhere.
+#![allow(dead_code, unreachable_pub)]
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use loom::sync::atomic::AtomicUsize;
 use loom::thread;
 
 mod sync {
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    pub(crate) use loom::cell::UnsafeCell;
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
     pub(crate) fn is_single_threaded() -> bool {
         false
@@ -19,16 +20,58 @@ mod sync {
     pub(crate) fn pause(_round: u32) {
         loom::thread::yield_now();
     }
+
+    /// So that there is little to go through before a table has to grow.
+    pub(crate) const FIRST_ENTRIES: usize = 1;
+
+    /// Loom's atomics are more than their value.
+    pub(crate) unsafe fn zeroed<T>(length: usize, one_by_one: impl Fn() -> T) -> Box<[T]> {
+        (0..length).map(|_| one_by_one()).collect()
+    }
+}
+
+mod sys {
+    pub(crate) mod process {
+        /// Never, where there is something to check.
+        pub(crate) struct SingleThreaded;
+
+        impl SingleThreaded {
+            pub(crate) fn find() -> SingleThreaded {
+                SingleThreaded
+            }
+
+            pub(crate) fn holds(&self) -> bool {
+                false
+            }
+        }
+    }
 }
 
 #[path = "../src/fork/gate.rs"]
 mod gate;
+#[path = "../src/interest.rs"]
+mod interest;
+#[path = "../src/fork/policy.rs"]
+mod policy;
+#[path = "../src/source_kind.rs"]
+mod source_kind;
+#[path = "../src/fork/table.rs"]
+mod table;
+#[path = "../src/token.rs"]
+mod token;
 #[path = "../src/wake_flag.rs"]
 mod wake_flag;
+#[path = "../src/wake_slots.rs"]
+mod wake_slots;
 
 use gate::Gate;
+use interest::Interest;
+use source_kind::{SourceKind, SourceTag};
 use sync::Ordering;
+use table::{About, PolicyTag, Table};
+use token::Token;
 use wake_flag::WakeFlag;
+use wake_slots::{WakeSlot, WakeSlots};
 
 /// A waker's kernel object: counts what was written, and the poller compares.
 struct Model {
@@ -147,5 +190,201 @@ fn a_fork_sees_no_registration_half_done() {
         assert!(!half_done && !later, "half a registration");
         // Open for everybody after it.
         assert!(gate.try_enter().is_some());
+    });
+}
+
+/// What registrations and forks have in common, taken hold of in the order in which the module `fork` does it.
+struct Selector {
+    world: loom::sync::Mutex<()>,
+    gate: Gate,
+    table: Table,
+    /// What the kernel has, a bit per number in use.
+    kernel: AtomicUsize,
+    wakers: WakeSlots,
+}
+
+/// The largest number for which a table has room from the beginning, and one for which it has to grow.
+const NUMBERS: [i32; 2] = [0, 1];
+
+impl Selector {
+    fn new() -> Arc<Selector> {
+        Arc::new(Selector {
+            world: loom::sync::Mutex::new(()),
+            gate: Gate::new(),
+            table: Table::new(),
+            kernel: AtomicUsize::new(0),
+            wakers: WakeSlots::default(),
+        })
+    }
+
+    fn enter(&self) -> gate::Inside<'_> {
+        loop {
+            match self.gate.try_enter() {
+                Some(inside) => return inside,
+                // Who has shut the gate holds the lock. To wait here instead of looking again and again leaves loom an
+                // end.
+                None => drop(self.world.lock().unwrap()),
+            }
+        }
+    }
+
+    fn register(&self, index: usize) {
+        let fd = NUMBERS[index];
+        let mut inside = self.enter();
+        if self.table.get(fd).is_none() {
+            drop(inside);
+            {
+                let _world = self.world.lock().unwrap();
+                self.gate.shut();
+                // SAFETY: the gate is shut and the world locked.
+                unsafe { self.table.grow(fd) };
+                self.gate.open();
+            }
+            inside = self.enter();
+        }
+        self.kernel.fetch_or(1 << index, Ordering::Relaxed);
+        let about = About::new(Interest::READABLE, SourceTag::of(SourceKind::Waker), PolicyTag::DEFAULT);
+        self.table.get(fd).unwrap().set(Token(1000 + index), about);
+        drop(inside);
+    }
+
+    fn deregister(&self, index: usize) {
+        let inside = self.enter();
+        self.table.get(NUMBERS[index]).unwrap().clear();
+        self.kernel.fetch_and(!(1 << index), Ordering::Relaxed);
+        drop(inside);
+    }
+
+    /// Prepares and ends a fork: what `look` sees of this is what a child would find, whatever other threads do.
+    fn fork<R>(&self, look: impl FnOnce(&[usize]) -> R) -> R {
+        let _world = self.world.lock().unwrap();
+        self.gate.shut();
+        let entries = NUMBERS.iter().map(|fd| self.table.get(*fd).and_then(|entry| entry.get()));
+        let entries: Vec<_> = entries.collect();
+        let kernel = self.kernel.load(Ordering::Relaxed);
+        let mut registered = Vec::new();
+        for (index, entry) in entries.into_iter().enumerate() {
+            assert_eq!(entry.is_some(), kernel & 1 << index != 0, "half a registration of {}", NUMBERS[index]);
+            if let Some((token, about)) = entry {
+                assert_eq!(token, Token(1000 + index), "another's token");
+                assert_eq!((about.kind(), about.interest()), (Some(SourceKind::Waker), Interest::READABLE));
+                registered.push(index);
+            }
+        }
+        let seen = look(&registered);
+        self.gate.open();
+        seen
+    }
+}
+
+/// Every interleaving with up to three switches that no thread asked for; beyond that there are too many.
+fn model(check: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(check);
+}
+
+/// Two threads register, for one of which the table has to grow, while a third one forks.
+#[test]
+fn a_table_grows_under_forks_and_registrations() {
+    model(|| {
+        let selector = Selector::new();
+        selector.register(0);
+        let growing = {
+            let selector = Arc::clone(&selector);
+            thread::spawn(move || selector.register(1))
+        };
+        let changing = {
+            let selector = Arc::clone(&selector);
+            thread::spawn(move || selector.deregister(0))
+        };
+        selector.fork(|_| ());
+        growing.join().unwrap();
+        changing.join().unwrap();
+        selector.fork(|registered| assert_eq!(registered, [1], "a registration was lost"));
+    });
+}
+
+/// Two threads that both need room, which the first one to come makes for both.
+#[test]
+fn two_threads_let_a_table_grow() {
+    model(|| {
+        let selector = Selector::new();
+        let other = {
+            let selector = Arc::clone(&selector);
+            thread::spawn(move || selector.register(0))
+        };
+        selector.register(1);
+        other.join().unwrap();
+        selector.fork(|registered| assert_eq!(registered, [0, 1], "a registration was lost"));
+    });
+}
+
+fn make_waker(selector: &Selector, index: usize) -> Arc<WakeSlot> {
+    let slot = selector.wakers.occupy(Token(1000 + index));
+    // Before it is registered, as in `sys::WakeSignal`.
+    slot.set_descriptors(NUMBERS[index], NUMBERS[index]);
+    selector.register(index);
+    slot
+}
+
+/// A fork finds the slot of each living waker that is registered, whoever has left it, and never another one's.
+#[test]
+fn a_fork_finds_the_slots_of_registered_wakers() {
+    model(|| {
+        let selector = Selector::new();
+        let first = make_waker(&selector, 0);
+        let other = {
+            let selector = Arc::clone(&selector);
+            thread::spawn(move || {
+                // In the order in which a waker is dropped; its slot is free for the next one before it is deregistered.
+                first.vacate();
+                let second = make_waker(&selector, 1);
+                second.flag.raise();
+                selector.deregister(0);
+            })
+        };
+        let find = |registered: &[usize]| {
+            for index in registered {
+                let slot = selector.wakers.find(NUMBERS[*index].cast_unsigned());
+                assert!(slot.is_some() || *index == 0, "a living waker has no slot");
+                assert!(slot.is_none_or(|(_, sending)| sending == NUMBERS[*index]), "another waker's slot");
+            }
+        };
+        selector.fork(find);
+        other.join().unwrap();
+        selector.fork(|registered| {
+            assert_eq!(registered, [1]);
+            find(registered);
+            let (slot, _) = selector.wakers.find(NUMBERS[1].cast_unsigned()).unwrap();
+            assert!(slot.flag.is_raised(), "the wake was lost");
+        });
+    });
+}
+
+/// A thread that finds the gate shut waits for the fork of another one, and never takes it for its own.
+#[test]
+fn no_thread_takes_anothers_fork_for_its_own() {
+    model(|| {
+        let forking = Arc::new(AtomicUsize::new(0));
+        let selector = Selector::new();
+        let fork = |me: usize, forking: &AtomicUsize, selector: &Selector| {
+            assert_ne!(forking.load(Ordering::Relaxed), me, "nested");
+            let _world = selector.world.lock().unwrap();
+            forking.store(me, Ordering::Relaxed);
+            selector.gate.shut();
+            assert_eq!(forking.load(Ordering::Relaxed), me, "whose fork it is");
+            selector.gate.open();
+            forking.store(0, Ordering::Relaxed);
+        };
+        let other = {
+            let (forking, selector) = (Arc::clone(&forking), Arc::clone(&selector));
+            thread::spawn(move || fork(1, &forking, &selector))
+        };
+        fork(2, &forking, &selector);
+        if selector.gate.try_enter().is_none() {
+            assert_ne!(forking.load(Ordering::Relaxed), 2, "it would wait for itself");
+        }
+        other.join().unwrap();
     });
 }

@@ -75,6 +75,8 @@ mod prepare;
 pub(crate) mod registered;
 mod registrations;
 pub(crate) mod table;
+#[cfg(test)]
+mod table_tests;
 mod world;
 
 pub use error::{ForkError, PrepareError, PrepareObject};
@@ -330,8 +332,9 @@ impl Prepared {
             let shared = live.get();
             // The flag as it was at the fork: who raised it may be a thread that does not exist here.
             if !shared.registered.is_poisoned()
-                && let Some(slot) = shared.wakers.find(fd.cast_unsigned()).filter(|slot| slot.flag.is_raised())
-                && let Err(errno) = sys::WakeSignal::send_at(slot.sending())
+                && let Some((slot, sending)) = shared.wakers.find(fd.cast_unsigned())
+                && slot.flag.is_raised()
+                && let Err(errno) = sys::WakeSignal::send_at(sending)
             {
                 shared.registered.poison(errno);
             }

@@ -290,7 +290,7 @@ impl<'a> Preparation<'a> {
     fn renew_waker(&mut self, live: Live, fd: RawFd) -> Result<(), PrepareError> {
         let failed = failed(PrepareObject::Waker(fd));
         // Without a slot it is just being dropped by another thread, and nobody will send.
-        let sending = live.get().wakers.find(fd.cast_unsigned()).map_or(fd, |slot| slot.sending());
+        let sending = live.get().wakers.find(fd.cast_unsigned()).map_or(fd, |(_, sending)| sending);
         for (fresh, number) in sys::WakeSignal::renew(fd, sending).map_err(failed)? {
             self.replace(live, fresh.as_raw_fd(), number);
             self.plan.spares.push(fresh);

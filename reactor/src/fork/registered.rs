@@ -53,10 +53,14 @@ impl Registered {
 
     #[cold]
     pub(crate) fn register(&self, queue: &sys::Queue, fd: RawFd, token: Token, about: About) -> io::Result<()> {
+        let mut inside = self.enter()?;
+        // Nobody looks at the table outside the gate: another thread may be making room in it.
         if self.owner.load(Ordering::Relaxed) == 0 || self.table.get(fd).is_none() {
+            drop(inside);
             self.take_in(fd)?;
+            inside = self.enter()?;
         }
-        let _inside = self.enter()?;
+        let _inside = inside;
         self.check_poison()?;
         // None for a number that is not open, which the kernel refuses.
         let entry = self.table.get(fd);

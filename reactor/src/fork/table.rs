@@ -1,18 +1,14 @@
 //! A selector's registrations, by descriptor number.
 
-use std::cell::UnsafeCell;
 use std::fmt;
 use std::os::fd::RawFd;
 use std::panic::RefUnwindSafe;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::policy::{ForkPolicy, SourceKind};
+use super::sync::{AtomicU64, FIRST_ENTRIES, Ordering, UnsafeCell, zeroed};
 use crate::source_kind::SourceTag;
 use crate::sys::process::SingleThreaded;
 use crate::{Interest, Token};
-
-/// What a table begins with: 4 KiB, so that a process of a few hundred descriptors touches one page.
-const FIRST: usize = 256;
 
 /// An entry per descriptor number. Descriptors are small dense integers, so this is an array.
 ///
@@ -56,7 +52,7 @@ impl Table {
             return None;
         }
         // SAFETY: this is the only thread.
-        if index >= unsafe { *self.plain.get() } {
+        if index >= self.plain.with(|length| unsafe { *length }) {
             return None;
         }
         // SAFETY: there is room for no more than the positive numbers, and for this one.
@@ -72,8 +68,9 @@ impl Table {
     ///
     /// Nobody else may use the table meanwhile, unless the process has another thread: then nobody looks.
     pub(crate) unsafe fn set_plain(&self, open: bool) {
+        let length = if open { self.entries().len() } else { 0 };
         // SAFETY: the caller's promise.
-        unsafe { *self.plain.get() = if open { self.entries().len() } else { 0 } };
+        self.plain.with_mut(|plain| unsafe { *plain = length });
     }
 
     /// Every entry, with its descriptor.
@@ -92,22 +89,22 @@ impl Table {
         if index < old.len() {
             return;
         }
-        let length = (index + 1).next_power_of_two().max(FIRST);
+        let length = (index + 1).next_power_of_two().max(FIRST_ENTRIES);
         // SAFETY: an entry is two atomic integers, for which zero is a value: an absent registration.
-        let larger = unsafe { Box::<[Entry]>::new_zeroed_slice(length).assume_init() };
+        let larger = unsafe { zeroed(length, Entry::vacant) };
         for (new, old) in larger.iter().zip(old) {
             if let Some((token, about)) = old.get() {
                 new.set(token, about);
             }
         }
         // SAFETY: the caller sees to it that nobody looks.
-        unsafe { *self.entries.get() = larger };
+        self.entries.with_mut(|entries| unsafe { *entries = larger });
     }
 
     #[inline(always)]
     fn entries(&self) -> &[Entry] {
         // SAFETY: it is replaced only in `grow`, when nobody looks.
-        unsafe { &*self.entries.get() }
+        self.entries.with(|entries| unsafe { &**entries })
     }
 }
 
@@ -128,6 +125,10 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    fn vacant() -> Entry {
+        Entry { token: AtomicU64::new(0), about: AtomicU64::new(0) }
+    }
+
     #[inline]
     pub(crate) fn get(&self) -> Option<(Token, About)> {
         let about = self.about()?;
@@ -304,56 +305,5 @@ impl About {
     pub(crate) fn is_dropped(self, generation: u32) -> bool {
         let dropped_in = self.0 >> About::DROPPED_IN;
         dropped_in != 0 && dropped_in <= u64::from(generation)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_entry_gives_back_what_it_was_given() {
-        let table = Table::new();
-        let grow = |fd| {
-            // SAFETY: the table is this thread's, which keeps no references.
-            unsafe { table.grow(fd) };
-            table.get(fd)
-        };
-        assert!(table.get(3).is_none() && table.get(-1).is_none() && grow(-1).is_none());
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        for (fd, kind) in [(3, 1), (255, 2), (256, 7), (1_000_000, 12), (5_000, 3)] {
-            let kind = SourceKind::from_bits(kind).unwrap();
-            let about = About::new(interest, SourceTag::of(kind), PolicyTag::of(ForkPolicy::Sever));
-            grow(fd).unwrap().set(Token(usize::MAX - kind as usize), about);
-            let (token, read) = table.get(fd).unwrap().get().unwrap();
-            assert_eq!((token, read), (Token(usize::MAX - kind as usize), about));
-            assert_eq!((read.interest(), read.kind(), read.policy()), (interest, Some(kind), ForkPolicy::Sever));
-        }
-        let present = |(fd, entry): (RawFd, &Entry)| entry.get().map(|_| fd);
-        assert_eq!(table.iter().filter_map(present).collect::<Vec<_>>(), [3, 255, 256, 5_000, 1_000_000]);
-        table.get(255).unwrap().clear();
-        assert!(table.get(255).unwrap().get().is_none());
-    }
-
-    #[test]
-    fn what_is_said_about_a_registration_stays_apart() {
-        let about = About::new(Interest::WRITABLE, SourceTag::BARE, PolicyTag::DEFAULT);
-        assert!(about.is_bare() && !about.is_muted() && !about.is_dropped(0) && about.kind().is_none());
-        assert_eq!(about.policy(), ForkPolicy::Inherit);
-        let changed = about
-            .with_interest(Interest::READABLE)
-            .with_kind(SourceKind::Other)
-            .with_policy(ForkPolicy::NoFork)
-            .with_muted(true)
-            .with_exclusive(true)
-            .with_dropped_in(Some(2));
-        assert_eq!((changed.interest(), changed.kind()), (Interest::READABLE, Some(SourceKind::Other)));
-        assert_eq!(changed.policy(), ForkPolicy::NoFork);
-        assert!(changed.is_bare() && changed.is_muted() && changed.is_exclusive());
-        assert_eq!(changed.kernel_interest(), Interest::READABLE.exclusive());
-        assert!(!changed.is_dropped(1) && changed.is_dropped(2) && changed.is_dropped(3));
-        let back =
-            changed.with_muted(false).with_exclusive(false).with_dropped_in(None).with_interest(Interest::WRITABLE);
-        assert_eq!(back, about.with_kind(SourceKind::Other).with_policy(ForkPolicy::NoFork));
     }
 }

@@ -115,7 +115,7 @@ impl crate::fork::QueueCopy for QueueCopy {
     fn complete(&mut self, queue: &Queue, wakers: &WakeSlots) -> Result<(), i32> {
         for change in self.changes.iter_mut().filter(|change| change.0.filter == EVFILT_USER) {
             // The flag as it was at the fork: who raised it may be a thread that does not exist here.
-            if wakers.find(change.0.ident as u32).is_some_and(|slot| slot.flag.is_raised()) {
+            if wakers.find(change.0.ident as u32).is_some_and(|(slot, _)| slot.flag.is_raised()) {
                 change.0.fflags = NOTE_TRIGGER;
             }
         }
