@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use forkio_reactor::Token;
 use forkio_reactor::fork as reactor;
-use forkio_reactor::fork::{ForkPolicy, SourceKind};
+use forkio_reactor::fork::{ForkPolicy, Registration, SourceKind};
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Handle, Id, RuntimeFlavor};
 use tokio::sync::Notify;
@@ -78,15 +78,25 @@ pub(crate) fn keep_from_children() -> Result<(), ForkError> {
 /// received, but not been told of, when it forked this process is not to be delivered here.
 pub(crate) fn settle_signals() -> Result<(), ForkError> {
     // tokio makes the pipe with the first runtime, under a lock that a child must not find taken.
-    let _held = reactor::hold_off();
-    // tokio has a flag for each signal beside the pipe. A runtime delivers those that are set when it has read something.
+    let held = reactor::hold_off();
     let runtime = Builder::new_current_thread().enable_io().build().map_err(ForkError::Inspect)?;
+    let probe = {
+        let _context = runtime.enter();
+        probe()?
+    };
     let receivers = tag_signal_receivers().map_err(ForkError::Inspect)?;
-    let receiver = receivers.first().ok_or(ForkError::ForeignSelector)?;
+    let registrations = reactor::registrations();
+    let own = registrations.iter().find(|registration| registration.fd == probe.as_raw_fd());
+    // Another runtime's may be gone at any time.
+    let is_own = |entry: &&Registration| own.is_some_and(|own| own.selector == entry.selector);
+    let mut candidates = registrations.iter().filter(is_own).map(|registration| registration.fd);
+    let receiver = candidates.find(|fd| receivers.contains(fd)).ok_or(ForkError::ForeignSelector)?;
+    reactor::renew_pair_in_children(&receiver).map_err(ForkError::Inspect)?;
+    drop(held);
+    // tokio has a flag for each signal beside the pipe. A runtime delivers those that are set when it has read something.
     let settled = runtime.block_on(async {
-        reactor::renew_pair_in_children(receiver)?;
-        reactor::nudge_pair_end(receiver)?;
-        while reactor::pending_bytes(receiver)? > 0 {
+        reactor::nudge_pair_end(&receiver)?;
+        while reactor::pending_bytes(&receiver)? > 0 {
             tokio::task::yield_now().await;
         }
         Ok(())

@@ -21,6 +21,7 @@ scenarios! {
     ghost_signals: "ghost-signals",
     child_processes: "processes",
     inherited_connections: "inherited-connections",
+    connections_that_come_and_go: "connections-that-come-and-go",
     handles_of_the_parent: "handles-of-the-parent",
     first_use_by_many_threads: "first-use-by-many-threads",
     fork_during_build: "fork-during-build",

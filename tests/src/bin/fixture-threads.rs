@@ -42,6 +42,7 @@ fn main() {
         ("ghost-signals", ghost_signals),
         ("processes", child_processes),
         ("inherited-connections", inherited_connections),
+        ("connections-that-come-and-go", connections_that_come_and_go),
         ("handles-of-the-parent", handles_of_the_parent),
         ("first-use-by-many-threads", first_use_by_many_threads),
         ("fork-during-build", fork_during_build),
@@ -433,6 +434,60 @@ fn inherited_connections() {
         peer.read_to_end(&mut back).unwrap();
         check_eq("what came back", back.as_slice(), b"for the parent");
     }
+    for (child, end) in children {
+        end.give();
+        wait(child);
+    }
+}
+
+/// The same for connections that the parent's workers are accepting and closing as it forks.
+fn connections_that_come_and_go() {
+    const CHILDREN: usize = 30;
+    let listener = listen();
+    let echoes = listener.try_clone().unwrap();
+    RUNTIME
+        .spawn(async {
+            let listener = TcpListener::from_std(echoes).unwrap();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(async move { stream.write_all(b"to the end").await.unwrap() });
+            }
+        })
+        .unwrap();
+    let (stop, seen) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mut children = Vec::new();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let mut stream = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                    stream.set_read_timeout(Some(LONG)).unwrap();
+                    let mut all = Vec::new();
+                    stream.read_to_end(&mut all).unwrap();
+                    check_eq("what came", all.as_slice(), b"to the end");
+                    seen.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let more = |count| {
+            let enough = seen.load(Ordering::Relaxed) + count;
+            wait_until("connections end while the children live", || seen.load(Ordering::Relaxed) >= enough);
+        };
+        for _ in 0..CHILDREN {
+            more(5);
+            let end = Turn::new().unwrap();
+            children.push((
+                fork_with_threads(|| {
+                    end.wait();
+                    // SAFETY: ends the process at once; its scope would wait for threads that are not there.
+                    unsafe { libc::_exit(0) };
+                }),
+                end,
+            ));
+        }
+        more(50);
+        stop.store(true, Ordering::Relaxed);
+    });
     for (child, end) in children {
         end.give();
         wait(child);
