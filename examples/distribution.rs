@@ -316,6 +316,8 @@ fn client(address: SocketAddr, stop: &AtomicBool) -> Losses {
                     Err(_) => losses.in_service += 1,
                 }
             }
+            // The end: a worker had it, and was killed before it could say so. What was in a queue is reset.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => losses.in_service += 1,
             Err(_) => losses.in_queue += 1,
         }
     }

@@ -154,8 +154,8 @@ fn check_balance(counts: &[usize], what: &str) {
 }
 
 /// Bursts of connections that stay.
-fn balance(workers: usize) {
-    let server = Server::start("balanced", workers, "tcp");
+fn balance(workers: usize, how: &str) {
+    let server = Server::start("balanced", workers, how);
     server.wait_for_all(workers);
     let mut connections = Vec::new();
     for count in [1, workers - 1, 4 * workers, 2 * workers + 1, 3 * workers] {
@@ -184,27 +184,32 @@ fn balance(workers: usize) {
 
 #[test]
 fn two_workers_are_balanced() {
-    balance(2);
+    balance(2, "tcp");
 }
 
 #[test]
 fn four_workers_are_balanced() {
-    balance(4);
+    balance(4, "tcp");
 }
 
 #[test]
 fn eight_workers_are_balanced() {
-    balance(8);
+    balance(8, "tcp");
+}
+
+#[test]
+fn workers_with_threads_are_balanced() {
+    balance(3, "threads");
 }
 
 #[test]
 fn sixteen_workers_are_balanced() {
-    balance(16);
+    balance(16, "tcp");
 }
 
 #[test]
 fn thirty_two_workers_are_balanced() {
-    balance(32);
+    balance(32, "tcp");
 }
 
 /// The connections of a worker that is killed count no more, and the one that replaces it has them made up for.

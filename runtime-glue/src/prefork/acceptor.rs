@@ -49,6 +49,7 @@ const LAST: usize = 4096;
 /// # }
 /// ```
 pub struct Acceptor<L: Accept> {
+    // Declared first: it is closed before others are told to look.
     listener: L,
     turn: Turn,
 }
@@ -57,7 +58,7 @@ pub struct Acceptor<L: Accept> {
 struct Turn {
     connections: Connections,
     rule: Rule,
-    is_muted: bool,
+    armed: Armed,
     /// Since when a connection has been waiting while this worker had enough, and how many all workers had accepted then.
     waiting: Option<(Instant, u64)>,
 }
@@ -70,6 +71,24 @@ enum Rule {
     Exclusive { since: Instant },
     /// All that have room are told.
     Balanced,
+}
+
+/// Whether this worker is told of connections.
+struct Armed(bool);
+
+impl Armed {
+    fn mute(&mut self, listener: &impl AsFd) {
+        // On an error it goes on being woken, which is no more than a waste.
+        self.0 = self.0 && crate::mute(listener).is_err();
+    }
+
+    fn unmute(&mut self, listener: &impl AsFd) -> io::Result<()> {
+        if !self.0 {
+            crate::unmute(listener)?;
+            self.0 = true;
+        }
+        Ok(())
+    }
 }
 
 impl<L: Accept> Acceptor<L> {
@@ -86,7 +105,7 @@ impl<L: Accept> Acceptor<L> {
             },
             _ => Rule::None,
         };
-        Acceptor { listener, turn: Turn { connections, rule, is_muted: false, waiting: None } }
+        Acceptor { listener, turn: Turn { connections, rule, armed: Armed(true), waiting: None } }
     }
 
     /// Accepts a connection. With [`Balanced`](super::Distribution::Balanced), when it is this worker's turn.
@@ -127,14 +146,14 @@ impl<L: Accept> Acceptor<L> {
         match self.turn.rule {
             Rule::None => {}
             Rule::Exclusive { .. } => {
-                self.turn.mute(&self.listener);
+                self.turn.armed.mute(&self.listener);
                 // This worker may have been told of it, and nobody else.
                 if sys::is_readable(&self.listener).unwrap_or(true) {
                     self.turn.connections.ring();
                 }
             }
             Rule::Balanced => {
-                self.turn.mute(&self.listener);
+                self.turn.armed.mute(&self.listener);
                 self.turn.connections.leave();
             }
         }
@@ -161,7 +180,7 @@ impl<L: Accept> Acceptor<L> {
     ///
     /// Those of `epoll_ctl(2)`.
     pub fn into_inner(mut self) -> io::Result<L> {
-        self.turn.unmute(&self.listener)?;
+        self.turn.armed.unmute(&self.listener)?;
         if let Rule::Exclusive { .. } = self.turn.rule {
             crate::set_exclusive(&self.listener, false)?;
         }
@@ -177,47 +196,30 @@ impl Turn {
         listener: &L,
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<(Counted<L::Stream>, L::Address)>>> {
-        let connections = self.connections.clone();
+        let Turn { connections, rule, armed, waiting } = self;
         let _accepting = connections.shared().accepting.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.rule == Rule::Balanced && !connections.admits() {
+        if *rule == Rule::Balanced && !connections.admits() {
             // Armed it would be woken by each connection that it does not take.
-            self.mute(listener);
+            armed.mute(listener);
             return Poll::Ready(None);
         }
-        self.waiting = None;
-        if let Err(error) = self.unmute(listener) {
+        *waiting = None;
+        if let Err(error) = armed.unmute(listener) {
             return Poll::Ready(Some(Err(error)));
         }
         let accepted = ready!(listener.poll_accept(cx));
-        self.let_others_go_first(listener);
-        Poll::Ready(Some(accepted.map(|(stream, peer)| (connections.count(stream), peer))))
-    }
-
-    /// The kernel tells the first worker on its list that sleeps, which in a quiet server would be the same one each time.
-    fn let_others_go_first(&mut self, listener: &impl AsFd) {
-        if let Rule::Exclusive { since } = self.rule
+        // The kernel tells the first worker on its list that sleeps, which in a quiet server would be the same one each time.
+        if let Rule::Exclusive { since } = rule
             && since.elapsed() >= TURN
         {
-            self.mute(listener);
-            self.rule = Rule::Exclusive { since: Instant::now() };
-            if let Err(error) = self.unmute(listener) {
+            *since = Instant::now();
+            armed.mute(listener);
+            if let Err(error) = armed.unmute(listener) {
                 // Tried again when it next accepts.
                 tracing::warn!(%error, "cannot listen");
             }
         }
-    }
-
-    fn mute(&mut self, listener: &impl AsFd) {
-        // On an error it goes on being woken, which is no more than a waste.
-        self.is_muted = self.is_muted || crate::mute(listener).is_ok();
-    }
-
-    fn unmute(&mut self, listener: &impl AsFd) -> io::Result<()> {
-        if self.is_muted {
-            crate::unmute(listener)?;
-            self.is_muted = false;
-        }
-        Ok(())
+        Poll::Ready(Some(accepted.map(|(stream, peer)| (connections.count(stream), peer))))
     }
 
     /// Whether a connection has been waiting for as long as this worker is patient, and nobody has accepted any meanwhile.
@@ -248,8 +250,11 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if self.rule == Rule::Balanced {
-            self.connections.leave();
+        match self.rule {
+            Rule::None => {}
+            // It may have been told of a connection, and nobody else.
+            Rule::Exclusive { .. } => self.connections.ring(),
+            Rule::Balanced => self.connections.leave(),
         }
     }
 }

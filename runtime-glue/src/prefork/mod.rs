@@ -10,7 +10,7 @@
 //! | SIGTERM or SIGINT to the parent | its listeners are closed, the workers drain; what is left after [`Prefork::drain_timeout`] is killed; a second signal kills at once |
 //! | SIGTERM or SIGINT to a worker | it drains, and is replaced when it has ended |
 //! | the parent is killed | its workers drain and end (SIGALRM ends one that does not) |
-//! | a connection arrives | no wakeup of the parent: it has muted its listeners |
+//! | a connection arrives | no wakeup of the parent: it has muted its listeners; which worker gets it, the [`Distribution`] says |
 
 mod acceptor;
 mod board;
@@ -54,12 +54,14 @@ use crate::{ForkError, ForkOptions, Forked, no_fork};
 ///     prefork.run(|mut worker| async move {
 ///         let shutdown = worker.shutdown();
 ///         let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { return };
+///         let mut acceptor = worker.acceptor(listener);
 ///         loop {
 ///             tokio::select! {
 ///                 () = shutdown.clone() => break,
-///                 connection = listener.accept() => drop(connection), // Serve it, that is.
+///                 connection = acceptor.accept() => drop(connection), // Serve it, that is.
 ///             }
 ///         }
+///         drop(acceptor.close()); // Serve these too: they were waiting.
 ///     }).await
 /// });
 /// std::process::exit(stopped.unwrap().exit_code().into());

@@ -52,7 +52,8 @@ impl Worker {
 
     /// The listeners given to [`Prefork::listener`](super::Prefork::listener), in that order; the second time none.
     ///
-    /// They are inherited, not opened again: connections that arrived while no worker waited are in their queues.
+    /// They are inherited, not opened again: connections that arrived while no worker waited are in their queues. Each is
+    /// to be made an [`acceptor`](Worker::acceptor) of, so that the server's [`Distribution`] holds.
     pub fn take_listeners(&mut self) -> Vec<Listener> {
         std::mem::take(&mut self.listeners)
     }

@@ -34,6 +34,8 @@ async fn main() {
         "brief" => tcp(prefork, Behaviour::Brief).await,
         // A worker forks when it has connections.
         "forks" => tcp(prefork, Behaviour::Forks).await,
+        // A worker serves on a runtime with threads.
+        "threads" => tcp(prefork, Behaviour::Threads).await,
         // The first worker waits for connections, and does not accept them.
         "deaf" => tcp(prefork.crash_limit(0), Behaviour::Deaf).await,
         // A worker leaves connections to others when a client has asked it to.
@@ -71,6 +73,7 @@ enum Behaviour {
     Good,
     Brief,
     Forks,
+    Threads,
     Deaf,
     Pauses,
 }
@@ -90,6 +93,16 @@ async fn run(prefork: Prefork, behaviour: Behaviour, address: String) {
 
 async fn work(mut worker: Worker, behaviour: Behaviour) {
     match worker.take_listeners().pop().expect("a listener") {
+        Listener::Tcp(listener) if behaviour == Behaviour::Threads => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
+            let listener = listener.into_std().unwrap();
+            let served = runtime.spawn(async move {
+                // Registered with this runtime, under its number.
+                serve(worker, TcpListener::from_std(listener).unwrap(), behaviour).await;
+            });
+            served.await.expect("serving on another thread");
+            runtime.shutdown_background();
+        }
         Listener::Tcp(listener) => serve(worker, listener, behaviour).await,
         Listener::Unix(listener) => serve(worker, listener, behaviour).await,
         other => panic!("{other:?}"),
@@ -225,6 +238,7 @@ fn listeners() -> usize {
 
 async fn kernel(prefork: Prefork, distribution: Distribution) {
     const WORKERS: usize = 3;
+    let from_outside = forkio_tests::open_descriptors();
     let has_queue_each = matches!(distribution, Distribution::ReusePort | Distribution::ReusePortPerCpu);
     let listener = bind().await;
     let address = listener.local_addr().unwrap();
@@ -251,6 +265,12 @@ async fn kernel(prefork: Prefork, distribution: Distribution) {
         check_eq("exclusive", is_exclusive, distribution == Distribution::Shared);
         let own = acceptor.into_inner().unwrap();
         check_eq("as before", flags_in_kernel(own.as_raw_fd()), plain);
+        // The worker's other tasks begin.
+        tokio::task::yield_now().await;
+        let audit = forkio::audit().unwrap();
+        // What whoever started this program has left open is none of the server's.
+        let untagged: Vec<_> = audit.found().iter().filter(|found| !from_outside.contains(&found.fd)).collect();
+        assert!(untagged.is_empty(), "{untagged:?}");
 
         if distribution == Distribution::ReusePortPerCpu {
             let status = fs::read_to_string("/proc/self/status").unwrap();
