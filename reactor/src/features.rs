@@ -27,3 +27,10 @@
 //! Copy on fork: each selector keeps a table of its registrations, and the module `fork` forks the process so that the
 //! child has a private copy of every kernel queue. Turns `os-poll` on. Without it there is no table, and a forked child
 //! shares the queues with its parent.
+//!
+#![cfg_attr(feature = "atfork", doc = "## `atfork` (enabled)")]
+#![cfg_attr(not(feature = "atfork"), doc = "## `atfork` (disabled)")]
+//!
+//! The module `fork::atfork`, which has the C library prepare every `fork(2)` of the process. Turns `cponfork` on. It does
+//! nothing until a program calls its `install`: handlers cannot be removed, and what they cost is paid by every fork of the
+//! process, so it is for the program to ask, and not for one of its dependencies that turns a feature on.

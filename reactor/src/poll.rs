@@ -22,8 +22,8 @@ use crate::{Events, Interest, Token, event};
 /// # Fork
 ///
 /// A child that was forked through the module `fork` (feature `cponfork`) finds its own copy of the queue under the
-/// same descriptor number. A child of a plain `fork(2)` shares the queue with its parent: what either of them
-/// registers, deregisters or polls, the other one feels.
+/// same descriptor number. A child of a plain `fork(2)` shares the queue with its parent: what either of them registers,
+/// deregisters or polls, the other one feels; unless the program has installed `fork::atfork` (feature `atfork`).
 ///
 /// # Platforms
 ///

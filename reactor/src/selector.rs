@@ -14,6 +14,7 @@ use crate::{Interest, Token, sys};
 use crate::fork::{
     ForkPolicy,
     registered::Registered,
+    selectors::Link,
     table::{About, Entry, PolicyTag},
 };
 
@@ -39,6 +40,18 @@ pub(crate) struct Shared {
     pub(crate) wakers: WakeSlots,
     #[cfg(feature = "cponfork")]
     pub(crate) registered: Registered,
+    #[cfg(feature = "cponfork")]
+    pub(crate) link: Link,
+}
+
+#[cfg(feature = "cponfork")]
+impl Shared {
+    /// From now on every poll fails with `errno`, and no wake reaches what may still be the parent's queue.
+    /// Async-signal-safe.
+    pub(crate) fn poison(&self, errno: i32) {
+        self.registered.poison(errno);
+        self.wakers.raise_all();
+    }
 }
 
 impl Selector {
@@ -51,9 +64,15 @@ impl Selector {
             wakers: WakeSlots::default(),
             #[cfg(feature = "cponfork")]
             registered: Registered::default(),
+            #[cfg(feature = "cponfork")]
+            link: Link::new(),
         };
+        #[cfg(feature = "cponfork")]
+        let shared = Handle::new(shared)?;
+        #[cfg(not(feature = "cponfork"))]
+        let shared = Handle::new(shared);
         Ok(Selector {
-            shared: Handle::new(shared),
+            shared,
             #[cfg(feature = "cponfork")]
             policy: PolicyTag::DEFAULT,
         })
@@ -71,7 +90,7 @@ impl Selector {
 
     pub(crate) fn select(&self, events: &mut sys::Events, timeout: Option<Duration>) -> io::Result<()> {
         #[cfg(feature = "cponfork")]
-        self.shared.registered.check_poison()?;
+        let timeout = self.shared.registered.before_poll(timeout)?;
         self.shared.queue.wait(events, timeout)?;
         if !events.is_empty() {
             self.shared.wakers.acknowledge(|token| events.iter().any(|event| sys::event::token(event) == token));

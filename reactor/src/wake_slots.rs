@@ -106,6 +106,14 @@ impl WakeSlots {
         Some((slot, ((key >> 32) as u32).cast_signed()))
     }
 
+    /// Has every waker believe that its wake is under way, so that none makes a system call any more. Async-signal-safe.
+    #[cfg(feature = "cponfork")]
+    pub(crate) fn raise_all(&self) {
+        self.known().for_each(|(slot, _)| {
+            slot.flag.raise();
+        });
+    }
+
     /// The wakers that the kernel knows, with their tokens.
     #[cfg(feature = "cponfork")]
     #[allow(dead_code, reason = "where a waker is an event of its queue")]

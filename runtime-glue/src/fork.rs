@@ -108,6 +108,8 @@ impl ForkOptions {
 
     /// Checks the runtime and waits for other threads: the part of a fork that may take its time.
     pub(crate) async fn ready(&self) -> Result<(), ForkError> {
+        #[cfg(feature = "atfork")]
+        crate::atfork::settle_in();
         policy::install_defaults();
         runtime::check()?;
         runtime::wait_for_threads(self.idle_threads).await
@@ -186,9 +188,8 @@ pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
         }
         ForkResult::Child => {
             mem::forget(resting);
-            lineage::begin(parent);
             drop(blocked);
-            lineage::run_hooks();
+            lineage::settle_in(false);
             Ok(Fork::Child(lineage::lineage()))
         }
     }
@@ -223,7 +224,6 @@ fn fork_now(blocked: SignalsBlocked, first: impl FnOnce()) -> Result<Fork, ForkE
             Ok(Fork::Parent(child))
         }
         ForkResult::Child => {
-            lineage::begin(parent);
             lineage::begin_alone();
             first();
             if may_inherit_stacks
@@ -234,8 +234,7 @@ fn fork_now(blocked: SignalsBlocked, first: impl FnOnce()) -> Result<Fork, ForkE
             sys::raise_child_signal();
             drop(blocked);
             tracing::debug!(pid = process::id(), parent, "forked");
-            no_fork::wake_all();
-            lineage::run_hooks();
+            lineage::settle_in(true);
             Ok(Fork::Child(lineage::lineage()))
         }
     }

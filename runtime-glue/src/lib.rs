@@ -65,10 +65,17 @@
 //! They cannot go on in a child, but the child can have another one: hold it in a [`ProcessRuntime`], which builds one in
 //! each process on first use, and fork with [`fork_with_threads`].
 //!
+//! # Forks by others
+//!
+//! A plain `fork(2)`, by a library or a language runtime, shares the kernel queues between the processes, as it does with
+//! mio, unless the program has called [`atfork::install`]: then it is as good as one of ours.
+//!
 //! # Platforms
 //!
 //! Linux 5.4 or later (`waitid(P_PIDFD)`).
 
+#[cfg(feature = "atfork")]
+pub mod atfork;
 mod audit;
 mod before_fork;
 mod child;

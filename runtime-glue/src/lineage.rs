@@ -1,9 +1,11 @@
 //! Which process this is.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 
-use forkio_reactor::fork::generation;
+use forkio_reactor::fork::{generation, parent};
+
+use crate::no_fork;
 
 /// Which process this is in a tree of forks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,24 +32,16 @@ impl Lineage {
     }
 }
 
-/// 0: none.
-static PARENT: AtomicU32 = AtomicU32::new(0);
-/// The worker's index plus 1; 0: none.
+/// The worker's index plus 1, 0 for none, and the generation of the process that it is.
 static WORKER: AtomicUsize = AtomicUsize::new(0);
+static WORKER_GENERATION: AtomicU32 = AtomicU32::new(0);
 
 /// Which process this is.
 pub fn lineage() -> Lineage {
-    Lineage {
-        generation: generation(),
-        parent: Some(PARENT.load(Ordering::Relaxed)).filter(|pid| *pid != 0),
-        worker: WORKER.load(Ordering::Relaxed).checked_sub(1),
-    }
-}
-
-/// This is the child of `parent` now, and no worker yet.
-pub(crate) fn begin(parent: u32) {
-    PARENT.store(parent, Ordering::Relaxed);
-    WORKER.store(0, Ordering::Relaxed);
+    let generation = generation();
+    // A worker's child is none, whoever has forked it.
+    let worker = (WORKER_GENERATION.load(Ordering::Relaxed) == generation).then(|| WORKER.load(Ordering::Relaxed));
+    Lineage { generation, parent: parent(), worker: worker.and_then(|number| number.checked_sub(1)) }
 }
 
 /// The generation up to which each of this process's ancestors is known to have had no other thread when it forked.
@@ -67,14 +61,16 @@ pub(crate) fn was_alone() -> bool {
 
 pub(crate) fn set_worker(index: usize) {
     WORKER.store(index + 1, Ordering::Relaxed);
+    WORKER_GENERATION.store(generation(), Ordering::Relaxed);
 }
 
 pub(crate) type Hook = Box<dyn FnMut(&Lineage) + Send>;
 
 static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 
-/// Calls `hook` in every child that [`fork`](crate::fork) makes from now on, in their children too, before `fork`
-/// returns there; in order of registration.
+/// Calls `hook` in every child that [`fork`](crate::fork()) makes from now on, in their children too, before `fork`
+/// returns there; in order of registration. In a child that others have forked it runs in the first turn of a runtime, if
+/// [`atfork`](crate::atfork) is installed.
 ///
 /// The place to reseed what must differ between processes, to reopen what must not be shared, to forget caches of the
 /// process id. The child's selectors are its own when hooks run, and it has one thread. A panic in a hook comes out of
@@ -108,7 +104,23 @@ pub(crate) fn hooks() -> std::sync::MutexGuard<'static, Vec<Hook>> {
     HOOKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(crate) fn run_hooks() {
+/// In a child, once: wakes the futures that are to find out, unless they may be those of a runtime whose threads are not
+/// here, and runs the hooks.
+pub(crate) fn settle_in(was_alone: bool) {
+    static SETTLED: AtomicU32 = AtomicU32::new(0);
+    if SETTLED.swap(generation(), Ordering::Relaxed) != generation() {
+        if was_alone {
+            no_fork::wake_all();
+        } else if let Err(TryLockError::WouldBlock) = HOOKS.try_lock() {
+            // One of those threads was about to register another one.
+            tracing::warn!("hooks of `on_child` do not run: they are locked by a thread that was not forked");
+            return;
+        }
+        run_hooks();
+    }
+}
+
+fn run_hooks() {
     /// Puts the hooks back, also when one of them panics.
     struct Running(Vec<Hook>);
 

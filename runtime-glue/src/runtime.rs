@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+#[cfg(feature = "atfork")]
+use std::sync::TryLockError;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -146,7 +148,22 @@ pub(crate) struct SignalPipes {
 /// new selector. Should tokio change its token, nothing is tagged, and the pipe follows the policy of streams: the
 /// child's driver ends with a panic that names the pipe rather than steal the parent's signals.
 pub(crate) fn tag_signal_pipes() -> io::Result<()> {
-    let mut pipes = signal_pipes();
+    tag(&mut signal_pipes())
+}
+
+/// As [`tag_signal_pipes`], in a fork by others: the thread may have been interrupted in the middle of that function.
+#[cfg(feature = "atfork")]
+pub(crate) fn try_tag_signal_pipes() {
+    let mut pipes = match SIGNAL_PIPES.try_lock() {
+        Ok(pipes) => pipes,
+        Err(TryLockError::Poisoned(error)) => error.into_inner(),
+        Err(TryLockError::WouldBlock) => return,
+    };
+    // Fails only if the registration is gone meanwhile.
+    let _ = tag(&mut pipes);
+}
+
+fn tag(pipes: &mut SignalPipes) -> io::Result<()> {
     let newest_selector = reactor::newest_selector();
     if pipes.newest_selector == newest_selector {
         return Ok(());

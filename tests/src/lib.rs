@@ -5,6 +5,8 @@
 //! it should be. The runner gives it a process group of its own and a deadline, and fails if anything of the group is
 //! left afterwards.
 
+pub mod foreign;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs;

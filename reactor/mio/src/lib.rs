@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Everything here is documented in `forkio-reactor`. The features are mio's, and `cponfork`, which turns the registration
-//! table and the module `fork` on; the crate `forkio` does so for the whole build.
+//! table and the module `fork` on, and `atfork`, which adds `fork::atfork` to it; the crate `forkio` does so for the whole
+//! build.
 
 #[cfg(feature = "net")]
 pub use forkio_reactor::net;

@@ -52,6 +52,11 @@ pub enum PrepareObject {
     DeadEndpoint(RawFd),
     /// Nothing: this thread is forking already.
     NestedFork,
+    /// Nothing: a signal handler forks, and has interrupted this thread as it was registering, or had the selectors
+    /// locked.
+    Interrupted,
+    /// Nothing: other threads did not end their registrations, or their forks.
+    OtherThreads,
 }
 
 /// Why a fork could not be prepared. Nothing has changed.
@@ -71,6 +76,15 @@ impl PrepareError {
     pub fn io_error(&self) -> &io::Error {
         &self.source
     }
+
+    /// The error as a number, for what has nothing but a number to keep.
+    #[cfg(feature = "atfork")]
+    pub(super) fn errno(&self) -> i32 {
+        match self.source.kind() {
+            io::ErrorKind::Unsupported => libc::EOPNOTSUPP,
+            _ => self.source.raw_os_error().unwrap_or(libc::EINVAL),
+        }
+    }
 }
 
 impl fmt::Display for PrepareError {
@@ -84,6 +98,12 @@ impl fmt::Display for PrepareError {
             PrepareObject::Timer(fd) => write!(f, "renewing the timer at descriptor {fd}")?,
             PrepareObject::DeadEndpoint(fd) => write!(f, "making a dead endpoint to sever descriptor {fd}")?,
             PrepareObject::NestedFork => f.write_str("this thread is forking already")?,
+            PrepareObject::Interrupted => f.write_str(
+                "a signal handler has interrupted this thread as it was registering; do not fork in signal handlers",
+            )?,
+            PrepareObject::OtherThreads => {
+                f.write_str("waiting for registrations and forks of other threads, which may be waiting for this one")?;
+            }
         }
         write!(f, ": {}", self.source)?;
         match descriptor::limit_behind(&self.source) {

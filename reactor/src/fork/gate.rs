@@ -37,23 +37,39 @@ impl Gate {
         if self.0.fetch_add(1, Ordering::Acquire) & SHUT == 0 {
             Some(Inside { counted: Some(self) })
         } else {
-            self.0.fetch_sub(1, Ordering::Release);
+            self.leave();
             None
         }
     }
 
     /// Keeps newcomers out and waits for those inside to leave. One at a time: the caller sees to that.
     pub(crate) fn shut(&self) {
+        while !self.shut_within(u32::MAX) {}
+    }
+
+    /// As [`shut`](Gate::shut), but looks `rounds` times at most whether those inside have left. `false`: they have not.
+    pub(crate) fn shut_within(&self, rounds: u32) -> bool {
         self.begin_shut();
-        let mut round = 0;
-        while self.0.load(Ordering::Acquire) != SHUT {
-            pause(round);
-            round += 1;
-        }
+        (0..rounds).any(|round| {
+            let are_gone = self.0.load(Ordering::Acquire) == SHUT;
+            if !are_gone {
+                pause(round);
+            }
+            are_gone
+        })
     }
 
     pub(super) fn begin_shut(&self) {
         self.0.fetch_or(SHUT, Ordering::Acquire);
+    }
+
+    #[inline]
+    fn leave(&self) {
+        let before = self.0.fetch_sub(1, Ordering::Release);
+        if cfg!(feature = "atfork") && before & !SHUT == 0 {
+            // It was counted in the parent: a signal handler has forked since, and this is the child.
+            self.reset();
+        }
     }
 
     /// The fork is over, in the parent.
@@ -71,7 +87,7 @@ impl Drop for Inside<'_> {
     #[inline]
     fn drop(&mut self) {
         if let Some(gate) = self.counted {
-            gate.0.fetch_sub(1, Ordering::Release);
+            gate.leave();
         }
     }
 }

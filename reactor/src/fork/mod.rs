@@ -27,6 +27,10 @@
 //! - A selector that was [retired](retire_in_children) is dead: the child has the descriptors, but no queue for them.
 //! - Each `unix::Timer` as one of its own, registered or not.
 //!
+//! All this is so after a fork made through this module. A plain `fork(2)`, by a library or a language runtime, shares the
+//! queues between the processes, unless the program has asked for more: see the module `atfork`, behind the feature of that
+//! name.
+//!
 //! What else nobody registered is none of this module's business: `fork(2)` duplicates the descriptor, and both processes
 //! hold it.
 //!
@@ -60,20 +64,23 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
 use crate::selector::WakeSlots;
 use crate::sys::{descriptor, process};
 use crate::{Interest, Token, sync, sys};
 
+#[cfg(feature = "atfork")]
+pub mod atfork;
 mod error;
 pub(crate) mod gate;
 mod hold;
+mod lock;
 mod policy;
 mod prepare;
 pub(crate) mod registered;
 mod registrations;
+pub(crate) mod selectors;
 pub(crate) mod table;
 #[cfg(test)]
 mod table_tests;
@@ -96,8 +103,9 @@ pub(crate) use world::{Adopted, closing, forget_pair, given_away, is_alive};
 #[cfg(feature = "os-ext")]
 pub(crate) use world::{forget_timer, remember_timer};
 
+use lock::{Guard, this_thread};
 use prepare::{Plan, Preparation};
-use world::{FORKING, GENERATION, Live, OWNER, World, is_forking_here, this_thread, world};
+use world::{FORKER, FORKING, GENERATION, OWNER, PARENT, SELECTORS, World, is_forking_here, world};
 
 /// A child's kernel queue in the making: what copy on fork asks of a backend.
 ///
@@ -142,6 +150,19 @@ pub(crate) trait QueueCopy: Sized {
 /// 1 in its children, 2 in theirs.
 pub fn generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
+}
+
+/// The process id of the process whose fork, made through this crate, made this one, also when that has ended since; `None`
+/// in generation 0.
+pub fn parent() -> Option<u32> {
+    Some(PARENT.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+}
+
+/// In the child: it is one, and may fork in turn.
+fn begin_generation() {
+    PARENT.store(FORKER.load(Ordering::Relaxed), Ordering::Relaxed);
+    FORKER.store(process::id(), Ordering::Relaxed);
+    GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Whether this process was made by a fork that this module does not know of: its selectors, and the objects that a child
@@ -197,13 +218,13 @@ pub unsafe fn fork() -> Result<ForkResult, ForkError> {
 /// A fork that is prepared: to be [committed](Prepared::commit) in the child and [aborted](Prepared::abort) in the
 /// parent. Dropping it aborts.
 ///
-/// Until then other threads' registrations wait, and the thread that prepared may do nothing with selectors but poll and
-/// wake: not create, drop or list them, not register, deregister, tag or mute, not close a registered source, not make a
-/// socket pair or a timer.
+/// Until then other threads' registrations wait, and the thread that prepared should do nothing with selectors but poll,
+/// wake and look around: making one, or a timer, registering, deregistering, tagging and muting fail; a selector that is
+/// dropped stays, and a registered source that is closed stays in the table.
 #[derive(Debug)]
 #[must_use = "a fork that is neither committed nor aborted keeps registrations waiting"]
 pub struct Prepared {
-    world: MutexGuard<'static, World>,
+    world: Guard<World>,
     /// In the child nothing is left to undo.
     committed: bool,
     _held: HeldOff,
@@ -220,19 +241,28 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
         return Err(PrepareError { object: PrepareObject::NestedFork, source });
     }
     let held = hold_off();
-    let world = world();
-    FORKING.store(this_thread(), Ordering::Relaxed);
-    for live in &world.selectors {
+    let mut prepared = Prepared::begin(held, world());
+    for live in SELECTORS.iter() {
         live.get().registered.shut();
     }
-    // From here on dropping it undoes everything, on an error and on a panic.
-    let mut prepared = Prepared { world, committed: false, _held: held };
-    let World { selectors, pairs, private_pairs, timers, plan } = &mut *prepared.world;
-    Preparation::new(selectors, pairs, timers, plan).run(private_pairs)?;
+    prepared.make()?;
     Ok(prepared)
 }
 
 impl Prepared {
+    /// From here on dropping it undoes everything, on an error and on a panic.
+    fn begin(held: HeldOff, world: Guard<World>) -> Prepared {
+        FORKING.store(this_thread(), Ordering::Relaxed);
+        FORKER.store(process::id(), Ordering::Relaxed);
+        Prepared { world, committed: false, _held: held }
+    }
+
+    /// The gates are shut.
+    fn make(&mut self) -> Result<(), PrepareError> {
+        let World { pairs, private_pairs, timers, plan } = &mut *self.world;
+        Preparation::new(pairs, timers, plan).run(private_pairs)
+    }
+
     /// The numbers behind which the child will have an object of its own: selectors, and what is severed or renewed. Each
     /// other number stands for the same object in both processes.
     ///
@@ -293,27 +323,27 @@ impl Prepared {
     /// To be called in the child of a `fork(2)` that the thread made after [`prepare`], before anything else uses a
     /// descriptor or a selector there, with signals [blocked](block_signals).
     pub unsafe fn commit(mut self) {
-        let World { selectors, pairs, timers, plan, .. } = &mut *self.world;
-        for live in selectors.iter() {
-            let registered = &live.get().registered;
-            if registered.is_retired() {
-                registered.poison(libc::ECANCELED);
+        let World { pairs, timers, plan, .. } = &mut *self.world;
+        for live in SELECTORS.iter() {
+            let shared = live.get();
+            if shared.registered.is_retired() {
+                shared.registered.poison(libc::ECANCELED);
             }
         }
         for (live, copy) in &mut plan.queues {
             let shared = live.get();
             if let Err(errno) = copy.put_in_place(&shared.queue) {
-                shared.registered.poison(errno);
+                shared.poison(errno);
             }
         }
         for (fd, errno) in plan.remakes.remake() {
-            let to_tell = selectors.iter().map(Live::get).filter(|shared| shared.registered.has_entry(fd));
-            to_tell.for_each(|shared| shared.registered.poison(errno));
+            let to_tell = SELECTORS.iter().filter(|live| live.get().registered.has_entry(fd));
+            to_tell.for_each(|live| live.get().poison(errno));
         }
         for replacement in &plan.replacements {
             if let Err(errno) = descriptor::replace(replacement.from, replacement.onto) {
-                let to_tell = selectors.iter().filter(|live| replacement.selector.is_none_or(|one| one == **live));
-                to_tell.for_each(|live| live.get().registered.poison(errno));
+                let to_tell = SELECTORS.iter().filter(|live| replacement.selector.is_none_or(|one| one == *live));
+                to_tell.for_each(|live| live.get().poison(errno));
             }
         }
         for (live, copy) in &mut plan.queues {
@@ -322,7 +352,7 @@ impl Prepared {
             if !shared.registered.is_poisoned()
                 && let Err(errno) = copy.complete(&shared.queue, &shared.wakers)
             {
-                shared.registered.poison(errno);
+                shared.poison(errno);
             }
             for fd in copy.missing() {
                 shared.registered.table.get(fd).map(table::Entry::clear);
@@ -336,7 +366,7 @@ impl Prepared {
                 && slot.flag.is_raised()
                 && let Err(errno) = sys::WakeSignal::send_at(sending)
             {
-                shared.registered.poison(errno);
+                shared.poison(errno);
             }
         }
         for (live, fd) in &plan.muted {
@@ -351,19 +381,19 @@ impl Prepared {
                 schedule.sever();
             }
         }
-        GENERATION.fetch_add(1, Ordering::Relaxed);
+        begin_generation();
         plan.close();
         let owner = process::id();
         OWNER.store(owner, Ordering::Relaxed);
-        for live in selectors.iter() {
+        for live in SELECTORS.iter() {
             let shared = live.get();
             shared.registered.take_over(owner);
             if shared.registered.is_retired() {
                 // A dead endpoint.
                 shared.queue.take_over();
+                SELECTORS.remove(live);
             }
         }
-        selectors.retain(|live| !live.get().registered.is_retired());
         FORKING.store(0, Ordering::Relaxed);
         self.committed = true;
     }
@@ -379,9 +409,8 @@ impl Drop for Prepared {
         if self.committed {
             return;
         }
-        let World { selectors, plan, .. } = &mut *self.world;
-        plan.clear();
-        for live in selectors {
+        self.world.plan.clear();
+        for live in SELECTORS.iter() {
             live.get().registered.open();
         }
         FORKING.store(0, Ordering::Relaxed);

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use super::policy::{ForkPolicy, SourceKind};
+use super::selectors::Live;
 use super::table::{About, Entry};
-use super::world::{Live, find_pair};
+use super::world::{SELECTORS, find_pair};
 use super::{PrepareError, PrepareObject, QueueCopy, generation};
 use crate::schedule::Schedule;
 use crate::selector::Shared;
@@ -77,7 +78,6 @@ impl Plan {
 
 /// The work of [`prepare`](super::prepare).
 pub(super) struct Preparation<'a> {
-    selectors: &'a [Live],
     plan: &'a mut Plan,
     pairs: &'a BTreeMap<RawFd, RawFd>,
     /// The dead endpoint, once something is to be severed.
@@ -98,7 +98,6 @@ struct RenewedPair {
 
 impl<'a> Preparation<'a> {
     pub(super) fn new(
-        selectors: &'a [Live],
         pairs: &'a BTreeMap<RawFd, RawFd>,
         timers: &'a BTreeMap<RawFd, Arc<Schedule>>,
         plan: &'a mut Plan,
@@ -106,7 +105,6 @@ impl<'a> Preparation<'a> {
         // What the fork that made this process has left.
         plan.clear();
         Preparation {
-            selectors,
             plan,
             pairs,
             dead: None,
@@ -119,12 +117,12 @@ impl<'a> Preparation<'a> {
     }
 
     pub(super) fn run(mut self, private_pairs: &[RawFd]) -> Result<(), PrepareError> {
-        for live in self.selectors {
+        for live in SELECTORS.iter() {
             let shared = live.get();
             let number = shared.queue.as_fd().as_raw_fd();
             let mut copy = if shared.registered.is_retired() {
                 let dead = self.dead_endpoint(number)?;
-                self.replace(*live, dead, number);
+                self.replace(live, dead, number);
                 None
             } else {
                 let copy = sys::QueueCopy::new(&shared.queue, &mut self.plan.spares);
@@ -138,8 +136,8 @@ impl<'a> Preparation<'a> {
                             entry.set(token, closer);
                         }
                         match &mut copy {
-                            Some(copy) => self.plan(*live, copy, fd, token, closer)?,
-                            None => self.plan_retired(*live, fd, token, closer)?,
+                            Some(copy) => self.plan(live, copy, fd, token, closer)?,
+                            None => self.plan_retired(live, fd, token, closer)?,
                         }
                     }
                     None if about.is_dropped(generation()) => {}
@@ -148,7 +146,7 @@ impl<'a> Preparation<'a> {
             }
             if let Some(mut copy) = copy {
                 copy.renew_wakers(&shared.wakers);
-                self.plan.queues.push((*live, copy));
+                self.plan.queues.push((live, copy));
             }
         }
         for end in private_pairs {
@@ -284,7 +282,7 @@ impl<'a> Preparation<'a> {
     /// Whether a registered queue is one of those that the fork copies: in the child the number stands for the copy.
     /// (A signalfd is added there for another reason: it watches the signals of the process that adds it.)
     fn is_selector(&self, fd: RawFd, kind: SourceKind) -> bool {
-        kind == SourceKind::Queue && self.selectors.iter().any(|live| live.get().queue.as_fd().as_raw_fd() == fd)
+        kind == SourceKind::Queue && SELECTORS.iter().any(|live| live.get().queue.as_fd().as_raw_fd() == fd)
     }
 
     fn renew_waker(&mut self, live: Live, fd: RawFd) -> Result<(), PrepareError> {
@@ -318,7 +316,7 @@ impl<'a> Preparation<'a> {
     /// A timer is private to a process whether it is registered or not, unless it is registered to be something else.
     fn renew_other_timers(&mut self) -> Result<(), PrepareError> {
         for (fd, _) in self.timers.iter().filter(|(_, schedule)| !schedule.is_severed()) {
-            let mut entries = self.selectors.iter().filter_map(|live| live.get().registered.table.get(*fd)?.about());
+            let mut entries = SELECTORS.iter().filter_map(|live| live.get().registered.table.get(*fd)?.about());
             let is_other = |about: About| matches!(about.policy(), ForkPolicy::Inherit | ForkPolicy::Sever);
             if !entries.any(|about| !about.is_dropped(generation()) && is_other(about)) {
                 self.renew_timer(None, *fd)?;

@@ -4,10 +4,11 @@ use std::io;
 use std::os::fd::RawFd;
 use std::process;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::gate::{Gate, Inside};
 use super::table::{About, Entry, Table};
-use super::world::world;
+use super::world::{refuse_inside_a_fork, world};
 use super::{generation, sync};
 use crate::sys::{self, descriptor};
 use crate::{Interest, Token};
@@ -26,12 +27,28 @@ pub(crate) struct Registered {
     retired: AtomicBool,
 }
 
+/// In place of poison: this is a child, and there is something to do before the first poll.
+#[cfg(feature = "atfork")]
+const FIRST_POLL: i32 = -1;
+
+/// In the middle of a registration, until dropped.
+pub(crate) struct Entered<'a> {
+    _inside: Inside<'a>,
+    // Declared last: a fork in a signal handler must not find the gate occupied by an unmarked thread.
+    #[cfg(feature = "atfork")]
+    _registering: super::atfork::Registering,
+}
+
 impl Default for Registered {
     fn default() -> Registered {
+        #[cfg(feature = "atfork")]
+        let poison = if super::atfork::awaits_first_poll() { FIRST_POLL } else { 0 };
+        #[cfg(not(feature = "atfork"))]
+        let poison = 0;
         Registered {
             table: Table::new(),
             gate: Gate::new(),
-            poison: AtomicI32::new(0),
+            poison: AtomicI32::new(poison),
             owner: AtomicU32::new(0),
             retired: AtomicBool::new(false),
         }
@@ -123,9 +140,7 @@ impl Registered {
 
     /// Makes room for `fd` in the table of this process.
     fn take_in(&self, fd: RawFd) -> io::Result<()> {
-        if super::is_forking_here() {
-            return Err(between());
-        }
+        refuse_inside_a_fork("registering")?;
         // Keeps forks out, and whoever looks at the table without being inside the gate.
         let _world = world();
         self.shut();
@@ -144,6 +159,17 @@ impl Registered {
         self.gate.shut();
         // SAFETY: nobody is inside the gate, and the world is locked.
         unsafe { self.table.set_plain(false) };
+    }
+
+    /// As [`shut`](Registered::shut), but looks `rounds` times at most. `false`: somebody is still inside the gate.
+    #[cfg(feature = "atfork")]
+    pub(super) fn shut_within(&self, rounds: u32) -> bool {
+        let is_shut = self.gate.shut_within(rounds);
+        if is_shut {
+            // SAFETY: nobody is inside the gate, and the world is locked.
+            unsafe { self.table.set_plain(false) };
+        }
+        is_shut
     }
 
     /// Ends a [`shut`](Registered::shut).
@@ -198,25 +224,55 @@ impl Registered {
             (!about.is_dropped(generation())).then_some((entry, token, about))
         });
         let Some((entry, token, about)) = live else { return Ok(false) };
+        // Its number may still stand for the parent's queue.
+        self.check_poison()?;
         entry.set(token, change(token, about)?);
         Ok(true)
     }
 
     pub(crate) fn check_poison(&self) -> io::Result<()> {
         match self.poison.load(Ordering::Relaxed) {
-            0 => Ok(()),
+            ..=0 => Ok(()),
             errno => Err(io::Error::from_raw_os_error(errno)),
         }
     }
 
+    /// To be called before each poll; gives the timeout to poll with.
+    #[inline]
+    pub(crate) fn before_poll(&self, timeout: Option<Duration>) -> io::Result<Option<Duration>> {
+        match self.poison.load(Ordering::Relaxed) {
+            0 => Ok(timeout),
+            _ => self.before_unusual_poll(timeout),
+        }
+    }
+
+    #[cold]
+    fn before_unusual_poll(&self, timeout: Option<Duration>) -> io::Result<Option<Duration>> {
+        #[cfg(feature = "atfork")]
+        if self.poison.compare_exchange(FIRST_POLL, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            super::atfork::first_poll();
+            // What it has done may be what the caller waits for.
+            return Ok(Some(Duration::ZERO));
+        }
+        self.check_poison().map(|()| timeout)
+    }
+
+    /// In the child: there is something to do before the first poll. Poison takes precedence.
+    #[cfg(feature = "atfork")]
+    pub(super) fn await_first_poll(&self) {
+        let _ = self.poison.compare_exchange(0, FIRST_POLL, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// From now on every poll fails with `errno`.
-    pub(super) fn poison(&self, errno: i32) {
-        // The first error is the one to know.
-        let _ = self.poison.compare_exchange(0, errno, Ordering::Relaxed, Ordering::Relaxed);
+    pub(crate) fn poison(&self, errno: i32) {
+        // The first error is the one to know. Only the child of a fork comes here, where no other thread is.
+        if !self.is_poisoned() {
+            self.poison.store(errno, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn is_poisoned(&self) -> bool {
-        self.poison.load(Ordering::Relaxed) != 0
+        self.poison.load(Ordering::Relaxed) > 0
     }
 
     /// Whether `fd` is in the table. Async-signal-safe.
@@ -233,21 +289,26 @@ impl Registered {
         self.retired.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn enter(&self) -> io::Result<Inside<'_>> {
-        match self.gate.try_enter() {
-            Some(inside) => Ok(inside),
-            None => self.enter_after_fork(),
-        }
+    pub(crate) fn enter(&self) -> io::Result<Entered<'_>> {
+        #[cfg(feature = "atfork")]
+        let registering = super::atfork::Registering::begin();
+        let inside = match self.gate.try_enter() {
+            Some(inside) => inside,
+            None => self.enter_after_fork()?,
+        };
+        Ok(Entered {
+            _inside: inside,
+            #[cfg(feature = "atfork")]
+            _registering: registering,
+        })
     }
 
     #[cold]
     fn enter_after_fork(&self) -> io::Result<Inside<'_>> {
         let mut round = 0;
         loop {
-            if super::is_forking_here() {
-                // It would wait for itself.
-                return Err(between());
-            }
+            // It would wait for itself.
+            refuse_inside_a_fork("registering")?;
             sync::pause(round);
             round += 1;
             if let Some(inside) = self.gate.try_enter() {
@@ -255,10 +316,6 @@ impl Registered {
             }
         }
     }
-}
-
-fn between() -> io::Error {
-    io::Error::other("this thread is between prepare and commit or abort of a fork: end the fork before registering")
 }
 
 /// Puts one registration in the place of another where the kernel does not change it: epoll_ctl(2) has `EPOLLEXCLUSIVE`

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use super::generation;
 use super::policy::{ForkPolicy, SourceKind};
 use super::registered::replace;
+use super::selectors::Live;
 use super::table::About;
-use super::world::{Live, find_pair, world};
+use super::world::{SELECTORS, find_pair, world};
 use crate::selector::Shared;
 use crate::sys::descriptor;
 use crate::{Interest, Token};
@@ -34,9 +35,9 @@ pub struct Registration {
 
 /// Every registration of this process, in the order of selectors and descriptors.
 pub fn registrations() -> Vec<Registration> {
-    let world = world();
+    let _world = world();
     let mut list = Vec::new();
-    for live in &world.selectors {
+    for live in SELECTORS.iter() {
         let shared = live.get();
         for (fd, entry) in shared.registered.table.iter() {
             let Some((token, about)) = entry.get() else { continue };
@@ -58,14 +59,16 @@ pub fn registrations() -> Vec<Registration> {
 
 /// How many selectors are alive in this process.
 pub fn selectors() -> usize {
-    world().selectors.len()
+    let _world = world();
+    SELECTORS.iter().count()
 }
 
 /// The number of the selector made last among those alive, counted from 1 over the whole process; 0: there is none.
 ///
 /// A cache of what [`registrations`] says about selectors as they were made is good as long as this does not change.
 pub fn newest_selector() -> u32 {
-    world().selectors.last().map_or(0, |live| live.get().id)
+    let _world = world();
+    SELECTORS.iter().last().map_or(0, |live| live.get().id)
 }
 
 /// Tags the registration of `source`, an I/O object or a descriptor number, in whatever selector it is.
@@ -98,7 +101,8 @@ pub fn set_policy(source: &impl AsRawFd, policy: ForkPolicy) -> io::Result<()> {
 /// nowhere.
 pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
     let fd = source.as_raw_fd();
-    world().selectors.iter().find_map(|live| {
+    let _world = world();
+    SELECTORS.iter().find_map(|live| {
         let (_, about) = live.get().registered.table.get(fd)?.get()?;
         (!about.is_dropped(generation())).then(|| about.policy())
     })
@@ -125,8 +129,9 @@ pub fn retire_in_children(source: &impl AsRawFd) -> io::Result<()> {
 /// that made this process left the registration out.
 pub fn is_tagged(source: &impl AsRawFd) -> bool {
     let fd = source.as_raw_fd();
-    let about = |live: &Live| live.get().registered.table.get(fd)?.about();
-    world().selectors.iter().filter_map(about).any(About::is_tagged)
+    let about = |live: Live| live.get().registered.table.get(fd)?.about();
+    let _world = world();
+    SELECTORS.iter().filter_map(about).any(About::is_tagged)
 }
 
 /// Holds back the events of `source`, an I/O object or a descriptor number, in this process: it stays registered, and
@@ -208,7 +213,8 @@ pub fn set_exclusive(source: &impl AsRawFd, exclusive: bool) -> io::Result<()> {
 /// Those of `epoll_ctl(2)`, the first one; the other registrations are armed anew all the same.
 pub fn rearm_exclusive() -> io::Result<()> {
     let mut result = Ok(());
-    for live in &world().selectors {
+    let _world = world();
+    for live in SELECTORS.iter() {
         let shared = live.get();
         for (fd, _) in
             shared.registered.table.iter().filter(|(_, entry)| entry.about().is_some_and(About::is_exclusive))
@@ -228,7 +234,8 @@ pub fn rearm_exclusive() -> io::Result<()> {
 
 fn change(fd: RawFd, change: impl Fn(&Shared, Token, About) -> io::Result<About>) -> io::Result<()> {
     let mut found = false;
-    for live in &world().selectors {
+    let _world = world();
+    for live in SELECTORS.iter() {
         let shared = live.get();
         found |= shared.registered.change(fd, |token, about| change(shared, token, about))?;
     }

@@ -5,11 +5,12 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::RawFd;
-use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::lock::{Guard, Lock, this_thread};
 use super::prepare::Plan;
+use super::selectors::{Live, Selectors};
 use crate::schedule::Schedule;
 use crate::selector::Shared;
 use crate::sys::descriptor::{self, Identity};
@@ -20,9 +21,12 @@ use crate::sys::descriptor::{self, Identity};
 struct OnOnePage {
     generation: AtomicU32,
     owner: AtomicU32,
+    parent: AtomicU32,
+    forker: AtomicU32,
     forking: AtomicUsize,
-    hold: Mutex<()>,
-    world: Mutex<World>,
+    selectors: Selectors,
+    hold: Lock<()>,
+    world: Lock<World>,
 }
 
 const _: () = assert!(size_of::<OnOnePage>() == align_of::<OnOnePage>());
@@ -30,15 +34,12 @@ const _: () = assert!(size_of::<OnOnePage>() == align_of::<OnOnePage>());
 static STATE: OnOnePage = OnOnePage {
     generation: AtomicU32::new(0),
     owner: AtomicU32::new(0),
+    parent: AtomicU32::new(0),
+    forker: AtomicU32::new(0),
     forking: AtomicUsize::new(0),
-    hold: Mutex::new(()),
-    world: Mutex::new(World {
-        selectors: Vec::new(),
-        pairs: BTreeMap::new(),
-        private_pairs: Vec::new(),
-        timers: BTreeMap::new(),
-        plan: Plan::new(),
-    }),
+    selectors: Selectors::new(),
+    hold: Lock::new(()),
+    world: Lock::new(World::new()),
 };
 
 /// How many forks lie between this process and the one that its program started as.
@@ -47,23 +48,28 @@ pub(super) static GENERATION: &AtomicU32 = &STATE.generation;
 /// The process that the selectors belong to; 0: there has never been one.
 pub(super) static OWNER: &AtomicU32 = &STATE.owner;
 
-/// The thread that is between prepare and the end of a fork, as the address of its `MARK`; 0: none.
+/// The process that forked this one; 0: none, in generation 0.
+pub(super) static PARENT: &AtomicU32 = &STATE.parent;
+
+/// This process as the parent of its children: its id.
+pub(super) static FORKER: &AtomicU32 = &STATE.forker;
+
+/// The thread that is between prepare and the end of a fork; 0: none.
 pub(super) static FORKING: &AtomicUsize = &STATE.forking;
+
+/// The selectors that exist.
+pub(super) static SELECTORS: &Selectors = &STATE.selectors;
 
 /// All that forks look after. The lock is held from prepare to the end of the fork, so the child finds it in the hands of
 /// the one thread it has.
-static WORLD: &Mutex<World> = &STATE.world;
+pub(super) static WORLD: &Lock<World> = &STATE.world;
 
 /// Held by whoever keeps forks waiting, and by a fork from prepare to its end.
-pub(super) static HOLD: &Mutex<()> = &STATE.hold;
+pub(super) static HOLD: &Lock<()> = &STATE.hold;
 
-thread_local! {
-    static MARK: u8 = const { 0 };
-}
-
+/// All that forks look after beside the [selectors](SELECTORS), which the lock is for too.
 #[derive(Debug)]
 pub(super) struct World {
-    pub(super) selectors: Vec<Live>,
     /// The socket pairs made in this process, each end with the other; [`PARTED`]: it has none any more.
     pub(super) pairs: BTreeMap<RawFd, RawFd>,
     /// The timers of this process, registered or not.
@@ -74,23 +80,20 @@ pub(super) struct World {
     pub(super) plan: Plan,
 }
 
-/// A selector that exists: it leaves the list, under the lock, before it is freed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Live(*const Shared);
-
-// SAFETY: `Shared` is `Sync`, and the pointer is valid wherever the list is locked.
-unsafe impl Send for Live {}
-
-impl Live {
-    /// Only to be called while the lock is held.
-    pub(super) fn get(&self) -> &Shared {
-        // SAFETY: the lock is held, so the selector has not left the list and is not freed.
-        unsafe { &*self.0 }
+impl World {
+    pub(super) const fn new() -> World {
+        World { pairs: BTreeMap::new(), private_pairs: Vec::new(), timers: BTreeMap::new(), plan: Plan::new() }
     }
 }
 
-pub(super) fn world() -> MutexGuard<'static, World> {
-    WORLD.lock().unwrap_or_else(PoisonError::into_inner)
+/// Takes the lock. A thread that is between prepare and the end of a fork has it, and may look around: see
+/// [`Prepared`](super::Prepared).
+pub(super) fn world() -> Guard<World> {
+    if is_forking_here() {
+        // SAFETY: the thread has the lock, and nothing is borrowed from it between prepare and the end of the fork.
+        return unsafe { WORLD.again(false) };
+    }
+    WORLD.lock()
 }
 
 /// A handle to a selector that takes part in forks.
@@ -101,13 +104,16 @@ pub(super) fn world() -> MutexGuard<'static, World> {
 pub(crate) struct Adopted(ManuallyDrop<Arc<Shared>>);
 
 impl Adopted {
-    pub(crate) fn new(selector: Shared) -> Adopted {
+    pub(crate) fn new(selector: Shared) -> io::Result<Adopted> {
+        // The fork would not know of it.
+        refuse_inside_a_fork("making a selector")?;
         let selector = Arc::new(selector);
         if OWNER.load(Ordering::Relaxed) == 0 {
             OWNER.store(std::process::id(), Ordering::Relaxed);
         }
-        world().selectors.push(Live(Arc::as_ptr(&selector)));
-        Adopted(ManuallyDrop::new(selector))
+        let _world = world();
+        SELECTORS.push(Live::of(Arc::as_ptr(&selector)));
+        Ok(Adopted(ManuallyDrop::new(selector)))
     }
 }
 
@@ -127,11 +133,14 @@ impl Deref for Adopted {
 
 impl Drop for Adopted {
     fn drop(&mut self) {
-        let mut world = world();
+        if is_forking_here() {
+            // The fork has plans with it: it stays.
+            return;
+        }
+        let _world = world();
         // Others drop theirs under the lock too, and nobody can clone the last one.
         if Arc::strong_count(&self.0) == 1 {
-            let gone = Live(Arc::as_ptr(&self.0));
-            world.selectors.retain(|live| *live != gone);
+            SELECTORS.remove(Live::of(Arc::as_ptr(&self.0)));
         }
         // SAFETY: not used again. Freeing the selector takes no lock.
         unsafe { ManuallyDrop::drop(&mut self.0) };
@@ -165,8 +174,8 @@ fn with_selector(id: u32, act: impl FnOnce(&Shared)) {
     if is_forking_here() {
         return;
     }
-    let world = world();
-    if let Some(live) = world.selectors.iter().find(|live| live.get().id == id) {
+    let _world = world();
+    if let Some(live) = SELECTORS.iter().find(|live| live.get().id == id) {
         act(live.get());
     }
 }
@@ -180,9 +189,6 @@ pub(crate) fn remember_pair(a: RawFd, b: RawFd) {
 
 /// One end is closed or given away: what is left is no pair any more.
 pub(crate) fn forget_pair(fd: RawFd) {
-    if is_forking_here() {
-        return;
-    }
     let mut world = world();
     if let Some(peer) = world.pairs.remove(&fd) {
         world.pairs.remove(&peer);
@@ -219,28 +225,29 @@ pub(crate) fn keeping_forks_out<T>(act: impl FnOnce() -> T) -> io::Result<T> {
 
 /// The timer at `fd` keeps to `schedule`.
 pub(crate) fn remember_timer(fd: RawFd, schedule: Arc<Schedule>) -> io::Result<()> {
-    if is_forking_here() {
-        return Err(io::Error::other(
-            "this thread is between prepare and commit or abort of a fork: end the fork before making a timer",
-        ));
-    }
+    // The child would share it.
+    refuse_inside_a_fork("making a timer")?;
     world().timers.insert(fd, schedule);
     Ok(())
 }
 
 /// The timer at `fd` is about to be closed.
 pub(crate) fn forget_timer(fd: RawFd) {
-    if !is_forking_here() {
-        world().timers.remove(&fd);
-    }
+    world().timers.remove(&fd);
 }
 
 pub(super) fn is_forking_here() -> bool {
     FORKING.load(Ordering::Relaxed) == this_thread()
 }
 
-pub(super) fn this_thread() -> usize {
-    MARK.with(|mark| ptr::from_ref(mark).addr())
+/// An error for a thread that is between prepare and the end of a fork.
+pub(super) fn refuse_inside_a_fork(doing: &str) -> io::Result<()> {
+    if is_forking_here() {
+        return Err(io::Error::other(format!(
+            "this thread is between prepare and commit or abort of a fork: end the fork before {doing}"
+        )));
+    }
+    Ok(())
 }
 
 /// The pair one end of which is the socket `identity`: that end first.

@@ -86,6 +86,15 @@ impl Queue {
     /// The number is this process's own.
     pub(crate) fn take_over(&self) {}
 
+    /// Child of a fork that was not prepared: the number stands for an empty queue of its own, if there is one to be had.
+    /// Async-signal-safe.
+    #[cfg(feature = "atfork")]
+    pub(crate) fn detach(&self) {
+        if let Ok(empty) = Queue::new() {
+            let _ = super::descriptor::replace(empty.0.as_raw_fd(), self.0.as_raw_fd());
+        }
+    }
+
     /// Whether there is a registration for what is open under this number now.
     pub(crate) fn holds(&self, fd: RawFd, _: Token, _: Interest) -> io::Result<bool> {
         // Only the kernel knows which open file description was registered under this number; adding tells, and

@@ -10,7 +10,8 @@
 //!   them up to their capacity, rounds its timeout up, and returns `Interrupted` rather than retry.
 //! - `Event`, `Events` (a vector of them, the capacity being the most a `wait` returns) and the module `event`, which
 //!   reads them.
-//! - with `cponfork`, `Queue::holds` and `Queue::take_over`, `Remakes` for what only a child can make, and a `QueueCopy` that implements [the trait](crate::fork::QueueCopy).
+//! - with `cponfork`, `Queue::holds` and `Queue::take_over`, `Remakes` for what only a child can make, and a `QueueCopy`
+//!   that implements [the trait](crate::fork::QueueCopy); with `atfork`, `Queue::detach`.
 //!
 //! A waker's kernel object is a `WakeSignal`: sending makes the queue it is registered with return a readable event,
 //! each time anew, from any thread.

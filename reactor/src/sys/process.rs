@@ -83,6 +83,20 @@ pub(crate) fn id() -> u32 {
     rustix::process::getpid().as_raw_nonzero().get().cast_unsigned()
 }
 
+/// pthread_atfork(3): `before` runs before each fork(2) of the process, then one of the others in parent and child.
+#[cfg(feature = "atfork")]
+pub(crate) fn at_fork(
+    before: extern "C" fn(),
+    in_parent: extern "C" fn(),
+    in_child: extern "C" fn(),
+) -> io::Result<()> {
+    // SAFETY: the functions are there for as long as the program or library that they are in, and so is their registration.
+    match unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
 /// fork(2): 0 in the child.
 ///
 /// # Safety

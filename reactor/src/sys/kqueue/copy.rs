@@ -55,6 +55,14 @@ impl Queue {
     pub(crate) fn take_over(&self) {
         self.owner.store(process::id(), Ordering::Relaxed);
     }
+
+    /// Child of a fork that was not prepared: the number stands for a queue of its own, or for none.
+    #[cfg(feature = "atfork")]
+    pub(crate) fn detach(&self) {
+        if is_copying() {
+            self.take_over();
+        }
+    }
 }
 
 /// What the child does to have its queue: one list of changes, made by one system call.

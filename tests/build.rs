@@ -1,0 +1,20 @@
+//! Compiles the library that forks behind the program's back.
+
+fn main() {
+    println!("cargo::rerun-if-changed=foreign/forks.c");
+    let target = std::env::var("TARGET").unwrap_or_default();
+    let host = std::env::var("HOST").unwrap_or_default();
+    let mut library = cc::Build::new();
+    library.file("foreign/forks.c").warnings(true).warnings_into_errors(true);
+    if library.clone().try_compile("foreign_forks").is_ok() {
+        return;
+    }
+    // A target that is only type-checked needs no C compiler. For the host's processor and kernel its own compiler does.
+    let processor_and_kernel = |triple: &str| {
+        let mut parts = triple.split('-');
+        (parts.next().map(str::to_owned), parts.nth(1).map(str::to_owned))
+    };
+    if processor_and_kernel(&target) == processor_and_kernel(&host) {
+        library.compiler("cc").compile("foreign_forks");
+    }
+}
