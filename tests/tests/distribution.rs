@@ -456,6 +456,7 @@ fn paused_worker_leaves_connections_to_others() {
 #[test]
 fn forks_of_a_worker_do_not_count() {
     let server = Server::start("balanced", 2, "forks");
+    server.wait_for_all(2);
     let connections = server.burst(12);
     check_balance(&by_worker(&connections, 2), "after the forks");
     drop(connections);
