@@ -2,10 +2,13 @@
 
 use std::error::Error;
 
+use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
 #[path = "service.rs"]
 mod service;
+
+use service::Service;
 
 const USAGE: &str = "usage: hello current-thread|THREADS ADDRESS WORK MEBIBYTES";
 
@@ -22,10 +25,21 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     let runtime = builder.enable_all().build()?;
-    let (address, service) = (address.parse()?, service::Service::new(work.parse()?));
-    Ok(runtime.block_on(async {
+    let (address, service) = (address.parse()?, Service::new(work.parse()?));
+    runtime.block_on(async {
         let listener = service::listen(address)?;
         // In a task: the thread that calls `block_on` is not one of the workers.
-        tokio::spawn(service.run(listener)).await?
-    })?)
+        tokio::spawn(accept(listener, service)).await?;
+        Ok(())
+    })
+}
+
+/// Accepts and serves for ever.
+async fn accept(listener: TcpListener, service: Service) {
+    loop {
+        // A client that has given up already is no reason to stop.
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let _as_fast_as_possible = stream.set_nodelay(true);
+        tokio::spawn(service.clone().serve(stream));
+    }
 }

@@ -15,7 +15,8 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADER_BYTES: usize = 16 * 1024;
@@ -35,18 +36,8 @@ impl Service {
         Service { http, work }
     }
 
-    /// Accepts and serves for ever.
-    pub(crate) async fn run(self, listener: TcpListener) -> io::Result<()> {
-        loop {
-            // A client that has given up already is no reason to stop.
-            if let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(self.clone().serve(stream));
-            }
-        }
-    }
-
-    async fn serve(self, stream: TcpStream) {
-        let _as_fast_as_possible = stream.set_nodelay(true);
+    /// Serves a connection until it ends.
+    pub(crate) async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let service = service_fn(|request| {
             let answer = self.answer(&request);
             async { Ok::<_, Infallible>(answer) }

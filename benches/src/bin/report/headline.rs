@@ -8,7 +8,7 @@ use crate::data::{Data, Measure};
 use crate::fork::{case, response_case};
 use crate::render::number;
 use crate::server::{
-    FOUR_WORKERS, HALF_LOAD, HELLO, NGINX, ONE_THREAD, PREFORK, PREFORK_HTTP, REUSEPORT, SEPARATE, THREADS,
+    FOUR_WORKERS, HALF_LOAD, HELLO, NGINX, ONE_THREAD, PREFORK_BALANCED, PREFORK_HTTP, REUSEPORT, SEPARATE, THREADS,
 };
 use crate::targets::Target;
 
@@ -20,7 +20,7 @@ const END: &str = "<!-- The end of the figures. -->\n";
 type Row = (&'static str, Measure, String, &'static str, &'static [&'static str]);
 
 /// The rows that were measured.
-pub(crate) fn table(data: &Data, targets: &[Target], machine: &[(&'static str, String)]) -> String {
+pub(crate) fn table(data: &Data, targets: &[Target], machine: &[(&'static str, String)], busy: bool) -> String {
     let loops: &[&str] = &["raw epoll", "libevent", "libuv", "libev", "fresh tokio runtime"];
     let servers: &[&str] = &[ONE_THREAD, THREADS, REUSEPORT, NGINX];
     let rows: [Row; 12] = [
@@ -62,7 +62,7 @@ pub(crate) fn table(data: &Data, targets: &[Target], machine: &[(&'static str, S
             "requests per second, 45 µs of work in each",
             Measure::WorkThroughput,
             HELLO.to_owned(),
-            PREFORK,
+            PREFORK_BALANCED,
             &[THREADS, ONE_THREAD],
         ),
         (
@@ -90,6 +90,9 @@ pub(crate) fn table(data: &Data, targets: &[Target], machine: &[(&'static str, S
         about("C library"),
         about("compiler")
     );
+    if busy {
+        text += "\nThe machine was busy with other work: first response, latency and requests per second say little here.\n";
+    }
     text
 }
 

@@ -1,7 +1,17 @@
 //! The machine, in a few lines.
 
 use std::fs;
+use std::num::NonZero;
 use std::process::Command;
+use std::thread;
+
+/// How many threads wanted a processor lately, for each processor that there is.
+pub(crate) fn load() -> f64 {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: f64 = load.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
+    load / processors as f64
+}
 
 /// What the figures depend on: each a name and what it is here.
 pub(crate) fn describe() -> Vec<(&'static str, String)> {
@@ -19,7 +29,6 @@ pub(crate) fn describe() -> Vec<(&'static str, String)> {
         ("compiler", said_by("rustc", &["--version"])),
         ("transparent huge pages", large_pages.trim().to_owned()),
         ("open files", file_limit()),
-        ("load", fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned()),
         ("nginx", said_by("nginx", &["-v"]).trim_start_matches("nginx version: ").to_owned()),
         ("wrk", said_by("wrk", &["-v"])),
         ("valgrind", said_by("valgrind", &["--version"])),

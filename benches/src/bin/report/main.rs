@@ -46,6 +46,9 @@ impl Plan {
     }
 }
 
+/// From this load on, in threads for each processor, figures of the clock on the wall say little.
+const QUIET: f64 = 0.5;
+
 type Measure = fn(&Plan, &mut Data) -> Result<(), Box<dyn Error>>;
 
 const SECTIONS: [(&str, Measure); 3] =
@@ -77,6 +80,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let started = Instant::now();
     let mut data = Data::default();
+    let load = machine::load();
+    if load > QUIET {
+        data.note(format!(
+            "The machine was busy: {load:.1} threads for each processor wanted to run before this began. Throughput, \
+             latency and times to a response say little then; processor time, instructions and memory still do."
+        ));
+    }
     for (name, measure) in sections {
         eprintln!("measuring: {name}");
         if let Err(error) = measure(&plan, &mut data) {
@@ -91,7 +101,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let markdown = render::markdown(&data, &targets, &machine, plan.quick, took);
     fs::write(results.join("report.md"), &markdown)?;
     fs::write(results.join("report.json"), render::json(&data, &targets, &machine, plan.quick)?)?;
-    let headline = headline::table(&data, &targets, &machine);
+    let headline = headline::table(&data, &targets, &machine, load > QUIET);
     fs::write(results.join("headline.md"), &headline)?;
     if whole {
         headline::write_to(&PathBuf::from(directory).join("../README.md"), &headline)?;

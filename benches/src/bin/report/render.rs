@@ -25,6 +25,12 @@ pub(crate) fn markdown(data: &Data, targets: &[Target], machine: &Machine, quick
     }
     text += &format!("- measured in {} s\n", took.as_secs());
 
+    if !data.notes.is_empty() {
+        text += "\n## Notes\n\n";
+        for note in &data.notes {
+            text += &format!("- {}\n", note.replace('\n', " "));
+        }
+    }
     text += "\n## Targets\n\n| target | limit | measured | |\n|---|---:|---:|---|\n";
     for target in targets {
         text += &format!("| {} | {} | {} | {} |\n", target.text, target.limit(), target.measured(), target.verdict());
@@ -33,12 +39,6 @@ pub(crate) fn markdown(data: &Data, targets: &[Target], machine: &Machine, quick
         if !data.cases(measure).is_empty() {
             text += &format!("\n## {}\n\n", measure.title());
             table(&mut text, data, measure);
-        }
-    }
-    if !data.notes.is_empty() {
-        text += "\n## Notes\n\n";
-        for note in &data.notes {
-            text += &format!("- {}\n", note.replace('\n', " "));
         }
     }
     text

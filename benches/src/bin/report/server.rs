@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The names of those that the targets speak of.
 pub(crate) const PREFORK_HTTP: &str = "prefork-http";
 pub(crate) const PREFORK: &str = "forkio, 2 workers";
+pub(crate) const PREFORK_BALANCED: &str = "forkio, 2 workers, balanced";
+const PREFORK_REUSEPORT: &str = "forkio, 2 workers, reuseport";
 pub(crate) const ONE_THREAD: &str = "hyper, one thread, on mio";
 pub(crate) const ONE_THREAD_FORKIO: &str = "hyper, one thread, on forkio";
 pub(crate) const THREADS: &str = "hyper, 2 threads";
@@ -120,6 +122,19 @@ fn hello(plan: &Plan, program: &str, mode: &str, address: SocketAddr, work: u64,
     command
 }
 
+fn hello_prefork(
+    plan: &Plan,
+    workers: usize,
+    distribution: &str,
+    address: SocketAddr,
+    work: u64,
+    mebibytes: usize,
+) -> Command {
+    let mut command = Command::new(plan.program("forkio/release/hello-prefork"));
+    command.args([&workers.to_string(), distribution, &address.to_string(), &work.to_string(), &mebibytes.to_string()]);
+    command
+}
+
 fn prefork_http(plan: &Plan, address: SocketAddr, workers: usize, mebibytes: usize) -> Command {
     let mut command = Command::new(plan.program("forkio/release/examples/prefork-http"));
     command.args(["--listen", &address.to_string(), "--workers", &workers.to_string()]);
@@ -147,7 +162,7 @@ fn start_all(plan: &Plan, data: &mut Data) -> Result<Vec<Server>, Box<dyn Error>
         });
     }
     let hello_mio = |mode, address| hello(plan, "release/hello-mio", mode, address, 0, 0);
-    start(data, PREFORK, &|address| Ok(vec![hello(plan, "forkio/release/hello-prefork", "2", address, 0, 0)]));
+    start(data, PREFORK, &|address| Ok(vec![hello_prefork(plan, 2, "shared", address, 0, 0)]));
     start(data, ONE_THREAD, &|address| Ok(vec![hello_mio("current-thread", address)]));
     start(data, THREADS, &|address| Ok(vec![hello_mio("2", address)]));
     let two = |address| Ok(vec![hello_mio("current-thread", address), hello_mio("current-thread", address)]);
@@ -312,13 +327,17 @@ const HALF_LOAD_SHORT: &str = "short connections, half of the load";
 fn work(plan: &Plan, data: &mut Data, turn: Duration, rounds: usize) -> Result<(), Box<dyn Error>> {
     let work = turns_of_work();
     let mut servers = Vec::new();
-    for (name, program, mode) in [
-        (PREFORK, "forkio/release/hello-prefork", "2"),
-        (THREADS, "release/hello-mio", "2"),
-        (ONE_THREAD, "release/hello-mio", "current-thread"),
-    ] {
+    let mut start = |name, command: &dyn Fn(SocketAddr) -> Command| -> io::Result<()> {
         let address = free_address()?;
-        servers.push(Server::start(name, address, vec![hello(plan, program, mode, address, work, 0)])?);
+        servers.push(Server::start(name, address, vec![command(address)])?);
+        Ok(())
+    };
+    for (name, distribution) in [(PREFORK, "shared"), (PREFORK_REUSEPORT, "reuseport"), (PREFORK_BALANCED, "balanced")]
+    {
+        start(name, &|address| hello_prefork(plan, 2, distribution, address, work, 0))?;
+    }
+    for (name, mode) in [(THREADS, "2"), (ONE_THREAD, "current-thread")] {
+        start(name, &|address| hello(plan, "release/hello-mio", mode, address, work, 0))?;
     }
     saturate(data, &servers, turn, rounds, Kind::Work)
 }
@@ -441,11 +460,11 @@ fn memory(plan: &Plan, data: &mut Data, rounds: usize) -> Result<(), Box<dyn Err
             data.add(Measure::Pss, case, PREFORK_HTTP, resident(&[server], 1 + workers)?);
 
             let address = free_address()?;
-            let command = hello(plan, "forkio/release/hello-prefork", &workers.to_string(), address, 0, TABLE_MIB);
+            let command = hello_prefork(plan, workers, "shared", address, 0, TABLE_MIB);
             let started = Instant::now();
-            let server = Server::start(PREFORK, address, vec![command])?;
-            data.add(Measure::Ready, case, PREFORK, started.elapsed().as_secs_f64() * 1e3);
-            data.add(Measure::Pss, case, PREFORK, resident(&[server], 1 + workers)?);
+            let server = Server::start(FORKED, address, vec![command])?;
+            data.add(Measure::Ready, case, FORKED, started.elapsed().as_secs_f64() * 1e3);
+            data.add(Measure::Pss, case, FORKED, resident(&[server], 1 + workers)?);
 
             let mut servers = Vec::new();
             let started = Instant::now();
@@ -468,6 +487,7 @@ fn memory(plan: &Plan, data: &mut Data, rounds: usize) -> Result<(), Box<dyn Err
 pub(crate) const ONE_WORKER: &str = "1 worker";
 pub(crate) const FOUR_WORKERS: &str = "4 workers";
 pub(crate) const SEPARATE: &str = "separate processes";
+const FORKED: &str = "forkio";
 
 /// The memory of so many processes, once they are there and have served something.
 fn resident(servers: &[Server], processes: usize) -> io::Result<f64> {
