@@ -9,7 +9,7 @@ use forkio_tests::tree::driver::Driver;
 use forkio_tests::tree::operation::sequences;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
-const CASES: u32 = 1024;
+const CASES: u32 = 2048;
 
 fn nothing_is_found(thread: bool) {
     let program = Path::new(env!("CARGO_BIN_EXE_fixture-tree"));

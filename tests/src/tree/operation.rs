@@ -3,6 +3,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
 use serde::{Deserialize, Serialize};
 
 use super::message::{Kind, Object, Policy, Wanted};
@@ -117,18 +118,20 @@ pub enum Act {
     Exit,
 }
 
-/// A case: sequences of operations.
+/// A case: a sequence of operations, on objects of a few sorts, so that more happens to each.
 pub fn sequences() -> impl Strategy<Value = Vec<Operation>> {
-    vec((any::<u8>(), acts()).prop_map(|(process, act)| Operation { process, act }), 1..100)
+    subsequence(&OBJECTS[..], 1..=4).prop_flat_map(|objects| {
+        vec((any::<u8>(), acts(objects)).prop_map(|(process, act)| Operation { process, act }), 1..100)
+    })
 }
 
-fn acts() -> impl Strategy<Value = Act> {
+fn acts(objects: Vec<Object>) -> impl Strategy<Value = Act> {
     let at = any::<u8>;
     let rarely = || prop::bool::weighted(0.2);
     prop_oneof![
         1 => Just(Act::NewSelector),
         1 => at().prop_map(|selector| Act::DropSelector { selector }),
-        8 => objects().prop_map(|object| Act::Open { object }),
+        8 => select(objects).prop_map(|object| Act::Open { object }),
         2 => at().prop_map(|selector| Act::NewWaker { selector }),
         3 => (at(), any::<bool>()).prop_map(|(source, of_pair)| Act::Duplicate { source, of_pair }),
         2 => at().prop_map(|source| Act::GiveAway { source }),
@@ -145,8 +148,8 @@ fn acts() -> impl Strategy<Value = Act> {
             Act::Deregister { selector, source, any, by_number }
         }),
         4 => (at(), rarely(), policies()).prop_map(|(source, any, policy)| Act::SetPolicy { source, any, policy }),
-        4 => at().prop_map(|source| Act::RenewPair { source }),
-        1 => (prop::sample::select(&KINDS[..]), policies()).prop_map(|(kind, policy)| Act::SetDefault { kind, policy }),
+        6 => at().prop_map(|source| Act::RenewPair { source }),
+        1 => (select(&KINDS[..]), policies()).prop_map(|(kind, policy)| Act::SetDefault { kind, policy }),
         3 => (at(), rarely()).prop_map(|(source, any)| Act::Mute { source, any }),
         2 => at().prop_map(|source| Act::Unmute { source }),
         4 => at().prop_map(|source| Act::Wake { source }),
@@ -160,28 +163,24 @@ fn acts() -> impl Strategy<Value = Act> {
             Act::Poll { selector, capacity }
         }),
         2 => Just(Act::Look),
-        6 => Just(Act::Fork),
+        8 => Just(Act::Fork),
         2 => Just(Act::Exit),
     ]
 }
 
-fn objects() -> impl Strategy<Value = Object> {
-    prop::sample::select(vec![
-        Object::TcpListener,
-        Object::UnixListener,
-        Object::TcpStream,
-        Object::UnixStream,
-        Object::Udp,
-        Object::StreamPair,
-        Object::StreamPair,
-        Object::StreamPair,
-        Object::DatagramPair,
-        Object::Pipe,
-        Object::Eventfd,
-        Object::Timerfd,
-        Object::Timer,
-    ])
-}
+const OBJECTS: [Object; 11] = [
+    Object::TcpListener,
+    Object::UnixListener,
+    Object::TcpStream,
+    Object::UnixStream,
+    Object::Udp,
+    Object::StreamPair,
+    Object::DatagramPair,
+    Object::Pipe,
+    Object::Eventfd,
+    Object::Timerfd,
+    Object::Timer,
+];
 
 fn wanted() -> impl Strategy<Value = Wanted> {
     prop_oneof![3 => Just(Wanted::Readable), 1 => Just(Wanted::Writable), 1 => Just(Wanted::Both)]
