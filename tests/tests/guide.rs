@@ -18,6 +18,7 @@ macro_rules! scenarios {
 
 scenarios! {
     runtime_per_process: "runtime-per-process",
+    runtime_per_process_fork_by_others: "runtime-per-process-fork-by-others",
     registered_in_both: "registered-in-both",
     connection_for_the_child: "connection-for-the-child",
     connection_of_the_parent: "connection-of-the-parent",
@@ -28,7 +29,18 @@ scenarios! {
 /// The parent binds, forks and goes; the child serves.
 #[test]
 fn daemon() {
-    let mut fixture = Fixture::start(FIXTURE, &["daemon"]);
+    serves_after_its_parent("daemon");
+}
+
+/// The same with forks by others.
+#[test]
+fn daemonized() {
+    serves_after_its_parent("daemonized");
+}
+
+#[track_caller]
+fn serves_after_its_parent(scenario: &str) {
+    let mut fixture = Fixture::start(FIXTURE, &[scenario]);
     let address = fixture.line();
     let child = fixture.line();
     wait_until("the parent has gone", || fixture.has_ended());

@@ -19,6 +19,8 @@ fn main() {
     fixture_main(&[
         ("daemon", || run(daemon())),
         ("runtime-per-process", runtime_per_process),
+        ("daemonized", || run(daemonized())),
+        ("runtime-per-process-fork-by-others", runtime_per_process_fork_by_others),
         ("registered-in-both", || run(registered_in_both())),
         ("connection-for-the-child", || run(connection_for_the_child())),
         ("connection-of-the-parent", || run(connection_of_the_parent())),
@@ -89,6 +91,59 @@ fn runtime_per_process() {
             std::process::exit(0);
         }
     }
+}
+
+/// Forks as a library would; the child runs `child` and exits.
+fn fork_by_others(child: impl FnOnce()) -> libc::pid_t {
+    // SAFETY: what the child goes on with is what is to be seen.
+    match unsafe { libc::fork() } {
+        0 => {
+            child();
+            std::process::exit(0);
+        }
+        pid => {
+            assert!(pid > 0, "fork: {}", io::Error::last_os_error());
+            pid
+        }
+    }
+}
+
+fn reap_of_others(pid: libc::pid_t) {
+    let mut status = 0;
+    // SAFETY: the kernel writes the status.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    check_eq("the child's status", status, 0);
+}
+
+/// Section 1, a fork by others in the middle of a current-thread runtime: as `daemonize` does, twice.
+async fn daemonized() {
+    forkio::atfork::install().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("{}", listener.local_addr().unwrap());
+    for _ in 0..2 {
+        // SAFETY: this process has one thread.
+        if unsafe { libc::fork() } != 0 {
+            std::process::exit(0);
+        }
+    }
+    println!("{}", std::process::id());
+    let (mut stream, _) = listener.accept().await.unwrap();
+    stream.read_u8().await.unwrap();
+    stream.write_all(std::process::id().to_string().as_bytes()).await.unwrap();
+}
+
+/// Section 1, forks by others in a process whose runtime has threads: each child finds a runtime of its own.
+fn runtime_per_process_fork_by_others() {
+    static RUNTIME: ProcessRuntime =
+        ProcessRuntime::new(|| Builder::new_multi_thread().worker_threads(2).enable_all().build());
+    forkio::atfork::install().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let fetch = || RUNTIME.block_on(TcpStream::connect(address)).unwrap().map(drop).unwrap();
+    fetch();
+    let children: Vec<_> = (0..3).map(|_| fork_by_others(fetch)).collect();
+    children.into_iter().for_each(reap_of_others);
+    fetch();
 }
 
 /// Section 4: one socket, at one number, given to what is a selector of each process.
