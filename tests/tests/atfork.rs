@@ -33,3 +33,26 @@ scenarios! {
     signals_wait: "signals-wait",
     commit_allocates_nothing: "commit-allocates-nothing",
 }
+
+/// In a tokio runtime; see `src/bin/fixture-foreign.rs`.
+mod runtime {
+    use super::*;
+
+    macro_rules! scenarios {
+        ($($test:ident: $scenario:literal,)*) => {$(
+            #[test]
+            fn $test() {
+                run_fixture(env!("CARGO_BIN_EXE_fixture-foreign"), $scenario);
+            }
+        )*};
+    }
+
+    scenarios! {
+        goes_on: "goes-on",
+        daemon: "daemon",
+        mixed: "mixed",
+        lineage: "lineage",
+        commands: "commands",
+        fresh_runtime: "fresh-runtime",
+    }
+}
