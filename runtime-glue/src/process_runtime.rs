@@ -42,8 +42,8 @@ use crate::{ForkError, lineage, policy, rest, runtime};
 /// time, that one is held for. The first use in the child finds out about the first of them
 /// ([`RuntimeError::InheritedLock`]). And tokio must not use `parking_lot`; see [`ForkError::ParkingLot`].
 ///
-/// The fork has to be one that forkio knows of: [`fork_with_threads`](crate::fork_with_threads), or the reactor's. In the
-/// child of any other fork [`get`](ProcessRuntime::get) fails.
+/// The fork has to be one that forkio knows of: [`fork_with_threads`](crate::fork_with_threads), the reactor's, or with the
+/// feature `atfork`, once it is installed, any `fork(2)`. In the child of another fork [`get`](ProcessRuntime::get) fails.
 ///
 /// # Examples
 ///
@@ -174,6 +174,9 @@ fn prepare_process() -> Result<(), RuntimeError> {
         if reactor::is_stray() {
             return Err(RuntimeError::StrayProcess);
         }
+        // Not in the first turn of what follows.
+        #[cfg(feature = "atfork")]
+        crate::atfork::settle_in();
         policy::install_defaults();
         if !lineage::was_alone() {
             runtime::check_locks()?;
@@ -259,7 +262,7 @@ impl fmt::Display for RuntimeError {
             RuntimeError::NoIoDriver => ForkError::NoIoDriver.fmt(f),
             RuntimeError::StrayProcess => f.write_str(
                 "this process was forked behind forkio's back, and shares its parent's signal pipe and connections; fork \
-                 with `forkio::fork_with_threads`",
+                 with `forkio::fork_with_threads`, or have forks by others prepared (`forkio::atfork::install`)",
             ),
             RuntimeError::InheritedLock => f.write_str(
                 "a thread of the parent was handling a signal at the fork, and has left a lock behind: end this process, \

@@ -27,6 +27,7 @@ scenarios! {
     fork_during_build: "fork-during-build",
     many_forks: "many-forks",
     stray: "stray",
+    foreign_fork: "foreign-fork",
     inside_inherited: "inside-inherited",
     build_errors: "build-errors",
     beside_a_current_thread_runtime: "beside-a-current-thread-runtime",

@@ -49,6 +49,7 @@ fn main() {
         ("many-forks", many_forks),
         ("descriptors", descriptors),
         ("stray", stray),
+        ("foreign-fork", foreign_fork),
         ("inside-inherited", inside_inherited),
         ("build-errors", build_errors),
         ("beside-a-current-thread-runtime", beside_a_current_thread_runtime),
@@ -673,6 +674,54 @@ fn stray() {
     wait(fork_with_threads(use_everything));
     let error = RuntimeError::StrayProcess.to_string();
     assert!(error.contains("fork_with_threads"), "{error}");
+}
+
+/// A `fork(2)` by somebody else, under load, with the handlers installed: as good as one of the reactor's.
+fn foreign_fork() {
+    static HOOKS: AtomicU32 = AtomicU32::new(0);
+    forkio::atfork::install().unwrap();
+    forkio::on_child(|_| {
+        HOOKS.fetch_add(1, Ordering::Relaxed);
+    });
+    let listener = listen();
+    start_serving(&listener);
+    use_everything();
+    let mut peer = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    peer.read_exact(&mut [0; 4]).unwrap();
+    let fork_by_others = |child: &dyn Fn()| {
+        // SAFETY: the child uses what it makes itself.
+        match unsafe { libc::fork() } {
+            0 => {
+                child();
+                std::process::exit(0)
+            }
+            pid => pid,
+        }
+    };
+    let turns = [Turn::new().unwrap(), Turn::new().unwrap()];
+    let [ready, end] = &turns;
+    let lives = fork_by_others(&|| {
+        check_eq("generation", fork::generation(), 1);
+        use_everything();
+        check_eq("hooks", HOOKS.load(Ordering::Relaxed), 1);
+        reap(fork_by_others(&|| {
+            use_everything();
+            check_eq("hooks", HOOKS.load(Ordering::Relaxed), 2);
+        }));
+        wait(fork_with_threads(use_everything));
+        ready.give();
+        end.wait();
+    });
+    ready.wait();
+    peer.shutdown(std::net::Shutdown::Write).unwrap();
+    check_eq("the end, although the child lives", peer.read(&mut [0; 1]).unwrap(), 0);
+    for _ in 0..20 {
+        reap(fork_by_others(&use_everything));
+        check_eq("the parent serves on", ask(&listener), std::process::id());
+    }
+    end.give();
+    reap(lives);
+    use_everything();
 }
 
 /// The fork is made inside a task of the runtime that stays behind.
