@@ -15,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinError, JoinSet, yield_now};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::routes::{Preloaded, Site};
@@ -25,6 +25,9 @@ const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 /// How long to leave the queue of connections alone when one could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The shortest time that a tokio timer has. In a runtime with threads a task that yields may well be the next one to run.
+const EVENT_LOOP_TURN: Duration = Duration::from_millis(1);
 
 /// Serves on all listeners of the worker until it is told to stop, and then for as long as requests are in flight, up to
 /// the drain timeout.
@@ -121,8 +124,8 @@ impl Server {
             served = connection.as_mut() => served,
             () = shutdown => {
                 // hyper closes a connection that it has read nothing from as idle. One turn of the event loop first, so
-                // that it finds a request which has arrived.
-                yield_now().await;
+                // that it finds a request which has arrived: a timer fires after the events that were there.
+                sleep(EVENT_LOOP_TURN).await;
                 match poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await {
                     Poll::Ready(served) => served,
                     Poll::Pending => {
