@@ -33,7 +33,10 @@
 //!
 //! # Platforms
 //!
-//! Linux (epoll). Compiling for another system ends with one sentence that says so.
+//! Linux (epoll). FreeBSD, macOS, NetBSD, OpenBSD and DragonFly (kqueue) compile, and were run on a model of kqueue(2) only.
+//! On FreeBSD 15 the kernel copies the queue (`KQUEUE_CPONFORK`); elsewhere a child opens one at the same number and replays
+//! the table. What Linux shares between processes and a kqueue cannot, a timer whose policy is `Inherit`, each process has
+//! for itself there.
 //!
 //! [mio]: https://docs.rs/mio
 

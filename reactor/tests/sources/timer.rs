@@ -30,11 +30,14 @@ fn registers() {
     }
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn is_close_on_exec() {
     // A kqueue has no blocking mode.
-    let check = if cfg!(forkio_kqueue) { |fd: &_| assert!(is_cloexec(fd)) } else { |fd: &_| assert_flags(fd) };
+    let check = if cfg!(any(forkio_kqueue, not(target_os = "linux"))) {
+        |fd: &_| assert!(is_cloexec(fd))
+    } else {
+        |fd: &_| assert_flags(fd)
+    };
     check(&timer());
 }
 
