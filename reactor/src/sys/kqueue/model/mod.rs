@@ -20,7 +20,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::sys::syscall;
@@ -403,12 +403,19 @@ static MODEL: Mutex<Model> = Mutex::new(Model {
     close_on_fork: BTreeSet::new(),
 });
 
-fn model() -> Guard {
-    static FORKS: Once = Once::new();
-    FORKS.call_once(|| {
+/// Before `main`, so that the kernel's part of a fork comes after everybody's handlers in the parent, and before them in
+/// the child.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static SEE_FORKS: extern "C" fn() = {
+    extern "C" fn see_forks() {
         // SAFETY: the handlers may be called by any fork.
         unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child)) };
-    });
+    }
+    see_forks
+};
+
+fn model() -> Guard {
     let guard = MODEL.lock().unwrap_or_else(PoisonError::into_inner);
     WORKING.store(true, Ordering::Relaxed);
     Guard(guard)
