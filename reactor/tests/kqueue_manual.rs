@@ -327,7 +327,8 @@ mod manual {
         ("RETURN VALUES", "with EV_ERROR set in flags and the system error in data. Otherwise, -1", || {
             let (queue, (a, _b)) = (Kqueue::new(), pair());
             let answer = *queue.call(&[read(&a, EV_DELETE)], 1, NOW).ok()?.first()?;
-            let told = answer.flags & EV_ERROR != 0 && answer.data as i64 == i64::from(libc::ENOENT);
+            let errno: i64 = answer.data as _;
+            let told = answer.flags & EV_ERROR != 0 && errno == i64::from(libc::ENOENT);
             Some(told && queue.refused(read(&a, EV_DELETE)) == Some(libc::ENOENT))
         }),
         ("ERRORS", "[EBADF] The specified descriptor is invalid", || {
