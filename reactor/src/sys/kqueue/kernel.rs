@@ -215,7 +215,9 @@ pub unsafe fn kevent(
         tv_nsec: timeout.subsec_nanos() as libc::c_long,
     });
     let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    #[allow(clippy::useless_conversion, reason = "systems differ in the type")]
     let nchanges = nchanges.try_into().unwrap_or(Count::MAX);
+    #[allow(clippy::useless_conversion, reason = "systems differ in the type")]
     let nevents = nevents.try_into().unwrap_or(Count::MAX);
     #[cfg(not(forkio_libkqueue))]
     let count = syscall!(kevent(queue, changes, nchanges, events, nevents, timeout))?;
