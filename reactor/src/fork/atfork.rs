@@ -77,7 +77,10 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering, compiler_fence};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::lock::this_thread;
-use super::world::{FORKER, FORKING, HOLD, SELECTORS, WORLD, World, is_forking_here};
+use super::world::{
+    FORKER, FORKING, HAS_HANDLERS, HAS_PRIVATE, HOLD, OWNER, SELECTORS, WORLD, World, is_forking_here,
+    refuse_inside_a_fork, world,
+};
 use super::{HeldOff, PrepareError, PrepareObject, Prepared, SignalsBlocked, begin_generation};
 use crate::sys::process;
 
@@ -88,21 +91,30 @@ const PATIENCE: u32 = 50_000;
 /// Has the C library prepare every `fork(2)` of this process, and end it in parent and child. Doing so again does nothing;
 /// children have it too.
 ///
+/// From then on a registration says that it is under way, which takes it some nanoseconds: a signal handler may fork.
+///
 /// Do it early, before other threads start and before others register handlers of their own: see [the order of
 /// handlers](self#other-handlers).
 ///
 /// # Errors
 ///
-/// Those of `pthread_atfork(3)`: no memory.
+/// Those of `pthread_atfork(3)`: no memory. Between prepare and the end of a fork of this thread, an error.
 pub fn install() -> io::Result<()> {
-    static INSTALLED: Mutex<bool> = Mutex::new(false);
-    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
-    if !*installed {
+    refuse_inside_a_fork("installing handlers")?;
+    static INSTALLING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
+    if !HAS_HANDLERS.load(Ordering::Relaxed) {
         // Made now, because a signal handler must not allocate.
         refusals();
         FORKER.store(std::process::id(), Ordering::Relaxed);
         process::at_fork(before_fork, in_parent, in_child)?;
-        *installed = true;
+        HAS_HANDLERS.store(true, Ordering::Relaxed);
+        // From now on registrations say that they are under way.
+        let _world = world();
+        for live in SELECTORS.iter() {
+            live.get().registered.shut();
+            live.get().registered.open();
+        }
     }
     Ok(())
 }
@@ -198,7 +210,7 @@ impl Drop for Registering {
 }
 
 extern "C" fn before_fork() {
-    if SELECTORS.is_empty() && WORLD.is_free() && HOLD.is_free() {
+    if SELECTORS.is_empty() && !HAS_PRIVATE.load(Ordering::Relaxed) && WORLD.is_free() && HOLD.is_free() {
         // Nothing is written: each page that is costs the parent a page fault after every fork.
         return;
     }
@@ -278,6 +290,10 @@ extern "C" fn in_child() {
                 // SAFETY: this is the child.
                 unsafe { do_without(&refusals().nested) };
                 if SELECTORS.is_empty() {
+                    // There was nothing to prepare, so this child has all that it should.
+                    if OWNER.load(Ordering::Relaxed) != 0 {
+                        OWNER.store(std::process::id(), Ordering::Relaxed);
+                    }
                     FAILURE.store(ptr::null_mut(), Ordering::Release);
                     announce_first_poll();
                 }

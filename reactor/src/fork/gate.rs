@@ -59,6 +59,10 @@ impl Gate {
         })
     }
 
+    pub(crate) fn is_shut(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & SHUT != 0
+    }
+
     pub(super) fn begin_shut(&self) {
         self.0.fetch_or(SHUT, Ordering::Acquire);
     }

@@ -174,7 +174,7 @@ impl Registered {
 
     /// Ends a [`shut`](Registered::shut).
     pub(super) fn open(&self) {
-        let is_plain = self.owner.load(Ordering::Relaxed) != 0 && !self.is_poisoned();
+        let is_plain = self.owner.load(Ordering::Relaxed) != 0 && !self.is_poisoned() && !is_a_fork_to_be_told();
         // SAFETY: as in `shut`.
         unsafe { self.table.set_plain(is_plain) };
         self.gate.open();
@@ -216,9 +216,20 @@ impl Registered {
         self.gate.reset();
     }
 
-    /// Changes the live registration of `fd`, if there is one, and says whether there was.
+    /// Changes the live registration of `fd`, if there is one, and says whether there was. The world is locked.
     pub(super) fn change(&self, fd: RawFd, change: impl FnOnce(Token, About) -> io::Result<About>) -> io::Result<bool> {
-        let _inside = self.enter()?;
+        if self.gate.is_shut() {
+            // By the thread that has the world, which is this one.
+            refuse_inside_a_fork("changing a registration")?;
+        }
+        // Alone: the descriptor's owner, who may be another thread, must not close it and have the number again meanwhile.
+        self.shut();
+        let changed = self.change_alone(fd, change);
+        self.open();
+        changed
+    }
+
+    fn change_alone(&self, fd: RawFd, change: impl FnOnce(Token, About) -> io::Result<About>) -> io::Result<bool> {
         let live = self.table.get(fd).and_then(|entry| {
             let (token, about) = entry.get()?;
             (!about.is_dropped(generation())).then_some((entry, token, about))
@@ -315,6 +326,18 @@ impl Registered {
                 return Ok(inside);
             }
         }
+    }
+}
+
+/// Whether a signal handler may fork in the middle of a registration, and has to be told of it: the plain way does not.
+fn is_a_fork_to_be_told() -> bool {
+    #[cfg(feature = "atfork")]
+    {
+        super::world::HAS_HANDLERS.load(Ordering::Relaxed)
+    }
+    #[cfg(not(feature = "atfork"))]
+    {
+        false
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::atomic::Ordering;
 
 use super::generation;
 use super::policy::{ForkPolicy, SourceKind};
 use super::registered::replace;
 use super::selectors::Live;
 use super::table::About;
-use super::world::{SELECTORS, find_pair, world};
+use super::world::{HAS_PRIVATE, SELECTORS, find_pair, world};
 use crate::selector::Shared;
 use crate::sys::descriptor;
 use crate::{Interest, Token};
@@ -278,6 +279,7 @@ pub fn renew_pair_in_children(source: &impl AsRawFd) -> io::Result<()> {
     let (end, peer) = find_pair(&world.pairs, identity).ok_or_else(no_pair)?;
     if !world.private_pairs.iter().any(|known| [end, peer].contains(known)) {
         world.private_pairs.push(end);
+        HAS_PRIVATE.store(true, Ordering::Relaxed);
     }
     Ok(())
 }

@@ -98,7 +98,9 @@ impl Table {
             }
         }
         // SAFETY: the caller sees to it that nobody looks.
-        self.entries.with_mut(|entries| unsafe { *entries = larger });
+        let smaller = self.entries.with_mut(|entries| unsafe { std::mem::replace(&mut *entries, larger) });
+        // Not before: a child that a signal handler forks here finds one or the other.
+        drop(smaller);
     }
 
     #[inline(always)]

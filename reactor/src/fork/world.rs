@@ -6,7 +6,7 @@ use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use super::lock::{Guard, Lock, this_thread};
 use super::prepare::Plan;
@@ -24,6 +24,9 @@ struct OnOnePage {
     parent: AtomicU32,
     forker: AtomicU32,
     forking: AtomicUsize,
+    has_private: AtomicBool,
+    #[cfg(feature = "atfork")]
+    has_handlers: AtomicBool,
     selectors: Selectors,
     hold: Lock<()>,
     world: Lock<World>,
@@ -37,6 +40,9 @@ static STATE: OnOnePage = OnOnePage {
     parent: AtomicU32::new(0),
     forker: AtomicU32::new(0),
     forking: AtomicUsize::new(0),
+    has_private: AtomicBool::new(false),
+    #[cfg(feature = "atfork")]
+    has_handlers: AtomicBool::new(false),
     selectors: Selectors::new(),
     hold: Lock::new(()),
     world: Lock::new(World::new()),
@@ -56,6 +62,13 @@ pub(super) static FORKER: &AtomicU32 = &STATE.forker;
 
 /// The thread that is between prepare and the end of a fork; 0: none.
 pub(super) static FORKING: &AtomicUsize = &STATE.forking;
+
+/// Whether there has been anything that each process is to have for itself beside the selectors and what is registered.
+pub(super) static HAS_PRIVATE: &AtomicBool = &STATE.has_private;
+
+/// Whether the forks of others are prepared too.
+#[cfg(feature = "atfork")]
+pub(super) static HAS_HANDLERS: &AtomicBool = &STATE.has_handlers;
 
 /// The selectors that exist.
 pub(super) static SELECTORS: &Selectors = &STATE.selectors;
@@ -152,6 +165,9 @@ impl Drop for Adopted {
 /// The kernel drops the registrations of a closed descriptor by itself, and mio's users rely on it; the table has to be
 /// told. tokio deregisters first, so this is not on its path.
 pub(crate) fn closing(id: u32, fd: RawFd) {
+    if is_forking_here() {
+        return leave_to_next_prepare(id, fd);
+    }
     // Where a relative holds a duplicate, the kernel does not forget by itself.
     with_selector(id, |shared| shared.registered.close(&shared.queue, fd));
 }
@@ -159,7 +175,18 @@ pub(crate) fn closing(id: u32, fd: RawFd) {
 /// A source that is registered with selector `id` becomes a bare descriptor, still registered: nothing will tell when it
 /// is closed.
 pub(crate) fn given_away(id: u32, fd: RawFd) {
+    if is_forking_here() {
+        return leave_to_next_prepare(id, fd);
+    }
     with_selector(id, |shared| shared.registered.give_away(fd));
+}
+
+/// What cannot be done in the middle of a fork: the next one looks whether the number is still what was registered.
+fn leave_to_next_prepare(id: u32, fd: RawFd) {
+    // This thread has the lock.
+    if let Some(live) = SELECTORS.iter().find(|live| live.get().id == id) {
+        live.get().registered.give_away(fd);
+    }
 }
 
 /// Whether the selector `id` is still there.
@@ -228,6 +255,7 @@ pub(crate) fn remember_timer(fd: RawFd, schedule: Arc<Schedule>) -> io::Result<(
     // The child would share it.
     refuse_inside_a_fork("making a timer")?;
     world().timers.insert(fd, schedule);
+    HAS_PRIVATE.store(true, Ordering::Relaxed);
     Ok(())
 }
 

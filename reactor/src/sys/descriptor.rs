@@ -98,7 +98,10 @@ pub(crate) fn dead_endpoint() -> io::Result<OwnedFd> {
 
 /// Whether `fd` is a stream socket of the Unix domain, as the ends of a pair are.
 pub(crate) fn is_unix_stream(fd: RawFd) -> bool {
-    // SAFETY: it goes nowhere but to getsockname(2), which says EBADF should the number not be open.
+    if fd < 0 {
+        return false;
+    }
+    // SAFETY: not -1, and it goes nowhere but to getsockname(2), which says EBADF should the number not be open.
     let socket = unsafe { BorrowedFd::borrow_raw(fd) };
     rustix::net::getsockname(socket).is_ok_and(|name| name.address_family() == rustix::net::AddressFamily::UNIX)
         && socket_option(fd, libc::SO_TYPE).is_ok_and(|kind| kind == libc::SOCK_STREAM)

@@ -721,6 +721,14 @@ fn foreign_fork() {
     }
     end.give();
     reap(lives);
+    // A child that uses nothing, and forks, as daemons do it.
+    reap(fork_by_others(&|| {
+        reap(fork_by_others(&|| {
+            check_eq("stray", fork::is_stray(), false);
+            use_everything();
+            reap(fork_by_others(&use_everything));
+        }));
+    }));
     use_everything();
 }
 
