@@ -23,7 +23,7 @@ const LONG: Duration = Duration::from_secs(60);
 fn main() {
     // Whoever started this may have left something open, which an audit would find.
     // SAFETY: nothing in this process owns a descriptor yet.
-    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     fixture_main(&[
         ("audit", || run(audit())),
         ("audit-is-what-the-kernel-says", || run(audit_is_what_the_kernel_says())),
