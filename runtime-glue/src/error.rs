@@ -16,7 +16,6 @@ pub struct Thread {
 }
 
 /// Why [`fork`](crate::fork) made no process. Nothing has changed.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum ForkError {
     /// The process has other threads, and they did not go while [`fork`](crate::fork) waited. The child would have their
@@ -49,6 +48,13 @@ pub enum ForkError {
     /// A new process could not be watched (`pidfd_open(2)`). That is tried out before the fork, so it is found out there,
     /// unless memory runs out at that moment: then the process was killed as soon as it had been made.
     Watch(io::Error),
+}
+
+/// As [`Display`](fmt::Display): this is what a `main` prints that returns the error, and what to do is in there.
+impl fmt::Debug for ForkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl fmt::Display for ForkError {

@@ -215,7 +215,6 @@ impl<F> fmt::Debug for ProcessRuntime<F> {
 }
 
 /// Why a [`ProcessRuntime`] gave no runtime.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum RuntimeError {
     /// The function that builds it returned this error.
@@ -250,6 +249,13 @@ impl From<ForkError> for RuntimeError {
             ForkError::Inspect(error) => RuntimeError::Inspect(error),
             error => RuntimeError::Inspect(io::Error::other(error)),
         }
+    }
+}
+
+/// As [`Display`](fmt::Display): this is what a `main` prints that returns the error, and what to do is in there.
+impl fmt::Debug for RuntimeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

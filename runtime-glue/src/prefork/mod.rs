@@ -301,7 +301,6 @@ fn shell_status(status: &ExitStatus) -> u8 {
 }
 
 /// Why a prefork server ended, or did not start.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum PreforkError {
     /// Zero workers were asked for.
@@ -334,6 +333,13 @@ impl PreforkError {
             PreforkError::CrashLoop { status, .. } => shell_status(status).max(1),
             _ => 1,
         }
+    }
+}
+
+/// As [`Display`](fmt::Display): this is what a `main` prints that returns the error, and what to do is in there.
+impl fmt::Debug for PreforkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
