@@ -82,7 +82,7 @@ fn a_signal_interrupts() {
     while !thread.is_finished() {
         // Repeated, because the thread may not be in the system call yet.
         // SAFETY: the thread has not been joined, so its handle is valid.
-        assert_eq!(unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR2) }, 0);
+        assert_eq!(unsafe { libc::pthread_kill(thread.as_pthread_t() as _, libc::SIGUSR2) }, 0);
         thread::sleep(Duration::from_millis(1));
     }
     assert_kind(thread.join().unwrap(), ErrorKind::Interrupted);
