@@ -226,10 +226,17 @@ fn fresh_runtime() {
     });
     let build = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let end = Arc::new(Notify::new());
+    let (built, is_built) = std::sync::mpsc::channel();
     let thread = std::thread::spawn({
         let end = Arc::clone(&end);
-        move || build().block_on(async { end.notified().await })
+        move || {
+            let runtime = build();
+            // The first runtime of a process makes what all share, under locks that no child would see released.
+            built.send(()).unwrap();
+            runtime.block_on(async { end.notified().await });
+        }
     });
+    is_built.recv().unwrap();
     for _ in 0..5 {
         reap(foreign::fork_on_thread(|| {
             build().block_on(async {
