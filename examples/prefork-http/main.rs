@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use forkio::Prefork;
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, interval_at};
@@ -117,6 +118,10 @@ async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, String> {
             }
             _ => format!("cannot listen on {address}: {error}; choose another address with --listen"),
         })?;
+        // Answers are small, and written whole: there is nothing to wait for. Connections have it of their listener.
+        if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
         listeners.push(listener);
     }
     Ok(listeners)

@@ -112,10 +112,6 @@ impl Server {
     }
 
     async fn connection(self: Arc<Self>, stream: Counted<TcpStream>, shutdown: Shutdown) {
-        // Answers are small, and written whole: there is nothing to wait for.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
         let service = service_fn(|request| async { Ok::<_, Infallible>(self.site.answer(request).await) });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
 

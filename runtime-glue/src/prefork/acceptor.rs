@@ -118,12 +118,16 @@ impl<L: Accept> Acceptor<L> {
     ///
     /// Those of `accept(2)`: errors of a single connection, or that no descriptors or memory are left.
     pub async fn accept(&mut self) -> io::Result<(Counted<L::Stream>, L::Address)> {
+        // Most connections come when there is room.
+        if let Some(accepted) = self.accept_if_room().await {
+            return accepted;
+        }
         let connections = self.turn.connections.clone();
         loop {
             // Before the look at the room there is, so that no change is missed.
             let mut changed = pin!(connections.shared().changed.notified());
             changed.as_mut().enable();
-            if let Some(accepted) = poll_fn(|cx| self.turn.poll_accept(&self.listener, cx)).await {
+            if let Some(accepted) = self.accept_if_room().await {
                 return accepted;
             }
             if self.turn.is_one_overlooked(&self.listener) {
@@ -135,6 +139,11 @@ impl<L: Accept> Acceptor<L> {
                 () = self.turn.wait(&self.listener) => {}
             }
         }
+    }
+
+    /// `None`: this worker has enough connections.
+    async fn accept_if_room(&mut self) -> Option<io::Result<(Counted<L::Stream>, L::Address)>> {
+        poll_fn(|cx| self.turn.poll_accept(&self.listener, cx)).await
     }
 
     /// Leaves the connections that come to the other workers until the next [`accept`](Acceptor::accept): for a worker that

@@ -10,13 +10,16 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::process;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::future::BoxFuture;
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use tracing::Instrument;
 
 use super::connections::Common;
@@ -84,15 +87,65 @@ impl Worker {
 }
 
 /// A future that resolves when the worker is to stop: SIGTERM, SIGINT, or the parent's end. Clone it as often as needed.
-#[derive(Clone)]
 #[must_use = "futures do nothing unless polled"]
-pub struct Shutdown(Shared<BoxFuture<'static, ()>>);
+pub struct Shutdown {
+    told: Arc<Told>,
+    waiting: Option<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    /// Set before those who wait are notified.
+    is_told: AtomicBool,
+    waiting: Arc<Notify>,
+}
+
+struct Waiting {
+    notified: Pin<Box<OwnedNotified>>,
+    /// Whom that wakes.
+    waker: Waker,
+}
+
+impl Shutdown {
+    /// What resolves once `signal` has, which somebody is to drive.
+    fn new(signal: impl Future<Output = ()> + Send + 'static) -> (Shutdown, impl Future<Output = ()> + Send + 'static) {
+        let told = Arc::new(Told::default());
+        let shutdown = Shutdown { told: Arc::clone(&told), waiting: None };
+        let drive = async move {
+            signal.await;
+            told.is_told.store(true, Ordering::Release);
+            told.waiting.notify_waiters();
+        };
+        (shutdown, drive)
+    }
+}
+
+impl Clone for Shutdown {
+    fn clone(&self) -> Shutdown {
+        Shutdown { told: Arc::clone(&self.told), waiting: None }
+    }
+}
 
 impl Future for Shutdown {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.0).poll(cx)
+        let Shutdown { told, waiting } = &mut *self;
+        if told.is_told.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        // A connection's task polls this with each of its events.
+        if waiting.as_ref().is_some_and(|waiting| waiting.waker.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        let mut notified =
+            waiting.take().map_or_else(|| Box::pin(Arc::clone(&told.waiting).notified_owned()), |old| old.notified);
+        // It may have been said before this one was there to be notified.
+        if notified.as_mut().poll(cx).is_ready() || told.is_told.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        *waiting = Some(Waiting { notified, waker: cx.waker().clone() });
+        Poll::Pending
     }
 }
 
@@ -221,9 +274,8 @@ where
             return 0;
         }
         tracing::info!("started");
-        let shutdown = Shutdown(shutdown.shared());
-        // Its own task, so that the signal is noticed even if nobody polls the future.
-        tokio::spawn(shutdown.clone().in_current_span());
+        let (shutdown, drive) = Shutdown::new(shutdown);
+        tokio::spawn(drive.in_current_span());
         let connections = Connections::new(common, index);
         tokio::spawn(connections.clone().attend().in_current_span());
         // Called inside, because a closure may panic as well as its future.
