@@ -25,7 +25,7 @@ pub struct Cost {
     pub commit: u64,
     /// Processor time in the parent, after the fork.
     pub abort: u64,
-    /// Page faults in the child during commit.
+    /// Page faults in the child during commit; for a response those of both processes.
     pub faults: u64,
     /// From the beginning, prepare included, until the parent has read the child's first response.
     pub response: u64,
@@ -90,10 +90,19 @@ fn nanoseconds(clock: libc::clockid_t) -> u64 {
 
 /// How many page faults this process has had that needed no disk.
 pub fn faults() -> u64 {
+    faults_of(libc::RUSAGE_SELF)
+}
+
+/// The same, with those of its children that it has waited for.
+pub fn faults_with_children() -> u64 {
+    faults() + faults_of(libc::RUSAGE_CHILDREN)
+}
+
+fn faults_of(whom: i32) -> u64 {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
     // SAFETY: the kernel fills `usage`. With these arguments it cannot fail.
     let usage = unsafe {
-        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        libc::getrusage(whom, usage.as_mut_ptr());
         usage.assume_init()
     };
     usage.ru_minflt.cast_unsigned()

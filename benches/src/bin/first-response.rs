@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 
-use forked::{Cost, MESSAGE, now};
+use forked::{Cost, MESSAGE, faults_with_children, now};
 use forkio_reactor::fork::{self, ForkResult};
 use forkio_reactor::net::TcpListener;
 use forkio_reactor::{Events, Interest, Poll, Token};
@@ -30,7 +30,7 @@ fn bare() -> io::Result<()> {
     let address = listener.local_addr()?;
     forked::serve(|| {
         let client = forked::request(address)?;
-        let begin = now();
+        let begin = (now(), faults_with_children());
         // SAFETY: this process has one thread.
         let child = unsafe { forked::fork() }?;
         if child == 0 {
@@ -49,7 +49,7 @@ fn reactor() -> io::Result<()> {
     poll.registry().register(&mut listener, Token(0), Interest::READABLE)?;
     forked::serve(|| {
         let client = forked::request(address)?;
-        let begin = now();
+        let begin = (now(), faults_with_children());
         // SAFETY: this process has one thread.
         match unsafe { fork::fork() }.map_err(io::Error::other)? {
             ForkResult::Child => {
@@ -72,9 +72,9 @@ fn respond(mut stream: impl Read + Write) -> io::Result<()> {
     stream.write_all(&message)
 }
 
-fn end(client: std::net::TcpStream, child: i32, begin: u64) -> io::Result<Cost> {
+fn end(client: std::net::TcpStream, child: i32, (begin, faults): (u64, u64)) -> io::Result<Cost> {
     forked::read_response(client)?;
     let response = now() - begin;
     forked::wait(child)?;
-    Ok(Cost { response, ..Cost::default() })
+    Ok(Cost { response, faults: faults_with_children() - faults, ..Cost::default() })
 }

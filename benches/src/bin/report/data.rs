@@ -1,5 +1,6 @@
 //! What was measured.
 
+use forkio_benches::instructions::Parts;
 use forkio_benches::rounds::Quartiles;
 use serde::Serialize;
 
@@ -27,14 +28,20 @@ pub(crate) enum Measure {
     Faults,
     /// From the decision to fork to the first response.
     Response,
+    /// Page faults of both processes together until then, and until the child has ended.
+    ResponseFaults,
     /// The server as fast as it can with connections that stay open.
     KeepAliveThroughput,
     KeepAliveCpu,
     KeepAliveUser,
+    KeepAliveCalls,
+    KeepAliveSwitches,
     /// The same with a connection for each request.
     ShortThroughput,
     ShortCpu,
     ShortUser,
+    ShortCalls,
+    ShortSwitches,
     /// The busiest worker's share of the connections, where 1 is an even share.
     Balance,
     /// Latency from the time a request was due.
@@ -52,7 +59,7 @@ pub(crate) enum Measure {
 }
 
 impl Measure {
-    pub(crate) const ALL: [Measure; 25] = [
+    pub(crate) const ALL: [Measure; 30] = [
         Measure::ReactorTime,
         Measure::Instructions,
         Measure::RequestInstructions,
@@ -63,12 +70,17 @@ impl Measure {
         Measure::Abort,
         Measure::Faults,
         Measure::Response,
+        Measure::ResponseFaults,
         Measure::KeepAliveThroughput,
         Measure::KeepAliveCpu,
         Measure::KeepAliveUser,
+        Measure::KeepAliveCalls,
+        Measure::KeepAliveSwitches,
         Measure::ShortThroughput,
         Measure::ShortCpu,
         Measure::ShortUser,
+        Measure::ShortCalls,
+        Measure::ShortSwitches,
         Measure::Balance,
         Measure::LatencyMedian,
         Measure::Latency99,
@@ -92,12 +104,19 @@ impl Measure {
             Measure::Abort => "Fork: processor time of clearing up in the parent, µs",
             Measure::Faults => "Fork: page faults in commit",
             Measure::Response => "Fork: from the decision to fork to the child's first response, µs",
+            Measure::ResponseFaults => {
+                "Fork: page faults of both processes, from the decision to fork to the child's end"
+            }
             Measure::KeepAliveThroughput => "Server, 64 connections that stay open: requests per second",
             Measure::KeepAliveCpu => "Server, 64 connections that stay open: processor time of a request, µs",
             Measure::KeepAliveUser => "Server, 64 connections that stay open: user mode's part of that time, µs",
+            Measure::KeepAliveCalls => "Server, 64 connections that stay open: system calls of a request",
+            Measure::KeepAliveSwitches => "Server, 64 connections that stay open: context switches of a request",
             Measure::ShortThroughput => "Server, a connection for each request: requests per second",
             Measure::ShortCpu => "Server, a connection for each request: processor time of a request, µs",
             Measure::ShortUser => "Server, a connection for each request: user mode's part of that time, µs",
+            Measure::ShortCalls => "Server, a connection for each request: system calls of a request",
+            Measure::ShortSwitches => "Server, a connection for each request: context switches of a request",
             Measure::Balance => "Server: the busiest worker's connections, relative to an even share",
             Measure::LatencyMedian => "Server: latency, median, µs",
             Measure::Latency99 => "Server: latency, p99, µs",
@@ -116,7 +135,8 @@ impl Measure {
             Measure::ReactorTime | Measure::Instructions => &["mio", "libc"],
             Measure::RequestInstructions => &["hyper, one thread, on mio", "nginx"],
             Measure::Fork | Measure::Prepare | Measure::Abort | Measure::Faults => &[],
-            Measure::KeepAliveUser | Measure::ShortUser | Measure::WorkUser => &[],
+            Measure::KeepAliveUser | Measure::ShortUser | Measure::WorkUser | Measure::ResponseFaults => &[],
+            Measure::KeepAliveCalls | Measure::KeepAliveSwitches | Measure::ShortCalls | Measure::ShortSwitches => &[],
             Measure::Commit | Measure::Repair => &["raw epoll", "libevent", "libuv", "libev", "fresh tokio runtime"],
             Measure::Response => &["bare fork", "fresh tokio runtime"],
             Measure::Balance | Measure::Pss | Measure::Ready => &[],
@@ -139,6 +159,8 @@ pub(crate) struct Series {
 #[derive(Debug, Default)]
 pub(crate) struct Data {
     pub(crate) series: Vec<Series>,
+    /// Where the instructions of the reactor's operations are: operation, contender, parts.
+    pub(crate) profiles: Vec<(&'static str, &'static str, Parts)>,
     /// What was not measured, and why.
     pub(crate) notes: Vec<String>,
 }

@@ -129,6 +129,7 @@ fn take_turns(data: &mut Data, mut programs: Vec<(String, &'static str, Program)
             let microseconds = |nanoseconds: u64| nanoseconds as f64 / 1e3;
             if cost.response != 0 {
                 data.add(Measure::Response, case, name, microseconds(cost.response));
+                data.add(Measure::ResponseFaults, case, name, cost.faults as f64);
                 continue;
             }
             data.add(Measure::Fork, case, name, microseconds(cost.fork));

@@ -24,7 +24,7 @@ pub(crate) fn describe() -> Vec<(&'static str, String)> {
     vec![
         ("processors", format!("{processors} x {}", model.trim_start_matches([' ', '\t', ':']))),
         ("memory", memory.trim().to_owned()),
-        ("kernel", said_by("uname", &["-sr"])),
+        ("kernel", kernel()),
         ("C library", said_by("getconf", &["GNU_LIBC_VERSION"])),
         ("compiler", said_by("rustc", &["--version"])),
         ("transparent huge pages", large_pages.trim().to_owned()),
@@ -33,6 +33,12 @@ pub(crate) fn describe() -> Vec<(&'static str, String)> {
         ("wrk", said_by("wrk", &["-v"])),
         ("valgrind", said_by("valgrind", &["--version"])),
     ]
+}
+
+/// "Linux 6.1.0": without what a distributor appends to it.
+fn kernel() -> String {
+    let release = said_by("uname", &["-sr"]);
+    release.split_once('-').map_or(release.as_str(), |(version, _)| version).to_owned()
 }
 
 fn file_limit() -> String {

@@ -104,6 +104,17 @@ fn ticks(pid: u32) -> Option<(u64, u64)> {
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
+/// How often the processes have been switched away from so far, all threads together.
+pub(crate) fn context_switches(pids: &[u32]) -> u64 {
+    let threads = pids.iter().filter_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).ok()).flatten();
+    let counts = threads.filter_map(|thread| {
+        let status = fs::read_to_string(thread.ok()?.path().join("status")).ok()?;
+        let lines = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+        Some(lines.filter_map(|(_, count)| count.trim().parse::<u64>().ok()).sum::<u64>())
+    });
+    counts.sum()
+}
+
 /// Resident memory in MiB, each page divided by the number of processes that share it.
 pub(crate) fn pss(pids: &[u32]) -> f64 {
     let kibibytes = pids.iter().filter_map(|pid| {

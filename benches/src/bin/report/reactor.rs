@@ -22,8 +22,13 @@ pub(crate) fn measure(plan: &Plan, data: &mut Data) -> Result<(), Box<dyn Error>
             Err(error) => data.note(format!("{}: not measured: {error}", operation.name())),
         }
         for contender in &counted {
-            match instructions::count(&side_by_side, contender, operation) {
-                Ok(count) => data.add(Measure::Instructions, operation.name(), contender.name, count),
+            match instructions::parts(&side_by_side, contender, operation) {
+                Ok(parts) => {
+                    data.add(Measure::Instructions, operation.name(), contender.name, parts.values().sum());
+                    if [FORKIO.name, MIO.name].contains(&contender.name) {
+                        data.profiles.push((operation.name(), contender.name, parts));
+                    }
+                }
                 Err(error) => {
                     return Err(format!("instructions of {}, {}: {error}", operation.name(), contender.name).into());
                 }

@@ -33,12 +33,18 @@ pub(crate) fn markdown(data: &Data, targets: &[Target], machine: &Machine, quick
     }
     text += "\n## Targets\n\n| target | limit | measured | |\n|---|---:|---:|---|\n";
     for target in targets {
-        text += &format!("| {} | {} | {} | {} |\n", target.text, target.limit(), target.measured(), target.verdict());
+        let reason = target.reason().map_or(String::new(), |reason| format!(": {reason}"));
+        let (limit, measured, verdict) = (target.limit(), target.measured(), target.verdict());
+        text += &format!("| {} | {limit} | {measured} | {verdict}{reason} |\n", target.text);
     }
     for measure in Measure::ALL {
         if !data.cases(measure).is_empty() {
             text += &format!("\n## {}\n\n", measure.title());
             table(&mut text, data, measure);
+        }
+        if measure == Measure::Instructions && !data.profiles.is_empty() {
+            text += "\n## Reactor: where those instructions are\n\n";
+            profiles(&mut text, data);
         }
     }
     text
@@ -65,6 +71,18 @@ fn table(text: &mut String, data: &Data, measure: Measure) {
             }
             text.push('\n');
         }
+    }
+}
+
+/// By the source files that the instructions come from, most first. What is inlined counts where it is written.
+fn profiles(text: &mut String, data: &Data) {
+    *text += "| operation | | instructions |\n|---|---|---|\n";
+    for (operation, contender, parts) in &data.profiles {
+        let mut parts: Vec<(&str, f64)> =
+            parts.iter().map(|(part, count)| (part.as_str(), *count)).filter(|(_, count)| *count >= 0.5).collect();
+        parts.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+        let parts: Vec<String> = parts.iter().map(|(part, count)| format!("{} {part}", number(*count))).collect();
+        *text += &format!("| {operation} | {contender} | {} |\n", parts.join(", "));
     }
 }
 

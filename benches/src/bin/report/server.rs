@@ -30,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The names of those that the targets speak of.
 pub(crate) const PREFORK_HTTP: &str = "prefork-http";
+pub(crate) const PREFORK_HTTP_ONE: &str = "prefork-http, 1 worker";
 pub(crate) const PREFORK: &str = "forkio, 2 workers";
 pub(crate) const PREFORK_BALANCED: &str = "forkio, 2 workers, balanced";
 const PREFORK_REUSEPORT: &str = "forkio, 2 workers, reuseport";
@@ -50,6 +51,7 @@ pub(crate) fn measure(plan: &Plan, data: &mut Data) -> Result<(), Box<dyn Error>
 
     saturate(data, &servers, turn, rounds, Kind::KeepAlive)?;
     saturate(data, &servers, turn, rounds, Kind::Short)?;
+    count_system_calls(data, &servers, turn)?;
     latencies(data, &servers, turn, rounds)?;
     drop(servers);
     work(plan, data, turn, rounds)?;
@@ -161,6 +163,7 @@ fn start_all(plan: &Plan, data: &mut Data) -> Result<Vec<Server>, Box<dyn Error>
             Ok(vec![command])
         });
     }
+    start(data, PREFORK_HTTP_ONE, &|address| Ok(vec![prefork_http(plan, address, 1, 4)]));
     let hello_mio = |mode, address| hello(plan, "release/hello-mio", mode, address, 0, 0);
     start(data, PREFORK, &|address| Ok(vec![hello_prefork(plan, 2, "shared", address, 0, 0)]));
     start(data, ONE_THREAD, &|address| Ok(vec![hello_mio("current-thread", address)]));
@@ -213,16 +216,22 @@ fn saturate(
     rounds: usize,
     kind: Kind,
 ) -> Result<(), Box<dyn Error>> {
-    let (throughput, cpu, user) = match kind {
-        Kind::KeepAlive => (Measure::KeepAliveThroughput, Measure::KeepAliveCpu, Measure::KeepAliveUser),
-        Kind::Short => (Measure::ShortThroughput, Measure::ShortCpu, Measure::ShortUser),
-        Kind::Work => (Measure::WorkThroughput, Measure::WorkCpu, Measure::WorkUser),
+    let (throughput, cpu, user, switches) = match kind {
+        Kind::KeepAlive => (
+            Measure::KeepAliveThroughput,
+            Measure::KeepAliveCpu,
+            Measure::KeepAliveUser,
+            Some(Measure::KeepAliveSwitches),
+        ),
+        Kind::Short => (Measure::ShortThroughput, Measure::ShortCpu, Measure::ShortUser, Some(Measure::ShortSwitches)),
+        Kind::Work => (Measure::WorkThroughput, Measure::WorkCpu, Measure::WorkUser, None),
     };
     for round in 0..rounds {
         for turn_number in 0..servers.len() {
             let server = &servers[(round + turn_number) % servers.len()];
             let (pids, workers) = (server.pids(), server.workers());
             let before: Vec<usize> = workers.iter().map(|pid| process::sockets(*pid)).collect();
+            let switches_before = process::context_switches(&pids);
             let time_before = process::cpu_time(&pids);
             let mut wrk = Wrk::start(server.address, kind)?;
             thread::sleep(turn);
@@ -241,6 +250,47 @@ fn saturate(
             data.add(throughput, HELLO, &server.name, result.requests / result.seconds);
             data.add(cpu, HELLO, &server.name, seconds * 1e6 / result.requests);
             data.add(user, HELLO, &server.name, user_seconds * 1e6 / result.requests);
+            if let Some(switches) = switches {
+                let count = process::context_switches(&pids).saturating_sub(switches_before);
+                data.add(switches, HELLO, &server.name, count as f64 / result.requests);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// System calls of a request under full load, as the kernel's tracepoint counts them: no debugger between that would change
+/// how many events there are for each poll.
+fn count_system_calls(data: &mut Data, servers: &[Server], turn: Duration) -> Result<(), Box<dyn Error>> {
+    for (kind, measure) in [(Kind::KeepAlive, Measure::KeepAliveCalls), (Kind::Short, Measure::ShortCalls)] {
+        for server in servers {
+            let pids: Vec<String> = server.pids().iter().map(u32::to_string).collect();
+            let mut perf = Command::new("perf");
+            perf.args(["stat", "-x,", "-e", "raw_syscalls:sys_enter", "-p", &pids.join(",")]);
+            perf.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+            let mut perf = match Process::start(&mut perf) {
+                Ok(perf) => perf,
+                Err(error) => {
+                    data.note(format!(
+                        "system calls of a request: not counted: cannot run perf, is it installed? {error}"
+                    ));
+                    return Ok(());
+                }
+            };
+            let mut wrk = Wrk::start(server.address, kind)?;
+            thread::sleep(turn);
+            let requests = wrk.end()?.requests;
+            perf.interrupt()?;
+            let mut said = String::new();
+            perf.stderr().ok_or("no pipe")?.read_to_string(&mut said)?;
+            let line = said.lines().find(|line| line.contains("sys_enter")).unwrap_or(&said);
+            match line.split(',').next().and_then(|count| count.parse::<f64>().ok()) {
+                Some(count) => data.add(measure, HELLO, &server.name, count / requests),
+                None => {
+                    data.note(format!("system calls of a request: not counted: perf says {:?}", line.trim()));
+                    return Ok(());
+                }
+            }
         }
     }
     Ok(())

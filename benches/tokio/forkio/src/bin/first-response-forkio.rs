@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io;
 use std::net::Ipv4Addr;
 
-use forked::{Cost, MESSAGE, now};
+use forked::{Cost, MESSAGE, faults_with_children, now};
 use forkio::Fork;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn fork(runtime: &Runtime, listener: &TcpListener) -> io::Result<Cost> {
     let client = forked::request(listener.local_addr()?)?;
     runtime.block_on(async {
-        let begin = now();
+        let (begin, faults) = (now(), faults_with_children());
         match forkio::fork().await.map_err(io::Error::other)? {
             Fork::Child(_) => forked::exit(respond(listener).await.is_ok()),
             Fork::Parent(mut child) => {
@@ -35,7 +35,7 @@ fn fork(runtime: &Runtime, listener: &TcpListener) -> io::Result<Cost> {
                 if !ended.success() {
                     return Err(io::Error::other(format!("the child failed: {ended}")));
                 }
-                Ok(Cost { response, ..Cost::default() })
+                Ok(Cost { response, faults: faults_with_children() - faults, ..Cost::default() })
             }
         }
     })

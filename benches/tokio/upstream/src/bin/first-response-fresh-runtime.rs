@@ -6,7 +6,7 @@ use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, TcpListener};
 
-use forked::{Cost, MESSAGE, now};
+use forked::{Cost, MESSAGE, faults_with_children, now};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Builder;
 
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     forked::serve(|| {
         inherited.block_on(tokio::task::yield_now());
         let client = forked::request(address)?;
-        let begin = now();
+        let (begin, faults) = (now(), faults_with_children());
         // SAFETY: this process has one thread.
         let child = unsafe { forked::fork() }?;
         if child == 0 {
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         forked::read_response(client)?;
         let response = now() - begin;
         forked::wait(child)?;
-        Ok(Cost { response, ..Cost::default() })
+        Ok(Cost { response, faults: faults_with_children() - faults, ..Cost::default() })
     })?;
     Ok(())
 }
