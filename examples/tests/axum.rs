@@ -1,0 +1,87 @@
+//! axum serves in several processes, and a worker that is told to stop finishes what has begun.
+
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long anything may take that is bound to happen.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Kills the program if the test fails; its workers end with it.
+struct Server(Child);
+
+impl Server {
+    fn tell_to_stop(&self) {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).expect("telling it to stop");
+    }
+
+    fn expect_end(&mut self) {
+        assert!(self.0.wait().expect("waiting for it").success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
+
+fn request(address: &str, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("connecting");
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sending a request");
+    stream
+}
+
+fn response(mut stream: TcpStream) -> String {
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("a response");
+    response
+}
+
+fn start(arguments: &[&str]) -> (Server, String) {
+    let test = std::env::current_exe().expect("the path of this test");
+    let program = test.ancestors().nth(2).expect("target/PROFILE").join("examples/axum");
+    let mut command = Command::new(&program);
+    let program = command.arg("127.0.0.1:0").args(arguments).stdout(Stdio::piped()).spawn();
+    let mut server = Server(program.expect("starting the program"));
+    let mut line = String::new();
+    BufReader::new(server.0.stdout.take().expect("piped")).read_line(&mut line).expect("an announcement");
+    let address = line.trim().strip_prefix("listening on http://").expect("an address").to_owned();
+    (server, address)
+}
+
+#[test]
+fn workers_serve() {
+    let (mut server, address) = start(&["2"]);
+    let started = Instant::now();
+    let mut answered = HashSet::new();
+    while answered.len() < 2 {
+        assert!(started.elapsed() < LIMIT, "only {answered:?} answer");
+        let response = response(request(&address, "/"));
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+        let pid = response.trim_end().rsplit_once(' ').expect("a process id").1.to_owned();
+        assert_ne!(pid, server.0.id().to_string(), "the parent serves");
+        answered.insert(pid);
+    }
+    server.tell_to_stop();
+    server.expect_end();
+}
+
+#[test]
+fn what_has_begun_is_finished() {
+    let (mut server, address) = start(&["1"]);
+    let slow = request(&address, "/slow");
+    // There is one queue and one thread: the worker has begun with the request before.
+    let asked = response(request(&address, "/"));
+    assert!(asked.starts_with("HTTP/1.1 200 OK\r\n"), "{asked}");
+    server.tell_to_stop();
+    let answer = response(slow);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "cut off: {answer:?}");
+    server.expect_end();
+}
