@@ -3,11 +3,11 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitStatus;
 use std::task::{Context, Poll, ready};
 
 use forkio_reactor::fork::{ForkPolicy, generation};
+use forkio_reactor::unix::Process;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 
@@ -15,7 +15,7 @@ use crate::{ForkError, Forked, sys};
 
 /// A child process that [`fork`](crate::fork) made.
 ///
-/// Underneath is a pidfd: no SIGCHLD, and no signal that reaches another process because the number was used again.
+/// No SIGCHLD is involved, and no signal reaches another process because the number was used again.
 ///
 /// Dropping it does not kill the child. Dropped inside a runtime, it leaves no zombie: that runtime goes on waiting for
 /// the child for as long as it runs.
@@ -24,6 +24,12 @@ use crate::{ForkError, Forked, sys};
 ///
 /// The handle belongs to the process that forked. In a child forked later, [`wait`](Child::wait) fails at once, also
 /// when it was waiting at the fork; dropping it there does nothing.
+///
+/// # Platforms
+///
+/// Linux: [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html). Elsewhere: `EVFILT_PROC` of
+/// [kqueue(2)](https://man.freebsd.org/cgi/man.cgi?query=kqueue&sektion=2), and the process id, which is the child's until
+/// it has been waited for: so nothing else in the process may wait for any child (`waitpid(-1)`).
 pub struct Child {
     pid: u32,
     generation: u32,
@@ -34,8 +40,8 @@ pub struct Child {
 
 enum State {
     /// Nobody has waited yet.
-    Idle(OwnedFd),
-    Watched(AsyncFd<OwnedFd>),
+    Idle(Process),
+    Watched(AsyncFd<Process>),
     Ended(ExitStatus),
     /// Taken out for a change of state, or by drop.
     Gone,
@@ -44,8 +50,8 @@ enum State {
 impl Child {
     /// Takes charge of a process that was just forked.
     pub(crate) fn adopt(pid: u32) -> Result<Child, ForkError> {
-        match sys::watch_process(pid) {
-            Ok(pidfd) => Ok(Child { pid, generation: generation(), state: State::Idle(pidfd), detached: false }),
+        match Process::open(pid) {
+            Ok(process) => Ok(Child { pid, generation: generation(), state: State::Idle(process), detached: false }),
             Err(error) => {
                 sys::destroy_process(pid.cast_signed());
                 Err(ForkError::Watch(error))
@@ -79,18 +85,18 @@ impl Child {
                 return Poll::Ready(Ok(status));
             }
             self.watch()?;
-            if let State::Watched(pidfd) = &self.state {
-                ready!(pidfd.poll_read_ready(cx))?.clear_ready();
+            if let State::Watched(process) = &self.state {
+                ready!(process.poll_read_ready(cx))?.clear_ready();
             }
         }
     }
 
-    /// Registers the pidfd with the current runtime, unless it is.
+    /// Registers the watch with the current runtime, unless it is.
     pub(crate) fn watch(&mut self) -> io::Result<()> {
         match std::mem::replace(&mut self.state, State::Gone) {
-            State::Idle(pidfd) => {
-                let watched = sys::watch(pidfd).map_err(|(pidfd, error)| {
-                    self.state = State::Idle(pidfd);
+            State::Idle(process) => {
+                let watched = sys::watch(process).map_err(|(process, error)| {
+                    self.state = State::Idle(process);
                     error
                 })?;
                 // In a child forked later, whoever waits is to be woken.
@@ -111,21 +117,21 @@ impl Child {
         if let State::Ended(status) = self.state {
             return Ok(Some(status));
         }
-        let status = sys::try_wait(self.pidfd()?)?;
+        let status = self.process()?.try_wait()?;
         if let Some(status) = status {
             self.state = State::Ended(status);
         }
         Ok(status)
     }
 
-    /// Sends a signal by its number, from 1 to `SIGRTMAX`, as `libc::SIGTERM`.
+    /// Sends a signal by its number, from 1 on, as `libc::SIGTERM`.
     ///
     /// # Errors
     ///
     /// `ESRCH` if the child has been reaped; [`InvalidInput`](io::ErrorKind::InvalidInput) for another number;
     /// in another process than the child's parent, as [`wait`](Child::wait).
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        sys::send_signal(self.pidfd()?, signal)
+        sys::send_signal(self.process()?, signal)
     }
 
     /// Ends the child with SIGKILL. It is still to be waited for.
@@ -137,20 +143,15 @@ impl Child {
         self.signal(libc::SIGKILL)
     }
 
-    fn pidfd(&self) -> io::Result<&OwnedFd> {
+    pub(crate) fn process(&self) -> io::Result<&Process> {
         if self.generation != generation() {
             return Err(io::Error::other(Forked));
         }
         match &self.state {
-            State::Idle(pidfd) => Ok(pidfd),
-            State::Watched(pidfd) => Ok(pidfd.get_ref()),
+            State::Idle(process) => Ok(process),
+            State::Watched(process) => Ok(process.get_ref()),
             State::Ended(_) | State::Gone => Err(io::Error::from_raw_os_error(libc::ESRCH)),
         }
-    }
-
-    /// The pidfd, until the child has been waited for.
-    pub fn as_pidfd(&self) -> Option<BorrowedFd<'_>> {
-        self.pidfd().ok().map(AsFd::as_fd)
     }
 }
 

@@ -5,13 +5,13 @@ use std::io;
 
 use forkio_reactor::fork::PrepareError;
 
-/// A thread of this process, as `/proc/self/task` shows it.
+/// A thread of this process, as the system lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Thread {
-    /// The thread id.
-    pub id: u32,
-    /// Its name: the first 15 bytes.
+    /// The system's id of it: gettid(2), pthread_getthreadid_np(3) or the like.
+    pub id: u64,
+    /// Its name. Systems keep 15 bytes and more.
     pub name: String,
 }
 

@@ -173,9 +173,8 @@ pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
     let locks = (runtime::signal_pipes(), before_fork::hooks(), lineage::hooks(), no_fork::waiting());
     let blocked = reactor::block_signals();
     let _ = stdout.flush();
-    let parent = process::id();
     let prepared = reactor::prepare().map_err(ForkError::Prepare)?;
-    let reserved = sys::watch_process(parent).map_err(ForkError::Watch)?;
+    let reserved = sys::reserve_watch().map_err(ForkError::Watch)?;
     // SAFETY: the caller's promise is the same, and signals are blocked.
     let side = unsafe { prepared.fork() }.map_err(ForkError::Fork)?;
     drop((reserved, locks, stdout, stderr));
@@ -211,7 +210,7 @@ fn fork_now(blocked: SignalsBlocked, first: impl FnOnce()) -> Result<Fork, ForkE
     let may_inherit_stacks = sys::may_inherit_stacks();
     let prepared = reactor::prepare().map_err(ForkError::Prepare)?;
     // What the parent will need to watch the child by: that there is such a thing here, and a descriptor for it.
-    let reserved = sys::watch_process(parent).map_err(ForkError::Watch)?;
+    let reserved = sys::reserve_watch().map_err(ForkError::Watch)?;
     // SAFETY: this thread is the only one: it has just looked, and nobody else could have made another. Signals are
     // blocked.
     let side = unsafe { prepared.fork() }.map_err(ForkError::Fork)?;

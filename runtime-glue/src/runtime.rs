@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 #[cfg(feature = "atfork")]
 use std::sync::TryLockError;
@@ -59,7 +60,8 @@ pub(crate) fn check_locks() -> Result<(), ForkError> {
 
 /// Something that is registered with the current runtime, on our selector.
 fn probe() -> Result<AsyncFd<OwnedFd>, ForkError> {
-    let probe = sys::idle_descriptor().map_err(ForkError::Inspect)?;
+    // Never readable.
+    let probe = OwnedFd::from(UnixDatagram::unbound().map_err(ForkError::Inspect)?);
     // tokio has no way to ask for the I/O driver but to use it, and panics if there is none.
     let registered = catch_unwind(AssertUnwindSafe(|| sys::watch(probe)));
     let registered = registered.map_err(|_| ForkError::NoIoDriver)?.map_err(|(_, error)| ForkError::Inspect(error))?;
@@ -112,8 +114,7 @@ pub(crate) async fn wait_for_threads(limit: Duration) -> Result<(), ForkError> {
         return Ok(());
     }
     let start = Instant::now();
-    let ticker = sys::ticker(THREADS_PERIOD).and_then(|timer| sys::watch(timer).map_err(|(_, error)| error));
-    let ticker = ticker.map_err(ForkError::Inspect)?;
+    let mut ticker = sys::ticker(THREADS_PERIOD).map_err(ForkError::Inspect)?;
     let threads = sys::other_threads().map_err(ForkError::Inspect)?;
     tracing::info!(?threads, ?limit, "waiting for other threads to end before forking");
     loop {
@@ -121,9 +122,9 @@ pub(crate) async fn wait_for_threads(limit: Duration) -> Result<(), ForkError> {
             let threads = sys::other_threads().map_err(ForkError::Inspect)?;
             return if threads.is_empty() { Ok(()) } else { Err(ForkError::Threads(threads)) };
         }
-        let mut ready = ticker.readable().await.map_err(ForkError::Inspect)?;
+        let mut ready = ticker.readable_mut().await.map_err(ForkError::Inspect)?;
         // Nothing to take means a spurious event: look at the threads all the same.
-        let _ = ready.try_io(sys::take_ticks);
+        let _ = ready.try_io(|ticker| ticker.get_mut().expirations());
         if sys::is_single_threaded().map_err(ForkError::Inspect)? {
             return Ok(());
         }

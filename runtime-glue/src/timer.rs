@@ -57,7 +57,7 @@ impl Timer {
     ///
     /// Outside of a runtime, or if it has no I/O driver.
     pub fn new(clock: Clock) -> io::Result<Timer> {
-        Ok(Timer { watched: sys::watch_timer(unix::Timer::new(clock)?)? })
+        Ok(Timer { watched: sys::watch(unix::Timer::new(clock)?).map_err(|(_, error)| error)? })
     }
 
     /// Lets the timer expire after `delay`, and then after each `period`, if there is one. What it was set to before, and

@@ -3,43 +3,27 @@
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use forkio_reactor::fork::{ForkPolicy, generation, rearm_exclusive};
-use tokio::io::unix::AsyncFd;
+use forkio_reactor::fork::{generation, rearm_exclusive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use super::board::{Board, State};
 use crate::sys;
 
-/// What wakes all workers: an eventfd that nobody reads, so that each write is an event for each of them.
+/// What wakes all workers.
 #[derive(Debug)]
-pub(super) struct Bell(AsyncFd<OwnedFd>);
+pub(super) struct Bell(sys::Bell);
 
 impl Bell {
-    /// In the parent, which does not listen to it.
-    pub(super) fn new() -> io::Result<Bell> {
-        let bell = sys::watch(sys::idle_descriptor()?).map_err(|(_, error)| error)?;
-        crate::set_policy(&bell, ForkPolicy::Inherit)?;
-        crate::mute(&bell)?;
-        Ok(Bell(bell))
-    }
-
     pub(super) fn ring(&self) {
-        if let Err(error) = sys::ring(&self.0) {
+        if let Err(error) = self.0.ring() {
             tracing::debug!(%error, "cannot wake the workers");
         }
-    }
-
-    /// For the current runtime, which need not be the one that this process has inherited.
-    fn listen(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        let ear = sys::watch(self.0.as_fd().try_clone_to_owned()?).map_err(|(_, error)| error)?;
-        crate::set_policy(&ear, ForkPolicy::Inherit)?;
-        Ok(ear)
     }
 }
 
@@ -54,7 +38,7 @@ pub(super) struct Common {
 
 impl Common {
     pub(super) fn new(workers: usize, is_balanced: bool) -> io::Result<Common> {
-        Ok(Common { is_balanced, board: Board::new(workers)?, bell: Bell::new()? })
+        Ok(Common { is_balanced, board: Board::new(workers)?, bell: Bell(sys::Bell::new()?) })
     }
 
     /// In the parent: worker `index` has ended. What it was told of, or left to others, these look for now.
@@ -203,7 +187,7 @@ impl Connections {
     /// Listens for the bell, for as long as the worker runs.
     pub(super) async fn attend(self) {
         let deaf = |error: io::Error| tracing::warn!(%error, "cannot hear of the other workers");
-        let ear = match self.0.common.bell.listen() {
+        let ear = match self.0.common.bell.0.listen() {
             Ok(ear) => ear,
             Err(error) => return deaf(error),
         };

@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
+use forkio_reactor::unix::Process;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Runtime;
@@ -302,10 +303,10 @@ fn tie_to_parent(drain_timeout: Duration) -> bool {
     }
     let Some(parent) = lineage::lineage().parent() else { return true };
     // Two ways: the kernel's signal reaches also a worker that is stuck, but is lost with a change of credentials.
-    match sys::watch_process(parent).and_then(|pidfd| sys::watch(pidfd).map_err(|(_, error)| error)) {
-        Ok(pidfd) => {
+    match Process::open(parent).and_then(|process| sys::watch(process).map_err(|(_, error)| error)) {
+        Ok(process) => {
             let watch = async move {
-                if pidfd.readable().await.is_ok() {
+                if process.readable().await.is_ok() {
                     tracing::warn!(parent, "the parent has ended");
                     sys::raise_terminate();
                 }

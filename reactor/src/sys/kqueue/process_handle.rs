@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-use super::kernel::{EV_ADD, EVFILT_PROC, NOTE_EXIT};
+use super::kernel::{EV_ADD, EV_ONESHOT, EVFILT_PROC, EVFILT_TIMER, NOTE_EXIT, TIMER_UNIT};
 use super::own::{Contents, OwnQueue};
 use super::{Event, Token};
 use crate::source_kind::SourceKind;
@@ -23,7 +23,18 @@ impl ProcessHandle {
         let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
         let mut event = Event::new(pid as usize, EVFILT_PROC, EV_ADD, Token(0));
         event.0.fflags = NOTE_EXIT;
-        Ok(ProcessHandle { queue: OwnQueue::new(SourceKind::Process, Contents::Events(vec![event]))?, pid })
+        let watch = |event| OwnQueue::new(SourceKind::Process, Contents::Events(vec![event]));
+        let queue = match watch(event) {
+            // Not every system takes a process that has ended and not been waited for (libuv pull request 3451). There is
+            // one as long as it can be sent signals; what stays in its queue is a timer that has expired.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) && is_there(pid) => {
+                let mut expired = Event::new(0, EVFILT_TIMER, EV_ADD | EV_ONESHOT, Token(0));
+                (expired.0.fflags, expired.0.data) = (TIMER_UNIT.0, 1);
+                watch(expired)?
+            }
+            result => result?,
+        };
+        Ok(ProcessHandle { queue, pid })
     }
 
     pub(crate) fn has_ended(&self) -> io::Result<bool> {
@@ -33,12 +44,25 @@ impl ProcessHandle {
     /// Reaps a child that has ended.
     pub(crate) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         let mut status = 0;
-        // SAFETY: the kernel writes the status.
-        match syscall!(waitpid(self.pid, &mut status, libc::WNOHANG))? {
-            0 => Ok(None),
-            _ => Ok(Some(ExitStatus::from_raw(status))),
+        let mut options = libc::WNOHANG;
+        loop {
+            // SAFETY: the kernel writes the status.
+            match syscall!(waitpid(self.pid, &mut status, options)) {
+                // Some systems report the end a moment before there is a status to wait for (libuv pull request 3521), and
+                // they do not report it again.
+                Ok(0) if self.has_ended()? => options = 0,
+                Ok(0) => return Ok(None),
+                Ok(_) => return Ok(Some(ExitStatus::from_raw(status))),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
     }
+}
+
+/// Whether there is such a process, ended or not.
+fn is_there(pid: libc::pid_t) -> bool {
+    syscall!(kill(pid, 0)).is_ok()
 }
 
 impl AsRawFd for ProcessHandle {

@@ -300,6 +300,9 @@ pub fn close(queue: RawFd) {
 /// Those of the system.
 pub fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
     let mut model = model();
+    for queue in model.queues.values_mut() {
+        queue.make_way(onto)?;
+    }
     crate::sys::descriptor::replace(from, onto)?;
     if let Some(id) = model.numbers.get(&from).copied() {
         model.numbers.insert(onto, id);

@@ -529,6 +529,15 @@ impl Queue {
         }
     }
 
+    /// Leaves a number that the process knows to be unused: a system has no descriptors of its own in a process.
+    pub(super) fn make_way(&mut self, number: RawFd) -> Result<(), i32> {
+        let mut own = [&mut self.writers, &mut self.kick, &mut self.alarm].into_iter();
+        if let Some(own) = own.find(|own| own.as_raw_fd() == number) {
+            *own = own.try_clone().map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))?;
+        }
+        Ok(())
+    }
+
     /// In a child: a queue of its own at the same number.
     pub(super) fn copy(&mut self) {
         let put = |fresh: io::Result<OwnedFd>, number: RawFd| {

@@ -2,15 +2,15 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, RawFd};
 
 use forkio_reactor::fork as reactor;
 use forkio_reactor::fork::SourceKind;
 use rustix::fs::{FileType, OFlags, fstat, major};
-use rustix::net::{SocketAddrAny, SocketAddrUnix, getpeername, getsockname};
 
 use crate::SharedObject;
+use crate::sys::Descriptor;
+use crate::sys::descriptor::addresses;
 
 const LIST: &str = "/proc/self/fd";
 
@@ -23,12 +23,6 @@ pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
     }
     numbers.sort_unstable();
     Ok(numbers)
-}
-
-/// What stands behind a number.
-pub(crate) struct Descriptor {
-    pub(crate) object: SharedObject,
-    pub(crate) name: String,
 }
 
 /// Looks at a number; `None` if it is not open, or if there is nothing in it that two processes could share.
@@ -82,31 +76,6 @@ fn open_flags(info: &str) -> Option<u32> {
 fn is_locked(info: &str) -> bool {
     let mut locks = info.lines().filter_map(|line| line.strip_prefix("lock:"));
     locks.any(|lock| lock.contains("FLOCK") || lock.contains("OFDLCK"))
-}
-
-/// "127.0.0.1:80 to 127.0.0.1:54321", "/run/socket"; `None` if nothing has a name.
-fn addresses(fd: RawFd) -> Option<String> {
-    // SAFETY: as in `look_closer`.
-    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
-    let own = getsockname(socket).ok().and_then(address);
-    let peer = getpeername(socket).ok().flatten().and_then(address);
-    match (own, peer) {
-        (Some(own), Some(peer)) => Some(format!("{own} to {peer}")),
-        (Some(name), None) | (None, Some(name)) => Some(name),
-        (None, None) => None,
-    }
-}
-
-fn address(address: SocketAddrAny) -> Option<String> {
-    if let Ok(address) = SocketAddr::try_from(address.clone()) {
-        return Some(address.to_string());
-    }
-    let address = SocketAddrUnix::try_from(address).ok()?;
-    match (address.path(), address.abstract_name()) {
-        (Some(path), _) => Some(path.to_string_lossy().into_owned()),
-        (None, Some(name)) if !name.is_empty() => Some(format!("@{}", String::from_utf8_lossy(name))),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

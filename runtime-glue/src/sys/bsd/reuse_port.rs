@@ -1,0 +1,99 @@
+//! `SO_REUSEPORT` and its like, setsockopt(2): not every system spreads connections over the sockets that share a port.
+
+use std::io;
+use std::os::fd::AsFd;
+
+#[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
+use socket2::SockRef;
+use socket2::Socket;
+use tokio::net::TcpListener;
+
+/// Sees to it that others may bind the address of a listener, and are given their part of the connections. It is too late
+/// to ask for that when a socket is bound.
+#[cfg(target_os = "freebsd")]
+pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
+    match SockRef::from(listener).reuse_port_lb()? {
+        true => Ok(()),
+        false => Err(is_bound_without("SO_REUSEPORT_LB (`socket2::Socket::set_reuse_port_lb`)")),
+    }
+}
+
+/// Sees to it that others may bind the address of a listener, and are given their part of the connections. It is too late
+/// to ask for that when a socket is bound.
+#[cfg(target_os = "dragonfly")]
+pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
+    match SockRef::from(listener).reuse_port()? {
+        true => Ok(()),
+        false => Err(is_bound_without("SO_REUSEPORT (`tokio::net::TcpSocket::set_reuseport`)")),
+    }
+}
+
+/// Fails: here SO_REUSEPORT is for datagrams, and of the listeners that share a port one gets all connections.
+#[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]
+pub(crate) fn share_port(_: &TcpListener) -> io::Result<()> {
+    Err(unsupported(
+        "this system does not spread connections over sockets that share a port: use `Distribution::Balanced` or \
+         `Distribution::Shared`",
+    ))
+}
+
+#[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
+fn is_bound_without(option: &str) -> io::Error {
+    let text = format!("the listener is bound without {option}: set it before");
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+/// Before a socket is bound to a shared port.
+pub(crate) fn join_port(socket: &Socket, _: &Socket) -> io::Result<()> {
+    // FreeBSD 12: SO_REUSEPORT alone gives all connections to one of them.
+    #[cfg(target_os = "freebsd")]
+    return socket.set_reuse_port_lb(true);
+    #[cfg(not(target_os = "freebsd"))]
+    socket.set_reuse_port(true)
+}
+
+/// How many connections may wait in the queue of a listener.
+pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
+    #[cfg(target_os = "freebsd")]
+    {
+        use std::os::fd::AsRawFd;
+
+        let mut limit: libc::c_int = 0;
+        let mut size = size_of::<libc::c_int>() as libc::socklen_t;
+        let fd = listener.as_fd().as_raw_fd();
+        // SAFETY: the kernel writes at most `size` bytes to `limit`.
+        let result = unsafe {
+            libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_LISTENQLIMIT, (&raw mut limit).cast(), &mut size)
+        };
+        if result == -1 { Err(io::Error::last_os_error()) } else { Ok(limit) }
+    }
+    // Nobody tells. As many as the system allows: listen(2) takes a negative number for that.
+    #[cfg(not(target_os = "freebsd"))]
+    {
+        let _ = listener;
+        Ok(-1)
+    }
+}
+
+/// Only Linux has `SO_INCOMING_CPU`.
+pub(crate) fn prefer_on_cpu(_: &impl AsFd, _: usize) -> io::Result<()> {
+    Err(no_incoming_cpu())
+}
+
+/// Of no use without [`prefer_on_cpu`].
+pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
+    Err(no_incoming_cpu())
+}
+
+/// Of no use without [`prefer_on_cpu`].
+pub(crate) fn stay_on_cpu(_: usize) -> io::Result<()> {
+    Err(no_incoming_cpu())
+}
+
+fn no_incoming_cpu() -> io::Error {
+    unsupported("this system does not tell connections by the CPU that they arrive on: use `Distribution::ReusePort`")
+}
+
+fn unsupported(text: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, text)
+}

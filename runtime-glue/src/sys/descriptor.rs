@@ -1,0 +1,40 @@
+//! What stands behind a number.
+
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, RawFd};
+
+use rustix::net::{SocketAddrAny, SocketAddrUnix, getpeername, getsockname};
+
+use crate::SharedObject;
+
+/// What an audit says about a number.
+pub(crate) struct Descriptor {
+    pub(crate) object: SharedObject,
+    pub(crate) name: String,
+}
+
+/// "127.0.0.1:80 to 127.0.0.1:54321", "/run/socket"; `None` if nothing has a name.
+pub(crate) fn addresses(fd: RawFd) -> Option<String> {
+    // SAFETY: the number was open a moment ago; should it be closed meanwhile, the calls below fail or see another socket,
+    // and neither is dangerous.
+    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+    let own = getsockname(socket).ok().and_then(address);
+    let peer = getpeername(socket).ok().flatten().and_then(address);
+    match (own, peer) {
+        (Some(own), Some(peer)) => Some(format!("{own} to {peer}")),
+        (Some(name), None) | (None, Some(name)) => Some(name),
+        (None, None) => None,
+    }
+}
+
+fn address(address: SocketAddrAny) -> Option<String> {
+    if let Ok(address) = SocketAddr::try_from(address.clone()) {
+        return Some(address.to_string());
+    }
+    let address = SocketAddrUnix::try_from(address).ok()?;
+    #[cfg(target_os = "linux")]
+    if let Some(name) = address.abstract_name().filter(|name| !name.is_empty()) {
+        return Some(format!("@{}", String::from_utf8_lossy(name)));
+    }
+    Some(address.path()?.to_string_lossy().into_owned())
+}

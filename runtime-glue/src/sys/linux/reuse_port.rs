@@ -1,0 +1,66 @@
+//! `SO_REUSEPORT`, socket(7), and CPUs.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use socket2::{SockRef, Socket};
+use tokio::net::TcpListener;
+
+/// Lets others bind the address of a listener, which has it already.
+///
+/// Not before it is bound, so that its owner finds out whether the port is in use by another program.
+pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
+    SockRef::from(listener).set_reuse_port(true)
+}
+
+/// Before a socket is bound to a shared port.
+pub(crate) fn join_port(socket: &Socket, model: &Socket) -> io::Result<()> {
+    socket.set_reuse_port(true)?;
+    match model.device()? {
+        Some(device) => socket.bind_device(Some(&device)),
+        None => Ok(()),
+    }
+}
+
+/// Has the kernel prefer a listener for the connections that arrive on a CPU: `SO_INCOMING_CPU`.
+pub(crate) fn prefer_on_cpu(listener: &impl AsFd, cpu: usize) -> io::Result<()> {
+    SockRef::from(listener).set_cpu_affinity(cpu)
+}
+
+/// How many connections may wait in the queue of a listener: what listen(2) was asked for, within the system's limit.
+pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes to `info`.
+    let result = unsafe {
+        libc::getsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &mut size,
+        )
+    };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a structure of integers, zero where the kernel has written nothing.
+    let info = unsafe { info.assume_init() };
+    // tcp_get_info() in the kernel: of a listener this field is the longest queue (`sk_max_ack_backlog`).
+    Ok(info.tcpi_sacked.try_into().unwrap_or(i32::MAX))
+}
+
+/// The CPUs that this process may run on, by number.
+pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
+    let allowed = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect())
+}
+
+/// Keeps the calling thread, and those that it makes, on one CPU.
+pub(crate) fn stay_on_cpu(cpu: usize) -> io::Result<()> {
+    let mut only = CpuSet::new();
+    only.set(cpu);
+    Ok(sched_setaffinity(None, &only)?)
+}
