@@ -195,7 +195,8 @@ fn a_fork_sees_no_registration_half_done() {
 
 /// What registrations and forks have in common, taken hold of in the order in which the module `fork` does it.
 struct Selector {
-    world: loom::sync::Mutex<()>,
+    /// Guards what was planned ahead of a fork: the registrations that the child is to have.
+    world: loom::sync::Mutex<Option<Vec<usize>>>,
     gate: Gate,
     table: Table,
     /// What the kernel has, a bit per number in use.
@@ -209,7 +210,7 @@ const NUMBERS: [i32; 2] = [0, 1];
 impl Selector {
     fn new() -> Arc<Selector> {
         Arc::new(Selector {
-            world: loom::sync::Mutex::new(()),
+            world: loom::sync::Mutex::new(None),
             gate: Gate::new(),
             table: Table::new(),
             kernel: AtomicUsize::new(0),
@@ -221,11 +222,18 @@ impl Selector {
         loop {
             match self.gate.try_enter() {
                 Some(inside) => return inside,
-                // Who has shut the gate holds the lock. To wait here instead of looking again and again leaves loom an
-                // end.
-                None => drop(self.world.lock().unwrap()),
+                // Who has shut the gate holds the lock, or has planned ahead.
+                None => drop(self.world_to_change()),
             }
         }
+    }
+
+    fn world_to_change(&self) -> loom::sync::MutexGuard<'_, Option<Vec<usize>>> {
+        let mut world = self.world.lock().unwrap();
+        if world.take().is_some() {
+            self.gate.open();
+        }
+        world
     }
 
     fn register(&self, index: usize) {
@@ -234,7 +242,7 @@ impl Selector {
         if self.table.get(fd).is_none() {
             drop(inside);
             {
-                let _world = self.world.lock().unwrap();
+                let _world = self.world_to_change();
                 self.gate.shut();
                 // SAFETY: the gate is shut and the world locked.
                 unsafe { self.table.grow(fd) };
@@ -257,8 +265,26 @@ impl Selector {
 
     /// Prepares and ends a fork: what `look` sees of this is what a child would find, whatever other threads do.
     fn fork<R>(&self, look: impl FnOnce(&[usize]) -> R) -> R {
-        let _world = self.world.lock().unwrap();
+        let mut world = self.world.lock().unwrap();
         self.gate.shut();
+        let registered = self.registered();
+        if let Some(planned) = world.take() {
+            assert_eq!(planned, registered, "the plan is for something else");
+        }
+        let seen = look(&registered);
+        self.gate.open();
+        seen
+    }
+
+    /// Plans ahead, and leaves the gate shut.
+    fn plan_ahead(&self) {
+        let mut world = self.world.lock().unwrap();
+        self.gate.shut();
+        *world = Some(self.registered());
+    }
+
+    /// The gate is shut.
+    fn registered(&self) -> Vec<usize> {
         let entries = NUMBERS.iter().map(|fd| self.table.get(*fd).and_then(|entry| entry.get()));
         let entries: Vec<_> = entries.collect();
         let kernel = self.kernel.load(Ordering::Relaxed);
@@ -271,9 +297,7 @@ impl Selector {
                 registered.push(index);
             }
         }
-        let seen = look(&registered);
-        self.gate.open();
-        seen
+        registered
     }
 }
 
@@ -302,6 +326,30 @@ fn a_table_grows_under_forks_and_registrations() {
         growing.join().unwrap();
         changing.join().unwrap();
         selector.fork(|registered| assert_eq!(registered, [1], "a registration was lost"));
+    });
+}
+
+/// A plan that was made ahead is given up by whoever registers, or is still right.
+#[test]
+fn a_plan_made_ahead_is_for_what_is_registered_at_the_fork() {
+    model(|| {
+        let selector = Selector::new();
+        selector.register(0);
+        let growing = {
+            let selector = Arc::clone(&selector);
+            thread::spawn(move || selector.register(1))
+        };
+        let changing = {
+            let selector = Arc::clone(&selector);
+            thread::spawn(move || selector.deregister(0))
+        };
+        selector.plan_ahead();
+        selector.fork(|_| ());
+        growing.join().unwrap();
+        changing.join().unwrap();
+        selector.plan_ahead();
+        selector.register(0);
+        selector.fork(|registered| assert_eq!(registered, [0, 1], "a registration was lost"));
     });
 }
 

@@ -34,6 +34,8 @@ pub struct Child {
     pid: u32,
     generation: u32,
     state: State,
+    /// Of a child that has been waited for.
+    status: Option<ExitStatus>,
     /// Nobody has the handle any more: the runtime waits.
     detached: bool,
 }
@@ -42,7 +44,6 @@ enum State {
     /// Nobody has waited yet.
     Idle(Process),
     Watched(AsyncFd<Process>),
-    Ended(ExitStatus),
     /// Taken out for a change of state, or by drop.
     Gone,
 }
@@ -51,7 +52,9 @@ impl Child {
     /// Takes charge of a process that was just forked.
     pub(crate) fn adopt(pid: u32) -> Result<Child, ForkError> {
         match Process::open(pid) {
-            Ok(process) => Ok(Child { pid, generation: generation(), state: State::Idle(process), detached: false }),
+            Ok(process) => {
+                Ok(Child { pid, generation: generation(), state: State::Idle(process), status: None, detached: false })
+            }
             Err(error) => {
                 sys::destroy_process(pid.cast_signed());
                 Err(ForkError::Watch(error))
@@ -91,8 +94,24 @@ impl Child {
         }
     }
 
-    /// Registers the watch with the current runtime, unless it is.
-    pub(crate) fn watch(&mut self) -> io::Result<()> {
+    /// Registers the child with the current runtime, as waiting for it does first of all, unless it is.
+    ///
+    /// To be called before [`prepare_ahead`](crate::prepare_ahead), which a registration would undo. It lasts until the handle
+    /// is dropped. After the child's end there is nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// Those of registering: no memory, or the user's limit of watches; in another process than the child's parent, as
+    /// [`wait`](Child::wait).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime.
+    pub fn watch(&mut self) -> io::Result<()> {
+        if self.status.is_some() {
+            return Ok(());
+        }
+        self.process()?;
         match std::mem::replace(&mut self.state, State::Gone) {
             State::Idle(process) => {
                 let watched = sys::watch(process).map_err(|(process, error)| {
@@ -114,14 +133,10 @@ impl Child {
     ///
     /// As [`wait`](Child::wait).
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        if let State::Ended(status) = self.state {
-            return Ok(Some(status));
+        if self.status.is_none() {
+            self.status = self.process()?.try_wait()?;
         }
-        let status = self.process()?.try_wait()?;
-        if let Some(status) = status {
-            self.state = State::Ended(status);
-        }
-        Ok(status)
+        Ok(self.status)
     }
 
     /// Sends a signal by its number, from 1 on, as `libc::SIGTERM`.
@@ -148,9 +163,9 @@ impl Child {
             return Err(io::Error::other(Forked));
         }
         match &self.state {
-            State::Idle(process) => Ok(process),
-            State::Watched(process) => Ok(process.get_ref()),
-            State::Ended(_) | State::Gone => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+            State::Idle(process) if self.status.is_none() => Ok(process),
+            State::Watched(process) if self.status.is_none() => Ok(process.get_ref()),
+            _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
         }
     }
 }
@@ -174,7 +189,7 @@ impl fmt::Debug for Child {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Child");
         debug.field("pid", &self.pid);
-        if let State::Ended(status) = &self.state {
+        if let Some(status) = &self.status {
             debug.field("status", status);
         }
         debug.finish_non_exhaustive()

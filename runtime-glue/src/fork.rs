@@ -116,6 +116,48 @@ impl ForkOptions {
     }
 }
 
+/// Makes now what the next fork of this process would make first, and keeps it for that: for whoever waits until a process has
+/// to be replaced, as [`Prefork`](crate::Prefork) does by itself. That fork then costs little more than `fork(2)`.
+///
+/// Whatever changes what a child is to have gives it up, as an I/O object that comes or goes, and the fork makes all anew. So
+/// do it last, and again after each fork; see [`forkio_reactor::fork::prepare_ahead`] for what changes it, and what it costs
+/// meanwhile. Inside a runtime it is for [`fork`], outside for [`fork_with_threads`].
+///
+/// # Errors
+///
+/// As [`fork`], but for other threads, which may be gone by then. Nothing has changed. A program has nothing to do about it: the
+/// fork will tell, should it meet with the same.
+///
+/// # Examples
+///
+/// ```no_run
+/// use forkio::Fork;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let Fork::Parent(mut child) = forkio::fork().await? else { return Ok(()) };
+/// loop {
+///     // Waiting would do it, too late.
+///     child.watch()?;
+///     let _may_fail = forkio::prepare_ahead();
+///     child.wait().await?;
+///     match forkio::fork().await? {
+///         Fork::Parent(next) => child = next,
+///         Fork::Child(_) => return Ok(()),
+///     }
+/// }
+/// # }
+/// ```
+pub fn prepare_ahead() -> Result<(), ForkError> {
+    #[cfg(feature = "atfork")]
+    crate::atfork::settle_in();
+    policy::install_defaults();
+    if Handle::try_current().is_ok() {
+        runtime::check()?;
+    }
+    runtime::tag_signal_pipes().map_err(ForkError::Inspect)?;
+    reactor::prepare_ahead().map_err(ForkError::Prepare)
+}
+
 /// Forks a process that may have any number of threads, outside of any runtime: for the use of
 /// [`ProcessRuntime`](crate::ProcessRuntime). Returns in both processes.
 ///

@@ -97,7 +97,7 @@ pub use audit::{Audit, SharedObject, Untagged, audit};
 pub use before_fork::before_fork;
 pub use child::Child;
 pub use error::{ForkError, Forked, Thread};
-pub use fork::{Fork, ForkOptions, fork, fork_with_threads};
+pub use fork::{Fork, ForkOptions, fork, fork_with_threads, prepare_ahead};
 pub use forkio_reactor::fork::{ForkPolicy, PrepareError, PrepareObject, SourceKind};
 pub use forkio_reactor::unix::Clock;
 pub use lineage::{Lineage, lineage, on_child};

@@ -39,7 +39,9 @@ fn nothing_is_found(thread: bool) {
         }
     });
     if let Some(tree) = driver.take() {
+        let forks_ahead = tree.forks_ahead();
         tree.stop().expect("ending the tree");
+        assert!(cases < CASES || forks_ahead > CASES as usize / 10, "{forks_ahead} forks as prepared ahead");
     }
     match result {
         Ok(()) => {}

@@ -79,7 +79,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use super::lock::this_thread;
 use super::world::{
     FORKER, FORKING, HAS_HANDLERS, HAS_PRIVATE, HOLD, OWNER, SELECTORS, WORLD, World, is_forking_here,
-    refuse_inside_a_fork, world,
+    refuse_inside_a_fork, world_to_change,
 };
 use super::{HeldOff, PrepareError, PrepareObject, Prepared, SignalsBlocked, begin_generation};
 use crate::sys::process;
@@ -110,7 +110,7 @@ pub fn install() -> io::Result<()> {
         process::at_fork(before_fork, in_parent, in_child)?;
         HAS_HANDLERS.store(true, Ordering::Relaxed);
         // From now on registrations say that they are under way.
-        let _world = world();
+        let _world = world_to_change();
         for live in SELECTORS.iter() {
             live.get().registered.shut();
             live.get().registered.open();
@@ -329,7 +329,7 @@ fn prepare() -> Result<Prepared, PrepareError> {
 unsafe fn take_up() -> Prepared {
     // SAFETY: the thread has the locks, and nothing is borrowed from them.
     let (world, held) = unsafe { (WORLD.again(true), HOLD.again(true)) };
-    Prepared { world, committed: false, _held: HeldOff { _guard: held } }
+    Prepared { world, is_over: false, _held: HeldOff { _guard: held } }
 }
 
 impl Prepared {
@@ -341,7 +341,7 @@ impl Prepared {
     unsafe fn forsake(mut self) {
         self.world.plan.close();
         FORKING.store(0, Ordering::Relaxed);
-        self.committed = true;
+        self.is_over = true;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::sync::{AtomicU32, Ordering, is_single_threaded, pause};
 
-/// Set while a fork is under way; the bits below count the registrations that are being made.
+/// Set while a fork is under way, or prepared ahead; the bits below count the registrations that are being made.
 const SHUT: u32 = 1 << 31;
 
 /// Lets any number of registrations through, or one fork.

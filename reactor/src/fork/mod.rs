@@ -88,12 +88,12 @@ mod world;
 
 pub use error::{ForkError, PrepareError, PrepareObject};
 pub use hold::{HeldOff, hold_off};
-pub use policy::{ForkPolicy, SourceKind, default_policy, set_default_policy};
+pub use policy::{ForkPolicy, SourceKind, default_policy};
 pub use process::SignalsBlocked;
 pub use registrations::{
     Registration, is_pair_end, is_tagged, kind, mute, newest_selector, nudge_pair_end, pending_bytes, policy,
-    rearm_exclusive, registrations, renew_pair_in_children, retire_in_children, selectors, set_exclusive, set_policy,
-    unmute,
+    rearm_exclusive, registrations, renew_pair_in_children, retire_in_children, selectors, set_default_policy,
+    set_exclusive, set_policy, unmute,
 };
 #[allow(unused_imports, reason = "where a queue has others beside it")]
 pub(crate) use world::keeping_forks_out;
@@ -225,27 +225,93 @@ pub unsafe fn fork() -> Result<ForkResult, ForkError> {
 #[must_use = "a fork that is neither committed nor aborted keeps registrations waiting"]
 pub struct Prepared {
     world: Guard<World>,
-    /// In the child nothing is left to undo.
-    committed: bool,
+    /// Nothing is left to undo: in the child, and where the plan waits for a fork to come.
+    is_over: bool,
     _held: HeldOff,
 }
 
-/// Prepares a fork: makes every kernel object that the child will need.
+/// Prepares a fork: makes every kernel object that the child will need, unless that was done [ahead](prepare_ahead).
 ///
 /// # Errors
 ///
 /// [`PrepareError`], with everything as it was before.
 pub fn prepare() -> Result<Prepared, PrepareError> {
+    let mut prepared = begin()?;
+    prepared.make()?;
+    Ok(prepared)
+}
+
+/// Makes now what the next fork of this process would make first, and keeps it for that: for a supervisor that waits until
+/// a worker has to be replaced. The next [`prepare`], on whatever thread, has little left to do.
+///
+/// Any change of what the child is to have gives it up, and that fork makes all anew: a registration that is made, changed,
+/// ended, tagged or muted, a selector, timer or pair that comes or goes, another default policy. So do it last, and again
+/// after each fork, whose child takes it all with it. Polling, waking, reading and writing change nothing. To ask for it
+/// when it is there does nothing.
+///
+/// What is left to the fork: bytes that wait in renewed pairs, timers, what is [muted](mute), and a look at each registration
+/// made by number, because nobody tells when that is closed.
+///
+/// # What it costs meanwhile
+///
+/// A queue for each selector, with what the child inherits in it, and the fresh objects for what is renewed: so many
+/// descriptors, and as many of the user's epoll watches (`/proc/sys/fs/epoll/max_user_watches`) as there are registrations
+/// inherited. The kernel tells the waiting queues of each event too: some tens of nanoseconds. A plain `fork(2)` shares the
+/// descriptors with its child until that uses a selector; what is executed has none of them.
+///
+/// # Platforms
+///
+/// Linux: what it takes off a fork is an `epoll_ctl(2)` per inherited registration. A kqueue is copied by the kernel, or filled
+/// in the child: there is little to take off there.
+///
+/// # Errors
+///
+/// [`PrepareError`], with everything as it was before. Whether a fork could be made now it does not say in all cases.
+///
+/// # Examples
+///
+/// ```no_run
+/// use forkio_reactor::fork::{ForkResult, fork, prepare_ahead};
+///
+/// # fn example(mut worker_has_ended: impl FnMut() -> bool) -> Result<(), Box<dyn std::error::Error>> {
+/// prepare_ahead()?;
+/// while worker_has_ended() {
+///     // SAFETY: this process has one thread.
+///     match unsafe { fork()? } {
+///         // There is time now. An error is one that the next fork will have to give, if it meets with it too.
+///         ForkResult::Parent { .. } => drop(prepare_ahead()),
+///         ForkResult::Child => break,
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub fn prepare_ahead() -> Result<(), PrepareError> {
+    let mut prepared = begin()?;
+    if prepared.world.plan.ahead_in != FORKER.load(Ordering::Relaxed) {
+        prepared.plan()?;
+    }
+    prepared.keep();
+    Ok(())
+}
+
+/// Whether something is [prepared ahead](prepare_ahead) for the next fork of this process.
+pub fn is_prepared_ahead() -> bool {
+    let ahead_in = world().plan.ahead_in;
+    ahead_in != 0 && ahead_in == process::id()
+}
+
+/// Shuts the gates.
+fn begin() -> Result<Prepared, PrepareError> {
     if is_forking_here() {
         let source = io::Error::other("end the first fork before the next one");
         return Err(PrepareError { object: PrepareObject::NestedFork, source });
     }
     let held = hold_off();
-    let mut prepared = Prepared::begin(held, world());
+    let prepared = Prepared::begin(held, world());
     for live in SELECTORS.iter() {
         live.get().registered.shut();
     }
-    prepared.make()?;
     Ok(prepared)
 }
 
@@ -254,13 +320,34 @@ impl Prepared {
     fn begin(held: HeldOff, world: Guard<World>) -> Prepared {
         FORKING.store(this_thread(), Ordering::Relaxed);
         FORKER.store(process::id(), Ordering::Relaxed);
-        Prepared { world, committed: false, _held: held }
+        Prepared { world, is_over: false, _held: held }
     }
 
-    /// The gates are shut.
+    /// Makes the plan that the fork will follow. The gates are shut.
     fn make(&mut self) -> Result<(), PrepareError> {
+        let World { timers, plan, .. } = &mut *self.world;
+        // The child of a fork by others may have its parent's, who goes on with it. From here on it is this fork's, if it is
+        // of any use.
+        let is_ahead = std::mem::take(&mut plan.ahead_in) == FORKER.load(Ordering::Relaxed);
+        if is_ahead && plan.still_holds() && plan.complete(timers).is_ok() {
+            return Ok(());
+        }
+        self.plan()?;
+        let World { timers, plan, .. } = &mut *self.world;
+        plan.complete(timers)
+    }
+
+    /// What can be done ahead. The gates are shut.
+    fn plan(&mut self) -> Result<(), PrepareError> {
         let World { pairs, private_pairs, timers, plan } = &mut *self.world;
         Preparation::new(pairs, timers, plan).run(private_pairs)
+    }
+
+    /// Lets the plan wait for a fork, with the gates shut.
+    fn keep(mut self) {
+        self.world.plan.ahead_in = FORKER.load(Ordering::Relaxed);
+        FORKING.store(0, Ordering::Relaxed);
+        self.is_over = true;
     }
 
     /// The numbers behind which the child will have an object of its own: selectors, and what is severed or renewed. Each
@@ -395,7 +482,7 @@ impl Prepared {
             }
         }
         FORKING.store(0, Ordering::Relaxed);
-        self.committed = true;
+        self.is_over = true;
     }
 
     /// Ends the fork in the parent, whether a child was made or not.
@@ -406,7 +493,7 @@ impl Prepared {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        if self.committed {
+        if self.is_over {
             return;
         }
         self.world.plan.clear();

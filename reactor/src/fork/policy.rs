@@ -59,27 +59,15 @@ static DEFAULTS: [AtomicU8; SourceKind::ALL.len()] = {
 
 /// The policy of registrations of this kind that have none of their own.
 ///
-/// Until [`set_default_policy`] says otherwise: [`Inherit`](ForkPolicy::Inherit) for all kinds but wakers and timers, which
-/// are [renewed](ForkPolicy::Renew), and processes, which are the parent's to wait for
+/// Until [`set_default_policy`](super::set_default_policy) says otherwise: [`Inherit`](ForkPolicy::Inherit) for all kinds but
+/// wakers and timers, which are [renewed](ForkPolicy::Renew), and processes, which are the parent's to wait for
 /// ([`NoFork`](ForkPolicy::NoFork)).
 pub fn default_policy(kind: SourceKind) -> ForkPolicy {
     ForkPolicy::from_bits(DEFAULTS[kind as usize - 1].load(Ordering::Relaxed)).unwrap_or(ForkPolicy::Inherit)
 }
 
-/// Sets the policy of registrations of this kind that have none of their own, for the whole process, and returns the
-/// one before. It holds from the next fork on, also for what is registered already.
-///
-/// A waker is renewed whatever its kind's default says: two processes that wake each other are of no use to anybody.
-///
-/// # Examples
-///
-/// ```
-/// use forkio_reactor::fork::{ForkPolicy, SourceKind, set_default_policy};
-///
-/// // A worker must never read what a peer sends to its parent.
-/// assert_eq!(set_default_policy(SourceKind::Stream, ForkPolicy::Sever), ForkPolicy::Inherit);
-/// ```
-pub fn set_default_policy(kind: SourceKind, policy: ForkPolicy) -> ForkPolicy {
+/// Sets the [default](default_policy), and returns the one before.
+pub(super) fn replace_default(kind: SourceKind, policy: ForkPolicy) -> ForkPolicy {
     let before = DEFAULTS[kind as usize - 1].swap(policy as u8, Ordering::Relaxed);
     ForkPolicy::from_bits(before).unwrap_or(ForkPolicy::Inherit)
 }

@@ -26,12 +26,23 @@ pub(super) struct Plan {
     pub(super) wakers: Vec<(Live, RawFd)>,
     /// Registrations that the parent has muted.
     pub(super) muted: Vec<(Live, RawFd)>,
+    /// Those of them that the child inherits. They are copied last: a queue that waits for its fork is told of every event,
+    /// and this process wants none of them.
+    held_back: Vec<(Live, RawFd, Token, Interest)>,
+    /// Registrations by number, which nobody tells of when the number is closed.
+    bare: Vec<(Live, RawFd)>,
+    /// Sockets with their fresh counterparts' peers: what waits to be read at the one is written to the other.
+    pending: Vec<(RawFd, RawFd)>,
+    /// Timers of which the child gets one of its own. `None`: whichever selector it is in.
+    timers: Vec<(Option<Live>, RawFd)>,
     /// Ends of socket pairs, and timers, that are severed: in the child they are none any more.
     pub(super) parted: Vec<RawFd>,
     /// What only the child can make, before everything else.
     pub(super) remakes: sys::Remakes,
     /// Closed at the end, in both processes.
     pub(super) spares: Vec<OwnedFd>,
+    /// The process that has made it ahead of a fork, and waits for that; 0: none. Until then the gates are shut.
+    pub(super) ahead_in: u32,
 }
 
 #[derive(Debug)]
@@ -49,20 +60,85 @@ impl Plan {
             replacements: Vec::new(),
             wakers: Vec::new(),
             muted: Vec::new(),
+            held_back: Vec::new(),
+            bare: Vec::new(),
+            pending: Vec::new(),
+            timers: Vec::new(),
             parted: Vec::new(),
             remakes: sys::Remakes::new(),
             spares: Vec::new(),
+            ahead_in: 0,
         }
     }
 
     /// Closes what was prepared. Keeps the vectors' memory.
     pub(super) fn clear(&mut self) {
+        self.ahead_in = 0;
         self.queues.clear();
         self.replacements.clear();
         self.wakers.clear();
         self.muted.clear();
+        self.held_back.clear();
+        self.bare.clear();
+        self.pending.clear();
+        self.timers.clear();
         self.parted.clear();
         self.spares.clear();
+    }
+
+    /// Of a plan that was made ahead: whether the numbers still stand for what is registered. Whatever else it depends on
+    /// tells when it changes.
+    pub(super) fn still_holds(&self) -> bool {
+        self.bare.iter().all(|(live, fd)| {
+            let shared = live.get();
+            let entry = shared.registered.table.get(*fd).and_then(Entry::get);
+            entry.is_some_and(|(token, about)| {
+                shared.queue.holds(*fd, token, about.interest()).is_ok_and(|is_there| is_there)
+            })
+        })
+    }
+
+    /// The rest, right before the fork: what changes without a word, and what is not to wait for the fork.
+    pub(super) fn complete(&mut self, timers: &BTreeMap<RawFd, Arc<Schedule>>) -> Result<(), PrepareError> {
+        for (live, fd, token, interest) in &self.held_back {
+            let copy = self.queues.iter_mut().find(|(planned, _)| planned == live);
+            copy.map_or(Ok(()), |(_, copy)| inherit(copy, *fd, *token, *interest))?;
+        }
+        for (from, to) in &self.pending {
+            descriptor::copy_pending(*from, *to).map_err(failed(PrepareObject::Pair(*from)))?;
+        }
+        self.remakes.prepare();
+        for (selector, fd) in &self.timers {
+            let fresh = match timers.get(fd).filter(|schedule| !schedule.is_severed()) {
+                Some(schedule) => sys::timer::renewed(schedule),
+                None => sys::timer::renewed_by_descriptor(*fd).map(Some),
+            };
+            // `None`: it is among those that the child makes.
+            if let Some(fresh) = fresh.map_err(failed(PrepareObject::Timer(*fd)))? {
+                // Last: they stand, also where another selector's registration of the number is severed.
+                self.replacements.push(Replacement { selector: *selector, from: fresh.as_raw_fd(), onto: *fd });
+                self.spares.push(fresh);
+            }
+        }
+        self.check_numbers()
+    }
+
+    /// dup2(2) refuses numbers beyond the limit, also those that are open: better now than in the child.
+    fn check_numbers(&self) -> Result<(), PrepareError> {
+        let number = |live: &Live| live.get().queue.as_fd().as_raw_fd();
+        let queues = self.queues.iter().map(|(live, _)| (PrepareObject::Queue(number(live)), number(live)));
+        let others = self.replacements.iter();
+        let others = others.map(|replacement| (PrepareObject::Registration(replacement.onto), replacement.onto));
+        let highest = queues.chain(others).max_by_key(|(_, number)| *number);
+        match highest {
+            Some((object, number)) if !descriptor::is_within_limit(number) => {
+                let source = io::Error::other(format!(
+                    "descriptor {number} is beyond RLIMIT_NOFILE, which was lowered after it was opened: raise it"
+                ));
+                Err(PrepareError { object, source })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Closes what is left in the child, and frees nothing: the next fork does. Where the plan is kept nothing is written
@@ -76,7 +152,7 @@ impl Plan {
     }
 }
 
-/// The work of [`prepare`](super::prepare).
+/// The work of [`prepare`](super::prepare) that can be done ahead. [`Plan::complete`] is the rest.
 pub(super) struct Preparation<'a> {
     plan: &'a mut Plan,
     pairs: &'a BTreeMap<RawFd, RawFd>,
@@ -84,8 +160,6 @@ pub(super) struct Preparation<'a> {
     dead: Option<RawFd>,
     timers: &'a BTreeMap<RawFd, Arc<Schedule>>,
     renewed_timers: BTreeSet<RawFd>,
-    /// The fresh timers: they stand, also where another selector's registration of the number is severed.
-    timer_replacements: Vec<Replacement>,
     renewed: Vec<RenewedPair>,
     /// Registrations of sockets that may belong to a pair which is renewed on behalf of another one.
     deferred: Vec<(Live, RawFd, Token, About)>,
@@ -110,7 +184,6 @@ impl<'a> Preparation<'a> {
             dead: None,
             timers,
             renewed_timers: BTreeSet::new(),
-            timer_replacements: Vec::new(),
             renewed: Vec::new(),
             deferred: Vec::new(),
         }
@@ -135,6 +208,9 @@ impl<'a> Preparation<'a> {
                         if closer != about {
                             entry.set(token, closer);
                         }
+                        if closer.is_bare() && !closer.is_muted() {
+                            self.plan.bare.push((live, fd));
+                        }
                         match &mut copy {
                             Some(copy) => self.plan(live, copy, fd, token, closer)?,
                             None => self.plan_retired(live, fd, token, closer)?,
@@ -152,53 +228,41 @@ impl<'a> Preparation<'a> {
         for end in private_pairs {
             self.renew_pair(None, *end)?;
         }
-        self.plan.remakes.prepare();
         self.plan_deferred()?;
-        self.renew_other_timers()?;
-        self.plan.replacements.append(&mut self.timer_replacements);
+        self.renew_other_timers();
         // What is severed for one selector and renewed for another one is renewed.
         let ends: Vec<RawFd> = self.renewed.iter().flat_map(|pair| pair.ends.map(|(end, ..)| end)).collect();
         self.plan.parted.retain(|fd| !ends.contains(fd) && !self.renewed_timers.contains(fd));
-        self.recall_replaced()?;
-        self.check_numbers()
+        self.recall_replaced()
     }
 
-    /// A number that is replaced may be in another selector's queue already, together with what stands there now: it is
-    /// to be added in the child, as its replacement.
+    /// A number that is replaced may be in another selector's queue already, or on its way there, together with what stands
+    /// there now: it is to be added in the child, as its replacement.
     fn recall_replaced(&mut self) -> Result<(), PrepareError> {
-        let Plan { queues, replacements, .. } = &mut *self.plan;
-        for Replacement { onto, .. } in replacements {
+        let Plan { queues, replacements, held_back, timers, .. } = &mut *self.plan;
+        let replaced = replacements.iter().map(|replacement| replacement.onto);
+        for onto in replaced.chain(timers.iter().map(|(_, fd)| *fd)) {
             for (live, copy) in &mut *queues {
-                let Some((token, about)) = live.get().registered.table.get(*onto).and_then(Entry::get) else {
+                let Some((token, about)) = live.get().registered.table.get(onto).and_then(Entry::get) else {
                     continue;
                 };
-                if !about.is_dropped(generation())
-                    && about.policy() == ForkPolicy::Inherit
-                    && copy.recall(*onto).map_err(failed(PrepareObject::Registration(*onto)))?
-                {
-                    copy.add_in_child(*onto, token, about.kernel_interest());
+                if about.is_dropped(generation()) || about.policy() != ForkPolicy::Inherit {
+                    continue;
+                }
+                let waiting = held_back.iter().position(|(selector, fd, ..)| selector == live && *fd == onto);
+                let is_recalled = match waiting {
+                    Some(index) => {
+                        held_back.swap_remove(index);
+                        true
+                    }
+                    None => copy.recall(onto).map_err(failed(PrepareObject::Registration(onto)))?,
+                };
+                if is_recalled {
+                    copy.add_in_child(onto, token, about.kernel_interest());
                 }
             }
         }
         Ok(())
-    }
-
-    /// dup2(2) refuses numbers beyond the limit, also those that are open: better now than in the child.
-    fn check_numbers(&self) -> Result<(), PrepareError> {
-        let number = |live: &Live| live.get().queue.as_fd().as_raw_fd();
-        let queues = self.plan.queues.iter().map(|(live, _)| (PrepareObject::Queue(number(live)), number(live)));
-        let others = self.plan.replacements.iter();
-        let others = others.map(|replacement| (PrepareObject::Registration(replacement.onto), replacement.onto));
-        let highest = queues.chain(others).max_by_key(|(_, number)| *number);
-        match highest {
-            Some((object, number)) if !descriptor::is_within_limit(number) => {
-                let source = io::Error::other(format!(
-                    "descriptor {number} is beyond RLIMIT_NOFILE, which was lowered after it was opened: raise it"
-                ));
-                Err(PrepareError { object, source })
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Brings what the table says about a registration up to date; `None` if this process does not have it.
@@ -252,6 +316,7 @@ impl<'a> Preparation<'a> {
             ForkPolicy::Inherit if kind == SourceKind::Signal || self.is_selector(fd, kind) => {
                 copy.add_in_child(fd, token, interest);
             }
+            ForkPolicy::Inherit if about.is_muted() => self.plan.held_back.push((live, fd, token, interest)),
             ForkPolicy::Inherit => inherit(copy, fd, token, interest)?,
             ForkPolicy::NoFork => copy.leave_out(fd, interest),
             ForkPolicy::Sever => {
@@ -259,7 +324,7 @@ impl<'a> Preparation<'a> {
                 copy.add_in_child(fd, token, interest);
             }
             ForkPolicy::Renew if kind == SourceKind::Timer => {
-                self.renew_timer(Some(live), fd)?;
+                self.renew_timer(Some(live), fd);
                 copy.add_in_child(fd, token, interest);
             }
             ForkPolicy::Renew => self.deferred.push((live, fd, token, about)),
@@ -271,7 +336,7 @@ impl<'a> Preparation<'a> {
     fn plan_retired(&mut self, live: Live, fd: RawFd, token: Token, about: About) -> Result<(), PrepareError> {
         match (about.kind(), about.policy()) {
             (Some(SourceKind::Waker), _) => self.renew_waker(live, fd)?,
-            (Some(SourceKind::Timer), ForkPolicy::Renew) => self.renew_timer(Some(live), fd)?,
+            (Some(SourceKind::Timer), ForkPolicy::Renew) => self.renew_timer(Some(live), fd),
             (Some(SourceKind::Pair), _) | (_, ForkPolicy::Renew) => self.deferred.push((live, fd, token, about)),
             (_, ForkPolicy::Sever) => self.sever(live, fd)?,
             (_, ForkPolicy::Inherit | ForkPolicy::NoFork) => {}
@@ -297,32 +362,22 @@ impl<'a> Preparation<'a> {
         Ok(())
     }
 
-    /// Makes a fresh timer for the one at `fd`; once, in however many selectors it is.
-    fn renew_timer(&mut self, live: Option<Live>, fd: RawFd) -> Result<(), PrepareError> {
+    /// The child is to have a fresh timer for the one at `fd`; one, in however many selectors it is.
+    fn renew_timer(&mut self, live: Option<Live>, fd: RawFd) {
         if self.renewed_timers.insert(fd) {
-            let fresh = match self.timers.get(&fd).filter(|schedule| !schedule.is_severed()) {
-                Some(schedule) => sys::timer::renewed(schedule),
-                None => sys::timer::renewed_by_descriptor(fd).map(Some),
-            };
-            // `None`: it is among those that the child makes.
-            if let Some(fresh) = fresh.map_err(failed(PrepareObject::Timer(fd)))? {
-                self.timer_replacements.push(Replacement { selector: live, from: fresh.as_raw_fd(), onto: fd });
-                self.plan.spares.push(fresh);
-            }
+            self.plan.timers.push((live, fd));
         }
-        Ok(())
     }
 
     /// A timer is private to a process whether it is registered or not, unless it is registered to be something else.
-    fn renew_other_timers(&mut self) -> Result<(), PrepareError> {
+    fn renew_other_timers(&mut self) {
         for (fd, _) in self.timers.iter().filter(|(_, schedule)| !schedule.is_severed()) {
             let mut entries = SELECTORS.iter().filter_map(|live| live.get().registered.table.get(*fd)?.about());
             let is_other = |about: About| matches!(about.policy(), ForkPolicy::Inherit | ForkPolicy::Sever);
             if !entries.any(|about| !about.is_dropped(generation()) && is_other(about)) {
-                self.renew_timer(None, *fd)?;
+                self.renew_timer(None, *fd);
             }
         }
-        Ok(())
     }
 
     fn sever(&mut self, live: Live, fd: RawFd) -> Result<(), PrepareError> {
@@ -369,6 +424,9 @@ impl<'a> Preparation<'a> {
             let Some((_, copy)) = queues.find(|(planned, _)| *planned == live) else { continue };
             match policy {
                 ForkPolicy::NoFork => copy.leave_out(fd, interest),
+                ForkPolicy::Inherit if fresh.is_none() && about.is_muted() => {
+                    self.plan.held_back.push((live, fd, token, interest));
+                }
                 ForkPolicy::Inherit if fresh.is_none() => inherit(copy, fd, token, interest)?,
                 _ => copy.add_in_child(fd, token, interest),
             }
@@ -392,12 +450,11 @@ impl<'a> Preparation<'a> {
             return Err(PrepareError { object, source });
         };
         let fresh = descriptor::stream_pair().map_err(failed(object))?;
-        descriptor::copy_pending(end, &fresh[1]).map_err(failed(object))?;
-        descriptor::copy_pending(peer, &fresh[0]).map_err(failed(object))?;
         let peer_identity = descriptor::identity(peer).map_err(failed(object))?;
         let [first, second] = [fresh[0].as_raw_fd(), fresh[1].as_raw_fd()];
         self.replace(live, first, end);
         self.replace(live, second, peer);
+        self.plan.pending.extend([(end, second), (peer, first)]);
         self.renewed.push(RenewedPair { ends: [(end, identity, first), (peer, peer_identity, second)] });
         self.plan.spares.extend(fresh);
         Ok(())

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::gate::{Gate, Inside};
+use super::generation;
 use super::table::{About, Entry, Table};
-use super::world::{refuse_inside_a_fork, world};
-use super::{generation, sync};
+use super::world::{refuse_inside_a_fork, world_to_change};
 use crate::sys::{self, descriptor};
 use crate::{Interest, Token};
 
@@ -142,7 +142,7 @@ impl Registered {
     fn take_in(&self, fd: RawFd) -> io::Result<()> {
         refuse_inside_a_fork("registering")?;
         // Keeps forks out, and whoever looks at the table without being inside the gate.
-        let _world = world();
+        let _world = world_to_change();
         self.shut();
         let _ = self.owner.compare_exchange(0, process::id(), Ordering::Relaxed, Ordering::Relaxed);
         // A number that is not open will be refused, and may be any.
@@ -316,12 +316,11 @@ impl Registered {
 
     #[cold]
     fn enter_after_fork(&self) -> io::Result<Inside<'_>> {
-        let mut round = 0;
         loop {
             // It would wait for itself.
             refuse_inside_a_fork("registering")?;
-            sync::pause(round);
-            round += 1;
+            // The end of a fork, or of a plan that was made ahead of one.
+            drop(world_to_change());
             if let Some(inside) = self.gate.try_enter() {
                 return Ok(inside);
             }

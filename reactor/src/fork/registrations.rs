@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::Ordering;
 
 use super::generation;
-use super::policy::{ForkPolicy, SourceKind};
+use super::policy::{ForkPolicy, SourceKind, replace_default};
 use super::registered::replace;
 use super::selectors::Live;
 use super::table::About;
-use super::world::{HAS_PRIVATE, SELECTORS, find_pair, world};
+use super::world::{HAS_PRIVATE, SELECTORS, find_pair, world, world_to_change};
 use crate::selector::Shared;
 use crate::sys::descriptor;
 use crate::{Interest, Token};
@@ -107,6 +107,24 @@ pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
         let (_, about) = live.get().registered.table.get(fd)?.get()?;
         (!about.is_dropped(generation())).then(|| about.policy())
     })
+}
+
+/// Sets the policy of registrations of this kind that have none of their own, for the whole process, and returns the
+/// one before. It holds from the next fork on, also for what is registered already.
+///
+/// A waker is renewed whatever its kind's default says: two processes that wake each other are of no use to anybody.
+///
+/// # Examples
+///
+/// ```
+/// use forkio_reactor::fork::{ForkPolicy, SourceKind, set_default_policy};
+///
+/// // A worker must never read what a peer sends to its parent.
+/// assert_eq!(set_default_policy(SourceKind::Stream, ForkPolicy::Sever), ForkPolicy::Inherit);
+/// ```
+pub fn set_default_policy(kind: SourceKind, policy: ForkPolicy) -> ForkPolicy {
+    let _world = world_to_change();
+    replace_default(kind, policy)
 }
 
 /// Has children do without the selector that `source`, an I/O object or a descriptor number, is registered with: it is a
@@ -214,7 +232,7 @@ pub fn set_exclusive(source: &impl AsRawFd, exclusive: bool) -> io::Result<()> {
 /// Those of `epoll_ctl(2)`, the first one; the other registrations are armed anew all the same.
 pub fn rearm_exclusive() -> io::Result<()> {
     let mut result = Ok(());
-    let _world = world();
+    let _world = world_to_change();
     for live in SELECTORS.iter() {
         let shared = live.get();
         for (fd, _) in
@@ -235,7 +253,7 @@ pub fn rearm_exclusive() -> io::Result<()> {
 
 fn change(fd: RawFd, change: impl Fn(&Shared, Token, About) -> io::Result<About>) -> io::Result<()> {
     let mut found = false;
-    let _world = world();
+    let _world = world_to_change();
     for live in SELECTORS.iter() {
         let shared = live.get();
         found |= shared.registered.change(fd, |token, about| change(shared, token, about))?;
@@ -275,7 +293,7 @@ pub fn kind(source: &impl AsRawFd) -> io::Result<SourceKind> {
 /// [`NotFound`](io::ErrorKind::NotFound) if `source` belongs to no [pair](is_pair_end).
 pub fn renew_pair_in_children(source: &impl AsRawFd) -> io::Result<()> {
     let identity = descriptor::identity(source.as_raw_fd())?;
-    let mut world = world();
+    let mut world = world_to_change();
     let (end, peer) = find_pair(&world.pairs, identity).ok_or_else(no_pair)?;
     if !world.private_pairs.iter().any(|known| [end, peer].contains(known)) {
         world.private_pairs.push(end);

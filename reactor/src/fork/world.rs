@@ -97,6 +97,17 @@ impl World {
     pub(super) const fn new() -> World {
         World { pairs: BTreeMap::new(), private_pairs: Vec::new(), timers: BTreeMap::new(), plan: Plan::new() }
     }
+
+    /// Closes what was made ahead of a fork, if there is such a thing, and lets registrations through again.
+    fn give_up_plan(&mut self) {
+        // One that a fork is about to follow is not ahead any more: see `Prepared::make`.
+        if self.plan.ahead_in != 0 {
+            self.plan.clear();
+            for live in SELECTORS.iter() {
+                live.get().registered.open();
+            }
+        }
+    }
 }
 
 /// Takes the lock. A thread that is between prepare and the end of a fork has it, and may look around: see
@@ -107,6 +118,13 @@ pub(super) fn world() -> Guard<World> {
         return unsafe { WORLD.again(false) };
     }
     WORLD.lock()
+}
+
+/// As [`world`], for those who change what forks look at: a plan that was made ahead of a fork is for things as they were.
+pub(super) fn world_to_change() -> Guard<World> {
+    let mut world = world();
+    world.give_up_plan();
+    world
 }
 
 /// A handle to a selector that takes part in forks.
@@ -124,7 +142,7 @@ impl Adopted {
         if OWNER.load(Ordering::Relaxed) == 0 {
             OWNER.store(std::process::id(), Ordering::Relaxed);
         }
-        let _world = world();
+        let _world = world_to_change();
         SELECTORS.push(Live::of(Arc::as_ptr(&selector)));
         Ok(Adopted(ManuallyDrop::new(selector)))
     }
@@ -150,9 +168,10 @@ impl Drop for Adopted {
             // The fork has plans with it: it stays.
             return;
         }
-        let _world = world();
+        let mut world = world();
         // Others drop theirs under the lock too, and nobody can clone the last one.
         if Arc::strong_count(&self.0) == 1 {
+            world.give_up_plan();
             SELECTORS.remove(Live::of(Arc::as_ptr(&self.0)));
         }
         // SAFETY: not used again. Freeing the selector takes no lock.
@@ -169,7 +188,10 @@ pub(crate) fn closing(id: u32, fd: RawFd) {
         return leave_to_next_prepare(id, fd);
     }
     // Where a relative holds a duplicate, the kernel does not forget by itself.
-    with_selector(id, |shared| shared.registered.close(&shared.queue, fd));
+    if let Some((_world, live)) = find_to_change(id) {
+        let shared = live.get();
+        shared.registered.close(&shared.queue, fd);
+    }
 }
 
 /// A source that is registered with selector `id` becomes a bare descriptor, still registered: nothing will tell when it
@@ -178,7 +200,9 @@ pub(crate) fn given_away(id: u32, fd: RawFd) {
     if is_forking_here() {
         return leave_to_next_prepare(id, fd);
     }
-    with_selector(id, |shared| shared.registered.give_away(fd));
+    if let Some((_world, live)) = find_to_change(id) {
+        live.get().registered.give_away(fd);
+    }
 }
 
 /// What cannot be done in the middle of a fork: the next one looks whether the number is still what was registered.
@@ -191,32 +215,31 @@ fn leave_to_next_prepare(id: u32, fd: RawFd) {
 
 /// Whether the selector `id` is still there.
 pub(crate) fn is_alive(id: u32) -> bool {
-    let mut found = false;
-    with_selector(id, |_| found = true);
-    found
-}
-
-fn with_selector(id: u32, act: impl FnOnce(&Shared)) {
     // Between prepare and the end of a fork this thread has the lock; see `Prepared` for what it may not do then.
     if is_forking_here() {
-        return;
+        return false;
     }
     let _world = world();
-    if let Some(live) = SELECTORS.iter().find(|live| live.get().id == id) {
-        act(live.get());
-    }
+    SELECTORS.iter().any(|live| live.get().id == id)
+}
+
+/// The selector `id`, if it is still there.
+fn find_to_change(id: u32) -> Option<(Guard<World>, Live)> {
+    let world = world_to_change();
+    let live = SELECTORS.iter().find(|live| live.get().id == id)?;
+    Some((world, live))
 }
 
 #[cfg(feature = "net")]
 pub(crate) fn remember_pair(a: RawFd, b: RawFd) {
-    let mut world = world();
+    let mut world = world_to_change();
     world.pairs.insert(a, b);
     world.pairs.insert(b, a);
 }
 
 /// One end is closed or given away: what is left is no pair any more.
 pub(crate) fn forget_pair(fd: RawFd) {
-    let mut world = world();
+    let mut world = world_to_change();
     if let Some(peer) = world.pairs.remove(&fd) {
         world.pairs.remove(&peer);
         world.private_pairs.retain(|end| *end != fd && *end != peer);
@@ -254,14 +277,14 @@ pub(crate) fn keeping_forks_out<T>(act: impl FnOnce() -> T) -> io::Result<T> {
 pub(crate) fn remember_timer(fd: RawFd, schedule: Arc<Schedule>) -> io::Result<()> {
     // The child would share it.
     refuse_inside_a_fork("making a timer")?;
-    world().timers.insert(fd, schedule);
+    world_to_change().timers.insert(fd, schedule);
     HAS_PRIVATE.store(true, Ordering::Relaxed);
     Ok(())
 }
 
 /// The timer at `fd` is about to be closed.
 pub(crate) fn forget_timer(fd: RawFd) {
-    world().timers.remove(&fd);
+    world_to_change().timers.remove(&fd);
 }
 
 pub(super) fn is_forking_here() -> bool {

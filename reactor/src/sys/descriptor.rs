@@ -140,7 +140,7 @@ const NO_SIGNAL: libc::c_int = 0;
 const NO_SIGNAL: libc::c_int = libc::MSG_NOSIGNAL;
 
 /// Writes to `to` what waits to be read at `from`, without taking it from there.
-pub(crate) fn copy_pending(from: RawFd, to: &OwnedFd) -> io::Result<()> {
+pub(crate) fn copy_pending(from: RawFd, to: RawFd) -> io::Result<()> {
     let waiting = pending_bytes(from)?;
     if waiting == 0 {
         return Ok(());
@@ -157,7 +157,7 @@ pub(crate) fn copy_pending(from: RawFd, to: &OwnedFd) -> io::Result<()> {
     while !rest.is_empty() {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: the kernel reads at most `rest.len()` bytes.
-        let sent = syscall!(send(to.as_raw_fd(), rest.as_ptr().cast(), rest.len(), flags))?;
+        let sent = syscall!(send(to, rest.as_ptr().cast(), rest.len(), flags))?;
         rest = &rest[sent.cast_unsigned()..];
     }
     Ok(())

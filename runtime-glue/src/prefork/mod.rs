@@ -74,6 +74,7 @@ pub struct Prefork {
     drain_timeout: Duration,
     crash_limit: u32,
     fork_options: ForkOptions,
+    prepare_ahead: bool,
     on_ready: Option<OnReady>,
 }
 
@@ -102,6 +103,7 @@ impl Prefork {
             drain_timeout: Prefork::DEFAULT_DRAIN_TIMEOUT,
             crash_limit: Prefork::DEFAULT_CRASH_LIMIT,
             fork_options: ForkOptions::new(),
+            prepare_ahead: true,
             on_ready: None,
         }
     }
@@ -161,6 +163,18 @@ impl Prefork {
     /// built with a shorter one.
     pub fn fork_options(mut self, options: ForkOptions) -> Prefork {
         self.fork_options = options;
+        self
+    }
+
+    /// Whether the parent [prepares](crate::prepare_ahead) the fork of the next worker while it waits, so that one that ends is
+    /// replaced at the cost of `fork(2)`; it does unless told otherwise. Meanwhile it has some descriptors more: a queue for
+    /// each selector, and a few. Listeners have no part in it, and a connection costs nothing more.
+    ///
+    /// It does not where workers have listeners of their own ([`Distribution::ReusePort`]): which of them the next worker is to
+    /// have is not known before. In a parent whose other tasks open and close sockets all the time it is of no use: each change
+    /// gives up what was prepared.
+    pub fn prepare_ahead(mut self, ahead: bool) -> Prefork {
+        self.prepare_ahead = ahead;
         self
     }
 

@@ -44,6 +44,9 @@ pub(super) struct Supervisor {
     common: Arc<Common>,
     is_per_cpu: bool,
     places: Vec<Place>,
+    /// The handles of workers that have ended since the last fork: dropping one changes what a child is to have.
+    ended: Vec<Child>,
+    prepares_ahead: bool,
     signals: StopSignals,
     drain_timeout: Duration,
     crash_limit: u32,
@@ -112,6 +115,9 @@ impl Supervisor {
         let listeners = prefork.listeners.into_iter();
         let listeners: Vec<_> = listeners.map(|(listener, own)| (listener, own.unwrap_or(of_server))).collect();
         let is_per_cpu = listeners.iter().any(|(_, distribution)| *distribution == Distribution::ReusePortPerCpu);
+        let is_per_place =
+            |distribution| matches!(distribution, Distribution::ReusePort | Distribution::ReusePortPerCpu);
+        let prepares_ahead = prefork.prepare_ahead && !listeners.iter().any(|(_, own)| is_per_place(*own));
         let queues = Queues::new(listeners, prefork.workers)?;
         let common = Common::new(
             prefork.workers,
@@ -125,6 +131,8 @@ impl Supervisor {
             common: Arc::new(common),
             is_per_cpu,
             places,
+            ended: Vec::new(),
+            prepares_ahead,
             // Before the first worker: from its first moment on a signal means to drain, not to die.
             signals: StopSignals::install().map_err(PreforkError::Signals)?,
             drain_timeout: prefork.drain_timeout,
@@ -218,6 +226,7 @@ impl Supervisor {
     /// In the child: keeps what a worker needs, and drops the handles to its siblings.
     fn into_worker(mut self, index: usize, no_way_back: NoWayBack) -> Outcome {
         self.places.clear();
+        self.ended.clear();
         let queues = std::mem::take(&mut self.queues);
         let distributions = queues.common();
         let listeners = queues.into_listeners(index);
@@ -241,6 +250,9 @@ impl Supervisor {
     }
 
     async fn next(&mut self) -> Event {
+        if self.places.iter().all(|place| place.due.is_none()) {
+            self.prepare_ahead();
+        }
         let due = self.places.iter().enumerate().filter_map(|(index, place)| Some((place.due?, index))).min();
         let places = &mut self.places;
         tokio::select! {
@@ -260,6 +272,17 @@ impl Supervisor {
         }
     }
 
+    /// While there is nothing else to do.
+    fn prepare_ahead(&mut self) {
+        self.ended.clear();
+        if self.prepares_ahead
+            && let Err(error) = crate::prepare_ahead()
+        {
+            // The fork will tell, if it comes to that.
+            tracing::debug!(%error, "cannot prepare the next worker's fork ahead");
+        }
+    }
+
     /// A worker has ended: decides when it is replaced, or that it is not.
     fn note_end(&mut self, index: usize, status: ExitStatus) -> Option<PreforkError> {
         let place = &mut self.places[index];
@@ -270,6 +293,7 @@ impl Supervisor {
         let delay = if place.ends == 0 { Duration::ZERO } else { delay(place.ends) };
         place.due = Some(Instant::now() + delay);
         tracing::warn!(worker = index, pid = running.child.id(), %status, ?uptime, ?delay, "worker ended: replacing it");
+        self.ended.push(running.child);
         (self.crash_limit > 0 && place.ends >= self.crash_limit).then_some(PreforkError::CrashLoop {
             worker: index,
             ends: place.ends,

@@ -37,6 +37,7 @@ pub struct Driver {
     root: Link,
     /// What the root has at rest.
     at_rest: Rest,
+    forks_ahead: usize,
 }
 
 /// A directory for sockets, gone with the driver.
@@ -134,7 +135,12 @@ impl Driver {
         let fixture = Fixture::start(&program, &[role, &directory.0.to_string_lossy(), &address]);
         let (_, mut root) = hello(&control)?;
         let at_rest = rest(&mut root)?;
-        Ok(Driver { fixture, directory, control, tcp, unix, udp, root, at_rest })
+        Ok(Driver { fixture, directory, control, tcp, unix, udp, root, at_rest, forks_ahead: 0 })
+    }
+
+    /// How many forks have followed a plan that was made ahead.
+    pub fn forks_ahead(&self) -> usize {
+        self.forks_ahead
     }
 
     /// What the root has when nothing is open.
@@ -154,6 +160,7 @@ impl Driver {
             children: BTreeMap::new(),
             outside: Vec::new(),
             ended: BTreeSet::new(),
+            ahead: BTreeMap::new(),
             clients: Vec::new(),
             steps: Vec::new(),
             counter: 0,
@@ -226,6 +233,8 @@ struct Case<'a> {
     outside: Vec<Outside>,
     /// Connections whose end the driver has seen.
     ended: BTreeSet<usize>,
+    /// Whether a process must have, or must not have, something prepared for its next fork.
+    ahead: BTreeMap<Pid, bool>,
     /// Connections to listeners.
     clients: Vec<Outside>,
     steps: Vec<String>,
@@ -248,6 +257,10 @@ impl Case<'_> {
     }
 
     fn act(&mut self, pid: Pid, act: &Act) -> Outcome {
+        // What was prepared is looked at by a fork itself.
+        if act.may_change_plans() && *act != Act::Fork {
+            self.ahead.remove(&pid);
+        }
         match act {
             Act::NewSelector => self.new_selector(pid),
             Act::DropSelector { selector } => {
@@ -393,6 +406,7 @@ impl Case<'_> {
                 None => Ok(()),
             },
             Act::Look => self.look(pid),
+            Act::PrepareAhead => self.prepare_ahead(pid),
             Act::Fork => self.fork(pid),
             Act::Exit if pid != 0 => self.exit(pid),
             Act::Exit => Ok(()),
@@ -626,6 +640,9 @@ impl Case<'_> {
                 other => return Err(format!("the kernel watches {other:?} where {due:?} are due")),
             }
         }
+        if self.ahead.get(&pid).is_some_and(|ahead| *ahead != seen.ahead) {
+            return Err(format!("something is prepared ahead: {}, where it is to be otherwise", seen.ahead));
+        }
         // The standard ones, and what whoever started the tests has left open.
         let mut due: BTreeSet<Fd> = self.driver.at_rest.descriptors.iter().copied().collect();
         if let Some(child) = self.children.get(&pid) {
@@ -634,7 +651,22 @@ impl Case<'_> {
         }
         due.append(&mut process.descriptors());
         let open: BTreeSet<Fd> = seen.descriptors.into_iter().collect();
-        if open == due { Ok(()) } else { Err(format!("{open:?} are open where {due:?} are due")) }
+        if open == due || (seen.ahead && open.is_superset(&due)) {
+            Ok(())
+        } else {
+            Err(format!("{open:?} are open where {due:?} are due"))
+        }
+    }
+
+    fn prepare_ahead(&mut self, pid: Pid) -> Outcome {
+        let is_done = match (self.ask(pid, &Command::PrepareAhead)?, self.model.clone().fork(pid, self.counter)) {
+            // What would be refused may not be looked at before the fork.
+            (Reply::Done, _) => true,
+            (Reply::Refused { .. }, Fork::Refused(_)) => false,
+            (reply, expected) => return Err(format!("{reply:?} where {expected:?} is due")),
+        };
+        self.ahead.insert(pid, is_done);
+        self.look(pid)
     }
 
     fn fork(&mut self, pid: Pid) -> Outcome {
@@ -644,6 +676,10 @@ impl Case<'_> {
         let child = self.next();
         let before = self.model.clone();
         let expected = self.model.fork(pid, child);
+        if self.ahead.insert(pid, false) == Some(true) {
+            self.driver.forks_ahead += 1;
+        }
+        self.ahead.insert(child, false);
         match (self.ask(pid, &Command::Fork { child })?, expected) {
             (Reply::Done, Fork::Made) => {
                 let (greeting, link) = hello(&self.driver.control)?;

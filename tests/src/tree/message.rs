@@ -160,6 +160,8 @@ pub enum Command {
         until: Arrival,
     },
     Look,
+    /// For the next fork.
+    PrepareAhead,
     Fork {
         child: usize,
     },
@@ -259,6 +261,8 @@ pub struct Look {
     /// What the kernel watches, by the selector's descriptor.
     pub watched: Vec<(Fd, Vec<(Fd, u64)>)>,
     pub descriptors: Vec<Fd>,
+    /// Whether something is prepared for the next fork, which has descriptors of its own.
+    pub ahead: bool,
 }
 
 /// A line of `forkio_reactor::fork::registrations`.

@@ -114,8 +114,28 @@ pub enum Act {
         capacity: u8,
     },
     Look,
+    PrepareAhead,
     Fork,
     Exit,
+}
+
+impl Act {
+    /// Whether what a child is to have may be another thing afterwards, so that what was prepared ahead is given up.
+    pub fn may_change_plans(&self) -> bool {
+        !matches!(
+            self,
+            Act::Wake { .. }
+                | Act::Arm { .. }
+                | Act::Accept { .. }
+                | Act::Read { .. }
+                | Act::Write { .. }
+                | Act::Send { .. }
+                | Act::Shut { .. }
+                | Act::Poll { .. }
+                | Act::Look
+                | Act::PrepareAhead
+        )
+    }
 }
 
 /// A case: a sequence of operations, on objects of a few sorts, so that more happens to each.
@@ -163,6 +183,7 @@ fn acts(objects: Vec<Object>) -> impl Strategy<Value = Act> {
             Act::Poll { selector, capacity }
         }),
         2 => Just(Act::Look),
+        10 => Just(Act::PrepareAhead),
         8 => Just(Act::Fork),
         2 => Just(Act::Exit),
     ]

@@ -206,6 +206,12 @@ impl Process {
             }
             Command::Settle { fd, until } => settle(fd, until)?,
             Command::Look => return Ok(Reply::Seen(self.look())),
+            Command::PrepareAhead => {
+                if let Err(error) = fork::prepare_ahead() {
+                    let object = format!("{:?}", error.object());
+                    return Ok(Reply::Refused { object, text: error.to_string() });
+                }
+            }
             Command::Fork { child } => {
                 // SAFETY: a second thread, where there is one, only waits for its end: it holds no lock.
                 match unsafe { fork::fork() } {
@@ -371,6 +377,7 @@ impl Process {
             registrations: registrations.collect(),
             watched: watched.collect(),
             descriptors: open_descriptors(),
+            ahead: fork::is_prepared_ahead(),
         }
     }
 
