@@ -10,7 +10,7 @@ use forkio_reactor::fork::{self, ForkPolicy, SourceKind};
 use forkio_reactor::net::{TcpListener, UnixStream};
 use forkio_reactor::{Events, Interest, Poll, Token};
 
-const USAGE: &str = "usage: fork-forkio inherit|no-fork|sever REGISTRATIONS MEBIBYTES";
+const USAGE: &str = "usage: fork-forkio inherit|inherit-ahead|bare|no-fork|sever REGISTRATIONS MEBIBYTES";
 
 /// The token of the listener.
 const LISTENER: Token = Token(usize::MAX);
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [mix, registrations, mebibytes] = args.as_slice() else { return Err(USAGE.into()) };
     let policy = match mix.as_str() {
-        "inherit" => ForkPolicy::Inherit,
+        "inherit" | "inherit-ahead" | "bare" => ForkPolicy::Inherit,
         "no-fork" => ForkPolicy::NoFork,
         "sever" => ForkPolicy::Sever,
         _ => return Err(USAGE.into()),
@@ -32,7 +32,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     forked::raise_file_limit()?;
     forked::fill_memory(mebibytes.parse()?)?;
     let mut program = Program::new(policy, registrations.parse()?)?;
-    Ok(forked::serve(|| program.fork())?)
+    match mix.as_str() {
+        "bare" => forked::serve(|| program.fork_bare())?,
+        "inherit-ahead" => forked::serve(|| {
+            fork::prepare_ahead().map_err(io::Error::other)?;
+            program.fork()
+        })?,
+        _ => forked::serve(|| program.fork())?,
+    }
+    Ok(())
 }
 
 struct Program {
@@ -95,6 +103,19 @@ impl Program {
         forked::wait(child)?;
         let fork = self.page.get(FIRST_INSTRUCTION) - start;
         Ok(Cost { prepare, fork, commit: self.page.get(COMMIT), abort, faults: self.page.get(FAULTS), response: 0 })
+    }
+
+    /// fork(2) and nothing else: the child does not use its selector.
+    fn fork_bare(&mut self) -> io::Result<Cost> {
+        let start = now();
+        // SAFETY: this process has one thread.
+        let child = unsafe { forked::fork() }?;
+        if child == 0 {
+            self.page.set(FIRST_INSTRUCTION, now());
+            forked::exit(true);
+        }
+        forked::wait(child)?;
+        Ok(Cost { fork: self.page.get(FIRST_INSTRUCTION) - start, ..Cost::default() })
     }
 
     /// In the child: whether its queue reports what it should.

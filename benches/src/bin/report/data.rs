@@ -4,6 +4,9 @@ use forkio_benches::instructions::Parts;
 use forkio_benches::rounds::Quartiles;
 use serde::Serialize;
 
+/// A fork of forkio's own program that leaves everything as it is.
+pub(crate) const BARE_FORK_OF_SAME: &str = "bare fork of forkio's process";
+
 /// What a figure tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -24,6 +27,8 @@ pub(crate) enum Measure {
     Repair,
     /// In the parent, after the fork.
     Abort,
+    /// Prepare, fork(2), commit and clearing up.
+    Replace,
     /// Page faults in commit.
     Faults,
     /// From the decision to fork to the first response.
@@ -59,7 +64,7 @@ pub(crate) enum Measure {
 }
 
 impl Measure {
-    pub(crate) const ALL: [Measure; 30] = [
+    pub(crate) const ALL: [Measure; 31] = [
         Measure::ReactorTime,
         Measure::Instructions,
         Measure::RequestInstructions,
@@ -68,6 +73,7 @@ impl Measure {
         Measure::Commit,
         Measure::Repair,
         Measure::Abort,
+        Measure::Replace,
         Measure::Faults,
         Measure::Response,
         Measure::ResponseFaults,
@@ -102,6 +108,7 @@ impl Measure {
             Measure::Commit => "Fork: processor time of commit in the child, until its queue is its own, µs",
             Measure::Repair => "Fork: processor time of prepare and commit together, µs",
             Measure::Abort => "Fork: processor time of clearing up in the parent, µs",
+            Measure::Replace => "Fork: what a supervisor waits for: prepare, fork(2), commit and clearing up, µs",
             Measure::Faults => "Fork: page faults in commit",
             Measure::Response => "Fork: from the decision to fork to the child's first response, µs",
             Measure::ResponseFaults => {
@@ -137,6 +144,7 @@ impl Measure {
             Measure::Fork | Measure::Prepare | Measure::Abort | Measure::Faults => &[],
             Measure::KeepAliveUser | Measure::ShortUser | Measure::WorkUser | Measure::ResponseFaults => &[],
             Measure::KeepAliveCalls | Measure::KeepAliveSwitches | Measure::ShortCalls | Measure::ShortSwitches => &[],
+            Measure::Replace => &[BARE_FORK_OF_SAME],
             Measure::Commit | Measure::Repair => &["raw epoll", "libevent", "libuv", "libev", "fresh tokio runtime"],
             Measure::Response => &["bare fork", "fresh tokio runtime"],
             Measure::Balance | Measure::Pss | Measure::Ready => &[],

@@ -7,7 +7,7 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use forked::Cost;
 
 use crate::Plan;
-use crate::data::{Data, Measure};
+use crate::data::{BARE_FORK_OF_SAME, Data, Measure};
 use crate::process::Process;
 
 /// Who takes part, with which program and arguments; `N` stands for the number of registrations.
@@ -18,6 +18,8 @@ const MIXES: [(&str, &[Contender]); 3] = [
         "all inherited",
         &[
             ("forkio", "release/fork-forkio", &["inherit", "N"]),
+            (FORKIO_AHEAD, "release/fork-forkio", &["inherit-ahead", "N"]),
+            (BARE_FORK_OF_SAME, "release/fork-forkio", &["bare", "N"]),
             ("bare fork", "peers/bare", &["N"]),
             ("raw epoll", "peers/raw-rebuild", &["N"]),
             ("libevent", "peers/libevent", &["N"]),
@@ -32,6 +34,9 @@ const MIXES: [(&str, &[Contender]); 3] = [
         &[("forkio", "release/fork-forkio", &["sever", "N"]), ("raw epoll", "peers/raw-sever", &["N"])],
     ),
 ];
+
+/// With everything made before that can be.
+pub(crate) const FORKIO_AHEAD: &str = "forkio, prepared ahead";
 
 const RESPONSES: [Contender; 4] = [
     ("bare fork", "release/first-response", &["bare"]),
@@ -79,7 +84,7 @@ pub(crate) fn measure(plan: &Plan, data: &mut Data) -> Result<(), Box<dyn Error>
     let (registrations, mebibytes) = (1_000, 1_024);
     let case = format!("{}, {mebibytes} MiB resident", case(registrations, MIXES[0].0));
     let mut programs = Vec::new();
-    start(plan, data, &case, &MIXES[0].1[..3], registrations, mebibytes, &mut programs);
+    start(plan, data, &case, &MIXES[0].1[..5], registrations, mebibytes, &mut programs);
     take_turns(data, programs, plan.rounds(31, 2))?;
 
     for (mebibytes, rounds) in [(0, plan.rounds(101, 7)), (mebibytes, plan.rounds(31, 2))] {
@@ -133,7 +138,11 @@ fn take_turns(data: &mut Data, mut programs: Vec<(String, &'static str, Program)
                 continue;
             }
             data.add(Measure::Fork, case, name, microseconds(cost.fork));
-            if *name == "bare fork" {
+            if cost.abort != 0 || *name == BARE_FORK_OF_SAME {
+                let whole = cost.prepare + cost.fork + cost.commit + cost.abort;
+                data.add(Measure::Replace, case, name, microseconds(whole));
+            }
+            if name.starts_with("bare fork") {
                 continue;
             }
             if cost.abort != 0 {

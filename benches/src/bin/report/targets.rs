@@ -2,8 +2,8 @@
 
 use serde::{Serialize, Serializer};
 
-use crate::data::{Data, Measure};
-use crate::fork::{case, grouped, response_case};
+use crate::data::{BARE_FORK_OF_SAME, Data, Measure};
+use crate::fork::{FORKIO_AHEAD, case, grouped, response_case};
 use crate::render::number;
 use crate::server::{
     FOUR_WORKERS, HALF_LOAD, HELLO, HELLO_SHORT, NGINX, NGINX_REUSEPORT, ON_BOTH, ONE_THREAD, ONE_THREAD_FORKIO,
@@ -162,6 +162,9 @@ pub(crate) fn all(data: &Data) -> Vec<Target> {
     };
     let each = whole(&no_fork(10_000)).zip(whole(&no_fork(10))).map(|(many, few)| (many - few) * 1e3 / 9_990.0);
     add("what a no-fork registration costs the whole fork, ns", AtMost(10.0), each, None);
+    let ratio = data.ratio(Measure::Replace, &inherited(10_000), FORKIO_AHEAD, BARE_FORK_OF_SAME);
+    let text = "all of a fork prepared ahead, 10 000 inherited / a bare fork of the same process";
+    add(text, AtMost(1.1), ratio.map(|ratio| ratio.median), None);
     let ratio = data.ratio(Measure::Commit, &inherited(10), "forkio", "raw epoll");
     add("commit with 10 registrations / raw epoll's rebuild", AtMost(0.7), ratio.map(|ratio| ratio.median), None);
     for mebibytes in [0, 1_024] {
