@@ -19,6 +19,8 @@ const LISTENER: Token = Token(usize::MAX);
 const FIRST_INSTRUCTION: usize = 0;
 const COMMIT: usize = 1;
 const FAULTS: usize = 2;
+/// Where the parent says that it has cleared up.
+const IS_CLEAR: usize = 3;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -78,6 +80,7 @@ impl Program {
 
     fn fork(&mut self) -> io::Result<Cost> {
         let _blocked = fork::block_signals();
+        self.page.set(IS_CLEAR, 0);
         let begin = spent();
         let prepared = fork::prepare().map_err(io::Error::other)?;
         let prepare = spent() - begin;
@@ -95,11 +98,17 @@ impl Program {
             self.page.set(FAULTS, forked::faults() - faults);
             self.page.set(COMMIT, commit);
             self.page.set(FIRST_INSTRUCTION, first_instruction);
-            forked::exit(self.works().unwrap_or(false));
+            let works = self.works().unwrap_or(false);
+            // It lives on, as a worker does: otherwise its parent may be the one that takes its queue apart.
+            while self.page.get(IS_CLEAR) == 0 {
+                std::thread::yield_now();
+            }
+            forked::exit(works);
         }
         let begin = spent();
         prepared.abort();
         let abort = spent() - begin;
+        self.page.set(IS_CLEAR, 1);
         forked::wait(child)?;
         let fork = self.page.get(FIRST_INSTRUCTION) - start;
         Ok(Cost { prepare, fork, commit: self.page.get(COMMIT), abort, faults: self.page.get(FAULTS), response: 0 })
