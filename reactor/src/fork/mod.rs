@@ -13,9 +13,10 @@
 //!    allocates nothing, takes no lock and does not panic; it is async-signal-safe.
 //!    [`Prepared::abort`] in the parent, also when the fork failed: closes the prepared objects.
 //!
-//! [`fork`] does all three. Should one of the few system calls that only the child can make fail, the selector is
-//! *poisoned*: its next [`Poll::poll`](crate::Poll::poll) returns that error. It never hangs, and never polls a
-//! half-armed queue.
+//! [`fork`] does all three. What of the first step does not depend on the moment can be done [ahead](prepare_ahead).
+//!
+//! Should one of the few system calls that only the child can make fail, the selector is *poisoned*: its next
+//! [`Poll::poll`](crate::Poll::poll) returns that error. It never hangs, and never polls a half-armed queue.
 //!
 //! # What the child sees
 //!
