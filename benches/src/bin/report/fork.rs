@@ -38,10 +38,15 @@ const MIXES: [(&str, &[Contender]); 3] = [
 /// With everything made before that can be.
 pub(crate) const FORKIO_AHEAD: &str = "forkio, prepared ahead";
 
-const RESPONSES: [Contender; 4] = [
+/// The whole of a runtime, forked as it is, and as a supervisor does.
+pub(crate) const RUNTIME: &str = "forkio, a tokio runtime";
+pub(crate) const RUNTIME_AHEAD: &str = "forkio, a tokio runtime, prepared ahead";
+
+const RESPONSES: [Contender; 5] = [
     ("bare fork", "release/first-response", &["bare"]),
     ("forkio's reactor", "release/first-response", &["reactor"]),
-    ("forkio, a tokio runtime", "forkio/release/first-response-forkio", &[]),
+    (RUNTIME, "forkio/release/first-response-forkio", &[]),
+    (RUNTIME_AHEAD, "forkio/release/first-response-forkio", &["ahead"]),
     ("fresh tokio runtime", "release/first-response-fresh-runtime", &[]),
 ];
 

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use crate::data::{Data, Measure};
-use crate::fork::{case, response_case};
+use crate::fork::{RUNTIME, case, response_case};
 use crate::render::number;
 use crate::server::{
     FOUR_WORKERS, HALF_LOAD, HELLO, NGINX, ONE_THREAD, PREFORK_BALANCED, PREFORK_HTTP, REUSEPORT, SEPARATE, THREADS,
@@ -30,7 +30,7 @@ pub(crate) fn table(data: &Data, targets: &[Target], machine: &[(&'static str, S
             "from fork to the child's first response, µs",
             Measure::Response,
             response_case(0),
-            "forkio, a tokio runtime",
+            RUNTIME,
             &["bare fork", "fresh tokio runtime"],
         ),
         (

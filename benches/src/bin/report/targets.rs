@@ -3,7 +3,7 @@
 use serde::{Serialize, Serializer};
 
 use crate::data::{BARE_FORK_OF_SAME, Data, Measure};
-use crate::fork::{FORKIO_AHEAD, case, grouped, response_case};
+use crate::fork::{FORKIO_AHEAD, RUNTIME, RUNTIME_AHEAD, case, grouped, response_case};
 use crate::render::number;
 use crate::server::{
     FOUR_WORKERS, HALF_LOAD, HELLO, HELLO_SHORT, NGINX, NGINX_REUSEPORT, ON_BOTH, ONE_THREAD, ONE_THREAD_FORKIO,
@@ -169,7 +169,7 @@ pub(crate) fn all(data: &Data) -> Vec<Target> {
     add("commit with 10 registrations / raw epoll's rebuild", AtMost(0.7), ratio.map(|ratio| ratio.median), None);
     for mebibytes in [0, 1_024] {
         let case = response_case(mebibytes);
-        for contender in ["forkio's reactor", "forkio, a tokio runtime"] {
+        for contender in ["forkio's reactor", RUNTIME, RUNTIME_AHEAD] {
             let ratio = data.ratio(Measure::Response, &case, contender, "bare fork");
             let text = format!("first response, {case}: {contender} / bare fork and blocking calls");
             add(&text, AtMost(1.3), ratio.map(|ratio| ratio.median), Some(FAULTS));
