@@ -27,6 +27,7 @@ scenarios! {
     runtime_with_threads: "runtime-with-threads",
     prefork: "prefork",
     prefork_unless_told_otherwise: "prefork-unless-told-otherwise",
+    prefork_lets_go_of_workers: "prefork-lets-go-of-workers",
     prefork_with_listeners_of_their_own: "prefork-with-listeners-of-their-own",
 }
 

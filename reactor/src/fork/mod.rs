@@ -257,8 +257,8 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 ///
 /// A queue for each selector, with what the child inherits in it, and the fresh objects for what is renewed: so many
 /// descriptors, and as many of the user's epoll watches (`/proc/sys/fs/epoll/max_user_watches`) as there are registrations
-/// inherited. The kernel tells the waiting queues of each event too: some tens of nanoseconds. A plain `fork(2)` shares the
-/// descriptors with its child until that uses a selector; what is executed has none of them.
+/// inherited. The kernel tells the waiting queues of each event too: some tens of nanoseconds. The child of a plain `fork(2)`
+/// has the descriptors for good: it cannot know what became of their numbers. What is executed has none of them.
 ///
 /// # Platforms
 ///
@@ -289,10 +289,14 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 /// ```
 pub fn prepare_ahead() -> Result<(), PrepareError> {
     let mut prepared = begin()?;
+    let begun_in = generation();
     if prepared.world.plan.ahead_in != FORKER.load(Ordering::Relaxed) {
         prepared.plan()?;
     }
-    prepared.keep();
+    // Otherwise this is the child of a fork in a signal handler, which does without.
+    if generation() == begun_in {
+        prepared.keep();
+    }
     Ok(())
 }
 
@@ -329,9 +333,11 @@ impl Prepared {
         let World { timers, plan, .. } = &mut *self.world;
         // The child of a fork by others may have its parent's, who goes on with it. From here on it is this fork's, if it is
         // of any use.
-        let is_ahead = std::mem::take(&mut plan.ahead_in) == FORKER.load(Ordering::Relaxed);
-        if is_ahead && plan.still_holds() && plan.complete(timers).is_ok() {
-            return Ok(());
+        if plan.ahead_in == FORKER.load(Ordering::Relaxed) {
+            plan.ahead_in = 0;
+            if plan.still_holds() && plan.complete(timers).is_ok() {
+                return Ok(());
+            }
         }
         self.plan()?;
         let World { timers, plan, .. } = &mut *self.world;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::process;
 use std::sync::Arc;
 
 use super::policy::{ForkPolicy, SourceKind};
@@ -73,7 +74,12 @@ impl Plan {
 
     /// Closes what was prepared. Keeps the vectors' memory.
     pub(super) fn clear(&mut self) {
-        self.ahead_in = 0;
+        let ahead_in = std::mem::take(&mut self.ahead_in);
+        if ahead_in != 0 && ahead_in != process::id() {
+            // A fork by others has taken it along. Nobody has told what it left open, and what stands at those numbers now
+            // may be something else.
+            self.spares.drain(..).for_each(std::mem::forget);
+        }
         self.queues.clear();
         self.replacements.clear();
         self.wakers.clear();

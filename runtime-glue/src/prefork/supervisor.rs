@@ -44,7 +44,8 @@ pub(super) struct Supervisor {
     common: Arc<Common>,
     is_per_cpu: bool,
     places: Vec<Place>,
-    /// The handles of workers that have ended since the last fork: dropping one changes what a child is to have.
+    /// The handles of workers that have ended since the last fork, if that is prepared ahead: dropping one changes what a child
+    /// is to have.
     ended: Vec<Child>,
     prepares_ahead: bool,
     signals: StopSignals,
@@ -170,21 +171,26 @@ impl Supervisor {
                         return Err(error);
                     }
                 }
-                Event::Due(index) => match self.fork(index).await {
-                    Ok(Side::Parent) => self.refusals = 0,
-                    Ok(Side::Child(no_way_back)) => return Ok(self.into_worker(index, no_way_back)),
-                    Ok(Side::Stop(signal)) => return Ok(self.stop(signal).await),
-                    Err(error) => {
-                        self.refusals += 1;
-                        let none_left = self.places.iter().all(|place| place.running.is_none());
-                        if none_left && self.crash_limit > 0 && self.refusals >= self.crash_limit {
-                            return Err(PreforkError::Fork(error));
+                Event::Due(index) => {
+                    let forked = self.fork(index).await;
+                    // Whatever came of it, it has used what was prepared.
+                    self.ended.clear();
+                    match forked {
+                        Ok(Side::Parent) => self.refusals = 0,
+                        Ok(Side::Child(no_way_back)) => return Ok(self.into_worker(index, no_way_back)),
+                        Ok(Side::Stop(signal)) => return Ok(self.stop(signal).await),
+                        Err(error) => {
+                            self.refusals += 1;
+                            let none_left = self.places.iter().all(|place| place.running.is_none());
+                            if none_left && self.crash_limit > 0 && self.refusals >= self.crash_limit {
+                                return Err(PreforkError::Fork(error));
+                            }
+                            let delay = delay(self.refusals);
+                            self.places[index].due = Some(Instant::now() + delay);
+                            tracing::error!(worker = index, %error, ?delay, "cannot replace the worker yet");
                         }
-                        let delay = delay(self.refusals);
-                        self.places[index].due = Some(Instant::now() + delay);
-                        tracing::error!(worker = index, %error, ?delay, "cannot replace the worker yet");
                     }
-                },
+                }
             }
         }
     }
@@ -226,7 +232,6 @@ impl Supervisor {
     /// In the child: keeps what a worker needs, and drops the handles to its siblings.
     fn into_worker(mut self, index: usize, no_way_back: NoWayBack) -> Outcome {
         self.places.clear();
-        self.ended.clear();
         let queues = std::mem::take(&mut self.queues);
         let distributions = queues.common();
         let listeners = queues.into_listeners(index);
@@ -274,7 +279,6 @@ impl Supervisor {
 
     /// While there is nothing else to do.
     fn prepare_ahead(&mut self) {
-        self.ended.clear();
         if self.prepares_ahead
             && let Err(error) = crate::prepare_ahead()
         {
@@ -293,7 +297,9 @@ impl Supervisor {
         let delay = if place.ends == 0 { Duration::ZERO } else { delay(place.ends) };
         place.due = Some(Instant::now() + delay);
         tracing::warn!(worker = index, pid = running.child.id(), %status, ?uptime, ?delay, "worker ended: replacing it");
-        self.ended.push(running.child);
+        if self.prepares_ahead {
+            self.ended.push(running.child);
+        }
         (self.crash_limit > 0 && place.ends >= self.crash_limit).then_some(PreforkError::CrashLoop {
             worker: index,
             ends: place.ends,

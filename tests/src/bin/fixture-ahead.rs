@@ -37,6 +37,7 @@ fn main() {
         ("runtime-with-threads", runtime_with_threads),
         ("prefork", || prefork(Prefork::new(), true)),
         ("prefork-unless-told-otherwise", || prefork(Prefork::new().prepare_ahead(false), false)),
+        ("prefork-lets-go-of-workers", prefork_lets_go_of_workers),
         ("prefork-with-listeners-of-their-own", || {
             prefork(Prefork::new().distribution(Distribution::ReusePort), false);
         }),
@@ -328,9 +329,10 @@ fn after_a_plain_fork() {
     match unsafe { libc::fork() } {
         0 => {
             check_eq("prepared", is_prepared_ahead(), false);
+            let inherited = open_descriptors();
             in_child(|| {
                 // Its own queue, not the one that the first process's next child has.
-                check_eq("open", open_descriptors(), before.clone());
+                check_eq("open", open_descriptors(), inherited.clone());
                 selector.registry().deregister(&mut socket).unwrap();
             });
             std::process::exit(0);
@@ -340,15 +342,20 @@ fn after_a_plain_fork() {
     check_eq("prepared", is_prepared_ahead(), true);
     socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
     in_child(|| check_eq("events", tokens(&mut selector, true), BTreeSet::from([1])));
-    // Where it is used for something else, it goes.
+    // What such a child has at the numbers meanwhile is not the plan's.
     prepare_ahead().unwrap();
     // SAFETY: one thread.
     match unsafe { libc::fork() } {
         0 => {
+            for fd in open_descriptors().iter().filter(|fd| !before.contains(fd)) {
+                // SAFETY: the plan's, which is given up below; what is put in its place is this child's own.
+                check_eq("reusing a number", unsafe { libc::dup2(2, *fd) }, *fd);
+            }
+            let inherited = open_descriptors();
             let mut timer = Timer::new(Clock::Monotonic).unwrap();
             timer.disarm().unwrap();
             drop(timer);
-            check_eq("open", open_descriptors(), before.clone());
+            check_eq("open", open_descriptors(), inherited);
             std::process::exit(0);
         }
         child => reap(child),
@@ -652,4 +659,22 @@ fn prefork(prefork: Prefork, is_ahead: bool) {
     });
     check_eq("the server's exit code", stopped.exit_code(), 0);
     check_eq("how it was forked", FORKS.load(Ordering::Relaxed), 3);
+}
+
+/// While one worker or another is always due, handles of those that have ended do not pile up.
+fn prefork_lets_go_of_workers() {
+    const WORKERS: usize = 3;
+    static MOST: AtomicUsize = AtomicUsize::new(0);
+    forkio::before_fork(|| {
+        MOST.fetch_max(open_descriptors().len(), Ordering::Relaxed);
+        Ok(())
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let before = open_descriptors().len();
+    let prefork = Prefork::new().workers(WORKERS).crash_limit(5);
+    let error = runtime.block_on(prefork.run(async |_| -> u8 { 3 })).expect_err("a crash loop");
+    check_eq("exit code", error.exit_code(), 3);
+    // What watches a worker, for those that run, and those that have ended since the last fork; and what the server has.
+    let most = MOST.load(Ordering::Relaxed);
+    assert!(most <= before + 2 * WORKERS + 4, "{most} descriptors, {before} before");
 }
