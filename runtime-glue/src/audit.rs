@@ -14,7 +14,7 @@ use crate::{ForkError, policy, runtime, sys};
 ///
 /// A check for debug builds and tests, before the fork; or in an [`on_child`](crate::on_child) hook, where it lists what
 /// the child has in common with its parent. It takes some ten system calls per descriptor, and prepares a fork that it does
-/// not make.
+/// not make, which gives up what is [prepared ahead](crate::prepare_ahead).
 ///
 /// Not listed are
 ///

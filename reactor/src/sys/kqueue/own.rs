@@ -55,10 +55,11 @@ static ALL: Mutex<Vec<Arc<Own>>> = Mutex::new(Vec::new());
 impl OwnQueue {
     pub(super) fn new(kind: SourceKind, contents: Contents) -> io::Result<OwnQueue> {
         let own = Own { fd: kernel::kqueue()?, owner: AtomicU32::new(process::id()), kind, contents };
-        own.fill()?;
-        let own = Arc::new(own);
-        keeping_forks_out(|| all().push(Arc::clone(&own)))?;
-        Ok(OwnQueue(own))
+        // From here on it is closed if something fails.
+        let queue = OwnQueue(Arc::new(own));
+        queue.0.fill()?;
+        keeping_forks_out(|| all().push(Arc::clone(&queue.0)))?;
+        Ok(queue)
     }
 
     pub(super) fn alarm(&self) -> Option<&Alarm> {

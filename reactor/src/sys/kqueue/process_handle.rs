@@ -60,9 +60,9 @@ impl ProcessHandle {
     }
 }
 
-/// Whether there is such a process, ended or not.
+/// Whether there is such a process, ended or not. It may be one that this one may not send signals. 0 is a group.
 fn is_there(pid: libc::pid_t) -> bool {
-    syscall!(kill(pid, 0)).is_ok()
+    pid != 0 && !syscall!(kill(pid, 0)).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
 }
 
 impl AsRawFd for ProcessHandle {
