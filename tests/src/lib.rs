@@ -194,7 +194,15 @@ pub fn has_ended(pid: i32) -> bool {
     stat.rfind(')').is_none_or(|name| stat[name + 1..].trim_start().starts_with(['Z', 'X']))
 }
 
-/// The descriptors that this process has open, without the one that lists them.
+/// Whether what is being done is a kernel's business: that of a model of one, which has its memory here.
+pub fn is_kernel() -> bool {
+    #[cfg(forkio_kqueue)]
+    return forkio_reactor::testing::kqueue::is_working();
+    #[cfg(not(forkio_kqueue))]
+    false
+}
+
+/// The descriptors that this process has open, without the one that lists them, and without those of a model of a kernel.
 pub fn open_descriptors() -> Vec<i32> {
     let entries = fs::read_dir("/proc/self/fd").expect("reading /proc/self/fd");
     let mut numbers: Vec<i32> =
@@ -202,6 +210,8 @@ pub fn open_descriptors() -> Vec<i32> {
     numbers.sort_unstable();
     // The listing's own number is closed by now.
     numbers.retain(|fd| fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok());
+    #[cfg(forkio_kqueue)]
+    numbers.retain(|fd| !forkio_reactor::testing::kqueue::is_own(*fd));
     numbers
 }
 

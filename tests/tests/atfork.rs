@@ -1,10 +1,6 @@
 //! Forks by others, with the handlers installed, and the bare reactor; see `src/bin/fixture-atfork.rs` for what each
 //! scenario checks.
 
-// The handlers that a model's copy on fork runs in would have to be the first and the last ones; and its queues are not
-// descriptors that a program started in the child closes.
-#![cfg(not(forkio_kqueue))]
-
 use forkio_tests::run_fixture;
 
 macro_rules! scenarios {
@@ -28,6 +24,7 @@ scenarios! {
     spawning_pays_nothing: "spawning-pays-nothing",
     first_poll: "first-poll",
     threads: "threads",
+    waiting_for_each_other: "waiting-for-each-other",
     another_thread: "another-thread",
     signal_handler: "signal-handler",
     interrupted_with_the_lock: "interrupted-with-the-lock",

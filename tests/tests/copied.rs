@@ -13,17 +13,12 @@ macro_rules! scenarios {
     )*};
 }
 
-// A model's queue has descriptors that a kernel's has not.
-#[cfg(not(forkio_kqueue))]
 scenarios! {
     audit: "audit",
     audit_is_what_the_kernel_says: "audit-is-what-the-kernel-says",
     audit_in_a_worker: "audit-in-a-worker",
     audit_refuses: "audit-refuses",
     audit_outside_a_runtime: "audit-outside-a-runtime",
-}
-
-scenarios! {
     before_fork: "before-fork",
     before_fork_refuses: "before-fork-refuses",
     before_fork_threads: "before-fork-threads",

@@ -34,10 +34,5 @@ scenarios! {
     dropped: "dropped",
     prefork_on_threads: "prefork-on-threads",
     prefork_on_threads_fails: "prefork-on-threads-fails",
-}
-
-// A model's queue has descriptors that a kernel's has not.
-#[cfg(not(forkio_kqueue))]
-scenarios! {
     descriptors: "descriptors",
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use forkio_reactor::fork::{self, ForkPolicy, prepare};
 use forkio_reactor::net::{TcpListener, UdpSocket, UnixStream};
 use forkio_reactor::{Events, Interest, Poll, Token, Waker};
+use forkio_tests::is_kernel;
 
 static ARMED: AtomicBool = AtomicBool::new(false);
 
@@ -31,14 +32,6 @@ fn abort_if_armed() {
     if ARMED.load(Ordering::Relaxed) && !is_kernel() {
         std::process::abort();
     }
-}
-
-/// A kernel's own memory is not ours: the model's is.
-fn is_kernel() -> bool {
-    #[cfg(forkio_kqueue)]
-    return forkio_reactor::testing::kqueue::is_working();
-    #[cfg(not(forkio_kqueue))]
-    false
 }
 
 #[global_allocator]

@@ -2,11 +2,12 @@
 //! in [`forkio::on_child`].
 
 use std::collections::BTreeSet;
+
+use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -179,11 +180,7 @@ async fn registered() -> Registered {
         pair: UnixStream::pair().unwrap(),
         severed: (connected.unwrap(), accepted.unwrap().0),
         _signal: signal(SignalKind::user_defined1()).unwrap(),
-        _stateless: vec![
-            File::open("/dev/null").unwrap(),
-            File::open("/dev/urandom").unwrap(),
-            OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/").unwrap(),
-        ],
+        _stateless: vec![File::open("/dev/null").unwrap(), File::open("/dev/urandom").unwrap(), path_only(c"/")],
         // Its pidfd, and a pipe that it reads.
         _child: tokio::process::Command::new("cat")
             .stdin(std::process::Stdio::piped())
@@ -239,6 +236,16 @@ async fn audit() {
     drop(unregistered);
     let audit = forkio::audit().unwrap();
     assert!(audit.is_clean(), "{audit}");
+}
+
+/// Opened with `O_PATH`: not by the standard library, which does not pass it on where the C library counts it to
+/// `O_ACCMODE`, as musl does.
+fn path_only(path: &CStr) -> File {
+    // SAFETY: the path ends with a zero byte.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
+    assert!(fd >= 0, "opening {path:?}: {}", io::Error::last_os_error());
+    // SAFETY: the kernel has just given it to us.
+    unsafe { File::from_raw_fd(fd) }
 }
 
 /// Whether two processes have the same open file description at a number: kcmp(2).

@@ -125,6 +125,11 @@ fn sleeps(pids: &[i32]) -> u64 {
 
 fn one_is_woken() {
     let wakes = wakes_by_ten_connections(true);
+    if cfg!(forkio_kqueue) {
+        // A kqueue wakes all, whatever it is asked for.
+        assert!(wakes >= 40, "{wakes}");
+        return;
+    }
     // One may sleep once more, for a lock in the kernel.
     assert!((10..20).contains(&wakes), "{wakes}");
 }

@@ -637,23 +637,28 @@ fn many_forks() {
     assert!(children.is_empty(), "{children:?}");
 }
 
-/// What the inherited runtime leaves behind in a child is three descriptors, and the numbers of its I/O objects.
+/// What the inherited runtime leaves behind in a child is the descriptors of its selector, its waker and its duplicate of the
+/// signal pipe's receiver, and the numbers of its I/O objects.
 fn descriptors() {
     let none = open_descriptors().len();
+    let poll = forkio_reactor::Poll::new().unwrap();
+    let waker = Waker::new(poll.registry(), Token(0)).unwrap();
+    let runtime = open_descriptors().len() - none + 1;
+    drop((waker, poll));
     block_on(async {});
     let idle = open_descriptors().len();
-    check_eq("a runtime, and the signal pipe", idle, none + 5);
+    check_eq("a runtime, and the signal pipe", idle, none + runtime + 2);
     let socket = block_on(async { tokio::net::UdpSocket::bind("127.0.0.1:0").await }).unwrap();
-    fn descend(depth: usize, expected: usize) {
+    fn descend(depth: usize, expected: usize, runtime: usize) {
         check_eq("inherited", open_descriptors().len(), expected);
         block_on(async {});
-        check_eq("with a runtime", open_descriptors().len(), expected + 3);
+        check_eq("with a runtime", open_descriptors().len(), expected + runtime);
         if depth > 0 {
-            wait(fork_with_threads(|| descend(depth - 1, expected + 3)));
-            check_eq("after a fork", open_descriptors().len(), expected + 3);
+            wait(fork_with_threads(|| descend(depth - 1, expected + runtime, runtime)));
+            check_eq("after a fork", open_descriptors().len(), expected + runtime);
         }
     }
-    wait(fork_with_threads(|| descend(4, idle + 1)));
+    wait(fork_with_threads(|| descend(4, idle + 1, runtime)));
     drop(socket);
     check_eq("after a fork", open_descriptors().len(), idle);
 }

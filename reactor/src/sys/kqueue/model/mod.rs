@@ -18,7 +18,7 @@ use std::cell::UnsafeCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -172,6 +172,11 @@ pub fn watched(queue: RawFd) -> Vec<(RawFd, u64)> {
     watched
 }
 
+/// Whether a number is one that a kernel would not need: an object of the model's behind a queue.
+pub fn is_own(fd: RawFd) -> bool {
+    model().queues.values().any(|queue| queue.own().any(|own| own.as_raw_fd() == fd))
+}
+
 /// Marks a descriptor as close-on-fork (`O_CLOFORK`): children do not have it.
 pub fn set_close_on_fork(fd: RawFd) {
     model().close_on_fork.insert(fd);
@@ -300,9 +305,6 @@ pub fn close(queue: RawFd) {
 /// Those of the system.
 pub fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
     let mut model = model();
-    for queue in model.queues.values_mut() {
-        queue.make_way(onto)?;
-    }
     crate::sys::descriptor::replace(from, onto)?;
     if let Some(id) = model.numbers.get(&from).copied() {
         model.numbers.insert(onto, id);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 
 use super::*;
 use crate::sys::descriptor::{self, Identity};
@@ -187,7 +187,7 @@ impl Queue {
             active: VecDeque::new(),
         };
         queue.watch_own()?;
-        Ok((std::os::fd::IntoRawFd::into_raw_fd(number), queue))
+        Ok((number.into_raw_fd(), queue))
     }
 
     fn watch_own(&self) -> io::Result<()> {
@@ -195,6 +195,15 @@ impl Queue {
             watch(self.number, fd.as_raw_fd(), libc::EPOLLIN, data)?;
         }
         Ok(())
+    }
+
+    /// Descriptors that it has beside its number.
+    pub(super) fn own(&self) -> impl Iterator<Item = &OwnedFd> {
+        let watched = self.knotes.values().filter_map(|knote| match &knote.watched {
+            Watched::Signal { signals: fd, .. } | Watched::Process { process: fd, .. } => Some(fd),
+            Watched::Descriptor(_) | Watched::User { .. } | Watched::Timer { .. } => None,
+        });
+        [&self.writers, &self.kick, &self.alarm].into_iter().chain(watched)
     }
 
     /// What is watched by descriptor, with tokens.
@@ -529,25 +538,22 @@ impl Queue {
         }
     }
 
-    /// Leaves a number that the process knows to be unused: a system has no descriptors of its own in a process.
-    pub(super) fn make_way(&mut self, number: RawFd) -> Result<(), i32> {
-        let mut own = [&mut self.writers, &mut self.kick, &mut self.alarm].into_iter();
-        if let Some(own) = own.find(|own| own.as_raw_fd() == number) {
-            *own = own.try_clone().map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))?;
-        }
-        Ok(())
-    }
-
-    /// In a child: a queue of its own at the same number.
+    /// In a child: a queue of its own at the same number. It needs no number that is free: a kernel does not either.
     pub(super) fn copy(&mut self) {
-        let put = |fresh: io::Result<OwnedFd>, number: RawFd| {
-            let fresh = fresh.expect("a child's copy of a queue");
-            descriptor::replace(fresh.as_raw_fd(), number).expect("a child's copy of a queue");
+        let put = |make: fn() -> io::Result<OwnedFd>, number: RawFd| {
+            // SAFETY: the number is the model's, and stands for the parent's object.
+            unsafe { libc::close(number) };
+            let fresh = make().expect("a child's copy of a queue").into_raw_fd();
+            if fresh != number {
+                descriptor::replace(fresh, number).expect("a child's copy of a queue");
+                // SAFETY: made above.
+                unsafe { libc::close(fresh) };
+            }
         };
-        put(epoll(), self.number);
-        put(epoll(), self.writers.as_raw_fd());
-        put(eventfd(), self.kick.as_raw_fd());
-        put(timerfd(), self.alarm.as_raw_fd());
+        put(epoll, self.number);
+        put(epoll, self.writers.as_raw_fd());
+        put(eventfd, self.kick.as_raw_fd());
+        put(timerfd, self.alarm.as_raw_fd());
         self.is_kicked = false;
         self.watch_own().expect("a child's copy of a queue");
     }
