@@ -1,6 +1,7 @@
 //! Holds a kernel, or the model of one, against the sentences of kqueue(2) that the backend relies on, and measures what a
-//! fork costs there. A program of its own: it forks. Quoted is the manual of FreeBSD 15; systems that have their own say
-//! less.
+//! fork costs there. A program of its own: it forks. Quoted is FreeBSD's manual of July 27, 2026 (`lib/libsys/kqueue.2` at
+//! commit 0e3a044e4c4b); systems that have their own say less. What stands in parentheses the manual does not say, and the
+//! backend relies on all the same.
 //!
 //! Exit status: 0 if every sentence holds that the kernel claims to know.
 
@@ -145,12 +146,16 @@ mod manual {
             b.write_all(b"x").ok()?;
             Some(queue.wait().len() == 1)
         }),
-        ("DESCRIPTION", "executed upon the initial registration ... to detect whether a preexisting condition", || {
-            let (queue, (a, mut b)) = (Kqueue::new(), pair());
-            b.write_all(b"x").ok()?;
-            queue.change(read(&a, EV_ADD));
-            Some(queue.poll().len() == 1)
-        }),
+        (
+            "DESCRIPTION",
+            "executed upon the initial registration of a kevent in order to detect whether a preexisting condition",
+            || {
+                let (queue, (a, mut b)) = (Kqueue::new(), pair());
+                b.write_all(b"x").ok()?;
+                queue.change(read(&a, EV_ADD));
+                Some(queue.poll().len() == 1)
+            },
+        ),
         ("DESCRIPTION", "the condition ... no longer holds, the kevent is removed ... and is not returned", || {
             let (queue, (mut a, mut b)) = (Kqueue::new(), pair());
             queue.change(read(&a, EV_ADD));
@@ -203,7 +208,7 @@ mod manual {
             Some((first, queue.poll().len()) == (1, 1))
         }),
         ("EV_KEEPUDATA", "(without it, any change sets udata: the backend passes it always)", || {
-            let queue = Kqueue::new();
+            let queue = with_user_event()?;
             queue.change(Kevent { udata: 5_usize as _, ..user(EV_ADD | EV_CLEAR, 0) });
             queue.change(Kevent { udata: 5_usize as _, ..user(0, NOTE_TRIGGER) });
             Some(queue.wait().first()?.udata as usize == 5)
@@ -231,13 +236,19 @@ mod manual {
             let receipts = answers.iter().all(|answer| answer.flags & EV_ERROR != 0 && { answer.data } == 0);
             Some(receipts && answers.len() == 2 && queue.poll().len() == 1)
         }),
+        ("EV_RECEIPT", "no remaining space in eventlist ... then subsequent changes will not get processed", || {
+            let (queue, (a, b)) = (Kqueue::new(), pair());
+            let changes = [read(&a, EV_ADD | EV_RECEIPT), read(&a, EV_ADD | EV_RECEIPT), read(&b, EV_ADD)];
+            let answers = queue.call(&changes, 1, NOW).ok()?;
+            Some(answers.len() == 1 && queue.refused(read(&b, EV_DELETE)) == Some(libc::ENOENT))
+        }),
         ("EV_ONESHOT", "After the user retrieves the event from the kqueue, it is deleted", || {
             let (queue, (a, mut b)) = (Kqueue::new(), pair());
             queue.change(read(&a, EV_ADD | EV_ONESHOT));
             b.write_all(b"x").ok()?;
             Some(queue.wait().len() == 1 && queue.refused(read(&a, EV_DELETE)) == Some(libc::ENOENT))
         }),
-        ("EV_CLEAR", "After the event is retrieved by the user, its state is reset", || {
+        ("EV_CLEAR", "Reset the state of the event after it is retrieved by the user", || {
             let (queue, (a, mut b)) = (Kqueue::new(), pair());
             queue.change(read(&a, EV_ADD | EV_CLEAR));
             b.write_all(b"x").ok()?;
@@ -246,17 +257,13 @@ mod manual {
             b.write_all(b"x").ok()?;
             Some((first, then, queue.wait().len()) == (1, 0, 1))
         }),
-        (
-            "EVFILT_READ",
-            "Sockets which have previously been passed to listen() return when there is an incoming",
-            || {
-                let (queue, listener) = (Kqueue::new(), TcpListener::bind("127.0.0.1:0").ok()?);
-                queue.change(read(&listener, EV_ADD | EV_CLEAR));
-                let before = queue.poll().len();
-                let _client = TcpStream::connect(listener.local_addr().ok()?).ok()?;
-                Some((before, queue.wait().len()) == (0, 1))
-            },
-        ),
+        ("EVFILT_READ", "passed to listen(2) return when there is an incoming connection pending", || {
+            let (queue, listener) = (Kqueue::new(), TcpListener::bind("127.0.0.1:0").ok()?);
+            queue.change(read(&listener, EV_ADD | EV_CLEAR));
+            let before = queue.poll().len();
+            let _client = TcpStream::connect(listener.local_addr().ok()?).ok()?;
+            Some((before, queue.wait().len()) == (0, 1))
+        }),
         ("EVFILT_READ", "If the read direction of the socket has shutdown, then the filter also sets EV_EOF", || {
             let (queue, (a, b)) = (Kqueue::new(), pair());
             queue.change(read(&a, EV_ADD | EV_CLEAR));
@@ -300,7 +307,7 @@ mod manual {
             std::thread::sleep(Duration::from_millis(30));
             Some(queue.wait().first().map(|event| event.data)? > 1)
         }),
-        ("EVFILT_TIMER", "(with EV_ONESHOT once; re-adding arms it anew; deleting forgets an expiration)", || {
+        ("EVFILT_TIMER", "The timer will be periodic unless EV_ONESHOT ... is specified (deleting forgets)", || {
             let queue = Kqueue::new();
             queue.change(timer(EV_ADD | EV_ONESHOT, 1_000_000));
             let once = queue.wait().len();
@@ -309,19 +316,27 @@ mod manual {
             queue.change(timer(EV_DELETE, 0));
             Some(once == 1 && queue.poll().is_empty())
         }),
-        ("EVFILT_USER", "NOTE_TRIGGER: Cause the event to be triggered", || {
+        ("EVFILT_TIMER", "throwing away any undelivered record of previous timer expiration) and re-started", || {
             let queue = Kqueue::new();
-            queue.call(&[user(EV_ADD | EV_CLEAR, 0)], 0, NOW).ok()?;
+            queue.change(timer(EV_ADD | EV_ONESHOT, 1_000_000));
+            std::thread::sleep(Duration::from_millis(20));
+            queue.change(timer(EV_ADD | EV_ONESHOT, 3_600_000_000_000));
+            let thrown_away = queue.poll().is_empty();
+            queue.change(timer(EV_ADD | EV_ONESHOT, 1_000_000));
+            Some(thrown_away && queue.wait().len() == 1)
+        }),
+        ("EVFILT_USER", "NOTE_TRIGGER: Cause the event to be triggered", || {
+            let queue = with_user_event()?;
             let before = queue.poll().len();
             queue.change(user(0, NOTE_TRIGGER));
             Some((before, queue.poll().len(), queue.poll().len()) == (0, 1, 0))
         }),
-        ("NOTES", "(a kqueue can be watched by another: it is readable while it has an event)", || {
-            let (outer, inner) = (Kqueue::new(), Kqueue::new());
-            inner.call(&[user(EV_ADD | EV_CLEAR, 0)], 0, NOW).ok()?;
+        ("EVFILT_READ", "Kqueues: Returns when pending events are present on the queue", || {
+            let (outer, inner, (a, mut b)) = (Kqueue::new(), Kqueue::new(), pair());
+            inner.change(read(&a, EV_ADD | EV_CLEAR));
             outer.change(ev(inner.0 as usize, EVFILT_READ, EV_ADD | EV_CLEAR));
             let before = outer.poll().len();
-            inner.change(user(0, NOTE_TRIGGER));
+            b.write_all(b"x").ok()?;
             Some((before, outer.wait().len(), inner.poll().len()) == (0, 1, 1))
         }),
         ("RETURN VALUES", "with EV_ERROR set in flags and the system error in data. Otherwise, -1", || {
@@ -343,20 +358,24 @@ mod manual {
         }),
         (
             "KQUEUE_CPONFORK",
-            "(the copy has the same number; a registration fires in the parent and in the child)",
+            "the created kqueue is copied into the child ... the numeric value of the descriptor will remain",
             || {
                 let (queue, (a, mut b)) = (copied()?, pair());
                 queue.change(read(&duplicate(&a), EV_ADD));
                 Some(in_child(|| b.write_all(b"x").is_ok() && queue.wait().len() == 1) && queue.wait().len() == 1)
             },
         ),
-        ("KQUEUE_CPONFORK", "(an event that is active at the fork is active in the copy, and in the parent)", || {
-            let (queue, (a, mut b)) = (copied()?, pair());
-            queue.change(read(&duplicate(&a), EV_ADD | EV_CLEAR));
-            b.write_all(b"x").ok()?;
-            Some(in_child(|| queue.poll().len() == 1) && queue.poll().len() == 1)
-        }),
-        ("KQUEUE_CPONFORK", "(the copy is deep: a deletion in the child is not felt in the parent)", || {
+        (
+            "KQUEUE_CPONFORK",
+            "(\"The current active events list is also duplicated\", says commit b11289f87123)",
+            || {
+                let (queue, (a, mut b)) = (copied()?, pair());
+                queue.change(read(&duplicate(&a), EV_ADD | EV_CLEAR));
+                b.write_all(b"x").ok()?;
+                Some(in_child(|| queue.poll().len() == 1) && queue.poll().len() == 1)
+            },
+        ),
+        ("KQUEUE_CPONFORK", "Copying is deep, that is, each registered event ... is copied (and not shared)", || {
             let (queue, (a, mut b)) = (copied()?, pair());
             let number = duplicate(&a);
             queue.change(read(&number, EV_ADD));
@@ -367,7 +386,7 @@ mod manual {
             b.write_all(b"x").ok()?;
             Some(child && queue.wait().len() == 1)
         }),
-        ("KQUEUE_CPONFORK", "(EV_ADD in the copy of what was copied makes no duplicate)", || {
+        ("KQUEUE_CPONFORK", "(re-adding in the copy what was copied makes no duplicate there either)", || {
             let (queue, (a, mut b)) = (copied()?, pair());
             let number = duplicate(&a);
             queue.change(read(&number, EV_ADD | EV_CLEAR));
@@ -377,12 +396,30 @@ mod manual {
                 queue.poll().len() == 1
             }))
         }),
-        ("KQUEUE_CPONFORK", "(events on kqueues without the flag are not copied)", || {
-            let (queue, inner) = (copied()?, Kqueue::new());
-            inner.change(user(EV_ADD, NOTE_TRIGGER));
-            inner.change(user(0, NOTE_TRIGGER));
-            queue.change(ev(inner.0 as usize, EVFILT_READ, EV_ADD));
-            Some(in_child(|| queue.poll().is_empty()) && queue.wait().len() == 1)
+        ("KQUEUE_CPONFORK", "reference file descriptors which are not duplicated on fork, are not copied", || {
+            let (queue, (a, mut b)) = (copied()?, pair());
+            let number = duplicate(&a);
+            set_close_on_fork(number)?;
+            queue.change(read(&number, EV_ADD));
+            b.write_all(b"x").ok()?;
+            Some(in_child(|| queue.poll().is_empty()) && queue.poll().len() == 1)
+        }),
+        (
+            "KQUEUE_CPONFORK",
+            "references a kqueue opened without the KQUEUE_CPONFORK flag, the event is not copied",
+            || {
+                let (queue, inner) = (copied()?, Kqueue::new());
+                inner.change(user(EV_ADD, NOTE_TRIGGER));
+                inner.change(user(0, NOTE_TRIGGER));
+                queue.change(ev(inner.0 as usize, EVFILT_READ, EV_ADD));
+                Some(in_child(|| queue.poll().is_empty()) && queue.wait().len() == 1)
+            },
+        ),
+        ("KQUEUE_CPONFORK", "when the flag is not set ... file descriptor indeces are unused in the child", || {
+            kqueuex(KQUEUE_CLOEXEC | KQUEUE_CPONFORK)?.map(close).ok()?;
+            let queue = Kqueue::new();
+            // The first number that is free.
+            Some(in_child(|| kqueue().is_ok_and(|fresh| fresh == queue.0)))
         }),
         ("KQUEUE_CPONFORK", "(a user event is copied with its state)", || {
             let queue = copied()?;
@@ -391,6 +428,12 @@ mod manual {
             Some(in_child(|| queue.poll().len() == 1) && queue.poll().len() == 1)
         }),
     ];
+
+    /// A queue with a user event, not triggered; `None`: this kernel has no such thing.
+    fn with_user_event() -> Option<Kqueue> {
+        let queue = Kqueue::new();
+        (queue.refused(user(EV_ADD | EV_CLEAR, 0)) != Some(libc::EINVAL)).then_some(queue)
+    }
 
     /// A queue that is copied on fork; `None`: this kernel copies none.
     fn copied() -> Option<Kqueue> {
@@ -401,6 +444,30 @@ mod manual {
     fn duplicate(fd: &impl AsRawFd) -> RawFd {
         // SAFETY: no memory is involved.
         unsafe { libc::dup(fd.as_raw_fd()) }
+    }
+
+    /// Marks a number as close-on-fork; `None`: this system has no such thing.
+    fn set_close_on_fork(number: RawFd) -> Option<()> {
+        #[cfg(forkio_kqueue)]
+        {
+            forkio_reactor::testing::kqueue::set_close_on_fork(number);
+            Some(())
+        }
+        #[cfg(target_os = "freebsd")]
+        {
+            /// fcntl.h, since 15.0; older systems ignore or refuse it.
+            const FD_CLOFORK: libc::c_int = 4;
+            // SAFETY: no memory is involved.
+            unsafe {
+                libc::fcntl(number, libc::F_SETFD, FD_CLOFORK);
+                (libc::fcntl(number, libc::F_GETFD) & FD_CLOFORK != 0).then_some(())
+            }
+        }
+        #[cfg(not(any(forkio_kqueue, target_os = "freebsd")))]
+        {
+            let _ = number;
+            None
+        }
     }
 
     /// Whether the copy has events of close-on-exec descriptors, which the manual of July 2026 denies.

@@ -449,7 +449,11 @@ impl Prepared {
                 shared.poison(errno);
             }
             for fd in copy.missing() {
-                shared.registered.table.get(fd).map(table::Entry::clear);
+                // What this process is not to have anyway stays marked as left out.
+                let entry = shared.registered.table.get(fd);
+                let is_due =
+                    |entry: &&table::Entry| !entry.about().is_some_and(|about| about.is_dropped(generation() + 1));
+                entry.filter(is_due).map(table::Entry::clear);
             }
         }
         for (live, fd) in &plan.wakers {

@@ -5,7 +5,8 @@
 //! duplicate.
 //!
 //! Everything between this backend and the system goes through [`kernel`], a handful of calls. With `--cfg forkio_kqueue`
-//! the backend runs on Linux, for tests: over a model of the system, or with `--cfg forkio_libkqueue` too over a library.
+//! the backend runs on Linux, for tests: over a model of the system, or with `--cfg forkio_libkqueue` too over a library. With
+//! `--cfg forkio_wake_pipe` wakers are what they are where the system has no `EVFILT_USER`.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
@@ -27,8 +28,11 @@ mod process_handle;
 #[cfg(feature = "os-ext")]
 mod signals;
 pub(crate) mod timer;
-#[cfg_attr(any(target_os = "netbsd", target_os = "openbsd", forkio_libkqueue), path = "wake_pipe.rs")]
-#[cfg_attr(not(any(target_os = "netbsd", target_os = "openbsd", forkio_libkqueue)), path = "wake_event.rs")]
+#[cfg_attr(any(target_os = "netbsd", target_os = "openbsd", forkio_libkqueue, forkio_wake_pipe), path = "wake_pipe.rs")]
+#[cfg_attr(
+    not(any(target_os = "netbsd", target_os = "openbsd", forkio_libkqueue, forkio_wake_pipe)),
+    path = "wake_event.rs"
+)]
 mod wake;
 
 #[cfg(feature = "cponfork")]

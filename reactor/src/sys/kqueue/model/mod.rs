@@ -116,6 +116,8 @@ pub enum Kernel {
     Einval,
     /// `dropping`: has no kqueuex(2), as everybody else.
     Dropping,
+    /// `no-user-events`: the same, and no `EVFILT_USER`, as NetBSD before 10 and OpenBSD.
+    NoUserEvents,
 }
 
 impl Kernel {
@@ -133,6 +135,7 @@ impl Kernel {
                 "unsafe-timers" => Kernel::UnsafeTimers,
                 "einval" => Kernel::Einval,
                 "dropping" => Kernel::Dropping,
+                "no-user-events" => Kernel::NoUserEvents,
                 _ => panic!("FORKIO_KQUEUE_MODEL={name}: there is no such model"),
             }
         });
@@ -141,7 +144,7 @@ impl Kernel {
 
     /// Whether it has `KQUEUE_CPONFORK`.
     pub fn is_copying(self) -> bool {
-        !matches!(self, Kernel::Einval | Kernel::Dropping)
+        !matches!(self, Kernel::Einval | Kernel::Dropping | Kernel::NoUserEvents)
     }
 }
 
@@ -194,7 +197,7 @@ pub fn kqueue() -> io::Result<RawFd> {
 /// kqueuex(2); `None`: this kernel has no such function.
 pub fn kqueuex(flags: u32) -> Option<io::Result<RawFd>> {
     match Kernel::this() {
-        Kernel::Dropping => None,
+        Kernel::Dropping | Kernel::NoUserEvents => None,
         Kernel::Einval if flags & !KQUEUE_CLOEXEC != 0 => Some(Err(io::Error::from_raw_os_error(libc::EINVAL))),
         _ if flags & !(KQUEUE_CLOEXEC | KQUEUE_CPONFORK) != 0 => Some(Err(io::Error::from_raw_os_error(libc::EINVAL))),
         _ => Some(create(flags & KQUEUE_CPONFORK != 0)),
@@ -252,6 +255,9 @@ pub unsafe fn kevent(
                 answers += 1;
             } else {
                 result?;
+                // "If this flag is encountered and there is no remaining space in eventlist to hold the EV_ERROR event, then
+                // subsequent changes will not get processed."
+                break;
             }
         }
     }

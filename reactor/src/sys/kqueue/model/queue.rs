@@ -229,6 +229,7 @@ impl Queue {
             EVFILT_READ | EVFILT_WRITE => {
                 self.forget_closed(key, nested);
             }
+            EVFILT_USER if Kernel::this() == Kernel::NoUserEvents => return Err(errno(libc::EINVAL)),
             EVFILT_USER | EVFILT_TIMER | EVFILT_SIGNAL | EVFILT_PROC => {}
             _ => return Err(errno(libc::EINVAL)),
         }
@@ -267,7 +268,8 @@ impl Queue {
                 *is_triggered |= change.fflags & NOTE_TRIGGER != 0;
             }
             Watched::Timer { next, period, count } if change.flags & EV_ADD != 0 && !is_new => {
-                // "Re-adding" a timer arms it anew.
+                // "If an existing timer is re-added, the existing timer will be effectively canceled (throwing away any
+                // undelivered record of previous timer expiration) and re-started."
                 (*next, *period) = timing(change)?;
                 *count = 0;
             }
@@ -564,7 +566,7 @@ impl Queue {
         for key in keys {
             let fd = key.1 as RawFd;
             let is_copied = match &self.knotes[&key].watched {
-                // "Events on descriptors that are not duplicated on fork are not copied."
+                // "Registered events that reference file descriptors which are not duplicated on fork, are not copied."
                 Watched::Descriptor(Object::Queue(id)) if dropped.contains(id) => false,
                 Watched::Descriptor(_) if Kernel::this() == Kernel::CopyingSome => {
                     syscall!(fcntl(fd, libc::F_GETFD)).is_ok_and(|flags| flags & libc::FD_CLOEXEC == 0)
@@ -594,7 +596,7 @@ impl Queue {
 }
 
 impl Knote {
-    /// `EV_CLEAR`: after the event is retrieved by the user, its state is reset.
+    /// `EV_CLEAR`: "Reset the state of the event after it is retrieved by the user."
     fn clear(&mut self) {
         match &mut self.watched {
             Watched::User { is_triggered } => *is_triggered = false,
