@@ -459,19 +459,22 @@ unsafe extern "C" fn in_child() {
     // SAFETY: this thread has the lock, from before the fork.
     let Some(mut guard) = (unsafe { (*HELD.0.get()).take() }) else { return };
     let model = &mut *guard;
-    for fd in std::mem::take(&mut model.close_on_fork) {
+    let mut unused = std::mem::take(&mut model.close_on_fork);
+    for fd in &unused {
         // SAFETY: that is what it was marked for.
-        unsafe { libc::close(fd) };
+        unsafe { libc::close(*fd) };
     }
     let dropped: BTreeSet<u64> = model.queues.iter().filter(|(_, queue)| !queue.is_copied).map(|(id, _)| *id).collect();
     model.numbers.retain(|number, id| {
         if dropped.contains(id) {
             // SAFETY: in a child the number is unused.
             unsafe { libc::close(*number) };
+            unused.insert(*number);
         }
         !dropped.contains(id)
     });
     model.queues.retain(|id, _| !dropped.contains(id));
+    queue::leave_unused(unused);
     for (number, id) in &model.numbers {
         if let Some(queue) = model.queues.get_mut(id) {
             queue.number = *number;

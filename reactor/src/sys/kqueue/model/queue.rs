@@ -89,6 +89,24 @@ fn owned(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
+/// Numbers that a fork has left unused in this process: a kernel's side of a queue would not take them up, so nor may the
+/// model's. Only locked where the model is.
+static UNUSED: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+
+pub(super) fn leave_unused(numbers: BTreeSet<RawFd>) {
+    *UNUSED.lock().unwrap_or_else(PoisonError::into_inner) = numbers;
+}
+
+/// A descriptor of the model's own.
+fn aside(fd: OwnedFd) -> io::Result<OwnedFd> {
+    let unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut fd = fd;
+    while unused.contains(&fd.as_raw_fd()) {
+        fd = syscall!(fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, fd.as_raw_fd() + 1)).map(owned)?;
+    }
+    Ok(fd)
+}
+
 fn epoll() -> io::Result<OwnedFd> {
     syscall!(epoll_create1(libc::EPOLL_CLOEXEC)).map(owned)
 }
@@ -177,10 +195,10 @@ impl Queue {
         let queue = Queue {
             number: number.as_raw_fd(),
             is_copied,
-            writers: epoll()?,
-            kick: eventfd()?,
+            writers: aside(epoll()?)?,
+            kick: aside(eventfd()?)?,
             is_kicked: false,
-            alarm: timerfd()?,
+            alarm: aside(timerfd()?)?,
             knotes: BTreeMap::new(),
             serials: BTreeMap::new(),
             next_serial: FIRST_SERIAL,
@@ -305,7 +323,7 @@ impl Queue {
                 }
                 // SAFETY: the set is filled.
                 let signals = syscall!(signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
-                Watched::Signal { signals: owned(signals), count: 0 }
+                Watched::Signal { signals: aside(owned(signals))?, count: 0 }
             }
             _ => {
                 flags |= EV_ONESHOT;
@@ -313,7 +331,7 @@ impl Queue {
                     // Of a number that is none.
                     if error.raw_os_error() == Some(libc::EINVAL) { errno(libc::ESRCH) } else { error }
                 })?;
-                Watched::Process { process: owned(process as RawFd), has_ended: false }
+                Watched::Process { process: aside(owned(process as RawFd))?, has_ended: false }
             }
         };
         let knote = Knote {
