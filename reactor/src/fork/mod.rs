@@ -375,9 +375,9 @@ impl Prepared {
     /// # }
     /// ```
     pub fn private_numbers(&self) -> Vec<RawFd> {
-        let Plan { queues, replacements, .. } = &self.world.plan;
+        let Plan { queues, replacements, remakes, .. } = &self.world.plan;
         let queues = queues.iter().map(|(live, _)| live.get().queue.as_fd().as_raw_fd());
-        queues.chain(replacements.iter().map(|replacement| replacement.onto)).collect()
+        queues.chain(replacements.iter().map(|replacement| replacement.onto)).chain(remakes.numbers()).collect()
     }
 
     /// Forks, and commits or aborts.

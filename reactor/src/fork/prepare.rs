@@ -237,6 +237,7 @@ impl<'a> Preparation<'a> {
         self.plan_deferred()?;
         self.renew_other_timers();
         // What is severed for one selector and renewed for another one is renewed.
+        self.plan.replacements.retain(|replacement| !self.renewed_timers.contains(&replacement.onto));
         let ends: Vec<RawFd> = self.renewed.iter().flat_map(|pair| pair.ends.map(|(end, ..)| end)).collect();
         self.plan.parted.retain(|fd| !ends.contains(fd) && !self.renewed_timers.contains(fd));
         self.recall_replaced()

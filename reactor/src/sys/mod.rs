@@ -65,6 +65,10 @@ mod queue {
 
         pub(crate) fn prepare(&mut self) {}
 
+        pub(crate) fn numbers(&self) -> impl Iterator<Item = std::os::fd::RawFd> {
+            std::iter::empty()
+        }
+
         pub(crate) fn remake(&self) -> impl Iterator<Item = (std::os::fd::RawFd, i32)> {
             std::iter::empty()
         }

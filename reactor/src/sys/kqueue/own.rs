@@ -218,6 +218,11 @@ impl Remakes {
         self.0.extend(all().iter().filter(|own| own.is_here()).cloned());
     }
 
+    /// Their numbers.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = RawFd> {
+        self.0.iter().map(|own| own.fd)
+    }
+
     /// Child: the numbers that could not be opened, with the errno. Async-signal-safe.
     pub(crate) fn remake(&self) -> impl Iterator<Item = (RawFd, i32)> {
         self.0.iter().filter_map(|own| own.open_anew().err().map(|errno| (own.fd, errno)))
