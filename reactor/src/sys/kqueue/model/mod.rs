@@ -175,9 +175,9 @@ pub fn watched(queue: RawFd) -> Vec<(RawFd, u64)> {
     watched
 }
 
-/// Whether a number is one that a kernel would not need: an object of the model's behind a queue.
-pub fn is_own(fd: RawFd) -> bool {
-    model().queues.values().any(|queue| queue.own().any(|own| own.as_raw_fd() == fd))
+/// Numbers that a kernel would not need: of objects of the model's behind a queue.
+pub fn own() -> BTreeSet<RawFd> {
+    model().queues.values().flat_map(Queue::own).map(AsRawFd::as_raw_fd).collect()
 }
 
 /// Marks a descriptor as close-on-fork (`O_CLOFORK`): children do not have it.
