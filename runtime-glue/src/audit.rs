@@ -29,11 +29,14 @@ use crate::{ForkError, policy, runtime, sys};
 ///
 /// # Errors
 ///
-/// As [`fork`](crate::fork()) when it prepares: [`ForkError::Prepare`]; [`ForkError::Inspect`] if `/proc` is not mounted.
+/// As [`fork`](crate::fork()) when it prepares: [`ForkError::Prepare`]; [`ForkError::Inspect`] if the descriptors cannot be
+/// listed, on Linux if `/proc` is not mounted.
 ///
 /// # Platforms
 ///
-/// Linux: `/proc/self/fd` and `/proc/self/fdinfo`, see proc(5).
+/// Linux: `/proc/self/fd` and `/proc/self/fdinfo`, see proc(5). Elsewhere each number below the soft RLIMIT_NOFILE is asked for
+/// with fcntl(2): where that is large, an audit in each fork is no good idea. Locks are not seen there, and OpenBSD tells no
+/// names.
 ///
 /// # Examples
 ///

@@ -45,7 +45,7 @@ pub enum ForkError {
     Prepare(PrepareError),
     /// `fork(2)` failed.
     Fork(io::Error),
-    /// A new process could not be watched (`pidfd_open(2)`). That is tried out before the fork, so it is found out there,
+    /// A new process could not be watched (`pidfd_open(2)` on Linux, `EVFILT_PROC` elsewhere). That is tried out before the fork, so it is found out there,
     /// unless memory runs out at that moment: then the process was killed as soon as it had been made.
     Watch(io::Error),
 }
@@ -117,7 +117,11 @@ impl fmt::Display for ForkError {
                 write!(f, "fork(2) failed: {error}; see RLIMIT_NPROC, and pids.max of the control group")
             }
             ForkError::Watch(error) => {
-                write!(f, "cannot watch a new process: pidfd_open(2), Linux 5.3 or later: {error}")
+                write!(
+                    f,
+                    "cannot watch a new process: {error}; raise RLIMIT_NOFILE, or close some (on Linux it takes \
+                     pidfd_open(2), 5.3 or later)"
+                )
             }
         }
     }

@@ -72,7 +72,8 @@
 //!
 //! # Platforms
 //!
-//! Linux 5.4 or later (`waitid(P_PIDFD)`).
+//! Linux 5.4 or later (`waitid(P_PIDFD)`). FreeBSD, DragonFly, NetBSD, OpenBSD and macOS: compiled, and its half of kqueue(2)
+//! run on a model; on none of these systems yet.
 
 #[cfg(feature = "atfork")]
 pub mod atfork;

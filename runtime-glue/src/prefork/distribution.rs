@@ -82,6 +82,10 @@
 /// Linux. `EPOLLEXCLUSIVE`: [epoll_ctl(2)], since 4.5. `SO_REUSEPORT` and `SO_INCOMING_CPU`: [socket(7)]; the latter is heeded
 /// within a group of listeners since 6.2 (kernel commit b261eda84ec1), and without effect before.
 ///
+/// FreeBSD and DragonFly: with `Shared` all workers that sleep are told of each connection. For `ReusePort` the listener has to be
+/// bound with `SO_REUSEPORT_LB` (FreeBSD 12), respectively `SO_REUSEPORT`, and not to an IPv6 wildcard that takes IPv4 too.
+/// NetBSD, OpenBSD and macOS: as these, without `ReusePort`, which is refused. `ReusePortPerCpu` is Linux's.
+///
 /// [epoll_ctl(2)]: https://man7.org/linux/man-pages/man2/epoll_ctl.2.html
 /// [socket(7)]: https://man7.org/linux/man-pages/man7/socket.7.html
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -9,7 +9,7 @@
 //! | the same worker ends at once again and again | the others are drained, and [`Prefork::run`] returns an error |
 //! | SIGTERM or SIGINT to the parent | its listeners are closed, the workers drain; what is left after [`Prefork::drain_timeout`] is killed; a second signal kills at once |
 //! | SIGTERM or SIGINT to a worker | it drains, and is replaced when it has ended |
-//! | the parent is killed | its workers drain and end (SIGALRM ends one that does not) |
+//! | the parent is killed | its workers drain and end (SIGALRM ends one that does not; where the kernel has no signal for it, on NetBSD, OpenBSD and macOS, one that is stuck stays) |
 //! | a connection arrives | no wakeup of the parent: it has muted its listeners; which worker gets it, the [`Distribution`] says |
 
 mod acceptor;

@@ -313,8 +313,12 @@ fn tie_to_parent(drain_timeout: Duration) -> bool {
             };
             tokio::spawn(watch.in_current_span());
         }
-        // Gone already, or nothing to watch it with.
-        Err(error) => tracing::debug!(%error, parent, "cannot watch the parent"),
+        // Gone already.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => tracing::debug!(parent, "the parent has ended"),
+        // Not every system has the other way.
+        Err(error) => {
+            tracing::warn!(%error, parent, "cannot watch the parent: this worker may outlive it if it is killed")
+        }
     }
     sys::terminate_with_parent(parent).unwrap_or_else(|error| {
         tracing::warn!(%error, "this worker may outlive its parent if that is killed");

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 #[cfg(target_os = "freebsd")]
 pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
     match SockRef::from(listener).reuse_port_lb()? {
-        true => Ok(()),
+        true => refuse_both_families(listener),
         false => Err(is_bound_without("SO_REUSEPORT_LB (`socket2::Socket::set_reuse_port_lb`)")),
     }
 }
@@ -23,7 +23,7 @@ pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
 #[cfg(target_os = "dragonfly")]
 pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
     match SockRef::from(listener).reuse_port()? {
-        true => Ok(()),
+        true => refuse_both_families(listener),
         false => Err(is_bound_without("SO_REUSEPORT (`tokio::net::TcpSocket::set_reuseport`)")),
     }
 }
@@ -35,6 +35,19 @@ pub(crate) fn share_port(_: &TcpListener) -> io::Result<()> {
         "this system does not spread connections over sockets that share a port: use `Distribution::Balanced` or \
          `Distribution::Shared`",
     ))
+}
+
+/// The kernel leaves such a socket out of the group that it spreads connections over, and says nothing
+/// (`in_pcbinslbgrouphash`, `in_pcbinslocalgrphash`).
+#[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
+fn refuse_both_families(listener: &TcpListener) -> io::Result<()> {
+    let address = listener.local_addr()?.ip();
+    if address.is_ipv6() && address.is_unspecified() && !SockRef::from(listener).only_v6()? {
+        let text = "this system does not spread connections to an IPv6 wildcard that takes IPv4 too: bind one listener for \
+                    each, with IPV6_V6ONLY (`socket2::Socket::set_only_v6`)";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    Ok(())
 }
 
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
