@@ -17,6 +17,7 @@ scenarios! {
     what_changes_without_a_word: "what-changes-without-a-word",
     closed_by_number: "closed-by-number",
     muted: "muted",
+    muted_and_closed_by_number: "muted-and-closed-by-number",
     in_an_executed_program: "in-an-executed-program",
     fork_by_others: "fork-by-others",
     hook_that_tags: "hook-that-tags",

@@ -20,6 +20,7 @@ scenarios! {
     exec: "exec",
     no_selectors: "no-selectors",
     failed_prepare: "failed-prepare",
+    whose_failure: "whose-failure",
     refused_policy: "refused-policy",
     spawning_pays_nothing: "spawning-pays-nothing",
     first_poll: "first-poll",

@@ -5,13 +5,13 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use forkio_tests::tree::driver::Driver;
+use forkio_tests::tree::driver::{Driver, Root};
 use forkio_tests::tree::operation::sequences;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
 const CASES: u32 = 2048;
 
-fn nothing_is_found(thread: bool) {
+fn nothing_is_found(root: Root) {
     let program = Path::new(env!("CARGO_BIN_EXE_fixture-tree"));
     let driver = RefCell::new(None);
     let has_failed = RefCell::new(false);
@@ -24,7 +24,7 @@ fn nothing_is_found(thread: bool) {
         // Once something was found: each from the beginning, so that it does not depend on those before.
         let mut tree = match driver.take() {
             Some(tree) if !*has_failed.borrow() => tree,
-            _ => Driver::start(program, thread).map_err(TestCaseError::fail)?,
+            _ => Driver::start(program, root).map_err(TestCaseError::fail)?,
         };
         match tree.run(&operations) {
             Ok(()) => {
@@ -55,11 +55,17 @@ fn nothing_is_found(thread: bool) {
 
 #[test]
 fn tree() {
-    nothing_is_found(false);
+    nothing_is_found(Root::Alone);
 }
 
 /// The first process has a second thread, which makes registrations count themselves at the gate.
 #[test]
 fn tree_with_a_thread() {
-    nothing_is_found(true);
+    nothing_is_found(Root::WithThread);
+}
+
+/// Half of the forks are by others, and the handlers do what they can to be as good.
+#[test]
+fn tree_with_forks_by_others() {
+    nothing_is_found(Root::WithHandlers);
 }

@@ -138,14 +138,22 @@ pub fn set_hooks(hooks: Hooks) -> bool {
     HOOKS.set(hooks).is_ok()
 }
 
-/// The error that this process was made in spite of: the one that keeps its selectors from being polled. `None`: the fork
-/// that made it was prepared.
+/// The error that this process was made in spite of: the one that keeps its selectors from being polled. Its children have it
+/// for as long as they have one of these selectors. `None`: the fork that made it was prepared.
 pub fn failure() -> Option<&'static PrepareError> {
     // SAFETY: null, or one that was leaked in this process or its parent.
     unsafe { FAILURE.load(Ordering::Acquire).as_ref() }
 }
 
 static FAILURE: AtomicPtr<PrepareError> = AtomicPtr::new(ptr::null_mut());
+
+/// In a child that can poll each selector that it has. Async-signal-safe.
+pub(super) fn forget_failure() {
+    // Nothing is written where there is nothing to forget: a page that a child writes to is one that it has to copy.
+    if !FAILURE.load(Ordering::Relaxed).is_null() {
+        FAILURE.store(ptr::null_mut(), Ordering::Release);
+    }
+}
 
 /// A fork that the C library has begun on this thread.
 #[derive(Clone, Copy)]

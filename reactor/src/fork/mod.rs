@@ -330,12 +330,12 @@ impl Prepared {
 
     /// Makes the plan that the fork will follow. The gates are shut.
     fn make(&mut self) -> Result<(), PrepareError> {
-        let World { timers, plan, .. } = &mut *self.world;
+        let World { timers, muted, plan, .. } = &mut *self.world;
         // The child of a fork by others may have its parent's, who goes on with it. From here on it is this fork's, if it is
         // of any use.
         if plan.ahead_in == FORKER.load(Ordering::Relaxed) {
             plan.ahead_in = 0;
-            if plan.still_holds() && plan.complete(timers).is_ok() {
+            if plan.still_holds(muted) && plan.complete(timers).is_ok() {
                 return Ok(());
             }
         }
@@ -346,8 +346,8 @@ impl Prepared {
 
     /// What can be done ahead. The gates are shut.
     fn plan(&mut self) -> Result<(), PrepareError> {
-        let World { pairs, private_pairs, timers, plan } = &mut *self.world;
-        Preparation::new(pairs, timers, plan).run(private_pairs)
+        let World { pairs, private_pairs, muted, timers, plan } = &mut *self.world;
+        Preparation::new(pairs, muted, timers, plan).run(private_pairs)
     }
 
     /// Lets the plan wait for a fork, with the gates shut.
@@ -491,6 +491,10 @@ impl Prepared {
                 shared.queue.take_over();
                 SELECTORS.remove(live);
             }
+        }
+        #[cfg(feature = "atfork")]
+        if !SELECTORS.iter().any(|live| live.get().registered.is_poisoned()) {
+            atfork::forget_failure();
         }
         FORKING.store(0, Ordering::Relaxed);
         self.is_over = true;

@@ -16,6 +16,9 @@ use crate::selector::Shared;
 use crate::sys::descriptor::{self, Identity};
 use crate::{Interest, Token, sys};
 
+/// What stood at the numbers of muted registrations: see [`World`](super::world::World).
+type Muted = BTreeMap<(u32, RawFd), Identity>;
+
 /// What commit will do, in this order.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -94,12 +97,12 @@ impl Plan {
 
     /// Of a plan that was made ahead: whether the numbers still stand for what is registered. Whatever else it depends on
     /// tells when it changes.
-    pub(super) fn still_holds(&self) -> bool {
+    pub(super) fn still_holds(&self, muted: &Muted) -> bool {
         self.bare.iter().all(|(live, fd)| {
             let shared = live.get();
             let entry = shared.registered.table.get(*fd).and_then(Entry::get);
             entry.is_some_and(|(token, about)| {
-                shared.queue.holds(*fd, token, about.interest()).is_ok_and(|is_there| is_there)
+                is_at_its_number(muted, shared, *fd, token, about).is_ok_and(|is_there| is_there)
             })
         })
     }
@@ -162,6 +165,7 @@ impl Plan {
 pub(super) struct Preparation<'a> {
     plan: &'a mut Plan,
     pairs: &'a BTreeMap<RawFd, RawFd>,
+    muted: &'a Muted,
     /// The dead endpoint, once something is to be severed.
     dead: Option<RawFd>,
     timers: &'a BTreeMap<RawFd, Arc<Schedule>>,
@@ -179,6 +183,7 @@ struct RenewedPair {
 impl<'a> Preparation<'a> {
     pub(super) fn new(
         pairs: &'a BTreeMap<RawFd, RawFd>,
+        muted: &'a Muted,
         timers: &'a BTreeMap<RawFd, Arc<Schedule>>,
         plan: &'a mut Plan,
     ) -> Preparation<'a> {
@@ -187,6 +192,7 @@ impl<'a> Preparation<'a> {
         Preparation {
             plan,
             pairs,
+            muted,
             dead: None,
             timers,
             renewed_timers: BTreeSet::new(),
@@ -214,7 +220,7 @@ impl<'a> Preparation<'a> {
                         if closer != about {
                             entry.set(token, closer);
                         }
-                        if closer.is_bare() && !closer.is_muted() {
+                        if closer.is_bare() {
                             self.plan.bare.push((live, fd));
                         }
                         match &mut copy {
@@ -286,7 +292,7 @@ impl<'a> Preparation<'a> {
         let mut about = about;
         if about.is_bare() {
             let failed = failed(PrepareObject::Registration(fd));
-            if !about.is_muted() && !shared.queue.holds(fd, token, about.interest()).map_err(failed)? {
+            if !is_at_its_number(self.muted, shared, fd, token, about).map_err(failed)? {
                 return Ok(None);
             }
             if about.kind().is_none() {
@@ -479,6 +485,15 @@ impl<'a> Preparation<'a> {
         let identity = descriptor::identity(fd).map_err(failed(PrepareObject::Pair(fd)))?;
         Ok(ends().find(|(_, end, _)| *end == identity).map(|(.., fresh)| fresh))
     }
+}
+
+/// Whether a registration by number is of what stands there now.
+fn is_at_its_number(muted: &Muted, shared: &Shared, fd: RawFd, token: Token, about: About) -> io::Result<bool> {
+    if !about.is_muted() {
+        return shared.queue.holds(fd, token, about.interest());
+    }
+    let known = muted.get(&(shared.id, fd));
+    Ok(known.is_some_and(|known| descriptor::identity(fd).is_ok_and(|found| found == *known)))
 }
 
 /// Copies a registration to the child's queue.

@@ -9,7 +9,7 @@ use super::policy::{ForkPolicy, SourceKind, replace_default};
 use super::registered::replace;
 use super::selectors::Live;
 use super::table::About;
-use super::world::{HAS_PRIVATE, SELECTORS, find_pair, world, world_to_change};
+use super::world::{HAS_PRIVATE, SELECTORS, World, find_pair, world, world_to_change};
 use crate::selector::Shared;
 use crate::sys::descriptor;
 use crate::{Interest, Token};
@@ -96,7 +96,7 @@ pub fn newest_selector() -> u32 {
 /// # }
 /// ```
 pub fn set_policy(source: &impl AsRawFd, policy: ForkPolicy) -> io::Result<()> {
-    change(source.as_raw_fd(), |_, _, about| Ok(about.with_policy(policy)))
+    change(source.as_raw_fd(), |_, _, _, about| Ok(about.with_policy(policy)))
 }
 
 /// The policy that the next fork follows for `source`, an I/O object or a descriptor number; `None` if it is registered
@@ -139,7 +139,7 @@ pub fn set_default_policy(kind: SourceKind, policy: ForkPolicy) -> ForkPolicy {
 ///
 /// [`NotFound`](io::ErrorKind::NotFound) if `source` is registered nowhere.
 pub fn retire_in_children(source: &impl AsRawFd) -> io::Result<()> {
-    change(source.as_raw_fd(), |shared, _, about| {
+    change(source.as_raw_fd(), |_, shared, _, about| {
         shared.registered.retire();
         Ok(about)
     })
@@ -158,6 +158,9 @@ pub fn is_tagged(source: &impl AsRawFd) -> bool {
 /// children get it armed. The parent of a prefork server does this with its listeners, so that connections do not wake
 /// it.
 ///
+/// A number that is muted (`unix::SourceFd`) should be deregistered before it is closed: the kernel does not
+/// have it, so forks tell by its inode whether it is still what was muted, and eventfds, timerfds and the like share one.
+///
 /// Muting twice is muting once. Where a source is registered with several selectors it is muted in all of them, or, on
 /// an error, in those before the one that failed.
 ///
@@ -166,8 +169,11 @@ pub fn is_tagged(source: &impl AsRawFd) -> bool {
 /// [`NotFound`](io::ErrorKind::NotFound) if it is registered nowhere; otherwise those of `epoll_ctl(2)`.
 pub fn mute(source: &impl AsRawFd) -> io::Result<()> {
     let fd = source.as_raw_fd();
-    change(fd, |shared, _, about| {
+    change(fd, |world, shared, _, about| {
         if !about.is_muted() {
+            if about.is_bare() {
+                world.muted.insert((shared.id, fd), descriptor::identity(fd)?);
+            }
             shared.queue.delete(fd)?;
         }
         Ok(about.with_muted(true))
@@ -181,8 +187,9 @@ pub fn mute(source: &impl AsRawFd) -> io::Result<()> {
 /// As [`mute`].
 pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
     let fd = source.as_raw_fd();
-    change(fd, |shared, token, about| {
+    change(fd, |world, shared, token, about| {
         if about.is_muted() {
+            world.muted.remove(&(shared.id, fd));
             shared.queue.add(fd, token, about.kernel_interest())?;
         }
         Ok(about.with_muted(false))
@@ -215,7 +222,7 @@ pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
 /// [epoll_ctl(2)]: https://man7.org/linux/man-pages/man2/epoll_ctl.2.html
 pub fn set_exclusive(source: &impl AsRawFd, exclusive: bool) -> io::Result<()> {
     let fd = source.as_raw_fd();
-    change(fd, |shared, token, about| {
+    change(fd, |_, shared, token, about| {
         let changed = about.with_exclusive(exclusive);
         if changed != about && !about.is_muted() {
             let (before, after) = (about.kernel_interest(), changed.kernel_interest());
@@ -252,12 +259,12 @@ pub fn rearm_exclusive() -> io::Result<()> {
     result
 }
 
-fn change(fd: RawFd, change: impl Fn(&Shared, Token, About) -> io::Result<About>) -> io::Result<()> {
+fn change(fd: RawFd, change: impl Fn(&mut World, &Shared, Token, About) -> io::Result<About>) -> io::Result<()> {
     let mut found = false;
-    let _world = world_to_change();
+    let mut world = world_to_change();
     for live in SELECTORS.iter() {
         let shared = live.get();
-        found |= shared.registered.change(fd, |token, about| change(shared, token, about))?;
+        found |= shared.registered.change(fd, |token, about| change(&mut world, shared, token, about))?;
     }
     if found {
         Ok(())

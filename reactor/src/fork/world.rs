@@ -89,13 +89,32 @@ pub(super) struct World {
     pub(super) timers: BTreeMap<RawFd, Arc<Schedule>>,
     /// One end of each pair that every process is to have for itself, registered or not.
     pub(super) private_pairs: Vec<RawFd>,
+    /// What stood at the numbers, by selector, of registrations by number that are muted: the kernel does not have them, so
+    /// nothing else tells when they are closed. Of a registration that is gone an entry may be left.
+    pub(super) muted: BTreeMap<(u32, RawFd), Identity>,
     /// Kept from fork to fork, so that commit frees nothing.
     pub(super) plan: Plan,
 }
 
 impl World {
     pub(super) const fn new() -> World {
-        World { pairs: BTreeMap::new(), private_pairs: Vec::new(), timers: BTreeMap::new(), plan: Plan::new() }
+        World {
+            pairs: BTreeMap::new(),
+            private_pairs: Vec::new(),
+            muted: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            plan: Plan::new(),
+        }
+    }
+
+    /// The owner of `fd` gives it away.
+    fn give_away(&mut self, live: Live, fd: RawFd) {
+        let shared = live.get();
+        shared.registered.give_away(fd);
+        // It may be muted.
+        if let Ok(identity) = descriptor::identity(fd) {
+            self.muted.insert((shared.id, fd), identity);
+        }
     }
 
     /// Closes what was made ahead of a fork, if there is such a thing, and lets registrations through again.
@@ -172,6 +191,7 @@ impl Drop for Adopted {
         // Others drop theirs under the lock too, and nobody can clone the last one.
         if Arc::strong_count(&self.0) == 1 {
             world.give_up_plan();
+            world.muted.retain(|(selector, _), _| *selector != self.0.id);
             SELECTORS.remove(Live::of(Arc::as_ptr(&self.0)));
         }
         // SAFETY: not used again. Freeing the selector takes no lock.
@@ -200,16 +220,16 @@ pub(crate) fn given_away(id: u32, fd: RawFd) {
     if is_forking_here() {
         return leave_to_next_prepare(id, fd);
     }
-    if let Some((_world, live)) = find_to_change(id) {
-        live.get().registered.give_away(fd);
+    if let Some((mut world, live)) = find_to_change(id) {
+        world.give_away(live, fd);
     }
 }
 
 /// What cannot be done in the middle of a fork: the next one looks whether the number is still what was registered.
 fn leave_to_next_prepare(id: u32, fd: RawFd) {
     // This thread has the lock.
-    if let Some(live) = SELECTORS.iter().find(|live| live.get().id == id) {
-        live.get().registered.give_away(fd);
+    if let Some((mut world, live)) = find_to_change(id) {
+        world.give_away(live, fd);
     }
 }
 

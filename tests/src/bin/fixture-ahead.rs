@@ -24,6 +24,7 @@ fn main() {
         ("what-changes-without-a-word", what_changes_without_a_word),
         ("closed-by-number", closed_by_number),
         ("muted", muted),
+        ("muted-and-closed-by-number", muted_and_closed_by_number),
         ("in-an-executed-program", in_an_executed_program),
         ("after-a-plain-fork", after_a_plain_fork),
         ("fork-by-others", fork_by_others),
@@ -296,6 +297,39 @@ fn muted() {
         socket.recv(&mut [0]).unwrap();
     });
     check_eq("events", tokens(&mut selector, false), BTreeSet::new());
+}
+
+/// The kernel does not have what is muted, and yet a fork finds out that it was closed: the child does not get what stands at
+/// the number now.
+fn muted_and_closed_by_number() {
+    for is_ahead in [false, true] {
+        let selector = Poll::new().unwrap();
+        let [closed, kept, given] = [udp(), udp(), udp()];
+        let [closed, kept] = [closed, kept].map(OwnedFd::from);
+        let numbers = [closed.as_raw_fd(), kept.as_raw_fd(), given.as_raw_fd()];
+        let mut given = given;
+        for (token, number) in (1..).zip(&numbers[..2]) {
+            register(&selector, &mut SourceFd(number), token, ForkPolicy::Inherit);
+        }
+        register(&selector, &mut given, 3, ForkPolicy::Inherit);
+        numbers.iter().for_each(|number| fork::mute(number).unwrap());
+        // Muted, and registered by number from now on.
+        let given = OwnedFd::from(given);
+        if is_ahead {
+            prepare_ahead().unwrap();
+        }
+        let other = udp();
+        // SAFETY: both are open, and the number goes on to have an owner.
+        check_eq("taking the number", unsafe { libc::dup2(other.as_raw_fd(), numbers[0]) }, numbers[0]);
+        check_eq("prepared", is_prepared_ahead(), is_ahead);
+        in_child(|| {
+            let watched = BTreeSet::from_iter(watched_descriptors(selector.as_raw_fd()).into_iter().map(|(fd, _)| fd));
+            check_eq("watched", watched, BTreeSet::from([numbers[1], numbers[2]]));
+        });
+        let listed = fork::registrations().into_iter().map(|registration| registration.fd);
+        check_eq("listed", BTreeSet::from_iter(listed), BTreeSet::from([numbers[1], numbers[2]]));
+        drop((closed, kept, given));
+    }
 }
 
 fn is_queue(fd: RawFd) -> bool {

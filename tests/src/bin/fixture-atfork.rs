@@ -35,6 +35,7 @@ fn main() {
         ("no-selectors", no_selectors),
         ("failed-prepare", failed_prepare),
         ("refused-policy", refused_policy),
+        ("whose-failure", whose_failure),
         ("spawning-pays-nothing", spawning_pays_nothing),
         ("first-poll", first_poll),
         ("threads", threads),
@@ -434,6 +435,44 @@ fn refused_policy() {
     check_table(selector.as_raw_fd());
     fork::set_policy(&socket, ForkPolicy::Inherit).unwrap();
     reap(foreign::fork_child(|| check_table(selector.as_raw_fd())));
+}
+
+/// A failure is a process's own, and its children's for as long as they have what it was about.
+fn whose_failure() {
+    atfork::install().unwrap();
+    let selector = Poll::new().unwrap();
+    let mut socket = udp();
+    register(selector.registry(), &mut socket, 1);
+    fork::set_policy(&socket, ForkPolicy::Renew).unwrap();
+    let has_failed = || atfork::failure().is_some();
+    reap(foreign::fork_child(|| {
+        assert!(has_failed());
+        selector.registry().deregister(&mut socket).unwrap();
+        reap(foreign::fork_child(|| {
+            assert!(has_failed(), "of a selector that cannot be polled");
+            let mut selector = selector;
+            check_eq("polling", poll_error(&mut selector), Some(libc::EOPNOTSUPP));
+        }));
+    }));
+    let selector = Poll::new().unwrap();
+    let mut socket = udp();
+    register(selector.registry(), &mut socket, 1);
+    fork::set_policy(&socket, ForkPolicy::Renew).unwrap();
+    reap(foreign::fork_child(|| {
+        drop((selector, socket));
+        assert!(has_failed(), "it is how this process was made");
+        let mut fresh = Poll::new().unwrap();
+        reap(foreign::fork_child(|| {
+            assert!(!has_failed(), "the fork was prepared");
+            check_eq("polling", poll(&mut fresh, SHORT), tokens([]));
+        }));
+        // SAFETY: one thread.
+        match unsafe { fork::fork() }.unwrap() {
+            fork::ForkResult::Child => std::process::exit(i32::from(has_failed())),
+            fork::ForkResult::Parent { child } => reap(child),
+        }
+        assert!(has_failed());
+    }));
 }
 
 static PREPARED: AtomicU32 = AtomicU32::new(0);

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use forkio_tests::tree::driver::Driver;
+use forkio_reactor::fork::atfork;
+use forkio_tests::tree::driver::{Driver, Root};
 use forkio_tests::tree::operation::{Operation, sequences};
 use forkio_tests::tree::process::{BLOCKS, BYTES, obey};
 use proptest::strategy::{Strategy, ValueTree};
@@ -48,27 +49,32 @@ fn main() {
             });
             obey(Path::new(directory), peers);
         }
-        ["replay"] => replay(false),
-        ["replay", "--thread"] => replay(true),
+        ["root-with-handlers", directory, peers] => {
+            atfork::install().expect("installing handlers");
+            obey(Path::new(directory), peers);
+        }
+        ["replay"] => replay(Root::Alone),
+        ["replay", "--thread"] => replay(Root::WithThread),
+        ["replay", "--handlers"] => replay(Root::WithHandlers),
         ["soak", seconds] => soak(Duration::from_secs(seconds.parse().expect("a number of seconds"))),
         _ => {
-            eprintln!("usage: fixture-tree replay [--thread] < case.json\n       fixture-tree soak SECONDS");
+            eprintln!("usage: fixture-tree replay [--thread|--handlers] < case.json\n       fixture-tree soak SECONDS");
             std::process::exit(2);
         }
     }
 }
 
-fn start(thread: bool) -> Driver {
+fn start(root: Root) -> Driver {
     let program = std::env::current_exe().expect("this program's path");
-    Driver::start(&program, thread).expect("starting a tree")
+    Driver::start(&program, root).expect("starting a tree")
 }
 
 /// Runs the case on standard input.
-fn replay(thread: bool) {
+fn replay(root: Root) {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).expect("reading the case");
     let operations: Vec<Operation> = serde_json::from_str(&text).expect("a case in JSON");
-    let mut driver = start(thread);
+    let mut driver = start(root);
     if let Err(error) = driver.run(&operations) {
         eprintln!("{error}\n{}", driver.wreck());
         std::process::exit(1);
@@ -86,16 +92,16 @@ fn soak(duration: Duration) {
     let mut runner = TestRunner::default();
     let sequences = sequences();
     let start_time = Instant::now();
-    let mut trees = [start(false), start(true)];
+    let mut trees = Root::ALL.map(start);
     let mut cases = 0_u64;
     let mut first = None;
     let mut next_report = Duration::from_secs(60).min(duration);
     loop {
         let operations = sequences.new_tree(&mut runner).expect("a case").current();
-        let tree = (cases % 2) as usize;
+        let tree = (cases % trees.len() as u64) as usize;
         if let Err(error) = trees[tree].run(&operations) {
             let case = serde_json::to_string(&operations).expect("JSON");
-            eprintln!("case {cases} (thread: {}):\n{case}\n{error}", tree == 1);
+            eprintln!("case {cases} ({:?}):\n{case}\n{error}", Root::ALL[tree]);
             for tree in trees {
                 eprintln!("{}", tree.wreck());
             }

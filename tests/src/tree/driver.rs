@@ -25,9 +25,35 @@ const WAITING: usize = 6;
 /// What is wrong, in a sentence.
 type Outcome<T = ()> = Result<T, String>;
 
+/// What a tree's first process is like, and so are all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// It has one thread.
+    Alone,
+    /// The first one has a second thread.
+    WithThread,
+    /// Forks by others are prepared too.
+    WithHandlers,
+}
+
+impl Root {
+    /// All there are.
+    pub const ALL: [Root; 3] = [Root::Alone, Root::WithThread, Root::WithHandlers];
+
+    /// As the fixture's first argument.
+    pub fn role(self) -> &'static str {
+        match self {
+            Root::Alone => "root",
+            Root::WithThread => "root-with-thread",
+            Root::WithHandlers => "root-with-handlers",
+        }
+    }
+}
+
 /// A tree, from its first process on.
 #[derive(Debug)]
 pub struct Driver {
+    kind: Root,
     fixture: Fixture,
     directory: Directory,
     control: UnixListener,
@@ -114,8 +140,12 @@ impl Outside {
 }
 
 impl Driver {
-    /// Starts a tree of one process. `threads`: that process has a second thread.
-    pub fn start(program: &Path, threads: bool) -> Outcome<Driver> {
+    /// Starts a tree of one process.
+    ///
+    /// # Errors
+    ///
+    /// What could not be done.
+    pub fn start(program: &Path, kind: Root) -> Outcome<Driver> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("forkio-tree-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let directory = Directory(std::env::temp_dir().join(name));
@@ -130,12 +160,11 @@ impl Driver {
         let tcp = TcpListener::bind(address).map_err(failed)?;
         let udp = UdpSocket::bind(address).map_err(failed)?;
         let address = tcp.local_addr().map_err(failed)?.to_string();
-        let role = if threads { "root-with-thread" } else { "root" };
         let program = program.to_string_lossy();
-        let fixture = Fixture::start(&program, &[role, &directory.0.to_string_lossy(), &address]);
+        let fixture = Fixture::start(&program, &[kind.role(), &directory.0.to_string_lossy(), &address]);
         let (_, mut root) = hello(&control)?;
         let at_rest = rest(&mut root)?;
-        Ok(Driver { fixture, directory, control, tcp, unix, udp, root, at_rest, forks_ahead: 0 })
+        Ok(Driver { kind, fixture, directory, control, tcp, unix, udp, root, at_rest, forks_ahead: 0 })
     }
 
     /// How many forks have followed a plan that was made ahead.
@@ -257,8 +286,7 @@ impl Case<'_> {
     }
 
     fn act(&mut self, pid: Pid, act: &Act) -> Outcome {
-        // What was prepared is looked at by a fork itself.
-        if act.may_change_plans() && *act != Act::Fork {
+        if act.may_change_plans() {
             self.ahead.remove(&pid);
         }
         match act {
@@ -407,7 +435,7 @@ impl Case<'_> {
             },
             Act::Look => self.look(pid),
             Act::PrepareAhead => self.prepare_ahead(pid),
-            Act::Fork => self.fork(pid),
+            Act::Fork { foreign } => self.fork(pid, *foreign),
             Act::Exit if pid != 0 => self.exit(pid),
             Act::Exit => Ok(()),
         }
@@ -495,7 +523,7 @@ impl Case<'_> {
     fn close(&mut self, pid: Pid, source: u8) -> Outcome {
         let ids = self.model.process(pid).slots.keys().copied().collect();
         let Some(slot) = pick(ids, source) else { return Ok(()) };
-        if self.model.process(pid).must_deregister(self.model.process(pid).slots[&slot].fd) {
+        if self.model.process(pid).must_deregister(self.model.process(pid).slots[&slot].fd, &self.model.files) {
             return Ok(());
         }
         self.tell(pid, &Command::Close { slot })?;
@@ -669,18 +697,24 @@ impl Case<'_> {
         self.look(pid)
     }
 
-    fn fork(&mut self, pid: Pid) -> Outcome {
+    fn fork(&mut self, pid: Pid, foreign: bool) -> Outcome {
         if self.model.processes.len() == PROCESSES {
             return Ok(());
         }
         let child = self.next();
         let before = self.model.clone();
         let expected = self.model.fork(pid, child);
-        if self.ahead.insert(pid, false) == Some(true) {
-            self.driver.forks_ahead += 1;
-        }
+        let was_ahead = if self.model.process(pid).selectors.is_empty() {
+            // There was nothing to prepare, and a fork by others does not look.
+            self.ahead.remove(&pid)
+        } else {
+            self.ahead.insert(pid, false)
+        };
+        self.driver.forks_ahead += usize::from(was_ahead == Some(true));
         self.ahead.insert(child, false);
-        match (self.ask(pid, &Command::Fork { child })?, expected) {
+        // A fork by others is not refused: its child does without selectors, which is another story.
+        let foreign = foreign && self.driver.kind == Root::WithHandlers && expected == Fork::Made;
+        match (self.ask(pid, &Command::Fork { child, foreign })?, expected) {
             (Reply::Done, Fork::Made) => {
                 let (greeting, link) = hello(&self.driver.control)?;
                 if greeting != child {

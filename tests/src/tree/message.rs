@@ -164,6 +164,7 @@ pub enum Command {
     PrepareAhead,
     Fork {
         child: usize,
+        foreign: bool,
     },
     Exit,
     /// Drops everything and waits for all children.

@@ -22,7 +22,8 @@ pub type FileId = usize;
 /// The whole tree.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    files: Vec<File>,
+    /// All that there have been.
+    pub files: Vec<File>,
     /// The living ones.
     pub processes: BTreeMap<Pid, Process>,
 }
@@ -324,12 +325,15 @@ impl Process {
     }
 
     /// Whether it is registered by number in a way that leaves it open what becomes of it if it is closed without being
-    /// deregistered: the kernel does not have it, because it is muted, or takes up the registration again where a
-    /// duplicate is put in its place.
-    pub fn must_deregister(&self, fd: Fd) -> bool {
+    /// deregistered: the kernel does not have it, because it is muted, and it is like any other of its kind; or the kernel takes
+    /// up the registration again where a duplicate is put in its place.
+    pub fn must_deregister(&self, fd: Fd, files: &[File]) -> bool {
         let entries = self.selectors.values().filter_map(|selector| selector.table.get(&fd));
         let has_duplicate = self.fds.iter().any(|(other, file)| *other != fd && *file == self.fds[&fd]);
-        entries.into_iter().any(|entry| entry.bare && !entry.dropped && (entry.muted || has_duplicate))
+        let is_anonymous = |file: FileId| matches!(files[file].sort, Sort::Eventfd | Sort::Timerfd | Sort::Waker);
+        entries
+            .filter(|entry| entry.bare && !entry.dropped)
+            .any(|entry| has_duplicate || (entry.muted && is_anonymous(entry.file)))
     }
 
     /// The numbers of the stream pair that this file is an end of, that end first.

@@ -115,12 +115,16 @@ pub enum Act {
     },
     Look,
     PrepareAhead,
-    Fork,
+    /// Where the tree's processes have handlers for such forks, `foreign` is one by others.
+    Fork {
+        foreign: bool,
+    },
     Exit,
 }
 
 impl Act {
-    /// Whether what a child is to have may be another thing afterwards, so that what was prepared ahead is given up.
+    /// Whether what a child is to have may be another thing afterwards, so that what was prepared ahead is given up. (A fork sees
+    /// to that by itself.)
     pub fn may_change_plans(&self) -> bool {
         !matches!(
             self,
@@ -134,6 +138,7 @@ impl Act {
                 | Act::Poll { .. }
                 | Act::Look
                 | Act::PrepareAhead
+                | Act::Fork { .. }
         )
     }
 }
@@ -184,7 +189,7 @@ fn acts(objects: Vec<Object>) -> impl Strategy<Value = Act> {
         }),
         2 => Just(Act::Look),
         10 => Just(Act::PrepareAhead),
-        8 => Just(Act::Fork),
+        8 => any::<bool>().prop_map(|foreign| Act::Fork { foreign }),
         2 => Just(Act::Exit),
     ]
 }

@@ -18,7 +18,7 @@ use forkio_reactor::{Events, Interest, Poll, Token, Waker};
 use super::message::{
     Arrival, Command, Event, Fd, Kind, Look, Object, Policy, Readiness, Registration, Reply, Rest, Target, Wanted,
 };
-use crate::{LIMIT, open_descriptors, watched_descriptors};
+use crate::{LIMIT, foreign, open_descriptors, watched_descriptors};
 
 /// Memory blocks in use, kept by the fixture's allocator.
 pub static BLOCKS: AtomicIsize = AtomicIsize::new(0);
@@ -212,7 +212,13 @@ impl Process {
                     return Ok(Reply::Refused { object, text: error.to_string() });
                 }
             }
-            Command::Fork { child } => {
+            Command::Fork { child, foreign: true } => {
+                if foreign::fork().is_none() {
+                    self.control = Control::connect(&self.directory)?;
+                    return Ok(self.control.hello(child));
+                }
+            }
+            Command::Fork { child, foreign: false } => {
                 // SAFETY: a second thread, where there is one, only waits for its end: it holds no lock.
                 match unsafe { fork::fork() } {
                     Ok(ForkResult::Parent { .. }) => {}
