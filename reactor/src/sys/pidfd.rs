@@ -24,7 +24,13 @@ impl ProcessHandle {
     pub(crate) fn has_ended(&self) -> io::Result<bool> {
         let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one structure.
-        Ok(syscall!(poll(&mut poll, 1, 0))? > 0)
+        loop {
+            match syscall!(poll(&mut poll, 1, 0)) {
+                // By a signal, although it does not wait.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return Ok(result? > 0),
+            }
+        }
     }
 
     /// Reaps a child that has ended.

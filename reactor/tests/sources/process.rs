@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 
@@ -103,4 +104,37 @@ fn what_is_no_process_is_refused() {
 /// What a new descriptor gets.
 fn lowest_free_number() -> i32 {
     std::fs::File::open("/dev/null").unwrap().as_raw_fd()
+}
+
+/// A look that does not wait is not interrupted by signals either.
+#[test]
+fn signals_do_not_disturb_a_look() {
+    static HANDLED: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn handle(_: i32) {
+        HANDLED.fetch_add(1, Ordering::Relaxed);
+    }
+    // SAFETY: the handler is async-signal-safe.
+    unsafe { libc::signal(libc::SIGWINCH, handle as extern "C" fn(i32) as libc::sighandler_t) };
+    let mut child = child("true");
+    let process = Process::open(child.id()).unwrap();
+    let is_over = AtomicBool::new(false);
+    // SAFETY: no memory is involved.
+    let this_thread = unsafe { libc::pthread_self() } as usize;
+    let found = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                // SAFETY: the thread lives until this one has ended.
+                unsafe { libc::pthread_kill(this_thread as libc::pthread_t, libc::SIGWINCH) };
+            }
+        });
+        let mut found = Ok(false);
+        while found == Ok(false) && HANDLED.load(Ordering::Relaxed) < 8_000 {
+            found = process.has_ended().map_err(|error| error.kind());
+        }
+        is_over.store(true, Ordering::Relaxed);
+        found
+    });
+    assert_eq!(found, Ok(false));
+    tell(&mut child);
+    child.wait().unwrap();
 }

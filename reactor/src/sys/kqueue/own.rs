@@ -101,8 +101,14 @@ impl OwnQueue {
     /// Whether there is an event, which stays there.
     pub(super) fn is_ready(&self) -> io::Result<bool> {
         let mut poll = libc::pollfd { fd: self.0.fd, events: libc::POLLIN, revents: 0 };
-        // SAFETY: one structure.
-        Ok(crate::sys::syscall!(poll(&mut poll, 1, 0))? > 0)
+        loop {
+            // A signal may interrupt it although it does not wait.
+            // SAFETY: one structure.
+            match crate::sys::syscall!(poll(&mut poll, 1, 0)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return Ok(result? > 0),
+            }
+        }
     }
 }
 

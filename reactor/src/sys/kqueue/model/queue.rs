@@ -173,8 +173,13 @@ fn look(fd: RawFd, filter: Filter) -> Option<Ready> {
         _ => (libc::POLLOUT, libc::POLLERR | libc::POLLHUP),
     };
     let mut poll = libc::pollfd { fd, events, revents: 0 };
+    // A signal may interrupt it although it does not wait.
     // SAFETY: one structure.
-    syscall!(poll(&mut poll, 1, 0)).ok()?;
+    while let Err(error) = syscall!(poll(&mut poll, 1, 0)) {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return None;
+        }
+    }
     let found = poll.revents;
     if found == 0 || found & libc::POLLNVAL != 0 {
         return None;
