@@ -168,7 +168,9 @@ pub fn prepare_ahead() -> Result<(), ForkError> {
 /// multi-threaded runtimes in a `ProcessRuntime`, which rest between two polls of their tasks. (Those that do not come to
 /// rest within 50 milliseconds are not waited for: they are in a long poll, and not in the runtime.) glibc and musl see to
 /// their allocators. What is not: a connection that another thread has accepted and not registered yet, or deregistered
-/// and not closed yet, stays open in the child.
+/// and not closed yet, stays open in the child. And where another thread was just starting or ending, the standard library may
+/// have a lock left with which no thread starts in the child: its runtime is
+/// [`InheritedLock`](crate::RuntimeError::InheritedLock) then, after some seconds.
 ///
 /// # Errors
 ///

@@ -180,10 +180,14 @@ fn prepare_process() -> Result<(), RuntimeError> {
         policy::install_defaults();
         if !lineage::was_alone() {
             runtime::check_locks()?;
-            if sys::may_inherit_stacks()
-                && let Err(error) = sys::occupy_inherited_stacks()
-            {
-                tracing::warn!(%error, "threads of this process may be taken for those of its parent");
+            if sys::may_inherit_stacks() {
+                match sys::occupy_inherited_stacks() {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(RuntimeError::InheritedLock),
+                    Err(error) => {
+                        tracing::warn!(%error, "threads of this process may be taken for those of its parent");
+                    }
+                }
             }
         }
         // On a thread of its own if this one is inside a runtime, where another one cannot be driven, or if it may hang.
@@ -229,7 +233,10 @@ pub enum RuntimeError {
     /// This process was made by a fork that forkio does not know of, or could not prepare: it shares its parent's signal
     /// pipe and connections.
     StrayProcess,
-    /// One of the parent's threads held a lock of tokio's signal streams at the fork. There is no remedy in this process.
+    /// One of the parent's threads held a lock at the fork that this process needs: of tokio's signal streams, or the one that
+    /// the standard library takes for a moment as a thread starts or ends (`std`'s `thread_info`, for stack overflows). There is
+    /// no remedy in this process: no thread would start, and `std::process::exit` waits for the same lock. End it with
+    /// `_exit(2)`.
     InheritedLock,
     /// [`block_on`](ProcessRuntime::block_on) was called on a thread that was inside the inherited runtime, as in one of
     /// its tasks, when it forked.
@@ -271,8 +278,8 @@ impl fmt::Display for RuntimeError {
                  with `forkio::fork_with_threads`, or have forks by others prepared (`forkio::atfork::install`)",
             ),
             RuntimeError::InheritedLock => f.write_str(
-                "a thread of the parent was handling a signal at the fork, and has left a lock behind: end this process, \
-                 and fork another one",
+                "a thread of the parent was handling a signal at the fork, or was just starting or ending, and has left a lock \
+                 behind: end this process with `_exit`, as `std::process::exit` may wait for it, and fork another one",
             ),
             RuntimeError::InsideInherited => f.write_str(
                 "this thread was inside the runtime of the parent when it forked, and cannot block inside another one; \

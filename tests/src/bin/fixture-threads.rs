@@ -580,7 +580,10 @@ fn fork_during_build() {
     GO_ON.store(true, Ordering::Relaxed);
     check_eq("the parent's", builder.join().unwrap(), 1);
 
-    // And at any point of the first use in a process.
+    // And at any point of the first use in a process. A thread that was just starting or ending then may have left the child
+    // without a lock that it needs; it finds out.
+    const WITHOUT_LOCK: i32 = 77;
+    let mut without_lock = 0;
     for round in 0..40 {
         let child = fork_with_threads(|| {
             let first = std::thread::spawn(|| RUNTIME.get().is_ok());
@@ -588,12 +591,23 @@ fn fork_during_build() {
             while pause.elapsed() < Duration::from_micros(10 * round) {
                 std::hint::spin_loop();
             }
-            let grandchild = fork_with_threads(use_everything);
+            let mut grandchild = fork_with_threads(|| {
+                if matches!(RUNTIME.get(), Err(RuntimeError::InheritedLock)) {
+                    // SAFETY: ends the process at once. The library's `exit` would wait for the lock.
+                    unsafe { libc::_exit(WITHOUT_LOCK) };
+                }
+                use_everything();
+            });
             assert!(first.join().unwrap());
-            wait(grandchild);
+            let status = block_on(grandchild.wait()).unwrap();
+            std::process::exit(status.code().unwrap_or(-1));
         });
-        wait(child);
+        match block_on({ child }.wait()).unwrap().code() {
+            Some(WITHOUT_LOCK) => without_lock += 1,
+            status => check_eq("the child's status", status, Some(0)),
+        }
     }
+    assert!(without_lock < 10, "{without_lock} of 40 children were left without a lock");
 }
 
 /// A parent under load forks again and again; every child has a working runtime, and the parent loses nothing.

@@ -9,6 +9,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::thread::JoinHandleExt;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::mm::{Advice, madvise};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
@@ -69,6 +70,8 @@ pub(crate) fn may_inherit_stacks() -> bool {
 ///
 /// musl keeps no stacks.
 pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
+    /// How long to wait for what takes microseconds, unless it hangs: see `RuntimeError::InheritedLock`.
+    const PATIENCE: Duration = Duration::from_secs(10);
     /// glibc reuses a stack for a request of a quarter of its size or more (`get_cached_stack`), so these find all from
     /// 16 KiB to 1 GiB.
     const REQUESTS: [usize; 8] = [16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20];
@@ -90,7 +93,14 @@ pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
         }
     }
     // Not before all are occupied: a stack that is given back makes glibc unmap others that it takes for free.
+    let start = Instant::now();
     for thread in fresh {
+        while !thread.is_finished() {
+            if start.elapsed() > PATIENCE {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            thread::yield_now();
+        }
         let _ = thread.join();
     }
     Ok(())
