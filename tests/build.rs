@@ -1,7 +1,15 @@
-//! Compiles the library that forks behind the program's back.
+//! Compiles the library that forks behind the program's back, and says whether the reactor's kernel queue is an
+//! epoll (`epoll`), and whether there is Linux's `/proc` to look at (`procfs`).
 
 fn main() {
     println!("cargo::rerun-if-changed=foreign/forks.c");
+    println!("cargo::rustc-check-cfg=cfg(epoll, procfs)");
+    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "linux") {
+        println!("cargo::rustc-cfg=procfs");
+        if std::env::var_os("CARGO_CFG_FORKIO_KQUEUE").is_none() {
+            println!("cargo::rustc-cfg=epoll");
+        }
+    }
     let target = std::env::var("TARGET").unwrap_or_default();
     let host = std::env::var("HOST").unwrap_or_default();
     let mut library = cc::Build::new();

@@ -6,10 +6,9 @@
 //! left afterwards.
 
 pub mod foreign;
+mod sys;
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::fs;
 use std::future::Future;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -19,6 +18,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+pub use sys::*;
+
+// Readiness is modelled as epoll reports it.
+#[cfg(epoll)]
 pub mod tree;
 
 /// Longer than anything takes unless it hangs.
@@ -147,7 +150,7 @@ fn read_in_background(mut source: impl Read + Send + 'static) -> std::thread::Jo
     })
 }
 
-/// Gives the group of an ended leader a moment to go; what is left, as `/proc` describes it.
+/// Gives the group of an ended leader a moment to go; what is left, as the system describes it.
 fn wait_for_group(leader: i32) -> Vec<String> {
     let start = Instant::now();
     loop {
@@ -159,86 +162,12 @@ fn wait_for_group(leader: i32) -> Vec<String> {
     }
 }
 
-/// A process, from `/proc/PID/stat`.
-#[derive(Clone, Debug)]
-pub struct Stat {
-    /// Its id.
-    pub pid: i32,
-    /// R, S, D, Z, ...
-    pub state: char,
-    /// Its parent.
-    pub parent: i32,
-    /// Its process group.
-    pub group: i32,
-}
-
-/// Every process that there is.
-pub fn processes() -> BTreeMap<i32, Stat> {
-    let entries = fs::read_dir("/proc").expect("reading /proc").flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter_map(|pid| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // After the name, which is in parentheses and may contain anything.
-        let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
-        let state = fields.next()?.chars().next()?;
-        let parent = fields.next()?.parse().ok()?;
-        let group = fields.next()?.parse().ok()?;
-        Some((pid, Stat { pid, state, parent, group }))
-    })
-    .collect()
-}
-
-/// Whether a process has ended, though its parent may not have asked for its status yet.
-pub fn has_ended(pid: i32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
-    stat.rfind(')').is_none_or(|name| stat[name + 1..].trim_start().starts_with(['Z', 'X']))
-}
-
 /// Whether what is being done is a kernel's business: that of a model of one, which has its memory here.
 pub fn is_kernel() -> bool {
     #[cfg(forkio_kqueue)]
     return forkio_reactor::testing::kqueue::is_working();
     #[cfg(not(forkio_kqueue))]
     false
-}
-
-/// The descriptors that this process has open, without the one that lists them, and without those of a model of a kernel.
-pub fn open_descriptors() -> Vec<i32> {
-    let entries = fs::read_dir("/proc/self/fd").expect("reading /proc/self/fd");
-    let mut numbers: Vec<i32> =
-        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    numbers.sort_unstable();
-    // The listing's own number is closed by now.
-    numbers.retain(|fd| fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok());
-    #[cfg(forkio_kqueue)]
-    {
-        let own = forkio_reactor::testing::kqueue::own();
-        numbers.retain(|fd| !own.contains(fd));
-    }
-    numbers
-}
-
-/// The descriptors that a queue of this process watches, each with its token, as the kernel lists them.
-#[cfg(forkio_kqueue)]
-pub fn watched_descriptors(queue: i32) -> Vec<(i32, u64)> {
-    forkio_reactor::testing::kqueue::watched(queue)
-}
-
-/// The descriptors that a queue of this process watches, each with its token, as the kernel lists them.
-#[cfg(not(forkio_kqueue))]
-pub fn watched_descriptors(epoll: i32) -> Vec<(i32, u64)> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).expect("reading fdinfo");
-    let mut watched: Vec<_> = info
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.strip_prefix("tfd:")?.split_whitespace();
-            let fd = words.next()?.parse().ok()?;
-            let data = words.skip_while(|word| *word != "data:").nth(1)?;
-            Some((fd, u64::from_str_radix(data, 16).ok()?))
-        })
-        .collect();
-    watched.sort_unstable();
-    watched
 }
 
 /// One direction of waiting between processes: whoever has the sender tells whoever has the receiver.

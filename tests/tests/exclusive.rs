@@ -1,4 +1,6 @@
 //! Exclusive wakes; see `src/bin/fixture-exclusive.rs` for what each scenario checks.
+// It is Linux that tells who was woken.
+#![cfg(procfs)]
 
 use forkio_tests::run_fixture;
 

@@ -1,6 +1,6 @@
 //! Random operations over a tree of processes; see [`forkio_tests::tree`].
 // Readiness is modelled as epoll reports it.
-#![cfg(not(forkio_kqueue))]
+#![cfg(epoll)]
 
 use std::cell::RefCell;
 use std::path::Path;

@@ -5,12 +5,13 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use forkio::{Accept, Acceptor, Counted, Distribution, Fork, Listener, Prefork, PreforkError, Worker};
-use forkio_tests::{check_eq, watched_descriptors};
+use forkio_reactor::fork::SourceKind;
+use forkio_tests::{allowed_cpus, check_eq, cpu_of, exclusive_in_kernel};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
@@ -206,33 +207,9 @@ async fn refused(distribution: Distribution) {
     fs::remove_file(&path).unwrap();
 }
 
-/// The epoll instances of this process that watch `fd`, by number, with the flags.
-fn flags_in_kernel(fd: i32) -> Vec<u32> {
-    let mut flags = Vec::new();
-    for epoll in forkio_tests::open_descriptors() {
-        let is_epoll = fs::read_link(format!("/proc/self/fd/{epoll}"))
-            .is_ok_and(|link| link.as_os_str() == "anon_inode:[eventpoll]");
-        if is_epoll && watched_descriptors(epoll).iter().any(|(watched, _)| *watched == fd) {
-            let info = fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).unwrap();
-            for line in info.lines().filter_map(|line| line.strip_prefix("tfd:")) {
-                let words: Vec<&str> = line.split_whitespace().collect();
-                if words[0].parse() == Ok(fd) {
-                    let position = words.iter().position(|word| *word == "events:").unwrap();
-                    flags.push(u32::from_str_radix(words[position + 1], 16).unwrap());
-                }
-            }
-        }
-    }
-    flags
-}
-
 /// How many listening sockets this process has open.
 fn listeners() -> usize {
-    let is_listener = |fd: &i32| {
-        // SAFETY: the number is open, and nobody else closes it meanwhile.
-        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*fd) };
-        socket2::SockRef::from(&fd).is_listener().unwrap_or(false)
-    };
+    let is_listener = |fd: &i32| forkio_reactor::fork::kind(fd).is_ok_and(|kind| kind == SourceKind::Listener);
     forkio_tests::open_descriptors().iter().filter(|fd| is_listener(fd)).count()
 }
 
@@ -247,7 +224,7 @@ async fn kernel(prefork: Prefork, distribution: Distribution) {
     check_eq("a second listener", refused.kind(), ErrorKind::AddrInUse);
     let number = listener.as_raw_fd();
     let prefork = prefork.workers(WORKERS).listener(listener).on_ready(move || {
-        check_eq("what wakes the parent", flags_in_kernel(number), vec![]);
+        check_eq("what wakes the parent", exclusive_in_kernel(number).unwrap_or_default(), vec![]);
         check_eq("the parent's queues", listeners(), if has_queue_each { WORKERS } else { 1 });
         announce("ready");
     });
@@ -255,17 +232,17 @@ async fn kernel(prefork: Prefork, distribution: Distribution) {
         let Some(Listener::Tcp(own)) = worker.take_listeners().pop() else { panic!("no listener") };
         check_eq("the address", own.local_addr().unwrap(), address);
         check_eq("the worker's queues", listeners(), 1);
-        let plain = flags_in_kernel(own.as_raw_fd());
-        check_eq("watched once", plain.len(), 1);
-        check_eq("not exclusive", plain[0] & libc::EPOLLEXCLUSIVE.cast_unsigned(), 0);
+        let check = |fd: RawFd, expected| {
+            if let Some(exclusive) = exclusive_in_kernel(fd) {
+                check_eq("watched once, exclusively", exclusive, vec![expected]);
+            }
+        };
+        check(own.as_raw_fd(), false);
         let acceptor = worker.acceptor(own);
-        let flags = flags_in_kernel(acceptor.as_fd().as_raw_fd());
-        check_eq("watched once", flags.len(), 1);
-        let is_exclusive = flags[0] & libc::EPOLLEXCLUSIVE.cast_unsigned() != 0;
         // A kqueue wakes all.
-        check_eq("exclusive", is_exclusive, distribution == Distribution::Shared && cfg!(not(forkio_kqueue)));
+        check(acceptor.as_fd().as_raw_fd(), distribution == Distribution::Shared && cfg!(epoll));
         let own = acceptor.into_inner().unwrap();
-        check_eq("as before", flags_in_kernel(own.as_raw_fd()), plain);
+        check(own.as_raw_fd(), false);
         // The worker's other tasks begin.
         tokio::task::yield_now().await;
         let audit = forkio::audit().unwrap();
@@ -274,10 +251,7 @@ async fn kernel(prefork: Prefork, distribution: Distribution) {
         assert!(untagged.is_empty(), "{untagged:?}");
 
         if distribution == Distribution::ReusePortPerCpu {
-            let status = fs::read_to_string("/proc/self/status").unwrap();
-            let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
-            let cpu = socket2::SockRef::from(&own).cpu_affinity().unwrap();
-            check_eq("the worker's CPU", allowed.trim(), cpu.to_string().as_str());
+            check_eq("the worker's CPU", allowed_cpus(), Some(vec![cpu_of(&own)]));
         }
         tokio::time::timeout(Duration::from_secs(60), worker.shutdown()).await.expect("told to stop");
     };

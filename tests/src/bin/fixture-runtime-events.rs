@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use forkio::{Child, Clock, Fork, ForkPolicy, Forked, ProcessOwned, SourceKind, Timer};
-use forkio_tests::{Turn, check_eq, fixture_main, processes, wait_until};
+use forkio_tests::{Turn, check_eq, deny_tokio_pidfds, fixture_main, processes, wait_until};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
@@ -226,36 +226,6 @@ async fn timer_in_grandchildren() {
     if let Some(child) = child {
         reap(child).await;
     }
-}
-
-/// Makes `pidfd_open(2)` fail as on a kernel without it, for those who call it with flags: tokio does, forkio does not.
-fn deny_tokio_pidfds() {
-    let filter = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    // The system call's number, then the low half of its second argument.
-    let (number, flags) = (0, 24);
-    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    let mut program = [
-        filter(load, 0, 0, number),
-        filter(equals, 0, 3, libc::SYS_pidfd_open as u32),
-        filter(load, 0, 0, flags),
-        filter(equals, 1, 0, 0),
-        filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
-        filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the kernel reads the program.
-    unsafe {
-        check_eq("no new privileges", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        check_eq("the filter", libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program), 0);
-    }
-    // SAFETY: no memory is involved.
-    let (with_flags, without) = unsafe {
-        let own = libc::getpid();
-        let with_flags = libc::syscall(libc::SYS_pidfd_open, own, libc::PIDFD_NONBLOCK);
-        (with_flags, libc::syscall(libc::SYS_pidfd_open, own, 0))
-    };
-    assert!(with_flags == -1 && without >= 0, "the filter does not work: {with_flags}, {without}");
 }
 
 /// A program that runs until its input ends.

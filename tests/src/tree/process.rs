@@ -365,7 +365,7 @@ impl Process {
     fn look(&self) -> Look {
         let watched = self.selectors.iter().flatten().map(|poll| {
             let number = poll.as_raw_fd();
-            (number, watched_descriptors(number))
+            (number, watched_descriptors(number).expect("an epoll lists them"))
         });
         let registrations = fork::registrations().into_iter().map(|registration| Registration {
             selector: registration.selector,

@@ -19,7 +19,7 @@ const STOP: Token = Token(2);
 /// `EPOLLEXCLUSIVE`, as `/proc/PID/fdinfo` shows it.
 const EXCLUSIVE: u32 = libc::EPOLLEXCLUSIVE.cast_unsigned();
 
-fn main() {
+pub(super) fn main() {
     fixture_main(&[
         ("one-is-woken", one_is_woken),
         ("all-are-woken-otherwise", all_are_woken_otherwise),

@@ -1,4 +1,4 @@
-//! The processes of a tree, and two ways to drive one by hand; see [`forkio_tests::tree`].
+//! The processes, and two ways to drive them by hand.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Read;
@@ -36,7 +36,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-fn main() {
+pub(super) fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["root", directory, peers] => obey(Path::new(directory), peers),

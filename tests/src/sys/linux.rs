@@ -1,0 +1,312 @@
+//! Linux: what proc(5) shows, and what only Linux has.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use forkio::SharedObject;
+
+use super::{Stat, TimerClock, by_id};
+use crate::check_eq;
+
+/// Every process that there is.
+pub fn processes() -> BTreeMap<i32, Stat> {
+    let entries = fs::read_dir("/proc").expect("reading /proc").flatten();
+    by_id(entries.filter_map(|entry| process(entry.file_name().to_str()?.parse().ok()?)))
+}
+
+/// `None`: it has ended, and been waited for.
+fn process(pid: i32) -> Option<Stat> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // After the name, which is in parentheses and may contain anything.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    Some(Stat { pid, state, parent, group })
+}
+
+/// Whether a process has ended, though its parent may not have asked for its status yet.
+pub fn has_ended(pid: i32) -> bool {
+    process(pid).is_none_or(|process| process.has_ended())
+}
+
+/// The descriptors that this process has open, without the one that lists them, and without those of a model of a kernel.
+pub fn open_descriptors() -> Vec<i32> {
+    let entries = fs::read_dir("/proc/self/fd").expect("reading /proc/self/fd");
+    let mut numbers: Vec<i32> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    numbers.sort_unstable();
+    // The listing's own number is closed by now.
+    numbers.retain(|fd| fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok());
+    #[cfg(forkio_kqueue)]
+    {
+        let own = forkio_reactor::testing::kqueue::own();
+        numbers.retain(|fd| !own.contains(fd));
+    }
+    numbers
+}
+
+/// The descriptors that a queue of this process watches, each with its token, as the kernel lists them; `None`: it does not.
+#[cfg(forkio_kqueue)]
+pub fn watched_descriptors(queue: i32) -> Option<Vec<(i32, u64)>> {
+    Some(forkio_reactor::testing::kqueue::watched(queue))
+}
+
+/// The descriptors that a queue of this process watches, each with its token, as the kernel lists them; `None`: it does not.
+#[cfg(not(forkio_kqueue))]
+pub fn watched_descriptors(epoll: i32) -> Option<Vec<(i32, u64)>> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).expect("reading fdinfo");
+    let mut watched: Vec<_> = info
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.strip_prefix("tfd:")?.split_whitespace();
+            let fd = words.next()?.parse().ok()?;
+            let data = words.skip_while(|word| *word != "data:").nth(1)?;
+            Some((fd, u64::from_str_radix(data, 16).ok()?))
+        })
+        .collect();
+    watched.sort_unstable();
+    Some(watched)
+}
+
+/// For each queue of this process that watches a descriptor: whether exclusively. `None`: the kernel does not list them.
+pub fn exclusive_in_kernel(fd: RawFd) -> Option<Vec<bool>> {
+    let mut exclusive = Vec::new();
+    for epoll in open_descriptors() {
+        if name_of(&epoll) != "anon_inode:[eventpoll]" {
+            continue;
+        }
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).expect("reading fdinfo");
+        for line in info.lines().filter_map(|line| line.strip_prefix("tfd:")) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if words[0].parse() == Ok(fd) {
+                let position = words.iter().position(|word| *word == "events:").expect("events");
+                let events = u32::from_str_radix(words[position + 1], 16).expect("a hexadecimal number");
+                exclusive.push(events & libc::EPOLLEXCLUSIVE.cast_unsigned() != 0);
+            }
+        }
+    }
+    Some(exclusive)
+}
+
+/// What an audit calls a descriptor that has neither path nor address.
+pub fn name_of(fd: &impl AsRawFd) -> String {
+    let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default();
+    link.to_string_lossy().into_owned()
+}
+
+/// Takes over a descriptor that the kernel has just made.
+#[track_caller]
+fn owned(fd: RawFd) -> OwnedFd {
+    assert!(fd >= 0, "{}", io::Error::last_os_error());
+    // SAFETY: nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// One of everything that only this system has as a descriptor, with what an audit is to say.
+pub fn kernel_objects() -> Vec<(OwnedFd, SharedObject, String)> {
+    let anonymous = |name: &str| format!("anon_inode:{name}");
+    let namespace = File::open("/proc/self/ns/net").expect("a namespace");
+    let name = name_of(&namespace);
+    // SAFETY: no memory is involved.
+    let (eventfd, epoll) = unsafe { (libc::eventfd(0, libc::EFD_CLOEXEC), libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
+    vec![
+        (namespace.into(), SharedObject::Other, name),
+        (owned(eventfd), SharedObject::Eventfd, anonymous("[eventfd]")),
+        (
+            Timerfd::new(TimerClock::Monotonic, true).expect("a timerfd").0,
+            SharedObject::Timerfd,
+            anonymous("[timerfd]"),
+        ),
+        (signalfd(libc::SIGUSR2).expect("a signalfd"), SharedObject::Signalfd, anonymous("[signalfd]")),
+        (owned(epoll), SharedObject::Epoll, anonymous("[eventpoll]")),
+        (inotify().expect("an inotify"), SharedObject::Watch, anonymous("inotify")),
+    ]
+}
+
+/// Whether an audit finds out about locks of files.
+pub const LOCKS_ARE_SEEN: bool = true;
+
+/// A descriptor with nothing in it: `O_PATH`. `None`: there is no such thing.
+pub fn path_only() -> Option<File> {
+    // Not by the standard library, which does not pass it on where the C library counts it to `O_ACCMODE`, as musl does.
+    // SAFETY: the path ends with a zero byte.
+    let fd = unsafe { libc::open(c"/".as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
+    Some(owned(fd).into())
+}
+
+/// A watch of files that is a descriptor. `None`: there is no such thing.
+pub fn inotify() -> Option<OwnedFd> {
+    // SAFETY: no memory is involved.
+    Some(owned(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) }))
+}
+
+/// A descriptor that a signal is read from. `None`: there is no such thing.
+pub fn signalfd(signal: i32) -> Option<OwnedFd> {
+    // SAFETY: the set is filled before it is read.
+    Some(owned(unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, signal);
+        libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC)
+    }))
+}
+
+/// Whether two processes have the same open file description at a number: kcmp(2). `None`: the kernel does not tell.
+pub fn is_shared(other: u32, fd: RawFd) -> Option<bool> {
+    const KCMP_FILE: libc::c_int = 0;
+    let own = std::process::id();
+    // SAFETY: no memory is involved.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, own, other, KCMP_FILE, fd, fd) };
+    match order {
+        0 => Some(true),
+        1..=3 => Some(false),
+        // The number is not open there.
+        _ if io::Error::last_os_error().raw_os_error() == Some(libc::EBADF) => Some(false),
+        _ => panic!("kcmp: {}", io::Error::last_os_error()),
+    }
+}
+
+/// Forks without the C library: no handler runs. 0 in the child. `None`: there is no way.
+///
+/// # Safety
+///
+/// The child does what signal-safety(7) allows, and ends by `_exit`.
+pub unsafe fn fork_behind_libc() -> Option<i32> {
+    // SAFETY: the caller's promise.
+    Some(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } as i32)
+}
+
+/// Makes `pidfd_open(2)` fail as on a kernel without it, for those who call it with flags: tokio does, forkio does not.
+pub fn deny_tokio_pidfds() {
+    let filter = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    // The system call's number, then the low half of its second argument.
+    let (number, flags) = (0, 24);
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let mut program = [
+        filter(load, 0, 0, number),
+        filter(equals, 0, 3, libc::SYS_pidfd_open as u32),
+        filter(load, 0, 0, flags),
+        filter(equals, 1, 0, 0),
+        filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+        filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the kernel reads the program.
+    unsafe {
+        check_eq("no new privileges", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        check_eq("the filter", libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program), 0);
+    }
+    // SAFETY: no memory is involved.
+    let (with_flags, without) = unsafe {
+        let own = libc::getpid();
+        let with_flags = libc::syscall(libc::SYS_pidfd_open, own, libc::PIDFD_NONBLOCK);
+        (with_flags, libc::syscall(libc::SYS_pidfd_open, own, 0))
+    };
+    assert!(with_flags == -1 && without >= 0, "the filter does not work: {with_flags}, {without}");
+}
+
+/// The CPUs of this process. `None`: the kernel knows no connections by CPU.
+pub fn allowed_cpus() -> Option<Vec<usize>> {
+    let status = fs::read_to_string("/proc/self/status").expect("/proc");
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list of CPUs");
+    let ranges = list.trim().split(',').map(|range| range.split_once('-').unwrap_or((range, range)));
+    Some(ranges.flat_map(|(first, last)| first.parse().unwrap()..=last.parse::<usize>().unwrap()).collect())
+}
+
+/// Keeps this thread on one CPU.
+pub fn stay_on(cpu: usize) {
+    // SAFETY: zero is a value of the set, to which the kernel is given a reference.
+    unsafe {
+        let mut only: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut only);
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&only), &only), 0);
+    }
+}
+
+/// The CPU whose connections a listener is preferred for: `SO_INCOMING_CPU`.
+pub fn cpu_of(listener: &impl AsFd) -> usize {
+    socket2::SockRef::from(listener).cpu_affinity().expect("SO_INCOMING_CPU")
+}
+
+/// A timerfd, of which the reactor knows the number only.
+#[derive(Debug)]
+pub struct Timerfd(OwnedFd);
+
+impl Timerfd {
+    /// `None`: there is no such thing.
+    pub fn new(clock: TimerClock, blocks: bool) -> Option<Timerfd> {
+        let clock = match clock {
+            TimerClock::Monotonic => libc::CLOCK_MONOTONIC,
+            TimerClock::Realtime => libc::CLOCK_REALTIME,
+            TimerClock::Boottime => libc::CLOCK_BOOTTIME,
+        };
+        let flags = if blocks { 0 } else { libc::TFD_NONBLOCK };
+        // SAFETY: no memory is involved.
+        Some(Timerfd(owned(unsafe { libc::timerfd_create(clock, libc::TFD_CLOEXEC | flags) })))
+    }
+
+    /// Expires after `first`, and then after each `period`, if that is not zero.
+    pub fn set(&self, first: Duration, period: Duration) {
+        self.set_with(0, first, period);
+    }
+
+    /// Expires when the clock shows `first`.
+    pub fn set_at(&self, first: Duration, period: Duration) {
+        self.set_with(libc::TFD_TIMER_ABSTIME, first, period);
+    }
+
+    /// The same, and is to be told when the clock is set.
+    pub fn set_until_clock_is_set(&self, first: Duration) {
+        self.set_with(UNTIL_CLOCK_IS_SET, first, Duration::ZERO);
+    }
+
+    /// Whether the kernel has it like that.
+    pub fn is_until_clock_is_set(&self) -> bool {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.as_raw_fd())).expect("reading fdinfo");
+        let found = info.lines().find_map(|line| line.strip_prefix("settime flags: ")).expect("the flags of a timerfd");
+        i32::from_str_radix(found.trim(), 8) == Ok(UNTIL_CLOCK_IS_SET)
+    }
+
+    fn set_with(&self, flags: libc::c_int, first: Duration, period: Duration) {
+        let spec = |time: Duration| libc::timespec {
+            tv_sec: time.as_secs().try_into().unwrap(),
+            tv_nsec: time.subsec_nanos() as libc::c_long,
+        };
+        let value = libc::itimerspec { it_value: spec(first), it_interval: spec(period) };
+        // SAFETY: the kernel reads `value`.
+        let result = unsafe { libc::timerfd_settime(self.as_raw_fd(), flags, &value, std::ptr::null_mut()) };
+        check_eq("timerfd_settime", result, 0);
+    }
+
+    /// 0: none; only for those that do not block.
+    pub fn take(&self) -> u64 {
+        let mut count = [0; 8];
+        // SAFETY: the kernel writes at most 8 bytes.
+        match unsafe { libc::read(self.as_raw_fd(), count.as_mut_ptr().cast(), 8) } {
+            8 => u64::from_ne_bytes(count),
+            _ => {
+                check_eq("reading", io::Error::last_os_error().kind(), ErrorKind::WouldBlock);
+                0
+            }
+        }
+    }
+
+    /// Whether taking waits.
+    pub fn blocks(&self) -> bool {
+        // SAFETY: no memory is involved.
+        unsafe { libc::fcntl(self.as_raw_fd(), libc::F_GETFL) & libc::O_NONBLOCK == 0 }
+    }
+}
+
+const UNTIL_CLOCK_IS_SET: libc::c_int = libc::TFD_TIMER_ABSTIME | libc::TFD_TIMER_CANCEL_ON_SET;
+
+impl AsRawFd for Timerfd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
