@@ -102,7 +102,7 @@ fn is_used() {
         check_eq("prepared", is_prepared_ahead(), true);
         let with_spares = open_descriptors();
         // The queue, the waker, a pair and the dead end. (A kqueue is made in the child, and a waker may be a part of it.)
-        let spares = if cfg!(forkio_kqueue) { 3..=5 } else { 5..=5 };
+        let spares = if cfg!(not(epoll)) { 3..=5 } else { 5..=5 };
         assert!(spares.contains(&(with_spares.len() - before.len())), "{with_spares:?} after {before:?}");
         prepare_ahead().unwrap();
         check_eq("asked for twice", open_descriptors(), with_spares.clone());
@@ -199,7 +199,7 @@ fn what_gives_it_up() {
     // All of it is in order.
     prepare_ahead().unwrap();
     in_child(|| {
-        check_eq("no-fork", watched_descriptors(own[0]).iter().any(|(fd, _)| *fd == own[1]), false);
+        check_eq("no-fork", watched_descriptors(own[0]).iter().flatten().any(|(fd, _)| *fd == own[1]), false);
         check_eq("the wake", tokens(&mut selector, true), BTreeSet::from([0]));
         assert!(timer.remaining().is_some_and(|rest| rest > Duration::ZERO));
     });
@@ -273,7 +273,7 @@ fn closed_by_number() {
     writer.write_all(b"x").unwrap();
     check_eq("prepared", is_prepared_ahead(), true);
     in_child(|| {
-        check_eq("watched", watched_descriptors(selector.as_raw_fd()), Vec::new());
+        check_eq("watched", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), Vec::new());
         check_eq("events", tokens(&mut selector, false), BTreeSet::new());
     });
     // The parent's queue still has the one that lives on: so it is with epoll.
@@ -289,7 +289,7 @@ fn muted() {
     prepare_ahead().unwrap();
     let spares = open_descriptors();
     for queue in spares.into_iter().filter(|fd| is_queue(*fd)) {
-        check_eq("watched meanwhile", watched_descriptors(queue), Vec::new());
+        check_eq("watched meanwhile", watched_descriptors(queue).unwrap_or_default(), Vec::new());
     }
     socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
     in_child(|| {
@@ -441,7 +441,7 @@ fn hook_that_tags() {
     // SAFETY: one thread.
     match unsafe { libc::fork() } {
         0 => {
-            check_eq("watched", watched_descriptors(selector.as_raw_fd()), Vec::new());
+            check_eq("watched", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), Vec::new());
             std::process::exit(0);
         }
         child => reap(child),
