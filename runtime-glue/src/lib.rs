@@ -74,6 +74,8 @@
 //!
 //! Linux 5.4 or later (`waitid(P_PIDFD)`). FreeBSD, DragonFly, NetBSD, OpenBSD and macOS: compiled, and its half of kqueue(2)
 //! run on a model; on none of these systems yet.
+//! What differs there is said under this heading of [`Child`], [`Distribution`] and [`audit()`]. A worker whose parent is killed
+//! sees it on all of them; one that is stuck ends with its parent on Linux, FreeBSD and DragonFly only.
 
 #[cfg(feature = "atfork")]
 pub mod atfork;
