@@ -13,6 +13,7 @@ use std::future::Future;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::pin::pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::task::{Context, Poll, Waker};
@@ -52,10 +53,12 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// Starts `program` with `args`.
+    /// Starts `program` with `args`: from where it was built, or from the directory `FORKIO_FIXTURES`.
     #[track_caller]
     pub fn start(program: &str, args: &[&str]) -> Fixture {
-        let mut command = Command::new(program);
+        let carried = std::env::var_os("FORKIO_FIXTURES");
+        let carried = carried.and_then(|directory| Some(Path::new(&directory).join(Path::new(program).file_name()?)));
+        let mut command = Command::new(carried.as_deref().unwrap_or(Path::new(program)));
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         Fixture { child: command.spawn().unwrap_or_else(|error| panic!("starting {program}: {error}")) }
     }

@@ -484,7 +484,7 @@ fn interrupted() {
 /// The number that the next descriptor gets.
 fn lowest_unused() -> libc::rlim_t {
     let (reader, _writer) = std::io::pipe().unwrap();
-    reader.as_raw_fd().try_into().unwrap()
+    reader.as_raw_fd() as libc::rlim_t
 }
 
 fn set_descriptor_limit(limit: libc::rlim_t) {
