@@ -323,9 +323,11 @@ fn muted_and_closed_by_number() {
         check_eq("taking the number", unsafe { libc::dup2(other.as_raw_fd(), numbers[0]) }, numbers[0]);
         check_eq("prepared", is_prepared_ahead(), is_ahead);
         in_child(|| {
-            let watched =
-                BTreeSet::from_iter(watched_descriptors(selector.as_raw_fd()).into_iter().flatten().map(|(fd, _)| fd));
-            check_eq("watched", watched, BTreeSet::from([numbers[1], numbers[2]]));
+            // Not every kernel lists it.
+            if let Some(watched) = watched_descriptors(selector.as_raw_fd()) {
+                let watched = BTreeSet::from_iter(watched.into_iter().map(|(fd, _)| fd));
+                check_eq("watched", watched, BTreeSet::from([numbers[1], numbers[2]]));
+            }
         });
         let listed = fork::registrations().into_iter().map(|registration| registration.fd);
         check_eq("listed", BTreeSet::from_iter(listed), BTreeSet::from([numbers[1], numbers[2]]));
