@@ -53,6 +53,8 @@ pub(crate) enum Measure {
     LatencyMedian,
     Latency99,
     Latency999,
+    /// How long the server's threads could have run meanwhile, and did not.
+    LatencyWait,
     /// With a handler that computes.
     WorkThroughput,
     WorkCpu,
@@ -64,7 +66,7 @@ pub(crate) enum Measure {
 }
 
 impl Measure {
-    pub(crate) const ALL: [Measure; 31] = [
+    pub(crate) const ALL: [Measure; 32] = [
         Measure::ReactorTime,
         Measure::Instructions,
         Measure::RequestInstructions,
@@ -91,6 +93,7 @@ impl Measure {
         Measure::LatencyMedian,
         Measure::Latency99,
         Measure::Latency999,
+        Measure::LatencyWait,
         Measure::WorkThroughput,
         Measure::WorkCpu,
         Measure::WorkUser,
@@ -128,6 +131,7 @@ impl Measure {
             Measure::LatencyMedian => "Server: latency, median, µs",
             Measure::Latency99 => "Server: latency, p99, µs",
             Measure::Latency999 => "Server: latency, p99.9, µs",
+            Measure::LatencyWait => "Server: how long its threads waited for a processor, per request, µs",
             Measure::WorkThroughput => "Server, a handler with 45 µs of work: requests per second",
             Measure::WorkCpu => "Server, a handler with 45 µs of work: processor time of a request, µs",
             Measure::WorkUser => "Server, a handler with 45 µs of work: user mode's part of that time, µs",
@@ -144,6 +148,7 @@ impl Measure {
             Measure::Fork | Measure::Prepare | Measure::Abort | Measure::Faults => &[],
             Measure::KeepAliveUser | Measure::ShortUser | Measure::WorkUser | Measure::ResponseFaults => &[],
             Measure::KeepAliveCalls | Measure::KeepAliveSwitches | Measure::ShortCalls | Measure::ShortSwitches => &[],
+            Measure::LatencyWait => &[],
             Measure::Replace => &[BARE_FORK_OF_SAME],
             Measure::Commit | Measure::Repair => &["raw epoll", "libevent", "libuv", "libev", "fresh tokio runtime"],
             Measure::Response => &["bare fork", "fresh tokio runtime"],

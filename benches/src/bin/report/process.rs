@@ -115,6 +115,17 @@ pub(crate) fn context_switches(pids: &[u32]) -> u64 {
     counts.sum()
 }
 
+/// How long the processes' threads have waited for a processor so far, in seconds: the second field of `schedstat`
+/// (Documentation/scheduler/sched-stats.rst).
+pub(crate) fn waited_for_processor(pids: &[u32]) -> f64 {
+    let threads = pids.iter().filter_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).ok()).flatten();
+    let waits = threads.filter_map(|thread| {
+        let statistics = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        statistics.split_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    waits.sum::<u64>() as f64 / 1e9
+}
+
 /// Resident memory in MiB, each page divided by the number of processes that share it.
 pub(crate) fn pss(pids: &[u32]) -> f64 {
     let kibibytes = pids.iter().filter_map(|pid| {

@@ -347,12 +347,16 @@ fn latencies(data: &mut Data, servers: &[Server], turn: Duration, rounds: usize)
             for (share, case) in cases {
                 for turn_number in 0..servers.len() {
                     let server = &servers[(round + turn_number) % servers.len()];
+                    let pids = server.pids();
+                    let waited_before = process::waited_for_processor(&pids);
                     let latencies = load::open_loop(server.address, connections, slowest * share, CONNECTIONS, turn)?;
                     for (measure, quantile) in
                         [(Measure::LatencyMedian, 0.5), (Measure::Latency99, 0.99), (Measure::Latency999, 0.999)]
                     {
                         data.add(measure, case, &server.name, latencies.value_at_quantile(quantile) as f64 / 1e3);
                     }
+                    let waited = process::waited_for_processor(&pids) - waited_before;
+                    data.add(Measure::LatencyWait, case, &server.name, waited * 1e6 / latencies.len() as f64);
                 }
             }
         }

@@ -85,6 +85,7 @@ const FAULTS: &str =
     "see the page faults until then: a runtime runs more code, and writes to more pages that were shared";
 const SWITCHES: &str = "see system calls and context switches: two processes find fewer events in each poll than one";
 const USER: &str = "see user mode's part: routes, counters and a drain, in each connection's task";
+const WAITS: &str = "see how long its threads waited for a processor, which the load has to run on too";
 const CALLS: &str = "see system calls and user mode's part: tokio and hyper make some that nginx does without";
 
 /// Why an operation of the reactor may take more than mio's.
@@ -195,7 +196,7 @@ pub(crate) fn all(data: &Data) -> Vec<Target> {
     for peer in [ONE_THREAD, THREADS, REUSEPORT, NGINX, NGINX_REUSEPORT] {
         let ratio = data.ratio(Measure::Latency999, HALF_LOAD, PREFORK_HTTP, peer);
         let text = format!("{PREFORK_HTTP}, p99.9 at half of the load / {peer}");
-        add(&text, AtMost(1.0), ratio.map(|ratio| ratio.median), None);
+        add(&text, AtMost(1.0), ratio.map(|ratio| ratio.median), Some(WAITS));
     }
     let ratio = data.ratio(Measure::WorkThroughput, HELLO, PREFORK_BALANCED, THREADS);
     add(
