@@ -81,11 +81,13 @@ impl Target {
 const TABLE: &str = "what a fork needs to know of each registration (`fork/`), in \"where those instructions are\"";
 const SELECTOR: &str = "a selector owns its table, and is on the list of those that a fork copies: the same place";
 const WAKER: &str = "the flag that spares a storm its system calls, in \"where those instructions are\"";
+const POLL: &str = "no instruction more than mio's: how the processor runs them";
 const FAULTS: &str =
     "see the page faults until then: a runtime runs more code, and writes to more pages that were shared";
 const SWITCHES: &str = "see system calls and context switches: two processes find fewer events in each poll than one";
 const USER: &str = "see user mode's part: routes, counters and a drain, in each connection's task";
 const WAITS: &str = "see how long its threads waited for a processor, which the load has to run on too";
+const WORK: &str = "see processor time of a request there: both use all there is, and most of it is the work itself";
 const CALLS: &str = "see system calls and user mode's part: tokio and hyper make some that nginx does without";
 
 /// Why an operation of the reactor may take more than mio's.
@@ -93,6 +95,7 @@ fn instructions_reason(operation: &str) -> Option<&'static str> {
     Some(match operation {
         _ if operation.contains("Poll::new") => SELECTOR,
         _ if operation.contains("wake") => WAKER,
+        "poll of nothing" => POLL,
         _ => TABLE,
     })
 }
@@ -203,7 +206,7 @@ pub(crate) fn all(data: &Data) -> Vec<Target> {
         "45 µs of work, balanced workers: requests per second / hyper, 2 threads",
         AtLeast(1.1),
         ratio.map(|ratio| ratio.median),
-        None,
+        Some(WORK),
     );
     let pss = |case| data.median(Measure::Pss, case, PREFORK_HTTP);
     let added = pss(FOUR_WORKERS).zip(pss(ONE_WORKER)).map(|(four, one)| (four - one) / 3.0);
