@@ -308,23 +308,21 @@ fn model(check: impl Fn() + Sync + Send + 'static) {
     builder.check(check);
 }
 
+/// One thread registers, for which the table has to grow, and one deregisters what is there.
+fn change_on_threads(selector: &Arc<Selector>) -> [thread::JoinHandle<()>; 2] {
+    let (growing, changing) = (Arc::clone(selector), Arc::clone(selector));
+    [thread::spawn(move || growing.register(1)), thread::spawn(move || changing.deregister(0))]
+}
+
 /// Two threads register, for one of which the table has to grow, while a third one forks.
 #[test]
 fn a_table_grows_under_forks_and_registrations() {
     model(|| {
         let selector = Selector::new();
         selector.register(0);
-        let growing = {
-            let selector = Arc::clone(&selector);
-            thread::spawn(move || selector.register(1))
-        };
-        let changing = {
-            let selector = Arc::clone(&selector);
-            thread::spawn(move || selector.deregister(0))
-        };
+        let changing = change_on_threads(&selector);
         selector.fork(|_| ());
-        growing.join().unwrap();
-        changing.join().unwrap();
+        changing.into_iter().for_each(|thread| thread.join().unwrap());
         selector.fork(|registered| assert_eq!(registered, [1], "a registration was lost"));
     });
 }
@@ -335,18 +333,10 @@ fn a_plan_made_ahead_is_for_what_is_registered_at_the_fork() {
     model(|| {
         let selector = Selector::new();
         selector.register(0);
-        let growing = {
-            let selector = Arc::clone(&selector);
-            thread::spawn(move || selector.register(1))
-        };
-        let changing = {
-            let selector = Arc::clone(&selector);
-            thread::spawn(move || selector.deregister(0))
-        };
+        let changing = change_on_threads(&selector);
         selector.plan_ahead();
         selector.fork(|_| ());
-        growing.join().unwrap();
-        changing.join().unwrap();
+        changing.into_iter().for_each(|thread| thread.join().unwrap());
         selector.plan_ahead();
         selector.register(0);
         selector.fork(|registered| assert_eq!(registered, [0, 1], "a registration was lost"));

@@ -80,13 +80,3 @@ pub fn forked_in_handler() -> i32 {
     // SAFETY: reads a variable.
     unsafe { library::foreign_forked_in_handler() }
 }
-
-/// Waits for a child, which must have exited with 0.
-#[track_caller]
-pub fn reap(pid: i32) {
-    let mut status = 0;
-    // SAFETY: the kernel writes the status.
-    let waited = unsafe { libc::waitpid(pid, &mut status, 0) };
-    crate::check_eq("reaping the child", waited, pid);
-    crate::check_eq("the child's status", status, 0);
-}

@@ -6,6 +6,8 @@
 //! left afterwards.
 
 pub mod foreign;
+pub mod reactor;
+pub mod runtime;
 mod sys;
 
 use std::fmt::Debug;
@@ -36,6 +38,16 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(start.elapsed() < LIMIT, "waited {LIMIT:?} in vain: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Waits for a child, which must have exited with 0.
+#[track_caller]
+pub fn reap(pid: i32) {
+    let mut status = 0;
+    // SAFETY: the kernel writes the status.
+    let waited = unsafe { libc::waitpid(pid, &mut status, 0) };
+    check_eq("reaping the child", waited, pid);
+    check_eq("the child's status", status, 0);
 }
 
 /// Runs a scenario of a fixture and checks that all its processes ended well and are gone.

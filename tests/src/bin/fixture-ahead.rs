@@ -12,10 +12,11 @@ use std::time::Duration;
 use forkio::{Distribution, Fork, Listener, Prefork, ProcessRuntime};
 use forkio_reactor::fork::{self, ForkPolicy, ForkResult, PrepareObject, SourceKind, atfork};
 use forkio_reactor::fork::{is_prepared_ahead, prepare, prepare_ahead};
-use forkio_reactor::net::{UdpSocket, UnixDatagram, UnixStream};
+use forkio_reactor::net::{UnixDatagram, UnixStream};
 use forkio_reactor::unix::{Clock, SourceFd, Timer, pipe};
 use forkio_reactor::{Events, Interest, Poll, Token, Waker};
-use forkio_tests::{LIMIT, check_eq, fixture_main, open_descriptors, watched_descriptors};
+use forkio_tests::reactor::{in_child, udp};
+use forkio_tests::{LIMIT, check_eq, fixture_main, foreign, open_descriptors, reap, watched_descriptors};
 
 fn main() {
     fixture_main(&[
@@ -45,34 +46,11 @@ fn main() {
     ]);
 }
 
-/// Forks; the child runs `child` and exits, and the parent waits for it.
-fn in_child(child: impl FnOnce()) {
-    // SAFETY: one thread, or others that hold no lock of the child's.
-    match unsafe { fork::fork() }.expect("forking") {
-        ForkResult::Child => {
-            child();
-            std::process::exit(0);
-        }
-        ForkResult::Parent { child } => reap(child),
-    }
-}
-
-fn reap(child: i32) {
-    let mut status = 0;
-    // SAFETY: the kernel writes the status.
-    check_eq("reaping the child", unsafe { libc::waitpid(child, &mut status, 0) }, child);
-    check_eq("the child's status", status, 0);
-}
-
 /// What a poll gives that does not wait, or at least one event if `some`.
 fn tokens(selector: &mut Poll, some: bool) -> BTreeSet<usize> {
     let mut events = Events::with_capacity(16);
     selector.poll(&mut events, Some(if some { LIMIT } else { Duration::ZERO })).expect("polling");
     events.iter().map(|event| event.token().0).collect()
-}
-
-fn udp() -> UdpSocket {
-    UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap()
 }
 
 fn register(selector: &Poll, source: &mut dyn forkio_reactor::event::Source, token: usize, policy: ForkPolicy) {
@@ -362,41 +340,31 @@ fn after_a_plain_fork() {
     register(&selector, &mut socket, 1, ForkPolicy::Inherit);
     let before = open_descriptors();
     prepare_ahead().unwrap();
-    // SAFETY: one thread.
-    match unsafe { libc::fork() } {
-        0 => {
-            check_eq("prepared", is_prepared_ahead(), false);
-            let inherited = open_descriptors();
-            in_child(|| {
-                // Its own queue, not the one that the first process's next child has.
-                check_eq("open", open_descriptors(), inherited.clone());
-                selector.registry().deregister(&mut socket).unwrap();
-            });
-            std::process::exit(0);
-        }
-        child => reap(child),
-    }
+    reap(foreign::fork_child(|| {
+        check_eq("prepared", is_prepared_ahead(), false);
+        let inherited = open_descriptors();
+        in_child(|| {
+            // Its own queue, not the one that the first process's next child has.
+            check_eq("open", open_descriptors(), inherited.clone());
+            selector.registry().deregister(&mut socket).unwrap();
+        });
+    }));
     check_eq("prepared", is_prepared_ahead(), true);
     socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
     in_child(|| check_eq("events", tokens(&mut selector, true), BTreeSet::from([1])));
     // What such a child has at the numbers meanwhile is not the plan's.
     prepare_ahead().unwrap();
-    // SAFETY: one thread.
-    match unsafe { libc::fork() } {
-        0 => {
-            for fd in open_descriptors().iter().filter(|fd| !before.contains(fd)) {
-                // SAFETY: the plan's, which is given up below; what is put in its place is this child's own.
-                check_eq("reusing a number", unsafe { libc::dup2(2, *fd) }, *fd);
-            }
-            let inherited = open_descriptors();
-            let mut timer = Timer::new(Clock::Monotonic).unwrap();
-            timer.disarm().unwrap();
-            drop(timer);
-            check_eq("open", open_descriptors(), inherited);
-            std::process::exit(0);
+    reap(foreign::fork_child(|| {
+        for fd in open_descriptors().iter().filter(|fd| !before.contains(fd)) {
+            // SAFETY: the plan's, which is given up below; what is put in its place is this child's own.
+            check_eq("reusing a number", unsafe { libc::dup2(2, *fd) }, *fd);
         }
-        child => reap(child),
-    }
+        let inherited = open_descriptors();
+        let mut timer = Timer::new(Clock::Monotonic).unwrap();
+        timer.disarm().unwrap();
+        drop(timer);
+        check_eq("open", open_descriptors(), inherited);
+    }));
     in_child(|| check_eq("events", tokens(&mut selector, true), BTreeSet::from([1])));
 }
 
@@ -408,16 +376,11 @@ fn fork_by_others() {
     register(&selector, &mut socket, 1, ForkPolicy::Inherit);
     let before = open_descriptors();
     prepare_ahead().unwrap();
-    // SAFETY: one thread.
-    match unsafe { libc::fork() } {
-        0 => {
-            check_eq("generation", fork::generation(), 1);
-            check_eq("open", open_descriptors(), before.clone());
-            selector.registry().deregister(&mut socket).unwrap();
-            std::process::exit(0);
-        }
-        child => reap(child),
-    }
+    reap(foreign::fork_child(|| {
+        check_eq("generation", fork::generation(), 1);
+        check_eq("open", open_descriptors(), before.clone());
+        selector.registry().deregister(&mut socket).unwrap();
+    }));
     check_eq("prepared", is_prepared_ahead(), false);
     check_eq("open", open_descriptors(), before);
     socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
@@ -441,14 +404,9 @@ fn hook_that_tags() {
     NUMBER.store(socket.as_raw_fd() as usize, Ordering::Relaxed);
     register(&selector, &mut socket, 1, ForkPolicy::Inherit);
     prepare_ahead().unwrap();
-    // SAFETY: one thread.
-    match unsafe { libc::fork() } {
-        0 => {
-            check_eq("watched", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), Vec::new());
-            std::process::exit(0);
-        }
-        child => reap(child),
-    }
+    reap(foreign::fork_child(|| {
+        check_eq("watched", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), Vec::new());
+    }));
 }
 
 /// A fork in a signal handler that interrupts a thread with the plan, and may not touch it.

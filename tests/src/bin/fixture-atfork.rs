@@ -4,7 +4,6 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream as StdTcpStream;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -17,10 +16,10 @@ use forkio_reactor::fork::atfork::{self, Hooks};
 use forkio_reactor::fork::{
     self, ForkPolicy, ForkResult, PrepareObject, generation, parent, prepare, registrations, selectors,
 };
-use forkio_reactor::net::{TcpListener, TcpStream, UdpSocket, UnixStream};
+use forkio_reactor::net::{TcpListener, UdpSocket, UnixStream};
 use forkio_reactor::{Events, Interest, Poll, Registry, Token, Waker};
-use forkio_tests::foreign::{self, reap};
-use forkio_tests::{Turn, check_eq, fixture_main, is_kernel, open_descriptors, wait_until, watched_descriptors};
+use forkio_tests::reactor::{check_table, connect, connection, listener, tokens, udp};
+use forkio_tests::{Turn, check_eq, fixture_main, foreign, is_kernel, open_descriptors, reap, wait_until};
 
 const LONG: Option<Duration> = Some(Duration::from_secs(60));
 const SHORT: Option<Duration> = Some(Duration::from_millis(20));
@@ -106,45 +105,8 @@ fn poll_error(poll: &mut Poll) -> Option<i32> {
     poll.poll(&mut Events::with_capacity(8), LONG).expect_err("a poisoned selector").raw_os_error()
 }
 
-fn tokens<const N: usize>(tokens: [usize; N]) -> BTreeSet<usize> {
-    BTreeSet::from(tokens)
-}
-
-fn listener() -> TcpListener {
-    TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap()
-}
-
-fn udp() -> UdpSocket {
-    UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap()
-}
-
-fn connect(listener: &TcpListener) -> StdTcpStream {
-    StdTcpStream::connect(listener.local_addr().unwrap()).unwrap()
-}
-
-/// A connection within this process: our end, non-blocking, and the peer's.
-fn connection() -> (TcpStream, StdTcpStream) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let peer = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (ours, _) = listener.accept().unwrap();
-    ours.set_nonblocking(true).unwrap();
-    (TcpStream::from_std(ours), peer)
-}
-
 fn register(registry: &Registry, source: &mut impl Source, token: usize) {
     registry.register(source, Token(token), Interest::READABLE).unwrap();
-}
-
-/// What the kernel watches for a selector is what the table says, in this process.
-fn check_table(selector: i32) {
-    let table: Vec<(i32, u64)> = registrations()
-        .iter()
-        .filter(|registration| registration.selector == selector && !registration.muted)
-        .map(|registration| (registration.fd, registration.token.0 as u64))
-        .collect();
-    if let Some(watched) = watched_descriptors(selector) {
-        check_eq("kernel queue and table", watched, table);
-    }
 }
 
 /// A foreign fork follows every policy, as one of ours does.

@@ -4,21 +4,17 @@
 use std::collections::BTreeSet;
 
 use std::fs::{self, File, OpenOptions};
-use std::future::Future;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use forkio::{Child, Fork, ForkError, ForkPolicy, Listener, Prefork, SharedObject, Worker};
+use forkio::{ForkError, ForkPolicy, Listener, Prefork, SharedObject, Worker};
+use forkio_tests::runtime::{fork_child, reap, run};
 use forkio_tests::{check_eq, fixture_main, is_shared, kernel_objects, name_of, open_descriptors, path_only};
 use rand::RngExt;
 use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::timeout;
-
-const LONG: Duration = Duration::from_secs(60);
 
 fn main() {
     // Whoever started this may have left something open, which an audit would find.
@@ -41,27 +37,6 @@ fn main() {
         ("same-numbers", || run(same_numbers())),
         ("reseeded", || run(reseeded())),
     ]);
-}
-
-fn run(scenario: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async { timeout(LONG, scenario).await.expect("a scenario that hangs") });
-}
-
-/// Forks; the child runs `child` and exits.
-async fn fork_child<F: Future<Output = ()>>(child: impl FnOnce() -> F) -> Child {
-    match forkio::fork().await.expect("forking") {
-        Fork::Parent(handle) => handle,
-        Fork::Child(_) => {
-            child().await;
-            std::process::exit(0);
-        }
-    }
-}
-
-async fn reap(mut child: Child) {
-    let status = timeout(LONG, child.wait()).await.expect("a child that hangs").expect("waiting");
-    assert!(status.success(), "the child in process {}: {status}", child.id());
 }
 
 /// A file of this process's own, gone with it.

@@ -13,7 +13,6 @@ fn main() {
 
 #[cfg(forkio_kqueue)]
 mod dropped {
-    use std::collections::BTreeSet;
     use std::io::{ErrorKind, Read, Write};
     use std::mem::ManuallyDrop;
     use std::net::UdpSocket as StdUdpSocket;
@@ -24,8 +23,9 @@ mod dropped {
     use forkio_reactor::net::{TcpListener, UdpSocket, UnixStream};
     use forkio_reactor::testing::kqueue::{self, set_close_on_fork};
     use forkio_reactor::unix::SourceFd;
-    use forkio_reactor::{Events, Interest, Poll, Token, Waker};
-    use forkio_tests::{check_eq, watched_descriptors};
+    use forkio_reactor::{Interest, Poll, Token, Waker};
+    use forkio_tests::reactor::{poll, tokens};
+    use forkio_tests::{check_eq, reap, watched_descriptors};
 
     const LONG: Option<Duration> = Some(Duration::from_secs(60));
     const NOW: Option<Duration> = Some(Duration::ZERO);
@@ -39,24 +39,8 @@ mod dropped {
                 // SAFETY: ends the process at once: values that own a number which is not open here are not dropped.
                 unsafe { libc::_exit(0) };
             }
-            ForkResult::Parent { child } => {
-                let mut status = 0;
-                // SAFETY: the kernel writes the status.
-                check_eq("reaping the child", unsafe { libc::waitpid(child, &mut status, 0) }, child);
-                check_eq("the child's status", status, 0);
-            }
+            ForkResult::Parent { child } => reap(child),
         }
-    }
-
-    /// Tokens of the events of one poll.
-    fn poll(poll: &mut Poll, timeout: Option<Duration>) -> BTreeSet<usize> {
-        let mut events = Events::with_capacity(16);
-        poll.poll(&mut events, timeout).expect("polling");
-        events.iter().map(|event| event.token().0).collect()
-    }
-
-    fn tokens<const N: usize>(tokens: [usize; N]) -> BTreeSet<usize> {
-        BTreeSet::from(tokens)
     }
 
     fn is_open(fd: RawFd) -> bool {

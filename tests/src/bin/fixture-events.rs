@@ -9,8 +9,9 @@ use std::time::Duration;
 use forkio_reactor::event::Source;
 use forkio_reactor::fork::{self, ForkPolicy, ForkResult, PrepareObject, SourceKind, prepare, registrations};
 use forkio_reactor::unix::{Clock, Process, Signals, SourceFd, Timer};
-use forkio_reactor::{Events, Interest, Poll, Token};
-use forkio_tests::{TimerClock, Timerfd, Turn, check_eq, fixture_main, open_descriptors, wait_until};
+use forkio_reactor::{Interest, Poll, Token};
+use forkio_tests::reactor::{fork_child, poll, tokens};
+use forkio_tests::{TimerClock, Timerfd, Turn, check_eq, fixture_main, open_descriptors, reap, wait_until};
 
 const LONG: Option<Duration> = Some(Duration::from_secs(30));
 const SHORT: Option<Duration> = Some(Duration::from_millis(20));
@@ -51,41 +52,11 @@ fn main() {
     ]);
 }
 
-/// Forks; the child runs `child` and exits. In the parent: the child's process id.
-fn fork_child(child: impl FnOnce()) -> i32 {
-    // SAFETY: fixtures have one thread.
-    match unsafe { fork::fork() }.expect("forking") {
-        ForkResult::Parent { child } => child,
-        ForkResult::Child => {
-            child();
-            std::process::exit(0);
-        }
-    }
-}
-
 /// Forks; both processes run `check`, and the child exits then.
 fn in_both(check: &mut dyn FnMut()) {
     let child = fork_child(&mut *check);
     check();
     reap(child);
-}
-
-fn reap(pid: i32) {
-    let mut status = 0;
-    // SAFETY: the kernel writes the status.
-    check_eq("reaping the child", unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-    check_eq("the child's status", status, 0);
-}
-
-/// Tokens of the events of one poll.
-fn poll(poll: &mut Poll, timeout: Option<Duration>) -> BTreeSet<usize> {
-    let mut events = Events::with_capacity(2048);
-    poll.poll(&mut events, timeout).expect("polling");
-    events.iter().map(|event| event.token().0).collect()
-}
-
-fn tokens<const N: usize>(tokens: [usize; N]) -> BTreeSet<usize> {
-    BTreeSet::from(tokens)
 }
 
 fn register(selector: &Poll, source: &mut impl Source, token: usize) {

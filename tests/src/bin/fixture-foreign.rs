@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use forkio::{Fork, Forked};
-use forkio_tests::foreign::{self, reap};
-use forkio_tests::{check_eq, fixture_main};
+use forkio_tests::{check_eq, fixture_main, foreign, reap};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};

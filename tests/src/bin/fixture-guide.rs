@@ -1,12 +1,12 @@
 //! The fixes that `forkio::guide` gives, one scenario each. What they fix is shown, on upstream mio, by
 //! `tests/unpatched/src/bin/symptoms.rs`.
 
-use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
-use forkio::{Child, Fork, ForkPolicy, ProcessOwned, ProcessRuntime};
+use forkio::{Fork, ForkPolicy, ProcessOwned, ProcessRuntime};
+use forkio_tests::runtime::{fork_child, reap, run};
 use forkio_tests::{check_eq, fixture_main};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,27 +27,6 @@ fn main() {
         ("process-owned", || run(process_owned())),
         ("hash-keys", || run(hash_keys())),
     ]);
-}
-
-fn run(scenario: impl Future<Output = ()>) {
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async { timeout(LONG, scenario).await.expect("a scenario that hangs") });
-}
-
-/// Forks; the child runs `child` and exits.
-async fn fork_child<F: Future<Output = ()>>(child: impl FnOnce() -> F) -> Child {
-    match forkio::fork().await.expect("forking") {
-        Fork::Parent(handle) => handle,
-        Fork::Child(_) => {
-            child().await;
-            std::process::exit(0);
-        }
-    }
-}
-
-async fn reap(mut child: Child) {
-    let status = timeout(LONG, child.wait()).await.expect("a child that hangs").expect("waiting");
-    assert!(status.success(), "the child in process {}: {status}", child.id());
 }
 
 /// Section 1, a current-thread runtime: bound by the parent, which goes; served by the child.

@@ -8,13 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forkio_reactor::event::Source;
-use forkio_reactor::fork::{
-    self, ForkPolicy, ForkResult, PrepareObject, SourceKind, generation, prepare, registrations,
-};
+use forkio_reactor::fork::{self, ForkPolicy, PrepareObject, SourceKind, generation, prepare, registrations};
 use forkio_reactor::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixStream};
 use forkio_reactor::unix::{Process, SourceFd, pipe};
 use forkio_reactor::{Events, Interest, Poll, Registry, Token, Waker};
-use forkio_tests::{Turn, check_eq, fixture_main, inotify, open_descriptors, watched_descriptors};
+use forkio_tests::reactor::{check_table, connect, connection, fork_child, listener, poll, tokens, udp};
+use forkio_tests::{Turn, check_eq, fixture_main, inotify, open_descriptors, reap, watched_descriptors};
 
 const LONG: Option<Duration> = Some(Duration::from_secs(30));
 const SHORT: Option<Duration> = Some(Duration::from_millis(20));
@@ -52,72 +51,8 @@ fn main() {
     ]);
 }
 
-/// Forks; the child runs `child` and exits. In the parent: the child's process id.
-fn fork_child(child: impl FnOnce()) -> i32 {
-    // SAFETY: fixtures have one thread here, or their child does nothing that another thread could hold a lock for.
-    match unsafe { fork::fork() }.expect("forking") {
-        ForkResult::Parent { child } => child,
-        ForkResult::Child => {
-            child();
-            std::process::exit(0);
-        }
-    }
-}
-
-fn reap(pid: i32) {
-    let mut status = 0;
-    // SAFETY: the kernel writes the status.
-    check_eq("reaping the child", unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-    check_eq("the child's status", status, 0);
-}
-
-/// Tokens of the events of one poll.
-fn poll(poll: &mut Poll, timeout: Option<Duration>) -> BTreeSet<usize> {
-    let mut events = Events::with_capacity(64);
-    poll.poll(&mut events, timeout).expect("polling");
-    events.iter().map(|event| event.token().0).collect()
-}
-
-fn tokens<const N: usize>(tokens: [usize; N]) -> BTreeSet<usize> {
-    BTreeSet::from(tokens)
-}
-
-fn listener() -> TcpListener {
-    TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap()
-}
-
-fn udp() -> UdpSocket {
-    UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap()
-}
-
-fn connect(listener: &TcpListener) -> StdTcpStream {
-    StdTcpStream::connect(listener.local_addr().unwrap()).unwrap()
-}
-
-/// A connection within this process: our end, non-blocking, and the peer's.
-fn connection() -> (TcpStream, StdTcpStream) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let peer = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (ours, _) = listener.accept().unwrap();
-    ours.set_nonblocking(true).unwrap();
-    (TcpStream::from_std(ours), peer)
-}
-
 fn register(registry: &Registry, source: &mut impl Source, token: usize) {
     registry.register(source, Token(token), Interest::READABLE).unwrap();
-}
-
-/// What the kernel watches for a selector is what the table says, in this process.
-fn check_table(poll: &Poll) {
-    let selector = poll.as_raw_fd();
-    let table: Vec<(i32, u64)> = registrations()
-        .iter()
-        .filter(|registration| registration.selector == selector && !registration.muted)
-        .map(|registration| (registration.fd, registration.token.0 as u64))
-        .collect();
-    if let Some(watched) = watched_descriptors(selector) {
-        check_eq("kernel queue and table", watched, table);
-    }
 }
 
 fn selectors_are_private() {
@@ -132,20 +67,20 @@ fn selectors_are_private() {
     let child = fork_child(|| {
         check_eq("the selector's number", selector.as_raw_fd(), number);
         check_eq("generation", generation(), 1);
-        check_table(&selector);
+        check_table(selector.as_raw_fd());
         // Deregister one, drop one as it is, change one.
         selector.registry().deregister(&mut sockets[0]).unwrap();
         drop(sockets.remove(1));
         selector.registry().reregister(&mut sockets[1], Token(77), Interest::READABLE).unwrap();
-        check_table(&selector);
+        check_table(selector.as_raw_fd());
         parent_turn.give();
         child_turn.wait();
         // What the parent did meanwhile is not felt here.
-        check_table(&selector);
+        check_table(selector.as_raw_fd());
         check_eq("registrations", registrations().len(), 2);
     });
     parent_turn.wait();
-    check_table(&selector);
+    check_table(selector.as_raw_fd());
     check_eq("registrations", registrations().len(), 4);
     let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     for address in child_sockets.drain(..) {
@@ -161,7 +96,7 @@ fn selectors_are_private() {
     selector.registry().deregister(&mut sockets[3]).unwrap();
     child_turn.give();
     reap(child);
-    check_table(&selector);
+    check_table(selector.as_raw_fd());
 }
 
 fn wakes_are_private() {
@@ -254,7 +189,7 @@ fn changes_at_the_same_numbers() {
             }
             // In two of three rounds it is dropped while registered.
         }
-        check_table(selector);
+        check_table(selector.as_raw_fd());
     };
     let child = fork_child(|| {
         ready.give();
@@ -265,7 +200,7 @@ fn changes_at_the_same_numbers() {
     ready.wait();
     churn(&selector, 20_000);
     reap(child);
-    check_table(&selector);
+    check_table(selector.as_raw_fd());
     check_eq("registrations", registrations().len(), 1);
     let _client = connect(&kept);
     check_eq("the kept listener", poll(&mut selector, LONG), tokens([1]));
@@ -306,7 +241,7 @@ fn no_fork() {
         sender.send_to(b"x", socket.local_addr().unwrap()).unwrap();
     }
     let child = fork_child(|| {
-        check_table(&selector);
+        check_table(selector.as_raw_fd());
         check_eq("registrations", registrations().len(), 0);
         check_eq("events", poll(&mut selector, SHORT), tokens([]));
         // To its owner the first one was registered: it can be deregistered, once.
@@ -318,10 +253,10 @@ fn no_fork() {
         // The descriptor is open, and can be registered anew.
         register(selector.registry(), &mut sockets[2], 8);
         check_eq("registered anew", poll(&mut selector, LONG), tokens([8]));
-        check_table(&selector);
+        check_table(selector.as_raw_fd());
         // In a grandchild what the parent dropped stays dropped, and what it registered follows its own policy.
         let grandchild = fork_child(|| {
-            check_table(&selector);
+            check_table(selector.as_raw_fd());
             check_eq("in the grandchild", poll(&mut selector, SHORT), tokens([8]));
         });
         reap(grandchild);
@@ -331,11 +266,11 @@ fn no_fork() {
         seen.append(&mut poll(&mut selector, LONG));
     }
     reap(child);
-    check_table(&selector);
+    check_table(selector.as_raw_fd());
     // Taken back: the next child has it.
     fork::set_policy(&sockets[0], ForkPolicy::Inherit).unwrap();
     reap(fork_child(|| {
-        check_table(&selector);
+        check_table(selector.as_raw_fd());
         check_eq("registrations", registrations().len(), 1);
     }));
 }
@@ -364,11 +299,11 @@ fn sever() {
         check_eq("writing", ours.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
         check_eq("reading the pipe", receiver.read(&mut buffer).unwrap(), 0);
         check_eq("writing the pipe", sender.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
-        check_table(&selector);
+        check_table(selector.as_raw_fd());
         severed.give();
         parent_closed.wait();
         selector.registry().deregister(&mut ours).unwrap();
-        check_table(&selector);
+        check_table(selector.as_raw_fd());
     });
     severed.wait();
     check_eq("the parent's", poll(&mut selector, LONG), tokens([1]));
@@ -487,7 +422,7 @@ fn defaults_by_kind() {
     }
     check_eq("the default of pidfds", fork::default_policy(SourceKind::Process), ForkPolicy::NoFork);
     let child = fork_child(|| {
-        check_table(&selector);
+        check_table(selector.as_raw_fd());
         let left: BTreeSet<usize> = registrations().iter().map(|registration| registration.token.0).collect();
         check_eq("what the child has", left, [1, 2, 4, 6, 8].into_iter().filter(is_watched).collect());
         let severed = |stream: &TcpStream| stream.peek(&mut [0; 1]).is_ok_and(|read| read == 0);
@@ -511,7 +446,7 @@ fn mute() {
     check_eq("muted", poll(&mut selector, SHORT), tokens([]));
     let child = fork_child(|| {
         check_eq("armed in the child", poll(&mut selector, LONG), tokens([1]));
-        check_table(&selector);
+        check_table(selector.as_raw_fd());
         assert!(!registrations()[0].muted);
         server.accept().unwrap();
     });
@@ -528,7 +463,7 @@ fn mute() {
     fork::mute(&server).unwrap();
     selector.registry().deregister(&mut server).unwrap();
     check_eq("nothing to mute", fork::mute(&server).unwrap_err().kind(), ErrorKind::NotFound);
-    check_table(&selector);
+    check_table(selector.as_raw_fd());
 }
 
 /// Numbers that were closed while registered, and are something else by the time of the fork.
@@ -578,7 +513,7 @@ fn register_with_policy() {
 fn nested() {
     fn descend(selector: &mut Poll, waker: &Waker, server: &TcpListener, depth: u32) {
         check_eq("generation", generation(), depth);
-        check_table(selector);
+        check_table(selector.as_raw_fd());
         waker.wake().unwrap();
         check_eq("own wake", poll(selector, LONG), tokens([0]));
         if depth == 5 {
@@ -591,7 +526,7 @@ fn nested() {
         let _client = connect(server);
         check_eq("the listener", poll(selector, LONG), tokens([1]));
         server.accept().unwrap();
-        check_table(selector);
+        check_table(selector.as_raw_fd());
     }
     let mut selector = Poll::new().unwrap();
     let waker = Waker::new(selector.registry(), Token(0)).unwrap();
@@ -620,14 +555,14 @@ fn many_selectors() {
             check_eq("the socket", poll(selector, LONG), tokens([index + 1]));
             waker.wake().unwrap();
             check_eq("the waker", poll(selector, LONG), tokens([0]));
-            check_table(selector);
+            check_table(selector.as_raw_fd());
         }
     });
     reap(child);
     for selector in &mut selectors {
         let seen = poll(selector, LONG);
         assert!(!seen.contains(&0) && seen.len() == 1, "{seen:?}");
-        check_table(selector);
+        check_table(selector.as_raw_fd());
     }
 }
 
@@ -704,7 +639,7 @@ fn registering_during_a_fork() {
         });
         for _ in 0..300 {
             let child = fork_child(|| {
-                check_table(&selector);
+                check_table(selector.as_raw_fd());
                 // SAFETY: ends the process at once; its scope would wait for a thread that is not there.
                 unsafe { libc::_exit(0) };
             });
@@ -712,7 +647,7 @@ fn registering_during_a_fork() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    check_table(&selector);
+    check_table(selector.as_raw_fd());
 }
 
 /// What may not be done between prepare and the end of a fork says so, instead of waiting for itself.
@@ -725,7 +660,7 @@ fn registering_inside_a_fork() {
     check_eq("a second fork", prepare().unwrap_err().object(), PrepareObject::NestedFork);
     prepared.abort();
     register(selector.registry(), &mut socket, 0);
-    check_table(&selector);
+    check_table(selector.as_raw_fd());
 }
 
 /// With one descriptor more each time: every object is once the one that cannot be made, and then the fork succeeds.
@@ -753,7 +688,7 @@ fn descriptor_limit() {
         let result = prepare().map(|prepared| prepared.abort());
         set_limit(limit.rlim_cur);
         check_eq("descriptors", open_descriptors(), before.clone());
-        check_table(&selector);
+        check_table(selector.as_raw_fd());
         match result {
             Ok(()) => break,
             Err(error) => {
@@ -781,7 +716,7 @@ fn descriptor_limit() {
     check_eq("the waker", poll(&mut selector, LONG), tokens([0]));
     other_end.write_all(b"x").unwrap();
     check_eq("the pair", poll(&mut selector, LONG), tokens([1]));
-    reap(fork_child(|| check_table(&selector)));
+    reap(fork_child(|| check_table(selector.as_raw_fd())));
 }
 
 /// Has a system call of commit fail, and returns the error.
@@ -832,7 +767,7 @@ fn poison() {
             reap(child);
         }
     }
-    check_table(&selector);
+    check_table(selector.as_raw_fd());
     check_eq("the parent", poll(&mut selector, SHORT), tokens([]));
 }
 
@@ -849,7 +784,7 @@ fn aborted() {
     }
     check_eq("descriptors", open_descriptors(), before);
     check_eq("generation", generation(), 0);
-    check_table(&selector);
+    check_table(selector.as_raw_fd());
     waker.wake().unwrap();
     check_eq("the waker", poll(&mut selector, LONG), tokens([0]));
     let _client = connect(&server);
@@ -868,7 +803,7 @@ fn given_away() {
     let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     sender.send_to(b"x", reused.local_addr().unwrap()).unwrap();
     reap(fork_child(|| {
-        check_table(&selector);
+        check_table(selector.as_raw_fd());
         check_eq("events", poll(&mut selector, SHORT), tokens([]));
     }));
 }
@@ -888,8 +823,8 @@ fn policies_at_odds() {
     registry.register_with_policy(&mut other_end, Token(4), Interest::READABLE, ForkPolicy::NoFork).unwrap();
     let (to_parent, to_child) = (Turn::new().unwrap(), Turn::new().unwrap());
     let child = fork_child(|| {
-        check_table(&severing);
-        check_table(&inheriting);
+        check_table(severing.as_raw_fd());
+        check_table(inheriting.as_raw_fd());
         check_eq("severed", poll(&mut severing, LONG), tokens([1]));
         check_eq("severed there too", poll(&mut inheriting, LONG), tokens([2]));
         inheriting.registry().deregister(&mut SourceFd(&number)).unwrap();
@@ -943,7 +878,7 @@ fn dropping_during_a_fork() {
         });
         for _ in 0..300 {
             let child = fork_child(|| {
-                check_table(&kept);
+                check_table(kept.as_raw_fd());
                 // SAFETY: ends the process at once; its scope would wait for a thread that is not there.
                 unsafe { libc::_exit(0) };
             });
@@ -965,5 +900,5 @@ fn selector_that_is_gone() {
     check_eq("still in the first", error.kind(), ErrorKind::AlreadyExists);
     drop(first);
     register(second.registry(), &mut socket, 2);
-    check_table(&second);
+    check_table(second.as_raw_fd());
 }

@@ -1,13 +1,12 @@
 //! Scenarios of kernel timers, and of other programs that tokio has started, in a runtime that forks.
 
-use std::future::Future;
 use std::io::ErrorKind;
 use std::process::Stdio;
 use std::time::Duration;
 
-use forkio::{Child, Clock, Fork, ForkPolicy, Forked, ProcessOwned, SourceKind, Timer};
+use forkio::{Clock, Fork, ForkPolicy, Forked, ProcessOwned, SourceKind, Timer};
+use forkio_tests::runtime::{fork_child, reap, run, wait_for};
 use forkio_tests::{Turn, check_eq, deny_tokio_pidfds, fixture_main, processes, wait_until};
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,43 +44,6 @@ fn main() {
         ("kill-on-drop", || run(kill_on_drop())),
         ("process-owned", || run(process_owned())),
     ]);
-}
-
-fn run(scenario: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async { timeout(LONG, scenario).await.expect("a scenario that hangs") });
-}
-
-/// Forks; the child runs `child` and exits.
-async fn fork_child(child: impl AsyncFnOnce()) -> Child {
-    match forkio::fork().await.expect("forking") {
-        Fork::Parent(handle) => handle,
-        Fork::Child(_) => {
-            child().await;
-            std::process::exit(0);
-        }
-    }
-}
-
-async fn reap(mut child: Child) {
-    let status = timeout(LONG, child.wait()).await.expect("a child that hangs").expect("waiting");
-    assert!(status.success(), "the child in process {}: {status}", child.id());
-}
-
-/// Waits for another process without holding up the runtime.
-async fn wait_for(turn: &Turn) {
-    struct Number(i32);
-
-    impl std::os::fd::AsRawFd for Number {
-        fn as_raw_fd(&self) -> i32 {
-            self.0
-        }
-    }
-
-    // SAFETY: the turn keeps its descriptor open for longer than this.
-    let receiver = unsafe { AsyncFd::register(Number(turn.as_raw_fd())) }.expect("registering");
-    receiver.readable().await.unwrap().clear_ready();
-    turn.wait();
 }
 
 async fn timer_once() {

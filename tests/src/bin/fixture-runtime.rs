@@ -4,16 +4,15 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
 use std::process::ExitStatus;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use forkio::{Child, Fork, ForkError, ForkOptions, ForkPolicy, Forked, Prefork, PreforkError, SourceKind, Worker};
+use forkio::{Fork, ForkError, ForkOptions, ForkPolicy, Forked, Prefork, PreforkError, SourceKind, Worker};
+use forkio_tests::runtime::{fork_child, reap, wait_for};
 use forkio_tests::{Turn, check_eq, fixture_main, open_descriptors, processes};
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -76,22 +75,6 @@ fn run(scenario: impl Future<Output = ()>) {
     runtime().block_on(async { timeout(LONG, scenario).await.expect("a scenario that hangs") });
 }
 
-/// Forks; the child runs `child` and exits.
-async fn fork_child<F: Future<Output = ()>>(child: impl FnOnce() -> F) -> Child {
-    match forkio::fork().await.expect("forking") {
-        Fork::Parent(handle) => handle,
-        Fork::Child(_) => {
-            child().await;
-            std::process::exit(0);
-        }
-    }
-}
-
-async fn reap(mut child: Child) {
-    let status = timeout(LONG, child.wait()).await.expect("a child that hangs").expect("waiting");
-    assert!(status.success(), "the child in process {}: {status}", child.id());
-}
-
 async fn bind() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
@@ -101,23 +84,6 @@ async fn connection() -> (TcpStream, TcpStream) {
     let listener = bind().await;
     let (connected, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
     (connected.unwrap(), accepted.unwrap().0)
-}
-
-/// Waits for another process without holding up the runtime.
-async fn wait_for(turn: &Turn) {
-    // SAFETY: the turn keeps its descriptor open for longer than this.
-    let receiver = unsafe { AsyncFd::register(Number(turn.as_raw_fd())) }.expect("registering");
-    receiver.readable().await.unwrap().clear_ready();
-    turn.wait();
-}
-
-/// A descriptor that somebody else closes.
-struct Number(i32);
-
-impl AsRawFd for Number {
-    fn as_raw_fd(&self) -> i32 {
-        self.0
-    }
 }
 
 async fn both_serve() {

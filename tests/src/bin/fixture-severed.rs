@@ -4,10 +4,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use forkio_reactor::fork::{self, ForkPolicy, ForkResult, PrepareObject, prepare};
+use forkio_reactor::fork::{self, ForkPolicy, PrepareObject, prepare};
 use forkio_reactor::net::{TcpStream, UnixStream};
 use forkio_reactor::unix::{Clock, SourceFd, Timer};
 use forkio_reactor::{Events, Interest, Poll, Token};
+use forkio_tests::reactor::in_child;
 use forkio_tests::{check_eq, fixture_main};
 
 fn main() {
@@ -17,23 +18,6 @@ fn main() {
         ("timer", timer),
         ("timer-that-is-renewed-too", timer_that_is_renewed_too),
     ]);
-}
-
-/// Forks; the child runs `child` and exits, and the parent waits for it.
-fn in_child(child: impl FnOnce()) {
-    // SAFETY: one thread.
-    match unsafe { fork::fork() }.expect("forking") {
-        ForkResult::Child => {
-            child();
-            std::process::exit(0);
-        }
-        ForkResult::Parent { child } => {
-            let mut status = 0;
-            // SAFETY: the kernel writes the status.
-            check_eq("reaping the child", unsafe { libc::waitpid(child, &mut status, 0) }, child);
-            check_eq("the child's status", status, 0);
-        }
-    }
 }
 
 /// In the child one end of a pair is dead: there is no pair left to renew, and nothing else that is dead becomes one.

@@ -15,7 +15,7 @@ use forkio::{
 use forkio_reactor::event::Source;
 use forkio_reactor::fork::{self, ForkResult, registrations};
 use forkio_reactor::{Events, Interest, Poll, Registry, Token, Waker, net};
-use forkio_tests::{Turn, check_eq, fixture_main, open_descriptors, processes, wait_until};
+use forkio_tests::{Turn, check_eq, fixture_main, open_descriptors, processes, reap, wait_until};
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -159,13 +159,6 @@ fn fork_child(child: impl FnOnce()) -> i32 {
         child();
         std::process::exit(0)
     })
-}
-
-fn reap(pid: i32) {
-    let mut status = 0;
-    // SAFETY: the kernel writes the status.
-    check_eq("reaping the child", unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-    check_eq("the child's status", status, 0);
 }
 
 /// Children do without one of two selectors: they have its descriptors as the policies say, and nothing of it disturbs
