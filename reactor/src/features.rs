@@ -3,8 +3,8 @@
 #![cfg_attr(feature = "os-poll", doc = "## `os-poll` (enabled)")]
 #![cfg_attr(not(feature = "os-poll"), doc = "## `os-poll` (disabled)")]
 //!
-//! `Poll::new`. Without it the types are there, for libraries that only implement
-//! [`event::Source`](crate::event::Source), but no selector can be made.
+//! `Poll::new`. Without it the types exist, for libraries that only implement [`event::Source`](crate::event::Source),
+//! but no selector can be made.
 //!
 #![cfg_attr(feature = "os-ext", doc = "## `os-ext` (enabled)")]
 #![cfg_attr(not(feature = "os-ext"), doc = "## `os-ext` (disabled)")]
@@ -25,12 +25,6 @@
 #![cfg_attr(not(feature = "cponfork"), doc = "## `cponfork` (disabled)")]
 //!
 //! Copy on fork: each selector keeps a table of its registrations, and the module `fork` forks the process so that the
-//! child has a private copy of every kernel queue. Turns `os-poll` on. Without it there is no table, and a forked child
-//! shares the queues with its parent.
-//!
-#![cfg_attr(feature = "atfork", doc = "## `atfork` (enabled)")]
-#![cfg_attr(not(feature = "atfork"), doc = "## `atfork` (disabled)")]
-//!
-//! The module `fork::atfork`, which has the C library prepare every `fork(2)` of the process. Turns `cponfork` on. It does
-//! nothing until a program calls its `install`: handlers cannot be removed, and what they cost is paid by every fork of the
-//! process, so it is for the program to ask, and not for one of its dependencies that turns a feature on.
+//! child has a private copy of every kernel queue. The child of a fork that other code makes gives itself such copies when
+//! it first uses a selector. Turns `os-poll` on. Without it there is no table, and a forked child shares the queues with
+//! its parent.

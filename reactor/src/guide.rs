@@ -21,7 +21,7 @@
 //!
 //! # 2. A source
 //!
-//! A source is registered with a [`Token`](crate::Token), by which its events are told apart from others, and an
+//! Register a source with a [`Token`](crate::Token), which tells its events from others, and an
 //! [`Interest`](crate::Interest), which says what to wait for.
 //!
 #![cfg_attr(all(feature = "os-poll", feature = "net"), doc = "```")]
@@ -91,13 +91,13 @@
 //! # 4. A fork
 //!
 //! After a plain `fork(2)` parent and child share the kernel queue, and each disturbs the other. With the feature
-//! `cponfork`, fork through the module `fork` instead: the loop above goes on in both processes, each with a queue of
-//! its own, and whichever accepts first serves the connection.
+//! `cponfork`, fork through the module `fork` instead: the loop above continues in both processes, each with a queue of its
+//! own, and the first process that accepts serves the connection.
 //!
 //! # 5. Not only sockets
 //!
-//! What kqueue has filters for is a source here too, in the module `unix` (feature `os-ext`): a `Timer`, `Signals`, a
-//! `Process`. Bare descriptors are registered as a `SourceFd`.
+//! The filters of kqueue are sources here too, in the module `unix` (feature `os-ext`): a `Timer`, `Signals`, a `Process`.
+//! Register a bare descriptor as a `SourceFd`.
 //!
 #![cfg_attr(feature = "os-ext", doc = "```")]
 #![cfg_attr(not(feature = "os-ext"), doc = "```ignore")]
@@ -119,5 +119,5 @@
 //! # }
 //! ```
 //!
-//! Over a fork each of them does what its nature asks for: a timer goes on in both processes, signals reach the process that
-//! they are sent to, and a process is watched by the one that opened the watch.
+//! Each of them has its own behaviour in a fork. A timer continues in both processes. Signals reach the process that they
+//! are sent to. Only the process that opened a watch on a process keeps it.

@@ -28,10 +28,12 @@ const WRITABLE: u8 = 1 << 1;
 pub(crate) const AIO: u8 = 1 << 2;
 pub(crate) const LIO: u8 = 1 << 3;
 pub(crate) const PRIORITY: u8 = 1 << 4;
-/// Of the processes that wait for the source, one is woken: `fork::set_exclusive`. Not a readiness, and never the only
+/// An event wakes one of the processes that wait for the source: `fork::set_exclusive`. Not a readiness, and never the only
 /// bit; users do not see it.
-#[cfg(feature = "cponfork")]
 const EXCLUSIVE: u8 = 1 << 5;
+/// The registration is one of another library's queue, and its table entry has a policy of its own or is muted
+/// (`fork::adopted`). Not a readiness; users do not see it.
+const MARKED: u8 = 1 << 6;
 
 impl Interest {
     /// The source can be read from or accepted on, or its peer will send no more.
@@ -80,27 +82,33 @@ impl Interest {
         self.0.get() & LIO != 0
     }
 
-    /// Whether priority readiness, as that of out-of-band data, is in the set: Linux and Android.
+    /// Whether priority readiness, such as that of out-of-band data, is in the set: Linux and Android.
     #[must_use]
     pub const fn is_priority(self) -> bool {
         self.0.get() & PRIORITY != 0
     }
 
-    #[cfg(feature = "cponfork")]
     pub(crate) const fn exclusive(self) -> Interest {
         self.add(Interest(NonZeroU8::new(EXCLUSIVE).unwrap()))
     }
 
     #[allow(dead_code, reason = "only an epoll asks")]
     pub(crate) const fn is_exclusive(self) -> bool {
-        #[cfg(feature = "cponfork")]
-        {
-            self.0.get() & EXCLUSIVE != 0
-        }
-        #[cfg(not(feature = "cponfork"))]
-        {
-            false
-        }
+        self.0.get() & EXCLUSIVE != 0
+    }
+
+    /// The mark without a readiness: a muted registration of another library's queue.
+    #[allow(dead_code, reason = "only forks ask, and only on an epoll")]
+    pub(crate) const MARK: Interest = Interest(NonZeroU8::new(MARKED).unwrap());
+
+    #[allow(dead_code, reason = "only forks ask, and only on an epoll")]
+    pub(crate) const fn marked(self) -> Interest {
+        self.add(Interest::MARK)
+    }
+
+    #[allow(dead_code, reason = "only an epoll asks")]
+    pub(crate) const fn is_marked(self) -> bool {
+        self.0.get() & MARKED != 0
     }
 
     #[inline(always)]
@@ -108,7 +116,7 @@ impl Interest {
         self.0.get()
     }
 
-    /// Of any bits that [`bits`](Interest::bits) may give, meaningful or not.
+    /// The interest of any bits that [`bits`](Interest::bits) may give, meaningful or not.
     #[allow(dead_code, reason = "only an epoll asks")]
     pub(crate) const fn of_any_bits(bits: NonZeroU8) -> Interest {
         Interest(bits)

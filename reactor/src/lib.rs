@@ -1,16 +1,29 @@
 //! A selector in the style of [mio] that survives `fork(2)`.
 //!
-//! The public API is that of mio 1.2 on Unix: [`Poll`], [`Registry`], [`Events`], [`Token`], [`Interest`], [`Waker`] and
-//! the types in `net` and `unix`. A program written for mio compiles and behaves the same. What is new is what
-//! happens when the process forks: with the feature `cponfork`, a fork made through the module `fork` gives the child
-//! **a private copy of every kernel queue, at the same descriptor number, registrations included**, as FreeBSD's
-//! `KQUEUE_CPONFORK` does in the kernel. New are also the sources that kqueue has filters for: `unix::Timer`,
-//! `unix::Signals` and `unix::Process`.
-//!
-//! Without that feature there is no registration table and no fork code: what remains is a small selector that
+//! The public API is that of mio 1.2 on Unix, so a program written for mio compiles and behaves the same. With the feature
+//! `cponfork`, the child of a fork gets **a private copy of every kernel queue, at the same descriptor, registrations
+//! included**. FreeBSD's `KQUEUE_CPONFORK` does the same in the kernel. Without the feature, this is a small selector that
 //! coalesces wakes.
 //!
-//! # Example
+//! | I want to | use |
+//! |---|---|
+//! | learn it step by step | [`guide`] |
+//! | wait until sources are ready | [`Poll`], [`Events`] |
+//! | register a source | [`Registry`], [`Token`], [`Interest`] |
+//! | use sockets | the module `net` |
+//! | use pipes, timers, signals, processes or bare descriptors | the module `unix` |
+//! | wake a poll from another thread | [`Waker`] |
+//! | make a source of my own | [`event::Source`] |
+//! | fork, and choose what the child gets | the module `fork` |
+//! | choose cargo features | [`features`] |
+//!
+//! # Platforms
+//!
+//! Linux (epoll). FreeBSD, macOS, NetBSD, OpenBSD and DragonFly (kqueue) compile, and were tested on a model of kqueue(2)
+//! only. FreeBSD 15 copies the queue in the kernel. On the other kqueue systems the child opens a queue at the same
+//! descriptor, and replays the table. There, each process has its own timer even where the policy is `Inherit`.
+//!
+//! # Examples
 //!
 #![cfg_attr(all(feature = "os-poll", feature = "net"), doc = "```")]
 #![cfg_attr(not(all(feature = "os-poll", feature = "net")), doc = "```ignore")]
@@ -31,25 +44,34 @@
 //! # }
 //! ```
 //!
-//! # Platforms
-//!
-//! Linux (epoll). FreeBSD, macOS, NetBSD, OpenBSD and DragonFly (kqueue) compile, and were run on a model of kqueue(2) only.
-//! On FreeBSD 15 the kernel copies the queue (`KQUEUE_CPONFORK`); elsewhere a child opens one at the same number and replays
-//! the table. What Linux shares between processes and a kqueue cannot, a timer whose policy is `Inherit`, each process has
-//! for itself there.
-//!
 //! [mio]: https://docs.rs/mio
 
-// Without these features some of the machinery has no caller; which part depends on the combination.
-#![cfg_attr(not(all(feature = "os-poll", feature = "os-ext", feature = "net")), allow(dead_code))]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+// Without these features some of the code has no caller; which part depends on the combination.
+#![cfg_attr(
+    not(all(feature = "os-poll", feature = "os-ext", feature = "net", feature = "cponfork")),
+    allow(dead_code, unreachable_pub, unused_imports)
+)]
+
+/// The README's program compiles.
+#[cfg(all(doctest, feature = "net", feature = "cponfork"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[macro_use]
 mod macros;
+
+// The kernel of a test build: CONTRIBUTING.md.
+#[cfg(all(test, forkio_kqueue))]
+extern crate forkio_kqueue_model as _;
 
 pub mod event;
 pub mod features;
 #[cfg(feature = "cponfork")]
 pub mod fork;
+#[cfg(not(feature = "cponfork"))]
+#[path = "fork_off.rs"]
+mod fork;
 pub mod guide;
 #[cfg(feature = "net")]
 pub mod net;
@@ -58,26 +80,22 @@ pub mod unix;
 
 mod interest;
 mod io_source;
+mod lock;
+mod misuse;
 mod poll;
-// A clock is public where there are timers.
-#[cfg_attr(not(feature = "os-ext"), allow(unreachable_pub))]
-mod schedule;
-mod selector;
-// The fork policies are by kind; without them nobody asks.
-#[cfg_attr(not(feature = "cponfork"), allow(dead_code, unreachable_pub))]
 mod source_kind;
 mod sync;
 mod sys;
+mod timer_state;
 mod token;
-mod wake_flag;
-mod wake_slots;
+mod wake_state;
+mod wakeable_queue;
 mod waker;
+mod waker_slot;
 
 #[doc(no_inline)]
 pub use event::Events;
 pub use interest::Interest;
 pub use poll::{Poll, Registry};
-#[doc(hidden)]
-pub use sys::testing;
 pub use token::Token;
 pub use waker::Waker;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 use std::{fmt, io};
 
-use crate::selector::Selector;
+use crate::fork::Selector;
 use crate::{Events, Interest, Token, event};
 
 /// Waits for readiness of the sources registered with it.
@@ -21,15 +21,16 @@ use crate::{Events, Interest, Token, event};
 ///
 /// # Fork
 ///
-/// A child that was forked through the module `fork` (feature `cponfork`) finds its own copy of the queue under the
-/// same descriptor number. A child of a plain `fork(2)` shares the queue with its parent: what either of them registers,
-/// deregisters or polls, the other one feels; unless the program has installed `fork::atfork` (feature `atfork`).
+/// With the feature `cponfork` a child finds its own copy of the queue at the same descriptor, even if other code made
+/// the fork: see the module `fork`. Without it parent and child share the queue, and each sees what the other registers,
+/// deregisters or polls.
 ///
 /// # Platforms
 ///
 /// | system | queue |
 /// |---|---|
 /// | Linux | [epoll(7)](https://man7.org/linux/man-pages/man7/epoll.7.html) |
+/// | FreeBSD, macOS, NetBSD, OpenBSD, DragonFly | [kqueue(2)](https://man.freebsd.org/cgi/man.cgi?query=kqueue&sektion=2) |
 ///
 /// # Examples
 ///
@@ -77,7 +78,7 @@ impl Poll {
     /// Those of `epoll_create1(2)`: the process or the system has no descriptor left, or the kernel no memory.
     #[cfg(feature = "os-poll")]
     pub fn new() -> io::Result<Poll> {
-        Selector::new().map(|selector| Poll { registry: Registry { selector } })
+        Ok(Poll { registry: Registry { selector: Selector::new()? } })
     }
 
     /// The [`Registry`] to register sources with.
@@ -115,7 +116,7 @@ impl Poll {
     /// # }
     /// ```
     pub fn poll(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        self.registry.selector.select(events.sys(), timeout)
+        self.registry.selector.poll(events.sys(), timeout)
     }
 }
 
@@ -150,7 +151,7 @@ impl Registry {
         source.register(self, token, interests)
     }
 
-    /// Replaces token and interest of a registered `source`. A source that is ready gives an event anew.
+    /// Replaces token and interest of a registered `source`. A source that is ready gives another event.
     ///
     /// # Errors
     ///
@@ -178,47 +179,6 @@ impl Registry {
         source.deregister(self)
     }
 
-    /// Registers `source` with a fork policy of its own in place of its kind's default.
-    ///
-    /// No fork can see the registration without the policy. A later
-    /// [`fork::set_policy`](crate::fork::set_policy) changes it.
-    ///
-    /// # Errors
-    ///
-    /// As [`register`](Registry::register).
-    ///
-    /// # Examples
-    ///
-    #[cfg_attr(feature = "net", doc = "```")]
-    #[cfg_attr(not(feature = "net"), doc = "```ignore")]
-    /// use forkio_reactor::fork::ForkPolicy;
-    /// use forkio_reactor::net::UdpSocket;
-    /// use forkio_reactor::{Interest, Poll, Token};
-    ///
-    /// # fn main() -> std::io::Result<()> {
-    /// let poll = Poll::new()?;
-    /// let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap())?;
-    /// // The child keeps the descriptor and gets no events for it.
-    /// poll.registry().register_with_policy(&mut socket, Token(1), Interest::READABLE, ForkPolicy::NoFork)?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[cfg(feature = "cponfork")]
-    pub fn register_with_policy<S>(
-        &self,
-        source: &mut S,
-        token: Token,
-        interests: Interest,
-        policy: crate::fork::ForkPolicy,
-    ) -> io::Result<()>
-    where
-        S: event::Source + ?Sized,
-    {
-        // The policy travels in the registry, so that it reaches every descriptor of a composite source.
-        let registry = Registry { selector: self.selector.with_policy(policy) };
-        registry.register(source, token, interests)
-    }
-
     /// Another handle to the same selector. It costs no descriptor.
     ///
     /// # Errors
@@ -228,8 +188,13 @@ impl Registry {
         Ok(Registry { selector: self.selector.clone() })
     }
 
+    #[inline(always)]
     pub(crate) fn selector(&self) -> &Selector {
         &self.selector
+    }
+
+    pub(crate) fn of(selector: Selector) -> Registry {
+        Registry { selector }
     }
 }
 
@@ -241,12 +206,12 @@ impl fmt::Debug for Registry {
 
 impl AsFd for Registry {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.selector.as_fd()
+        self.selector.expose()
     }
 }
 
 impl AsRawFd for Registry {
     fn as_raw_fd(&self) -> RawFd {
-        self.selector.as_fd().as_raw_fd()
+        self.selector.expose().as_raw_fd()
     }
 }

@@ -1,6 +1,6 @@
-//! What sort of object stands behind a registration.
+//! The kind of a registered object.
 
-/// What sort of object stands behind a registration: decides its default fork policy.
+/// The kind of a registered object, which decides its default fork policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 #[repr(u8)]
@@ -11,7 +11,7 @@ pub enum SourceKind {
     Datagram = 2,
     /// A connected (or connecting) stream socket, TCP or Unix.
     Stream = 3,
-    /// One end of a pipe that came from elsewhere, as a child process's standard output.
+    /// One end of a pipe that other code made, such as a child process's standard output.
     Pipe = 4,
     /// One end of a `UnixStream::pair`, `UnixDatagram::pair` or `unix::pipe` made in this process.
     Pair = 5,
@@ -53,8 +53,7 @@ impl SourceKind {
     }
 }
 
-/// What the registration table keeps of a source: see `fork::table::About`, of which these are the bits, ready to be put in,
-/// because that is done for each registration.
+/// The part of a table entry that describes the source, as bits (`fork::entry::EntryInfo`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SourceTag(u16);
 
@@ -62,14 +61,25 @@ impl SourceTag {
     /// Where the kind is.
     pub(crate) const KIND: u32 = 6;
 
-    /// A bare descriptor number: a fork finds out what it is when it needs to know.
+    /// A bare descriptor: a fork determines its kind.
     pub(crate) const BARE: SourceTag = SourceTag(1 << 13);
+
+    /// Not in a table entry: the process state has a record of the descriptor.
+    const HAS_RECORD: u16 = 1 << 15;
 
     pub(crate) const fn of(kind: SourceKind) -> SourceTag {
         SourceTag((kind as u16) << SourceTag::KIND)
     }
 
     pub(crate) const fn bits(self) -> u16 {
-        self.0
+        self.0 & !SourceTag::HAS_RECORD
+    }
+
+    pub(crate) const fn with_record(self) -> SourceTag {
+        SourceTag(self.0 | SourceTag::HAS_RECORD)
+    }
+
+    pub(crate) const fn has_record(self) -> bool {
+        self.0 & SourceTag::HAS_RECORD != 0
     }
 }

@@ -1,34 +1,37 @@
 //! [`Waker`].
 
 use std::io;
-use std::sync::Arc;
 
-use crate::selector::WakeSlot;
-use crate::{Registry, Token, sys};
+use crate::fork::SelectorWaker;
+use crate::{Registry, Token};
 
 /// Wakes a [`Poll`](crate::Poll), also from another thread.
 ///
 /// A wake makes [`Poll::poll`](crate::Poll::poll) return with a [readable](crate::event::Event::is_readable) event that
-/// carries the waker's token. Share it between threads in an [`Arc`]. Events are only certain to be delivered while the
-/// `Waker` is alive.
+/// carries the waker's token. Share it between threads in an [`Arc`](std::sync::Arc). Events are only certain to be
+/// delivered while the `Waker` is alive.
 ///
-/// # Wakes are coalesced
+/// # Wakes without system calls
 ///
-/// While a wake is pending, that is until the poll that returns its event, further wakes make no system call. None is
-/// lost: what a thread wrote before its `wake` is visible to the poller after the event. This asks that events are taken
-/// by [`Poll::poll`](crate::Poll::poll) only: a program that reads the queue's descriptor by other means would take the
-/// event of a wake and leave the waker believing that it is pending.
+/// A wake makes a system call only if the poller is blocked in the kernel. Otherwise the poller finds the wake before it
+/// blocks, and returns at once. While a wake is pending, that is until the poll that returns its event, further wakes do
+/// nothing. None is lost: what a thread wrote before its `wake` is visible to the poller after the event.
+///
+/// A program that waits for the descriptor of a [`Poll`](crate::Poll) by other means ([`AsRawFd`], a queue inside another
+/// queue) takes the descriptor first. From then on every wake of that selector makes the descriptor readable, at the cost of
+/// a system call.
+///
+/// [`AsRawFd`]: std::os::fd::AsRawFd
 ///
 /// # Fork
 ///
-/// Waker and wake are private to a process: the child gets a fresh kernel object under the same number, and a wake that
-/// was pending at the fork is pending in both. Neither can wake the other. Give a waker a token of its own: an event of a
-/// source that shares it counts as the waker's.
+/// Waker and wake are private to a process: the child gets a fresh kernel object at the same descriptor, and a wake that was
+/// pending at the fork is pending in both. Neither can wake the other.
 ///
 /// # Platforms
 ///
-/// Linux: [eventfd(2)](https://man7.org/linux/man-pages/man2/eventfd.2.html), which is never read: each write is an
-/// edge of its own.
+/// Linux: [eventfd(2)](https://man7.org/linux/man-pages/man2/eventfd.2.html). FreeBSD, macOS and DragonFly: `EVFILT_USER` of
+/// [kqueue(2)](https://man.freebsd.org/cgi/man.cgi?query=kqueue&sektion=2). NetBSD and OpenBSD: a pipe.
 ///
 /// # Examples
 ///
@@ -54,41 +57,32 @@ use crate::{Registry, Token, sys};
 /// ```
 #[derive(Debug)]
 pub struct Waker {
-    slot: Arc<WakeSlot>,
-    signal: sys::WakeSignal,
+    inner: SelectorWaker,
 }
 
 impl Waker {
-    /// Creates a waker for the selector of `registry`.
+    /// Creates the waker of the selector of `registry`, which may have one at a time.
     ///
     /// # Errors
     ///
-    /// Those of `eventfd(2)` (no descriptor left) and of [`Registry::register`].
+    /// Those of making the kernel object (no descriptor left) and of registering it;
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists), in release builds, if the selector has a waker.
+    ///
+    /// # Panics
+    ///
+    /// In debug builds, as in mio, if the selector has a waker.
     pub fn new(registry: &Registry, token: Token) -> io::Result<Waker> {
-        let slot = registry.selector().occupy_wake_slot(token);
-        match sys::WakeSignal::new(registry, &slot, token) {
-            Ok(signal) => Ok(Waker { slot, signal }),
-            Err(error) => {
-                slot.vacate();
-                Err(error)
-            }
-        }
+        Ok(Waker { inner: registry.selector().new_waker(token)? })
     }
 
     /// Wakes the [`Poll`](crate::Poll): the current call of [`Poll::poll`](crate::Poll::poll), or the next one,
-    /// returns at once.
+    /// returns at once. Once the `Poll` is dropped, this does nothing.
     ///
     /// # Errors
     ///
-    /// Those of `write(2)` on the eventfd; none is expected.
+    /// Those of signalling the kernel object; none is expected.
+    #[inline]
     pub fn wake(&self) -> io::Result<()> {
-        if self.slot.flag.raise() { self.signal.send().inspect_err(|_| self.slot.flag.lower()) } else { Ok(()) }
-    }
-}
-
-impl Drop for Waker {
-    fn drop(&mut self) {
-        self.signal.retire(&self.slot);
-        self.slot.vacate();
+        self.inner.wake()
     }
 }

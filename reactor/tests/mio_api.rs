@@ -1,6 +1,10 @@
 //! The crate against the conformance suite: it is a drop-in for mio.
 #![cfg(all(feature = "os-poll", feature = "os-ext", feature = "net"))]
 
+// The kernel of a test build: CONTRIBUTING.md.
+#[cfg(forkio_kqueue)]
+extern crate forkio_kqueue_model as _;
+
 use forkio_reactor as mio;
 
 mod conformance;

@@ -6,15 +6,15 @@
 //! mio = { git = "https://github.com/forkio-rs/forkio" }
 //! ```
 //!
+//! On Windows, where nothing forks, this package re-exports upstream mio 0.8, which has all that tokio 1.54 uses of mio 1.2.
+//!
 //! Everything here is documented in `forkio-reactor`. The features are mio's, and `cponfork`, which turns the registration
-//! table and the module `fork` on, and `atfork`, which adds `fork::atfork` to it; the crate `forkio` does so for the whole
-//! build.
+//! table and the module `fork` on. The crate `forkio` does so for the whole build.
 
-#[cfg(feature = "net")]
-pub use forkio_reactor::net;
-#[cfg(feature = "os-ext")]
-pub use forkio_reactor::unix;
-pub use forkio_reactor::{Events, Interest, Poll, Registry, Token, Waker, event, features, guide};
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[cfg(feature = "cponfork")]
-pub use forkio_reactor::fork;
+#[cfg_attr(windows, path = "upstream.rs")]
+#[cfg_attr(not(windows), path = "forkio.rs")]
+mod selector;
+
+pub use selector::*;

@@ -50,18 +50,18 @@ impl Event {
     }
 
     /// Whether the reading half is closed: the peer has shut down or closed its writing half, or this side its reading
-    /// half. Data may still be unread. May be missing, is never false alarm.
+    /// half. Data may still be unread. May be missing, but is never a false alarm.
     pub fn is_read_closed(&self) -> bool {
         sys::event::is_read_closed(&self.inner)
     }
 
     /// Whether the writing half is closed: the connection is closed both ways, or the reading end of a pipe is gone. On
-    /// epoll a shutdown of only this side's writing half does not show. May be missing, is never false alarm.
+    /// epoll a shutdown of only this side's writing half does not show. May be missing, but is never a false alarm.
     pub fn is_write_closed(&self) -> bool {
         sys::event::is_write_closed(&self.inner)
     }
 
-    /// Whether there is priority data, as TCP's out-of-band data.
+    /// Whether there is priority data, such as TCP's out-of-band data.
     pub fn is_priority(&self) -> bool {
         sys::event::is_priority(&self.inner)
     }

@@ -5,7 +5,7 @@ use crate::sys;
 
 /// Room for the events that [`Poll::poll`](crate::Poll::poll) returns, made once and used for every poll.
 ///
-/// The capacity is fixed. It limits the events of one poll; those that find no room come with the next.
+/// The capacity is fixed. It limits the events of one poll; the rest comes with the next poll.
 ///
 /// # Examples
 ///

@@ -131,16 +131,16 @@ macro_rules! descriptor_owner {
             }
         }
 
-        /// The caller sees to it that the descriptor is in non-blocking mode.
+        /// The caller puts the descriptor into non-blocking mode.
         impl std::os::fd::FromRawFd for $name {
             unsafe fn from_raw_fd(fd: std::os::fd::RawFd) -> $name {
-                // SAFETY: the caller hands over an open descriptor that nobody else owns.
+                // SAFETY: the caller hands over an open descriptor that nothing else owns.
                 let fd: std::os::fd::OwnedFd = unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) };
                 $name::from(fd)
             }
         }
 
-        /// The caller sees to it that the descriptor is in non-blocking mode.
+        /// The caller puts the descriptor into non-blocking mode.
         impl From<std::os::fd::OwnedFd> for $name {
             fn from(fd: std::os::fd::OwnedFd) -> $name {
                 $name { inner: crate::io_source::IoSource::new(<$std>::from(fd), crate::io_source::SourceKind::$kind) }

@@ -6,35 +6,35 @@ use std::os::fd::RawFd;
 
 use crate::sys::descriptor;
 
-/// Why [`fork`](super::fork()) made no process.
+/// The error of [`fork`](super::fork()).
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum ForkError {
+pub enum Error {
     /// Something that the child needs could not be made.
     Prepare(PrepareError),
     /// `fork(2)` failed.
     Fork(io::Error),
 }
 
-impl fmt::Display for ForkError {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ForkError::Prepare(error) => error.fmt(f),
-            ForkError::Fork(error) => write!(f, "fork(2) failed: {error}"),
+            Error::Prepare(error) => error.fmt(f),
+            Error::Fork(error) => write!(f, "fork(2) failed: {error}"),
         }
     }
 }
 
-impl std::error::Error for ForkError {
+impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            ForkError::Prepare(error) => Some(error),
-            ForkError::Fork(error) => Some(error),
+            Error::Prepare(error) => Some(error),
+            Error::Fork(error) => Some(error),
         }
     }
 }
 
-/// What a failed [`prepare`](super::prepare) was making.
+/// The object that a failed [`prepare`](super::prepare) was making.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PrepareObject {
@@ -50,16 +50,25 @@ pub enum PrepareObject {
     Timer(RawFd),
     /// The dead endpoint for the severed descriptor.
     DeadEndpoint(RawFd),
+    /// The list of registrations of the epoll instance at this descriptor, which tokio on upstream mio uses.
+    ForeignQueue(RawFd),
+    /// The list of such epoll instances.
+    ForeignQueues,
+    /// Such an epoll instance that has this descriptor.
+    ForeignRegistration(RawFd),
+    /// The page by which children detect forks.
+    ForkDetection,
     /// Nothing: this thread is forking already.
     NestedFork,
-    /// Nothing: a signal handler forks, and has interrupted this thread as it was registering, or had the selectors
-    /// locked.
+    /// Nothing: this thread holds forks off.
+    HeldOff,
+    /// Nothing: a signal handler forks, and has interrupted this thread while it was changing forkio's state.
     Interrupted,
-    /// Nothing: other threads did not end their registrations, or their forks.
+    /// Nothing: other threads did not end changes that they were making to registrations.
     OtherThreads,
 }
 
-/// Why a fork could not be prepared. Nothing has changed.
+/// The error of preparing a fork. Nothing has changed.
 #[derive(Debug)]
 pub struct PrepareError {
     pub(super) object: PrepareObject,
@@ -67,7 +76,7 @@ pub struct PrepareError {
 }
 
 impl PrepareError {
-    /// What was being made.
+    /// The object that could not be made.
     pub fn object(&self) -> PrepareObject {
         self.object
     }
@@ -77,8 +86,16 @@ impl PrepareError {
         &self.source
     }
 
-    /// The error as a number, for what has nothing but a number to keep.
-    #[cfg(feature = "atfork")]
+    /// Turns the system's error into the error of preparing `object`.
+    pub(super) fn of(object: PrepareObject) -> impl Fn(io::Error) -> PrepareError + Copy {
+        move |source| PrepareError { object, source }
+    }
+
+    pub(super) fn waited_in_vain() -> PrepareError {
+        PrepareError { object: PrepareObject::OtherThreads, source: io::Error::from_raw_os_error(libc::ETIMEDOUT) }
+    }
+
+    /// The error as an errno, to poison selectors with.
     pub(super) fn errno(&self) -> i32 {
         match self.source.kind() {
             io::ErrorKind::Unsupported => libc::EOPNOTSUPP,
@@ -97,12 +114,19 @@ impl fmt::Display for PrepareError {
             PrepareObject::Pair(fd) => write!(f, "renewing the socket pair of descriptor {fd}")?,
             PrepareObject::Timer(fd) => write!(f, "renewing the timer at descriptor {fd}")?,
             PrepareObject::DeadEndpoint(fd) => write!(f, "making a dead endpoint to sever descriptor {fd}")?,
+            PrepareObject::ForeignQueue(fd) => {
+                write!(f, "reading the registrations of tokio's epoll instance at descriptor {fd}")?;
+            }
+            PrepareObject::ForeignQueues => f.write_str("finding the epoll instances of tokio")?,
+            PrepareObject::ForeignRegistration(fd) => write!(f, "finding tokio's epoll instance that has descriptor {fd}")?,
+            PrepareObject::ForkDetection => f.write_str("making the page by which children find out about forks")?,
             PrepareObject::NestedFork => f.write_str("this thread is forking already")?,
+            PrepareObject::HeldOff => f.write_str("this thread holds forks off: drop its `HeldOff` first")?,
             PrepareObject::Interrupted => f.write_str(
-                "a signal handler has interrupted this thread as it was registering; do not fork in signal handlers",
+                "a signal handler has interrupted this thread while it was changing a selector; do not fork in signal handlers",
             )?,
             PrepareObject::OtherThreads => {
-                f.write_str("waiting for registrations and forks of other threads, which may be waiting for this one")?;
+                f.write_str("waiting for other threads to end changes of registrations; they may be waiting for this one")?;
             }
         }
         write!(f, ": {}", self.source)?;
@@ -118,3 +142,31 @@ impl std::error::Error for PrepareError {
         Some(&self.source)
     }
 }
+
+/// The reason why the child of an unplanned fork cannot use its inherited selectors. An [`io::Error`] of such a selector
+/// contains it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InheritedState {
+    /// Another thread of the parent was changing selectors, timers or policies at the fork.
+    InUse,
+    /// The thread that forked was doing so itself: it forked in a signal handler.
+    Interrupted,
+}
+
+impl fmt::Display for InheritedState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            InheritedState::InUse => {
+                "another thread was changing forkio's selectors when this process was forked, so they cannot be used here: \
+                 make new ones, or fork with `forkio_reactor::fork`, which waits for other threads"
+            }
+            InheritedState::Interrupted => {
+                "this process was forked in a signal handler that had interrupted a change of forkio's selectors, so they \
+                 cannot be used here: make new ones, and do not fork in signal handlers"
+            }
+        })
+    }
+}
+
+impl std::error::Error for InheritedState {}

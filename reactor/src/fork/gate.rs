@@ -1,97 +1,143 @@
-//! The fork gate: no registration is half done while a fork is prepared.
+//! The fork gate: whether registrations may be changed now, and whether this process has reconciled.
+//!
+//! One word for the whole process, on the page that the kernel wipes in the child of a fork. A thread that changes a
+//! registration first marks its table entry, then reads the word. A fork first closes the gate, then reads the entries. So
+//! either the fork sees the mark and waits, or the thread sees the closed gate and removes its mark.
 
-use super::sync::{AtomicU32, Ordering, is_single_threaded, pause};
+use std::io;
 
-/// Set while a fork is under way, or prepared ahead; the bits below count the registrations that are being made.
-const SHUT: u32 = 1 << 31;
+use crate::sys::process::id;
+use crate::sys::process_word::{self, heavy_fence, light_fence, word};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// Lets any number of registrations through, or one fork.
+/// The state of the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// This is the child of an unplanned fork, and its selectors are still the parent's.
+    Wiped,
+    /// Registrations may be changed.
+    Open,
+    /// A fork is being made, or one is prepared ahead.
+    Closed,
+    /// A thread of this process reconciles.
+    Reconciling,
+}
+
+const WIPED: u32 = 0;
+const RECONCILING: u32 = 1;
+/// Open. The heavy fence of a fork makes full fences of the light ones of other threads.
+const OPEN: u32 = 2;
+/// Open. Each change needs a full fence.
+const OPEN_WITH_FENCES: u32 = 3;
+const CLOSED: u32 = 4;
+
+/// How this process detects that it was forked. [`start`] sets it.
+static DETECTION: AtomicU32 = AtomicU32::new(NOT_STARTED);
+const NOT_STARTED: u32 = 0;
+/// The kernel wipes the word.
+const BY_PAGE: u32 = 1;
+/// The process id has changed. Each check costs a getpid(2).
+const BY_PROCESS_ID: u32 = 2;
+
+/// Takes the place of the word on systems that cannot wipe it: the process id in the upper half, the state in the lower
+/// half.
+static BY_ID: AtomicU64 = AtomicU64::new(0);
+
+/// [`OPEN`] or [`OPEN_WITH_FENCES`].
+static WHEN_OPEN: AtomicU32 = AtomicU32::new(OPEN_WITH_FENCES);
+
+/// Starts fork detection. Call it with the process state locked, before there is anything to reconcile.
 ///
-/// Not a lock of the standard library, because the child of a fork opens it again although threads that waited at it,
-/// or were inside, do not exist there: one store, with no queue of waiters to repair.
-#[derive(Debug)]
-pub(crate) struct Gate(AtomicU32);
-
-/// Inside the gate until dropped.
-pub(crate) struct Inside<'a> {
-    /// `None`: not counted, because there was nobody to be kept out.
-    counted: Option<&'a Gate>,
+/// # Errors
+///
+/// Those of mmap(2): no memory.
+pub(super) fn start() -> io::Result<()> {
+    if DETECTION.load(Ordering::Acquire) == NOT_STARTED {
+        let detection = if process_word::make_word()? { BY_PAGE } else { BY_PROCESS_ID };
+        if process_word::make_fences_asymmetric() {
+            WHEN_OPEN.store(OPEN, Ordering::Relaxed);
+        }
+        write(detection, WHEN_OPEN.load(Ordering::Relaxed));
+        DETECTION.store(detection, Ordering::Release);
+    }
+    Ok(())
 }
 
-impl Gate {
-    pub(crate) fn new() -> Gate {
-        Gate(AtomicU32::new(0))
-    }
+/// Whether the selectors certainly belong to this process. If not, [`look`] tells why.
+#[inline(always)]
+pub(super) fn is_settled() -> bool {
+    word().load(Ordering::Acquire) >= OPEN
+}
 
-    /// Comes in, unless a fork has shut the gate.
-    #[inline]
-    pub(crate) fn try_enter(&self) -> Option<Inside<'_>> {
-        if is_single_threaded() {
-            // Who could fork meanwhile is this thread, and it is here; it may only find a fork of its own under way.
-            return (self.0.load(Ordering::Relaxed) & SHUT == 0).then_some(Inside { counted: None });
+/// Whether the gate is open, for a change whose entry is marked already.
+#[inline(always)]
+pub(super) fn is_open_after_mark() -> bool {
+    light_fence();
+    word().load(Ordering::Acquire) == OPEN || is_open_after_fence()
+}
+
+#[cold]
+fn is_open_after_fence() -> bool {
+    fence(Ordering::SeqCst);
+    look() == Gate::Open
+}
+
+#[cold]
+pub(super) fn look() -> Gate {
+    let state = match DETECTION.load(Ordering::Acquire) {
+        BY_PAGE => word().load(Ordering::Acquire),
+        BY_PROCESS_ID => {
+            let known = BY_ID.load(Ordering::Acquire);
+            if (known >> 32) as u32 == id() { known as u32 } else { WIPED }
         }
-        self.enter_counted()
-    }
-
-    pub(super) fn enter_counted(&self) -> Option<Inside<'_>> {
-        if self.0.fetch_add(1, Ordering::Acquire) & SHUT == 0 {
-            Some(Inside { counted: Some(self) })
-        } else {
-            self.leave();
-            None
-        }
-    }
-
-    /// Keeps newcomers out and waits for those inside to leave. One at a time: the caller sees to that.
-    pub(crate) fn shut(&self) {
-        while !self.shut_within(u32::MAX) {}
-    }
-
-    /// As [`shut`](Gate::shut), but looks `rounds` times at most whether those inside have left. `false`: they have not.
-    pub(crate) fn shut_within(&self, rounds: u32) -> bool {
-        self.begin_shut();
-        (0..rounds).any(|round| {
-            let are_gone = self.0.load(Ordering::Acquire) == SHUT;
-            if !are_gone {
-                pause(round);
-            }
-            are_gone
-        })
-    }
-
-    pub(crate) fn is_shut(&self) -> bool {
-        self.0.load(Ordering::Relaxed) & SHUT != 0
-    }
-
-    pub(super) fn begin_shut(&self) {
-        self.0.fetch_or(SHUT, Ordering::Acquire);
-    }
-
-    #[inline]
-    fn leave(&self) {
-        let before = self.0.fetch_sub(1, Ordering::Release);
-        if cfg!(feature = "atfork") && before & !SHUT == 0 {
-            // It was counted in the parent: a signal handler has forked since, and this is the child.
-            self.reset();
-        }
-    }
-
-    /// The fork is over, in the parent.
-    pub(crate) fn open(&self) {
-        self.0.fetch_and(!SHUT, Ordering::Release);
-    }
-
-    /// The fork is over, in the child: of those who may have knocked meanwhile none is here.
-    pub(crate) fn reset(&self) {
-        self.0.store(0, Ordering::Release);
+        // There is nothing to reconcile.
+        _ => OPEN,
+    };
+    match state {
+        WIPED => Gate::Wiped,
+        CLOSED => Gate::Closed,
+        RECONCILING => Gate::Reconciling,
+        _ => Gate::Open,
     }
 }
 
-impl Drop for Inside<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(gate) = self.counted {
-            gate.leave();
+/// Closes the gate to new changes. Changes under way continue: their entries are marked. Call it with the process state
+/// locked.
+pub(super) fn close() {
+    set(CLOSED);
+    heavy_fence();
+}
+
+/// Opens the gate. Async-signal-safe.
+pub(super) fn open() {
+    set(WHEN_OPEN.load(Ordering::Relaxed));
+}
+
+/// In a child that has not reconciled, makes the calling thread the one that does. Returns `false` if another thread does
+/// or has.
+pub(super) fn claim() -> bool {
+    match DETECTION.load(Ordering::Acquire) {
+        BY_PAGE => word().compare_exchange(WIPED, RECONCILING, Ordering::AcqRel, Ordering::Relaxed).is_ok(),
+        BY_PROCESS_ID => {
+            let known = BY_ID.load(Ordering::Acquire);
+            let own = u64::from(id()) << 32;
+            known >> 32 != own >> 32
+                && BY_ID
+                    .compare_exchange(known, own | u64::from(RECONCILING), Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok()
         }
+        _ => false,
+    }
+}
+
+fn set(state: u32) {
+    write(DETECTION.load(Ordering::Acquire), state);
+}
+
+fn write(detection: u32, state: u32) {
+    match detection {
+        BY_PAGE => word().store(state, Ordering::SeqCst),
+        BY_PROCESS_ID => BY_ID.store(u64::from(id()) << 32 | u64::from(state), Ordering::SeqCst),
+        _ => {}
     }
 }

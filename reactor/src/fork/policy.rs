@@ -1,37 +1,36 @@
-//! What becomes of a registration in the child.
+//! Fork policies: what the child gets of a registration.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
 pub use crate::source_kind::SourceKind;
 
-/// What becomes of a registration in the child of a fork.
+/// What the child of a fork gets of a registration.
 ///
-/// Given with [`Registry::register_with_policy`](crate::Registry::register_with_policy) or later with
-/// [`set_policy`](super::set_policy); a registration without a policy of its own follows
-/// [its kind's default](default_policy).
+/// Set it with [`Registry::register_with_policy`](crate::Registry::register_with_policy), or later with
+/// [`set_policy`](super::set_policy). A registration without a policy of its own follows [its kind's
+/// default](default_policy).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 #[repr(u8)]
 pub enum ForkPolicy {
     /// The child has the registration, armed. A source that is ready at the fork gives an event in both processes.
     Inherit = 1,
-    /// The child does not have the registration: what `EV_NOFORK` would be, had FreeBSD's `kevent` a bit left for it.
-    /// The descriptor itself stays open in the child.
+    /// The child does not have the registration (`EV_NOFORK`). The descriptor stays open in the child.
     NoFork = 2,
-    /// The child's descriptor number is re-pointed at a dead endpoint: reads give end of file, writes fail with
-    /// `EPIPE`, and whoever waits is woken. What was behind it is the parent's alone, so its peer sees the end when the
-    /// parent closes. It stays dead in the child's children. (A listening socket is better closed in the child: `accept`
-    /// on the dead endpoint fails.)
+    /// The child's descriptor refers to a dead endpoint: reads return end of file, writes fail with `EPIPE`, and waiting tasks
+    /// wake. Only the parent has the original object, so its peer sees the end when the parent closes it. The descriptor stays
+    /// dead in the child's children. (Close a listening socket in the child instead: `accept` on the dead endpoint fails.)
     Sever = 3,
-    /// The object is private to a process: the child gets a fresh one at the same number, with what was pending in it.
+    /// The child gets a fresh private object behind the same descriptor, pending state included. Possible for
     ///
-    /// - Wakers.
-    /// - Timers: the child's expires after the time that remains, keeps period and phase, and has the expirations that
-    ///   nobody has taken. Exactly so for a `unix::Timer`. Of a timerfd that is registered by number only the kernel
-    ///   and `/proc` tell: its phase is good to a few microseconds, and it is set to the absolute time, also if it was set
-    ///   to a relative one. Duplicates of it become timers of their own.
-    /// - Stream socket pairs made in this process: both ends, whatever the other end's policy, and those registered
-    ///   duplicates that are tagged so too. Bytes that wait to be read are copied; descriptors in transit (`SCM_RIGHTS`)
-    ///   and a half that was shut down are not.
+    /// - wakers;
+    /// - timers. The child's expires after the time that remains, keeps period and phase, and has the expirations that were not
+    ///   taken. For a `unix::Timer` this is exact. The state of a timerfd that is registered as a bare descriptor comes from the
+    ///   kernel and `/proc`: its phase is good to a few microseconds, and it is set to the absolute time. Duplicates of it
+    ///   become timers of their own;
+    /// - stream socket pairs made in this process. Both ends are renewed, also if the other end has another policy, and those
+    ///   registered duplicates that have this policy too. Bytes that wait to be read are copied. Descriptors in transit
+    ///   (`SCM_RIGHTS`) and a half that was shut down are not.
     Renew = 4,
 }
 
@@ -47,8 +46,8 @@ impl ForkPolicy {
     }
 }
 
-/// By kind, offset by the smallest discriminant. The reactor's own are those of a kernel that copies the queue: all
-/// is inherited but what the process waits on itself with, and the watches on its children.
+/// The defaults by kind, offset by the smallest discriminant. Like a kernel that copies queues, the reactor lets children
+/// inherit everything but wakers, timers and watches on processes.
 static DEFAULTS: [AtomicU8; SourceKind::ALL.len()] = {
     let mut defaults = [const { AtomicU8::new(ForkPolicy::Inherit as u8) }; SourceKind::ALL.len()];
     defaults[SourceKind::Waker as usize - 1] = AtomicU8::new(ForkPolicy::Renew as u8);
@@ -59,8 +58,8 @@ static DEFAULTS: [AtomicU8; SourceKind::ALL.len()] = {
 
 /// The policy of registrations of this kind that have none of their own.
 ///
-/// Until [`set_default_policy`](super::set_default_policy) says otherwise: [`Inherit`](ForkPolicy::Inherit) for all kinds but
-/// wakers and timers, which are [renewed](ForkPolicy::Renew), and processes, which are the parent's to wait for
+/// Until [`set_default_policy`](super::set_default_policy) says otherwise: [`Inherit`](ForkPolicy::Inherit) for all kinds
+/// but wakers and timers, which are [renewed](ForkPolicy::Renew), and processes, which only the parent can wait for
 /// ([`NoFork`](ForkPolicy::NoFork)).
 pub fn default_policy(kind: SourceKind) -> ForkPolicy {
     ForkPolicy::from_bits(DEFAULTS[kind as usize - 1].load(Ordering::Relaxed)).unwrap_or(ForkPolicy::Inherit)

@@ -1,112 +1,115 @@
-//! A selector's registrations, by descriptor number.
+//! A selector's registrations, by descriptor.
 
+use std::alloc::{self, Layout};
 use std::fmt;
 use std::os::fd::RawFd;
-use std::panic::RefUnwindSafe;
+use std::ptr;
 
-use super::policy::{ForkPolicy, SourceKind};
-use super::sync::{AtomicU64, FIRST_ENTRIES, Ordering, UnsafeCell, zeroed};
-use crate::source_kind::SourceTag;
-use crate::sys::process::SingleThreaded;
-use crate::{Interest, Token};
+use super::entry::Entry;
+use crate::sync::{AtomicBool, AtomicPtr, Ordering};
 
-/// An entry per descriptor number. Descriptors are small dense integers, so this is an array.
-///
-/// Whoever uses it is inside the selector's [gate](super::gate), or holds the lock of the world; whoever lets it grow has
-/// shut the one and holds the other. So nobody looks while the array is replaced, and looking up takes no lock.
+/// An entry per descriptor. Descriptors are small dense integers, so this is an array; it grows by chunks, each as large as
+/// all before it together, so that entries never move and looking one up takes no lock.
 pub(crate) struct Table {
-    entries: UnsafeCell<Box<[Entry]>>,
-    /// The array's length while the [plain way](Table::plain) is open, otherwise 0.
-    plain: UnsafeCell<usize>,
-    /// Where it is said whether this is the only thread.
-    single_threaded: SingleThreaded,
+    chunks: [AtomicPtr<Entry>; CHUNKS],
+    /// The chunks that have had a registration since the table was cleared.
+    is_used: [AtomicBool; CHUNKS],
 }
 
-// SAFETY: entries are atomics. The array is replaced only while nobody else looks (see `grow`), and the plain way is for
-// the only thread there is.
-unsafe impl Sync for Table {}
+/// 1 KiB: a process with few descriptors touches one page.
+const FIRST_CHUNK: usize = 64;
+/// Enough for every descriptor that a kernel gives out: the last 64 positive numbers have no place.
+const CHUNKS: usize = 25;
 
-// Nothing is left half done when a panic unwinds through a user: there is nothing that panics.
-impl RefUnwindSafe for Table {}
+fn layout(entries: usize) -> Layout {
+    Layout::array::<Entry>(entries).expect("a chunk is smaller than the address space")
+}
+
+/// Allocates `entries` vacant entries. The memory comes from the kernel as zeros, so that unused entries take none.
+fn vacant(entries: usize) -> *mut Entry {
+    let layout = layout(entries);
+    // SAFETY: the layout is not of size zero. An entry is two atomic integers, for which zero is a value.
+    let fresh = unsafe { alloc::alloc_zeroed(layout) };
+    if fresh.is_null() {
+        alloc::handle_alloc_error(layout);
+    }
+    fresh.cast()
+}
+
+/// The chunk of a descriptor, and its place in the chunk.
+#[inline(always)]
+fn place(fd: RawFd) -> Option<(usize, usize)> {
+    // A negative descriptor becomes too large for any chunk.
+    let number = (fd as u32 as usize) + FIRST_CHUNK;
+    let chunk = (number.ilog2() - FIRST_CHUNK.ilog2()) as usize;
+    (chunk < CHUNKS).then_some((chunk, number - (FIRST_CHUNK << chunk)))
+}
 
 impl Table {
-    pub(crate) fn new() -> Table {
+    pub(crate) const fn new() -> Table {
         Table {
-            entries: UnsafeCell::new(Box::default()),
-            plain: UnsafeCell::new(0),
-            single_threaded: SingleThreaded::find(),
+            chunks: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS],
+            is_used: [const { AtomicBool::new(false) }; CHUNKS],
         }
     }
 
-    /// The entry of `fd`; `None` if there is no room for it, or it is negative.
-    pub(crate) fn get(&self, fd: RawFd) -> Option<&Entry> {
-        self.entries().get(usize::try_from(fd).ok()?)
-    }
-
-    /// The entry of `fd` for the only thread that the process has, which need not go through the gate to get at it: one
-    /// comparison says that there is room, that nobody has shut the gate, and that there is nothing to know first.
+    /// The entry of `fd`; `None` if nothing near it was ever registered, or it is negative.
     #[inline(always)]
-    pub(crate) fn plain(&self, fd: RawFd) -> Option<&Entry> {
-        let index = fd.cast_unsigned() as usize;
-        if !self.single_threaded.holds() {
-            return None;
-        }
-        // SAFETY: this is the only thread.
-        if index >= self.plain.with(|length| unsafe { *length }) {
-            return None;
-        }
-        // SAFETY: there is room for no more than the positive numbers, and for this one.
-        unsafe {
-            std::hint::assert_unchecked(fd >= 0);
-            Some(self.entries().get_unchecked(index))
-        }
+    pub(crate) fn get(&self, fd: RawFd) -> Option<&Entry> {
+        let (chunk, index) = place(fd)?;
+        self.chunk(chunk)?.get(index)
     }
 
-    /// Opens the plain way, or closes it.
-    ///
-    /// # Safety
-    ///
-    /// Nobody else may use the table meanwhile, unless the process has another thread: then nobody looks.
-    pub(crate) unsafe fn set_plain(&self, open: bool) {
-        let length = if open { self.entries().len() } else { 0 };
-        // SAFETY: the caller's promise.
-        self.plain.with_mut(|plain| unsafe { *plain = length });
-    }
-
-    /// Every entry, with its descriptor.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (RawFd, &Entry)> {
-        (0..).zip(self.entries())
-    }
-
-    /// Makes room for `fd`. A negative number has none. The plain way is as long as it was.
-    ///
-    /// # Safety
-    ///
-    /// Nobody else may use the table meanwhile, and no reference to an entry may be left from before.
-    pub(crate) unsafe fn grow(&self, fd: RawFd) {
-        let Ok(index) = usize::try_from(fd) else { return };
-        let old = self.entries();
-        if index < old.len() {
-            return;
+    /// As [`get`](Table::get), for an entry that is about to get a registration.
+    #[inline(always)]
+    pub(crate) fn get_to_add(&self, fd: RawFd) -> Option<&Entry> {
+        let (chunk, index) = place(fd)?;
+        let entry = self.chunk(chunk)?.get(index)?;
+        if !self.is_used[chunk].load(Ordering::Relaxed) {
+            self.is_used[chunk].store(true, Ordering::Relaxed);
         }
-        let length = (index + 1).next_power_of_two().max(FIRST_ENTRIES);
-        // SAFETY: an entry is two atomic integers, for which zero is a value: an absent registration.
-        let larger = unsafe { zeroed(length, Entry::vacant) };
-        for (new, old) in larger.iter().zip(old) {
-            if let Some((token, about)) = old.get() {
-                new.set(token, about);
+        Some(entry)
+    }
+
+    #[inline(always)]
+    fn chunk(&self, chunk: usize) -> Option<&[Entry]> {
+        let entries = self.chunks[chunk].load(Ordering::Acquire);
+        // SAFETY: null, or a chunk of this length that `make_room` has published; it is never freed.
+        (!entries.is_null()).then(|| unsafe { std::slice::from_raw_parts(entries, FIRST_CHUNK << chunk) })
+    }
+
+    /// The entry of `fd`, with its chunk if there was none; `None` if it is negative.
+    #[cold]
+    pub(crate) fn make_room(&self, fd: RawFd) -> Option<&Entry> {
+        let (chunk, _) = place(fd)?;
+        if self.chunk(chunk).is_none() {
+            let fresh = vacant(FIRST_CHUNK << chunk);
+            let published =
+                self.chunks[chunk].compare_exchange(ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire);
+            if published.is_err() {
+                // Another thread was faster.
+                // SAFETY: from `vacant` above, with its layout, and not published.
+                unsafe { alloc::dealloc(fresh.cast(), layout(FIRST_CHUNK << chunk)) };
             }
         }
-        // SAFETY: the caller sees to it that nobody looks.
-        let smaller = self.entries.with_mut(|entries| unsafe { std::mem::replace(&mut *entries, larger) });
-        // Not before: a child that a signal handler forks here finds one or the other.
-        drop(smaller);
+        self.get_to_add(fd)
     }
 
-    #[inline(always)]
-    fn entries(&self) -> &[Entry] {
-        // SAFETY: it is replaced only in `grow`, when nobody looks.
-        self.entries.with(|entries| unsafe { &**entries })
+    /// Every entry that may have a registration, with its descriptor.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (RawFd, &Entry)> {
+        let used = (0..CHUNKS).filter(|chunk| self.is_used[*chunk].load(Ordering::Relaxed));
+        used.filter_map(|chunk| Some((chunk, self.chunk(chunk)?))).flat_map(|(chunk, entries)| {
+            let first = (FIRST_CHUNK << chunk) - FIRST_CHUNK;
+            (first..).zip(entries).map(|(number, entry)| (number as RawFd, entry))
+        })
+    }
+
+    /// Forgets all registrations, for the next selector that uses the table.
+    pub(crate) fn clear(&self) {
+        for (_, entry) in self.iter().filter(|(_, entry)| !entry.info().is_vacant()) {
+            entry.vacate();
+        }
+        self.is_used.iter().for_each(|is_used| is_used.store(false, Ordering::Relaxed));
     }
 }
 
@@ -116,196 +119,58 @@ impl fmt::Debug for Table {
     }
 }
 
-/// A registration in a selector's table: 16 bytes, readable at any moment.
-///
-/// Written inside the selector's gate, and for one descriptor by one thread at a time: the kernel hands a number out
-/// again only after it was closed.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    token: AtomicU64,
-    about: AtomicU64,
-}
+#[cfg(test)]
+mod tests {
+    use super::super::entry::{EntryInfo, PolicyTag};
+    use super::super::policy::{ForkPolicy, SourceKind};
+    use super::*;
+    use crate::source_kind::SourceTag;
+    use crate::{Interest, Token};
 
-impl Entry {
-    fn vacant() -> Entry {
-        Entry { token: AtomicU64::new(0), about: AtomicU64::new(0) }
+    #[test]
+    fn an_entry_returns_what_it_was_given() {
+        let table = Table::new();
+        assert!(table.get(3).is_none() && table.get(-1).is_none() && table.make_room(-1).is_none());
+        assert!(table.get(RawFd::MIN).is_none());
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        for (fd, kind) in [(3, 1), (63, 2), (64, 7), (1_000_000, 12), (5_000, 3)] {
+            let kind = SourceKind::from_bits(kind).unwrap();
+            let info = EntryInfo::new(interest, SourceTag::of(kind), PolicyTag::of(ForkPolicy::Sever));
+            let entry = table.make_room(fd).unwrap();
+            entry.set_token(Token(usize::MAX - kind as usize));
+            entry.set_info(info);
+            assert_eq!(table.get(fd).unwrap().get().unwrap(), (Token(usize::MAX - kind as usize), info));
+            assert_eq!((info.interest(), info.kind(), info.policy(kind)), (interest, Some(kind), ForkPolicy::Sever));
+        }
+        let present = |(fd, entry): (RawFd, &Entry)| entry.get().map(|_| fd);
+        assert_eq!(table.iter().filter_map(present).collect::<Vec<_>>(), [3, 63, 64, 5_000, 1_000_000]);
+        table.get(63).unwrap().vacate();
+        assert!(table.get(63).unwrap().get().is_none());
+        table.clear();
+        assert_eq!(table.iter().filter_map(present).count(), 0);
+        assert_eq!(
+            (place(RawFd::MAX), place(RawFd::MAX - 64)),
+            (None, Some((CHUNKS - 1, (FIRST_CHUNK << (CHUNKS - 1)) - 1)))
+        );
     }
 
-    #[inline]
-    pub(crate) fn get(&self) -> Option<(Token, About)> {
-        let about = self.about()?;
-        Some((Token(self.token.load(Ordering::Relaxed) as usize), about))
-    }
-
-    /// What there is beside the token.
-    #[inline]
-    pub(crate) fn about(&self) -> Option<About> {
-        Some(About(self.about.load(Ordering::Acquire))).filter(|about| about.0 & About::INTEREST != 0)
-    }
-
-    #[inline]
-    pub(crate) fn set(&self, token: Token, about: About) {
-        self.token.store(token.0 as u64, Ordering::Relaxed);
-        self.about.store(about.0, Ordering::Release);
-    }
-
-    /// Token and interest of a registration change.
-    #[inline(always)]
-    pub(crate) fn change(&self, token: Token, interest: Interest) {
-        self.set(token, About(self.about.load(Ordering::Relaxed)).with_interest(interest));
-    }
-
-    /// Muted, by a source that tells us when it is closed: registered, although the kernel does not know.
-    #[inline]
-    pub(crate) fn is_withheld(&self) -> bool {
-        self.about.load(Ordering::Relaxed) & (About::MUTED | About::BARE) == About::MUTED
-    }
-
-    #[inline]
-    pub(crate) fn clear(&self) {
-        self.about.store(0, Ordering::Release);
-    }
-
-    /// Registered by number.
-    pub(crate) fn is_bare(&self) -> bool {
-        self.about.load(Ordering::Relaxed) & About::BARE != 0
-    }
-
-    /// No registration, and nothing to know of one that was here.
-    #[inline(always)]
-    pub(crate) fn is_vacant(&self) -> bool {
-        self.about.load(Ordering::Relaxed) == 0
-    }
-
-    /// A registration of which there is nothing to know that the kernel does not.
-    #[inline(always)]
-    pub(crate) fn is_plain(&self) -> bool {
-        (1..About::PLAIN).contains(&self.about.load(Ordering::Relaxed))
-    }
-}
-
-/// What an [`About`] says of the registration's own policy, ready to be put in, because that is done for each registration.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PolicyTag(u16);
-
-impl PolicyTag {
-    /// None of its own.
-    pub(crate) const DEFAULT: PolicyTag = PolicyTag(0);
-
-    pub(crate) const fn of(policy: ForkPolicy) -> PolicyTag {
-        PolicyTag((policy as u16) << About::POLICY)
-    }
-}
-
-/// What an [`Entry`] says beside the token, in one word:
-///
-/// | bits | |
-/// |---|---|
-/// | 0 to 5 | the interest; 0: no registration |
-/// | 6 to 9 | the kind; 0: a bare descriptor whose kind no fork has looked at yet |
-/// | 10 to 12 | the policy; 0: the kind's default |
-/// | 13 | bare: registered by number, so nothing tells us when it is closed |
-/// | 14 | muted |
-/// | 15 | exclusive: an event wakes one of the processes that wait for it |
-/// | 32 to 63 | the fork generation from which on processes do not have the registration; 0: none |
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct About(u64);
-
-impl About {
-    const INTEREST: u64 = 0x3f;
-    const KIND: u32 = SourceTag::KIND;
-    const POLICY: u32 = 10;
-    const BARE: u64 = SourceTag::BARE.bits() as u64;
-    const MUTED: u64 = 1 << 14;
-    const EXCLUSIVE: u64 = 1 << 15;
-    /// A registration whose word is below this one is [plain](Entry::is_plain).
-    const PLAIN: u64 = About::MUTED;
-    const DROPPED_IN: u32 = 32;
-
-    /// A registration that was just made.
-    #[inline(always)]
-    pub(crate) fn new(interest: Interest, source: SourceTag, policy: PolicyTag) -> About {
-        About(u64::from(interest.bits() as u16 | source.bits() | policy.0))
-    }
-
-    pub(crate) fn interest(self) -> Interest {
-        // Never absent: `Entry::about` gives no word without one.
-        Interest::from_bits((self.0 & About::INTEREST) as u8).unwrap_or(Interest::READABLE)
-    }
-
-    /// The interest as the kernel is to have it.
-    pub(crate) fn kernel_interest(self) -> Interest {
-        if self.is_exclusive() { self.interest().exclusive() } else { self.interest() }
-    }
-
-    #[inline(always)]
-    pub(crate) fn with_interest(self, interest: Interest) -> About {
-        About(self.0 & !About::INTEREST | u64::from(interest.bits()))
-    }
-
-    pub(crate) fn kind(self) -> Option<SourceKind> {
-        SourceKind::from_bits((self.0 >> About::KIND & 0xf) as u8)
-    }
-
-    pub(crate) fn with_kind(self, kind: SourceKind) -> About {
-        About(self.0 & !(0xf << About::KIND) | (kind as u64) << About::KIND)
-    }
-
-    pub(crate) fn is_bare(self) -> bool {
-        self.0 & About::BARE != 0
-    }
-
-    /// Registered by number from now on: nothing tells us when it is closed.
-    pub(crate) fn as_bare(self) -> About {
-        About(self.0 | About::BARE)
-    }
-
-    /// The registration's own policy, or its kind's default.
-    pub(crate) fn policy(self) -> ForkPolicy {
-        let default = || super::policy::default_policy(self.kind().unwrap_or(SourceKind::Other));
-        ForkPolicy::from_bits((self.0 >> About::POLICY & 0x7) as u8).unwrap_or_else(default)
-    }
-
-    /// Whether it has a policy of its own.
-    pub(crate) fn is_tagged(self) -> bool {
-        ForkPolicy::from_bits((self.0 >> About::POLICY & 0x7) as u8).is_some()
-    }
-
-    /// With a policy of its own, which says anew whether children have it.
-    pub(crate) fn with_policy(self, policy: ForkPolicy) -> About {
-        About(self.0 & !(0x7 << About::POLICY) | (policy as u64) << About::POLICY).with_dropped_in(None)
-    }
-
-    #[inline]
-    pub(crate) fn is_muted(self) -> bool {
-        self.0 & About::MUTED != 0
-    }
-
-    #[inline]
-    pub(crate) fn is_exclusive(self) -> bool {
-        self.0 & About::EXCLUSIVE != 0
-    }
-
-    pub(crate) fn with_exclusive(self, exclusive: bool) -> About {
-        About(if exclusive { self.0 | About::EXCLUSIVE } else { self.0 & !About::EXCLUSIVE })
-    }
-
-    pub(crate) fn with_muted(self, muted: bool) -> About {
-        About(if muted { self.0 | About::MUTED } else { self.0 & !About::MUTED })
-    }
-
-    /// Processes of this and later generations do not have the registration; `None`: all have it.
-    pub(crate) fn with_dropped_in(self, generation: Option<u32>) -> About {
-        About(
-            self.0 & !(u64::from(u32::MAX) << About::DROPPED_IN)
-                | u64::from(generation.unwrap_or(0)) << About::DROPPED_IN,
-        )
-    }
-
-    /// Whether the fork that made the process of this generation left the registration out.
-    #[inline]
-    pub(crate) fn is_dropped(self, generation: u32) -> bool {
-        let dropped_in = self.0 >> About::DROPPED_IN;
-        dropped_in != 0 && dropped_in <= u64::from(generation)
+    #[test]
+    fn the_parts_of_an_entry_do_not_mix() {
+        let info = EntryInfo::new(Interest::WRITABLE, SourceTag::BARE, PolicyTag::default());
+        assert!(info.is_bare() && info.is_plain() && !info.is_muted() && !info.is_absent(0) && info.kind().is_none());
+        assert_eq!(info.policy(SourceKind::Other), ForkPolicy::Inherit);
+        let changed = info
+            .with_interest(Interest::READABLE)
+            .with_policy(ForkPolicy::NoFork)
+            .with_muted(true)
+            .with_exclusive(true)
+            .absent_from(Some(2));
+        assert_eq!(changed.interest(), Interest::READABLE);
+        assert_eq!(changed.policy(SourceKind::Other), ForkPolicy::NoFork);
+        assert!(changed.is_bare() && changed.is_muted() && changed.is_exclusive() && !changed.is_plain());
+        assert_eq!(changed.kernel_interest(), Interest::READABLE.exclusive());
+        assert!(!changed.is_absent(1) && changed.is_absent(2) && changed.is_absent(3));
+        let back = changed.with_muted(false).with_exclusive(false).absent_from(None).with_interest(Interest::WRITABLE);
+        assert_eq!(back, info.with_policy(ForkPolicy::NoFork));
     }
 }

@@ -1,19 +1,18 @@
 //! Non-blocking sockets: TCP, UDP and Unix domain.
 //!
 //! An operation that cannot be done at once fails with [`WouldBlock`](std::io::ErrorKind::WouldBlock): wait for an event,
-//! then try again. Every constructor makes the descriptor non-blocking and close-on-exec; the conversions from the
-//! standard library's types and from descriptors take it as it is, and it is for the caller to have called
-//! `set_nonblocking(true)`.
+//! then try again. Every constructor makes the descriptor non-blocking and close-on-exec; the conversions from the standard
+//! library's types and from descriptors take it as it is: call `set_nonblocking(true)` first.
 //!
 //! # Datagrams
 //!
-//! A datagram is received once. What does not fit the buffer is lost without an error, so that a result equal to the
+//! A datagram is received once. The part that does not fit the buffer is lost without an error. So a result equal to the
 //! buffer's length may mean a longer datagram.
 //!
 //! # Fork
 //!
-//! A descriptor made by these types is open in a forked child too, and both processes share what is behind it: its
-//! queues, its options and its mode. The type decides what becomes of the registration.
+//! A descriptor made by these types is open in a forked child too, and both processes share the socket: its queues, its
+//! options and its mode. The default policy of the registration depends on the type.
 
 mod tcp_listener;
 mod tcp_stream;
@@ -29,8 +28,8 @@ pub use self::unix_datagram::UnixDatagram;
 pub use self::unix_listener::UnixListener;
 pub use self::unix_stream::UnixStream;
 
-/// What the six sockets have in common: [`descriptor_owner`](crate::event::descriptor_owner), `Debug` that prints the
-/// standard library's type, and the conversion back to it.
+/// Implements the part that the six sockets have in common: [`descriptor_owner`](crate::event::descriptor_owner), `Debug`
+/// that prints the standard library's type, and the conversion back to it.
 macro_rules! socket {
     ($name:ident, $std:ty, $kind:ident) => {
         crate::event::descriptor_owner!($name, $std, $kind);

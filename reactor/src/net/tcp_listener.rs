@@ -9,9 +9,8 @@ use crate::sys;
 ///
 /// # Fork
 ///
-/// The child inherits the registration. Parent and child then accept from one queue: whoever calls
-/// [`accept`](TcpListener::accept) first gets the connection, the other one
-/// [`WouldBlock`](io::ErrorKind::WouldBlock).
+/// The child inherits the registration. Parent and child then accept from one queue: the first to call
+/// [`accept`](TcpListener::accept) gets the connection, the other one gets [`WouldBlock`](io::ErrorKind::WouldBlock).
 ///
 /// # Examples
 ///

@@ -9,8 +9,8 @@ use crate::sys;
 ///
 /// # Fork
 ///
-/// The child inherits the registration, and both processes receive from one queue: each datagram goes to whoever asks
-/// first.
+/// The child inherits the registration, and both processes receive from one queue: each datagram goes to the first process
+/// that asks.
 ///
 /// # Examples
 ///
@@ -110,7 +110,7 @@ impl UdpSocket {
     /// # Errors
     ///
     /// Those of `send(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock) if there is no room, a missing peer,
-    /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) if an earlier datagram found nobody.
+    /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) if an earlier datagram found no receiver.
     pub fn send(&self, buf: &[u8]) -> io::Result<usize> {
         self.inner.send(buf)
     }
@@ -120,7 +120,7 @@ impl UdpSocket {
     /// # Errors
     ///
     /// Those of `recv(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock), and on a connected socket
-    /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) if an earlier datagram found nobody.
+    /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) if an earlier datagram found no receiver.
     pub fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.inner.recv(buf)
     }

@@ -3,7 +3,7 @@ use std::net::Shutdown;
 use std::os::unix::net::{self, SocketAddr};
 use std::path::Path;
 
-use crate::io_source::{IoSource, SourceKind, remember_pair};
+use crate::io_source::{IoSource, SourceKind};
 use crate::net::socket;
 use crate::sys;
 
@@ -71,7 +71,7 @@ impl UnixDatagram {
         self.inner.connect(path)
     }
 
-    /// Makes a socket without a name: it can send, but nobody can answer it.
+    /// Makes a socket without a name: it can send, but its peers cannot answer.
     ///
     /// # Errors
     ///
@@ -87,7 +87,6 @@ impl UnixDatagram {
     /// Those of `socketpair(2)`: no descriptor left.
     pub fn pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
         let (a, b) = sys::socket::unix_datagram_pair()?;
-        remember_pair(&a, &b);
         let own = |end| UnixDatagram { inner: IoSource::new(end, SourceKind::Pair) };
         Ok((own(a), own(b)))
     }
@@ -166,8 +165,8 @@ impl UnixDatagram {
         self.inner.shutdown(how)
     }
 
-    /// Runs an I/O operation on the socket's descriptor that this type has no method for, as receiving descriptors; see
-    /// [`TcpStream::try_io`](crate::net::TcpStream::try_io).
+    /// Runs an I/O operation on the socket's descriptor that this type has no method for, such as receiving descriptors;
+    /// see [`TcpStream::try_io`](crate::net::TcpStream::try_io).
     ///
     /// # Errors
     ///

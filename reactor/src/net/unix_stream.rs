@@ -4,7 +4,7 @@ use std::os::unix::net::{self, SocketAddr};
 use std::path::Path;
 
 use crate::event::{readable, writable};
-use crate::io_source::{IoSource, SourceKind, remember_pair};
+use crate::io_source::{IoSource, SourceKind};
 use crate::net::socket;
 use crate::sys;
 
@@ -74,9 +74,8 @@ impl UnixStream {
     /// Those of `socketpair(2)`: no descriptor left.
     pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
         let (a, b) = sys::socket::unix_stream_pair()?;
-        remember_pair(&a, &b);
-        let own = |end| UnixStream { inner: IoSource::new(end, SourceKind::Pair) };
-        Ok((own(a), own(b)))
+        let (a, b) = IoSource::pair(a, b);
+        Ok((UnixStream { inner: a }, UnixStream { inner: b }))
     }
 
     /// The address of this side; unnamed unless it was bound to a name.
@@ -115,7 +114,7 @@ impl UnixStream {
         self.inner.shutdown(how)
     }
 
-    /// Runs an I/O operation on the socket's descriptor that this type has no method for, as receiving descriptors; see
+    /// Runs an I/O operation on the socket's descriptor that this type has no method for, such as receiving descriptors; see
     /// [`TcpStream::try_io`](crate::net::TcpStream::try_io).
     ///
     /// # Errors

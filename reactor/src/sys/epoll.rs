@@ -1,47 +1,101 @@
 //! epoll(7).
 
 use std::io;
-#[cfg(feature = "cponfork")]
-use std::mem::ManuallyDrop;
 use std::num::NonZeroU8;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP};
+use libc::{EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
 use super::syscall;
-#[cfg(feature = "cponfork")]
-use crate::selector::WakeSlots;
 use crate::{Interest, Token};
 
 pub(crate) type Event = libc::epoll_event;
 pub(crate) type Events = Vec<Event>;
 
-/// An epoll instance.
+/// An epoll instance, or room for one.
+///
+/// It is not an `OwnedFd`: a child of a fork may have to give the instance another descriptor.
 #[derive(Debug)]
-pub(crate) struct Queue(OwnedFd);
+pub(crate) struct Queue {
+    /// The argument of system calls: the queue's descriptor, or [`NO_QUEUE`].
+    fd: AtomicI32,
+    /// The queue's descriptor.
+    number: AtomicI32,
+}
+
+/// A bit of a registration's events that epoll_ctl(2) keeps and that no object reports: epoll_ctl(2) says that `EPOLLMSG` is
+/// ignored. A new registration does not have it.
+const MARK: libc::c_int = libc::EPOLLMSG;
+
+/// A descriptor that is never open: system calls say EBADF.
+const NO_QUEUE: RawFd = RawFd::MAX;
 
 impl Queue {
     /// The kernel refuses a registration that is made twice, and keeps one until it is deleted or the object is closed.
     pub(crate) const IS_EXACT: bool = true;
 
-    pub(crate) fn new() -> io::Result<Queue> {
+    /// Room for a queue.
+    pub(crate) const fn vacant() -> Queue {
+        Queue { fd: AtomicI32::new(NO_QUEUE), number: AtomicI32::new(NO_QUEUE) }
+    }
+
+    /// Opens an epoll instance, close-on-exec.
+    pub(crate) fn open(&self) -> io::Result<()> {
         let fd = syscall!(epoll_create1(libc::EPOLL_CLOEXEC))?;
-        // SAFETY: the kernel has just given us this descriptor, and nobody else owns it.
-        Ok(Queue(unsafe { OwnedFd::from_raw_fd(fd) }))
+        self.set(fd);
+        Ok(())
+    }
+
+    fn set(&self, fd: RawFd) {
+        self.fd.store(fd, Ordering::Relaxed);
+        self.number.store(fd, Ordering::Relaxed);
+    }
+
+    /// Refers to an instance that other code has opened, and will close.
+    pub(crate) fn refer_to(&self, fd: RawFd) {
+        self.set(fd);
+    }
+
+    /// Forgets an instance that other code has opened.
+    pub(crate) fn forget(&self) {
+        self.set(NO_QUEUE);
+    }
+
+    /// Closes the epoll instance. Another process that shares it keeps it.
+    pub(crate) fn close(&self) {
+        let fd = self.number();
+        self.set(NO_QUEUE);
+        // SAFETY: the queue owns the descriptor, and forgets it.
+        unsafe { libc::close(fd) };
+    }
+
+    /// The queue's descriptor.
+    #[inline(always)]
+    pub(crate) fn number(&self) -> RawFd {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: it is never -1, and open for as long as the queue is; otherwise system calls say EBADF.
+        unsafe { BorrowedFd::borrow_raw(self.fd.load(Ordering::Relaxed)) }
     }
 
     #[inline]
     pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         events.clear();
-        // Nobody has room for so many that the number is cut off, and if so it stands for fewer.
+        // A capacity that does not fit the type is cut to fewer events.
         let capacity = events.capacity() as libc::c_int;
+        let fd = self.fd.load(Ordering::Relaxed);
         // Not rustix's `epoll::wait`, which is epoll_pwait(2): 7 ns more, with no mask to set.
         // SAFETY: the kernel writes at most `capacity` events to the vector's spare room.
-        let count = syscall!(epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), capacity, millis(timeout)))?;
+        let count = syscall!(epoll_wait(fd, events.as_mut_ptr(), capacity, millis(timeout)))?;
         // SAFETY: the kernel has initialised the first `count` events, and `count` is at most the capacity.
         unsafe { events.set_len(count as usize) };
         Ok(())
@@ -49,89 +103,132 @@ impl Queue {
 
     #[inline(always)]
     pub(crate) fn add(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
-        let data = EventData::new_u64(token.0 as u64);
-        Ok(epoll::add(&self.0, number(fd)?, data, flags(interest))?)
+        Ok(epoll::add(self.fd(), target(fd)?, data(token), flags(interest))?)
     }
 
     #[inline(always)]
     pub(crate) fn modify(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
-        let data = EventData::new_u64(token.0 as u64);
-        Ok(epoll::modify(&self.0, number(fd)?, data, flags(interest))?)
+        Ok(epoll::modify(self.fd(), target(fd)?, data(token), flags(interest))?)
     }
 
     #[inline(always)]
     pub(crate) fn delete(&self, fd: RawFd) -> io::Result<()> {
-        Ok(epoll::delete(&self.0, number(fd)?)?)
+        Ok(epoll::delete(self.fd(), target(fd)?)?)
     }
 }
 
-/// A descriptor number as epoll_ctl(2) takes it.
 #[inline(always)]
-fn number(fd: RawFd) -> Result<BorrowedFd<'static>, Errno> {
+fn data(token: Token) -> EventData {
+    EventData::new_u64(token.0 as u64)
+}
+
+/// A descriptor as epoll_ctl(2) takes it.
+#[inline(always)]
+fn target(fd: RawFd) -> Result<BorrowedFd<'static>, Errno> {
     if fd < 0 {
         return Err(Errno::BADF);
     }
-    // SAFETY: it is not -1, and goes nowhere but to epoll_ctl, which says EBADF should the number not be open.
+    // SAFETY: it is not -1, and goes to epoll_ctl only, which returns EBADF if it is not open.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
 impl AsFd for Queue {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        // SAFETY: open for as long as the queue is.
+        unsafe { BorrowedFd::borrow_raw(self.number()) }
     }
 }
 
-#[cfg(feature = "cponfork")]
 impl Queue {
-    /// The number is this process's own.
-    pub(crate) fn take_over(&self) {}
+    /// Keeps later system calls from reaching the queue, which may belong to another process. Async-signal-safe.
+    pub(crate) fn disown(&self) {
+        self.fd.store(NO_QUEUE, Ordering::Relaxed);
+    }
 
-    /// Child of a fork that was not prepared: the number stands for an empty queue of its own, if there is one to be had.
-    /// Async-signal-safe.
-    #[cfg(feature = "atfork")]
-    pub(crate) fn detach(&self) {
-        if let Ok(empty) = Queue::new() {
-            let _ = super::descriptor::replace(empty.0.as_raw_fd(), self.0.as_raw_fd());
+    /// Whether there is a registration for the file that is open at `fd` now. The registration is known to have this token
+    /// and this interest. If kcmp(2) is not allowed, this arms it again: a source that is ready gives an event.
+    pub(crate) fn holds(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<bool> {
+        if let Some(holds) = self.compare(fd) {
+            return Ok(holds);
+        }
+        match self.modify(fd, token, interest) {
+            Ok(()) => Ok(true),
+            Err(error) => match error.raw_os_error() {
+                // The kernel refuses to change an exclusive registration, but does so only if there is one.
+                Some(libc::EINVAL) => Ok(interest.is_exclusive()),
+                // It is not registered, not open, or not an object that can be polled.
+                Some(libc::ENOENT | libc::EBADF | libc::EPERM | libc::ELOOP) => Ok(false),
+                _ => Err(error),
+            },
         }
     }
 
-    /// Whether there is a registration for what is open under this number now.
-    pub(crate) fn holds(&self, fd: RawFd, _: Token, _: Interest) -> io::Result<bool> {
-        // Only the kernel knows which open file description was registered under this number; adding tells, and
-        // changes nothing where it is there.
-        match number(fd).and_then(|fd| epoll::add(&self.0, fd, EventData::new_u64(0), EventFlags::empty())) {
-            Ok(()) => self.delete(fd).map(|()| false),
-            Err(Errno::EXIST) => Ok(true),
-            // Not open, nothing that can be polled, or a queue that cannot be in this one.
-            Err(Errno::BADF | Errno::PERM | Errno::INVAL | Errno::LOOP) => Ok(false),
-            Err(error) => Err(error.into()),
+    /// The same by kcmp(2), Linux 4.13. `None`: the system does not tell.
+    fn compare(&self, fd: RawFd) -> Option<bool> {
+        /// `struct kcmp_epoll_slot`: the `toff`th registration of the descriptor `tfd`.
+        #[repr(C)]
+        struct Slot {
+            efd: u32,
+            tfd: u32,
+            toff: u32,
         }
+        /// `KCMP_EPOLL_TFD`.
+        const EPOLL_TFD: libc::c_int = 7;
+        let pid = super::process::id();
+        for toff in 0.. {
+            let slot = Slot { efd: self.number() as u32, tfd: fd as u32, toff };
+            // SAFETY: the kernel reads the structure.
+            match syscall!(syscall(libc::SYS_kcmp, pid, pid, EPOLL_TFD, fd, &raw const slot)) {
+                Ok(0) => return Some(true),
+                // An open file description that only another process has.
+                Ok(_) => {}
+                Err(error) => return matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EBADF)).then_some(false),
+            }
+        }
+        None
+    }
+
+    /// Whether a child has an open file at the descriptor of its parent's queue.
+    pub(crate) fn is_there_after_fork() -> bool {
+        true
+    }
+
+    /// Notes that the descriptor belongs to this process. Async-signal-safe.
+    pub(crate) fn adopt(&self) {}
+
+    /// Whether the descriptor still refers to an epoll instance, in a process that may have closed it and opened another
+    /// file since it was forked.
+    fn is_here(&self) -> bool {
+        super::descriptor::kind(self.number()).is_ok_and(|kind| kind == crate::source_kind::SourceKind::Queue)
     }
 }
 
-/// An epoll instance for the child, populated in the parent with the parent's own descriptors: after the fork numbers and
-/// open file descriptions are the same in the child, and so are the registrations. What stands behind another object's
-/// number there is added by the child: an epoll knows a number only together with the object behind it.
-#[cfg(feature = "cponfork")]
+/// An epoll instance for a child, populated in the parent with the parent's own descriptors. The plan's spares own it.
+/// After the fork the child has the same descriptors and open file descriptions, so the registrations hold. The child
+/// itself must add each descriptor that it replaces, because an epoll instance knows a descriptor only together with the
+/// object behind it.
 #[derive(Debug)]
 pub(crate) struct QueueCopy {
-    /// Closed with the spares.
-    queue: ManuallyDrop<Queue>,
+    queue: Queue,
     additions: Vec<(RawFd, EventFlags, Token)>,
+    is_planned: bool,
 }
 
-#[cfg(feature = "cponfork")]
-impl crate::fork::QueueCopy for QueueCopy {
-    fn new(_: &Queue, spares: &mut Vec<OwnedFd>) -> io::Result<QueueCopy> {
-        let queue = Queue::new()?;
-        // SAFETY: the spares own the descriptor; the copy ends before them, and does not close it.
-        let copy = unsafe { OwnedFd::from_raw_fd(queue.0.as_raw_fd()) };
-        spares.push(queue.0);
-        Ok(QueueCopy { queue: ManuallyDrop::new(Queue(copy)), additions: Vec::new() })
+impl super::QueueCopy for QueueCopy {
+    fn new(_: &Queue, spares: &mut Vec<OwnedFd>, is_planned: bool) -> io::Result<QueueCopy> {
+        let queue = Queue::vacant();
+        queue.open()?;
+        // SAFETY: the descriptor was just opened, and a `Queue` closes nothing when it is dropped.
+        spares.push(unsafe { OwnedFd::from_raw_fd(queue.number()) });
+        Ok(QueueCopy { queue, additions: Vec::new(), is_planned })
     }
 
     fn inherit(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         self.queue.add(fd, token, interest)
+    }
+
+    fn inherit_muted(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        self.inherit(fd, token, interest)
     }
 
     fn leave_out(&mut self, _: RawFd, _: Interest) {}
@@ -140,23 +237,33 @@ impl crate::fork::QueueCopy for QueueCopy {
         self.additions.push((fd, flags(interest), token));
     }
 
-    fn recall(&mut self, fd: RawFd) -> io::Result<bool> {
-        match self.queue.delete(fd) {
-            Ok(()) => Ok(true),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-            Err(error) => Err(error),
-        }
+    fn renew_waker(&mut self, _: Token) {}
+
+    fn forget(&mut self, fd: RawFd) {
+        // An error says that it has no registration yet, because the child would have added it.
+        let _ = self.queue.delete(fd);
+        self.additions.retain(|(added, ..)| *added != fd);
     }
 
     fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32> {
-        super::descriptor::replace(self.queue.0.as_raw_fd(), queue.0.as_raw_fd())
+        if self.is_planned || queue.is_here() {
+            super::descriptor::replace(self.queue.number(), queue.number())
+        } else {
+            // The child has closed the descriptor, and may have opened another file there.
+            let duplicate = syscall!(fcntl(self.queue.number(), libc::F_DUPFD_CLOEXEC, 0));
+            queue.set(duplicate.map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))?);
+            Ok(())
+        }
     }
 
-    fn complete(&mut self, queue: &Queue, _: &WakeSlots) -> Result<(), i32> {
+    fn complete(&mut self, queue: &Queue, _wakes: bool) -> Result<(), i32> {
         self.additions.iter().try_for_each(|&(fd, flags, token)| {
-            let data = EventData::new_u64(token.0 as u64);
-            number(fd).and_then(|fd| epoll::add(&queue.0, fd, data, flags)).map_err(Errno::raw_os_error)
+            target(fd).and_then(|fd| epoll::add(queue.fd(), fd, data(token), flags)).map_err(Errno::raw_os_error)
         })
+    }
+
+    fn missing(&self) -> impl Iterator<Item = RawFd> {
+        std::iter::empty()
     }
 }
 
@@ -201,103 +308,46 @@ const fn flags_of(interest: Interest) -> u32 {
         // epoll_ctl(2): beside it only EPOLLIN, EPOLLOUT, EPOLLWAKEUP and EPOLLET are allowed.
         flags = flags & !EPOLLRDHUP | libc::EPOLLEXCLUSIVE;
     }
-    flags.cast_unsigned()
+    if interest.is_marked() {
+        flags |= MARK;
+    }
+    flags as u32
 }
 
-pub(crate) mod event {
-    //! Reads the events of epoll_wait(2).
-
-    use super::*;
-    use std::fmt;
-
-    pub(crate) fn token(event: &Event) -> Token {
-        Token(event.u64 as usize)
-    }
-
-    pub(crate) fn is_readable(event: &Event) -> bool {
-        has(event, EPOLLIN) || has(event, EPOLLPRI)
-    }
-
-    pub(crate) fn is_writable(event: &Event) -> bool {
-        has(event, EPOLLOUT)
-    }
-
-    pub(crate) fn is_error(event: &Event) -> bool {
-        has(event, EPOLLERR)
-    }
-
-    /// Both halves are closed, or the peer has shut down its writing half.
-    pub(crate) fn is_read_closed(event: &Event) -> bool {
-        has(event, EPOLLHUP) || (has(event, EPOLLIN) && has(event, EPOLLRDHUP))
-    }
-
-    /// Both halves are closed, or the reading end of a pipe is: EPOLLERR, alone or with EPOLLOUT.
-    pub(crate) fn is_write_closed(event: &Event) -> bool {
-        has(event, EPOLLHUP)
-            || (has(event, EPOLLOUT) && has(event, EPOLLERR))
-            || event.events == EPOLLERR.cast_unsigned()
-    }
-
-    pub(crate) fn is_priority(event: &Event) -> bool {
-        has(event, EPOLLPRI)
-    }
-
-    /// Linux has no readiness for asynchronous I/O.
-    pub(crate) fn is_aio(_: &Event) -> bool {
-        false
-    }
-
-    /// See [`is_aio`].
-    pub(crate) fn is_lio(_: &Event) -> bool {
-        false
-    }
-
-    fn has(event: &Event, flag: libc::c_int) -> bool {
-        event.events & flag.cast_unsigned() != 0
-    }
-
-    pub(crate) fn debug_details(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
-        const NAMES: [(libc::c_int, &str); 14] = [
-            (EPOLLIN, "EPOLLIN"),
-            (EPOLLPRI, "EPOLLPRI"),
-            (EPOLLOUT, "EPOLLOUT"),
-            (libc::EPOLLRDNORM, "EPOLLRDNORM"),
-            (libc::EPOLLRDBAND, "EPOLLRDBAND"),
-            (libc::EPOLLWRNORM, "EPOLLWRNORM"),
-            (libc::EPOLLWRBAND, "EPOLLWRBAND"),
-            (libc::EPOLLMSG, "EPOLLMSG"),
-            (EPOLLERR, "EPOLLERR"),
-            (EPOLLHUP, "EPOLLHUP"),
-            (EPOLLET, "EPOLLET"),
-            (EPOLLRDHUP, "EPOLLRDHUP"),
-            (libc::EPOLLONESHOT, "EPOLLONESHOT"),
-            (libc::EPOLLEXCLUSIVE, "EPOLLEXCLUSIVE"),
-        ];
-
-        struct Flags<'a>(&'a Event);
-
-        impl fmt::Debug for Flags<'_> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let mut separator = "";
-                for (flag, name) in NAMES {
-                    if has(self.0, flag) {
-                        write!(f, "{separator}{name}")?;
-                        separator = "|";
-                    }
-                }
-                if separator.is_empty() { f.write_str("(empty)") } else { Ok(()) }
-            }
-        }
-
-        // A copy, because the fields of a packed structure cannot be borrowed.
-        let data = event.u64;
-        f.debug_struct("epoll_event").field("events", &Flags(event)).field("u64", &data).finish()
-    }
+/// The interest that a registration with these events was made with, by a selector like this one; `None` if no interest has
+/// them.
+pub(super) fn interest_of(events: u32) -> Option<Interest> {
+    // The kernel adds these to each registration.
+    let events = events & !((libc::EPOLLERR | libc::EPOLLHUP) as u32);
+    let (readable, writable) = (Interest::READABLE, Interest::WRITABLE);
+    let sets = [readable, writable, readable | writable].into_iter();
+    let sets = sets.flat_map(|interest| [interest, interest | Interest::PRIORITY]).chain([Interest::PRIORITY]);
+    let mut sets = sets.flat_map(|interest| [interest, interest.marked()]).chain([Interest::MARK]);
+    sets.find(|interest| flags(*interest).bits() == events)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_are_read_as_the_interest_that_they_were_made_of() {
+        for interest in [
+            Interest::READABLE,
+            Interest::WRITABLE,
+            Interest::READABLE | Interest::WRITABLE,
+            Interest::READABLE | Interest::PRIORITY,
+            Interest::PRIORITY,
+        ] {
+            for interest in [interest, interest.marked()] {
+                let events = flags(interest).bits() | (libc::EPOLLERR | libc::EPOLLHUP) as u32;
+                assert_eq!(interest_of(events), Some(interest));
+            }
+        }
+        assert_eq!(interest_of(flags(Interest::MARK).bits()), Some(Interest::MARK));
+        assert_eq!(interest_of(EPOLLIN as u32), None);
+        assert_eq!(interest_of((EPOLLIN | EPOLLRDHUP | EPOLLET | libc::EPOLLONESHOT) as u32), None);
+    }
 
     #[test]
     fn timeouts_round_up() {

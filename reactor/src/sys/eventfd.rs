@@ -1,66 +1,59 @@
 //! eventfd(2) as the kernel object of a waker.
 
 use std::io;
-#[cfg(feature = "cponfork")]
-use std::os::fd::RawFd;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 
-use super::syscall;
-use crate::io_source::{Registration, SourceKind};
-use crate::selector::WakeSlot;
-use crate::{Interest, Registry, Token};
+use super::{Queue, syscall};
+use crate::waker_slot::WakerDescriptors;
+use crate::{Interest, Token};
 
 /// An eventfd that is written and never read: each write is an edge, and the counter has room for 2^64 - 2 of them.
 #[derive(Debug)]
-pub(crate) struct WakeSignal {
-    // Held for its drop, and declared first: see `IoSource`.
-    _registration: Registration,
-    fd: OwnedFd,
-}
+pub(crate) struct WakeSignal(OwnedFd);
 
 impl WakeSignal {
-    pub(crate) fn new(registry: &Registry, slot: &WakeSlot, token: Token) -> io::Result<WakeSignal> {
+    pub(crate) fn new(queue: &Queue, token: Token) -> io::Result<WakeSignal> {
         let fd = create()?;
-        let number = fd.as_raw_fd();
-        let mut registration = Registration::new(number, SourceKind::Waker);
-        // Before it is registered, so that whoever finds the registration finds the slot.
-        slot.set_descriptors(number, number);
-        registration.register(registry, number, token, Interest::READABLE)?;
-        Ok(WakeSignal { _registration: registration, fd })
+        queue.add(fd.as_raw_fd(), token, Interest::READABLE)?;
+        Ok(WakeSignal(fd))
+    }
+
+    pub(crate) fn descriptors(&self) -> WakerDescriptors {
+        let fd = self.0.as_raw_fd();
+        WakerDescriptors { registered: fd, sender: fd }
     }
 
     #[inline(always)]
-    pub(crate) fn send(&self) -> io::Result<()> {
-        Ok(send(self.fd.as_fd())?)
+    pub(crate) fn signal(&self, _: &Queue, _: Token) -> io::Result<()> {
+        Ok(signal(self.0.as_fd())?)
     }
 
-    pub(crate) fn retire(&self, _: &WakeSlot) {}
+    /// Called before the waker is dropped. Closing the eventfd is enough: no other process has it.
+    pub(crate) fn remove(&self, _: &Queue) {}
 
-    /// A fresh object for a child, with the numbers that it takes.
-    #[cfg(feature = "cponfork")]
-    pub(crate) fn renew(fd: RawFd, _: RawFd) -> io::Result<[(OwnedFd, RawFd); 1]> {
-        Ok([(create()?, fd)])
+    /// Signals a waker that another thread may own. Async-signal-safe; the error is an errno.
+    pub(crate) fn signal_at(descriptors: WakerDescriptors, _: &Queue, _: Token) -> Result<(), i32> {
+        // SAFETY: it goes to write(2) only, which returns EBADF if it is not open; it is never -1 for an eventfd.
+        let fd = unsafe { BorrowedFd::borrow_raw(descriptors.sender) };
+        signal(fd).map_err(Errno::raw_os_error)
     }
 
-    /// Sends on a descriptor that a fork has renewed. Async-signal-safe.
-    #[cfg(feature = "cponfork")]
-    pub(crate) fn send_at(fd: RawFd) -> Result<(), i32> {
-        // SAFETY: it goes nowhere but to write(2), which says EBADF should the number not be open.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        send(fd).map_err(Errno::raw_os_error)
+    /// Fresh objects for a child, each with the descriptor whose place it takes.
+    pub(crate) fn renew(descriptors: WakerDescriptors) -> io::Result<[(OwnedFd, RawFd); 1]> {
+        Ok([(create()?, descriptors.sender)])
     }
 }
 
 fn create() -> io::Result<OwnedFd> {
     let fd = syscall!(eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?;
-    // SAFETY: the kernel has just given us this descriptor, and nobody else owns it.
+    // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[inline(always)]
-fn send(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+fn signal(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::io::write(fd, &1_u64.to_ne_bytes())?;
     Ok(())
 }

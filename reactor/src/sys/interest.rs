@@ -7,7 +7,7 @@ use crate::sys;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 impl crate::Interest {
-    /// Priority readiness, as that of out-of-band data on a TCP socket (`EPOLLPRI`). Linux and Android only.
+    /// Priority readiness, such as that of out-of-band data on a TCP socket (`EPOLLPRI`). Linux and Android only.
     pub const PRIORITY: Self = Self::from_bits(crate::interest::PRIORITY).unwrap();
 }
 

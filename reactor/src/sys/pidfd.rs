@@ -15,9 +15,9 @@ pub(crate) struct ProcessHandle(OwnedFd);
 impl ProcessHandle {
     pub(crate) fn open(pid: u32) -> io::Result<ProcessHandle> {
         let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
-        // It is close-on-exec by itself.
+        // The kernel makes it close-on-exec.
         let fd = syscall!(syscall(libc::SYS_pidfd_open, pid, 0))?;
-        // SAFETY: the kernel has just given us this descriptor, and nobody else owns it.
+        // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
         Ok(ProcessHandle(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
     }
 
@@ -26,7 +26,7 @@ impl ProcessHandle {
         // SAFETY: one structure.
         loop {
             match syscall!(poll(&mut poll, 1, 0)) {
-                // By a signal, although it does not wait.
+                // A signal may interrupt it, although it does not wait.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return Ok(result? > 0),
             }
@@ -36,7 +36,7 @@ impl ProcessHandle {
     /// Reaps a child that has ended.
     pub(crate) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-        let id = self.0.as_raw_fd().cast_unsigned();
+        let id = self.0.as_raw_fd() as u32;
         // SAFETY: the kernel writes one structure at most.
         syscall!(waitid(libc::P_PIDFD, id, info.as_mut_ptr(), libc::WEXITED | libc::WNOHANG))?;
         // SAFETY: all zero is a valid value; the kernel has filled the fields of SIGCHLD if it has set the process id.

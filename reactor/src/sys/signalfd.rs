@@ -23,7 +23,7 @@ impl SignalQueue {
         for signal in signals {
             // SAFETY: the set is initialised.
             let is_signal = unsafe { libc::sigaddset(&mut set, signal) } == 0;
-            // The kernel would leave these two out without a word.
+            // The kernel would silently leave these two out.
             if !is_signal || signal == libc::SIGKILL || signal == libc::SIGSTOP {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidInput,
@@ -33,7 +33,7 @@ impl SignalQueue {
         }
         // SAFETY: the kernel reads `set`.
         let fd = syscall!(signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC))?;
-        // SAFETY: the kernel has just given us this descriptor, and nobody else owns it.
+        // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
         let queue = SignalQueue(unsafe { OwnedFd::from_raw_fd(fd) });
         // SAFETY: `set` is read. It cannot fail: the operation is a valid one.
         unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
@@ -45,8 +45,8 @@ impl SignalQueue {
         let size = size_of::<libc::signalfd_siginfo>();
         // SAFETY: the kernel writes at most one structure.
         let read = syscall!(read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size))?;
-        if read.cast_unsigned() != size {
-            // A severed one.
+        if read as usize != size {
+            // It is severed.
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "the signals belong to the process that this one was forked from",
@@ -55,9 +55,9 @@ impl SignalQueue {
         // SAFETY: the kernel has filled all of it.
         let info = unsafe { info.assume_init() };
         Ok(SignalInfo {
-            signal: info.ssi_signo.cast_signed(),
+            signal: info.ssi_signo as i32,
             code: info.ssi_code,
-            // What the kernel itself sends has no sender; a child's end has the child's.
+            // A signal from the kernel has no sender; SIGCHLD has the child's id.
             sender: (info.ssi_pid != 0).then_some(info.ssi_pid),
             user: (info.ssi_pid != 0).then_some(info.ssi_uid),
             value: info.ssi_int,
@@ -72,7 +72,7 @@ impl AsRawFd for SignalQueue {
 }
 
 /// Linux only: a [signalfd](https://man7.org/linux/man-pages/man2/signalfd.2.html), for waiting by other means. Do not
-/// change its set: processes share it.
+/// change its set, because processes share it.
 impl AsFd for crate::unix::Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.sys().0.as_fd()

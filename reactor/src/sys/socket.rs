@@ -10,24 +10,26 @@ pub(crate) use self::pipe::*;
 mod net {
     use std::ffi::OsStr;
     use std::io;
-    use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+    use std::mem::MaybeUninit;
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
     #[cfg(target_os = "android")]
     use std::os::android::net::SocketAddrExt;
-    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
     #[cfg(target_os = "linux")]
     use std::os::linux::net::SocketAddrExt;
     #[cfg(any(target_os = "linux", target_os = "android"))]
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::{self, UnixDatagram, UnixListener, UnixStream};
+    use std::ptr;
 
     use socket2::{Domain, SockAddr, SockAddrStorage, SockRef, Socket, Type};
 
     use crate::sys::syscall;
 
-    /// What the standard library asks for; the system caps it (`/proc/sys/net/core/somaxconn` on Linux).
+    /// The standard library's value; the system caps it (`/proc/sys/net/core/somaxconn` on Linux).
     const TCP_BACKLOG: i32 = 128;
 
-    /// What the standard library asks for: the system's limit.
+    /// The standard library's value: the system's limit.
     const UNIX_BACKLOG: i32 =
         if cfg!(any(target_os = "linux", target_os = "freebsd", target_os = "openbsd", target_vendor = "apple")) {
             -1
@@ -51,10 +53,34 @@ mod net {
     }
 
     pub(crate) fn tcp_accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        let (stream, address) = accept(listener)?;
-        // Not an internet address: the listener was made of a descriptor that is something else.
-        let address = address.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+        let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        let stream = accept_into(listener.as_raw_fd(), address.as_mut_ptr().cast(), &mut length)?;
+        // SAFETY: all zero is a valid address, of which the kernel has written a part.
+        let address = unsafe { address.assume_init() };
+        // Not an internet address: the listener was made from a descriptor of another kind.
+        let address = internet_address(&address).ok_or(io::ErrorKind::InvalidInput)?;
         Ok((stream.into(), address))
+    }
+
+    fn internet_address(address: &libc::sockaddr_storage) -> Option<SocketAddr> {
+        let address = ptr::from_ref(address);
+        // SAFETY: the storage is large enough, and aligned, for every kind of address; all bytes are initialised.
+        match unsafe { libc::c_int::from((*address).ss_family) } {
+            libc::AF_INET => {
+                // SAFETY: see above.
+                let v4 = unsafe { &*address.cast::<libc::sockaddr_in>() };
+                let ip = Ipv4Addr::from_bits(u32::from_be(v4.sin_addr.s_addr));
+                Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
+            }
+            libc::AF_INET6 => {
+                // SAFETY: see above.
+                let v6 = unsafe { &*address.cast::<libc::sockaddr_in6>() };
+                let (ip, port) = (Ipv6Addr::from(v6.sin6_addr.s6_addr), u16::from_be(v6.sin6_port));
+                Some(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id).into())
+            }
+            _ => None,
+        }
     }
 
     pub(crate) fn udp_bind(address: SocketAddr) -> io::Result<UdpSocket> {
@@ -85,7 +111,8 @@ mod net {
         let stream = UnixStream::from(stream);
         let address = match std_unix_address(&address) {
             Some(address) => address,
-            // A path that fills `sun_path` to the last byte: the standard library reads such an address, but makes none.
+            // The path fills `sun_path` to the last byte: the standard library reads such an address, but does not make
+            // one.
             None => stream.peer_addr()?,
         };
         Ok((stream, address))
@@ -109,7 +136,7 @@ mod net {
         pair(Type::DGRAM).map(|(a, b)| (a.into(), b.into()))
     }
 
-    /// `Socket::new` sees to close-on-exec and, on Apple systems, to `SO_NOSIGPIPE`.
+    /// `Socket::new` sets close-on-exec and, on Apple systems, `SO_NOSIGPIPE`.
     #[cfg(not(target_vendor = "apple"))]
     fn open(domain: Domain, kind: Type) -> io::Result<Socket> {
         Socket::new(domain, kind.nonblocking(), None)
@@ -143,25 +170,30 @@ mod net {
     }
 
     fn accept(listener: &impl AsRawFd) -> io::Result<(OwnedFd, SockAddr)> {
-        let accept = |storage: *mut SockAddrStorage, length| {
-            #[cfg(not(target_vendor = "apple"))]
-            let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-            #[cfg(not(target_vendor = "apple"))]
-            let fd = syscall!(accept4(listener.as_raw_fd(), storage.cast(), length, flags))?;
-            #[cfg(target_vendor = "apple")]
-            let fd = syscall!(accept(listener.as_raw_fd(), storage.cast(), length))?;
-            // SAFETY: the kernel has just given us this descriptor, and nobody else owns it.
-            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-            #[cfg(target_vendor = "apple")]
-            {
-                syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC))?;
-                // Inherited only from a listener that is in non-blocking mode itself.
-                syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK))?;
-            }
-            Ok(fd)
-        };
+        let accept = |storage: *mut SockAddrStorage, length| accept_into(listener.as_raw_fd(), storage.cast(), length);
         // SAFETY: on success the kernel has written an address to the storage and its length to `length`.
         unsafe { SockAddr::try_init(accept) }
+    }
+
+    /// Accepts a connection, non-blocking and close-on-exec. The kernel writes the peer's address to `address`, where there is
+    /// room for `length` bytes, and its length to `length`.
+    #[cfg(not(target_vendor = "apple"))]
+    fn accept_into(listener: RawFd, address: *mut libc::sockaddr, length: *mut libc::socklen_t) -> io::Result<OwnedFd> {
+        let fd = syscall!(accept4(listener, address, length, libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK))?;
+        // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    /// As above. The modes are set afterwards: there is no accept4(2).
+    #[cfg(target_vendor = "apple")]
+    fn accept_into(listener: RawFd, address: *mut libc::sockaddr, length: *mut libc::socklen_t) -> io::Result<OwnedFd> {
+        let fd = syscall!(accept(listener, address, length))?;
+        // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC))?;
+        // Inherited only from a listener that is in non-blocking mode itself.
+        syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK))?;
+        Ok(fd)
     }
 
     fn unix_address(address: &net::SocketAddr) -> io::Result<SockAddr> {
@@ -244,9 +276,7 @@ mod pipe {
     use std::io;
     #[cfg(target_vendor = "apple")]
     use std::os::fd::AsFd;
-    #[cfg(not(target_vendor = "apple"))]
-    use std::os::fd::FromRawFd;
-    use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+    use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
     use crate::sys::syscall;
 
@@ -255,16 +285,20 @@ mod pipe {
     pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
         let mut fds = [-1; 2];
         syscall!(pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK))?;
-        // SAFETY: the kernel has just given us these descriptors, and nobody else owns them.
+        // SAFETY: the kernel has just given us these descriptors, and nothing else owns them.
         Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
     }
 
     #[cfg(target_vendor = "apple")]
     pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-        let (reader, writer) = io::pipe()?;
-        let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
-        set_nonblocking(reader.as_fd(), true)?;
-        set_nonblocking(writer.as_fd(), true)?;
+        let mut fds = [-1; 2];
+        syscall!(pipe(fds.as_mut_ptr()))?;
+        // SAFETY: the kernel has just given us these descriptors, and nothing else owns them.
+        let (reader, writer) = unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) };
+        for end in [&reader, &writer] {
+            syscall!(ioctl(end.as_raw_fd(), libc::FIOCLEX))?;
+            set_nonblocking(end.as_fd(), true)?;
+        }
         Ok((reader, writer))
     }
 

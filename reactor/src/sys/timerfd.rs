@@ -1,18 +1,16 @@
 //! timerfd_create(2).
 
-#[cfg(feature = "cponfork")]
 use std::fs::File;
 use std::io;
-#[cfg(feature = "cponfork")]
 use std::io::Read;
 #[cfg(all(feature = "os-ext", not(forkio_kqueue)))]
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use super::syscall;
-use crate::schedule::{Clock, Setting};
+use crate::timer_state::{Clock, Setting};
 
-/// A timerfd, always set to an absolute time: what has passed of it by then is counted by the kernel.
+/// A timerfd, always set to an absolute time. If that time has passed, the kernel counts the expirations since.
 #[derive(Debug)]
 pub(crate) struct Timer(OwnedFd);
 
@@ -21,7 +19,7 @@ impl Timer {
         create(id(clock), libc::TFD_NONBLOCK).map(Timer)
     }
 
-    /// `None`: not at all. What was not taken is forgotten.
+    /// `None`: not at all. Expirations that were not taken are forgotten.
     pub(crate) fn set(&self, setting: Option<Setting>) -> io::Result<()> {
         set(&self.0, setting, libc::TFD_TIMER_ABSTIME)
     }
@@ -32,7 +30,7 @@ impl Timer {
         // SAFETY: the kernel writes at most 8 bytes.
         match syscall!(read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()))? {
             8 => Ok(u64::from_ne_bytes(count)),
-            // A severed one.
+            // It is severed.
             _ => Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "the timer belongs to the process that this one was forked from",
@@ -40,7 +38,6 @@ impl Timer {
         }
     }
 
-    #[cfg(feature = "cponfork")]
     pub(crate) fn into_fd(self) -> OwnedFd {
         self.0
     }
@@ -53,8 +50,8 @@ impl AsRawFd for Timer {
 }
 
 /// Linux only: a [timerfd](https://man7.org/linux/man-pages/man2/timerfd_create.2.html), for waiting by other means. Take
-/// expirations with [`expirations`](crate::unix::Timer::expirations) only, and set it with the type's own methods: what is
-/// done by the descriptor a fork does not know of.
+/// expirations with [`expirations`](crate::unix::Timer::expirations) only, and set it with the type's own methods: a fork
+/// does not notice changes that the program makes through the descriptor.
 #[cfg(all(feature = "os-ext", not(forkio_kqueue)))]
 impl AsFd for crate::unix::Timer {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -96,7 +93,7 @@ fn now_by(clock: libc::clockid_t) -> u64 {
 
 fn create(clock: libc::clockid_t, flags: libc::c_int) -> io::Result<OwnedFd> {
     let fd = syscall!(timerfd_create(clock, libc::TFD_CLOEXEC | flags))?;
-    // SAFETY: the kernel has just given us this descriptor, and nobody else owns it.
+    // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -122,19 +119,17 @@ fn nanos(time: libc::timespec) -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// A timer for the child that goes on where `schedule` is.
-#[cfg(feature = "cponfork")]
-pub(crate) fn renewed(schedule: &crate::schedule::Schedule) -> io::Result<Option<OwnedFd>> {
-    let timer = Timer::new(schedule.clock())?;
-    timer.set(schedule.rest())?;
+/// A timer for the child that continues `state`.
+pub(crate) fn renewed(state: &crate::timer_state::TimerState) -> io::Result<Option<OwnedFd>> {
+    let timer = Timer::new(state.clock())?;
+    timer.set(state.rest())?;
     Ok(Some(timer.into_fd()))
 }
 
-/// A timer for the child that goes on where the timerfd `fd` is, of which nothing else is known.
+/// A timer for the child that continues the timerfd `fd`, which is known only by its descriptor.
 ///
-/// What it counts is exact; its phase is found out to within a few microseconds. It is set to the absolute time, also if
-/// `fd` was set to a relative one: on a real-time clock the child's timer then moves when that clock is set.
-#[cfg(feature = "cponfork")]
+/// Its count is exact; its phase is good to a few microseconds. It is set to an absolute time, even if `fd` was set to a
+/// relative one: on a real-time clock the child's timer then moves when that clock is set.
 pub(crate) fn renewed_by_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
     let found = observe(fd)?;
     let fresh = create(found.clock, found.file_flags & libc::O_NONBLOCK)?;
@@ -142,7 +137,6 @@ pub(crate) fn renewed_by_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(fresh)
 }
 
-#[cfg(feature = "cponfork")]
 struct Observed {
     clock: libc::clockid_t,
     file_flags: libc::c_int,
@@ -150,8 +144,7 @@ struct Observed {
     rest: Option<Setting>,
 }
 
-/// Finds out what a timerfd is set to, and how many expirations nobody has read, without changing any of it.
-#[cfg(feature = "cponfork")]
+/// Determines the setting of a timerfd, and how many expirations wait to be read, without changing either.
 fn observe(fd: RawFd) -> io::Result<Observed> {
     /// One look is enough, unless the timer expires in it or the processor is taken away.
     const LOOKS: usize = 3;
@@ -176,7 +169,7 @@ fn observe(fd: RawFd) -> io::Result<Observed> {
             (0, _) if period == 0 => Some(Setting { first: 1, period }),
             (_, ticks) => Some(Setting { first: next.saturating_sub(ticks.saturating_mul(period)).max(1), period }),
         };
-        // Nothing remains of a timer that is not set, and of one that the kernel is about to see to; the next look tells.
+        // No time remains of a timer that is not set, or that the kernel is about to handle; the next look tells which.
         let may_be_due = remaining == 0 && (info.ticks == 0 || period > 0);
         let blur = if may_be_due || has_expired_meanwhile { u64::MAX } else { took };
         if best.as_ref().is_none_or(|(least, _)| blur <= *least) {
@@ -189,7 +182,6 @@ fn observe(fd: RawFd) -> io::Result<Observed> {
     best.map(|(_, found)| found).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
 }
 
-#[cfg(feature = "cponfork")]
 fn get(fd: RawFd) -> io::Result<libc::itimerspec> {
     let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     let mut value = libc::itimerspec { it_interval: zero, it_value: zero };
@@ -198,18 +190,16 @@ fn get(fd: RawFd) -> io::Result<libc::itimerspec> {
     Ok(value)
 }
 
-/// What `/proc/self/fdinfo` says about a timerfd (proc_pid_fdinfo(5)).
-#[cfg(feature = "cponfork")]
+/// The contents of `/proc/self/fdinfo` for a timerfd (proc_pid_fdinfo(5)).
 #[derive(Debug, PartialEq, Eq)]
 struct Info {
     clock: libc::clockid_t,
     file_flags: libc::c_int,
     set_flags: libc::c_int,
-    /// Expirations that nobody has read.
+    /// Expirations that wait to be read.
     ticks: u64,
 }
 
-#[cfg(feature = "cponfork")]
 impl Info {
     fn read(fd: RawFd) -> io::Result<Info> {
         let path = format!("/proc/self/fdinfo/{fd}");
@@ -237,7 +227,7 @@ impl Info {
     }
 }
 
-#[cfg(all(test, feature = "cponfork"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -10,4 +10,4 @@ pub use self::process::Process;
 pub use self::signals::{SignalInfo, Signals};
 pub use self::source_fd::SourceFd;
 pub use self::timer::Timer;
-pub use crate::schedule::Clock;
+pub use crate::timer_state::Clock;

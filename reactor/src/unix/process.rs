@@ -2,17 +2,18 @@ use std::io;
 use std::process::ExitStatus;
 
 use crate::io_source::{IoSource, SourceKind};
-use crate::{Interest, Registry, Token, event, sys};
+use crate::{Interest, Registry, Token, event, fork, sys};
 
 /// A watch on another process: [readable](crate::event::Event::is_readable) once it has ended.
 ///
-/// The process is the one that had the number when the watch was opened, also if the system gives the number to another
-/// one later. For a child that nobody has waited for that is certain. Dropping the watch does nothing to the process.
+/// The process is the one that had the id when the watch was opened, even if the system gives the id to another process
+/// later. For a child that has not been waited for, that is certain to be the child. Dropping the watch does nothing to the
+/// process.
 ///
 /// # Fork
 ///
 /// The watch belongs to the process that opened it, and is not registered in the child: its kind's default policy is
-/// `NoFork`. What the parent waits for is no child of the child's, where [`try_wait`](Process::try_wait) fails with
+/// `NoFork`. A child of the parent is not a child of the forked process, where [`try_wait`](Process::try_wait) fails with
 /// `ECHILD`. Tagged `Inherit`, the end gives an event in both processes.
 ///
 /// # Platforms
@@ -50,10 +51,11 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// `ESRCH` if there is none (a child that has ended but was not waited for is one); otherwise those of `pidfd_open(2)`:
-    /// no descriptor left, or `ENOSYS` before Linux 5.3.
+    /// `ESRCH` if there is no such process (a child that has ended but was not waited for still is one). Otherwise those of
+    /// `pidfd_open(2)`: no descriptor left, or `ENOSYS` before Linux 5.3.
     pub fn open(pid: u32) -> io::Result<Process> {
-        Ok(Process { pid, inner: IoSource::new(sys::ProcessHandle::open(pid)?, SourceKind::Process) })
+        let handle = fork::while_no_fork("watching a process", || sys::ProcessHandle::open(pid))?;
+        Ok(Process { pid, inner: IoSource::new(handle, SourceKind::Process) })
     }
 
     /// The process id. The system may give it to another process once this one has ended and been waited for.
@@ -70,11 +72,11 @@ impl Process {
         self.inner.has_ended()
     }
 
-    /// The exit status if the process, a child of this one, has ended, and reaps it; `None` while it runs.
+    /// Reaps the process, a child of this one, if it has ended, and returns its exit status; `None` while it runs.
     ///
     /// # Errors
     ///
-    /// `ECHILD` if it is no child of this process, or somebody has waited for it already; `EINVAL` before Linux 5.4.
+    /// `ECHILD` if it is not a child of this process, or has been waited for already; `EINVAL` before Linux 5.4.
     pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         self.inner.try_wait()
     }

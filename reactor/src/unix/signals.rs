@@ -1,25 +1,25 @@
 use std::io;
 
 use crate::io_source::{IoSource, SourceKind};
-use crate::{Interest, Registry, Token, event, sys};
+use crate::{Interest, Registry, Token, event, fork, sys};
 
 /// Signals of this process as a source: [readable](crate::event::Event::is_readable) when one has arrived.
 ///
-/// In place of a signal handler: the signals wait in the kernel until [`receive`](Signals::receive) takes them, one by one.
-/// Those below `SIGRTMIN` are coalesced: sent twice before the first is received, one arrives once.
+/// Takes the place of a signal handler: the signals wait in the kernel until [`receive`](Signals::receive) takes them, one
+/// by one. Those below `SIGRTMIN` are coalesced: sent twice before the first is received, one arrives once.
 ///
 /// # Blocking
 ///
-/// Only signals that are blocked wait; others interrupt as ever. [`new`](Signals::new) blocks its signals in the calling
-/// thread, and threads that it makes afterwards have them blocked too. So make it before other threads, or block the signals
-/// there (`pthread_sigmask(3)`). They stay blocked when the value is dropped: what may be pending by then would end the
+/// Only blocked signals wait; others interrupt as usual. [`new`](Signals::new) blocks its signals in the calling thread,
+/// and threads that it makes afterwards have them blocked too. So make it before other threads, or block the signals there
+/// (`pthread_sigmask(3)`). They stay blocked when the value is dropped: a signal that is pending by then would end the
 /// process. [`Command`](std::process::Command) unblocks all signals in the programs it starts.
 ///
 /// # Fork
 ///
-/// The registration is inherited, and each process receives the signals that are sent to *it*. What was pending at the fork
-/// is the parent's alone ([fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html)). A signal to the process group
-/// reaches both.
+/// The registration is inherited, and each process receives the signals that are sent to *it*. Signals that were pending at
+/// the fork stay with the parent ([fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html)). A signal to the process
+/// group reaches both.
 ///
 /// # Platforms
 ///
@@ -53,14 +53,15 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Blocks `signals`, given by their numbers as `libc::SIGTERM`, in the calling thread, and lets them be received.
+    /// Blocks `signals`, such as `libc::SIGTERM`, in the calling thread, and makes a source that receives them.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a number that is no signal, and for `SIGKILL` and `SIGSTOP`;
     /// otherwise those of `signalfd(2)`: no descriptor left. Nothing is blocked then.
     pub fn new(signals: impl IntoIterator<Item = i32>) -> io::Result<Signals> {
-        Ok(Signals { inner: IoSource::new(sys::SignalQueue::new(signals)?, SourceKind::Signal) })
+        let queue = fork::while_no_fork("receiving signals", || sys::SignalQueue::new(signals))?;
+        Ok(Signals { inner: IoSource::new(queue, SourceKind::Signal) })
     }
 
     /// Takes a signal that has arrived for this process or the calling thread.
@@ -70,6 +71,7 @@ impl Signals {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is none; [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a fork
     /// has severed the registration.
     pub fn receive(&self) -> io::Result<SignalInfo> {
+        fork::settle();
         self.inner.take()
     }
 
@@ -103,7 +105,7 @@ pub struct SignalInfo {
 }
 
 impl SignalInfo {
-    /// Its number, as `libc::SIGTERM`.
+    /// Its number, such as `libc::SIGTERM`.
     pub fn signal(&self) -> i32 {
         self.signal
     }
@@ -123,7 +125,7 @@ impl SignalInfo {
         self.code
     }
 
-    /// What was sent with it by `sigqueue(3)`; otherwise 0.
+    /// The value sent with it by `sigqueue(3)`; otherwise 0.
     pub fn value(&self) -> i32 {
         self.value
     }

@@ -2,17 +2,16 @@ use std::io;
 use std::os::fd::RawFd;
 
 use crate::event::Source;
-use crate::source_kind::SourceTag;
 use crate::{Interest, Registry, Token};
 
-/// Makes a [`Source`] of a descriptor that something else owns.
+/// Makes a [`Source`] of a descriptor that other code owns.
 ///
 /// It is made on the spot, for one call of a [`Registry`] method. It does not own the descriptor and closes nothing; the
 /// owner puts it into non-blocking mode, and deregisters it before closing it.
 ///
 /// # Fork
 ///
-/// What kind of object the descriptor is, and with it the default policy, is found out when a fork needs to know.
+/// A fork determines the kind of object behind the descriptor, and with it the default policy.
 ///
 /// # Examples
 ///
@@ -26,7 +25,7 @@ use crate::{Interest, Registry, Token};
 /// # fn main() -> std::io::Result<()> {
 /// let mut poll = Poll::new()?;
 /// let mut events = Events::with_capacity(8);
-/// let (reader, mut writer) = std::io::pipe()?;
+/// let (reader, mut writer) = std::os::unix::net::UnixStream::pair()?;
 /// poll.registry().register(&mut SourceFd(&reader.as_raw_fd()), Token(3), Interest::READABLE)?;
 ///
 /// writer.write_all(b"x")?;
@@ -42,7 +41,7 @@ pub struct SourceFd<'a>(pub &'a RawFd);
 
 impl Source for SourceFd<'_> {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        registry.selector().register(*self.0, token, interests, SourceTag::BARE)
+        registry.selector().register(*self.0, token, interests)
     }
 
     fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {

@@ -1,9 +1,11 @@
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::io_source::{IoSource, SourceKind};
-use crate::schedule::{Clock, Scheduled, Setting};
-use crate::{Interest, Registry, Token, event, sys};
+use crate::timer_state::{Clock, Setting, TimerState};
+use crate::{Interest, Registry, Token, event, fork, sys};
 
 /// A timer in the kernel: a source that becomes [readable](crate::event::Event::is_readable) when it expires.
 ///
@@ -14,18 +16,18 @@ use crate::{Interest, Registry, Token, event, sys};
 ///
 /// # Fork
 ///
-/// A timer is private to a process: its kind's default policy is `Renew`. The child's goes on where the parent's is: it
-/// expires at the same time and keeps period and phase, and expirations that were not taken are there to be taken in both.
-/// What one process takes or sets does not touch the other's timer.
+/// A timer is private to a process: its kind's default policy is `Renew`. The child's timer continues the parent's: it
+/// expires at the same time and keeps period and phase, and each process can take the expirations that were not taken yet.
+/// Taking or setting in one process does not affect the other's timer.
 ///
-/// The same holds for a timer that is not registered, and for one that is tagged `NoFork`, which is only not registered in
-/// the child. Tagged `Inherit`, it is one timer that both processes have. Tagged `Sever`, it fails in the child with
+/// The same holds for a timer that is not registered, and for one that is tagged `NoFork`, except that the child's is not
+/// registered. Tagged `Inherit`, it is one timer that both processes have. Tagged `Sever`, it fails in the child with
 /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
 ///
 /// # Platforms
 ///
-/// Linux: [timerfd_create(2)](https://man7.org/linux/man-pages/man2/timerfd_create.2.html). A descriptor per timer is
-/// nothing to rely on: kqueue(2) has timers without one.
+/// Linux: [timerfd_create(2)](https://man7.org/linux/man-pages/man2/timerfd_create.2.html). Do not rely on one descriptor
+/// per timer: kqueue(2) has timers without a descriptor.
 ///
 /// # Examples
 ///
@@ -50,7 +52,27 @@ use crate::{Interest, Registry, Token, event, sys};
 /// ```
 #[derive(Debug)]
 pub struct Timer {
-    inner: IoSource<Scheduled>,
+    inner: IoSource<Recorded>,
+}
+
+/// A timer with its state, which forks know of.
+#[derive(Debug)]
+struct Recorded {
+    timer: sys::Timer,
+    state: Arc<TimerState>,
+}
+
+impl AsRawFd for Recorded {
+    fn as_raw_fd(&self) -> RawFd {
+        self.timer.as_raw_fd()
+    }
+}
+
+/// Before the timer is closed, and after its registration has ended.
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        fork::remove_timer(self.as_raw_fd());
+    }
 }
 
 impl Timer {
@@ -60,10 +82,12 @@ impl Timer {
     ///
     /// Those of `timerfd_create(2)`: the process or the system has no descriptor left.
     pub fn new(clock: Clock) -> io::Result<Timer> {
-        Ok(Timer { inner: IoSource::new(Scheduled::new(clock)?, SourceKind::Timer) })
+        let state = Arc::new(TimerState::new(clock));
+        let timer = fork::add_timer(|| sys::Timer::new(clock), &state)?;
+        Ok(Timer { inner: IoSource::new(Recorded { timer, state }, SourceKind::Timer) })
     }
 
-    /// Lets the timer expire after `delay`, and then after each `period`, if there is one. What it was set to before, and
+    /// Lets the timer expire after `delay`, and then after each `period`, if there is one. The setting before, and
     /// expirations not taken, are forgotten.
     ///
     /// A zero delay expires at once. On [`Clock::Realtime`] the delay counts by that clock: if it is set meanwhile, the
@@ -76,7 +100,7 @@ impl Timer {
         self.set_at(self.clock().now().saturating_add(delay), period)
     }
 
-    /// Lets the timer expire when its clock shows `time`, and then after each `period`, if there is one. What it was set to
+    /// Lets the timer expire when its clock shows `time`, and then after each `period`, if there is one. The setting
     /// before, and expirations not taken, are forgotten.
     ///
     /// A time that has passed expires at once, and each period since has expired too.
@@ -112,8 +136,9 @@ impl Timer {
     }
 
     fn set(&mut self, setting: Option<Setting>) -> io::Result<()> {
+        fork::settle();
         self.inner.timer.set(setting)?;
-        self.inner.schedule.set(setting);
+        self.inner.state.set(setting);
         Ok(())
     }
 
@@ -124,19 +149,20 @@ impl Timer {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if it has not;
     /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a fork has severed it.
     pub fn expirations(&mut self) -> io::Result<u64> {
+        fork::settle();
         let count = self.inner.timer.take()?;
-        self.inner.schedule.take(count);
+        self.inner.state.take(count);
         Ok(count)
     }
 
     /// The time until the timer expires next; `None` if it will not.
     pub fn remaining(&self) -> Option<Duration> {
-        self.inner.schedule.remaining(sys::timer::now(self.clock()))
+        self.inner.state.remaining(sys::timer::now(self.clock()))
     }
 
     /// The clock that the timer was made with.
     pub fn clock(&self) -> Clock {
-        self.inner.schedule.clock()
+        self.inner.state.clock()
     }
 
     pub(crate) fn sys(&self) -> &sys::Timer {

@@ -1,7 +1,7 @@
-//! What a program written for mio 1.2 may rely on, on Unix.
+//! The behaviour that a program written for mio 1.2 may rely on, on Unix.
 //!
-//! The suite names `crate::mio` only, so that the same files run against this crate and against upstream mio: what is
-//! asserted here holds for both. Beside that it needs the crates `libc` and `static_assertions`.
+//! The suite names `crate::mio` only, so that the same files run against this crate and against upstream mio: its
+//! assertions hold for both. It also needs the crates `libc` and `static_assertions`.
 
 mod pipe;
 mod poll;

@@ -1,7 +1,7 @@
 //! `Poll` and `Registry`.
 
 use std::collections::HashSet;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::mpsc;
@@ -10,9 +10,9 @@ use std::{mem, ptr, thread};
 
 use super::util::{BOTH, LIMIT, Loop, READ, WRITE, assert_kind, assert_would_block, is_cloexec, without_children};
 use crate::mio::event::Event;
-use crate::mio::net::UnixStream;
+use crate::mio::net::{UdpSocket, UnixStream};
 use crate::mio::unix::{SourceFd, pipe};
-use crate::mio::{Events, Poll, Token};
+use crate::mio::{Events, Poll, Registry, Token};
 
 #[test]
 fn without_sources_a_timeout_passes() {
@@ -226,6 +226,28 @@ fn a_cloned_registry_is_the_same_selector() {
     drop(run);
     clone.register(&mut a, Token(0), READ).unwrap();
     clone.deregister(&mut a).unwrap();
+}
+
+/// The errors of debug builds. (In mio a failed call changes which selector a source belongs to, so each has its own source.)
+#[test]
+fn a_source_belongs_to_one_selector() {
+    #[track_caller]
+    fn check(call: impl FnOnce(&Registry, &mut UdpSocket) -> io::Result<()>, kind: ErrorKind, text: &str) {
+        let (first, second) = (Loop::new(), Loop::new());
+        let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        first.poll.registry().register(&mut socket, Token(1), READ).unwrap();
+        let error = call(second.poll.registry(), &mut socket).unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (kind, text));
+    }
+
+    if cfg!(debug_assertions) {
+        let registered = "I/O source already registered with a `Registry`";
+        check(|second, socket| second.register(socket, Token(1), READ), ErrorKind::AlreadyExists, registered);
+        let elsewhere = "I/O source already registered with a different `Registry`";
+        check(|second, socket| second.reregister(socket, Token(1), READ), ErrorKind::AlreadyExists, elsewhere);
+        let unregistered = "I/O source not registered with `Registry`";
+        check(|second, socket| second.deregister(socket), ErrorKind::NotFound, unregistered);
+    }
 }
 
 #[test]

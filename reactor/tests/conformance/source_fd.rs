@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 
 use super::util::{Loop, READ, assert_kind, check_registration, localhost};
 use crate::mio::Token;
@@ -11,7 +12,7 @@ use crate::mio::unix::SourceFd;
 
 #[test]
 fn registers() {
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = UnixStream::pair().unwrap();
     check_registration(&mut SourceFd(&reader.as_raw_fd()));
     check_registration(&mut SourceFd(&writer.as_raw_fd()));
 }
@@ -35,7 +36,7 @@ fn gives_events() {
 #[test]
 fn does_not_own_the_descriptor() {
     let mut run = Loop::new();
-    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = UnixStream::pair().unwrap();
     run.register(&mut SourceFd(&reader.as_raw_fd()), 0, READ);
     writer.write_all(b"x").unwrap();
     run.expect(0, Event::is_readable);
@@ -54,7 +55,7 @@ fn a_bad_descriptor_is_an_error() {
 #[test]
 fn two_selectors_may_watch_one_descriptor() {
     let (mut first, mut second) = (Loop::new(), Loop::new());
-    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = UnixStream::pair().unwrap();
     first.register(&mut SourceFd(&reader.as_raw_fd()), 1, READ);
     second.register(&mut SourceFd(&reader.as_raw_fd()), 2, READ);
     writer.write_all(b"x").unwrap();

@@ -41,7 +41,7 @@ fn option(fd: RawFd, level: libc::c_int, name: libc::c_int) -> libc::c_int {
     value
 }
 
-/// A bound socket that does not listen: nobody else gets its port, and whoever connects to it is refused.
+/// A bound socket that does not listen: no other socket gets its port, and connections to it are refused.
 fn refusing() -> (OwnedFd, SocketAddr) {
     // SAFETY: the socket is a new descriptor of our own; the kernel reads an initialised address of the given length.
     unsafe {

@@ -90,7 +90,7 @@ fn a_refusal_is_reported_to_a_connected_socket() {
     let mut run = Loop::new();
     let mut socket = bind();
     let gone = bind();
-    // Connected elsewhere, it refuses what we send; and nobody else gets its port.
+    // Connected elsewhere, it refuses our datagrams; and no other socket gets its port.
     gone.connect(gone.local_addr().unwrap()).unwrap();
     socket.connect(gone.local_addr().unwrap()).unwrap();
     run.register(&mut socket, 0, READ);

@@ -1,4 +1,4 @@
-//! Waiting with a limit, addresses that nobody else uses, a look at descriptor flags.
+//! Waiting with a limit, addresses that no other test uses, a look at descriptor flags.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,7 +12,7 @@ use std::{env, fs, process};
 use crate::mio::event::{Event, Source};
 use crate::mio::{Events, Interest, Poll, Token};
 
-/// Far more than anything here takes; a test that reaches it has failed.
+/// Far more time than any step takes; a test that reaches it has failed.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) const READ: Interest = Interest::READABLE;
@@ -160,7 +160,7 @@ impl TempDir {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("conformance-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = env::temp_dir().join(name);
-        // A leftover of an earlier process with the same number.
+        // A leftover of an earlier process with the same id.
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap();
         TempDir(path)
@@ -177,7 +177,7 @@ impl Drop for TempDir {
     }
 }
 
-/// What registration has to do for every source: once only, change, end; and the errors in between.
+/// Checks registration of any source: once only, change, end; and the errors in between.
 #[track_caller]
 pub(crate) fn check_registration(source: &mut impl Source) {
     let poll = Poll::new().unwrap();

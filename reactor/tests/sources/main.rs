@@ -1,6 +1,10 @@
-//! The sources that mio does not have: timers, signals, processes. In one process; see the crate of tests for what a fork
-//! does to them.
+//! The sources that mio does not have: timers, signals, processes. In one process: the crate `forkio-tests` covers
+//! forks.
 #![cfg(all(feature = "os-poll", feature = "os-ext", feature = "net"))]
+
+// The kernel of a test build: CONTRIBUTING.md.
+#[cfg(forkio_kqueue)]
+extern crate forkio_kqueue_model as _;
 
 use forkio_reactor as mio;
 

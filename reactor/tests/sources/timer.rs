@@ -115,7 +115,7 @@ fn set_anew_and_stopped() {
     run.register(&mut timer, 1, READ);
     timer.set_after(Duration::ZERO, Some(MILLIS)).unwrap();
     run.expect(1, Event::is_readable);
-    // What was not taken is forgotten.
+    // Expirations that were not taken are forgotten.
     timer.set_after(HOUR, None).unwrap();
     assert_would_block(timer.expirations());
     let remaining = timer.remaining().unwrap();

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::process;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::kernel::{self, EVFILT_USER, NOTE_TRIGGER};
-use super::{ADD, DELETE, Event, IGNORED_BY_ADD, Queue, WakeSignal, apply, knotes, wanted};
-use crate::selector::WakeSlots;
+use super::kernel;
+use super::{
+    ADD, DELETE, Event, IGNORED_BY_ADD, Queue, WakeSignal, apply, is_queue, is_write_of_a_queue, knotes, wanted,
+};
+use crate::sys::descriptor;
 use crate::{Interest, Token};
 
 /// Whether the kernel copies queues on fork (`KQUEUE_CPONFORK`): the same for all queues of a system.
@@ -24,121 +25,149 @@ pub(super) fn create() -> io::Result<RawFd> {
                 COPYING.store(YES, Ordering::Relaxed);
                 return Ok(fd);
             }
-            // FreeBSD 14 has the function without the flag; a program may have the function without the system call.
-            Some(Err(error)) if !matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
-                return Err(error);
-            }
+            // FreeBSD 14 has the function without the flag.
+            Some(Err(error)) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
             _ => COPYING.store(NO, Ordering::Relaxed),
         }
     }
     kernel::kqueue()
 }
 
-/// A new queue at a number that is unused. Async-signal-safe.
-pub(super) fn open_at(number: RawFd) -> Result<(), i32> {
-    let fresh = kernel::kqueue().map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))?;
-    if fresh == number {
-        return Ok(());
-    }
-    let result = kernel::replace(fresh, number);
-    kernel::close(fresh);
-    result
-}
-
 /// Whether the kernel copies queues on fork.
-pub(crate) fn is_copying() -> bool {
+pub(super) fn is_copying() -> bool {
     COPYING.load(Ordering::Relaxed) == YES
 }
 
-impl Queue {
-    /// The number is this process's own: it stands for the child's queue, or for what takes its place.
-    pub(crate) fn take_over(&self) {
-        self.owner.store(process::id(), Ordering::Relaxed);
+/// Puts a new queue at `number`, unless another file is open there, and returns its descriptor. Async-signal-safe.
+pub(super) fn put_at(number: RawFd, fresh: io::Result<RawFd>) -> Result<RawFd, i32> {
+    let fresh = fresh.map_err(errno)?;
+    // Something else may have taken the number since the fork, such as a file of another library's handler.
+    if fresh == number || descriptor::is_open(number) {
+        return Ok(fresh);
     }
-
-    /// Child of a fork that was not prepared: the number stands for a queue of its own, or for none.
-    #[cfg(feature = "atfork")]
-    pub(crate) fn detach(&self) {
-        if is_copying() {
-            self.take_over();
-        }
-    }
+    let result = descriptor::replace(fresh, number);
+    kernel::close(fresh);
+    result.map(|()| number)
 }
 
-/// What the child does to have its queue: one list of changes, made by one system call.
+pub(super) fn errno(error: io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EINVAL)
+}
+
+/// The child's steps to get its queue: one list of changes, made by one system call.
 ///
-/// Where the kernel copies the queue, the list deletes what the child is not to have. What it inherits is added again all
-/// the same: that makes no duplicate, and does not depend on which events the kernel copies (kqueue(2) says that those of
-/// descriptors "opened with the `O_CLOEXEC` flag" are not). At worst it is reported once more.
+/// In a planned fork, a kernel that copies the queue copies every knote of a descriptor, keeps active ones active, and keeps
+/// udata. The list repairs the rest. It deletes the knotes that the child must not have. It adds those that the kernel does
+/// not copy (`EVFILT_USER`, muted ones), that watch the parent's object (nested queues), or that watch an object which the
+/// child replaces. Checked on FreeBSD 15.1-RELEASE-p1.
 ///
-/// Where the kernel drops the queue, the child opens one at the same number, and the list fills it.
+/// Elsewhere the child opens a queue at the same descriptor, and the list fills it. The kernel drops the queue, or its copy
+/// is not exact: nothing keeps the parent's threads from changing it while an unplanned fork copies the process.
 #[derive(Debug)]
 pub(crate) struct QueueCopy {
+    /// Otherwise this is the child, and its queue is open.
+    is_planned: bool,
     changes: Vec<Event>,
+    /// The descriptors whose knotes the kernel copies, unless it keeps the descriptors from the child: close-on-fork ones,
+    /// and the program's own kqueues.
+    copied: Vec<RawFd>,
 }
 
-impl crate::fork::QueueCopy for QueueCopy {
-    fn new(_: &Queue, _: &mut Vec<OwnedFd>) -> io::Result<QueueCopy> {
-        Ok(QueueCopy { changes: Vec::new() })
+impl QueueCopy {
+    /// Whether the child relies on the kernel's copy.
+    fn is_copied(&self) -> bool {
+        self.is_planned && is_copying()
     }
 
-    fn inherit(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+    fn add(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         self.changes.extend_from_slice(wanted(&mut knotes(fd, token, ADD)?, interest));
         Ok(())
     }
 
-    fn leave_out(&mut self, fd: RawFd, interest: Interest) {
-        if is_copying()
-            && let Ok(mut knotes) = knotes(fd, Token(0), DELETE)
-        {
+    fn delete(&mut self, fd: RawFd, interest: Interest) {
+        // A negative descriptor is in no table.
+        if let Ok(mut knotes) = knotes(fd, Token(0), DELETE) {
             self.changes.extend_from_slice(wanted(&mut knotes, interest));
+        }
+    }
+}
+
+impl crate::sys::QueueCopy for QueueCopy {
+    fn new(queue: &Queue, _: &mut Vec<OwnedFd>, is_planned: bool) -> io::Result<QueueCopy> {
+        if !is_planned {
+            // At once, before other fresh objects take the descriptor that the kernel left unused.
+            if is_copying() && is_queue(queue.number()) {
+                kernel::close(queue.number());
+            }
+            queue.set(put_at(queue.number(), create()).map_err(io::Error::from_raw_os_error)?);
+        }
+        Ok(QueueCopy { is_planned, changes: Vec::new(), copied: Vec::new() })
+    }
+
+    fn inherit(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        if !self.is_copied() {
+            return self.add(fd, token, interest);
+        }
+        self.copied.push(fd);
+        Ok(())
+    }
+
+    fn inherit_muted(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        self.add(fd, token, interest)
+    }
+
+    fn leave_out(&mut self, fd: RawFd, interest: Interest) {
+        if self.is_copied() {
+            self.delete(fd, interest);
         }
     }
 
     fn add_in_child(&mut self, fd: RawFd, token: Token, interest: Interest) {
-        // A number that is in a table is none that could be refused.
-        let _ = self.inherit(fd, token, interest);
-    }
-
-    /// All is added in the child: to what the number stands for there.
-    fn recall(&mut self, _: RawFd) -> io::Result<bool> {
-        Ok(false)
-    }
-
-    fn renew_wakers(&mut self, wakers: &WakeSlots) {
-        if WakeSignal::IS_EVENT {
-            let events = wakers.all().map(|(number, token)| Event::new(number as usize, EVFILT_USER, ADD, token));
-            self.changes.extend(events);
+        // The copy of a nested queue's knote watches the parent's queue, and adding it again does not change that.
+        if self.is_copied() {
+            self.delete(fd, interest);
         }
+        // A negative descriptor is in no table.
+        let _ = self.add(fd, token, interest);
+    }
+
+    fn forget(&mut self, fd: RawFd) {
+        let is_of = |event: &Event| event.0.ident as RawFd == fd && event.0.filter != kernel::EVFILT_USER;
+        self.changes.retain(|event| !is_of(event));
+        self.copied.retain(|copied| *copied != fd);
+    }
+
+    fn renew_waker(&mut self, token: Token) {
+        self.changes.extend(WakeSignal::renewing_changes(token));
     }
 
     fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32> {
-        if !is_copying() {
-            open_at(queue.fd)?;
+        if self.is_copied() {
+            // At the limit of queues (RLIMIT_KQUEUES) a child silently lacks the copy, and cannot open a queue either.
+            if !is_queue(queue.number()) {
+                return Err(libc::ENOMEM);
+            }
+            queue.adopt();
+        } else if self.is_planned {
+            queue.set(put_at(queue.number(), create())?);
         }
-        queue.take_over();
         Ok(())
     }
 
-    fn complete(&mut self, queue: &Queue, wakers: &WakeSlots) -> Result<(), i32> {
-        for change in self.changes.iter_mut().filter(|change| change.0.filter == EVFILT_USER) {
-            // The flag as it was at the fork: who raised it may be a thread that does not exist here.
-            if wakers.find(change.0.ident as u32).is_some_and(|(slot, _)| slot.flag.is_raised()) {
-                change.0.fflags = NOTE_TRIGGER;
-            }
-        }
-        apply(queue.fd, &mut self.changes).map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))?;
-        match self.changes.iter().map(Event::errno).find(|errno| !IGNORED.contains(errno)) {
-            None => Ok(()),
-            Some(errno) => Err(errno),
-        }
+    fn complete(&mut self, queue: &Queue, wakes: bool) -> Result<(), i32> {
+        WakeSignal::set_pending(&mut self.changes, wakes);
+        apply(queue.fd(), &mut self.changes).map_err(errno)?;
+        let failed = |change: &&Event| !IGNORED.contains(&change.errno()) && !is_write_of_a_queue(change);
+        self.changes.iter().find(failed).map_or(Ok(()), |change| Err(change.errno()))
     }
 
     fn missing(&self) -> impl Iterator<Item = RawFd> {
-        self.changes.iter().filter(|change| change.errno() == libc::EBADF).map(|change| change.0.ident as RawFd)
+        let not_added = self.changes.iter().filter(|change| change.errno() == libc::EBADF);
+        let not_copied = self.copied.iter().copied().filter(|fd| !descriptor::is_open(*fd));
+        not_added.map(|change| change.0.ident as RawFd).chain(not_copied)
     }
 }
 
-/// Deleting what is not there, and adding what the child does not have: it was closed behind its owner's back, or is
-/// close-on-fork.
+/// The errors of deleting a missing knote, and of adding a descriptor that the child does not have because it was closed
+/// without notice or is close-on-fork.
 const IGNORED: [i32; 4] = [0, IGNORED_BY_ADD, libc::ENOENT, libc::EBADF];

@@ -1,139 +1,152 @@
-//! The seam: all that the backend asks of the system, and the names of it.
+//! The kernel interface of the backend: all its system calls, with the kernel's constants and types.
+//!
+//! libc provides it where the system has a kqueue. A test build for Linux links a substitute instead, with the names and
+//! values of FreeBSD's `sys/event.h`: the model in `tests/kqueue-model`, or libkqueue with `--cfg forkio_libkqueue`.
+//! CONTRIBUTING.md describes both.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use crate::sys::syscall;
+#[cfg(not(target_os = "linux"))]
+use libc as system;
+#[cfg(target_os = "linux")]
+use substitute as system;
 
-#[cfg(not(forkio_libkqueue))]
-pub use libc::{
+pub(crate) use system::{
     EV_ADD, EV_CLEAR, EV_DELETE, EV_ENABLE, EV_EOF, EV_ERROR, EV_ONESHOT, EV_RECEIPT, EVFILT_PROC, EVFILT_READ,
-    EVFILT_SIGNAL, EVFILT_TIMER, EVFILT_USER, EVFILT_WRITE, NOTE_EXIT, NOTE_TRIGGER, kevent as Kevent,
+    EVFILT_SIGNAL, EVFILT_TIMER, EVFILT_USER, EVFILT_WRITE, NOTE_EXIT, kevent as Kevent,
 };
-#[cfg(forkio_libkqueue)]
-pub use library::*;
+// Unused where a waker is a pipe.
+#[allow(unused_imports)]
+pub(crate) use system::NOTE_TRIGGER;
 
-/// libkqueue (<https://github.com/mheily/libkqueue>), with FreeBSD's numbers. `--cfg forkio_libkqueue`: CONTRIBUTING.md.
-#[cfg(forkio_libkqueue)]
-#[allow(missing_docs)]
-mod library {
-    use std::io;
-    use std::os::fd::RawFd;
+/// The functions that a test build for Linux links in place of a kernel.
+#[cfg(target_os = "linux")]
+#[allow(non_camel_case_types, reason = "the names of sys/event.h, as libc has them")]
+mod substitute {
+    use libc::{c_int, c_void, timespec};
 
-    /// `struct kevent`.
+    /// `struct kevent`. libkqueue has the fields of FreeBSD 11.
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
-    pub struct Kevent {
-        pub ident: usize,
-        pub filter: i16,
-        pub flags: u16,
-        pub fflags: u32,
-        pub data: isize,
-        pub udata: *mut libc::c_void,
+    pub(crate) struct kevent {
+        pub(crate) ident: usize,
+        pub(crate) filter: i16,
+        pub(crate) flags: u16,
+        pub(crate) fflags: u32,
+        #[cfg(not(forkio_libkqueue))]
+        pub(crate) data: i64,
+        #[cfg(forkio_libkqueue)]
+        pub(crate) data: isize,
+        pub(crate) udata: *mut c_void,
+        #[cfg(not(forkio_libkqueue))]
+        pub(crate) ext: [u64; 4],
     }
 
-    pub const EVFILT_READ: i16 = -1;
-    pub const EVFILT_WRITE: i16 = -2;
-    pub const EVFILT_PROC: i16 = -5;
-    pub const EVFILT_SIGNAL: i16 = -6;
-    pub const EVFILT_TIMER: i16 = -7;
-    pub const EVFILT_USER: i16 = -11;
-    pub const EV_ADD: u16 = 0x1;
-    pub const EV_DELETE: u16 = 0x2;
-    pub const EV_ENABLE: u16 = 0x4;
-    pub const EV_ONESHOT: u16 = 0x10;
-    pub const EV_CLEAR: u16 = 0x20;
-    pub const EV_RECEIPT: u16 = 0x40;
-    pub const EV_ERROR: u16 = 0x4000;
-    pub const EV_EOF: u16 = 0x8000;
-    pub const NOTE_EXIT: u32 = 0x8000_0000;
-    pub const NOTE_TRIGGER: u32 = 0x0100_0000;
+    pub(crate) const EVFILT_READ: i16 = -1;
+    pub(crate) const EVFILT_WRITE: i16 = -2;
+    pub(crate) const EVFILT_PROC: i16 = -5;
+    pub(crate) const EVFILT_SIGNAL: i16 = -6;
+    pub(crate) const EVFILT_TIMER: i16 = -7;
+    pub(crate) const EVFILT_USER: i16 = -11;
+    pub(crate) const EV_ADD: u16 = 0x1;
+    pub(crate) const EV_DELETE: u16 = 0x2;
+    pub(crate) const EV_ENABLE: u16 = 0x4;
+    pub(crate) const EV_ONESHOT: u16 = 0x10;
+    pub(crate) const EV_CLEAR: u16 = 0x20;
+    pub(crate) const EV_RECEIPT: u16 = 0x40;
+    pub(crate) const EV_ERROR: u16 = 0x4000;
+    pub(crate) const EV_EOF: u16 = 0x8000;
+    pub(crate) const NOTE_EXIT: u32 = 0x8000_0000;
+    #[allow(dead_code)]
+    pub(crate) const NOTE_TRIGGER: u32 = 0x0100_0000;
+    #[cfg(not(forkio_libkqueue))]
+    pub(crate) const NOTE_NSECONDS: u32 = 0x8;
+    #[cfg(not(forkio_libkqueue))]
+    pub(crate) const NOTE_ABSTIME: u32 = 0x10;
 
-    #[link(name = "kqueue")]
+    #[cfg(forkio_libkqueue)]
+    pub(super) use libc::fstat;
+
+    #[cfg_attr(forkio_libkqueue, link(name = "kqueue"))]
     unsafe extern "C" {
-        fn kqueue() -> libc::c_int;
-        fn kevent(
-            kq: libc::c_int,
-            changelist: *const Kevent,
-            nchanges: libc::c_int,
-            eventlist: *mut Kevent,
-            nevents: libc::c_int,
-            timeout: *const libc::timespec,
-        ) -> libc::c_int;
-    }
-
-    pub(super) fn create() -> io::Result<RawFd> {
-        // SAFETY: no memory is involved.
-        let fd = unsafe { kqueue() };
-        if fd == -1 { Err(io::Error::last_os_error()) } else { Ok(fd) }
-    }
-
-    /// # Safety
-    ///
-    /// As that of [`kevent`](super::kevent()).
-    pub(super) unsafe fn wait(
-        queue: RawFd,
-        changes: *const Kevent,
-        nchanges: libc::c_int,
-        events: *mut Kevent,
-        nevents: libc::c_int,
-        timeout: *const libc::timespec,
-    ) -> io::Result<libc::c_int> {
-        // SAFETY: the caller's promise.
-        let count = unsafe { kevent(queue, changes, nchanges, events, nevents, timeout) };
-        if count == -1 { Err(io::Error::last_os_error()) } else { Ok(count) }
+        #[cfg_attr(not(forkio_libkqueue), link_name = "forkio_model_kqueue")]
+        pub(super) fn kqueue() -> c_int;
+        #[cfg(not(forkio_libkqueue))]
+        #[link_name = "forkio_model_kqueuex"]
+        pub(super) fn kqueuex(flags: libc::c_uint) -> c_int;
+        #[cfg(not(forkio_libkqueue))]
+        #[link_name = "forkio_model_fstat"]
+        pub(super) fn fstat(fd: c_int, stat: *mut libc::stat) -> c_int;
+        #[cfg(not(forkio_libkqueue))]
+        #[link_name = "forkio_model_socket_pcb"]
+        pub(super) fn socket_pcb(fd: c_int) -> u64;
+        #[cfg_attr(not(forkio_libkqueue), link_name = "forkio_model_kevent")]
+        pub(super) fn kevent(
+            queue: c_int,
+            changes: *const kevent,
+            nchanges: c_int,
+            events: *mut kevent,
+            nevents: c_int,
+            timeout: *const timespec,
+        ) -> c_int;
     }
 }
 
+/// The type of a filter's number.
 #[cfg(not(target_os = "netbsd"))]
-mod words {
-    /// The type of a filter's number.
-    pub type Filter = i16;
-    /// The type of a set of flags.
-    pub type Flags = u16;
-}
+pub(crate) type Filter = i16;
+/// The type of a filter's number.
 #[cfg(target_os = "netbsd")]
-mod words {
-    /// The type of a filter's number.
-    pub type Filter = u32;
-    /// The type of a set of flags.
-    pub type Flags = u32;
-}
-pub use words::*;
+pub(crate) type Filter = u32;
+
+/// The type of a set of flags.
+#[cfg(not(target_os = "netbsd"))]
+pub(crate) type Flags = u16;
+/// The type of a set of flags.
+#[cfg(target_os = "netbsd")]
+pub(crate) type Flags = u32;
 
 /// Requests of aio(4), where the system reports them.
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_vendor = "apple"))]
-pub const EVFILT_AIO: Option<Filter> = Some(libc::EVFILT_AIO);
+pub(crate) const EVFILT_AIO: Option<Filter> = Some(libc::EVFILT_AIO);
 /// Requests of aio(4), where the system reports them.
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly", target_vendor = "apple")))]
-pub const EVFILT_AIO: Option<Filter> = None;
+pub(crate) const EVFILT_AIO: Option<Filter> = None;
+
 /// Requests of lio_listio(2), where the system reports them.
 #[cfg(target_os = "freebsd")]
-pub const EVFILT_LIO: Option<Filter> = Some(libc::EVFILT_LIO);
+pub(crate) const EVFILT_LIO: Option<Filter> = Some(libc::EVFILT_LIO);
 /// Requests of lio_listio(2), where the system reports them.
 #[cfg(not(target_os = "freebsd"))]
-pub const EVFILT_LIO: Option<Filter> = None;
+pub(crate) const EVFILT_LIO: Option<Filter> = None;
 
 /// The unit of a timer, as a flag and in nanoseconds: the finest that all releases of the system have.
-#[cfg(any(target_os = "freebsd", target_vendor = "apple"))]
-pub const TIMER_UNIT: (u32, u64) = (libc::NOTE_NSECONDS, 1);
+#[cfg(any(target_os = "freebsd", target_vendor = "apple", all(target_os = "linux", not(forkio_libkqueue))))]
+pub(crate) const TIMER_UNIT: (u32, u64) = (system::NOTE_NSECONDS, 1);
 /// The unit of a timer, as a flag and in nanoseconds: the finest that all releases of the system have.
-#[cfg(not(any(target_os = "freebsd", target_vendor = "apple")))]
-pub const TIMER_UNIT: (u32, u64) = (0, 1_000_000);
+#[cfg(not(any(target_os = "freebsd", target_vendor = "apple", all(target_os = "linux", not(forkio_libkqueue)))))]
+pub(crate) const TIMER_UNIT: (u32, u64) = (0, 1_000_000);
 
 /// The flag of a timer that is set to a time of day, where there is one.
-#[cfg(target_os = "freebsd")]
-pub const ABSOLUTE: Option<u32> = Some(libc::NOTE_ABSTIME);
+#[cfg(any(target_os = "freebsd", all(target_os = "linux", not(forkio_libkqueue))))]
+pub(crate) const ABSOLUTE: Option<u32> = Some(system::NOTE_ABSTIME);
 /// The flag of a timer that is set to a time of day, where there is one.
 #[cfg(target_vendor = "apple")]
-pub const ABSOLUTE: Option<u32> = Some(libc::NOTE_ABSOLUTE);
+pub(crate) const ABSOLUTE: Option<u32> = Some(libc::NOTE_ABSOLUTE);
 /// The flag of a timer that is set to a time of day, where there is one.
-#[cfg(not(any(target_os = "freebsd", target_vendor = "apple")))]
-pub const ABSOLUTE: Option<u32> = None;
+#[cfg(not(any(target_os = "freebsd", target_vendor = "apple", all(target_os = "linux", not(forkio_libkqueue)))))]
+pub(crate) const ABSOLUTE: Option<u32> = None;
+
+/// A flag of kqueuex(2): the queue is close-on-exec.
+pub(crate) const KQUEUE_CLOEXEC: u32 = 1;
+/// A flag of kqueuex(2): the kernel copies the queue on fork.
+pub(crate) const KQUEUE_CPONFORK: u32 = 2;
 
 /// `EV_SET(2)` with the fields that registrations use.
-pub fn kevent_of(ident: usize, filter: Filter, flags: Flags, udata: usize) -> Kevent {
+pub(crate) fn kevent_of(ident: usize, filter: Filter, flags: Flags, udata: usize) -> Kevent {
     Kevent {
         ident: ident as _,
         filter,
@@ -141,66 +154,68 @@ pub fn kevent_of(ident: usize, filter: Filter, flags: Flags, udata: usize) -> Ke
         fflags: 0,
         data: 0,
         udata: udata as _,
-        #[cfg(target_os = "freebsd")]
+        #[cfg(any(target_os = "freebsd", all(target_os = "linux", not(forkio_libkqueue))))]
         ext: [0; 4],
     }
 }
 
-/// Flags of kqueuex(2).
-#[cfg(feature = "cponfork")]
-pub const KQUEUE_CLOEXEC: u32 = 1;
-/// See [`KQUEUE_CLOEXEC`].
-#[cfg(feature = "cponfork")]
-pub const KQUEUE_CPONFORK: u32 = 2;
+/// Creates a queue, close-on-exec. Async-signal-safe.
+#[cfg(target_os = "netbsd")]
+pub(crate) fn kqueue() -> io::Result<RawFd> {
+    // SAFETY: the call takes no pointer.
+    check(unsafe { libc::kqueue1(libc::O_CLOEXEC) })
+}
 
-/// A new queue, close-on-exec. Async-signal-safe.
-pub fn kqueue() -> io::Result<RawFd> {
-    #[cfg(target_os = "netbsd")]
-    let fd = syscall!(kqueue1(libc::O_CLOEXEC))?;
-    #[cfg(not(target_os = "netbsd"))]
-    let fd = {
-        #[cfg(not(forkio_libkqueue))]
-        let fd = syscall!(kqueue())?;
-        #[cfg(forkio_libkqueue)]
-        let fd = library::create()?;
-        // A fork in between does not matter: the child would not have the queue.
-        syscall!(fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC)).inspect_err(|_| close(fd))?;
-        fd
-    };
+/// Creates a queue, close-on-exec. Async-signal-safe.
+#[cfg(not(target_os = "netbsd"))]
+pub(crate) fn kqueue() -> io::Result<RawFd> {
+    // SAFETY: the call takes no pointer.
+    let fd = check(unsafe { system::kqueue() })?;
+    // A fork between the two calls does no harm: the child does not get this queue.
+    // SAFETY: the call takes no pointer.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }).inspect_err(|_| close(fd))?;
     Ok(fd)
 }
 
-/// kqueuex(2): FreeBSD 14. `None`: the system has no such function. It is looked up at run time, so that one program runs
-/// on older systems too.
-#[cfg(feature = "cponfork")]
-pub fn kqueuex(flags: u32) -> Option<io::Result<RawFd>> {
+/// Creates a queue with kqueuex(2), which FreeBSD has since 14.0. `None`: the system has no such function.
+pub(crate) fn kqueuex(flags: u32) -> Option<io::Result<RawFd>> {
+    /// Looked up at run time, so that one program runs on older releases too.
     #[cfg(target_os = "freebsd")]
-    {
+    fn call(flags: u32) -> Option<libc::c_int> {
         type Kqueuex = unsafe extern "C" fn(libc::c_uint) -> libc::c_int;
-        // SAFETY: the name ends with a zero byte; looking it up runs no code of ours.
+        // SAFETY: the name ends with a zero byte.
         let function = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"kqueuex".as_ptr()) };
         if function.is_null() {
             return None;
         }
-        // SAFETY: the function of this name has this type (sys/event.h).
+        // SAFETY: sys/event.h declares a function of this name with this type.
         let kqueuex = unsafe { std::mem::transmute::<*mut libc::c_void, Kqueuex>(function) };
-        // SAFETY: no memory is involved.
-        let fd = unsafe { kqueuex(flags) };
-        Some(if fd == -1 { Err(io::Error::last_os_error()) } else { Ok(fd) })
+        // SAFETY: the call takes no pointer.
+        Some(unsafe { kqueuex(flags) })
     }
-    #[cfg(not(target_os = "freebsd"))]
-    {
-        let _ = flags;
+    #[cfg(all(target_os = "linux", not(forkio_libkqueue)))]
+    fn call(flags: u32) -> Option<libc::c_int> {
+        // SAFETY: the call takes no pointer.
+        Some(unsafe { system::kqueuex(flags) })
+    }
+    #[cfg(not(any(target_os = "freebsd", all(target_os = "linux", not(forkio_libkqueue)))))]
+    fn call(_: u32) -> Option<libc::c_int> {
         None
+    }
+
+    match check(call(flags)?) {
+        // A program may run where only the function exists, not the system call.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => None,
+        result => Some(result),
     }
 }
 
-/// kevent(2). Async-signal-safe.
+/// Calls kevent(2). Async-signal-safe.
 ///
 /// # Safety
 ///
-/// There are `nchanges` changes at `changes`, and room for `nevents` events at `events`.
-pub unsafe fn kevent(
+/// `changes` must point to `nchanges` changes, and `events` to room for `nevents` events.
+pub(crate) unsafe fn kevent(
     queue: RawFd,
     changes: *const Kevent,
     nchanges: usize,
@@ -208,10 +223,10 @@ pub unsafe fn kevent(
     nevents: usize,
     timeout: Option<Duration>,
 ) -> io::Result<usize> {
-    /// Systems differ in the longest time that they take; 68 years are enough.
+    /// Systems differ in the longest time that they accept; 68 years are enough.
     const LONGEST: u64 = i32::MAX as u64;
     let timeout = timeout.map(|timeout| libc::timespec {
-        tv_sec: timeout.as_secs().min(LONGEST) as libc::time_t,
+        tv_sec: timeout.as_secs().min(LONGEST) as _,
         tv_nsec: timeout.subsec_nanos() as libc::c_long,
     });
     let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
@@ -219,12 +234,9 @@ pub unsafe fn kevent(
     let nchanges = nchanges.try_into().unwrap_or(Count::MAX);
     #[allow(clippy::useless_conversion, reason = "systems differ in the type")]
     let nevents = nevents.try_into().unwrap_or(Count::MAX);
-    #[cfg(not(forkio_libkqueue))]
-    let count = syscall!(kevent(queue, changes, nchanges, events, nevents, timeout))?;
-    #[cfg(forkio_libkqueue)]
-    // SAFETY: the caller's promise.
-    let count = unsafe { library::wait(queue, changes, nchanges, events, nevents, timeout) }?;
-    Ok(count.cast_unsigned() as usize)
+    // SAFETY: the caller vouches for both lists; the timeout is null or outlives the call.
+    let count = check(unsafe { system::kevent(queue, changes, nchanges, events, nevents, timeout) })?;
+    Ok(count as usize)
 }
 
 #[cfg(not(target_os = "netbsd"))]
@@ -232,15 +244,49 @@ type Count = libc::c_int;
 #[cfg(target_os = "netbsd")]
 type Count = libc::size_t;
 
-/// close(2) of a queue.
-pub fn close(queue: RawFd) {
-    // An error would say that it is not open.
-    // SAFETY: the caller owns the number.
+/// Closes a queue. Async-signal-safe.
+pub(crate) fn close(queue: RawFd) {
+    // An error says that the descriptor is not open, which is what the caller wants.
+    // SAFETY: the caller owns the descriptor.
     unsafe { libc::close(queue) };
 }
 
-/// Makes the number `onto` stand for the queue `from`. Async-signal-safe.
-#[cfg(feature = "cponfork")]
-pub fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
-    crate::sys::descriptor::replace(from, onto)
+/// Describes a descriptor with fstat(2). On FreeBSD a queue has the type of a pipe, and queues and sockets of the Internet have
+/// device 0 and inode 0.
+pub(crate) fn fstat(fd: RawFd) -> io::Result<libc::stat> {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: the kernel fills the structure.
+    check(unsafe { system::fstat(fd, stat.as_mut_ptr()) })?;
+    // SAFETY: the call has succeeded, so the structure is filled.
+    Ok(unsafe { stat.assume_init() })
+}
+
+/// Returns the address of a socket's control block in the kernel, which identifies the socket: `kf_sock_pcb` of `F_KINFO`,
+/// which FreeBSD has since 13.1. `None`: the descriptor is no socket, or the system does not tell.
+pub(crate) fn socket_pcb(fd: RawFd) -> Option<u64> {
+    #[cfg(target_os = "freebsd")]
+    let pcb = {
+        /// `struct kinfo_file` in words. libc hides the fields of sockets.
+        const WORDS: usize = size_of::<libc::kinfo_file>() / size_of::<u64>();
+        const PCB: usize = 304 / size_of::<u64>();
+        let mut file = [0_u64; WORDS];
+        // SAFETY: the structure is as large as the array, and begins with an int for its size.
+        unsafe { file.as_mut_ptr().cast::<libc::c_int>().write(size_of_val(&file) as libc::c_int) };
+        // SAFETY: the kernel fills as many bytes as the first field says.
+        let result = unsafe { libc::fcntl(fd, libc::F_KINFO, file.as_mut_ptr()) };
+        if result == -1 { 0 } else { file[PCB] }
+    };
+    #[cfg(all(target_os = "linux", not(forkio_libkqueue)))]
+    // SAFETY: the call takes no pointer.
+    let pcb = unsafe { system::socket_pcb(fd) };
+    #[cfg(not(any(target_os = "freebsd", all(target_os = "linux", not(forkio_libkqueue)))))]
+    let pcb = {
+        let _ = fd;
+        0
+    };
+    Some(pcb).filter(|pcb| *pcb != 0)
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

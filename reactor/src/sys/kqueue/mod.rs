@@ -1,27 +1,23 @@
 //! kqueue(2).
 //!
-//! A kqueue knows a registration by filter and descriptor: what is one registration here is up to two *knotes* there, one to
-//! read and one to write. Adding one that is there changes it, and closing a descriptor removes its knotes, whoever holds a
-//! duplicate.
+//! A kqueue identifies a registration by filter and descriptor. So one registration is up to two *knotes* in the kernel,
+//! one to read and one to write. Adding an existing knote changes it. Closing a descriptor removes its knotes, even if
+//! another process holds a duplicate.
 //!
-//! Everything between this backend and the system goes through [`kernel`], a handful of calls. With `--cfg forkio_kqueue`
-//! the backend runs on Linux, for tests: over a model of the system, or with `--cfg forkio_libkqueue` too over a library. With
-//! `--cfg forkio_wake_pipe` wakers are what they are where the system has no `EVFILT_USER`.
+//! This backend reaches the system only through [`kernel`], a handful of calls. With `--cfg forkio_kqueue` the backend runs
+//! on Linux, for tests: see CONTRIBUTING.md. With `--cfg forkio_wake_pipe` wakers are pipes, as on a system without
+//! `EVFILT_USER`.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
-#[cfg(feature = "cponfork")]
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 use std::{fmt, process, ptr};
 
 use crate::{Interest, Token};
 
-#[cfg_attr(all(forkio_kqueue, not(forkio_libkqueue)), path = "model/mod.rs")]
-pub mod kernel;
-
-#[cfg(feature = "cponfork")]
 mod copy;
+pub(super) mod kernel;
 mod own;
 #[cfg(feature = "os-ext")]
 mod process_handle;
@@ -35,10 +31,8 @@ pub(crate) mod timer;
 )]
 mod wake;
 
-#[cfg(feature = "cponfork")]
 pub(crate) use self::copy::QueueCopy;
-#[cfg(feature = "cponfork")]
-pub(crate) use self::own::{Remakes, kind};
+pub(crate) use self::own::{Remakes, RemakesLock, kind};
 pub(crate) use self::wake::WakeSignal;
 #[cfg(feature = "os-ext")]
 pub(crate) use self::{process_handle::ProcessHandle, signals::SignalQueue, timer::Timer};
@@ -50,7 +44,7 @@ use self::kernel::{EV_ADD, EV_CLEAR, EV_DELETE, EV_ENABLE, EV_EOF, EV_ERROR, EV_
 #[repr(transparent)]
 pub(crate) struct Event(kernel::Kevent);
 
-// SAFETY: what makes it neither by itself is `udata`, a pointer only by its type: it is a token here.
+// SAFETY: only the type of `udata`, a pointer, keeps it from being `Send` and `Sync`. Here it is a token.
 unsafe impl Send for Event {}
 // SAFETY: as above.
 unsafe impl Sync for Event {}
@@ -74,67 +68,122 @@ impl fmt::Debug for Event {
     }
 }
 
-/// A kqueue.
+/// A kqueue, or room for one.
 ///
-/// Not an `OwnedFd`: a kernel that does not copy it on fork leaves the number unused in the child, where it may stand for
-/// something else by the time that the queue is dropped.
+/// A kernel that does not copy queues on fork leaves the descriptor unused in the child, which may open another file there
+/// before it closes the queue. So only the process that opened the queue, or [adopted](Queue::adopt) its descriptor, closes
+/// it.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    fd: RawFd,
-    /// The process that the number is known to stand for a queue in.
-    #[cfg(feature = "cponfork")]
+    /// The argument of system calls: the queue's descriptor, or [`NO_QUEUE`].
+    fd: AtomicI32,
+    /// The queue's descriptor.
+    number: AtomicI32,
+    /// The process that owns the descriptor.
     owner: AtomicU32,
 }
 
+/// A descriptor that is never open: system calls say EBADF.
+const NO_QUEUE: RawFd = RawFd::MAX;
+
 impl Queue {
-    /// The kernel overwrites a registration that is made twice, and takes back one that it has no use for: a pipe's whose
+    /// The kernel overwrites a registration that is made twice, and drops one that can give no event: that of a pipe whose
     /// other end is gone.
     pub(crate) const IS_EXACT: bool = false;
 
-    pub(crate) fn new() -> io::Result<Queue> {
-        #[cfg(feature = "cponfork")]
-        let fd = copy::create()?;
-        #[cfg(not(feature = "cponfork"))]
-        let fd = kernel::kqueue()?;
-        Ok(Queue {
-            fd,
-            #[cfg(feature = "cponfork")]
-            owner: AtomicU32::new(process::id()),
-        })
+    /// Room for a queue.
+    pub(crate) const fn vacant() -> Queue {
+        Queue { fd: AtomicI32::new(NO_QUEUE), number: AtomicI32::new(NO_QUEUE), owner: AtomicU32::new(0) }
+    }
+
+    /// Opens a queue, close-on-exec. The kernel copies it on fork if it can.
+    pub(crate) fn open(&self) -> io::Result<()> {
+        self.set(copy::create()?);
+        Ok(())
+    }
+
+    /// Sets the queue's descriptor to `fd`, in this process.
+    fn set(&self, fd: RawFd) {
+        self.fd.store(fd, Ordering::Relaxed);
+        self.number.store(fd, Ordering::Relaxed);
+        self.adopt();
+    }
+
+    /// Notes that the descriptor belongs to this process. Async-signal-safe.
+    pub(crate) fn adopt(&self) {
+        self.owner.store(process::id(), Ordering::Relaxed);
+    }
+
+    /// Forks do not handle the queues of other code: see `no_adoption.rs`.
+    pub(crate) fn refer_to(&self, fd: RawFd) {
+        self.number.store(fd, Ordering::Relaxed);
+    }
+
+    pub(crate) fn forget(&self) {
+        self.number.store(NO_QUEUE, Ordering::Relaxed);
+    }
+
+    pub(crate) fn close(&self) {
+        let fd = self.number();
+        let is_own = self.owner.load(Ordering::Relaxed) == process::id();
+        self.fd.store(NO_QUEUE, Ordering::Relaxed);
+        self.number.store(NO_QUEUE, Ordering::Relaxed);
+        if is_own {
+            kernel::close(fd);
+        }
+    }
+
+    /// The queue's descriptor.
+    pub(crate) fn number(&self) -> RawFd {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    fn fd(&self) -> RawFd {
+        self.fd.load(Ordering::Relaxed)
+    }
+
+    /// Keeps later system calls from reaching the descriptor, which may refer to another file. Async-signal-safe.
+    pub(crate) fn disown(&self) {
+        self.fd.store(NO_QUEUE, Ordering::Relaxed);
+    }
+
+    /// Whether a child has an open file at the descriptor of its parent's queue.
+    pub(crate) fn is_there_after_fork() -> bool {
+        copy::is_copying()
     }
 
     pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         events.clear();
         let (list, room) = (events.as_mut_ptr().cast::<kernel::Kevent>(), events.capacity());
         // SAFETY: `Event` is `repr(transparent)`, and the kernel writes no more events than there is room for.
-        let count = unsafe { kernel::kevent(self.fd, ptr::null(), 0, list, room, timeout) }?;
+        let count = unsafe { kernel::kevent(self.fd(), ptr::null(), 0, list, room, timeout) }?;
         // SAFETY: the kernel has initialised the first `count` events.
         unsafe { events.set_len(count) };
         Ok(())
     }
 
-    /// Overwrites a registration that is there.
+    /// Overwrites an existing registration.
     pub(crate) fn add(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let mut knotes = knotes(fd, token, ADD)?;
         let wanted = wanted(&mut knotes, interest);
-        apply(self.fd, wanted)?;
-        let result = wanted.iter().try_for_each(|change| check(change, &[IGNORED_BY_ADD]));
+        apply(self.fd(), wanted)?;
+        let result = wanted.iter().try_for_each(|change| check_add(change, &[IGNORED_BY_ADD]));
         if result.is_err() {
-            // One of two may be there.
+            // Only one of the two knotes may exist.
             let _ = self.delete(fd);
         }
         result
     }
 
-    /// Adds a registration that is not there.
+    /// Adds a missing registration.
     pub(crate) fn modify(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let mut changes = knotes(fd, token, DELETE)?;
         for change in wanted(&mut changes, interest) {
             change.0.flags = ADD;
         }
-        apply(self.fd, &mut changes)?;
-        // What it was registered for before nobody knows: what is to go may not be there.
-        changes.iter().try_for_each(|change| check(change, &[IGNORED_BY_ADD, libc::ENOENT]))
+        apply(self.fd(), &mut changes)?;
+        // The interest before is not known: the knote to delete may not exist.
+        changes.iter().try_for_each(|change| check_add(change, &[IGNORED_BY_ADD, libc::ENOENT]))
     }
 
     pub(crate) fn delete(&self, fd: RawFd) -> io::Result<()> {
@@ -145,17 +194,16 @@ impl Queue {
         }
     }
 
-    /// Whether there is a registration for what is open under this number now, with this token.
-    #[cfg(feature = "cponfork")]
+    /// Whether there is a registration for the file that is open at `fd` now. The registration is known to have this token.
+    /// This arms it again: a source that is ready gives an event.
     pub(crate) fn holds(&self, fd: RawFd, token: Token, _: Interest) -> io::Result<bool> {
-        // Nothing is disabled here, so enabling only asks. Like any change it sets the token, and reports anew what is
-        // ready.
+        // No knote is ever disabled, so enabling only asks.
         self.find(knotes(fd, token, EV_ENABLE | EV_RECEIPT)?, &[libc::ENOENT, libc::EBADF])
     }
 
-    /// Makes changes to both knotes, and says whether one of them is there.
+    /// Makes changes to both knotes, and returns whether one of them exists.
     fn find(&self, mut changes: [Event; 2], ignored: &[i32]) -> io::Result<bool> {
-        apply(self.fd, &mut changes)?;
+        apply(self.fd(), &mut changes)?;
         changes.iter().try_for_each(|change| check(change, ignored))?;
         Ok(changes.iter().any(|change| change.errno() == 0))
     }
@@ -163,18 +211,8 @@ impl Queue {
 
 impl AsFd for Queue {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: open as long as the queue lives, in the process that it belongs to.
-        unsafe { BorrowedFd::borrow_raw(self.fd) }
-    }
-}
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        #[cfg(feature = "cponfork")]
-        if self.owner.load(Ordering::Relaxed) != process::id() {
-            return;
-        }
-        kernel::close(self.fd);
+        // SAFETY: open for as long as the queue is, in the process that it belongs to.
+        unsafe { BorrowedFd::borrow_raw(self.number()) }
     }
 }
 
@@ -182,7 +220,7 @@ impl Drop for Queue {
 const ADD: kernel::Flags = EV_ADD | EV_CLEAR | EV_RECEIPT;
 const DELETE: kernel::Flags = EV_DELETE | EV_RECEIPT;
 
-/// macOS 10.10 and 10.11 give EPIPE for a pipe whose other end is gone, and report it all the same (mio issue 582).
+/// macOS 10.10 and 10.11 give EPIPE for a pipe whose other end is gone, and report it nevertheless (mio issue 582).
 const IGNORED_BY_ADD: i32 = libc::EPIPE;
 
 /// The two knotes of a descriptor, to read and to write.
@@ -192,8 +230,8 @@ fn knotes(fd: RawFd, token: Token, flags: kernel::Flags) -> io::Result<[Event; 2
     Ok([EVFILT_READ, EVFILT_WRITE].map(|filter| Event::new(ident, filter, flags, token)))
 }
 
-/// Those of the two that an interest asks for. (Requests of aio(4) name the queue themselves, and priority readiness is
-/// nothing that a kqueue has.)
+/// Those of the two that an interest asks for. (Requests of aio(4) name the queue themselves, and a kqueue has no priority
+/// readiness.)
 fn wanted(knotes: &mut [Event; 2], interest: Interest) -> &mut [Event] {
     match (interest.is_readable(), interest.is_writable()) {
         (true, true) => knotes,
@@ -206,14 +244,29 @@ fn wanted(knotes: &mut [Event; 2], interest: Interest) -> &mut [Event] {
 /// Makes changes, and replaces each by its answer.
 fn apply(queue: RawFd, changes: &mut [Event]) -> io::Result<()> {
     let list = changes.as_mut_ptr().cast::<kernel::Kevent>();
-    // SAFETY: `Event` is `repr(transparent)`. One list for both is what the manual allows: each change is read before
-    // something is written to its place.
+    // SAFETY: `Event` is `repr(transparent)`. One list for both is what the manual allows: each change is read before an
+    // answer is written to its place.
     match unsafe { kernel::kevent(queue, list, changes.len(), list, changes.len(), Some(Duration::ZERO)) } {
         Ok(_) => Ok(()),
         // All changes have been made, says the manual.
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Whether the descriptor is a queue. (By fstat(2) it may be a pipe.) Async-signal-safe.
+pub(crate) fn is_queue(fd: RawFd) -> bool {
+    // SAFETY: no change, and room for no event.
+    unsafe { kernel::kevent(fd, ptr::null(), 0, ptr::null_mut(), 0, Some(Duration::ZERO)) }.is_ok()
+}
+
+/// A queue, such as the one of a timer, is never writable, and FreeBSD refuses to watch for that.
+fn is_write_of_a_queue(answer: &Event) -> bool {
+    answer.errno() == libc::EINVAL && answer.0.filter == EVFILT_WRITE && is_queue(answer.0.ident as RawFd)
+}
+
+fn check_add(answer: &Event, ignored: &[i32]) -> io::Result<()> {
+    if is_write_of_a_queue(answer) { Ok(()) } else { check(answer, ignored) }
 }
 
 fn check(answer: &Event, ignored: &[i32]) -> io::Result<()> {
@@ -232,6 +285,15 @@ pub(crate) mod event {
 
     pub(crate) fn token(event: &Event) -> Token {
         Token(event.0.udata as usize)
+    }
+
+    /// The event of a waker, as the kernel would return it.
+    pub(crate) fn wake(token: Token) -> Event {
+        Event::new(0, super::wake::FILTER, 0, token)
+    }
+
+    pub(crate) fn is_wake(event: &Event, token: Token) -> bool {
+        event.0.filter == super::wake::FILTER && self::token(event) == token
     }
 
     pub(crate) fn is_readable(event: &Event) -> bool {

@@ -1,47 +1,51 @@
 //! Queues that stand for one source: a timer, a set of signals, a process.
 //!
-//! A kqueue is a descriptor that can be watched by another one, so such a source is a descriptor as it is on Linux, and the
-//! rest of the crate need not know.
+//! Another kqueue can watch a kqueue's descriptor. So such a source is a descriptor, as on Linux, and the rest of the crate
+//! treats both alike.
 //!
-//! None of them is copied by a kernel on fork: each is opened anew by the child, at its number. So no kernel timer is ever in
-//! a queue that is being copied, which is not safe on every kernel that copies (FreeBSD 15.1 before July 2026:
-//! CVE-2026-58083), and there is no list of fixed releases to keep.
+//! No kernel copies them on fork: the child opens each one again, at its descriptor. So the kernel never copies a queue
+//! with a timer, which is not safe on every kernel (FreeBSD 15.1 before July 2026: CVE-2026-58083), and this crate needs no
+//! list of fixed releases.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::process;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::copy::{errno, put_at};
 use super::kernel::{self, EV_ADD, EV_DELETE, EV_ONESHOT, EV_RECEIPT, EVFILT_TIMER};
-use super::{Event, apply, check};
+use super::{Event, apply, check, is_queue};
 use crate::Token;
-use crate::schedule::Clock;
+use crate::lock::{Guard, Lock};
 use crate::source_kind::SourceKind;
+use crate::sys::descriptor;
+use crate::timer_state::Clock;
 
 /// A queue of a source's own.
 #[derive(Debug)]
 pub(super) struct OwnQueue(Arc<Own>);
 
-/// What forks need to know of it.
+/// The state that forks need.
 #[derive(Debug)]
 pub(crate) struct Own {
     fd: RawFd,
-    /// The process that the number is known to stand for the queue in.
+    /// The process whose queue is at the descriptor.
     owner: AtomicU32,
     kind: SourceKind,
     contents: Contents,
 }
 
-/// What is in the queue.
+/// The contents of the queue.
 #[derive(Debug)]
 pub(super) enum Contents {
     Events(Vec<Event>),
     Timer(Alarm),
 }
 
-/// A timer's next expiration that nobody has taken, in nanoseconds of its clock; 0: none.
+/// A timer's first expiration that the owner has not taken, in nanoseconds of its clock; 0: the timer is not set.
 #[derive(Debug)]
 pub(super) struct Alarm {
     pub(super) clock: Clock,
@@ -49,16 +53,26 @@ pub(super) struct Alarm {
     pub(super) period: AtomicU64,
 }
 
-/// All there are, to be opened anew by children. Only locked where forks are kept out.
-static ALL: Mutex<Vec<Arc<Own>>> = Mutex::new(Vec::new());
+/// All queues of this kind: children open them again. A planned fork holds the lock.
+static ALL: Lock<Vec<Arc<Own>>> = Lock::new(Vec::new());
+
+pub(crate) type RemakesLock = Guard<Vec<Arc<Own>>>;
+
+fn all() -> RemakesLock {
+    if ALL.is_mine() {
+        // SAFETY: the thread forks, and borrows nothing from the guard that the fork holds.
+        return unsafe { ALL.again(false) };
+    }
+    ALL.lock()
+}
 
 impl OwnQueue {
     pub(super) fn new(kind: SourceKind, contents: Contents) -> io::Result<OwnQueue> {
-        let own = Own { fd: kernel::kqueue()?, owner: AtomicU32::new(process::id()), kind, contents };
-        // From here on it is closed if something fails.
-        let queue = OwnQueue(Arc::new(own));
+        let fd = kernel::kqueue()?;
+        // From here on an error closes it.
+        let queue = OwnQueue(Arc::new(Own { fd, owner: AtomicU32::new(process::id()), kind, contents }));
         queue.0.fill()?;
-        keeping_forks_out(|| all().push(Arc::clone(&queue.0)))?;
+        all().push(Arc::clone(&queue.0));
         Ok(queue)
     }
 
@@ -69,7 +83,7 @@ impl OwnQueue {
         }
     }
 
-    /// Arms the timer for its next expiration, and forgets what has expired.
+    /// Arms the timer for its next expiration, and forgets past ones.
     pub(super) fn arm(&self) -> io::Result<()> {
         let delete = Event::new(0, EVFILT_TIMER, EV_DELETE | EV_RECEIPT, Token(0));
         let add = self.alarm().and_then(Alarm::event);
@@ -78,7 +92,7 @@ impl OwnQueue {
         changes.iter().try_for_each(|change| check(change, &[libc::ENOENT]))
     }
 
-    /// Takes events that nobody has any use for, so that there can be new ones.
+    /// Takes and drops events, so that new ones can come.
     pub(super) fn drain(&self) -> io::Result<()> {
         let mut events = super::Events::with_capacity(16);
         let (list, room) = (events.as_mut_ptr().cast::<kernel::Kevent>(), events.capacity());
@@ -88,8 +102,8 @@ impl OwnQueue {
             match take() {
                 Ok(count) if count == room => {}
                 Ok(_) => return Ok(()),
-                // No queue any more: a dead endpoint.
-                Err(error) if error.raw_os_error() == Some(libc::EBADF) => {
+                // No longer a queue but a dead endpoint. FreeBSD returns EINVAL; the manual says EBADF.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL)) => {
                     let text = "the source belongs to the process that this one was forked from";
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
                 }
@@ -98,7 +112,12 @@ impl OwnQueue {
         }
     }
 
-    /// Whether there is an event, which stays there.
+    /// Gives the queue an event if one of its signals is pending: the kernel reports only signals that arrive later.
+    pub(super) fn notice_pending_signals(&self) -> io::Result<()> {
+        if self.0.is_signal_pending() { self.0.add(&expired_timer()) } else { Ok(()) }
+    }
+
+    /// Whether there is an event. It stays in the queue.
     pub(super) fn is_ready(&self) -> io::Result<bool> {
         let mut poll = libc::pollfd { fd: self.0.fd, events: libc::POLLIN, revents: 0 };
         loop {
@@ -127,8 +146,7 @@ impl AsFd for OwnQueue {
 
 impl Drop for OwnQueue {
     fn drop(&mut self) {
-        // Between prepare and the end of a fork it stays in the list: for nothing but a queue that a child opens.
-        let _ = keeping_forks_out(|| all().retain(|own| !Arc::ptr_eq(own, &self.0)));
+        all().retain(|own| !Arc::ptr_eq(own, &self.0));
         if self.0.owner.load(Ordering::Relaxed) == process::id() {
             kernel::close(self.0.fd);
         }
@@ -151,27 +169,45 @@ impl Own {
         Ok(())
     }
 
-    /// Whether its number stands for a queue in this process: an earlier fork may have severed it.
-    #[cfg(feature = "cponfork")]
-    fn is_here(&self) -> bool {
-        // SAFETY: no change, and room for no event.
-        let asked =
-            unsafe { kernel::kevent(self.fd, std::ptr::null(), 0, std::ptr::null_mut(), 0, Some(Duration::ZERO)) };
-        asked.is_ok()
-    }
-
-    /// Child: opens the queue at its number. Async-signal-safe.
-    #[cfg(feature = "cponfork")]
-    fn open_anew(&self) -> Result<(), i32> {
-        let errno = |error: io::Error| error.raw_os_error().unwrap_or(libc::EINVAL);
-        super::copy::open_at(self.fd)?;
+    /// Child: opens the queue again. Async-signal-safe.
+    fn remake(&self) -> Result<(), i32> {
+        // The source knows no other descriptor.
+        let fd = put_at(self.fd, kernel::kqueue())?;
+        if fd != self.fd {
+            kernel::close(fd);
+            return Err(libc::EBADF);
+        }
         self.owner.store(process::id(), Ordering::Relaxed);
         match self.fill().map_err(errno) {
-            // A process that has ended meanwhile is no child's child.
-            Err(libc::ESRCH) => Ok(()),
-            result => result,
+            // A process that has ended meanwhile is not a child of this one.
+            Err(libc::ESRCH) => return Ok(()),
+            result => result?,
         }
+        // A signal that arrived since the fork is pending without an event.
+        if self.kind == SourceKind::Signal && self.is_signal_pending() {
+            self.add(&expired_timer()).map_err(errno)?;
+        }
+        Ok(())
     }
+
+    fn is_signal_pending(&self) -> bool {
+        let Contents::Events(events) = &self.contents else { return false };
+        let mut pending = MaybeUninit::<libc::sigset_t>::zeroed();
+        // SAFETY: the kernel fills the set; all zero is a value.
+        let pending = unsafe {
+            libc::sigpending(pending.as_mut_ptr());
+            pending.assume_init()
+        };
+        // SAFETY: the set is initialised.
+        events.iter().any(|event| unsafe { libc::sigismember(&pending, event.0.ident as i32) } == 1)
+    }
+}
+
+/// The change that adds a timer which has expired.
+pub(super) fn expired_timer() -> Event {
+    let mut expired = Event::new(0, EVFILT_TIMER, EV_ADD | EV_ONESHOT, Token(0));
+    (expired.0.fflags, expired.0.data) = (kernel::TIMER_UNIT.0, 1);
+    expired
 }
 
 impl Alarm {
@@ -189,48 +225,67 @@ impl Alarm {
     }
 }
 
-/// What the source is whose queue stands at a number. To be called where forks are kept out.
-#[cfg(feature = "cponfork")]
+/// The kind of the source whose queue is at a descriptor.
 pub(crate) fn kind(fd: RawFd) -> Option<SourceKind> {
-    all().iter().find(|own| own.fd == fd && own.owner.load(Ordering::Relaxed) == process::id()).map(|own| own.kind)
+    let is_at = |own: &&Arc<Own>| own.fd == fd && own.owner.load(Ordering::Relaxed) == process::id();
+    all().iter().find(is_at).map(|own| own.kind)
 }
 
-fn all() -> std::sync::MutexGuard<'static, Vec<Arc<Own>>> {
-    ALL.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(feature = "cponfork")]
-use crate::fork::keeping_forks_out;
-
-#[cfg(not(feature = "cponfork"))]
-fn keeping_forks_out<T>(act: impl FnOnce() -> T) -> io::Result<T> {
-    Ok(act())
-}
-
-/// The queues that a child opens anew.
-#[cfg(feature = "cponfork")]
+/// The queues that a child opens again.
 #[derive(Debug)]
 pub(crate) struct Remakes(Vec<Arc<Own>>);
 
-#[cfg(feature = "cponfork")]
 impl Remakes {
+    /// Whether there may be such queues.
+    pub(crate) const EXIST: bool = true;
+
     pub(crate) const fn new() -> Remakes {
         Remakes(Vec::new())
     }
 
-    /// Parent, before the fork.
-    pub(crate) fn prepare(&mut self) {
-        self.0.clear();
-        self.0.extend(all().iter().filter(|own| own.is_here()).cloned());
+    /// Keeps other threads from adding and removing queues. A planned fork holds the guard from prepare to its end.
+    pub(crate) fn lock() -> RemakesLock {
+        all()
     }
 
-    /// Their numbers.
-    pub(crate) fn numbers(&self) -> impl Iterator<Item = RawFd> {
+    /// In the child of an unplanned fork: frees the lock if a thread of the parent held it. What that thread was adding is
+    /// lost.
+    ///
+    /// # Safety
+    ///
+    /// As [`Lock::free_if_orphaned`].
+    pub(crate) unsafe fn free_lock() {
+        // SAFETY: the caller's promise.
+        unsafe { ALL.free_if_orphaned(Vec::new()) };
+    }
+
+    /// Lists those that there are: before a planned fork, or in the child of an unplanned one.
+    pub(crate) fn prepare(&mut self) {
+        self.0.clear();
+        // An earlier fork may have severed one: its descriptor no longer refers to a queue. In the child of an unplanned
+        // fork the descriptor is closed, unless it refers to another file.
+        let is_kept = |own: &&Arc<Own>| match own.owner.load(Ordering::Relaxed) == process::id() {
+            true => is_queue(own.fd),
+            false => !descriptor::is_open(own.fd),
+        };
+        self.0.extend(all().iter().filter(is_kept).cloned());
+    }
+
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
         self.0.iter().map(|own| own.fd)
     }
 
-    /// Child: the numbers that could not be opened, with the errno. Async-signal-safe.
+    pub(crate) fn contains(&self, fd: RawFd) -> bool {
+        self.0.iter().any(|own| own.fd == fd)
+    }
+
+    /// Forgets a descriptor that is about to be closed.
+    pub(crate) fn forget(&mut self, fd: RawFd) {
+        self.0.retain(|own| own.fd != fd);
+    }
+
+    /// Child: opens the queues again, and returns the descriptors at which that failed, with the errno. Async-signal-safe.
     pub(crate) fn remake(&self) -> impl Iterator<Item = (RawFd, i32)> {
-        self.0.iter().filter_map(|own| own.open_anew().err().map(|errno| (own.fd, errno)))
+        self.0.iter().filter_map(|own| own.remake().err().map(|errno| (own.fd, errno)))
     }
 }

@@ -11,7 +11,7 @@ use crate::source_kind::SourceKind;
 use crate::sys::syscall;
 use crate::unix::SignalInfo;
 
-/// Signals that are blocked, so that they stay pending, and a queue that tells when one was sent.
+/// Signals that are blocked, so that they stay pending, and a queue that gives an event when one is sent.
 pub(crate) struct SignalQueue {
     queue: OwnQueue,
     signals: Vec<i32>,
@@ -43,11 +43,13 @@ impl SignalQueue {
         let queue = OwnQueue::new(SourceKind::Signal, contents)?;
         // SAFETY: `set` is read. It cannot fail: the operation is a valid one.
         unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+        // A signal that was pending before gives no event.
+        queue.notice_pending_signals()?;
         Ok(SignalQueue { queue, signals })
     }
 
     pub(crate) fn take(&self) -> io::Result<SignalInfo> {
-        // First, so that what is sent from now on is a new event.
+        // Take the event first, so that a signal sent from now on gives a new one.
         self.queue.drain()?;
         loop {
             let mut pending = empty_set();
@@ -75,7 +77,7 @@ fn empty_set() -> libc::sigset_t {
     }
 }
 
-/// Takes a pending signal. `None`: it is not pending any more.
+/// Takes a pending signal. `None`: it is no longer pending.
 #[cfg(not(any(target_os = "openbsd", target_vendor = "apple")))]
 fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
     let mut set = empty_set();
@@ -137,7 +139,7 @@ impl AsRawFd for SignalQueue {
     }
 }
 
-/// A queue of the signals' own, for waiting by other means.
+/// The signals' own queue, for waiting by other means.
 impl AsFd for crate::unix::Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.sys().queue.as_fd()

@@ -7,11 +7,11 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::own::{Alarm, Contents, OwnQueue};
-use crate::schedule::{Clock, Setting};
 use crate::source_kind::SourceKind;
+use crate::timer_state::{Clock, Setting};
 
-/// A queue with a timer in it, armed for one expiration after the other: the kernel's part is to wake, and what has expired
-/// is found out from the clock.
+/// A queue with a timer in it, armed for one expiration after the other. The kernel only wakes the process, which then
+/// counts the expirations by the clock.
 #[derive(Debug)]
 pub(crate) struct Timer(OwnQueue);
 
@@ -21,7 +21,7 @@ impl Timer {
         OwnQueue::new(SourceKind::Timer, Contents::Timer(alarm)).map(Timer)
     }
 
-    /// `None`: not at all. What was not taken is forgotten.
+    /// `None`: not at all. Expirations that were not taken are forgotten.
     pub(crate) fn set(&self, setting: Option<Setting>) -> io::Result<()> {
         let Some(alarm) = self.0.alarm() else { return Ok(()) };
         alarm.next.store(setting.map_or(0, |setting| setting.first), Ordering::Relaxed);
@@ -56,7 +56,7 @@ impl AsRawFd for Timer {
     }
 }
 
-/// A queue of the timer's own, for waiting by other means.
+/// The timer's own queue, for waiting by other means.
 #[cfg(feature = "os-ext")]
 impl AsFd for crate::unix::Timer {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -85,13 +85,11 @@ pub(crate) fn now(clock: Clock) -> u64 {
 }
 
 /// The child opens the timer's queue itself.
-#[cfg(feature = "cponfork")]
-pub(crate) fn renewed(_: &crate::schedule::Schedule) -> io::Result<Option<std::os::fd::OwnedFd>> {
+pub(crate) fn renewed(_: &crate::timer_state::TimerState) -> io::Result<Option<std::os::fd::OwnedFd>> {
     Ok(None)
 }
 
-/// Descriptors that are timers by themselves: only Linux's are known.
-#[cfg(feature = "cponfork")]
+/// Descriptors that are timers themselves exist on Linux only.
 pub(crate) fn renewed_by_descriptor(fd: RawFd) -> io::Result<std::os::fd::OwnedFd> {
     #[cfg(forkio_kqueue)]
     return crate::sys::timerfd::renewed_by_descriptor(fd);

@@ -1,74 +1,75 @@
 //! `EVFILT_USER` as the kernel object of a waker: an event of the queue itself, without a descriptor.
 
 use std::io;
-#[cfg(feature = "cponfork")]
 use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
-use super::kernel::{self, EV_ADD, EV_CLEAR, EV_DELETE, EVFILT_USER, NOTE_TRIGGER};
-use super::{Event, Queue};
-use crate::selector::{Selector, WakeSlot};
-use crate::{Registry, Token};
+use super::kernel::{self, EV_ADD, EV_CLEAR, EV_DELETE, EV_RECEIPT, EVFILT_USER, NOTE_TRIGGER};
+use super::{ADD, Event, Queue};
+use crate::Token;
+use crate::waker_slot::WakerDescriptors;
 
-/// Triggers the event that the queue knows by the slot's number. It keeps the selector: the queue has to be there.
+/// The filter of a waker's events.
+pub(super) const FILTER: kernel::Filter = EVFILT_USER;
+
+/// The queue's one event of this filter.
+const IDENT: usize = 0;
+
+/// Triggers the queue's event.
 #[derive(Debug)]
-pub(crate) struct WakeSignal {
-    selector: Selector,
-    ident: u32,
-    token: Token,
-}
+pub(crate) struct WakeSignal;
 
 impl WakeSignal {
-    #[cfg(feature = "cponfork")]
-    pub(crate) const IS_EVENT: bool = true;
-
-    pub(crate) fn new(registry: &Registry, slot: &WakeSlot, token: Token) -> io::Result<WakeSignal> {
-        let (selector, ident) = (registry.selector().clone(), slot.number());
-        selector.change_wake_event(|queue| {
-            queue.change_event(ident, EV_ADD | EV_CLEAR, 0, token)?;
-            slot.set_event();
-            Ok(())
-        })?;
-        Ok(WakeSignal { selector, ident, token })
+    pub(crate) fn new(queue: &Queue, token: Token) -> io::Result<WakeSignal> {
+        queue.change_event(EV_ADD | EV_CLEAR, 0, token)?;
+        Ok(WakeSignal)
     }
 
-    pub(crate) fn send(&self) -> io::Result<()> {
+    pub(crate) fn descriptors(&self) -> WakerDescriptors {
+        WakerDescriptors::NONE
+    }
+
+    pub(crate) fn signal(&self, queue: &Queue, token: Token) -> io::Result<()> {
         // Any change sets the token.
-        match self.selector.queue().change_event(self.ident, 0, NOTE_TRIGGER, self.token) {
-            #[cfg(feature = "cponfork")]
-            Err(_) if self.selector.is_retired() => Ok(()),
-            result => result,
-        }
+        queue.change_event(0, NOTE_TRIGGER, token)
     }
 
-    /// A renewed queue has its events again: there is nothing to replace.
-    #[cfg(feature = "cponfork")]
-    pub(crate) fn renew(_: RawFd, _: RawFd) -> io::Result<[(OwnedFd, RawFd); 0]> {
+    /// Called before the waker is dropped.
+    pub(crate) fn remove(&self, queue: &Queue) {
+        // The event is already gone if the child could not get the queue.
+        let _ = queue.change_event(EV_DELETE, 0, Token(0));
+    }
+
+    /// Signals a waker that another thread may own.
+    pub(crate) fn signal_at(_: WakerDescriptors, queue: &Queue, token: Token) -> Result<(), i32> {
+        queue.change_event(0, NOTE_TRIGGER, token).map_err(super::copy::errno)
+    }
+
+    /// A child's queue gets its event by a change: there is no object to replace.
+    pub(crate) fn renew(_: WakerDescriptors) -> io::Result<[(OwnedFd, RawFd); 0]> {
         Ok([])
     }
 
-    /// Sent as the queue is completed.
-    #[cfg(feature = "cponfork")]
-    pub(crate) fn send_at(_: RawFd) -> Result<(), i32> {
-        Ok(())
+    /// The changes by which a child's queue gets the event. No kernel copies it, and the change that adds an event cannot
+    /// trigger it: the second change does so.
+    pub(super) fn renewing_changes(token: Token) -> [Event; 2] {
+        [ADD, EV_RECEIPT].map(|flags| Event::new(IDENT, EVFILT_USER, flags, token))
     }
 
-    /// Before the slot is free for another one.
-    pub(crate) fn retire(&self, slot: &WakeSlot) {
-        // It is gone already in a child that had no copy made.
-        let _ = self.selector.change_wake_event(|queue| {
-            slot.clear_key();
-            queue.change_event(self.ident, EV_DELETE, 0, Token(0))
-        });
+    /// Sets whether a wake is pending, in the second of these changes. Async-signal-safe.
+    pub(super) fn set_pending(changes: &mut [Event], is_pending: bool) {
+        let triggers =
+            changes.iter_mut().filter(|change| change.0.filter == EVFILT_USER && change.0.flags == EV_RECEIPT);
+        triggers.for_each(|change| change.0.fflags = if is_pending { NOTE_TRIGGER } else { 0 });
     }
 }
 
 impl Queue {
-    fn change_event(&self, ident: u32, flags: kernel::Flags, fflags: u32, token: Token) -> io::Result<()> {
-        let mut change = Event::new(ident as usize, EVFILT_USER, flags, token);
+    fn change_event(&self, flags: kernel::Flags, fflags: u32, token: Token) -> io::Result<()> {
+        let mut change = Event::new(IDENT, EVFILT_USER, flags, token);
         change.0.fflags = fflags;
         // SAFETY: one change, and room for no event: an error is returned as the call's own.
-        unsafe { kernel::kevent(self.fd, &change.0, 1, std::ptr::null_mut(), 0, Some(Duration::ZERO)) }?;
+        unsafe { kernel::kevent(self.fd(), &change.0, 1, std::ptr::null_mut(), 0, Some(Duration::ZERO)) }?;
         Ok(())
     }
 }

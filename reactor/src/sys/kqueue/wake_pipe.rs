@@ -3,65 +3,72 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use crate::io_source::{Registration, SourceKind};
-use crate::selector::WakeSlot;
+use super::{Event, Queue, kernel};
 use crate::sys::syscall;
-use crate::{Interest, Registry, Token};
+use crate::waker_slot::WakerDescriptors;
+use crate::{Interest, Token};
+
+/// The filter of a waker's events.
+pub(super) const FILTER: kernel::Filter = kernel::EVFILT_READ;
 
 /// A pipe that is written, and emptied only when it is full: each write is an edge.
 #[derive(Debug)]
 pub(crate) struct WakeSignal {
-    // Held for its drop, and declared first: see `IoSource`.
-    _registration: Registration,
     reader: OwnedFd,
     writer: OwnedFd,
 }
 
 impl WakeSignal {
-    #[cfg(feature = "cponfork")]
-    pub(crate) const IS_EVENT: bool = false;
-
-    pub(crate) fn new(registry: &Registry, slot: &WakeSlot, token: Token) -> io::Result<WakeSignal> {
+    pub(crate) fn new(queue: &Queue, token: Token) -> io::Result<WakeSignal> {
         let [reader, writer] = create()?;
-        let number = reader.as_raw_fd();
-        let mut registration = Registration::new(number, SourceKind::Waker);
-        // Before it is registered, so that whoever finds the registration finds the slot.
-        slot.set_descriptors(number, writer.as_raw_fd());
-        registration.register(registry, number, token, Interest::READABLE)?;
-        Ok(WakeSignal { _registration: registration, reader, writer })
+        queue.add(reader.as_raw_fd(), token, Interest::READABLE)?;
+        Ok(WakeSignal { reader, writer })
     }
 
-    pub(crate) fn send(&self) -> io::Result<()> {
+    pub(crate) fn descriptors(&self) -> WakerDescriptors {
+        WakerDescriptors { registered: self.reader.as_raw_fd(), sender: self.writer.as_raw_fd() }
+    }
+
+    pub(crate) fn signal(&self, _: &Queue, _: Token) -> io::Result<()> {
         loop {
             match send(self.writer.as_raw_fd()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => empty(&self.reader),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => empty(self.reader.as_raw_fd()),
                 result => return result,
             }
         }
     }
 
-    pub(crate) fn retire(&self, _: &WakeSlot) {}
+    /// Called before the waker is dropped. Closing the pipe is enough.
+    pub(crate) fn remove(&self, _: &Queue) {}
 
-    /// A fresh object for a child, with the numbers that it takes.
-    #[cfg(feature = "cponfork")]
-    pub(crate) fn renew(reader: RawFd, writer: RawFd) -> io::Result<[(OwnedFd, RawFd); 2]> {
-        let [fresh_reader, fresh_writer] = create()?;
-        // In this order, because of a waker that is going only the reader is known, for both.
-        Ok([(fresh_writer, writer), (fresh_reader, reader)])
+    /// Signals a waker that another thread may own. Async-signal-safe.
+    pub(crate) fn signal_at(descriptors: WakerDescriptors, _: &Queue, _: Token) -> Result<(), i32> {
+        match send(descriptors.sender) {
+            // A full pipe is readable.
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(super::copy::errno(error)),
+            _ => Ok(()),
+        }
     }
 
-    /// Sends on a descriptor that a fork has renewed. Async-signal-safe.
-    #[cfg(feature = "cponfork")]
-    pub(crate) fn send_at(writer: RawFd) -> Result<(), i32> {
-        send(writer).map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))
+    /// Fresh objects for a child, each with the descriptor whose place it takes.
+    pub(crate) fn renew(descriptors: WakerDescriptors) -> io::Result<[(OwnedFd, RawFd); 2]> {
+        let [reader, writer] = create()?;
+        Ok([(writer, descriptors.sender), (reader, descriptors.registered)])
     }
+
+    /// The reader is registered as a descriptor.
+    pub(super) fn renewing_changes(_: Token) -> [Event; 0] {
+        []
+    }
+
+    pub(super) fn set_pending(_: &mut [Event], _: bool) {}
 }
 
 fn create() -> io::Result<[OwnedFd; 2]> {
     let mut fds = [-1; 2];
     // SAFETY: the kernel writes two descriptors.
     syscall!(pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK))?;
-    // SAFETY: the kernel has just given us these descriptors, and nobody else owns them.
+    // SAFETY: the kernel has just given us these descriptors, and nothing else owns them.
     Ok(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
@@ -71,9 +78,8 @@ fn send(writer: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-fn empty(reader: &OwnedFd) {
+fn empty(reader: RawFd) {
     let mut buffer = [0_u8; 4096];
-    // What another thread has read meanwhile is as good.
-    // SAFETY: the kernel writes at most the buffer's length.
-    let _ = syscall!(read(reader.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()));
+    // It does not matter if another thread has read them meanwhile. SAFETY: the kernel writes at most the buffer's length.
+    let _ = syscall!(read(reader, buffer.as_mut_ptr().cast(), buffer.len()));
 }

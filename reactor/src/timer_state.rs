@@ -1,30 +1,25 @@
-//! What a timer is set to, and how far its owner has come with it.
+//! The setting of a timer, and how many expirations its owner has taken.
 
 use std::io;
-#[cfg(feature = "os-ext")]
-use std::os::fd::{AsRawFd, RawFd};
-#[cfg(feature = "os-ext")]
-use std::sync::Arc;
-#[cfg(feature = "cponfork")]
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::sys;
 
 /// The clock that a [`Timer`](crate::unix::Timer) counts by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Clock {
-    /// Goes on steadily and is never set, as [`Instant`](std::time::Instant). It may stand still while the system is
+    /// Advances steadily and is never set, like [`Instant`](std::time::Instant). It may stand still while the system is
     /// suspended.
     Monotonic,
-    /// The time of day, as [`SystemTime`](std::time::SystemTime). When it is set, expirations move with it.
+    /// The time of day, like [`SystemTime`](std::time::SystemTime). When it is set, expirations move with it.
     Realtime,
 }
 
 impl Clock {
-    /// What the clock shows: for the real-time clock the time since 1970 began (UTC), for the monotonic one since a moment
-    /// that is the same for all processes of the system.
+    /// The time that the clock shows: for the real-time clock the time since 1970 began (UTC), for the monotonic one since
+    /// a moment that is the same for all processes of the system.
     pub fn now(self) -> Duration {
         Duration::from_nanos(sys::timer::now(self))
     }
@@ -40,7 +35,7 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
-    /// The kernel counts in signed 64 bits. Beyond that is never.
+    /// The kernel counts in signed 64 bits. A later time never comes.
     const NEVER: u64 = i64::MAX as u64;
 
     /// # Errors
@@ -59,34 +54,26 @@ impl Setting {
     }
 }
 
-/// What a timer is set to, and how many of its expirations its owner has taken. With these two a fresh timer goes on
-/// where this one is, whatever its kernel object has to say.
+/// The setting of a timer, and how many of its expirations its owner has taken. With these two a fresh timer continues this
+/// one, without a look at the kernel object.
 ///
-/// Its words are written by the timer's owner alone. Who forks on another thread meanwhile may read some before and some
-/// after: in that child the thread is not there, and nobody has the timer.
+/// Only the timer's owner writes to it. A fork by another thread may read some words before a change and some after it:
+/// that child does not have the owner's thread, and nothing in it uses the timer.
 #[derive(Debug)]
-pub(crate) struct Schedule {
+pub(crate) struct TimerState {
     clock: Clock,
     /// 0: not set.
     first: AtomicU64,
     period: AtomicU64,
     taken: AtomicU64,
     /// The timer stayed with a process that this one was forked from.
-    #[cfg(feature = "cponfork")]
     severed: AtomicBool,
 }
 
-impl Schedule {
-    fn new(clock: Clock) -> Schedule {
+impl TimerState {
+    pub(crate) fn new(clock: Clock) -> TimerState {
         let zero = || AtomicU64::new(0);
-        Schedule {
-            clock,
-            first: zero(),
-            period: zero(),
-            taken: zero(),
-            #[cfg(feature = "cponfork")]
-            severed: AtomicBool::new(false),
-        }
+        TimerState { clock, first: zero(), period: zero(), taken: zero(), severed: AtomicBool::new(false) }
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -104,17 +91,15 @@ impl Schedule {
     }
 
     /// Async-signal-safe.
-    #[cfg(feature = "cponfork")]
     pub(crate) fn sever(&self) {
         self.severed.store(true, Ordering::Relaxed);
     }
 
-    #[cfg(feature = "cponfork")]
     pub(crate) fn is_severed(&self) -> bool {
         self.severed.load(Ordering::Relaxed)
     }
 
-    /// Begins with the first expiration that nobody has taken; `None`: there is none.
+    /// Begins with the first expiration that the owner has not taken; `None`: the owner has taken all.
     pub(crate) fn rest(&self) -> Option<Setting> {
         let first = self.first.load(Ordering::Relaxed);
         let period = self.period.load(Ordering::Relaxed);
@@ -140,57 +125,20 @@ impl Schedule {
     }
 }
 
-/// A timer with its schedule, where forks find it.
-#[cfg(feature = "os-ext")]
-#[derive(Debug)]
-pub(crate) struct Scheduled {
-    pub(crate) timer: sys::Timer,
-    pub(crate) schedule: Arc<Schedule>,
-}
-
-#[cfg(feature = "os-ext")]
-impl Scheduled {
-    /// # Errors
-    ///
-    /// The system's, and between prepare and the end of a fork.
-    pub(crate) fn new(clock: Clock) -> io::Result<Scheduled> {
-        let timer = sys::Timer::new(clock)?;
-        let schedule = Arc::new(Schedule::new(clock));
-        #[cfg(feature = "cponfork")]
-        crate::fork::remember_timer(timer.as_raw_fd(), Arc::clone(&schedule))?;
-        Ok(Scheduled { timer, schedule })
-    }
-}
-
-#[cfg(feature = "os-ext")]
-impl AsRawFd for Scheduled {
-    fn as_raw_fd(&self) -> RawFd {
-        self.timer.as_raw_fd()
-    }
-}
-
-/// Before the timer is closed, and after its registration has ended: until then forks look at both.
-#[cfg(all(feature = "os-ext", feature = "cponfork"))]
-impl Drop for Scheduled {
-    fn drop(&mut self) {
-        crate::fork::forget_timer(self.as_raw_fd());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn schedule(first: u64, period: Option<u64>) -> Schedule {
-        let schedule = Schedule::new(Clock::Monotonic);
+    fn timer_state(first: u64, period: Option<u64>) -> TimerState {
+        let state = TimerState::new(Clock::Monotonic);
         let setting = Setting::new(Duration::from_nanos(first), period.map(Duration::from_nanos)).unwrap();
-        schedule.set(Some(setting));
-        schedule
+        state.set(Some(setting));
+        state
     }
 
     #[test]
     fn once() {
-        let once = schedule(100, None);
+        let once = timer_state(100, None);
         assert_eq!(once.rest(), Some(Setting { first: 100, period: 0 }));
         assert_eq!(once.remaining(40), Some(Duration::from_nanos(60)));
         assert_eq!(once.remaining(100), None);
@@ -202,7 +150,7 @@ mod tests {
 
     #[test]
     fn periodic() {
-        let periodic = schedule(100, Some(30));
+        let periodic = timer_state(100, Some(30));
         assert_eq!(periodic.remaining(99), Some(Duration::from_nanos(1)));
         assert_eq!(periodic.remaining(100), Some(Duration::from_nanos(30)));
         assert_eq!(periodic.remaining(165), Some(Duration::from_nanos(25)));
@@ -216,13 +164,13 @@ mod tests {
 
     #[test]
     fn what_is_out_of_range() {
-        assert_eq!(schedule(0, None).rest(), Some(Setting { first: 1, period: 0 }));
+        assert_eq!(timer_state(0, None).rest(), Some(Setting { first: 1, period: 0 }));
         let never = Setting::new(Duration::MAX, Some(Duration::MAX)).unwrap();
         assert_eq!(never, Setting { first: Setting::NEVER, period: Setting::NEVER });
-        let schedule = Schedule::new(Clock::Realtime);
-        schedule.set(Some(never));
-        schedule.take(u64::MAX);
-        assert_eq!(schedule.rest(), Some(never));
+        let state = TimerState::new(Clock::Realtime);
+        state.set(Some(never));
+        state.take(u64::MAX);
+        assert_eq!(state.rest(), Some(never));
         let zero = Setting::new(Duration::ZERO, Some(Duration::ZERO)).unwrap_err();
         assert_eq!(zero.kind(), io::ErrorKind::InvalidInput);
     }

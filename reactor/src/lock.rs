@@ -1,4 +1,4 @@
-//! A lock that knows who has it.
+//! A lock that knows its owner.
 
 use std::cell::UnsafeCell;
 use std::fmt;
@@ -7,24 +7,24 @@ use std::ops::{Deref, DerefMut};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::sync;
+use crate::sync;
 
 thread_local! {
     static MARK: u8 = const { 0 };
 }
 
-/// The calling thread, as the address of something of its own; never 0, and the same in the child of its fork.
-pub(super) fn this_thread() -> usize {
+/// The calling thread, as the address of a thread-local variable: never 0, and the same in the child of its fork.
+pub(crate) fn this_thread() -> usize {
     MARK.with(|mark| ptr::from_ref(mark).addr())
 }
 
-/// Guards a value; its state is the thread that has it.
+/// Guards a value. Its state is the thread that holds it.
 ///
-/// Not a lock of the standard library. A fork's child may find it in the hands of a thread that does not exist there: one
-/// store frees it, with no queue of waiters to repair. And a signal handler that forks can tell whether the thread which
-/// it has interrupted holds it, and would wait for itself.
-pub(super) struct Lock<T> {
-    /// [`this_thread`] of whoever has it; 0: nobody.
+/// It is not a lock of the standard library, because the child of a fork may find it held by a thread that it does not
+/// have. One store then frees this lock, with no queue of waiting threads to repair. Also, a thread can tell whether it
+/// holds the lock itself, such as in a signal handler that forks.
+pub(crate) struct Lock<T> {
+    /// [`this_thread`] of the thread that holds it; 0: none.
     owner: AtomicUsize,
     value: UnsafeCell<T>,
 }
@@ -33,7 +33,7 @@ pub(super) struct Lock<T> {
 unsafe impl<T: Send> Sync for Lock<T> {}
 
 /// The right to the value, until dropped.
-pub(super) struct Guard<T: 'static> {
+pub(crate) struct Guard<T: 'static> {
     lock: &'static Lock<T>,
     /// Frees the lock when dropped; `false` where the thread has it already.
     frees: bool,
@@ -42,12 +42,12 @@ pub(super) struct Guard<T: 'static> {
 }
 
 impl<T> Lock<T> {
-    pub(super) const fn new(value: T) -> Lock<T> {
+    pub(crate) const fn new(value: T) -> Lock<T> {
         Lock { owner: AtomicUsize::new(0), value: UnsafeCell::new(value) }
     }
 
-    /// Waits until nobody has the lock, and takes it.
-    pub(super) fn lock(&'static self) -> Guard<T> {
+    /// Waits until the lock is free, and takes it.
+    pub(crate) fn lock(&'static self) -> Guard<T> {
         let mut round = 0;
         loop {
             if let Some(guard) = self.try_lock() {
@@ -58,33 +58,14 @@ impl<T> Lock<T> {
         }
     }
 
-    /// As [`lock`](Lock::lock), but looks `rounds` times at most.
-    #[cfg(feature = "atfork")]
-    pub(super) fn lock_within(&'static self, rounds: u32) -> Option<Guard<T>> {
-        (0..rounds).find_map(|round| {
-            let guard = self.try_lock();
-            if guard.is_none() {
-                sync::pause(round);
-            }
-            guard
-        })
-    }
-
     fn try_lock(&'static self) -> Option<Guard<T>> {
         let taken = self.owner.compare_exchange(0, this_thread(), Ordering::Acquire, Ordering::Relaxed);
-        // Not made unless it is taken: dropping it frees the lock.
+        // The guard is only made once the lock is taken: dropping it frees the lock.
         taken.is_ok().then(|| Guard { lock: self, frees: true, _not_send: PhantomData })
     }
 
-    /// Whether nobody has the lock.
-    #[cfg(feature = "atfork")]
-    pub(super) fn is_free(&self) -> bool {
-        self.owner.load(Ordering::Relaxed) == 0
-    }
-
     /// Whether the calling thread has the lock.
-    #[cfg(feature = "atfork")]
-    pub(super) fn is_mine(&self) -> bool {
+    pub(crate) fn is_mine(&self) -> bool {
         self.owner.load(Ordering::Relaxed) == this_thread()
     }
 
@@ -93,26 +74,26 @@ impl<T> Lock<T> {
     /// # Safety
     ///
     /// The calling thread has the lock, and nothing borrowed from the first guard is in use while this one is.
-    pub(super) unsafe fn again(&'static self, frees: bool) -> Guard<T> {
+    pub(crate) unsafe fn again(&'static self, frees: bool) -> Guard<T> {
         Guard { lock: self, frees, _not_send: PhantomData }
     }
 
-    /// Frees the lock in a child whose parent's other thread had it; what that thread may have left half done is replaced
-    /// by `value`, and leaked. A lock that the calling thread has stays its own.
+    /// Frees the lock in a child if another thread of the parent had it, and returns `false` then. The value, which that
+    /// thread may have left half changed, is leaked and replaced by `value`. A lock that the calling thread has stays
+    /// locked.
     ///
     /// # Safety
     ///
-    /// The process has no other thread.
-    #[cfg(feature = "atfork")]
-    pub(super) unsafe fn free_if_orphaned(&self, value: T) {
+    /// The thread that had the lock does not exist, and no other thread uses it meanwhile.
+    pub(crate) unsafe fn free_if_orphaned(&self, value: T) -> bool {
         let owner = self.owner.load(Ordering::Relaxed);
-        if owner != 0 && owner != this_thread() {
-            // SAFETY: nobody is here to use it.
-            unsafe { ptr::write(self.value.get(), value) };
-            self.owner.store(0, Ordering::Relaxed);
-        } else {
-            std::mem::forget(value);
+        if owner == 0 || owner == this_thread() {
+            return true;
         }
+        // SAFETY: the caller's promise.
+        unsafe { ptr::write(self.value.get(), value) };
+        self.owner.store(0, Ordering::Release);
+        false
     }
 }
 
@@ -161,19 +142,18 @@ mod tests {
         assert_eq!(*COUNT.lock(), 40_000);
     }
 
-    #[cfg(feature = "atfork")]
     #[test]
-    fn patience_ends() {
+    fn an_orphaned_lock_is_freed() {
         static HELD: Lock<u32> = Lock::new(1);
         let guard = HELD.lock();
         assert!(HELD.is_mine());
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                assert!(!HELD.is_mine() && HELD.lock_within(100).is_none());
-                // As the child of a fork by this thread would, where the other one does not exist.
-                // SAFETY: the other thread waits for this one, and leaves the value alone after it.
-                unsafe { HELD.free_if_orphaned(2) };
-                assert_eq!(*HELD.lock_within(1).expect("a free lock"), 2);
+                assert!(!HELD.is_mine());
+                // Does as the child of a fork by this thread would, which does not have the other thread. SAFETY: the other
+                // thread waits for this one, and leaves the value alone after it.
+                assert!(!unsafe { HELD.free_if_orphaned(2) });
+                assert_eq!(*HELD.lock(), 2);
             });
         });
         drop(guard);

@@ -1,0 +1,3 @@
+//! The selector of upstream mio, on systems without `fork(2)`.
+
+pub use upstream::*;

@@ -1,0 +1,50 @@
+//! Selectors of other code: the epoll instances of tokio on upstream mio.
+//!
+//! Such a selector has no table. Before a fork uses one, [`adopting`](super::adopting) fills it from the list that the kernel
+//! keeps. That is exact if the process has one thread. The planner and the plan then handle it like a selector of this crate.
+
+use std::os::fd::RawFd;
+
+use super::selector_core::SelectorCore;
+use super::signal_pipe::SignalPipe;
+use crate::Token;
+
+/// The token of the signal pipe (`TOKEN_SIGNAL` there).
+pub(super) const SIGNAL_PIPE: Token = Token(1);
+
+/// The adopted selectors of the process.
+#[derive(Debug)]
+pub(super) struct Adopted {
+    pub(super) queues: Vec<AdoptedQueue>,
+    /// The pipe that all of them have, and by which they are found.
+    pub(super) pipe: Option<SignalPipe>,
+}
+
+#[derive(Debug)]
+pub(super) struct AdoptedQueue {
+    pub(super) core: &'static SelectorCore,
+    /// The other descriptors of the same epoll instance.
+    pub(super) duplicates: Vec<RawFd>,
+}
+
+impl Adopted {
+    pub(super) const fn new() -> Adopted {
+        Adopted { queues: Vec::new(), pipe: None }
+    }
+
+    /// Whether a runtime on upstream mio was found in this process or its parent.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.pipe.is_some()
+    }
+
+    /// The descriptors of `core`'s queue beside its number.
+    pub(super) fn duplicates(&self, core: &SelectorCore) -> &[RawFd] {
+        let queue = self.queues.iter().find(|queue| std::ptr::eq(queue.core, core));
+        queue.map_or(&[], |queue| &queue.duplicates)
+    }
+
+    /// The descriptors of the signal pipe that no queue has. The child gets another pipe there.
+    pub(super) fn pipe_descriptors(&self) -> impl Iterator<Item = RawFd> {
+        self.pipe.iter().flat_map(SignalPipe::descriptors)
+    }
+}

@@ -1,0 +1,316 @@
+//! Finding the epoll instances of tokio on upstream mio, and filling their tables.
+//!
+//! The list of an instance has no policy of a registration and no interest of a muted one: the table remembers them. The
+//! registration gets a [mark](crate::Interest::MARK) in the kernel then. If the descriptor is closed and registered again, the new
+//! registration has no mark, and the table entry no longer holds. The registration of the waker has a mark too, by which an
+//! instance that was adopted is known from a later one at the same descriptor.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use super::adopted::{AdoptedQueue, SIGNAL_PIPE};
+use super::entry::{Entry, EntryInfo, PolicyTag};
+use super::error::{PrepareError, PrepareObject};
+use super::own_pairs::OwnPairs;
+use super::policy::SourceKind;
+use super::process_state::{CORES, GENERATION, ProcessState, is_forking_here, lock, lock_to_change, selectors};
+use super::selector_core::SelectorCore;
+use super::signal_pipe::SignalPipe;
+use crate::lock::Guard;
+use crate::source_kind::SourceTag;
+use crate::sys::adoption::{self, Listed, Registered};
+use crate::sys::{Queue, descriptor};
+use crate::waker_slot::WakerDescriptors;
+use crate::{Interest, Token};
+
+/// The token of the waker (`tokio/src/runtime/io/driver.rs`, `TOKEN_WAKEUP`).
+const WAKER: Token = Token(0);
+
+impl AdoptedQueue {
+    /// Fills the table from the list, as far as it tells. Returns whether the queue is still there.
+    fn read_inherited(&self) -> bool {
+        let number = self.core.kernel.queue.number();
+        let mut numbers = self.duplicates.iter().copied().chain([number]);
+        if !numbers.all(|fd| descriptor::is_still(fd, SourceKind::Queue)) {
+            return false;
+        }
+        let list = adoption::list(number).unwrap_or_default();
+        let registered = adoption::registered(&self.core.kernel.queue, &list).unwrap_or_default();
+        let open = adoption::open_descriptors(|_| false).unwrap_or_default();
+        let mut pairs = OwnPairs::new(open, registered.iter());
+        let instance = Instance { numbers: vec![number], registered };
+        if !instance.waker().is_some_and(|waker| waker.interest.is_marked()) {
+            return false;
+        }
+        if fill(self.core, &instance, &mut pairs).is_err() {
+            self.core.table.clear();
+        }
+        true
+    }
+}
+
+/// In the child of an unplanned fork, keeps those selectors that the child can plan for: the retired ones. The list of a queue that
+/// both processes have shows what either of them registers, but a socket of this process that is in it is registered with the
+/// inherited runtime.
+pub(super) fn keep_retired(state: &mut ProcessState) {
+    let queues = std::mem::take(&mut state.adopted.queues);
+    let (kept, left_out) = queues.into_iter().partition(|queue| queue.core.is_retired() && queue.read_inherited());
+    state.adopted.queues = kept;
+    end(state, left_out);
+}
+
+/// In the child of an unplanned fork, forgets the selectors, which have been planned for.
+pub(super) fn abandon(state: &mut ProcessState) {
+    state.adopted.pipe = None;
+    let queues = std::mem::take(&mut state.adopted.queues);
+    end(state, queues);
+}
+
+fn end(state: &mut ProcessState, queues: Vec<AdoptedQueue>) {
+    for queue in queues {
+        // Unless an error has ended it already.
+        if queue.core.is_adopted() {
+            queue.core.end();
+        }
+        state.free_cores.push(queue.core);
+    }
+}
+
+/// Adopts the selector that `fd` is registered with, and all others like it.
+///
+/// # Errors
+///
+/// As [`refresh`]; [`Unsupported`](io::ErrorKind::Unsupported) if the system lists no registrations;
+/// [`NotFound`](io::ErrorKind::NotFound) if there is no such selector.
+pub(super) fn adopt(state: &mut ProcessState, fd: RawFd) -> Result<(), PrepareError> {
+    let failed = PrepareError::of(PrepareObject::ForeignRegistration(fd));
+    if !state.adopted.is_in_use() {
+        state.adopted.pipe = Some(find_pipe(fd).map_err(failed)?);
+    }
+    refresh(state)?;
+    let is_found = state.adopted.queues.iter().any(|queue| queue.core.table.get(fd).and_then(Entry::get).is_some());
+    if is_found { Ok(()) } else { Err(failed(not_found())) }
+}
+
+fn not_found() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        "no epoll instance of this process alone has it together with tokio's signal pipe; a runtime that was inherited in a \
+         fork that forkio did not make cannot be forked again",
+    )
+}
+
+/// The signal pipe of the runtime that `fd` is registered with.
+fn find_pipe(fd: RawFd) -> io::Result<SignalPipe> {
+    let (_, inode) = descriptor::identity(fd)?;
+    let open = adoption::open_descriptors(|_| false)?;
+    let lists: Vec<_> = open.queues.iter().filter_map(|queue| adoption::list(*queue).ok()).collect();
+    let list = lists.iter().find(|list| list.iter().any(|listed| listed.fd == fd && listed.inode == inode));
+    let mut receivers = list.into_iter().flatten().filter(|listed| is_receiver(listed));
+    let receiver = receivers.find(|listed| descriptor::is_unix_stream(listed.fd)).ok_or_else(not_found)?;
+    let receivers = lists.iter().flatten().filter(|listed| is_receiver(listed) && listed.inode == receiver.inode);
+    let registered: BTreeSet<_> = receivers.map(|listed| listed.fd).collect();
+    SignalPipe::find(receiver.inode, GENERATION.load(Ordering::Relaxed), &open, |fd| registered.contains(&fd))
+}
+
+fn is_receiver(listed: &Listed) -> bool {
+    listed.data == SIGNAL_PIPE.0 as u64
+}
+
+/// An epoll instance of the process that a runtime uses: its descriptors, and the registrations that hold.
+struct Instance {
+    numbers: Vec<RawFd>,
+    registered: Vec<Registered>,
+}
+
+impl Instance {
+    fn waker(&self) -> Option<&Registered> {
+        self.registered.iter().find(|registered| registered.token == WAKER)
+    }
+}
+
+/// Brings the adopted selectors and their tables up to date. Does nothing if none was ever adopted.
+///
+/// # Errors
+///
+/// If the list of an instance cannot be read, or does not tell for certain what a child must get.
+pub(super) fn refresh(state: &mut ProcessState) -> Result<(), PrepareError> {
+    let Some(pipe) = state.adopted.pipe.as_mut() else { return Ok(()) };
+    let failed = PrepareError::of(PrepareObject::ForeignQueues);
+    let generation = GENERATION.load(Ordering::Relaxed);
+    let inode = pipe.check(generation).map_err(failed)?;
+    let mut lists = Lists { inode, read: BTreeMap::new() };
+    for queue in &state.adopted.queues {
+        lists.read(queue.core.kernel.queue.number())?;
+    }
+    // Most descriptors of a large process are registered sockets. The lists tell about those.
+    let sockets = lists.read.values().flatten().flatten().filter(|registered| registered.is_socket());
+    let known: BTreeSet<_> = sockets.map(|registered| registered.fd).collect();
+    let open = adoption::open_descriptors(|fd| known.contains(&fd)).map_err(failed)?;
+    let instances = lists.group(&open.queues)?;
+    let registered: BTreeSet<_> =
+        instances.iter().flat_map(|instance| &instance.registered).map(|registered| registered.fd).collect();
+    pipe.find_others(&open, |fd| registered.contains(&fd));
+    pipe.record(&mut state.records);
+    let (cores, instances): (Vec<_>, Vec<_>) = assign_cores(state, instances).into_iter().unzip();
+    state.records.forget_found_pairs();
+    let mut pairs = OwnPairs::new(open, instances.iter().flat_map(|instance| &instance.registered));
+    for (core, instance) in cores.into_iter().zip(&instances) {
+        let failed = PrepareError::of(PrepareObject::ForeignQueue(core.kernel.queue.number()));
+        fill(core, instance, &mut pairs).map_err(failed)?;
+    }
+    pairs.found().for_each(|(a, b)| state.records.add_found_pair(a, b));
+    Ok(())
+}
+
+/// Locks the state, with the adopted selectors up to date as far as they can be.
+pub(super) fn lock_refreshed() -> Guard<ProcessState> {
+    let mut state = lock();
+    if !is_forking_here() {
+        // A fork returns the error.
+        let _ = refresh(&mut state);
+    }
+    state
+}
+
+/// As [`lock_refreshed`], to change something that a fork looks at.
+pub(super) fn lock_refreshed_to_change() -> io::Result<Guard<ProcessState>> {
+    let mut state = lock_to_change();
+    refresh(&mut state).map_err(io::Error::other)?;
+    Ok(state)
+}
+
+/// The lists of the epoll instances of the process.
+struct Lists {
+    /// The inode of the signal pipe's receiving end.
+    inode: u64,
+    /// By descriptor of the instance; `None` for an instance that belongs to other code than tokio.
+    read: BTreeMap<RawFd, Option<Vec<Registered>>>,
+}
+
+impl Lists {
+    fn read(&mut self, number: RawFd) -> Result<Option<&Vec<Registered>>, PrepareError> {
+        // A runtime may be gone, and another file be open there.
+        if !self.read.contains_key(&number)
+            && descriptor::kind(number).is_ok_and(|kind| kind == SourceKind::Queue)
+            && selectors().all(|core| core.is_adopted() || core.kernel.queue.number() != number)
+        {
+            let failed = PrepareError::of(PrepareObject::ForeignQueue(number));
+            let list = adoption::list(number).map_err(failed)?;
+            let is_of_tokio = list.iter().any(|listed| is_receiver(listed) && listed.inode == self.inode);
+            let queue = Queue::vacant();
+            queue.refer_to(number);
+            let registered = is_of_tokio.then(|| adoption::registered(&queue, &list).map_err(failed));
+            self.read.insert(number, registered.transpose()?);
+        }
+        Ok(self.read.get(&number).and_then(Option::as_ref))
+    }
+
+    /// Finds the descriptors that refer to one instance.
+    fn group(mut self, queues: &[RawFd]) -> Result<Vec<Instance>, PrepareError> {
+        let mut instances: Vec<Instance> = Vec::new();
+        // Those that were read already come first: reading the list of another descriptor of the same instance takes long.
+        let known: Vec<_> = self.read.keys().copied().filter(|number| queues.contains(number)).collect();
+        let others = queues.iter().copied().filter(|number| !known.contains(number));
+        for number in known.iter().copied().chain(others) {
+            let failed = PrepareError::of(PrepareObject::ForeignQueue(number));
+            let mut same = None;
+            for instance in &mut instances {
+                if adoption::is_same_queue(instance.numbers[0], number).map_err(failed)? {
+                    same = Some(instance);
+                    break;
+                }
+            }
+            if let Some(instance) = same {
+                instance.numbers.push(number);
+            } else if self.read(number)?.is_some() {
+                let registered = self.read.remove(&number).flatten().unwrap_or_default();
+                instances.push(Instance { numbers: vec![number], registered });
+            }
+        }
+        Ok(instances)
+    }
+}
+
+/// Returns each instance with its core, and ends the cores of those that are gone.
+///
+/// An instance that is known to have been adopted, but not as what, belongs to the parent: this process is the child of an
+/// unplanned fork, and leaves it alone.
+fn assign_cores(state: &mut ProcessState, instances: Vec<Instance>) -> Vec<(&'static SelectorCore, Instance)> {
+    let mut before = std::mem::take(&mut state.adopted.queues);
+    let mut assigned = Vec::new();
+    for instance in instances {
+        let was_adopted = instance.waker().is_some_and(|waker| waker.interest.is_marked());
+        let same = before.iter().position(|queue| {
+            let mut numbers = instance.numbers.iter();
+            numbers.any(|fd| *fd == queue.core.kernel.queue.number() || queue.duplicates.contains(fd))
+        });
+        let core = match same {
+            Some(index) if was_adopted => before.swap_remove(index).core,
+            None if was_adopted => continue,
+            _ => begin_core(state),
+        };
+        core.kernel.queue.refer_to(instance.numbers[0]);
+        state.adopted.queues.push(AdoptedQueue { core, duplicates: instance.numbers[1..].to_vec() });
+        assigned.push((core, instance));
+    }
+    end(state, before);
+    assigned
+}
+
+fn begin_core(state: &mut ProcessState) -> &'static SelectorCore {
+    let core = state.free_cores.pop().unwrap_or_else(|| CORES.add());
+    state.last_id += 1;
+    core.begin_adopted(state.last_id);
+    core
+}
+
+/// Fills the table of a core from the list of its instance.
+fn fill(core: &SelectorCore, instance: &Instance, pairs: &mut OwnPairs) -> io::Result<()> {
+    let waker = instance.waker().filter(|waker| descriptor::is_eventfd(waker.fd));
+    let waker = waker.ok_or_else(|| {
+        io::Error::new(io::ErrorKind::Unsupported, "its waker is not an eventfd, so a child cannot have one of its own")
+    })?;
+    if !waker.interest.is_marked() {
+        core.kernel.queue.modify(waker.fd, WAKER, Interest::READABLE.marked())?;
+    }
+    core.kernel.waker.occupy(WAKER);
+    core.kernel.waker.set_descriptors(WakerDescriptors { registered: waker.fd, sender: waker.fd });
+    let generation = GENERATION.load(Ordering::Relaxed);
+    let mut present = BTreeSet::new();
+    for registered in instance.registered.iter().filter(|registered| registered.token != WAKER) {
+        let entry = core.table.make_room(registered.fd).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+        let info = info(registered, entry, generation, pairs.kind(registered))?;
+        entry.set_token(registered.token);
+        entry.set_info(info);
+        present.insert(registered.fd);
+    }
+    for (_, entry) in core.table.iter().filter(|(fd, _)| !present.contains(fd)) {
+        // A registration that the fork has left out keeps its policy.
+        let info = entry.info();
+        if !info.is_vacant() && !info.is_absent(generation) {
+            entry.vacate();
+        }
+    }
+    Ok(())
+}
+
+/// The state of a table entry for a registration that the list has.
+fn info(registered: &Registered, entry: &Entry, generation: u32, kind: SourceKind) -> io::Result<EntryInfo> {
+    let tag = SourceTag::of(kind);
+    if !registered.interest.is_marked() {
+        return Ok(EntryInfo::new(registered.interest, tag, PolicyTag::default()));
+    }
+    let known = entry.get().filter(|(token, info)| *token == registered.token && !info.is_absent(generation));
+    let Some((_, known)) = known else {
+        return Err(io::Error::other(format!(
+            "descriptor {} has a fork policy that this process does not know: the epoll instance is shared with another \
+             process since a fork that forkio did not make",
+            registered.fd
+        )));
+    };
+    let interest = registered.interest.remove(Interest::MARK).unwrap_or(known.interest());
+    Ok(known.with_kind(tag).with_interest(interest))
+}

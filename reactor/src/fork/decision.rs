@@ -1,0 +1,82 @@
+//! The decision of a fork about one registration.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::entry::EntryInfo;
+use super::policy::{ForkPolicy, SourceKind};
+use super::selector_core::SelectorCore;
+use crate::{Interest, Token};
+
+/// What the child of a fork gets for one registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// No registration. The descriptor stays as it is.
+    LeaveOut,
+    /// The registration, added to the child's queue before the fork.
+    Inherit,
+    /// The registration, which this process has muted. It is added to the child's queue last.
+    HoldBack,
+    /// The registration, which only the child can add to its queue.
+    AddInChild,
+    /// The registration of a dead endpoint, put in place of the descriptor.
+    Sever,
+    /// The registration of a fresh timer, put in place of the descriptor.
+    RenewTimer,
+    /// The registration of an end of a fresh socket pair, put in place of the descriptor.
+    RenewPair,
+}
+
+/// A registration with its decision.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decided {
+    pub(super) selector: &'static SelectorCore,
+    pub(super) fd: RawFd,
+    pub(super) token: Token,
+    pub(super) interest: Interest,
+    pub(super) decision: Decision,
+}
+
+impl Decision {
+    /// `is_selector`: the descriptor is the queue of a selector that the fork copies.
+    pub(super) fn new(info: EntryInfo, token: Token, kind: SourceKind, is_selector: bool) -> Decision {
+        match policy(info, token, kind) {
+            ForkPolicy::NoFork => Decision::LeaveOut,
+            ForkPolicy::Sever => Decision::Sever,
+            ForkPolicy::Renew if kind == SourceKind::Timer => Decision::RenewTimer,
+            ForkPolicy::Renew => Decision::RenewPair,
+            // A signalfd watches the signals of the process that registers it. The descriptor of a selector refers to the
+            // child's own queue after the fork.
+            ForkPolicy::Inherit if kind == SourceKind::Signal || is_selector => Decision::AddInChild,
+            ForkPolicy::Inherit if info.is_muted() => Decision::HoldBack,
+            ForkPolicy::Inherit => Decision::Inherit,
+        }
+    }
+
+    /// Whether the child has another object at the descriptor.
+    pub(super) fn is_replaced(self) -> bool {
+        matches!(self, Decision::Sever | Decision::RenewTimer | Decision::RenewPair)
+    }
+}
+
+/// The policy that a fork follows for a registration.
+pub(super) fn policy(info: EntryInfo, token: Token, kind: SourceKind) -> ForkPolicy {
+    match info.own_policy() {
+        None if is_renewed_receiver(token, kind) => ForkPolicy::Renew,
+        _ => info.policy(kind),
+    }
+}
+
+/// The token of [`renew_receivers`], plus 1; 0: none.
+static RENEWED_TOKEN: AtomicU64 = AtomicU64::new(0);
+
+/// Makes `Renew` the default policy of stream sockets that are registered with this token: those of a runtime's self-pipe,
+/// which the program cannot tag itself.
+pub(super) fn renew_receivers(token: Token) {
+    RENEWED_TOKEN.store(token.0 as u64 + 1, Ordering::Relaxed);
+}
+
+/// Whether a registration is a self-pipe by [`renew_receivers`]. It still has to belong to a pair made in this process.
+pub(super) fn is_renewed_receiver(token: Token, kind: SourceKind) -> bool {
+    kind == SourceKind::Stream && (token.0 as u64).wrapping_add(1) == RENEWED_TOKEN.load(Ordering::Relaxed)
+}

@@ -1,0 +1,106 @@
+//! Records of descriptors, beside their registrations.
+
+use std::collections::BTreeMap;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use crate::sys::descriptor::{self, Identity};
+use crate::timer_state::TimerState;
+
+/// A descriptor's record. Most descriptors have none.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    /// The other end of the socket pair that this is an end of. Only pairs made in this process are known.
+    pub(super) peer: Option<RawFd>,
+    /// The pair was not made through this crate: it was found in the list of an adopted queue.
+    is_found: bool,
+    /// Every child gets a pair of its own in place of this one, registered or not.
+    pub(super) is_always_renewed: bool,
+    /// This is a `unix::Timer`.
+    pub(super) timer: Option<Arc<TimerState>>,
+    /// The file that a bare descriptor referred to when it was muted. The kernel does not have a muted registration, so
+    /// only this shows that the descriptor was closed and used again.
+    pub(super) muted: Option<Identity>,
+}
+
+/// Records by descriptor.
+#[derive(Debug)]
+pub(super) struct Records(BTreeMap<RawFd, Record>);
+
+impl Records {
+    pub(super) const fn new() -> Records {
+        Records(BTreeMap::new())
+    }
+
+    pub(super) fn get(&self, fd: RawFd) -> Option<&Record> {
+        self.0.get(&fd)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (RawFd, &Record)> {
+        self.0.iter().map(|(fd, record)| (*fd, record))
+    }
+
+    /// Returns the record of `fd`. Creates it first if `fd` has no record.
+    pub(super) fn record(&mut self, fd: RawFd) -> &mut Record {
+        self.0.entry(fd).or_default()
+    }
+
+    pub(super) fn add_pair(&mut self, a: RawFd, b: RawFd) {
+        self.record(a).peer = Some(b);
+        self.record(b).peer = Some(a);
+    }
+
+    /// Notes a pair that was found, unless one of its ends is in a pair already.
+    pub(super) fn add_found_pair(&mut self, a: RawFd, b: RawFd) {
+        if [a, b].iter().all(|fd| self.get(*fd).is_none_or(|record| record.peer.is_none())) {
+            self.add_pair(a, b);
+            self.record(a).is_found = true;
+            self.record(b).is_found = true;
+        }
+    }
+
+    /// Forgets the pairs that were found: their descriptors may have been closed without notice.
+    pub(super) fn forget_found_pairs(&mut self) {
+        self.0.retain(|_, record| !record.is_found);
+    }
+
+    /// Notes that the owner of `fd` gives it away, still open: it is no longer an end of a pair or a timer.
+    pub(super) fn release(&mut self, fd: RawFd) {
+        let muted = self.get(fd).and_then(|record| record.muted);
+        self.forget(fd);
+        if muted.is_some() {
+            self.record(fd).muted = muted;
+        }
+    }
+
+    /// Forgets `fd`, which its owner closes.
+    pub(super) fn forget(&mut self, fd: RawFd) {
+        let Some(record) = self.0.remove(&fd) else { return };
+        if let Some(peer) = record.peer.and_then(|peer| self.0.get_mut(&peer)) {
+            peer.peer = None;
+            peer.is_always_renewed = false;
+        }
+    }
+
+    pub(super) fn timer(&self, fd: RawFd) -> Option<&Arc<TimerState>> {
+        self.get(fd)?.timer.as_ref()
+    }
+
+    /// The pair that the socket `identity` is an end of. That end comes first.
+    pub(super) fn find_pair(&self, identity: Identity) -> Option<(RawFd, RawFd)> {
+        let mut ends = self.iter().filter_map(|(fd, record)| Some((fd, record.peer?)));
+        ends.find(|(fd, _)| descriptor::identity(*fd).is_ok_and(|found| found == identity))
+    }
+
+    /// In the child, notes that `fd` was severed: it is no longer an end of a pair or a timer. Frees nothing:
+    /// async-signal-safe.
+    pub(super) fn sever(&mut self, fd: RawFd) {
+        let Some(record) = self.0.get_mut(&fd) else { return };
+        if let Some(timer) = &record.timer {
+            timer.sever();
+        }
+        if let Some(peer) = record.peer.take().and_then(|peer| self.0.get_mut(&peer)) {
+            peer.peer = None;
+        }
+    }
+}

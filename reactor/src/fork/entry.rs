@@ -1,0 +1,244 @@
+//! One registration in a selector's table.
+
+use super::gate;
+use super::policy::{ForkPolicy, SourceKind, default_policy};
+use crate::source_kind::SourceTag;
+use crate::sync::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering, pause};
+use crate::{Interest, Token};
+
+/// A registration, or room for one: 16 bytes, readable at any moment.
+///
+/// One thread at a time changes it: the kernel does not give a descriptor to another thread while its owner has it open. That
+/// thread is the descriptor's owner while the gate is open, and the thread that forks while it is closed.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    token: AtomicU64,
+    /// The lower half of an [`EntryInfo`].
+    flags: AtomicU16,
+    /// Whether a thread is changing the entry, or looks whether it may. The mark is a variable of its own: a thread that finds
+    /// the gate closed takes its mark back, and must not write back what the fork may have changed meanwhile.
+    is_marked: AtomicBool,
+    /// The upper half of an [`EntryInfo`].
+    absent_from: AtomicU32,
+}
+
+const _: () = assert!(cfg!(test) || size_of::<Entry>() == 16);
+
+/// How many rounds to wait for another thread to end its change of a registration. A round takes a tenth of a millisecond
+/// or more, so all of them take at least five seconds.
+pub(super) const PATIENCE: u32 = 50_000;
+
+impl Entry {
+    /// Room for a registration: all bytes are zero. For `tests/loom_models.rs`.
+    #[cfg(test)]
+    #[allow(dead_code)]
+    pub(crate) fn vacant() -> Entry {
+        Entry {
+            token: AtomicU64::new(0),
+            flags: AtomicU16::new(0),
+            is_marked: AtomicBool::new(false),
+            absent_from: AtomicU32::new(0),
+        }
+    }
+
+    /// The registration, if there is one.
+    #[inline]
+    pub(crate) fn get(&self) -> Option<(Token, EntryInfo)> {
+        let info = self.info();
+        (!info.is_vacant()).then(|| (Token(self.token.load(Ordering::Relaxed) as usize), info))
+    }
+
+    #[inline(always)]
+    pub(crate) fn info(&self) -> EntryInfo {
+        let flags = u64::from(self.flags.load(Ordering::Acquire));
+        EntryInfo(flags | u64::from(self.absent_from.load(Ordering::Relaxed)) << EntryInfo::ABSENT_FROM)
+    }
+
+    /// Marks the entry as being changed, and returns its state before. If the gate is not open, removes the mark and
+    /// returns `None`.
+    #[inline(always)]
+    pub(super) fn begin(&self) -> Option<EntryInfo> {
+        self.is_marked.store(true, Ordering::Relaxed);
+        if gate::is_open_after_mark() {
+            return Some(self.info());
+        }
+        self.is_marked.store(false, Ordering::Release);
+        None
+    }
+
+    /// Ends the change that [`begin`](Entry::begin) began.
+    #[inline(always)]
+    pub(super) fn finish(&self, info: EntryInfo) {
+        self.set_info(info);
+        self.is_marked.store(false, Ordering::Release);
+    }
+
+    /// Sets the token, during a change.
+    #[inline(always)]
+    pub(crate) fn set_token(&self, token: Token) {
+        self.token.store(token.0 as u64, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_info(&self, info: EntryInfo) {
+        self.absent_from.store((info.0 >> EntryInfo::ABSENT_FROM) as u32, Ordering::Relaxed);
+        self.flags.store(info.0 as u16, Ordering::Release);
+    }
+
+    pub(crate) fn vacate(&self) {
+        self.set_info(EntryInfo::VACANT);
+    }
+
+    /// Waits up to `rounds` rounds until no thread is changing the entry, and returns whether that is so. While the gate is
+    /// closed, no new change begins.
+    pub(crate) fn settles_within(&self, rounds: u32) -> bool {
+        (0..rounds).any(|round| {
+            let is_marked = self.is_marked.load(Ordering::Acquire);
+            if is_marked {
+                pause(round);
+            }
+            !is_marked
+        })
+    }
+
+    /// In the child of an unplanned fork, ends a change whose thread stayed in the parent. The child does not have a
+    /// registration that was being added. It has one that was being changed or removed.
+    pub(super) fn settle_after_fork(&self) {
+        // Not written without need: a page that a child writes to must be copied.
+        if self.is_marked.load(Ordering::Relaxed) {
+            self.is_marked.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A registration's own policy, as bits of an [`EntryInfo`]. The default is no policy.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PolicyTag(u16);
+
+impl PolicyTag {
+    pub(crate) const fn of(policy: ForkPolicy) -> PolicyTag {
+        PolicyTag((policy as u16) << EntryInfo::POLICY)
+    }
+}
+
+/// All of an [`Entry`] but its token, in one word:
+///
+/// | bits | |
+/// |---|---|
+/// | 0 to 5 | the interest; 0: no registration |
+/// | 6 to 9 | the kind; 0: a bare descriptor, whose kind each fork determines |
+/// | 10 to 12 | the policy; 0: the kind's default |
+/// | 13 | bare: registered by descriptor, so it may be closed without notice |
+/// | 14 | muted |
+/// | 15 | exclusive: an event wakes one of the processes that wait for it |
+/// | 32 to 63 | the first fork generation without the registration; 0: all generations have it |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EntryInfo(u64);
+
+impl EntryInfo {
+    pub(crate) const VACANT: EntryInfo = EntryInfo(0);
+
+    const INTEREST: u64 = 0x3f;
+    const KIND: u32 = SourceTag::KIND;
+    const POLICY: u32 = 10;
+    const BARE: u64 = SourceTag::BARE.bits() as u64;
+    const MUTED: u64 = 1 << 14;
+    const EXCLUSIVE: u64 = 1 << 15;
+    const ABSENT_FROM: u32 = 32;
+
+    /// The state of a new registration.
+    #[inline(always)]
+    pub(crate) fn new(interest: Interest, source: SourceTag, policy: PolicyTag) -> EntryInfo {
+        EntryInfo(u64::from(u16::from(interest.bits()) | source.bits() | policy.0))
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_vacant(self) -> bool {
+        self.0 & EntryInfo::INTEREST == 0
+    }
+
+    /// Whether it is a registration that the kernel has as it is here: not muted, exclusive, absent or being changed.
+    #[inline(always)]
+    pub(crate) fn is_plain(self) -> bool {
+        (1..EntryInfo::MUTED).contains(&self.0)
+    }
+
+    pub(crate) fn interest(self) -> Interest {
+        // No caller asks for the interest of a vacant entry.
+        Interest::from_bits((self.0 & EntryInfo::INTEREST) as u8).unwrap_or(Interest::READABLE)
+    }
+
+    /// The interest as the kernel has it.
+    pub(crate) fn kernel_interest(self) -> Interest {
+        if self.is_exclusive() { self.interest().exclusive() } else { self.interest() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn with_interest(self, interest: Interest) -> EntryInfo {
+        EntryInfo(self.0 & !EntryInfo::INTEREST | u64::from(interest.bits()))
+    }
+
+    /// `None` for a bare descriptor.
+    pub(crate) fn kind(self) -> Option<SourceKind> {
+        SourceKind::from_bits((self.0 >> EntryInfo::KIND & 0xf) as u8)
+    }
+
+    pub(crate) fn with_kind(self, source: SourceTag) -> EntryInfo {
+        EntryInfo(self.0 & !(0xf << EntryInfo::KIND) | u64::from(source.bits()))
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_bare(self) -> bool {
+        self.0 & EntryInfo::BARE != 0
+    }
+
+    /// The registration after the owner has given its descriptor away. It keeps the kind.
+    pub(crate) fn as_bare(self) -> EntryInfo {
+        EntryInfo(self.0 | EntryInfo::BARE)
+    }
+
+    /// The registration's own policy, if it has one.
+    pub(crate) fn own_policy(self) -> Option<ForkPolicy> {
+        ForkPolicy::from_bits((self.0 >> EntryInfo::POLICY & 0x7) as u8)
+    }
+
+    /// The registration's own policy, or the default of its kind.
+    pub(crate) fn policy(self, kind: SourceKind) -> ForkPolicy {
+        self.own_policy().unwrap_or_else(|| default_policy(kind))
+    }
+
+    /// The registration with a policy of its own. The next fork decides again whether the child has it.
+    pub(crate) fn with_policy(self, policy: ForkPolicy) -> EntryInfo {
+        EntryInfo(self.0 & !(0x7 << EntryInfo::POLICY) | (policy as u64) << EntryInfo::POLICY).absent_from(None)
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_muted(self) -> bool {
+        self.0 & EntryInfo::MUTED != 0
+    }
+
+    pub(crate) fn with_muted(self, muted: bool) -> EntryInfo {
+        EntryInfo(if muted { self.0 | EntryInfo::MUTED } else { self.0 & !EntryInfo::MUTED })
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_exclusive(self) -> bool {
+        self.0 & EntryInfo::EXCLUSIVE != 0
+    }
+
+    pub(crate) fn with_exclusive(self, exclusive: bool) -> EntryInfo {
+        EntryInfo(if exclusive { self.0 | EntryInfo::EXCLUSIVE } else { self.0 & !EntryInfo::EXCLUSIVE })
+    }
+
+    /// The registration, absent from this and later generations; `None`: absent from no generation.
+    pub(crate) fn absent_from(self, generation: Option<u32>) -> EntryInfo {
+        let generation = u64::from(generation.unwrap_or(0));
+        EntryInfo(self.0 & !(u64::from(u32::MAX) << EntryInfo::ABSENT_FROM) | generation << EntryInfo::ABSENT_FROM)
+    }
+
+    /// Whether the fork that made the process of this generation left the registration out.
+    pub(crate) fn is_absent(self, generation: u32) -> bool {
+        let absent_from = (self.0 >> EntryInfo::ABSENT_FROM) as u32;
+        absent_from != 0 && absent_from <= generation
+    }
+}

@@ -1,0 +1,274 @@
+//! Functions for the crate `forkio`, which programs do not need. They may change in any release.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use super::adopting;
+use super::decision;
+use super::entry::{Entry, EntryInfo};
+use super::error::{PrepareError, PrepareObject};
+use super::policy::SourceKind;
+use super::process_state::{self, lock_to_add, lock_to_change, selectors};
+use super::reconcile;
+use super::registrations::{change, change_entry, find, registrations, with_gate_closed};
+use crate::Token;
+use crate::sys::descriptor;
+
+pub use super::protocol::{HeldOff, hold_off, is_prepared_ahead};
+pub use super::reconcile::{lost_state, set_first_poll_hook};
+pub use super::registrations::selector_count;
+
+/// Whether the calling thread is certainly the only one that the process has, and has ever had. `false` says nothing: only
+/// glibc, since 2.32, tells (`__libc_single_threaded`).
+pub fn is_single_threaded() -> bool {
+    crate::sys::process::is_single_threaded()
+}
+
+/// Gives children no queue for the selector that `source`, an I/O object or a descriptor, is registered with: it belongs to
+/// a runtime that they cannot continue, because its threads stay behind.
+///
+/// A descriptor that is registered there is severed or renewed if its policy says so; otherwise the child inherits it
+/// without a registration. The child cannot use the selector: polling and registering fail with `ECANCELED`, deregistering
+/// and waking do nothing.
+///
+/// # Errors
+///
+/// [`NotFound`](io::ErrorKind::NotFound) if `source` is not registered.
+pub fn retire_in_children(source: &impl AsRawFd) -> io::Result<()> {
+    change(source.as_raw_fd(), |_, selector, _, info| {
+        selector.retire();
+        Ok(info)
+    })
+}
+
+/// Whether `source`, an I/O object or a descriptor, has a policy of its own in any selector, even if the fork that made
+/// this process left the registration out.
+pub fn is_tagged(source: &impl AsRawFd) -> bool {
+    find(source.as_raw_fd(), |info| info.own_policy().is_some()).is_some()
+}
+
+/// Stops delivering the events of `source`, an I/O object or a descriptor, in this process: it stays registered, and
+/// children get it armed. The supervisor of a prefork server does this with its listeners, so that connections do not wake
+/// it.
+///
+/// Deregister a muted bare descriptor before you close it. The kernel does not have its registration, so a fork compares
+/// inodes to check that the descriptor still refers to the muted file. Eventfds, timerfds and the like share one inode.
+///
+/// Muting twice is muting once. A source that is registered with several selectors is muted in all of them, or, on an error,
+/// in those before the one that failed.
+///
+/// # Errors
+///
+/// [`NotFound`](io::ErrorKind::NotFound) if it is not registered; otherwise those of `epoll_ctl(2)` or `kevent(2)`.
+pub fn mute(source: &impl AsRawFd) -> io::Result<()> {
+    let fd = source.as_raw_fd();
+    change(fd, |state, selector, _, info| {
+        if !info.is_muted() {
+            if info.is_bare() {
+                state.records.record(fd).muted = Some(descriptor::identity(fd)?);
+            }
+            // The kernel keeps the registration of an adopted selector, without events.
+            if !selector.is_adopted() {
+                selector.kernel.queue.delete(fd)?;
+            }
+        }
+        Ok(info.with_muted(true))
+    })
+}
+
+/// Ends a [`mute`]. A source that is ready gives an event.
+///
+/// # Errors
+///
+/// As [`mute`].
+pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
+    let fd = source.as_raw_fd();
+    change(fd, |_, selector, token, info| {
+        if info.is_muted() && !selector.is_adopted() {
+            selector.kernel.queue.add(fd, token, info.kernel_interest())?;
+        }
+        Ok(info.with_muted(false))
+    })
+}
+
+/// Lets an event of `source`, an I/O object or a descriptor, wake one of the processes that wait for it, instead of all: for
+/// a listening socket from which several workers accept. `false` ends it. Children inherit it.
+///
+/// # The woken process must take everything
+///
+/// The kernel has not woken the other processes. A process that stops before [`WouldBlock`](io::ErrorKind::WouldBlock), or
+/// pauses accepting, must [mute] the source meanwhile. Otherwise the connections that it leaves wait until another one
+/// arrives, for which the kernel may wake the same process. If a process that the kernel may have woken has ended, call
+/// [`rearm_exclusive`] in the others.
+///
+/// # Errors
+///
+/// [`NotFound`](io::ErrorKind::NotFound) if it is not registered; otherwise those of `epoll_ctl(2)`:
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) for an interest in priority readiness. Nothing has changed then in the
+/// selector that failed.
+///
+/// # Platforms
+///
+/// Linux: `EPOLLEXCLUSIVE` ([epoll_ctl(2)]). Of the processes that sleep in `epoll_wait` at least one is woken; those that
+/// are busy find the event when they come back. Only reading shows that the peer has closed its half, because the kernel
+/// does not allow `EPOLLRDHUP` beside it. A change of interest takes two system calls. A kqueue has no such flag: on kqueue
+/// systems this function changes nothing.
+///
+/// [epoll_ctl(2)]: https://man7.org/linux/man-pages/man2/epoll_ctl.2.html
+pub fn set_exclusive(source: &impl AsRawFd, exclusive: bool) -> io::Result<()> {
+    let fd = source.as_raw_fd();
+    change(fd, |_, selector, token, info| {
+        // Only the owner of a selector knows that no other code changes the registration.
+        let changed = info.with_exclusive(exclusive && !selector.is_adopted());
+        if changed != info && !info.is_muted() {
+            selector.replace(fd, (token, info.kernel_interest()), (token, changed.kernel_interest()))?;
+        }
+        Ok(changed)
+    })
+}
+
+/// Gives an event to each [exclusive](set_exclusive) registration of this process whose source is ready. A process that was
+/// woken and has ended may have left connections there.
+///
+/// # Errors
+///
+/// The first error of `epoll_ctl(2)`. The other registrations are armed again in any case.
+pub fn rearm_exclusive() -> io::Result<()> {
+    with_gate_closed(|_| {
+        let mut result = Ok(());
+        for selector in selectors() {
+            for (fd, entry) in selector.table.iter().filter(|(_, entry)| entry.info().is_exclusive()) {
+                let rearmed = change_entry(selector, fd, entry, |token, info| {
+                    if info.is_exclusive() && !info.is_muted() {
+                        let registration = (token, info.kernel_interest());
+                        selector.replace(fd, registration, registration)?;
+                    }
+                    Ok(info)
+                });
+                result = result.and(rearmed.map(drop));
+            }
+        }
+        result
+    })
+}
+
+/// Makes forks handle the epoll instances of tokio's runtimes on upstream mio. `source`, an I/O object or a descriptor, is
+/// registered with one of them. Call it again after an unplanned fork.
+///
+/// # Errors
+///
+/// [`Unsupported`](io::ErrorKind::Unsupported) on a system that does not list the registrations of a queue, which is every
+/// system but Linux; [`NotFound`](io::ErrorKind::NotFound) if there is no such instance; otherwise a reason why it cannot be
+/// known for certain what a child must get.
+pub fn adopt(source: &impl AsRawFd) -> Result<(), PrepareError> {
+    reconcile::ensure();
+    let fd = source.as_raw_fd();
+    let of = PrepareError::of(PrepareObject::ForeignRegistration(fd));
+    let mut state = lock_to_add("adopting a selector").map_err(of)?;
+    adopting::adopt(&mut state, fd)
+}
+
+/// Whether this system has what [`adopt`] needs: only Linux lists the registrations of a queue.
+pub fn can_adopt() -> bool {
+    crate::sys::adoption::EXISTS
+}
+
+/// Whether `source`, an I/O object or a descriptor, is registered with an [adopted](adopt) instance.
+pub fn is_adopted(source: &impl AsRawFd) -> bool {
+    let fd = source.as_raw_fd();
+    let _state = adopting::lock_refreshed();
+    let mut adopted = selectors().filter(|selector| selector.is_adopted());
+    adopted.any(|selector| selector.table.get(fd).and_then(Entry::get).is_some())
+}
+
+/// The kind of `source`, an I/O object or a descriptor, as the kernel tells it, registered or not. An end of a pair made in
+/// this process is a [`Stream`](SourceKind::Stream), a [`Datagram`](SourceKind::Datagram) or a [`Pipe`](SourceKind::Pipe)
+/// to the kernel, and a waker is [`Other`](SourceKind::Other).
+///
+/// # Errors
+///
+/// Those of `fstat(2)` and `getsockopt(2)`.
+pub fn kind(source: &impl AsRawFd) -> io::Result<SourceKind> {
+    descriptor::kind(source.as_raw_fd())
+}
+
+/// Makes `Renew` the default policy of stream sockets that are registered with `token` and belong to a pair made in this
+/// process: those of a runtime's self-pipe, which the program cannot tag itself.
+pub fn renew_receivers(token: Token) {
+    decision::renew_receivers(token);
+}
+
+/// The id of the newest selector; ids count up over the whole process. A cache of the [`registrations`] that a new selector
+/// gets stays valid while this id does not change.
+pub fn newest_selector() -> u64 {
+    reconcile::ensure();
+    process_state::lock().last_id
+}
+
+/// The registrations that are renewed by [`renew_receivers`].
+pub fn renewed_receivers() -> Vec<RawFd> {
+    let receivers = registrations().into_iter().filter(|registration| {
+        let kind = registration.kind.unwrap_or(SourceKind::Other);
+        decision::is_renewed_receiver(registration.token, kind) && find_pair(registration.fd).is_ok()
+    });
+    receivers.map(|registration| registration.fd).collect()
+}
+
+/// Gives every later child of this process a fresh pair in place of the one that `source` belongs to, registered or not:
+/// for a self-pipe that a signal handler writes to. `source` is an end of the pair or a duplicate of an end.
+///
+/// # Errors
+///
+/// [`NotFound`](io::ErrorKind::NotFound) if `source` belongs to no pair made in this process.
+pub fn renew_pair_in_children(source: &impl AsRawFd) -> io::Result<()> {
+    let (end, _) = find_pair(source.as_raw_fd())?;
+    lock_to_change().records.record(end).is_always_renewed = true;
+    Ok(())
+}
+
+/// Makes `source` readable by writing a byte to its peer. `source` is an end, or a duplicate of an end, of a pair made in
+/// this process.
+///
+/// # Errors
+///
+/// As [`renew_pair_in_children`], and those of `send(2)`.
+pub fn nudge_pair_end(source: &impl AsRawFd) -> io::Result<()> {
+    let (_, peer) = find_pair(source.as_raw_fd())?;
+    match descriptor::send_byte(peer) {
+        // Full is readable.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        result => result,
+    }
+}
+
+/// The pair that `fd` belongs to, as an end or as a duplicate of an end. That end comes first.
+fn find_pair(fd: RawFd) -> io::Result<(RawFd, RawFd)> {
+    reconcile::ensure();
+    let identity = descriptor::identity(fd)?;
+    let pair = process_state::lock().records.find_pair(identity);
+    pair.filter(|_| descriptor::is_unix_stream(fd)).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, "not an end of a socket pair that was made in this process")
+    })
+}
+
+/// How many bytes wait to be read at `source`, as `ioctl(FIONREAD)` counts them.
+///
+/// # Errors
+///
+/// Those of `ioctl(2)`.
+pub fn pending_bytes(source: &impl AsRawFd) -> io::Result<usize> {
+    descriptor::pending_bytes(source.as_raw_fd())
+}
+
+/// Whether `source` is an end, or a duplicate of an end, of a stream socket pair made in this process.
+pub fn is_pair_end(source: &impl AsRawFd) -> bool {
+    find_pair(source.as_raw_fd()).is_ok()
+}
+
+/// Whether `Renew` can apply to a registration of `source`.
+pub fn can_renew(source: &impl AsRawFd) -> bool {
+    let fd = source.as_raw_fd();
+    let kind = find(fd, |info: EntryInfo| info.kind().is_some()).and_then(|(_, info)| info.kind());
+    let kind = kind.or_else(|| descriptor::kind(fd).ok());
+    matches!(kind, Some(SourceKind::Timer | SourceKind::Waker)) || find_pair(fd).is_ok()
+}

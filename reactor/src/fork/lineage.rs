@@ -1,0 +1,26 @@
+//! Which process this is in a tree of forks.
+
+use std::sync::atomic::Ordering;
+
+use super::process_state::{GENERATION, PARENT};
+use super::reconcile;
+
+/// How many forks lie between this process and the one that its program started as: 0 in that process, 1 in its children, 2
+/// in their children.
+///
+/// An unplanned fork counts once its child has reconciled, which this function does first. A process in between that never
+/// used a selector, such as the middle one of a daemon's double fork, is not counted.
+///
+/// Forks are noticed once the process has used a selector or has called this function.
+pub fn generation() -> u32 {
+    reconcile::start();
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// The process id of the parent that forked this process, even if the parent has ended since; `None` in generation 0.
+///
+/// As for [`generation`], processes that never used a selector are skipped.
+pub fn parent() -> Option<u32> {
+    reconcile::ensure();
+    Some(PARENT.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+}

@@ -1,0 +1,291 @@
+//! The plan of a fork: the child's steps, prepared in advance.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use super::decision::{Decided, Decision};
+use super::descriptors::Records;
+use super::error::{PrepareError, PrepareObject};
+use super::renewal::{Renewal, Replacement, Replacements};
+use super::selector_core::{Poison, SelectorCore};
+use crate::sys::{self, QueueCopy, descriptor};
+
+/// The steps that [`commit`](Plan::commit) takes in the child. The planner fills it.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The child's queues in the making.
+    pub(super) queues: Vec<(&'static SelectorCore, sys::ChildQueue)>,
+    /// Selectors that the child gets no queue for.
+    pub(super) retired: Vec<&'static SelectorCore>,
+    /// Objects to put in place of descriptors.
+    pub(super) replacements: Replacements,
+    /// The objects among them that are not dead endpoints.
+    pub(super) renewals: Vec<Renewal>,
+    /// Objects that only the child can make.
+    pub(super) remakes: sys::Remakes,
+    /// Muted registrations that the child inherits. They are added to the child's queue last: until the fork that queue
+    /// takes every event, and this process does not want theirs.
+    pub(super) held_back: Vec<Decided>,
+    /// Registrations that this process has muted. The child has them armed.
+    pub(super) muted: Vec<(&'static SelectorCore, RawFd)>,
+    /// Registrations of bare descriptors, which may be closed without notice.
+    pub(super) bare: Vec<(&'static SelectorCore, RawFd)>,
+    /// Ends of pairs, and timers, that are severed.
+    pub(super) severed: Vec<RawFd>,
+    /// What the child puts in place of the descriptors of an adopted selector that it has to poison.
+    pub(super) stops: Vec<(&'static SelectorCore, Replacement)>,
+    /// The planner's decisions. The vector is kept for its memory.
+    pub(super) decisions: Vec<Decided>,
+    /// The plan was made ahead. It waits for the next fork, with the gate closed.
+    pub(super) is_ahead: bool,
+}
+
+impl Plan {
+    pub(super) const fn new() -> Plan {
+        Plan {
+            queues: Vec::new(),
+            retired: Vec::new(),
+            replacements: Replacements::new(),
+            renewals: Vec::new(),
+            remakes: sys::Remakes::new(),
+            held_back: Vec::new(),
+            muted: Vec::new(),
+            bare: Vec::new(),
+            severed: Vec::new(),
+            stops: Vec::new(),
+            decisions: Vec::new(),
+            is_ahead: false,
+        }
+    }
+
+    /// Closes what was prepared. Keeps the vectors' memory.
+    pub(super) fn clear(&mut self) {
+        self.replacements.spares.clear();
+        self.forget_all();
+    }
+
+    /// Forgets what the parent had prepared, in the child of an unplanned fork that reconciles late. Does not close the
+    /// prepared descriptors: the child may have closed them since, and have opened other files there.
+    pub(super) fn abandon(&mut self) {
+        self.replacements.spares.drain(..).for_each(std::mem::forget);
+        self.forget_all();
+    }
+
+    fn forget_all(&mut self) {
+        self.queues.clear();
+        self.retired.clear();
+        self.replacements.steps.clear();
+        self.renewals.clear();
+        self.held_back.clear();
+        self.muted.clear();
+        self.bare.clear();
+        self.severed.clear();
+        self.stops.clear();
+        self.decisions.clear();
+        self.is_ahead = false;
+    }
+
+    /// Drops the steps for `fd`, which its owner closes before the fork. The child must not touch another file that may be
+    /// open there by then.
+    pub(super) fn forget(&mut self, fd: RawFd) {
+        for (_, queue) in &mut self.queues {
+            queue.forget(fd);
+        }
+        self.replacements.steps.retain(|step| step.onto != fd);
+        self.renewals.retain(|renewal| match renewal {
+            // The other end is still renewed.
+            Renewal::Pair(_) => true,
+            renewal => !renewal.descriptors().contains(&fd),
+        });
+        self.remakes.forget(fd);
+        self.held_back.retain(|held| held.fd != fd);
+        self.muted.retain(|(_, muted)| *muted != fd);
+        self.bare.retain(|(_, bare)| *bare != fd);
+        self.severed.retain(|severed| *severed != fd);
+    }
+
+    /// As [`forget`](Plan::forget), for a selector that is dropped before the fork.
+    pub(super) fn forget_selector(&mut self, selector: &SelectorCore) {
+        let is_other = |other: &SelectorCore| !std::ptr::eq(other, selector);
+        self.queues.retain(|(other, _)| is_other(other));
+        self.retired.retain(|other| is_other(other));
+        self.held_back.retain(|held| is_other(held.selector));
+        self.muted.retain(|(other, _)| is_other(other));
+        self.bare.retain(|(other, _)| is_other(other));
+        self.replacements.steps.retain(|step| step.onto != selector.kernel.queue.number());
+    }
+
+    /// Whether the bare descriptors of a plan made ahead still refer to the registered files. All other changes that matter
+    /// to the plan discard it.
+    pub(super) fn still_holds(&self, records: &Records) -> bool {
+        self.bare.iter().all(|(selector, fd)| is_registered(selector, *fd, records).is_ok_and(|is_there| is_there))
+    }
+
+    /// Completes the plan right before the fork, with state that changes without notice, and with objects that cannot be
+    /// kept for long.
+    pub(super) fn complete(&mut self) -> Result<(), PrepareError> {
+        for held in &self.held_back {
+            let queue = self.queues.iter_mut().find(|(selector, _)| std::ptr::eq(*selector, held.selector));
+            let Some((_, queue)) = queue else { continue };
+            inherited(held.fd, queue.inherit_muted(held.fd, held.token, held.interest))?;
+        }
+        self.remakes.prepare();
+        for renewal in &self.renewals {
+            let renewed = renewal.bring_up_to_date(&mut self.replacements);
+            renewed.map_err(PrepareError::of(renewal.object()))?;
+        }
+        self.check_limit()
+    }
+
+    /// Fails if a descriptor is beyond the limit, because dup2(2) would refuse it in the child, even if it is open.
+    fn check_limit(&self) -> Result<(), PrepareError> {
+        let queues = self.queues.iter().map(|(selector, _)| selector.kernel.queue.number());
+        let queues = queues.map(|fd| (PrepareObject::Queue(fd), fd));
+        let others = self.replacements.steps.iter().map(|step| step.onto).chain(self.remakes.descriptors());
+        let others = others.map(|fd| (PrepareObject::Registration(fd), fd));
+        match queues.chain(others).max_by_key(|(_, fd)| *fd) {
+            Some((object, fd)) if !descriptor::is_within_limit(fd) => Err(PrepareError::of(object)(io::Error::other(
+                format!("descriptor {fd} is beyond RLIMIT_NOFILE, which was lowered after it was opened: raise it"),
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The descriptors at which the child will have objects of its own.
+    pub(super) fn private_descriptors(&self) -> impl Iterator<Item = RawFd> {
+        let queues = self.queues.iter().map(|(selector, _)| selector.kernel.queue.number());
+        queues.chain(self.replacements.steps.iter().map(|step| step.onto)).chain(self.remakes.descriptors())
+    }
+
+    /// In the child, puts each selector's own queue and each replaced object in place. `selectors` are all selectors of the
+    /// process. A system call that fails poisons the selectors it was for. Allocates and frees nothing: async-signal-safe.
+    pub(super) fn commit(
+        &mut self,
+        selectors: impl Iterator<Item = &'static SelectorCore> + Clone,
+        records: &mut Records,
+        generation: u32,
+    ) {
+        for selector in &self.retired {
+            selector.poison(Poison::Errno(libc::ECANCELED));
+            if sys::Queue::is_there_after_fork() {
+                // A dead endpoint.
+                selector.kernel.queue.adopt();
+            } else {
+                selector.kernel.queue.disown();
+            }
+        }
+        for (selector, queue) in &mut self.queues {
+            if let Err(errno) = queue.put_in_place(&selector.kernel.queue) {
+                selector.poison(Poison::Errno(errno));
+            }
+        }
+        let replaced = self.replacements.steps.iter().filter_map(|step| {
+            // Another thread of the parent has closed the descriptor after the fork was prepared.
+            if step.only.is_some_and(|only| descriptor::identity(step.onto).ok() != Some(only)) {
+                return None;
+            }
+            let errno = descriptor::replace(step.from, step.onto).err()?;
+            Some((step.onto, errno))
+        });
+        for (fd, errno) in self.remakes.remake().chain(replaced) {
+            selectors.clone().filter(|selector| selector.watches(fd)).for_each(|selector| {
+                selector.poison(Poison::Errno(errno));
+            });
+        }
+        for (selector, queue) in &mut self.queues {
+            // The descriptor of a poisoned one may still refer to the parent's queue.
+            if selector.poisoned().is_none() {
+                if let Err(errno) = complete(selector, queue) {
+                    selector.poison(Poison::Errno(errno));
+                }
+            }
+            for fd in queue.missing() {
+                // An entry that the fork left out stays marked as absent.
+                if let Some(entry) = selector.table.get(fd).filter(|entry| !entry.info().is_absent(generation)) {
+                    entry.vacate();
+                }
+            }
+        }
+        for (selector, fd) in &self.muted {
+            if let Some(entry) = selector.table.get(*fd) {
+                entry.set_info(entry.info().with_muted(false));
+            }
+        }
+        self.severed.iter().for_each(|fd| records.sever(*fd));
+        for (_, stop) in self.stops.iter().filter(|(selector, _)| selector.poisoned().is_some()) {
+            // It fails only if the limit was lowered meanwhile.
+            let _ = descriptor::replace(stop.from, stop.onto);
+        }
+        self.close_in_child();
+    }
+
+    /// Closes the spare descriptors. Frees no memory: the next fork does. Does not write to the plan's vectors either,
+    /// because the kernel must copy each page that a child writes to.
+    fn close_in_child(&mut self) {
+        for spare in &self.replacements.spares {
+            descriptor::close(spare);
+        }
+        // SAFETY: a length of 0 needs no elements. Those beyond it must not be dropped: they are closed.
+        unsafe { self.replacements.spares.set_len(0) };
+    }
+}
+
+impl SelectorCore {
+    /// Whether a failure at `fd` concerns this selector. Async-signal-safe.
+    fn watches(&self, fd: RawFd) -> bool {
+        let is_waker = self.kernel.waker.get().is_some_and(|(_, waker)| [waker.registered, waker.sender].contains(&fd));
+        is_waker
+            || self.table.get(fd).is_some_and(|entry| !entry.info().is_vacant())
+            || self.kernel.queue.number() == fd
+    }
+}
+
+/// In the child, completes the queue of a selector, and signals a pending wake if the kernel must have it.
+fn complete(selector: &SelectorCore, queue: &mut sys::ChildQueue) -> Result<(), i32> {
+    let wakes = selector.kernel.wake.after_fork();
+    queue.complete(&selector.kernel.queue, wakes)?;
+    match selector.kernel.waker.get().filter(|(_, descriptors)| wakes && descriptors.registered >= 0) {
+        Some((token, descriptors)) => sys::WakeSignal::signal_at(descriptors, &selector.kernel.queue, token),
+        None => Ok(()),
+    }
+}
+
+/// Whether a bare registration belongs to the file that is open at the descriptor now. `false` if there is no registration.
+pub(super) fn is_registered(selector: &SelectorCore, fd: RawFd, records: &Records) -> io::Result<bool> {
+    let Some((token, info)) = selector.table.get(fd).and_then(|entry| entry.get()) else { return Ok(false) };
+    if !info.is_muted() {
+        return selector.kernel.queue.holds(fd, token, info.kernel_interest());
+    }
+    let known = records.get(fd).and_then(|record| record.muted);
+    Ok(known.is_some_and(|known| descriptor::identity(fd).is_ok_and(|found| found == known)))
+}
+
+/// The result of giving the child's queue a registration that it inherits. `false`: the descriptor was closed without notice,
+/// so the kernel has forgotten the registration too.
+fn inherited(fd: RawFd, result: io::Result<()>) -> Result<bool, PrepareError> {
+    match result {
+        Err(error) if descriptor::is_closed(&error) => Ok(false),
+        result => result.map(|()| true).map_err(PrepareError::of(PrepareObject::Registration(fd))),
+    }
+}
+
+impl Decided {
+    /// Carries the decision out on the child's queue. `is_replaced`: the child has another object at the descriptor.
+    /// Returns whether the registration still exists.
+    pub(super) fn carry_out(
+        &self,
+        queue: &mut sys::ChildQueue,
+        held_back: &mut Vec<Decided>,
+        is_replaced: bool,
+    ) -> Result<bool, PrepareError> {
+        match self.decision {
+            Decision::LeaveOut => queue.leave_out(self.fd, self.interest),
+            Decision::Inherit if !is_replaced => {
+                return inherited(self.fd, queue.inherit(self.fd, self.token, self.interest));
+            }
+            Decision::HoldBack if !is_replaced => held_back.push(*self),
+            _ => queue.add_in_child(self.fd, self.token, self.interest),
+        }
+        Ok(true)
+    }
+}

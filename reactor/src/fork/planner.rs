@@ -1,0 +1,385 @@
+//! Makes the plan of a fork from the registrations of a process: first one decision per registration, then the fresh
+//! objects that the decisions need, then the child's queues.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use super::adopted::Adopted;
+use super::decision::{Decided, Decision, is_renewed_receiver};
+use super::descriptors::Records;
+use super::entry::{Entry, EntryInfo, PATIENCE};
+use super::error::{PrepareError, PrepareObject};
+use super::plan::{self, Plan};
+use super::policy::{ForkPolicy, SourceKind};
+use super::renewal::{Renewal, RenewedEnd, RenewedPair, Replacement};
+use super::selector_core::{Poison, SelectorCore};
+use crate::sys::{self, QueueCopy, descriptor};
+use crate::{Interest, Token};
+
+/// Which process plans, and for which fork.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// The parent, before the fork.
+    Planned,
+    /// The child, after an unplanned fork. Its queues are still the parent's, so the kernel is not asked about them. A
+    /// descriptor may differ from its table entry. The child may have closed it since the fork. Also, other threads of the
+    /// parent ran while the kernel copied first the descriptors and then the memory.
+    Unplanned,
+}
+
+/// Fills a plan. The gate is closed, and the process state locked.
+pub(super) struct Planner<'a> {
+    plan: &'a mut Plan,
+    records: &'a Records,
+    adopted: &'a Adopted,
+    /// The generation of the process that forks.
+    generation: u32,
+    mode: Mode,
+    /// The descriptors that the child gets another object for.
+    replaced: BTreeMap<RawFd, Replaced>,
+    /// The dead endpoint, once something is severed.
+    dead: Option<RawFd>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Replaced {
+    Severed,
+    Renewed,
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn new(
+        plan: &'a mut Plan,
+        records: &'a Records,
+        adopted: &'a Adopted,
+        generation: u32,
+        mode: Mode,
+    ) -> Planner<'a> {
+        plan.clear();
+        Planner { plan, records, adopted, generation, mode, replaced: BTreeMap::new(), dead: None }
+    }
+
+    pub(super) fn run(
+        mut self,
+        selectors: impl Iterator<Item = &'static SelectorCore> + Clone,
+    ) -> Result<(), PrepareError> {
+        // A poisoned selector stays poisoned in every child.
+        let selectors = selectors.filter(|selector| selector.poisoned().is_none());
+        self.plan.remakes.prepare();
+        for selector in selectors.clone() {
+            self.decide(selector, selectors.clone())?;
+        }
+        let decisions = std::mem::take(&mut self.plan.decisions);
+        let planned = self.carry_out(&decisions, selectors);
+        self.plan.decisions = decisions;
+        planned
+    }
+
+    fn carry_out(
+        &mut self,
+        decisions: &[Decided],
+        selectors: impl Iterator<Item = &'static SelectorCore> + Clone,
+    ) -> Result<(), PrepareError> {
+        for selector in selectors.clone() {
+            self.plan_queue(selector)?;
+        }
+        self.renew_and_sever(decisions, selectors)?;
+        self.fill_queues(decisions)
+    }
+
+    /// Decides about each registration of `selector`, and brings its table up to date.
+    fn decide(
+        &mut self,
+        selector: &'static SelectorCore,
+        selectors: impl Iterator<Item = &'static SelectorCore> + Clone,
+    ) -> Result<(), PrepareError> {
+        for (fd, entry) in selector.table.iter() {
+            let Some((info, kind)) = self.look_at(selector, fd, entry)? else { continue };
+            let Some((token, before)) = entry.get() else { continue };
+            let is_selector =
+                kind == SourceKind::Queue && selectors.clone().any(|other| other.kernel.queue.number() == fd);
+            let mut decision = Decision::new(info, token, kind, is_selector);
+            if decision == Decision::RenewPair && is_renewed_receiver(token, kind) && info.own_policy().is_none() {
+                decision = self.decide_about_receiver(fd, info, kind)?;
+            }
+            if self.mode == Mode::Unplanned && decision.is_replaced() && !descriptor::is_still(fd, kind) {
+                entry.vacate();
+                continue;
+            }
+            let absent_from = (decision == Decision::LeaveOut).then_some(self.generation + 1);
+            let after = info.absent_from(absent_from);
+            if after != before {
+                entry.set_info(after);
+            }
+            if info.is_muted() {
+                self.plan.muted.push((selector, fd));
+            }
+            let interest = selector.kernel_interest(info);
+            self.plan.decisions.push(Decided { selector, fd, token, interest, decision });
+        }
+        Ok(())
+    }
+
+    /// Decides about a stream that has a self-pipe's token. It is a self-pipe only if it belongs to a pair made in this
+    /// process.
+    fn decide_about_receiver(&self, fd: RawFd, info: EntryInfo, kind: SourceKind) -> Result<Decision, PrepareError> {
+        let identity = descriptor::identity(fd).map_err(PrepareError::of(PrepareObject::Pair(fd)))?;
+        if self.records.find_pair(identity).is_some() {
+            return Ok(Decision::RenewPair);
+        }
+        Ok(Decision::new(info.with_policy(info.policy(kind)), Token(0), kind, false))
+    }
+
+    /// The state of an entry, and the kind of its source; `None` if this process does not have the registration.
+    fn look_at(
+        &mut self,
+        selector: &'static SelectorCore,
+        fd: RawFd,
+        entry: &Entry,
+    ) -> Result<Option<(EntryInfo, SourceKind)>, PrepareError> {
+        if self.mode == Mode::Unplanned {
+            entry.settle_after_fork();
+        } else if !entry.settles_within(PATIENCE) {
+            return Err(PrepareError::waited_in_vain());
+        }
+        let info = entry.info();
+        if info.is_vacant() || info.is_absent(self.generation) {
+            return Ok(None);
+        }
+        if !info.is_bare() {
+            return Ok(Some((info, info.kind().unwrap_or(SourceKind::Other))));
+        }
+        let failed = PrepareError::of(PrepareObject::Registration(fd));
+        let is_there = match self.mode {
+            Mode::Planned => plan::is_registered(selector, fd, self.records).map_err(failed)?,
+            Mode::Unplanned => descriptor::is_open(fd),
+        };
+        // Looked up in every fork: a bare socket may have become a listener.
+        let kind = info.kind().map_or_else(|| descriptor::kind(fd), Ok);
+        match kind {
+            Ok(kind) if is_there => {
+                self.plan.bare.push((selector, fd));
+                Ok(Some((info, kind)))
+            }
+            _ => {
+                entry.vacate();
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes the objects that take the place of others in the child.
+    fn renew_and_sever(
+        &mut self,
+        decisions: &[Decided],
+        selectors: impl Iterator<Item = &'static SelectorCore> + Clone,
+    ) -> Result<(), PrepareError> {
+        for selector in selectors.clone() {
+            self.renew_waker(selector)?;
+        }
+        let with = |decision| decisions.iter().filter(move |decided| decided.decision == decision);
+        for (fd, _) in self.records.iter().filter(|(_, record)| record.is_always_renewed) {
+            self.renew_pair(fd)?;
+        }
+        if self.mode == Mode::Planned {
+            for fd in self.adopted.pipe_descriptors() {
+                self.renew_pair(fd)?;
+            }
+        }
+        for decided in with(Decision::RenewPair) {
+            self.renew_pair(decided.fd)?;
+        }
+        for decided in with(Decision::RenewTimer) {
+            self.renew_timer(decided.fd);
+        }
+        for (fd, record) in self.records.iter() {
+            let is_alive = record.timer.as_ref().is_some_and(|timer| !timer.is_severed());
+            if is_alive && !selectors.clone().any(|selector| self.keeps(selector, fd)) {
+                self.renew_timer(fd);
+            }
+        }
+        for decided in with(Decision::Sever) {
+            self.sever(decided.fd)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the policy of a registration keeps the child from getting a timer of its own at `fd`. By default it gets
+    /// one, registered or not.
+    fn keeps(&self, selector: &SelectorCore, fd: RawFd) -> bool {
+        selector.table.get(fd).and_then(Entry::get).is_some_and(|(_, info)| {
+            let policy = info.policy(SourceKind::Timer);
+            !info.is_absent(self.generation) && matches!(policy, ForkPolicy::Inherit | ForkPolicy::Sever)
+        })
+    }
+
+    fn renew_waker(&mut self, selector: &'static SelectorCore) -> Result<(), PrepareError> {
+        let Some((_, descriptors)) = selector.kernel.waker.get() else { return Ok(()) };
+        let fd = descriptors.registered;
+        if fd < 0 {
+            return Ok(());
+        }
+        if self.mode == Mode::Unplanned && !descriptor::is_still(fd, SourceKind::Waker) {
+            selector.poison(Poison::Errno(libc::EBADF));
+            return Ok(());
+        }
+        let fresh = sys::WakeSignal::renew(descriptors).map_err(PrepareError::of(PrepareObject::Waker(fd)))?;
+        for (fresh, onto) in fresh {
+            self.plan.replacements.add(fresh, onto);
+        }
+        self.plan.renewals.push(Renewal::Waker(descriptors));
+        Ok(())
+    }
+
+    /// Makes a fresh pair in place of the one that `fd` belongs to, once per pair. `fd` may be an end or a duplicate of an
+    /// end.
+    fn renew_pair(&mut self, fd: RawFd) -> Result<(), PrepareError> {
+        if self.replaced.contains_key(&fd) {
+            return Ok(());
+        }
+        let failed = PrepareError::of(PrepareObject::Pair(fd));
+        let identity = match descriptor::identity(fd) {
+            // Closed, or not open yet when the kernel copied the descriptors.
+            Err(_) if self.mode == Mode::Unplanned => return Ok(()),
+            identity => identity.map_err(failed)?,
+        };
+        let known = self.renewed_ends().find(|end| end.identity == identity);
+        if let Some(end) = known {
+            // A duplicate of an end gets a duplicate of the fresh end.
+            self.replace(end.fresh, fd, Replaced::Renewed);
+            return Ok(());
+        }
+        let pair = descriptor::is_unix_stream(fd).then(|| self.records.find_pair(identity)).flatten();
+        let is_open = |(_, peer): &(RawFd, RawFd)| self.mode == Mode::Planned || descriptor::is_open(*peer);
+        let Some((end, peer)) = pair.filter(is_open) else {
+            if self.mode == Mode::Unplanned && (pair.is_some() || self.records.get(fd).is_some()) {
+                return Ok(());
+            }
+            return Err(failed(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "only wakers, timers and stream socket pairs made in this process can be renewed: give it another policy",
+            )));
+        };
+        let pair = RenewedPair::new([end, peer], &mut self.plan.replacements).map_err(failed)?;
+        self.plan.renewals.push(Renewal::Pair(pair));
+        self.replaced.extend(pair.ends.map(|end| (end.fd, Replaced::Renewed)));
+        // `fd` may be a duplicate.
+        self.renew_pair(fd)
+    }
+
+    fn renewed_ends(&self) -> impl Iterator<Item = RenewedEnd> {
+        let pairs = self.plan.renewals.iter().filter_map(|renewal| match renewal {
+            Renewal::Pair(pair) => Some(pair.ends),
+            _ => None,
+        });
+        pairs.flatten()
+    }
+
+    /// The fresh timer is made right before the fork.
+    fn renew_timer(&mut self, fd: RawFd) {
+        if self.mode == Mode::Unplanned && !descriptor::is_still(fd, SourceKind::Timer) {
+            return;
+        }
+        if self.replaced.insert(fd, Replaced::Renewed).is_none() {
+            self.plan.renewals.push(Renewal::Timer { fd, state: self.records.timer(fd).cloned() });
+        }
+    }
+
+    /// Severs `fd`, unless it is renewed for another selector.
+    fn sever(&mut self, fd: RawFd) -> Result<(), PrepareError> {
+        if self.replaced.contains_key(&fd) {
+            return Ok(());
+        }
+        let dead = self.dead_endpoint(fd)?;
+        self.replace(dead, fd, Replaced::Severed);
+        if self.records.get(fd).is_some() {
+            self.plan.severed.push(fd);
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, from: RawFd, onto: RawFd, replaced: Replaced) {
+        // No gate keeps other threads from changing the selectors of other code.
+        let only = self.adopted.is_in_use().then(|| descriptor::identity(onto).ok()).flatten();
+        self.plan.replacements.steps.push(Replacement { from, onto, only });
+        self.replaced.insert(onto, replaced);
+    }
+
+    /// Returns the dead endpoint that the child gets in place of `fd`. All severed descriptors share one.
+    fn dead_endpoint(&mut self, fd: RawFd) -> Result<RawFd, PrepareError> {
+        if let Some(dead) = self.dead {
+            return Ok(dead);
+        }
+        let fresh = descriptor::dead_endpoint().map_err(PrepareError::of(PrepareObject::DeadEndpoint(fd)))?;
+        let dead = fresh.as_raw_fd();
+        self.plan.replacements.spares.push(fresh);
+        Ok(*self.dead.insert(dead))
+    }
+
+    /// Opens the child's queue for `selector`. If `selector` is retired, plans that the child has no queue.
+    fn plan_queue(&mut self, selector: &'static SelectorCore) -> Result<(), PrepareError> {
+        let number = selector.kernel.queue.number();
+        let duplicates = self.adopted.duplicates(selector);
+        if selector.is_retired() {
+            if sys::Queue::is_there_after_fork() {
+                let dead = self.dead_endpoint(number)?;
+                for number in duplicates.iter().copied().chain([number]) {
+                    self.replace(dead, number, Replaced::Severed);
+                }
+            }
+            self.plan.retired.push(selector);
+            return Ok(());
+        }
+        let queue = sys::ChildQueue::new(
+            &selector.kernel.queue,
+            &mut self.plan.replacements.spares,
+            self.mode == Mode::Planned,
+        );
+        let mut queue = queue.map_err(PrepareError::of(PrepareObject::Queue(number)))?;
+        if let Some((token, waker)) = selector.kernel.waker.get() {
+            queue.renew_waker(token);
+            if waker.registered >= 0 {
+                let interest = if selector.is_adopted() { Interest::READABLE.marked() } else { Interest::READABLE };
+                queue.add_in_child(waker.registered, token, interest);
+            }
+        }
+        if selector.is_adopted() {
+            // The child's own queue is at `number` by the time of this step.
+            duplicates.iter().for_each(|duplicate| self.replace(number, *duplicate, Replaced::Renewed));
+            // Other code polls the queue, and does not ask whether it is poisoned.
+            let dead = self.dead_endpoint(number)?;
+            let stops =
+                duplicates.iter().copied().chain([number]).map(|onto| Replacement { from: dead, onto, only: None });
+            self.plan.stops.extend(stops.map(|stop| (selector, stop)));
+        }
+        self.plan.queues.push((selector, queue));
+        Ok(())
+    }
+
+    /// Adds the registrations to the child's queues.
+    fn fill_queues(&mut self, decisions: &[Decided]) -> Result<(), PrepareError> {
+        let Plan { queues, held_back, remakes, replacements, .. } = &mut *self.plan;
+        // A descriptor that the kernel has just given to a fresh object was not open: its registration is stale.
+        let mut fresh = BTreeSet::new();
+        if self.mode == Mode::Unplanned {
+            fresh.extend(replacements.spares.iter().map(AsRawFd::as_raw_fd));
+        }
+        // Decisions and queues are both in the order of the selectors.
+        let mut queues = queues.iter_mut();
+        for decisions in decisions.chunk_by(|a, b| std::ptr::eq(a.selector, b.selector)) {
+            let of = decisions[0].selector;
+            if of.is_retired() {
+                continue;
+            }
+            let Some((_, queue)) = queues.find(|(selector, _)| std::ptr::eq(*selector, of)) else { break };
+            for decided in decisions {
+                let is_replaced = self.replaced.contains_key(&decided.fd) || remakes.contains(decided.fd);
+                if fresh.contains(&decided.fd) || !decided.carry_out(queue, held_back, is_replaced)? {
+                    of.table.get(decided.fd).into_iter().for_each(Entry::vacate);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! The state of forks that is shared by the whole process, and the lock around it.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+
+use super::adopted::Adopted;
+use super::descriptors::Records;
+use super::gate;
+use super::plan::Plan;
+use super::selector_core::{Cores, SelectorCore};
+use crate::lock::{Guard, Lock, this_thread};
+
+/// The state that forks handle, beside the selectors.
+#[derive(Debug)]
+pub(super) struct ProcessState {
+    pub(super) records: Records,
+    /// Selectors that other code has made.
+    pub(super) adopted: Adopted,
+    /// Kept from fork to fork, so that a child frees nothing.
+    pub(super) plan: Plan,
+    /// Cores that no selector uses.
+    pub(super) free_cores: Vec<&'static SelectorCore>,
+    /// The id of the selector made last.
+    pub(super) last_id: u64,
+}
+
+impl ProcessState {
+    pub(super) const fn new() -> ProcessState {
+        ProcessState {
+            records: Records::new(),
+            adopted: Adopted::new(),
+            plan: Plan::new(),
+            free_cores: Vec::new(),
+            last_id: 0,
+        }
+    }
+
+    /// Discards a plan that was made ahead, if there is one, and opens the gate again.
+    pub(super) fn give_up_plan(&mut self) {
+        if self.plan.is_ahead {
+            self.plan.clear();
+            gate::open();
+        }
+    }
+}
+
+/// Every static that a commit writes to, on one page. The kernel must copy each page that a child writes to, which takes
+/// longer than a system call.
+#[repr(align(512))]
+struct CommitPage {
+    generation: AtomicU32,
+    parent: AtomicU32,
+    own_id: AtomicU32,
+    has_relatives: AtomicBool,
+    forking: AtomicUsize,
+    cores: Cores,
+    hold: Lock<()>,
+    state: Lock<ProcessState>,
+}
+
+const _: () = assert!(size_of::<CommitPage>() == align_of::<CommitPage>());
+
+static PAGE: CommitPage = CommitPage {
+    generation: AtomicU32::new(0),
+    parent: AtomicU32::new(0),
+    own_id: AtomicU32::new(0),
+    has_relatives: AtomicBool::new(false),
+    forking: AtomicUsize::new(0),
+    cores: Cores::new(),
+    hold: Lock::new(()),
+    state: Lock::new(ProcessState::new()),
+};
+
+/// How many forks lie between this process and the one that its program started as.
+pub(super) static GENERATION: &AtomicU32 = &PAGE.generation;
+
+/// The process that forked this one; 0: none, in generation 0.
+pub(super) static PARENT: &AtomicU32 = &PAGE.parent;
+
+/// The id of this process, which a child takes for its parent's.
+pub(super) static OWN_ID: &AtomicU32 = &PAGE.own_id;
+
+/// Whether another process may have duplicates of this process's descriptors, as far as planned forks are concerned. The
+/// kernel forgets a registration only with the last duplicate.
+pub(super) static HAS_RELATIVES: &AtomicBool = &PAGE.has_relatives;
+
+/// The thread that is between prepare and the end of a fork, or reconciles; 0: none.
+pub(super) static FORKING: &AtomicUsize = &PAGE.forking;
+
+/// Held to keep forks waiting, and by a fork from prepare to its end.
+pub(super) static HOLD: &Lock<()> = &PAGE.hold;
+
+/// The lock is held from prepare to the end of a fork, so the child finds it held by the one thread it has.
+pub(super) static STATE: &Lock<ProcessState> = &PAGE.state;
+
+/// The list of cores. Cores are added with the state locked.
+pub(super) static CORES: &Cores = &PAGE.cores;
+
+/// The selectors that exist.
+pub(super) fn selectors() -> impl Iterator<Item = &'static SelectorCore> + Clone {
+    CORES.in_use()
+}
+
+/// Locks the state. A thread that is between prepare and the end of a fork has it locked, and may look at it.
+pub(super) fn lock() -> Guard<ProcessState> {
+    if is_forking_here() {
+        // SAFETY: the thread has the lock, and nothing is borrowed from it between prepare and the end of the fork.
+        return unsafe { STATE.again(false) };
+    }
+    STATE.lock()
+}
+
+/// Locks the state to change something that a fork looks at. Discards a plan that was made ahead, which would be out of
+/// date.
+pub(super) fn lock_to_change() -> Guard<ProcessState> {
+    let mut state = lock();
+    state.give_up_plan();
+    state
+}
+
+/// As [`lock_to_change`], to make an object that a fork must know of.
+///
+/// # Errors
+///
+/// If this thread is between prepare and the end of a fork; otherwise those of [`gate::start`].
+pub(super) fn lock_to_add(doing: &str) -> io::Result<Guard<ProcessState>> {
+    refuse_inside_fork(doing)?;
+    let state = lock_to_change();
+    gate::start()?;
+    if OWN_ID.load(Ordering::Relaxed) == 0 {
+        OWN_ID.store(std::process::id(), Ordering::Relaxed);
+    }
+    Ok(state)
+}
+
+/// Whether the calling thread is between prepare and the end of a fork, or reconciles.
+pub(super) fn is_forking_here() -> bool {
+    FORKING.load(Ordering::Relaxed) == this_thread()
+}
+
+/// An error for a thread that is between prepare and the end of a fork.
+pub(super) fn refuse_inside_fork(doing: &str) -> io::Result<()> {
+    if is_forking_here() {
+        return Err(inside_fork(doing));
+    }
+    Ok(())
+}
+
+pub(super) fn inside_fork(doing: &str) -> io::Error {
+    io::Error::other(format!(
+        "this thread is between prepare and commit or abort of a fork: end the fork before {doing}"
+    ))
+}
+
+/// In the child, counts the fork and notes the parent, so that the child may fork in turn. Async-signal-safe.
+pub(super) fn begin_generation() {
+    PARENT.store(OWN_ID.load(Ordering::Relaxed), Ordering::Relaxed);
+    OWN_ID.store(crate::sys::process::id(), Ordering::Relaxed);
+    HAS_RELATIVES.store(true, Ordering::Relaxed);
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+}

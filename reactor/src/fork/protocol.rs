@@ -1,0 +1,319 @@
+//! A planned fork, from top to bottom: [`prepare`] in the parent, `fork(2)`, then [`Prepared::commit`] in the child and
+//! [`Prepared::abort`] in the parent.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use super::adopting;
+use super::error::{Error, PrepareError, PrepareObject};
+use super::gate::{self, Gate};
+use super::planner::{Mode, Planner};
+use super::process_state::{
+    self, FORKING, GENERATION, HAS_RELATIVES, HOLD, OWN_ID, ProcessState, STATE, begin_generation, is_forking_here,
+    selectors,
+};
+use super::reconcile;
+use crate::lock::{Guard, this_thread};
+use crate::sys;
+use crate::sys::process::{self, SignalsBlocked};
+
+/// Which side of a fork this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForkResult {
+    /// The process that called [`fork`].
+    Parent {
+        /// The child's process id.
+        child: u32,
+    },
+    /// The new process.
+    Child,
+}
+
+/// Forks the process, with signals blocked: [`prepare`], `fork(2)`, then [`commit`](Prepared::commit) in the child and
+/// [`abort`](Prepared::abort) in the parent.
+///
+/// # Errors
+///
+/// [`Error`]. No process was made, and nothing has changed.
+///
+/// # Safety
+///
+/// If the process has other threads, the child has only this one, and locks that others held stay locked forever: the child
+/// may then only do what signal-safety(7) allows.
+///
+/// # Fork
+///
+/// The child sees
+///
+/// - each selector, at its own descriptor, with its own kernel queue. What a process registers, deregisters or wakes is not
+///   seen by another process;
+/// - no registration whose policy is [`NoFork`](super::ForkPolicy::NoFork): deregistering it succeeds, reregistering is
+///   `NotFound`, and registering it again works;
+/// - each `unix::Timer` as one of its own, registered or not;
+/// - unregistered descriptors shared with the parent, as after any fork.
+///
+/// # Examples
+///
+/// See the [module](super).
+pub unsafe fn fork() -> Result<ForkResult, Error> {
+    let _blocked = block_signals();
+    let prepared = prepare().map_err(Error::Prepare)?;
+    // SAFETY: the caller's promise is the same, and signals are blocked.
+    unsafe { prepared.fork() }.map_err(Error::Fork)
+}
+
+/// Blocks all signals of the calling thread until the value is dropped.
+///
+/// [`fork`] does so itself. If you call [`prepare`], block signals first: a handler that runs in the child before commit,
+/// and writes to a self-pipe, would write to the parent's.
+pub fn block_signals() -> SignalsBlocked {
+    SignalsBlocked::new()
+}
+
+/// Keeps planned forks of this process waiting until it is dropped; see [`hold_off`].
+#[derive(Debug)]
+#[must_use = "forks wait only for as long as it lives"]
+pub struct HeldOff {
+    _guard: Guard<()>,
+}
+
+/// Keeps planned forks waiting, while the process makes a change that a child must not find half done. Waits for a fork
+/// that is under way.
+///
+/// # Errors
+///
+/// If the calling thread holds forks off already, or is forking: it would wait for itself.
+pub fn hold_off() -> io::Result<HeldOff> {
+    process_state::refuse_inside_fork("holding forks off")?;
+    if HOLD.is_mine() {
+        return Err(io::Error::other("this thread holds forks off already: drop its `HeldOff` first"));
+    }
+    Ok(HeldOff { _guard: HOLD.lock() })
+}
+
+/// A prepared fork. [Commit](Prepared::commit) it in the child, and [abort](Prepared::abort) it in the parent. Dropping it
+/// aborts.
+///
+/// 1. [`prepare`], in the parent, stops registrations, and makes every kernel object that the child will need. An error here
+///    has changed nothing, and no process was made.
+/// 2. `fork(2)`.
+/// 3. [`commit`](Prepared::commit), first thing in the child, moves the prepared objects over the inherited descriptors. It
+///    allocates nothing, takes no lock and does not panic. [`abort`](Prepared::abort) in the parent, also if the fork failed,
+///    closes the prepared objects.
+///
+/// A few system calls can be made only in the child. If one of them fails, the selector is *poisoned*: each
+/// [`Poll::poll`](crate::Poll::poll) of it returns that error. It never hangs, and never polls a half-armed queue.
+///
+/// Until commit or abort, registrations of other threads wait. The thread that prepared may poll, wake, list registrations,
+/// and drop what it has: the child then leaves those descriptors alone. Everything else fails: making selectors, wakers and
+/// timers, registering, deregistering, and changing policies.
+#[derive(Debug)]
+#[must_use = "a fork that is neither committed nor aborted keeps registrations waiting"]
+pub struct Prepared {
+    state: Guard<ProcessState>,
+    _remakes: sys::RemakesLock,
+    _held: HeldOff,
+    /// Nothing is left to undo: in the child, and where the plan waits for a later fork.
+    is_over: bool,
+}
+
+/// Prepares a fork: makes every kernel object that the child will need, unless that was done [ahead](prepare_ahead).
+///
+/// # Errors
+///
+/// [`PrepareError`], with everything as it was before.
+pub fn prepare() -> Result<Prepared, PrepareError> {
+    let mut prepared = begin()?;
+    adopting::refresh(&mut prepared.state)?;
+    let state = &mut *prepared.state;
+    if !(state.plan.is_ahead && state.plan.still_holds(&state.records) && state.plan.complete().is_ok()) {
+        prepared.make_plan()?;
+        prepared.state.plan.complete()?;
+    }
+    prepared.state.plan.is_ahead = false;
+    Ok(prepared)
+}
+
+/// Prepares the next fork in advance, and keeps the result: for a supervisor that waits until a worker must be replaced.
+/// The next [`prepare`], on any thread, then has little left to do.
+///
+/// Registering, deregistering or retagging anything discards the preparation, and so does making or dropping a selector, a
+/// timer or a pair, and changing a default policy. So prepare last, and again after each fork. Polling, waking, reading and
+/// writing change nothing. Calling it again while the preparation is there does nothing.
+///
+/// The fork itself still copies the bytes that wait in renewed pairs, makes timers, adds [muted](super::glue::mute)
+/// registrations, and checks each bare descriptor, which may be closed without notice.
+///
+/// # Costs
+///
+/// Until the fork the process has a second queue for each selector, with the inherited registrations, and a fresh object
+/// for each renewed one. Each of these takes a descriptor, and each inherited registration takes one of the user's epoll
+/// watches (`/proc/sys/fs/epoll/max_user_watches`). The kernel delivers each event to the second queue too, in some tens of
+/// nanoseconds. The child of an unplanned fork never closes these descriptors, because it may have closed them itself and
+/// opened other files there. All of them are close-on-exec.
+///
+/// # Errors
+///
+/// [`PrepareError`], with everything as it was before. After a success the next fork may still fail.
+///
+/// # Platforms
+///
+/// On Linux it saves the fork an `epoll_ctl(2)` per inherited registration. A kqueue is copied by the kernel, or filled in
+/// the child: there is little to save.
+///
+/// # Examples
+///
+/// ```no_run
+/// use forkio_reactor::fork::{ForkResult, fork, prepare_ahead};
+///
+/// # fn example(mut worker_has_ended: impl FnMut() -> bool) -> Result<(), Box<dyn std::error::Error>> {
+/// prepare_ahead()?;
+/// while worker_has_ended() {
+///     // SAFETY: this process has one thread.
+///     match unsafe { fork()? } {
+///         // If the cause persists, the next fork returns the error.
+///         ForkResult::Parent { .. } => drop(prepare_ahead()),
+///         ForkResult::Child => break,
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub fn prepare_ahead() -> Result<(), PrepareError> {
+    let mut prepared = begin()?;
+    if prepared.state.adopted.is_in_use() {
+        // Changes of other code's selectors do not discard a plan.
+        return Ok(());
+    }
+    if !prepared.state.plan.is_ahead {
+        prepared.make_plan()?;
+    }
+    // The gate stays closed. So each change runs into it, and discards the plan.
+    prepared.state.plan.is_ahead = true;
+    FORKING.store(0, Ordering::Relaxed);
+    prepared.is_over = true;
+    Ok(())
+}
+
+/// Whether the next fork is [prepared ahead](prepare_ahead).
+pub fn is_prepared_ahead() -> bool {
+    reconcile::ensure();
+    process_state::lock().plan.is_ahead
+}
+
+/// Closes the gate, so that registrations stay as they are.
+fn begin() -> Result<Prepared, PrepareError> {
+    let refused = |object, text| PrepareError::of(object)(io::Error::other(text));
+    if is_forking_here() {
+        return Err(refused(PrepareObject::NestedFork, "end the first fork before the next one"));
+    }
+    if STATE.is_mine() {
+        return Err(refused(PrepareObject::Interrupted, "the fork would wait for itself"));
+    }
+    reconcile::ensure();
+    let held = hold_off().map_err(PrepareError::of(PrepareObject::HeldOff))?;
+    let state = STATE.lock();
+    let remakes = sys::Remakes::lock();
+    FORKING.store(this_thread(), Ordering::Relaxed);
+    OWN_ID.store(process::id(), Ordering::Relaxed);
+    // From here on dropping `Prepared` undoes everything, on an error and on a panic.
+    let prepared = Prepared { state, _remakes: remakes, _held: held, is_over: false };
+    gate::start().map_err(PrepareError::of(PrepareObject::ForkDetection))?;
+    gate::close();
+    Ok(prepared)
+}
+
+impl Prepared {
+    fn make_plan(&mut self) -> Result<(), PrepareError> {
+        let ProcessState { records, adopted, plan, .. } = &mut *self.state;
+        Planner::new(plan, records, adopted, GENERATION.load(Ordering::Relaxed), Mode::Planned).run(selectors())
+    }
+
+    /// The descriptors at which the child will have objects of its own: those of selectors, and severed or renewed ones.
+    /// Every other descriptor refers to the same object in both processes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use forkio_reactor::fork::prepare;
+    /// use std::os::fd::AsRawFd;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let poll = forkio_reactor::Poll::new()?;
+    /// let prepared = prepare()?;
+    /// assert!(prepared.private_descriptors().contains(&poll.as_raw_fd()));
+    /// prepared.abort();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn private_descriptors(&self) -> Vec<RawFd> {
+        self.state.plan.private_descriptors().collect()
+    }
+
+    /// Forks, and commits or aborts.
+    ///
+    /// # Errors
+    ///
+    /// Those of `fork(2)`. Nothing has changed then.
+    ///
+    /// # Safety
+    ///
+    /// As [`fork`]; signals must be [blocked](block_signals).
+    pub unsafe fn fork(self) -> io::Result<ForkResult> {
+        // SAFETY: the caller's promise is the same.
+        match unsafe { process::fork() } {
+            Ok(0) => {
+                // SAFETY: this is the child, and nothing has happened in it yet.
+                unsafe { self.commit() };
+                Ok(ForkResult::Child)
+            }
+            Ok(child) => {
+                HAS_RELATIVES.store(true, Ordering::Relaxed);
+                self.abort();
+                Ok(ForkResult::Parent { child: child as u32 })
+            }
+            Err(error) => {
+                self.abort();
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the fork in the child: this process now has selectors of its own. Async-signal-safe.
+    ///
+    /// A system call that fails here poisons the selector it was for: every poll of it then returns that error.
+    ///
+    /// # Safety
+    ///
+    /// Call it in the child of a `fork(2)` that the thread made after [`prepare`], before anything else uses a
+    /// descriptor or a selector there, with signals [blocked](block_signals).
+    pub unsafe fn commit(mut self) {
+        let ProcessState { records, plan, .. } = &mut *self.state;
+        plan.commit(selectors(), records, GENERATION.load(Ordering::Relaxed) + 1);
+        begin_generation();
+        reconcile::forget_failure();
+        FORKING.store(0, Ordering::Relaxed);
+        gate::open();
+        self.is_over = true;
+    }
+
+    /// Ends the fork in the parent, whether or not it made a child.
+    pub fn abort(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        self.state.plan.clear();
+        FORKING.store(0, Ordering::Relaxed);
+        // In the child of a fork that other code has made meanwhile, the gate stays wiped, and the child reconciles.
+        if gate::look() != Gate::Wiped {
+            gate::open();
+        }
+    }
+}

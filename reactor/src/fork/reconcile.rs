@@ -1,0 +1,268 @@
+//! The child of an unplanned fork gives itself selectors of its own: when it first uses one, or at once where
+//! [`atfork`](super::atfork) is installed.
+
+use std::io;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
+
+use super::adopting;
+use super::error::{InheritedState, PrepareError};
+use super::gate::{self, Gate};
+use super::planner::{Mode, Planner};
+use super::process_state::{
+    self, FORKING, GENERATION, HOLD, ProcessState, STATE, begin_generation, is_forking_here, selectors,
+};
+use super::selector_core::Poison;
+use crate::lock::this_thread;
+use crate::sync::pause;
+use crate::sys;
+use crate::sys::process::SignalsBlocked;
+
+/// Gives the child of an unplanned fork its own selectors, if it has not got them yet: from its own copy of the registration
+/// table, with the policies applied.
+///
+/// Every use of a selector does this first (polling, registering, waking, dropping). Call it where the child should not wait
+/// for that, such as to have connections severed at once. The parent pays nothing, and neither does a child that uses no
+/// selector, such as one that only calls `exec`.
+///
+/// # Fork
+///
+/// - An error poisons the selectors of the child: each poll of them fails. [`failure`](super::atfork::failure) returns it.
+/// - If another thread was changing this module's state at the fork, the child's inherited selectors are poisoned with
+///   [`InheritedState`]. New ones work.
+/// - A daemon is the child of a child, and its parents end. It keeps its connections where their policy is
+///   [`Inherit`](super::ForkPolicy::Inherit), the default of this crate. (The crate `forkio` severs streams by default.)
+/// - A fork in a signal handler that interrupts a registration is not supported, as by `fork(2)` itself (signal-safety(7)):
+///   the child may finish that one system call on its parent's queue.
+///
+/// # Platforms
+///
+/// The child notices the fork by a page that the kernel wipes in it: `MADV_WIPEONFORK` on Linux 4.14,
+/// `minherit(INHERIT_ZERO)` on FreeBSD, NetBSD and OpenBSD. It costs each use of a selector one load. macOS and DragonFly
+/// have no such page: each use compares process ids there, which costs a `getpid(2)`, about 50 to 100 ns.
+///
+/// # Examples
+///
+/// ```no_run
+/// use forkio_reactor::fork::{generation, reconcile};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let poll = forkio_reactor::Poll::new()?;
+/// // SAFETY: this process has one thread.
+/// if unsafe { libc::fork() } == 0 {
+///     reconcile();
+///     assert_eq!(generation(), 1);
+/// }
+/// # drop(poll);
+/// # Ok(())
+/// # }
+/// ```
+pub fn reconcile() {
+    ensure();
+}
+
+/// See [`reconcile`]. One load where there is nothing to do.
+#[inline(always)]
+pub(super) fn ensure() {
+    if !gate::is_settled() {
+        settle();
+    }
+}
+
+/// As [`ensure`], and starts fork detection if it has not started.
+#[inline(always)]
+pub(super) fn start() {
+    if !gate::is_settled() {
+        settle();
+        if !is_forking_here() {
+            // Without memory for it, forks stay unnoticed until the next call.
+            let _ = process_state::lock_to_add("watching for forks");
+        }
+    }
+}
+
+#[cold]
+fn settle() {
+    let mut round = 0;
+    loop {
+        match gate::look() {
+            Gate::Open | Gate::Closed => return,
+            // The child of a fork that was made between prepare and the end of another one, which ends first; or the thread
+            // that reconciles.
+            _ if is_forking_here() => return,
+            Gate::Wiped => reconcile_wiped(Moment::FirstUse),
+            Gate::Reconciling => {
+                pause(round);
+                round += 1;
+            }
+        }
+    }
+}
+
+/// Waits until registrations may be changed. Discards a plan that was made ahead.
+///
+/// # Errors
+///
+/// If this thread is between prepare and the end of a fork: it would wait for itself.
+#[cold]
+pub(super) fn wait_until_open(doing: &str) -> io::Result<()> {
+    loop {
+        settle();
+        if is_forking_here() {
+            return Err(process_state::inside_fork(doing));
+        }
+        if gate::look() == Gate::Open {
+            return Ok(());
+        }
+        // Waits for the end of a fork.
+        drop(process_state::lock_to_change());
+    }
+}
+
+/// When a child reconciles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// Inside `fork(2)`: nothing has happened in the child yet.
+    Fork,
+    /// The child may have closed descriptors, and have other files there.
+    FirstUse,
+}
+
+/// Reconciles inside `fork(2)`.
+pub(super) fn at_fork() {
+    if gate::look() == Gate::Wiped && !is_forking_here() {
+        reconcile_wiped(Moment::Fork);
+    }
+}
+
+#[cold]
+fn reconcile_wiped(moment: Moment) {
+    if !gate::claim() {
+        // Another thread reconciles.
+        return;
+    }
+    let _blocked = SignalsBlocked::new();
+    // SAFETY: the threads of the parent that may have held them do not exist here.
+    let is_free = unsafe {
+        HOLD.free_if_orphaned(());
+        sys::Remakes::free_lock();
+        STATE.free_if_orphaned(ProcessState::new())
+    };
+    FORKING.store(this_thread(), Ordering::Relaxed);
+    if STATE.is_mine() {
+        lose_state(InheritedState::Interrupted, Poison::Interrupted);
+    } else if is_free {
+        make_own_selectors(moment);
+    } else {
+        lose_state(InheritedState::InUse, Poison::StateInUse);
+    }
+    begin_generation();
+    FORKING.store(0, Ordering::Relaxed);
+    announce_first_poll();
+    gate::open();
+}
+
+/// Plans from this process's copy of the tables, and commits.
+fn make_own_selectors(moment: Moment) {
+    let mut state = STATE.lock();
+    match moment {
+        Moment::Fork => state.plan.clear(),
+        Moment::FirstUse => state.plan.abandon(),
+    }
+    adopting::keep_retired(&mut state);
+    let ProcessState { records, adopted, plan, .. } = &mut *state;
+    let generation = GENERATION.load(Ordering::Relaxed);
+    let planned = Planner::new(plan, records, adopted, generation, Mode::Unplanned).run(selectors());
+    match planned.and_then(|()| plan.complete()) {
+        Ok(()) => {
+            plan.commit(selectors(), records, generation + 1);
+            forget_failure();
+        }
+        Err(error) => {
+            plan.clear();
+            poison_all(Poison::Errno(error.errno()));
+            FAILURE.store(Box::into_raw(Box::new(error)), Ordering::Release);
+        }
+    }
+    adopting::abandon(&mut state);
+}
+
+/// Poisons all selectors: they no longer reach the parent's queues, and their wakers no longer wake the parent.
+fn poison_all(poison: Poison) {
+    for selector in selectors() {
+        // Other code polls the queue of an adopted one, which stays shared with the parent.
+        if selector.is_adopted() { selector.end() } else { selector.poison(poison) }
+    }
+}
+
+fn lose_state(why: InheritedState, poison: Poison) {
+    LOST_STATE.store(why as u8 + 1, Ordering::Relaxed);
+    poison_all(poison);
+}
+
+/// An [`InheritedState`], plus 1; 0: none.
+static LOST_STATE: AtomicU8 = AtomicU8::new(0);
+
+/// The reason why this process or an ancestor could not use its inherited selectors, timers and pairs; `None` if all could.
+pub fn lost_state() -> Option<InheritedState> {
+    ensure();
+    match LOST_STATE.load(Ordering::Relaxed) {
+        0 => None,
+        lost if lost == InheritedState::InUse as u8 + 1 => Some(InheritedState::InUse),
+        _ => Some(InheritedState::Interrupted),
+    }
+}
+
+/// The error that made this process poison its selectors.
+static FAILURE: AtomicPtr<PrepareError> = AtomicPtr::new(ptr::null_mut());
+
+/// The error of reconciling, if this process could not reconcile: every poll of its inherited selectors returns it. Its
+/// children have it for as long as they have one of these selectors.
+pub(super) fn failure() -> Option<&'static PrepareError> {
+    ensure();
+    // SAFETY: null, or an error that was leaked in this process or its parent.
+    unsafe { FAILURE.load(Ordering::Acquire).as_ref() }
+}
+
+/// Forgets the error in a child that can poll each selector that it has. Async-signal-safe.
+pub(super) fn forget_failure() {
+    // Writes only if there is an error: the kernel must copy each page that a child writes to.
+    if !FAILURE.load(Ordering::Relaxed).is_null() && selectors().all(|selector| selector.poisoned().is_none()) {
+        FAILURE.store(ptr::null_mut(), Ordering::Release);
+    }
+}
+
+/// The function of [`set_first_poll_hook`].
+static FIRST_POLL: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+
+/// Whether this process must still call the hook.
+static IS_DUE: AtomicBool = AtomicBool::new(false);
+
+/// Sets a function that each child of an unplanned fork calls before its first poll, on the thread that polls. That poll
+/// then returns without waiting. The hook does not run in a child whose selectors are poisoned.
+pub fn set_first_poll_hook(hook: fn()) {
+    FIRST_POLL.store(hook as *mut (), Ordering::Release);
+}
+
+fn announce_first_poll() {
+    if !FIRST_POLL.load(Ordering::Acquire).is_null() && selectors().all(|selector| selector.poisoned().is_none()) {
+        IS_DUE.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether the next poll must call the hook.
+#[inline(always)]
+pub(super) fn is_first_poll_due() -> bool {
+    IS_DUE.load(Ordering::Relaxed)
+}
+
+/// Calls the hook, once.
+#[cold]
+pub(super) fn first_poll() {
+    if IS_DUE.swap(false, Ordering::Relaxed) {
+        let hook = FIRST_POLL.load(Ordering::Acquire);
+        // SAFETY: only `set_first_poll_hook` stores to it, a function of this type; it is not null where the hook is due.
+        let hook = unsafe { std::mem::transmute::<*mut (), fn()>(hook) };
+        hook();
+    }
+}

@@ -1,0 +1,253 @@
+//! Changes of registrations: mark the table entry, make the system call, complete the entry.
+//!
+//! There is one way for one thread and for many. It takes no lock and needs no read-modify-write: the mark is a store, and
+//! [the gate](super::gate) tells whether a fork may be looking. The entry says whether a registration is unusual, and the
+//! code handles that after the mark.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use super::entry::{Entry, EntryInfo};
+use super::process_state::{self, GENERATION, HAS_RELATIVES, is_forking_here};
+use super::reconcile;
+use super::selector_core::SelectorCore;
+use crate::sys::{self, descriptor};
+use crate::{Interest, Token};
+
+impl SelectorCore {
+    #[inline(always)]
+    pub(crate) fn register(&self, fd: RawFd, token: Token, info: EntryInfo) -> io::Result<()> {
+        let Some(entry) = self.table.get_to_add(fd) else { return self.register_first(fd, token, info) };
+        let before = begin(entry, "registering")?;
+        let added = if before.is_vacant() {
+            self.kernel.queue.add(fd, token, info.interest())
+        } else {
+            self.add_again(fd, token, info, before)
+        };
+        match added {
+            Ok(()) => {
+                entry.set_token(token);
+                entry.finish(info);
+                Ok(())
+            }
+            Err(error) => Err(self.undo(entry, before, error)),
+        }
+    }
+
+    /// Registers the first descriptor for which the table has no room yet.
+    #[cold]
+    fn register_first(&self, fd: RawFd, token: Token, info: EntryInfo) -> io::Result<()> {
+        reconcile::ensure();
+        self.check_poison()?;
+        // The table makes no room for a descriptor that is not open: it may be any number.
+        if !descriptor::is_open(fd) || self.table.make_room(fd).is_none() {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        self.register(fd, token, info)
+    }
+
+    /// Adds a registration of a descriptor that is registered, as far as the table knows.
+    #[cold]
+    fn add_again(&self, fd: RawFd, token: Token, info: EntryInfo, before: EntryInfo) -> io::Result<()> {
+        let is_there = if before.is_absent(generation()) {
+            false
+        } else if before.is_muted() {
+            // The kernel does not have it. To its owner it is registered; a bare descriptor may refer to another file by
+            // now.
+            !before.is_bare()
+        } else if sys::Queue::IS_EXACT {
+            // The kernel says so when it is asked to add.
+            false
+        } else {
+            // A descriptor may have been closed without notice, and be another file.
+            let token = self.table.get(fd).and_then(Entry::get).map_or(token, |(token, _)| token);
+            self.kernel.queue.holds(fd, token, before.interest())?
+        };
+        if is_there {
+            return Err(io::Error::from_raw_os_error(libc::EEXIST));
+        }
+        self.kernel.queue.add(fd, token, info.interest())
+    }
+
+    #[inline(always)]
+    pub(crate) fn reregister(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        let Some(entry) = self.table.get(fd) else { return Err(self.not_registered()) };
+        let before = begin(entry, "reregistering")?;
+        let changed = if is_simple(before) {
+            self.kernel.queue.modify(fd, token, interest)
+        } else {
+            self.modify_unusual(fd, token, interest, entry, before)
+        };
+        match changed {
+            Ok(()) => {
+                entry.set_token(token);
+                entry.finish(before.with_interest(interest));
+                Ok(())
+            }
+            Err(error) => Err(self.undo(entry, before, error)),
+        }
+    }
+
+    #[cold]
+    fn modify_unusual(
+        &self,
+        fd: RawFd,
+        token: Token,
+        interest: Interest,
+        entry: &Entry,
+        before: EntryInfo,
+    ) -> io::Result<()> {
+        let not_found = || Err(io::Error::from_raw_os_error(libc::ENOENT));
+        let token_before = entry.get().map_or(token, |(token, _)| token);
+        if before.is_absent(generation()) {
+            return not_found();
+        }
+        if before.is_muted() {
+            return Ok(());
+        }
+        if before.is_exclusive() {
+            return self.replace(fd, (token_before, before.kernel_interest()), (token, interest.exclusive()));
+        }
+        if !sys::Queue::IS_EXACT {
+            let is_there = !before.is_vacant()
+                && (!before.is_bare() || self.kernel.queue.holds(fd, token_before, before.interest())?);
+            if !is_there {
+                return not_found();
+            }
+        }
+        self.kernel.queue.modify(fd, token, interest)
+    }
+
+    #[inline(always)]
+    pub(crate) fn deregister(&self, fd: RawFd) -> io::Result<()> {
+        let Some(entry) = self.table.get(fd) else { return Err(self.not_registered()) };
+        let before = begin(entry, "deregistering")?;
+        let deleted = if is_simple(before) { self.delete_simple(fd, before) } else { self.delete_unusual(fd, before) };
+        // Even if it failed, the kernel does not have the registration afterwards.
+        entry.finish(EntryInfo::VACANT);
+        deleted.or_else(|error| if self.poisoned().is_some() { Ok(()) } else { Err(error) })
+    }
+
+    #[inline(always)]
+    fn delete_simple(&self, fd: RawFd, before: EntryInfo) -> io::Result<()> {
+        // Its owner has it open, so a kernel that does not find the registration has dropped it itself.
+        let may_be_gone = !sys::Queue::IS_EXACT && !before.is_vacant() && !before.is_bare();
+        match self.kernel.queue.delete(fd) {
+            Err(error) if may_be_gone && error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    #[cold]
+    fn delete_unusual(&self, fd: RawFd, before: EntryInfo) -> io::Result<()> {
+        // The kernel does not have it: this process has muted it, or the fork left it out. To its owner it was there.
+        if before.is_muted() || (!before.is_vacant() && before.is_absent(generation())) {
+            return Ok(());
+        }
+        self.delete_simple(fd, before)
+    }
+
+    /// Ends the registration of a descriptor that its owner is about to close.
+    ///
+    /// The kernel ends the registration itself, unless another process has a duplicate.
+    #[inline(always)]
+    pub(crate) fn close(&self, fd: RawFd) {
+        let Some(entry) = self.table.get(fd) else { return };
+        match begin(entry, "") {
+            Ok(before) => {
+                if HAS_RELATIVES.load(Ordering::Relaxed) && !before.is_muted() {
+                    // An error says that the descriptor is not registered, which is as good.
+                    let _ = self.kernel.queue.delete(fd);
+                }
+                entry.finish(EntryInfo::VACANT);
+            }
+            Err(_) => self.close_inside_fork(fd, entry),
+        }
+    }
+
+    /// The same for a thread that is between prepare and the end of a fork.
+    #[cold]
+    fn close_inside_fork(&self, fd: RawFd, entry: &Entry) {
+        process_state::lock().plan.forget(fd);
+        let _ = self.kernel.queue.delete(fd);
+        entry.vacate();
+    }
+
+    /// Whether the fork that made this process has left out the registration of `fd`.
+    #[cold]
+    pub(super) fn is_absent(&self, fd: RawFd) -> bool {
+        reconcile::ensure();
+        self.table.get(fd).is_some_and(|entry| entry.info().is_absent(generation()))
+    }
+
+    /// Replaces a registration by another one, because the kernel does not change it: epoll_ctl(2) has `EPOLLEXCLUSIVE`
+    /// only with `EPOLL_CTL_ADD`. On an error the old one stays, or the error says that it does not.
+    pub(super) fn replace(&self, fd: RawFd, before: (Token, Interest), after: (Token, Interest)) -> io::Result<()> {
+        let queue = &self.kernel.queue;
+        queue.delete(fd)?;
+        queue.add(fd, after.0, after.1).or_else(|error| {
+            queue.add(fd, before.0, before.1).map_err(|again| {
+                let text = format!("descriptor {fd} is not registered any more: {error}; restoring it failed: {again}");
+                io::Error::new(io::ErrorKind::NotFound, text)
+            })?;
+            Err(error)
+        })
+    }
+
+    /// Ends a change that has failed.
+    #[cold]
+    fn undo(&self, entry: &Entry, before: EntryInfo, error: io::Error) -> io::Error {
+        let is_gone = error.kind() == io::ErrorKind::NotFound && !before.is_absent(generation());
+        entry.finish(if is_gone { EntryInfo::VACANT } else { before });
+        self.check_poison().err().unwrap_or(error)
+    }
+
+    #[cold]
+    fn not_registered(&self) -> io::Error {
+        reconcile::ensure();
+        self.check_poison().err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+    }
+}
+
+/// Whether the kernel's answer about a registration is enough.
+#[inline(always)]
+fn is_simple(before: EntryInfo) -> bool {
+    before.is_plain() && (sys::Queue::IS_EXACT || !before.is_bare())
+}
+
+/// Marks an entry as being changed, and returns its state before. Waits for the end of a fork that is under way.
+#[inline(always)]
+pub(super) fn begin(entry: &Entry, doing: &str) -> io::Result<EntryInfo> {
+    match entry.begin() {
+        Some(before) => Ok(before),
+        None => begin_after_fork(entry, doing),
+    }
+}
+
+#[cold]
+fn begin_after_fork(entry: &Entry, doing: &str) -> io::Result<EntryInfo> {
+    loop {
+        reconcile::wait_until_open(doing)?;
+        if let Some(before) = entry.begin() {
+            return Ok(before);
+        }
+    }
+}
+
+fn generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// Runs `act` for a descriptor that its owner closes, while no fork of another thread is under way. Between prepare and the
+/// end of this thread's own fork, first drops the descriptor from the plan.
+pub(super) fn close_with_forks_held(fd: RawFd, act: impl FnOnce(&mut process_state::ProcessState)) {
+    reconcile::ensure();
+    let mut state = process_state::lock();
+    if is_forking_here() {
+        state.plan.forget(fd);
+    } else {
+        state.give_up_plan();
+    }
+    act(&mut state);
+}

@@ -1,0 +1,118 @@
+//! Objects that a child gets a fresh one of, at the same descriptor.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use super::error::PrepareObject;
+use crate::sys;
+use crate::sys::descriptor::{self, Identity};
+use crate::timer_state::TimerState;
+use crate::waker_slot::WakerDescriptors;
+
+/// An object that is private to a process.
+#[derive(Debug)]
+pub(super) enum Renewal {
+    Waker(WakerDescriptors),
+    Pair(RenewedPair),
+    /// `state` is `None` for a timer that is only known by its descriptor.
+    Timer {
+        fd: RawFd,
+        state: Option<Arc<TimerState>>,
+    },
+}
+
+/// A socket pair with the fresh one that takes its place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RenewedPair {
+    pub(super) ends: [RenewedEnd; 2],
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RenewedEnd {
+    pub(super) fd: RawFd,
+    pub(super) identity: Identity,
+    pub(super) fresh: RawFd,
+}
+
+/// Fresh objects, and the descriptors whose places they take in the child.
+#[derive(Debug)]
+pub(super) struct Replacements {
+    pub(super) steps: Vec<Replacement>,
+    /// Closed after the fork, in both processes.
+    pub(super) spares: Vec<OwnedFd>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Replacement {
+    pub(super) from: RawFd,
+    pub(super) onto: RawFd,
+    /// Replace only this file. `None`: the gate or the owner of `onto` keeps other code from closing it before the fork.
+    pub(super) only: Option<Identity>,
+}
+
+impl Replacements {
+    pub(super) const fn new() -> Replacements {
+        Replacements { steps: Vec::new(), spares: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, fresh: OwnedFd, onto: RawFd) {
+        self.steps.push(Replacement { from: fresh.as_raw_fd(), onto, only: None });
+        self.spares.push(fresh);
+    }
+}
+
+impl RenewedPair {
+    /// Makes a fresh pair for the one with these ends.
+    pub(super) fn new(ends: [RawFd; 2], replacements: &mut Replacements) -> io::Result<RenewedPair> {
+        let identities = [descriptor::identity(ends[0])?, descriptor::identity(ends[1])?];
+        let fresh = descriptor::stream_pair()?;
+        let end = |at: usize| RenewedEnd { fd: ends[at], identity: identities[at], fresh: fresh[at].as_raw_fd() };
+        let pair = RenewedPair { ends: [end(0), end(1)] };
+        for (fresh, fd) in fresh.into_iter().zip(ends) {
+            replacements.add(fresh, fd);
+        }
+        Ok(pair)
+    }
+}
+
+impl Renewal {
+    /// Names the object in an error.
+    pub(super) fn object(&self) -> PrepareObject {
+        match self {
+            Renewal::Waker(waker) => PrepareObject::Waker(waker.registered),
+            Renewal::Pair(pair) => PrepareObject::Pair(pair.ends[0].fd),
+            Renewal::Timer { fd, .. } => PrepareObject::Timer(*fd),
+        }
+    }
+
+    /// The descriptors at which the child has fresh objects.
+    pub(super) fn descriptors(&self) -> [RawFd; 2] {
+        match self {
+            Renewal::Waker(waker) => [waker.registered, waker.sender],
+            Renewal::Pair(pair) => pair.ends.map(|end| end.fd),
+            Renewal::Timer { fd, .. } => [*fd, *fd],
+        }
+    }
+
+    /// Gives the fresh object the state that changes without notice, right before the fork.
+    pub(super) fn bring_up_to_date(&self, replacements: &mut Replacements) -> io::Result<()> {
+        match self {
+            // A pending wake is noted in memory, which the child has too.
+            Renewal::Waker(_) => Ok(()),
+            Renewal::Pair(RenewedPair { ends: [a, b] }) => {
+                descriptor::copy_pending(a.fd, b.fresh)?;
+                descriptor::copy_pending(b.fd, a.fresh)
+            }
+            Renewal::Timer { fd, state } => {
+                let fresh = match state.as_ref().filter(|state| !state.is_severed()) {
+                    Some(state) => sys::timer::renewed(state)?,
+                    None => Some(sys::timer::renewed_by_descriptor(*fd)?),
+                };
+                // Otherwise the child makes it.
+                fresh.into_iter().for_each(|fresh| replacements.add(fresh, *fd));
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Handles of selectors, and the registrations that their owners know of.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::entry::{Entry, EntryInfo, PolicyTag};
+use super::policy::ForkPolicy;
+use super::process_state::{self, CORES, is_forking_here, lock_to_add, refuse_inside_fork};
+use super::reconcile;
+use super::registering::close_with_forks_held;
+use super::selector_core::SelectorCore;
+use crate::source_kind::{SourceKind, SourceTag};
+use crate::{Interest, Token, misuse, sys};
+
+/// A handle of a selector. All handles of one selector share a descriptor, so a fork handles one.
+#[derive(Debug)]
+pub(crate) struct Selector {
+    core: &'static SelectorCore,
+    /// The policy of the registrations that are made through this handle.
+    policy: PolicyTag,
+}
+
+impl Selector {
+    pub(crate) fn new() -> io::Result<Selector> {
+        reconcile::ensure();
+        let mut state = lock_to_add("making a selector")?;
+        let core = state.free_cores.pop().unwrap_or_else(|| CORES.add());
+        if let Err(error) = core.kernel.queue.open() {
+            state.free_cores.push(core);
+            return Err(error);
+        }
+        state.last_id += 1;
+        core.begin(state.last_id);
+        Ok(Selector { core, policy: PolicyTag::default() })
+    }
+
+    /// Another handle, whose registrations have this policy of their own.
+    pub(crate) fn with_policy(&self, policy: ForkPolicy) -> Selector {
+        self.another(PolicyTag::of(policy))
+    }
+
+    fn another(&self, policy: PolicyTag) -> Selector {
+        self.core.handles.fetch_add(1, Ordering::Relaxed);
+        Selector { core: self.core, policy }
+    }
+
+    #[inline]
+    pub(crate) fn poll(&self, events: &mut sys::Events, timeout: Option<Duration>) -> io::Result<()> {
+        reconcile::ensure();
+        if self.core.poisoned().is_some() {
+            return self.core.check_poison();
+        }
+        let timeout = if reconcile::is_first_poll_due() { self.first_poll()? } else { timeout };
+        self.core.kernel.poll(events, timeout)
+    }
+
+    /// Runs the hook before the first poll of the child of an unplanned fork. The caller may wait for something that the
+    /// hook does, so the poll does not wait.
+    #[cold]
+    fn first_poll(&self) -> io::Result<Option<Duration>> {
+        refuse_inside_fork("polling for the first time")?;
+        reconcile::first_poll();
+        Ok(Some(Duration::ZERO))
+    }
+
+    /// Registers a bare descriptor.
+    pub(crate) fn register(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        self.core.register(fd, token, EntryInfo::new(interest, SourceTag::BARE, self.policy))
+    }
+
+    pub(crate) fn reregister(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        self.core.reregister(fd, token, interest)
+    }
+
+    pub(crate) fn deregister(&self, fd: RawFd) -> io::Result<()> {
+        self.core.deregister(fd)
+    }
+
+    /// Makes the selector's waker.
+    pub(crate) fn new_waker(&self, token: Token) -> io::Result<SelectorWaker> {
+        reconcile::ensure();
+        let _state = lock_to_add("making a waker")?;
+        self.core.check_poison()?;
+        let signal = self.core.kernel.add_waker(token)?;
+        // The waker may have the descriptor of a bare registration that was closed without being deregistered.
+        self.core.table.get(signal.descriptors().registered).into_iter().for_each(Entry::vacate);
+        Ok(SelectorWaker { core: self.core, id: self.core.id(), signal })
+    }
+
+    /// The queue's descriptor, for the program to wait for by other means.
+    pub(crate) fn expose(&self) -> BorrowedFd<'_> {
+        reconcile::ensure();
+        self.core.kernel.expose();
+        self.core.kernel.queue.as_fd()
+    }
+}
+
+impl Clone for Selector {
+    fn clone(&self) -> Selector {
+        self.another(self.policy)
+    }
+}
+
+impl Drop for Selector {
+    fn drop(&mut self) {
+        if self.core.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            reconcile::ensure();
+            let mut state = process_state::lock();
+            if is_forking_here() {
+                state.plan.forget_selector(self.core);
+            } else {
+                state.give_up_plan();
+            }
+            self.core.end();
+            state.free_cores.push(self.core);
+        }
+    }
+}
+
+/// A selector's waker. It does not keep the selector open.
+#[derive(Debug)]
+pub(crate) struct SelectorWaker {
+    core: &'static SelectorCore,
+    id: u64,
+    signal: sys::WakeSignal,
+}
+
+impl SelectorWaker {
+    #[inline]
+    pub(crate) fn wake(&self) -> io::Result<()> {
+        reconcile::ensure();
+        if self.core.id() == self.id { self.core.kernel.wake(&self.signal) } else { Ok(()) }
+    }
+}
+
+impl Drop for SelectorWaker {
+    fn drop(&mut self) {
+        close_with_forks_held(self.signal.descriptors().registered, |_| {
+            if self.core.id() == self.id {
+                self.core.kernel.remove_waker(&self.signal);
+            }
+        });
+    }
+}
+
+/// The registration of a descriptor, as its owner knows it. If it is dropped while registered, it tells the registration
+/// table that the descriptor is about to be closed.
+#[derive(Debug)]
+pub(crate) struct SourceRegistration {
+    /// The selector, by its core and its id.
+    at: Option<(&'static SelectorCore, u64)>,
+    fd: RawFd,
+    tag: SourceTag,
+}
+
+impl SourceRegistration {
+    pub(crate) fn new(fd: RawFd, kind: SourceKind) -> SourceRegistration {
+        SourceRegistration { at: None, fd, tag: SourceTag::of(kind) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn register(&mut self, selector: &Selector, token: Token, interest: Interest) -> io::Result<()> {
+        if self.at.is_some() {
+            self.check_unregistered(selector)?;
+        }
+        let core = selector.core;
+        core.register(self.fd, token, EntryInfo::new(interest, self.tag, selector.policy))?;
+        self.at = Some((core, core.id()));
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(crate) fn reregister(&mut self, selector: &Selector, token: Token, interest: Interest) -> io::Result<()> {
+        if !self.is_registered_with(selector) {
+            return Err(self.not_registered_here());
+        }
+        selector.core.reregister(self.fd, token, interest)
+    }
+
+    #[inline(always)]
+    pub(crate) fn deregister(&mut self, selector: &Selector) -> io::Result<()> {
+        if !self.is_registered_with(selector) {
+            return Err(misuse::not_registered());
+        }
+        let result = selector.core.deregister(self.fd);
+        // A registration that stays because a fork is under way must still end when the source is dropped.
+        if result.as_ref().map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |()| true) {
+            self.at = None;
+        }
+        result
+    }
+
+    /// Called when the owner gives the descriptor away, open and registered. From then on it may be closed without notice.
+    pub(crate) fn release(self) {
+        let at = self.at.filter(|(core, id)| core.id() == *id);
+        if at.is_some() || self.tag.has_record() {
+            close_with_forks_held(self.fd, |state| {
+                state.records.release(self.fd);
+                let entry = at.and_then(|(core, _)| core.table.get(self.fd));
+                let Some((entry, info)) = entry.map(|entry| (entry, entry.info())) else { return };
+                entry.set_info(info.as_bare());
+                if info.is_muted() {
+                    state.records.record(self.fd).muted = sys::descriptor::identity(self.fd).ok();
+                }
+            });
+        }
+        std::mem::forget(self);
+    }
+
+    /// The source is in a record of the process state too: it is an end of a pair.
+    pub(crate) fn set_recorded(&mut self) {
+        self.tag = self.tag.with_record();
+    }
+
+    #[cold]
+    fn check_unregistered(&self, selector: &Selector) -> io::Result<()> {
+        match self.at {
+            // The fork that made this process has left the registration out.
+            Some((core, _)) if std::ptr::eq(core, selector.core) && core.is_absent(self.fd) => Ok(()),
+            Some((core, id)) if core.id() == id => Err(misuse::already_registered()),
+            // That selector is gone.
+            _ => Ok(()),
+        }
+    }
+
+    #[inline(always)]
+    fn is_registered_with(&self, selector: &Selector) -> bool {
+        matches!(self.at, Some((core, id)) if std::ptr::eq(core, selector.core) && core.id() == id)
+    }
+
+    #[cold]
+    fn not_registered_here(&self) -> io::Error {
+        match self.at {
+            Some((core, id)) if core.id() == id => misuse::registered_elsewhere(),
+            _ => misuse::not_registered(),
+        }
+    }
+}
+
+/// Ends the registration: the descriptor's owner is about to close it.
+impl Drop for SourceRegistration {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some((core, _)) = self.at.filter(|(core, id)| core.id() == *id) {
+            core.close(self.fd);
+        }
+        if self.tag.has_record() {
+            close_with_forks_held(self.fd, |state| state.records.forget(self.fd));
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! A selector as forks see it.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::{fmt, ptr};
+
+use super::entry::EntryInfo;
+use super::table::Table;
+use crate::wakeable_queue::WakeableQueue;
+use crate::{Interest, Token};
+
+/// A kernel queue, its waker, its registrations, and its part in forks.
+///
+/// A core is never freed: when the last handle of a selector is gone, the next selector gets its core. So a reference to one
+/// is always valid, in every thread and after every fork; its [id](SelectorCore::id) tells which selector it is.
+pub(crate) struct SelectorCore {
+    pub(crate) kernel: WakeableQueue,
+    pub(crate) table: Table,
+    id: AtomicU64,
+    /// How many handles there are.
+    pub(super) handles: AtomicUsize,
+    /// The next core in the list of all; see [`Cores`].
+    next: AtomicPtr<SelectorCore>,
+    poison: AtomicI32,
+    /// Children get no queue for this selector.
+    is_retired: AtomicBool,
+    /// The queue was made by other code.
+    is_adopted: AtomicBool,
+}
+
+/// The reason why a selector cannot be used, in a child that got no queue of its own for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Poison {
+    /// A system call has failed with this errno.
+    Errno(i32),
+    /// Another thread of the parent was changing forkio's state at the fork.
+    StateInUse,
+    /// The thread that forked, in a signal handler, was changing forkio's state itself.
+    Interrupted,
+}
+
+impl SelectorCore {
+    pub(super) fn new() -> SelectorCore {
+        SelectorCore {
+            kernel: WakeableQueue::vacant(),
+            table: Table::new(),
+            id: AtomicU64::new(0),
+            handles: AtomicUsize::new(0),
+            next: AtomicPtr::new(ptr::null_mut()),
+            poison: AtomicI32::new(0),
+            is_retired: AtomicBool::new(false),
+            is_adopted: AtomicBool::new(false),
+        }
+    }
+
+    /// The id of the selector, counted from 1 over the whole process and never used twice; 0 while there is no selector.
+    #[inline(always)]
+    pub(crate) fn id(&self) -> u64 {
+        self.id.load(Ordering::Acquire)
+    }
+
+    /// Becomes the selector `id`, whose queue is open.
+    pub(super) fn begin(&self, id: u64) {
+        self.handles.store(1, Ordering::Relaxed);
+        self.id.store(id, Ordering::Release);
+    }
+
+    /// Becomes the selector `id`, whose queue other code has made and polls.
+    pub(super) fn begin_adopted(&self, id: u64) {
+        self.is_adopted.store(true, Ordering::Relaxed);
+        // The kernel does not tell whether a wake is pending, so each child has one, which does no harm.
+        self.kernel.wake.expose();
+        self.kernel.wake.notify();
+        self.begin(id);
+    }
+
+    /// Ends the selector. Its registrations end with its queue.
+    pub(super) fn end(&self) {
+        self.id.store(0, Ordering::Release);
+        if self.is_adopted() {
+            self.kernel.queue.forget();
+        } else {
+            self.kernel.queue.close();
+        }
+        self.kernel.reset();
+        self.table.clear();
+        self.poison.store(0, Ordering::Relaxed);
+        self.is_retired.store(false, Ordering::Relaxed);
+        self.is_adopted.store(false, Ordering::Relaxed);
+    }
+
+    /// Makes every later use of the selector fail. The first reason counts. Async-signal-safe.
+    pub(super) fn poison(&self, poison: Poison) {
+        let code = match poison {
+            Poison::Errno(errno) => errno,
+            Poison::StateInUse => -1,
+            Poison::Interrupted => -2,
+        };
+        // Only the child of a fork runs this, and it has no other thread.
+        if self.poison.load(Ordering::Relaxed) == 0 {
+            self.poison.store(code, Ordering::Relaxed);
+        }
+        self.kernel.wake.silence();
+        self.kernel.queue.disown();
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<Poison> {
+        match self.poison.load(Ordering::Relaxed) {
+            0 => None,
+            -1 => Some(Poison::StateInUse),
+            -2 => Some(Poison::Interrupted),
+            errno => Some(Poison::Errno(errno)),
+        }
+    }
+
+    pub(crate) fn check_poison(&self) -> io::Result<()> {
+        self.poisoned().map_or(Ok(()), |poison| Err(poison.error()))
+    }
+
+    /// Gives children no queue for the selector, from the next fork on.
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the queue was made by other code; see [`adopted`](super::adopted).
+    pub(super) fn is_adopted(&self) -> bool {
+        self.is_adopted.load(Ordering::Relaxed)
+    }
+
+    /// The interest with which the kernel has, or a child gets, a registration of this selector.
+    pub(super) fn kernel_interest(&self, info: EntryInfo) -> Interest {
+        let interest = info.kernel_interest();
+        if self.is_adopted() && info.own_policy().is_some() { interest.marked() } else { interest }
+    }
+
+    /// In the kernel's registration of an adopted queue, notes what its list would not tell.
+    pub(super) fn mark(&self, fd: RawFd, token: Token, info: EntryInfo) -> io::Result<()> {
+        let interest = if info.is_muted() { Interest::MARK } else { self.kernel_interest(info) };
+        self.kernel.queue.modify(fd, token, interest)
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is a selector, other than one that was retired before this process was forked.
+    fn is_in_use(&self) -> bool {
+        self.id() != 0 && !(self.is_retired() && self.poisoned().is_some())
+    }
+}
+
+impl Poison {
+    pub(crate) fn error(self) -> io::Error {
+        match self {
+            Poison::Errno(errno) => io::Error::from_raw_os_error(errno),
+            Poison::StateInUse => io::Error::other(super::error::InheritedState::InUse),
+            Poison::Interrupted => io::Error::other(super::error::InheritedState::Interrupted),
+        }
+    }
+}
+
+impl fmt::Debug for SelectorCore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SelectorCore").field("id", &self.id()).field("kernel", &self.kernel).finish_non_exhaustive()
+    }
+}
+
+/// All cores there are, in use or not. The list only grows, by one store at a time, so that it can be walked at any moment.
+#[derive(Debug)]
+pub(super) struct Cores(AtomicPtr<SelectorCore>);
+
+impl Cores {
+    pub(super) const fn new() -> Cores {
+        Cores(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// Adds a core. One thread at a time: with the process state locked.
+    pub(super) fn add(&self) -> &'static SelectorCore {
+        let core = Box::leak(Box::new(SelectorCore::new()));
+        core.next.store(self.0.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.0.store(ptr::from_ref(core).cast_mut(), Ordering::Release);
+        core
+    }
+
+    /// The cores of the selectors that exist, except those that were retired before this process was forked.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = &'static SelectorCore> + Clone + use<> {
+        fn get(link: &AtomicPtr<SelectorCore>) -> Option<&'static SelectorCore> {
+            // SAFETY: null, or a core that was leaked by `add`.
+            unsafe { link.load(Ordering::Acquire).as_ref() }
+        }
+        std::iter::successors(get(&self.0), |core| get(&core.next)).filter(|core| core.is_in_use())
+    }
+}

@@ -1,0 +1,137 @@
+//! The signal pipe of tokio on upstream mio: a socket pair, made once per process.
+//!
+//! A signal handler writes to one end, the sender. The other end, the receiver, is never read itself: each runtime has a
+//! duplicate of it, and registers that. tokio closes neither end as long as the process lives.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use super::descriptors::Records;
+use crate::sys::adoption::{OpenDescriptors, SocketPeers};
+use crate::sys::descriptor;
+
+/// tokio's own descriptors of the pipe.
+#[derive(Debug)]
+pub(super) struct SignalPipe {
+    receiver: RawFd,
+    sender: RawFd,
+    /// Other descriptors of both ends that no epoll instance has.
+    others: Vec<RawFd>,
+    /// The inodes of receiver and sender in a generation of this process. A child has others: its pipe was renewed.
+    inodes: [u64; 2],
+    generation: u32,
+}
+
+impl SignalPipe {
+    /// Finds the pipe whose receiving end has this inode. `is_registered` tells the duplicates that runtimes have.
+    pub(super) fn find(
+        inode: u64,
+        generation: u32,
+        open: &OpenDescriptors,
+        is_registered: impl Fn(RawFd) -> bool,
+    ) -> io::Result<SignalPipe> {
+        let unregistered = open.sockets.iter().filter(|(fd, _)| !is_registered(*fd));
+        let receiver = unregistered.clone().find(|(_, found)| *found == inode);
+        let &(receiver, _) =
+            receiver.ok_or_else(|| io::Error::other("tokio's own end of its signal pipe is missing"))?;
+        let others: Vec<_> = unregistered.copied().filter(|(fd, found)| *fd != receiver && *found != inode).collect();
+        let peer = SocketPeers::default().of(inode);
+        let sender = match peer {
+            Some(peer) => others.iter().find(|(_, found)| *found == peer).copied(),
+            None => find_by_writing(receiver, &others)?,
+        };
+        let (sender, sender_inode) =
+            sender.ok_or_else(|| io::Error::other("the sending end of tokio's signal pipe is not in this process"))?;
+        let mut pipe = SignalPipe { receiver, sender, others: Vec::new(), inodes: [inode, sender_inode], generation };
+        pipe.check(generation)?;
+        pipe.find_others(open, is_registered);
+        Ok(pipe)
+    }
+
+    /// Finds the other descriptors of the pipe.
+    pub(super) fn find_others(&mut self, open: &OpenDescriptors, is_registered: impl Fn(RawFd) -> bool) {
+        let is_other = |(fd, inode): &&(RawFd, u64)| {
+            self.inodes.contains(inode) && ![self.receiver, self.sender].contains(fd) && !is_registered(*fd)
+        };
+        self.others = open.sockets.iter().filter(is_other).map(|(fd, _)| *fd).collect();
+    }
+
+    /// Checks that the pipe is where it was, and returns the inode of its receiving end.
+    pub(super) fn check(&mut self, generation: u32) -> io::Result<u64> {
+        for (fd, inode) in [self.receiver, self.sender].into_iter().zip(&mut self.inodes) {
+            let found =
+                descriptor::identity(fd).ok().filter(|_| descriptor::is_unix_stream(fd)).map(|(_, found)| found);
+            match found {
+                Some(found) if found == *inode => {}
+                // The fork has renewed it.
+                Some(found) if generation != self.generation => *inode = found,
+                _ => {
+                    return Err(io::Error::other(format!(
+                        "descriptor {fd} was an end of tokio's signal pipe, and is another file now"
+                    )));
+                }
+            }
+        }
+        self.generation = generation;
+        Ok(self.inodes[0])
+    }
+
+    /// All descriptors of the pipe, except those that epoll instances have.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        [self.receiver, self.sender].into_iter().chain(self.others.iter().copied())
+    }
+
+    /// Notes the pair, so that forks handle it like a pair of this crate.
+    pub(super) fn record(&self, records: &mut Records) {
+        if records.get(self.receiver).and_then(|record| record.peer) != Some(self.sender) {
+            records.add_pair(self.receiver, self.sender);
+        }
+    }
+}
+
+/// Finds the sender where the kernel does not tell peers. A byte that is written to the receiver arrives at the sender, which
+/// tokio never reads. Then takes the byte from there.
+fn find_by_writing(receiver: RawFd, candidates: &[(RawFd, u64)]) -> io::Result<Option<(RawFd, u64)>> {
+    /// More than one candidate is left only if others get data at the same moment.
+    const ROUNDS: usize = 16;
+    let mut candidates: Vec<_> =
+        candidates.iter().copied().filter(|(fd, _)| descriptor::is_unnamed_stream(*fd)).collect();
+    for round in 1..=ROUNDS {
+        let pending = |fd| descriptor::pending_bytes(fd).unwrap_or(0);
+        let before: Vec<_> = candidates.iter().map(|(fd, _)| pending(*fd)).collect();
+        descriptor::send_byte(receiver)?;
+        let mut before = before.into_iter();
+        candidates.retain(|(fd, _)| before.next().is_some_and(|before| pending(*fd) > before));
+        // Duplicates of the sender are as good.
+        let Some(&(fd, inode)) = candidates.first() else { return Ok(None) };
+        if candidates.iter().all(|(_, other)| *other == inode) {
+            descriptor::take_bytes(fd, round)?;
+            return Ok(Some((fd, inode)));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn the_sender_is_found_by_writing() {
+        let pairs: Vec<_> = (0..3).map(|_| UnixStream::pair().unwrap()).collect();
+        pairs.iter().flat_map(|(a, b)| [a, b]).for_each(|end| end.set_nonblocking(true).unwrap());
+        let (receiver, sender) = &pairs[1];
+        let all = pairs.iter().flat_map(|(a, b)| [a.as_raw_fd(), b.as_raw_fd()]);
+        let candidates: Vec<_> =
+            all.filter(|fd| *fd != receiver.as_raw_fd()).map(|fd| (fd, descriptor::identity(fd).unwrap().1)).collect();
+        let found = find_by_writing(receiver.as_raw_fd(), &candidates).unwrap();
+        assert_eq!(found.map(|(fd, _)| fd), Some(sender.as_raw_fd()));
+        assert!(
+            pairs.iter().flat_map(|(a, b)| [a, b]).all(|end| descriptor::pending_bytes(end.as_raw_fd()).unwrap() == 0)
+        );
+        assert_eq!(find_by_writing(receiver.as_raw_fd(), &candidates[..2]).unwrap(), None);
+    }
+}

@@ -1,0 +1,170 @@
+//! Takes the place of the module `fork` without the feature `cponfork`: selectors without a registration table, and no
+//! notes for forks.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::source_kind::SourceKind;
+use crate::timer_state::TimerState;
+use crate::wakeable_queue::WakeableQueue;
+use crate::{Interest, Token, misuse, sys};
+
+/// A handle of a selector.
+#[derive(Clone, Debug)]
+pub(crate) struct Selector(Arc<OpenCore>);
+
+/// The part of a selector that its handles and its waker share.
+#[derive(Debug)]
+struct Core {
+    kernel: WakeableQueue,
+    id: u64,
+}
+
+/// Closes the queue with the last handle. A waker does not keep it open.
+#[derive(Debug)]
+struct OpenCore(Arc<Core>);
+
+impl Drop for OpenCore {
+    fn drop(&mut self) {
+        self.0.kernel.queue.close();
+    }
+}
+
+impl Selector {
+    pub(crate) fn new() -> io::Result<Selector> {
+        static LAST_ID: AtomicU64 = AtomicU64::new(0);
+        let kernel = WakeableQueue::vacant();
+        kernel.queue.open()?;
+        let core = Core { kernel, id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1 };
+        Ok(Selector(Arc::new(OpenCore(Arc::new(core)))))
+    }
+
+    #[inline(always)]
+    fn core(&self) -> &Arc<Core> {
+        &self.0.0
+    }
+
+    #[inline]
+    pub(crate) fn poll(&self, events: &mut sys::Events, timeout: Option<Duration>) -> io::Result<()> {
+        self.core().kernel.poll(events, timeout)
+    }
+
+    pub(crate) fn register(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        self.core().kernel.queue.add(fd, token, interest)
+    }
+
+    pub(crate) fn reregister(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        self.core().kernel.queue.modify(fd, token, interest)
+    }
+
+    pub(crate) fn deregister(&self, fd: RawFd) -> io::Result<()> {
+        self.core().kernel.queue.delete(fd)
+    }
+
+    /// Makes the selector's waker.
+    pub(crate) fn new_waker(&self, token: Token) -> io::Result<SelectorWaker> {
+        let signal = self.core().kernel.add_waker(token)?;
+        Ok(SelectorWaker { core: Arc::clone(self.core()), signal })
+    }
+
+    /// The queue's descriptor, for the program to wait for by other means.
+    pub(crate) fn expose(&self) -> BorrowedFd<'_> {
+        self.core().kernel.expose();
+        self.core().kernel.queue.as_fd()
+    }
+}
+
+/// A selector's waker.
+#[derive(Debug)]
+pub(crate) struct SelectorWaker {
+    core: Arc<Core>,
+    signal: sys::WakeSignal,
+}
+
+impl SelectorWaker {
+    #[inline]
+    pub(crate) fn wake(&self) -> io::Result<()> {
+        self.core.kernel.wake(&self.signal)
+    }
+}
+
+impl Drop for SelectorWaker {
+    fn drop(&mut self) {
+        self.core.kernel.remove_waker(&self.signal);
+    }
+}
+
+/// Where a source is registered, as its owner knows. As in mio, only debug builds check it, unless the kernel does not
+/// notice misuse itself.
+#[derive(Debug)]
+pub(crate) struct SourceRegistration {
+    /// The selector's id; 0: none.
+    selector: u64,
+    fd: RawFd,
+}
+
+impl SourceRegistration {
+    const LOOKS: bool = cfg!(debug_assertions) || !sys::Queue::IS_EXACT;
+
+    pub(crate) fn new(fd: RawFd, _: SourceKind) -> SourceRegistration {
+        SourceRegistration { selector: 0, fd }
+    }
+
+    #[inline(always)]
+    pub(crate) fn register(&mut self, selector: &Selector, token: Token, interest: Interest) -> io::Result<()> {
+        if SourceRegistration::LOOKS && self.selector != 0 {
+            return Err(misuse::already_registered());
+        }
+        selector.register(self.fd, token, interest)?;
+        self.selector = selector.core().id;
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(crate) fn reregister(&mut self, selector: &Selector, token: Token, interest: Interest) -> io::Result<()> {
+        if !self.is_registered_with(selector) {
+            return Err(if self.selector == 0 { misuse::not_registered() } else { misuse::registered_elsewhere() });
+        }
+        selector.reregister(self.fd, token, interest)
+    }
+
+    #[inline(always)]
+    pub(crate) fn deregister(&mut self, selector: &Selector) -> io::Result<()> {
+        if !self.is_registered_with(selector) {
+            return Err(misuse::not_registered());
+        }
+        self.selector = 0;
+        match selector.deregister(self.fd) {
+            // Its owner has it open, so the kernel has dropped the registration itself.
+            Err(error) if !sys::Queue::IS_EXACT && error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    #[inline(always)]
+    fn is_registered_with(&self, selector: &Selector) -> bool {
+        !SourceRegistration::LOOKS || self.selector == selector.core().id
+    }
+
+    pub(crate) fn release(self) {}
+
+    pub(crate) fn set_recorded(&mut self) {}
+}
+
+#[inline(always)]
+pub(crate) fn settle() {}
+
+pub(crate) fn while_no_fork<T>(_: &str, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    act()
+}
+
+pub(crate) fn add_pair(_: RawFd, _: RawFd) {}
+
+pub(crate) fn add_timer<T: AsRawFd>(make: impl FnOnce() -> io::Result<T>, _: &Arc<TimerState>) -> io::Result<T> {
+    make()
+}
+
+pub(crate) fn remove_timer(_: RawFd) {}

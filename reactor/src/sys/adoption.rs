@@ -1,0 +1,284 @@
+//! What a process can find out about epoll instances that other code in it has made: from `/proc/self/fdinfo`, which lists the
+//! registrations of an instance (proc_pid_fdinfo(5)). If the process has one thread, the answers stay true until it changes
+//! something itself.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use super::descriptor;
+use super::epoll::{self, Queue};
+use super::syscall;
+use crate::source_kind::SourceKind;
+use crate::{Interest, Token};
+
+pub(crate) use super::unix_diag::SocketPeers;
+
+/// Whether this system lists the registrations of a queue.
+pub(crate) const EXISTS: bool = true;
+
+/// A registration of a descriptor that is open, for the file that is open there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Registered {
+    pub(crate) fd: RawFd,
+    pub(crate) token: Token,
+    /// With the [mark](Interest::MARK), if it has one.
+    pub(crate) interest: Interest,
+    pub(crate) kind: SourceKind,
+    pub(crate) inode: u64,
+}
+
+impl Registered {
+    pub(crate) fn is_socket(&self) -> bool {
+        matches!(self.kind, SourceKind::Listener | SourceKind::Stream | SourceKind::Datagram)
+    }
+}
+
+/// A line of the list that the kernel prints: a registration, for a file that may have been closed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) fd: RawFd,
+    pub(crate) data: u64,
+    pub(crate) inode: u64,
+    events: u32,
+    device: u64,
+}
+
+/// The list of an epoll instance, in the order of descriptors.
+///
+/// # Errors
+///
+/// Those of reading the list.
+pub(crate) fn list(queue: RawFd) -> io::Result<Vec<Listed>> {
+    let path = format!("/proc/self/fdinfo/{queue}");
+    let text = fs::read(&path).map_err(|error| unreadable(&path, error))?;
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"tfd:"));
+    let lines: Option<Vec<Listed>> = lines.map(|line| parse(std::str::from_utf8(line).ok()?)).collect();
+    let mut lines = lines.ok_or_else(|| {
+        io::Error::new(io::ErrorKind::Unsupported, format!("{path} has no inodes: Linux 5.4 or later has"))
+    })?;
+    lines.sort_by_key(|line| line.fd);
+    Ok(lines)
+}
+
+/// The registrations of a listed epoll instance that hold in this process.
+///
+/// # Errors
+///
+/// An error says what cannot be known, or cannot be given to a child.
+pub(crate) fn registered(queue: &Queue, lines: &[Listed]) -> io::Result<Vec<Registered>> {
+    let mut registered = Vec::with_capacity(lines.len());
+    for lines in lines.chunk_by(|a, b| a.fd == b.fd) {
+        registered.extend(find_current(queue, lines)?);
+    }
+    Ok(registered)
+}
+
+/// `tfd:        4 events: 80000019 data:                4  pos:0 ino:39080 sdev:9`
+fn parse(line: &str) -> Option<Listed> {
+    let mut fields = line.split(|c: char| c == ':' || c.is_ascii_whitespace()).filter(|field| !field.is_empty());
+    let mut field = |name: &str| (fields.next()? == name).then(|| fields.next())?;
+    let hexadecimal = |text: &str| u64::from_str_radix(text, 16).ok();
+    let fd = field("tfd")?.parse().ok()?;
+    let events = u32::from_str_radix(field("events")?, 16).ok()?;
+    let data = hexadecimal(field("data")?)?;
+    field("pos")?;
+    Some(Listed { fd, data, inode: hexadecimal(field("ino")?)?, events, device: hexadecimal(field("sdev")?)? })
+}
+
+/// The registration among `lines`, all of one descriptor, that belongs to the file that is open there now. The other files
+/// were open there before, and another descriptor or process still has them open.
+fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered>> {
+    let fd = lines[0].fd;
+    let Some((kind, inode, device)) = examine(fd)? else { return Ok(None) };
+    let is_socket = matches!(kind, SourceKind::Listener | SourceKind::Stream | SourceKind::Datagram);
+    let line = if is_socket {
+        // The inode of a socket belongs to one open file.
+        lines.iter().find(|line| (line.inode, line.device) == (inode, device))
+    } else if let [line] = lines {
+        Some(line)
+    } else {
+        return Err(io::Error::other(format!(
+            "descriptor {fd} is registered {} times, for files that were open there one after the other and still exist, and \
+             the list does not tell which one is open now: deregister a descriptor before you close it",
+            lines.len()
+        )));
+    };
+    let Some(line) = line else { return Ok(None) };
+    let interest = epoll::interest_of(line.events).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("descriptor {fd} is registered for the events {:#x}, which mio does not use", line.events),
+        )
+    })?;
+    let token = Token(line.data as usize);
+    // Other inodes may belong to several open files.
+    if !is_socket && !queue.holds(fd, token, interest)? {
+        return Ok(None);
+    }
+    if kind == SourceKind::Other && is_ring(fd) {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("descriptor {fd} is an io_uring, which a child cannot share: build tokio without it"),
+        ));
+    }
+    Ok(Some(Registered { fd, token, interest, kind, inode }))
+}
+
+/// Kind, inode and the kernel's number of the device; `None` if the descriptor is not open.
+fn examine(fd: RawFd) -> io::Result<Option<(SourceKind, u64, u64)>> {
+    match descriptor::examine(fd) {
+        Ok(examined) => Ok(Some(examined)),
+        Err(error) if descriptor::is_closed(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_ring(fd: RawFd) -> bool {
+    fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|name| name.as_os_str() == "anon_inode:[io_uring]")
+}
+
+/// Descriptors that the process has open.
+#[derive(Debug, Default)]
+pub(crate) struct OpenDescriptors {
+    /// Epoll instances.
+    pub(crate) queues: Vec<RawFd>,
+    /// Sockets, with their inodes.
+    pub(crate) sockets: Vec<(RawFd, u64)>,
+    /// Ends of pipes, with their inodes.
+    pub(crate) pipes: Vec<(RawFd, u64)>,
+}
+
+/// The open descriptors, except those that are known already.
+pub(crate) fn open_descriptors(is_known: impl Fn(RawFd) -> bool) -> io::Result<OpenDescriptors> {
+    const LIST: &str = "/proc/self/fd";
+    let mut open = OpenDescriptors::default();
+    for entry in fs::read_dir(LIST).map_err(|error| unreadable(LIST, error))? {
+        let entry = entry.map_err(|error| unreadable(LIST, error))?;
+        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if is_known(fd) {
+            continue;
+        }
+        // It may be the list itself, or be closed by another thread.
+        let Ok(name) = fs::read_link(entry.path()) else { continue };
+        let name = name.to_string_lossy();
+        let inode = |prefix| name.strip_prefix(prefix)?.strip_suffix(']')?.parse().ok();
+        if name == "anon_inode:[eventpoll]" {
+            open.queues.push(fd);
+        } else if let Some(inode) = inode("socket:[") {
+            open.sockets.push((fd, inode));
+        } else if let Some(inode) = inode("pipe:[") {
+            open.pipes.push((fd, inode));
+        }
+    }
+    open.queues.sort_unstable();
+    open.sockets.sort_unstable();
+    Ok(open)
+}
+
+/// The error of reading a file of proc(5). A limit that was reached keeps its errno.
+fn unreadable(path: &str, error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => error,
+        _ => io::Error::new(error.kind(), format!("reading {path}: {error}; is /proc mounted?")),
+    }
+}
+
+/// Whether two descriptors refer to one epoll instance: by kcmp(2), or where that is not allowed, by a registration that is
+/// made with one and looked for with the other.
+pub(crate) fn is_same_queue(a: RawFd, b: RawFd) -> io::Result<bool> {
+    /// `KCMP_FILE`.
+    const FILE: libc::c_int = 0;
+    let pid = super::process::id();
+    if let Ok(order) = syscall!(syscall(libc::SYS_kcmp, pid, pid, FILE, a, b)) {
+        return Ok(order == 0);
+    }
+    is_same_by_registration(a, b)
+}
+
+fn is_same_by_registration(a: RawFd, b: RawFd) -> io::Result<bool> {
+    // An unconnected socket, registered for no events, gives none.
+    let socket = syscall!(socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?;
+    // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    syscall!(epoll_ctl(a, libc::EPOLL_CTL_ADD, socket.as_raw_fd(), &raw mut event))?;
+    // The kernel allows one registration of a file at a descriptor.
+    let added = syscall!(epoll_ctl(b, libc::EPOLL_CTL_ADD, socket.as_raw_fd(), &raw mut event));
+    syscall!(epoll_ctl(a, libc::EPOLL_CTL_DEL, socket.as_raw_fd(), &raw mut event))?;
+    match added {
+        // Closing the socket removes the registration: no other descriptor refers to it.
+        Ok(_) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether two descriptors of one pipe are its two ends.
+pub(crate) fn are_both_ends(a: RawFd, b: RawFd) -> bool {
+    let mode = |fd| syscall!(fcntl(fd, libc::F_GETFL)).map(|flags| flags & libc::O_ACCMODE);
+    match (mode(a), mode(b)) {
+        (Ok(a), Ok(b)) => [(libc::O_RDONLY, libc::O_WRONLY), (libc::O_WRONLY, libc::O_RDONLY)].contains(&(a, b)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn read(queue: &Queue) -> Vec<Registered> {
+        registered(queue, &list(queue.number()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn lines_are_read() {
+        let line = "tfd:        4 events: 80000419 data:     ffff00001234  pos:0 ino:39080 sdev:9";
+        let read = Listed { fd: 4, events: 0x8000_0419, data: 0xffff_0000_1234, inode: 0x39080, device: 9 };
+        assert_eq!(parse(line), Some(read));
+        assert_eq!(parse("tfd:        4 events: 80000419 data:                1 "), None);
+    }
+
+    #[test]
+    fn queues_are_told_apart() {
+        let (a, b) = (Queue::vacant(), Queue::vacant());
+        a.open().unwrap();
+        b.open().unwrap();
+        let duplicate = syscall!(fcntl(a.number(), libc::F_DUPFD_CLOEXEC, 0)).unwrap();
+        for is_same in [is_same_queue, is_same_by_registration] {
+            assert!(is_same(a.number(), duplicate).unwrap() && !is_same(b.number(), duplicate).unwrap());
+        }
+        assert!(read(&a).is_empty() && read(&b).is_empty());
+        let open = open_descriptors(|_| false).unwrap();
+        assert!([a.number(), b.number(), duplicate].iter().all(|fd| open.queues.contains(fd)));
+        // SAFETY: nothing else owns it.
+        drop(unsafe { OwnedFd::from_raw_fd(duplicate) });
+        a.close();
+        b.close();
+    }
+
+    #[test]
+    fn only_the_file_that_is_open_now_is_registered() {
+        let queue = Queue::vacant();
+        queue.open().unwrap();
+        let (stream, _peer) = UnixStream::pair().unwrap();
+        let fd = stream.as_raw_fd();
+        queue.add(fd, Token(7), Interest::READABLE).unwrap();
+        let found = read(&queue);
+        assert_eq!((found.len(), found[0].fd, found[0].token), (1, fd, Token(7)));
+        assert_eq!((found[0].interest, found[0].kind), (Interest::READABLE, SourceKind::Stream));
+        // The duplicate keeps the socket, and so the registration.
+        let _kept = stream.try_clone().unwrap();
+        let (mut other, _peer) = UnixStream::pair().unwrap();
+        assert_eq!(descriptor::replace(other.as_raw_fd(), fd), Ok(()));
+        assert!(read(&queue).is_empty());
+        queue.add(fd, Token(8), Interest::WRITABLE).unwrap();
+        let found = read(&queue);
+        assert_eq!((found.len(), found[0].token), (1, Token(8)));
+        other.write_all(b"x").unwrap();
+        queue.close();
+    }
+}

@@ -1,0 +1,99 @@
+//! Reads the events of epoll_wait(2).
+
+use std::fmt;
+
+use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP};
+
+use super::epoll::Event;
+use crate::Token;
+
+pub(crate) fn token(event: &Event) -> Token {
+    Token(event.u64 as usize)
+}
+
+/// The event of a waker, as the kernel would return it.
+pub(crate) fn wake(token: Token) -> Event {
+    Event { events: EPOLLIN as u32, u64: token.0 as u64 }
+}
+
+pub(crate) fn is_wake(event: &Event, token: Token) -> bool {
+    self::token(event) == token && event.events == EPOLLIN as u32
+}
+
+pub(crate) fn is_readable(event: &Event) -> bool {
+    has(event, EPOLLIN) || has(event, EPOLLPRI)
+}
+
+pub(crate) fn is_writable(event: &Event) -> bool {
+    has(event, EPOLLOUT)
+}
+
+pub(crate) fn is_error(event: &Event) -> bool {
+    has(event, EPOLLERR)
+}
+
+/// Both halves are closed, or the peer has shut down its writing half.
+pub(crate) fn is_read_closed(event: &Event) -> bool {
+    has(event, EPOLLHUP) || (has(event, EPOLLIN) && has(event, EPOLLRDHUP))
+}
+
+/// Both halves are closed, or the reading end of a pipe is: EPOLLERR, alone or with EPOLLOUT.
+pub(crate) fn is_write_closed(event: &Event) -> bool {
+    has(event, EPOLLHUP) || (has(event, EPOLLOUT) && has(event, EPOLLERR)) || event.events == EPOLLERR as u32
+}
+
+pub(crate) fn is_priority(event: &Event) -> bool {
+    has(event, EPOLLPRI)
+}
+
+/// Linux has no readiness for asynchronous I/O.
+pub(crate) fn is_aio(_: &Event) -> bool {
+    false
+}
+
+/// See [`is_aio`].
+pub(crate) fn is_lio(_: &Event) -> bool {
+    false
+}
+
+fn has(event: &Event, flag: libc::c_int) -> bool {
+    event.events & flag as u32 != 0
+}
+
+pub(crate) fn debug_details(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
+    const NAMES: [(libc::c_int, &str); 14] = [
+        (EPOLLIN, "EPOLLIN"),
+        (EPOLLPRI, "EPOLLPRI"),
+        (EPOLLOUT, "EPOLLOUT"),
+        (libc::EPOLLRDNORM, "EPOLLRDNORM"),
+        (libc::EPOLLRDBAND, "EPOLLRDBAND"),
+        (libc::EPOLLWRNORM, "EPOLLWRNORM"),
+        (libc::EPOLLWRBAND, "EPOLLWRBAND"),
+        (libc::EPOLLMSG, "EPOLLMSG"),
+        (EPOLLERR, "EPOLLERR"),
+        (EPOLLHUP, "EPOLLHUP"),
+        (EPOLLET, "EPOLLET"),
+        (EPOLLRDHUP, "EPOLLRDHUP"),
+        (libc::EPOLLONESHOT, "EPOLLONESHOT"),
+        (libc::EPOLLEXCLUSIVE, "EPOLLEXCLUSIVE"),
+    ];
+
+    struct Flags<'a>(&'a Event);
+
+    impl fmt::Debug for Flags<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let mut separator = "";
+            for (flag, name) in NAMES {
+                if has(self.0, flag) {
+                    write!(f, "{separator}{name}")?;
+                    separator = "|";
+                }
+            }
+            if separator.is_empty() { f.write_str("(empty)") } else { Ok(()) }
+        }
+    }
+
+    // A copy, because the fields of a packed structure cannot be borrowed.
+    let data = event.u64;
+    f.debug_struct("epoll_event").field("events", &Flags(event)).field("u64", &data).finish()
+}

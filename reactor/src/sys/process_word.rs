@@ -1,0 +1,136 @@
+//! A word that reads zero in the child of every fork, planned or not, and fences whose cost is on one side.
+
+use std::io;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, compiler_fence, fence};
+
+/// The word while there is no page for it: always zero.
+static NONE: AtomicU32 = AtomicU32::new(0);
+static WORD: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NONE).cast_mut());
+
+/// The word, on a page that the kernel wipes in the child of a fork; zero before [`make_word`].
+#[inline(always)]
+pub(crate) fn word() -> &'static AtomicU32 {
+    // SAFETY: a static, or on a page that is never unmapped.
+    unsafe { &*WORD.load(Ordering::Relaxed) }
+}
+
+/// Makes the page, once. Returns `false` where the system has no such page: then the word stays zero and must not be
+/// written, and the caller compares process ids.
+///
+/// One thread at a time may call it.
+///
+/// # Errors
+///
+/// Those of mmap(2): no memory.
+pub(crate) fn make_word() -> io::Result<bool> {
+    if !ptr::eq(word(), &raw const NONE) {
+        return Ok(true);
+    }
+    // SAFETY: no memory is involved.
+    let length = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANON);
+    // SAFETY: the kernel chooses the place.
+    let page = unsafe { libc::mmap(ptr::null_mut(), length, access, kind, -1, 0) };
+    if page == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the page was just made, and nothing else knows it.
+    if unsafe { wipe_on_fork(page, length) } {
+        WORD.store(page.cast(), Ordering::Release);
+        return Ok(true);
+    }
+    // SAFETY: as above.
+    unsafe { libc::munmap(page, length) };
+    Ok(false)
+}
+
+/// madvise(2), Linux 4.14.
+///
+/// # Safety
+///
+/// The caller owns the page.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+unsafe fn wipe_on_fork(page: *mut libc::c_void, length: usize) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { libc::madvise(page, length, libc::MADV_WIPEONFORK) == 0 }
+}
+
+/// minherit(2): FreeBSD 12, NetBSD 8, OpenBSD 5.6.
+///
+/// # Safety
+///
+/// The caller owns the page.
+#[cfg(any(target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
+unsafe fn wipe_on_fork(page: *mut libc::c_void, length: usize) -> bool {
+    #[cfg(target_os = "freebsd")]
+    use libc::INHERIT_ZERO as ZERO;
+    #[cfg(not(target_os = "freebsd"))]
+    use libc::MAP_INHERIT_ZERO as ZERO;
+    // SAFETY: the caller's promise.
+    unsafe { libc::minherit(page, length, ZERO) == 0 }
+}
+
+/// macOS and DragonFly have no such call.
+///
+/// # Safety
+///
+/// None.
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd"
+)))]
+unsafe fn wipe_on_fork(_: *mut libc::c_void, _: usize) -> bool {
+    false
+}
+
+/// Whether [`heavy_fence`] makes other threads' [`light_fence`] a fence too.
+static IS_ASYMMETRIC: AtomicBool = AtomicBool::new(false);
+
+/// Asks the kernel for asymmetric fences: membarrier(2), Linux 4.14. Returns whether it has them.
+pub(crate) fn make_fences_asymmetric() -> bool {
+    let has = register_membarrier();
+    IS_ASYMMETRIC.store(has, Ordering::Relaxed);
+    has
+}
+
+/// The cheap side of a pair of fences, where [`make_fences_asymmetric`] has returned `true`.
+#[inline(always)]
+pub(crate) fn light_fence() {
+    compiler_fence(Ordering::SeqCst);
+}
+
+/// The costly side of a pair of fences: every other thread of the process has passed a fence when it returns.
+pub(crate) fn heavy_fence() {
+    fence(Ordering::SeqCst);
+    if IS_ASYMMETRIC.load(Ordering::Relaxed) {
+        membarrier();
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn register_membarrier() -> bool {
+    const REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
+    // SAFETY: no memory is involved.
+    unsafe { libc::syscall(libc::SYS_membarrier, REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0 }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn membarrier() {
+    const PRIVATE_EXPEDITED: libc::c_int = 1 << 3;
+    // SAFETY: no memory is involved.
+    let run = || unsafe { libc::syscall(libc::SYS_membarrier, PRIVATE_EXPEDITED, 0, 0) == 0 };
+    // A kernel that does not pass the registration on to a child returns EPERM.
+    let _ = run() || (register_membarrier() && run());
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn register_membarrier() -> bool {
+    false
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn membarrier() {}

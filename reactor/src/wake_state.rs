@@ -1,0 +1,103 @@
+//! Whether the kernel must wake a selector's poller.
+
+use crate::sync::{AtomicBool, Ordering, fence_between};
+
+/// The flags by which wakers and the poller of one selector tell each other their state.
+///
+/// A wake sets `notified`. It needs a system call only if the poller is blocked in the kernel, or may be: otherwise the
+/// poller sees the flag before it blocks, and returns the waker's event itself. `notified` is set from the wake until the
+/// poll that returns its event.
+///
+/// Waker and poller each write one flag and then read the other's, in sequentially consistent order. So a wake is never
+/// lost: the waker sees that the poller blocks, or the poller sees the wake.
+///
+/// Wakers write to it often. It has cache lines of its own, because other threads read its neighbours.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct WakeState {
+    notified: AtomicBool,
+    polling: AtomicBool,
+    /// The program has taken the queue's descriptor, and may wait for it by other means than a poll.
+    exposed: AtomicBool,
+}
+
+impl WakeState {
+    pub(crate) fn new() -> WakeState {
+        WakeState { notified: AtomicBool::new(false), polling: AtomicBool::new(false), exposed: AtomicBool::new(false) }
+    }
+
+    /// Waker: notes a wake. Returns whether the waker must signal the kernel object too.
+    ///
+    /// All that the calling thread wrote before is visible to the poller after [`take`](WakeState::take).
+    #[inline]
+    pub(crate) fn notify(&self) -> bool {
+        let was_notified = self.notified.swap(true, Ordering::SeqCst);
+        fence_between();
+        // Other code may have taken the kernel's event, so a wake that is pending already is signalled again.
+        self.exposed.load(Ordering::SeqCst) || (!was_notified && self.polling.load(Ordering::SeqCst))
+    }
+
+    /// Poller: announces that it blocks. Returns `false`, having taken that back, if a wake is pending.
+    #[inline]
+    pub(crate) fn begin_blocking(&self) -> bool {
+        self.polling.store(true, Ordering::SeqCst);
+        fence_between();
+        if self.notified.load(Ordering::SeqCst) {
+            self.end_blocking();
+            return false;
+        }
+        true
+    }
+
+    /// Poller: it is back from the kernel.
+    #[inline]
+    pub(crate) fn end_blocking(&self) {
+        // A waker that does not see this yet makes a system call more than it must.
+        self.polling.store(false, Ordering::Release);
+    }
+
+    /// Whether a wake is pending.
+    #[inline]
+    pub(crate) fn is_notified(&self) -> bool {
+        self.notified.load(Ordering::Acquire)
+    }
+
+    /// Poller: takes the pending wake, to return its event.
+    #[inline]
+    pub(crate) fn take(&self) {
+        // A read-modify-write, so that the poller sees what every waker wrote that found the flag set.
+        self.notified.swap(false, Ordering::AcqRel);
+    }
+
+    /// Makes every later wake signal the kernel object. Returns whether a wake is pending: the caller must signal it now.
+    pub(crate) fn expose(&self) -> bool {
+        !self.exposed.swap(true, Ordering::SeqCst) && {
+            fence_between();
+            self.notified.load(Ordering::SeqCst)
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_exposed(&self) -> bool {
+        self.exposed.load(Ordering::Relaxed)
+    }
+
+    /// Child of a fork: notes that no thread polls, even if a thread of the parent did. Returns whether the child must
+    /// signal a pending wake at its own kernel object. Async-signal-safe.
+    pub(crate) fn after_fork(&self) -> bool {
+        self.polling.store(false, Ordering::Relaxed);
+        self.is_exposed() && self.is_notified()
+    }
+
+    /// Keeps later wakes from signalling the kernel object, which may belong to another process. Async-signal-safe.
+    pub(crate) fn silence(&self) {
+        self.polling.store(false, Ordering::Relaxed);
+        self.exposed.store(false, Ordering::Relaxed);
+    }
+
+    /// Resets the state, for the next selector that uses it.
+    pub(crate) fn reset(&self) {
+        self.silence();
+        self.notified.store(false, Ordering::Relaxed);
+    }
+}

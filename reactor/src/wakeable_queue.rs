@@ -1,0 +1,117 @@
+//! A kernel queue together with its waker: the part of a selector that is polled.
+
+use std::io;
+use std::time::Duration;
+
+use crate::wake_state::WakeState;
+use crate::waker_slot::{WakerDescriptors, WakerSlot};
+use crate::{Token, sys};
+
+/// A kernel queue, the state of its wakes, and the one waker that it may have.
+#[derive(Debug)]
+pub(crate) struct WakeableQueue {
+    pub(crate) queue: sys::Queue,
+    pub(crate) waker: WakerSlot,
+    pub(crate) wake: WakeState,
+}
+
+impl WakeableQueue {
+    /// Room for a queue.
+    pub(crate) fn vacant() -> WakeableQueue {
+        WakeableQueue { queue: sys::Queue::vacant(), waker: WakerSlot::new(), wake: WakeState::new() }
+    }
+
+    /// Waits for events, and adds the waker's event if a wake is pending.
+    ///
+    /// Every poll asks the kernel, as in mio. tokio's paused clock relies on that: it advances when a poll has returned the
+    /// wake alone.
+    #[inline]
+    pub(crate) fn poll(&self, events: &mut sys::Events, timeout: Option<Duration>) -> io::Result<()> {
+        let blocks = timeout != Some(Duration::ZERO) && self.wake.begin_blocking();
+        let result = self.queue.wait(events, if blocks { timeout } else { Some(Duration::ZERO) });
+        if blocks {
+            self.wake.end_blocking();
+        }
+        result?;
+        if self.wake.is_notified() {
+            self.add_wake(events);
+        }
+        Ok(())
+    }
+
+    /// Adds the event of a pending wake, unless the kernel has returned it already. Without room for it the wake stays
+    /// pending, and comes with the next poll.
+    fn add_wake(&self, events: &mut sys::Events) {
+        let is_missing = |token| !events.iter().any(|event| sys::event::is_wake(event, token));
+        if let Some((token, _)) = self.waker.get().filter(|(token, _)| is_missing(*token)) {
+            if events.len() == events.capacity() {
+                return;
+            }
+            events.push(sys::event::wake(token));
+        }
+        self.wake.take();
+    }
+
+    /// Makes the selector's waker.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists` if there is one; otherwise the system's.
+    ///
+    /// # Panics
+    ///
+    /// In debug builds, like mio, if there is one.
+    pub(crate) fn add_waker(&self, token: Token) -> io::Result<sys::WakeSignal> {
+        if !self.waker.occupy(token) {
+            let text = "Only a single `Waker` can be active per `Poll` instance";
+            if cfg!(debug_assertions) {
+                panic!("{text}");
+            }
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+        }
+        match sys::WakeSignal::new(&self.queue, token) {
+            Ok(signal) => {
+                self.waker.set_descriptors(signal.descriptors());
+                Ok(signal)
+            }
+            Err(error) => {
+                self.waker.vacate();
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the waker that `signal` belongs to. A wake that is pending is dropped with it.
+    pub(crate) fn remove_waker(&self, signal: &sys::WakeSignal) {
+        signal.remove(&self.queue);
+        self.waker.vacate();
+        if self.wake.is_notified() {
+            self.wake.take();
+        }
+    }
+
+    /// Wakes the poller.
+    #[inline]
+    pub(crate) fn wake(&self, signal: &sys::WakeSignal) -> io::Result<()> {
+        if self.wake.notify() { signal.signal(&self.queue, self.waker.token()) } else { Ok(()) }
+    }
+
+    /// Called when the program takes the queue's descriptor. From then on the kernel gets every wake.
+    #[cold]
+    pub(crate) fn expose(&self) {
+        if !self.wake.expose() {
+            return;
+        }
+        if let Some((token, descriptors)) = self.waker.get() {
+            // It fails only for a waker that another thread is just dropping.
+            let _ = sys::WakeSignal::signal_at(descriptors, &self.queue, token);
+        }
+    }
+
+    /// Resets the state, for the next selector that uses it. The queue is closed already.
+    pub(crate) fn reset(&self) {
+        self.waker.set_descriptors(WakerDescriptors::NONE);
+        self.waker.vacate();
+        self.wake.reset();
+    }
+}
