@@ -1,115 +1,102 @@
-//! [`audit`].
+//! Descriptors that a child would share with its parent by accident.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use forkio_reactor::fork as reactor;
-use forkio_reactor::fork::{ForkPolicy, SourceKind};
+use forkio_reactor::fork::{ForkPolicy, SourceKind, glue};
 
 use crate::{ForkError, policy, runtime, sys};
 
-/// Lists the descriptors that both processes would hold if this one forked now, and that nobody has tagged: what is
-/// shared by accident.
+/// Lists the descriptors that both processes would hold if this one forked now, unless the program has decided so.
 ///
-/// A check for debug builds and tests, before the fork; or in an [`on_child`](crate::on_child) hook, where it lists what
-/// the child has in common with its parent. It takes some ten system calls per descriptor, and prepares a fork that it does
-/// not make, which gives up what is [prepared ahead](crate::prepare_ahead).
+/// Call it in tests and debug builds before a fork, such as in a [`before_fork`](crate::before_fork()) hook. In an
+/// [`on_child`](crate::on_child) hook it lists what the child shares with its parent. It makes about ten system calls per
+/// descriptor, and discards the fork that a [`Prefork`](crate::prefork::Prefork) server has prepared.
 ///
-/// Not listed are
+/// The list includes registrations that follow their kind's default, if both processes get the object: listeners and datagram
+/// sockets. It includes descriptors that the program has inherited from its own parent. It does not include
 ///
 /// - standard input, output and error;
-/// - what the child has to itself: selectors, wakers, tokio's signal pipe, what its policy severs or renews;
-/// - what somebody has decided on: registrations tagged with [`set_policy`](crate::set_policy), whatever the tag;
-///   [muted](crate::mute) ones; the listeners of a [`Prefork`](crate::Prefork) server that runs;
-/// - descriptors with nothing in them to share: pidfds, `O_PATH`, `/dev/null` and its like.
-///
-/// A registration that follows its kind's default is listed if that leaves the object to both, as for listeners and
-/// datagram sockets: tag those that are meant. So is what whoever started this process has left open.
+/// - objects that are private to a process: selectors, wakers, tokio's signal pipe, and what is severed or renewed;
+/// - registrations with a policy of their own ([`set_policy`](crate::set_policy)), and the listeners of a running
+///   [`Prefork`](crate::prefork::Prefork) server;
+/// - descriptors without state to share: pidfds, `O_PATH`, `/dev/null` and similar devices.
 ///
 /// # Errors
 ///
-/// As [`fork`](crate::fork()) when it prepares: [`ForkError::Prepare`]; [`ForkError::Inspect`] if the descriptors cannot be
-/// listed, on Linux if `/proc` is not mounted.
+/// - [`ForkError::Prepare`] as for [`fork`](crate::fork()).
+/// - [`ForkError::Inspect`] if the descriptors cannot be listed: on Linux, if `/proc` is not mounted.
+///
+/// If tokio runs on upstream mio, call this inside the runtime. Otherwise the list may have the epoll instances, eventfds and
+/// signal pipe of tokio, of which a child gets its own.
 ///
 /// # Platforms
 ///
-/// Linux: `/proc/self/fd` and `/proc/self/fdinfo`, see proc(5). Elsewhere each number below the soft RLIMIT_NOFILE is asked for
-/// with fcntl(2): where that is large, an audit in each fork is no good idea. Locks are not seen there, and OpenBSD tells no
-/// names.
+/// Linux reads `/proc/self/fd` and `/proc/self/fdinfo`, see proc(5). Elsewhere an audit asks about each descriptor below the
+/// soft RLIMIT_NOFILE with fcntl(2), which takes long where that is large. It sees no locks, and on OpenBSD no names.
 ///
 /// # Examples
 ///
 /// ```
 /// # fn main() -> Result<(), forkio::ForkError> {
 /// let table = std::fs::File::open("/etc/passwd").unwrap();
-/// let audit = forkio::audit()?;
+/// let audit = forkio::audit::shared_descriptors()?;
 /// println!("{audit}");
-/// assert!(audit.found().iter().any(|untagged| untagged.name == "/etc/passwd"));
+/// assert!(audit.found().iter().any(|shared| shared.name == "/etc/passwd"));
 ///
-/// // It is read with positions of the reader's own (`read_at`), so it may be shared.
+/// // The program reads it with `read_at`, so it may be shared.
 /// let audit = audit.allow(&table);
-/// assert!(!audit.found().iter().any(|untagged| untagged.name == "/etc/passwd"));
+/// assert!(!audit.found().iter().any(|shared| shared.name == "/etc/passwd"));
 /// # Ok(())
 /// # }
 /// ```
-///
-/// In every fork of a debug build:
-///
-/// ```
-/// if cfg!(debug_assertions) {
-///     forkio::before_fork(|| {
-///         let audit = forkio::audit().map_err(std::io::Error::other)?;
-///         if audit.is_clean() { Ok(()) } else { Err(std::io::Error::other(audit.to_string())) }
-///     });
-/// }
-/// ```
-pub fn audit() -> Result<Audit, ForkError> {
+pub fn shared_descriptors() -> Result<Audit, ForkError> {
     policy::install_defaults();
-    runtime::tag_signal_pipes().map_err(ForkError::Inspect)?;
-    // What a fork would replace, and not what the table suggests that it does.
+    runtime::adopt_current();
+    // The prepared fork tells which descriptors it would replace.
     let prepared = reactor::prepare().map_err(ForkError::Prepare)?;
-    let private: BTreeSet<_> = prepared.private_numbers().into_iter().collect();
+    let private: BTreeSet<_> = prepared.private_descriptors().into_iter().collect();
     prepared.abort();
     let registered = reactor::registrations().into_iter().map(|registration| (registration.fd, registration));
     let registered: BTreeMap<_, _> = registered.collect();
-    let is_decided = |fd| reactor::is_tagged(&fd) || registered.get(&fd).is_some_and(|registration| registration.muted);
+    let is_decided = |fd| glue::is_tagged(&fd) || registered.get(&fd).is_some_and(|registration| registration.muted);
     let mut found = Vec::new();
     for fd in sys::open_descriptors().map_err(ForkError::Inspect)? {
-        if fd > libc::STDERR_FILENO
-            && !private.contains(&fd)
-            && !is_decided(fd)
-            && let Some(sys::Descriptor { object, name }) = sys::describe(fd)
-        {
+        if fd <= libc::STDERR_FILENO || private.contains(&fd) || is_decided(fd) {
+            continue;
+        }
+        if let Some(sys::Descriptor { object, name }) = sys::describe(fd) {
             let policy = registered.get(&fd).map(|registration| registration.policy);
-            found.push(Untagged { fd, object, name, policy });
+            found.push(SharedDescriptor { fd, object, name, policy });
         }
     }
     Ok(Audit { found })
 }
 
-/// What [`audit`] found. `Display` has a line for each, which says what comes of it and what to do.
+/// What [`shared_descriptors`] found. `Display` has a line for each descriptor, and says what to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[must_use = "an audit only says what it found"]
+#[must_use = "an audit changes nothing: look at what it found"]
 pub struct Audit {
-    found: Vec<Untagged>,
+    found: Vec<SharedDescriptor>,
 }
 
 impl Audit {
-    /// Whether nothing was found, or all of it [allowed](Audit::allow).
+    /// Whether nothing was found, or everything was [allowed](Audit::allow).
     pub fn is_clean(&self) -> bool {
         self.found.is_empty()
     }
 
-    /// The descriptors, in the order of their numbers.
-    pub fn found(&self) -> &[Untagged] {
+    /// The shared descriptors, in ascending order.
+    pub fn found(&self) -> &[SharedDescriptor] {
         &self.found
     }
 
-    /// Takes a descriptor off the list that is shared on purpose.
+    /// Removes a descriptor that is shared on purpose.
     pub fn allow(mut self, io: &impl AsFd) -> Audit {
         let fd = io.as_fd().as_raw_fd();
-        self.found.retain(|untagged| untagged.fd != fd);
+        self.found.retain(|shared| shared.fd != fd);
         self
     }
 }
@@ -119,34 +106,34 @@ impl fmt::Display for Audit {
         if self.is_clean() {
             return f.write_str("no descriptor is shared by accident");
         }
-        writeln!(f, "a forked child shares with this process, and nobody has said that it should:")?;
-        for untagged in &self.found {
-            writeln!(f, "  {untagged}")?;
+        writeln!(f, "a forked child would share these descriptors by accident:")?;
+        for shared in &self.found {
+            writeln!(f, "  {shared}")?;
         }
         f.write_str(
-            "What is registered: forkio::set_policy. What the child does not need: close it in forkio::on_child. \
-             What is meant: Audit::allow.",
+            "Give registered ones a policy with forkio::set_policy, close unneeded ones in forkio::on_child, and pass \
+             intended ones to Audit::allow.",
         )
     }
 }
 
-/// A descriptor that [`audit`] found.
+/// A descriptor that both processes would hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Untagged {
-    /// Its number.
+pub struct SharedDescriptor {
+    /// The descriptor.
     pub fd: RawFd,
-    /// What it stands for.
+    /// The object that it refers to.
     pub object: SharedObject,
-    /// What tells it from others: a path, the addresses of a socket; otherwise what `/proc/self/fd` shows.
+    /// A path, or the addresses of a socket, or the text of `/proc/self/fd`.
     pub name: String,
-    /// If it is registered, the policy that it follows by default.
+    /// The default policy that it follows, if it is registered.
     pub policy: Option<ForkPolicy>,
 }
 
-impl fmt::Display for Untagged {
+impl fmt::Display for SharedDescriptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Untagged { fd, object, name, policy } = self;
+        let SharedDescriptor { fd, object, name, policy } = self;
         write!(f, "{fd}: {} {name}", object.name())?;
         if policy.is_some() {
             f.write_str(", registered")?;
@@ -155,7 +142,7 @@ impl fmt::Display for Untagged {
     }
 }
 
-/// What a descriptor stands for, as far as it matters to two processes that hold it.
+/// The object that a shared descriptor refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SharedObject {
@@ -175,7 +162,7 @@ pub enum SharedObject {
     LockedFile,
     /// A terminal or another device.
     Device,
-    /// An epoll instance that is none of forkio's selectors.
+    /// An epoll instance that belongs to no forkio selector.
     Epoll,
     /// An eventfd.
     Eventfd,
@@ -185,12 +172,12 @@ pub enum SharedObject {
     Signalfd,
     /// An inotify or fanotify descriptor.
     Watch,
-    /// Something else, as an io_uring.
+    /// Any other object, such as an io_uring.
     Other,
 }
 
 impl SharedObject {
-    /// What the reactor sees; `None` where it does not look closer.
+    /// The object of a source kind. `None` for kinds that include several objects.
     pub(crate) fn of_kind(kind: SourceKind) -> Option<SharedObject> {
         Some(match kind {
             SourceKind::Listener => SharedObject::Listener,
@@ -224,8 +211,8 @@ impl SharedObject {
 
     fn consequence(self) -> &'static str {
         match self {
-            SharedObject::Listener => "a connection goes to whichever process accepts it",
-            SharedObject::Datagram => "a datagram goes to whichever process receives it",
+            SharedObject::Listener => "a connection goes to the process that accepts it first",
+            SharedObject::Datagram => "a datagram goes to the process that receives it first",
             SharedObject::Stream => {
                 "what one process reads the other does not get, writes mix, and the peer sees the end when both have closed"
             }
@@ -235,8 +222,8 @@ impl SharedObject {
             SharedObject::LockedFile => "one lock for both: unlocked by either, held until both have closed",
             SharedObject::Device => "both read and write it",
             SharedObject::Epoll => {
-                "what one process registers, changes or closes the other one feels; if it is tokio's, the patch of mio is \
-                 missing"
+                "what one process registers or closes changes the other one's events; if it is tokio's, make the audit inside \
+                 the runtime"
             }
             SharedObject::Eventfd | SharedObject::Timerfd | SharedObject::Watch => {
                 "what one process reads the other does not get"

@@ -1,29 +1,29 @@
 //! Hooks that the parent runs before it forks.
 
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::ForkError;
+use crate::hooks::Hooks;
 
-pub(crate) type Hook = Box<dyn FnMut() -> io::Result<()> + Send>;
+type Hook = Box<dyn FnMut() -> io::Result<()> + Send>;
 
-static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
+pub(crate) static HOOKS: Hooks<Hook> = Hooks::new();
 
-/// Calls `hook` in the parent at every fork that this crate makes from now on, [`Prefork`](crate::Prefork)'s included,
-/// right before it: no task of the thread runs in between. The hook registered last runs first, as with
-/// `pthread_atfork(3)`.
+/// Calls `hook` in the parent right before every fork that this crate makes from now on, also those of
+/// [`Prefork`](crate::prefork::Prefork).
 ///
-/// The place to write out what is buffered in memory, which both processes would write otherwise, and to
-/// [audit](crate::audit()) what they would share. (The standard library's output and C's stdio are flushed after the hooks
-/// by [`fork`](crate::fork()) itself.) The counterpart in the child is [`on_child`](crate::on_child); in the parent it is
-/// what comes after `fork().await`.
+/// Write out application buffers in a hook, which both processes would write otherwise, and
+/// [audit](crate::audit::shared_descriptors) what they would share. [`fork`](crate::fork()) flushes the standard library's
+/// output and C's stdio by itself, after the hooks.
 ///
-/// A hook of a process that [`fork`](crate::fork()) is to fork must not start threads: the fork is refused then. Signals may
-/// be blocked while hooks run. Children have the hooks too, for forks of their own.
+/// The hook that was registered last runs first, as with `pthread_atfork(3)`. No task of the thread runs between the hooks and
+/// the fork. Signals may be blocked while hooks run. A hook must not start threads, or [`fork`](crate::fork()) refuses.
+///
+/// Children have the hooks too, for forks of their own. The counterpart in the child is [`on_child`](crate::on_child).
 ///
 /// # Errors
 ///
-/// A hook that returns an error refuses the fork: [`ForkError::Hook`]. Those that were to run after it do not.
+/// If a hook returns an error, the fork fails with [`ForkError::Hook`], and the remaining hooks do not run.
 ///
 /// # Examples
 ///
@@ -40,30 +40,13 @@ static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 /// # }
 /// ```
 pub fn before_fork(hook: impl FnMut() -> io::Result<()> + Send + 'static) {
-    hooks().push(Box::new(hook));
+    HOOKS.lock().push(Box::new(hook));
 }
 
-pub(crate) fn hooks() -> MutexGuard<'static, Vec<Hook>> {
-    HOOKS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs the hooks; whether there were any.
+/// Runs the hooks. Returns whether there were any.
 pub(crate) fn run_hooks() -> Result<bool, ForkError> {
-    /// Puts the hooks back, also when one of them panics.
-    struct Running(Vec<Hook>);
-
-    impl Drop for Running {
-        fn drop(&mut self) {
-            let mut hooks = hooks();
-            self.0.append(&mut hooks);
-            *hooks = std::mem::take(&mut self.0);
-        }
-    }
-
-    // Out of the lock while they run: a hook may register another one, for the next fork.
-    let mut running = Running(std::mem::take(&mut *hooks()));
-    for hook in running.0.iter_mut().rev() {
-        hook().map_err(ForkError::Hook)?;
-    }
-    Ok(!running.0.is_empty())
+    HOOKS.run(|hooks| {
+        hooks.iter_mut().rev().try_for_each(|hook| hook()).map_err(ForkError::Hook)?;
+        Ok(!hooks.is_empty())
+    })
 }

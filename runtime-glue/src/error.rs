@@ -1,56 +1,56 @@
-//! Why a fork was refused.
+//! Errors of this crate, except those of `ProcessRuntime` and `Prefork`.
 
 use std::fmt;
 use std::io;
 
 use forkio_reactor::fork::PrepareError;
 
-/// A thread of this process, as the system lists it.
+/// Another thread of a process that could not be forked; see [`ForkError::Threads`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Thread {
-    /// The system's id of it: gettid(2), pthread_getthreadid_np(3) or the like.
+    /// The system's id of the thread: gettid(2), pthread_getthreadid_np(3) or the like.
     pub id: u64,
-    /// Its name. Systems keep 15 bytes and more.
+    /// The name of the thread. Systems keep at least its first 15 bytes.
     pub name: String,
 }
 
-/// Why [`fork`](crate::fork) made no process. Nothing has changed.
+/// Why a fork was refused. No process was made, and nothing has changed.
 #[non_exhaustive]
 pub enum ForkError {
-    /// The process has other threads, and they did not go while [`fork`](crate::fork) waited. The child would have their
-    /// locks and counters, without the threads.
+    /// The process has other threads, and they did not end while [`fork`](crate::fork()) waited. The child would have their
+    /// locks and counters without the threads.
     Threads(Vec<Thread>),
-    /// The current runtime is a multi-threaded one. Its threads, as far as they have started, are named.
+    /// The current runtime is a multi-threaded one, with these threads so far.
     MultiThreadRuntime(Vec<Thread>),
-    /// tokio was built with its feature `parking_lot`, which is part of `full`. That library keeps threads that wait for
-    /// something on lists that run through their stacks, which in a child become those of other threads: it would lose
-    /// wakes.
+    /// tokio was built with its feature `parking_lot`, which is part of `full`. That library keeps lists of waiting threads in
+    /// their stacks, which other threads of the child reuse, so that wakes would be lost.
     ParkingLot,
-    /// The current runtime does not run on forkio's selector.
+    /// The current runtime does not use forkio's selector, which it must on every system but Linux. The message has the lines to
+    /// add to Cargo.toml.
     ForeignSelector,
-    /// Not called inside a tokio runtime.
+    /// The caller is not inside a tokio runtime.
     NoRuntime,
-    /// [`fork_with_threads`](crate::fork_with_threads) was called inside a tokio runtime: the child would go on in a task
-    /// of a runtime whose other threads are not there.
+    /// [`fork_with_threads`](crate::fork_with_threads()) was called inside a tokio runtime. The child would continue in a
+    /// task of a runtime without threads.
     InsideRuntime,
-    /// The current runtime has no I/O driver. (tokio can only be asked by a panic: compiled with `panic = "abort"`, the
+    /// The current runtime has no I/O driver. (tokio answers with a panic. If it is compiled with `panic = "abort"`, the
     /// process ends instead.)
     NoIoDriver,
-    /// What the runtime and the process are like could not be found out.
+    /// The state of the runtime or the process could not be read.
     Inspect(io::Error),
     /// A [`before_fork`](crate::before_fork()) hook returned an error.
     Hook(io::Error),
-    /// Something that the child needs could not be made.
+    /// An object that the child needs could not be made.
     Prepare(PrepareError),
     /// `fork(2)` failed.
     Fork(io::Error),
-    /// A new process could not be watched (`pidfd_open(2)` on Linux, `EVFILT_PROC` elsewhere). That is tried out before the fork, so it is found out there,
-    /// unless memory runs out at that moment: then the process was killed as soon as it had been made.
+    /// The parent cannot watch the child (`pidfd_open(2)` on Linux, `EVFILT_PROC` elsewhere). `fork` checks this before the
+    /// fork. If it fails only after the fork, `fork` has killed the child.
     Watch(io::Error),
 }
 
-/// As [`Display`](fmt::Display): this is what a `main` prints that returns the error, and what to do is in there.
+/// Prints the text of [`Display`](fmt::Display), which says what to do: a `main` that returns the error prints this.
 impl fmt::Debug for ForkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -66,7 +66,7 @@ impl fmt::Display for ForkError {
                 write!(
                     f,
                     "; end them first (for tokio's blocking pool: a shorter `Builder::thread_keep_alive`, or a longer \
-                     `ForkOptions::idle_threads`)"
+                     `ForkOptions::wait_for_threads`)"
                 )
             }
             ForkError::MultiThreadRuntime(threads) => {
@@ -98,8 +98,8 @@ impl fmt::Display for ForkError {
             }
             ForkError::InsideRuntime => write!(
                 f,
-                "cannot fork a process with threads inside a tokio runtime; fork on a thread that is in none, as main is \
-                 outside of `block_on`"
+                "cannot fork a process with threads inside a tokio runtime; fork on a thread outside of it, such as in \
+                 `main`, outside of `block_on`"
             ),
             ForkError::NoIoDriver => {
                 write!(f, "the current runtime has no I/O driver; build it with `Builder::enable_all` or `enable_io`")
@@ -147,15 +147,17 @@ impl std::error::Error for ForkError {
     }
 }
 
-/// What a [`NoFork`](crate::NoFork) future resolves to in a child that was forked after the future was made, and the
-/// source of the error that [`Child::wait`](crate::Child::wait) gives there.
+/// The error of a value that belongs to the parent, in a child that was forked later.
+///
+/// A [`ParentOnly`](crate::ParentOnly) future resolves to it, a [`ParentOwned`](crate::ParentOwned) value returns it, and it
+/// is the source of the errors of a [`Child`](crate::Child) handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Forked;
+pub struct NotInChild;
 
-impl fmt::Display for Forked {
+impl fmt::Display for NotInChild {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("this belongs to the process that this one was forked from")
+        f.write_str("not available in this process: it belongs to the parent")
     }
 }
 
-impl std::error::Error for Forked {}
+impl std::error::Error for NotInChild {}

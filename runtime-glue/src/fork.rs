@@ -1,4 +1,4 @@
-//! [`fork`].
+//! [`fork`] and [`fork_with_threads`].
 
 use std::io::{self, Write};
 use std::mem;
@@ -10,39 +10,74 @@ use forkio_reactor::fork::{ForkResult, SignalsBlocked};
 
 use tokio::runtime::Handle;
 
-use crate::rest::Resting;
-use crate::{Child, ForkError, Lineage, before_fork, lineage, no_fork, policy, runtime, sys};
+use crate::paused_workers::PausedWorkers;
+use crate::{Child, ForkError, Lineage, before_fork, lineage, parent_only, policy, runtime, sys};
 
-/// Which side of a fork this is.
+/// The side of a fork that this process is on.
 #[derive(Debug)]
 #[must_use = "both processes return from the fork: tell them apart"]
 pub enum Fork {
-    /// The process that called [`fork`], with its new child.
+    /// The process that forked, with its new child.
     Parent(Child),
     /// The new process.
     Child(Lineage),
 }
 
-/// Forks the process, inside a task of a current-thread tokio runtime. Returns in both processes, and both go on running
-/// the same runtime.
+/// Forks the process, inside a task of a current-thread tokio runtime. Returns in both processes, and both continue the
+/// runtime.
 ///
-/// The same as `ForkOptions::new().fork()`.
+/// It does the same as `ForkOptions::new().fork()`.
 ///
 /// # Errors
 ///
-/// [`ForkError`]; nothing has changed then.
+/// [`ForkError`]. No process was made, and nothing has changed.
+///
+/// # Cancel safety
+///
+/// If the future is dropped before it resolves, there was no fork.
+///
+/// # Fork
+///
+/// Both processes run every task of the runtime. [What the child has](crate#what-the-child-has) says what becomes of I/O
+/// objects, timers and signals.
 ///
 /// # Examples
 ///
-/// See the [crate's](crate).
+/// ```no_run
+/// use forkio::Fork;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// match forkio::fork().await? {
+///     Fork::Parent(mut child) => println!("{} ended: {}", child.id(), child.wait().await?),
+///     Fork::Child(_) => drop(listener.accept().await?),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub async fn fork() -> Result<Fork, ForkError> {
     ForkOptions::new().fork().await
 }
 
-/// How to fork.
+/// How to fork a current-thread runtime.
+///
+/// # Examples
+///
+/// ```no_run
+/// use forkio::{Fork, ForkOptions};
+/// use std::time::Duration;
+///
+/// # async fn example() -> Result<(), forkio::ForkError> {
+/// if let Fork::Child(lineage) = ForkOptions::new().wait_for_threads(Duration::from_secs(60)).fork().await? {
+///     println!("generation {}", lineage.generation());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct ForkOptions {
-    idle_threads: Duration,
+    wait_for_threads: Duration,
 }
 
 impl Default for ForkOptions {
@@ -52,23 +87,20 @@ impl Default for ForkOptions {
 }
 
 impl ForkOptions {
-    /// The longest wait that [`idle_threads`](ForkOptions::idle_threads) has unless set: tokio's blocking threads go
-    /// after ten seconds without work (`Builder::thread_keep_alive`).
-    pub const DEFAULT_IDLE_THREADS: Duration = Duration::from_secs(12);
-
     /// The defaults.
     pub fn new() -> ForkOptions {
-        ForkOptions { idle_threads: ForkOptions::DEFAULT_IDLE_THREADS }
+        ForkOptions { wait_for_threads: Duration::from_secs(12) }
     }
 
-    /// How long to wait for other threads to end before the fork is refused. The runtime goes on meanwhile, and must:
-    /// a future that another executor drives, inside `Runtime::enter`, would wait for a runtime that does not run.
+    /// How long to wait for other threads to end before the fork is refused. 12 seconds unless set.
     ///
-    /// Threads of the blocking pool (`spawn_blocking`, `tokio::fs`, name resolution) end after they have been idle for
-    /// the runtime's `thread_keep_alive`; a child that had their count without the threads would wait for ever for the
-    /// first of its own.
-    pub fn idle_threads(mut self, limit: Duration) -> ForkOptions {
-        self.idle_threads = limit;
+    /// Threads of the blocking pool (`spawn_blocking`, `tokio::fs`, name resolution) end after they have been idle for the
+    /// runtime's `thread_keep_alive`, which is ten seconds unless set. The child would not have them, and would wait forever
+    /// for the first work that it gives to one.
+    ///
+    /// The runtime must run meanwhile. A future that another executor drives, inside `Runtime::enter`, waits in vain.
+    pub fn wait_for_threads(mut self, limit: Duration) -> ForkOptions {
+        self.wait_for_threads = limit;
         self
     }
 
@@ -76,111 +108,83 @@ impl ForkOptions {
     ///
     /// # Errors
     ///
-    /// [`ForkError`]; nothing has changed then.
+    /// The same as those of [`fork`](crate::fork()).
     pub async fn fork(&self) -> Result<Fork, ForkError> {
         self.fork_with(|| ()).await
     }
 
-    /// As [`fork`](ForkOptions::fork); calls `first` in the child before anything else that may panic or wait.
+    /// Forks like [`fork`](ForkOptions::fork). The child calls `first` before any code that may panic or wait.
     pub(crate) async fn fork_with(&self, first: impl FnOnce()) -> Result<Fork, ForkError> {
-        /// How often signals are given turns of the runtime to reach their streams. More than a few means that they
-        /// come faster than that, and there is no point in waiting.
+        /// How many turns of the runtime a fork gives to signals, so that they reach their streams. If more are needed,
+        /// signals arrive faster than that, and waiting is pointless.
         const TURNS_FOR_SIGNALS: usize = 8;
 
         self.ready().await?;
-        runtime::tag_signal_pipes().map_err(ForkError::Inspect)?;
         let mut turns = 0;
         loop {
             let blocked = reactor::block_signals();
             if turns == TURNS_FOR_SIGNALS || !runtime::is_signal_pending() {
                 return fork_now(blocked, first);
             }
-            // A signal that was sent to this process is not to be delivered in the child: let its streams have it now.
+            // The child must not get a signal that was sent to this process: its streams receive it now.
             drop(blocked);
             turns += 1;
             // In the first turn the driver reads the pipe, in the second one the tasks that it woke run.
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
             // Tasks that ran meanwhile may have used the blocking pool.
-            runtime::wait_for_threads(self.idle_threads).await?;
+            runtime::wait_for_threads(self.wait_for_threads).await?;
         }
     }
 
-    /// Checks the runtime and waits for other threads: the part of a fork that may take its time.
+    /// Checks the runtime and waits for other threads: the part of a fork that may take long.
     pub(crate) async fn ready(&self) -> Result<(), ForkError> {
-        #[cfg(feature = "atfork")]
-        crate::atfork::settle_in();
         policy::install_defaults();
         runtime::check()?;
-        runtime::wait_for_threads(self.idle_threads).await
+        runtime::wait_for_threads(self.wait_for_threads).await
     }
 }
 
-/// Makes now what the next fork of this process would make first, and keeps it for that: for whoever waits until a process has
-/// to be replaced, as [`Prefork`](crate::Prefork) does by itself. That fork then costs little more than `fork(2)`.
+/// Prepares the next fork in advance, so that it costs little more than `fork(2)`.
 ///
-/// Whatever changes what a child is to have gives it up, as an I/O object that comes or goes, and the fork makes all anew. So
-/// do it last, and again after each fork; see [`forkio_reactor::fork::prepare_ahead`] for what changes it, and what it costs
-/// meanwhile. Inside a runtime it is for [`fork`], outside for [`fork_with_threads`].
-///
-/// # Errors
-///
-/// As [`fork`], but for other threads, which may be gone by then. Nothing has changed. A program has nothing to do about it: the
-/// fork will tell, should it meet with the same.
-///
-/// # Examples
-///
-/// ```no_run
-/// use forkio::Fork;
-///
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let Fork::Parent(mut child) = forkio::fork().await? else { return Ok(()) };
-/// loop {
-///     // Waiting would do it, too late.
-///     child.watch()?;
-///     let _may_fail = forkio::prepare_ahead();
-///     child.wait().await?;
-///     match forkio::fork().await? {
-///         Fork::Parent(next) => child = next,
-///         Fork::Child(_) => return Ok(()),
-///     }
-/// }
-/// # }
-/// ```
-pub fn prepare_ahead() -> Result<(), ForkError> {
-    #[cfg(feature = "atfork")]
-    crate::atfork::settle_in();
+/// Registering or dropping an I/O object discards the preparation, so a supervisor does it last. See
+/// [`forkio_reactor::fork::prepare_ahead`].
+pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
     policy::install_defaults();
     if Handle::try_current().is_ok() {
         runtime::check()?;
     }
-    runtime::tag_signal_pipes().map_err(ForkError::Inspect)?;
     reactor::prepare_ahead().map_err(ForkError::Prepare)
 }
 
-/// Forks a process that may have any number of threads, outside of any runtime: for the use of
-/// [`ProcessRuntime`](crate::ProcessRuntime). Returns in both processes.
+/// Forks a process that may have any number of threads, outside of any runtime. Returns in both processes.
 ///
-/// The child has one thread, the calling one; runtimes that other threads drove do not go on in it, nor do
-/// [`no_fork`](crate::no_fork()) futures resolve there.
-///
-/// What can be in order at the fork is: standard output and error, the locks of this crate, and the workers of
-/// multi-threaded runtimes in a `ProcessRuntime`, which rest between two polls of their tasks. (Those that do not come to
-/// rest within 50 milliseconds are not waited for: they are in a long poll, and not in the runtime.) glibc and musl see to
-/// their allocators. What is not: a connection that another thread has accepted and not registered yet, or deregistered
-/// and not closed yet, stays open in the child. And where another thread was just starting or ending, the standard library may
-/// have a lock left with which no thread starts in the child: its runtime is
-/// [`InheritedLock`](crate::RuntimeError::InheritedLock) then, after some seconds.
+/// The child has one thread, the calling one. It cannot continue the runtimes of other threads, but it can build new ones:
+/// see [`ProcessRuntime`](crate::ProcessRuntime).
 ///
 /// # Errors
 ///
-/// [`ForkError`]; nothing has changed then.
+/// [`ForkError`]. No process was made, and nothing has changed.
 ///
 /// # Safety
 ///
-/// A lock that another thread held at the fork is locked in the child for ever, and what it guards may be half changed. The
-/// child must not wait for one, nor use data that another thread may have been changing; that concerns libraries too
-/// (signal-safety(7)).
+/// A lock that another thread held at the fork stays locked in the child forever, and the data that it guards may be half
+/// changed. The child must not wait for such a lock, nor use such data, also not through a library (signal-safety(7)).
+///
+/// # Fork
+///
+/// The following works in the child: standard output and error, the locks of this crate, the allocators of glibc and
+/// musl, and the locks of multi-threaded runtimes in a `ProcessRuntime`. The workers of these runtimes pause between two
+/// polls of their tasks, unless a poll takes longer than 50 milliseconds.
+///
+/// Two things may go wrong:
+///
+/// - A connection that another thread has accepted and not registered yet, or deregistered and not closed yet, stays open in
+///   the child.
+/// - If another thread was just starting or ending, no thread may start in the child. Its runtime is
+///   [`InheritedLock`](crate::RuntimeError::InheritedLock) then, after some seconds.
+///
+/// [`parent_only`](crate::parent_only()) futures do not resolve in the child.
 ///
 /// # Examples
 ///
@@ -210,75 +214,69 @@ pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
     runtime::check_locks()?;
     policy::install_defaults();
     before_fork::run_hooks()?;
-    runtime::tag_signal_pipes().map_err(ForkError::Inspect)?;
-    let resting = Resting::begin();
+    let paused = PausedWorkers::pause();
     let mut stdout = io::stdout().lock();
     let stderr = io::stderr().lock();
-    let locks = (runtime::signal_pipes(), before_fork::hooks(), lineage::hooks(), no_fork::waiting());
+    let locks = (runtime::signal_pipes(), before_fork::HOOKS.lock(), lineage::HOOKS.lock(), parent_only::waiters());
     let blocked = reactor::block_signals();
     let _ = stdout.flush();
     let prepared = reactor::prepare().map_err(ForkError::Prepare)?;
     let reserved = sys::reserve_watch().map_err(ForkError::Watch)?;
-    // SAFETY: the caller's promise is the same, and signals are blocked.
+    // SAFETY: the caller has made the same promise, and signals are blocked.
     let side = unsafe { prepared.fork() }.map_err(ForkError::Fork)?;
     drop((reserved, locks, stdout, stderr));
     match side {
         ForkResult::Parent { child } => {
-            drop((resting, blocked));
-            let child = Child::adopt(child.cast_unsigned())?;
+            drop((paused, blocked));
+            let child = Child::adopt(child)?;
             tracing::debug!(child = child.id(), "forked");
             Ok(Fork::Parent(child))
         }
         ForkResult::Child => {
-            mem::forget(resting);
+            mem::forget(paused);
             drop(blocked);
-            lineage::settle_in(false);
-            Ok(Fork::Child(lineage::lineage()))
+            lineage::finish_fork(false);
+            Ok(Fork::Child(Lineage::current()))
         }
     }
 }
 
 /// The fork itself: no task runs between this and the child's first step.
 fn fork_now(blocked: SignalsBlocked, first: impl FnOnce()) -> Result<Fork, ForkError> {
-    if before_fork::run_hooks()? {
-        // What the caller has looked at, once more.
-        runtime::tag_signal_pipes().map_err(ForkError::Inspect)?;
-        if !sys::is_single_threaded().map_err(ForkError::Inspect)? {
-            return Err(ForkError::Threads(sys::other_threads().map_err(ForkError::Inspect)?));
-        }
+    if before_fork::run_hooks()? && !sys::is_single_threaded().map_err(ForkError::Inspect)? {
+        return Err(ForkError::Threads(sys::other_threads().map_err(ForkError::Inspect)?));
     }
-    // What stands in the buffers would be written by both. There is nobody to tell that it could not be written.
+    // Otherwise both processes would write the buffered bytes. An error is no reason to refuse the fork.
     let _ = io::stdout().flush();
     sys::flush_stdio();
     let parent = process::id();
     let may_inherit_stacks = sys::may_inherit_stacks();
     let prepared = reactor::prepare().map_err(ForkError::Prepare)?;
-    // What the parent will need to watch the child by: that there is such a thing here, and a descriptor for it.
+    // Checks before the fork that the parent can watch the child.
     let reserved = sys::reserve_watch().map_err(ForkError::Watch)?;
-    // SAFETY: this thread is the only one: it has just looked, and nobody else could have made another. Signals are
-    // blocked.
+    // SAFETY: the checks above found no other thread, and this thread has started none since. Signals are blocked.
     let side = unsafe { prepared.fork() }.map_err(ForkError::Fork)?;
     drop(reserved);
     match side {
         ForkResult::Parent { child } => {
             drop(blocked);
-            let child = Child::adopt(child.cast_unsigned())?;
+            let child = Child::adopt(child)?;
             tracing::debug!(child = child.id(), "forked");
             Ok(Fork::Parent(child))
         }
         ForkResult::Child => {
-            lineage::begin_alone();
+            lineage::note_single_threaded_parent();
             first();
-            if may_inherit_stacks
-                && let Err(error) = sys::occupy_inherited_stacks().and_then(|()| sys::wait_until_single_threaded())
-            {
-                tracing::warn!(%error, "threads of this process may be taken for those of its parent");
+            if may_inherit_stacks {
+                if let Err(error) = sys::occupy_inherited_stacks().and_then(|()| sys::wait_until_single_threaded()) {
+                    tracing::warn!(%error, "threads of this process may be taken for those of its parent");
+                }
             }
             sys::raise_child_signal();
             drop(blocked);
             tracing::debug!(pid = process::id(), parent, "forked");
-            lineage::settle_in(true);
-            Ok(Fork::Child(lineage::lineage()))
+            lineage::finish_fork(true);
+            Ok(Fork::Child(Lineage::current()))
         }
     }
 }

@@ -1,121 +1,125 @@
-//! `fork()` for a tokio runtime, and a prefork supervisor on top.
+//! `fork()` for tokio: a current-thread runtime that forks continues in both processes.
 //!
-//! A current-thread runtime with bound listeners, running timers and spawned tasks calls [`fork`], and the child goes on
-//! running the same runtime: its listeners are registered, its timers tick, its wakers wake it and only it. tokio comes
-//! unmodified from the registry; what makes this possible is the selector under it, which replaces mio:
+//! The child has every task, timer and listener of the runtime, and its own kernel queue. tokio stays unmodified.
+//!
+//! # The patch
+//!
+//! Two lines in the `Cargo.toml` of your workspace put forkio's selector under tokio. On Linux they are optional. On other
+//! systems [`fork`] returns [`ForkError::ForeignSelector`] without them.
 //!
 //! ```toml
 //! [patch.crates-io]
 //! mio = { git = "https://github.com/forkio-rs/forkio" }
 //! ```
 //!
-//! Without those two lines [`fork`] returns [`ForkError::ForeignSelector`], which says so.
+//! | | with the patch | without it, on Linux |
+//! |---|---|---|
+//! | [`fork`], [`prefork`] and `serve`, [`ProcessRuntime`], policies | yes | yes |
+//! | forks that other code makes | the child gets its own queues | the child shares its parent's epoll instance and signal pipe, unless they belong to a [`ProcessRuntime`] |
+//! | wakes | without a system call, if the runtime is awake | as with mio |
+//! | a connection to a listener that workers share | wakes one worker | wakes all that wait |
+//! | the cost of a fork | by the number of registrations, or none if it is prepared in advance | by the number of registrations and descriptors |
 //!
-//! If a fork has made your program hang, begin with [`guide::hangs`]. Before you fork for the first time, read
-//! [`guide::copied`], on what forkio does not see to.
+//! Without the patch, forkio reads tokio's registrations from `/proc/self/fdinfo` before a fork, in the parent, which has one
+//! thread then. It asks the kernel about each descriptor, so that a descriptor that was closed and used again is left alone.
+//! [`fork`] returns an error if it cannot know for certain what the child must get. Four things differ:
 //!
-//! # Examples
+//! - [`set_policy`] works inside a runtime, or once the runtime is known from an earlier fork.
+//! - A socket pair or pipe counts as made in this process if both ends are open in it. If the kernel does not tell the peers of
+//!   sockets (`sock_diag(7)`), the ends of a pair are severed like other streams.
+//! - If a fork has left a registration out ([`NoFork`](ForkPolicy::NoFork)), `into_std` of that object fails in the child.
+//! - [`fork_with_threads`] severs what was registered when it began.
 //!
-//! ```no_run
-//! use forkio::Fork;
+//! | I want to | use |
+//! |---|---|
+//! | serve an axum app or a tower service from worker processes | `serve`, `Server` (feature `http`) |
+//! | serve another protocol from worker processes | [`prefork::Prefork`] |
+//! | see and control a server | `Server::status`, `Server::control` (feature `status`) |
+//! | fork a current-thread runtime | [`fork()`], [`ForkOptions`] |
+//! | fork a program with threads | [`ProcessRuntime`], [`fork_with_threads`] |
+//! | survive forks of other code | nothing more; [`atfork`] to react at once |
+//! | choose what the child gets | [`set_policy`], [`set_default_policy`] |
+//! | keep a task or value to the parent | [`parent_only()`], [`ParentOwned`] |
+//! | run code at a fork | [`before_fork`], [`on_child`] |
+//! | know which process this is | [`Lineage::current`] |
+//! | find what is shared by accident | [`audit::shared_descriptors`] |
+//! | have a kernel timer | [`time::Timer`] |
+//! | find out why a program hangs | [`guide::hangs`] |
 //!
-//! let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-//! runtime.block_on(async {
-//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-//!     match forkio::fork().await.unwrap() {
-//!         Fork::Parent(mut child) => println!("{} ended: {}", child.id(), child.wait().await.unwrap()),
-//!         Fork::Child(_) => {
-//!             let (_stream, _peer) = listener.accept().await.unwrap();
-//!         }
-//!     }
-//! });
-//! ```
+//! [`fork()`] has a complete example. Before you fork for the first time, read [`guide::copied`].
 //!
 //! # What the child has
 //!
-//! Every task of the runtime goes on in the child, from where it was: **both** processes run it. Wrap what only the
-//! parent should do in [`no_fork`]. What becomes of I/O objects is a policy per registration; this crate's defaults are
-//! those a server wants:
+//! **Both** processes run every task. I/O objects follow their [`ForkPolicy`], by default:
 //!
 //! | kind | in the child |
 //! |---|---|
-//! | listening socket | inherited ([`Prefork`] mutes it in the parent) |
-//! | datagram socket | inherited |
-//! | connected stream, pipe end | **severed**: reads end of file; the peer sees the end when the parent closes |
-//! | `UnixStream::pair`, `UnixDatagram::pair`, `pipe()` made in this process | inherited: it may be the channel to the parent |
-//! | tokio's signal pipe, wakers | renewed: a signal or wake reaches the process it was meant for |
-//! | kernel timer | renewed: it expires in both, after the time that remained |
-//! | pidfd (`tokio::process::Child`) | severed: whoever waits gets an error at once |
-//! | inotify, another epoll | no-fork: the child gets no events |
-//!
-//! [`set_policy`] changes it for one object, [`set_default_policy`] for a kind.
-//!
-//! tokio's timers belong to the runtime's memory and fire in both processes, each at its deadline; [`Timer`] is one of the
-//! kernel's. A signal that has arrived but
-//! not been received by its stream when the process forks may be seen by both. Where SIGCHLD is handled, the child is sent
-//! one: tasks that wait for a process by that signal find that it is not theirs.
-//!
-//! # What cannot be forked
-//!
-//! A process with other threads, among them those of `spawn_blocking` until they have been idle for their keep-alive
-//! time ([`ForkOptions::idle_threads`]), and so a multi-threaded runtime. [`fork`] refuses, having changed nothing.
-//!
-//! # Runtimes with threads
-//!
-//! They cannot go on in a child, but the child can have another one: hold it in a [`ProcessRuntime`], which builds one in
-//! each process on first use, and fork with [`fork_with_threads`].
-//!
-//! # Forks by others
-//!
-//! A plain `fork(2)`, by a library or a language runtime, shares the kernel queues between the processes, as it does with
-//! mio, unless the program has called [`atfork::install`]: then it is as good as one of ours.
+//! | listener, datagram socket, `pair()` or `pipe()` made in this process | inherited |
+//! | connection, other pipe end, watched process | severed: reads return end of file, `wait` fails |
+//! | wakers, timers, tokio's signal pipe | renewed: each process has its own |
+//! | inotify, another epoll instance | no-fork: no events |
 //!
 //! # Platforms
 //!
-//! Linux 5.4 or later (`waitid(P_PIDFD)`). FreeBSD, DragonFly, NetBSD, OpenBSD and macOS: compiled, and its half of kqueue(2)
-//! run on a model; on none of these systems yet.
-//! What differs there is said under this heading of [`Child`], [`Distribution`] and [`audit()`]. A worker whose parent is killed
-//! sees it on all of them; one that is stuck ends with its parent on Linux, FreeBSD and DragonFly only.
+//! Linux 5.4 or later. FreeBSD, DragonFly, NetBSD, OpenBSD and macOS compile, and were tested on a model of kqueue(2) only.
+//! On Windows, where nothing forks, only [`ProcessRuntime`] and, with the feature `http`, `serve` and `Server` exist. They run in one
+//! process.
 
-#[cfg(feature = "atfork")]
-pub mod atfork;
-mod audit;
-mod before_fork;
-mod child;
-mod error;
-mod fork;
-pub mod guide;
-mod lineage;
-mod no_fork;
-mod policy;
-pub mod prefork;
-mod process_owned;
-mod process_runtime;
-mod rest;
-mod runtime;
-mod sys;
-mod timer;
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
-pub use audit::{Audit, SharedObject, Untagged, audit};
-pub use before_fork::before_fork;
-pub use child::Child;
-pub use error::{ForkError, Forked, Thread};
-pub use fork::{Fork, ForkOptions, fork, fork_with_threads, prepare_ahead};
-pub use forkio_reactor::fork::{ForkPolicy, PrepareError, PrepareObject, SourceKind};
-pub use forkio_reactor::unix::Clock;
-pub use lineage::{Lineage, lineage, on_child};
-pub use no_fork::{NoFork, no_fork};
-pub use policy::{default_policy, mute, set_default_policy, set_exclusive, set_policy, unmute};
-#[doc(no_inline)]
-pub use prefork::{
-    Accept, Acceptor, Connections, Counted, Distribution, Listener, Prefork, PreforkError, Shutdown, Stopped, Worker,
-    WorkerOutput,
-};
-pub use process_owned::ProcessOwned;
-pub use process_runtime::{ProcessRuntime, RuntimeError};
-pub use timer::Timer;
+// The kernel of a test build: CONTRIBUTING.md.
+#[cfg(all(test, forkio_kqueue))]
+extern crate forkio_kqueue_model as _;
 
-/// The README's program compiles.
+cfg_if::cfg_if! {
+    if #[cfg(any(windows, forkio_without_fork))] {
+        mod without_fork;
+
+        pub use without_fork::*;
+    } else {
+        pub mod atfork;
+        pub mod audit;
+        mod before_fork;
+        mod child;
+        mod error;
+        mod fork;
+        pub mod guide;
+        mod hooks;
+        mod lineage;
+        mod parent_only;
+        mod parent_owned;
+        mod paused_workers;
+        mod policy;
+        pub mod prefork;
+        mod process_runtime;
+        mod runtime;
+        #[cfg(feature = "http")]
+        mod serve;
+        mod sys;
+        pub mod time;
+
+        pub use before_fork::before_fork;
+        pub use child::Child;
+        pub use error::{ForkError, NotInChild, Thread};
+        pub use fork::{Fork, ForkOptions, fork, fork_with_threads};
+        pub use forkio_reactor::fork::{ForkPolicy, PrepareError, SourceKind};
+        pub use lineage::{Lineage, on_child};
+        pub use parent_only::{ParentOnly, parent_only};
+        pub use parent_owned::ParentOwned;
+        pub use policy::{set_default_policy, set_policy};
+        pub use process_runtime::{ProcessRuntime, RuntimeError};
+        #[cfg(feature = "clap")]
+        pub use serve::ServerOptions;
+        #[cfg(feature = "http")]
+        pub use serve::{
+            Address, AddressError, HttpService, Hyper, Load, NoLoad, Peer, ServeError, Server, Serving, Tower, serve,
+        };
+        #[cfg(feature = "axum")]
+        pub use serve::{WorkerListener, WorkerStream};
+    }
+}
+
+/// The README's programs compile.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,13 +1,22 @@
-//! Which process this is.
+//! [`Lineage`], and hooks that run in children.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, TryLockError};
 
 use forkio_reactor::fork::{generation, parent};
 
-use crate::no_fork;
+use crate::hooks::Hooks;
+use crate::{parent_only, policy};
 
 /// Which process this is in a tree of forks.
+///
+/// # Examples
+///
+/// ```
+/// use forkio::Lineage;
+///
+/// let lineage = Lineage::current();
+/// assert_eq!((lineage.generation(), lineage.parent(), lineage.worker()), (0, None, None));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lineage {
     generation: u32,
@@ -16,47 +25,51 @@ pub struct Lineage {
 }
 
 impl Lineage {
-    /// How many forks lie between this process and the one that its program started as: 0 there.
+    /// The lineage of this process.
+    ///
+    /// From the first call on, children of unplanned forks follow this crate's policies.
+    pub fn current() -> Lineage {
+        policy::install_defaults();
+        let generation = generation();
+        // A process that a worker forks is no worker.
+        let worker = (WORKER_GENERATION.load(Ordering::Relaxed) == generation).then(|| WORKER.load(Ordering::Relaxed));
+        Lineage { generation, parent: parent(), worker: worker.and_then(|number| number.checked_sub(1)) }
+    }
+
+    /// The number of forks between this process and the first process of its program, which is generation 0.
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// The process id of the process that forked this one, also when that has ended since; `None` in the first one.
+    /// The process id of the process that forked this one, even if that has ended since. `None` in generation 0.
     pub fn parent(&self) -> Option<u32> {
         self.parent
     }
 
-    /// The index, from 0, of the [`Prefork`](crate::Prefork) worker that this process is.
+    /// The index, from 0, if this process is a worker of a [`Prefork`](crate::prefork::Prefork) server.
     pub fn worker(&self) -> Option<usize> {
         self.worker
     }
 }
 
-/// The worker's index plus 1, 0 for none, and the generation of the process that it is.
+/// The worker's index plus 1, or 0 in other processes, and the generation of the worker process.
 static WORKER: AtomicUsize = AtomicUsize::new(0);
 static WORKER_GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// Which process this is.
-pub fn lineage() -> Lineage {
+/// The generation of this process, if each of its ancestors had one thread when it forked.
+static SINGLE_THREADED: AtomicU32 = AtomicU32::new(0);
+
+/// Records, in the child, that the parent had one thread.
+pub(crate) fn note_single_threaded_parent() {
     let generation = generation();
-    // A worker's child is none, whoever has forked it.
-    let worker = (WORKER_GENERATION.load(Ordering::Relaxed) == generation).then(|| WORKER.load(Ordering::Relaxed));
-    Lineage { generation, parent: parent(), worker: worker.and_then(|number| number.checked_sub(1)) }
+    // If another ancestor had threads, this process has inherited what they left in memory.
+    let parent = generation.wrapping_sub(1);
+    let _ = SINGLE_THREADED.compare_exchange(parent, generation, Ordering::Relaxed, Ordering::Relaxed);
 }
 
-/// The generation up to which each of this process's ancestors is known to have had no other thread when it forked.
-static ALONE: AtomicU32 = AtomicU32::new(0);
-
-/// In the child: the parent had no other thread.
-pub(crate) fn begin_alone() {
-    let generation = generation();
-    // Otherwise an ancestor had threads, and what they left in memory is here too.
-    let _ = ALONE.compare_exchange(generation.wrapping_sub(1), generation, Ordering::Relaxed, Ordering::Relaxed);
-}
-
-/// Whether no ancestor of this process had other threads when it forked. `false` says nothing.
-pub(crate) fn was_alone() -> bool {
-    ALONE.load(Ordering::Relaxed) == generation()
+/// Whether each ancestor of this process had one thread when it forked. `false` if that is not known.
+pub(crate) fn ancestors_were_single_threaded() -> bool {
+    SINGLE_THREADED.load(Ordering::Relaxed) == generation()
 }
 
 pub(crate) fn set_worker(index: usize) {
@@ -64,78 +77,54 @@ pub(crate) fn set_worker(index: usize) {
     WORKER_GENERATION.store(generation(), Ordering::Relaxed);
 }
 
-pub(crate) type Hook = Box<dyn FnMut(&Lineage) + Send>;
+type Hook = Box<dyn FnMut(&Lineage) + Send>;
 
-static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
+pub(crate) static HOOKS: Hooks<Hook> = Hooks::new();
 
-/// Calls `hook` in every child that [`fork`](crate::fork()) makes from now on, in their children too, before `fork`
-/// returns there; in order of registration. In a child that others have forked it runs in the first turn of a runtime, if
-/// [`atfork`](crate::atfork) is installed.
+/// Calls `hook` in every child that this process forks from now on, and in their children.
 ///
-/// The place to reseed what must differ between processes, to reopen what must not be shared, to forget caches of the
-/// process id. The child's selectors are its own when hooks run, and it has one thread. A panic in a hook comes out of
-/// the `fork().await` in the child; a [`Prefork`](crate::Prefork) worker exits with it.
+/// Reseed generators in a hook, reopen files that must not be shared, and forget a cached process id. The child's selectors
+/// are its own by then, and it has one thread. Hooks run in the order of registration.
 ///
-/// # What is the same in both processes and should not be
+/// In the child of [`fork`](crate::fork()), hooks run before `fork` returns. In the child of a fork made by other code they
+/// run in the first turn of a runtime.
 ///
-/// - Generators in memory, as `rand`'s thread-local one: both processes draw the same numbers, session keys included.
-///   Reseed them here, as below.
-/// - The keys of `HashMap`'s default hasher, and the order in which `tokio::select!` looks at its branches: nothing can
-///   reseed these. Do not hand the keys out, and use `biased;` where the order matters.
-/// - Open transactions, pooled connections and their buffers: the sockets are severed in the child, so what uses them
-///   finds them closed.
+/// [`guide::copied`](crate::guide::copied) lists the state that both processes have in common unless a hook changes it.
 ///
-/// More of it, with what to do, is in [`guide::copied`](crate::guide::copied).
+/// # Panics
+///
+/// A panic in a hook comes out of `fork().await` in the child. A [`Prefork`](crate::prefork::Prefork) worker exits with it.
 ///
 /// # Examples
 ///
 /// ```
 /// forkio::on_child(|lineage| {
-///     // rand 0.9 and 0.10. A hook runs on the child's one thread, so this is the one generator to reseed.
+///     // rand 0.9 and 0.10. The child has one thread, so this is the only generator to reseed.
 ///     rand::rng().reseed().expect("random numbers from the system");
 ///     tracing::info!(generation = lineage.generation(), "a fresh process");
 /// });
 /// ```
 pub fn on_child(hook: impl FnMut(&Lineage) + Send + 'static) {
-    hooks().push(Box::new(hook));
+    policy::install_defaults();
+    HOOKS.lock().push(Box::new(hook));
 }
 
-pub(crate) fn hooks() -> std::sync::MutexGuard<'static, Vec<Hook>> {
-    HOOKS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// In a child, once: wakes the futures that are to find out, unless they may be those of a runtime whose threads are not
-/// here, and runs the hooks.
-pub(crate) fn settle_in(was_alone: bool) {
-    static SETTLED: AtomicU32 = AtomicU32::new(0);
-    if SETTLED.swap(generation(), Ordering::Relaxed) != generation() {
-        if was_alone {
-            no_fork::wake_all();
-        } else if let Err(TryLockError::WouldBlock) = HOOKS.try_lock() {
-            // One of those threads was about to register another one.
-            tracing::warn!("hooks of `on_child` do not run: they are locked by a thread that was not forked");
+/// Finishes a fork in the child, once: wakes [`ParentOnly`](crate::ParentOnly) futures, all or those of this thread, and runs
+/// the hooks.
+pub(crate) fn finish_fork(parent_was_single_threaded: bool) {
+    static FINISHED: AtomicU32 = AtomicU32::new(0);
+    if FINISHED.swap(generation(), Ordering::Relaxed) == generation() {
+        return;
+    }
+    if parent_was_single_threaded {
+        parent_only::wake_all();
+    } else {
+        parent_only::wake_own();
+        if HOOKS.is_locked() {
+            tracing::warn!("hooks of `on_child` do not run: a thread of the parent was registering one at the fork");
             return;
         }
-        run_hooks();
     }
-}
-
-fn run_hooks() {
-    /// Puts the hooks back, also when one of them panics.
-    struct Running(Vec<Hook>);
-
-    impl Drop for Running {
-        fn drop(&mut self) {
-            let mut hooks = hooks();
-            self.0.append(&mut hooks);
-            *hooks = std::mem::take(&mut self.0);
-        }
-    }
-
-    // Out of the lock while they run: a hook may register another one, for the next fork.
-    let mut running = Running(std::mem::take(&mut *hooks()));
-    let lineage = lineage();
-    for hook in &mut running.0 {
-        hook(&lineage);
-    }
+    let lineage = Lineage::current();
+    HOOKS.run(|hooks| hooks.iter_mut().for_each(|hook| hook(&lineage)));
 }

@@ -1,4 +1,4 @@
-//! Policies as a server wants them.
+//! Fork policies of I/O objects, and this crate's defaults.
 
 use std::convert::Infallible;
 use std::io;
@@ -6,13 +6,16 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use forkio_reactor::fork as reactor;
-use forkio_reactor::fork::{ForkPolicy, SourceKind};
+use forkio_reactor::fork::{ForkPolicy, SourceKind, glue};
 
+use crate::runtime;
 use crate::sys::{self, PerProcess};
 
-/// Sets this crate's defaults, once: after that they are the application's to change.
+const RENEWABLE: &str = "only wakers, timers and stream socket pairs made in this process can be renewed";
+
+/// Sets this crate's defaults, once. The application may change them later.
 pub(crate) fn install_defaults() {
-    /// Not a `Once`: a child whose parent was forked in the middle of this does it again.
+    /// Not a `Once`: if a thread forks while another thread is in `install`, the child starts again.
     static INSTALLER: PerProcess<()> = PerProcess::new();
     static INSTALLED: AtomicBool = AtomicBool::new(false);
 
@@ -24,47 +27,78 @@ pub(crate) fn install_defaults() {
             // A worker must never read another process's bytes, and the peer must see the end when the owner closes.
             (SourceKind::Stream, ForkPolicy::Sever),
             (SourceKind::Pipe, ForkPolicy::Sever),
-            // Whoever waits for a process that is not the child's is to find out, not to wait for ever.
+            // A task that waits for the parent's process must fail in the child rather than wait forever.
             (SourceKind::Process, ForkPolicy::Sever),
             (SourceKind::Watch, ForkPolicy::NoFork),
             (SourceKind::Queue, ForkPolicy::NoFork),
         ] {
             reactor::set_default_policy(kind, policy);
         }
+        glue::renew_receivers(runtime::SIGNAL_TOKEN);
+        glue::set_first_poll_hook(runtime::before_first_poll);
         INSTALLED.store(true, Ordering::Release);
         Ok(())
     };
     if !INSTALLED.load(Ordering::Acquire) {
-        // Neither fails nor comes back to itself.
+        // `install` neither fails nor calls this function.
         let _ = INSTALLER.get_or_try_make(sys::process_key, install);
     }
 }
 
-/// Tags one I/O object: what becomes of it in the child, in place of its kind's default. For any tokio I/O type, and
-/// `AsyncFd`.
+/// Sets the fork policy of one I/O object, in place of its kind's default.
+///
+/// `io` may be any I/O type of tokio, an `AsyncFd`, or a [`Timer`](crate::time::Timer). The policy holds for all forks from
+/// now on, until the object is dropped or the policy is set again.
 ///
 /// # Errors
 ///
-/// [`NotFound`](io::ErrorKind::NotFound) if the object is not registered with a runtime on forkio's selector.
+/// - [`NotFound`](io::ErrorKind::NotFound) if the object is not registered with a runtime. Without [the
+///   patch](crate#the-patch), it must be the current runtime, or one that has forked.
+/// - [`Unsupported`](io::ErrorKind::Unsupported) for [`ForkPolicy::Renew`], unless the object is a timer or an end of a
+///   stream socket pair made in this process.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> std::io::Result<()> {
 /// use forkio::ForkPolicy;
 ///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
 /// let metrics = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
 /// forkio::set_policy(&metrics, ForkPolicy::NoFork)?;
+/// assert!(forkio::set_policy(&metrics, ForkPolicy::Renew).is_err());
 /// # Ok(())
 /// # }
 /// ```
 pub fn set_policy(io: &impl AsFd, policy: ForkPolicy) -> io::Result<()> {
-    reactor::set_policy(&io.as_fd().as_raw_fd(), policy)
+    let fd = io.as_fd().as_raw_fd();
+    if policy == ForkPolicy::Renew && reactor::policy(&fd).is_some() && !glue::can_renew(&fd) {
+        let text = format!("{RENEWABLE}: give descriptor {fd} another policy");
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    }
+    or_adopt(|| reactor::set_policy(&fd, policy))
 }
 
-/// Sets what becomes of registrations of one kind that [`set_policy`] has not tagged, from the next fork on; returns
-/// the policy before.
+/// Changes a registration. If no selector has it, the current runtime may run on upstream mio, and not be known yet.
+fn or_adopt(change: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    match change() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            runtime::adopt_current();
+            change()
+        }
+        result => result,
+    }
+}
+
+/// Sets the fork policy of all registrations of one kind that [`set_policy`] has not tagged. Returns the policy before.
+///
+/// The next fork applies it, also to objects that are registered already. [What the child has](crate#what-the-child-has)
+/// lists the defaults.
+///
+/// # Panics
+///
+/// If `policy` is [`ForkPolicy::Renew`] and objects of this kind cannot be renewed: only wakers and timers can. Tag a
+/// stream socket pair with [`set_policy`] instead.
 ///
 /// # Examples
 ///
@@ -74,44 +108,24 @@ pub fn set_policy(io: &impl AsFd, policy: ForkPolicy) -> io::Result<()> {
 /// assert_eq!(forkio::set_default_policy(SourceKind::Datagram, ForkPolicy::NoFork), ForkPolicy::Inherit);
 /// ```
 pub fn set_default_policy(kind: SourceKind, policy: ForkPolicy) -> ForkPolicy {
+    let can_renew = matches!(kind, SourceKind::Waker | SourceKind::Timer);
+    assert!(policy != ForkPolicy::Renew || can_renew, "{RENEWABLE}: give {kind:?} another default policy");
     install_defaults();
     reactor::set_default_policy(kind, policy)
 }
 
-/// What becomes of registrations of one kind that [`set_policy`] has not tagged.
-pub fn default_policy(kind: SourceKind) -> ForkPolicy {
-    install_defaults();
-    reactor::default_policy(kind)
+/// Stops delivering an object's events in this process. It stays registered, and children get it armed.
+pub(crate) fn mute(io: &impl AsFd) -> io::Result<()> {
+    or_adopt(|| glue::mute(&io.as_fd().as_raw_fd()))
 }
 
-/// Holds back the events of one I/O object in this process: it stays registered, tasks that wait for it go on waiting,
-/// and children get it armed.
-///
-/// # Errors
-///
-/// As [`set_policy`], and those of `epoll_ctl(2)`.
-pub fn mute(io: &impl AsFd) -> io::Result<()> {
-    reactor::mute(&io.as_fd().as_raw_fd())
+/// Undoes [`mute`]. An object that is ready gives an event.
+pub(crate) fn unmute(io: &impl AsFd) -> io::Result<()> {
+    or_adopt(|| glue::unmute(&io.as_fd().as_raw_fd()))
 }
 
-/// Ends a [`mute`]. An object that is ready gives an event.
-///
-/// # Errors
-///
-/// As [`mute`].
-pub fn unmute(io: &impl AsFd) -> io::Result<()> {
-    reactor::unmute(&io.as_fd().as_raw_fd())
-}
-
-/// Has an event of one I/O object, as a listener, wake one of the processes that wait for it, instead of all; `false` ends
-/// it. A process that does not take all there is must [`mute`] the object: the others have not been told. Linux:
-/// `EPOLLEXCLUSIVE`.
-///
-/// For the listeners of [`Prefork`](crate::Prefork) workers, which all accept from one queue.
-///
-/// # Errors
-///
-/// As [`mute`].
-pub fn set_exclusive(io: &impl AsFd, exclusive: bool) -> io::Result<()> {
-    reactor::set_exclusive(&io.as_fd().as_raw_fd(), exclusive)
+/// Lets an event of a listener wake one of the processes that wait for it, instead of all (`EPOLLEXCLUSIVE`). A process that
+/// stops accepting must [`mute`] the listener: the other processes have not been told.
+pub(crate) fn set_exclusive(io: &impl AsFd, exclusive: bool) -> io::Result<()> {
+    or_adopt(|| glue::set_exclusive(&io.as_fd().as_raw_fd(), exclusive))
 }

@@ -1,102 +1,138 @@
-//! A runtime of any flavour, one per process.
+//! [`ProcessRuntime`]: a runtime of any flavour, one per process.
 
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use forkio_reactor::fork as reactor;
-use tokio::runtime::{Handle, Runtime};
+use forkio_reactor::fork::{InheritedState, glue};
+use tokio::runtime::{Handle, Id, Runtime};
 use tokio::task::JoinHandle;
 
 use crate::sys::{self, NotMade, PerProcess};
-use crate::{ForkError, lineage, policy, rest, runtime};
+use crate::{ForkError, lineage, paused_workers, policy, runtime};
 
 /// A runtime that each process builds for itself, on first use: for processes that have threads when they fork.
 ///
-/// A multi-threaded runtime cannot go on in the child of a fork, because its threads stay behind. This holds it together
-/// with the function that builds it. In a child it leaves the inherited one alone and builds another one when it is first
-/// used there. It may be a `static`, as in a library, or an extension module, whose host forks when it likes.
+/// A multi-threaded runtime cannot continue in a child, because its threads stay in the parent. `ProcessRuntime` holds the
+/// runtime together with the function that builds it. In a child it leaves the inherited runtime alone, and builds another
+/// one when it is first used there. It may be a `static`, and belong to a library or an extension module.
 ///
 /// # Fork
 ///
-/// The inherited runtime is leaked in the child, never dropped: that would wait for threads that are not there. Its tasks
-/// do not run on. What its I/O objects stand for follows the [policies](crate::set_policy) as in any fork: connections are
-/// severed, so that their peers see the end when the parent closes them, and listeners stay open. What is left of it in the
-/// child are the descriptor numbers of its I/O objects, and three of its own.
+/// Any fork works: [`fork_with_threads`](crate::fork_with_threads()), or one that other code makes. The child leaks the
+/// inherited runtime, because dropping it would wait for threads that the child does not have. Its tasks do not continue. Its I/O
+/// objects follow their [policies](crate::set_policy): connections are severed, so that their peers see the end when the
+/// parent closes them, and listeners stay open.
 ///
-/// - **A listener** that the child is to serve too is best kept as a [`std::net::TcpListener`], of which each runtime gets
-///   a `try_clone`. One that the child is not to hold open is tagged with [`Sever`](crate::ForkPolicy::Sever).
-/// - **Signals** reach the streams of the process that they were sent to. One that the parent has received by the time of
+/// - **A listener** that the child should serve too is best kept as a [`std::net::TcpListener`], of which each runtime gets a
+///   `try_clone`. Tag a listener with [`Sever`](crate::ForkPolicy::Sever) if the child must not hold it open.
+/// - **Signals** reach the streams of the process that they were sent to. A signal that the parent has received by the time of
 ///   the fork is not delivered in the child.
-/// - **Handles of the inherited runtime** that the child still has: do not use them, and rather forget than drop them. To
-///   drop a `JoinHandle` or a `Handle` does no harm; to drop an I/O object, a timer or a `JoinSet`, to abort, or to spawn,
-///   takes a lock of the inherited runtime, which one of the parent's threads may have held.
+/// - **Handles of the inherited runtime** must not be used in the child. Dropping a `JoinHandle` or a `Handle` is harmless.
+///   Dropping an I/O object, a timer or a `JoinSet`, aborting and spawning take a lock of the inherited runtime, which a
+///   thread of the parent may have held: `mem::forget` them.
 ///
-/// This waits for no lock that one of the parent's threads may have held. tokio has some that are the process's: those of
-/// the signal streams, of the first stream for a signal (`signal-hook-registry`), and of dropped `tokio::process::Child`
-/// handles. [`fork_with_threads`](crate::fork_with_threads) has the workers of the runtime rest at the fork, so that they
-/// hold none; other threads, and other forks, leave a chance that is as large as the part of the time, nanoseconds at a
-/// time, that one is held for. The first use in the child finds out about the first of them
-/// ([`RuntimeError::InheritedLock`]). And tokio must not use `parking_lot`; see [`ForkError::ParkingLot`].
+/// Without [the patch](crate#the-patch), the child of a fork that other code makes severs the connections that the parent's
+/// runtime still has when the child first uses this one, or inside the fork after [`atfork::install`](crate::atfork::install).
 ///
-/// The fork has to be one that forkio knows of: [`fork_with_threads`](crate::fork_with_threads), the reactor's, or with the
-/// feature `atfork`, once it is installed, any `fork(2)`. In the child of another fork [`get`](ProcessRuntime::get) fails.
+/// Some locks of tokio belong to the process: those of the signal streams, of the first stream for a signal
+/// (`signal-hook-registry`), and of dropped `tokio::process::Child` handles.
+/// [`fork_with_threads`](crate::fork_with_threads()) pauses the runtime's workers, so that they hold none. Other threads and
+/// other forks leave a window of nanoseconds. The first use in the child notices: [`RuntimeError::InheritedLock`].
 ///
 /// # Examples
 ///
 /// ```
-/// use std::io;
 /// use forkio::ProcessRuntime;
-/// use tokio::runtime::{Builder, Runtime};
+/// use std::time::Duration;
+/// use tokio::runtime::Builder;
 ///
 /// static RUNTIME: ProcessRuntime = ProcessRuntime::new(|| Builder::new_multi_thread().enable_all().build());
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let task = RUNTIME.spawn(async { 6 * 7 })?;
 /// assert_eq!(RUNTIME.block_on(task)??, 42);
+/// RUNTIME.shutdown_timeout(Duration::from_secs(1));
 /// # Ok(())
 /// # }
 /// ```
 pub struct ProcessRuntime<F = fn() -> io::Result<Runtime>> {
     build: F,
-    current: PerProcess<Runtime>,
+    current: PerProcess<Current>,
+}
+
+/// The runtime of a process.
+struct Current {
+    id: Id,
+    /// `None` once it is shut down.
+    runtime: Mutex<Option<Arc<Runtime>>>,
+}
+
+impl Current {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Runtime>>> {
+        self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<F> ProcessRuntime<F> {
-    /// A runtime that `build` builds in each process that uses it. It needs an I/O driver (`enable_all` or `enable_io`).
+    /// Creates a runtime that `build` builds in each process that uses it. It needs an I/O driver (`enable_all` or `enable_io`).
     pub const fn new(build: F) -> ProcessRuntime<F> {
         ProcessRuntime { build, current: PerProcess::new() }
     }
 
-    /// Takes the runtime of this process out, if there is one, as to [shut it down](Runtime::shutdown_timeout). The next
-    /// use builds another one.
-    pub fn take(&mut self) -> Option<Runtime> {
-        let runtime = self.current.take(sys::process_key());
-        runtime.iter().for_each(|runtime| rest::remove(runtime.handle().id()));
-        runtime
+    /// Shuts down the runtime of this process, if there is one; see [`Runtime::shutdown_timeout`]. The next use builds another
+    /// one.
+    ///
+    /// If other threads are inside [`block_on`](ProcessRuntime::block_on), their futures continue. The runtime then shuts down
+    /// when the last of these calls returns, without waiting for its blocking tasks.
+    ///
+    /// # Panics
+    ///
+    /// Inside a task of a multi-threaded runtime, as [`Runtime::shutdown_timeout`].
+    pub fn shutdown_timeout(&self, limit: Duration) {
+        if let Some(runtime) = self.take() {
+            runtime.shutdown_timeout(limit);
+        }
+    }
+
+    /// Takes the runtime of this process, unless it is in use.
+    fn take(&self) -> Option<Runtime> {
+        let current = self.current.forget(sys::process_key())?;
+        paused_workers::remove(current.id);
+        Arc::into_inner(current.lock().take()?)
     }
 }
 
 impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
-    /// The runtime of this process. The first call in a process builds it, and others wait for that.
-    ///
-    /// Later calls cost two loads: no lock and no system call.
+    /// Returns a handle of the runtime of this process. The first call in a process builds the runtime, and concurrent calls
+    /// wait for that. A child must call `get` again.
     ///
     /// # Errors
     ///
     /// [`RuntimeError`]. The next call tries again.
-    pub fn get(&self) -> Result<&Runtime, RuntimeError> {
-        match self.current.get(sys::process_key()) {
-            Some(runtime) => Ok(runtime),
-            None => self.build(),
+    pub fn get(&self) -> Result<Handle, RuntimeError> {
+        self.with(|runtime| runtime.handle().clone())
+    }
+
+    /// Calls `act` with the runtime of this process. No thread can shut it down meanwhile.
+    fn with<T>(&self, act: impl Fn(&Arc<Runtime>) -> T) -> Result<T, RuntimeError> {
+        loop {
+            let current = match self.current.get(sys::process_key()) {
+                Some(current) => current,
+                None => self.build()?,
+            };
+            // `None` if another thread has just shut it down.
+            if let Some(runtime) = &*current.lock() {
+                return Ok(act(runtime));
+            }
         }
     }
 
     #[cold]
-    fn build(&self) -> Result<&Runtime, RuntimeError> {
+    fn build(&self) -> Result<&Current, RuntimeError> {
         let build = || {
             prepare_process()?;
             let runtime = (self.build)().map_err(RuntimeError::Build)?;
@@ -106,8 +142,8 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
             };
             match kept {
                 Ok(()) => {
-                    rest::add(runtime.handle());
-                    Ok(runtime)
+                    paused_workers::add(runtime.handle());
+                    Ok(Current { id: runtime.handle().id(), runtime: Mutex::new(Some(Arc::new(runtime))) })
                 }
                 Err(error) => {
                     // Not dropped: that may wait, and the caller may be a task.
@@ -116,26 +152,14 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
                 }
             }
         };
-        self.current.get_or_try_make(sys::process_key, build).map_err(|error| match error {
-            NotMade::Failed(error) => error,
-            NotMade::InsideItself => RuntimeError::InsideBuild,
-        })
-    }
-
-    /// A handle of the runtime.
-    ///
-    /// # Errors
-    ///
-    /// As [`get`](ProcessRuntime::get).
-    pub fn handle(&self) -> Result<&Handle, RuntimeError> {
-        self.get().map(Runtime::handle)
+        self.current.get_or_try_make(sys::process_key, build).map_err(not_made)
     }
 
     /// Spawns a task on the runtime; see [`Runtime::spawn`].
     ///
     /// # Errors
     ///
-    /// As [`get`](ProcessRuntime::get). The future is dropped then.
+    /// Those of [`get`](ProcessRuntime::get). The future is then dropped.
     pub fn spawn<T>(&self, future: T) -> Result<JoinHandle<T::Output>, RuntimeError>
     where
         T: Future + Send + 'static,
@@ -144,41 +168,56 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
         Ok(self.get()?.spawn(future))
     }
 
-    /// Runs a future to its end on the calling thread; see [`Runtime::block_on`].
+    /// Runs a future to completion on the calling thread; see [`Runtime::block_on`].
     ///
     /// # Errors
     ///
-    /// As [`get`](ProcessRuntime::get), and [`RuntimeError::InsideInherited`].
+    /// Those of [`get`](ProcessRuntime::get), and [`RuntimeError::InsideInherited`].
     ///
     /// # Panics
     ///
     /// Inside another runtime, as [`Runtime::block_on`].
     pub fn block_on<T: Future>(&self, future: T) -> Result<T::Output, RuntimeError> {
-        let runtime = self.get()?;
-        if let Ok(context) = Handle::try_current()
-            && self.current.inherited(sys::process_key()).any(|inherited| inherited.handle().id() == context.id())
-        {
-            return Err(RuntimeError::InsideInherited);
+        let process = sys::process_key();
+        let runtime = self.with(Arc::clone)?;
+        if let Ok(context) = Handle::try_current() {
+            if self.current.inherited(process).any(|inherited| inherited.id == context.id()) {
+                return Err(RuntimeError::InsideInherited);
+            }
         }
-        Ok(runtime.block_on(future))
+        let output = runtime.block_on(future);
+        if process != sys::process_key() {
+            // The future has forked, and the runtime is the parent's.
+            std::mem::forget(runtime);
+        } else if let Some(runtime) = Arc::into_inner(runtime) {
+            // Another thread has shut it down meanwhile.
+            runtime.shutdown_background();
+        }
+        Ok(output)
     }
 }
 
-/// How long to wait for what takes microseconds, unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
+fn not_made(error: NotMade<RuntimeError>) -> RuntimeError {
+    match error {
+        NotMade::Failed(error) => error,
+        NotMade::InsideItself => RuntimeError::InsideBuild,
+    }
+}
 
-/// Once per process: what any runtime needs that is built in it.
+/// The limit for a wait of microseconds, unless a thread of the parent has left a lock locked.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Repairs, once per process, what every runtime in it depends on.
 fn prepare_process() -> Result<(), RuntimeError> {
     static PREPARED: PerProcess<()> = PerProcess::new();
     let prepare = || {
-        if reactor::is_stray() {
-            return Err(RuntimeError::StrayProcess);
-        }
-        // Not in the first turn of what follows.
-        #[cfg(feature = "atfork")]
-        crate::atfork::settle_in();
         policy::install_defaults();
-        if !lineage::was_alone() {
+        if let Some(lost) = glue::lost_state() {
+            return Err(RuntimeError::InheritedState(lost));
+        }
+        // Now, rather than in the first turn of the new runtime.
+        lineage::finish_fork(glue::is_single_threaded());
+        if !lineage::ancestors_were_single_threaded() {
             runtime::check_locks()?;
             if sys::may_inherit_stacks() {
                 match sys::occupy_inherited_stacks() {
@@ -190,23 +229,20 @@ fn prepare_process() -> Result<(), RuntimeError> {
                 }
             }
         }
-        // On a thread of its own if this one is inside a runtime, where another one cannot be driven, or if it may hang.
-        if lineage::was_alone() && Handle::try_current().is_err() {
-            return Ok(runtime::settle_signals()?);
+        // On another thread if this one is inside a runtime, where no second runtime can run, or if it may hang.
+        if lineage::ancestors_were_single_threaded() && Handle::try_current().is_err() {
+            return Ok(runtime::renew_signal_pipe()?);
         }
         let (sender, receiver) = mpsc::sync_channel(1);
-        let settle = move || sender.send(runtime::settle_signals());
-        thread::Builder::new().name("forkio-signals".to_owned()).spawn(settle).map_err(RuntimeError::Inspect)?;
-        Ok(receiver.recv_timeout(PATIENCE).map_err(|_| RuntimeError::InheritedLock)??)
+        let renew = move || sender.send(runtime::renew_signal_pipe());
+        thread::Builder::new().name("forkio-signals".to_owned()).spawn(renew).map_err(ForkError::Inspect)?;
+        Ok(receiver.recv_timeout(LOCK_LIMIT).map_err(|_| RuntimeError::InheritedLock)??)
     };
-    PREPARED.get_or_try_make(sys::process_key, prepare).copied().map_err(|error| match error {
-        NotMade::Failed(error) => error,
-        NotMade::InsideItself => RuntimeError::InsideBuild,
-    })
+    PREPARED.get_or_try_make(sys::process_key, prepare).copied().map_err(not_made)
 }
 
 impl<F> Drop for ProcessRuntime<F> {
-    /// Drops the runtime of this process; see [`Runtime`]. An inherited one is leaked.
+    /// Drops the runtime of this process; see [`Runtime`]. An inherited runtime is leaked.
     fn drop(&mut self) {
         drop(self.take());
     }
@@ -214,52 +250,41 @@ impl<F> Drop for ProcessRuntime<F> {
 
 impl<F> fmt::Debug for ProcessRuntime<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProcessRuntime").field("runtime", &self.current.get(sys::process_key())).finish_non_exhaustive()
+        let id = self.current.get(sys::process_key()).map(|current| current.id);
+        f.debug_struct("ProcessRuntime").field("runtime", &id).finish_non_exhaustive()
     }
 }
 
-/// Why a [`ProcessRuntime`] gave no runtime.
+/// Why a [`ProcessRuntime`] has no runtime.
 #[non_exhaustive]
 pub enum RuntimeError {
-    /// The function that builds it returned this error.
+    /// The function that builds the runtime returned this error.
     Build(io::Error),
-    /// The process had threads when it was forked, and tokio uses `parking_lot`; see [`ForkError::ParkingLot`].
-    ParkingLot,
-    /// The runtime does not run on forkio's selector.
-    ForeignSelector,
-    /// The runtime has no I/O driver. (tokio can only be asked by a panic: compiled with `panic = "abort"`, the process
-    /// ends instead.)
-    NoIoDriver,
-    /// This process was made by a fork that forkio does not know of, or could not prepare: it shares its parent's signal
-    /// pipe and connections.
-    StrayProcess,
-    /// One of the parent's threads held a lock at the fork that this process needs: of tokio's signal streams, or the one that
-    /// the standard library takes for a moment as a thread starts or ends (`std`'s `thread_info`, for stack overflows). There is
-    /// no remedy in this process: no thread would start, and `std::process::exit` waits for the same lock. End it with
-    /// `_exit(2)`.
+    /// The runtime or the process cannot be used, as [`ForkError`] says: [`ParkingLot`](ForkError::ParkingLot),
+    /// [`ForeignSelector`](ForkError::ForeignSelector), [`NoIoDriver`](ForkError::NoIoDriver) or
+    /// [`Inspect`](ForkError::Inspect).
+    Check(ForkError),
+    /// Another thread was changing forkio's state at an unplanned fork. This process cannot tell its parent's signal pipe and
+    /// connections from its own.
+    InheritedState(InheritedState),
+    /// A thread of the parent held a lock at the fork that this process needs: that of tokio's signal streams, or the one
+    /// that the standard library takes for a moment when a thread starts or ends. This process cannot start threads, and
+    /// `std::process::exit` waits for the same lock: end it with `_exit(2)`.
     InheritedLock,
-    /// [`block_on`](ProcessRuntime::block_on) was called on a thread that was inside the inherited runtime, as in one of
-    /// its tasks, when it forked.
+    /// [`block_on`](ProcessRuntime::block_on) was called on a thread that was inside the inherited runtime when it forked,
+    /// such as in one of its tasks.
     InsideInherited,
-    /// The function that builds the runtime uses it.
+    /// The function that builds the runtime uses the `ProcessRuntime`.
     InsideBuild,
-    /// What the runtime is like could not be found out.
-    Inspect(io::Error),
 }
 
 impl From<ForkError> for RuntimeError {
     fn from(error: ForkError) -> RuntimeError {
-        match error {
-            ForkError::ParkingLot => RuntimeError::ParkingLot,
-            ForkError::ForeignSelector => RuntimeError::ForeignSelector,
-            ForkError::NoIoDriver => RuntimeError::NoIoDriver,
-            ForkError::Inspect(error) => RuntimeError::Inspect(error),
-            error => RuntimeError::Inspect(io::Error::other(error)),
-        }
+        RuntimeError::Check(error)
     }
 }
 
-/// As [`Display`](fmt::Display): this is what a `main` prints that returns the error, and what to do is in there.
+/// Prints the text of [`Display`](fmt::Display), which says what to do: a `main` that returns the error prints this.
 impl fmt::Debug for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -270,23 +295,17 @@ impl fmt::Display for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RuntimeError::Build(error) => write!(f, "cannot build the runtime: {error}"),
-            RuntimeError::ParkingLot => ForkError::ParkingLot.fmt(f),
-            RuntimeError::ForeignSelector => ForkError::ForeignSelector.fmt(f),
-            RuntimeError::NoIoDriver => ForkError::NoIoDriver.fmt(f),
-            RuntimeError::StrayProcess => f.write_str(
-                "this process was forked behind forkio's back, and shares its parent's signal pipe and connections; fork \
-                 with `forkio::fork_with_threads`, or have forks by others prepared (`forkio::atfork::install`)",
-            ),
+            RuntimeError::Check(error) => error.fmt(f),
+            RuntimeError::InheritedState(lost) => lost.fmt(f),
             RuntimeError::InheritedLock => f.write_str(
                 "a thread of the parent was handling a signal at the fork, or was just starting or ending, and has left a lock \
-                 behind: end this process with `_exit`, as `std::process::exit` may wait for it, and fork another one",
+                 locked: end this process with `_exit`, because `std::process::exit` may wait for the lock, and fork again",
             ),
             RuntimeError::InsideInherited => f.write_str(
                 "this thread was inside the runtime of the parent when it forked, and cannot block inside another one; \
-                 use a thread of its own (`std::thread::scope`), or spawn",
+                 use another thread (`std::thread::scope`), or spawn",
             ),
             RuntimeError::InsideBuild => f.write_str("the function that builds the runtime uses it"),
-            RuntimeError::Inspect(error) => write!(f, "cannot find out what the runtime is like: {error}"),
         }
     }
 }
@@ -294,7 +313,9 @@ impl fmt::Display for RuntimeError {
 impl std::error::Error for RuntimeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            RuntimeError::Build(error) | RuntimeError::Inspect(error) => Some(error),
+            RuntimeError::Build(error) => Some(error),
+            RuntimeError::Check(error) => Some(error),
+            RuntimeError::InheritedState(lost) => Some(lost),
             _ => None,
         }
     }

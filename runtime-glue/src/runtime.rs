@@ -1,29 +1,27 @@
-//! What must be true of the current runtime before it can be forked.
+//! Checks of the current runtime before a fork, and repairs of it after one.
 
 use std::cell::Cell;
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-#[cfg(feature = "atfork")]
-use std::sync::TryLockError;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use forkio_reactor::Token;
 use forkio_reactor::fork as reactor;
-use forkio_reactor::fork::{ForkPolicy, Registration, SourceKind};
+use forkio_reactor::fork::{Registration, glue};
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Handle, Id, RuntimeFlavor};
 use tokio::sync::Notify;
 
-use crate::{ForkError, sys};
+use crate::sys::ProcessKey;
+use crate::{ForkError, lineage, sys};
 
 /// The token under which tokio's driver registers its duplicate of the signal pipe's receiving end
 /// (`tokio/src/runtime/io/driver.rs`, `TOKEN_SIGNAL`).
-const SIGNAL_TOKEN: Token = Token(1);
+pub(crate) const SIGNAL_TOKEN: Token = Token(1);
 
-/// How often the process is looked at again while its other threads are to go.
+/// The period at which a fork counts the threads of the process while it waits for them to end.
 const THREADS_PERIOD: Duration = Duration::from_millis(5);
 
 /// Checks flavour and selector of the current runtime.
@@ -35,80 +33,90 @@ pub(crate) fn check() -> Result<(), ForkError> {
     check_selector(handle.id())
 }
 
-/// Registers something with the runtime and sees whether our selector has it.
+/// Registers a descriptor with the runtime, and checks that forks handle the selector that has it.
 fn check_selector(id: Id) -> Result<(), ForkError> {
     thread_local! {
-        static CHECKED: Cell<Option<Id>> = const { Cell::new(None) };
+        /// With the process, for a runtime on upstream mio: the child of an unplanned fork has its parent's epoll instance.
+        static CHECKED: Cell<Option<(Id, Option<ProcessKey>)>> = const { Cell::new(None) };
     }
-    if CHECKED.get() == Some(id) {
-        return Ok(());
+    match CHECKED.get() {
+        Some((checked, None)) if checked == id => return Ok(()),
+        Some((checked, process @ Some(_))) if checked == id && process == Some(sys::process_key()) => return Ok(()),
+        _ => {}
     }
-    if reactor::selectors() == 0 {
-        return Err(ForkError::ForeignSelector);
-    }
-    probe()?;
-    CHECKED.set(Some(id));
+    let probe = probe()?;
+    CHECKED.set(Some((id, glue::is_adopted(&probe).then(sys::process_key))));
     Ok(())
+}
+
+/// Makes forks handle the current runtime, if there is one, also if it runs on upstream mio.
+pub(crate) fn adopt_current() {
+    if Handle::try_current().is_ok() {
+        // Where the caller needs it, the registration is missing then.
+        let _ = probe();
+    }
 }
 
 /// Checks that tokio's locks survive a fork of a process with threads.
 pub(crate) fn check_locks() -> Result<(), ForkError> {
-    // There is no way to ask but to look: with `parking_lot`, and only then, tokio's mutexes have a marker.
+    // tokio has no function for this. With `parking_lot`, and only then, the debug output of its mutexes has a marker.
     let uses_parking_lot = format!("{:?}", Notify::new()).contains("PhantomData");
     if uses_parking_lot { Err(ForkError::ParkingLot) } else { Ok(()) }
 }
 
-/// Something that is registered with the current runtime, on our selector.
+/// Registers a descriptor with the current runtime. Its selector must be forkio's, or one that forks can handle.
 fn probe() -> Result<AsyncFd<OwnedFd>, ForkError> {
-    // Never readable.
+    // This socket is never readable.
     let probe = OwnedFd::from(UnixDatagram::unbound().map_err(ForkError::Inspect)?);
-    // tokio has no way to ask for the I/O driver but to use it, and panics if there is none.
+    // tokio has no function that says whether there is an I/O driver: it panics if there is none.
     let registered = catch_unwind(AssertUnwindSafe(|| sys::watch(probe)));
     let registered = registered.map_err(|_| ForkError::NoIoDriver)?.map_err(|(_, error)| ForkError::Inspect(error))?;
     if reactor::policy(&registered).is_none() {
-        return Err(ForkError::ForeignSelector);
+        if !glue::can_adopt() {
+            return Err(ForkError::ForeignSelector);
+        }
+        glue::adopt(&registered).map_err(ForkError::Prepare)?;
     }
     Ok(registered)
 }
 
-/// The current runtime is this process's alone: children do without its selector, and get a signal pipe of their own.
+/// Keeps the current runtime to this process: children get no queue for its selector.
 pub(crate) fn keep_from_children() -> Result<(), ForkError> {
-    reactor::retire_in_children(&probe()?).map_err(ForkError::Inspect)?;
-    tag_signal_receivers().map_err(ForkError::Inspect)?;
+    glue::retire_in_children(&probe()?).map_err(ForkError::Inspect)?;
     Ok(())
 }
 
-/// Sees to it that tokio's signal pipe is this process's, here and in children, and empty: a signal that the parent had
-/// received, but not been told of, when it forked this process is not to be delivered here.
-pub(crate) fn settle_signals() -> Result<(), ForkError> {
-    // tokio makes the pipe with the first runtime, under a lock that a child must not find taken.
-    let held = reactor::hold_off();
+/// Gives this process, and each child, a signal pipe of its own, and empties it: a signal that the parent had received at the
+/// fork must not be delivered here.
+pub(crate) fn renew_signal_pipe() -> Result<(), ForkError> {
+    // tokio makes the pipe with the first runtime, under a lock. A child must not inherit it locked.
+    let held = glue::hold_off().map_err(ForkError::Inspect)?;
     let runtime = Builder::new_current_thread().enable_io().build().map_err(ForkError::Inspect)?;
     let probe = {
         let _context = runtime.enter();
         probe()?
     };
-    let receivers = tag_signal_receivers().map_err(ForkError::Inspect)?;
+    let receivers = glue::renewed_receivers();
     let registrations = reactor::registrations();
     let own = registrations.iter().find(|registration| registration.fd == probe.as_raw_fd());
-    // Another runtime's may be gone at any time.
+    // Another runtime may close its receiver at any time.
     let is_own = |entry: &&Registration| own.is_some_and(|own| own.selector == entry.selector);
     let mut candidates = registrations.iter().filter(is_own).map(|registration| registration.fd);
     let receiver = candidates.find(|fd| receivers.contains(fd)).ok_or(ForkError::ForeignSelector)?;
-    reactor::renew_pair_in_children(&receiver).map_err(ForkError::Inspect)?;
+    glue::renew_pair_in_children(&receiver).map_err(ForkError::Inspect)?;
     drop(held);
-    // tokio has a flag for each signal beside the pipe. A runtime delivers those that are set when it has read something.
-    let settled = runtime.block_on(async {
-        reactor::nudge_pair_end(&receiver)?;
-        while reactor::pending_bytes(&receiver)? > 0 {
+    // tokio also has a flag for each signal. A runtime delivers the flagged ones once it has read from the pipe.
+    let emptied = runtime.block_on(async {
+        glue::nudge_pair_end(&receiver)?;
+        while glue::pending_bytes(&receiver)? > 0 {
             tokio::task::yield_now().await;
         }
         Ok(())
     });
-    settled.map_err(ForkError::Inspect)
+    emptied.map_err(ForkError::Inspect)
 }
 
-/// Waits for other threads to go, at most `limit`.
+/// Waits for other threads to end, for at most `limit`.
 pub(crate) async fn wait_for_threads(limit: Duration) -> Result<(), ForkError> {
     if sys::is_single_threaded().map_err(ForkError::Inspect)? {
         return Ok(());
@@ -123,7 +131,7 @@ pub(crate) async fn wait_for_threads(limit: Duration) -> Result<(), ForkError> {
             return if threads.is_empty() { Ok(()) } else { Err(ForkError::Threads(threads)) };
         }
         let mut ready = ticker.readable_mut().await.map_err(ForkError::Inspect)?;
-        // Nothing to take means a spurious event: look at the threads all the same.
+        // Without an expiration, the event was spurious, which does no harm.
         let _ = ready.try_io(|ticker| ticker.get_mut().expirations());
         if sys::is_single_threaded().map_err(ForkError::Inspect)? {
             return Ok(());
@@ -131,7 +139,8 @@ pub(crate) async fn wait_for_threads(limit: Duration) -> Result<(), ForkError> {
     }
 }
 
-/// The registered duplicates of tokio's signal pipe, as of the newest selector.
+/// The registered duplicates of tokio's signal pipe. Each driver registers one when it is built, so the list holds until there
+/// is a newer selector.
 static SIGNAL_PIPES: Mutex<SignalPipes> = Mutex::new(SignalPipes { newest_selector: 0, receivers: Vec::new() });
 
 pub(crate) fn signal_pipes() -> MutexGuard<'static, SignalPipes> {
@@ -139,61 +148,31 @@ pub(crate) fn signal_pipes() -> MutexGuard<'static, SignalPipes> {
 }
 
 pub(crate) struct SignalPipes {
-    newest_selector: u32,
+    newest_selector: u64,
     receivers: Vec<RawFd>,
 }
 
-/// Tags tokio's signal pipe, so that the child gets one of its own.
+/// Whether a signal has arrived that tokio's driver has not passed to its streams.
 ///
-/// The driver registers a duplicate of the pipe's receiving end as it is built, so it is enough to look when there is a
-/// new selector. Should tokio change its token, nothing is tagged, and the pipe follows the policy of streams: the
-/// child's driver ends with a panic that names the pipe rather than steal the parent's signals.
-pub(crate) fn tag_signal_pipes() -> io::Result<()> {
-    tag(&mut signal_pipes())
-}
-
-/// As [`tag_signal_pipes`], in a fork by others: the thread may have been interrupted in the middle of that function.
-#[cfg(feature = "atfork")]
-pub(crate) fn try_tag_signal_pipes() {
-    let mut pipes = match SIGNAL_PIPES.try_lock() {
-        Ok(pipes) => pipes,
-        Err(TryLockError::Poisoned(error)) => error.into_inner(),
-        Err(TryLockError::WouldBlock) => return,
-    };
-    // Fails only if the registration is gone meanwhile.
-    let _ = tag(&mut pipes);
-}
-
-fn tag(pipes: &mut SignalPipes) -> io::Result<()> {
-    let newest_selector = reactor::newest_selector();
-    if pipes.newest_selector == newest_selector {
-        return Ok(());
-    }
-    pipes.receivers = tag_signal_receivers()?;
-    pipes.newest_selector = newest_selector;
-    Ok(())
-}
-
-/// Tags the duplicates of the signal pipe's receiving end that are registered, and lists them.
-fn tag_signal_receivers() -> io::Result<Vec<RawFd>> {
-    let mut receivers = Vec::new();
-    for registration in reactor::registrations() {
-        let is_candidate = registration.token == SIGNAL_TOKEN && registration.kind == Some(SourceKind::Stream);
-        if is_candidate && reactor::is_pair_end(registration.fd) {
-            match reactor::set_policy(&registration.fd, ForkPolicy::Renew) {
-                Ok(()) => receivers.push(registration.fd),
-                // Another thread has dropped its runtime meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(receivers)
-}
-
-/// Whether a signal has arrived that tokio's driver has not told its streams of.
+/// If tokio changes the token of its signal pipe, the pipe follows the policy of streams. The child's driver then ends with a
+/// panic that names the pipe, rather than steal the parent's signals.
 pub(crate) fn is_signal_pending() -> bool {
-    let pipes = signal_pipes();
-    // A number may be gone with its runtime; the others are duplicates of the same socket.
-    pipes.receivers.iter().any(|fd| reactor::pending_bytes(&fd.as_raw_fd()).is_ok_and(|bytes| bytes > 0))
+    let mut pipes = signal_pipes();
+    let newest_selector = glue::newest_selector();
+    if pipes.newest_selector != newest_selector {
+        *pipes = SignalPipes { newest_selector, receivers: glue::renewed_receivers() };
+    }
+    // A descriptor may be closed with its runtime. The others are duplicates of the same socket.
+    pipes.receivers.iter().any(|fd| glue::pending_bytes(&fd.as_raw_fd()).is_ok_and(|bytes| bytes > 0))
+}
+
+/// Runs in the child of an unplanned fork, before its first poll.
+pub(crate) fn before_first_poll() {
+    // A signal that reached the child before its pipe was renewed has written to the parent's pipe. tokio's driver checks all
+    // signals when it has read a byte.
+    for receiver in glue::renewed_receivers() {
+        // An error means that the runtime has ended meanwhile.
+        let _ = glue::nudge_pair_end(&receiver);
+    }
+    lineage::finish_fork(glue::is_single_threaded());
 }

@@ -14,7 +14,7 @@ use loom::thread;
 mod sync {
     pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-    /// Gives way; loom explores who goes on.
+    /// Gives way; loom explores which thread continues.
     pub(crate) fn pause(_round: u32) {
         loom::thread::yield_now();
     }
@@ -77,6 +77,28 @@ fn threads_agree() {
     });
 }
 
+/// A value is forgotten while another thread uses it. That thread keeps it, and later uses get another one.
+#[test]
+fn a_forgotten_value_stays_usable() {
+    loom::model(|| {
+        let cell = Arc::new(PerProcess::new());
+        let made = Arc::new(AtomicUsize::new(0));
+        let get = |cell: &PerProcess<Value>, made: &AtomicUsize| {
+            let make = || Ok::<_, Infallible>(Value::new(made.fetch_add(1, Ordering::Relaxed)));
+            cell.get_or_try_make(|| 7, make).ok().map(Value::get)
+        };
+        assert_eq!(get(&cell, &made), Some(0));
+        let other = {
+            let (cell, made) = (Arc::clone(&cell), Arc::clone(&made));
+            thread::spawn(move || get(&cell, &made))
+        };
+        assert_eq!(cell.forget(7).map(Value::get), Some(0));
+        assert!(matches!(other.join().unwrap(), Some(0 | 1)));
+        assert_eq!(get(&cell, &made), Some(1));
+        assert_eq!(made.load(Ordering::Relaxed), 2);
+    });
+}
+
 /// One thread fails to make it: another one makes it, whichever comes first.
 #[test]
 fn a_failure_is_one_threads() {
@@ -95,10 +117,10 @@ fn a_failure_is_one_threads() {
     });
 }
 
-/// A child finds the slot of its parent in whatever state a thread of the parent, which it does not have, was in: its own
-/// threads agree on a value without it.
+/// A thread of the parent has left the slot in any state. The child does not have that thread, and its own threads agree on a
+/// value without it.
 #[test]
-fn a_child_waits_for_nobody_of_the_parent() {
+fn a_child_waits_for_no_thread_of_the_parent() {
     for stage in 0..3 {
         loom::model(move || {
             let cell = Arc::new(PerProcess::new());
@@ -107,7 +129,7 @@ fn a_child_waits_for_nobody_of_the_parent() {
                     assert_eq!(cell.get_or_try_make(|| 1, || Ok::<_, ()>(Value::new(1))).ok().map(Value::get), Some(1))
                 }
                 1 => assert!(cell.get_or_try_make(|| 1, || Err::<Value, _>(())).is_err()),
-                // For ever in the middle of it.
+                // Forever in the middle of it.
                 _ => {
                     let make = || {
                         assert!(matches!(cell.get_or_try_make(|| 1, || Err(())), Err(NotMade::InsideItself)));

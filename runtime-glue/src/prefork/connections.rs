@@ -3,87 +3,151 @@
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::AsFd;
-use std::pin::Pin;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use forkio_reactor::fork::{generation, rearm_exclusive};
+use forkio_reactor::fork::generation;
+use forkio_reactor::fork::glue::rearm_exclusive;
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-use super::board::{Board, State};
+use super::balance::{Balance, State};
+use super::slots::Slots;
+use super::status::Scoreboard;
 use crate::sys;
 
-/// What wakes all workers.
+/// Wakes other processes of the server.
 #[derive(Debug)]
-pub(super) struct Bell(sys::Bell);
+pub(super) struct Wake(sys::SharedWake);
 
-impl Bell {
-    pub(super) fn ring(&self) {
-        if let Err(error) = self.0.ring() {
-            tracing::debug!(%error, "cannot wake the workers");
+impl Wake {
+    pub(super) fn new() -> io::Result<Wake> {
+        Ok(Wake(sys::SharedWake::new()?))
+    }
+
+    pub(super) fn wake(&self) {
+        if let Err(error) = self.0.wake() {
+            tracing::debug!(%error, "cannot wake the other processes of the server");
         }
+    }
+
+    /// For the current runtime.
+    pub(super) fn waiter(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        self.0.waiter()
     }
 }
 
-/// What parent and workers have in common: made before the first fork.
+/// What the supervisor and its workers have in common. Made before the first fork.
 #[derive(Debug)]
 pub(super) struct Common {
-    /// Whether any listener is: otherwise nobody waits to be called.
+    /// Whether any listener is balanced: otherwise no worker waits to be called.
     pub(super) is_balanced: bool,
-    pub(super) board: Board,
-    pub(super) bell: Bell,
+    pub(super) balance: Balance,
+    pub(super) slots: Slots,
+    pub(super) scoreboard: Scoreboard,
+    /// Wakes all workers.
+    pub(super) workers: Wake,
+    /// Wakes the supervisor.
+    pub(super) supervisor: Wake,
 }
 
 impl Common {
-    pub(super) fn new(workers: usize, is_balanced: bool) -> io::Result<Common> {
-        Ok(Common { is_balanced, board: Board::new(workers)?, bell: Bell(sys::Bell::new()?) })
+    /// `is_shown`: whether the scoreboard is used.
+    pub(super) fn new(capacity: usize, is_balanced: bool, is_shown: bool) -> io::Result<Common> {
+        Ok(Common {
+            is_balanced,
+            balance: Balance::new(capacity)?,
+            slots: Slots::new(capacity)?,
+            scoreboard: Scoreboard::new(capacity, is_shown)?,
+            workers: Wake::new()?,
+            supervisor: Wake::new()?,
+        })
     }
 
-    /// In the parent: worker `index` has ended. What it was told of, or left to others, these look for now.
-    pub(super) fn vacate(&self, index: usize) {
-        self.board.vacate(index);
-        self.board.call();
-        self.bell.ring();
+    /// In the supervisor: takes a slot for a process that will be worker `index`.
+    pub(super) fn assign(&self, index: usize, generation: u64) -> Option<usize> {
+        let slot = self.slots.assign(index, generation)?;
+        self.balance.set_used(self.slots.used());
+        Some(slot)
+    }
+
+    /// In the supervisor: the worker in `slot` has ended. The others look for the connections that it was told of.
+    pub(super) fn clear(&self, slot: usize) {
+        self.scoreboard.clear(&self.slots, slot);
+        self.balance.vacate(slot);
+        self.balance.call();
+        self.workers.wake();
     }
 }
 
-/// How many connections this worker has open, and the others: a count in memory that all processes of the server share.
+/// Counts the open connections of this worker and of the others, in memory that all processes of the server share.
 ///
-/// An [`Acceptor`](super::Acceptor) counts by itself. Clone it as often as needed.
+/// An [`Acceptor`](super::Acceptor) counts what it accepts. Clone the handle as often as needed.
 ///
 /// # Fork
 ///
-/// The count is that of the worker. In a child that the worker forks, [`count`](Connections::count) counts nothing, and
-/// what was counted before is not taken off when it is dropped there.
+/// The count belongs to the worker. In a child that the worker forks, [`count`](Connections::count) counts nothing, and
+/// dropping a connection there leaves the worker's count alone.
 #[derive(Clone)]
 pub struct Connections(Arc<Shared>);
 
 pub(super) struct Shared {
     common: Arc<Common>,
-    index: usize,
+    slot: usize,
     generation: u32,
-    /// Taken to see whether there is room and to make use of it: a worker may accept on several threads.
+    /// How many connections the worker may have open.
+    most: Option<usize>,
+    /// Held from the look for room to its use: a worker may accept on several threads.
     pub(super) accepting: Mutex<()>,
     /// There may be room where there was none.
     pub(super) changed: Notify,
+    /// A connection has been closed.
+    closed: Notify,
 }
 
 impl Connections {
-    pub(super) fn new(common: Arc<Common>, index: usize) -> Connections {
-        let (accepting, changed) = (Mutex::new(()), Notify::new());
-        Connections(Arc::new(Shared { common, index, generation: generation(), accepting, changed }))
+    pub(super) fn new(common: Arc<Common>, slot: usize, most: Option<usize>) -> Connections {
+        let (accepting, changed, closed) = (Mutex::new(()), Notify::new(), Notify::new());
+        Connections(Arc::new(Shared { common, slot, generation: generation(), most, accepting, changed, closed }))
     }
 
     /// How many connections this worker has open.
     pub fn open(&self) -> usize {
-        self.board().open(self.0.index)
+        self.balance().open(self.0.slot)
     }
 
-    /// How many connections each worker has open, by index. They are read one after the other, while they change.
+    /// How many connections are open for each worker index. A worker that drains counts together with its successor. The
+    /// counts are read one after the other, while they change.
     pub fn open_each(&self) -> Vec<usize> {
-        self.board().open_each()
+        let mut by_index = Vec::new();
+        for (slot, open) in self.balance().open_each().into_iter().enumerate() {
+            let Some(index) = self.0.common.slots.index(slot) else { continue };
+            if by_index.len() <= index {
+                by_index.resize(index + 1, 0);
+            }
+            by_index[index] += open;
+        }
+        by_index
+    }
+
+    /// Waits until this worker has no connection open.
+    pub async fn all_closed(&self) {
+        loop {
+            let mut closed = pin!(self.0.closed.notified());
+            closed.as_mut().enable();
+            if self.open() == 0 {
+                return;
+            }
+            closed.await;
+        }
+    }
+
+    /// Whether this worker has as many connections open as it may.
+    pub(super) fn is_full(&self) -> bool {
+        self.0.most.is_some_and(|most| self.is_own_process() && self.open() >= most)
     }
 
     /// Counts a connection that no [`Acceptor`](super::Acceptor) has accepted, until it is dropped.
@@ -91,7 +155,7 @@ impl Connections {
     /// # Examples
     ///
     /// ```no_run
-    /// # async fn example(worker: forkio::Worker, listener: tokio::net::TcpListener) -> std::io::Result<()> {
+    /// # async fn example(worker: forkio::prefork::Worker, listener: tokio::net::TcpListener) -> std::io::Result<()> {
     /// let connections = worker.connections();
     /// let (stream, _) = listener.accept().await?;
     /// let stream = connections.count(stream);
@@ -100,9 +164,9 @@ impl Connections {
     /// # }
     /// ```
     pub fn count<S>(&self, stream: S) -> Counted<S> {
-        let is_counted = self.is_ours();
+        let is_counted = self.is_own_process();
         if is_counted {
-            self.board().opened(self.0.index);
+            self.balance().opened(self.0.slot);
             self.call();
         }
         Counted { _mark: Mark { connections: self.clone(), is_counted }, stream }
@@ -112,88 +176,90 @@ impl Connections {
         &self.0
     }
 
-    fn board(&self) -> &Board {
-        &self.0.common.board
+    fn balance(&self) -> &Balance {
+        &self.0.common.balance
     }
 
-    fn is_ours(&self) -> bool {
+    fn is_own_process(&self) -> bool {
         self.0.generation == generation()
     }
 
-    /// Whether this worker may accept one more; if not, it is one of those that are called.
+    /// Whether this worker may accept one more. If not, another worker calls it when it may.
     pub(super) fn admits(&self) -> bool {
-        if !self.is_ours() {
+        if !self.is_own_process() {
             return true;
         }
-        let (board, index) = (self.board(), self.0.index);
-        if !board.has_room(index) {
-            board.set_state(index, State::Waiting);
-            // Somebody may have made room without seeing that this one waits.
-            if !board.has_room(index) {
+        let (balance, slot) = (self.balance(), self.0.slot);
+        if !balance.has_room(slot) {
+            balance.set_state(slot, State::Waiting);
+            // Another worker may have made room without seeing that this one waits.
+            if !balance.has_room(slot) {
                 return false;
             }
         }
-        if board.state(index) != State::Accepting {
-            board.set_state(index, State::Accepting);
-            // What waits on another listener may go on too.
+        if balance.state(slot) != State::Accepting {
+            balance.set_state(slot, State::Accepting);
+            // Tasks that wait on another listener may continue too.
             self.0.changed.notify_waiters();
         }
         true
     }
 
-    /// Changes whenever anybody accepts.
+    /// A number that changes when any worker accepts.
     pub(super) fn accepted_by_all(&self) -> u64 {
-        self.board().accepted()
+        self.balance().accepted()
     }
 
-    /// A connection waits, and nobody takes it: goes on without those who should.
-    pub(super) fn excuse_silent(&self) {
-        if self.is_ours() {
-            self.board().excuse_silent(self.0.index);
+    /// A connection waits, and no worker takes it: excludes the workers that should.
+    pub(super) fn exclude_unresponsive(&self) {
+        if self.is_own_process() {
+            self.balance().exclude_unresponsive(self.0.slot);
             self.call();
         }
     }
 
     /// This worker accepts no more.
-    pub(super) fn leave(&self) {
-        if self.is_ours() {
-            self.board().set_state(self.0.index, State::Absent);
+    pub(super) fn stop_accepting(&self) {
+        if self.is_own_process() {
+            self.balance().set_state(self.0.slot, State::Absent);
             self.call();
         }
     }
 
     /// Has all workers look for connections that wait.
-    pub(super) fn ring(&self) {
-        self.0.common.bell.ring();
+    pub(super) fn wake_others(&self) {
+        self.0.common.workers.wake();
     }
 
     fn call(&self) {
-        if self.0.common.is_balanced && self.board().call() {
-            self.0.common.bell.ring();
+        if self.0.common.is_balanced && self.balance().call() {
+            self.0.common.workers.wake();
         }
     }
 
     fn closed(&self) {
-        if !self.is_ours() {
+        if !self.is_own_process() {
             return;
         }
-        let (board, index) = (self.board(), self.0.index);
-        board.closed(index);
-        if matches!(board.state(index), State::Waiting | State::Called) && board.has_room(index) {
+        let (balance, slot) = (self.balance(), self.0.slot);
+        balance.closed(slot);
+        let waits = matches!(balance.state(slot), State::Waiting | State::Called) && balance.has_room(slot);
+        if waits || self.0.most.is_some() {
             self.0.changed.notify_waiters();
         }
+        self.0.closed.notify_waiters();
     }
 
-    /// Listens for the bell, for as long as the worker runs.
-    pub(super) async fn attend(self) {
-        let deaf = |error: io::Error| tracing::warn!(%error, "cannot hear of the other workers");
-        let ear = match self.0.common.bell.0.listen() {
-            Ok(ear) => ear,
+    /// Looks for connections when another process asks to, for as long as the worker runs.
+    pub(super) async fn follow_wakes(self) {
+        let deaf = |error: io::Error| tracing::warn!(%error, "cannot be woken by the other workers");
+        let woken = match self.0.common.workers.waiter() {
+            Ok(woken) => woken,
             Err(error) => return deaf(error),
         };
         loop {
-            match ear.readable().await {
-                Ok(mut rung) => rung.clear_ready(),
+            match woken.readable().await {
+                Ok(mut ready) => ready.clear_ready(),
                 Err(error) => return deaf(error),
             }
             if let Err(error) = rearm_exclusive() {
@@ -206,13 +272,14 @@ impl Connections {
 
 impl fmt::Debug for Connections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connections").field("worker", &self.0.index).field("open", &self.open()).finish_non_exhaustive()
+        f.debug_struct("Connections").field("open", &self.open()).finish_non_exhaustive()
     }
 }
 
 /// A connection that counts among those of its worker until it is dropped.
 ///
-/// It reads and writes as what it holds does, so it goes wherever a stream goes, as into `hyper_util::rt::TokioIo`.
+/// It reads and writes like the stream that it holds, so it can take the stream's place, such as in
+/// `hyper_util::rt::TokioIo`.
 pub struct Counted<S> {
     // Declared first: when the peer sees the end, the connection does not count any more.
     _mark: Mark,

@@ -1,22 +1,22 @@
-//! What stands behind a number.
+//! The object behind a descriptor.
 
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, RawFd};
 
 use rustix::net::{SocketAddrAny, SocketAddrUnix, getpeername, getsockname};
 
-use crate::SharedObject;
+use crate::audit::SharedObject;
 
-/// What an audit says about a number.
+/// A descriptor as an audit shows it.
 pub(crate) struct Descriptor {
     pub(crate) object: SharedObject,
     pub(crate) name: String,
 }
 
-/// "127.0.0.1:80 to 127.0.0.1:54321", "/run/socket"; `None` if nothing has a name.
+/// The addresses of a socket, such as "127.0.0.1:80 to 127.0.0.1:54321" or "/run/socket". `None` if it has none.
 pub(crate) fn addresses(fd: RawFd) -> Option<String> {
-    // SAFETY: the number was open a moment ago; should it be closed meanwhile, the calls below fail or see another socket,
-    // and neither is dangerous.
+    // SAFETY: the descriptor was open a moment ago. If another thread closes it meanwhile, the calls below fail or see another
+    // socket, which is harmless.
     let socket = unsafe { BorrowedFd::borrow_raw(fd) };
     let own = getsockname(socket).ok().and_then(address);
     let peer = getpeername(socket).ok().flatten().and_then(address);

@@ -1,5 +1,5 @@
-//! What goes with kqueue(2), on every system that has one. With `--cfg forkio_kqueue` on Linux too, for tests: over the
-//! reactor's model.
+//! Wakes and process handles on systems with kqueue(2). With `--cfg forkio_kqueue`, tests use them on Linux too, over the model
+//! of the kernel.
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -11,35 +11,35 @@ use tokio::io::unix::AsyncFd;
 
 use super::{OwnsDescriptor, watch};
 
-/// What wakes all processes that listen to it: a socket pair that nobody reads, so that each write is an event for each of
+/// Wakes all processes that wait for it: a socket pair that no process reads, so that each write is an event for each of
 /// them.
 ///
 /// (`EVFILT_USER` belongs to one queue, and so to one process.)
 #[derive(Debug)]
-pub(crate) struct Bell {
-    ear: AsyncFd<UnixStream>,
-    rope: AsyncFd<UnixStream>,
+pub(crate) struct SharedWake {
+    reader: AsyncFd<UnixStream>,
+    writer: AsyncFd<UnixStream>,
 }
 
-// SAFETY: nothing but a descriptor, which is closed with it.
+// SAFETY: it owns its descriptor, and closes it when it is dropped.
 unsafe impl OwnsDescriptor for UnixStream {}
 
-impl Bell {
-    /// In the parent, which does not listen to it.
-    pub(crate) fn new() -> io::Result<Bell> {
-        let (ear, rope) = UnixStream::pair()?;
-        ear.set_nonblocking(true)?;
-        rope.set_nonblocking(true)?;
-        // Both are the children's as they are. A registration says so.
-        let (ear, rope) = (inherited(ear)?, inherited(rope)?);
-        crate::mute(&ear)?;
-        crate::mute(&rope)?;
-        Ok(Bell { ear, rope })
+impl SharedWake {
+    /// Creates the object in the parent, which does not wait for it.
+    pub(crate) fn new() -> io::Result<SharedWake> {
+        let (reader, writer) = UnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        writer.set_nonblocking(true)?;
+        // Children inherit both ends.
+        let (reader, writer) = (inherited(reader)?, inherited(writer)?);
+        crate::policy::mute(&reader)?;
+        crate::policy::mute(&writer)?;
+        Ok(SharedWake { reader, writer })
     }
 
-    pub(crate) fn ring(&self) -> io::Result<()> {
+    pub(crate) fn wake(&self) -> io::Result<()> {
         loop {
-            match self.rope.get_ref().write(&[1]) {
+            match self.writer.get_ref().write(&[1]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.empty()?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result.map(drop),
@@ -47,11 +47,11 @@ impl Bell {
         }
     }
 
-    /// Makes room. Who has not seen the bytes sees the one that is written next: whoever empties it writes afterwards.
+    /// Empties the pair. This process writes to it afterwards, so the others do not miss the wake.
     fn empty(&self) -> io::Result<()> {
         let mut rest = [0; 4096];
         loop {
-            match self.ear.get_ref().read(&mut rest) {
+            match self.reader.get_ref().read(&mut rest) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -60,31 +60,31 @@ impl Bell {
         }
     }
 
-    /// For the current runtime, which need not be the one that this process has inherited.
-    pub(crate) fn listen(&self) -> io::Result<AsyncFd<UnixStream>> {
-        inherited(self.ear.get_ref().try_clone()?)
+    /// Registers a duplicate with the current runtime, which need not be the inherited one.
+    pub(crate) fn waiter(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        inherited(OwnedFd::from(self.reader.get_ref().try_clone()?))
     }
 }
 
-fn inherited(end: UnixStream) -> io::Result<AsyncFd<UnixStream>> {
+fn inherited<T: OwnsDescriptor>(end: T) -> io::Result<AsyncFd<T>> {
     let watched = watch(end).map_err(|(_, error)| error)?;
     crate::set_policy(&watched, ForkPolicy::Inherit)?;
     Ok(watched)
 }
 
-/// What the watch of a child will need, to be dropped before it: a descriptor. (The queue itself cannot be made between
-/// prepare and fork: the child would have to make another one.)
+/// Checks that a descriptor is left to watch a child, and reserves it. Drop it before the child is watched. (It is a socket: the
+/// child would have to replace a queue that is made between prepare and fork.)
 pub(crate) fn reserve_watch() -> io::Result<OwnedFd> {
     Ok(UnixDatagram::unbound()?.into())
 }
 
-/// Sends a signal to a child that nobody has waited for: until then the number is its own.
+/// Sends a signal to a child that was not reaped. Until then, no other process can get its id.
 pub(crate) fn send_signal(process: &Process, signal: i32) -> io::Result<()> {
     if signal <= 0 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the number of a signal: those begin with 1"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a signal number: those begin with 1"));
     }
     // SAFETY: no memory is involved.
-    match unsafe { libc::kill(process.id().cast_signed(), signal) } {
+    match unsafe { libc::kill(process.id() as i32, signal) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -1,7 +1,7 @@
-//! What differs between systems, and what is unsafe.
+//! The code that differs between systems, and all unsafe code.
 //!
-//! One module per family of systems, Linux and the BSDs (macOS among them), and one per kernel queue, with the same names
-//! in each. What all of them have is beside them.
+//! `linux` and `bsd` (with macOS) have functions of the same names, and so have `epoll.rs` and `kqueue.rs`. The other files are
+//! for all systems.
 
 #[cfg(not(any(
     target_os = "linux",
@@ -25,11 +25,12 @@ mod queue;
 mod descriptor;
 mod per_process;
 mod process;
-// Elsewhere no memory is zero in children.
+// The other systems cannot wipe memory in children.
 #[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
 mod process_id;
 mod reuse_port;
 mod shared_words;
+mod supervision;
 mod sync;
 
 use std::marker::PhantomData;
@@ -43,18 +44,19 @@ pub(crate) use self::process_id::process_id;
 pub(crate) use self::queue::*;
 pub(crate) use self::reuse_port::listen_beside;
 pub(crate) use self::shared_words::SharedWords;
+pub(crate) use self::supervision::*;
 pub(crate) use self::system::*;
 #[cfg(any(target_os = "dragonfly", target_os = "macos"))]
 pub(crate) use std::process::id as process_id;
 
 impl<T> PerProcess<T> {
-    /// Nothing is made yet. (Not where the rest is, because loom's atomics cannot be made by a `const fn`.)
+    /// No process has made the value yet. (Not in `per_process.rs`, because a `const fn` cannot make loom's atomics.)
     pub(crate) const fn new() -> PerProcess<T> {
         PerProcess { newest: sync::AtomicPtr::new(ptr::null_mut()), _owns: PhantomData }
     }
 }
 
-/// Which process this is.
+/// The key of this process.
 pub(crate) fn process_key() -> ProcessKey {
     u64::from(forkio_reactor::fork::generation()) << 32 | u64::from(process_id())
 }

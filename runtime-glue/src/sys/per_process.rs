@@ -5,51 +5,51 @@ use std::{iter, ptr};
 
 use super::sync::{AtomicPtr, AtomicUsize, Ordering, pause, this_thread};
 
-/// Which process: of two that are related by forks no two are the same.
+/// Identifies a process: no two processes that are related by forks have the same key.
 pub(crate) type ProcessKey = u64;
 
-/// A value that each process makes on first use, once, whichever thread comes first.
+/// A value that each process makes once, on first use.
 ///
-/// A child of a fork makes one of its own, and leaks what it has inherited: it may be in the middle of anything, and
-/// dropping it may wait for threads that are not there. For that no lock is needed that another thread may have held at
-/// the fork: each process has a slot of its own, which names it, and who waits, waits for a thread of the same process.
+/// A child makes a value of its own, and leaks the inherited one: a thread of the parent may have been changing it, and its
+/// destructor may wait for such threads. The child never needs a lock that a thread of the parent may have held: each process
+/// has a slot of its own, with its key, and a thread waits only for threads of its own process.
 pub(crate) struct PerProcess<T> {
-    /// The slot of this process, or of the nearest ancestor that had one; null: there is none.
+    /// The slot of this process, or of the nearest ancestor that had one. Null if there is no slot.
     pub(super) newest: AtomicPtr<Slot<T>>,
     pub(super) _owns: PhantomData<T>,
 }
 
 pub(crate) struct Slot<T> {
     process: ProcessKey,
-    /// Null until it is made.
+    /// Null until the value is made.
     value: AtomicPtr<T>,
-    /// The thread that makes it; 0: none.
+    /// The thread that makes the value, or 0.
     maker: AtomicUsize,
     /// The slot of the next ancestor that had one, or null.
     inherited: *mut Slot<T>,
 }
 
-// SAFETY: the value may be made by one thread, used by all and dropped by another one.
+// SAFETY: one thread makes the value, all threads use it, and any thread may drop it. `T` allows all of this.
 unsafe impl<T: Send + Sync> Sync for PerProcess<T> {}
 
 /// Why there is no value.
 #[derive(Debug)]
 pub(crate) enum NotMade<E> {
-    /// Making it failed. The next one to ask tries again.
+    /// The function that makes the value failed. The next call tries again.
     Failed(E),
-    /// The thread that asks is making it.
+    /// The function that makes the value asked for it.
     InsideItself,
 }
 
 impl<T> PerProcess<T> {
-    /// The value of this process, if it is made.
+    /// The value of this process, if there is one.
     pub(crate) fn get(&self, process: ProcessKey) -> Option<&T> {
         let slot = self.slot(process)?;
-        // SAFETY: null or from `Box::into_raw`, and freed with `self` at the earliest.
+        // SAFETY: null or from `Box::into_raw`, and never freed.
         unsafe { slot.value.load(Ordering::Acquire).as_ref() }
     }
 
-    /// The value of this process. `process` says which one that is: it is asked again in case `make` forks.
+    /// The value of this process. Calls `process` for the key in each round, because `make` may fork.
     pub(crate) fn get_or_try_make<E>(
         &self,
         process: impl Fn() -> ProcessKey,
@@ -68,11 +68,11 @@ impl<T> PerProcess<T> {
             match slot.maker.compare_exchange(0, this_thread(), Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => {
                     let _making = Making(&slot.maker);
-                    // Another thread may have made it since this one looked.
+                    // Another thread may have made the value meanwhile.
                     if slot.value.load(Ordering::Acquire).is_null() {
                         let value = make().map_err(NotMade::Failed)?;
-                        // In a child that `make` has forked this is the parent's slot still. There the next round makes
-                        // another one.
+                        // If `make` has forked, the child stores it in the parent's slot, and makes another value in the
+                        // next round.
                         slot.value.store(Box::into_raw(Box::new(value)), Ordering::Release);
                     }
                 }
@@ -87,7 +87,7 @@ impl<T> PerProcess<T> {
 
     /// The slot of this process.
     fn slot(&self, process: ProcessKey) -> Option<&Slot<T>> {
-        // SAFETY: null or from `Box::into_raw`, and freed with `self` at the earliest.
+        // SAFETY: null or from `Box::into_raw`, and never freed.
         unsafe { self.newest.load(Ordering::Acquire).as_ref() }.filter(|slot| slot.process == process)
     }
 
@@ -106,14 +106,14 @@ impl<T> PerProcess<T> {
             inherited,
         }));
         if self.newest.compare_exchange(inherited, slot, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-            // SAFETY: from `Box::into_raw`, and nobody else has seen it.
+            // SAFETY: from `Box::into_raw`, and no other thread has its address.
             drop(unsafe { Box::from_raw(slot) });
         }
     }
 
     /// The values of this process's ancestors.
     pub(crate) fn inherited(&self, process: ProcessKey) -> impl Iterator<Item = &T> {
-        // SAFETY: as in `slot`, and so are the slots it leads to.
+        // SAFETY: as in `slot`, and so are the slots that it links.
         let newest = unsafe { self.newest.load(Ordering::Acquire).as_ref() };
         // SAFETY: as above.
         let slots = iter::successors(newest, |slot| unsafe { slot.inherited.as_ref() });
@@ -123,16 +123,16 @@ impl<T> PerProcess<T> {
             .filter_map(|slot| unsafe { slot.value.load(Ordering::Acquire).as_ref() })
     }
 
-    /// Takes the value of this process. An inherited one stays where it is.
-    pub(crate) fn take(&mut self, process: ProcessKey) -> Option<T> {
-        let slot = self.slot(process)?;
-        let value = slot.value.swap(ptr::null_mut(), Ordering::Acquire);
-        // SAFETY: null or from `Box::into_raw`; nobody has a reference, because `self` is borrowed mutably.
-        (!value.is_null()).then(|| *unsafe { Box::from_raw(value) })
+    /// Forgets the value of this process, so that the next use makes another one. The old one is leaked, because other threads
+    /// may have references to it.
+    pub(crate) fn forget(&self, process: ProcessKey) -> Option<&T> {
+        let value = self.slot(process)?.value.swap(ptr::null_mut(), Ordering::AcqRel);
+        // SAFETY: null or from `Box::into_raw`, and never freed.
+        unsafe { value.as_ref() }
     }
 }
 
-/// The thread is making the value, until it is dropped, also by a panic.
+/// Marks the calling thread as the maker until it is dropped, also by a panic.
 struct Making<'a>(&'a AtomicUsize);
 
 impl Drop for Making<'_> {

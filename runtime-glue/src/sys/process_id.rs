@@ -1,4 +1,4 @@
-//! The process id, without a system call for each question.
+//! The process id, without a system call each time.
 
 use std::io;
 use std::ptr;
@@ -8,18 +8,18 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use super::zero_in_children;
 
-/// The process id. It is kept in a page that is zero in every child, whoever forks it.
+/// The process id. A page that the kernel wipes in each child keeps it.
 pub(crate) fn process_id() -> u32 {
-    /// Null as long as there is no such page.
+    /// Null until the page is mapped.
     static PAGE: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
 
     // SAFETY: null, or a page that is never unmapped; an `AtomicU32` may have any value.
     let Some(kept) = (unsafe { PAGE.load(Ordering::Acquire).as_ref() }) else {
-        if let Ok(page) = wiped_page()
-            && PAGE.compare_exchange(ptr::null_mut(), page, Ordering::AcqRel, Ordering::Relaxed).is_err()
-        {
-            // SAFETY: a page that nobody else has seen.
-            let _ = unsafe { munmap(page.cast(), rustix::param::page_size()) };
+        if let Ok(page) = wiped_page() {
+            if PAGE.compare_exchange(ptr::null_mut(), page, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                // SAFETY: no other thread has the address of this page.
+                let _ = unsafe { munmap(page.cast(), rustix::param::page_size()) };
+            }
         }
         return std::process::id();
     };
@@ -33,11 +33,11 @@ pub(crate) fn process_id() -> u32 {
     }
 }
 
-/// A page of zeros, and of zeros again in a child.
+/// Maps a page of zeros that the kernel wipes in each child.
 fn wiped_page() -> io::Result<*mut AtomicU32> {
     let size = rustix::param::page_size();
     let access = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a new mapping, wherever there is room for it, that nobody knows of yet.
+    // SAFETY: the kernel chooses an unused address for the new mapping, and no other code has it yet.
     unsafe {
         let page = mmap_anonymous(ptr::null_mut(), size, access, MapFlags::PRIVATE)?;
         if let Err(error) = zero_in_children(page, size) {

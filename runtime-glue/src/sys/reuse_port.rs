@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use super::{backlog, join_port};
 
-/// One more listener at the address of `first`, whose port is [shared](super::share_port).
+/// Opens one more listener at the address of `first`, whose port is [shared](super::share_port).
 pub(crate) fn listen_beside(first: &TcpListener) -> io::Result<TcpListener> {
     let address = first.local_addr()?;
     let model = SockRef::from(first);
@@ -18,7 +18,7 @@ pub(crate) fn listen_beside(first: &TcpListener) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(model.only_v6()?)?;
     }
-    // What accepted connections have of their listener.
+    // Accepted connections inherit these options from their listener.
     socket.set_tcp_nodelay(model.tcp_nodelay()?)?;
     socket.set_keepalive(model.keepalive()?)?;
     socket.bind(&address.into())?;

@@ -1,5 +1,5 @@
-//! What model-checked modules synchronise with. A loom test includes such a module under a parent whose `sync` names loom's
-//! types instead.
+//! The primitives of modules that loom checks. A loom test includes such a module under a parent whose `sync` has loom's types
+//! instead.
 
 use std::hint;
 use std::ptr;
@@ -8,8 +8,7 @@ use std::time::Duration;
 
 pub(super) use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-/// Gives way to the thread that is being waited for. No queue of waiters, so there is nothing to repair in a child that is
-/// forked meanwhile.
+/// Lets the awaited thread run. There is no queue of waiters, so a child that is forked meanwhile has nothing to repair.
 pub(super) fn pause(round: u32) {
     match round {
         0..16 => hint::spin_loop(),
@@ -18,7 +17,7 @@ pub(super) fn pause(round: u32) {
     }
 }
 
-/// The calling thread: never 0, and no other living thread's.
+/// Identifies the calling thread: never 0, and unique among living threads.
 pub(super) fn this_thread() -> usize {
     thread_local! {
         static MARK: u8 = const { 0 };

@@ -12,11 +12,29 @@ pub(crate) use self::descriptors::*;
 pub(crate) use self::reuse_port::*;
 pub(crate) use self::threads::*;
 
-/// Has the page be zero in every child: minherit(2) of FreeBSD 12, NetBSD 8 and OpenBSD 5.6.
+/// Replaces pthread_join(3) in the whole program. In a child, libthr does not know the threads that had ended before the fork.
+/// It returns ESRCH, at which Rust's standard library panics. tokio's blocking pool joins such a thread when a runtime is
+/// dropped, or when one of its own threads ends. This function returns 0 instead. Seen on FreeBSD 15.1-RELEASE-p1.
+#[cfg(target_os = "freebsd")]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pthread_join(thread: libc::pthread_t, value: *mut *mut c_void) -> libc::c_int {
+    type Join = unsafe extern "C" fn(libc::pthread_t, *mut *mut c_void) -> libc::c_int;
+    // SAFETY: the name ends with a zero byte.
+    let next = unsafe { libc::dlsym(libc::RTLD_NEXT, c"pthread_join".as_ptr()) };
+    // SAFETY: the C library has a function of this name, with this type.
+    let join = unsafe { std::mem::transmute::<*mut c_void, Join>(next) };
+    // SAFETY: the caller has made the same promise.
+    match unsafe { join(thread, value) } {
+        libc::ESRCH if forkio_reactor::fork::generation() > 0 => 0,
+        result => result,
+    }
+}
+
+/// Makes the kernel wipe the page in each child: minherit(2) of FreeBSD 12, NetBSD 8 and OpenBSD 5.6.
 ///
 /// # Safety
 ///
-/// Nobody uses the page yet.
+/// The page must not be in use yet.
 #[cfg(any(target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
 pub(super) unsafe fn zero_in_children(page: *mut c_void, size: usize) -> io::Result<()> {
     #[cfg(target_os = "freebsd")]
@@ -24,30 +42,30 @@ pub(super) unsafe fn zero_in_children(page: *mut c_void, size: usize) -> io::Res
     #[cfg(not(target_os = "freebsd"))]
     use libc::MAP_INHERIT_ZERO as ZERO;
 
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller has made the same promise.
     match unsafe { libc::minherit(page, size, ZERO) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Only glibc hands the stacks of threads on to others.
+/// No: only glibc reuses the stacks of ended threads in a child.
 pub(crate) fn may_inherit_stacks() -> bool {
     false
 }
 
-/// There are none.
+/// Does nothing: there are no such stacks.
 pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
     Ok(())
 }
 
-/// Nothing has been made that would have to go.
+/// Returns at once: no thread was made.
 pub(crate) fn wait_until_single_threaded() -> io::Result<()> {
     Ok(())
 }
 
-/// Has this process sent SIGTERM when its parent ends: `PROC_PDEATHSIG_CTL` of procctl(2), FreeBSD 11.2 and DragonFly 6.
-/// `false`: it has ended already.
+/// Makes the kernel send SIGTERM to this process when its parent ends: `PROC_PDEATHSIG_CTL` of procctl(2), FreeBSD 11.2 and
+/// DragonFly 6. Returns `false` if the parent has ended already.
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
 pub(crate) fn terminate_with_parent(parent: u32) -> io::Result<bool> {
     let mut signal = libc::SIGTERM;
@@ -58,8 +76,8 @@ pub(crate) fn terminate_with_parent(parent: u32) -> io::Result<bool> {
     Ok(is_parent(parent))
 }
 
-/// The kernel sends no signal when a parent ends: a worker that is stuck, and does not see it, stays. `false`: it has ended
-/// already.
+/// Returns `false` if the parent has ended already. The kernel sends no signal when a parent ends, so a worker that is stuck
+/// outlives it.
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]
 pub(crate) fn terminate_with_parent(parent: u32) -> io::Result<bool> {
     Ok(is_parent(parent))

@@ -1,4 +1,4 @@
-//! `SO_REUSEPORT` and its like, setsockopt(2): not every system spreads connections over the sockets that share a port.
+//! `SO_REUSEPORT` and `SO_REUSEPORT_LB`, setsockopt(2). Not every system spreads connections over the sockets that share a port.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,8 +8,8 @@ use socket2::SockRef;
 use socket2::Socket;
 use tokio::net::TcpListener;
 
-/// Sees to it that others may bind the address of a listener, and are given their part of the connections. It is too late
-/// to ask for that when a socket is bound.
+/// Checks that other sockets can bind the address of a listener, and get their share of the connections. The option must be set
+/// before the socket is bound.
 #[cfg(target_os = "freebsd")]
 pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
     match SockRef::from(listener).reuse_port_lb()? {
@@ -18,8 +18,8 @@ pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
     }
 }
 
-/// Sees to it that others may bind the address of a listener, and are given their part of the connections. It is too late
-/// to ask for that when a socket is bound.
+/// Checks that other sockets can bind the address of a listener, and get their share of the connections. The option must be set
+/// before the socket is bound.
 #[cfg(target_os = "dragonfly")]
 pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
     match SockRef::from(listener).reuse_port()? {
@@ -28,7 +28,7 @@ pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
     }
 }
 
-/// Fails: here SO_REUSEPORT is for datagrams, and of the listeners that share a port one gets all connections.
+/// Fails: on this system, one of the listeners that share a port gets all connections.
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]
 pub(crate) fn share_port(_: &TcpListener) -> io::Result<()> {
     Err(unsupported(
@@ -37,8 +37,8 @@ pub(crate) fn share_port(_: &TcpListener) -> io::Result<()> {
     ))
 }
 
-/// The kernel leaves such a socket out of the group that it spreads connections over, and says nothing
-/// (`in_pcbinslbgrouphash`, `in_pcbinslocalgrphash`).
+/// Refuses an IPv6 wildcard that takes IPv4 too. The kernel does not add such a socket to the group that it spreads connections
+/// over, and returns no error (`in_pcbinslbgrouphash`, `in_pcbinslocalgrphash`).
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
 fn refuse_both_families(listener: &TcpListener) -> io::Result<()> {
     let address = listener.local_addr()?.ip();
@@ -56,16 +56,25 @@ fn is_bound_without(option: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
-/// Before a socket is bound to a shared port.
+/// Prepares a listener whose port workers may share, before it is bound: FreeBSD spreads connections only over sockets that were
+/// all bound with this option.
+pub(crate) fn prepare_to_bind(socket: &Socket) -> io::Result<()> {
+    #[cfg(target_os = "freebsd")]
+    socket.set_reuse_port_lb(true)?;
+    let _ = socket;
+    Ok(())
+}
+
+/// Prepares a socket before it is bound to a shared port.
 pub(crate) fn join_port(socket: &Socket, _: &Socket) -> io::Result<()> {
-    // FreeBSD 12: SO_REUSEPORT alone gives all connections to one of them.
+    // FreeBSD 12: with SO_REUSEPORT, one socket gets all connections.
     #[cfg(target_os = "freebsd")]
     return socket.set_reuse_port_lb(true);
     #[cfg(not(target_os = "freebsd"))]
     socket.set_reuse_port(true)
 }
 
-/// How many connections may wait in the queue of a listener.
+/// The number of connections that may wait in the queue of a listener.
 pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
     #[cfg(target_os = "freebsd")]
     {
@@ -80,7 +89,7 @@ pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
         };
         if result == -1 { Err(io::Error::last_os_error()) } else { Ok(limit) }
     }
-    // Nobody tells. As many as the system allows: listen(2) takes a negative number for that.
+    // The system does not tell. A negative number asks listen(2) for its maximum.
     #[cfg(not(target_os = "freebsd"))]
     {
         let _ = listener;
@@ -88,17 +97,17 @@ pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
     }
 }
 
-/// Only Linux has `SO_INCOMING_CPU`.
+/// Fails: only Linux has `SO_INCOMING_CPU`.
 pub(crate) fn prefer_on_cpu(_: &impl AsFd, _: usize) -> io::Result<()> {
     Err(no_incoming_cpu())
 }
 
-/// Of no use without [`prefer_on_cpu`].
+/// Fails, like [`prefer_on_cpu`].
 pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
     Err(no_incoming_cpu())
 }
 
-/// Of no use without [`prefer_on_cpu`].
+/// Fails, like [`prefer_on_cpu`].
 pub(crate) fn stay_on_cpu(_: usize) -> io::Result<()> {
     Err(no_incoming_cpu())
 }

@@ -4,17 +4,16 @@ use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
-use forkio_reactor::fork as reactor;
-use forkio_reactor::fork::SourceKind;
+use forkio_reactor::fork::{SourceKind, glue};
 use rustix::fs::{FileType, OFlags, fstat, major};
 
-use crate::SharedObject;
+use crate::audit::SharedObject;
 use crate::sys::Descriptor;
 use crate::sys::descriptor::addresses;
 
 const LIST: &str = "/proc/self/fd";
 
-/// Numbers that were open while they were listed, in order; one of them is the listing's own and closed by now.
+/// The open descriptors, in ascending order. One of them belonged to the list itself, and is closed.
 pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let failed = |error: io::Error| io::Error::new(error.kind(), format!("reading {LIST}: {error}; is /proc mounted?"));
     let mut numbers = Vec::new();
@@ -22,22 +21,24 @@ pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
         numbers.extend(entry.map_err(failed)?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
     }
     numbers.sort_unstable();
-    // In a test build the kernel's side of a queue is in this process too: CONTRIBUTING.md.
     #[cfg(all(forkio_kqueue, not(forkio_libkqueue)))]
-    {
-        let own = forkio_reactor::testing::kqueue::own();
-        numbers.retain(|fd| !own.contains(fd));
-    }
+    numbers.retain(|fd| !forkio_model_owns(*fd));
     Ok(numbers)
 }
 
-/// Looks at a number; `None` if it is not open, or if there is nothing in it that two processes could share.
+// A test build has its kernel in the process, with descriptors that a program does not see: CONTRIBUTING.md.
+#[cfg(all(forkio_kqueue, not(forkio_libkqueue)))]
+unsafe extern "C" {
+    safe fn forkio_model_owns(fd: RawFd) -> bool;
+}
+
+/// Describes a descriptor. `None` if it is closed, or if its object has no state to share.
 pub(crate) fn describe(fd: RawFd) -> Option<Descriptor> {
-    // A path may hold any bytes.
+    // A path may contain any bytes.
     let name = fs::read_link(format!("{LIST}/{fd}")).ok()?.to_string_lossy().into_owned();
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
     let flags = OFlags::from_bits_retain(open_flags(&info)?);
-    let object = match reactor::kind(&fd).ok()? {
+    let object = match glue::kind(&fd).ok()? {
         _ if flags.contains(OFlags::PATH) => return None,
         SourceKind::Process => return None,
         kind => SharedObject::of_kind(kind),
@@ -47,20 +48,20 @@ pub(crate) fn describe(fd: RawFd) -> Option<Descriptor> {
             Some(Descriptor { object, name: addresses(fd).unwrap_or(name) })
         }
         Some(object) => Some(Descriptor { object, name }),
-        None => Some(Descriptor { object: look_closer(fd, &name, &info, flags)?, name }),
+        None => Some(Descriptor { object: examine(fd, &name, &info, flags)?, name }),
     }
 }
 
-/// For what is neither socket nor pipe nor a kernel queue.
-fn look_closer(fd: RawFd, name: &str, info: &str, flags: OFlags) -> Option<SharedObject> {
+/// Finds the object of a descriptor whose source kind does not tell it.
+fn examine(fd: RawFd, name: &str, info: &str, flags: OFlags) -> Option<SharedObject> {
     /// The major number of /dev/null, zero, full, random and urandom (Documentation/admin-guide/devices.txt).
     const MEMORY_DEVICES: u32 = 1;
 
-    // SAFETY: the number was open a moment ago; should it be closed meanwhile, the call below fails or sees another file,
-    // and neither is dangerous.
+    // SAFETY: the descriptor was open a moment ago. If another thread closes it meanwhile, the call fails or sees another file,
+    // which is harmless.
     let stat = fstat(unsafe { BorrowedFd::borrow_raw(fd) }).ok()?;
     Some(match FileType::from_raw_mode(stat.st_mode) {
-        // Namespaces, and other files without a path that one could open.
+        // A namespace, or another file without a path.
         FileType::RegularFile if !name.starts_with('/') => SharedObject::Other,
         FileType::RegularFile if is_locked(info) => SharedObject::LockedFile,
         FileType::RegularFile if flags.contains(OFlags::APPEND) => SharedObject::AppendedFile,
@@ -78,7 +79,7 @@ fn open_flags(info: &str) -> Option<u32> {
     u32::from_str_radix(flags.trim(), 8).ok()
 }
 
-/// Whether the open file description holds a lock. (Those that belong to the process, `POSIX`, no child has.)
+/// Whether the open file description holds a lock. (A `POSIX` lock belongs to the process: a child does not have it.)
 fn is_locked(info: &str) -> bool {
     let mut locks = info.lines().filter_map(|line| line.strip_prefix("lock:"));
     locks.any(|lock| lock.contains("FLOCK") || lock.contains("OFDLCK"))

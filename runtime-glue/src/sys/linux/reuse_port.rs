@@ -8,14 +8,19 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use socket2::{SockRef, Socket};
 use tokio::net::TcpListener;
 
-/// Lets others bind the address of a listener, which has it already.
+/// Lets other sockets bind the address of a bound listener.
 ///
-/// Not before it is bound, so that its owner finds out whether the port is in use by another program.
+/// Before the bind, the option would hide that another program uses the port.
 pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
     SockRef::from(listener).set_reuse_port(true)
 }
 
-/// Before a socket is bound to a shared port.
+/// Prepares a listener whose port workers may share, before it is bound. Linux lets them share it afterwards.
+pub(crate) fn prepare_to_bind(_: &Socket) -> io::Result<()> {
+    Ok(())
+}
+
+/// Prepares a socket before it is bound to a shared port.
 pub(crate) fn join_port(socket: &Socket, model: &Socket) -> io::Result<()> {
     socket.set_reuse_port(true)?;
     match model.device()? {
@@ -24,12 +29,12 @@ pub(crate) fn join_port(socket: &Socket, model: &Socket) -> io::Result<()> {
     }
 }
 
-/// Has the kernel prefer a listener for the connections that arrive on a CPU: `SO_INCOMING_CPU`.
+/// Makes the kernel prefer a listener for the connections that arrive on a CPU: `SO_INCOMING_CPU`.
 pub(crate) fn prefer_on_cpu(listener: &impl AsFd, cpu: usize) -> io::Result<()> {
     SockRef::from(listener).set_cpu_affinity(cpu)
 }
 
-/// How many connections may wait in the queue of a listener: what listen(2) was asked for, within the system's limit.
+/// The number of connections that may wait in the queue of a listener: the argument of listen(2), within the system's limit.
 pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -46,19 +51,19 @@ pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
     if result == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a structure of integers, zero where the kernel has written nothing.
+    // SAFETY: all fields are integers, and those that the kernel did not write are zero.
     let info = unsafe { info.assume_init() };
-    // tcp_get_info() in the kernel: of a listener this field is the longest queue (`sk_max_ack_backlog`).
+    // For a listener, tcp_get_info() in the kernel puts the maximum (`sk_max_ack_backlog`) in this field.
     Ok(info.tcpi_sacked.try_into().unwrap_or(i32::MAX))
 }
 
-/// The CPUs that this process may run on, by number.
+/// The numbers of the CPUs that this process may run on.
 pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
     let allowed = sched_getaffinity(None)?;
     Ok((0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect())
 }
 
-/// Keeps the calling thread, and those that it makes, on one CPU.
+/// Keeps the calling thread and the threads that it starts on one CPU.
 pub(crate) fn stay_on_cpu(cpu: usize) -> io::Result<()> {
     let mut only = CpuSet::new();
     only.set(cpu);

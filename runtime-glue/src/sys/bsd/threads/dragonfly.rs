@@ -6,7 +6,7 @@ pub(super) use libc::kinfo_proc as Record;
 
 pub(super) fn list(room: &mut [MaybeUninit<Record>]) -> io::Result<Option<usize>> {
     let of_process = libc::KERN_PROC_PID | libc::KERN_PROC_FLAG_LWP;
-    sysctl(&mut [libc::CTL_KERN, libc::KERN_PROC, of_process, std::process::id().cast_signed()], room)
+    sysctl(&mut [libc::CTL_KERN, libc::KERN_PROC, of_process, std::process::id() as i32], room)
 }
 
 pub(super) fn id(record: &Record) -> Option<u64> {

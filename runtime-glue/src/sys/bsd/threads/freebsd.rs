@@ -6,14 +6,14 @@ pub(super) use libc::kinfo_proc as Record;
 
 pub(super) fn list(room: &mut [MaybeUninit<Record>]) -> io::Result<Option<usize>> {
     let of_process = libc::KERN_PROC_PID | libc::KERN_PROC_INC_THREAD;
-    sysctl(&mut [libc::CTL_KERN, libc::KERN_PROC, of_process, std::process::id().cast_signed()], room)
+    sysctl(&mut [libc::CTL_KERN, libc::KERN_PROC, of_process, std::process::id() as i32], room)
 }
 
 pub(super) fn id(record: &Record) -> Option<u64> {
     u64::try_from(record.ki_tid).ok()
 }
 
-/// A name is cut in two (sys/user.h).
+/// The kernel splits a long name into two fields (sys/user.h).
 pub(super) fn name(record: &Record) -> String {
     text(&record.ki_tdname) + &text(&record.ki_moretdname)
 }

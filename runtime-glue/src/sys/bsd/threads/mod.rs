@@ -17,10 +17,10 @@ use system::Record;
 
 /// Whether the calling thread is the only one. Async-signal-safe.
 pub(crate) fn is_single_threaded() -> io::Result<bool> {
-    // More than one thread has, and than a process without threads.
+    // Room for more records than a single-threaded process has.
     let mut room = [const { MaybeUninit::<Record>::uninit() }; 4];
     let Some(count) = system::list(&mut room)? else { return Ok(false) };
-    // SAFETY: the kernel has filled as many.
+    // SAFETY: the kernel has filled `count` records.
     let ids = room[..count].iter().filter_map(|record| system::id(unsafe { record.assume_init_ref() }));
     Ok(ids.count() <= 1)
 }
@@ -32,7 +32,7 @@ pub(crate) fn other_threads() -> io::Result<Vec<Thread>> {
     loop {
         let mut records = Vec::<Record>::with_capacity(size);
         if let Some(count) = system::list(&mut records.spare_capacity_mut()[..size])? {
-            // SAFETY: the kernel has filled as many.
+            // SAFETY: the kernel has filled `count` records.
             unsafe { records.set_len(count) };
             let others = records.iter().filter_map(|record| Some((system::id(record)?, record)));
             let others = others.filter(|(id, _)| *id != own);
@@ -42,11 +42,11 @@ pub(crate) fn other_threads() -> io::Result<Vec<Thread>> {
     }
 }
 
-/// Records of sysctl(3): how many there are; `None`: more than there is room for, or just as many.
+/// Fills `room` with records of sysctl(3), and returns their number. `None` if `room` is full or too small.
 #[cfg(not(target_os = "macos"))]
 fn sysctl(name: &mut [c_int], room: &mut [MaybeUninit<Record>]) -> io::Result<Option<usize>> {
     let mut bytes = size_of_val(room);
-    // SAFETY: the kernel reads the name, and writes at most as many bytes to `room`.
+    // SAFETY: the kernel reads the name, and writes at most `bytes` bytes to `room`.
     let result = unsafe {
         libc::sysctl(
             name.as_mut_ptr(),
@@ -58,8 +58,8 @@ fn sysctl(name: &mut [c_int], room: &mut [MaybeUninit<Record>]) -> io::Result<Op
         )
     };
     match result {
-        0 if !bytes.is_multiple_of(size_of::<Record>()) => {
-            Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel lists threads in another form"))
+        0 if bytes % size_of::<Record>() != 0 => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's records of threads have an unknown size"))
         }
         0 => Ok(Some(bytes / size_of::<Record>()).filter(|count| *count < room.len())),
         _ => match io::Error::last_os_error() {
@@ -69,7 +69,7 @@ fn sysctl(name: &mut [c_int], room: &mut [MaybeUninit<Record>]) -> io::Result<Op
     }
 }
 
-/// Up to its zero byte, or all of it.
+/// The text before the first zero byte, or all of it.
 fn text(bytes: &[c_char]) -> String {
     let bytes: Vec<u8> = bytes.iter().take_while(|byte| **byte != 0).map(|byte| *byte as u8).collect();
     String::from_utf8_lossy(&bytes).into_owned()

@@ -7,7 +7,7 @@ pub(super) use libc::kinfo_lwp as Record;
 pub(super) fn list(room: &mut [MaybeUninit<Record>]) -> io::Result<Option<usize>> {
     let size = size_of::<Record>() as c_int;
     let most = c_int::try_from(room.len()).unwrap_or(c_int::MAX);
-    sysctl(&mut [libc::CTL_KERN, libc::KERN_LWP, std::process::id().cast_signed(), size, most], room)
+    sysctl(&mut [libc::CTL_KERN, libc::KERN_LWP, std::process::id() as i32, size, most], room)
 }
 
 pub(super) fn id(record: &Record) -> Option<u64> {

@@ -8,7 +8,7 @@ pub(super) fn list(room: &mut [MaybeUninit<Record>]) -> io::Result<Option<usize>
     let of_process = libc::KERN_PROC_PID | libc::KERN_PROC_SHOW_THREADS;
     let size = size_of::<Record>() as c_int;
     let most = c_int::try_from(room.len()).unwrap_or(c_int::MAX);
-    let process = std::process::id().cast_signed();
+    let process = std::process::id() as i32;
     sysctl(&mut [libc::CTL_KERN, libc::KERN_PROC, of_process, process, size, most], room)
 }
 

@@ -1,0 +1,132 @@
+//! [`parent_only`].
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::task::{Context, Poll};
+
+use forkio_reactor::fork::generation;
+use futures_util::task::AtomicWaker;
+use pin_project_lite::pin_project;
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use crate::{NotInChild, policy};
+
+/// The task that waits for a [`ParentOnly`] future.
+#[derive(Default)]
+pub(crate) struct Waiter {
+    waker: AtomicWaker,
+    /// The thread that polled the future last, by its [`this_thread`].
+    thread: AtomicUsize,
+}
+
+/// The waiters of all [`ParentOnly`] futures. A child wakes them.
+static WAITERS: Mutex<Vec<Weak<Waiter>>> = Mutex::new(Vec::new());
+
+pub(crate) fn waiters() -> MutexGuard<'static, Vec<Weak<Waiter>>> {
+    WAITERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells the threads of a process apart. The child's only thread has the value that it had in the parent.
+fn this_thread() -> usize {
+    thread_local!(static MARK: u8 = const { 0 });
+    MARK.with(|mark| ptr::from_ref(mark).addr())
+}
+
+/// Wraps a future that a forked child must not run, such as a maintenance task or a connection to a coordinator.
+///
+/// # Fork
+///
+/// In the child the future is dropped without being polled again, and resolves to [`NotInChild`] at once. A child that the
+/// future forks itself continues with it; a child that any other code forks does not.
+///
+/// Dropping the future in the child runs the destructors of the values that it holds. If one of them acts outside the process,
+/// such as a `TempDir`, a lock file or a buffer that flushes, keep it in a [`ParentOwned`](crate::ParentOwned).
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let report = tokio::spawn(forkio::parent_only(async { "written once" }));
+/// assert_eq!(report.await.unwrap(), Ok("written once"));
+/// # }
+/// ```
+pub fn parent_only<F: Future>(future: F) -> ParentOnly<F> {
+    policy::install_defaults();
+    let waiter = Arc::new(Waiter::default());
+    let mut waiters = waiters();
+    if waiters.len() == waiters.capacity() {
+        // Before the list grows: half of the futures or more may be dropped by now.
+        waiters.retain(|waiter| waiter.strong_count() > 0);
+    }
+    waiters.push(Arc::downgrade(&waiter));
+    ParentOnly { future: Some(future), generation: generation(), waiter }
+}
+
+pin_project! {
+    /// A future that children do not run: [`parent_only`] makes it.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ParentOnly<F> {
+        // `None` once the future is dropped.
+        #[pin]
+        future: Option<F>,
+        generation: u32,
+        waiter: Arc<Waiter>,
+    }
+}
+
+impl<F: Future> Future for ParentOnly<F> {
+    type Output = Result<F::Output, NotInChild>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if *this.generation != generation() {
+            this.future.set(None);
+        }
+        match this.future.as_pin_mut() {
+            Some(future) => {
+                this.waiter.waker.register(cx.waker());
+                this.waiter.thread.store(this_thread(), Ordering::Relaxed);
+                let result = future.poll(cx);
+                // If it has changed, the future has forked, and knows which side it is on.
+                *this.generation = generation();
+                result.map(Ok)
+            }
+            None => Poll::Ready(Err(NotInChild)),
+        }
+    }
+}
+
+impl<F> fmt::Debug for ParentOnly<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ParentOnly").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+/// In the child of a parent without other threads: wakes all [`ParentOnly`] futures, so that they resolve.
+pub(crate) fn wake_all() {
+    wake(|_| true);
+}
+
+/// In the child: wakes the [`ParentOnly`] futures that this thread polled last, if its runtime has no other threads. Waking
+/// others could wait for a lock of a thread that stayed in the parent.
+pub(crate) fn wake_own() {
+    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    // Another thread of the parent may have had the lock at the fork.
+    let is_locked = matches!(WAITERS.try_lock(), Err(TryLockError::WouldBlock));
+    if flavor.is_ok_and(|flavor| flavor == RuntimeFlavor::CurrentThread) && !is_locked {
+        wake(|waiter| waiter.thread.load(Ordering::Relaxed) == this_thread());
+    }
+}
+
+fn wake(is_wanted: impl Fn(&Waiter) -> bool) {
+    let mut woken: Vec<_> = waiters().iter().filter_map(Weak::upgrade).collect();
+    woken.retain(|waiter| is_wanted(waiter));
+    for waiter in woken {
+        waiter.waker.wake();
+    }
+}

@@ -1,0 +1,93 @@
+//! [`PausedWorkers`]: runtimes whose worker threads pause during a fork.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use forkio_reactor::fork as reactor;
+use tokio::runtime::{Handle, Id, RuntimeFlavor};
+
+use crate::sys::{self, PerProcess};
+
+/// How long a fork waits for workers to finish the poll that they are in. A worker that takes longer is in the application's
+/// code, and holds none of the runtime's locks.
+const PAUSE_LIMIT: Duration = Duration::from_millis(50);
+
+/// The multi-threaded runtimes of this process whose workers pause.
+static RUNTIMES: PerProcess<Mutex<Vec<Handle>>> = PerProcess::new();
+
+/// Makes the workers of `runtime` pause during forks from now on.
+pub(crate) fn add(runtime: &Handle) {
+    if runtime.runtime_flavor() == RuntimeFlavor::MultiThread {
+        let _ = RUNTIMES.get_or_try_make::<()>(sys::process_key, || Ok(Mutex::new(Vec::new())));
+        runtimes().into_iter().for_each(|mut runtimes| runtimes.push(runtime.clone()));
+    }
+}
+
+/// Undoes [`add`], before the runtime is shut down.
+pub(crate) fn remove(id: Id) {
+    runtimes().into_iter().for_each(|mut runtimes| runtimes.retain(|runtime| runtime.id() != id));
+}
+
+/// The runtimes of this process. `None` if it has never had one.
+fn runtimes() -> Option<MutexGuard<'static, Vec<Handle>>> {
+    let runtimes = RUNTIMES.get(sys::process_key())?;
+    Some(runtimes.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Workers that pause until this is dropped. The child must forget it, because it does not have the workers.
+pub(crate) struct PausedWorkers(Arc<Pause>);
+
+#[derive(Default)]
+struct Pause {
+    state: Mutex<State>,
+    worker_has_paused: Condvar,
+    is_over: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    paused: usize,
+    is_over: bool,
+}
+
+impl Pause {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pauses a worker: it holds no lock of the runtime, and is not in a signal handler.
+    fn pause_worker(&self) {
+        let _blocked = reactor::block_signals();
+        let mut state = self.state();
+        state.paused += 1;
+        self.worker_has_paused.notify_one();
+        drop(self.is_over.wait_while(state, |state| !state.is_over));
+    }
+}
+
+impl PausedWorkers {
+    /// Pauses the workers, except those that are not free within [`PAUSE_LIMIT`].
+    pub(crate) fn pause() -> PausedWorkers {
+        let pause = Arc::new(Pause::default());
+        let mut workers = 0;
+        for runtime in runtimes().iter().flat_map(|runtimes| runtimes.iter()) {
+            // As many tasks as there are workers, so that each worker has to take one.
+            for _ in 0..runtime.metrics().num_workers() {
+                let pause = Arc::clone(&pause);
+                runtime.spawn(async move { pause.pause_worker() });
+                workers += 1;
+            }
+        }
+        let waited =
+            pause.worker_has_paused.wait_timeout_while(pause.state(), PAUSE_LIMIT, |state| state.paused < workers);
+        drop(waited);
+        PausedWorkers(pause)
+    }
+}
+
+impl Drop for PausedWorkers {
+    fn drop(&mut self) {
+        self.0.state().is_over = true;
+        self.0.is_over.notify_all();
+    }
+}

@@ -1,0 +1,192 @@
+//! The queues of connections that the supervisor keeps open for its workers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use forkio_reactor::fork::ForkPolicy;
+
+use super::acceptor::refuse_new_connections;
+use super::{Distribution, Listener, PreforkError};
+use crate::sys;
+
+/// The listeners in the order that they were given, as the supervisor holds them: registered and muted.
+#[derive(Debug, Default)]
+pub(super) struct AcceptQueues(Vec<AcceptQueue>);
+
+#[derive(Debug)]
+enum AcceptQueue {
+    /// All workers accept from it.
+    Common(Listener, Distribution),
+    /// One per place, steered to CPUs or not. It outlives the worker: connections that arrive while there is none wait for the
+    /// next one.
+    PerPlace { places: Vec<Listener>, is_per_cpu: bool },
+}
+
+impl AcceptQueues {
+    pub(super) fn new(listeners: Vec<(Listener, Distribution)>, workers: usize) -> Result<AcceptQueues, PreforkError> {
+        let mut queues = Vec::new();
+        for (listener, distribution) in listeners {
+            // First, because it tells whether the listener is registered as it must be.
+            hold(&listener, ForkPolicy::Inherit).map_err(PreforkError::Listener)?;
+            queues.push(match distribution {
+                Distribution::Shared | Distribution::Balanced => AcceptQueue::Common(listener, distribution),
+                Distribution::ReusePort | Distribution::ReusePortPerCpu => {
+                    let is_per_cpu = distribution == Distribution::ReusePortPerCpu;
+                    let places = one_per_place(listener, workers, is_per_cpu).map_err(PreforkError::ReusePort)?;
+                    AcceptQueue::PerPlace { places, is_per_cpu }
+                }
+            });
+        }
+        Ok(AcceptQueues(queues))
+    }
+
+    /// Before the fork of worker `index`: the child gets its own queues, armed.
+    pub(super) fn hand_to(&self, index: usize) -> io::Result<()> {
+        self.of_place(index).try_for_each(|listener| crate::set_policy(listener, ForkPolicy::Inherit))
+    }
+
+    /// After the fork, in the parent: the next child does not get them.
+    pub(super) fn take_back(&self, index: usize) {
+        for listener in self.of_place(index) {
+            // It fails only for what is not registered.
+            let _ = crate::set_policy(listener, ForkPolicy::NoFork);
+        }
+    }
+
+    fn of_place(&self, index: usize) -> impl Iterator<Item = &Listener> {
+        self.0.iter().filter_map(move |queue| match queue {
+            AcceptQueue::Common(..) => None,
+            AcceptQueue::PerPlace { places, .. } => places.get(index),
+        })
+    }
+
+    /// In the worker: the listeners that it serves. The others are closed.
+    pub(super) fn into_listeners(self, index: usize) -> Vec<Listener> {
+        let own = |queue| match queue {
+            AcceptQueue::Common(listener, _) => Some(listener),
+            AcceptQueue::PerPlace { places, .. } => places.into_iter().nth(index),
+        };
+        self.0.into_iter().filter_map(own).collect()
+    }
+
+    /// The descriptors of the common ones, each with its distribution.
+    pub(super) fn common(&self) -> Vec<(RawFd, Distribution)> {
+        let common = self.0.iter().filter_map(|queue| match queue {
+            AcceptQueue::Common(listener, distribution) => Some((listener.as_fd().as_raw_fd(), *distribution)),
+            AcceptQueue::PerPlace { .. } => None,
+        });
+        common.collect()
+    }
+
+    pub(super) fn close(&mut self) {
+        self.0.clear();
+    }
+
+    /// Has the kernel make no more connections. Those that wait stay in the queues.
+    pub(super) fn refuse_new_connections(&self) {
+        for listener in self.listeners() {
+            refuse_new_connections(listener);
+        }
+    }
+
+    /// In a template, where the listeners are armed as in any child.
+    pub(super) fn mute(&self) -> io::Result<()> {
+        self.listeners().try_for_each(crate::policy::mute)
+    }
+
+    /// Whether workers have queues of their own.
+    pub(super) fn has_own_queues(&self) -> bool {
+        self.0.iter().any(|queue| matches!(queue, AcceptQueue::PerPlace { .. }))
+    }
+
+    /// The descriptors that another program serves on: one per address.
+    pub(super) fn for_upgrade(&self) -> Vec<RawFd> {
+        let first = self.0.iter().filter_map(|queue| match queue {
+            AcceptQueue::Common(listener, _) => Some(listener),
+            AcceptQueue::PerPlace { places, .. } => places.first(),
+        });
+        first.map(|listener| listener.as_fd().as_raw_fd()).collect()
+    }
+
+    /// Makes queues for places up to `workers`.
+    pub(super) fn grow(&mut self, workers: usize) -> io::Result<()> {
+        for queue in &mut self.0 {
+            let AcceptQueue::PerPlace { places, is_per_cpu } = queue else { continue };
+            let Some(Listener::Tcp(first)) = places.first() else { continue };
+            let mut more = Vec::new();
+            for place in places.len()..workers {
+                let listener = Listener::Tcp(sys::listen_beside(first)?);
+                if *is_per_cpu {
+                    let cpus = sys::allowed_cpus()?;
+                    sys::prefer_on_cpu(&listener, cpus[place % cpus.len()])?;
+                }
+                hold(&listener, ForkPolicy::NoFork)?;
+                more.push(listener);
+            }
+            places.append(&mut more);
+        }
+        Ok(())
+    }
+
+    /// Gives up the queues of places from `workers` on: their workers have them alone, and empty them.
+    pub(super) fn shrink(&mut self, workers: usize) {
+        for queue in &mut self.0 {
+            if let AcceptQueue::PerPlace { places, .. } = queue {
+                places.truncate(workers);
+            }
+        }
+    }
+
+    fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.0.iter().flat_map(|queue| match queue {
+            AcceptQueue::Common(listener, _) => std::slice::from_ref(listener),
+            AcceptQueue::PerPlace { places, .. } => places,
+        })
+    }
+}
+
+/// Keeps a listener in the supervisor without being woken by it.
+fn hold(listener: &Listener, policy: ForkPolicy) -> io::Result<()> {
+    crate::policy::mute(listener)?;
+    // Said explicitly, so that an audit in a worker finds it decided.
+    crate::set_policy(listener, policy)
+}
+
+/// The listener, and as many more at its address as make one per place.
+fn one_per_place(listener: Listener, workers: usize, is_per_cpu: bool) -> io::Result<Vec<Listener>> {
+    let Listener::Tcp(first) = &listener else {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "a Unix socket has one queue: give its listener another distribution, with `Prefork::listener_with`",
+        ));
+    };
+    let address = first.local_addr()?;
+    sys::share_port(first)?;
+    let mut places = Vec::with_capacity(workers);
+    for _ in 1..workers {
+        places.push(Listener::Tcp(sys::listen_beside(first).map_err(|error| bind_error(address, &error))?));
+    }
+    // Its queue is the first place's: a worker accepts what has arrived already.
+    places.insert(0, listener);
+    if is_per_cpu {
+        for (place, cpu) in places.iter().zip(sys::allowed_cpus()?.iter().cycle()) {
+            sys::prefer_on_cpu(place, *cpu)?;
+        }
+    }
+    for place in &places {
+        hold(place, ForkPolicy::NoFork)?;
+    }
+    Ok(places)
+}
+
+fn bind_error(address: SocketAddr, error: &io::Error) -> io::Error {
+    let advice = match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => {
+            "; set SO_REUSEPORT before the first one is bound (`tokio::net::TcpSocket::set_reuseport`)"
+        }
+        Some(libc::EMFILE) => "; raise RLIMIT_NOFILE, or have fewer workers",
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("one more listener at {address}: {error}{advice}"))
+}

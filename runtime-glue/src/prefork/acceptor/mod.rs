@@ -1,0 +1,226 @@
+//! [`Acceptor`]: accepts connections according to the server's distribution.
+
+mod queue;
+mod turn;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::pin;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+pub use self::queue::Accept;
+pub(super) use self::queue::{Queue, refuse_new_connections};
+use self::turn::{Armed, Rule, Turn};
+use super::Distribution;
+use super::connections::{Connections, Counted};
+use super::drain::{Phase, Status};
+use crate::sys;
+
+/// How many connections [`Acceptor::close`] takes out of a queue at most, so that clients that connect faster than the worker
+/// accepts do not keep it there.
+const CLOSE_LIMIT: usize = 4096;
+
+/// A listener that accepts according to the server's [`Distribution`](super::Distribution), and counts its connections.
+/// [`Worker::acceptor`](super::Worker::acceptor) makes one.
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn work(mut worker: forkio::prefork::Worker) -> std::io::Result<()> {
+/// use forkio::prefork::Listener;
+///
+/// let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { return Ok(()) };
+/// let mut acceptor = worker.acceptor(listener);
+/// loop {
+///     let (stream, peer) = acceptor.accept().await?;
+///     tokio::spawn(async move {
+///         println!("{peer}: one of {:?}", stream.local_addr()); // Serve it: it counts until it is dropped.
+///     });
+/// }
+/// # }
+/// ```
+pub struct Acceptor<L: Accept> {
+    // Declared first: it is closed before others are told to look.
+    listener: L,
+    turn: Turn,
+    status: Arc<Status>,
+    /// Whether no other process accepts from this worker's queue while the worker runs.
+    is_own_queue: bool,
+}
+
+impl<L: Accept> Acceptor<L> {
+    /// Without a distribution, the queue is this worker's alone.
+    pub(super) fn new(
+        listener: L,
+        connections: Connections,
+        status: Arc<Status>,
+        distribution: Option<Distribution>,
+    ) -> Acceptor<L> {
+        let is_own_queue = distribution.is_none();
+        let rule = match distribution {
+            Some(Distribution::Balanced) => Rule::Balanced,
+            Some(Distribution::Shared) => match crate::policy::set_exclusive(&listener, true) {
+                Ok(()) => Rule::Exclusive { since: Instant::now() },
+                Err(error) => {
+                    tracing::debug!(%error, "all workers are told of each connection");
+                    Rule::None
+                }
+            },
+            _ => Rule::None,
+        };
+        let turn = Turn { connections, rule, armed: Armed(true), waiting: None };
+        Acceptor { listener, turn, status, is_own_queue }
+    }
+
+    /// Accepts a connection. With [`Balanced`](super::Distribution::Balanced), when it is this worker's turn.
+    ///
+    /// # Errors
+    ///
+    /// Those of `accept(2)`: errors of a single connection, or that no descriptors or memory are left.
+    ///
+    /// # Cancel safety
+    ///
+    /// No connection is lost if the future is dropped before it resolves.
+    pub async fn accept(&mut self) -> io::Result<(Counted<L::Stream>, L::Address)> {
+        self.status.accepts();
+        // Most connections come when there is room.
+        if let Some(accepted) = self.accept_if_room().await {
+            return accepted;
+        }
+        let connections = self.turn.connections.clone();
+        loop {
+            // Before the look at the room there is, so that no change is missed.
+            let mut changed = pin!(connections.shared().changed.notified());
+            changed.as_mut().enable();
+            if let Some(accepted) = self.accept_if_room().await {
+                return accepted;
+            }
+            if connections.is_full() {
+                self.pause();
+                changed.await;
+                continue;
+            }
+            if self.turn.has_overlooked_connection(&self.listener) {
+                connections.exclude_unresponsive();
+                continue;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = self.turn.wait(&self.listener) => {}
+            }
+        }
+    }
+
+    /// `None`: this worker has enough connections.
+    async fn accept_if_room(&mut self) -> Option<io::Result<(Counted<L::Stream>, L::Address)>> {
+        poll_fn(|cx| self.turn.poll_accept(&self.listener, cx)).await
+    }
+
+    /// Leaves new connections to the other workers until the next [`accept`](Acceptor::accept). Use it if the worker has no
+    /// descriptors left, or as many connections as it can serve.
+    ///
+    /// Without a pause, the kernel may still wake this worker in place of the others. With
+    /// [`ReusePort`](super::Distribution::ReusePort) the connections wait for this worker.
+    pub fn pause(&mut self) {
+        if !self.turn.armed.0 {
+            return;
+        }
+        match self.turn.rule {
+            Rule::None => {}
+            Rule::Exclusive { .. } => {
+                self.turn.armed.mute(&self.listener);
+                // This worker may be the only one that was told of the connection.
+                if sys::is_readable(&self.listener).unwrap_or(true) {
+                    self.turn.connections.wake_others();
+                }
+            }
+            Rule::Balanced => {
+                self.turn.armed.mute(&self.listener);
+                self.turn.connections.stop_accepting();
+            }
+        }
+    }
+
+    /// Closes the listener. Returns the connections of its queue that no other process will accept.
+    ///
+    /// Their clients have been told that they are connected, and may have sent a request. If the server stops, these are all
+    /// connections that wait. If only this worker [retires](super::Phase::Retiring), the queue is its siblings' and its
+    /// successor's, and nothing is returned.
+    ///
+    /// An [`Incoming`](super::Incoming) does the same and waits for descriptors if the process has none left, where this
+    /// function logs a warning and loses what it could not accept.
+    pub fn close(self) -> Vec<(Counted<L::Stream>, L::Address)> {
+        let mut waiting = Vec::new();
+        if !self.empties_queue() {
+            return waiting;
+        }
+        let queue = match self.into_queue() {
+            Ok(queue) => queue,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept the connections that were waiting");
+                return waiting;
+            }
+        };
+        while waiting.len() < CLOSE_LIMIT {
+            match queue.accept() {
+                Ok(Some(accepted)) => waiting.push(accepted),
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept all connections that were waiting");
+                    break;
+                }
+            }
+        }
+        waiting
+    }
+
+    /// Whether this worker has to empty the queue because no other process will.
+    pub(super) fn empties_queue(&self) -> bool {
+        match self.status.phase() {
+            Phase::Stopping => true,
+            Phase::Retiring => self.is_own_queue && self.status.empties_own_queue(),
+            Phase::Serving => false,
+        }
+    }
+
+    /// Stops accepting in turn. What is left is the queue itself, to be emptied.
+    pub(super) fn into_queue(self) -> io::Result<Queue<L>> {
+        if self.status.common().slots.owns_listeners() {
+            refuse_new_connections(&self.listener);
+        }
+        let connections = self.turn.connections.clone();
+        Ok(Queue { listener: self.listener.into_std()?, connections })
+    }
+
+    /// Returns the listener. From now on, each connection wakes this worker.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl(2)`.
+    pub fn into_inner(mut self) -> io::Result<L> {
+        self.turn.armed.unmute(&self.listener)?;
+        if let Rule::Exclusive { .. } = self.turn.rule {
+            crate::policy::set_exclusive(&self.listener, false)?;
+        }
+        Ok(self.listener)
+    }
+}
+
+impl<L: Accept> AsFd for Acceptor<L> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl<L: Accept + fmt::Debug> fmt::Debug for Acceptor<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor")
+            .field("listener", &self.listener)
+            .field("connections", &self.turn.connections)
+            .finish_non_exhaustive()
+    }
+}

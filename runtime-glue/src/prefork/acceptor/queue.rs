@@ -1,0 +1,100 @@
+//! Listeners, and their queues without a runtime.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::task::{Context, Poll};
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::prefork::{Connections, Counted};
+use crate::sys;
+
+/// Has the kernel make no more connections for the queue, where it can, so that a queue can be emptied and closed without a
+/// loss in between. It concerns all processes that have the listener open: never do so while one outside the server has it.
+pub(in crate::prefork) fn refuse_new_connections(listener: &impl AsFd) {
+    if let Err(error) = sys::refuse_new_connections(listener) {
+        tracing::debug!(%error, "connections that come while the queue is emptied may be reset");
+    }
+}
+
+/// A connection with its peer.
+pub(in crate::prefork) type Accepted<L> = (Counted<<L as Accept>::Stream>, <L as Accept>::Address);
+
+/// A queue that this worker empties: the listener without a runtime.
+pub(in crate::prefork) struct Queue<L: Accept> {
+    pub(super) listener: L::Std,
+    pub(super) connections: Connections,
+}
+
+impl<L: Accept> Queue<L> {
+    /// Accepts the next connection. `None`: the queue is empty.
+    pub(in crate::prefork) fn accept(&self) -> io::Result<Option<Accepted<L>>> {
+        loop {
+            match L::accept_std(&self.listener) {
+                Ok((stream, peer)) => return Ok(Some((self.connections.count(stream), peer))),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(None),
+                    // The client has gone, the next one may be there.
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+}
+
+/// tokio's listeners.
+pub trait Accept: AsFd + sealed::Accept {
+    /// What is accepted.
+    type Stream;
+    /// The peer's address.
+    type Address;
+
+    #[doc(hidden)]
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Stream, Self::Address)>>;
+
+    #[doc(hidden)]
+    type Std: AsFd + Send;
+
+    #[doc(hidden)]
+    fn into_std(self) -> io::Result<Self::Std>;
+
+    #[doc(hidden)]
+    fn accept_std(listener: &Self::Std) -> io::Result<(Self::Stream, Self::Address)>;
+}
+
+mod sealed {
+    pub trait Accept {}
+}
+
+macro_rules! accept {
+    ($listener:ty, $std:ty, $stream:ty, $address:ty) => {
+        impl sealed::Accept for $listener {}
+
+        impl Accept for $listener {
+            type Stream = $stream;
+            type Address = $address;
+
+            fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<($stream, $address)>> {
+                self.poll_accept(cx)
+            }
+
+            type Std = $std;
+
+            fn into_std(self) -> io::Result<$std> {
+                self.into_std()
+            }
+
+            // The standard library's listener asks the kernel each time. tokio's would go by the events it has received.
+            fn accept_std(listener: &$std) -> io::Result<($stream, $address)> {
+                let (stream, peer) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((<$stream>::from_std(stream)?, peer.into()))
+            }
+        }
+    };
+}
+
+accept!(TcpListener, std::net::TcpListener, TcpStream, SocketAddr);
+accept!(UnixListener, std::os::unix::net::UnixListener, UnixStream, tokio::net::unix::SocketAddr);

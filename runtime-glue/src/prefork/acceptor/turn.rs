@@ -1,0 +1,143 @@
+//! When it is a worker's turn to accept.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::PoisonError;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::Accept;
+use crate::prefork::{Connections, Counted};
+use crate::sys;
+
+/// How long a connection may wait for the other workers, before a worker that has enough excludes those that do not accept it.
+/// It is far longer than a busy worker leaves its listener alone.
+const OVERLOOKED_AFTER: Duration = Duration::from_millis(500);
+
+/// How long a worker stays the first one that the kernel wakes. A change takes two system calls, which an idle server can
+/// afford, and a busy one cannot afford with each connection.
+const REARM_PERIOD: Duration = Duration::from_millis(1);
+
+/// Whether it is this worker's turn to accept.
+pub(super) struct Turn {
+    pub(super) connections: Connections,
+    pub(super) rule: Rule,
+    pub(super) armed: Armed,
+    /// Since when a connection has been waiting while this worker had enough, and how many all workers had accepted then.
+    pub(super) waiting: Option<(Instant, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// The queue is this worker's alone, or all are told of each connection.
+    None,
+    /// One of the workers is told of a connection. When this one was last put at the end of the kernel's list of them.
+    Exclusive { since: Instant },
+    /// All that have room are told.
+    Balanced,
+}
+
+/// Whether this worker is told of connections.
+pub(super) struct Armed(pub(super) bool);
+
+impl Armed {
+    pub(super) fn mute(&mut self, listener: &impl AsFd) {
+        // On an error the worker is still woken, which only wastes time.
+        self.0 = self.0 && crate::policy::mute(listener).is_err();
+    }
+
+    pub(super) fn unmute(&mut self, listener: &impl AsFd) -> io::Result<()> {
+        if !self.0 {
+            crate::policy::unmute(listener)?;
+            self.0 = true;
+        }
+        Ok(())
+    }
+}
+
+impl Turn {
+    /// `None`: this worker has enough connections.
+    #[expect(clippy::type_complexity, reason = "what accept returns, and the three ways it may go")]
+    pub(super) fn poll_accept<L: Accept>(
+        &mut self,
+        listener: &L,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<(Counted<L::Stream>, L::Address)>>> {
+        let Turn { connections, rule, armed, waiting } = self;
+        let _accepting = connections.shared().accepting.lock().unwrap_or_else(PoisonError::into_inner);
+        if connections.is_full() {
+            return Poll::Ready(None);
+        }
+        if *rule == Rule::Balanced && !connections.admits() {
+            // Armed it would be woken by each connection that it does not take.
+            armed.mute(listener);
+            return Poll::Ready(None);
+        }
+        *waiting = None;
+        if let Err(error) = armed.unmute(listener) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let accepted = ready!(listener.poll_accept(cx));
+        // The kernel tells the first worker on its list that sleeps, which in a quiet server would be the same one each time.
+        match rule {
+            Rule::Exclusive { since } if since.elapsed() >= REARM_PERIOD => {
+                *since = Instant::now();
+                armed.mute(listener);
+                if let Err(error) = armed.unmute(listener) {
+                    // Tried again when it next accepts.
+                    tracing::warn!(%error, "cannot listen");
+                }
+            }
+            _ => {}
+        }
+        Poll::Ready(Some(accepted.map(|(stream, peer)| (connections.count(stream), peer))))
+    }
+
+    /// Whether a connection has been waiting for [`OVERLOOKED_AFTER`], and no worker has accepted any meanwhile.
+    pub(super) fn has_overlooked_connection(&mut self, listener: &impl AsFd) -> bool {
+        let accepted = self.connections.accepted_by_all();
+        self.waiting = match self.waiting {
+            _ if !sys::is_readable(listener).unwrap_or(true) => None,
+            Some((since, before)) if before == accepted => Some((since, before)),
+            _ => Some((Instant::now(), accepted)),
+        };
+        // If it still waits afterwards, the time starts again.
+        self.waiting.take_if(|(since, _)| since.elapsed() >= OVERLOOKED_AFTER).is_some()
+    }
+
+    /// Waits for as long as there is nothing to look at.
+    pub(super) async fn wait(&self, listener: &impl AsFd) {
+        if let Some((since, _)) = self.waiting {
+            return sleep_until(since + OVERLOOKED_AFTER).await;
+        }
+        // Most waits are shorter, and need not be looked at.
+        sleep(OVERLOOKED_AFTER).await;
+        if let Err(error) = connection(listener).await {
+            tracing::debug!(%error, "cannot watch the queue of a muted listener: looking at it now and then");
+            sleep(OVERLOOKED_AFTER).await;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        match self.rule {
+            Rule::None => {}
+            // The kernel may have woken only this worker for a connection.
+            Rule::Exclusive { .. } => self.connections.wake_others(),
+            Rule::Balanced => self.connections.stop_accepting(),
+        }
+    }
+}
+
+/// Waits until a connection waits in the queue of a listener that is muted.
+async fn connection(listener: &impl AsFd) -> io::Result<()> {
+    if !sys::is_readable(listener)? {
+        // Another number for the same queue: what is muted is the listener's own registration.
+        let watched = sys::watch(listener.as_fd().try_clone_to_owned()?).map_err(|(_, error)| error)?;
+        watched.readable().await?.retain_ready();
+    }
+    Ok(())
+}

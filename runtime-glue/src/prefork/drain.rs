@@ -1,0 +1,233 @@
+//! How a worker learns that it must end.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use forkio_reactor::fork::generation;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+use tokio::time::{Instant, timeout_at};
+
+use super::connections::Common;
+use super::slots::{EMPTIES_OWN_QUEUE, READY, ServerPhase};
+use super::tasks::Tasks;
+
+/// What a worker should do with its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Accept and serve.
+    Serving,
+    /// This worker ends, and others serve on. It stops accepting, leaves the shared queues to its siblings and finishes what
+    /// it has accepted.
+    Retiring,
+    /// The server ends. Each worker also accepts the connections that still wait in the queues.
+    Stopping,
+}
+
+/// What one worker process knows about its own state.
+#[derive(Debug)]
+pub(super) struct Status {
+    common: Arc<Common>,
+    slot: usize,
+    /// Of the worker process.
+    generation: u32,
+    phase: AtomicU8,
+    /// When the worker was told to end.
+    told: OnceLock<Instant>,
+    waiting: Arc<Notify>,
+    is_ready: AtomicBool,
+    /// Only [`Worker::ready`](super::Worker::ready) makes the worker ready.
+    is_explicit: bool,
+    shutdown_timeout: Duration,
+    max_requests: Option<u64>,
+    tasks: Arc<Tasks>,
+}
+
+impl Status {
+    /// Call it in the worker's own future.
+    pub(super) fn new(
+        common: Arc<Common>,
+        slot: usize,
+        is_explicit: bool,
+        shutdown_timeout: Duration,
+        max_requests: Option<u64>,
+    ) -> Status {
+        Status {
+            common,
+            slot,
+            generation: generation(),
+            phase: AtomicU8::new(0),
+            told: OnceLock::new(),
+            waiting: Arc::new(Notify::new()),
+            is_ready: AtomicBool::new(false),
+            is_explicit,
+            shutdown_timeout,
+            max_requests,
+            tasks: Arc::new(Tasks::new()),
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Serving,
+            1 => Phase::Retiring,
+            _ => Phase::Stopping,
+        }
+    }
+
+    pub(super) fn common(&self) -> &Arc<Common> {
+        &self.common
+    }
+
+    /// Whether this is the worker, and not a child that it has forked.
+    pub(super) fn is_own_process(&self) -> bool {
+        self.generation == generation()
+    }
+
+    pub(super) fn max_requests(&self) -> Option<u64> {
+        self.max_requests
+    }
+
+    pub(super) fn slot(&self) -> usize {
+        self.slot
+    }
+
+    /// The worker must end. `is_orphan`: its supervisor has ended, so no sibling will serve on.
+    pub(super) fn end(&self, is_orphan: bool) {
+        let stops = is_orphan || self.common.slots.phase() == ServerPhase::Stopping;
+        self.told.get_or_init(Instant::now);
+        self.phase.fetch_max(if stops { 2 } else { 1 }, Ordering::AcqRel);
+        self.waiting.notify_waiters();
+    }
+
+    /// Whether no other process will serve this worker's own queues.
+    pub(super) fn empties_own_queue(&self) -> bool {
+        self.common.slots.flags(self.slot) & EMPTIES_OWN_QUEUE != 0
+    }
+
+    /// When what the worker still does is cut off. `None`: it need not end, or the limit is too far away for a clock.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.told.get()?.checked_add(self.shutdown_timeout)
+    }
+
+    pub(super) fn tasks(&self) -> &Arc<Tasks> {
+        &self.tasks
+    }
+
+    /// Waits for the worker's tasks until the deadline, or until the shutdown timeout from now if the worker was not told to
+    /// end. Returns how many still run then.
+    pub(super) async fn finish_tasks(&self) -> usize {
+        let limit = self.told.get().copied().unwrap_or_else(Instant::now).checked_add(self.shutdown_timeout);
+        match limit {
+            Some(limit) => {
+                let _ = timeout_at(limit, self.tasks.all_ended()).await;
+            }
+            None => self.tasks.all_ended().await,
+        }
+        self.tasks.running()
+    }
+
+    pub(super) fn is_lame_duck(&self) -> bool {
+        self.common.slots.phase() != ServerPhase::Running
+    }
+
+    /// The worker waits for connections, or for its end: that makes it ready, unless it says so itself.
+    pub(super) fn accepts(&self) {
+        if !self.is_explicit {
+            self.ready();
+        }
+    }
+
+    pub(super) fn ready(&self) {
+        if !self.is_ready.swap(true, Ordering::Relaxed) {
+            self.raise(READY);
+        }
+    }
+
+    /// Tells the supervisor.
+    pub(super) fn raise(&self, flag: u64) {
+        if !self.common.slots.raise(self.slot, flag) {
+            self.common.supervisor.wake();
+        }
+    }
+}
+
+/// A future that resolves when the worker must end: on SIGTERM, SIGINT, or when its supervisor has ended. Clone it as often as
+/// needed. [`phase`](Shutdown::phase) says how the worker should end.
+#[must_use = "futures do nothing unless polled"]
+pub struct Shutdown {
+    status: Arc<Status>,
+    waiting: Option<Waiting>,
+}
+
+struct Waiting {
+    notified: Pin<Box<OwnedNotified>>,
+    /// The waker that it wakes.
+    waker: Waker,
+}
+
+impl Shutdown {
+    pub(super) fn new(status: Arc<Status>) -> Shutdown {
+        Shutdown { status, waiting: None }
+    }
+
+    /// What the worker should do now.
+    pub fn phase(&self) -> Phase {
+        self.status.phase()
+    }
+
+    /// In the worker's own future: waits for the worker's tasks, until the deadline.
+    pub(super) async fn finish_tasks(&self) {
+        if self.status.tasks().may_wait() {
+            self.status.finish_tasks().await;
+        }
+    }
+
+    /// When connections that are still open must be cut off: [`Prefork::shutdown_timeout`](super::Prefork::shutdown_timeout)
+    /// after the worker was told to end. `None` until then, and if that is too far away for a clock.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.status.deadline()
+    }
+}
+
+impl Clone for Shutdown {
+    fn clone(&self) -> Shutdown {
+        Shutdown { status: Arc::clone(&self.status), waiting: None }
+    }
+}
+
+impl Future for Shutdown {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Shutdown { status, waiting } = &mut *self;
+        if status.phase() != Phase::Serving {
+            return Poll::Ready(());
+        }
+        // A connection's task polls this with each of its events.
+        if waiting.as_ref().is_some_and(|waiting| waiting.waker.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        status.accepts();
+        let mut notified =
+            waiting.take().map_or_else(|| Box::pin(Arc::clone(&status.waiting).notified_owned()), |old| old.notified);
+        // The worker may have been told before this future could be notified.
+        if notified.as_mut().poll(cx).is_ready() || status.phase() != Phase::Serving {
+            return Poll::Ready(());
+        }
+        *waiting = Some(Waiting { notified, waker: cx.waker().clone() });
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for Shutdown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shutdown").field("phase", &self.phase()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,332 @@
+//! Serving HTTP with hyper so that no request is lost when a worker ends (feature `http`).
+//!
+//! [`Http`] serves any hyper service. A tower service, such as axum's `Router`, becomes one with
+//! `hyper_util::service::TowerToHyperService`.
+//!
+//! # When the worker has to end
+//!
+//! | connection | what happens |
+//! |---|---|
+//! | has sent no request yet | it has the rest of the [header timeout](Http::header_timeout) to send its first |
+//! | a request is in flight | it is answered, with `Connection: close` |
+//! | HTTP/1, idle | the next request is answered with `Connection: close`; without one it is closed after the [idle grace](Http::idle_grace) |
+//! | HTTP/2 | GOAWAY, then the streams that have begun are finished |
+//! | upgraded (WebSocket) | it is waited for until its stream is dropped |
+//! | a response without an end (server-sent events) | it is waited for until its body ends |
+//! | anything, at the [shutdown timeout](super::Prefork::shutdown_timeout) | it is cut off |
+
+//!
+//! A handler of the last two kinds ends them when [`WorkerHandle::shutdown`](super::WorkerHandle::shutdown) resolves, so
+//! that a reload does not wait for the shutdown timeout. Their clients connect again, and reach a new worker:
+//!
+//! ```
+//! use std::convert::Infallible;
+//! use std::time::Duration;
+//!
+//! use axum::response::sse::{Event, Sse};
+//! use axum::{Router, routing::get};
+//! use forkio::Server;
+//! use futures_util::{Stream, StreamExt, stream};
+//!
+//! fn ticks() -> impl Stream<Item = Result<Event, Infallible>> {
+//!     stream::unfold((), async |()| {
+//!         tokio::time::sleep(Duration::from_secs(1)).await;
+//!         Some((Ok(Event::default().data("tick")), ()))
+//!     })
+//! }
+//!
+//! Server::new().bind("127.0.0.1:8080").serve(|worker| {
+//!     let worker = worker.handle();
+//!     Router::new().route("/ticks", get(async move || Sse::new(ticks().take_until(worker.shutdown()))))
+//! });
+//! ```
+
+mod connection;
+mod track;
+mod transport;
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use hyper::body::{Body, Incoming as IncomingBody};
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+use self::transport::Transport;
+use super::worker::WorkerHandle;
+use super::{Accept, Incoming, Listener, Phase, Worker};
+use crate::Peer;
+
+/// How a worker serves HTTP: timeouts, protocols and hyper's own options.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::convert::Infallible;
+///
+/// use forkio::prefork::{Prefork, Worker};
+/// use forkio::prefork::http::{CutOff, Http};
+/// use hyper::service::service_fn;
+/// use hyper::{Request, Response};
+///
+/// async fn work(mut worker: Worker) -> Result<(), CutOff> {
+///     let hello = service_fn(|_: Request<_>| async { Ok::<_, Infallible>(Response::new("Hello!".to_owned())) });
+///     Http::new().serve(&mut worker, hello).await
+/// }
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+/// Prefork::new().listener(listener).run(work).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Http {
+    protocols: Protocols,
+    transport: Transport,
+    header_timeout: Duration,
+    idle_grace: Duration,
+    adds_peer: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Protocols {
+    Http1(http1::Builder),
+    Both(auto::Builder<TokioExecutor>),
+}
+
+impl Default for Http {
+    fn default() -> Http {
+        Http::new()
+    }
+}
+
+impl Http {
+    /// HTTP/1 and HTTP/2, with the default timeouts. The first bytes of a connection tell which of them it is.
+    pub fn new() -> Http {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new());
+        builder.http2().timer(TokioTimer::new());
+        Http::with(Protocols::Both(builder))
+    }
+
+    /// HTTP/1 only, with the default timeouts.
+    pub fn http1() -> Http {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new());
+        Http::with(Protocols::Http1(builder))
+    }
+
+    fn with(protocols: Protocols) -> Http {
+        let header_timeout = Duration::from_secs(10);
+        let idle_grace = Duration::from_secs(1);
+        Http { protocols, transport: Transport::default(), header_timeout, idle_grace, adds_peer: false }
+            .header_timeout(header_timeout)
+    }
+
+    /// How long a client has to send its first request, and the head of each later one. It also bounds how long an HTTP/1
+    /// connection may be idle. 10 seconds unless set.
+    pub fn header_timeout(mut self, limit: Duration) -> Http {
+        self.header_timeout = limit;
+        match &mut self.protocols {
+            Protocols::Http1(builder) => {
+                builder.header_read_timeout(limit);
+            }
+            Protocols::Both(builder) => {
+                builder.http1().header_read_timeout(limit);
+            }
+        }
+        self
+    }
+
+    /// How long an idle HTTP/1 connection is kept for one more request after the worker was told to end. A second unless
+    /// set. An active client sends its next request in that time, and learns from the response that it must connect again.
+    pub fn idle_grace(mut self, grace: Duration) -> Http {
+        self.idle_grace = grace;
+        self
+    }
+
+    /// Adds the address of the client to the extensions of each request: a [`Peer`], and for axum's extractor of
+    /// that name a `ConnectInfo<Peer>` (feature `axum`). Requests of [`serve_connection`](Http::serve_connection) get none.
+    pub fn connect_info(mut self) -> Http {
+        self.adds_peer = true;
+        self
+    }
+
+    /// Sets options of hyper, such as limits of header sizes, if this is for [HTTP/1 only](Http::http1).
+    pub fn configure_http1(mut self, set: impl FnOnce(&mut http1::Builder)) -> Http {
+        if let Protocols::Http1(builder) = &mut self.protocols {
+            set(builder);
+        }
+        self
+    }
+
+    /// Sets options of hyper and hyper-util, if this is for [both protocols](Http::new).
+    pub fn configure(mut self, set: impl FnOnce(&mut auto::Builder<TokioExecutor>)) -> Http {
+        if let Protocols::Both(builder) = &mut self.protocols {
+            set(builder);
+        }
+        self
+    }
+
+    /// Serves all listeners of the worker until it has to end, and then what it has accepted, as the
+    /// [module](self) describes.
+    ///
+    /// # Errors
+    ///
+    /// [`CutOff`] if connections were still open at the shutdown timeout. They are closed.
+    pub async fn serve<S, B>(&self, worker: &mut Worker, service: S) -> Result<(), CutOff>
+    where
+        S: Service<Request<IncomingBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<Box<dyn Error + Send + Sync>>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let mut serving = JoinSet::new();
+        for listener in worker.take_listeners() {
+            let (http, service, worker_handle) = (self.clone(), service.clone(), worker.handle());
+            match listener {
+                Listener::Tcp(listener) => {
+                    let incoming = worker.incoming(listener);
+                    serving.spawn(async move { http.serve_incoming(incoming, worker_handle, service).await })
+                }
+                Listener::Unix(listener) => {
+                    let incoming = worker.incoming(listener);
+                    serving.spawn(async move { http.plain().serve_incoming(incoming, worker_handle, service).await })
+                }
+            };
+        }
+        let mut cut_off: usize = 0;
+        while let Some(ended) = serving.join_next().await {
+            cut_off += ended.unwrap_or_else(|error| {
+                report(Err(error));
+                0
+            });
+        }
+        // What has been upgraded is not one of hyper's connections any more.
+        let connections = worker.connections();
+        if cut_off == 0
+            && worker.shutdown().phase() != Phase::Serving
+            && before(worker.shutdown().deadline(), connections.all_closed()).await.is_none()
+        {
+            cut_off = connections.open();
+        }
+        match cut_off {
+            0 => Ok(()),
+            connections => Err(CutOff { connections, timeout: worker.shutdown_timeout() }),
+        }
+    }
+
+    /// Serves one listener. Returns how many connections were cut off.
+    async fn serve_incoming<L, S, B>(self, mut incoming: Incoming<L>, worker: WorkerHandle, service: S) -> usize
+    where
+        L: Accept<Address: Into<Peer>>,
+        L::Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<IncomingBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<Box<dyn Error + Send + Sync>>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                accepted = incoming.next() => match accepted {
+                    Some((stream, peer)) => {
+                        let peer = self.adds_peer.then(|| peer.into());
+                        let (http, worker, service) = (self.clone(), worker.clone(), service.clone());
+                        connections.spawn(async move {
+                            if let Err(error) = http.accepted(stream, peer, service, &worker).await {
+                                tracing::debug!(error = &*error, "a connection ended early");
+                            }
+                        });
+                    }
+                    None => break,
+                },
+                Some(ended) = connections.join_next() => report(ended),
+            }
+        }
+        // The listener is closed, or left to others, before the wait.
+        drop(incoming);
+        let drained = before(worker.shutdown().deadline(), async {
+            while let Some(ended) = connections.join_next().await {
+                report(ended);
+            }
+        });
+        match drained.await {
+            Some(()) => 0,
+            // Dropping the set drops the connections.
+            None => connections.len(),
+        }
+    }
+
+    /// Serves one connection, such as a TLS session, on behalf of a worker. [`spawn`](WorkerHandle::spawn) a task for it.
+    ///
+    /// # Errors
+    ///
+    /// hyper's: the client violated the protocol, took too long or went away.
+    pub async fn serve_connection<I, S, B>(
+        &self,
+        io: I,
+        service: S,
+        worker: &WorkerHandle,
+    ) -> Result<(), Box<dyn Error + Send + Sync>>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<IncomingBody>, Response = Response<B>> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<Box<dyn Error + Send + Sync>>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        connection::serve(self, io, None, service, worker).await
+    }
+}
+
+/// `None`: the deadline came first.
+async fn before<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
+    let Some(deadline) = deadline else { return Some(future.await) };
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = sleep_until(deadline) => None,
+    }
+}
+
+/// A panic ends its own connection only, and is logged.
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "the task of a connection panicked");
+    }
+}
+
+/// Connections were still open at the shutdown timeout.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct CutOff {
+    /// How many were cut off.
+    pub connections: usize,
+    /// The shutdown timeout.
+    pub timeout: Duration,
+}
+
+impl fmt::Display for CutOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CutOff { connections, timeout } = self;
+        write!(f, "cut off {connections} connections that were open {timeout:?} after the signal to stop")
+    }
+}
+
+impl Error for CutOff {}

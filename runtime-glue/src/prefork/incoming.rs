@@ -1,0 +1,153 @@
+//! The connections of a worker, from its first to its last.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::acceptor::Queue;
+use super::{Accept, Acceptor, Counted, Shutdown};
+
+/// How long to leave the queue alone when the process has no descriptors or memory left. Connections that end give some back;
+/// to ask again at once would only take the CPU that they need for it.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a queue must stay empty before it is closed: the last step of a handshake may be on its way.
+const QUIET_PERIOD: Duration = Duration::from_millis(10);
+
+/// How long a queue is emptied at most, where the kernel cannot be told to make no more connections for it.
+const EMPTYING_LIMIT: Duration = Duration::from_secs(2);
+
+/// The connections of one listener, until the worker has to end. [`Worker::incoming`](super::Worker::incoming) makes one.
+///
+/// It handles what every accept loop has to handle: errors of single connections, a process without free descriptors, and the
+/// worker's end. When the worker [retires](super::Phase::Retiring), it leaves the queue to the other workers. When the server
+/// [stops](super::Phase::Stopping), it returns the connections that wait in the queue before it ends.
+///
+/// # Examples
+///
+/// ```no_run
+/// use forkio::prefork::{Listener, Worker};
+///
+/// async fn work(mut worker: Worker) {
+///     let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { return };
+///     let mut incoming = worker.incoming(listener);
+///     while let Some((stream, peer)) = incoming.next().await {
+///         worker.spawn(async move { drop((stream, peer)) }); // Serve it here.
+///     }
+///     // All connections have ended, or the shutdown timeout has passed.
+/// }
+/// ```
+pub struct Incoming<L: Accept> {
+    state: State<L>,
+    /// Not before this is the next connection accepted.
+    pause: Option<Instant>,
+    shutdown: Shutdown,
+}
+
+enum State<L: Accept> {
+    Accepting(Acceptor<L>),
+    Emptying { queue: Queue<L>, since: Instant, is_quiet: bool },
+    Ended,
+}
+
+impl<L: Accept> Incoming<L> {
+    pub(super) fn new(acceptor: Acceptor<L>, shutdown: Shutdown) -> Incoming<L> {
+        Incoming { state: State::Accepting(acceptor), pause: None, shutdown }
+    }
+
+    /// The next connection. `None`: the worker must end, and this listener has no more for it.
+    ///
+    /// In the worker's own future, it also waits for the tasks of [`spawn`](super::WorkerHandle::spawn) before it returns
+    /// `None`, at most until the [deadline](Shutdown::deadline). In a task it does not, because a task cannot wait for itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// No connection is lost if the future is dropped before it resolves.
+    pub async fn next(&mut self) -> Option<(Counted<L::Stream>, L::Address)> {
+        let next = self.accept().await;
+        if next.is_none() {
+            self.shutdown.finish_tasks().await;
+        }
+        next
+    }
+
+    /// As [`next`](Incoming::next), but it does not wait for tasks.
+    pub(crate) async fn accept(&mut self) -> Option<(Counted<L::Stream>, L::Address)> {
+        loop {
+            if let Some(pause) = self.pause {
+                // Kept in the state, because the caller may drop this future and call again.
+                match &self.state {
+                    State::Accepting(_) => tokio::select! {
+                        biased;
+                        () = &mut self.shutdown => {}
+                        () = sleep_until(pause) => {}
+                    },
+                    State::Emptying { .. } | State::Ended => sleep_until(pause).await,
+                }
+                self.pause = None;
+            }
+            match &mut self.state {
+                State::Accepting(acceptor) => tokio::select! {
+                    biased;
+                    () = &mut self.shutdown => self.stop_accepting(),
+                    accepted = acceptor.accept() => match accepted {
+                        Ok(accepted) => return Some(accepted),
+                        // The client has given up already.
+                        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                        Err(error) => {
+                            tracing::warn!(%error, "cannot accept a connection");
+                            acceptor.pause();
+                            self.pause = Some(Instant::now() + ERROR_PAUSE);
+                        }
+                    },
+                },
+                State::Emptying { queue, since, is_quiet } => match queue.accept() {
+                    Ok(Some(accepted)) => {
+                        *is_quiet = false;
+                        if since.elapsed() > EMPTYING_LIMIT {
+                            self.state = State::Ended;
+                        }
+                        return Some(accepted);
+                    }
+                    Ok(None) if *is_quiet => self.state = State::Ended,
+                    Ok(None) => {
+                        self.pause = Some(Instant::now() + QUIET_PERIOD);
+                        *is_quiet = true;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection that waits");
+                        self.pause = Some(Instant::now() + ERROR_PAUSE);
+                        if self.shutdown.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                            self.state = State::Ended;
+                        }
+                    }
+                },
+                State::Ended => return None,
+            }
+        }
+    }
+
+    /// The worker must end.
+    fn stop_accepting(&mut self) {
+        let State::Accepting(acceptor) = std::mem::replace(&mut self.state, State::Ended) else { return };
+        if acceptor.empties_queue() {
+            match acceptor.into_queue() {
+                Ok(queue) => self.state = State::Emptying { queue, since: Instant::now(), is_quiet: false },
+                Err(error) => tracing::warn!(%error, "cannot accept the connections that were waiting"),
+            }
+        }
+    }
+}
+
+impl<L: Accept> fmt::Debug for Incoming<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Accepting(_) => "Accepting",
+            State::Emptying { .. } => "Emptying",
+            State::Ended => "Ended",
+        };
+        f.debug_struct("Incoming").field("state", &state).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,150 @@
+//! Listeners that this process was started with: by socket activation, or by an upgrade.
+
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use listenfd::ListenFd;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::Listener;
+use crate::sys;
+
+/// Whether this program was started with listeners. The variables may be gone once they have been read.
+static HAS_INHERITED: AtomicBool = AtomicBool::new(false);
+
+pub(super) fn has_inherited() -> bool {
+    HAS_INHERITED.load(Ordering::Relaxed)
+}
+
+/// The listeners that the environment names (`LISTEN_FDS`, `LISTEN_FDNAMES`): those of systemd's socket units, or of the
+/// program that this one replaces in an upgrade.
+///
+/// A program that asks here before it binds supports both.
+///
+/// # Examples
+///
+/// ```no_run
+/// use forkio::prefork::{Inherited, Prefork};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut inherited = Inherited::from_env()?;
+/// let listener = inherited.bind_tcp("0.0.0.0:8080".parse()?)?;
+/// let prefork = Prefork::new().listener(listener);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Default)]
+pub struct Inherited {
+    listeners: Vec<(String, Listener)>,
+}
+
+impl Inherited {
+    /// Takes the listeners, inside a runtime. Call it once; without the variables there are none.
+    ///
+    /// # Errors
+    ///
+    /// A descriptor that is no listener for TCP or a Unix stream socket, or cannot be registered.
+    pub fn from_env() -> io::Result<Inherited> {
+        // It checks the process id and sets close-on-exec.
+        let names: Vec<String> = sd_notify::listen_fds_with_names()
+            .map_or_else(|_| Vec::new(), |descriptors| descriptors.map(|(_, name)| name).collect());
+        let mut descriptors = ListenFd::from_env();
+        let mut listeners = Vec::new();
+        for index in 0..descriptors.len() {
+            let name = names.get(index).cloned().unwrap_or_default();
+            let listener = match descriptors.take_unix_listener(index) {
+                Ok(Some(listener)) => {
+                    listener.set_nonblocking(true)?;
+                    Listener::Unix(UnixListener::from_std(listener)?)
+                }
+                _ => match descriptors.take_tcp_listener(index)? {
+                    Some(listener) => {
+                        listener.set_nonblocking(true)?;
+                        Listener::Tcp(TcpListener::from_std(listener)?)
+                    }
+                    None => continue,
+                },
+            };
+            listeners.push((name, listener));
+        }
+        if !listeners.is_empty() {
+            HAS_INHERITED.store(true, Ordering::Relaxed);
+        }
+        Ok(Inherited { listeners })
+    }
+
+    /// Whether there are none, or all have been taken.
+    pub fn is_empty(&self) -> bool {
+        self.listeners.is_empty()
+    }
+
+    /// Takes the listeners with a name: `FileDescriptorName=` of a socket unit.
+    pub fn named(&mut self, name: &str) -> Vec<Listener> {
+        let (taken, left) = mem::take(&mut self.listeners).into_iter().partition::<Vec<_>, _>(|(own, _)| own == name);
+        self.listeners = left;
+        taken.into_iter().map(|(_, listener)| listener).collect()
+    }
+
+    /// Takes all that are left.
+    pub fn take_all(&mut self) -> Vec<Listener> {
+        self.listeners.drain(..).map(|(_, listener)| listener).collect()
+    }
+
+    /// Takes the TCP listener at an address. Port 0 stands for any port, which is the one that the replaced program got.
+    pub fn tcp(&mut self, address: SocketAddr) -> Option<TcpListener> {
+        let position = self.listeners.iter().position(|(_, listener)| match listener {
+            Listener::Tcp(listener) => listener
+                .local_addr()
+                .is_ok_and(|own| own == address || (address.port() == 0 && own.ip() == address.ip())),
+            Listener::Unix(_) => false,
+        })?;
+        match self.listeners.remove(position).1 {
+            Listener::Tcp(listener) => Some(listener),
+            Listener::Unix(_) => None,
+        }
+    }
+
+    /// Takes the Unix listener at a path.
+    pub fn unix(&mut self, path: &Path) -> Option<UnixListener> {
+        let position = self.listeners.iter().position(|(_, listener)| match listener {
+            Listener::Unix(listener) => listener.local_addr().is_ok_and(|own| own.as_pathname() == Some(path)),
+            Listener::Tcp(_) => false,
+        })?;
+        match self.listeners.remove(position).1 {
+            Listener::Unix(listener) => Some(listener),
+            Listener::Tcp(_) => None,
+        }
+    }
+
+    /// The inherited TCP listener at an address, or else a new one whose port workers may share
+    /// ([`Distribution::ReusePort`](super::Distribution::ReusePort)).
+    ///
+    /// # Errors
+    ///
+    /// Those of socket(2), bind(2) and listen(2).
+    ///
+    /// # Panics
+    ///
+    /// Outside a runtime with I/O enabled, as `TcpListener::from_std`.
+    pub fn bind_tcp(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
+        match self.tcp(address) {
+            Some(listener) => Ok(listener),
+            None => bind(address),
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    sys::prepare_to_bind(&socket)?;
+    socket.bind(&address.into())?;
+    // As `TcpListener::bind`.
+    socket.listen(1024)?;
+    TcpListener::from_std(socket.into())
+}

@@ -1,0 +1,93 @@
+//! Limits after which a worker is replaced, or takes no more connections.
+
+use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
+
+use super::reason::Reason;
+
+/// The limits of each worker. `None`: no limit.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Limits {
+    pub(super) requests: Option<u64>,
+    pub(super) age: Option<Duration>,
+    pub(super) rss: Option<u64>,
+    pub(super) pss: Option<u64>,
+    /// The largest part of a limit that is added at random.
+    pub(super) jitter: f64,
+}
+
+impl Limits {
+    /// The limits of one worker: requests and age are reached by all workers at the same time otherwise.
+    pub(super) fn of_one_worker(&self) -> Limits {
+        let factor = 1.0 + self.jitter.clamp(0.0, 1.0) * random();
+        Limits {
+            requests: self.requests.map(|requests| (requests as f64 * factor) as u64),
+            age: self.age.map(|age| age.mul_f64(factor)),
+            ..self.clone()
+        }
+    }
+
+    /// Whether the memory of workers has to be looked at.
+    pub(super) fn has_memory_limit(&self) -> bool {
+        self.rss.is_some() || self.pss.is_some()
+    }
+
+    /// The memory limit that a process has reached.
+    pub(super) fn memory_reached(&self, pid: u32) -> Option<Reason> {
+        if self.rss.is_some_and(|limit| rss(pid).is_some_and(|rss| rss > limit)) {
+            return Some(Reason::Rss);
+        }
+        // The kernel walks all pages for it, so only if it is asked for.
+        self.pss.is_some_and(|limit| pss(pid).is_some_and(|pss| pss > limit)).then_some(Reason::Pss)
+    }
+}
+
+/// From 0 to 1. The keys of the standard library's hasher are random.
+fn random() -> f64 {
+    // Forked processes have the same keys, but each call advances them, and this is called in the supervisor only.
+    let bits = RandomState::new().build_hasher().finish() >> 11;
+    bits as f64 / (1_u64 << 53) as f64
+}
+
+/// Resident memory in bytes, shared pages included: `Rss` of proc_pid_smaps_rollup is the sum of these two pages counts.
+fn rss(pid: u32) -> Option<u64> {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+/// Resident memory in bytes, each page divided by the number of processes that share it.
+fn pss(pid: u32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_only_adds() {
+        let limits =
+            Limits { requests: Some(1000), age: Some(Duration::from_secs(10)), jitter: 0.5, ..Limits::default() };
+        let drawn: Vec<u64> = (0..100).filter_map(|_| limits.of_one_worker().requests).collect();
+        assert!(drawn.iter().all(|requests| (1000..=1500).contains(requests)), "{drawn:?}");
+        assert!(drawn.iter().any(|requests| *requests != drawn[0]), "all the same: {drawn:?}");
+        let exact = Limits { jitter: 0.0, ..limits };
+        assert_eq!(exact.of_one_worker().requests, Some(1000));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn memory_of_this_process() {
+        let own = std::process::id();
+        let (rss, pss) = (rss(own).unwrap(), pss(own).unwrap());
+        assert!(pss > 0 && pss <= rss, "{pss} of {rss}");
+        let limits = Limits { rss: Some(1), ..Limits::default() };
+        assert_eq!(limits.memory_reached(own), Some(Reason::Rss));
+        assert_eq!(Limits { rss: Some(u64::MAX), ..limits.clone() }.memory_reached(own), None);
+        assert_eq!(Limits { rss: None, pss: Some(1), ..limits }.memory_reached(own), Some(Reason::Pss));
+    }
+}

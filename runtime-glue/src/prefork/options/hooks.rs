@@ -1,0 +1,39 @@
+//! Functions of the application that the supervisor or a worker calls.
+
+use std::sync::Arc;
+
+use super::Prefork;
+
+impl Prefork {
+    /// Calls `ready` in the supervisor when all workers are ready for the first time.
+    pub fn on_ready(mut self, ready: impl FnOnce() + Send + 'static) -> Prefork {
+        self.settings.on_ready = Some(Box::new(ready));
+        self
+    }
+
+    /// Calls `reload` in the supervisor at the start of each reload, such as to read a configuration again. Without
+    /// [`load`](Prefork::load), the new workers are forked after it.
+    pub fn on_reload(mut self, reload: impl FnMut() + Send + 'static) -> Prefork {
+        self.settings.on_reload = Some(Box::new(reload));
+        self
+    }
+
+    /// Calls `reload` before the application's own [`on_reload`](Prefork::on_reload).
+    #[cfg(feature = "tls")]
+    pub(crate) fn on_reload_first(mut self, mut reload: impl FnMut() + Send + 'static) -> Prefork {
+        let mut own = self.settings.on_reload.take();
+        self.on_reload(move || {
+            reload();
+            if let Some(own) = &mut own {
+                own();
+            }
+        })
+    }
+
+    /// Calls `reopen` in the supervisor and in each worker on SIGUSR1. Use it to open log files again after they were
+    /// rotated.
+    pub fn on_reopen_logs(mut self, reopen: impl Fn() + Send + Sync + 'static) -> Prefork {
+        self.settings.worker.on_reopen = Some(Arc::new(reopen));
+        self
+    }
+}

@@ -1,0 +1,45 @@
+//! Limits of each worker.
+
+use std::time::Duration;
+
+use super::Prefork;
+
+impl Prefork {
+    /// Replaces a worker after this many requests, plus [`jitter`](Prefork::jitter).
+    pub fn max_requests(mut self, requests: impl Into<Option<u64>>) -> Prefork {
+        self.settings.limits.requests = requests.into();
+        self
+    }
+
+    /// Replaces a worker at this age, plus [`jitter`](Prefork::jitter).
+    pub fn max_age(mut self, age: impl Into<Option<Duration>>) -> Prefork {
+        self.settings.limits.age = age.into();
+        self
+    }
+
+    /// Replaces a worker whose resident memory, shared pages included, exceeds this many bytes. Linux.
+    pub fn max_rss(mut self, bytes: impl Into<Option<u64>>) -> Prefork {
+        self.settings.limits.rss = bytes.into();
+        self
+    }
+
+    /// Replaces a worker whose proportional share of memory exceeds this many bytes: shared pages count in part. Linux.
+    pub fn max_pss(mut self, bytes: impl Into<Option<u64>>) -> Prefork {
+        self.settings.limits.pss = bytes.into();
+        self
+    }
+
+    /// Stops a worker from accepting while it has this many connections open. The other workers are told of connections
+    /// that wait.
+    pub fn max_connections(mut self, connections: impl Into<Option<usize>>) -> Prefork {
+        self.settings.worker.max_connections = connections.into();
+        self
+    }
+
+    /// Sets the largest part of a limit that is added to it at random for each worker, so that workers do not reach
+    /// their limits together. 0.1 unless set. In any case the supervisor replaces one worker at a time.
+    pub fn jitter(mut self, part: f64) -> Prefork {
+        self.settings.limits.jitter = part;
+        self
+    }
+}

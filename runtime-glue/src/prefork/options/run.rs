@@ -1,0 +1,208 @@
+//! Running a configured server.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+
+use tokio::runtime::Runtime;
+
+use super::Prefork;
+use crate::prefork::supervisor::{Outcome, Supervisor};
+use crate::prefork::{PreforkError, Stopped, Worker, WorkerOutput, template, worker};
+use crate::{NotInChild, parent_only};
+
+impl Prefork {
+    /// Loads the application in a *template* process rather than in the supervisor. Each generation of workers has its own:
+    /// the template runs `load`, then forks the workers, which share its memory.
+    ///
+    /// A reload (SIGHUP) starts a new template, so `load` runs again. If it fails, panics, or takes longer than the
+    /// [`load_timeout`](Prefork::load_timeout), the old generation serves on, and the error is logged.
+    ///
+    /// # Platforms
+    ///
+    /// Workers of a template become children of the supervisor. That takes a *subreaper*: Linux, FreeBSD and DragonFly.
+    /// Elsewhere [`run`](Loading::run) returns [`PreforkError::Load`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use forkio::prefork::Prefork;
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let prefork = Prefork::new().listener(tokio::net::TcpListener::bind("127.0.0.1:8080").await?);
+    /// let stopped = prefork.load(|| async { std::fs::read("table.bin") }).run(|worker, table| async move {
+    ///     println!("worker {} has {} bytes", worker.index(), table.len());
+    ///     worker.shutdown().await;
+    /// });
+    /// std::process::exit(stopped.await?.exit_code().into());
+    /// # }
+    /// ```
+    pub fn load<F, Fut, T, E>(mut self, load: F) -> Loading<F>
+    where
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        E: fmt::Display,
+    {
+        self.settings.loads = true;
+        Loading { prefork: self, load }
+    }
+
+    /// Forks the workers and supervises them until a signal says to stop. **Returns in the supervisor only**: in a worker
+    /// the process exits with the result of `worker` (see [`WorkerOutput`]), or with 101 if it panics.
+    ///
+    /// All other tasks of the runtime continue in the supervisor and in each worker; see
+    /// [`parent_only`](crate::parent_only()). In a child that another task forks meanwhile, `run` never resolves.
+    ///
+    /// # Errors
+    ///
+    /// [`PreforkError`]. No worker is left then.
+    ///
+    /// # Panics
+    ///
+    /// At once, if the runtime was built without its timers (`enable_all` has them).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped in the supervisor, it tells its workers to stop and does not wait for them. Dropped in a worker, such as by a
+    /// `select!` around it, it ends the worker's process.
+    pub async fn run<F, Fut>(self, worker: F) -> Result<Stopped, PreforkError>
+    where
+        F: FnOnce(Worker) -> Fut,
+        Fut: Future,
+        Fut::Output: WorkerOutput,
+    {
+        match self.supervise().await? {
+            Outcome::Stopped(stopped) => Ok(stopped),
+            Outcome::Worker(assignment) => worker::run(assignment, worker).await,
+            Outcome::Template(_) | Outcome::Service(_) => {
+                unreachable!("there is a template only if there is something to load")
+            }
+        }
+    }
+
+    /// As [`run`](Prefork::run), but each worker leaves the supervisor's current-thread runtime for one of its own that
+    /// `build` builds there: a multi-threaded one, for workers that use several CPUs each.
+    ///
+    /// The inherited runtime stands still in the worker: its tasks and timers, [`parent_only`](crate::parent_only()) futures
+    /// included, are neither run nor dropped there, and its registrations follow the policies as in any fork. The worker's
+    /// listeners and its shutdown belong to the new runtime. Other I/O objects of the supervisor that the worker needs must be
+    /// moved, such as by `into_std` and `from_std`.
+    ///
+    /// A worker whose runtime cannot be built logs the error, and exits with 1.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Prefork::run).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use forkio::prefork::{Listener, Prefork};
+    /// use tokio::runtime::Builder;
+    /// use tokio::task::JoinSet;
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+    /// let runtime = || Builder::new_multi_thread().worker_threads(4).enable_all().build();
+    /// let stopped = Prefork::new().listener(listener).workers(2).run_on(runtime, |mut worker| async move {
+    ///     let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { return };
+    ///     let mut incoming = worker.incoming(listener);
+    ///     let mut connections = JoinSet::new();
+    ///     while let Some((stream, _)) = incoming.next().await {
+    ///         // On any of the four threads.
+    ///         connections.spawn(async move { drop(stream) });
+    ///     }
+    ///     connections.join_all().await;
+    /// });
+    /// std::process::exit(stopped.await?.exit_code().into());
+    /// # }
+    /// ```
+    pub async fn run_on<B, F, Fut>(self, build: B, worker: F) -> Result<Stopped, PreforkError>
+    where
+        B: FnOnce() -> io::Result<Runtime> + Send,
+        F: FnOnce(Worker) -> Fut + Send,
+        Fut: Future,
+        Fut::Output: WorkerOutput,
+    {
+        match self.supervise().await? {
+            Outcome::Stopped(stopped) => Ok(stopped),
+            Outcome::Worker(assignment) => worker::run_on(assignment, build, worker),
+            Outcome::Template(_) | Outcome::Service(_) => {
+                unreachable!("there is a template only if there is something to load")
+            }
+        }
+    }
+
+    async fn supervise(self) -> Result<Outcome, PreforkError> {
+        // A worker is forked by the supervisor itself and continues with it. Any other child does not.
+        match parent_only(Supervisor::new(self)?.run()).await {
+            Ok(Ok(Outcome::Service(service))) => service.run(),
+            Ok(outcome) => outcome,
+            Err(NotInChild) => std::future::pending().await,
+        }
+    }
+}
+
+/// A prefork server that loads its application in a template process: [`Prefork::load`].
+pub struct Loading<F> {
+    prefork: Prefork,
+    load: F,
+}
+
+impl<F> Loading<F> {
+    /// As [`Prefork::run`]. The worker also gets what the template has loaded.
+    ///
+    /// # Errors
+    ///
+    /// As [`Prefork::run`], and [`PreforkError::Load`].
+    pub async fn run<L, T, E, W, Fut>(self, worker: W) -> Result<Stopped, PreforkError>
+    where
+        F: FnOnce() -> L,
+        L: Future<Output = Result<T, E>>,
+        E: fmt::Display,
+        W: FnOnce(Worker, T) -> Fut,
+        Fut: Future,
+        Fut::Output: WorkerOutput,
+    {
+        match self.prefork.supervise().await? {
+            Outcome::Stopped(stopped) => Ok(stopped),
+            Outcome::Worker(_) | Outcome::Service(_) => unreachable!("the template forks the workers"),
+            Outcome::Template(template) => {
+                let (assignment, loaded) = template::run(template, self.load).await;
+                worker::run(assignment, |own| worker(own, loaded)).await
+            }
+        }
+    }
+
+    /// As [`Prefork::run_on`]. The worker also gets what the template has loaded.
+    ///
+    /// # Errors
+    ///
+    /// As [`Prefork::run`], and [`PreforkError::Load`].
+    pub async fn run_on<L, T, E, B, W, Fut>(self, build: B, worker: W) -> Result<Stopped, PreforkError>
+    where
+        F: FnOnce() -> L,
+        L: Future<Output = Result<T, E>>,
+        E: fmt::Display,
+        T: Send,
+        B: FnOnce() -> io::Result<Runtime> + Send,
+        W: FnOnce(Worker, T) -> Fut + Send,
+        Fut: Future,
+        Fut::Output: WorkerOutput,
+    {
+        match self.prefork.supervise().await? {
+            Outcome::Stopped(stopped) => Ok(stopped),
+            Outcome::Worker(_) | Outcome::Service(_) => unreachable!("the template forks the workers"),
+            Outcome::Template(template) => {
+                let (assignment, loaded) = template::run(template, self.load).await;
+                worker::run_on(assignment, build, |own| worker(own, loaded))
+            }
+        }
+    }
+}
+
+impl<F> fmt::Debug for Loading<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loading").field("prefork", &self.prefork).finish_non_exhaustive()
+    }
+}

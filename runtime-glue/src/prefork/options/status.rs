@@ -1,0 +1,34 @@
+//! The status page and the control socket.
+
+use std::path::PathBuf;
+
+use super::Prefork;
+
+impl Prefork {
+    /// Serves a status page at an address that [`Address`](crate::Address) accepts, such as `127.0.0.1:9100` (feature
+    /// `status`). Off unless set.
+    ///
+    /// | path | what it has |
+    /// |---|---|
+    /// | `/status`, `/status.json` | workers, rates, latencies, memory, restarts: for people and for programs |
+    /// | `/metrics` | the same for Prometheus |
+    /// | `/healthz` | 200 as long as the supervisor runs |
+    /// | `/readyz` | 200 if a worker is ready, 503 if not, and when load balancers should send no more connections |
+    ///
+    /// A *service worker* serves it: a process beside the workers, with their privileges. If it dies, the supervisor starts
+    /// it again, and the server serves on meanwhile. The page is read-only and has no access control: choose an address
+    /// that only those can reach who may see it.
+    pub fn status(mut self, address: impl ToString) -> Prefork {
+        self.settings.status.page = Some(address.to_string());
+        self
+    }
+
+    /// Serves a control socket at a path, for the program `forkioctl` (feature `status`). Off unless set.
+    ///
+    /// It accepts root and the user of the supervisor. Others cannot open the file, and are refused if its permissions are
+    /// changed.
+    pub fn control(mut self, path: impl Into<PathBuf>) -> Prefork {
+        self.settings.status.control = Some(path.into());
+        self
+    }
+}

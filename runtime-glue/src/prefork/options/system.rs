@@ -1,0 +1,50 @@
+//! The supervisor's use of the system: pid file, service manager, memory, forks.
+
+use std::path::PathBuf;
+
+use super::Prefork;
+use crate::ForkOptions;
+
+impl Prefork {
+    /// Keeps the supervisor's process id in a file, from the moment that the server is ready until it ends.
+    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Prefork {
+        self.settings.pid_file = Some(path.into());
+        self
+    }
+
+    /// Turns the messages to the service manager (`sd_notify(3)`) on or off. On unless set. Without `NOTIFY_SOCKET` in
+    /// the environment, the supervisor sends none.
+    pub fn notify_service_manager(mut self, notify: bool) -> Prefork {
+        self.settings.notifies = notify;
+        self
+    }
+
+    /// Puts large private mappings into huge pages before the first worker is forked, or after the load of a template.
+    /// A fork then copies far fewer page table entries. Linux 6.1; elsewhere the supervisor logs a warning and
+    /// continues.
+    pub fn huge_pages(mut self, huge: bool) -> Prefork {
+        self.settings.huge_pages = huge;
+        self
+    }
+
+    /// Sets how workers are forked: above all, how long a fork may wait for threads of the blocking pool to end. A
+    /// server that resolves a name before [`run`](Prefork::run) waits for that thread's keep-alive time, unless the
+    /// runtime was built with a shorter one. The supervisor follows signals meanwhile.
+    pub fn fork_options(mut self, options: ForkOptions) -> Prefork {
+        self.settings.fork_options = options;
+        self
+    }
+
+    /// Prepares the next fork while the supervisor waits, so that replacing a worker costs no more than `fork(2)`. On
+    /// unless set. Meanwhile the supervisor has a few more descriptors, and a second queue for each selector.
+    /// Connections cost nothing more.
+    ///
+    /// It has no effect if workers have listeners of their own
+    /// ([`Distribution::ReusePort`](crate::prefork::Distribution::ReusePort)), because the listeners of the next worker
+    /// are not known in advance. If other tasks of the supervisor open and close sockets, each change discards the
+    /// preparation.
+    pub fn prepare_ahead(mut self, ahead: bool) -> Prefork {
+        self.settings.prepare_ahead = ahead;
+        self
+    }
+}

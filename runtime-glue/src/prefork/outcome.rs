@@ -1,0 +1,139 @@
+//! How a prefork server ends.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use crate::ForkError;
+
+/// How a server ended that was told to stop.
+#[derive(Clone, Debug)]
+pub struct Stopped {
+    workers: Vec<ExitStatus>,
+}
+
+impl Stopped {
+    pub(super) fn new(workers: Vec<ExitStatus>) -> Stopped {
+        Stopped { workers }
+    }
+
+    /// How the workers ended that ran when the server was told to stop. A worker that other code in this process has reaped
+    /// counts as 255.
+    pub fn workers(&self) -> &[ExitStatus] {
+        &self.workers
+    }
+
+    /// The status that the process should exit with: 0 if every worker exited with 0, otherwise the first other status as a
+    /// shell gives it. A worker that was killed counts as 128 and the signal's number: 137 if it outlived the shutdown
+    /// timeout.
+    pub fn exit_code(&self) -> u8 {
+        self.workers.iter().map(shell_status).find(|code| *code != 0).unwrap_or(0)
+    }
+}
+
+fn shell_status(status: &ExitStatus) -> u8 {
+    use std::os::unix::process::ExitStatusExt;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    // Both are eight bits wide.
+    (code & 0xff) as u8
+}
+
+/// Why a prefork server ended, or did not start.
+#[non_exhaustive]
+pub enum PreforkError {
+    /// Zero workers were asked for.
+    NoWorkers,
+    /// The signal handlers could not be installed.
+    Signals(io::Error),
+    /// A listener is not registered with a runtime on forkio's selector, or the supervisor cannot stop its events.
+    Listener(io::Error),
+    /// A listener for [`Distribution::ReusePort`](super::Distribution::ReusePort) cannot have others at its address.
+    ReusePort(io::Error),
+    /// The memory that the supervisor and its workers share could not be made.
+    Share(io::Error),
+    /// The user or group of the workers cannot be looked up.
+    Privileges(io::Error),
+    /// The status page, or the control socket, cannot be served at an address.
+    Status(String, io::Error),
+    /// The pid file could not be written.
+    PidFile(PathBuf, io::Error),
+    /// A first worker could not be forked, or none is left and none could be forked.
+    Fork(ForkError),
+    /// The template could not load the application. The text is the application's error, or how the template ended.
+    Load(String),
+    /// Workers kept ending before they were ready.
+    #[non_exhaustive]
+    CrashLoop {
+        /// The worker's index.
+        worker: usize,
+        /// How often in a row.
+        ends: u32,
+        /// How it ended last.
+        status: ExitStatus,
+    },
+    /// A worker asked to stop the server: [`halt`](super::WorkerHandle::halt).
+    #[non_exhaustive]
+    Halted {
+        /// The worker's index.
+        worker: usize,
+    },
+}
+
+impl PreforkError {
+    /// The status that the process should exit with: how the worker ended, as a shell gives it, or 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            PreforkError::CrashLoop { status, .. } => shell_status(status).max(1),
+            _ => 1,
+        }
+    }
+}
+
+/// As [`Display`](fmt::Display): a `main` that returns the error prints this, and it says what to do.
+impl fmt::Debug for PreforkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for PreforkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PreforkError::NoWorkers => f.write_str("a prefork server needs at least one worker"),
+            PreforkError::Signals(error) => write!(f, "cannot install signal handlers: {error}"),
+            PreforkError::Listener(error) => write!(f, "cannot mute a listener in the supervisor: {error}"),
+            PreforkError::ReusePort(error) => write!(f, "cannot make a queue for each worker: {error}"),
+            PreforkError::Share(error) => {
+                write!(f, "cannot make the memory that the supervisor and its workers share: {error}")
+            }
+            PreforkError::Privileges(error) => write!(f, "cannot find the user or group of the workers: {error}"),
+            PreforkError::Status(address, error) => {
+                write!(f, "cannot serve the status page or the control socket at {address}: {error}")
+            }
+            PreforkError::PidFile(path, error) => write!(f, "cannot write the pid file {}: {error}", path.display()),
+            PreforkError::Fork(error) => write!(f, "cannot fork a worker: {error}"),
+            PreforkError::Load(error) => write!(f, "the template cannot load the application: {error}"),
+            PreforkError::CrashLoop { worker, ends, status } => {
+                write!(f, "worker {worker} ended {ends} times in a row before it was ready, last with {status}")
+            }
+            PreforkError::Halted { worker } => write!(f, "worker {worker} asked to stop the server"),
+        }
+    }
+}
+
+impl std::error::Error for PreforkError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            PreforkError::Signals(error)
+            | PreforkError::Listener(error)
+            | PreforkError::ReusePort(error)
+            | PreforkError::Share(error)
+            | PreforkError::Privileges(error)
+            | PreforkError::Status(_, error)
+            | PreforkError::PidFile(_, error) => Some(error),
+            PreforkError::Fork(error) => Some(error),
+            _ => None,
+        }
+    }
+}

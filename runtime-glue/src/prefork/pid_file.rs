@@ -1,0 +1,75 @@
+//! A file with the supervisor's process id.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process;
+
+/// Written when made, removed when dropped, unless another process has written it since.
+#[derive(Debug)]
+pub(super) struct PidFile {
+    path: PathBuf,
+    owner: u32,
+}
+
+impl PidFile {
+    /// Writes the file under another name first: a reader never sees half of it, and a full disk leaves the old one alone.
+    pub(super) fn write(path: PathBuf) -> io::Result<PidFile> {
+        let owner = process::id();
+        let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        name.push(format!(".{owner}"));
+        let new = path.with_file_name(name);
+        let written = (|| {
+            let mut file = fs::File::create(&new)?;
+            writeln!(file, "{owner}")?;
+            file.sync_all()?;
+            fs::rename(&new, &path)
+        })();
+        if let Err(error) = written {
+            // What there is of it is of no use. It may not even exist.
+            let _ = fs::remove_file(&new);
+            return Err(error);
+        }
+        Ok(PidFile { path, owner })
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let is_own = fs::read_to_string(&self.path).is_ok_and(|text| text.trim() == self.owner.to_string());
+        // A worker drops its copy too.
+        if !is_own || process::id() != self.owner {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "cannot remove the pid file");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_and_removed_unless_it_is_another_ones() {
+        let directory = std::env::temp_dir().join(format!("forkio-pid-file-{}", process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("server.pid");
+        let file = PidFile::write(path.clone()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
+        drop(file);
+        assert!(!path.exists());
+        let file = PidFile::write(path.clone()).unwrap();
+        fs::write(&path, "1\n").unwrap();
+        drop(file);
+        assert!(path.exists(), "it belongs to process 1 now");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "nothing else is left");
+        PidFile::write(directory.join("missing/server.pid")).unwrap_err();
+        // Any write to this device fails for lack of space.
+        if let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") {
+            assert!((&full).write(b"1").is_err());
+        }
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

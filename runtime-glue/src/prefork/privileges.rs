@@ -1,0 +1,68 @@
+//! The privileges of workers, which are fewer than those of the supervisor.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use crate::sys;
+use crate::sys::Identity;
+
+pub(super) type Hook = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
+
+/// What a worker, or a template, changes about itself before it runs the application's code.
+#[derive(Clone, Default)]
+pub(super) struct Privileges {
+    pub(super) user: Option<String>,
+    pub(super) group: Option<String>,
+    pub(super) no_new_privs: bool,
+    pub(super) umask: Option<u32>,
+    pub(super) nice: Option<i32>,
+    pub(super) cpus: Vec<usize>,
+    pub(super) hook: Option<Hook>,
+    /// Looked up by [`resolve`](Privileges::resolve): afterwards the databases may be out of reach.
+    identity: Option<Identity>,
+}
+
+impl Privileges {
+    /// Looks the user and the group up. In the supervisor, before the first fork: a name that does not exist is an error of
+    /// the whole server.
+    pub(super) fn resolve(&mut self) -> io::Result<()> {
+        if self.user.is_some() || self.group.is_some() {
+            self.identity = Some(sys::look_up_identity(self.user.as_deref(), self.group.as_deref())?);
+        }
+        Ok(())
+    }
+
+    /// In a worker or a template. `index`: the worker's, to choose its CPU.
+    pub(super) fn apply(&self, index: Option<usize>) -> io::Result<()> {
+        let step = |what: &str, result: io::Result<()>| {
+            result.map_err(|error| io::Error::new(error.kind(), format!("cannot {what}: {error}")))
+        };
+        // Steps that may need privileges come first.
+        if let Some(nice) = self.nice {
+            step("set the priority", sys::set_nice(nice))?;
+        }
+        if let (Some(index), false) = (index, self.cpus.is_empty()) {
+            step("stay on a CPU", sys::stay_on_cpu(self.cpus[index % self.cpus.len()]))?;
+        }
+        if let Some(umask) = self.umask {
+            sys::set_umask(umask);
+        }
+        if let Some(identity) = &self.identity {
+            step("change user and group", sys::assume_identity(identity))?;
+        }
+        if self.no_new_privs {
+            step("set `no_new_privs`", sys::set_no_new_privs())?;
+        }
+        match &self.hook {
+            Some(hook) => step("run the hook of `before_worker`", hook()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Privileges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Privileges").field("user", &self.user).field("group", &self.group).finish_non_exhaustive()
+    }
+}

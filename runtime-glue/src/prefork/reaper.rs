@@ -1,0 +1,52 @@
+//! Reaping processes that the supervisor has inherited: as process 1 of a container, or as a subreaper.
+
+use std::fs;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::sys;
+
+/// How long a process must have been a zombie before it is reaped here. A process that this one has started itself is waited
+/// for by its handle (`tokio::process`, `std::process`) well before that.
+const ZOMBIE_AGE: Duration = Duration::from_secs(2);
+
+/// Zombies for which no handle may exist.
+#[derive(Debug, Default)]
+pub(super) struct Reaper {
+    zombies: Vec<(u32, Instant)>,
+}
+
+impl Reaper {
+    /// Looks at all children but those in `known`, and reaps what has waited for long enough. Returns when to look again, if
+    /// there is a reason to.
+    pub(super) fn look(&mut self, is_known: impl Fn(u32) -> bool, now: Instant) -> Option<Instant> {
+        let zombies: Vec<u32> = children().into_iter().filter(|pid| !is_known(*pid) && is_zombie(*pid)).collect();
+        self.zombies.retain(|(pid, _)| zombies.contains(pid));
+        for pid in zombies {
+            match self.zombies.iter().position(|(zombie, _)| *zombie == pid) {
+                None => self.zombies.push((pid, now)),
+                Some(position) if now.saturating_duration_since(self.zombies[position].1) >= ZOMBIE_AGE => {
+                    self.zombies.remove(position);
+                    if sys::reap(pid).is_some() {
+                        tracing::debug!(pid, "reaped a process that this one has inherited");
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        self.zombies.iter().map(|(_, since)| *since + ZOMBIE_AGE).min()
+    }
+}
+
+/// The children of this process's main thread, which is its only one.
+fn children() -> Vec<u32> {
+    let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+fn is_zombie(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before the state is in parentheses, and may have any character in it.
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+}

@@ -1,0 +1,88 @@
+//! Why workers end.
+
+/// Why a worker ends, or should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// It died after it was ready.
+    Died,
+    /// It ended before it was ready.
+    Boot,
+    /// It was not ready in time.
+    BootTimeout,
+    /// Its runtime stood still.
+    Stuck,
+    /// It asked to be replaced.
+    Asked,
+    /// An operator had it replaced.
+    Operator,
+    /// It has answered as many requests as it may.
+    Requests,
+    Age,
+    Rss,
+    Pss,
+    /// A newer generation has taken over, or the reload that started it has failed.
+    Reload,
+    /// There should be fewer workers.
+    Scaled,
+    /// Another process told it to end.
+    Signal,
+}
+
+impl Reason {
+    #[cfg(feature = "status")]
+    pub(super) const ALL: [Reason; 13] = [
+        Reason::Died,
+        Reason::Boot,
+        Reason::BootTimeout,
+        Reason::Stuck,
+        Reason::Asked,
+        Reason::Operator,
+        Reason::Requests,
+        Reason::Age,
+        Reason::Rss,
+        Reason::Pss,
+        Reason::Reload,
+        Reason::Scaled,
+        Reason::Signal,
+    ];
+
+    /// In metrics and JSON.
+    #[cfg(feature = "status")]
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Reason::Died => "died",
+            Reason::Boot => "boot",
+            Reason::BootTimeout => "boot_timeout",
+            Reason::Stuck => "stuck",
+            Reason::Asked => "asked",
+            Reason::Operator => "operator",
+            Reason::Requests => "max_requests",
+            Reason::Age => "max_age",
+            Reason::Rss => "max_rss",
+            Reason::Pss => "max_pss",
+            Reason::Reload => "reload",
+            Reason::Scaled => "scaled",
+            Reason::Signal => "signal",
+        }
+    }
+
+    /// For people.
+    #[cfg(feature = "status")]
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Reason::Died => "died",
+            Reason::Boot => "ended before it was ready",
+            Reason::BootTimeout => "was not ready in time",
+            Reason::Stuck => "its runtime stood still",
+            Reason::Asked => "asked to be replaced",
+            Reason::Operator => "retired by an operator",
+            Reason::Requests => "reached its number of requests",
+            Reason::Age => "reached its age",
+            Reason::Rss => "reached its resident memory",
+            Reason::Pss => "reached its share of memory",
+            Reason::Reload => "replaced by a reload",
+            Reason::Scaled => "fewer workers wanted",
+            Reason::Signal => "told to end by another process",
+        }
+    }
+}

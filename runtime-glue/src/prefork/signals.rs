@@ -1,0 +1,102 @@
+//! The signals of a prefork server, in one table.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What a signal tells the supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Drain the workers and end. A second time: as [`StopNow`](Command::StopNow).
+    Stop,
+    /// Kill the workers and end.
+    StopNow,
+    /// Start a new generation of workers, then retire the old one.
+    Reload,
+    /// Have log files opened again, in all processes.
+    ReopenLogs,
+    /// Start the program again, from its file, and hand the listeners to it.
+    Upgrade,
+    /// Run one worker more.
+    Grow,
+    /// Run one worker fewer.
+    Shrink,
+    /// Retire all workers, and start none until the next reload.
+    RetireAll,
+    /// A child process has ended. It may be one that the supervisor has not started.
+    ChildEnded,
+}
+
+/// What a signal tells a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WorkerCommand {
+    /// Finish what has begun, and end.
+    Drain,
+    /// End at once.
+    Exit,
+    ReopenLogs,
+    /// The signal is the supervisor's: a terminal sends it to all processes.
+    Ignore,
+}
+
+struct Entry {
+    number: i32,
+    name: &'static str,
+    supervisor: Command,
+    worker: WorkerCommand,
+}
+
+/// The whole table. `docs/operating.md` has it for users, with the meanings that the signals have in nginx and gunicorn.
+#[rustfmt::skip]
+const TABLE: [Entry; 10] = [
+    Entry { number: libc::SIGTERM,  name: "SIGTERM",  supervisor: Command::Stop,       worker: WorkerCommand::Drain },
+    Entry { number: libc::SIGINT,   name: "SIGINT",   supervisor: Command::Stop,       worker: WorkerCommand::Drain },
+    Entry { number: libc::SIGQUIT,  name: "SIGQUIT",  supervisor: Command::StopNow,    worker: WorkerCommand::Exit },
+    Entry { number: libc::SIGHUP,   name: "SIGHUP",   supervisor: Command::Reload,     worker: WorkerCommand::Ignore },
+    Entry { number: libc::SIGUSR1,  name: "SIGUSR1",  supervisor: Command::ReopenLogs, worker: WorkerCommand::ReopenLogs },
+    Entry { number: libc::SIGUSR2,  name: "SIGUSR2",  supervisor: Command::Upgrade,    worker: WorkerCommand::Ignore },
+    Entry { number: libc::SIGTTIN,  name: "SIGTTIN",  supervisor: Command::Grow,       worker: WorkerCommand::Ignore },
+    Entry { number: libc::SIGTTOU,  name: "SIGTTOU",  supervisor: Command::Shrink,     worker: WorkerCommand::Ignore },
+    Entry { number: libc::SIGWINCH, name: "SIGWINCH", supervisor: Command::RetireAll,  worker: WorkerCommand::Ignore },
+    Entry { number: libc::SIGCHLD,  name: "SIGCHLD",  supervisor: Command::ChildEnded, worker: WorkerCommand::Ignore },
+];
+
+/// The streams of all signals in the table. The supervisor installs them first of all; templates and workers inherit them.
+pub(super) struct Signals {
+    streams: Vec<(&'static Entry, Signal)>,
+}
+
+impl Signals {
+    pub(super) fn install() -> io::Result<Signals> {
+        let streams = TABLE.iter().map(|entry| Ok((entry, signal(SignalKind::from_raw(entry.number))?)));
+        Ok(Signals { streams: streams.collect::<io::Result<_>>()? })
+    }
+
+    /// No signal.
+    pub(super) fn none() -> Signals {
+        Signals { streams: Vec::new() }
+    }
+
+    /// The next signal that the supervisor has received.
+    pub(super) async fn command(&mut self) -> (Command, &'static str) {
+        let entry = poll_fn(|cx| self.poll(cx)).await;
+        (entry.supervisor, entry.name)
+    }
+
+    /// The next signal that this worker has received.
+    pub(super) async fn worker_command(&mut self) -> (WorkerCommand, &'static str) {
+        let entry = poll_fn(|cx| self.poll(cx)).await;
+        (entry.worker, entry.name)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&'static Entry> {
+        for (entry, stream) in &mut self.streams {
+            if stream.poll_recv(cx).is_ready() {
+                return Poll::Ready(entry);
+            }
+        }
+        Poll::Pending
+    }
+}

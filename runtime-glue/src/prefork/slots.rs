@@ -1,0 +1,226 @@
+//! The shared page: what the supervisor and its workers tell each other.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::sys;
+
+/// What the server as a whole is doing. Written by the supervisor, read by its workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ServerPhase {
+    /// It serves. A worker that is told to stop leaves the queues to its siblings.
+    Running = 0,
+    /// It still accepts, but asks load balancers to send no more: [`Prefork::lame_duck`](super::Prefork::lame_duck).
+    LameDuck = 1,
+    /// It stops: each worker empties the queues before it closes them.
+    Stopping = 2,
+    /// Another program serves the same queues. Workers leave the queues to it.
+    HandedOver = 3,
+}
+
+/// The worker is ready.
+pub(super) const READY: u64 = 1;
+/// The worker asks to be replaced.
+pub(super) const WANTS_RETIRE: u64 = 1 << 1;
+/// The worker asks the supervisor to stop the server.
+pub(super) const WANTS_HALT: u64 = 1 << 2;
+/// No other worker will serve this worker's own queue: it must empty the queue before it closes it. Set by the supervisor.
+pub(super) const EMPTIES_OWN_QUEUE: u64 = 1 << 3;
+/// The worker has answered as many requests as it may.
+pub(super) const REACHED_REQUESTS: u64 = 1 << 4;
+
+/// The worker has been told to end, by the supervisor or by a signal of another process.
+pub(super) const DRAINS: u64 = 1 << 5;
+
+/// The worker must not start: the supervisor has no use for it any more.
+pub(super) const CANCELLED: u64 = 1 << 6;
+
+/// The supervisor has told the worker to end.
+pub(super) const TOLD: u64 = 1 << 7;
+
+const HEADER: usize = 8;
+const PHASE: usize = 0;
+const USED: usize = 1;
+const OWNS_LISTENERS: usize = 2;
+
+const SLOT: usize = 8;
+const PID: usize = 0;
+const INDEX: usize = 1;
+const GENERATION: usize = 2;
+const FLAGS: usize = 3;
+const HEARTBEAT: usize = 4;
+const REQUESTS: usize = 5;
+const IN_FLIGHT: usize = 6;
+const SINCE: usize = 7;
+
+/// One slot per worker process, in memory that the supervisor and its workers share. A slot belongs to one process: workers
+/// of several generations with the same index have one each. The supervisor assigns slots and clears them.
+///
+/// Every field is one atomic word, so a worker that is killed leaves nothing half-written.
+#[derive(Debug)]
+pub(super) struct Slots {
+    words: sys::SharedWords,
+    capacity: usize,
+}
+
+impl Slots {
+    pub(super) fn new(capacity: usize) -> io::Result<Slots> {
+        Ok(Slots { words: sys::SharedWords::new(HEADER + capacity * SLOT)?, capacity })
+    }
+
+    pub(super) fn phase(&self) -> ServerPhase {
+        match self.words[PHASE].load(Ordering::Acquire) {
+            0 => ServerPhase::Running,
+            1 => ServerPhase::LameDuck,
+            2 => ServerPhase::Stopping,
+            _ => ServerPhase::HandedOver,
+        }
+    }
+
+    pub(super) fn set_phase(&self, phase: ServerPhase) {
+        self.words[PHASE].store(phase as u64, Ordering::Release);
+    }
+
+    /// Whether no process outside this server has the listeners open.
+    pub(super) fn owns_listeners(&self) -> bool {
+        self.words[OWNS_LISTENERS].load(Ordering::Acquire) != 0
+    }
+
+    pub(super) fn set_owns_listeners(&self) {
+        self.words[OWNS_LISTENERS].store(1, Ordering::Release);
+    }
+
+    /// Gives the lowest free slot to a process that will be worker `index`. `None`: all are taken.
+    pub(super) fn assign(&self, index: usize, generation: u64) -> Option<usize> {
+        let free = (0..self.capacity).find(|slot| self.word(*slot, INDEX).load(Ordering::Relaxed) == 0)?;
+        for field in 0..SLOT {
+            self.word(free, field).store(0, Ordering::Relaxed);
+        }
+        self.word(free, GENERATION).store(generation, Ordering::Relaxed);
+        self.word(free, SINCE).store(sys::monotonic_nanoseconds(), Ordering::Relaxed);
+        self.word(free, INDEX).store(index as u64 + 1, Ordering::Release);
+        self.words[USED].fetch_max(free as u64 + 1, Ordering::AcqRel);
+        Some(free)
+    }
+
+    /// The process of a slot has ended.
+    pub(super) fn clear(&self, slot: usize) {
+        for field in 0..SLOT {
+            self.word(slot, field).store(0, Ordering::Release);
+        }
+    }
+
+    /// How many slots have been used so far; those behind have never been.
+    pub(super) fn used(&self) -> usize {
+        self.words[USED].load(Ordering::Acquire) as usize
+    }
+
+    /// The worker index of the process in a slot.
+    pub(super) fn index(&self, slot: usize) -> Option<usize> {
+        (self.word(slot, INDEX).load(Ordering::Acquire) as usize).checked_sub(1)
+    }
+
+    pub(super) fn set_pid(&self, slot: usize, pid: u32) {
+        self.word(slot, PID).store(pid.into(), Ordering::Release);
+    }
+
+    pub(super) fn pid(&self, slot: usize) -> u32 {
+        self.word(slot, PID).load(Ordering::Acquire) as u32
+    }
+
+    pub(super) fn flags(&self, slot: usize) -> u64 {
+        self.word(slot, FLAGS).load(Ordering::Acquire)
+    }
+
+    /// Sets a flag. Returns whether it was set before.
+    pub(super) fn raise(&self, slot: usize, flag: u64) -> bool {
+        self.word(slot, FLAGS).fetch_or(flag, Ordering::AcqRel) & flag != 0
+    }
+
+    /// The worker's runtime has turned.
+    pub(super) fn beat(&self, slot: usize) {
+        self.word(slot, HEARTBEAT).store(sys::monotonic_nanoseconds(), Ordering::Relaxed);
+    }
+
+    /// When the last heartbeat was, by the monotonic clock in nanoseconds.
+    pub(super) fn heartbeat(&self, slot: usize) -> u64 {
+        self.word(slot, HEARTBEAT).load(Ordering::Relaxed)
+    }
+
+    /// Counts a request of the worker. Returns how many it has begun.
+    pub(super) fn count_request(&self, slot: usize) -> u64 {
+        // The worker is the only writer, but it may have threads.
+        self.word(slot, REQUESTS).fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn requests(&self, slot: usize) -> u64 {
+        self.word(slot, REQUESTS).load(Ordering::Relaxed)
+    }
+
+    /// A request of the worker is in flight.
+    pub(super) fn begin_request(&self, slot: usize) {
+        self.word(slot, IN_FLIGHT).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It is not any more.
+    pub(super) fn end_request(&self, slot: usize) {
+        self.word(slot, IN_FLIGHT).fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn word(&self, slot: usize, field: usize) -> &AtomicU64 {
+        &self.words[HEADER + slot * SLOT + field]
+    }
+}
+
+/// What the service worker reads.
+#[cfg(feature = "status")]
+impl Slots {
+    /// How many requests of the worker are in flight.
+    pub(super) fn in_flight(&self, slot: usize) -> u64 {
+        self.word(slot, IN_FLIGHT).load(Ordering::Relaxed)
+    }
+
+    /// When the slot was assigned, by the monotonic clock in nanoseconds.
+    pub(super) fn since(&self, slot: usize) -> u64 {
+        self.word(slot, SINCE).load(Ordering::Relaxed)
+    }
+
+    pub(super) fn generation(&self, slot: usize) -> u64 {
+        self.word(slot, GENERATION).load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_successor_has_a_slot_of_its_own() {
+        let slots = Slots::new(3).unwrap();
+        let old = slots.assign(0, 1).unwrap();
+        slots.count_request(old);
+        let new = slots.assign(0, 2).unwrap();
+        assert_ne!(old, new);
+        slots.count_request(new);
+        assert_eq!((slots.requests(old), slots.requests(new)), (1, 1));
+        assert_eq!((slots.index(old), slots.index(new), slots.used()), (Some(0), Some(0), 2));
+        slots.assign(1, 2).unwrap();
+        assert_eq!(slots.assign(2, 2), None, "all are taken");
+        slots.clear(old);
+        assert_eq!(slots.assign(2, 2), Some(old));
+        assert_eq!((slots.requests(old), slots.flags(old)), (0, 0), "nothing is left of the process before");
+    }
+
+    #[test]
+    fn flags_and_phases() {
+        let slots = Slots::new(1).unwrap();
+        let slot = slots.assign(0, 1).unwrap();
+        assert!(!slots.raise(slot, READY) && slots.raise(slot, READY));
+        assert!(!slots.raise(slot, WANTS_RETIRE));
+        assert_eq!(slots.flags(slot), READY | WANTS_RETIRE);
+        for phase in [ServerPhase::LameDuck, ServerPhase::Stopping, ServerPhase::HandedOver, ServerPhase::Running] {
+            slots.set_phase(phase);
+            assert_eq!(slots.phase(), phase);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What the service worker asks the supervisor for. `process.rs` has the table of messages.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedReadHalf;
+use tokio::net::{UnixStream, unix::OwnedWriteHalf};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout};
+
+/// How long what is known of the workers' memory is good enough.
+const MEMORY_PERIOD: Duration = Duration::from_secs(2);
+
+/// How long an answer waits for the supervisor to look at the memory. It is late if it is forking.
+const MEMORY_WAIT: Duration = Duration::from_millis(500);
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// It has begun.
+    Accepted,
+    Done(String),
+    Failed(String),
+}
+
+/// The channel to the supervisor.
+#[derive(Debug)]
+pub(super) struct Channel {
+    lines: UnboundedSender<String>,
+    state: std::sync::Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Mutex<Waiting>,
+    memory: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    commands: HashMap<u64, UnboundedSender<Reply>>,
+    last: u64,
+    memory_asked: Option<Instant>,
+}
+
+impl State {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear(&self, line: &str) {
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let (id, text) = rest.split_once(' ').unwrap_or((rest, ""));
+        let reply = match word {
+            "memory" => return self.memory.notify_waiters(),
+            "accepted" => Reply::Accepted,
+            "done" => Reply::Done(text.to_owned()),
+            "failed" => Reply::Failed(text.to_owned()),
+            _ => return tracing::error!(line, "the supervisor says something that has no meaning"),
+        };
+        let Ok(id) = id.parse() else { return };
+        let mut waiting = self.waiting();
+        if let Some(command) = waiting.commands.get(&id) {
+            // The client may have gone.
+            let _ = command.send(reply.clone());
+        }
+        if reply != Reply::Accepted {
+            waiting.commands.remove(&id);
+        }
+    }
+}
+
+impl Channel {
+    /// The channel, and a future that resolves when the supervisor has no more use for the service worker.
+    pub(super) fn new(
+        stream: std::os::unix::net::UnixStream,
+    ) -> io::Result<(Channel, impl Future<Output = ()> + use<>)> {
+        let (read, write) = UnixStream::from_std(stream)?.into_split();
+        let (lines, receiver) = unbounded_channel();
+        let state = std::sync::Arc::new(State::default());
+        let (closed, is_closed) = oneshot::channel();
+        tokio::spawn(write_lines(write, receiver));
+        tokio::spawn(read_lines(read, std::sync::Arc::clone(&state), closed));
+        Ok((Channel { lines, state }, async {
+            // An error would mean that the task has ended without sending: the channel is closed then, too.
+            let _ = is_closed.await;
+        }))
+    }
+
+    /// Asks the supervisor to carry out a command. The receiver ends without a result if the supervisor ends.
+    pub(super) fn command(&self, command: &str) -> UnboundedReceiver<Reply> {
+        let (sender, receiver) = unbounded_channel();
+        let mut waiting = self.state.waiting();
+        waiting.last += 1;
+        let id = waiting.last;
+        if self.lines.send(format!("control {id} {command}\n")).is_ok() {
+            waiting.commands.insert(id, sender);
+        }
+        receiver
+    }
+
+    /// Has the supervisor look at the memory of the workers, unless it did so just now.
+    pub(super) async fn refresh_memory(&self) {
+        let mut looked = std::pin::pin!(self.state.memory.notified());
+        looked.as_mut().enable();
+        {
+            let mut waiting = self.state.waiting();
+            if waiting.memory_asked.is_some_and(|asked| asked.elapsed() < MEMORY_PERIOD) {
+                return;
+            }
+            waiting.memory_asked = Some(Instant::now());
+        }
+        if self.lines.send("memory\n".to_owned()).is_ok() {
+            let _is_late = timeout(MEMORY_WAIT, looked).await;
+        }
+    }
+}
+
+async fn write_lines(mut stream: OwnedWriteHalf, mut lines: UnboundedReceiver<String>) {
+    while let Some(line) = lines.recv().await {
+        if let Err(error) = stream.write_all(line.as_bytes()).await {
+            return tracing::debug!(%error, "cannot talk to the supervisor");
+        }
+    }
+}
+
+async fn read_lines(stream: OwnedReadHalf, state: std::sync::Arc<State>, closed: oneshot::Sender<()>) {
+    let mut lines = BufReader::new(stream).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        state.hear(&line);
+    }
+    // Those that wait learn that there will be no answer.
+    state.waiting().commands.clear();
+    let _ = closed.send(());
+}

@@ -1,0 +1,291 @@
+//! The service worker in the supervisor's loop, and the commands of operators.
+
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+use super::process::{Service, ServiceEvent};
+use super::scoreboard::Memory;
+use super::service::ServiceProcess;
+use crate::prefork::reason::Reason;
+use crate::prefork::supervisor::{Outcome, Started, Supervisor};
+use crate::prefork::worker::ExitOnDrop;
+use crate::{Fork, ForkError, ForkPolicy};
+
+/// How often the memory of the workers is looked at, at most.
+const MEMORY_PERIOD: Duration = Duration::from_millis(500);
+
+/// A command that is being carried out.
+#[derive(Debug)]
+pub(super) struct Operation {
+    id: u64,
+    what: What,
+}
+
+#[derive(Debug, PartialEq)]
+enum What {
+    /// `None`: it begins when it can.
+    Reload {
+        generation: Option<u64>,
+    },
+    Scale {
+        workers: usize,
+    },
+    Retire {
+        index: usize,
+        pid: u32,
+    },
+    Upgrade,
+}
+
+/// What an operator asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Request {
+    Reload,
+    Scale(usize),
+    Retire(usize),
+    Upgrade,
+}
+
+impl Request {
+    fn parse(text: &str) -> Option<Request> {
+        let mut words = text.split(' ');
+        let request = match (words.next()?, words.next()) {
+            ("reload", None) => Request::Reload,
+            ("scale", Some(workers)) => Request::Scale(workers.parse().ok()?),
+            ("retire", Some(index)) => Request::Retire(index.parse().ok()?),
+            ("upgrade", None) => Request::Upgrade,
+            _ => return None,
+        };
+        words.next().is_none().then_some(request)
+    }
+}
+
+impl Service {
+    /// Ends the operations that `ends` has a result for.
+    fn finish(&mut self, ends: impl Fn(&What) -> Option<Result<String, String>>) {
+        let mut said = Vec::new();
+        self.operations.retain(|operation| {
+            let result = ends(&operation.what);
+            match &result {
+                Some(Ok(text)) => said.push(format!("done {} {text}", operation.id)),
+                Some(Err(text)) => said.push(format!("failed {} {text}", operation.id)),
+                None => {}
+            }
+            result.is_none()
+        });
+        for line in said {
+            self.say(&line);
+        }
+    }
+
+    pub(in crate::prefork) fn reload_begins(&mut self, number: u64) {
+        for operation in &mut self.operations {
+            if let What::Reload { generation: generation @ None } = &mut operation.what {
+                *generation = Some(number);
+            }
+        }
+    }
+
+    pub(in crate::prefork) fn reload_ends(&mut self, number: u64, result: Result<(), &str>) {
+        self.finish(|what| {
+            let is_it = *what == What::Reload { generation: Some(number) };
+            is_it.then(|| match result {
+                Ok(()) => Ok(format!("generation {number} serves")),
+                Err(reason) => Err(format!("the old generation serves on: {reason}")),
+            })
+        });
+    }
+
+    pub(in crate::prefork) fn upgrade_ends(&mut self, result: Result<u32, &str>) {
+        self.finish(|what| {
+            (*what == What::Upgrade).then(|| match result {
+                Ok(pid) => Ok(format!("process {pid} serves")),
+                Err(reason) => Err(format!("the old program serves on: {reason}")),
+            })
+        });
+    }
+}
+
+impl Supervisor {
+    pub(in crate::prefork) async fn fork_service(&mut self) -> Started {
+        if !self.service.is_open() {
+            return Started::Something;
+        }
+        let supervisor = std::process::id();
+        let channel = std::os::unix::net::UnixStream::pair().and_then(|(ours, theirs)| {
+            ours.set_nonblocking(true)?;
+            theirs.set_nonblocking(true)?;
+            let ours = UnixStream::from_std(ours)?;
+            crate::set_policy(&ours, ForkPolicy::NoFork)?;
+            Ok((ours, theirs))
+        });
+        let (ours, theirs) = match channel {
+            Ok(channel) => channel,
+            Err(error) => return self.service_refused(ForkError::Inspect(error)),
+        };
+        let mut guard = None;
+        let first = || guard = Some(ExitOnDrop);
+        let forked = self.settings.fork_options.clone().wait_for_threads(Duration::ZERO).fork_with(first).await;
+        match forked {
+            Ok(Fork::Parent(mut child)) => {
+                if let Err(error) = child.watch() {
+                    let _ = child.kill();
+                    return self.service_refused(ForkError::Watch(error));
+                }
+                self.common.scoreboard.service_starts();
+                tracing::info!(pid = child.id(), "service worker started");
+                self.service.started(child, ours);
+                Started::Something
+            }
+            Ok(Fork::Child(_)) => {
+                self.workers.clear();
+                Started::Child(Box::new(Outcome::Service(ServiceProcess {
+                    guard: guard.unwrap_or_else(|| ExitOnDrop),
+                    supervisor,
+                    channel: theirs,
+                    page: self.service.page.take(),
+                    control: self.service.control.take(),
+                    common: self.common.clone(),
+                    signals: self.take_signals(),
+                    settings: self.settings.worker.clone(),
+                })))
+            }
+            Err(ForkError::Threads(_)) => Started::Something,
+            Err(error) => self.service_refused(error),
+        }
+    }
+
+    /// The server does without a service worker until the next try.
+    pub(in crate::prefork) fn service_refused(&mut self, error: ForkError) -> Started {
+        let delay = self.service.failed();
+        tracing::error!(%error, ?delay, "cannot start the service worker yet: trying again");
+        Started::Something
+    }
+
+    pub(in crate::prefork) fn handle_service(&mut self, event: ServiceEvent) {
+        let line = match event {
+            ServiceEvent::Ended(status) => return self.service.ended(status),
+            ServiceEvent::Said(line) => line,
+        };
+        let request = line.strip_prefix("control ").and_then(|rest| rest.split_once(' '));
+        match request.and_then(|(id, text)| Some((id.parse().ok()?, text))) {
+            None if line == "memory" => {
+                self.look_at_memory();
+                self.service.say("memory");
+            }
+            None => tracing::error!(line, "the service worker says something that has no meaning"),
+            Some((id, text)) => {
+                tracing::info!(command = text, "told by an operator");
+                match self.begin(text) {
+                    Ok(what) => {
+                        self.service.say(&format!("accepted {id}"));
+                        self.service.operations.push(Operation { id, what });
+                    }
+                    Err(error) => self.service.say(&format!("failed {id} {error}")),
+                }
+            }
+        }
+    }
+
+    /// Begins what an operator asks for.
+    fn begin(&mut self, text: &str) -> Result<What, String> {
+        if !self.service.has_control() {
+            return Err("this server has no control socket".to_owned());
+        }
+        match Request::parse(text).ok_or_else(|| format!("there is no command {text:?}"))? {
+            Request::Reload => {
+                self.queue_reload();
+                Ok(What::Reload { generation: None })
+            }
+            Request::Scale(workers) => {
+                self.scale(workers)?;
+                Ok(What::Scale { workers })
+            }
+            Request::Retire(index) => {
+                let number = self.number();
+                let worker = self.workers.iter_mut().find(|worker| worker.index == index && worker.is_ready());
+                let worker = worker.filter(|worker| worker.index < number);
+                let worker = worker.ok_or_else(|| format!("there is no worker {index} that is ready"))?;
+                worker.renew.get_or_insert(Reason::Operator);
+                Ok(What::Retire { index, pid: worker.child.id() })
+            }
+            Request::Upgrade => {
+                self.start_upgrade()?;
+                Ok(What::Upgrade)
+            }
+        }
+    }
+
+    /// Looks which commands have been carried out.
+    pub(in crate::prefork) fn advance_operations(&mut self) {
+        if self.service.operations.is_empty() {
+            return;
+        }
+        self.show_state();
+        let (wanted, workers) = (self.number(), &self.workers);
+        self.service.finish(|what| match *what {
+            What::Scale { workers: number } if number != wanted => {
+                Some(Err("another command has changed the number of workers".to_owned()))
+            }
+            What::Scale { workers: number } => {
+                let has_worker = |index| workers.iter().any(|worker| worker.index == index && worker.is_ready());
+                let has_surplus = workers.iter().any(|worker| worker.index >= number && worker.is_active());
+                (!has_surplus && (0..number).all(has_worker)).then(|| Ok(format!("{number} workers serve")))
+            }
+            What::Retire { index, pid } => {
+                let is_active = workers.iter().any(|worker| worker.child.id() == pid && worker.is_active());
+                let successor = workers.iter().find(|worker| worker.index == index && worker.is_ready());
+                let text = |successor: u32| Ok(format!("process {successor} is worker {index}, and {pid} drains"));
+                successor.filter(|_| !is_active).map(|successor| text(successor.child.id()))
+            }
+            What::Reload { .. } | What::Upgrade => None,
+        });
+    }
+
+    fn look_at_memory(&mut self) {
+        let now = Instant::now();
+        if self.service.memory_due.is_some_and(|due| due > now) {
+            return;
+        }
+        for worker in &self.workers {
+            let memory = read_memory(worker.child.id()).unwrap_or_default();
+            self.common.scoreboard.set_memory(worker.slot, memory);
+        }
+        self.service.memory_due = Some(Instant::now() + MEMORY_PERIOD);
+    }
+}
+
+/// From proc_pid_smaps_rollup(5), which the user of the workers may not read.
+fn read_memory(pid: u32) -> Option<Memory> {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let bytes = |name: &str| {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    };
+    let shared = bytes("Shared_Clean:")? + bytes("Shared_Dirty:")?;
+    Some(Memory { rss: bytes("Rss:")?, pss: bytes("Pss:")?, shared })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands() {
+        for (text, request) in [
+            ("reload", Some(Request::Reload)),
+            ("scale 4", Some(Request::Scale(4))),
+            ("retire 0", Some(Request::Retire(0))),
+            ("upgrade", Some(Request::Upgrade)),
+            ("scale", None),
+            ("scale -1", None),
+            ("scale 4 5", None),
+            ("reload now", None),
+            ("", None),
+        ] {
+            assert_eq!(Request::parse(text), request, "{text}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The connections and routes of the service worker.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::channel::Reply;
+use super::peer;
+use super::service::Service;
+use super::snapshot::Snapshot;
+use super::{metrics, page};
+
+/// A client that takes longer for the head of a request is cut off.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection on which nothing can be commanded ends after this time: a client that reads slowly holds it no longer.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many connections a listener serves at the same time. One more closes the oldest, so that clients which do nothing
+/// keep no other away.
+const MOST_CONNECTIONS: usize = 32;
+
+/// How long to wait after a failed accept, such as without free descriptors.
+const ACCEPT_DELAY: Duration = Duration::from_millis(100);
+
+type Answer = Response<Full<Bytes>>;
+
+/// What a connection may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Read,
+    Control,
+    /// The peer is another user.
+    Nothing,
+}
+
+/// The connections of one listener.
+#[derive(Debug, Default)]
+struct Connections(VecDeque<JoinHandle<()>>);
+
+impl Connections {
+    fn spawn(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
+        self.0.retain(|connection| !connection.is_finished());
+        let is_full = self.0.len() >= MOST_CONNECTIONS;
+        if let Some(oldest) = is_full.then(|| self.0.pop_front()).flatten() {
+            tracing::debug!("too many connections to the service worker: closing the oldest");
+            oldest.abort();
+        }
+        self.0.push_back(tokio::spawn(connection));
+    }
+}
+
+pub(super) async fn serve_tcp(listener: TcpListener, service: Arc<Service>) {
+    let mut connections = Connections::default();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => connections.spawn(serve(stream, Access::Read, Arc::clone(&service))),
+            Err(error) => accept_failed(&error).await,
+        }
+    }
+}
+
+/// `owner`: the user that may control the server, besides root. `None`: no user can here.
+pub(super) async fn serve_unix(listener: UnixListener, service: Arc<Service>, owner: Option<u32>) {
+    let mut connections = Connections::default();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let access = match owner {
+                    None => Access::Read,
+                    Some(owner) if peer::may_control(&stream, owner) => Access::Control,
+                    Some(_) => Access::Nothing,
+                };
+                connections.spawn(serve(stream, access, Arc::clone(&service)));
+            }
+            Err(error) => accept_failed(&error).await,
+        }
+    }
+}
+
+async fn accept_failed(error: &io::Error) {
+    tracing::debug!(%error, "the service worker cannot accept a connection");
+    sleep(ACCEPT_DELAY).await;
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, access: Access, service: Arc<Service>) {
+    let route = service_fn(move |request: Request<Incoming>| {
+        let service = Arc::clone(&service);
+        // At once: if the client goes away, hyper drops the future, and the command must not be lost.
+        let command = Command::begin(&service, access, &request);
+        async move {
+            Ok::<_, Infallible>(match command {
+                Some(Ok(command)) => command.outcome().await,
+                Some(Err((status, message))) => outcome(status, "failed", message),
+                None => answer(&service, access, &request).await,
+            })
+        }
+    });
+    let mut http = http1::Builder::new();
+    let connection =
+        http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).serve_connection(TokioIo::new(stream), route);
+    let ended = match access {
+        // A command takes as long as it takes.
+        Access::Control => connection.await,
+        Access::Read | Access::Nothing => timeout(PAGE_TIMEOUT, connection).await.unwrap_or(Ok(())),
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to the service worker ended early");
+    }
+}
+
+async fn answer(service: &Service, access: Access, request: &Request<Incoming>) -> Answer {
+    if access == Access::Nothing {
+        return text(StatusCode::FORBIDDEN, "only root and the user of the supervisor may use this socket\n");
+    }
+    let path = request.uri().path();
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "this page is read-only\n");
+    }
+    match path {
+        "/" | "/status" => {
+            service.channel.refresh_memory().await;
+            let mut answer =
+                content(StatusCode::OK, "text/html; charset=utf-8", page::render(&Snapshot::take(service)));
+            let policy = HeaderValue::from_static(page::CONTENT_POLICY);
+            answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+            answer
+        }
+        "/status.json" => {
+            service.channel.refresh_memory().await;
+            match serde_json::to_vec(&Snapshot::take(service)) {
+                Ok(json) => content(StatusCode::OK, "application/json", json),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            }
+        }
+        "/metrics" => {
+            service.channel.refresh_memory().await;
+            match metrics::encode(Snapshot::take(service)) {
+                Ok(text) => content(StatusCode::OK, metrics::CONTENT_TYPE, text),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            }
+        }
+        "/healthz" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => match Snapshot::take(service).server {
+            server if server.is_ready => text(StatusCode::OK, "ready\n"),
+            server => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", server.state)),
+        },
+        _ => text(StatusCode::NOT_FOUND, "there is /status, /status.json, /metrics, /healthz and /readyz\n"),
+    }
+}
+
+/// Why a request is no command.
+type Refusal = (StatusCode, &'static str);
+
+/// A command that the supervisor carries out.
+#[derive(Debug)]
+struct Command {
+    replies: UnboundedReceiver<Reply>,
+    /// Whether the client waits for the result.
+    waits: bool,
+}
+
+impl Command {
+    /// Begins what a request commands. `None`: it is another request.
+    fn begin(service: &Service, access: Access, request: &Request<Incoming>) -> Option<Result<Command, Refusal>> {
+        let command = request.uri().path().strip_prefix("/control/")?;
+        Some(match access {
+            Access::Control if request.method() == Method::POST => {
+                Command::new(service, command, request.uri().query().unwrap_or(""))
+            }
+            Access::Control => Err((StatusCode::METHOD_NOT_ALLOWED, "send a POST request")),
+            Access::Read => Err((StatusCode::FORBIDDEN, "this address is read-only: use the control socket")),
+            Access::Nothing => return None,
+        })
+    }
+
+    fn new(service: &Service, command: &str, query: &str) -> Result<Command, Refusal> {
+        let parameter = |name: &str| {
+            let mut parameters = query.split('&').filter_map(|parameter| parameter.split_once('='));
+            parameters.find(|(own, _)| *own == name).map(|(_, value)| value)
+        };
+        let number = |name: &str| parameter(name).and_then(|value| value.parse::<usize>().ok());
+        let command = match (command, number("workers"), number("worker")) {
+            ("reload" | "upgrade", _, _) => command.to_owned(),
+            ("scale", Some(workers), _) => format!("scale {workers}"),
+            ("retire", _, Some(worker)) => format!("retire {worker}"),
+            ("scale", None, _) => return Err((StatusCode::BAD_REQUEST, "give ?workers= and a number")),
+            ("retire", _, None) => return Err((StatusCode::BAD_REQUEST, "give ?worker= and an index")),
+            _ => return Err((StatusCode::NOT_FOUND, "there is reload, scale, retire and upgrade")),
+        };
+        Ok(Command { replies: service.channel.command(&command), waits: parameter("wait") != Some("no") })
+    }
+
+    /// Waits for the result, unless the query said `wait=no`.
+    async fn outcome(mut self) -> Answer {
+        loop {
+            match self.replies.recv().await {
+                Some(Reply::Accepted) if self.waits => {}
+                Some(Reply::Accepted) => return outcome(StatusCode::ACCEPTED, "accepted", "it has begun"),
+                Some(Reply::Done(text)) => return outcome(StatusCode::OK, "done", &text),
+                Some(Reply::Failed(text)) => return outcome(StatusCode::CONFLICT, "failed", &text),
+                None => return outcome(StatusCode::SERVICE_UNAVAILABLE, "failed", "the server ends"),
+            }
+        }
+    }
+}
+
+fn outcome(status: StatusCode, outcome: &str, message: &str) -> Answer {
+    content(status, "application/json", json!({ "outcome": outcome, "message": message }).to_string())
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    content(status, "text/plain; charset=utf-8", body)
+}
+
+fn content(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}

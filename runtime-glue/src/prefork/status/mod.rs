@@ -1,0 +1,49 @@
+//! The status page, the metrics and the control socket of a server (feature `status`).
+//!
+//! | file | concern |
+//! |---|---|
+//! | `histogram.rs`, `scoreboard.rs`, `restart.rs` | what workers and the supervisor write into shared memory |
+//! | `process.rs` | the service worker as the supervisor sees it: listeners, start, end, messages |
+//! | `control.rs` | the commands of operators, carried out by the supervisor |
+//! | `service.rs` | the service worker: a process that serves everything below |
+//! | `http.rs`, `peer.rs` | its connections and its routes; who may control the server |
+//! | `channel.rs` | what the service worker asks the supervisor for |
+//! | `history.rs`, `snapshot.rs` | the last minutes; the state at one moment, which is also the JSON |
+//! | `metrics.rs`, `page.rs`, `plot.rs` | the same for Prometheus and for people |
+
+mod channel;
+mod control;
+mod histogram;
+mod history;
+mod http;
+mod metrics;
+mod page;
+mod peer;
+mod plot;
+mod process;
+mod restart;
+mod scoreboard;
+mod service;
+mod snapshot;
+
+use std::path::PathBuf;
+
+pub(super) use self::process::{Service, ServiceEvent};
+pub(super) use self::scoreboard::{Scoreboard, Started};
+pub(super) use self::service::ServiceProcess;
+
+/// What the service worker serves, and where.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StatusOptions {
+    /// The address of the page, as text.
+    pub(super) page: Option<String>,
+    /// The path of the control socket.
+    pub(super) control: Option<PathBuf>,
+}
+
+impl StatusOptions {
+    /// Whether there is a service worker.
+    pub(super) fn is_shown(&self) -> bool {
+        self.page.is_some() || self.control.is_some()
+    }
+}

@@ -1,0 +1,332 @@
+//! The service worker, as the supervisor sees it.
+//!
+//! The two talk over a socket pair, in lines:
+//!
+//! | line | from | meaning |
+//! |---|---|---|
+//! | `memory` | service worker | look at the memory of the workers |
+//! | `memory` | supervisor | it is in the scoreboard |
+//! | `control ID COMMAND` | service worker | an operator wants something: see `control.rs` |
+//! | `accepted ID`, `done ID TEXT`, `failed ID TEXT` | supervisor | what became of it |
+
+use std::fs::Metadata;
+use std::io;
+use std::net::{TcpListener, ToSocketAddrs};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+use super::StatusOptions;
+use super::control::Operation;
+use crate::prefork::PreforkError;
+use crate::prefork::crash::delay;
+use crate::{Address, Child, sys};
+
+/// A service worker that has run for so long is started again at once.
+const LONG_ENOUGH: Duration = Duration::from_secs(10);
+
+/// How often a new program tries to listen where the program that it replaces may still do.
+const LISTEN_PERIOD: Duration = Duration::from_millis(200);
+
+/// A listener of the service worker. No runtime has it, so a fork needs no care.
+#[derive(Debug)]
+pub(super) enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A socket file, and the process and the inode that it belongs to.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+    pid: u32,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // A child drops its copy, and a newer program may have put its own socket there.
+        if self.pid == std::process::id() && inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    /// There should be no service worker.
+    None,
+    Due(Instant),
+    Running {
+        child: Child,
+        channel: UnixStream,
+        received: Vec<u8>,
+        since: Instant,
+    },
+    /// Another program serves the addresses, and the service worker ends by itself.
+    Released(Child),
+}
+
+/// The service worker and its listeners.
+#[derive(Debug)]
+pub(in crate::prefork) struct Service {
+    options: StatusOptions,
+    pub(super) page: Option<Listening>,
+    pub(super) control: Option<UnixListener>,
+    files: Vec<SocketFile>,
+    state: State,
+    failures: u32,
+    pub(super) operations: Vec<Operation>,
+    /// Whether another program may still listen at the addresses.
+    waits_for_predecessor: bool,
+    pub(super) memory_due: Option<Instant>,
+}
+
+/// News from the service worker.
+#[derive(Debug)]
+pub(in crate::prefork) enum ServiceEvent {
+    Said(String),
+    Ended(ExitStatus),
+}
+
+impl Service {
+    /// Opens the listeners. `has_predecessor`: a program that this one replaces has them, until [`begin`](Service::begin).
+    pub(in crate::prefork) fn new(options: StatusOptions, has_predecessor: bool) -> Result<Service, PreforkError> {
+        let is_due = options.is_shown() && !has_predecessor;
+        let state = if is_due { State::Due(Instant::now()) } else { State::None };
+        let mut service = Service {
+            options,
+            page: None,
+            control: None,
+            files: Vec::new(),
+            state,
+            failures: 0,
+            operations: Vec::new(),
+            waits_for_predecessor: has_predecessor,
+            memory_due: None,
+        };
+        if !has_predecessor {
+            service.listen().map_err(|(address, error)| PreforkError::Status(address, error))?;
+        }
+        Ok(service)
+    }
+
+    /// The server is up: a program that this one replaces will leave the addresses. If this one had failed, the other would
+    /// have kept them.
+    ///
+    /// The file of a Unix socket is replaced at once, so that a client never finds one without a listener. A TCP port is free a
+    /// moment later.
+    pub(in crate::prefork) fn begin(&mut self) {
+        if self.waits_for_predecessor && self.options.is_shown() {
+            self.state = State::Due(Instant::now());
+            if let Err((address, error)) = self.listen() {
+                tracing::debug!(address, %error, "cannot serve the status page yet: trying again");
+            }
+        }
+    }
+
+    /// Opens the listeners that are not open yet.
+    fn listen(&mut self) -> Result<(), (String, io::Error)> {
+        if let (None, Some(path)) = (&self.control, self.options.control.clone()) {
+            let listener = self.listen_unix(&path, true).map_err(|error| (path.display().to_string(), error))?;
+            tracing::info!(path = %path.display(), "serving the control socket");
+            self.control = Some(listener);
+        }
+        if let (None, Some(text)) = (&self.page, self.options.page.clone()) {
+            let page = text.parse::<Address>().map_err(|error| io::Error::other(error.to_string()));
+            let page = page.and_then(|address| self.listen_at(&address)).map_err(|error| (text, error))?;
+            let address = match &page {
+                Listening::Tcp(listener) => listener.local_addr().map(|address| format!("http://{address}/status")),
+                Listening::Unix(_) => Ok(self.options.page.clone().unwrap_or_default()),
+            };
+            tracing::info!(address = address.unwrap_or_default(), "serving the status page");
+            self.page = Some(page);
+        }
+        Ok(())
+    }
+
+    fn listen_at(&mut self, address: &Address) -> io::Result<Listening> {
+        let listener = match address {
+            Address::Tcp(address) => TcpListener::bind(address.to_socket_addrs()?.collect::<Vec<_>>().as_slice())?,
+            Address::Unix(path) => return self.listen_unix(path, false).map(Listening::Unix),
+        };
+        listener.set_nonblocking(true)?;
+        Ok(Listening::Tcp(listener))
+    }
+
+    /// The socket appears at its path with the permissions that it should have. It replaces one that is there, such as that of
+    /// the program that this one replaces. `is_private`: only this user may open it.
+    fn listen_unix(&mut self, path: &Path, is_private: bool) -> io::Result<UnixListener> {
+        let is_other = |file: Metadata| !file.file_type().is_socket();
+        if std::fs::symlink_metadata(path).is_ok_and(is_other) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is not a socket"));
+        }
+        if !self.waits_for_predecessor && is_served(path) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let mut fresh = path.as_os_str().to_owned();
+        fresh.push(format!(".{}", std::process::id()));
+        let fresh = PathBuf::from(fresh);
+        let _ = std::fs::remove_file(&fresh);
+        let listener = match is_private {
+            true => sys::with_umask(0o177, || UnixListener::bind(&fresh)),
+            false => UnixListener::bind(&fresh),
+        }?;
+        listener.set_nonblocking(true)?;
+        let inode = inode(&fresh)?;
+        std::fs::rename(&fresh, path).inspect_err(|_| drop(std::fs::remove_file(&fresh)))?;
+        self.files.push(SocketFile { path: path.to_owned(), inode, pid: std::process::id() });
+        Ok(listener)
+    }
+
+    /// When the service worker must be started.
+    pub(in crate::prefork) fn due(&self) -> Option<Instant> {
+        match &self.state {
+            State::Due(due) => Some(*due),
+            State::None | State::Running { .. } | State::Released(_) => None,
+        }
+    }
+
+    /// Opens listeners that another program had before. Returns whether the service worker can start.
+    pub(in crate::prefork) fn is_open(&mut self) -> bool {
+        match self.listen() {
+            Ok(()) => true,
+            Err((address, error)) => {
+                if error.kind() == io::ErrorKind::AddrInUse {
+                    self.state = State::Due(Instant::now() + LISTEN_PERIOD);
+                } else {
+                    let delay = self.failed();
+                    tracing::error!(address, %error, ?delay, "cannot serve the status page yet: trying again");
+                }
+                false
+            }
+        }
+    }
+
+    /// The service worker could not be started, or has ended.
+    pub(in crate::prefork) fn failed(&mut self) -> Duration {
+        self.failures += 1;
+        let delay = delay(self.failures);
+        self.state = State::Due(Instant::now() + delay);
+        delay
+    }
+
+    pub(super) fn started(&mut self, child: Child, channel: UnixStream) {
+        self.state = State::Running { child, channel, received: Vec::new(), since: Instant::now() };
+    }
+
+    pub(in crate::prefork) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ServiceEvent> {
+        let State::Running { child, channel, received, .. } = &mut self.state else { return Poll::Pending };
+        loop {
+            if let Some(end) = received.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = received.drain(..=end).collect();
+                return Poll::Ready(ServiceEvent::Said(String::from_utf8_lossy(&line[..end]).into_owned()));
+            }
+            let mut bytes = [0; 512];
+            match channel.try_read(&mut bytes) {
+                Ok(0) => break,
+                Ok(read) => received.extend(&bytes[..read]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if channel.poll_read_ready(cx).is_pending() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "cannot hear the service worker");
+                    break;
+                }
+            }
+        }
+        let status = ready!(child.poll_wait(cx));
+        Poll::Ready(ServiceEvent::Ended(status.unwrap_or_else(|_| crate::prefork::supervisor::unknown_status())))
+    }
+
+    /// Sends a line. It is lost if the service worker does not read, which then has many to read before it.
+    pub(super) fn say(&self, line: &str) {
+        let State::Running { channel, .. } = &self.state else { return };
+        let line = format!("{}\n", line.replace('\n', " "));
+        match channel.try_write(line.as_bytes()) {
+            Ok(written) if written == line.len() => {}
+            result => tracing::debug!(?result, "the service worker does not read"),
+        }
+    }
+
+    /// The service worker has ended: it is started again.
+    pub(super) fn ended(&mut self, status: ExitStatus) {
+        if let State::Running { child, since, .. } = &self.state {
+            let pid = child.id();
+            if since.elapsed() >= LONG_ENOUGH {
+                self.failures = 0;
+            }
+            let delay = self.failed();
+            tracing::warn!(pid, %status, ?delay, "the service worker ended: starting it again");
+        }
+        self.operations.clear();
+    }
+
+    pub(in crate::prefork) fn is_child(&self, pid: u32) -> bool {
+        matches!(&self.state, State::Running { child, .. } | State::Released(child) if child.id() == pid)
+    }
+
+    pub(in crate::prefork) fn has_control(&self) -> bool {
+        self.options.control.is_some()
+    }
+
+    /// Another program serves the addresses now. The service worker answers what it has begun, and ends.
+    pub(in crate::prefork) fn release(&mut self) {
+        self.page = None;
+        self.control = None;
+        self.state = match std::mem::replace(&mut self.state, State::None) {
+            // It ends when the channel does.
+            State::Running { child, .. } => State::Released(child),
+            _ => State::None,
+        };
+    }
+
+    /// Ends the service worker, after all workers.
+    pub(in crate::prefork) async fn end(&mut self) {
+        let (mut child, grace) = match std::mem::replace(&mut self.state, State::None) {
+            State::Running { child, .. } => (child, Duration::ZERO),
+            State::Released(child) => (child, super::service::LAST_ANSWERS * 2),
+            State::None | State::Due(_) => return,
+        };
+        if tokio::time::timeout(grace, child.wait()).await.is_ok() {
+            return;
+        }
+        // It has ended, if it cannot be killed.
+        let _ = child.kill();
+        let _ = child.wait().await;
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // Left only if the supervisor was dropped. In another process the handle refuses.
+        if let State::Running { child, .. } | State::Released(child) = &self.state {
+            let _ = child.kill();
+        }
+    }
+}
+
+/// Whether a process listens on a socket.
+fn is_served(path: &Path) -> bool {
+    let connect = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // A listener with a full queue must not block this process.
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    connect().map_or_else(|error: io::Error| error.kind() == io::ErrorKind::WouldBlock, |()| true)
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    let file = std::fs::symlink_metadata(path)?;
+    Ok((file.dev(), file.ino()))
+}

@@ -1,0 +1,38 @@
+//! A worker that has ended, as the scoreboard has it.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::scoreboard::age;
+use crate::prefork::reason::Reason;
+
+/// A worker that has ended.
+#[derive(Clone, Debug)]
+pub(super) struct Restart {
+    pub(super) age: Duration,
+    pub(super) index: u64,
+    pub(super) pid: u64,
+    pub(super) generation: u64,
+    pub(super) reason: Reason,
+    pub(super) status: ExitStatus,
+    pub(super) uptime: Duration,
+}
+
+impl Restart {
+    /// As [`record`](super::scoreboard::Scoreboard::record) writes it.
+    pub(super) fn read(words: &[AtomicU64]) -> Option<Restart> {
+        let [time, index, pid, generation, reason, status, uptime] =
+            std::array::from_fn(|field| words[field].load(Ordering::Relaxed));
+        Some(Restart {
+            age: age(time),
+            index,
+            pid,
+            generation,
+            reason: *Reason::ALL.get(reason as usize)?,
+            status: ExitStatus::from_raw(status as i32),
+            uptime: Duration::from_nanos(uptime),
+        })
+    }
+}

@@ -1,0 +1,364 @@
+//! The scoreboard: what the service worker shows, in memory that all processes of the server share.
+//!
+//! Three parts, each with one kind of writer:
+//!
+//! | part | written by |
+//! |---|---|
+//! | the state of the server, the last restarts, the totals of workers that have ended | the supervisor |
+//! | a latency histogram per slot | the worker of that slot |
+//! | the memory of each worker | the supervisor, when the service worker asks for it |
+//!
+//! The states, heartbeats and request counts of workers are in [`Slots`].
+//!
+//! Every field is one atomic word, and no process waits for another: a worker that is killed in the middle of a request leaves
+//! a count that is one off, and nothing else. When a worker ends, the supervisor moves its counts to the totals. Readers see
+//! that by a sequence number, and read again, so that no count is missing or counted twice.
+
+use std::io;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::histogram::{BUCKETS, Histogram, bucket_of};
+use super::restart::Restart;
+use crate::prefork::reason::Reason;
+use crate::prefork::slots::Slots;
+use crate::sys;
+
+/// One of two to the power of this number of requests is timed: reading a clock twice costs more than all the counts.
+const TIMED: u32 = 4;
+
+const SEQUENCE: usize = 0;
+const STARTED: usize = 1;
+const WANTED: usize = 2;
+const GENERATION: usize = 3;
+const NEXT_GENERATION: usize = 4;
+const IS_UP: usize = 5;
+const RESTARTS: usize = 6;
+const SERVICE_STARTS: usize = 7;
+const HEADER: usize = 8;
+
+/// How many restarts are kept.
+const EVENTS: usize = 32;
+/// Words of a restart: see [`Scoreboard::record`].
+const EVENT: usize = 8;
+
+/// Words of a worker index: requests of workers that have ended, and how many ended for each reason.
+const PLACE: usize = 16;
+const ENDED_REQUESTS: usize = 0;
+const REASONS: usize = 1;
+const _: () = assert!(REASONS + Reason::ALL.len() <= PLACE);
+
+/// Words of a histogram: the sum of all durations in nanoseconds, then the buckets.
+const HISTOGRAM: usize = 1 + BUCKETS;
+
+/// Words of a slot: its memory, then the histogram on other cache lines.
+const SLOT: usize = (8 + HISTOGRAM).next_multiple_of(8);
+const RSS: usize = 0;
+const PSS: usize = 1;
+const SHARED: usize = 2;
+const SLOT_HISTOGRAM: usize = 8;
+
+/// The memory of a process, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Memory {
+    /// Resident pages, shared ones included.
+    pub(super) rss: u64,
+    /// Resident pages, each divided by the number of processes that share it.
+    pub(super) pss: u64,
+    /// The resident pages that another process has too.
+    pub(super) shared: u64,
+}
+
+/// What the supervisor tells about the server as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Server {
+    /// How many workers there should be.
+    pub(super) wanted: usize,
+    pub(super) generation: u64,
+    /// The generation that a reload starts.
+    pub(super) next_generation: Option<u64>,
+    /// Whether all workers have been ready at the same time.
+    pub(super) is_up: bool,
+    /// How often the service worker has been started.
+    pub(super) service_starts: u64,
+}
+
+/// The counts of all workers, those that have ended included.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Totals {
+    /// Requests by worker index.
+    pub(super) requests: Vec<u64>,
+    pub(super) latency: Histogram,
+    /// The latency of the worker in each slot.
+    pub(super) slots: Vec<Histogram>,
+    /// How many workers ended, by worker index, in the order of [`Reason::ALL`].
+    pub(super) restarts: Vec<[u64; Reason::ALL.len()]>,
+}
+
+/// The start of a request that is timed.
+pub(in crate::prefork) type Started = Option<Instant>;
+
+#[derive(Debug)]
+pub(in crate::prefork) struct Scoreboard(Option<Words>);
+
+#[derive(Debug)]
+struct Words {
+    words: sys::SharedWords,
+    capacity: usize,
+}
+
+impl Scoreboard {
+    /// `is_shown`: whether there is a service worker. If not, the scoreboard has no memory, and its methods do nothing.
+    pub(in crate::prefork) fn new(capacity: usize, is_shown: bool) -> io::Result<Scoreboard> {
+        if !is_shown {
+            return Ok(Scoreboard(None));
+        }
+        let size = HEADER + EVENTS * EVENT + HISTOGRAM + capacity * (PLACE + SLOT) + 8;
+        let words = Words { words: sys::SharedWords::new(size)?, capacity };
+        words.header(STARTED).store(sys::monotonic_nanoseconds(), Ordering::Relaxed);
+        Ok(Scoreboard(Some(words)))
+    }
+
+    /// In a worker: a request begins. `number`: how many have begun before.
+    pub(in crate::prefork) fn begin(&self, number: u64) -> Started {
+        // A multiplicative hash, because requests may come in a pattern: the first one, then one of sixteen.
+        let is_timed = self.0.is_some() && number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - TIMED) == 0;
+        is_timed.then(Instant::now)
+    }
+
+    /// In a worker: a request has ended.
+    pub(in crate::prefork) fn end(&self, slot: usize, started: Started) {
+        if let (Some(words), Some(started)) = (&self.0, started) {
+            let nanoseconds = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let histogram = words.slot(slot, SLOT_HISTOGRAM);
+            // The worker is the only writer, but it may have threads.
+            histogram[0].fetch_add(nanoseconds, Ordering::Relaxed);
+            histogram[1 + bucket_of(nanoseconds)].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// In the supervisor: tells the state of the server.
+    pub(in crate::prefork) fn set_server(&self, wanted: usize, generations: (u64, Option<u64>), is_up: bool) {
+        let Some(words) = &self.0 else { return };
+        let state = [
+            (WANTED, wanted as u64),
+            (GENERATION, generations.0),
+            (NEXT_GENERATION, generations.1.unwrap_or(0)),
+            (IS_UP, is_up.into()),
+        ];
+        for (field, value) in state {
+            words.header(field).store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// In the supervisor: the worker in `slot` has ended. Moves its counts to the totals, and clears its slot.
+    pub(in crate::prefork) fn clear(&self, slots: &Slots, slot: usize) {
+        let Some(words) = &self.0 else { return slots.clear(slot) };
+        words.change(|| {
+            if let Some(index) = slots.index(slot).filter(|index| *index < words.capacity) {
+                words.place(index)[ENDED_REQUESTS].fetch_add(slots.requests(slot), Ordering::Relaxed);
+            }
+            for (ended, own) in words.ended().iter().zip(words.slot(slot, SLOT_HISTOGRAM)) {
+                match own.load(Ordering::Relaxed) {
+                    0 => {}
+                    count => {
+                        ended.fetch_add(count, Ordering::Relaxed);
+                        own.store(0, Ordering::Relaxed);
+                    }
+                }
+            }
+            words.set_memory(slot, Memory::default());
+            slots.clear(slot);
+        });
+    }
+
+    /// In the supervisor: a worker has ended for a reason.
+    pub(in crate::prefork) fn record(
+        &self,
+        (index, pid, generation): (usize, u32, u64),
+        reason: Reason,
+        status: ExitStatus,
+        uptime: Duration,
+    ) {
+        use std::os::unix::process::ExitStatusExt;
+
+        let Some(words) = &self.0 else { return };
+        words.change(|| {
+            let number = words.header(RESTARTS).fetch_add(1, Ordering::Relaxed);
+            let event = words.event(number);
+            let values = [
+                sys::monotonic_nanoseconds(),
+                index as u64,
+                pid.into(),
+                generation,
+                reason as u64,
+                status.into_raw() as u64,
+                u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX),
+            ];
+            for (word, value) in event.iter().zip(values) {
+                word.store(value, Ordering::Relaxed);
+            }
+            if index < words.capacity {
+                words.place(index)[REASONS + reason as usize].fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// In the supervisor: the service worker starts.
+    pub(super) fn service_starts(&self) {
+        if let Some(words) = &self.0 {
+            words.header(SERVICE_STARTS).fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// In the supervisor: the memory of the worker in `slot`.
+    pub(super) fn set_memory(&self, slot: usize, memory: Memory) {
+        if let Some(words) = &self.0 {
+            words.set_memory(slot, memory);
+        }
+    }
+
+    /// `None`: not known.
+    pub(super) fn memory(&self, slot: usize) -> Option<Memory> {
+        let fields = self.0.as_ref()?.slot(slot, 0);
+        let load = |field: usize| fields[field].load(Ordering::Relaxed);
+        Some(Memory { rss: load(RSS), pss: load(PSS), shared: load(SHARED) }).filter(|memory| memory.rss > 0)
+    }
+
+    pub(super) fn server(&self) -> Option<Server> {
+        let words = self.0.as_ref()?;
+        let load = |field: usize| words.header(field).load(Ordering::Relaxed);
+        Some(Server {
+            wanted: load(WANTED) as usize,
+            generation: load(GENERATION),
+            next_generation: Some(load(NEXT_GENERATION)).filter(|generation| *generation > 0),
+            is_up: load(IS_UP) > 0,
+            service_starts: load(SERVICE_STARTS),
+        })
+    }
+
+    pub(super) fn uptime(&self) -> Duration {
+        self.0.as_ref().map_or(Duration::ZERO, |words| age(words.header(STARTED).load(Ordering::Relaxed)))
+    }
+
+    /// Reads several things as they are at one moment.
+    pub(super) fn read_at_once<T>(&self, read: impl Fn() -> T) -> T {
+        match &self.0 {
+            Some(words) => words.read(read),
+            None => read(),
+        }
+    }
+
+    /// The counts of all workers.
+    pub(super) fn totals(&self, slots: &Slots) -> Totals {
+        let Some(words) = &self.0 else { return Totals::default() };
+        words.read(|| {
+            let mut totals = Totals::default();
+            let places = (0..words.capacity).map(|index| words.place(index));
+            for place in places {
+                totals.requests.push(place[ENDED_REQUESTS].load(Ordering::Relaxed));
+                totals.restarts.push(std::array::from_fn(|reason| place[REASONS + reason].load(Ordering::Relaxed)));
+            }
+            totals.latency = histogram(words.ended());
+            for slot in 0..slots.used() {
+                if let Some(requests) = slots.index(slot).and_then(|index| totals.requests.get_mut(index)) {
+                    *requests += slots.requests(slot);
+                }
+                let own = histogram(words.slot(slot, SLOT_HISTOGRAM));
+                totals.latency.add(&own);
+                totals.slots.push(own);
+            }
+            totals
+        })
+    }
+
+    /// The last restarts, the newest first.
+    pub(super) fn restarts(&self) -> Vec<Restart> {
+        let Some(words) = &self.0 else { return Vec::new() };
+        words.read(|| {
+            let number = words.header(RESTARTS).load(Ordering::Relaxed);
+            let newest = (0..number).rev().take(EVENTS);
+            newest.filter_map(|number| Restart::read(words.event(number))).collect()
+        })
+    }
+}
+
+impl Words {
+    fn header(&self, field: usize) -> &AtomicU64 {
+        &self.words[field]
+    }
+
+    fn event(&self, number: u64) -> &[AtomicU64] {
+        &self.words[HEADER + number as usize % EVENTS * EVENT..][..EVENT]
+    }
+
+    /// The histogram of workers that have ended.
+    fn ended(&self) -> &[AtomicU64] {
+        &self.words[HEADER + EVENTS * EVENT..][..HISTOGRAM]
+    }
+
+    fn place(&self, index: usize) -> &[AtomicU64] {
+        &self.words[HEADER + EVENTS * EVENT + HISTOGRAM + index * PLACE..][..PLACE]
+    }
+
+    /// The fields of a slot from a field on.
+    fn slot(&self, slot: usize, field: usize) -> &[AtomicU64] {
+        // On cache lines of its own.
+        let first = (HEADER + EVENTS * EVENT + HISTOGRAM + self.capacity * PLACE).next_multiple_of(8);
+        let length = if field == SLOT_HISTOGRAM { HISTOGRAM } else { SLOT_HISTOGRAM };
+        &self.words[first + slot * SLOT + field..][..length]
+    }
+
+    fn set_memory(&self, slot: usize, memory: Memory) {
+        let fields = self.slot(slot, 0);
+        for (field, value) in [(RSS, memory.rss), (PSS, memory.pss), (SHARED, memory.shared)] {
+            fields[field].store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// In the supervisor: changes several words at once, as readers see it.
+    fn change(&self, change: impl FnOnce()) {
+        let sequence = self.header(SEQUENCE);
+        sequence.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        change();
+        sequence.fetch_add(1, Ordering::Release);
+    }
+
+    /// Reads without a change in between. If the supervisor was killed in the middle of a change, or makes one after the
+    /// other, the result is what can be read.
+    fn read<T>(&self, read: impl Fn() -> T) -> T {
+        const ATTEMPTS: usize = 100;
+        for _ in 0..ATTEMPTS {
+            let before = self.header(SEQUENCE).load(Ordering::Acquire);
+            let result = read();
+            fence(Ordering::Acquire);
+            if before & 1 == 0 && before == self.header(SEQUENCE).load(Ordering::Relaxed) {
+                return result;
+            }
+            std::thread::yield_now();
+        }
+        read()
+    }
+}
+
+fn histogram(words: &[AtomicU64]) -> Histogram {
+    let mut histogram = Histogram::default();
+    histogram.add_to_sum(words[0].load(Ordering::Relaxed));
+    for (bucket, word) in words[1..].iter().enumerate() {
+        histogram.add_to_bucket(bucket, word.load(Ordering::Relaxed));
+    }
+    histogram
+}
+
+/// How long ago a moment of the monotonic clock was.
+pub(super) fn age(nanoseconds: u64) -> Duration {
+    Duration::from_nanos(sys::monotonic_nanoseconds().saturating_sub(nanoseconds))
+}
+
+/// The time of day of a moment that was so long ago.
+pub(super) fn unix_time(age: Duration) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(age).as_secs()
+}

@@ -1,0 +1,100 @@
+//! Processes that have no more use, and slots that may still be in use.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Supervisor;
+use super::generation::Generation;
+use crate::Child;
+use crate::prefork::slots::CANCELLED;
+use crate::prefork::template::TemplateProcess;
+
+/// How long a worker may be on its way when its template ends.
+const QUARANTINE: Duration = Duration::from_secs(5);
+
+/// A process that has no more use.
+pub(super) struct Dismissed {
+    pub(super) child: Child,
+    /// The slot of the worker that it is, or that it may have been forking.
+    pub(super) slot: Option<usize>,
+}
+
+impl Supervisor {
+    /// A template that has no more use is killed: it has nothing to finish. A worker that it is just forking must not start.
+    pub(super) fn dismiss_template(&mut self, template: Option<(TemplateProcess, Option<usize>)>) {
+        if let Some((TemplateProcess { child, .. }, slot)) = template {
+            if let Some(slot) = slot {
+                self.common.slots.raise(slot, CANCELLED);
+            }
+            self.dismiss(child, slot);
+        }
+    }
+
+    pub(super) fn dismiss(&mut self, child: Child, slot: Option<usize>) {
+        if let Err(error) = child.kill() {
+            tracing::debug!(%error, "cannot end a process that has no more use: it has ended");
+        }
+        self.dismissed.push(Dismissed { child, slot });
+    }
+
+    pub(super) fn dismissed_ended(&mut self, position: usize) {
+        let Dismissed { child, slot } = self.dismissed.remove(position);
+        let Some(slot) = slot else { return };
+        if self.common.slots.pid(slot) == child.id() {
+            self.common.clear(slot);
+        } else {
+            self.quarantine(slot);
+        }
+    }
+
+    /// A template ended while it forked the worker of a slot. The process between them may do so yet: the worker then finds
+    /// that it must not start.
+    pub(super) fn quarantine(&mut self, slot: usize) {
+        self.common.slots.raise(slot, CANCELLED);
+        self.quarantined.push((slot, Instant::now() + QUARANTINE));
+    }
+
+    /// Ends workers that were forked nevertheless, and releases slots.
+    pub(super) fn check_quarantine(&mut self, now: Instant) {
+        for (slot, until) in std::mem::take(&mut self.quarantined) {
+            match self.common.slots.pid(slot) {
+                0 if until > now => self.quarantined.push((slot, until)),
+                0 => self.common.clear(slot),
+                pid => match Child::adopt(pid) {
+                    Ok(child) => self.dismiss(child, Some(slot)),
+                    // It has ended, and the reaper has seen it.
+                    Err(_) => self.common.clear(slot),
+                },
+            }
+        }
+    }
+
+    /// Whether a child process is one that the supervisor waits for.
+    pub(super) fn is_server_process(&self, pid: u32) -> bool {
+        let templates = [Some(&self.current), self.reload.as_ref().map(|reload| &reload.generation)];
+        let mut templates = templates.into_iter().flatten().filter_map(Generation::template);
+        self.workers.iter().any(|worker| is_child(&worker.child, pid))
+            || self.ended.iter().any(|child| is_child(child, pid))
+            || self.service.is_child(pid)
+            || self.dismissed.iter().any(|dismissed| is_child(&dismissed.child, pid))
+            || self.upgrade.as_ref().is_some_and(|upgrade| is_child(&upgrade.child, pid))
+            || templates.any(|template: &TemplateProcess| is_child(&template.child, pid))
+    }
+}
+
+/// The position of a process that has ended.
+pub(super) fn poll_dismissed(dismissed: &mut [Dismissed], cx: &mut Context<'_>) -> Poll<usize> {
+    for (position, dismissed) in dismissed.iter_mut().enumerate() {
+        if dismissed.child.poll_wait(cx).is_ready() {
+            return Poll::Ready(position);
+        }
+    }
+    Poll::Pending
+}
+
+/// A process of the server by its handle.
+fn is_child(child: &Child, pid: u32) -> bool {
+    child.id() == pid
+}

@@ -1,0 +1,194 @@
+//! What the supervisor waits for, and how it reacts.
+
+use std::future::{pending, poll_fn};
+use std::os::fd::OwnedFd;
+use std::process::ExitStatus;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::dismissed::poll_dismissed;
+use super::stop::End;
+use super::{Supervisor, process};
+use crate::ForkError;
+use crate::prefork::signals::Command;
+use crate::prefork::slots::ServerPhase;
+use crate::prefork::status::ServiceEvent;
+use crate::prefork::template::Message;
+use crate::prefork::upgrade::Progress;
+
+/// What the supervisor waits for.
+pub(super) enum Event {
+    Signal(Command, &'static str),
+    WorkerEnded(usize, ExitStatus),
+    Template(Which, Message),
+    /// A worker has changed its flags.
+    Woken,
+    ThreadsEnded(Result<(), ForkError>),
+    Upgrade(Progress),
+    DismissedEnded(usize),
+    Service(ServiceEvent),
+    Time,
+}
+
+/// The generation that a template belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    Current,
+    Next,
+}
+
+impl Supervisor {
+    /// Waits for something to happen.
+    pub(super) async fn next(&mut self, woken: &Woken) -> Event {
+        let time = self.next_time();
+        let Supervisor { signals, workers, current, reload, threads, upgrade, dismissed, service, .. } = self;
+        let next = reload.as_mut().map(|reload| &mut reload.generation);
+        tokio::select! {
+            // In this order: a server that is told to stop does not replace a worker that was told so too.
+            biased;
+            (command, name) = signals.command() => Event::Signal(command, name),
+            (position, status) = poll_fn(|cx| process::poll_ended(workers, cx)) => Event::WorkerEnded(position, status),
+            message = poll_fn(|cx| current.poll_template(cx)) => Event::Template(Which::Current, message),
+            message = async {
+                match next {
+                    Some(generation) => poll_fn(|cx| generation.poll_template(cx)).await,
+                    None => pending().await,
+                }
+            } => Event::Template(Which::Next, message),
+            () = woken.wait() => Event::Woken,
+            ended = async {
+                match threads {
+                    Some(threads) => threads.await,
+                    None => pending().await,
+                }
+            } => Event::ThreadsEnded(ended),
+            progress = async {
+                match upgrade {
+                    Some(upgrade) => poll_fn(|cx| upgrade.poll(cx)).await,
+                    None => pending().await,
+                }
+            } => Event::Upgrade(progress),
+            position = poll_fn(|cx| poll_dismissed(dismissed, cx)) => Event::DismissedEnded(position),
+            event = poll_fn(|cx| service.poll(cx)) => Event::Service(event),
+            () = async {
+                match time {
+                    Some(time) => sleep_until(time).await,
+                    None => pending().await,
+                }
+            } => Event::Time,
+        }
+    }
+
+    pub(super) fn handle(&mut self, event: Event) -> Option<End> {
+        match event {
+            Event::Signal(command, name) => return self.handle_signal(command, name),
+            Event::WorkerEnded(position, status) => return self.worker_ended(position, status),
+            Event::Template(which, message) => return self.handle_template_message(which, message),
+            Event::ThreadsEnded(ended) => {
+                self.threads = None;
+                if let Err(error) = ended {
+                    return self.fork_refused(error);
+                }
+            }
+            Event::Upgrade(progress) => return self.upgrade_progressed(progress),
+            Event::DismissedEnded(position) => self.dismissed_ended(position),
+            Event::Service(event) => self.handle_service(event),
+            Event::Woken | Event::Time => {}
+        }
+        None
+    }
+
+    /// Does what a signal says.
+    fn handle_signal(&mut self, command: Command, name: &'static str) -> Option<End> {
+        match command {
+            Command::ChildEnded => self.checks.reap_orphans_soon(),
+            _ => tracing::info!(signal = name, ?command, "told by a signal"),
+        }
+        match command {
+            Command::Stop => {
+                if self.settings.lame_duck.is_zero() || self.stops_at.is_some() {
+                    return Some(End::Stop { signal: name });
+                }
+                tracing::info!(period = ?self.settings.lame_duck, "still accepting connections before the stop");
+                self.service_manager.stopping();
+                self.common.slots.set_phase(ServerPhase::LameDuck);
+                self.stops_at = Instant::now().checked_add(self.settings.lame_duck);
+            }
+            Command::StopNow => return Some(End::StopNow { signal: name }),
+            Command::Reload => self.queue_reload(),
+            Command::ReopenLogs => {
+                self.settings.worker.reopen_logs();
+                self.signal_workers(libc::SIGUSR1);
+            }
+            Command::Upgrade => self.log_refusal(|supervisor| supervisor.start_upgrade()),
+            Command::Grow => self.log_refusal(|supervisor| supervisor.scale(supervisor.wanted + 1)),
+            Command::Shrink => self.log_refusal(|supervisor| supervisor.scale(supervisor.wanted.saturating_sub(1))),
+            Command::RetireAll => self.is_dormant = true,
+            Command::ChildEnded => {}
+        }
+        None
+    }
+
+    fn log_refusal(&mut self, act: impl FnOnce(&mut Supervisor) -> Result<(), String>) {
+        if let Err(error) = act(self) {
+            tracing::error!(error, "cannot do what the signal says");
+        }
+    }
+
+    pub(in crate::prefork) fn start_upgrade(&mut self) -> Result<(), String> {
+        if self.upgrade.is_some() {
+            return Err("an upgrade is in progress already".to_owned());
+        }
+        let deadline = Instant::now().checked_add(self.settings.upgrade_timeout);
+        match self.program.start(&self.queues.for_upgrade(), self.listeners_are_kept, deadline) {
+            Ok(upgrade) => {
+                tracing::info!(pid = upgrade.child.id(), "started the program again: waiting until it is ready");
+                self.upgrade = Some(upgrade);
+                Ok(())
+            }
+            Err(error) => Err(format!("cannot start the program again: this one continues ({error})")),
+        }
+    }
+
+    fn upgrade_progressed(&mut self, progress: Progress) -> Option<End> {
+        let upgrade = self.upgrade.take()?;
+        match progress {
+            Progress::Ready => {
+                self.service.upgrade_ends(Ok(upgrade.child.id()));
+                self.service_manager.replaced_by(upgrade.child.id());
+                return Some(End::HandedOver { to: upgrade.child });
+            }
+            Progress::Ended(status) => {
+                self.service.upgrade_ends(Err(&format!("the new program ended with {status} before it was ready")));
+                tracing::error!(%status, "the new program ended before it was ready: this one continues");
+            }
+        }
+        None
+    }
+
+    pub(super) fn signal_workers(&self, signal: i32) {
+        for worker in &self.workers {
+            worker.signal(signal);
+        }
+    }
+}
+
+/// What wakes the supervisor.
+pub(super) type Woken = tokio::io::unix::AsyncFd<OwnedFd>;
+
+trait Wait {
+    async fn wait(&self);
+}
+
+impl Wait for Woken {
+    /// An error ends the waits, not the server: flags are read with every other event too.
+    async fn wait(&self) {
+        match self.readable().await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(error) => {
+                tracing::warn!(%error, "cannot be woken by workers");
+                pending().await
+            }
+        }
+    }
+}

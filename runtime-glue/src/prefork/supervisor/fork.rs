@@ -1,0 +1,260 @@
+//! Starting workers and templates.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::time::Instant;
+
+use super::events::Which;
+use super::generation::TemplateState;
+use super::process::{Force, Stage, WorkerProcess};
+use super::stop::End;
+use super::{Outcome, Supervisor};
+use crate::prefork::PreforkError;
+use crate::prefork::crash::delay;
+use crate::prefork::limits::Limits;
+use crate::prefork::signals::Signals;
+use crate::prefork::worker::{Assignment, ExitOnDrop};
+use crate::{Child, Fork, ForkError, Lineage, lineage, sys};
+
+/// How long to wait for a slot, when all are taken by workers that drain.
+const NO_SLOT_DELAY: Duration = Duration::from_millis(100);
+
+/// What has been started.
+pub(in crate::prefork) enum Started {
+    Nothing,
+    Something,
+    /// This process is the child.
+    Child(Box<Outcome>),
+    End(End),
+}
+
+enum Job {
+    Template(Which),
+    /// A worker that a template forks.
+    Request {
+        which: Which,
+        index: usize,
+    },
+    /// A worker that the supervisor forks.
+    Worker {
+        index: usize,
+    },
+    /// The process that serves the status page.
+    Service,
+}
+
+impl Supervisor {
+    /// Starts what is due next.
+    pub(super) async fn start_due(&mut self, now: Instant) -> Started {
+        let Some(job) = self.next_job(now) else {
+            self.threads = None;
+            return Started::Nothing;
+        };
+        if let Job::Request { which, index } = job {
+            return self.request(which, index, now);
+        }
+        // This may take long. The loop follows signals meanwhile.
+        let options = self.settings.fork_options.clone();
+        let threads = self.threads.get_or_insert_with(|| async move { options.ready().await }.boxed());
+        match threads.now_or_never() {
+            None => return Started::Nothing,
+            Some(ended) => {
+                self.threads = None;
+                if let Err(error) = ended {
+                    if matches!(job, Job::Service) {
+                        return self.service_refused(error);
+                    }
+                    return self.fork_refused(error).map_or(Started::Something, Started::End);
+                }
+            }
+        }
+        match job {
+            Job::Template(which) => self.fork_template(which).await,
+            Job::Worker { index } => self.fork_worker(index, now).await,
+            Job::Service => self.fork_service().await,
+            Job::Request { .. } => Started::Nothing,
+        }
+    }
+
+    fn next_job(&self, now: Instant) -> Option<Job> {
+        if self.fork_due.is_some_and(|due| due > now) {
+            return None;
+        }
+        // Workers are more important.
+        self.next_worker(now).or_else(|| self.service.due().filter(|due| *due <= now).map(|_| Job::Service))
+    }
+
+    fn next_worker(&self, now: Instant) -> Option<Job> {
+        let (which, generation) = match &self.reload {
+            Some(reload) => (Which::Next, &reload.generation),
+            None => (Which::Current, &self.current),
+        };
+        match &generation.template {
+            TemplateState::Due(due) if *due <= now => return Some(Job::Template(which)),
+            TemplateState::None | TemplateState::Idle(_) => {}
+            _ => return None,
+        }
+        let active = self.workers.iter().filter(|worker| worker.is_active()).count();
+        let number = self.number();
+        if self.reload.is_some() && active >= number + self.settings.max_extra.unwrap_or(number) {
+            return None;
+        }
+        let index = (0..number).find(|index| {
+            self.places[*index].due.is_none_or(|due| due <= now) && self.lacks_worker(*index, generation.number)
+        })?;
+        Some(match generation.template {
+            TemplateState::None => Job::Worker { index },
+            _ => Job::Request { which, index },
+        })
+    }
+
+    /// Whether a place has no worker of a generation, apart from one that is being replaced.
+    fn lacks_worker(&self, index: usize, generation: u64) -> bool {
+        !self.workers.iter().any(|worker| {
+            worker.index == index
+                && worker.generation == generation
+                && worker.is_active()
+                && self.renewal != Some(worker.slot)
+        })
+    }
+
+    async fn fork_worker(&mut self, index: usize, now: Instant) -> Started {
+        let generation = self.target();
+        let Some(slot) = self.common.assign(index, generation) else { return self.lacks_slot(now) };
+        let limits = self.settings.limits.of_one_worker();
+        let mut guard = None;
+        let first = || {
+            guard = Some(ExitOnDrop);
+            lineage::set_worker(index);
+        };
+        if let Err(error) = self.queues.hand_to(index) {
+            self.common.slots.clear(slot);
+            return self.fork_refused(ForkError::Inspect(error)).map_or(Started::Something, Started::End);
+        }
+        let forked = self.settings.fork_options.clone().wait_for_threads(Duration::ZERO).fork_with(first).await;
+        if !matches!(forked, Ok(Fork::Child(_))) {
+            self.queues.take_back(index);
+        }
+        // Also a fork that failed has used what was prepared.
+        self.ended.clear();
+        match forked {
+            Ok(Fork::Parent(child)) => {
+                self.worker_started(child, index, slot, limits).map_or(Started::Something, Started::End)
+            }
+            Ok(Fork::Child(_)) => {
+                let guard = guard.unwrap_or_else(|| ExitOnDrop);
+                Started::Child(Box::new(self.become_worker(guard, index, generation, slot, limits.requests)))
+            }
+            Err(error) => {
+                self.common.slots.clear(slot);
+                match error {
+                    // Threads have started since the wait for them.
+                    ForkError::Threads(_) => Started::Something,
+                    error => self.fork_refused(error).map_or(Started::Something, Started::End),
+                }
+            }
+        }
+    }
+
+    pub(super) fn lacks_slot(&mut self, now: Instant) -> Started {
+        tracing::warn!("no worker can be started until one of those that drain has ended");
+        self.fork_due = Some(now + NO_SLOT_DELAY);
+        Started::Something
+    }
+
+    pub(super) fn worker_started(
+        &mut self,
+        mut child: Child,
+        index: usize,
+        slot: usize,
+        limits: Limits,
+    ) -> Option<End> {
+        if let Err(error) = child.watch() {
+            // Ended before it counts as a worker; the handle reaps it when it is dropped.
+            let _ = child.kill();
+            self.common.clear(slot);
+            return self.fork_refused(ForkError::Watch(error));
+        }
+        let now = Instant::now();
+        self.refusals = 0;
+        self.fork_due = None;
+        self.places[index].due = None;
+        self.common.slots.set_pid(slot, child.id());
+        let generation = self.target();
+        tracing::info!(worker = index, pid = child.id(), generation, "worker started");
+        self.workers.push(WorkerProcess {
+            child,
+            index,
+            generation,
+            slot,
+            since: now,
+            stage: Stage::Booting,
+            force: Force::None,
+            deadline: now.checked_add(self.settings.boot_timeout),
+            limits,
+            renew: None,
+            heartbeat: (0, now),
+        });
+        None
+    }
+
+    /// In the child: keeps what a worker needs, and drops the handles to its siblings.
+    fn become_worker(
+        &mut self,
+        guard: ExitOnDrop,
+        index: usize,
+        generation: u64,
+        slot: usize,
+        max_requests: Option<u64>,
+    ) -> Outcome {
+        self.workers.clear();
+        let queues = std::mem::take(&mut self.queues);
+        let distributions = queues.common();
+        let listeners = queues.into_listeners(index);
+        if self.is_per_cpu {
+            stay_on_cpu(index);
+        }
+        Outcome::Worker(Assignment {
+            guard,
+            index,
+            generation,
+            slot,
+            supervisor: Lineage::current().parent().unwrap_or(1),
+            between: None,
+            max_requests,
+            listeners,
+            distributions,
+            common: self.common.clone(),
+            signals: std::mem::replace(&mut self.signals, Signals::none()),
+            settings: self.settings.worker.clone(),
+        })
+    }
+
+    /// A fork was refused, or failed.
+    pub(super) fn fork_refused(&mut self, error: ForkError) -> Option<End> {
+        self.refusals += 1;
+        let limit = self.settings.crash_limit;
+        let none_left = self.workers.is_empty() && limit > 0 && self.refusals >= limit;
+        if none_left || !self.is_up {
+            return Some(End::Failed(PreforkError::Fork(error)));
+        }
+        let delay = delay(self.refusals);
+        self.fork_due = Some(Instant::now() + delay);
+        tracing::error!(%error, ?delay, "cannot fork yet: trying again");
+        self.reload_failed_once(&error.to_string());
+        None
+    }
+}
+
+/// Keeps worker `index` where its connections arrive.
+pub(in crate::prefork) fn stay_on_cpu(index: usize) {
+    let cpu = sys::allowed_cpus().and_then(|cpus| {
+        let cpu = cpus[index % cpus.len()];
+        sys::stay_on_cpu(cpu).map(|()| cpu)
+    });
+    match cpu {
+        Ok(cpu) => tracing::debug!(worker = index, cpu, "runs on one CPU"),
+        Err(error) => tracing::warn!(worker = index, %error, "cannot stay on the CPU that its connections arrive on"),
+    }
+}

@@ -1,0 +1,250 @@
+//! Generations of workers and their templates.
+
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+use super::events::Which;
+use super::fork::Started;
+use super::stop::End;
+use super::{Outcome, Supervisor};
+use crate::prefork::PreforkError;
+use crate::prefork::crash::delay;
+use crate::prefork::limits::Limits;
+use crate::prefork::signals::Signals;
+use crate::prefork::template::{Message, Template, TemplateProcess};
+use crate::prefork::worker::ExitOnDrop;
+use crate::{Child, Fork, ForkError};
+
+/// Workers that were started from the same state.
+pub(super) struct Generation {
+    pub(super) number: u64,
+    pub(super) template: TemplateState,
+    /// How often in a row its template failed.
+    pub(super) failures: u32,
+}
+
+/// A generation's template.
+pub(super) enum TemplateState {
+    /// The supervisor forks the workers.
+    None,
+    /// It must be started.
+    Due(Instant),
+    Loading {
+        process: TemplateProcess,
+        deadline: Option<Instant>,
+        is_late: bool,
+    },
+    /// It waits for requests.
+    Idle(TemplateProcess),
+    /// It forks a worker.
+    Forking {
+        process: TemplateProcess,
+        index: usize,
+        slot: usize,
+        limits: Limits,
+    },
+}
+
+impl Generation {
+    pub(super) fn new(number: u64, loads: bool, now: Instant) -> Generation {
+        let template = if loads { TemplateState::Due(now) } else { TemplateState::None };
+        Generation { number, template, failures: 0 }
+    }
+
+    pub(super) fn template(&self) -> Option<&TemplateProcess> {
+        match &self.template {
+            TemplateState::None | TemplateState::Due(_) => None,
+            TemplateState::Loading { process, .. }
+            | TemplateState::Idle(process)
+            | TemplateState::Forking { process, .. } => Some(process),
+        }
+    }
+
+    pub(super) fn poll_template(&mut self, cx: &mut Context<'_>) -> Poll<Message> {
+        match &mut self.template {
+            TemplateState::None | TemplateState::Due(_) => Poll::Pending,
+            TemplateState::Loading { process, .. }
+            | TemplateState::Idle(process)
+            | TemplateState::Forking { process, .. } => process.poll_message(cx),
+        }
+    }
+
+    /// Takes the template out, with the slot of the worker that it forks.
+    pub(super) fn take_template(&mut self) -> Option<(TemplateProcess, Option<usize>)> {
+        match std::mem::replace(&mut self.template, TemplateState::None) {
+            TemplateState::None | TemplateState::Due(_) => None,
+            TemplateState::Loading { process, .. } | TemplateState::Idle(process) => Some((process, None)),
+            TemplateState::Forking { process, slot, .. } => Some((process, Some(slot))),
+        }
+    }
+}
+
+impl Supervisor {
+    pub(super) async fn fork_template(&mut self, which: Which) -> Started {
+        let supervisor = std::process::id();
+        let channel = UnixStream::pair().and_then(|(ours, theirs)| {
+            crate::set_policy(&ours, crate::ForkPolicy::NoFork)?;
+            Ok((ours, theirs))
+        });
+        let (ours, theirs) = match channel {
+            Ok(channel) => channel,
+            Err(error) => {
+                return self.fork_refused(ForkError::Inspect(error)).map_or(Started::Something, Started::End);
+            }
+        };
+        let mut guard = None;
+        let first = || guard = Some(ExitOnDrop);
+        let forked = self.settings.fork_options.clone().wait_for_threads(Duration::ZERO).fork_with(first).await;
+        let timeout = self.settings.load_timeout;
+        match forked {
+            Ok(Fork::Parent(mut child)) => {
+                drop(theirs);
+                let process = match child.watch() {
+                    Ok(()) => TemplateProcess::new(child, ours),
+                    Err(error) => {
+                        let _ = child.kill();
+                        return self.fork_refused(ForkError::Watch(error)).map_or(Started::Something, Started::End);
+                    }
+                };
+                let Some(generation) = self.generation_mut(which) else { return Started::Something };
+                tracing::info!(generation = generation.number, pid = process.child.id(), "template started");
+                let deadline = Instant::now().checked_add(timeout);
+                generation.template = TemplateState::Loading { process, deadline, is_late: false };
+                Started::Something
+            }
+            Ok(Fork::Child(_)) => {
+                self.workers.clear();
+                let generation = self.target();
+                Started::Child(Box::new(Outcome::Template(Template {
+                    guard: guard.unwrap_or_else(|| ExitOnDrop),
+                    channel: theirs,
+                    supervisor,
+                    generation,
+                    queues: std::mem::take(&mut self.queues),
+                    is_per_cpu: self.is_per_cpu,
+                    common: self.common.clone(),
+                    signals: std::mem::replace(&mut self.signals, Signals::none()),
+                    settings: self.settings.worker.clone(),
+                    fork_options: self.settings.fork_options.clone(),
+                    huge_pages: self.settings.huge_pages,
+                })))
+            }
+            Err(ForkError::Threads(_)) => Started::Something,
+            Err(error) => self.fork_refused(error).map_or(Started::Something, Started::End),
+        }
+    }
+
+    fn generation_mut(&mut self, which: Which) -> Option<&mut Generation> {
+        match which {
+            Which::Current => Some(&mut self.current),
+            Which::Next => self.reload.as_mut().map(|reload| &mut reload.generation),
+        }
+    }
+
+    /// Asks a template for a worker.
+    pub(super) fn request(&mut self, which: Which, index: usize, now: Instant) -> Started {
+        let number = self.target();
+        let Some(slot) = self.common.assign(index, number) else { return self.lacks_slot(now) };
+        let limits = self.settings.limits.of_one_worker();
+        let Some(generation) = self.generation_mut(which) else { return Started::Nothing };
+        match std::mem::replace(&mut generation.template, TemplateState::None) {
+            TemplateState::Idle(process) => {
+                // If it fails, the template has ended, of which it is told next.
+                if let Err(error) = process.request(index, slot, limits.requests) {
+                    tracing::debug!(%error, "cannot ask the template for a worker");
+                }
+                generation.template = TemplateState::Forking { process, index, slot, limits };
+            }
+            other => {
+                generation.template = other;
+                self.common.slots.clear(slot);
+            }
+        }
+        Started::Something
+    }
+
+    pub(super) fn handle_template_message(&mut self, which: Which, message: Message) -> Option<End> {
+        let generation = self.generation_mut(which)?;
+        match (message, std::mem::replace(&mut generation.template, TemplateState::None)) {
+            (Message::Loaded, TemplateState::Loading { process, .. }) => {
+                tracing::info!(generation = generation.number, pid = process.child.id(), "template has loaded");
+                generation.failures = 0;
+                generation.template = TemplateState::Idle(process);
+                None
+            }
+            (Message::Failed(error), TemplateState::Loading { process, .. }) => {
+                self.dismiss(process.child, None);
+                self.load_failed(which, error)
+            }
+            (Message::Forked(pid), TemplateState::Forking { process, index, slot, limits }) => {
+                generation.template = TemplateState::Idle(process);
+                self.adopt(pid, index, slot, limits)
+            }
+            (Message::Refused(error), TemplateState::Forking { process, slot, .. }) => {
+                generation.template = TemplateState::Idle(process);
+                self.common.clear(slot);
+                self.fork_refused(ForkError::Fork(io::Error::other(error)))
+            }
+            (Message::Ended(status), state) => {
+                let number = generation.number;
+                let error = match state {
+                    TemplateState::Loading { is_late: true, .. } => {
+                        format!("it took longer than {:?}", self.settings.load_timeout)
+                    }
+                    TemplateState::Loading { .. } => format!("the template ended with {status} before it had loaded"),
+                    TemplateState::Forking { index, slot, limits, .. } => {
+                        // It may have forked the worker, which is a child of the supervisor then.
+                        match self.common.slots.pid(slot) {
+                            0 => self.quarantine(slot),
+                            pid => drop(self.adopt(pid, index, slot, limits)),
+                        }
+                        format!("the template ended with {status}")
+                    }
+                    _ => format!("the template ended with {status}"),
+                };
+                tracing::warn!(generation = number, %status, "a template ended: its workers serve on");
+                self.load_failed(which, error)
+            }
+            (message, state) => {
+                generation.template = state;
+                tracing::error!(?message, "the template says something at the wrong time");
+                None
+            }
+        }
+    }
+
+    fn adopt(&mut self, pid: u32, index: usize, slot: usize, limits: Limits) -> Option<End> {
+        match Child::adopt(pid) {
+            Ok(child) if index < self.places.len() => self.worker_started(child, index, slot, limits),
+            Ok(child) => {
+                // There should be fewer workers meanwhile.
+                self.dismiss(child, Some(slot));
+                None
+            }
+            Err(error) => {
+                self.common.clear(slot);
+                self.fork_refused(error)
+            }
+        }
+    }
+
+    /// A template has ended, with or without having loaded.
+    fn load_failed(&mut self, which: Which, error: String) -> Option<End> {
+        if which == Which::Next {
+            self.abort_reload(&format!("cannot load the application: {error}"));
+            return None;
+        }
+        if !self.is_up {
+            return Some(End::Failed(PreforkError::Load(error)));
+        }
+        self.current.failures += 1;
+        let delay = delay(self.current.failures);
+        tracing::error!(error, ?delay, "the current generation has no template: starting another one");
+        self.current.template = TemplateState::Due(Instant::now() + delay);
+        None
+    }
+}

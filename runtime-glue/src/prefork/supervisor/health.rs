@@ -1,0 +1,244 @@
+//! Whether workers do what they should, and what their end means.
+
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Supervisor;
+use super::generation::TemplateState;
+use super::process::{Force, Stage};
+use super::stop::End;
+use crate::prefork::PreforkError;
+use crate::prefork::crash::delay;
+use crate::prefork::reason::Reason;
+
+/// How often the memory of workers is looked at, if there is a limit.
+const MEMORY_PERIOD: Duration = Duration::from_secs(5);
+
+/// How often heartbeats are looked at in the time after which a worker counts as stuck.
+const HEARTBEAT_CHECKS: u32 = 4;
+
+/// When to look next.
+#[derive(Debug)]
+pub(super) struct Checks {
+    heartbeat: Instant,
+    memory: Instant,
+    watchdog: Instant,
+    orphans: Option<Instant>,
+    now: Instant,
+}
+
+impl Checks {
+    pub(super) fn new(now: Instant) -> Checks {
+        Checks { heartbeat: now, memory: now, watchdog: now, orphans: Some(now), now }
+    }
+
+    pub(super) fn reap_orphans_soon(&mut self) {
+        self.orphans = Some(self.now);
+    }
+}
+
+impl Supervisor {
+    /// Does what is due by time.
+    pub(super) fn check(&mut self, now: Instant) {
+        self.checks.now = now;
+        self.check_deadlines(now);
+        self.check_heartbeats(now);
+        self.check_limits(now);
+        self.check_quarantine(now);
+        if self.checks.orphans.is_some_and(|due| due <= now) {
+            let mut reaper = self.reaper.take();
+            self.checks.orphans =
+                reaper.as_mut().and_then(|reaper| reaper.look(|pid| self.is_server_process(pid), now));
+            self.reaper = reaper;
+        }
+        if let Some(period) = self.service_manager.watchdog_period().filter(|_| self.checks.watchdog <= now) {
+            self.service_manager.alive();
+            self.checks.watchdog = now + period;
+        }
+    }
+
+    /// When something is due next, after the time of the last [`check`](Supervisor::check). What is due already waits for
+    /// something else.
+    pub(super) fn next_time(&self) -> Option<Instant> {
+        let now = self.checks.now;
+        let workers = self.workers.iter().flat_map(|worker| [worker.deadline, self.end_of_age(worker)]);
+        let places = self.places.iter().map(|place| place.due);
+        let generations = [Some(&self.current), self.reload.as_ref().map(|reload| &reload.generation)];
+        let templates = generations.into_iter().flatten().map(|generation| match &generation.template {
+            TemplateState::Due(due) => Some(*due),
+            TemplateState::Loading { deadline, .. } => *deadline,
+            _ => None,
+        });
+        let others = [
+            self.settings.worker.heartbeat_timeout.map(|_| self.checks.heartbeat),
+            self.settings.limits.has_memory_limit().then_some(self.checks.memory),
+            self.service_manager.watchdog_period().map(|_| self.checks.watchdog),
+            self.checks.orphans,
+            self.fork_due,
+            self.service.due(),
+            self.stops_at,
+            self.upgrade.as_ref().and_then(|upgrade| upgrade.deadline),
+        ];
+        let quarantine = self.quarantined.iter().map(|(_, until)| Some(*until));
+        workers
+            .chain(places)
+            .chain(quarantine)
+            .chain(templates)
+            .chain(others)
+            .flatten()
+            .filter(|time| *time > now)
+            .min()
+    }
+
+    fn end_of_age(&self, worker: &super::WorkerProcess) -> Option<Instant> {
+        let is_counted = worker.is_ready() && worker.renew.is_none();
+        worker.limits.age.filter(|_| is_counted).and_then(|age| worker.since.checked_add(age))
+    }
+
+    /// When a worker that is told to end now is killed.
+    pub(super) fn retire_deadline(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.settings.worker.shutdown_timeout.saturating_add(super::stop::KILL_GRACE))
+    }
+
+    fn check_deadlines(&mut self, now: Instant) {
+        let with_stack = self.settings.worker.abort_stuck;
+        for worker in &mut self.workers {
+            if worker.deadline.is_none_or(|deadline| deadline > now) {
+                continue;
+            }
+            let (index, pid) = (worker.index, worker.child.id());
+            match worker.stage {
+                Stage::Booting if worker.force == Force::None => {
+                    let limit = self.settings.boot_timeout;
+                    tracing::error!(worker = index, pid, ?limit, "killing a worker that is not ready in time");
+                }
+                Stage::Retiring if worker.force == Force::None => {
+                    let limit = self.settings.worker.shutdown_timeout;
+                    tracing::warn!(worker = index, pid, ?limit, "killing a worker that has not drained in time");
+                }
+                _ => {}
+            }
+            worker.end_by_force(with_stack && worker.stage != Stage::Retiring, now);
+        }
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        let generations = [Some(&mut self.current), self.reload.as_mut().map(|reload| &mut reload.generation)];
+        for generation in generations.into_iter().flatten() {
+            let TemplateState::Loading { process, deadline, is_late } = &mut generation.template else { continue };
+            if is_due(*deadline) {
+                tracing::error!(pid = process.child.id(), "killing a template that has not loaded in time");
+                *deadline = None;
+                *is_late = true;
+                if let Err(error) = process.child.kill() {
+                    tracing::debug!(%error, "cannot end a template: it has ended");
+                }
+            }
+        }
+        if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| is_due(upgrade.deadline)) {
+            let limit = self.settings.upgrade_timeout;
+            tracing::error!(pid = upgrade.child.id(), ?limit, "killing the new program, which is not ready in time");
+            upgrade.deadline = None;
+            if let Err(error) = upgrade.child.kill() {
+                tracing::debug!(%error, "cannot end the new program: it has ended");
+            }
+        }
+    }
+
+    fn check_heartbeats(&mut self, now: Instant) {
+        let Some(limit) = self.settings.worker.heartbeat_timeout else { return };
+        if self.checks.heartbeat > now {
+            return;
+        }
+        let period = limit / HEARTBEAT_CHECKS;
+        // If the supervisor itself was stopped, so were its workers, as on a machine that was suspended.
+        let is_late = now.saturating_duration_since(self.checks.heartbeat) > period;
+        let with_stack = self.settings.worker.abort_stuck;
+        for worker in &mut self.workers {
+            let heartbeat = self.common.slots.heartbeat(worker.slot);
+            if heartbeat != worker.heartbeat.0 || is_late || !worker.is_ready() {
+                worker.heartbeat = (heartbeat, now);
+            } else if now.saturating_duration_since(worker.heartbeat.1) >= limit {
+                let (index, pid) = (worker.index, worker.child.id());
+                tracing::error!(worker = index, pid, ?limit, "killing a worker whose runtime stands still");
+                worker.end_by_force(with_stack, now);
+            }
+        }
+        self.checks.heartbeat = now + period;
+    }
+
+    fn check_limits(&mut self, now: Instant) {
+        let checks_memory = self.settings.limits.has_memory_limit() && self.checks.memory <= now;
+        for position in 0..self.workers.len() {
+            let worker = &self.workers[position];
+            if !worker.is_ready() || worker.renew.is_some() {
+                continue;
+            }
+            let reason = if self.end_of_age(worker).is_some_and(|end| end <= now) {
+                Some(Reason::Age)
+            } else if checks_memory {
+                worker.limits.memory_reached(worker.child.id())
+            } else {
+                None
+            };
+            self.workers[position].renew = reason;
+        }
+        if checks_memory {
+            self.checks.memory = now + MEMORY_PERIOD;
+        }
+    }
+
+    /// A worker has ended: decides when its place is filled again, or that the server ends.
+    pub(super) fn worker_ended(&mut self, position: usize, status: ExitStatus) -> Option<End> {
+        // What it wrote last.
+        let end = self.read_slots();
+        let worker = self.workers.remove(position);
+        self.common.clear(worker.slot);
+        let now = Instant::now();
+        let reason = worker.reason();
+        let uptime = now.saturating_duration_since(worker.since);
+        self.common.scoreboard.record((worker.index, worker.child.id(), worker.generation), reason, status, uptime);
+        let (index, pid) = (worker.index, worker.child.id());
+        let generation = worker.generation;
+        if self.prepares_ahead {
+            self.ended.push(worker.child);
+        }
+        if end.is_some() {
+            return end;
+        }
+        let is_of_target = generation == self.target();
+        match worker.stage {
+            Stage::Retiring => {
+                tracing::info!(worker = index, pid, generation, ?reason, %status, ?uptime, "a worker that was told to end has ended");
+            }
+            Stage::Ready => {
+                let due = self.rate.take(now);
+                let delay = due.saturating_duration_since(now);
+                tracing::warn!(worker = index, pid, %status, ?uptime, ?delay, "worker ended: replacing it");
+                if let Some(place) = self.places.get_mut(index).filter(|_| is_of_target) {
+                    place.due = Some(due);
+                }
+            }
+            Stage::Booting => {
+                let place = self.places.get_mut(index).filter(|_| is_of_target)?;
+                place.failures += 1;
+                let failures = place.failures;
+                let delay = delay(failures);
+                place.due = Some(now + delay);
+                tracing::warn!(worker = index, pid, %status, ?uptime, ?delay, "worker ended before it was ready");
+                if self.reload.is_some() {
+                    self.reload_failed_once(&format!("worker {index} ended with {status} before it was ready"));
+                    return None;
+                }
+                let limit = self.settings.crash_limit;
+                let serves = self.is_up && self.workers.iter().any(super::WorkerProcess::is_ready);
+                if limit > 0 && failures >= limit && !serves {
+                    let error = PreforkError::CrashLoop { worker: index, ends: failures, status };
+                    tracing::error!(%error, "giving up");
+                    return Some(End::Failed(error));
+                }
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,198 @@
+//! Which workers there should be.
+
+use tokio::time::Instant;
+
+use super::Supervisor;
+use super::process::Stage;
+use super::stop::End;
+use crate::prefork::PreforkError;
+use crate::prefork::pid_file::PidFile;
+use crate::prefork::reason::Reason;
+use crate::prefork::slots::{DRAINS, EMPTIES_OWN_QUEUE, REACHED_REQUESTS, READY, TOLD, WANTS_HALT, WANTS_RETIRE};
+
+/// How many slots a server with this many workers has: for old generations that drain, and for more workers.
+pub(super) fn slots(workers: usize) -> usize {
+    (workers * 4).max(workers + 64)
+}
+
+/// One worker index.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    /// Not before this may the next worker be started.
+    pub(super) due: Option<Instant>,
+    /// How many workers in a row ended before they were ready.
+    pub(super) failures: u32,
+}
+
+impl Supervisor {
+    /// How many workers there should be now.
+    pub(in crate::prefork) fn number(&self) -> usize {
+        if self.is_dormant { 0 } else { self.wanted }
+    }
+
+    /// The generation that new workers belong to.
+    pub(super) fn target(&self) -> u64 {
+        self.reload.as_ref().map_or(self.current.number, |reload| reload.generation.number)
+    }
+
+    /// Takes in what workers have written into their slots.
+    pub(super) fn read_slots(&mut self) -> Option<End> {
+        let now = Instant::now();
+        let deadline = self.retire_deadline();
+        let mut halted = None;
+        for worker in &mut self.workers {
+            let flags = self.common.slots.flags(worker.slot);
+            if flags & READY != 0 && worker.stage == Stage::Booting {
+                worker.stage = Stage::Ready;
+                if worker.is_active() {
+                    worker.deadline = None;
+                }
+                worker.heartbeat = (self.common.slots.heartbeat(worker.slot), now);
+                let took = now.saturating_duration_since(worker.since);
+                tracing::info!(worker = worker.index, pid = worker.child.id(), ?took, "worker is ready");
+                if let Some(place) = self.places.get_mut(worker.index) {
+                    place.failures = 0;
+                }
+            }
+            if worker.renew.is_none() {
+                worker.renew = match flags {
+                    _ if flags & WANTS_RETIRE != 0 => Some(Reason::Asked),
+                    _ if flags & REACHED_REQUESTS != 0 => Some(Reason::Requests),
+                    _ => None,
+                };
+            }
+            if flags & DRAINS != 0 && worker.stage != Stage::Retiring {
+                tracing::info!(worker = worker.index, pid = worker.child.id(), "worker drains: starting its successor");
+                worker.retires(deadline);
+            }
+            if flags & WANTS_HALT != 0 {
+                halted = Some(worker.index);
+            }
+        }
+        halted.map(|worker| End::Failed(PreforkError::Halted { worker }))
+    }
+
+    /// Brings stages forward as far as they can go without a fork.
+    pub(super) fn settle(&mut self, now: Instant) -> Option<End> {
+        if self.stops_at.is_some_and(|time| time <= now) {
+            return Some(End::Stop { signal: "SIGTERM" });
+        }
+        self.retire_surplus();
+        self.advance_reload(now);
+        self.begin_reload(now);
+        self.advance_renewal();
+        self.advance_operations();
+        self.finish_start().err().map(End::Failed)
+    }
+
+    /// Retires the workers of indices that there should not be.
+    fn retire_surplus(&mut self) {
+        let number = self.number();
+        let is_scaled_down = !self.is_dormant;
+        for position in self.positions(|worker| worker.index >= number && worker.is_active()) {
+            self.retire(position, is_scaled_down, if is_scaled_down { Reason::Scaled } else { Reason::Operator });
+        }
+        if is_scaled_down {
+            self.queues.shrink(number);
+        }
+    }
+
+    pub(super) fn positions(&self, condition: impl Fn(&super::WorkerProcess) -> bool) -> Vec<usize> {
+        self.workers.iter().enumerate().filter(|(_, worker)| condition(worker)).map(|(position, _)| position).collect()
+    }
+
+    /// Tells a worker to drain and end. `empties_queue`: no other worker will serve its own queue.
+    pub(super) fn retire(&mut self, position: usize, empties_queue: bool, reason: Reason) {
+        let deadline = self.retire_deadline();
+        let worker = &mut self.workers[position];
+        tracing::info!(
+            worker = worker.index,
+            pid = worker.child.id(),
+            generation = worker.generation,
+            "retiring a worker"
+        );
+        if empties_queue {
+            self.common.slots.raise(worker.slot, EMPTIES_OWN_QUEUE);
+        }
+        worker.renew.get_or_insert(reason);
+        self.common.slots.raise(worker.slot, TOLD);
+        worker.signal(libc::SIGTERM);
+        worker.retires(deadline);
+    }
+
+    pub(in crate::prefork) fn scale(&mut self, workers: usize) -> Result<(), String> {
+        let most = slots(self.settings.workers) / 2;
+        if workers == 0 || workers > most {
+            return Err(format!(
+                "cannot have {workers} workers: there must be at least one worker, and at most {most}"
+            ));
+        }
+        self.queues.grow(workers).map_err(|error| format!("cannot make a queue for one worker more: {error}"))?;
+        tracing::info!(from = self.wanted, to = workers, "changing the number of workers");
+        self.wanted = workers;
+        self.is_dormant = false;
+        self.places.resize_with(workers, Place::default);
+        if self.settings.loads && self.queues.has_own_queues() {
+            // A template has the queues that there were when it was forked.
+            self.queue_reload();
+        }
+        Ok(())
+    }
+
+    /// Replaces workers that have asked for it, or have reached a limit, one at a time.
+    fn advance_renewal(&mut self) {
+        if let Some(slot) = self.renewal {
+            let Some(position) = self.workers.iter().position(|worker| worker.slot == slot) else {
+                self.renewal = None;
+                return;
+            };
+            let old = &self.workers[position];
+            let (index, is_active) = (old.index, old.is_active());
+            let has_successor = self.workers.iter().any(|worker| {
+                worker.slot != slot
+                    && worker.index == index
+                    && worker.generation == self.current.number
+                    && worker.is_ready()
+            });
+            if is_active && has_successor {
+                self.retire(position, false, Reason::Asked);
+            }
+        } else if self.reload.is_none() && !self.is_dormant && self.is_up {
+            let next = self.workers.iter().find(|worker| worker.is_ready() && worker.renew.is_some());
+            if let Some(worker) = next {
+                tracing::info!(worker = worker.index, pid = worker.child.id(), reason = ?worker.renew, "replacing a worker");
+                self.renewal = Some(worker.slot);
+            }
+        }
+    }
+
+    /// Tells the outside that the server is up, once all workers of its first generation are ready.
+    fn finish_start(&mut self) -> Result<(), PreforkError> {
+        if self.is_up {
+            return Ok(());
+        }
+        let is_ready = |index| self.workers.iter().any(|worker| worker.index == index && worker.is_ready());
+        if !(0..self.wanted).all(is_ready) {
+            return Ok(());
+        }
+        if let Some(path) = &self.settings.pid_file {
+            let written = PidFile::write(path.clone());
+            self.pid_file = Some(written.map_err(|error| PreforkError::PidFile(path.clone(), error))?);
+        }
+        self.is_up = true;
+        // First of all, so that the status page agrees with what the outside is told.
+        self.show_state();
+        if let Some(ready) = self.settings.on_ready.take() {
+            ready();
+        }
+        if let Some(predecessor) = self.predecessor.take() {
+            self.service.begin();
+            predecessor.ready();
+            if !self.listeners_are_kept {
+                self.common.slots.set_owns_listeners();
+            }
+        }
+        self.service_manager.ready(self.wanted);
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! One worker process.
+
+use std::process::ExitStatus;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::Child;
+use crate::prefork::limits::Limits;
+use crate::prefork::reason::Reason;
+
+/// How long after a SIGABRT a worker may take to print its stack.
+const ABORT_GRACE: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It has been forked.
+    Booting,
+    /// It serves.
+    Ready,
+    /// It was told to end.
+    Retiring,
+}
+
+/// How a worker that does not do what it should is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Force {
+    None,
+    /// SIGABRT was sent, so that it prints its stack.
+    Aborted,
+    /// SIGKILL was sent.
+    Killed,
+}
+
+#[derive(Debug)]
+pub(in crate::prefork) struct WorkerProcess {
+    pub(in crate::prefork) child: Child,
+    pub(in crate::prefork) index: usize,
+    pub(super) generation: u64,
+    pub(in crate::prefork) slot: usize,
+    pub(super) since: Instant,
+    pub(super) stage: Stage,
+    pub(super) force: Force,
+    /// When the stage, or the force, must have done its work.
+    pub(super) deadline: Option<Instant>,
+    pub(super) limits: Limits,
+    /// Why it is or should be replaced, if it is.
+    pub(in crate::prefork) renew: Option<Reason>,
+    /// The last heartbeat, and when the supervisor first saw it.
+    pub(super) heartbeat: (u64, Instant),
+}
+
+impl WorkerProcess {
+    /// Whether it serves, or is about to.
+    pub(in crate::prefork) fn is_active(&self) -> bool {
+        self.stage != Stage::Retiring && self.force == Force::None
+    }
+
+    pub(in crate::prefork) fn is_ready(&self) -> bool {
+        self.stage == Stage::Ready && self.force == Force::None
+    }
+
+    /// Why it ends, if it ends now.
+    pub(super) fn reason(&self) -> Reason {
+        match (self.stage, self.force) {
+            (Stage::Booting, Force::None) => Reason::Boot,
+            (Stage::Booting, _) => Reason::BootTimeout,
+            (Stage::Ready, Force::None) => Reason::Died,
+            (Stage::Ready, _) => Reason::Stuck,
+            (Stage::Retiring, _) => self.renew.unwrap_or(Reason::Signal),
+        }
+    }
+
+    pub(super) fn signal(&self, signal: i32) {
+        if let Err(error) = self.child.signal(signal) {
+            tracing::debug!(pid = self.child.id(), signal, %error, "cannot signal a worker: it has ended");
+        }
+    }
+
+    /// It was told to end, and has until `deadline`.
+    pub(super) fn retires(&mut self, deadline: Option<Instant>) {
+        self.stage = Stage::Retiring;
+        if self.force == Force::None {
+            self.deadline = deadline;
+        }
+    }
+
+    /// Ends it. `with_stack`: it prints its stack first.
+    pub(super) fn end_by_force(&mut self, with_stack: bool, now: Instant) {
+        if with_stack && self.force == Force::None {
+            self.force = Force::Aborted;
+            self.deadline = Some(now + ABORT_GRACE);
+            self.signal(libc::SIGABRT);
+        } else {
+            self.force = Force::Killed;
+            self.deadline = None;
+            self.signal(libc::SIGKILL);
+        }
+    }
+}
+
+/// The position of a worker that has ended, and how.
+pub(super) fn poll_ended(workers: &mut [WorkerProcess], cx: &mut Context<'_>) -> Poll<(usize, ExitStatus)> {
+    for (position, worker) in workers.iter_mut().enumerate() {
+        match worker.child.poll_wait(cx) {
+            Poll::Ready(Ok(status)) => return Poll::Ready((position, status)),
+            Poll::Ready(Err(error)) => {
+                // It is watched already, so this is ECHILD: other code has reaped it, or SIGCHLD is ignored.
+                tracing::warn!(worker = worker.index, pid = worker.child.id(), %error, "cannot tell how the worker ended");
+                return Poll::Ready((position, super::unknown_status()));
+            }
+            Poll::Pending => {}
+        }
+    }
+    Poll::Pending
+}

@@ -1,0 +1,123 @@
+//! Reloads: a new generation of workers takes over from the old one.
+
+use tokio::time::Instant;
+
+use super::Supervisor;
+use super::generation::Generation;
+use super::plan::Place;
+use crate::prefork::reason::Reason;
+
+/// How many failures end a reload.
+const RELOAD_ATTEMPTS: u32 = 3;
+
+/// A new generation that takes over.
+pub(super) struct Reload {
+    pub(super) generation: Generation,
+    /// How many of its workers ended before they were ready, or could not be forked.
+    pub(super) failures: u32,
+    since: Instant,
+}
+
+impl Supervisor {
+    pub(in crate::prefork) fn queue_reload(&mut self) {
+        if self.reload.is_some() {
+            tracing::info!("the next reload begins after the one in progress");
+        }
+        self.reload_is_queued = true;
+    }
+
+    pub(super) fn begin_reload(&mut self, now: Instant) {
+        if !self.reload_is_queued || self.reload.is_some() || self.upgrade.is_some() || !self.is_up {
+            return;
+        }
+        let mut draining: Vec<u64> =
+            self.workers.iter().filter(|worker| !worker.is_active()).map(|worker| worker.generation).collect();
+        draining.retain(|generation| *generation != self.current.number);
+        draining.sort_unstable();
+        draining.dedup();
+        if draining.len() >= self.settings.max_draining {
+            return;
+        }
+        self.reload_is_queued = false;
+        self.is_dormant = false;
+        self.renewal = None;
+        self.generations += 1;
+        self.service_manager.reloading();
+        if let Some(reload) = &mut self.settings.on_reload {
+            reload();
+        }
+        tracing::info!(generation = self.generations, "reloading");
+        self.service.reload_begins(self.generations);
+        for place in &mut self.places {
+            *place = Place::default();
+        }
+        let generation = Generation::new(self.generations, self.settings.loads, now);
+        self.reload = Some(Reload { generation, failures: 0, since: now });
+    }
+
+    pub(super) fn advance_reload(&mut self, now: Instant) {
+        let Some(reload) = &self.reload else { return };
+        let (new, since) = (reload.generation.number, reload.since);
+        let number = self.number();
+        let ready_new = self.workers.iter().filter(|worker| worker.is_ready() && worker.generation == new).count();
+        if ready_new >= number {
+            for position in self.positions(|worker| worker.is_active() && worker.generation != new) {
+                self.retire(position, false, Reason::Reload);
+            }
+            if let Some(reload) = self.reload.take() {
+                let mut old = std::mem::replace(&mut self.current, reload.generation);
+                self.dismiss_template(old.take_template());
+            }
+            let took = now.saturating_duration_since(since);
+            tracing::info!(generation = new, ?took, "reloaded: the old generation retires");
+            self.service_manager.ready(number);
+            self.show_state();
+            self.service.reload_ends(new, Ok(()));
+            return;
+        }
+        let Some(extra) = self.settings.max_extra.filter(|extra| *extra < number) else { return };
+        // One after the other.
+        let missing = if extra == 0 { self.settings.max_missing.max(1) } else { self.settings.max_missing };
+        loop {
+            let ready = self.workers.iter().filter(|worker| worker.is_ready()).count();
+            let old = self.positions(|worker| worker.is_active() && worker.generation != new);
+            if ready + missing <= number || old.is_empty() {
+                return;
+            }
+            let has_successor = |position: &&usize| {
+                let index = self.workers[**position].index;
+                self.workers.iter().any(|worker| worker.index == index && worker.generation == new && worker.is_ready())
+            };
+            let next = old.iter().find(has_successor).or(old.first()).copied();
+            if let Some(position) = next {
+                self.retire(position, false, Reason::Reload);
+            }
+        }
+    }
+
+    /// One more worker of the new generation has failed. Enough of them end the reload.
+    pub(super) fn reload_failed_once(&mut self, reason: &str) {
+        let Some(reload) = &mut self.reload else { return };
+        reload.failures += 1;
+        if reload.failures >= RELOAD_ATTEMPTS {
+            self.abort_reload(reason);
+        }
+    }
+
+    /// The old generation stays.
+    pub(super) fn abort_reload(&mut self, reason: &str) {
+        let Some(mut reload) = self.reload.take() else { return };
+        let new = reload.generation.number;
+        tracing::error!(generation = new, reason, "the reload failed: the old generation serves on");
+        for position in self.positions(|worker| worker.is_active() && worker.generation == new) {
+            self.retire(position, false, Reason::Reload);
+        }
+        self.dismiss_template(reload.generation.take_template());
+        for place in &mut self.places {
+            *place = Place::default();
+        }
+        self.service_manager.ready(self.number());
+        self.show_state();
+        self.service.reload_ends(new, Err(reason));
+    }
+}

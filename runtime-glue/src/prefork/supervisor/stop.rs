@@ -1,0 +1,195 @@
+//! The end of the server.
+
+use std::future::{pending, poll_fn};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::time::{Instant, sleep_until};
+
+use super::dismissed::poll_dismissed;
+use super::events::Woken;
+use super::process::poll_ended;
+use super::{Outcome, Supervisor};
+use crate::Child;
+use crate::prefork::signals::Command;
+use crate::prefork::slots::{EMPTIES_OWN_QUEUE, ServerPhase};
+use crate::prefork::{PreforkError, Stopped};
+
+/// How long after the shutdown timeout the supervisor waits before it kills: a worker that stops at the limit needs a moment.
+pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
+
+/// Why the server ends.
+pub(in crate::prefork) enum End {
+    /// It was told to.
+    Stop { signal: &'static str },
+    /// It was told to, at once.
+    StopNow { signal: &'static str },
+    /// It cannot continue.
+    Failed(PreforkError),
+    /// Another program serves the same listeners.
+    HandedOver { to: Child },
+}
+
+impl Supervisor {
+    pub(super) async fn end(mut self, end: End, _woken: &Woken) -> Result<Outcome, PreforkError> {
+        self.threads = None;
+        self.settings.on_ready = None;
+        self.dismiss_all();
+        let kills = match &end {
+            End::Stop { signal } => {
+                tracing::info!(signal, "stopping: draining the workers");
+                self.service_manager.stopping();
+                self.stop_accepting();
+                // Ctrl-C may come with a SIGTERM of the process that started the server. That is one request to stop, not two.
+                let _ = self.signals.command().now_or_never();
+                false
+            }
+            End::StopNow { signal } => {
+                tracing::info!(signal, "stopping: killing the workers");
+                self.service_manager.stopping();
+                self.queues.close();
+                true
+            }
+            End::Failed(error) => {
+                tracing::error!(%error, "stopping");
+                self.service_manager.stopping();
+                self.stop_accepting();
+                false
+            }
+            End::HandedOver { to } => {
+                tracing::info!(pid = to.id(), "the new program is ready: this one retires");
+                self.hand_over();
+                self.service.release();
+                false
+            }
+        };
+        let ended = self.wait_for_all(kills).await;
+        self.service.end().await;
+        self.pid_file = None;
+        match end {
+            End::Stop { .. } | End::StopNow { .. } => Ok(Outcome::Stopped(Stopped::new(ended))),
+            End::Failed(error) => Err(error),
+            End::HandedOver { to } if std::process::id() == 1 => {
+                Ok(Outcome::Stopped(Stopped::new(vec![self.wait_for_new_program(to).await])))
+            }
+            End::HandedOver { .. } => Ok(Outcome::Stopped(Stopped::new(ended))),
+        }
+    }
+
+    /// Templates, and a program that is not ready, have no more use.
+    fn dismiss_all(&mut self) {
+        let current = self.current.take_template();
+        self.dismiss_template(current);
+        if let Some(mut reload) = self.reload.take() {
+            self.dismiss_template(reload.generation.take_template());
+        }
+        if let Some(upgrade) = self.upgrade.take() {
+            self.dismiss(upgrade.child, None);
+        }
+    }
+
+    /// The queues get no more connections, and the workers empty them; unless others keep them, and serve them.
+    fn stop_accepting(&mut self) {
+        if self.predecessor.is_some() {
+            return self.hand_over();
+        }
+        if self.common.slots.owns_listeners() {
+            self.queues.refuse_new_connections();
+        }
+        self.common.slots.set_phase(ServerPhase::Stopping);
+        self.queues.close();
+    }
+
+    /// Workers leave the queues to the other program, which has one per address. The others they empty.
+    fn hand_over(&mut self) {
+        self.common.slots.set_phase(ServerPhase::HandedOver);
+        if self.queues.has_own_queues() {
+            for worker in self.workers.iter().filter(|worker| worker.index > 0) {
+                self.common.slots.raise(worker.slot, EMPTIES_OWN_QUEUE);
+            }
+        }
+        self.queues.close();
+    }
+
+    /// Tells all workers to end, and waits. Returns how each of them ended.
+    async fn wait_for_all(&mut self, kills: bool) -> Vec<ExitStatus> {
+        let signal = if kills { libc::SIGKILL } else { libc::SIGTERM };
+        self.signal_workers(signal);
+        let mut has_killed = kills;
+        // None: no limit that a clock could tell, or everything is killed already.
+        let mut deadline = if kills { None } else { self.retire_deadline() };
+        let mut ended = Vec::new();
+        while !self.workers.is_empty() || !self.dismissed.is_empty() {
+            let Supervisor { signals, workers, dismissed, .. } = self;
+            tokio::select! {
+                biased;
+                (position, status) = poll_fn(|cx| poll_ended(workers, cx)) => {
+                    let worker = self.workers.remove(position);
+                    tracing::info!(worker = worker.index, pid = worker.child.id(), %status, "worker stopped");
+                    self.common.clear(worker.slot);
+                    ended.push(status);
+                }
+                position = poll_fn(|cx| poll_dismissed(dismissed, cx)) => {
+                    self.dismissed_ended(position);
+                    // A worker that was forked nevertheless.
+                    self.check_quarantine(Instant::now());
+                }
+                (command, signal) = signals.command() => {
+                    if matches!(command, Command::Stop | Command::StopNow) && !has_killed {
+                        tracing::warn!(signal, "told to stop again: killing the workers that are left");
+                        self.signal_workers(libc::SIGKILL);
+                        has_killed = true;
+                        deadline = None;
+                    }
+                }
+                () = async {
+                    match deadline {
+                        Some(deadline) => sleep_until(deadline).await,
+                        None => pending().await,
+                    }
+                } => {
+                    let limit = self.settings.worker.shutdown_timeout;
+                    tracing::warn!(?limit, "killing the workers that have not drained in time");
+                    self.signal_workers(libc::SIGKILL);
+                    has_killed = true;
+                    deadline = None;
+                }
+            }
+        }
+        ended
+    }
+
+    /// The first process of a container ends the container when it ends. So it stays, for the program that has replaced it.
+    async fn wait_for_new_program(&mut self, mut program: Child) -> ExitStatus {
+        const PERIOD: Duration = Duration::from_secs(2);
+        tracing::info!(pid = program.id(), "staying as process 1 for the new program");
+        let mut reaper = self.reaper.take().unwrap_or_default();
+        let id = program.id();
+        loop {
+            tokio::select! {
+                biased;
+                status = program.wait() => return status.unwrap_or_else(|_| super::unknown_status()),
+                (command, _) = self.signals.command() => {
+                    let signal = match command {
+                        Command::Stop => libc::SIGTERM,
+                        Command::StopNow => libc::SIGQUIT,
+                        Command::Reload => libc::SIGHUP,
+                        Command::ReopenLogs => libc::SIGUSR1,
+                        Command::Upgrade => libc::SIGUSR2,
+                        Command::Grow => libc::SIGTTIN,
+                        Command::Shrink => libc::SIGTTOU,
+                        Command::RetireAll => libc::SIGWINCH,
+                        Command::ChildEnded => continue,
+                    };
+                    if let Err(error) = program.signal(signal) {
+                        tracing::debug!(%error, "cannot pass a signal on");
+                    }
+                }
+                () = sleep_until(Instant::now() + PERIOD) => {
+                    let _ = reaper.look(|pid| pid == id, Instant::now());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The template: a process that loads the application and forks the workers of one generation.
+//!
+//! The supervisor and a template talk over a socket pair, in lines:
+//!
+//! | line | from | meaning |
+//! |---|---|---|
+//! | `loaded` | template | the application is loaded; workers can be forked |
+//! | `failed TEXT` | template | it could not be loaded; the template ends |
+//! | `fork INDEX SLOT REQUESTS` | supervisor | fork a worker (`REQUESTS`: its limit, 0 for none) |
+//! | `forked PID` | template | the worker runs and is a child of the supervisor |
+//! | `refused TEXT` | template | it could not be forked |
+//!
+//! A worker is forked twice: the process in between ends at once, so that the worker becomes a child of the supervisor, which
+//! adopts orphans. The supervisor then waits for it, and signals it, as for any worker; and the end of a template concerns no
+//! worker.
+
+use std::fmt::Display;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::process::{self, ExitStatus};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_util::FutureExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+use super::accept_queues::AcceptQueues;
+use super::connections::Common;
+use super::options::WorkerSettings;
+use super::signals::{Signals, WorkerCommand};
+use super::worker::{Assignment, ExitOnDrop, tie_to_supervisor};
+use crate::{Child, Fork, ForkOptions, lineage, parent_only, sys};
+
+const FAILED: i32 = 1;
+const PANICKED: i32 = 101;
+
+/// A template, as the supervisor sees it.
+pub(super) struct TemplateProcess {
+    pub(super) child: Child,
+    channel: UnixStream,
+    received: Vec<u8>,
+}
+
+/// News from a template.
+#[derive(Debug)]
+pub(super) enum Message {
+    Loaded,
+    Failed(String),
+    Forked(u32),
+    Refused(String),
+    Ended(ExitStatus),
+}
+
+impl TemplateProcess {
+    pub(super) fn new(child: Child, channel: UnixStream) -> TemplateProcess {
+        TemplateProcess { child, channel, received: Vec::new() }
+    }
+
+    /// Asks for a worker.
+    pub(super) fn request(&self, index: usize, slot: usize, max_requests: Option<u64>) -> io::Result<()> {
+        let line = format!("fork {index} {slot} {}\n", max_requests.unwrap_or(0));
+        // There is one request at a time, so it fits.
+        match self.channel.try_write(line.as_bytes())? {
+            written if written == line.len() => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
+        }
+    }
+
+    pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Message> {
+        loop {
+            if let Some(message) = self.next_message() {
+                return Poll::Ready(message);
+            }
+            let mut bytes = [0; 512];
+            match self.channel.try_read(&mut bytes) {
+                Ok(0) => break,
+                Ok(read) => self.received.extend(&bytes[..read]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.channel.poll_read_ready(cx).is_pending() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot hear the template");
+                    break;
+                }
+            }
+        }
+        let status = ready!(self.child.poll_wait(cx));
+        // What it said last may be there without the runtime knowing yet: the kernel does.
+        let mut bytes = [0; 512];
+        while let Ok(read @ 1..) = rustix::io::read(&self.channel, &mut bytes) {
+            self.received.extend(&bytes[..read]);
+        }
+        if let Some(message) = self.next_message() {
+            return Poll::Ready(message);
+        }
+        Poll::Ready(Message::Ended(status.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot tell how the template ended");
+            super::supervisor::unknown_status()
+        })))
+    }
+
+    /// The next message of those that have been received.
+    fn next_message(&mut self) -> Option<Message> {
+        loop {
+            let end = self.received.iter().position(|byte| *byte == b'\n')?;
+            let line: Vec<u8> = self.received.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line[..end]).into_owned();
+            match parse(&line) {
+                Some(message) => return Some(message),
+                None => tracing::error!(line, "the template says something that has no meaning"),
+            }
+        }
+    }
+}
+
+fn parse(line: &str) -> Option<Message> {
+    let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+    Some(match word {
+        "loaded" => Message::Loaded,
+        "failed" => Message::Failed(rest.to_owned()),
+        "forked" => Message::Forked(rest.parse().ok()?),
+        "refused" => Message::Refused(rest.to_owned()),
+        _ => return None,
+    })
+}
+
+/// Everything that a child needs to become a template.
+pub(super) struct Template {
+    pub(super) guard: ExitOnDrop,
+    pub(super) channel: UnixStream,
+    pub(super) supervisor: u32,
+    pub(super) generation: u64,
+    pub(super) queues: AcceptQueues,
+    pub(super) is_per_cpu: bool,
+    pub(super) common: Arc<Common>,
+    pub(super) signals: Signals,
+    pub(super) settings: WorkerSettings,
+    pub(super) fork_options: ForkOptions,
+    pub(super) huge_pages: bool,
+}
+
+/// A request of the supervisor.
+struct Request {
+    index: usize,
+    slot: usize,
+    max_requests: Option<u64>,
+}
+
+/// Loads and forks workers, for as long as the supervisor wants. Returns in the workers.
+pub(super) async fn run<F, L, T, E>(mut template: Template, load: F) -> (Assignment, T)
+where
+    F: FnOnce() -> L,
+    L: Future<Output = Result<T, E>>,
+    E: Display,
+{
+    let loaded = match prepare(&mut template, load).await {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            let error = error.replace('\n', " ");
+            let _ = template.channel.write_all(format!("failed {error}\n").as_bytes()).await;
+            process::exit(FAILED)
+        }
+    };
+    // Not split: dropping the writing half in a worker would shut the socket down for this process too.
+    let mut channel = BufReader::new(template.channel);
+    let mut line = String::new();
+    let mut reply = "loaded\n".to_owned();
+    loop {
+        if channel.get_mut().write_all(reply.as_bytes()).await.is_err() {
+            process::exit(0);
+        }
+        line.clear();
+        let request = match channel.read_line(&mut line).await {
+            Ok(1..) => parse_request(line.trim_end()),
+            // The supervisor has no more use for this template, or has ended.
+            _ => process::exit(0),
+        };
+        let Some(request) = request else {
+            reply = "refused the request has no meaning\n".to_owned();
+            continue;
+        };
+        match fork_twice(&template.queues, &template.common, &template.fork_options, &request).await {
+            Ok(Side::Template { worker }) => reply = format!("forked {worker}\n"),
+            Ok(Side::Worker { between, signals }) => {
+                let distributions = template.queues.common();
+                if template.is_per_cpu {
+                    super::supervisor::stay_on_cpu(request.index);
+                }
+                let assignment = Assignment {
+                    guard: template.guard,
+                    index: request.index,
+                    generation: template.generation,
+                    slot: request.slot,
+                    supervisor: template.supervisor,
+                    between: Some(between),
+                    max_requests: request.max_requests,
+                    listeners: template.queues.into_listeners(request.index),
+                    distributions,
+                    common: template.common,
+                    signals,
+                    settings: template.settings,
+                };
+                return (assignment, loaded);
+            }
+            Err(error) => reply = format!("refused {}\n", error.replace('\n', " ")),
+        }
+    }
+}
+
+fn parse_request(line: &str) -> Option<Request> {
+    let mut words = line.strip_prefix("fork ")?.split(' ');
+    let index = words.next()?.parse().ok()?;
+    let slot = words.next()?.parse().ok()?;
+    let max_requests = words.next()?.parse().ok().filter(|requests| *requests > 0);
+    Some(Request { index, slot, max_requests })
+}
+
+/// Becomes a template: gives up privileges, and loads.
+async fn prepare<F, L, T, E>(template: &mut Template, load: F) -> Result<T, String>
+where
+    F: FnOnce() -> L,
+    L: Future<Output = Result<T, E>>,
+    E: Display,
+{
+    // A child has its listeners armed.
+    template.queues.mute().map_err(|error| format!("cannot mute a listener: {error}"))?;
+    template.settings.privileges.apply(None).map_err(|error| error.to_string())?;
+    if !tie_to_supervisor(template.supervisor, None) {
+        process::exit(0);
+    }
+    let signals = std::mem::replace(&mut template.signals, Signals::none());
+    // Not in the workers that this process forks.
+    tokio::spawn(parent_only(follow_signals(signals, template.supervisor, template.settings.clone())));
+    tracing::info!(generation = template.generation, pid = process::id(), "loading the application");
+    let loaded = match AssertUnwindSafe(async { load().await }).catch_unwind().await {
+        Ok(loaded) => loaded.map_err(|error| error.to_string())?,
+        // The panic hook has said so already.
+        Err(_) => process::exit(PANICKED),
+    };
+    if template.huge_pages {
+        crate::sys::use_huge_pages();
+    }
+    Ok(loaded)
+}
+
+/// A template ends with the supervisor, and not by signals to all processes of a terminal.
+async fn follow_signals(mut signals: Signals, supervisor: u32, settings: WorkerSettings) {
+    loop {
+        match signals.worker_command().await.0 {
+            WorkerCommand::Drain if std::os::unix::process::parent_id() != supervisor => process::exit(0),
+            WorkerCommand::Exit => process::exit(128 + libc::SIGQUIT),
+            WorkerCommand::ReopenLogs => settings.reopen_logs(),
+            WorkerCommand::Drain | WorkerCommand::Ignore => {}
+        }
+    }
+}
+
+enum Side {
+    Template {
+        worker: u32,
+    },
+    /// `between`: the process that forked this one, and ends.
+    Worker {
+        between: u32,
+        signals: Signals,
+    },
+}
+
+async fn fork_twice(
+    queues: &AcceptQueues,
+    common: &Common,
+    options: &ForkOptions,
+    request: &Request,
+) -> Result<Side, String> {
+    let signals = Signals::install().map_err(|error| error.to_string())?;
+    queues.hand_to(request.index).map_err(|error| error.to_string())?;
+    let forked = options.fork_with(|| ()).await;
+    if !matches!(forked, Ok(Fork::Child(_))) {
+        queues.take_back(request.index);
+    }
+    match forked.map_err(|error| error.to_string())? {
+        Fork::Parent(mut between) => {
+            let status = between.wait().await.map_err(|error| error.to_string())?;
+            match common.slots.pid(request.slot) {
+                worker if status.success() && worker != 0 => Ok(Side::Template { worker }),
+                _ => Err(format!("the process between template and worker ended with {status}")),
+            }
+        }
+        Fork::Child(_) => {
+            let between = process::id();
+            match options.fork_with(|| lineage::set_worker(request.index)).await {
+                Ok(Fork::Parent(worker)) => {
+                    common.slots.set_pid(request.slot, worker.id());
+                    sys::exit_at_once(0)
+                }
+                Ok(Fork::Child(_)) => Ok(Side::Worker { between, signals }),
+                Err(error) => {
+                    tracing::error!(%error, "cannot fork a worker");
+                    sys::exit_at_once(FAILED)
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The upgrade: another program takes over the listeners.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::task::{Context, Poll, ready};
+
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+use crate::{Child, ForkPolicy, sys};
+
+/// The descriptor on which the new program says that it is ready, and whether others keep the listeners open.
+const UPGRADE: &str = "FORKIO_UPGRADE";
+
+/// The second word, if a service manager has given the listeners to the first program, and keeps them.
+const KEPT: &str = "kept";
+
+/// The program and arguments of this process, as they were at its start: the file may have been replaced since.
+#[derive(Debug)]
+pub(super) struct Program {
+    path: io::Result<PathBuf>,
+    arguments: Vec<OsString>,
+}
+
+impl Program {
+    pub(super) fn of_this_process() -> Program {
+        Program { path: std::env::current_exe(), arguments: std::env::args_os().skip(1).collect() }
+    }
+
+    /// Starts the program again, with listeners from descriptor 3 on. It then has until `deadline` to say that it is ready.
+    pub(super) fn start(&self, listeners: &[RawFd], are_kept: bool, deadline: Option<Instant>) -> io::Result<Upgrade> {
+        let path = self.path.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
+        let (ours, theirs) = StdUnixStream::pair()?;
+        let pid = sys::spawn_with_descriptors(
+            path,
+            &self.arguments,
+            listeners,
+            theirs.as_raw_fd(),
+            (UPGRADE, if are_kept { KEPT } else { "" }),
+        )
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+        drop(theirs);
+        let mut child = Child::adopt(pid).map_err(io::Error::other)?;
+        ours.set_nonblocking(true)?;
+        let channel = UnixStream::from_std(ours)?;
+        crate::set_policy(&channel, ForkPolicy::NoFork)?;
+        child.watch()?;
+        Ok(Upgrade { child, channel, deadline })
+    }
+}
+
+/// A new program that is not ready yet.
+#[derive(Debug)]
+pub(super) struct Upgrade {
+    pub(super) child: Child,
+    channel: UnixStream,
+    pub(super) deadline: Option<Instant>,
+}
+
+/// What became of the new program.
+#[derive(Debug)]
+pub(super) enum Progress {
+    Ready,
+    Ended(ExitStatus),
+}
+
+impl Upgrade {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Progress> {
+        loop {
+            match self.channel.try_read(&mut [0; 16]) {
+                // It has closed the channel and may still run: its end, or the deadline, tells.
+                Ok(0) => break,
+                Ok(_) => return Poll::Ready(Progress::Ready),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.channel.poll_read_ready(cx).is_pending() {
+                        break;
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        let status = ready!(self.child.poll_wait(cx));
+        // A program that was ready and has ended since has not taken over.
+        Poll::Ready(Progress::Ended(status.unwrap_or_else(|_| super::supervisor::unknown_status())))
+    }
+}
+
+/// Whether a service manager has given this program its listeners, and keeps them open itself.
+pub(super) fn is_socket_activated() -> bool {
+    let is_own = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    let is_named = is_own && std::env::var("LISTEN_FDS").is_ok_and(|count| count != "0");
+    is_named || super::inherited::has_inherited()
+}
+
+/// In the new program: the one that it replaces.
+#[derive(Debug)]
+pub(super) struct Predecessor {
+    /// Where to say that this program is ready.
+    channel: StdUnixStream,
+    /// Whether a service manager keeps the listeners open.
+    pub(super) listeners_are_kept: bool,
+}
+
+impl Predecessor {
+    /// `None`: this program does not replace another one.
+    pub(super) fn from_env() -> Option<Predecessor> {
+        let value = std::env::var(UPGRADE).ok()?;
+        let (number, rest) = value.split_once(' ').unwrap_or((&value, ""));
+        let channel = sys::take_socket(number.parse().ok()?, UPGRADE)?;
+        Some(Predecessor { channel, listeners_are_kept: rest == KEPT })
+    }
+
+    /// The other program retires now.
+    pub(super) fn ready(self) {
+        if let Err(error) = (&self.channel).write_all(b"ready\n") {
+            tracing::warn!(%error, "cannot tell the program that this one replaces");
+        }
+    }
+}

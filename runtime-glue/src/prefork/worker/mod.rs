@@ -1,0 +1,210 @@
+//! A worker process.
+
+mod output;
+mod work;
+
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+pub use self::output::WorkerOutput;
+pub(super) use self::work::{Assignment, ExitOnDrop, run, run_on, tie_to_supervisor};
+use super::drain::Status;
+use super::slots::{REACHED_REQUESTS, WANTS_HALT, WANTS_RETIRE};
+use super::status::Started;
+use super::{Accept, Acceptor, Connections, Distribution, Incoming, Listener, Phase, Shutdown};
+
+/// A worker's identity and what it serves.
+#[derive(Debug)]
+pub struct Worker {
+    index: usize,
+    generation: u64,
+    listeners: Vec<Listener>,
+    /// The descriptors of the listeners that all workers share, each with its distribution.
+    distributions: Vec<(RawFd, Distribution)>,
+    connections: Connections,
+    handle: WorkerHandle,
+    shutdown_timeout: Duration,
+}
+
+impl Worker {
+    /// The index of this worker, from 0. A worker that replaces another one has its index.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The generation of workers that this one belongs to: 1 at first, one more after each reload.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Takes the listeners that [`Prefork::listener`](super::Prefork::listener) was given, in that order. The second call
+    /// returns none.
+    ///
+    /// They are inherited, not opened again: connections that arrived while no worker was there wait in their queues. Make an
+    /// [`incoming`](Worker::incoming) of each, so that the server's [`Distribution`] applies and no connection is lost.
+    pub fn take_listeners(&mut self) -> Vec<Listener> {
+        std::mem::take(&mut self.listeners)
+    }
+
+    /// Takes the first of the listeners.
+    #[cfg(feature = "axum")]
+    pub(crate) fn take_listener(&mut self) -> Option<Listener> {
+        (!self.listeners.is_empty()).then(|| self.listeners.remove(0))
+    }
+
+    /// The connections of one of the [listeners](Worker::take_listeners), until the worker has to end.
+    pub fn incoming<L: Accept>(&self, listener: L) -> Incoming<L> {
+        Incoming::new(self.acceptor(listener), self.shutdown())
+    }
+
+    /// Accepts from one of the [listeners](Worker::take_listeners) according to its [`Distribution`], and counts what it
+    /// accepts. [`incoming`](Worker::incoming) adds what an accept loop needs.
+    pub fn acceptor<L: Accept>(&self, listener: L) -> Acceptor<L> {
+        let number = listener.as_fd().as_raw_fd();
+        let common = self.distributions.iter().find(|(common, _)| *common == number);
+        let distribution = common.map(|(_, distribution)| *distribution);
+        Acceptor::new(listener, self.connections.clone(), Arc::clone(&self.handle.0), distribution)
+    }
+
+    /// Counts the open connections, here and in the other workers: those that an [acceptor](Worker::acceptor) has accepted
+    /// and those that are [counted](Connections::count) by hand.
+    pub fn connections(&self) -> Connections {
+        self.connections.clone()
+    }
+
+    /// How long the worker has to end, once it is told to: [`Prefork::shutdown_timeout`](super::Prefork::shutdown_timeout).
+    pub fn shutdown_timeout(&self) -> Duration {
+        self.shutdown_timeout
+    }
+
+    /// Tells the supervisor that this worker is ready to serve. Its first accept does the same, and so does waiting for its
+    /// [`shutdown`](WorkerHandle::shutdown), unless [`Prefork::explicit_ready`](super::Prefork::explicit_ready) is set.
+    pub fn ready(&self) {
+        self.handle.0.ready();
+    }
+
+    /// A handle for tasks of the worker.
+    pub fn handle(&self) -> WorkerHandle {
+        self.handle.clone()
+    }
+}
+
+/// The methods of a [`WorkerHandle`].
+impl Deref for Worker {
+    type Target = WorkerHandle;
+
+    fn deref(&self) -> &WorkerHandle {
+        &self.handle
+    }
+}
+
+/// A handle to the worker for its tasks. Clone it as often as needed.
+#[derive(Clone, Debug)]
+pub struct WorkerHandle(Arc<Status>);
+
+impl WorkerHandle {
+    /// Resolves when the worker has to end. Stop accepting, finish what has begun, and return.
+    pub fn shutdown(&self) -> Shutdown {
+        Shutdown::new(Arc::clone(&self.0))
+    }
+
+    /// Spawns a task that the worker finishes before it ends, such as one that serves a connection. The worker waits for it
+    /// at most until the shutdown timeout.
+    ///
+    /// [`Incoming::next`] waits for these tasks before it returns `None`. The worker waits for the rest when its own future
+    /// has resolved. If tasks still run at the timeout, they are cut off, and the worker exits with 1.
+    ///
+    /// # Panics
+    ///
+    /// Outside a runtime, as `tokio::spawn`.
+    pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        tokio::spawn(self.0.tasks().count(task))
+    }
+
+    /// What the worker should do with its connections now.
+    pub fn phase(&self) -> Phase {
+        self.0.phase()
+    }
+
+    /// Asks the supervisor to replace this worker: a new one starts, and when it is ready, this one is told to end.
+    pub fn retire(&self) {
+        self.0.raise(WANTS_RETIRE);
+    }
+
+    /// Asks the supervisor to stop the whole server, for an error that other workers would have too.
+    pub fn halt(&self) {
+        self.0.raise(WANTS_HALT);
+    }
+
+    /// Whether a load balancer should send no more connections here, because the server is about to stop. Use it to answer a
+    /// readiness probe. See [`Prefork::lame_duck`](super::Prefork::lame_duck).
+    pub fn is_lame_duck(&self) -> bool {
+        self.0.is_lame_duck()
+    }
+
+    /// Counts a request for [`Prefork::max_requests`](super::Prefork::max_requests). `prefork::http` does it by itself.
+    pub fn count_request(&self) {
+        self.number_request();
+    }
+
+    /// Counts a request as [`count_request`](WorkerHandle::count_request) does, and shows the worker as busy until the value
+    /// is dropped. With a status page, one of sixteen requests is timed. `prefork::http` does it by itself.
+    ///
+    /// # Fork
+    ///
+    /// The request belongs to the worker. Dropping the value in a child that the worker forks changes nothing.
+    pub fn track_request(&self) -> TrackedRequest {
+        TrackedRequest { started: self.begin_request(), worker: self.clone() }
+    }
+
+    /// Returns how many requests have begun before this one.
+    fn number_request(&self) -> u64 {
+        let requests = self.0.common().slots.count_request(self.0.slot());
+        if self.0.max_requests() == Some(requests) {
+            self.0.raise(REACHED_REQUESTS);
+        }
+        requests - 1
+    }
+
+    pub(super) fn begin_request(&self) -> Started {
+        let (common, number) = (self.0.common(), self.number_request());
+        common.slots.begin_request(self.0.slot());
+        common.scoreboard.begin(number)
+    }
+
+    pub(super) fn end_request(&self, started: Started) {
+        // A child of the worker has a copy of each request.
+        if self.0.is_own_process() {
+            let common = self.0.common();
+            common.slots.end_request(self.0.slot());
+            common.scoreboard.end(self.0.slot(), started);
+        }
+    }
+
+    /// How many requests the worker has begun.
+    pub fn requests(&self) -> u64 {
+        self.0.common().slots.requests(self.0.slot())
+    }
+}
+
+/// A request that is in flight until this is dropped: [`WorkerHandle::track_request`].
+#[derive(Debug)]
+#[must_use = "dropping it ends the request"]
+pub struct TrackedRequest {
+    worker: WorkerHandle,
+    started: Started,
+}
+
+impl Drop for TrackedRequest {
+    fn drop(&mut self) {
+        self.worker.end_request(self.started);
+    }
+}

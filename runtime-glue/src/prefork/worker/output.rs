@@ -1,0 +1,40 @@
+//! The results of workers.
+
+use std::convert::Infallible;
+use std::fmt;
+
+/// The result of a worker, and the status that its process exits with.
+pub trait WorkerOutput {
+    /// The exit status. An error is logged.
+    fn exit_status(self) -> u8;
+}
+
+impl WorkerOutput for () {
+    fn exit_status(self) -> u8 {
+        0
+    }
+}
+
+impl WorkerOutput for u8 {
+    fn exit_status(self) -> u8 {
+        self
+    }
+}
+
+impl WorkerOutput for Infallible {
+    fn exit_status(self) -> u8 {
+        match self {}
+    }
+}
+
+impl<T: WorkerOutput, E: fmt::Display> WorkerOutput for Result<T, E> {
+    fn exit_status(self) -> u8 {
+        match self {
+            Ok(output) => output.exit_status(),
+            Err(error) => {
+                tracing::error!(%error, "worker failed");
+                1
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What a child does as a worker, from its assignment to its exit.
+
+use std::future::Future;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::RawFd;
+use std::os::unix::process::parent_id;
+use std::panic::AssertUnwindSafe;
+use std::process;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use forkio_reactor::unix::Process;
+use futures_util::FutureExt;
+use tokio::runtime::Runtime;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::Instrument;
+
+use super::{Worker, WorkerHandle, WorkerOutput};
+use crate::prefork::connections::Common;
+use crate::prefork::drain::Status;
+use crate::prefork::options::WorkerSettings;
+use crate::prefork::signals::{Signals, WorkerCommand};
+use crate::prefork::slots::{CANCELLED, DRAINS};
+use crate::prefork::{Connections, Distribution, Listener, Phase};
+use crate::{parent_only, sys};
+
+/// The exit status of a process that panicked, as the standard library has it.
+const PANICKED: i32 = 101;
+
+/// The exit status of a worker that could not begin.
+const FAILED: i32 = 1;
+
+/// How long after the shutdown timeout the kernel ends a worker that does not end by itself: later than the supervisor would.
+const KERNEL_GRACE: Duration = Duration::from_secs(3);
+
+/// How many heartbeats a worker's runtime gives in the time after which it counts as stuck.
+const HEARTBEATS: u32 = 4;
+
+/// Ends the process if dropped. A worker or template must not come out of [`Prefork::run`](crate::prefork::Prefork::run), neither by a
+/// panic nor because the caller drops the future.
+pub(in crate::prefork) struct ExitOnDrop;
+
+impl Drop for ExitOnDrop {
+    fn drop(&mut self) {
+        process::exit(PANICKED)
+    }
+}
+
+/// Everything that a child needs to become a worker.
+pub(in crate::prefork) struct Assignment {
+    pub(in crate::prefork) guard: ExitOnDrop,
+    pub(in crate::prefork) index: usize,
+    pub(in crate::prefork) generation: u64,
+    pub(in crate::prefork) slot: usize,
+    /// The process id of the supervisor.
+    pub(in crate::prefork) supervisor: u32,
+    /// The process that forked this one, and ends, if a template asked for it. The template has reduced the privileges.
+    pub(in crate::prefork) between: Option<u32>,
+    pub(in crate::prefork) max_requests: Option<u64>,
+    pub(in crate::prefork) listeners: Vec<Listener>,
+    pub(in crate::prefork) distributions: Vec<(RawFd, Distribution)>,
+    pub(in crate::prefork) common: Arc<Common>,
+    pub(in crate::prefork) signals: Signals,
+    pub(in crate::prefork) settings: WorkerSettings,
+}
+
+/// Works on a runtime of the worker's own. The inherited one, which the caller drives, stands still.
+pub(in crate::prefork) fn run_on<B, F, Fut>(assignment: Assignment, build: B, worker: F) -> !
+where
+    B: FnOnce() -> io::Result<Runtime> + Send,
+    F: FnOnce(Worker) -> Fut + Send,
+    Fut: Future,
+    Fut::Output: WorkerOutput,
+{
+    let index = assignment.index;
+    let fail = |what, error: io::Error| -> ! {
+        tracing::error!(worker = index, %error, "{what}");
+        process::exit(FAILED)
+    };
+    // The thread may not start, and an assignment that is dropped ends the process.
+    let mut assignment = ManuallyDrop::new(assignment);
+    let move_over = || {
+        let runtime = build().unwrap_or_else(|error| fail("cannot build the worker's runtime", error));
+        let listeners = std::mem::take(&mut assignment.listeners);
+        let moved: io::Result<_> = {
+            let _context = runtime.enter();
+            listeners.into_iter().map(Listener::move_here).collect()
+        };
+        assignment.listeners = moved.unwrap_or_else(|error| fail("cannot register a listener", error));
+        runtime.block_on(run(ManuallyDrop::into_inner(assignment), worker))
+    };
+    // On another thread, because this one is inside a runtime.
+    thread::scope(|scope| {
+        let own = thread::Builder::new().name(format!("worker-{index}")).spawn_scoped(scope, move_over);
+        match own {
+            Ok(thread) => {
+                // It ends with the process. If it ends before that, it has panicked, and the panic hook has said so.
+                let _ = thread.join();
+                process::exit(PANICKED)
+            }
+            Err(error) => fail("cannot start the worker's first thread", error),
+        }
+    })
+}
+
+/// Works on the runtime that the caller drives, and exits.
+pub(in crate::prefork) async fn run<F, Fut>(assignment: Assignment, worker: F) -> !
+where
+    F: FnOnce(Worker) -> Fut,
+    Fut: Future,
+    Fut::Output: WorkerOutput,
+{
+    let Assignment { guard: _guard, index, generation, slot, supervisor, common, signals, settings, .. } = assignment;
+    let span = tracing::info_span!("worker", index, pid = process::id(), generation);
+    let status = async {
+        if assignment.between.is_none() {
+            if let Err(error) = settings.privileges.apply(Some(index)) {
+                tracing::error!(%error, "this worker cannot start");
+                return FAILED;
+            }
+        }
+        if common.slots.flags(slot) & CANCELLED != 0 {
+            return 0;
+        }
+        // The supervisor is this worker's parent when that process has ended, which it is about to.
+        while assignment.between == Some(parent_id()) {
+            sleep(Duration::from_millis(1)).await;
+        }
+        // A change of credentials clears what ties the processes together, so it comes first.
+        if !tie_to_supervisor(supervisor, Some(settings.shutdown_timeout)) {
+            return 0;
+        }
+        if settings.abort_stuck {
+            if let Err(error) = sys::print_stack_on_abort() {
+                tracing::warn!(%error, "cannot print a stack if this worker is stuck");
+            }
+        }
+        tracing::info!("started");
+        let timeout = settings.shutdown_timeout;
+        let status = Status::new(Arc::clone(&common), slot, settings.explicit_ready, timeout, assignment.max_requests);
+        let status = Arc::new(status);
+        let connections = Connections::new(common, slot, settings.max_connections);
+        tokio::spawn(follow_signals(signals, Arc::clone(&status), supervisor, settings.clone()).in_current_span());
+        tokio::spawn(connections.clone().follow_wakes().in_current_span());
+        if let Some(limit) = settings.heartbeat_timeout {
+            tokio::spawn(beat(Arc::clone(&status), limit / HEARTBEATS));
+        }
+        // Called inside, because a closure may panic as well as its future.
+        let work = async {
+            worker(Worker {
+                index,
+                generation,
+                listeners: assignment.listeners,
+                distributions: assignment.distributions,
+                connections,
+                handle: WorkerHandle(Arc::clone(&status)),
+                shutdown_timeout: timeout,
+            })
+            .await
+        };
+        match AssertUnwindSafe(work).catch_unwind().await {
+            Ok(output) => match (output.exit_status(), status.finish_tasks().await) {
+                (0, cut_off @ 1..) => {
+                    tracing::error!(cut_off, ?timeout, "tasks still ran at the shutdown timeout");
+                    FAILED
+                }
+                (exit_status, _) => exit_status.into(),
+            },
+            // The panic hook has said so already.
+            Err(_) => PANICKED,
+        }
+    };
+    let status = status.instrument(span.clone()).await;
+    span.in_scope(|| tracing::info!(status, "ended"));
+    process::exit(status)
+}
+
+/// Does what signals tell this worker, for as long as it runs.
+async fn follow_signals(mut signals: Signals, status: Arc<Status>, supervisor: u32, settings: WorkerSettings) {
+    loop {
+        let (command, signal) = signals.worker_command().await;
+        match command {
+            WorkerCommand::Drain => {
+                let is_orphan = parent_id() != supervisor;
+                status.end(is_orphan);
+                if status.phase() == Phase::Retiring {
+                    // If it was not the supervisor that sent the signal, it starts a successor now.
+                    status.raise(DRAINS);
+                }
+                tracing::info!(signal, phase = ?status.phase(), is_orphan, "draining");
+            }
+            WorkerCommand::Exit => {
+                tracing::warn!(signal, "ending at once");
+                process::exit(128 + libc::SIGQUIT)
+            }
+            WorkerCommand::ReopenLogs => settings.reopen_logs(),
+            WorkerCommand::Ignore => {}
+        }
+    }
+}
+
+/// Shows the supervisor that the runtime turns.
+async fn beat(status: Arc<Status>, period: Duration) {
+    let mut ticks = interval(period.max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        status.common().slots.beat(status.slot());
+    }
+}
+
+/// Makes this process end with the supervisor. `limit`: how long it may then take to drain. Returns `false` if the supervisor
+/// has ended already.
+pub(in crate::prefork) fn tie_to_supervisor(supervisor: u32, limit: Option<Duration>) -> bool {
+    if let Some(limit) = limit {
+        if let Err(error) = sys::kill_after_stop_signal(limit.saturating_add(KERNEL_GRACE)) {
+            tracing::warn!(%error, "cannot bound the time that this worker takes to stop");
+        }
+    }
+    // Two ways: the kernel's signal reaches also a worker that is stuck, but a change of credentials clears it.
+    match Process::open(supervisor).and_then(|process| sys::watch(process).map_err(|(_, error)| error)) {
+        Ok(process) => {
+            let watch = async move {
+                if process.readable().await.is_ok() {
+                    tracing::warn!(supervisor, "the supervisor has ended");
+                    sys::raise_terminate();
+                }
+            };
+            // A child of this process has its own way to end.
+            tokio::spawn(parent_only(watch.in_current_span()));
+        }
+        // Gone already.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+            tracing::debug!(supervisor, "the supervisor has ended")
+        }
+        // Not every system has the other way.
+        Err(error) => {
+            tracing::warn!(%error, supervisor, "cannot watch the supervisor: this process may outlive it if it is killed")
+        }
+    }
+    sys::terminate_with_parent(supervisor).unwrap_or_else(|error| {
+        tracing::warn!(%error, "this process may outlive the supervisor if that is killed");
+        true
+    })
+}

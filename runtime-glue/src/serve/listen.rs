@@ -1,0 +1,103 @@
+//! Opening the listeners of a server.
+
+use std::fs;
+use std::io;
+use std::net::ToSocketAddrs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use tokio::net::UnixListener;
+
+use super::{Address, ServeError};
+use crate::prefork::{Inherited, Listener};
+
+impl Address {
+    /// Takes the inherited listener at this address, or opens a new one. A connection to a TCP listener has `TCP_NODELAY` set.
+    ///
+    /// A socket file that no process listens on is replaced. The caller removes the file of a Unix socket when the server has
+    /// ended, as [`Server`](crate::Server) does. Call it inside a runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError::Listen`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a runtime with I/O enabled, as `TcpListener::from_std`.
+    pub fn listen(&self, inherited: &mut Inherited) -> Result<Listener, ServeError> {
+        let listener = match self {
+            Address::Tcp(address) => listen_tcp(address, inherited),
+            Address::Unix(path) => match inherited.unix(path) {
+                Some(listener) => Ok(listener.into()),
+                None => listen_unix(path).map(Into::into),
+            },
+        };
+        listener.map_err(|source| ServeError::Listen { address: self.clone(), source })
+    }
+
+    /// The address of a listener that is open, with the port that it has got.
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockname(2).
+    pub fn of(listener: &Listener) -> io::Result<Address> {
+        Ok(match listener {
+            Listener::Tcp(listener) => Address::Tcp(listener.local_addr()?.to_string()),
+            Listener::Unix(listener) => {
+                let address = listener.local_addr()?;
+                Address::Unix(address.as_pathname().unwrap_or(Path::new("")).to_owned())
+            }
+        })
+    }
+}
+
+fn listen_tcp(address: &str, inherited: &mut Inherited) -> io::Result<Listener> {
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in address.to_socket_addrs()? {
+        match inherited.bind_tcp(address) {
+            Ok(listener) => {
+                // hyper writes a response as a whole, so there is nothing to wait for. Connections copy the option.
+                if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(true) {
+                    tracing::debug!(%error, "cannot set TCP_NODELAY");
+                }
+                return Ok(listener.into());
+            }
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
+            fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        listener => listener,
+    }
+}
+
+/// Removes the file of a socket at the end of a server, unless another process serves it: a new program after an upgrade, or
+/// systemd.
+pub(super) fn remove_abandoned(path: &Path) {
+    if !is_abandoned(path) {
+        return;
+    }
+    if let Err(error) = fs::remove_file(path) {
+        tracing::warn!(%error, path = %path.display(), "cannot remove the socket");
+    }
+}
+
+/// Whether this is the file of a socket that no process listens on.
+fn is_abandoned(path: &Path) -> bool {
+    let connect = || -> io::Result<()> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // A listener with a full queue must not block this process.
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
+        && connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}

@@ -1,0 +1,64 @@
+//! One line to serve HTTP from worker processes.
+
+mod address;
+#[cfg(feature = "axum")]
+mod axum;
+mod error;
+mod listen;
+#[cfg(feature = "clap")]
+mod options;
+mod peer;
+mod run;
+mod server;
+mod service;
+#[cfg(feature = "tls")]
+mod tickets;
+#[cfg(feature = "tls")]
+mod tls;
+
+use std::process::ExitCode;
+
+pub use self::address::{Address, AddressError};
+#[cfg(feature = "axum")]
+pub use self::axum::{WorkerListener, WorkerStream};
+pub use self::error::ServeError;
+#[cfg(feature = "clap")]
+pub use self::options::ServerOptions;
+pub use self::peer::Peer;
+pub use self::run::Serving;
+pub use self::server::{Load, NoLoad, Server};
+pub use self::service::{HttpService, Hyper, Tower};
+
+/// Serves HTTP at an address from as many worker processes as this process may use CPUs, until a signal stops it (feature
+/// `http`).
+///
+/// `service` is an axum `Router` or any other [`HttpService`]. It is made once, and each worker has a copy of it: open what
+/// a worker must not share, such as connections to a database, in [`Server::serve_with`]. The address is one that
+/// [`Address`] accepts.
+///
+/// `serve` runs the tokio runtime itself, so call it from a plain `main`. It returns the status that the process should exit
+/// with; an error is printed to standard error. [`Server`] has the options.
+///
+/// # Fork
+///
+/// Returns in the supervisor only. A worker process ends inside.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::convert::Infallible;
+/// use std::process::ExitCode;
+///
+/// use hyper::service::service_fn;
+/// use hyper::{Request, Response};
+///
+/// fn main() -> ExitCode {
+///     forkio::serve("0.0.0.0:8080", service_fn(async |_: Request<_>| Ok::<_, Infallible>(Response::new("Hello!".to_owned()))))
+/// }
+/// ```
+pub fn serve<S, Kind>(address: impl ToString, service: S) -> ExitCode
+where
+    S: HttpService<Kind> + Send + 'static,
+{
+    Server::new().bind(address).serve(|_| service).run()
+}

@@ -1,0 +1,49 @@
+//! The other end of a connection.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use hyper::Request;
+
+/// The address of a connection's other end (feature `http`).
+///
+/// [`Server::connect_info`](crate::Server::connect_info) adds it to the extensions of requests. An axum handler gets it as
+/// `ConnectInfo<Peer>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Peer {
+    /// The address of a TCP client.
+    Tcp(SocketAddr),
+    /// A client on this machine. Its socket has no name.
+    Unix,
+}
+
+impl Peer {
+    /// Adds the address to a request.
+    pub(crate) fn insert_into<B>(self, request: &mut Request<B>) {
+        request.extensions_mut().insert(self);
+        #[cfg(feature = "axum")]
+        request.extensions_mut().insert(axum::extract::ConnectInfo(self));
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Tcp(address) => address.fmt(f),
+            Peer::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Peer {
+        Peer::Tcp(address)
+    }
+}
+
+impl From<tokio::net::unix::SocketAddr> for Peer {
+    fn from(_: tokio::net::unix::SocketAddr) -> Peer {
+        Peer::Unix
+    }
+}

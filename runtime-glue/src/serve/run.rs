@@ -1,0 +1,226 @@
+//! Running a server that has been configured.
+
+use std::env;
+use std::fmt;
+use std::future::Future;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::ExitCode;
+
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use super::listen::remove_abandoned;
+#[cfg(feature = "tls")]
+use super::tls::{Tls, TlsFailed};
+use super::{Address, AddressError, HttpService, ServeError};
+use crate::prefork::http::{CutOff, Http};
+use crate::prefork::{Inherited, Listener, Prefork, PreforkError, Stopped, Worker};
+
+/// Called with the addresses that the server listens at, once its first workers are ready.
+pub(super) type OnReady = Box<dyn FnOnce(&[Address]) + Send>;
+
+/// Everything but what is served.
+pub(super) struct Setup {
+    pub(super) addresses: Vec<Result<Address, AddressError>>,
+    pub(super) takes_inherited: bool,
+    /// The files of the certificates and of their private key.
+    #[cfg(feature = "tls")]
+    pub(super) certificate: Option<(PathBuf, PathBuf)>,
+    pub(super) how: How,
+    pub(super) prefork: Prefork,
+    pub(super) on_ready: Option<OnReady>,
+}
+
+/// How a worker serves.
+#[derive(Debug)]
+pub(super) struct How {
+    pub(super) http: Http,
+    /// The threads of a runtime of its own.
+    pub(super) threads: Option<usize>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<Tls>,
+}
+
+impl How {
+    /// How this worker serves. Call it in the worker.
+    fn http(&self) -> Http {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return self.http.clone().tls(tls.config());
+        }
+        self.http.clone()
+    }
+}
+
+impl Setup {
+    pub(super) fn new() -> Setup {
+        Setup {
+            addresses: Vec::new(),
+            takes_inherited: false,
+            how: How {
+                http: Http::new(),
+                threads: None,
+                #[cfg(feature = "tls")]
+                tls: None,
+            },
+            #[cfg(feature = "tls")]
+            certificate: None,
+            prefork: Prefork::new(),
+            on_ready: None,
+        }
+    }
+
+    /// Opens the listeners.
+    fn listen(&mut self) -> Result<Vec<Listener>, ServeError> {
+        let mut inherited = Inherited::from_env().map_err(ServeError::Inherited)?;
+        let mut listeners = Vec::new();
+        for address in self.addresses.drain(..) {
+            listeners.push(address?.listen(&mut inherited)?);
+        }
+        if self.takes_inherited {
+            listeners.extend(inherited.take_all());
+        } else if !inherited.is_empty() {
+            tracing::warn!("closing the inherited listeners whose addresses are not bound");
+        }
+        match listeners.is_empty() {
+            true => Err(ServeError::NoListener),
+            false => Ok(listeners),
+        }
+    }
+
+    /// The supervisor with its listeners, and the files of its Unix sockets.
+    fn into_prefork(mut self) -> Result<(Prefork, How, Vec<PathBuf>), ServeError> {
+        #[cfg(feature = "tls")]
+        if let Some((certificates, key)) = self.certificate.take() {
+            let tls = Tls::new(certificates, key, self.how.http.protocol_names())
+                .map_err(|TlsFailed(error)| ServeError::Tls(error))?;
+            // In the supervisor and in each worker.
+            tokio::spawn(tls.clone().forget_old_keys());
+            let again = tls.clone();
+            self.prefork = self.prefork.on_reload_first(move || again.reload());
+            self.how.tls = Some(tls);
+        }
+        let mut addresses = Vec::new();
+        let mut sockets = Vec::new();
+        for listener in self.listen()? {
+            let address = Address::of(&listener).map_err(ServeError::Inherited)?;
+            tracing::info!(%address, "listening");
+            if let Address::Unix(path) = &address {
+                sockets.push(path.clone());
+            }
+            addresses.push(address);
+            self.prefork = self.prefork.listener(listener);
+        }
+        if let Some(on_ready) = self.on_ready {
+            self.prefork = self.prefork.on_ready(move || on_ready(&addresses));
+        }
+        Ok((self.prefork, self.how, sockets))
+    }
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup")
+            .field("addresses", &self.addresses)
+            .field("takes_inherited", &self.takes_inherited)
+            .field("how", &self.how)
+            .field("prefork", &self.prefork)
+            .finish_non_exhaustive()
+    }
+}
+
+type Running = Pin<Box<dyn Future<Output = Result<Stopped, PreforkError>>>>;
+
+/// A server that is ready to [run](Serving::run): [`Server::serve`](super::Server::serve).
+#[must_use = "a server does nothing until it runs"]
+pub struct Serving {
+    setup: Setup,
+    start: Box<dyn FnOnce(Prefork, How) -> Running>,
+}
+
+impl Serving {
+    pub(super) fn new(setup: Setup, start: impl FnOnce(Prefork, How) -> Running + 'static) -> Serving {
+        Serving { setup, start: Box::new(start) }
+    }
+
+    /// Serves until a signal stops the server. Returns the status that the process should exit with, and prints an error to
+    /// standard error.
+    ///
+    /// | status | meaning |
+    /// |---|---|
+    /// | 0 | stopped by a signal; everything that had begun was finished |
+    /// | 1 | connections were cut off at the shutdown timeout, or the server could not start or continue |
+    /// | 2 | the server cannot listen where it was told to, or cannot use its certificate |
+    /// | other | the status of the first worker that failed, as a shell gives it: 137 if it was killed |
+    ///
+    /// # Fork
+    ///
+    /// Returns in the supervisor only. A worker process ends inside.
+    pub fn run(self) -> ExitCode {
+        match self.try_run() {
+            Ok(stopped) => ExitCode::from(stopped.exit_code()),
+            Err(error) => {
+                let program = env::args_os().next().unwrap_or_default();
+                let name = Path::new(&program).file_name().unwrap_or(&program).to_string_lossy().into_owned();
+                // A standard error that is closed is no reason to panic.
+                let _ = writeln!(io::stderr(), "{name}: {error}");
+                ExitCode::from(error.exit_code())
+            }
+        }
+    }
+
+    /// As [`run`](Serving::run), but returns how the server ended.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError`]. No worker is left then.
+    pub fn try_run(self) -> Result<Stopped, ServeError> {
+        if Handle::try_current().is_ok() {
+            return Err(ServeError::InsideRuntime);
+        }
+        // `fork(2)` copies only the thread that calls it, so a runtime that forks has one thread.
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
+        runtime.block_on(async {
+            let (prefork, how, sockets) = self.setup.into_prefork()?;
+            let ended = (self.start)(prefork, how).await;
+            sockets.iter().for_each(|path| remove_abandoned(path));
+            Ok(ended?)
+        })
+    }
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serving").field("setup", &self.setup).finish_non_exhaustive()
+    }
+}
+
+/// Why a worker did not serve, or not to the end.
+pub(super) struct Failed(String);
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<CutOff> for Failed {
+    fn from(cut_off: CutOff) -> Failed {
+        Failed(cut_off.to_string())
+    }
+}
+
+/// Serves what a worker has made, until the worker has to end.
+pub(super) async fn serve<S, E, Kind>(mut worker: Worker, how: &How, made: Result<S, E>) -> Result<(), Failed>
+where
+    S: HttpService<Kind>,
+    E: fmt::Display,
+{
+    let service = made.map_err(|error| Failed(format!("cannot make the service: {error}")))?;
+    Ok(how.http().serve(&mut worker, service.into_hyper()).await?)
+}
+
+pub(super) fn threaded(threads: usize) -> io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(threads).enable_all().build()
+}

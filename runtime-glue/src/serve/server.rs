@@ -1,0 +1,331 @@
+//! The builder of a server.
+
+use std::fmt;
+use std::future::Future;
+#[cfg(any(feature = "status", feature = "tls"))]
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::run::{self, Failed, Serving, Setup};
+use super::{Address, HttpService};
+use crate::prefork::http::Http;
+use crate::prefork::{Distribution, Prefork, Worker};
+
+/// An HTTP server that serves from worker processes (feature `http`).
+///
+/// It opens the listeners, runs the tokio runtime, supervises the workers ([`Prefork`]) and serves HTTP/1 and HTTP/2 with
+/// upgrades and drain ([`prefork::http`](crate::prefork::http)). [`serve`](crate::serve) is the short form.
+///
+/// Call [`serve`](Server::serve) or [`serve_with`](Server::serve_with) to say what to serve, then [`run`](Serving::run).
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::convert::Infallible;
+/// use std::process::ExitCode;
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use forkio::Server;
+/// use hyper::service::service_fn;
+/// use hyper::{Request, Response};
+///
+/// fn main() -> ExitCode {
+///     Server::new()
+///         .bind("0.0.0.0:8080")
+///         .bind("unix:/run/app.sock")
+///         .workers(4)
+///         .max_requests(10_000)
+///         .shutdown_timeout(Duration::from_secs(20))
+///         .load(|| async { std::fs::read_to_string("greeting.txt") })
+///         .serve(|greeting, worker| {
+///             let text = Arc::new(format!("worker {}: {greeting}", worker.index()));
+///             service_fn(move |_: Request<_>| {
+///                 let text = text.to_string();
+///                 async { Ok::<_, Infallible>(Response::new(text)) }
+///             })
+///         })
+///         .run()
+/// }
+/// ```
+#[must_use = "a server does nothing until it runs"]
+pub struct Server<L = NoLoad> {
+    setup: Setup,
+    load: L,
+}
+
+/// A [`Server`] that loads nothing.
+#[derive(Debug)]
+pub struct NoLoad(());
+
+/// A [`Server`] that loads the application in a template process: [`Server::load`].
+pub struct Load<F>(F);
+
+impl<F> fmt::Debug for Load<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Load").finish_non_exhaustive()
+    }
+}
+
+impl Default for Server {
+    fn default() -> Server {
+        Server::new()
+    }
+}
+
+impl Server {
+    /// One worker per CPU that this process may use, and no address.
+    pub fn new() -> Server {
+        Server { setup: Setup::new(), load: NoLoad(()) }
+    }
+
+    /// Loads the application in a *template* process, and again at each reload. See [`Prefork::load`].
+    pub fn load<F, Fut, T, E>(self, load: F) -> Server<Load<F>>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>>,
+        E: fmt::Display,
+    {
+        Server { setup: self.setup, load: Load(load) }
+    }
+
+    /// Serves the service that `make` returns. Each worker calls `make` once, inside its runtime.
+    pub fn serve<F, S, Kind>(self, make: F) -> Serving
+    where
+        F: FnOnce(&Worker) -> S + Send + 'static,
+        S: HttpService<Kind>,
+    {
+        self.serve_with(async move |worker: &Worker| Ok::<_, Failed>(make(worker)))
+    }
+
+    /// As [`serve`](Server::serve), for a service that takes time to make or may fail: one that connects to a database, for
+    /// instance. A worker whose service fails logs the error and exits with 1, which counts as a boot failure.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::convert::Infallible;
+    ///
+    /// use forkio::Server;
+    /// use hyper::service::service_fn;
+    /// use hyper::{Request, Response};
+    ///
+    /// let server = Server::new().bind("127.0.0.1:8080").serve_with(async |worker| {
+    ///     let text = tokio::fs::read_to_string(format!("{}.txt", worker.index())).await?;
+    ///     Ok::<_, std::io::Error>(service_fn(move |_: Request<_>| {
+    ///         let text = text.clone();
+    ///         async { Ok::<_, Infallible>(Response::new(text)) }
+    ///     }))
+    /// });
+    /// server.run();
+    /// ```
+    pub fn serve_with<F, S, E, Kind>(self, make: F) -> Serving
+    where
+        F: AsyncFnOnce(&Worker) -> Result<S, E> + Send + 'static,
+        S: HttpService<Kind>,
+        E: fmt::Display,
+    {
+        Serving::new(self.setup, move |prefork, how| {
+            Box::pin(async move {
+                let threads = how.threads;
+                let work = async move |worker: Worker| {
+                    let made = make(&worker).await;
+                    run::serve(worker, &how, made).await
+                };
+                match threads {
+                    None => prefork.run(work).await,
+                    Some(threads) => prefork.run_on(move || run::threaded(threads), work).await,
+                }
+            })
+        })
+    }
+}
+
+impl<L> Server<Load<L>> {
+    /// As [`Server::serve`]. `make` also gets what the template has loaded.
+    pub fn serve<Fut, T, E, F, S, Kind>(self, make: F) -> Serving
+    where
+        L: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + 'static,
+        T: Send + 'static,
+        E: fmt::Display + 'static,
+        F: FnOnce(T, &Worker) -> S + Send + 'static,
+        S: HttpService<Kind>,
+    {
+        self.serve_with(async move |loaded: T, worker: &Worker| Ok::<_, Failed>(make(loaded, worker)))
+    }
+
+    /// As [`Server::serve_with`]. `make` also gets what the template has loaded.
+    pub fn serve_with<Fut, T, LoadError, F, S, E, Kind>(self, make: F) -> Serving
+    where
+        L: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, LoadError>> + 'static,
+        T: Send + 'static,
+        LoadError: fmt::Display + 'static,
+        F: AsyncFnOnce(T, &Worker) -> Result<S, E> + Send + 'static,
+        S: HttpService<Kind>,
+        E: fmt::Display,
+    {
+        let Load(load) = self.load;
+        Serving::new(self.setup, move |prefork, how| {
+            Box::pin(async move {
+                let threads = how.threads;
+                let work = async move |worker: Worker, loaded: T| {
+                    let made = make(loaded, &worker).await;
+                    run::serve(worker, &how, made).await
+                };
+                match threads {
+                    None => prefork.load(load).run(work).await,
+                    Some(threads) => prefork.load(load).run_on(move || run::threaded(threads), work).await,
+                }
+            })
+        })
+    }
+}
+
+/// The options. They may come before or after [`load`](Server::load).
+impl<L> Server<L> {
+    /// Listens on an address that [`Address`] accepts, such as `0.0.0.0:8080` or `unix:/run/app.sock`. Call it again for more
+    /// listeners.
+    ///
+    /// If systemd or an upgrade has passed a listener with this address, it is used. A text that is not an address is an
+    /// error of [`run`](Serving::run). The file of a Unix socket is removed at the end, unless another process serves it.
+    pub fn bind(mut self, address: impl ToString) -> Self {
+        self.setup.addresses.push(address.to_string().parse());
+        self
+    }
+
+    /// Also serves the listeners that systemd has passed (`LISTEN_FDS`), besides those of [`bind`](Server::bind). Without this
+    /// option, a listener whose address is not bound is closed.
+    pub fn systemd(mut self) -> Self {
+        self.setup.takes_inherited = true;
+        self
+    }
+
+    /// Serves HTTPS on TCP listeners, with the certificates and the private key in these files, in PEM format (feature `tls`).
+    /// Unix sockets stay as they are.
+    ///
+    /// The supervisor reads the files before it forks, and again at each reload (SIGHUP). A session of a client resumes on
+    /// every worker, because all of them have the same keys for tickets.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let server = forkio::Server::new();
+    /// server.bind("0.0.0.0:443").tls("/etc/ssl/example.pem", "/etc/ssl/private/example.pem");
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, certificates: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.setup.certificate = Some((certificates.into(), key.into()));
+        self
+    }
+
+    /// How many workers to keep running: [`Prefork::workers`].
+    pub fn workers(self, workers: usize) -> Self {
+        self.prefork(|prefork| prefork.workers(workers))
+    }
+
+    /// Gives each worker a multi-threaded runtime with this many threads, in place of the one thread that it has otherwise:
+    /// [`Prefork::run_on`].
+    pub fn worker_threads(mut self, threads: usize) -> Self {
+        self.setup.how.threads = Some(threads);
+        self
+    }
+
+    /// Chooses the worker that gets the next connection: [`Prefork::distribution`].
+    pub fn distribution(self, distribution: Distribution) -> Self {
+        self.prefork(|prefork| prefork.distribution(distribution))
+    }
+
+    /// How long a worker has to finish what it has begun: [`Prefork::shutdown_timeout`]. 8 seconds unless set.
+    pub fn shutdown_timeout(self, limit: Duration) -> Self {
+        self.prefork(|prefork| prefork.shutdown_timeout(limit))
+    }
+
+    /// Replaces a worker after this many requests: [`Prefork::max_requests`].
+    pub fn max_requests(self, requests: impl Into<Option<u64>>) -> Self {
+        self.prefork(|prefork| prefork.max_requests(requests))
+    }
+
+    /// Serves a status page and metrics at an address: [`Prefork::status`] (feature `status`). Off unless set.
+    #[cfg(feature = "status")]
+    pub fn status(self, address: impl ToString) -> Self {
+        self.prefork(|prefork| prefork.status(address))
+    }
+
+    /// Serves a control socket at a path: [`Prefork::control`] (feature `status`). Off unless set.
+    #[cfg(feature = "status")]
+    pub fn control(self, path: impl Into<PathBuf>) -> Self {
+        self.prefork(|prefork| prefork.control(path))
+    }
+
+    /// How long a client has to send the head of a request: [`Http::header_timeout`]. 10 seconds unless set.
+    pub fn header_timeout(self, limit: Duration) -> Self {
+        self.http(|http| http.header_timeout(limit))
+    }
+
+    /// How long an idle HTTP/1 connection is kept for one more request when its worker must end: [`Http::idle_grace`]. A
+    /// second unless set.
+    pub fn idle_grace(self, grace: Duration) -> Self {
+        self.http(|http| http.idle_grace(grace))
+    }
+
+    /// Adds the address of the client to each request, for axum's `ConnectInfo<Peer>`: [`Http::connect_info`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use axum::{Router, extract::ConnectInfo, routing::get};
+    /// use forkio::{Peer, Server};
+    ///
+    /// let app = Router::new().route("/", get(async |ConnectInfo(peer): ConnectInfo<Peer>| format!("you are {peer}")));
+    /// Server::new().bind("127.0.0.1:8080").connect_info().serve(|_| app).run();
+    /// ```
+    pub fn connect_info(self) -> Self {
+        self.http(Http::connect_info)
+    }
+
+    /// Sets options of [`Http`], or replaces it: `|_| Http::http1()` serves HTTP/1 only.
+    pub fn http(mut self, set: impl FnOnce(Http) -> Http) -> Self {
+        self.setup.how.http = set(self.setup.how.http);
+        self
+    }
+
+    /// Sets the other options of the supervisor, such as [`Prefork::user`] or [`Prefork::max_age`].
+    pub fn prefork(mut self, set: impl FnOnce(Prefork) -> Prefork) -> Self {
+        self.setup.prefork = set(self.setup.prefork);
+        self
+    }
+
+    /// Sets what was given on the command line. An option that was not given leaves the value that this server has. If
+    /// `--listen` was given, it replaces all addresses. (Feature `clap`.)
+    #[cfg(feature = "clap")]
+    pub fn options(mut self, options: super::ServerOptions) -> Self {
+        if !options.listen.is_empty() {
+            self.setup.addresses = options.listen.iter().cloned().map(Ok).collect();
+        }
+        if let Some(threads) = options.worker_threads {
+            self = self.worker_threads(threads);
+        }
+        self.http(|http| options.apply_to_http(http)).prefork(|prefork| options.apply(prefork))
+    }
+
+    /// Calls `ready` in the supervisor when all workers are ready for the first time, with the addresses of the listeners.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let server = forkio::Server::new();
+    /// server.bind("127.0.0.1:0").on_ready(|addresses| println!("listening on http://{}", addresses[0]));
+    /// ```
+    pub fn on_ready(mut self, ready: impl FnOnce(&[Address]) + Send + 'static) -> Self {
+        self.setup.on_ready = Some(Box::new(ready));
+        self
+    }
+}
+
+impl<L> fmt::Debug for Server<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("setup", &self.setup).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,91 @@
+//! TLS by rustls (feature `tls`).
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, ServerConfig};
+
+use super::tickets::{PERIOD, TicketKeys};
+
+/// The files of a certificate, and the configuration that was made of them.
+///
+/// The supervisor reads them before it forks, and again at each reload, so workers with fewer privileges need not read the key.
+#[derive(Clone, Debug)]
+pub(super) struct Tls {
+    certificates: PathBuf,
+    key: PathBuf,
+    tickets: Arc<TicketKeys>,
+    config: Arc<Mutex<Arc<ServerConfig>>>,
+}
+
+/// Why the configuration of TLS could not be made. The text says what to do.
+pub(super) struct TlsFailed(pub(super) String);
+
+impl Tls {
+    pub(super) fn new(certificates: PathBuf, key: PathBuf, protocols: &[&str]) -> Result<Tls, TlsFailed> {
+        let tickets = TicketKeys::new().ok_or_else(|| {
+            TlsFailed("cannot make a key for session tickets: the system has no random bytes".to_owned())
+        })?;
+        let tickets = Arc::new(tickets);
+        let config = Arc::new(Mutex::new(read(&certificates, &key, &tickets, protocols)?));
+        Ok(Tls { certificates, key, tickets, config })
+    }
+
+    /// The configuration for the workers that are forked from now on.
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the files again. If one of them is wrong, the old configuration stays.
+    pub(super) fn reload(&self) {
+        let protocols = self.config().alpn_protocols.clone();
+        let protocols: Vec<&str> = protocols.iter().filter_map(|name| std::str::from_utf8(name).ok()).collect();
+        match read(&self.certificates, &self.key, &self.tickets, &protocols) {
+            Ok(config) => *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config,
+            Err(TlsFailed(error)) => tracing::error!(error, "the certificate stays as it is"),
+        }
+    }
+
+    /// Changes the keys of tickets in time, in each process: keys that are not used must not stay in memory.
+    pub(super) async fn forget_old_keys(self) {
+        loop {
+            tokio::time::sleep(PERIOD / 2).await;
+            self.tickets.advance();
+        }
+    }
+}
+
+fn read(
+    certificates: &PathBuf,
+    key: &PathBuf,
+    tickets: &Arc<TicketKeys>,
+    protocols: &[&str],
+) -> Result<Arc<ServerConfig>, TlsFailed> {
+    let cannot_read = |what: &str, path: &PathBuf, error: &dyn fmt::Display| {
+        TlsFailed(format!("cannot read the {what} in {}: {error}; give a file in PEM format", path.display()))
+    };
+    let chain = CertificateDer::pem_file_iter(certificates)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| cannot_read("certificates", certificates, &error))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| cannot_read("private key", key, &error))?;
+    let config = |chain, secret| -> Result<ServerConfig, rustls::Error> {
+        ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain, secret)
+    };
+    let mut config = config(chain, secret).map_err(|error| {
+        TlsFailed(format!(
+            "cannot use the certificates in {} with the private key in {}: {error}",
+            certificates.display(),
+            key.display()
+        ))
+    })?;
+    config.ticketer = Arc::clone(tickets) as _;
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Ok(Arc::new(config))
+}

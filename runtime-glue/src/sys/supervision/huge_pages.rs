@@ -1,0 +1,78 @@
+//! Memory in huge pages.
+
+use std::io;
+
+/// Puts large private mappings into huge pages, or logs why not: a server can do without. `MADV_HUGEPAGE`, and `MADV_COLLAPSE`
+/// of Linux 6.1.
+pub(crate) fn use_huge_pages() {
+    let start = std::time::Instant::now();
+    match collapse_mappings() {
+        Ok(bytes) => tracing::info!(mib = bytes >> 20, took = ?start.elapsed(), "memory is in huge pages"),
+        Err(error) => tracing::warn!(%error, "cannot use huge pages"),
+    }
+}
+
+/// Returns how many bytes were collapsed.
+#[cfg(target_os = "linux")]
+fn collapse_mappings() -> io::Result<usize> {
+    const HUGE: usize = 2 << 20;
+    /// Not in the libc crate for all C libraries.
+    const MADV_COLLAPSE: libc::c_int = 25;
+
+    let mut collapsed = 0;
+    for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
+        let Some(range) = private_anonymous(line) else { continue };
+        let start = range.start.next_multiple_of(HUGE);
+        let end = range.end / HUGE * HUGE;
+        if start >= end {
+            continue;
+        }
+        // SAFETY: both change how memory is backed, not what is in it. A mapping that is gone meanwhile gives an error.
+        let result = unsafe {
+            libc::madvise(start as *mut _, end - start, libc::MADV_HUGEPAGE);
+            libc::madvise(start as *mut _, end - start, MADV_COLLAPSE)
+        };
+        if result == 0 {
+            collapsed += end - start;
+        }
+    }
+    Ok(collapsed)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn collapse_mappings() -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// The range of a line of `/proc/self/maps`, if it is private, writable and without a file.
+#[cfg(target_os = "linux")]
+fn private_anonymous(line: &str) -> Option<std::ops::Range<usize>> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let is_private = fields.next()? == "rw-p";
+    let (_offset, _device, inode, name) = (fields.next(), fields.next(), fields.next()?, fields.next());
+    let is_anonymous = inode == "0" && name.is_none_or(|name| name == "[heap]" || name.starts_with("[anon"));
+    if !is_private || !is_anonymous {
+        return None;
+    }
+    Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_are_read() {
+        let heap = "5617b1a2c000-5617b1a4d000 rw-p 00000000 00:00 0                          [heap]";
+        assert_eq!(private_anonymous(heap), Some(0x5617_b1a2_c000..0x5617_b1a4_d000));
+        assert!(private_anonymous("7f0000000000-7f0000200000 rw-p 00000000 00:00 0").is_some());
+        for other in [
+            "7f0000000000-7f0000200000 rw-s 00000000 00:01 5 /dev/zero (deleted)",
+            "7f0000000000-7f0000200000 r--p 00000000 00:00 0",
+            "7ffd6bd5b000-7ffd6bd7c000 rw-p 00000000 00:00 0 [stack]",
+        ] {
+            assert_eq!(private_anonymous(other), None, "{other}");
+        }
+    }
+}

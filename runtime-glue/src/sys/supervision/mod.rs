@@ -1,0 +1,190 @@
+//! What the supervisor and its workers ask of the system.
+
+mod huge_pages;
+mod identity;
+mod spawn;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::process::{Pid, WaitOptions};
+use socket2::SockRef;
+
+pub(crate) use self::huge_pages::use_huge_pages;
+pub(crate) use self::identity::{Identity, assume_identity, look_up_identity};
+pub(crate) use self::spawn::{spawn_with_descriptors, take_socket};
+
+/// Has the kernel make no more connections for a listener. Those in its queue stay there, to be accepted.
+///
+/// A TCP client whose SYN is dropped sends it again; it is refused once the listener is closed. That takes a second, where
+/// a connection that is made and then reset would lose its request.
+pub(crate) fn refuse_new_connections(listener: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(listener);
+    if socket.local_addr()?.is_unix() {
+        // shutdown(2) would do, but leaves the listener readable for good: a task that accepts would spin.
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "a Unix socket has no filter for connections"));
+    }
+    drop_syns(&socket)
+}
+
+/// Attaches a filter that drops packets with SYN and without ACK: [tcp_filter() in the kernel] runs it with the TCP header
+/// at the start of the data.
+///
+/// [tcp_filter() in the kernel]: https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/net/ipv4/tcp_ipv4.c
+#[cfg(target_os = "linux")]
+fn drop_syns(socket: &SockRef<'_>) -> io::Result<()> {
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    const FLAGS: u32 = 13;
+    let step = |code: u32, jt, jf, k| socket2::SockFilter::new(code as u16, jt, jf, k);
+    socket.attach_filter(&[
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, FLAGS),
+        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, SYN | ACK),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, SYN),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ])
+}
+
+#[cfg(not(target_os = "linux"))]
+fn drop_syns(_socket: &SockRef<'_>) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Has the kernel kill this process `limit` after it is first told to stop, however stuck it is.
+///
+/// The means is a timer of timer_create(2) that sends SIGKILL, armed in a signal handler. It touches no signal, handler or
+/// timer of the application, and processes that this one forks do not have it.
+#[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd"))]
+pub(crate) fn kill_after_stop_signal(limit: Duration) -> io::Result<()> {
+    use std::mem::MaybeUninit;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use forkio_reactor::fork::generation;
+
+    static ARMED: AtomicBool = AtomicBool::new(false);
+
+    let mut timer = MaybeUninit::<libc::timer_t>::uninit();
+    // SAFETY: both structures are plain data, for which zero is a value; the kernel fills `timer`.
+    let timer = unsafe {
+        let mut event = MaybeUninit::<libc::sigevent>::zeroed().assume_init();
+        event.sigev_notify = libc::SIGEV_SIGNAL;
+        event.sigev_signo = libc::SIGKILL;
+        if libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, timer.as_mut_ptr()) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        timer.assume_init()
+    };
+    // An address of the C library's, or a number: the signal handler only hands it back.
+    let timer = timer as usize;
+    // SAFETY: plain data, for which zero is a value.
+    let mut setting = unsafe { MaybeUninit::<libc::itimerspec>::zeroed().assume_init() };
+    setting.it_value.tv_sec = limit.as_secs().try_into().unwrap_or(i32::MAX.into());
+    // Not zero, which would disarm it.
+    setting.it_value.tv_nsec = limit.subsec_nanos().max(1).into();
+    let worker = generation();
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let arm = move || {
+            if generation() == worker && !ARMED.swap(true, Ordering::Relaxed) {
+                // SAFETY: timer_settime(2) is async-signal-safe and reads `setting`; the timer is never deleted.
+                unsafe { libc::timer_settime(timer as libc::timer_t, 0, &setting, std::ptr::null_mut()) };
+            }
+        };
+        // SAFETY: the handler touches two atomics and makes one async-signal-safe system call.
+        unsafe { signal_hook_registry::register(signal, arm) }?;
+    }
+    Ok(())
+}
+
+/// There is no such timer.
+#[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd")))]
+pub(crate) fn kill_after_stop_signal(_limit: Duration) -> io::Result<()> {
+    Ok(())
+}
+
+/// `PR_SET_NO_NEW_PRIVS`: programs that this process starts gain nothing by set-user-id bits.
+#[cfg(target_os = "linux")]
+pub(crate) fn set_no_new_privs() -> io::Result<()> {
+    Ok(rustix::thread::set_no_new_privs(true)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn set_no_new_privs() -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "no_new_privs is Linux's"))
+}
+
+pub(crate) fn set_umask(mask: u32) {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask as rustix::fs::RawMode));
+}
+
+/// Calls `act` with another umask. The process has one thread.
+#[cfg(feature = "status")]
+pub(crate) fn with_umask<T>(mask: u32, act: impl FnOnce() -> T) -> T {
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask as rustix::fs::RawMode));
+    let result = act();
+    rustix::process::umask(before);
+    result
+}
+
+pub(crate) fn set_nice(nice: i32) -> io::Result<()> {
+    Ok(rustix::process::setpriority_process(None, nice)?)
+}
+
+/// Has orphaned descendants of this process become its children: `PR_SET_CHILD_SUBREAPER` of prctl(2), `PROC_REAP_ACQUIRE`
+/// of procctl(2).
+#[cfg(target_os = "linux")]
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+#[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: the command takes no argument. The id 0 means this process.
+    match unsafe { libc::procctl(libc::P_PID, 0, libc::PROC_REAP_ACQUIRE, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        // It does already.
+        _ if io::Error::last_os_error().raw_os_error() == Some(libc::EBUSY) => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "dragonfly")))]
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "orphaned processes go to the system's first process here"))
+}
+
+/// The time of the monotonic clock, which all processes share.
+pub(crate) fn monotonic_nanoseconds() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // Neither is negative.
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Ends this process without running exit handlers, which belong to the process that it was forked from.
+pub(crate) fn exit_at_once(status: i32) -> ! {
+    // SAFETY: it does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// Reaps a child process if it has ended. `None`: it runs, or is no child of this process.
+pub(crate) fn reap(pid: u32) -> Option<()> {
+    let pid = Pid::from_raw(pid as i32)?;
+    rustix::process::waitpid(Some(pid), WaitOptions::NOHANG).ok()?.map(drop)
+}
+
+/// Prints the stack of the thread that a SIGABRT interrupts, then ends as the signal does by default.
+pub(crate) fn print_stack_on_abort() -> io::Result<()> {
+    let print = || {
+        let stack = std::backtrace::Backtrace::force_capture();
+        eprintln!("process {} was aborted here:\n{stack}", std::process::id());
+        // SAFETY: a default action runs no code of this program; raising a signal touches no memory.
+        unsafe {
+            libc::signal(libc::SIGABRT, libc::SIG_DFL);
+            libc::raise(libc::SIGABRT);
+        }
+    };
+    // SAFETY: not async-signal-safe, which is why the supervisor kills the process if this hangs: it was stuck before.
+    unsafe { signal_hook_registry::register(libc::SIGABRT, print) }?;
+    Ok(())
+}

@@ -1,0 +1,17 @@
+//! The crate on systems without `fork(2)`, such as Windows, so that a library or a server needs no `cfg` to compile there.
+//!
+//! | item | here |
+//! |---|---|
+//! | [`ProcessRuntime`] | one runtime, built on first use |
+//! | `serve`, `Server` (feature `http`) | one process serves; it has the options that have a meaning then |
+//! | the functions that fork, `prefork::Prefork`, fork policies | absent |
+
+#[cfg(feature = "http")]
+pub mod prefork;
+mod process_runtime;
+#[cfg(feature = "http")]
+mod serve;
+
+pub use process_runtime::{ProcessRuntime, RuntimeError};
+#[cfg(feature = "http")]
+pub use serve::{Address, AddressError, HttpService, Hyper, Load, NoLoad, ServeError, Server, Serving, Tower, serve};

@@ -1,0 +1,16 @@
+//! The process that serves, where nothing forks.
+
+/// The process that serves: there is one.
+#[derive(Debug)]
+pub struct Worker(());
+
+impl Worker {
+    pub(crate) fn new() -> Worker {
+        Worker(())
+    }
+
+    /// The place of this worker among the workers: 0.
+    pub fn index(&self) -> usize {
+        0
+    }
+}

@@ -1,0 +1,79 @@
+//! Why a server did not start, or ended.
+
+use std::fmt;
+use std::io;
+
+use super::{Address, AddressError};
+
+/// Why a [`Server`](super::Server) did not start, or ended.
+#[non_exhaustive]
+pub enum ServeError {
+    /// A text is not an address.
+    Address(AddressError),
+    /// There is no address to listen on.
+    NoListener,
+    /// A listener could not be opened.
+    #[non_exhaustive]
+    Listen {
+        /// The address.
+        address: Address,
+        /// The error of the system.
+        source: io::Error,
+    },
+    /// The server was started inside a runtime. It has one of its own.
+    InsideRuntime,
+    /// The runtime could not be built.
+    Runtime(io::Error),
+    /// The application could not be loaded, or its service could not be made. The text is its error.
+    Application(String),
+    /// Connections were still open at the shutdown timeout: as many.
+    CutOff(usize),
+}
+
+impl ServeError {
+    /// The status that the process should exit with: 2 if the server cannot listen where it was told to, 1 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ServeError::Address(_) | ServeError::NoListener | ServeError::Listen { .. } => 2,
+            _ => 1,
+        }
+    }
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServeError::Address(error) => error.fmt(f),
+            ServeError::NoListener => f.write_str("there is nothing to listen on: give an address"),
+            ServeError::Listen { address, source } => {
+                write!(f, "cannot listen on {address}: {source}; choose another address")
+            }
+            ServeError::InsideRuntime => f.write_str(
+                "cannot start the server inside a tokio runtime, because it has one of its own: start it in a `main` without \
+                 `#[tokio::main]`",
+            ),
+            ServeError::Runtime(error) => write!(f, "cannot build the runtime: {error}"),
+            ServeError::Application(error) => write!(f, "cannot make the service: {error}"),
+            ServeError::CutOff(connections) => {
+                write!(f, "cut off {connections} connections that were open at the shutdown timeout")
+            }
+        }
+    }
+}
+
+/// As [`Display`](fmt::Display): a `main` that returns the error prints this, and it says what to do.
+impl fmt::Debug for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for ServeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ServeError::Address(error) => Some(error),
+            ServeError::Listen { source, .. } | ServeError::Runtime(source) => Some(source),
+            _ => None,
+        }
+    }
+}

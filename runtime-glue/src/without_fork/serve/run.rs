@@ -1,0 +1,263 @@
+//! Running a server that has been configured.
+
+use std::env;
+use std::error::Error;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io::{self, Write};
+use std::path::Path;
+use std::pin::{Pin, pin};
+use std::process::ExitCode;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::body::{Body, Incoming};
+use hyper::service::Service;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::{Address, AddressError, ServeError};
+
+type OnReady = Box<dyn FnOnce(&[Address]) + Send>;
+
+/// Everything but what is served.
+pub(super) struct Setup {
+    pub(super) addresses: Vec<Result<Address, AddressError>>,
+    pub(super) threads: Option<usize>,
+    pub(super) shutdown_timeout: Duration,
+    pub(super) header_timeout: Duration,
+    pub(super) on_ready: Option<OnReady>,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        let (shutdown_timeout, header_timeout) = (Duration::from_secs(8), Duration::from_secs(10));
+        Setup { addresses: Vec::new(), threads: None, shutdown_timeout, header_timeout, on_ready: None }
+    }
+}
+
+impl Setup {
+    async fn listen(&mut self) -> Result<Vec<TcpListener>, ServeError> {
+        let mut listeners = Vec::new();
+        for address in self.addresses.drain(..) {
+            let address = address.map_err(ServeError::Address)?;
+            let opened = match &address {
+                Address::Tcp(address) => TcpListener::bind(address).await,
+                Address::Unix(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no Unix sockets")),
+            };
+            listeners.push(opened.map_err(|source| ServeError::Listen { address, source })?);
+        }
+        if listeners.is_empty() { Err(ServeError::NoListener) } else { Ok(listeners) }
+    }
+
+    fn builder(&self) -> auto::Builder<TokioExecutor> {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.header_timeout);
+        builder.http2().timer(TokioTimer::new());
+        builder
+    }
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+type Running = Pin<Box<dyn Future<Output = Result<(), ServeError>>>>;
+
+/// A server that is ready to [run](Serving::run): [`Server::serve`](super::Server::serve).
+#[must_use = "a server does nothing until it runs"]
+pub struct Serving {
+    threads: Option<usize>,
+    start: Box<dyn FnOnce() -> Running>,
+}
+
+impl Serving {
+    pub(super) fn new<S, B, F>(mut setup: Setup, make: F) -> Serving
+    where
+        F: AsyncFnOnce() -> Result<S, ServeError> + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Error: Into<Box<dyn Error + Send + Sync>>,
+        S::Future: Send + 'static,
+        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    {
+        let threads = setup.threads;
+        let start = move || -> Running {
+            Box::pin(async move {
+                let listeners = setup.listen().await?;
+                let service = make().await?;
+                let mut addresses = Vec::new();
+                for listener in &listeners {
+                    addresses.push(Address::Tcp(listener.local_addr().map_err(ServeError::Runtime)?.to_string()));
+                }
+                let mut interrupted = pin!(tokio::signal::ctrl_c());
+                // Polled once, so that from now on Ctrl+C does not end the process before it is polled again.
+                if let Poll::Ready(ended) = poll_fn(|cx| Poll::Ready(interrupted.as_mut().poll(cx))).await {
+                    return ended.map_err(ServeError::Runtime);
+                }
+                if let Some(ready) = setup.on_ready.take() {
+                    ready(&addresses);
+                }
+                serve(listeners, service, &setup, interrupted).await
+            })
+        };
+        Serving { threads, start: Box::new(start) }
+    }
+
+    /// Serves until Ctrl+C stops the server. Returns the status that the process should exit with, and prints an error to
+    /// standard error.
+    ///
+    /// | status | meaning |
+    /// |---|---|
+    /// | 0 | stopped; everything that had begun was finished |
+    /// | 1 | connections were cut off at the shutdown timeout, or the server could not start |
+    /// | 2 | the server cannot listen where it was told to |
+    pub fn run(self) -> ExitCode {
+        match self.try_run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                let program = env::args_os().next().unwrap_or_default();
+                let name = Path::new(&program).file_name().unwrap_or(&program).to_string_lossy().into_owned();
+                // A standard error that is closed is no reason to panic.
+                let _ = writeln!(io::stderr(), "{name}: {error}");
+                ExitCode::from(error.exit_code())
+            }
+        }
+    }
+
+    /// As [`run`](Serving::run), but returns why the server did not start, or did not finish.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError`].
+    pub fn try_run(self) -> Result<(), ServeError> {
+        if Handle::try_current().is_ok() {
+            return Err(ServeError::InsideRuntime);
+        }
+        let mut builder = Builder::new_multi_thread();
+        if let Some(threads) = self.threads {
+            builder.worker_threads(threads);
+        }
+        let runtime = builder.enable_all().build().map_err(ServeError::Runtime)?;
+        let ended = runtime.block_on((self.start)());
+        runtime.shutdown_background();
+        ended
+    }
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serving").finish_non_exhaustive()
+    }
+}
+
+/// Serves until it is interrupted, and then what has been accepted.
+async fn serve<S, B>(
+    listeners: Vec<TcpListener>,
+    service: S,
+    setup: &Setup,
+    interrupted: impl Future<Output = io::Result<()>>,
+) -> Result<(), ServeError>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    S::Future: Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    let (stop, stopped) = watch::channel(false);
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        let (service, builder, stopped) = (service.clone(), setup.builder(), stopped.clone());
+        accepting.spawn(accept(listener, service, builder, stopped));
+    }
+    interrupted.await.map_err(ServeError::Runtime)?;
+    let _ = stop.send(true);
+    let mut connections = Vec::new();
+    while let Some(accepted) = accepting.join_next().await {
+        connections.extend(accepted);
+    }
+    let drained = tokio::time::timeout(setup.shutdown_timeout, async {
+        for accepted in &mut connections {
+            while accepted.join_next().await.is_some() {}
+        }
+    });
+    match drained.await {
+        Ok(()) => Ok(()),
+        Err(_) => Err(ServeError::CutOff(connections.iter().map(JoinSet::len).sum())),
+    }
+}
+
+/// Returns when the server has to stop.
+async fn stop(stopped: &mut watch::Receiver<bool>) {
+    // An error: the server has ended.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// Accepts from one listener until the server stops. Returns the connections that are open then.
+async fn accept<S, B>(
+    listener: TcpListener,
+    service: S,
+    builder: auto::Builder<TokioExecutor>,
+    mut stopped: watch::Receiver<bool>,
+) -> JoinSet<()>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    S::Future: Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    /// Waits before the next try if the process has no descriptor left.
+    const RETRY: Duration = Duration::from_millis(50);
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            biased;
+            () = stop(&mut stopped) => return connections,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted.map(|(stream, _)| stream),
+        };
+        match stream {
+            Ok(stream) => {
+                connections.spawn(connection(stream, service.clone(), builder.clone(), stopped.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection. When the server stops, it finishes the requests that have begun.
+async fn connection<S, B>(
+    stream: TcpStream,
+    service: S,
+    builder: auto::Builder<TokioExecutor>,
+    mut stopped: watch::Receiver<bool>,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    S::Future: Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot set TCP_NODELAY");
+    }
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = stop(&mut stopped) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(error, "a connection ended early");
+    }
+}

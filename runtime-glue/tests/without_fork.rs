@@ -1,0 +1,87 @@
+//! The crate on systems without `fork(2)`. A build for Linux has it with `--cfg forkio_without_fork`.
+#![cfg(all(forkio_without_fork, feature = "http"))]
+
+use std::convert::Infallible;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use forkio::{ProcessRuntime, RuntimeError, ServeError, Server};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use tokio::runtime::Builder;
+
+#[test]
+fn a_server_answers_and_finishes_what_it_has_begun_when_it_stops() {
+    let (ready, address) = mpsc::channel();
+    let server = thread::spawn(move || {
+        Server::new()
+            .bind("127.0.0.1:0")
+            .worker_threads(2)
+            .shutdown_timeout(Duration::from_secs(60))
+            .on_ready(move |addresses| ready.send(addresses[0].to_string()).unwrap())
+            .load(|| async { Ok::<_, io::Error>("loaded") })
+            .serve(|loaded: &str, worker| {
+                let text = format!("{loaded} by {}", worker.index());
+                service_fn(move |_: Request<_>| {
+                    let text = text.clone();
+                    async { Ok::<_, Infallible>(Response::new(text)) }
+                })
+            })
+            .try_run()
+    });
+    let mut connection = TcpStream::connect(address.recv().unwrap()).unwrap();
+    connection.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    let mut head = [0; 15];
+    connection.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    // From before it is ready, the server handles the signal.
+    interrupt_this_process();
+    let mut rest = String::new();
+    connection.read_to_string(&mut rest).unwrap();
+    assert!(rest.ends_with("loaded by 0"), "{rest}");
+    server.join().unwrap().unwrap();
+}
+
+/// Does what Ctrl+C does.
+fn interrupt_this_process() {
+    let mut kill = std::process::Command::new("kill");
+    assert!(kill.args(["-INT", &std::process::id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn a_server_says_why_it_does_not_start() {
+    let hello = move || service_fn(|_: Request<_>| async { Ok::<_, Infallible>(Response::new("hello".to_owned())) });
+    assert!(matches!(Server::new().serve(move |_| hello()).try_run(), Err(ServeError::NoListener)));
+    let error = Server::new().bind("8080").serve(move |_| hello()).try_run().unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    let error = Server::new().bind("unix:/app.sock").serve(move |_| hello()).try_run().unwrap_err();
+    assert!(matches!(error, ServeError::Listen { .. }), "{error}");
+    let fails = async move |_: &forkio::prefork::Worker| match "no" {
+        "yes" => Ok(hello()),
+        text => Err(text),
+    };
+    let error = Server::new().bind("127.0.0.1:0").serve_with(fails).try_run().unwrap_err();
+    assert_eq!(error.to_string(), "cannot make the service: no");
+}
+
+#[test]
+fn a_runtime_is_built_once_and_again_after_its_end() {
+    static RUNTIME: ProcessRuntime = ProcessRuntime::new(|| Builder::new_multi_thread().worker_threads(1).build());
+    let first = RUNTIME.get().unwrap().id();
+    assert_eq!(RUNTIME.block_on(async { 6 * 7 }).unwrap(), 42);
+    assert_eq!(RUNTIME.get().unwrap().id(), first);
+    RUNTIME.shutdown_timeout(Duration::from_secs(60));
+    assert_ne!(RUNTIME.get().unwrap().id(), first);
+}
+
+#[test]
+fn a_runtime_says_why_it_is_not_built() {
+    static INSIDE: ProcessRuntime = ProcessRuntime::new(|| match INSIDE.get() {
+        Err(RuntimeError::InsideBuild) => Err(io::Error::other("inside")),
+        _ => Builder::new_current_thread().build(),
+    });
+    assert_eq!(INSIDE.get().unwrap_err().to_string(), "cannot build the runtime: inside");
+}
