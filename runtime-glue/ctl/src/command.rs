@@ -1,0 +1,109 @@
+//! Commands: sent, waited for, with progress.
+
+use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::Failure;
+use crate::client::send;
+use crate::options::Wait;
+use crate::state::State;
+
+/// How often the progress is looked at.
+const PERIOD: Duration = Duration::from_millis(200);
+
+/// How long to look for the new program after an upgrade, if the old one ended before its answer was read.
+const SUCCESSOR_WAIT: Duration = Duration::from_secs(5);
+
+/// What became of a command.
+#[derive(Debug, Deserialize)]
+struct Outcome {
+    message: String,
+}
+
+/// Has the server carry out a command.
+pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait) -> Result<(), Failure> {
+    let before = State::of(control)?;
+    let (sender, receiver) = channel();
+    let mut target = target.to_owned();
+    if wait.no_wait {
+        target.push_str(if target.contains('?') { "&wait=no" } else { "?wait=no" });
+    }
+    // The server carries it out from now on, whether or not this program waits.
+    let sent = send(control, "POST", &target)?;
+    thread::spawn(move || {
+        // The main thread has given up if the channel is closed.
+        let _ = sender.send(sent.answer(None));
+    });
+    let deadline = wait.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut shown = String::new();
+    let answer = loop {
+        let left = deadline.map_or(PERIOD, |deadline| deadline.saturating_duration_since(Instant::now()).min(PERIOD));
+        match receiver.recv_timeout(left) {
+            Ok(answer) => break answer,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Failure::Unreachable("the thread that waits for the server has ended".to_owned()));
+            }
+            Err(RecvTimeoutError::Timeout) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                let timeout = wait.timeout.unwrap_or_default();
+                return Err(Failure::TimedOut(format!("{name}: not done after {timeout:?}")));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        // The service worker of a server in an upgrade may be away for a moment.
+        if wait.quiet {
+            continue;
+        }
+        let progress = State::of(control).map_or(String::new(), |state| progress(&state));
+        if !progress.is_empty() && progress != shown {
+            eprintln!("{name}: {progress}");
+            shown = progress;
+        }
+    };
+    let answer = match answer {
+        Err(Failure::Unreachable(_)) if name == "upgrade" => {
+            return match successor(control, before.server.pid) {
+                Some(pid) => {
+                    println!("{name}: process {pid} serves");
+                    Ok(())
+                }
+                None => answer.map(drop),
+            };
+        }
+        answer => answer?,
+    };
+    if answer.status == 403 {
+        return Err(Failure::Refused(String::from_utf8_lossy(&answer.body).trim().to_owned()));
+    }
+    let outcome: Outcome = answer.json()?;
+    match answer.status {
+        200..=299 => {
+            println!("{name}: {}", outcome.message);
+            Ok(())
+        }
+        503 => Err(Failure::Unreachable(format!("{name}: {}", outcome.message))),
+        _ => Err(Failure::Refused(format!("{name}: {}", outcome.message))),
+    }
+}
+
+fn progress(state: &State) -> String {
+    let server = &state.server;
+    let newest = server.next_generation.unwrap_or(server.generation);
+    format!("{}, {} of {} workers of generation {newest} serve", server.state, state.serving(), server.wanted)
+}
+
+/// The supervisor that has taken over from another one.
+fn successor(control: &Path, before: u32) -> Option<u32> {
+    let start = Instant::now();
+    while start.elapsed() < SUCCESSOR_WAIT {
+        match State::of(control) {
+            Ok(state) if state.server.pid != before => return Some(state.server.pid),
+            _ => {}
+        }
+        thread::sleep(PERIOD);
+    }
+    None
+}

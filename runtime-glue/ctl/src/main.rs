@@ -1,0 +1,71 @@
+//! Shows and controls a prefork server built on the crate `forkio`, over the server's control socket.
+//!
+//! ```sh
+//! forkioctl --control /run/app.sock status --watch
+//! forkioctl --control /run/app.sock reload && echo "the new generation serves"
+//! ```
+
+mod client;
+mod command;
+mod options;
+mod state;
+mod status;
+
+use std::fmt;
+use std::process::ExitCode;
+
+use crate::options::{Action, Options};
+
+/// Why the program did not do what it should.
+#[derive(Debug)]
+enum Failure {
+    /// The server cannot do it, or has not succeeded.
+    Refused(String),
+    /// The server cannot be reached, or its answer has no meaning.
+    Unreachable(String),
+    /// It is not done yet.
+    TimedOut(String),
+}
+
+impl Failure {
+    /// Documented in the help.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Refused(_) => 1,
+            Failure::Unreachable(_) => 3,
+            Failure::TimedOut(_) => 4,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Failure::Refused(text) | Failure::Unreachable(text) | Failure::TimedOut(text)) = self;
+        f.write_str(text)
+    }
+}
+
+fn main() -> ExitCode {
+    let options = match Options::from_args() {
+        Ok(options) => options,
+        Err(exit_code) => return ExitCode::from(exit_code),
+    };
+    let done = match &options.action {
+        Action::Status { watch, json } => status::show(&options.control, *watch, *json),
+        Action::Reload(wait) => command::run(&options.control, "reload", "/control/reload", wait),
+        Action::Scale { workers, wait } => {
+            command::run(&options.control, "scale", &format!("/control/scale?workers={workers}"), wait)
+        }
+        Action::Retire { worker, wait } => {
+            command::run(&options.control, "retire", &format!("/control/retire?worker={worker}"), wait)
+        }
+        Action::Upgrade(wait) => command::run(&options.control, "upgrade", "/control/upgrade", wait),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{}: {failure}", options::NAME);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The state of a server, as much of its JSON as this program needs.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::Failure;
+use crate::client::{STATE_TIMEOUT, send};
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct State {
+    pub(crate) server: Server,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) requests: u64,
+    #[serde(default)]
+    pub(crate) history: Vec<Note>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Server {
+    pub(crate) pid: u32,
+    pub(crate) state: String,
+    pub(crate) uptime_seconds: f64,
+    pub(crate) generation: u64,
+    pub(crate) next_generation: Option<u64>,
+    pub(crate) wanted: usize,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    pub(crate) pid: u32,
+    pub(crate) generation: u64,
+    pub(crate) state: String,
+    pub(crate) uptime_seconds: f64,
+    pub(crate) requests: u64,
+    pub(crate) requests_in_flight: u64,
+    pub(crate) connections: usize,
+    pub(crate) latency: Latency,
+    pub(crate) memory: Option<Memory>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Latency {
+    pub(crate) p50: Option<f64>,
+    pub(crate) p99: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Memory {
+    pub(crate) rss: u64,
+    pub(crate) pss: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Note {
+    pub(crate) requests_per_second: f64,
+}
+
+impl Worker {
+    pub(crate) fn is_serving(&self) -> bool {
+        self.state == "ready" || self.state == "busy"
+    }
+}
+
+impl State {
+    /// Asks a server for its state.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Unreachable`], and [`Failure::Refused`] if this user may not see it.
+    pub(crate) fn of(control: &Path) -> Result<State, Failure> {
+        State::json(control).and_then(|json| {
+            serde_json::from_slice(&json)
+                .map_err(|error| Failure::Unreachable(format!("the state of the server cannot be read: {error}")))
+        })
+    }
+
+    /// The same as the JSON that the server sends.
+    pub(crate) fn json(control: &Path) -> Result<Vec<u8>, Failure> {
+        let answer = send(control, "GET", "/status.json")?.answer(Some(STATE_TIMEOUT))?;
+        match answer.status {
+            200 => Ok(answer.body),
+            _ => Err(Failure::Refused(String::from_utf8_lossy(&answer.body).trim().to_owned())),
+        }
+    }
+
+    /// How many workers of the newest generation serve.
+    pub(crate) fn serving(&self) -> usize {
+        let newest = self.server.next_generation.unwrap_or(self.server.generation);
+        self.workers.iter().filter(|worker| worker.generation == newest && worker.is_serving()).count()
+    }
+}

@@ -1,0 +1,150 @@
+//! The program, with real servers.
+
+#[allow(dead_code, reason = "the scenarios of the topic `status` use the rest")]
+#[path = "../../../tests/tests/status/server.rs"]
+mod server;
+
+// The kernel of a test build: CONTRIBUTING.md.
+#[cfg(forkio_kqueue)]
+extern crate forkio_kqueue_model as _;
+
+use std::process::{Command, Output, Stdio};
+
+use forkio_tests::{kill, scenarios};
+use serde_json::Value;
+
+use crate::server::{Server, is_serving, remove, send, workers};
+
+/// Runs the program.
+#[track_caller]
+fn ctl(server: &Server, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));
+    command.env("FORKIO_CONTROL", &server.control).args(arguments).output().expect("running forkioctl")
+}
+
+#[track_caller]
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text")
+}
+
+/// Its standard output, if it exits with 0.
+#[track_caller]
+fn done(server: &Server, arguments: &[&str]) -> String {
+    let output = ctl(server, arguments);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+    text(&output.stdout).to_owned()
+}
+
+scenarios!(
+    /// The status is a table, or JSON.
+    fn status() {
+        let server = Server::start(&[]);
+        let state = server.until("both workers are ready", |state| {
+            workers(state).iter().filter(|worker| is_serving(worker)).count() == 2
+        });
+        let table = done(&server, &["status"]);
+        assert!(
+            table.starts_with(&format!("supervisor {}: serving, generation 1, 2 of 2 workers", server.supervisor()))
+        );
+        for worker in workers(&state) {
+            let is_row = |line: &str| line.split_whitespace().nth(2) == Some(&worker["pid"].to_string());
+            assert!(table.lines().any(is_row), "{worker} is missing: {table}");
+        }
+        let json: Value = serde_json::from_str(&done(&server, &["status", "--json"])).expect("JSON");
+        assert_eq!(json["server"]["pid"], server.supervisor());
+        server.stop();
+    }
+
+    /// With `--watch` the table comes again, until the reader has gone.
+    fn watch() {
+        use std::io::{BufRead, BufReader};
+
+        let server = Server::start(&[]);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));
+        command.arg("--control").arg(&server.control).args(["status", "--watch"]).stdout(Stdio::piped());
+        let mut program = command.spawn().expect("starting forkioctl");
+        let mut lines = BufReader::new(program.stdout.take().expect("piped")).lines();
+        let mut heads = 0;
+        while heads < 2 {
+            let line = lines.next().expect("more lines").expect("a line");
+            heads += usize::from(line.starts_with("supervisor "));
+        }
+        drop(lines);
+        assert_eq!(program.wait().expect("the end of forkioctl").code(), Some(0));
+        server.stop();
+    }
+
+    /// Each command waits for its result.
+    fn commands() {
+        let server = Server::start(&[]);
+        assert_eq!(done(&server, &["reload"]), "reload: generation 2 serves\n");
+        assert_eq!(done(&server, &["scale", "3"]), "scale: 3 workers serve\n");
+        let before = server.state();
+        assert_eq!((&before["server"]["generation"], &before["server"]["wanted"]), (&2.into(), &3.into()));
+        assert!(done(&server, &["retire", "2", "--timeout", "600"]).contains("is worker 2"));
+        server.until("the old worker drains or has ended", |state| {
+            workers(state)
+                .iter()
+                .all(|worker| worker["pid"] != before["workers"][2]["pid"] || worker["state"] == "draining")
+        });
+        assert_eq!(done(&server, &["reload", "--no-wait"]), "reload: it has begun\n");
+        server.until("it is done", |state| state["server"]["generation"] == 3);
+        server.stop();
+    }
+
+    /// An upgrade waits for the new program.
+    fn upgrade() {
+        let server = Server::start(&["--status", "127.0.0.1:0"]);
+        let before = server.supervisor();
+        let said = done(&server, &["upgrade"]);
+        let json: Value = serde_json::from_str(&done(&server, &["status", "--json"])).expect("JSON");
+        let after = json["server"]["pid"].as_i64().expect("a process id") as i32;
+        assert_ne!(after, before);
+        assert_eq!(said, format!("upgrade: process {after} serves\n"));
+        let Server { program, load, .. } = server;
+        kill(after, libc::SIGTERM);
+        program.finish_well();
+        remove(&load);
+    }
+
+    /// A reload shows its progress, and a timeout does not stop it.
+    fn progress_and_timeout() {
+        let server = Server::start(&["--workers", "1", "--max-extra", "0", "--shutdown-timeout", "600"]);
+        // The old worker keeps its place until this request has ended.
+        let held = send(&server.address, "GET", "/forever").expect("a request");
+        server.until("the request is in flight", |state| workers(state)[0]["state"] == "busy");
+        let output = ctl(&server, &["retire", "0", "--timeout", "0.000001"]);
+        let code = output.status.code();
+        assert!(code == Some(4) || code == Some(0), "{output:?}");
+        assert!(code == Some(0) || text(&output.stderr).contains("not done after 1µs"), "{output:?}");
+        drop(held);
+        server.until("it is replaced nevertheless", |state| state["restarts"][0]["reason"] == "operator");
+        server.stop();
+    }
+
+    /// The exit codes of failures.
+    fn failures() {
+        let server = Server::start(&[]);
+        remove(&server.load);
+        let output = ctl(&server, &["reload"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(text(&output.stderr).contains("the old generation serves on"), "{output:?}");
+        for (arguments, code) in [
+            (&["scale", "0"][..], 1),
+            (&["retire", "7"], 1),
+            (&["scale", "many"], 2),
+            (&["fly"], 2),
+            (&["reload", "--timeout", "0"], 2),
+        ] {
+            let output = ctl(&server, arguments);
+            assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
+            assert!(!output.stderr.is_empty());
+        }
+        let output = ctl(&server, &["--control", "/nothing/here", "status"]);
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        assert!(text(&output.stderr).contains("cannot connect to /nothing/here"), "{output:?}");
+        server.stop();
+    }
+);
+
+forkio_tests::main!(server, crate);
