@@ -1,8 +1,8 @@
-//! Compiles the library that forks behind the program's back, and says whether the reactor's kernel queue is an
-//! epoll (`epoll`), and whether there is Linux's `/proc` to look at (`procfs`).
+//! Compiles the C library that makes unplanned forks. Sets `epoll` if the reactor's kernel queue is an epoll instance,
+//! and `procfs` if there is Linux's `/proc`.
 
 fn main() {
-    println!("cargo::rerun-if-changed=foreign/forks.c");
+    println!("cargo::rerun-if-changed=c/unplanned.c");
     println!("cargo::rustc-check-cfg=cfg(epoll, procfs)");
     if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "linux") {
         println!("cargo::rustc-cfg=procfs");
@@ -13,16 +13,17 @@ fn main() {
     let target = std::env::var("TARGET").unwrap_or_default();
     let host = std::env::var("HOST").unwrap_or_default();
     let mut library = cc::Build::new();
-    library.file("foreign/forks.c").warnings(true).warnings_into_errors(true);
-    if library.clone().try_compile("foreign_forks").is_ok() {
+    library.file("c/unplanned.c").warnings(true).warnings_into_errors(true);
+    if library.clone().try_compile("unplanned").is_ok() {
         return;
     }
-    // A target that is only type-checked needs no C compiler. For the host's processor and kernel its own compiler does.
+    // A target that is only type-checked needs no C compiler. If the target is the host with another C library, the
+    // host's compiler can build for it.
     let processor_and_kernel = |triple: &str| {
         let mut parts = triple.split('-');
         (parts.next().map(str::to_owned), parts.nth(1).map(str::to_owned))
     };
     if processor_and_kernel(&target) == processor_and_kernel(&host) {
-        library.compiler("cc").compile("foreign_forks");
+        library.compiler("cc").compile("unplanned");
     }
 }

@@ -1,85 +1,193 @@
-//! What scenarios of the bare reactor have in common.
+//! Helpers for scenarios of the reactor alone. `use forkio_tests::reactor::*` imports them, the reactor's types, and
+//! the general helpers.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::net::TcpStream as StdTcpStream;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-use forkio_reactor::fork::{self, ForkResult, registrations};
-use forkio_reactor::net::{TcpListener, TcpStream, UdpSocket};
-use forkio_reactor::{Events, Poll};
+pub use forkio_reactor::event::Source;
+pub use forkio_reactor::fork::{
+    self, ForkPolicy, ForkResult, PrepareError, PrepareObject, SourceKind, generation, glue::is_prepared_ahead, parent,
+    prepare, prepare_ahead, registrations,
+};
+pub use forkio_reactor::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixStream};
+pub use forkio_reactor::unix::{Clock, Process, Signals, SourceFd, Timer, pipe};
+pub use forkio_reactor::{Events, Interest, Poll, Registry, Token, Waker};
 
-use crate::{check_eq, reap, watched_descriptors};
+pub use crate::process::*;
+pub use crate::sys::*;
+pub use crate::{Program, arguments, limit, rounds, scenarios, unplanned};
 
-/// Forks; the child runs `child` and exits. In the parent: the child's process id.
+/// Forks. Returns the child's process id in the parent, `None` in the child.
 #[track_caller]
-pub fn fork_child(child: impl FnOnce()) -> i32 {
-    // SAFETY: fixtures have one thread here, or their child does nothing that another thread could hold a lock for.
+pub fn fork() -> Option<i32> {
+    // SAFETY: a scenario has one thread, or its child needs no lock that another thread could hold.
     match unsafe { fork::fork() }.expect("forking") {
-        ForkResult::Parent { child } => child,
-        ForkResult::Child => {
-            child();
-            std::process::exit(0);
-        }
+        ForkResult::Parent { child } => Some(child.cast_signed()),
+        ForkResult::Child => None,
     }
 }
 
-/// Forks; the child runs `child` and exits, and the parent waits for it.
+/// Forks. The child runs `child` and exits. Returns the child's process id.
+#[track_caller]
+pub fn fork_child(child: impl FnOnce()) -> i32 {
+    fork().unwrap_or_else(|| run_child(child))
+}
+
+/// Forks. The child runs `child` and exits, and the parent waits for it.
 #[track_caller]
 pub fn in_child(child: impl FnOnce()) {
     reap(fork_child(child));
 }
 
-/// Tokens of the events of one poll.
+/// Forks. Both processes run `check`, and the child exits.
+#[track_caller]
+pub fn in_both(check: &mut dyn FnMut()) {
+    let child = fork_child(&mut *check);
+    check();
+    reap(child);
+}
+
+/// Registers a source for reading.
+#[track_caller]
+pub fn register(registry: &Registry, source: &mut (impl Source + ?Sized), token: usize) {
+    registry.register(source, Token(token), Interest::READABLE).expect("registering");
+}
+
+/// Registers a source for reading, with a policy.
+#[track_caller]
+pub fn register_with(registry: &Registry, source: &mut (impl Source + ?Sized), token: usize, policy: ForkPolicy) {
+    registry.register_with_policy(source, Token(token), Interest::READABLE, policy).expect("registering");
+}
+
+/// Creates a selector, a waker and sources, registers them there and with `kept`, and drops all of them.
+#[track_caller]
+pub fn create_and_drop(kept: &Poll) {
+    let selector = Poll::new().unwrap();
+    let _waker = Waker::new(selector.registry(), Token(0)).unwrap();
+    let (mut end, _other_end) = UnixStream::pair().unwrap();
+    register(selector.registry(), &mut end, 1);
+    let mut socket = udp();
+    register(kept.registry(), &mut socket, 2);
+}
+
+/// The tokens of the events of one poll. Polls again if a signal interrupts it.
 #[track_caller]
 pub fn poll(poll: &mut Poll, timeout: Option<Duration>) -> BTreeSet<usize> {
     let mut events = Events::with_capacity(2048);
-    poll.poll(&mut events, timeout).expect("polling");
+    while let Err(error) = poll.poll(&mut events, timeout) {
+        assert_eq!(error.kind(), ErrorKind::Interrupted, "polling: {error}");
+    }
     events.iter().map(|event| event.token().0).collect()
 }
 
-/// What [`poll`] gives.
+/// Waits for events. Returns their tokens, or none after the [`limit()`].
+#[track_caller]
+pub fn wait(selector: &mut Poll) -> BTreeSet<usize> {
+    poll(selector, Some(limit()))
+}
+
+/// Waits until there has been an event for each of the tokens, and for no other one.
+#[track_caller]
+pub fn wait_for_all<const N: usize>(selector: &mut Poll, all: [usize; N]) {
+    let mut seen = BTreeSet::new();
+    while seen.len() < N {
+        let more = wait(selector);
+        assert!(!more.is_empty(), "only {seen:?} of {all:?}");
+        seen.extend(more);
+    }
+    check_eq("events", seen, tokens(all));
+}
+
+/// The tokens of the events that there are now.
+#[track_caller]
+pub fn ready(selector: &mut Poll) -> BTreeSet<usize> {
+    poll(selector, Some(Duration::ZERO))
+}
+
+/// Checks that no event comes, for a moment.
+#[track_caller]
+pub fn check_silent(what: &str, selector: &mut Poll) {
+    check_eq(what, poll(selector, Some(Duration::from_millis(20))), tokens([]));
+}
+
+/// The error that a poll of a poisoned selector returns.
+#[track_caller]
+pub fn poll_error(selector: &mut Poll) -> Option<i32> {
+    selector.poll(&mut Events::with_capacity(8), Some(limit())).expect_err("a poisoned selector").raw_os_error()
+}
+
+/// A set of tokens, to compare with events.
 pub fn tokens<const N: usize>(tokens: [usize; N]) -> BTreeSet<usize> {
     BTreeSet::from(tokens)
 }
 
-/// At a free port.
+/// A listener at a free port.
 #[track_caller]
 pub fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap()
 }
 
-/// At a free port.
+/// A datagram socket at a free port.
 #[track_caller]
 pub fn udp() -> UdpSocket {
     UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap()
 }
 
-/// A client, connected.
+/// Sends one byte to a datagram socket, from another one.
+#[track_caller]
+pub fn send_to(socket: &UdpSocket) {
+    let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    sender.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+}
+
+/// A client that is connected to the listener.
 #[track_caller]
 pub fn connect(listener: &TcpListener) -> StdTcpStream {
     StdTcpStream::connect(listener.local_addr().unwrap()).unwrap()
 }
 
-/// A connection within this process: our end, non-blocking, and the peer's.
+/// The two ends of a connection: a non-blocking one to register, and its peer.
 #[track_caller]
 pub fn connection() -> (TcpStream, StdTcpStream) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let peer = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (ours, _) = listener.accept().unwrap();
-    ours.set_nonblocking(true).unwrap();
-    (TcpStream::from_std(ours), peer)
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    (TcpStream::from_std(stream), peer)
 }
 
-/// What the kernel watches for a selector is what the table says, in this process.
+/// Checks that the kernel queue of this selector, in this process, watches the registrations in its table.
 #[track_caller]
-pub fn check_table(selector: RawFd) {
-    let table: Vec<(i32, u64)> = registrations()
-        .iter()
-        .filter(|registration| registration.selector == selector && !registration.muted)
-        .map(|registration| (registration.fd, registration.token.0 as u64))
-        .collect();
+pub fn check_table(selector: &impl AsRawFd) {
+    let selector = selector.as_raw_fd();
+    // First, because a child reconciles here.
+    let registrations = registrations();
     if let Some(watched) = watched_descriptors(selector) {
+        let armed = registrations.iter().filter(|entry| entry.selector == selector && !entry.muted);
+        let table: Vec<(RawFd, u64)> = armed.map(|entry| (entry.fd, entry.token.0 as u64)).collect();
         check_eq("kernel queue and table", watched, table);
     }
+}
+
+/// Prepares a fork with each descriptor limit from 0 on, until it succeeds. Returns the errors. Checks that a failed
+/// preparation leaves no descriptor.
+#[track_caller]
+pub fn prepare_with_each_descriptor_limit() -> Vec<PrepareError> {
+    let before = open_descriptors();
+    let mut errors = Vec::new();
+    for limit in 0.. {
+        let result = with_descriptor_limit(limit, || prepare().map(|prepared| prepared.abort()));
+        check_eq("descriptors", open_descriptors(), before.clone());
+        match result {
+            Ok(()) => break,
+            Err(error) => {
+                assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}");
+                errors.push(error);
+            }
+        }
+    }
+    errors
 }

@@ -1,55 +1,114 @@
-//! What scenarios of a tokio runtime have in common.
+//! Helpers for scenarios in a tokio runtime. `use forkio_tests::runtime::*` imports them, the types of forkio and tokio
+//! that scenarios use, and the general helpers.
 
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-use forkio::{Child, Fork};
+pub use forkio::audit::{SharedObject, shared_descriptors};
+pub use forkio::prefork::{Distribution, Listener, Prefork, PreforkError, Worker};
+pub use forkio::time::{Clock, Timer};
+pub use forkio::{
+    Child, Fork, ForkError, ForkOptions, ForkPolicy, Lineage, NotInChild, ParentOwned, ProcessRuntime, RuntimeError,
+    SourceKind,
+};
+pub use forkio_reactor::fork::{PrepareObject, default_policy, glue};
+use socket2::{Domain, Socket, Type};
 use tokio::io::unix::AsyncFd;
-use tokio::runtime::Builder;
-use tokio::time::timeout;
+pub use tokio::io::{AsyncReadExt, AsyncWriteExt};
+pub use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
+pub use tokio::runtime::{Builder, Runtime};
+pub use tokio::signal::unix::{Signal, SignalKind, signal};
+pub use tokio::time::{Instant, interval, sleep, timeout};
 
-use crate::Turn;
+pub use crate::process::*;
+pub use crate::sys::*;
+pub use crate::{Program, arguments, limit, rounds, scenarios, unplanned};
 
-/// Longer than a scenario takes, or its child, unless it hangs.
-const LONG: Duration = Duration::from_secs(60);
+/// A current-thread runtime with all drivers.
+#[track_caller]
+pub fn current_thread() -> Runtime {
+    let mut builder = Builder::new_current_thread();
+    // Short, because a fork after `spawn_blocking` waits until the idle threads have ended.
+    builder.enable_all().thread_keep_alive(Duration::from_millis(20)).build().expect("a runtime")
+}
+
+/// Builds a multi-threaded runtime with two workers and all drivers.
+///
+/// # Errors
+///
+/// Those of the builder.
+pub fn multi_thread() -> io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}
 
 /// Runs a scenario on a runtime of its own.
 #[track_caller]
 pub fn run(scenario: impl Future<Output = ()>) {
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async { timeout(LONG, scenario).await.expect("a scenario that hangs") });
+    current_thread().block_on(scenario);
 }
 
-/// Forks; the child runs `child` and exits.
-pub async fn fork_child(child: impl AsyncFnOnce()) -> Child {
+/// Forks. Returns the child in the parent, `None` in the child.
+pub async fn fork() -> Option<Child> {
     match forkio::fork().await.expect("forking") {
-        Fork::Parent(handle) => handle,
-        Fork::Child(_) => {
-            child().await;
-            std::process::exit(0);
-        }
+        Fork::Parent(child) => Some(child),
+        Fork::Child(_) => None,
     }
 }
 
-/// Waits for a child, which must have exited with 0.
+/// Forks. The child runs `child` and exits.
+pub async fn fork_child(child: impl AsyncFnOnce()) -> Child {
+    let Some(handle) = fork().await else {
+        child().await;
+        std::process::exit(0);
+    };
+    handle
+}
+
+/// Waits for a child, which must exit with 0.
 pub async fn reap(mut child: Child) {
-    let status = timeout(LONG, child.wait()).await.expect("a child that hangs").expect("waiting");
+    let status = timeout(limit(), child.wait()).await.expect("the child hangs").expect("waiting");
     assert!(status.success(), "the child in process {}: {status}", child.id());
 }
 
-/// Waits for another process without holding up the runtime.
-pub async fn wait_for(turn: &Turn) {
-    struct Number(RawFd);
+/// Forks. The child runs `child` and exits, and the parent waits for it.
+pub async fn in_child(child: impl AsyncFnOnce()) {
+    reap(fork_child(child).await).await;
+}
 
-    impl AsRawFd for Number {
+/// Waits for another process without blocking the runtime.
+pub async fn wait_for(turn: &Turn) {
+    struct Receiver(RawFd);
+
+    impl AsRawFd for Receiver {
         fn as_raw_fd(&self) -> RawFd {
             self.0
         }
     }
 
-    // SAFETY: the turn keeps its descriptor open for longer than this.
-    let receiver = unsafe { AsyncFd::register(Number(turn.as_raw_fd())) }.expect("registering");
+    // SAFETY: the turn keeps its descriptor open until the registration is dropped below.
+    let receiver = unsafe { AsyncFd::register(Receiver(turn.as_raw_fd())) }.expect("registering");
     receiver.readable().await.unwrap().clear_ready();
     turn.wait();
+}
+
+/// A listener at a free port.
+pub async fn listener() -> TcpListener {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    // FreeBSD distributes connections only among listeners that all have this option.
+    #[cfg(target_os = "freebsd")]
+    socket.set_reuse_port_lb(true).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(1024).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    TcpListener::from_std(socket.into()).unwrap()
+}
+
+/// The two ends of a connection within this process.
+pub async fn connection() -> (TcpStream, TcpStream) {
+    let listener = listener().await;
+    let (connected, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    (connected.unwrap(), accepted.unwrap().0)
 }

@@ -1,19 +1,32 @@
-//! A user whose tokio has the feature `full` is told why a process with threads cannot be forked. See `parking-lot/src`: a
-//! workspace of its own, because features hold for a whole workspace.
+//! The errors for a user whose tokio has the feature `full`, and so uses the crate `parking_lot`. The scenario runs in
+//! the program that `tests/projects/parking-lot` builds from this file.
 
-use std::path::Path;
-use std::process::Command;
+use std::process::exit;
 
-#[test]
-fn parking_lot_is_refused() {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("parking-lot/Cargo.toml");
-    // Its own, so that it does not wait for the lock of the build that runs this test.
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("parking-lot");
-    let cargo = option_env!("CARGO").unwrap_or("cargo");
-    let mut run = Command::new(cargo);
-    run.args(["run", "--quiet", "--locked", "--manifest-path"]).arg(manifest);
-    let output = run.arg("--target-dir").arg(target).output().expect("running cargo");
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{text}", output.status);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "refused\n", "{text}");
-}
+use forkio_tests::reactor;
+use forkio_tests::runtime::*;
+
+forkio_tests::main!(project = "parking-lot");
+
+scenarios!(
+    /// Without other threads, a fork works. With other threads, forks are refused, and so are runtimes in children.
+    #[limit(900)]
+    fn refused_with_threads() {
+        static RUNTIME: ProcessRuntime = ProcessRuntime::new(|| Builder::new_multi_thread().enable_all().build());
+        let runtime = current_thread();
+        let child = runtime.block_on(fork());
+        let answer = RUNTIME.block_on(async { tokio::spawn(async { 7 }).await.expect("a task") });
+        assert_eq!(answer.expect("a runtime"), 7);
+        let Some(child) = child else { exit(0) };
+        runtime.block_on(reap(child));
+
+        // SAFETY: it refuses.
+        let refused = unsafe { forkio::fork_with_threads() };
+        assert!(matches!(refused, Err(ForkError::ParkingLot)), "{refused:?}");
+        reactor::in_child(|| {
+            let error = RUNTIME.get().expect_err("a runtime that is refused");
+            assert!(matches!(error, RuntimeError::Check(ForkError::ParkingLot)), "{error:?}");
+            assert!(error.to_string().contains("`parking_lot`"), "{error}");
+        });
+    }
+);

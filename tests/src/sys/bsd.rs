@@ -7,12 +7,12 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::process::Command;
 use std::time::Duration;
 
-use forkio::SharedObject;
+use forkio::audit::SharedObject;
 
-use super::{Stat, TimerClock, by_id};
+use super::{Process, TimerClock, by_id};
 
-/// Every process that there is, as ps(1) lists them: each system has a structure of its own for it.
-pub fn processes() -> BTreeMap<i32, Stat> {
+/// Lists all processes, with ps(1): each system has a structure of its own for them.
+pub fn processes() -> BTreeMap<i32, Process> {
     let output = Command::new("/bin/ps").args(["-ax", "-o", "pid=,state=,ppid=,pgid="]).output().expect("ps");
     let lines = String::from_utf8_lossy(&output.stdout);
     let own = std::process::id().cast_signed();
@@ -20,9 +20,9 @@ pub fn processes() -> BTreeMap<i32, Stat> {
         let mut fields = line.split_whitespace();
         let pid = fields.next()?.parse().ok()?;
         let state = fields.next()?.chars().next()?;
-        Some(Stat { pid, state, parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()? })
+        Some(Process { pid, state, parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()? })
     };
-    // The listing's own process is over by now. No child of this one runs at that moment but is still there afterwards.
+    // ps(1) itself has ended by now.
     by_id(lines.lines().filter_map(parse).filter(|process| process.parent != own || exists(process.pid)))
 }
 
@@ -31,12 +31,12 @@ fn exists(pid: i32) -> bool {
     unsafe { libc::kill(pid, 0) == 0 }
 }
 
-/// Whether a process has ended, though its parent may not have asked for its status yet.
+/// Whether a process has ended, even if its parent has not asked for its status yet.
 pub fn has_ended(pid: i32) -> bool {
-    processes().get(&pid).is_none_or(Stat::has_ended)
+    processes().get(&pid).is_none_or(Process::has_ended)
 }
 
-/// The descriptors that this process has open.
+/// The open descriptors of this process.
 pub fn open_descriptors() -> Vec<i32> {
     // SAFETY: no memory is involved.
     let limit = unsafe { libc::getdtablesize() };
@@ -44,17 +44,32 @@ pub fn open_descriptors() -> Vec<i32> {
     (0..limit).filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1).collect()
 }
 
-/// The descriptors that a queue of this process watches, each with its token, as the kernel lists them; `None`: it does not.
+/// Closes every descriptor but the standard ones.
+pub fn close_inherited_descriptors() {
+    #[cfg(target_vendor = "apple")]
+    for fd in open_descriptors().into_iter().filter(|fd| *fd > 2) {
+        // SAFETY: nothing in this process owns a descriptor yet.
+        unsafe { libc::close(fd) };
+    }
+    #[cfg(not(target_vendor = "apple"))]
+    // SAFETY: as above.
+    unsafe {
+        libc::closefrom(3);
+    }
+}
+
+/// The descriptors that a queue of this process watches, each with its token. `None` if the kernel does not list them.
 pub fn watched_descriptors(_: i32) -> Option<Vec<(i32, u64)>> {
     None
 }
 
-/// For each queue of this process that watches a descriptor: whether exclusively. `None`: the kernel does not list them.
+/// Whether each queue of this process that watches the descriptor does it exclusively. `None` if the kernel does not
+/// list them.
 pub fn exclusive_in_kernel(_: RawFd) -> Option<Vec<bool>> {
     None
 }
 
-/// What an audit calls a descriptor that has neither path nor address.
+/// The name that an audit gives a descriptor without path and address.
 pub fn name_of(fd: &impl AsRawFd) -> String {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: the kernel fills it; all zero is a value.
@@ -65,80 +80,83 @@ pub fn name_of(fd: &impl AsRawFd) -> String {
     format!("inode {} of device {:#x}", stat.st_ino, stat.st_dev)
 }
 
-/// One of everything that only this system has as a descriptor: there is nothing that an audit would list.
+/// Each kind of descriptor that only this system has: none that an audit lists.
 pub fn kernel_objects() -> Vec<(OwnedFd, SharedObject, String)> {
     Vec::new()
 }
 
-/// Whether an audit finds out about locks of files.
+/// Whether an audit can see that a file is locked.
 pub const LOCKS_ARE_SEEN: bool = false;
 
-/// A descriptor with nothing in it. `None`: there is no such thing.
+/// A descriptor without state that a child could share. `None` if the system has no such thing.
 pub fn path_only() -> Option<File> {
     None
 }
 
-/// A watch of files that is a descriptor. `None`: there is no such thing.
+/// A descriptor that watches files. `None` if the system has no such thing.
 pub fn inotify() -> Option<OwnedFd> {
     None
 }
 
-/// A descriptor that a signal is read from. `None`: there is no such thing.
+/// A descriptor that signals are read from. `None` if the system has no such thing.
 pub fn signalfd(_: i32) -> Option<OwnedFd> {
     None
 }
 
-/// Whether two processes have the same open file description at a number. `None`: the kernel does not tell.
+/// Whether this process and another one have the same open file description at `fd`. `None` if the kernel does not
+/// tell.
 pub fn is_shared(_: u32, _: RawFd) -> Option<bool> {
     None
 }
 
-/// Forks without the C library: no handler runs. 0 in the child. `None`: there is no way.
+/// Forks without the C library, so that no `pthread_atfork` handler runs. Returns 0 in the child, and `None` if the
+/// system has no way to do it.
 ///
 /// # Safety
 ///
-/// The child does what signal-safety(7) allows, and ends by `_exit`.
+/// The child must do only what signal-safety(7) allows, and end by `_exit`.
 #[cfg(target_os = "freebsd")]
 pub unsafe fn fork_behind_libc() -> Option<i32> {
     // SAFETY: the caller's promise.
     Some(unsafe { libc::rfork(libc::RFPROC | libc::RFFDG) })
 }
 
-/// Forks without the C library: no handler runs. 0 in the child. `None`: there is no way.
+/// Forks without the C library, so that no `pthread_atfork` handler runs. Returns 0 in the child, and `None` if the
+/// system has no way to do it.
 ///
 /// # Safety
 ///
-/// The child does what signal-safety(7) allows, and ends by `_exit`.
+/// The child must do only what signal-safety(7) allows, and end by `_exit`.
 #[cfg(not(target_os = "freebsd"))]
 pub unsafe fn fork_behind_libc() -> Option<i32> {
     None
 }
 
-/// Has tokio wait for SIGCHLD: it has nothing else here.
+/// Makes tokio wait for SIGCHLD: on this system it always does.
 pub fn deny_tokio_pidfds() {}
 
-/// The CPUs of this process. `None`: the kernel knows no connections by CPU.
+/// The CPUs that this process may use. `None` if the kernel does not steer connections by CPU.
 pub fn allowed_cpus() -> Option<Vec<usize>> {
     None
 }
 
-/// Keeps this thread on one CPU.
+/// Pins this thread to a CPU.
 pub fn stay_on(_: usize) {
     unreachable!("there are no allowed CPUs");
 }
 
-/// The CPU whose connections a listener is preferred for.
+/// The CPU whose connections a listener prefers.
 pub fn cpu_of(_: &impl AsFd) -> usize {
     unreachable!("there are no allowed CPUs");
 }
 
-/// A timer that is a descriptor by itself: there is none.
+/// A timer that is a descriptor. These systems have none.
 #[derive(Debug)]
 pub struct Timerfd(OwnedFd);
 
 #[allow(missing_docs)]
 impl Timerfd {
-    /// `None`: there is no such thing.
+    /// Opens a timer. `None` if the system has no such thing.
     pub fn new(_: TimerClock, _: bool) -> Option<Timerfd> {
         None
     }

@@ -1,4 +1,4 @@
-//! Linux: what proc(5) shows, and what only Linux has.
+//! Linux: the contents of proc(5), and features of Linux alone.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -6,56 +6,64 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use forkio::SharedObject;
+use forkio::audit::SharedObject;
 
-use super::{Stat, TimerClock, by_id};
+use super::{Process, TimerClock, by_id};
 use crate::check_eq;
 
-/// Every process that there is.
-pub fn processes() -> BTreeMap<i32, Stat> {
+/// Lists all processes.
+pub fn processes() -> BTreeMap<i32, Process> {
     let entries = fs::read_dir("/proc").expect("reading /proc").flatten();
     by_id(entries.filter_map(|entry| process(entry.file_name().to_str()?.parse().ok()?)))
 }
 
-/// `None`: it has ended, and been waited for.
-fn process(pid: i32) -> Option<Stat> {
+/// A process, or `None` if it has ended and its parent has waited for it.
+fn process(pid: i32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // After the name, which is in parentheses and may contain anything.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
     let group = fields.next()?.parse().ok()?;
-    Some(Stat { pid, state, parent, group })
+    Some(Process { pid, state, parent, group })
 }
 
-/// Whether a process has ended, though its parent may not have asked for its status yet.
+/// Whether a process has ended, even if its parent has not asked for its status yet.
 pub fn has_ended(pid: i32) -> bool {
     process(pid).is_none_or(|process| process.has_ended())
 }
 
-/// The descriptors that this process has open, without the one that lists them, and without those of a model of a kernel.
+/// The open descriptors of this process, without those of the model of a kernel.
 pub fn open_descriptors() -> Vec<i32> {
     let entries = fs::read_dir("/proc/self/fd").expect("reading /proc/self/fd");
     let mut numbers: Vec<i32> =
         entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     numbers.sort_unstable();
-    // The listing's own number is closed by now.
+    // The descriptor that has listed them is closed by now.
     numbers.retain(|fd| fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok());
     #[cfg(forkio_kqueue)]
     {
-        let own = forkio_reactor::testing::kqueue::own();
+        let own = crate::model::own();
         numbers.retain(|fd| !own.contains(fd));
     }
     numbers
 }
 
-/// The descriptors that a queue of this process watches, each with its token, as the kernel lists them; `None`: it does not.
-#[cfg(forkio_kqueue)]
-pub fn watched_descriptors(queue: i32) -> Option<Vec<(i32, u64)>> {
-    Some(forkio_reactor::testing::kqueue::watched(queue))
+/// Closes every descriptor but the standard ones.
+pub fn close_inherited_descriptors() {
+    for fd in open_descriptors().into_iter().filter(|fd| *fd > 2) {
+        // SAFETY: nothing in this process owns a descriptor yet.
+        unsafe { libc::close(fd) };
+    }
 }
 
-/// The descriptors that a queue of this process watches, each with its token, as the kernel lists them; `None`: it does not.
+/// The descriptors that a queue of this process watches, each with its token. `None` if the kernel does not list them.
+#[cfg(forkio_kqueue)]
+pub fn watched_descriptors(queue: i32) -> Option<Vec<(i32, u64)>> {
+    Some(crate::model::watched(queue))
+}
+
+/// The descriptors that a queue of this process watches, each with its token. `None` if the kernel does not list them.
 #[cfg(not(forkio_kqueue))]
 pub fn watched_descriptors(epoll: i32) -> Option<Vec<(i32, u64)>> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).expect("reading fdinfo");
@@ -72,7 +80,8 @@ pub fn watched_descriptors(epoll: i32) -> Option<Vec<(i32, u64)>> {
     Some(watched)
 }
 
-/// For each queue of this process that watches a descriptor: whether exclusively. `None`: the kernel does not list them.
+/// Whether each queue of this process that watches the descriptor does it exclusively. `None` if the kernel does not
+/// list them.
 pub fn exclusive_in_kernel(fd: RawFd) -> Option<Vec<bool>> {
     let mut exclusive = Vec::new();
     for epoll in open_descriptors() {
@@ -92,21 +101,21 @@ pub fn exclusive_in_kernel(fd: RawFd) -> Option<Vec<bool>> {
     Some(exclusive)
 }
 
-/// What an audit calls a descriptor that has neither path nor address.
+/// The name that an audit gives a descriptor without path and address.
 pub fn name_of(fd: &impl AsRawFd) -> String {
     let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default();
     link.to_string_lossy().into_owned()
 }
 
-/// Takes over a descriptor that the kernel has just made.
+/// Owns a descriptor that the kernel has just made.
 #[track_caller]
 fn owned(fd: RawFd) -> OwnedFd {
     assert!(fd >= 0, "{}", io::Error::last_os_error());
-    // SAFETY: nobody else owns it.
+    // SAFETY: the caller has just opened it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// One of everything that only this system has as a descriptor, with what an audit is to say.
+/// Each kind of descriptor that only this system has, with what an audit says of it.
 pub fn kernel_objects() -> Vec<(OwnedFd, SharedObject, String)> {
     let anonymous = |name: &str| format!("anon_inode:{name}");
     let namespace = File::open("/proc/self/ns/net").expect("a namespace");
@@ -127,24 +136,24 @@ pub fn kernel_objects() -> Vec<(OwnedFd, SharedObject, String)> {
     ]
 }
 
-/// Whether an audit finds out about locks of files.
+/// Whether an audit can see that a file is locked.
 pub const LOCKS_ARE_SEEN: bool = true;
 
-/// A descriptor with nothing in it: `O_PATH`. `None`: there is no such thing.
+/// A descriptor without state that a child could share: `O_PATH`.
 pub fn path_only() -> Option<File> {
-    // Not by the standard library, which does not pass it on where the C library counts it to `O_ACCMODE`, as musl does.
+    // The standard library drops the flag where the C library counts it to `O_ACCMODE`, as musl does.
     // SAFETY: the path ends with a zero byte.
     let fd = unsafe { libc::open(c"/".as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
     Some(owned(fd).into())
 }
 
-/// A watch of files that is a descriptor. `None`: there is no such thing.
+/// A descriptor that watches files. `None` if the system has no such thing.
 pub fn inotify() -> Option<OwnedFd> {
     // SAFETY: no memory is involved.
     Some(owned(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) }))
 }
 
-/// A descriptor that a signal is read from. `None`: there is no such thing.
+/// A descriptor that signals are read from. `None` if the system has no such thing.
 pub fn signalfd(signal: i32) -> Option<OwnedFd> {
     // SAFETY: the set is filled before it is read.
     Some(owned(unsafe {
@@ -155,7 +164,8 @@ pub fn signalfd(signal: i32) -> Option<OwnedFd> {
     }))
 }
 
-/// Whether two processes have the same open file description at a number: kcmp(2). `None`: the kernel does not tell.
+/// Whether this process and another one have the same open file description at `fd`: kcmp(2). `None` if the kernel does
+/// not tell.
 pub fn is_shared(other: u32, fd: RawFd) -> Option<bool> {
     const KCMP_FILE: libc::c_int = 0;
     let own = std::process::id();
@@ -164,26 +174,27 @@ pub fn is_shared(other: u32, fd: RawFd) -> Option<bool> {
     match order {
         0 => Some(true),
         1..=3 => Some(false),
-        // The number is not open there.
+        // The other process does not have the descriptor.
         _ if io::Error::last_os_error().raw_os_error() == Some(libc::EBADF) => Some(false),
         _ => panic!("kcmp: {}", io::Error::last_os_error()),
     }
 }
 
-/// Forks without the C library: no handler runs. 0 in the child. `None`: there is no way.
+/// Forks without the C library, so that no `pthread_atfork` handler runs. Returns 0 in the child, and `None` if the
+/// system has no way to do it.
 ///
 /// # Safety
 ///
-/// The child does what signal-safety(7) allows, and ends by `_exit`.
+/// The child must do only what signal-safety(7) allows, and end by `_exit`.
 pub unsafe fn fork_behind_libc() -> Option<i32> {
     // SAFETY: the caller's promise.
     Some(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } as i32)
 }
 
-/// Makes `pidfd_open(2)` fail as on a kernel without it, for those who call it with flags: tokio does, forkio does not.
+/// Makes `pidfd_open(2)` with flags fail as on a kernel without it. tokio passes flags, forkio does not.
 pub fn deny_tokio_pidfds() {
     let filter = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    // The system call's number, then the low half of its second argument.
+    // The offsets of the system call's number and of the low half of its second argument.
     let (number, flags) = (0, 24);
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
@@ -210,7 +221,7 @@ pub fn deny_tokio_pidfds() {
     assert!(with_flags == -1 && without >= 0, "the filter does not work: {with_flags}, {without}");
 }
 
-/// The CPUs of this process. `None`: the kernel knows no connections by CPU.
+/// The CPUs that this process may use. `None` if the kernel does not steer connections by CPU.
 pub fn allowed_cpus() -> Option<Vec<usize>> {
     let status = fs::read_to_string("/proc/self/status").expect("/proc");
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list of CPUs");
@@ -218,9 +229,9 @@ pub fn allowed_cpus() -> Option<Vec<usize>> {
     Some(ranges.flat_map(|(first, last)| first.parse().unwrap()..=last.parse::<usize>().unwrap()).collect())
 }
 
-/// Keeps this thread on one CPU.
+/// Pins this thread to a CPU.
 pub fn stay_on(cpu: usize) {
-    // SAFETY: zero is a value of the set, to which the kernel is given a reference.
+    // SAFETY: zero is a valid set, and the kernel reads it.
     unsafe {
         let mut only: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(cpu, &mut only);
@@ -228,17 +239,17 @@ pub fn stay_on(cpu: usize) {
     }
 }
 
-/// The CPU whose connections a listener is preferred for: `SO_INCOMING_CPU`.
+/// The CPU whose connections a listener prefers: `SO_INCOMING_CPU`.
 pub fn cpu_of(listener: &impl AsFd) -> usize {
     socket2::SockRef::from(listener).cpu_affinity().expect("SO_INCOMING_CPU")
 }
 
-/// A timerfd, of which the reactor knows the number only.
+/// A timerfd that the scenario has opened itself, so that the reactor knows only its descriptor.
 #[derive(Debug)]
 pub struct Timerfd(OwnedFd);
 
 impl Timerfd {
-    /// `None`: there is no such thing.
+    /// Opens a timer. `None` if the system has no such thing.
     pub fn new(clock: TimerClock, blocks: bool) -> Option<Timerfd> {
         let clock = match clock {
             TimerClock::Monotonic => libc::CLOCK_MONOTONIC,
@@ -250,22 +261,22 @@ impl Timerfd {
         Some(Timerfd(owned(unsafe { libc::timerfd_create(clock, libc::TFD_CLOEXEC | flags) })))
     }
 
-    /// Expires after `first`, and then after each `period`, if that is not zero.
+    /// Sets the timer to expire after `first`, and then after each `period` unless it is zero.
     pub fn set(&self, first: Duration, period: Duration) {
         self.set_with(0, first, period);
     }
 
-    /// Expires when the clock shows `first`.
+    /// Sets the timer to expire when the clock shows `first`.
     pub fn set_at(&self, first: Duration, period: Duration) {
         self.set_with(libc::TFD_TIMER_ABSTIME, first, period);
     }
 
-    /// The same, and is to be told when the clock is set.
+    /// Sets the timer to expire when the clock shows `first`, or when the clock is set.
     pub fn set_until_clock_is_set(&self, first: Duration) {
         self.set_with(UNTIL_CLOCK_IS_SET, first, Duration::ZERO);
     }
 
-    /// Whether the kernel has it like that.
+    /// Whether the kernel still has the timer as [`set_until_clock_is_set`](Timerfd::set_until_clock_is_set) left it.
     pub fn is_until_clock_is_set(&self) -> bool {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.as_raw_fd())).expect("reading fdinfo");
         let found = info.lines().find_map(|line| line.strip_prefix("settime flags: ")).expect("the flags of a timerfd");
@@ -283,7 +294,7 @@ impl Timerfd {
         check_eq("timerfd_settime", result, 0);
     }
 
-    /// 0: none; only for those that do not block.
+    /// Reads the expirations of a non-blocking timer: 0 if there are none.
     pub fn take(&self) -> u64 {
         let mut count = [0; 8];
         // SAFETY: the kernel writes at most 8 bytes.
@@ -296,7 +307,7 @@ impl Timerfd {
         }
     }
 
-    /// Whether taking waits.
+    /// Whether reading waits.
     pub fn blocks(&self) -> bool {
         // SAFETY: no memory is involved.
         unsafe { libc::fcntl(self.as_raw_fd(), libc::F_GETFL) & libc::O_NONBLOCK == 0 }

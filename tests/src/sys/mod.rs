@@ -1,4 +1,4 @@
-//! What tests ask of the system, and each system answers in its own way.
+//! Questions that each system answers in its own way.
 
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "bsd.rs")]
@@ -10,40 +10,46 @@ pub use system::*;
 
 /// A process, as the system lists it.
 #[derive(Clone, Debug)]
-pub struct Stat {
-    /// Its id.
+pub struct Process {
+    /// The process id.
     pub pid: i32,
     /// R, S, D, Z, ...
     pub state: char,
-    /// Its parent.
+    /// The parent's process id.
     pub parent: i32,
-    /// Its process group.
+    /// The process group.
     pub group: i32,
 }
 
-impl Stat {
-    /// Whether it has ended, though its parent may not have asked for its status yet.
+impl Process {
+    /// Whether the process has ended, even if its parent has not asked for its status yet.
     pub fn has_ended(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
     }
 }
 
-fn by_id(processes: impl Iterator<Item = Stat>) -> BTreeMap<i32, Stat> {
+/// The children of this process that have not ended.
+pub fn children() -> Vec<i32> {
+    let own = crate::own_pid();
+    processes().into_values().filter(|child| child.parent == own && !child.has_ended()).map(|child| child.pid).collect()
+}
+
+fn by_id(processes: impl Iterator<Item = Process>) -> BTreeMap<i32, Process> {
     processes.map(|process| (process.pid, process)).collect()
 }
 
 /// The clocks of timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimerClock {
-    /// Counts while the machine is awake.
+    /// Stands still while the machine sleeps.
     Monotonic,
     /// The time of day.
     Realtime,
-    /// Counts on while the machine sleeps.
+    /// Continues while the machine sleeps.
     Boottime,
 }
 
 impl TimerClock {
-    /// All.
+    /// All clocks.
     pub const ALL: [TimerClock; 3] = [TimerClock::Monotonic, TimerClock::Realtime, TimerClock::Boottime];
 }

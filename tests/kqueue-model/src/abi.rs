@@ -1,0 +1,70 @@
+//! The functions that the backend links, as C functions: `reactor/src/sys/kqueue/kernel.rs` declares them.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use libc::{c_int, c_uint, timespec};
+
+use crate::{Kevent, fstat, kevent, kqueue, kqueuex, owns, socket_pcb};
+
+fn answer(result: io::Result<c_int>) -> c_int {
+    result.unwrap_or_else(|error| {
+        // SAFETY: the C library returns the address of this thread's errno.
+        unsafe { *libc::__errno_location() = error.raw_os_error().unwrap_or(libc::EINVAL) };
+        -1
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn forkio_model_kqueue() -> c_int {
+    answer(kqueue())
+}
+
+/// `ENOSYS`: this kernel has no such function.
+#[unsafe(no_mangle)]
+extern "C" fn forkio_model_kqueuex(flags: c_uint) -> c_int {
+    answer(kqueuex(flags).unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::ENOSYS))))
+}
+
+/// # Safety
+///
+/// As kevent(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn forkio_model_kevent(
+    queue: c_int,
+    changes: *const Kevent,
+    nchanges: c_int,
+    events: *mut Kevent,
+    nevents: c_int,
+    timeout: *const timespec,
+) -> c_int {
+    // SAFETY: the caller passes a timeout, or null.
+    let timeout = unsafe { timeout.as_ref() };
+    let timeout = timeout.map(|time| Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32));
+    let length = |count: c_int| usize::try_from(count).unwrap_or(0);
+    // SAFETY: the caller passes as many changes, and as much room, as it says.
+    let result = unsafe { kevent(queue, changes, length(nchanges), events, length(nevents), timeout) };
+    answer(result.map(|count| count as c_int))
+}
+
+/// # Safety
+///
+/// As fstat(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn forkio_model_fstat(fd: c_int, stat: *mut libc::stat) -> c_int {
+    // SAFETY: the caller passes room for the structure.
+    answer(fstat(fd).map(|found| unsafe { stat.write(found) }).map(|()| 0))
+}
+
+/// 0: the descriptor is no socket, or the kernel does not tell.
+#[unsafe(no_mangle)]
+extern "C" fn forkio_model_socket_pcb(fd: c_int) -> u64 {
+    socket_pcb(fd).unwrap_or(0)
+}
+
+/// Whether a descriptor belongs to the model: no kernel would have it.
+#[unsafe(no_mangle)]
+extern "C" fn forkio_model_owns(fd: RawFd) -> bool {
+    owns(fd)
+}

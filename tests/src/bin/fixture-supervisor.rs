@@ -1,0 +1,266 @@
+//! A prefork server that a file controls. Most commands make it fail in some way.
+//!
+//! Arguments: the path of that file, how the application is loaded (`template` or `before`), and options by name. Times are
+//! long, so that a slow machine is no failure, unless an option such as `boot-timeout=700` gives one in milliseconds. The
+//! file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-aborts`, `never-ready`,
+//! `boot-exits`, `says-nothing`, `fork-fails`, `no-processes`, `no-processes-of-template`, or none of them.
+//!
+//! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
+
+// The kernel of a test build: CONTRIBUTING.md.
+#[cfg(forkio_kqueue)]
+extern crate forkio_kqueue_model as _;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use forkio::ForkOptions;
+use forkio::prefork::{Inherited, Listener, Prefork, PreforkError, Stopped, Worker};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// A time that no scenario takes.
+const LONG: Duration = Duration::from_secs(600);
+
+#[derive(Clone)]
+struct Control(PathBuf);
+
+impl Control {
+    fn says(&self, word: &str) -> bool {
+        fs::read_to_string(&self.0).is_ok_and(|text| text.split_whitespace().any(|own| own == word))
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [control, how, options @ ..] = arguments.as_slice() else { panic!("no arguments") };
+    tracing_subscriber::fmt().with_ansi(false).with_writer(io::stderr).init();
+    if options.iter().any(|option| option == "as-nobody") {
+        become_nobody();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(serve(Control(PathBuf::from(control)), how, options));
+}
+
+async fn serve(control: Control, how: &str, options: &[String]) {
+    if how == "inherited" {
+        return list_inherited();
+    }
+    let refuses = control.clone();
+    let supervisor = std::process::id();
+    forkio::before_fork(move || {
+        let is_template = std::process::id() != supervisor;
+        allow_processes(!(refuses.says("no-processes") || is_template && refuses.says("no-processes-of-template")));
+        if refuses.says("fork-fails") { Err(io::Error::from_raw_os_error(libc::EAGAIN)) } else { Ok(()) }
+    });
+    // An upgrade hands the listener over.
+    let listener = Inherited::from_env().unwrap().bind_tcp(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut prefork = Prefork::new()
+        .workers(2)
+        .listener(listener)
+        .shutdown_timeout(LONG)
+        .boot_timeout(LONG)
+        .load_timeout(LONG)
+        .heartbeat_timeout(LONG)
+        .explicit_ready(true)
+        .on_ready(move || announce(&address.to_string()));
+    for option in options {
+        if let Some(path) = option.strip_prefix("pid-file=") {
+            prefork = prefork.pid_file(path);
+            continue;
+        }
+        if let Some((name, milliseconds)) = option.split_once('=') {
+            let time = Duration::from_millis(milliseconds.parse().expect("milliseconds"));
+            prefork = match name {
+                "shutdown-timeout" => prefork.shutdown_timeout(time),
+                "boot-timeout" => prefork.boot_timeout(time),
+                "load-timeout" => prefork.load_timeout(time),
+                "heartbeat-timeout" => prefork.heartbeat_timeout(time),
+                other => panic!("no option {other}"),
+            };
+            continue;
+        }
+        prefork = match option.as_str() {
+            "as-nobody" => prefork,
+            "abort-stuck" => prefork.abort_stuck(true),
+            "huge-pages" => prefork.huge_pages(true),
+            "crash-limit" => prefork.crash_limit(3),
+            "no-crash-limit" => prefork.crash_limit(0),
+            "one-draining" => prefork.max_draining(1),
+            "one-worker" => prefork.workers(1),
+            "max-requests" => prefork.max_requests(1000).jitter(0.0),
+            "implicit-ready" => prefork.explicit_ready(false),
+            "no-notify" => prefork.notify_service_manager(false),
+            "hooks" => prefork
+                .on_reload(|| say(&format!("hook: a reload in process {}", std::process::id())))
+                .before_worker(|| {
+                    say(&format!("hook: process {}", std::process::id()));
+                    Ok(())
+                }),
+            "failing-hook" => prefork.before_worker(|| Err(io::Error::other("on purpose"))),
+            "memory" => {
+                // Not freed: it makes the process large.
+                std::mem::forget(vec![1_u8; 32 << 20]);
+                prefork
+            }
+            "thread" => {
+                std::thread::spawn(|| {
+                    loop {
+                        std::thread::park();
+                    }
+                });
+                prefork
+            }
+            "wait-briefly" => prefork.fork_options(ForkOptions::new().wait_for_threads(Duration::from_millis(100))),
+            "processes" => {
+                tokio::spawn(forkio::parent_only(start_processes()));
+                prefork
+            }
+            other => panic!("no option {other}"),
+        };
+    }
+    let start = Instant::now();
+    let ended = match how {
+        "template" => {
+            let loads = control.clone();
+            prefork.load(|| load(loads)).run(|worker, data| work(worker, data, control)).await
+        }
+        _ => prefork.run(|worker| work(worker, std::process::id(), control)).await,
+    };
+    say(&format!("waited for milliseconds: {}", start.elapsed().as_millis()));
+    exit(ended)
+}
+
+/// Writes a line to standard error in one piece, because other processes write there too.
+fn say(line: &str) {
+    io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
+/// Gives up root's privileges, so that limits of the kernel apply.
+fn become_nobody() {
+    const UNPRIVILEGED: u32 = 65_534;
+    // SAFETY: the list of groups is empty; this process has one thread.
+    let results =
+        unsafe { [libc::setgroups(0, std::ptr::null()), libc::setgid(UNPRIVILEGED), libc::setuid(UNPRIVILEGED)] };
+    assert_eq!(results, [0; 3], "{}", io::Error::last_os_error());
+}
+
+/// Sets whether the kernel allows a fork to a user without privileges.
+fn allow_processes(allow: bool) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes the limit, and reads it.
+    let results = unsafe {
+        let read = libc::getrlimit(libc::RLIMIT_NPROC, &mut limit);
+        limit.rlim_cur = if allow { limit.rlim_max } else { 0 };
+        [read, libc::setrlimit(libc::RLIMIT_NPROC, &limit)]
+    };
+    assert_eq!(results, [0; 2]);
+}
+
+/// The supervisor also starts processes of its own, and waits for them.
+async fn start_processes() {
+    for _ in 0..30 {
+        let status = tokio::process::Command::new("sleep").arg("0.1").status().await;
+        assert!(status.expect("the process is not reaped by other code").success());
+    }
+    eprintln!("all processes were waited for");
+}
+
+/// Lists the listeners of the environment.
+fn list_inherited() {
+    let mut inherited = Inherited::from_env().unwrap();
+    for name in ["web", "admin"] {
+        for listener in inherited.named(name) {
+            let kind = if matches!(listener, Listener::Tcp(_)) { "TCP" } else { "Unix" };
+            print!("{name} {kind}, ");
+        }
+    }
+    announce(&format!("{} left", inherited.take_all().len()));
+}
+
+fn announce(what: &str) {
+    println!("{what}");
+    io::stdout().flush().unwrap();
+}
+
+fn exit(ended: Result<Stopped, PreforkError>) -> ! {
+    match ended {
+        Ok(stopped) => std::process::exit(stopped.exit_code().into()),
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::exit(error.exit_code().into())
+        }
+    }
+}
+
+/// The template's process id.
+async fn load(control: Control) -> Result<u32, String> {
+    if control.says("load-panics") {
+        panic!("on purpose");
+    }
+    if control.says("load-aborts") {
+        std::process::abort();
+    }
+    if control.says("load-hangs") {
+        std::future::pending::<()>().await;
+    }
+    if control.says("load-fails") {
+        return Err("on purpose,\nin two lines".to_owned());
+    }
+    Ok(std::process::id())
+}
+
+async fn work(mut worker: Worker, data: u32, control: Control) -> u8 {
+    if control.says("boot-exits") {
+        return 3;
+    }
+    if control.says("never-ready") {
+        worker.shutdown().await;
+        return 0;
+    }
+    let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { panic!("no listener") };
+    let mut incoming = worker.incoming(listener);
+    if !control.says("says-nothing") {
+        worker.ready();
+    }
+    let mut connections = JoinSet::new();
+    while let Some((stream, _)) = incoming.next().await {
+        connections.spawn(answer(stream.into_inner(), worker.handle(), data));
+    }
+    // Also those that panic.
+    while connections.join_next().await.is_some() {}
+    0
+}
+
+async fn answer(stream: TcpStream, worker: forkio::prefork::WorkerHandle, data: u32) {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    // A client that has gone is no failure.
+    if stream.read_line(&mut line).await.is_err() {
+        return;
+    }
+    worker.count_request();
+    let reply = match line.trim() {
+        "data" => data.to_string(),
+        "retire" => {
+            worker.retire();
+            std::process::id().to_string()
+        }
+        "halt" => {
+            worker.halt();
+            std::process::id().to_string()
+        }
+        "exit" => std::process::exit(5),
+        "panic" => panic!("on purpose"),
+        "stuck" => loop {
+            std::thread::park();
+        },
+        "phase" => format!("{:?}", worker.phase()),
+        _ => std::process::id().to_string(),
+    };
+    let _ = stream.get_mut().write_all(format!("{reply}\n").as_bytes()).await;
+}

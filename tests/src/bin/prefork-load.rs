@@ -1,0 +1,284 @@
+//! Counts the requests that a server loses while its workers are replaced: the tables in `docs/operating.md`.
+//!
+//! ```sh
+//! cargo build --release --example prefork-http
+//! cargo run --release -p forkio-tests --bin prefork-load -- [--seconds N] [--nginx] [--only NAME]
+//! ```
+//!
+//! Half of the clients keep their connections, half open one for each request. All of them are closed loops. A lost
+//! request is one whose response does not arrive, or not as a whole.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const WORKERS: usize = 4;
+const CLIENTS: usize = 64;
+/// How long a client waits for anything.
+const LIMIT: Duration = Duration::from_secs(20);
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// The requests and errors that the clients have counted.
+#[derive(Debug, Default)]
+struct Counts {
+    requests: AtomicU64,
+    /// The first request of a connection was lost.
+    first: AtomicU64,
+    /// A later request of a connection was lost.
+    later: AtomicU64,
+    /// Connections that were reset; each is one of the lost ones too.
+    resets: AtomicU64,
+    /// Connections that could not be made.
+    refused: AtomicU64,
+}
+
+/// The disturbance of the server each second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Disturbance {
+    Nothing,
+    /// SIGHUP to the supervisor, or nginx's master: all workers are replaced.
+    Reload,
+    /// SIGTERM to one worker.
+    RetireOne,
+}
+
+fn main() -> Result<(), Error> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let value = |name: &str| {
+        let position = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(position + 1)
+    };
+    let seconds: u64 = value("--seconds").map_or(Ok(8), |text| text.parse())?;
+    let only = value("--only");
+    println!("| server | each second | requests | first of a connection lost | later lost | resets | refused |");
+    println!("|---|---|---:|---:|---:|---:|---:|");
+    let mut lost = 0;
+    for distribution in ["shared", "reuseport", "reuseport-per-cpu", "balanced"] {
+        for disturbance in [Disturbance::Reload, Disturbance::RetireOne] {
+            let name = format!("forkio, {distribution}");
+            if only.is_some_and(|only| !name.contains(only.as_str())) {
+                continue;
+            }
+            let server = Server::prefork_http(&["--distribution", distribution])?;
+            let counts = measure(&server, disturbance, Duration::from_secs(seconds))?;
+            lost += report(&name, disturbance, &counts);
+            server.stop()?;
+        }
+    }
+    if arguments.iter().any(|argument| argument == "--nginx") {
+        for disturbance in [Disturbance::Nothing, Disturbance::Reload] {
+            let server = Server::nginx()?;
+            let counts = measure(&server, disturbance, Duration::from_secs(seconds))?;
+            report("nginx", disturbance, &counts);
+            server.stop()?;
+        }
+    }
+    if lost > 0 {
+        return Err(format!("{lost} requests were lost").into());
+    }
+    Ok(())
+}
+
+fn report(name: &str, disturbance: Disturbance, counts: &Counts) -> u64 {
+    let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let (first, later) = (load(&counts.first), load(&counts.later));
+    let (resets, refused) = (load(&counts.resets), load(&counts.refused));
+    let what = match disturbance {
+        Disturbance::Nothing => "nothing",
+        Disturbance::Reload => "reload of all workers",
+        Disturbance::RetireOne => "retiring one worker",
+    };
+    println!("| {name} | {what} | {} | {first} | {later} | {resets} | {refused} |", load(&counts.requests));
+    first + later + refused
+}
+
+/// A server with its process, and its workers.
+struct Server {
+    program: Child,
+    /// nginx's master is not the process that was started.
+    pid: i32,
+    address: SocketAddr,
+    directory: Option<PathBuf>,
+}
+
+impl Server {
+    fn prefork_http(arguments: &[&str]) -> Result<Server, Error> {
+        let own = std::env::current_exe()?;
+        let path = own.parent().ok_or("no directory")?.join("examples/prefork-http");
+        let mut program = Command::new(&path)
+            .args(["--listen", "127.0.0.1:0", "--workers", &WORKERS.to_string()])
+            .args(arguments)
+            .env("RUST_LOG", "warn")
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut line = String::new();
+        BufReader::new(program.stdout.take().ok_or("no output")?).read_line(&mut line)?;
+        let address = line.strip_prefix("listening on http://").and_then(|rest| rest.split(' ').next());
+        let address = address.ok_or("the server announces no address")?.parse()?;
+        Ok(Server { pid: program.id() as i32, program, address, directory: None })
+    }
+
+    fn nginx() -> Result<Server, Error> {
+        let directory = std::env::temp_dir().join(format!("forkio-nginx-{}", std::process::id()));
+        fs::create_dir_all(&directory)?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let path = directory.display();
+        let configuration = format!(
+            "daemon off; worker_processes {WORKERS}; pid {path}/pid; error_log {path}/error.log;\n\
+             events {{}}\n\
+             http {{ access_log off; keepalive_requests 1000000;\n\
+             server {{ listen 127.0.0.1:{port}; location / {{ return 200 'Hello, World!'; }} }} }}\n"
+        );
+        fs::write(directory.join("nginx.conf"), configuration)?;
+        let program = Command::new("nginx").arg("-c").arg(directory.join("nginx.conf")).spawn()?;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let start = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            if start.elapsed() > LIMIT {
+                return Err("nginx does not listen".into());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Server { pid: program.id() as i32, program, address, directory: Some(directory) })
+    }
+
+    fn workers(&self) -> Vec<i32> {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid)).unwrap_or_default();
+        children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
+    fn stop(mut self) -> Result<(), Error> {
+        signal(self.pid, libc::SIGTERM);
+        let status = self.program.wait()?;
+        if let Some(directory) = self.directory.take() {
+            fs::remove_dir_all(directory)?;
+        } else if !status.success() {
+            return Err(format!("the server ended with {status}").into());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+fn signal(pid: i32, signal: i32) {
+    // SAFETY: no memory is involved.
+    unsafe { libc::kill(pid, signal) };
+}
+
+fn measure(server: &Server, disturbance: Disturbance, duration: Duration) -> Result<Counts, Error> {
+    let counts = Counts::default();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let (counts, stop) = (&counts, &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    connection(server.address, client % 2 == 0, counts, stop);
+                }
+            });
+        }
+        let start = Instant::now();
+        let mut round = 0;
+        while start.elapsed() < duration {
+            thread::sleep(Duration::from_secs(1));
+            match disturbance {
+                Disturbance::Nothing => {}
+                Disturbance::Reload => signal(server.pid, libc::SIGHUP),
+                Disturbance::RetireOne => {
+                    let workers = server.workers();
+                    if let Some(worker) = workers.get(round % WORKERS) {
+                        signal(*worker, libc::SIGTERM);
+                    }
+                }
+            }
+            round += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    Ok(counts)
+}
+
+/// One connection. A client that keeps it sends requests until the server closes it with a response.
+fn connection(address: SocketAddr, keeps: bool, counts: &Counts, stop: &AtomicBool) {
+    let stream = match TcpStream::connect_timeout(&address, LIMIT) {
+        Ok(stream) => stream,
+        Err(_) => {
+            counts.refused.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(10));
+            return;
+        }
+    };
+    let _ = stream.set_nodelay(true);
+    let _ = stream.set_read_timeout(Some(LIMIT));
+    let mut stream = BufReader::new(stream);
+    let mut is_first = true;
+    loop {
+        match request(&mut stream, keeps) {
+            Ok(closes) => {
+                counts.requests.fetch_add(1, Ordering::Relaxed);
+                if closes || !keeps || stop.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+            Err(error) => {
+                let lost = if is_first { &counts.first } else { &counts.later };
+                lost.fetch_add(1, Ordering::Relaxed);
+                if error.kind() == io::ErrorKind::ConnectionReset {
+                    counts.resets.fetch_add(1, Ordering::Relaxed);
+                }
+                return;
+            }
+        }
+        is_first = false;
+    }
+}
+
+/// Whether the server closes the connection after the response.
+fn request(stream: &mut BufReader<TcpStream>, keeps: bool) -> io::Result<bool> {
+    let head: &[u8] = if keeps {
+        b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+    } else {
+        b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+    };
+    stream.get_mut().write_all(head)?;
+    let mut length = 0;
+    let mut closes = false;
+    let mut line = String::new();
+    let mut is_status = true;
+    loop {
+        line.clear();
+        if stream.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if std::mem::take(&mut is_status) {
+            if !line.starts_with("HTTP/1.1 200") {
+                return Err(io::Error::other(line));
+            }
+            continue;
+        }
+        let header = line.trim_end().to_ascii_lowercase();
+        if header.is_empty() {
+            break;
+        }
+        if let Some(value) = header.strip_prefix("content-length: ") {
+            length = value.parse().map_err(io::Error::other)?;
+        }
+        closes |= header == "connection: close";
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    Ok(closes)
+}

@@ -1,0 +1,25 @@
+//! How long things may take, and how often things are repeated.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// The factor by which the machine is slower than an ordinary one: the environment variable `FORKIO_TEST_SLOWDOWN`, or
+/// 1.
+pub fn slowdown() -> u32 {
+    // Kept, because a child of a process with threads must not read the environment.
+    static SLOWDOWN: OnceLock<u32> = OnceLock::new();
+    *SLOWDOWN.get_or_init(|| match std::env::var("FORKIO_TEST_SLOWDOWN") {
+        Ok(factor) => factor.parse().ok().filter(|factor| *factor > 0).expect("FORKIO_TEST_SLOWDOWN is a factor"),
+        Err(_) => 1,
+    })
+}
+
+/// How long one step of a scenario may take. A step that takes longer hangs.
+pub fn limit() -> Duration {
+    Duration::from_secs(60) * slowdown()
+}
+
+/// How often to repeat something that is repeated `count` times on an ordinary machine.
+pub fn rounds(count: usize) -> usize {
+    count.div_ceil(slowdown() as usize)
+}

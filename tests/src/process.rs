@@ -1,0 +1,177 @@
+//! Processes, signals, and turns that processes give each other.
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::limits::limit;
+
+/// Waits until `condition` holds. Panics with `what` if it does not hold within the [`limit()`].
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < limit(), "waited {:?} in vain: {what}", limit());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Panics unless `left` equals `right`. The message has the process id, because several processes write to one log.
+#[track_caller]
+pub fn check_eq<T: PartialEq + Debug>(what: &str, left: T, right: T) {
+    assert_eq!(left, right, "in process {}: {what}", std::process::id());
+}
+
+/// The id of this process.
+pub fn own_pid() -> i32 {
+    std::process::id().cast_signed()
+}
+
+/// In a child: runs `child` and exits. A panic ends the child too, which must not return to frames whose threads are not here.
+pub fn run_child(child: impl FnOnce()) -> ! {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
+    std::process::exit(if result.is_ok() { 0 } else { 101 })
+}
+
+/// Waits for a child and returns its status, as waitpid(2) gives it.
+#[track_caller]
+pub fn wait_status(pid: i32) -> i32 {
+    let mut status = 0;
+    // SAFETY: the kernel writes the status.
+    let waited = unsafe { libc::waitpid(pid, &mut status, 0) };
+    check_eq("waiting for the child", waited, pid);
+    status
+}
+
+/// Waits for a child, which must exit with 0.
+#[track_caller]
+pub fn reap(pid: i32) {
+    check_eq("the child's status", wait_status(pid), 0);
+}
+
+/// Sends a signal to a process, or to the group of this process if `pid` is 0.
+#[track_caller]
+pub fn kill(pid: i32, signal: i32) {
+    // SAFETY: no memory is involved.
+    let result = unsafe { libc::kill(pid, signal) };
+    assert_eq!(result, 0, "sending signal {signal} to process {pid}: {}", io::Error::last_os_error());
+}
+
+/// Sends a signal to this thread.
+#[track_caller]
+pub fn raise(signal: i32) {
+    // SAFETY: no memory is involved.
+    assert_eq!(unsafe { libc::raise(signal) }, 0, "raising signal {signal}");
+}
+
+/// Ends this process at once, without destructors and exit handlers. A child needs it if its parent had other threads:
+/// the end of a thread scope would wait for threads that the child does not have.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(code) }
+}
+
+/// Calls `act` while each of `works` runs again and again on a thread of its own.
+pub fn beside_threads<W: FnMut() + Send, T>(works: impl IntoIterator<Item = W>, act: impl FnOnce() -> T) -> T {
+    /// Also ends the threads if `act` panics.
+    struct Stop<'a>(&'a AtomicBool);
+
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for mut work in works {
+            let is_over = &is_over;
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    work();
+                }
+            });
+        }
+        let _stop = Stop(&is_over);
+        act()
+    })
+}
+
+/// Calls `act` while this process may have no descriptor at or above `limit`.
+pub fn with_descriptor_limit<T>(limit: usize, act: impl FnOnce() -> T) -> T {
+    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes `before`.
+    check_eq("getrlimit", unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut before) }, 0);
+    let set = |limit: libc::rlimit| {
+        // SAFETY: the kernel reads `limit`.
+        check_eq("setrlimit", unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+    };
+    set(libc::rlimit { rlim_cur: limit as libc::rlim_t, ..before });
+    let result = act();
+    set(before);
+    result
+}
+
+/// Opens files until no descriptor is left. Lowers the descriptor limit first.
+#[track_caller]
+pub fn use_up_descriptors() -> Vec<File> {
+    let limit = libc::rlimit { rlim_cur: 512, rlim_max: 512 };
+    // SAFETY: the kernel reads `limit`.
+    check_eq("setrlimit", unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+    std::iter::from_fn(|| File::open("/dev/null").ok()).collect()
+}
+
+/// Runs a future that never waits, without a runtime.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("the future waits"),
+    }
+}
+
+/// One process waits until another one lets it continue. Create it before the fork.
+#[derive(Debug)]
+pub struct Turn {
+    receiver: PipeReader,
+    sender: PipeWriter,
+}
+
+impl Turn {
+    /// A turn that has not been given yet.
+    #[track_caller]
+    #[expect(clippy::new_without_default, reason = "it opens descriptors")]
+    pub fn new() -> Turn {
+        let (receiver, sender) = io::pipe().expect("a pipe");
+        Turn { receiver, sender }
+    }
+
+    /// A turn that the child gives to the parent, and one that the parent gives to the child.
+    #[track_caller]
+    pub fn both_ways() -> (Turn, Turn) {
+        (Turn::new(), Turn::new())
+    }
+
+    /// Lets one [`wait`](Turn::wait) return.
+    pub fn give(&self) {
+        (&self.sender).write_all(&[1]).expect("telling another process");
+    }
+
+    /// Waits for a [`give`](Turn::give).
+    pub fn wait(&self) {
+        (&self.receiver).read_exact(&mut [0]).expect("waiting for another process");
+    }
+}
+
+/// The descriptor that a [`give`](Turn::give) makes readable.
+impl AsRawFd for Turn {
+    fn as_raw_fd(&self) -> RawFd {
+        self.receiver.as_raw_fd()
+    }
+}

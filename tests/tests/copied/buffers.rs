@@ -1,0 +1,75 @@
+//! Buffers, and generators of random numbers.
+
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::{self, BufWriter, Read, Write};
+use std::sync::{Arc, Mutex};
+
+use forkio_tests::runtime::*;
+use rand::RngExt;
+
+use crate::Scratch;
+
+/// Draws random numbers: one in this process, and one in each of two children.
+async fn draw() -> Vec<u128> {
+    let (mut reader, writer) = io::pipe().unwrap();
+    // The generator has numbers in store.
+    let _first: u64 = rand::rng().random();
+    for _ in 0..2 {
+        in_child(async || (&writer).write_all(&rand::rng().random::<u128>().to_le_bytes()).unwrap()).await;
+    }
+    let mut numbers = vec![rand::rng().random()];
+    for _ in 0..2 {
+        let mut number = [0; 16];
+        reader.read_exact(&mut number).unwrap();
+        numbers.push(u128::from_le_bytes(number));
+    }
+    numbers
+}
+
+scenarios!(
+    /// A line that C code has printed into a buffer comes out once.
+    fn c_library() {
+        check_eq("output", Program::start("buffers::half_a_line", &[]).finish_well().as_str(), "half a line\n");
+    }
+
+    /// Prints a line with the C library, and forks.
+    #[program]
+    async fn half_a_line() {
+        // SAFETY: the format has no arguments.
+        unsafe { libc::printf(c"half a line\n".as_ptr()) };
+        // Both processes flush the buffer when they exit.
+        in_child(async || {}).await;
+    }
+
+    /// The contents of a Rust buffer are written twice, or once if a hook flushes it before the fork.
+    async fn buffered_file() {
+        let scratch = Scratch::new("buffered");
+        let append = || BufWriter::new(OpenOptions::new().create(true).append(true).open(&scratch.0).unwrap());
+        let file = Arc::new(Mutex::new(append()));
+        file.lock().unwrap().write_all(b"a line\n").unwrap();
+        let flushed = Arc::clone(&file);
+        in_child(async || file.lock().unwrap().flush().unwrap()).await;
+        file.lock().unwrap().flush().unwrap();
+        check_eq("without a hook", scratch.text().as_str(), "a line\na line\n");
+
+        forkio::before_fork(move || flushed.lock().unwrap().flush());
+        file.lock().unwrap().write_all(b"another\n").unwrap();
+        in_child(async || file.lock().unwrap().flush().unwrap()).await;
+        file.lock().unwrap().flush().unwrap();
+        check_eq("with a hook", scratch.text().as_str(), "a line\na line\nanother\n");
+    }
+
+    /// Without reseeding, parent and children draw the same random numbers.
+    async fn same_random_numbers() {
+        let numbers = draw().await;
+        assert!(numbers[0] == numbers[1] && numbers[0] == numbers[2], "{numbers:?}");
+    }
+
+    /// With reseeding in a hook, parent and children draw different random numbers.
+    async fn reseeded_random_numbers() {
+        forkio::on_child(|_| rand::rng().reseed().expect("random numbers from the system"));
+        let numbers: BTreeSet<_> = draw().await.into_iter().collect();
+        check_eq("different numbers", numbers.len(), 3);
+    }
+);

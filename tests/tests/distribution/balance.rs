@@ -1,0 +1,160 @@
+//! The balanced distribution: each worker has about as many open connections as the others.
+
+use forkio_tests::reactor::*;
+
+use crate::{Connection, Server, by_worker, close, freeze, unless_overlooked};
+
+/// Checks that no worker has more than 1.25 of the mean. With few connections, the mean rounded up is allowed.
+#[track_caller]
+fn check_balance(counts: &[usize], what: &str) {
+    let (total, workers) = (counts.iter().sum::<usize>(), counts.len());
+    let limit = (total * 5 / (workers * 4)).max(total.div_ceil(workers));
+    let most = counts.iter().max().expect("a worker");
+    assert!(*most <= limit, "{what}: {counts:?}: more than {limit}");
+    if total >= 4 * workers {
+        assert!(most * workers * 4 <= total * 5, "{what}: {counts:?}: more than 1.25 of the mean");
+    }
+}
+
+/// Checks the balance of a server through several bursts of connections.
+fn check_balanced_server(workers: usize, mode: &str) {
+    unless_overlooked(|| check_balance_of_bursts(workers, mode));
+}
+
+fn check_balance_of_bursts(workers: usize, mode: &str) {
+    let server = Server::start("balanced", workers, mode);
+    server.wait_for_all(workers);
+    let mut connections = Vec::new();
+    for count in [1, workers - 1, 4 * workers, 2 * workers + 1, 3 * workers] {
+        connections.extend(server.burst(count));
+        check_balance(&by_worker(&connections, workers), &format!("after a burst of {count}"));
+    }
+    // Some connections end, unevenly. No worker that has too many gets one of the new ones.
+    let (kept, ended): (Vec<_>, Vec<_>) = connections
+        .into_iter()
+        .enumerate()
+        .partition(|(index, connection)| connection.worker % 2 == 0 && index % 3 != 2);
+    let connections =
+        |numbered: Vec<(usize, Connection)>| numbered.into_iter().map(|(_, connection)| connection).collect();
+    close(connections(ended));
+    let mut connections: Vec<Connection> = connections(kept);
+    let before = by_worker(&connections, workers);
+    connections.extend(server.burst(5 * workers));
+    let after = by_worker(&connections, workers);
+    let total = connections.len();
+    let limit = (total * 5 / (workers * 4)).max(total.div_ceil(workers));
+    for (before, after) in before.iter().zip(&after) {
+        assert!(*after <= limit.max(*before), "{before:?} became {after:?}, and the limit is {limit}");
+    }
+    drop(connections);
+    server.stop();
+}
+
+fn check_killed_worker() {
+    const WORKERS: usize = 3;
+    let server = Server::start("balanced", WORKERS, "hold");
+    server.wait_for_all(WORKERS);
+    let mut connections = server.burst(6 * WORKERS);
+    let victim = connections[0].pid;
+    kill(victim, libc::SIGKILL);
+    connections.retain(|connection| connection.pid != victim);
+    wait_until("the worker has been replaced", || {
+        let pids = server.pids();
+        pids.len() == WORKERS && !pids.contains(&victim)
+    });
+    wait_until("the new worker accepts", || {
+        let connection = server.connect().answered();
+        let is_new = connections.iter().all(|known| known.pid != connection.pid);
+        if is_new {
+            connections.push(connection);
+        } else {
+            close(vec![connection]);
+        }
+        is_new
+    });
+    let missing = 8 * WORKERS - connections.len();
+    connections.extend(server.burst(missing));
+    check_balance(&by_worker(&connections, WORKERS), "with the new worker");
+    drop(connections);
+    server.stop();
+}
+
+fn check_stopped_worker() {
+    const WORKERS: usize = 2;
+    let server = Server::start("balanced", WORKERS, "hold");
+    server.wait_for_all(WORKERS);
+    let mut connections = server.burst(2);
+    let (stopped, other) = (connections[0].pid, connections[1].pid);
+    assert_ne!(stopped, other);
+    freeze(stopped);
+    let without = server.burst(20);
+    assert!(without.iter().all(|connection| connection.pid == other));
+    connections.extend(without);
+    kill(stopped, libc::SIGCONT);
+    // It has one connection, and the other worker 21.
+    wait_until("it accepts again", || {
+        connections.push(server.connect().answered());
+        connections.last().is_some_and(|connection| connection.pid == stopped)
+    });
+    let before = connections.len();
+    connections.extend(server.burst(10));
+    assert!(connections[before..].iter().all(|connection| connection.pid == stopped));
+    drop(connections);
+    server.stop();
+}
+
+fn check_forked_worker() {
+    let server = Server::start("balanced", 2, "fork");
+    server.wait_for_all(2);
+    let connections = server.burst(12);
+    check_balance(&by_worker(&connections, 2), "after the forks");
+    drop(connections);
+    server.stop();
+}
+
+scenarios!(
+    /// Two workers are balanced.
+    fn two_workers() {
+        check_balanced_server(2, "hold");
+    }
+
+    /// Four workers are balanced.
+    fn four_workers() {
+        check_balanced_server(4, "hold");
+    }
+
+    /// Eight workers are balanced.
+    fn eight_workers() {
+        check_balanced_server(8, "hold");
+    }
+
+    /// Sixteen workers are balanced.
+    fn sixteen_workers() {
+        check_balanced_server(16, "hold");
+    }
+
+    /// Thirty-two workers are balanced.
+    fn thirty_two_workers() {
+        check_balanced_server(32, "hold");
+    }
+
+    /// Workers whose runtimes have threads are balanced.
+    fn workers_with_threads() {
+        check_balanced_server(3, "threads");
+    }
+
+    /// The connections of a killed worker no longer count, and its successor gets as many as the others have.
+    fn killed_worker() {
+        unless_overlooked(check_killed_worker);
+    }
+
+    /// A worker that does not answer delays the others only for a moment, and continues later.
+    fn stopped_worker() {
+        unless_overlooked(check_stopped_worker);
+    }
+
+    /// Connections and counts that a child of a worker has inherited change nothing in the balance.
+    fn forked_worker() {
+        unless_overlooked(check_forked_worker);
+    }
+);

@@ -1,0 +1,178 @@
+//! The worker that gets the next connection.
+
+mod balance;
+// A kqueue wakes all workers.
+#[cfg(epoll)]
+mod exclusive;
+mod queues;
+mod server;
+// The program is not part of the pack for FreeBSD.
+#[cfg(epoll)]
+mod table;
+
+use std::collections::BTreeSet;
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use forkio_tests::reactor::*;
+
+forkio_tests::main!(
+    balance,
+    #[cfg(epoll)]
+    exclusive,
+    queues,
+    server,
+    #[cfg(epoll)]
+    table
+);
+
+const ALL: [&str; 4] = ["shared", "reuseport", "reuseport-per-cpu", "balanced"];
+
+/// A running server.
+struct Server {
+    program: Program,
+    address: String,
+}
+
+impl Server {
+    /// Starts a server whose workers have one of the modes of [`server`].
+    #[track_caller]
+    fn start(distribution: &str, workers: usize, mode: &str) -> Server {
+        let mut program = Server::program(distribution, workers, mode);
+        let address = program.line();
+        Server { program, address }
+    }
+
+    #[track_caller]
+    fn program(distribution: &str, workers: usize, mode: &str) -> Program {
+        Program::start("server::server", &[distribution, &workers.to_string(), mode])
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.address.parse().expect("an address")
+    }
+
+    #[track_caller]
+    fn connect(&self) -> Connecting {
+        let stream = TcpStream::connect(self.address()).expect("connecting");
+        stream.set_read_timeout(Some(limit())).expect("a time limit");
+        Connecting(stream, Instant::now())
+    }
+
+    /// Connects many clients at once. Returns the connections, each with its worker.
+    #[track_caller]
+    fn burst(&self, count: usize) -> Vec<Connection> {
+        let connecting: Vec<_> = (0..count).map(|_| self.connect()).collect();
+        connecting.into_iter().map(Connecting::answered).collect()
+    }
+
+    /// Waits until each of the workers accepts.
+    #[track_caller]
+    fn wait_for_all(&self, workers: usize) {
+        let mut seen = BTreeSet::new();
+        let mut held = Vec::new();
+        wait_until("every worker accepts", || {
+            let connection = self.connect().answered();
+            seen.insert(connection.worker);
+            held.push(connection);
+            seen.len() == workers
+        });
+        close(held);
+    }
+
+    /// The process ids of the workers.
+    fn pids(&self) -> Vec<i32> {
+        let parent = self.program.pid();
+        processes().into_values().filter(|process| process.parent == parent).map(|process| process.pid).collect()
+    }
+
+    #[track_caller]
+    fn stop(self) {
+        kill(self.program.pid(), libc::SIGTERM);
+        self.program.finish_well();
+    }
+}
+
+/// After this time workers overlook one that leaves a connection alone.
+const OVERLOOKED_AFTER: Duration = Duration::from_millis(500);
+
+/// Whether a connection has waited so long that a worker may have been overlooked.
+static MAY_BE_OVERLOOKED: AtomicBool = AtomicBool::new(false);
+
+/// Checks something that holds unless a worker is overlooked. On a machine that stands still for so long that it may have been,
+/// it is checked again.
+#[track_caller]
+fn unless_overlooked(check: impl Fn()) {
+    const ATTEMPTS: usize = 5;
+    for _ in 1..ATTEMPTS {
+        MAY_BE_OVERLOOKED.store(false, Ordering::Relaxed);
+        match catch_unwind(AssertUnwindSafe(&check)) {
+            Ok(()) => return,
+            Err(_) if MAY_BE_OVERLOOKED.load(Ordering::Relaxed) => {}
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+    check();
+}
+
+/// Stops a process, and waits until it has stopped.
+#[track_caller]
+fn freeze(pid: i32) {
+    kill(pid, libc::SIGSTOP);
+    wait_until("the process has stopped", || processes()[&pid].state == 'T');
+}
+
+/// A connection that the kernel has accepted, and when. A worker may not have answered yet.
+struct Connecting(TcpStream, Instant);
+
+/// A connection that a worker has answered.
+struct Connection {
+    stream: TcpStream,
+    worker: usize,
+    pid: i32,
+}
+
+impl Connecting {
+    #[track_caller]
+    fn answered(self) -> Connection {
+        self.answer().expect("an answer")
+    }
+
+    fn answer(self) -> io::Result<Connection> {
+        let (worker, pid) = read_answer(&self.0)?;
+        if self.1.elapsed() >= OVERLOOKED_AFTER {
+            MAY_BE_OVERLOOKED.store(true, Ordering::Relaxed);
+        }
+        Ok(Connection { stream: self.0, worker, pid })
+    }
+}
+
+/// Ends connections, and waits until the workers no longer count them.
+#[track_caller]
+fn close(connections: Vec<Connection>) {
+    for Connection { mut stream, .. } in connections {
+        stream.shutdown(Shutdown::Write).expect("ending a connection");
+        assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
+    }
+}
+
+fn read_answer(stream: impl Read) -> io::Result<(usize, i32)> {
+    let mut line = String::new();
+    // Nothing follows the line.
+    BufReader::new(stream).read_line(&mut line)?;
+    let invalid = || io::Error::new(io::ErrorKind::UnexpectedEof, format!("{line:?} is no answer"));
+    let (worker, pid) = line.strip_suffix('\n').and_then(|line| line.split_once(' ')).ok_or_else(invalid)?;
+    Ok((worker.parse().map_err(|_| invalid())?, pid.parse().map_err(|_| invalid())?))
+}
+
+/// How many connections each worker has.
+fn by_worker<'a>(connections: impl IntoIterator<Item = &'a Connection>, workers: usize) -> Vec<usize> {
+    let mut counts = vec![0; workers];
+    for connection in connections {
+        counts[connection.worker] += 1;
+    }
+    counts
+}

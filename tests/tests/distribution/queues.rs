@@ -1,0 +1,179 @@
+//! Queues of connections, shared or one for each worker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use forkio_tests::reactor::*;
+
+use crate::{ALL, Connecting, Server, by_worker, freeze, read_answer};
+
+scenarios!(
+    /// Connections that wait for a worker which is killed are served by its successor. None is reset.
+    fn queue_outlives_its_worker() {
+        for distribution in ["reuseport", "shared", "balanced"] {
+            let server = Server::start(distribution, 2, "hold");
+            server.wait_for_all(2);
+            let workers = server.pids();
+            for pid in &workers {
+                freeze(*pid);
+            }
+            let waiting: Vec<_> = (0..32).map(|_| server.connect()).collect();
+            for pid in &workers {
+                kill(*pid, libc::SIGKILL);
+            }
+            let served: Vec<_> = waiting.into_iter().map(Connecting::answered).collect();
+            assert!(served.iter().all(|connection| !workers.contains(&connection.pid)), "{distribution}");
+            if distribution == "reuseport" {
+                let counts = by_worker(&served, 2);
+                assert!(counts.iter().all(|count| *count > 0), "one queue had them all: {counts:?}");
+            }
+            drop(served);
+            server.stop();
+        }
+    }
+
+    /// Workers are retired one after the other while clients connect without a pause. Each client gets an answer.
+    fn replacement_under_load() {
+        const WORKERS: usize = 2;
+        for distribution in ALL {
+            let server = Server::start(distribution, WORKERS, "close");
+            server.wait_for_all(WORKERS);
+            let (stop, answers) = (AtomicBool::new(false), AtomicUsize::new(0));
+            thread::scope(|scope| {
+                let clients: Vec<_> = (0..4)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            while !stop.load(Ordering::Relaxed) {
+                                let stream = TcpStream::connect(server.address())?;
+                                stream.set_read_timeout(Some(limit()))?;
+                                Connecting(stream, Instant::now()).answer()?;
+                                answers.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Ok::<_, io::Error>(())
+                        })
+                    })
+                    .collect();
+                for old in server.pids() {
+                    let before = answers.load(Ordering::Relaxed);
+                    wait_until("clients are answered", || answers.load(Ordering::Relaxed) > before + 50);
+                    kill(old, libc::SIGTERM);
+                    wait_until("the worker has been replaced", || {
+                        let pids = server.pids();
+                        pids.len() == WORKERS && !pids.contains(&old)
+                    });
+                }
+                let before = answers.load(Ordering::Relaxed);
+                wait_until("clients are answered", || answers.load(Ordering::Relaxed) > before + 50);
+                stop.store(true, Ordering::Relaxed);
+                for client in clients {
+                    client.join().expect("no client panics").unwrap_or_else(|error| panic!("{distribution}: {error}"));
+                }
+            });
+            server.stop();
+        }
+    }
+
+    /// Connections that wait when the server is told to stop are served.
+    fn stop_empties_the_queues() {
+        for distribution in ALL {
+            let server = Server::start(distribution, 2, "hold");
+            server.wait_for_all(2);
+            let workers = server.pids();
+            for pid in &workers {
+                freeze(*pid);
+            }
+            let waiting: Vec<_> = (0..32).map(|_| server.connect()).collect();
+            kill(server.program.pid(), libc::SIGTERM);
+            // The supervisor sleeps again after it has closed its listeners and told the workers.
+            wait_until("the supervisor sleeps", || processes()[&server.program.pid()].state == 'S');
+            for pid in &workers {
+                kill(*pid, libc::SIGCONT);
+            }
+            for connecting in waiting {
+                connecting.answer().unwrap_or_else(|error| panic!("{distribution}: {error}"));
+            }
+            server.program.finish_well();
+        }
+    }
+
+    /// Workers share Unix listeners.
+    fn unix_listeners() {
+        for distribution in ["shared", "balanced"] {
+            let server = Server::start(distribution, 2, "unix");
+            let connect = || {
+                let stream = UnixStream::connect(&server.address).expect("connecting");
+                stream.set_read_timeout(Some(limit())).expect("a time limit");
+                stream
+            };
+            let (mut seen, mut held) = (BTreeMap::<usize, usize>::new(), Vec::new());
+            wait_until("both workers have answered", || {
+                let stream = connect();
+                *seen.entry(read_answer(&stream).expect("an answer").0).or_default() += 1;
+                held.push(stream);
+                seen.len() == 2
+            });
+            drop(held);
+            server.stop();
+        }
+    }
+
+    /// A Unix listener cannot have a queue for each worker.
+    fn unix_listeners_have_one_queue() {
+        let server = Server::start("reuseport", 2, "unix-refused");
+        assert_eq!(server.address, "ready");
+        server.stop();
+    }
+
+    /// A worker that pauses leaves connections to the others.
+    fn paused_worker() {
+        for distribution in ["shared", "balanced"] {
+            let mut server = Server::start(distribution, 2, "pause");
+            server.wait_for_all(2);
+            let mut first = server.connect().answered();
+            first.stream.write_all(b"p").expect("asking for a pause");
+            assert_eq!(server.program.line(), "paused");
+            let connections = server.burst(10);
+            assert!(connections.iter().all(|connection| connection.pid != first.pid), "{distribution}");
+            drop(connections);
+            server.stop();
+        }
+    }
+
+    /// Supervisor and workers have the right listeners open, and registered in the right way.
+    fn open_listeners() {
+        for distribution in ALL {
+            let server = Server::start(distribution, 3, "look");
+            assert_eq!(server.address, "ready");
+            server.stop();
+        }
+    }
+
+    /// A connection goes to the worker on the CPU of its client, if it comes over loopback.
+    fn queues_per_cpu() {
+        // Systems that cannot steer connections by CPU refuse the distribution.
+        let Some(allowed) = allowed_cpus() else { return };
+        let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let server = Server::start("reuseport-per-cpu", cpus, "hold");
+        for (worker, cpu) in allowed.iter().enumerate() {
+            let address = server.address();
+            let cpu = *cpu;
+            let workers = thread::spawn(move || {
+                stay_on(cpu);
+                let mut workers = BTreeSet::new();
+                for _ in 0..20 {
+                    let stream = TcpStream::connect(address).expect("connecting");
+                    stream.set_read_timeout(Some(limit())).expect("a time limit");
+                    workers.insert(Connecting(stream, Instant::now()).answered().worker);
+                }
+                workers
+            });
+            assert_eq!(workers.join().expect("no panic"), BTreeSet::from([worker]), "from CPU {cpu}");
+        }
+        server.stop();
+    }
+);

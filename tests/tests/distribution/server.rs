@@ -1,0 +1,253 @@
+//! The server that the scenarios talk to. It tells each connection the worker's index and process id.
+
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::PathBuf;
+
+use forkio::prefork::{Accept, Acceptor, Counted, Shutdown};
+use forkio_reactor::fork::SourceKind;
+use forkio_tests::runtime::*;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+
+/// Before the process id of a worker that does not accept.
+pub(crate) const DOES_NOT_ACCEPT: &str = "does not accept: ";
+
+/// Tells the scenario something.
+fn announce(what: &str) {
+    println!("{what}");
+    std::io::stdout().flush().unwrap();
+}
+
+/// A path that no other process uses.
+fn socket_path() -> PathBuf {
+    std::env::temp_dir().join(format!("forkio-distribution-{}", std::process::id()))
+}
+
+/// The way in which a worker treats its connections.
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    /// Holds them until their clients end them.
+    Hold,
+    /// Closes them after the answer.
+    Close,
+    /// Forks when it has two of them.
+    Fork,
+    /// Serves them on a runtime with threads.
+    Threads,
+    /// The first worker waits for connections, and does not accept them.
+    FirstDoesNotAccept,
+    /// Accepts no more once a client has asked for it.
+    Pause,
+}
+
+async fn tcp(prefork: Prefork, mode: Mode) {
+    let listener = listener().await;
+    let address = listener.local_addr().unwrap().to_string();
+    run(prefork.listener(listener), mode, address).await;
+}
+
+/// Runs the server. Announces the address when the workers have been forked.
+async fn run(prefork: Prefork, mode: Mode, address: String) {
+    let prefork = prefork.on_ready(move || announce(&address));
+    let stopped = prefork.run(move |worker| work(worker, mode)).await.expect("a server that runs");
+    check_eq("the server's exit code", stopped.exit_code(), 0);
+}
+
+async fn work(mut worker: Worker, mode: Mode) {
+    match worker.take_listeners().pop().expect("a listener") {
+        Listener::Tcp(listener) if mode == Mode::Threads => {
+            let runtime = Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
+            let listener = listener.into_std().unwrap();
+            let served = runtime.spawn(async move {
+                // Registers the listener with this runtime.
+                serve(worker, TcpListener::from_std(listener).unwrap(), mode).await;
+            });
+            served.await.expect("serving on another thread");
+            runtime.shutdown_background();
+        }
+        Listener::Tcp(listener) => serve(worker, listener, mode).await,
+        Listener::Unix(listener) => serve(worker, listener, mode).await,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn serve<L>(worker: Worker, listener: L, mode: Mode)
+where
+    L: Accept,
+    L::Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut acceptor = worker.acceptor(listener);
+    let mut tasks = JoinSet::new();
+    if mode == Mode::FirstDoesNotAccept && worker.index() == 0 {
+        announce(&format!("{DOES_NOT_ACCEPT}{}", std::process::id()));
+        return worker.shutdown().await;
+    }
+    let mut is_paused = false;
+    loop {
+        tokio::select! {
+            () = worker.shutdown() => break,
+            accepted = acceptor.accept(), if !is_paused => {
+                let (stream, _) = accepted.expect("accepting");
+                tasks.spawn(connection(worker.index(), stream, worker.shutdown(), mode));
+                if mode == Mode::Fork && worker.connections().open() == 2 {
+                    fork_with_connections(&worker, &mut acceptor).await;
+                }
+            }
+            Some(ended) = tasks.join_next() => if ended.expect("a connection") == Some(b'p') {
+                acceptor.pause();
+                is_paused = true;
+                announce("paused");
+            }
+        }
+    }
+    for (stream, _) in acceptor.close() {
+        tasks.spawn(connection(worker.index(), stream, worker.shutdown(), mode));
+    }
+    tasks.join_all().await;
+    check_eq("connections that are left", worker.connections().open(), 0);
+}
+
+/// Answers, and holds the connection until its client ends it or the worker must stop. Returns what the client has
+/// sent.
+async fn connection<S>(index: usize, mut stream: Counted<S>, stop: Shutdown, mode: Mode) -> Option<u8>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // The client may have closed the connection.
+    stream.write_all(format!("{index} {}\n", std::process::id()).as_bytes()).await.ok()?;
+    if mode == Mode::Close {
+        let _ = stream.shutdown().await;
+    }
+    tokio::select! {
+        sent = stream.read_u8() => sent.ok(),
+        () = stop => None,
+    }
+}
+
+/// Forks a worker. Its child changes connections and counts, which changes nothing in the worker.
+async fn fork_with_connections<L: Accept>(worker: &Worker, acceptor: &mut Acceptor<L>) {
+    let connections = worker.connections();
+    let counted = connections.count(());
+    check_eq("counted", connections.open(), 3);
+    let Some(mut child) = fork().await else {
+        drop(counted);
+        let _more = connections.count(());
+        acceptor.pause();
+        std::process::exit(0);
+    };
+    let status = child.wait().await.expect("waiting");
+    assert!(status.success(), "{status}");
+    check_eq("after the child's end", connections.open(), 3);
+    drop(counted);
+    check_eq("no longer counted", connections.open(), 2);
+}
+
+/// A Unix listener cannot have a queue for each worker. The server refuses it, and runs if that listener is shared.
+async fn unix_refused(distribution: Distribution) {
+    let path = socket_path();
+    let listen = || UnixListener::bind(&path).unwrap();
+    let error = Prefork::new().workers(1).distribution(distribution).listener(listen()).run(|_| async {}).await;
+    let Err(error @ PreforkError::ReusePort(_)) = error else { panic!("{error:?}") };
+    let message = error.to_string();
+    assert!(message.contains("Unix") && message.contains("listener_with"), "{message}");
+    fs::remove_file(&path).unwrap();
+
+    let prefork = Prefork::new().workers(2).distribution(distribution).listener(listener().await);
+    let prefork = prefork.shutdown_timeout(limit()).listener_with(listen(), Distribution::Shared);
+    let work = async |mut worker: Worker| {
+        let listeners = worker.take_listeners();
+        assert!(matches!(listeners.as_slice(), [Listener::Tcp(_), Listener::Unix(_)]), "{listeners:?}");
+        worker.shutdown().await;
+    };
+    let stopped = prefork.on_ready(|| announce("ready")).run(work).await.unwrap();
+    check_eq("the exit code", stopped.exit_code(), 0);
+    fs::remove_file(&path).unwrap();
+}
+
+/// How many listeners this process has open.
+fn listeners() -> usize {
+    let is_listener = |fd: &i32| forkio_reactor::fork::glue::kind(fd).is_ok_and(|kind| kind == SourceKind::Listener);
+    open_descriptors().iter().filter(|fd| is_listener(fd)).count()
+}
+
+/// Runs a server that checks what its processes have open and registered.
+async fn look(prefork: Prefork, distribution: Distribution) {
+    const WORKERS: usize = 3;
+    let inherited = open_descriptors();
+    let has_queue_each = matches!(distribution, Distribution::ReusePort | Distribution::ReusePortPerCpu);
+    let listener = listener().await;
+    let address = listener.local_addr().unwrap();
+    // The address is in use until the server opens more listeners.
+    let refused = std::net::TcpListener::bind(address).unwrap_err();
+    check_eq("a second listener", refused.kind(), ErrorKind::AddrInUse);
+    let fd = listener.as_raw_fd();
+    let prefork = prefork.workers(WORKERS).listener(listener).on_ready(move || {
+        check_eq("the supervisor's registrations", exclusive_in_kernel(fd).unwrap_or_default(), vec![]);
+        check_eq("the supervisor's listeners", listeners(), if has_queue_each { WORKERS } else { 1 });
+        announce("ready");
+    });
+    let work = async |mut worker: Worker| {
+        let Some(Listener::Tcp(own)) = worker.take_listeners().pop() else { panic!("no listener") };
+        check_eq("the address", own.local_addr().unwrap(), address);
+        check_eq("the worker's listeners", listeners(), 1);
+        let check = |fd: RawFd, expected| {
+            if let Some(exclusive) = exclusive_in_kernel(fd) {
+                check_eq("watched once, exclusively", exclusive, vec![expected]);
+            }
+        };
+        check(own.as_raw_fd(), false);
+        let acceptor = worker.acceptor(own);
+        // A kqueue always wakes all workers.
+        check(acceptor.as_fd().as_raw_fd(), distribution == Distribution::Shared && cfg!(epoll));
+        let own = acceptor.into_inner().unwrap();
+        check(own.as_raw_fd(), false);
+        // Lets the worker's other tasks start.
+        tokio::task::yield_now().await;
+        let audit = forkio::audit::shared_descriptors().unwrap();
+        let shared: Vec<_> = audit.found().iter().filter(|found| !inherited.contains(&found.fd)).collect();
+        assert!(shared.is_empty(), "{shared:?}");
+
+        if distribution == Distribution::ReusePortPerCpu {
+            check_eq("the worker's CPU", allowed_cpus(), Some(vec![cpu_of(&own)]));
+        }
+        worker.shutdown().await;
+    };
+    let stopped = prefork.run(work).await.unwrap();
+    check_eq("the exit code", stopped.exit_code(), 0);
+}
+
+scenarios!(
+    /// A prefork server. The arguments are its distribution, the number of workers, and their mode.
+    #[program]
+    async fn server() {
+        let [distribution, workers, mode] = arguments().try_into().expect("three arguments");
+        let distribution = match distribution.as_str() {
+            "shared" => Distribution::Shared,
+            "reuseport" => Distribution::ReusePort,
+            "reuseport-per-cpu" => Distribution::ReusePortPerCpu,
+            "balanced" => Distribution::Balanced,
+            other => panic!("no distribution {other:?}"),
+        };
+        let prefork = Prefork::new().workers(workers.parse().unwrap()).distribution(distribution);
+        let prefork = prefork.shutdown_timeout(limit());
+        match mode.as_str() {
+            "hold" => tcp(prefork, Mode::Hold).await,
+            "close" => tcp(prefork, Mode::Close).await,
+            "fork" => tcp(prefork, Mode::Fork).await,
+            "threads" => tcp(prefork, Mode::Threads).await,
+            "first-does-not-accept" => tcp(prefork.crash_limit(0), Mode::FirstDoesNotAccept).await,
+            "pause" => tcp(prefork, Mode::Pause).await,
+            "unix" => {
+                let path = socket_path();
+                let listener = UnixListener::bind(&path).unwrap();
+                run(prefork.listener(listener), Mode::Hold, path.display().to_string()).await;
+                fs::remove_file(path).unwrap();
+            }
+            "unix-refused" => unix_refused(distribution).await,
+            "look" => look(prefork, distribution).await,
+            other => panic!("no mode {other:?}"),
+        }
+    }
+);

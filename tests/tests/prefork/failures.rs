@@ -1,0 +1,71 @@
+//! Servers that fail.
+
+use std::time::Duration;
+
+use forkio_tests::runtime::*;
+
+scenarios!(
+    /// Too many ends of one worker in a row end the server, after delays, with the last status.
+    async fn crash_loop() {
+        let listener = listener().await;
+        let address = listener.local_addr().unwrap();
+        let start = Instant::now();
+        let prefork = Prefork::new().listener(listener).workers(2).crash_limit(4);
+        let error = prefork
+            .run(async |worker: Worker| -> u8 {
+                if worker.index() == 1 {
+                    return 3;
+                }
+                worker.shutdown().await;
+                0
+            })
+            .await
+            .expect_err("a crash loop");
+        match &error {
+            PreforkError::CrashLoop { worker: 1, ends: 4, status, .. } => check_eq("status", status.code(), Some(3)),
+            error => panic!("{error:?}"),
+        }
+        check_eq("exit code", error.exit_code(), 3);
+        // Three delays between four ends.
+        assert!(start.elapsed() >= Duration::from_millis(700), "{:?}", start.elapsed());
+        let own = own_pid();
+        assert!(processes().values().all(|process| process.parent != own), "workers left behind");
+        assert!(TcpStream::connect(address).await.is_err(), "the listener is closed");
+    }
+
+    /// A worker that panics exits with 101.
+    async fn panic() {
+        let error =
+            Prefork::new().workers(1).crash_limit(1).run(async |_| -> () { panic!("on purpose") }).await.unwrap_err();
+        check_eq("exit code", error.exit_code(), 101);
+    }
+
+    /// A server without workers is refused.
+    async fn no_workers() {
+        let error = Prefork::new().workers(0).run(async |_| ()).await.unwrap_err();
+        assert!(matches!(error, PreforkError::NoWorkers), "{error:?}");
+    }
+
+    /// Dropping the future of the server ends the workers. In a worker nothing after it runs.
+    async fn dropped_future() {
+        let turn = Turn::new();
+        let parent = std::process::id();
+        let prefork = Prefork::new().workers(1).run(async |worker: Worker| {
+            // One for each process: the worker runs the other branch of the `select!` below too.
+            turn.give();
+            turn.give();
+            worker.shutdown().await;
+        });
+        tokio::select! {
+            _ = prefork => unreachable!("the server runs until it is dropped"),
+            () = async {
+                wait_for(&turn).await;
+                // Time for the worker to get here too.
+                sleep(Duration::from_millis(50)).await;
+            } => check_eq("the process that continues", std::process::id(), parent),
+        }
+        while !children().is_empty() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+);

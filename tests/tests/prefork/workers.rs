@@ -1,0 +1,102 @@
+//! Workers come, end and are replaced.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use forkio_tests::runtime::*;
+
+scenarios!(
+    /// A worker that ends is replaced by one with the same index.
+    async fn replacement() {
+        let (mut parent_end, child_end) = UnixStream::pair().unwrap();
+        let stopper = tokio::spawn(forkio::parent_only(async move {
+            let mut pids = BTreeSet::new();
+            while pids.len() < 5 {
+                pids.insert(parent_end.read_u32_le().await.unwrap());
+            }
+            kill(own_pid(), libc::SIGTERM);
+            parent_end
+        }));
+        let child_end = Arc::new(child_end);
+        let stopped = Prefork::new()
+            .workers(2)
+            .shutdown_timeout(limit())
+            .run(async |worker: Worker| {
+                check_eq("lineage", forkio::Lineage::current().worker(), Some(worker.index()));
+                while child_end.try_write(&std::process::id().to_le_bytes()).is_err() {
+                    child_end.writable().await.unwrap();
+                }
+                if worker.index() == 0 {
+                    return;
+                }
+                worker.shutdown().await;
+            })
+            .await
+            .unwrap();
+        check_eq("exit code", stopped.exit_code(), 0);
+        stopper.await.unwrap().unwrap();
+    }
+
+    /// A child that another task of the supervisor forks does not supervise.
+    async fn beside_another_fork() {
+        let listener = listener().await;
+        tokio::spawn(forkio::parent_only(async {
+            while children().len() < 2 {
+                sleep(Duration::from_millis(5)).await;
+            }
+            in_child(async || {
+                sleep(Duration::from_millis(300)).await;
+                check_eq("children of the child", children(), vec![]);
+            })
+            .await;
+            kill(own_pid(), libc::SIGTERM);
+        }));
+        let prefork = Prefork::new().listener(listener).workers(2).shutdown_timeout(limit());
+        let stopped = prefork.run(async |worker: Worker| worker.shutdown().await).await.unwrap();
+        check_eq("exit code", stopped.exit_code(), 0);
+    }
+
+    /// A server can run in a future that only the parent runs.
+    async fn inside_a_parent_only_future() {
+        let result = forkio::parent_only(async {
+            let prefork = Prefork::new().workers(2).shutdown_timeout(limit());
+            let prefork = prefork.on_ready(|| kill(own_pid(), libc::SIGTERM));
+            prefork.run(async |worker: Worker| worker.shutdown().await).await.unwrap().exit_code()
+        });
+        check_eq("exit code", result.await, Ok(0));
+    }
+
+    /// Workers end when their supervisor is killed, even a stuck one, and one that has given up its privileges.
+    async fn orphans() {
+        let (mut parent_end, child_end) = UnixStream::pair().unwrap();
+        let server = fork_child(async || {
+            let prefork = Prefork::new().workers(3).shutdown_timeout(Duration::ZERO);
+            let _ = prefork
+                .run(async |worker: Worker| -> () {
+                    if worker.index() == 2 {
+                        // SAFETY: this worker has one thread.
+                        unsafe { libc::setuid(65_534) };
+                    }
+                    child_end.writable().await.unwrap();
+                    child_end.try_write(&std::process::id().to_le_bytes()).unwrap();
+                    if worker.index() == 1 {
+                        loop {
+                            std::thread::park();
+                        }
+                    }
+                    worker.shutdown().await;
+                })
+                .await;
+        })
+        .await;
+        let mut workers = Vec::new();
+        for _ in 0..3 {
+            workers.push(parent_end.read_u32_le().await.unwrap().cast_signed());
+        }
+        server.kill().unwrap();
+        while !workers.iter().all(|pid| has_ended(*pid)) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+);

@@ -1,0 +1,157 @@
+//! Preparing in a tokio runtime, and in a prefork server.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use forkio_reactor::fork::glue::is_prepared_ahead;
+use forkio_reactor::fork::prepare_ahead;
+use forkio_tests::runtime::*;
+use futures_util::FutureExt;
+
+/// How many forks there were, and whether the last one was prepared in advance, as seen by a hook before the fork.
+static FORKS: AtomicUsize = AtomicUsize::new(0);
+static WAS_AHEAD: AtomicBool = AtomicBool::new(false);
+
+fn note_forks() {
+    forkio::before_fork(|| {
+        FORKS.fetch_add(1, Ordering::Relaxed);
+        WAS_AHEAD.store(is_prepared_ahead(), Ordering::Relaxed);
+        Ok(())
+    });
+}
+
+/// A server with two workers. The first one ends and is replaced, and its successor stops the server.
+async fn prefork(prefork: Prefork, is_ahead: bool) {
+    note_forks();
+    let listener = listener().await;
+    let address = listener.local_addr().unwrap();
+    let parent = own_pid();
+    let prefork = prefork.listener(listener).workers(2).shutdown_timeout(limit());
+    // The first one ends when the second one has been forked, so that its successor is the third.
+    let turn = &Turn::new();
+    let work = |mut worker: Worker| async move {
+        let forks = FORKS.load(Ordering::Relaxed);
+        check_eq("prepared", WAS_AHEAD.load(Ordering::Relaxed), is_ahead && forks > 2);
+        match (worker.index(), forks) {
+            (0, 1) => turn.wait(),
+            (0, _) => {
+                check_eq("forks", forks, 3);
+                let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { panic!("no listener") };
+                let connect = tokio::spawn(TcpStream::connect(address));
+                if is_ahead {
+                    worker.acceptor(listener).accept().await.expect("a connection");
+                }
+                connect.await.expect("a task").expect("connecting");
+                kill(parent, libc::SIGTERM);
+                worker.shutdown().await;
+            }
+            _ => {
+                turn.give();
+                worker.shutdown().await;
+            }
+        }
+    };
+    let stopped = prefork.run(work).await.expect("a server that runs");
+    check_eq("the server's exit code", stopped.exit_code(), 0);
+    check_eq("forks", FORKS.load(Ordering::Relaxed), 3);
+}
+
+scenarios!(
+    /// A supervisor forks children one by one. Waiting for them, and their ends, keep the preparation.
+    async fn supervisor_on_a_current_thread_runtime() {
+        note_forks();
+        let listener = listener().await;
+        let address = listener.local_addr().unwrap();
+        let mut stream = signal(SignalKind::user_defined1()).unwrap();
+        let turn = Turn::new();
+        let before = open_descriptors();
+        let mut previous = None;
+        for round in 0..4 {
+            let Some(mut child) = fork().await else {
+                check_eq("this one was prepared", WAS_AHEAD.load(Ordering::Relaxed), round > 0);
+                check_eq("the next is not", is_prepared_ahead(), false);
+                raise(libc::SIGUSR1);
+                stream.recv().await.expect("a signal");
+                let connect = tokio::spawn(TcpStream::connect(address));
+                listener.accept().await.expect("a connection");
+                connect.await.expect("a task").expect("connecting");
+                turn.wait();
+                std::process::exit(0);
+            };
+            drop(previous.take());
+            // Waiting registers the child.
+            assert!(child.wait().now_or_never().is_none());
+            prepare_ahead().unwrap();
+            turn.give();
+            check_eq("the child", child.wait().await.unwrap().code(), Some(0));
+            check_eq("after its end", is_prepared_ahead(), true);
+            check_eq("an ended child", (child.wait().await.is_ok(), child.kill().is_ok()), (true, false));
+            previous = Some(child);
+        }
+        drop(previous);
+        check_eq("without the handle", is_prepared_ahead(), false);
+        check_eq("open", open_descriptors(), before);
+        // A handle is of no use in another process.
+        let Fork::Parent(mut child) = forkio::fork().await.expect("forking") else { std::process::exit(0) };
+        let Some(mut other) = fork().await else {
+            assert!(child.wait().await.is_err(), "waiting for a child of the parent");
+            std::process::exit(0);
+        };
+        check_eq("the other", other.wait().await.unwrap().code(), Some(0));
+        check_eq("the child", child.wait().await.unwrap().code(), Some(0));
+    }
+
+    /// The preparation is used for a fork beside a runtime with threads, which continues.
+    fn process_runtime() {
+        static RUNTIME: ProcessRuntime =
+            ProcessRuntime::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build());
+        note_forks();
+        RUNTIME.block_on(async { tokio::task::yield_now().await }).unwrap();
+        prepare_ahead().unwrap();
+        // SAFETY: the child uses only the runtime that it builds, and exits.
+        match unsafe { forkio::fork_with_threads() }.expect("forking") {
+            Fork::Child(_) => {
+                check_eq("prepared", WAS_AHEAD.load(Ordering::Relaxed), true);
+                RUNTIME.block_on(async { sleep(Duration::from_millis(1)).await }).unwrap();
+                std::process::exit(0);
+            }
+            Fork::Parent(mut child) => {
+                let status = RUNTIME.block_on(child.wait()).unwrap().unwrap();
+                check_eq("the child", status.code(), Some(0));
+            }
+        }
+    }
+
+    /// A server replaces a worker with a fork that it has prepared.
+    async fn prefork_replaces_a_worker() {
+        prefork(Prefork::new(), true).await;
+    }
+
+    /// A server can be told not to prepare.
+    async fn prefork_without_preparing() {
+        prefork(Prefork::new().prepare_ahead(false), false).await;
+    }
+
+    /// A server whose workers have listeners of their own does not prepare.
+    async fn prefork_with_a_listener_for_each_worker() {
+        prefork(Prefork::new().distribution(Distribution::ReusePort), false).await;
+    }
+
+    /// While workers crash all the time, the handles of those that have ended do not pile up.
+    async fn prefork_closes_handles_of_ended_workers() {
+        const WORKERS: usize = 3;
+        static MOST: AtomicUsize = AtomicUsize::new(0);
+        forkio::before_fork(|| {
+            MOST.fetch_max(open_descriptors().len(), Ordering::Relaxed);
+            Ok(())
+        });
+        let before = open_descriptors().len();
+        let prefork = Prefork::new().workers(WORKERS).crash_limit(8);
+        let error = prefork.run(async |_| -> u8 { 3 }).await.expect_err("a crash loop");
+        check_eq("exit code", error.exit_code(), 3);
+        // A handle and a pipe for each worker that runs or has ended since the last fork, and the server's own descriptors.
+        // Eight that have ended would be more.
+        let most = MOST.load(Ordering::Relaxed);
+        assert!(most <= before + 3 * WORKERS + 4, "{most} descriptors, {before} before");
+    }
+);

@@ -1,0 +1,212 @@
+//! Tasks, timers, threads and futures in parent and child.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use forkio_tests::runtime::*;
+use tokio::task::LocalSet;
+
+scenarios!(
+    /// Sleeps, timeouts and intervals that span the fork fire once in each process, neither early nor much too late.
+    async fn timers() {
+        let start = Instant::now();
+        let on_time = move |what: &str, due: Duration| {
+            let elapsed = start.elapsed();
+            assert!(elapsed >= due && elapsed < due + limit(), "{what} in {}: {elapsed:?}", std::process::id());
+        };
+        let slept = Arc::new(AtomicU32::new(0));
+        let timed_out = Arc::new(AtomicU32::new(0));
+        let ticks = Arc::new(AtomicU32::new(0));
+        tokio::spawn({
+            let slept = Arc::clone(&slept);
+            async move {
+                sleep(Duration::from_millis(300)).await;
+                on_time("sleep", Duration::from_millis(300));
+                slept.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        tokio::spawn({
+            let timed_out = Arc::clone(&timed_out);
+            async move {
+                timeout(Duration::from_millis(400), std::future::pending::<()>()).await.unwrap_err();
+                on_time("timeout", Duration::from_millis(400));
+                timed_out.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let mut every = interval(Duration::from_millis(50));
+        tokio::spawn({
+            let ticks = Arc::clone(&ticks);
+            async move {
+                for tick in 0..20 {
+                    every.tick().await;
+                    on_time("interval", tick * Duration::from_millis(50));
+                    ticks.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        sleep(Duration::from_millis(110)).await;
+        let check = async || {
+            while ticks.load(Ordering::Relaxed) < 20
+                || slept.load(Ordering::Relaxed) + timed_out.load(Ordering::Relaxed) < 2
+            {
+                sleep(Duration::from_millis(5)).await;
+            }
+            let counts = [&slept, &timed_out, &ticks].map(|count| count.load(Ordering::Relaxed));
+            check_eq("how often each fired", counts, [1, 1, 20]);
+        };
+        let child = fork_child(check).await;
+        check().await;
+        reap(child).await;
+    }
+
+    /// A task that waits for a channel at the fork continues in both processes.
+    async fn tasks_continue() {
+        let (sender, mut receiver) = tokio::sync::mpsc::channel::<u32>(1);
+        let echo = tokio::spawn(async move {
+            let mut sum = 0;
+            while let Some(number) = receiver.recv().await {
+                sum += number;
+            }
+            sum
+        });
+        tokio::task::yield_now().await;
+        let finish = async |number| {
+            for _ in 0..rounds(1_000) {
+                sender.send(number).await.unwrap();
+            }
+            drop(sender);
+            check_eq("the sum", echo.await.unwrap(), rounds(1_000) as u32 * number);
+        };
+        let Some(child) = fork().await else {
+            check_eq("generation", forkio::Lineage::current().generation(), 1);
+            finish(2).await;
+            std::process::exit(0);
+        };
+        finish(1).await;
+        reap(child).await;
+    }
+
+    /// Thousands of wakes by other threads reach the process that they are meant for.
+    async fn wakes_by_threads() {
+        let count = rounds(3_000) as u32;
+        let storm = async || {
+            let (sender, mut receiver) = tokio::sync::mpsc::channel::<u32>(1);
+            let thread = thread::spawn(move || (0..count).for_each(|number| sender.blocking_send(number).unwrap()));
+            for expected in 0..count {
+                check_eq("from the thread", receiver.recv().await, Some(expected));
+            }
+            thread.join().unwrap();
+        };
+        let child = fork_child(storm).await;
+        storm().await;
+        reap(child).await;
+        // The thread has ended, so the process can fork again.
+        in_child(storm).await;
+    }
+
+    /// `spawn_blocking` works in parent and child, before and after forks. A fork waits until idle threads have ended.
+    async fn spawn_blocking() {
+        // Several calls at once start several threads, which end when they have been idle.
+        let blocking = async || {
+            let tasks: Vec<_> = (0..3).map(|number| tokio::task::spawn_blocking(move || number)).collect();
+            for (number, task) in tasks.into_iter().enumerate() {
+                check_eq("blocking", task.await.unwrap(), number);
+            }
+        };
+        in_child(blocking).await;
+        for _ in 0..10 {
+            blocking().await;
+            // The fork waits until the threads of the parent's pool have ended.
+            in_child(async || {
+                for _ in 0..3 {
+                    blocking().await;
+                }
+                tokio::fs::metadata("/").await.unwrap();
+                // Threads that have ended in the parent must not prevent a fork of the child.
+                in_child(blocking).await;
+                blocking().await;
+            })
+            .await;
+        }
+    }
+
+    /// Local tasks continue in the child.
+    async fn local_set() {
+        let local = LocalSet::new();
+        let count = Rc::new(Cell::new(0));
+        let counting = Rc::clone(&count);
+        local.spawn_local(async move {
+            loop {
+                counting.set(counting.get() + 1);
+                sleep(Duration::from_millis(1)).await;
+            }
+        });
+        local
+            .run_until(async {
+                in_child(async || {
+                    let before = count.get();
+                    while count.get() < before + 10 {
+                        sleep(Duration::from_millis(2)).await;
+                    }
+                })
+                .await;
+            })
+            .await;
+    }
+
+    /// A future that only the parent runs returns an error in the child, which does not poll it.
+    async fn parent_only_future() {
+        struct Dropped(Arc<AtomicU32>);
+        impl Drop for Dropped {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let polls = Arc::new(AtomicU32::new(0));
+        let drops = Arc::new(AtomicU32::new(0));
+        let maintenance = tokio::spawn(forkio::parent_only({
+            let (polls, dropped) = (Arc::clone(&polls), Dropped(Arc::clone(&drops)));
+            async move {
+                let _dropped = dropped;
+                // The child does not wait for an hour: it is told.
+                for pause in [Duration::from_millis(10), Duration::from_secs(3_600)] {
+                    polls.fetch_add(1, Ordering::Relaxed);
+                    sleep(pause).await;
+                }
+            }
+        }));
+        while polls.load(Ordering::Relaxed) < 2 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        let never_polled = forkio::parent_only(async { panic!("polled in the child") });
+        let Some(child) = fork().await else {
+            check_eq("in the child", maintenance.await.unwrap(), Err(NotInChild));
+            check_eq("polls", polls.load(Ordering::Relaxed), 2);
+            check_eq("drops", drops.load(Ordering::Relaxed), 1);
+            check_eq("never polled", never_polled.await, Err(NotInChild));
+            // A future that the child creates belongs to the child.
+            check_eq("a new future", forkio::parent_only(async { 3 }).await, Ok(3));
+            std::process::exit(0);
+        };
+        reap(child).await;
+        assert!(!maintenance.is_finished());
+        check_eq("drops", drops.load(Ordering::Relaxed), 0);
+        check_eq("a new future", forkio::parent_only(async { 3 }).await, Ok(3));
+    }
+
+    /// A future that only the parent runs can fork. Its own child continues with it.
+    async fn parent_only_future_that_forks() {
+        let forking = forkio::parent_only(async {
+            let Some(mut child) = fork().await else {
+                sleep(Duration::from_millis(20)).await;
+                std::process::exit(7);
+            };
+            child.wait().await.unwrap().code()
+        });
+        check_eq("the child's status", forking.await, Ok(Some(7)));
+    }
+);

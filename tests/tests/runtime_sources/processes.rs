@@ -1,0 +1,182 @@
+//! Programs that tokio has started.
+
+use std::io::ErrorKind;
+use std::process::Stdio;
+use std::time::Duration;
+
+use forkio_tests::runtime::*;
+use tokio::process::Command;
+
+const SHORT: Duration = Duration::from_millis(20);
+
+const MILLIS: Duration = Duration::from_millis(1);
+
+/// A program that runs until its input ends.
+fn cat() -> Command {
+    let mut command = Command::new("cat");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+}
+
+async fn check_waiting() {
+    let (mut first, mut second) = (cat().spawn().unwrap(), cat().spawn().unwrap());
+    let (first_input, second_input) = (first.stdin.take(), second.stdin.take());
+    let waiting = tokio::spawn(async move { first.wait().await });
+    tokio::task::yield_now().await;
+    let Some(child) = fork().await else {
+        let error = timeout(limit(), waiting).await.expect("it hangs").unwrap().unwrap_err();
+        check_eq("waiting at the fork", error.raw_os_error(), Some(libc::ECHILD));
+        let error = timeout(limit(), second.wait()).await.expect("it hangs").unwrap_err();
+        check_eq("waiting afterwards", error.raw_os_error(), Some(libc::ECHILD));
+        check_eq("looking", second.try_wait().unwrap_err().raw_os_error(), Some(libc::ECHILD));
+        // It can wait for programs of its own.
+        let mut own = Command::new("sh").args(["-c", "exit 5"]).spawn().unwrap();
+        check_eq("its own", own.wait().await.unwrap().code(), Some(5));
+        std::process::exit(0);
+    };
+    reap(child).await;
+    assert!(!waiting.is_finished());
+    drop((first_input, second_input));
+    assert!(waiting.await.unwrap().unwrap().success());
+    assert!(second.wait().await.unwrap().success());
+}
+
+async fn check_pipes() {
+    let mut program = cat().spawn().unwrap();
+    let mut input = program.stdin.take().unwrap();
+    let mut output = program.stdout.take().unwrap();
+    let mut program = Some(program);
+    let (to_parent, to_child) = Turn::both_ways();
+    let child = fork_child(async || {
+        let error = input.write_all(b"child").await.unwrap_err();
+        check_eq("writing", error.kind(), ErrorKind::BrokenPipe);
+        check_eq("reading", output.read(&mut [0; 8]).await.unwrap(), 0);
+        drop(program.take());
+        // The runtime takes care of the dropped handle, and continues.
+        tokio::time::sleep(MILLIS).await;
+        assert!(cat().stdin(Stdio::null()).status().await.unwrap().success());
+        to_parent.give();
+        // It runs, with its descriptors open, until the program has ended.
+        wait_for(&to_child).await;
+    })
+    .await;
+    wait_for(&to_parent).await;
+    input.write_all(b"parent").await.unwrap();
+    drop(input);
+    let mut text = String::new();
+    output.read_to_string(&mut text).await.unwrap();
+    check_eq("the parent's pipes", text.as_str(), "parent");
+    assert!(program.take().unwrap().wait().await.unwrap().success());
+    to_child.give();
+    reap(child).await;
+}
+
+async fn check_dropped_handle() {
+    let mut program = cat().spawn().unwrap();
+    let pid = program.id().unwrap().cast_signed();
+    let input = program.stdin.take();
+    drop(program);
+    in_child(async || {
+        tokio::time::sleep(MILLIS).await;
+        in_child(async || {}).await;
+        assert!(processes().contains_key(&pid), "the program runs");
+    })
+    .await;
+    drop(input);
+    timeout(limit(), async {
+        while processes().contains_key(&pid) {
+            tokio::time::sleep(MILLIS).await;
+        }
+    })
+    .await
+    .expect("the program is reaped");
+}
+
+scenarios!(
+    /// Waiting for a program of the parent fails at once in the child. The parent continues to wait, and reaps.
+    async fn waiting() {
+        check_waiting().await;
+    }
+
+    /// The same if tokio waits by SIGCHLD.
+    fn waiting_by_signal() {
+        deny_tokio_pidfds();
+        run(check_waiting());
+    }
+
+    /// The pipes to a program belong to the parent. The copies in the child are severed, and hold nothing up.
+    async fn pipes() {
+        check_pipes().await;
+    }
+
+    /// The same if tokio waits by SIGCHLD.
+    fn pipes_by_signal() {
+        deny_tokio_pidfds();
+        run(check_pipes());
+    }
+
+    /// The parent's runtime reaps a program whose handle was dropped. The child's runtime does not try.
+    async fn dropped_handle() {
+        check_dropped_handle().await;
+    }
+
+    /// The same if tokio waits by SIGCHLD.
+    fn dropped_handle_by_signal() {
+        deny_tokio_pidfds();
+        run(check_dropped_handle());
+    }
+
+    /// A child whose parent handles SIGCHLD receives one SIGCHLD, and those of its own children. The parent receives
+    /// none of them.
+    async fn child_signal() {
+        let mut stream = signal(SignalKind::child()).unwrap();
+        let (to_parent, to_child) = Turn::both_ways();
+        let child = fork_child(async || {
+            timeout(limit(), stream.recv()).await.expect("told to look");
+            assert!(timeout(SHORT, stream.recv()).await.is_err(), "once");
+            in_child(async || {}).await;
+            timeout(limit(), stream.recv()).await.expect("its own child has ended");
+            to_parent.give();
+            wait_for(&to_child).await;
+        })
+        .await;
+        wait_for(&to_parent).await;
+        assert!(timeout(SHORT, stream.recv()).await.is_err(), "it was the child's");
+        to_child.give();
+        reap(child).await;
+        timeout(limit(), stream.recv()).await.expect("the child has ended");
+    }
+
+    /// Dropping a handle with `kill_on_drop` kills the program in any process, as the documentation says.
+    async fn kill_on_drop() {
+        let mut program = cat().kill_on_drop(true).spawn().unwrap();
+        let _input = program.stdin.take();
+        let Some(child) = fork().await else {
+            drop(program);
+            std::process::exit(0);
+        };
+        reap(child).await;
+        check_eq("killed", program.wait().await.unwrap().code(), None);
+    }
+
+    /// A value that belongs to one process is neither used nor dropped in another.
+    async fn parent_owned() {
+        let mut program = cat().kill_on_drop(true).spawn().unwrap();
+        let pid = program.id().unwrap().cast_signed();
+        let _input = program.stdin.take();
+        let mut program = ParentOwned::new(program);
+        program.get_mut().unwrap().try_wait().unwrap();
+        let Some(child) = fork().await else {
+            check_eq("using it", program.get().err(), Some(NotInChild));
+            check_eq("using it", program.get_mut().err(), Some(NotInChild));
+            drop(program);
+            check_eq("its own", ParentOwned::new(7).into_inner(), Ok(7));
+            std::process::exit(0);
+        };
+        reap(child).await;
+        check_eq("it runs", program.get_mut().unwrap().try_wait().unwrap(), None);
+        // Dropping it here kills the program.
+        drop(program);
+        wait_until("the program is killed", || processes().get(&pid).is_none_or(|process| process.has_ended()));
+    }
+);

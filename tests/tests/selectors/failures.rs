@@ -1,0 +1,141 @@
+//! Forks that fail, or must not happen.
+
+use std::io::Write;
+use std::os::fd::AsRawFd;
+
+use forkio_tests::reactor::*;
+
+/// Makes a system call of the next commit fail. Returns the error.
+#[cfg(not(forkio_kqueue))]
+fn fail_commit() -> i32 {
+    // dup3(2) onto a descriptor at or above the limit gives EBADF.
+    let nothing = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel reads `nothing`.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &nothing) };
+    libc::EBADF
+}
+
+/// Makes a system call of the next commit fail. Returns the error.
+#[cfg(forkio_kqueue)]
+fn fail_commit() -> i32 {
+    use forkio_tests::model::{Call, Kernel, inject};
+    let (call, errno) =
+        if Kernel::this().is_copying() { (Call::Change, libc::ENOMEM) } else { (Call::Create, libc::ENFILE) };
+    inject(call, 0, errno);
+    errno
+}
+
+scenarios!(
+    /// Between prepare and commit, registering and another fork return an error instead of waiting forever.
+    fn registering_inside_a_fork() {
+        let selector = Poll::new().unwrap();
+        let mut socket = udp();
+        let prepared = prepare().unwrap();
+        let error = selector.registry().register(&mut socket, Token(0), Interest::READABLE).unwrap_err();
+        assert!(error.to_string().contains("between prepare and commit"), "{error}");
+        check_eq("a second fork", prepare().unwrap_err().object(), PrepareObject::NestedFork);
+        prepared.abort();
+        register(selector.registry(), &mut socket, 0);
+        check_table(&selector);
+    }
+
+    /// Each object that a fork needs is once the one that has no descriptor left. The error names it, and nothing has
+    /// changed.
+    fn descriptor_limit() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut pair, mut other_end) = UnixStream::pair().unwrap();
+        register_with(selector.registry(), &mut pair, 1, ForkPolicy::Renew);
+        let (mut stream, _peer) = connection();
+        register_with(selector.registry(), &mut stream, 2, ForkPolicy::Sever);
+        let mut objects = Vec::new();
+        for error in prepare_with_each_descriptor_limit() {
+            let text = error.to_string();
+            assert!(text.contains("cannot prepare the fork"), "{text}");
+            if error.io_error().raw_os_error() == Some(libc::EMFILE) {
+                objects.push(error.object());
+            } else {
+                // There is room for the new objects, but not at the descriptors that they replace.
+                assert!(text.contains("was lowered after it was opened"), "{text}");
+            }
+        }
+        check_table(&selector);
+        // A kqueue and its wakers are created in the child.
+        if cfg!(epoll) {
+            assert!(objects.contains(&PrepareObject::Queue(selector.as_raw_fd())), "{objects:?}");
+            assert!(objects.iter().any(|object| matches!(object, PrepareObject::Waker(_))), "{objects:?}");
+        }
+        assert!(objects.contains(&PrepareObject::Pair(pair.as_raw_fd())), "{objects:?}");
+        assert!(objects.contains(&PrepareObject::DeadEndpoint(stream.as_raw_fd())), "{objects:?}");
+        // Nothing has changed.
+        waker.wake().unwrap();
+        check_eq("the waker", wait(&mut selector), tokens([0]));
+        other_end.write_all(b"x").unwrap();
+        check_eq("the pair", wait(&mut selector), tokens([1]));
+        in_child(|| check_table(&selector));
+    }
+
+    /// If a system call of commit fails, each poll in the child returns its error, and the parent notices nothing.
+    fn poison() {
+        let mut selector = Poll::new().unwrap();
+        let mut healthy = udp();
+        register(selector.registry(), &mut healthy, 1);
+        // A registration that the child must add even where the kernel copies the queue.
+        let mut left_out = udp();
+        register_with(selector.registry(), &mut left_out, 2, ForkPolicy::NoFork);
+        let prepared = prepare().unwrap();
+        match unplanned::fork() {
+            None => {
+                let errno = fail_commit();
+                // SAFETY: this is the child of a fork after `prepare`.
+                unsafe { prepared.commit() };
+                for _ in 0..3 {
+                    check_eq("polling", poll_error(&mut selector), Some(errno));
+                }
+                // The descriptor still refers to the parent's queue, which must not change.
+                selector.registry().deregister(&mut healthy).unwrap();
+                let error = selector.registry().register(&mut healthy, Token(2), Interest::READABLE).unwrap_err();
+                check_eq("registering", error.raw_os_error(), Some(errno));
+                std::process::exit(0);
+            }
+            Some(child) => {
+                prepared.abort();
+                reap(child);
+            }
+        }
+        check_table(&selector);
+        check_silent("the parent", &mut selector);
+    }
+
+    /// The child of an unplanned fork drops a source, and the parent's registration stays armed.
+    fn unplanned_fork() {
+        let mut selector = Poll::new().unwrap();
+        let mut server = Some(listener());
+        let address = server.as_ref().unwrap().local_addr().unwrap();
+        register(selector.registry(), server.as_mut().unwrap(), 1);
+        prepare().unwrap().abort();
+        unplanned::in_child(|| drop(server.take()));
+        let _client = TcpStream::connect(address).unwrap();
+        check_eq("the parent's event", wait(&mut selector), tokens([1]));
+    }
+
+    /// A thousand aborted forks leave nothing behind.
+    fn aborted_forks() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let mut server = listener();
+        register_with(selector.registry(), &mut server, 1, ForkPolicy::NoFork);
+        let before = open_descriptors();
+        for _ in 0..rounds(1_000) {
+            prepare().unwrap().abort();
+            drop(prepare().unwrap());
+        }
+        check_eq("descriptors", open_descriptors(), before);
+        check_eq("generation", generation(), 0);
+        check_table(&selector);
+        waker.wake().unwrap();
+        check_eq("the waker", wait(&mut selector), tokens([0]));
+        let _client = connect(&server);
+        check_eq("the listener", wait(&mut selector), tokens([1]));
+    }
+);

@@ -1,0 +1,9 @@
+//! Selectors of the reactor alone: parent and child each have their own.
+
+mod between;
+mod failures;
+mod isolation;
+mod stale;
+mod threads;
+
+forkio_tests::main!(between, failures, isolation, stale, threads);

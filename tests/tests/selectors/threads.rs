@@ -1,0 +1,69 @@
+//! Other threads use selectors at the moment of the fork.
+
+use std::os::fd::AsRawFd;
+
+use forkio_tests::reactor::*;
+
+scenarios!(
+    /// A thread that wakes at the moment of the fork does not leave the child with a waker that does nothing.
+    fn waking_during_a_fork() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(5)).unwrap();
+        let wake = || waker.wake().unwrap();
+        beside_threads([wake], || {
+            for _ in 0..rounds(300) {
+                let child = fork_child(|| {
+                    // The thread may have announced a wake and not written it. This wake must still arrive.
+                    waker.wake().unwrap();
+                    check_eq("in the child", wait(&mut selector), tokens([5]));
+                    ready(&mut selector);
+                    waker.wake().unwrap();
+                    check_eq("again", wait(&mut selector), tokens([5]));
+                    exit_now(0);
+                });
+                wait(&mut selector);
+                reap(child);
+            }
+        });
+    }
+
+    /// A thread registers and deregisters all the time. In no child do table and kernel queue differ.
+    fn registering_during_a_fork() {
+        let selector = Poll::new().unwrap();
+        let mut sockets: Vec<UdpSocket> = (0..16).map(|_| udp()).collect();
+        let register_and_deregister = || {
+            for (token, socket) in sockets.iter_mut().enumerate() {
+                register(selector.registry(), socket, token);
+            }
+            for socket in &mut sockets {
+                selector.registry().reregister(socket, Token(1), Interest::READABLE).unwrap();
+                selector.registry().deregister(socket).unwrap();
+            }
+        };
+        beside_threads([register_and_deregister], || {
+            for _ in 0..rounds(300) {
+                in_child(|| {
+                    check_table(&selector);
+                    exit_now(0);
+                });
+            }
+        });
+        check_table(&selector);
+    }
+
+    /// A thread creates and drops selectors, wakers and registered sources all the time. In no child do table and
+    /// kernel queue differ.
+    fn dropping_during_a_fork() {
+        let kept = Poll::new().unwrap();
+        beside_threads([|| create_and_drop(&kept)], || {
+            for _ in 0..rounds(300) {
+                in_child(|| {
+                    check_table(&kept);
+                    exit_now(0);
+                });
+            }
+        });
+        check_eq("registrations", registrations().len(), 0);
+        check_eq("what the kernel watches", watched_descriptors(kept.as_raw_fd()).unwrap_or_default(), vec![]);
+    }
+);

@@ -1,0 +1,145 @@
+//! Where a server listens, and what it says if it cannot.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::routing::get;
+use forkio::{Address, Peer, ServeError, Server};
+use forkio_tests::{Program, arguments, kill, limit, scenarios, wait_until};
+
+use crate::http::exit;
+use crate::{free_path, stop, wait_for};
+
+/// The program fails with a status and a message that has all of `words`.
+#[track_caller]
+fn fails(args: &[&str], words: &[&str]) {
+    let (status, output) = Program::start("address::routes", args).finish();
+    assert_eq!(status.code(), Some(2), "{args:?}: {output}");
+    for word in words {
+        assert!(output.contains(word), "{args:?}: no {word:?} in {output}");
+    }
+    assert_eq!(output.lines().count(), 1, "{output}");
+}
+
+scenarios!(
+    /// A server at the addresses of the arguments. `systemd` stands for the listeners of systemd.
+    #[program]
+    fn routes() {
+        let mut server = Server::new().workers(1).shutdown_timeout(limit());
+        for argument in arguments() {
+            server = match argument.as_str() {
+                "systemd" => server.systemd(),
+                address => server.bind(address),
+            };
+        }
+        let peer = get(async |ConnectInfo(peer): ConnectInfo<Peer>| peer.to_string());
+        let app = Router::new().route("/", get(async || "Hello!")).route("/peer", peer);
+        let ready = |addresses: &[Address]| println!("{}\n{}", addresses[0], std::process::id());
+        exit(server.connect_info().on_ready(ready).serve(|_| app).run())
+    }
+
+    /// A text that is not an address is refused.
+    fn not_an_address() {
+        for text in
+            ["", "nonsense", "8080", ":8080", "127.0.0.1", "127.0.0.1:65536", "::1:8080", "two\nlines:80", "unix:"]
+        {
+            fails(&[text], &["cannot listen on", "IP address and a port", "127.0.0.1:8080"]);
+        }
+        for text in ["127.0.0.1:0", "[::1]:8080", "localhost:80", "a-b.example.org:65535", "unix:relative/path"] {
+            assert_eq!(text.parse::<Address>().map(|address| address.to_string()).as_deref(), Ok(text));
+        }
+    }
+
+    /// What an error says about an address helps.
+    fn cannot_listen() {
+        let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = other.local_addr().expect("its address").to_string();
+        fails(&[&address], &[&address, "in use", "stop the program"]);
+        // Reserved for documentation, so no host has it.
+        fails(&["192.0.2.1:8080"], &["192.0.2.1:8080", "not an address of this machine"]);
+        fails(&["unix:/no/such/folder"], &["unix:/no/such/folder", "folder does not exist"]);
+        fails(&[], &["nothing to listen on"]);
+        fails(&["systemd"], &["nothing to listen on", "socket unit"]);
+    }
+
+    /// The file of a socket that no process listens on is replaced. Others are left alone.
+    fn abandoned_socket() {
+        let path = free_path("abandoned");
+        let address = format!("unix:{}", path.display());
+        let listener = UnixListener::bind(&path).expect("listening");
+        fails(&[&address], &[&address, "in use"]);
+        drop(listener);
+        let mut program = Program::start("address::routes", &[&address]);
+        assert_eq!(program.line(), address);
+        assert_eq!(crate::get(&address, "/"), "Hello!");
+        stop(program);
+        assert!(!path.exists(), "a stopped server has left its socket");
+        fs::write(&path, "important").expect("writing");
+        fails(&[&address], &[&address, "in use"]);
+        assert_eq!(fs::read_to_string(&path).expect("the file"), "important");
+        fs::remove_file(path).expect("the file");
+    }
+
+    /// A service gets the address of its client, if it asks for it.
+    fn peers() {
+        let path = free_path("peers");
+        for (address, peer) in [("127.0.0.1:0".to_owned(), "127.0.0.1:"), (format!("unix:{}", path.display()), "unix")]
+        {
+            let mut program = Program::start("address::routes", &[&address]);
+            let answer = crate::get(&program.line(), "/peer");
+            assert!(answer.starts_with(peer), "{answer}");
+            stop(program);
+        }
+    }
+
+    /// A program that has handed its socket over leaves it to the new one, which removes it at its end.
+    fn socket_of_an_upgraded_server() {
+        let path = free_path("upgraded");
+        let address = format!("unix:{}", path.display());
+        let mut program = Program::start("address::routes", &[&address]);
+        let old = (program.line(), program.line());
+        kill(program.pid(), libc::SIGUSR2);
+        let new = (program.line(), program.line());
+        assert_eq!(new.0, old.0);
+        assert_ne!(new.1, old.1);
+        wait_until("the old program ends", || program.has_ended());
+        assert_eq!(crate::get(&address, "/"), "Hello!");
+        kill(new.1.parse().expect("a process id"), libc::SIGTERM);
+        // Its standard output ends with the new program.
+        program.finish_well();
+        assert!(!path.exists(), "the new program has left its socket");
+    }
+
+    /// A listener of systemd is served: at an address that is bound, or by option.
+    fn systemd() {
+        for bound in [true, false] {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let address = listener.local_addr().expect("its address").to_string();
+            let mut shell = Command::new("sh");
+            let script = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\" 3<&0 </dev/null";
+            let program = Program::command("address::routes");
+            shell.args(["-c", script]).arg(program.get_program()).args(program.get_args());
+            shell.arg(if bound { &address } else { "systemd" });
+            let server = shell.stdin(OwnedFd::from(listener)).spawn().expect("starting a shell");
+            wait_for(&address);
+            assert_eq!(crate::get(&address, "/"), "Hello!");
+            kill(server.id().cast_signed(), libc::SIGTERM);
+            let ended = server.wait_with_output().expect("waiting");
+            assert!(ended.status.success(), "{}", ended.status);
+        }
+    }
+
+    /// A server inside a runtime says what to change.
+    async fn inside_a_runtime() {
+        let error =
+            Server::new().bind("127.0.0.1:0").serve(|_| Router::new()).try_run().expect_err("a runtime in a runtime");
+        assert!(matches!(error, ServeError::InsideRuntime));
+        assert!(error.to_string().contains("#[tokio::main]"), "{error}");
+        assert_eq!(error.exit_code(), 1);
+    }
+);

@@ -1,0 +1,249 @@
+//! HTTP: what is served, and how it ends.
+
+use std::convert::Infallible;
+use std::fs;
+use std::io::{Read, Write};
+use std::process::{self, ExitCode};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use clap::Parser;
+use forkio::prefork::WorkerHandle;
+use forkio::{HttpService, Hyper, Server, ServerOptions};
+use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, UPGRADE};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{body, connect, ends_before_it_is_killed, free_path, get, request, stop, wait_for};
+
+#[derive(Parser)]
+struct Options {
+    /// Whether a template loads this file.
+    #[arg(long)]
+    load: Option<String>,
+    /// Whether workers fail to make their service.
+    #[arg(long)]
+    fails: bool,
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+impl Options {
+    fn server(&self) -> Server {
+        Server::new().options(self.server.clone()).on_ready(|addresses| {
+            for address in addresses {
+                println!("{address}");
+            }
+        })
+    }
+}
+
+fn service(loaded: String, worker: WorkerHandle) -> impl HttpService<Hyper> {
+    let loaded = Arc::new(loaded);
+    service_fn(move |request| answer(request, Arc::clone(&loaded), worker.clone()))
+}
+
+async fn answer(
+    mut request: Request<Incoming>,
+    loaded: Arc<String>,
+    worker: WorkerHandle,
+) -> Result<Response<String>, Infallible> {
+    let text = match request.uri().path() {
+        "/loaded" => loaded.to_string(),
+        "/requests" => worker.requests().to_string(),
+        "/slow" => {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            "slow".to_owned()
+        }
+        "/stuck" => std::future::pending().await,
+        "/threads" => tokio::runtime::Handle::current().metrics().num_workers().to_string(),
+        "/echo" => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let mut stream = TokioIo::new(upgrade.await.expect("an upgrade"));
+                let mut buffer = [0; 64];
+                while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                    stream.write_all(&buffer[..read]).await.expect("writing");
+                }
+            });
+            let mut response = Response::new(String::new());
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert(CONNECTION, "upgrade".parse().expect("a value"));
+            response.headers_mut().insert(UPGRADE, "echo".parse().expect("a value"));
+            return Ok(response);
+        }
+        _ => process::id().to_string(),
+    };
+    Ok(Response::new(text))
+}
+
+/// `std::process::ExitCode` does not tell its value.
+pub(crate) fn exit(code: ExitCode) -> ! {
+    process::exit((0..=255).find(|number| ExitCode::from(*number) == code).expect("a status").into())
+}
+
+/// Starts the program [`server`] and waits until it is ready. Returns its addresses.
+#[track_caller]
+fn start(args: &[&str]) -> (Program, Vec<String>) {
+    // A machine that stands still for a moment is no reason to cut off what drains.
+    let mut program = Program::start("http::server", &[&["--shutdown-timeout", "600"][..], args].concat());
+    let listeners = args.iter().filter(|argument| **argument == "--listen").count();
+    let addresses = (0..listeners).map(|_| program.line()).collect();
+    (program, addresses)
+}
+
+const TCP: [&str; 2] = ["--listen", "127.0.0.1:0"];
+
+scenarios!(
+    /// A server as the options on the command line describe it.
+    #[program]
+    fn server() {
+        let options = Options::parse_from([String::new()].into_iter().chain(arguments()));
+        let server = options.server();
+        exit(match options.load {
+            None if options.fails => server.serve_with(async |_| Err::<Router, _>("there is no database")).run(),
+            None => server.serve(|worker| service("nothing".to_owned(), worker.handle())).run(),
+            Some(path) => server
+                .load(async move || fs::read_to_string(path))
+                .serve_with(async |loaded, worker| Ok::<_, Infallible>(service(loaded, worker.handle())))
+                .run(),
+        })
+    }
+
+    /// A server in one line, at an address that is the argument.
+    #[program]
+    fn one_line() {
+        let [address] = arguments().try_into().expect("an address");
+        exit(forkio::serve(
+            address,
+            service_fn(async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new("Hello!".to_owned()))),
+        ))
+    }
+
+    /// One line serves in several processes.
+    fn one_line_serves() {
+        let path = free_path("one-line");
+        let address = format!("unix:{}", path.display());
+        let program = Program::start("http::one_line", &[&address]);
+        wait_for(&address);
+        assert_eq!(get(&address, "/"), "Hello!");
+        stop(program);
+        assert!(!path.exists());
+    }
+
+    /// A server listens on several addresses of both kinds, and its workers answer.
+    fn all_addresses_are_served() {
+        let path = free_path("both");
+        let unix = format!("unix:{}", path.display());
+        let (program, addresses) =
+            start(&["--listen", "127.0.0.1:0", "--listen", "localhost:0", "--listen", &unix, "--workers", "2"]);
+        assert_eq!(addresses.len(), 3);
+        assert_eq!(addresses[2], unix);
+        for address in &addresses {
+            assert_ne!(get(address, "/"), program.pid().to_string());
+        }
+        stop(program);
+        assert!(!path.exists());
+    }
+
+    /// A reload loads again.
+    #[cfg(procfs)]
+    fn reload_loads_again() {
+        let path = free_path("load");
+        fs::write(&path, "first").expect("writing");
+        let (program, addresses) =
+            start(&[&TCP[..], &["--workers", "2", "--load", path.to_str().expect("UTF-8")]].concat());
+        assert_eq!(get(&addresses[0], "/loaded"), "first");
+        fs::write(&path, "second").expect("writing");
+        kill(program.pid(), libc::SIGHUP);
+        wait_until("the new generation answers", || get(&addresses[0], "/loaded") == "second");
+        stop(program);
+        fs::remove_file(path).expect("the file");
+    }
+
+    /// A worker is replaced after its requests, which are counted.
+    fn worker_is_replaced() {
+        let (program, addresses) =
+            start(&[&TCP[..], &["--workers", "1", "--max-requests", "3", "--jitter", "0"]].concat());
+        let first = get(&addresses[0], "/");
+        assert_eq!(get(&addresses[0], "/requests"), "2");
+        wait_until("another worker answers", || get(&addresses[0], "/") != first);
+        stop(program);
+    }
+
+    /// A worker has threads if it was told to.
+    fn worker_has_threads() {
+        let (program, addresses) = start(&[&TCP[..], &["--workers", "1", "--worker-threads", "3"]].concat());
+        assert_eq!(get(&addresses[0], "/threads"), "3");
+        let slow = request(&addresses[0], "/slow");
+        kill(program.pid(), libc::SIGTERM);
+        assert_eq!(body(slow), "slow");
+        program.finish_well();
+    }
+
+    /// HTTP/2 is recognised by its first bytes.
+    fn http2() {
+        let (program, addresses) = start(&TCP);
+        let mut stream = connect(&addresses[0]);
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("writing");
+        let mut header = [0; 9];
+        stream.read_exact(&mut header).expect("a frame");
+        assert_eq!(header[3], 4, "not SETTINGS: {header:?}");
+        drop(stream);
+        stop(program);
+    }
+
+    /// A connection that was upgraded is kept until its client ends it.
+    fn upgraded_connection_is_kept() {
+        let (program, addresses) = start(&[&TCP[..], &["--workers", "1"]].concat());
+        let mut stream = connect(&addresses[0]);
+        write!(stream, "GET /echo HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
+            .expect("writing");
+        let mut response = Vec::new();
+        while !response.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a response");
+            response.push(byte[0]);
+        }
+        assert!(response.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&response));
+        kill(program.pid(), libc::SIGTERM);
+        wait_until("the server accepts no more", || crate::try_connect(&addresses[0]).is_err());
+        stream.write_all(b"still here").expect("writing");
+        let mut echo = [0; 10];
+        stream.read_exact(&mut echo).expect("an echo");
+        assert_eq!(&echo, b"still here");
+        drop(stream);
+        program.finish_well();
+    }
+
+    /// A request that takes longer than the shutdown timeout is cut off, which the status shows.
+    fn cut_off() {
+        ends_before_it_is_killed(|| {
+            let mut program =
+                Program::start("http::server", &[&TCP[..], &["--workers", "1", "--shutdown-timeout", "0.05"]].concat());
+            let address = program.line();
+            let mut stuck = request(&address, "/stuck");
+            // There is one queue and one thread: the worker has begun with the request before.
+            get(&address, "/");
+            kill(program.pid(), libc::SIGTERM);
+            let mut rest = String::new();
+            stuck.read_to_string(&mut rest).expect("the end");
+            assert_eq!(rest, "");
+            program
+        });
+    }
+
+    /// Workers that cannot make their service end the server, with a status that says so.
+    fn service_fails() {
+        let program =
+            Program::start("http::server", &[&TCP[..], &["--workers", "1", "--crash-limit", "2", "--fails"]].concat());
+        let (status, output) = program.finish();
+        assert_eq!(status.code(), Some(1), "{output}");
+        assert!(output.contains("before it was ready"), "{output}");
+    }
+);

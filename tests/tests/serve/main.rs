@@ -1,0 +1,101 @@
+//! `forkio::serve`, `Server`, and what a worker has for other protocols.
+
+mod address;
+mod axum;
+mod http;
+mod streams;
+mod tasks;
+
+use std::fmt::Debug;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use forkio_tests::{Program, kill, limit, wait_until};
+
+forkio_tests::main!(address, axum, http, streams, tasks);
+
+/// A path that is free, for the socket or the file of one scenario.
+fn free_path(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("forkio-serve-{name}-{}", std::process::id()));
+    let _missing = std::fs::remove_file(&path);
+    path
+}
+
+/// A client's end of a connection.
+trait Stream: Read + Write + Debug {}
+
+impl<S: Read + Write + Debug> Stream for S {}
+
+/// Connects to an address as the servers print it.
+fn try_connect(address: &str) -> std::io::Result<Box<dyn Stream>> {
+    match address.strip_prefix("unix:") {
+        Some(path) => {
+            let stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(limit()))?;
+            Ok(Box::new(stream))
+        }
+        None => {
+            let stream = TcpStream::connect(address)?;
+            stream.set_read_timeout(Some(limit()))?;
+            Ok(Box::new(stream))
+        }
+    }
+}
+
+#[track_caller]
+fn connect(address: &str) -> Box<dyn Stream> {
+    try_connect(address).expect("connecting")
+}
+
+/// Sends a request after which the server closes the connection.
+#[track_caller]
+fn request(address: &str, path: &str) -> Box<dyn Stream> {
+    let mut stream = connect(address);
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sending a request");
+    stream
+}
+
+/// The body of a response, which must be well.
+#[track_caller]
+fn body(mut stream: impl Read) -> String {
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("a response");
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response:?}");
+    response.split_once("\r\n\r\n").expect("a body").1.to_owned()
+}
+
+#[track_caller]
+fn get(address: &str, path: &str) -> String {
+    body(request(address, path))
+}
+
+/// Stops a server, which must end well.
+#[track_caller]
+fn stop(program: Program) -> String {
+    kill(program.pid(), libc::SIGTERM);
+    program.finish_well()
+}
+
+/// Checks that a server exits with 1 after it has cut off what took too long.
+///
+/// The supervisor kills a worker that does not end within a second after its time. On a machine that stands still that long,
+/// it does so although the worker is well. Then `stop`, which starts a server and tells it to stop, runs again.
+#[track_caller]
+fn ends_before_it_is_killed(stop: impl Fn() -> Program) {
+    const KILLED: i32 = 128 + libc::SIGKILL;
+    for _ in 0..5 {
+        let (status, output) = stop().finish();
+        if status.code() != Some(KILLED) {
+            return assert_eq!(status.code(), Some(1), "{output}");
+        }
+    }
+    panic!("the worker was killed each time");
+}
+
+/// Waits until a server accepts at an address.
+#[track_caller]
+fn wait_for(address: &str) {
+    wait_until("the server listens", || try_connect(address).is_ok());
+}

@@ -1,0 +1,140 @@
+//! WebSockets and server-sent events, which have no end of their own, while workers are replaced.
+
+use std::convert::Infallible;
+use std::io::{BufRead, BufReader, Read};
+use std::process;
+
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::response::sse::{Event, Sse};
+use axum::{Router, routing::get};
+use forkio::Server;
+use forkio::prefork::WorkerHandle;
+use forkio_tests::{Program, kill, scenarios, wait_until};
+use futures_util::stream::{self, Stream, StreamExt};
+
+use crate::http::exit;
+use crate::{connect, stop};
+
+/// Answers each message with the worker's process id. With `ends`, it closes when the worker must end.
+async fn answer(mut socket: WebSocket, worker: WorkerHandle, ends: bool) {
+    loop {
+        tokio::select! {
+            message = socket.recv() => match message {
+                Some(Ok(Message::Text(_))) => {
+                    socket.send(process::id().to_string().into()).await.expect("sending");
+                }
+                _ => return,
+            },
+            () = worker.shutdown(), if ends => {
+                // The client may have gone.
+                let _ = socket.send(Message::Close(None)).await;
+                return;
+            }
+        }
+    }
+}
+
+/// The worker's process id, and then nothing more.
+fn events() -> impl Stream<Item = Result<Event, Infallible>> {
+    let first = stream::iter([Ok(Event::default().data(process::id().to_string()))]);
+    first.chain(stream::pending())
+}
+
+fn app(worker: WorkerHandle) -> Router {
+    let socket = |ends: bool| {
+        let worker = worker.clone();
+        get(async move |upgrade: WebSocketUpgrade| upgrade.on_upgrade(move |socket| answer(socket, worker, ends)))
+    };
+    let (socket, polite) = (socket(false), socket(true));
+    let events = get(async move || Sse::new(events().take_until(worker.shutdown())));
+    Router::new().route("/socket", socket).route("/polite", polite).route("/events", events)
+}
+
+type Client = tungstenite::WebSocket<Box<dyn crate::Stream>>;
+
+#[track_caller]
+fn open(address: &str, path: &str) -> Client {
+    let request = format!("ws://{address}{path}");
+    tungstenite::client(request, connect(address)).expect("a WebSocket").0
+}
+
+/// The process id of the worker.
+#[track_caller]
+fn ask(client: &mut Client) -> String {
+    client.send("who".into()).expect("sending");
+    client.read().expect("an answer").into_text().expect("text").to_string()
+}
+
+/// A server with one worker.
+#[track_caller]
+fn start() -> (Program, String) {
+    let mut program = Program::start("streams::server", &[]);
+    let address = program.line();
+    (program, address)
+}
+
+/// Reloads, and waits for a worker other than `old`.
+#[track_caller]
+fn reload(program: &Program, address: &str, old: &str) {
+    kill(program.pid(), libc::SIGHUP);
+    wait_until("a new worker answers", || ask(&mut open(address, "/socket")) != old);
+}
+
+scenarios!(
+    /// The program of these scenarios. Its shutdown timeout is longer than any scenario.
+    #[program]
+    fn server() {
+        let server = Server::new().bind("127.0.0.1:0").workers(1).shutdown_timeout(std::time::Duration::from_secs(600));
+        exit(server.on_ready(|addresses| println!("{}", addresses[0])).serve(|worker| app(worker.handle())).run())
+    }
+
+    /// A WebSocket stays with its worker after a reload, until its client ends it.
+    fn websocket_survives_a_reload() {
+        let (program, address) = start();
+        let mut client = open(&address, "/socket");
+        let old = ask(&mut client);
+        reload(&program, &address, &old);
+        assert_eq!(ask(&mut client), old);
+        client.close(None).expect("closing");
+        // The server's own close frame, and the end.
+        while client.read().is_ok() {}
+        stop(program);
+    }
+
+    /// A handler that ends its WebSocket with the worker makes the client connect again, to a new worker.
+    fn websocket_is_closed_by_its_handler() {
+        let (program, address) = start();
+        let mut client = open(&address, "/polite");
+        let old = ask(&mut client);
+        reload(&program, &address, &old);
+        assert!(client.read().expect("a message").is_close());
+        assert_ne!(ask(&mut open(&address, "/polite")), old);
+        stop(program);
+    }
+
+    /// Server-sent events end whole when the worker must end, and the client finds a new worker.
+    fn events_end_with_their_worker() {
+        let (program, address) = start();
+        let mut first = BufReader::new(crate::request(&address, "/events"));
+        let old = data(&mut first);
+        reload(&program, &address, &old);
+        let mut rest = String::new();
+        first.read_to_string(&mut rest).expect("the end");
+        assert!(rest.ends_with("\r\n0\r\n\r\n"), "cut off: {rest:?}");
+        let mut second = BufReader::new(crate::request(&address, "/events"));
+        assert_ne!(data(&mut second), old);
+        stop(program);
+        second.read_to_string(&mut rest).expect("the end");
+    }
+);
+
+/// The data of the next event.
+#[track_caller]
+fn data(stream: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    while !line.starts_with("data: ") {
+        line.clear();
+        assert_ne!(stream.read_line(&mut line).expect("an event"), 0, "the end");
+    }
+    line["data: ".len()..].trim_end().to_owned()
+}

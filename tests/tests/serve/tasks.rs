@@ -1,0 +1,114 @@
+//! Plain tokio: tasks that the worker finishes.
+
+use std::io::Read;
+use std::time::Duration;
+
+use forkio::prefork::{Counted, Listener, Prefork, Worker};
+use forkio_tests::{Program, arguments, check_eq, kill, scenarios, wait_until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::{Stream, connect, ends_before_it_is_killed, try_connect};
+
+/// Answers each byte, and ends with the client.
+async fn echo(mut stream: Counted<TcpStream>) {
+    let mut byte = [0];
+    while let Ok(1) = stream.read(&mut byte).await {
+        stream.write_all(&byte).await.expect("answering");
+    }
+}
+
+async fn accept(mut worker: Worker, mode: String) {
+    let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { return };
+    let mut incoming = worker.incoming(listener);
+    let handle = worker.handle();
+    let accept = async move {
+        while let Some((stream, _)) = incoming.next().await {
+            handle.spawn(echo(stream));
+        }
+    };
+    match mode.as_str() {
+        // `next` waits for the tasks.
+        "inline" => {
+            accept.await;
+            check_eq("connections that are open", worker.connections().open(), 0);
+        }
+        // The accept loop is a task itself, which must not wait for itself.
+        "task" => {
+            drop(worker.spawn(accept));
+            worker.shutdown().await;
+        }
+        "cut-off" => accept.await,
+        other => panic!("no mode {other:?}"),
+    }
+}
+
+/// A client that a worker has answered.
+#[track_caller]
+fn client(address: &str) -> Box<dyn Stream> {
+    let mut client = connect(address);
+    exchange(&mut client);
+    client
+}
+
+#[track_caller]
+fn exchange(client: &mut impl Stream) {
+    client.write_all(b"x").expect("writing");
+    client.read_exact(&mut [0]).expect("an answer");
+}
+
+scenarios!(
+    /// A server with a worker that accepts in one of several modes. The second argument is the shutdown timeout.
+    #[program]
+    async fn server() {
+        let [mode, timeout] = arguments().try_into().expect("two arguments");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        println!("{}", listener.local_addr().expect("its address"));
+        let timeout = Duration::from_millis(timeout.parse().expect("milliseconds"));
+        let prefork = Prefork::new().listener(listener).workers(1).shutdown_timeout(timeout);
+        let stopped = prefork.run(async |worker| accept(worker, mode).await).await.expect("a server");
+        std::process::exit(stopped.exit_code().into());
+    }
+
+    /// Connections that have begun are finished before the worker ends.
+    fn connections_are_finished() {
+        for mode in ["inline", "task"] {
+            let mut program = Program::start("tasks::server", &[mode, "600000"]);
+            let address = program.line();
+            let mut first = client(&address);
+            let mut second = client(&address);
+            kill(program.pid(), libc::SIGTERM);
+            wait_until("the server accepts no more", || try_connect(&address).is_err());
+            exchange(&mut first);
+            drop(first);
+            exchange(&mut second);
+            drop(second);
+            program.finish_well();
+        }
+    }
+
+    /// Without connections, the worker ends at once.
+    fn no_connections() {
+        for mode in ["inline", "task"] {
+            let mut program = Program::start("tasks::server", &[mode, "600000"]);
+            let address = program.line();
+            drop(client(&address));
+            kill(program.pid(), libc::SIGTERM);
+            program.finish_well();
+        }
+    }
+
+    /// Connections that last longer than the shutdown timeout are cut off, which the status shows.
+    fn connections_are_cut_off() {
+        for mode in ["cut-off", "task"] {
+            ends_before_it_is_killed(|| {
+                let mut program = Program::start("tasks::server", &[mode, "50"]);
+                let address = program.line();
+                let mut client = client(&address);
+                kill(program.pid(), libc::SIGTERM);
+                assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
+                program
+            });
+        }
+    }
+);

@@ -1,0 +1,165 @@
+//! Commands over the control socket.
+
+use std::os::unix::fs::PermissionsExt;
+
+use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
+use serde_json::Value;
+
+use crate::server::{Server, is_serving, pids, remove, request, try_request, workers};
+
+/// A user without privileges.
+const OTHER_USER: u32 = 65_534;
+
+#[track_caller]
+fn outcome(answer: &crate::server::Answer) -> (u16, String, String) {
+    let json: Value = serde_json::from_str(&answer.body).expect("JSON");
+    let text = |name: &str| json[name].as_str().expect("a text").to_owned();
+    (answer.status, text("outcome"), text("message"))
+}
+
+scenarios!(
+    /// A reload answers when the new generation serves.
+    fn reload() {
+        let server = Server::start(&[]);
+        assert_eq!(outcome(&server.command("reload")), (200, "done".to_owned(), "generation 2 serves".to_owned()));
+        assert_eq!(server.state()["server"]["generation"], 2);
+        let (status, kind, _) = outcome(&server.command("reload?wait=no"));
+        assert_eq!((status, &*kind), (202, "accepted"));
+        server.until("it is done", |state| state["server"]["generation"] == 3);
+        server.stop();
+    }
+
+    /// A reload that fails says why, and the old generation serves.
+    fn failed_reload() {
+        let server = Server::start(&[]);
+        remove(&server.load);
+        let (status, kind, message) = outcome(&server.command("reload"));
+        assert_eq!((status, &*kind), (409, "failed"));
+        assert!(message.contains("the old generation serves on") && message.contains("No such file"), "{message}");
+        assert_eq!(server.state()["server"]["generation"], 1);
+        assert!(server.pid() > 0);
+        server.stop();
+    }
+
+    /// The number of workers changes as commanded, within its limits.
+    fn scale() {
+        let server = Server::start(&[]);
+        for workers_wanted in [4, 1] {
+            let (status, kind, message) = outcome(&server.command(&format!("scale?workers={workers_wanted}")));
+            assert_eq!((status, &*kind), (200, "done"), "{message}");
+            let state = server.state();
+            assert_eq!(workers(&state).iter().filter(|worker| is_serving(worker)).count(), workers_wanted, "{state}");
+        }
+        let state = server.until("three have ended", |state| workers(state).len() == 1);
+        let restarts = state["restarts"].as_array().expect("restarts");
+        assert!(restarts.iter().all(|restart| restart["reason"] == "scaled"), "{state}");
+        for (command, status) in
+            [("scale?workers=0", 409), ("scale?workers=100000", 409), ("scale", 400), ("scale?workers=x", 400)]
+        {
+            assert_eq!(outcome(&server.command(command)).0, status, "{command}");
+        }
+        server.stop();
+    }
+
+    /// A worker that is retired has a successor first.
+    fn retire() {
+        let server = Server::start(&[]);
+        let before = server.until("both workers are ready", |state| {
+            workers(state).iter().filter(|worker| is_serving(worker)).count() == 2
+        });
+        let (status, _, message) = outcome(&server.command("retire?worker=1"));
+        assert_eq!(status, 200, "{message}");
+        let state = server.until("it has ended", |state| state["restarts"][0]["reason"] == "operator");
+        assert_eq!(state["restarts"][0]["pid"], pids(&before)[1]);
+        assert_eq!(pids(&state)[0], pids(&before)[0], "the other one stays");
+        assert_eq!(outcome(&server.command("retire?worker=9")).0, 409);
+        assert_eq!(outcome(&server.command("retire")).0, 400);
+        assert_eq!(outcome(&server.command("fly")).0, 404);
+        assert_eq!(request(&server.control_address(), "GET", "/control/reload").status, 405);
+        server.stop();
+    }
+
+    /// An upgrade answers when the new program serves, at the same addresses.
+    fn upgrade() {
+        // The whole network 127.0.0.0/8 is this machine, so this address is the scenario's own.
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let server = Server::start(&["--status", &format!("127.77.{high}.{low}:9100")]);
+        let before = server.supervisor();
+        let (status, kind, message) = outcome(&server.command("upgrade"));
+        assert_eq!((status, &*kind), (200, "done"), "{message}");
+        let mut after = 0;
+        wait_until("the new program has the page", || {
+            after = try_request(&server.page, "GET", "/status.json")
+                .ok()
+                .and_then(|answer| serde_json::from_str::<Value>(&answer.body).ok()?["server"]["pid"].as_i64())
+                .unwrap_or(0) as i32;
+            after > 0 && after != before
+        });
+        assert!(message.contains(&after.to_string()), "{message}");
+        let answer = request(&server.control_address(), "GET", "/status.json");
+        assert_eq!(serde_json::from_str::<Value>(&answer.body).expect("JSON")["server"]["pid"], after);
+        assert!(server.pid() > 0);
+        let Server { program, control, load, .. } = server;
+        kill(after, libc::SIGTERM);
+        // The old program has ended well, and so does the new one, which has its output.
+        program.finish_well();
+        assert!(!control.exists(), "the socket is left");
+        remove(&load);
+    }
+
+    /// After an upgrade that fails, the old program still has its page and its control socket.
+    fn failed_upgrade() {
+        let server = Server::start(&[]);
+        remove(&server.load);
+        let (status, kind, message) = outcome(&server.command("upgrade"));
+        assert_eq!((status, &*kind), (409, "failed"));
+        assert!(message.contains("the old program serves on"), "{message}");
+        assert_eq!(server.state()["server"]["pid"], server.supervisor());
+        assert_eq!(outcome(&server.command("scale?workers=0")).0, 409);
+        server.stop();
+    }
+
+    /// Gets the state over a control socket as another user. The argument is the socket's address.
+    #[program]
+    fn as_other_user() {
+        // SAFETY: the list of groups is empty; this process has one thread.
+        let results =
+            unsafe { [libc::setgroups(0, std::ptr::null()), libc::setgid(OTHER_USER), libc::setuid(OTHER_USER)] };
+        assert_eq!(results, [0; 3]);
+        let [address] = arguments().try_into().expect("an address");
+        for path in ["/status.json", "/control/reload"] {
+            match try_request(&address, "POST", path) {
+                Ok(answer) => println!("{}", answer.status),
+                Err(error) => println!("{:?}", error.kind()),
+            }
+        }
+    }
+
+    /// Another user can neither open the socket, nor use it if its permissions are changed.
+    fn other_users_are_refused() {
+        // SAFETY: the call has no preconditions.
+        if unsafe { libc::geteuid() } != 0 {
+            eprintln!("not tested: only root can become another user");
+            return;
+        }
+        // The service worker's user is refused as well.
+        let server = Server::start(&["--user", "65534", "--group", "65534"]);
+        let ask = || {
+            let mut program = Program::start("control::as_other_user", &[&server.control_address()]);
+            let lines = [program.line(), program.line()];
+            program.finish_well();
+            lines
+        };
+        assert_eq!(ask(), ["PermissionDenied", "PermissionDenied"]);
+        let all = std::fs::Permissions::from_mode(0o666);
+        std::fs::set_permissions(&server.control, all).expect("changing the permissions");
+        assert_eq!(ask(), ["403", "403"]);
+        assert_eq!(server.command("reload").status, 200, "root may");
+        assert_eq!(server.state()["server"]["generation"], 2);
+        #[cfg(procfs)]
+        server.until("the memory of other users' processes is shown", |state| {
+            workers(state).iter().all(|worker| worker["memory"]["rss"].as_u64() > Some(0))
+        });
+        server.stop();
+    }
+);

@@ -1,0 +1,148 @@
+//! What must not take the server down, nor the page.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use forkio::prefork::Prefork;
+use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
+use serde_json::Value;
+
+use crate::server::{PAUSE, Server, connect, own_path, pids, request, send, try_request, workers};
+
+scenarios!(
+    /// The service worker is killed, again and again: the server serves on, and a new service worker answers.
+    fn service_worker_killed() {
+        let server = Server::start(&[]);
+        for round in 1..=3 {
+            let victim = server.state()["server"]["service_pid"].as_i64().expect("a process id");
+            kill(victim as i32, libc::SIGKILL);
+            assert!(server.pid() > 0, "the workers serve");
+            let state = server.until("another one answers", |state| state["server"]["service_pid"] != victim);
+            assert_eq!(state["server"]["service_starts"], round + 1);
+            assert_eq!(state["restarts"], Value::Array(Vec::new()), "no worker has ended");
+        }
+        server.stop();
+    }
+
+    /// Clients that do not read, or send nothing, keep neither other clients nor the server from working.
+    fn slow_readers() {
+        let server = Server::start(&[]);
+        server.state();
+        let silent: Vec<_> = (0..40).map(|_| TcpStream::connect(&server.page).expect("connecting")).collect();
+        let mut slow = Vec::new();
+        for _ in 0..40 {
+            let mut stream = connect(&server.page).expect("connecting");
+            // Many requests, whose responses do not fit into the buffers. The server may close the connection meanwhile.
+            let _ = stream.write_all("GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50).as_bytes());
+            slow.push(stream);
+        }
+        for _ in 0..5 {
+            assert_eq!(request(&server.page, "GET", "/status").status, 200);
+            assert!(server.pid() > 0);
+        }
+        drop((silent, slow));
+        server.stop();
+    }
+
+    /// Over TCP nothing can be changed.
+    fn tcp_is_read_only() {
+        let server = Server::start(&[]);
+        let before = server.until("both workers are ready", |state| workers(state).len() == 2);
+        for (method, path, status) in [
+            ("POST", "/control/reload", 403),
+            ("GET", "/control/reload", 403),
+            ("POST", "/control/scale?workers=1", 403),
+            ("POST", "/status", 405),
+            ("DELETE", "/status.json", 405),
+            ("GET", "/nothing", 404),
+        ] {
+            assert_eq!(request(&server.page, method, path).status, status, "{method} {path}");
+        }
+        let after = server.state();
+        assert_eq!((pids(&after), &after["server"]["generation"]), (pids(&before), &1.into()));
+        server.stop();
+    }
+
+    /// Workers that do nothing but count requests, on threads, until they are killed. The argument is the page's address.
+    #[program]
+    async fn counting() {
+        let [page] = arguments().try_into().expect("an address");
+        let prefork = Prefork::new().workers(2).status(page).on_ready(|| println!("ready"));
+        let ended = prefork.run(async |worker| {
+            worker.ready();
+            let handle = worker.handle();
+            std::thread::spawn(move || {
+                loop {
+                    let _request = handle.track_request();
+                }
+            });
+            worker.shutdown().await;
+        });
+        let _ = ended.await;
+    }
+
+    /// A worker that is killed in the middle of counting leaves nothing that another process trips over.
+    fn killed_while_counting() {
+        let path = own_path("page");
+        let page = format!("unix:{}", path.display());
+        let mut program = Program::start("failures::counting", &[&page]);
+        program.line();
+        let state = || -> Value {
+            let mut answer = None;
+            wait_until("the service worker answers", || {
+                answer = try_request(&page, "GET", "/status.json").ok();
+                answer.is_some()
+            });
+            serde_json::from_str(&answer.expect("an answer").body).expect("JSON")
+        };
+        let requests = AtomicU64::new(0);
+        let check = |state: &Value| {
+            let now = state["requests"].as_u64().expect("a count");
+            let before = requests.swap(now, Ordering::Relaxed);
+            assert!(now >= before, "{now} requests, and {before} before");
+            let timed = state["latency"]["count"].as_u64().expect("a count");
+            assert!(timed <= now, "{timed} of {now} requests were timed");
+            for worker in workers(state) {
+                assert!(worker["requests_in_flight"].as_u64() <= Some(1), "{worker}");
+            }
+        };
+        for round in 0..12_u64 {
+            let mut victim = 0;
+            wait_until("a worker counts", || {
+                let state = state();
+                check(&state);
+                let busy = workers(&state).iter().find(|worker| worker["requests"].as_u64() > Some(1000));
+                victim = busy.and_then(|worker| worker["pid"].as_i64()).unwrap_or(0) as i32;
+                victim > 0
+            });
+            // At a different moment of its loop each time.
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_micros(round * 7) {
+                std::hint::spin_loop();
+            }
+            kill(victim, libc::SIGKILL);
+            wait_until("it has ended", || {
+                let state = state();
+                check(&state);
+                std::thread::sleep(PAUSE);
+                !pids(&state).contains(&victim.into())
+            });
+        }
+        kill(program.pid(), libc::SIGTERM);
+        program.finish_well();
+        assert!(!path.exists(), "the socket is left");
+    }
+
+    /// A connection that is open when the service worker ends is closed, and the address is served again.
+    fn open_connections() {
+        let server = Server::start(&[]);
+        let held = send(&server.page, "GET", "/status").expect("a request");
+        let victim = server.state()["server"]["service_pid"].as_i64().expect("a process id");
+        kill(victim as i32, libc::SIGKILL);
+        drop(held);
+        server.until("another one answers", |state| state["server"]["service_pid"] != victim);
+        server.stop();
+    }
+);

@@ -1,0 +1,70 @@
+//! Workers that do not become ready.
+
+use forkio_tests::{kill, scenarios, wait_until};
+
+use crate::server::Server;
+
+scenarios!(
+    /// In a reload no worker becomes ready, or all end at once: the old generation serves on, and a later reload works.
+    ///
+    /// On a machine that stands still, workers that are well are late too. They are started again.
+    #[limit(300)]
+    fn new_generation() {
+        for how in ["before", "template"] {
+            for (word, message) in [("never-ready", "not ready in time"), ("boot-exits", "exit status: 3")] {
+                let server = Server::start(&[how, "boot-timeout=2000", "no-crash-limit"]);
+                let before = server.children();
+                server.control(word);
+                server.signal(libc::SIGHUP);
+                server.until_logged("the old generation serves on");
+                let log = server.log();
+                assert!(log.contains(message) && (word != "never-ready" || log.contains("limit=2s")), "{how}, {word}");
+                assert!(before.contains(&server.pid()), "{how}, {word}");
+                wait_until("the new workers are gone", || server.children().len() == before.len());
+                server.control("");
+                server.signal(libc::SIGHUP);
+                wait_until("a reload works again", || !before.contains(&server.pid()));
+                server.stop();
+            }
+        }
+    }
+
+    /// Workers that end before they are ready end the server, once there are `crash_limit` of them in a row.
+    fn first_generation() {
+        let (code, log) = Server::begin("boot-exits", &["before", "crash-limit"]).end();
+        assert_eq!(code, 3, "{log}");
+        assert!(log.contains("ended 3 times in a row before it was ready"), "{log}");
+        let (code, log) = Server::begin("never-ready", &["before", "crash-limit", "boot-timeout=700"]).end();
+        assert_eq!(code, 137, "{log}");
+    }
+
+    /// Once the server has been ready, a worker that cannot be replaced does not end it.
+    fn replacement() {
+        let server = Server::start(&["before", "crash-limit"]);
+        let pid = server.pid();
+        let other = server.children().into_iter().find(|other| *other != pid).expect("two workers");
+        server.control("boot-exits");
+        kill(other, libc::SIGKILL);
+        wait_until("it was tried more often than the limit", || {
+            server.log().matches("worker ended before it was ready").count() >= 4
+        });
+        assert_eq!(server.pid(), pid);
+        server.control("");
+        // Not as soon as there are two processes: one may be a worker that still ends with an error.
+        server.until_logged_times("worker is ready", 3);
+        server.stop();
+    }
+
+    /// With `explicit_ready`, a worker that accepts connections is not ready before it says so.
+    fn explicit_ready() {
+        let server = Server::begin("says-nothing", &["before", "boot-timeout=700"]);
+        server.until_logged("killing a worker that is not ready in time");
+        drop(server);
+        let server = Server::start(&["before", "implicit-ready"]);
+        server.control("says-nothing");
+        let before = server.children();
+        server.signal(libc::SIGHUP);
+        wait_until("workers that only accept take over", || !before.contains(&server.pid()));
+        server.stop();
+    }
+);

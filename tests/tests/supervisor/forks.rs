@@ -1,0 +1,77 @@
+//! Forks that fail.
+
+use forkio_tests::{kill, scenarios, wait_until};
+
+use crate::server::Server;
+
+scenarios!(
+    /// A check of the application refuses each fork: the running generation serves on, in a reload and when a worker has
+    /// died.
+    fn refused_by_a_check() {
+        let server = Server::start(&["before"]);
+        let before = server.children();
+        server.control("fork-fails");
+        server.signal(libc::SIGHUP);
+        server.until_logged("the old generation serves on");
+        assert!(before.contains(&server.pid()));
+        kill(before[0], libc::SIGKILL);
+        server.until_logged("worker ended: replacing it");
+        assert_eq!(server.pid(), before[1]);
+        server.control("");
+        wait_until("there are two again", || server.children().len() == 2);
+        server.stop();
+    }
+
+    /// The kernel refuses each fork with EAGAIN: the running generation serves on.
+    fn refused_by_the_kernel() {
+        if !is_root() {
+            return eprintln!("not run: it takes root to become another user");
+        }
+        for how in ["before", "template"] {
+            let server = Server::start(&[how, "as-nobody"]);
+            let before = server.children();
+            server.control("no-processes");
+            server.signal(libc::SIGHUP);
+            server.until_logged("the old generation serves on");
+            assert!(server.log().contains("Resource temporarily unavailable"), "{}", server.log());
+            assert!(before.contains(&server.pid()), "{how}");
+            server.control("");
+            server.signal(libc::SIGHUP);
+            wait_until("a reload works again", || !before.contains(&server.pid()));
+            server.stop();
+        }
+    }
+
+    /// The kernel refuses a template's forks with EAGAIN: the other worker serves on, and the place is filled later.
+    fn refused_in_a_template() {
+        if !is_root() {
+            return eprintln!("not run: it takes root to become another user");
+        }
+        let server = Server::start(&["template", "as-nobody"]);
+        let template: i32 = server.ask("data").expect("an answer").parse().expect("a process id");
+        let workers: Vec<i32> = server.children().into_iter().filter(|pid| *pid != template).collect();
+        server.control("no-processes-of-template");
+        kill(workers[0], libc::SIGKILL);
+        server.until_logged("cannot fork yet: trying again");
+        assert!(server.log().contains("Resource temporarily unavailable"), "{}", server.log());
+        assert_eq!(server.pid(), workers[1]);
+        server.control("");
+        wait_until("there are two again", || server.children().len() == 3);
+        server.stop();
+    }
+
+    /// The kernel refuses the first fork: the server ends with the error.
+    fn refused_at_the_start() {
+        if !is_root() {
+            return eprintln!("not run: it takes root to become another user");
+        }
+        let (code, log) = Server::begin("no-processes", &["before", "as-nobody"]).end();
+        assert_eq!(code, 1, "{log}");
+        assert!(log.contains("Resource temporarily unavailable"), "{log}");
+    }
+);
+
+fn is_root() -> bool {
+    // SAFETY: no memory is involved.
+    unsafe { libc::geteuid() == 0 }
+}

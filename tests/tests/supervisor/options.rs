@@ -1,0 +1,94 @@
+//! Options of the server that concern its surroundings.
+
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::process::Stdio;
+
+use forkio_tests::{check_eq, scenarios};
+
+use crate::server::{Server, fixture, own_path, remove};
+
+scenarios!(
+    /// With `huge_pages`, the memory of the process that forks the workers is in huge pages, if the kernel can do that.
+    #[cfg(procfs)]
+    fn huge_pages() {
+        for how in ["before", "template"] {
+            let server = Server::start(&[how, "memory", "huge-pages"]);
+            forkio_tests::wait_until("the log says so", || {
+                let log = server.log();
+                log.contains("memory is in huge pages") || log.contains("cannot use huge pages")
+            });
+            if server.log().contains("memory is in huge pages") {
+                let parent = server.ask("data").expect("an answer");
+                assert!(huge_kib(&parent) >= 16 * 1024, "{} KiB", huge_kib(&parent));
+            }
+            server.stop();
+        }
+        let server = Server::start(&["before", "memory"]);
+        check_eq("without the option", huge_kib(&server.supervisor().to_string()), 0);
+        server.stop();
+    }
+
+    /// The service manager is notified, unless `notify_service_manager` is off.
+    fn notifications() {
+        let path = own_path("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_nonblocking(true).expect("a socket");
+        for (option, expected) in [(None, true), (Some("no-notify"), false)] {
+            let how: Vec<&str> = [Some("before"), option].into_iter().flatten().collect();
+            let server = Server::start_as(fixture().env("NOTIFY_SOCKET", &path), &how);
+            server.stop();
+            let mut received = String::new();
+            let mut bytes = [0; 1024];
+            loop {
+                match socket.recv(&mut bytes) {
+                    Ok(length) => received.push_str(&String::from_utf8_lossy(&bytes[..length])),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => panic!("receiving: {error}"),
+                }
+            }
+            for message in ["READY=1", "STOPPING=1"] {
+                check_eq(&format!("{message} with {option:?} in {received:?}"), received.contains(message), expected);
+            }
+        }
+        remove(&path);
+    }
+
+    /// With `fork_options`, the server does not wait longer for threads than it may.
+    fn fork_options() {
+        // The thread never ends. With the default the server waits for 12 s each time, and also if the machine stands still.
+        let waits = (0..3).map(|_| {
+            let (code, log) = Server::begin("", &["before", "thread", "wait-briefly"]).end();
+            assert_eq!(code, 1, "{log}");
+            assert!(log.contains("thread"), "{log}");
+            let waited = log.lines().find_map(|line| line.strip_prefix("waited for milliseconds: "));
+            waited.expect("the fixture says how long").parse::<u64>().expect("a number")
+        });
+        let waited: Vec<u64> = waits.take_while(|waited| *waited >= 11_000).collect();
+        assert!(waited.len() < 3, "{waited:?} ms");
+    }
+
+    /// Listeners of the environment are found by name.
+    fn listeners_have_names() {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let path = own_path("socket");
+        let unix = UnixListener::bind(&path).expect("a listener");
+        let script =
+            "LISTEN_FDS=2 LISTEN_FDNAMES=admin:web LISTEN_PID=$$ exec \"$0\" none inherited 3<&0 4<&2 2>/dev/null";
+        let mut command = std::process::Command::new("/bin/sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_fixture-supervisor")]);
+        let command = command.stdin(OwnedFd::from(unix)).stderr(OwnedFd::from(tcp));
+        let output = command.stdout(Stdio::piped()).output().expect("running the fixture");
+        check_eq("listeners", &*String::from_utf8_lossy(&output.stdout), "web TCP, admin Unix, 0 left\n");
+        remove(&path);
+    }
+);
+
+/// How much private memory of a process is in huge pages.
+#[cfg(procfs)]
+fn huge_kib(pid: &str) -> u64 {
+    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).expect("its memory");
+    let sizes = smaps.lines().filter_map(|line| line.strip_prefix("AnonHugePages:"));
+    sizes.map(|size| size.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")).sum()
+}

@@ -1,0 +1,103 @@
+//! The pid file on a disk without space.
+
+#[cfg(procfs)]
+use std::fs;
+
+use forkio_tests::scenarios;
+#[cfg(procfs)]
+use forkio_tests::wait_until;
+
+#[cfg(procfs)]
+use crate::server::Server;
+
+scenarios!(
+    /// A full disk ends a server that starts. In an upgrade it ends the new program, and the old one serves on.
+    #[cfg(procfs)]
+    fn on_a_full_disk() {
+        let Some(disk) = disk::SmallDisk::mount() else {
+            return eprintln!("not run: this process may not mount a file system");
+        };
+        let path = disk.path("pid");
+        let option = format!("pid-file={}", path.display());
+        disk.fill();
+        let (code, log) = Server::begin("", &["before", &option]).end();
+        assert_eq!(code, 1, "{log}");
+        assert!(log.contains("cannot write the pid file") && log.contains("No space left on device"), "{log}");
+
+        disk.make_room();
+        let server = Server::start(&["before", &option]);
+        let text = fs::read_to_string(&path).expect("the pid file");
+        assert_eq!(text.trim(), server.supervisor().to_string());
+        disk.fill();
+        let before = server.children();
+        server.signal(libc::SIGUSR2);
+        server.until_logged("the new program ended before it was ready: this one continues");
+        assert!(server.log().contains("No space left on device"), "{}", server.log());
+        assert!(before.contains(&server.pid()));
+        assert_eq!(fs::read_to_string(&path).expect("the pid file"), text, "it is the old one");
+        // A reload needs no space.
+        server.signal(libc::SIGHUP);
+        wait_until("a reload", || !before.contains(&server.pid()));
+        server.stop();
+        assert!(!path.exists());
+    }
+);
+
+#[cfg(procfs)]
+mod disk {
+    use std::ffi::CString;
+    use std::fs;
+    use std::io::Write;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::PathBuf;
+
+    use crate::server::{own_path, remove};
+
+    /// A file system of two pages that only this process and its children see.
+    pub(super) struct SmallDisk(PathBuf);
+
+    impl SmallDisk {
+        /// `None`: this process may not mount one.
+        pub(super) fn mount() -> Option<SmallDisk> {
+            let directory = own_path("disk");
+            fs::create_dir(&directory).expect("a directory");
+            let path = CString::new(directory.as_os_str().as_bytes()).expect("a path");
+            let tmpfs = c"tmpfs".as_ptr();
+            // SAFETY: the strings are valid for the calls. This process has one thread.
+            let is_mounted = unsafe {
+                let private = libc::MS_REC | libc::MS_PRIVATE;
+                libc::unshare(libc::CLONE_NEWNS) == 0
+                    && libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), private, std::ptr::null()) == 0
+                    && libc::mount(tmpfs, path.as_ptr(), tmpfs, 0, c"size=8k,mode=777".as_ptr().cast()) == 0
+            };
+            if !is_mounted {
+                fs::remove_dir(&directory).expect("removing the directory");
+                return None;
+            }
+            Some(SmallDisk(directory))
+        }
+
+        pub(super) fn path(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+
+        /// Leaves no space.
+        pub(super) fn fill(&self) {
+            let mut file = fs::File::create(self.path("large")).expect("a file");
+            while file.write_all(&[1; 4096]).is_ok() {}
+        }
+
+        pub(super) fn make_room(&self) {
+            remove(&self.path("large"));
+        }
+    }
+
+    impl Drop for SmallDisk {
+        fn drop(&mut self) {
+            let path = CString::new(self.0.as_os_str().as_bytes()).expect("a path");
+            // SAFETY: the path is valid for the call.
+            unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+            let _is_gone = fs::remove_dir(&self.0);
+        }
+    }
+}

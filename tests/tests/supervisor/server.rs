@@ -1,0 +1,181 @@
+//! The server that the scenarios run.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use forkio_tests::{kill, limit, processes, wait_until};
+
+/// A running fixture. It belongs to the process group of the scenario, so the harness finds a process that it leaves.
+pub(crate) struct Server {
+    program: Child,
+    control: PathBuf,
+    address: String,
+    stderr: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
+}
+
+/// The command that runs the fixture.
+pub(crate) fn fixture() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_fixture-supervisor"))
+}
+
+/// A path in the temporary directory that only this scenario uses.
+pub(crate) fn own_path(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("forkio-supervisor-{}-{name}", std::process::id()))
+}
+
+impl Server {
+    /// Starts the fixture with these arguments, and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn start(how: &[&str]) -> Server {
+        Server::start_as(&mut fixture(), how)
+    }
+
+    /// Starts the fixture by a command that has an environment of its own, and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn start_as(command: &mut Command, how: &[&str]) -> Server {
+        let mut server = Server::begin_as(command, "", how);
+        let mut line = String::new();
+        let stdout = server.program.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).expect("an announcement");
+        server.address = line.trim().to_owned();
+        assert!(!server.address.is_empty(), "{}", server.log());
+        server
+    }
+
+    /// Starts the fixture with a file that says `control`.
+    #[track_caller]
+    pub(crate) fn begin(control: &str, how: &[&str]) -> Server {
+        Server::begin_as(&mut fixture(), control, how)
+    }
+
+    #[track_caller]
+    fn begin_as(command: &mut Command, control: &str, how: &[&str]) -> Server {
+        let path = own_path("control");
+        fs::write(&path, control).expect("writing the control file");
+        let command = command.arg(&path).args(how).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut program = command.spawn().expect("starting the server");
+        let mut pipe = program.stderr.take().expect("piped");
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let log = Arc::clone(&stderr);
+        let reader = thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(length @ 1..) = pipe.read(&mut bytes) {
+                log.lock().unwrap_or_else(PoisonError::into_inner).push_str(&String::from_utf8_lossy(&bytes[..length]));
+            }
+        });
+        Server { program, control: path, address: String::new(), stderr, reader }
+    }
+
+    /// What the server's processes have written to standard error.
+    pub(crate) fn log(&self) -> String {
+        self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the control file.
+    pub(crate) fn control(&self, words: &str) {
+        fs::write(&self.control, words).expect("writing the control file");
+    }
+
+    /// The process id of the supervisor.
+    pub(crate) fn supervisor(&self) -> i32 {
+        self.program.id().cast_signed()
+    }
+
+    #[track_caller]
+    pub(crate) fn signal(&self, signal: i32) {
+        kill(self.supervisor(), signal);
+    }
+
+    /// Connects, and sends a line.
+    #[track_caller]
+    pub(crate) fn say(&self, what: &str) -> TcpStream {
+        let mut stream = self.connect();
+        // A worker that is killed may have accepted the connection.
+        let _is_closed = writeln!(stream, "{what}");
+        stream
+    }
+
+    #[track_caller]
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).expect("connecting");
+        stream.set_read_timeout(Some(limit())).expect("a limit");
+        stream
+    }
+
+    /// The answer to a line. `None`: the server closed the connection.
+    #[track_caller]
+    pub(crate) fn ask(&self, what: &str) -> Option<String> {
+        let mut line = String::new();
+        BufReader::new(self.say(what)).read_line(&mut line).ok().filter(|length| *length > 0)?;
+        Some(line.trim().to_owned())
+    }
+
+    /// The process id of the worker that answers.
+    #[track_caller]
+    pub(crate) fn pid(&self) -> i32 {
+        self.ask("pid").expect("an answer").parse().expect("a process id")
+    }
+
+    /// The children of the supervisor that have not ended.
+    pub(crate) fn children(&self) -> Vec<i32> {
+        let supervisor = self.supervisor();
+        let children = processes().into_values().filter(|child| child.parent == supervisor && !child.has_ended());
+        children.map(|child| child.pid).collect()
+    }
+
+    #[track_caller]
+    pub(crate) fn until_logged(&self, what: &str) {
+        self.until_logged_times(what, 1);
+    }
+
+    /// Waits until something has been logged this often.
+    #[track_caller]
+    pub(crate) fn until_logged_times(&self, what: &str, times: usize) {
+        wait_until(&format!("{what:?} is logged"), || self.log().matches(what).count() >= times);
+    }
+
+    /// Waits for the end of the server. Returns its exit code and its log.
+    #[track_caller]
+    pub(crate) fn end(mut self) -> (i32, String) {
+        let mut status = None;
+        wait_until("the server has ended", || {
+            status = self.program.try_wait().expect("waiting for the server");
+            status.is_some()
+        });
+        // Once each process that has the pipe has ended.
+        wait_until("the whole log is read", || self.reader.is_finished());
+        let log = self.log();
+        (status.and_then(|status| status.code()).expect("an exit code"), log)
+    }
+
+    /// Stops the server, which must exit with 0.
+    #[track_caller]
+    pub(crate) fn stop(self) {
+        self.signal(libc::SIGTERM);
+        let (code, log) = self.end();
+        assert_eq!(code, 0, "{log}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Workers end with their supervisor.
+        let _has_ended = self.program.kill();
+        let _ = self.program.wait();
+        remove(&self.control);
+        if thread::panicking() {
+            eprintln!("the server's log:\n{}", self.log());
+        }
+    }
+}
+
+/// Removes a file if it exists.
+pub(crate) fn remove(path: &Path) {
+    let _is_gone = fs::remove_file(path);
+}

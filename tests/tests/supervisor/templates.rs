@@ -1,0 +1,113 @@
+//! Templates: processes that load the application and fork the workers.
+
+use forkio_tests::{kill, scenarios, wait_until};
+
+use crate::server::Server;
+
+scenarios!(
+    /// Workers have what their template loaded, and a reload loads again.
+    fn loads_once_per_generation() {
+        let server = Server::start(&["template"]);
+        let first = server.ask("data").expect("an answer");
+        for _ in 0..10 {
+            assert_eq!(server.ask("data").as_deref(), Some(first.as_str()), "all workers have the template's data");
+        }
+        assert_ne!(first, server.pid().to_string());
+        server.signal(libc::SIGHUP);
+        wait_until("another template has loaded", || server.ask("data").is_some_and(|data| data != first));
+        server.stop();
+    }
+
+    /// In a reload the load fails, panics, aborts or hangs: the old generation serves on, and a later reload works.
+    fn failed_load() {
+        // The time is long enough for the loads that succeed.
+        let server = Server::start(&["template", "load-timeout=10000"]);
+        let first = server.ask("data").expect("an answer");
+        for (word, message) in [
+            ("load-fails", "on purpose, in two lines"),
+            ("load-panics", "before it had loaded"),
+            ("load-aborts", "signal: 6"),
+            ("load-hangs", "it took longer than 10s"),
+        ] {
+            server.control(word);
+            server.signal(libc::SIGHUP);
+            server.until_logged(message);
+            assert_eq!(server.ask("data").as_deref(), Some(first.as_str()), "{word}");
+        }
+        assert_eq!(server.log().matches("the old generation serves on").count(), 4);
+        server.control("");
+        server.signal(libc::SIGHUP);
+        wait_until("another template has loaded", || server.ask("data").is_some_and(|data| data != first));
+        server.stop();
+    }
+
+    /// The first load fails, panics, aborts or hangs: the server ends with the error.
+    fn failed_first_load() {
+        for (word, message, options) in [
+            ("load-fails", "on purpose, in two lines", &["template"][..]),
+            ("load-panics", "exit status: 101 before it had loaded", &["template"]),
+            ("load-aborts", "signal: 6", &["template"]),
+            ("load-hangs", "it took longer than 700ms", &["template", "load-timeout=700"]),
+        ] {
+            let (code, log) = Server::begin(word, options).end();
+            assert_eq!(code, 1, "{log}");
+            assert!(log.contains("the template cannot load the application") && log.contains(message), "{log}");
+        }
+    }
+
+    /// Workers don't end with their template, and the next worker comes from another one.
+    fn killed_template() {
+        let server = Server::start(&["template"]);
+        let template: i32 = server.ask("data").expect("an answer").parse().expect("a process id");
+        let workers: Vec<i32> = server.children().into_iter().filter(|pid| *pid != template).collect();
+        assert_eq!(workers.len(), 2, "the workers are children of the supervisor");
+        kill(template, libc::SIGKILL);
+        server.until_logged("starting another one");
+        assert!(workers.contains(&server.pid()));
+        kill(workers[0], libc::SIGKILL);
+        wait_until("a worker of another template", || {
+            let other = server.ask("data");
+            other.is_some_and(|other| other != template.to_string())
+        });
+        server.stop();
+    }
+
+    /// The template of a new generation is killed after it has loaded: the old generation serves on, and a later reload
+    /// works.
+    fn killed_template_of_a_reload() {
+        let server = Server::start(&["template"]);
+        let before = server.children();
+        server.control("never-ready");
+        server.signal(libc::SIGHUP);
+        wait_until("the workers of the new template boot", || server.children().len() == before.len() + 3);
+        server.until_logged_times("template has loaded", 2);
+        let log = server.log();
+        let loaded = log.lines().rfind(|line| line.contains("template has loaded")).expect("it has loaded");
+        let template: i32 = number_after(loaded, "pid=");
+        assert!(!before.contains(&template), "{loaded}");
+        kill(template, libc::SIGKILL);
+        server.until_logged("the old generation serves on");
+        assert!(server.log().contains("the template ended with signal: 9"), "{}", server.log());
+        assert!(before.contains(&server.pid()));
+        server.control("");
+        wait_until("the new workers are gone", || server.children().len() == before.len());
+        server.signal(libc::SIGHUP);
+        wait_until("a reload works again", || !before.contains(&server.pid()));
+        server.stop();
+    }
+
+    /// The supervisor does not reap the processes that its own tasks have started.
+    fn processes_of_the_supervisor() {
+        let server = Server::start(&["template", "processes"]);
+        server.until_logged("all processes were waited for");
+        server.stop();
+    }
+);
+
+/// The number that follows a word in a line.
+#[track_caller]
+fn number_after(line: &str, word: &str) -> i32 {
+    let rest = line.split(word).nth(1).unwrap_or_else(|| panic!("no {word} in {line}"));
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().expect("a number")
+}

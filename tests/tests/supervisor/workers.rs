@@ -1,0 +1,102 @@
+//! Workers that misbehave, or ask for something.
+
+use std::collections::BTreeSet;
+
+use forkio_tests::{scenarios, wait_until};
+
+use crate::server::Server;
+
+scenarios!(
+    /// A worker that keeps dying after it was ready is replaced, at a limited rate, and never ends the server.
+    fn killed_by_requests() {
+        let server = Server::start(&["before", "crash-limit"]);
+        for _ in 0..8 {
+            assert_eq!(server.ask("exit"), None);
+        }
+        wait_until("all are replaced", || server.log().matches("worker ended: replacing it").count() == 8);
+        assert!(server.ask("pid").is_some());
+        server.stop();
+    }
+
+    /// A worker that calls `retire` is replaced.
+    fn retire() {
+        let server = Server::start(&["before"]);
+        let pid = server.ask("retire").expect("an answer").parse().expect("a process id");
+        wait_until("it is replaced", || {
+            let children = server.children();
+            children.len() == 2 && !children.contains(&pid)
+        });
+        server.until_logged("reason=Some(Asked)");
+        server.stop();
+    }
+
+    /// Workers that ask to be replaced at the same time are replaced one after the other.
+    fn replaced_one_at_a_time() {
+        let server = Server::start(&["before"]);
+        let before = server.children();
+        let mut asked = BTreeSet::new();
+        wait_until("both have asked", || {
+            let pid: i32 = server.ask("retire").expect("an answer").parse().expect("a process id");
+            asked.insert(pid);
+            before.iter().all(|pid| asked.contains(pid))
+        });
+        let events = || -> Vec<bool> {
+            let log = server.log();
+            let is_event = |line: &&str| line.contains("replacing a worker") || line.contains("told to end has ended");
+            log.lines().filter(is_event).map(|line| line.contains("replacing a worker")).collect()
+        };
+        wait_until("both are replaced", || server.children().iter().all(|pid| !before.contains(pid)));
+        wait_until("their end is logged", || events().iter().filter(|begins| !**begins).count() >= 2);
+        assert_eq!(events()[..4], [true, false, true, false], "{}", server.log());
+        server.stop();
+    }
+
+    /// A worker that calls `halt` stops the server.
+    fn halt() {
+        let server = Server::start(&["before"]);
+        server.ask("halt");
+        let (code, log) = server.end();
+        assert_eq!(code, 1);
+        assert!(log.contains("asked to stop the server"), "{log}");
+    }
+
+    /// A worker that has not drained after the `shutdown_timeout` is killed.
+    fn shutdown_timeout() {
+        let server = Server::start(&["before", "shutdown-timeout=1000"]);
+        // A connection that says nothing keeps the worker.
+        let _held = server.connect();
+        server.signal(libc::SIGTERM);
+        server.until_logged("killing the workers that have not drained in time");
+        assert!(server.log().contains("limit=1s"), "{}", server.log());
+        let (code, log) = server.end();
+        assert_eq!(code, 137, "{log}");
+    }
+
+    /// With `max_requests` and without `jitter`, the worker is replaced after that request, and not before.
+    fn max_requests_without_jitter() {
+        let server = Server::start(&["before", "one-worker", "max-requests"]);
+        let pid = server.pid();
+        for _ in 1..1000 {
+            assert!(!server.log().contains("reason=Some(Requests)"), "too early");
+            assert_eq!(server.pid(), pid);
+        }
+        server.until_logged("reason=Some(Requests)");
+        wait_until("it is replaced", || server.pid() != pid);
+        server.stop();
+    }
+
+    /// With `abort_stuck`, a worker whose runtime stands still prints its stack before it is replaced.
+    fn stuck() {
+        let server = Server::start(&["before", "abort-stuck", "heartbeat-timeout=3000"]);
+        let victims = server.children();
+        let _connection = server.say("stuck");
+        server.until_logged("whose runtime stands still");
+        assert!(server.log().contains("limit=3s"), "{}", server.log());
+        server.until_logged("was aborted here");
+        server.until_logged("fixture_supervisor::answer");
+        server.until_logged("signal: 6");
+        wait_until("it is replaced", || server.children().iter().any(|pid| !victims.contains(pid)));
+        assert!(server.pid() > 0);
+        server.stop();
+    }
+);

@@ -1,0 +1,114 @@
+//! Connections of the parent's runtime.
+
+use std::io::{Read, Write};
+use std::net::TcpStream as StdTcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use forkio_tests::runtime::*;
+
+use crate::{RUNTIME, fork_with_threads, listen, use_everything, wait};
+
+scenarios!(
+    /// Peers see the end of a connection when the parent closes it, although children run. Children read none of its
+    /// bytes.
+    fn inherited_connections() {
+        const CONNECTIONS: usize = 20;
+        let listener = listen();
+        let echoes = listener.try_clone().unwrap();
+        RUNTIME
+            .spawn(async {
+                let listener = TcpListener::from_std(echoes).unwrap();
+                loop {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    tokio::spawn(async move {
+                        let (mut reader, mut writer) = stream.split();
+                        tokio::io::copy(&mut reader, &mut writer).await.unwrap();
+                    });
+                }
+            })
+            .unwrap();
+        let mut peers: Vec<_> = (0..CONNECTIONS)
+            .map(|_| {
+                let mut peer = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                peer.set_read_timeout(Some(limit())).unwrap();
+                peer.write_all(b"x").unwrap();
+                peer.read_exact(&mut [0]).unwrap();
+                peer
+            })
+            .collect();
+        let children: Vec<_> = [true, false]
+            .into_iter()
+            .map(|uses_runtime| {
+                let (ready, end) = Turn::both_ways();
+                let child = fork_with_threads(|| {
+                    if uses_runtime {
+                        use_everything();
+                    }
+                    ready.give();
+                    end.wait();
+                });
+                ready.wait();
+                (child, end)
+            })
+            .collect();
+        for peer in &mut peers {
+            peer.write_all(b"for the parent").unwrap();
+            peer.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut back = Vec::new();
+            peer.read_to_end(&mut back).unwrap();
+            check_eq("what came back", back.as_slice(), b"for the parent");
+        }
+        for (child, end) in children {
+            end.give();
+            wait(child);
+        }
+    }
+
+    /// The same for connections that the parent's threads accept and close while it forks.
+    fn connections_that_come_and_go() {
+        const CHILDREN: usize = 30;
+        let listener = listen();
+        let echoes = listener.try_clone().unwrap();
+        RUNTIME
+            .spawn(async {
+                let listener = TcpListener::from_std(echoes).unwrap();
+                loop {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    tokio::spawn(async move { stream.write_all(b"to the end").await.unwrap() });
+                }
+            })
+            .unwrap();
+        let seen = AtomicUsize::new(0);
+        let client = || {
+            let mut stream = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            stream.set_read_timeout(Some(limit())).unwrap();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            check_eq("what came", all.as_slice(), b"to the end");
+            seen.fetch_add(1, Ordering::Relaxed);
+        };
+        let mut children = Vec::new();
+        beside_threads([client; 2], || {
+            let more = |count| {
+                let enough = seen.load(Ordering::Relaxed) + count;
+                wait_until("connections end while the children run", || seen.load(Ordering::Relaxed) >= enough);
+            };
+            for _ in 0..CHILDREN {
+                more(5);
+                let end = Turn::new();
+                children.push((
+                    fork_with_threads(|| {
+                        end.wait();
+                        exit_now(0);
+                    }),
+                    end,
+                ));
+            }
+            more(50);
+        });
+        for (child, end) in children {
+            end.give();
+            wait(child);
+        }
+    }
+);

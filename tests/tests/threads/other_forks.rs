@@ -1,0 +1,129 @@
+//! Forks in other ways, or at other places.
+
+use std::io::Read;
+use std::net::{Shutdown, TcpStream as StdTcpStream};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use forkio_reactor::fork;
+use forkio_tests::reactor::fork_child;
+use forkio_tests::reap;
+use forkio_tests::runtime::*;
+
+use crate::{RUNTIME, ask, block_on, fork_with_threads, listen, serve, start_serving, use_everything, wait};
+
+scenarios!(
+    /// A fork that the C library does not make is an unplanned fork like any other: the parent's runtime notices
+    /// nothing.
+    fn fork_without_the_c_library() {
+        use_everything();
+        // SAFETY: the child only asks for its generation, and ends.
+        let Some(child) = (unsafe { forkio_tests::fork_behind_libc() }) else { return };
+        if child == 0 {
+            exit_now(i32::from(fork::generation() != 1));
+        }
+        reap(child);
+        use_everything();
+        wait(fork_with_threads(use_everything));
+    }
+
+    /// Children of unplanned forks have a runtime of their own, under load too, and their parent's connections are not
+    /// theirs.
+    fn unplanned_forks() {
+        static HOOKS: AtomicU32 = AtomicU32::new(0);
+        forkio::atfork::install().unwrap();
+        forkio::on_child(|_| {
+            HOOKS.fetch_add(1, Ordering::Relaxed);
+        });
+        let listener = listen();
+        start_serving(&listener);
+        use_everything();
+        let mut peer = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        peer.read_exact(&mut [0; 4]).unwrap();
+        let (ready, end) = Turn::both_ways();
+        let child = unplanned::fork_child(|| {
+            check_eq("generation", fork::generation(), 1);
+            use_everything();
+            check_eq("hooks", HOOKS.load(Ordering::Relaxed), 1);
+            unplanned::in_child(|| {
+                use_everything();
+                check_eq("hooks", HOOKS.load(Ordering::Relaxed), 2);
+            });
+            wait(fork_with_threads(use_everything));
+            ready.give();
+            end.wait();
+        });
+        ready.wait();
+        peer.shutdown(Shutdown::Write).unwrap();
+        check_eq("the end, although the child runs", peer.read(&mut [0; 1]).unwrap(), 0);
+        for _ in 0..20 {
+            unplanned::in_child(use_everything);
+            check_eq("the serving process", ask(&listener), std::process::id());
+        }
+        end.give();
+        reap(child);
+        // A daemon: the child in between uses nothing.
+        unplanned::in_child(|| {
+            unplanned::in_child(|| {
+                use_everything();
+                unplanned::in_child(use_everything);
+            });
+        });
+        use_everything();
+    }
+
+    /// A fork inside a task of a multi-threaded runtime is refused. The child of an unplanned one can use its runtime
+    /// from other threads.
+    fn inside_a_task() {
+        fn check() {
+            assert!(matches!(RUNTIME.block_on(async {}), Err(RuntimeError::InsideInherited)));
+            let (sender, receiver) = mpsc::channel();
+            RUNTIME.spawn(async move { sender.send(7) }).unwrap();
+            check_eq("a spawned task", receiver.recv_timeout(limit()), Ok(7));
+            thread::scope(|scope| scope.spawn(use_everything).join().unwrap());
+        }
+        let child = block_on(async {
+            tokio::spawn(async {
+                // SAFETY: it refuses.
+                let refused = unsafe { forkio::fork_with_threads() };
+                assert!(matches!(refused, Err(ForkError::InsideRuntime)), "{refused:?}");
+                let refused = forkio::fork().await;
+                let Err(ForkError::MultiThreadRuntime(_)) = &refused else { panic!("{refused:?}") };
+                assert!(refused.unwrap_err().to_string().contains("ProcessRuntime"));
+                // In the child, the thread that polls this task is the only one.
+                fork_child(check)
+            })
+            .await
+            .unwrap()
+        });
+        reap(child);
+        reap(block_on(async { fork_child(check) }));
+    }
+
+    /// A fork in a current-thread runtime, in a process that has a runtime per process too.
+    fn beside_a_current_thread_runtime() {
+        static OTHER: ProcessRuntime = ProcessRuntime::new(|| Ok(current_thread()));
+        let runtime = current_thread();
+        check_eq("before", OTHER.block_on(async { tokio::spawn(async { 1 }).await.unwrap() }).unwrap(), 1);
+        let addresses = OnceLock::new();
+        let child = runtime.block_on(async {
+            let listener = listener().await;
+            addresses.set(listener.local_addr().unwrap()).unwrap();
+            tokio::spawn(serve(listener));
+            fork().await
+        });
+        check_eq("after", OTHER.block_on(async { tokio::spawn(async { 2 }).await.unwrap() }).unwrap(), 2);
+        runtime.block_on(async {
+            sleep(Duration::from_millis(1)).await;
+            if let Some(mut child) = child {
+                assert!(child.wait().await.unwrap().success());
+            }
+            // Either process may answer: they share the queue.
+            let mut client = TcpStream::connect(addresses.get().unwrap()).await.unwrap();
+            client.read_u32().await.unwrap();
+        });
+    }
+);

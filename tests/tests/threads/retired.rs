@@ -1,0 +1,83 @@
+//! A selector that children get no queue for.
+
+use std::io::{ErrorKind, Read, Write};
+
+use forkio_tests::reactor::*;
+
+scenarios!(
+    /// Children have the descriptors of a retired selector as its policies say, but not the selector. Nothing disturbs
+    /// the parent.
+    fn retired_selector() {
+        let mut kept = Poll::new().unwrap();
+        let kept_waker = Waker::new(kept.registry(), Token(0)).unwrap();
+        let mut retired = Poll::new().unwrap();
+        let waker = Waker::new(retired.registry(), Token(0)).unwrap();
+        let mut listener = listener();
+        let mut peer = connect(&listener);
+        let mut accepted = None;
+        wait_until("a connection", || {
+            accepted = listener.accept().ok();
+            accepted.is_some()
+        });
+        let (mut stream, _) = accepted.unwrap();
+        let (mut end, mut other_end) = UnixStream::pair().unwrap();
+        register(retired.registry(), &mut listener, 1);
+        register_with(retired.registry(), &mut stream, 2, ForkPolicy::Sever);
+        register_with(retired.registry(), &mut end, 3, ForkPolicy::Renew);
+        check_eq("unregistered", fork::glue::retire_in_children(&other_end).unwrap_err().kind(), ErrorKind::NotFound);
+        fork::glue::retire_in_children(&listener).unwrap();
+        other_end.write_all(b"pending").unwrap();
+        check_eq("the parent's event", wait(&mut retired), tokens([3]));
+
+        let (looked, closed) = Turn::both_ways();
+        let Some(child) = fork() else {
+            check_eq("polling", poll_error(&mut retired), Some(libc::ECANCELED));
+            let mut socket = udp();
+            let registered = retired.registry().register(&mut socket, Token(4), Interest::READABLE).unwrap_err();
+            check_eq("registering", registered.raw_os_error(), Some(libc::ECANCELED));
+            check_eq("selectors", fork::glue::selector_count(), 1);
+            check_eq("registrations", registrations().iter().filter(|entry| entry.token != Token(0)).count(), 0);
+            waker.wake().unwrap();
+
+            let mut buffer = [0; 16];
+            check_eq("severed", stream.read(&mut buffer).unwrap(), 0);
+            check_eq("renewed", end.read(&mut buffer).unwrap(), b"pending".len());
+            other_end.write_all(b"child").unwrap();
+            check_eq("renewed", end.read(&mut buffer).unwrap(), b"child".len());
+            retired.registry().deregister(&mut end).unwrap();
+            // The child can use the listener in another selector.
+            retired.registry().deregister(&mut listener).unwrap();
+            register(kept.registry(), &mut listener, 5);
+            let client = connect(&listener);
+            check_eq("serving", wait(&mut kept), tokens([5]));
+            drop((listener.accept().unwrap(), client));
+            kept_waker.wake().unwrap();
+            check_eq("waking", wait(&mut kept), tokens([0]));
+
+            let descriptors = open_descriptors();
+            in_child(|| check_eq("selectors", fork::glue::selector_count(), 1));
+            check_eq("descriptors", open_descriptors(), descriptors);
+            looked.give();
+            closed.wait();
+            drop((stream, end, waker, retired));
+            kept_waker.wake().unwrap();
+            check_eq("waking", wait(&mut kept), tokens([0]));
+            std::process::exit(0);
+        };
+        looked.wait();
+        let mut buffer = [0; 16];
+        check_eq("the parent's bytes", end.read(&mut buffer).unwrap(), b"pending".len());
+        check_eq("nothing else", end.read(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
+        peer.write_all(b"for the parent").unwrap();
+        check_eq("the parent's event", wait(&mut retired), tokens([2]));
+        check_eq("the parent's bytes", stream.read(&mut buffer).unwrap(), b"for the parent".len());
+        drop(stream);
+        check_eq("the end, although the child runs", peer.read(&mut buffer).unwrap(), 0);
+        closed.give();
+        reap(child);
+        let _client = connect(&listener);
+        check_eq("the parent's event", wait(&mut retired), tokens([1]));
+        waker.wake().unwrap();
+        check_eq("the parent's event", wait(&mut retired), tokens([0]));
+    }
+);

@@ -1,0 +1,119 @@
+//! Children that cannot reconcile.
+
+use std::os::fd::AsRawFd;
+
+use forkio_reactor::fork::atfork;
+use forkio_tests::reactor::*;
+
+scenarios!(
+    /// Without descriptors the child cannot poll, and learns why. The parent notices nothing.
+    fn no_descriptor_left() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let mut server = listener();
+        register(selector.registry(), &mut server, 1);
+        // Every kernel needs a new object for this one.
+        let (mut severed, _peer) = connection();
+        register_with(selector.registry(), &mut severed, 6, ForkPolicy::Sever);
+        let mut second = udp();
+        let mut dropped = Some(udp());
+        register(selector.registry(), dropped.as_mut().unwrap(), 5);
+        let queue = selector.as_raw_fd();
+        let before = open_descriptors();
+        let turn = Turn::new();
+        let mut fillers = use_up_descriptors();
+        let child = unplanned::fork_child(|| {
+            check_eq("generation", generation(), 1);
+            for _ in 0..3 {
+                check_eq("polling", poll_error(&mut selector), Some(libc::EMFILE));
+            }
+            let failure = atfork::failure().expect("a reason");
+            let (object, dead_endpoint) = (failure.object(), PrepareObject::DeadEndpoint(severed.as_raw_fd()));
+            let is_queue = object == PrepareObject::Queue(queue);
+            // A kernel that drops or copies queues leaves a descriptor for the child's queue.
+            let is_other = object == dead_endpoint || matches!(object, PrepareObject::Waker(_));
+            assert!(is_queue || (is_other && !cfg!(epoll)), "the missing object: {object:?}");
+            assert!(failure.to_string().contains("RLIMIT_NOFILE"), "{failure}");
+            // Nothing of this reaches the parent.
+            waker.wake().unwrap();
+            let error = selector.registry().register(&mut second, Token(2), Interest::READABLE).unwrap_err();
+            check_eq("registering", error.raw_os_error(), Some(libc::EMFILE));
+            let error = selector.registry().reregister(&mut server, Token(3), Interest::READABLE).unwrap_err();
+            check_eq("reregistering", error.raw_os_error(), Some(libc::EMFILE));
+            check_eq("muting", fork::glue::mute(&server).unwrap_err().raw_os_error(), Some(libc::EMFILE));
+            selector.registry().deregister(&mut server).unwrap();
+            drop(dropped.take());
+            // Its own children cannot use the selectors either. New ones work.
+            fillers.clear();
+            unplanned::in_child(|| {
+                check_eq("generation", generation(), 2);
+                check_eq("polling", poll_error(&mut selector), Some(libc::EMFILE));
+                waker.wake().unwrap();
+                let mut fresh = Poll::new().unwrap();
+                register(fresh.registry(), &mut second, 4);
+                send_to(&second);
+                check_eq("a new selector", wait(&mut fresh), tokens([4]));
+            });
+            turn.give();
+        });
+        turn.wait();
+        fillers.clear();
+        check_table(&queue);
+        check_silent("what the child did", &mut selector);
+        reap(child);
+        check_eq("generation", generation(), 0);
+        assert!(atfork::failure().is_none());
+        drop(turn);
+        check_eq("descriptors", open_descriptors(), before);
+        waker.wake().unwrap();
+        check_eq("the waker", wait(&mut selector), tokens([0]));
+        unplanned::in_child(|| check_table(&queue));
+    }
+
+    /// The same if the child cannot follow a policy.
+    fn refused_policy() {
+        let mut selector = Poll::new().unwrap();
+        let mut socket = udp();
+        register_with(selector.registry(), &mut socket, 1, ForkPolicy::Renew);
+        unplanned::in_child(|| {
+            check_eq("polling", poll_error(&mut selector), Some(libc::EOPNOTSUPP));
+            let failure = atfork::failure().expect("a reason");
+            check_eq("the object", failure.object(), PrepareObject::Pair(socket.as_raw_fd()));
+            assert!(failure.to_string().contains("give it another policy"), "{failure}");
+        });
+        check_table(&selector);
+        fork::set_policy(&socket, ForkPolicy::Inherit).unwrap();
+        unplanned::in_child(|| check_table(&selector));
+    }
+
+    /// A process has its own failure, and inherits its parent's as long as it has a selector that it is about.
+    fn scope_of_the_failure() {
+        let selector = Poll::new().unwrap();
+        let mut socket = udp();
+        register_with(selector.registry(), &mut socket, 1, ForkPolicy::Renew);
+        let has_failed = || atfork::failure().is_some();
+        unplanned::in_child(|| {
+            assert!(has_failed());
+            selector.registry().deregister(&mut socket).unwrap();
+            unplanned::in_child(|| {
+                assert!(has_failed(), "the selector still cannot be polled");
+                let mut selector = selector;
+                check_eq("polling", poll_error(&mut selector), Some(libc::EOPNOTSUPP));
+            });
+        });
+        let selector = Poll::new().unwrap();
+        let mut socket = udp();
+        register_with(selector.registry(), &mut socket, 1, ForkPolicy::Renew);
+        unplanned::in_child(|| {
+            drop((selector, socket));
+            assert!(has_failed(), "it is about this process's fork");
+            let mut fresh = Poll::new().unwrap();
+            unplanned::in_child(|| {
+                assert!(!has_failed(), "the fork was prepared");
+                check_silent("polling", &mut fresh);
+            });
+            in_child(|| assert!(!has_failed(), "a planned fork was prepared"));
+            assert!(has_failed());
+        });
+    }
+);

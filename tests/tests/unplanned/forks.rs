@@ -1,0 +1,406 @@
+//! Forks that succeed.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::{CommandExt, parent_id};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use forkio_reactor::fork::{atfork, glue, reconcile};
+use forkio_tests::reactor::*;
+
+static FIRST_POLLS: AtomicU32 = AtomicU32::new(0);
+
+fn count_first_polls() {
+    glue::set_first_poll_hook(|| {
+        FIRST_POLLS.fetch_add(1, Ordering::Relaxed);
+    });
+}
+
+scenarios!(
+    /// The child of an unplanned fork follows every policy, as the child of a planned one does.
+    fn policies() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let mut server = listener();
+        register(selector.registry(), &mut server, 1);
+        let mut left_out = udp();
+        register_with(selector.registry(), &mut left_out, 2, ForkPolicy::NoFork);
+        let (mut severed, mut peer) = connection();
+        register_with(selector.registry(), &mut severed, 3, ForkPolicy::Sever);
+        let (mut pair, mut other_end) = UnixStream::pair().unwrap();
+        register_with(selector.registry(), &mut pair, 4, ForkPolicy::Renew);
+        let mut muted = listener();
+        register(selector.registry(), &mut muted, 5);
+        fork::glue::mute(&muted).unwrap();
+        waker.wake().unwrap();
+        let (to_parent, to_child) = Turn::both_ways();
+        let before = open_descriptors();
+
+        let child = unplanned::fork_child(|| {
+            check_eq("generation", generation(), 1);
+            check_eq("parent", parent(), Some(parent_id()));
+            assert!(atfork::failure().is_none());
+            check_table(&selector);
+            check_eq("what is ready at once", wait(&mut selector), tokens([0, 3]));
+            check_eq("the severed end", severed.read(&mut [0; 8]).unwrap(), 0);
+            // The parent notices neither.
+            waker.wake().unwrap();
+            other_end.write_all(b"child").unwrap();
+            check_eq("the child's own", wait(&mut selector), tokens([0, 4]));
+            check_eq("what came through the pair", pair.read(&mut [0; 8]).unwrap(), 5);
+            let _client = connect(&muted);
+            check_eq("muted in the parent alone", wait(&mut selector), tokens([5]));
+            selector.registry().deregister(&mut server).unwrap();
+            register(selector.registry(), &mut left_out, 9);
+            check_table(&selector);
+            to_parent.give();
+            to_child.wait();
+        });
+        check_eq("the pending wake", wait(&mut selector), tokens([0]));
+        to_parent.wait();
+        check_silent("what the child did", &mut selector);
+        check_eq("generation", generation(), 0);
+        check_table(&selector);
+        let client = connect(&server);
+        check_eq("the listener", wait(&mut selector), tokens([1]));
+        // The child still runs, and does not hold the connection open.
+        peer.write_all(b"to the parent").unwrap();
+        check_eq("the connection", wait(&mut selector), tokens([3]));
+        check_eq("the bytes", severed.read(&mut [0; 64]).unwrap(), 13);
+        drop(severed);
+        check_eq("the end", peer.read(&mut [0; 8]).unwrap(), 0);
+        to_child.give();
+        reap(child);
+        drop(client);
+        assert!(open_descriptors().iter().all(|fd| before.contains(fd)), "prepared objects are left");
+    }
+
+    /// Planned and unplanned forks in each other's children, in all combinations down to the fourth generation.
+    fn planned_and_unplanned() {
+        fn descend(selector: &mut Poll, waker: &Waker, server: &TcpListener, depth: u32) {
+            check_eq("generation", generation(), depth);
+            if depth > 0 {
+                check_eq("parent", parent(), Some(parent_id()));
+            }
+            check_table(selector);
+            waker.wake().unwrap();
+            check_eq("the waker", wait(selector), tokens([0]));
+            check_silent("nothing else", selector);
+            if depth == 4 {
+                return;
+            }
+            unplanned::in_child(|| descend(selector, waker, server, depth + 1));
+            in_child(|| descend(selector, waker, server, depth + 1));
+            let _client = connect(server);
+            check_eq("the listener", wait(selector), tokens([1]));
+            drop(server.accept().unwrap());
+        }
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let mut server = listener();
+        register(selector.registry(), &mut server, 1);
+        descend(&mut selector, &waker, &server, 0);
+    }
+
+    /// Code that calls prepare itself also ends the fork itself: the child does not reconcile.
+    fn prepared_by_the_caller() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let prepared = prepare().unwrap();
+        match unplanned::fork() {
+            None => {
+                // SAFETY: the child of a fork after `prepare`.
+                unsafe { prepared.commit() };
+                check_eq("generation", generation(), 1);
+                check_table(&selector);
+                waker.wake().unwrap();
+                check_eq("the waker", wait(&mut selector), tokens([0]));
+                std::process::exit(0);
+            }
+            Some(child) => {
+                prepared.abort();
+                reap(child);
+            }
+        }
+        check_silent("the child's wake", &mut selector);
+        unplanned::in_child(|| check_table(&selector));
+    }
+
+    /// A daemon continues with its grandparent's registrations. The grandparent notices nothing of it.
+    fn daemon() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let mut server = listener();
+        register(selector.registry(), &mut server, 1);
+        let (done, turn) = Turn::both_ways();
+        if unplanned::daemon() {
+            // The process between the two never used a selector.
+            check_eq("generation", generation(), 1);
+            check_table(&selector);
+            check_eq("a client", wait(&mut selector), tokens([1]));
+            server.accept().unwrap().0.write_all(b"daemon").unwrap();
+            waker.wake().unwrap();
+            done.give();
+            turn.wait();
+            std::process::exit(0);
+        }
+        check_eq("generation", generation(), 0);
+        let mut client = connect(&server);
+        let mut name = [0; 6];
+        client.read_exact(&mut name).unwrap();
+        check_eq("the serving process", &name, b"daemon");
+        done.wait();
+        check_silent("what the daemon did", &mut selector);
+        check_table(&selector);
+        turn.give();
+    }
+
+    /// A program that is executed after the fork has none of the reactor's descriptors. The parent notices nothing.
+    fn executed_program() {
+        let descriptors = format!("{:?}", open_descriptors());
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut severed, _peer) = connection();
+        register_with(selector.registry(), &mut severed, 1, ForkPolicy::Sever);
+        let program = std::env::current_exe().unwrap();
+        for _ in 0..10 {
+            check_eq(
+                "the program",
+                unplanned::run(program.to_str().unwrap(), &["--run", "forks::list_descriptors", &descriptors]),
+                0,
+            );
+        }
+        check_eq("a program that does not exist", unplanned::run("/nonexistent", &[]), 127 << 8);
+        check_table(&selector);
+        waker.wake().unwrap();
+        check_eq("the waker", wait(&mut selector), tokens([0]));
+    }
+
+    /// A fork before there is a selector, or after the last one was dropped. The child can create one.
+    fn no_selectors() {
+        // Without a selector, this begins to watch for forks.
+        check_eq("generation", generation(), 0);
+        let child = || {
+            check_eq("generation", generation(), 1);
+            check_eq("selectors", fork::glue::selector_count(), 0);
+            let mut selector = Poll::new().unwrap();
+            let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+            waker.wake().unwrap();
+            check_eq("the waker", wait(&mut selector), tokens([0]));
+            unplanned::in_child(|| check_table(&selector));
+        };
+        unplanned::in_child(child);
+        drop(Poll::new().unwrap());
+        unplanned::in_child(child);
+    }
+
+    /// A `pre_exec` hook that uses no selector leaves the child as it is. One that does reconciles.
+    fn spawned_programs() {
+        let descriptors = format!("{:?}", open_descriptors());
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let program = std::env::current_exe().unwrap();
+        for uses_selector in [false, true] {
+            let mut command = Command::new(&program);
+            command.args(["--run", "forks::list_descriptors", &descriptors]);
+            let hook = move || match !uses_selector || (generation() == 1 && atfork::failure().is_none()) {
+                true => Ok(()),
+                false => Err(ErrorKind::Other.into()),
+            };
+            // SAFETY: the hook makes system calls and allocates, in a process whose parent has one thread.
+            unsafe { command.pre_exec(hook) };
+            assert!(command.status().unwrap().success());
+        }
+        check_table(&selector);
+        waker.wake().unwrap();
+        check_eq("the waker", wait(&mut selector), tokens([0]));
+    }
+
+    /// The hook for the first poll runs once in the child of an unplanned fork, before its first poll.
+    fn first_poll() {
+        let hook = || FIRST_POLLS.load(Ordering::Relaxed);
+        count_first_polls();
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        in_child(|| {
+            check_silent("after a planned fork", &mut selector);
+            check_eq("hooks", hook(), 0);
+        });
+        unplanned::in_child(|| {
+            check_eq("registering is no poll", selector.registry().try_clone().is_ok(), true);
+            let mut socket = udp();
+            register(selector.registry(), &mut socket, 1);
+            check_eq("hooks", hook(), 0);
+            // After the hook, the poll returns instead of waiting.
+            check_eq("the first poll", poll(&mut selector, None), tokens([]));
+            check_eq("hooks", hook(), 1);
+            waker.wake().unwrap();
+            check_eq("the second poll", poll(&mut selector, None), tokens([0]));
+            check_eq("hooks", hook(), 1);
+            let mut fresh = Poll::new().unwrap();
+            check_silent("a later selector", &mut fresh);
+            check_eq("hooks", hook(), 1);
+        });
+        unplanned::in_child(|| {
+            // A selector that the child creates before its first poll.
+            let mut fresh = Poll::new().unwrap();
+            check_eq("the first poll", poll(&mut fresh, None), tokens([]));
+            check_eq("hooks", hook(), 1);
+        });
+        check_eq("in the parent", (ready(&mut selector), hook()), (tokens([]), 0));
+    }
+
+    /// Checks that its open descriptors are those that the first argument lists.
+    #[program]
+    fn list_descriptors() {
+        let [expected] = arguments().try_into().expect("one argument");
+        check_eq("descriptors", format!("{:?}", open_descriptors()), expected);
+    }
+
+    /// A pending wake is pending in both processes, and neither takes the other's.
+    fn pending_wake() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        waker.wake().unwrap();
+        unplanned::in_child(|| {
+            check_eq("the child's copy of the wake", wait(&mut selector), tokens([0]));
+            check_silent("once", &mut selector);
+        });
+        // The parent's waker is as it was: its wakes reach its poller, pending or not.
+        check_eq("the parent's wake", wait(&mut selector), tokens([0]));
+        for _ in 0..3 {
+            waker.wake().unwrap();
+            check_eq("later wakes", wait(&mut selector), tokens([0]));
+        }
+    }
+
+    /// A child that polls takes no wake from a parent whose poller is blocked, or from one that was.
+    fn wake_after_the_child_polled() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let _exposed = selector.as_raw_fd();
+        waker.wake().unwrap();
+        unplanned::in_child(|| check_eq("the child's", wait(&mut selector), tokens([0])));
+        waker.wake().unwrap();
+        check_eq("the parent's", wait(&mut selector), tokens([0]));
+    }
+
+    /// Every use of a selector reconciles first, whichever comes first in the child, and the parent notices none of
+    /// them.
+    fn first_use() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let mut kept = listener();
+        register(selector.registry(), &mut kept, 1);
+        let mut other = udp();
+        type Use = fn(&mut Poll, &Waker, &mut TcpListener, &mut UdpSocket);
+        let uses: [(&str, Use); 9] = [
+            ("polling", |selector, _, _, _| drop(ready(selector))),
+            ("registering", |selector, _, _, other| register(selector.registry(), other, 2)),
+            ("reregistering", |selector, _, kept, _| {
+                selector.registry().reregister(kept, Token(9), Interest::WRITABLE).unwrap();
+            }),
+            ("deregistering", |selector, _, kept, _| selector.registry().deregister(kept).unwrap()),
+            ("waking", |_, waker, _, _| waker.wake().unwrap()),
+            ("a new selector", |_, _, _, _| drop(Poll::new().unwrap())),
+            ("muting", |_, _, kept, _| glue::mute(kept).unwrap()),
+            ("tagging", |_, _, kept, _| fork::set_policy(kept, ForkPolicy::NoFork).unwrap()),
+            ("reconciling", |_, _, _, _| reconcile()),
+        ];
+        for (what, first) in uses {
+            unplanned::in_child(|| {
+                first(&mut selector, &waker, &mut kept, &mut other);
+                check_eq(what, generation(), 1);
+                check_table(&selector);
+            });
+            check_table(&selector);
+        }
+        unplanned::in_child(|| {
+            drop(kept);
+            drop(waker);
+            drop(selector);
+            check_eq("dropping", fork::glue::selector_count(), 0);
+        });
+    }
+
+    /// Dropping sources and selectors in the child ends nothing of the parent's.
+    fn dropping() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let mut server = listener();
+        register(selector.registry(), &mut server, 1);
+        let address = server.local_addr().unwrap();
+        let mut parts = Some((selector, waker, server));
+        unplanned::in_child(|| drop(parts.take()));
+        let (mut selector_again, waker, _server) = parts.take().unwrap();
+        selector = {
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            check_eq("the parent's listener", wait(&mut selector_again), tokens([1]));
+            selector_again
+        };
+        waker.wake().unwrap();
+        check_eq("the parent's waker", wait(&mut selector), tokens([0]));
+    }
+
+    /// A child that closes every descriptor and opens others keeps those: nothing is put over them.
+    #[cfg(epoll)]
+    fn closed_descriptors() {
+        let selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut severed, _peer) = connection();
+        register_with(selector.registry(), &mut severed, 1, ForkPolicy::Sever);
+        let (mut renewed, _other_end) = UnixStream::pair().unwrap();
+        register_with(selector.registry(), &mut renewed, 2, ForkPolicy::Renew);
+        let timer = Timer::new(Clock::Monotonic).unwrap();
+        let highest = *open_descriptors().last().unwrap();
+        unplanned::in_child(|| {
+            for fd in 3..=highest {
+                // SAFETY: what owned it is not used any more, but for finding out that it is gone.
+                unsafe { libc::close(fd) };
+            }
+            let files: Vec<_> = (3..=highest).map(|_| std::fs::File::open("/proc/self/exe").unwrap()).collect();
+            let lengths = |files: &[std::fs::File]| -> Vec<u64> {
+                files.iter().map(|file| file.metadata().unwrap().len()).collect()
+            };
+            let before = lengths(&files);
+            check_eq("generation", generation(), 1);
+            check_eq("the files", lengths(&files), before.clone());
+            let _ = waker.wake();
+            // Its owners would close the files.
+            std::mem::forget((selector, waker, severed, renewed, timer));
+            let mut fresh = Poll::new().unwrap();
+            let waker = Waker::new(fresh.registry(), Token(7)).unwrap();
+            waker.wake().unwrap();
+            check_eq("a new selector", wait(&mut fresh), tokens([7]));
+            check_eq("the files", lengths(&files), before);
+            exit_now(0);
+        });
+    }
+
+    /// What another thread was adding at the fork is not there, and the child's selector works.
+    fn beside_registrations() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let registry = selector.registry().try_clone().unwrap();
+        let register_all_the_time = || {
+            let mut socket = udp();
+            register(&registry, &mut socket, 2);
+            registry.reregister(&mut socket, Token(3), Interest::WRITABLE).unwrap();
+            registry.deregister(&mut socket).unwrap();
+        };
+        beside_threads([register_all_the_time; 2], || {
+            for _ in 0..rounds(200) {
+                unplanned::in_child(|| {
+                    reconcile();
+                    assert!(atfork::failure().is_none(), "{}", atfork::failure().unwrap());
+                    check_eq("lost", fork::glue::lost_state(), None);
+                    check_table(&selector);
+                    waker.wake().unwrap();
+                    assert!(wait(&mut selector).contains(&0), "the child's waker");
+                    exit_now(0);
+                });
+            }
+        });
+    }
+);

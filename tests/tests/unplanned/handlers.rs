@@ -1,0 +1,137 @@
+//! Reconciling at once, signal handlers, and other libraries' handlers of forks.
+
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use forkio_reactor::fork::atfork;
+use forkio_tests::reactor::*;
+use forkio_tests::unplanned::{nothing, pthread_atfork};
+
+scenarios!(
+    /// A fork in a signal handler that interrupts no code of the reactor is like any other fork.
+    fn fork_in_a_signal_handler() {
+        unplanned::fork_on_signal(libc::SIGUSR2);
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        raise(libc::SIGUSR2);
+        let child = unplanned::forked_in_handler();
+        check_eq("generation", generation(), u32::from(child == 0));
+        check_table(&selector);
+        if child == 0 {
+            waker.wake().unwrap();
+            check_eq("the waker", wait(&mut selector), tokens([0]));
+            return;
+        }
+        reap(child);
+        check_silent("the child's wake", &mut selector);
+    }
+
+    /// After `atfork::install` the child has reconciled when fork(2) returns: the peer sees the end of a connection
+    /// that only the parent has.
+    fn at_once() {
+        atfork::install().unwrap();
+        // The second call does nothing.
+        atfork::install().unwrap();
+        let selector = Poll::new().unwrap();
+        let (mut severed, mut peer) = connection();
+        register_with(selector.registry(), &mut severed, 1, ForkPolicy::Sever);
+        let turn = Turn::new();
+        let before = open_descriptors();
+        prepare_ahead().unwrap();
+        let child = unplanned::fork_child(|| {
+            // The child closes the parent's prepared objects, because it can have opened nothing else yet.
+            check_eq("descriptors", open_descriptors(), before.clone());
+            turn.wait();
+        });
+        drop(severed);
+        check_eq("the end, although the child lives", peer.read(&mut [0; 8]).unwrap(), 0);
+        turn.give();
+        reap(child);
+    }
+
+    /// Another library's handler that runs in the child before forkio's own finds selectors that work.
+    fn other_handlers() {
+        static SELECTOR: OnceLock<Mutex<Poll>> = OnceLock::new();
+        static SEEN: AtomicU32 = AtomicU32::new(0);
+        extern "C" fn before() {
+            // Nothing is locked.
+            drop(Poll::new().unwrap());
+            SEEN.fetch_add(1, Ordering::Relaxed);
+        }
+        extern "C" fn in_child() {
+            let mut selector = SELECTOR.get().unwrap().lock().unwrap();
+            check_silent("the child's selector", &mut selector);
+            SEEN.fetch_add(10 * generation(), Ordering::Relaxed);
+        }
+        pthread_atfork(before, nothing, in_child);
+        atfork::install().unwrap();
+        let selector = Poll::new().unwrap();
+        let queue = selector.as_raw_fd();
+        let mut server = listener();
+        register(selector.registry(), &mut server, 1);
+        SELECTOR.set(Mutex::new(selector)).unwrap();
+        unplanned::in_child(|| {
+            check_eq("handlers", SEEN.load(Ordering::Relaxed), 11);
+            check_table(&queue);
+        });
+        check_eq("handlers", SEEN.load(Ordering::Relaxed), 1);
+        check_table(&queue);
+    }
+
+    /// Another library's handler forks, in the middle of a fork. Both children work.
+    fn fork_in_a_handler() {
+        static IS_NESTED: AtomicBool = AtomicBool::new(false);
+        static INNER: AtomicI32 = AtomicI32::new(-1);
+        extern "C" fn before() {
+            if !IS_NESTED.swap(true, Ordering::Relaxed) {
+                INNER.store(unplanned::fork().unwrap_or(0), Ordering::Relaxed);
+                IS_NESTED.store(false, Ordering::Relaxed);
+                if INNER.load(Ordering::Relaxed) == 0 {
+                    assert_eq!(generation(), 1);
+                    assert!(atfork::failure().is_none());
+                    // No lock is held.
+                    drop(Poll::new().unwrap());
+                    exit_now(0);
+                }
+            }
+        }
+        pthread_atfork(before, nothing, nothing);
+        atfork::install().unwrap();
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let outer = unplanned::fork_child(|| {
+            check_eq("generation", generation(), 1);
+            check_table(&selector);
+            waker.wake().unwrap();
+            check_eq("the waker", wait(&mut selector), tokens([0]));
+        });
+        reap(INNER.load(Ordering::Relaxed));
+        reap(outer);
+        check_table(&selector);
+        check_silent("what the children did", &mut selector);
+    }
+
+    /// A signal handler that wakes in the child, before the child has used a selector, wakes only the child.
+    fn wake_in_a_signal_handler() {
+        static WAKER: OnceLock<Waker> = OnceLock::new();
+        extern "C" fn wake(_: i32) {
+            WAKER.get().unwrap().wake().unwrap();
+        }
+        extern "C" fn in_child() {
+            raise(libc::SIGUSR1);
+        }
+        pthread_atfork(nothing, nothing, in_child);
+        let mut selector = Poll::new().unwrap();
+        WAKER.set(Waker::new(selector.registry(), Token(0)).unwrap()).unwrap();
+        // SAFETY: the child has one thread, which the handler interrupts in no allocation.
+        unsafe { libc::signal(libc::SIGUSR1, wake as extern "C" fn(i32) as libc::sighandler_t) };
+        unplanned::in_child(|| {
+            check_eq("the child's wake", wait(&mut selector), tokens([0]));
+        });
+        check_silent("the child's wake", &mut selector);
+        raise(libc::SIGUSR1);
+        check_eq("the parent's", wait(&mut selector), tokens([0]));
+    }
+);

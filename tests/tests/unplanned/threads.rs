@@ -1,0 +1,117 @@
+//! Forks of processes with threads.
+
+use std::os::fd::AsRawFd;
+use std::os::unix::process::parent_id;
+
+use forkio_reactor::fork::{InheritedState, atfork};
+use forkio_tests::reactor::*;
+
+scenarios!(
+    /// Threads fork, planned and unplanned, while others create, register and drop. Every child has a complete
+    /// selector.
+    fn planned_and_unplanned() {
+        let forks = rounds(300);
+        let kept = Poll::new().unwrap();
+        let _waker = Waker::new(kept.registry(), Token(0)).unwrap();
+        let mut server = listener();
+        register(kept.registry(), &mut server, 1);
+        let queue = kept.as_raw_fd();
+        let before = (registrations(), open_descriptors());
+        let child = || {
+            check_eq("generation", generation(), 1);
+            check_eq("parent", parent(), Some(parent_id()));
+            if let Some(lost) = fork::glue::lost_state() {
+                // Another thread was creating or dropping a selector at an unplanned fork.
+                let inherited = registrations();
+                assert!(inherited.is_empty(), "{lost}: {inherited:?}");
+            } else {
+                assert!(atfork::failure().is_none(), "{}", atfork::failure().unwrap());
+                check_table(&queue);
+            }
+            let mut fresh = Poll::new().unwrap();
+            let waker = Waker::new(fresh.registry(), Token(7)).unwrap();
+            waker.wake().unwrap();
+            check_eq("a fresh selector", wait(&mut fresh), tokens([7]));
+            exit_now(0);
+        };
+        beside_threads([|| create_and_drop(&kept); 2], || {
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| (0..forks).for_each(|_| unplanned::in_child(child)));
+                }
+                for _ in 0..forks {
+                    in_child(child);
+                }
+            });
+        });
+        check_eq("generation", generation(), 0);
+        check_table(&queue);
+        check_eq("registrations and descriptors", (registrations(), open_descriptors()), before);
+    }
+
+    /// If another thread holds the lock at the fork, the child's selectors fail with a named error, and new ones work.
+    fn lock_held_by_another_thread() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let mut server = listener();
+        register(selector.registry(), &mut server, 1);
+        let runtime = [Turn::new(), Turn::new()];
+        std::thread::scope(|scope| {
+            let [is_held, is_over] = &runtime;
+            let holder = scope.spawn(|| {
+                let prepared = prepare().unwrap();
+                is_held.give();
+                is_over.wait();
+                prepared.abort();
+            });
+            is_held.wait();
+            unplanned::in_child(|| {
+                let error = selector.poll(&mut Events::with_capacity(4), None).unwrap_err();
+                let lost = error.get_ref().and_then(|error| error.downcast_ref::<InheritedState>());
+                check_eq("the error", lost, Some(&InheritedState::InUse));
+                check_eq("the reason", fork::glue::lost_state(), Some(InheritedState::InUse));
+                waker.wake().unwrap();
+                assert!(selector.registry().register(&mut udp(), Token(2), Interest::READABLE).is_err());
+                selector.registry().deregister(&mut server).unwrap();
+                let mut fresh = Poll::new().unwrap();
+                let waker = Waker::new(fresh.registry(), Token(7)).unwrap();
+                waker.wake().unwrap();
+                check_eq("a new selector", wait(&mut fresh), tokens([7]));
+                unplanned::in_child(|| check_table(&fresh));
+                exit_now(0);
+            });
+            is_over.give();
+            holder.join().unwrap();
+        });
+        check_silent("what the child did", &mut selector);
+        check_table(&selector);
+        waker.wake().unwrap();
+        check_eq("the waker", wait(&mut selector), tokens([0]));
+    }
+
+    /// A thread that has no selector forks while another one polls.
+    fn thread_without_a_selector() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let queue = selector.as_raw_fd();
+        std::thread::scope(|scope| {
+            let poller = scope.spawn(|| {
+                check_eq("the wake", wait(&mut selector), tokens([0]));
+                check_eq("generation", generation(), 0);
+            });
+            for _ in 0..10 {
+                reap(unplanned::fork_on_thread(|| {
+                    check_eq("generation", generation(), 1);
+                    check_table(&queue);
+                    // Wakes only the child, not the poller.
+                    waker.wake().unwrap();
+                    exit_now(0);
+                }));
+            }
+            assert!(!poller.is_finished(), "a child has woken its parent");
+            waker.wake().unwrap();
+            poller.join().unwrap();
+        });
+        reap(unplanned::fork_on_thread(|| check_table(&queue)));
+    }
+);

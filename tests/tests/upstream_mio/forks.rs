@@ -1,0 +1,300 @@
+//! Forks of runtimes on upstream mio.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use forkio_tests::runtime::*;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+
+/// Whether tokio runs on upstream mio here: then forkio has no selector.
+#[track_caller]
+fn check_that_the_patch_is_missing() {
+    check_eq("selectors of forkio", glue::selector_count(), 0);
+}
+
+/// The descriptors whose name in `/proc/self/fd` is `name`.
+fn named(name: &str) -> Vec<RawFd> {
+    let is_named =
+        |fd: &RawFd| fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|found| found.as_os_str() == name);
+    open_descriptors().into_iter().filter(is_named).collect()
+}
+
+fn epoll_instances() -> Vec<RawFd> {
+    named("anon_inode:[eventpoll]")
+}
+
+/// Watches a file that the returned value owns.
+fn watch<T: AsRawFd>(file: T) -> AsyncFd<T> {
+    // SAFETY: the value owns the file.
+    unsafe { AsyncFd::register(file) }.unwrap()
+}
+
+scenarios!(
+    /// Parent and child continue with listener, timer, tasks, signals and the blocking pool.
+    async fn everything_continues() {
+        check_that_the_patch_is_missing();
+        let listener = listener().await;
+        let address = listener.local_addr().unwrap();
+        let mut ticks = interval(Duration::from_millis(1));
+        let mut signals = signal(SignalKind::user_defined1()).unwrap();
+        let waiting = tokio::spawn(sleep(Duration::from_millis(20)));
+        let (go, end) = Turn::both_ways();
+        let child = fork_child(async || {
+            waiting.await.unwrap();
+            ticks.tick().await;
+            check_eq("a blocking task", tokio::task::spawn_blocking(|| 7).await.unwrap(), 7);
+            kill(own_pid(), libc::SIGUSR1);
+            signals.recv().await.unwrap();
+            // The parent accepts nothing before the child has done so.
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_u32(std::process::id()).await.unwrap();
+            go.give();
+            wait_for(&end).await;
+        })
+        .await;
+        check_eq("a child's answer", TcpStream::connect(address).await.unwrap().read_u32().await.unwrap(), child.id());
+        wait_for(&go).await;
+        let silence = timeout(Duration::from_millis(20), signals.recv()).await;
+        assert!(silence.is_err(), "the parent has the child's signal");
+        let (accepted, client) = tokio::join!(listener.accept(), TcpStream::connect(address));
+        accepted.unwrap().0.write_u32(std::process::id()).await.unwrap();
+        check_eq("the parent's answer", client.unwrap().read_u32().await.unwrap(), std::process::id());
+        ticks.tick().await;
+        check_eq("a blocking task", tokio::task::spawn_blocking(|| 8).await.unwrap(), 8);
+        end.give();
+        reap(child).await;
+    }
+
+    /// The child has its own epoll instance behind both descriptors of the parent's, its own eventfd, and its own signal
+    /// pipe. So have the child's children.
+    async fn kernel_objects_are_private() {
+        fn check_private(parent: u32, descriptors: &[RawFd]) {
+            for fd in descriptors {
+                check_eq("shared", is_shared(parent, *fd), Some(false));
+            }
+        }
+        let _signal = signal(SignalKind::user_defined1()).unwrap();
+        let pipe = named_pipe();
+        check_eq("tokio's own ends, and the runtime's", pipe.len(), 3);
+        let private: Vec<_> = [epoll_instances(), named("anon_inode:[eventfd]"), pipe].concat();
+        check_eq("descriptors", private.len(), 2 + 1 + 3);
+        let parent = std::process::id();
+        in_child(async || {
+            check_private(parent, &private);
+            // The two descriptors are still one instance.
+            let instances = epoll_instances();
+            check_eq("registrations", watched_descriptors(instances[0]), watched_descriptors(instances[1]));
+            let child = std::process::id();
+            in_child(async || {
+                check_private(parent, &private);
+                check_private(child, &private);
+            })
+            .await;
+        })
+        .await;
+    }
+
+    /// A wake that was pending at the fork is not lost in either process.
+    async fn pending_wakes() {
+        let (sender, mut receiver) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let received = (&mut receiver).await;
+            received.unwrap()
+        });
+        tokio::task::yield_now().await;
+        // The thread wakes the runtime, which has not looked when it forks.
+        std::thread::spawn(move || sender.send(5).unwrap()).join().unwrap();
+        let child = fork().await;
+        check_eq("the value", timeout(limit(), task).await.expect("a lost wake").unwrap(), 5);
+        let Some(child) = child else { std::process::exit(0) };
+        reap(child).await;
+    }
+
+    /// A wake from another thread reaches only the process that it is made in.
+    async fn wakes_are_private() {
+        let (go, end) = Turn::both_ways();
+        let eventfd = named("anon_inode:[eventfd]")[0];
+        let count = move || {
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{eventfd}")).unwrap();
+            info.lines().find_map(|line| line.strip_prefix("eventfd-count:")).unwrap().trim().to_owned()
+        };
+        async fn wake_from_a_thread() {
+            let (sender, receiver) = oneshot::channel();
+            let thread = std::thread::spawn(move || sender.send(()).unwrap());
+            receiver.await.unwrap();
+            thread.join().unwrap();
+        }
+        let child = fork_child(async || {
+            wait_for(&go).await;
+            let before = count();
+            end.give();
+            wait_for(&go).await;
+            check_eq("the child's counter", count(), before);
+            wake_from_a_thread().await;
+            end.give();
+        })
+        .await;
+        go.give();
+        wait_for(&end).await;
+        for _ in 0..10 {
+            wake_from_a_thread().await;
+        }
+        let before = count();
+        go.give();
+        wait_for(&end).await;
+        check_eq("the parent's counter", count(), before);
+        reap(child).await;
+    }
+
+    /// An epoll instance that the program uses itself is shared, as after any fork.
+    async fn other_epoll_instances() {
+        let own = rustix_epoll();
+        let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+        // One-shot and level-triggered, with the token of tokio's signal pipe.
+        let mut event = libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLONESHOT) as u32, u64: 1 };
+        // SAFETY: the kernel reads the event.
+        check_eq(
+            "epoll_ctl",
+            unsafe { libc::epoll_ctl(own.as_raw_fd(), libc::EPOLL_CTL_ADD, a.as_raw_fd(), &mut event) },
+            0,
+        );
+        let parent = std::process::id();
+        in_child(async || check_eq("shared", is_shared(parent, own.as_raw_fd()), Some(true))).await;
+        drop(b);
+    }
+
+    /// All runtimes of the thread get their own instances in the child, also one that was made after the first fork, and one
+    /// that is gone except for a handle.
+    fn several_runtimes() {
+        let first = current_thread();
+        first.block_on(in_child(async || ()));
+        let second = current_thread();
+        let third = current_thread();
+        let handle = third.handle().clone();
+        let (mut reader, mut writer) = second.block_on(async { UnixStream::pair().unwrap() });
+        drop(third);
+        let parent = std::process::id();
+        let instances = epoll_instances();
+        check_eq("instances of three runtimes, one of them gone", instances.len(), 2 + 2 + 1);
+        let child = first.block_on(fork());
+        let is_child = child.is_none();
+        if is_child {
+            instances.iter().for_each(|fd| check_eq("shared", is_shared(parent, *fd), Some(false)));
+        }
+        second.block_on(async {
+            if is_child {
+                writer.write_all(b"x").await.unwrap();
+                std::process::exit(0);
+            }
+            check_eq("what the child has written", reader.read_u8().await.unwrap(), b'x');
+        });
+        drop(handle);
+        // It has the numbers of the third one.
+        let fourth = current_thread();
+        fourth.block_on(in_child(async || sleep(Duration::from_millis(1)).await));
+        first.block_on(reap(child.unwrap()));
+    }
+
+    /// The ends of a pipe that this process has made are inherited, and a pipe that leads out of it is severed.
+    async fn pipes() {
+        let (mut sender, mut receiver) = tokio::net::unix::pipe::pipe().unwrap();
+        let mut program = tokio::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let child = fork_child(async || {
+            sender.write_all(b"child").await.unwrap();
+            let mut output = Vec::new();
+            program.stdout.take().unwrap().read_to_end(&mut output).await.unwrap();
+            check_eq("severed", output.len(), 0);
+            assert!(program.wait().await.is_err(), "the parent's process");
+        })
+        .await;
+        let mut text = [0; 5];
+        receiver.read_exact(&mut text).await.unwrap();
+        check_eq("inherited", &text, b"child");
+        reap(child).await;
+        program.stdin.take().unwrap().write_all(b"to the end").await.unwrap();
+        check_eq("cat", program.wait_with_output().await.unwrap().stdout, b"to the end".to_vec());
+    }
+
+    /// A muted listener gives no event in the parent, and is armed in the child. Its end after an unmute is an event.
+    async fn muted() {
+        // `Prefork` mutes what it shares. The policy is only there to make the runtime known.
+        let listener = listener().await;
+        forkio::set_policy(&listener, ForkPolicy::Inherit).unwrap();
+        glue::mute(&listener).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap());
+        let silence = timeout(Duration::from_millis(20), listener.accept()).await;
+        // tokio tries to accept before it waits.
+        let is_silent = silence.is_err();
+        let _second = std::net::TcpStream::connect(listener.local_addr().unwrap());
+        in_child(async || drop(listener.accept().await.unwrap())).await;
+        glue::unmute(&listener).unwrap();
+        if is_silent {
+            drop(listener.accept().await.unwrap());
+        }
+        // It can be taken from the runtime: the registration was always there.
+        glue::mute(&listener).unwrap();
+        listener.into_std().unwrap();
+    }
+
+    /// The child of a fork that forkio did not make has its parent's epoll instance, so its runtime cannot fork. A new one
+    /// can.
+    fn after_an_unplanned_fork() {
+        static HOOKS: AtomicUsize = AtomicUsize::new(0);
+        let runtime = current_thread();
+        runtime.block_on(in_child(async || ()));
+        forkio::on_child(|_| {
+            HOOKS.fetch_add(1, Ordering::Relaxed);
+        });
+        unplanned::in_child(|| {
+            let refused = runtime.block_on(forkio::fork());
+            let Err(ForkError::Prepare(error)) = refused else { panic!("{refused:?}") };
+            assert!(error.to_string().contains("forkio did not make"), "{error}");
+            std::mem::forget(runtime);
+            current_thread().block_on(in_child(async || sleep(Duration::from_millis(1)).await));
+        });
+    }
+
+    /// A watched descriptor of any other kind is inherited.
+    async fn other_descriptors() {
+        // SAFETY: no memory is involved.
+        let eventfd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+        // SAFETY: nothing else owns it.
+        let eventfd = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(eventfd) };
+        let watched = watch(eventfd.as_fd().try_clone_to_owned().unwrap());
+        let timer = Timerfd::new(TimerClock::Monotonic, false).unwrap();
+        timer.set(Duration::from_millis(10), Duration::ZERO);
+        let timer = watch(timer);
+        let child = fork_child(async || {
+            watched.readable().await.unwrap().clear_ready();
+            timer.readable().await.unwrap().clear_ready();
+            check_eq("expirations", timer.get_ref().take(), 1);
+        })
+        .await;
+        // SAFETY: the kernel reads eight bytes.
+        check_eq("write", unsafe { libc::write(eventfd.as_raw_fd(), 1_u64.to_ne_bytes().as_ptr().cast(), 8) }, 8);
+        watched.readable().await.unwrap().clear_ready();
+        timer.readable().await.unwrap().clear_ready();
+        check_eq("expirations", timer.get_ref().take(), 1);
+        reap(child).await;
+    }
+);
+
+fn rustix_epoll() -> OwnedFd {
+    // SAFETY: no memory is involved, and nothing else owns the descriptor.
+    unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) }
+}
+
+/// The descriptors of tokio's signal pipe: the only sockets of a fresh process.
+fn named_pipe() -> Vec<RawFd> {
+    let is_socket = |fd: &RawFd| {
+        fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|name| name.to_string_lossy().starts_with("socket:"))
+    };
+    open_descriptors().into_iter().filter(is_socket).collect()
+}
