@@ -1,325 +1,62 @@
-//! Measures the distributions of `Prefork` side by side: how evenly long-lived connections end up on the workers, and what
-//! is lost when a worker hangs and is killed.
+//! Chooses the worker that gets the next connection.
+//!
+//! Each connection shows which worker has it, and how many connections the workers have open. It stays open until the client
+//! ends it. Open some with each of the distributions, and compare. `forkio::guide::distribution` compares them in tables.
 //!
 //! ```sh
-//! cargo run --release --example distribution               # the tables in the docs of `forkio::Distribution`
-//! cargo run --release --example distribution -- --quick
+//! cargo run --release --example distribution -- balanced 4    # or: shared, reuseport, reuseport-per-cpu
+//! for client in 1 2 3 4 5 6 7 8; do sleep 60 | nc 127.0.0.1 8080 & done
 //! ```
-//!
-//! The program starts itself as the server, once per row and number of workers; the clients are threads of the first
-//! process.
 
-use std::collections::BTreeMap;
-use std::env;
+// The kernel of a test build: CONTRIBUTING.md.
+#[cfg(forkio_kqueue)]
+extern crate forkio_kqueue_model as _;
+
 use std::error::Error;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
 
-use forkio::{Distribution, Listener, Prefork, Worker};
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::time::sleep;
-
-/// How a server gets its connections.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Row {
-    /// One queue, and all workers are told of each connection: listeners that no acceptor is made of.
-    AllTold,
-    Distribution(Distribution),
-    /// `SO_REUSEPORT` as each worker sets it up by itself: its queue ends with it.
-    OwnReusePort,
-}
-
-const ROWS: [(&str, Row); 6] = [
-    ("(one queue, all workers told)", Row::AllTold),
-    ("`Shared`", Row::Distribution(Distribution::Shared)),
-    ("(`SO_REUSEPORT` by each worker)", Row::OwnReusePort),
-    ("`ReusePort`", Row::Distribution(Distribution::ReusePort)),
-    ("`ReusePortPerCpu`", Row::Distribution(Distribution::ReusePortPerCpu)),
-    ("`Balanced`", Row::Distribution(Distribution::Balanced)),
-];
-
-/// How long a worker takes for an answer.
-const WORK: Duration = Duration::from_millis(5);
-/// Between connections that come one at a time.
-const PAUSE: Duration = Duration::from_millis(2);
-/// Beyond this a client gives up.
-const LIMIT: Duration = Duration::from_secs(30);
-
-fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [] => measure(&[2, 4, 8, 16, 32], 5, 20),
-        ["--quick"] => measure(&[2, 4], 1, 1),
-        ["serve", row, workers] => {
-            let (_, row) = ROWS.into_iter().find(|(name, _)| name == row).ok_or("no such row")?;
-            serve(row, workers.parse()?)
-        }
-        _ => Err("give no argument, or --quick".into()),
-    }
-}
-
-// The server.
+use forkio::prefork::{Counted, Distribution, Inherited, Listener, Prefork, Worker};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 #[tokio::main(flavor = "current_thread")]
-async fn serve(row: Row, workers: usize) -> Result<(), Box<dyn Error>> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = std::env::args().skip(1);
+    let distribution = match args.next().as_deref() {
+        None | Some("shared") => Distribution::Shared,
+        Some("reuseport") => Distribution::ReusePort,
+        Some("reuseport-per-cpu") => Distribution::ReusePortPerCpu,
+        Some("balanced") => Distribution::Balanced,
+        Some(_) => return Err("give shared, reuseport, reuseport-per-cpu or balanced".into()),
+    };
+    let workers = args.next().map_or(Ok(4), |workers| workers.parse())?;
+    let address: SocketAddr = args.next().map_or(Ok(([127, 0, 0, 1], 8080).into()), |address| address.parse())?;
+
+    // `Inherited` binds a listener so that workers can share its port on all systems, or takes one from systemd.
+    let listener = Inherited::default().bind_tcp(address)?;
     let address = listener.local_addr()?;
-    let mut prefork = Prefork::new().workers(workers).crash_limit(0);
-    match row {
-        Row::Distribution(distribution) => prefork = prefork.listener_with(listener, distribution),
-        Row::AllTold => prefork = prefork.listener(listener),
-        // The workers bind its address again.
-        Row::OwnReusePort => drop(listener),
+    let prefork = Prefork::new().listener_with(listener, distribution).workers(workers);
+    let stopped = prefork.on_ready(move || println!("{address}")).run(work).await?;
+    std::process::exit(stopped.exit_code().into())
+}
+
+/// Accepts according to the distribution, until the worker must end.
+async fn work(mut worker: Worker) {
+    let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { return };
+    let mut incoming = worker.incoming(listener);
+    let mut connections = JoinSet::new();
+    while let Some((stream, _peer)) = incoming.next().await {
+        let greeting = format!("worker {}, open: {:?}\n", worker.index(), worker.connections().open_each());
+        connections.spawn(hold(stream, greeting));
+        while connections.try_join_next().is_some() {}
     }
-    let prefork = prefork.on_ready(move || println!("{address}"));
-    let stopped = prefork.run(move |worker| work(worker, row, address)).await?;
-    std::process::exit(stopped.exit_code().into());
+    // The worker ends and closes its connections: this protocol has no request to finish.
 }
 
-async fn work(mut worker: Worker, row: Row, address: SocketAddr) -> io::Result<()> {
-    let index = worker.index();
-    let listener = match worker.take_listeners().pop() {
-        Some(Listener::Tcp(listener)) => listener,
-        _ => {
-            let socket = TcpSocket::new_v4()?;
-            socket.set_reuseport(true)?;
-            socket.bind(address)?;
-            socket.listen(1024)?
-        }
-    };
-    let serve = async {
-        if let Row::Distribution(_) = row {
-            let mut acceptor = worker.acceptor(listener);
-            loop {
-                tokio::spawn(connection(acceptor.accept().await?.0, index));
-            }
-        }
-        loop {
-            tokio::spawn(connection(listener.accept().await?.0, index));
-        }
-    };
-    tokio::select! {
-        () = worker.shutdown() => Ok(()),
-        result = serve => result,
+/// Keeps the connection open until its client ends it. The worker counts it until `stream` is dropped.
+async fn hold(mut stream: Counted<TcpStream>, greeting: String) {
+    if stream.write_all(greeting.as_bytes()).await.is_ok() {
+        let _end = stream.read_u8().await;
     }
-}
-
-/// Says who serves, and a little later that this is all.
-async fn connection(mut stream: impl AsyncRead + AsyncWrite + Unpin, index: usize) -> io::Result<()> {
-    stream.write_all(format!("{index} {}\n", std::process::id()).as_bytes()).await?;
-    sleep(WORK).await;
-    stream.write_all(b"done\n").await?;
-    // Until the client ends it.
-    stream.read_u8().await?;
-    Ok(())
-}
-
-// The clients.
-
-struct Server {
-    process: Child,
-    address: SocketAddr,
-}
-
-impl Server {
-    /// Starts the program as the server of a row, and waits until every worker serves.
-    fn start(row: &str, workers: usize) -> Result<Server, Box<dyn Error>> {
-        let mut command = Command::new(env::current_exe()?);
-        let mut process = command.args(["serve", row, &workers.to_string()]).stdout(Stdio::piped()).spawn()?;
-        let stdout = process.stdout.take().ok_or("standard output is piped")?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        let server = Server { process, address: line.trim().parse()? };
-        let mut seen = BTreeMap::new();
-        let start = Instant::now();
-        while seen.len() < workers && start.elapsed() < LIMIT {
-            // Where every worker has to bind for itself there may be none yet.
-            if let Ok(connections) = burst(server.address, 4 * workers) {
-                seen.extend(connections.iter().map(|connection| (connection.worker, ())));
-            }
-        }
-        // For the workers to close them.
-        thread::sleep(Duration::from_millis(100));
-        Ok(server)
-    }
-
-    fn pid(&self) -> Option<Pid> {
-        Pid::from_raw(self.process.id().cast_signed())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(pid) = self.pid() {
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        let _ = self.process.wait();
-    }
-}
-
-struct Connection {
-    stream: BufReader<TcpStream>,
-    worker: usize,
-    pid: i32,
-}
-
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    Ok(stream)
-}
-
-/// Waits until a worker has accepted.
-fn accepted(stream: TcpStream) -> io::Result<Connection> {
-    let mut stream = BufReader::new(stream);
-    let mut line = String::new();
-    stream.read_line(&mut line)?;
-    let (worker, pid) = line.trim().split_once(' ').ok_or(io::ErrorKind::UnexpectedEof)?;
-    let invalid = |_| io::Error::from(io::ErrorKind::InvalidData);
-    Ok(Connection { stream, worker: worker.parse().map_err(invalid)?, pid: pid.parse().map_err(invalid)? })
-}
-
-/// Connections that come at once.
-fn burst(address: SocketAddr, count: usize) -> io::Result<Vec<Connection>> {
-    let streams = (0..count).map(|_| connect(address)).collect::<io::Result<Vec<_>>>()?;
-    streams.into_iter().map(accepted).collect()
-}
-
-fn one_at_a_time(address: SocketAddr, count: usize) -> io::Result<Vec<Connection>> {
-    let next = |_| {
-        thread::sleep(PAUSE);
-        connect(address).and_then(accepted)
-    };
-    (0..count).map(next).collect()
-}
-
-/// The most that a worker has, by the mean.
-fn imbalance(connections: &[Connection], workers: usize) -> f64 {
-    let mut counts = vec![0_u32; workers];
-    for connection in connections {
-        counts[connection.worker] += 1;
-    }
-    f64::from(counts.into_iter().max().unwrap_or(0)) * workers as f64 / connections.len() as f64
-}
-
-fn measure(workers: &[usize], runs: usize, kills: usize) -> Result<(), Box<dyn Error>> {
-    let header: String = workers.iter().map(|workers| format!(" {workers} workers |")).collect();
-    let rule = "---:|".repeat(workers.len());
-    println!(
-        "Long-lived connections, 20 per worker: the most of a worker by the mean, median of {runs} (and worst).\n"
-    );
-    for (title, are_bursts) in [("five bursts", true), ("one at a time", false)] {
-        println!("| {title} |{header}\n|---|{rule}");
-        for (name, _) in ROWS {
-            print!("| {name} |");
-            for workers in workers {
-                let mut results = Vec::new();
-                for _ in 0..runs {
-                    let server = Server::start(name, *workers)?;
-                    let mut connections = Vec::new();
-                    for _ in 0..5 {
-                        let count = 4 * workers;
-                        let arrive = if are_bursts { burst } else { one_at_a_time };
-                        connections.extend(arrive(server.address, count)?);
-                    }
-                    results.push(imbalance(&connections, *workers));
-                }
-                results.sort_by(f64::total_cmp);
-                print!(" {:.2} ({:.2}) |", results[runs / 2], results[runs - 1]);
-                io::stdout().flush()?;
-            }
-            println!();
-        }
-        println!();
-    }
-
-    const CLIENTS: usize = 16;
-    const WORKERS: usize = 4;
-    println!(
-        "{kills} of {WORKERS} workers hang for 50 ms, one after the other, and are killed; {CLIENTS} clients, {WORK:?} of \
-         work.\n"
-    );
-    println!("| | served | lost, accepted by the worker | lost in its queue | longest wait to be accepted |");
-    println!("|---|---:|---:|---:|---:|");
-    for (name, _) in ROWS {
-        let server = Server::start(name, WORKERS)?;
-        let losses = kill_workers(&server, CLIENTS, kills)?;
-        println!(
-            "| {name} | {} | {} | {} | {} ms |",
-            losses.served,
-            losses.in_service,
-            losses.in_queue,
-            losses.longest.as_millis()
-        );
-    }
-    Ok(())
-}
-
-/// What clients have seen.
-#[derive(Clone, Copy, Debug, Default)]
-struct Losses {
-    served: usize,
-    /// A worker had accepted it.
-    in_service: usize,
-    /// The kernel had made the connection, and no worker had accepted it.
-    in_queue: usize,
-    longest: Duration,
-}
-
-impl Losses {
-    fn and(self, other: Losses) -> Losses {
-        Losses {
-            served: self.served + other.served,
-            in_service: self.in_service + other.in_service,
-            in_queue: self.in_queue + other.in_queue,
-            longest: self.longest.max(other.longest),
-        }
-    }
-}
-
-fn kill_workers(server: &Server, clients: usize, kills: usize) -> Result<Losses, Box<dyn Error>> {
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(|| client(server.address, &stop))).collect();
-        for _ in 0..kills {
-            // Longer than a worker must have run to be replaced at once.
-            thread::sleep(Duration::from_millis(1_200));
-            // Whoever happens to have the next connection.
-            let victim = accepted(connect(server.address)?)?.pid;
-            let victim = Pid::from_raw(victim).ok_or("no process id")?;
-            kill_process(victim, Signal::STOP)?;
-            thread::sleep(Duration::from_millis(50));
-            kill_process(victim, Signal::KILL)?;
-        }
-        thread::sleep(Duration::from_millis(500));
-        stop.store(true, Ordering::Relaxed);
-        Ok(clients.into_iter().map(|client| client.join().unwrap_or_default()).fold(Losses::default(), Losses::and))
-    })
-}
-
-/// Connects, and waits to be served, again and again.
-fn client(address: SocketAddr, stop: &AtomicBool) -> Losses {
-    let mut losses = Losses::default();
-    while !stop.load(Ordering::Relaxed) {
-        let start = Instant::now();
-        match connect(address).and_then(accepted) {
-            Ok(mut connection) => {
-                losses.longest = losses.longest.max(start.elapsed());
-                match connection.stream.read_exact(&mut [0; 5]) {
-                    Ok(()) => losses.served += 1,
-                    Err(_) => losses.in_service += 1,
-                }
-            }
-            // The end: a worker had it, and was killed before it could say so. What was in a queue is reset.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => losses.in_service += 1,
-            Err(_) => losses.in_queue += 1,
-        }
-    }
-    losses
 }

@@ -1,39 +1,41 @@
 //! A prefork HTTP/1.1 server: hyper on tokio, in as many processes as the machine has CPUs.
 //!
-//! The parent does once what is the same for all workers: it binds the listeners, starts a timer and loads a table. Then
-//! it forks, and each worker goes on from there: the listeners are registered in its own epoll instance, the timer ticks
-//! on, and the table is shared memory for as long as nobody writes to it. Nothing is bound, started or loaded again.
+//! The supervisor does once what is the same for all workers: it binds the listeners, starts a timer and loads a table. Then
+//! it forks, and each worker continues from there: the listeners are registered in its own epoll instance, the timer ticks,
+//! and the table is shared memory as long as no process writes to it. Nothing is bound, started or loaded again.
 //!
 //! ```sh
 //! cargo run --release --example prefork-http
 //! curl http://127.0.0.1:8080/status    # again and again: another pid answers
 //! ```
 //!
-//! Where to look: this file has what the parent does, `server.rs` what a worker does, `routes.rs` what a request gets,
-//! `status.rs` and `table.rs` what it is made of, `options.rs` the command line.
+//! Where to look: this file has what the supervisor does, `server.rs` what a worker does, `routes.rs` the answers to requests,
+//! `status.rs` and `table.rs` what those are made of, `log.rs` the log file, `options.rs` the command line.
 
+mod log;
 mod options;
 mod routes;
 mod server;
 mod status;
 mod table;
 
+// The kernel of a test build: CONTRIBUTING.md.
+#[cfg(forkio_kqueue)]
+extern crate forkio_kqueue_model as _;
+
 use std::error::Error;
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use forkio::Prefork;
-use socket2::SockRef;
-use tokio::net::TcpListener;
-use tokio::runtime::Builder;
+use forkio::Address;
+use forkio::prefork::http::{CutOff, Http};
+use forkio::prefork::{Inherited, Listener, Prefork, PreforkError, Stopped, Worker};
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, interval_at};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::options::Options;
 use crate::routes::Preloaded;
@@ -48,7 +50,10 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(exit_code) => return ExitCode::from(exit_code),
     };
-    init_tracing();
+    let log = match log::init(options.log_file.as_deref()) {
+        Ok(log) => log,
+        Err(message) => return fail(&message, options::USAGE),
+    };
 
     // `fork(2)` copies only the thread that calls it, so a runtime that forks has one thread.
     let runtime = match Builder::new_current_thread().enable_all().build() {
@@ -56,44 +61,34 @@ fn main() -> ExitCode {
         Err(error) => return fail(&format!("cannot start the runtime: {error}"), FAILURE),
     };
     runtime.block_on(async {
-        match bind(&options.listen).await {
-            Ok(listeners) => run(listeners, &options).await.unwrap_or_else(|error| fail(&error, FAILURE)),
+        match bind(&options.addresses()) {
+            Ok(listeners) => run(listeners, &options, log).await.unwrap_or_else(|error| fail(&error, FAILURE)),
             Err(message) => fail(&message, options::USAGE),
         }
     })
 }
 
-/// Runs the server until a signal stops it; the exit code says how that went.
-async fn run(listeners: Vec<TcpListener>, options: &Options) -> Result<ExitCode, Box<dyn Error>> {
-    // All of this is here before the fork, so every worker has it.
-    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
-    let timer_ticks = count_ticks().await;
-    let table = Arc::new(Table::load(options.preload_mib)?);
-    let preloaded = Preloaded { table, timer_ticks };
-
-    let workers = options.workers();
-    let header_timeout = options.header_timeout;
-
-    let mut prefork = Prefork::new()
-        .workers(workers)
-        .distribution(options.distribution)
-        .drain_timeout(options.drain)
-        .on_ready(move || announce(&addresses, workers));
+/// Runs the server until a signal stops it. The exit code says how that went.
+async fn run(
+    listeners: Vec<Listener>,
+    options: &Options,
+    log: Option<log::LogFile>,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let addresses = listeners.iter().map(Address::of).collect::<io::Result<Vec<_>>>()?;
+    let mut prefork = prefork(options, log).on_ready({
+        let workers = options.workers();
+        move || announce(&addresses, workers)
+    });
     for listener in listeners {
         prefork = prefork.listener(listener);
     }
-    // What the closure makes runs in a worker, which ends with it. `run` returns in the parent only.
-    let ended = match options.worker_threads {
-        None => prefork.run(move |worker| server::serve(worker, preloaded, header_timeout)).await,
-        Some(threads) => {
-            let runtime = move || Builder::new_multi_thread().worker_threads(threads).enable_all().build();
-            let serve = async move |worker| {
-                // The parent's stands still with the parent's runtime.
-                start_counting(interval_at(Instant::now() + TICK, TICK), &preloaded.timer_ticks);
-                server::serve(worker, preloaded, header_timeout).await
-            };
-            prefork.run_on(runtime, serve).await
-        }
+    let ended = if options.load_in_template {
+        let mebibytes = options.preload_mib;
+        run_loaded(prefork, options, move || preload(mebibytes)).await
+    } else {
+        // All of this is here before the fork, so every worker has it.
+        let preloaded = preload(options.preload_mib).await?;
+        run_preloaded(prefork, options, preloaded).await
     };
     Ok(match ended {
         Ok(stopped) => ExitCode::from(stopped.exit_code()),
@@ -101,33 +96,74 @@ async fn run(listeners: Vec<TcpListener>, options: &Options) -> Result<ExitCode,
     })
 }
 
-/// Binds every address, or says in one line what to do about the first one that cannot be bound.
-async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, String> {
-    let mut listeners = Vec::with_capacity(addresses.len());
-    for address in addresses {
-        let listener = TcpListener::bind(address).await.map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => format!(
-                "{address} is in use: stop the program that listens there, or choose another port with --listen \
-                 (port 0 takes a free one)"
-            ),
-            io::ErrorKind::AddrNotAvailable => {
-                format!("{address} is not an address of this machine: choose one of its own with --listen")
-            }
-            io::ErrorKind::PermissionDenied => {
-                format!("not allowed to listen on {address}: choose a port above 1023 with --listen")
-            }
-            _ => format!("cannot listen on {address}: {error}; choose another address with --listen"),
-        })?;
-        // Answers are small, and written whole: there is nothing to wait for. Connections have it of their listener.
-        if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
+/// The supervisor, as the options have it.
+fn prefork(options: &Options, log: Option<log::LogFile>) -> Prefork {
+    let prefork = options.server.apply(Prefork::new());
+    match log {
+        Some(log) => prefork.on_reopen_logs(move || log.reopen()),
+        None => prefork,
+    }
+}
+
+/// What the closure makes runs in a worker, which ends with it. `run` returns in the supervisor only.
+async fn run_preloaded(prefork: Prefork, options: &Options, preloaded: Preloaded) -> Result<Stopped, PreforkError> {
+    let http = server::http(options);
+    match options.server.worker_threads {
+        None => prefork.run(move |worker| server::serve(worker, preloaded, http)).await,
+        Some(threads) => {
+            let serve = async move |worker| serve_on_threads(worker, preloaded, http).await;
+            prefork.run_on(move || threaded(threads), serve).await
         }
-        listeners.push(listener);
+    }
+}
+
+/// As [`run_preloaded`], but each generation of workers has a process that loads.
+async fn run_loaded<F, L>(prefork: Prefork, options: &Options, load: F) -> Result<Stopped, PreforkError>
+where
+    F: FnOnce() -> L,
+    L: Future<Output = Result<Preloaded, Box<dyn Error>>>,
+{
+    let http = server::http(options);
+    let prefork = prefork.load(load);
+    match options.server.worker_threads {
+        None => prefork.run(move |worker, preloaded| server::serve(worker, preloaded, http)).await,
+        Some(threads) => {
+            let serve = async move |worker, preloaded| serve_on_threads(worker, preloaded, http).await;
+            prefork.run_on(move || threaded(threads), serve).await
+        }
+    }
+}
+
+fn threaded(threads: usize) -> io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(threads).enable_all().build()
+}
+
+async fn serve_on_threads(worker: Worker, preloaded: Preloaded, http: Http) -> Result<(), CutOff> {
+    // The inherited interval stands still with the inherited runtime.
+    start_counting(interval_at(Instant::now() + TICK, TICK), &preloaded.timer_ticks);
+    server::serve(worker, preloaded, http).await
+}
+
+/// What workers share.
+async fn preload(mebibytes: usize) -> Result<Preloaded, Box<dyn Error>> {
+    let timer_ticks = count_ticks().await;
+    Ok(Preloaded { table: Arc::new(Table::load(mebibytes)?), timer_ticks })
+}
+
+/// Opens a listener at every address, or says in one line what to do about the first one that cannot be opened.
+fn bind(addresses: &[Address]) -> Result<Vec<Listener>, String> {
+    let mut inherited = Inherited::from_env().map_err(|error| format!("cannot use an inherited listener: {error}"))?;
+    let listeners = addresses
+        .iter()
+        .map(|address| address.listen(&mut inherited).map_err(|error| format!("{error}; see --listen")))
+        .collect::<Result<Vec<_>, _>>()?;
+    if !inherited.is_empty() {
+        tracing::warn!("there are inherited listeners that no --listen names: closing them");
     }
     Ok(listeners)
 }
 
-/// Starts the interval that goes on in every worker, and counts its ticks.
+/// Starts the interval that continues in every worker, and counts its ticks.
 async fn count_ticks() -> Arc<AtomicU64> {
     let mut interval = interval(TICK);
     // The first tick comes at once: the timer runs.
@@ -148,8 +184,8 @@ fn start_counting(mut interval: Interval, ticks: &Arc<AtomicU64>) {
     });
 }
 
-/// Tells on standard output where the server is. A reader that has gone away is no reason to stop serving.
-fn announce(addresses: &[SocketAddr], workers: usize) {
+/// Tells on standard output where the server is. A reader that has gone is no reason to stop serving.
+fn announce(addresses: &[Address], workers: usize) {
     let mut stdout = io::stdout().lock();
     let written = addresses
         .iter()
@@ -158,15 +194,6 @@ fn announce(addresses: &[SocketAddr], workers: usize) {
     if let Err(error) = written {
         tracing::warn!(%error, "cannot write to standard output");
     }
-}
-
-fn init_tracing() {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
-        .init();
 }
 
 /// Ends with one line on standard error.

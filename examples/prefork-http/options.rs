@@ -1,99 +1,101 @@
 //! The command line.
 
-use std::net::SocketAddr;
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
 
 use clap::Parser;
 use clap::builder::styling::Styles;
 use clap::error::ErrorKind;
-use forkio::Distribution;
+use forkio::{Address, ServerOptions};
 
 pub(crate) const NAME: &str = "prefork-http";
 
-/// The exit code for a command line that cannot be carried out.
+/// The exit code for a mistake in the command line.
 pub(crate) const USAGE: u8 = 2;
 
-const MAX_WORKERS: usize = 1024;
-/// Up to here, the numbers in the table fit into 32 bits.
+/// The largest table whose numbers fit into 32 bits.
 const MAX_PRELOAD_MIB: usize = 16 * 1024;
-/// A day.
-const MAX_SECONDS: f64 = 86_400.0;
 
 /// Serves HTTP/1.1 from several processes, forked from one running tokio runtime
 ///
-/// The parent binds the listeners, starts a timer and loads a table, then forks the
-/// workers, which go on from there. A worker that dies is replaced, and only the
-/// requests it was serving are lost. The parent serves nothing, and sleeps.
+/// The supervisor binds the listeners, starts a timer and loads a table, then forks the
+/// workers, which continue from there. A worker that dies is replaced, and only the
+/// requests it was serving are lost. The supervisor serves nothing, and sleeps.
 #[derive(Debug, Parser)]
 #[command(name = NAME, version, after_help = AFTER_HELP, styles = Styles::plain(), verbatim_doc_comment)]
 pub(crate) struct Options {
-    /// IP address and port to listen on; port 0 takes a free one. Give it again for more listeners
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
-    pub(crate) listen: Vec<SocketAddr>,
-
-    /// Number of worker processes, 1 to 1024 [default: number of CPUs]
-    #[arg(long, value_name = "N", value_parser = workers)]
-    workers: Option<usize>,
-
-    /// Number of threads of each worker, 1 to 1024, in a runtime of its own [default: the parent's runtime, on one thread]
-    #[arg(long, value_name = "N", value_parser = workers)]
-    pub(crate) worker_threads: Option<usize>,
-
-    /// Who gets the next connection: shared, reuseport, reuseport-per-cpu or balanced
-    #[arg(long, value_name = "HOW", default_value = "shared", value_parser = distribution)]
-    pub(crate) distribution: Distribution,
-
-    /// How long requests in flight may go on after a signal to stop, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = drain)]
-    pub(crate) drain: Duration,
-
-    /// How long a client may be idle, or take to send the head of a request, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = header_timeout)]
-    pub(crate) header_timeout: Duration,
-
-    /// Size of the table that the parent loads and the workers share, in MiB
+    /// Size of the table that the workers share, in MiB
     #[arg(long, value_name = "MIB", default_value = "4", value_parser = mebibytes)]
     pub(crate) preload_mib: usize,
+
+    /// Load the table in a template process, so that a reload loads it again
+    #[arg(long)]
+    pub(crate) load_in_template: bool,
+
+    /// Speak HTTP/2 too, without TLS
+    #[arg(long)]
+    pub(crate) http2: bool,
+
+    /// Append the log to this file instead of standard error; USR1 opens it again
+    #[arg(long, value_name = "PATH")]
+    pub(crate) log_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
 }
 
 const AFTER_HELP: &str = "\
-What it answers:
+Requests:
   GET /          Hello, World!
   GET /status    JSON: which worker this is, what it has done, the memory it uses
   GET /table/N   entry N of the table: the smallest prime factor of N
-  GET /sleep/MS  an answer after MS milliseconds (at most 60000), to see how it drains
+  GET /sleep/MS  an answer after MS milliseconds (at most 60000), to watch a drain
+  GET /pid       the process id of the worker
+  GET /readyz    200, or 503 when load balancers should send no more connections
 
-Who gets the next connection:
-  shared             a worker that sleeps, from one queue for all
-  reuseport          by the client's address: each worker has a queue of its own
+It listens at 127.0.0.1:8080, unless there is a --listen.
+
+How connections are distributed:
+  shared             a worker that sleeps; all workers share one queue
+  reuseport          a worker chosen by the client's address; each worker has its own queue
   reuseport-per-cpu  the worker on the CPU that the connection arrives on
-  balanced           one that has no more connections open than the others
+  balanced           a worker that has no more connections open than the others
 
-Signals to the parent:
-  TERM, INT  stop: accept no more, close idle connections, finish requests in flight;
-             a second one kills the workers
-  KILL       the workers notice, and stop in the same way
+Signals to the supervisor, which is the process that you start:
+  TERM, INT   stop: accept no more, finish requests in flight; a second one kills the workers
+  QUIT        stop at once
+  HUP         reload: start new workers, then retire the old ones
+  USR1        open the log file again
+  USR2        upgrade: start this program's file again, and hand the listeners to it
+  TTIN, TTOU  one worker more, one fewer
+  WINCH       retire all workers, until HUP, TTIN or TTOU
+  KILL        the workers notice, and stop
 
-Standard output has one line per listener, once the workers are there. Logs go to
+Listeners from a socket unit (LISTEN_FDS) with the address of a --listen are used instead of
+new ones. With NOTIFY_SOCKET, the service manager is told when the server is ready, reloads
+and stops.
+
+Standard output has one line per listener, once the workers are ready. Logs go to
 standard error; the environment variable RUST_LOG=debug shows each request.
 
 Exit codes:
-  0    stopped by a signal, with every request answered
+  0    stopped by a signal; every request was answered
   1    failed: the workers could not be started, or requests were cut off when stopping
-  2    the command line cannot be carried out
+  2    the command line has a mistake
   137  a worker did not stop in time, and was killed
+  Other codes are those of a worker that could not start.
 
 Examples:
   prefork-http
   prefork-http --listen 0.0.0.0:8080 --listen '[::1]:8080' --workers 4
   prefork-http --workers 2 --worker-threads 4
+  prefork-http --status 127.0.0.1:9100 --control /run/prefork-http.sock    # see also forkioctl
   prefork-http --preload-mib 512    # compare rss_kib and pss_kib in /status";
 
 impl Options {
-    /// The options of this process, or the exit code to end with: the help was asked for, or there is a mistake, which
-    /// has been told on standard error in one line.
+    /// Parses the command line. Returns an exit code if the program must end: it has printed the help, or reported a mistake on
+    /// standard error in one line.
     pub(crate) fn from_args() -> Result<Options, u8> {
         Options::try_parse().map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
@@ -111,52 +113,22 @@ impl Options {
         })
     }
 
+    /// Where to listen: at one port of this machine alone, unless the command line says more.
+    pub(crate) fn addresses(&self) -> Vec<Address> {
+        match self.server.listen.as_slice() {
+            [] => vec![Address::Tcp("127.0.0.1:8080".to_owned())],
+            addresses => addresses.to_vec(),
+        }
+    }
+
     pub(crate) fn workers(&self) -> usize {
-        self.workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get))
+        self.server.workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get))
     }
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "give an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080".to_owned())
-}
-
-fn distribution(text: &str) -> Result<Distribution, String> {
-    match text {
-        "shared" => Ok(Distribution::Shared),
-        "reuseport" => Ok(Distribution::ReusePort),
-        "reuseport-per-cpu" => Ok(Distribution::ReusePortPerCpu),
-        "balanced" => Ok(Distribution::Balanced),
-        _ => Err("give shared, reuseport, reuseport-per-cpu or balanced".to_owned()),
-    }
-}
-
-fn workers(text: &str) -> Result<usize, String> {
-    in_range(text, 1, MAX_WORKERS)
 }
 
 fn mebibytes(text: &str) -> Result<usize, String> {
-    in_range(text, 1, MAX_PRELOAD_MIB)
-}
-
-fn in_range(text: &str, min: usize, max: usize) -> Result<usize, String> {
     text.parse()
         .ok()
-        .filter(|number| (min..=max).contains(number))
-        .ok_or_else(|| format!("give a whole number from {min} to {max}"))
-}
-
-fn drain(text: &str) -> Result<Duration, String> {
-    seconds(text, 0.0)
-}
-
-fn header_timeout(text: &str) -> Result<Duration, String> {
-    seconds(text, 0.1)
-}
-
-fn seconds(text: &str, min: f64) -> Result<Duration, String> {
-    text.parse()
-        .ok()
-        .filter(|seconds| (min..=MAX_SECONDS).contains(seconds))
-        .map(Duration::from_secs_f64)
-        .ok_or_else(|| format!("give a number of seconds from {min} to {MAX_SECONDS}, such as 5 or 0.5"))
+        .filter(|size| (1..=MAX_PRELOAD_MIB).contains(size))
+        .ok_or_else(|| format!("give a whole number from 1 to {MAX_PRELOAD_MIB}"))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use forkio::Connections;
+use forkio::prefork::{Connections, Worker, WorkerHandle};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -32,22 +32,25 @@ pub(crate) struct Preloaded {
 pub(crate) struct Site {
     preloaded: Preloaded,
     connections: Connections,
+    worker: WorkerHandle,
     started: Instant,
-    requests: AtomicU64,
 }
 
 impl Site {
-    pub(crate) fn new(preloaded: Preloaded, connections: Connections) -> Site {
-        Site { preloaded, connections, started: Instant::now(), requests: AtomicU64::new(0) }
+    pub(crate) fn new(preloaded: Preloaded, worker: &Worker) -> Site {
+        Site { preloaded, connections: worker.connections(), worker: worker.handle(), started: Instant::now() }
     }
 
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Answer {
-        self.requests.fetch_add(1, Ordering::Relaxed);
         let path = request.uri().path();
         let answer = if !matches!(*request.method(), Method::GET | Method::HEAD) {
             method_not_allowed()
         } else if path == "/" {
             text(StatusCode::OK, "Hello, World!")
+        } else if path == "/pid" {
+            text(StatusCode::OK, process::id().to_string())
+        } else if path == "/readyz" {
+            self.readiness()
         } else if path == "/status" {
             self.status().await
         } else if let Some(number) = path.strip_prefix("/table/") {
@@ -62,13 +65,13 @@ impl Site {
     }
 
     async fn status(&self) -> Answer {
-        let lineage = forkio::lineage();
+        let lineage = forkio::Lineage::current();
         let status = Status {
             pid: process::id(),
             ppid: parent_id(),
             worker: lineage.worker(),
             generation: lineage.generation(),
-            requests: self.requests.load(Ordering::Relaxed),
+            requests: self.worker.requests(),
             connections: self.connections.open_each(),
             timer_ticks: self.preloaded.timer_ticks.load(Ordering::Relaxed),
             uptime_ms: self.started.elapsed().as_millis(),
@@ -78,6 +81,13 @@ impl Site {
         match serde_json::to_vec(&status) {
             Ok(json) => answer(StatusCode::OK, "application/json", json),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    }
+
+    fn readiness(&self) -> Answer {
+        match self.worker.is_lame_duck() {
+            false => text(StatusCode::OK, "ready"),
+            true => text(StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         }
     }
 

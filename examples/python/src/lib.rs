@@ -1,7 +1,7 @@
-//! A CPython extension module that holds a tokio runtime. Its host forks when it likes: the module asks for
-//! [`forkio::atfork`] when it is imported, and the children go on with the runtime.
+//! A CPython extension module that holds a tokio runtime. Its host may fork at any time: the module calls
+//! [`forkio::atfork::install`] when it is imported, and the children continue the runtime.
 //!
-//! The runtime is driven by the thread that calls a method, so a child of `os.fork()` has all of it.
+//! The thread that calls a method drives the runtime, so the child of `os.fork()` has all of the runtime.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-/// No call takes longer.
+/// The time limit of a call.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A server on a port of its own. It answers each connection with the process id of whoever serves it.
+/// A server on a free port. It answers each connection with the id of the process that serves it.
 #[pyclass]
 struct Server {
     runtime: Runtime,
@@ -31,7 +31,7 @@ impl Server {
         Ok(Server { runtime, listener })
     }
 
-    /// The port that it listens at.
+    /// The port that the server listens on.
     #[getter]
     fn port(&self) -> PyResult<u16> {
         Ok(self.listener.local_addr()?.port())
@@ -49,7 +49,7 @@ impl Server {
         within_limit(py.detach(|| self.runtime.block_on(async { timeout(LIMIT, serve).await })))
     }
 
-    /// Connects to `port` and reads the answer: the process id of who serves there.
+    /// Connects to `port`, and returns the process id that the server answers.
     fn ask(&self, py: Python<'_>, port: u16) -> PyResult<u32> {
         let ask = async {
             let mut answer = String::new();
@@ -63,14 +63,14 @@ impl Server {
 fn within_limit<T>(result: Result<std::io::Result<T>, tokio::time::error::Elapsed>) -> PyResult<T> {
     match result {
         Ok(result) => Ok(result?),
-        Err(_) => Err(PyOSError::new_err(format!("waited {LIMIT:?} in vain"))),
+        Err(_) => Err(PyOSError::new_err(format!("no result within {LIMIT:?}"))),
     }
 }
 
-/// How many forks lie between this process and the first one.
+/// Returns the number of forks between this process and the first one.
 #[pyfunction]
 fn generation() -> u32 {
-    forkio::lineage().generation()
+    forkio::Lineage::current().generation()
 }
 
 #[pymodule]

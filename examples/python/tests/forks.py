@@ -15,7 +15,7 @@ def check(what, left, right):
 
 
 def serves(worker):
-    """Runs in a worker: serves itself, and asks itself, on a server of its own and on the inherited runtime."""
+    """Runs in a worker of the pool. Its child serves one connection on the inherited runtime, and the worker connects."""
     pid = os.fork()
     if pid == 0:
         SERVER.serve(1)
@@ -36,8 +36,8 @@ def test_fork():
         check("generation", forkio_example.generation(), 1)
         SERVER.serve(2)
         os._exit(0)
-    # This process does not accept: the child does.
-    check("who serves", [SERVER.ask(SERVER.port) for _ in range(2)], [pid, pid])
+    # Only the child accepts.
+    check("the serving process", [SERVER.ask(SERVER.port) for _ in range(2)], [pid, pid])
     check("the child's status", os.waitpid(pid, 0)[1], 0)
     check("generation", forkio_example.generation(), 0)
 
@@ -63,6 +63,6 @@ if __name__ == "__main__":
     test_fork()
     test_processes()
     test_pool()
-    # The parent goes on.
+    # The parent continues.
     test_fork()
     print("survived")

@@ -7,7 +7,7 @@ use std::process::Command;
 fn survives_forks() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("module");
     std::fs::create_dir_all(&directory).expect("a directory for the module");
-    // Cargo builds it with the test, and next to it.
+    // Cargo builds the module into the directory of the test.
     let built = std::env::current_exe().expect("the test's path");
     let built = built.with_file_name("libforkio_example.so");
     std::fs::copy(built, directory.join("forkio_example.abi3.so")).expect("the module");

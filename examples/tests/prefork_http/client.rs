@@ -24,7 +24,7 @@ impl Response {
     }
 
     pub(crate) fn text(&self) -> &str {
-        str::from_utf8(&self.body).expect("a text")
+        std::str::from_utf8(&self.body).expect("a text")
     }
 }
 

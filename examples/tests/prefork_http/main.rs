@@ -2,9 +2,14 @@
 
 mod client;
 mod http;
+mod http2;
+mod limits;
 mod load;
 mod preloaded;
 mod server;
+mod service;
+mod signals;
 mod stop;
 mod threads;
+mod upgrade;
 mod usage;

@@ -1,4 +1,4 @@
-//! What the parent has bound, started and loaded goes on in the workers.
+//! Workers continue with the listeners, tasks and data of the parent.
 
 use std::time::{Duration, Instant};
 
@@ -24,13 +24,14 @@ pub(crate) fn goes_on_from_where_the_parent_was(arguments: &[&str]) {
         let (last, ticked) = until("the parent's timer ticks in the worker", || {
             let status = client.status();
             let ticked = status.timer_ticks - first.timer_ticks;
-            (ticked >= 5).then_some((status, ticked))
+            (ticked >= 8).then_some((status, ticked))
         });
         assert!(last.requests > first.requests);
-        // Once per period and process: not faster, as it would if processes shared what wakes them.
+        // Once per period and process: not faster, as it would if processes shared what wakes them. One more may have been
+        // late.
         let uptime = Duration::from_millis(last.uptime_ms);
         assert!(uptime <= started.elapsed());
-        assert!(ticked <= last.uptime_ms / 100 + 1, "{ticked} ticks in {uptime:?}");
+        assert!(ticked <= last.uptime_ms / 100 + 2, "{ticked} ticks in {uptime:?}");
         assert!(last.timer_ticks <= started.elapsed().as_millis() as u64 / 100 + 1);
     }
     let pids: Vec<_> = clients.iter().map(|(_, status)| status.pid).collect();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -92,9 +93,24 @@ impl Server {
     /// Starts it by a command of one's own, with this many listeners.
     #[track_caller]
     pub(crate) fn start_as(command: &mut Command, listeners: usize) -> Server {
+        Server::start_with(command, Stdio::null(), listeners)
+    }
+
+    /// As [`start_as`](Server::start_as), with a descriptor as standard input.
+    #[track_caller]
+    pub(crate) fn start_with_stdin(command: &mut Command, stdin: OwnedFd, listeners: usize) -> Server {
+        Server::start_with(command, stdin.into(), listeners)
+    }
+
+    #[track_caller]
+    fn start_with(command: &mut Command, stdin: Stdio, listeners: usize) -> Server {
+        // A machine that stands still for a moment is no reason to cut off what drains.
+        if command.get_args().all(|argument| argument != "--shutdown-timeout") {
+            command.args(["--shutdown-timeout", "60"]);
+        }
         let mut program = command
             .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
@@ -168,6 +184,13 @@ impl Server {
         pids.filter_map(process).filter(|process| process.group == self.group).collect()
     }
 
+    /// The children of a process, in any group, zombies included.
+    pub(crate) fn processes_of(&self, parent: u32) -> Vec<Process> {
+        let entries = fs::read_dir("/proc").expect("/proc");
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter_map(process).filter(|process| process.parent == parent).collect()
+    }
+
     /// The process ids of the workers that run.
     pub(crate) fn workers(&self) -> Vec<u32> {
         let processes = self.processes().into_iter();
@@ -180,6 +203,19 @@ impl Server {
 
     pub(crate) fn stderr(&self) -> String {
         self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until the server has written something to standard error.
+    #[track_caller]
+    pub(crate) fn until_logged(&self, what: &str) {
+        until(what, || self.stderr().contains(what).then_some(()));
+    }
+
+    /// Waits until a process of the server has stopped.
+    #[track_caller]
+    pub(crate) fn until_stopped(&self, pid: u32) {
+        let has_stopped = |process: Process| process.pid == pid && process.stopped;
+        until("the process has stopped", || self.processes().into_iter().any(has_stopped).then_some(()));
     }
 
     /// Signals the parent and the workers at once.
@@ -227,7 +263,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // An error says that there is nobody left.
+        // An error says that no process is left.
         let _ = kill_process_group(process_id(self.group), Signal::KILL);
         let _ = self.program.wait();
         // Its end needs that of every process that holds the pipe.

@@ -3,16 +3,17 @@
 use std::fs;
 use std::io;
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::client::Client;
-use crate::server::{LIMIT, Server, signal, until};
+use crate::server::{LIMIT, Server, program, signal, until};
 
 /// A connection to this server with a request in flight that takes this long.
 #[track_caller]
-fn busy(server: &Server, milliseconds: u64) -> (Client, u32) {
+pub(crate) fn busy(server: &Server, milliseconds: u64) -> (Client, u32) {
     let mut client = server.connect();
     let pid = client.status().pid;
     client.request(&format!("/sleep/{milliseconds}")).expect("sending");
@@ -35,7 +36,11 @@ fn drains_on(send: impl FnOnce(&Server)) {
 }
 
 pub(crate) fn drains(arguments: &[&str], send: impl FnOnce(&Server)) {
-    let mut server = Server::start(arguments);
+    // Idle connections are closed after the one, and those without a request after the other.
+    let timeouts = ["--idle-grace", "0.2", "--header-timeout", "1"];
+    const TAKES: Duration = Duration::from_secs(3);
+    let mut server = Server::start(&[arguments, &timeouts].concat());
+    let asked = Instant::now();
     let (mut in_flight, _) = busy(&server, 3000);
     let mut idle: Vec<Client> = server.connect_to_each(2).into_iter().map(|(client, _)| client).collect();
     idle.extend((0..4).map(|_| server.connect()));
@@ -45,12 +50,15 @@ pub(crate) fn drains(arguments: &[&str], send: impl FnOnce(&Server)) {
         client.expect_end();
     }
     until_refused(&server);
-    assert!(in_flight.is_quiet(), "answered too early, or cut off");
-    assert!(server.is_running());
+    let (is_quiet, is_running) = (in_flight.is_quiet(), server.is_running());
+    // On a machine that has stood still, the answer is due by now.
+    let is_due = asked.elapsed() >= TAKES;
+    assert!(is_quiet || is_due, "answered too early, or cut off");
+    assert!(is_running || is_due);
 
     let answer = in_flight.response().expect("the answer to the request in flight");
     assert_eq!((answer.status, answer.text()), (200, "slept 3000 ms"));
-    assert_eq!(answer.header("connection"), Some("close"));
+    assert!(answer.header("connection") == Some("close") || is_due);
     in_flight.expect_end();
     server.ends_with(0);
 }
@@ -71,7 +79,7 @@ fn control_c_drains() {
     drains_on(|server| server.signal_all(Signal::INT));
 }
 
-/// Whoever is connected and has sent a request is served, accepted or not.
+/// Each client that is connected and has sent a request is served, accepted or not.
 #[test]
 fn queued_connections_are_served() {
     serves_queued_connections(&["--workers", "2"]);
@@ -109,6 +117,30 @@ pub(crate) fn serves_queued_connections(arguments: &[&str]) {
     }
 }
 
+/// The worker runs out of descriptors while it empties the queue, and loses no connection.
+#[test]
+fn queue_is_emptied_with_few_descriptors() {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "ulimit -n 40; exec \"$0\" --listen 127.0.0.1:0 --workers 1 --shutdown-timeout 60"]);
+    let server = Server::start_as(command.arg(program()), 1);
+    let worker = server.workers()[0];
+    signal(worker, Signal::STOP);
+    server.until_stopped(worker);
+    let mut clients: Vec<Client> = (0..60).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.request("/sleep/200").expect("sending");
+    }
+    server.signal(Signal::TERM);
+    until("the signal waits for the worker", || has_pending_sigterm(worker).then_some(()));
+    signal(worker, Signal::CONT);
+    for client in &mut clients {
+        assert_eq!(client.response().expect("an answer").status, 200);
+    }
+    // Unless there were enough descriptors.
+    server.until_logged("cannot accept a connection that waits");
+    server.ends_with(0);
+}
+
 fn has_pending_sigterm(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the worker's status");
     let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).expect("its pending signals");
@@ -116,31 +148,113 @@ fn has_pending_sigterm(pid: u32) -> bool {
     pending & (1 << (Signal::TERM.as_raw() - 1)) != 0
 }
 
+/// A client that is connected and has sent nothing has the header timeout for its first request.
+#[test]
+fn fresh_connection_may_still_send_its_first_request() {
+    for kind in [Signal::TERM, Signal::HUP] {
+        let server = Server::start(&["--workers", "1", "--idle-grace", "0", "--header-timeout", "600"]);
+        let mut fresh = server.connect();
+        // There is one queue and one thread: the worker has accepted the one before.
+        let mut idle = server.connect();
+        assert_eq!(idle.get("/").expect("an answer").status, 200);
+        server.signal(kind);
+        // An idle connection is closed at once: the worker knows.
+        idle.expect_end();
+        let answer = fresh.get("/table/77").expect("an answer");
+        assert_eq!((answer.text(), answer.header("connection")), ("7", Some("close")));
+        fresh.expect_end();
+        if kind == Signal::HUP { server.stop() } else { server.ends_with(0) }
+    }
+}
+
+/// A connection that has been used is idle, unless the head of its next request has begun to arrive.
+#[test]
+fn request_that_arrives_in_parts() {
+    let server = Server::start(&["--workers", "1", "--idle-grace", "0.1", "--header-timeout", "600"]);
+    let mut partial = server.connect();
+    let mut idle = server.connect();
+    for client in [&mut partial, &mut idle] {
+        assert_eq!(client.get("/").expect("an answer").status, 200);
+    }
+    partial.send("GET /table/77 HTTP/1.1\r\nHo").expect("sending");
+    // It has been read when a later request is answered.
+    assert_eq!(idle.get("/").expect("an answer").status, 200);
+    server.signal(Signal::TERM);
+    idle.expect_end();
+    partial.send("st: test\r\n\r\n").expect("sending");
+    let answer = partial.response().expect("an answer");
+    assert_eq!((answer.text(), answer.header("connection")), ("7", Some("close")));
+    partial.expect_end();
+    server.ends_with(0);
+}
+
+/// Clients that connect and send one request each, without a pause, until they are refused: none is reset.
+#[test]
+fn no_connection_is_reset_by_a_stop() {
+    for distribution in ["shared", "reuseport", "balanced"] {
+        for _ in 0..5 {
+            let server = Server::start(&["--workers", "2", "--distribution", distribution, "--idle-grace", "0"]);
+            let address = server.address();
+            let clients: Vec<_> = (0..4)
+                .map(|_| {
+                    std::thread::spawn(move || {
+                        loop {
+                            match Client::connect(address) {
+                                Ok(mut client) => match client.get("/") {
+                                    Ok(answer) => assert_eq!(answer.status, 200),
+                                    Err(error) => panic!("a request was lost: {error}"),
+                                },
+                                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => break,
+                                Err(error) => panic!("connecting: {error}"),
+                            }
+                        }
+                    })
+                })
+                .collect();
+            until("all workers serve", || (server.connect().status().requests > 20).then_some(()));
+            server.signal(Signal::TERM);
+            clients.into_iter().for_each(|client| client.join().expect("no request is lost"));
+            server.ends_with(0);
+        }
+    }
+}
+
 #[test]
 fn request_that_takes_longer_than_the_drain() {
-    cuts_off_what_takes_longer(&["--workers", "2", "--drain", "0.5"]);
+    cuts_off_what_takes_longer(&["--workers", "2", "--shutdown-timeout", "0.5"]);
 }
 
 pub(crate) fn cuts_off_what_takes_longer(arguments: &[&str]) {
-    let server = Server::start(arguments);
-    let (mut overdue, _) = busy(&server, 60_000);
-    let start = Instant::now();
-    server.signal(Signal::TERM);
-    overdue.expect_end();
-    let took = start.elapsed();
-    assert!(took >= Duration::from_millis(450), "cut off after {took:?} already");
-    assert!(took < LIMIT / 2, "cut off only after {took:?}");
-    until("the worker says what it did", || server.stderr().contains("cut off 1 connection").then_some(()));
-    server.ends_with(1);
+    for _ in 0..5 {
+        let mut server = Server::start(arguments);
+        let (mut overdue, _) = busy(&server, 60_000);
+        let start = Instant::now();
+        server.signal(Signal::TERM);
+        overdue.expect_end();
+        let took = start.elapsed();
+        assert!(took >= Duration::from_millis(450), "cut off after {took:?} already");
+        assert!(took < LIMIT / 2, "cut off only after {took:?}");
+        // The supervisor kills a worker that does not end within a second after its time: on a machine that stands still that
+        // long, also one that is well.
+        if server.wait().code() != Some(128 + Signal::KILL.as_raw()) {
+            server.until_logged("cut off 1 connection");
+            return server.ends_with(1);
+        }
+    }
+    panic!("the worker was killed each time");
 }
 
 #[test]
 fn second_signal_kills() {
-    let server = Server::start(&["--workers", "1", "--drain", "3600"]);
+    let server = Server::start(&["--workers", "1", "--shutdown-timeout", "3600"]);
     let (mut in_flight, _) = busy(&server, 60_000);
     server.signal(Signal::TERM);
     until_refused(&server);
-    server.signal(Signal::TERM);
+    // Again and again, because signals that come close to the first one are one request to stop.
+    until("the request in flight is cut off", || {
+        server.signal(Signal::TERM);
+        (!in_flight.is_quiet()).then_some(())
+    });
     in_flight.expect_end();
     server.ends_with(128 + Signal::KILL.as_raw());
 }
@@ -180,7 +294,7 @@ pub(crate) fn end_when_the_parent_is_killed(arguments: &[&str]) {
     assert_eq!(in_flight.response().expect("the answer to the request in flight").status, 200);
     // They are no children of the parent any more, so that it is up to the system to reap them.
     until("the workers have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
-    TcpListener::bind(address).expect("the port is free again");
+    until("the port is free again", || TcpListener::bind(address).ok());
 }
 
 /// A server that was stopped can be started again at once on the same port.

@@ -1,0 +1,64 @@
+//! HTTP/2: a worker that ends says so with GOAWAY, and finishes the streams that have begun.
+
+use http_body_util::{BodyExt, Empty};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustix::process::Signal;
+use tokio::net::TcpStream;
+use tokio::runtime::Builder;
+use tokio::time::timeout;
+
+use crate::server::{LIMIT, Server, until};
+
+fn get(path: &str) -> Request<Empty<Bytes>> {
+    Request::get(format!("http://test{path}")).body(Empty::new()).expect("a request")
+}
+
+async fn text(response: hyper::Response<hyper::body::Incoming>) -> String {
+    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    String::from_utf8_lossy(&body).into_owned()
+}
+
+#[test]
+fn goaway_finishes_streams() {
+    for kind in [Signal::HUP, Signal::TERM] {
+        let server = Server::start(&["--workers", "1", "--http2"]);
+        // Both protocols are spoken on one port.
+        assert_eq!(server.connect().get("/").expect("an answer").status, 200);
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let stream = TcpStream::connect(server.address()).await.expect("connecting");
+            let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+            let (mut sender, connection) = handshake.await.expect("a handshake");
+            let connection = tokio::spawn(connection);
+            let response = sender.send_request(get("/table/77")).await.expect("an answer");
+            assert_eq!(text(response).await, "7");
+            let slow = tokio::spawn(sender.send_request(get("/sleep/1000")));
+            // The stream has begun when a later one is answered.
+            let response = sender.send_request(get("/table/35")).await.expect("an answer");
+            assert_eq!(text(response).await, "5");
+            server.signal(kind);
+            let response = slow.await.expect("a task").expect("the answer to the request in flight");
+            assert_eq!(text(response).await, "slept 1000 ms");
+            let ended = timeout(LIMIT, connection).await.expect("the connection ends").expect("a task");
+            assert!(ended.is_ok(), "{ended:?} instead of GOAWAY and the end");
+        });
+        if kind == Signal::HUP {
+            until("it has been reloaded", || server.stderr().contains("reloaded").then_some(()));
+            server.stop();
+        } else {
+            server.ends_with(0);
+        }
+    }
+}
+
+/// A connection without a byte, of which the protocol is not known, is closed after the header timeout.
+#[test]
+fn silent_connection_is_timed_out() {
+    let server = Server::start(&["--workers", "1", "--http2", "--header-timeout", "0.3"]);
+    let mut silent = server.connect();
+    silent.expect_end();
+    server.stop();
+}

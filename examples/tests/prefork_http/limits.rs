@@ -1,0 +1,138 @@
+//! Limits of workers, and workers that do not do what they should.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::client::Client;
+use crate::server::{LIMIT, Server, signal, until};
+
+/// Waits until worker 0 is another process than `pid`, and says so.
+#[track_caller]
+fn until_replaced(server: &Server, pid: u32) {
+    until("the worker has been replaced", || {
+        let workers = server.workers();
+        (workers.len() == 1 && workers[0] != pid).then_some(())
+    });
+}
+
+#[test]
+fn max_requests() {
+    let server = Server::start(&["--workers", "2", "--max-requests", "20", "--jitter", "0.5", "--idle-grace", "0"]);
+    let mut pids = BTreeSet::new();
+    let mut most = 0;
+    let mut requests = 0;
+    // While a successor starts, the worker serves on, however long that takes.
+    until("both workers have been replaced", || {
+        let status = server.connect().status();
+        pids.insert(status.pid);
+        most = most.max(status.requests);
+        requests += 1;
+        (pids.len() > 3).then_some(())
+    });
+    assert!(most >= 20 && requests >= 40, "{most} requests to one worker, {requests} to all: {pids:?}");
+    server.until_logged("reason=Some(Requests)");
+    server.stop();
+}
+
+#[test]
+fn max_age() {
+    let server = Server::start(&["--workers", "1", "--max-age", "0.3", "--idle-grace", "0"]);
+    let pid = server.workers()[0];
+    until_replaced(&server, pid);
+    server.until_logged("reason=Some(Age)");
+    server.stop();
+}
+
+#[test]
+fn max_memory() {
+    // No process is as small as that.
+    for (option, reason) in [("--max-rss-mib", "Rss"), ("--max-pss-mib", "Pss")] {
+        let server = Server::start(&["--workers", "1", option, "1", "--preload-mib", "8", "--idle-grace", "0"]);
+        let pid = server.workers()[0];
+        until_replaced(&server, pid);
+        server.until_logged(&format!("reason=Some({reason})"));
+        server.stop();
+    }
+}
+
+/// A worker with as many connections as it may have accepts no more, and the others are told.
+#[test]
+fn max_connections() {
+    for distribution in ["shared", "balanced"] {
+        let options = ["--workers", "2", "--max-connections", "3", "--distribution", distribution];
+        let server = Server::start(&[&options[..], &["--header-timeout", "600"]].concat());
+        let mut clients: Vec<Client> = (0..6).map(|_| server.connect()).collect();
+        let mut served = [0; 2];
+        for client in &mut clients {
+            served[client.status().worker as usize] += 1;
+        }
+        assert_eq!(served, [3, 3], "{distribution}");
+        let mut waiting = server.connect();
+        waiting.request("/table/77").expect("sending");
+        assert!(waiting.is_quiet(), "a seventh connection was accepted");
+        drop(clients.pop());
+        assert_eq!(waiting.response().expect("an answer").text(), "7", "{distribution}");
+        server.stop();
+    }
+}
+
+/// A worker whose runtime does not turn is killed and replaced.
+#[test]
+fn heartbeat() {
+    let server = Server::start(&["--workers", "1", "--heartbeat-timeout", "3"]);
+    let pid = server.workers()[0];
+    let start = Instant::now();
+    // A process that is stopped does not turn either.
+    signal(pid, Signal::STOP);
+    until_replaced(&server, pid);
+    // The supervisor may have looked, and the worker given its last heartbeat, a part of the time before.
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
+    server.until_logged("runtime stands still");
+    assert_eq!(server.connect().get("/").expect("an answer").status, 200);
+    server.stop();
+}
+
+#[test]
+fn no_heartbeat() {
+    let server = Server::start(&["--workers", "1", "--heartbeat-timeout", "0"]);
+    let pid = server.workers()[0];
+    signal(pid, Signal::STOP);
+    std::thread::sleep(Duration::from_millis(500));
+    signal(pid, Signal::CONT);
+    assert_eq!(server.connect().status().pid, pid);
+    server.stop();
+}
+
+/// The supervisor still accepts for a while when it is told to stop, and says that it will stop.
+#[test]
+fn lame_duck() {
+    let server = Server::start(&["--workers", "1", "--lame-duck", "3600"]);
+    assert_eq!(server.connect().get("/readyz").expect("an answer").status, 200);
+    server.signal(Signal::TERM);
+    until("the worker asks for no more connections", || {
+        // A new connection each time: they are accepted.
+        (server.connect().get("/readyz").expect("an answer").status == 503).then_some(())
+    });
+}
+
+#[test]
+fn lame_duck_ends() {
+    let server = Server::start(&["--workers", "1", "--lame-duck", "1"]);
+    let start = Instant::now();
+    server.signal(Signal::TERM);
+    server.ends_with(0);
+    assert!(start.elapsed() >= Duration::from_millis(950), "{:?}", start.elapsed());
+}
+
+#[test]
+fn second_signal_ends_the_lame_duck() {
+    let server = Server::start(&["--workers", "1", "--lame-duck", "3600"]);
+    server.signal(Signal::TERM);
+    server.until_logged("still accepting");
+    let start = Instant::now();
+    server.signal(Signal::TERM);
+    server.ends_with(0);
+    assert!(start.elapsed() < LIMIT / 2);
+}

@@ -1,0 +1,201 @@
+//! The server as a service: systemd's notifications, privileges, and process 1 of a container.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::server::{LIMIT, Server, program, signal, until};
+
+/// A socket such as systemd's.
+struct ServiceManager {
+    socket: UnixDatagram,
+    path: std::path::PathBuf,
+}
+
+impl ServiceManager {
+    fn new(name: &str) -> ServiceManager {
+        let path = std::env::temp_dir().join(format!("prefork-http-{name}-{}.notify", std::process::id()));
+        let _ = fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_read_timeout(Some(LIMIT)).expect("a limit");
+        ServiceManager { socket, path }
+    }
+
+    #[track_caller]
+    fn start(&self, arguments: &[&str]) -> Server {
+        let mut command = Command::new(program());
+        command.args(["--listen", "127.0.0.1:0"]).args(arguments).env("NOTIFY_SOCKET", &self.path);
+        Server::start_as(&mut command, 1)
+    }
+
+    /// The next message that begins with `start`.
+    #[track_caller]
+    fn message(&self, start: &str) -> String {
+        let mut bytes = [0; 1024];
+        loop {
+            let length = self.socket.recv(&mut bytes).unwrap_or_else(|error| panic!("no {start}: {error}"));
+            let message = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            if message.starts_with(start) {
+                return message;
+            }
+        }
+    }
+}
+
+impl Drop for ServiceManager {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[test]
+fn service_manager_is_notified() {
+    let manager = ServiceManager::new("notify");
+    let server = manager.start(&["--workers", "2"]);
+    let ready = manager.message("READY=1");
+    assert!(ready.contains("STATUS=2 workers are ready"), "{ready}");
+    server.signal(Signal::HUP);
+    let reloading = manager.message("RELOADING=1");
+    assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
+    manager.message("READY=1");
+    server.signal(Signal::TERM);
+    manager.message("STOPPING=1");
+    server.ends_with(0);
+}
+
+#[test]
+fn watchdog() {
+    let manager = ServiceManager::new("watchdog");
+    let mut command = Command::new(program());
+    command.args(["--listen", "127.0.0.1:0", "--workers", "1"]);
+    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "200000");
+    let server = Server::start_as(&mut command, 1);
+    for _ in 0..3 {
+        manager.message("WATCHDOG=1");
+    }
+    server.stop();
+}
+
+#[test]
+fn upgrade_names_the_new_process() {
+    let manager = ServiceManager::new("upgrade");
+    let mut server = manager.start(&["--workers", "1"]);
+    server.signal(Signal::USR2);
+    let message = manager.message("MAINPID=");
+    let new: u32 = message.lines().next().and_then(|line| line[8..].parse().ok()).expect("a process id");
+    assert_ne!(new, server.pid());
+    assert_eq!(server.wait().code(), Some(0));
+    signal(new, Signal::TERM);
+    until("it has ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
+}
+
+fn status_field(pid: u32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the status of a process");
+    let value = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
+    value.trim().to_owned()
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[test]
+fn workers_run_as_another_user() {
+    if !is_root() {
+        return;
+    }
+    for more in [&["--workers", "1"][..], &["--workers", "1", "--load-in-template"]] {
+        let options = ["--user", "65534", "--group", "65533", "--no-new-privs", "--umask", "027", "--nice", "5"];
+        let server = Server::start(&[more, &options].concat());
+        let worker = server.connect().status().pid;
+        assert_eq!(status_field(worker, "Uid:"), "65534\t65534\t65534\t65534");
+        assert_eq!(status_field(worker, "Gid:"), "65533\t65533\t65533\t65533");
+        assert_eq!(status_field(worker, "Groups:"), "65533");
+        assert_eq!(status_field(worker, "NoNewPrivs:"), "1");
+        assert_eq!(status_field(worker, "Umask:"), "0027");
+        let stat = fs::read_to_string(format!("/proc/{worker}/stat")).expect("the stat of a process");
+        assert_eq!(stat.rsplit(')').next().and_then(|rest| rest.split(' ').nth(17)), Some("5"), "{stat}");
+        assert_eq!(status_field(server.pid(), "Uid:"), "0\t0\t0\t0", "the supervisor keeps its own");
+        // It can still reload, and ends its workers.
+        server.signal(Signal::HUP);
+        server.until_logged("reloaded");
+        let new = until("a new worker answers", || Some(server.connect().status().pid).filter(|pid| *pid != worker));
+        assert_eq!(status_field(new, "Uid:"), "65534\t65534\t65534\t65534");
+        server.stop();
+    }
+}
+
+#[test]
+fn unknown_user() {
+    let output = Command::new(program()).args(["--listen", "127.0.0.1:0", "--user", "no-such-user"]).output();
+    let output = output.expect("running the program");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("no-such-user"), "{stderr}");
+}
+
+#[test]
+fn workers_stay_on_cpus() {
+    let server = Server::start(&["--workers", "2", "--cpus", "0"]);
+    for pid in server.workers() {
+        until("the worker is on its CPU", || (status_field(pid, "Cpus_allowed_list:") == "0").then_some(()));
+    }
+    server.stop();
+}
+
+/// Process 1 of a namespace reaps what it inherits.
+#[test]
+fn process_1_reaps_what_it_inherits() {
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(program());
+    command.args(["--listen", "127.0.0.1:0", "--workers", "1"]);
+    let is_possible = Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).status();
+    if !is_possible.is_ok_and(|status| status.success()) {
+        return;
+    }
+    let mut server = Server::start_as(&mut command, 1);
+    let supervisor = until("the supervisor runs", || {
+        let processes = server.processes();
+        processes.iter().find(|process| process.parent == server.pid()).map(|process| process.pid)
+    });
+    // A process whose parent ends at once.
+    let enter = format!("nsenter --target {supervisor} --pid sh -c '(exec sleep 3600 &)'");
+    assert!(Command::new("sh").args(["-c", &enter]).status().expect("entering the namespace").success());
+    let is_orphan = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+    let orphan = until("the supervisor inherits it", || {
+        server.processes_of(supervisor).iter().map(|process| process.pid).find(|pid| is_orphan(*pid))
+    });
+    signal(orphan, Signal::KILL);
+    let is_left = || server.processes_of(supervisor).iter().any(|process| process.pid == orphan);
+    until("it is reaped", || (!is_left()).then_some(()));
+    signal(supervisor, Signal::TERM);
+    server.wait();
+}
+
+/// systemd accepts the unit files of the guide. Before systemd 253 it does not know their type of service.
+#[test]
+fn unit_files_of_the_guide() {
+    let guide = include_str!("../../../runtime-glue/docs/operating.md");
+    let directory = std::env::temp_dir().join(format!("prefork-http-units-{}", std::process::id()));
+    fs::create_dir_all(&directory).expect("a directory");
+    let blocks: Vec<&str> = guide.split("```ini\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let mut units = Vec::new();
+    for block in blocks {
+        let path = block.lines().next().and_then(|line| line.strip_prefix("# ")).expect("a path in the first line");
+        let unit = directory.join(path.rsplit('/').next().expect("a name"));
+        let program = program();
+        fs::write(&unit, block.replace("/usr/local/bin/prefork-http", program.to_str().expect("UTF-8")))
+            .expect("a unit");
+        units.push(unit);
+    }
+    assert_eq!(units.len(), 2);
+    let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units).output();
+    fs::remove_dir_all(&directory).expect("removing the units");
+    let Ok(output) = verified else { return };
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let complaints = stderr.lines().filter(|line| line.contains("prefork-http") && !line.contains("notify-reload"));
+    assert_eq!(complaints.collect::<Vec<_>>(), [""; 0], "{stderr}");
+    assert!(output.status.success(), "{stderr}");
+}

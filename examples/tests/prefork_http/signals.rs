@@ -1,0 +1,233 @@
+//! What each signal of the table does.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::client::Client;
+use crate::server::{Server, signal, until};
+
+#[track_caller]
+fn workers_of(server: &Server, count: usize) -> BTreeSet<u32> {
+    until("there are as many workers", || {
+        let workers: BTreeSet<u32> = server.workers().into_iter().collect();
+        (workers.len() == count).then_some(workers)
+    })
+}
+
+/// Waits until none of the workers before is left, and as many others are there.
+#[track_caller]
+fn until_replaced(server: &Server, before: &BTreeSet<u32>) -> BTreeSet<u32> {
+    until("all workers have been replaced", || {
+        let workers: BTreeSet<u32> = server.workers().into_iter().collect();
+        (workers.len() == before.len() && workers.is_disjoint(before)).then_some(workers)
+    })
+}
+
+#[test]
+fn hup_starts_a_new_generation_before_the_old_one_retires() {
+    const GRACE: Duration = Duration::from_secs(1);
+    const TAKES: Duration = Duration::from_secs(3);
+    let server = Server::start(&["--workers", "2", "--idle-grace", "1"]);
+    let before = workers_of(&server, 2);
+    let mut idle = server.connect_to_each(2);
+    let asked = Instant::now();
+    let (mut in_flight, pid) = crate::stop::busy(&server, 3000);
+    // First that of the worker with the request.
+    idle.sort_by_key(|(_, status)| status.pid != pid);
+    let mut last = Instant::now();
+    server.signal(Signal::HUP);
+    // The old workers still serve: an idle connection has its grace, and learns that it has to go.
+    let has_learned = until("an old worker ends a connection with its next response", || {
+        let sent = Instant::now();
+        match idle[0].0.get("/") {
+            Ok(answer) => {
+                last = sent;
+                assert_eq!(answer.status, 200);
+                (answer.header("connection") == Some("close")).then_some(true)
+            }
+            // This test was slower than the grace.
+            Err(_) if last.elapsed() >= GRACE => Some(false),
+            Err(error) => panic!("{error}: closed before its grace was over"),
+        }
+    });
+    let is_due = asked.elapsed() >= TAKES;
+    idle[1].0.expect_end();
+    let answer = in_flight.response().expect("the answer to the request in flight");
+    assert_eq!(answer.status, 200);
+    assert!(answer.header("connection") == Some("close") || is_due || !has_learned);
+    let after = until_replaced(&server, &before);
+    assert_eq!(server.connect_to_each(2).iter().map(|(_, status)| status.pid).collect::<BTreeSet<_>>(), after);
+    server.stop();
+}
+
+/// The second one is not lost: after it there are workers that are younger than the signal.
+#[test]
+fn hup_during_a_reload_is_queued() {
+    // It takes some time to load.
+    let server = Server::start(&["--workers", "2", "--idle-grace", "0", "--load-in-template", "--preload-mib", "32"]);
+    server.signal(Signal::HUP);
+    until("a reload begins", || server.stderr().contains("reloading").then_some(()));
+    server.signal(Signal::HUP);
+    until("the next one waits", || server.stderr().contains("the next reload begins after").then_some(()));
+    until("one reload after the other", || {
+        let reloads = server.stderr().matches("reloaded: the old generation retires").count();
+        (reloads >= 2).then_some(())
+    });
+    server.until_logged("generation=3");
+    // And the template.
+    workers_of(&server, 3);
+    server.stop();
+}
+
+#[test]
+fn reload_one_by_one() {
+    for (extra, missing) in [("1", "0"), ("0", "1")] {
+        let options = ["--workers", "3", "--idle-grace", "0", "--max-extra", extra, "--max-missing", missing];
+        let server = Server::start(&options);
+        let before = workers_of(&server, 3);
+        server.signal(Signal::HUP);
+        until("all workers have been replaced", || {
+            let workers: BTreeSet<u32> = server.workers().into_iter().collect();
+            (workers.len() == 3 && workers.is_disjoint(&before)).then_some(())
+        });
+        server.until_logged("reloaded");
+        // The workers that have been started and not told to end yet. Those that have been told may take their time.
+        let (mut active, mut most) = (0, 0);
+        for line in server.stderr().lines() {
+            active += usize::from(line.contains("worker started"));
+            active -= usize::from(line.contains("retiring a worker"));
+            most = most.max(active);
+        }
+        let extra: usize = extra.parse().expect("a number");
+        assert_eq!((active, most), (3, 3 + extra), "with {extra} extra");
+        server.stop();
+    }
+}
+
+#[test]
+fn ttin_and_ttou_change_the_number_of_workers() {
+    for distribution in ["shared", "reuseport", "balanced"] {
+        let server = Server::start(&["--workers", "1", "--distribution", distribution, "--idle-grace", "0"]);
+        server.signal(Signal::TTIN);
+        workers_of(&server, 2);
+        drop(server.connect_to_each(2));
+        server.signal(Signal::TTOU);
+        workers_of(&server, 1);
+        for _ in 0..50 {
+            assert_eq!(server.connect().get("/").expect("an answer").status, 200, "{distribution}");
+        }
+        // There is always one.
+        server.signal(Signal::TTOU);
+        until("the signal is refused", || server.stderr().contains("at least one worker").then_some(()));
+        assert_eq!(server.connect().get("/").expect("an answer").status, 200);
+        server.stop();
+    }
+}
+
+/// With a queue each, the connections of a worker that there should not be any more are served by it.
+#[test]
+fn scaling_down_empties_the_queue() {
+    let server = Server::start(&["--workers", "2", "--distribution", "reuseport"]);
+    let workers = server.workers();
+    workers.iter().for_each(|pid| signal(*pid, Signal::STOP));
+    let mut clients: Vec<Client> = (0..40).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.request("/table/77").expect("sending");
+    }
+    server.signal(Signal::TTOU);
+    server.until_logged("retiring a worker");
+    workers.iter().for_each(|pid| signal(*pid, Signal::CONT));
+    for client in &mut clients {
+        assert_eq!(client.response().expect("an answer").text(), "7");
+    }
+    workers_of(&server, 1);
+    for _ in 0..40 {
+        assert_eq!(server.connect().get("/").expect("an answer").status, 200);
+    }
+    server.stop();
+}
+
+/// Connections that arrive meanwhile wait.
+#[test]
+fn winch_retires_all_workers_until_hup() {
+    let server = Server::start(&["--workers", "2", "--idle-grace", "0"]);
+    server.signal(Signal::WINCH);
+    workers_of(&server, 0);
+    let mut waiting = server.connect();
+    waiting.request("/table/77").expect("sending");
+    server.signal(Signal::HUP);
+    workers_of(&server, 2);
+    assert_eq!(waiting.response().expect("an answer").text(), "7");
+    server.stop();
+}
+
+#[test]
+fn quit_stops_at_once() {
+    let server = Server::start(&["--workers", "2", "--shutdown-timeout", "3600"]);
+    let (mut in_flight, _) = crate::stop::busy(&server, 60_000);
+    let start = Instant::now();
+    server.signal(Signal::QUIT);
+    in_flight.expect_end();
+    server.ends_with(128 + Signal::KILL.as_raw());
+    assert!(start.elapsed() < crate::server::LIMIT / 2);
+}
+
+#[test]
+fn usr1_opens_the_log_file_again() {
+    let directory = std::env::temp_dir().join(format!("prefork-http-log-{}", std::process::id()));
+    fs::create_dir_all(&directory).expect("a directory");
+    let (log, old) = (directory.join("log"), directory.join("log.1"));
+    let server = Server::start(&["--workers", "2", "--log-file", log.to_str().expect("UTF-8")]);
+    fs::rename(&log, &old).expect("rotating");
+    server.signal(Signal::USR1);
+    until("the file is there again", || log.exists().then_some(()));
+    // Workers write to the new file too.
+    let victim = server.workers()[0];
+    signal(victim, Signal::TERM);
+    until("the worker says to the new file that it drains", || {
+        fs::read_to_string(&log).expect("the log").contains(&format!("pid={victim}")).then_some(())
+    });
+    server.stop();
+    fs::remove_dir_all(&directory).expect("removing");
+}
+
+/// A worker that is told to end leaves the queue to the others, with connections in it.
+#[test]
+fn term_to_a_worker_loses_no_queued_connection() {
+    let server = Server::start(&["--workers", "2", "--idle-grace", "0"]);
+    let workers = server.workers();
+    workers.iter().for_each(|pid| signal(*pid, Signal::STOP));
+    workers.iter().for_each(|pid| server.until_stopped(*pid));
+    let mut clients: Vec<Client> = (0..40).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.request("/table/77").expect("sending");
+    }
+    signal(workers[0], Signal::TERM);
+    signal(workers[0], Signal::CONT);
+    // The other one still stands still: the first serves them before it drains, or its successor does.
+    for client in &mut clients {
+        assert_eq!(client.response().expect("an answer").text(), "7");
+    }
+    until("the first has ended", || (!server.workers().contains(&workers[0])).then_some(()));
+    signal(workers[1], Signal::CONT);
+    server.stop();
+}
+
+/// A worker with a request in flight is replaced before it has ended.
+#[test]
+fn successor_starts_while_the_worker_drains() {
+    let server = Server::start(&["--workers", "1"]);
+    let asked = Instant::now();
+    let (mut in_flight, pid) = crate::stop::busy(&server, 3000);
+    signal(pid, Signal::TERM);
+    until("a successor is ready", || (server.stderr().matches("worker is ready").count() == 2).then_some(()));
+    let successor = server.connect().status();
+    assert_ne!(successor.pid, pid);
+    assert_eq!((successor.worker, successor.requests), (0, 1), "the count of requests is its own");
+    assert!(in_flight.is_quiet() || asked.elapsed() >= Duration::from_secs(3));
+    assert_eq!(in_flight.response().expect("the answer").status, 200);
+    server.stop();
+}

@@ -1,0 +1,158 @@
+//! The program is replaced by a new one, with its listeners.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::client::Client;
+use crate::server::{Server, program, signal, until};
+
+/// A copy of the program that can be replaced.
+struct Copy {
+    directory: PathBuf,
+}
+
+impl Copy {
+    fn new(name: &str) -> Copy {
+        let directory = std::env::temp_dir().join(format!("prefork-http-{name}-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a directory");
+        let copy = Copy { directory };
+        copy.run("cp \"$1\" \"$2\"", &[&program(), &copy.program()]);
+        copy
+    }
+
+    fn program(&self) -> PathBuf {
+        self.directory.join("prefork-http")
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    #[track_caller]
+    fn start(&self, arguments: &[&str]) -> Server {
+        Server::start_as(Command::new(self.program()).args(["--listen", "127.0.0.1:0"]).args(arguments), 1)
+    }
+
+    /// Replaces the program by a script.
+    fn replace(&self, script: &str) {
+        let new = self.file("new");
+        let write = "printf %s \"$2\" > \"$1\" && chmod 755 \"$1\" && mv \"$1\" \"$3\"";
+        self.run(write, &[&new, Path::new(script), &self.program()]);
+    }
+
+    /// Runs a shell script that writes a program. If this process did so, a process that another test starts could inherit
+    /// the descriptor, and the kernel executes no file that is open for writing.
+    fn run(&self, script: &str, arguments: &[&Path]) {
+        let status = Command::new("/bin/sh").args(["-c", script, "sh"]).args(arguments).status();
+        assert!(status.expect("running a shell").success(), "{script}");
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn pid_in(path: &Path) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+#[test]
+fn new_program_takes_over() {
+    for distribution in ["shared", "reuseport", "balanced"] {
+        let copy = Copy::new(distribution);
+        let pid_file = copy.file("pid");
+        let path = pid_file.to_str().expect("UTF-8");
+        let options = ["--workers", "2", "--pid-file", path, "--idle-grace", "0.2", "--distribution", distribution];
+        let mut server = copy.start(&options);
+        let address = server.address();
+        assert_eq!(pid_in(&pid_file), Some(server.pid()));
+        let (mut in_flight, _) = crate::stop::busy(&server, 1000);
+        server.signal(Signal::USR2);
+        until("the new program has written its id", || (pid_in(&pid_file)? != server.pid()).then_some(()));
+        assert_eq!(in_flight.response().expect("the answer to the request in flight").status, 200);
+        assert_eq!(server.wait().code(), Some(0));
+        let new = pid_in(&pid_file).expect("the file stays");
+        for _ in 0..50 {
+            let status = Client::connect(address).expect("connecting").status();
+            assert_eq!(status.ppid, new, "{distribution}");
+        }
+        signal(new, Signal::TERM);
+        // It is no child of this test.
+        until("it has ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
+        assert!(!pid_file.exists());
+    }
+}
+
+/// A program that is no program, fails, or never gets ready: the old one continues.
+#[test]
+fn new_program_fails() {
+    let copy = Copy::new("fails");
+    let server = copy.start(&["--workers", "1", "--upgrade-timeout", "5"]);
+    let pid = server.workers()[0];
+    let serves = |message: &str| {
+        until(message, || server.stderr().contains(message).then_some(()));
+        assert_eq!(server.connect().status().pid, pid);
+    };
+    copy.replace("#!/bin/sh\nexit 3\n");
+    server.signal(Signal::USR2);
+    serves("the new program ended before it was ready: this one continues");
+
+    copy.replace("#!/bin/sh\nexec sleep 3600\n");
+    server.signal(Signal::USR2);
+    until("it is killed", || server.stderr().contains("which is not ready in time").then_some(()));
+    assert!(server.stderr().contains("limit=5s"));
+    until("it is gone", || (server.processes().len() == 2).then_some(()));
+    serves("signal: 9");
+
+    fs::remove_file(copy.program()).expect("removing the program");
+    server.signal(Signal::USR2);
+    serves("cannot start the program again: this one continues");
+    server.stop();
+}
+
+/// The new program cannot write its pid file: that ends it, and the old one continues with its own.
+#[test]
+fn new_program_cannot_write_the_pid_file() {
+    let copy = Copy::new("pid-file");
+    let directory = copy.file("run");
+    fs::create_dir(&directory).expect("a directory");
+    let path = directory.join("pid");
+    let server = copy.start(&["--workers", "1", "--pid-file", path.to_str().expect("UTF-8")]);
+    fs::rename(&directory, copy.file("elsewhere")).expect("renaming");
+    server.signal(Signal::USR2);
+    until("the new one says why", || server.stderr().contains("cannot write the pid file").then_some(()));
+    until("the old one continues", || server.stderr().contains("this one continues").then_some(()));
+    assert_eq!(server.connect().status().ppid, server.pid());
+    fs::rename(copy.file("elsewhere"), &directory).expect("renaming");
+    server.stop();
+    assert!(!path.exists());
+}
+
+/// The listeners are those of the environment: socket activation.
+#[test]
+fn listeners_of_the_environment() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = listener.local_addr().expect("its address");
+    // Descriptor 3 is the listener; the process id is known to the shell only.
+    let script = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" --listen \"$1\" --workers 1 3<&0 </dev/null";
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script]).arg(program()).arg(address.to_string());
+    let kept = listener.try_clone().expect("a duplicate");
+    let server = Server::start_with_stdin(&mut command, listener.into(), 1);
+    // It holds the listener as well.
+    drop(command);
+    assert_eq!(server.address(), address);
+    assert_eq!(server.connect().get("/").expect("an answer").status, 200);
+    server.stop();
+    // The process that has given it can still serve.
+    let client = std::thread::spawn(move || Client::connect(address).map(drop));
+    // The server has set its mode.
+    kept.set_nonblocking(false).expect("a listener");
+    kept.accept().expect("a connection");
+    client.join().expect("no panic").expect("connecting");
+}

@@ -1,0 +1,209 @@
+//! Sessions resume on every worker, and the files of the certificate are read again.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustls::client::Resumption;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, SupportedProtocolVersion};
+
+const CERTIFICATE: &str = include_str!("certificate.pem");
+const KEY: &str = include_str!("key.pem");
+
+/// How long anything may take that is bound to happen.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The files of one test. They are removed with it.
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Files {
+    fn new(test: &str) -> Files {
+        let path = |name| std::env::temp_dir().join(format!("forkio-tls-{test}-{}-{name}.pem", std::process::id()));
+        Files { certificate: path("certificate"), key: path("key") }
+    }
+
+    fn write(test: &str) -> Files {
+        let files = Files::new(test);
+        fs::write(&files.certificate, CERTIFICATE).expect("writing");
+        fs::write(&files.key, KEY).expect("writing");
+        files
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tls"));
+        command.args(["--listen", "127.0.0.1:0", "--workers", "2", "--certificate"]).arg(&self.certificate);
+        // A machine that stands still for a moment is no reason to cut off what drains.
+        command.arg("--key").arg(&self.key).args(["--shutdown-timeout", "60"]);
+        command
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _missing = fs::remove_file(&self.certificate);
+        let _missing = fs::remove_file(&self.key);
+    }
+}
+
+/// Kills the program if the test fails; its workers end with it.
+struct Server {
+    program: Child,
+    address: String,
+}
+
+impl Server {
+    #[track_caller]
+    fn start(files: &Files) -> Server {
+        let program = files.command().stdout(Stdio::piped()).spawn().expect("starting the program");
+        let mut server = Server { program, address: String::new() };
+        let mut line = String::new();
+        BufReader::new(server.program.stdout.take().expect("piped")).read_line(&mut line).expect("an announcement");
+        server.address = line.trim().strip_prefix("listening on https://").expect("an address").to_owned();
+        server
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.program), signal).expect("signalling the server");
+    }
+
+    #[track_caller]
+    fn stop(mut self) {
+        self.signal(Signal::TERM);
+        assert!(self.program.wait().expect("waiting for it").success());
+    }
+
+    #[track_caller]
+    fn connect(&self) -> TcpStream {
+        let socket = TcpStream::connect(&self.address).expect("connecting");
+        socket.set_read_timeout(Some(LIMIT)).expect("a limit");
+        socket
+    }
+
+    /// The process that answers, and whether the session was resumed.
+    #[track_caller]
+    fn ask(&self, client: &Arc<ClientConfig>) -> (String, bool) {
+        let name = "localhost".try_into().expect("a name");
+        let connection = ClientConnection::new(Arc::clone(client), name).expect("a client");
+        let mut stream = StreamOwned::new(connection, self.connect());
+        let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).expect("sending a request");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("a response");
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+        assert_eq!(stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+        let resumed = stream.conn.handshake_kind() == Some(HandshakeKind::Resumed);
+        (response.split_once("\r\n\r\n").expect("a body").1.to_owned(), resumed)
+    }
+
+    /// Asks until `count` processes have answered. Each resumes the session that the first one has begun.
+    #[track_caller]
+    fn resume_on(&self, count: usize, client: &Arc<ClientConfig>, seen: &mut BTreeSet<String>) {
+        let start = Instant::now();
+        while seen.len() < count {
+            assert!(start.elapsed() < LIMIT, "only {seen:?} answer");
+            let (worker, resumed) = self.ask(client);
+            assert!(resumed, "not resumed in {worker}; these have answered: {seen:?}");
+            seen.insert(worker);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ended = self.program.kill();
+        let _status = self.program.wait();
+    }
+}
+
+/// A client that trusts the certificate, and keeps sessions.
+fn client(version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).expect("a certificate")).expect("a trust anchor");
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[version])
+        .expect("a version")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.resumption = Resumption::in_memory_sessions(8);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+/// In both versions of TLS.
+#[test]
+fn sessions_resume_on_other_workers() {
+    let files = Files::write("resume");
+    let server = Server::start(&files);
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let client = client(version);
+        let (first, resumed) = server.ask(&client);
+        assert!(!resumed);
+        server.resume_on(2, &client, &mut BTreeSet::from([first]));
+    }
+    server.stop();
+}
+
+/// Sessions outlive a reload, and so does the certificate if its file is wrong.
+#[test]
+fn reload_reads_the_certificate() {
+    let files = Files::write("reload");
+    let server = Server::start(&files);
+    let client = client(&rustls::version::TLS13);
+    let mut seen = BTreeSet::from([server.ask(&client).0]);
+    server.resume_on(2, &client, &mut seen);
+    fs::write(&files.certificate, "nonsense").expect("writing");
+    server.signal(Signal::HUP);
+    server.resume_on(4, &client, &mut seen);
+    server.stop();
+}
+
+/// A client that does not shake hands keeps neither other clients nor the end of the server waiting.
+#[test]
+fn client_without_tls() {
+    let files = Files::write("plain");
+    let server = Server::start(&files);
+    let silent = server.connect();
+    let mut plain = server.connect();
+    plain.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("sending a request");
+    let mut answer = Vec::new();
+    let _reset = plain.read_to_end(&mut answer);
+    // An alert.
+    assert_eq!(answer.first(), Some(&21), "{answer:?}");
+    server.ask(&client(&rustls::version::TLS13));
+    drop(silent);
+    server.stop();
+}
+
+#[test]
+fn errors_name_the_file() {
+    let files = Files::new("wrong");
+    let [certificate, key] = [&files.certificate, &files.key].map(|path| path.display().to_string());
+    let fails = |words: &[&str]| {
+        let output = files.command().output().expect("running the program");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        for word in words {
+            assert!(errors.contains(word), "no {word:?} in {errors}");
+        }
+    };
+    fails(&["certificates", &certificate, "PEM"]);
+    fs::write(&files.certificate, CERTIFICATE).expect("writing");
+    fails(&["private key", &key, "PEM"]);
+    fs::write(&files.key, CERTIFICATE).expect("writing");
+    fails(&["private key", &key, "PEM"]);
+    fs::write(&files.certificate, "").expect("writing");
+    fs::write(&files.key, KEY).expect("writing");
+    fails(&["cannot use the certificates", &certificate, &key]);
+}
