@@ -1,0 +1,133 @@
+//! Makes planned forks of an epoll instance that upstream mio polls, like tokio without the patch, and times each step.
+
+use std::error::Error;
+use std::io;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::unix::net;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use fork_benches::{Planned, Streams, adopt, block_signals, set_policy};
+use fork_protocol::{self as protocol, Cost, SharedPage, now, spent};
+use mio::net::{UnixDatagram, UnixStream};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+
+const USAGE: &str = "usage: adopted REGISTRATIONS MEMORY";
+
+/// The tokens of tokio's waker and signal pipe.
+const WAKER: Token = Token(0);
+const SIGNAL_PIPE: Token = Token(1);
+/// The tokens of the sockets begin here.
+const FIRST: usize = 2;
+
+/// The indices of the child's figures.
+const FIRST_INSTRUCTION: usize = 0;
+const COMMIT: usize = 1;
+const FAULTS: usize = 2;
+/// The index by which the parent tells that it has cleaned up.
+const IS_CLEAN: usize = 3;
+
+fn main() -> ExitCode {
+    protocol::run(program)
+}
+
+fn program(args: &[&str]) -> Result<(), Box<dyn Error>> {
+    let [registrations, memory] = args else { return Err(USAGE.into()) };
+    protocol::raise_file_limit()?;
+    protocol::fill_memory(memory)?;
+    let mut program = Program::new(registrations.parse()?)?;
+    protocol::serve(|| program.fork())?;
+    Ok(())
+}
+
+struct Program {
+    poll: Poll,
+    events: Events,
+    /// Both ends of each pair, next to each other.
+    sockets: Vec<UnixDatagram>,
+    /// What else a runtime of tokio has.
+    _runtime: (Registry, Waker, UnixStream),
+    page: SharedPage,
+}
+
+impl Program {
+    fn new(registrations: usize) -> io::Result<Program> {
+        set_policy(Streams::Inherited);
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        let (receiver, sender) = net::UnixStream::pair()?;
+        [&receiver, &sender].into_iter().try_for_each(|end| end.set_nonblocking(true))?;
+        let mut registered = UnixStream::from_std(receiver.try_clone()?);
+        poll.registry().register(&mut registered, SIGNAL_PIPE, Interest::READABLE)?;
+        // tokio never closes its own ends.
+        let _ = (receiver.into_raw_fd(), sender.into_raw_fd());
+        let mut sockets = Vec::with_capacity(registrations);
+        while sockets.len() < registrations {
+            let (near, far) = UnixDatagram::pair()?;
+            for mut socket in [near, far] {
+                poll.registry().register(&mut socket, Token(FIRST + sockets.len()), Interest::READABLE)?;
+                sockets.push(socket);
+            }
+        }
+        adopt(&registered.as_raw_fd())?;
+        let runtime = (poll.registry().try_clone()?, waker, registered);
+        Ok(Program { poll, events: Events::with_capacity(16), sockets, _runtime: runtime, page: SharedPage::new()? })
+    }
+
+    fn fork(&mut self) -> io::Result<Cost> {
+        let _blocked = block_signals();
+        self.page.set(IS_CLEAN, 0);
+        let begin = spent();
+        let planned = Planned::prepare()?;
+        let prepare = spent() - begin;
+        let start = now();
+        // SAFETY: this process has one thread.
+        let child = unsafe { protocol::fork() }?;
+        if child == 0 {
+            let first_instruction = now();
+            protocol::end_in_time();
+            let faults = protocol::faults();
+            let begin = spent();
+            // SAFETY: this is the child, it has used no descriptor, and signals are blocked.
+            unsafe { planned.commit() };
+            let commit = spent() - begin;
+            self.page.set(FAULTS, protocol::faults() - faults);
+            self.page.set(COMMIT, commit);
+            self.page.set(FIRST_INSTRUCTION, first_instruction);
+            let works = self.works().unwrap_or(false);
+            // The child outlives the parent's cleanup, like a worker. Otherwise the parent would hold the last reference to
+            // the child's queue, and pay for closing it.
+            while self.page.get(IS_CLEAN) == 0 {
+                std::thread::yield_now();
+            }
+            protocol::exit(works);
+        }
+        let begin = spent();
+        planned.abort();
+        let clean_up = spent() - begin;
+        self.page.set(IS_CLEAN, 1);
+        protocol::wait(child)?;
+        Ok(Cost {
+            prepare: Some(prepare),
+            fork: Some(self.page.get(FIRST_INSTRUCTION) - start),
+            commit: Some(self.page.get(COMMIT)),
+            clean_up: Some(clean_up),
+            faults: Some(self.page.get(FAULTS)),
+            ..Cost::default()
+        })
+    }
+
+    /// In the child: whether its queue reports an event, beside the wake that each child gets.
+    fn works(&mut self) -> io::Result<bool> {
+        self.sockets[0].send(&[0])?;
+        let mut tokens = Vec::new();
+        while !tokens.contains(&Token(FIRST + 1)) {
+            self.poll.poll(&mut self.events, Some(Duration::from_secs(1)))?;
+            if self.events.is_empty() {
+                return Ok(false);
+            }
+            tokens.extend(self.events.iter().map(|event| event.token()));
+        }
+        Ok(tokens.contains(&WAKER) && self.sockets[1].recv(&mut [0])? == 1)
+    }
+}

@@ -1,0 +1,90 @@
+//! The figures that the README shows.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use selector_benches::{FORKIO, LIBC, MIO, Operation, Source, Threads};
+
+use crate::data::{Data, Measure};
+use crate::document::Machine;
+use crate::sections::{fork, memory, selector, server};
+use crate::target::Target;
+use crate::text::number;
+
+/// The lines of the README before the figures and after them.
+const BEGIN: &str = "<!-- The figures, as benches/run writes them. -->\n";
+const END: &str = "<!-- The end of the figures. -->\n";
+
+/// A row: its name, the measure and the case, the contender and its peers.
+type Row = (&'static str, &'static Measure, String, &'static str, &'static [&'static str]);
+
+/// The table of the README, without rows that have no figure.
+pub(crate) fn table<'a>(data: &Data, targets: impl Iterator<Item = &'a Target>, machine: &Machine) -> String {
+    let rows: [Row; 5] = [
+        (
+            "memory of 4 workers with a table of 200 MiB, MiB",
+            &memory::PSS,
+            memory::FOUR.to_owned(),
+            memory::WORKERS,
+            &[memory::SEPARATE],
+        ),
+        (
+            "the child's work until its queue is its own, 10 000 registrations, µs",
+            &fork::COMMIT,
+            fork::inherited(10_000),
+            fork::FORKIO,
+            &[fork::RAW, "libevent", "libuv", "libev"],
+        ),
+        (
+            "wake of an awake selector, ns",
+            &selector::TIME,
+            Operation::WakeAwake.name(),
+            FORKIO.name,
+            &[MIO.name, LIBC.name],
+        ),
+        (
+            "register and deregister a socket, 4 threads, ns",
+            &selector::TIME,
+            Operation::Register(Source::Udp, Threads::Several(4)).name(),
+            FORKIO.name,
+            &[MIO.name, LIBC.name],
+        ),
+        (
+            "processor time of a request, one worker on one CPU, µs",
+            &server::CPU,
+            server::one_worker_open(),
+            server::PREFORK_HTTP,
+            &[server::HYPER_MIO, server::NGINX],
+        ),
+    ];
+    let mut text = String::from("| | forkio | peers |\n|---|---:|---|\n");
+    for (name, measure, case, contender, peers) in rows {
+        let Some(figure) = data.median(measure, &case, contender) else { continue };
+        let peers =
+            peers.iter().filter_map(|peer| Some(format!("{peer} {}", number(data.median(measure, &case, peer)?))));
+        text += &format!("| {name} | {} | {} |\n", number(figure), peers.collect::<Vec<_>>().join("; "));
+    }
+    let verdicts: Vec<bool> = targets.map(Target::is_met).collect();
+    let met = verdicts.iter().filter(|is_met| **is_met).count();
+    let about = |name: &str| machine.iter().find(|(about, _)| *about == name).map_or("", |(_, value)| value);
+    text += &format!(
+        "\nMedians; {met} of {} targets are met. Measured on {}; {}, {}, {}.\n",
+        verdicts.len(),
+        about("processors"),
+        about("kernel"),
+        about("C library"),
+        about("compiler")
+    );
+    text
+}
+
+/// Replaces the table in the README.
+pub(crate) fn write_to(readme: &Path, table: &str) -> io::Result<()> {
+    let text = fs::read_to_string(readme)?;
+    let parts = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    let Some((before, after)) = parts else {
+        return Err(io::Error::other(format!("{} has no place for the figures", readme.display())));
+    };
+    fs::write(readme, format!("{before}{BEGIN}{table}{END}{after}"))
+}

@@ -1,0 +1,6 @@
+//! Runs the reactor's conformance suite on upstream mio, to show that what the suite asserts is mio's behaviour.
+
+use ::mio;
+
+#[path = "../../../reactor/tests/conformance/mod.rs"]
+mod conformance;

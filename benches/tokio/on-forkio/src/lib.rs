@@ -1,0 +1,124 @@
+//! All uses of the crate `forkio` by the programs, in one place: its API may change.
+
+use std::io;
+
+use forkio::Fork;
+use forkio::prefork::{Counted, Distribution, Listener, Prefork, PreforkError, WorkerHandle};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A forked child of this process.
+#[derive(Debug)]
+pub struct Child(forkio::Child);
+
+impl Child {
+    /// Waits until the child has ended.
+    ///
+    /// # Errors
+    ///
+    /// If the child failed, and those of waiting.
+    pub async fn wait(mut self) -> io::Result<()> {
+        let status = self.0.wait().await?;
+        if status.success() { Ok(()) } else { Err(io::Error::other(format!("the child failed: {status}"))) }
+    }
+}
+
+/// Forks the runtime; returns `None` in the child.
+///
+/// # Errors
+///
+/// Those of the fork.
+pub async fn fork() -> io::Result<Option<Child>> {
+    match forkio::fork().await.map_err(io::Error::other)? {
+        Fork::Child(_) => Ok(None),
+        Fork::Parent(child) => Ok(Some(Child(child))),
+    }
+}
+
+/// Prepares the next fork in advance.
+///
+/// # Errors
+///
+/// Those of preparing.
+pub fn prepare_ahead() -> io::Result<()> {
+    forkio_reactor::fork::prepare_ahead().map_err(io::Error::other)
+}
+
+/// A connection that a worker has accepted.
+pub type Connection = Counted<TcpStream>;
+
+/// Serves in worker processes until a signal stops the server; returns the exit code. Each connection becomes a task.
+///
+/// # Errors
+///
+/// Of a distribution that is not "shared", "reuseport" or "balanced", and those of the server.
+pub async fn serve_in_workers<S, F>(
+    listener: TcpListener,
+    workers: usize,
+    distribution: &str,
+    serve: S,
+) -> io::Result<u8>
+where
+    S: Fn(Connection) -> F + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let distribution = match distribution {
+        "shared" => Distribution::Shared,
+        "reuseport" => Distribution::ReusePort,
+        "balanced" => Distribution::Balanced,
+        other => return Err(io::Error::other(format!("there is no distribution named {other:?}"))),
+    };
+    let prefork = Prefork::new().workers(workers).distribution(distribution).listener(listener);
+    let run = prefork.run(move |mut worker| async move {
+        let shutdown = worker.shutdown();
+        let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { return };
+        let mut acceptor = worker.acceptor(listener);
+        let accept = async {
+            loop {
+                // An error concerns one connection, whose client has given up.
+                let Ok((stream, _)) = acceptor.accept().await else { continue };
+                // Without it the server is slower, and as correct.
+                let _is_set = stream.set_nodelay(true);
+                tokio::spawn(serve(stream));
+            }
+        };
+        tokio::select! {
+            () = shutdown => {}
+            () = accept => {}
+        }
+    });
+    Ok(run.await.map_err(io::Error::other)?.exit_code())
+}
+
+/// Counts requests of a worker.
+#[derive(Debug)]
+pub struct Requests(WorkerHandle);
+
+impl Requests {
+    /// Counts a request that ends at once.
+    pub fn count_one(&self) {
+        drop(self.0.track_request());
+    }
+}
+
+/// Calls `work` in the only worker of a server, which then stops. `page`: the address of its status page, if it has one.
+///
+/// # Errors
+///
+/// Those of the server.
+pub async fn in_worker(page: Option<String>, work: impl FnOnce(Requests)) -> io::Result<()> {
+    let prefork = Prefork::new().workers(1);
+    let prefork = match page {
+        Some(page) => prefork.status(page),
+        None => prefork,
+    };
+    let ended = prefork.run(async move |worker| {
+        worker.ready();
+        work(Requests(worker.handle()));
+        worker.halt();
+        worker.shutdown().await;
+    });
+    match ended.await {
+        Err(PreforkError::Halted { .. }) => Ok(()),
+        ended => Err(io::Error::other(format!("the worker did not stop the server: {ended:?}"))),
+    }
+}

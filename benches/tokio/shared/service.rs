@@ -1,0 +1,73 @@
+//! The HTTP service of the benchmarks: the answer of `examples/prefork-http` to `GET /`, with the same limits for clients,
+//! and a given amount of work.
+
+use std::convert::Infallible;
+use std::hint::black_box;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+
+/// Answers requests.
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    http: http1::Builder,
+    work: u64,
+}
+
+impl Service {
+    /// `work` is the number of turns of a loop that each request costs.
+    pub(crate) fn new(work: u64) -> Service {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_header_size(MAX_HEADER_BYTES);
+        Service { http, work }
+    }
+
+    /// Serves a connection until it ends.
+    pub(crate) async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let service = service_fn(|request| {
+            let answer = self.answer(&request);
+            async { Ok::<_, Infallible>(answer) }
+        });
+        let _ended = self.http.serve_connection(TokioIo::new(stream), service).await;
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let mut sum = 0_u64;
+        for turn in 0..self.work {
+            sum = black_box(sum.rotate_left(5) ^ turn);
+        }
+        black_box(sum);
+        let (status, body) = match request.uri().path() {
+            "/" => (StatusCode::OK, "Hello, World!"),
+            _ => (StatusCode::NOT_FOUND, "Not Found"),
+        };
+        let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response
+    }
+}
+
+/// Listens on an address that other processes may listen on too.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    TcpListener::from_std(socket.into())
+}
