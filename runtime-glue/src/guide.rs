@@ -4,6 +4,8 @@
 //! - [`copied`]: state that a child shares or copies by accident.
 //! - [`distribution`]: how even the workers' shares of connections are.
 //! - [`operating`]: signals, reloads, upgrades, systemd and containers of a prefork server.
+//! - [`recipes`]: daemons, libraries of a host that forks, test harnesses, clients and pools in the child.
+//! - [`issues`]: what forkio does for issues of other projects, by project and number.
 //! - [`tokio`]: what tokio documents about forks, what forkio adds, and what it relies on.
 
 #[doc = include_str!("../docs/hangs.md")]
@@ -20,3 +22,9 @@ pub mod operating {}
 
 #[doc = include_str!("../docs/tokio.md")]
 pub mod tokio {}
+
+#[doc = include_str!("../docs/recipes.md")]
+pub mod recipes {}
+
+#[doc = include_str!("../docs/issues.md")]
+pub mod issues {}

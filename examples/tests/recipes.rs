@@ -1,0 +1,127 @@
+//! The recipes: a daemon, a test harness, and objects that exist before the fork.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, getpid, getsid, kill_process};
+
+/// How long a step may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn program(name: &str) -> Command {
+    let test = std::env::current_exe().expect("the path of this test");
+    Command::new(test.ancestors().nth(2).expect("target/PROFILE").join("examples").join(name))
+}
+
+/// Runs a program until it has ended and its output is closed.
+fn output(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().expect("running the program")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Kills the daemon when the test ends.
+struct Daemon(Pid);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ended = kill_process(self.0, Signal::KILL);
+    }
+}
+
+#[test]
+fn a_daemon_binds_before_it_detaches() {
+    // The output ends although the daemon runs, so the daemon does not hold it.
+    let started = output(program("daemon").arg("127.0.0.1:0"));
+    let (printed, errors) = (text(&started.stdout), text(&started.stderr));
+    let mut lines = printed.lines();
+    let address = lines.next().expect("an address");
+    let id: i32 = lines.next().unwrap_or_else(|| panic!("no process id: {errors}")).parse().expect("a process id");
+    let daemon = Daemon(Pid::from_raw(id).expect("a process id"));
+    assert!(started.status.success(), "{}: {errors}", started.status);
+
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(address).expect("connecting");
+        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+        let mut greeting = String::new();
+        stream.read_to_string(&mut greeting).expect("a greeting");
+        assert_eq!(greeting, format!("process {id}\n"));
+    }
+    let session = getsid(Some(daemon.0)).expect("the session of the daemon");
+    assert_ne!(session, getsid(Some(getpid())).expect("the session of this process"));
+    assert_ne!(session, daemon.0, "the daemon leads its session, so it could get a terminal");
+
+    let second = output(program("daemon").arg(address));
+    assert_eq!(second.status.code(), Some(1));
+    let error = text(&second.stderr);
+    assert!(error.contains("AddrInUse"), "{error}");
+
+    drop(daemon);
+    let begun = Instant::now();
+    while TcpStream::connect(address).is_ok() {
+        assert!(begun.elapsed() < LIMIT, "the daemon was killed, but its port is open");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn tests_run_in_children_of_a_prepared_process() {
+    let run = output(program("warm-tests").arg("10"));
+    let printed = text(&run.stdout);
+    let expected = [
+        "the fixture is loaded: ok",
+        "changes stay in the test: ok",
+        "a panic: failed, exit status: 101",
+        "a crash: failed, signal: 6 (SIGABRT)",
+        "a hang: failed, it took more than 10s",
+    ];
+    for (line, expected) in printed.lines().zip(expected) {
+        assert!(line.starts_with(expected), "{line:?}, not {expected:?}\n{}", text(&run.stderr));
+    }
+    assert_eq!(printed.lines().count(), expected.len(), "{printed}");
+    assert_eq!(run.status.code(), Some(1));
+}
+
+/// Answers each request of a connection with the port of its client.
+fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(LIMIT))?;
+    let body = stream.peer_addr()?.port().to_string();
+    let lines = BufReader::new(stream.try_clone()?).lines();
+    for line in lines {
+        if line?.is_empty() {
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn clients_and_random_generators_of_a_child() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binding");
+    let address = listener.local_addr().expect("an address").to_string();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.expect("accepting");
+            thread::spawn(move || answer(stream));
+        }
+    });
+    let run = output(program("clients").arg(&address));
+    assert!(run.status.success(), "{}: {}", run.status, text(&run.stderr));
+    let printed = text(&run.stdout);
+    let line = |number| -> (&str, &str, &str) {
+        let line: &str = printed.lines().nth(number).unwrap_or_else(|| panic!("not three lines: {printed}"));
+        let (process, rest) = line.split_once(": ").expect("a process");
+        let (port, random) = rest.split_once(", ").expect("a port and a number");
+        (process, port, random)
+    };
+    let (first, child, second) = (line(0), line(1), line(2));
+    assert_eq!((first.0, child.0, second.0), ("parent", "child", "parent"));
+    assert_eq!(first.1, second.1, "the parent keeps its connection");
+    assert_ne!(first.1, child.1, "the child makes a connection");
+    assert_ne!(child.2, second.2, "parent and child draw the same random number");
+}
