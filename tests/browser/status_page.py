@@ -1,0 +1,162 @@
+"""The status page as a person sees it, under load and during a reload: status_page.py SERVER [FOLDER FOR SCREENSHOTS]"""
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from chromium import LIMIT, Chromium
+
+WORKERS = 4
+
+
+class Server:
+    """prefork-http with a status page, its log read by a thread."""
+
+    def __init__(self, program):
+        self.log = []
+        self.process = subprocess.Popen(
+            [program, "--listen", "127.0.0.1:0", "--status", "127.0.0.1:0", "--workers", str(WORKERS)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        threading.Thread(target=self.read, daemon=True).start()
+        self.address = self.logged(r"listening.*?(127\.0\.0\.1:\d+)")
+        self.status = self.logged(r"serving the status page.*?(127\.0\.0\.1:\d+)")
+
+    def read(self):
+        for line in self.process.stderr:
+            self.log.append(re.sub(r"\x1b\[[0-9;]*m", "", line))
+
+    def logged(self, pattern):
+        end = time.monotonic() + LIMIT
+        while time.monotonic() < end:
+            for line in list(self.log):
+                if match := re.search(pattern, line):
+                    return match.group(1)
+            time.sleep(0.05)
+        raise TimeoutError(f"the log has no {pattern!r}:\n{''.join(self.log)}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Load:
+    """A client per worker that sends one request after the other."""
+
+    def __init__(self, address):
+        self.address = address
+        self.ended = threading.Event()
+        self.threads = [threading.Thread(target=self.ask) for _ in range(WORKERS)]
+        for thread in self.threads:
+            thread.start()
+
+    def ask(self):
+        connection = http.client.HTTPConnection(self.address, timeout=LIMIT)
+        while not self.ended.is_set():
+            try:
+                connection.request("GET", "/")
+                connection.getresponse().read()
+            except (OSError, http.client.HTTPException):
+                connection.close()  # Connects again, as after a reload.
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        for thread in self.threads:
+            thread.join()
+
+
+ROWS = "[...document.querySelectorAll('.generation')].map(generation => generation.querySelectorAll('tbody tr').length)"
+STATES = "[...document.querySelectorAll('[data-name=state]')].map(cell => cell.innerText)"
+BACKGROUND = "getComputedStyle(document.documentElement).backgroundColor + getComputedStyle(document.body).backgroundColor"
+
+
+def numbers_change(browser):
+    """The script replaces the content: the number of requests rises without a new page."""
+    browser.evaluate("window.here = true")
+    requests = "[...document.querySelectorAll('[data-name=requests]')].reduce((sum, cell) => sum + Number(cell.innerText), 0)"
+    before = browser.evaluate(requests)
+    browser.until("the number of requests rises", f"{requests} > {before}")
+    assert browser.evaluate("window.here"), "the page was loaded again"
+
+
+def fits(browser, width):
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
+    needed = browser.evaluate("document.documentElement.scrollWidth")
+    assert needed <= width, f"the page needs {needed} of {width} pixels"
+
+
+def shows_workers(browser):
+    browser.until(f"one generation of {WORKERS} workers", f"JSON.stringify({ROWS}) == '[{WORKERS}]'")
+    states = browser.evaluate(STATES)
+    assert len(states) == WORKERS and set(states) <= {"booting", "ready", "busy", "draining"}, states
+    plots = browser.evaluate("[...document.querySelectorAll('.plots svg')].map(plot => plot.getBoundingClientRect().width)")
+    assert len(plots) == 2 and min(plots) > 100, plots
+
+
+def asks_for_the_page_only(browser, origin):
+    urls = {event["params"]["request"]["url"] for event in browser.events if event.get("method") == "Network.requestWillBeSent"}
+    others = {url for url in urls if not url.startswith((origin, "about:"))}
+    assert not others, f"the page asks for {others}"
+    entries = [event["params"]["entry"]["text"] for event in browser.events if event.get("method") == "Log.entryAdded"]
+    assert not [text for text in entries if "favicon" not in text and "404" not in text], entries
+
+
+def main(program, folder=None):
+    with Server(program) as server, Load(server.address), Chromium() as browser:
+        origin = f"http://{server.status}"
+        browser.open(f"{origin}/status")
+        shows_workers(browser)
+        numbers_change(browser)
+        for width in (1280, 360):
+            fits(browser, width)
+
+        backgrounds = set()
+        for scheme in ("light", "dark"):
+            browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            backgrounds.add(browser.evaluate(BACKGROUND))
+        assert len(backgrounds) == 2, f"dark and light are alike: {backgrounds}"
+
+        # Connections that have sent no request keep the workers of the old generation.
+        waiting = [socket.create_connection(server.address.split(":")) for _ in range(4 * WORKERS)]
+        server.process.send_signal(signal.SIGHUP)
+        browser.call("Emulation.clearDeviceMetricsOverride")
+        browser.until("two generations side by side, the older one draining",
+                      f"{ROWS}.length == 2 && {STATES}.includes('draining')")
+        for scheme in ("light", "dark"):
+            browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            for width in (1280, 360):
+                fits(browser, width)
+                if folder:
+                    browser.screenshot(os.path.join(folder, f"status-{scheme}-{width}.png"))
+        for connection in waiting:
+            connection.close()
+        browser.until("the older generation has ended", f"JSON.stringify({ROWS}) == '[{WORKERS}]'")
+        asks_for_the_page_only(browser, origin)
+
+        browser.call("Emulation.setScriptExecutionDisabled", value=True)
+        browser.open(f"{origin}/status")
+        tree = browser.call("DOM.getDocument", depth=-1)["root"]["nodeId"]
+        rows = browser.call("DOM.querySelectorAll", nodeId=tree, selector=".generation tbody tr")["nodeIds"]
+        assert len(rows) == WORKERS, f"{len(rows)} rows without scripts"
+        assert browser.call("DOM.querySelectorAll", nodeId=tree, selector="noscript meta[http-equiv=refresh]")["nodeIds"], \
+            "without scripts, the page is not refreshed"
+    print("the status page: ok")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
