@@ -12,10 +12,12 @@ use forkio_reactor::fork::generation;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, timeout_at};
+use tracing::Span;
 
 use super::connections::Common;
 use super::slots::{EMPTIES_OWN_QUEUE, READY, ServerPhase};
 use super::tasks::Tasks;
+use super::worker::span_of_tasks;
 
 /// What a worker should do with its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +49,7 @@ pub(super) struct Status {
     shutdown_timeout: Duration,
     max_requests: Option<u64>,
     tasks: Arc<Tasks>,
+    span_of_tasks: Span,
 }
 
 impl Status {
@@ -70,6 +73,7 @@ impl Status {
             shutdown_timeout,
             max_requests,
             tasks: Arc::new(Tasks::new()),
+            span_of_tasks: span_of_tasks(),
         }
     }
 
@@ -118,6 +122,10 @@ impl Status {
 
     pub(super) fn tasks(&self) -> &Arc<Tasks> {
         &self.tasks
+    }
+
+    pub(super) fn span_of_tasks(&self) -> &Span {
+        &self.span_of_tasks
     }
 
     /// Waits for the worker's tasks until the deadline, or until the shutdown timeout from now if the worker was not told to

@@ -54,4 +54,6 @@ pub use self::inherited::Inherited;
 pub use self::listener::Listener;
 pub use self::options::{Loading, Prefork};
 pub use self::outcome::{PreforkError, Stopped};
+#[cfg(feature = "http")]
+pub(crate) use self::worker::enter_worker_span;
 pub use self::worker::{TrackedRequest, Worker, WorkerHandle, WorkerOutput};

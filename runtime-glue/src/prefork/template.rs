@@ -24,6 +24,7 @@ use std::task::{Context, Poll, ready};
 use futures_util::FutureExt;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use tracing::Instrument;
 
 use super::accept_queues::AcceptQueues;
 use super::connections::Common;
@@ -156,7 +157,9 @@ where
     L: Future<Output = Result<T, E>>,
     E: Display,
 {
-    let loaded = match prepare(&mut template, load).await {
+    // The workers that this process forks have spans of their own.
+    let span = tracing::error_span!("template", pid = process::id(), generation = template.generation);
+    let loaded = match prepare(&mut template, load).instrument(span).await {
         Ok(loaded) => loaded,
         Err(error) => {
             let error = error.replace('\n', " ");
@@ -187,7 +190,7 @@ where
             Ok(Side::Worker { between, signals }) => {
                 let distributions = template.queues.common();
                 if template.is_per_cpu {
-                    super::supervisor::stay_on_cpu(request.index);
+                    super::supervisor::stay_on_cpu(request.index, template.generation);
                 }
                 let assignment = Assignment {
                     guard: template.guard,
@@ -233,8 +236,9 @@ where
     }
     let signals = std::mem::replace(&mut template.signals, Signals::none());
     // Not in the workers that this process forks.
-    tokio::spawn(parent_only(follow_signals(signals, template.supervisor, template.settings.clone())));
-    tracing::info!(generation = template.generation, pid = process::id(), "loading the application");
+    let follow_signals = follow_signals(signals, template.supervisor, template.settings.clone());
+    tokio::spawn(parent_only(follow_signals.in_current_span()));
+    tracing::info!("loading the application");
     let loaded = match AssertUnwindSafe(async { load().await }).catch_unwind().await {
         Ok(loaded) => loaded.map_err(|error| error.to_string())?,
         // The panic hook has said so already.
@@ -298,7 +302,7 @@ async fn fork_twice(
                 }
                 Ok(Fork::Child(_)) => Ok(Side::Worker { between, signals }),
                 Err(error) => {
-                    tracing::error!(%error, "cannot fork a worker");
+                    tracing::error!(worker = request.index, %error, "cannot fork a worker");
                     sys::exit_at_once(FAILED)
                 }
             }

@@ -15,7 +15,7 @@ use super::listen::remove_abandoned;
 use super::tls::{Tls, TlsFailed};
 use super::{Address, AddressError, HttpService, ServeError};
 use crate::prefork::http::{CutOff, Http};
-use crate::prefork::{Inherited, Listener, Prefork, PreforkError, Stopped, Worker};
+use crate::prefork::{Inherited, Listener, Prefork, PreforkError, Stopped, Worker, enter_worker_span};
 
 /// Called with the addresses that the server listens at, once its first workers are ready.
 pub(super) type OnReady = Box<dyn FnOnce(&[Address]) + Send>;
@@ -180,7 +180,8 @@ impl Serving {
             return Err(ServeError::InsideRuntime);
         }
         // `fork(2)` copies only the thread that calls it, so a runtime that forks has one thread.
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
+        let mut runtime = Builder::new_current_thread();
+        let runtime = runtime.on_thread_start(enter_worker_span).enable_all().build().map_err(ServeError::Runtime)?;
         runtime.block_on(async {
             let (prefork, how, sockets) = self.setup.into_prefork()?;
             let ended = (self.start)(prefork, how).await;
@@ -222,5 +223,5 @@ where
 }
 
 pub(super) fn threaded(threads: usize) -> io::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(threads).enable_all().build()
+    Builder::new_multi_thread().worker_threads(threads).on_thread_start(enter_worker_span).enable_all().build()
 }

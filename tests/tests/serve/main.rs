@@ -3,6 +3,7 @@
 mod address;
 mod axum;
 mod http;
+mod logs;
 mod streams;
 mod tasks;
 
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 
 use forkio_tests::{Program, kill, limit, wait_until};
 
-forkio_tests::main!(address, axum, http, streams, tasks);
+forkio_tests::main!(address, axum, http, logs, streams, tasks);
 
 /// A path that is free, for the socket or the file of one scenario.
 fn free_path(name: &str) -> PathBuf {

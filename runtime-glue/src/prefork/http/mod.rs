@@ -58,6 +58,7 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
+use tracing::Instrument;
 
 use self::transport::Transport;
 use super::worker::WorkerHandle;
@@ -197,11 +198,13 @@ impl Http {
             match listener {
                 Listener::Tcp(listener) => {
                     let incoming = worker.incoming(listener);
-                    serving.spawn(async move { http.serve_incoming(incoming, worker_handle, service).await })
+                    let span = worker_handle.span_of_tasks();
+                    serving.spawn(http.serve_incoming(incoming, worker_handle, service).instrument(span))
                 }
                 Listener::Unix(listener) => {
                     let incoming = worker.incoming(listener);
-                    serving.spawn(async move { http.plain().serve_incoming(incoming, worker_handle, service).await })
+                    let span = worker_handle.span_of_tasks();
+                    serving.spawn(http.plain().serve_incoming(incoming, worker_handle, service).instrument(span))
                 }
             };
         }
@@ -246,11 +249,13 @@ impl Http {
                     Some((stream, peer)) => {
                         let peer = self.adds_peer.then(|| peer.into());
                         let (http, worker, service) = (self.clone(), worker.clone(), service.clone());
-                        connections.spawn(async move {
+                        let span = worker.span_of_tasks();
+                        let serve = async move {
                             if let Err(error) = http.accepted(stream, peer, service, &worker).await {
                                 tracing::debug!(error = &*error, "a connection ended early");
                             }
-                        });
+                        };
+                        connections.spawn(serve.instrument(span));
                     }
                     None => break,
                 },

@@ -12,6 +12,8 @@ use hyper::service::Service;
 use hyper::{Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tracing::Span;
+use tracing::instrument::{Instrument, Instrumented};
 
 use super::super::status::Started;
 use super::super::worker::WorkerHandle;
@@ -163,7 +165,9 @@ where
         }
         let is_http1 = request.version() < Version::HTTP_2;
         let in_flight = InFlight { started: self.activity.begin(), activity: Arc::clone(&self.activity) };
-        TrackedResponse { response: self.service.call(request), in_flight, is_http1 }
+        // A stream of HTTP/2 is a task of hyper's.
+        let span = if is_http1 { Span::none() } else { self.activity.worker.span_of_tasks() };
+        TrackedResponse { response: self.service.call(request).instrument(span), in_flight, is_http1 }
     }
 }
 
@@ -184,7 +188,7 @@ pin_project! {
     /// The response, as the application makes it.
     pub(super) struct TrackedResponse<F> {
         #[pin]
-        response: F,
+        response: Instrumented<F>,
         in_flight: InFlight,
         is_http1: bool,
     }

@@ -90,6 +90,21 @@ impl Prefork {
     ///
     /// A worker whose runtime cannot be built logs the error, and exits with 1.
     ///
+    /// `build` runs inside the worker's `tracing` span. For events of all threads to be inside it, have each thread enter it as it
+    /// starts, with `Builder::on_thread_start`:
+    ///
+    /// ```
+    /// use tokio::runtime::Builder;
+    /// use tracing::Span;
+    ///
+    /// let build = || {
+    ///     let worker = Span::current();
+    ///     let enter = move || std::mem::forget(worker.clone().entered());
+    ///     Builder::new_multi_thread().on_thread_start(enter).enable_all().build()
+    /// };
+    /// # build().unwrap();
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`run`](Prefork::run).

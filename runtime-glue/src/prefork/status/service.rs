@@ -17,7 +17,7 @@ use super::process::Listening;
 use crate::prefork::connections::Common;
 use crate::prefork::options::WorkerSettings;
 use crate::prefork::signals::{Signals, WorkerCommand};
-use crate::prefork::worker::{ExitOnDrop, tie_to_supervisor};
+use crate::prefork::worker::{ExitOnDrop, stay_in, tie_to_supervisor};
 
 const FAILED: i32 = 1;
 const PANICKED: i32 = 101;
@@ -67,12 +67,18 @@ impl ServiceProcess {
     /// Serves on a runtime of its own, so that no task of the application runs in this process. The inherited runtime, which
     /// the caller drives, stands still.
     pub(in crate::prefork) fn run(self) -> ! {
-        let work = || match Builder::new_current_thread().enable_all().build() {
+        let span = tracing::error_span!("service", pid = process::id());
+        stay_in(span.clone());
+        let serve = || match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(self.serve()),
             Err(error) => {
                 tracing::error!(%error, "cannot build the runtime of the service worker");
                 process::exit(FAILED)
             }
+        };
+        let work = || {
+            stay_in(span);
+            serve()
         };
         // On another thread, because this one is inside a runtime.
         thread::scope(|scope| {

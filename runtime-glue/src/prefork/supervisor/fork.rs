@@ -1,5 +1,6 @@
 //! Starting workers and templates.
 
+use std::process;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -213,7 +214,7 @@ impl Supervisor {
         let distributions = queues.common();
         let listeners = queues.into_listeners(index);
         if self.is_per_cpu {
-            stay_on_cpu(index);
+            stay_on_cpu(index, generation);
         }
         Outcome::Worker(Assignment {
             guard,
@@ -248,13 +249,16 @@ impl Supervisor {
 }
 
 /// Keeps worker `index` where its connections arrive.
-pub(in crate::prefork) fn stay_on_cpu(index: usize) {
+pub(in crate::prefork) fn stay_on_cpu(index: usize, generation: u64) {
+    let pid = process::id();
     let cpu = sys::allowed_cpus().and_then(|cpus| {
         let cpu = cpus[index % cpus.len()];
         sys::stay_on_cpu(cpu).map(|()| cpu)
     });
     match cpu {
-        Ok(cpu) => tracing::debug!(worker = index, cpu, "runs on one CPU"),
-        Err(error) => tracing::warn!(worker = index, %error, "cannot stay on the CPU that its connections arrive on"),
+        Ok(cpu) => tracing::debug!(worker = index, pid, generation, cpu, "runs on one CPU"),
+        Err(error) => {
+            tracing::warn!(worker = index, pid, generation, %error, "cannot stay on the CPU that its connections arrive on")
+        }
     }
 }

@@ -155,7 +155,7 @@ impl Supervisor {
             TemplateState::Idle(process) => {
                 // If it fails, the template has ended, of which it is told next.
                 if let Err(error) = process.request(index, slot, limits.requests) {
-                    tracing::debug!(%error, "cannot ask the template for a worker");
+                    tracing::debug!(worker = index, generation = generation.number, %error, "cannot ask the template for a worker");
                 }
                 generation.template = TemplateState::Forking { process, index, slot, limits };
             }
@@ -211,7 +211,11 @@ impl Supervisor {
             }
             (message, state) => {
                 generation.template = state;
-                tracing::error!(?message, "the template says something at the wrong time");
+                tracing::error!(
+                    generation = generation.number,
+                    ?message,
+                    "the template says something at the wrong time"
+                );
                 None
             }
         }
@@ -243,7 +247,12 @@ impl Supervisor {
         }
         self.current.failures += 1;
         let delay = delay(self.current.failures);
-        tracing::error!(error, ?delay, "the current generation has no template: starting another one");
+        tracing::error!(
+            generation = self.current.number,
+            error,
+            ?delay,
+            "the current generation has no template: starting another one"
+        );
         self.current.template = TemplateState::Due(Instant::now() + delay);
         None
     }

@@ -108,15 +108,27 @@ impl Supervisor {
             if worker.deadline.is_none_or(|deadline| deadline > now) {
                 continue;
             }
-            let (index, pid) = (worker.index, worker.child.id());
+            let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
             match worker.stage {
                 Stage::Booting if worker.force == Force::None => {
                     let limit = self.settings.boot_timeout;
-                    tracing::error!(worker = index, pid, ?limit, "killing a worker that is not ready in time");
+                    tracing::error!(
+                        worker = index,
+                        pid,
+                        generation,
+                        ?limit,
+                        "killing a worker that is not ready in time"
+                    );
                 }
                 Stage::Retiring if worker.force == Force::None => {
                     let limit = self.settings.worker.shutdown_timeout;
-                    tracing::warn!(worker = index, pid, ?limit, "killing a worker that has not drained in time");
+                    tracing::warn!(
+                        worker = index,
+                        pid,
+                        generation,
+                        ?limit,
+                        "killing a worker that has not drained in time"
+                    );
                 }
                 _ => {}
             }
@@ -125,9 +137,14 @@ impl Supervisor {
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         let generations = [Some(&mut self.current), self.reload.as_mut().map(|reload| &mut reload.generation)];
         for generation in generations.into_iter().flatten() {
+            let number = generation.number;
             let TemplateState::Loading { process, deadline, is_late } = &mut generation.template else { continue };
             if is_due(*deadline) {
-                tracing::error!(pid = process.child.id(), "killing a template that has not loaded in time");
+                tracing::error!(
+                    pid = process.child.id(),
+                    generation = number,
+                    "killing a template that has not loaded in time"
+                );
                 *deadline = None;
                 *is_late = true;
                 if let Err(error) = process.child.kill() {
@@ -159,8 +176,8 @@ impl Supervisor {
             if heartbeat != worker.heartbeat.0 || is_late || !worker.is_ready() {
                 worker.heartbeat = (heartbeat, now);
             } else if now.saturating_duration_since(worker.heartbeat.1) >= limit {
-                let (index, pid) = (worker.index, worker.child.id());
-                tracing::error!(worker = index, pid, ?limit, "killing a worker whose runtime stands still");
+                let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
+                tracing::error!(worker = index, pid, generation, ?limit, "killing a worker whose runtime stands still");
                 worker.end_by_force(with_stack, now);
             }
         }
@@ -214,7 +231,7 @@ impl Supervisor {
             Stage::Ready => {
                 let due = self.rate.take(now);
                 let delay = due.saturating_duration_since(now);
-                tracing::warn!(worker = index, pid, %status, ?uptime, ?delay, "worker ended: replacing it");
+                tracing::warn!(worker = index, pid, generation, %status, ?uptime, ?delay, "worker ended: replacing it");
                 if let Some(place) = self.places.get_mut(index).filter(|_| is_of_target) {
                     place.due = Some(due);
                 }
@@ -225,7 +242,7 @@ impl Supervisor {
                 let failures = place.failures;
                 let delay = delay(failures);
                 place.due = Some(now + delay);
-                tracing::warn!(worker = index, pid, %status, ?uptime, ?delay, "worker ended before it was ready");
+                tracing::warn!(worker = index, pid, generation, %status, ?uptime, ?delay, "worker ended before it was ready");
                 if self.reload.is_some() {
                     self.reload_failed_once(&format!("worker {index} ended with {status} before it was ready"));
                     return None;

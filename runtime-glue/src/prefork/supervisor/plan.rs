@@ -49,7 +49,8 @@ impl Supervisor {
                 }
                 worker.heartbeat = (self.common.slots.heartbeat(worker.slot), now);
                 let took = now.saturating_duration_since(worker.since);
-                tracing::info!(worker = worker.index, pid = worker.child.id(), ?took, "worker is ready");
+                let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
+                tracing::info!(worker = index, pid, generation, ?took, "worker is ready");
                 if let Some(place) = self.places.get_mut(worker.index) {
                     place.failures = 0;
                 }
@@ -62,7 +63,8 @@ impl Supervisor {
                 };
             }
             if flags & DRAINS != 0 && worker.stage != Stage::Retiring {
-                tracing::info!(worker = worker.index, pid = worker.child.id(), "worker drains: starting its successor");
+                let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
+                tracing::info!(worker = index, pid, generation, "worker drains: starting its successor");
                 worker.retires(deadline);
             }
             if flags & WANTS_HALT != 0 {
@@ -160,7 +162,8 @@ impl Supervisor {
         } else if self.reload.is_none() && !self.is_dormant && self.is_up {
             let next = self.workers.iter().find(|worker| worker.is_ready() && worker.renew.is_some());
             if let Some(worker) = next {
-                tracing::info!(worker = worker.index, pid = worker.child.id(), reason = ?worker.renew, "replacing a worker");
+                let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
+                tracing::info!(worker = index, pid, generation, reason = ?worker.renew, "replacing a worker");
                 self.renewal = Some(worker.slot);
             }
         }

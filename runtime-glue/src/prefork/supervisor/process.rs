@@ -74,7 +74,8 @@ impl WorkerProcess {
 
     pub(super) fn signal(&self, signal: i32) {
         if let Err(error) = self.child.signal(signal) {
-            tracing::debug!(pid = self.child.id(), signal, %error, "cannot signal a worker: it has ended");
+            let (index, pid, generation) = (self.index, self.child.id(), self.generation);
+            tracing::debug!(worker = index, pid, generation, signal, %error, "cannot signal a worker: it has ended");
         }
     }
 
@@ -107,7 +108,8 @@ pub(super) fn poll_ended(workers: &mut [WorkerProcess], cx: &mut Context<'_>) ->
             Poll::Ready(Ok(status)) => return Poll::Ready((position, status)),
             Poll::Ready(Err(error)) => {
                 // It is watched already, so this is ECHILD: other code has reaped it, or SIGCHLD is ignored.
-                tracing::warn!(worker = worker.index, pid = worker.child.id(), %error, "cannot tell how the worker ended");
+                let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
+                tracing::warn!(worker = index, pid, generation, %error, "cannot tell how the worker ended");
                 return Poll::Ready((position, super::unknown_status()));
             }
             Poll::Pending => {}

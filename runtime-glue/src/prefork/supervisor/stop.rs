@@ -126,7 +126,8 @@ impl Supervisor {
                 biased;
                 (position, status) = poll_fn(|cx| poll_ended(workers, cx)) => {
                     let worker = self.workers.remove(position);
-                    tracing::info!(worker = worker.index, pid = worker.child.id(), %status, "worker stopped");
+                    let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
+                    tracing::info!(worker = index, pid, generation, %status, "worker stopped");
                     self.common.clear(worker.slot);
                     ended.push(status);
                 }

@@ -1,6 +1,7 @@
 //! A worker process.
 
 mod output;
+mod span;
 mod work;
 
 use std::ops::Deref;
@@ -9,8 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tracing::{Instrument, Span};
 
 pub use self::output::WorkerOutput;
+#[cfg(feature = "http")]
+pub(crate) use self::span::enter as enter_worker_span;
+pub(super) use self::span::span_of_tasks;
+#[cfg(feature = "status")]
+pub(super) use self::span::stay_in;
 pub(super) use self::work::{Assignment, ExitOnDrop, run, run_on, tie_to_supervisor};
 use super::drain::Status;
 use super::slots::{REACHED_REQUESTS, WANTS_HALT, WANTS_RETIRE};
@@ -126,7 +133,12 @@ impl WorkerHandle {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        tokio::spawn(self.0.tasks().count(task))
+        tokio::spawn(self.0.tasks().count(task).instrument(self.span_of_tasks()))
+    }
+
+    /// The span for a task of the worker. None if the task is in the worker's span anyway.
+    pub(super) fn span_of_tasks(&self) -> Span {
+        self.0.span_of_tasks().clone()
     }
 
     /// What the worker should do with its connections now.

@@ -17,6 +17,7 @@ use tokio::runtime::Runtime;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::Instrument;
 
+use super::span::Spans;
 use super::{Worker, WorkerHandle, WorkerOutput};
 use crate::prefork::connections::Common;
 use crate::prefork::drain::Status;
@@ -75,13 +76,16 @@ where
     Fut::Output: WorkerOutput,
 {
     let index = assignment.index;
+    let spans = Spans::new(index, assignment.generation);
+    spans.enter();
     let fail = |what, error: io::Error| -> ! {
-        tracing::error!(worker = index, %error, "{what}");
+        tracing::error!(%error, "{what}");
         process::exit(FAILED)
     };
     // The thread may not start, and an assignment that is dropped ends the process.
     let mut assignment = ManuallyDrop::new(assignment);
     let move_over = || {
+        spans.enter();
         let runtime = build().unwrap_or_else(|error| fail("cannot build the worker's runtime", error));
         let listeners = std::mem::take(&mut assignment.listeners);
         let moved: io::Result<_> = {
@@ -89,7 +93,7 @@ where
             listeners.into_iter().map(Listener::move_here).collect()
         };
         assignment.listeners = moved.unwrap_or_else(|error| fail("cannot register a listener", error));
-        runtime.block_on(run(ManuallyDrop::into_inner(assignment), worker))
+        runtime.block_on(work(ManuallyDrop::into_inner(assignment), worker))
     };
     // On another thread, because this one is inside a runtime.
     thread::scope(|scope| {
@@ -112,8 +116,19 @@ where
     Fut: Future,
     Fut::Output: WorkerOutput,
 {
+    let spans = Spans::new(assignment.index, assignment.generation);
+    spans.enter();
+    work(assignment, worker).instrument(spans.of_future).await
+}
+
+/// Works, and exits.
+async fn work<F, Fut>(assignment: Assignment, worker: F) -> !
+where
+    F: FnOnce(Worker) -> Fut,
+    Fut: Future,
+    Fut::Output: WorkerOutput,
+{
     let Assignment { guard: _guard, index, generation, slot, supervisor, common, signals, settings, .. } = assignment;
-    let span = tracing::info_span!("worker", index, pid = process::id(), generation);
     let status = async {
         if assignment.between.is_none() {
             if let Err(error) = settings.privileges.apply(Some(index)) {
@@ -172,8 +187,8 @@ where
             Err(_) => PANICKED,
         }
     };
-    let status = status.instrument(span.clone()).await;
-    span.in_scope(|| tracing::info!(status, "ended"));
+    let status = status.await;
+    tracing::info!(status, "ended");
     process::exit(status)
 }
 

@@ -1,0 +1,59 @@
+//! The span that the events of a worker are in.
+//!
+//! All that runs on the thread of a worker's runtime is inside it: also tasks that the parent had spawned before the fork, and
+//! tasks that the application spawns without a thought for spans. Other threads enter it as they start, if forkio builds the
+//! runtime; if the application builds it, forkio's own tasks and the services of `prefork::http` are instrumented.
+
+use std::mem;
+use std::process;
+use std::sync::OnceLock;
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tracing::Span;
+
+/// The span of this worker.
+static SPAN: OnceLock<Span> = OnceLock::new();
+
+/// The spans of a process that becomes a worker.
+///
+/// There are two with the same fields. The first is entered for good. The second is for the worker's own future: the caller
+/// of [`Prefork::run`](crate::prefork::Prefork::run) may have a span around it, which each poll enters after the first one.
+pub(super) struct Spans {
+    of_process: Span,
+    pub(super) of_future: Span,
+}
+
+impl Spans {
+    /// Call it in the worker, before anything else is logged there.
+    pub(super) fn new(index: usize, generation: u64) -> Spans {
+        // Errors are logged at any level, and need the span.
+        let span = || tracing::error_span!("worker", index, pid = process::id(), generation);
+        Spans { of_process: span(), of_future: span() }
+    }
+
+    /// Puts this thread, and those that call [`enter`] later, inside the span.
+    pub(super) fn enter(&self) {
+        let _ = SPAN.set(self.of_process.clone());
+        enter();
+    }
+}
+
+/// Puts this thread inside the span of the worker for as long as the thread runs. Does nothing in another process.
+pub(crate) fn enter() {
+    if let Some(span) = SPAN.get() {
+        stay_in(span.clone());
+    }
+}
+
+/// Puts this thread inside a span for as long as the thread runs.
+pub(in crate::prefork) fn stay_in(span: Span) {
+    mem::forget(span.entered());
+}
+
+/// The span for a task of the worker: none if the runtime has only the thread that is inside it.
+pub(in crate::prefork) fn span_of_tasks() -> Span {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::CurrentThread => Span::none(),
+        _ => SPAN.get().cloned().unwrap_or_else(Span::none),
+    }
+}
