@@ -60,7 +60,7 @@ pub enum PreforkError {
     PidFile(PathBuf, io::Error),
     /// A first worker could not be forked, or none is left and none could be forked.
     Fork(ForkError),
-    /// The template could not load the application. The text is the application's error, or how the template ended.
+    /// The application could not be loaded. The text is its error, or how the template ended.
     Load(String),
     /// Workers kept ending before they were ready.
     #[non_exhaustive]
@@ -113,7 +113,7 @@ impl fmt::Display for PreforkError {
             }
             PreforkError::PidFile(path, error) => write!(f, "cannot write the pid file {}: {error}", path.display()),
             PreforkError::Fork(error) => write!(f, "cannot fork a worker: {error}"),
-            PreforkError::Load(error) => write!(f, "the template cannot load the application: {error}"),
+            PreforkError::Load(error) => write!(f, "cannot load the application: {error}"),
             PreforkError::CrashLoop { worker, ends, status } => {
                 write!(f, "worker {worker} ended {ends} times in a row before it was ready, last with {status}")
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::run::{self, Failed, Serving, Setup};
 use super::{Address, HttpService};
 use crate::prefork::http::Http;
-use crate::prefork::{Distribution, Prefork, Worker};
+use crate::prefork::{Distribution, Prefork, PreforkError, Worker};
 
 /// An HTTP server that serves from worker processes (feature `http`).
 ///
@@ -58,8 +58,11 @@ pub struct Server<L = NoLoad> {
 #[derive(Debug)]
 pub struct NoLoad(());
 
-/// A [`Server`] that loads the application in a template process: [`Server::load`].
-pub struct Load<F>(F);
+/// A [`Server`] that loads the application before it is served: [`Server::load`] or [`Server::preload`].
+pub struct Load<F> {
+    load: F,
+    is_in_template: bool,
+}
 
 impl<F> fmt::Debug for Load<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -86,7 +89,42 @@ impl Server {
         Fut: Future<Output = Result<T, E>>,
         E: fmt::Display,
     {
-        Server { setup: self.setup, load: Load(load) }
+        Server { setup: self.setup, load: Load { load, is_in_template: true } }
+    }
+
+    /// Loads the application in the supervisor, before it forks the first worker. All workers share what it has loaded, and a
+    /// reload does not load again: [`load`](Server::load) does, at the price of one more process.
+    ///
+    /// `load` runs inside the runtime. Tasks that it spawns continue in the supervisor and in each worker, except in workers
+    /// that have [threads](Server::worker_threads); see [`parent_only`](crate::parent_only()).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::convert::Infallible;
+    ///
+    /// use forkio::Server;
+    /// use hyper::service::service_fn;
+    /// use hyper::{Request, Response};
+    ///
+    /// Server::new()
+    ///     .bind("127.0.0.1:8080")
+    ///     .preload(|| async { std::fs::read_to_string("greeting.txt") })
+    ///     .serve(|greeting, _| {
+    ///         service_fn(move |_: Request<_>| {
+    ///             let greeting = greeting.clone();
+    ///             async { Ok::<_, Infallible>(Response::new(greeting)) }
+    ///         })
+    ///     })
+    ///     .run();
+    /// ```
+    pub fn preload<F, Fut, T, E>(self, load: F) -> Server<Load<F>>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>>,
+        E: fmt::Display,
+    {
+        Server { setup: self.setup, load: Load { load, is_in_template: false } }
     }
 
     /// Serves the service that `make` returns. Each worker calls `make` once, inside its runtime.
@@ -142,7 +180,7 @@ impl Server {
 }
 
 impl<L> Server<Load<L>> {
-    /// As [`Server::serve`]. `make` also gets what the template has loaded.
+    /// As [`Server::serve`]. `make` also gets what has been loaded.
     pub fn serve<Fut, T, E, F, S, Kind>(self, make: F) -> Serving
     where
         L: FnOnce() -> Fut + Send + 'static,
@@ -155,7 +193,7 @@ impl<L> Server<Load<L>> {
         self.serve_with(async move |loaded: T, worker: &Worker| Ok::<_, Failed>(make(loaded, worker)))
     }
 
-    /// As [`Server::serve_with`]. `make` also gets what the template has loaded.
+    /// As [`Server::serve_with`]. `make` also gets what has been loaded.
     pub fn serve_with<Fut, T, LoadError, F, S, E, Kind>(self, make: F) -> Serving
     where
         L: FnOnce() -> Fut + Send + 'static,
@@ -166,7 +204,7 @@ impl<L> Server<Load<L>> {
         S: HttpService<Kind>,
         E: fmt::Display,
     {
-        let Load(load) = self.load;
+        let Load { load, is_in_template } = self.load;
         Serving::new(self.setup, move |prefork, how| {
             Box::pin(async move {
                 let threads = how.threads;
@@ -174,9 +212,17 @@ impl<L> Server<Load<L>> {
                     let made = make(loaded, &worker).await;
                     run::serve(worker, &how, made).await
                 };
+                if is_in_template {
+                    return match threads {
+                        None => prefork.load(load).run(work).await,
+                        Some(threads) => prefork.load(load).run_on(move || run::threaded(threads), work).await,
+                    };
+                }
+                let loaded = load().await.map_err(|error| PreforkError::Load(error.to_string()))?;
+                let work = async move |worker: Worker| work(worker, loaded).await;
                 match threads {
-                    None => prefork.load(load).run(work).await,
-                    Some(threads) => prefork.load(load).run_on(move || run::threaded(threads), work).await,
+                    None => prefork.run(work).await,
+                    Some(threads) => prefork.run_on(move || run::threaded(threads), work).await,
                 }
             })
         })

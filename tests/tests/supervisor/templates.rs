@@ -51,7 +51,7 @@ scenarios!(
         ] {
             let (code, log) = Server::begin(word, options).end();
             assert_eq!(code, 1, "{log}");
-            assert!(log.contains("the template cannot load the application") && log.contains(message), "{log}");
+            assert!(log.contains("cannot load the application") && log.contains(message), "{log}");
         }
     }
 

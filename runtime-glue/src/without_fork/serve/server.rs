@@ -56,6 +56,16 @@ impl Server {
         Server { setup: self.setup, load: Load(load) }
     }
 
+    /// Does the same as [`load`](Server::load): there is one process.
+    pub fn preload<F, Fut, T, E>(self, load: F) -> Server<Load<F>>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>>,
+        E: fmt::Display,
+    {
+        self.load(load)
+    }
+
     /// Serves the service that `make` returns. It is called once, inside the runtime.
     pub fn serve<F, S, Kind>(self, make: F) -> Serving
     where
