@@ -1,12 +1,19 @@
-//! The log: to standard error, or to a file that can be opened again after it was rotated.
+//! The logs: what the server does, and the access log. Each goes to a standard stream, or to a file that can be opened again
+//! after it was rotated.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
+
+use crate::access_log::{AccessLayer, Output, TARGET};
+use crate::options::Options;
 
 /// A log file, which all processes of the server append to.
 #[derive(Clone, Debug)]
@@ -16,8 +23,11 @@ pub(crate) struct LogFile {
 }
 
 impl LogFile {
-    fn open(path: &Path) -> io::Result<LogFile> {
-        Ok(LogFile { path: path.to_owned(), file: Arc::new(Mutex::new(append(path)?)) })
+    fn open(path: &Path, option: &str) -> Result<LogFile, String> {
+        let file = append(path).map_err(|error| {
+            format!("cannot open the log file {}: {error}; choose another one with {option}", path.display())
+        })?;
+        Ok(LogFile { path: path.to_owned(), file: Arc::new(Mutex::new(file)) })
     }
 
     /// Opens the path again, in this process.
@@ -43,20 +53,29 @@ fn append(path: &Path) -> io::Result<File> {
     File::options().create(true).append(true).open(path)
 }
 
-/// Sets the log up. Without a path it goes to standard error.
-pub(crate) fn init(path: Option<&Path>) -> Result<Option<LogFile>, String> {
+/// Sets the logs up. Returns their files.
+pub(crate) fn init(options: &Options) -> Result<Vec<LogFile>, String> {
+    let open = |path: Option<&PathBuf>, option| path.map(|path| LogFile::open(path, option)).transpose();
+    let file = open(options.log_file.as_ref(), "--log-file")?;
+    let access_file = open(options.access_log_file.as_ref(), "--access-log-file")?;
+
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    let log = tracing_subscriber::fmt().with_env_filter(filter);
-    let Some(path) = path else {
-        log.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).init();
-        return Ok(None);
+    let (writer, is_terminal) = match file.clone() {
+        Some(file) => (BoxMakeWriter::new(move || Appender(file.clone())), false),
+        None => (BoxMakeWriter::new(io::stderr), io::stderr().is_terminal()),
     };
-    let file = LogFile::open(path).map_err(|error| {
-        format!("cannot open the log file {}: {error}; choose another one with --log-file", path.display())
-    })?;
-    let writer = file.clone();
-    log.with_ansi(false).with_writer(move || Appender(writer.clone())).init();
-    Ok(Some(file))
+    let log = fmt::layer().with_ansi(is_terminal).with_writer(writer);
+    match options.access_log {
+        None => registry().with(log).with(filter).init(),
+        Some(format) => {
+            let output = access_file.clone().map_or(Output::Stdout, Output::File);
+            let is_access = || filter_fn(|metadata| metadata.target() == TARGET);
+            // RUST_LOG is for the other one.
+            let access_log = AccessLayer::new(format, output).with_filter(is_access());
+            registry().with(log.with_filter(filter.and(is_access().not()))).with(access_log).init();
+        }
+    }
+    Ok([file, access_file].into_iter().flatten().collect())
 }
 
 /// One line for the log.

@@ -7,7 +7,9 @@ use std::thread;
 use clap::Parser;
 use clap::builder::styling::Styles;
 use clap::error::ErrorKind;
-use forkio::{Address, ServerOptions};
+use forkio::ServerOptions;
+
+use crate::access_log;
 
 pub(crate) const NAME: &str = "prefork-http";
 
@@ -41,6 +43,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH")]
     pub(crate) log_file: Option<PathBuf>,
 
+    /// Write a line for each request to standard output
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) access_log: Option<access_log::Format>,
+
+    /// Append the access log to this file instead of standard output; USR1 opens it again
+    #[arg(long, value_name = "PATH", requires = "access_log")]
+    pub(crate) access_log_file: Option<PathBuf>,
+
     #[command(flatten)]
     pub(crate) server: ServerOptions,
 }
@@ -66,7 +76,7 @@ Signals to the supervisor, which is the process that you start:
   TERM, INT   stop: accept no more, finish requests in flight; a second one kills the workers
   QUIT        stop at once
   HUP         reload: start new workers, then retire the old ones
-  USR1        open the log file again
+  USR1        open the log files again
   USR2        upgrade: start this program's file again, and hand the listeners to it
   TTIN, TTOU  one worker more, one fewer
   WINCH       retire all workers, until HUP, TTIN or TTOU
@@ -78,6 +88,14 @@ and stops.
 
 Standard output has one line per listener, once the workers are ready. Logs go to
 standard error; the environment variable RUST_LOG=debug shows each request.
+
+Formats of the access log:
+  common     Apache's: peer, time, request, status, bytes of the body (- for none)
+  combined   as common, with referer and user agent
+  json       also version, duration in seconds, worker index, process id and generation
+A line is written when the whole response is in the connection's buffer. It has no status
+(- or null) if the connection ended before the handler answered. Malformed requests, which
+get the status 400 or 431, are not logged.
 
 Exit codes:
   0    stopped by a signal; every request was answered
@@ -91,6 +109,7 @@ Examples:
   prefork-http --listen 0.0.0.0:8080 --listen '[::1]:8080' --workers 4
   prefork-http --workers 2 --worker-threads 4
   prefork-http --status 127.0.0.1:9100 --control /run/prefork-http.sock    # see also forkioctl
+  prefork-http --access-log json --access-log-file /var/log/prefork-http/access.json
   prefork-http --preload-mib 512    # compare rss_kib and pss_kib in /status";
 
 impl Options {
@@ -111,14 +130,6 @@ impl Options {
                 USAGE
             }
         })
-    }
-
-    /// Where to listen: at one port of this machine alone, unless the command line says more.
-    pub(crate) fn addresses(&self) -> Vec<Address> {
-        match self.server.listen.as_slice() {
-            [] => vec![Address::Tcp("127.0.0.1:8080".to_owned())],
-            addresses => addresses.to_vec(),
-        }
     }
 
     pub(crate) fn workers(&self) -> usize {

@@ -1,5 +1,6 @@
 //! Runs `prefork-http` as a user would: real processes, real connections, signals.
 
+mod access_log;
 mod client;
 mod http;
 mod http2;

@@ -230,6 +230,14 @@ impl Server {
         count.and_then(|count| count.trim().parse().ok()).expect("a count of context switches")
     }
 
+    /// Reads the next line of standard output.
+    #[track_caller]
+    pub(crate) fn stdout_line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("a line on stdout");
+        line
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.program.try_wait().expect("waiting for the program").is_none()
     }

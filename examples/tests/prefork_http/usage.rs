@@ -55,6 +55,11 @@ fn number_out_of_range() {
         refuses(&[&format!("--shutdown-timeout={seconds}")], &["--shutdown-timeout", "from 0 to 86400", "--help"]);
     }
     refuses(&["--header-timeout", "0"], &["--header-timeout", "from 0.1 to 86400", "--help"]);
+    refuses(&["--access-log", "apache"], &["--access-log", "common, combined, json", "--help"]);
+    refuses(&["--access-log-file", "log"], &["required", "--access-log", "--help"]);
+    let missing = ["--access-log", "common", "--access-log-file", "/nonexistent/log"];
+    refuses(&missing, &["/nonexistent/log", "--access-log-file"]);
+    refuses(&["--log-file", "/nonexistent/log"], &["/nonexistent/log", "another one with --log-file"]);
     for size in ["0", "16385"] {
         refuses(&["--preload-mib", size], &["--preload-mib", "from 1 to 16384", "--help"]);
     }
@@ -89,6 +94,7 @@ fn help_and_version() {
             "--shutdown-timeout",
             "--header-timeout",
             "--preload-mib",
+            "--access-log",
             "/status",
             "Exit codes",
         ] {

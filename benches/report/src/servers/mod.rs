@@ -8,6 +8,7 @@ pub(crate) mod wrk;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -146,6 +147,11 @@ pub(crate) fn hello_prefork(
     let mut command = Command::new(plan.program("forkio/release/hello-prefork"));
     command.args([&workers.to_string(), distribution, &address.to_string(), &work.to_string(), &mebibytes.to_string()]);
     command
+}
+
+/// The file of a server's access log. The caller removes it as soon as the server has opened it.
+pub(crate) fn access_log(address: SocketAddr) -> PathBuf {
+    std::env::temp_dir().join(format!("forkio-benches-access-{}-{}", std::process::id(), address.port()))
 }
 
 /// The example server of forkio.

@@ -1,10 +1,13 @@
 //! The servers that are compared.
 
 use std::hint::black_box;
+use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::plan::Plan;
 use crate::servers::nginx::nginx;
-use crate::servers::{Contender, hello_forkio, hello_mio, hello_prefork, prefork_http};
+use crate::servers::{Contender, access_log, hello_forkio, hello_mio, hello_prefork, prefork_http};
 
 pub(crate) const PREFORK_HTTP: &str = "prefork-http";
 pub(crate) const HYPER_FORKIO: &str = "hyper, one thread, on forkio's selector";
@@ -79,6 +82,23 @@ pub(super) const WORKING: &[Contender] = &[
         commands: |plan, address| Ok(vec![hello_mio(plan, "2", address, turns_of_work(), 0)]),
     },
 ];
+
+/// The example server without an access log, and with one in each format.
+pub(super) const LOGGING: &[Contender] = &[
+    Contender { name: PREFORK_HTTP, commands: |plan, address| Ok(vec![prefork_http(plan, 1, address, TABLE_MIB)]) },
+    Contender { name: "prefork-http, common", commands: |plan, address| Ok(vec![logging(plan, address, "common")]) },
+    Contender {
+        name: "prefork-http, combined",
+        commands: |plan, address| Ok(vec![logging(plan, address, "combined")]),
+    },
+    Contender { name: "prefork-http, json", commands: |plan, address| Ok(vec![logging(plan, address, "json")]) },
+];
+
+fn logging(plan: &Plan, address: SocketAddr, format: &str) -> Command {
+    let mut command = prefork_http(plan, 1, address, TABLE_MIB);
+    command.args(["--access-log", format, "--access-log-file"]).arg(access_log(address));
+    command
+}
 
 /// How long a request computes.
 const WORK: Duration = Duration::from_micros(45);

@@ -5,17 +5,17 @@ mod load;
 
 use std::net::SocketAddr;
 use std::process::Command;
-use std::{fmt, io};
+use std::{fmt, fs, io};
 
 use crate::data::{Data, Measure};
 use crate::picture::Picture;
 use crate::plan::Plan;
 use crate::sections::{Measured, Section};
-use crate::servers::{Connections, hello_forkio, hello_mio, instructions, nginx::nginx, start_all};
+use crate::servers::{Connections, access_log, hello_forkio, hello_mio, instructions, nginx::nginx, start_all};
 use crate::table::{Column, Table};
 use crate::target::{Check, Limit, Target};
 
-use contenders::{FORKIO_BALANCED, NGINX_TWO, PREFORK_HTTP_TWO, TWO_THREADS, TWO_WORKERS, WORKING};
+use contenders::{FORKIO_BALANCED, LOGGING, NGINX_TWO, PREFORK_HTTP_TWO, TWO_THREADS, TWO_WORKERS, WORKING};
 pub(crate) use contenders::{HYPER_FORKIO, HYPER_MIO, NGINX, ONE_WORKER, PREFORK_HTTP};
 
 pub(crate) const SECTION: Section = Section {
@@ -68,6 +68,8 @@ pub(crate) fn one_worker_open() -> String {
 
 const WORK: &str = "two workers, 45 µs of work in each request";
 
+const ACCESS_LOG: &str = "one worker, open connections, access logs";
+
 fn measure(plan: &Plan, data: &mut Data) -> Measured {
     for workers in [Workers::One, Workers::Two] {
         let (contenders, cpus) = match workers {
@@ -87,6 +89,13 @@ fn measure(plan: &Plan, data: &mut Data) -> Measured {
     }
     let servers = start_all(plan, data, WORKING, &plan.cpus.two);
     load::saturate(plan, data, &servers, Workers::Two, Connections::Open, WORK)?;
+    drop(servers);
+    let servers = start_all(plan, data, LOGGING, &plan.cpus.one);
+    for server in &servers {
+        // The server has opened it. Now its end frees the space.
+        let _ = fs::remove_file(access_log(server.address));
+    }
+    load::saturate(plan, data, &servers, Workers::One, Connections::Open, ACCESS_LOG)?;
     drop(servers);
     count_instructions(plan, data);
     Ok(())
@@ -152,6 +161,20 @@ fn tables() -> Vec<Table> {
                 Column::figure(&THROUGHPUT).relative_to(TWO_THREADS),
                 Column::median(&SWITCHES),
                 Column::median(&BALANCE),
+            ],
+        },
+        Table {
+            title: "What an access log costs",
+            text: "prefork-http with `--access-log` and `--access-log-file`, beside itself without. One worker, the same load. \
+                   Each request is an event of `tracing`, a line, and a `write` to the file.",
+            cases: vec![ACCESS_LOG.to_owned()],
+            has_contenders: true,
+            columns: vec![
+                Column::figure(&CPU),
+                Column::figure(&CPU).relative_to(PREFORK_HTTP),
+                Column::median(&USER),
+                Column::median(&THROUGHPUT),
+                Column::figure(&THROUGHPUT).relative_to(PREFORK_HTTP),
             ],
         },
         Table {
