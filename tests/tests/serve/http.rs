@@ -26,6 +26,9 @@ struct Options {
     /// Whether a template loads this file.
     #[arg(long)]
     load: Option<String>,
+    /// Whether the supervisor loads this file.
+    #[arg(long)]
+    preload: Option<String>,
     /// Whether workers fail to make their service.
     #[arg(long)]
     fails: bool,
@@ -105,6 +108,10 @@ scenarios!(
     fn server() {
         let options = Options::parse_from([String::new()].into_iter().chain(arguments()));
         let server = options.server();
+        if let Some(path) = options.preload {
+            let server = server.preload(async move || fs::read_to_string(path));
+            exit(server.serve(|loaded, worker| service(loaded, worker.handle())).run());
+        }
         exit(match options.load {
             None if options.fails => server.serve_with(async |_| Err::<Router, _>("there is no database")).run(),
             None => server.serve(|worker| service("nothing".to_owned(), worker.handle())).run(),
@@ -245,5 +252,29 @@ scenarios!(
         let (status, output) = program.finish();
         assert_eq!(status.code(), Some(1), "{output}");
         assert!(output.contains("before it was ready"), "{output}");
+    }
+
+    /// What the supervisor loads is there after a reload, too, and is not loaded again.
+    fn preloads_once() {
+        let path = free_path("preload");
+        fs::write(&path, "first").expect("writing");
+        let file = path.to_str().expect("UTF-8");
+        let (program, addresses) = start(&["--listen", "127.0.0.1:0", "--workers", "1", "--preload", file]);
+        let worker = get(&addresses[0], "/");
+        assert_eq!(get(&addresses[0], "/loaded"), "first");
+        fs::remove_file(&path).expect("removing");
+        kill(program.pid(), libc::SIGHUP);
+        wait_until("a new worker answers", || get(&addresses[0], "/") != worker);
+        assert_eq!(get(&addresses[0], "/loaded"), "first");
+        stop(program);
+    }
+
+    /// A supervisor that cannot load ends, and says why.
+    fn preload_fails() {
+        let path = free_path("preload-missing");
+        let missing = path.to_str().expect("UTF-8");
+        let (status, output) = Program::start("http::server", &[&TCP[..], &["--preload", missing]].concat()).finish();
+        assert_eq!(status.code(), Some(1), "{output}");
+        assert!(output.contains("cannot load the application: No such file"), "{output}");
     }
 );

@@ -145,7 +145,9 @@ scenarios!(
 
     /// Each event of a worker is in a span with index, process id and generation, wherever the application logs it.
     fn events_are_in_the_span_of_the_worker() {
-        for (mode, has_inherited) in [("0", true), ("2", false), ("load", true)] {
+        // Not every system has templates.
+        let load = cfg!(procfs).then_some(("load", true));
+        for (mode, has_inherited) in [("0", true), ("2", false)].into_iter().chain(load) {
             let (mut program, address, mut log) = start("logs::server", &["json", mode]);
             let pid = get(&address, "/");
             if has_inherited && !log.contains("inherited") {
@@ -204,6 +206,7 @@ scenarios!(
     }
 
     /// A template has a span, and its workers are not inside it.
+    #[cfg(procfs)]
     fn templates_have_a_span() {
         let (program, address, mut log) = start("logs::server", &["json", "load"]);
         let event = events(&log, &["loading"]).remove(0);
