@@ -52,9 +52,12 @@ use std::io;
 use forkio_reactor::fork::PrepareError;
 use forkio_reactor::fork::atfork as reactor;
 
-use crate::policy;
+use crate::{policy, sys};
 
 /// Makes the children of all later forks of this process and its children reconcile at once. It cannot be undone.
+///
+/// A child also keeps the stacks of its parent's threads, as [`ProcessRuntime`](crate::ProcessRuntime#parking_lot) needs it, before it
+/// starts any thread.
 ///
 /// The parent pays nothing. Each child pays for its reconciliation, also one that only calls `exec`. `std::process::Command`
 /// and `tokio::process::Command` pay nothing, unless they have a `pre_exec` hook or set a user or groups: they do not use
@@ -65,7 +68,8 @@ use crate::policy;
 /// Those of `pthread_atfork(3)`: no memory.
 pub fn install() -> io::Result<()> {
     policy::install_defaults();
-    reactor::install()
+    reactor::install()?;
+    sys::keep_stacks_at_forks()
 }
 
 /// Returns why this process could not reconcile, if it is the child of an unplanned fork.

@@ -23,9 +23,10 @@ pub enum ForkError {
     Threads(Vec<Thread>),
     /// The current runtime is a multi-threaded one, with these threads so far.
     MultiThreadRuntime(Vec<Thread>),
-    /// tokio was built with its feature `parking_lot`, which is part of `full`. That library keeps lists of waiting threads in
-    /// their stacks, which other threads of the child reuse, so that wakes would be lost.
-    ParkingLot,
+    /// tokio was built with its feature `parking_lot`, which is part of `full`, and the child cannot keep the stacks of the
+    /// parent's threads, for this reason. That library keeps lists of waiting threads in their stacks. forkio keeps these
+    /// on Linux, under glibc on x86_64.
+    ParkingLot(io::Error),
     /// The current runtime does not use forkio's selector, which it must on every system but Linux. The message has the lines to
     /// add to Cargo.toml.
     ForeignSelector,
@@ -82,11 +83,11 @@ impl fmt::Display for ForkError {
                      `ProcessRuntime`, which builds one in the child, and fork with `fork_with_threads`"
                 )
             }
-            ForkError::ParkingLot => write!(
+            ForkError::ParkingLot(error) => write!(
                 f,
-                "tokio's feature `parking_lot` does not survive a fork of a process with threads: name the features of \
-                 tokio that the program needs, without `parking_lot` and `full` (`cargo tree -e features -i parking_lot` \
-                 says who asks for it)"
+                "cannot keep the stacks of the parent's threads in a child, which tokio's feature `parking_lot` needs: {error}; \
+                 name the features of tokio that the program needs, without `parking_lot` and `full` (`cargo tree -e features \
+                 -i parking_lot` says who asks for it)"
             ),
             ForkError::ForeignSelector => write!(
                 f,
@@ -138,9 +139,11 @@ fn list(f: &mut fmt::Formatter<'_>, threads: &[Thread]) -> fmt::Result {
 impl std::error::Error for ForkError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            ForkError::Inspect(error) | ForkError::Hook(error) | ForkError::Fork(error) | ForkError::Watch(error) => {
-                Some(error)
-            }
+            ForkError::ParkingLot(error)
+            | ForkError::Inspect(error)
+            | ForkError::Hook(error)
+            | ForkError::Fork(error)
+            | ForkError::Watch(error) => Some(error),
             ForkError::Prepare(error) => Some(error),
             _ => None,
         }

@@ -43,6 +43,21 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 /// [`fork_with_threads`](crate::fork_with_threads()) pauses the runtime's workers, so that they hold none. Other threads and
 /// other forks leave a window of nanoseconds. The first use in the child notices: [`RuntimeError::InheritedLock`].
 ///
+/// ## `parking_lot`
+///
+/// tokio's feature `parking_lot` is part of `full`. That library lists all waiting threads of the process, by addresses in
+/// their stacks. A child has the list without the threads, and glibc would give their stacks to new threads. So the child
+/// keeps the stacks of all threads that the parent had, of any library: inside
+/// [`fork_with_threads`](crate::fork_with_threads()), or when it first uses a `ProcessRuntime`. After a fork that other code
+/// makes, use the runtime before the child starts other threads, or call [`atfork::install`](crate::atfork::install) in the
+/// parent. [`fork_with_threads`](crate::fork_with_threads#locks-of-parking_lot) says what remains.
+///
+/// # Platforms
+///
+/// Children keep stacks on Linux, under glibc on x86_64, with `/proc` mounted. On other systems it is not known whether the
+/// entries stay intact: build tokio without `parking_lot` and `full` there, or forks and runtimes are refused
+/// ([`ForkError::ParkingLot`]).
+///
 /// # Examples
 ///
 /// ```
@@ -215,18 +230,19 @@ fn prepare_process() -> Result<(), RuntimeError> {
         if let Some(lost) = glue::lost_state() {
             return Err(RuntimeError::InheritedState(lost));
         }
+        if !lineage::ancestors_were_single_threaded() {
+            // Before any thread starts, such as in a hook. Without `parking_lot`, it is a precaution for other libraries.
+            if let Err(error) = sys::keep_inherited_stacks() {
+                tracing::debug!(%error, "cannot keep the stacks of the parent's threads");
+                check_stacks(error)?;
+            }
+        }
         // Now, rather than in the first turn of the new runtime.
         lineage::finish_fork(glue::is_single_threaded());
-        if !lineage::ancestors_were_single_threaded() {
-            runtime::check_locks()?;
-            if sys::may_inherit_stacks() {
-                match sys::occupy_inherited_stacks() {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(RuntimeError::InheritedLock),
-                    Err(error) => {
-                        tracing::warn!(%error, "threads of this process may be taken for those of its parent");
-                    }
-                }
+        if !lineage::ancestors_were_single_threaded() && sys::may_inherit_stacks() {
+            if let Err(error) = sys::occupy_inherited_stacks() {
+                tracing::warn!(%error, "threads of this process may be taken for those of its parent");
+                check_stacks(error)?;
             }
         }
         // On another thread if this one is inside a runtime, where no second runtime can run, or if it may hang.
@@ -239,6 +255,14 @@ fn prepare_process() -> Result<(), RuntimeError> {
         Ok(receiver.recv_timeout(LOCK_LIMIT).map_err(|_| RuntimeError::InheritedLock)??)
     };
     PREPARED.get_or_try_make(sys::process_key, prepare).copied().map_err(not_made)
+}
+
+/// Returns an error if this process cannot have a runtime, because of the stacks of the parent's threads.
+fn check_stacks(error: io::Error) -> Result<(), RuntimeError> {
+    if error.kind() == io::ErrorKind::TimedOut {
+        return Err(RuntimeError::InheritedLock);
+    }
+    if runtime::uses_parking_lot() { Err(ForkError::ParkingLot(error).into()) } else { Ok(()) }
 }
 
 impl<F> Drop for ProcessRuntime<F> {

@@ -57,11 +57,11 @@ pub(crate) fn adopt_current() {
     }
 }
 
-/// Checks that tokio's locks survive a fork of a process with threads.
-pub(crate) fn check_locks() -> Result<(), ForkError> {
+/// Whether tokio was built with its feature `parking_lot`. A child can use its locks only if the stacks of the parent's threads
+/// stay as they are: [`sys::keep_inherited_stacks`].
+pub(crate) fn uses_parking_lot() -> bool {
     // tokio has no function for this. With `parking_lot`, and only then, the debug output of its mutexes has a marker.
-    let uses_parking_lot = format!("{:?}", Notify::new()).contains("PhantomData");
-    if uses_parking_lot { Err(ForkError::ParkingLot) } else { Ok(()) }
+    format!("{:?}", Notify::new()).contains("PhantomData")
 }
 
 /// Registers a descriptor with the current runtime. Its selector must be forkio's, or one that forks can handle.

@@ -54,6 +54,21 @@ pub(crate) fn may_inherit_stacks() -> bool {
     false
 }
 
+/// It is not known whether the memory of the parent's threads stays as it is.
+pub(crate) fn prepare_to_keep_stacks() -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "forkio keeps stacks only on Linux, under glibc on x86_64"))
+}
+
+/// As [`prepare_to_keep_stacks`].
+pub(crate) fn keep_inherited_stacks() -> io::Result<()> {
+    prepare_to_keep_stacks()
+}
+
+/// Does nothing, as [`prepare_to_keep_stacks`] says.
+pub(crate) fn keep_stacks_at_forks() -> io::Result<()> {
+    Ok(())
+}
+
 /// Does nothing: there are no such stacks.
 pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
     Ok(())
