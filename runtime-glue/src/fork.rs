@@ -193,8 +193,8 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 ///
 /// - **A part of the list is locked** if another thread was adding or removing an entry at the instant of the fork. Such a
 ///   lock is held for nanoseconds, and not by a worker that pauses. In the child, threads that need this part wait forever, as
-///   for every lock that another thread held. No error says so. The workers of one parent did nothing but wake each other, on
-///   2 cores: none of 1150 children of this function hung, and 4 of 4650 children of unplanned forks.
+///   for every lock that another thread held. No error says so. Forks of other code pause no workers, so there it happens more
+///   often.
 /// - **A lock that the calling thread holds**, while other threads wait for it, may be handed to one of these when the child
 ///   unlocks it. Then it stays locked. Unlock it before the fork.
 /// - **A condition that other threads wait for** wakes one of these first. Use conditions that the child has created.
