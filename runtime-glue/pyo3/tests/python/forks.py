@@ -58,14 +58,14 @@ def test_first_use_in_child():
 def test_severed_connections():
     """The peer of a connection sees that the parent closes it, although a child runs, which does not use the runtime."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        answer = in_thread(forkio_http.Client(listener.getsockname()[1]).get)
+        client = forkio_http.Client(listener.getsockname()[1])
+        answer = in_thread(client.get)
         peer = listener.accept()[0]
         peer.settimeout(60)
         peer.recv(1000)
         peer.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes")
         check("answer", answer(), "yes")
         end = Gate()
-        # The child has the accepted socket too, but that is the other side.
         pid = start_child(end.wait)
         forkio_http.shutdown(60)
         check("end of the connection", peer.recv(1), b"")
@@ -83,7 +83,7 @@ def test_many_forks_under_load():
     def child():
         client.get()
 
-    for _ in range(100):
+    for _ in range(300):
         in_child(child)
     client.get()
     forkio_http.shutdown(60)

@@ -85,6 +85,7 @@ def main():
     if sys.argv[1:2] == ["--one"]:
         # Not `dump_traceback_later`: the end of a child's interpreter would wait for its thread.
         faulthandler.register(signal.SIGUSR2)
+        faulthandler.enable()
         scenarios()[sys.argv[2]]()
         return
     names = [name for name in scenarios() if all(text in name for text in sys.argv[1:])]
