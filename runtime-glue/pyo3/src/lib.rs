@@ -166,7 +166,8 @@ where
 /// fn twice<'py>(py: Python<'py>, callback: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
 ///     let future = forkio_pyo3::into_future(callback.call0()?)?;
 ///     forkio_pyo3::future_into_py(py, async move {
-///         let result: String = Python::attach(|py| future.await?.extract(py))?;
+///         let result = future.await?;
+///         let result: String = Python::attach(|py| result.extract(py))?;
 ///         Ok(format!("{result} {result}"))
 ///     })
 /// }

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 MODULES = ["asyncio_loops", "forks", "interpreter_end", "prefork_server", "process_pools"]
 # The time limit of a scenario. It takes a few seconds.
@@ -59,7 +60,7 @@ def run(name):
         except subprocess.TimeoutExpired:
             why = f"no end within {LIMIT} seconds"
         # Helpers of multiprocessing end after the process that started them.
-        while why is None and left_processes(process.pid) and time.monotonic() < end:
+        while not why and left_processes(process.pid) and time.monotonic() < end:
             time.sleep(0.01)
         left = left_processes(process.pid)
         for pid, command in left:
@@ -78,7 +79,7 @@ def run(name):
         # The interpreter ignores exceptions at its end.
         if text and name.startswith("interpreter_end."):
             why = why or "it has written to its output"
-        return why and f"{why}\n{text}"
+        return why and f": {why}\n{text}"
 
 
 def main():
@@ -90,13 +91,16 @@ def main():
         return
     names = [name for name in scenarios() if all(text in name for text in sys.argv[1:])]
     failed = []
-    for name in names:
+
+    def run_and_print(name):
         start = time.monotonic()
         why = run(name)
-        print(f"{name} ... {'FAILED' if why else 'ok'} ({time.monotonic() - start:.1f} s)", flush=True)
+        print(f"{name} ... {'FAILED' if why else 'ok'} ({time.monotonic() - start:.1f} s){why or ''}", flush=True)
         if why:
             failed.append(name)
-            print(why, flush=True)
+
+    with ThreadPoolExecutor(os.cpu_count()) as workers:
+        list(workers.map(run_and_print, names))
     print(f"{len(names) - len(failed)} passed, {len(failed)} failed")
     sys.exit(1 if failed or not names else 0)
 
