@@ -65,8 +65,10 @@ def test_severed_connections():
         peer.recv(1000)
         peer.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes")
         check("answer", answer(), "yes")
-        end = Gate()
-        pid = start_child(end.wait)
+        started, end = Gate(), Gate()
+        pid = start_child(lambda: (started.open(), end.wait()))
+        # Without the patch, the child severs the connections that the parent still has at the child's first step.
+        started.wait()
         forkio_http.shutdown(60)
         check("end of the connection", peer.recv(1), b"")
         end.open()
