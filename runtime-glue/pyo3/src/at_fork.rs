@@ -26,15 +26,14 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// How often each side looks at the count of the other one.
 const INTERVAL: Duration = Duration::from_micros(200);
 
-/// Calls `work` when no fork is being made. A fork waits for its end.
-pub(crate) fn outside_of_forks(work: impl FnOnce()) {
+/// Calls `work` when no fork is being made. A fork waits until `work` is done.
+pub(crate) fn outside_of_forks<T>(work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     loop {
         // Each side adds to its own count before it reads the other one, so that one of them sees the other.
         let working = WORK.add();
         if FORKS.is_zero() || start.elapsed() >= LIMIT {
-            work();
-            return;
+            return work();
         }
         drop(working);
         thread::sleep(INTERVAL);

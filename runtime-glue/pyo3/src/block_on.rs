@@ -1,6 +1,6 @@
 //! [`block_on`], and the calls of it that are running.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,9 +9,9 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use tokio::time::timeout;
 
-use crate::at_exit;
 use crate::count::Count;
-use crate::runtime::{RUNTIME, exception};
+use crate::process::outside_of_forks;
+use crate::runtime::{RUNTIME, exception, handle};
 
 /// How long a call runs until it looks for signals and for a shutdown.
 const SLICE: Duration = Duration::from_millis(100);
@@ -32,7 +32,8 @@ const SLICE: Duration = Duration::from_millis(100);
 ///
 /// # Fork
 ///
-/// If a signal handler forks, `block_on` returns an error in the child, and leaks the future, whose I/O objects are the parent's.
+/// While another thread forks, the future is not polled. If the future itself forks, that takes two seconds longer, so call
+/// `os.fork` outside of it. If a signal handler forks, `block_on` returns an error in the child, and leaks the future, whose I/O objects are the parent's.
 pub fn block_on<F>(py: Python<'_>, future: F) -> PyResult<F::Output>
 where
     F: Future + Send,
@@ -42,12 +43,14 @@ where
     let interrupts = INTERRUPTS.load(Ordering::SeqCst);
     let mut future = Box::pin(future);
     loop {
-        at_exit::check()?;
+        // Builds the runtime if necessary. No thread can fork meanwhile, because this one has the GIL.
+        handle()?;
         if INTERRUPTS.load(Ordering::SeqCst) != interrupts {
             return Err(PyRuntimeError::new_err("the module's runtime was shut down during the call"));
         }
         // Signal handlers run outside of the runtime, so that they can call `block_on` too.
-        let slice = || RUNTIME.block_on(async { timeout(SLICE, future.as_mut()).await });
+        let poll = poll_fn(|context| outside_of_forks(|| future.as_mut().poll(context)));
+        let slice = || RUNTIME.block_on(async { timeout(SLICE, poll).await });
         if let Ok(output) = py.detach(slice).map_err(exception)? {
             return Ok(output);
         }

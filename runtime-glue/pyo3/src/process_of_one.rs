@@ -3,3 +3,7 @@
 pub(crate) fn generation() -> u32 {
     0
 }
+
+pub(crate) fn outside_of_forks<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}

@@ -19,6 +19,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::task;
 
 use crate::at_exit;
+use crate::process::outside_of_forks;
 
 type Build = fn() -> io::Result<tokio::runtime::Runtime>;
 
@@ -127,8 +128,7 @@ impl generic::Runtime for Runtime {
     where
         F: FnOnce() + Send + 'static,
     {
-        #[cfg(not(any(windows, forkio_without_fork)))]
-        let work = || crate::at_fork::outside_of_forks(work);
+        let work = || outside_of_forks(work);
         Runtime::start(|handle| handle.spawn_blocking(work))
     }
 }
