@@ -48,10 +48,12 @@
 //! ```
 
 use std::io;
+use std::mem::ManuallyDrop;
 
-use forkio_reactor::fork::PrepareError;
 use forkio_reactor::fork::atfork as reactor;
+use forkio_reactor::fork::{PrepareError, generation};
 
+use crate::paused_workers::{OTHER_CODE_LIMIT, PausedWorkers};
 use crate::{policy, sys};
 
 /// Makes the children of all later forks of this process and its children reconcile at once. It cannot be undone.
@@ -78,4 +80,47 @@ pub fn install() -> io::Result<()> {
 /// or call `exec`.
 pub fn failure() -> Option<&'static PrepareError> {
     reactor::failure()
+}
+
+/// Pauses the workers of each multi-threaded [`ProcessRuntime`](crate::ProcessRuntime), so that they hold no lock when other
+/// code forks.
+///
+/// Call it where the host announces a fork, such as in `os.register_at_fork(before=...)` of Python, and drop the result after
+/// the fork, in both processes. The workers pause between two polls of their tasks, unless a poll takes longer than 50
+/// milliseconds. They continue after two seconds in any case, because the host may wait for their tasks before it forks.
+///
+/// [`fork_with_threads`](crate::fork_with_threads()) pauses the workers itself.
+///
+/// # Examples
+///
+/// ```
+/// let paused = forkio::atfork::pause_workers();
+/// // The host forks.
+/// drop(paused);
+/// ```
+pub fn pause_workers() -> WorkersPaused {
+    WorkersPaused { workers: ManuallyDrop::new(PausedWorkers::pause(Some(OTHER_CODE_LIMIT))), generation: generation() }
+}
+
+/// Workers that pause until this is dropped; see [`pause_workers`].
+#[must_use = "the workers continue when it is dropped"]
+pub struct WorkersPaused {
+    workers: ManuallyDrop<PausedWorkers>,
+    generation: u32,
+}
+
+impl Drop for WorkersPaused {
+    fn drop(&mut self) {
+        // A child does not have the workers, and one of them may have locked what they wait for.
+        if self.generation == generation() {
+            // SAFETY: it is not used again.
+            unsafe { ManuallyDrop::drop(&mut self.workers) };
+        }
+    }
+}
+
+impl std::fmt::Debug for WorkersPaused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkersPaused").finish_non_exhaustive()
+    }
 }

@@ -234,7 +234,7 @@ pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
     };
     policy::install_defaults();
     before_fork::run_hooks()?;
-    let paused = PausedWorkers::pause();
+    let paused = PausedWorkers::pause(None);
     let mut stdout = io::stdout().lock();
     let stderr = io::stderr().lock();
     let locks = (runtime::signal_pipes(), before_fork::HOOKS.lock(), lineage::HOOKS.lock(), parent_only::waiters());

@@ -12,6 +12,9 @@ use crate::sys::{self, PerProcess};
 /// code, and holds none of the runtime's locks.
 const PAUSE_LIMIT: Duration = Duration::from_millis(50);
 
+/// How long workers pause for a fork of other code, which may wait for their tasks before it forks. Then they continue.
+pub(crate) const OTHER_CODE_LIMIT: Duration = Duration::from_secs(2);
+
 /// The multi-threaded runtimes of this process whose workers pause.
 static RUNTIMES: PerProcess<Mutex<Vec<Handle>>> = PerProcess::new();
 
@@ -55,26 +58,30 @@ impl Pause {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pauses a worker: it holds no lock of the runtime, and is not in a signal handler.
-    fn pause_worker(&self) {
+    /// Pauses a worker, at most until `limit` has passed: it holds no lock of the runtime, and is not in a signal handler.
+    fn pause_worker(&self, limit: Option<Duration>) {
         let _blocked = reactor::block_signals();
         let mut state = self.state();
         state.paused += 1;
         self.worker_has_paused.notify_one();
-        drop(self.is_over.wait_while(state, |state| !state.is_over));
+        match limit {
+            Some(limit) => drop(self.is_over.wait_timeout_while(state, limit, |state| !state.is_over)),
+            None => drop(self.is_over.wait_while(state, |state| !state.is_over)),
+        }
     }
 }
 
 impl PausedWorkers {
-    /// Pauses the workers, except those that are not free within [`PAUSE_LIMIT`].
-    pub(crate) fn pause() -> PausedWorkers {
+    /// Pauses the workers, except those that are not free within [`PAUSE_LIMIT`]. They continue when `limit` has passed, if there
+    /// is one.
+    pub(crate) fn pause(limit: Option<Duration>) -> PausedWorkers {
         let pause = Arc::new(Pause::default());
         let mut workers = 0;
         for runtime in runtimes().iter().flat_map(|runtimes| runtimes.iter()) {
             // As many tasks as there are workers, so that each worker has to take one.
             for _ in 0..runtime.metrics().num_workers() {
                 let pause = Arc::clone(&pause);
-                runtime.spawn(async move { pause.pause_worker() });
+                runtime.spawn(async move { pause.pause_worker(limit) });
                 workers += 1;
             }
         }

@@ -2,16 +2,15 @@
 
 use std::io::Read;
 use std::net::{Shutdown, TcpStream as StdTcpStream};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use forkio_reactor::fork;
 use forkio_tests::reactor::fork_child;
-use forkio_tests::reap;
 use forkio_tests::runtime::*;
+use forkio_tests::{reap, wait_status};
 
 use crate::{RUNTIME, ask, block_on, fork_with_threads, listen, serve, start_serving, use_everything, wait};
 
@@ -73,6 +72,41 @@ scenarios!(
             });
         });
         use_everything();
+    }
+
+    /// Workers that are paused for forks of other code hold no lock in the child, unless this machine delays one so long that it
+    /// is not paused in time.
+    fn paused_for_other_code() {
+        static LOCK: Mutex<()> = Mutex::new(());
+        let locks_most_of_the_time = async {
+            loop {
+                let locked = LOCK.lock();
+                thread::sleep(Duration::from_millis(1));
+                drop(locked);
+                tokio::task::yield_now().await;
+            }
+        };
+        RUNTIME.spawn(locks_most_of_the_time).unwrap();
+        let is_free = || {
+            let paused = forkio::atfork::pause_workers();
+            let child = unplanned::fork_child(|| exit_now(i32::from(LOCK.try_lock().is_err())));
+            drop(paused);
+            wait_status(child) == 0
+        };
+        let free = (0..50).filter(|_| is_free()).count();
+        assert!(free > 15, "the lock was free in {free} of 50 children");
+        unplanned::in_child(use_everything);
+    }
+
+    /// Workers that are paused for other code continue by themselves if it waits for them instead of forking.
+    fn paused_forever() {
+        let paused = forkio::atfork::pause_workers();
+        use_everything();
+        let again = forkio::atfork::pause_workers();
+        let (sender, receiver) = mpsc::channel();
+        RUNTIME.spawn(async move { sender.send(7) }).unwrap();
+        check_eq("a task", receiver.recv_timeout(limit()), Ok(7));
+        drop((paused, again));
     }
 
     /// A fork inside a task of a multi-threaded runtime is refused. The child of an unplanned one can use its runtime

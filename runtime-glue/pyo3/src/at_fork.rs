@@ -1,0 +1,87 @@
+//! What happens at a fork of the interpreter: no thread of the runtime may hold a lock that the child needs.
+//!
+//! These are the locks of the runtime, that of pyo3 for references that were dropped without the GIL, and, before Python 3.12, that of
+//! the interpreter's list of threads: a thread takes it, without the GIL, when it attaches and detaches, and a child that inherits
+//! it locked never returns from `os.fork`.
+
+use std::cell::RefCell;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use forkio::atfork::{self, WorkersPaused};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::count::{Count, Counted};
+
+/// Forks that this process is making.
+static FORKS: Count = Count::new();
+
+/// Calls of [`outside_of_forks`] that are running.
+static WORK: Count = Count::new();
+
+/// How long a fork waits for work, and work waits for a fork, which may wait for the work itself.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// How often each side looks at the count of the other one.
+const INTERVAL: Duration = Duration::from_micros(200);
+
+/// Calls `work` when no fork is being made. A fork waits until `work` is done.
+pub(crate) fn outside_of_forks<T>(work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    loop {
+        // Each side adds to its own count before it reads the other one, so that one of them sees the other.
+        let working = WORK.add();
+        if FORKS.is_zero() || start.elapsed() >= LIMIT {
+            return work();
+        }
+        drop(working);
+        thread::sleep(INTERVAL);
+    }
+}
+
+/// The runtime does nothing until this is dropped. In a child, dropping it does nothing.
+struct Pause {
+    _fork: Counted,
+    _workers: WorkersPaused,
+}
+
+impl Pause {
+    fn begin() -> Pause {
+        let start = Instant::now();
+        let fork = FORKS.add();
+        while !WORK.is_zero() && start.elapsed() < LIMIT {
+            thread::sleep(INTERVAL);
+        }
+        Pause { _fork: fork, _workers: atfork::pause_workers() }
+    }
+}
+
+thread_local! {
+    /// The pauses that this thread has begun. A hook of another module may fork, too.
+    static PAUSES: RefCell<Vec<Pause>> = const { RefCell::new(Vec::new()) };
+}
+
+#[pyfunction]
+fn before(py: Python<'_>) {
+    // A thread of the runtime that waits for the GIL gets it meanwhile.
+    let pause = py.detach(Pause::begin);
+    PAUSES.with_borrow_mut(|pauses| pauses.push(pause));
+}
+
+#[pyfunction]
+fn after() {
+    drop(PAUSES.with_borrow_mut(Vec::pop));
+}
+
+/// Registers hooks of the interpreter. Forks that it does not make reconcile inside `fork(2)`, and pause nothing.
+pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
+    atfork::install()?;
+    let hooks = PyDict::new(py);
+    hooks.set_item("before", wrap_pyfunction!(before, py)?)?;
+    let after = wrap_pyfunction!(after, py)?;
+    hooks.set_item("after_in_parent", &after)?;
+    hooks.set_item("after_in_child", after)?;
+    py.import("os")?.call_method("register_at_fork", (), Some(&hooks))?;
+    Ok(())
+}

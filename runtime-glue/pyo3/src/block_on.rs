@@ -1,0 +1,84 @@
+//! [`block_on`], and the calls of it that are running.
+
+use std::future::{Future, poll_fn};
+use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use tokio::time::timeout;
+
+use crate::count::Count;
+use crate::process::outside_of_forks;
+use crate::runtime::{RUNTIME, exception, handle};
+
+/// How long a call runs until it looks for signals and for a shutdown.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// Runs a future to completion on the calling thread. Other Python threads run meanwhile, because it releases the GIL.
+///
+/// On the main thread, Python's signal handlers run within a tenth of a second. `block_on` returns their exception, such as
+/// `KeyboardInterrupt`, and drops the future.
+///
+/// # Errors
+///
+/// - The exception of a signal handler.
+/// - `RuntimeError`: the runtime was shut down meanwhile, the interpreter is at its end, or a [`forkio::RuntimeError`], with its text.
+///
+/// # Panics
+///
+/// Inside a task of the runtime. Python sees a `PanicException`. Await the future there instead.
+///
+/// # Fork
+///
+/// While another thread forks, the future is not polled. If the future itself forks, that takes two seconds longer, so call
+/// `os.fork` outside of it. If a signal handler forks, `block_on` returns an error in the child, and leaks the future, whose I/O objects are the parent's.
+pub fn block_on<F>(py: Python<'_>, future: F) -> PyResult<F::Output>
+where
+    F: Future + Send,
+    F::Output: Send,
+{
+    let call = CALLS.add();
+    let interrupts = INTERRUPTS.load(Ordering::SeqCst);
+    let mut future = Box::pin(future);
+    loop {
+        // Builds the runtime if necessary. No thread can fork meanwhile, because this one has the GIL.
+        handle()?;
+        if INTERRUPTS.load(Ordering::SeqCst) != interrupts {
+            return Err(PyRuntimeError::new_err("the module's runtime was shut down during the call"));
+        }
+        // Signal handlers run outside of the runtime, so that they can call `block_on` too.
+        let poll = poll_fn(|context| outside_of_forks(|| future.as_mut().poll(context)));
+        let slice = || RUNTIME.block_on(async { timeout(SLICE, poll).await });
+        if let Ok(output) = py.detach(slice).map_err(exception)? {
+            return Ok(output);
+        }
+        let checked = py.check_signals();
+        if !call.is_of_this_process() {
+            mem::forget(future);
+            checked?;
+            return Err(PyRuntimeError::new_err(
+                "a signal handler forked during the call, and the future is the parent's: end the child in the handler, by \
+                 `os._exit`",
+            ));
+        }
+        checked?;
+    }
+}
+
+/// The calls that are running.
+static CALLS: Count = Count::new();
+
+/// How many times the calls were interrupted.
+static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
+
+/// Makes all running calls of this process return an error.
+pub(crate) fn interrupt() {
+    INTERRUPTS.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Whether a call is running in this process.
+pub(crate) fn is_running() -> bool {
+    !CALLS.is_zero()
+}

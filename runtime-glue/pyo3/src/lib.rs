@@ -1,0 +1,182 @@
+//! A tokio runtime for a Python extension module whose host may fork at any time: `os.fork`, `multiprocessing`,
+//! `concurrent.futures`, gunicorn.
+//!
+//! Each process has a runtime of its own, a [`forkio::ProcessRuntime`], which it builds when it first uses it. One line installs it:
+//!
+//! ```no_run
+//! use pyo3::prelude::*;
+//! use tokio::io::AsyncReadExt;
+//! use tokio::net::TcpStream;
+//!
+//! async fn read(address: String) -> PyResult<String> {
+//!     let mut text = String::new();
+//!     TcpStream::connect(address).await?.read_to_string(&mut text).await?;
+//!     Ok(text)
+//! }
+//!
+//! /// Waits for the text. Other Python threads run meanwhile.
+//! #[pyfunction]
+//! fn read_text(py: Python<'_>, address: String) -> PyResult<String> {
+//!     forkio_pyo3::block_on(py, read(address))?
+//! }
+//!
+//! /// Returns an awaitable for asyncio.
+//! #[pyfunction]
+//! fn read_text_async(py: Python<'_>, address: String) -> PyResult<Bound<'_, PyAny>> {
+//!     forkio_pyo3::future_into_py(py, read(address))
+//! }
+//!
+//! #[pymodule]
+//! fn example(module: &Bound<'_, PyModule>) -> PyResult<()> {
+//!     forkio_pyo3::install(module.py())?;
+//!     module.add_function(wrap_pyfunction!(read_text, module)?)?;
+//!     module.add_function(wrap_pyfunction!(read_text_async, module)?)
+//! }
+//! ```
+//!
+//! | to | use |
+//! |---|---|
+//! | wait for a future in a Python function | [`block_on`] |
+//! | give a future to asyncio as an awaitable | [`future_into_py`] |
+//! | await a Python awaitable in Rust | [`into_future`] |
+//! | run a task in the background | [`spawn`] |
+//! | keep a client with its connections | [`PerProcess`] |
+//! | call the generic functions of `pyo3-async-runtimes` | [`Runtime`] |
+//!
+//! # Fork
+//!
+//! - **The parent's tasks do not continue** in the child. Its connections are severed there: peers see the end when the parent
+//!   closes them. Listeners stay open. [`forkio::ProcessRuntime`] has the details.
+//! - **The objects of a runtime belong to one process**: connections, clients with a pool of them, timers, handles of tasks. Keep them
+//!   in a [`PerProcess`].
+//! - **An asyncio event loop belongs to one process**, as without Rust. A child starts its own (`asyncio.run`).
+//! - **Locks**: while the interpreter forks, the workers of the runtime pause, and so does blocking work that [`Runtime`] has started, so
+//!   that the child inherits no lock that one holds. Other threads do not pause. If one attaches to the interpreter or detaches from
+//!   it at the fork, a child of Python 3.11 or older never returns from `os.fork`. Let such threads stay attached
+//!   ([`Python::detach`](pyo3::Python::detach) keeps their state), or use [`Runtime`].
+//! - [The patch](forkio#the-patch) is optional.
+//!
+//! # The end of the interpreter
+//!
+//! [`install`] registers a function with `atexit`. It ends the calls of [`block_on`] in other threads, and shuts the runtime down. It
+//! waits at most five seconds for polls of tasks and blocking work. Tasks that are still running must not use Python after that.
+//! Later calls of this crate return an error.
+//!
+//! Children of `multiprocessing` end by `os._exit`, which needs no shutdown.
+//!
+//! # Platforms
+//!
+//! Those of [`forkio`](forkio#platforms). On Windows, where nothing forks, only the end of the interpreter matters.
+
+mod at_exit;
+#[cfg(not(any(windows, forkio_without_fork)))]
+mod at_fork;
+mod block_on;
+mod count;
+mod per_process;
+#[cfg_attr(any(windows, forkio_without_fork), path = "process_of_one.rs")]
+mod process;
+mod runtime;
+
+use std::future::Future;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyo3::prelude::*;
+use pyo3_async_runtimes::generic;
+
+pub use at_exit::shutdown;
+pub use block_on::block_on;
+pub use per_process::PerProcess;
+pub use runtime::{JoinError, JoinHandle, Runtime, handle, spawn};
+
+/// Installs the runtime for the extension module that this crate is part of. Call it in the `#[pymodule]`.
+///
+/// The runtime is multi-threaded, and has one worker per CPU. [`install_with`] installs another one.
+///
+/// Calls after the first one do nothing.
+///
+/// # Errors
+///
+/// Those of `atexit.register` and `os.register_at_fork`, and those of [`forkio::atfork::install`].
+pub fn install(py: Python<'_>) -> PyResult<()> {
+    install_with(py, runtime::multi_thread)
+}
+
+/// Installs a runtime that `build` builds in each process that uses it; see [`install`].
+///
+/// It must be multi-threaded, because no thread would run the tasks of a current-thread runtime. It needs an I/O driver and timers
+/// (`enable_all`).
+///
+/// # Errors
+///
+/// The same as those of [`install`].
+///
+/// # Examples
+///
+/// ```no_run
+/// # use pyo3::prelude::*;
+/// #[pymodule]
+/// fn example(module: &Bound<'_, PyModule>) -> PyResult<()> {
+///     let build = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+///     forkio_pyo3::install_with(module.py(), build)
+/// }
+/// ```
+pub fn install_with(py: Python<'_>, build: fn() -> io::Result<tokio::runtime::Runtime>) -> PyResult<()> {
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+    if INSTALLED.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
+    runtime::set_builder(build);
+    #[cfg(not(any(windows, forkio_without_fork)))]
+    at_fork::install(py)?;
+    at_exit::install(py)
+}
+
+/// Makes a Python awaitable of a Rust future, for asyncio. The future runs as a task of this process's runtime.
+///
+/// If the awaitable is cancelled, the future is dropped. A panic in the future becomes the Python exception `RustPanic`. See
+/// [`generic::future_into_py`].
+///
+/// # Errors
+///
+/// Those of [`handle`], and `RuntimeError` if no event loop is running in this thread.
+pub fn future_into_py<F, T>(py: Python<'_>, future: F) -> PyResult<Bound<'_, PyAny>>
+where
+    F: Future<Output = PyResult<T>> + Send + 'static,
+    T: for<'py> IntoPyObject<'py> + Send + 'static,
+{
+    handle()?;
+    generic::future_into_py::<Runtime, F, T>(py, future)
+}
+
+/// Makes a Rust future of a Python awaitable, such as a coroutine. It runs in the event loop of the task or thread that calls this;
+/// see [`generic::into_future`].
+///
+/// # Errors
+///
+/// `RuntimeError` if there is no such event loop.
+///
+/// # Examples
+///
+/// ```no_run
+/// # use pyo3::prelude::*;
+/// /// Calls `callback`, an `async def`, and returns its result twice.
+/// #[pyfunction]
+/// fn twice<'py>(py: Python<'py>, callback: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+///     let future = forkio_pyo3::into_future(callback.call0()?)?;
+///     forkio_pyo3::future_into_py(py, async move {
+///         let result = future.await?;
+///         let result: String = Python::attach(|py| result.extract(py))?;
+///         Ok(format!("{result} {result}"))
+///     })
+/// }
+/// ```
+pub fn into_future(awaitable: Bound<'_, PyAny>) -> PyResult<impl Future<Output = PyResult<Py<PyAny>>> + Send + use<>> {
+    generic::into_future::<Runtime>(awaitable)
+}
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,8 @@
+//! Which process this is, and whether it is just forking.
+
+pub(crate) use crate::at_fork::outside_of_forks;
+
+/// The number of forks between this process and the first one. It differs from those of its parent and ancestors.
+pub(crate) fn generation() -> u32 {
+    forkio::Lineage::current().generation()
+}

@@ -1,0 +1,9 @@
+//! The same interface as `process.rs`, for systems where nothing forks.
+
+pub(crate) fn generation() -> u32 {
+    0
+}
+
+pub(crate) fn outside_of_forks<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}

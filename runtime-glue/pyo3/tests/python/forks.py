@@ -1,0 +1,148 @@
+"""os.fork()."""
+
+import os
+import signal
+import socket
+import threading
+
+import forkio_http
+from support import Gate, check, end_of, in_child, in_thread, raises, start_child, use_everything
+
+
+def test_parent_and_child():
+    """Both processes, and a grandchild, have a runtime. The parent's connection is its own."""
+    server = forkio_http.Server()
+    server.start()
+    client = forkio_http.Client(server.port)
+    first = client.get()
+
+    def child():
+        # The parent answers: the child's runtime does not serve.
+        answer = client.get()
+        check("the serving process", answer.split()[0], str(os.getppid()))
+        assert answer != first, "the child used its parent's connection"
+        check("its own connection", client.get(), answer)
+        use_everything(1)
+        in_child(lambda: use_everything(2))
+        use_everything(1)
+
+    for _ in range(3):
+        in_child(child)
+        check("the parent's connection", client.get(), first)
+    use_everything(0)
+
+
+def test_inherited_listener():
+    """A child serves on a listener that its parent has bound."""
+    server = forkio_http.Server()
+    gate, end = Gate(), Gate()
+
+    def child():
+        server.start()
+        gate.open()
+        end.wait()
+
+    pid = start_child(child)
+    gate.wait()
+    check("the serving process", forkio_http.Client(server.port).get().split()[0], str(pid))
+    end.open()
+    end_of(pid)
+
+
+def test_first_use_in_child():
+    """The parent has no runtime."""
+    in_child(lambda: use_everything(1))
+    use_everything(0)
+
+
+def test_severed_connections():
+    """The peer of a connection sees that the parent closes it, although a child runs, which does not use the runtime."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = forkio_http.Client(listener.getsockname()[1])
+        answer = in_thread(client.get)
+        peer = listener.accept()[0]
+        peer.settimeout(60)
+        peer.recv(1000)
+        peer.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes")
+        check("answer", answer(), "yes")
+        started, end = Gate(), Gate()
+        pid = start_child(lambda: (started.open(), end.wait()))
+        # Without the patch, the child severs the connections that the parent still has at the child's first step.
+        started.wait()
+        forkio_http.shutdown(60)
+        check("end of the connection", peer.recv(1), b"")
+        end.open()
+        end_of(pid)
+
+
+def test_many_forks_under_load():
+    """Children inherit no lock from busy workers."""
+    forkio_http.use_python_forever(4)
+    server = forkio_http.Server()
+    server.start()
+    client = forkio_http.Client(server.port)
+
+    def child():
+        client.get()
+
+    for _ in range(300):
+        in_child(child)
+    client.get()
+    forkio_http.shutdown(60)
+
+
+def test_fork_in_thread():
+    """A thread forks while another one is inside `block_on`."""
+    inside = in_thread(lambda: forkio_http.pause(1000))
+    thread = in_thread(lambda: in_child(lambda: use_everything(1)))
+    thread()
+    # The child's shutdown does not wait for the thread, which it does not have.
+    in_child(lambda: (use_everything(1), forkio_http.shutdown(1000)))
+    forkio_http.shutdown(60)
+    raises(RuntimeError, "shut down", inside)
+
+
+def test_signals():
+    """Signal handlers run during `block_on`, and may use it."""
+    main = threading.main_thread().ident
+
+    def interrupt():
+        signal.pthread_kill(main, signal.SIGINT)
+
+    def handler(*_):
+        handled.append(forkio_http.pause(0.001))
+
+    def interrupts():
+        threading.Timer(0.1, interrupt).start()
+        raises(KeyboardInterrupt, "", lambda: forkio_http.pause(1000))
+        check("the future was dropped", forkio_http.dropped(), 1)
+
+    interrupts()
+    in_child(lambda: raises(AssertionError, "2, not 1", interrupts))
+    handled = []
+    signal.signal(signal.SIGUSR1, handler)
+    threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGUSR1)).start()
+    check("the call continues", forkio_http.pause(1), 1)
+    check("the handler's call", handled, [0.001])
+
+
+def test_fork_in_signal_handler():
+    """The child of a signal handler that forks inside `block_on` leaves that with an error."""
+    main = threading.main_thread().ident
+    children = []
+
+    def handler(*_):
+        children.append(os.fork())
+
+    signal.signal(signal.SIGUSR1, handler)
+    parent = os.getpid()
+    threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGUSR1)).start()
+    try:
+        check("the call continues", forkio_http.pause(1), 1)
+        check("the parent", os.getpid(), parent)
+    except RuntimeError as error:
+        status = 1 if os.getpid() == parent or "forked" not in str(error) else 0
+        use_everything(1)
+        os._exit(status)
+    end_of(children[0])
+    check("forks", len(children), 1)
