@@ -46,8 +46,11 @@ pub(super) fn used_page_ends() -> io::Result<Vec<(usize, bool)>> {
 /// A stack begins with a guard, and other memory may follow it in the same mapping. So a large mapping without a guard is a
 /// heap, or ends with a stack. Looking at all of it would take 0.1 s per GiB. This misses a thread that was created without
 /// a guard (`pthread_attr_setguardsize`), if a large mapping has its stack and other memory behind it.
+///
+/// A stack is at the beginning of a mapping of terabytes, if it is part of one. AddressSanitizer has such mappings.
 fn anonymous_ranges() -> io::Result<Vec<Range<usize>>> {
     const LARGE: usize = 64 << 20;
+    const LARGEST: usize = 64 << 30;
 
     let maps = fs::read_to_string("/proc/self/maps")?;
     let has_visible_guards = has_visible_guards();
@@ -65,7 +68,10 @@ fn anonymous_ranges() -> io::Result<Vec<Range<usize>>> {
             continue;
         }
         let is_heap = range.len() > LARGE && has_visible_guards && guard_end != range.start;
-        ranges.push(if is_heap { range.end - page_size()..range.end } else { range });
+        ranges.push(match is_heap {
+            true => range.end - page_size()..range.end,
+            false => range.start..range.end.min(range.start + LARGEST),
+        });
     }
     Ok(ranges)
 }
