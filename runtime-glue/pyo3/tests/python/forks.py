@@ -117,6 +117,8 @@ def test_signals():
         raises(KeyboardInterrupt, "", lambda: forkio_http.pause(1000))
         check("the future was dropped", forkio_http.dropped(), 1)
 
+    # Python does not handle it in a background job of a shell, which ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupts()
     in_child(lambda: raises(AssertionError, "2, not 1", interrupts))
     handled = []
