@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             show("parent", &client, &address).await?;
         }
         Fork::Child(_) => {
-            // The tasks of severed connections run, and tell the client that they have ended.
+            // Lets the tasks of the severed connections run. Each tells the client that its connection has ended.
             tokio::task::yield_now().await;
             show("child", &client, &address).await?;
         }

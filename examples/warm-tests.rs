@@ -1,7 +1,7 @@
 //! A test harness that prepares its fixture once. Each test runs in a child that is forked from the prepared process.
 //!
 //! A test has the fixture as it was prepared, tasks included, and memory of its own. A test that crashes or hangs does not
-//! affect the others. Three of the tests below show how failures look.
+//! affect the others. Three of the tests below show what failures look like.
 //!
 //! ```sh
 //! cargo run --release --example warm-tests -- 2    # A test may take two seconds.
@@ -31,7 +31,7 @@ const TESTS: [(&str, Test); 5] = [
     ("a hang", |_| Box::pin(std::future::pending())),
 ];
 
-/// What takes long to prepare. A store runs as a task, and answers over a stream in memory, which each child has for itself.
+/// The state that takes long to prepare: a store that runs as a task, and a stream in memory to it. Each child has its own copy.
 struct Fixture {
     store: BufReader<DuplexStream>,
 }
@@ -93,7 +93,7 @@ async fn main() -> io::Result<ExitCode> {
     Ok(code)
 }
 
-/// Runs a test in a child. Returns what went wrong with it.
+/// Runs a test in a child. Returns the reason if it fails.
 async fn run(test: Test, fixture: &mut Option<Fixture>, limit: Duration) -> io::Result<Result<(), String>> {
     let mut child = match forkio::fork().await.map_err(io::Error::other)? {
         Fork::Parent(child) => child,

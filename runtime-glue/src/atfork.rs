@@ -56,10 +56,10 @@ use forkio_reactor::fork::{PrepareError, generation};
 use crate::paused_workers::{OTHER_CODE_LIMIT, PausedWorkers};
 use crate::{policy, sys};
 
-/// Makes the children of all later forks of this process and its children reconcile at once. It cannot be undone.
+/// Makes all later children of this process, and their children, reconcile inside `fork(2)`. This cannot be undone.
 ///
-/// A child also keeps the stacks of its parent's threads, as [`ProcessRuntime`](crate::ProcessRuntime#parking_lot) needs it, before it
-/// starts any thread.
+/// A child also keeps the stacks of its parent's threads before it starts any thread:
+/// [`ProcessRuntime`](crate::ProcessRuntime#parking_lot) needs them.
 ///
 /// The parent pays nothing. Each child pays for its reconciliation, also one that only calls `exec`. `std::process::Command`
 /// and `tokio::process::Command` pay nothing, unless they have a `pre_exec` hook or set a user or groups: they do not use

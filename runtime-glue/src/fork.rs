@@ -87,12 +87,12 @@ impl Default for ForkOptions {
 }
 
 impl ForkOptions {
-    /// The defaults.
+    /// Creates options with the defaults.
     pub fn new() -> ForkOptions {
         ForkOptions { wait_for_threads: Duration::from_secs(12) }
     }
 
-    /// How long to wait for other threads to end before the fork is refused. 12 seconds unless set.
+    /// Sets how long `fork` waits for other threads to end before it returns an error. The default is 12 seconds.
     ///
     /// Threads of the blocking pool (`spawn_blocking`, `tokio::fs`, name resolution) end after they have been idle for the
     /// runtime's `thread_keep_alive`, which is ten seconds unless set. The child would not have them, and would wait forever
@@ -169,7 +169,7 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 /// # Safety
 ///
 /// A lock that another thread held at the fork stays locked in the child forever, and the data that it guards may be half
-/// changed. The child must not wait for such a lock, nor use such data, also not through a library (signal-safety(7)).
+/// changed. The child must not wait for such a lock or use such data, directly or through a library (signal-safety(7)).
 ///
 /// # Fork
 ///
@@ -181,8 +181,8 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 ///
 /// - A connection that another thread has accepted and not registered yet, or deregistered and not closed yet, stays open in
 ///   the child.
-/// - If another thread was just starting or ending, no thread may start in the child. Its runtime is
-///   [`InheritedLock`](crate::RuntimeError::InheritedLock) then, after some seconds.
+/// - If another thread was just starting or ending, no thread can start in the child. The child's first use of a
+///   `ProcessRuntime` then returns [`InheritedLock`](crate::RuntimeError::InheritedLock) after several seconds.
 ///
 /// [`parent_only`](crate::parent_only()) futures do not resolve in the child.
 ///

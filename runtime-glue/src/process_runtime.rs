@@ -31,9 +31,9 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 ///   `try_clone`. Tag a listener with [`Sever`](crate::ForkPolicy::Sever) if the child must not hold it open.
 /// - **Signals** reach the streams of the process that they were sent to. A signal that the parent has received by the time of
 ///   the fork is not delivered in the child.
-/// - **Handles of the inherited runtime** must not be used in the child. Dropping a `JoinHandle` or a `Handle` is harmless.
-///   Dropping an I/O object, a timer or a `JoinSet`, aborting and spawning take a lock of the inherited runtime, which a
-///   thread of the parent may have held: `mem::forget` them.
+/// - **Handles of the inherited runtime** must not be used in the child: spawning and aborting take a lock of that runtime,
+///   which a thread of the parent may have held. So does dropping an I/O object, a timer or a `JoinSet`: pass these to
+///   `mem::forget`. Dropping a `JoinHandle` or a `Handle` is harmless.
 ///
 /// Without [the patch](crate#the-patch), the child of a fork that other code makes severs the connections that the parent's
 /// runtime still has when the child first uses this one, or inside the fork after [`atfork::install`](crate::atfork::install).
@@ -54,9 +54,9 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 ///
 /// # Platforms
 ///
-/// Children keep stacks on Linux, under glibc on x86_64, with `/proc` mounted. On other systems it is not known whether the
-/// entries stay intact: build tokio without `parking_lot` and `full` there, or forks and runtimes are refused
-/// ([`ForkError::ParkingLot`]).
+/// Children keep stacks on Linux, under glibc on x86_64, with `/proc` mounted. Elsewhere, `fork_with_threads` and a
+/// `ProcessRuntime` in the child of a process with threads return [`ForkError::ParkingLot`] if tokio has that feature. Build
+/// tokio without `parking_lot` and `full` there.
 ///
 /// # Examples
 ///

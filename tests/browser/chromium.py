@@ -107,7 +107,7 @@ class Chromium:
             value = self.evaluate(expression)
             if value:
                 return value
-            assert time.monotonic() < end, f"not so: {what}\n{self.evaluate('document.body.innerText')}"
+            assert time.monotonic() < end, f"timed out waiting for: {what}\n{self.evaluate('document.body.innerText')}"
             time.sleep(0.1)
 
     def screenshot(self, path):

@@ -1,4 +1,4 @@
-"""The status page as a person sees it, under load and during a reload: status_page.py SERVER [FOLDER FOR SCREENSHOTS]"""
+"""Tests the status page in Chromium, under load and during a reload: status_page.py SERVER [FOLDER FOR SCREENSHOTS]"""
 
 import http.client
 import os

@@ -14,7 +14,7 @@ use super::Format;
 use super::line::Fields;
 use crate::log::LogFile;
 
-/// Where the lines go.
+/// The destination of the lines.
 #[derive(Debug)]
 pub(crate) enum Output {
     Stdout,
@@ -52,8 +52,8 @@ impl AccessLayer {
     fn write(&self, line: &[u8]) {
         let written = self.output.write(line);
         let has_failed = written.is_err();
-        // Requests are served nevertheless. The first of several errors is reported; not by an event, which a layer must
-        // not make.
+        // Requests are served nevertheless. Only the first of several errors is reported, on standard error: a layer must
+        // not create an event.
         if let (Err(error), false) = (written, self.has_failed.load(Ordering::Relaxed)) {
             let _ = writeln!(io::stderr(), "{}: cannot write the access log: {error}", crate::options::NAME);
         }
@@ -64,7 +64,7 @@ impl AccessLayer {
 }
 
 thread_local! {
-    /// Kept between requests for their memory.
+    /// Buffers that all requests of this thread reuse.
     static SCRATCH: RefCell<(Fields, String)> = RefCell::default();
 }
 
@@ -81,7 +81,7 @@ impl<S: Subscriber> Layer<S> for AccessLayer {
 }
 
 impl Fields {
-    /// Keeps the memory of the texts.
+    /// Clears all fields. The strings keep their allocations.
     fn clear(&mut self) {
         for text in [&mut self.peer, &mut self.method, &mut self.path, &mut self.version] {
             text.clear();

@@ -1,9 +1,8 @@
 //! The lines of the access log.
 //!
-//! A client chooses much of what they say: the method, the path, the referer and the user agent. So each of these is escaped,
-//! which keeps a client from beginning a line, ending a field or talking to a terminal. Each is also cut off at a length that
-//! keeps the line shorter than `PIPE_BUF`: the kernel writes such a line to a pipe as a whole, between the lines of other
-//! workers.
+//! The client chooses four fields: the method, the path, the referer and the user agent. Each is escaped, so that a client cannot
+//! begin a line, end a field or control a terminal. Each is also cut off, so that a line is shorter than `PIPE_BUF`: the kernel
+//! writes such a line to a pipe as a whole, between the lines of other workers.
 
 use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -95,7 +94,7 @@ fn push_number(number: Option<u64>, line: &mut String) {
 
 /// Such as `10/Oct/2000:13:55:36 +0000`.
 fn push_apache_time(time: SystemTime, line: &mut String) {
-    // Such as `Tue, 10 Oct 2000 13:55:36 GMT`. A time after the year 9999 would be a panic.
+    // Such as `Tue, 10 Oct 2000 13:55:36 GMT`. `HttpDate` panics for a time after the year 9999.
     let latest = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     let date = HttpDate::from(time.clamp(UNIX_EPOCH, latest)).to_string();
     let mut words = date.split(' ').skip(1);
@@ -130,7 +129,7 @@ fn escape_as_apache(bytes: &[u8], limit: usize, line: &mut String) {
 
 fn write_json(fields: &Fields, line: &mut String) {
     line.push_str("{\"time\":\"");
-    // An error says that the string cannot be written to.
+    // Writing to a string does not fail.
     let _ = time::SystemTime.format_time(&mut Writer::new(line));
     line.push_str("\",\"peer\":");
     push_json(Some(fields.peer.as_bytes()).filter(|peer| !peer.is_empty()), HEADER_LIMIT, line);

@@ -30,7 +30,7 @@ pub(crate) const TARGET: &str = "access";
 pub(crate) enum Format {
     /// Apache's: peer, time, request, status, bytes
     Common,
-    /// As common, with referer and user agent
+    /// The same as common, with referer and user agent
     Combined,
     /// An object with all fields
     Json,

@@ -13,7 +13,7 @@ use crate::runtime::RUNTIME;
 /// How long the end of the interpreter waits for the runtime.
 const EXIT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Whether the interpreter is at its end. No thread may call it then.
+/// Whether the interpreter is at its end. [`check`] then returns an error, and no runtime is built.
 static AT_END: AtomicBool = AtomicBool::new(false);
 
 /// Fails if the interpreter is at its end.

@@ -40,7 +40,7 @@ pub(crate) fn outside_of_forks<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// The runtime does nothing until this is dropped. In a child, dropping it does nothing.
+/// Keeps the workers paused, and new work waiting, until it is dropped, for at most two seconds. Does nothing in a child.
 struct Pause {
     _fork: Counted,
     _workers: WorkersPaused,
@@ -74,7 +74,8 @@ fn after() {
     drop(PAUSES.with_borrow_mut(Vec::pop));
 }
 
-/// Registers hooks of the interpreter. Forks that it does not make reconcile inside `fork(2)`, and pause nothing.
+/// Registers hooks for the interpreter's forks. After any fork, the child reconciles inside `fork(2)`. Forks of other code run no
+/// hooks, and pause no workers.
 pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
     atfork::install()?;
     let hooks = PyDict::new(py);

@@ -32,8 +32,9 @@ const SLICE: Duration = Duration::from_millis(100);
 ///
 /// # Fork
 ///
-/// While another thread forks, the future is not polled. If the future itself forks, that takes two seconds longer, so call
-/// `os.fork` outside of it. If a signal handler forks, `block_on` returns an error in the child, and leaks the future, whose I/O objects are the parent's.
+/// While another thread forks, the future is not polled. If the future itself forks, the fork takes two seconds longer. Call
+/// `os.fork` outside of the future instead. If a signal handler forks, `block_on` returns an error in the child. It leaks the
+/// future, because the future's I/O objects belong to the parent.
 pub fn block_on<F>(py: Python<'_>, future: F) -> PyResult<F::Output>
 where
     F: Future + Send,

@@ -50,9 +50,9 @@
 //! - **The objects of a runtime belong to one process**: connections, clients with a pool of them, timers, handles of tasks. Keep them
 //!   in a [`PerProcess`].
 //! - **An asyncio event loop belongs to one process**, as without Rust. A child starts its own (`asyncio.run`).
-//! - **Locks**: while the interpreter forks, the workers of the runtime pause, and so does blocking work that [`Runtime`] has started, so
-//!   that the child inherits no lock that one holds. Other threads do not pause. If one attaches to the interpreter or detaches from
-//!   it at the fork, a child of Python 3.11 or older never returns from `os.fork`. Let such threads stay attached
+//! - **Locks**: a fork of the interpreter pauses the runtime's workers, and waits at most two seconds for blocking work that
+//!   [`Runtime`] has started. The child then inherits none of their locks. Other threads do not pause. If one attaches to the
+//!   interpreter or detaches from it at the fork, a child of Python 3.11 or older never returns from `os.fork`. Let such threads stay attached
 //!   ([`Python::detach`](pyo3::Python::detach) keeps their state), or use [`Runtime`].
 //! - [The patch](forkio#the-patch) is optional.
 //!
