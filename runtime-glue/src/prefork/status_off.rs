@@ -42,7 +42,7 @@ impl Scoreboard {
 
 /// There is no option.
 #[derive(Clone, Debug, Default)]
-pub(super) struct StatusOptions;
+pub(super) struct StatusOptions {}
 
 impl StatusOptions {
     pub(super) fn is_shown(&self) -> bool {
