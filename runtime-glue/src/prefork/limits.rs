@@ -84,7 +84,8 @@ mod tests {
     fn memory_of_this_process() {
         let own = std::process::id();
         let (rss, pss) = (rss(own).unwrap(), pss(own).unwrap());
-        assert!(pss > 0 && pss <= rss, "{pss} of {rss}");
+        // The kernel counts resident pages for each thread or CPU, so the sum may be behind.
+        assert!(pss > 0 && rss > 0, "{pss} and {rss}");
         let limits = Limits { rss: Some(1), ..Limits::default() };
         assert_eq!(limits.memory_reached(own), Some(Reason::Rss));
         assert_eq!(Limits { rss: Some(u64::MAX), ..limits.clone() }.memory_reached(own), None);
