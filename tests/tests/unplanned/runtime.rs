@@ -169,7 +169,13 @@ scenarios!(
         let future = tokio::spawn(forkio::parent_only(std::future::pending::<()>()));
         tokio::task::yield_now().await;
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::spawn(move || stopped.recv());
+        let (running, is_running) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            running.send(()).unwrap();
+            stopped.recv()
+        });
+        // A thread that starts holds a lock of the standard library.
+        is_running.recv().unwrap();
         let child = fork_child(async || check_eq("the parent's future", future.await.unwrap(), Err(NotInChild))).await;
         reap(child).await;
         drop(stop);
