@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
+use fork_protocol::{self as protocol, Cost, SharedPage, now, spent};
 use forkio_reactor::fork;
 
 /// The part of the registered streams that a child gets.
@@ -28,7 +29,7 @@ pub fn set_policy(streams: Streams) {
 
 /// A prepared fork: the caller makes the fork itself, to measure each step.
 #[derive(Debug)]
-pub struct Planned(fork::Prepared);
+struct Planned(fork::Prepared);
 
 impl Planned {
     /// Prepares everything that the child will need.
@@ -36,7 +37,7 @@ impl Planned {
     /// # Errors
     ///
     /// Those of preparing.
-    pub fn prepare() -> io::Result<Planned> {
+    fn prepare() -> io::Result<Planned> {
         fork::prepare().map(Planned).map_err(io::Error::other)
     }
 
@@ -45,13 +46,13 @@ impl Planned {
     /// # Safety
     ///
     /// This process was forked by the one that prepared, and has used no descriptor yet. Signals are blocked.
-    pub unsafe fn commit(self) {
+    unsafe fn commit(self) {
         // SAFETY: the caller promises the same.
         unsafe { self.0.commit() };
     }
 
     /// In the parent: drops what was prepared.
-    pub fn abort(self) {
+    fn abort(self) {
         self.0.abort();
     }
 }
@@ -66,7 +67,7 @@ pub fn adopt(source: &impl AsRawFd) -> io::Result<()> {
 }
 
 /// Blocks all signals on this thread until the result is dropped.
-pub fn block_signals() -> fork::SignalsBlocked {
+fn block_signals() -> fork::SignalsBlocked {
     fork::block_signals()
 }
 
@@ -94,4 +95,65 @@ pub unsafe fn planned_fork() -> io::Result<i32> {
         fork::ForkResult::Child => Ok(0),
         fork::ForkResult::Parent { child } => Ok(child.cast_signed()),
     }
+}
+
+/// The index of the child's first instruction in the shared page.
+pub const FIRST_INSTRUCTION: usize = 0;
+/// The indices of the child's other figures.
+const COMMIT: usize = 1;
+const FAULTS: usize = 2;
+/// The index by which the parent tells that it has cleaned up.
+const IS_CLEAN: usize = 3;
+
+/// Makes a planned fork, and measures each step. `works`, in the child: whether its queue reports what it should.
+///
+/// # Errors
+///
+/// Those of preparing and forking, and a child whose queue does not work.
+pub fn measure<P>(
+    program: &mut P,
+    page: fn(&P) -> &SharedPage,
+    works: fn(&mut P) -> io::Result<bool>,
+) -> io::Result<Cost> {
+    let _blocked = block_signals();
+    page(program).set(IS_CLEAN, 0);
+    let begin = spent();
+    let planned = Planned::prepare()?;
+    let prepare = spent() - begin;
+    let start = now();
+    // SAFETY: this process has one thread.
+    let child = unsafe { protocol::fork() }?;
+    if child == 0 {
+        let first_instruction = now();
+        protocol::end_in_time();
+        let faults = protocol::faults();
+        let begin = spent();
+        // SAFETY: this is the child, it has used no descriptor, and signals are blocked.
+        unsafe { planned.commit() };
+        let commit = spent() - begin;
+        page(program).set(FAULTS, protocol::faults() - faults);
+        page(program).set(COMMIT, commit);
+        page(program).set(FIRST_INSTRUCTION, first_instruction);
+        let works = works(program).unwrap_or(false);
+        // The child outlives the parent's cleanup, like a worker. Otherwise the parent would hold the last reference to
+        // the child's queue, and pay for closing it.
+        while page(program).get(IS_CLEAN) == 0 {
+            std::thread::yield_now();
+        }
+        protocol::exit(works);
+    }
+    let begin = spent();
+    planned.abort();
+    let clean_up = spent() - begin;
+    let page = page(program);
+    page.set(IS_CLEAN, 1);
+    protocol::wait(child)?;
+    Ok(Cost {
+        prepare: Some(prepare),
+        fork: Some(page.get(FIRST_INSTRUCTION) - start),
+        commit: Some(page.get(COMMIT)),
+        clean_up: Some(clean_up),
+        faults: Some(page.get(FAULTS)),
+        ..Cost::default()
+    })
 }

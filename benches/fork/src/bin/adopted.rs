@@ -7,8 +7,8 @@ use std::os::unix::net;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use fork_benches::{Planned, Streams, adopt, block_signals, set_policy};
-use fork_protocol::{self as protocol, Cost, SharedPage, now, spent};
+use fork_benches::{Streams, adopt, measure, set_policy};
+use fork_protocol::{self as protocol, Cost, SharedPage};
 use mio::net::{UnixDatagram, UnixStream};
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
@@ -19,13 +19,6 @@ const WAKER: Token = Token(0);
 const SIGNAL_PIPE: Token = Token(1);
 /// The tokens of the sockets begin here.
 const FIRST: usize = 2;
-
-/// The indices of the child's figures.
-const FIRST_INSTRUCTION: usize = 0;
-const COMMIT: usize = 1;
-const FAULTS: usize = 2;
-/// The index by which the parent tells that it has cleaned up.
-const IS_CLEAN: usize = 3;
 
 fn main() -> ExitCode {
     protocol::run(program)
@@ -75,46 +68,7 @@ impl Program {
     }
 
     fn fork(&mut self) -> io::Result<Cost> {
-        let _blocked = block_signals();
-        self.page.set(IS_CLEAN, 0);
-        let begin = spent();
-        let planned = Planned::prepare()?;
-        let prepare = spent() - begin;
-        let start = now();
-        // SAFETY: this process has one thread.
-        let child = unsafe { protocol::fork() }?;
-        if child == 0 {
-            let first_instruction = now();
-            protocol::end_in_time();
-            let faults = protocol::faults();
-            let begin = spent();
-            // SAFETY: this is the child, it has used no descriptor, and signals are blocked.
-            unsafe { planned.commit() };
-            let commit = spent() - begin;
-            self.page.set(FAULTS, protocol::faults() - faults);
-            self.page.set(COMMIT, commit);
-            self.page.set(FIRST_INSTRUCTION, first_instruction);
-            let works = self.works().unwrap_or(false);
-            // The child outlives the parent's cleanup, like a worker. Otherwise the parent would hold the last reference to
-            // the child's queue, and pay for closing it.
-            while self.page.get(IS_CLEAN) == 0 {
-                std::thread::yield_now();
-            }
-            protocol::exit(works);
-        }
-        let begin = spent();
-        planned.abort();
-        let clean_up = spent() - begin;
-        self.page.set(IS_CLEAN, 1);
-        protocol::wait(child)?;
-        Ok(Cost {
-            prepare: Some(prepare),
-            fork: Some(self.page.get(FIRST_INSTRUCTION) - start),
-            commit: Some(self.page.get(COMMIT)),
-            clean_up: Some(clean_up),
-            faults: Some(self.page.get(FAULTS)),
-            ..Cost::default()
-        })
+        measure(self, |program| &program.page, Program::works)
     }
 
     /// In the child: whether its queue reports an event, beside the wake that each child gets.

@@ -6,8 +6,8 @@ use std::os::unix::net;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use fork_benches::{Planned, Streams, block_signals, prepare_ahead, set_policy};
-use fork_protocol::{self as protocol, Cost, SharedPage, now, spent};
+use fork_benches::{FIRST_INSTRUCTION, Streams, measure, prepare_ahead, set_policy};
+use fork_protocol::{self as protocol, Cost, SharedPage, now};
 use forkio_reactor::net::{TcpListener, UnixStream};
 use forkio_reactor::{Events, Interest, Poll, Token};
 
@@ -15,13 +15,6 @@ const USAGE: &str = "usage: planned inherit|inherit-ahead|no-fork|sever|bare REG
 
 /// The token of the listener.
 const LISTENER: Token = Token(usize::MAX);
-
-/// The indices of the child's figures.
-const FIRST_INSTRUCTION: usize = 0;
-const COMMIT: usize = 1;
-const FAULTS: usize = 2;
-/// The index by which the parent tells that it has cleaned up.
-const IS_CLEAN: usize = 3;
 
 fn main() -> ExitCode {
     protocol::run(program)
@@ -83,46 +76,7 @@ impl Program {
     }
 
     fn fork(&mut self) -> io::Result<Cost> {
-        let _blocked = block_signals();
-        self.page.set(IS_CLEAN, 0);
-        let begin = spent();
-        let planned = Planned::prepare()?;
-        let prepare = spent() - begin;
-        let start = now();
-        // SAFETY: this process has one thread.
-        let child = unsafe { protocol::fork() }?;
-        if child == 0 {
-            let first_instruction = now();
-            protocol::end_in_time();
-            let faults = protocol::faults();
-            let begin = spent();
-            // SAFETY: this is the child, it has used no descriptor, and signals are blocked.
-            unsafe { planned.commit() };
-            let commit = spent() - begin;
-            self.page.set(FAULTS, protocol::faults() - faults);
-            self.page.set(COMMIT, commit);
-            self.page.set(FIRST_INSTRUCTION, first_instruction);
-            let works = self.works().unwrap_or(false);
-            // The child outlives the parent's cleanup, like a worker. Otherwise the parent would hold the last reference to
-            // the child's queue, and pay for closing it.
-            while self.page.get(IS_CLEAN) == 0 {
-                std::thread::yield_now();
-            }
-            protocol::exit(works);
-        }
-        let begin = spent();
-        planned.abort();
-        let clean_up = spent() - begin;
-        self.page.set(IS_CLEAN, 1);
-        protocol::wait(child)?;
-        Ok(Cost {
-            prepare: Some(prepare),
-            fork: Some(self.page.get(FIRST_INSTRUCTION) - start),
-            commit: Some(self.page.get(COMMIT)),
-            clean_up: Some(clean_up),
-            faults: Some(self.page.get(FAULTS)),
-            ..Cost::default()
-        })
+        measure(self, |program| &program.page, Program::works)
     }
 
     /// Calls fork(2) and nothing else; the child does not use its selector.
