@@ -87,7 +87,7 @@ impl fmt::Display for ForkError {
                 f,
                 "cannot keep the stacks of the parent's threads in a child, which tokio's feature `parking_lot` needs: {error}; \
                  name the features of tokio that the program needs, without `parking_lot` and `full` (`cargo tree -e features \
-                 -i parking_lot` says who asks for it)"
+                 -i parking_lot` lists the packages that enable it)"
             ),
             ForkError::ForeignSelector => write!(
                 f,
