@@ -7,6 +7,8 @@ use fork_protocol as protocol;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
+#[path = "listen.rs"]
+mod listen;
 #[path = "service.rs"]
 mod service;
 
@@ -32,7 +34,7 @@ fn program(args: &[&str]) -> Result<(), Box<dyn Error>> {
     let runtime = builder.enable_all().build()?;
     let (address, service) = (address.parse()?, Service::new(work.parse()?));
     runtime.block_on(async {
-        let listener = service::listen(address)?;
+        let listener = listen::listen(address)?;
         // In a task, because the thread that calls `block_on` is not one of the workers.
         tokio::spawn(accept(listener, service)).await?;
         Ok(())

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use fork_protocol as protocol;
 use tokio::runtime::Builder;
 
+#[path = "../../../shared/listen.rs"]
+mod listen;
 #[path = "../../../shared/service.rs"]
 mod service;
 
@@ -24,7 +26,7 @@ fn program(args: &[&str]) -> Result<(), Box<dyn Error>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let exit_code = runtime.block_on(async {
         let serve = move |stream| service.clone().serve(stream);
-        tokio_on_forkio::serve_in_workers(service::listen(address)?, workers, distribution, serve).await
+        tokio_on_forkio::serve_in_workers(listen::listen(address)?, workers, distribution, serve).await
     })?;
     std::process::exit(exit_code.into())
 }
