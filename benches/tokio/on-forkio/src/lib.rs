@@ -2,8 +2,9 @@
 
 use std::io;
 
-use forkio::Fork;
+use axum::Router;
 use forkio::prefork::{Counted, Distribution, Listener, Prefork, PreforkError, WorkerHandle};
+use forkio::{Fork, Server};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A forked child of this process.
@@ -61,13 +62,7 @@ where
     S: Fn(Connection) -> F + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    let distribution = match distribution {
-        "shared" => Distribution::Shared,
-        "reuseport" => Distribution::ReusePort,
-        "balanced" => Distribution::Balanced,
-        other => return Err(io::Error::other(format!("there is no distribution named {other:?}"))),
-    };
-    let prefork = Prefork::new().workers(workers).distribution(distribution).listener(listener);
+    let prefork = Prefork::new().workers(workers).distribution(distribution_named(distribution)?).listener(listener);
     let run = prefork.run(move |mut worker| async move {
         let shutdown = worker.shutdown();
         let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { return };
@@ -87,6 +82,26 @@ where
         }
     });
     Ok(run.await.map_err(io::Error::other)?.exit_code())
+}
+
+/// Serves an application in worker processes until a signal stops the server; returns the exit code. Call it outside of a
+/// runtime.
+///
+/// # Errors
+///
+/// Of a distribution that is not "shared", "reuseport" or "balanced", and those of the server.
+pub fn serve_app(address: &str, workers: usize, distribution: &str, app: Router) -> io::Result<u8> {
+    let server = Server::new().bind(address).workers(workers).distribution(distribution_named(distribution)?);
+    Ok(server.serve(|_| app).try_run().map_err(io::Error::other)?.exit_code())
+}
+
+fn distribution_named(name: &str) -> io::Result<Distribution> {
+    match name {
+        "shared" => Ok(Distribution::Shared),
+        "reuseport" => Ok(Distribution::ReusePort),
+        "balanced" => Ok(Distribution::Balanced),
+        other => Err(io::Error::other(format!("there is no distribution named {other:?}"))),
+    }
 }
 
 /// Counts requests of a worker.

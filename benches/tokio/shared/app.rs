@@ -1,0 +1,8 @@
+//! The axum application of the benchmarks: the answer of `examples/prefork-http` to `GET /`.
+
+use axum::Router;
+use axum::routing::get;
+
+pub(crate) fn app() -> Router {
+    Router::new().route("/", get(async || "Hello, World!"))
+}
