@@ -149,6 +149,20 @@ pub(crate) fn hello_prefork(
     command
 }
 
+/// An axum application on `axum::serve` in one process, on mio.
+pub(crate) fn axum_serve(plan: &Plan, address: SocketAddr) -> Command {
+    let mut command = Command::new(plan.program("release/axum-serve"));
+    command.arg(address.to_string());
+    command
+}
+
+/// The same application in worker processes of `forkio::Server`, on forkio's selector.
+pub(crate) fn forkio_serve(plan: &Plan, workers: usize, distribution: &str, address: SocketAddr) -> Command {
+    let mut command = Command::new(plan.program("forkio/release/forkio-serve"));
+    command.args([&workers.to_string(), distribution, &address.to_string()]);
+    command
+}
+
 /// The file of a server's access log. The caller removes it as soon as the server has opened it.
 pub(crate) fn access_log(address: SocketAddr) -> PathBuf {
     std::env::temp_dir().join(format!("forkio-benches-access-{}-{}", std::process::id(), address.port()))

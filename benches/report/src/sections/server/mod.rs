@@ -1,5 +1,6 @@
 //! What does a request cost, with as many workers on the same CPUs?
 
+mod axum;
 mod contenders;
 mod load;
 
@@ -97,6 +98,7 @@ fn measure(plan: &Plan, data: &mut Data) -> Measured {
     }
     load::saturate(plan, data, &servers, Workers::One, Connections::Open, ACCESS_LOG)?;
     drop(servers);
+    axum::measure(plan, data)?;
     count_instructions(plan, data);
     Ok(())
 }
@@ -177,6 +179,7 @@ fn tables() -> Vec<Table> {
                 Column::figure(&THROUGHPUT).relative_to(PREFORK_HTTP),
             ],
         },
+        axum::table(),
         Table {
             title: "Latency, one worker",
             text: "An open loop: each request has a time at which it is due, and its latency counts from then. All servers \
@@ -223,7 +226,7 @@ fn targets(data: &Data) -> Vec<Target> {
         Check::new(connections.name(), AtMost(1.0), ratio)
     });
     let work = data.ratio(&THROUGHPUT, WORK, FORKIO_BALANCED, TWO_THREADS);
-    vec![
+    let mut targets = vec![
         cpu(One, PREFORK_HTTP, HYPER_MIO, 1.0),
         cpu(One, PREFORK_HTTP, NGINX, 1.0),
         cpu(One, HYPER_FORKIO, HYPER_MIO, 1.0),
@@ -240,7 +243,9 @@ fn targets(data: &Data) -> Vec<Target> {
             format!("user-level instructions of a request: {HYPER_FORKIO} / {HYPER_MIO}"),
             instructions.into(),
         ),
-    ]
+    ];
+    targets.extend(axum::targets(data));
+    targets
 }
 
 fn pictures(data: &Data) -> Vec<Picture> {

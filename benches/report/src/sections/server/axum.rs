@@ -1,0 +1,80 @@
+//! What does a request of an axum application cost on `forkio::serve`, and on `axum::serve`?
+
+use super::{BALANCE, CPU, SWITCHES, THROUGHPUT, USER, Workers, full_load, load};
+use crate::data::Data;
+use crate::plan::Plan;
+use crate::sections::Measured;
+use crate::servers::{Connections, Contender, axum_serve, forkio_serve, start_all};
+use crate::table::{Column, Table};
+use crate::target::{Check, Limit, Target};
+
+const FORKIO: &str = "forkio::serve";
+const FORKIO_REUSEPORT: &str = "forkio::serve, reuseport";
+const AXUM: &str = "axum::serve";
+
+/// One worker, and one process.
+const ONE: &[Contender] = &[
+    Contender { name: FORKIO, commands: |plan, address| Ok(vec![forkio_serve(plan, 1, "shared", address)]) },
+    Contender { name: AXUM, commands: |plan, address| Ok(vec![axum_serve(plan, address)]) },
+];
+
+/// Two workers, and two processes.
+const TWO: &[Contender] = &[
+    Contender { name: FORKIO, commands: |plan, address| Ok(vec![forkio_serve(plan, 2, "shared", address)]) },
+    Contender {
+        name: FORKIO_REUSEPORT,
+        commands: |plan, address| Ok(vec![forkio_serve(plan, 2, "reuseport", address)]),
+    },
+    Contender { name: AXUM, commands: |plan, address| Ok(vec![axum_serve(plan, address), axum_serve(plan, address)]) },
+];
+
+const CONNECTIONS: [Connections; 2] = [Connections::Open, Connections::Short];
+
+fn case(workers: Workers, connections: Connections) -> String {
+    format!("axum, {}", full_load(workers, connections))
+}
+
+pub(super) fn measure(plan: &Plan, data: &mut Data) -> Measured {
+    for (workers, contenders, cpus) in [(Workers::One, ONE, &plan.cpus.one), (Workers::Two, TWO, &plan.cpus.two)] {
+        let servers = start_all(plan, data, contenders, cpus);
+        for connections in CONNECTIONS {
+            load::saturate(plan, data, &servers, workers, connections, &case(workers, connections))?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn table() -> Table {
+    Table {
+        title: "An axum application: `forkio::serve` against `axum::serve` in one process per CPU",
+        text: "One `Router` with one route, the same load, the same CPUs. Two workers have two processes as their peer, which \
+               listen with SO_REUSEPORT. Both servers speak HTTP/1 and HTTP/2, by the same builder of hyper-util. \
+               `forkio::serve` does more: it has a timeout for the head of a request, counts requests and connections, and \
+               drains when it stops. `axum::serve` does none of that here. Its connections get TCP_NODELAY by \
+               `ListenerExt::tap_io`, a system call for each connection. Those of `forkio::serve` copy it from the listener.",
+        cases: [Workers::One, Workers::Two]
+            .into_iter()
+            .flat_map(|workers| CONNECTIONS.map(|connections| case(workers, connections)))
+            .collect(),
+        has_contenders: true,
+        columns: vec![
+            Column::figure(&CPU),
+            Column::figure(&CPU).relative_to(AXUM),
+            Column::median(&USER),
+            Column::median(&THROUGHPUT),
+            Column::figure(&THROUGHPUT).relative_to(AXUM),
+            Column::median(&SWITCHES),
+            Column::median(&BALANCE),
+        ],
+    }
+}
+
+pub(super) fn targets(data: &Data) -> [Target; 2] {
+    [Workers::One, Workers::Two].map(|workers| {
+        let checks = CONNECTIONS.map(|connections| {
+            let ratio = data.ratio(&CPU, &case(workers, connections), FORKIO, AXUM);
+            Check::new(connections.name(), Limit::AtMost(1.0), ratio)
+        });
+        Target::each(format!("axum, {workers}, processor time of a request: {FORKIO} / {AXUM}"), checks.into())
+    })
+}
