@@ -28,7 +28,7 @@ use crate::sections::Section;
 const USAGE: &str = "\
 usage: report [--quick] [--programs DIRECTORY] [SECTION]...
 
-SECTION is one of: selector, fork, server, memory, calls. `benches/run` builds what is measured, and runs this.";
+SECTION is one of: selector, fork, server, memory, calls, status. `benches/run` builds what is measured, and runs this.";
 
 /// How much of the processors other programs may use before figures of the clock say little.
 const QUIET: f64 = 0.1;
