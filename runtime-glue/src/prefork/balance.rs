@@ -140,10 +140,13 @@ impl Balance {
         let _ = self.words[FIRST + index].fetch_update(Ordering::SeqCst, Ordering::SeqCst, set);
     }
 
-    /// The worker in slot `index` has one more.
-    pub(super) fn opened(&self, index: usize) {
+    /// The worker in slot `index` has one more. Only a listener that is balanced needs to know how many all have
+    /// accepted, and the word costs time because all workers write it.
+    pub(super) fn opened(&self, index: usize, is_balanced: bool) {
         self.words[FIRST + index].fetch_add(1, Ordering::SeqCst);
-        self.accepted_word().fetch_add(1, Ordering::SeqCst);
+        if is_balanced {
+            self.accepted_word().fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// The worker in slot `index` has one less.
@@ -235,8 +238,8 @@ mod tests {
         balance.set_used(3);
         for state in [State::Accepting, State::Waiting, State::Called, State::Absent] {
             balance.set_state(1, state);
-            balance.opened(1);
-            balance.opened(1);
+            balance.opened(1, true);
+            balance.opened(1, true);
             balance.closed(1);
             assert_eq!(balance.state(1), state);
         }
@@ -282,7 +285,7 @@ mod tests {
                     let is_looking = |index: &usize| balance.state(*index) != State::Waiting;
                     let index = order.find(|index| is_looking(index) && admits(&balance, *index));
                     let index = index.unwrap_or_else(|| panic!("no worker accepts: {balance:?}"));
-                    balance.opened(index);
+                    balance.opened(index, true);
                     let total: usize = balance.open_each().iter().sum();
                     let limit = (total * 5 / (workers * 4)).max(total.div_ceil(workers));
                     assert!(balance.open(index) <= limit, "worker {index} has too many: {balance:?}");
@@ -306,13 +309,13 @@ mod tests {
         let balance = Balance::new(2).unwrap();
         balance.set_used(2);
         assert!(admits(&balance, 0) && admits(&balance, 1));
-        balance.opened(0);
+        balance.opened(0, true);
         assert!(!admits(&balance, 0), "the other one has none");
         balance.exclude_unresponsive(0);
         assert_eq!((balance.state(0), balance.state(1)), (State::Waiting, State::Absent));
         assert!(balance.call() && !balance.call(), "called once");
         assert!(admits(&balance, 0));
-        balance.opened(0);
+        balance.opened(0, true);
         assert!(admits(&balance, 0));
         // It is back.
         assert!(admits(&balance, 1));

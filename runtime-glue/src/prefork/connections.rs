@@ -166,7 +166,7 @@ impl Connections {
     pub fn count<S>(&self, stream: S) -> Counted<S> {
         let is_counted = self.is_own_process();
         if is_counted {
-            self.balance().opened(self.0.slot);
+            self.balance().opened(self.0.slot, self.0.common.is_balanced);
             self.call();
         }
         Counted { _mark: Mark { connections: self.clone(), is_counted }, stream }

@@ -1,8 +1,8 @@
 //! How a worker learns that it must end.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
@@ -120,6 +120,36 @@ impl Status {
         self.told.get()?.checked_add(self.shutdown_timeout)
     }
 
+    /// Resolves when the worker must end, as [`Shutdown`] does, but needs no memory of its own.
+    #[cfg(feature = "http")]
+    pub(super) async fn must_end(&self) {
+        let (mut notified, mut waker) = (pin!(self.waiting.notified()), None);
+        poll_fn(|cx| self.poll_end(notified.as_mut(), &mut waker, cx)).await
+    }
+
+    /// `waker`: the one that `notified` wakes.
+    fn poll_end(
+        &self,
+        notified: Pin<&mut impl Future<Output = ()>>,
+        waker: &mut Option<Waker>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if self.phase() != Phase::Serving {
+            return Poll::Ready(());
+        }
+        // A connection's task polls this with each of its events.
+        if waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        self.accepts();
+        // The worker may have been told before this future could be notified.
+        if notified.poll(cx).is_ready() || self.phase() != Phase::Serving {
+            return Poll::Ready(());
+        }
+        *waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     pub(super) fn tasks(&self) -> &Arc<Tasks> {
         &self.tasks
     }
@@ -153,7 +183,8 @@ impl Status {
     }
 
     pub(super) fn ready(&self) {
-        if !self.is_ready.swap(true, Ordering::Relaxed) {
+        // Most calls come from a worker that has long been ready.
+        if !self.is_ready.load(Ordering::Relaxed) && !self.is_ready.swap(true, Ordering::Relaxed) {
             self.raise(READY);
         }
     }
@@ -171,18 +202,13 @@ impl Status {
 #[must_use = "futures do nothing unless polled"]
 pub struct Shutdown {
     status: Arc<Status>,
-    waiting: Option<Waiting>,
-}
-
-struct Waiting {
-    notified: Pin<Box<OwnedNotified>>,
-    /// The waker that it wakes.
-    waker: Waker,
+    notified: Option<Pin<Box<OwnedNotified>>>,
+    waker: Option<Waker>,
 }
 
 impl Shutdown {
     pub(super) fn new(status: Arc<Status>) -> Shutdown {
-        Shutdown { status, waiting: None }
+        Shutdown { status, notified: None, waker: None }
     }
 
     /// What the worker should do now.
@@ -206,7 +232,7 @@ impl Shutdown {
 
 impl Clone for Shutdown {
     fn clone(&self) -> Shutdown {
-        Shutdown { status: Arc::clone(&self.status), waiting: None }
+        Shutdown::new(Arc::clone(&self.status))
     }
 }
 
@@ -214,23 +240,9 @@ impl Future for Shutdown {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Shutdown { status, waiting } = &mut *self;
-        if status.phase() != Phase::Serving {
-            return Poll::Ready(());
-        }
-        // A connection's task polls this with each of its events.
-        if waiting.as_ref().is_some_and(|waiting| waiting.waker.will_wake(cx.waker())) {
-            return Poll::Pending;
-        }
-        status.accepts();
-        let mut notified =
-            waiting.take().map_or_else(|| Box::pin(Arc::clone(&status.waiting).notified_owned()), |old| old.notified);
-        // The worker may have been told before this future could be notified.
-        if notified.as_mut().poll(cx).is_ready() || status.phase() != Phase::Serving {
-            return Poll::Ready(());
-        }
-        *waiting = Some(Waiting { notified, waker: cx.waker().clone() });
-        Poll::Pending
+        let Shutdown { status, notified, waker } = &mut *self;
+        let notified = notified.get_or_insert_with(|| Box::pin(Arc::clone(&status.waiting).notified_owned()));
+        status.poll_end(notified.as_mut(), waker, cx)
     }
 }
 

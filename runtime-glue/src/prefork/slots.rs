@@ -50,7 +50,7 @@ const GENERATION: usize = 2;
 const FLAGS: usize = 3;
 const HEARTBEAT: usize = 4;
 const REQUESTS: usize = 5;
-const IN_FLIGHT: usize = 6;
+const ENDED_REQUESTS: usize = 6;
 const SINCE: usize = 7;
 
 /// One slot per worker process, in memory that the supervisor and its workers share. A slot belongs to one process: workers
@@ -147,8 +147,8 @@ impl Slots {
         self.word(slot, HEARTBEAT).load(Ordering::Relaxed)
     }
 
-    /// Counts a request of the worker. Returns how many it has begun.
-    pub(super) fn count_request(&self, slot: usize) -> u64 {
+    /// Counts a request of the worker, which is in flight from now on. Returns how many it has begun.
+    pub(super) fn begin_request(&self, slot: usize) -> u64 {
         // The worker is the only writer, but it may have threads.
         self.word(slot, REQUESTS).fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -157,14 +157,9 @@ impl Slots {
         self.word(slot, REQUESTS).load(Ordering::Relaxed)
     }
 
-    /// A request of the worker is in flight.
-    pub(super) fn begin_request(&self, slot: usize) {
-        self.word(slot, IN_FLIGHT).fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// It is not any more.
+    /// A request of the worker is not in flight any more.
     pub(super) fn end_request(&self, slot: usize) {
-        self.word(slot, IN_FLIGHT).fetch_sub(1, Ordering::Relaxed);
+        self.word(slot, ENDED_REQUESTS).fetch_add(1, Ordering::Relaxed);
     }
 
     fn word(&self, slot: usize, field: usize) -> &AtomicU64 {
@@ -177,7 +172,9 @@ impl Slots {
 impl Slots {
     /// How many requests of the worker are in flight.
     pub(super) fn in_flight(&self, slot: usize) -> u64 {
-        self.word(slot, IN_FLIGHT).load(Ordering::Relaxed)
+        // In this order, so that a request which begins and ends meanwhile does not make it negative.
+        let ended = self.word(slot, ENDED_REQUESTS).load(Ordering::Acquire);
+        self.requests(slot).saturating_sub(ended)
     }
 
     /// When the slot was assigned, by the monotonic clock in nanoseconds.
@@ -198,10 +195,10 @@ mod tests {
     fn a_successor_has_a_slot_of_its_own() {
         let slots = Slots::new(3).unwrap();
         let old = slots.assign(0, 1).unwrap();
-        slots.count_request(old);
+        slots.begin_request(old);
         let new = slots.assign(0, 2).unwrap();
         assert_ne!(old, new);
-        slots.count_request(new);
+        slots.begin_request(new);
         assert_eq!((slots.requests(old), slots.requests(new)), (1, 1));
         assert_eq!((slots.index(old), slots.index(new), slots.used()), (Some(0), Some(0), 2));
         slots.assign(1, 2).unwrap();

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming as IncomingBody};
@@ -12,10 +13,12 @@ use hyper::service::Service;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::worker::WorkerHandle;
 use super::track::{Activity, TrackedIo, TrackedService};
+use super::transport::Transport;
 use super::{Http, Protocols};
 use crate::Peer;
 
@@ -31,12 +34,56 @@ enum NextStep {
     Finish,
 }
 
-pub(super) async fn serve<I, S, B>(
-    http: &Http,
+/// What the connections of a listener have in common.
+#[derive(Debug)]
+pub(super) struct Serving {
+    pub(super) http: Http,
+    pub(super) worker: WorkerHandle,
+    /// Closed to cut off the connections that are still open. They look at it once the worker has to end.
+    pub(super) cut_off: watch::Receiver<()>,
+}
+
+/// Logs that the task which holds it panics. A panic ends its own connection only.
+struct LogsPanic;
+
+impl Drop for LogsPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            tracing::error!("the task of a connection panicked");
+        }
+    }
+}
+
+/// Serves a connection that has been accepted, from the first byte that its transport sends.
+pub(super) async fn accepted<I, S, B>(serving: Arc<Serving>, io: I, peer: Option<Peer>, service: S)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<IncomingBody>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let _logs_panic = LogsPanic;
+    let served = match &serving.http.transport {
+        Transport::Plain => serve(&serving, io, peer, service).await,
+        // Boxed, so that a plain connection has no place for it.
+        #[cfg(feature = "tls")]
+        Transport::Tls(config) => Box::pin(serve_tls(config, &serving, io, peer, service)).await,
+    };
+    if let Err(error) = served {
+        tracing::debug!(error = &*error, "a connection ended early");
+    }
+}
+
+#[cfg(feature = "tls")]
+async fn serve_tls<I, S, B>(
+    config: &Arc<tokio_rustls::rustls::ServerConfig>,
+    serving: &Arc<Serving>,
     io: I,
     peer: Option<Peer>,
     service: S,
-    worker: &WorkerHandle,
 ) -> Result<(), Box<dyn Error + Send + Sync>>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -47,17 +94,39 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let activity = Arc::new(Activity::new(worker.clone()));
+    let handshake = tokio_rustls::TlsAcceptor::from(Arc::clone(config)).accept(io);
+    let io = tokio::time::timeout(serving.http.header_timeout, handshake).await??;
+    serve(serving, io, peer, service).await
+}
+
+/// Serves one connection.
+pub(super) async fn serve<I, S, B>(
+    serving: &Arc<Serving>,
+    io: I,
+    peer: Option<Peer>,
+    service: S,
+) -> Result<(), Box<dyn Error + Send + Sync>>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<IncomingBody>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let activity = Arc::new(Activity::new(Arc::clone(serving)));
     let io = TokioIo::new(TrackedIo::new(io, Arc::clone(&activity)));
     let service = TrackedService { service, activity: Arc::clone(&activity), peer };
-    match &http.protocols {
+    // Boxed, because what is spawned moves several times, and has place for the largest of all protocols.
+    match &serving.http.protocols {
         Protocols::Http1(builder) => {
-            let connection = builder.serve_connection(io, service).with_upgrades();
-            drive(http, connection, |connection| connection.graceful_shutdown(), &activity, worker, false).await?;
+            let mut connection = Box::pin(builder.serve_connection(io, service).with_upgrades());
+            drive(connection.as_mut(), |connection| connection.graceful_shutdown(), &activity, false).await?;
         }
         Protocols::Both(builder) => {
-            let connection = builder.serve_connection_with_upgrades(io, service);
-            drive(http, connection, |connection| connection.graceful_shutdown(), &activity, worker, true).await?;
+            let mut connection = Box::pin(builder.serve_connection_with_upgrades(io, service));
+            drive(connection.as_mut(), |connection| connection.graceful_shutdown(), &activity, true).await?;
         }
     }
     Ok(())
@@ -65,23 +134,21 @@ where
 
 /// Runs a connection to its end. `looks_first`: hyper-util looks for the protocol, without a timeout.
 async fn drive<C: Future<Output = Result<(), E>>, E>(
-    http: &Http,
-    connection: C,
+    mut connection: Pin<&mut C>,
     graceful_shutdown: impl FnOnce(Pin<&mut C>),
     activity: &Activity,
-    worker: &WorkerHandle,
     looks_first: bool,
 ) -> Result<(), E> {
+    let Serving { http, worker, cut_off } = activity.serving();
     let accepted = Instant::now();
-    let mut connection = pin!(connection);
     let mut first_byte = pin!(sleep_until(accepted + http.header_timeout));
     let mut awaits_first_byte = looks_first;
-    let mut shutdown = pin!(worker.shutdown());
+    let mut must_end = pin!(worker.must_end());
     loop {
         tokio::select! {
             biased;
             served = connection.as_mut() => return served,
-            () = shutdown.as_mut() => break,
+            () = must_end.as_mut() => break,
             () = first_byte.as_mut(), if awaits_first_byte => {
                 if !activity.has_read() {
                     return Ok(());
@@ -90,7 +157,25 @@ async fn drive<C: Future<Output = Result<(), E>>, E>(
             }
         }
     }
+    // Boxed, so that a connection has no place for it until then.
+    Box::pin(async move {
+        let mut cut_off = cut_off.clone();
+        tokio::select! {
+            biased;
+            served = drain(connection, graceful_shutdown, activity, accepted) => served,
+            _ = cut_off.changed() => Ok(()),
+        }
+    })
+    .await
+}
 
+/// Ends a connection as soon as that loses nothing.
+async fn drain<C: Future<Output = Result<(), E>>, E>(
+    mut connection: Pin<&mut C>,
+    graceful_shutdown: impl FnOnce(Pin<&mut C>),
+    activity: &Activity,
+    accepted: Instant,
+) -> Result<(), E> {
     let told = Instant::now();
     activity.close_with_next_response();
     // One turn of the event loop first, so that bytes which have arrived are read: a timer fires after the events that
@@ -100,7 +185,7 @@ async fn drive<C: Future<Output = Result<(), E>>, E>(
         served = connection.as_mut() => return served,
         () = sleep(EVENT_LOOP_TURN) => {}
     }
-    while let NextStep::WaitUntil(time) = next_step(http, activity, accepted, told) {
+    while let NextStep::WaitUntil(time) = next_step(activity, accepted, told) {
         tokio::select! {
             biased;
             served = connection.as_mut() => return served,
@@ -119,8 +204,8 @@ async fn drive<C: Future<Output = Result<(), E>>, E>(
     connection.await
 }
 
-fn next_step(http: &Http, activity: &Activity, accepted: Instant, told: Instant) -> NextStep {
-    let now = Instant::now();
+fn next_step(activity: &Activity, accepted: Instant, told: Instant) -> NextStep {
+    let (http, now) = (&activity.serving().http, Instant::now());
     let until = if activity.is_http2() {
         // GOAWAY loses nothing: it names the last stream that is served.
         now

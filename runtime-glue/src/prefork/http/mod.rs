@@ -47,6 +47,7 @@ mod transport;
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming as IncomingBody};
@@ -56,10 +57,12 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
 use tracing::Instrument;
 
+use self::connection::Serving;
 use self::transport::Transport;
 use super::worker::WorkerHandle;
 use super::{Accept, Incoming, Listener, Phase, Worker};
@@ -192,87 +195,40 @@ impl Http {
         B::Data: Send,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let mut serving = JoinSet::new();
+        let mut accepting = JoinSet::new();
+        // Dropped when this returns.
+        let (_cuts_off, cut_off) = watch::channel(());
         for listener in worker.take_listeners() {
-            let (http, service, worker_handle) = (self.clone(), service.clone(), worker.handle());
+            let (http, service, handle, cut_off) = (self.clone(), service.clone(), worker.handle(), cut_off.clone());
+            let span = handle.span_of_tasks();
             match listener {
                 Listener::Tcp(listener) => {
-                    let incoming = worker.incoming(listener);
-                    let span = worker_handle.span_of_tasks();
-                    serving.spawn(http.serve_incoming(incoming, worker_handle, service).instrument(span))
+                    let serving = Serving { http, worker: handle, cut_off };
+                    accepting.spawn(serve_incoming(serving, worker.incoming(listener), service).instrument(span))
                 }
                 Listener::Unix(listener) => {
-                    let incoming = worker.incoming(listener);
-                    let span = worker_handle.span_of_tasks();
-                    serving.spawn(http.plain().serve_incoming(incoming, worker_handle, service).instrument(span))
+                    let serving = Serving { http: http.plain(), worker: handle, cut_off };
+                    accepting.spawn(serve_incoming(serving, worker.incoming(listener), service).instrument(span))
                 }
             };
         }
-        let mut cut_off: usize = 0;
-        while let Some(ended) = serving.join_next().await {
-            cut_off += ended.unwrap_or_else(|error| {
-                report(Err(error));
-                0
-            });
+        while let Some(ended) = accepting.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "the task that accepts connections panicked");
+            }
         }
-        // What has been upgraded is not one of hyper's connections any more.
-        let connections = worker.connections();
-        if cut_off == 0
-            && worker.shutdown().phase() != Phase::Serving
-            && before(worker.shutdown().deadline(), connections.all_closed()).await.is_none()
-        {
-            cut_off = connections.open();
+        let (connections, shutdown) = (worker.connections(), worker.shutdown());
+        if shutdown.phase() == Phase::Serving {
+            // There was no listener.
+            return Ok(());
         }
-        match cut_off {
+        match shutdown.deadline() {
+            Some(deadline) => drop(timeout_at(deadline, connections.all_closed()).await),
+            None => connections.all_closed().await,
+        }
+        match connections.open() {
             0 => Ok(()),
             connections => Err(CutOff { connections, timeout: worker.shutdown_timeout() }),
-        }
-    }
-
-    /// Serves one listener. Returns how many connections were cut off.
-    async fn serve_incoming<L, S, B>(self, mut incoming: Incoming<L>, worker: WorkerHandle, service: S) -> usize
-    where
-        L: Accept<Address: Into<Peer>>,
-        L::Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Service<Request<IncomingBody>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<Box<dyn Error + Send + Sync>>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<Box<dyn Error + Send + Sync>>,
-    {
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                biased;
-                accepted = incoming.next() => match accepted {
-                    Some((stream, peer)) => {
-                        let peer = self.adds_peer.then(|| peer.into());
-                        let (http, worker, service) = (self.clone(), worker.clone(), service.clone());
-                        let span = worker.span_of_tasks();
-                        let serve = async move {
-                            if let Err(error) = http.accepted(stream, peer, service, &worker).await {
-                                tracing::debug!(error = &*error, "a connection ended early");
-                            }
-                        };
-                        connections.spawn(serve.instrument(span));
-                    }
-                    None => break,
-                },
-                Some(ended) = connections.join_next() => report(ended),
-            }
-        }
-        // The listener is closed, or left to others, before the wait.
-        drop(incoming);
-        let drained = before(worker.shutdown().deadline(), async {
-            while let Some(ended) = connections.join_next().await {
-                report(ended);
-            }
-        });
-        match drained.await {
-            Some(()) => 0,
-            // Dropping the set drops the connections.
-            None => connections.len(),
         }
     }
 
@@ -296,24 +252,31 @@ impl Http {
         B::Data: Send,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        connection::serve(self, io, None, service, worker).await
+        // The worker cuts off its tasks itself.
+        let (_cuts_off, cut_off) = watch::channel(());
+        let serving = Serving { http: self.clone(), worker: worker.clone(), cut_off };
+        connection::serve(&Arc::new(serving), io, None, service).await
     }
 }
 
-/// `None`: the deadline came first.
-async fn before<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
-    let Some(deadline) = deadline else { return Some(future.await) };
-    tokio::select! {
-        biased;
-        output = future => Some(output),
-        () = sleep_until(deadline) => None,
-    }
-}
-
-/// A panic ends its own connection only, and is logged.
-fn report(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(%error, "the task of a connection panicked");
+/// Serves one listener until the worker has to end. The connections are tasks of their own.
+async fn serve_incoming<L, S, B>(serving: Serving, mut incoming: Incoming<L>, service: S)
+where
+    L: Accept<Address: Into<Peer>>,
+    L::Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<IncomingBody>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let serving = Arc::new(serving);
+    while let Some((stream, peer)) = incoming.next().await {
+        let peer = serving.http.adds_peer.then(|| peer.into());
+        let span = serving.worker.span_of_tasks();
+        let serve = connection::accepted(Arc::clone(&serving), stream, peer, service.clone());
+        tokio::spawn(serve.instrument(span));
     }
 }
 

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use hyper::header::{CONNECTION, HeaderValue};
@@ -16,35 +16,40 @@ use tracing::Span;
 use tracing::instrument::{Instrument, Instrumented};
 
 use super::super::status::Started;
-use super::super::worker::WorkerHandle;
+use super::connection::Serving;
 use crate::Peer;
 
-/// The state of one connection. All of it is used by the connection's own task, except for the streams of HTTP/2.
+/// The state of one connection. Its own task writes all of it. With HTTP/2, the tasks of streams do too.
 #[derive(Debug)]
 pub(super) struct Activity {
-    worker: WorkerHandle,
+    serving: Arc<Serving>,
     /// Bytes have been read since the last request began or ended: the head of a request may be incomplete.
     has_unparsed: AtomicBool,
     /// A byte has been read at all.
     has_read: AtomicBool,
     is_http2: AtomicBool,
-    requests: AtomicUsize,
-    in_flight: AtomicUsize,
+    has_had_request: AtomicBool,
+    /// A request has no response yet. Meaningless with HTTP/2, which has several at once.
+    is_in_flight: AtomicBool,
     /// Responses end the connection.
     closes: AtomicBool,
 }
 
 impl Activity {
-    pub(super) fn new(worker: WorkerHandle) -> Activity {
+    pub(super) fn new(serving: Arc<Serving>) -> Activity {
         Activity {
-            worker,
+            serving,
             has_unparsed: AtomicBool::new(false),
             has_read: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
-            requests: AtomicUsize::new(0),
-            in_flight: AtomicUsize::new(0),
+            has_had_request: AtomicBool::new(false),
+            is_in_flight: AtomicBool::new(false),
             closes: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn serving(&self) -> &Serving {
+        &self.serving
     }
 
     pub(super) fn has_read(&self) -> bool {
@@ -57,12 +62,12 @@ impl Activity {
 
     /// A request has begun on this connection.
     pub(super) fn has_had_request(&self) -> bool {
-        self.requests.load(Ordering::Relaxed) > 0
+        self.has_had_request.load(Ordering::Relaxed)
     }
 
     /// The head of a request has arrived in part.
     pub(super) fn has_partial_head(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) == 0 && self.has_unparsed.load(Ordering::Relaxed)
+        !self.is_in_flight.load(Ordering::Relaxed) && self.has_unparsed.load(Ordering::Relaxed)
     }
 
     pub(super) fn close_with_next_response(&self) {
@@ -70,24 +75,25 @@ impl Activity {
     }
 
     fn read(&self, bytes: &[u8]) {
-        if !self.has_read.swap(true, Ordering::Relaxed) {
+        if !self.has_read() {
             // HTTP/2's preface begins with "PRI ", which is no method of HTTP/1.
             self.is_http2.store(bytes.starts_with(b"PRI"), Ordering::Relaxed);
+            self.has_read.store(true, Ordering::Relaxed);
         }
         self.has_unparsed.store(true, Ordering::Relaxed);
     }
 
-    fn begin(&self) -> Started {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    fn begin(&self) -> Option<Started> {
+        self.has_had_request.store(true, Ordering::Relaxed);
+        self.is_in_flight.store(true, Ordering::Relaxed);
         self.has_unparsed.store(false, Ordering::Relaxed);
-        self.worker.begin_request()
+        self.serving.worker.begin_request()
     }
 
-    fn end(&self, started: Started) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    fn end(&self, started: Option<Started>) {
+        self.is_in_flight.store(false, Ordering::Relaxed);
         self.has_unparsed.store(false, Ordering::Relaxed);
-        self.worker.end_request(started);
+        self.serving.worker.end_request(started);
     }
 }
 
@@ -166,7 +172,7 @@ where
         let is_http1 = request.version() < Version::HTTP_2;
         let in_flight = InFlight { started: self.activity.begin(), activity: Arc::clone(&self.activity) };
         // A stream of HTTP/2 is a task of hyper's.
-        let span = if is_http1 { Span::none() } else { self.activity.worker.span_of_tasks() };
+        let span = if is_http1 { Span::none() } else { self.activity.serving.worker.span_of_tasks() };
         TrackedResponse { response: self.service.call(request).instrument(span), in_flight, is_http1 }
     }
 }
@@ -174,7 +180,7 @@ where
 /// A request that has not been answered yet.
 #[derive(Debug)]
 struct InFlight {
-    started: Started,
+    started: Option<Started>,
     activity: Arc<Activity>,
 }
 

@@ -1,15 +1,6 @@
 //! What lies between the socket and HTTP.
 
-use std::error::Error;
-
-use hyper::body::{Body, Incoming as IncomingBody};
-use hyper::service::Service;
-use hyper::{Request, Response};
-use tokio::io::{AsyncRead, AsyncWrite};
-
-use super::super::worker::WorkerHandle;
-use super::{Http, connection};
-use crate::Peer;
+use super::Http;
 
 /// The transport of the TCP connections that [`Http`] accepts.
 #[derive(Clone, Debug, Default)]
@@ -41,34 +32,5 @@ impl Http {
     pub(super) fn plain(mut self) -> Http {
         self.transport = Transport::Plain;
         self
-    }
-
-    /// Serves one connection that has been accepted.
-    pub(super) async fn accepted<I, S, B>(
-        &self,
-        io: I,
-        peer: Option<Peer>,
-        service: S,
-        worker: &WorkerHandle,
-    ) -> Result<(), Box<dyn Error + Send + Sync>>
-    where
-        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Service<Request<IncomingBody>, Response = Response<B>> + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<Box<dyn Error + Send + Sync>>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<Box<dyn Error + Send + Sync>>,
-    {
-        match &self.transport {
-            Transport::Plain => connection::serve(self, io, peer, service, worker).await,
-            #[cfg(feature = "tls")]
-            Transport::Tls(config) => {
-                let handshake = tokio_rustls::TlsAcceptor::from(std::sync::Arc::clone(config)).accept(io);
-                let io = tokio::time::timeout(self.header_timeout, handshake).await??;
-                // Boxed, so that a plain connection has no place for it.
-                Box::pin(connection::serve(self, io, peer, service, worker)).await
-            }
-        }
     }
 }

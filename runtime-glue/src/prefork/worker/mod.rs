@@ -119,6 +119,12 @@ impl WorkerHandle {
         Shutdown::new(Arc::clone(&self.0))
     }
 
+    /// As [`shutdown`](WorkerHandle::shutdown).
+    #[cfg(feature = "http")]
+    pub(super) async fn must_end(&self) {
+        self.0.must_end().await;
+    }
+
     /// Spawns a task that the worker finishes before it ends, such as one that serves a connection. The worker waits for it
     /// at most until the shutdown timeout.
     ///
@@ -163,8 +169,14 @@ impl WorkerHandle {
     }
 
     /// Counts a request for [`Prefork::max_requests`](super::Prefork::max_requests). `prefork::http` does it by itself.
+    ///
+    /// # Fork
+    ///
+    /// A child that the worker forks counts nothing.
     pub fn count_request(&self) {
-        self.number_request();
+        if self.number_request().is_some() {
+            self.0.common().slots.end_request(self.0.slot());
+        }
     }
 
     /// Counts a request as [`count_request`](WorkerHandle::count_request) does, and shows the worker as busy until the value
@@ -177,24 +189,26 @@ impl WorkerHandle {
         TrackedRequest { started: self.begin_request(), worker: self.clone() }
     }
 
-    /// Returns how many requests have begun before this one.
-    fn number_request(&self) -> u64 {
-        let requests = self.0.common().slots.count_request(self.0.slot());
+    /// Returns how many requests have begun before this one. `None`: this is a child of the worker.
+    fn number_request(&self) -> Option<u64> {
+        if !self.0.is_own_process() {
+            return None;
+        }
+        let requests = self.0.common().slots.begin_request(self.0.slot());
         if self.0.max_requests() == Some(requests) {
             self.0.raise(REACHED_REQUESTS);
         }
-        requests - 1
+        Some(requests - 1)
     }
 
-    pub(super) fn begin_request(&self) -> Started {
-        let (common, number) = (self.0.common(), self.number_request());
-        common.slots.begin_request(self.0.slot());
-        common.scoreboard.begin(number)
+    /// `None`: this is a child of the worker.
+    pub(super) fn begin_request(&self) -> Option<Started> {
+        self.number_request().map(|number| self.0.common().scoreboard.begin(number))
     }
 
-    pub(super) fn end_request(&self, started: Started) {
+    pub(super) fn end_request(&self, started: Option<Started>) {
         // A child of the worker has a copy of each request.
-        if self.0.is_own_process() {
+        if let Some(started) = started.filter(|_| self.0.is_own_process()) {
             let common = self.0.common();
             common.slots.end_request(self.0.slot());
             common.scoreboard.end(self.0.slot(), started);
@@ -212,7 +226,7 @@ impl WorkerHandle {
 #[must_use = "dropping it ends the request"]
 pub struct TrackedRequest {
     worker: WorkerHandle,
-    started: Started,
+    started: Option<Started>,
 }
 
 impl Drop for TrackedRequest {
