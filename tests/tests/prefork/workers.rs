@@ -38,6 +38,27 @@ scenarios!(
         stopper.await.unwrap().unwrap();
     }
 
+    /// A child that a worker forks counts no requests for it.
+    async fn requests_of_a_workers_child() {
+        let prefork = Prefork::new().workers(1).shutdown_timeout(limit());
+        let stopped = prefork
+            .run(async |worker: Worker| {
+                worker.count_request();
+                let handle = worker.handle();
+                in_child(async move || {
+                    handle.count_request();
+                    drop(handle.track_request());
+                })
+                .await;
+                check_eq("requests", worker.requests(), 1);
+                kill(forkio::Lineage::current().parent().unwrap() as i32, libc::SIGTERM);
+                worker.shutdown().await;
+            })
+            .await
+            .unwrap();
+        check_eq("exit code", stopped.exit_code(), 0);
+    }
+
     /// A child that another task of the supervisor forks does not supervise.
     async fn beside_another_fork() {
         let listener = listener().await;

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use axum::Router;
 use clap::Parser;
-use forkio::prefork::WorkerHandle;
+use forkio::prefork::http::Http;
+use forkio::prefork::{Prefork, Worker, WorkerHandle};
 use forkio::{HttpService, Hyper, Server, ServerOptions};
 use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
 use hyper::body::Incoming;
@@ -18,6 +19,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::{body, connect, ends_before_it_is_killed, free_path, get, request, stop, wait_for};
 
@@ -64,6 +66,7 @@ async fn answer(
             "slow".to_owned()
         }
         "/stuck" => std::future::pending().await,
+        "/panic" => panic!("in the handler"),
         "/threads" => tokio::runtime::Handle::current().metrics().num_workers().to_string(),
         "/echo" => {
             let upgrade = hyper::upgrade::on(&mut request);
@@ -193,6 +196,17 @@ scenarios!(
         program.finish_well();
     }
 
+    /// A panic in a handler ends its connection. The worker continues.
+    fn panic_in_a_handler() {
+        let (program, addresses) = start(&[&TCP[..], &["--workers", "1"]].concat());
+        let worker = get(&addresses[0], "/");
+        let mut rest = String::new();
+        request(&addresses[0], "/panic").read_to_string(&mut rest).expect("the end");
+        assert_eq!(rest, "");
+        assert_eq!(get(&addresses[0], "/"), worker);
+        stop(program);
+    }
+
     /// HTTP/2 is recognised by its first bytes.
     fn http2() {
         let (program, addresses) = start(&TCP);
@@ -241,6 +255,37 @@ scenarios!(
             let mut rest = String::new();
             stuck.read_to_string(&mut rest).expect("the end");
             assert_eq!(rest, "");
+            program
+        });
+    }
+
+    /// A worker that does more after it has cut off connections.
+    #[program]
+    async fn continuing() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        println!("{}", listener.local_addr().expect("its address"));
+        let prefork = Prefork::new().listener(listener).workers(1).shutdown_timeout(Duration::from_millis(50));
+        let ended = prefork.run(async |mut worker: Worker| {
+            let handle = worker.handle();
+            let stuck = service_fn(move |request| answer(request, Arc::default(), handle.clone()));
+            let cut_off = Http::new().serve(&mut worker, stuck).await;
+            worker.connections().all_closed().await;
+            println!("closed");
+            cut_off
+        });
+        process::exit(ended.await.expect("a server").exit_code().into());
+    }
+
+    /// Connections that are cut off are closed, although their worker has not ended.
+    fn cut_off_connections_are_closed() {
+        ends_before_it_is_killed(|| {
+            let mut program = Program::start("http::continuing", &[]);
+            let address = program.line();
+            let stuck = request(&address, "/stuck");
+            get(&address, "/");
+            kill(program.pid(), libc::SIGTERM);
+            assert_eq!(program.line(), "closed");
+            drop(stuck);
             program
         });
     }
