@@ -1,8 +1,8 @@
 //! How a worker learns that it must end.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
@@ -123,8 +123,8 @@ impl Status {
     /// Resolves when the worker must end, as [`Shutdown`] does, but needs no memory of its own.
     #[cfg(feature = "http")]
     pub(super) async fn must_end(&self) {
-        let (mut notified, mut waker) = (pin!(self.waiting.notified()), None);
-        poll_fn(|cx| self.poll_end(notified.as_mut(), &mut waker, cx)).await
+        let (mut notified, mut waker) = (std::pin::pin!(self.waiting.notified()), None);
+        std::future::poll_fn(|cx| self.poll_end(notified.as_mut(), &mut waker, cx)).await
     }
 
     /// `waker`: the one that `notified` wakes.
