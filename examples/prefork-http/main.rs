@@ -9,8 +9,15 @@
 //! curl http://127.0.0.1:8080/status    # again and again: another pid answers
 //! ```
 //!
-//! Where to look: this file has what the supervisor does, `server.rs` what a worker does, `routes.rs` the answers to requests,
-//! `status.rs` and `table.rs` what those are made of, `log.rs` and `access_log` the logs, `options.rs` the command line.
+//! Where to look:
+//!
+//! - this file: the supervisor
+//! - `server.rs`: the workers
+//! - `routes.rs`: the answers to requests
+//! - `status.rs`: the status that a worker reports
+//! - `table.rs`: the table that workers share
+//! - `log.rs` and `access_log`: the logs
+//! - `options.rs`: the command line
 
 mod access_log;
 mod log;
@@ -58,7 +65,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The server, as the options have it.
+/// Builds the server from the options.
 fn server(options: Options, log_files: Vec<LogFile>) -> Serving {
     let workers = options.workers();
     let has_threads = options.server.worker_threads.is_some();
@@ -83,7 +90,7 @@ fn server(options: Options, log_files: Vec<LogFile>) -> Serving {
     })
 }
 
-/// What workers share.
+/// Prepares what the workers share.
 async fn preload(mebibytes: usize) -> Result<Preloaded, Box<dyn Error>> {
     let timer_ticks = count_ticks().await;
     Ok(Preloaded { table: Arc::new(Table::load(mebibytes)?), timer_ticks })
@@ -110,7 +117,7 @@ fn start_counting(mut interval: Interval, ticks: &Arc<AtomicU64>) {
     });
 }
 
-/// Tells on standard output where the server is. A reader that has gone is no reason to stop serving.
+/// Prints the addresses. The server continues if standard output is closed.
 fn announce(addresses: &[Address], workers: usize) {
     let mut stdout = io::stdout().lock();
     let written = addresses

@@ -1,4 +1,4 @@
-//! What a request gets.
+//! The answers to requests.
 
 use std::os::unix::process::parent_id;
 use std::process;
@@ -15,7 +15,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use crate::status::{Memory, Status};
 use crate::table::Table;
 
-/// The longest answer that `GET /sleep/MS` waits for.
+/// The longest sleep that `GET /sleep/MS` allows.
 const MAX_SLEEP_MS: u64 = 60_000;
 
 type Answer = Response<Full<Bytes>>;

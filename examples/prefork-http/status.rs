@@ -1,4 +1,4 @@
-//! What a worker tells about itself.
+//! The status that a worker reports.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 pub(crate) struct Status {
     pub(crate) pid: u32,
-    /// The parent that this process has now: not the server any more when that was killed.
+    /// The current parent: another process if the supervisor was killed.
     pub(crate) ppid: u32,
     pub(crate) worker: Option<usize>,
     /// How many forks lie between this process and the start of the program.

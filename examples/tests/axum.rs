@@ -48,7 +48,7 @@ fn start(arguments: &[&str]) -> (Server, String) {
     let test = std::env::current_exe().expect("the path of this test");
     let program = test.ancestors().nth(2).expect("target/PROFILE").join("examples/axum");
     let mut command = Command::new(&program);
-    // A machine that stands still for a moment is no reason to cut off what drains.
+    // A slow machine must not cut off draining connections.
     if !arguments.contains(&"--shutdown-timeout") {
         command.args(["--shutdown-timeout", "60"]);
     }

@@ -31,7 +31,7 @@ pub(crate) const PRIORITY: u8 = 1 << 4;
 /// An event wakes one of the processes that wait for the source: `fork::set_exclusive`. Not a readiness, and never the only
 /// bit; users do not see it.
 const EXCLUSIVE: u8 = 1 << 5;
-/// The registration is one of another library's queue, and its table entry has a policy of its own or is muted
+/// The registration is in another library's queue, and its table entry has a policy of its own or is muted
 /// (`fork::adopted`). Not a readiness; users do not see it.
 const MARKED: u8 = 1 << 6;
 

@@ -14,8 +14,9 @@ use crate::{ForkError, NotInChild, policy, sys};
 
 /// The parent's handle to a child process that [`fork`](crate::fork()) made.
 ///
-/// Dropping the handle does not kill the child. If it is dropped inside a runtime, that runtime reaps the child when it ends,
-/// so that no zombie is left. The handle needs no SIGCHLD, and never signals another process that got the same id.
+/// Dropping the handle does not kill the child. If it is dropped inside a runtime, that runtime reaps the child when the
+/// child ends. Outside a runtime, a child that still runs stays a zombie after it ends. The handle needs no SIGCHLD, and never
+/// signals another process that got the same id.
 ///
 /// # Fork
 ///
@@ -111,8 +112,8 @@ impl Child {
         }
     }
 
-    /// Registers the child with the current runtime, unless that is done. Waiting does it too, but a registration discards a
-    /// fork that is prepared ahead, so a supervisor does it earlier.
+    /// Registers the child with the current runtime, if it is not registered yet. [`wait`](Child::wait) does so too. A
+    /// supervisor calls this early, because a registration discards a fork prepared in advance.
     pub(crate) fn watch(&mut self) -> io::Result<()> {
         if self.status.is_some() {
             return Ok(());
@@ -125,7 +126,10 @@ impl Child {
                     error
                 })?;
                 // In a child forked later, a task that waits must be woken.
-                policy::set_policy(&watched, ForkPolicy::Sever)?;
+                if let Err(error) = policy::set_policy(&watched, ForkPolicy::Sever) {
+                    self.state = State::Idle(watched.into_inner());
+                    return Err(error);
+                }
                 self.state = State::Watched(watched);
             }
             state => self.state = state,
@@ -151,7 +155,7 @@ impl Child {
     ///
     /// - `ESRCH` if the child has been reaped.
     /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if there is no signal with this number.
-    /// - In a child that was forked later, as [`wait`](Child::wait).
+    /// - In a child that was forked later, like [`wait`](Child::wait).
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         sys::send_signal(self.process()?, signal)
     }

@@ -106,7 +106,7 @@ impl<F> ProcessRuntime<F> {
     ///
     /// # Panics
     ///
-    /// Inside a task of a multi-threaded runtime, as [`Runtime::shutdown_timeout`].
+    /// Inside a task of a multi-threaded runtime, like [`Runtime::shutdown_timeout`].
     pub fn shutdown_timeout(&self, limit: Duration) {
         if let Some(runtime) = self.take() {
             runtime.shutdown_timeout(limit);
@@ -191,7 +191,7 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
     ///
     /// # Panics
     ///
-    /// Inside another runtime, as [`Runtime::block_on`].
+    /// Inside another runtime, like [`Runtime::block_on`].
     pub fn block_on<T: Future>(&self, future: T) -> Result<T::Output, RuntimeError> {
         let process = sys::process_key();
         let runtime = self.with(Arc::clone)?;

@@ -24,8 +24,8 @@ pub(crate) fn markdown(
     if quick {
         text += "**A quick run, which shows only that everything works. Its figures say nothing.**\n\n";
     }
-    text += "Contenders take turns. A figure is the median of the rounds, with the quartiles in parentheses. A ratio is of \
-             two figures of the same round, again as median and quartiles.\n\n";
+    text += "Contenders take turns. A figure is the median of the rounds, with the quartiles in parentheses. A ratio \
+             compares two figures of one round; it too is a median with quartiles.\n\n";
     for (name, value) in machine {
         text += &format!("- {name}: {value}\n");
     }

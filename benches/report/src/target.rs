@@ -54,9 +54,9 @@ impl Check {
         self.missed_by() == Some(0.0)
     }
 
-    /// Such as "12.3 %"; a limit of zero has no parts.
-    fn percentage(missed_by: f64) -> String {
-        if missed_by.is_finite() { format!("{:.1} %", missed_by * 100.0) } else { "more than nothing".to_owned() }
+    /// Such as "by 12.3 %". `None`: there is no percentage of zero.
+    fn percentage(missed_by: f64) -> Option<String> {
+        missed_by.is_finite().then(|| format!("by {:.1} %", missed_by * 100.0))
     }
 }
 
@@ -96,7 +96,9 @@ impl Target {
     fn verdict_of(check: &Check) -> String {
         match check.missed_by() {
             Some(0.0) => "met".to_owned(),
-            Some(missed_by) => format!("missed by {}", Check::percentage(missed_by)),
+            Some(missed_by) => {
+                Check::percentage(missed_by).map_or_else(|| "missed".to_owned(), |by| format!("missed {by}"))
+            }
             None => "not measured".to_owned(),
         }
     }
@@ -104,8 +106,8 @@ impl Target {
     fn miss(check: &Check) -> String {
         match check.measured {
             Some(Quartiles { median, .. }) => {
-                let by = Check::percentage(check.missed_by().unwrap_or(f64::NAN));
-                format!("{}: {} (limit {}, by {by})", check.case, number(median), check.limit.text())
+                let by = check.missed_by().and_then(Check::percentage).map_or_else(String::new, |by| format!(", {by}"));
+                format!("{}: {} (limit {}{by})", check.case, number(median), check.limit.text())
             }
             None => format!("{}: not measured", check.case),
         }
@@ -127,7 +129,7 @@ mod tests {
         assert_eq!(row(Limit::AtMost(20.0), figure(25.0)), "| it | ≤ 20 | 25 | missed by 25.0 % |\n");
         assert_eq!(row(Limit::AtLeast(2.0), figure(1.0)), "| it | ≥ 2 | 1 | missed by 50.0 % |\n");
         assert_eq!(row(Limit::AtMost(0.0), figure(0.0)), "| it | ≤ 0 | 0 | met |\n");
-        assert_eq!(row(Limit::AtMost(0.0), figure(0.5)), "| it | ≤ 0 | 0.5 | missed by more than nothing |\n");
+        assert_eq!(row(Limit::AtMost(0.0), figure(0.5)), "| it | ≤ 0 | 0.5 | missed |\n");
         assert_eq!(row(Limit::AtLeast(1.1), None), "| it | ≥ 1.1 |  | not measured |\n");
     }
 

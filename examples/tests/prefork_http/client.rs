@@ -1,4 +1,4 @@
-//! As much of an HTTP/1.1 client as the tests need.
+//! A small HTTP/1.1 client for the tests.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -82,7 +82,7 @@ impl Client {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
     }
 
-    /// Reads one response to a request that has been sent; to one that was not `HEAD`.
+    /// Reads one response. The request must not be `HEAD`.
     pub(crate) fn response(&mut self) -> io::Result<Response> {
         let mut response = self.response_head()?;
         let len = response.header("content-length").and_then(|len| len.parse().ok());
@@ -148,7 +148,7 @@ impl Client {
     }
 }
 
-/// Not what a server that speaks HTTP may send.
+/// An error about a response that is not valid HTTP.
 fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.escape_debug().to_string())
 }

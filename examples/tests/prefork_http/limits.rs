@@ -23,7 +23,7 @@ fn max_requests() {
     let mut pids = BTreeSet::new();
     let mut most = 0;
     let mut requests = 0;
-    // While a successor starts, the worker serves on, however long that takes.
+    // While a successor starts, the worker continues to serve, however long that takes.
     until("both workers have been replaced", || {
         let status = server.connect().status();
         pids.insert(status.pid);
@@ -89,7 +89,7 @@ fn heartbeat() {
     until_replaced(&server, pid);
     // The supervisor may have looked, and the worker given its last heartbeat, a part of the time before.
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
-    server.until_logged("runtime stands still");
+    server.until_logged("runtime is stuck");
     assert_eq!(server.connect().get("/").expect("an answer").status, 200);
     server.stop();
 }

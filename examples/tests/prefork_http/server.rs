@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::client::{Client, Status};
 
-/// How long anything may take that is bound to happen.
+/// The time limit of each wait.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` gives a value.
@@ -26,7 +26,7 @@ pub(crate) fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> 
         if let Some(value) = condition() {
             return value;
         }
-        assert!(start.elapsed() < LIMIT, "after {LIMIT:?} still not so: {what}");
+        assert!(start.elapsed() < LIMIT, "timed out after {LIMIT:?}: {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -90,13 +90,13 @@ impl Server {
         Server::start_as(Command::new(program()).args(["--listen", "127.0.0.1:0"]).args(arguments), 1)
     }
 
-    /// Starts it by a command of one's own, with this many listeners.
+    /// Starts a given command, whose server has this many listeners.
     #[track_caller]
     pub(crate) fn start_as(command: &mut Command, listeners: usize) -> Server {
         Server::start_with(command, Stdio::null(), listeners)
     }
 
-    /// As [`start_as`](Server::start_as), with a descriptor as standard input.
+    /// Like [`start_as`](Server::start_as), with a descriptor as standard input.
     #[track_caller]
     pub(crate) fn start_with_stdin(command: &mut Command, stdin: OwnedFd, listeners: usize) -> Server {
         Server::start_with(command, stdin.into(), listeners)
@@ -104,7 +104,7 @@ impl Server {
 
     #[track_caller]
     fn start_with(command: &mut Command, stdin: Stdio, listeners: usize) -> Server {
-        // A machine that stands still for a moment is no reason to cut off what drains.
+        // A slow machine must not cut off draining connections.
         if command.get_args().all(|argument| argument != "--shutdown-timeout") {
             command.args(["--shutdown-timeout", "60"]);
         }
@@ -205,7 +205,7 @@ impl Server {
         self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until the server has written something to standard error.
+    /// Waits until standard error contains `what`.
     #[track_caller]
     pub(crate) fn until_logged(&self, what: &str) {
         until(what, || self.stderr().contains(what).then_some(()));
@@ -274,7 +274,7 @@ impl Drop for Server {
         // An error says that no process is left.
         let _ = kill_process_group(process_id(self.group), Signal::KILL);
         let _ = self.program.wait();
-        // Its end needs that of every process that holds the pipe.
+        // The reader ends when no process holds the pipe.
         if let Some(reader) = self.stderr_reader.take() {
             let _ = reader.join();
         }

@@ -207,7 +207,7 @@ fn term_to_a_worker_loses_no_queued_connection() {
     }
     signal(workers[0], Signal::TERM);
     signal(workers[0], Signal::CONT);
-    // The other one still stands still: the first serves them before it drains, or its successor does.
+    // The other worker is still stopped: the first one serves them before it drains, or its successor does.
     for client in &mut clients {
         assert_eq!(client.response().expect("an answer").text(), "7");
     }

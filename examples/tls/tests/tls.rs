@@ -44,7 +44,7 @@ impl Files {
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tls"));
         command.args(["--listen", "127.0.0.1:0", "--workers", "2", "--certificate"]).arg(&self.certificate);
-        // A machine that stands still for a moment is no reason to cut off what drains.
+        // A slow machine must not cut off draining connections.
         command.arg("--key").arg(&self.key).args(["--shutdown-timeout", "60"]);
         command
     }

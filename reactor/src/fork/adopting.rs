@@ -82,7 +82,7 @@ fn end(state: &mut ProcessState, queues: Vec<AdoptedQueue>) {
 ///
 /// # Errors
 ///
-/// As [`refresh`]; [`Unsupported`](io::ErrorKind::Unsupported) if the system lists no registrations;
+/// Those of [`refresh`]; [`Unsupported`](io::ErrorKind::Unsupported) if the system lists no registrations;
 /// [`NotFound`](io::ErrorKind::NotFound) if there is no such selector.
 pub(super) fn adopt(state: &mut ProcessState, fd: RawFd) -> Result<(), PrepareError> {
     let failed = PrepareError::of(PrepareObject::ForeignRegistration(fd));
@@ -175,7 +175,7 @@ pub(super) fn lock_refreshed() -> Guard<ProcessState> {
     state
 }
 
-/// As [`lock_refreshed`], to change something that a fork looks at.
+/// Like [`lock_refreshed`], to change something that a fork looks at.
 pub(super) fn lock_refreshed_to_change() -> io::Result<Guard<ProcessState>> {
     let mut state = lock_to_change();
     refresh(&mut state).map_err(io::Error::other)?;

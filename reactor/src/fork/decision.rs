@@ -19,11 +19,11 @@ pub(super) enum Decision {
     HoldBack,
     /// The registration, which only the child can add to its queue.
     AddInChild,
-    /// The registration of a dead endpoint, put in place of the descriptor.
+    /// The registration of a dead endpoint, which replaces the object at the descriptor.
     Sever,
-    /// The registration of a fresh timer, put in place of the descriptor.
+    /// The registration of a fresh timer, which replaces the object at the descriptor.
     RenewTimer,
-    /// The registration of an end of a fresh socket pair, put in place of the descriptor.
+    /// The registration of an end of a fresh socket pair, which replaces the object at the descriptor.
     RenewPair,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Decided {
 }
 
 impl Decision {
-    /// `is_selector`: the descriptor is the queue of a selector that the fork copies.
+    /// Decides what the child gets. `is_selector`: the descriptor is the queue of a selector that the fork copies.
     pub(super) fn new(info: EntryInfo, token: Token, kind: SourceKind, is_selector: bool) -> Decision {
         match policy(info, token, kind) {
             ForkPolicy::NoFork => Decision::LeaveOut,
@@ -70,13 +70,13 @@ pub(super) fn policy(info: EntryInfo, token: Token, kind: SourceKind) -> ForkPol
 /// The token of [`renew_receivers`], plus 1; 0: none.
 static RENEWED_TOKEN: AtomicU64 = AtomicU64::new(0);
 
-/// Makes `Renew` the default policy of stream sockets that are registered with this token: those of a runtime's self-pipe,
-/// which the program cannot tag itself.
+/// Makes `Renew` the default policy of stream sockets that are registered with this token: those of a runtime's signal
+/// pipe, which the program cannot tag itself.
 pub(super) fn renew_receivers(token: Token) {
     RENEWED_TOKEN.store(token.0 as u64 + 1, Ordering::Relaxed);
 }
 
-/// Whether a registration is a self-pipe by [`renew_receivers`]. It still has to belong to a pair made in this process.
+/// Whether a registration is a signal pipe by [`renew_receivers`]. It must also belong to a pair made in this process.
 pub(super) fn is_renewed_receiver(token: Token, kind: SourceKind) -> bool {
     kind == SourceKind::Stream && (token.0 as u64).wrapping_add(1) == RENEWED_TOKEN.load(Ordering::Relaxed)
 }

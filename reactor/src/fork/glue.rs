@@ -80,7 +80,7 @@ pub fn mute(source: &impl AsRawFd) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// As [`mute`].
+/// Those of [`mute`].
 pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
     let fd = source.as_raw_fd();
     change(fd, |_, selector, token, info| {
@@ -193,7 +193,7 @@ pub fn kind(source: &impl AsRawFd) -> io::Result<SourceKind> {
 }
 
 /// Makes `Renew` the default policy of stream sockets that are registered with `token` and belong to a pair made in this
-/// process: those of a runtime's self-pipe, which the program cannot tag itself.
+/// process: those of a runtime's signal pipe, which the program cannot tag itself.
 pub fn renew_receivers(token: Token) {
     decision::renew_receivers(token);
 }
@@ -215,7 +215,7 @@ pub fn renewed_receivers() -> Vec<RawFd> {
 }
 
 /// Gives every later child of this process a fresh pair in place of the one that `source` belongs to, registered or not:
-/// for a self-pipe that a signal handler writes to. `source` is an end of the pair or a duplicate of an end.
+/// for a pipe that a signal handler writes to. `source` is an end of the pair or a duplicate of an end.
 ///
 /// # Errors
 ///
@@ -231,7 +231,7 @@ pub fn renew_pair_in_children(source: &impl AsRawFd) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// As [`renew_pair_in_children`], and those of `send(2)`.
+/// Those of [`renew_pair_in_children`], and those of `send(2)`.
 pub fn nudge_pair_end(source: &impl AsRawFd) -> io::Result<()> {
     let (_, peer) = find_pair(source.as_raw_fd())?;
     match descriptor::send_byte(peer) {

@@ -17,7 +17,7 @@ pub(super) struct Plan {
     pub(super) queues: Vec<(&'static SelectorCore, sys::ChildQueue)>,
     /// Selectors that the child gets no queue for.
     pub(super) retired: Vec<&'static SelectorCore>,
-    /// Objects to put in place of descriptors.
+    /// Objects that replace those at the descriptors.
     pub(super) replacements: Replacements,
     /// The objects among them that are not dead endpoints.
     pub(super) renewals: Vec<Renewal>,
@@ -104,7 +104,7 @@ impl Plan {
         self.severed.retain(|severed| *severed != fd);
     }
 
-    /// As [`forget`](Plan::forget), for a selector that is dropped before the fork.
+    /// Like [`forget`](Plan::forget), for a selector that is dropped before the fork.
     pub(super) fn forget_selector(&mut self, selector: &SelectorCore) {
         let is_other = |other: &SelectorCore| !std::ptr::eq(other, selector);
         self.queues.retain(|(other, _)| is_other(other));
@@ -284,7 +284,12 @@ impl Decided {
                 return inherited(self.fd, queue.inherit(self.fd, self.token, self.interest));
             }
             Decision::HoldBack if !is_replaced => held_back.push(*self),
-            _ => queue.add_in_child(self.fd, self.token, self.interest),
+            Decision::Inherit
+            | Decision::HoldBack
+            | Decision::AddInChild
+            | Decision::Sever
+            | Decision::RenewTimer
+            | Decision::RenewPair => queue.add_in_child(self.fd, self.token, self.interest),
         }
         Ok(true)
     }

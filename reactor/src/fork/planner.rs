@@ -121,7 +121,7 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Decides about a stream that has a self-pipe's token. It is a self-pipe only if it belongs to a pair made in this
+    /// Decides about a stream that has a signal pipe's token. It is a signal pipe only if it belongs to a pair made in this
     /// process.
     fn decide_about_receiver(&self, fd: RawFd, info: EntryInfo, kind: SourceKind) -> Result<Decision, PrepareError> {
         let identity = descriptor::identity(fd).map_err(PrepareError::of(PrepareObject::Pair(fd)))?;

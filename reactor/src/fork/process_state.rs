@@ -118,7 +118,7 @@ pub(super) fn lock_to_change() -> Guard<ProcessState> {
     state
 }
 
-/// As [`lock_to_change`], to make an object that a fork must know of.
+/// Like [`lock_to_change`], to make an object that a fork must know of.
 ///
 /// # Errors
 ///

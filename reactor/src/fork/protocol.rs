@@ -66,7 +66,7 @@ pub unsafe fn fork() -> Result<ForkResult, Error> {
 /// Blocks all signals of the calling thread until the value is dropped.
 ///
 /// [`fork`] does so itself. If you call [`prepare`], block signals first: a handler that runs in the child before commit,
-/// and writes to a self-pipe, would write to the parent's.
+/// and writes to a signal pipe, would write to the parent's.
 pub fn block_signals() -> SignalsBlocked {
     SignalsBlocked::new()
 }
@@ -259,7 +259,7 @@ impl Prepared {
     ///
     /// # Safety
     ///
-    /// As [`fork`]; signals must be [blocked](block_signals).
+    /// Those of [`fork`]. Signals must be [blocked](block_signals).
     pub unsafe fn fork(self) -> io::Result<ForkResult> {
         // SAFETY: the caller's promise is the same.
         match unsafe { process::fork() } {

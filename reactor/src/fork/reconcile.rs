@@ -69,7 +69,7 @@ pub(super) fn ensure() {
     }
 }
 
-/// As [`ensure`], and starts fork detection if it has not started.
+/// Like [`ensure`], and starts fork detection if it has not started.
 #[inline(always)]
 pub(super) fn start() {
     if !gate::is_settled() {

@@ -62,7 +62,7 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// As [`register`](Registry::register).
+    /// Those of [`register`](Registry::register).
     ///
     /// # Examples
     ///

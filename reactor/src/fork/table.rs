@@ -60,7 +60,7 @@ impl Table {
         self.chunk(chunk)?.get(index)
     }
 
-    /// As [`get`](Table::get), for an entry that is about to get a registration.
+    /// Like [`get`](Table::get), for an entry that is about to get a registration.
     #[inline(always)]
     pub(crate) fn get_to_add(&self, fd: RawFd) -> Option<&Entry> {
         let (chunk, index) = place(fd)?;

@@ -96,11 +96,11 @@ impl UdpSocket {
         self.inner.recv_from(buf)
     }
 
-    /// As [`recv_from`](UdpSocket::recv_from), but the datagram stays in the queue.
+    /// Like [`recv_from`](UdpSocket::recv_from), but the datagram stays in the queue.
     ///
     /// # Errors
     ///
-    /// As [`recv_from`](UdpSocket::recv_from).
+    /// Those of [`recv_from`](UdpSocket::recv_from).
     pub fn peek_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         self.inner.peek_from(buf)
     }
@@ -125,11 +125,11 @@ impl UdpSocket {
         self.inner.recv(buf)
     }
 
-    /// As [`recv`](UdpSocket::recv), but the datagram stays in the queue.
+    /// Like [`recv`](UdpSocket::recv), but the datagram stays in the queue.
     ///
     /// # Errors
     ///
-    /// As [`recv`](UdpSocket::recv).
+    /// Those of [`recv`](UdpSocket::recv).
     pub fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.inner.peek(buf)
     }

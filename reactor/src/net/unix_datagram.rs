@@ -13,7 +13,7 @@ use crate::sys;
 ///
 /// # Fork
 ///
-/// As for a [`UdpSocket`](crate::net::UdpSocket). A [`pair`](UnixDatagram::pair) made in this process may be the channel
+/// The same as for a [`UdpSocket`](crate::net::UdpSocket). A [`pair`](UnixDatagram::pair) made in this process may be the channel
 /// between parent and child.
 ///
 /// # Examples
@@ -51,7 +51,7 @@ impl UnixDatagram {
     ///
     /// # Errors
     ///
-    /// As [`bind`](UnixDatagram::bind).
+    /// Those of [`bind`](UnixDatagram::bind).
     pub fn bind_addr(address: &SocketAddr) -> io::Result<UnixDatagram> {
         sys::socket::unix_datagram(address).map(UnixDatagram::from_std)
     }

@@ -12,7 +12,7 @@ use crate::sys;
 ///
 /// # Fork
 ///
-/// As for a [`TcpListener`](crate::net::TcpListener).
+/// The same as for a [`TcpListener`](crate::net::TcpListener).
 ///
 /// # Examples
 ///
@@ -51,7 +51,7 @@ impl UnixListener {
     ///
     /// # Errors
     ///
-    /// As [`bind`](UnixListener::bind).
+    /// Those of [`bind`](UnixListener::bind).
     pub fn bind_addr(address: &SocketAddr) -> io::Result<UnixListener> {
         sys::socket::unix_listen(address).map(UnixListener::from_std)
     }

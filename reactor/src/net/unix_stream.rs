@@ -12,7 +12,7 @@ use crate::sys;
 ///
 /// # Fork
 ///
-/// As for a [`TcpStream`](crate::net::TcpStream). A [`pair`](UnixStream::pair) made in this process may be the channel
+/// The same as for a [`TcpStream`](crate::net::TcpStream). A [`pair`](UnixStream::pair) made in this process may be the channel
 /// between parent and child.
 ///
 /// # Examples
@@ -57,7 +57,7 @@ impl UnixStream {
     ///
     /// # Errors
     ///
-    /// As [`connect`](UnixStream::connect).
+    /// Those of [`connect`](UnixStream::connect).
     pub fn connect_addr(address: &SocketAddr) -> io::Result<UnixStream> {
         sys::socket::unix_connect(address).map(UnixStream::from_std)
     }

@@ -107,7 +107,7 @@ impl Timer {
     ///
     /// # Errors
     ///
-    /// As [`set_after`](Timer::set_after).
+    /// Those of [`set_after`](Timer::set_after).
     ///
     /// # Examples
     ///

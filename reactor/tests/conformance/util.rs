@@ -60,7 +60,7 @@ impl Loop {
         }
     }
 
-    /// As [`expect`](Loop::expect), for what comes in one event or in several.
+    /// Like [`expect`](Loop::expect), for what comes in one event or in several.
     #[track_caller]
     pub(crate) fn expect_all(&mut self, token: usize, wanted: &[fn(&Event) -> bool]) {
         let deadline = Instant::now() + LIMIT;

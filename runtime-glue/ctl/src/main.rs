@@ -21,7 +21,9 @@ use crate::options::{Action, Options};
 enum Failure {
     /// The server cannot do it, or has not succeeded.
     Refused(String),
-    /// The server cannot be reached, or its answer has no meaning.
+    /// The answer cannot be written.
+    Output(String),
+    /// The server cannot be reached, or its answer cannot be understood.
     Unreachable(String),
     /// It is not done yet.
     TimedOut(String),
@@ -31,7 +33,7 @@ impl Failure {
     /// Documented in the help.
     fn exit_code(&self) -> u8 {
         match self {
-            Failure::Refused(_) => 1,
+            Failure::Refused(_) | Failure::Output(_) => 1,
             Failure::Unreachable(_) => 3,
             Failure::TimedOut(_) => 4,
         }
@@ -40,7 +42,8 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Failure::Refused(text) | Failure::Unreachable(text) | Failure::TimedOut(text)) = self;
+        let (Failure::Refused(text) | Failure::Output(text) | Failure::Unreachable(text) | Failure::TimedOut(text)) =
+            self;
         f.write_str(text)
     }
 }

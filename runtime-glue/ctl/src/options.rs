@@ -24,7 +24,7 @@ Only root and the user of the supervisor may use the socket.
 
 Exit codes:
   0  done
-  1  the server could not do it; the message says why, and the server serves on
+  1  the server could not do it, or the output could not be written; the message says why, and the server continues
   2  the command line has a mistake
   3  the server cannot be reached
   4  it was not done within --timeout; the server continues with it

@@ -1,7 +1,7 @@
 //! The table of workers.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
@@ -29,10 +29,12 @@ pub(crate) fn show(control: &Path, watch: bool, json: bool) -> Result<(), Failur
             let clear = if watch && io::stdout().is_terminal() { CLEAR } else { "" };
             format!("{clear}{}", table(&State::of(control)?)).into_bytes()
         };
-        let written = io::stdout().write_all(&text).and_then(|()| io::stdout().flush());
-        // A reader that has gone wants no more.
-        if !watch || written.is_err() {
-            return Ok(());
+        match io::stdout().write_all(&text).and_then(|()| io::stdout().flush()) {
+            Ok(()) if watch => {}
+            Ok(()) => return Ok(()),
+            // The reader has closed the pipe.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => return Err(Failure::Output(format!("cannot write to standard output: {error}"))),
         }
         sleep(PERIOD);
     }

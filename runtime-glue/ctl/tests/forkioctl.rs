@@ -8,6 +8,7 @@ mod server;
 #[cfg(forkio_kqueue)]
 extern crate forkio_kqueue_model as _;
 
+use std::fs::File;
 use std::process::{Command, Output, Stdio};
 
 use forkio_tests::{kill, scenarios};
@@ -74,6 +75,20 @@ scenarios!(
         server.stop();
     }
 
+    /// An error of standard output is reported, unless the reader has gone.
+    fn full_disk() {
+        // Every write to it fails with ENOSPC.
+        let Ok(full) = File::options().write(true).open("/dev/full") else { return };
+        let server = Server::start(&[]);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));
+        command.arg("--control").arg(&server.control).arg("status").stdout(full);
+        let output = command.output().expect("running forkioctl");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let message = text(&output.stderr);
+        assert!(message.starts_with("forkioctl: cannot write to standard output: "), "{message}");
+        server.stop();
+    }
+
     /// Each command waits for its result.
     fn commands() {
         let server = Server::start(&[]);
@@ -128,7 +143,7 @@ scenarios!(
         remove(&server.load);
         let output = ctl(&server, &["reload"]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
-        assert!(text(&output.stderr).contains("the old generation serves on"), "{output:?}");
+        assert!(text(&output.stderr).contains("the old generation continues to serve"), "{output:?}");
         for (arguments, code) in [
             (&["scale", "0"][..], 1),
             (&["retire", "7"], 1),

@@ -36,7 +36,7 @@ pub(crate) fn check() -> PyResult<()> {
 ///
 /// # Panics
 ///
-/// Inside a task of the runtime, as [`tokio::runtime::Runtime::shutdown_timeout`].
+/// Inside a task of the runtime, like [`tokio::runtime::Runtime::shutdown_timeout`].
 pub fn shutdown(py: Python<'_>, limit: Duration) {
     let start = Instant::now();
     block_on::interrupt();

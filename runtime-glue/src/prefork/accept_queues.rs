@@ -100,7 +100,7 @@ impl AcceptQueues {
         self.0.iter().any(|queue| matches!(queue, AcceptQueue::PerPlace { .. }))
     }
 
-    /// The descriptors that another program serves on: one per address.
+    /// The descriptors for the program that replaces this one: one per address.
     pub(super) fn for_upgrade(&self) -> Vec<RawFd> {
         let first = self.0.iter().filter_map(|queue| match queue {
             AcceptQueue::Common(listener, _) => Some(listener),

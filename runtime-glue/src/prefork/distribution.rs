@@ -54,7 +54,7 @@ pub enum Distribution {
     /// The sockets have the first one's `SO_REUSEADDR`, `IPV6_V6ONLY`, `SO_BINDTODEVICE`, `TCP_NODELAY`, `SO_KEEPALIVE` and
     /// the length of its queue. Others, a worker can set on its own. For TCP only: a Unix socket has one queue.
     ReusePort,
-    /// As [`ReusePort`](Distribution::ReusePort), and steered: a worker stays on one CPU (`sched_setaffinity(2)`), and its
+    /// Like [`ReusePort`](Distribution::ReusePort), and steered: a worker stays on one CPU (`sched_setaffinity(2)`), and its
     /// socket is preferred for the connections whose packets arrive there (`SO_INCOMING_CPU`).
     ///
     /// With one worker per CPU, and packets that the network card spreads over the CPUs, a connection's packets and its

@@ -25,8 +25,8 @@ use super::worker::span_of_tasks;
 pub enum Phase {
     /// Accept and serve.
     Serving,
-    /// This worker ends, and others serve on. It stops accepting, leaves the shared queues to its siblings and finishes what
-    /// it has accepted.
+    /// This worker ends, and others continue to serve. It stops accepting, leaves the shared queues to its siblings and
+    /// finishes what it has accepted.
     Retiring,
     /// The server ends. Each worker also accepts the connections that still wait in the queues.
     Stopping,
@@ -37,7 +37,7 @@ pub enum Phase {
 pub(super) struct Status {
     common: Arc<Common>,
     slot: usize,
-    /// Of the worker process.
+    /// The generation of the worker process, to tell it from its children.
     generation: u32,
     phase: AtomicU8,
     /// When the worker was told to end.
@@ -53,7 +53,7 @@ pub(super) struct Status {
 }
 
 impl Status {
-    /// Call it in the worker's own future.
+    /// Must be called in the worker's own future.
     pub(super) fn new(
         common: Arc<Common>,
         slot: usize,
@@ -102,7 +102,7 @@ impl Status {
         self.slot
     }
 
-    /// The worker must end. `is_orphan`: its supervisor has ended, so no sibling will serve on.
+    /// Tells the worker to end. `is_orphan`: its supervisor has ended, so its siblings end too.
     pub(super) fn end(&self, is_orphan: bool) {
         let stops = is_orphan || self.common.slots.phase() == ServerPhase::Stopping;
         self.told.get_or_init(Instant::now);
@@ -115,12 +115,12 @@ impl Status {
         self.common.slots.flags(self.slot) & EMPTIES_OWN_QUEUE != 0
     }
 
-    /// When what the worker still does is cut off. `None`: it need not end, or the limit is too far away for a clock.
+    /// When the worker's remaining work is cut off. `None`: it need not end, or the limit is too far away for a clock.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.told.get()?.checked_add(self.shutdown_timeout)
     }
 
-    /// Resolves when the worker must end, as [`Shutdown`] does, but needs no memory of its own.
+    /// Resolves when the worker must end, like [`Shutdown`], but allocates nothing.
     #[cfg(feature = "http")]
     pub(super) async fn must_end(&self) {
         let (mut notified, mut waker) = (std::pin::pin!(self.waiting.notified()), None);
@@ -175,7 +175,8 @@ impl Status {
         self.common.slots.phase() != ServerPhase::Running
     }
 
-    /// The worker waits for connections, or for its end: that makes it ready, unless it says so itself.
+    /// Makes the worker ready, unless only [`Worker::ready`](super::Worker::ready) does. Called when it waits for connections
+    /// or for its end.
     pub(super) fn accepts(&self) {
         if !self.is_explicit {
             self.ready();
@@ -189,7 +190,7 @@ impl Status {
         }
     }
 
-    /// Tells the supervisor.
+    /// Sets a flag of the slot, and wakes the supervisor.
     pub(super) fn raise(&self, flag: u64) {
         if !self.common.slots.raise(self.slot, flag) {
             self.common.supervisor.wake();

@@ -73,7 +73,7 @@ impl<L: Accept> Incoming<L> {
         next
     }
 
-    /// As [`next`](Incoming::next), but it does not wait for tasks.
+    /// Like [`next`](Incoming::next), but it does not wait for tasks.
     pub(crate) async fn accept(&mut self) -> Option<(Counted<L::Stream>, L::Address)> {
         loop {
             if let Some(pause) = self.pause {

@@ -77,7 +77,7 @@ impl Inherited {
         Ok(Inherited { listeners })
     }
 
-    /// Whether there are none, or all have been taken.
+    /// Whether no listener is left: there were none, or all have been taken.
     pub fn is_empty(&self) -> bool {
         self.listeners.is_empty()
     }
@@ -89,7 +89,7 @@ impl Inherited {
         taken.into_iter().map(|(_, listener)| listener).collect()
     }
 
-    /// Takes all that are left.
+    /// Takes all listeners that are left.
     pub fn take_all(&mut self) -> Vec<Listener> {
         self.listeners.drain(..).map(|(_, listener)| listener).collect()
     }
@@ -129,7 +129,7 @@ impl Inherited {
     ///
     /// # Panics
     ///
-    /// Outside a runtime with I/O enabled, as `TcpListener::from_std`.
+    /// Outside a runtime with I/O enabled, like `TcpListener::from_std`.
     pub fn bind_tcp(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
         match self.tcp(address) {
             Some(listener) => Ok(listener),
@@ -144,7 +144,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     sys::prepare_to_bind(&socket)?;
     socket.bind(&address.into())?;
-    // As `TcpListener::bind`.
+    // Like `TcpListener::bind`.
     socket.listen(1024)?;
     TcpListener::from_std(socket.into())
 }

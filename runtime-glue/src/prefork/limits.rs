@@ -18,7 +18,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// The limits of one worker: requests and age are reached by all workers at the same time otherwise.
+    /// The limits of one worker. Jitter keeps workers from reaching requests or age at the same time.
     pub(super) fn of_one_worker(&self) -> Limits {
         let factor = 1.0 + self.jitter.clamp(0.0, 1.0) * random();
         Limits {
@@ -28,7 +28,7 @@ impl Limits {
         }
     }
 
-    /// Whether the memory of workers has to be looked at.
+    /// Whether the memory of workers must be measured.
     pub(super) fn has_memory_limit(&self) -> bool {
         self.rss.is_some() || self.pss.is_some()
     }
@@ -38,19 +38,19 @@ impl Limits {
         if self.rss.is_some_and(|limit| rss(pid).is_some_and(|rss| rss > limit)) {
             return Some(Reason::Rss);
         }
-        // The kernel walks all pages for it, so only if it is asked for.
+        // Read only if there is a PSS limit: the kernel walks all pages for it.
         self.pss.is_some_and(|limit| pss(pid).is_some_and(|pss| pss > limit)).then_some(Reason::Pss)
     }
 }
 
-/// From 0 to 1. The keys of the standard library's hasher are random.
+/// A random number from 0 to 1, from the keys of the standard library's hasher.
 fn random() -> f64 {
     // Forked processes have the same keys, but each call advances them, and this is called in the supervisor only.
     let bits = RandomState::new().build_hasher().finish() >> 11;
     bits as f64 / (1_u64 << 53) as f64
 }
 
-/// Resident memory in bytes, shared pages included: `Rss` of proc_pid_smaps_rollup is the sum of these two pages counts.
+/// Resident memory in bytes, including shared pages: the second field of `/proc/PID/statm`.
 fn rss(pid: u32) -> Option<u64> {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;

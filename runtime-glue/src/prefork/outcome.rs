@@ -90,7 +90,7 @@ impl PreforkError {
     }
 }
 
-/// As [`Display`](fmt::Display): a `main` that returns the error prints this, and it says what to do.
+/// Like [`Display`](fmt::Display): a `main` that returns the error prints this, and it says what to do.
 impl fmt::Debug for PreforkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

@@ -9,13 +9,13 @@ pub(super) enum Reason {
     Boot,
     /// It was not ready in time.
     BootTimeout,
-    /// Its runtime stood still.
+    /// Its runtime was stuck.
     Stuck,
     /// It asked to be replaced.
     Asked,
-    /// An operator had it replaced.
+    /// An operator asked to replace it.
     Operator,
-    /// It has answered as many requests as it may.
+    /// It has begun as many requests as it may.
     Requests,
     Age,
     Rss,
@@ -46,7 +46,7 @@ impl Reason {
         Reason::Signal,
     ];
 
-    /// In metrics and JSON.
+    /// The name in metrics and JSON.
     #[cfg(feature = "status")]
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -66,20 +66,20 @@ impl Reason {
         }
     }
 
-    /// For people.
+    /// The text on the status page.
     #[cfg(feature = "status")]
     pub(super) fn text(self) -> &'static str {
         match self {
             Reason::Died => "died",
             Reason::Boot => "ended before it was ready",
             Reason::BootTimeout => "was not ready in time",
-            Reason::Stuck => "its runtime stood still",
+            Reason::Stuck => "its runtime was stuck",
             Reason::Asked => "asked to be replaced",
             Reason::Operator => "retired by an operator",
-            Reason::Requests => "reached its number of requests",
-            Reason::Age => "reached its age",
-            Reason::Rss => "reached its resident memory",
-            Reason::Pss => "reached its share of memory",
+            Reason::Requests => "reached its request limit",
+            Reason::Age => "reached its age limit",
+            Reason::Rss => "reached its RSS limit",
+            Reason::Pss => "reached its PSS limit",
             Reason::Reload => "replaced by a reload",
             Reason::Scaled => "fewer workers wanted",
             Reason::Signal => "told to end by another process",

@@ -1,4 +1,4 @@
-//! The shared page: what the supervisor and its workers tell each other.
+//! The memory that the supervisor and its workers share.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,7 @@ pub(super) const WANTS_RETIRE: u64 = 1 << 1;
 pub(super) const WANTS_HALT: u64 = 1 << 2;
 /// No other worker will serve this worker's own queue: it must empty the queue before it closes it. Set by the supervisor.
 pub(super) const EMPTIES_OWN_QUEUE: u64 = 1 << 3;
-/// The worker has answered as many requests as it may.
+/// The worker has begun as many requests as it may.
 pub(super) const REACHED_REQUESTS: u64 = 1 << 4;
 
 /// The worker has been told to end, by the supervisor or by a signal of another process.
@@ -103,14 +103,14 @@ impl Slots {
         Some(free)
     }
 
-    /// The process of a slot has ended.
+    /// Clears the slot of a process that has ended.
     pub(super) fn clear(&self, slot: usize) {
         for field in 0..SLOT {
             self.word(slot, field).store(0, Ordering::Release);
         }
     }
 
-    /// How many slots have been used so far; those behind have never been.
+    /// How many slots have ever been assigned; later ones never were.
     pub(super) fn used(&self) -> usize {
         self.words[USED].load(Ordering::Acquire) as usize
     }
@@ -137,7 +137,7 @@ impl Slots {
         self.word(slot, FLAGS).fetch_or(flag, Ordering::AcqRel) & flag != 0
     }
 
-    /// The worker's runtime has turned.
+    /// Records a heartbeat.
     pub(super) fn beat(&self, slot: usize) {
         self.word(slot, HEARTBEAT).store(sys::monotonic_nanoseconds(), Ordering::Relaxed);
     }

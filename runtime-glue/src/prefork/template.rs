@@ -83,7 +83,7 @@ impl TemplateProcess {
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, "cannot hear the template");
+                    tracing::error!(%error, "cannot read from the template");
                     break;
                 }
             }
@@ -111,7 +111,7 @@ impl TemplateProcess {
             let line = String::from_utf8_lossy(&line[..end]).into_owned();
             match parse(&line) {
                 Some(message) => return Some(message),
-                None => tracing::error!(line, "the template says something that has no meaning"),
+                None => tracing::error!(line, "unknown line from the template"),
             }
         }
     }
@@ -182,7 +182,7 @@ where
             _ => process::exit(0),
         };
         let Some(request) = request else {
-            reply = "refused the request has no meaning\n".to_owned();
+            reply = "refused unknown request\n".to_owned();
             continue;
         };
         match fork_twice(&template.queues, &template.common, &template.fork_options, &request).await {

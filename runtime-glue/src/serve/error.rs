@@ -96,7 +96,7 @@ fn fmt_listen(f: &mut fmt::Formatter<'_>, address: &Address, error: &io::Error) 
     }
 }
 
-/// As [`Display`](fmt::Display): a `main` that returns the error prints this, and it says what to do.
+/// Like [`Display`](fmt::Display): a `main` that returns the error prints this, and it says what to do.
 impl fmt::Debug for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

@@ -92,7 +92,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
     pub load_timeout: Option<Duration>,
 
-    /// How long a worker's runtime may stand still before the worker is replaced, in seconds; 0 turns it off [default: 30]
+    /// How long a worker's runtime may be stuck before the worker is replaced, in seconds; 0 turns it off [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = from_zero)]
     pub heartbeat_timeout: Option<Duration>,
 

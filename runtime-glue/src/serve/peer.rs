@@ -14,7 +14,7 @@ use hyper::Request;
 pub enum Peer {
     /// The address of a TCP client.
     Tcp(SocketAddr),
-    /// A client on this machine. Its socket has no name.
+    /// A client of a Unix socket. Its address is not kept.
     Unix,
 }
 

@@ -170,7 +170,7 @@ impl Serving {
         }
     }
 
-    /// As [`run`](Serving::run), but returns how the server ended.
+    /// Like [`run`](Serving::run), but returns how the server ended.
     ///
     /// # Errors
     ///

@@ -136,7 +136,7 @@ impl Server {
         self.serve_with(async move |worker: &Worker| Ok::<_, Failed>(make(worker)))
     }
 
-    /// As [`serve`](Server::serve), for a service that takes time to make or may fail: one that connects to a database, for
+    /// Like [`serve`](Server::serve), for a service that takes time to make or may fail: one that connects to a database, for
     /// instance. A worker whose service fails logs the error and exits with 1, which counts as a boot failure.
     ///
     /// # Examples
@@ -180,7 +180,7 @@ impl Server {
 }
 
 impl<L> Server<Load<L>> {
-    /// As [`Server::serve`]. `make` also gets what has been loaded.
+    /// Like [`Server::serve`]. `make` also gets what has been loaded.
     pub fn serve<Fut, T, E, F, S, Kind>(self, make: F) -> Serving
     where
         L: FnOnce() -> Fut + Send + 'static,
@@ -193,7 +193,7 @@ impl<L> Server<Load<L>> {
         self.serve_with(async move |loaded: T, worker: &Worker| Ok::<_, Failed>(make(loaded, worker)))
     }
 
-    /// As [`Server::serve_with`]. `make` also gets what has been loaded.
+    /// Like [`Server::serve_with`]. `make` also gets what has been loaded.
     pub fn serve_with<Fut, T, LoadError, F, S, E, Kind>(self, make: F) -> Serving
     where
         L: FnOnce() -> Fut + Send + 'static,

@@ -1,4 +1,4 @@
-//! TLS by rustls (feature `tls`).
+//! TLS with rustls (feature `tls`).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -46,11 +46,11 @@ impl Tls {
         let protocols: Vec<&str> = protocols.iter().filter_map(|name| std::str::from_utf8(name).ok()).collect();
         match read(&self.certificates, &self.key, &self.tickets, &protocols) {
             Ok(config) => *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config,
-            Err(TlsFailed(error)) => tracing::error!(error, "the certificate stays as it is"),
+            Err(TlsFailed(error)) => tracing::error!(error, "cannot reload the certificate: the old one stays in use"),
         }
     }
 
-    /// Changes the keys of tickets in time, in each process: keys that are not used must not stay in memory.
+    /// Rotates the ticket keys on time, in each process, so that old keys do not stay in memory.
     pub(super) async fn forget_old_keys(self) {
         loop {
             tokio::time::sleep(PERIOD / 2).await;

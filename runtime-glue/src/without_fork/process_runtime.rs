@@ -54,7 +54,7 @@ impl<F> ProcessRuntime<F> {
     ///
     /// # Panics
     ///
-    /// Inside a task of a multi-threaded runtime, as [`Runtime::shutdown_timeout`].
+    /// Inside a task of a multi-threaded runtime, like [`Runtime::shutdown_timeout`].
     pub fn shutdown_timeout(&self, limit: Duration) {
         let current = lock(&self.current).take();
         if let Some(runtime) = current.and_then(Arc::into_inner) {
@@ -110,7 +110,7 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
     ///
     /// # Panics
     ///
-    /// Inside another runtime, as [`Runtime::block_on`].
+    /// Inside another runtime, like [`Runtime::block_on`].
     pub fn block_on<T: Future>(&self, future: T) -> Result<T::Output, RuntimeError> {
         let runtime = self.runtime()?;
         let output = runtime.block_on(future);

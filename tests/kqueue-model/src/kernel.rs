@@ -35,7 +35,7 @@ impl Kernel {
     ///
     /// # Panics
     ///
-    /// If the variable names none.
+    /// If the variable names no known kernel.
     pub fn this() -> Kernel {
         static KERNEL: LazyLock<Kernel> = LazyLock::new(|| {
             let name = std::env::var("FORKIO_KQUEUE_MODEL").unwrap_or_default();

@@ -114,7 +114,7 @@ pub fn is_shared(_: u32, _: RawFd) -> Option<bool> {
 ///
 /// # Safety
 ///
-/// The child must do only what signal-safety(7) allows, and end by `_exit`.
+/// The child must do only what signal-safety(7) allows, and end with `_exit`.
 #[cfg(target_os = "freebsd")]
 pub unsafe fn fork_behind_libc() -> Option<i32> {
     // SAFETY: the caller's promise.
@@ -126,7 +126,7 @@ pub unsafe fn fork_behind_libc() -> Option<i32> {
 ///
 /// # Safety
 ///
-/// The child must do only what signal-safety(7) allows, and end by `_exit`.
+/// The child must do only what signal-safety(7) allows, and end with `_exit`.
 #[cfg(not(target_os = "freebsd"))]
 pub unsafe fn fork_behind_libc() -> Option<i32> {
     None

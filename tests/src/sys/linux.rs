@@ -141,7 +141,7 @@ pub const LOCKS_ARE_SEEN: bool = true;
 
 /// A descriptor without state that a child could share: `O_PATH`.
 pub fn path_only() -> Option<File> {
-    // The standard library drops the flag where the C library counts it to `O_ACCMODE`, as musl does.
+    // The standard library drops the flag where the C library includes it in `O_ACCMODE`, as musl does.
     // SAFETY: the path ends with a zero byte.
     let fd = unsafe { libc::open(c"/".as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
     Some(owned(fd).into())
@@ -185,7 +185,7 @@ pub fn is_shared(other: u32, fd: RawFd) -> Option<bool> {
 ///
 /// # Safety
 ///
-/// The child must do only what signal-safety(7) allows, and end by `_exit`.
+/// The child must do only what signal-safety(7) allows, and end with `_exit`.
 pub unsafe fn fork_behind_libc() -> Option<i32> {
     // SAFETY: the caller's promise.
     Some(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } as i32)

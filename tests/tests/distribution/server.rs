@@ -11,10 +11,10 @@ use forkio_tests::runtime::*;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
-/// Before the process id of a worker that does not accept.
+/// Announces a worker that does not accept; its process id follows.
 pub(crate) const DOES_NOT_ACCEPT: &str = "does not accept: ";
 
-/// Tells the scenario something.
+/// Prints a line for the scenario.
 fn announce(what: &str) {
     println!("{what}");
     std::io::stdout().flush().unwrap();

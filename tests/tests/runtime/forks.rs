@@ -185,7 +185,7 @@ scenarios!(
         }
     }
 
-    /// A fork in one runtime carries over another one that does not run at that time.
+    /// A fork in one runtime also carries over a second runtime that is not running.
     fn two_runtimes() {
         let (first, second) = (current_thread(), current_thread());
         let stream = |runtime: &Runtime| {

@@ -39,8 +39,8 @@ scenarios!(
         check_table(&selector);
     }
 
-    /// Each object that a fork needs is once the one that has no descriptor left. The error names it, and nothing has
-    /// changed.
+    /// Preparing fails for each object in turn when no descriptor is left for it. The error names the object, and nothing
+    /// has changed.
     fn descriptor_limit() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();

@@ -96,7 +96,7 @@ pub(crate) fn exit(code: ExitCode) -> ! {
 /// Starts the program [`server`] and waits until it is ready. Returns its addresses.
 #[track_caller]
 fn start(args: &[&str]) -> (Program, Vec<String>) {
-    // A machine that stands still for a moment is no reason to cut off what drains.
+    // A slow machine must not cut off draining connections.
     let mut program = Program::start("http::server", &[&["--shutdown-timeout", "600"][..], args].concat());
     let listeners = args.iter().filter(|argument| **argument == "--listen").count();
     let addresses = (0..listeners).map(|_| program.line()).collect();

@@ -1,4 +1,4 @@
-//! WebSockets and server-sent events, which have no end of their own, while workers are replaced.
+//! WebSockets and server-sent events, which do not end by themselves, while workers are replaced.
 
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Read};

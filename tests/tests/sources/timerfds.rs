@@ -85,7 +85,7 @@ scenarios!(
         }
     }
 
-    /// A timerfd that setting the clock cancels keeps that flag in the child.
+    /// A timerfd set with `TFD_TIMER_CANCEL_ON_SET` keeps that flag in the child.
     fn cancelled_by_the_clock() {
         let selector = Poll::new().unwrap();
         let Some(timer) = Timerfd::new(TimerClock::Realtime, false) else { return };

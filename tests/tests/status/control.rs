@@ -35,7 +35,10 @@ scenarios!(
         remove(&server.load);
         let (status, kind, message) = outcome(&server.command("reload"));
         assert_eq!((status, &*kind), (409, "failed"));
-        assert!(message.contains("the old generation serves on") && message.contains("No such file"), "{message}");
+        assert!(
+            message.contains("the old generation continues to serve") && message.contains("No such file"),
+            "{message}"
+        );
         assert_eq!(server.state()["server"]["generation"], 1);
         assert!(server.pid() > 0);
         server.stop();
@@ -113,7 +116,7 @@ scenarios!(
         remove(&server.load);
         let (status, kind, message) = outcome(&server.command("upgrade"));
         assert_eq!((status, &*kind), (409, "failed"));
-        assert!(message.contains("the old program serves on"), "{message}");
+        assert!(message.contains("the old program continues to serve"), "{message}");
         assert_eq!(server.state()["server"]["pid"], server.supervisor());
         assert_eq!(outcome(&server.command("scale?workers=0")).0, 409);
         server.stop();

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::server::{PAUSE, Server, connect, own_path, pids, request, send, try_request, workers};
 
 scenarios!(
-    /// The service worker is killed, again and again: the server serves on, and a new service worker answers.
+    /// The service worker is killed, again and again: the server continues to serve, and a new service worker answers.
     fn service_worker_killed() {
         let server = Server::start(&[]);
         for round in 1..=3 {

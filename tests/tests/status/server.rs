@@ -213,5 +213,5 @@ pub(crate) fn is_serving(worker: &Value) -> bool {
     worker["state"] == "ready" || worker["state"] == "busy"
 }
 
-/// Short enough to wait for it in a scenario.
+/// A short pause.
 pub(crate) const PAUSE: Duration = Duration::from_millis(5);

@@ -5,7 +5,7 @@ use forkio_tests::{kill, scenarios, wait_until};
 use crate::server::Server;
 
 scenarios!(
-    /// In a reload no worker becomes ready, or all end at once: the old generation serves on, and a later reload works.
+    /// In a reload no worker becomes ready, or all end at once: the old generation continues to serve, and a later reload works.
     ///
     /// On a machine that stands still, workers that are well are late too. They are started again.
     #[limit(300)]
@@ -16,7 +16,7 @@ scenarios!(
                 let before = server.children();
                 server.control(word);
                 server.signal(libc::SIGHUP);
-                server.until_logged("the old generation serves on");
+                server.until_logged("the old generation continues to serve");
                 let log = server.log();
                 assert!(log.contains(message) && (word != "never-ready" || log.contains("limit=2s")), "{how}, {word}");
                 assert!(before.contains(&server.pid()), "{how}, {word}");

@@ -5,14 +5,14 @@ use forkio_tests::{kill, scenarios, wait_until};
 use crate::server::Server;
 
 scenarios!(
-    /// A check of the application refuses each fork: the running generation serves on, in a reload and when a worker has
+    /// A check of the application refuses each fork: the running generation continues to serve, in a reload and when a worker has
     /// died.
     fn refused_by_a_check() {
         let server = Server::start(&["before"]);
         let before = server.children();
         server.control("fork-fails");
         server.signal(libc::SIGHUP);
-        server.until_logged("the old generation serves on");
+        server.until_logged("the old generation continues to serve");
         assert!(before.contains(&server.pid()));
         kill(before[0], libc::SIGKILL);
         server.until_logged("worker ended: replacing it");
@@ -22,7 +22,7 @@ scenarios!(
         server.stop();
     }
 
-    /// The kernel refuses each fork with EAGAIN: the running generation serves on.
+    /// The kernel refuses each fork with EAGAIN: the running generation continues to serve.
     fn refused_by_the_kernel() {
         if !is_root() {
             return eprintln!("not run: it takes root to become another user");
@@ -32,7 +32,7 @@ scenarios!(
             let before = server.children();
             server.control("no-processes");
             server.signal(libc::SIGHUP);
-            server.until_logged("the old generation serves on");
+            server.until_logged("the old generation continues to serve");
             assert!(server.log().contains("Resource temporarily unavailable"), "{}", server.log());
             assert!(before.contains(&server.pid()), "{how}");
             server.control("");
@@ -42,7 +42,7 @@ scenarios!(
         }
     }
 
-    /// The kernel refuses a template's forks with EAGAIN: the other worker serves on, and the place is filled later.
+    /// The kernel refuses a template's forks with EAGAIN: the other worker continues to serve, and the place is filled later.
     fn refused_in_a_template() {
         if !is_root() {
             return eprintln!("not run: it takes root to become another user");

@@ -11,7 +11,7 @@ use forkio_tests::wait_until;
 use crate::server::Server;
 
 scenarios!(
-    /// A full disk ends a server that starts. In an upgrade it ends the new program, and the old one serves on.
+    /// A full disk ends a server that starts. In an upgrade it ends the new program, and the old one continues to serve.
     #[cfg(procfs)]
     fn on_a_full_disk() {
         let Some(disk) = disk::SmallDisk::mount() else {

@@ -18,7 +18,7 @@ scenarios!(
         server.stop();
     }
 
-    /// In a reload the load fails, panics, aborts or hangs: the old generation serves on, and a later reload works.
+    /// In a reload the load fails, panics, aborts or hangs: the old generation continues to serve, and a later reload works.
     fn failed_load() {
         // The time is long enough for the loads that succeed.
         let server = Server::start(&["template", "load-timeout=10000"]);
@@ -34,7 +34,7 @@ scenarios!(
             server.until_logged(message);
             assert_eq!(server.ask("data").as_deref(), Some(first.as_str()), "{word}");
         }
-        assert_eq!(server.log().matches("the old generation serves on").count(), 4);
+        assert_eq!(server.log().matches("the old generation continues to serve").count(), 4);
         server.control("");
         server.signal(libc::SIGHUP);
         wait_until("another template has loaded", || server.ask("data").is_some_and(|data| data != first));
@@ -72,7 +72,7 @@ scenarios!(
         server.stop();
     }
 
-    /// The template of a new generation is killed after it has loaded: the old generation serves on, and a later reload
+    /// The template of a new generation is killed after it has loaded: the old generation continues to serve, and a later reload
     /// works.
     fn killed_template_of_a_reload() {
         let server = Server::start(&["template"]);
@@ -86,7 +86,7 @@ scenarios!(
         let template: i32 = number_after(loaded, "pid=");
         assert!(!before.contains(&template), "{loaded}");
         kill(template, libc::SIGKILL);
-        server.until_logged("the old generation serves on");
+        server.until_logged("the old generation continues to serve");
         assert!(server.log().contains("the template ended with signal: 9"), "{}", server.log());
         assert!(before.contains(&server.pid()));
         server.control("");

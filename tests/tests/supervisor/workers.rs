@@ -85,12 +85,12 @@ scenarios!(
         server.stop();
     }
 
-    /// With `abort_stuck`, a worker whose runtime stands still prints its stack before it is replaced.
+    /// With `abort_stuck`, a worker whose runtime is stuck prints its stack before it is replaced.
     fn stuck() {
         let server = Server::start(&["before", "abort-stuck", "heartbeat-timeout=3000"]);
         let victims = server.children();
         let _connection = server.say("stuck");
-        server.until_logged("whose runtime stands still");
+        server.until_logged("whose runtime is stuck");
         assert!(server.log().contains("limit=3s"), "{}", server.log());
         server.until_logged("was aborted here");
         server.until_logged("fixture_supervisor::answer");

@@ -36,7 +36,7 @@ scenarios!(
         });
         end.give();
         wait(child);
-        check_eq("the parent serves on", ask(&listener), std::process::id());
+        check_eq("the parent continues to serve", ask(&listener), std::process::id());
         use_everything();
     }
 

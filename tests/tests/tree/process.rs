@@ -1,4 +1,4 @@
-//! A process of the tree. It does what the driver says, and reports what it sees.
+//! A process of the tree. It carries out the driver's commands, and reports its view.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -21,7 +21,8 @@ use crate::sources::{Source, is_eventfd, put};
 /// and again.
 const CONTROL: RawFd = 400;
 
-/// Does what the driver says whose sockets are in `directory`, until the driver closes the connection or says to exit.
+/// Carries out the commands of the driver whose sockets are in `directory`. Ends when the driver closes the connection or
+/// tells the process to exit.
 pub(crate) fn run(directory: &Path, tcp_peers: &str) {
     // SAFETY: no memory is involved.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };

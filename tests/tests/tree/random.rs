@@ -14,7 +14,7 @@ use crate::driver::{Driver, Root};
 use crate::operation::{Operation, sequences};
 use crate::process;
 
-/// How many cases to run, unless the environment variable `PROPTEST_CASES` says so.
+/// How many cases to run, unless the environment variable `PROPTEST_CASES` says otherwise.
 const CASES: usize = 512;
 
 /// Runs random cases. Panics with the shortest case that fails.
@@ -67,7 +67,7 @@ fn check(root: Root) {
 
 /// How much more memory a process may use between cases than after the first minute: what the allocator keeps.
 const GROWTH_KIB: usize = 1024;
-/// How many more blocks: vectors keep room.
+/// How many more blocks: the spare capacity of vectors.
 const GROWTH_BLOCKS: usize = 64;
 
 /// Runs random cases for a time, on each kind of tree in turn. Ends the process if one fails, or if memory or
@@ -108,7 +108,7 @@ fn run_for(duration: Duration) {
         for (first, now) in first.iter().zip(&now) {
             let grown = now.resident_kib > first.resident_kib + GROWTH_KIB || now.blocks > first.blocks + GROWTH_BLOCKS;
             if grown || first.descriptors != now.descriptors {
-                eprintln!("it grows: {first:?} after the first minute, {now:?} now");
+                eprintln!("a process grows: {first:?} after the first minute, {now:?} now");
                 std::process::exit(1);
             }
         }

@@ -66,8 +66,8 @@ fn tables() -> Vec<Table> {
             title: "Processor time of an operation, ns",
             text: "Medians. Ratios are paired: the contenders take turns of 4 ms, and each ratio is of turns of the same \
                    round, given as median (quartiles). The last column is the noise: mio's ratio to itself. Each operation \
-                   runs in a process of its own; without \"threads\" in its name that process has one thread. With several \
-                   threads it is the time of one operation in one of them.",
+                   runs in a process of its own. If the name has no \"threads\", the process has one thread. Otherwise the \
+                   figure is the time of one operation in one thread.",
             cases: cases(),
             has_contenders: false,
             columns: with_noise,

@@ -44,7 +44,7 @@ pub(super) fn awake<L: Library>() -> io::Result<Batch> {
     }))
 }
 
-/// So many wakes, and the poll that returns them.
+/// Wakes `wakes` times, then polls once.
 pub(super) fn then_poll<L: Library>(wakes: usize) -> io::Result<Batch> {
     let mut poll = L::new_poll()?;
     let mut events = L::events();

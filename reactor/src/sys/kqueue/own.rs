@@ -253,7 +253,7 @@ impl Remakes {
     ///
     /// # Safety
     ///
-    /// As [`Lock::free_if_orphaned`].
+    /// Those of [`Lock::free_if_orphaned`].
     pub(crate) unsafe fn free_lock() {
         // SAFETY: the caller's promise.
         unsafe { ALL.free_if_orphaned(Vec::new()) };

@@ -66,11 +66,11 @@ impl<L: Accept> Acceptor<L> {
             Some(Distribution::Shared) => match crate::policy::set_exclusive(&listener, true) {
                 Ok(()) => Rule::Exclusive { since: Instant::now() },
                 Err(error) => {
-                    tracing::debug!(%error, "all workers are told of each connection");
+                    tracing::debug!(%error, "each connection wakes all workers");
                     Rule::None
                 }
             },
-            _ => Rule::None,
+            Some(Distribution::ReusePort | Distribution::ReusePortPerCpu) | None => Rule::None,
         };
         let turn = Turn { connections, rule, armed: Armed(true), waiting: None };
         Acceptor { listener, turn, status, is_own_queue }

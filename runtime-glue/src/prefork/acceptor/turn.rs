@@ -31,15 +31,15 @@ pub(super) struct Turn {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rule {
-    /// The queue is this worker's alone, or all are told of each connection.
+    /// Only this worker accepts from the queue, or each connection wakes all workers.
     None,
-    /// One of the workers is told of a connection. When this one was last put at the end of the kernel's list of them.
+    /// A connection wakes one worker. `since`: when this worker was last moved to the end of the kernel's list.
     Exclusive { since: Instant },
-    /// All that have room are told.
+    /// A connection wakes all workers that have room.
     Balanced,
 }
 
-/// Whether this worker is told of connections.
+/// Whether connections wake this worker.
 pub(super) struct Armed(pub(super) bool);
 
 impl Armed {
@@ -59,7 +59,7 @@ impl Armed {
 
 impl Turn {
     /// `None`: this worker has enough connections.
-    #[expect(clippy::type_complexity, reason = "what accept returns, and the three ways it may go")]
+    #[expect(clippy::type_complexity, reason = "what accept returns, and its three outcomes")]
     pub(super) fn poll_accept<L: Accept>(
         &mut self,
         listener: &L,
@@ -80,13 +80,13 @@ impl Turn {
             return Poll::Ready(Some(Err(error)));
         }
         let accepted = ready!(listener.poll_accept(cx));
-        // The kernel tells the first worker on its list that sleeps, which in a quiet server would be the same one each time.
+        // The kernel wakes the first worker on its list that sleeps, which in a quiet server would be the same one each time.
         match rule {
             Rule::Exclusive { since } if since.elapsed() >= REARM_PERIOD => {
                 *since = Instant::now();
                 armed.mute(listener);
                 if let Err(error) = armed.unmute(listener) {
-                    // Tried again when it next accepts.
+                    // The next accept tries again.
                     tracing::warn!(%error, "cannot listen");
                 }
             }
@@ -103,19 +103,19 @@ impl Turn {
             Some((since, before)) if before == accepted => Some((since, before)),
             _ => Some((Instant::now(), accepted)),
         };
-        // If it still waits afterwards, the time starts again.
+        // If the connection still waits afterwards, the time starts again.
         self.waiting.take_if(|(since, _)| since.elapsed() >= OVERLOOKED_AFTER).is_some()
     }
 
-    /// Waits for as long as there is nothing to look at.
+    /// Waits until another worker may have overlooked a connection.
     pub(super) async fn wait(&self, listener: &impl AsFd) {
         if let Some((since, _)) = self.waiting {
             return sleep_until(since + OVERLOOKED_AFTER).await;
         }
-        // Most waits are shorter, and need not be looked at.
+        // Most waits end earlier, and then need no look at the queue.
         sleep(OVERLOOKED_AFTER).await;
         if let Err(error) = connection(listener).await {
-            tracing::debug!(%error, "cannot watch the queue of a muted listener: looking at it now and then");
+            tracing::debug!(%error, "cannot watch the queue of a muted listener: polling it");
             sleep(OVERLOOKED_AFTER).await;
         }
     }
@@ -135,7 +135,7 @@ impl Drop for Turn {
 /// Waits until a connection waits in the queue of a listener that is muted.
 async fn connection(listener: &impl AsFd) -> io::Result<()> {
     if !sys::is_readable(listener)? {
-        // Another number for the same queue: what is muted is the listener's own registration.
+        // A duplicate: the registration of the listener's own descriptor is muted.
         let watched = sys::watch(listener.as_fd().try_clone_to_owned()?).map_err(|(_, error)| error)?;
         watched.readable().await?.retain_ready();
     }

@@ -22,7 +22,7 @@ use super::transport::Transport;
 use super::{Http, Protocols};
 use crate::Peer;
 
-/// The shortest time that a tokio timer has. In a runtime with threads a task that yields may well be the next one to run.
+/// The resolution of tokio's timers. `yield_now` would not do: a multi-threaded runtime may run the task again at once.
 const EVENT_LOOP_TURN: Duration = Duration::from_millis(1);
 
 /// What to do with a connection of a worker that has to end.

@@ -14,7 +14,6 @@
 //! | upgraded (WebSocket) | it is waited for until its stream is dropped |
 //! | a response without an end (server-sent events) | it is waited for until its body ends |
 //! | anything, at the [shutdown timeout](super::Prefork::shutdown_timeout) | it is cut off |
-
 //!
 //! A handler of the last two kinds ends them when [`WorkerHandle::shutdown`](super::WorkerHandle::shutdown) resolves, so
 //! that a reload does not wait for the shutdown timeout. Their clients connect again, and reach a new worker:
@@ -135,8 +134,8 @@ impl Http {
             .header_timeout(header_timeout)
     }
 
-    /// How long a client has to send its first request, and the head of each later one. It also bounds how long an HTTP/1
-    /// connection may be idle. 10 seconds unless set.
+    /// Sets how long a client has to send its first request, and the head of each later one. It also bounds how long an
+    /// HTTP/1 connection may be idle. The default is 10 seconds.
     pub fn header_timeout(mut self, limit: Duration) -> Http {
         self.header_timeout = limit;
         match &mut self.protocols {
@@ -150,21 +149,22 @@ impl Http {
         self
     }
 
-    /// How long an idle HTTP/1 connection is kept for one more request after the worker was told to end. A second unless
-    /// set. An active client sends its next request in that time, and learns from the response that it must connect again.
+    /// Sets how long an idle HTTP/1 connection is kept for one more request after the worker was told to end. The default
+    /// is 1 second. An active client sends its next request in that time, and learns from the response that it must
+    /// connect again.
     pub fn idle_grace(mut self, grace: Duration) -> Http {
         self.idle_grace = grace;
         self
     }
 
-    /// Adds the address of the client to the extensions of each request: a [`Peer`], and for axum's extractor of
-    /// that name a `ConnectInfo<Peer>` (feature `axum`). Requests of [`serve_connection`](Http::serve_connection) get none.
+    /// Adds the client's address to each request's extensions: a [`Peer`], and with the feature `axum` a
+    /// `ConnectInfo<Peer>`. Requests of [`serve_connection`](Http::serve_connection) get none.
     pub fn connect_info(mut self) -> Http {
         self.adds_peer = true;
         self
     }
 
-    /// Sets options of hyper, such as limits of header sizes, if this is for [HTTP/1 only](Http::http1).
+    /// Sets hyper's options, such as limits of header sizes. Does nothing unless this was made with [`http1`](Http::http1).
     pub fn configure_http1(mut self, set: impl FnOnce(&mut http1::Builder)) -> Http {
         if let Protocols::Http1(builder) = &mut self.protocols {
             set(builder);
@@ -172,7 +172,7 @@ impl Http {
         self
     }
 
-    /// Sets options of hyper and hyper-util, if this is for [both protocols](Http::new).
+    /// Sets the options of hyper and hyper-util. Does nothing unless this was made with [`new`](Http::new).
     pub fn configure(mut self, set: impl FnOnce(&mut auto::Builder<TokioExecutor>)) -> Http {
         if let Protocols::Both(builder) = &mut self.protocols {
             set(builder);

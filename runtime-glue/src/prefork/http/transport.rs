@@ -1,4 +1,4 @@
-//! What lies between the socket and HTTP.
+//! The transport of a connection: plain or TLS.
 
 use super::Http;
 
@@ -12,7 +12,7 @@ pub(super) enum Transport {
 }
 
 impl Http {
-    /// Serves TLS on TCP listeners. Unix sockets stay as they are.
+    /// Serves TLS on TCP listeners. Unix sockets stay plain.
     #[cfg(feature = "tls")]
     pub(crate) fn tls(mut self, config: std::sync::Arc<tokio_rustls::rustls::ServerConfig>) -> Http {
         self.transport = Transport::Tls(config);
@@ -28,7 +28,7 @@ impl Http {
         }
     }
 
-    /// For listeners on which nothing can be read on the way.
+    /// Serves without TLS: for Unix sockets, whose bytes stay on this machine.
     pub(super) fn plain(mut self) -> Http {
         self.transport = Transport::Plain;
         self

@@ -34,8 +34,8 @@ impl Prefork {
         self
     }
 
-    /// Sets how long the runtime of a ready worker may stand still, such as in a blocking call or an endless loop. The
-    /// supervisor then kills and replaces the worker. 30 seconds unless set. `None` turns the heartbeat off.
+    /// Sets how long the runtime of a ready worker may be stuck, such as in a blocking call or an endless loop. The
+    /// supervisor then kills and replaces the worker. The default is 30 seconds. `None` turns the heartbeat off.
     pub fn heartbeat_timeout(mut self, limit: impl Into<Option<Duration>>) -> Prefork {
         self.settings.worker.heartbeat_timeout = limit.into();
         self

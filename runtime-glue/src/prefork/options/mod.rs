@@ -46,7 +46,7 @@ use crate::ForkOptions;
 /// std::process::exit(stopped.unwrap().exit_code().into());
 /// ```
 pub struct Prefork {
-    /// With a distribution of its own, if it has one.
+    /// Each listener, with its own distribution if it has one.
     pub(super) listeners: Vec<(Listener, Option<Distribution>)>,
     pub(super) settings: Settings,
 }
@@ -112,7 +112,7 @@ impl Prefork {
                 distribution: Distribution::default(),
                 workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
                 worker: WorkerSettings {
-                    // With the second that the supervisor waits longer, before Docker's 10 s and Kubernetes' 30 s.
+                    // The supervisor waits one second longer. Both end before Docker's 10 s and Kubernetes' 30 s.
                     shutdown_timeout: Duration::from_secs(8),
                     heartbeat_timeout: Some(Duration::from_secs(30)),
                     abort_stuck: false,
@@ -143,7 +143,7 @@ impl Prefork {
         }
     }
 
-    /// Gives the workers a listener. They [take](crate::prefork::Worker::take_listeners) them in the order given here.
+    /// Gives the workers a listener. Workers [take](crate::prefork::Worker::take_listeners) listeners in this order.
     pub fn listener(mut self, listener: impl Into<Listener>) -> Prefork {
         self.listeners.push((listener.into(), None));
         self

@@ -16,7 +16,7 @@ impl Prefork {
     /// the template runs `load`, then forks the workers, which share its memory.
     ///
     /// A reload (SIGHUP) starts a new template, so `load` runs again. If it fails, panics, or takes longer than the
-    /// [`load_timeout`](Prefork::load_timeout), the old generation serves on, and the error is logged.
+    /// [`load_timeout`](Prefork::load_timeout), the old generation continues to serve, and the error is logged.
     ///
     /// # Platforms
     ///
@@ -80,7 +80,7 @@ impl Prefork {
         }
     }
 
-    /// As [`run`](Prefork::run), but each worker leaves the supervisor's current-thread runtime for one of its own that
+    /// Like [`run`](Prefork::run), but each worker leaves the supervisor's current-thread runtime for one of its own that
     /// `build` builds there: a multi-threaded one, for workers that use several CPUs each.
     ///
     /// The inherited runtime stands still in the worker: its tasks and timers, [`parent_only`](crate::parent_only()) futures
@@ -107,7 +107,7 @@ impl Prefork {
     ///
     /// # Errors
     ///
-    /// As [`run`](Prefork::run).
+    /// Those of [`run`](Prefork::run).
     ///
     /// # Examples
     ///
@@ -165,11 +165,11 @@ pub struct Loading<F> {
 }
 
 impl<F> Loading<F> {
-    /// As [`Prefork::run`]. The worker also gets what the template has loaded.
+    /// Like [`Prefork::run`]. The worker also gets what the template has loaded.
     ///
     /// # Errors
     ///
-    /// As [`Prefork::run`], and [`PreforkError::Load`].
+    /// Those of [`Prefork::run`], and [`PreforkError::Load`].
     pub async fn run<L, T, E, W, Fut>(self, worker: W) -> Result<Stopped, PreforkError>
     where
         F: FnOnce() -> L,
@@ -189,11 +189,11 @@ impl<F> Loading<F> {
         }
     }
 
-    /// As [`Prefork::run_on`]. The worker also gets what the template has loaded.
+    /// Like [`Prefork::run_on`]. The worker also gets what the template has loaded.
     ///
     /// # Errors
     ///
-    /// As [`Prefork::run`], and [`PreforkError::Load`].
+    /// Those of [`Prefork::run`], and [`PreforkError::Load`].
     pub async fn run_on<L, T, E, B, W, Fut>(self, build: B, worker: W) -> Result<Stopped, PreforkError>
     where
         F: FnOnce() -> L,

@@ -61,7 +61,7 @@ impl State {
             "accepted" => Reply::Accepted,
             "done" => Reply::Done(text.to_owned()),
             "failed" => Reply::Failed(text.to_owned()),
-            _ => return tracing::error!(line, "the supervisor says something that has no meaning"),
+            _ => return tracing::error!(line, "unknown line from the supervisor"),
         };
         let Ok(id) = id.parse() else { return };
         let mut waiting = self.waiting();

@@ -13,7 +13,7 @@ use crate::prefork::supervisor::{Outcome, Started, Supervisor};
 use crate::prefork::worker::ExitOnDrop;
 use crate::{Fork, ForkError, ForkPolicy};
 
-/// How often the memory of the workers is looked at, at most.
+/// The shortest time between two measurements of the workers' memory.
 const MEMORY_PERIOD: Duration = Duration::from_millis(500);
 
 /// A command that is being carried out.
@@ -39,7 +39,7 @@ enum What {
     Upgrade,
 }
 
-/// What an operator asks for.
+/// A command of an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Request {
     Reload,
@@ -93,7 +93,7 @@ impl Service {
             let is_it = *what == What::Reload { generation: Some(number) };
             is_it.then(|| match result {
                 Ok(()) => Ok(format!("generation {number} serves")),
-                Err(reason) => Err(format!("the old generation serves on: {reason}")),
+                Err(reason) => Err(format!("the old generation continues to serve: {reason}")),
             })
         });
     }
@@ -102,7 +102,7 @@ impl Service {
         self.finish(|what| {
             (*what == What::Upgrade).then(|| match result {
                 Ok(pid) => Ok(format!("process {pid} serves")),
-                Err(reason) => Err(format!("the old program serves on: {reason}")),
+                Err(reason) => Err(format!("the old program continues to serve: {reason}")),
             })
         });
     }
@@ -110,7 +110,7 @@ impl Service {
 
 impl Supervisor {
     pub(in crate::prefork) async fn fork_service(&mut self) -> Started {
-        if !self.service.is_open() {
+        if !self.service.try_open() {
             return Started::Something;
         }
         let supervisor = std::process::id();
@@ -157,7 +157,7 @@ impl Supervisor {
         }
     }
 
-    /// The server does without a service worker until the next try.
+    /// Schedules another attempt to fork the service worker.
     pub(in crate::prefork) fn service_refused(&mut self, error: ForkError) -> Started {
         let delay = self.service.failed();
         tracing::error!(%error, ?delay, "cannot start the service worker yet: trying again");
@@ -175,9 +175,9 @@ impl Supervisor {
                 self.look_at_memory();
                 self.service.say("memory");
             }
-            None => tracing::error!(line, "the service worker says something that has no meaning"),
+            None => tracing::error!(line, "unknown line from the service worker"),
             Some((id, text)) => {
-                tracing::info!(command = text, "told by an operator");
+                tracing::info!(command = text, "command of an operator");
                 match self.begin(text) {
                     Ok(what) => {
                         self.service.say(&format!("accepted {id}"));
@@ -189,7 +189,7 @@ impl Supervisor {
         }
     }
 
-    /// Begins what an operator asks for.
+    /// Begins a command of an operator.
     fn begin(&mut self, text: &str) -> Result<What, String> {
         if !self.service.has_control() {
             return Err("this server has no control socket".to_owned());
@@ -218,7 +218,7 @@ impl Supervisor {
         }
     }
 
-    /// Looks which commands have been carried out.
+    /// Reports the commands that have been carried out.
     pub(in crate::prefork) fn advance_operations(&mut self) {
         if self.service.operations.is_empty() {
             return;
@@ -257,7 +257,7 @@ impl Supervisor {
     }
 }
 
-/// From proc_pid_smaps_rollup(5), which the user of the workers may not read.
+/// Reads `/proc/PID/smaps_rollup`. The supervisor does, because the user of the workers may lack the permission.
 fn read_memory(pid: u32) -> Option<Memory> {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let bytes = |name: &str| {

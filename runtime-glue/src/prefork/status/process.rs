@@ -6,8 +6,8 @@
 //! |---|---|---|
 //! | `memory` | service worker | look at the memory of the workers |
 //! | `memory` | supervisor | it is in the scoreboard |
-//! | `control ID COMMAND` | service worker | an operator wants something: see `control.rs` |
-//! | `accepted ID`, `done ID TEXT`, `failed ID TEXT` | supervisor | what became of it |
+//! | `control ID COMMAND` | service worker | an operator's command: see `control.rs` |
+//! | `accepted ID`, `done ID TEXT`, `failed ID TEXT` | supervisor | the result of the command |
 
 use std::fs::Metadata;
 use std::io;
@@ -29,20 +29,20 @@ use crate::prefork::PreforkError;
 use crate::prefork::crash::delay;
 use crate::{Address, Child, sys};
 
-/// A service worker that has run for so long is started again at once.
+/// A service worker that has run at least this long is started again at once.
 const LONG_ENOUGH: Duration = Duration::from_secs(10);
 
-/// How often a new program tries to listen where the program that it replaces may still do.
+/// How often a new program tries to listen at an address at which the program that it replaces may still listen.
 const LISTEN_PERIOD: Duration = Duration::from_millis(200);
 
-/// A listener of the service worker. No runtime has it, so a fork needs no care.
+/// A listener of the service worker. Not registered with a runtime, so it needs no fork policy.
 #[derive(Debug)]
 pub(super) enum Listening {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-/// A socket file, and the process and the inode that it belongs to.
+/// A socket file, with its inode and the process that made it.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -118,8 +118,8 @@ impl Service {
         Ok(service)
     }
 
-    /// The server is up: a program that this one replaces will leave the addresses. If this one had failed, the other would
-    /// have kept them.
+    /// Takes the addresses over from the program that this one replaces. Called once this server is up; if it failed, the
+    /// old program would keep them.
     ///
     /// The file of a Unix socket is replaced at once, so that a client never finds one without a listener. A TCP port is free a
     /// moment later.
@@ -127,7 +127,7 @@ impl Service {
         if self.waits_for_predecessor && self.options.is_shown() {
             self.state = State::Due(Instant::now());
             if let Err((address, error)) = self.listen() {
-                tracing::debug!(address, %error, "cannot serve the status page yet: trying again");
+                tracing::debug!(address, %error, "cannot serve the status page or the control socket yet: trying again");
             }
         }
     }
@@ -161,8 +161,8 @@ impl Service {
         Ok(Listening::Tcp(listener))
     }
 
-    /// The socket appears at its path with the permissions that it should have. It replaces one that is there, such as that of
-    /// the program that this one replaces. `is_private`: only this user may open it.
+    /// Binds a Unix socket, which appears at `path` with its final permissions. Replaces a socket that is there, such as that
+    /// of the program that this one replaces. `is_private`: only this user may open it.
     fn listen_unix(&mut self, path: &Path, is_private: bool) -> io::Result<UnixListener> {
         let is_other = |file: Metadata| !file.file_type().is_socket();
         if std::fs::symlink_metadata(path).is_ok_and(is_other) {
@@ -195,7 +195,7 @@ impl Service {
     }
 
     /// Opens listeners that another program had before. Returns whether the service worker can start.
-    pub(in crate::prefork) fn is_open(&mut self) -> bool {
+    pub(in crate::prefork) fn try_open(&mut self) -> bool {
         match self.listen() {
             Ok(()) => true,
             Err((address, error)) => {
@@ -203,14 +203,16 @@ impl Service {
                     self.state = State::Due(Instant::now() + LISTEN_PERIOD);
                 } else {
                     let delay = self.failed();
-                    tracing::error!(address, %error, ?delay, "cannot serve the status page yet: trying again");
+                    tracing::error!(
+                        address, %error, ?delay, "cannot serve the status page or the control socket yet: trying again"
+                    );
                 }
                 false
             }
         }
     }
 
-    /// The service worker could not be started, or has ended.
+    /// Schedules the next start after a failure. Returns the delay.
     pub(in crate::prefork) fn failed(&mut self) -> Duration {
         self.failures += 1;
         let delay = delay(self.failures);
@@ -239,7 +241,7 @@ impl Service {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "cannot hear the service worker");
+                    tracing::debug!(%error, "cannot read from the service worker");
                     break;
                 }
             }
@@ -248,7 +250,7 @@ impl Service {
         Poll::Ready(ServiceEvent::Ended(status.unwrap_or_else(|_| crate::prefork::supervisor::unknown_status())))
     }
 
-    /// Sends a line. It is lost if the service worker does not read, which then has many to read before it.
+    /// Sends a line to the service worker. If the channel is full, the line is lost, or only its beginning is sent.
     pub(super) fn say(&self, line: &str) {
         let State::Running { channel, .. } = &self.state else { return };
         let line = format!("{}\n", line.replace('\n', " "));
@@ -258,7 +260,7 @@ impl Service {
         }
     }
 
-    /// The service worker has ended: it is started again.
+    /// Schedules a restart of a service worker that has ended.
     pub(super) fn ended(&mut self, status: ExitStatus) {
         if let State::Running { child, since, .. } = &self.state {
             let pid = child.id();
@@ -284,7 +286,7 @@ impl Service {
         self.page = None;
         self.control = None;
         self.state = match std::mem::replace(&mut self.state, State::None) {
-            // It ends when the channel does.
+            // It ends when the channel closes.
             State::Running { child, .. } => State::Released(child),
             _ => State::None,
         };

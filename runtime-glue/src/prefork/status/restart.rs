@@ -1,4 +1,4 @@
-//! A worker that has ended, as the scoreboard has it.
+//! The scoreboard's record of a worker that has ended.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -21,7 +21,7 @@ pub(super) struct Restart {
 }
 
 impl Restart {
-    /// As [`record`](super::scoreboard::Scoreboard::record) writes it.
+    /// Reads a record that [`record`](super::scoreboard::Scoreboard::record) wrote.
     pub(super) fn read(words: &[AtomicU64]) -> Option<Restart> {
         let [time, index, pid, generation, reason, status, uptime] =
             std::array::from_fn(|field| words[field].load(Ordering::Relaxed));

@@ -55,7 +55,7 @@ impl Supervisor {
         if let Job::Request { which, index } = job {
             return self.request(which, index, now);
         }
-        // This may take long. The loop follows signals meanwhile.
+        // Waiting for threads may take long, so the loop handles signals meanwhile.
         let options = self.settings.fork_options.clone();
         let threads = self.threads.get_or_insert_with(|| async move { options.ready().await }.boxed());
         match threads.now_or_never() {
@@ -137,7 +137,7 @@ impl Supervisor {
         if !matches!(forked, Ok(Fork::Child(_))) {
             self.queues.take_back(index);
         }
-        // Also a fork that failed has used what was prepared.
+        // A failed fork uses up the preparation too.
         self.ended.clear();
         match forked {
             Ok(Fork::Parent(child)) => {
@@ -159,7 +159,7 @@ impl Supervisor {
     }
 
     pub(super) fn lacks_slot(&mut self, now: Instant) -> Started {
-        tracing::warn!("no worker can be started until one of those that drain has ended");
+        tracing::warn!("all slots are taken: waiting for a draining worker to end");
         self.fork_due = Some(now + NO_SLOT_DELAY);
         Started::Something
     }
@@ -232,7 +232,7 @@ impl Supervisor {
         })
     }
 
-    /// A fork was refused, or failed.
+    /// Schedules another attempt after a failed fork, or returns the end of the server.
     pub(super) fn fork_refused(&mut self, error: ForkError) -> Option<End> {
         self.refusals += 1;
         let limit = self.settings.crash_limit;
@@ -248,7 +248,7 @@ impl Supervisor {
     }
 }
 
-/// Keeps worker `index` where its connections arrive.
+/// Keeps worker `index` on the CPU that its connections arrive on.
 pub(in crate::prefork) fn stay_on_cpu(index: usize, generation: u64) {
     let pid = process::id();
     let cpu = sys::allowed_cpus().and_then(|cpus| {

@@ -206,7 +206,7 @@ impl Supervisor {
                     }
                     _ => format!("the template ended with {status}"),
                 };
-                tracing::warn!(generation = number, %status, "a template ended: its workers serve on");
+                tracing::warn!(generation = number, %status, "a template ended: its workers continue to serve");
                 self.load_failed(which, error)
             }
             (message, state) => {

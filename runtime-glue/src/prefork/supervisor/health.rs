@@ -177,7 +177,7 @@ impl Supervisor {
                 worker.heartbeat = (heartbeat, now);
             } else if now.saturating_duration_since(worker.heartbeat.1) >= limit {
                 let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
-                tracing::error!(worker = index, pid, generation, ?limit, "killing a worker whose runtime stands still");
+                tracing::error!(worker = index, pid, generation, ?limit, "killing a worker whose runtime is stuck");
                 worker.end_by_force(with_stack, now);
             }
         }

@@ -108,7 +108,7 @@ impl Supervisor {
     pub(super) fn abort_reload(&mut self, reason: &str) {
         let Some(mut reload) = self.reload.take() else { return };
         let new = reload.generation.number;
-        tracing::error!(generation = new, reason, "the reload failed: the old generation serves on");
+        tracing::error!(generation = new, reason, "the reload failed: the old generation continues to serve");
         for position in self.positions(|worker| worker.is_active() && worker.generation == new) {
             self.retire(position, false, Reason::Reload);
         }

@@ -119,7 +119,7 @@ impl WorkerHandle {
         Shutdown::new(Arc::clone(&self.0))
     }
 
-    /// As [`shutdown`](WorkerHandle::shutdown).
+    /// Like [`shutdown`](WorkerHandle::shutdown).
     #[cfg(feature = "http")]
     pub(super) async fn must_end(&self) {
         self.0.must_end().await;

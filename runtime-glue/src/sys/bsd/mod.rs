@@ -49,32 +49,32 @@ pub(super) unsafe fn zero_in_children(page: *mut c_void, size: usize) -> io::Res
     }
 }
 
-/// No: only glibc reuses the stacks of ended threads in a child.
+/// Whether a child may reuse the stacks of ended threads. Never: only glibc does so.
 pub(crate) fn may_inherit_stacks() -> bool {
     false
 }
 
-/// It is not known whether the memory of the parent's threads stays as it is.
+/// Always fails: we do not know whether the memory of the parent's threads survives a fork.
 pub(crate) fn prepare_to_keep_stacks() -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "forkio keeps stacks only on Linux, under glibc on x86_64"))
 }
 
-/// As [`prepare_to_keep_stacks`].
+/// Fails like [`prepare_to_keep_stacks`].
 pub(crate) fn keep_inherited_stacks() -> io::Result<()> {
     prepare_to_keep_stacks()
 }
 
-/// Does nothing, as [`prepare_to_keep_stacks`] says.
+/// Does nothing: stacks are kept only on Linux.
 pub(crate) fn keep_stacks_at_forks() -> io::Result<()> {
     Ok(())
 }
 
-/// Does nothing: there are no such stacks.
+/// Does nothing: only glibc reuses stacks.
 pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
     Ok(())
 }
 
-/// Returns at once: no thread was made.
+/// Returns at once: [`occupy_inherited_stacks`] starts no thread here.
 pub(crate) fn wait_until_single_threaded() -> io::Result<()> {
     Ok(())
 }

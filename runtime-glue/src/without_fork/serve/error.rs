@@ -61,7 +61,7 @@ impl fmt::Display for ServeError {
     }
 }
 
-/// As [`Display`](fmt::Display): a `main` that returns the error prints this, and it says what to do.
+/// Like [`Display`](fmt::Display): a `main` that returns the error prints this, and it says what to do.
 impl fmt::Debug for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

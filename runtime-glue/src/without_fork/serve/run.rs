@@ -131,7 +131,7 @@ impl Serving {
         }
     }
 
-    /// As [`run`](Serving::run), but returns why the server did not start, or did not finish.
+    /// Like [`run`](Serving::run), but returns why the server did not start, or did not finish.
     ///
     /// # Errors
     ///

@@ -75,7 +75,7 @@ impl Server {
         Serving::new(self.setup, async move || Ok(make(&Worker::new()).into_hyper()))
     }
 
-    /// As [`serve`](Server::serve), for a service that takes time to make or may fail.
+    /// Like [`serve`](Server::serve), for a service that takes time to make or may fail.
     pub fn serve_with<F, S, E, Kind>(self, make: F) -> Serving
     where
         F: AsyncFnOnce(&Worker) -> Result<S, E> + Send + 'static,
@@ -89,7 +89,7 @@ impl Server {
 }
 
 impl<L> Server<Load<L>> {
-    /// As [`Server::serve`]. `make` also gets what has been loaded.
+    /// Like [`Server::serve`]. `make` also gets what has been loaded.
     pub fn serve<Fut, T, E, F, S, Kind>(self, make: F) -> Serving
     where
         L: FnOnce() -> Fut + Send + 'static,
@@ -102,7 +102,7 @@ impl<L> Server<Load<L>> {
         self.serve_with(async move |loaded: T, worker: &Worker| Ok::<_, String>(make(loaded, worker)))
     }
 
-    /// As [`Server::serve_with`]. `make` also gets what has been loaded.
+    /// Like [`Server::serve_with`]. `make` also gets what has been loaded.
     pub fn serve_with<Fut, T, LoadError, F, S, E, Kind>(self, make: F) -> Serving
     where
         L: FnOnce() -> Fut + Send + 'static,
