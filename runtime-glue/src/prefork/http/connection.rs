@@ -8,15 +8,12 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
-use hyper::body::{Body, Incoming as IncomingBody};
-use hyper::service::Service;
-use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::worker::WorkerHandle;
+use super::bounds::{ConnectionService, ConnectionStream};
 use super::track::{Activity, TrackedIo, TrackedService};
 use super::transport::Transport;
 use super::{Http, Protocols};
@@ -55,16 +52,12 @@ impl Drop for LogsPanic {
 }
 
 /// Serves a connection that has been accepted, from the first byte that its transport sends.
-pub(super) async fn accepted<I, S, B>(serving: Arc<Serving>, io: I, peer: Option<Peer>, service: S)
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<IncomingBody>, Response = Response<B>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
+pub(super) async fn accepted<I: ConnectionStream, S: ConnectionService>(
+    serving: Arc<Serving>,
+    io: I,
+    peer: Option<Peer>,
+    service: S,
+) {
     let _logs_panic = LogsPanic;
     let served = match &serving.http.transport {
         Transport::Plain => serve(&serving, io, peer, service).await,
@@ -78,43 +71,25 @@ where
 }
 
 #[cfg(feature = "tls")]
-async fn serve_tls<I, S, B>(
+async fn serve_tls<I: ConnectionStream, S: ConnectionService>(
     config: &Arc<tokio_rustls::rustls::ServerConfig>,
     serving: &Arc<Serving>,
     io: I,
     peer: Option<Peer>,
     service: S,
-) -> Result<(), Box<dyn Error + Send + Sync>>
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<IncomingBody>, Response = Response<B>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     let handshake = tokio_rustls::TlsAcceptor::from(Arc::clone(config)).accept(io);
     let io = tokio::time::timeout(serving.http.header_timeout, handshake).await??;
     serve(serving, io, peer, service).await
 }
 
 /// Serves one connection.
-pub(super) async fn serve<I, S, B>(
+pub(super) async fn serve<I: ConnectionStream, S: ConnectionService>(
     serving: &Arc<Serving>,
     io: I,
     peer: Option<Peer>,
     service: S,
-) -> Result<(), Box<dyn Error + Send + Sync>>
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<IncomingBody>, Response = Response<B>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     let activity = Arc::new(Activity::new(Arc::clone(serving)));
     let io = TokioIo::new(TrackedIo::new(io, Arc::clone(&activity)));
     let service = TrackedService { service, activity: Arc::clone(&activity), peer };

@@ -40,6 +40,7 @@
 //! });
 //! ```
 
+mod bounds;
 mod connection;
 mod track;
 mod transport;
@@ -61,6 +62,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 use tracing::Instrument;
 
+use self::bounds::{ConnectionService, ConnectionStream};
 use self::connection::Serving;
 use self::transport::Transport;
 use super::worker::WorkerHandle;
@@ -260,16 +262,10 @@ impl Http {
 }
 
 /// Serves one listener until the worker has to end. The connections are tasks of their own.
-async fn serve_incoming<L, S, B>(serving: Serving, mut incoming: Incoming<L>, service: S)
+async fn serve_incoming<L, S>(serving: Serving, mut incoming: Incoming<L>, service: S)
 where
-    L: Accept<Address: Into<Peer>>,
-    L::Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<IncomingBody>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
+    L: Accept<Address: Into<Peer>, Stream: ConnectionStream>,
+    S: ConnectionService + Clone,
 {
     let serving = Arc::new(serving);
     while let Some((stream, peer)) = incoming.next().await {
