@@ -69,7 +69,8 @@ pub(crate) fn table<'a>(data: &Data, targets: impl Iterator<Item = &'a Target>, 
     let met = verdicts.iter().filter(|is_met| **is_met).count();
     let about = |name: &str| machine.iter().find(|(about, _)| *about == name).map_or("", |(_, value)| value);
     text += &format!(
-        "\nMedians; {met} of {} targets are met (own goals; see the report). Measured on {}; {}, {}, {}.\n",
+        "\nMedians of all rounds, in which the machine's speed varies: the report has the ratios within a round. \
+         {met} of {} targets are met (own goals; see the report). Measured on {}; {}, {}, {}.\n",
         verdicts.len(),
         about("processors"),
         about("kernel"),
