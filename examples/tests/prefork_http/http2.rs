@@ -54,11 +54,14 @@ fn goaway_finishes_streams() {
     }
 }
 
-/// A connection without a byte, of which the protocol is not known, is closed after the header timeout.
+/// A connection whose first bytes do not tell the protocol is closed after the header timeout.
 #[test]
-fn silent_connection_is_timed_out() {
+fn connection_without_a_protocol_is_timed_out() {
     let server = Server::start(&["--workers", "1", "--http2", "--header-timeout", "0.3"]);
-    let mut silent = server.connect();
-    silent.expect_end();
+    for beginning in ["", "P", "PRI * HTTP/2.0\r\n"] {
+        let mut client = server.connect();
+        client.send(beginning).expect("sending");
+        client.expect_end();
+    }
     server.stop();
 }

@@ -116,21 +116,20 @@ async fn drive<C: Future<Output = Result<(), E>>, E>(
 ) -> Result<(), E> {
     let Serving { http, worker, cut_off } = activity.serving();
     let accepted = Instant::now();
-    let mut first_byte = pin!(sleep_until(accepted + http.header_timeout));
-    let mut awaits_first_byte = looks_first;
+    let mut protocol_known_by = pin!(sleep_until(accepted + http.header_timeout));
     let mut must_end = pin!(worker.must_end());
-    loop {
-        tokio::select! {
-            biased;
-            served = connection.as_mut() => return served,
-            () = must_end.as_mut() => break,
-            () = first_byte.as_mut(), if awaits_first_byte => {
-                if !activity.has_read() {
-                    return Ok(());
-                }
-                awaits_first_byte = false;
-            }
+    // Polled with each event of the connection, so it does not look at the timer without need.
+    let served = poll_fn(|cx| {
+        if let Poll::Ready(served) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(served));
         }
+        if looks_first && activity.is_protocol_unknown() && protocol_known_by.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Ok(())));
+        }
+        must_end.as_mut().poll(cx).map(|()| None)
+    });
+    if let Some(served) = served.await {
+        return served;
     }
     // Boxed, so that a connection has no place for it until then.
     Box::pin(async move {
@@ -171,8 +170,8 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
     if let Poll::Ready(served) = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await {
         return served;
     }
-    if !activity.has_read() {
-        // There is nothing to finish, and hyper-util may not know the protocol yet.
+    if activity.is_protocol_unknown() {
+        // There is nothing to finish.
         return Ok(());
     }
     graceful_shutdown(connection.as_mut());

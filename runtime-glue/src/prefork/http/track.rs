@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use hyper::header::{CONNECTION, HeaderValue};
@@ -19,15 +19,20 @@ use super::super::status::Started;
 use super::connection::Serving;
 use crate::Peer;
 
+/// The first bytes of each connection of HTTP/2 (RFC 9113, section 3.4). They begin no request of HTTP/1.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The first bytes were not those of the preface.
+const HTTP1: usize = usize::MAX;
+
 /// The state of one connection. Its own task writes all of it. With HTTP/2, the tasks of streams do too.
 #[derive(Debug)]
 pub(super) struct Activity {
     serving: Arc<Serving>,
     /// Bytes have been read since the last request began or ended: the head of a request may be incomplete.
     has_unparsed: AtomicBool,
-    /// A byte has been read at all.
-    has_read: AtomicBool,
-    is_http2: AtomicBool,
+    /// How many bytes of HTTP/2's preface have been read; [`HTTP1`] if something else has.
+    preface: AtomicUsize,
     has_had_request: AtomicBool,
     /// A request has no response yet. Meaningless with HTTP/2, which has several at once.
     is_in_flight: AtomicBool,
@@ -40,8 +45,7 @@ impl Activity {
         Activity {
             serving,
             has_unparsed: AtomicBool::new(false),
-            has_read: AtomicBool::new(false),
-            is_http2: AtomicBool::new(false),
+            preface: AtomicUsize::new(0),
             has_had_request: AtomicBool::new(false),
             is_in_flight: AtomicBool::new(false),
             closes: AtomicBool::new(false),
@@ -52,12 +56,13 @@ impl Activity {
         &self.serving
     }
 
-    pub(super) fn has_read(&self) -> bool {
-        self.has_read.load(Ordering::Relaxed)
+    /// What has been read may begin either protocol.
+    pub(super) fn is_protocol_unknown(&self) -> bool {
+        self.preface.load(Ordering::Relaxed) < PREFACE.len()
     }
 
     pub(super) fn is_http2(&self) -> bool {
-        self.is_http2.load(Ordering::Relaxed)
+        self.preface.load(Ordering::Relaxed) == PREFACE.len()
     }
 
     /// A request has begun on this connection.
@@ -75,10 +80,12 @@ impl Activity {
     }
 
     fn read(&self, bytes: &[u8]) {
-        if !self.has_read() {
-            // HTTP/2's preface begins with "PRI ", which is no method of HTTP/1.
-            self.is_http2.store(bytes.starts_with(b"PRI"), Ordering::Relaxed);
-            self.has_read.store(true, Ordering::Relaxed);
+        if self.is_protocol_unknown() {
+            let before = self.preface.load(Ordering::Relaxed);
+            let expected = &PREFACE[before..];
+            let compared = expected.len().min(bytes.len());
+            let is_preface = bytes[..compared] == expected[..compared];
+            self.preface.store(if is_preface { before + compared } else { HTTP1 }, Ordering::Relaxed);
         }
         self.has_unparsed.store(true, Ordering::Relaxed);
     }
