@@ -107,23 +107,23 @@ pub(super) async fn serve<I: ConnectionStream, S: ConnectionService>(
     Ok(())
 }
 
-/// Runs a connection to its end. `looks_first`: hyper-util looks for the protocol, without a timeout.
+/// Runs a connection to its end. `has_no_timer`: hyper-util looks for the protocol without a timeout, and HTTP/2 has none.
 async fn drive<C: Future<Output = Result<(), E>>, E>(
     mut connection: Pin<&mut C>,
     graceful_shutdown: impl FnOnce(Pin<&mut C>),
     activity: &Activity,
-    looks_first: bool,
+    has_no_timer: bool,
 ) -> Result<(), E> {
     let Serving { http, worker, cut_off } = activity.serving();
     let accepted = Instant::now();
-    let mut protocol_known_by = pin!(sleep_until(accepted + http.header_timeout));
+    let mut first_request = pin!(sleep_until(accepted + http.header_timeout));
     let mut must_end = pin!(worker.must_end());
     // Polled with each event of the connection, so it does not look at the timer without need.
     let served = poll_fn(|cx| {
         if let Poll::Ready(served) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(served));
         }
-        if looks_first && activity.is_protocol_unknown() && protocol_known_by.as_mut().poll(cx).is_ready() {
+        if has_no_timer && !activity.has_had_request() && first_request.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Ok(())));
         }
         must_end.as_mut().poll(cx).map(|()| None)
