@@ -104,7 +104,7 @@ scenarios!(
         assert!(server.pid() > 0);
         let Server { program, control, load, .. } = server;
         kill(after, libc::SIGTERM);
-        // The old program has ended well, and so does the new one, which has its output.
+        // The old program has exited with 0. The new one has the same output, which ends with it.
         program.finish_well();
         assert!(!control.exists(), "the socket is left");
         remove(&load);

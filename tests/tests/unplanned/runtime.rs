@@ -128,7 +128,7 @@ scenarios!(
         serves().await;
     }
 
-    /// Lineage, hooks, futures of the parent and child handles take an unplanned fork into account.
+    /// Lineage, hooks, parent-only futures and child handles take an unplanned fork into account.
     async fn lineage() {
         forkio::Lineage::current();
         let hooks = Arc::new(AtomicU32::new(0));
@@ -174,7 +174,7 @@ scenarios!(
             running.send(()).unwrap();
             stopped.recv()
         });
-        // A thread that starts holds a lock of the standard library.
+        // While a thread starts, it holds a lock of the standard library. This thread has started.
         is_running.recv().unwrap();
         let child = fork_child(async || check_eq("the parent's future", future.await.unwrap(), Err(NotInChild))).await;
         reap(child).await;
