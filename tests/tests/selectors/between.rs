@@ -160,7 +160,7 @@ scenarios!(
         check_table(&selector);
     }
 
-    /// A source gives its descriptor away, which is registered as a bare one, and muted.
+    /// A bare descriptor is registered and muted, and then moves to another owner. The child has its registration.
     fn given_away_while_muted() {
         let selector = Poll::new().unwrap();
         let (end, _other_end) = UnixStream::pair().unwrap();

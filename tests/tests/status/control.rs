@@ -64,7 +64,7 @@ scenarios!(
         server.stop();
     }
 
-    /// A worker that is retired has a successor first.
+    /// `retire` ends the worker with the given index, and no other. Invalid commands are refused.
     fn retire() {
         let server = Server::start(&[]);
         let before = server.until("both workers are ready", |state| {

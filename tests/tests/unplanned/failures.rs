@@ -34,7 +34,7 @@ scenarios!(
             let is_other = object == dead_endpoint || matches!(object, PrepareObject::Waker(_));
             assert!(is_queue || (is_other && !cfg!(epoll)), "the missing object: {object:?}");
             assert!(failure.to_string().contains("RLIMIT_NOFILE"), "{failure}");
-            // Nothing of this reaches the parent.
+            // None of the following affects the parent.
             waker.wake().unwrap();
             let error = selector.registry().register(&mut second, Token(2), Interest::READABLE).unwrap_err();
             check_eq("registering", error.raw_os_error(), Some(libc::EMFILE));

@@ -275,7 +275,7 @@ scenarios!(
         }
     }
 
-    /// A child that polls takes no wake from a parent whose poller is blocked, or from one that was.
+    /// After a child has polled its copy of a pending wake, the next wake in the parent still arrives.
     fn wake_after_the_child_polled() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();

@@ -41,7 +41,7 @@ scenarios!(
         let before = open_descriptors();
         prepare_ahead().unwrap();
         let child = unplanned::fork_child(|| {
-            // The child closes the parent's prepared objects, because it can have opened nothing else yet.
+            // The child has closed the parent's prepared objects. That is safe, because it cannot have opened any file yet.
             check_eq("descriptors", open_descriptors(), before.clone());
             turn.wait();
         });
