@@ -3,7 +3,7 @@
 //! ```sh
 //! cargo run --release --example axum -- --workers 4
 //! curl http://127.0.0.1:8080/    # again and again: another worker answers
-//! kill -HUP PID    # the parent's: new workers take over
+//! kill -HUP PID    # PID is the parent's id: new workers take over
 //! ```
 
 use axum::{Router, extract::Path, routing::get};

@@ -39,9 +39,9 @@ async fn greet(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(format!("process {}\n", std::process::id()).as_bytes()).await
 }
 
-/// Continues as a daemon in a new session. The process that the caller started ends, by `exit`.
+/// Continues as a daemon in a new session. The process that the caller started exits once the daemon has reported.
 async fn detach() -> io::Result<()> {
-    // A pair made in this process is inherited, so it leads from the daemon to this process.
+    // A stream pair is inherited, so the daemon can report to this process over it.
     let (mut report, mut reporter) = UnixStream::pair()?;
     if let Fork::Parent(_) = forkio::fork().await.map_err(io::Error::other)? {
         drop(reporter); // The end of file comes once the other processes have closed it too.

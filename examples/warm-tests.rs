@@ -42,7 +42,7 @@ impl Fixture {
         let entries = (0..100_000).map(|key| (format!("key {key}"), format!("value {key}"))).collect();
         let _detached = tokio::spawn(store(server, entries));
         let mut fixture = Fixture { store: BufReader::new(client) };
-        fixture.ask("key 0").await?; // It has started.
+        fixture.ask("key 0").await?; // Waits until the store runs.
         Ok(fixture)
     }
 
@@ -99,7 +99,7 @@ async fn run(test: Test, fixture: &mut Option<Fixture>, limit: Duration) -> io::
         Fork::Parent(child) => child,
         Fork::Child(_) => {
             let fixture = fixture.take().expect("each child runs one test");
-            // A panic ends this task only.
+            // A panic ends only the task, so the process can exit with a status of its own.
             let passed = tokio::spawn(test(fixture)).await.is_ok();
             std::process::exit(if passed { 0 } else { 101 })
         }

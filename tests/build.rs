@@ -17,8 +17,8 @@ fn main() {
     if library.clone().try_compile("unplanned").is_ok() {
         return;
     }
-    // A target that is only type-checked needs no C compiler. If the target is the host with another C library, the
-    // host's compiler can build for it.
+    // A target that is only type-checked needs no C library. If the target differs from the host only in the C library of
+    // the system, the host's compiler can build for it.
     let processor_and_kernel = |triple: &str| {
         let mut parts = triple.split('-');
         (parts.next().map(str::to_owned), parts.nth(1).map(str::to_owned))

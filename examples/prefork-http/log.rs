@@ -70,7 +70,7 @@ pub(crate) fn init(options: &Options) -> Result<Vec<LogFile>, String> {
         Some(format) => {
             let output = access_file.clone().map_or(Output::Stdout, Output::File);
             let is_access = || filter_fn(|metadata| metadata.target() == TARGET);
-            // RUST_LOG is for the other one.
+            // `RUST_LOG` filters only the server's log.
             let access_log = AccessLayer::new(format, output).with_filter(is_access());
             registry().with(log.with_filter(filter.and(is_access().not()))).with(access_log).init();
         }
@@ -78,7 +78,7 @@ pub(crate) fn init(options: &Options) -> Result<Vec<LogFile>, String> {
     Ok([file, access_file].into_iter().flatten().collect())
 }
 
-/// One line for the log.
+/// Appends one event to a log file.
 struct Appender(LogFile);
 
 impl Write for Appender {

@@ -83,7 +83,7 @@ fn server(options: Options, log_files: Vec<LogFile>) -> Serving {
     let server = if options.load_in_template { server.load(load) } else { server.preload(load) };
     server.serve(move |preloaded, worker| {
         if has_threads {
-            // The inherited interval stands still with the inherited runtime.
+            // The inherited interval does not tick here, because the inherited runtime does not run.
             start_counting(interval_at(Instant::now() + TICK, TICK), &preloaded.timer_ticks);
         }
         server::service(preloaded, worker, has_access_log)
@@ -99,7 +99,7 @@ async fn preload(mebibytes: usize) -> Result<Preloaded, Box<dyn Error>> {
 /// Starts the interval that continues in every worker, and counts its ticks.
 async fn count_ticks() -> Arc<AtomicU64> {
     let mut interval = interval(TICK);
-    // The first tick comes at once: the timer runs.
+    // The first tick comes immediately. After it, the timer runs.
     interval.tick().await;
     let ticks = Arc::new(AtomicU64::new(1));
     start_counting(interval, &ticks);
@@ -129,7 +129,7 @@ fn announce(addresses: &[Address], workers: usize) {
     }
 }
 
-/// Ends with one line on standard error.
+/// Prints one line to standard error, and returns the exit code.
 fn fail(message: &dyn Display, exit_code: u8) -> ExitCode {
     eprintln!("{}: {message}", options::NAME);
     ExitCode::from(exit_code)

@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 pub(crate) struct Status {
     pub(crate) pid: u32,
-    /// The current parent: another process if the supervisor was killed.
+    /// The current parent. If the supervisor was killed, this is another process.
     pub(crate) ppid: u32,
     pub(crate) worker: Option<usize>,
     /// How many forks lie between this process and the start of the program.
@@ -24,7 +24,7 @@ pub(crate) struct Status {
     pub(crate) memory: Memory,
 }
 
-/// The memory of this process, in KiB; null where the system does not tell.
+/// The memory of this process, in KiB; null if the system does not report it.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Memory {
     /// Resident pages, shared ones included.

@@ -2,7 +2,7 @@
 
 use std::collections::TryReserveError;
 
-/// The smallest prime factor of every number from 0 up. 0 and 1, which have none, stand for themselves.
+/// The smallest prime factor of every number from 0 up. The entries of 0 and 1, which have no prime factor, are 0 and 1.
 #[derive(Debug)]
 pub(crate) struct Table {
     entries: Vec<u32>,
@@ -15,7 +15,7 @@ impl Table {
         let mut entries = Vec::new();
         entries.try_reserve_exact(len)?;
 
-        // The sieve of Eratosthenes: a number stands for itself until a prime that divides it comes along.
+        // The sieve of Eratosthenes: an entry is its own index until the sieve reaches a prime that divides it.
         entries.extend((0..=u32::MAX).take(len));
         for prime in 2.. {
             let mut multiple = prime * prime;

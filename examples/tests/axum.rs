@@ -1,4 +1,4 @@
-//! axum serves in several processes, and a worker that is told to stop finishes what has begun.
+//! axum serves in several processes, and a worker that is told to stop finishes the requests that it has begun.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long anything may take that is bound to happen.
+/// How long a step may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Kills the program if the test fails; its workers end with it.
@@ -81,7 +81,7 @@ fn workers_serve() {
 fn what_has_begun_is_finished() {
     let (mut server, address) = start(&["--workers", "1"]);
     let slow = request(&address, "/sleep/0.3");
-    // There is one queue and one thread: the worker has begun with the request before.
+    // The worker has one queue and one thread, so an answer to this request shows that the slow one has begun.
     let asked = response(request(&address, "/"));
     assert!(asked.starts_with("HTTP/1.1 200 OK\r\n"), "{asked}");
     server.tell_to_stop();
@@ -120,8 +120,8 @@ fn what_takes_longer_than_the_shutdown_timeout_is_cut_off() {
         assert_eq!(response(stuck), "");
         let status = server.0.wait().expect("waiting for it");
         assert!(started.elapsed() < LIMIT, "{:?}", started.elapsed());
-        // The supervisor kills a worker that does not end within a second after its time: on a machine that stands still that
-        // long, also one that is well.
+        // The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long, it
+        // also kills a healthy worker.
         if status.code() != Some(KILLED) {
             return assert_eq!(status.code(), Some(1));
         }

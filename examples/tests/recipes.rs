@@ -45,7 +45,7 @@ fn session(process: impl Display) -> String {
 
 #[test]
 fn a_daemon_binds_before_it_detaches() {
-    // The output ends although the daemon runs, so the daemon does not hold it.
+    // `output` returns although the daemon runs, so the daemon does not hold standard output open.
     let started = output(program("daemon").arg("127.0.0.1:0"));
     let (printed, errors) = (text(&started.stdout), text(&started.stderr));
     let mut lines = printed.lines();

@@ -55,7 +55,7 @@ class Chromium:
         shutil.rmtree(self.profile, ignore_errors=True)
 
     def message(self):
-        """The next message of the browser."""
+        """Returns the next message of the browser."""
         end = time.monotonic() + LIMIT
         while b"\0" not in self.received:
             if not select.select([self.answers], [], [], max(0, end - time.monotonic()))[0]:

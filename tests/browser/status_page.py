@@ -16,7 +16,7 @@ WORKERS = 4
 
 
 class Server:
-    """prefork-http with a status page, its log read by a thread."""
+    """prefork-http with a status page. A thread reads its log."""
 
     def __init__(self, program):
         self.log = []
@@ -53,7 +53,7 @@ class Server:
 
 
 class Load:
-    """A client per worker that sends one request after the other."""
+    """As many clients as workers. Each sends one request after the other."""
 
     def __init__(self, address):
         self.address = address
@@ -69,7 +69,7 @@ class Load:
                 connection.request("GET", "/")
                 connection.getresponse().read()
             except (OSError, http.client.HTTPException):
-                connection.close()  # Connects again, as after a reload.
+                connection.close()  # The next request connects again, which is needed after a reload.
 
     def __enter__(self):
         return self

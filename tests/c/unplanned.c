@@ -76,7 +76,7 @@ static void fork_in_handler(int signal) {
     forked_in_handler = fork();
 }
 
-/* From now on the signal makes the process fork. Both processes continue with what the signal interrupted. */
+/* Makes the process fork when it receives the signal. Both processes then continue the interrupted code. */
 int unplanned_fork_on_signal(int signal) {
     struct sigaction action = {0};
     action.sa_handler = fork_in_handler;
@@ -84,5 +84,5 @@ int unplanned_fork_on_signal(int signal) {
     return sigaction(signal, &action, NULL);
 }
 
-/* The result of the fork in the handler. */
+/* Returns the result of the last fork in the handler, or -1 if there was none. */
 int unplanned_forked_in_handler(void) { return forked_in_handler; }

@@ -153,7 +153,7 @@ impl Turn {
         Turn { receiver, sender }
     }
 
-    /// A turn that the child gives to the parent, and one that the parent gives to the child.
+    /// Returns a turn that the child gives to the parent, and one that the parent gives to the child.
     #[track_caller]
     pub fn both_ways() -> (Turn, Turn) {
         (Turn::new(), Turn::new())

@@ -30,7 +30,7 @@ impl Program {
         command
     }
 
-    /// Starts a program whose input and output this process has.
+    /// Starts a program with its standard streams piped to this process.
     #[track_caller]
     pub fn spawn(command: &mut Command) -> Program {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -73,7 +73,7 @@ impl Program {
     #[track_caller]
     pub fn finish(mut self) -> (ExitStatus, String) {
         drop(self.child.stdin.take());
-        // Threads, because a program blocks if one of two pipes is not read.
+        // On threads, because the program blocks if either pipe is full.
         let [stdout, stderr] = [
             read_in_background(self.child.stdout.take().expect("standard output is piped")),
             read_in_background(self.child.stderr.take().expect("standard error is piped")),

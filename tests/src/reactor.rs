@@ -107,7 +107,7 @@ pub fn ready(selector: &mut Poll) -> BTreeSet<usize> {
     poll(selector, Some(Duration::ZERO))
 }
 
-/// Checks that no event comes, for a moment.
+/// Checks that no event comes for 20 milliseconds.
 #[track_caller]
 pub fn check_silent(what: &str, selector: &mut Poll) {
     check_eq(what, poll(selector, Some(Duration::from_millis(20))), tokens([]));
@@ -163,7 +163,7 @@ pub fn connection() -> (TcpStream, StdTcpStream) {
 #[track_caller]
 pub fn check_table(selector: &impl AsRawFd) {
     let selector = selector.as_raw_fd();
-    // First, because a child reconciles here.
+    // Must come first, because this call reconciles in a child.
     let registrations = registrations();
     if let Some(watched) = watched_descriptors(selector) {
         let armed = registrations.iter().filter(|entry| entry.selector == selector && !entry.muted);

@@ -140,17 +140,17 @@ impl Scenario {
         Scenario { module, name, run, limit: Duration::from_secs(120), is_program: false }
     }
 
-    /// See [`scenarios!`](crate::scenarios).
+    /// Sets the time limit: `#[limit(..)]` in [`scenarios!`](crate::scenarios).
     pub const fn with_limit(self, seconds: u64) -> Scenario {
         Scenario { limit: Duration::from_secs(seconds), ..self }
     }
 
-    /// See [`scenarios!`](crate::scenarios).
+    /// Marks a program: `#[program]` in [`scenarios!`](crate::scenarios).
     pub const fn as_program(self) -> Scenario {
         Scenario { is_program: true, ..self }
     }
 
-    /// The name without the topic's: `module::name`, or `name` if the scenario is in the topic's first file.
+    /// The name without the topic: `module::name`, or `name` if the scenario is in the topic's first file.
     fn path(&self) -> String {
         match self.module.split_once("::") {
             Some((_, module)) => format!("{module}::{}", self.name),
@@ -177,7 +177,7 @@ impl Scenario {
         let group = child.id().cast_signed();
         let left = if status.is_some() { wait_for_group(group) } else { vec!["all of them".to_owned()] };
         if !left.is_empty() {
-            // SAFETY: no memory is involved. The group is the one made above, and still has members.
+            // SAFETY: no memory is involved. The group was made above, and still has members.
             unsafe { libc::kill(-group, libc::SIGKILL) };
             let _ended = child.wait();
         }
@@ -208,7 +208,7 @@ fn wait_for_group(group: i32) -> Vec<String> {
     }
 }
 
-/// Runs what the arguments ask for: all scenarios that match, or only one, in this process. See [`main!`](crate::main).
+/// Runs all scenarios that match the arguments, or, with `--run`, only one, in this process. See [`main!`](crate::main).
 pub fn main(project: Option<(&'static str, &'static str)>, modules: &[&'static [&'static [Scenario]]]) -> ExitCode {
     let scenarios: Vec<&'static Scenario> =
         modules.iter().flat_map(|module| module.iter()).flat_map(|entry| entry.iter()).collect();
@@ -246,7 +246,7 @@ fn project_executable(name: &str, directory: &Path) -> Result<PathBuf, Failed> {
     static EXECUTABLE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let build = || {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("projects").join(name).join("Cargo.toml");
-        // A target directory of its own: the build that runs this test may hold the lock of the other one.
+        // A separate target directory, because the build that runs this test may hold the lock of its own.
         let target = directory.join(name);
         let cargo = option_env!("CARGO").unwrap_or("cargo");
         let mut command = Command::new(cargo);

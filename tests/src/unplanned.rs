@@ -50,8 +50,8 @@ pub fn run(program: &str, args: &[&str]) -> i32 {
     unsafe { library::unplanned_run(argv.as_ptr()) }
 }
 
-/// Forks twice, like a daemon. Returns `true` in the daemon. A signal ends the daemon if it hangs: it has a session of
-/// its own, where the runner does not find it.
+/// Forks twice, like a daemon. Returns `true` in the daemon. A signal ends the daemon if it hangs, because the harness cannot:
+/// the daemon has a session of its own.
 #[track_caller]
 pub fn daemon() -> bool {
     // SAFETY: as in `fork`.
@@ -94,7 +94,7 @@ pub fn forked_in_handler() -> i32 {
 
 /// Installs handlers of forks, like another library.
 pub fn pthread_atfork(before: extern "C" fn(), in_parent: extern "C" fn(), in_child: extern "C" fn()) {
-    // SAFETY: functions exist as long as the program.
+    // SAFETY: the functions exist as long as the process.
     assert_eq!(unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) }, 0);
 }
 

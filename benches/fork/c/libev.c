@@ -1,4 +1,4 @@
-/* libev: ev_loop_fork, and the turn of the loop that registers everything again. */
+/* libev repairs the child with ev_loop_fork, and registers everything again in the next turn of the loop. */
 #include "peer.h"
 #include <ev.h>
 

@@ -1,4 +1,4 @@
-/* libevent: event_reinit. */
+/* libevent repairs the child with event_reinit. */
 #include "peer.h"
 #include <event2/event.h>
 

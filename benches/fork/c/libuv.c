@@ -1,4 +1,4 @@
-/* libuv: uv_loop_fork, and the turn of the loop that registers everything again. */
+/* libuv repairs the child with uv_loop_fork, and registers everything again in the next turn of the loop. */
 #include "peer.h"
 #include <uv.h>
 

@@ -1,5 +1,5 @@
-/* What the C programs share: a process with many registrations forks on demand, and says what the child's repair of the
- * queue cost.
+/* What the C programs share: a process with many registrations forks on demand, and prints the cost of repairing the queue
+ * in the child.
  *
  * usage: PEER REGISTRATIONS MEMORY
  *
@@ -66,8 +66,8 @@ static void open_descriptors(void) {
             fail("socketpair");
 }
 
-/* Makes so many mebibytes resident in small pages: a heap that has grown bit by bit has such pages. "-huge" after the number
- * means huge pages. */
+/* Makes this many mebibytes resident, in small pages like those of a heap that has grown gradually. "-huge" after the number
+ * asks for huge pages. */
 static void fill_memory(const char *memory_argument) {
     size_t length = (size_t)atoi(memory_argument) << 20;
     if (!length)
@@ -122,7 +122,7 @@ static int peer_main(int argc, char **argv, const struct peer *peer) {
             fail("fork");
         if (child == 0) {
             report->first_instruction = now();
-            /* A loop that never gets its event must end too. */
+            /* Ends a child that waits for an event that never comes. */
             alarm(60);
             long faults_before = faults(), before = spent();
             if (peer->repair)

@@ -1,5 +1,5 @@
-/* The child makes an epoll instance of its own at the inherited descriptor, with every registration, and polls it once, as
- * the libraries do. */
+/* The child replaces the inherited epoll instance by one of its own with every registration, and polls it once, as the
+ * libraries do. */
 #include "raw.h"
 
 static void repair(void) {

@@ -45,7 +45,7 @@ impl Planned {
     ///
     /// # Safety
     ///
-    /// This process was forked by the one that prepared, and has used no descriptor yet. Signals are blocked.
+    /// This process must be a child of the one that prepared, with signals blocked. It must not have used a descriptor yet.
     unsafe fn commit(self) {
         // SAFETY: the caller promises the same.
         unsafe { self.0.commit() };
@@ -61,7 +61,7 @@ impl Planned {
 ///
 /// # Errors
 ///
-/// No epoll instance looks like one of tokio.
+/// If no epoll instance looks like one of tokio.
 pub fn adopt(source: &impl AsRawFd) -> io::Result<()> {
     fork::glue::adopt(source).map_err(io::Error::other)
 }
@@ -102,10 +102,10 @@ pub const FIRST_INSTRUCTION: usize = 0;
 /// The indices of the child's other figures.
 const COMMIT: usize = 1;
 const FAULTS: usize = 2;
-/// The index by which the parent tells that it has cleaned up.
+/// The index at which the parent notes that it has cleaned up.
 const IS_CLEAN: usize = 3;
 
-/// Makes a planned fork, and measures each step. `works`, in the child: whether its queue reports what it should.
+/// Makes a planned fork, and measures each step. The child calls `works` to check that its queue reports the right events.
 ///
 /// # Errors
 ///

@@ -69,7 +69,7 @@ impl Data {
         self.quartiles(measure, case, contender).map(|quartiles| quartiles.median)
     }
 
-    /// One contender relative to another, each round by itself.
+    /// The ratio of a contender's figure to its peer's in each round.
     pub(crate) fn ratio(&self, measure: &Measure, case: &str, contender: &str, peer: &str) -> Option<Quartiles> {
         let ours = self.values(measure, case, contender)?;
         let theirs = self.values(measure, case, peer)?;

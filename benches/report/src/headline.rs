@@ -16,7 +16,7 @@ use crate::text::number;
 const BEGIN: &str = "<!-- The figures, as benches/run writes them. -->\n";
 const END: &str = "<!-- The end of the figures. -->\n";
 
-/// A row: its name, the measure and the case, the contender and its peers.
+/// A row: the name, the measure, the case, the contender and its peers.
 type Row = (&'static str, &'static Measure, String, &'static str, &'static [&'static str]);
 
 /// The table of the README, without rows that have no figure.

@@ -30,7 +30,7 @@ usage: report [--quick] [--programs DIRECTORY] [SECTION]...
 
 SECTION is one of: selector, fork, server, memory, calls, status. `benches/run` builds what is measured, and runs this.";
 
-/// How much of the processors other programs may use before figures of the clock say little.
+/// The share of the processors that other programs may use. Above it, wall-clock figures are not reliable.
 const QUIET: f64 = 0.1;
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -48,7 +48,7 @@ impl Programs {
         }
     }
 
-    /// Lets them fork in turn; each round begins with another one. Notes those that fail, and leaves them out.
+    /// Lets the programs fork in turn. Each round begins with another program. Notes programs that fail, and leaves them out.
     pub(crate) fn take_turns(
         mut self,
         data: &mut Data,

@@ -34,7 +34,7 @@ impl Process {
         self.0.stderr.take().ok_or_else(no_pipe)
     }
 
-    /// Waits for the end; returns the last line of standard error, or the exit status.
+    /// Waits until the process ends. Returns the last line of its standard error, or its exit status if that is empty.
     pub(crate) fn last_words(&mut self) -> io::Result<String> {
         let mut text = String::new();
         self.stderr()?.read_to_string(&mut text)?;
@@ -86,7 +86,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It was measured already: how it ends does not matter.
+        // The measurement is over, so the exit status does not matter.
         let _ended = self.terminate();
     }
 }

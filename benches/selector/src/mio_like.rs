@@ -1,4 +1,4 @@
-//! Crates with mio's vocabulary as [`Library`](crate::library::Library).
+//! Implements [`Library`](crate::library::Library) for crates that have mio's API.
 
 /// Implements `Library` over the crate `$mio`, for a new type `$library`.
 macro_rules! mio_like {

@@ -16,9 +16,9 @@ pub enum Source {
 /// The threads that do the operation, all on one selector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// The only thread of the process, which is spared some atomic operations.
+    /// The only thread of the process. Such a process avoids some atomic operations.
     Alone,
-    /// So many threads beside the main thread, which waits.
+    /// This many threads in addition to the main thread, which waits.
     Several(usize),
 }
 
@@ -138,7 +138,7 @@ impl Operation {
         }
     }
 
-    /// Whether it needs too much to be prepared for all contenders at the same time.
+    /// Whether it needs too many resources to be prepared for all contenders at the same time.
     pub fn is_large(self) -> bool {
         self == Operation::IdleStreams
     }

@@ -40,7 +40,7 @@ pub(crate) fn client(server: SocketAddr) -> io::Result<TcpStream> {
     Ok(client)
 }
 
-/// So many stream ends; neighbours are connected.
+/// Makes `number` stream ends. Each pair of neighbours is connected.
 pub(crate) fn stream_pairs(number: usize) -> io::Result<Vec<UnixStream>> {
     let mut streams = Vec::with_capacity(number);
     while streams.len() < number {

@@ -46,7 +46,7 @@ async fn accept(listener: TcpListener, service: Service) {
     loop {
         // An error concerns one connection, whose client has given up.
         let Ok((stream, _)) = listener.accept().await else { continue };
-        // Without it the server is slower, and as correct.
+        // If this fails, the server is slower, but still correct.
         let _is_set = stream.set_nodelay(true);
         tokio::spawn(service.clone().serve(stream));
     }

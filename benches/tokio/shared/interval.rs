@@ -1,4 +1,4 @@
-//! Runs a current-thread runtime that is idle but for an interval of 100 ms, and ends after so many ticks.
+//! Runs a current-thread runtime that is idle except for an interval of 100 ms, and ends after a number of ticks.
 
 use std::error::Error;
 use std::process::ExitCode;

@@ -50,8 +50,8 @@ impl Identity {
     }
 }
 
-/// What the log says about a request. It is logged when the value is dropped: the response has been handed to hyper as a
-/// whole, or the connection has ended before.
+/// What the log says about a request. Dropping the value logs the request: hyper has then taken the whole response, or the
+/// connection has ended.
 #[derive(Debug)]
 pub(crate) struct Entry {
     begin: Instant,
@@ -62,7 +62,7 @@ pub(crate) struct Entry {
     version: Version,
     referer: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
-    /// `None`: there is no response.
+    /// `None` if there is no response.
     status: Option<StatusCode>,
     /// How much of the response's body was handed to hyper.
     bytes: u64,
@@ -85,11 +85,11 @@ impl Entry {
         })
     }
 
-    /// What the client asked for, without the name of the host.
+    /// The path and query of the request. For CONNECT, which has no path, the authority.
     fn path(&self) -> &str {
         match (self.uri.path_and_query(), self.uri.authority()) {
             (Some(path), _) => path.as_str(),
-            // CONNECT has nothing else.
+            // CONNECT has only an authority.
             (None, Some(authority)) => authority.as_str(),
             (None, None) => "",
         }

@@ -1,7 +1,7 @@
 //! A CPython extension module that holds a tokio runtime. Its host may fork at any time: the module calls
 //! [`forkio::atfork::install`] when it is imported, and the children continue the runtime.
 //!
-//! The thread that calls a method drives the runtime, so the child of `os.fork()` has all of the runtime.
+//! The thread that calls a method drives the runtime. No other thread runs it, so the child of `os.fork()` can continue it.
 
 use std::time::Duration;
 

@@ -191,7 +191,7 @@ fn json() {
     }
 }
 
-/// A client that sends quotes, controls and bytes that are not UTF-8 in all that it chooses.
+/// A client cannot forge a line with quotes, control characters or bytes that are not UTF-8.
 #[test]
 fn no_injection() {
     const HEADER: &[u8] = b"\" 200 1\t\\\x80\xff \xc2\x9b31m \xe2\x80\xa8 \xe2\x80\xae end";
@@ -203,11 +203,11 @@ fn no_injection() {
         let mut client = server.connect();
         let headers: &[(&str, &[u8])] = &[("User-Agent", HEADER), ("Referer", HEADER)];
         let mut count = 1;
-        // What hyper refuses ends the connection, and gets no line.
+        // If hyper refuses a request, it closes the connection, and there is no line.
         if request(&mut client, PATH, headers) == 400 {
             panic!("the path is refused, so it tests nothing");
         }
-        // Controls that would end a line are refused before they get into a field.
+        // hyper refuses control characters that would end a line.
         for end in [&b"a\nb"[..], b"a\rb", b"a\0b", b"a\x1b[31m"] {
             let status = request(&mut server.connect(), b"/", &[("User-Agent", end)]);
             count += usize::from(status != 400);
@@ -237,7 +237,7 @@ fn no_injection() {
     }
 }
 
-/// Longer lines could mix with those of other workers in a pipe.
+/// In a pipe, longer lines could mix with lines of other workers.
 #[test]
 fn no_line_is_longer_than_a_pipe_writes_at_once() {
     const PIPE_BUF: usize = 4096;
@@ -260,14 +260,14 @@ fn no_line_is_longer_than_a_pipe_writes_at_once() {
     }
 }
 
-/// Without the option, `Server::stop` finds nothing more on standard output than the listeners.
+/// Without `--access-log`, standard output has only the addresses, as `Server::stop` checks.
 #[test]
 fn standard_output_unless_there_is_a_file() {
     let mut server = Server::start(&["--workers", "2", "--access-log", "common"]);
     assert_eq!(server.connect().get("/table/77").expect("an answer").text(), "7");
     let line = parse(server.stdout_line().trim_end_matches('\n'), false);
     assert_eq!(line.request, b"GET /table/77 HTTP/1.1");
-    // It is not in the other log, which stays as it is.
+    // The line is not in the server's log.
     server.until_logged("worker is ready");
     assert!(!server.stderr().contains("/table/77"), "{}", server.stderr());
     server.stop();
@@ -288,14 +288,14 @@ fn usr1_opens_the_file_again() {
     server.signal(Signal::USR1);
     until("the worker writes to the new file", || {
         client.get("/table/2").expect("an answer");
-        // The supervisor may have made it already.
+        // The supervisor may have created the file before the worker opens it.
         fs::read_to_string(&file).is_ok_and(|log| log.contains("/table/2")).then_some(())
     });
     assert!(fs::read_to_string(&old).expect("the old file").contains("/table/1 "));
     server.stop();
 }
 
-/// A client that does not wait for the answer.
+/// A request whose client does not wait for the answer is logged without a status.
 #[test]
 fn no_answer() {
     let directory = Directory::new("no-answer");

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::client::Client;
 use crate::server::{LIMIT, Server, signal, until};
 
-/// Waits until worker 0 is another process than `pid`, and says so.
+/// Waits until the only worker is a process other than `pid`.
 #[track_caller]
 fn until_replaced(server: &Server, pid: u32) {
     until("the worker has been replaced", || {
@@ -23,7 +23,7 @@ fn max_requests() {
     let mut pids = BTreeSet::new();
     let mut most = 0;
     let mut requests = 0;
-    // While a successor starts, the worker continues to serve, however long that takes.
+    // A worker may serve any number of requests more: it continues until its successor has started.
     until("both workers have been replaced", || {
         let status = server.connect().status();
         pids.insert(status.pid);
@@ -47,7 +47,7 @@ fn max_age() {
 
 #[test]
 fn max_memory() {
-    // No process is as small as that.
+    // Each worker uses more than 1 MiB.
     for (option, reason) in [("--max-rss-mib", "Rss"), ("--max-pss-mib", "Pss")] {
         let server = Server::start(&["--workers", "1", option, "1", "--preload-mib", "8", "--idle-grace", "0"]);
         let pid = server.workers()[0];
@@ -57,7 +57,7 @@ fn max_memory() {
     }
 }
 
-/// A worker with as many connections as it may have accepts no more, and the others are told.
+/// A worker at its limit accepts no more connections. The other worker accepts them, or they wait.
 #[test]
 fn max_connections() {
     for distribution in ["shared", "balanced"] {
@@ -78,16 +78,16 @@ fn max_connections() {
     }
 }
 
-/// A worker whose runtime does not turn is killed and replaced.
+/// A worker whose runtime is stuck is killed and replaced.
 #[test]
 fn heartbeat() {
     let server = Server::start(&["--workers", "1", "--heartbeat-timeout", "3"]);
     let pid = server.workers()[0];
     let start = Instant::now();
-    // A process that is stopped does not turn either.
+    // The runtime of a stopped process is stuck, too.
     signal(pid, Signal::STOP);
     until_replaced(&server, pid);
-    // The supervisor may have looked, and the worker given its last heartbeat, a part of the time before.
+    // Part of the timeout may have passed already: the last heartbeat was some time before the signal.
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
     server.until_logged("runtime is stuck");
     assert_eq!(server.connect().get("/").expect("an answer").status, 200);
@@ -105,14 +105,14 @@ fn no_heartbeat() {
     server.stop();
 }
 
-/// The supervisor still accepts for a while when it is told to stop, and says that it will stop.
+/// After SIGTERM, the server still accepts for a while, and its readiness probe fails.
 #[test]
 fn lame_duck() {
     let server = Server::start(&["--workers", "1", "--lame-duck", "3600"]);
     assert_eq!(server.connect().get("/readyz").expect("an answer").status, 200);
     server.signal(Signal::TERM);
     until("the worker asks for no more connections", || {
-        // A new connection each time: they are accepted.
+        // Each attempt is a new connection, which the worker accepts.
         (server.connect().get("/readyz").expect("an answer").status == 503).then_some(())
     });
 }

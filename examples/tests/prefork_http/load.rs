@@ -1,4 +1,4 @@
-//! Under load.
+//! The server under load.
 
 use std::collections::HashSet;
 use std::io;
@@ -22,18 +22,18 @@ const REQUESTS_PER_CONNECTION: u64 = 200;
 struct Load {
     stop: AtomicBool,
     answers: AtomicU64,
-    /// Connections that were lost with a request in flight: the worker that had them, if it had told already.
+    /// For each connection that was lost with a request in flight: the worker's process id, if the client knew it.
     lost: Mutex<Vec<Option<u32>>>,
 }
 
-/// An answer that a server must never give, in contrast to none.
+/// The description of a wrong answer, or of a refused connection. A lost connection is not one.
 type Corrupt = String;
 
 impl Load {
     fn client(&self, address: SocketAddr, seed: u64) -> Result<(), Corrupt> {
         let mut number = seed;
         while !self.stop.load(Ordering::Relaxed) {
-            // Other than established ones, connections must never fail: whichever worker dies, the listener stays.
+            // Connecting must never fail: if a worker dies, the listener stays open.
             let mut client = Client::connect(address).map_err(|error| format!("connecting: {error}"))?;
             let mut worker = None;
             if let Err(error) = self.connection(&mut client, &mut worker, &mut number) {
@@ -71,7 +71,7 @@ impl Load {
     }
 }
 
-/// Lets the clients stop also when the test fails, which would wait for them otherwise.
+/// Stops the clients, even if the test panics. Otherwise the thread scope would wait for them forever.
 struct StopOnDrop<'a>(&'a Load);
 
 impl Drop for StopOnDrop<'_> {
@@ -84,7 +84,7 @@ fn smallest_prime_factor(number: u64) -> u64 {
     (2..).take_while(|factor| factor * factor <= number).find(|factor| number % factor == 0).unwrap_or(number)
 }
 
-/// Only requests in flight on a killed worker are lost, with each distribution.
+/// Only requests in flight on a killed worker are lost. The next two tests check the same with other distributions.
 #[test]
 fn killed_workers() {
     kill_workers(&["--workers", "3"], 9);
@@ -111,7 +111,7 @@ pub(crate) fn kill_workers(arguments: &[&str], kills: usize) {
         let stop = StopOnDrop(load);
         for _ in 0..kills {
             load.goes_on(300);
-            // The one that has run longest, so that no worker dies too young too often in a row.
+            // The worker with the lowest process id, usually the oldest: a crash limit counts workers that end too early.
             let victim = server.workers().into_iter().min().expect("a worker");
             killed.insert(victim);
             signal(victim, Signal::KILL);
@@ -132,11 +132,11 @@ pub(crate) fn kill_workers(arguments: &[&str], kills: usize) {
     for worker in lost.iter().flatten() {
         assert!(killed.contains(worker), "worker {worker} lost a connection, but was not killed: {killed:?}, {lost:?}");
     }
-    // A client has one connection at a time, so this is what can have been open when they were killed.
+    // A client has one connection at a time, so each kill can end at most `CLIENTS` connections.
     assert!(lost.len() <= kills * CLIENTS, "{lost:?}");
     assert!(!lost.is_empty(), "no worker had a request in flight: this has tested nothing");
 
-    // No zombie is left, and each place is filled.
+    // No zombie is left, and there is a worker for each index.
     let processes = server.processes();
     assert_eq!(processes.len(), 1 + WORKERS, "{processes:?}");
     let places: Vec<u64> = server.connect_to_each(WORKERS).iter().map(|(_, status)| status.worker).collect();
@@ -144,19 +144,19 @@ pub(crate) fn kill_workers(arguments: &[&str], kills: usize) {
     server.stop();
 }
 
-/// The parent is not woken for connections, which are the workers' business.
+/// Connections wake only workers, not the parent.
 #[test]
 fn parent_sleeps() {
     const CONNECTIONS: u64 = 1000;
     let server = Server::start(&["--workers", "2"]);
-    // What it does once, it has done when both workers serve.
+    // Once both workers serve, the parent has finished its start-up work, which also wakes it.
     drop(server.connect_to_each(2));
     let (start, before) = (Instant::now(), server.sleeps_of_parent());
     for _ in 0..CONNECTIONS {
         assert_eq!(server.connect().get("/").expect("an answer").status, 200);
     }
     let (elapsed, woken) = (start.elapsed(), server.sleeps_of_parent() - before);
-    // Its own timer has ten ticks in a second; the runtime may need two turns for one.
+    // The parent's own timer ticks ten times a second, and each tick may wake the runtime twice.
     let own = elapsed.as_millis() as u64 / 100 * 2 + 10;
     assert!(woken <= own, "woken {woken} times in {elapsed:?}");
     if own >= CONNECTIONS {
@@ -179,7 +179,7 @@ fn many_connections_at_once() {
     server.stop();
 }
 
-/// The status tells how many connections each worker has; in balance they have as many as each other.
+/// The status reports the connections of each worker. With `balanced`, no worker has more than 1.25 of the mean.
 #[test]
 fn connections_are_counted() {
     for distribution in ["shared", "reuseport", "reuseport-per-cpu", "balanced"] {
@@ -187,7 +187,7 @@ fn connections_are_counted() {
         let is_balanced = (0..attempts).any(|_| {
             let start = Instant::now();
             let counts = check_counts(distribution);
-            // The others overlook a worker that leaves a connection alone for half a second, as on a machine that stands still.
+            // The other workers ignore a worker that leaves a connection waiting for half a second, as when the machine stalls.
             let is_balanced = counts.iter().all(|count| *count <= 12);
             let may_be_overlooked = start.elapsed() >= Duration::from_millis(500);
             assert!(
@@ -205,7 +205,7 @@ fn check_counts(distribution: &str) -> [u64; 2] {
     let server = Server::start(&["--workers", "2", "--distribution", distribution, "--header-timeout", "600"]);
     if distribution == "balanced" {
         drop(server.connect_to_each(2));
-        // The workers have closed them when there is no other than the one that asks.
+        // The workers have closed them once the only open connection is the one of this request.
         until("connections that have ended do not count", || {
             let counts = server.connect().status().connections;
             (counts.iter().sum::<u64>() == 1).then_some(())

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::server::{LIMIT, Server, program, signal, until};
 
-/// A socket such as systemd's.
+/// A notification socket like systemd's.
 struct ServiceManager {
     socket: UnixDatagram,
     path: std::path::PathBuf,
@@ -118,7 +118,7 @@ fn workers_run_as_another_user() {
         let stat = fs::read_to_string(format!("/proc/{worker}/stat")).expect("the stat of a process");
         assert_eq!(stat.rsplit(')').next().and_then(|rest| rest.split(' ').nth(17)), Some("5"), "{stat}");
         assert_eq!(status_field(server.pid(), "Uid:"), "0\t0\t0\t0", "the supervisor keeps its own");
-        // It can still reload, and ends its workers.
+        // The supervisor can still reload, and end workers that run as another user.
         server.signal(Signal::HUP);
         server.until_logged("reloaded");
         let new = until("a new worker answers", || Some(server.connect().status().pid).filter(|pid| *pid != worker));
@@ -145,7 +145,7 @@ fn workers_stay_on_cpus() {
     server.stop();
 }
 
-/// Process 1 of a namespace reaps what it inherits.
+/// As process 1 of a PID namespace, the supervisor reaps orphans that it inherits.
 #[test]
 fn process_1_reaps_what_it_inherits() {
     let mut command = Command::new("unshare");
@@ -160,7 +160,7 @@ fn process_1_reaps_what_it_inherits() {
         let processes = server.processes();
         processes.iter().find(|process| process.parent == server.pid()).map(|process| process.pid)
     });
-    // A process whose parent ends at once.
+    // Starts a process whose parent ends immediately.
     let enter = format!("nsenter --target {supervisor} --pid sh -c '(exec sleep 3600 &)'");
     assert!(Command::new("sh").args(["-c", &enter]).status().expect("entering the namespace").success());
     let is_orphan = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");

@@ -1,4 +1,4 @@
-//! What each signal of the table does.
+//! The effect of each signal in the table of the guide.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ fn workers_of(server: &Server, count: usize) -> BTreeSet<u32> {
     })
 }
 
-/// Waits until none of the workers before is left, and as many others are there.
+/// Waits until all workers in `before` have ended, and as many new ones run. Returns the new ones.
 #[track_caller]
 fn until_replaced(server: &Server, before: &BTreeSet<u32>) -> BTreeSet<u32> {
     until("all workers have been replaced", || {
@@ -35,11 +35,11 @@ fn hup_starts_a_new_generation_before_the_old_one_retires() {
     let mut idle = server.connect_to_each(2);
     let asked = Instant::now();
     let (mut in_flight, pid) = crate::stop::busy(&server, 3000);
-    // First that of the worker with the request.
+    // The connection to the worker with the request comes first.
     idle.sort_by_key(|(_, status)| status.pid != pid);
     let mut last = Instant::now();
     server.signal(Signal::HUP);
-    // The old workers still serve: an idle connection has its grace, and learns that it has to go.
+    // The old workers still serve idle connections for the grace period. A response tells the client to close.
     let has_learned = until("an old worker ends a connection with its next response", || {
         let sent = Instant::now();
         match idle[0].0.get("/") {
@@ -48,7 +48,7 @@ fn hup_starts_a_new_generation_before_the_old_one_retires() {
                 assert_eq!(answer.status, 200);
                 (answer.header("connection") == Some("close")).then_some(true)
             }
-            // This test was slower than the grace.
+            // The test itself took longer than the grace period.
             Err(_) if last.elapsed() >= GRACE => Some(false),
             Err(error) => panic!("{error}: closed before its grace was over"),
         }
@@ -63,10 +63,10 @@ fn hup_starts_a_new_generation_before_the_old_one_retires() {
     server.stop();
 }
 
-/// The second one is not lost: after it there are workers that are younger than the signal.
+/// A second SIGHUP during a reload is not lost: another reload follows.
 #[test]
 fn hup_during_a_reload_is_queued() {
-    // It takes some time to load.
+    // Loading takes some time, so the second signal arrives during the reload.
     let server = Server::start(&["--workers", "2", "--idle-grace", "0", "--load-in-template", "--preload-mib", "32"]);
     server.signal(Signal::HUP);
     until("a reload begins", || server.stderr().contains("reloading").then_some(()));
@@ -77,7 +77,7 @@ fn hup_during_a_reload_is_queued() {
         (reloads >= 2).then_some(())
     });
     server.until_logged("generation=3");
-    // And the template.
+    // Two workers and the template.
     workers_of(&server, 3);
     server.stop();
 }
@@ -94,7 +94,7 @@ fn reload_one_by_one() {
             (workers.len() == 3 && workers.is_disjoint(&before)).then_some(())
         });
         server.until_logged("reloaded");
-        // The workers that have been started and not told to end yet. Those that have been told may take their time.
+        // `active` counts workers that have started and not yet been told to end. Others may still be draining.
         let (mut active, mut most) = (0, 0);
         for line in server.stderr().lines() {
             active += usize::from(line.contains("worker started"));
@@ -119,7 +119,7 @@ fn ttin_and_ttou_change_the_number_of_workers() {
         for _ in 0..50 {
             assert_eq!(server.connect().get("/").expect("an answer").status, 200, "{distribution}");
         }
-        // There is always one.
+        // The last worker is never removed.
         server.signal(Signal::TTOU);
         until("the signal is refused", || server.stderr().contains("at least one worker").then_some(()));
         assert_eq!(server.connect().get("/").expect("an answer").status, 200);
@@ -127,7 +127,7 @@ fn ttin_and_ttou_change_the_number_of_workers() {
     }
 }
 
-/// With a queue each, the connections of a worker that there should not be any more are served by it.
+/// If each worker has a queue, a worker that is removed first serves the connections in its queue.
 #[test]
 fn scaling_down_empties_the_queue() {
     let server = Server::start(&["--workers", "2", "--distribution", "reuseport"]);
@@ -150,7 +150,7 @@ fn scaling_down_empties_the_queue() {
     server.stop();
 }
 
-/// Connections that arrive meanwhile wait.
+/// Connections that arrive while there are no workers wait in the queue.
 #[test]
 fn winch_retires_all_workers_until_hup() {
     let server = Server::start(&["--workers", "2", "--idle-grace", "0"]);
@@ -194,7 +194,7 @@ fn usr1_opens_the_log_file_again() {
     fs::remove_dir_all(&directory).expect("removing");
 }
 
-/// A worker that is told to end leaves the queue to the others, with connections in it.
+/// If a worker is told to end, connections in the shared queue are not lost.
 #[test]
 fn term_to_a_worker_loses_no_queued_connection() {
     let server = Server::start(&["--workers", "2", "--idle-grace", "0"]);
@@ -207,7 +207,7 @@ fn term_to_a_worker_loses_no_queued_connection() {
     }
     signal(workers[0], Signal::TERM);
     signal(workers[0], Signal::CONT);
-    // The other worker is still stopped: the first one serves them before it drains, or its successor does.
+    // The other worker is still stopped, so the first worker or its successor serves them.
     for client in &mut clients {
         assert_eq!(client.response().expect("an answer").text(), "7");
     }

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::client::Client;
 use crate::server::{LIMIT, Server, program, signal, until};
 
-/// A connection to this server with a request in flight that takes this long.
+/// Opens a connection and sends a request that takes this long. Returns the connection and its worker's process id.
 #[track_caller]
 pub(crate) fn busy(server: &Server, milliseconds: u64) -> (Client, u32) {
     let mut client = server.connect();
@@ -24,7 +24,7 @@ pub(crate) fn busy(server: &Server, milliseconds: u64) -> (Client, u32) {
 fn until_refused(server: &Server) {
     until("connections are refused", || match TcpStream::connect(server.address()) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Some(()),
-        // Closed before it was ever accepted.
+        // The listener was closed before a worker accepted this connection.
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => None,
         Err(error) => panic!("connecting: {error}"),
         Ok(_) => None,
@@ -36,7 +36,7 @@ fn drains_on(send: impl FnOnce(&Server)) {
 }
 
 pub(crate) fn drains(arguments: &[&str], send: impl FnOnce(&Server)) {
-    // Idle connections are closed after the one, and those without a request after the other.
+    // Workers close idle connections after the first timeout, and connections without a request after the second.
     let timeouts = ["--idle-grace", "0.2", "--header-timeout", "1"];
     const TAKES: Duration = Duration::from_secs(3);
     let mut server = Server::start(&[arguments, &timeouts].concat());
@@ -51,7 +51,7 @@ pub(crate) fn drains(arguments: &[&str], send: impl FnOnce(&Server)) {
     }
     until_refused(&server);
     let (is_quiet, is_running) = (in_flight.is_quiet(), server.is_running());
-    // On a machine that has stood still, the answer is due by now.
+    // If the machine has stalled, the answer may already be due.
     let is_due = asked.elapsed() >= TAKES;
     assert!(is_quiet || is_due, "answered too early, or cut off");
     assert!(is_running || is_due);
@@ -73,7 +73,7 @@ fn sigint_drains() {
     drains_on(|server| server.signal(Signal::INT));
 }
 
-/// A terminal sends it to every process of the group, so that workers have it from two sides.
+/// A terminal sends SIGINT to every process of the group, so workers hear of the stop from the terminal and the supervisor.
 #[test]
 fn control_c_drains() {
     drains_on(|server| server.signal_all(Signal::INT));
@@ -136,7 +136,7 @@ fn queue_is_emptied_with_few_descriptors() {
     for client in &mut clients {
         assert_eq!(client.response().expect("an answer").status, 200);
     }
-    // Unless there were enough descriptors.
+    // Shows that the descriptors did run out.
     server.until_logged("cannot accept a connection that waits");
     server.ends_with(0);
 }
@@ -154,11 +154,11 @@ fn fresh_connection_may_still_send_its_first_request() {
     for kind in [Signal::TERM, Signal::HUP] {
         let server = Server::start(&["--workers", "1", "--idle-grace", "0", "--header-timeout", "600"]);
         let mut fresh = server.connect();
-        // There is one queue and one thread: the worker has accepted the one before.
+        // The worker has one queue and one thread, so an answer to `idle` shows that it has accepted `fresh`.
         let mut idle = server.connect();
         assert_eq!(idle.get("/").expect("an answer").status, 200);
         server.signal(kind);
-        // An idle connection is closed at once: the worker knows.
+        // The worker has seen the signal once it closes the idle connection.
         idle.expect_end();
         let answer = fresh.get("/table/77").expect("an answer");
         assert_eq!((answer.text(), answer.header("connection")), ("7", Some("close")));
@@ -177,7 +177,7 @@ fn request_that_arrives_in_parts() {
         assert_eq!(client.get("/").expect("an answer").status, 200);
     }
     partial.send("GET /table/77 HTTP/1.1\r\nHo").expect("sending");
-    // It has been read when a later request is answered.
+    // The worker has read it once it answers a later request.
     assert_eq!(idle.get("/").expect("an answer").status, 200);
     server.signal(Signal::TERM);
     idle.expect_end();
@@ -234,8 +234,8 @@ pub(crate) fn cuts_off_what_takes_longer(arguments: &[&str]) {
         let took = start.elapsed();
         assert!(took >= Duration::from_millis(450), "cut off after {took:?} already");
         assert!(took < LIMIT / 2, "cut off only after {took:?}");
-        // The supervisor kills a worker that does not end within a second after its time: on a machine that stands still that
-        // long, also one that is well.
+        // The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long, it
+        // also kills a healthy worker.
         if server.wait().code() != Some(128 + Signal::KILL.as_raw()) {
             server.until_logged("cut off 1 connection");
             return server.ends_with(1);
@@ -250,7 +250,7 @@ fn second_signal_kills() {
     let (mut in_flight, _) = busy(&server, 60_000);
     server.signal(Signal::TERM);
     until_refused(&server);
-    // Again and again, because signals that come close to the first one are one request to stop.
+    // Repeated, because a signal that comes shortly after the first one does not count as a second one.
     until("the request in flight is cut off", || {
         server.signal(Signal::TERM);
         (!in_flight.is_quiet()).then_some(())
@@ -292,7 +292,7 @@ pub(crate) fn end_when_the_parent_is_killed(arguments: &[&str]) {
         client.expect_end();
     }
     assert_eq!(in_flight.response().expect("the answer to the request in flight").status, 200);
-    // They are no children of the parent any more, so that it is up to the system to reap them.
+    // The workers are orphans now, so another process reaps them: a zombie counts as ended.
     until("the workers have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
     until("the port is free again", || TcpListener::bind(address).ok());
 }

@@ -1,4 +1,4 @@
-//! Workers with threads: all is as with workers that have one.
+//! Workers with several threads behave like workers with one.
 
 use std::fs;
 

@@ -43,8 +43,8 @@ impl Copy {
         self.run(write, &[&new, Path::new(script), &self.program()]);
     }
 
-    /// Runs a shell script that writes a program. If this process did so, a process that another test starts could inherit
-    /// the descriptor, and the kernel executes no file that is open for writing.
+    /// Runs a shell script that writes a program. If this process wrote it, a process that another test starts could inherit
+    /// the descriptor, and the kernel does not execute a file that is open for writing.
     fn run(&self, script: &str, arguments: &[&Path]) {
         let status = Command::new("/bin/sh").args(["-c", script, "sh"]).args(arguments).status();
         assert!(status.expect("running a shell").success(), "{script}");
@@ -82,13 +82,13 @@ fn new_program_takes_over() {
             assert_eq!(status.ppid, new, "{distribution}");
         }
         signal(new, Signal::TERM);
-        // It is no child of this test.
+        // The new program is not a child of this test, so it may stay a zombie.
         until("it has ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
         assert!(!pid_file.exists());
     }
 }
 
-/// A program that is no program, fails, or never gets ready: the old one continues.
+/// If the new program is missing, fails, or never becomes ready, the old one continues.
 #[test]
 fn new_program_fails() {
     let copy = Copy::new("fails");
@@ -115,7 +115,7 @@ fn new_program_fails() {
     server.stop();
 }
 
-/// The new program cannot write its pid file: that ends it, and the old one continues with its own.
+/// If the new program cannot write its pid file, it ends, and the old one continues with its own pid file.
 #[test]
 fn new_program_cannot_write_the_pid_file() {
     let copy = Copy::new("pid-file");
@@ -133,25 +133,25 @@ fn new_program_cannot_write_the_pid_file() {
     assert!(!path.exists());
 }
 
-/// The listeners are those of the environment: socket activation.
+/// The server takes listeners from the environment (socket activation).
 #[test]
 fn listeners_of_the_environment() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
     let address = listener.local_addr().expect("its address");
-    // Descriptor 3 is the listener; the process id is known to the shell only.
+    // Descriptor 3 is the listener. A shell sets `LISTEN_PID`, because only it knows its process id before the exec.
     let script = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" --listen \"$1\" --workers 1 3<&0 </dev/null";
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script]).arg(program()).arg(address.to_string());
     let kept = listener.try_clone().expect("a duplicate");
     let server = Server::start_with_stdin(&mut command, listener.into(), 1);
-    // It holds the listener as well.
+    // `command` has a duplicate of the listener.
     drop(command);
     assert_eq!(server.address(), address);
     assert_eq!(server.connect().get("/").expect("an answer").status, 200);
     server.stop();
-    // The process that has given it can still serve.
+    // The process that has passed the listener on can still serve.
     let client = std::thread::spawn(move || Client::connect(address).map(drop));
-    // The server has set its mode.
+    // The server has made the shared listener non-blocking.
     kept.set_nonblocking(false).expect("a listener");
     kept.accept().expect("a connection");
     client.join().expect("no panic").expect("connecting");

@@ -1,4 +1,4 @@
-//! What the command line does when it cannot be carried out, and its help.
+//! Errors of the command line, and its help.
 
 use std::net::TcpListener;
 use std::process::{Command, Output};
@@ -9,7 +9,7 @@ fn run(arguments: &[&str]) -> Output {
     Command::new(program()).args(arguments).output().expect("running the program")
 }
 
-/// Exit code 2, nothing on stdout, and on stderr one line that has all of `words`.
+/// Checks for exit code 2, an empty stdout, and one line on stderr that has all of `words`.
 #[track_caller]
 fn refuses(arguments: &[&str], words: &[&str]) {
     let output = run(arguments);
@@ -28,7 +28,7 @@ fn port_in_use() {
     let other = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = other.local_addr().expect("its address").to_string();
     refuses(&["--listen", &address], &[&address, "in use", "--listen"]);
-    // The first listener is fine, the second one is not.
+    // The second address is in use.
     refuses(&["--listen", "127.0.0.1:0", "--listen", &address], &[&address, "in use", "--listen"]);
 }
 

@@ -19,10 +19,10 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Strea
 const CERTIFICATE: &str = include_str!("certificate.pem");
 const KEY: &str = include_str!("key.pem");
 
-/// How long anything may take that is bound to happen.
+/// How long a step may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The files of one test. They are removed with it.
+/// The files of one test. Dropping this removes them.
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
@@ -91,7 +91,7 @@ impl Server {
         socket
     }
 
-    /// The process that answers, and whether the session was resumed.
+    /// Sends a request. Returns the process that answers, and whether the session was resumed.
     #[track_caller]
     fn ask(&self, client: &Arc<ClientConfig>) -> (String, bool) {
         let name = "localhost".try_into().expect("a name");
@@ -141,7 +141,7 @@ fn client(version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// In both versions of TLS.
+/// A session resumes on other workers, with TLS 1.2 and with TLS 1.3.
 #[test]
 fn sessions_resume_on_other_workers() {
     let files = Files::write("resume");
@@ -169,7 +169,7 @@ fn reload_reads_the_certificate() {
     server.stop();
 }
 
-/// A client that does not shake hands keeps neither other clients nor the end of the server waiting.
+/// A client that makes no TLS handshake does not delay other clients. A client without TLS gets an alert.
 #[test]
 fn client_without_tls() {
     let files = Files::write("plain");
@@ -179,7 +179,7 @@ fn client_without_tls() {
     plain.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("sending a request");
     let mut answer = Vec::new();
     let _reset = plain.read_to_end(&mut answer);
-    // An alert.
+    // 21 is the type of a TLS alert.
     assert_eq!(answer.first(), Some(&21), "{answer:?}");
     server.ask(&client(&rustls::version::TLS13));
     drop(silent);

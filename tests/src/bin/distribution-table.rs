@@ -1,9 +1,9 @@
-//! Measures the distributions of `Prefork` side by side: how even the workers' shares of long-lived connections are, and which
+//! Compares the distributions of `Prefork`: how evenly long-lived connections are spread over the workers, and how many
 //! connections are lost when a worker hangs and is killed. `forkio::guide::distribution` has the results.
 //!
 //! ```sh
 //! cargo run --release -p forkio-tests --bin distribution-table               # all tables
-//! cargo run --release -p forkio-tests --bin distribution-table -- --quick    # short: the test of this program
+//! cargo run --release -p forkio-tests --bin distribution-table -- --quick    # a short run, as in the test of this program
 //! ```
 //!
 //! The program starts itself as the server, once per row and number of workers. The clients are threads of the first
@@ -31,7 +31,7 @@ use tokio::time::sleep;
 /// A row of the tables: the way in which a server's workers get connections.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Row {
-    /// One queue, and each connection wakes all workers: they accept from the listener itself, not from an acceptor.
+    /// One queue. Each connection wakes all workers, because they accept from the listener itself, not from an acceptor.
     AllWoken,
     Distribution(Distribution),
     /// Each worker binds a listener of its own with `SO_REUSEPORT`. The queue ends with the worker.
@@ -147,7 +147,7 @@ impl Server {
                 seen.extend(connections.iter().map(|connection| (connection.worker, ())));
             }
         }
-        // The workers close the connections of this check meanwhile.
+        // Gives the workers time to close the connections of this check.
         thread::sleep(Duration::from_millis(100));
         Ok(server)
     }
@@ -177,7 +177,7 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Waits until a worker has accepted the connection.
+/// Waits until a worker has accepted the connection, and reads the worker's index and process id.
 fn accepted(stream: TcpStream) -> io::Result<Connection> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
@@ -292,9 +292,9 @@ fn kill_workers(server: &Server, clients: usize, kills: usize) -> Result<Losses,
     thread::scope(|scope| {
         let clients: Vec<_> = (0..clients).map(|_| scope.spawn(|| client(server.address, &stop))).collect();
         for _ in 0..kills {
-            // A worker that has run for a second is replaced at once.
+            // A worker that has run for a second is replaced without delay.
             thread::sleep(Duration::from_millis(1_200));
-            // The worker that accepts the next connection.
+            // The victim is the worker that accepts the next connection.
             let victim = accepted(connect(server.address)?)?.pid;
             send_signal(victim, libc::SIGSTOP);
             thread::sleep(Duration::from_millis(50));

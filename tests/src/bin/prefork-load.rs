@@ -5,8 +5,8 @@
 //! cargo run --release -p forkio-tests --bin prefork-load -- [--seconds N] [--nginx] [--only NAME]
 //! ```
 //!
-//! Half of the clients keep their connections, half open one for each request. All of them are closed loops. A lost
-//! request is one whose response does not arrive, or not as a whole.
+//! Half of the clients keep their connections, half open one for each request. Each client waits for a response before its next
+//! request. A request is lost if no complete response with status 200 arrives.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -98,10 +98,10 @@ fn report(name: &str, disturbance: Disturbance, counts: &Counts) -> u64 {
     first + later + refused
 }
 
-/// A server with its process, and its workers.
+/// A running server.
 struct Server {
     program: Child,
-    /// nginx's master is not the process that was started.
+    /// The process id of the supervisor, or of nginx's master.
     pid: i32,
     address: SocketAddr,
     directory: Option<PathBuf>,
@@ -211,7 +211,7 @@ fn measure(server: &Server, disturbance: Disturbance, duration: Duration) -> Res
     Ok(counts)
 }
 
-/// One connection. A client that keeps it sends requests until the server closes it with a response.
+/// Sends requests over one connection: one, or with `keeps` as many as the server allows before it closes the connection.
 fn connection(address: SocketAddr, keeps: bool, counts: &Counts, stop: &AtomicBool) {
     let stream = match TcpStream::connect_timeout(&address, LIMIT) {
         Ok(stream) => stream,
@@ -246,7 +246,7 @@ fn connection(address: SocketAddr, keeps: bool, counts: &Counts, stop: &AtomicBo
     }
 }
 
-/// Whether the server closes the connection after the response.
+/// Sends a request and reads the response. Returns whether the server then closes the connection.
 fn request(stream: &mut BufReader<TcpStream>, keeps: bool) -> io::Result<bool> {
     let head: &[u8] = if keeps {
         b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"

@@ -5,8 +5,8 @@
 //! cargo run --release -p forkio-tests --bin prefork-soak -- [--minutes N] [ARGUMENTS OF prefork-http]
 //! ```
 //!
-//! It fails if a request is lost that was not on a killed worker, or if the server has more processes, zombies,
-//! descriptors or shared mappings at the end than at the start, or the supervisor more memory.
+//! It fails if a client cannot connect, if a request is lost that was not on a killed worker, if the processes, zombies,
+//! descriptors or shared mappings are more or fewer at the end than at the start, or if the supervisor has grown.
 
 use std::collections::HashSet;
 use std::fs;
@@ -27,7 +27,7 @@ const RELOAD: u64 = 20;
 const KILL: u64 = 5;
 const SCALE: u64 = 15;
 const UPGRADE: u64 = 60;
-/// How much the heap of a supervisor may grow.
+/// How much the resident memory of the supervisor may grow.
 const ROOM_KIB: usize = 4 * 1024;
 /// How long to wait for something that must happen.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -39,7 +39,7 @@ struct Soak {
     stop: AtomicBool,
     requests: AtomicU64,
     on_killed: AtomicU64,
-    /// Workers that were killed, and when the last one was.
+    /// The workers that were killed, and the time of the last kill.
     killed: Mutex<(HashSet<u32>, Option<Instant>)>,
     failures: Mutex<Vec<String>>,
 }
@@ -49,13 +49,13 @@ impl Soak {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
 
-    /// A request was lost on a connection made at `connected`. `worker`: the process that answered on it before, if one has.
+    /// Notes a lost request on a connection made at `connected`. `worker` has answered earlier requests on it, if any.
     fn lost(&self, worker: Option<u32>, connected: Instant, error: &io::Error) {
-        // The lock is held from the note to the kill.
+        // `disturb` holds this lock while it notes and kills a worker.
         let killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
         let is_on_killed = match worker {
             Some(worker) => killed.0.contains(&worker),
-            // No worker has said that the connection is its own: it may be that of a worker killed since.
+            // No worker has answered on this connection. It may have been accepted by a worker that was killed later.
             None => killed.1.is_some_and(|last| last >= connected),
         };
         let since_kill = killed.1.map(|last| last.elapsed());
@@ -98,14 +98,14 @@ impl Soak {
                         break;
                     }
                 }
-                // A core is left for the server.
+                // Leaves processor time to the server.
                 thread::sleep(Duration::from_millis(1));
             }
         }
     }
 }
 
-/// The process id of the worker, and whether it closes the connection.
+/// Sends a request. Returns the process id of the worker, and whether it closes the connection.
 fn request(stream: &mut BufReader<TcpStream>, keeps: bool) -> io::Result<(u32, bool)> {
     let connection = if keeps { "keep-alive" } else { "close" };
     write!(stream.get_mut(), "GET /pid HTTP/1.1\r\nHost: test\r\nConnection: {connection}\r\n\r\n")?;
@@ -133,7 +133,7 @@ fn request(stream: &mut BufReader<TcpStream>, keeps: bool) -> io::Result<(u32, b
     Ok((pid, closes))
 }
 
-/// What a server without clients has. The supervisor's, but for the processes.
+/// The resources of a server. The processes and zombies are those of its group, the others are the supervisor's alone.
 #[derive(Clone, Copy, Debug)]
 struct Resources {
     processes: usize,
@@ -144,7 +144,7 @@ struct Resources {
 }
 
 impl Resources {
-    /// What is left over of a run that began with `before`.
+    /// Describes each difference to `before` that is a leak.
     fn leaks(&self, before: &Resources) -> Vec<String> {
         let mut leaks = Vec::new();
         for (what, before, after) in [
@@ -192,7 +192,7 @@ impl Server {
         stdout.read_line(&mut line)?;
         let address = line.strip_prefix("listening on http://").and_then(|rest| rest.split(' ').next());
         let address = address.ok_or("the server announces no address")?.parse()?;
-        // Programs that replace it write there too.
+        // The programs of later upgrades write to the same pipe.
         thread::spawn(move || io::copy(&mut stdout, &mut io::sink()));
         Ok(Server { first, group, pid_file, address })
     }
@@ -207,7 +207,7 @@ impl Server {
         }
     }
 
-    /// The pids, and whether they are zombies, of all processes of the group.
+    /// Lists the processes of the group: the process id, the parent's id, and whether the process is a zombie.
     fn processes(&self) -> Vec<(i32, i32, bool)> {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let stats = entries.filter_map(|entry| {
@@ -221,7 +221,7 @@ impl Server {
         stats.collect()
     }
 
-    /// What the server has: `None` while the supervisor is being replaced.
+    /// Returns the server's resources, or `None` while the supervisor is being replaced.
     fn resources(&self) -> Option<Resources> {
         let pid = self.pid()?;
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count();
@@ -243,7 +243,7 @@ impl Server {
         children.map(|(pid, ..)| pid).collect()
     }
 
-    /// Has a worker replaced: the supervisor keeps the handles of ended workers until its next fork.
+    /// Kills a child and waits for its successor. The supervisor keeps handles of ended workers until such a fork.
     fn replace_one(&self) -> Result<(), Error> {
         let before = self.children();
         let victim = *before.first().ok_or("no worker")?;
@@ -254,7 +254,7 @@ impl Server {
         })
     }
 
-    /// Waits for an upgrade.
+    /// Upgrades the program, and waits until the new one has taken over.
     fn upgrade(&self) -> Result<(), Error> {
         let old = self.pid();
         self.signal(libc::SIGUSR2);
@@ -301,11 +301,11 @@ fn main() -> Result<(), Error> {
     let mut before = None;
     until("the old program has ended", || {
         before = server.resources();
-        // It is a child of this process.
+        // The old program is a child of this process, which must reap it.
         matches!(server.first.try_wait(), Ok(Some(_))) && before.is_some_and(|before| before.zombies == 0)
     })?;
     server.replace_one()?;
-    // The supervisor prepares the next fork.
+    // Gives the supervisor time to prepare its next fork.
     thread::sleep(Duration::from_secs(1));
     let before = server.resources().ok_or("no supervisor")?;
     let soak = Soak::default();
@@ -347,7 +347,7 @@ fn main() -> Result<(), Error> {
     if failures.is_empty() { Ok(()) } else { Err(format!("{} failures", failures.len()).into()) }
 }
 
-/// Reloads, scales, upgrades and kills, more often than in the life of a server.
+/// Reloads, scales and upgrades the server and kills workers, more often than happens in production.
 fn disturb(server: &Server, soak: &Soak, duration: Duration) -> Result<String, Error> {
     let start = Instant::now();
     let (mut reloads, mut kills, mut scales, mut upgrades) = (0, 0, 0, 0);
@@ -358,7 +358,7 @@ fn disturb(server: &Server, soak: &Soak, duration: Duration) -> Result<String, E
         second += 1;
         let next = start + Duration::from_secs(second);
         thread::sleep(next.saturating_duration_since(Instant::now()));
-        // In the middle of the minute, so that the last program has reloads and kills behind it when it is looked at.
+        // In the middle of the period, so that the last program has been through reloads and kills before the final check.
         if second % UPGRADE == UPGRADE / 2 {
             server.upgrade()?;
             upgrades += 1;
@@ -392,7 +392,7 @@ fn disturb(server: &Server, soak: &Soak, duration: Duration) -> Result<String, E
     while workers != WORKERS {
         server.signal(if workers < WORKERS { libc::SIGTTIN } else { libc::SIGTTOU });
         workers = if workers < WORKERS { workers + 1 } else { workers - 1 };
-        // Two signals of a kind that wait are one.
+        // The kernel merges pending signals of the same kind.
         thread::sleep(Duration::from_secs(1));
     }
     Ok(format!("{reloads} reloads, {kills} kills, {scales} changes of the number of workers, {upgrades} upgrades"))

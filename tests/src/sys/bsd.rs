@@ -80,7 +80,7 @@ pub fn name_of(fd: &impl AsRawFd) -> String {
     format!("inode {} of device {:#x}", stat.st_ino, stat.st_dev)
 }
 
-/// Each kind of descriptor that only this system has: none that an audit lists.
+/// Each kind of descriptor that only this system has. An audit lists no such kind here.
 pub fn kernel_objects() -> Vec<(OwnedFd, SharedObject, String)> {
     Vec::new()
 }
@@ -88,7 +88,7 @@ pub fn kernel_objects() -> Vec<(OwnedFd, SharedObject, String)> {
 /// Whether an audit can see that a file is locked.
 pub const LOCKS_ARE_SEEN: bool = false;
 
-/// A descriptor without state that a child could share. `None` if the system has no such thing.
+/// A descriptor without state that a child could share. `None` if the system has no such descriptor.
 pub fn path_only() -> Option<File> {
     None
 }
@@ -117,7 +117,7 @@ pub fn is_shared(_: u32, _: RawFd) -> Option<bool> {
 /// The child must do only what signal-safety(7) allows, and end with `_exit`.
 #[cfg(target_os = "freebsd")]
 pub unsafe fn fork_behind_libc() -> Option<i32> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller keeps the contract, which is the same.
     Some(unsafe { libc::rfork(libc::RFPROC | libc::RFFDG) })
 }
 
@@ -132,7 +132,7 @@ pub unsafe fn fork_behind_libc() -> Option<i32> {
     None
 }
 
-/// Makes tokio wait for SIGCHLD: on this system it always does.
+/// Makes tokio wait for SIGCHLD. On these systems it always does.
 pub fn deny_tokio_pidfds() {}
 
 /// The CPUs that this process may use. `None` if the kernel does not steer connections by CPU.

@@ -39,7 +39,7 @@ pub fn open_descriptors() -> Vec<i32> {
     let mut numbers: Vec<i32> =
         entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     numbers.sort_unstable();
-    // The descriptor that has listed them is closed by now.
+    // The descriptor that read the directory is closed by now, but still listed.
     numbers.retain(|fd| fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok());
     #[cfg(forkio_kqueue)]
     {
@@ -187,7 +187,7 @@ pub fn is_shared(other: u32, fd: RawFd) -> Option<bool> {
 ///
 /// The child must do only what signal-safety(7) allows, and end with `_exit`.
 pub unsafe fn fork_behind_libc() -> Option<i32> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller keeps the contract, which is the same.
     Some(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } as i32)
 }
 
@@ -307,7 +307,7 @@ impl Timerfd {
         }
     }
 
-    /// Whether reading waits.
+    /// Whether a read blocks.
     pub fn blocks(&self) -> bool {
         // SAFETY: no memory is involved.
         unsafe { libc::fcntl(self.as_raw_fd(), libc::F_GETFL) & libc::O_NONBLOCK == 0 }

@@ -1,4 +1,4 @@
-//! Questions that each system answers in its own way.
+//! Functions that differ between operating systems.
 
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "bsd.rs")]
@@ -13,7 +13,7 @@ pub use system::*;
 pub struct Process {
     /// The process id.
     pub pid: i32,
-    /// R, S, D, Z, ...
+    /// The state as a letter, such as R, S, D or Z.
     pub state: char,
     /// The parent's process id.
     pub parent: i32,
@@ -41,11 +41,11 @@ fn by_id(processes: impl Iterator<Item = Process>) -> BTreeMap<i32, Process> {
 /// The clocks of timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimerClock {
-    /// Stands still while the machine sleeps.
+    /// Stops while the machine is suspended.
     Monotonic,
     /// The time of day.
     Realtime,
-    /// Continues while the machine sleeps.
+    /// Continues while the machine is suspended.
     Boottime,
 }
 

@@ -26,7 +26,7 @@ scenarios!(
         register_with(&registry, &mut pair, 701, ForkPolicy::Renew);
         other_end.write_all(b"pending").unwrap();
 
-        // The second fork finds memory that the first one has allocated.
+        // The second fork reuses memory that the first one has allocated.
         for _ in 0..2 {
             let prepared = prepare().unwrap();
             match unplanned::fork() {

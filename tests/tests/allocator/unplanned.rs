@@ -66,8 +66,8 @@ scenarios!(
         after_an_interruption(&mut selector, &waker, child);
     }
 
-    /// A fork in a signal handler that has interrupted the making of room for a registration: both processes complete
-    /// it.
+    /// A signal handler forks while the interrupted code allocates room for a registration. Both processes complete the
+    /// registration.
     fn interrupted_while_registering() {
         unplanned::fork_on_signal(libc::SIGUSR2);
         let mut selector = Poll::new().unwrap();

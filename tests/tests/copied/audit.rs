@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use crate::Scratch;
 
-/// Each kind of descriptor that no runtime watches, with what an audit says of it.
+/// Each kind of descriptor that no runtime watches, with the object and the name that an audit reports.
 fn unregistered(scratch: &Scratch) -> Vec<(OwnedFd, SharedObject, String)> {
     let path = scratch.0.to_string_lossy().into_owned();
     let open = |options: &mut OpenOptions| OwnedFd::from(options.create(true).open(&scratch.0).unwrap());
@@ -87,7 +87,7 @@ async fn registered() -> Registered {
 }
 
 scenarios!(
-    /// An audit lists exactly what has no decision yet, with its object, name and policy.
+    /// An audit lists exactly the descriptors without a decision, with object, name and policy.
     async fn findings() {
         let before = shared_descriptors().unwrap();
         assert!(before.is_clean() && before.found().is_empty(), "{before}");
@@ -114,7 +114,7 @@ scenarios!(
             assert!(audit.to_string().contains(&line), "{line:?} in {audit}");
         }
 
-        // Decisions, one by one.
+        // Each decision removes a descriptor from the list.
         forkio::set_policy(&registered.datagram, ForkPolicy::Inherit).unwrap();
         forkio::set_policy(&registered.listener, ForkPolicy::Sever).unwrap();
         forkio::set_policy(a, ForkPolicy::Inherit).unwrap();

@@ -66,7 +66,7 @@ scenarios!(
         check_eq("calls", CALLS.lock().unwrap().clone(), vec!["second", "first"]);
     }
 
-    /// A fork is refused because of a thread that a hook has started.
+    /// If a hook starts a thread, the fork is refused.
     async fn thread_of_a_hook() {
         let (sender, receiver) = mpsc::channel::<()>();
         let threads: Arc<Mutex<Vec<thread::JoinHandle<()>>>> = Arc::default();
@@ -94,7 +94,7 @@ scenarios!(
         in_child(async || {}).await;
     }
 
-    /// A panic of a hook leaves `fork`, with hooks and signals as they were.
+    /// A panic of a hook propagates out of `fork`. Hooks and the signal mask stay as they were.
     async fn panic() {
         static CALLS: Mutex<u32> = Mutex::new(0);
         forkio::before_fork(|| {

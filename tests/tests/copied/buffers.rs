@@ -13,7 +13,7 @@ use crate::Scratch;
 /// Draws random numbers: one in this process, and one in each of two children.
 async fn draw() -> Vec<u128> {
     let (mut reader, writer) = io::pipe().unwrap();
-    // The generator has numbers in store.
+    // After the first number, the generator has more numbers in its buffer.
     let _first: u64 = rand::rng().random();
     for _ in 0..2 {
         in_child(async || (&writer).write_all(&rand::rng().random::<u128>().to_le_bytes()).unwrap()).await;
@@ -28,7 +28,7 @@ async fn draw() -> Vec<u128> {
 }
 
 scenarios!(
-    /// A line that C code has printed into a buffer comes out once.
+    /// A line in the buffer of the C library is written once, although both processes flush the buffer.
     fn c_library() {
         check_eq("output", Program::start("buffers::half_a_line", &[]).finish_well().as_str(), "half a line\n");
     }

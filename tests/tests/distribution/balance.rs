@@ -29,7 +29,7 @@ fn check_balance_of_bursts(workers: usize, mode: &str) {
         connections.extend(server.burst(count));
         check_balance(&by_worker(&connections, workers), &format!("after a burst of {count}"));
     }
-    // Some connections end, unevenly. No worker that has too many gets one of the new ones.
+    // Some connections end, unevenly. A worker that still has too many gets no new one.
     let (kept, ended): (Vec<_>, Vec<_>) = connections
         .into_iter()
         .enumerate()
@@ -91,7 +91,7 @@ fn check_stopped_worker() {
     assert!(without.iter().all(|connection| connection.pid == other));
     connections.extend(without);
     kill(stopped, libc::SIGCONT);
-    // It has one connection, and the other worker 21.
+    // The stopped worker has one connection, and the other worker has 21.
     wait_until("it accepts again", || {
         connections.push(server.connect().answered());
         connections.last().is_some_and(|connection| connection.pid == stopped)

@@ -22,9 +22,9 @@ scenarios!(
         const WORKERS: usize = 3;
         let server = Server::start("shared", WORKERS, "hold");
         server.wait_for_all(WORKERS);
-        // On a busy machine a worker may not sleep again after a pause.
+        // Repeated, because on a busy machine a worker may not sleep again after a pause.
         wait_until("each worker has one of a few connections", || {
-            // A pause, after which all workers sleep, and the one that accepted last is the last in the kernel's list.
+            // After the pause all workers sleep. The worker that accepted last is the last in the kernel's list.
             let connections: Vec<_> = (0..4 * WORKERS)
                 .map(|_| {
                     thread::sleep(Duration::from_millis(3));

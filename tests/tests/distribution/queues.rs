@@ -13,7 +13,7 @@ use forkio_tests::reactor::*;
 use crate::{ALL, Connecting, Server, by_worker, freeze, read_answer};
 
 scenarios!(
-    /// Connections that wait for a worker which is killed are served by its successor. None is reset.
+    /// If all workers are killed, their successors serve the connections in the queues. None is reset.
     fn queue_outlives_its_worker() {
         for distribution in ["reuseport", "shared", "balanced"] {
             let server = Server::start(distribution, 2, "hold");

@@ -8,7 +8,7 @@ use forkio_tests::reactor::*;
 use crate::{MAY_BE_OVERLOOKED, unless_overlooked};
 
 fn measure() {
-    // The program does not tell how long connections wait.
+    // The program does not report how long connections wait, so any worker may have been overlooked.
     MAY_BE_OVERLOOKED.store(true, Ordering::Relaxed);
     let program = env!("CARGO_BIN_EXE_distribution-table");
     let output = Command::new(program).arg("--quick").output().expect("running the program");

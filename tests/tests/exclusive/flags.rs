@@ -22,7 +22,7 @@ fn is_exclusive(selector: &Poll, listener: &TcpListener) -> Option<bool> {
 }
 
 scenarios!(
-    /// The kernel has the flag exactly while it is set, in parent and child, through changes of interest and muting.
+    /// The kernel has the flag exactly while it is set, in parent and child. Changes of interest and muting keep it.
     fn kernel_flags() {
         let mut selector = Poll::new().unwrap();
         let mut listener = listen(&selector);
@@ -49,7 +49,7 @@ scenarios!(
         unmute(&listener).unwrap();
         check_eq("armed again", is_exclusive(&selector, &listener), Some(true));
 
-        // An edge that was seen comes again only after a request.
+        // An event that was reported comes again only after `rearm_exclusive`.
         let _first = connect(&listener);
         check_eq("a connection", wait(&mut selector), tokens([LISTENER]));
         check_eq("the same connection", ready(&mut selector), tokens([]));

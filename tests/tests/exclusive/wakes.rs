@@ -52,7 +52,7 @@ fn wakes_by_ten_connections(exclusive: bool) -> u64 {
     wait_until_asleep(&children);
     let before = sleeps(&children);
     for _ in 0..10 {
-        // Once there is an answer, the kernel has woken all that it wakes.
+        // Once there is an answer, the kernel has woken every process that it wakes.
         connect(&listener).read_exact(&mut [0]).unwrap();
         wait_until_asleep(&children);
     }

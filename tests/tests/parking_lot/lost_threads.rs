@@ -13,7 +13,7 @@ use parking_lot_core::{DEFAULT_PARK_TOKEN, DEFAULT_UNPARK_TOKEN};
 
 use crate::{RUNTIME, use_runtime};
 
-/// How many threads wait at a fork. Their stacks have more than 40 MiB, beyond which glibc unmaps unused stacks.
+/// How many threads wait at a fork. Together, their stacks exceed 40 MiB, beyond which glibc unmaps unused stacks.
 const WAITING: usize = 64;
 
 scenarios!(
@@ -35,7 +35,7 @@ scenarios!(
                 wake_threads(3 * WAITING + round);
                 check_entries(WAITING);
             });
-            // The main thread is one that the child does not have.
+            // Forks on another thread, so that the child does not have the main thread.
             thread::scope(|scope| {
                 let fork = || {
                     reactor::in_child(|| {
@@ -140,7 +140,7 @@ scenarios!(
         });
     }
 
-    /// A thread that ended before the fork, and that the child joins, is not kept: the join would wait forever.
+    /// A child can join a thread that ended before the fork. If its stack were kept, the join would wait forever.
     #[limit(900)]
     fn joins_of_ended_threads() {
         use_runtime();
@@ -177,7 +177,7 @@ fn check_entries(count: usize) {
     check_eq("entries that are missing", missing, HashSet::new());
 }
 
-/// Threads of this process wait, and are woken.
+/// Starts threads that wait, and wakes them.
 fn wake_threads(count: usize) {
     const FIRST: usize = 1 << 20;
     let threads = park(FIRST..FIRST + count);

@@ -1,6 +1,6 @@
-//! A tokio with the feature `full`, which uses the crate `parking_lot`: that lists waiting threads by addresses in their
-//! stacks, and a child has the list without the threads. The scenarios run in the program that `tests/projects/parking-lot`
-//! builds from these files. The project also builds the topic `threads` with that feature.
+//! tokio with the feature `full` uses the crate `parking_lot`, which lists waiting threads by addresses in their stacks.
+//! A child has the list without the threads. The scenarios run in the program that `tests/projects/parking-lot` builds
+//! from these files. The project also builds the topic `threads` with that feature.
 
 use forkio_tests::runtime::*;
 

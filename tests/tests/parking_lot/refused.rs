@@ -1,4 +1,4 @@
-//! Systems where it is not known whether a child keeps the stacks of the parent's threads.
+//! Systems where forkio cannot know whether a child keeps the stacks of the parent's threads.
 
 use forkio_tests::reactor;
 use forkio_tests::runtime::*;

@@ -45,7 +45,7 @@ scenarios!(
             check_table(&selector);
             check_eq("registrations", registrations().len(), 0);
             check_silent("events", &mut selector);
-            // To its owner the first one is still registered: it can be deregistered once.
+            // Its owner still considers the first one registered, so it can be deregistered once.
             selector.registry().deregister(&mut sockets[0]).unwrap();
             let again = selector.registry().deregister(&mut sockets[0]).unwrap_err();
             check_eq("deregistering twice", again.kind(), ErrorKind::NotFound);
@@ -55,10 +55,10 @@ scenarios!(
             register(selector.registry(), &mut sockets[2], 8);
             check_eq("registered again", wait(&mut selector), tokens([8]));
             check_table(&selector);
-            // The next generation has only what this one has registered.
+            // The grandchild has only the registration that the child has made.
             in_child(|| {
                 check_table(&selector);
-                // A queue that the kernel has copied has reported the first datagram.
+                // If the kernel has copied the queue, the first datagram was already reported.
                 send_to(&sockets[2]);
                 check_eq("in the grandchild", wait(&mut selector), tokens([8]));
             });
@@ -66,7 +66,7 @@ scenarios!(
         wait_for_all(&mut selector, [0, 1, 2]);
         reap(child);
         check_table(&selector);
-        // With another policy, the next child has it.
+        // With another policy, the next child has the registration.
         fork::set_policy(&sockets[0], ForkPolicy::Inherit).unwrap();
         in_child(|| {
             check_table(&selector);
@@ -74,7 +74,7 @@ scenarios!(
         });
     }
 
-    /// *Sever*: the child's source is at its end, and the peer sees the end when the parent closes the connection.
+    /// *Sever*: the child reads end of file, and the peer sees the end when the parent closes the connection.
     fn sever() {
         let mut selector = Poll::new().unwrap();
         let (mut stream, mut peer) = connection();
@@ -122,8 +122,8 @@ scenarios!(
         reap(child);
     }
 
-    /// *Renew*: the child gets a pair of its own, with the pending bytes, at both ends and at a duplicate. tokio's
-    /// signal pipe is like that.
+    /// *Renew*: the child gets a pair of its own, with the pending bytes, at both ends and at a duplicate. tokio's signal
+    /// pipe is such a pair.
     fn renew_pair() {
         let mut selector = Poll::new().unwrap();
         let (receiver, mut sender) = UnixStream::pair().unwrap();
@@ -209,7 +209,7 @@ scenarios!(
             }
         }
         let is_watched = |token: &usize| *token != 6 || files.is_some();
-        // Only its descriptor tells the kind of this one.
+        // The kind of this source must be found from its descriptor.
         let (bare_stream, _bare_peer) = connection();
         let bare = bare_stream.as_raw_fd();
         register(registry, &mut SourceFd(&bare), 8);
@@ -235,7 +235,7 @@ scenarios!(
         }
     }
 
-    /// A muted registration gives no events in this process, and is armed in the child. Changes hold when it is
+    /// A muted registration gives no events in this process, and is armed in the child. Changes take effect when it is
     /// unmuted.
     fn mute() {
         let mut selector = Poll::new().unwrap();
@@ -280,8 +280,8 @@ scenarios!(
         check_eq("policy", fork::policy(&socket), Some(ForkPolicy::Inherit));
     }
 
-    /// If one selector severs a descriptor that another one inherits, it is severed for both. A renewed pair is new at
-    /// the end that is *no-fork*, too.
+    /// If one selector severs a descriptor that another one inherits, it is severed for both. If one end of a pair is
+    /// renewed, the other end is renewed too, even if it is *no-fork*.
     fn conflicting_policies() {
         let mut severing = Poll::new().unwrap();
         let mut inheriting = Poll::new().unwrap();

@@ -81,7 +81,7 @@ scenarios!(
             check_eq("what was pending", renewed.read(&mut [0; 8]).unwrap(), 7);
             other_end.write_all(b"x").unwrap();
             check_eq("the child's own pair", wait(&mut selector), tokens([3]));
-            // To its owner the registration still exists.
+            // Its owner still considers the source registered.
             registry.deregister(&mut left_out).unwrap();
         });
         check_eq("the parent's", renewed.read(&mut [0; 8]).unwrap(), 7);

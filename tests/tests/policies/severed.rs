@@ -40,7 +40,7 @@ scenarios!(
             check_eq("nothing pending", a.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
             b.write_all(b"x").unwrap();
             check_eq("the event", wait(&mut selector), tokens([1]));
-            // Still a pair.
+            // In the grandchild, the ends are still a pair.
             in_child(|| {
                 b.write_all(b"y").unwrap();
                 let mut both = [0; 2];

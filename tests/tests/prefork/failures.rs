@@ -5,7 +5,7 @@ use std::time::Duration;
 use forkio_tests::runtime::*;
 
 scenarios!(
-    /// Too many ends of one worker in a row end the server, after delays, with the last status.
+    /// If a worker ends too many times in a row, the server ends with the last status. It delays each restart.
     async fn crash_loop() {
         let listener = listener().await;
         let address = listener.local_addr().unwrap();
@@ -26,7 +26,7 @@ scenarios!(
             error => panic!("{error:?}"),
         }
         check_eq("exit code", error.exit_code(), 3);
-        // Three delays between four ends.
+        // The worker ended four times, with three delays in between.
         assert!(start.elapsed() >= Duration::from_millis(700), "{:?}", start.elapsed());
         let own = own_pid();
         assert!(processes().values().all(|process| process.parent != own), "workers left behind");
@@ -51,7 +51,7 @@ scenarios!(
         let turn = Turn::new();
         let parent = std::process::id();
         let prefork = Prefork::new().workers(1).run(async |worker: Worker| {
-            // One for each process: the worker runs the other branch of the `select!` below too.
+            // Once for each process, because the worker also runs the other branch of the `select!` below.
             turn.give();
             turn.give();
             worker.shutdown().await;
@@ -60,7 +60,7 @@ scenarios!(
             _ = prefork => unreachable!("the server runs until it is dropped"),
             () = async {
                 wait_for(&turn).await;
-                // Time for the worker to get here too.
+                // Gives the worker time to reach this branch, too.
                 sleep(Duration::from_millis(50)).await;
             } => check_eq("the process that continues", std::process::id(), parent),
         }

@@ -28,7 +28,7 @@ scenarios!(
         check_eq("exit code", stopped.exit_code(), 1);
     }
 
-    /// A worker that does not even poll its signals is killed after the time for draining.
+    /// A worker that does not even poll its signals is killed after the shutdown timeout.
     async fn stuck_worker() {
         let start = Instant::now();
         let (mut parent_end, child_end) = UnixStream::pair().unwrap();
@@ -54,7 +54,7 @@ scenarios!(
         check_eq("stdin is empty", std::io::stdin().read(&mut nothing).unwrap(), 0);
     }
 
-    /// The time for draining can be endless.
+    /// The shutdown timeout can be infinite.
     async fn endless_drain() {
         let prefork = Prefork::new().workers(1).shutdown_timeout(Duration::MAX);
         let prefork = prefork.on_ready(|| kill(own_pid(), libc::SIGTERM));

@@ -51,7 +51,7 @@ scenarios!(
                 let worker = *answers.first().unwrap();
                 if pids.insert(worker) {
                     kill(worker.cast_signed(), if pids.len() % 2 == 0 { libc::SIGKILL } else { libc::SIGTERM });
-                    // It may accept connections until it has ended.
+                    // The worker may accept connections until it has ended.
                     while processes().contains_key(&worker.cast_signed()) {
                         sleep(Duration::from_millis(1)).await;
                     }

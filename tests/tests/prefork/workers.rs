@@ -1,4 +1,4 @@
-//! Workers come, end and are replaced.
+//! Workers start, end and are replaced.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ scenarios!(
         stopper.await.unwrap().unwrap();
     }
 
-    /// A child that a worker forks counts no requests for it.
+    /// Requests of a child that a worker forks are not counted for the worker.
     async fn requests_of_a_workers_child() {
         let prefork = Prefork::new().workers(1).shutdown_timeout(limit());
         let stopped = prefork

@@ -100,7 +100,7 @@ scenarios!(
         let mut socket = udp();
         register_with(selector.registry(), &mut socket, 1, ForkPolicy::Inherit);
         let before = open_descriptors();
-        // Room for the queue, and not for the waker.
+        // There is room for the queue, but not for the waker.
         let error = with_descriptor_limit(lowest_unused() + 1, || prepare_ahead().unwrap_err());
         assert!(matches!(error.object(), PrepareObject::Waker(_)), "{error}");
         check_eq("prepared", is_prepared_ahead(), false);

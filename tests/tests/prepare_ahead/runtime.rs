@@ -27,7 +27,7 @@ async fn prefork(prefork: Prefork, is_ahead: bool) {
     let address = listener.local_addr().unwrap();
     let parent = own_pid();
     let prefork = prefork.listener(listener).workers(2).shutdown_timeout(limit());
-    // The first one ends when the second one has been forked, so that its successor is the third.
+    // The first worker ends once the second has been forked, so that its successor is the third fork.
     let turn = &Turn::new();
     let work = |mut worker: Worker| async move {
         let forks = FORKS.load(Ordering::Relaxed);
@@ -57,7 +57,7 @@ async fn prefork(prefork: Prefork, is_ahead: bool) {
 }
 
 scenarios!(
-    /// A supervisor forks children one by one. Waiting for them, and their ends, keep the preparation.
+    /// A supervisor forks children one by one. Waiting for children does not discard the preparation, nor does their end.
     async fn supervisor_on_a_current_thread_runtime() {
         note_forks();
         let listener = listener().await;
@@ -91,7 +91,7 @@ scenarios!(
         drop(previous);
         check_eq("without the handle", is_prepared_ahead(), false);
         check_eq("open", open_descriptors(), before);
-        // A handle is of no use in another process.
+        // A handle does not work in another process.
         let Fork::Parent(mut child) = forkio::fork().await.expect("forking") else { std::process::exit(0) };
         let Some(mut other) = fork().await else {
             assert!(child.wait().await.is_err(), "waiting for a child of the parent");
@@ -137,7 +137,7 @@ scenarios!(
         prefork(Prefork::new().distribution(Distribution::ReusePort), false).await;
     }
 
-    /// While workers crash all the time, the handles of those that have ended do not pile up.
+    /// While workers crash repeatedly, the handles of ended workers do not accumulate.
     async fn prefork_closes_handles_of_ended_workers() {
         const WORKERS: usize = 3;
         static MOST: AtomicUsize = AtomicUsize::new(0);
@@ -150,7 +150,7 @@ scenarios!(
         let error = prefork.run(async |_| -> u8 { 3 }).await.expect_err("a crash loop");
         check_eq("exit code", error.exit_code(), 3);
         // A handle and a pipe for each worker that runs or has ended since the last fork, and the server's own descriptors.
-        // Eight that have ended would be more.
+        // Handles of all eight ended workers would exceed this.
         let most = MOST.load(Ordering::Relaxed);
         assert!(most <= before + 3 * WORKERS + 4, "{most} descriptors, {before} before");
     }

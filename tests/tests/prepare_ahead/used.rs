@@ -121,7 +121,7 @@ scenarios!(
             check_eq("watched", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), Vec::new());
             check_eq("events", ready(&mut selector), tokens([]));
         });
-        // Until now an epoll instance watches the first pipe.
+        // Keeps the first pipe open until now, so that the epoll instance still watches it.
         drop(duplicate);
     }
 
@@ -156,7 +156,7 @@ scenarios!(
             }
             register_with(selector.registry(), &mut given, 3, ForkPolicy::Inherit);
             fds.iter().for_each(|fd| fork::glue::mute(fd).unwrap());
-            // Muted, and from now on a bare descriptor.
+            // `given` is muted, and from now on a bare descriptor.
             let given = OwnedFd::from(given);
             if is_ahead {
                 prepare_ahead().unwrap();
@@ -228,7 +228,7 @@ scenarios!(
         in_child(|| check_eq("events", wait(&mut selector), tokens([1])));
     }
 
-    /// A child that reconciles at once closes the prepared objects. The parent keeps it.
+    /// A child that reconciles at once closes the prepared objects. The parent keeps its preparation.
     fn unplanned_fork_at_once() {
         atfork::install().unwrap();
         let mut selector = Poll::new().unwrap();

@@ -15,8 +15,8 @@ async fn refused<F: Future<Output = Result<Fork, ForkError>>>(attempt: impl FnOn
 }
 
 scenarios!(
-    /// A fork of a process with other threads returns an error that names them. One that ends in time does not prevent
-    /// it.
+    /// A fork of a process with other threads returns an error that names them. A thread that ends in time does not prevent
+    /// the fork.
     async fn other_threads() {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::Builder::new().name("a-thread".to_owned());
@@ -28,7 +28,7 @@ scenarios!(
         };
         let thread = thread.spawn(wait).unwrap();
         is_named.recv().unwrap();
-        // The first call opens what the process keeps open.
+        // The first call opens descriptors that stay open.
         let options = ForkOptions::new().wait_for_threads(Duration::from_millis(60));
         options.fork().await.expect_err("refused");
         match refused(|| options.fork()).await {
@@ -111,7 +111,7 @@ scenarios!(
     async fn no_process_left() {
         in_child(async || {}).await;
         let nothing = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // Root has no such limit. Another user has no privileges to give up.
+        // The limit does not apply to root, so this process becomes another user. If it is not root, `setuid` fails harmlessly.
         // SAFETY: the kernel reads `nothing`.
         unsafe {
             check_eq("setrlimit", libc::setrlimit(libc::RLIMIT_NPROC, &nothing), 0);

@@ -172,7 +172,7 @@ scenarios!(
             let (polls, dropped) = (Arc::clone(&polls), Dropped(Arc::clone(&drops)));
             async move {
                 let _dropped = dropped;
-                // The child does not wait for an hour: it is told.
+                // The child does not wait for an hour: its future returns an error at once.
                 for pause in [Duration::from_millis(10), Duration::from_secs(3_600)] {
                     polls.fetch_add(1, Ordering::Relaxed);
                     sleep(pause).await;

@@ -56,7 +56,7 @@ async fn check_pipes() {
         tokio::time::sleep(MILLIS).await;
         assert!(cat().stdin(Stdio::null()).status().await.unwrap().success());
         to_parent.give();
-        // It runs, with its descriptors open, until the program has ended.
+        // The child keeps its descriptors open until the program has ended.
         wait_for(&to_child).await;
     })
     .await;
@@ -104,7 +104,7 @@ scenarios!(
         run(check_waiting());
     }
 
-    /// The pipes to a program belong to the parent. The copies in the child are severed, and hold nothing up.
+    /// The pipes to a program belong to the parent. The child's copies are severed, and do not keep the pipes open.
     async fn pipes() {
         check_pipes().await;
     }

@@ -45,7 +45,7 @@ scenarios!(
                 taken += u128::from(timer.expired().await.unwrap());
                 assert!(taken <= expired(), "{taken} of {}", expired());
             }
-            // The next expiration brings all that have passed by now.
+            // The next result includes all expirations until now.
             let least = expired();
             while taken < least {
                 taken += u128::from(timer.expired().await.unwrap());

@@ -84,8 +84,8 @@ scenarios!(
         close_and_reuse(selector.as_raw_fd(), || drop(selector));
     }
 
-    /// Holding forks off twice, or preparing while it holds forks off, is an error for a thread that would wait for
-    /// itself.
+    /// A thread that holds forks off gets an error if it holds them off again or prepares a fork. Otherwise it would wait
+    /// for itself.
     fn holding_off() {
         let held = fork::glue::hold_off().unwrap();
         assert!(fork::glue::hold_off().is_err());
@@ -99,7 +99,7 @@ scenarios!(
         in_child(|| check_eq("generation", generation(), 1));
     }
 
-    /// A descriptor registered as a bare one is looked at in every fork: a socket may listen by then.
+    /// Every fork asks for the kind of a bare descriptor again, because a socket may have begun to listen.
     fn bare_socket_that_listens_later() {
         let selector = Poll::new().unwrap();
         fork::set_default_policy(SourceKind::Stream, ForkPolicy::Sever);
@@ -112,7 +112,7 @@ scenarios!(
         in_child(|| check_eq("a listener is inherited", socket.local_addr().unwrap().is_ipv4(), true));
     }
 
-    /// The look at bare descriptors in a fork gives no event with a foreign token, not even for one that hung up.
+    /// When a fork examines bare descriptors, no event with a foreign token appears, not even for a pipe that has hung up.
     #[cfg(epoll)]
     fn bare_descriptor_that_hung_up() {
         let mut selector = Poll::new().unwrap();
@@ -130,7 +130,7 @@ scenarios!(
         check_silent("the parent", &mut selector);
     }
 
-    /// A process whose last selector is gone, such as before it becomes a daemon, and its child both start afresh.
+    /// If a process drops its last selector before it forks, as a daemon may, the child can create a new one.
     fn last_selector_is_gone() {
         drop(Poll::new().unwrap());
         unplanned::in_child(|| {
@@ -143,8 +143,8 @@ scenarios!(
         });
     }
 
-    /// A source of a selector that is gone is not registered with the next selector, even if its descriptor is
-    /// registered there.
+    /// A source of a dropped selector is not registered with the next selector, even if its descriptor is registered
+    /// there.
     fn source_of_a_selector_that_is_gone() {
         let mut socket = udp();
         let fd = socket.as_raw_fd();
@@ -160,7 +160,7 @@ scenarios!(
         check_table(&selector);
     }
 
-    /// A source gives its descriptor away, which is registered as a bare one, and muted.
+    /// A bare descriptor is registered and muted, and then moves to another owner. The child has its registration.
     fn given_away_while_muted() {
         let selector = Poll::new().unwrap();
         let (end, _other_end) = UnixStream::pair().unwrap();

@@ -102,7 +102,7 @@ scenarios!(
                     let interest = Interest::READABLE | Interest::WRITABLE;
                     selector.registry().reregister(&mut socket, Token(base), interest).unwrap();
                 }
-                // Two of three rounds drop it while it is registered.
+                // The other rounds drop the socket while it is registered.
             }
             check_table(selector);
         };
@@ -132,7 +132,7 @@ scenarios!(
                 return;
             }
             in_child(|| descend(selector, waker, server, depth + 1));
-            // The wakes of the next generations do not come here.
+            // Wakes of later generations do not arrive here.
             check_eq("wakes of the child", ready(selector), tokens([]));
             let _client = connect(server);
             check_eq("the listener", wait(selector), tokens([1]));
@@ -146,7 +146,7 @@ scenarios!(
         descend(&mut selector, &waker, &server, 0);
     }
 
-    /// Nineteen selectors that share one source work in the child. Of the twentieth only the clone of its registry is left.
+    /// Nineteen selectors that share one source work in the child. The twentieth exists only as a clone of its registry.
     fn many_selectors() {
         let mut selectors: Vec<Poll> = (0..20).map(|_| Poll::new().unwrap()).collect();
         let wakers: Vec<Waker> =

@@ -13,7 +13,7 @@ scenarios!(
         beside_threads([wake], || {
             for _ in 0..rounds(300) {
                 let child = fork_child(|| {
-                    // The thread may have announced a wake and not written it. This wake must still arrive.
+                    // At the fork, the thread may have announced a wake without writing it. This wake must still arrive.
                     waker.wake().unwrap();
                     check_eq("in the child", wait(&mut selector), tokens([5]));
                     ready(&mut selector);

@@ -15,7 +15,7 @@ use forkio_tests::{Program, arguments, kill, limit, scenarios, wait_until};
 use crate::http::exit;
 use crate::{free_path, stop, wait_for};
 
-/// The program fails with a status and a message that has all of `words`.
+/// Checks that the program exits with 2 and prints one line that has all of `words`.
 #[track_caller]
 fn fails(args: &[&str], words: &[&str]) {
     let (status, output) = Program::start("address::routes", args).finish();
@@ -55,7 +55,7 @@ scenarios!(
         }
     }
 
-    /// What an error says about an address helps.
+    /// An error names the address and says what is wrong with it.
     fn cannot_listen() {
         let other = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = other.local_addr().expect("its address").to_string();
@@ -97,7 +97,7 @@ scenarios!(
         }
     }
 
-    /// A program that has handed its socket over leaves it to the new one, which removes it at its end.
+    /// After an upgrade, the old program leaves its Unix socket to the new program, which removes it when it stops.
     fn socket_of_an_upgraded_server() {
         let path = free_path("upgraded");
         let address = format!("unix:{}", path.display());
@@ -110,12 +110,12 @@ scenarios!(
         wait_until("the old program ends", || program.has_ended());
         assert_eq!(crate::get(&address, "/"), "Hello!");
         kill(new.1.parse().expect("a process id"), libc::SIGTERM);
-        // Its standard output ends with the new program.
+        // The new program has the same standard output, which ends with it.
         program.finish_well();
         assert!(!path.exists(), "the new program has left its socket");
     }
 
-    /// A listener of systemd is served: at an address that is bound, or by option.
+    /// A server takes a listener of systemd if it binds the same address, or if it is told to use systemd's.
     fn systemd() {
         for bound in [true, false] {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

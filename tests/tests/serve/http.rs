@@ -88,7 +88,7 @@ async fn answer(
     Ok(Response::new(text))
 }
 
-/// `std::process::ExitCode` does not tell its value.
+/// Exits with `code`. Compares it with each number, because an `ExitCode` does not reveal its value.
 pub(crate) fn exit(code: ExitCode) -> ! {
     process::exit((0..=255).find(|number| ExitCode::from(*number) == code).expect("a status").into())
 }
@@ -125,7 +125,7 @@ scenarios!(
         })
     }
 
-    /// A server in one line, at an address that is the argument.
+    /// A server in one line. The argument is its address.
     #[program]
     fn one_line() {
         let [address] = arguments().try_into().expect("an address");
@@ -176,7 +176,7 @@ scenarios!(
         fs::remove_file(path).expect("the file");
     }
 
-    /// A worker is replaced after its requests, which are counted.
+    /// A worker counts its requests, and is replaced after `--max-requests`.
     fn worker_is_replaced() {
         let (program, addresses) =
             start(&[&TCP[..], &["--workers", "1", "--max-requests", "3", "--jitter", "0"]].concat());
@@ -249,7 +249,7 @@ scenarios!(
                 Program::start("http::server", &[&TCP[..], &["--workers", "1", "--shutdown-timeout", "0.05"]].concat());
             let address = program.line();
             let mut stuck = request(&address, "/stuck");
-            // There is one queue and one thread: the worker has begun with the request before.
+            // The worker has one queue and one thread, so an answer to this request shows that the stuck one has begun.
             get(&address, "/");
             kill(program.pid(), libc::SIGTERM);
             let mut rest = String::new();
@@ -259,7 +259,7 @@ scenarios!(
         });
     }
 
-    /// A worker that does more after it has cut off connections.
+    /// A server whose worker continues after it has cut off connections.
     #[program]
     async fn continuing() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -299,7 +299,7 @@ scenarios!(
         assert!(output.contains("before it was ready"), "{output}");
     }
 
-    /// What the supervisor loads is there after a reload, too, and is not loaded again.
+    /// After a reload, workers still have what the supervisor loaded. It does not load again.
     fn preloads_once() {
         let path = free_path("preload");
         fs::write(&path, "first").expect("writing");

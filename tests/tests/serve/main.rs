@@ -58,7 +58,7 @@ fn request(address: &str, path: &str) -> Box<dyn Stream> {
     stream
 }
 
-/// The body of a response, which must be well.
+/// The body of a response, whose status must be 200.
 #[track_caller]
 fn body(mut stream: impl Read) -> String {
     let mut response = String::new();
@@ -72,7 +72,7 @@ fn get(address: &str, path: &str) -> String {
     body(request(address, path))
 }
 
-/// Stops a server, which must end well.
+/// Stops a server, which must exit with 0. Returns its output.
 #[track_caller]
 fn stop(program: Program) -> String {
     kill(program.pid(), libc::SIGTERM);
@@ -81,8 +81,8 @@ fn stop(program: Program) -> String {
 
 /// Checks that a server exits with 1 after it has cut off what took too long.
 ///
-/// The supervisor kills a worker that does not end within a second after its time. On a machine that stands still that long,
-/// it does so although the worker is well. Then `stop`, which starts a server and tells it to stop, runs again.
+/// The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long, it also kills
+/// a healthy worker. Then `stop`, which starts a server and tells it to stop, runs again.
 #[track_caller]
 fn ends_before_it_is_killed(stop: impl Fn() -> Program) {
     const KILLED: i32 = 128 + libc::SIGKILL;

@@ -15,7 +15,7 @@ use futures_util::stream::{self, Stream, StreamExt};
 use crate::http::exit;
 use crate::{connect, stop};
 
-/// Answers each message with the worker's process id. With `ends`, it closes when the worker must end.
+/// Answers each message with the worker's process id. With `ends`, closes the WebSocket when the worker must end.
 async fn answer(mut socket: WebSocket, worker: WorkerHandle, ends: bool) {
     loop {
         tokio::select! {
@@ -34,7 +34,7 @@ async fn answer(mut socket: WebSocket, worker: WorkerHandle, ends: bool) {
     }
 }
 
-/// The worker's process id, and then nothing more.
+/// An event with the worker's process id. The stream then stays open without events.
 fn events() -> impl Stream<Item = Result<Event, Infallible>> {
     let first = stream::iter([Ok(Event::default().data(process::id().to_string()))]);
     first.chain(stream::pending())
@@ -58,7 +58,7 @@ fn open(address: &str, path: &str) -> Client {
     tungstenite::client(request, connect(address)).expect("a WebSocket").0
 }
 
-/// The process id of the worker.
+/// Asks for the process id of the worker.
 #[track_caller]
 fn ask(client: &mut Client) -> String {
     client.send("who".into()).expect("sending");

@@ -33,7 +33,7 @@ async fn accept(mut worker: Worker, mode: String) {
             accept.await;
             check_eq("connections that are open", worker.connections().open(), 0);
         }
-        // The accept loop is a task itself, which must not wait for itself.
+        // The accept loop is itself a task of the worker. It must not wait for itself to end.
         "task" => {
             drop(worker.spawn(accept));
             worker.shutdown().await;
@@ -43,7 +43,7 @@ async fn accept(mut worker: Worker, mode: String) {
     }
 }
 
-/// A client that a worker has answered.
+/// Connects a client, and waits until a worker has answered it.
 #[track_caller]
 fn client(address: &str) -> Box<dyn Stream> {
     let mut client = connect(address);

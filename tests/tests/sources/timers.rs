@@ -9,7 +9,7 @@ use forkio_tests::reactor::*;
 
 use crate::{CLOCKS, HOUR, MILLIS, check_blocked, with_timer};
 
-/// The shortest time.
+/// The shortest `Duration`.
 const NANO: Duration = Duration::from_nanos(1);
 
 /// How often a timer has expired by `now`.
@@ -17,7 +17,7 @@ fn expired(now: Duration, first: Duration, period: Duration) -> u64 {
     now.checked_sub(first).map_or(0, |passed| (passed.as_nanos() / period.as_nanos()) as u64 + 1)
 }
 
-/// Takes expirations until, with the `taken` ones, they are all that there have been.
+/// Takes expirations until the total, with `taken`, includes all until now. Returns the total.
 fn take_all(timer: &mut Timer, mut taken: u64, first: Duration, period: Duration) -> u64 {
     let least = expired(timer.clock().now(), first, period);
     // The kernel may be a moment late.
@@ -134,7 +134,7 @@ scenarios!(
         for _ in 0..10 {
             wait(&mut selector);
             taken = take_all(&mut timer, taken, first, PERIOD);
-            // Some forks happen while an expiration waits to be taken.
+            // In some rounds, an expiration is pending at the fork.
             if taken.is_multiple_of(2) {
                 wait(&mut selector);
             }

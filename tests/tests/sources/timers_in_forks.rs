@@ -1,4 +1,4 @@
-//! Policies of timers, and timers that expire, come and go during a fork.
+//! Policies of timers, and timers that are created, expire or are dropped during a fork.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;

@@ -64,7 +64,7 @@ scenarios!(
         server.stop();
     }
 
-    /// A worker that is retired has a successor first.
+    /// `retire` ends the worker with the given index, and no other. Invalid commands are refused.
     fn retire() {
         let server = Server::start(&[]);
         let before = server.until("both workers are ready", |state| {
@@ -104,7 +104,7 @@ scenarios!(
         assert!(server.pid() > 0);
         let Server { program, control, load, .. } = server;
         kill(after, libc::SIGTERM);
-        // The old program has ended well, and so does the new one, which has its output.
+        // The old program has exited with 0. The new one has the same output, which ends with it.
         program.finish_well();
         assert!(!control.exists(), "the socket is left");
         remove(&load);

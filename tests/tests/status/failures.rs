@@ -1,4 +1,4 @@
-//! What must not take the server down, nor the page.
+//! Failures that neither the server nor its status page may suffer from.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -46,7 +46,7 @@ scenarios!(
         server.stop();
     }
 
-    /// Over TCP nothing can be changed.
+    /// The status page on TCP is read-only.
     fn tcp_is_read_only() {
         let server = Server::start(&[]);
         let before = server.until("both workers are ready", |state| workers(state).len() == 2);
@@ -83,7 +83,7 @@ scenarios!(
         let _ = ended.await;
     }
 
-    /// A worker that is killed in the middle of counting leaves nothing that another process trips over.
+    /// A worker that is killed while it counts a request leaves the counts consistent.
     fn killed_while_counting() {
         let path = own_path("page");
         let page = format!("unix:{}", path.display());
@@ -117,7 +117,7 @@ scenarios!(
                 victim = busy.and_then(|worker| worker["pid"].as_i64()).unwrap_or(0) as i32;
                 victim > 0
             });
-            // At a different moment of its loop each time.
+            // Kills the worker at a different moment of its loop in each round.
             let start = Instant::now();
             while start.elapsed() < Duration::from_micros(round * 7) {
                 std::hint::spin_loop();

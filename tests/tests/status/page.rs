@@ -78,7 +78,7 @@ scenarios!(
         server.stop();
     }
 
-    /// The page has the same in HTML, and refers to nothing outside.
+    /// The page shows the same state as HTML, and refers to no other origin.
     fn html() {
         let server = Server::start(&[]);
         let state = server.until("both workers are ready", |state| {

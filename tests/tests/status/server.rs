@@ -103,7 +103,7 @@ impl Server {
         serde_json::from_str(&state.expect("an answer").body).expect("JSON")
     }
 
-    /// Waits until the state is as it should be.
+    /// Waits until the state fulfils `condition`. Returns the state.
     #[track_caller]
     pub(crate) fn until(&self, what: &str, mut condition: impl FnMut(&Value) -> bool) -> Value {
         let mut state = Value::Null;
@@ -180,14 +180,14 @@ pub(crate) fn send(address: &str, method: &str, path: &str) -> io::Result<Box<dy
     Ok(stream)
 }
 
-/// Fails if the server goes away before it has answered.
+/// Sends a request and reads the answer. Returns an error if the connection ends before the answer is complete.
 pub(crate) fn try_request(address: &str, method: &str, path: &str) -> io::Result<Answer> {
     let mut text = String::new();
     send(address, method, path)?.read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
     let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
-    // The service worker may have been killed in the middle.
+    // The service worker may have been killed while it answered.
     if length.is_some_and(|length: usize| length != body.len()) {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }

@@ -5,9 +5,9 @@ use forkio_tests::{kill, scenarios, wait_until};
 use crate::server::Server;
 
 scenarios!(
-    /// In a reload no worker becomes ready, or all end at once: the old generation continues to serve, and a later reload works.
+    /// If no worker of a reload becomes ready, the old generation continues to serve, and a later reload works.
     ///
-    /// On a machine that stands still, workers that are well are late too. They are started again.
+    /// If the machine stalls, healthy workers are late, too. The supervisor then starts them again.
     #[limit(300)]
     fn new_generation() {
         for how in ["before", "template"] {
@@ -50,7 +50,7 @@ scenarios!(
         });
         assert_eq!(server.pid(), pid);
         server.control("");
-        // Not as soon as there are two processes: one may be a worker that still ends with an error.
+        // Two processes are not enough: one may be a worker that is about to end with an error.
         server.until_logged_times("worker is ready", 3);
         server.stop();
     }

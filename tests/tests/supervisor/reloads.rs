@@ -31,7 +31,7 @@ scenarios!(
     /// With `max_draining`, a reload waits until an older generation has drained.
     fn draining_generations_are_capped() {
         let server = Server::start(&["before", "one-draining", "shutdown-timeout=1000"]);
-        // Connections that say nothing, until the shutdown timeout.
+        // Silent connections keep the old workers draining until the shutdown timeout.
         let _held: Vec<TcpStream> = (0..8).map(|_| server.connect()).collect();
         wait_until("they have been accepted", || server.ask("phase").as_deref() == Some("Serving"));
         server.signal(libc::SIGHUP);

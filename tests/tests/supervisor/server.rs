@@ -148,7 +148,7 @@ impl Server {
             status = self.program.try_wait().expect("waiting for the server");
             status.is_some()
         });
-        // Once each process that has the pipe has ended.
+        // The log ends once every process that holds the pipe has ended.
         wait_until("the whole log is read", || self.reader.is_finished());
         let log = self.log();
         (status.and_then(|status| status.code()).expect("an exit code"), log)

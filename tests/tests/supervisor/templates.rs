@@ -18,7 +18,7 @@ scenarios!(
         server.stop();
     }
 
-    /// In a reload the load fails, panics, aborts or hangs: the old generation continues to serve, and a later reload works.
+    /// If the load of a reload fails, panics, aborts or hangs, the old generation continues to serve, and a later reload works.
     fn failed_load() {
         // The time is long enough for the loads that succeed.
         let server = Server::start(&["template", "load-timeout=10000"]);
@@ -41,7 +41,7 @@ scenarios!(
         server.stop();
     }
 
-    /// The first load fails, panics, aborts or hangs: the server ends with the error.
+    /// If the first load fails, panics, aborts or hangs, the server ends with the error.
     fn failed_first_load() {
         for (word, message, options) in [
             ("load-fails", "on purpose, in two lines", &["template"][..]),
@@ -72,8 +72,8 @@ scenarios!(
         server.stop();
     }
 
-    /// The template of a new generation is killed after it has loaded: the old generation continues to serve, and a later reload
-    /// works.
+    /// If the template of a new generation is killed after it has loaded, the old generation continues to serve, and a later
+    /// reload works.
     fn killed_template_of_a_reload() {
         let server = Server::start(&["template"]);
         let before = server.children();

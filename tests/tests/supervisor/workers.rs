@@ -1,4 +1,4 @@
-//! Workers that misbehave, or ask for something.
+//! Workers that crash or hang, that ask for a replacement or a stop, and that reach a limit.
 
 use std::collections::BTreeSet;
 
@@ -72,7 +72,7 @@ scenarios!(
         assert_eq!(code, 137, "{log}");
     }
 
-    /// With `max_requests` and without `jitter`, the worker is replaced after that request, and not before.
+    /// With `max_requests` and without `jitter`, the worker is replaced after exactly that many requests.
     fn max_requests_without_jitter() {
         let server = Server::start(&["before", "one-worker", "max-requests"]);
         let pid = server.pid();
@@ -85,7 +85,7 @@ scenarios!(
         server.stop();
     }
 
-    /// With `abort_stuck`, a worker whose runtime is stuck prints its stack before it is replaced.
+    /// With `abort_stuck`, a worker whose runtime is stuck is aborted and prints its stack.
     fn stuck() {
         let server = Server::start(&["before", "abort-stuck", "heartbeat-timeout=3000"]);
         let victims = server.children();

@@ -9,7 +9,7 @@ use forkio_tests::runtime::*;
 use crate::{RUNTIME, fork_with_threads, listen, use_everything, wait};
 
 scenarios!(
-    /// Peers see the end of a connection when the parent closes it, although children run. Children read none of its
+    /// Peers see the end of a connection when the parent closes it, even while children run. Children read none of its
     /// bytes.
     fn inherited_connections() {
         const CONNECTIONS: usize = 20;

@@ -1,4 +1,4 @@
-//! forkio beside what tokio's pull request 8204 does in a child: a fresh signal pipe at the descriptors of the inherited one.
+//! forkio works together with tokio's pull request 8204: in a child, it puts a fresh signal pipe at the inherited descriptors.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -82,7 +82,7 @@ scenarios!(
         }
     }
 
-    /// A fork while another thread builds the runtime. The child builds its own, or learns that it inherited a lock.
+    /// The process forks while another thread builds the runtime. The child builds its own, or gets an error about a lock.
     fn fork_during_build() {
         static BUILDING: AtomicBool = AtomicBool::new(false);
         static GO_ON: AtomicBool = AtomicBool::new(false);
@@ -104,8 +104,8 @@ scenarios!(
         GO_ON.store(true, Ordering::Relaxed);
         check_eq("the parent's", builder.join().unwrap(), 1);
 
-        // A fork at any moment of the first use in a process. A thread that starts or ends at the fork may leave a lock
-        // of the standard library locked in the child, which finds out.
+        // Forks at various moments of the first use in a process. If a thread starts or ends at the fork, a lock of the
+        // standard library may stay locked in the child, which then returns `InheritedLock`.
         const WITHOUT_LOCK: i32 = 77;
         let mut without_lock = 0;
         for round in 0..rounds(40) as u64 {
@@ -234,7 +234,7 @@ scenarios!(
         }
     }
 
-    /// A runtime that cannot be built can be built later.
+    /// After a failed build, a later use builds the runtime.
     fn build_errors() {
         static ATTEMPTS: AtomicU32 = AtomicU32::new(0);
         static FLAKY: ProcessRuntime = ProcessRuntime::new(|| match ATTEMPTS.fetch_add(1, Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! A selector that children get no queue for.
+//! A retired selector, for which children get no queue.
 
 use std::io::{ErrorKind, Read, Write};
 

@@ -77,7 +77,7 @@ scenarios!(
                 drop(Command::new("true").spawn().unwrap());
             });
             wait_until("the program is reaped", || {
-                // The runtime reaps when something wakes it.
+                // The runtime reaps orphans only when it is woken.
                 block_on(async { sleep(Duration::from_millis(1)).await });
                 processes().values().all(|process| process.parent != own_pid() || !process.has_ended())
             });

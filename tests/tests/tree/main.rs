@@ -2,13 +2,13 @@
 //!
 //! A *case* is a sequence of operations. The driver gives them, one at a time, to the processes of a tree and to the
 //! model. It compares what each process sees with what it must see: results, events with their readiness, the
-//! registrations that table and kernel list, bytes, ends of file, open descriptors. The driver itself is no part of the
+//! registrations that table and kernel list, bytes, ends of file, open descriptors. The driver itself is not part of the
 //! tree and never forks. It has the peers of all connections.
 //!
 //! The first process of the tree runs case after case. After each case, when all its children have ended, it must have
 //! exactly the descriptors that it had before the first case.
 //!
-//! A failed case is printed as one line of JSON, with the steps that it led to. To run it again:
+//! A failed case is printed as one line of JSON, with the steps that led to the failure. To run it again:
 //!
 //! ```sh
 //! cargo test --test tree -- --run random::replay < case.json

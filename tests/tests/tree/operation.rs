@@ -141,7 +141,7 @@ impl Act {
     }
 }
 
-/// A sequence of operations. It has only a few kinds of objects, so that more happens to each of them.
+/// A sequence of operations. It has only a few kinds of objects, so that each object takes part in more operations.
 pub(crate) fn sequences() -> impl Strategy<Value = Vec<Operation>> {
     subsequence(&OBJECTS[..], 1..=4).prop_flat_map(|objects| {
         vec((any::<u8>(), acts(objects)).prop_map(|(process, act)| Operation { process, act }), 1..100)

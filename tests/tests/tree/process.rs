@@ -17,8 +17,7 @@ use crate::memory::{BLOCKS, BYTES};
 use crate::message::{Arrival, Baseline, Command, Fd, Kind, Policy, Registration, Reply, Report};
 use crate::sources::{Source, is_eventfd, put};
 
-/// The lowest descriptor for a connection to the driver. Lower ones are for the sources of cases, which use them again
-/// and again.
+/// The lowest descriptor for a connection to the driver. Lower ones are for the sources of cases, which reuse them.
 const CONTROL: RawFd = 400;
 
 /// Carries out the commands of the driver whose sockets are in `directory`. Ends when the driver closes the connection or
@@ -198,7 +197,7 @@ impl Process {
                 }
             }
             Command::Fork { child, unplanned: false } => {
-                // SAFETY: a second thread, where there is one, only waits for its end: it holds no lock.
+                // SAFETY: a second thread, if there is one, only parks. It holds no lock.
                 match unsafe { fork::fork() } {
                     Ok(ForkResult::Parent { .. }) => {}
                     Ok(ForkResult::Child) => {

@@ -19,7 +19,7 @@ const CASES: usize = 512;
 
 /// Runs random cases. Panics with the shortest case that fails.
 fn check(root: Root) {
-    // Other variables of proptest have their meaning too.
+    // The default configuration reads the other variables of proptest.
     let config = Config { failure_persistence: None, ..Config::default() };
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { config.cases } else { rounds(CASES) as u32 };
     let mut runner = TestRunner::new(Config { cases, max_shrink_iters: 4096, max_shrink_time: 60_000, ..config });
@@ -65,13 +65,13 @@ fn check(root: Root) {
     }
 }
 
-/// How much more memory a process may use between cases than after the first minute: what the allocator keeps.
+/// How much more resident memory than after the first minute a process may have, because the allocator keeps memory.
 const GROWTH_KIB: usize = 1024;
-/// How many more blocks: the spare capacity of vectors.
+/// How many more blocks than after the first minute it may have, because vectors have spare capacity.
 const GROWTH_BLOCKS: usize = 64;
 
-/// Runs random cases for a time, on each kind of tree in turn. Ends the process if one fails, or if memory or
-/// descriptors grow.
+/// Runs random cases for a time, on each kind of tree in turn. Ends the process if a case fails, if memory grows, or if
+/// descriptors change.
 fn run_for(duration: Duration) {
     let mut runner = TestRunner::default();
     let sequences = sequences();
@@ -150,7 +150,7 @@ scenarios!(
         match kind.parse().expect("a kind of tree") {
             Root::OneThread => {}
             Root::TwoThreads => {
-                // It holds nothing, and ends with the process.
+                // The thread holds no lock, and ends with the process.
                 std::thread::spawn(|| {
                     loop {
                         std::thread::park();
@@ -178,7 +178,7 @@ scenarios!(
         println!("the case passes");
     }
 
-    /// Runs random cases for the number of seconds that is the argument.
+    /// Runs random cases. The argument is the number of seconds.
     #[program]
     fn soak() {
         let [seconds] = arguments().try_into().expect("one argument");

@@ -111,7 +111,7 @@ impl Process {
 
     /// The descriptor of a source as a file, which does not close it.
     pub(crate) fn file(&self, slot: usize) -> ManuallyDrop<File> {
-        // SAFETY: open, as the slot's source has it, and not closed here.
+        // SAFETY: the slot's source has the descriptor open, and `ManuallyDrop` never closes it.
         ManuallyDrop::new(unsafe { File::from_raw_fd(self.fd(slot)) })
     }
 

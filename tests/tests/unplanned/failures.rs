@@ -6,13 +6,13 @@ use forkio_reactor::fork::atfork;
 use forkio_tests::reactor::*;
 
 scenarios!(
-    /// Without descriptors the child cannot poll, and learns why. The parent notices nothing.
+    /// If no descriptor is left, the child cannot poll, and gets the reason. The parent is not affected.
     fn no_descriptor_left() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();
         let mut server = listener();
         register(selector.registry(), &mut server, 1);
-        // Every kernel needs a new object for this one.
+        // A severed registration needs a new object on every kernel.
         let (mut severed, _peer) = connection();
         register_with(selector.registry(), &mut severed, 6, ForkPolicy::Sever);
         let mut second = udp();
@@ -34,7 +34,7 @@ scenarios!(
             let is_other = object == dead_endpoint || matches!(object, PrepareObject::Waker(_));
             assert!(is_queue || (is_other && !cfg!(epoll)), "the missing object: {object:?}");
             assert!(failure.to_string().contains("RLIMIT_NOFILE"), "{failure}");
-            // Nothing of this reaches the parent.
+            // None of the following affects the parent.
             waker.wake().unwrap();
             let error = selector.registry().register(&mut second, Token(2), Interest::READABLE).unwrap_err();
             check_eq("registering", error.raw_os_error(), Some(libc::EMFILE));
@@ -86,7 +86,7 @@ scenarios!(
         unplanned::in_child(|| check_table(&selector));
     }
 
-    /// A process has its own failure, and inherits its parent's as long as it has a selector that it is about.
+    /// A process has its own failure. It inherits its parent's failure as long as it has a selector that failed.
     fn scope_of_the_failure() {
         let selector = Poll::new().unwrap();
         let mut socket = udp();

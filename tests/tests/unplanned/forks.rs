@@ -103,7 +103,7 @@ scenarios!(
         descend(&mut selector, &waker, &server, 0);
     }
 
-    /// Code that calls prepare itself also ends the fork itself: the child does not reconcile.
+    /// Code that calls prepare must also commit in the child, which does not reconcile.
     fn prepared_by_the_caller() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();
@@ -179,7 +179,7 @@ scenarios!(
 
     /// A fork before there is a selector, or after the last one was dropped. The child can create one.
     fn no_selectors() {
-        // Without a selector, this begins to watch for forks.
+        // Without a selector, this call begins to detect forks.
         check_eq("generation", generation(), 0);
         let child = || {
             check_eq("generation", generation(), 1);
@@ -275,7 +275,7 @@ scenarios!(
         }
     }
 
-    /// A child that polls takes no wake from a parent whose poller is blocked, or from one that was.
+    /// After a child has polled its copy of a pending wake, the next wake in the parent still arrives.
     fn wake_after_the_child_polled() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();
@@ -286,8 +286,7 @@ scenarios!(
         check_eq("the parent's", wait(&mut selector), tokens([0]));
     }
 
-    /// Every use of a selector reconciles first, whichever comes first in the child, and the parent notices none of
-    /// them.
+    /// The first use of a selector in the child reconciles, whichever use it is. No such use affects the parent.
     fn first_use() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();
@@ -324,7 +323,7 @@ scenarios!(
         });
     }
 
-    /// Dropping sources and selectors in the child ends nothing of the parent's.
+    /// Dropping sources and selectors in the child does not affect the parent's.
     fn dropping() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();
@@ -343,7 +342,7 @@ scenarios!(
         check_eq("the parent's waker", wait(&mut selector), tokens([0]));
     }
 
-    /// A child that closes every descriptor and opens others keeps those: nothing is put over them.
+    /// If a child closes every descriptor and opens files, reconciling does not replace those files.
     #[cfg(epoll)]
     fn closed_descriptors() {
         let selector = Poll::new().unwrap();
@@ -356,7 +355,7 @@ scenarios!(
         let highest = *open_descriptors().last().unwrap();
         unplanned::in_child(|| {
             for fd in 3..=highest {
-                // SAFETY: what owned it is not used any more, but for finding out that it is gone.
+                // SAFETY: the owners only find out that the descriptor is closed, and never close it themselves.
                 unsafe { libc::close(fd) };
             }
             let files: Vec<_> = (3..=highest).map(|_| std::fs::File::open("/proc/self/exe").unwrap()).collect();
@@ -367,7 +366,7 @@ scenarios!(
             check_eq("generation", generation(), 1);
             check_eq("the files", lengths(&files), before.clone());
             let _ = waker.wake();
-            // Its owners would close the files.
+            // Otherwise the owners of the closed descriptors would close the files.
             std::mem::forget((selector, waker, severed, renewed, timer));
             let mut fresh = Poll::new().unwrap();
             let waker = Waker::new(fresh.registry(), Token(7)).unwrap();
@@ -378,7 +377,7 @@ scenarios!(
         });
     }
 
-    /// What another thread was adding at the fork is not there, and the child's selector works.
+    /// Other threads register at the moment of the fork. In the child, table and queue agree, and the selector works.
     fn beside_registrations() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();

@@ -32,7 +32,7 @@ scenarios!(
     /// that only the parent has.
     fn at_once() {
         atfork::install().unwrap();
-        // The second call does nothing.
+        // A second call has no effect.
         atfork::install().unwrap();
         let selector = Poll::new().unwrap();
         let (mut severed, mut peer) = connection();
@@ -41,7 +41,7 @@ scenarios!(
         let before = open_descriptors();
         prepare_ahead().unwrap();
         let child = unplanned::fork_child(|| {
-            // The child closes the parent's prepared objects, because it can have opened nothing else yet.
+            // The child has closed the parent's prepared objects. That is safe, because it cannot have opened any file yet.
             check_eq("descriptors", open_descriptors(), before.clone());
             turn.wait();
         });
@@ -56,7 +56,7 @@ scenarios!(
         static SELECTOR: OnceLock<Mutex<Poll>> = OnceLock::new();
         static SEEN: AtomicU32 = AtomicU32::new(0);
         extern "C" fn before() {
-            // Nothing is locked.
+            // Would wait forever if forkio held a lock here.
             drop(Poll::new().unwrap());
             SEEN.fetch_add(1, Ordering::Relaxed);
         }
@@ -80,7 +80,7 @@ scenarios!(
         check_table(&queue);
     }
 
-    /// Another library's handler forks, in the middle of a fork. Both children work.
+    /// Another library's handler forks during a fork. Both children work.
     fn fork_in_a_handler() {
         static IS_NESTED: AtomicBool = AtomicBool::new(false);
         static INNER: AtomicI32 = AtomicI32::new(-1);
@@ -91,7 +91,7 @@ scenarios!(
                 if INNER.load(Ordering::Relaxed) == 0 {
                     assert_eq!(generation(), 1);
                     assert!(atfork::failure().is_none());
-                    // No lock is held.
+                    // Would wait forever if a lock were held.
                     drop(Poll::new().unwrap());
                     exit_now(0);
                 }

@@ -48,7 +48,7 @@ async fn serve_one(listener: &TcpListener) {
 }
 
 scenarios!(
-    /// Listener, connection, timers, signals and wakes work in both processes, each with its own.
+    /// Listener, timers, signals and wakes work in both processes. The connection is severed in the child.
     async fn both_processes_continue() {
         forkio::Lineage::current();
         let listener = listener().await;
@@ -128,7 +128,7 @@ scenarios!(
         serves().await;
     }
 
-    /// Lineage, hooks, futures of the parent and child handles take an unplanned fork into account.
+    /// Lineage, hooks, parent-only futures and child handles take an unplanned fork into account.
     async fn lineage() {
         forkio::Lineage::current();
         let hooks = Arc::new(AtomicU32::new(0));
@@ -164,7 +164,7 @@ scenarios!(
         never.notify_one();
     }
 
-    /// A future of the parent resolves in the child, also where the child cannot know that no thread holds a lock.
+    /// A parent-only future resolves in the child, even if another thread of the parent might have held a lock at the fork.
     async fn parent_future_beside_a_thread() {
         let future = tokio::spawn(forkio::parent_only(std::future::pending::<()>()));
         tokio::task::yield_now().await;
@@ -174,7 +174,7 @@ scenarios!(
             running.send(()).unwrap();
             stopped.recv()
         });
-        // A thread that starts holds a lock of the standard library.
+        // While a thread starts, it holds a lock of the standard library. This thread has started.
         is_running.recv().unwrap();
         let child = fork_child(async || check_eq("the parent's future", future.await.unwrap(), Err(NotInChild))).await;
         reap(child).await;

@@ -21,7 +21,7 @@ scenarios!(
             check_eq("generation", generation(), 1);
             check_eq("parent", parent(), Some(parent_id()));
             if let Some(lost) = fork::glue::lost_state() {
-                // Another thread was creating or dropping a selector at an unplanned fork.
+                // At an unplanned fork, another thread was creating or dropping a selector, so the child has no registration.
                 let inherited = registrations();
                 assert!(inherited.is_empty(), "{lost}: {inherited:?}");
             } else {
@@ -89,7 +89,7 @@ scenarios!(
         check_eq("the waker", wait(&mut selector), tokens([0]));
     }
 
-    /// A thread that has no selector forks while another one polls.
+    /// A thread that has no selector forks while another thread polls.
     fn thread_without_a_selector() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();

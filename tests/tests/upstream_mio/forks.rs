@@ -9,7 +9,7 @@ use forkio_tests::runtime::*;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-/// Whether tokio runs on upstream mio here: then forkio has no selector.
+/// Checks that tokio runs on upstream mio: forkio then has no selector.
 #[track_caller]
 fn check_that_the_patch_is_missing() {
     check_eq("selectors of forkio", glue::selector_count(), 0);
@@ -166,8 +166,8 @@ scenarios!(
         drop(b);
     }
 
-    /// All runtimes of the thread get their own instances in the child, also one that was made after the first fork, and one
-    /// that is gone except for a handle.
+    /// All runtimes of the thread get their own instances in the child. One was made after the first fork, and of another only
+    /// a handle is left.
     fn several_runtimes() {
         let first = current_thread();
         first.block_on(in_child(async || ()));
@@ -192,13 +192,13 @@ scenarios!(
             check_eq("what the child has written", reader.read_u8().await.unwrap(), b'x');
         });
         drop(handle);
-        // It has the numbers of the third one.
+        // The fourth runtime reuses the descriptors of the third.
         let fourth = current_thread();
         fourth.block_on(in_child(async || sleep(Duration::from_millis(1)).await));
         first.block_on(reap(child.unwrap()));
     }
 
-    /// The ends of a pipe that this process has made are inherited, and a pipe that leads out of it is severed.
+    /// A pipe with both ends in this process is inherited, and a pipe to another process is severed.
     async fn pipes() {
         let (mut sender, mut receiver) = tokio::net::unix::pipe::pipe().unwrap();
         let mut program = tokio::process::Command::new("cat")
@@ -222,7 +222,7 @@ scenarios!(
         check_eq("cat", program.wait_with_output().await.unwrap().stdout, b"to the end".to_vec());
     }
 
-    /// A muted listener gives no event in the parent, and is armed in the child. Its end after an unmute is an event.
+    /// A muted listener gives no event in the parent, and is armed in the child. After an unmute, the parent accepts again.
     async fn muted() {
         // `Prefork` mutes what it shares. The policy is only there to make the runtime known.
         let listener = listener().await;
@@ -238,7 +238,7 @@ scenarios!(
         if is_silent {
             drop(listener.accept().await.unwrap());
         }
-        // It can be taken from the runtime: the registration was always there.
+        // tokio can deregister it, because a muted registration stays in the epoll instance.
         glue::mute(&listener).unwrap();
         listener.into_std().unwrap();
     }

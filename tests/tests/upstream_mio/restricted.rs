@@ -47,7 +47,7 @@ scenarios!(
             kill(own_pid(), libc::SIGUSR1);
             signals.recv().await.unwrap();
             check_eq("severed", stream.peek(&mut [0; 1]).await.unwrap(), 0);
-            // Without an answer from the kernel, the ends of a pair are streams.
+            // If the kernel does not answer, the ends of a pair count as connections.
             pair.readable().await.unwrap();
             check_eq("severed too", pair.try_read(&mut [0; 1]).unwrap(), 0);
             in_child(async || sleep(Duration::from_millis(1)).await).await;

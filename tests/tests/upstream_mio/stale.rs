@@ -84,7 +84,7 @@ scenarios!(
         let (fd, _kept) = replace_registered(first.into(), &second);
         // SAFETY: `fd` is open for longer.
         let watched = unsafe { AsyncFd::register(Bare(fd.as_raw_fd())) }.unwrap();
-        // Both are in the list of the kernel now.
+        // The kernel now lists both registrations.
         let child = fork_child(async || {
             // Severed.
             timeout(limit(), watched.readable()).await.expect("the end").unwrap().clear_ready();
@@ -98,8 +98,8 @@ scenarios!(
         timeout(limit(), watched.readable()).await.expect("an event").unwrap().clear_ready();
     }
 
-    /// Where the list does not tell which of two files is open, a fork is refused, and says so. It works again when one of
-    /// them is gone.
+    /// If the kernel's list does not show which of two files is open, a fork is refused with a reason. It works again once
+    /// one of them is closed.
     async fn not_certain() {
         let (fd, kept) = replace_registered(eventfd(), &eventfd());
         // SAFETY: `fd` is open for longer.

@@ -1,4 +1,4 @@
-//! The code that the programs which fork on demand share.
+//! Code that is shared by the programs that fork on demand.
 //!
 //! A program prints "ready". Then, for each line on its standard input, it forks once and prints one line of JSON: a [`Cost`]
 //! with the figures that it measures. The C programs in `../c/` speak the same protocol.
@@ -47,7 +47,7 @@ pub struct Cost {
     pub life: Option<u64>,
 }
 
-/// Runs a program; prints its error as one line.
+/// Runs a program. If it fails, prints the error as one line.
 pub fn run(program: impl FnOnce(&[&str]) -> Result<(), Box<dyn Error>>) -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();

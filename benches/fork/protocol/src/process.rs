@@ -36,7 +36,7 @@ pub fn faults() -> u64 {
     usage(libc::RUSAGE_SELF).ru_minflt.cast_unsigned()
 }
 
-/// The same, with those of the children that it has waited for.
+/// Like [`faults`], with those of the children that the process has waited for.
 pub fn faults_with_children() -> u64 {
     faults() + usage(libc::RUSAGE_CHILDREN).ru_minflt.cast_unsigned()
 }
@@ -67,7 +67,7 @@ pub unsafe fn fork() -> io::Result<i32> {
     }
 }
 
-/// Ends this process in a minute: a forked child that waits for something that never comes must not stay.
+/// Ends this process in a minute, so that a forked child does not wait forever for an event that never comes.
 pub fn end_in_time() {
     // SAFETY: alarm(2) takes no pointer; the default action of its signal ends the process.
     unsafe { libc::alarm(60) };

@@ -38,7 +38,7 @@ struct Program {
     events: Events,
     /// Both ends of each pair, next to each other.
     sockets: Vec<UnixDatagram>,
-    /// What else a runtime of tokio has.
+    /// The other objects of a tokio runtime.
     _runtime: (Registry, Waker, UnixStream),
     page: SharedPage,
 }
@@ -71,7 +71,7 @@ impl Program {
         measure(self, |program| &program.page, Program::works)
     }
 
-    /// In the child: whether its queue reports an event, beside the wake that each child gets.
+    /// In the child: whether its queue reports an event in addition to the wake that each child gets.
     fn works(&mut self) -> io::Result<bool> {
         self.sockets[0].send(&[0])?;
         let mut tokens = Vec::new();

@@ -28,7 +28,7 @@ fn program(args: &[&str]) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// fork(2), accept(2), read(2), write(2).
+/// Uses only fork(2), accept(2), read(2) and write(2).
 fn bare() -> io::Result<()> {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;

@@ -37,7 +37,7 @@ fn program(args: &[&str]) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Defines a function that makes a selector of the crate `$mio` with so many registered streams.
+/// Defines a function that makes a selector of the crate `$mio` with `registrations` registered streams.
 macro_rules! selector {
     ($name:ident, $mio:ident) => {
         fn $name(registrations: usize) -> io::Result<Box<dyn Any>> {
@@ -60,7 +60,7 @@ macro_rules! selector {
 selector!(forkio_selector, forkio_reactor);
 selector!(mio_selector, mio);
 
-/// A plain fork(2), whose child runs `child`.
+/// Makes a plain fork(2), whose child runs `child`.
 fn fork(child: fn() -> !) -> io::Result<Cost> {
     let start = spent_with_children();
     // SAFETY: this process has one thread.
@@ -79,7 +79,7 @@ fn execute() -> ! {
     protocol::exit(false)
 }
 
-/// `std::process::Command` with a `pre_exec`, which makes the standard library fork.
+/// Runs a `std::process::Command` with a `pre_exec`, which makes the standard library fork.
 fn command() -> io::Result<Cost> {
     let start = spent_with_children();
     let mut command = Command::new("/bin/true");

@@ -166,7 +166,7 @@ fn measure(plan: &Plan, data: &mut Data) -> Measured {
         programs.take_turns(data, rounds, add)?;
     }
 
-    // With much memory fork(2) itself copies more, for all libraries alike: raw epoll is enough as a peer.
+    // With much memory, fork(2) itself copies more, whichever library is used: raw epoll is enough as a peer.
     // Huge pages have fewer entries in the page tables.
     for is_huge in [false, true] {
         let mut programs = Programs::default();

@@ -124,7 +124,7 @@ fn measure(plan: &Plan, data: &mut Data) -> Measured {
     Ok(())
 }
 
-/// Starts a server with a large table, replaces its workers, and lets the new ones serve.
+/// Starts a server with a large table, kills its workers, and puts load on the new ones.
 fn replace_workers(plan: &Plan, data: &mut Data, name: &str, contender: Contender) -> Measured {
     let server = Server::start(plan, &contender, &plan.cpus.two)?;
     let before = wait_for_workers(&server, &[])?;
@@ -174,7 +174,7 @@ fn start_together(plan: &Plan, data: &mut Data, case: &str, contenders: &[Conten
     Ok(())
 }
 
-/// The memory of so many processes, once each has started and has served a request.
+/// The memory of `processes` processes or more, after [`CONNECTIONS`] requests to each server.
 fn resident(servers: &[Server], processes: usize) -> io::Result<f64> {
     let started = Instant::now();
     let pids = loop {

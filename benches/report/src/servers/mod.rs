@@ -52,7 +52,7 @@ pub(crate) struct Contender {
 pub(crate) struct Server {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
-    /// Several, if they were started separately.
+    /// One process, or several if the processes of the server were started separately.
     processes: Vec<Process>,
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn latencies(
     duration: Duration,
     cpus: &[usize],
 ) -> io::Result<Histogram<u64>> {
-    // Pins a separate thread.
+    // On a separate thread, because only the load generator may be pinned to these CPUs.
     let generator = thread::scope(|scope| {
         let generate = || pin_this_thread(cpus).and_then(|()| open_loop(server, connections, rate, duration));
         scope.spawn(generate).join()
@@ -56,7 +56,7 @@ fn open_loop(
     let mut events = Events::with_capacity(1024);
     let mut latencies = Histogram::new(3).map_err(io::Error::other)?;
 
-    // All responses are alike.
+    // All responses have the same length.
     let length = exchange(&mut std::net::TcpStream::connect(server)?, connections)?;
     let mut clients: Vec<_> =
         (0..CONNECTIONS).map(|index| Client::new(server, connections, length, Token(index))).collect();
@@ -77,7 +77,7 @@ fn open_loop(
         poll.poll(&mut events, Some(Duration::from_millis(100)))?;
         for event in &events {
             if event.token() == TIMER {
-                // Edge-triggered: the next expiration is an event only after this one has been read.
+                // A periodic timerfd expires again only after the last expiration has been read.
                 rustix::io::read(&timer, &mut [0; 8])?;
                 continue;
             }

@@ -42,7 +42,7 @@ impl Calls {
         calls
     }
 
-    /// How many more calls than the other counts; 0 if fewer.
+    /// Subtracts the counts of `other`. Differences below 0 count as 0.
     pub(crate) fn since(&self, other: &Calls) -> Calls {
         let more = |count: f64, other: f64| (count - other).max(0.0);
         let by_name = self
@@ -82,7 +82,7 @@ impl Strace {
             }
             attached += usize::from(line.contains(" attached"));
         }
-        // A thread reads it to its end: strace would wait for a full pipe.
+        // A thread reads the rest: strace would block if the pipe were full.
         thread::spawn(move || stderr.lines().for_each(drop));
         Ok(strace)
     }
@@ -111,7 +111,7 @@ impl Strace {
 
     fn calls(&self) -> Result<Calls, Box<dyn Error>> {
         let calls = Calls::read(&String::from_utf8_lossy(&fs::read(&self.log)?));
-        // The log of a second is many megabytes.
+        // One second of calls fills many megabytes.
         fs::remove_file(&self.log)?;
         Ok(calls)
     }

@@ -32,7 +32,7 @@ pub(super) fn churn<L: Library>() -> io::Result<Batch> {
         let client = sockets::client(address)?;
         L::poll(&mut poll, &mut events, None)?;
         let mut stream = L::accept(&listener)?;
-        // A server asks until there is no more connection.
+        // A server accepts until no connection is left.
         expect(L::accept(&listener), io::ErrorKind::WouldBlock)?;
         L::registry(&poll).add(&mut stream, 1, Interest::ReadWrite)?;
         drop(client);

@@ -103,7 +103,7 @@ pub(super) fn blocked<L: Library>() -> io::Result<Batch> {
         let spent = clock::process_time(|| {
             let mut unanswered = times * THREADS as u64;
             team.turn_beside(times, || {
-                // A poll would never return if no event came.
+                // Without an unanswered wake, no event would come, and a poll would never return.
                 if unanswered != 0 {
                     L::poll(&mut poll, &mut events, None)?;
                     unanswered -= calls.iter().filter(|call| call.answer()).count() as u64;

@@ -51,7 +51,7 @@ pub type Connection = Counted<TcpStream>;
 ///
 /// # Errors
 ///
-/// Of a distribution that is not "shared", "reuseport" or "balanced", and those of the server.
+/// If the distribution is not "shared", "reuseport" or "balanced", and those of the server.
 pub async fn serve_in_workers<S, F>(
     listener: TcpListener,
     workers: usize,
@@ -71,7 +71,7 @@ where
             loop {
                 // An error concerns one connection, whose client has given up.
                 let Ok((stream, _)) = acceptor.accept().await else { continue };
-                // Without it the server is slower, and as correct.
+                // If this fails, the server is slower, but still correct.
                 let _is_set = stream.set_nodelay(true);
                 tokio::spawn(serve(stream));
             }
@@ -89,7 +89,7 @@ where
 ///
 /// # Errors
 ///
-/// Of a distribution that is not "shared", "reuseport" or "balanced", and those of the server.
+/// If the distribution is not "shared", "reuseport" or "balanced", and those of the server.
 pub fn serve_app(address: &str, workers: usize, distribution: &str, app: Router) -> io::Result<u8> {
     let server = Server::new().bind(address).workers(workers).distribution(distribution_named(distribution)?);
     Ok(server.serve(|_| app).try_run().map_err(io::Error::other)?.exit_code())
@@ -115,7 +115,7 @@ impl Requests {
     }
 }
 
-/// Calls `work` in the only worker of a server, which then stops. `page`: the address of its status page, if it has one.
+/// Calls `work` in the only worker of a server, which then stops. `page` is the address of the status page, if there is one.
 ///
 /// # Errors
 ///

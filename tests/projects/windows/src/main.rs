@@ -1,4 +1,4 @@
-//! What a program or a library does on every platform, without a `cfg`.
+//! A program and a library function that use forkio on every platform, without a `cfg`.
 
 use axum::{Router, routing::get};
 use forkio::{ProcessRuntime, Server};

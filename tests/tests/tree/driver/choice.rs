@@ -17,7 +17,7 @@ impl Case<'_> {
         pick(self.model.process(pid).selectors.keys().copied().collect(), index)
     }
 
-    /// A source for which `condition` holds, and that is no waker.
+    /// A source for which `condition` holds, other than a waker.
     pub(super) fn choose_source(&self, pid: Pid, index: u8, condition: impl Fn(Slot, &File) -> bool) -> Option<SlotId> {
         let slots = self.model.process(pid).slots.iter();
         let fitting = slots.filter(|(id, slot)| {
@@ -37,7 +37,7 @@ impl Case<'_> {
         let selector = self.choose_selector(pid, selector)?;
         let process = self.model.process(pid);
         let slot = self.choose_source(pid, source, |slot, _| {
-            // It is open whether registering at a muted bare descriptor succeeds.
+            // The model does not predict whether registering at a muted bare descriptor succeeds.
             !process.is_muted_bare(slot.fd)
                 && registered.is_none_or(|registered| process.is_registered(selector, slot.fd) == registered)
         });
@@ -50,15 +50,15 @@ impl Case<'_> {
         process.selectors.keys().any(|selector| process.is_registered(*selector, fd)) && !process.is_stale(fd)
     }
 
-    /// The descriptor of a registered source, but not one that was closed and reused while registered: a change could
-    /// then apply to the old or to the new file.
+    /// The descriptor of a registered source, or of any source if `any` is true. Leaves out descriptors that were closed
+    /// and reused while registered: a change could apply to the old or to the new file.
     pub(super) fn choose_registered(&self, pid: Pid, index: u8, any: bool) -> Option<Fd> {
         let is_fit = |fd| self.is_registered(pid, fd) || (any && !self.model.process(pid).is_stale(fd));
         let slot = self.choose_source(pid, index, |slot, _| is_fit(slot.fd))?;
         Some(self.model.process(pid).slots[&slot].fd)
     }
 
-    /// How to name a source in a message: by itself, or by its descriptor.
+    /// Names a source in a message, by its slot or by its descriptor.
     pub(super) fn target(&self, pid: Pid, slot: SlotId, by_fd: bool) -> (Target, Option<SlotId>, Fd) {
         let fd = self.model.process(pid).slots[&slot].fd;
         if by_fd { (Target::Fd(fd), None, fd) } else { (Target::Source(slot), Some(slot), fd) }

@@ -22,7 +22,7 @@ use crate::message::{Baseline, Command, Fd, Reply};
 use crate::model::Model;
 use crate::operation::Operation;
 
-/// The most processes at a time. More of them find no other bugs.
+/// The most processes at a time. More of them would find no other bugs.
 const PROCESSES: usize = 5;
 /// The most selectors of a process.
 const SELECTORS: usize = 3;
@@ -85,7 +85,7 @@ pub(crate) struct Driver {
     prepared_forks: usize,
 }
 
-/// A directory for sockets. It goes with the driver.
+/// A directory for sockets. Dropping this removes it.
 #[derive(Debug)]
 struct Directory(PathBuf);
 
@@ -169,7 +169,7 @@ impl Driver {
         let control = UnixListener::bind(directory.0.join("control")).map_err(failed)?;
         control.set_nonblocking(true).map_err(failed)?;
         let unix = UnixListener::bind(directory.0.join("peers")).map_err(failed)?;
-        // An address of its own. Another program may connect to a port of 127.0.0.1 that it used before.
+        // An address that only this driver uses. Another program may connect to a port of 127.0.0.1 that it used before.
         let [.., high, low] = std::process::id().to_be_bytes();
         let address = (Ipv4Addr::new(127, 64, high, low), 0);
         let tcp = TcpListener::bind(address).map_err(failed)?;
@@ -192,7 +192,7 @@ impl Driver {
         &self.baseline
     }
 
-    /// Runs a case. The error says what is wrong, and which steps led to it. After an error the tree is of no use.
+    /// Runs a case. The error says what is wrong, and which steps led to it. After an error, the tree must not be used again.
     pub(crate) fn run(&mut self, operations: &[Operation]) -> Outcome {
         let mut case = Case {
             driver: self,

@@ -56,7 +56,7 @@ impl File {
         matches!(self.kind, FileKind::TcpListener { .. } | FileKind::TcpStream { .. } | FileKind::Udp { .. })
     }
 
-    /// Whether it takes time until what happens to the file is visible.
+    /// Whether changes of the file become visible only after some time.
     pub(crate) fn is_late(&self) -> bool {
         self.is_network() || self.kind == FileKind::Timerfd
     }

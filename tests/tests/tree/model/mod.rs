@@ -141,8 +141,8 @@ impl Process {
         }
     }
 
-    /// Whether a source, which knows where it is registered, is registered with `selector`. A bare descriptor does not
-    /// know.
+    /// Checks that a source is registered with `selector`. A bare descriptor does not know where it is registered, and
+    /// passes.
     fn check_registered(&self, slot: Option<SlotId>, selector: SelectorId) -> Expected {
         let is_typed = slot.is_some_and(|slot| matches!(self.slots[&slot].holder, Holder::Typed { .. }));
         match self.registered_with(slot) {
@@ -190,7 +190,7 @@ impl Process {
         !entry.dropped && self.fds.get(&fd) == Some(&entry.file)
     }
 
-    /// Whether a bare descriptor was closed while it was registered. What happens to the registration is open then.
+    /// Whether a bare descriptor was closed while it was registered. The model does not predict such a registration.
     pub(crate) fn is_stale(&self, fd: Fd) -> bool {
         let entries = self.selectors.values().filter_map(|selector| selector.table.get(&fd));
         entries.into_iter().any(|entry| !entry.dropped && !self.is_live(fd, entry))
@@ -213,9 +213,9 @@ impl Process {
         entries.into_iter().any(|entry| entry.bare && entry.muted && !entry.dropped)
     }
 
-    /// Whether it is open what happens if the descriptor is closed without being deregistered. Either it is muted, so
-    /// that the kernel does not have it, and anonymous, so that it is like all others of its kind. Or it has a
-    /// duplicate: if that is put in its place later, the kernel has the registration again.
+    /// Whether the model cannot predict a close without deregistering. Either the descriptor is muted, so that the kernel
+    /// does not have it, and anonymous, so that it looks like all others of its kind. Or it has a duplicate: if that is
+    /// later put in its place, the kernel has the registration again.
     pub(crate) fn must_deregister(&self, fd: Fd, files: &[File]) -> bool {
         let entries = self.selectors.values().filter_map(|selector| selector.table.get(&fd));
         let has_duplicate = self.fds.iter().any(|(other, file)| *other != fd && *file == self.fds[&fd]);

@@ -116,7 +116,7 @@ impl Model {
         let selector = process.selectors.get_mut(&selector).expect("a selector");
         let entry = selector.table.remove(&fd);
         let watch = selector.queue.remove(&(file, fd));
-        // To its owner, a registration that is muted or that a fork has dropped still exists.
+        // The owner of a registration that is muted, or that a fork has dropped, can still deregister it.
         if watch.is_some() || entry.is_some_and(|entry| entry.dropped || entry.muted) {
             Ok(())
         } else {

@@ -25,12 +25,12 @@ fn load_cpus(plan: &Plan, workers: Workers) -> &[usize] {
     if workers == Workers::One { &plan.cpus.load } else { &plan.cpus.load_of_two }
 }
 
-/// The servers in turn, each round beginning with another one.
+/// Returns the servers in turn. Each round begins with another server.
 fn in_turn(servers: &[Server], round: usize) -> impl Iterator<Item = &Server> {
     (0..servers.len()).map(move |turn| &servers[(round + turn) % servers.len()])
 }
 
-/// Full load from wrk: as many requests as each server can answer.
+/// Puts full load on each server with wrk: as many requests as it can answer.
 pub(super) fn saturate(
     plan: &Plan,
     data: &mut Data,
@@ -66,7 +66,7 @@ pub(super) fn saturate(
     Ok(())
 }
 
-/// Latencies at half of the throughput that the slowest server reached in the case `full`.
+/// Measures latencies at half of the throughput that the slowest server reached in the case `full`.
 pub(super) fn latencies(
     plan: &Plan,
     data: &mut Data,

@@ -1,4 +1,4 @@
-//! What does a request cost, with as many workers on the same CPUs?
+//! What does a request cost, with equal numbers of workers on the same CPUs?
 
 mod axum;
 mod contenders;
@@ -93,7 +93,7 @@ fn measure(plan: &Plan, data: &mut Data) -> Measured {
     drop(servers);
     let servers = start_all(plan, data, LOGGING, &plan.cpus.one);
     for server in &servers {
-        // The server has opened it. Now its end frees the space.
+        // The server has the file open. Its space is freed when the server ends.
         let _ = fs::remove_file(access_log(server.address));
     }
     load::saturate(plan, data, &servers, Workers::One, Connections::Open, ACCESS_LOG)?;
@@ -110,7 +110,7 @@ fn count_instructions(plan: &Plan, data: &mut Data) {
         (HYPER_MIO, |plan, address| Ok(hello_mio(plan, "current-thread", address, 0, 0))),
         (NGINX, |plan, address| nginx(plan, 1, "", address)),
     ];
-    // A run of valgrind takes a while.
+    // A run under valgrind is slow, so there are few rounds.
     for (name, command) in servers.into_iter().take(plan.rounds(3, 2)) {
         for connections in [Connections::Open, Connections::Short] {
             match instructions::of_a_request(|address| command(plan, address), connections) {

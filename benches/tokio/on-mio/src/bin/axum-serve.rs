@@ -26,7 +26,7 @@ fn program(args: &[&str]) -> Result<(), Box<dyn Error>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = listen::listen(address)?.tap_io(|stream| {
-            // Without it the server is slower, and as correct.
+            // If this fails, the server is slower, but still correct.
             let _is_set = stream.set_nodelay(true);
         });
         Ok(axum::serve(listener, app::app()).await?)

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 fn program(args: &[&str]) -> Result<(), Box<dyn Error>> {
     let [memory] = args else { return Err(USAGE.into()) };
     protocol::fill_memory(memory)?;
-    // The child cannot use this one.
+    // The child cannot use this runtime.
     let inherited = Builder::new_current_thread().enable_all().build()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
@@ -51,7 +51,7 @@ fn respond(listener: &TcpListener) -> io::Result<()> {
         let mut message = [0; MESSAGE];
         stream.read_exact(&mut message).await?;
         let written = stream.write_all(&message).await;
-        // The process ends now: dropping them would act on objects that the parent shares.
+        // The process ends now. Dropping these would act on objects that the parent shares.
         mem::forget((stream, listener));
         written
     })
