@@ -291,8 +291,8 @@ fn main() -> Result<(), Error> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     let mut minutes = 10.0;
     if arguments.first().is_some_and(|argument| argument == "--minutes") {
-        arguments.remove(0);
-        minutes = arguments.remove(0).parse()?;
+        minutes = arguments.get(1).ok_or("--minutes needs a number")?.parse()?;
+        arguments.drain(..2);
     }
     let duration = Duration::from_secs_f64(minutes * 60.0);
     let mut server = Server::start(&arguments)?;

@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd;
 use std::os::unix::process::parent_id;
 
-use forkio_reactor::fork::{InheritedState, atfork};
+use forkio_reactor::fork::{InheritedState, atfork, reconcile};
 use forkio_tests::reactor::*;
 
 scenarios!(
@@ -113,5 +113,31 @@ scenarios!(
             poller.join().unwrap();
         });
         reap(unplanned::fork_on_thread(|| check_table(&queue)));
+    }
+
+    /// Other threads register at the moment of the fork. In the child, table and queue agree, and the selector works.
+    fn beside_registrations() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let registry = selector.registry().try_clone().unwrap();
+        let register_all_the_time = || {
+            let mut socket = udp();
+            register(&registry, &mut socket, 2);
+            registry.reregister(&mut socket, Token(3), Interest::WRITABLE).unwrap();
+            registry.deregister(&mut socket).unwrap();
+        };
+        beside_threads([register_all_the_time; 2], || {
+            for _ in 0..rounds(200) {
+                unplanned::in_child(|| {
+                    reconcile();
+                    assert!(atfork::failure().is_none(), "{}", atfork::failure().unwrap());
+                    check_eq("lost", fork::glue::lost_state(), None);
+                    check_table(&selector);
+                    waker.wake().unwrap();
+                    assert!(wait(&mut selector).contains(&0), "the child's waker");
+                    exit_now(0);
+                });
+            }
+        });
     }
 );
