@@ -59,7 +59,8 @@ impl Decision {
     }
 }
 
-/// The policy that a fork follows for a registration, if a stream with the token of [`renew_receivers`] is an end of a pair.
+/// The policy that a fork follows for a registration. It takes for granted that a stream with the token of
+/// [`renew_receivers`] is an end of a pair.
 pub(super) fn policy(info: EntryInfo, token: Token, kind: SourceKind) -> ForkPolicy {
     match info.own_policy() {
         None if is_renewed_receiver(token, kind) => ForkPolicy::Renew,

@@ -21,8 +21,8 @@ use crate::{Interest, Registry, Token, event, fork, sys};
 /// Taking or setting in one process does not affect the other's timer.
 ///
 /// The same holds for a timer that is not registered, and for one with the policy `NoFork`, except that the child's timer is
-/// not registered. With `Inherit`, both processes share one timer. With `Sever`, the timer fails in the child with
-/// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
+/// not registered. With `Inherit`, both processes share one timer (on kqueue systems, each has its own). With `Sever`, the
+/// timer fails in the child with [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
 ///
 /// # Platforms
 ///
