@@ -1,5 +1,5 @@
-//! Takes the place of the module `fork` without the feature `cponfork`: selectors without a registration table, and no
-//! notes for forks.
+//! Takes the place of the module `fork` without the feature `cponfork`: selectors have no registration table, and nothing is
+//! recorded for forks.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -70,7 +70,7 @@ impl Selector {
         Ok(SelectorWaker { core: Arc::clone(self.core()), signal })
     }
 
-    /// The queue's descriptor, for the program to wait for by other means.
+    /// Returns the queue's descriptor, so that the program can wait for it by other means.
     pub(crate) fn expose(&self) -> BorrowedFd<'_> {
         self.core().kernel.expose();
         self.core().kernel.queue.as_fd()
@@ -97,8 +97,8 @@ impl Drop for SelectorWaker {
     }
 }
 
-/// Where a source is registered, as its owner knows. As in mio, only debug builds check it, unless the kernel does not
-/// notice misuse itself.
+/// The selector that a source is registered with, as its owner knows it. Release builds do not check it, like mio's, unless
+/// the kernel does not notice misuse itself.
 #[derive(Debug)]
 pub(crate) struct SourceRegistration {
     /// The selector's id; 0: none.

@@ -21,8 +21,8 @@
 //!
 //! # 2. A source
 //!
-//! Register a source with a [`Token`](crate::Token), which tells its events from others, and an
-//! [`Interest`](crate::Interest), which says what to wait for.
+//! Register a source with a [`Token`](crate::Token), which identifies its events, and an [`Interest`](crate::Interest),
+//! which says what to wait for.
 //!
 #![cfg_attr(all(feature = "os-poll", feature = "net"), doc = "```")]
 #![cfg_attr(not(all(feature = "os-poll", feature = "net")), doc = "```ignore")]
@@ -41,8 +41,8 @@
 //!
 //! # 3. A loop
 //!
-//! Wait for events, and serve each until there is nothing left to do: events are edge-triggered, and only an operation
-//! that fails with [`WouldBlock`](std::io::ErrorKind::WouldBlock) makes sure of the next one.
+//! Wait for events, and serve each until there is nothing left to do: events are edge-triggered, and the next one is certain
+//! only after an operation has failed with [`WouldBlock`](std::io::ErrorKind::WouldBlock).
 //!
 #![cfg_attr(all(feature = "os-poll", feature = "net"), doc = "```")]
 #![cfg_attr(not(all(feature = "os-poll", feature = "net")), doc = "```ignore")]
@@ -112,7 +112,7 @@
 //! poll.registry().register(&mut heartbeat, Token(0), Interest::READABLE)?;
 //! heartbeat.set_after(Duration::from_millis(5), Some(Duration::from_secs(1)))?;
 //! poll.poll(&mut events, None)?;
-//! // More than one if the loop was held up.
+//! // More than one if the loop was delayed.
 //! let beats = heartbeat.expirations()?;
 //! # assert_eq!(beats, 1);
 //! # Ok(())

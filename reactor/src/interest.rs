@@ -1,4 +1,4 @@
-//! [`Interest`].
+//! The readiness that a source is registered for.
 
 use std::fmt;
 use std::num::NonZeroU8;
@@ -116,13 +116,13 @@ impl Interest {
         self.0.get()
     }
 
-    /// The interest of any bits that [`bits`](Interest::bits) may give, meaningful or not.
+    /// Makes an interest of any bits, even of those that have no meaning.
     #[allow(dead_code, reason = "only an epoll asks")]
     pub(crate) const fn of_any_bits(bits: NonZeroU8) -> Interest {
         Interest(bits)
     }
 
-    /// `None` for zero and for bits that have no meaning.
+    /// Makes an interest of these bits; `None` for zero and for bits that have no meaning.
     pub(crate) const fn from_bits(bits: u8) -> Option<Interest> {
         match NonZeroU8::new(bits) {
             Some(bits) if bits.get() & !(READABLE | WRITABLE | AIO | LIO | PRIORITY) == 0 => Some(Interest(bits)),

@@ -24,7 +24,7 @@ impl<T: AsRawFd> IoSource<T> {
         IoSource { registration: SourceRegistration::new(io.as_raw_fd(), kind), inner: io }
     }
 
-    /// The two ends of a stream socket pair: renewing one means renewing both.
+    /// Makes sources of the two ends of a stream socket pair. A fork that renews one end renews both.
     pub(crate) fn pair(a: T, b: T) -> (IoSource<T>, IoSource<T>) {
         fork::add_pair(a.as_raw_fd(), b.as_raw_fd());
         let end = |io| {
@@ -35,7 +35,7 @@ impl<T: AsRawFd> IoSource<T> {
         (end(a), end(b))
     }
 
-    /// The descriptor's owner. A kernel registration stays as it is.
+    /// Returns the descriptor's owner. A kernel registration stays as it is.
     pub(crate) fn into_inner(self) -> T {
         let IoSource { registration, inner } = self;
         registration.release();

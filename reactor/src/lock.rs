@@ -32,12 +32,12 @@ pub(crate) struct Lock<T> {
 // SAFETY: the value is only reached through a guard, and only one thread has a guard.
 unsafe impl<T: Send> Sync for Lock<T> {}
 
-/// The right to the value, until dropped.
+/// Gives access to the value until it is dropped.
 pub(crate) struct Guard<T: 'static> {
     lock: &'static Lock<T>,
-    /// Frees the lock when dropped; `false` where the thread has it already.
+    /// Whether dropping the guard frees the lock; `false` for a second guard of the same thread.
     frees: bool,
-    /// The lock is its thread's.
+    /// The lock belongs to the thread that has taken it.
     _not_send: PhantomData<*const ()>,
 }
 
@@ -69,7 +69,7 @@ impl<T> Lock<T> {
         self.owner.load(Ordering::Relaxed) == this_thread()
     }
 
-    /// Another guard for the thread that has the lock.
+    /// Returns another guard to the thread that has the lock.
     ///
     /// # Safety
     ///
@@ -150,7 +150,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 assert!(!HELD.is_mine());
-                // Does as the child of a fork by this thread would, which does not have the other thread. SAFETY: the other
+                // Acts like a child that this thread has forked, in which the other thread does not exist. SAFETY: the other
                 // thread waits for this one, and leaves the value alone after it.
                 assert!(!unsafe { HELD.free_if_orphaned(2) });
                 assert_eq!(*HELD.lock(), 2);

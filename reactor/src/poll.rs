@@ -1,4 +1,4 @@
-//! [`Poll`] and [`Registry`].
+//! A selector, and the registration of sources with it.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
@@ -88,16 +88,16 @@ impl Poll {
 
     /// Waits until at least one source is ready or `timeout` has passed, and fills `events`.
     ///
-    /// `None` waits without limit, `Some(Duration::ZERO)` not at all. Any other timeout is rounded up to the queue's
-    /// granularity, a millisecond, and may be overrun by the scheduler. `events` is cleared first and receives at most
+    /// `None` waits without limit; `Some(Duration::ZERO)` does not wait. Any other timeout is rounded up to the queue's
+    /// granularity, on epoll a millisecond, and scheduling may add to it. `events` is cleared first and receives at most
     /// [`Events::capacity`] events; the rest comes with the next call. A timeout that passes gives `Ok(())` and no
     /// events.
     ///
     /// # Errors
     ///
-    /// Those of `epoll_wait(2)`, not retried: [`Interrupted`](io::ErrorKind::Interrupted) when a signal handler ran. In
-    /// a forked child whose queue could not be completed, the error of the system call that failed, every time: the
-    /// queue would be half armed.
+    /// Those of `epoll_wait(2)`, not retried: [`Interrupted`](io::ErrorKind::Interrupted) when a signal handler ran. In a
+    /// forked child whose queue could not be completed, every poll returns the cause, because the queue would be half
+    /// armed.
     ///
     /// # Examples
     ///
@@ -140,9 +140,9 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if the source is registered, here or elsewhere; otherwise those
-    /// of `epoll_ctl(2)`: no memory, the user's limit of watches (`/proc/sys/fs/epoll/max_user_watches`), an object
-    /// that cannot be polled (a regular file).
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if the source is registered, here or elsewhere (a bare descriptor may
+    /// be registered elsewhere); otherwise those of `epoll_ctl(2)`: no memory, the user's limit of watches
+    /// (`/proc/sys/fs/epoll/max_user_watches`), an object that cannot be polled (a regular file).
     pub fn register<S>(&self, source: &mut S, token: Token, interests: Interest) -> io::Result<()>
     where
         S: event::Source + ?Sized,
@@ -179,11 +179,11 @@ impl Registry {
         source.deregister(self)
     }
 
-    /// Another handle to the same selector. It costs no descriptor.
+    /// Returns another handle to the same selector. It costs no descriptor.
     ///
     /// # Errors
     ///
-    /// None today; mio's signature.
+    /// None today. The signature is mio's.
     pub fn try_clone(&self) -> io::Result<Registry> {
         Ok(Registry { selector: self.selector.clone() })
     }

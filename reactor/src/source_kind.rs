@@ -58,7 +58,7 @@ impl SourceKind {
 pub(crate) struct SourceTag(u16);
 
 impl SourceTag {
-    /// Where the kind is.
+    /// The lowest bit of the kind.
     pub(crate) const KIND: u32 = 6;
 
     /// A bare descriptor: a fork determines its kind.

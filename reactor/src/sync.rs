@@ -8,7 +8,7 @@ pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU16, AtomicU32, 
 #[inline(always)]
 pub(crate) fn fence_between() {}
 
-/// Waits a little for another thread, more from round to round.
+/// Waits briefly for another thread, longer in later rounds.
 pub(crate) fn pause(round: u32) {
     // A fork takes microseconds to milliseconds. Sleeping in small steps needs no queue of waiting threads, which would have
     // to be repaired in a child.

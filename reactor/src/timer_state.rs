@@ -6,20 +6,19 @@ use std::time::Duration;
 
 use crate::sys;
 
-/// The clock that a [`Timer`](crate::unix::Timer) counts by.
+/// The clock that a [`Timer`](crate::unix::Timer) uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Clock {
-    /// Advances steadily and is never set, like [`Instant`](std::time::Instant). It may stand still while the system is
-    /// suspended.
+    /// Advances steadily and is never set, like [`Instant`](std::time::Instant). It may stop while the system is suspended.
     Monotonic,
     /// The time of day, like [`SystemTime`](std::time::SystemTime). When it is set, expirations move with it.
     Realtime,
 }
 
 impl Clock {
-    /// The time that the clock shows: for the real-time clock the time since 1970 began (UTC), for the monotonic one since
-    /// a moment that is the same for all processes of the system.
+    /// Returns the time that the clock shows. The real-time clock counts from the beginning of 1970 (UTC), the monotonic
+    /// clock from a moment that is the same for all processes of the system.
     pub fn now(self) -> Duration {
         Duration::from_nanos(sys::timer::now(self))
     }
@@ -38,9 +37,7 @@ impl Setting {
     /// The kernel counts in signed 64 bits. A later time never comes.
     const NEVER: u64 = i64::MAX as u64;
 
-    /// # Errors
-    ///
-    /// `InvalidInput` for a period of zero.
+    /// Makes a setting. Without a period, the timer expires once. Fails with `InvalidInput` for a period of zero.
     pub(crate) fn new(first: Duration, period: Option<Duration>) -> io::Result<Setting> {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(Setting::NEVER);
         let period = match period {
@@ -66,7 +63,7 @@ pub(crate) struct TimerState {
     first: AtomicU64,
     period: AtomicU64,
     taken: AtomicU64,
-    /// The timer stayed with a process that this one was forked from.
+    /// Whether a fork has severed the timer: only an ancestor of this process has it.
     severed: AtomicBool,
 }
 
@@ -90,7 +87,7 @@ impl TimerState {
         self.taken.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Async-signal-safe.
+    /// Notes that a fork has severed the timer. Async-signal-safe.
     pub(crate) fn sever(&self) {
         self.severed.store(true, Ordering::Relaxed);
     }
@@ -99,7 +96,7 @@ impl TimerState {
         self.severed.load(Ordering::Relaxed)
     }
 
-    /// Begins with the first expiration that the owner has not taken; `None`: the owner has taken all.
+    /// Returns a setting that begins with the first expiration that the owner has not taken; `None` if none will come.
     pub(crate) fn rest(&self) -> Option<Setting> {
         let first = self.first.load(Ordering::Relaxed);
         let period = self.period.load(Ordering::Relaxed);

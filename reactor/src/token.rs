@@ -1,10 +1,10 @@
-//! [`Token`].
+//! The token of a registration.
 
 /// Says which source an event belongs to.
 ///
-/// The caller chooses it at registration and finds it in the source's events: an index into a slab, or a number that a
-/// map leads back to the source. Several sources may share a token. A child forked through the module `fork` gets
-/// events with the tokens its parent chose.
+/// The caller chooses it at registration and finds it in the source's events. It may be an index into a slab, or a key of a
+/// map. Several sources may share a token. A child forked through the module `fork` gets events with the tokens that its
+/// parent chose.
 ///
 /// # Examples
 ///

@@ -37,7 +37,7 @@ impl WakeState {
         self.exposed.load(Ordering::SeqCst) || (!was_notified && self.polling.load(Ordering::SeqCst))
     }
 
-    /// Poller: announces that it blocks. Returns `false`, having taken that back, if a wake is pending.
+    /// Poller: announces that it blocks. If a wake is pending, takes that back and returns `false`.
     #[inline]
     pub(crate) fn begin_blocking(&self) -> bool {
         self.polling.store(true, Ordering::SeqCst);
@@ -49,10 +49,10 @@ impl WakeState {
         true
     }
 
-    /// Poller: it is back from the kernel.
+    /// Poller: notes that it has returned from the kernel.
     #[inline]
     pub(crate) fn end_blocking(&self) {
-        // A waker that does not see this yet makes a system call more than it must.
+        // A waker that does not see this yet makes one system call that is not needed.
         self.polling.store(false, Ordering::Release);
     }
 

@@ -56,11 +56,11 @@ impl WakeableQueue {
     ///
     /// # Errors
     ///
-    /// `AlreadyExists` if there is one; otherwise the system's.
+    /// `AlreadyExists` if the selector has a waker; otherwise those of the system calls.
     ///
     /// # Panics
     ///
-    /// In debug builds, like mio, if there is one.
+    /// In debug builds, like mio, if the selector has a waker.
     pub(crate) fn add_waker(&self, token: Token) -> io::Result<sys::WakeSignal> {
         if !self.waker.occupy(token) {
             let text = "Only a single `Waker` can be active per `Poll` instance";
@@ -96,7 +96,7 @@ impl WakeableQueue {
         if self.wake.notify() { signal.signal(&self.queue, self.waker.token()) } else { Ok(()) }
     }
 
-    /// Called when the program takes the queue's descriptor. From then on the kernel gets every wake.
+    /// Called when the program takes the queue's descriptor. From then on every wake signals the kernel object.
     #[cold]
     pub(crate) fn expose(&self) {
         if !self.wake.expose() {

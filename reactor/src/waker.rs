@@ -1,4 +1,4 @@
-//! [`Waker`].
+//! The waker of a selector.
 
 use std::io;
 
@@ -26,7 +26,7 @@ use crate::{Registry, Token};
 /// # Fork
 ///
 /// Waker and wake are private to a process: the child gets a fresh kernel object at the same descriptor, and a wake that was
-/// pending at the fork is pending in both. Neither can wake the other.
+/// pending at the fork is pending in both. Neither process can wake the other.
 ///
 /// # Platforms
 ///

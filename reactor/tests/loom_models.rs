@@ -15,7 +15,7 @@ mod sync {
         loom::sync::atomic::fence(Ordering::SeqCst);
     }
 
-    /// Gives way; loom explores which thread continues.
+    /// Yields: loom explores which thread continues.
     pub(crate) fn pause(_round: u32) {
         loom::thread::yield_now();
     }
@@ -100,12 +100,12 @@ impl Model {
     }
 }
 
-/// A poller that blocks until it has been told by every waker ends: no wake is lost.
+/// No wake is lost: a poller that polls until it has heard from every waker does not hang.
 #[test]
 fn no_wake_is_lost() {
     for wakers in 1..=2 {
         let mut explored = loom::model::Builder::new();
-        // More switches between threads at any moment than that take too long to explore.
+        // Exploring more preemptions takes too long.
         explored.preemption_bound = Some(2);
         explored.check(move || {
             let model = Model::new();
@@ -116,7 +116,7 @@ fn no_wake_is_lost() {
                 })
                 .collect();
             let mut taken = 0;
-            // A poll may return without having been told: a signal that was late.
+            // A late signal may make a poll return without news from a waker.
             while model.told.load(Ordering::Relaxed) < wakers {
                 model.poll(&mut taken);
             }

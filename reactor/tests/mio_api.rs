@@ -1,4 +1,4 @@
-//! The crate against the conformance suite: it is a drop-in for mio.
+//! Runs the conformance suite on this crate, which is a drop-in for mio.
 #![cfg(all(feature = "os-poll", feature = "os-ext", feature = "net"))]
 
 // The kernel of a test build: CONTRIBUTING.md.

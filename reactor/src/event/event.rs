@@ -43,20 +43,20 @@ impl Event {
         sys::event::is_writable(&self.inner)
     }
 
-    /// Whether the source is in an error state. The event is then also readable or writable, and that operation
-    /// returns the error.
+    /// Whether the source is in an error state. The event is then usually readable or writable too, and that operation
+    /// returns the error. A pipe whose reading end is closed may show the error alone.
     pub fn is_error(&self) -> bool {
         sys::event::is_error(&self.inner)
     }
 
-    /// Whether the reading half is closed: the peer has shut down or closed its writing half, or this side its reading
-    /// half. Data may still be unread. May be missing, but is never a false alarm.
+    /// Whether the reading half is closed: the peer has shut down or closed its writing half, or this side has shut down
+    /// its reading half. Data may still be unread. May be missing, but is never a false alarm.
     pub fn is_read_closed(&self) -> bool {
         sys::event::is_read_closed(&self.inner)
     }
 
-    /// Whether the writing half is closed: the connection is closed both ways, or the reading end of a pipe is gone. On
-    /// epoll a shutdown of only this side's writing half does not show. May be missing, but is never a false alarm.
+    /// Whether the writing half is closed: the connection is closed both ways, or the reading end of a pipe is closed. epoll
+    /// does not report a shutdown of only this side's writing half. May be missing, but is never a false alarm.
     pub fn is_write_closed(&self) -> bool {
         sys::event::is_write_closed(&self.inner)
     }

@@ -2,15 +2,15 @@ use std::io;
 
 use crate::{Interest, Registry, Token};
 
-/// Something that can be registered with a [`Registry`].
+/// A value that can be registered with a [`Registry`].
 ///
 /// Programs call the methods of [`Registry`], which call these. Implement the trait for a type that contains a source,
 /// by passing the calls on to it; a bare descriptor becomes a source as a `unix::SourceFd`.
 ///
 /// # Dropping a source
 ///
-/// Deregister a source before dropping it: dropping only closes the descriptor, and the kernel ends a registration with
-/// the *last* duplicate of a descriptor, of which a forked child may hold one.
+/// Deregister a source before dropping it: the kernel ends a registration with the *last* duplicate of a descriptor, and a
+/// forked child may hold one.
 ///
 /// # Examples
 ///
@@ -131,7 +131,7 @@ macro_rules! descriptor_owner {
             }
         }
 
-        /// The caller puts the descriptor into non-blocking mode.
+        /// The caller must put the descriptor into non-blocking mode.
         impl std::os::fd::FromRawFd for $name {
             unsafe fn from_raw_fd(fd: std::os::fd::RawFd) -> $name {
                 // SAFETY: the caller hands over an open descriptor that nothing else owns.
@@ -140,7 +140,7 @@ macro_rules! descriptor_owner {
             }
         }
 
-        /// The caller puts the descriptor into non-blocking mode.
+        /// The caller must put the descriptor into non-blocking mode.
         impl From<std::os::fd::OwnedFd> for $name {
             fn from(fd: std::os::fd::OwnedFd) -> $name {
                 $name { inner: crate::io_source::IoSource::new(<$std>::from(fd), crate::io_source::SourceKind::$kind) }

@@ -9,14 +9,14 @@ use super::selector_core::SelectorCore;
 use super::signal_pipe::SignalPipe;
 use crate::Token;
 
-/// The token of the signal pipe (`TOKEN_SIGNAL` there).
+/// The token of the signal pipe (`tokio/src/runtime/io/driver.rs`, `TOKEN_SIGNAL`).
 pub(super) const SIGNAL_PIPE: Token = Token(1);
 
 /// The adopted selectors of the process.
 #[derive(Debug)]
 pub(super) struct Adopted {
     pub(super) queues: Vec<AdoptedQueue>,
-    /// The pipe that all of them have, and by which they are found.
+    /// The signal pipe that all of them have. Forks find the selectors by it.
     pub(super) pipe: Option<SignalPipe>,
 }
 
@@ -37,13 +37,13 @@ impl Adopted {
         self.pipe.is_some()
     }
 
-    /// The descriptors of `core`'s queue beside its number.
+    /// The duplicates of the descriptor of `core`'s queue.
     pub(super) fn duplicates(&self, core: &SelectorCore) -> &[RawFd] {
         let queue = self.queues.iter().find(|queue| std::ptr::eq(queue.core, core));
         queue.map_or(&[], |queue| &queue.duplicates)
     }
 
-    /// The descriptors of the signal pipe that no queue has. The child gets another pipe there.
+    /// The descriptors of the signal pipe that are not registered with a queue. In the child they refer to a fresh pipe.
     pub(super) fn pipe_descriptors(&self) -> impl Iterator<Item = RawFd> {
         self.pipe.iter().flat_map(SignalPipe::descriptors)
     }

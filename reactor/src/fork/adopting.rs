@@ -1,9 +1,9 @@
-//! Finding the epoll instances of tokio on upstream mio, and filling their tables.
+//! Finds the epoll instances of tokio on upstream mio, and fills their tables.
 //!
-//! The list of an instance has no policy of a registration and no interest of a muted one: the table remembers them. The
-//! registration gets a [mark](crate::Interest::MARK) in the kernel then. If the descriptor is closed and registered again, the new
-//! registration has no mark, and the table entry no longer holds. The registration of the waker has a mark too, by which an
-//! instance that was adopted is known from a later one at the same descriptor.
+//! The kernel's list of an instance shows neither the policy of a registration nor the interest of a muted one. The table keeps
+//! them, and such a registration gets a [mark](crate::Interest::MARK) in the kernel. If the descriptor is closed and registered
+//! again, the new registration has no mark, so the table entry is out of date. The registration of the waker has a mark too: it
+//! distinguishes an adopted instance from a later one at the same descriptor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,7 +29,7 @@ use crate::{Interest, Token};
 const WAKER: Token = Token(0);
 
 impl AdoptedQueue {
-    /// Fills the table from the list, as far as it tells. Returns whether the queue is still there.
+    /// Fills the table from the kernel's list, or clears it if that fails. Returns whether this is still the adopted queue.
     fn read_inherited(&self) -> bool {
         let number = self.core.kernel.queue.number();
         let mut numbers = self.duplicates.iter().copied().chain([number]);
@@ -51,9 +51,9 @@ impl AdoptedQueue {
     }
 }
 
-/// In the child of an unplanned fork, keeps those selectors that the child can plan for: the retired ones. The list of a queue that
-/// both processes have shows what either of them registers, but a socket of this process that is in it is registered with the
-/// inherited runtime.
+/// In the child of an unplanned fork, keeps the retired selectors, and forgets the others. Parent and child share the queue, so
+/// its list shows what either of them registers. For a retired selector that is enough: a listed socket that this process has
+/// is registered with the inherited runtime.
 pub(super) fn keep_retired(state: &mut ProcessState) {
     let queues = std::mem::take(&mut state.adopted.queues);
     let (kept, left_out) = queues.into_iter().partition(|queue| queue.core.is_retired() && queue.read_inherited());
@@ -61,7 +61,7 @@ pub(super) fn keep_retired(state: &mut ProcessState) {
     end(state, left_out);
 }
 
-/// In the child of an unplanned fork, forgets the selectors, which have been planned for.
+/// In the child of an unplanned fork, forgets the selectors once the child has reconciled.
 pub(super) fn abandon(state: &mut ProcessState) {
     state.adopted.pipe = None;
     let queues = std::mem::take(&mut state.adopted.queues);
@@ -70,7 +70,7 @@ pub(super) fn abandon(state: &mut ProcessState) {
 
 fn end(state: &mut ProcessState, queues: Vec<AdoptedQueue>) {
     for queue in queues {
-        // Unless an error has ended it already.
+        // If reconciling failed, the selector has ended already.
         if queue.core.is_adopted() {
             queue.core.end();
         }
@@ -102,7 +102,7 @@ fn not_found() -> io::Error {
     )
 }
 
-/// The signal pipe of the runtime that `fd` is registered with.
+/// Finds the signal pipe of the runtime that `fd` is registered with.
 fn find_pipe(fd: RawFd) -> io::Result<SignalPipe> {
     let (_, inode) = descriptor::identity(fd)?;
     let open = adoption::open_descriptors(|_| false)?;
@@ -165,11 +165,11 @@ pub(super) fn refresh(state: &mut ProcessState) -> Result<(), PrepareError> {
     Ok(())
 }
 
-/// Locks the state, with the adopted selectors up to date as far as they can be.
+/// Locks the state, and brings the adopted selectors up to date if possible.
 pub(super) fn lock_refreshed() -> Guard<ProcessState> {
     let mut state = lock();
     if !is_forking_here() {
-        // A fork returns the error.
+        // The next fork returns the error.
         let _ = refresh(&mut state);
     }
     state
@@ -186,13 +186,13 @@ pub(super) fn lock_refreshed_to_change() -> io::Result<Guard<ProcessState>> {
 struct Lists {
     /// The inode of the signal pipe's receiving end.
     inode: u64,
-    /// By descriptor of the instance; `None` for an instance that belongs to other code than tokio.
+    /// The registrations of each instance, by its descriptor; `None` if the instance does not belong to tokio.
     read: BTreeMap<RawFd, Option<Vec<Registered>>>,
 }
 
 impl Lists {
     fn read(&mut self, number: RawFd) -> Result<Option<&Vec<Registered>>, PrepareError> {
-        // A runtime may be gone, and another file be open there.
+        // A runtime may have ended, and its descriptor may refer to another file now.
         if !self.read.contains_key(&number)
             && descriptor::kind(number).is_ok_and(|kind| kind == SourceKind::Queue)
             && selectors().all(|core| core.is_adopted() || core.kernel.queue.number() != number)
@@ -211,7 +211,7 @@ impl Lists {
     /// Finds the descriptors that refer to one instance.
     fn group(mut self, queues: &[RawFd]) -> Result<Vec<Instance>, PrepareError> {
         let mut instances: Vec<Instance> = Vec::new();
-        // Those that were read already come first: reading the list of another descriptor of the same instance takes long.
+        // The descriptors whose lists were read come first: reading a list again through a duplicate takes long.
         let known: Vec<_> = self.read.keys().copied().filter(|number| queues.contains(number)).collect();
         let others = queues.iter().copied().filter(|number| !known.contains(number));
         for number in known.iter().copied().chain(others) {
@@ -234,10 +234,10 @@ impl Lists {
     }
 }
 
-/// Returns each instance with its core, and ends the cores of those that are gone.
+/// Returns each instance with its core, and ends the cores whose instances no longer exist.
 ///
-/// An instance that is known to have been adopted, but not as what, belongs to the parent: this process is the child of an
-/// unplanned fork, and leaves it alone.
+/// If an instance has a marked waker, but no core here, the parent has adopted it: this process is the child of an unplanned
+/// fork, and leaves the instance alone.
 fn assign_cores(state: &mut ProcessState, instances: Vec<Instance>) -> Vec<(&'static SelectorCore, Instance)> {
     let mut before = std::mem::take(&mut state.adopted.queues);
     let mut assigned = Vec::new();
@@ -297,7 +297,7 @@ fn fill(core: &SelectorCore, instance: &Instance, pairs: &mut OwnPairs) -> io::R
     Ok(())
 }
 
-/// The state of a table entry for a registration that the list has.
+/// Returns the state of the table entry for a listed registration.
 fn info(registered: &Registered, entry: &Entry, generation: u32, kind: SourceKind) -> io::Result<EntryInfo> {
     let tag = SourceTag::of(kind);
     if !registered.interest.is_marked() {

@@ -2,29 +2,29 @@
 //!
 //! Without this module the child of a fork that other code has made reconciles when it first uses a selector. That is all
 //! that most programs need. But until then the child holds its parent's connections: a peer does not see the end of a
-//! connection that only the parent closes. [`install`] registers a handler with the C library (`pthread_atfork(3)`), by
-//! which the child reconciles inside `fork(2)`.
+//! connection that only the parent closes. [`install`] registers a handler with the C library (`pthread_atfork(3)`), so
+//! that the child reconciles inside `fork(2)`.
 //!
 //! # Costs
 //!
-//! The parent pays nothing. Every child of `fork(2)` pays for its reconciliation, even one that only calls `exec`: about
-//! what building an epoll instance costs, see [`prepare`](super::prepare). `posix_spawn(3)`, `system(3)`, `popen(3)`,
-//! `vfork(2)` and `std::process::Command` without `pre_exec` run no handlers in glibc and musl, and cost nothing. Neither
-//! does `_Fork(3)`, whose child reconciles when it first uses a selector.
+//! The parent pays nothing. Every child of `fork(2)` pays for its reconciliation, even one that only calls `exec`: it makes
+//! the objects that [`prepare`](super::prepare) makes for a planned fork. `posix_spawn(3)`, `system(3)`, `popen(3)`,
+//! `vfork(2)` and `std::process::Command` without `pre_exec` run no handlers in glibc and musl, and cost nothing. `_Fork(3)`
+//! runs no handlers either: its child reconciles when it first uses a selector.
 //!
 //! # Other handlers
 //!
 //! The C library calls the handlers of a child in the order in which they were registered. Handlers that were registered
-//! before `install` still find the parent's objects; a selector that they use reconciles.
+//! before `install` still find the parent's objects. If one of them uses a selector, the child reconciles then.
 //!
 //! Handlers cannot be removed. The C library forgets them when the shared object that they are in is unloaded.
 //!
 //! # Threads
 //!
-//! As after every `fork(2)`, the child has only the thread that forked. Its selectors are whole, unless another thread was
+//! As after every `fork(2)`, the child has only the thread that forked. Its selectors work, unless another thread was
 //! changing forkio's state at the fork: then they are [poisoned](super::InheritedState). A runtime that another thread was
-//! running is lost: build another one. A child that a thread of the runtime made, such as in a function that a task calls,
-//! continues the runtime if that has no other threads.
+//! running cannot continue: build another one. If the thread of a single-threaded runtime forks, such as in a function that
+//! a task calls, the child continues the runtime.
 //!
 //! # Examples
 //!
@@ -56,7 +56,7 @@ use crate::sys::process;
 ///
 /// # Errors
 ///
-/// Those of `pthread_atfork(3)`: no memory.
+/// Those of `pthread_atfork(3)`, which fails if it cannot allocate memory.
 pub fn install() -> io::Result<()> {
     extern "C" fn in_child() {
         reconcile::at_fork();

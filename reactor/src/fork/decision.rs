@@ -59,7 +59,8 @@ impl Decision {
     }
 }
 
-/// The policy that a fork follows for a registration.
+/// The policy that a fork follows for a registration. It takes for granted that a stream with the token of
+/// [`renew_receivers`] is an end of a pair.
 pub(super) fn policy(info: EntryInfo, token: Token, kind: SourceKind) -> ForkPolicy {
     match info.own_policy() {
         None if is_renewed_receiver(token, kind) => ForkPolicy::Renew,
@@ -76,7 +77,7 @@ pub(super) fn renew_receivers(token: Token) {
     RENEWED_TOKEN.store(token.0 as u64 + 1, Ordering::Relaxed);
 }
 
-/// Whether a registration is a signal pipe by [`renew_receivers`]. It must also belong to a pair made in this process.
+/// Whether [`renew_receivers`] applies to a registration. The caller must check that it belongs to a pair made in this process.
 pub(super) fn is_renewed_receiver(token: Token, kind: SourceKind) -> bool {
     kind == SourceKind::Stream && (token.0 as u64).wrapping_add(1) == RENEWED_TOKEN.load(Ordering::Relaxed)
 }

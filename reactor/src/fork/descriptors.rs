@@ -12,11 +12,11 @@ use crate::timer_state::TimerState;
 pub(super) struct Record {
     /// The other end of the socket pair that this is an end of. Only pairs made in this process are known.
     pub(super) peer: Option<RawFd>,
-    /// The pair was not made through this crate: it was found in the list of an adopted queue.
+    /// Whether the pair was found in the list of an adopted queue. This crate did not make it.
     is_found: bool,
-    /// Every child gets a pair of its own in place of this one, registered or not.
+    /// Whether every child gets a pair of its own in place of this one, registered or not.
     pub(super) is_always_renewed: bool,
-    /// This is a `unix::Timer`.
+    /// The state of the `unix::Timer` that owns the descriptor.
     pub(super) timer: Option<Arc<TimerState>>,
     /// The file that a bare descriptor referred to when it was muted. The kernel does not have a muted registration, so
     /// only this shows that the descriptor was closed and used again.

@@ -15,7 +15,7 @@ pub(crate) struct Entry {
     token: AtomicU64,
     /// The lower half of an [`EntryInfo`].
     flags: AtomicU16,
-    /// Whether a thread is changing the entry, or looks whether it may. The mark is a variable of its own: a thread that finds
+    /// Whether a thread is changing the entry, or checks whether it may. The mark is a variable of its own: a thread that finds
     /// the gate closed takes its mark back, and must not write back what the fork may have changed meanwhile.
     is_marked: AtomicBool,
     /// The upper half of an [`EntryInfo`].
@@ -24,8 +24,8 @@ pub(crate) struct Entry {
 
 const _: () = assert!(cfg!(test) || size_of::<Entry>() == 16);
 
-/// How many rounds to wait for another thread to end its change of a registration. A round takes a tenth of a millisecond
-/// or more, so all of them take at least five seconds.
+/// How many rounds to wait for another thread to end its change of a registration. All but the first rounds take a tenth of
+/// a millisecond or more, so all of them take about five seconds or more.
 pub(super) const PATIENCE: u32 = 50_000;
 
 impl Entry {
@@ -126,7 +126,7 @@ impl PolicyTag {
 /// | bits | |
 /// |---|---|
 /// | 0 to 5 | the interest; 0: no registration |
-/// | 6 to 9 | the kind; 0: a bare descriptor, whose kind each fork determines |
+/// | 6 to 9 | the kind; 0: unknown, so each fork determines it |
 /// | 10 to 12 | the policy; 0: the kind's default |
 /// | 13 | bare: registered by descriptor, so it may be closed without notice |
 /// | 14 | muted |
@@ -157,7 +157,7 @@ impl EntryInfo {
         self.0 & EntryInfo::INTEREST == 0
     }
 
-    /// Whether it is a registration that the kernel has as it is here: not muted, exclusive, absent or being changed.
+    /// Whether the kernel has the registration exactly as in the table: it is not muted, exclusive or absent.
     #[inline(always)]
     pub(crate) fn is_plain(self) -> bool {
         (1..EntryInfo::MUTED).contains(&self.0)
@@ -178,7 +178,7 @@ impl EntryInfo {
         EntryInfo(self.0 & !EntryInfo::INTEREST | u64::from(interest.bits()))
     }
 
-    /// `None` for a bare descriptor.
+    /// The kind of the source; `None` if each fork must determine it.
     pub(crate) fn kind(self) -> Option<SourceKind> {
         SourceKind::from_bits((self.0 >> EntryInfo::KIND & 0xf) as u8)
     }

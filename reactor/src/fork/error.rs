@@ -54,7 +54,7 @@ pub enum PrepareObject {
     ForeignQueue(RawFd),
     /// The list of such epoll instances.
     ForeignQueues,
-    /// Such an epoll instance that has this descriptor.
+    /// Such an epoll instance with which this descriptor is registered.
     ForeignRegistration(RawFd),
     /// The page by which children detect forks.
     ForkDetection,
@@ -81,12 +81,12 @@ impl PrepareError {
         self.object
     }
 
-    /// The operating system's error.
+    /// The cause: the operating system's error, or forkio's reason for refusing the fork.
     pub fn io_error(&self) -> &io::Error {
         &self.source
     }
 
-    /// Turns the system's error into the error of preparing `object`.
+    /// Turns an I/O error into the error of preparing `object`.
     pub(super) fn of(object: PrepareObject) -> impl Fn(io::Error) -> PrepareError + Copy {
         move |source| PrepareError { object, source }
     }
@@ -150,7 +150,7 @@ impl std::error::Error for PrepareError {
 pub enum InheritedState {
     /// Another thread of the parent was changing selectors, timers or policies at the fork.
     InUse,
-    /// The thread that forked was doing so itself: it forked in a signal handler.
+    /// The thread that forked was making such a change itself: it forked in a signal handler.
     Interrupted,
 }
 

@@ -1,4 +1,4 @@
-//! Functions for the crate `forkio`, which programs do not need. They may change in any release.
+//! Functions that the crate `forkio` needs, and programs do not. They may change in any release.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -18,18 +18,18 @@ pub use super::protocol::{HeldOff, hold_off, is_prepared_ahead};
 pub use super::reconcile::{lost_state, set_first_poll_hook};
 pub use super::registrations::selector_count;
 
-/// Whether the calling thread is certainly the only one that the process has, and has ever had. `false` says nothing: only
-/// glibc, since 2.32, tells (`__libc_single_threaded`).
+/// Whether the calling thread is certainly the only one that the process has, and has ever had. `false` means unknown:
+/// only glibc reports it, since 2.32 (`__libc_single_threaded`).
 pub fn is_single_threaded() -> bool {
     crate::sys::process::is_single_threaded()
 }
 
 /// Gives children no queue for the selector that `source`, an I/O object or a descriptor, is registered with: it belongs to
-/// a runtime that they cannot continue, because its threads stay behind.
+/// a runtime that they cannot continue, because they do not have its threads.
 ///
-/// A descriptor that is registered there is severed or renewed if its policy says so; otherwise the child inherits it
-/// without a registration. The child cannot use the selector: polling and registering fail with `ECANCELED`, deregistering
-/// and waking do nothing.
+/// A descriptor that is registered with it is severed or renewed if its policy says so; otherwise the child inherits the
+/// descriptor without a registration. The child cannot use the selector: polling and registering fail with `ECANCELED`,
+/// deregistering and waking do nothing.
 ///
 /// # Errors
 ///
@@ -52,10 +52,10 @@ pub fn is_tagged(source: &impl AsRawFd) -> bool {
 /// it.
 ///
 /// Deregister a muted bare descriptor before you close it. The kernel does not have its registration, so a fork compares
-/// inodes to check that the descriptor still refers to the muted file. Eventfds, timerfds and the like share one inode.
+/// inodes to check that the descriptor still refers to the muted file. All eventfds and timerfds share one inode.
 ///
-/// Muting twice is muting once. A source that is registered with several selectors is muted in all of them, or, on an error,
-/// in those before the one that failed.
+/// Muting a muted source does nothing. A source that is registered with several selectors is muted in all of them, or, on an
+/// error, in those before the one that failed.
 ///
 /// # Errors
 ///
@@ -92,7 +92,7 @@ pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
 }
 
 /// Lets an event of `source`, an I/O object or a descriptor, wake one of the processes that wait for it, instead of all: for
-/// a listening socket from which several workers accept. `false` ends it. Children inherit it.
+/// a listening socket from which several workers accept. `false` ends this mode. Children inherit the mode.
 ///
 /// # The woken process must take everything
 ///
@@ -111,8 +111,8 @@ pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
 ///
 /// Linux: `EPOLLEXCLUSIVE` ([epoll_ctl(2)]). Of the processes that sleep in `epoll_wait` at least one is woken; those that
 /// are busy find the event when they come back. Only reading shows that the peer has closed its half, because the kernel
-/// does not allow `EPOLLRDHUP` beside it. A change of interest takes two system calls. A kqueue has no such flag: on kqueue
-/// systems this function changes nothing.
+/// does not allow `EPOLLRDHUP` beside it. A change of interest takes two system calls. This function changes nothing on
+/// kqueue systems, which have no such flag, and in an [adopted](adopt) epoll instance.
 ///
 /// [epoll_ctl(2)]: https://man7.org/linux/man-pages/man2/epoll_ctl.2.html
 pub fn set_exclusive(source: &impl AsRawFd, exclusive: bool) -> io::Result<()> {
@@ -127,8 +127,8 @@ pub fn set_exclusive(source: &impl AsRawFd, exclusive: bool) -> io::Result<()> {
     })
 }
 
-/// Gives an event to each [exclusive](set_exclusive) registration of this process whose source is ready. A process that was
-/// woken and has ended may have left connections there.
+/// Gives an event to each [exclusive](set_exclusive) registration of this process whose source is ready. A process that the
+/// kernel woke may have ended before it accepted all connections.
 ///
 /// # Errors
 ///
@@ -158,8 +158,8 @@ pub fn rearm_exclusive() -> io::Result<()> {
 /// # Errors
 ///
 /// [`Unsupported`](io::ErrorKind::Unsupported) on a system that does not list the registrations of a queue, which is every
-/// system but Linux; [`NotFound`](io::ErrorKind::NotFound) if there is no such instance; otherwise a reason why it cannot be
-/// known for certain what a child must get.
+/// system but Linux; [`NotFound`](io::ErrorKind::NotFound) if there is no such instance; otherwise the reason why forkio
+/// cannot determine for certain what a child must get.
 pub fn adopt(source: &impl AsRawFd) -> Result<(), PrepareError> {
     reconcile::ensure();
     let fd = source.as_raw_fd();
@@ -198,14 +198,14 @@ pub fn renew_receivers(token: Token) {
     decision::renew_receivers(token);
 }
 
-/// The id of the newest selector; ids count up over the whole process. A cache of the [`registrations`] that a new selector
-/// gets stays valid while this id does not change.
+/// The id of the newest selector; ids count up over the whole process. A cached list of registrations that only a new
+/// selector adds, such as [`renewed_receivers`], stays valid while this id does not change.
 pub fn newest_selector() -> u64 {
     reconcile::ensure();
     process_state::lock().last_id
 }
 
-/// The registrations that are renewed by [`renew_receivers`].
+/// The registered descriptors that forks renew because of [`renew_receivers`].
 pub fn renewed_receivers() -> Vec<RawFd> {
     let receivers = registrations().into_iter().filter(|registration| {
         let kind = registration.kind.unwrap_or(SourceKind::Other);
@@ -235,7 +235,7 @@ pub fn renew_pair_in_children(source: &impl AsRawFd) -> io::Result<()> {
 pub fn nudge_pair_end(source: &impl AsRawFd) -> io::Result<()> {
     let (_, peer) = find_pair(source.as_raw_fd())?;
     match descriptor::send_byte(peer) {
-        // Full is readable.
+        // The buffer is full, so `source` is readable already.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
         result => result,
     }

@@ -19,7 +19,7 @@ pub fn generation() -> u32 {
 
 /// The process id of the parent that forked this process, even if the parent has ended since; `None` in generation 0.
 ///
-/// As for [`generation`], processes that never used a selector are skipped.
+/// Like [`generation`], this skips processes that never used a selector.
 pub fn parent() -> Option<u32> {
     reconcile::ensure();
     Some(PARENT.load(Ordering::Relaxed)).filter(|pid| *pid != 0)

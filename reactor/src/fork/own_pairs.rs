@@ -1,4 +1,4 @@
-//! Socket pairs and pipes whose two ends are in this process, found without having seen them made.
+//! Finds the socket pairs and pipes of other code whose two ends are in this process.
 
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
@@ -19,7 +19,7 @@ pub(super) struct OwnPairs {
 }
 
 impl OwnPairs {
-    /// `open` and `registered` are the descriptors of the process.
+    /// `registered` supplies the registered sockets, which `open` may lack.
     pub(super) fn new<'a>(open: OpenDescriptors, registered: impl Iterator<Item = &'a Registered>) -> OwnPairs {
         let registered = registered.filter(|registered| registered.is_socket());
         let registered = registered.map(|registered| (registered.inode, registered.fd));
@@ -27,8 +27,8 @@ impl OwnPairs {
         OwnPairs { sockets, pipes: open.pipes, peers: SocketPeers::default(), found: Vec::new() }
     }
 
-    /// The kind of a registered descriptor. If the kernel does not tell the peers of sockets, it is never an end of a socket
-    /// pair.
+    /// The kind of a registered descriptor. If the kernel does not report the peers of sockets, no socket counts as an end of
+    /// a pair.
     pub(super) fn kind(&mut self, registered: &Registered) -> SourceKind {
         let is_end = match registered.kind {
             SourceKind::Stream => registered.token != SIGNAL_PIPE && self.is_end_of_socket_pair(registered),

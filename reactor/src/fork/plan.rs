@@ -13,7 +13,7 @@ use crate::sys::{self, QueueCopy, descriptor};
 /// The steps that [`commit`](Plan::commit) takes in the child. The planner fills it.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// The child's queues in the making.
+    /// The child's queues, not yet complete.
     pub(super) queues: Vec<(&'static SelectorCore, sys::ChildQueue)>,
     /// Selectors that the child gets no queue for.
     pub(super) retired: Vec<&'static SelectorCore>,
@@ -23,8 +23,8 @@ pub(super) struct Plan {
     pub(super) renewals: Vec<Renewal>,
     /// Objects that only the child can make.
     pub(super) remakes: sys::Remakes,
-    /// Muted registrations that the child inherits. They are added to the child's queue last: until the fork that queue
-    /// takes every event, and this process does not want theirs.
+    /// Muted registrations that the child inherits. They are added to the child's queue last: until the fork the kernel
+    /// delivers events to that queue too, and this process has muted theirs.
     pub(super) held_back: Vec<Decided>,
     /// Registrations that this process has muted. The child has them armed.
     pub(super) muted: Vec<(&'static SelectorCore, RawFd)>,
@@ -34,9 +34,9 @@ pub(super) struct Plan {
     pub(super) severed: Vec<RawFd>,
     /// What the child puts in place of the descriptors of an adopted selector that it has to poison.
     pub(super) stops: Vec<(&'static SelectorCore, Replacement)>,
-    /// The planner's decisions. The vector is kept for its memory.
+    /// The planner's decisions. The vector is kept to reuse its memory.
     pub(super) decisions: Vec<Decided>,
-    /// The plan was made ahead. It waits for the next fork, with the gate closed.
+    /// Whether the plan was made ahead. It waits for the next fork, with the gate closed.
     pub(super) is_ahead: bool,
 }
 
@@ -85,8 +85,8 @@ impl Plan {
         self.is_ahead = false;
     }
 
-    /// Drops the steps for `fd`, which its owner closes before the fork. The child must not touch another file that may be
-    /// open there by then.
+    /// Drops the steps for `fd`, which its owner closes before the fork. The child must not replace another file that may
+    /// have this descriptor by then.
     pub(super) fn forget(&mut self, fd: RawFd) {
         for (_, queue) in &mut self.queues {
             queue.forget(fd);
@@ -180,7 +180,7 @@ impl Plan {
             }
         }
         let replaced = self.replacements.steps.iter().filter_map(|step| {
-            // Another thread of the parent has closed the descriptor after the fork was prepared.
+            // Another thread of the parent may have closed the descriptor after the fork was prepared.
             if step.only.is_some_and(|only| descriptor::identity(step.onto).ok() != Some(only)) {
                 return None;
             }
@@ -193,7 +193,7 @@ impl Plan {
             });
         }
         for (selector, queue) in &mut self.queues {
-            // The descriptor of a poisoned one may still refer to the parent's queue.
+            // The descriptor of a poisoned selector may still refer to the parent's queue.
             if selector.poisoned().is_none() {
                 if let Err(errno) = complete(selector, queue) {
                     selector.poison(Poison::Errno(errno));

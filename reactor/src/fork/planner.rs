@@ -38,7 +38,7 @@ pub(super) struct Planner<'a> {
     mode: Mode,
     /// The descriptors that the child gets another object for.
     replaced: BTreeMap<RawFd, Replaced>,
-    /// The dead endpoint, once something is severed.
+    /// The dead endpoint, once a descriptor needs it.
     dead: Option<RawFd>,
 }
 
@@ -131,7 +131,7 @@ impl<'a> Planner<'a> {
         Ok(Decision::new(info.with_policy(info.policy(kind)), Token(0), kind, false))
     }
 
-    /// The state of an entry, and the kind of its source; `None` if this process does not have the registration.
+    /// Returns the state of an entry and the kind of its source; `None` if this process does not have the registration.
     fn look_at(
         &mut self,
         selector: &'static SelectorCore,
@@ -155,7 +155,7 @@ impl<'a> Planner<'a> {
             Mode::Planned => plan::is_registered(selector, fd, self.records).map_err(failed)?,
             Mode::Unplanned => descriptor::is_open(fd),
         };
-        // Looked up in every fork: a bare socket may have become a listener.
+        // An unknown kind is looked up in every fork: a bare socket may have become a listener.
         let kind = info.kind().map_or_else(|| descriptor::kind(fd), Ok);
         match kind {
             Ok(kind) if is_there => {
@@ -276,7 +276,7 @@ impl<'a> Planner<'a> {
         pairs.flatten()
     }
 
-    /// The fresh timer is made right before the fork.
+    /// Plans a fresh timer in place of `fd`. [`Plan::complete`] makes it right before the fork.
     fn renew_timer(&mut self, fd: RawFd) {
         if self.mode == Mode::Unplanned && !descriptor::is_still(fd, SourceKind::Timer) {
             return;

@@ -28,8 +28,8 @@ pub enum ForkPolicy {
     ///   taken. For a `unix::Timer` this is exact. The state of a timerfd that is registered as a bare descriptor comes from the
     ///   kernel and `/proc`: its phase is good to a few microseconds, and it is set to the absolute time. Duplicates of it
     ///   become timers of their own;
-    /// - stream socket pairs made in this process. Both ends are renewed, also if the other end has another policy, and those
-    ///   registered duplicates that have this policy too. Bytes that wait to be read are copied. Descriptors in transit
+    /// - stream socket pairs made in this process. Both ends are renewed, even if the other end has another policy. So is each
+    ///   registered duplicate that has this policy. Bytes that wait to be read are copied. Descriptors in transit
     ///   (`SCM_RIGHTS`) and a half that was shut down are not.
     Renew = 4,
 }
@@ -56,7 +56,7 @@ static DEFAULTS: [AtomicU8; SourceKind::ALL.len()] = {
     defaults
 };
 
-/// The policy of registrations of this kind that have none of their own.
+/// The policy of registrations of this kind that have no policy of their own.
 ///
 /// Until [`set_default_policy`](super::set_default_policy) says otherwise: [`Inherit`](ForkPolicy::Inherit) for all kinds
 /// but wakers and timers, which are [renewed](ForkPolicy::Renew), and processes, which only the parent can wait for
@@ -65,7 +65,7 @@ pub fn default_policy(kind: SourceKind) -> ForkPolicy {
     ForkPolicy::from_bits(DEFAULTS[kind as usize - 1].load(Ordering::Relaxed)).unwrap_or(ForkPolicy::Inherit)
 }
 
-/// Sets the [default](default_policy), and returns the one before.
+/// Sets the [default](default_policy), and returns the previous one.
 pub(super) fn replace_default(kind: SourceKind, policy: ForkPolicy) -> ForkPolicy {
     let before = DEFAULTS[kind as usize - 1].swap(policy as u8, Ordering::Relaxed);
     ForkPolicy::from_bits(before).unwrap_or(ForkPolicy::Inherit)

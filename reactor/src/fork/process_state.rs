@@ -77,7 +77,7 @@ pub(super) static GENERATION: &AtomicU32 = &PAGE.generation;
 /// The process that forked this one; 0: none, in generation 0.
 pub(super) static PARENT: &AtomicU32 = &PAGE.parent;
 
-/// The id of this process, which a child takes for its parent's.
+/// The id of this process. A child reads it as its parent's id.
 pub(super) static OWN_ID: &AtomicU32 = &PAGE.own_id;
 
 /// Whether another process may have duplicates of this process's descriptors, as far as planned forks are concerned. The
@@ -101,7 +101,7 @@ pub(super) fn selectors() -> impl Iterator<Item = &'static SelectorCore> + Clone
     CORES.in_use()
 }
 
-/// Locks the state. A thread that is between prepare and the end of a fork has it locked, and may look at it.
+/// Locks the state. A thread that is between prepare and the end of a fork has it locked already, and gets it again.
 pub(super) fn lock() -> Guard<ProcessState> {
     if is_forking_here() {
         // SAFETY: the thread has the lock, and nothing is borrowed from it between prepare and the end of the fork.
@@ -138,7 +138,7 @@ pub(super) fn is_forking_here() -> bool {
     FORKING.load(Ordering::Relaxed) == this_thread()
 }
 
-/// An error for a thread that is between prepare and the end of a fork.
+/// Returns an error to a thread that is between prepare and the end of a fork.
 pub(super) fn refuse_inside_fork(doing: &str) -> io::Result<()> {
     if is_forking_here() {
         return Err(inside_fork(doing));

@@ -48,8 +48,8 @@ pub enum ForkResult {
 ///
 /// - each selector, at its own descriptor, with its own kernel queue. What a process registers, deregisters or wakes is not
 ///   seen by another process;
-/// - no registration whose policy is [`NoFork`](super::ForkPolicy::NoFork): deregistering it succeeds, reregistering is
-///   `NotFound`, and registering it again works;
+/// - no registration whose policy is [`NoFork`](super::ForkPolicy::NoFork): deregistering it succeeds, reregistering it
+///   fails with `NotFound`, and registering it again works;
 /// - each `unix::Timer` as one of its own, registered or not;
 /// - unregistered descriptors shared with the parent, as after any fork.
 ///
@@ -106,15 +106,15 @@ pub fn hold_off() -> io::Result<HeldOff> {
 /// [`Poll::poll`](crate::Poll::poll) of it returns that error. It never hangs, and never polls a half-armed queue.
 ///
 /// Until commit or abort, registrations of other threads wait. The thread that prepared may poll, wake, list registrations,
-/// and drop what it has: the child then leaves those descriptors alone. Everything else fails: making selectors, wakers and
-/// timers, registering, deregistering, and changing policies.
+/// and drop what it has: the child then leaves those descriptors alone. The following fail: making selectors, wakers and
+/// timers, registering, deregistering, and changing the policy of a registration.
 #[derive(Debug)]
 #[must_use = "a fork that is neither committed nor aborted keeps registrations waiting"]
 pub struct Prepared {
     state: Guard<ProcessState>,
     _remakes: sys::RemakesLock,
     _held: HeldOff,
-    /// Nothing is left to undo: in the child, and where the plan waits for a later fork.
+    /// Whether nothing is left to undo: in the child, and if the plan waits for a later fork.
     is_over: bool,
 }
 
@@ -140,7 +140,8 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 ///
 /// Registering, deregistering or retagging anything discards the preparation, and so does making or dropping a selector, a
 /// timer or a pair, and changing a default policy. So prepare last, and again after each fork. Polling, waking, reading and
-/// writing change nothing. Calling it again while the preparation is there does nothing.
+/// writing change nothing. Calling it again while a fork is prepared does nothing, and so does calling it after
+/// [`adopt`](super::glue::adopt).
 ///
 /// The fork itself still copies the bytes that wait in renewed pairs, makes timers, adds [muted](super::glue::mute)
 /// registrations, and checks each bare descriptor, which may be closed without notice.

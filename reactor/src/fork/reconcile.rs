@@ -18,8 +18,8 @@ use crate::sync::pause;
 use crate::sys;
 use crate::sys::process::SignalsBlocked;
 
-/// Gives the child of an unplanned fork its own selectors, if it has not got them yet: from its own copy of the registration
-/// table, with the policies applied.
+/// Gives the child of an unplanned fork its own selectors, if it does not have them yet. It applies the policies to the
+/// registrations in its own copy of the tables.
 ///
 /// Every use of a selector does this first (polling, registering, waking, dropping). Call it where the child should not wait
 /// for that, such as to have connections severed at once. The parent pays nothing, and neither does a child that uses no
@@ -61,7 +61,7 @@ pub fn reconcile() {
     ensure();
 }
 
-/// See [`reconcile`]. One load where there is nothing to do.
+/// Does what [`reconcile`] does. It costs one load if there is nothing to do.
 #[inline(always)]
 pub(super) fn ensure() {
     if !gate::is_settled() {
@@ -75,7 +75,7 @@ pub(super) fn start() {
     if !gate::is_settled() {
         settle();
         if !is_forking_here() {
-            // Without memory for it, forks stay unnoticed until the next call.
+            // If this fails, forks stay unnoticed until a later call succeeds.
             let _ = process_state::lock_to_add("watching for forks");
         }
     }
@@ -239,7 +239,7 @@ static FIRST_POLL: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 static IS_DUE: AtomicBool = AtomicBool::new(false);
 
 /// Sets a function that each child of an unplanned fork calls before its first poll, on the thread that polls. That poll
-/// then returns without waiting. The hook does not run in a child whose selectors are poisoned.
+/// then returns without waiting. The hook does not run in a child that has a poisoned selector.
 pub fn set_first_poll_hook(hook: fn()) {
     FIRST_POLL.store(hook as *mut (), Ordering::Release);
 }

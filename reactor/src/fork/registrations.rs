@@ -35,13 +35,13 @@ pub struct Registration {
     pub muted: bool,
 }
 
-/// Every registration of this process, in the order of selectors and descriptors; the wakers among them that have a
+/// Every registration of this process, in the order of selectors and descriptors. Wakers are included if they have a
 /// descriptor.
 pub fn registrations() -> Vec<Registration> {
     reconcile::ensure();
     let _state = lock_refreshed();
     let mut list = Vec::new();
-    // The descriptor of a poisoned one may refer to another process's queue.
+    // The descriptor of a poisoned selector may refer to another process's queue.
     let mut selectors: Vec<_> = selectors().filter(|selector| selector.poisoned().is_none()).collect();
     selectors.sort_by_key(|selector| selector.id());
     for selector in selectors {
@@ -86,11 +86,12 @@ pub fn selector_count() -> usize {
     selectors().count()
 }
 
-/// Tags the registration of `source`, an I/O object or a descriptor, in every selector that it is registered with.
+/// Sets the policy of `source`, an I/O object or a descriptor, in every selector that it is registered with.
 ///
 /// # Errors
 ///
-/// [`NotFound`](io::ErrorKind::NotFound) if it is not registered.
+/// [`NotFound`](io::ErrorKind::NotFound) if it is not registered; otherwise an error if this thread is forking, or if a
+/// selector is poisoned.
 ///
 /// # Examples
 ///
@@ -120,8 +121,8 @@ pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
     Some(decision::policy(info, token, kind.unwrap_or(SourceKind::Other)))
 }
 
-/// Sets the policy of registrations of this kind that have none of their own, for the whole process, and returns the one
-/// before. The next fork follows it, even for sources that are registered already.
+/// Sets the policy of registrations of this kind that have no policy of their own, for the whole process, and returns the
+/// previous one. The next fork follows it, even for sources that are registered already.
 ///
 /// Wakers are always renewed, regardless of the default of their kind.
 ///
@@ -139,7 +140,7 @@ pub fn set_default_policy(kind: SourceKind, policy: ForkPolicy) -> ForkPolicy {
     replace_default(kind, policy)
 }
 
-/// The first registration of `fd` that `is_wanted`, in any selector.
+/// Finds a registration of `fd`, in any selector, for which `is_wanted` returns `true`.
 pub(super) fn find(fd: RawFd, is_wanted: impl Fn(EntryInfo) -> bool) -> Option<(Token, EntryInfo)> {
     reconcile::ensure();
     let _state = lock_refreshed();
@@ -183,7 +184,7 @@ pub(super) fn with_gate_closed(act: impl FnOnce(&mut ProcessState) -> io::Result
     act(&mut state)
 }
 
-/// Changes one registration, if there is one, and says whether there was. The gate is closed.
+/// Changes one registration, and returns whether it exists. The gate is closed.
 pub(super) fn change_entry(
     selector: &SelectorCore,
     fd: RawFd,

@@ -1,4 +1,4 @@
-//! Objects that a child gets a fresh one of, at the same descriptor.
+//! Fresh objects that a child gets in place of its parent's, at the same descriptors.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -10,7 +10,7 @@ use crate::sys::descriptor::{self, Identity};
 use crate::timer_state::TimerState;
 use crate::waker_slot::WakerDescriptors;
 
-/// An object that is private to a process.
+/// An object in place of which the child gets a fresh one.
 #[derive(Debug)]
 pub(super) enum Renewal {
     Waker(WakerDescriptors),
@@ -109,7 +109,7 @@ impl Renewal {
                     Some(state) => sys::timer::renewed(state)?,
                     None => Some(sys::timer::renewed_by_descriptor(*fd)?),
                 };
-                // Otherwise the child makes it.
+                // Without a fresh timer here, the child makes it.
                 fresh.into_iter().for_each(|fresh| replacements.add(fresh, *fd));
                 Ok(())
             }

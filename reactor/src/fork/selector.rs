@@ -14,7 +14,7 @@ use super::selector_core::SelectorCore;
 use crate::source_kind::{SourceKind, SourceTag};
 use crate::{Interest, Token, misuse, sys};
 
-/// A handle of a selector. All handles of one selector share a descriptor, so a fork handles one.
+/// A handle of a selector. All handles of one selector share one descriptor, so a fork handles only that.
 #[derive(Debug)]
 pub(crate) struct Selector {
     core: &'static SelectorCore,
@@ -36,7 +36,7 @@ impl Selector {
         Ok(Selector { core, policy: PolicyTag::default() })
     }
 
-    /// Another handle, whose registrations have this policy of their own.
+    /// Returns another handle. Registrations made through it have this policy of their own.
     pub(crate) fn with_policy(&self, policy: ForkPolicy) -> Selector {
         self.another(PolicyTag::of(policy))
     }
@@ -89,7 +89,7 @@ impl Selector {
         Ok(SelectorWaker { core: self.core, id: self.core.id(), signal })
     }
 
-    /// The queue's descriptor, for the program to wait for by other means.
+    /// Returns the queue's descriptor, so that the program can wait for it by other means.
     pub(crate) fn expose(&self) -> BorrowedFd<'_> {
         reconcile::ensure();
         self.core.kernel.expose();
@@ -192,7 +192,8 @@ impl SourceRegistration {
         result
     }
 
-    /// Called when the owner gives the descriptor away, open and registered. From then on it may be closed without notice.
+    /// Makes the registration bare: its owner gives the descriptor away, open and registered. From then on it may be closed
+    /// without notice.
     pub(crate) fn release(self) {
         let at = self.at.filter(|(core, id)| core.id() == *id);
         if at.is_some() || self.tag.has_record() {
@@ -209,7 +210,7 @@ impl SourceRegistration {
         std::mem::forget(self);
     }
 
-    /// The source is in a record of the process state too: it is an end of a pair.
+    /// Notes that the process state has a record of the source: it is an end of a pair.
     pub(crate) fn set_recorded(&mut self) {
         self.tag = self.tag.with_record();
     }
@@ -220,7 +221,7 @@ impl SourceRegistration {
             // The fork that made this process has left the registration out.
             Some((core, _)) if std::ptr::eq(core, selector.core) && core.is_absent(self.fd) => Ok(()),
             Some((core, id)) if core.id() == id => Err(misuse::already_registered()),
-            // That selector is gone.
+            // The selector no longer exists.
             _ => Ok(()),
         }
     }

@@ -12,8 +12,8 @@ use crate::{Interest, Token};
 
 /// A kernel queue, its waker, its registrations, and its part in forks.
 ///
-/// A core is never freed: when the last handle of a selector is gone, the next selector gets its core. So a reference to one
-/// is always valid, in every thread and after every fork; its [id](SelectorCore::id) tells which selector it is.
+/// A core is never freed: when the last handle of a selector is dropped, a later selector gets its core. So a reference to a
+/// core is always valid, in every thread and after every fork; its [id](SelectorCore::id) tells which selector it is.
 pub(crate) struct SelectorCore {
     pub(crate) kernel: WakeableQueue,
     pub(crate) table: Table,
@@ -69,7 +69,7 @@ impl SelectorCore {
     /// Becomes the selector `id`, whose queue other code has made and polls.
     pub(super) fn begin_adopted(&self, id: u64) {
         self.is_adopted.store(true, Ordering::Relaxed);
-        // The kernel does not tell whether a wake is pending, so each child has one, which does no harm.
+        // The kernel does not tell whether a wake is pending, so each child gets a wake, which does no harm.
         self.kernel.wake.expose();
         self.kernel.wake.notify();
         self.begin(id);
@@ -97,7 +97,7 @@ impl SelectorCore {
             Poison::StateInUse => -1,
             Poison::Interrupted => -2,
         };
-        // Only the child of a fork runs this, and it has no other thread.
+        // Only the thread that commits or reconciles in the child runs this.
         if self.poison.load(Ordering::Relaxed) == 0 {
             self.poison.store(code, Ordering::Relaxed);
         }
@@ -134,7 +134,7 @@ impl SelectorCore {
         if self.is_adopted() && info.own_policy().is_some() { interest.marked() } else { interest }
     }
 
-    /// In the kernel's registration of an adopted queue, notes what its list would not tell.
+    /// Marks the kernel's registration in an adopted queue: its list does not show a policy or a muted interest.
     pub(super) fn mark(&self, fd: RawFd, token: Token, info: EntryInfo) -> io::Result<()> {
         let interest = if info.is_muted() { Interest::MARK } else { self.kernel_interest(info) };
         self.kernel.queue.modify(fd, token, interest)
@@ -166,7 +166,7 @@ impl fmt::Debug for SelectorCore {
     }
 }
 
-/// All cores there are, in use or not. The list only grows, by one store at a time, so that it can be walked at any moment.
+/// All cores, in use or not. The list only grows, by one store at a time, so that it can be walked at any moment.
 #[derive(Debug)]
 pub(super) struct Cores(AtomicPtr<SelectorCore>);
 

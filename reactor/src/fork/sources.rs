@@ -1,4 +1,4 @@
-//! Notes for forks which sources are made and closed.
+//! Tells forks which sources are made and closed.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};

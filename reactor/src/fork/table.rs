@@ -28,7 +28,7 @@ fn layout(entries: usize) -> Layout {
 /// Allocates `entries` vacant entries. The memory comes from the kernel as zeros, so that unused entries take none.
 fn vacant(entries: usize) -> *mut Entry {
     let layout = layout(entries);
-    // SAFETY: the layout is not of size zero. An entry is two atomic integers, for which zero is a value.
+    // SAFETY: the layout is not of size zero. An entry consists of atomics, for which zero is a valid value.
     let fresh = unsafe { alloc::alloc_zeroed(layout) };
     if fresh.is_null() {
         alloc::handle_alloc_error(layout);
@@ -53,7 +53,7 @@ impl Table {
         }
     }
 
-    /// The entry of `fd`; `None` if nothing near it was ever registered, or it is negative.
+    /// The entry of `fd`; `None` if its chunk was never allocated, or if `fd` is negative.
     #[inline(always)]
     pub(crate) fn get(&self, fd: RawFd) -> Option<&Entry> {
         let (chunk, index) = place(fd)?;
@@ -78,7 +78,7 @@ impl Table {
         (!entries.is_null()).then(|| unsafe { std::slice::from_raw_parts(entries, FIRST_CHUNK << chunk) })
     }
 
-    /// The entry of `fd`, with its chunk if there was none; `None` if it is negative.
+    /// Returns the entry of `fd`, and allocates its chunk first if needed. `None` if `fd` is negative.
     #[cold]
     pub(crate) fn make_room(&self, fd: RawFd) -> Option<&Entry> {
         let (chunk, _) = place(fd)?;

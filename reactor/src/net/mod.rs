@@ -1,8 +1,8 @@
 //! Non-blocking sockets: TCP, UDP and Unix domain.
 //!
 //! An operation that cannot be done at once fails with [`WouldBlock`](std::io::ErrorKind::WouldBlock): wait for an event,
-//! then try again. Every constructor makes the descriptor non-blocking and close-on-exec; the conversions from the standard
-//! library's types and from descriptors take it as it is: call `set_nonblocking(true)` first.
+//! then try again. Every constructor makes the descriptor non-blocking and close-on-exec. The conversions from the standard
+//! library's types and from descriptors do not change it: call `set_nonblocking(true)` first.
 //!
 //! # Datagrams
 //!

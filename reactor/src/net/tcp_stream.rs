@@ -58,7 +58,7 @@ impl TcpStream {
     /// # Errors
     ///
     /// Those of `socket(2)` and `connect(2)` that show at once: no route, no local port
-    /// ([`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable)), no descriptor left. An attempt under way is no error.
+    /// ([`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable)), no descriptor left. An attempt under way is not an error.
     pub fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
         sys::socket::tcp_connect(addr).map(TcpStream::from_std)
     }
@@ -151,7 +151,7 @@ impl TcpStream {
 
     /// Runs an I/O operation on the socket's descriptor that this type has no method for.
     ///
-    /// Readiness is kept by the kernel, so that this only calls `f`. Portable programs need it: on other systems mio
+    /// The kernel keeps the readiness, so this only calls `f`. Portable programs need this method: on other systems mio
     /// re-arms the source when `f` fails with [`WouldBlock`](io::ErrorKind::WouldBlock).
     ///
     /// # Errors

@@ -134,7 +134,7 @@ impl UdpSocket {
         self.inner.peek(buf)
     }
 
-    /// Sets the peer that [`send`](UdpSocket::send) sends to and from which alone datagrams are received.
+    /// Sets the peer that [`send`](UdpSocket::send) sends to. The socket then receives datagrams only from this peer.
     ///
     /// # Errors
     ///

@@ -9,7 +9,7 @@ use crate::sys;
 
 /// A Unix domain datagram socket.
 ///
-/// Dropping a bound one leaves the file at its path: remove it, but only in the process that bound it.
+/// Dropping a bound socket leaves the file at its path: remove it, but only in the process that bound it.
 ///
 /// # Fork
 ///
@@ -61,7 +61,7 @@ impl UnixDatagram {
         UnixDatagram { inner: IoSource::new(socket, SourceKind::Datagram) }
     }
 
-    /// Sets the peer that [`send`](UnixDatagram::send) sends to and from which alone datagrams are received.
+    /// Sets the peer that [`send`](UnixDatagram::send) sends to. The socket then receives datagrams only from this peer.
     ///
     /// # Errors
     ///

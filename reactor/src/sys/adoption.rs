@@ -1,6 +1,5 @@
-//! What a process can find out about epoll instances that other code in it has made: from `/proc/self/fdinfo`, which lists the
-//! registrations of an instance (proc_pid_fdinfo(5)). If the process has one thread, the answers stay true until it changes
-//! something itself.
+//! Inspects epoll instances that other code in the process has made, by `/proc/self/fdinfo`, which lists the registrations of
+//! an instance (proc_pid_fdinfo(5)). If the process has one thread, the answers stay true until that thread changes something.
 
 use std::fs;
 use std::io;
@@ -17,7 +16,7 @@ pub(crate) use super::unix_diag::SocketPeers;
 /// Whether this system lists the registrations of a queue.
 pub(crate) const EXISTS: bool = true;
 
-/// A registration of a descriptor that is open, for the file that is open there.
+/// A registration whose descriptor still refers to the registered file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Registered {
     pub(crate) fd: RawFd,
@@ -48,7 +47,7 @@ pub(crate) struct Listed {
 ///
 /// # Errors
 ///
-/// Those of reading the list.
+/// Those of reading the list; [`Unsupported`](io::ErrorKind::Unsupported) before Linux 5.4.
 pub(crate) fn list(queue: RawFd) -> io::Result<Vec<Listed>> {
     let path = format!("/proc/self/fdinfo/{queue}");
     let text = fs::read(&path).map_err(|error| unreadable(&path, error))?;
@@ -61,11 +60,11 @@ pub(crate) fn list(queue: RawFd) -> io::Result<Vec<Listed>> {
     Ok(lines)
 }
 
-/// The registrations of a listed epoll instance that hold in this process.
+/// Returns the listed registrations whose descriptors still refer to the registered files.
 ///
 /// # Errors
 ///
-/// An error says what cannot be known, or cannot be given to a child.
+/// If the list does not show for certain what is registered, or if a child cannot have a registration.
 pub(crate) fn registered(queue: &Queue, lines: &[Listed]) -> io::Result<Vec<Registered>> {
     let mut registered = Vec::with_capacity(lines.len());
     for lines in lines.chunk_by(|a, b| a.fd == b.fd) {
@@ -86,8 +85,8 @@ fn parse(line: &str) -> Option<Listed> {
     Some(Listed { fd, data, inode: hexadecimal(field("ino")?)?, events, device: hexadecimal(field("sdev")?)? })
 }
 
-/// The registration among `lines`, all of one descriptor, that belongs to the file that is open there now. The other files
-/// were open there before, and another descriptor or process still has them open.
+/// Finds the registration of the file that is open now. `lines` all have one descriptor: the other files were open there
+/// before, and another descriptor or process still has them open.
 fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered>> {
     let fd = lines[0].fd;
     let Some((kind, inode, device)) = examine(fd)? else { return Ok(None) };

@@ -9,9 +9,9 @@ use rustix::io::Errno;
 use super::syscall;
 use crate::source_kind::SourceKind;
 
-/// Device and inode: the same for all duplicates of a socket or pipe. (Socket inodes count up to 2^32 and begin again, so
-/// in a process with sockets of all ages two may share one.) For sockets that have no inode, another number from the kernel
-/// takes its place.
+/// Device and inode: the same for all duplicates of a socket or pipe. (Socket inodes count up to 2^32 and begin again, so a
+/// very old socket and a new one may share an inode.) For sockets that have no inode, another number from the kernel takes
+/// its place.
 pub(crate) type Identity = (u64, u64);
 
 pub(crate) fn identity(fd: RawFd) -> io::Result<Identity> {
@@ -32,7 +32,7 @@ pub(crate) fn kind(fd: RawFd) -> io::Result<SourceKind> {
     kind_of_mode(fd, system::fstat(fd)?.st_mode)
 }
 
-/// The same for a descriptor that has this `st_mode`.
+/// Like [`kind`], for a descriptor that has this `st_mode`.
 fn kind_of_mode(fd: RawFd, mode: libc::mode_t) -> io::Result<SourceKind> {
     Ok(match mode & libc::S_IFMT {
         libc::S_IFSOCK => match socket_option(fd, libc::SO_TYPE)? {
@@ -84,7 +84,7 @@ mod system {
     pub(super) use crate::sys::kqueue::kernel::{fstat, socket_pcb};
     use crate::sys::kqueue::{self, is_queue};
 
-    /// By fstat(2) a queue may be a pipe.
+    /// The kinds that fstat(2) does not tell: it may report a queue as a pipe.
     pub(super) fn kind(fd: RawFd) -> Option<SourceKind> {
         kqueue::kind(fd).or_else(|| is_queue(fd).then_some(SourceKind::Queue))
     }
@@ -140,7 +140,7 @@ fn anonymous_kind(fd: RawFd) -> SourceKind {
     }
 }
 
-/// A connected stream socket pair, non-blocking and close-on-exec.
+/// Makes a connected stream socket pair, non-blocking and close-on-exec.
 #[cfg(target_vendor = "apple")]
 pub(crate) fn stream_pair() -> io::Result<[OwnedFd; 2]> {
     let (a, b) = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
@@ -149,7 +149,7 @@ pub(crate) fn stream_pair() -> io::Result<[OwnedFd; 2]> {
     Ok([a.into(), b.into()])
 }
 
-/// A connected stream socket pair, non-blocking and close-on-exec.
+/// Makes a connected stream socket pair, non-blocking and close-on-exec.
 #[cfg(not(target_vendor = "apple"))]
 pub(crate) fn stream_pair() -> io::Result<[OwnedFd; 2]> {
     let mut fds = [-1; 2];
@@ -160,7 +160,7 @@ pub(crate) fn stream_pair() -> io::Result<[OwnedFd; 2]> {
     Ok(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
-/// A descriptor that reads end of file and cannot be written (`EPIPE`): a socket whose peer is closed.
+/// Makes a socket whose peer is closed: reads return end of file, and writes fail with `EPIPE`.
 pub(crate) fn dead_endpoint() -> io::Result<OwnedFd> {
     let [kept, closed] = stream_pair()?;
     drop(closed);
@@ -172,7 +172,7 @@ pub(crate) fn is_unix_stream(fd: RawFd) -> bool {
     if fd < 0 {
         return false;
     }
-    // SAFETY: not -1, and it goes nowhere but to getsockname(2), which returns EBADF if the descriptor is not open.
+    // SAFETY: not -1, and used only for getsockname(2), which returns EBADF if the descriptor is not open.
     let socket = unsafe { BorrowedFd::borrow_raw(fd) };
     rustix::net::getsockname(socket).is_ok_and(|name| name.address_family() == rustix::net::AddressFamily::UNIX)
         && socket_option(fd, libc::SO_TYPE).is_ok_and(|kind| kind == libc::SOCK_STREAM)
@@ -184,7 +184,7 @@ pub(crate) fn is_unnamed_stream(fd: RawFd) -> bool {
     if !is_unix_stream(fd) {
         return false;
     }
-    // SAFETY: it is open, and goes nowhere but to getsockname(2) and getpeername(2).
+    // SAFETY: it is open, and used only for getsockname(2) and getpeername(2).
     let socket = unsafe { BorrowedFd::borrow_raw(fd) };
     // The address of a socket without a name is a family alone.
     let is_unnamed =
@@ -259,8 +259,8 @@ pub(crate) fn copy_pending(from: RawFd, to: RawFd) -> io::Result<()> {
 
 /// Makes the descriptor `onto` a close-on-exec duplicate of `from`. One system call, async-signal-safe.
 pub(crate) fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
-    // Made in line where the system allows it: each page of code that a child runs costs it a page fault. SAFETY: `from` is
-    // one of prepare's; `onto` is open, and its owner then owns the duplicate. `onto` is not dropped.
+    // rustix makes the call inline where the system allows it: each page of code that a child runs costs a page fault.
+    // SAFETY: `from` is open; so is `onto`, and its owner then owns the duplicate. `onto` is not dropped.
     let (from, mut onto) = unsafe { (BorrowedFd::borrow_raw(from), ManuallyDrop::new(OwnedFd::from_raw_fd(onto))) };
     loop {
         #[cfg(not(target_vendor = "apple"))]
@@ -271,7 +271,7 @@ pub(crate) fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
             .and_then(|()| rustix::io::fcntl_setfd(&*onto, rustix::io::FdFlags::CLOEXEC));
         match result {
             Ok(()) => return Ok(()),
-            // Another thread's open is taking the descriptor: only in a process that forks with `vfork`'s sharing.
+            // Another thread, or a process that shares the descriptors, is opening a file at `onto`.
             Err(Errno::BUSY) => {}
             Err(error) => return Err(error.raw_os_error()),
         }

@@ -1,4 +1,4 @@
-//! epoll(7).
+//! Kernel queues by epoll(7).
 
 use std::io;
 use std::num::NonZeroU8;
@@ -33,7 +33,7 @@ pub(crate) struct Queue {
 /// ignored. A new registration does not have it.
 const MARK: libc::c_int = libc::EPOLLMSG;
 
-/// A descriptor that is never open: system calls say EBADF.
+/// A descriptor that is never open: system calls return EBADF.
 const NO_QUEUE: RawFd = RawFd::MAX;
 
 impl Queue {
@@ -83,17 +83,17 @@ impl Queue {
 
     #[inline(always)]
     fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: it is never -1, and open for as long as the queue is; otherwise system calls say EBADF.
+        // SAFETY: it is never -1, and open for as long as the queue is; otherwise system calls return EBADF.
         unsafe { BorrowedFd::borrow_raw(self.fd.load(Ordering::Relaxed)) }
     }
 
     #[inline]
     pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         events.clear();
-        // A capacity that does not fit the type is cut to fewer events.
+        // A capacity beyond `c_int::MAX`, some 24 GiB of events, wraps, and epoll_wait(2) may refuse the result.
         let capacity = events.capacity() as libc::c_int;
         let fd = self.fd.load(Ordering::Relaxed);
-        // Not rustix's `epoll::wait`, which is epoll_pwait(2): 7 ns more, with no mask to set.
+        // rustix's `epoll::wait` calls epoll_pwait(2), which takes 7 ns longer, and there is no mask to set.
         // SAFETY: the kernel writes at most `capacity` events to the vector's spare room.
         let count = syscall!(epoll_wait(fd, events.as_mut_ptr(), capacity, millis(timeout)))?;
         // SAFETY: the kernel has initialised the first `count` events, and `count` is at most the capacity.
@@ -128,7 +128,7 @@ fn target(fd: RawFd) -> Result<BorrowedFd<'static>, Errno> {
     if fd < 0 {
         return Err(Errno::BADF);
     }
-    // SAFETY: it is not -1, and goes to epoll_ctl only, which returns EBADF if it is not open.
+    // SAFETY: it is not -1, and used only for epoll_ctl(2), which returns EBADF if it is not open.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
@@ -163,7 +163,7 @@ impl Queue {
         }
     }
 
-    /// The same by kcmp(2), Linux 4.13. `None`: the system does not tell.
+    /// Like [`holds`](Queue::holds), by kcmp(2), Linux 4.13. `None`: the system does not allow it.
     fn compare(&self, fd: RawFd) -> Option<bool> {
         /// `struct kcmp_epoll_slot`: the `toff`th registration of the descriptor `tfd`.
         #[repr(C)]
@@ -180,7 +180,7 @@ impl Queue {
             // SAFETY: the kernel reads the structure.
             match syscall!(syscall(libc::SYS_kcmp, pid, pid, EPOLL_TFD, fd, &raw const slot)) {
                 Ok(0) => return Some(true),
-                // An open file description that only another process has.
+                // A file that was open at `fd` before, and that another descriptor or process still has.
                 Ok(_) => {}
                 Err(error) => return matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EBADF)).then_some(false),
             }
@@ -204,9 +204,9 @@ impl Queue {
 }
 
 /// An epoll instance for a child, populated in the parent with the parent's own descriptors. The plan's spares own it.
-/// After the fork the child has the same descriptors and open file descriptions, so the registrations hold. The child
-/// itself must add each descriptor that it replaces, because an epoll instance knows a descriptor only together with the
-/// object behind it.
+/// After the fork the child has the same descriptors and open file descriptions, so the registrations stay valid. The child
+/// itself must add each descriptor that it replaces, because an epoll instance identifies a registration by descriptor and
+/// open file description.
 #[derive(Debug)]
 pub(crate) struct QueueCopy {
     queue: Queue,
@@ -280,7 +280,8 @@ fn millis(timeout: Option<Duration>) -> libc::c_int {
 
 #[inline(always)]
 fn flags(interest: Interest) -> EventFlags {
-    /// By the interest's bits: a look-up is shorter than asking for each bit, and this long it needs no check of bounds.
+    /// Flags by the bits of an interest. A look-up takes less code than testing each bit, and a table of this length needs no
+    /// bounds check.
     const FLAGS: [u32; 1 << u8::BITS] = {
         let mut flags = [0; 1 << u8::BITS];
         let mut bits = 1;
@@ -314,8 +315,7 @@ const fn flags_of(interest: Interest) -> u32 {
     flags as u32
 }
 
-/// The interest that a registration with these events was made with, by a selector like this one; `None` if no interest has
-/// them.
+/// Returns the interest that [`flags`] turns into these events; `None` if no interest gives them.
 pub(super) fn interest_of(events: u32) -> Option<Interest> {
     // The kernel adds these to each registration.
     let events = events & !((libc::EPOLLERR | libc::EPOLLHUP) as u32);

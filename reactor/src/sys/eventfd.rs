@@ -30,7 +30,7 @@ impl WakeSignal {
         Ok(signal(self.0.as_fd())?)
     }
 
-    /// Called before the waker is dropped. Closing the eventfd is enough: no other process has it.
+    /// Called before the waker is dropped. Closing the eventfd is enough: a child that still has it does not write to it.
     pub(crate) fn remove(&self, _: &Queue) {}
 
     /// Signals a waker that another thread may own. Async-signal-safe; the error is an errno.
@@ -40,7 +40,7 @@ impl WakeSignal {
         signal(fd).map_err(Errno::raw_os_error)
     }
 
-    /// Fresh objects for a child, each with the descriptor whose place it takes.
+    /// Makes fresh objects for a child, each with the descriptor whose place it takes.
     pub(crate) fn renew(descriptors: WakerDescriptors) -> io::Result<[(OwnedFd, RawFd); 1]> {
         Ok([(create()?, descriptors.sender)])
     }

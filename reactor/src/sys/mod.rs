@@ -5,19 +5,18 @@
 //! One file per kind of queue. Each defines
 //!
 //! - `Queue`, a place for a queue's descriptor (close-on-exec): `vacant`, `open`, `close` and `number`; `add`, `modify`,
-//!   `delete` and `wait`. A registration is keyed by descriptor; adding one twice is `AlreadyExists` (or overwrites, where
-//!   `IS_EXACT` is false), changing or deleting a missing one is `NotFound`. All registrations are edge-triggered. `wait`
-//!   is one system call: it clears the events, fills them up to their capacity, rounds its timeout up, and returns
-//!   `Interrupted` rather than retry.
-//! - `Event`, `Events` (a vector of them, its capacity being the most that a `wait` returns) and the module `event`, which
+//!   `delete` and `wait`. A registration is keyed by descriptor. If `IS_EXACT`, adding one twice fails with `AlreadyExists`,
+//!   and changing a missing one with `NotFound`; otherwise both succeed. Deleting a missing one fails with `NotFound`. All
+//!   registrations are edge-triggered. `wait` is one system call: it clears the events, fills them up to their capacity,
+//!   rounds its timeout up, and returns `Interrupted` rather than retry.
+//! - `Event`, `Events` (a vector of them, whose capacity is the most that one `wait` returns) and the module `event`, which
 //!   reads them.
-//! - `WakeSignal`, the kernel object of a waker: `signal` makes the queue return a readable event, from any thread, each time
-//!   another one.
+//! - `WakeSignal`, the kernel object of a waker: each `signal`, from any thread, makes the next `wait` return a readable event.
 //! - with `cponfork`, `Queue::disown`, `Queue::holds`, the trait [`QueueCopy`] and `Remakes`, for objects that only the child
 //!   can make.
 //!
-//! - with `cponfork`, the module `adoption`, which finds out about the queues of other code in the process, and
-//!   `Queue::refer_to` and `Queue::forget` for such a queue. A system that does not list registrations has them too; they fail.
+//! - with `cponfork`, the module `adoption`, which inspects the queues of other code in the process, and `Queue::refer_to` and
+//!   `Queue::forget` for such a queue. The module's functions fail on a system that does not list registrations.
 //!
 //! # The other sources
 //!

@@ -1,4 +1,4 @@
-//! pidfd_open(2).
+//! Watches a process with pidfd_open(2).
 
 use std::io;
 use std::mem::MaybeUninit;

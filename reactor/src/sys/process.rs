@@ -50,7 +50,7 @@ pub(crate) fn id() -> u32 {
     rustix::process::getpid().as_raw_nonzero().get() as u32
 }
 
-/// pthread_atfork(3): `handler` runs in the child of each fork(2) of the process.
+/// Registers `handler` with pthread_atfork(3): it runs in the child of each fork(2) of the process.
 pub(crate) fn at_fork_in_child(handler: extern "C" fn()) -> io::Result<()> {
     // SAFETY: the function exists for as long as the program or library that it is in, and so does its registration.
     match unsafe { libc::pthread_atfork(None, None, Some(handler)) } {
@@ -59,7 +59,7 @@ pub(crate) fn at_fork_in_child(handler: extern "C" fn()) -> io::Result<()> {
     }
 }
 
-/// fork(2): 0 in the child.
+/// Calls fork(2). Returns 0 in the child.
 ///
 /// # Safety
 ///

@@ -1,4 +1,4 @@
-//! A word that reads zero in the child of every fork, planned or not, and fences whose cost is on one side.
+//! A word that reads zero in the child of every fork, planned or not, and fences of which one side is cheap.
 
 use std::io;
 use std::ptr;
@@ -22,7 +22,7 @@ pub(crate) fn word() -> &'static AtomicU32 {
 ///
 /// # Errors
 ///
-/// Those of mmap(2): no memory.
+/// Those of mmap(2), which fails if memory is short.
 pub(crate) fn make_word() -> io::Result<bool> {
     if !ptr::eq(word(), &raw const NONE) {
         return Ok(true);
@@ -45,7 +45,7 @@ pub(crate) fn make_word() -> io::Result<bool> {
     Ok(false)
 }
 
-/// madvise(2), Linux 4.14.
+/// Makes children find the page wiped: madvise(2), Linux 4.14.
 ///
 /// # Safety
 ///
@@ -56,7 +56,7 @@ unsafe fn wipe_on_fork(page: *mut libc::c_void, length: usize) -> bool {
     unsafe { libc::madvise(page, length, libc::MADV_WIPEONFORK) == 0 }
 }
 
-/// minherit(2): FreeBSD 12, NetBSD 8, OpenBSD 5.6.
+/// Makes children find the page wiped: minherit(2), FreeBSD 12, NetBSD 8, OpenBSD 5.6.
 ///
 /// # Safety
 ///
@@ -103,7 +103,8 @@ pub(crate) fn light_fence() {
     compiler_fence(Ordering::SeqCst);
 }
 
-/// The costly side of a pair of fences: every other thread of the process has passed a fence when it returns.
+/// The costly side of a pair of fences. If they are asymmetric, every other thread of the process has passed a fence when this
+/// returns.
 pub(crate) fn heavy_fence() {
     fence(Ordering::SeqCst);
     if IS_ASYMMETRIC.load(Ordering::Relaxed) {

@@ -6,10 +6,10 @@ use std::os::fd::{OwnedFd, RawFd};
 use super::Queue;
 use crate::{Interest, Token};
 
-/// A child's kernel queue in the making.
+/// A child's kernel queue, not yet complete.
 ///
-/// In a planned fork the parent says what the child gets, and the child makes the last system calls. In the child of an
-/// unplanned fork the child does both. Dropping a copy leaves everything as it was.
+/// In a planned fork the parent says what the child gets, and the child makes the last system calls. In an unplanned fork the
+/// child does both. Dropping a copy before a planned fork leaves everything as it was.
 pub(crate) trait QueueCopy: Sized {
     /// Starts the child's copy of `queue`. Both processes close `spares` after the fork.
     ///
@@ -36,11 +36,12 @@ pub(crate) trait QueueCopy: Sized {
     /// Drops the steps for a descriptor that is about to be closed.
     fn forget(&mut self, fd: RawFd);
 
-    /// Child: opens the child's queue at the descriptor of `queue`. Async-signal-safe; the error is an errno.
+    /// Child: makes `queue` refer to the child's queue, at the same descriptor unless another file is open there.
+    /// Async-signal-safe; the error is an errno.
     fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32>;
 
     /// Child, once every replaced descriptor is in place: completes the registrations. `wakes`: a wake is pending that the
-    /// kernel must have. Async-signal-safe; the error is an errno.
+    /// kernel must report. Async-signal-safe; the error is an errno.
     fn complete(&mut self, queue: &Queue, wakes: bool) -> Result<(), i32>;
 
     /// Child, after that: returns the registered descriptors that are not open in the child.

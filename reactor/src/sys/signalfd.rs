@@ -1,4 +1,4 @@
-//! signalfd(2).
+//! Takes signals with signalfd(2).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -12,7 +12,7 @@ use crate::unix::SignalInfo;
 pub(crate) struct SignalQueue(OwnedFd);
 
 impl SignalQueue {
-    /// Blocks the signals in the calling thread, too.
+    /// Opens a signalfd for the signals, and blocks them in the calling thread.
     pub(crate) fn new(signals: impl IntoIterator<Item = i32>) -> io::Result<SignalQueue> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: sigemptyset fills `set`, and cannot fail.
@@ -35,7 +35,7 @@ impl SignalQueue {
         let fd = syscall!(signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC))?;
         // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
         let queue = SignalQueue(unsafe { OwnedFd::from_raw_fd(fd) });
-        // SAFETY: `set` is read. It cannot fail: the operation is a valid one.
+        // SAFETY: pthread_sigmask reads `set`. It cannot fail, because the operation is valid.
         unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
         Ok(queue)
     }

@@ -1,5 +1,5 @@
-//! Sockets and pipes: non-blocking and close-on-exec from birth where the system can, with no more than the system calls
-//! that POSIX asks for.
+//! Opens sockets and pipes, non-blocking and close-on-exec. Where the system can, the call that opens a descriptor sets both
+//! modes.
 
 #[cfg(feature = "net")]
 pub(crate) use self::net::*;
@@ -207,7 +207,7 @@ mod net {
         SockAddr::unix("")
     }
 
-    /// `None` for a path that the standard library takes for too long.
+    /// `None` for a path that the standard library considers too long.
     fn std_unix_address(address: &SockAddr) -> Option<net::SocketAddr> {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(name) = address.as_abstract_namespace() {
@@ -280,7 +280,7 @@ mod pipe {
 
     use crate::sys::syscall;
 
-    /// The reading end and the writing end.
+    /// Opens a pipe. Returns the reading end, then the writing end.
     #[cfg(not(target_vendor = "apple"))]
     pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
         let mut fds = [-1; 2];

@@ -1,4 +1,4 @@
-//! timerfd_create(2).
+//! Timers by timerfd_create(2).
 
 use std::fs::File;
 use std::io;
@@ -19,12 +19,12 @@ impl Timer {
         create(id(clock), libc::TFD_NONBLOCK).map(Timer)
     }
 
-    /// `None`: not at all. Expirations that were not taken are forgotten.
+    /// Sets the timer; `None` disarms it. Expirations that were not taken are lost.
     pub(crate) fn set(&self, setting: Option<Setting>) -> io::Result<()> {
         set(&self.0, setting, libc::TFD_TIMER_ABSTIME)
     }
 
-    /// The number of expirations since they were last taken, or `WouldBlock`.
+    /// Takes the expirations, and returns their number, or `WouldBlock`.
     pub(crate) fn take(&self) -> io::Result<u64> {
         let mut count = [0; 8];
         // SAFETY: the kernel writes at most 8 bytes.
@@ -119,14 +119,14 @@ fn nanos(time: libc::timespec) -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// A timer for the child that continues `state`.
+/// Makes a timer for the child that continues `state`.
 pub(crate) fn renewed(state: &crate::timer_state::TimerState) -> io::Result<Option<OwnedFd>> {
     let timer = Timer::new(state.clock())?;
     timer.set(state.rest())?;
     Ok(Some(timer.into_fd()))
 }
 
-/// A timer for the child that continues the timerfd `fd`, which is known only by its descriptor.
+/// Makes a timer for the child that continues the timerfd `fd`, which is known only by its descriptor.
 ///
 /// Its count is exact; its phase is good to a few microseconds. It is set to an absolute time, even if `fd` was set to a
 /// relative one: on a real-time clock the child's timer then moves when that clock is set.
@@ -146,14 +146,14 @@ struct Observed {
 
 /// Determines the setting of a timerfd, and how many expirations wait to be read, without changing either.
 fn observe(fd: RawFd) -> io::Result<Observed> {
-    /// One look is enough, unless the timer expires in it or the processor is taken away.
+    /// One look is enough, unless the timer expires meanwhile or the kernel preempts the thread.
     const LOOKS: usize = 3;
     /// A look that took longer, in nanoseconds, says little about the phase.
     const LONGEST: u64 = 10_000;
 
     let mut best: Option<(u64, Observed)> = None;
     for look in 1..=LOOKS {
-        // It also brings the count of a periodic timer up to date, which `/proc` does not.
+        // This call also brings the count of a periodic timer up to date. Reading `/proc` does not.
         let before = get(fd)?;
         let info = Info::read(fd)?;
         let clock = info.clock;
@@ -169,7 +169,7 @@ fn observe(fd: RawFd) -> io::Result<Observed> {
             (0, _) if period == 0 => Some(Setting { first: 1, period }),
             (_, ticks) => Some(Setting { first: next.saturating_sub(ticks.saturating_mul(period)).max(1), period }),
         };
-        // No time remains of a timer that is not set, or that the kernel is about to handle; the next look tells which.
+        // No time remains if the timer is not set, or if the kernel is about to handle it. The next look shows which.
         let may_be_due = remaining == 0 && (info.ticks == 0 || period > 0);
         let blur = if may_be_due || has_expired_meanwhile { u64::MAX } else { took };
         if best.as_ref().is_none_or(|(least, _)| blur <= *least) {

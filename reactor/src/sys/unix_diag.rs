@@ -26,7 +26,7 @@ struct Request {
     cookie: [u32; 2],
 }
 
-/// `SOCK_DIAG_BY_FAMILY`, the only question and the answer to it.
+/// `SOCK_DIAG_BY_FAMILY`, the kind of the request and of its answer.
 const BY_FAMILY: u16 = 20;
 /// `UDIAG_SHOW_PEER`.
 const SHOW_PEER: u32 = 4;

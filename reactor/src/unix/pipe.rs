@@ -11,8 +11,8 @@ use crate::sys::socket;
 
 /// Makes a [pipe], both ends non-blocking and close-on-exec.
 ///
-/// When the other end is gone, an event says so: [`is_read_closed`] at the receiver, [`is_write_closed`] at the sender.
-/// Reading then gives what was left and after that 0 bytes; writing fails with
+/// When the other end is closed, an event reports it: [`is_read_closed`] at the receiver, [`is_write_closed`] at the sender.
+/// Reads then return the remaining data, and after that 0 bytes; writes fail with
 /// [`BrokenPipe`](io::ErrorKind::BrokenPipe).
 ///
 /// # Errors
@@ -22,7 +22,7 @@ use crate::sys::socket;
 /// # Fork
 ///
 /// A pipe made here may be the channel between parent and child: both ends stay registered in the child. The other end
-/// counts as gone when neither process has it open.
+/// counts as closed when neither process has it open.
 ///
 /// # Examples
 ///
@@ -69,7 +69,7 @@ pub fn new() -> io::Result<(Sender, Receiver)> {
 
 /// The writing end of a pipe.
 ///
-/// Made by [`new`], or of a descriptor or a [`ChildStdin`]; the latter two are taken in the mode they are in, which for a
+/// Made by [`new`], or from a descriptor or a [`ChildStdin`]. These conversions do not change the mode, which for a
 /// [`ChildStdin`] is blocking: see [`set_nonblocking`](Sender::set_nonblocking).
 #[derive(Debug)]
 pub struct Sender {
@@ -89,7 +89,7 @@ impl Sender {
 
     /// Runs an I/O operation on the pipe's descriptor that this type has no method for.
     ///
-    /// Readiness is kept by the kernel, so that this only calls `f`. Portable programs need it: on other systems mio
+    /// The kernel keeps the readiness, so this only calls `f`. Portable programs need this method: on other systems mio
     /// re-arms the source when `f` fails with [`WouldBlock`](io::ErrorKind::WouldBlock).
     ///
     /// # Errors
@@ -130,8 +130,8 @@ impl From<ChildStdin> for Sender {
 
 /// The reading end of a pipe.
 ///
-/// Made by [`new`], or of a descriptor, a [`ChildStdout`] or a [`ChildStderr`]; the latter three are taken in the mode they
-/// are in, which for a child's output is blocking: see [`set_nonblocking`](Receiver::set_nonblocking).
+/// Made by [`new`], or from a descriptor, a [`ChildStdout`] or a [`ChildStderr`]. These conversions do not change the mode,
+/// which for a child's output is blocking: see [`set_nonblocking`](Receiver::set_nonblocking).
 #[derive(Debug)]
 pub struct Receiver {
     inner: IoSource<File>,

@@ -7,18 +7,18 @@ use crate::{Interest, Registry, Token, event, fork, sys};
 /// A watch on another process: [readable](crate::event::Event::is_readable) once it has ended.
 ///
 /// The process is the one that had the id when the watch was opened, even if the system gives the id to another process
-/// later. For a child that has not been waited for, that is certain to be the child. Dropping the watch does nothing to the
+/// later. For a child that has not been waited for, that is certainly the child. Dropping the watch does not affect the
 /// process.
 ///
 /// # Fork
 ///
 /// The watch belongs to the process that opened it, and is not registered in the child: its kind's default policy is
 /// `NoFork`. A child of the parent is not a child of the forked process, where [`try_wait`](Process::try_wait) fails with
-/// `ECHILD`. Tagged `Inherit`, the end gives an event in both processes.
+/// `ECHILD`. With the policy `Inherit`, the end of the watched process gives an event in both processes.
 ///
 /// # Platforms
 ///
-/// Linux: [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html), Linux 5.3.
+/// Linux 5.3: [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html). kqueue systems: `EVFILT_PROC`.
 ///
 /// # Examples
 ///

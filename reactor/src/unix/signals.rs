@@ -6,14 +6,14 @@ use crate::{Interest, Registry, Token, event, fork, sys};
 /// Signals of this process as a source: [readable](crate::event::Event::is_readable) when one has arrived.
 ///
 /// Takes the place of a signal handler: the signals wait in the kernel until [`receive`](Signals::receive) takes them, one
-/// by one. Those below `SIGRTMIN` are coalesced: sent twice before the first is received, one arrives once.
+/// by one. Those below `SIGRTMIN` are coalesced: a signal that is sent twice before it is received arrives once.
 ///
 /// # Blocking
 ///
-/// Only blocked signals wait; others interrupt as usual. [`new`](Signals::new) blocks its signals in the calling thread,
-/// and threads that it makes afterwards have them blocked too. So make it before other threads, or block the signals there
-/// (`pthread_sigmask(3)`). They stay blocked when the value is dropped: a signal that is pending by then would end the
-/// process. [`Command`](std::process::Command) unblocks all signals in the programs it starts.
+/// Only blocked signals wait; others take effect as usual. [`new`](Signals::new) blocks its signals in the calling thread,
+/// and threads that this thread makes afterwards have them blocked too. So call it before you make other threads, or block
+/// the signals in those (`pthread_sigmask(3)`). They stay blocked when the value is dropped: otherwise a signal that is still
+/// pending could end the process. Programs that [`Command`](std::process::Command) starts have the signals blocked too.
 ///
 /// # Fork
 ///
@@ -23,7 +23,7 @@ use crate::{Interest, Registry, Token, event, fork, sys};
 ///
 /// # Platforms
 ///
-/// Linux: [signalfd(2)](https://man7.org/linux/man-pages/man2/signalfd.2.html).
+/// Linux: [signalfd(2)](https://man7.org/linux/man-pages/man2/signalfd.2.html). kqueue systems: `EVFILT_SIGNAL`.
 ///
 /// # Examples
 ///
@@ -120,7 +120,7 @@ impl SignalInfo {
         self.user
     }
 
-    /// How it came about: `si_code` in [sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html).
+    /// The reason why it was sent: `si_code` in [sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html).
     pub fn code(&self) -> i32 {
         self.code
     }

@@ -9,10 +9,10 @@ use crate::{Interest, Registry, Token, event, fork, sys};
 
 /// A timer in the kernel: a source that becomes [readable](crate::event::Event::is_readable) when it expires.
 ///
-/// It expires once, or once and then after each period, on either [`Clock`], to the nanosecond as far as the kernel's timers
-/// go. Register it with [`Interest::READABLE`]. After an event call [`expirations`](Timer::expirations), which says how many
-/// there were since the last call; until it is called the timer stays readable, and a later expiration need not give
-/// another event.
+/// It expires once, or once and then after each period, on either [`Clock`], with the precision of the kernel's timers.
+/// Register it with [`Interest::READABLE`]. After an event call [`expirations`](Timer::expirations), which returns how many
+/// there were since the last call. Until you call it the timer stays readable, and a later expiration need not give another
+/// event.
 ///
 /// # Fork
 ///
@@ -20,9 +20,9 @@ use crate::{Interest, Registry, Token, event, fork, sys};
 /// expires at the same time and keeps period and phase, and each process can take the expirations that were not taken yet.
 /// Taking or setting in one process does not affect the other's timer.
 ///
-/// The same holds for a timer that is not registered, and for one that is tagged `NoFork`, except that the child's is not
-/// registered. Tagged `Inherit`, it is one timer that both processes have. Tagged `Sever`, it fails in the child with
-/// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
+/// The same holds for a timer that is not registered, and for one with the policy `NoFork`, except that the child's timer is
+/// not registered. With `Inherit`, both processes share one timer (on kqueue systems, each has its own). With `Sever`, the
+/// timer fails in the child with [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
 ///
 /// # Platforms
 ///
@@ -68,7 +68,7 @@ impl AsRawFd for Recorded {
     }
 }
 
-/// Before the timer is closed, and after its registration has ended.
+/// Makes forks forget the timer, before it is closed and after its registration has ended.
 impl Drop for Recorded {
     fn drop(&mut self) {
         fork::remove_timer(self.as_raw_fd());
@@ -87,21 +87,21 @@ impl Timer {
         Ok(Timer { inner: IoSource::new(Recorded { timer, state }, SourceKind::Timer) })
     }
 
-    /// Lets the timer expire after `delay`, and then after each `period`, if there is one. The setting before, and
-    /// expirations not taken, are forgotten.
+    /// Lets the timer expire after `delay`, and then after each `period`, if there is one. This discards the previous setting,
+    /// and expirations that were not taken.
     ///
     /// A zero delay expires at once. On [`Clock::Realtime`] the delay counts by that clock: if it is set meanwhile, the
     /// expiration moves.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a period of zero.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a period of zero; otherwise those of [`disarm`](Timer::disarm).
     pub fn set_after(&mut self, delay: Duration, period: Option<Duration>) -> io::Result<()> {
         self.set_at(self.clock().now().saturating_add(delay), period)
     }
 
-    /// Lets the timer expire when its clock shows `time`, and then after each `period`, if there is one. The setting
-    /// before, and expirations not taken, are forgotten.
+    /// Lets the timer expire when its clock shows `time`, and then after each `period`, if there is one. This discards the
+    /// previous setting, and expirations that were not taken.
     ///
     /// A time that has passed expires at once, and each period since has expired too.
     ///
@@ -126,7 +126,7 @@ impl Timer {
         self.set(Some(Setting::new(time, period)?))
     }
 
-    /// Stops the timer. Expirations not taken are forgotten.
+    /// Stops the timer. This discards expirations that were not taken.
     ///
     /// # Errors
     ///

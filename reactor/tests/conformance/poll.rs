@@ -168,12 +168,12 @@ fn deregister_ends_events() {
     let (mut a, mut b) = UnixStream::pair().unwrap();
     run.register(&mut a, 0, READ);
     b.write_all(b"x").unwrap();
-    // Also those that no poll has returned yet.
+    // This drops events that no poll has returned yet, too.
     run.poll.registry().deregister(&mut a).unwrap();
     run.expect_nothing();
     b.write_all(b"x").unwrap();
     run.expect_nothing();
-    // Still there for another registration, with this or another selector.
+    // The data still gives an event to another registration, with this or another selector.
     run.register(&mut a, 1, READ);
     run.expect(1, Event::is_readable);
     run.poll.registry().deregister(&mut a).unwrap();
@@ -191,7 +191,7 @@ fn a_dropped_source_gives_no_events() {
     b.write_all(b"x").unwrap();
     drop(a);
     run.expect_nothing();
-    // The number is free for another source.
+    // The descriptor is free for another source.
     let (mut a, mut b) = UnixStream::pair().unwrap();
     run.register(&mut a, 1, READ);
     run.register(&mut b, 2, READ);
@@ -222,13 +222,13 @@ fn a_cloned_registry_is_the_same_selector() {
     run.poll.registry().reregister(&mut a, Token(2), READ).unwrap();
     clone.deregister(&mut a).unwrap();
     run.expect_nothing();
-    // It outlives the poll.
+    // The clone outlives the poll.
     drop(run);
     clone.register(&mut a, Token(0), READ).unwrap();
     clone.deregister(&mut a).unwrap();
 }
 
-/// The errors of debug builds. (In mio a failed call changes which selector a source belongs to, so each has its own source.)
+/// The errors of debug builds. (In mio a failed call changes which selector a source belongs to, so each check has its own.)
 #[test]
 fn a_source_belongs_to_one_selector() {
     #[track_caller]

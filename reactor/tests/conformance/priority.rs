@@ -1,4 +1,4 @@
-//! Queues that have priority readiness, and refuse what is always ready.
+//! Queues that have priority readiness, and refuse objects that are always ready.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -28,7 +28,7 @@ fn out_of_band_data_is_priority_readiness() {
     send_out_of_band(sender.as_raw_fd());
     run.expect(0, |event| event.is_priority() && event.is_readable());
 
-    // Without the interest it is no priority event, but a readable one.
+    // Without this interest the event is readable, and has no priority readiness.
     run.poll.registry().reregister(&mut receiver, Token(1), READ).unwrap();
     (&sender).write_all(b"x").unwrap();
     run.expect(1, |event| event.is_readable() && !event.is_priority());

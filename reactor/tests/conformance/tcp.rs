@@ -122,7 +122,7 @@ fn stream_connects() {
 fn stream_is_refused() {
     let mut run = Loop::new();
     let (_socket, address) = refusing();
-    // Some systems know at once.
+    // Some systems return the error at once.
     let error = match TcpStream::connect(address) {
         Ok(mut stream) => {
             run.register(&mut stream, 0, BOTH);

@@ -1,4 +1,4 @@
-//! Which traits the types have, and which they have not.
+//! Which traits the types have, and which they do not have.
 
 use std::fmt::Debug;
 use std::fs::File;

@@ -63,7 +63,7 @@ fn sends_and_receives_connected() {
     assert_eq!(b.recv(&mut buf).unwrap(), 5);
     assert_eq!(&buf[..5], b"hello");
 
-    // Others are not heard.
+    // The socket does not receive datagrams from other peers.
     bind().send_to(b"noise", b.local_addr().unwrap()).unwrap();
     a.send(b"signal").unwrap();
     assert_eq!(run.block_on(|| b.recv(&mut buf)).unwrap(), 6);
@@ -90,7 +90,7 @@ fn a_refusal_is_reported_to_a_connected_socket() {
     let mut run = Loop::new();
     let mut socket = bind();
     let gone = bind();
-    // Connected elsewhere, it refuses our datagrams; and no other socket gets its port.
+    // It is connected to itself, so it refuses our datagrams. It keeps its port from other sockets.
     gone.connect(gone.local_addr().unwrap()).unwrap();
     socket.connect(gone.local_addr().unwrap()).unwrap();
     run.register(&mut socket, 0, READ);

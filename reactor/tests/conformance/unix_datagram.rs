@@ -66,7 +66,7 @@ fn sends_and_receives_connected() {
     assert_eq!(sender.peer_addr().unwrap().as_pathname(), Some(&*path));
     assert_eq!(sender.send(b"a long datagram").unwrap(), 15);
     let mut buf = [0; 6];
-    // Cut off.
+    // The datagram is cut off.
     assert_eq!(receiver.recv(&mut buf).unwrap(), 6);
     assert_would_block(receiver.recv(&mut buf));
     drop(receiver);

@@ -1,4 +1,4 @@
-//! Waiting with a limit, addresses that no other test uses, a look at descriptor flags.
+//! Helpers: waits with a limit, addresses that no other test uses, and checks of descriptor flags.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -60,7 +60,7 @@ impl Loop {
         }
     }
 
-    /// Like [`expect`](Loop::expect), for what comes in one event or in several.
+    /// Like [`expect`](Loop::expect), for readiness that comes in one event or in several.
     #[track_caller]
     pub(crate) fn expect_all(&mut self, token: usize, wanted: &[fn(&Event) -> bool]) {
         let deadline = Instant::now() + LIMIT;
@@ -75,7 +75,7 @@ impl Loop {
         }
     }
 
-    /// Nothing is ready now. For sources whose events are in the queue when the operation that causes them returns.
+    /// Checks that nothing is ready now. For sources whose events are in the queue when the operation that causes them returns.
     #[track_caller]
     pub(crate) fn expect_nothing(&mut self) {
         self.poll.poll(&mut self.events, Some(Duration::ZERO)).unwrap();
@@ -125,7 +125,7 @@ pub(crate) fn is_cloexec(fd: &impl AsFd) -> bool {
     fcntl(fd, libc::F_GETFD) & libc::FD_CLOEXEC != 0
 }
 
-/// As every constructor leaves its descriptor.
+/// Checks for the modes that every constructor sets.
 #[track_caller]
 pub(crate) fn assert_flags(fd: &impl AsFd) {
     assert!(is_nonblocking(fd), "in blocking mode");
@@ -140,8 +140,8 @@ fn fcntl(fd: &impl AsFd, command: libc::c_int) -> libc::c_int {
 }
 
 /// A child process has duplicates of every descriptor until it executes its program, so that a close in another test
-/// would not be the last one. A test that makes a child holds this lock for writing meanwhile, a test that relies on the
-/// effect of a close for reading.
+/// would not be the last one. A test that makes a child holds this lock for writing meanwhile. A test that relies on the
+/// effect of a close holds it for reading.
 static CHILDREN: RwLock<()> = RwLock::new(());
 
 pub(crate) fn without_children() -> RwLockReadGuard<'static, ()> {
@@ -152,7 +152,7 @@ pub(crate) fn making_a_child() -> RwLockWriteGuard<'static, ()> {
     CHILDREN.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A directory of a test's own; goes with its contents when dropped. Its path is short enough for a socket's address.
+/// A directory of a test's own, removed with its contents when dropped. Its path is short enough for a socket's address.
 pub(crate) struct TempDir(PathBuf);
 
 impl TempDir {
@@ -160,7 +160,7 @@ impl TempDir {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("conformance-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = env::temp_dir().join(name);
-        // A leftover of an earlier process with the same id.
+        // An earlier process with the same id may have left one.
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap();
         TempDir(path)
@@ -177,7 +177,7 @@ impl Drop for TempDir {
     }
 }
 
-/// Checks registration of any source: once only, change, end; and the errors in between.
+/// Registers a source, which works only once, changes the registration and ends it. Checks the errors in between.
 #[track_caller]
 pub(crate) fn check_registration(source: &mut impl Source) {
     let poll = Poll::new().unwrap();

@@ -62,7 +62,7 @@ fn no_wake_is_lost() {
             let (waker, count) = (Arc::clone(&waker), Arc::clone(&count));
             thread::spawn(move || {
                 for _ in 0..WAKES {
-                    // Relaxed: it is the wake that has to publish it.
+                    // Relaxed, because the wake must publish the count.
                     count.fetch_add(1, Ordering::Relaxed);
                     waker.wake().unwrap();
                 }

@@ -1,5 +1,5 @@
-//! The sources that mio does not have: timers, signals, processes. In one process: the crate `forkio-tests` covers
-//! forks.
+//! The sources that mio does not have: timers, signals, processes. These tests do not fork: the crate `forkio-tests`
+//! covers forks.
 #![cfg(all(feature = "os-poll", feature = "os-ext", feature = "net"))]
 
 // The kernel of a test build: CONTRIBUTING.md.
@@ -12,7 +12,7 @@ mod process;
 mod signals;
 mod timer;
 
-// It is the conformance suite's, which uses more of it.
+// This module belongs to the conformance suite, which uses more of it.
 #[allow(dead_code, unused_macros, unused_imports)]
 #[path = "../conformance/util.rs"]
 mod util;

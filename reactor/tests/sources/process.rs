@@ -15,7 +15,7 @@ use crate::mio::unix::Process;
 assert_impl_all!(Process: Source, Send, Sync, Unpin, std::fmt::Debug);
 assert_not_impl_any!(Process: Clone);
 
-/// A child that runs `script` once it is told to, or else ends with its standard input.
+/// Starts a child that runs `script` once its standard input has a line or ends.
 fn child(script: &str) -> Child {
     let _guard = making_a_child();
     let script = format!("read -r line; {script}");
@@ -91,8 +91,8 @@ fn what_is_no_process_is_refused() {
     for (pid, errno) in [(pid, libc::ESRCH), (u32::MAX, libc::ESRCH), (0, ZERO)] {
         assert_eq!(Process::open(pid).unwrap_err().raw_os_error(), Some(errno), "{pid}");
     }
-    // It leaves nothing open either. Other tests of this program open up to a thousand descriptors meanwhile, but so many
-    // attempts would show.
+    // A refused watch leaves no descriptor open. Other tests of this program open up to a thousand descriptors meanwhile, but
+    // a leak in 5,000 attempts would show.
     const ATTEMPTS: usize = 5_000;
     let before = lowest_free_number();
     for _ in 0..ATTEMPTS {
@@ -107,7 +107,7 @@ fn lowest_free_number() -> i32 {
     std::fs::File::open("/dev/null").unwrap().as_raw_fd()
 }
 
-/// A look that does not wait is not interrupted by signals either.
+/// Signals do not make `has_ended` fail, although poll(2) may be interrupted even if it does not wait.
 #[test]
 fn signals_do_not_disturb_a_look() {
     static HANDLED: AtomicU32 = AtomicU32::new(0);

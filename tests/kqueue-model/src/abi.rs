@@ -21,7 +21,7 @@ extern "C" fn forkio_model_kqueue() -> c_int {
     answer(kqueue())
 }
 
-/// `ENOSYS`: this kernel has no such function.
+/// Fails with `ENOSYS` if this kernel has no such function.
 #[unsafe(no_mangle)]
 extern "C" fn forkio_model_kqueuex(flags: c_uint) -> c_int {
     answer(kqueuex(flags).unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::ENOSYS))))
@@ -29,7 +29,7 @@ extern "C" fn forkio_model_kqueuex(flags: c_uint) -> c_int {
 
 /// # Safety
 ///
-/// As kevent(2).
+/// Those of kevent(2).
 #[unsafe(no_mangle)]
 unsafe extern "C" fn forkio_model_kevent(
     queue: c_int,
@@ -50,14 +50,14 @@ unsafe extern "C" fn forkio_model_kevent(
 
 /// # Safety
 ///
-/// As fstat(2).
+/// Those of fstat(2).
 #[unsafe(no_mangle)]
 unsafe extern "C" fn forkio_model_fstat(fd: c_int, stat: *mut libc::stat) -> c_int {
     // SAFETY: the caller passes room for the structure.
     answer(fstat(fd).map(|found| unsafe { stat.write(found) }).map(|()| 0))
 }
 
-/// 0: the descriptor is no socket, or the kernel does not tell.
+/// Returns 0 if the descriptor is not a socket, or if the kernel does not tell.
 #[unsafe(no_mangle)]
 extern "C" fn forkio_model_socket_pcb(fd: c_int) -> u64 {
     socket_pcb(fd).unwrap_or(0)

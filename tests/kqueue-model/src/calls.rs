@@ -22,7 +22,7 @@ fn errno(errno: i32) -> io::Error {
 ///
 /// # Errors
 ///
-/// Those of Linux, and what [`inject`](crate::inject) says.
+/// Those of Linux, and an error that [`inject`](crate::inject) sets.
 pub fn kqueue() -> io::Result<RawFd> {
     create(0)
 }
@@ -59,8 +59,8 @@ pub fn close(queue: RawFd) {
 ///
 /// # Errors
 ///
-/// Those of FreeBSD's manual, but `EINVAL` for an open descriptor that is no queue, and what [`inject`](crate::inject)
-/// says.
+/// Those of FreeBSD's manual, but `EINVAL` for an open descriptor that is not a queue, and an error that
+/// [`inject`](crate::inject) sets.
 ///
 /// # Safety
 ///
@@ -77,7 +77,7 @@ pub unsafe fn kevent(
         // SAFETY: there is room for `nevents` events, and the calls below count.
         unsafe { events.add(at).write(event) }
     };
-    // `None` in `Some`: a time that no clock will reach.
+    // `Some(None)`: a time that no clock will reach.
     let deadline = timeout.map(|timeout| Instant::now().checked_add(timeout));
     let mut model = lock();
     // A copy, because the answers may go to the same list.
@@ -132,12 +132,12 @@ pub unsafe fn kevent(
     }
 }
 
-/// FreeBSD's manual says EBADF for both.
+/// Returns the error for a descriptor that is not a queue, or not open. FreeBSD's manual says EBADF for both.
 fn no_queue(fd: RawFd) -> io::Error {
     errno(if is_open(fd) && Kernel::this().is_freebsd() { libc::EINVAL } else { libc::EBADF })
 }
 
-/// Describes a descriptor: fstat(2). FreeBSD has no inode for a queue, nor for a socket of the Internet.
+/// Describes a descriptor: fstat(2). FreeBSD has no inode for a queue or an internet socket.
 ///
 /// # Errors
 ///
@@ -160,7 +160,7 @@ pub fn fstat(fd: RawFd) -> io::Result<libc::stat> {
 /// duplicates of a socket share. `None`: the descriptor is no socket, or this kernel does not tell.
 pub fn socket_pcb(fd: RawFd) -> Option<u64> {
     let stat = linux::stat(fd).ok()?;
-    // The inode of Linux is as unique.
+    // Linux's inode identifies a socket, too.
     (Kernel::this().is_freebsd() && stat.st_mode & libc::S_IFMT == libc::S_IFSOCK).then_some(stat.st_ino)
 }
 

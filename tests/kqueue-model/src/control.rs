@@ -1,4 +1,4 @@
-//! The control of the model by tests, which a kernel does not offer.
+//! Functions by which tests control the model. A kernel does not have them.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, RawFd};
@@ -30,8 +30,8 @@ pub fn inject(call: Call, spare: usize, errno: i32) {
 
 static CHANGES: AtomicUsize = AtomicUsize::new(0);
 
-/// Returns how many changes this process has passed to kevent(2), answered with an error or not. A process counts from
-/// its fork on, or from [`reset_changes`] on.
+/// Returns how many changes this process has passed to kevent(2), including those that failed. A process counts from its
+/// fork on, or from [`reset_changes`] on.
 pub fn changes() -> usize {
     CHANGES.load(Ordering::Relaxed)
 }
@@ -45,7 +45,7 @@ pub(crate) fn count_change() {
     CHANGES.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Returns what a queue watches by descriptor, each descriptor once and with its token, in order.
+/// Returns the descriptors that a queue watches, each once and with its token, in order.
 pub fn watched(queue: RawFd) -> Vec<(RawFd, u64)> {
     let mut model = lock();
     let Some(id) = model.id_of(queue) else { return Vec::new() };

@@ -12,7 +12,7 @@ use crate::queue::Queue;
 const FAILED: &str = "a child's copy of a queue";
 
 impl Queue {
-    /// Keeps the parent's queues that knotes watch, before anything takes the place of their descriptors.
+    /// Duplicates the parent's queues that knotes watch, before the child's queues replace them at their descriptors.
     pub(crate) fn keep_parents_queues(&mut self, copied: &BTreeSet<u64>) {
         for (key, knote) in &mut self.knotes {
             if let Watched::Descriptor(Object::Queue { id, parents: parents @ None }) = &mut knote.watched
@@ -25,11 +25,11 @@ impl Queue {
         }
     }
 
-    /// Gives the queue objects of this process's own, at the same descriptors.
+    /// Replaces the queue's objects by fresh ones of this process, at the same descriptors.
     pub(crate) fn replace_objects(&mut self) {
         let put = |make: fn() -> io::Result<OwnedFd>, number: RawFd| {
             let is_close_on_exec = linux::is_close_on_exec(number);
-            // First of all, so that the copy needs no free descriptor: a kernel needs none either.
+            // Closed first, so that the copy needs no free descriptor: a kernel does not need one either.
             close(number);
             let fresh = make().expect(FAILED).into_raw_fd();
             if fresh != number {
@@ -89,7 +89,7 @@ impl Queue {
 }
 
 impl Knote {
-    /// Whether the child has this event.
+    /// Turns the knote into the child's copy. Returns whether the child has this event.
     fn copy(&mut self, key: Key, parent: libc::pid_t, descriptors: &BTreeMap<RawFd, u64>) -> bool {
         let fd = key.1 as RawFd;
         match &mut self.watched {
@@ -123,7 +123,7 @@ impl Knote {
 }
 
 impl Watched {
-    /// `None`: there is no descriptor left.
+    /// Returns a copy for a separate queue; `None` if the process has no descriptor left.
     fn duplicate(&self) -> Option<Watched> {
         let duplicate = |fd: &OwnedFd| aside(|| linux::duplicate(fd.as_raw_fd())).ok();
         Some(match self {

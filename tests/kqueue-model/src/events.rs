@@ -8,7 +8,7 @@ use crate::names::*;
 use crate::queue::{FIRST_SERIAL, Queue};
 
 impl Queue {
-    /// Activates the knotes that epoll has an edge for, and those of timers and of another process's signals.
+    /// Activates the knotes that epoll has an edge for, and those of expired timers and of another process's signals.
     pub(crate) fn note_edges(&mut self) {
         let mut entries = ready_entries(self.fd);
         entries.extend(ready_entries(self.writers.as_raw_fd()));
@@ -36,7 +36,7 @@ impl Queue {
         })
     }
 
-    /// Whether no descriptor shows the condition that a knote waits for.
+    /// Whether a knote watches the signals of another process, which no descriptor shows.
     pub(crate) fn watches_another_process(&mut self) -> bool {
         self.signals().any(|(_, signals, _)| matches!(signals, Signals::Other { .. }))
     }
@@ -130,7 +130,7 @@ impl Queue {
         events
     }
 
-    /// Makes the queue's descriptor readable if an event waits.
+    /// Makes the queue's descriptor readable if an event waits, and not readable otherwise.
     pub(crate) fn show(&mut self) {
         let waits = |key| self.knotes.get(key).is_some_and(|knote| !knote.is_disabled);
         let is_waiting = self.active.iter().any(waits);

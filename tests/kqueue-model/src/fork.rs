@@ -10,8 +10,8 @@ use crate::knote::Object;
 use crate::linux::{close, leave_unused};
 use crate::state::{Guard, Model, lock};
 
-/// Registers the handlers before `main`. They then run after all other handlers in the parent, and before them in the
-/// child.
+/// Registers the handlers before `main`. `before_fork` then runs after all other handlers, and `after_fork` and `in_child`
+/// run before all others.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static SEE_FORKS: extern "C" fn() = {

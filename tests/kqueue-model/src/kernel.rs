@@ -1,4 +1,4 @@
-//! Which kernel the model is.
+//! The kernels that the model can follow.
 
 use std::sync::LazyLock;
 

@@ -44,7 +44,7 @@ pub(crate) enum Watched {
         signals: Signals,
         count: i64,
     },
-    /// No pidfd: process 0.
+    /// `pidfd` is `None` for process 0.
     Process {
         pidfd: Option<OwnedFd>,
         has_ended: bool,
@@ -67,7 +67,7 @@ pub(crate) enum Object {
 pub(crate) enum Signals {
     /// This process, by a signalfd.
     Own { signalfd: OwnedFd, was_pending: bool },
-    /// The process that this one's queue is a copy from.
+    /// The process from whose queue this process's queue was copied.
     Other { process: libc::pid_t, was_pending: bool },
 }
 
@@ -96,7 +96,7 @@ pub(crate) struct Ready {
     pub(crate) data: i64,
 }
 
-/// The filter function of READ and WRITE.
+/// Runs the filter READ or WRITE for a descriptor; `None` if it is not ready.
 pub(crate) fn look(fd: RawFd, filter: Filter) -> Option<Ready> {
     let (events, eof) = match filter {
         EVFILT_READ => (libc::POLLIN | libc::POLLRDHUP, libc::POLLRDHUP | libc::POLLHUP),
@@ -141,7 +141,7 @@ impl Knote {
         }
     }
 
-    /// Finds out whether a watched process has ended.
+    /// Checks whether a watched process has ended.
     pub(crate) fn look_at_process(&mut self) {
         if let Watched::Process { pidfd: Some(pidfd), has_ended: has_ended @ false } = &mut self.watched
             && poll_now(pidfd.as_raw_fd(), libc::POLLIN) != 0

@@ -11,8 +11,8 @@ use std::time::Duration;
 /// Calls a function of libc that reports failure by -1, once.
 macro_rules! syscall {
     ($name:ident($($arg:expr),* $(,)?)) => {{
-        // SAFETY: the arguments are what the function's manual page asks for; where that is not plain to see, the
-        // caller says why. A wrong descriptor is not a danger: it gives EBADF.
+        // SAFETY: the arguments are what the function's manual page asks for. Where that is not obvious, the caller says
+        // why. A wrong descriptor is never unsafe: it gives EBADF.
         let result = unsafe { libc::$name($($arg),*) };
         if result == -1 { Err(std::io::Error::last_os_error()) } else { Ok(result) }
     }};
@@ -71,7 +71,7 @@ pub(crate) fn leave_unused(numbers: BTreeSet<RawFd>) {
 /// Makes a descriptor at a number that no fork has left unused.
 pub(crate) fn aside(make: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
     let mut unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);
-    // The program has placed a descriptor there.
+    // A number is in use again once the program has placed a descriptor there.
     unused.retain(|number| !is_open(*number));
     let mut fd = make()?;
     while unused.contains(&fd.as_raw_fd()) {
@@ -98,8 +98,8 @@ pub(crate) fn close(fd: RawFd) {
     let _ = syscall!(close(fd));
 }
 
-/// Returns the descriptors of this process, and the one that has listed them, which is closed again. Empty: the process
-/// has no descriptor left for the list.
+/// Returns the descriptors of this process, and the descriptor of the list itself, which is closed again. The result is empty
+/// if the process has no descriptor left for the list.
 pub(crate) fn list_descriptors() -> Vec<RawFd> {
     let entries = fs::read_dir("/proc/self/fd").into_iter().flatten();
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
@@ -131,7 +131,7 @@ pub(crate) fn pending_bytes(fd: RawFd) -> io::Result<i64> {
     Ok(waiting.into())
 }
 
-/// Returns what poll(2) says of a descriptor at once; 0 also for one that is not open.
+/// Returns what poll(2) reports about a descriptor, without waiting; 0 also for one that is not open.
 pub(crate) fn poll_now(fd: RawFd, events: libc::c_short) -> libc::c_short {
     let mut poll = libc::pollfd { fd, events, revents: 0 };
     loop {
@@ -159,7 +159,7 @@ pub(crate) fn wait_until_readable(fd: RawFd, limit: Option<Duration>) -> io::Res
 pub(crate) fn watch(epoll: RawFd, fd: RawFd, events: libc::c_int, data: u64) -> io::Result<()> {
     let mut event = libc::epoll_event { events: events.cast_unsigned(), u64: data };
     match syscall!(epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &mut event)) {
-        // An earlier registration of the same open file description.
+        // The same open file description is registered already.
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
             syscall!(epoll_ctl(epoll, libc::EPOLL_CTL_MOD, fd, &mut event)).map(drop)
         }
@@ -201,7 +201,7 @@ pub(crate) fn is_pending_in(process: libc::pid_t, signal: i32) -> bool {
     masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).any(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
-/// Returns how a process has ended, in the encoding of wait(2), without reaping it; 0 if it is no child.
+/// Returns how a process has ended, in the encoding of wait(2), without reaping it; 0 if it is not a child.
 pub(crate) fn exit_status(pidfd: &OwnedFd) -> i64 {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let id = pidfd.as_raw_fd().cast_unsigned();

@@ -9,7 +9,7 @@ use crate::knote::{Key, Knote, Object, Signals, Watched, timing};
 use crate::linux::{self, aside, is_open, syscall, unwatch, watch};
 use crate::names::*;
 
-/// Data of the entries of a queue's epoll instance that are no knote's.
+/// Data of those entries of a queue's epoll instance that do not belong to a knote.
 const WRITERS: u64 = 0;
 const KICK: u64 = 1;
 const ALARM: u64 = 2;
@@ -18,11 +18,11 @@ pub(crate) const FIRST_SERIAL: u64 = 3;
 #[derive(Debug)]
 pub(crate) struct Queue {
     /// A descriptor of the program that refers to this queue: to an epoll instance. It has an edge-triggered entry for
-    /// each descriptor that is watched to be read, and level-triggered entries for the three descriptors below.
+    /// each descriptor that is watched for reading, and level-triggered entries for the three descriptors below.
     pub(crate) fd: RawFd,
     /// Whether it has `KQUEUE_CPONFORK`.
     pub(crate) is_copied: bool,
-    /// An epoll instance for descriptors that are watched to be written, so that the two sorts of edges do not mix.
+    /// An epoll instance for descriptors that are watched for writing, so that the two sorts of edges do not mix.
     pub(crate) writers: OwnedFd,
     /// An eventfd that is readable while an event waits to be taken.
     pub(crate) kick: OwnedFd,
@@ -90,7 +90,7 @@ impl Queue {
         [&self.writers, &self.kick, &self.alarm].into_iter().chain(of_knotes)
     }
 
-    /// Returns what is watched by descriptor, with the token, in order.
+    /// Returns the watched descriptors, with their tokens, in order. One may appear twice: for reading and for writing.
     pub(crate) fn watched(&mut self) -> Vec<(RawFd, u64)> {
         for key in self.knotes.keys().copied().collect::<Vec<_>>() {
             self.forget_closed(key, None);
@@ -101,7 +101,7 @@ impl Queue {
         watched
     }
 
-    /// Makes a change. `nested`: the queue that the identifier refers to, if it does.
+    /// Makes a change. `nested`: the queue that the identifier refers to, if it refers to one.
     pub(crate) fn change(&mut self, change: &Kevent, nested: Option<u64>) -> io::Result<()> {
         let key = (change.filter, change.ident);
         match change.filter {
@@ -177,7 +177,7 @@ impl Queue {
         };
         self.insert(key, knote)?;
         if was_pending {
-            // The edge of signals that were sent before: FreeBSD reports only those that come from now on.
+            // Drops the edge of signals that were sent before: FreeBSD reports only those that come from now on.
             self.note_edges();
             self.active.retain(|active| *active != key);
             if let Some(knote) = self.knotes.get_mut(&key) {
@@ -220,7 +220,7 @@ impl Queue {
         }
     }
 
-    /// The descriptor may refer to another anonymous object by now, which looks the same.
+    /// Watches the descriptor of a knote again: it may refer to another anonymous object by now, which looks the same.
     fn watch_again(&mut self, key: Key) -> io::Result<()> {
         if !matches!(key.0, EVFILT_READ | EVFILT_WRITE) {
             return Ok(());

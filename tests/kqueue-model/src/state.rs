@@ -24,11 +24,11 @@ pub(crate) struct Model {
     /// How many queues there may be until the next sweep.
     pub(crate) sweep_at: usize,
     pub(crate) faults: Vec<Fault>,
-    /// With what the descriptor referred to when it was marked: closing it removes the mark.
+    /// Each marked descriptor, with the object that it referred to when it was marked: closing it removes the mark.
     pub(crate) close_on_fork: BTreeMap<RawFd, Object>,
 }
 
-/// See [`inject`](crate::inject).
+/// The failures that a test sets with [`inject`](crate::inject).
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) call: Call,
@@ -36,7 +36,7 @@ pub(crate) struct Fault {
     pub(crate) errno: i32,
 }
 
-/// So few queues are not worth a sweep.
+/// Fewer queues are not worth a sweep.
 const FEW: usize = 8;
 
 static MODEL: Mutex<Model> = Mutex::new(Model {

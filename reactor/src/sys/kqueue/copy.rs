@@ -17,7 +17,7 @@ const UNKNOWN: u8 = 0;
 const NO: u8 = 1;
 const YES: u8 = 2;
 
-/// A new queue, which the kernel copies on fork if it can.
+/// Opens a new queue, which the kernel copies on fork if it can.
 pub(super) fn create() -> io::Result<RawFd> {
     if COPYING.load(Ordering::Relaxed) != NO {
         match kernel::kqueuex(kernel::KQUEUE_CLOEXEC | kernel::KQUEUE_CPONFORK) {
@@ -41,7 +41,7 @@ pub(super) fn is_copying() -> bool {
 /// Puts a new queue at `number`, unless another file is open there, and returns its descriptor. Async-signal-safe.
 pub(super) fn put_at(number: RawFd, fresh: io::Result<RawFd>) -> Result<RawFd, i32> {
     let fresh = fresh.map_err(errno)?;
-    // Something else may have taken the number since the fork, such as a file of another library's handler.
+    // Another file may have taken the descriptor since the fork, such as one that another library's fork handler opened.
     if fresh == number || descriptor::is_open(number) {
         return Ok(fresh);
     }
@@ -61,11 +61,11 @@ pub(super) fn errno(error: io::Error) -> i32 {
 /// not copy (`EVFILT_USER`, muted ones), that watch the parent's object (nested queues), or that watch an object which the
 /// child replaces. Checked on FreeBSD 15.1-RELEASE-p1.
 ///
-/// Elsewhere the child opens a queue at the same descriptor, and the list fills it. The kernel drops the queue, or its copy
-/// is not exact: nothing keeps the parent's threads from changing it while an unplanned fork copies the process.
+/// Otherwise the child opens a queue at the same descriptor, and the list fills it, because the kernel drops the queue, or its
+/// copy is not exact: nothing keeps the parent's threads from changing it while an unplanned fork copies the process.
 #[derive(Debug)]
 pub(crate) struct QueueCopy {
-    /// Otherwise this is the child, and its queue is open.
+    /// Whether the fork is planned. If not, this is the child, and its queue is open.
     is_planned: bool,
     changes: Vec<Event>,
     /// The descriptors whose knotes the kernel copies, unless it keeps the descriptors from the child: close-on-fork ones,
@@ -95,7 +95,7 @@ impl QueueCopy {
 impl crate::sys::QueueCopy for QueueCopy {
     fn new(queue: &Queue, _: &mut Vec<OwnedFd>, is_planned: bool) -> io::Result<QueueCopy> {
         if !is_planned {
-            // At once, before other fresh objects take the descriptor that the kernel left unused.
+            // Open the queue at once, before other fresh objects take the descriptor that the kernel left unused.
             if is_copying() && is_queue(queue.number()) {
                 kernel::close(queue.number());
             }

@@ -1,4 +1,4 @@
-//! The kernel interface of the backend: all its system calls, with the kernel's constants and types.
+//! The kernel's kqueue interface: the calls that the backend makes, with the kernel's constants and types.
 //!
 //! libc provides it where the system has a kqueue. A test build for Linux links a substitute instead, with the names and
 //! values of FreeBSD's `sys/event.h`: the model in `tests/kqueue-model`, or libkqueue with `--cfg forkio_libkqueue`.
@@ -251,8 +251,8 @@ pub(crate) fn close(queue: RawFd) {
     unsafe { libc::close(queue) };
 }
 
-/// Describes a descriptor with fstat(2). On FreeBSD a queue has the type of a pipe, and queues and sockets of the Internet have
-/// device 0 and inode 0.
+/// Describes a descriptor with fstat(2). On FreeBSD a queue has the type of a pipe, and queues and internet sockets have device
+/// 0 and inode 0.
 pub(crate) fn fstat(fd: RawFd) -> io::Result<libc::stat> {
     let mut stat = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: the kernel fills the structure.

@@ -1,11 +1,11 @@
-//! kqueue(2).
+//! Kernel queues by kqueue(2).
 //!
 //! A kqueue identifies a registration by filter and descriptor. So one registration is up to two *knotes* in the kernel,
 //! one to read and one to write. Adding an existing knote changes it. Closing a descriptor removes its knotes, even if
 //! another process holds a duplicate.
 //!
-//! This backend reaches the system only through [`kernel`], a handful of calls. With `--cfg forkio_kqueue` the backend runs
-//! on Linux, for tests: see CONTRIBUTING.md. With `--cfg forkio_wake_pipe` wakers are pipes, as on a system without
+//! This backend reaches kqueues only through the few calls of [`kernel`]. With `--cfg forkio_kqueue` the backend runs on
+//! Linux, for tests: see CONTRIBUTING.md. With `--cfg forkio_wake_pipe` wakers are pipes, like on a system without
 //! `EVFILT_USER`.
 
 use std::io;
@@ -56,7 +56,7 @@ impl Event {
         Event(kernel::kevent_of(ident, filter, flags, token.0))
     }
 
-    /// The errno that a change was answered with; 0: it was made.
+    /// The errno of a change; 0: the kernel made it.
     fn errno(&self) -> i32 {
         if self.0.flags & EV_ERROR != 0 { self.0.data as i32 } else { 0 }
     }
@@ -83,12 +83,12 @@ pub(crate) struct Queue {
     owner: AtomicU32,
 }
 
-/// A descriptor that is never open: system calls say EBADF.
+/// A descriptor that is never open: system calls return EBADF.
 const NO_QUEUE: RawFd = RawFd::MAX;
 
 impl Queue {
     /// The kernel overwrites a registration that is made twice, and drops one that can give no event: that of a pipe whose
-    /// other end is gone.
+    /// other end is closed.
     pub(crate) const IS_EXACT: bool = false;
 
     /// Room for a queue.
@@ -216,21 +216,21 @@ impl AsFd for Queue {
     }
 }
 
-/// Edge-triggered. Each change is answered, made or not.
+/// Edge-triggered. The kernel answers each change, even if it succeeds.
 const ADD: kernel::Flags = EV_ADD | EV_CLEAR | EV_RECEIPT;
 const DELETE: kernel::Flags = EV_DELETE | EV_RECEIPT;
 
-/// macOS 10.10 and 10.11 give EPIPE for a pipe whose other end is gone, and report it nevertheless (mio issue 582).
+/// macOS 10.10 and 10.11 return EPIPE for a pipe whose other end is closed, but report its events (mio issue 582).
 const IGNORED_BY_ADD: i32 = libc::EPIPE;
 
 /// The two knotes of a descriptor, to read and to write.
 fn knotes(fd: RawFd, token: Token, flags: kernel::Flags) -> io::Result<[Event; 2]> {
-    // A negative number would be taken for a large one.
+    // A cast would turn a negative number into a large one.
     let ident = usize::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     Ok([EVFILT_READ, EVFILT_WRITE].map(|filter| Event::new(ident, filter, flags, token)))
 }
 
-/// Those of the two that an interest asks for. (Requests of aio(4) name the queue themselves, and a kqueue has no priority
+/// Returns the knotes that an interest needs. (Requests of aio(4) name the queue themselves, and a kqueue has no priority
 /// readiness.)
 fn wanted(knotes: &mut [Event; 2], interest: Interest) -> &mut [Event] {
     match (interest.is_readable(), interest.is_writable()) {
@@ -248,13 +248,13 @@ fn apply(queue: RawFd, changes: &mut [Event]) -> io::Result<()> {
     // answer is written to its place.
     match unsafe { kernel::kevent(queue, list, changes.len(), list, changes.len(), Some(Duration::ZERO)) } {
         Ok(_) => Ok(()),
-        // All changes have been made, says the manual.
+        // The manual says that all changes have been made.
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// Whether the descriptor is a queue. (By fstat(2) it may be a pipe.) Async-signal-safe.
+/// Whether the descriptor is a queue. (fstat(2) may report it as a pipe.) Async-signal-safe.
 pub(crate) fn is_queue(fd: RawFd) -> bool {
     // SAFETY: no change, and room for no event.
     unsafe { kernel::kevent(fd, ptr::null(), 0, ptr::null_mut(), 0, Some(Duration::ZERO)) }.is_ok()

@@ -1,4 +1,4 @@
-//! `EVFILT_SIGNAL`.
+//! Watches signals with `EVFILT_SIGNAL`.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -24,7 +24,7 @@ impl std::fmt::Debug for SignalQueue {
 }
 
 impl SignalQueue {
-    /// Blocks the signals in the calling thread, too.
+    /// Opens a queue for the signals, and blocks them in the calling thread.
     pub(crate) fn new(signals: impl IntoIterator<Item = i32>) -> io::Result<SignalQueue> {
         let signals: Vec<i32> = signals.into_iter().collect();
         let mut set = empty_set();
@@ -41,7 +41,7 @@ impl SignalQueue {
         let event = |&signal: &i32| Event::new(signal as usize, EVFILT_SIGNAL, EV_ADD | EV_CLEAR, Token(0));
         let contents = Contents::Events(signals.iter().map(event).collect());
         let queue = OwnQueue::new(SourceKind::Signal, contents)?;
-        // SAFETY: `set` is read. It cannot fail: the operation is a valid one.
+        // SAFETY: pthread_sigmask reads `set`. It cannot fail, because the operation is valid.
         unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
         // A signal that was pending before gives no event.
         queue.notice_pending_signals()?;

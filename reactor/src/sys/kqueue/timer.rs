@@ -1,4 +1,4 @@
-//! `EVFILT_TIMER`.
+//! Timers by `EVFILT_TIMER`.
 
 use std::io;
 #[cfg(feature = "os-ext")]
@@ -10,8 +10,8 @@ use super::own::{Alarm, Contents, OwnQueue};
 use crate::source_kind::SourceKind;
 use crate::timer_state::{Clock, Setting};
 
-/// A queue with a timer in it, armed for one expiration after the other. The kernel only wakes the process, which then
-/// counts the expirations by the clock.
+/// A queue with a timer in it, armed for one expiration at a time. The kernel only wakes the process, which then counts the
+/// expirations by the clock.
 #[derive(Debug)]
 pub(crate) struct Timer(OwnQueue);
 
@@ -21,7 +21,7 @@ impl Timer {
         OwnQueue::new(SourceKind::Timer, Contents::Timer(alarm)).map(Timer)
     }
 
-    /// `None`: not at all. Expirations that were not taken are forgotten.
+    /// Sets the timer; `None` disarms it. Expirations that were not taken are lost.
     pub(crate) fn set(&self, setting: Option<Setting>) -> io::Result<()> {
         let Some(alarm) = self.0.alarm() else { return Ok(()) };
         alarm.next.store(setting.map_or(0, |setting| setting.first), Ordering::Relaxed);
@@ -29,7 +29,7 @@ impl Timer {
         self.0.arm()
     }
 
-    /// The number of expirations since they were last taken, or `WouldBlock`.
+    /// Takes the expirations, and returns their number, or `WouldBlock`.
     pub(crate) fn take(&self) -> io::Result<u64> {
         let Some(alarm) = self.0.alarm() else { return Err(io::ErrorKind::WouldBlock.into()) };
         self.0.drain()?;
@@ -37,7 +37,7 @@ impl Timer {
         let passed = now(alarm.clock).checked_sub(next).filter(|_| next != 0);
         let Some(passed) = passed else {
             if next != 0 {
-                // Early: a clock that was set, or a system that rounds down.
+                // The event came early: the clock was set, or the system rounds down.
                 self.0.arm()?;
             }
             return Err(io::ErrorKind::WouldBlock.into());
@@ -84,7 +84,7 @@ pub(crate) fn now(clock: Clock) -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// The child opens the timer's queue itself.
+/// Returns `None`: the child opens the timer's queue itself.
 pub(crate) fn renewed(_: &crate::timer_state::TimerState) -> io::Result<Option<std::os::fd::OwnedFd>> {
     Ok(None)
 }

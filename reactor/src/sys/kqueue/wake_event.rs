@@ -30,13 +30,13 @@ impl WakeSignal {
     }
 
     pub(crate) fn signal(&self, queue: &Queue, token: Token) -> io::Result<()> {
-        // Any change sets the token.
+        // Every change sets the token, even one that only triggers the event.
         queue.change_event(0, NOTE_TRIGGER, token)
     }
 
-    /// Called before the waker is dropped.
+    /// Removes the event. Called before the waker is dropped.
     pub(crate) fn remove(&self, queue: &Queue) {
-        // The event is already gone if the child could not get the queue.
+        // The event does not exist if the child could not get the queue.
         let _ = queue.change_event(EV_DELETE, 0, Token(0));
     }
 
@@ -50,8 +50,8 @@ impl WakeSignal {
         Ok([])
     }
 
-    /// The changes by which a child's queue gets the event. No kernel copies it, and the change that adds an event cannot
-    /// trigger it: the second change does so.
+    /// The changes that give a child's queue the event. No kernel copies it, and the change that adds an event cannot trigger
+    /// it: the second change does so.
     pub(super) fn renewing_changes(token: Token) -> [Event; 2] {
         [ADD, EV_RECEIPT].map(|flags| Event::new(IDENT, EVFILT_USER, flags, token))
     }

@@ -50,13 +50,13 @@ impl WakeSignal {
         }
     }
 
-    /// Fresh objects for a child, each with the descriptor whose place it takes.
+    /// Makes fresh objects for a child, each with the descriptor whose place it takes.
     pub(crate) fn renew(descriptors: WakerDescriptors) -> io::Result<[(OwnedFd, RawFd); 2]> {
         let [reader, writer] = create()?;
         Ok([(writer, descriptors.sender), (reader, descriptors.registered)])
     }
 
-    /// The reader is registered as a descriptor.
+    /// Returns no changes: the reader is registered like any other descriptor.
     pub(super) fn renewing_changes(_: Token) -> [Event; 0] {
         []
     }
@@ -80,6 +80,6 @@ fn send(writer: RawFd) -> io::Result<()> {
 
 fn empty(reader: RawFd) {
     let mut buffer = [0_u8; 4096];
-    // It does not matter if another thread has read them meanwhile. SAFETY: the kernel writes at most the buffer's length.
+    // It does not matter if another thread has read the bytes meanwhile. SAFETY: the kernel writes at most the buffer's length.
     let _ = syscall!(read(reader, buffer.as_mut_ptr().cast(), buffer.len()));
 }

@@ -1,4 +1,4 @@
-//! The sentences about `KQUEUE_CPONFORK`. None puts a timer in a queue with the flag: CVE-2026-58083.
+//! The sentences about `KQUEUE_CPONFORK`. No check puts a timer in a queue with the flag, because of CVE-2026-58083.
 
 use std::io::Write;
 use std::mem::ManuallyDrop;
@@ -213,7 +213,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
     }),
 ];
 
-/// Lets no queue be copied until the function that it returns is called. `None`: this system cannot.
+/// Keeps the kernel from copying queues until the returned function is called. `None`: this system has no such limit.
 fn reach_limit() -> Option<impl Fn()> {
     #[cfg(target_os = "linux")]
     {
@@ -225,7 +225,7 @@ fn reach_limit() -> Option<impl Fn()> {
         let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: the kernel fills the structure.
         let result = unsafe { libc::getrlimit(libc::RLIMIT_KQUEUES, &mut before) };
-        // The user has one queue at least. A limit of 0 would be none.
+        // The user has at least one queue. A limit of 0 would mean that there is no limit.
         let one = libc::rlimit { rlim_cur: 1, ..before };
         // SAFETY: the kernel reads the structure.
         let result = result | unsafe { libc::setrlimit(libc::RLIMIT_KQUEUES, &one) };

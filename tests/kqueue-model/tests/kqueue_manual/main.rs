@@ -5,7 +5,7 @@
 //! does not say what is in parentheses. The section `15.1` has answers of FreeBSD 15.1-RELEASE-p1, which has more rules
 //! than its manual.
 //!
-//! The exit status is 0 if the kernel fulfils every sentence about what it has.
+//! The exit status is 0 if the kernel fulfils every sentence about the features that it has.
 
 mod forks;
 #[allow(dead_code, unused_imports, reason = "the backend uses more of it, and some of it on some systems only")]
@@ -18,7 +18,7 @@ mod tools;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Whether a sentence holds. `None`: the kernel does not have what it is about.
+/// Whether a sentence holds. `None`: the kernel does not have the feature that the sentence is about.
 type Check = fn() -> Option<bool>;
 
 /// The section of the sentence, the sentence, and a check of it.

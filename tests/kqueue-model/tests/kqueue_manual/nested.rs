@@ -76,7 +76,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
     }),
 ];
 
-/// Two queues that are copied on fork, the first with an event of the second.
+/// Opens two queues that are copied on fork, the first with an event of the second.
 fn nested() -> Option<(Kqueue, Kqueue)> {
     let (outer, inner) = (copied()?, copied()?);
     outer.change(read(&inner, EV_ADD));

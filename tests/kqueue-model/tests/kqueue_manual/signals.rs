@@ -63,7 +63,7 @@ fn signal(flags: Flags) -> Kevent {
     ev(libc::SIGUSR2 as usize, EVFILT_SIGNAL, flags)
 }
 
-/// A queue that is copied on fork, with an event of a signal that is blocked.
+/// Opens a queue that is copied on fork, with an event of a signal that is blocked.
 fn with_signal() -> Option<Kqueue> {
     let queue = copied()?;
     block(libc::SIGUSR2);

@@ -36,7 +36,7 @@ impl Kqueue {
         self.call(&[change], 0, NOW).expect("a change");
     }
 
-    /// The error of a change.
+    /// Makes a change, and returns its error.
     pub(crate) fn refused(&self, change: Kevent) -> Option<i32> {
         self.call(&[change], 0, NOW).err().and_then(|error| error.raw_os_error())
     }
@@ -72,18 +72,18 @@ impl AsRawFd for Kqueue {
     }
 }
 
-/// A queue with a user event that is not triggered. `None`: this kernel has no such events.
+/// Opens a queue with a user event that is not triggered. `None`: this kernel has no such events.
 pub(crate) fn with_user_event() -> Option<Kqueue> {
     let queue = Kqueue::new();
     (queue.refused(user(EV_ADD | EV_CLEAR, 0)) != Some(libc::EINVAL)).then_some(queue)
 }
 
-/// A queue with the flag. `None`: this kernel does not have it.
+/// Opens a queue with `KQUEUE_CPONFORK`. `None`: this kernel does not have the flag.
 pub(crate) fn with_flag() -> Option<Kqueue> {
     kqueuex(KQUEUE_CLOEXEC | KQUEUE_CPONFORK)?.ok().map(Kqueue)
 }
 
-/// A queue that is copied on fork. `None`: this kernel copies none.
+/// Opens a queue that is copied on fork. `None`: this kernel does not copy queues.
 pub(crate) fn copied() -> Option<Kqueue> {
     #[cfg(target_os = "linux")]
     if forkio_kqueue_model::Kernel::this() == forkio_kqueue_model::Kernel::AtLimit {
@@ -127,7 +127,7 @@ pub(crate) fn pair() -> (UnixStream, UnixStream) {
     UnixStream::pair().expect("a pair")
 }
 
-/// A duplicate that is not close-on-exec. It is never closed.
+/// Makes a duplicate that is not close-on-exec. It is never closed.
 pub(crate) fn duplicate(fd: &impl AsRawFd) -> RawFd {
     // SAFETY: the call takes no pointer.
     unsafe { libc::dup(fd.as_raw_fd()) }
@@ -161,12 +161,12 @@ pub(crate) fn set_close_on_fork(fd: RawFd) -> Option<()> {
     }
 }
 
-/// Forks. The child's answer is its exit status.
+/// Forks, and returns what `child` returns in the child, or `false` if it panics.
 pub(crate) fn in_child(child: impl FnOnce() -> bool) -> bool {
     in_both(|| (), child)
 }
 
-/// Forks. The child begins after the parent's part.
+/// Like [`in_child`], but the child begins once `parent` has returned in the parent.
 pub(crate) fn in_both(parent: impl FnOnce(), child: impl FnOnce() -> bool) -> bool {
     let (mut turn, mut give) = io::pipe().expect("a pipe");
     // SAFETY: this process has one thread.
