@@ -50,6 +50,7 @@ impl Selector {
     pub(crate) fn poll(&self, events: &mut sys::Events, timeout: Option<Duration>) -> io::Result<()> {
         reconcile::ensure();
         if self.core.poisoned().is_some() {
+            events.clear();
             return self.core.check_poison();
         }
         let timeout = if reconcile::is_first_poll_due() { self.first_poll()? } else { timeout };

@@ -249,7 +249,7 @@ pub(crate) fn copy_pending(from: RawFd, to: RawFd) -> io::Result<()> {
     };
     let mut rest = &pending[..read];
     while !rest.is_empty() {
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let flags = libc::MSG_DONTWAIT | NO_SIGNAL;
         // SAFETY: the kernel reads at most `rest.len()` bytes.
         let sent = syscall!(send(to, rest.as_ptr().cast(), rest.len(), flags))?;
         rest = &rest[sent as usize..];

@@ -20,10 +20,16 @@ scenarios!(
         register(selector.registry(), dropped.as_mut().unwrap(), 5);
         let queue = selector.as_raw_fd();
         let before = open_descriptors();
+        let mut events = Events::with_capacity(8);
+        waker.wake().unwrap();
+        selector.poll(&mut events, Some(limit())).unwrap();
+        assert!(!events.is_empty());
         let turn = Turn::new();
         let mut fillers = use_up_descriptors();
         let child = unplanned::fork_child(|| {
             check_eq("generation", generation(), 1);
+            selector.poll(&mut events, None).unwrap_err();
+            assert!(events.is_empty(), "a poll that fails leaves no events");
             for _ in 0..3 {
                 check_eq("polling", poll_error(&mut selector), Some(libc::EMFILE));
             }
