@@ -35,7 +35,7 @@ impl Tls {
         Ok(Tls { certificates, key, tickets, config })
     }
 
-    /// The configuration for the workers that are forked from now on.
+    /// Returns the configuration for the workers that are forked from now on.
     pub(super) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
     }
