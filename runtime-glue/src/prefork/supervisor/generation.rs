@@ -236,7 +236,7 @@ impl Supervisor {
         }
     }
 
-    /// Handles the end of a template: aborts the reload, ends a server that is not up yet, or schedules another template.
+    /// Handles the failure or end of a template: aborts the reload, ends a server that is not up yet, or schedules another one.
     fn load_failed(&mut self, which: Which, error: String) -> Option<End> {
         if which == Which::Next {
             self.abort_reload(&format!("cannot load the application: {error}"));
