@@ -9,7 +9,7 @@ use forkio_reactor::fork::{ForkPolicy, SourceKind, glue};
 
 use crate::{ForkError, policy, runtime, sys};
 
-/// Lists the descriptors that both processes would hold if this one forked now, unless the program has decided so.
+/// Lists the descriptors that both processes would hold if this one forked now, except those that the program chose to share.
 ///
 /// Call it in tests and debug builds before a fork, such as in a [`before_fork`](crate::before_fork()) hook. In an
 /// [`on_child`](crate::on_child) hook it lists what the child shares with its parent. It makes about ten system calls per
@@ -34,8 +34,8 @@ use crate::{ForkError, policy, runtime, sys};
 ///
 /// # Platforms
 ///
-/// Linux reads `/proc/self/fd` and `/proc/self/fdinfo`, see proc(5). Elsewhere an audit asks about each descriptor below the
-/// soft RLIMIT_NOFILE with fcntl(2), which takes long where that is large. It sees no locks, and on OpenBSD no names.
+/// On Linux an audit reads `/proc/self/fd` and `/proc/self/fdinfo`, see proc(5). Elsewhere it asks about each descriptor below
+/// the soft RLIMIT_NOFILE with fcntl(2), which is slow if this limit is large. It finds no locks, and on OpenBSD no names.
 ///
 /// # Examples
 ///
@@ -75,7 +75,7 @@ pub fn shared_descriptors() -> Result<Audit, ForkError> {
     Ok(Audit { found })
 }
 
-/// What [`shared_descriptors`] found. `Display` has a line for each descriptor, and says what to do.
+/// What [`shared_descriptors`] found. `Display` prints a line for each descriptor, and says what to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use = "an audit changes nothing: look at what it found"]
 pub struct Audit {
@@ -177,7 +177,7 @@ pub enum SharedObject {
 }
 
 impl SharedObject {
-    /// The object of a source kind. `None` for kinds that include several objects.
+    /// Returns the object of a source kind, or `None` for kinds that include several objects.
     pub(crate) fn of_kind(kind: SourceKind) -> Option<SharedObject> {
         Some(match kind {
             SourceKind::Listener => SharedObject::Listener,

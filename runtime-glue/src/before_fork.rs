@@ -9,10 +9,10 @@ type Hook = Box<dyn FnMut() -> io::Result<()> + Send>;
 
 pub(crate) static HOOKS: Hooks<Hook> = Hooks::new();
 
-/// Calls `hook` in the parent right before every fork that this crate makes from now on, also those of
+/// Calls `hook` in the parent right before every fork that this crate makes from now on, including those of
 /// [`Prefork`](crate::prefork::Prefork).
 ///
-/// Write out application buffers in a hook, which both processes would write otherwise, and
+/// In a hook, flush the buffers of the application, which both processes would otherwise write, and
 /// [audit](crate::audit::shared_descriptors) what they would share. [`fork`](crate::fork()) flushes the standard library's
 /// output and C's stdio by itself, after the hooks.
 ///

@@ -21,7 +21,7 @@ use crate::{ForkError, NotInChild, policy, sys};
 /// # Fork
 ///
 /// The handle belongs to the process that forked. In a child that is forked later, its methods fail with an error whose source
-/// is [`NotInChild`], also a [`wait`](Child::wait) that was pending at the fork. Dropping it there does nothing.
+/// is [`NotInChild`], including a [`wait`](Child::wait) that was pending at the fork. Dropping it there does nothing.
 ///
 /// # Platforms
 ///
@@ -160,7 +160,7 @@ impl Child {
         sys::send_signal(self.process()?, signal)
     }
 
-    /// Kills the child with SIGKILL. It still has to be waited for.
+    /// Kills the child with SIGKILL. Call [`wait`](Child::wait) afterwards to reap it.
     ///
     /// # Errors
     ///

@@ -15,7 +15,7 @@ pub struct Thread {
     pub name: String,
 }
 
-/// Why a fork was refused. No process was made, and nothing has changed.
+/// Why a fork failed. No child is left, and the parent continues as before.
 #[non_exhaustive]
 pub enum ForkError {
     /// The process has other threads, and they did not end while [`fork`](crate::fork()) waited. The child would have their
@@ -23,9 +23,8 @@ pub enum ForkError {
     Threads(Vec<Thread>),
     /// The current runtime is a multi-threaded one, with these threads so far.
     MultiThreadRuntime(Vec<Thread>),
-    /// tokio was built with its feature `parking_lot`, which is part of `full`, and the child cannot keep the stacks of the
-    /// parent's threads, for this reason. That library keeps lists of waiting threads in their stacks. forkio keeps these
-    /// on Linux, under glibc on x86_64.
+    /// tokio was built with its feature `parking_lot`, which is part of `full`. `parking_lot` keeps lists of waiting threads in
+    /// their stacks, and this error says why the child cannot keep these stacks. Only Linux under glibc on x86_64 is supported.
     ParkingLot(io::Error),
     /// The current runtime does not use forkio's selector, which it must on every system but Linux. The message has the lines to
     /// add to Cargo.toml.
@@ -35,8 +34,8 @@ pub enum ForkError {
     /// [`fork_with_threads`](crate::fork_with_threads()) was called inside a tokio runtime. The child would continue in a
     /// task of a runtime without threads.
     InsideRuntime,
-    /// The current runtime has no I/O driver. (tokio answers with a panic. If it is compiled with `panic = "abort"`, the
-    /// process ends instead.)
+    /// The current runtime has no I/O driver. (tokio panics then, and forkio catches the panic. In a program that is compiled
+    /// with `panic = "abort"`, the process ends instead.)
     NoIoDriver,
     /// The state of the runtime or the process could not be read.
     Inspect(io::Error),
@@ -51,7 +50,7 @@ pub enum ForkError {
     Watch(io::Error),
 }
 
-/// Prints the text of [`Display`](fmt::Display), which says what to do: a `main` that returns the error prints this.
+/// Prints the text of [`Display`](fmt::Display), which says what to do, because a `main` that returns the error prints `Debug`.
 impl fmt::Debug for ForkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

@@ -21,7 +21,7 @@ impl<H> Hooks<H> {
 
     /// Calls `run` with the hooks, without holding the lock: a hook may register another one for the next fork.
     pub(crate) fn run<T>(&self, run: impl FnOnce(&mut [H]) -> T) -> T {
-        /// Puts the hooks back, also when one of them panics.
+        /// Puts the hooks back, even if one of them panics.
         struct Running<'a, H>(&'a Hooks<H>, Vec<H>);
 
         impl<H> Drop for Running<'_, H> {

@@ -17,8 +17,8 @@
 //! | [`fork`], [`prefork`] and `serve`, [`ProcessRuntime`], policies | yes | yes |
 //! | forks that other code makes | the child gets its own queues | the child shares its parent's epoll instance and signal pipe, unless they belong to a [`ProcessRuntime`] |
 //! | wakes | without a system call, if the runtime is awake | as with mio |
-//! | a connection to a listener that workers share | wakes one worker | wakes all that wait |
-//! | the cost of a fork | by the number of registrations, or none if it is prepared in advance | by the number of registrations and descriptors |
+//! | a connection to a listener that workers share | wakes one worker | wakes all workers that wait |
+//! | the cost of a fork | grows with the number of registrations, unless the fork is prepared in advance | grows with the number of registrations and descriptors |
 //!
 //! Without the patch, forkio reads tokio's registrations from `/proc/self/fdinfo` before a fork, in the parent, which has one
 //! thread then. It asks the kernel about each descriptor, so that a descriptor that was closed and used again is left alone.
@@ -39,7 +39,7 @@
 //! | fork a program with threads | [`ProcessRuntime`], [`fork_with_threads`] |
 //! | survive forks of other code | nothing more; [`atfork`] to react at once |
 //! | choose what the child gets | [`set_policy`], [`set_default_policy`] |
-//! | keep a task or value to the parent | [`parent_only()`], [`ParentOwned`] |
+//! | restrict a task or value to the parent | [`parent_only()`], [`ParentOwned`] |
 //! | run code at a fork | [`before_fork`], [`on_child`] |
 //! | know which process this is | [`Lineage::current`] |
 //! | find what is shared by accident | [`audit::shared_descriptors`] |

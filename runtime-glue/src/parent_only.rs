@@ -30,7 +30,7 @@ pub(crate) fn waiters() -> MutexGuard<'static, Vec<Weak<Waiter>>> {
     WAITERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Tells the threads of a process apart. The child's only thread has the value that it had in the parent.
+/// Returns a value that identifies this thread in its process. The child's only thread has the value that it had in the parent.
 fn this_thread() -> usize {
     thread_local!(static MARK: u8 = const { 0 });
     MARK.with(|mark| ptr::from_ref(mark).addr())
@@ -60,7 +60,7 @@ pub fn parent_only<F: Future>(future: F) -> ParentOnly<F> {
     let waiter = Arc::new(Waiter::default());
     let mut waiters = waiters();
     if waiters.len() == waiters.capacity() {
-        // Before the list grows: half of the futures or more may be dropped by now.
+        // Before the list grows, remove the entries of dropped futures.
         waiters.retain(|waiter| waiter.strong_count() > 0);
     }
     waiters.push(Arc::downgrade(&waiter));
@@ -92,7 +92,7 @@ impl<F: Future> Future for ParentOnly<F> {
                 this.waiter.waker.register(cx.waker());
                 this.waiter.thread.store(this_thread(), Ordering::Relaxed);
                 let result = future.poll(cx);
-                // If it has changed, the future has forked, and knows which side it is on.
+                // If the generation has changed, the future itself has forked, and knows which process it is in.
                 *this.generation = generation();
                 result.map(Ok)
             }
@@ -107,13 +107,13 @@ impl<F> fmt::Debug for ParentOnly<F> {
     }
 }
 
-/// In the child of a parent without other threads: wakes all [`ParentOnly`] futures, so that they resolve.
+/// Wakes all [`ParentOnly`] futures in the child of a parent without other threads, so that they resolve.
 pub(crate) fn wake_all() {
     wake(|_| true);
 }
 
-/// In the child: wakes the [`ParentOnly`] futures that this thread polled last, if its runtime has no other threads. Waking
-/// others could wait for a lock of a thread that stayed in the parent.
+/// Wakes, in the child, the [`ParentOnly`] futures that this thread polled last, if its runtime has no other threads. Waking
+/// others could wait for a lock of a thread that the child does not have.
 pub(crate) fn wake_own() {
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     // Another thread of the parent may have had the lock at the fork.

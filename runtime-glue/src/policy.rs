@@ -53,7 +53,7 @@ pub(crate) fn install_defaults() {
 /// # Errors
 ///
 /// - [`NotFound`](io::ErrorKind::NotFound) if the object is not registered with a runtime. Without [the
-///   patch](crate#the-patch), it must be the current runtime, or one that has forked.
+///   patch](crate#the-patch), that must be the current runtime, or one that has forked.
 /// - [`Unsupported`](io::ErrorKind::Unsupported) for [`ForkPolicy::Renew`], unless the object is a timer or an end of a
 ///   stream socket pair made in this process.
 ///
@@ -79,7 +79,7 @@ pub fn set_policy(io: &impl AsFd, policy: ForkPolicy) -> io::Result<()> {
     or_adopt(|| reactor::set_policy(&fd, policy))
 }
 
-/// Changes a registration. If no selector has it, the current runtime may run on upstream mio, and not be known yet.
+/// Changes a registration. If no selector has it, the current runtime may run on upstream mio: adopts it, and tries again.
 fn or_adopt(change: impl Fn() -> io::Result<()>) -> io::Result<()> {
     match change() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -90,9 +90,9 @@ fn or_adopt(change: impl Fn() -> io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Sets the fork policy of all registrations of one kind that [`set_policy`] has not tagged. Returns the policy before.
+/// Sets the fork policy of all registrations of one kind that [`set_policy`] has not tagged. Returns the previous policy.
 ///
-/// The next fork applies it, also to objects that are registered already. [What the child has](crate#what-the-child-has)
+/// The next fork applies it, even to objects that are registered already. [What the child has](crate#what-the-child-has)
 /// lists the defaults.
 ///
 /// # Panics
@@ -125,7 +125,7 @@ pub(crate) fn unmute(io: &impl AsFd) -> io::Result<()> {
 }
 
 /// Lets an event of a listener wake one of the processes that wait for it, instead of all (`EPOLLEXCLUSIVE`). A process that
-/// stops accepting must [`mute`] the listener: the other processes have not been told.
+/// stops accepting must [`mute`] the listener, because the kernel may have woken only this process.
 pub(crate) fn set_exclusive(io: &impl AsFd, exclusive: bool) -> io::Result<()> {
     or_adopt(|| glue::set_exclusive(&io.as_fd().as_raw_fd(), exclusive))
 }

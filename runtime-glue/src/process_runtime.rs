@@ -45,7 +45,7 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 ///
 /// ## `parking_lot`
 ///
-/// tokio's feature `parking_lot` is part of `full`. That library lists all waiting threads of the process, by addresses in
+/// tokio's feature `parking_lot` is part of `full`. `parking_lot` lists all waiting threads of the process, by addresses in
 /// their stacks. A child has the list without the threads, and glibc would give their stacks to new threads. So the child
 /// keeps the stacks of all threads that the parent had, of any library: inside
 /// [`fork_with_threads`](crate::fork_with_threads()), or when it first uses a `ProcessRuntime`. After a fork that other code
@@ -219,7 +219,7 @@ fn not_made(error: NotMade<RuntimeError>) -> RuntimeError {
     }
 }
 
-/// The limit for a wait of microseconds, unless a thread of the parent has left a lock locked.
+/// How long to wait for a thread that takes microseconds, unless a thread of the parent has left a lock locked.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Repairs, once per process, what every runtime in it depends on.
@@ -308,7 +308,7 @@ impl From<ForkError> for RuntimeError {
     }
 }
 
-/// Prints the text of [`Display`](fmt::Display), which says what to do: a `main` that returns the error prints this.
+/// Prints the text of [`Display`](fmt::Display), because a `main` that returns the error prints `Debug`.
 impl fmt::Debug for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

@@ -24,7 +24,7 @@ pub(crate) const SIGNAL_TOKEN: Token = Token(1);
 /// The period at which a fork counts the threads of the process while it waits for them to end.
 const THREADS_PERIOD: Duration = Duration::from_millis(5);
 
-/// Checks flavour and selector of the current runtime.
+/// Checks the flavour and the selector of the current runtime.
 pub(crate) fn check() -> Result<(), ForkError> {
     let handle = Handle::try_current().map_err(|_| ForkError::NoRuntime)?;
     if handle.runtime_flavor() != RuntimeFlavor::CurrentThread {
@@ -36,7 +36,8 @@ pub(crate) fn check() -> Result<(), ForkError> {
 /// Registers a descriptor with the runtime, and checks that forks handle the selector that has it.
 fn check_selector(id: Id) -> Result<(), ForkError> {
     thread_local! {
-        /// With the process, for a runtime on upstream mio: the child of an unplanned fork has its parent's epoll instance.
+        /// The checked runtime. On upstream mio also its process, because the child of an unplanned fork has its parent's
+        /// epoll instance.
         static CHECKED: Cell<Option<(Id, Option<ProcessKey>)>> = const { Cell::new(None) };
     }
     match CHECKED.get() {
@@ -49,10 +50,10 @@ fn check_selector(id: Id) -> Result<(), ForkError> {
     Ok(())
 }
 
-/// Makes forks handle the current runtime, if there is one, also if it runs on upstream mio.
+/// Makes forks handle the current runtime, if there is one, even if it runs on upstream mio.
 pub(crate) fn adopt_current() {
     if Handle::try_current().is_ok() {
-        // Where the caller needs it, the registration is missing then.
+        // After an error, the registration is missing, and the caller reports that if it needs it.
         let _ = probe();
     }
 }
@@ -139,8 +140,8 @@ pub(crate) async fn wait_for_threads(limit: Duration) -> Result<(), ForkError> {
     }
 }
 
-/// The registered duplicates of tokio's signal pipe. Each driver registers one when it is built, so the list holds until there
-/// is a newer selector.
+/// The registered duplicates of tokio's signal pipe. Each driver registers one when it is built, so the list is valid until
+/// there is a newer selector.
 static SIGNAL_PIPES: Mutex<SignalPipes> = Mutex::new(SignalPipes { newest_selector: 0, receivers: Vec::new() });
 
 pub(crate) fn signal_pipes() -> MutexGuard<'static, SignalPipes> {

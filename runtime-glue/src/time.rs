@@ -18,8 +18,8 @@ use crate::sys;
 /// # Fork
 ///
 /// Each process has its own timer. The child's expires when the parent's does, keeps period and phase, and has the
-/// expirations that were not taken, as the parent does. [`set_policy`](crate::set_policy) with
-/// [`NoFork`](crate::ForkPolicy::NoFork) keeps the timer to the parent: in the child [`expired`](Timer::expired) does not
+/// expirations that were not taken, as the parent does. After [`set_policy`](crate::set_policy) with
+/// [`NoFork`](crate::ForkPolicy::NoFork) only the parent has the timer: in the child [`expired`](Timer::expired) does not
 /// return.
 ///
 /// # Examples
@@ -112,7 +112,7 @@ impl Timer {
         }
     }
 
-    /// Returns the time until the timer expires next. `None` if it is not set.
+    /// Returns the time until the timer expires next, or `None` if it is not set.
     pub fn remaining(&self) -> Option<Duration> {
         self.watched.get_ref().remaining()
     }
@@ -123,7 +123,7 @@ impl Timer {
     }
 }
 
-/// For [`set_policy`](crate::set_policy). Take expirations with [`Timer::expired`] only.
+/// Lets [`set_policy`](crate::set_policy) take a timer. Take expirations with [`Timer::expired`] only.
 impl AsFd for Timer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.watched.get_ref().as_fd()

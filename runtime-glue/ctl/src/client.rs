@@ -9,13 +9,13 @@ use serde::de::DeserializeOwned;
 
 use crate::Failure;
 
-/// How long the server may take to tell its state.
+/// How long the server may take to send its state.
 pub(crate) const STATE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// No state of a server is longer.
+/// The most bytes of an answer that are read. The state of a server is shorter.
 const MAX_ANSWER: u64 = 64 << 20;
 
-/// An answer: its status, and its body.
+/// The status and the body of an answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -23,7 +23,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The body from JSON.
+    /// Parses the body as JSON.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
             let text = String::from_utf8_lossy(&self.body);
@@ -56,7 +56,7 @@ pub(crate) fn send(control: &Path, method: &str, target: &str) -> Result<Sent, F
 }
 
 impl Sent {
-    /// Waits for the answer, for a time or without a limit.
+    /// Waits for the answer. `timeout` limits each read, not the whole wait.
     ///
     /// # Errors
     ///
@@ -77,7 +77,7 @@ impl Sent {
     }
 }
 
-/// `None`: it is incomplete, or not HTTP.
+/// Parses an answer. Returns `None` if it is incomplete, or not HTTP.
 fn parse(bytes: &[u8]) -> Option<Answer> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);

@@ -1,4 +1,4 @@
-//! Commands: sent, waited for, with progress.
+//! Sends a command to the server, shows its progress, and waits for the result.
 
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -12,19 +12,19 @@ use crate::client::send;
 use crate::options::Wait;
 use crate::state::State;
 
-/// How often the progress is looked at.
+/// How often to ask the server for the progress.
 const PERIOD: Duration = Duration::from_millis(200);
 
 /// How long to look for the new program after an upgrade, if the old one ended before its answer was read.
 const SUCCESSOR_WAIT: Duration = Duration::from_secs(5);
 
-/// What became of a command.
+/// The result of a command, as the server sends it.
 #[derive(Debug, Deserialize)]
 struct Outcome {
     message: String,
 }
 
-/// Has the server carry out a command.
+/// Tells the server to carry out a command, and waits for the result.
 pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait) -> Result<(), Failure> {
     let before = State::of(control)?;
     let (sender, receiver) = channel();
@@ -53,10 +53,10 @@ pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait)
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
-        // The service worker of a server in an upgrade may be away for a moment.
         if wait.quiet {
             continue;
         }
+        // During an upgrade no service worker may answer for a moment, so an error is ignored.
         let progress = State::of(control).map_or(String::new(), |state| progress(&state));
         if !progress.is_empty() && progress != shown {
             eprintln!("{name}: {progress}");
@@ -95,7 +95,7 @@ fn progress(state: &State) -> String {
     format!("{}, {} of {} workers of generation {newest} serve", server.state, state.serving(), server.wanted)
 }
 
-/// The supervisor that has taken over from another one.
+/// Waits until a supervisor other than `before` answers. Returns its process id.
 fn successor(control: &Path, before: u32) -> Option<u32> {
     let start = Instant::now();
     while start.elapsed() < SUCCESSOR_WAIT {

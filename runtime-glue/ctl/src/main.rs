@@ -16,21 +16,21 @@ use std::process::ExitCode;
 
 use crate::options::{Action, Options};
 
-/// Why the program did not do what it should.
+/// Why the program failed.
 #[derive(Debug)]
 enum Failure {
     /// The server cannot do it, or has not succeeded.
     Refused(String),
-    /// The answer cannot be written.
+    /// The output cannot be written.
     Output(String),
     /// The server cannot be reached, or its answer cannot be understood.
     Unreachable(String),
-    /// It is not done yet.
+    /// The command was not done within `--timeout`.
     TimedOut(String),
 }
 
 impl Failure {
-    /// Documented in the help.
+    /// Returns the exit code that the help documents.
     fn exit_code(&self) -> u8 {
         match self {
             Failure::Refused(_) | Failure::Output(_) => 1,

@@ -84,7 +84,7 @@ impl Options {
     pub(crate) fn from_args() -> Result<Options, u8> {
         Options::try_parse().map_err(|error| {
             let exit_code = u8::try_from(error.exit_code()).unwrap_or(2);
-            // A reader that has gone is no reason to panic.
+            // Do not panic if the reader has closed the pipe.
             let _ = error.print();
             exit_code
         })

@@ -1,4 +1,4 @@
-//! The state of a server, as much of its JSON as this program needs.
+//! The state of a server: the part of its JSON that this program needs.
 
 use std::path::Path;
 
@@ -68,7 +68,7 @@ impl State {
     ///
     /// # Errors
     ///
-    /// [`Failure::Unreachable`], and [`Failure::Refused`] if this user may not see it.
+    /// [`Failure::Unreachable`], and [`Failure::Refused`] if the status is not 200, such as if this user may not see it.
     pub(crate) fn of(control: &Path) -> Result<State, Failure> {
         State::json(control).and_then(|json| {
             serde_json::from_slice(&json)
@@ -76,7 +76,7 @@ impl State {
         })
     }
 
-    /// The same as the JSON that the server sends.
+    /// Like [`of`](State::of), but returns the JSON as the server sends it.
     pub(crate) fn json(control: &Path) -> Result<Vec<u8>, Failure> {
         let answer = send(control, "GET", "/status.json")?.answer(Some(STATE_TIMEOUT))?;
         match answer.status {

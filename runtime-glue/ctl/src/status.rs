@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::Failure;
 use crate::state::State;
 
-/// How often the table is shown again.
+/// How often `--watch` shows the state.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Moves the cursor to the top left corner, and clears the rest of the terminal.
@@ -18,7 +18,7 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 const COLUMNS: [&str; 11] =
     ["WORKER", "STATE", "PID", "GENERATION", "UP", "REQUESTS", "IN FLIGHT", "CONNECTIONS", "P50", "P99", "RSS/PSS MIB"];
 
-/// Shows the state of a server, once or again and again.
+/// Shows the state of a server, once or every second.
 pub(crate) fn show(control: &Path, watch: bool, json: bool) -> Result<(), Failure> {
     loop {
         let text = if json {

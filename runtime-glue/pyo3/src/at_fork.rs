@@ -1,8 +1,8 @@
-//! What happens at a fork of the interpreter: no thread of the runtime may hold a lock that the child needs.
+//! Hooks for forks of the interpreter: no thread of the runtime may hold a lock that the child needs.
 //!
-//! These are the locks of the runtime, that of pyo3 for references that were dropped without the GIL, and, before Python 3.12, that of
-//! the interpreter's list of threads: a thread takes it, without the GIL, when it attaches and detaches, and a child that inherits
-//! it locked never returns from `os.fork`.
+//! These are the runtime's locks, and pyo3's lock for references that were dropped without the GIL. Before Python 3.12, there
+//! is also the lock of the interpreter's list of threads. A thread takes it, without the GIL, when it attaches and detaches. A
+//! child that inherits it locked never returns from `os.fork`.
 
 use std::cell::RefCell;
 use std::thread;
@@ -20,7 +20,7 @@ static FORKS: Count = Count::new();
 /// Calls of [`outside_of_forks`] that are running.
 static WORK: Count = Count::new();
 
-/// How long a fork waits for work, and work waits for a fork, which may wait for the work itself.
+/// How long a fork waits for work, and work for a fork. Without a limit they could wait for each other forever.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// How often each side looks at the count of the other one.
@@ -64,7 +64,7 @@ thread_local! {
 
 #[pyfunction]
 fn before(py: Python<'_>) {
-    // A thread of the runtime that waits for the GIL gets it meanwhile.
+    // Release the GIL meanwhile: a thread of the runtime may need it to finish its work.
     let pause = py.detach(Pause::begin);
     PAUSES.with_borrow_mut(|pauses| pauses.push(pause));
 }

@@ -13,7 +13,7 @@ use crate::count::Count;
 use crate::process::outside_of_forks;
 use crate::runtime::{RUNTIME, exception, handle};
 
-/// How long a call runs until it looks for signals and for a shutdown.
+/// How often a running call checks for signals and for a shutdown.
 const SLICE: Duration = Duration::from_millis(100);
 
 /// Runs a future to completion on the calling thread. Other Python threads run meanwhile, because it releases the GIL.
@@ -68,7 +68,7 @@ where
     }
 }
 
-/// The calls that are running.
+/// The number of running calls.
 static CALLS: Count = Count::new();
 
 /// How many times the calls were interrupted.

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::process::generation;
 
-/// Counts what exists in this process. A child begins with none.
+/// A number of things that exist in this process. In a child it begins with zero.
 pub(crate) struct Count {
     /// The generation of the process in the upper half, and its count in the lower one.
     word: AtomicU64,
 }
 
-/// One that is counted until it is dropped.
+/// Adds one to a [`Count`] until it is dropped.
 #[must_use]
 pub(crate) struct Counted {
     count: &'static Count,
@@ -38,13 +38,13 @@ impl Count {
     }
 }
 
-/// The count of the process of this generation.
+/// Returns the count in `word`, or zero if it is that of another generation.
 fn of(word: u64, generation: u32) -> u32 {
     if (word >> 32) as u32 == generation { word as u32 } else { 0 }
 }
 
 impl Counted {
-    /// Whether this process has counted it, and not its parent.
+    /// Whether this process added it, not an ancestor.
     pub(crate) fn is_of_this_process(&self) -> bool {
         self.generation == generation()
     }

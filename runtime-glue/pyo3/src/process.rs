@@ -2,7 +2,7 @@
 
 pub(crate) use crate::at_fork::outside_of_forks;
 
-/// The number of forks between this process and the first one. It differs from those of its parent and ancestors.
+/// Returns the number of forks between this process and the first one. It differs from that of each ancestor.
 pub(crate) fn generation() -> u32 {
     forkio::Lineage::current().generation()
 }

@@ -18,8 +18,8 @@ pub(super) struct AcceptQueues(Vec<AcceptQueue>);
 enum AcceptQueue {
     /// All workers accept from it.
     Common(Listener, Distribution),
-    /// One per place, steered to CPUs or not. It outlives the worker: connections that arrive while there is none wait for the
-    /// next one.
+    /// One queue per place (worker index), each steered to a CPU if `is_per_cpu`. A queue outlives its worker: connections that
+    /// arrive without a worker wait for the next one.
     PerPlace { places: Vec<Listener>, is_per_cpu: bool },
 }
 
@@ -27,7 +27,7 @@ impl AcceptQueues {
     pub(super) fn new(listeners: Vec<(Listener, Distribution)>, workers: usize) -> Result<AcceptQueues, PreforkError> {
         let mut queues = Vec::new();
         for (listener, distribution) in listeners {
-            // First, because it tells whether the listener is registered as it must be.
+            // First, because it fails if the listener is not registered with a selector of forkio.
             hold(&listener, ForkPolicy::Inherit).map_err(PreforkError::Listener)?;
             queues.push(match distribution {
                 Distribution::Shared | Distribution::Balanced => AcceptQueue::Common(listener, distribution),
@@ -41,15 +41,15 @@ impl AcceptQueues {
         Ok(AcceptQueues(queues))
     }
 
-    /// Before the fork of worker `index`: the child gets its own queues, armed.
+    /// Lets the next child, worker `index`, inherit its own queues, armed.
     pub(super) fn hand_to(&self, index: usize) -> io::Result<()> {
         self.of_place(index).try_for_each(|listener| crate::set_policy(listener, ForkPolicy::Inherit))
     }
 
-    /// After the fork, in the parent: the next child does not get them.
+    /// Undoes [`hand_to`](AcceptQueues::hand_to), in the parent after the fork.
     pub(super) fn take_back(&self, index: usize) {
         for listener in self.of_place(index) {
-            // It fails only for what is not registered.
+            // This fails only for listeners that are not registered.
             let _ = crate::set_policy(listener, ForkPolicy::NoFork);
         }
     }
@@ -61,7 +61,7 @@ impl AcceptQueues {
         })
     }
 
-    /// In the worker: the listeners that it serves. The others are closed.
+    /// Returns the listeners that worker `index` serves, and closes the others.
     pub(super) fn into_listeners(self, index: usize) -> Vec<Listener> {
         let own = |queue| match queue {
             AcceptQueue::Common(listener, _) => Some(listener),
@@ -70,7 +70,7 @@ impl AcceptQueues {
         self.0.into_iter().filter_map(own).collect()
     }
 
-    /// The descriptors of the common ones, each with its distribution.
+    /// Returns the descriptors of the common queues, each with its distribution.
     pub(super) fn common(&self) -> Vec<(RawFd, Distribution)> {
         let common = self.0.iter().filter_map(|queue| match queue {
             AcceptQueue::Common(listener, distribution) => Some((listener.as_fd().as_raw_fd(), *distribution)),
@@ -83,14 +83,14 @@ impl AcceptQueues {
         self.0.clear();
     }
 
-    /// Has the kernel make no more connections. Those that wait stay in the queues.
+    /// Makes the kernel refuse new connections. Those that wait stay in the queues.
     pub(super) fn refuse_new_connections(&self) {
         for listener in self.listeners() {
             refuse_new_connections(listener);
         }
     }
 
-    /// In a template, where the listeners are armed as in any child.
+    /// Mutes the listeners in a template, where they are armed as in any child.
     pub(super) fn mute(&self) -> io::Result<()> {
         self.listeners().try_for_each(crate::policy::mute)
     }
@@ -100,7 +100,7 @@ impl AcceptQueues {
         self.0.iter().any(|queue| matches!(queue, AcceptQueue::PerPlace { .. }))
     }
 
-    /// The descriptors for the program that replaces this one: one per address.
+    /// Returns the descriptors for the program that replaces this one: one per address.
     pub(super) fn for_upgrade(&self) -> Vec<RawFd> {
         let first = self.0.iter().filter_map(|queue| match queue {
             AcceptQueue::Common(listener, _) => Some(listener),
@@ -129,7 +129,7 @@ impl AcceptQueues {
         Ok(())
     }
 
-    /// Gives up the queues of places from `workers` on: their workers have them alone, and empty them.
+    /// Closes the supervisor's copies of the queues of places from `workers` on. Their workers empty the queues.
     pub(super) fn shrink(&mut self, workers: usize) {
         for queue in &mut self.0 {
             if let AcceptQueue::PerPlace { places, .. } = queue {
@@ -149,11 +149,11 @@ impl AcceptQueues {
 /// Keeps a listener in the supervisor without being woken by it.
 fn hold(listener: &Listener, policy: ForkPolicy) -> io::Result<()> {
     crate::policy::mute(listener)?;
-    // Said explicitly, so that an audit in a worker finds it decided.
+    // Set explicitly, so that an audit in a worker does not list the listener.
     crate::set_policy(listener, policy)
 }
 
-/// The listener, and as many more at its address as make one per place.
+/// Makes one listener per place: `listener`, and more at its address.
 fn one_per_place(listener: Listener, workers: usize, is_per_cpu: bool) -> io::Result<Vec<Listener>> {
     let Listener::Tcp(first) = &listener else {
         return Err(io::Error::new(
@@ -167,7 +167,7 @@ fn one_per_place(listener: Listener, workers: usize, is_per_cpu: bool) -> io::Re
     for _ in 1..workers {
         places.push(Listener::Tcp(sys::listen_beside(first).map_err(|error| bind_error(address, &error))?));
     }
-    // Its queue is the first place's: a worker accepts what has arrived already.
+    // The first place gets it, so that a worker accepts the connections that have arrived already.
     places.insert(0, listener);
     if is_per_cpu {
         for (place, cpu) in places.iter().zip(sys::allowed_cpus()?.iter().cycle()) {

@@ -19,7 +19,7 @@ const ACCEPTED: usize = 0;
 const USED: usize = 1;
 const FIRST: usize = 2;
 
-/// What a worker does with the listener. The worker makes all changes but those that are named.
+/// What a worker does with the listener. The worker itself writes it, except as noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// It takes no part: it has not accepted yet, has stopped, has ended (written by the supervisor), or has not answered
@@ -69,14 +69,14 @@ impl Word {
 /// How many connections a worker may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Share {
-    /// The smallest number that will do if all have as many as they should: the mean, rounded up.
+    /// The mean, rounded up: the smallest limit that is enough for all connections.
     fair: u64,
     /// A quarter more than the mean, and at least `fair`.
     most: u64,
 }
 
 impl Share {
-    /// The share of each worker, of `total` connections among `workers`.
+    /// Computes the share of each worker, of `total` connections among `workers`.
     ///
     /// The worker with the fewest has at most the mean, so that with one more it has at most `fair`: there is always a
     /// worker that may accept.
@@ -86,15 +86,15 @@ impl Share {
     }
 }
 
-// Sequentially consistent throughout. Otherwise a worker could write that it waits and miss that there is room, while
-// another one makes room and misses that it waits.
+// All operations are sequentially consistent. Otherwise a worker could write that it waits and miss that there is room, while
+// another one makes room and misses that the first one waits.
 impl Balance {
-    /// All slots are absent.
+    /// Makes a table in which all slots are absent.
     pub(super) fn new(capacity: usize) -> io::Result<Balance> {
         Ok(Balance { words: sys::SharedWords::new(FIRST + capacity)? })
     }
 
-    /// Slots from this number on have never been used.
+    /// Raises the number of slots that have been used.
     pub(super) fn set_used(&self, slots: usize) {
         self.words[USED].fetch_max(slots as u64, Ordering::SeqCst);
     }
@@ -140,8 +140,8 @@ impl Balance {
         let _ = self.words[FIRST + index].fetch_update(Ordering::SeqCst, Ordering::SeqCst, set);
     }
 
-    /// The worker in slot `index` has one more. Only a listener that is balanced needs to know how many all have
-    /// accepted, and the word costs time because all workers write it.
+    /// Counts a connection that the worker in slot `index` has opened. Only balanced listeners need the count of all workers,
+    /// which costs time because all workers write it.
     pub(super) fn opened(&self, index: usize, is_balanced: bool) {
         self.words[FIRST + index].fetch_add(1, Ordering::SeqCst);
         if is_balanced {
@@ -149,17 +149,17 @@ impl Balance {
         }
     }
 
-    /// The worker in slot `index` has one less.
+    /// Counts a connection that the worker in slot `index` has closed.
     pub(super) fn closed(&self, index: usize) {
         self.words[FIRST + index].fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// The worker in slot `index` has ended, and its connections with it.
+    /// Clears slot `index`: its worker has ended, and its connections with it.
     pub(super) fn vacate(&self, index: usize) {
         self.words[FIRST + index].store(0, Ordering::SeqCst);
     }
 
-    /// What each may have if there is one more connection, `extra` taking part in any case.
+    /// Computes the share of each worker if there is one more connection. The worker in slot `extra` counts even if absent.
     fn share_of_one_more(&self, extra: Option<usize>) -> Share {
         let (mut total, mut workers) = (1, 0);
         for (index, word) in self.all().enumerate() {
@@ -177,7 +177,7 @@ impl Balance {
         self.word(index).may_accept(share)
     }
 
-    /// Calls the workers that wait and have room again. Returns whether there is one.
+    /// Calls the workers that wait and have room again. Returns whether it called any.
     pub(super) fn call(&self) -> bool {
         if self.all().all(|word| word.state() != State::Waiting) {
             return false;
@@ -194,8 +194,8 @@ impl Balance {
         called
     }
 
-    /// Continues without the workers that may accept and do not: the others do not wait for them. They take part again when
-    /// they next accept. `index` is the slot of the worker that asks.
+    /// Excludes the workers that may accept but do not, so that the others do not wait for them. They take part again when
+    /// they next accept. `index` is the slot of the calling worker, which stays.
     pub(super) fn exclude_unresponsive(&self, index: usize) {
         let share = self.share_of_one_more(None);
         let excuse = |word| {
@@ -317,7 +317,7 @@ mod tests {
         assert!(admits(&balance, 0));
         balance.opened(0, true);
         assert!(admits(&balance, 0));
-        // It is back.
+        // It takes part again.
         assert!(admits(&balance, 1));
         assert!(!admits(&balance, 0));
     }

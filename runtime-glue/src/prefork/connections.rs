@@ -1,4 +1,4 @@
-//! Counting the connections that are open.
+//! Counts the open connections.
 
 use std::fmt;
 use std::io;
@@ -34,7 +34,7 @@ impl Wake {
         }
     }
 
-    /// For the current runtime.
+    /// Registers for wakes with the current runtime.
     pub(super) fn waiter(&self) -> io::Result<AsyncFd<OwnedFd>> {
         self.0.waiter()
     }
@@ -74,7 +74,8 @@ impl Common {
         Some(slot)
     }
 
-    /// In the supervisor: the worker in `slot` has ended. The others look for the connections that it was told of.
+    /// Clears the slot of a worker that has ended, in the supervisor. Wakes the other workers, so that they look for
+    /// connections that only this worker was woken for.
     pub(super) fn clear(&self, slot: usize) {
         self.scoreboard.clear(&self.slots, slot);
         self.balance.vacate(slot);
@@ -100,11 +101,11 @@ pub(super) struct Shared {
     generation: u32,
     /// How many connections the worker may have open.
     most: Option<usize>,
-    /// Held from the look for room to its use: a worker may accept on several threads.
+    /// Held from the check for room to the accept: a worker may accept on several threads.
     pub(super) accepting: Mutex<()>,
-    /// There may be room where there was none.
+    /// Notified when there may be room again.
     pub(super) changed: Notify,
-    /// A connection has been closed.
+    /// Notified when a connection has been closed.
     closed: Notify,
 }
 
@@ -210,7 +211,7 @@ impl Connections {
         self.balance().accepted()
     }
 
-    /// A connection waits, and no worker takes it: excludes the workers that should.
+    /// Excludes the workers that should have accepted a waiting connection.
     pub(super) fn exclude_unresponsive(&self) {
         if self.is_own_process() {
             self.balance().exclude_unresponsive(self.0.slot);
@@ -218,7 +219,7 @@ impl Connections {
         }
     }
 
-    /// This worker accepts no more.
+    /// Tells the other workers that this one accepts no more.
     pub(super) fn stop_accepting(&self) {
         if self.is_own_process() {
             self.balance().set_state(self.0.slot, State::Absent);
@@ -226,7 +227,7 @@ impl Connections {
         }
     }
 
-    /// Has all workers look for connections that wait.
+    /// Makes all workers look for connections that wait.
     pub(super) fn wake_others(&self) {
         self.0.common.workers.wake();
     }
@@ -250,7 +251,7 @@ impl Connections {
         self.0.closed.notify_waiters();
     }
 
-    /// Looks for connections when another process asks to, for as long as the worker runs.
+    /// Looks for connections when another process wakes this one, for as long as the worker runs.
     pub(super) async fn follow_wakes(self) {
         let deaf = |error: io::Error| tracing::warn!(%error, "cannot be woken by the other workers");
         let woken = match self.0.common.workers.waiter() {
@@ -281,7 +282,7 @@ impl fmt::Debug for Connections {
 /// It reads and writes like the stream that it holds, so it can take the stream's place, such as in
 /// `hyper_util::rt::TokioIo`.
 pub struct Counted<S> {
-    // Declared first: when the peer sees the end, the connection does not count any more.
+    // Declared first, so that the connection no longer counts when the peer sees its end.
     _mark: Mark,
     stream: S,
 }
@@ -300,7 +301,7 @@ impl Drop for Mark {
 }
 
 impl<S> Counted<S> {
-    /// The connection, which does not count any more.
+    /// Returns the stream, which no longer counts.
     pub fn into_inner(self) -> S {
         self.stream
     }

@@ -8,13 +8,13 @@ use tokio::time::Instant;
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
-/// How many workers that had been ready are replaced at once before the rate counts.
+/// How many workers that had been ready are replaced at once before the rate is limited.
 const BURST: u32 = 10;
 
 /// How often a worker that had been ready is replaced beyond that.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The delay before the next try, after `failures` in a row.
+/// Returns the delay before the next try, after `failures` in a row.
 pub(super) fn delay(failures: u32) -> Duration {
     FIRST_DELAY.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_DELAY)
 }

@@ -7,7 +7,7 @@
 /// | [`Shared`](Distribution::Shared) | one queue; an arrival wakes one worker, the next one in turn | by default |
 /// | [`ReusePort`](Distribution::ReusePort) | a queue per worker; the kernel chooses by a hash of the addresses | many short connections: no worker waits for another one |
 /// | [`ReusePortPerCpu`](Distribution::ReusePortPerCpu) | a queue per worker, which stays on a CPU and gets what arrives there | network cards that spread their packets over the CPUs |
-/// | [`Balanced`](Distribution::Balanced) | one queue; only those workers accept that have no more connections open than the others | long-lived connections: WebSockets, database sessions |
+/// | [`Balanced`](Distribution::Balanced) | one queue; a worker with a quarter more connections than the mean stops accepting | long-lived connections: WebSockets, database sessions |
 ///
 /// A distribution applies to workers that accept with an [`Incoming`](super::Incoming) or an [`Acceptor`](super::Acceptor).
 /// If a worker accepts from a listener of [`take_listeners`](super::Worker::take_listeners) directly, `Shared` and
@@ -22,7 +22,7 @@
 /// takes effect within a group of listeners since 6.2 (kernel commit b261eda84ec1).
 ///
 /// FreeBSD and DragonFly: with `Shared`, each connection wakes all workers that sleep. For `ReusePort` the listener must be
-/// bound with `SO_REUSEPORT_LB` (FreeBSD 12), respectively `SO_REUSEPORT`, and not to an IPv6 wildcard that takes IPv4 too.
+/// bound with `SO_REUSEPORT_LB` (FreeBSD 12) or `SO_REUSEPORT` (DragonFly), and not to an IPv6 wildcard that takes IPv4 too.
 /// NetBSD, OpenBSD and macOS: the same, but `ReusePort` is refused. `ReusePortPerCpu` works on Linux only.
 ///
 /// [epoll_ctl(2)]: https://man7.org/linux/man-pages/man2/epoll_ctl.2.html
@@ -52,7 +52,7 @@ pub enum Distribution {
     /// on other programs of the same user can bind the port with that option, and would share its connections.
     ///
     /// The sockets have the first one's `SO_REUSEADDR`, `IPV6_V6ONLY`, `SO_BINDTODEVICE`, `TCP_NODELAY`, `SO_KEEPALIVE` and
-    /// the length of its queue. Others, a worker can set on its own. For TCP only: a Unix socket has one queue.
+    /// the length of its queue. A worker can set other options itself. For TCP only: a Unix socket has one queue.
     ReusePort,
     /// Like [`ReusePort`](Distribution::ReusePort), and steered: a worker stays on one CPU (`sched_setaffinity(2)`), and its
     /// socket is preferred for the connections whose packets arrive there (`SO_INCOMING_CPU`).
@@ -68,8 +68,8 @@ pub enum Distribution {
     /// one does not accept, because it hangs or was stopped, a connection waits for half a second to one second. The other
     /// workers then continue without it until it is back.
     ///
-    /// A worker takes part from its first call of [`accept`](super::Acceptor::accept) on. Each connection is announced to all
-    /// workers that accept, and each that is accepted is an entry in memory that all of them read: for connections that live
-    /// for milliseconds, [`Shared`](Distribution::Shared) is cheaper.
+    /// A worker takes part from its first call of [`accept`](super::Acceptor::accept) on. Each connection wakes all workers
+    /// that accept, and each accept writes to memory that all of them read. So for connections that live for milliseconds,
+    /// [`Shared`](Distribution::Shared) is cheaper.
     Balanced,
 }

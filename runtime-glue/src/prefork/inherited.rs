@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::Listener;
 use crate::sys;
 
-/// Whether this program was started with listeners. The variables may be gone once they have been read.
+/// Whether this program was started with listeners. The environment variables may be removed once they have been read.
 static HAS_INHERITED: AtomicBool = AtomicBool::new(false);
 
 pub(super) fn has_inherited() -> bool {
@@ -23,7 +23,7 @@ pub(super) fn has_inherited() -> bool {
 /// The listeners that the environment names (`LISTEN_FDS`, `LISTEN_FDNAMES`): those of systemd's socket units, or of the
 /// program that this one replaces in an upgrade.
 ///
-/// A program that asks here before it binds supports both.
+/// A program that takes its listeners from here before it binds supports both.
 ///
 /// # Examples
 ///
@@ -43,13 +43,13 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Takes the listeners, inside a runtime. Call it once; without the variables there are none.
+    /// Takes the listeners, inside a runtime. Call it once. Without the variables it takes no listeners.
     ///
     /// # Errors
     ///
-    /// A descriptor that is no listener for TCP or a Unix stream socket, or cannot be registered.
+    /// If a descriptor is not a listener for TCP or a Unix stream socket, or cannot be registered.
     pub fn from_env() -> io::Result<Inherited> {
-        // It checks the process id and sets close-on-exec.
+        // `listen_fds_with_names` checks the process id and sets close-on-exec.
         let names: Vec<String> = sd_notify::listen_fds_with_names()
             .map_or_else(|_| Vec::new(), |descriptors| descriptors.map(|(_, name)| name).collect());
         let mut descriptors = ListenFd::from_env();
@@ -94,7 +94,7 @@ impl Inherited {
         self.listeners.drain(..).map(|(_, listener)| listener).collect()
     }
 
-    /// Takes the TCP listener at an address. Port 0 stands for any port, which is the one that the replaced program got.
+    /// Takes the TCP listener at an address. Port 0 matches any port, such as the one that the replaced program got.
     pub fn tcp(&mut self, address: SocketAddr) -> Option<TcpListener> {
         let position = self.listeners.iter().position(|(_, listener)| match listener {
             Listener::Tcp(listener) => listener
@@ -120,7 +120,7 @@ impl Inherited {
         }
     }
 
-    /// The inherited TCP listener at an address, or else a new one whose port workers may share
+    /// Takes the inherited TCP listener at an address, or binds a new one whose port workers may share
     /// ([`Distribution::ReusePort`](super::Distribution::ReusePort)).
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::process::ExitStatus;
 
 use crate::ForkError;
 
-/// How a server ended that was told to stop.
+/// The result of a server that was told to stop.
 #[derive(Clone, Debug)]
 pub struct Stopped {
     workers: Vec<ExitStatus>,
@@ -18,14 +18,14 @@ impl Stopped {
         Stopped { workers }
     }
 
-    /// How the workers ended that ran when the server was told to stop. A worker that other code in this process has reaped
-    /// counts as 255.
+    /// Returns the exit statuses of the workers that ran when the server was told to stop. A worker that other code in this
+    /// process has reaped counts as 255.
     pub fn workers(&self) -> &[ExitStatus] {
         &self.workers
     }
 
-    /// The status that the process should exit with: 0 if every worker exited with 0, otherwise the first other status as a
-    /// shell gives it. A worker that was killed counts as 128 and the signal's number: 137 if it outlived the shutdown
+    /// Returns the status that the process should exit with: 0 if every worker exited with 0, otherwise the first other status
+    /// as a shell gives it. A worker that was killed counts as 128 plus the signal's number: 137 if it outlived the shutdown
     /// timeout.
     pub fn exit_code(&self) -> u8 {
         self.workers.iter().map(shell_status).find(|code| *code != 0).unwrap_or(0)
@@ -35,14 +35,14 @@ impl Stopped {
 fn shell_status(status: &ExitStatus) -> u8 {
     use std::os::unix::process::ExitStatusExt;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
-    // Both are eight bits wide.
+    // An exit code has eight bits, and so has 128 plus a signal's number.
     (code & 0xff) as u8
 }
 
 /// Why a prefork server ended, or did not start.
 #[non_exhaustive]
 pub enum PreforkError {
-    /// Zero workers were asked for.
+    /// The number of workers is zero.
     NoWorkers,
     /// The signal handlers could not be installed.
     Signals(io::Error),
@@ -58,7 +58,7 @@ pub enum PreforkError {
     Status(String, io::Error),
     /// The pid file could not be written.
     PidFile(PathBuf, io::Error),
-    /// A first worker could not be forked, or none is left and none could be forked.
+    /// One of the first workers could not be forked, or no worker is left and no new one could be forked.
     Fork(ForkError),
     /// The application could not be loaded. The text is its error, or how the template ended.
     Load(String),
@@ -67,7 +67,7 @@ pub enum PreforkError {
     CrashLoop {
         /// The worker's index.
         worker: usize,
-        /// How often in a row.
+        /// How many times in a row it ended.
         ends: u32,
         /// How it ended last.
         status: ExitStatus,
@@ -81,7 +81,7 @@ pub enum PreforkError {
 }
 
 impl PreforkError {
-    /// The status that the process should exit with: how the worker ended, as a shell gives it, or 1.
+    /// Returns the status that the process should exit with: that of the worker, as a shell gives it, or 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             PreforkError::CrashLoop { status, .. } => shell_status(status).max(1),
@@ -90,7 +90,7 @@ impl PreforkError {
     }
 }
 
-/// Like [`Display`](fmt::Display): a `main` that returns the error prints this, and it says what to do.
+/// Prints the text of [`Display`](fmt::Display), because a `main` that returns the error prints `Debug`.
 impl fmt::Debug for PreforkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

@@ -9,7 +9,7 @@ use crate::sys::Identity;
 
 pub(super) type Hook = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
 
-/// What a worker, or a template, changes about itself before it runs the application's code.
+/// The changes that a worker, a template or the service worker makes to itself before it runs other code.
 #[derive(Clone, Default)]
 pub(super) struct Privileges {
     pub(super) user: Option<String>,
@@ -24,8 +24,8 @@ pub(super) struct Privileges {
 }
 
 impl Privileges {
-    /// Looks the user and the group up. In the supervisor, before the first fork: a name that does not exist is an error of
-    /// the whole server.
+    /// Looks the user and the group up, in the supervisor before the first fork: a name that does not exist is an error of the
+    /// whole server.
     pub(super) fn resolve(&mut self) -> io::Result<()> {
         if self.user.is_some() || self.group.is_some() {
             self.identity = Some(sys::look_up_identity(self.user.as_deref(), self.group.as_deref())?);
@@ -33,7 +33,7 @@ impl Privileges {
         Ok(())
     }
 
-    /// In a worker or a template. `index`: the worker's, to choose its CPU.
+    /// Makes the changes, in the child. `index` is that of a worker, and chooses its CPU.
     pub(super) fn apply(&self, index: Option<usize>) -> io::Result<()> {
         let step = |what: &str, result: io::Result<()>| {
             result.map_err(|error| io::Error::new(error.kind(), format!("cannot {what}: {error}")))

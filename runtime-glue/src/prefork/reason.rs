@@ -1,6 +1,6 @@
 //! Why workers end.
 
-/// Why a worker ends, or should.
+/// Why a worker has ended, or must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     /// It died after it was ready.

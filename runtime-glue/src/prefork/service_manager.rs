@@ -37,7 +37,7 @@ impl ServiceManager {
         self.notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     }
 
-    /// Another process is the server now.
+    /// Tells the service manager that process `pid` is the server now.
     pub(super) fn replaced_by(&self, pid: u32) {
         self.notify(&[NotifyState::MainPid(pid), NotifyState::Ready]);
     }

@@ -6,16 +6,16 @@ use std::task::{Context, Poll};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What a signal tells the supervisor.
+/// What a signal tells the supervisor to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
-    /// Drain the workers and end. A second time: as [`StopNow`](Command::StopNow).
+    /// Drain the workers and end. The second signal acts like [`StopNow`](Command::StopNow).
     Stop,
     /// Kill the workers and end.
     StopNow,
     /// Start a new generation of workers, then retire the old one.
     Reload,
-    /// Have log files opened again, in all processes.
+    /// Open the log files again, in all processes.
     ReopenLogs,
     /// Start the program again, from its file, and hand the listeners to it.
     Upgrade,
@@ -23,13 +23,13 @@ pub(super) enum Command {
     Grow,
     /// Run one worker fewer.
     Shrink,
-    /// Retire all workers, and start none until the next reload.
+    /// Retire all workers, and start none until a reload or a change of their number.
     RetireAll,
     /// A child process has ended. It may be one that the supervisor has not started.
     ChildEnded,
 }
 
-/// What a signal tells a worker.
+/// What a signal tells a worker to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WorkerCommand {
     /// Finish what has begun, and end.
@@ -37,7 +37,7 @@ pub(super) enum WorkerCommand {
     /// End at once.
     Exit,
     ReopenLogs,
-    /// The signal is the supervisor's: a terminal sends it to all processes.
+    /// Nothing. The signal is for the supervisor, but a terminal sends it to all processes.
     Ignore,
 }
 
@@ -48,7 +48,7 @@ struct Entry {
     worker: WorkerCommand,
 }
 
-/// The whole table. `docs/operating.md` has it for users, with the meanings that the signals have in nginx and gunicorn.
+/// All signals. `docs/operating.md` lists them for users, with their meanings in nginx and gunicorn.
 #[rustfmt::skip]
 const TABLE: [Entry; 10] = [
     Entry { number: libc::SIGTERM,  name: "SIGTERM",  supervisor: Command::Stop,       worker: WorkerCommand::Drain },
@@ -74,18 +74,18 @@ impl Signals {
         Ok(Signals { streams: streams.collect::<io::Result<_>>()? })
     }
 
-    /// No signal.
+    /// Makes a set without signals.
     pub(super) fn none() -> Signals {
         Signals { streams: Vec::new() }
     }
 
-    /// The next signal that the supervisor has received.
+    /// Waits for the next signal that the supervisor receives.
     pub(super) async fn command(&mut self) -> (Command, &'static str) {
         let entry = poll_fn(|cx| self.poll(cx)).await;
         (entry.supervisor, entry.name)
     }
 
-    /// The next signal that this worker has received.
+    /// Waits for the next signal that this worker receives.
     pub(super) async fn worker_command(&mut self) -> (WorkerCommand, &'static str) {
         let entry = poll_fn(|cx| self.poll(cx)).await;
         (entry.worker, entry.name)

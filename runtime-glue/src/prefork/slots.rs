@@ -90,7 +90,7 @@ impl Slots {
         self.words[OWNS_LISTENERS].store(1, Ordering::Release);
     }
 
-    /// Gives the lowest free slot to a process that will be worker `index`. `None`: all are taken.
+    /// Gives the lowest free slot to a process that will be worker `index`. Returns `None` if all are taken.
     pub(super) fn assign(&self, index: usize, generation: u64) -> Option<usize> {
         let free = (0..self.capacity).find(|slot| self.word(*slot, INDEX).load(Ordering::Relaxed) == 0)?;
         for field in 0..SLOT {
@@ -110,7 +110,7 @@ impl Slots {
         }
     }
 
-    /// How many slots have ever been assigned; later ones never were.
+    /// Returns the number of slots that have ever been assigned: the first ones.
     pub(super) fn used(&self) -> usize {
         self.words[USED].load(Ordering::Acquire) as usize
     }
@@ -142,7 +142,7 @@ impl Slots {
         self.word(slot, HEARTBEAT).store(sys::monotonic_nanoseconds(), Ordering::Relaxed);
     }
 
-    /// When the last heartbeat was, by the monotonic clock in nanoseconds.
+    /// Returns the time of the last heartbeat, by the monotonic clock in nanoseconds.
     pub(super) fn heartbeat(&self, slot: usize) -> u64 {
         self.word(slot, HEARTBEAT).load(Ordering::Relaxed)
     }
@@ -157,7 +157,7 @@ impl Slots {
         self.word(slot, REQUESTS).load(Ordering::Relaxed)
     }
 
-    /// A request of the worker is not in flight any more.
+    /// Counts a request of the worker that is no longer in flight.
     pub(super) fn end_request(&self, slot: usize) {
         self.word(slot, ENDED_REQUESTS).fetch_add(1, Ordering::Relaxed);
     }
@@ -172,7 +172,7 @@ impl Slots {
 impl Slots {
     /// How many requests of the worker are in flight.
     pub(super) fn in_flight(&self, slot: usize) -> u64 {
-        // In this order, so that a request which begins and ends meanwhile does not make it negative.
+        // Read `ended` first, so that a request which begins and ends meanwhile does not make the result negative.
         let ended = self.word(slot, ENDED_REQUESTS).load(Ordering::Acquire);
         self.requests(slot).saturating_sub(ended)
     }

@@ -12,12 +12,12 @@ use tokio::task;
 pub(super) struct Tasks {
     running: AtomicUsize,
     all_ended: Notify,
-    /// The task that the worker's own future runs in. `None`: it is what the runtime blocks on.
+    /// The task that the worker's own future runs in, or `None` if the runtime blocks on that future.
     owner: Option<task::Id>,
 }
 
 impl Tasks {
-    /// Call it in the worker's own future.
+    /// Makes an empty set. Call it in the worker's own future.
     pub(super) fn new() -> Tasks {
         Tasks { running: AtomicUsize::new(0), all_ended: Notify::new(), owner: task::try_id() }
     }
@@ -34,7 +34,7 @@ impl Tasks {
 
     pub(super) async fn all_ended(&self) {
         loop {
-            // It is notified from here on, so a task that ends after the look is not missed.
+            // It is notified from here on, so a task that ends after the check is not missed.
             let all_ended = self.all_ended.notified();
             if self.running() == 0 {
                 return;

@@ -11,8 +11,7 @@
 //! | `refused TEXT` | template | it could not be forked |
 //!
 //! A worker is forked twice: the process in between ends at once, so that the worker becomes a child of the supervisor, which
-//! adopts orphans. The supervisor then waits for it, and signals it, as for any worker; and the end of a template concerns no
-//! worker.
+//! adopts orphans. The supervisor then waits for it and signals it like any worker, and workers outlive their template.
 
 use std::fmt::Display;
 use std::io;
@@ -43,7 +42,7 @@ pub(super) struct TemplateProcess {
     received: Vec<u8>,
 }
 
-/// News from a template.
+/// An event of a template.
 #[derive(Debug)]
 pub(super) enum Message {
     Loaded,
@@ -61,7 +60,7 @@ impl TemplateProcess {
     /// Asks for a worker.
     pub(super) fn request(&self, index: usize, slot: usize, max_requests: Option<u64>) -> io::Result<()> {
         let line = format!("fork {index} {slot} {}\n", max_requests.unwrap_or(0));
-        // There is one request at a time, so it fits.
+        // There is one request at a time, so it fits into the socket's buffer.
         match self.channel.try_write(line.as_bytes())? {
             written if written == line.len() => Ok(()),
             _ => Err(io::ErrorKind::WriteZero.into()),
@@ -89,7 +88,7 @@ impl TemplateProcess {
             }
         }
         let status = ready!(self.child.poll_wait(cx));
-        // What it said last may be there without the runtime knowing yet: the kernel does.
+        // Its last lines may have arrived before the runtime has the event, so this asks the kernel.
         let mut bytes = [0; 512];
         while let Ok(read @ 1..) = rustix::io::read(&self.channel, &mut bytes) {
             self.received.extend(&bytes[..read]);
@@ -103,7 +102,7 @@ impl TemplateProcess {
         })))
     }
 
-    /// The next message of those that have been received.
+    /// Takes the next message out of the received bytes.
     fn next_message(&mut self) -> Option<Message> {
         loop {
             let end = self.received.iter().position(|byte| *byte == b'\n')?;
@@ -150,7 +149,7 @@ struct Request {
     max_requests: Option<u64>,
 }
 
-/// Loads and forks workers, for as long as the supervisor wants. Returns in the workers.
+/// Loads the application, and forks workers until the supervisor closes the channel. Returns in the workers only.
 pub(super) async fn run<F, L, T, E>(mut template: Template, load: F) -> (Assignment, T)
 where
     F: FnOnce() -> L,
@@ -178,7 +177,7 @@ where
         line.clear();
         let request = match channel.read_line(&mut line).await {
             Ok(1..) => parse_request(line.trim_end()),
-            // The supervisor has no more use for this template, or has ended.
+            // The supervisor no longer needs this template, or has ended.
             _ => process::exit(0),
         };
         let Some(request) = request else {
@@ -228,20 +227,20 @@ where
     L: Future<Output = Result<T, E>>,
     E: Display,
 {
-    // A child has its listeners armed.
+    // The listeners are armed in any child.
     template.queues.mute().map_err(|error| format!("cannot mute a listener: {error}"))?;
     template.settings.privileges.apply(None).map_err(|error| error.to_string())?;
     if !tie_to_supervisor(template.supervisor, None) {
         process::exit(0);
     }
     let signals = std::mem::replace(&mut template.signals, Signals::none());
-    // Not in the workers that this process forks.
+    // `parent_only`, because the workers that this process forks follow signals in another way.
     let follow_signals = follow_signals(signals, template.supervisor, template.settings.clone());
     tokio::spawn(parent_only(follow_signals.in_current_span()));
     tracing::info!("loading the application");
     let loaded = match AssertUnwindSafe(async { load().await }).catch_unwind().await {
         Ok(loaded) => loaded.map_err(|error| error.to_string())?,
-        // The panic hook has said so already.
+        // The panic hook has printed the message already.
         Err(_) => process::exit(PANICKED),
     };
     if template.huge_pages {
@@ -250,7 +249,7 @@ where
     Ok(loaded)
 }
 
-/// A template ends with the supervisor, and not by signals to all processes of a terminal.
+/// Follows signals. A template ends with the supervisor, and ignores other SIGTERM and SIGINT.
 async fn follow_signals(mut signals: Signals, supervisor: u32, settings: WorkerSettings) {
     loop {
         match signals.worker_command().await.0 {

@@ -13,13 +13,13 @@ use tokio::time::Instant;
 
 use crate::{Child, ForkPolicy, sys};
 
-/// The descriptor on which the new program says that it is ready, and whether others keep the listeners open.
+/// The environment variable that names the descriptor on which the new program says that it is ready.
 const UPGRADE: &str = "FORKIO_UPGRADE";
 
-/// The second word, if a service manager has given the listeners to the first program, and keeps them.
+/// The second word of the variable, if a service manager has given the listeners to the first program, and keeps them.
 const KEPT: &str = "kept";
 
-/// The program and arguments of this process, as they were at its start: the file may have been replaced since.
+/// The program and arguments of this process, read at its start: the system may not know the path once the file is replaced.
 #[derive(Debug)]
 pub(super) struct Program {
     path: io::Result<PathBuf>,
@@ -61,7 +61,7 @@ pub(super) struct Upgrade {
     pub(super) deadline: Option<Instant>,
 }
 
-/// What became of the new program.
+/// The result of starting the new program.
 #[derive(Debug)]
 pub(super) enum Progress {
     Ready,
@@ -72,7 +72,7 @@ impl Upgrade {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Progress> {
         loop {
             match self.channel.try_read(&mut [0; 16]) {
-                // It has closed the channel and may still run: its end, or the deadline, tells.
+                // It has closed the channel and may still run: wait for its end or the deadline.
                 Ok(0) => break,
                 Ok(_) => return Poll::Ready(Progress::Ready),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -96,7 +96,7 @@ pub(super) fn is_socket_activated() -> bool {
     is_named || super::inherited::has_inherited()
 }
 
-/// In the new program: the one that it replaces.
+/// The program that this one replaces.
 #[derive(Debug)]
 pub(super) struct Predecessor {
     /// Where to say that this program is ready.
@@ -106,7 +106,7 @@ pub(super) struct Predecessor {
 }
 
 impl Predecessor {
-    /// `None`: this program does not replace another one.
+    /// Returns `None` if this program does not replace another one.
     pub(super) fn from_env() -> Option<Predecessor> {
         let value = std::env::var(UPGRADE).ok()?;
         let (number, rest) = value.split_once(' ').unwrap_or((&value, ""));
@@ -114,7 +114,7 @@ impl Predecessor {
         Some(Predecessor { channel, listeners_are_kept: rest == KEPT })
     }
 
-    /// The other program retires now.
+    /// Tells the other program that this one is ready, so that it retires.
     pub(super) fn ready(self) {
         if let Err(error) = (&self.channel).write_all(b"ready\n") {
             tracing::warn!(%error, "cannot tell the program that this one replaces");

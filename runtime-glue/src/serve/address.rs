@@ -49,7 +49,7 @@ impl FromStr for Address {
     }
 }
 
-/// As it is parsed.
+/// Prints the text that this address is parsed from.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

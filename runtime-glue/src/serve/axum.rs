@@ -24,7 +24,7 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// All listeners have been taken.
+    /// If all listeners have been taken.
     ///
     /// # Examples
     ///
@@ -109,7 +109,7 @@ impl fmt::Debug for WorkerListener {
     }
 }
 
-/// For `axum::serve` with `into_make_service_with_connect_info::<Peer>()`.
+/// Makes `into_make_service_with_connect_info::<Peer>()` work with `axum::serve`.
 impl Connected<IncomingStream<'_, WorkerListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, WorkerListener>) -> Peer {
         *stream.remote_addr()

@@ -35,8 +35,8 @@ pub enum ServeError {
 }
 
 impl ServeError {
-    /// The status that the process should exit with: 2 if the server cannot listen where it was told to or cannot use its
-    /// certificate, 1 or the [status of a worker](PreforkError::exit_code) otherwise.
+    /// Returns the status that the process should exit with: 2 if the server cannot listen where it was told to or cannot use
+    /// its certificate, 1 or the [status of a worker](PreforkError::exit_code) otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
             ServeError::Address(_) | ServeError::NoListener | ServeError::Listen { .. } | ServeError::Inherited(_) => 2,
@@ -72,7 +72,7 @@ impl fmt::Display for ServeError {
     }
 }
 
-/// What happened, and what to do.
+/// Writes what happened, and what to do.
 fn fmt_listen(f: &mut fmt::Formatter<'_>, address: &Address, error: &io::Error) -> fmt::Result {
     write!(f, "cannot listen on {address}: ")?;
     match (address, error.kind()) {
@@ -96,7 +96,7 @@ fn fmt_listen(f: &mut fmt::Formatter<'_>, address: &Address, error: &io::Error) 
     }
 }
 
-/// Like [`Display`](fmt::Display): a `main` that returns the error prints this, and it says what to do.
+/// Prints the text of [`Display`](fmt::Display), because a `main` that returns the error prints `Debug`.
 impl fmt::Debug for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

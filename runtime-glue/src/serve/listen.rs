@@ -24,7 +24,7 @@ impl Address {
     ///
     /// # Panics
     ///
-    /// Outside a runtime with I/O enabled, as `TcpListener::from_std`.
+    /// Outside a runtime with I/O enabled, like `TcpListener::from_std`.
     pub fn listen(&self, inherited: &mut Inherited) -> Result<Listener, ServeError> {
         let listener = match self {
             Address::Tcp(address) => listen_tcp(address, inherited),
@@ -36,7 +36,7 @@ impl Address {
         listener.map_err(|source| ServeError::Listen { address: self.clone(), source })
     }
 
-    /// The address of a listener that is open, with the port that it has got.
+    /// Returns the address of an open listener, with its actual port.
     ///
     /// # Errors
     ///
@@ -57,7 +57,7 @@ fn listen_tcp(address: &str, inherited: &mut Inherited) -> io::Result<Listener> 
     for address in address.to_socket_addrs()? {
         match inherited.bind_tcp(address) {
             Ok(listener) => {
-                // hyper writes a response as a whole, so there is nothing to wait for. Connections copy the option.
+                // hyper writes a response as a whole, so there is nothing to wait for. Accepted connections inherit the option.
                 if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(true) {
                     tracing::debug!(%error, "cannot set TCP_NODELAY");
                 }

@@ -29,7 +29,7 @@ pub use self::run::Serving;
 pub use self::server::{Load, NoLoad, Server};
 pub use self::service::{HttpService, Hyper, Tower};
 
-/// Serves HTTP at an address from as many worker processes as this process may use CPUs, until a signal stops it (feature
+/// Serves HTTP at an address from one worker process per CPU that this process may use, until a signal stops it (feature
 /// `http`).
 ///
 /// `service` is an axum `Router` or any other [`HttpService`]. It is made once, and each worker has a copy of it: open what
@@ -41,7 +41,7 @@ pub use self::service::{HttpService, Hyper, Tower};
 ///
 /// # Fork
 ///
-/// Returns in the supervisor only. A worker process ends inside.
+/// Returns in the supervisor only. A worker process exits inside the call.
 ///
 /// # Examples
 ///

@@ -184,8 +184,8 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// Sets the options of the supervisor. [`listen`](ServerOptions::listen) and
-    /// [`worker_threads`](ServerOptions::worker_threads) are the caller's to apply.
+    /// Sets the options of the supervisor. The caller must apply [`listen`](ServerOptions::listen) and
+    /// [`worker_threads`](ServerOptions::worker_threads).
     pub fn apply(&self, prefork: Prefork) -> Prefork {
         let bytes = |mebibytes: NonZero<u32>| u64::from(mebibytes.get()) << 20;
         let prefork = set(prefork, self.workers, Prefork::workers);

@@ -20,7 +20,7 @@ use crate::prefork::{Inherited, Listener, Prefork, PreforkError, Stopped, Worker
 /// Called with the addresses that the server listens at, once its first workers are ready.
 pub(super) type OnReady = Box<dyn FnOnce(&[Address]) + Send>;
 
-/// Everything but what is served.
+/// The settings of a server, except the service.
 pub(super) struct Setup {
     pub(super) addresses: Vec<Result<Address, AddressError>>,
     pub(super) takes_inherited: bool,
@@ -36,14 +36,14 @@ pub(super) struct Setup {
 #[derive(Debug)]
 pub(super) struct How {
     pub(super) http: Http,
-    /// The threads of a runtime of its own.
+    /// The number of threads, if the worker has a runtime of its own.
     pub(super) threads: Option<usize>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<Tls>,
 }
 
 impl How {
-    /// How this worker serves. Call it in the worker.
+    /// Returns how this worker serves HTTP. Call it in the worker.
     fn http(&self) -> Http {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
@@ -89,13 +89,13 @@ impl Setup {
         }
     }
 
-    /// The supervisor with its listeners, and the files of its Unix sockets.
+    /// Makes the supervisor with its listeners. Returns the files of its Unix sockets, too.
     fn into_prefork(mut self) -> Result<(Prefork, How, Vec<PathBuf>), ServeError> {
         #[cfg(feature = "tls")]
         if let Some((certificates, key)) = self.certificate.take() {
             let tls = Tls::new(certificates, key, self.how.http.protocol_names())
                 .map_err(|TlsFailed(error)| ServeError::Tls(error))?;
-            // In the supervisor and in each worker.
+            // The task runs in the supervisor, and in each worker that continues the inherited runtime.
             tokio::spawn(tls.clone().forget_old_keys());
             let again = tls.clone();
             self.prefork = self.prefork.on_reload_first(move || again.reload());
@@ -156,14 +156,14 @@ impl Serving {
     ///
     /// # Fork
     ///
-    /// Returns in the supervisor only. A worker process ends inside.
+    /// Returns in the supervisor only. A worker process exits inside the call.
     pub fn run(self) -> ExitCode {
         match self.try_run() {
             Ok(stopped) => ExitCode::from(stopped.exit_code()),
             Err(error) => {
                 let program = env::args_os().next().unwrap_or_default();
                 let name = Path::new(&program).file_name().unwrap_or(&program).to_string_lossy().into_owned();
-                // A standard error that is closed is no reason to panic.
+                // Do not panic if standard error is closed.
                 let _ = writeln!(io::stderr(), "{name}: {error}");
                 ExitCode::from(error.exit_code())
             }
@@ -197,7 +197,7 @@ impl fmt::Debug for Serving {
     }
 }
 
-/// Why a worker did not serve, or not to the end.
+/// Why a worker could not serve, or did not finish.
 pub(super) struct Failed(String);
 
 impl fmt::Display for Failed {

@@ -77,7 +77,7 @@ impl Default for Server {
 }
 
 impl Server {
-    /// One worker per CPU that this process may use, and no address.
+    /// Makes a server with one worker per CPU that this process may use, and no address.
     pub fn new() -> Server {
         Server { setup: Setup::new(), load: NoLoad(()) }
     }
@@ -92,8 +92,8 @@ impl Server {
         Server { setup: self.setup, load: Load { load, is_in_template: true } }
     }
 
-    /// Loads the application in the supervisor, before it forks the first worker. All workers share what it has loaded, and a
-    /// reload does not load again: [`load`](Server::load) does, at the price of one more process.
+    /// Loads the application in the supervisor, before it forks the first worker. All workers share what it has loaded. A
+    /// reload does not load again. [`load`](Server::load) does, but needs one more process.
     ///
     /// `load` runs inside the runtime. Tasks that it spawns continue in the supervisor and in each worker, except in workers
     /// that have [threads](Server::worker_threads); see [`parent_only`](crate::parent_only()).
@@ -266,7 +266,7 @@ impl<L> Server<L> {
         self
     }
 
-    /// How many workers to keep running: [`Prefork::workers`].
+    /// Sets how many workers to keep running: [`Prefork::workers`].
     pub fn workers(self, workers: usize) -> Self {
         self.prefork(|prefork| prefork.workers(workers))
     }
@@ -283,7 +283,7 @@ impl<L> Server<L> {
         self.prefork(|prefork| prefork.distribution(distribution))
     }
 
-    /// How long a worker has to finish what it has begun: [`Prefork::shutdown_timeout`]. 8 seconds unless set.
+    /// Sets how long a worker may take to finish its work: [`Prefork::shutdown_timeout`]. 8 seconds unless set.
     pub fn shutdown_timeout(self, limit: Duration) -> Self {
         self.prefork(|prefork| prefork.shutdown_timeout(limit))
     }
@@ -305,12 +305,12 @@ impl<L> Server<L> {
         self.prefork(|prefork| prefork.control(path))
     }
 
-    /// How long a client has to send the head of a request: [`Http::header_timeout`]. 10 seconds unless set.
+    /// Sets how long a client has to send the head of a request: [`Http::header_timeout`]. 10 seconds unless set.
     pub fn header_timeout(self, limit: Duration) -> Self {
         self.http(|http| http.header_timeout(limit))
     }
 
-    /// How long an idle HTTP/1 connection is kept for one more request when its worker must end: [`Http::idle_grace`]. A
+    /// Sets how long an idle HTTP/1 connection is kept for one more request when its worker must end: [`Http::idle_grace`]. A
     /// second unless set.
     pub fn idle_grace(self, grace: Duration) -> Self {
         self.http(|http| http.idle_grace(grace))
@@ -343,7 +343,7 @@ impl<L> Server<L> {
         self
     }
 
-    /// Sets what was given on the command line. An option that was not given leaves the value that this server has. If
+    /// Applies the options of the command line. An option that was not given leaves the value that this server has. If
     /// `--listen` was given, it replaces all addresses. (Feature `clap`.)
     #[cfg(feature = "clap")]
     pub fn options(mut self, options: super::ServerOptions) -> Self {

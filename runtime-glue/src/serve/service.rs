@@ -38,7 +38,7 @@ pub trait HttpService<Kind> {
     /// The body of its responses.
     type Body: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
 
-    /// Makes it a service for hyper.
+    /// Converts it into a service for hyper.
     fn into_hyper(self) -> Self::Service;
 }
 

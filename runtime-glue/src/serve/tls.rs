@@ -35,7 +35,7 @@ impl Tls {
         Ok(Tls { certificates, key, tickets, config })
     }
 
-    /// The configuration for the workers that are forked from now on.
+    /// Returns the configuration for the workers that are forked from now on.
     pub(super) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -50,7 +50,8 @@ impl Tls {
         }
     }
 
-    /// Rotates the ticket keys on time, in each process, so that old keys do not stay in memory.
+    /// Rotates the ticket keys on time, so that old keys do not stay in memory. A worker with a runtime of its own does not run
+    /// this task, and rotates its keys when it next uses them.
     pub(super) async fn forget_old_keys(self) {
         loop {
             tokio::time::sleep(PERIOD / 2).await;

@@ -11,8 +11,8 @@ use tokio::io::unix::AsyncFd;
 
 use super::{OwnsDescriptor, watch};
 
-/// Wakes all processes that wait for it: a socket pair that no process reads, so that each write is an event for each of
-/// them.
+/// Wakes all processes that wait for it: a socket pair that is read only when it is full, so that each write is an event for
+/// each of them.
 ///
 /// (`EVFILT_USER` belongs to one queue, and so to one process.)
 #[derive(Debug)]
@@ -72,8 +72,8 @@ fn inherited<T: OwnsDescriptor>(end: T) -> io::Result<AsyncFd<T>> {
     Ok(watched)
 }
 
-/// Checks that a descriptor is left to watch a child, and reserves it. Drop it before the child is watched. (It is a socket: the
-/// child would have to replace a queue that is made between prepare and fork.)
+/// Checks that a descriptor is left to watch a child, and reserves it. Drop it before the child is watched. (It is a socket,
+/// because the child would have to replace a queue that is made between prepare and fork.)
 pub(crate) fn reserve_watch() -> io::Result<OwnedFd> {
     Ok(UnixDatagram::unbound()?.into())
 }

@@ -42,14 +42,15 @@ pub(crate) enum NotMade<E> {
 }
 
 impl<T> PerProcess<T> {
-    /// The value of this process, if there is one.
+    /// Returns the value of this process, if there is one.
     pub(crate) fn get(&self, process: ProcessKey) -> Option<&T> {
         let slot = self.slot(process)?;
         // SAFETY: null or from `Box::into_raw`, and never freed.
         unsafe { slot.value.load(Ordering::Acquire).as_ref() }
     }
 
-    /// The value of this process. Calls `process` for the key in each round, because `make` may fork.
+    /// Returns the value of this process, and makes it if necessary. Calls `process` for the key in each round, because `make`
+    /// may fork.
     pub(crate) fn get_or_try_make<E>(
         &self,
         process: impl Fn() -> ProcessKey,
@@ -85,7 +86,7 @@ impl<T> PerProcess<T> {
         }
     }
 
-    /// The slot of this process.
+    /// Returns the slot of this process.
     fn slot(&self, process: ProcessKey) -> Option<&Slot<T>> {
         // SAFETY: null or from `Box::into_raw`, and never freed.
         unsafe { self.newest.load(Ordering::Acquire).as_ref() }.filter(|slot| slot.process == process)
@@ -111,7 +112,7 @@ impl<T> PerProcess<T> {
         }
     }
 
-    /// The values of this process's ancestors.
+    /// Returns the values of this process's ancestors.
     pub(crate) fn inherited(&self, process: ProcessKey) -> impl Iterator<Item = &T> {
         // SAFETY: as in `slot`, and so are the slots that it links.
         let newest = unsafe { self.newest.load(Ordering::Acquire).as_ref() };
@@ -132,7 +133,7 @@ impl<T> PerProcess<T> {
     }
 }
 
-/// Marks the calling thread as the maker until it is dropped, also by a panic.
+/// Marks the calling thread as the maker until it is dropped, even by a panic.
 struct Making<'a>(&'a AtomicUsize);
 
 impl Drop for Making<'_> {

@@ -35,7 +35,7 @@ pub(crate) fn watch<T: OwnsDescriptor>(source: T) -> Result<AsyncFd<T>, (T, io::
     unsafe { AsyncFd::register_with_interest(source, Interest::READABLE) }.map_err(AsyncFdRegisterError::into_parts)
 }
 
-/// A kernel timer that expires after each `period`. The runtime may have no timers of its own.
+/// Starts a kernel timer that expires after each `period`. The runtime may have no timers of its own.
 pub(crate) fn ticker(period: Duration) -> io::Result<AsyncFd<Timer>> {
     let mut timer = Timer::new(Clock::Monotonic)?;
     timer.set_after(period, Some(period))?;
@@ -63,7 +63,7 @@ pub(crate) fn flush_stdio() {
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
-/// In a child: sends this process SIGCHLD, if the signal has a handler.
+/// Sends this process SIGCHLD, in a child, if the signal has a handler.
 ///
 /// If tokio has no pidfd for a process (no descriptor left, or an old kernel), its tasks check the process after each SIGCHLD.
 /// In the child the kernel sends none, because the process is the parent's. With this signal the tasks check, and get an error.
@@ -79,7 +79,7 @@ pub(crate) fn raise_child_signal() {
     }
 }
 
-/// Sends a signal to this process.
+/// Sends SIGTERM to this process.
 pub(crate) fn raise_terminate() {
     let _ = kill_process(getpid(), Signal::TERM);
 }

@@ -8,7 +8,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use super::zero_in_children;
 
-/// The process id. A page that the kernel wipes in each child keeps it.
+/// Returns the process id, which is cached in a page that the kernel wipes in each child.
 pub(crate) fn process_id() -> u32 {
     /// Null until the page is mapped.
     static PAGE: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());

@@ -3,7 +3,7 @@
 //! | item | here |
 //! |---|---|
 //! | [`ProcessRuntime`] | one runtime, built on first use |
-//! | `serve`, `Server` (feature `http`) | one process serves; it has the options that have a meaning then |
+//! | `serve`, `Server` (feature `http`) | one process serves, with the options that make sense for one process |
 //! | the functions that fork, `prefork::Prefork`, fork policies | absent |
 
 #[cfg(feature = "http")]

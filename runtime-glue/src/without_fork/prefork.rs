@@ -9,7 +9,7 @@ impl Worker {
         Worker(())
     }
 
-    /// The place of this worker among the workers: 0.
+    /// Returns the index of this worker: 0.
     pub fn index(&self) -> usize {
         0
     }

@@ -122,7 +122,7 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
     }
 }
 
-/// Notes which thread builds the runtime, also if the function that builds it panics.
+/// Records which thread builds the runtime, until the function that builds it returns or panics.
 struct Building<'a>(&'a Mutex<Option<ThreadId>>);
 
 impl<'a> Building<'a> {
@@ -154,7 +154,7 @@ pub enum RuntimeError {
     InsideBuild,
 }
 
-/// Prints the text of [`Display`](fmt::Display), which says what to do: a `main` that returns the error prints this.
+/// Prints the text of [`Display`](fmt::Display), because a `main` that returns the error prints `Debug`.
 impl fmt::Debug for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

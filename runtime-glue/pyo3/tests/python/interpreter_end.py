@@ -71,7 +71,7 @@ def test_daemon_loops():
 
 def test_blocked_thread():
     """A thread of the runtime is blocked for longer than the end waits, in both processes."""
-    # Nothing waits for the child: a crash is in the output, and the run waits for its end.
+    # This test does not wait for the child. `run.py` does, and finds a crash in the output.
     leave_by_exit(lambda: forkio_http.block_a_thread(1000))
     forkio_http.block_a_thread(1000)
 
@@ -82,7 +82,7 @@ def test_no_runtime():
 
 
 def test_unused_in_child():
-    """The child has inherited a runtime that is busy, and uses none."""
+    """The child inherits a busy runtime, and uses no runtime."""
     forkio_http.use_python_forever(4)
     end_of(leave_by_exit(lambda: None))
 

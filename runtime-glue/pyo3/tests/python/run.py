@@ -14,12 +14,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 MODULES = ["asyncio_loops", "forks", "interpreter_end", "prefork_server", "process_pools"]
-# The time limit of a scenario. It takes a few seconds.
+# The time limit of a scenario, in seconds. Scenarios take a few seconds.
 LIMIT = 120
 
 
 def scenarios():
-    """All scenarios, by their name."""
+    """Returns all scenarios, by name."""
     found = {}
     for module in map(importlib.import_module, MODULES):
         for name, value in vars(module).items():
@@ -29,7 +29,7 @@ def scenarios():
 
 
 def left_processes(session):
-    """The processes of a session that have not ended."""
+    """Returns the ids and command lines of a session's processes that have not ended."""
     left = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -69,14 +69,14 @@ def run(name):
             output.flush()
             os.kill(pid, signal.SIGUSR2)
         if left:
-            # They show where they hang.
+            # At SIGUSR2 each process prints its stack, which shows where it hangs.
             time.sleep(1)
         for pid, _ in left_processes(process.pid):
             os.kill(pid, signal.SIGKILL)
         process.wait()
         output.seek(0)
         text = output.read().decode(errors="replace")
-        # The interpreter ignores exceptions at its end.
+        # The interpreter prints exceptions at its end, but ignores them. So any output is a failure.
         if text and name.startswith("interpreter_end."):
             why = why or "it has written to its output"
         return why and f": {why}\n{text}"

@@ -1,4 +1,4 @@
-"""What several scenarios use."""
+"""Helpers for the scenarios."""
 
 import os
 import threading

@@ -20,8 +20,8 @@ use super::connections::{Connections, Counted};
 use super::drain::{Phase, Status};
 use crate::sys;
 
-/// How many connections [`Acceptor::close`] takes out of a queue at most, so that clients that connect faster than the worker
-/// accepts do not keep it there.
+/// The most connections that [`Acceptor::close`] takes out of a queue. Without a limit, it would not return while clients
+/// connect faster than the worker accepts.
 const CLOSE_LIMIT: usize = 4096;
 
 /// A listener that accepts according to the server's [`Distribution`](super::Distribution), and counts its connections.
@@ -44,7 +44,7 @@ const CLOSE_LIMIT: usize = 4096;
 /// # }
 /// ```
 pub struct Acceptor<L: Accept> {
-    // Declared first: it is closed before others are told to look.
+    // Declared first: it is closed before `turn` wakes the other workers.
     listener: L,
     turn: Turn,
     status: Arc<Status>,
@@ -53,7 +53,7 @@ pub struct Acceptor<L: Accept> {
 }
 
 impl<L: Accept> Acceptor<L> {
-    /// Without a distribution, the queue is this worker's alone.
+    /// Makes an acceptor. `None` as the distribution means that the queue is this worker's alone.
     pub(super) fn new(
         listener: L,
         connections: Connections,
@@ -76,7 +76,7 @@ impl<L: Accept> Acceptor<L> {
         Acceptor { listener, turn, status, is_own_queue }
     }
 
-    /// Accepts a connection. With [`Balanced`](super::Distribution::Balanced), when it is this worker's turn.
+    /// Accepts a connection. With [`Balanced`](super::Distribution::Balanced), it waits until it is this worker's turn.
     ///
     /// # Errors
     ///
@@ -87,13 +87,13 @@ impl<L: Accept> Acceptor<L> {
     /// No connection is lost if the future is dropped before it resolves.
     pub async fn accept(&mut self) -> io::Result<(Counted<L::Stream>, L::Address)> {
         self.status.accepts();
-        // Most connections come when there is room.
+        // The fast path: most connections arrive when there is room.
         if let Some(accepted) = self.accept_if_room().await {
             return accepted;
         }
         let connections = self.turn.connections.clone();
         loop {
-            // Before the look at the room there is, so that no change is missed.
+            // Enabled before the check for room, so that no change is missed.
             let mut changed = pin!(connections.shared().changed.notified());
             changed.as_mut().enable();
             if let Some(accepted) = self.accept_if_room().await {
@@ -115,7 +115,7 @@ impl<L: Accept> Acceptor<L> {
         }
     }
 
-    /// `None`: this worker has enough connections.
+    /// Accepts a connection, or returns `None` if this worker has enough.
     async fn accept_if_room(&mut self) -> Option<io::Result<(Counted<L::Stream>, L::Address)>> {
         poll_fn(|cx| self.turn.poll_accept(&self.listener, cx)).await
     }
@@ -133,7 +133,7 @@ impl<L: Accept> Acceptor<L> {
             Rule::None => {}
             Rule::Exclusive { .. } => {
                 self.turn.armed.mute(&self.listener);
-                // This worker may be the only one that was told of the connection.
+                // The kernel may have woken only this worker for the connection.
                 if sys::is_readable(&self.listener).unwrap_or(true) {
                     self.turn.connections.wake_others();
                 }
@@ -148,11 +148,11 @@ impl<L: Accept> Acceptor<L> {
     /// Closes the listener. Returns the connections of its queue that no other process will accept.
     ///
     /// Their clients have been told that they are connected, and may have sent a request. If the server stops, these are all
-    /// connections that wait. If only this worker [retires](super::Phase::Retiring), the queue is its siblings' and its
-    /// successor's, and nothing is returned.
+    /// connections that wait. If only this worker [retires](super::Phase::Retiring), its siblings or its successor serve the
+    /// queue, and nothing is returned, except from a queue of its own that will have no successor.
     ///
-    /// An [`Incoming`](super::Incoming) does the same and waits for descriptors if the process has none left, where this
-    /// function logs a warning and loses what it could not accept.
+    /// An [`Incoming`](super::Incoming) does the same and waits for descriptors if the process has none left. This function
+    /// logs a warning instead, and loses the connections that it could not accept.
     pub fn close(self) -> Vec<(Counted<L::Stream>, L::Address)> {
         let mut waiting = Vec::new();
         if !self.empties_queue() {
@@ -187,7 +187,7 @@ impl<L: Accept> Acceptor<L> {
         }
     }
 
-    /// Stops accepting in turn. What is left is the queue itself, to be emptied.
+    /// Stops accepting in turn, and returns the queue for the caller to empty.
     pub(super) fn into_queue(self) -> io::Result<Queue<L>> {
         if self.status.common().slots.owns_listeners() {
             refuse_new_connections(&self.listener);

@@ -10,8 +10,8 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use crate::prefork::{Connections, Counted};
 use crate::sys;
 
-/// Has the kernel make no more connections for the queue, where it can, so that a queue can be emptied and closed without a
-/// loss in between. It concerns all processes that have the listener open: never do so while one outside the server has it.
+/// Makes the kernel refuse new connections, where it can, so that the queue can be emptied and closed without a loss. This
+/// affects all processes that have the listener open: never call it while a process outside the server has it open.
 pub(in crate::prefork) fn refuse_new_connections(listener: &impl AsFd) {
     if let Err(error) = sys::refuse_new_connections(listener) {
         tracing::debug!(%error, "connections that come while the queue is emptied may be reset");
@@ -28,14 +28,14 @@ pub(in crate::prefork) struct Queue<L: Accept> {
 }
 
 impl<L: Accept> Queue<L> {
-    /// Accepts the next connection. `None`: the queue is empty.
+    /// Accepts the next connection. Returns `None` if the queue is empty.
     pub(in crate::prefork) fn accept(&self) -> io::Result<Option<Accepted<L>>> {
         loop {
             match L::accept_std(&self.listener) {
                 Ok((stream, peer)) => return Ok(Some((self.connections.count(stream), peer))),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return Ok(None),
-                    // The client has gone, the next one may be there.
+                    // This client has gone away. Another connection may wait.
                     io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
                     _ => return Err(error),
                 },
@@ -44,9 +44,9 @@ impl<L: Accept> Queue<L> {
     }
 }
 
-/// tokio's listeners.
+/// A listener of tokio: TCP or Unix.
 pub trait Accept: AsFd + sealed::Accept {
-    /// What is accepted.
+    /// The type of an accepted connection.
     type Stream;
     /// The peer's address.
     type Address;
@@ -86,7 +86,7 @@ macro_rules! accept {
                 self.into_std()
             }
 
-            // The standard library's listener asks the kernel each time. tokio's would go by the events it has received.
+            // The standard library's listener asks the kernel each time. tokio's relies on the events it has received.
             fn accept_std(listener: &$std) -> io::Result<($stream, $address)> {
                 let (stream, peer) = listener.accept()?;
                 stream.set_nonblocking(true)?;

@@ -1,4 +1,4 @@
-//! What [`Http`](super::Http) can serve, and over what: the bounds of its public functions, each in one name.
+//! Short names for the bounds of [`Http`](super::Http)'s public functions: one for the service, one for the stream.
 
 use std::error::Error;
 

@@ -1,4 +1,4 @@
-//! Serving HTTP with hyper so that no request is lost when a worker ends (feature `http`).
+//! Serves HTTP with hyper so that no request is lost when a worker ends (feature `http`).
 //!
 //! [`Http`] serves any hyper service. A tower service, such as axum's `Router`, becomes one with
 //! `hyper_util::service::TowerToHyperService`.
@@ -114,7 +114,7 @@ impl Default for Http {
 }
 
 impl Http {
-    /// HTTP/1 and HTTP/2, with the default timeouts. The first bytes of a connection tell which of them it is.
+    /// Serves HTTP/1 and HTTP/2, with the default timeouts. The first bytes of a connection tell which of them it is.
     pub fn new() -> Http {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new());
@@ -122,7 +122,7 @@ impl Http {
         Http::with(Protocols::Both(builder))
     }
 
-    /// HTTP/1 only, with the default timeouts.
+    /// Serves HTTP/1 only, with the default timeouts.
     pub fn http1() -> Http {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new());
@@ -198,7 +198,7 @@ impl Http {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut accepting = JoinSet::new();
-        // Dropped when this returns.
+        // Dropping it, when this function returns, cuts off the connections that are left.
         let (_cuts_off, cut_off) = watch::channel(());
         for listener in worker.take_listeners() {
             let (http, service, handle, cut_off) = (self.clone(), service.clone(), worker.handle(), cut_off.clone());
@@ -238,7 +238,7 @@ impl Http {
     ///
     /// # Errors
     ///
-    /// hyper's: the client violated the protocol, took too long or went away.
+    /// Those of hyper: the client violated the protocol, took too long or went away.
     pub async fn serve_connection<I, S, B>(
         &self,
         io: I,
@@ -280,7 +280,7 @@ where
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct CutOff {
-    /// How many were cut off.
+    /// How many connections were cut off.
     pub connections: usize,
     /// The shutdown timeout.
     pub timeout: Duration,

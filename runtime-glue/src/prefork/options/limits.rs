@@ -17,20 +17,20 @@ impl Prefork {
         self
     }
 
-    /// Replaces a worker whose resident memory, shared pages included, exceeds this many bytes. Linux.
+    /// Replaces a worker whose resident memory, including shared pages, exceeds this many bytes. Linux only.
     pub fn max_rss(mut self, bytes: impl Into<Option<u64>>) -> Prefork {
         self.settings.limits.rss = bytes.into();
         self
     }
 
-    /// Replaces a worker whose proportional share of memory exceeds this many bytes: shared pages count in part. Linux.
+    /// Replaces a worker whose proportional share of memory exceeds this many bytes: shared pages count in part. Linux only.
     pub fn max_pss(mut self, bytes: impl Into<Option<u64>>) -> Prefork {
         self.settings.limits.pss = bytes.into();
         self
     }
 
-    /// Stops a worker from accepting while it has this many connections open. The other workers are told of connections
-    /// that wait.
+    /// Stops a worker from accepting while it has this many connections open. The other workers are woken for connections
+    /// that wait, unless they wait in a queue of this worker's own.
     pub fn max_connections(mut self, connections: impl Into<Option<usize>>) -> Prefork {
         self.settings.worker.max_connections = connections.into();
         self

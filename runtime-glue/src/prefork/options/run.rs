@@ -59,12 +59,12 @@ impl Prefork {
     ///
     /// # Panics
     ///
-    /// At once, if the runtime was built without its timers (`enable_all` has them).
+    /// At once, if the runtime was built without timers (`enable_time` or `enable_all`).
     ///
     /// # Cancel safety
     ///
-    /// Dropped in the supervisor, it tells its workers to stop and does not wait for them. Dropped in a worker, such as by a
-    /// `select!` around it, it ends the worker's process.
+    /// A future that is dropped in the supervisor tells its workers to stop and does not wait for them. A future that is
+    /// dropped in a worker, such as by a `select!` around it, ends the worker's process.
     pub async fn run<F, Fut>(self, worker: F) -> Result<Stopped, PreforkError>
     where
         F: FnOnce(Worker) -> Fut,
@@ -83,15 +83,15 @@ impl Prefork {
     /// Like [`run`](Prefork::run), but each worker leaves the supervisor's current-thread runtime for one of its own that
     /// `build` builds there: a multi-threaded one, for workers that use several CPUs each.
     ///
-    /// The inherited runtime stands still in the worker: its tasks and timers, [`parent_only`](crate::parent_only()) futures
-    /// included, are neither run nor dropped there, and its registrations follow the policies as in any fork. The worker's
+    /// The inherited runtime does not run in the worker: its tasks and timers, including [`parent_only`](crate::parent_only())
+    /// futures, are neither polled nor dropped, and its registrations follow the policies as in any fork. The worker's
     /// listeners and its shutdown belong to the new runtime. Other I/O objects of the supervisor that the worker needs must be
     /// moved, such as by `into_std` and `from_std`.
     ///
     /// A worker whose runtime cannot be built logs the error, and exits with 1.
     ///
-    /// `build` runs inside the worker's `tracing` span. For events of all threads to be inside it, have each thread enter it as it
-    /// starts, with `Builder::on_thread_start`:
+    /// `build` runs inside the worker's `tracing` span. Let each thread enter the span as it starts, with
+    /// `Builder::on_thread_start`, so that the events of all threads are inside it:
     ///
     /// ```
     /// use tokio::runtime::Builder;

@@ -13,11 +13,11 @@ impl Prefork {
     /// | `/status`, `/status.json` | workers, rates, latencies, memory, restarts: for people and for programs |
     /// | `/metrics` | the same for Prometheus |
     /// | `/healthz` | 200 as long as the supervisor runs |
-    /// | `/readyz` | 200 if a worker is ready, 503 if not, and when load balancers should send no more connections |
+    /// | `/readyz` | 200 if a worker is ready; 503 if not, or if load balancers should send no more connections |
     ///
     /// A *service worker* serves it: a process beside the workers, with their privileges. If it dies, the supervisor starts
     /// it again, and the server continues to serve meanwhile. The page is read-only and has no access control: choose an
-    /// address that only those can reach who may see it.
+    /// address that only permitted clients can reach.
     pub fn status(mut self, address: impl ToString) -> Prefork {
         self.settings.status.page = Some(address.to_string());
         self

@@ -20,7 +20,7 @@ impl Prefork {
     }
 
     /// Puts large private mappings into huge pages before the first worker is forked, or after the load of a template.
-    /// A fork then copies far fewer page table entries. Linux 6.1; elsewhere the supervisor logs a warning and
+    /// A fork then copies far fewer page table entries. Needs Linux 6.1; elsewhere the supervisor logs a warning and
     /// continues.
     pub fn huge_pages(mut self, huge: bool) -> Prefork {
         self.settings.huge_pages = huge;
@@ -29,7 +29,7 @@ impl Prefork {
 
     /// Sets how workers are forked: above all, how long a fork may wait for threads of the blocking pool to end. A
     /// server that resolves a name before [`run`](Prefork::run) waits for that thread's keep-alive time, unless the
-    /// runtime was built with a shorter one. The supervisor follows signals meanwhile.
+    /// runtime was built with a shorter one. The supervisor handles signals meanwhile.
     pub fn fork_options(mut self, options: ForkOptions) -> Prefork {
         self.settings.fork_options = options;
         self
@@ -39,9 +39,9 @@ impl Prefork {
     /// unless set. Meanwhile the supervisor has a few more descriptors, and a second queue for each selector.
     /// Connections cost nothing more.
     ///
-    /// It has no effect if workers have listeners of their own
-    /// ([`Distribution::ReusePort`](crate::prefork::Distribution::ReusePort)), because the listeners of the next worker
-    /// are not known in advance. If other tasks of the supervisor open and close sockets, each change discards the
+    /// It has no effect with [`load`](Prefork::load), where the template forks. Nor does it if workers have listeners of
+    /// their own ([`Distribution::ReusePort`](crate::prefork::Distribution::ReusePort)), because the listeners of the next
+    /// worker are not known in advance. If other tasks of the supervisor open and close sockets, each change discards the
     /// preparation.
     pub fn prepare_ahead(mut self, ahead: bool) -> Prefork {
         self.settings.prepare_ahead = ahead;

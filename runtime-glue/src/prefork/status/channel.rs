@@ -1,4 +1,4 @@
-//! What the service worker asks the supervisor for. `process.rs` has the table of messages.
+//! The service worker's end of its channel to the supervisor. `process.rs` has the table of messages.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -13,13 +13,13 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
 
-/// How long what is known of the workers' memory is good enough.
+/// How long the service worker uses a measurement of the workers' memory.
 const MEMORY_PERIOD: Duration = Duration::from_secs(2);
 
-/// How long an answer waits for the supervisor to look at the memory. It is late if it is forking.
+/// How long a response waits for the supervisor to measure the memory. A supervisor that is forking takes longer.
 const MEMORY_WAIT: Duration = Duration::from_millis(500);
 
-/// What became of a command.
+/// The supervisor's reply to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reply {
     /// It has begun.
@@ -66,7 +66,7 @@ impl State {
         let Ok(id) = id.parse() else { return };
         let mut waiting = self.waiting();
         if let Some(command) = waiting.commands.get(&id) {
-            // The client may have gone.
+            // The client may have gone away.
             let _ = command.send(reply.clone());
         }
         if reply != Reply::Accepted {
@@ -76,7 +76,7 @@ impl State {
 }
 
 impl Channel {
-    /// The channel, and a future that resolves when the supervisor has no more use for the service worker.
+    /// Returns the channel, and a future that resolves when the supervisor closes it.
     pub(super) fn new(
         stream: std::os::unix::net::UnixStream,
     ) -> io::Result<(Channel, impl Future<Output = ()> + use<>)> {
@@ -104,7 +104,7 @@ impl Channel {
         receiver
     }
 
-    /// Has the supervisor look at the memory of the workers, unless it did so just now.
+    /// Asks the supervisor to measure the memory of the workers, unless the last request was less than [`MEMORY_PERIOD`] ago.
     pub(super) async fn refresh_memory(&self) {
         let mut looked = std::pin::pin!(self.state.memory.notified());
         looked.as_mut().enable();
@@ -134,7 +134,7 @@ async fn read_lines(stream: OwnedReadHalf, state: std::sync::Arc<State>, closed:
     while let Ok(Some(line)) = lines.next_line().await {
         state.hear(&line);
     }
-    // Those that wait learn that there will be no answer.
+    // Drops the senders, so that waiting clients learn that no reply will come.
     state.waiting().commands.clear();
     let _ = closed.send(());
 }

@@ -25,7 +25,7 @@ pub(super) struct Operation {
 
 #[derive(Debug, PartialEq)]
 enum What {
-    /// `None`: it begins when it can.
+    /// `generation` is `None` until the reload begins.
     Reload {
         generation: Option<u64>,
     },

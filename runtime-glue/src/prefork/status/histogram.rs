@@ -15,7 +15,7 @@ const END_OCTAVE: u32 = 36;
 /// The number of buckets.
 pub(super) const BUCKETS: usize = 2 + (END_OCTAVE - FIRST_OCTAVE) as usize * PER_OCTAVE;
 
-/// The bucket of a duration in nanoseconds.
+/// Returns the bucket of a duration in nanoseconds.
 pub(super) fn bucket_of(nanoseconds: u64) -> usize {
     let Some(octave) = nanoseconds.checked_ilog2().filter(|octave| *octave >= FIRST_OCTAVE) else { return 0 };
     if octave >= END_OCTAVE {
@@ -25,7 +25,7 @@ pub(super) fn bucket_of(nanoseconds: u64) -> usize {
     1 + (octave - FIRST_OCTAVE) as usize * PER_OCTAVE + within
 }
 
-/// The durations of a bucket, in nanoseconds: from the first number, below the second one. The last bucket has no end.
+/// Returns the first duration of a bucket in nanoseconds, and the first one beyond it. The last bucket has no end.
 fn bounds(bucket: usize) -> (u64, Option<u64>) {
     let start = |bucket: usize| match bucket.checked_sub(1) {
         None => 0,
@@ -51,7 +51,7 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// Adds durations of one bucket. The order of a bucket's count and the sum does not matter.
+    /// Adds durations of one bucket. Call [`add_to_sum`](Histogram::add_to_sum) before or after it.
     pub(super) fn add_to_bucket(&mut self, bucket: usize, count: u64) {
         self.counts[bucket] = self.counts[bucket].wrapping_add(count);
     }
@@ -68,7 +68,7 @@ impl Histogram {
         self.add_to_sum(other.sum);
     }
 
-    /// What has been counted since an earlier state of the same histogram.
+    /// Returns what has been counted since an earlier state of the same histogram.
     pub(super) fn since(&self, earlier: &Histogram) -> Histogram {
         let counts = self.counts.iter().zip(&earlier.counts).map(|(now, before)| now.saturating_sub(*before));
         Histogram { counts: counts.collect(), sum: self.sum.saturating_sub(earlier.sum) }
@@ -82,8 +82,8 @@ impl Histogram {
         Duration::from_nanos(self.sum)
     }
 
-    /// The duration that a part of all durations, from 0 to 1, does not exceed; exact to the width of a bucket. `None`: nothing
-    /// was counted.
+    /// Returns the duration that a part of all durations, from 0 to 1, does not exceed, exact to the width of a bucket. Returns
+    /// `None` if nothing was counted.
     pub(super) fn quantile(&self, part: f64) -> Option<Duration> {
         let total = self.count();
         if total == 0 {
@@ -103,8 +103,8 @@ impl Histogram {
         None
     }
 
-    /// The counts in buckets that are as coarse as a monitoring system wants them: one per power of two, each with its end in
-    /// seconds. The last one has no end.
+    /// Returns the counts in coarse buckets for monitoring systems: one per power of two, each with its end in seconds. The end
+    /// of the last one is infinite.
     pub(super) fn octaves(&self) -> Vec<(f64, u64)> {
         let mut octaves = vec![(seconds(1 << FIRST_OCTAVE), self.counts[0])];
         for (octave, counts) in self.counts[1..BUCKETS - 1].chunks(PER_OCTAVE).enumerate() {

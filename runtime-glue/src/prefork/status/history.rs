@@ -19,7 +19,7 @@ pub(super) struct Note {
     /// How long ago it ended, in seconds.
     pub(super) age_seconds: f64,
     pub(super) requests_per_second: f64,
-    /// In seconds. `None`: no request was timed.
+    /// The latencies are in seconds, or `None` if no request was timed.
     pub(super) p50: Option<f64>,
     pub(super) p90: Option<f64>,
     pub(super) p99: Option<f64>,
@@ -54,7 +54,7 @@ impl History {
         self.last = Some((now, totals));
     }
 
-    /// The notes, the oldest first.
+    /// Returns the notes, the oldest first.
     pub(super) fn notes(&self) -> Vec<Note> {
         let age = |noted: &Instant| noted.elapsed().as_secs_f64();
         self.notes.iter().map(|(noted, note)| Note { age_seconds: age(noted), ..note.clone() }).collect()

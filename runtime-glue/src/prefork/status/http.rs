@@ -30,11 +30,11 @@ use super::{metrics, page};
 /// A client that takes longer for the head of a request is cut off.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection on which nothing can be commanded ends after this time: a client that reads slowly holds it no longer.
+/// How long a read-only connection may last, so that a client that reads slowly cannot hold it forever.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many connections a listener serves at the same time. One more closes the oldest, so that clients which do nothing
-/// keep no other away.
+/// How many connections a listener serves at the same time. One more closes the oldest, so that idle clients do not block
+/// others.
 const MOST_CONNECTIONS: usize = 32;
 
 /// How long to wait after a failed accept, such as without free descriptors.
@@ -77,7 +77,7 @@ pub(super) async fn serve_tcp(listener: TcpListener, service: Arc<Service>) {
     }
 }
 
-/// `owner`: the user that may control the server, besides root. `None`: no user can here.
+/// Serves a Unix listener. `owner` is the user that may control the server, besides root. With `None`, no user may.
 pub(super) async fn serve_unix(listener: UnixListener, service: Arc<Service>, owner: Option<u32>) {
     let mut connections = Connections::default();
     loop {
@@ -103,7 +103,7 @@ async fn accept_failed(error: &io::Error) {
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, access: Access, service: Arc<Service>) {
     let route = service_fn(move |request: Request<Incoming>| {
         let service = Arc::clone(&service);
-        // At once: if the client goes away, hyper drops the future, and the command must not be lost.
+        // Begin at once: if the client goes away, hyper drops the future, and the command must not be lost.
         let command = Command::begin(&service, access, &request);
         async move {
             Ok::<_, Infallible>(match command {
@@ -117,7 +117,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, acc
     let connection =
         http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).serve_connection(TokioIo::new(stream), route);
     let ended = match access {
-        // A command takes as long as it takes.
+        // No timeout, because a command may take any time.
         Access::Control => connection.await,
         Access::Read | Access::Nothing => timeout(PAGE_TIMEOUT, connection).await.unwrap_or(Ok(())),
     };
@@ -166,7 +166,7 @@ async fn answer(service: &Service, access: Access, request: &Request<Incoming>) 
     }
 }
 
-/// Why a request is no command.
+/// Why a command is refused: the status and the text of the response.
 type Refusal = (StatusCode, &'static str);
 
 /// A command that the supervisor carries out.
@@ -178,7 +178,7 @@ struct Command {
 }
 
 impl Command {
-    /// Begins what a request commands. `None`: it is another request.
+    /// Begins the command of a request. Returns `None` if the request is not a command, or if the client has no access.
     fn begin(service: &Service, access: Access, request: &Request<Incoming>) -> Option<Result<Command, Refusal>> {
         let command = request.uri().path().strip_prefix("/control/")?;
         Some(match access {

@@ -6,7 +6,7 @@ use super::history::Note;
 use super::plot::{Line, plot};
 use super::snapshot::{Latency, RestartState, Snapshot, WorkerState};
 
-/// Only what is in the page itself, and the page again.
+/// Allows only what the page itself contains, and requests to the same server.
 pub(super) const CONTENT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'";
 
@@ -97,7 +97,7 @@ fn plots(page: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
 }
 
 fn workers(page: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
-    // In a reload the generations stand side by side.
+    // During a reload, the page shows the generations side by side.
     let mut generations: Vec<u64> = snapshot.workers.iter().map(|worker| worker.generation).collect();
     generations.sort_unstable();
     generations.dedup();

@@ -9,11 +9,11 @@ const HEIGHT: f64 = 60.0;
 pub(super) struct Line<'a> {
     /// Its class in the style sheet.
     pub(super) class: &'a str,
-    /// From left to right. `None`: a gap.
+    /// The values from left to right. `None` is a gap.
     pub(super) values: Vec<Option<f64>>,
 }
 
-/// A plot of lines with the same scale, from zero up. `label` is its text for those who do not see it.
+/// Draws lines on one scale that begins at zero. `label` is the text for screen readers.
 pub(super) fn plot(label: &str, lines: &[Line<'_>], places: usize) -> String {
     let values = || lines.iter().flat_map(|line| &line.values).copied().flatten().filter(|value| value.is_finite());
     let top = values().fold(0.0, f64::max);

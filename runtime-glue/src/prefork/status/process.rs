@@ -4,8 +4,8 @@
 //!
 //! | line | from | meaning |
 //! |---|---|---|
-//! | `memory` | service worker | look at the memory of the workers |
-//! | `memory` | supervisor | it is in the scoreboard |
+//! | `memory` | service worker | measure the memory of the workers |
+//! | `memory` | supervisor | the result is in the scoreboard |
 //! | `control ID COMMAND` | service worker | an operator's command: see `control.rs` |
 //! | `accepted ID`, `done ID TEXT`, `failed ID TEXT` | supervisor | the result of the command |
 
@@ -29,7 +29,7 @@ use crate::prefork::PreforkError;
 use crate::prefork::crash::delay;
 use crate::{Address, Child, sys};
 
-/// A service worker that has run at least this long is started again at once.
+/// After a service worker that has run at least this long, the restart delay begins with the shortest one again.
 const LONG_ENOUGH: Duration = Duration::from_secs(10);
 
 /// How often a new program tries to listen at an address at which the program that it replaces may still listen.
@@ -52,7 +52,7 @@ struct SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // A child drops its copy, and a newer program may have put its own socket there.
+        // Keep the file if a child drops its copy, or if a newer program has put its own socket there.
         if self.pid == std::process::id() && inode(&self.path).is_ok_and(|inode| inode == self.inode) {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -89,7 +89,7 @@ pub(in crate::prefork) struct Service {
     pub(super) memory_due: Option<Instant>,
 }
 
-/// News from the service worker.
+/// An event of the service worker.
 #[derive(Debug)]
 pub(in crate::prefork) enum ServiceEvent {
     Said(String),
@@ -97,7 +97,7 @@ pub(in crate::prefork) enum ServiceEvent {
 }
 
 impl Service {
-    /// Opens the listeners. `has_predecessor`: a program that this one replaces has them, until [`begin`](Service::begin).
+    /// Opens the listeners. If `has_predecessor`, the program that this one replaces has them until [`begin`](Service::begin).
     pub(in crate::prefork) fn new(options: StatusOptions, has_predecessor: bool) -> Result<Service, PreforkError> {
         let is_due = options.is_shown() && !has_predecessor;
         let state = if is_due { State::Due(Instant::now()) } else { State::None };
@@ -162,7 +162,7 @@ impl Service {
     }
 
     /// Binds a Unix socket, which appears at `path` with its final permissions. Replaces a socket that is there, such as that
-    /// of the program that this one replaces. `is_private`: only this user may open it.
+    /// of the program that this one replaces. If `is_private`, only this user may open it.
     fn listen_unix(&mut self, path: &Path, is_private: bool) -> io::Result<UnixListener> {
         let is_other = |file: Metadata| !file.file_type().is_socket();
         if std::fs::symlink_metadata(path).is_ok_and(is_other) {
@@ -281,7 +281,7 @@ impl Service {
         self.options.control.is_some()
     }
 
-    /// Another program serves the addresses now. The service worker answers what it has begun, and ends.
+    /// Leaves the addresses to another program. The service worker finishes its responses, and ends.
     pub(in crate::prefork) fn release(&mut self) {
         self.page = None;
         self.control = None;
@@ -302,7 +302,7 @@ impl Service {
         if tokio::time::timeout(grace, child.wait()).await.is_ok() {
             return;
         }
-        // It has ended, if it cannot be killed.
+        // If it cannot be killed, it has ended.
         let _ = child.kill();
         let _ = child.wait().await;
     }
@@ -310,7 +310,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // Left only if the supervisor was dropped. In another process the handle refuses.
+        // It still runs only if the supervisor was dropped. In another process the handle returns an error.
         if let State::Running { child, .. } | State::Released(child) = &self.state {
             let _ = child.kill();
         }

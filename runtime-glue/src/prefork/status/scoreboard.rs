@@ -25,7 +25,7 @@ use crate::prefork::reason::Reason;
 use crate::prefork::slots::Slots;
 use crate::sys;
 
-/// One of two to the power of this number of requests is timed: reading a clock twice costs more than all the counts.
+/// One of 2^`TIMED` requests is timed: reading a clock twice costs more than all the counts.
 const TIMED: u32 = 4;
 
 const SEQUENCE: usize = 0;
@@ -70,7 +70,7 @@ pub(super) struct Memory {
     pub(super) shared: u64,
 }
 
-/// What the supervisor tells about the server as a whole.
+/// The state of the server as a whole, as the supervisor writes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Server {
     /// How many workers there should be.
@@ -84,7 +84,7 @@ pub(super) struct Server {
     pub(super) service_starts: u64,
 }
 
-/// The counts of all workers, those that have ended included.
+/// The counts of all workers, including those that have ended.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Totals {
     /// Requests by worker index.
@@ -109,7 +109,7 @@ struct Words {
 }
 
 impl Scoreboard {
-    /// `is_shown`: whether there is a service worker. If not, the scoreboard has no memory, and its methods do nothing.
+    /// Makes the scoreboard. If `is_shown` is false, it has no memory, and its methods do nothing.
     pub(in crate::prefork) fn new(capacity: usize, is_shown: bool) -> io::Result<Scoreboard> {
         if !is_shown {
             return Ok(Scoreboard(None));
@@ -120,14 +120,14 @@ impl Scoreboard {
         Ok(Scoreboard(Some(words)))
     }
 
-    /// In a worker: a request begins. `number`: how many have begun before.
+    /// Begins a request, in a worker. `number` requests have begun before it.
     pub(in crate::prefork) fn begin(&self, number: u64) -> Started {
         // A multiplicative hash, because requests may come in a pattern: the first one, then one of sixteen.
         let is_timed = self.0.is_some() && number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - TIMED) == 0;
         is_timed.then(Instant::now)
     }
 
-    /// In a worker: a request has ended.
+    /// Ends a request, in a worker. Adds its duration to the histogram if it was timed.
     pub(in crate::prefork) fn end(&self, slot: usize, started: Started) {
         if let (Some(words), Some(started)) = (&self.0, started) {
             let nanoseconds = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -138,7 +138,7 @@ impl Scoreboard {
         }
     }
 
-    /// In the supervisor: tells the state of the server.
+    /// Stores the state of the server, in the supervisor.
     pub(in crate::prefork) fn set_server(&self, wanted: usize, generations: (u64, Option<u64>), is_up: bool) {
         let Some(words) = &self.0 else { return };
         let state = [
@@ -152,7 +152,7 @@ impl Scoreboard {
         }
     }
 
-    /// In the supervisor: the worker in `slot` has ended. Moves its counts to the totals, and clears its slot.
+    /// Moves the counts of a worker that has ended to the totals, and clears its slot, in the supervisor.
     pub(in crate::prefork) fn clear(&self, slots: &Slots, slot: usize) {
         let Some(words) = &self.0 else { return slots.clear(slot) };
         words.change(|| {
@@ -173,7 +173,7 @@ impl Scoreboard {
         });
     }
 
-    /// In the supervisor: a worker has ended for a reason.
+    /// Records, in the supervisor, why a worker has ended.
     pub(in crate::prefork) fn record(
         &self,
         (index, pid, generation): (usize, u32, u64),
@@ -205,21 +205,21 @@ impl Scoreboard {
         });
     }
 
-    /// In the supervisor: the service worker starts.
+    /// Counts a start of the service worker, in the supervisor.
     pub(super) fn service_starts(&self) {
         if let Some(words) = &self.0 {
             words.header(SERVICE_STARTS).fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// In the supervisor: the memory of the worker in `slot`.
+    /// Stores the memory of the worker in `slot`, in the supervisor.
     pub(super) fn set_memory(&self, slot: usize, memory: Memory) {
         if let Some(words) = &self.0 {
             words.set_memory(slot, memory);
         }
     }
 
-    /// `None`: not known.
+    /// Returns the memory of the worker in `slot`, or `None` if it is not known.
     pub(super) fn memory(&self, slot: usize) -> Option<Memory> {
         let fields = self.0.as_ref()?.slot(slot, 0);
         let load = |field: usize| fields[field].load(Ordering::Relaxed);
@@ -242,7 +242,7 @@ impl Scoreboard {
         self.0.as_ref().map_or(Duration::ZERO, |words| age(words.header(STARTED).load(Ordering::Relaxed)))
     }
 
-    /// Reads several things as they are at one moment.
+    /// Calls `read`, again if necessary, so that its result shows the state of one moment.
     pub(super) fn read_at_once<T>(&self, read: impl Fn() -> T) -> T {
         match &self.0 {
             Some(words) => words.read(read),
@@ -250,7 +250,7 @@ impl Scoreboard {
         }
     }
 
-    /// The counts of all workers.
+    /// Returns the counts of all workers.
     pub(super) fn totals(&self, slots: &Slots) -> Totals {
         let Some(words) = &self.0 else { return Totals::default() };
         words.read(|| {
@@ -273,7 +273,7 @@ impl Scoreboard {
         })
     }
 
-    /// The last restarts, the newest first.
+    /// Returns the last restarts, the newest first.
     pub(super) fn restarts(&self) -> Vec<Restart> {
         let Some(words) = &self.0 else { return Vec::new() };
         words.read(|| {
@@ -302,9 +302,9 @@ impl Words {
         &self.words[HEADER + EVENTS * EVENT + HISTOGRAM + index * PLACE..][..PLACE]
     }
 
-    /// The fields of a slot from a field on.
+    /// Returns the histogram of a slot, or its other words if `field` is 0.
     fn slot(&self, slot: usize, field: usize) -> &[AtomicU64] {
-        // On cache lines of its own.
+        // Each slot begins on a new cache line.
         let first = (HEADER + EVENTS * EVENT + HISTOGRAM + self.capacity * PLACE).next_multiple_of(8);
         let length = if field == SLOT_HISTOGRAM { HISTOGRAM } else { SLOT_HISTOGRAM };
         &self.words[first + slot * SLOT + field..][..length]
@@ -317,7 +317,7 @@ impl Words {
         }
     }
 
-    /// In the supervisor: changes several words at once, as readers see it.
+    /// Changes several words, in the supervisor. Readers see all of the changes or none.
     fn change(&self, change: impl FnOnce()) {
         let sequence = self.header(SEQUENCE);
         sequence.fetch_add(1, Ordering::Relaxed);
@@ -326,8 +326,8 @@ impl Words {
         sequence.fetch_add(1, Ordering::Release);
     }
 
-    /// Reads without a change in between. If the supervisor was killed in the middle of a change, or makes one after the
-    /// other, the result is what can be read.
+    /// Reads without a change in between. If the supervisor was killed in the middle of a change, or makes changes all the
+    /// time, the result of the last attempt may be inconsistent.
     fn read<T>(&self, read: impl Fn() -> T) -> T {
         const ATTEMPTS: usize = 100;
         for _ in 0..ATTEMPTS {
@@ -352,12 +352,12 @@ fn histogram(words: &[AtomicU64]) -> Histogram {
     histogram
 }
 
-/// How long ago a moment of the monotonic clock was.
+/// Returns how long ago a moment of the monotonic clock was.
 pub(super) fn age(nanoseconds: u64) -> Duration {
     Duration::from_nanos(sys::monotonic_nanoseconds().saturating_sub(nanoseconds))
 }
 
-/// The time of day of a moment that was so long ago.
+/// Returns the Unix time of a moment that was `age` ago, in seconds.
 pub(super) fn unix_time(age: Duration) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     now.saturating_sub(age).as_secs()

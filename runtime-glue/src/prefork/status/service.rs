@@ -22,7 +22,7 @@ use crate::prefork::worker::{ExitOnDrop, stay_in, tie_to_supervisor};
 const FAILED: i32 = 1;
 const PANICKED: i32 = 101;
 
-/// How long the service worker continues when its supervisor has no more use for it, to finish what it is answering.
+/// How long the service worker continues after the supervisor has closed the channel, to finish its responses.
 pub(super) const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Everything that a child needs to become the service worker.
@@ -65,7 +65,7 @@ impl Service {
 
 impl ServiceProcess {
     /// Serves on a runtime of its own, so that no task of the application runs in this process. The inherited runtime, which
-    /// the caller drives, stands still.
+    /// the caller drives, does not run any more.
     pub(in crate::prefork) fn run(self) -> ! {
         let span = tracing::error_span!("service", pid = process::id());
         stay_in(span.clone());
@@ -84,7 +84,7 @@ impl ServiceProcess {
         thread::scope(|scope| {
             let own = thread::Builder::new().name("service".to_owned()).spawn_scoped(scope, work);
             let status = match own {
-                // It ends with the process. If it ends before that, it has panicked, and the panic hook has said so.
+                // The thread exits the process. If it returns instead, it has panicked, and the panic hook has printed that.
                 Ok(thread) => thread.join().map_or(PANICKED, |()| PANICKED),
                 Err(error) => {
                     tracing::error!(%error, "cannot start the thread of the service worker");
@@ -102,7 +102,7 @@ impl ServiceProcess {
             tracing::error!(%error, "the service worker cannot start");
             process::exit(FAILED)
         }
-        // A change of credentials clears what ties the processes together, so it comes first.
+        // A change of credentials may clear the parent-death signal, so it comes first.
         if !tie_to_supervisor(supervisor, None) {
             process::exit(0)
         }
@@ -141,14 +141,15 @@ impl ServiceProcess {
             process::exit(FAILED)
         }
         closed.await;
-        // The listeners are closed now. Connections are tasks of their own.
+        // This closes the listeners. Connections are tasks of their own, and continue.
         accepting.abort_all();
         sleep(LAST_ANSWERS).await;
         process::exit(0)
     }
 }
 
-/// The service worker ends with the supervisor, and not by signals to all processes of a terminal: the page shows the drain.
+/// Follows signals. The service worker ends with the supervisor, and ignores other SIGTERM and SIGINT, so that the page shows
+/// the drain.
 async fn follow_signals(mut signals: Signals, supervisor: u32, settings: WorkerSettings) {
     loop {
         match signals.worker_command().await.0 {

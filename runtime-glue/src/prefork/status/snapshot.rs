@@ -45,9 +45,9 @@ pub(super) struct Snapshot {
     pub(super) server: ServerState,
     /// By index, then generation.
     pub(super) workers: Vec<WorkerState>,
-    /// All requests to workers, by those that have ended too.
+    /// The requests to all workers, including those that have ended.
     pub(super) requests: u64,
-    /// Of the requests that were timed.
+    /// The latency of the requests that were timed.
     pub(super) latency: Latency,
     pub(super) ended: Vec<Ended>,
     /// The last workers that have ended, the newest first.
@@ -72,9 +72,9 @@ pub(super) struct ServerState {
     pub(super) wanted: usize,
     /// Whether a worker is ready, and load balancers should send connections.
     pub(super) is_ready: bool,
-    /// The process that tells this.
+    /// The process id of the service worker.
     pub(super) service_pid: u32,
-    /// How often there has been one.
+    /// How many times the service worker has been started.
     pub(super) service_starts: u64,
 }
 
@@ -85,13 +85,13 @@ pub(super) struct WorkerState {
     pub(super) generation: u64,
     pub(super) state: State,
     pub(super) uptime_seconds: f64,
-    /// Since the last turn of its runtime that it has told of. `None`: there was none.
+    /// The time since its last heartbeat, or `None` if there was no heartbeat yet.
     pub(super) heartbeat_age_seconds: Option<f64>,
     pub(super) requests: u64,
     pub(super) requests_in_flight: u64,
     pub(super) connections: usize,
     pub(super) latency: Latency,
-    /// `None`: the system does not tell.
+    /// `None` if it is not known.
     pub(super) memory: Option<MemoryState>,
 }
 
@@ -129,7 +129,7 @@ pub(super) struct RestartState {
     pub(super) pid: u64,
     pub(super) generation: u64,
     pub(super) reason: &'static str,
-    /// The same in words.
+    /// The reason in words.
     pub(super) text: &'static str,
     pub(super) exit_code: Option<i32>,
     pub(super) signal: Option<i32>,
@@ -200,7 +200,7 @@ impl Snapshot {
                 }),
             })
         });
-        // Without a process id it has not been forked, or has just ended.
+        // A worker without a process id has not been forked yet, or has just ended.
         let mut workers: Vec<WorkerState> = workers.filter(|worker| worker.pid > 0).collect();
         workers.sort_by_key(|worker| (worker.index, worker.generation));
         let has_ready = workers.iter().any(WorkerState::is_serving);

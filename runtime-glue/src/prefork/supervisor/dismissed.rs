@@ -1,4 +1,4 @@
-//! Processes that have no more use, and slots that may still be in use.
+//! Processes that the server no longer needs, and slots that may still be in use.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::Child;
 use crate::prefork::slots::CANCELLED;
 use crate::prefork::template::TemplateProcess;
 
-/// How long a worker may be on its way when its template ends.
+/// How long after the end of its template a worker may still appear.
 const QUARANTINE: Duration = Duration::from_secs(5);
 
-/// A process that has no more use.
+/// A process that the server no longer needs. It has been killed.
 pub(super) struct Dismissed {
     pub(super) child: Child,
     /// The slot of the worker that it is, or that it may have been forking.
@@ -22,7 +22,7 @@ pub(super) struct Dismissed {
 }
 
 impl Supervisor {
-    /// A template that has no more use is killed: it has nothing to finish. A worker that it is just forking must not start.
+    /// Kills a template that is no longer needed: it has nothing to finish. A worker that it is forking must not start.
     pub(super) fn dismiss_template(&mut self, template: Option<(TemplateProcess, Option<usize>)>) {
         if let Some((TemplateProcess { child, .. }, slot)) = template {
             if let Some(slot) = slot {
@@ -49,14 +49,14 @@ impl Supervisor {
         }
     }
 
-    /// A template ended while it forked the worker of a slot. The process between them may do so yet: the worker then finds
-    /// that it must not start.
+    /// Keeps a slot whose template ended while it forked the slot's worker. The process between them may still fork the worker,
+    /// which then finds that it must not start.
     pub(super) fn quarantine(&mut self, slot: usize) {
         self.common.slots.raise(slot, CANCELLED);
         self.quarantined.push((slot, Instant::now() + QUARANTINE));
     }
 
-    /// Ends workers that were forked nevertheless, and releases slots.
+    /// Ends workers that were still forked, and releases slots.
     pub(super) fn check_quarantine(&mut self, now: Instant) {
         for (slot, until) in std::mem::take(&mut self.quarantined) {
             match self.common.slots.pid(slot) {
@@ -84,7 +84,7 @@ impl Supervisor {
     }
 }
 
-/// The position of a process that has ended.
+/// Returns the position of a dismissed process that has ended.
 pub(super) fn poll_dismissed(dismissed: &mut [Dismissed], cx: &mut Context<'_>) -> Poll<usize> {
     for (position, dismissed) in dismissed.iter_mut().enumerate() {
         if dismissed.child.poll_wait(cx).is_ready() {
@@ -94,7 +94,7 @@ pub(super) fn poll_dismissed(dismissed: &mut [Dismissed], cx: &mut Context<'_>) 
     Poll::Pending
 }
 
-/// A process of the server by its handle.
+/// Whether `child` has this process id.
 fn is_child(child: &Child, pid: u32) -> bool {
     child.id() == pid
 }

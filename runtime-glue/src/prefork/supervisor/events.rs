@@ -16,7 +16,7 @@ use crate::prefork::status::ServiceEvent;
 use crate::prefork::template::Message;
 use crate::prefork::upgrade::Progress;
 
-/// What the supervisor waits for.
+/// An event that the supervisor waits for.
 pub(super) enum Event {
     Signal(Command, &'static str),
     WorkerEnded(usize, ExitStatus),
@@ -38,13 +38,13 @@ pub(super) enum Which {
 }
 
 impl Supervisor {
-    /// Waits for something to happen.
+    /// Waits for the next event.
     pub(super) async fn next(&mut self, woken: &Woken) -> Event {
         let time = self.next_time();
         let Supervisor { signals, workers, current, reload, threads, upgrade, dismissed, service, .. } = self;
         let next = reload.as_mut().map(|reload| &mut reload.generation);
         tokio::select! {
-            // In this order: a server that is told to stop does not replace a worker that was told so too.
+            // Signals come first: a server that is told to stop does not replace a worker that was also told to stop.
             biased;
             (command, name) = signals.command() => Event::Signal(command, name),
             (position, status) = poll_fn(|cx| process::poll_ended(workers, cx)) => Event::WorkerEnded(position, status),
@@ -98,7 +98,7 @@ impl Supervisor {
         None
     }
 
-    /// Does what a signal says.
+    /// Carries out the command of a signal.
     fn handle_signal(&mut self, command: Command, name: &'static str) -> Option<End> {
         match command {
             Command::ChildEnded => self.checks.reap_orphans_soon(),
@@ -173,7 +173,7 @@ impl Supervisor {
     }
 }
 
-/// What wakes the supervisor.
+/// The descriptor that wakes the supervisor.
 pub(super) type Woken = tokio::io::unix::AsyncFd<OwnedFd>;
 
 trait Wait {

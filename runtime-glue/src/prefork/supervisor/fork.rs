@@ -21,7 +21,7 @@ use crate::{Child, Fork, ForkError, Lineage, lineage, sys};
 /// How long to wait for a slot, when all are taken by workers that drain.
 const NO_SLOT_DELAY: Duration = Duration::from_millis(100);
 
-/// What has been started.
+/// What [`Supervisor::start_due`] has started.
 pub(in crate::prefork) enum Started {
     Nothing,
     Something,
@@ -82,7 +82,7 @@ impl Supervisor {
         if self.fork_due.is_some_and(|due| due > now) {
             return None;
         }
-        // Workers are more important.
+        // Workers come before the service worker.
         self.next_worker(now).or_else(|| self.service.due().filter(|due| *due <= now).map(|_| Job::Service))
     }
 
@@ -137,7 +137,7 @@ impl Supervisor {
         if !matches!(forked, Ok(Fork::Child(_))) {
             self.queues.take_back(index);
         }
-        // A failed fork uses up the preparation too.
+        // The fork has used the preparation, even if it failed, so dropping the handles discards nothing.
         self.ended.clear();
         match forked {
             Ok(Fork::Parent(child)) => {
@@ -172,7 +172,7 @@ impl Supervisor {
         limits: Limits,
     ) -> Option<End> {
         if let Err(error) = child.watch() {
-            // Ended before it counts as a worker; the handle reaps it when it is dropped.
+            // It does not count as a worker. The handle reaps it when it is dropped.
             let _ = child.kill();
             self.common.clear(slot);
             return self.fork_refused(ForkError::Watch(error));
@@ -200,7 +200,7 @@ impl Supervisor {
         None
     }
 
-    /// In the child: keeps what a worker needs, and drops the handles to its siblings.
+    /// Keeps, in the child, what a worker needs, and drops the handles to its siblings.
     fn become_worker(
         &mut self,
         guard: ExitOnDrop,

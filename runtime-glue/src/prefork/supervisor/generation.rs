@@ -23,7 +23,7 @@ use crate::{Child, Fork, ForkError};
 pub(super) struct Generation {
     pub(super) number: u64,
     pub(super) template: TemplateState,
-    /// How often in a row its template failed.
+    /// How many times in a row its template failed.
     pub(super) failures: u32,
 }
 
@@ -153,7 +153,7 @@ impl Supervisor {
         let Some(generation) = self.generation_mut(which) else { return Started::Nothing };
         match std::mem::replace(&mut generation.template, TemplateState::None) {
             TemplateState::Idle(process) => {
-                // If it fails, the template has ended, of which it is told next.
+                // An error means that the template has ended. The supervisor gets that event next.
                 if let Err(error) = process.request(index, slot, limits.requests) {
                     tracing::debug!(worker = index, generation = generation.number, %error, "cannot ask the template for a worker");
                 }
@@ -225,7 +225,7 @@ impl Supervisor {
         match Child::adopt(pid) {
             Ok(child) if index < self.places.len() => self.worker_started(child, index, slot, limits),
             Ok(child) => {
-                // There should be fewer workers meanwhile.
+                // The number of workers has been reduced meanwhile.
                 self.dismiss(child, Some(slot));
                 None
             }
@@ -236,7 +236,7 @@ impl Supervisor {
         }
     }
 
-    /// A template has ended, with or without having loaded.
+    /// Handles the failure or end of a template: aborts the reload, ends a server that is not up yet, or schedules another one.
     fn load_failed(&mut self, which: Which, error: String) -> Option<End> {
         if which == Which::Next {
             self.abort_reload(&format!("cannot load the application: {error}"));

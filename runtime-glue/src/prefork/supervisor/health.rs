@@ -1,4 +1,4 @@
-//! Whether workers do what they should, and what their end means.
+//! Checks of the workers' health, and reactions to their end.
 
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use crate::prefork::PreforkError;
 use crate::prefork::crash::delay;
 use crate::prefork::reason::Reason;
 
-/// How often the memory of workers is looked at, if there is a limit.
+/// How often the memory of workers is measured, if there is a limit.
 const MEMORY_PERIOD: Duration = Duration::from_secs(5);
 
-/// How often heartbeats are looked at in the time after which a worker counts as stuck.
+/// How many times heartbeats are checked in the time after which a worker counts as stuck.
 const HEARTBEAT_CHECKS: u32 = 4;
 
-/// When to look next.
+/// When the next checks are due.
 #[derive(Debug)]
 pub(super) struct Checks {
     heartbeat: Instant,
@@ -40,7 +40,7 @@ impl Checks {
 }
 
 impl Supervisor {
-    /// Does what is due by time.
+    /// Makes the checks that are due.
     pub(super) fn check(&mut self, now: Instant) {
         self.checks.now = now;
         self.check_deadlines(now);
@@ -59,8 +59,8 @@ impl Supervisor {
         }
     }
 
-    /// When something is due next, after the time of the last [`check`](Supervisor::check). What is due already waits for
-    /// something else.
+    /// Returns the next time at which something is due, after the last [`check`](Supervisor::check). Work that is due already
+    /// waits for another event.
     pub(super) fn next_time(&self) -> Option<Instant> {
         let now = self.checks.now;
         let workers = self.workers.iter().flat_map(|worker| [worker.deadline, self.end_of_age(worker)]);
@@ -205,9 +205,9 @@ impl Supervisor {
         }
     }
 
-    /// A worker has ended: decides when its place is filled again, or that the server ends.
+    /// Handles the end of a worker: decides when its place is filled again, or that the server ends.
     pub(super) fn worker_ended(&mut self, position: usize, status: ExitStatus) -> Option<End> {
-        // What it wrote last.
+        // The worker may have set a flag just before its end.
         let end = self.read_slots();
         let worker = self.workers.remove(position);
         self.common.clear(worker.slot);

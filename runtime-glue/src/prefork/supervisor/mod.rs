@@ -9,7 +9,7 @@
 //! | `generation.rs` | generations and their templates |
 //! | `plan.rs` | which workers there should be: places, renewals, scaling |
 //! | `reload.rs` | a new generation takes over from the old one |
-//! | `dismissed.rs` | processes that have no more use |
+//! | `dismissed.rs` | processes that the server no longer needs |
 //! | `health.rs` | boot timeouts, heartbeats, limits, and how workers end |
 //! | `stop.rs` | the end of the server |
 
@@ -56,18 +56,18 @@ use crate::{Child, ForkError, ForkPolicy, runtime, sys};
 
 /// How supervision ended.
 pub(super) enum Outcome {
-    /// In the supervisor.
+    /// This process is the supervisor, and the server has stopped.
     Stopped(Stopped),
-    /// In a child.
+    /// This process is a worker.
     Worker(Assignment),
-    /// In a child that loads the application.
+    /// This process is a template, which loads the application.
     Template(Template),
-    /// In the child that serves the status page.
+    /// This process is the service worker, which serves the status page.
     #[cfg_attr(not(feature = "status"), expect(dead_code, reason = "there is no such child"))]
     Service(ServiceProcess),
 }
 
-/// The wait status of a process whose end cannot be told: exit code 255.
+/// Returns the wait status for a process whose real one is unknown: exit code 255.
 pub(super) fn unknown_status() -> ExitStatus {
     ExitStatus::from_raw(255 << 8)
 }
@@ -92,12 +92,12 @@ pub(super) struct Supervisor {
     reload_is_queued: bool,
     /// The slot of the worker that is being replaced because it asked for it or has reached a limit.
     renewal: Option<usize>,
-    /// Processes that have no more use, and end: templates above all.
+    /// Processes that have been killed because the server no longer needs them, mostly templates.
     dismissed: Vec<Dismissed>,
     /// Slots of workers that a template may still have been forking when it ended, and until when they are not used again.
     quarantined: Vec<(usize, Instant)>,
-    /// The handles of workers that have ended since the last fork, if that is prepared ahead: dropping one would discard what
-    /// is prepared.
+    /// The handles of workers that have ended since the last fork, if forks are prepared in advance: dropping one would discard
+    /// the preparation.
     ended: Vec<Child>,
     prepares_ahead: bool,
     /// The wait for other threads to end before a fork.
@@ -128,11 +128,11 @@ impl Supervisor {
         if prefork.settings.workers == 0 {
             return Err(PreforkError::NoWorkers);
         }
-        // Before anything is changed, so that a runtime that cannot fork is named as such.
+        // Before anything is changed, so that the error says why the runtime cannot fork.
         runtime::check().map_err(PreforkError::Fork)?;
-        // First of all: from now on a signal means what the table says.
+        // Early, because signals have the meanings of the table only from now on.
         let signals = Signals::install().map_err(PreforkError::Signals)?;
-        // Panics without timers, which is better now than when the first worker ends.
+        // Panics now if the runtime has no timers, rather than when the first worker ends.
         drop(tokio::time::sleep(Duration::ZERO));
         let mut settings = prefork.settings;
         settings.worker.privileges.resolve().map_err(PreforkError::Privileges)?;
@@ -230,19 +230,19 @@ impl Supervisor {
         }
     }
 
-    /// In a child.
+    /// Takes the signals, in a child.
     #[cfg(feature = "status")]
     pub(super) fn take_signals(&mut self) -> Signals {
         std::mem::replace(&mut self.signals, Signals::none())
     }
 
-    /// Tells the service worker.
+    /// Writes the server's state into the scoreboard, for the service worker.
     pub(super) fn show_state(&self) {
         let next = self.reload.as_ref().map(|reload| reload.generation.number);
         self.common.scoreboard.set_server(self.number(), (self.current.number, next), self.is_up);
     }
 
-    /// While there is nothing else to do.
+    /// Prepares the next fork in advance. Call it while there is nothing else to do.
     fn prepare_ahead(&mut self) {
         if !self.prepares_ahead || self.threads.is_some() {
             return;
@@ -256,7 +256,7 @@ impl Supervisor {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        // Workers are left only if the future was dropped. In another process the handles refuse.
+        // Workers are left only if the future was dropped. In another process the handles return errors.
         self.signal_workers(libc::SIGTERM);
     }
 }

@@ -10,7 +10,7 @@ use crate::prefork::pid_file::PidFile;
 use crate::prefork::reason::Reason;
 use crate::prefork::slots::{DRAINS, EMPTIES_OWN_QUEUE, REACHED_REQUESTS, READY, TOLD, WANTS_HALT, WANTS_RETIRE};
 
-/// How many slots a server with this many workers has: for old generations that drain, and for more workers.
+/// Returns the number of slots of a server with this many workers: enough for old generations that drain, and for more workers.
 pub(super) fn slots(workers: usize) -> usize {
     (workers * 4).max(workers + 64)
 }
@@ -18,7 +18,7 @@ pub(super) fn slots(workers: usize) -> usize {
 /// One worker index.
 #[derive(Debug, Default)]
 pub(super) struct Place {
-    /// Not before this may the next worker be started.
+    /// The earliest time for the start of the next worker.
     pub(super) due: Option<Instant>,
     /// How many workers in a row ended before they were ready.
     pub(super) failures: u32,
@@ -35,7 +35,7 @@ impl Supervisor {
         self.reload.as_ref().map_or(self.current.number, |reload| reload.generation.number)
     }
 
-    /// Takes in what workers have written into their slots.
+    /// Reads the flags that workers have set in their slots.
     pub(super) fn read_slots(&mut self) -> Option<End> {
         let now = Instant::now();
         let deadline = self.retire_deadline();
@@ -74,7 +74,7 @@ impl Supervisor {
         halted.map(|worker| End::Failed(PreforkError::Halted { worker }))
     }
 
-    /// Brings stages forward as far as they can go without a fork.
+    /// Makes all progress that is possible without a fork.
     pub(super) fn settle(&mut self, now: Instant) -> Option<End> {
         if self.stops_at.is_some_and(|time| time <= now) {
             return Some(End::Stop { signal: "SIGTERM" });
@@ -87,7 +87,7 @@ impl Supervisor {
         self.finish_start().err().map(End::Failed)
     }
 
-    /// Retires the workers of indices that there should not be.
+    /// Retires the workers whose index is beyond the number of workers.
     fn retire_surplus(&mut self) {
         let number = self.number();
         let is_scaled_down = !self.is_dormant;
@@ -103,7 +103,7 @@ impl Supervisor {
         self.workers.iter().enumerate().filter(|(_, worker)| condition(worker)).map(|(position, _)| position).collect()
     }
 
-    /// Tells a worker to drain and end. `empties_queue`: no other worker will serve its own queue.
+    /// Tells a worker to drain and end. Set `empties_queue` if no other worker will serve its own queue.
     pub(super) fn retire(&mut self, position: usize, empties_queue: bool, reason: Reason) {
         let deadline = self.retire_deadline();
         let worker = &mut self.workers[position];
@@ -135,7 +135,7 @@ impl Supervisor {
         self.is_dormant = false;
         self.places.resize_with(workers, Place::default);
         if self.settings.loads && self.queues.has_own_queues() {
-            // A template has the queues that there were when it was forked.
+            // A template has only the queues that existed when it was forked.
             self.queue_reload();
         }
         Ok(())
@@ -169,7 +169,7 @@ impl Supervisor {
         }
     }
 
-    /// Tells the outside that the server is up, once all workers of its first generation are ready.
+    /// Announces that the server is up, once all workers of its first generation are ready.
     fn finish_start(&mut self) -> Result<(), PreforkError> {
         if self.is_up {
             return Ok(());
@@ -183,7 +183,7 @@ impl Supervisor {
             self.pid_file = Some(written.map_err(|error| PreforkError::PidFile(path.clone(), error))?);
         }
         self.is_up = true;
-        // First of all, so that the status page agrees with what the outside is told.
+        // Before the announcements, so that the status page agrees with them.
         self.show_state();
         if let Some(ready) = self.settings.on_ready.take() {
             ready();

@@ -15,7 +15,7 @@ const ABORT_GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// It has been forked.
+    /// It has been forked, and is not ready yet.
     Booting,
     /// It serves.
     Ready,
@@ -23,7 +23,7 @@ pub(super) enum Stage {
     Retiring,
 }
 
-/// How a worker that does not do what it should is ended.
+/// How the supervisor has forced a worker to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Force {
     None,
@@ -42,17 +42,17 @@ pub(in crate::prefork) struct WorkerProcess {
     pub(super) since: Instant,
     pub(super) stage: Stage,
     pub(super) force: Force,
-    /// When the stage, or the force, must have done its work.
+    /// When the supervisor uses force, or more force: by then the worker must be ready, have drained, or have aborted.
     pub(super) deadline: Option<Instant>,
     pub(super) limits: Limits,
-    /// Why it is or should be replaced, if it is.
+    /// Why it must be replaced, or was told to end, if so.
     pub(in crate::prefork) renew: Option<Reason>,
     /// The last heartbeat, and when the supervisor first saw it.
     pub(super) heartbeat: (u64, Instant),
 }
 
 impl WorkerProcess {
-    /// Whether it serves, or is about to.
+    /// Whether it serves, or will soon.
     pub(in crate::prefork) fn is_active(&self) -> bool {
         self.stage != Stage::Retiring && self.force == Force::None
     }
@@ -61,7 +61,7 @@ impl WorkerProcess {
         self.stage == Stage::Ready && self.force == Force::None
     }
 
-    /// Why it ends, if it ends now.
+    /// Returns the reason to record if it ends now.
     pub(super) fn reason(&self) -> Reason {
         match (self.stage, self.force) {
             (Stage::Booting, Force::None) => Reason::Boot,
@@ -79,7 +79,7 @@ impl WorkerProcess {
         }
     }
 
-    /// It was told to end, and has until `deadline`.
+    /// Marks it as told to end, with the time until `deadline`.
     pub(super) fn retires(&mut self, deadline: Option<Instant>) {
         self.stage = Stage::Retiring;
         if self.force == Force::None {
@@ -87,7 +87,7 @@ impl WorkerProcess {
         }
     }
 
-    /// Ends it. `with_stack`: it prints its stack first.
+    /// Ends it. If `with_stack`, it prints its stack first.
     pub(super) fn end_by_force(&mut self, with_stack: bool, now: Instant) {
         if with_stack && self.force == Force::None {
             self.force = Force::Aborted;
@@ -101,7 +101,7 @@ impl WorkerProcess {
     }
 }
 
-/// The position of a worker that has ended, and how.
+/// Returns the position and the exit status of a worker that has ended.
 pub(super) fn poll_ended(workers: &mut [WorkerProcess], cx: &mut Context<'_>) -> Poll<(usize, ExitStatus)> {
     for (position, worker) in workers.iter_mut().enumerate() {
         match worker.child.poll_wait(cx) {

@@ -21,9 +21,9 @@ pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
 
 /// Why the server ends.
 pub(in crate::prefork) enum End {
-    /// It was told to.
+    /// A signal told it to stop.
     Stop { signal: &'static str },
-    /// It was told to, at once.
+    /// A signal told it to stop at once.
     StopNow { signal: &'static str },
     /// It cannot continue.
     Failed(PreforkError),
@@ -77,7 +77,7 @@ impl Supervisor {
         }
     }
 
-    /// Templates, and a program that is not ready, have no more use.
+    /// Kills the templates, and a new program that is not ready.
     fn dismiss_all(&mut self) {
         let current = self.current.take_template();
         self.dismiss_template(current);
@@ -89,7 +89,8 @@ impl Supervisor {
         }
     }
 
-    /// The queues get no more connections, and the workers empty them; unless others keep them, and serve them.
+    /// Stops new connections, if no process outside the server has the listeners, and lets the workers empty the queues. If the
+    /// program that this one should replace still serves, leaves the queues to it.
     fn stop_accepting(&mut self) {
         if self.predecessor.is_some() {
             return self.hand_over();
@@ -101,7 +102,7 @@ impl Supervisor {
         self.queues.close();
     }
 
-    /// Workers leave the queues to the other program, which has one per address. The others they empty.
+    /// Leaves the queues to the other program, which has one per address. The workers empty the other queues.
     fn hand_over(&mut self) {
         self.common.slots.set_phase(ServerPhase::HandedOver);
         if self.queues.has_own_queues() {
@@ -117,7 +118,7 @@ impl Supervisor {
         let signal = if kills { libc::SIGKILL } else { libc::SIGTERM };
         self.signal_workers(signal);
         let mut has_killed = kills;
-        // None: no limit that a clock could tell, or everything is killed already.
+        // `None` if the limit is beyond the range of the clock, or if all workers have been killed already.
         let mut deadline = if kills { None } else { self.retire_deadline() };
         let mut ended = Vec::new();
         while !self.workers.is_empty() || !self.dismissed.is_empty() {
@@ -133,7 +134,7 @@ impl Supervisor {
                 }
                 position = poll_fn(|cx| poll_dismissed(dismissed, cx)) => {
                     self.dismissed_ended(position);
-                    // A worker that was forked nevertheless.
+                    // A template may have forked a worker before it was killed.
                     self.check_quarantine(Instant::now());
                 }
                 (command, signal) = signals.command() => {
@@ -161,7 +162,7 @@ impl Supervisor {
         ended
     }
 
-    /// The first process of a container ends the container when it ends. So it stays, for the program that has replaced it.
+    /// Waits for the end of the new program. A container ends with its process 1, so this process stays.
     async fn wait_for_new_program(&mut self, mut program: Child) -> ExitStatus {
         const PERIOD: Duration = Duration::from_secs(2);
         tracing::info!(pid = program.id(), "staying as process 1 for the new program");

@@ -49,9 +49,9 @@ impl Worker {
     }
 
     /// Takes the listeners that [`Prefork::listener`](super::Prefork::listener) was given, in that order. The second call
-    /// returns none.
+    /// returns an empty list.
     ///
-    /// They are inherited, not opened again: connections that arrived while no worker was there wait in their queues. Make an
+    /// They are inherited, not opened again: connections that arrived while no worker ran wait in their queues. Make an
     /// [`incoming`](Worker::incoming) of each, so that the server's [`Distribution`] applies and no connection is lost.
     pub fn take_listeners(&mut self) -> Vec<Listener> {
         std::mem::take(&mut self.listeners)
@@ -63,7 +63,7 @@ impl Worker {
         (!self.listeners.is_empty()).then(|| self.listeners.remove(0))
     }
 
-    /// The connections of one of the [listeners](Worker::take_listeners), until the worker has to end.
+    /// Returns the connections of one of the [listeners](Worker::take_listeners), until the worker has to end.
     pub fn incoming<L: Accept>(&self, listener: L) -> Incoming<L> {
         Incoming::new(self.acceptor(listener), self.shutdown())
     }
@@ -83,7 +83,7 @@ impl Worker {
         self.connections.clone()
     }
 
-    /// How long the worker has to end, once it is told to: [`Prefork::shutdown_timeout`](super::Prefork::shutdown_timeout).
+    /// Returns how long the worker may take to end: [`Prefork::shutdown_timeout`](super::Prefork::shutdown_timeout).
     pub fn shutdown_timeout(&self) -> Duration {
         self.shutdown_timeout
     }
@@ -94,7 +94,7 @@ impl Worker {
         self.handle.0.ready();
     }
 
-    /// A handle for tasks of the worker.
+    /// Returns a handle for tasks of the worker.
     pub fn handle(&self) -> WorkerHandle {
         self.handle.clone()
     }
@@ -133,7 +133,7 @@ impl WorkerHandle {
     ///
     /// # Panics
     ///
-    /// Outside a runtime, as `tokio::spawn`.
+    /// Outside a runtime, like `tokio::spawn`.
     pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -142,12 +142,12 @@ impl WorkerHandle {
         tokio::spawn(self.0.tasks().count(task).instrument(self.span_of_tasks()))
     }
 
-    /// The span for a task of the worker. None if the task is in the worker's span anyway.
+    /// Returns the span for a task of the worker: an empty one if the task is in the worker's span anyway.
     pub(super) fn span_of_tasks(&self) -> Span {
         self.0.span_of_tasks().clone()
     }
 
-    /// What the worker should do with its connections now.
+    /// Returns what the worker should do with its connections now.
     pub fn phase(&self) -> Phase {
         self.0.phase()
     }
@@ -189,7 +189,7 @@ impl WorkerHandle {
         TrackedRequest { started: self.begin_request(), worker: self.clone() }
     }
 
-    /// Returns how many requests have begun before this one. `None`: this is a child of the worker.
+    /// Returns how many requests have begun before this one, or `None` in a child of the worker.
     fn number_request(&self) -> Option<u64> {
         if !self.0.is_own_process() {
             return None;
@@ -201,7 +201,7 @@ impl WorkerHandle {
         Some(requests - 1)
     }
 
-    /// `None`: this is a child of the worker.
+    /// Begins a request. Returns `None` in a child of the worker.
     pub(super) fn begin_request(&self) -> Option<Started> {
         self.number_request().map(|number| self.0.common().scoreboard.begin(number))
     }
@@ -215,7 +215,7 @@ impl WorkerHandle {
         }
     }
 
-    /// How many requests the worker has begun.
+    /// Returns how many requests the worker has begun.
     pub fn requests(&self) -> u64 {
         self.0.common().slots.requests(self.0.slot())
     }

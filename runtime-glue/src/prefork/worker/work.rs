@@ -36,11 +36,11 @@ const FAILED: i32 = 1;
 /// How long after the shutdown timeout the kernel ends a worker that does not end by itself: later than the supervisor would.
 const KERNEL_GRACE: Duration = Duration::from_secs(3);
 
-/// How many heartbeats a worker's runtime gives in the time after which it counts as stuck.
+/// How many heartbeats a worker writes in the time after which it counts as stuck.
 const HEARTBEATS: u32 = 4;
 
-/// Ends the process if dropped. A worker or template must not come out of [`Prefork::run`](crate::prefork::Prefork::run), neither by a
-/// panic nor because the caller drops the future.
+/// Ends the process if dropped. A worker or template must not return from [`Prefork::run`](crate::prefork::Prefork::run),
+/// neither by a panic nor because the caller drops the future.
 pub(in crate::prefork) struct ExitOnDrop;
 
 impl Drop for ExitOnDrop {
@@ -57,7 +57,8 @@ pub(in crate::prefork) struct Assignment {
     pub(in crate::prefork) slot: usize,
     /// The process id of the supervisor.
     pub(in crate::prefork) supervisor: u32,
-    /// The process that forked this one, and ends, if a template asked for it. The template has reduced the privileges.
+    /// The process between the template and this worker, which ends. `None` if the supervisor forked the worker, which then
+    /// reduces its own privileges.
     pub(in crate::prefork) between: Option<u32>,
     pub(in crate::prefork) max_requests: Option<u64>,
     pub(in crate::prefork) listeners: Vec<Listener>,
@@ -67,7 +68,7 @@ pub(in crate::prefork) struct Assignment {
     pub(in crate::prefork) settings: WorkerSettings,
 }
 
-/// Works on a runtime of the worker's own. The inherited one, which the caller drives, stands still.
+/// Runs the worker on a runtime of its own, then exits. The inherited runtime, which the caller drives, does not run any more.
 pub(in crate::prefork) fn run_on<B, F, Fut>(assignment: Assignment, build: B, worker: F) -> !
 where
     B: FnOnce() -> io::Result<Runtime> + Send,
@@ -82,7 +83,7 @@ where
         tracing::error!(%error, "{what}");
         process::exit(FAILED)
     };
-    // The thread may not start, and an assignment that is dropped ends the process.
+    // If the thread does not start, dropping the assignment would end the process before the error is logged.
     let mut assignment = ManuallyDrop::new(assignment);
     let move_over = || {
         spans.enter();
@@ -100,7 +101,7 @@ where
         let own = thread::Builder::new().name(format!("worker-{index}")).spawn_scoped(scope, move_over);
         match own {
             Ok(thread) => {
-                // It ends with the process. If it ends before that, it has panicked, and the panic hook has said so.
+                // The thread exits the process. If it returns instead, it has panicked, and the panic hook has printed that.
                 let _ = thread.join();
                 process::exit(PANICKED)
             }
@@ -109,7 +110,7 @@ where
     })
 }
 
-/// Works on the runtime that the caller drives, and exits.
+/// Runs the worker on the runtime that the caller drives, then exits.
 pub(in crate::prefork) async fn run<F, Fut>(assignment: Assignment, worker: F) -> !
 where
     F: FnOnce(Worker) -> Fut,
@@ -121,7 +122,7 @@ where
     work(assignment, worker).instrument(spans.of_future).await
 }
 
-/// Works, and exits.
+/// Runs the worker, then exits.
 async fn work<F, Fut>(assignment: Assignment, worker: F) -> !
 where
     F: FnOnce(Worker) -> Fut,
@@ -139,11 +140,11 @@ where
         if common.slots.flags(slot) & CANCELLED != 0 {
             return 0;
         }
-        // The supervisor is this worker's parent when that process has ended, which it is about to.
+        // The supervisor becomes this worker's parent when the process between them has ended, which happens soon.
         while assignment.between == Some(parent_id()) {
             sleep(Duration::from_millis(1)).await;
         }
-        // A change of credentials clears what ties the processes together, so it comes first.
+        // A change of credentials may clear the parent-death signal, so it comes first.
         if !tie_to_supervisor(supervisor, Some(settings.shutdown_timeout)) {
             return 0;
         }
@@ -183,7 +184,7 @@ where
                 }
                 (exit_status, _) => exit_status.into(),
             },
-            // The panic hook has said so already.
+            // The panic hook has printed the message already.
             Err(_) => PANICKED,
         }
     };
@@ -201,7 +202,7 @@ async fn follow_signals(mut signals: Signals, status: Arc<Status>, supervisor: u
                 let is_orphan = parent_id() != supervisor;
                 status.end(is_orphan);
                 if status.phase() == Phase::Retiring {
-                    // If it was not the supervisor that sent the signal, it starts a successor now.
+                    // If another process sent the signal, the supervisor now starts a successor.
                     status.raise(DRAINS);
                 }
                 tracing::info!(signal, phase = ?status.phase(), is_orphan, "draining");
@@ -216,7 +217,7 @@ async fn follow_signals(mut signals: Signals, status: Arc<Status>, supervisor: u
     }
 }
 
-/// Shows the supervisor that the runtime turns.
+/// Writes heartbeats, which show the supervisor that the runtime is not stuck.
 async fn beat(status: Arc<Status>, period: Duration) {
     let mut ticks = interval(period.max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -226,15 +227,15 @@ async fn beat(status: Arc<Status>, period: Duration) {
     }
 }
 
-/// Makes this process end with the supervisor. `limit`: how long it may then take to drain. Returns `false` if the supervisor
-/// has ended already.
+/// Makes this process end with the supervisor. `limit` is the time that it may then take to drain. Returns `false` if the
+/// supervisor has ended already.
 pub(in crate::prefork) fn tie_to_supervisor(supervisor: u32, limit: Option<Duration>) -> bool {
     if let Some(limit) = limit {
         if let Err(error) = sys::kill_after_stop_signal(limit.saturating_add(KERNEL_GRACE)) {
             tracing::warn!(%error, "cannot bound the time that this worker takes to stop");
         }
     }
-    // Two ways: the kernel's signal reaches also a worker that is stuck, but a change of credentials clears it.
+    // Two mechanisms: the kernel's signal also reaches a worker that is stuck, but a change of credentials clears it.
     match Process::open(supervisor).and_then(|process| sys::watch(process).map_err(|(_, error)| error)) {
         Ok(process) => {
             let watch = async move {
@@ -246,11 +247,11 @@ pub(in crate::prefork) fn tie_to_supervisor(supervisor: u32, limit: Option<Durat
             // A child of this process has its own way to end.
             tokio::spawn(parent_only(watch.in_current_span()));
         }
-        // Gone already.
+        // It has ended already.
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
             tracing::debug!(supervisor, "the supervisor has ended")
         }
-        // Not every system has the other way.
+        // Not every system has the kernel's signal.
         Err(error) => {
             tracing::warn!(%error, supervisor, "cannot watch the supervisor: this process may outlive it if it is killed")
         }

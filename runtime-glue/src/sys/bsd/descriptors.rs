@@ -12,7 +12,7 @@ use crate::audit::SharedObject;
 use crate::sys::Descriptor;
 use crate::sys::descriptor::addresses;
 
-/// The open descriptors, in ascending order. (Not every system has a complete `/dev/fd`.)
+/// Returns the open descriptors, in ascending order. (Not every system has a complete `/dev/fd`.)
 pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
     // SAFETY: no memory is involved.
     let limit = unsafe { libc::getdtablesize() };
@@ -35,13 +35,13 @@ fn how_many() -> usize {
     if result == 0 { usize::try_from(count).unwrap_or(usize::MAX) } else { usize::MAX }
 }
 
-/// The system does not count the open descriptors.
+/// Returns the maximum: the system does not count the open descriptors.
 #[cfg(not(target_os = "freebsd"))]
 fn how_many() -> usize {
     usize::MAX
 }
 
-/// Describes a descriptor. `None` if it is closed, or if its object has no state to share.
+/// Describes a descriptor. Returns `None` if it is closed, or if its object has no state to share.
 pub(crate) fn describe(fd: RawFd) -> Option<Descriptor> {
     // SAFETY: the descriptor was open a moment ago. If another thread closes it meanwhile, the calls below fail or see another
     // file, which is harmless.
@@ -110,13 +110,13 @@ fn path(fd: RawFd) -> Option<String> {
     text(&path)
 }
 
-/// OpenBSD keeps no names of open files.
+/// Returns `None`: OpenBSD keeps no names of open files.
 #[cfg(target_os = "openbsd")]
 fn path(_: RawFd) -> Option<String> {
     None
 }
 
-/// The text before the first zero byte. `None` if it is empty.
+/// Returns the text before the first zero byte, or `None` if it is empty.
 #[cfg(not(target_os = "openbsd"))]
 fn text(bytes: &[libc::c_char]) -> Option<String> {
     let bytes: Vec<u8> = bytes.iter().take_while(|byte| **byte != 0).map(|byte| *byte as u8).collect();

@@ -74,7 +74,7 @@ pub(crate) fn join_port(socket: &Socket, _: &Socket) -> io::Result<()> {
     socket.set_reuse_port(true)
 }
 
-/// The number of connections that may wait in the queue of a listener.
+/// Returns the number of connections that may wait in the queue of a listener.
 pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
     #[cfg(target_os = "freebsd")]
     {
@@ -89,7 +89,7 @@ pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
         };
         if result == -1 { Err(io::Error::last_os_error()) } else { Ok(limit) }
     }
-    // The system does not tell. A negative number asks listen(2) for its maximum.
+    // This system does not return it. A negative number asks listen(2) for its maximum.
     #[cfg(not(target_os = "freebsd"))]
     {
         let _ = listener;

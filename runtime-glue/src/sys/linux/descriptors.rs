@@ -13,7 +13,7 @@ use crate::sys::descriptor::addresses;
 
 const LIST: &str = "/proc/self/fd";
 
-/// The open descriptors, in ascending order. One of them belonged to the list itself, and is closed.
+/// Returns the open descriptors, in ascending order. One of them belonged to the list itself, and is closed.
 pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let failed = |error: io::Error| io::Error::new(error.kind(), format!("reading {LIST}: {error}; is /proc mounted?"));
     let mut numbers = Vec::new();
@@ -32,7 +32,7 @@ unsafe extern "C" {
     safe fn forkio_model_owns(fd: RawFd) -> bool;
 }
 
-/// Describes a descriptor. `None` if it is closed, or if its object has no state to share.
+/// Describes a descriptor. Returns `None` if it is closed, or if its object has no state to share.
 pub(crate) fn describe(fd: RawFd) -> Option<Descriptor> {
     // A path may contain any bytes.
     let name = fs::read_link(format!("{LIST}/{fd}")).ok()?.to_string_lossy().into_owned();
@@ -73,7 +73,7 @@ fn examine(fd: RawFd, name: &str, info: &str, flags: OFlags) -> Option<SharedObj
     })
 }
 
-/// The `flags` of proc_pid_fdinfo(5), in octal.
+/// Parses the `flags` of proc_pid_fdinfo(5), which are octal.
 fn open_flags(info: &str) -> Option<u32> {
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
     u32::from_str_radix(flags.trim(), 8).ok()

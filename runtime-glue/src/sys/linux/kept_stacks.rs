@@ -46,12 +46,12 @@ pub(super) fn keep() -> io::Result<HashSet<usize>> {
     let layout = Layout::get()?;
     let mut kept = HashSet::new();
     for descriptor in layout.descriptors()? {
-        // A thread that has ended, in the parent or here, leaves nothing in its stack. It may be joined, which takes a 0.
+        // A thread that has ended, in the parent or here, leaves nothing in its stack. A join of it waits until the id is 0.
         if descriptor.is_exiting {
             continue;
         }
-        // SAFETY: the list has just been made, and glibc unmaps a stack only when a thread ends. If this process has started
-        // threads before, which `ProcessRuntime` asks it not to do, one of them must end at this moment.
+        // SAFETY: the list has just been made, and glibc unmaps a stack only when a thread ends. `ProcessRuntime` asks this
+        // process to start no threads before. If it has, one of them would have to end at this moment.
         let id =
             unsafe { AtomicU32::from_ptr(ptr::with_exposed_provenance_mut(descriptor.address + layout.thread_id)) };
         // Any other id belongs to a thread of this process.
@@ -82,7 +82,8 @@ struct Descriptor {
 }
 
 impl Layout {
-    /// Looks at threads on first use. Their stacks are this module's own, because a stack of the cache would be overwritten.
+    /// Finds the layout on first use, with two threads. They have stacks of this module, because they would overwrite stacks of
+    /// the cache.
     fn get() -> io::Result<Layout> {
         /// The four fields in 16 bits each, or 0.
         static KNOWN: AtomicU64 = AtomicU64::new(0);
@@ -105,7 +106,7 @@ impl Layout {
         Ok(layout)
     }
 
-    /// The only layout that explains both samples.
+    /// Returns the only layout that fits both samples.
     fn of(first: &Sample, second: &Sample) -> Option<Layout> {
         let below_end = first.end - first.descriptor;
         // `descriptors` expects a descriptor in the last page, which begins with two pointers to itself.
@@ -138,7 +139,7 @@ impl Layout {
         })
     }
 
-    /// The descriptors of all threads that have a stack of glibc, including unused stacks.
+    /// Returns the descriptors of all threads that have a stack of glibc, including unused stacks.
     fn descriptors(&self) -> io::Result<Vec<Descriptor>> {
         let mut descriptors = Vec::new();
         for address in self.candidates()? {
@@ -152,8 +153,8 @@ impl Layout {
         Ok(descriptors)
     }
 
-    /// The addresses of memory that begins like a descriptor. Each page may be the last one of a stack, because stacks that
-    /// lie side by side may be one mapping.
+    /// Returns the addresses of memory that begins like a descriptor. Each page may be the last one of a stack, because
+    /// adjacent stacks may be one mapping.
     fn candidates(&self) -> io::Result<Vec<usize>> {
         // Without other threads, no memory is unmapped meanwhile. Reading it through the kernel takes ten times as long.
         let may_look = super::is_single_threaded()?;
@@ -196,7 +197,7 @@ struct Sample {
 impl Sample {
     /// Starts a thread, and waits for its end.
     fn take() -> io::Result<Sample> {
-        /// Enough for a thread that does next to nothing, and the thread-local memory of most programs.
+        /// Enough for a thread that does almost nothing, and for the thread-local memory of most programs.
         const STACK_SIZE: usize = 1 << 20;
 
         // SAFETY: the kernel chooses an unused address for the new mapping, and no other code has it yet.
@@ -214,7 +215,7 @@ impl Sample {
     }
 
     fn take_on(stack: *mut c_void, size: usize) -> io::Result<Sample> {
-        /// The limit for a wait of microseconds, unless a lock is missing: see `RuntimeError::InheritedLock`.
+        /// How long to wait for the thread. It takes microseconds, unless a lock stays locked: `RuntimeError::InheritedLock`.
         const LIMIT: Duration = Duration::from_secs(10);
 
         #[derive(Default)]
@@ -304,7 +305,7 @@ fn half(bytes: &[u8], offset: usize) -> u32 {
     u32::from_ne_bytes(*bytes)
 }
 
-/// Copies what lies between two addresses of a stack, as much as fits, in whole words.
+/// Copies the memory between two addresses of a stack, as much as fits, in whole words.
 fn copy(from: usize, end: usize, to: &mut [u8]) {
     for (address, bytes) in (from..end).step_by(8).zip(to.chunks_exact_mut(8)) {
         // SAFETY: a word of the end of a stack, which is mapped.
@@ -312,8 +313,8 @@ fn copy(from: usize, end: usize, to: &mut [u8]) {
     }
 }
 
-/// Reads a word of memory that no object of this program may have, or that other code may write at the same time. So it is not
-/// a read of Rust's, and AddressSanitizer does not check it.
+/// Reads a word of memory that may belong to no object of this program, or that other code may write at the same time. So the
+/// read is in assembly, outside of Rust's memory model, and AddressSanitizer does not check it.
 ///
 /// # Safety
 ///

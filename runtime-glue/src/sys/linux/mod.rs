@@ -31,7 +31,7 @@ pub(crate) fn is_single_threaded() -> io::Result<bool> {
     Ok(links <= 3)
 }
 
-/// The other threads of this process.
+/// Returns the other threads of this process.
 pub(crate) fn other_threads() -> io::Result<Vec<Thread>> {
     let own = u64::from(gettid().as_raw_nonzero().get() as u32);
     let mut threads = Vec::new();

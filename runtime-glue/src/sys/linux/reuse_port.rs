@@ -15,7 +15,7 @@ pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
     SockRef::from(listener).set_reuse_port(true)
 }
 
-/// Prepares a listener whose port workers may share, before it is bound. Linux lets them share it afterwards.
+/// Does nothing: on Linux, [`share_port`] works after the bind.
 pub(crate) fn prepare_to_bind(_: &Socket) -> io::Result<()> {
     Ok(())
 }
@@ -34,7 +34,8 @@ pub(crate) fn prefer_on_cpu(listener: &impl AsFd, cpu: usize) -> io::Result<()> 
     SockRef::from(listener).set_cpu_affinity(cpu)
 }
 
-/// The number of connections that may wait in the queue of a listener: the argument of listen(2), within the system's limit.
+/// Returns the number of connections that may wait in the queue of a listener: the argument of listen(2), within the system's
+/// limit.
 pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -57,7 +58,7 @@ pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
     Ok(info.tcpi_sacked.try_into().unwrap_or(i32::MAX))
 }
 
-/// The numbers of the CPUs that this process may run on.
+/// Returns the numbers of the CPUs that this process may run on.
 pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
     let allowed = sched_getaffinity(None)?;
     Ok((0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect())

@@ -18,7 +18,7 @@ use crate::sys::{self, NotMade, PerProcess};
 /// The addresses of the thread descriptors whose stacks this process keeps.
 static KEPT: PerProcess<HashSet<usize>> = PerProcess::new();
 
-/// Not known to be possible with this C library and processor.
+/// Always fails: forkio cannot keep stacks with this C library and processor.
 #[cfg(not(all(target_env = "gnu", target_arch = "x86_64")))]
 pub(crate) fn prepare_to_keep_stacks() -> io::Result<()> {
     keep().map(|_| ())
@@ -70,14 +70,14 @@ pub(crate) fn keep_stacks_at_forks() -> io::Result<()> {
 
 /// Keeps glibc from giving the `pthread_t` of a thread that ended before the fork to a thread made after it.
 ///
-/// In a child, glibc reuses the stacks of all other threads (`__reclaim_stacks`), also those of ended threads that were not
+/// In a child, glibc reuses the stacks of all other threads (`__reclaim_stacks`), even those of ended threads that were not
 /// joined. The `pthread_t` is part of the stack. A join of the old thread would then join the new thread, or the calling thread
 /// itself, and hang. tokio's blocking pool makes such joins: an idle thread that ends joins the thread that ended before it. So
 /// this function occupies the stacks with threads that end at once and are not joined, as in the parent.
 ///
 /// musl keeps no stacks.
 pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
-    /// The limit for a wait of microseconds, unless a lock is missing: see `RuntimeError::InheritedLock`.
+    /// How long to wait for threads that take microseconds, unless a lock stays locked: see `RuntimeError::InheritedLock`.
     const THREAD_LIMIT: Duration = Duration::from_secs(10);
     /// glibc reuses a stack for a request of a quarter of its size or more (`get_cached_stack`), so these requests find all
     /// stacks from 16 KiB to 1 GiB.
@@ -100,7 +100,7 @@ pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
                 let error = "glibc reuses stacks that are marked as in use";
                 return Err(io::Error::new(io::ErrorKind::Unsupported, error));
             }
-            // Neither joined nor detached.
+            // Neither join nor detach it, so that it occupies the stack.
             std::mem::forget(thread);
         }
     }
@@ -118,13 +118,13 @@ pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
     Ok(())
 }
 
-/// The address ranges of `/proc/self/maps`.
+/// Returns the address ranges of `/proc/self/maps`.
 fn mapped_ranges() -> io::Result<Vec<Range<usize>>> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     Ok(maps.lines().filter_map(|line| parse_range(line.split_once(' ')?.0)).collect())
 }
 
-/// Reads a range of addresses, as `/proc/self/maps` has it.
+/// Parses a range of addresses in the format of `/proc/self/maps`.
 pub(super) fn parse_range(text: &str) -> Option<Range<usize>> {
     let (start, end) = text.split_once('-')?;
     Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)

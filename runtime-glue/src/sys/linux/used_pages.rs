@@ -15,7 +15,7 @@ use super::stacks::parse_range;
 /// How many addresses the kernel reads in one call (`UIO_MAXIOV`).
 pub(super) const READS_AT_ONCE: usize = 1024;
 
-/// The ends of all pages of private anonymous memory that have been used, and whether they are in memory.
+/// Returns the ends of all pages of private anonymous memory that have been used, and whether they are in memory.
 pub(super) fn used_page_ends() -> io::Result<Vec<(usize, bool)>> {
     // See pagemap in the kernel's documentation. Guard pages count as swapped.
     const PRESENT: u64 = 1 << 63;
@@ -30,7 +30,7 @@ pub(super) fn used_page_ends() -> io::Result<Vec<(usize, bool)>> {
         for start in range.clone().step_by(page * PAGES_AT_ONCE) {
             let pages = PAGES_AT_ONCE.min((range.end - start) / page);
             let entries = &mut entries[..pages * 8];
-            // Another thread may unmap memory at the same time.
+            // The read may be short, because another thread may unmap memory at the same time.
             let length = pagemap.read_at(entries, (start / page * 8) as u64)?;
             let entries = entries[..length].chunks_exact(8);
             let entries = entries.map(|entry| entry.first_chunk().map_or(0, |entry| u64::from_ne_bytes(*entry)));
@@ -41,11 +41,11 @@ pub(super) fn used_page_ends() -> io::Result<Vec<(usize, bool)>> {
     Ok(ends)
 }
 
-/// The ranges of `/proc/self/maps` that may have stacks of threads.
+/// Returns the ranges of `/proc/self/maps` that may have stacks of threads.
 ///
 /// A stack begins with a guard, and other memory may follow it in the same mapping. So a large mapping without a guard is a
-/// heap, or ends with a stack. Looking at all of it would take 0.1 s per GiB. This misses a thread that was created without
-/// a guard (`pthread_attr_setguardsize`), if a large mapping has its stack and other memory behind it.
+/// heap, or ends with a stack: only its last page counts. All of it would take 0.1 s per GiB. This misses a thread that was
+/// created without a guard (`pthread_attr_setguardsize`), if a large mapping has its stack and other memory behind it.
 ///
 /// A stack is at the beginning of a mapping of terabytes, if it is part of one. AddressSanitizer has such mappings.
 fn anonymous_ranges() -> io::Result<Vec<Range<usize>>> {
@@ -76,7 +76,7 @@ fn anonymous_ranges() -> io::Result<Vec<Range<usize>>> {
     Ok(ranges)
 }
 
-/// Whether the guards of stacks are mappings. Newer versions of glibc make them inside of the stack's mapping
+/// Whether the guards of stacks are separate mappings. Newer versions of glibc make them inside of the stack's mapping
 /// (`MADV_GUARD_INSTALL`).
 fn has_visible_guards() -> bool {
     // SAFETY: a string that lives as long as the program.

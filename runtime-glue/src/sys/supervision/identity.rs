@@ -13,7 +13,7 @@ pub(crate) struct Identity {
     groups: Vec<libc::gid_t>,
 }
 
-/// Looks names up; numbers stand for themselves.
+/// Looks up names. A number that is not a name is used as it is.
 pub(crate) fn look_up_identity(user: Option<&str>, group: Option<&str>) -> io::Result<Identity> {
     let missing = |kind, name| io::Error::new(io::ErrorKind::NotFound, format!("there is no {kind} {name:?}"));
     let mut identity = Identity { user: None, group: None, groups: Vec::new() };
@@ -90,7 +90,7 @@ fn groups_of(user: &str, group: libc::gid_t) -> io::Result<Vec<libc::gid_t>> {
     Ok(groups.into_iter().take(count as usize).map(|group| group as libc::gid_t).collect())
 }
 
-/// Becomes another user, for good.
+/// Becomes another user, permanently.
 pub(crate) fn assume_identity(identity: &Identity) -> io::Result<()> {
     let check = |result: libc::c_int| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) };
     let groups = &identity.groups;
@@ -102,7 +102,7 @@ pub(crate) fn assume_identity(identity: &Identity) -> io::Result<()> {
         }
         if let Some(user) = identity.user {
             check(libc::setuid(user))?;
-            // A program that is not to have privileges checks that it cannot have them back.
+            // Check that the process cannot get root's privileges back.
             if user != 0 && libc::setuid(0) == 0 {
                 return Err(io::Error::other("root's privileges are not given up"));
             }

@@ -15,14 +15,14 @@ pub(crate) use self::huge_pages::use_huge_pages;
 pub(crate) use self::identity::{Identity, assume_identity, look_up_identity};
 pub(crate) use self::spawn::{spawn_with_descriptors, take_socket};
 
-/// Has the kernel make no more connections for a listener. Those in its queue stay there, to be accepted.
+/// Makes the kernel refuse new connections to a listener. Those in its queue stay there, to be accepted.
 ///
-/// A TCP client whose SYN is dropped sends it again; it is refused once the listener is closed. That takes a second, where
-/// a connection that is made and then reset would lose its request.
+/// A TCP client whose SYN is dropped sends it again, and is refused once the listener is closed. That takes a second, but
+/// unlike a connection that is made and then reset, it loses no request.
 pub(crate) fn refuse_new_connections(listener: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(listener);
     if socket.local_addr()?.is_unix() {
-        // shutdown(2) would do, but leaves the listener readable for good: a task that accepts would spin.
+        // shutdown(2) would work, but leaves the listener readable forever: a task that accepts would spin.
         return Err(io::Error::new(io::ErrorKind::Unsupported, "a Unix socket has no filter for connections"));
     }
     drop_syns(&socket)
@@ -52,10 +52,10 @@ fn drop_syns(_socket: &SockRef<'_>) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Has the kernel kill this process `limit` after it is first told to stop, however stuck it is.
+/// Makes the kernel kill this process `limit` after the first signal to stop, even if the process is stuck.
 ///
-/// The means is a timer of timer_create(2) that sends SIGKILL, armed in a signal handler. It touches no signal, handler or
-/// timer of the application, and processes that this one forks do not have it.
+/// A signal handler arms a timer of timer_create(2) that sends SIGKILL. This affects no signal, handler or timer of the
+/// application, and processes that this one forks do not have the timer.
 #[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd"))]
 pub(crate) fn kill_after_stop_signal(limit: Duration) -> io::Result<()> {
     use std::mem::MaybeUninit;
@@ -76,7 +76,7 @@ pub(crate) fn kill_after_stop_signal(limit: Duration) -> io::Result<()> {
         }
         timer.assume_init()
     };
-    // An address of the C library's, or a number: the signal handler only hands it back.
+    // An address of the C library, or a number: the signal handler only passes it back.
     let timer = timer as usize;
     // SAFETY: plain data, for which zero is a value.
     let mut setting = unsafe { MaybeUninit::<libc::itimerspec>::zeroed().assume_init() };
@@ -97,7 +97,7 @@ pub(crate) fn kill_after_stop_signal(limit: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// There is no such timer.
+/// Does nothing: the system has no such timer.
 #[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd")))]
 pub(crate) fn kill_after_stop_signal(_limit: Duration) -> io::Result<()> {
     Ok(())
@@ -118,7 +118,7 @@ pub(crate) fn set_umask(mask: u32) {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask as rustix::fs::RawMode));
 }
 
-/// Calls `act` with another umask. The process has one thread.
+/// Calls `act` with another umask. The process must have one thread, because its threads share the umask.
 #[cfg(feature = "status")]
 pub(crate) fn with_umask<T>(mask: u32, act: impl FnOnce() -> T) -> T {
     let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask as rustix::fs::RawMode));
@@ -131,8 +131,8 @@ pub(crate) fn set_nice(nice: i32) -> io::Result<()> {
     Ok(rustix::process::setpriority_process(None, nice)?)
 }
 
-/// Has orphaned descendants of this process become its children: `PR_SET_CHILD_SUBREAPER` of prctl(2), `PROC_REAP_ACQUIRE`
-/// of procctl(2).
+/// Makes orphaned descendants of this process its children: `PR_SET_CHILD_SUBREAPER` of prctl(2), `PROC_REAP_ACQUIRE` of
+/// procctl(2).
 #[cfg(target_os = "linux")]
 pub(crate) fn adopt_orphans() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
@@ -143,7 +143,7 @@ pub(crate) fn adopt_orphans() -> io::Result<()> {
     // SAFETY: the command takes no argument. The id 0 means this process.
     match unsafe { libc::procctl(libc::P_PID, 0, libc::PROC_REAP_ACQUIRE, std::ptr::null_mut()) } {
         0 => Ok(()),
-        // It does already.
+        // This process adopts orphans already.
         _ if io::Error::last_os_error().raw_os_error() == Some(libc::EBUSY) => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -154,7 +154,7 @@ pub(crate) fn adopt_orphans() -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "orphaned processes go to the system's first process here"))
 }
 
-/// The time of the monotonic clock, which all processes share.
+/// Returns the time of the monotonic clock, which all processes share.
 pub(crate) fn monotonic_nanoseconds() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     // Neither is negative.
@@ -167,7 +167,7 @@ pub(crate) fn exit_at_once(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// Reaps a child process if it has ended. `None`: it runs, or is no child of this process.
+/// Reaps a child process if it has ended. Returns `None` if it runs, or if it is not a child of this process.
 pub(crate) fn reap(pid: u32) -> Option<()> {
     let pid = Pid::from_raw(pid as i32)?;
     rustix::process::waitpid(Some(pid), WaitOptions::NOHANG).ok()?.map(drop)

@@ -7,8 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// Starts a program with descriptors from 3 on, as systemd does (`LISTEN_FDS`, `LISTEN_PID`), and with one more. An
-/// environment variable has that one's number and a word. Returns the process id.
+/// Starts a program with descriptors from 3 on, as systemd does (`LISTEN_FDS`, `LISTEN_PID`), and with `channel`. An
+/// environment variable names the descriptor of the channel, then has a word. Returns the process id.
 pub(crate) fn spawn_with_descriptors(
     path: &Path,
     arguments: &[OsString],
@@ -22,7 +22,7 @@ pub(crate) fn spawn_with_descriptors(
     let word = word.to_owned();
     let descriptors = descriptors.to_vec();
     let end = FIRST + descriptors.len() as RawFd;
-    // Occupies the numbers below `end`, so that the standard library's own pipe to the child gets a higher one.
+    // Occupies the descriptors below `end`, so that the standard library's own pipe to the child gets a higher one.
     let mut occupied = vec![std::fs::File::open("/dev/null")?];
     while occupied.last().is_some_and(|file| file.as_raw_fd() < end) {
         occupied.push(std::fs::File::open("/dev/null")?);
@@ -32,7 +32,7 @@ pub(crate) fn spawn_with_descriptors(
         // SAFETY: descriptors and strings of this process; the supervisor has one thread, so that its child may allocate and
         // change the environment.
         unsafe {
-            // First above all targets, so that none overwrites another one that is still to be moved.
+            // Move all above the targets first, so that no dup2(2) overwrites a descriptor that must still be moved.
             let mut moved = Vec::new();
             for fd in &descriptors {
                 moved.push(check(libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, end))?);
@@ -58,7 +58,7 @@ pub(crate) fn spawn_with_descriptors(
     Ok(child.id())
 }
 
-/// Takes over the socket that an environment variable names, and removes the variable. `None`: it is no socket.
+/// Takes over the socket that an environment variable names, and removes the variable. Returns `None` if it is not open.
 pub(crate) fn take_socket(number: RawFd, variable: &str) -> Option<std::os::unix::net::UnixStream> {
     // SAFETY: this is called once, by a supervisor, which has one thread; the descriptor was made for this process.
     let fd = unsafe {

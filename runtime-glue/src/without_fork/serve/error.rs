@@ -26,12 +26,12 @@ pub enum ServeError {
     Runtime(io::Error),
     /// The application could not be loaded, or its service could not be made. The text is its error.
     Application(String),
-    /// Connections were still open at the shutdown timeout: as many.
+    /// This many connections were still open at the shutdown timeout.
     CutOff(usize),
 }
 
 impl ServeError {
-    /// The status that the process should exit with: 2 if the server cannot listen where it was told to, 1 otherwise.
+    /// Returns the status that the process should exit with: 2 if the server cannot listen where it was told to, 1 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
             ServeError::Address(_) | ServeError::NoListener | ServeError::Listen { .. } => 2,
@@ -61,7 +61,7 @@ impl fmt::Display for ServeError {
     }
 }
 
-/// Like [`Display`](fmt::Display): a `main` that returns the error prints this, and it says what to do.
+/// Prints the text of [`Display`](fmt::Display), because a `main` that returns the error prints `Debug`.
 impl fmt::Debug for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

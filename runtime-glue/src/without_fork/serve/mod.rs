@@ -1,4 +1,4 @@
-//! Serving HTTP from one process.
+//! Serves HTTP from one process.
 
 #[path = "../../serve/address.rs"]
 mod address;

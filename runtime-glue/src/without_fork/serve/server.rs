@@ -41,7 +41,7 @@ impl Default for Server {
 }
 
 impl Server {
-    /// A server without an address.
+    /// Makes a server without an address.
     pub fn new() -> Server {
         Server { setup: Setup::default(), load: NoLoad(()) }
     }
@@ -131,25 +131,25 @@ impl<L> Server<L> {
         self
     }
 
-    /// How many worker processes to keep running on systems with `fork(2)`. Here one process serves, with as many threads as
-    /// there are CPUs.
+    /// Sets how many worker processes to keep running on systems with `fork(2)`. Does nothing here: one process serves, with as
+    /// many threads as there are CPUs.
     pub fn workers(self, _workers: usize) -> Self {
         self
     }
 
-    /// How many threads serve. As many as there are CPUs unless set.
+    /// Sets how many threads serve. As many as there are CPUs unless set.
     pub fn worker_threads(mut self, threads: usize) -> Self {
         self.setup.threads = Some(threads);
         self
     }
 
-    /// How long connections have to finish what they have begun. 8 seconds unless set.
+    /// Sets how long connections may take to finish their requests. 8 seconds unless set.
     pub fn shutdown_timeout(mut self, limit: Duration) -> Self {
         self.setup.shutdown_timeout = limit;
         self
     }
 
-    /// How long a client has to send the head of a request. 10 seconds unless set.
+    /// Sets how long a client has to send the head of a request. 10 seconds unless set.
     pub fn header_timeout(mut self, limit: Duration) -> Self {
         self.setup.header_timeout = limit;
         self

@@ -39,7 +39,7 @@ impl Client {
         forkio_pyo3::block_on(py, get(self.connection(py)?, self.port))?
     }
 
-    /// An awaitable of the server's answer.
+    /// Returns an awaitable of the server's answer.
     fn get_async<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         forkio_pyo3::future_into_py(py, get(self.connection(py)?, self.port))
     }

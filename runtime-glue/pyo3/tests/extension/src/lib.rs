@@ -20,7 +20,7 @@ fn generation() -> u32 {
 /// How many waits ended before their time.
 static DROPPED: AtomicU32 = AtomicU32::new(0);
 
-/// Waits, and adds to `DROPPED` if that is not finished.
+/// Waits. If the future is dropped before the end, it adds one to `DROPPED`.
 async fn wait(seconds: f64) -> PyResult<f64> {
     let unfinished = Unfinished;
     sleep(Duration::from_secs_f64(seconds)).await;
@@ -48,13 +48,13 @@ fn pause(py: Python<'_>, seconds: f64) -> PyResult<f64> {
     forkio_pyo3::block_on(py, wait(seconds))?
 }
 
-/// An awaitable that waits for a time.
+/// Returns an awaitable that waits for a time.
 #[pyfunction]
 fn pause_async(py: Python<'_>, seconds: f64) -> PyResult<Bound<'_, PyAny>> {
     forkio_pyo3::future_into_py(py, wait(seconds))
 }
 
-/// An awaitable that panics.
+/// Returns an awaitable that panics.
 #[pyfunction]
 fn panic_async(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     forkio_pyo3::future_into_py(py, async { panic!("on purpose") as PyResult<()> })
@@ -105,7 +105,7 @@ fn shutdown(py: Python<'_>, seconds: f64) {
 #[pymodule]
 fn forkio_http(module: &Bound<'_, PyModule>) -> PyResult<()> {
     forkio_pyo3::install_with(module.py(), || {
-        // Fewer than CPUs, on some machines: a test that needs more than one at a time would show.
+        // Few workers on every machine, so that tests notice work that blocks several at a time.
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
     })?;
     module.add_class::<client::Client>()?;

@@ -25,7 +25,7 @@ pub(crate) fn is_single_threaded() -> io::Result<bool> {
     Ok(ids.count() <= 1)
 }
 
-/// The other threads of this process.
+/// Returns the other threads of this process.
 pub(crate) fn other_threads() -> io::Result<Vec<Thread>> {
     let own = system::own_id();
     let mut size = 32;
@@ -42,7 +42,7 @@ pub(crate) fn other_threads() -> io::Result<Vec<Thread>> {
     }
 }
 
-/// Fills `room` with records of sysctl(3), and returns their number. `None` if `room` is full or too small.
+/// Fills `room` with records of sysctl(3). Returns their number, or `None` if `room` is full or too small.
 #[cfg(not(target_os = "macos"))]
 fn sysctl(name: &mut [c_int], room: &mut [MaybeUninit<Record>]) -> io::Result<Option<usize>> {
     let mut bytes = size_of_val(room);
@@ -69,7 +69,7 @@ fn sysctl(name: &mut [c_int], room: &mut [MaybeUninit<Record>]) -> io::Result<Op
     }
 }
 
-/// The text before the first zero byte, or all of it.
+/// Returns the text before the first zero byte, or all of it.
 fn text(bytes: &[c_char]) -> String {
     let bytes: Vec<u8> = bytes.iter().take_while(|byte| **byte != 0).map(|byte| *byte as u8).collect();
     String::from_utf8_lossy(&bytes).into_owned()
