@@ -138,11 +138,15 @@ fn unknown_user() {
 
 #[test]
 fn workers_stay_on_cpus() {
-    let server = Server::start(&["--workers", "2", "--cpus", "0"]);
-    for pid in server.workers() {
-        until("the worker is on its CPU", || (status_field(pid, "Cpus_allowed_list:") == "0").then_some(()));
+    for options in [&[][..], &["--load-in-template"]] {
+        let server = Server::start(&[&["--workers", "2", "--cpus", "0"], options].concat());
+        // The template is a child of the supervisor too, but no worker.
+        until("both workers are on their CPU", || {
+            let is_on_it = |pid: &u32| status_field(*pid, "Cpus_allowed_list:") == "0";
+            (server.workers().iter().filter(|pid| is_on_it(pid)).count() == 2).then_some(())
+        });
+        server.stop();
     }
-    server.stop();
 }
 
 /// As process 1 of a PID namespace, the supervisor reaps orphans that it inherits.

@@ -33,17 +33,19 @@ impl Privileges {
         Ok(())
     }
 
-    /// Makes the changes, in the child. `index` is that of a worker, and chooses its CPU.
-    pub(super) fn apply(&self, index: Option<usize>) -> io::Result<()> {
-        let step = |what: &str, result: io::Result<()>| {
-            result.map_err(|error| io::Error::new(error.kind(), format!("cannot {what}: {error}")))
-        };
+    /// Keeps the worker `index` on its CPU. Workers of a template have the template's other changes, but not this one.
+    pub(super) fn stay_on_cpu(&self, index: usize) -> io::Result<()> {
+        if self.cpus.is_empty() {
+            return Ok(());
+        }
+        step("stay on a CPU", sys::stay_on_cpu(self.cpus[index % self.cpus.len()]))
+    }
+
+    /// Makes the other changes, in the child.
+    pub(super) fn apply(&self) -> io::Result<()> {
         // Steps that may need privileges come first.
         if let Some(nice) = self.nice {
             step("set the priority", sys::set_nice(nice))?;
-        }
-        if let (Some(index), false) = (index, self.cpus.is_empty()) {
-            step("stay on a CPU", sys::stay_on_cpu(self.cpus[index % self.cpus.len()]))?;
         }
         if let Some(umask) = self.umask {
             sys::set_umask(umask);
@@ -59,6 +61,10 @@ impl Privileges {
             None => Ok(()),
         }
     }
+}
+
+fn step(what: &str, result: io::Result<()>) -> io::Result<()> {
+    result.map_err(|error| io::Error::new(error.kind(), format!("cannot {what}: {error}")))
 }
 
 impl fmt::Debug for Privileges {

@@ -229,7 +229,7 @@ where
 {
     // The listeners are armed in any child.
     template.queues.mute().map_err(|error| format!("cannot mute a listener: {error}"))?;
-    template.settings.privileges.apply(None).map_err(|error| error.to_string())?;
+    template.settings.privileges.apply().map_err(|error| error.to_string())?;
     if !tie_to_supervisor(template.supervisor, None) {
         process::exit(0);
     }

@@ -98,7 +98,7 @@ impl ServiceProcess {
     async fn serve(self) {
         let ServiceProcess { guard: _guard, supervisor, channel, page, control, common, signals, settings } = self;
         let owner = rustix::process::geteuid().as_raw();
-        if let Err(error) = settings.privileges.apply(None) {
+        if let Err(error) = settings.privileges.apply() {
             tracing::error!(%error, "the service worker cannot start");
             process::exit(FAILED)
         }

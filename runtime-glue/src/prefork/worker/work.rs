@@ -131,11 +131,13 @@ where
 {
     let Assignment { guard: _guard, index, generation, slot, supervisor, common, signals, settings, .. } = assignment;
     let status = async {
-        if assignment.between.is_none() {
-            if let Err(error) = settings.privileges.apply(Some(index)) {
-                tracing::error!(%error, "this worker cannot start");
-                return FAILED;
-            }
+        let is_own = assignment.between.is_none();
+        let privileges = &settings.privileges;
+        if let Err(error) =
+            privileges.stay_on_cpu(index).and_then(|()| if is_own { privileges.apply() } else { Ok(()) })
+        {
+            tracing::error!(%error, "this worker cannot start");
+            return FAILED;
         }
         if common.slots.flags(slot) & CANCELLED != 0 {
             return 0;

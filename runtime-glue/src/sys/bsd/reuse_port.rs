@@ -107,9 +107,9 @@ pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
     Err(no_incoming_cpu())
 }
 
-/// Fails, like [`prefer_on_cpu`].
+/// Always fails.
 pub(crate) fn stay_on_cpu(_: usize) -> io::Result<()> {
-    Err(no_incoming_cpu())
+    Err(unsupported("forkio keeps processes on a CPU only on Linux: leave out `Prefork::cpus`"))
 }
 
 fn no_incoming_cpu() -> io::Error {
