@@ -149,6 +149,25 @@ fn workers_stay_on_cpus() {
     }
 }
 
+/// What a worker may do concerns all its threads.
+#[test]
+fn threads_of_workers_are_restricted() {
+    let server = Server::start(&["--workers", "1", "--worker-threads", "3", "--cpus", "0", "--no-new-privs"]);
+    // Its runtime has its threads when it answers.
+    assert_eq!(server.connect().get("/").expect("an answer").status, 200);
+    let worker = server.workers()[0];
+    let tasks = fs::read_dir(format!("/proc/{worker}/task")).expect("the threads of a worker");
+    let tasks: Vec<_> = tasks.map(|task| task.expect("a thread").path().join("status")).collect();
+    assert!(tasks.len() >= 4, "{tasks:?}");
+    for task in tasks {
+        let status = fs::read_to_string(&task).expect("the status of a thread");
+        for line in ["NoNewPrivs:\t1\n", "Cpus_allowed_list:\t0\n"] {
+            assert!(status.contains(line), "no {line:?} in {status}");
+        }
+    }
+    server.stop();
+}
+
 /// As process 1 of a PID namespace, the supervisor reaps orphans that it inherits.
 #[test]
 fn process_1_reaps_what_it_inherits() {

@@ -68,6 +68,25 @@ pub(in crate::prefork) struct Assignment {
     pub(in crate::prefork) settings: WorkerSettings,
 }
 
+impl Assignment {
+    /// Changes this thread, and so the threads that it starts. The worker has no other one yet. Some of the changes concern
+    /// one thread (`PR_SET_NO_NEW_PRIVS`, sched_setaffinity(2), a seccomp filter).
+    fn reduce_privileges(&self) {
+        let privileges = &self.settings.privileges;
+        let is_forked_by_template = self.between.is_some();
+        // A template has changed itself, and its workers with it.
+        let changed = privileges
+            .stay_on_cpu(self.index)
+            .and_then(|()| if is_forked_by_template { Ok(()) } else { privileges.apply() });
+        changed.unwrap_or_else(|error| fail("this worker cannot start", error))
+    }
+}
+
+fn fail(what: &str, error: io::Error) -> ! {
+    tracing::error!(%error, "{what}");
+    process::exit(FAILED)
+}
+
 /// Runs the worker on a runtime of its own, then exits. The inherited runtime, which the caller drives, does not run any more.
 pub(in crate::prefork) fn run_on<B, F, Fut>(assignment: Assignment, build: B, worker: F) -> !
 where
@@ -79,10 +98,7 @@ where
     let index = assignment.index;
     let spans = Spans::new(index, assignment.generation);
     spans.enter();
-    let fail = |what, error: io::Error| -> ! {
-        tracing::error!(%error, "{what}");
-        process::exit(FAILED)
-    };
+    assignment.reduce_privileges();
     // If the thread does not start, dropping the assignment would end the process before the error is logged.
     let mut assignment = ManuallyDrop::new(assignment);
     let move_over = || {
@@ -119,6 +135,7 @@ where
 {
     let spans = Spans::new(assignment.index, assignment.generation);
     spans.enter();
+    assignment.reduce_privileges();
     work(assignment, worker).instrument(spans.of_future).await
 }
 
@@ -131,14 +148,6 @@ where
 {
     let Assignment { guard: _guard, index, generation, slot, supervisor, common, signals, settings, .. } = assignment;
     let status = async {
-        let is_own = assignment.between.is_none();
-        let privileges = &settings.privileges;
-        if let Err(error) =
-            privileges.stay_on_cpu(index).and_then(|()| if is_own { privileges.apply() } else { Ok(()) })
-        {
-            tracing::error!(%error, "this worker cannot start");
-            return FAILED;
-        }
         if common.slots.flags(slot) & CANCELLED != 0 {
             return 0;
         }
