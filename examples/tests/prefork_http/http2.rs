@@ -56,16 +56,51 @@ fn goaway_finishes_streams() {
     }
 }
 
+/// What a client of HTTP/2 sends first: the preface, and SETTINGS without a setting.
+const BEGINNING: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// Reads frames up to GOAWAY.
+fn read_goaway(client: &mut impl Read) {
+    const GOAWAY: u8 = 7;
+    loop {
+        let mut header = [0; 9];
+        client.read_exact(&mut header).expect("a frame");
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+        client.read_exact(&mut vec![0; length as usize]).expect("its payload");
+        if header[3] == GOAWAY {
+            return;
+        }
+    }
+}
+
+/// A client that begins to speak HTTP/2 after its worker was told to end gets GOAWAY at once.
+#[test]
+fn late_beginning_gets_goaway() {
+    let server = Server::start(&["--workers", "1", "--http2", "--header-timeout", "600"]);
+    let mut late = std::net::TcpStream::connect(server.address()).expect("connecting");
+    late.set_read_timeout(Some(LIMIT)).expect("a limit");
+    // There is one queue: when this one is answered, the worker has accepted the one before.
+    assert_eq!(server.connect().get("/").expect("an answer").status, 200);
+    server.signal(Signal::TERM);
+    server.until_logged("draining");
+    late.write_all(BEGINNING.as_bytes()).expect("sending");
+    read_goaway(&mut late);
+    drop(late);
+    server.ends_with(0);
+}
+
 /// A connection that brings no request is closed after the header timeout, with any beginning.
 #[test]
 fn connection_without_a_request_is_timed_out() {
     let server = Server::start(&["--workers", "1", "--http2", "--header-timeout", "0.3"]);
-    let settings = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    for beginning in ["", "P", "PRI * HTTP/2.0\r\n", settings, "GET / HTTP/1.1\r\n"] {
+    for beginning in ["", "P", "PRI * HTTP/2.0\r\n", BEGINNING, "GET / HTTP/1.1\r\n"] {
         let mut client = std::net::TcpStream::connect(server.address()).expect("connecting");
         client.set_read_timeout(Some(LIMIT)).expect("a limit");
         client.write_all(beginning.as_bytes()).expect("sending");
-        // HTTP/2 says first what it accepts.
+        if beginning == BEGINNING {
+            // A request may have been on its way.
+            read_goaway(&mut client);
+        }
         client.read_to_end(&mut Vec::new()).expect("the end");
     }
     server.stop();

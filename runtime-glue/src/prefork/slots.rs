@@ -159,7 +159,8 @@ impl Slots {
 
     /// Counts a request of the worker that is no longer in flight.
     pub(super) fn end_request(&self, slot: usize) {
-        self.word(slot, ENDED_REQUESTS).fetch_add(1, Ordering::Relaxed);
+        // Pairs with the load in `in_flight`: who sees the end has the beginning too.
+        self.word(slot, ENDED_REQUESTS).fetch_add(1, Ordering::Release);
     }
 
     fn word(&self, slot: usize, field: usize) -> &AtomicU64 {

@@ -36,8 +36,8 @@ enum NextStep {
 pub(super) struct Serving {
     pub(super) http: Http,
     pub(super) worker: WorkerHandle,
-    /// Closed to cut off the connections that are still open. They look at it once the worker has to end.
-    pub(super) cut_off: watch::Receiver<()>,
+    /// Set to cut off the connections that are still open. They look at it once the worker has to end.
+    pub(super) is_cut_off: watch::Receiver<bool>,
 }
 
 /// Logs that the task which holds it panics. A panic ends its own connection only.
@@ -107,6 +107,14 @@ pub(super) async fn serve<I: ConnectionStream, S: ConnectionService>(
     Ok(())
 }
 
+/// What ends the first part of a connection, in which the worker serves.
+enum End<R> {
+    Served(R),
+    WorkerEnds,
+    /// No request has come within the header timeout.
+    NoRequest,
+}
+
 /// Runs a connection to its end. `has_no_timer`: hyper-util looks for the protocol without a timeout, and HTTP/2 has none.
 async fn drive<C: Future<Output = Result<(), E>>, E>(
     mut connection: Pin<&mut C>,
@@ -114,31 +122,51 @@ async fn drive<C: Future<Output = Result<(), E>>, E>(
     activity: &Activity,
     has_no_timer: bool,
 ) -> Result<(), E> {
-    let Serving { http, worker, cut_off } = activity.serving();
+    let Serving { http, worker, is_cut_off } = activity.serving();
     let accepted = Instant::now();
     let mut first_request = pin!(sleep_until(accepted + http.header_timeout));
     let mut must_end = pin!(worker.must_end());
     // Polled with each event of the connection, so it does not look at the timer without need.
-    let served = poll_fn(|cx| {
+    let end = poll_fn(|cx| {
         if let Poll::Ready(served) = connection.as_mut().poll(cx) {
-            return Poll::Ready(Some(served));
+            return Poll::Ready(End::Served(served));
         }
         if has_no_timer && !activity.has_had_request() && first_request.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(Ok(())));
+            return Poll::Ready(End::NoRequest);
         }
-        must_end.as_mut().poll(cx).map(|()| None)
+        must_end.as_mut().poll(cx).map(|()| End::WorkerEnds)
     });
-    if let Some(served) = served.await {
-        return served;
-    }
-    // Boxed, so that a connection has no place for it until then.
-    Box::pin(async move {
-        let mut cut_off = cut_off.clone();
-        tokio::select! {
-            biased;
-            served = drain(connection, graceful_shutdown, activity, accepted) => served,
-            _ = cut_off.changed() => Ok(()),
+    // The rest is boxed, so that a connection has no place for it until then.
+    match end.await {
+        End::Served(served) => served,
+        End::NoRequest if activity.is_http2() => Box::pin(go_away(connection, graceful_shutdown, activity)).await,
+        End::NoRequest => Ok(()),
+        End::WorkerEnds => {
+            Box::pin(async move {
+                let mut is_cut_off = is_cut_off.clone();
+                tokio::select! {
+                    biased;
+                    // An error says that `Http::serve` was dropped: then the connection ends by itself.
+                    Ok(_) = is_cut_off.wait_for(|is_cut_off| *is_cut_off) => Ok(()),
+                    served = drain(connection, graceful_shutdown, activity, accepted) => served,
+                }
+            })
+            .await
         }
+    }
+}
+
+/// Ends a connection of HTTP/2 that has had no request. One may be on its way, so the client is told first.
+async fn go_away<C: Future<Output = Result<(), E>>, E>(
+    mut connection: Pin<&mut C>,
+    graceful_shutdown: impl FnOnce(Pin<&mut C>),
+    activity: &Activity,
+) -> Result<(), E> {
+    graceful_shutdown(connection.as_mut());
+    let mut grace = pin!(sleep(activity.serving().http.idle_grace));
+    poll_fn(|cx| match connection.as_mut().poll(cx) {
+        Poll::Pending if !activity.has_had_request() => grace.as_mut().poll(cx).map(Ok),
+        polled => polled,
     })
     .await
 }
@@ -160,10 +188,15 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
         () = sleep(EVENT_LOOP_TURN) => {}
     }
     while let NextStep::WaitUntil(time) = next_step(activity, accepted, told) {
-        tokio::select! {
-            biased;
-            served = connection.as_mut() => return served,
-            () = sleep_until(time) => {}
+        let mut timer = pin!(sleep_until(time));
+        let served = poll_fn(|cx| match connection.as_mut().poll(cx) {
+            Poll::Ready(served) => Poll::Ready(Some(served)),
+            // The connection turns out to be HTTP/2, which is told at once.
+            Poll::Pending if activity.is_http2() => Poll::Ready(None),
+            Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
+        });
+        if let Some(served) = served.await {
+            return served;
         }
     }
     // It may be busy with a request that has just come.

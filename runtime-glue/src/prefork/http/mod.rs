@@ -187,7 +187,12 @@ impl Http {
     ///
     /// # Errors
     ///
-    /// [`CutOff`] if connections were still open at the shutdown timeout. They are closed.
+    /// [`CutOff`] if connections were still open at the shutdown timeout. They are closed, except those that were upgraded and
+    /// those that the application counts itself, which end with the process.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the listeners are closed. Connections continue until the worker has to end, and then drain.
     pub async fn serve<S, B>(&self, worker: &mut Worker, service: S) -> Result<(), CutOff>
     where
         S: Service<Request<IncomingBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -198,18 +203,17 @@ impl Http {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut accepting = JoinSet::new();
-        // Dropping it, when this function returns, cuts off the connections that are left.
-        let (_cuts_off, cut_off) = watch::channel(());
+        let (cut_off, is_cut_off) = watch::channel(false);
         for listener in worker.take_listeners() {
-            let (http, service, handle, cut_off) = (self.clone(), service.clone(), worker.handle(), cut_off.clone());
-            let span = handle.span_of_tasks();
+            let (http, service, handle) = (self.clone(), service.clone(), worker.handle());
+            let (is_cut_off, span) = (is_cut_off.clone(), handle.span_of_tasks());
             match listener {
                 Listener::Tcp(listener) => {
-                    let serving = Serving { http, worker: handle, cut_off };
+                    let serving = Serving { http, worker: handle, is_cut_off };
                     accepting.spawn(serve_incoming(serving, worker.incoming(listener), service).instrument(span))
                 }
                 Listener::Unix(listener) => {
-                    let serving = Serving { http: http.plain(), worker: handle, cut_off };
+                    let serving = Serving { http: http.plain(), worker: handle, is_cut_off };
                     accepting.spawn(serve_incoming(serving, worker.incoming(listener), service).instrument(span))
                 }
             };
@@ -230,7 +234,10 @@ impl Http {
         }
         match connections.open() {
             0 => Ok(()),
-            connections => Err(CutOff { connections, timeout: worker.shutdown_timeout() }),
+            connections => {
+                cut_off.send_replace(true);
+                Err(CutOff { connections, timeout: worker.shutdown_timeout() })
+            }
         }
     }
 
@@ -255,8 +262,8 @@ impl Http {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         // The worker cuts off its tasks itself.
-        let (_cuts_off, cut_off) = watch::channel(());
-        let serving = Serving { http: self.clone(), worker: worker.clone(), cut_off };
+        let (_never, is_cut_off) = watch::channel(false);
+        let serving = Serving { http: self.clone(), worker: worker.clone(), is_cut_off };
         connection::serve(&Arc::new(serving), io, None, service).await
     }
 }
