@@ -244,6 +244,31 @@ pub(crate) fn cuts_off_what_takes_longer(arguments: &[&str]) {
     panic!("the worker was killed each time");
 }
 
+/// A connection that has sent nothing is no reason to say that something was cut off.
+#[test]
+fn connection_that_sends_nothing() {
+    for protocols in [&[][..], &["--http2"]] {
+        stops_well_beside_a_silent_connection(protocols);
+    }
+}
+
+fn stops_well_beside_a_silent_connection(protocols: &[&str]) {
+    for _ in 0..5 {
+        let arguments = [&["--workers", "1", "--shutdown-timeout", "1", "--header-timeout", "600"], protocols].concat();
+        let mut server = Server::start(&arguments);
+        let mut silent = server.connect();
+        // There is one queue: when this one is answered, the worker has accepted the one before.
+        assert_eq!(server.connect().get("/").expect("an answer").status, 200);
+        server.signal(Signal::TERM);
+        silent.expect_end();
+        // A machine that stalls for a second ends a healthy worker.
+        if server.wait().code() != Some(128 + Signal::KILL.as_raw()) {
+            return server.ends_with(0);
+        }
+    }
+    panic!("the worker was killed each time");
+}
+
 #[test]
 fn second_signal_kills() {
     let server = Server::start(&["--workers", "1", "--shutdown-timeout", "3600"]);

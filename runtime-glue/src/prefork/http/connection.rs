@@ -212,7 +212,7 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
 }
 
 fn next_step(activity: &Activity, accepted: Instant, told: Instant) -> NextStep {
-    let (http, now) = (&activity.serving().http, Instant::now());
+    let (Serving { http, worker, .. }, now) = (activity.serving(), Instant::now());
     let until = if activity.is_http2() {
         // GOAWAY loses nothing: it names the last stream that is served.
         now
@@ -222,6 +222,11 @@ fn next_step(activity: &Activity, accepted: Instant, told: Instant) -> NextStep 
         told + http.header_timeout
     } else {
         told + http.idle_grace
+    };
+    // A connection that has sent nothing of a request is closed shortly before the deadline: to cut it off would be an error.
+    let until = match worker.shutdown().deadline() {
+        Some(deadline) if !activity.has_partial_head() => until.min(deadline - (deadline - told) / 8),
+        _ => until,
     };
     if until <= now { NextStep::Finish } else { NextStep::WaitUntil(until) }
 }
