@@ -1,9 +1,9 @@
-//! axum in as many processes as the machine has CPUs.
+//! Serves an axum application from several processes, by default one for each CPU.
 //!
 //! ```sh
 //! cargo run --release --example axum -- --workers 4
-//! curl http://127.0.0.1:8080/    # again and again: another worker answers
-//! kill -HUP PID    # PID is the parent's id: new workers take over
+//! curl http://127.0.0.1:8080/    # repeat it: different workers answer
+//! kill -HUP PID    # PID is the supervisor's process id: new workers take over
 //! ```
 
 use axum::{Router, extract::Path, routing::get};

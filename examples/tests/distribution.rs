@@ -69,7 +69,7 @@ fn balanced_is_balanced() {
         let start = Instant::now();
         let connections: Vec<_> = (0..20).map(|_| server.connect()).collect();
         let first = connections.iter().filter(|(_, worker)| *worker == 0).count();
-        // The other workers ignore a worker that leaves a connection waiting for half a second, as when the machine stalls.
+        // If a worker leaves a connection waiting for half a second, such as when the machine stalls, the others ignore it.
         let may_be_overlooked = start.elapsed() >= Duration::from_millis(500);
         server.stop();
         // 20 connections on 2 workers: at most 12, and the other worker has the rest.

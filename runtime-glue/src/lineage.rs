@@ -52,8 +52,10 @@ impl Lineage {
     }
 }
 
-/// The worker's index plus 1, or 0 in other processes, and the generation of the worker process.
+/// The worker's index plus 1, or 0 in other processes.
 static WORKER: AtomicUsize = AtomicUsize::new(0);
+
+/// The generation of the worker process.
 static WORKER_GENERATION: AtomicU32 = AtomicU32::new(0);
 
 /// The generation of this process, if each of its ancestors had one thread when it forked.
@@ -93,7 +95,8 @@ pub(crate) static HOOKS: Hooks<Hook> = Hooks::new();
 ///
 /// # Panics
 ///
-/// A panic in a hook comes out of `fork().await` in the child. A [`Prefork`](crate::prefork::Prefork) worker exits with it.
+/// A panic in a hook propagates from `fork().await` in the child. A [`Prefork`](crate::prefork::Prefork) worker then exits
+/// with code 101.
 ///
 /// # Examples
 ///

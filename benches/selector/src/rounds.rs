@@ -1,9 +1,9 @@
 //! Measures the contenders in turn.
 //!
-//! A machine drifts by more than the contenders differ, so the figure that counts is a ratio of neighbours. Each round runs
-//! every contender once for some milliseconds, and each round begins with another one. Every few rounds all contenders make
-//! their sockets and selectors again, so that none keeps a lucky address. mio takes part twice: its ratio to itself is the
-//! noise of the run. The noise does not show where this build has placed the code, which alone can be worth a percent.
+//! A machine drifts by more than the contenders differ, so only ratios within a round count. Each round runs every
+//! contender once for some milliseconds, and each round begins with a different contender. Every few rounds all contenders
+//! create their sockets and selectors again, so that none keeps a favourable memory address. mio takes part twice: its
+//! ratio to itself is the noise of the run. This noise excludes the effect of code placement, which can be one percent.
 
 use std::io;
 use std::time::Duration;
@@ -21,10 +21,10 @@ pub const PEER: usize = 2;
 /// How long a contender runs in a round.
 const TURN: Duration = Duration::from_millis(4);
 
-/// After so many rounds all contenders are prepared again.
+/// The number of rounds after which all contenders are prepared again.
 const FRESH: usize = 8;
 
-/// A [large](Operation::is_large) operation has so many times fewer rounds, and is prepared for each of them.
+/// The factor by which a [large](Operation::is_large) operation has fewer rounds. The operation is prepared for each round.
 const LARGE: usize = 8;
 
 /// Nanoseconds of processor time per operation: one entry per round, with one figure per contender.
@@ -90,7 +90,7 @@ pub struct Quartiles {
 }
 
 impl Quartiles {
-    /// Those of the figures; `None` if there are no figures.
+    /// Returns the quartiles of the figures, or `None` if there are none.
     pub fn of(figures: impl IntoIterator<Item = f64>) -> Option<Quartiles> {
         let mut figures: Vec<f64> = figures.into_iter().collect();
         figures.sort_by(f64::total_cmp);

@@ -1,8 +1,8 @@
 //! Changes of registrations: mark the table entry, make the system call, complete the entry.
 //!
-//! There is one way for one thread and for many. It takes no lock and needs no read-modify-write: the mark is a store, and
-//! [the gate](super::gate) tells whether a fork may be looking. The entry says whether a registration is unusual, and the
-//! code handles that after the mark.
+//! Processes with one thread and with many use the same code. It takes no lock and needs no read-modify-write: the mark is
+//! a store, and [the gate](super::gate) tells whether a fork may be reading the table. The entry says whether a
+//! registration is unusual, and the code handles that after the mark.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -35,7 +35,7 @@ impl SelectorCore {
         }
     }
 
-    /// Registers the first descriptor for which the table has no room yet.
+    /// Registers a descriptor for which the table has no room yet.
     #[cold]
     fn register_first(&self, fd: RawFd, token: Token, info: EntryInfo) -> io::Result<()> {
         reconcile::ensure();
@@ -53,11 +53,11 @@ impl SelectorCore {
         let is_there = if before.is_absent(generation()) {
             false
         } else if before.is_muted() {
-            // The kernel does not have it. To its owner it is registered; a bare descriptor may refer to another file by
-            // now.
+            // A muted registration is not in the kernel's queue, but its owner expects it to exist. A bare descriptor may
+            // refer to another file by now.
             !before.is_bare()
         } else if sys::Queue::IS_EXACT {
-            // The kernel says so when it is asked to add.
+            // If the kernel has the registration, adding it below fails.
             false
         } else {
             // A descriptor may have been closed without notice, and be another file.
@@ -131,7 +131,7 @@ impl SelectorCore {
 
     #[inline(always)]
     fn delete_simple(&self, fd: RawFd, before: EntryInfo) -> io::Result<()> {
-        // Its owner has it open, so a kernel that does not find the registration has dropped it itself.
+        // The owner still has the descriptor open. If the kernel does not find the registration, the kernel has dropped it.
         let may_be_gone = !sys::Queue::IS_EXACT && !before.is_vacant() && !before.is_bare();
         match self.kernel.queue.delete(fd) {
             Err(error) if may_be_gone && error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -141,7 +141,8 @@ impl SelectorCore {
 
     #[cold]
     fn delete_unusual(&self, fd: RawFd, before: EntryInfo) -> io::Result<()> {
-        // The kernel does not have it: this process has muted it, or the fork left it out. To its owner it was there.
+        // This process has muted the registration, or the fork left it out. The kernel does not have it, but its owner
+        // expects to deregister it successfully.
         if before.is_muted() || (!before.is_vacant() && before.is_absent(generation())) {
             return Ok(());
         }
@@ -157,7 +158,7 @@ impl SelectorCore {
         match begin(entry, "") {
             Ok(before) => {
                 if HAS_RELATIVES.load(Ordering::Relaxed) && !before.is_muted() {
-                    // An error says that the descriptor is not registered, which is as good.
+                    // An error means that the descriptor is not registered, so there is nothing to delete.
                     let _ = self.kernel.queue.delete(fd);
                 }
                 entry.finish(EntryInfo::VACANT);
@@ -166,7 +167,7 @@ impl SelectorCore {
         }
     }
 
-    /// The same for a thread that is between prepare and the end of a fork.
+    /// Does the same as [`close`](Self::close) for a thread that is between prepare and the end of its own fork.
     #[cold]
     fn close_inside_fork(&self, fd: RawFd, entry: &Entry) {
         process_state::lock().plan.forget(fd);
@@ -181,8 +182,8 @@ impl SelectorCore {
         self.table.get(fd).is_some_and(|entry| entry.info().is_absent(generation()))
     }
 
-    /// Replaces a registration by another one, because the kernel does not change it: epoll_ctl(2) has `EPOLLEXCLUSIVE`
-    /// only with `EPOLL_CTL_ADD`. On an error the old one stays, or the error says that it does not.
+    /// Replaces a registration by another one, because the kernel cannot modify it: epoll_ctl(2) accepts `EPOLLEXCLUSIVE`
+    /// only with `EPOLL_CTL_ADD`. On an error, the old registration stays, unless the error says that it is gone.
     pub(super) fn replace(&self, fd: RawFd, before: (Token, Interest), after: (Token, Interest)) -> io::Result<()> {
         let queue = &self.kernel.queue;
         queue.delete(fd)?;

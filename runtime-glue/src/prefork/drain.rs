@@ -212,7 +212,7 @@ impl Shutdown {
         Shutdown { status, notified: None, waker: None }
     }
 
-    /// What the worker should do now.
+    /// Returns the current phase: what the worker should do now.
     pub fn phase(&self) -> Phase {
         self.status.phase()
     }
@@ -224,8 +224,8 @@ impl Shutdown {
         }
     }
 
-    /// When connections that are still open must be cut off: [`Prefork::shutdown_timeout`](super::Prefork::shutdown_timeout)
-    /// after the worker was told to end. `None` until then, and if that is too far away for a clock.
+    /// Returns when open connections must be cut off: [`shutdown_timeout`](super::Prefork::shutdown_timeout) after the worker
+    /// was told to end. Returns `None` before that, or if the time is too far away for a clock.
     pub fn deadline(&self) -> Option<Instant> {
         self.status.deadline()
     }

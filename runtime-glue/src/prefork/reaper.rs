@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::sys;
 
-/// How long a process must have been a zombie before it is reaped here. A process that this one has started itself is waited
-/// for by its handle (`tokio::process`, `std::process`) well before that.
+/// How long a process must have been a zombie before it is reaped here. If the supervisor started the process itself, a
+/// handle (`tokio::process`, `std::process`) reaps it well before that.
 const ZOMBIE_AGE: Duration = Duration::from_secs(2);
 
 /// Zombies for which no handle may exist.
@@ -18,8 +18,8 @@ pub(super) struct Reaper {
 }
 
 impl Reaper {
-    /// Looks at all children but those in `known`, and reaps what has waited for long enough. Returns when to look again, if
-    /// there is a reason to.
+    /// Checks all children except those for which `is_known` returns true, and reaps those that have been zombies for
+    /// [`ZOMBIE_AGE`]. Returns when to check again, or `None` if no zombie is left.
     pub(super) fn look(&mut self, is_known: impl Fn(u32) -> bool, now: Instant) -> Option<Instant> {
         let zombies: Vec<u32> = children().into_iter().filter(|pid| !is_known(*pid) && is_zombie(*pid)).collect();
         self.zombies.retain(|(pid, _)| zombies.contains(pid));
@@ -29,7 +29,7 @@ impl Reaper {
                 Some(position) if now.saturating_duration_since(self.zombies[position].1) >= ZOMBIE_AGE => {
                     self.zombies.remove(position);
                     if sys::reap(pid).is_some() {
-                        tracing::debug!(pid, "reaped a process that this one has inherited");
+                        tracing::debug!(pid, "reaped an inherited process");
                     }
                 }
                 Some(_) => {}

@@ -1,4 +1,4 @@
-//! The code that differs between systems, and all unsafe code.
+//! The code that differs between systems, and most of the unsafe code.
 //!
 //! `linux` and `bsd` (with macOS) have functions of the same names, and so have `epoll.rs` and `kqueue.rs`. The other files are
 //! for all systems.
@@ -50,7 +50,7 @@ pub(crate) use self::system::*;
 pub(crate) use std::process::id as process_id;
 
 impl<T> PerProcess<T> {
-    /// No process has made the value yet. (Not in `per_process.rs`, because a `const fn` cannot make loom's atomics.)
+    /// Creates a `PerProcess` without a value. (Not in `per_process.rs`, because a `const fn` cannot make loom's atomics.)
     pub(crate) const fn new() -> PerProcess<T> {
         PerProcess { newest: sync::AtomicPtr::new(ptr::null_mut()), _owns: PhantomData }
     }

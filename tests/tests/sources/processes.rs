@@ -22,7 +22,7 @@ scenarios!(
         let watched = subject(&end);
         let mut process = Process::open(watched.cast_unsigned()).unwrap();
         register(selector.registry(), &mut process, 1);
-        // Only by its descriptor, too.
+        // Another selector watches the same process by its bare descriptor.
         let fd = process.as_raw_fd();
         let mut second = Poll::new().unwrap();
         register(second.registry(), &mut SourceFd(&fd), 2);

@@ -12,8 +12,8 @@ use super::Accept;
 use crate::prefork::{Connections, Counted};
 use crate::sys;
 
-/// How long a connection may wait for the other workers, before a worker that has enough excludes those that do not accept it.
-/// It is far longer than a busy worker leaves its listener alone.
+/// How long a connection may wait while a worker has its share, before that worker excludes the workers that should have
+/// accepted the connection. Even a busy worker returns to its listener much sooner.
 const OVERLOOKED_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a worker stays the first one that the kernel wakes. A change takes two system calls, which an idle server can
@@ -25,7 +25,8 @@ pub(super) struct Turn {
     pub(super) connections: Connections,
     pub(super) rule: Rule,
     pub(super) armed: Armed,
-    /// Since when a connection has been waiting while this worker had enough, and how many all workers had accepted then.
+    /// When a connection was first seen waiting while this worker had its share, and the number that all workers had
+    /// accepted by then.
     pub(super) waiting: Option<(Instant, u64)>,
 }
 
@@ -58,7 +59,7 @@ impl Armed {
 }
 
 impl Turn {
-    /// `None`: this worker has enough connections.
+    /// Accepts a connection. Returns `None` if this worker is full, or must leave connections to workers with fewer.
     #[expect(clippy::type_complexity, reason = "what accept returns, and its three outcomes")]
     pub(super) fn poll_accept<L: Accept>(
         &mut self,
@@ -71,7 +72,7 @@ impl Turn {
             return Poll::Ready(None);
         }
         if *rule == Rule::Balanced && !connections.admits() {
-            // Armed it would be woken by each connection that it does not take.
+            // Otherwise each connection would wake this worker, which would not accept it.
             armed.mute(listener);
             return Poll::Ready(None);
         }

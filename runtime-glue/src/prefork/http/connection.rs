@@ -25,7 +25,7 @@ const EVENT_LOOP_TURN: Duration = Duration::from_millis(1);
 /// What to do with a connection of a worker that has to end.
 #[derive(Debug)]
 enum NextStep {
-    /// It may still send a request: look again then.
+    /// The client may still send a request. Check again at this time.
     WaitUntil(Instant),
     /// Its time is over.
     Finish,
@@ -36,11 +36,11 @@ enum NextStep {
 pub(super) struct Serving {
     pub(super) http: Http,
     pub(super) worker: WorkerHandle,
-    /// Set to cut off the connections that are still open. They look at it once the worker has to end.
+    /// Set to cut off the connections that are still open. A connection checks it only after the worker was told to end.
     pub(super) is_cut_off: watch::Receiver<bool>,
 }
 
-/// Logs that the task which holds it panics. A panic ends its own connection only.
+/// Logs a panic of the task that holds this value. A panic ends only the connection of that task.
 struct LogsPanic;
 
 impl Drop for LogsPanic {
@@ -61,7 +61,7 @@ pub(super) async fn accepted<I: ConnectionStream, S: ConnectionService>(
     let _logs_panic = LogsPanic;
     let served = match &serving.http.transport {
         Transport::Plain => serve(&serving, io, peer, service).await,
-        // Boxed, so that a plain connection has no place for it.
+        // Boxed, so that the future of a plain connection reserves no space for TLS.
         #[cfg(feature = "tls")]
         Transport::Tls(config) => Box::pin(serve_tls(config, &serving, io, peer, service)).await,
     };
@@ -93,7 +93,7 @@ pub(super) async fn serve<I: ConnectionStream, S: ConnectionService>(
     let activity = Arc::new(Activity::new(Arc::clone(serving)));
     let io = TokioIo::new(TrackedIo::new(io, Arc::clone(&activity)));
     let service = TrackedService { service, activity: Arc::clone(&activity), peer };
-    // Boxed, because what is spawned moves several times, and has place for the largest of all protocols.
+    // Boxed, because a spawned future moves several times, and would have room for the largest of the protocols.
     match &serving.http.protocols {
         Protocols::Http1(builder) => {
             let mut connection = Box::pin(builder.serve_connection(io, service).with_upgrades());
@@ -115,7 +115,8 @@ enum End<R> {
     NoRequest,
 }
 
-/// Runs a connection to its end. `has_no_timer`: hyper-util looks for the protocol without a timeout, and HTTP/2 has none.
+/// Runs a connection to its end. `has_no_timer` says that hyper may not limit the wait for the first request: neither the
+/// protocol detection of hyper-util nor HTTP/2 has a timeout.
 async fn drive<C: Future<Output = Result<(), E>>, E>(
     mut connection: Pin<&mut C>,
     graceful_shutdown: impl FnOnce(Pin<&mut C>),
@@ -126,7 +127,7 @@ async fn drive<C: Future<Output = Result<(), E>>, E>(
     let accepted = Instant::now();
     let mut first_request = pin!(sleep_until(accepted + http.header_timeout));
     let mut must_end = pin!(worker.must_end());
-    // Polled with each event of the connection, so it does not look at the timer without need.
+    // Every event of the connection polls this future, so it polls the timer only if needed.
     let end = poll_fn(|cx| {
         if let Poll::Ready(served) = connection.as_mut().poll(cx) {
             return Poll::Ready(End::Served(served));
@@ -136,7 +137,7 @@ async fn drive<C: Future<Output = Result<(), E>>, E>(
         }
         must_end.as_mut().poll(cx).map(|()| End::WorkerEnds)
     });
-    // The rest is boxed, so that a connection has no place for it until then.
+    // Boxed, so that the future reserves no space for the end of the connection while the worker serves.
     match end.await {
         End::Served(served) => served,
         End::NoRequest if activity.is_http2() => Box::pin(go_away(connection, graceful_shutdown, activity)).await,
@@ -146,7 +147,7 @@ async fn drive<C: Future<Output = Result<(), E>>, E>(
                 let mut is_cut_off = is_cut_off.clone();
                 tokio::select! {
                     biased;
-                    // An error says that `Http::serve` was dropped: then the connection ends by itself.
+                    // An error means that `Http::serve` was dropped. The connection then drains without being cut off.
                     Ok(_) = is_cut_off.wait_for(|is_cut_off| *is_cut_off) => Ok(()),
                     served = drain(connection, graceful_shutdown, activity, accepted) => served,
                 }
@@ -191,7 +192,7 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
         let mut timer = pin!(sleep_until(time));
         let served = poll_fn(|cx| match connection.as_mut().poll(cx) {
             Poll::Ready(served) => Poll::Ready(Some(served)),
-            // The connection turns out to be HTTP/2, which is told at once.
+            // The connection turns out to be HTTP/2. Its graceful shutdown need not wait.
             Poll::Pending if activity.is_http2() => Poll::Ready(None),
             Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
         });

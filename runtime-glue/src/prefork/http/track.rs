@@ -19,13 +19,13 @@ use super::super::status::Started;
 use super::connection::Serving;
 use crate::Peer;
 
-/// The first bytes of each connection of HTTP/2 (RFC 9113, section 3.4). They begin no request of HTTP/1.
+/// The first bytes of every HTTP/2 connection (RFC 9113, section 3.4). No HTTP/1 request begins with them.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The first bytes were not those of the preface.
+/// The value of `Activity::preface` if the connection did not begin with [`PREFACE`].
 const HTTP1: usize = usize::MAX;
 
-/// The state of one connection. Its own task writes all of it. With HTTP/2, the tasks of streams do too.
+/// The state of one connection. The task of the connection writes it; with HTTP/2, the tasks of its streams do too.
 #[derive(Debug)]
 pub(super) struct Activity {
     serving: Arc<Serving>,
@@ -36,7 +36,7 @@ pub(super) struct Activity {
     has_had_request: AtomicBool,
     /// A request has no response yet. Meaningless with HTTP/2, which has several at once.
     is_in_flight: AtomicBool,
-    /// Responses end the connection.
+    /// Each HTTP/1 response from now on gets `Connection: close`, except 101 (Switching Protocols).
     closes: AtomicBool,
 }
 
@@ -56,7 +56,7 @@ impl Activity {
         &self.serving
     }
 
-    /// What has been read may begin either protocol.
+    /// Whether the bytes read so far may begin either protocol.
     pub(super) fn is_protocol_unknown(&self) -> bool {
         self.preface.load(Ordering::Relaxed) < PREFACE.len()
     }
@@ -178,7 +178,7 @@ where
         }
         let is_http1 = request.version() < Version::HTTP_2;
         let in_flight = InFlight { started: self.activity.begin(), activity: Arc::clone(&self.activity) };
-        // A stream of HTTP/2 is a task of hyper's.
+        // hyper runs each HTTP/2 stream in a task of its own, which is not in the worker's span.
         let span = if is_http1 { Span::none() } else { self.activity.serving.worker.span_of_tasks() };
         TrackedResponse { response: self.service.call(request).instrument(span), in_flight, is_http1 }
     }

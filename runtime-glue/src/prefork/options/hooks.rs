@@ -11,8 +11,8 @@ impl Prefork {
         self
     }
 
-    /// Calls `reload` in the supervisor at the start of each reload, such as to read a configuration again. Without
-    /// [`load`](Prefork::load), the new workers are forked after it.
+    /// Calls `reload` in the supervisor at the start of each reload, for example to read a configuration again. Without
+    /// [`load`](Prefork::load), the supervisor forks the new workers after `reload` has returned.
     pub fn on_reload(mut self, reload: impl FnMut() + Send + 'static) -> Prefork {
         self.settings.on_reload = Some(Box::new(reload));
         self

@@ -81,7 +81,7 @@ fn is_memory_device(stat: &Stat) -> bool {
     devices.any(|device| device.st_rdev == stat.st_rdev)
 }
 
-/// `F_KINFO` of fcntl(2), FreeBSD 13.1.
+/// Returns the path of an open file: `F_KINFO` of fcntl(2), since FreeBSD 13.1.
 #[cfg(target_os = "freebsd")]
 fn path(fd: RawFd) -> Option<String> {
     let mut file = MaybeUninit::<libc::kinfo_file>::zeroed();
@@ -96,7 +96,7 @@ fn path(fd: RawFd) -> Option<String> {
     text(&file.kf_path)
 }
 
-/// `F_GETPATH` of fcntl(2).
+/// Returns the path of an open file: `F_GETPATH` of fcntl(2).
 #[cfg(any(target_os = "dragonfly", target_os = "macos", target_os = "netbsd"))]
 fn path(fd: RawFd) -> Option<String> {
     let mut path = MaybeUninit::<[libc::c_char; libc::PATH_MAX as usize]>::zeroed();
