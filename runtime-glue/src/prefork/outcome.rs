@@ -81,7 +81,8 @@ pub enum PreforkError {
 }
 
 impl PreforkError {
-    /// Returns the status that the process should exit with: that of the worker, as a shell gives it, or 1.
+    /// Returns the exit status for the process. After a crash loop it is the status of the worker, encoded like a shell does;
+    /// otherwise it is 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             PreforkError::CrashLoop { status, .. } => shell_status(status).max(1),

@@ -3,7 +3,7 @@
 //!
 //! ```sh
 //! cargo run --release -p forkio-tests --bin distribution-table               # all tables
-//! cargo run --release -p forkio-tests --bin distribution-table -- --quick    # a short run, as in the test of this program
+//! cargo run --release -p forkio-tests --bin distribution-table -- --quick    # a short run
 //! ```
 //!
 //! The program starts itself as the server, once per row and number of workers. The clients are threads of the first

@@ -130,7 +130,7 @@ scenarios!(
         check_silent("the parent", &mut selector);
     }
 
-    /// If a process drops its last selector before it forks, as a daemon may, the child can create a new one.
+    /// If a process drops its last selector before it forks, the child can create a new one. Daemons do so.
     fn last_selector_is_gone() {
         drop(Poll::new().unwrap());
         unplanned::in_child(|| {
