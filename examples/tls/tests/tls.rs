@@ -43,9 +43,7 @@ impl Files {
 
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tls"));
-        command.args(["--listen", "127.0.0.1:0", "--workers", "2", "--certificate"]).arg(&self.certificate);
-        // A slow machine must not cut off draining connections.
-        command.arg("--key").arg(&self.key).args(["--shutdown-timeout", "60"]);
+        command.args(["--listen", "127.0.0.1:0", "--certificate"]).arg(&self.certificate).arg("--key").arg(&self.key);
         command
     }
 }
@@ -66,7 +64,13 @@ struct Server {
 impl Server {
     #[track_caller]
     fn start(files: &Files) -> Server {
-        let program = files.command().stdout(Stdio::piped()).spawn().expect("starting the program");
+        // A slow machine must not cut off draining connections.
+        Server::start_with(files, &["--workers", "2", "--shutdown-timeout", "60"])
+    }
+
+    #[track_caller]
+    fn start_with(files: &Files, options: &[&str]) -> Server {
+        let program = files.command().args(options).stdout(Stdio::piped()).spawn().expect("starting the program");
         let mut server = Server { program, address: String::new() };
         let mut line = String::new();
         BufReader::new(server.program.stdout.take().expect("piped")).read_line(&mut line).expect("an announcement");
@@ -184,6 +188,19 @@ fn client_without_tls() {
     server.ask(&client(&rustls::version::TLS13));
     drop(silent);
     server.stop();
+}
+
+/// A client in the middle of its handshake is not an error when the server stops, although its time lasts longer than the
+/// shutdown timeout.
+#[test]
+fn stop_during_a_handshake() {
+    let files = Files::write("stop");
+    let server = Server::start_with(&files, &["--workers", "1", "--shutdown-timeout", "2", "--header-timeout", "60"]);
+    let mut silent = server.connect();
+    // The worker accepts in the order in which clients connect.
+    server.ask(&client(&rustls::version::TLS13));
+    server.stop();
+    assert_eq!(silent.read(&mut [0]).expect("the end of the connection"), 0);
 }
 
 #[test]

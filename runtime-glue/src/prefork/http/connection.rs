@@ -10,10 +10,13 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
+#[cfg(feature = "tls")]
+use tokio::time::timeout_at;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::worker::WorkerHandle;
 use super::bounds::{ConnectionService, ConnectionStream};
+use super::header_timer::HeaderTimer;
 use super::track::{Activity, TrackedIo, TrackedService};
 use super::transport::Transport;
 use super::{Http, Protocols};
@@ -38,6 +41,32 @@ pub(super) struct Serving {
     pub(super) worker: WorkerHandle,
     /// Set to cut off the connections that are still open. A connection checks it only after the worker was told to end.
     pub(super) is_cut_off: watch::Receiver<bool>,
+    header_timer: HeaderTimer,
+}
+
+impl Serving {
+    /// Belongs to the current runtime.
+    pub(super) fn new(mut http: Http, worker: WorkerHandle, is_cut_off: watch::Receiver<bool>) -> Serving {
+        let header_timer = HeaderTimer::default();
+        match &mut http.protocols {
+            Protocols::Http1(builder) => {
+                builder.timer(header_timer.clone());
+            }
+            Protocols::Both(builder) => {
+                builder.http1().timer(header_timer.clone());
+            }
+        }
+        Serving { http, worker, is_cut_off, header_timer }
+    }
+
+    /// When to close a connection that has sent nothing of a request, if it may stay open until `until`: shortly before the
+    /// deadline of the worker, because to cut it off would be an error. `told`: when the worker was told to end.
+    fn before_deadline(&self, until: Instant, told: Instant) -> Instant {
+        match self.worker.shutdown().deadline() {
+            Some(deadline) => until.min(deadline - (deadline - told) / 8),
+            None => until,
+        }
+    }
 }
 
 /// Logs a panic of the task that holds this value. A panic ends only the connection of that task.
@@ -78,8 +107,16 @@ async fn serve_tls<I: ConnectionStream, S: ConnectionService>(
     peer: Option<Peer>,
     service: S,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let handshake = tokio_rustls::TlsAcceptor::from(Arc::clone(config)).accept(io);
-    let io = tokio::time::timeout(serving.http.header_timeout, handshake).await??;
+    let until = Instant::now() + serving.http.header_timeout;
+    let is_late = async {
+        // An error means that the time is over.
+        let _told = timeout_at(until, serving.worker.must_end()).await;
+        sleep_until(serving.before_deadline(until, Instant::now())).await;
+    };
+    let io = tokio::select! {
+        io = tokio_rustls::TlsAcceptor::from(Arc::clone(config)).accept(io) => io?,
+        () = is_late => return Err("the client has not finished its TLS handshake in time".into()),
+    };
     serve(serving, io, peer, service).await
 }
 
@@ -123,17 +160,20 @@ async fn drive<C: Future<Output = Result<(), E>>, E>(
     activity: &Activity,
     has_no_timer: bool,
 ) -> Result<(), E> {
-    let Serving { http, worker, is_cut_off } = activity.serving();
+    let Serving { http, worker, is_cut_off, header_timer } = activity.serving();
     let accepted = Instant::now();
-    let mut first_request = pin!(sleep_until(accepted + http.header_timeout));
+    let mut first_request = has_no_timer.then(|| header_timer.until(accepted.into_std() + http.header_timeout));
     let mut must_end = pin!(worker.must_end());
-    // Every event of the connection polls this future, so it polls the timer only if needed.
     let end = poll_fn(|cx| {
         if let Poll::Ready(served) = connection.as_mut().poll(cx) {
             return Poll::Ready(End::Served(served));
         }
-        if has_no_timer && !activity.has_had_request() && first_request.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(End::NoRequest);
+        if activity.has_had_request() {
+            first_request = None;
+        } else if let Some(timeout) = &mut first_request {
+            if Pin::new(timeout).poll(cx).is_ready() {
+                return Poll::Ready(End::NoRequest);
+            }
         }
         must_end.as_mut().poll(cx).map(|()| End::WorkerEnds)
     });
@@ -213,7 +253,8 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
 }
 
 fn next_step(activity: &Activity, accepted: Instant, told: Instant) -> NextStep {
-    let (Serving { http, worker, .. }, now) = (activity.serving(), Instant::now());
+    let (serving, now) = (activity.serving(), Instant::now());
+    let http = &serving.http;
     let until = if activity.is_http2() {
         // GOAWAY loses nothing: it names the last stream that is served.
         now
@@ -224,10 +265,6 @@ fn next_step(activity: &Activity, accepted: Instant, told: Instant) -> NextStep 
     } else {
         told + http.idle_grace
     };
-    // A connection that has sent nothing of a request is closed shortly before the deadline: to cut it off would be an error.
-    let until = match worker.shutdown().deadline() {
-        Some(deadline) if !activity.has_partial_head() => until.min(deadline - (deadline - told) / 8),
-        _ => until,
-    };
+    let until = if activity.has_partial_head() { until } else { serving.before_deadline(until, told) };
     if until <= now { NextStep::Finish } else { NextStep::WaitUntil(until) }
 }

@@ -42,6 +42,7 @@
 
 mod bounds;
 mod connection;
+mod header_timer;
 mod track;
 mod transport;
 
@@ -117,16 +118,13 @@ impl Http {
     /// Serves HTTP/1 and HTTP/2, with the default timeouts. The first bytes of a connection tell which of them it is.
     pub fn new() -> Http {
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new());
         builder.http2().timer(TokioTimer::new());
         Http::with(Protocols::Both(builder))
     }
 
     /// Serves HTTP/1 only, with the default timeouts.
     pub fn http1() -> Http {
-        let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new());
-        Http::with(Protocols::Http1(builder))
+        Http::with(Protocols::Http1(http1::Builder::new()))
     }
 
     fn with(protocols: Protocols) -> Http {
@@ -209,11 +207,11 @@ impl Http {
             let (is_cut_off, span) = (is_cut_off.clone(), handle.span_of_tasks());
             match listener {
                 Listener::Tcp(listener) => {
-                    let serving = Serving { http, worker: handle, is_cut_off };
+                    let serving = Serving::new(http, handle, is_cut_off);
                     accepting.spawn(serve_incoming(serving, worker.incoming(listener), service).instrument(span))
                 }
                 Listener::Unix(listener) => {
-                    let serving = Serving { http: http.plain(), worker: handle, is_cut_off };
+                    let serving = Serving::new(http.plain(), handle, is_cut_off);
                     accepting.spawn(serve_incoming(serving, worker.incoming(listener), service).instrument(span))
                 }
             };
@@ -263,7 +261,7 @@ impl Http {
     {
         // The worker cuts off its tasks itself.
         let (_never, is_cut_off) = watch::channel(false);
-        let serving = Serving { http: self.clone(), worker: worker.clone(), is_cut_off };
+        let serving = Serving::new(self.clone(), worker.clone(), is_cut_off);
         connection::serve(&Arc::new(serving), io, None, service).await
     }
 }
