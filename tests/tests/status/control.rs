@@ -64,7 +64,7 @@ scenarios!(
         server.stop();
     }
 
-    /// `retire` ends the worker with the given index, and no other. Invalid commands are refused.
+    /// `retire` ends the worker with the given index, and no other, when its successor serves. Invalid commands are refused.
     fn retire() {
         let server = Server::start(&[]);
         let before = server.until("both workers are ready", |state| {
@@ -75,6 +75,7 @@ scenarios!(
         let state = server.until("it has ended", |state| state["restarts"][0]["reason"] == "operator");
         assert_eq!(state["restarts"][0]["pid"], pids(&before)[1]);
         assert_eq!(pids(&state)[0], pids(&before)[0], "the other one stays");
+        assert_eq!(workers(&state).iter().filter(|worker| is_serving(worker)).count(), 2, "the successor came first");
         assert_eq!(outcome(&server.command("retire?worker=9")).0, 409);
         assert_eq!(outcome(&server.command("retire")).0, 400);
         assert_eq!(outcome(&server.command("fly")).0, 404);

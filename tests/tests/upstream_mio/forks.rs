@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -227,16 +228,18 @@ scenarios!(
         // `Prefork` mutes what it shares. The policy is only there to make the runtime known.
         let listener = listener().await;
         forkio::set_policy(&listener, ForkPolicy::Inherit).unwrap();
-        glue::mute(&listener).unwrap();
-        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap());
-        let silence = timeout(Duration::from_millis(20), listener.accept()).await;
-        // tokio tries to accept before it waits.
-        let is_silent = silence.is_err();
-        let _second = std::net::TcpStream::connect(listener.local_addr().unwrap());
-        in_child(async || drop(listener.accept().await.unwrap())).await;
-        glue::unmute(&listener).unwrap();
-        if is_silent {
-            drop(listener.accept().await.unwrap());
+        {
+            let mut accepting = pin!(listener.accept());
+            // It waits for an event from now on.
+            assert!(timeout(Duration::ZERO, accepting.as_mut()).await.is_err(), "no client has come");
+            glue::mute(&listener).unwrap();
+            let _client = std::net::TcpStream::connect(listener.local_addr().unwrap());
+            let silence = timeout(Duration::from_millis(20), accepting.as_mut()).await;
+            assert!(silence.is_err(), "a muted listener gives no event");
+            in_child(async || drop(listener.accept().await.unwrap())).await;
+            let _second = std::net::TcpStream::connect(listener.local_addr().unwrap());
+            glue::unmute(&listener).unwrap();
+            drop(accepting.await.unwrap());
         }
         // tokio can deregister it, because a muted registration stays in the epoll instance.
         glue::mute(&listener).unwrap();
