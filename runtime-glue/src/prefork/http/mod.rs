@@ -8,6 +8,7 @@
 //! | connection | what happens |
 //! |---|---|
 //! | has sent no request yet | it has the rest of the [header timeout](Http::header_timeout) to send its first; without a byte it is closed shortly before the shutdown timeout |
+//! | is in its TLS handshake | it has the rest of the header timeout, and is closed shortly before the shutdown timeout |
 //! | a request is in flight | it is answered, with `Connection: close` |
 //! | HTTP/1, idle | the next request is answered with `Connection: close`; without one it is closed after the [idle grace](Http::idle_grace) |
 //! | HTTP/2 | GOAWAY, then the streams that have begun are finished |
