@@ -19,7 +19,7 @@
 //! | a signal that no stream has received yet | is waited for | both processes may see it |
 //!
 //! The *first turn* is when a runtime first has nothing to run and asks for events. A new runtime that the child builds has
-//! one too. A panic in a hook comes out of its `block_on`. A child that calls `exec` or `_exit` has no turn.
+//! one too. A panic in a hook propagates from its `block_on`. A child that calls `exec` or `_exit` has no turn.
 //!
 //! This crate's policies and hooks apply once the program has called any of its functions, such as
 //! [`Lineage::current`](crate::Lineage::current). Before that the reactor's defaults apply, which inherit connections.
@@ -61,7 +61,7 @@ use crate::{policy, sys};
 /// A child also keeps the stacks of its parent's threads before it starts any thread:
 /// [`ProcessRuntime`](crate::ProcessRuntime#parking_lot) needs them.
 ///
-/// The parent pays nothing. Each child pays for its reconciliation, also one that only calls `exec`. `std::process::Command`
+/// The parent pays nothing. Each child pays for its reconciliation, even if it only calls `exec`. `std::process::Command`
 /// and `tokio::process::Command` pay nothing, unless they have a `pre_exec` hook or set a user or groups: they do not use
 /// `fork(2)` otherwise. See [`forkio_reactor::fork::atfork`].
 ///

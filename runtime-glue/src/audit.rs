@@ -16,7 +16,7 @@ use crate::{ForkError, policy, runtime, sys};
 /// descriptor, and discards the fork that a [`Prefork`](crate::prefork::Prefork) server has prepared.
 ///
 /// The list includes registrations that follow their kind's default, if both processes get the object: listeners and datagram
-/// sockets. It includes descriptors that the program has inherited from its own parent. It does not include
+/// sockets. It includes descriptors that the program has inherited from its own parent. It does not include:
 ///
 /// - standard input, output and error;
 /// - objects that are private to a process: selectors, wakers, tokio's signal pipe, and what is severed or renewed;
@@ -29,7 +29,7 @@ use crate::{ForkError, policy, runtime, sys};
 /// - [`ForkError::Prepare`] as for [`fork`](crate::fork()).
 /// - [`ForkError::Inspect`] if the descriptors cannot be listed: on Linux, if `/proc` is not mounted.
 ///
-/// If tokio runs on upstream mio, call this inside the runtime. Otherwise the list may have the epoll instances, eventfds and
+/// If tokio runs on upstream mio, call this inside the runtime. Otherwise the list may contain the epoll instances, eventfds and
 /// signal pipe of tokio, of which a child gets its own.
 ///
 /// # Platforms
@@ -216,9 +216,9 @@ impl SharedObject {
             SharedObject::Stream => {
                 "what one process reads the other does not get, writes mix, and the peer sees the end when both have closed"
             }
-            SharedObject::Pipe => "its other end sees the end, or EPIPE, when both have closed",
+            SharedObject::Pipe => "the other end sees end of file, or EPIPE, when both have closed",
             SharedObject::File => "one position for both, which reads and writes move",
-            SharedObject::AppendedFile => "lines of both, each write(2) in one piece",
+            SharedObject::AppendedFile => "both append, each write(2) in one piece",
             SharedObject::LockedFile => "one lock for both: unlocked by either, held until both have closed",
             SharedObject::Device => "both read and write it",
             SharedObject::Epoll => {

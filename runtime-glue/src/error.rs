@@ -107,7 +107,7 @@ impl fmt::Display for ForkError {
             ForkError::Inspect(error) if error.raw_os_error() == Some(libc::EMFILE) => {
                 write!(
                     f,
-                    "cannot find out whether the process can be forked: {error}; raise RLIMIT_NOFILE, or close some"
+                    "cannot find out whether the process can be forked: {error}; raise RLIMIT_NOFILE, or close descriptors"
                 )
             }
             ForkError::Inspect(error) => write!(f, "cannot find out whether the process can be forked: {error}"),
@@ -119,8 +119,8 @@ impl fmt::Display for ForkError {
             ForkError::Watch(error) => {
                 write!(
                     f,
-                    "cannot watch a new process: {error}; raise RLIMIT_NOFILE, or close some (on Linux it takes \
-                     pidfd_open(2), 5.3 or later)"
+                    "cannot watch a new process: {error}; raise RLIMIT_NOFILE, or close descriptors (on Linux this needs \
+                     pidfd_open(2), since 5.3)"
                 )
             }
         }

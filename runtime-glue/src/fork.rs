@@ -60,7 +60,7 @@ pub async fn fork() -> Result<Fork, ForkError> {
     ForkOptions::new().fork().await
 }
 
-/// How to fork a current-thread runtime.
+/// Options for forking a current-thread runtime.
 ///
 /// # Examples
 ///
@@ -98,7 +98,7 @@ impl ForkOptions {
     /// runtime's `thread_keep_alive`, which is ten seconds unless set. The child would not have them, and would wait forever
     /// for the first work that it gives to one.
     ///
-    /// The runtime must run meanwhile. A future that another executor drives, inside `Runtime::enter`, waits in vain.
+    /// The runtime must run meanwhile. A future that another executor drives, inside `Runtime::enter`, does not resolve.
     pub fn wait_for_threads(mut self, limit: Duration) -> ForkOptions {
         self.wait_for_threads = limit;
         self

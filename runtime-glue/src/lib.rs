@@ -37,7 +37,7 @@
 //! | see and control a server | `Server::status`, `Server::control` (feature `status`) |
 //! | fork a current-thread runtime | [`fork()`], [`ForkOptions`] |
 //! | fork a program with threads | [`ProcessRuntime`], [`fork_with_threads`] |
-//! | survive forks of other code | nothing more; [`atfork`] to react at once |
+//! | survive forks of other code | [the patch](#the-patch); [`atfork`] to react at once |
 //! | choose what the child gets | [`set_policy`], [`set_default_policy`] |
 //! | restrict a task or value to the parent | [`parent_only()`], [`ParentOwned`] |
 //! | run code at a fork | [`before_fork`], [`on_child`] |

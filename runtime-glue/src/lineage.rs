@@ -31,7 +31,7 @@ impl Lineage {
     pub fn current() -> Lineage {
         policy::install_defaults();
         let generation = generation();
-        // A process that a worker forks is no worker.
+        // A process that a worker forks is not a worker.
         let worker = (WORKER_GENERATION.load(Ordering::Relaxed) == generation).then(|| WORKER.load(Ordering::Relaxed));
         Lineage { generation, parent: parent(), worker: worker.and_then(|number| number.checked_sub(1)) }
     }

@@ -40,10 +40,10 @@ impl<T> PerProcess<T> {
     }
 }
 
-/// Says which value it is. loom sees a value that is read without having been published.
+/// A numbered value. loom fails if a thread reads it before it is published.
 struct Value(UnsafeCell<usize>);
 
-// SAFETY: written once, before it is shared; loom sees to it.
+// SAFETY: written once, before it is shared; loom checks that.
 unsafe impl Sync for Value {}
 
 impl Value {
@@ -57,7 +57,7 @@ impl Value {
     }
 }
 
-/// The threads of a process that come at once get the same value, made once.
+/// Threads of a process that ask at the same time get the same value, which is made once.
 #[test]
 fn threads_agree() {
     loom::model(|| {
@@ -99,9 +99,9 @@ fn a_forgotten_value_stays_usable() {
     });
 }
 
-/// One thread fails to make it: another one makes it, whichever comes first.
+/// If one thread fails to make the value, another one makes it, in any order.
 #[test]
-fn a_failure_is_one_threads() {
+fn another_thread_makes_the_value_after_a_failure() {
     loom::model(|| {
         let cell = Arc::new(PerProcess::new());
         let failing = {
@@ -129,7 +129,7 @@ fn a_child_waits_for_no_thread_of_the_parent() {
                     assert_eq!(cell.get_or_try_make(|| 1, || Ok::<_, ()>(Value::new(1))).ok().map(Value::get), Some(1))
                 }
                 1 => assert!(cell.get_or_try_make(|| 1, || Err::<Value, _>(())).is_err()),
-                // Forever in the middle of it.
+                // The thread of the parent is in the middle of making the value.
                 _ => {
                     let make = || {
                         assert!(matches!(cell.get_or_try_make(|| 1, || Err(())), Err(NotMade::InsideItself)));

@@ -37,7 +37,7 @@ fn a_server_answers_and_finishes_what_it_has_begun_when_it_stops() {
     let mut head = [0; 15];
     connection.read_exact(&mut head).unwrap();
     assert_eq!(&head, b"HTTP/1.1 200 OK");
-    // From before it is ready, the server handles the signal.
+    // The server handles the signal even before it is ready.
     interrupt_this_process();
     let mut rest = String::new();
     connection.read_to_string(&mut rest).unwrap();

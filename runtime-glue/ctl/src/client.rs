@@ -12,7 +12,7 @@ use crate::Failure;
 /// How long the server may take to send its state.
 pub(crate) const STATE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most bytes of an answer that are read. The state of a server is shorter.
+/// The longest answer that is read, in bytes. The state of a server is shorter.
 const MAX_ANSWER: u64 = 64 << 20;
 
 /// The status and the body of an answer.
@@ -72,7 +72,10 @@ impl Sent {
             _ => unreachable("read from", &control, &error),
         })?;
         parse(&bytes).ok_or_else(|| {
-            Failure::Unreachable(format!("the server at {} went away before it had answered", control.display()))
+            Failure::Unreachable(format!(
+                "the server at {} closed the connection before it had answered",
+                control.display()
+            ))
         })
     }
 }

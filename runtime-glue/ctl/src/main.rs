@@ -19,7 +19,7 @@ use crate::options::{Action, Options};
 /// Why the program failed.
 #[derive(Debug)]
 enum Failure {
-    /// The server cannot do it, or has not succeeded.
+    /// The server refused the command, or could not carry it out.
     Refused(String),
     /// The output cannot be written.
     Output(String),

@@ -11,7 +11,7 @@ pub(crate) const NAME: &str = "forkioctl";
 #[derive(Debug, Parser)]
 #[command(name = NAME, version, after_help = AFTER_HELP)]
 pub(crate) struct Options {
-    /// The control socket of the server: what the server was given as --control
+    /// The control socket of the server: the path that the server got as --control
     #[arg(long, short, value_name = "PATH", env = "FORKIO_CONTROL")]
     pub(crate) control: PathBuf,
 

@@ -1,4 +1,4 @@
-//! The program, with real servers.
+//! `forkioctl`, with real servers.
 
 #[allow(dead_code, reason = "the scenarios of the topic `status` use the rest")]
 #[path = "../../../tests/tests/status/server.rs"]
@@ -28,7 +28,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("text")
 }
 
-/// Its standard output, if it exits with 0.
+/// Runs the program, which must exit with 0. Returns its standard output.
 #[track_caller]
 fn done(server: &Server, arguments: &[&str]) -> String {
     let output = ctl(server, arguments);
@@ -56,7 +56,7 @@ scenarios!(
         server.stop();
     }
 
-    /// With `--watch` the table comes again, until the reader has gone.
+    /// `--watch` prints the table again and again, until the reader closes the pipe.
     fn watch() {
         use std::io::{BufRead, BufReader};
 
@@ -75,7 +75,7 @@ scenarios!(
         server.stop();
     }
 
-    /// An error of standard output is reported, unless the reader has gone.
+    /// An error of standard output is reported, unless the reader has closed the pipe.
     fn full_disk() {
         // Every write to it fails with ENOSPC.
         let Ok(full) = File::options().write(true).open("/dev/full") else { return };

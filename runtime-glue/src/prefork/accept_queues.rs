@@ -188,5 +188,5 @@ fn bind_error(address: SocketAddr, error: &io::Error) -> io::Error {
         Some(libc::EMFILE) => "; raise RLIMIT_NOFILE, or have fewer workers",
         _ => "",
     };
-    io::Error::new(error.kind(), format!("one more listener at {address}: {error}{advice}"))
+    io::Error::new(error.kind(), format!("cannot open another listener at {address}: {error}{advice}"))
 }

@@ -198,14 +198,14 @@ impl Balance {
     /// they next accept. `index` is the slot of the calling worker, which stays.
     pub(super) fn exclude_unresponsive(&self, index: usize) {
         let share = self.share_of_one_more(None);
-        let excuse = |word| {
+        let exclude = |word| {
             let word = Word(word);
             (word.state() != State::Absent && word.may_accept(share)).then(|| word.with_state(State::Absent).0)
         };
         for (other, word) in self.words().iter().enumerate() {
             if other != index {
                 // Fails for workers that need not be excluded.
-                let _ = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, excuse);
+                let _ = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, exclude);
             }
         }
     }

@@ -53,7 +53,7 @@ pub(super) struct Status {
 }
 
 impl Status {
-    /// Must be called in the worker's own future.
+    /// Creates the status of a worker, in the worker's own future.
     pub(super) fn new(
         common: Arc<Common>,
         slot: usize,
@@ -127,7 +127,7 @@ impl Status {
         std::future::poll_fn(|cx| self.poll_end(notified.as_mut(), &mut waker, cx)).await
     }
 
-    /// `waker`: the one that `notified` wakes.
+    /// Returns `Ready` once the worker must end. `waker`: the one that `notified` wakes.
     fn poll_end(
         &self,
         notified: Pin<&mut impl Future<Output = ()>>,

@@ -16,7 +16,7 @@ const ERROR_PAUSE: Duration = Duration::from_millis(100);
 /// How long a queue must stay empty before it is closed: the last step of a handshake may be on its way.
 const QUIET_PERIOD: Duration = Duration::from_millis(10);
 
-/// How long a queue is emptied at most, where the kernel cannot be told to make no more connections for it.
+/// How long a queue is emptied at most, in case the kernel still makes connections for it.
 const EMPTYING_LIMIT: Duration = Duration::from_secs(2);
 
 /// The connections of one listener, until the worker has to end. [`Worker::incoming`](super::Worker::incoming) makes one.
@@ -41,7 +41,7 @@ const EMPTYING_LIMIT: Duration = Duration::from_secs(2);
 /// ```
 pub struct Incoming<L: Accept> {
     state: State<L>,
-    /// Not before this is the next connection accepted.
+    /// When the next connection may be accepted. `None`: at once.
     pause: Option<Instant>,
     shutdown: Shutdown,
 }
@@ -129,7 +129,7 @@ impl<L: Accept> Incoming<L> {
         }
     }
 
-    /// The worker must end.
+    /// Stops accepting because the worker must end.
     fn stop_accepting(&mut self) {
         let State::Accepting(acceptor) = std::mem::replace(&mut self.state, State::Ended) else { return };
         if acceptor.empties_queue() {

@@ -81,7 +81,7 @@ pub enum PreforkError {
 }
 
 impl PreforkError {
-    /// Returns the exit status for the process. After a crash loop it is the status of the worker, encoded like a shell does;
+    /// Returns the exit status for the process. After a crash loop it is the status of the worker, encoded as a shell does;
     /// otherwise it is 1.
     pub fn exit_code(&self) -> u8 {
         match self {

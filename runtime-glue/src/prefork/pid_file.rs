@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process;
 
-/// Written when made, removed when dropped, unless another process has written it since.
+/// A pid file. Dropping it removes the file, unless another process has written it since.
 #[derive(Debug)]
 pub(super) struct PidFile {
     path: PathBuf,
@@ -26,7 +26,7 @@ impl PidFile {
             fs::rename(&new, &path)
         })();
         if let Err(error) = written {
-            // What there is of it is of no use. It may not even exist.
+            // An incomplete file is useless. Removing fails if there is no file at all.
             let _ = fs::remove_file(&new);
             return Err(error);
         }
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn written_and_removed_unless_it_is_another_ones() {
+    fn removed_unless_another_process_has_written_it() {
         let directory = std::env::temp_dir().join(format!("forkio-pid-file-{}", process::id()));
         fs::create_dir_all(&directory).unwrap();
         let path = directory.join("server.pid");

@@ -11,7 +11,7 @@ use crate::sys;
 /// handle (`tokio::process`, `std::process`) reaps it well before that.
 const ZOMBIE_AGE: Duration = Duration::from_secs(2);
 
-/// Zombies for which no handle may exist.
+/// The zombies that may have no handle in this process.
 #[derive(Debug, Default)]
 pub(super) struct Reaper {
     zombies: Vec<(u32, Instant)>,

@@ -32,7 +32,7 @@ pub(super) const REACHED_REQUESTS: u64 = 1 << 4;
 /// The worker has been told to end, by the supervisor or by a signal of another process.
 pub(super) const DRAINS: u64 = 1 << 5;
 
-/// The worker must not start: the supervisor has no use for it any more.
+/// The worker must not start, because the supervisor no longer needs it.
 pub(super) const CANCELLED: u64 = 1 << 6;
 
 /// The supervisor has told the worker to end.
@@ -159,7 +159,7 @@ impl Slots {
 
     /// Counts a request of the worker that is no longer in flight.
     pub(super) fn end_request(&self, slot: usize) {
-        // Pairs with the load in `in_flight`: who sees the end has the beginning too.
+        // Pairs with the load in `in_flight`: a reader that sees the end sees the beginning too.
         self.word(slot, ENDED_REQUESTS).fetch_add(1, Ordering::Release);
     }
 

@@ -5,10 +5,10 @@
 //! | line | from | meaning |
 //! |---|---|---|
 //! | `loaded` | template | the application is loaded; workers can be forked |
-//! | `failed TEXT` | template | it could not be loaded; the template ends |
+//! | `failed TEXT` | template | the application could not be loaded; the template ends |
 //! | `fork INDEX SLOT REQUESTS` | supervisor | fork a worker (`REQUESTS`: its limit, 0 for none) |
 //! | `forked PID` | template | the worker runs and is a child of the supervisor |
-//! | `refused TEXT` | template | it could not be forked |
+//! | `refused TEXT` | template | the worker could not be forked |
 //!
 //! A worker is forked twice: the process in between ends at once, so that the worker becomes a child of the supervisor, which
 //! adopts orphans. The supervisor then waits for it and signals it like any worker, and workers outlive their template.

@@ -1,4 +1,4 @@
-//! One line to serve HTTP from worker processes.
+//! `serve` and `Server`: HTTP from worker processes.
 
 mod address;
 #[cfg(feature = "axum")]

@@ -100,7 +100,7 @@ pub struct ServerOptions {
     #[arg(long)]
     pub abort_stuck: bool,
 
-    /// How many boot failures in a row end the server; 0: no number does [default: 8]
+    /// How many boot failures in a row end the server; 0: no limit [default: 8]
     #[arg(long, value_name = "N")]
     pub crash_limit: Option<u32>,
 
@@ -116,7 +116,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "MIB")]
     pub max_rss_mib: Option<NonZero<u32>>,
 
-    /// Replace a worker with a larger share of memory than this, in MiB
+    /// Replace a worker with more PSS than this, in MiB: pages that processes share count in part
     #[arg(long, value_name = "MIB")]
     pub max_pss_mib: Option<NonZero<u32>>,
 
@@ -162,7 +162,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
 
-    /// Have workers gain no privileges by programs that they start
+    /// Keep programs that workers start from gaining privileges
     #[arg(long)]
     pub no_new_privs: bool,
 

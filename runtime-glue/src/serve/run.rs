@@ -17,7 +17,7 @@ use super::{Address, AddressError, HttpService, ServeError};
 use crate::prefork::http::{CutOff, Http};
 use crate::prefork::{Inherited, Listener, Prefork, PreforkError, Stopped, Worker, enter_worker_span};
 
-/// Called with the addresses that the server listens at, once its first workers are ready.
+/// Called with the addresses that the server listens on, once its first workers are ready.
 pub(super) type OnReady = Box<dyn FnOnce(&[Address]) + Send>;
 
 /// The settings of a server, except the service.
@@ -212,7 +212,7 @@ impl From<CutOff> for Failed {
     }
 }
 
-/// Serves what a worker has made, until the worker has to end.
+/// Serves the service that a worker has made, until the worker has to end.
 pub(super) async fn serve<S, E, Kind>(mut worker: Worker, how: &How, made: Result<S, E>) -> Result<(), Failed>
 where
     S: HttpService<Kind>,

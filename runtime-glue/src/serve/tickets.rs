@@ -17,7 +17,7 @@ type Secret = [u8; 32];
 /// Makes and reads session tickets (feature `tls`).
 ///
 /// The first key is made before the fork, and each key follows from the one before it. So all workers change to the next key
-/// without a word between them, and a session that one of them has begun resumes on any other. The keys before the last one
+/// without communicating, and a session that one of them has begun resumes on any other. The keys before the last one
 /// are forgotten.
 pub(super) struct TicketKeys {
     keys: Mutex<Keys>,
@@ -45,7 +45,7 @@ impl Keys {
 }
 
 impl TicketKeys {
-    /// Fails if the system has no random bytes.
+    /// Makes the first key. Returns `None` if the system has no random bytes.
     pub(super) fn new() -> Option<TicketKeys> {
         let random = SystemRandom::new();
         let mut current = Secret::default();
@@ -106,7 +106,7 @@ impl ProducesTickets for TicketKeys {
         true
     }
 
-    /// In seconds. A ticket of the current period outlives it by one more.
+    /// Returns one period, in seconds. A ticket can be read until the end of the period after its own.
     fn lifetime(&self) -> u32 {
         PERIOD.as_secs() as u32
     }
@@ -120,7 +120,7 @@ impl ProducesTickets for TicketKeys {
     }
 }
 
-/// Without the keys.
+/// Omits the keys.
 impl fmt::Debug for TicketKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TicketKeys").finish_non_exhaustive()

@@ -162,7 +162,7 @@ async fn answer(service: &Service, access: Access, request: &Request<Incoming>) 
             server if server.is_ready => text(StatusCode::OK, "ready\n"),
             server => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", server.state)),
         },
-        _ => text(StatusCode::NOT_FOUND, "there is /status, /status.json, /metrics, /healthz and /readyz\n"),
+        _ => text(StatusCode::NOT_FOUND, "unknown path: use /status, /status.json, /metrics, /healthz or /readyz\n"),
     }
 }
 
@@ -203,7 +203,7 @@ impl Command {
             ("retire", _, Some(worker)) => format!("retire {worker}"),
             ("scale", None, _) => return Err((StatusCode::BAD_REQUEST, "give ?workers= and a number")),
             ("retire", _, None) => return Err((StatusCode::BAD_REQUEST, "give ?worker= and an index")),
-            _ => return Err((StatusCode::NOT_FOUND, "there is reload, scale, retire and upgrade")),
+            _ => return Err((StatusCode::NOT_FOUND, "unknown command: use reload, scale, retire or upgrade")),
         };
         Ok(Command { replies: service.channel.command(&command), waits: parameter("wait") != Some("no") })
     }

@@ -97,9 +97,9 @@ impl Collector for Metrics {
             .gauges(alone(f64::from(u8::from(server.is_ready))))?;
         Family::new(encoder, "generation", "Generation of workers that serves", None)
             .gauges(alone(server.generation as f64))?;
-        Family::new(encoder, "reloading", "Whether a new generation starts", None)
+        Family::new(encoder, "reloading", "Whether a reload is in progress", None)
             .gauges(alone(f64::from(u8::from(server.next_generation.is_some()))))?;
-        Family::new(encoder, "workers_wanted", "Workers that there should be", None)
+        Family::new(encoder, "workers_wanted", "Number of workers that should run", None)
             .gauges(alone(server.wanted as f64))?;
         Family::new(encoder, "service_worker_starts", "Starts of the process that serves this", None)
             .counters([(Labels::new(), server.service_starts)])?;

@@ -152,7 +152,7 @@ fn row(page: &mut String, worker: &WorkerState) -> std::fmt::Result {
 fn restarts(page: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
     page.push_str("<section><h2>Workers that have ended</h2>");
     if snapshot.restarts.is_empty() {
-        page.push_str("<p class=\"note\">No worker has.</p></section>");
+        page.push_str("<p class=\"note\">No worker has ended.</p></section>");
         return Ok(());
     }
     page.push_str(

@@ -118,8 +118,8 @@ impl Service {
         Ok(service)
     }
 
-    /// Takes the addresses over from the program that this one replaces. Called once this server is up; if it failed, the
-    /// old program would keep them.
+    /// Takes the addresses over from the program that this one replaces. Called once this server is up, because
+    /// the old program keeps them if this one fails.
     ///
     /// The file of a Unix socket is replaced at once, so that a client never finds one without a listener. A TCP port is free a
     /// moment later.

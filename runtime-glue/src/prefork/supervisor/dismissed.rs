@@ -34,7 +34,7 @@ impl Supervisor {
 
     pub(super) fn dismiss(&mut self, child: Child, slot: Option<usize>) {
         if let Err(error) = child.kill() {
-            tracing::debug!(%error, "cannot end a process that has no more use: it has ended");
+            tracing::debug!(%error, "cannot kill a process that is no longer needed: it has ended");
         }
         self.dismissed.push(Dismissed { child, slot });
     }
@@ -64,7 +64,7 @@ impl Supervisor {
                 0 => self.common.clear(slot),
                 pid => match Child::adopt(pid) {
                     Ok(child) => self.dismiss(child, Some(slot)),
-                    // It has ended, and the reaper has seen it.
+                    // It has ended, and the reaper has reaped it.
                     Err(_) => self.common.clear(slot),
                 },
             }

@@ -102,7 +102,7 @@ impl Supervisor {
     fn handle_signal(&mut self, command: Command, name: &'static str) -> Option<End> {
         match command {
             Command::ChildEnded => self.checks.reap_orphans_soon(),
-            _ => tracing::info!(signal = name, ?command, "told by a signal"),
+            _ => tracing::info!(signal = name, ?command, "received a signal"),
         }
         match command {
             Command::Stop => {
@@ -131,7 +131,7 @@ impl Supervisor {
 
     fn log_refusal(&mut self, act: impl FnOnce(&mut Supervisor) -> Result<(), String>) {
         if let Err(error) = act(self) {
-            tracing::error!(error, "cannot do what the signal says");
+            tracing::error!(error, "cannot carry out the command of a signal");
         }
     }
 

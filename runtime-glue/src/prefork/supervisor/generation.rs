@@ -211,11 +211,7 @@ impl Supervisor {
             }
             (message, state) => {
                 generation.template = state;
-                tracing::error!(
-                    generation = generation.number,
-                    ?message,
-                    "the template says something at the wrong time"
-                );
+                tracing::error!(generation = generation.number, ?message, "unexpected message from the template");
                 None
             }
         }

@@ -148,7 +148,7 @@ impl Supervisor {
                 *deadline = None;
                 *is_late = true;
                 if let Err(error) = process.child.kill() {
-                    tracing::debug!(%error, "cannot end a template: it has ended");
+                    tracing::debug!(%error, "cannot kill a template: it has ended");
                 }
             }
         }
@@ -157,7 +157,7 @@ impl Supervisor {
             tracing::error!(pid = upgrade.child.id(), ?limit, "killing the new program, which is not ready in time");
             upgrade.deadline = None;
             if let Err(error) = upgrade.child.kill() {
-                tracing::debug!(%error, "cannot end the new program: it has ended");
+                tracing::debug!(%error, "cannot kill the new program: it has ended");
             }
         }
     }

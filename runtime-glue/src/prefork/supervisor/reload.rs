@@ -76,7 +76,7 @@ impl Supervisor {
             return;
         }
         let Some(extra) = self.settings.max_extra.filter(|extra| *extra < number) else { return };
-        // One after the other.
+        // With so few extra workers, the workers are replaced in steps.
         let missing = if extra == 0 { self.settings.max_missing.max(1) } else { self.settings.max_missing };
         loop {
             let ready = self.workers.iter().filter(|worker| worker.is_ready()).count();
@@ -95,7 +95,7 @@ impl Supervisor {
         }
     }
 
-    /// One more worker of the new generation has failed. Enough of them end the reload.
+    /// Counts a failure of a worker of the new generation. [`RELOAD_ATTEMPTS`] failures end the reload.
     pub(super) fn reload_failed_once(&mut self, reason: &str) {
         let Some(reload) = &mut self.reload else { return };
         reload.failures += 1;
@@ -104,7 +104,7 @@ impl Supervisor {
         }
     }
 
-    /// The old generation stays.
+    /// Ends the reload. The old generation continues to serve.
     pub(super) fn abort_reload(&mut self, reason: &str) {
         let Some(mut reload) = self.reload.take() else { return };
         let new = reload.generation.number;

@@ -185,7 +185,7 @@ impl Supervisor {
                         Command::ChildEnded => continue,
                     };
                     if let Err(error) = program.signal(signal) {
-                        tracing::debug!(%error, "cannot pass a signal on");
+                        tracing::debug!(%error, "cannot pass a signal on to the new program");
                     }
                 }
                 () = sleep_until(Instant::now() + PERIOD) => {

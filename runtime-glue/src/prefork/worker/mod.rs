@@ -24,7 +24,7 @@ use super::slots::{REACHED_REQUESTS, WANTS_HALT, WANTS_RETIRE};
 use super::status::Started;
 use super::{Accept, Acceptor, Connections, Distribution, Incoming, Listener, Phase, Shutdown};
 
-/// A worker's identity and what it serves.
+/// The worker that this process is: its identity, its listeners and its connections.
 #[derive(Debug)]
 pub struct Worker {
     index: usize,
@@ -68,16 +68,16 @@ impl Worker {
         Incoming::new(self.acceptor(listener), self.shutdown())
     }
 
-    /// Accepts from one of the [listeners](Worker::take_listeners) according to its [`Distribution`], and counts what it
-    /// accepts. [`incoming`](Worker::incoming) adds what an accept loop needs.
+    /// Returns an acceptor for one of the [listeners](Worker::take_listeners). It follows the listener's [`Distribution`], and
+    /// counts the connections. [`incoming`](Worker::incoming) adds what an accept loop needs.
     pub fn acceptor<L: Accept>(&self, listener: L) -> Acceptor<L> {
-        let number = listener.as_fd().as_raw_fd();
-        let common = self.distributions.iter().find(|(common, _)| *common == number);
+        let fd = listener.as_fd().as_raw_fd();
+        let common = self.distributions.iter().find(|(common, _)| *common == fd);
         let distribution = common.map(|(_, distribution)| *distribution);
         Acceptor::new(listener, self.connections.clone(), Arc::clone(&self.handle.0), distribution)
     }
 
-    /// Counts the open connections, here and in the other workers: those that an [acceptor](Worker::acceptor) has accepted
+    /// Returns the counts of open connections, of this worker and of the others: those that an [acceptor](Worker::acceptor) has accepted
     /// and those that are [counted](Connections::count) by hand.
     pub fn connections(&self) -> Connections {
         self.connections.clone()

@@ -5,7 +5,7 @@ use std::fmt;
 
 /// The result of a worker, and the status that its process exits with.
 pub trait WorkerOutput {
-    /// Returns the exit status. An error is logged.
+    /// Returns the exit status. Logs an error, if the result is one.
     fn exit_status(self) -> u8;
 }
 

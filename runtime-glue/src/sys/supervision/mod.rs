@@ -111,7 +111,7 @@ pub(crate) fn set_no_new_privs() -> io::Result<()> {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn set_no_new_privs() -> io::Result<()> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "no_new_privs is Linux's"))
+    Err(io::Error::new(io::ErrorKind::Unsupported, "only Linux has no_new_privs"))
 }
 
 pub(crate) fn set_umask(mask: u32) {

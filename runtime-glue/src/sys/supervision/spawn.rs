@@ -7,8 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// Starts a program with descriptors from 3 on, as systemd does (`LISTEN_FDS`, `LISTEN_PID`), and with `channel`. An
-/// environment variable names the descriptor of the channel, then has a word. Returns the process id.
+/// Starts a program with descriptors from 3 on, as systemd does (`LISTEN_FDS`, `LISTEN_PID`), and with `channel`. The
+/// environment variable `variable` has the descriptor of the channel, a space and `word`. Returns the process id.
 pub(crate) fn spawn_with_descriptors(
     path: &Path,
     arguments: &[OsString],

@@ -25,7 +25,7 @@ use super::{Address, AddressError, ServeError};
 
 type OnReady = Box<dyn FnOnce(&[Address]) + Send>;
 
-/// Everything but what is served.
+/// The settings of a server, except the service.
 pub(super) struct Setup {
     pub(super) addresses: Vec<Result<Address, AddressError>>,
     pub(super) threads: Option<usize>,
@@ -124,7 +124,7 @@ impl Serving {
             Err(error) => {
                 let program = env::args_os().next().unwrap_or_default();
                 let name = Path::new(&program).file_name().unwrap_or(&program).to_string_lossy().into_owned();
-                // A standard error that is closed is no reason to panic.
+                // Do not panic if standard error is closed.
                 let _ = writeln!(io::stderr(), "{name}: {error}");
                 ExitCode::from(error.exit_code())
             }
@@ -195,7 +195,7 @@ where
 
 /// Returns when the server has to stop.
 async fn stop(stopped: &mut watch::Receiver<bool>) {
-    // An error: the server has ended.
+    // An error means that the server has ended.
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
