@@ -1,7 +1,7 @@
 //! A key-value server that continues to serve while it writes a snapshot of all its keys, as Redis does.
 //!
 //! `save` forks. The child has the map as it was at that moment, in memory that it shares with the server until one of them
-//! writes to it, and the runtime, with which it writes the file. The server answers meanwhile.
+//! writes to it. The child writes the file, on the runtime that it has inherited. The server answers meanwhile.
 //!
 //! ```sh
 //! cargo run --release --example snapshot -- 127.0.0.1:7000 snapshot.txt
@@ -29,7 +29,7 @@ async fn main() -> io::Result<()> {
     let mut args = std::env::args().skip(1);
     let listener = TcpListener::bind(args.next().as_deref().unwrap_or("127.0.0.1:7000")).await?;
     let path: Arc<str> = args.next().as_deref().unwrap_or("snapshot.txt").into();
-    // New connections are the server's. Connections that are open are severed in a child anyway.
+    // Only the server accepts new connections. Open connections are severed in the child by default.
     forkio::set_policy(&listener, ForkPolicy::NoFork)?;
     println!("{}", listener.local_addr()?);
     let map = Map::default();

@@ -1,4 +1,4 @@
-//! Each distribution serves, and `balanced` keeps its promise.
+//! Each distribution serves, and `balanced` keeps its limit.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
@@ -36,7 +36,7 @@ impl Server {
         let mut line = String::new();
         BufReader::new(&stream).read_line(&mut line).expect("a greeting");
         let index = line.strip_prefix("worker ").and_then(|rest| rest.split(',').next()?.parse().ok());
-        (stream, index.unwrap_or_else(|| panic!("{line:?} is no greeting")))
+        (stream, index.unwrap_or_else(|| panic!("{line:?} is not a greeting")))
     }
 
     fn stop(mut self) {
@@ -69,14 +69,14 @@ fn balanced_is_balanced() {
         let start = Instant::now();
         let connections: Vec<_> = (0..20).map(|_| server.connect()).collect();
         let first = connections.iter().filter(|(_, worker)| *worker == 0).count();
-        // If a worker leaves a connection waiting for half a second, such as when the machine stalls, the others ignore it.
-        let may_be_overlooked = start.elapsed() >= Duration::from_millis(500);
+        // If a worker leaves a connection waiting for half a second, such as when the machine stalls, the others exclude it.
+        let may_be_excluded = start.elapsed() >= Duration::from_millis(500);
         server.stop();
         // 20 connections on 2 workers: at most 12, and the other worker has the rest.
         if (8..=12).contains(&first) {
             return;
         }
-        assert!(may_be_overlooked, "{first} of 20");
+        assert!(may_be_excluded, "{first} of 20");
     }
     panic!("not balanced in any attempt");
 }

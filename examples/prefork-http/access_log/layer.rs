@@ -40,7 +40,7 @@ impl Output {
 pub(crate) struct AccessLayer {
     format: Format,
     output: Output,
-    /// The last line could not be written.
+    /// Whether the last line could not be written.
     has_failed: AtomicBool,
 }
 

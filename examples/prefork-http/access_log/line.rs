@@ -153,7 +153,7 @@ fn write_json(fields: &Fields, line: &mut String) {
     push(line, format_args!(",\"pid\":{pid},\"generation\":{generation}}}"));
 }
 
-/// Appends a string, or `null`. Control characters are escaped, also those above ASCII, which some terminals obey; bytes that
+/// Appends a string, or `null`. Control characters are escaped, even those above ASCII, which some terminals obey; bytes that
 /// are not UTF-8 become U+FFFD.
 fn push_json(bytes: Option<&[u8]>, limit: usize, line: &mut String) {
     let Some(bytes) = bytes else { return line.push_str("null") };

@@ -1,4 +1,4 @@
-//! HTTP/1.1 as clients of all manners speak it.
+//! HTTP/1.1 with well-behaved, slow and malformed clients.
 
 use std::io;
 use std::process::Command;
@@ -113,7 +113,7 @@ fn stalled_client_is_timed_out_alone() {
 
     let mut other = server.connect();
     let mut answered = start;
-    // A client that is slower than the timeout is cut off too: this test, on a machine that stands still.
+    // On a machine that stalls, the client of this test may be slower than the timeout, and is cut off too.
     let mut serve = || {
         let asked = Instant::now();
         match other.get("/") {
@@ -134,7 +134,7 @@ fn stalled_client_is_timed_out_alone() {
     for client in &mut stalled {
         client.expect_end();
     }
-    // It has not been idle, and is still there.
+    // The other client has not been idle, so its connection is open.
     serve();
     other.expect_end();
     server.stop();
@@ -180,7 +180,7 @@ fn out_of_descriptors() {
     server.stop();
 }
 
-/// Connections that come and go without a word cost nothing.
+/// Clients that close their connection early do not disturb the server.
 #[test]
 fn clients_that_hang_up() {
     let server = Server::start(&["--workers", "1"]);

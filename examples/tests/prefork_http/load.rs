@@ -65,7 +65,7 @@ impl Load {
 
     /// Waits until this many more requests have been answered.
     #[track_caller]
-    fn goes_on(&self, answers: u64) {
+    fn wait_for_answers(&self, answers: u64) {
         let enough = self.answers.load(Ordering::Relaxed) + answers;
         until("the load continues", || (self.answers.load(Ordering::Relaxed) >= enough).then_some(()));
     }
@@ -110,7 +110,7 @@ pub(crate) fn kill_workers(arguments: &[&str], kills: usize) {
         let clients: Vec<_> = (0..CLIENTS as u64).map(|seed| scope.spawn(move || load.client(address, seed))).collect();
         let stop = StopOnDrop(load);
         for _ in 0..kills {
-            load.goes_on(300);
+            load.wait_for_answers(300);
             // The worker with the lowest process id, usually the oldest: a crash limit counts workers that end too early.
             let victim = server.workers().into_iter().min().expect("a worker");
             killed.insert(victim);
@@ -120,7 +120,7 @@ pub(crate) fn kill_workers(arguments: &[&str], kills: usize) {
                 (workers.len() == WORKERS && !workers.contains(&victim)).then_some(())
             });
         }
-        load.goes_on(1000);
+        load.wait_for_answers(1000);
         drop(stop);
         for client in clients {
             client.join().expect("no client panics").unwrap();
@@ -187,11 +187,11 @@ fn connections_are_counted() {
         let is_balanced = (0..attempts).any(|_| {
             let start = Instant::now();
             let counts = check_counts(distribution);
-            // The other workers ignore a worker that leaves a connection waiting for half a second, as when the machine stalls.
+            // The other workers exclude a worker that leaves a connection waiting for half a second, as when the machine stalls.
             let is_balanced = counts.iter().all(|count| *count <= 12);
-            let may_be_overlooked = start.elapsed() >= Duration::from_millis(500);
+            let may_be_excluded = start.elapsed() >= Duration::from_millis(500);
             assert!(
-                distribution != "balanced" || is_balanced || may_be_overlooked,
+                distribution != "balanced" || is_balanced || may_be_excluded,
                 "more than 1.25 of the mean: {counts:?}"
             );
             is_balanced

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use crate::server::{Server, until};
 
 #[test]
-fn each_worker_goes_on_from_where_the_parent_was() {
-    goes_on_from_where_the_parent_was(&["--workers", "3"]);
+fn each_worker_continues_where_the_parent_was() {
+    continues_where_the_parent_was(&["--workers", "3"]);
 }
 
-pub(crate) fn goes_on_from_where_the_parent_was(arguments: &[&str]) {
+pub(crate) fn continues_where_the_parent_was(arguments: &[&str]) {
     let started = Instant::now();
     let server = Server::start(arguments);
     let mut clients = server.connect_to_each(3);

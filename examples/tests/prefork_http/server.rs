@@ -49,7 +49,7 @@ pub(crate) struct Process {
     pub(crate) stopped: bool,
 }
 
-/// `None`: it has ended.
+/// Returns `None` if the process has ended.
 fn process(pid: u32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before it is in parentheses, and may have any character in it.
@@ -248,8 +248,8 @@ impl Server {
         until("the program has ended", || self.program.try_wait().expect("waiting for the program"))
     }
 
-    /// The program has ended or is about to: checks its exit code, that it has left no process, and that it has said
-    /// nothing more on stdout.
+    /// Waits for the end of the program. Checks its exit code, and that it has left no process and printed nothing more
+    /// on stdout.
     #[track_caller]
     pub(crate) fn ends_with(mut self, exit_code: i32) {
         let status = self.wait();
@@ -261,7 +261,7 @@ impl Server {
         assert_eq!(rest, "", "more on stdout than the listeners");
     }
 
-    /// Stops the server in the way that an idle one must always stop.
+    /// Stops an idle server, which must exit with 0.
     #[track_caller]
     pub(crate) fn stop(self) {
         self.signal(Signal::TERM);

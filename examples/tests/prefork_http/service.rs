@@ -140,7 +140,7 @@ fn unknown_user() {
 fn workers_stay_on_cpus() {
     for options in [&[][..], &["--load-in-template"]] {
         let server = Server::start(&[&["--workers", "2", "--cpus", "0"], options].concat());
-        // The template is a child of the supervisor too, but no worker.
+        // The template is a child of the supervisor too, but is not a worker.
         until("both workers are on their CPU", || {
             let is_on_it = |pid: &u32| status_field(*pid, "Cpus_allowed_list:") == "0";
             (server.workers().iter().filter(|pid| is_on_it(pid)).count() == 2).then_some(())
@@ -149,7 +149,7 @@ fn workers_stay_on_cpus() {
     }
 }
 
-/// What a worker may do concerns all its threads.
+/// Restrictions of a worker apply to all its threads.
 #[test]
 fn threads_of_workers_are_restricted() {
     let server = Server::start(&["--workers", "1", "--worker-threads", "3", "--cpus", "0", "--no-new-privs"]);

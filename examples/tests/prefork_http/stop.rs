@@ -73,7 +73,7 @@ fn sigint_drains() {
     drains_on(|server| server.signal(Signal::INT));
 }
 
-/// A terminal sends SIGINT to every process of the group, so workers hear of the stop from the terminal and the supervisor.
+/// A terminal sends SIGINT to every process of the group, so each worker gets a signal from the terminal and one from the supervisor.
 #[test]
 fn control_c_drains() {
     drains_on(|server| server.signal_all(Signal::INT));
@@ -244,7 +244,7 @@ pub(crate) fn cuts_off_what_takes_longer(arguments: &[&str]) {
     panic!("the worker was killed each time");
 }
 
-/// A connection that has sent nothing is no reason to say that something was cut off.
+/// A connection that has sent nothing does not count as cut off.
 #[test]
 fn connection_that_sends_nothing() {
     for protocols in [&[][..], &["--http2"]] {

@@ -40,8 +40,8 @@ fn every_distribution() {
 }
 
 #[test]
-fn each_worker_goes_on_from_where_the_parent_was() {
-    preloaded::goes_on_from_where_the_parent_was(&["--workers", "3", "--worker-threads", "2"]);
+fn each_worker_continues_where_the_parent_was() {
+    preloaded::continues_where_the_parent_was(&["--workers", "3", "--worker-threads", "2"]);
 }
 
 #[test]

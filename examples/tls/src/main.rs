@@ -4,7 +4,7 @@
 //! openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -keyout key.pem -out certificate.pem
 //! cargo run --release -- --certificate certificate.pem --key key.pem
 //! curl --insecure https://127.0.0.1:8443/
-//! kill -HUP PID    # PID is the parent's id: new workers take over, with the certificate that the files now have
+//! kill -HUP PID    # PID is the supervisor's process id: new workers take over, with the certificate that the files now have
 //! ```
 
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Which process this is, and whether it is just forking.
+//! Which process this is, and whether it is forking now.
 
 pub(crate) use crate::at_fork::outside_of_forks;
 

@@ -56,7 +56,7 @@ def test_first_use_in_child():
 
 
 def test_severed_connections():
-    """The peer of a connection sees that the parent closes it, although a child runs, which does not use the runtime."""
+    """The peer of a connection sees that the parent closes it, even while a child runs that does not use the runtime."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = forkio_http.Client(listener.getsockname()[1])
         answer = in_thread(client.get)
@@ -129,7 +129,7 @@ def test_signals():
 
 
 def test_fork_in_signal_handler():
-    """The child of a signal handler that forks inside `block_on` leaves that with an error."""
+    """If a signal handler forks inside `block_on`, `block_on` returns an error in the child."""
     main = threading.main_thread().ident
     children = []
 
