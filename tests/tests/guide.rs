@@ -202,7 +202,7 @@ scenarios!(
         assert!(!path.exists());
     }
 
-    /// Other copied state: the keys of `HashMap`. If this fails, the guide is wrong.
+    /// What else is copied: the keys of `HashMap`. If this fails, the guide is wrong.
     async fn hash_keys() {
         let before = RandomState::new();
         let (mut receiver, sender) = io::pipe().unwrap();

@@ -2,7 +2,7 @@
 
 use forkio_tests::reactor::*;
 
-use crate::{Connection, Server, by_worker, close, freeze, unless_overlooked};
+use crate::{Connection, Server, by_worker, close, freeze, unless_excluded};
 
 /// Checks that no worker has more than 1.25 of the mean. With few connections, the mean rounded up is allowed.
 #[track_caller]
@@ -18,7 +18,7 @@ fn check_balance(counts: &[usize], what: &str) {
 
 /// Checks the balance of a server through several bursts of connections.
 fn check_balanced_server(workers: usize, mode: &str) {
-    unless_overlooked(|| check_balance_of_bursts(workers, mode));
+    unless_excluded(|| check_balance_of_bursts(workers, mode));
 }
 
 fn check_balance_of_bursts(workers: usize, mode: &str) {
@@ -145,16 +145,16 @@ scenarios!(
 
     /// The connections of a killed worker no longer count, and its successor gets as many as the others have.
     fn killed_worker() {
-        unless_overlooked(check_killed_worker);
+        unless_excluded(check_killed_worker);
     }
 
     /// A worker that does not answer delays the others only for a moment, and continues later.
     fn stopped_worker() {
-        unless_overlooked(check_stopped_worker);
+        unless_excluded(check_stopped_worker);
     }
 
     /// Connections and counts that a child of a worker has inherited change nothing in the balance.
     fn forked_worker() {
-        unless_overlooked(check_forked_worker);
+        unless_excluded(check_forked_worker);
     }
 );

@@ -18,7 +18,7 @@ fn is_answered(connecting: &Connecting) -> bool {
 
 scenarios!(
     /// With one exclusive queue, a quiet server gives connections to all workers in turn.
-    fn shared_queue_goes_round() {
+    fn shared_queue_wakes_workers_in_turn() {
         const WORKERS: usize = 3;
         let server = Server::start("shared", WORKERS, "hold");
         server.wait_for_all(WORKERS);

@@ -96,22 +96,22 @@ impl Server {
     }
 }
 
-/// After this time workers overlook one that leaves a connection alone.
-const OVERLOOKED_AFTER: Duration = Duration::from_millis(500);
+/// How long a worker may leave a connection waiting before the other workers exclude it.
+const EXCLUDED_AFTER: Duration = Duration::from_millis(500);
 
-/// Whether a connection has waited so long that a worker may have been overlooked.
-static MAY_BE_OVERLOOKED: AtomicBool = AtomicBool::new(false);
+/// Whether a connection has waited so long that a worker may have been excluded.
+static MAY_BE_EXCLUDED: AtomicBool = AtomicBool::new(false);
 
-/// Checks something that holds unless a worker is overlooked. On a machine that stands still for so long that it may have been,
-/// it is checked again.
+/// Checks something that holds unless a worker is excluded. If the machine stalls so long that a worker may have been excluded,
+/// checks it again.
 #[track_caller]
-fn unless_overlooked(check: impl Fn()) {
+fn unless_excluded(check: impl Fn()) {
     const ATTEMPTS: usize = 5;
     for _ in 1..ATTEMPTS {
-        MAY_BE_OVERLOOKED.store(false, Ordering::Relaxed);
+        MAY_BE_EXCLUDED.store(false, Ordering::Relaxed);
         match catch_unwind(AssertUnwindSafe(&check)) {
             Ok(()) => return,
-            Err(_) if MAY_BE_OVERLOOKED.load(Ordering::Relaxed) => {}
+            Err(_) if MAY_BE_EXCLUDED.load(Ordering::Relaxed) => {}
             Err(panic) => resume_unwind(panic),
         }
     }
@@ -143,8 +143,8 @@ impl Connecting {
 
     fn answer(self) -> io::Result<Connection> {
         let (worker, pid) = read_answer(&self.0)?;
-        if self.1.elapsed() >= OVERLOOKED_AFTER {
-            MAY_BE_OVERLOOKED.store(true, Ordering::Relaxed);
+        if self.1.elapsed() >= EXCLUDED_AFTER {
+            MAY_BE_EXCLUDED.store(true, Ordering::Relaxed);
         }
         Ok(Connection { stream: self.0, worker, pid })
     }
@@ -163,7 +163,7 @@ fn read_answer(stream: impl Read) -> io::Result<(usize, i32)> {
     let mut line = String::new();
     // Nothing follows the line.
     BufReader::new(stream).read_line(&mut line)?;
-    let invalid = || io::Error::new(io::ErrorKind::UnexpectedEof, format!("{line:?} is no answer"));
+    let invalid = || io::Error::new(io::ErrorKind::UnexpectedEof, format!("{line:?} is not an answer"));
     let (worker, pid) = line.strip_suffix('\n').and_then(|line| line.split_once(' ')).ok_or_else(invalid)?;
     Ok((worker.parse().map_err(|_| invalid())?, pid.parse().map_err(|_| invalid())?))
 }

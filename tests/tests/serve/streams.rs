@@ -112,7 +112,7 @@ scenarios!(
         stop(program);
     }
 
-    /// Server-sent events end whole when the worker must end, and the client finds a new worker.
+    /// Server-sent events end as a complete response when the worker must end, and the client finds a new worker.
     fn events_end_with_their_worker() {
         let (program, address) = start();
         let mut first = BufReader::new(crate::request(&address, "/events"));

@@ -90,7 +90,7 @@ scenarios!(
         server.stop();
     }
 
-    /// Counters never decrease, also not when the worker that has counted is replaced.
+    /// Counters never decrease, even if the worker that has counted is replaced.
     fn counters_survive_workers() {
         let server = Server::start(&["--workers", "1"]);
         let mut before = Samples::new();

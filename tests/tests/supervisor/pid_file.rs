@@ -57,7 +57,7 @@ mod disk {
     pub(super) struct SmallDisk(PathBuf);
 
     impl SmallDisk {
-        /// `None`: this process may not mount one.
+        /// Returns `None` if this process may not mount one.
         pub(super) fn mount() -> Option<SmallDisk> {
             let directory = own_path("disk");
             fs::create_dir(&directory).expect("a directory");
@@ -81,7 +81,7 @@ mod disk {
             self.0.join(name)
         }
 
-        /// Leaves no space.
+        /// Fills the disk.
         pub(super) fn fill(&self) {
             let mut file = fs::File::create(self.path("large")).expect("a file");
             while file.write_all(&[1; 4096]).is_ok() {}

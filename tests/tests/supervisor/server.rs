@@ -48,7 +48,7 @@ impl Server {
         server
     }
 
-    /// Starts the fixture with a file that says `control`.
+    /// Starts the fixture, with `control` in its control file.
     #[track_caller]
     pub(crate) fn begin(control: &str, how: &[&str]) -> Server {
         Server::begin_as(&mut fixture(), control, how)
@@ -108,7 +108,7 @@ impl Server {
         stream
     }
 
-    /// The answer to a line. `None`: the server closed the connection.
+    /// Sends a line. Returns the answer, or `None` if the server closed the connection.
     #[track_caller]
     pub(crate) fn ask(&self, what: &str) -> Option<String> {
         let mut line = String::new();

@@ -1,4 +1,4 @@
-//! Forks in other ways, or at other places.
+//! Forks made by other code, inside tasks, and beside other runtimes.
 
 use std::io::Read;
 use std::net::{Shutdown, TcpStream as StdTcpStream};
@@ -29,8 +29,8 @@ scenarios!(
         wait(fork_with_threads(use_everything));
     }
 
-    /// Children of unplanned forks have a runtime of their own, under load too, and their parent's connections are not
-    /// theirs.
+    /// Children of unplanned forks have a runtime of their own, under load too, and do not share their parent's
+    /// connections.
     fn unplanned_forks() {
         static HOOKS: AtomicU32 = AtomicU32::new(0);
         forkio::atfork::install().unwrap();

@@ -85,11 +85,11 @@ scenarios!(
     /// The process forks while another thread builds the runtime. The child builds its own, or gets an error about a lock.
     fn fork_during_build() {
         static BUILDING: AtomicBool = AtomicBool::new(false);
-        static GO_ON: AtomicBool = AtomicBool::new(false);
+        static FORK_IS_OVER: AtomicBool = AtomicBool::new(false);
         static SLOW: ProcessRuntime = ProcessRuntime::new(|| {
             if fork::generation() == 0 {
                 BUILDING.store(true, Ordering::Relaxed);
-                wait_until("the fork is over", || GO_ON.load(Ordering::Relaxed));
+                wait_until("the fork is over", || FORK_IS_OVER.load(Ordering::Relaxed));
             }
             multi_thread()
         });
@@ -101,7 +101,7 @@ scenarios!(
         });
         // The child does not wait for the runtime that is being built.
         wait_until("the child has ended", || child.try_wait().unwrap().is_some_and(|status| status.success()));
-        GO_ON.store(true, Ordering::Relaxed);
+        FORK_IS_OVER.store(true, Ordering::Relaxed);
         check_eq("the parent's", builder.join().unwrap(), 1);
 
         // Forks at various moments of the first use in a process. If a thread starts or ends at the fork, a lock of the
@@ -256,7 +256,7 @@ scenarios!(
         check_eq("attempts", ATTEMPTS.load(Ordering::Relaxed), 5);
     }
 
-    /// A runtime that is shut down is built again by its next use, also when a child uses it. A `block_on` of another thread
+    /// A runtime that is shut down is built again by its next use, even if a child uses it. A `block_on` of another thread
     /// continues, and the last one shuts its runtime down.
     fn shut_down() {
         RUNTIME.shutdown_timeout(limit());
