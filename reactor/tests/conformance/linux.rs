@@ -66,7 +66,7 @@ fn interest_in_priority() {
 #[test]
 fn an_eventfd_is_a_source() {
     let mut run = Loop::new();
-    // SAFETY: the result is checked, and the descriptor is ours.
+    // SAFETY: the result is checked, and no other code owns the descriptor.
     let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
     assert_ne!(event, -1);
     // SAFETY: as above; closed when dropped.

@@ -57,7 +57,7 @@ fn sends_and_receives_vectored() {
 }
 
 #[test]
-fn receiver_sees_the_sender_go() {
+fn receiver_sees_the_sender_close() {
     let mut run = Loop::new();
     let (mut sender, mut receiver) = registered(&run);
     sender.write_all(b"last").unwrap();
@@ -69,7 +69,7 @@ fn receiver_sees_the_sender_go() {
 }
 
 #[test]
-fn sender_sees_the_receiver_go() {
+fn sender_sees_the_receiver_close() {
     let mut run = Loop::new();
     let (mut sender, receiver) = registered(&run);
     drop(receiver);

@@ -42,7 +42,7 @@ fn timeouts_are_rounded_up() {
 }
 
 #[test]
-fn the_longest_timeout_is_no_error() {
+fn the_longest_timeout_is_accepted() {
     let mut run = Loop::new();
     let (mut sender, _receiver) = pipe::new().unwrap();
     run.register(&mut sender, 0, WRITE);
@@ -89,7 +89,7 @@ fn a_signal_interrupts() {
 }
 
 #[test]
-fn what_exceeds_the_capacity_comes_next() {
+fn events_beyond_the_capacity_come_next() {
     let mut poll = Poll::new().unwrap();
     let mut events = Events::with_capacity(2);
     let mut pipes: Vec<_> = (0..5).map(|_| pipe::new().unwrap()).collect();
@@ -135,7 +135,7 @@ fn readiness_before_registration_counts() {
 }
 
 #[test]
-fn only_what_is_of_interest_is_reported() {
+fn only_readiness_of_interest_is_reported() {
     let mut run = Loop::new();
     let (mut a, mut b) = UnixStream::pair().unwrap();
     // Writable from the start.
@@ -150,7 +150,7 @@ fn only_what_is_of_interest_is_reported() {
 }
 
 #[test]
-fn reregister_changes_the_token_and_arms_anew() {
+fn reregister_changes_the_token_and_arms_again() {
     let mut run = Loop::new();
     let (mut a, mut b) = UnixStream::pair().unwrap();
     run.register(&mut a, 1, READ);

@@ -43,7 +43,7 @@ fn option(fd: RawFd, level: libc::c_int, name: libc::c_int) -> libc::c_int {
 
 /// A bound socket that does not listen: no other socket gets its port, and connections to it are refused.
 fn refusing() -> (OwnedFd, SocketAddr) {
-    // SAFETY: the socket is a new descriptor of our own; the kernel reads an initialised address of the given length.
+    // SAFETY: the socket is a new descriptor of this function; the kernel reads an initialised address of the given length.
     unsafe {
         let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0);
         assert_ne!(fd, -1);
@@ -231,7 +231,7 @@ fn stream_shuts_down() {
 }
 
 #[test]
-fn stream_sees_its_peer_go() {
+fn stream_sees_its_peer_close() {
     let mut run = Loop::new();
     let (mut client, server) = connected(&mut run);
     drop(server);

@@ -50,7 +50,7 @@ fn sends_and_receives_with_addresses() {
     assert_eq!(UnixDatagram::unbound().unwrap().send_to(b"", &to).unwrap(), 0);
     let (length, peer) = receiver.recv_from(&mut buf).unwrap();
     assert!(length == 0 && peer.is_unnamed());
-    assert_kind(sender.send_to(b"x", directory.join("nobody")), ErrorKind::NotFound);
+    assert_kind(sender.send_to(b"x", directory.join("missing")), ErrorKind::NotFound);
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn sends_and_receives_connected() {
     let receiver = UnixDatagram::bind(&path).unwrap();
     let sender = UnixDatagram::unbound().unwrap();
     assert_kind(sender.send(b"x"), ErrorKind::NotConnected);
-    assert_kind(sender.connect(directory.join("nobody")), ErrorKind::NotFound);
+    assert_kind(sender.connect(directory.join("missing")), ErrorKind::NotFound);
     sender.connect(&path).unwrap();
     assert_eq!(sender.peer_addr().unwrap().as_pathname(), Some(&*path));
     assert_eq!(sender.send(b"a long datagram").unwrap(), 15);

@@ -167,7 +167,7 @@ fn stream_shuts_down() {
 }
 
 #[test]
-fn stream_sees_its_peer_go() {
+fn stream_sees_its_peer_close() {
     let mut run = Loop::new();
     let (mut left, right) = pair(&run);
     drop(right);

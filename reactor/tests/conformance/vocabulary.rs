@@ -47,7 +47,7 @@ fn token_is_a_number() {
 }
 
 #[test]
-fn tokens_come_back_whole() {
+fn tokens_are_returned_unchanged() {
     let mut run = Loop::new();
     for token in [0, 1 << 31, usize::MAX] {
         let (mut sender, _receiver) = pipe::new().unwrap();

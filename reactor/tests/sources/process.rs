@@ -74,7 +74,7 @@ fn a_process_that_has_ended_already_gives_an_event() {
 }
 
 #[test]
-fn a_process_that_is_no_child() {
+fn a_process_that_is_not_a_child() {
     let parent = std::os::unix::process::parent_id();
     let process = Process::open(parent).unwrap();
     assert!(!process.has_ended().unwrap());
@@ -82,7 +82,7 @@ fn a_process_that_is_no_child() {
 }
 
 #[test]
-fn what_is_no_process_is_refused() {
+fn an_id_without_a_process_is_refused() {
     const ZERO: i32 = if cfg!(forkio_kqueue) { libc::ESRCH } else { libc::EINVAL };
     let mut child = child("true");
     tell(&mut child);
@@ -94,22 +94,22 @@ fn what_is_no_process_is_refused() {
     // A refused watch leaves no descriptor open. Other tests of this program open up to a thousand descriptors meanwhile, but
     // a leak in 5,000 attempts would show.
     const ATTEMPTS: usize = 5_000;
-    let before = lowest_free_number();
+    let before = lowest_free_descriptor();
     for _ in 0..ATTEMPTS {
         Process::open(pid).unwrap_err();
     }
-    let after = lowest_free_number();
+    let after = lowest_free_descriptor();
     assert!(after < before + 2_500, "{before}, then {after}");
 }
 
 /// The lowest free descriptor.
-fn lowest_free_number() -> i32 {
+fn lowest_free_descriptor() -> i32 {
     std::fs::File::open("/dev/null").unwrap().as_raw_fd()
 }
 
 /// Signals do not make `has_ended` fail, although poll(2) may be interrupted even if it does not wait.
 #[test]
-fn signals_do_not_disturb_a_look() {
+fn signals_do_not_disturb_has_ended() {
     static HANDLED: AtomicU32 = AtomicU32::new(0);
     extern "C" fn handle(_: i32) {
         HANDLED.fetch_add(1, Ordering::Relaxed);

@@ -99,7 +99,7 @@ fn pending_signals_give_an_event_when_registered() {
 }
 
 #[test]
-fn what_is_no_signal_is_refused() {
+fn an_invalid_signal_is_refused() {
     for number in [-1, 0, libc::SIGKILL, libc::SIGSTOP, 65, i32::MAX] {
         assert_kind(Signals::new([libc::SIGUSR2, number]), ErrorKind::InvalidInput);
     }

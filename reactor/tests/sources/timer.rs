@@ -77,7 +77,7 @@ fn expires_periodically() {
 }
 
 #[test]
-fn counts_what_nobody_took() {
+fn counts_expirations_that_were_not_taken() {
     for clock in CLOCKS {
         let mut timer = Timer::new(clock).unwrap();
         // Ten periods ago, and half a period from the next. The monotonic clock of a system that was just booted shows less.
@@ -109,7 +109,7 @@ fn a_time_that_has_passed_expires_at_once() {
 }
 
 #[test]
-fn set_anew_and_stopped() {
+fn set_again_and_stopped() {
     let mut run = Loop::new();
     let mut timer = timer();
     run.register(&mut timer, 1, READ);
@@ -144,7 +144,7 @@ fn each_registration_gives_an_event_for_what_is_pending() {
 }
 
 #[test]
-fn what_is_out_of_range() {
+fn times_out_of_range() {
     let mut timer = timer();
     assert_kind(timer.set_after(MILLIS, Some(Duration::ZERO)), ErrorKind::InvalidInput);
     timer.set_after(Duration::MAX, Some(Duration::MAX)).unwrap();
