@@ -27,7 +27,7 @@ pub fn kqueue() -> io::Result<RawFd> {
     create(0)
 }
 
-/// Creates a queue: kqueuex(2). `None`: this kernel has no such function.
+/// Creates a queue: kqueuex(2). Returns `None` if this kernel has no such function.
 pub fn kqueuex(flags: u32) -> Option<io::Result<RawFd>> {
     let known = match Kernel::this() {
         Kernel::Dropping | Kernel::NoUserEvents => return None,
@@ -157,7 +157,7 @@ pub fn fstat(fd: RawFd) -> io::Result<libc::stat> {
 }
 
 /// Returns the address of a socket's control block: `kf_sock_pcb` of `F_KINFO` in fcntl(2) of FreeBSD, which all
-/// duplicates of a socket share. `None`: the descriptor is no socket, or this kernel does not tell.
+/// duplicates of a socket share. Returns `None` if the descriptor is not a socket, or if this kernel does not tell.
 pub fn socket_pcb(fd: RawFd) -> Option<u64> {
     let stat = linux::stat(fd).ok()?;
     // Linux's inode identifies a socket, too.

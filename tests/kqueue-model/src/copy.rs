@@ -27,16 +27,16 @@ impl Queue {
 
     /// Replaces the queue's objects by fresh ones of this process, at the same descriptors.
     pub(crate) fn replace_objects(&mut self) {
-        let put = |make: fn() -> io::Result<OwnedFd>, number: RawFd| {
-            let is_close_on_exec = linux::is_close_on_exec(number);
+        let put = |make: fn() -> io::Result<OwnedFd>, fd: RawFd| {
+            let is_close_on_exec = linux::is_close_on_exec(fd);
             // Closed first, so that the copy needs no free descriptor: a kernel does not need one either.
-            close(number);
+            close(fd);
             let fresh = make().expect(FAILED).into_raw_fd();
-            if fresh != number {
-                replace(fresh, number).expect(FAILED);
+            if fresh != fd {
+                replace(fresh, fd).expect(FAILED);
                 close(fresh);
             }
-            linux::set_close_on_exec(number, is_close_on_exec).expect(FAILED);
+            linux::set_close_on_exec(fd, is_close_on_exec).expect(FAILED);
         };
         put(linux::epoll, self.fd);
         put(linux::epoll, self.writers.as_raw_fd());

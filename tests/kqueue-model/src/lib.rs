@@ -38,8 +38,8 @@
 //! - `EV_ADD` with `NOTE_TRIGGER` for a USER event that exists. The model does not trigger it.
 //! - Forks while a TIMER of a queue with the flag expires: CVE-2026-58083 makes them dangerous.
 //! - The kernels `einval`, `dropping` and `no-user-events`. `einval` has FreeBSD's answers as far as they are not about
-//!   copies. The other two follow POSIX and the manuals: `EBADF` for kevent(2) on a descriptor that is no queue,
-//!   `ESRCH` for process 0, fstat(2) as on Linux, and the lowest free number for a new descriptor.
+//!   copies. The other two follow POSIX and the manuals: `EBADF` for kevent(2) on a descriptor that is not a queue,
+//!   `ESRCH` for process 0, fstat(2) as on Linux, and the lowest free one as a new descriptor.
 //!
 //! # What the model does not show
 //!
@@ -52,8 +52,8 @@
 //! - `data` and `fflags` are rough: the number of bytes to read, one error for all errors, and the exit status of
 //!   children only.
 //! - Only the queues that a child creates avoid the descriptors of dropped queues. Other descriptors are Linux's, which
-//!   takes the lowest free number.
-//! - The model has descriptors of its own, see [`own`]. They take numbers that a kernel would leave to the program.
+//!   takes the lowest free one.
+//! - The model has descriptors of its own, see [`own`]. On a real kernel the program could use these.
 //! - The model detects a fork that runs no handlers, such as clone(2), at the child's first call. What happened to the
 //!   queues meanwhile is lost, and what was taken and is still ready is reported again.
 

@@ -61,18 +61,18 @@ pub(crate) fn replace(from: RawFd, onto: RawFd) -> io::Result<()> {
     syscall!(dup3(from, onto, libc::O_CLOEXEC)).map(drop)
 }
 
-/// The numbers that a fork has left unused in this process. FreeBSD does not give them to new descriptors.
+/// The descriptors that a fork has left unused in this process. FreeBSD does not give them to new descriptors.
 static UNUSED: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
-pub(crate) fn leave_unused(numbers: BTreeSet<RawFd>) {
-    *UNUSED.lock().unwrap_or_else(PoisonError::into_inner) = numbers;
+pub(crate) fn leave_unused(fds: BTreeSet<RawFd>) {
+    *UNUSED.lock().unwrap_or_else(PoisonError::into_inner) = fds;
 }
 
-/// Makes a descriptor at a number that no fork has left unused.
+/// Makes a descriptor other than those that a fork has left unused.
 pub(crate) fn aside(make: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
     let mut unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);
-    // A number is in use again once the program has placed a descriptor there.
-    unused.retain(|number| !is_open(*number));
+    // A descriptor is in use again once the program has put an object there.
+    unused.retain(|fd| !is_open(*fd));
     let mut fd = make()?;
     while unused.contains(&fd.as_raw_fd()) {
         let next = fd.as_raw_fd() + 1;

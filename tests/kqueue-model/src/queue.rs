@@ -262,7 +262,7 @@ impl Queue {
     }
 }
 
-/// Opens a process; `None`: process 0, which FreeBSD has. It is the kernel, and never ends.
+/// Opens a process. Returns `None` for process 0 of FreeBSD, which is the kernel and never ends.
 fn open_process(ident: usize) -> io::Result<Option<OwnedFd>> {
     let missing = || errno(libc::ESRCH);
     match libc::pid_t::try_from(ident).map_err(|_| missing())? {

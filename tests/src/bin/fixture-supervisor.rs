@@ -1,7 +1,7 @@
 //! A prefork server that a file controls. Most commands make it fail in some way.
 //!
 //! Arguments: the path of that file, how the application is loaded (`template` or `before`), and options by name. Times are
-//! long, so that a slow machine is no failure, unless an option such as `boot-timeout=700` gives one in milliseconds. The
+//! long, so that a slow machine causes no failures, unless an option such as `boot-timeout=700` gives one in milliseconds. The
 //! file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-aborts`, `never-ready`,
 //! `boot-exits`, `says-nothing`, `fork-fails`, `no-processes`, `no-processes-of-template`, or none of them.
 //!
@@ -22,7 +22,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// A time that no scenario takes.
+/// Longer than any scenario takes.
 const LONG: Duration = Duration::from_secs(600);
 
 #[derive(Clone)]
@@ -231,7 +231,7 @@ async fn work(mut worker: Worker, data: u32, control: Control) -> u8 {
     while let Some((stream, _)) = incoming.next().await {
         connections.spawn(answer(stream.into_inner(), worker.handle(), data));
     }
-    // Also those that panic.
+    // Wait for the tasks that panic, too.
     while connections.join_next().await.is_some() {}
     0
 }
@@ -239,7 +239,7 @@ async fn work(mut worker: Worker, data: u32, control: Control) -> u8 {
 async fn answer(stream: TcpStream, worker: forkio::prefork::WorkerHandle, data: u32) {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
-    // A client that has gone is no failure.
+    // A client that has closed its connection is not a failure.
     if stream.read_line(&mut line).await.is_err() {
         return;
     }

@@ -280,7 +280,7 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) -> Result<(), Error> {
     let start = Instant::now();
     while !condition() {
         if start.elapsed() > LIMIT {
-            return Err(format!("after {LIMIT:?} still not so: {what}").into());
+            return Err(format!("not within {LIMIT:?}: {what}").into());
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -322,7 +322,7 @@ fn main() -> Result<(), Error> {
     until("only the workers are left", || server.resources().is_some_and(|after| after.processes == before.processes))?;
     server.replace_one()?;
     let mut after = None;
-    let settled = until("what is left is what there was", || {
+    let settled = until("the server has the resources that it had at the start", || {
         after = server.resources();
         after.is_some_and(|after| after.leaks(&before).is_empty())
     });

@@ -228,7 +228,7 @@ scenarios!(
             check_eq("hooks", hook(), 0);
         });
         unplanned::in_child(|| {
-            check_eq("registering is no poll", selector.registry().try_clone().is_ok(), true);
+            check_eq("registering is not a poll", selector.registry().try_clone().is_ok(), true);
             let mut socket = udp();
             register(selector.registry(), &mut socket, 1);
             check_eq("hooks", hook(), 0);

@@ -38,11 +38,11 @@ pub(crate) const SENTENCES: &[Sentence] = &[
     }),
     ("KQUEUE_CPONFORK", "reference file descriptors which are not duplicated on fork, are not copied", || {
         let (queue, (a, mut b)) = (copied()?, pair());
-        let number = duplicate(&a);
-        set_close_on_fork(number)?;
-        queue.change(read(&number, EV_ADD));
+        let fd = duplicate(&a);
+        set_close_on_fork(fd)?;
+        queue.change(read(&fd, EV_ADD));
         b.write_all(b"x").ok()?;
-        let missing = || queue.poll().is_empty() && queue.refused(read(&number, EV_DELETE)) == Some(libc::EBADF);
+        let missing = || queue.poll().is_empty() && queue.refused(read(&fd, EV_DELETE)) == Some(libc::EBADF);
         Some(in_child(missing) && queue.poll().len() == 1)
     }),
     ("KQUEUE_CPONFORK", "when the flag is not set ... file descriptor indeces are unused in the child", || {
@@ -139,10 +139,10 @@ pub(crate) const SENTENCES: &[Sentence] = &[
     ("15.1", "closing a descriptor in the child removes its event there only", || {
         let (queue, (a, mut b)) = (copied()?, pair());
         queue.change(read(&a, EV_ADD));
-        let number = a.as_raw_fd();
+        let fd = a.as_raw_fd();
         Some(
             in_child(|| {
-                close(number);
+                close(fd);
                 b.write_all(b"x").is_ok() && queue.poll().is_empty()
             }) && queue.wait().len() == 1,
         )
@@ -150,14 +150,14 @@ pub(crate) const SENTENCES: &[Sentence] = &[
     ("15.1", "dup2(2) in the child removes the event there, and a new one can be added", || {
         let (queue, (a, mut b), (c, mut d)) = (copied()?, pair(), pair());
         queue.change(read(&a, EV_ADD));
-        let number = a.as_raw_fd();
+        let fd = a.as_raw_fd();
         d.write_all(b"x").ok()?;
         Some(
             in_child(|| {
                 // SAFETY: the child owns both descriptors, and does not use the first stream any more.
-                unsafe { libc::dup2(c.as_raw_fd(), number) };
+                unsafe { libc::dup2(c.as_raw_fd(), fd) };
                 let before = queue.poll().len();
-                queue.change(read(&number, EV_ADD));
+                queue.change(read(&fd, EV_ADD));
                 b.write_all(b"x").is_ok() && (before, queue.wait().len()) == (0, 1)
             }) && queue.wait().len() == 1,
         )
@@ -213,7 +213,8 @@ pub(crate) const SENTENCES: &[Sentence] = &[
     }),
 ];
 
-/// Keeps the kernel from copying queues until the returned function is called. `None`: this system has no such limit.
+/// Keeps the kernel from copying queues until the returned function is called. Returns `None` if this system has no such
+/// limit.
 fn reach_limit() -> Option<impl Fn()> {
     #[cfg(target_os = "linux")]
     {

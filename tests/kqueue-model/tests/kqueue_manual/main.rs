@@ -18,7 +18,7 @@ mod tools;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Whether a sentence holds. `None`: the kernel does not have the feature that the sentence is about.
+/// Whether a sentence holds, or `None` if the kernel does not have the feature that the sentence is about.
 type Check = fn() -> Option<bool>;
 
 /// The section of the sentence, the sentence, and a check of it.

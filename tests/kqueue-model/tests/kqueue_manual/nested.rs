@@ -18,7 +18,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         outer.change(read(&inner, EV_ADD));
         Some(in_child(|| {
             let fresh = Kqueue::new();
-            // SAFETY: the number is free, or the fresh queue's own.
+            // SAFETY: the descriptor is free, or is the fresh queue itself.
             assert_eq!(unsafe { libc::dup2(fresh.0, inner.0) }, inner.0);
             outer.change(read(&inner, EV_ADD));
             inner.add_and_trigger();

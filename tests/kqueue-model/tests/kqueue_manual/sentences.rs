@@ -203,7 +203,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         Some(told && queue.refused(read(&a, EV_DELETE)) == Some(libc::ENOENT))
     }),
     ("ERRORS", "[EBADF] The specified descriptor is invalid", || {
-        // A number that is not open.
+        // Descriptor 900 is not open.
         Some(Kqueue::new().refused(ev(900, EVFILT_READ, EV_ADD)) == Some(libc::EBADF))
     }),
     ("ERRORS", "[ESRCH] The specified process to attach to does not exist", || {
@@ -225,7 +225,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         let (queue, inner) = (Kqueue::new(), Kqueue::new());
         Some(queue.refused(write(&inner, EV_ADD)) == Some(libc::EINVAL))
     }),
-    ("15.1", "kevent(2) on a descriptor that is no queue gives EINVAL, on one that is not open EBADF", || {
+    ("15.1", "kevent(2) on a descriptor that is not a queue gives EINVAL, on one that is not open EBADF", || {
         freebsd()?;
         let (a, _b) = pair();
         let errno = |fd| {

@@ -72,18 +72,18 @@ impl AsRawFd for Kqueue {
     }
 }
 
-/// Opens a queue with a user event that is not triggered. `None`: this kernel has no such events.
+/// Opens a queue with a user event that is not triggered. Returns `None` if this kernel has no such events.
 pub(crate) fn with_user_event() -> Option<Kqueue> {
     let queue = Kqueue::new();
     (queue.refused(user(EV_ADD | EV_CLEAR, 0)) != Some(libc::EINVAL)).then_some(queue)
 }
 
-/// Opens a queue with `KQUEUE_CPONFORK`. `None`: this kernel does not have the flag.
+/// Opens a queue with `KQUEUE_CPONFORK`. Returns `None` if this kernel does not have the flag.
 pub(crate) fn with_flag() -> Option<Kqueue> {
     kqueuex(KQUEUE_CLOEXEC | KQUEUE_CPONFORK)?.ok().map(Kqueue)
 }
 
-/// Opens a queue that is copied on fork. `None`: this kernel does not copy queues.
+/// Opens a queue that is copied on fork. Returns `None` if this kernel does not copy queues.
 pub(crate) fn copied() -> Option<Kqueue> {
     #[cfg(target_os = "linux")]
     if forkio_kqueue_model::Kernel::this() == forkio_kqueue_model::Kernel::AtLimit {
@@ -133,13 +133,13 @@ pub(crate) fn duplicate(fd: &impl AsRawFd) -> RawFd {
     unsafe { libc::dup(fd.as_raw_fd()) }
 }
 
-/// The flags of a descriptor. `None`: it is not open.
+/// Returns the flags of a descriptor, or `None` if it is not open.
 pub(crate) fn descriptor_flags(fd: RawFd) -> Option<i32> {
     // SAFETY: the call takes no pointer.
     Some(unsafe { libc::fcntl(fd, libc::F_GETFD) }).filter(|flags| *flags != -1)
 }
 
-/// Marks a descriptor as close-on-fork. `None`: this system has no such flag.
+/// Marks a descriptor as close-on-fork. Returns `None` if this system has no such flag.
 pub(crate) fn set_close_on_fork(fd: RawFd) -> Option<()> {
     #[cfg(target_os = "linux")]
     {

@@ -18,10 +18,10 @@ pub(crate) const CASES: &[Case] = &[
     ("calls fail after the spare ones", injected_errors),
     ("changes are counted from the fork on", counted_changes),
     ("a queue's descriptors are listed", listed_descriptors),
-    ("the model's descriptors are no program's", own_descriptors),
+    ("the model's descriptors are not counted as the program's", own_descriptors),
     ("a duplicate is found, and a queue without a descriptor is gone", duplicates),
     ("a mark for close-on-fork ends with the descriptor", closed_mark),
-    ("the number of a dropped queue", dropped_number),
+    ("the descriptor of a dropped queue", dropped_descriptor),
     ("a queue that is missing in the child", missing_copy),
     ("timers are copied, or end the child", timers),
     ("a fork without handlers", fork_without_handlers),
@@ -84,10 +84,10 @@ fn listed_descriptors(_: Kernel) {
     queue.change(kevent_of(a.as_raw_fd() as usize, EVFILT_WRITE, EV_ADD, 5));
     queue.change(kevent_of(b.as_raw_fd() as usize, EVFILT_WRITE, EV_ADD, 6));
     assert_eq!(model::watched(queue.0), [(a.as_raw_fd(), 5), (b.as_raw_fd(), 6)]);
-    let number = a.as_raw_fd();
+    let fd = a.as_raw_fd();
     drop(a);
     assert_eq!(model::watched(queue.0), [(b.as_raw_fd(), 6)]);
-    assert_eq!(model::watched(number), []);
+    assert_eq!(model::watched(fd), []);
 }
 
 /// The descriptors of this process that a program would see.
@@ -122,9 +122,9 @@ fn duplicates(_: Kernel) {
     b.write_all(b"x").unwrap();
     assert_eq!(other.wait().len(), 1);
     assert_eq!(errno(other.call(&[], 0, NOW)), None);
-    let number = other.0;
+    let fd = other.0;
     drop(other);
-    assert_eq!(model::watched(number), []);
+    assert_eq!(model::watched(fd), []);
     // A fork detects that the queue is gone.
     assert!(in_child(|| true));
     assert!(model::own().is_disjoint(&before));
@@ -134,34 +134,34 @@ fn closed_mark(_: Kernel) {
     let (a, _b) = pair();
     set_close_on_fork(a.as_raw_fd());
     assert!(in_child(|| descriptor_flags(a.as_raw_fd()).is_none()));
-    let number = a.as_raw_fd();
+    let fd = a.as_raw_fd();
     drop(a);
     let (c, _d) = pair();
-    assert_eq!(c.as_raw_fd(), number);
-    assert!(in_child(|| descriptor_flags(number).is_some()));
+    assert_eq!(c.as_raw_fd(), fd);
+    assert!(in_child(|| descriptor_flags(fd).is_some()));
 
     let queue = Kqueue::new();
     set_close_on_fork(queue.0);
-    let number = queue.0;
+    let fd = queue.0;
     drop(queue);
     let (c, d) = pair();
-    assert_eq!(c.as_raw_fd(), number);
-    assert!(in_child(|| descriptor_flags(number).is_some()));
+    assert_eq!(c.as_raw_fd(), fd);
+    assert!(in_child(|| descriptor_flags(fd).is_some()));
     drop((c, d));
     if let Some(queue) = copied() {
-        assert_eq!(queue.0, number);
+        assert_eq!(queue.0, fd);
         assert!(in_child(|| queue.poll().is_empty()));
     }
 }
 
-fn dropped_number(kernel: Kernel) {
+fn dropped_descriptor(kernel: Kernel) {
     let (queue, fresh) = (Kqueue::new(), Kqueue::new().0);
     assert!(fresh > queue.0);
     assert!(in_child(|| {
         let first = kqueue().unwrap();
         let is_first_free = first == queue.0;
-        // The program places a descriptor there, and closes it.
-        // SAFETY: the number is free, or the new queue's own.
+        // The program puts the new queue at that descriptor, and closes it.
+        // SAFETY: the descriptor is free, or is the new queue itself.
         let placed = unsafe { libc::dup2(first, queue.0) };
         let works = Kqueue(placed).call(&[], 0, NOW).is_ok();
         works && is_first_free != kernel.is_freebsd()

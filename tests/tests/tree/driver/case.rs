@@ -239,7 +239,8 @@ impl Case<'_> {
             }
         }
         if self.ahead.get(&pid).is_some_and(|ahead| *ahead != seen.ahead) {
-            return Err(format!("the next fork is prepared: {}, but must not be so", seen.ahead));
+            let due = !seen.ahead;
+            return Err(format!("the next fork is prepared in advance: {}, where {due} is due", seen.ahead));
         }
         // The root has the standard ones, and the connection to the driver.
         let mut due: BTreeSet<Fd> = self.driver.baseline.descriptors.iter().copied().collect();
