@@ -85,7 +85,12 @@ pub(crate) fn write_to(readme: &Path, table: &str) -> io::Result<()> {
     let text = fs::read_to_string(readme)?;
     let parts = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
     let Some((before, after)) = parts else {
-        return Err(io::Error::other(format!("{} has no place for the figures", readme.display())));
+        return Err(io::Error::other(format!(
+            "{} does not have the lines {:?} and {:?}",
+            readme.display(),
+            BEGIN.trim(),
+            END.trim()
+        )));
     };
     fs::write(readme, format!("{before}{BEGIN}{table}{END}{after}"))
 }

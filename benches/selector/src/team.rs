@@ -18,7 +18,7 @@ pub(crate) struct Team {
 }
 
 impl Team {
-    /// Starts so many threads. `job` makes what one of them does in a turn; the argument of that is a number of times.
+    /// Starts `threads` threads. `job` makes the function that one of them calls in each turn, with a number of iterations.
     pub(crate) fn start<J>(threads: usize, mut job: impl FnMut(usize) -> io::Result<J>) -> io::Result<Team>
     where
         J: FnMut(u64) -> io::Result<()> + Send + 'static,
@@ -40,7 +40,7 @@ impl Team {
         Ok(team)
     }
 
-    /// Lets each thread do its job so many times; returns the mean of their processor times.
+    /// Lets each thread do its job `times` times. Returns the mean of their processor times.
     pub(crate) fn turn(&self, times: u64) -> io::Result<Duration> {
         self.order(times)?;
         let mut spent = Duration::ZERO;
@@ -50,7 +50,7 @@ impl Team {
         Ok(self.mean(spent))
     }
 
-    /// The same; this thread calls `beside` until they have finished.
+    /// Like [`turn`](Team::turn), but this thread calls `beside` until the others have finished.
     pub(crate) fn turn_beside(&self, times: u64, mut beside: impl FnMut() -> io::Result<()>) -> io::Result<Duration> {
         self.order(times)?;
         let (mut spent, mut finished) = (Duration::ZERO, 0);

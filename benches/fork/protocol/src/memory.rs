@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct SharedPage(NonNull<[AtomicU64; 4]>);
 
 impl SharedPage {
-    /// Four zeros.
+    /// Maps a page of four counters, all zero.
     ///
     /// # Errors
     ///
@@ -44,7 +44,7 @@ pub const HUGE: &str = "-huge";
 ///
 /// # Errors
 ///
-/// If that is no number, and those of mmap(2).
+/// If `memory` is not a number, and those of mmap(2).
 pub fn fill_memory(memory: &str) -> io::Result<()> {
     let (mebibytes, advice) = match memory.strip_suffix(HUGE) {
         Some(mebibytes) => (mebibytes, libc::MADV_HUGEPAGE),
