@@ -329,7 +329,9 @@ impl fmt::Display for RuntimeError {
                 "this thread was inside the runtime of the parent when it forked, and cannot block inside another one; \
                  use another thread (`std::thread::scope`), or spawn",
             ),
-            RuntimeError::InsideBuild => f.write_str("the function that builds the runtime uses it"),
+            RuntimeError::InsideBuild => f.write_str(
+                "the function that builds the runtime uses the `ProcessRuntime` itself: move that use after the build",
+            ),
         }
     }
 }

@@ -41,7 +41,7 @@ const EMPTYING_LIMIT: Duration = Duration::from_secs(2);
 /// ```
 pub struct Incoming<L: Accept> {
     state: State<L>,
-    /// When the next connection may be accepted. `None`: at once.
+    /// When the next connection may be accepted. `None` means at once.
     pause: Option<Instant>,
     shutdown: Shutdown,
 }
@@ -57,7 +57,7 @@ impl<L: Accept> Incoming<L> {
         Incoming { state: State::Accepting(acceptor), pause: None, shutdown }
     }
 
-    /// The next connection. `None`: the worker must end, and this listener has no more for it.
+    /// Returns the next connection, or `None` if the worker must end and this listener has no more for it.
     ///
     /// In the worker's own future, it also waits for the tasks of [`spawn`](super::WorkerHandle::spawn) before it returns
     /// `None`, at most until the [deadline](Shutdown::deadline). In a task it does not, because a task cannot wait for itself.

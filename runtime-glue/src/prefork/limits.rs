@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::reason::Reason;
 
-/// The limits of each worker. `None`: no limit.
+/// The limits of each worker. `None` means no limit.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Limits {
     pub(super) requests: Option<u64>,

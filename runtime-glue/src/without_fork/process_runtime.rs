@@ -165,7 +165,9 @@ impl fmt::Display for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RuntimeError::Build(error) => write!(f, "cannot build the runtime: {error}"),
-            RuntimeError::InsideBuild => f.write_str("the function that builds the runtime uses it"),
+            RuntimeError::InsideBuild => f.write_str(
+                "the function that builds the runtime uses the `ProcessRuntime`: use it only after that function has returned",
+            ),
         }
     }
 }

@@ -110,7 +110,7 @@ fn path(fd: RawFd) -> Option<String> {
     text(&path)
 }
 
-/// Returns `None`: OpenBSD keeps no names of open files.
+/// Returns `None`, because OpenBSD keeps no names of open files.
 #[cfg(target_os = "openbsd")]
 fn path(_: RawFd) -> Option<String> {
     None
