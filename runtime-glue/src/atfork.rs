@@ -13,8 +13,8 @@
 //! | an object that the child needs cannot be made | the fork is refused | the child's runtimes fail: [`failure`] says why |
 //! | other threads | are waited for, or the fork is refused | the child does not have them |
 //! | [`Lineage`](crate::Lineage), [`Child`](crate::Child), [`parent_only`](crate::parent_only()) | correct | correct |
-//! | [`on_child`](crate::on_child) hooks | run before it returns | run in the first turn of a runtime |
-//! | [`parent_only`](crate::parent_only()) futures wake | before it returns | in the first turn, if the process had one thread |
+//! | [`on_child`](crate::on_child) hooks | run before `fork` returns | run in the first turn of a runtime |
+//! | [`parent_only`](crate::parent_only()) futures wake | before `fork` returns | in the first turn, if the process had one thread |
 //! | [`before_fork`](crate::before_fork) hooks, buffered output | run, flushed | not run, not flushed |
 //! | a signal that no stream has received yet | is waited for | both processes may see it |
 //!
@@ -62,8 +62,8 @@ use crate::{policy, sys};
 /// [`ProcessRuntime`](crate::ProcessRuntime#parking_lot) needs them.
 ///
 /// The parent pays nothing. Each child pays for its reconciliation, even if it only calls `exec`. `std::process::Command`
-/// and `tokio::process::Command` pay nothing, unless they have a `pre_exec` hook or set a user or groups: they do not use
-/// `fork(2)` otherwise. See [`forkio_reactor::fork::atfork`].
+/// and `tokio::process::Command` use `fork(2)` only if they have a `pre_exec` hook or set a user or groups. Otherwise they
+/// pay nothing. See [`forkio_reactor::fork::atfork`].
 ///
 /// # Errors
 ///
@@ -76,7 +76,7 @@ pub fn install() -> io::Result<()> {
 
 /// Returns why this process could not reconcile, if it is the child of an unplanned fork.
 ///
-/// Its inherited runtimes fail when they ask for events: tokio panics with the bare error. Such a child can build new runtimes,
+/// Its inherited runtimes fail when they ask for events: tokio panics with that error alone. Such a child can build new runtimes,
 /// or call `exec`.
 pub fn failure() -> Option<&'static PrepareError> {
     reactor::failure()

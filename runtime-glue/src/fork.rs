@@ -30,7 +30,7 @@ pub enum Fork {
 ///
 /// # Errors
 ///
-/// [`ForkError`]. No process was made, and nothing has changed.
+/// [`ForkError`]. No child is left, and the parent continues as before.
 ///
 /// # Cancel safety
 ///
@@ -108,7 +108,7 @@ impl ForkOptions {
     ///
     /// # Errors
     ///
-    /// The same as those of [`fork`](crate::fork()).
+    /// Those of [`fork`](crate::fork()).
     pub async fn fork(&self) -> Result<Fork, ForkError> {
         self.fork_with(|| ()).await
     }
@@ -164,7 +164,7 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 ///
 /// # Errors
 ///
-/// [`ForkError`]. No process was made, and nothing has changed.
+/// [`ForkError`]. No child is left, and the parent continues as before.
 ///
 /// # Safety
 ///
@@ -193,11 +193,12 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 ///
 /// - **A part of the list is locked** if another thread was adding or removing an entry at the instant of the fork. Such a
 ///   lock is held for nanoseconds, and not by a worker that pauses. In the child, threads that need this part wait forever, as
-///   for every lock that another thread held. No error says so. Forks of other code pause no workers, so there it happens more
-///   often.
+///   for every lock that another thread held. No error says so. Forks by other code pause no workers, so it happens more often
+///   in their children.
 /// - **A lock that the calling thread holds**, while other threads wait for it, may be handed to one of these when the child
 ///   unlocks it. Then it stays locked. Unlock it before the fork.
-/// - **A condition that other threads wait for** wakes one of these first. Use conditions that the child has created.
+/// - **A condition variable that other threads wait for** wakes one of these first. Use condition variables that the child
+///   has created.
 ///
 /// # Platforms
 ///
@@ -255,7 +256,8 @@ pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
         ForkResult::Child => {
             mem::forget(paused);
             if can_keep_stacks {
-                // Before any thread starts. `ProcessRuntime` tries again after an error, and returns it.
+                // The child must keep the stacks before it starts a thread. After an error, `ProcessRuntime` tries again, and returns
+                // its own error.
                 let _ = sys::keep_inherited_stacks();
             }
             drop(blocked);
@@ -293,7 +295,7 @@ fn fork_now(blocked: SignalsBlocked, first: impl FnOnce()) -> Result<Fork, ForkE
             first();
             if may_inherit_stacks {
                 if let Err(error) = sys::occupy_inherited_stacks().and_then(|()| sys::wait_until_single_threaded()) {
-                    tracing::warn!(%error, "threads of this process may be taken for those of its parent");
+                    tracing::warn!(%error, "cannot occupy the stacks of the parent's threads: joining one of these threads may hang");
                 }
             }
             sys::raise_child_signal();

@@ -35,13 +35,15 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 ///   which a thread of the parent may have held. So does dropping an I/O object, a timer or a `JoinSet`: pass these to
 ///   `mem::forget`. Dropping a `JoinHandle` or a `Handle` is harmless.
 ///
-/// Without [the patch](crate#the-patch), the child of a fork that other code makes severs the connections that the parent's
-/// runtime still has when the child first uses this one, or inside the fork after [`atfork::install`](crate::atfork::install).
+/// Without [the patch](crate#the-patch), the child of a fork that other code makes severs connections only when it first uses
+/// this runtime: those that the parent's runtime still has by then. After [`atfork::install`](crate::atfork::install) it
+/// severs them inside the fork.
 ///
 /// Some locks of tokio belong to the process: those of the signal streams, of the first stream for a signal
 /// (`signal-hook-registry`), and of dropped `tokio::process::Child` handles.
-/// [`fork_with_threads`](crate::fork_with_threads()) pauses the runtime's workers, so that they hold none. Other threads and
-/// other forks leave a window of nanoseconds. The first use in the child notices: [`RuntimeError::InheritedLock`].
+/// [`fork_with_threads`](crate::fork_with_threads()) pauses the runtime's workers, so that they hold none. Other threads may
+/// hold one for nanoseconds, and so may workers at forks by other code. If one did so at the fork, the child's first use
+/// returns [`RuntimeError::InheritedLock`].
 ///
 /// ## `parking_lot`
 ///
@@ -231,17 +233,18 @@ fn prepare_process() -> Result<(), RuntimeError> {
             return Err(RuntimeError::InheritedState(lost));
         }
         if !lineage::ancestors_were_single_threaded() {
-            // Before any thread starts, such as in a hook. Without `parking_lot`, it is a precaution for other libraries.
+            // The child must keep the stacks before it starts a thread, such as in a hook. Without `parking_lot`, this is a
+            // precaution for other libraries.
             if let Err(error) = sys::keep_inherited_stacks() {
                 tracing::debug!(%error, "cannot keep the stacks of the parent's threads");
                 check_stacks(error)?;
             }
         }
-        // Now, rather than in the first turn of the new runtime.
+        // The hooks run now, rather than in the first turn of the new runtime.
         lineage::finish_fork(glue::is_single_threaded());
         if !lineage::ancestors_were_single_threaded() && sys::may_inherit_stacks() {
             if let Err(error) = sys::occupy_inherited_stacks() {
-                tracing::warn!(%error, "threads of this process may be taken for those of its parent");
+                tracing::warn!(%error, "cannot occupy the stacks of the parent's threads: joining one of these threads may hang");
                 check_stacks(error)?;
             }
         }

@@ -53,7 +53,7 @@ impl Timer {
     ///
     /// # Panics
     ///
-    /// Panics outside of a runtime, or if the runtime has no I/O driver.
+    /// Outside a runtime, or if the runtime has no I/O driver.
     pub fn new(clock: Clock) -> io::Result<Timer> {
         Ok(Timer { watched: sys::watch(unix::Timer::new(clock)?).map_err(|(_, error)| error)? })
     }

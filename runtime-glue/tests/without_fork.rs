@@ -14,7 +14,7 @@ use hyper::{Request, Response};
 use tokio::runtime::Builder;
 
 #[test]
-fn a_server_answers_and_finishes_what_it_has_begun_when_it_stops() {
+fn a_server_finishes_the_requests_in_flight_when_it_stops() {
     let (ready, address) = mpsc::channel();
     let server = thread::spawn(move || {
         Server::new()

@@ -34,7 +34,7 @@
 //! }
 //! ```
 //!
-//! | to | use |
+//! | I want to | use |
 //! |---|---|
 //! | wait for a future in a Python function | [`block_on`] |
 //! | give a future to asyncio as an awaitable | [`future_into_py`] |
@@ -110,7 +110,7 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
 ///
 /// # Errors
 ///
-/// The same as those of [`install`].
+/// Those of [`install`].
 ///
 /// # Examples
 ///

@@ -62,7 +62,7 @@ pub fn handle() -> PyResult<Handle> {
 ///
 /// # Errors
 ///
-/// The same as those of [`handle`]. The future is then dropped.
+/// Those of [`handle`]. The future is then dropped.
 pub fn spawn<F>(future: F) -> PyResult<task::JoinHandle<F::Output>>
 where
     F: Future + Send + 'static,

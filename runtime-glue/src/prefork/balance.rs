@@ -136,7 +136,7 @@ impl Balance {
 
     pub(super) fn set_state(&self, index: usize, state: State) {
         let set = |word| Some(Word(word).with_state(state).0);
-        // Never refused: there is always a value.
+        // This cannot fail, because `set` always returns a value.
         let _ = self.words[FIRST + index].fetch_update(Ordering::SeqCst, Ordering::SeqCst, set);
     }
 

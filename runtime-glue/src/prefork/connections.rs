@@ -55,7 +55,7 @@ pub(super) struct Common {
 }
 
 impl Common {
-    /// `is_shown`: whether the scoreboard is used.
+    /// Maps the shared memory. `is_shown` says whether the scoreboard is used.
     pub(super) fn new(capacity: usize, is_balanced: bool, is_shown: bool) -> io::Result<Common> {
         Ok(Common {
             is_balanced,

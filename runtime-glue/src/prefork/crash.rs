@@ -74,7 +74,7 @@ mod tests {
         }
         assert_eq!(rate.take(start), start + PERIOD);
         assert_eq!(rate.take(start), start + PERIOD * 2);
-        // Two of the seconds that have passed are spent.
+        // Five seconds have given five replacements, and two of them were taken in advance.
         let later = start + PERIOD * 5;
         for _ in 0..3 {
             assert_eq!(rate.take(later), later);

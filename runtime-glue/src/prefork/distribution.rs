@@ -48,7 +48,7 @@ pub enum Distribution {
     ///
     /// The parent makes one listening socket per worker at the address of the listener that it was given, which becomes
     /// the first worker's. It keeps all of them open, so that a worker that ends leaves its queue to the next one. The option
-    /// `SO_REUSEPORT` need not be set before; it is set here, after the bind, so that a port in use is noticed. From then
+    /// `SO_REUSEPORT` need not be set before: `Prefork` sets it after the bind, so that binding a port in use fails. From then
     /// on other programs of the same user can bind the port with that option, and would share its connections.
     ///
     /// The sockets have the first one's `SO_REUSEADDR`, `IPV6_V6ONLY`, `SO_BINDTODEVICE`, `TCP_NODELAY`, `SO_KEEPALIVE` and

@@ -16,7 +16,7 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Moves it, at the same descriptor, from the runtime that it is registered with to the current one.
+    /// Moves the listener, at the same descriptor, from the runtime that it is registered with to the current one.
     pub(super) fn move_here(self) -> io::Result<Listener> {
         Ok(match self {
             Listener::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener.into_std()?)?),

@@ -63,7 +63,7 @@ const TABLE: [Entry; 10] = [
     Entry { number: libc::SIGCHLD,  name: "SIGCHLD",  supervisor: Command::ChildEnded, worker: WorkerCommand::Ignore },
 ];
 
-/// The streams of all signals in the table. The supervisor installs them first of all; templates and workers inherit them.
+/// The streams of all signals in the table. The supervisor installs them before it forks; templates and workers inherit them.
 pub(super) struct Signals {
     streams: Vec<(&'static Entry, Signal)>,
 }

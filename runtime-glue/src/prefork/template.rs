@@ -265,8 +265,8 @@ enum Side {
     Template {
         worker: u32,
     },
-    /// `between`: the process that forked this one, and ends.
     Worker {
+        /// The process that forked this one, and ends.
         between: u32,
         signals: Signals,
     },

@@ -34,19 +34,19 @@ impl Program {
     /// Starts the program again, with listeners from descriptor 3 on. It then has until `deadline` to say that it is ready.
     pub(super) fn start(&self, listeners: &[RawFd], are_kept: bool, deadline: Option<Instant>) -> io::Result<Upgrade> {
         let path = self.path.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
-        let (ours, theirs) = StdUnixStream::pair()?;
+        let (own_end, program_end) = StdUnixStream::pair()?;
         let pid = sys::spawn_with_descriptors(
             path,
             &self.arguments,
             listeners,
-            theirs.as_raw_fd(),
+            program_end.as_raw_fd(),
             (UPGRADE, if are_kept { KEPT } else { "" }),
         )
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-        drop(theirs);
+        drop(program_end);
         let mut child = Child::adopt(pid).map_err(io::Error::other)?;
-        ours.set_nonblocking(true)?;
-        let channel = UnixStream::from_std(ours)?;
+        own_end.set_nonblocking(true)?;
+        let channel = UnixStream::from_std(own_end)?;
         crate::set_policy(&channel, ForkPolicy::NoFork)?;
         child.watch()?;
         Ok(Upgrade { child, channel, deadline })
@@ -106,7 +106,7 @@ pub(super) struct Predecessor {
 }
 
 impl Predecessor {
-    /// Returns `None` if this program does not replace another one.
+    /// Returns the program that this one replaces, or `None` if there is none.
     pub(super) fn from_env() -> Option<Predecessor> {
         let value = std::env::var(UPGRADE).ok()?;
         let (number, rest) = value.split_once(' ').unwrap_or((&value, ""));
@@ -117,7 +117,7 @@ impl Predecessor {
     /// Tells the other program that this one is ready, so that it retires.
     pub(super) fn ready(self) {
         if let Err(error) = (&self.channel).write_all(b"ready\n") {
-            tracing::warn!(%error, "cannot tell the program that this one replaces");
+            tracing::warn!(%error, "cannot tell the old program that this one is ready");
         }
     }
 }

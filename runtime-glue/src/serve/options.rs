@@ -174,7 +174,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub nice: Option<i32>,
 
-    /// Keep workers on these CPUs, one after the other
+    /// Keep each worker on one of these CPUs, worker 0 on the first
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub cpus: Vec<usize>,
 

@@ -17,7 +17,8 @@ use super::{Address, AddressError, HttpService, ServeError};
 use crate::prefork::http::{CutOff, Http};
 use crate::prefork::{Inherited, Listener, Prefork, PreforkError, Stopped, Worker, enter_worker_span};
 
-/// Called with the addresses that the server listens on, once its first workers are ready.
+/// A function of the application. The supervisor calls it with the addresses of the listeners, once its first workers are
+/// ready.
 pub(super) type OnReady = Box<dyn FnOnce(&[Address]) + Send>;
 
 /// The settings of a server, except the service.

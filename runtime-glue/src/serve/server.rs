@@ -234,8 +234,8 @@ impl<L> Server<L> {
     /// Listens on an address that [`Address`] accepts, such as `0.0.0.0:8080` or `unix:/run/app.sock`. Call it again for more
     /// listeners.
     ///
-    /// If systemd or an upgrade has passed a listener with this address, it is used. A text that is not an address is an
-    /// error of [`run`](Serving::run). The file of a Unix socket is removed at the end, unless another process serves it.
+    /// If systemd or an upgrade has passed a listener with this address, the server uses it. A text that is not an address is an
+    /// error of [`run`](Serving::run). The server removes the file of a Unix socket at the end, unless another process serves it.
     pub fn bind(mut self, address: impl ToString) -> Self {
         self.setup.addresses.push(address.to_string().parse());
         self
@@ -249,7 +249,7 @@ impl<L> Server<L> {
     }
 
     /// Serves HTTPS on TCP listeners, with the certificates and the private key in these files, in PEM format (feature `tls`).
-    /// Unix sockets stay as they are.
+    /// Unix sockets still serve plain HTTP.
     ///
     /// The supervisor reads the files before it forks, and again at each reload (SIGHUP). A session of a client resumes on
     /// every worker, because all of them have the same keys for tickets.

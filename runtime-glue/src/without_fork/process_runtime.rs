@@ -166,7 +166,7 @@ impl fmt::Display for RuntimeError {
         match self {
             RuntimeError::Build(error) => write!(f, "cannot build the runtime: {error}"),
             RuntimeError::InsideBuild => f.write_str(
-                "the function that builds the runtime uses the `ProcessRuntime`: use it only after that function has returned",
+                "the function that builds the runtime uses the `ProcessRuntime` itself: move that use after the build",
             ),
         }
     }

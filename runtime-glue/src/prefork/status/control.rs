@@ -114,14 +114,14 @@ impl Supervisor {
             return Started::Something;
         }
         let supervisor = std::process::id();
-        let channel = std::os::unix::net::UnixStream::pair().and_then(|(ours, theirs)| {
-            ours.set_nonblocking(true)?;
-            theirs.set_nonblocking(true)?;
-            let ours = UnixStream::from_std(ours)?;
-            crate::set_policy(&ours, ForkPolicy::NoFork)?;
-            Ok((ours, theirs))
+        let channel = std::os::unix::net::UnixStream::pair().and_then(|(own_end, child_end)| {
+            own_end.set_nonblocking(true)?;
+            child_end.set_nonblocking(true)?;
+            let own_end = UnixStream::from_std(own_end)?;
+            crate::set_policy(&own_end, ForkPolicy::NoFork)?;
+            Ok((own_end, child_end))
         });
-        let (ours, theirs) = match channel {
+        let (own_end, child_end) = match channel {
             Ok(channel) => channel,
             Err(error) => return self.service_refused(ForkError::Inspect(error)),
         };
@@ -136,7 +136,7 @@ impl Supervisor {
                 }
                 self.common.scoreboard.service_starts();
                 tracing::info!(pid = child.id(), "service worker started");
-                self.service.started(child, ours);
+                self.service.started(child, own_end);
                 Started::Something
             }
             Ok(Fork::Child(_)) => {
@@ -144,7 +144,7 @@ impl Supervisor {
                 Started::Child(Box::new(Outcome::Service(ServiceProcess {
                     guard: guard.unwrap_or_else(|| ExitOnDrop),
                     supervisor,
-                    channel: theirs,
+                    channel: child_end,
                     page: self.service.page.take(),
                     control: self.service.control.take(),
                     common: self.common.clone(),

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_has_what_came_later() {
+    fn a_difference_has_the_later_counts() {
         let before = of(&[5_000, 70_000]);
         let mut after = before.clone();
         after.add(&of(&[70_000, 900_000]));

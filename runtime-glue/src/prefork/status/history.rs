@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_note_has_what_came_since_the_last_one() {
+    fn a_note_has_the_counts_since_the_last_one() {
         let mut history = History::default();
         let mut latency = Histogram::default();
         history.note(Totals { requests: vec![1000], ..Totals::default() });

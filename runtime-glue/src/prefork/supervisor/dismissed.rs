@@ -56,7 +56,7 @@ impl Supervisor {
         self.quarantined.push((slot, Instant::now() + QUARANTINE));
     }
 
-    /// Ends workers that were still forked, and releases slots.
+    /// Kills workers that were forked after their template had ended, and releases slots.
     pub(super) fn check_quarantine(&mut self, now: Instant) {
         for (slot, until) in std::mem::take(&mut self.quarantined) {
             match self.common.slots.pid(slot) {

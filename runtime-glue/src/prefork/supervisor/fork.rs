@@ -256,9 +256,9 @@ pub(in crate::prefork) fn stay_on_cpu(index: usize, generation: u64) {
         sys::stay_on_cpu(cpu).map(|()| cpu)
     });
     match cpu {
-        Ok(cpu) => tracing::debug!(worker = index, pid, generation, cpu, "runs on one CPU"),
+        Ok(cpu) => tracing::debug!(worker = index, pid, generation, cpu, "worker stays on one CPU"),
         Err(error) => {
-            tracing::warn!(worker = index, pid, generation, %error, "cannot stay on the CPU that its connections arrive on")
+            tracing::warn!(worker = index, pid, generation, %error, "worker cannot stay on the CPU that its connections arrive on")
         }
     }
 }

@@ -86,11 +86,11 @@ impl Generation {
 impl Supervisor {
     pub(super) async fn fork_template(&mut self, which: Which) -> Started {
         let supervisor = std::process::id();
-        let channel = UnixStream::pair().and_then(|(ours, theirs)| {
-            crate::set_policy(&ours, crate::ForkPolicy::NoFork)?;
-            Ok((ours, theirs))
+        let channel = UnixStream::pair().and_then(|(own_end, template_end)| {
+            crate::set_policy(&own_end, crate::ForkPolicy::NoFork)?;
+            Ok((own_end, template_end))
         });
-        let (ours, theirs) = match channel {
+        let (own_end, template_end) = match channel {
             Ok(channel) => channel,
             Err(error) => {
                 return self.fork_refused(ForkError::Inspect(error)).map_or(Started::Something, Started::End);
@@ -102,9 +102,9 @@ impl Supervisor {
         let timeout = self.settings.load_timeout;
         match forked {
             Ok(Fork::Parent(mut child)) => {
-                drop(theirs);
+                drop(template_end);
                 let process = match child.watch() {
-                    Ok(()) => TemplateProcess::new(child, ours),
+                    Ok(()) => TemplateProcess::new(child, own_end),
                     Err(error) => {
                         let _ = child.kill();
                         return self.fork_refused(ForkError::Watch(error)).map_or(Started::Something, Started::End);
@@ -121,7 +121,7 @@ impl Supervisor {
                 let generation = self.target();
                 Started::Child(Box::new(Outcome::Template(Template {
                     guard: guard.unwrap_or_else(|| ExitOnDrop),
-                    channel: theirs,
+                    channel: template_end,
                     supervisor,
                     generation,
                     queues: std::mem::take(&mut self.queues),

@@ -128,7 +128,7 @@ impl Supervisor {
         if prefork.settings.workers == 0 {
             return Err(PreforkError::NoWorkers);
         }
-        // Before anything is changed, so that the error says why the runtime cannot fork.
+        // Checked before anything is changed, so that the error says why the runtime cannot fork.
         runtime::check().map_err(PreforkError::Fork)?;
         // Early, because signals have the meanings of the table only from now on.
         let signals = Signals::install().map_err(PreforkError::Signals)?;
@@ -155,7 +155,8 @@ impl Supervisor {
         let service = Service::new(settings.status.clone(), predecessor.is_some())?;
         let is_first_process = std::process::id() == 1;
         if settings.loads {
-            sys::adopt_orphans().map_err(|error| PreforkError::Load(format!("cannot adopt its workers: {error}")))?;
+            sys::adopt_orphans()
+                .map_err(|error| PreforkError::Load(format!("cannot adopt the workers of a template: {error}")))?;
         }
         let now = Instant::now();
         let mut places = Vec::new();
@@ -249,7 +250,7 @@ impl Supervisor {
         }
         if let Err(error) = crate::fork::prepare_ahead() {
             // If it matters, the fork will fail with the same error.
-            tracing::debug!(%error, "cannot prepare the next worker's fork ahead");
+            tracing::debug!(%error, "cannot prepare the next fork in advance");
         }
     }
 }

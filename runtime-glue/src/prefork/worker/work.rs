@@ -69,12 +69,12 @@ pub(in crate::prefork) struct Assignment {
 }
 
 impl Assignment {
-    /// Changes this thread, and so the threads that it starts. The worker has no other one yet. Some of the changes concern
+    /// Reduces the privileges of this thread, and so of the threads that it starts. The worker has no other one yet. Some of the changes concern
     /// one thread (`PR_SET_NO_NEW_PRIVS`, sched_setaffinity(2), a seccomp filter).
     fn reduce_privileges(&self) {
         let privileges = &self.settings.privileges;
         let is_forked_by_template = self.between.is_some();
-        // A template has changed itself, and its workers with it.
+        // A template has reduced its own privileges, which its workers inherit.
         let changed = privileges
             .stay_on_cpu(self.index)
             .and_then(|()| if is_forked_by_template { Ok(()) } else { privileges.apply() });
@@ -204,7 +204,7 @@ where
     process::exit(status)
 }
 
-/// Does what signals tell this worker, for as long as it runs.
+/// Carries out the commands of signals, for as long as the worker runs.
 async fn follow_signals(mut signals: Signals, status: Arc<Status>, supervisor: u32, settings: WorkerSettings) {
     loop {
         let (command, signal) = signals.worker_command().await;

@@ -107,7 +107,7 @@ pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
     Err(no_incoming_cpu())
 }
 
-/// Always fails: only Linux keeps processes on a CPU for forkio.
+/// Always fails: forkio keeps processes on a CPU only on Linux.
 pub(crate) fn stay_on_cpu(_: usize) -> io::Result<()> {
     Err(unsupported("forkio keeps processes on a CPU only on Linux: leave out `Prefork::cpus`"))
 }

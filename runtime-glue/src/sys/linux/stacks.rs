@@ -29,7 +29,7 @@ fn keep() -> io::Result<HashSet<usize>> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "forkio keeps stacks only under glibc on x86_64"))
 }
 
-/// Keeps the memory of the threads that were running in the parent at the fork, once per process. It must come before the
+/// Keeps the memory of the threads that were running in the parent at the fork, once per process. Call it before the
 /// child starts threads. It starts none itself if the parent has called [`prepare_to_keep_stacks`].
 pub(crate) fn keep_inherited_stacks() -> io::Result<()> {
     match KEPT.get_or_try_make(sys::process_key, keep) {

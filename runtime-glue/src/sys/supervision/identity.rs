@@ -104,7 +104,7 @@ pub(crate) fn assume_identity(identity: &Identity) -> io::Result<()> {
             check(libc::setuid(user))?;
             // Check that the process cannot get root's privileges back.
             if user != 0 && libc::setuid(0) == 0 {
-                return Err(io::Error::other("root's privileges are not given up"));
+                return Err(io::Error::other("the process could get root's privileges back"));
             }
         }
     }

@@ -103,7 +103,7 @@ pub(crate) fn kill_after_stop_signal(_limit: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// `PR_SET_NO_NEW_PRIVS`: programs that this process starts gain nothing by set-user-id bits.
+/// Sets `PR_SET_NO_NEW_PRIVS`: programs that this process starts gain nothing by set-user-id bits.
 #[cfg(target_os = "linux")]
 pub(crate) fn set_no_new_privs() -> io::Result<()> {
     Ok(rustix::thread::set_no_new_privs(true)?)
@@ -151,7 +151,10 @@ pub(crate) fn adopt_orphans() -> io::Result<()> {
 
 #[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "dragonfly")))]
 pub(crate) fn adopt_orphans() -> io::Result<()> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "orphaned processes go to the system's first process here"))
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this system has no subreapers, so load the application before `run`",
+    ))
 }
 
 /// Returns the time of the monotonic clock, which all processes share.

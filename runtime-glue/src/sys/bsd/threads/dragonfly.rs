@@ -19,7 +19,7 @@ pub(super) fn name(record: &Record) -> String {
 
 pub(super) fn own_id() -> u64 {
     unsafe extern "C" {
-        /// lwp_gettid(2).
+        /// Returns the id of the calling thread.
         safe fn lwp_gettid() -> libc::lwpid_t;
     }
     u64::try_from(lwp_gettid()).unwrap_or(0)
