@@ -6,7 +6,7 @@
 //!
 //! ```sh
 //! cargo run --release --example prefork-http
-//! curl http://127.0.0.1:8080/status    # again and again: another pid answers
+//! curl http://127.0.0.1:8080/status    # repeat it: different workers answer
 //! ```
 //!
 //! Where to look:

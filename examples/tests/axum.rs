@@ -78,7 +78,7 @@ fn workers_serve() {
 }
 
 #[test]
-fn what_has_begun_is_finished() {
+fn requests_that_have_begun_are_finished() {
     let (mut server, address) = start(&["--workers", "1"]);
     let slow = request(&address, "/sleep/0.3");
     // The worker has one queue and one thread, so an answer to this request shows that the slow one has begun.
@@ -92,7 +92,7 @@ fn what_has_begun_is_finished() {
 
 /// Requests that wait in the queue when the server stops are answered too.
 #[test]
-fn what_waits_in_the_queue_is_served() {
+fn queued_requests_are_served() {
     let (mut server, address) = start(&["--workers", "1"]);
     let pid = Pid::from_child(&server.0);
     let worker = children(pid)[0];
@@ -108,7 +108,7 @@ fn what_waits_in_the_queue_is_served() {
 }
 
 #[test]
-fn what_takes_longer_than_the_shutdown_timeout_is_cut_off() {
+fn requests_beyond_the_shutdown_timeout_are_cut_off() {
     const KILLED: i32 = 128 + Signal::KILL.as_raw();
     for _ in 0..5 {
         let (mut server, address) = start(&["--workers", "1", "--shutdown-timeout", "0.5"]);

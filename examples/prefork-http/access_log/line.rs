@@ -60,7 +60,7 @@ impl Format {
     }
 }
 
-/// `%h %l %u %t "%r" %>s %b` of Apache.
+/// Appends a line in Apache's format `%h %l %u %t "%r" %>s %b`.
 fn write_common(fields: &Fields, line: &mut String) {
     // A port is at the end, and an address of version 6 in brackets.
     let host = fields.peer.rsplit_once(':').map_or(&*fields.peer, |(host, _)| host);
@@ -92,7 +92,7 @@ fn push_number(number: Option<u64>, line: &mut String) {
     }
 }
 
-/// Such as `10/Oct/2000:13:55:36 +0000`.
+/// Appends a time such as `10/Oct/2000:13:55:36 +0000`.
 fn push_apache_time(time: SystemTime, line: &mut String) {
     // Such as `Tue, 10 Oct 2000 13:55:36 GMT`. `HttpDate` panics for a time after the year 9999.
     let latest = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
@@ -104,7 +104,8 @@ fn push_apache_time(time: SystemTime, line: &mut String) {
     }
 }
 
-/// Appends printable ASCII as it is, but quotes and backslashes with a backslash; other bytes as `\n`, `\t` and so on, or `\xHH`.
+/// Appends bytes, escaped. Printable ASCII stays as it is, quotes and backslashes get a backslash, and other bytes become
+/// `\n`, `\t` and so on, or `\xHH`.
 fn escape_as_apache(bytes: &[u8], limit: usize, line: &mut String) {
     let end = line.len() + limit;
     for byte in bytes {
@@ -153,8 +154,8 @@ fn write_json(fields: &Fields, line: &mut String) {
     push(line, format_args!(",\"pid\":{pid},\"generation\":{generation}}}"));
 }
 
-/// Appends a string, or `null`. Control characters are escaped, even those above ASCII, which some terminals obey; bytes that
-/// are not UTF-8 become U+FFFD.
+/// Appends a string, or `null`. Escapes control characters, even those above ASCII, which some terminals obey. Bytes that are
+/// not UTF-8 become U+FFFD.
 fn push_json(bytes: Option<&[u8]>, limit: usize, line: &mut String) {
     let Some(bytes) = bytes else { return line.push_str("null") };
     let end = line.len() + limit;
@@ -164,7 +165,7 @@ fn push_json(bytes: Option<&[u8]>, limit: usize, line: &mut String) {
         match char {
             '"' => line.push_str("\\\""),
             '\\' => line.push_str("\\\\"),
-            // Those that begin a line in other programs, and those that change the direction of the text.
+            // Characters that begin a line in other programs, or that change the direction of the text.
             '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
                 push(line, format_args!("\\u{:04x}", u32::from(char)))
             }

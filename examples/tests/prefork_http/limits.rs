@@ -1,4 +1,4 @@
-//! Limits of workers, and workers that do not do what they should.
+//! Limits of workers, heartbeats, and the lame duck.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

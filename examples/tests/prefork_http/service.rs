@@ -170,7 +170,7 @@ fn threads_of_workers_are_restricted() {
 
 /// As process 1 of a PID namespace, the supervisor reaps orphans that it inherits.
 #[test]
-fn process_1_reaps_what_it_inherits() {
+fn process_1_reaps_orphans() {
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(program());
     command.args(["--listen", "127.0.0.1:0", "--workers", "1"]);

@@ -221,10 +221,10 @@ fn no_connection_is_reset_by_a_stop() {
 
 #[test]
 fn request_that_takes_longer_than_the_drain() {
-    cuts_off_what_takes_longer(&["--workers", "2", "--shutdown-timeout", "0.5"]);
+    cuts_off_long_requests(&["--workers", "2", "--shutdown-timeout", "0.5"]);
 }
 
-pub(crate) fn cuts_off_what_takes_longer(arguments: &[&str]) {
+pub(crate) fn cuts_off_long_requests(arguments: &[&str]) {
     for _ in 0..5 {
         let mut server = Server::start(arguments);
         let (mut overdue, _) = busy(&server, 60_000);

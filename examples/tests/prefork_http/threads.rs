@@ -66,7 +66,7 @@ fn queued_connections_are_served() {
 
 #[test]
 fn request_that_takes_longer_than_the_drain() {
-    stop::cuts_off_what_takes_longer(&["--workers", "2", "--shutdown-timeout", "0.5", "--worker-threads", "2"]);
+    stop::cuts_off_long_requests(&["--workers", "2", "--shutdown-timeout", "0.5", "--worker-threads", "2"]);
 }
 
 #[test]
