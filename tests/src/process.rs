@@ -18,7 +18,7 @@ use crate::limits::limit;
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < limit(), "waited {:?} in vain: {what}", limit());
+        assert!(start.elapsed() < limit(), "not within {:?}: {what}", limit());
         std::thread::sleep(Duration::from_millis(2));
     }
 }

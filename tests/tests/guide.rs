@@ -48,7 +48,7 @@ scenarios!(
         serves_without_its_parent("daemon");
     }
 
-    /// Section 1: the same with unplanned forks.
+    /// Section 1: the parent forks unplanned and exits. The child serves.
     fn daemon_with_unplanned_forks() {
         serves_without_its_parent("daemonized");
     }
@@ -109,7 +109,7 @@ scenarios!(
         }
     }
 
-    /// Section 1: the same for unplanned forks.
+    /// Section 1: parent and child each have a multi-threaded runtime, after an unplanned fork.
     fn runtime_per_process_and_unplanned_forks() {
         static RUNTIME: ProcessRuntime = ProcessRuntime::new(multi_thread);
         forkio::atfork::install().unwrap();

@@ -56,7 +56,7 @@ impl Loop {
                 return;
             }
             seen.extend(self.events.iter().cloned());
-            assert!(Instant::now() < deadline, "no event that is wanted, only {seen:?}");
+            assert!(Instant::now() < deadline, "no wanted event, only {seen:?}");
         }
     }
 
@@ -71,7 +71,7 @@ impl Loop {
             if wanted.iter().all(|wanted| seen.iter().any(wanted)) {
                 return;
             }
-            assert!(Instant::now() < deadline, "not all that is wanted, only {seen:?}");
+            assert!(Instant::now() < deadline, "not all wanted events, only {seen:?}");
         }
     }
 

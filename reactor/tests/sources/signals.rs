@@ -36,7 +36,7 @@ fn is_close_on_exec() {
 }
 
 #[test]
-fn receives_what_is_sent() {
+fn receives_signals() {
     let mut run = Loop::new();
     let mut signals = Signals::new([libc::SIGUSR1, libc::SIGUSR2]).unwrap();
     run.register(&mut signals, 1, READ);

@@ -131,7 +131,7 @@ fn set_again_and_stopped() {
 }
 
 #[test]
-fn each_registration_gives_an_event_for_what_is_pending() {
+fn each_registration_gives_an_event_for_pending_expirations() {
     let mut timer = timer();
     timer.set_after(Duration::ZERO, None).unwrap();
     for token in 0..2 {

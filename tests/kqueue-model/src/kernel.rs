@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 pub enum Kernel {
     /// `copying`, the default: FreeBSD 15.1, which has `KQUEUE_CPONFORK`.
     Copying,
-    /// `at-limit`: the same, and `RLIMIT_KQUEUES` is reached at every fork. The child has no queue, and can create one.
+    /// `at-limit`: like `copying`, but every fork reaches `RLIMIT_KQUEUES`. The child has no queue, and can create one.
     AtLimit,
     /// `unsafe-timers`: FreeBSD 15.1 without the fix for CVE-2026-58083. A timer that expires while its queue is copied
     /// panics that kernel; the model aborts every child of a process that has a timer in a queue with the flag.
@@ -16,7 +16,7 @@ pub enum Kernel {
     Einval,
     /// `dropping`: a kernel without kqueuex(2), such as that of macOS or DragonFly.
     Dropping,
-    /// `no-user-events`: the same, without `EVFILT_USER`, such as that of OpenBSD or of NetBSD before 10.
+    /// `no-user-events`: like `dropping`, but without `EVFILT_USER`, such as that of OpenBSD or of NetBSD before 10.
     NoUserEvents,
 }
 

@@ -39,7 +39,7 @@
 //! - Forks while a TIMER of a queue with the flag expires: CVE-2026-58083 makes them dangerous.
 //! - The kernels `einval`, `dropping` and `no-user-events`. `einval` has FreeBSD's answers as far as they are not about
 //!   copies. The other two follow POSIX and the manuals: `EBADF` for kevent(2) on a descriptor that is not a queue,
-//!   `ESRCH` for process 0, fstat(2) as on Linux, and the lowest free one as a new descriptor.
+//!   `ESRCH` for process 0, fstat(2) as on Linux, and the lowest free descriptor for a new one.
 //!
 //! # What the model does not show
 //!

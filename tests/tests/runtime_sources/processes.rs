@@ -98,7 +98,7 @@ scenarios!(
         check_waiting().await;
     }
 
-    /// The same if tokio waits by SIGCHLD.
+    /// Waiting fails in the child and continues in the parent, also if tokio waits by SIGCHLD.
     fn waiting_by_signal() {
         deny_tokio_pidfds();
         run(check_waiting());
@@ -109,7 +109,7 @@ scenarios!(
         check_pipes().await;
     }
 
-    /// The same if tokio waits by SIGCHLD.
+    /// The child's copies of the pipes are severed, also if tokio waits by SIGCHLD.
     fn pipes_by_signal() {
         deny_tokio_pidfds();
         run(check_pipes());
@@ -120,7 +120,7 @@ scenarios!(
         check_dropped_handle().await;
     }
 
-    /// The same if tokio waits by SIGCHLD.
+    /// Only the parent's runtime reaps a dropped program, also if tokio waits by SIGCHLD.
     fn dropped_handle_by_signal() {
         deny_tokio_pidfds();
         run(check_dropped_handle());

@@ -48,7 +48,7 @@ scenarios!(
         check_silent("the selector", &mut selector);
     }
 
-    /// The same for the ends of a renewed pair, registered or not.
+    /// The ends of a renewed pair that are closed after prepare leave their descriptors to the next files, registered or not.
     fn closed_pair() {
         let selector = Poll::new().unwrap();
         let (mut end, other_end) = UnixStream::pair().unwrap();
@@ -60,7 +60,7 @@ scenarios!(
         close_and_reuse(other_end.as_raw_fd(), || drop(other_end));
     }
 
-    /// The same for a timer, a waker, and an inherited socket.
+    /// A timer, a waker and an inherited socket that are closed after prepare leave their descriptors to the next files.
     fn closed_timer_waker_and_socket() {
         let selector = Poll::new().unwrap();
         let mut timer = Timer::new(Clock::Monotonic).unwrap();

@@ -33,7 +33,7 @@ scenarios!(
         });
     }
 
-    /// The same, if the descriptor was taken out of its source before it was closed.
+    /// A child does not inherit it either if the descriptor was taken out of its source before it was closed.
     fn descriptor_taken_out_of_its_source() {
         let mut selector = Poll::new().unwrap();
         let mut socket = udp();

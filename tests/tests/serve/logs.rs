@@ -162,7 +162,7 @@ scenarios!(
         }
     }
 
-    /// The same as text.
+    /// The text of each event of a worker has the span, too.
     fn text_has_the_span_too() {
         let (mut program, address, mut log) = start("logs::server", &["text", "0"]);
         let pid = get(&address, "/");

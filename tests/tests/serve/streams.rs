@@ -26,7 +26,7 @@ async fn answer(mut socket: WebSocket, worker: WorkerHandle, ends: bool) {
                 _ => return,
             },
             () = worker.shutdown(), if ends => {
-                // The client may have gone.
+                // The client may have closed the connection.
                 let _ = socket.send(Message::Close(None)).await;
                 return;
             }

@@ -64,7 +64,7 @@ scenarios!(
         }
     }
 
-    /// The same for connections that the parent's threads accept and close while it forks.
+    /// Peers see the end of connections that the parent's threads accept and close while it forks.
     fn connections_that_come_and_go() {
         const CHILDREN: usize = 30;
         let listener = listen();

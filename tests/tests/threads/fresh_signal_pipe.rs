@@ -73,7 +73,7 @@ scenarios!(
         use_everything();
     }
 
-    /// The same with unplanned forks.
+    /// A fresh runtime works in the child of an unplanned fork, and in its own child. The parent's runtime continues.
     fn unplanned_forks() {
         let pipe = SignalPipe::of_the_first_runtime();
         use_everything();

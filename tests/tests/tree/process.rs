@@ -226,8 +226,8 @@ impl Process {
     /// The view that the process has of itself.
     fn report(&self) -> Report {
         let watched = self.selectors.iter().flatten().map(|poll| {
-            let number = poll.as_raw_fd();
-            (number, watched_descriptors(number).expect("an epoll lists them"))
+            let fd = poll.as_raw_fd();
+            (fd, watched_descriptors(fd).expect("an epoll lists them"))
         });
         let registrations = fork::registrations().into_iter().map(|registration| Registration {
             selector: registration.selector,
@@ -301,7 +301,7 @@ pub(crate) fn settle(fd: Fd, until: Arrival) -> io::Result<()> {
             return Ok(());
         }
     }
-    Err(io::Error::other(format!("waited {:?} in vain for {until:?} at descriptor {fd}", limit())))
+    Err(io::Error::other(format!("no {until:?} at descriptor {fd} within {:?}", limit())))
 }
 
 /// The kinds whose defaults a case may change.

@@ -76,7 +76,7 @@ scenarios!(
         unplanned::in_child(|| check_table(&queue));
     }
 
-    /// The same if the child cannot follow a policy.
+    /// If the child cannot follow a policy, it cannot poll, and gets the reason. The parent is not affected.
     fn refused_policy() {
         let mut selector = Poll::new().unwrap();
         let mut socket = udp();

@@ -226,7 +226,7 @@ scenarios!(
         signal_is_stolen(&runtime, &mut stream, child);
     }
 
-    /// The same if the child builds a runtime of its own, because a program has only one signal pipe.
+    /// The child reads the byte even if it builds a runtime of its own, because a program has only one signal pipe.
     #[limit(900)]
     fn stolen_signal_with_a_fresh_runtime() {
         let runtime = current_thread();

@@ -92,7 +92,7 @@ pub(crate) fn copied() -> Option<Kqueue> {
     with_flag()
 }
 
-/// `Some` on FreeBSD.
+/// Returns `Some` on FreeBSD.
 pub(crate) fn freebsd() -> Option<()> {
     #[cfg(target_os = "linux")]
     let is_freebsd = forkio_kqueue_model::Kernel::this().is_freebsd();

@@ -218,12 +218,12 @@ impl Case<'_> {
     pub(super) fn report(&mut self, pid: Pid) -> Outcome {
         let seen = match self.ask(pid, &Command::Report)? {
             Reply::Report(seen) => seen,
-            other => return Err(format!("{other:?} in place of what it sees")),
+            other => return Err(format!("{other:?} instead of a report")),
         };
         let process = self.model.process(pid);
         if (seen.generation, seen.selectors) != (process.generation, process.selectors.len()) {
             return Err(format!(
-                "generation {} and {} selectors where {} and {} are due",
+                "generation {} and {} selectors instead of {} and {}",
                 seen.generation,
                 seen.selectors,
                 process.generation,
@@ -235,12 +235,12 @@ impl Case<'_> {
             let due = self.model.watched(pid, *id);
             match seen.watched.iter().find(|(fd, _)| *fd == selector.fd) {
                 Some((_, watched)) if *watched == due => {}
-                other => return Err(format!("the kernel watches {other:?} where {due:?} are due")),
+                other => return Err(format!("the kernel watches {other:?} instead of {due:?}")),
             }
         }
         if self.ahead.get(&pid).is_some_and(|ahead| *ahead != seen.ahead) {
             let due = !seen.ahead;
-            return Err(format!("the next fork is prepared in advance: {}, where {due} is due", seen.ahead));
+            return Err(format!("the next fork is prepared in advance: {} instead of {due}", seen.ahead));
         }
         // The root has the standard ones, and the connection to the driver.
         let mut due: BTreeSet<Fd> = self.driver.baseline.descriptors.iter().copied().collect();
@@ -253,7 +253,7 @@ impl Case<'_> {
         if open == due || (seen.ahead && open.is_superset(&due)) {
             Ok(())
         } else {
-            Err(format!("{open:?} are open where {due:?} are due"))
+            Err(format!("{open:?} are open instead of {due:?}"))
         }
     }
 
@@ -323,7 +323,7 @@ impl Case<'_> {
             self.steps.push(format!("outside: connection {outside} must be at its end"));
             match self.outside[outside].receive() {
                 Ok(None) => self.ended.insert(outside),
-                other => return Err(format!("{other:?} where the end of the connection is due")),
+                other => return Err(format!("{other:?} instead of the end of the connection")),
             };
         }
         Ok(())
@@ -344,7 +344,7 @@ impl Case<'_> {
     pub(super) fn tell(&mut self, pid: Pid, command: &Command) -> Outcome {
         match self.ask(pid, command)? {
             Reply::Done => Ok(()),
-            other => Err(format!("{other:?} where nothing can fail")),
+            other => Err(format!("{other:?} from an operation that cannot fail")),
         }
     }
 
@@ -352,7 +352,7 @@ impl Case<'_> {
     pub(super) fn opened(&mut self, pid: Pid, command: &Command) -> Outcome<(Vec<Fd>, String)> {
         match self.ask(pid, command)? {
             Reply::Opened { fds, address } => Ok((fds, address)),
-            other => Err(format!("{other:?} where nothing can fail")),
+            other => Err(format!("{other:?} from an operation that cannot fail")),
         }
     }
 
@@ -361,7 +361,7 @@ impl Case<'_> {
         Ok(self.attempt_until(pid, command, false)?.map(|_| ()))
     }
 
-    /// The same. If `late`, tries again until the network has delivered.
+    /// Like [`attempt`](Case::attempt). If `late`, tries again until the network has delivered.
     pub(super) fn attempt_until(&mut self, pid: Pid, command: &Command, late: bool) -> Outcome<Result<Reply, String>> {
         let start = Instant::now();
         loop {
@@ -382,7 +382,7 @@ impl Case<'_> {
         expected: Expected<T>,
     ) -> Outcome {
         let expected = expected.map_err(|kind| format!("{kind:?}"));
-        if result == expected { Ok(()) } else { Err(format!("{result:?} where {expected:?} is due")) }
+        if result == expected { Ok(()) } else { Err(format!("{result:?} instead of {expected:?}")) }
     }
 
     pub(super) fn next(&mut self) -> usize {

@@ -254,7 +254,7 @@ fn hello(control: &UnixListener) -> Outcome<(usize, Link)> {
     let mut link = Link { stream: BufReader::new(stream), pid: 0, control: 0 };
     match link.answer()? {
         Reply::Hello { child, pid, control } => Ok((child, Link { pid, control, ..link })),
-        other => Err(format!("{other:?} in place of a greeting")),
+        other => Err(format!("{other:?} instead of a greeting")),
     }
 }
 
@@ -262,6 +262,6 @@ fn hello(control: &UnixListener) -> Outcome<(usize, Link)> {
 fn reset(root: &mut Link) -> Outcome<Baseline> {
     match root.ask(&Command::Reset)? {
         Reply::Baseline(baseline) => Ok(baseline),
-        other => Err(format!("{other:?} in place of a baseline")),
+        other => Err(format!("{other:?} instead of a baseline")),
     }
 }

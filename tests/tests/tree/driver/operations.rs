@@ -143,7 +143,7 @@ impl Case<'_> {
         let result = self.attempt_until(pid, &Command::Read { slot, most }, is_late && expected.is_ok())?;
         let result = match result {
             Ok(Reply::Bytes(bytes)) => Ok(bytes),
-            Ok(other) => return Err(format!("{other:?} in place of bytes")),
+            Ok(other) => return Err(format!("{other:?} instead of bytes")),
             Err(kind) => Err(kind),
         };
         self.compare(result, expected)
@@ -217,12 +217,12 @@ impl Case<'_> {
             let command = Command::Poll { selector, capacity, millis };
             let events: Vec<Event> = match self.ask(pid, &command)? {
                 Reply::Events(events) => events,
-                other => return Err(format!("{other:?} in place of events")),
+                other => return Err(format!("{other:?} instead of events")),
             };
             match self.model.poll(pid, selector, capacity, &events)? {
                 Polled::Complete => return Ok(()),
                 Polled::Late(tokens) if start.elapsed() > limit() => {
-                    return Err(format!("waited {:?} in vain for events of tokens {tokens:?}", limit()));
+                    return Err(format!("no events for tokens {tokens:?} within {:?}", limit()));
                 }
                 Polled::Late(_) => millis = 100,
             }
@@ -234,7 +234,7 @@ impl Case<'_> {
             // The preparation may find out only at the fork that it must be refused.
             (Reply::Done, _) => true,
             (Reply::Refused { .. }, Fork::Refused(_)) => false,
-            (reply, expected) => return Err(format!("{reply:?} where {expected:?} is due")),
+            (reply, expected) => return Err(format!("{reply:?} instead of {expected:?}")),
         };
         self.ahead.insert(pid, is_done);
         self.prepared.insert(pid);
@@ -270,7 +270,7 @@ impl Case<'_> {
             (Reply::Done, Fork::Made) => {
                 let (greeting, link) = hello(&self.driver.control)?;
                 if greeting != child {
-                    return Err(format!("a greeting of process {greeting} in place of {child}"));
+                    return Err(format!("a greeting of process {greeting} instead of {child}"));
                 }
                 self.driver.children.push(link.pid);
                 self.children.insert(child, link);
@@ -278,11 +278,13 @@ impl Case<'_> {
             }
             (Reply::Refused { object, .. }, Fork::Refused(fds)) => {
                 if !fds.iter().any(|fd| [format!("Pair({fd})"), format!("Timer({fd})")].contains(&object)) {
-                    return Err(format!("refused for {object}, where the descriptors {fds:?} cannot be renewed"));
+                    return Err(format!(
+                        "refused for {object} instead of one of the descriptors {fds:?}, which cannot be renewed"
+                    ));
                 }
                 self.model = before;
             }
-            (reply, expected) => return Err(format!("{reply:?} where {expected:?} is due")),
+            (reply, expected) => return Err(format!("{reply:?} instead of {expected:?}")),
         }
         self.report(pid)
     }

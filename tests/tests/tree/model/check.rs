@@ -41,7 +41,7 @@ impl Model {
             let file = &mut self.files[*file];
             let expected = readiness(file.level_for(watch.wanted));
             if event.readiness != expected {
-                return Err(format!("{event:?} where {expected:?} is due"));
+                return Err(format!("{event:?} instead of {expected:?}"));
             }
             // The network may report one change twice.
             if !watch.must && !watch.may && !file.is_network() {
@@ -104,7 +104,7 @@ impl Model {
                     || line.policy != policy
                     || line.muted != entry.muted
                 {
-                    return Err(format!("{line:?} where {entry:?} is due, with policy {policy:?}"));
+                    return Err(format!("{line:?} instead of {entry:?} with policy {policy:?}"));
                 }
             }
         }
