@@ -71,9 +71,9 @@ impl Data {
 
     /// The ratio of a contender's figure to its peer's in each round.
     pub(crate) fn ratio(&self, measure: &Measure, case: &str, contender: &str, peer: &str) -> Option<Quartiles> {
-        let ours = self.values(measure, case, contender)?;
-        let theirs = self.values(measure, case, peer)?;
-        Quartiles::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs))
+        let own = self.values(measure, case, contender)?;
+        let peers = self.values(measure, case, peer)?;
+        Quartiles::of(own.iter().zip(peers).map(|(own, peer)| own / peer))
     }
 
     /// The cases that have figures, in the order in which they were measured.

@@ -100,7 +100,7 @@ impl Program {
     fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         if self.stdout.read_line(&mut line)? == 0 {
-            return Err(io::Error::other(self.process.last_words()?));
+            return Err(io::Error::other(self.process.last_error_line()?));
         }
         Ok(line.trim().to_owned())
     }

@@ -63,7 +63,7 @@ fn draw_bars(file: &Path, title: &str, bars: &[(String, Quartiles)], mark: Optio
         let (lower, median, upper) = (*lower, *median, *upper);
         let middle = rows - index as f64 - 0.5;
         // With a mark, all bars are ratios of forkio to a peer.
-        let color = if mark.is_some() || is_ours(name) { RGBColor(84, 130, 176) } else { RGBColor(170, 170, 170) };
+        let color = if mark.is_some() || is_forkio(name) { RGBColor(84, 130, 176) } else { RGBColor(170, 170, 170) };
         chart.draw_series([Rectangle::new([(0.0, middle - 0.3), (median, middle + 0.3)], color.filled())])?;
         chart.draw_series([PathElement::new([(lower, middle), (upper, middle)], BLACK)])?;
         chart.draw_series([Text::new(number(median), (upper + longest * 0.01, middle), right_of.clone())])?;
@@ -77,7 +77,7 @@ fn draw_bars(file: &Path, title: &str, bars: &[(String, Quartiles)], mark: Optio
 }
 
 /// Whether a contender uses forkio, by its name.
-fn is_ours(name: &str) -> bool {
+fn is_forkio(name: &str) -> bool {
     name.contains("forkio") || name.contains("prefork-http")
 }
 

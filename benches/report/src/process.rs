@@ -35,7 +35,7 @@ impl Process {
     }
 
     /// Waits until the process ends. Returns the last line of its standard error, or its exit status if that is empty.
-    pub(crate) fn last_words(&mut self) -> io::Result<String> {
+    pub(crate) fn last_error_line(&mut self) -> io::Result<String> {
         let mut text = String::new();
         self.stderr()?.read_to_string(&mut text)?;
         let status = self.0.wait()?;

@@ -129,9 +129,9 @@ mod tests {
 
     fn data() -> Data {
         let mut data = Data::default();
-        for (ours, theirs) in [(6.0, 10.0), (60.0, 100.0), (7.0, 10.0)] {
-            data.add(&TIME, "a fork", "forkio", ours);
-            data.add(&TIME, "a fork", "libev", theirs);
+        for (forkio, libev) in [(6.0, 10.0), (60.0, 100.0), (7.0, 10.0)] {
+            data.add(&TIME, "a fork", "forkio", forkio);
+            data.add(&TIME, "a fork", "libev", libev);
         }
         data
     }

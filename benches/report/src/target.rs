@@ -61,12 +61,12 @@ impl Check {
 }
 
 impl Target {
-    /// One figure.
+    /// Makes a target of one figure.
     pub(crate) fn new(text: impl Into<String>, limit: Limit, measured: Option<Quartiles>) -> Target {
         Target { text: text.into(), checks: vec![Check::new("", limit, measured)] }
     }
 
-    /// Several figures of which each must keep its limit.
+    /// Makes a target of several figures, each of which must keep its limit.
     pub(crate) fn each(text: impl Into<String>, checks: Vec<Check>) -> Target {
         Target { text: text.into(), checks }
     }

@@ -33,7 +33,7 @@ pub fn parts(program: &Path, contender: &Contender, operation: Operation) -> io:
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot run valgrind, is it installed? {error}")))
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot run valgrind: {error}; is it installed?")))
     };
     let (few, many) = (start(times)?, start(3 * times)?);
     let (few, mut parts) = (collected(few)?, collected(many)?);

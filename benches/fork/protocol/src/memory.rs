@@ -18,12 +18,12 @@ impl SharedPage {
         map(4096, libc::MAP_SHARED).map(|page| SharedPage(page.cast()))
     }
 
-    /// One of the four.
+    /// Returns one of the four numbers.
     pub fn get(&self, index: usize) -> u64 {
         self.cells()[index].load(Ordering::Acquire)
     }
 
-    /// Sets one of the four.
+    /// Sets one of the four numbers.
     pub fn set(&self, index: usize, value: u64) {
         self.cells()[index].store(value, Ordering::Release);
     }

@@ -89,7 +89,7 @@ impl Strace {
 
     fn start(mut strace: Command, log: &Path) -> Result<Strace, Box<dyn Error>> {
         let process = Process::start(strace.stdin(Stdio::null()))
-            .map_err(|error| format!("cannot run strace, is it installed? {error}"))?;
+            .map_err(|error| format!("cannot run strace: {error}; is it installed?"))?;
         Ok(Strace { process, log: log.to_owned() })
     }
 
