@@ -9,7 +9,7 @@
 use axum::{Router, extract::Path, routing::get};
 use clap::Parser;
 use forkio::{Server, ServerOptions};
-#[cfg(forkio_kqueue)] // The kernel of a test build: CONTRIBUTING.md.
+#[cfg(forkio_kqueue)] // Test builds link a model of the kernel: see CONTRIBUTING.md.
 use forkio_kqueue_model as _;
 use tokio::time::{Duration, sleep};
 

@@ -1,12 +1,12 @@
 //! An HTTP client and a random generator that exist before the fork.
 //!
-//! The client's idle connections are severed in the child, so it connects again there. The generator gets a new seed.
+//! The client's idle connections are severed in the child, so the child's client connects again. The generator gets a new seed.
 //!
 //! ```sh
 //! cargo run --release --example clients -- 127.0.0.1:8080
 //! ```
 
-// The kernel of a test build: CONTRIBUTING.md.
+// Test builds link a model of the kernel: see CONTRIBUTING.md.
 #[cfg(forkio_kqueue)]
 extern crate forkio_kqueue_model as _;
 

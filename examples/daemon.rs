@@ -8,7 +8,7 @@
 //! nc 127.0.0.1 7001
 //! ```
 
-// The kernel of a test build: CONTRIBUTING.md.
+// Test builds link a model of the kernel: see CONTRIBUTING.md.
 #[cfg(forkio_kqueue)]
 extern crate forkio_kqueue_model as _;
 
@@ -29,7 +29,7 @@ async fn main() -> io::Result<()> {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => drop(tokio::spawn(greet(stream))),
-            // The log of a real daemon belongs here.
+            // A real daemon would log the error here.
             Err(_error) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
         }
     }

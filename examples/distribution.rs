@@ -8,7 +8,7 @@
 //! for client in 1 2 3 4 5 6 7 8; do sleep 60 | nc 127.0.0.1 8080 & done
 //! ```
 
-// The kernel of a test build: CONTRIBUTING.md.
+// Test builds link a model of the kernel: see CONTRIBUTING.md.
 #[cfg(forkio_kqueue)]
 extern crate forkio_kqueue_model as _;
 

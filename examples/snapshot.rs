@@ -8,7 +8,7 @@
 //! nc 127.0.0.1 7000    # then: set NAME VALUE, get NAME, fill COUNT, save
 //! ```
 
-// The kernel of a test build: CONTRIBUTING.md.
+// Test builds link a model of the kernel: see CONTRIBUTING.md.
 #[cfg(forkio_kqueue)]
 extern crate forkio_kqueue_model as _;
 

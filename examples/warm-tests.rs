@@ -7,7 +7,7 @@
 //! cargo run --release --example warm-tests -- 2    # A test may take two seconds.
 //! ```
 
-// The kernel of a test build: CONTRIBUTING.md.
+// Test builds link a model of the kernel: see CONTRIBUTING.md.
 #[cfg(forkio_kqueue)]
 extern crate forkio_kqueue_model as _;
 

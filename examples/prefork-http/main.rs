@@ -27,7 +27,7 @@ mod server;
 mod status;
 mod table;
 
-// The kernel of a test build: CONTRIBUTING.md.
+// Test builds link a model of the kernel: see CONTRIBUTING.md.
 #[cfg(forkio_kqueue)]
 extern crate forkio_kqueue_model as _;
 

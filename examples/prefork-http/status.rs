@@ -17,7 +17,7 @@ pub(crate) struct Status {
     pub(crate) connections: Vec<usize>,
     /// Ticks of the interval that the parent started: those before the fork, and since then those in this worker.
     pub(crate) timer_ticks: u64,
-    /// Since this worker was forked.
+    /// The time since this worker was forked.
     pub(crate) uptime_ms: u128,
     pub(crate) table_entries: usize,
     #[serde(flatten)]
@@ -35,7 +35,7 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) async fn of_this_process() -> Memory {
-        // On the blocking pool: the kernel walks all pages of the process for this file.
+        // This runs on the blocking pool, because the kernel walks all pages of the process for this file.
         match tokio::fs::read_to_string("/proc/self/smaps_rollup").await {
             Ok(rollup) => Memory { rss_kib: kib(&rollup, "Rss:"), pss_kib: kib(&rollup, "Pss:") },
             Err(_) => Memory::default(),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use forkio_reactor::fork::{ForkResult, block_signals, prepare};
 use forkio_reactor::{Interest, Poll, Token};
 
-// The kernel of a test build: CONTRIBUTING.md.
+// Test builds link a model of the kernel: see CONTRIBUTING.md.
 #[cfg(forkio_kqueue)]
 extern crate forkio_kqueue_model as _;
 

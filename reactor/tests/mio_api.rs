@@ -1,7 +1,7 @@
 //! Runs the conformance suite on this crate, which is a drop-in for mio.
 #![cfg(all(feature = "os-poll", feature = "os-ext", feature = "net"))]
 
-// The kernel of a test build: CONTRIBUTING.md.
+// Test builds link a model of the kernel: see CONTRIBUTING.md.
 #[cfg(forkio_kqueue)]
 extern crate forkio_kqueue_model as _;
 

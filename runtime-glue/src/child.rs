@@ -21,7 +21,7 @@ use crate::{ForkError, NotInChild, policy, sys};
 /// # Fork
 ///
 /// The handle belongs to the process that forked. In a child that is forked later, its methods fail with an error whose source
-/// is [`NotInChild`], including a [`wait`](Child::wait) that was pending at the fork. Dropping it there does nothing.
+/// is [`NotInChild`], including a [`wait`](Child::wait) that was pending at the fork. Dropping it in that child does nothing.
 ///
 /// # Platforms
 ///

@@ -9,7 +9,7 @@ use forkio_reactor::fork::PrepareError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Thread {
-    /// The system's id of the thread: gettid(2), pthread_getthreadid_np(3) or the like.
+    /// The system's id of the thread: from gettid(2), pthread_getthreadid_np(3) or a similar call.
     pub id: u64,
     /// The name of the thread. Systems keep at least its first 15 bytes.
     pub name: String,

@@ -267,12 +267,12 @@ pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
     }
 }
 
-/// The fork itself: no task runs between this and the child's first step.
+/// Makes the fork. No task runs between the hooks and the child's first step.
 fn fork_now(blocked: SignalsBlocked, first: impl FnOnce()) -> Result<Fork, ForkError> {
     if before_fork::run_hooks()? && !sys::is_single_threaded().map_err(ForkError::Inspect)? {
         return Err(ForkError::Threads(sys::other_threads().map_err(ForkError::Inspect)?));
     }
-    // Otherwise both processes would write the buffered bytes. An error is no reason to refuse the fork.
+    // Without this, both processes would write the buffered bytes. An error must not prevent the fork.
     let _ = io::stdout().flush();
     sys::flush_stdio();
     let parent = process::id();

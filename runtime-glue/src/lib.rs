@@ -67,7 +67,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-// The kernel of a test build: CONTRIBUTING.md.
+// Test builds link a model of the kernel: see CONTRIBUTING.md.
 #[cfg(all(test, forkio_kqueue))]
 extern crate forkio_kqueue_model as _;
 

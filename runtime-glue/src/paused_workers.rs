@@ -78,7 +78,7 @@ impl PausedWorkers {
         let pause = Arc::new(Pause::default());
         let mut workers = 0;
         for runtime in runtimes().iter().flat_map(|runtimes| runtimes.iter()) {
-            // As many tasks as there are workers, so that each worker has to take one.
+            // Spawn one task per worker, so that each worker has to take one.
             for _ in 0..runtime.metrics().num_workers() {
                 let pause = Arc::clone(&pause);
                 runtime.spawn(async move { pause.pause_worker(limit) });

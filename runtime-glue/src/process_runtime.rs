@@ -163,7 +163,7 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
                     Ok(Current { id: runtime.handle().id(), runtime: Mutex::new(Some(Arc::new(runtime))) })
                 }
                 Err(error) => {
-                    // Not dropped: that may wait, and the caller may be a task.
+                    // Dropping the runtime could wait, and the caller may be a task.
                     runtime.shutdown_background();
                     Err(error.into())
                 }
@@ -248,7 +248,8 @@ fn prepare_process() -> Result<(), RuntimeError> {
                 check_stacks(error)?;
             }
         }
-        // On another thread if this one is inside a runtime, where no second runtime can run, or if it may hang.
+        // If this thread is inside a runtime, where no second runtime can run, or if the call may hang, another thread
+        // makes it.
         if lineage::ancestors_were_single_threaded() && Handle::try_current().is_err() {
             return Ok(runtime::renew_signal_pipe()?);
         }

@@ -132,7 +132,7 @@ pub(crate) async fn wait_for_threads(limit: Duration) -> Result<(), ForkError> {
             return if threads.is_empty() { Ok(()) } else { Err(ForkError::Threads(threads)) };
         }
         let mut ready = ticker.readable_mut().await.map_err(ForkError::Inspect)?;
-        // Without an expiration, the event was spurious, which does no harm.
+        // Without an expiration, the event was spurious, which is harmless.
         let _ = ready.try_io(|ticker| ticker.get_mut().expirations());
         if sys::is_single_threaded().map_err(ForkError::Inspect)? {
             return Ok(());

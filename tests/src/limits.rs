@@ -6,7 +6,7 @@ use std::time::Duration;
 /// The factor by which the machine is slower than an ordinary one: the environment variable `FORKIO_TEST_SLOWDOWN`, or
 /// 1.
 pub fn slowdown() -> u32 {
-    // Kept, because a child of a process with threads must not read the environment.
+    // The factor is kept, because a child of a process with threads must not read the environment.
     static SLOWDOWN: OnceLock<u32> = OnceLock::new();
     *SLOWDOWN.get_or_init(|| match std::env::var("FORKIO_TEST_SLOWDOWN") {
         Ok(factor) => factor.parse().ok().filter(|factor| *factor > 0).expect("FORKIO_TEST_SLOWDOWN is a factor"),

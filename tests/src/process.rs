@@ -34,7 +34,7 @@ pub fn own_pid() -> i32 {
     std::process::id().cast_signed()
 }
 
-/// In a child: runs `child` and exits. A panic ends the child too: it must not unwind into frames that wait for threads of
+/// Runs `child` and exits. Call it in a child. A panic ends the child too: it must not unwind into frames that wait for threads of
 /// the parent.
 pub fn run_child(child: impl FnOnce()) -> ! {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
@@ -79,9 +79,9 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Calls `act` while each of `works` runs again and again on a thread of its own.
+/// Calls `act` while each of `works` runs repeatedly on a thread of its own.
 pub fn beside_threads<W: FnMut() + Send, T>(works: impl IntoIterator<Item = W>, act: impl FnOnce() -> T) -> T {
-    /// Also ends the threads if `act` panics.
+    /// Ends the threads, also if `act` panics.
     struct Stop<'a>(&'a AtomicBool);
 
     impl Drop for Stop<'_> {

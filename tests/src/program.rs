@@ -73,7 +73,7 @@ impl Program {
     #[track_caller]
     pub fn finish(mut self) -> (ExitStatus, String) {
         drop(self.child.stdin.take());
-        // On threads, because the program blocks if either pipe is full.
+        // Threads read, because the program blocks if either pipe is full.
         let [stdout, stderr] = [
             read_in_background(self.child.stdout.take().expect("standard output is piped")),
             read_in_background(self.child.stderr.take().expect("standard error is piped")),

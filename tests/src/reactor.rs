@@ -62,7 +62,7 @@ pub fn register_with(registry: &Registry, source: &mut (impl Source + ?Sized), t
     registry.register_with_policy(source, Token(token), Interest::READABLE, policy).expect("registering");
 }
 
-/// Creates a selector, a waker and sources, registers them there and with `kept`, and drops all of them.
+/// Creates a selector, a waker and sources, registers them with it and with `kept`, and drops all of them.
 #[track_caller]
 pub fn create_and_drop(kept: &Poll) {
     let selector = Poll::new().unwrap();
@@ -163,7 +163,7 @@ pub fn connection() -> (TcpStream, StdTcpStream) {
 #[track_caller]
 pub fn check_table(selector: &impl AsRawFd) {
     let selector = selector.as_raw_fd();
-    // Must come first, because this call reconciles in a child.
+    // This must come first, because the call reconciles in a child.
     let registrations = registrations();
     if let Some(watched) = watched_descriptors(selector) {
         let armed = registrations.iter().filter(|entry| entry.selector == selector && !entry.muted);

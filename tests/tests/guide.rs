@@ -48,7 +48,7 @@ scenarios!(
         serves_without_its_parent("daemon");
     }
 
-    /// Section 1: the parent forks unplanned and exits. The child serves.
+    /// Section 1: the parent makes unplanned forks and exits. The child serves.
     fn daemon_with_unplanned_forks() {
         serves_without_its_parent("daemonized");
     }
@@ -65,7 +65,7 @@ scenarios!(
         serve_one(&listener).await;
     }
 
-    /// Section 1: prints its address, forks twice as the C library does it, and serves in the grandchild.
+    /// Section 1: prints its address, forks twice like daemon(3), and serves in the grandchild.
     #[program]
     async fn daemonized() {
         forkio::atfork::install().unwrap();

@@ -41,7 +41,7 @@ impl Planned {
         fork::prepare().map(Planned).map_err(io::Error::other)
     }
 
-    /// In the child: gives it its own queues.
+    /// Gives the child its own queues. Call it in the child.
     ///
     /// # Safety
     ///
@@ -51,7 +51,7 @@ impl Planned {
         unsafe { self.0.commit() };
     }
 
-    /// In the parent: drops what was prepared.
+    /// Drops what was prepared. Call it in the parent.
     fn abort(self) {
         self.0.abort();
     }

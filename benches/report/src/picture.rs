@@ -104,7 +104,7 @@ fn draw_lines(file: &Path, title: &str, axes: [&str; 2], lines: &[Line]) -> Resu
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(64)
-        // Room for the names of the lines.
+        // The x axis leaves room for the names of the lines.
         .build_cartesian_2d((8.0..right * 30.0).log_scale(), (1.0..top * 2.0).log_scale())?;
     chart
         .configure_mesh()

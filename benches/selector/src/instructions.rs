@@ -1,7 +1,7 @@
 //! User-level instructions per operation, as callgrind counts them.
 //!
 //! Times are noisy, and a machine may not let a program read its processor's counters. Valgrind counts what it executes:
-//! the same program gives the same number each time. The kernel's instructions are not in it.
+//! the same program gives the same number each time. The count does not include the kernel's instructions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -16,7 +16,7 @@ pub type Parts = BTreeMap<String, f64>;
 
 /// Counts the instructions of one operation.
 ///
-/// Valgrind runs `program --run CONTENDER TIMES OPERATION` twice with different numbers of times. The difference has no
+/// Valgrind runs `program --run CONTENDER TIMES OPERATION` twice, with a different number of repetitions. The difference has no
 /// instruction from before or after the operations.
 ///
 /// # Errors
@@ -64,7 +64,7 @@ fn read_profile(profile: &str) -> Parts {
     // A name is written out once, with a number that replaces it in later lines.
     let mut names = HashMap::new();
     let mut part = String::new();
-    let mut is_of_the_called = false;
+    let mut is_cost_of_callee = false;
     for line in profile.lines() {
         let line = line.trim();
         if let Some((key, value)) = line.split_once('=') {
@@ -79,11 +79,11 @@ fn read_profile(profile: &str) -> Parts {
                     }
                 }
                 // The next line has the cost of the function that is called, which is counted where it is spent.
-                "calls" => is_of_the_called = true,
+                "calls" => is_cost_of_callee = true,
                 _ => {}
             }
         } else if line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first))
-            && !std::mem::take(&mut is_of_the_called)
+            && !std::mem::take(&mut is_cost_of_callee)
             && let Some(cost) = line.split_whitespace().nth(1).and_then(|cost| cost.parse::<f64>().ok())
         {
             *parts.entry(part.clone()).or_default() += cost;

@@ -35,7 +35,7 @@ fn program(args: &[&str]) -> Result<(), Box<dyn Error>> {
     let (address, service) = (address.parse()?, Service::new(work.parse()?));
     runtime.block_on(async {
         let listener = listen::listen(address)?;
-        // In a task, because the thread that calls `block_on` is not one of the workers.
+        // Accept in a task, because the thread that calls `block_on` is not one of the workers.
         tokio::spawn(accept(listener, service)).await?;
         Ok(())
     })

@@ -64,7 +64,7 @@ pub(crate) struct Entry {
     user_agent: Option<HeaderValue>,
     /// `None` if there is no response.
     status: Option<StatusCode>,
-    /// How much of the response's body was handed to hyper.
+    /// How many bytes of the response's body were handed to hyper.
     bytes: u64,
 }
 

@@ -49,7 +49,7 @@ impl Server {
         within_limit(py.detach(|| self.runtime.block_on(async { timeout(LIMIT, serve).await })))
     }
 
-    /// Connects to `port`, and returns the process id that the server answers.
+    /// Connects to `port`, and returns the process id that the server sends.
     fn ask(&self, py: Python<'_>, port: u16) -> PyResult<u32> {
         let ask = async {
             let mut answer = String::new();

@@ -79,7 +79,7 @@ fn malformed_request() {
 #[test]
 fn oversized_header() {
     let server = Server::start(&["--workers", "1"]);
-    // Just above the limit, far above it, and without an end to it; in one header and in many.
+    // The heads are just above the limit, far above it, or without an end, in one header or in many.
     let long = |len| format!("GET / HTTP/1.1\r\nHost: test\r\nLong: {}\r\n\r\n", "x".repeat(len));
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(500));
     for request in [long(16 * 1024), long(300 * 1024), many] {
@@ -107,7 +107,7 @@ fn stalled_client_is_timed_out_alone() {
             client
         })
         .collect();
-    // One byte at a time does not help.
+    // Sending one byte at a time does not extend the timeout.
     let mut dripping = server.connect();
     dripping.send("GET / HTTP/1.1\r\nDrip: ").expect("sending");
 
@@ -176,7 +176,7 @@ fn out_of_descriptors() {
     }
     let (complaints, elapsed) = (complaints(), start.elapsed());
     assert!(complaints as u128 <= elapsed.as_millis() / 100 + 2, "{complaints} lines in {elapsed:?}");
-    assert_eq!(server.workers(), worker, "it was replaced");
+    assert_eq!(server.workers(), worker, "the worker was replaced");
     server.stop();
 }
 
@@ -194,6 +194,6 @@ fn clients_that_hang_up() {
         }
     }
     assert_eq!(server.connect().get("/").expect("an answer").status, 200);
-    // Not even the request to sleep keeps the server from stopping.
+    // Even the request to sleep does not keep the server from stopping.
     server.stop();
 }

@@ -48,7 +48,7 @@ fn goaway_finishes_streams() {
             assert!(ended.is_ok(), "{ended:?} instead of GOAWAY and the end");
         });
         if kind == Signal::HUP {
-            until("it has been reloaded", || server.stderr().contains("reloaded").then_some(()));
+            until("the server has reloaded", || server.stderr().contains("reloaded").then_some(()));
             server.stop();
         } else {
             server.ends_with(0);

@@ -48,7 +48,7 @@ fn table_is_shared() {
     for (client, status) in &mut server.connect_to_each(2) {
         assert_eq!(status.table_entries, MIB * 1024 * 1024 / 4);
         assert!(status.rss_kib >= MIB * 1024, "{status:?}");
-        // Three processes share it.
+        // Three processes share the table.
         assert!(status.pss_kib < MIB * 1024 / 2, "{status:?}");
         // The last prime below 2^24.
         assert_eq!(client.get("/table/16777213").expect("an answer").text(), "16777213");

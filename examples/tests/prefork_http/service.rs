@@ -88,7 +88,7 @@ fn upgrade_names_the_new_process() {
     assert_ne!(new, server.pid());
     assert_eq!(server.wait().code(), Some(0));
     signal(new, Signal::TERM);
-    until("it has ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
+    until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
 }
 
 fn status_field(pid: u32, name: &str) -> String {
@@ -153,7 +153,7 @@ fn workers_stay_on_cpus() {
 #[test]
 fn threads_of_workers_are_restricted() {
     let server = Server::start(&["--workers", "1", "--worker-threads", "3", "--cpus", "0", "--no-new-privs"]);
-    // Its runtime has its threads when it answers.
+    // The worker's runtime has its threads once the worker answers.
     assert_eq!(server.connect().get("/").expect("an answer").status, 200);
     let worker = server.workers()[0];
     let tasks = fs::read_dir(format!("/proc/{worker}/task")).expect("the threads of a worker");
@@ -192,7 +192,7 @@ fn process_1_reaps_orphans() {
     });
     signal(orphan, Signal::KILL);
     let is_left = || server.processes_of(supervisor).iter().any(|process| process.pid == orphan);
-    until("it is reaped", || (!is_left()).then_some(()));
+    until("the orphan is reaped", || (!is_left()).then_some(()));
     signal(supervisor, Signal::TERM);
     server.wait();
 }

@@ -183,7 +183,7 @@ fn usr1_opens_the_log_file_again() {
     let server = Server::start(&["--workers", "2", "--log-file", log.to_str().expect("UTF-8")]);
     fs::rename(&log, &old).expect("rotating");
     server.signal(Signal::USR1);
-    until("the file is there again", || log.exists().then_some(()));
+    until("the file exists again", || log.exists().then_some(()));
     // Workers write to the new file too.
     let victim = server.workers()[0];
     signal(victim, Signal::TERM);

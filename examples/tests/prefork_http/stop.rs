@@ -275,7 +275,7 @@ fn second_signal_kills() {
     let (mut in_flight, _) = busy(&server, 60_000);
     server.signal(Signal::TERM);
     until_refused(&server);
-    // Repeated, because a signal that comes shortly after the first one does not count as a second one.
+    // The signal is repeated, because one that comes shortly after the first one does not count as a second one.
     until("the request in flight is cut off", || {
         server.signal(Signal::TERM);
         (!in_flight.is_quiet()).then_some(())

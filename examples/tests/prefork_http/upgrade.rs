@@ -83,7 +83,7 @@ fn new_program_takes_over() {
         }
         signal(new, Signal::TERM);
         // The new program is not a child of this test, so it may stay a zombie.
-        until("it has ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
+        until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
         assert!(!pid_file.exists());
     }
 }
@@ -104,9 +104,9 @@ fn new_program_fails() {
 
     copy.replace("#!/bin/sh\nexec sleep 3600\n");
     server.signal(Signal::USR2);
-    until("it is killed", || server.stderr().contains("which is not ready in time").then_some(()));
+    until("the new program is killed", || server.stderr().contains("which is not ready in time").then_some(()));
     assert!(server.stderr().contains("limit=5s"));
-    until("it is gone", || (server.processes().len() == 2).then_some(()));
+    until("the new program is gone", || (server.processes().len() == 2).then_some(()));
     serves("signal: 9");
 
     fs::remove_file(copy.program()).expect("removing the program");

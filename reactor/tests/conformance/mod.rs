@@ -16,7 +16,7 @@ mod waker;
 
 #[cfg(target_os = "linux")]
 mod linux;
-// Not in a test build for Linux that has a kqueue.
+// A test build for Linux that has a kqueue leaves this out.
 #[cfg(all(target_os = "linux", not(forkio_kqueue)))]
 mod priority;
 

@@ -80,7 +80,7 @@ fn a_signal_interrupts() {
         run.poll.poll(&mut run.events, Some(LIMIT))
     });
     while !thread.is_finished() {
-        // Repeated, because the thread may not be in the system call yet.
+        // The signal is repeated, because the thread may not be in the system call yet.
         // SAFETY: the thread has not been joined, so its handle is valid.
         assert_eq!(unsafe { libc::pthread_kill(thread.as_pthread_t() as _, libc::SIGUSR2) }, 0);
         thread::sleep(Duration::from_millis(1));
@@ -200,7 +200,7 @@ fn a_dropped_source_gives_no_events() {
 }
 
 #[test]
-fn an_owner_given_away_keeps_its_registration() {
+fn a_source_converted_to_std_keeps_its_registration() {
     let mut run = Loop::new();
     let (mut a, mut b) = UnixStream::pair().unwrap();
     run.register(&mut a, 3, READ);

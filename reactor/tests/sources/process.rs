@@ -52,7 +52,7 @@ fn tells_the_end_of_a_child_and_reaps_it() {
         assert!(process.has_ended().unwrap());
         let status = process.try_wait().unwrap().unwrap();
         assert_eq!((status.code(), status.signal()), (code, signal));
-        // It was reaped.
+        // The child was reaped.
         assert_eq!(process.try_wait().unwrap_err().raw_os_error(), Some(libc::ECHILD));
         assert!(process.has_ended().unwrap());
     }

@@ -24,10 +24,10 @@ Only root and the user of the supervisor may use the socket.
 
 Exit codes:
   0  done
-  1  the server could not do it, or the output could not be written; the message says why, and the server continues
+  1  the server refused or failed, or the output could not be written; the message says why, and the server continues
   2  the command line has a mistake
   3  the server cannot be reached
-  4  it was not done within --timeout; the server continues with it
+  4  the server was not done within --timeout, and continues
 
 Examples:
   forkioctl --control /run/app.sock status
@@ -80,7 +80,7 @@ pub(crate) struct Wait {
 }
 
 impl Options {
-    /// Parses the command line. Returns an exit code if the program must end: the help, or the mistake, is printed.
+    /// Parses the command line. Returns an exit code if the program must end: it has printed the help, or the mistake.
     pub(crate) fn from_args() -> Result<Options, u8> {
         Options::try_parse().map_err(|error| {
             let exit_code = u8::try_from(error.exit_code()).unwrap_or(2);

@@ -4,7 +4,7 @@
 #[path = "../../../tests/tests/status/server.rs"]
 mod server;
 
-// The kernel of a test build: CONTRIBUTING.md.
+// Test builds link a model of the kernel: see CONTRIBUTING.md.
 #[cfg(forkio_kqueue)]
 extern crate forkio_kqueue_model as _;
 
@@ -103,7 +103,7 @@ scenarios!(
                 .all(|worker| worker["pid"] != before["workers"][2]["pid"] || worker["state"] == "draining")
         });
         assert_eq!(done(&server, &["reload", "--no-wait"]), "reload: it has begun\n");
-        server.until("it is done", |state| state["server"]["generation"] == 3);
+        server.until("the reload is done", |state| state["server"]["generation"] == 3);
         server.stop();
     }
 
@@ -133,7 +133,7 @@ scenarios!(
         assert!(code == Some(4) || code == Some(0), "{output:?}");
         assert!(code == Some(0) || text(&output.stderr).contains("not done after 1µs"), "{output:?}");
         drop(held);
-        server.until("it is replaced nevertheless", |state| state["restarts"][0]["reason"] == "operator");
+        server.until("the worker is replaced nevertheless", |state| state["restarts"][0]["reason"] == "operator");
         server.stop();
     }
 

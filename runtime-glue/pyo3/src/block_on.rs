@@ -28,7 +28,7 @@ const SLICE: Duration = Duration::from_millis(100);
 ///
 /// # Panics
 ///
-/// Inside a task of the runtime. Python sees a `PanicException`. Await the future there instead.
+/// Inside a task of the runtime. Python sees a `PanicException`. In a task, await the future instead.
 ///
 /// # Fork
 ///

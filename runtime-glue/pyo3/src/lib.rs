@@ -45,8 +45,8 @@
 //!
 //! # Fork
 //!
-//! - **The parent's tasks do not continue** in the child. Its connections are severed there: peers see the end when the parent
-//!   closes them. Listeners stay open. [`forkio::ProcessRuntime`] has the details.
+//! - **The parent's tasks do not continue** in the child. The child's copies of its connections are severed: peers see the end
+//!   when the parent closes them. Listeners stay open. [`forkio::ProcessRuntime`] has the details.
 //! - **The objects of a runtime belong to one process**: connections, clients with a pool of them, timers, handles of tasks. Keep them
 //!   in a [`PerProcess`].
 //! - **An asyncio event loop belongs to one process**, as without Rust. A child starts its own (`asyncio.run`).
@@ -74,7 +74,7 @@ mod at_fork;
 mod block_on;
 mod count;
 mod per_process;
-#[cfg_attr(any(windows, forkio_without_fork), path = "process_of_one.rs")]
+#[cfg_attr(any(windows, forkio_without_fork), path = "process_without_fork.rs")]
 mod process;
 mod runtime;
 

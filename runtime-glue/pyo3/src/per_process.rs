@@ -57,7 +57,7 @@ impl<T> PerProcess<T> {
         if let Some(value) = current(&self.lock()) {
             return Ok(value);
         }
-        // Not under the lock, because it may release the GIL.
+        // `make` is called without the lock, because it may release the GIL.
         let made = Arc::new(make()?);
         let mut slot = self.lock();
         if let Some(value) = current(&slot) {

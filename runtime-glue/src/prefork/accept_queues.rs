@@ -27,7 +27,7 @@ impl AcceptQueues {
     pub(super) fn new(listeners: Vec<(Listener, Distribution)>, workers: usize) -> Result<AcceptQueues, PreforkError> {
         let mut queues = Vec::new();
         for (listener, distribution) in listeners {
-            // First, because it fails if the listener is not registered with a selector of forkio.
+            // This comes first, because it fails if the listener is not registered with a selector of forkio.
             hold(&listener, ForkPolicy::Inherit).map_err(PreforkError::Listener)?;
             queues.push(match distribution {
                 Distribution::Shared | Distribution::Balanced => AcceptQueue::Common(listener, distribution),
@@ -149,7 +149,7 @@ impl AcceptQueues {
 /// Keeps a listener in the supervisor without being woken by it.
 fn hold(listener: &Listener, policy: ForkPolicy) -> io::Result<()> {
     crate::policy::mute(listener)?;
-    // Set explicitly, so that an audit in a worker does not list the listener.
+    // The policy is set explicitly, so that an audit in a worker does not list the listener.
     crate::set_policy(listener, policy)
 }
 

@@ -249,7 +249,7 @@ mod tests {
         assert_eq!((balance.open(1), balance.state(1)), (0, State::Absent));
     }
 
-    /// What a worker does: see `Connections::admits`.
+    /// Acts like a worker: see `Connections::admits`.
     fn admits(balance: &Balance, index: usize) -> bool {
         let has_room = balance.has_room(index);
         balance.set_state(index, if has_room { State::Accepting } else { State::Waiting });
@@ -317,7 +317,7 @@ mod tests {
         assert!(admits(&balance, 0));
         balance.opened(0, true);
         assert!(admits(&balance, 0));
-        // It takes part again.
+        // The excluded worker takes part again.
         assert!(admits(&balance, 1));
         assert!(!admits(&balance, 0));
     }

@@ -67,7 +67,7 @@ impl Common {
         })
     }
 
-    /// In the supervisor: takes a slot for a process that will be worker `index`.
+    /// Takes a slot, in the supervisor, for a process that will be worker `index`.
     pub(super) fn assign(&self, index: usize, generation: u64) -> Option<usize> {
         let slot = self.slots.assign(index, generation)?;
         self.balance.set_used(self.slots.used());
@@ -91,7 +91,7 @@ impl Common {
 /// # Fork
 ///
 /// The count belongs to the worker. In a child that the worker forks, [`count`](Connections::count) counts nothing, and
-/// dropping a connection there leaves the worker's count alone.
+/// dropping a connection in it leaves the worker's count alone.
 #[derive(Clone)]
 pub struct Connections(Arc<Shared>);
 
@@ -253,15 +253,15 @@ impl Connections {
 
     /// Looks for connections when another process wakes this one, for as long as the worker runs.
     pub(super) async fn follow_wakes(self) {
-        let deaf = |error: io::Error| tracing::warn!(%error, "cannot be woken by the other workers");
+        let warn = |error: io::Error| tracing::warn!(%error, "cannot be woken by the other workers");
         let woken = match self.0.common.workers.waiter() {
             Ok(woken) => woken,
-            Err(error) => return deaf(error),
+            Err(error) => return warn(error),
         };
         loop {
             match woken.readable().await {
                 Ok(mut ready) => ready.clear_ready(),
-                Err(error) => return deaf(error),
+                Err(error) => return warn(error),
             }
             if let Err(error) = rearm_exclusive() {
                 tracing::warn!(%error, "cannot look for connections that another worker has left");

@@ -31,7 +31,7 @@
 #[non_exhaustive]
 pub enum Distribution {
     /// One queue for all workers. A connection wakes one of those that sleep (`EPOLLEXCLUSIVE`); busy ones find it when they
-    /// come back, if it is still there.
+    /// come back, if it still waits.
     ///
     /// The kernel wakes the first worker on its list, which in a quiet server would always be the same one. So a worker that
     /// has accepted moves to the end of the list, at most once in a millisecond.

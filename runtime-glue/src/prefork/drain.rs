@@ -217,7 +217,7 @@ impl Shutdown {
         self.status.phase()
     }
 
-    /// In the worker's own future: waits for the worker's tasks, until the deadline.
+    /// Waits for the worker's tasks until the deadline, in the worker's own future.
     pub(super) async fn finish_tasks(&self) {
         if self.status.tasks().may_wait() {
             self.status.finish_tasks().await;

@@ -10,7 +10,7 @@ use super::acceptor::Queue;
 use super::{Accept, Acceptor, Counted, Shutdown};
 
 /// How long to leave the queue alone when the process has no descriptors or memory left. Connections that end give some back;
-/// to ask again at once would only take the CPU that they need for it.
+/// asking again at once would only take processor time from them.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a queue must stay empty before it is closed: the last step of a handshake may be on its way.
@@ -77,7 +77,7 @@ impl<L: Accept> Incoming<L> {
     pub(crate) async fn accept(&mut self) -> Option<(Counted<L::Stream>, L::Address)> {
         loop {
             if let Some(pause) = self.pause {
-                // Kept in the state, because the caller may drop this future and call again.
+                // The pause is kept in `self`, because the caller may drop this future and call again.
                 match &self.state {
                     State::Accepting(_) => tokio::select! {
                         biased;

@@ -38,7 +38,7 @@ impl Limits {
         if self.rss.is_some_and(|limit| rss(pid).is_some_and(|rss| rss > limit)) {
             return Some(Reason::Rss);
         }
-        // Read only if there is a PSS limit: the kernel walks all pages for it.
+        // Read PSS only if it has a limit, because the kernel walks all pages for it.
         self.pss.is_some_and(|limit| pss(pid).is_some_and(|pss| pss > limit)).then_some(Reason::Pss)
     }
 }

@@ -63,7 +63,7 @@ mod tests {
         let file = PidFile::write(path.clone()).unwrap();
         fs::write(&path, "1\n").unwrap();
         drop(file);
-        assert!(path.exists(), "it belongs to process 1 now");
+        assert!(path.exists(), "the file belongs to process 1 now");
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "nothing else is left");
         PidFile::write(directory.join("missing/server.pid")).unwrap_err();
         // Any write to this device fails for lack of space.

@@ -33,7 +33,7 @@ impl Privileges {
         Ok(())
     }
 
-    /// Keeps the worker `index` on its CPU. Workers of a template have the template's other changes, but not this one.
+    /// Keeps the worker `index` on its CPU. A worker of a template inherits the template's other changes, but not this one.
     pub(super) fn stay_on_cpu(&self, index: usize) -> io::Result<()> {
         if self.cpus.is_empty() {
             return Ok(());
@@ -41,7 +41,7 @@ impl Privileges {
         step("stay on a CPU", sys::stay_on_cpu(self.cpus[index % self.cpus.len()]))
     }
 
-    /// Makes the other changes, in the child.
+    /// Makes the changes other than [`stay_on_cpu`](Privileges::stay_on_cpu), in the child.
     pub(super) fn apply(&self) -> io::Result<()> {
         // Steps that may need privileges come first.
         if let Some(nice) = self.nice {

@@ -34,7 +34,7 @@ impl Tasks {
 
     pub(super) async fn all_ended(&self) {
         loop {
-            // It is notified from here on, so a task that ends after the check is not missed.
+            // The future is notified from here on, so a task that ends after the check is not missed.
             let all_ended = self.all_ended.notified();
             if self.running() == 0 {
                 return;

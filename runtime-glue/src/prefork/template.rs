@@ -166,7 +166,7 @@ where
             process::exit(FAILED)
         }
     };
-    // Not split: dropping the writing half in a worker would shut the socket down for this process too.
+    // The socket is not split, because dropping the writing half in a worker would shut it down for this process too.
     let mut channel = BufReader::new(template.channel);
     let mut line = String::new();
     let mut reply = "loaded\n".to_owned();

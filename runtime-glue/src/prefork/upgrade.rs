@@ -72,7 +72,7 @@ impl Upgrade {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Progress> {
         loop {
             match self.channel.try_read(&mut [0; 16]) {
-                // It has closed the channel and may still run: wait for its end or the deadline.
+                // The program has closed the channel and may still run: wait for its end or the deadline.
                 Ok(0) => break,
                 Ok(_) => return Poll::Ready(Progress::Ready),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

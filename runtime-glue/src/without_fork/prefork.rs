@@ -1,6 +1,6 @@
 //! The process that serves, where nothing forks.
 
-/// The process that serves: there is one.
+/// The only worker: this process.
 #[derive(Debug)]
 pub struct Worker(());
 

@@ -29,7 +29,7 @@ impl Queue {
     pub(crate) fn replace_objects(&mut self) {
         let put = |make: fn() -> io::Result<OwnedFd>, fd: RawFd| {
             let is_close_on_exec = linux::is_close_on_exec(fd);
-            // Closed first, so that the copy needs no free descriptor: a kernel does not need one either.
+            // The descriptor is closed first, so that the copy needs no free one: a kernel does not need one either.
             close(fd);
             let fresh = make().expect(FAILED).into_raw_fd();
             if fresh != fd {
@@ -66,7 +66,7 @@ impl Queue {
         queue
     }
 
-    /// Copies the events, filter by filter. `descriptors`: the queues of the child.
+    /// Copies the events, filter by filter. `descriptors` maps the child's descriptors to its queues.
     pub(crate) fn copy_knotes(&mut self, parent: libc::pid_t, descriptors: &BTreeMap<RawFd, u64>) {
         for key in self.knotes.keys().copied().collect::<Vec<_>>() {
             let is_copied = self.knotes.get_mut(&key).is_some_and(|knote| knote.copy(key, parent, descriptors));

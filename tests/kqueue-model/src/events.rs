@@ -165,7 +165,7 @@ impl Queue {
             .expect("a timerfd of the model's own");
     }
 
-    /// Before a fork: notes everything that has happened.
+    /// Notes everything that has happened, before a fork.
     pub(crate) fn settle(&mut self) {
         self.note_edges();
         self.show();

@@ -34,7 +34,7 @@ pub(crate) enum Watched {
     User {
         is_triggered: bool,
     },
-    /// In nanoseconds of the monotonic clock. Period 0: it expires once.
+    /// Times are in nanoseconds of the monotonic clock. With period 0, the timer expires once.
     Timer {
         next: Option<u64>,
         period: u64,

@@ -71,7 +71,7 @@ pub(crate) fn leave_unused(fds: BTreeSet<RawFd>) {
 /// Makes a descriptor other than those that a fork has left unused.
 pub(crate) fn aside(make: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
     let mut unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);
-    // A descriptor is in use again once the program has put an object there.
+    // A descriptor is in use again once the program has put an object at it.
     unused.retain(|fd| !is_open(*fd));
     let mut fd = make()?;
     while unused.contains(&fd.as_raw_fd()) {

@@ -9,7 +9,7 @@
 //! The program starts itself as the server, once per row and number of workers. The clients are threads of the first
 //! process.
 
-// The kernel of a test build: CONTRIBUTING.md.
+// Test builds link a model of the kernel: see CONTRIBUTING.md.
 #[cfg(forkio_kqueue)]
 extern crate forkio_kqueue_model as _;
 
@@ -135,7 +135,7 @@ impl Server {
     fn start(row: &str, workers: usize) -> Result<Server, Box<dyn Error>> {
         let mut command = Command::new(env::current_exe()?);
         let mut process = command.args(["serve", row, &workers.to_string()]).stdout(Stdio::piped()).spawn()?;
-        let stdout = process.stdout.take().ok_or("standard output is piped")?;
+        let stdout = process.stdout.take().ok_or("standard output is not piped")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         let server = Server { process, address: line.trim().parse()? };

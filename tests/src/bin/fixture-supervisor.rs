@@ -7,7 +7,7 @@
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
 
-// The kernel of a test build: CONTRIBUTING.md.
+// Test builds link a model of the kernel: see CONTRIBUTING.md.
 #[cfg(forkio_kqueue)]
 extern crate forkio_kqueue_model as _;
 
@@ -103,7 +103,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
                 }),
             "failing-hook" => prefork.before_worker(|| Err(io::Error::other("on purpose"))),
             "memory" => {
-                // Not freed: it makes the process large.
+                // The memory is never freed, so that the process stays large.
                 std::mem::forget(vec![1_u8; 32 << 20]);
                 prefork
             }

@@ -11,7 +11,7 @@ use forkio_tests::reactor::*;
 
 forkio_tests::main!(planned, unplanned);
 
-/// Whether code may allocate. If it does although it may not, the process ends.
+/// Whether code may allocate. If not, an allocation ends the process.
 static MAY_ALLOCATE: AtomicBool = AtomicBool::new(true);
 /// The next allocation sends this signal, unless it is 0.
 static SIGNAL_AT_ALLOCATION: AtomicI32 = AtomicI32::new(0);

@@ -102,15 +102,15 @@ scenarios!(
             [registered.listener.as_raw_fd(), registered.datagram.as_raw_fd(), a.as_raw_fd(), b.as_raw_fd()];
         let expected: BTreeSet<_> =
             by_default.into_iter().chain(unregistered.iter().map(|(fd, ..)| fd.as_raw_fd())).collect();
-        let found: BTreeSet<_> = audit.found().iter().map(|untagged| untagged.fd).collect();
+        let found: BTreeSet<_> = audit.found().iter().map(|shared| shared.fd).collect();
         assert_eq!(found, expected, "{audit}");
-        for untagged in audit.found() {
-            let registered = by_default.contains(&untagged.fd);
-            check_eq("the policy", untagged.policy, registered.then_some(ForkPolicy::Inherit));
-            if let Some((_, object, name)) = unregistered.iter().find(|(fd, ..)| fd.as_raw_fd() == untagged.fd) {
-                check_eq("the object", (untagged.object, &untagged.name), (*object, name));
+        for shared in audit.found() {
+            let registered = by_default.contains(&shared.fd);
+            check_eq("the policy", shared.policy, registered.then_some(ForkPolicy::Inherit));
+            if let Some((_, object, name)) = unregistered.iter().find(|(fd, ..)| fd.as_raw_fd() == shared.fd) {
+                check_eq("the object", (shared.object, &shared.name), (*object, name));
             }
-            let line = format!("\n  {untagged}\n");
+            let line = format!("\n  {shared}\n");
             assert!(audit.to_string().contains(&line), "{line:?} in {audit}");
         }
 
@@ -121,14 +121,14 @@ scenarios!(
         let audit = shared_descriptors().unwrap();
         check_eq("left", audit.found().len(), unregistered.len() + 1);
         let audit = unregistered.iter().fold(audit, |audit, (fd, ..)| audit.allow(fd));
-        assert_eq!(audit.found().iter().map(|untagged| untagged.fd).collect::<Vec<_>>(), [b.as_raw_fd()], "{audit}");
+        assert_eq!(audit.found().iter().map(|shared| shared.fd).collect::<Vec<_>>(), [b.as_raw_fd()], "{audit}");
         let audit = audit.allow(b);
         assert!(audit.is_clean(), "{audit}");
 
         // Renewing one end of a pair renews the other one too.
         forkio::set_policy(a, ForkPolicy::Renew).unwrap();
         let audit = shared_descriptors().unwrap();
-        assert!(!audit.found().iter().any(|untagged| untagged.fd == b.as_raw_fd()), "{audit}");
+        assert!(!audit.found().iter().any(|shared| shared.fd == b.as_raw_fd()), "{audit}");
         drop(unregistered);
         let audit = shared_descriptors().unwrap();
         assert!(audit.is_clean(), "{audit}");
@@ -145,7 +145,7 @@ scenarios!(
         let registered = registered().await;
         let unregistered = unregistered(&scratch);
         let audit = shared_descriptors().unwrap();
-        let listed: BTreeSet<_> = audit.found().iter().map(|untagged| untagged.fd).collect();
+        let listed: BTreeSet<_> = audit.found().iter().map(|shared| shared.fd).collect();
         assert!(listed.len() >= unregistered.len());
         let parent = std::process::id();
         let decided = [registered.muted.as_raw_fd(), registered.tagged.as_raw_fd()];
@@ -205,7 +205,7 @@ scenarios!(
     /// An audit works without a runtime, and with one on another thread.
     fn outside_a_runtime() {
         let file = File::open("/proc").unwrap();
-        let found = || shared_descriptors().unwrap().found().iter().map(|untagged| untagged.fd).collect::<Vec<_>>();
+        let found = || shared_descriptors().unwrap().found().iter().map(|shared| shared.fd).collect::<Vec<_>>();
         check_eq("found", found(), vec![file.as_raw_fd()]);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         check_eq("found", found(), vec![file.as_raw_fd()]);

@@ -92,7 +92,7 @@ fn check_stopped_worker() {
     connections.extend(without);
     kill(stopped, libc::SIGCONT);
     // The stopped worker has one connection, and the other worker has 21.
-    wait_until("it accepts again", || {
+    wait_until("the stopped worker accepts again", || {
         connections.push(server.connect().answered());
         connections.last().is_some_and(|connection| connection.pid == stopped)
     });

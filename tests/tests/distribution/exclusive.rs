@@ -22,7 +22,7 @@ scenarios!(
         const WORKERS: usize = 3;
         let server = Server::start("shared", WORKERS, "hold");
         server.wait_for_all(WORKERS);
-        // Repeated, because on a busy machine a worker may not sleep again after a pause.
+        // The check is repeated, because on a busy machine a worker may not sleep again after a pause.
         wait_until("each worker has one of a few connections", || {
             // After the pause all workers sleep. The worker that accepted last is the last in the kernel's list.
             let connections: Vec<_> = (0..4 * WORKERS)
@@ -60,7 +60,7 @@ scenarios!(
             waiting.is_some()
         });
         kill(first, libc::SIGKILL);
-        let connection = waiting.expect("it has been waited for").answered();
+        let connection = waiting.expect("a connection that waits").answered();
         assert_eq!(connection.worker, 1);
         drop((served, connection));
         server.stop();

@@ -19,7 +19,7 @@ pub(crate) fn wait_until_asleep(pids: &[i32]) {
     });
 }
 
-/// Whether a process that sleeps does so in the kernel queue. A process may also sleep before it gets there.
+/// Whether a process that sleeps does so in the kernel queue. A process may also sleep before it reaches the queue.
 fn is_in_queue(pid: i32) -> bool {
     let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
     let number = call.split(' ').next().and_then(|number| number.parse().ok());
@@ -57,7 +57,7 @@ fn wakes_by_ten_connections(exclusive: bool) -> u64 {
         wait_until_asleep(&children);
     }
     let wakes = sleeps(&children) - before;
-    // No child reads it, so that the event wakes all of them.
+    // The children do not read it, so that the event wakes all of them.
     turn.give();
     children.into_iter().for_each(reap);
     wakes

@@ -145,7 +145,7 @@ scenarios!(
     fn joins_of_ended_threads() {
         use_runtime();
         let ended = thread::Builder::new().name("ended".to_owned()).spawn(|| 7).unwrap();
-        wait_until("it has ended", || ended.is_finished() && !has_thread("ended"));
+        wait_until("the thread has ended", || ended.is_finished() && !has_thread("ended"));
         let child = fork_with_threads(|| {
             use_runtime();
             check_eq("the result", ended.join().unwrap(), 7);

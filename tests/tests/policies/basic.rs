@@ -151,7 +151,7 @@ scenarios!(
             to_parent.give();
             to_child.wait();
             check_eq("the parent's bytes", read(&receiver).as_str(), "");
-            // Renewed again.
+            // The pair is renewed again.
             in_child(|| {
                 sender.write_all(b"grandchild").unwrap();
                 check_eq("own bytes", wait(&mut selector), tokens([1]));

@@ -9,8 +9,8 @@ use std::time::Duration;
 use forkio_tests::model::{self, set_close_on_fork};
 use forkio_tests::reactor::*;
 
-/// Forks. The child runs `child` and exits without destructors: values there own descriptors that are not open. The
-/// parent waits for it.
+/// Forks. The child runs `child` and exits without destructors, because its values own descriptors that are not open.
+/// The parent waits for it.
 fn in_child(child: impl FnOnce()) {
     reap(forkio_tests::reactor::fork_child(|| {
         child();
@@ -25,7 +25,7 @@ fn is_open(fd: RawFd) -> bool {
 
 scenarios!(
     /// The child has neither a close-on-fork descriptor nor its registration. It can open and register another file
-    /// there.
+    /// at that descriptor.
     fn registered_descriptor() {
         let mut selector = Poll::new().unwrap();
         let registry = selector.registry().try_clone().unwrap();
@@ -39,7 +39,11 @@ scenarios!(
         let _client = connect(&server);
         in_child(|| {
             check_eq("the descriptor is open", is_open(fd), false);
-            check_eq("it is registered", registrations().iter().any(|registration| registration.fd == fd), false);
+            check_eq(
+                "the descriptor is registered",
+                registrations().iter().any(|registration| registration.fd == fd),
+                false,
+            );
             check_table(&selector);
             check_eq("events", ready(&mut selector), tokens([]));
             send_to(&kept);

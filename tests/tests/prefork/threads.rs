@@ -8,7 +8,7 @@ use std::time::Duration;
 use forkio_tests::runtime::*;
 
 scenarios!(
-    /// Workers with threads serve on both listeners. The supervisor's tasks do not run there, and its connections are
+    /// Workers with threads serve on both listeners. They do not run the supervisor's tasks, and its connections are
     /// severed.
     async fn workers_on_threads() {
         thread_local! {
@@ -111,7 +111,7 @@ scenarios!(
         );
         let panics = once().run_on(|| panic!("on purpose"), async |_| ()).await;
         check_eq("a panic of the builder", exit_code(panics), 101);
-        check_eq("its own status", exit_code(once().run_on(multi_thread, async |_| 7).await), 7);
+        check_eq("the status of the worker", exit_code(once().run_on(multi_thread, async |_| 7).await), 7);
         // A worker does not wait for its other threads.
         let busy = once().run_on(multi_thread, async |_| {
             tokio::task::spawn_blocking(|| thread::sleep(limit()));

@@ -94,7 +94,7 @@ scenarios!(
 
     /// If there is no descriptor for a prepared object, preparing returns an error, and the next fork works without it.
     #[cfg(epoll)]
-    fn no_descriptor_for_it() {
+    fn no_descriptor_left() {
         let selector = Poll::new().unwrap();
         let _waker = Waker::new(selector.registry(), Token(0)).unwrap();
         let mut socket = udp();

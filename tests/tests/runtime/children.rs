@@ -39,7 +39,7 @@ scenarios!(
 
     /// A handle waits for, signals and reaps a child. A dropped one neither kills the child nor leaves a zombie.
     async fn handle() {
-        // The same exit status each time.
+        // Each wait returns the same exit status.
         let Some(mut child) = fork().await else { std::process::exit(42) };
         check_eq("status", child.wait().await.unwrap().code(), Some(42));
         check_eq("again", child.wait().await.unwrap().code(), Some(42));
@@ -116,7 +116,7 @@ scenarios!(
         let mut input = cat.stdin.take().unwrap();
         let mut output = cat.stdout.take().unwrap();
         in_child(async || {
-            let error = timeout(limit(), cat.wait()).await.expect("it hangs").unwrap_err();
+            let error = timeout(limit(), cat.wait()).await.expect("the wait hangs").unwrap_err();
             check_eq("waiting", error.raw_os_error(), Some(libc::ECHILD));
             let mut bytes = Vec::new();
             output.read_to_end(&mut bytes).await.unwrap();

@@ -38,7 +38,7 @@ scenarios!(
         let datagrams = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         forkio::set_policy(&stream, ForkPolicy::Inherit).unwrap();
         forkio::set_policy(&datagrams, ForkPolicy::NoFork).unwrap();
-        // The datagram is there at the fork, and the runtime has not seen it yet. An inherited registration would give an event.
+        // The datagram has arrived before the fork, and the runtime has not seen it yet. An inherited registration would give an event.
         let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.send_to(b"x", datagrams.local_addr().unwrap()).unwrap();
         let child = fork_child(async || {
@@ -56,7 +56,7 @@ scenarios!(
         check_eq("after", default_policy(SourceKind::Stream), ForkPolicy::Inherit);
     }
 
-    /// A policy that could never be carried out is refused when it is set. The policy before stays, and the fork works.
+    /// A policy that could never be carried out is refused when it is set. The previous policy stays, and the fork works.
     async fn renew_refused_at_the_call() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let datagrams = UdpSocket::bind("127.0.0.1:0").await.unwrap();

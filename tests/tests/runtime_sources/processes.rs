@@ -24,12 +24,12 @@ async fn check_waiting() {
     let waiting = tokio::spawn(async move { first.wait().await });
     tokio::task::yield_now().await;
     let Some(child) = fork().await else {
-        let error = timeout(limit(), waiting).await.expect("it hangs").unwrap().unwrap_err();
+        let error = timeout(limit(), waiting).await.expect("the wait hangs").unwrap().unwrap_err();
         check_eq("waiting at the fork", error.raw_os_error(), Some(libc::ECHILD));
-        let error = timeout(limit(), second.wait()).await.expect("it hangs").unwrap_err();
+        let error = timeout(limit(), second.wait()).await.expect("the wait hangs").unwrap_err();
         check_eq("waiting afterwards", error.raw_os_error(), Some(libc::ECHILD));
         check_eq("looking", second.try_wait().unwrap_err().raw_os_error(), Some(libc::ECHILD));
-        // It can wait for programs of its own.
+        // The child can wait for programs of its own.
         let mut own = Command::new("sh").args(["-c", "exit 5"]).spawn().unwrap();
         check_eq("its own", own.wait().await.unwrap().code(), Some(5));
         std::process::exit(0);
@@ -132,16 +132,16 @@ scenarios!(
         let mut stream = signal(SignalKind::child()).unwrap();
         let (to_parent, to_child) = Turn::both_ways();
         let child = fork_child(async || {
-            timeout(limit(), stream.recv()).await.expect("told to look");
+            timeout(limit(), stream.recv()).await.expect("a SIGCHLD of its own");
             assert!(timeout(SHORT, stream.recv()).await.is_err(), "once");
             in_child(async || {}).await;
-            timeout(limit(), stream.recv()).await.expect("its own child has ended");
+            timeout(limit(), stream.recv()).await.expect("the SIGCHLD of the grandchild");
             to_parent.give();
             wait_for(&to_child).await;
         })
         .await;
         wait_for(&to_parent).await;
-        assert!(timeout(SHORT, stream.recv()).await.is_err(), "it was the child's");
+        assert!(timeout(SHORT, stream.recv()).await.is_err(), "the grandchild's SIGCHLD reached the parent");
         to_child.give();
         reap(child).await;
         timeout(limit(), stream.recv()).await.expect("the child has ended");
@@ -174,7 +174,7 @@ scenarios!(
             std::process::exit(0);
         };
         reap(child).await;
-        check_eq("it runs", program.get_mut().unwrap().try_wait().unwrap(), None);
+        check_eq("the program runs", program.get_mut().unwrap().try_wait().unwrap(), None);
         // Dropping it here kills the program.
         drop(program);
         wait_until("the program is killed", || processes().get(&pid).is_none_or(|process| process.has_ended()));

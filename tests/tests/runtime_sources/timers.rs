@@ -23,7 +23,7 @@ scenarios!(
                 assert!(timer.remaining().is_none_or(|left| left <= 50 * MILLIS));
                 check_eq("expirations", timer.expired().await.unwrap(), 1);
                 assert!(clock.now() >= deadline, "too early");
-                assert!(timeout(SHORT, timer.expired()).await.is_err(), "it expired twice");
+                assert!(timeout(SHORT, timer.expired()).await.is_err(), "the timer expired twice");
                 check_eq("remaining", timer.remaining(), None);
             };
             let child = fork_child(&mut check).await;
@@ -118,7 +118,7 @@ scenarios!(
         tokio::task::yield_now().await;
         let Some(child) = fork().await else {
             left_out.set_after(Duration::ZERO, None).unwrap();
-            assert!(timeout(SHORT, left_out.expired()).await.is_err(), "it gives no events here");
+            assert!(timeout(SHORT, left_out.expired()).await.is_err(), "a no-fork timer gave an event");
             let error = timeout(limit(), waiting).await.expect("no hang").unwrap().unwrap_err();
             check_eq("severed", error.kind(), ErrorKind::UnexpectedEof);
             std::process::exit(0);
@@ -147,7 +147,7 @@ scenarios!(
         }
         check_eq("expirations", timer.expired().await.unwrap(), 1);
         assert!(Clock::Realtime.now() >= deadline, "too early");
-        assert!(timeout(SHORT, timer.expired()).await.is_err(), "it expired twice");
+        assert!(timeout(SHORT, timer.expired()).await.is_err(), "the timer expired twice");
         if let Some(child) = child {
             reap(child).await;
         }

@@ -144,7 +144,7 @@ scenarios!(
     }
 
     /// A source of a dropped selector is not registered with the next selector, even if its descriptor is registered
-    /// there.
+    /// with that one.
     fn source_of_a_selector_that_is_gone() {
         let mut socket = udp();
         let fd = socket.as_raw_fd();

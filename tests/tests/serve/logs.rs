@@ -103,7 +103,7 @@ scenarios!(
     #[program]
     fn server() {
         let [format, mode] = arguments().try_into().expect("two arguments");
-        // The span of a worker must be there at this level, too.
+        // The span of a worker must exist at this level, too.
         log(&format, Level::WARN);
         let server = Server::new().bind("127.0.0.1:0").workers(1).on_ready(|addresses| println!("{}", addresses[0]));
         let server = match mode.parse() {
@@ -125,7 +125,7 @@ scenarios!(
         let prefork = Prefork::new().listener(listener).workers(1).on_ready(move || println!("{address}"));
         let work = async |mut worker: Worker| {
             tracing::warn!("future");
-            // Until the future is polled again, its span is left.
+            // The future is outside its span until it is polled again.
             tokio::task::yield_now().await;
             tracing::warn!("later");
             let service = service(worker.handle());

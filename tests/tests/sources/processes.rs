@@ -40,10 +40,10 @@ scenarios!(
             let mut own = Process::open(subject(&end).cast_unsigned()).unwrap();
             register(selector.registry(), &mut own, 3);
             end.give();
-            check_eq("its own child", wait(&mut selector), tokens([3]));
+            check_eq("the grandchild", wait(&mut selector), tokens([3]));
             check_eq("the status", own.try_wait().unwrap().unwrap().code(), Some(7));
         });
-        check_eq("it runs", ready(&mut selector), tokens([]));
+        check_eq("the watched process runs", ready(&mut selector), tokens([]));
         end.give();
         check_eq("the parent's event", wait(&mut selector), tokens([1]));
         check_eq("the parent's event", wait(&mut second), tokens([2]));

@@ -21,7 +21,7 @@ fn expired(now: Duration, first: Duration, period: Duration) -> u64 {
 fn take_all(timer: &mut Timer, mut taken: u64, first: Duration, period: Duration) -> u64 {
     let least = expired(timer.clock().now(), first, period);
     // The kernel may be a moment late.
-    wait_until("every expiration is there", || {
+    wait_until("every expiration has come", || {
         match timer.expirations() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             result => taken += result.unwrap(),
@@ -246,7 +246,7 @@ scenarios!(
             take();
             timer.set_after(Duration::ZERO, Some(HOUR)).unwrap();
             in_child(|| timer.disarm().unwrap());
-            wait_until("it expires here", || timer.expirations().is_ok());
+            wait_until("the timer expires in the parent", || timer.expirations().is_ok());
             timer.set_after(Duration::ZERO, Some(HOUR)).unwrap();
         }
     }
@@ -269,7 +269,7 @@ scenarios!(
             turn.wait();
             check_eq("in the first", wait(&mut first), tokens([1]));
             check_eq("in the second", wait(&mut second), tokens([2]));
-            // Renewed even if the second selector only inherits it: both have the same descriptor.
+            // The timer is renewed even if the second selector only inherits it, because both have the same descriptor.
             check_eq("expirations", timer.expirations().unwrap(), 1);
             reap(child);
         }

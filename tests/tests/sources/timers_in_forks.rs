@@ -21,7 +21,7 @@ scenarios!(
         };
         check_eq("the default", fork::default_policy(SourceKind::Timer), ForkPolicy::Renew);
 
-        // No-fork: not registered in the child, but still private.
+        // No-fork: the timer is not registered in the child, but still private.
         let (mut selector, mut timer) = selector_and_timer(ForkPolicy::NoFork);
         in_child(|| {
             check_eq("no registration", registrations().len(), 0);
@@ -163,7 +163,7 @@ scenarios!(
                 }
             }
             timers[0].disarm().unwrap();
-            wait_until("it has expired", || timers[2].expirations().is_ok());
+            wait_until("the third timer has expired", || timers[2].expirations().is_ok());
         };
         beside_threads([use_timers], || {
             for _ in 0..rounds(200) {
@@ -173,7 +173,7 @@ scenarios!(
                     check_eq("expirations", timer.expirations().unwrap(), 1);
                     exit_now(0);
                 });
-                wait_until("it has expired in the parent", || timer.expirations().is_ok());
+                wait_until("the timer has expired in the parent", || timer.expirations().is_ok());
             }
         });
         check_eq("registrations", registrations().len(), 1);

@@ -25,7 +25,7 @@ scenarios!(
         assert_eq!(server.state()["server"]["generation"], 2);
         let (status, kind, _) = outcome(&server.command("reload?wait=no"));
         assert_eq!((status, &*kind), (202, "accepted"));
-        server.until("it is done", |state| state["server"]["generation"] == 3);
+        server.until("the reload is done", |state| state["server"]["generation"] == 3);
         server.stop();
     }
 
@@ -72,7 +72,7 @@ scenarios!(
         });
         let (status, _, message) = outcome(&server.command("retire?worker=1"));
         assert_eq!(status, 200, "{message}");
-        let state = server.until("it has ended", |state| state["restarts"][0]["reason"] == "operator");
+        let state = server.until("the worker has ended", |state| state["restarts"][0]["reason"] == "operator");
         assert_eq!(state["restarts"][0]["pid"], pids(&before)[1]);
         assert_eq!(pids(&state)[0], pids(&before)[0], "the other one stays");
         assert_eq!(workers(&state).iter().filter(|worker| is_serving(worker)).count(), 2, "the successor came first");

@@ -1,4 +1,4 @@
-//! Failures that neither the server nor its status page may suffer from.
+//! Failures that must not affect the server or its status page.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -123,7 +123,7 @@ scenarios!(
                 std::hint::spin_loop();
             }
             kill(victim, libc::SIGKILL);
-            wait_until("it has ended", || {
+            wait_until("the worker has ended", || {
                 let state = state();
                 check(&state);
                 std::thread::sleep(PAUSE);

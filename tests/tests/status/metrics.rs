@@ -99,7 +99,7 @@ scenarios!(
             let victim = server.pid();
             victims.insert(victim);
             kill(victim, libc::SIGKILL);
-            server.until("it is replaced", |state| {
+            server.until("the worker is replaced", |state| {
                 workers(state).iter().any(|worker| is_serving(worker) && worker["pid"] != victim)
             });
             let now = parse(&request(&server.page, "GET", "/metrics").body);

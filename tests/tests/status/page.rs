@@ -35,13 +35,13 @@ scenarios!(
     /// A worker is busy while a request is in flight, and its connections are counted.
     fn busy_worker() {
         let server = Server::start(&["--workers", "1", "--shutdown-timeout", "0"]);
-        server.until("it is idle", |state| workers(state).iter().any(|worker| worker["state"] == "ready"));
+        server.until("a worker is idle", |state| workers(state).iter().any(|worker| worker["state"] == "ready"));
         let held = send(&server.address, "GET", "/forever").expect("a request");
-        let state = server.until("it is busy", |state| workers(state)[0]["state"] == "busy");
+        let state = server.until("the worker is busy", |state| workers(state)[0]["state"] == "busy");
         assert_eq!(workers(&state)[0]["requests_in_flight"], 1);
         assert_eq!(workers(&state)[0]["connections"], 1);
         drop(held);
-        server.until("it is idle again", |state| workers(state)[0]["state"] == "ready");
+        server.until("the worker is idle again", |state| workers(state)[0]["state"] == "ready");
         server.stop();
     }
 
@@ -69,12 +69,14 @@ scenarios!(
         let victim = server.pid();
         let requests = server.state()["requests"].as_u64().expect("a count");
         kill(victim, libc::SIGKILL);
-        let state = server.until("it is listed", |state| state["restarts"][0]["pid"] == victim);
+        let state = server.until("the worker is listed", |state| state["restarts"][0]["pid"] == victim);
         assert_eq!((&state["restarts"][0]["reason"], &state["restarts"][0]["signal"]), (&"died".into(), &9.into()));
         assert!(state["requests"].as_u64() >= Some(requests), "requests are lost: {state}");
         let ended = state["ended"].as_array().expect("counts");
         assert!(ended.iter().any(|ended| ended["reason"] == "died" && ended["count"] == 1), "{state}");
-        server.until("it is replaced", |state| workers(state).iter().filter(|worker| is_serving(worker)).count() == 2);
+        server.until("the worker is replaced", |state| {
+            workers(state).iter().filter(|worker| is_serving(worker)).count() == 2
+        });
         server.stop();
     }
 
@@ -95,19 +97,19 @@ scenarios!(
         {
             assert!(page.body.contains(part), "{part} is missing: {}", page.body);
         }
-        assert!(!page.body.contains("://") && !page.body.contains("src="), "it refers to something outside");
+        assert!(!page.body.contains("://") && !page.body.contains("src="), "the page refers to another origin");
         server.stop();
     }
 
     /// `/readyz` tells load balancers to send no more connections, and `/healthz` that the server runs.
     fn probes() {
         let server = Server::start(&["--lame-duck", "600"]);
-        wait_until("it is ready", || request(&server.page, "GET", "/readyz").status == 200);
+        wait_until("the server is ready", || request(&server.page, "GET", "/readyz").status == 200);
         kill(server.supervisor(), libc::SIGTERM);
-        wait_until("it is not ready", || request(&server.page, "GET", "/readyz").status == 503);
+        wait_until("the server is not ready", || request(&server.page, "GET", "/readyz").status == 503);
         assert_eq!(request(&server.page, "GET", "/healthz").status, 200);
         assert_eq!(server.state()["server"]["state"], "lame-duck");
-        assert!(server.pid() > 0, "it still serves");
+        assert!(server.pid() > 0, "the server still serves");
         server.stop();
     }
 
@@ -117,7 +119,7 @@ scenarios!(
         let held = send(&server.address, "GET", "/forever").expect("a request");
         server.until("the request is in flight", |state| workers(state)[0]["state"] == "busy");
         kill(server.supervisor(), libc::SIGTERM);
-        let state = server.until("it drains", |state| state["server"]["state"] == "stopping");
+        let state = server.until("the server drains", |state| state["server"]["state"] == "stopping");
         assert_eq!(workers(&state)[0]["state"], "draining");
         drop(held);
         server.program.finish_well();

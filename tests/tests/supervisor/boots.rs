@@ -45,7 +45,7 @@ scenarios!(
         let other = server.children().into_iter().find(|other| *other != pid).expect("two workers");
         server.control("boot-exits");
         kill(other, libc::SIGKILL);
-        wait_until("it was tried more often than the limit", || {
+        wait_until("more workers have failed than the limit", || {
             server.log().matches("worker ended before it was ready").count() >= 4
         });
         assert_eq!(server.pid(), pid);

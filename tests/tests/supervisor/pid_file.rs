@@ -34,7 +34,7 @@ scenarios!(
         server.until_logged("the new program ended before it was ready: this one continues");
         assert!(server.log().contains("No space left on device"), "{}", server.log());
         assert!(before.contains(&server.pid()));
-        assert_eq!(fs::read_to_string(&path).expect("the pid file"), text, "it is the old one");
+        assert_eq!(fs::read_to_string(&path).expect("the pid file"), text, "the pid file has changed");
         // A reload needs no space.
         server.signal(libc::SIGHUP);
         wait_until("a reload", || !before.contains(&server.pid()));

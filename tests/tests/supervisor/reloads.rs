@@ -33,7 +33,7 @@ scenarios!(
         let server = Server::start(&["before", "one-draining", "shutdown-timeout=1000"]);
         // Silent connections keep the old workers draining until the shutdown timeout.
         let _held: Vec<TcpStream> = (0..8).map(|_| server.connect()).collect();
-        wait_until("they have been accepted", || server.ask("phase").as_deref() == Some("Serving"));
+        wait_until("the connections have been accepted", || server.ask("phase").as_deref() == Some("Serving"));
         server.signal(libc::SIGHUP);
         server.until_logged("reloaded");
         server.signal(libc::SIGHUP);

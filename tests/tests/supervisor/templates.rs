@@ -82,7 +82,8 @@ scenarios!(
         wait_until("the workers of the new template boot", || server.children().len() == before.len() + 3);
         server.until_logged_times("template has loaded", 2);
         let log = server.log();
-        let loaded = log.lines().rfind(|line| line.contains("template has loaded")).expect("it has loaded");
+        let loaded =
+            log.lines().rfind(|line| line.contains("template has loaded")).expect("a template that has loaded");
         let template: i32 = number_after(loaded, "pid=");
         assert!(!before.contains(&template), "{loaded}");
         kill(template, libc::SIGKILL);

@@ -22,7 +22,7 @@ scenarios!(
     fn retire() {
         let server = Server::start(&["before"]);
         let pid = server.ask("retire").expect("an answer").parse().expect("a process id");
-        wait_until("it is replaced", || {
+        wait_until("the worker is replaced", || {
             let children = server.children();
             children.len() == 2 && !children.contains(&pid)
         });
@@ -81,7 +81,7 @@ scenarios!(
             assert_eq!(server.pid(), pid);
         }
         server.until_logged("reason=Some(Requests)");
-        wait_until("it is replaced", || server.pid() != pid);
+        wait_until("the worker is replaced", || server.pid() != pid);
         server.stop();
     }
 
@@ -95,7 +95,7 @@ scenarios!(
         server.until_logged("was aborted here");
         server.until_logged("fixture_supervisor::answer");
         server.until_logged("signal: 6");
-        wait_until("it is replaced", || server.children().iter().any(|pid| !victims.contains(pid)));
+        wait_until("the worker is replaced", || server.children().iter().any(|pid| !victims.contains(pid)));
         assert!(server.pid() > 0);
         server.stop();
     }

@@ -94,7 +94,7 @@ scenarios!(
             multi_thread()
         });
         let builder = std::thread::spawn(|| SLOW.block_on(async { tokio::spawn(async { 1 }).await.unwrap() }).unwrap());
-        wait_until("it is being built", || BUILDING.load(Ordering::Relaxed));
+        wait_until("the runtime is being built", || BUILDING.load(Ordering::Relaxed));
         let mut child = fork_with_threads(|| {
             check_eq("a task", SLOW.block_on(async { tokio::spawn(async { 2 }).await.unwrap() }).unwrap(), 2);
             use_everything();

@@ -50,7 +50,7 @@ scenarios!(
         assert!(poll(&mut model.clone(), 0, &[1, 1]).is_err(), "once");
         assert!(poll(&mut model.clone(), 0, &[2]).is_err(), "an unknown token");
         assert_eq!(poll(&mut model, 0, &[1]), Ok(Polled::Complete));
-        assert!(poll(&mut model.clone(), 0, &[1]).is_err(), "it is edge-triggered");
+        assert!(poll(&mut model.clone(), 0, &[1]).is_err(), "events are edge-triggered");
         // Reregistering arms it.
         assert_eq!(model.reregister(0, 0, 5, None, 7, Wanted::Readable), Ok(()));
         assert_eq!(poll(&mut model, 0, &[7]), Ok(Polled::Complete));

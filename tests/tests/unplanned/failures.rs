@@ -112,7 +112,7 @@ scenarios!(
         register_with(selector.registry(), &mut socket, 1, ForkPolicy::Renew);
         unplanned::in_child(|| {
             drop((selector, socket));
-            assert!(has_failed(), "it is about this process's fork");
+            assert!(has_failed(), "the failure is about this process's fork");
             let mut fresh = Poll::new().unwrap();
             unplanned::in_child(|| {
                 assert!(!has_failed(), "the fork was prepared");

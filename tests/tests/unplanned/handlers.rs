@@ -56,7 +56,7 @@ scenarios!(
         static SELECTOR: OnceLock<Mutex<Poll>> = OnceLock::new();
         static SEEN: AtomicU32 = AtomicU32::new(0);
         extern "C" fn before() {
-            // Would wait forever if forkio held a lock here.
+            // This would wait forever if forkio held a lock here.
             drop(Poll::new().unwrap());
             SEEN.fetch_add(1, Ordering::Relaxed);
         }
@@ -91,7 +91,7 @@ scenarios!(
                 if INNER.load(Ordering::Relaxed) == 0 {
                     assert_eq!(generation(), 1);
                     assert!(atfork::failure().is_none());
-                    // Would wait forever if a lock were held.
+                    // This would wait forever if a lock were held.
                     drop(Poll::new().unwrap());
                     exit_now(0);
                 }

@@ -225,7 +225,7 @@ scenarios!(
 
     /// A muted listener gives no event in the parent, and is armed in the child. After an unmute, the parent accepts again.
     async fn muted() {
-        // `Prefork` mutes what it shares. The policy is only there to make the runtime known.
+        // `Prefork` mutes what it shares. The policy only makes the runtime known.
         let listener = listener().await;
         forkio::set_policy(&listener, ForkPolicy::Inherit).unwrap();
         {

@@ -86,7 +86,7 @@ scenarios!(
         let watched = unsafe { AsyncFd::register(Bare(fd.as_raw_fd())) }.unwrap();
         // The kernel now lists both registrations.
         let child = fork_child(async || {
-            // Severed.
+            // The stream is severed.
             timeout(limit(), watched.readable()).await.expect("the end").unwrap().clear_ready();
             let mut byte = [0];
             // SAFETY: the kernel writes a byte.

@@ -1,6 +1,6 @@
 //! The effects of an unplanned fork on tokio with upstream mio: the symptoms that `forkio::guide` describes.
 //!
-//! A scenario shows that something hangs by waiting for [`PATIENCE`]. It hangs on a slow machine, too.
+//! A scenario waits for [`PATIENCE`] to show that something hangs. A slow machine cannot make such a check fail.
 
 use std::fs;
 use std::future::{Future, pending};
@@ -24,7 +24,7 @@ fn current_thread() -> Runtime {
     Builder::new_current_thread().enable_all().thread_keep_alive(limit()).build().expect("a runtime")
 }
 
-/// A child. Dropping it kills it.
+/// A child process. Dropping this kills it.
 struct Child(libc::pid_t);
 
 impl Child {
@@ -96,7 +96,7 @@ fn signal_is_stolen(runtime: &Runtime, stream: &mut Signal, child: Child) {
     wait_until("a process has read the pipe", || (3..64).all(|fd| pending_bytes(fd) == 0));
     assert!(runtime.block_on(hangs(stream.recv())));
     drop(child);
-    // The child has ended. The next signal brings both.
+    // The child has ended. The next signal delivers both.
     raise(libc::SIGUSR1);
     runtime.block_on(async { timeout(limit(), stream.recv()).await }).unwrap();
 }
@@ -110,7 +110,7 @@ fn pending_bytes(fd: i32) -> i32 {
 }
 
 scenarios!(
-    /// A child does not have the worker threads of an inherited multi-threaded runtime, so nothing runs there.
+    /// A child does not have the worker threads of an inherited multi-threaded runtime, so no task runs.
     #[limit(900)]
     fn missing_threads() {
         let runtime = multi_thread().unwrap();
@@ -167,7 +167,7 @@ scenarios!(
         assert!(!runtime.block_on(accept(&listener)));
     }
 
-    /// Parent and child register the same socket with the one epoll instance. The second one gets EEXIST.
+    /// Parent and child register the same socket with the shared epoll instance. The second registration gets EEXIST.
     #[limit(900)]
     fn registered_twice() {
         let runtime = current_thread();
@@ -310,11 +310,11 @@ scenarios!(
         let runtime = current_thread();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let audit = forkio::audit::shared_descriptors().unwrap();
-        let objects: Vec<_> = audit.found().iter().map(|untagged| untagged.object).collect();
+        let objects: Vec<_> = audit.found().iter().map(|shared| shared.object).collect();
         assert!(objects.contains(&SharedObject::Epoll) && objects.contains(&SharedObject::Eventfd), "{audit}");
-        assert!(audit.found().iter().any(|untagged| untagged.fd == listener.as_raw_fd()), "{audit}");
-        // Inside the runtime, forkio finds it. A fork made by forkio gives the child its own.
+        assert!(audit.found().iter().any(|shared| shared.fd == listener.as_raw_fd()), "{audit}");
+        // Inside the runtime, forkio finds the epoll instance. A fork made by forkio gives the child another one.
         let audit = runtime.block_on(async { forkio::audit::shared_descriptors().unwrap() });
-        check_eq("shared", audit.found().iter().map(|untagged| untagged.fd).collect(), vec![listener.as_raw_fd()]);
+        check_eq("shared", audit.found().iter().map(|shared| shared.fd).collect(), vec![listener.as_raw_fd()]);
     }
 );

@@ -71,7 +71,7 @@ impl Program {
         measure(self, |program| &program.page, Program::works)
     }
 
-    /// In the child: whether its queue reports an event in addition to the wake that each child gets.
+    /// Whether the child's queue reports an event in addition to the wake that each child gets.
     fn works(&mut self) -> io::Result<bool> {
         self.sockets[0].send(&[0])?;
         let mut tokens = Vec::new();

@@ -92,7 +92,7 @@ impl Program {
         Ok(Cost { fork: Some(self.page.get(FIRST_INSTRUCTION) - start), ..Cost::default() })
     }
 
-    /// In the child: whether its queue reports the events that the policy allows.
+    /// Whether the child's queue reports the events that the policy allows.
     fn works(&mut self) -> io::Result<bool> {
         if self.policy != Streams::Severed {
             self.streams[0].write_all(&[0])?;

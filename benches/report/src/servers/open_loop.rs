@@ -37,7 +37,7 @@ pub(crate) fn latencies(
     duration: Duration,
     cpus: &[usize],
 ) -> io::Result<Histogram<u64>> {
-    // On a separate thread, because only the load generator may be pinned to these CPUs.
+    // Start a separate thread, because only the load generator may be pinned to these CPUs.
     let generator = thread::scope(|scope| {
         let generate = || pin_this_thread(cpus).and_then(|()| open_loop(server, connections, rate, duration));
         scope.spawn(generate).join()

@@ -46,6 +46,6 @@ fn expect<T>(result: io::Result<T>, kind: io::ErrorKind) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == kind => Ok(()),
         Err(error) => Err(error),
-        Ok(_) => Err(io::Error::other(format!("this should have failed with {kind:?}"))),
+        Ok(_) => Err(io::Error::other(format!("the call succeeded instead of failing with {kind:?}"))),
     }
 }

@@ -67,7 +67,7 @@ def test_severed_connections():
         check("answer", answer(), "yes")
         started, end = Gate(), Gate()
         pid = start_child(lambda: (started.open(), end.wait()))
-        # Without the patch, the child severs the connections that the parent still has at the child's first step.
+        # Without the patch, the child severs a connection only if the parent still has it at the child's first step.
         started.wait()
         forkio_http.shutdown(60)
         check("end of the connection", peer.recv(1), b"")

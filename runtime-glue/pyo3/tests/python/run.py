@@ -47,7 +47,7 @@ def run(name):
     """Runs a scenario. Returns why it failed, or None."""
     command = [sys.executable, os.path.abspath(__file__), "--one", name]
     end = time.monotonic() + LIMIT
-    # Not a pipe: a process that is left behind would hold it open.
+    # The output is not a pipe, because a process that is left behind would hold it open.
     with open(os.path.join(os.environ["FORKIO_TEST_OUTPUT"], name), "w+b") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
@@ -84,7 +84,7 @@ def run(name):
 
 def main():
     if sys.argv[1:2] == ["--one"]:
-        # Not `dump_traceback_later`: the end of a child's interpreter would wait for its thread.
+        # `dump_traceback_later` has a thread, and the end of a child's interpreter would wait for it.
         faulthandler.register(signal.SIGUSR2)
         faulthandler.enable()
         scenarios()[sys.argv[2]]()

@@ -44,7 +44,7 @@ const CLOSE_LIMIT: usize = 4096;
 /// # }
 /// ```
 pub struct Acceptor<L: Accept> {
-    // Declared first: it is closed before `turn` wakes the other workers.
+    // Declared first, so that it is closed before `turn` wakes the other workers.
     listener: L,
     turn: Turn,
     status: Arc<Status>,
@@ -66,7 +66,7 @@ impl<L: Accept> Acceptor<L> {
             Some(Distribution::Shared) => match crate::policy::set_exclusive(&listener, true) {
                 Ok(()) => Rule::Exclusive { since: Instant::now() },
                 Err(error) => {
-                    tracing::debug!(%error, "each connection wakes all workers");
+                    tracing::debug!(%error, "cannot register a listener exclusively: each connection wakes all workers");
                     Rule::None
                 }
             },
@@ -93,7 +93,7 @@ impl<L: Accept> Acceptor<L> {
         }
         let connections = self.turn.connections.clone();
         loop {
-            // Enabled before the check for room, so that no change is missed.
+            // The future is enabled before the check for room, so that it misses no change.
             let mut changed = pin!(connections.shared().changed.notified());
             changed.as_mut().enable();
             if let Some(accepted) = self.accept_if_room().await {

@@ -35,7 +35,7 @@ impl<L: Accept> Queue<L> {
                 Ok((stream, peer)) => return Ok(Some((self.connections.count(stream), peer))),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return Ok(None),
-                    // This client has gone away. Another connection may wait.
+                    // This client has closed its connection. Another connection may wait.
                     io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
                     _ => return Err(error),
                 },

@@ -113,7 +113,7 @@ impl Turn {
         if let Some((since, _)) = self.waiting {
             return sleep_until(since + OVERLOOKED_AFTER).await;
         }
-        // Most waits end earlier, and then need no look at the queue.
+        // Most waits are cancelled during this sleep, and need not watch the queue.
         sleep(OVERLOOKED_AFTER).await;
         if let Err(error) = connection(listener).await {
             tracing::debug!(%error, "cannot watch the queue of a muted listener: polling it");

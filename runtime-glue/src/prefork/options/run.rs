@@ -81,7 +81,7 @@ impl Prefork {
     }
 
     /// Like [`run`](Prefork::run), but each worker leaves the supervisor's current-thread runtime for one of its own that
-    /// `build` builds there: a multi-threaded one, for workers that use several CPUs each.
+    /// `build` builds in the worker: a multi-threaded one, for workers that use several CPUs each.
     ///
     /// The inherited runtime does not run in the worker: its tasks and timers, including [`parent_only`](crate::parent_only())
     /// futures, are neither polled nor dropped, and its registrations follow the policies as in any fork. The worker's

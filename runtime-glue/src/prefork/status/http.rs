@@ -117,7 +117,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, acc
     let connection =
         http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).serve_connection(TokioIo::new(stream), route);
     let ended = match access {
-        // No timeout, because a command may take any time.
+        // The connection has no timeout, because a command may take any time.
         Access::Control => connection.await,
         Access::Read | Access::Nothing => timeout(PAGE_TIMEOUT, connection).await.unwrap_or(Ok(())),
     };

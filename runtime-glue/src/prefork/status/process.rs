@@ -161,7 +161,7 @@ impl Service {
         Ok(Listening::Tcp(listener))
     }
 
-    /// Binds a Unix socket, which appears at `path` with its final permissions. Replaces a socket that is there, such as that
+    /// Binds a Unix socket, which appears at `path` with its final permissions. Replaces an existing socket, such as that
     /// of the program that this one replaces. If `is_private`, only this user may open it.
     fn listen_unix(&mut self, path: &Path, is_private: bool) -> io::Result<UnixListener> {
         let is_other = |file: Metadata| !file.file_type().is_socket();
@@ -286,7 +286,7 @@ impl Service {
         self.page = None;
         self.control = None;
         self.state = match std::mem::replace(&mut self.state, State::None) {
-            // It ends when the channel closes.
+            // The service worker ends when the channel closes.
             State::Running { child, .. } => State::Released(child),
             _ => State::None,
         };
@@ -310,7 +310,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // It still runs only if the supervisor was dropped. In another process the handle returns an error.
+        // The service worker still runs only if the supervisor was dropped. In another process the handle returns an error.
         if let State::Running { child, .. } | State::Released(child) = &self.state {
             let _ = child.kill();
         }

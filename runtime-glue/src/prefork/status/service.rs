@@ -80,7 +80,7 @@ impl ServiceProcess {
             stay_in(span);
             serve()
         };
-        // On another thread, because this one is inside a runtime.
+        // Start another thread, because this one is inside a runtime.
         thread::scope(|scope| {
             let own = thread::Builder::new().name("service".to_owned()).spawn_scoped(scope, work);
             let status = match own {

@@ -43,7 +43,7 @@ impl State {
 #[derive(Debug, Serialize)]
 pub(super) struct Snapshot {
     pub(super) server: ServerState,
-    /// By index, then generation.
+    /// The workers, in the order of their index, and then of their generation.
     pub(super) workers: Vec<WorkerState>,
     /// The requests to all workers, including those that have ended.
     pub(super) requests: u64,
@@ -95,7 +95,7 @@ pub(super) struct WorkerState {
     pub(super) memory: Option<MemoryState>,
 }
 
-/// In bytes.
+/// The memory of a worker, in bytes.
 #[derive(Debug, Serialize)]
 pub(super) struct MemoryState {
     pub(super) rss: u64,
@@ -103,7 +103,7 @@ pub(super) struct MemoryState {
     pub(super) shared: u64,
 }
 
-/// In seconds.
+/// Latencies, in seconds.
 #[derive(Debug, Serialize)]
 pub(super) struct Latency {
     /// How many requests were timed.

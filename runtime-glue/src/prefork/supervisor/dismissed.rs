@@ -64,7 +64,7 @@ impl Supervisor {
                 0 => self.common.clear(slot),
                 pid => match Child::adopt(pid) {
                     Ok(child) => self.dismiss(child, Some(slot)),
-                    // It has ended, and the reaper has reaped it.
+                    // The worker has ended, and the reaper has reaped it.
                     Err(_) => self.common.clear(slot),
                 },
             }

@@ -181,7 +181,8 @@ trait Wait {
 }
 
 impl Wait for Woken {
-    /// An error ends the waits, not the server: flags are read with every other event too.
+    /// Waits until a worker wakes the supervisor. After an error it waits forever: the supervisor reads flags with every other
+    /// event, too.
     async fn wait(&self) {
         match self.readable().await {
             Ok(mut ready) => ready.clear_ready(),

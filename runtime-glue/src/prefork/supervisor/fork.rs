@@ -150,7 +150,7 @@ impl Supervisor {
             Err(error) => {
                 self.common.slots.clear(slot);
                 match error {
-                    // Threads have started since the wait for them.
+                    // Other threads have started since the supervisor waited for their end.
                     ForkError::Threads(_) => Started::Something,
                     error => self.fork_refused(error).map_or(Started::Something, Started::End),
                 }
@@ -172,7 +172,7 @@ impl Supervisor {
         limits: Limits,
     ) -> Option<End> {
         if let Err(error) = child.watch() {
-            // It does not count as a worker. The handle reaps it when it is dropped.
+            // The child does not count as a worker. Dropping the handle reaps it.
             let _ = child.kill();
             self.common.clear(slot);
             return self.fork_refused(ForkError::Watch(error));

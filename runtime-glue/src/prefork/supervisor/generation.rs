@@ -197,7 +197,7 @@ impl Supervisor {
                     }
                     TemplateState::Loading { .. } => format!("the template ended with {status} before it had loaded"),
                     TemplateState::Forking { index, slot, limits, .. } => {
-                        // It may have forked the worker, which is a child of the supervisor then.
+                        // The template may have forked the worker, which is then a child of the supervisor.
                         match self.common.slots.pid(slot) {
                             0 => self.quarantine(slot),
                             pid => drop(self.adopt(pid, index, slot, limits)),

@@ -130,7 +130,7 @@ impl Supervisor {
         }
         // Checked before anything is changed, so that the error says why the runtime cannot fork.
         runtime::check().map_err(PreforkError::Fork)?;
-        // Early, because signals have the meanings of the table only from now on.
+        // This comes early, because signals have the meanings of the table only from now on.
         let signals = Signals::install().map_err(PreforkError::Signals)?;
         // Panics now if the runtime has no timers, rather than when the first worker ends.
         drop(tokio::time::sleep(Duration::ZERO));

@@ -183,7 +183,7 @@ impl Supervisor {
             self.pid_file = Some(written.map_err(|error| PreforkError::PidFile(path.clone(), error))?);
         }
         self.is_up = true;
-        // Before the announcements, so that the status page agrees with them.
+        // This comes before the announcements, so that the status page agrees with them.
         self.show_state();
         if let Some(ready) = self.settings.on_ready.take() {
             ready();

@@ -45,7 +45,7 @@ pub(in crate::prefork) struct WorkerProcess {
     /// When the supervisor uses force, or more force: by then the worker must be ready, have drained, or have aborted.
     pub(super) deadline: Option<Instant>,
     pub(super) limits: Limits,
-    /// Why it must be replaced, or was told to end, if so.
+    /// Why the worker must be replaced or was told to end. `None` in other cases.
     pub(in crate::prefork) renew: Option<Reason>,
     /// The last heartbeat, and when the supervisor first saw it.
     pub(super) heartbeat: (u64, Instant),
@@ -107,7 +107,7 @@ pub(super) fn poll_ended(workers: &mut [WorkerProcess], cx: &mut Context<'_>) ->
         match worker.child.poll_wait(cx) {
             Poll::Ready(Ok(status)) => return Poll::Ready((position, status)),
             Poll::Ready(Err(error)) => {
-                // It is watched already, so this is ECHILD: other code has reaped it, or SIGCHLD is ignored.
+                // The child is watched already, so the error is ECHILD: other code has reaped the child, or SIGCHLD is ignored.
                 let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
                 tracing::warn!(worker = index, pid, generation, %error, "cannot tell how the worker ended");
                 return Poll::Ready((position, super::unknown_status()));

@@ -112,7 +112,7 @@ where
         assignment.listeners = moved.unwrap_or_else(|error| fail("cannot register a listener", error));
         runtime.block_on(work(ManuallyDrop::into_inner(assignment), worker))
     };
-    // On another thread, because this one is inside a runtime.
+    // Start another thread, because this one is inside a runtime.
     thread::scope(|scope| {
         let own = thread::Builder::new().name(format!("worker-{index}")).spawn_scoped(scope, move_over);
         match own {
@@ -174,7 +174,7 @@ where
         if let Some(limit) = settings.heartbeat_timeout {
             tokio::spawn(beat(Arc::clone(&status), limit / HEARTBEATS));
         }
-        // Called inside, because a closure may panic as well as its future.
+        // Call the closure inside the block, because it may panic like its future.
         let work = async {
             worker(Worker {
                 index,
@@ -258,7 +258,7 @@ pub(in crate::prefork) fn tie_to_supervisor(supervisor: u32, limit: Option<Durat
             // A child of this process has its own way to end.
             tokio::spawn(parent_only(watch.in_current_span()));
         }
-        // It has ended already.
+        // The supervisor has ended already.
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
             tracing::debug!(supervisor, "the supervisor has ended")
         }

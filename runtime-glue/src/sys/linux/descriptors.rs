@@ -15,15 +15,16 @@ const LIST: &str = "/proc/self/fd";
 
 /// Returns the open descriptors, in ascending order. One of them belonged to the list itself, and is closed.
 pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
-    let failed = |error: io::Error| io::Error::new(error.kind(), format!("reading {LIST}: {error}; is /proc mounted?"));
-    let mut numbers = Vec::new();
+    let failed =
+        |error: io::Error| io::Error::new(error.kind(), format!("cannot read {LIST}: {error}; is /proc mounted?"));
+    let mut descriptors = Vec::new();
     for entry in fs::read_dir(LIST).map_err(failed)? {
-        numbers.extend(entry.map_err(failed)?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
+        descriptors.extend(entry.map_err(failed)?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
     }
-    numbers.sort_unstable();
+    descriptors.sort_unstable();
     #[cfg(all(forkio_kqueue, not(forkio_libkqueue)))]
-    numbers.retain(|fd| !forkio_model_owns(*fd));
-    Ok(numbers)
+    descriptors.retain(|fd| !forkio_model_owns(*fd));
+    Ok(descriptors)
 }
 
 // A test build has its kernel in the process, with descriptors that a program does not see: CONTRIBUTING.md.

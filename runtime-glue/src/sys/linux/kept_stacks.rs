@@ -233,7 +233,7 @@ impl Sample {
             // SAFETY: no arguments.
             *descriptor = unsafe { libc::pthread_self() } as usize;
             *thread_id = gettid().as_raw_nonzero().get() as u32;
-            // Without allocating, which may change thread-local memory.
+            // This copies without allocating, because that may change thread-local memory.
             copy(*descriptor, shared.end, running);
             shared.is_taken.store(true, Ordering::Release);
             ptr::null_mut()

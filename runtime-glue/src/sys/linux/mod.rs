@@ -67,7 +67,7 @@ pub(crate) fn wait_until_single_threaded() -> io::Result<()> {
 }
 
 fn unreadable(error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("reading {TASKS}: {error}; is /proc mounted?"))
+    io::Error::new(error.kind(), format!("cannot read {TASKS}: {error}; is /proc mounted?"))
 }
 
 /// Makes the kernel send SIGTERM to this process when its parent ends (`PR_SET_PDEATHSIG`). Returns `false` if the parent has

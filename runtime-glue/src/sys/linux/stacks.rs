@@ -104,7 +104,7 @@ pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
             std::mem::forget(thread);
         }
     }
-    // Only after all are occupied: when a stack is returned, glibc may unmap other free stacks.
+    // Wait only after all stacks are occupied: when one is returned, glibc may unmap other free stacks.
     let start = Instant::now();
     for thread in fresh {
         while !thread.is_finished() {

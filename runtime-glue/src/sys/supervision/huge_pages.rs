@@ -16,7 +16,7 @@ pub(crate) fn use_huge_pages() {
 #[cfg(target_os = "linux")]
 fn collapse_mappings() -> io::Result<usize> {
     const HUGE: usize = 2 << 20;
-    /// Not in the libc crate for all C libraries.
+    /// The crate libc does not have it for all C libraries.
     const MADV_COLLAPSE: libc::c_int = 25;
 
     let mut collapsed = 0;

@@ -15,7 +15,7 @@ pub(crate) use self::huge_pages::use_huge_pages;
 pub(crate) use self::identity::{Identity, assume_identity, look_up_identity};
 pub(crate) use self::spawn::{spawn_with_descriptors, take_socket};
 
-/// Makes the kernel refuse new connections to a listener. Those in its queue stay there, to be accepted.
+/// Makes the kernel refuse new connections to a listener. Those in its queue stay, to be accepted.
 ///
 /// A TCP client whose SYN is dropped sends it again, and is refused once the listener is closed. That takes a second, but
 /// unlike a connection that is made and then reset, it loses no request.
@@ -81,7 +81,7 @@ pub(crate) fn kill_after_stop_signal(limit: Duration) -> io::Result<()> {
     // SAFETY: plain data, for which zero is a value.
     let mut setting = unsafe { MaybeUninit::<libc::itimerspec>::zeroed().assume_init() };
     setting.it_value.tv_sec = limit.as_secs().try_into().unwrap_or(i32::MAX.into());
-    // Not zero, which would disarm it.
+    // A value of zero would disarm the timer.
     setting.it_value.tv_nsec = limit.subsec_nanos().max(1).into();
     let worker = generation();
     for signal in [libc::SIGTERM, libc::SIGINT] {

@@ -42,7 +42,7 @@ fn main() {
         failed += u32::from(verdict == "FAILS");
         println!("{verdict:8} {section}: {sentence}");
     }
-    // In the words of the test harness, for programs that add the results up.
+    // Use the words of the test harness, for programs that add the results up.
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
     println!("test result: {verdict}. {held} passed; {failed} failed");
     std::process::exit(i32::from(failed > 0));

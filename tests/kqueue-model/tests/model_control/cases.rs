@@ -197,7 +197,7 @@ fn timers(kernel: Kernel) {
             assert!(in_child(expires_once) && expires_once());
             queue.change(timer(EV_ADD | EV_ONESHOT, 1));
             std::thread::sleep(Duration::from_millis(5));
-            // Due, and not taken.
+            // The timer is due, and its event was not taken.
             assert!(in_child(expires_once) && expires_once());
             queue.change(timer(EV_ADD, 1_000_000));
             let expires_again = || queue.wait().len() + queue.wait().len() == 2;

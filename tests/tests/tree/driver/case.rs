@@ -24,7 +24,7 @@ pub(super) struct Case<'a> {
     pub(super) ended: BTreeSet<usize>,
     /// Whether a process must have prepared its next fork, or must not have prepared it, if that is known.
     pub(super) ahead: BTreeMap<Pid, bool>,
-    /// The processes that may have something prepared: what discards a preparation may have failed.
+    /// The processes that may have something prepared: an operation that would discard a preparation may have failed.
     pub(super) prepared: BTreeSet<Pid>,
     /// The processes that have children of unplanned forks only.
     pub(super) unaware: BTreeSet<Pid>,

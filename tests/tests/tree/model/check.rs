@@ -33,7 +33,7 @@ impl Model {
         for event in events {
             let Some(((file, _), watch)) = selector.queue.iter_mut().find(|(_, watch)| watch.token == event.token)
             else {
-                return Err(format!("an event for token {}, which is not registered there", event.token));
+                return Err(format!("an event for token {}, which is not registered with the selector", event.token));
             };
             if !seen.insert(event.token) {
                 return Err(format!("two events for token {}", event.token));

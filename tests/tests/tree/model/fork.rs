@@ -79,7 +79,7 @@ impl Model {
                     ends.push((number, first + offset));
                 }
             }
-            // Also for a duplicate that must be renewed.
+            // This also holds for a duplicate that must be renewed.
             ends.push((*fd, fresh[&entry.file]));
         }
         fds.extend(ends);

@@ -31,7 +31,7 @@ fn program(args: &[&str]) -> Result<(), Box<dyn Error>> {
             }
             (protocol::spent() - start) as f64 / f64::from(REQUESTS)
         };
-        // The first round also finds the pages of the counts.
+        // The first round takes longer, because it also maps the pages of the counts.
         let figures: Vec<String> = (0..=rounds).map(|_| round().to_string()).skip(1).collect();
         println!("[{}]", figures.join(","));
     }))?;

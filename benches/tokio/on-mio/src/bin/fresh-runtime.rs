@@ -86,7 +86,7 @@ fn fork(streams: &[Arc<UnixStream>], page: &SharedPage) -> io::Result<Cost> {
     })
 }
 
-/// In the child: whether its queue reports an event.
+/// Whether the child's queue reports an event.
 fn works(runtime: &Runtime, streams: &[Arc<UnixStream>], registered: &[AsyncFd<Arc<UnixStream>>]) -> io::Result<bool> {
     let (mut writer, mut reader) = (&*streams[0], &*streams[1]);
     writer.write_all(&[0])?;

@@ -17,7 +17,7 @@ use system::Record;
 
 /// Whether the calling thread is the only one. Async-signal-safe.
 pub(crate) fn is_single_threaded() -> io::Result<bool> {
-    // Room for more records than a single-threaded process has.
+    // There is room for more records than a single-threaded process has.
     let mut room = [const { MaybeUninit::<Record>::uninit() }; 4];
     let Some(count) = system::list(&mut room)? else { return Ok(false) };
     // SAFETY: the kernel has filled `count` records.
