@@ -20,7 +20,7 @@ const MAX_SLEEP_MS: u64 = 60_000;
 
 type Answer = Response<Full<Bytes>>;
 
-/// What the parent prepared for all workers.
+/// The objects that the supervisor prepared for all workers.
 #[derive(Clone, Debug)]
 pub(crate) struct Preloaded {
     pub(crate) table: Arc<Table>,

@@ -16,11 +16,11 @@ struct Server(Child);
 
 impl Server {
     fn tell_to_stop(&self) {
-        kill_process(Pid::from_child(&self.0), Signal::TERM).expect("telling it to stop");
+        kill_process(Pid::from_child(&self.0), Signal::TERM).expect("telling the server to stop");
     }
 
     fn expect_end(&mut self) {
-        assert!(self.0.wait().expect("waiting for it").success());
+        assert!(self.0.wait().expect("waiting for the server").success());
     }
 }
 
@@ -118,7 +118,7 @@ fn requests_beyond_the_shutdown_timeout_are_cut_off() {
         let started = Instant::now();
         server.tell_to_stop();
         assert_eq!(response(stuck), "");
-        let status = server.0.wait().expect("waiting for it");
+        let status = server.0.wait().expect("waiting for the server");
         assert!(started.elapsed() < LIMIT, "{:?}", started.elapsed());
         // The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long, it
         // also kills a healthy worker.
@@ -131,6 +131,7 @@ fn requests_beyond_the_shutdown_timeout_are_cut_off() {
 
 fn children(pid: Pid) -> Vec<Pid> {
     let pid = pid.as_raw_nonzero();
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");
+    let children =
+        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("the children of the server");
     children.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }

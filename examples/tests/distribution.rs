@@ -40,8 +40,8 @@ impl Server {
     }
 
     fn stop(mut self) {
-        kill_process(Pid::from_child(&self.process), Signal::TERM).expect("telling it to stop");
-        assert!(self.process.wait().expect("waiting for it").success());
+        kill_process(Pid::from_child(&self.process), Signal::TERM).expect("telling the server to stop");
+        assert!(self.process.wait().expect("waiting for the server").success());
     }
 }
 

@@ -20,7 +20,7 @@ fn processor_times() -> (u64, u64) {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let line = stat.lines().next().unwrap_or_default();
     let times: Vec<u64> = line.split_whitespace().skip(1).filter_map(|time| time.parse().ok()).collect();
-    // The fourth is idle, the fifth idle with a disk request under way.
+    // The fourth field counts idle time, the fifth idle time with a disk request under way.
     (times.iter().skip(3).take(2).sum(), times.iter().take(8).sum())
 }
 

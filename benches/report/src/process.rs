@@ -118,7 +118,7 @@ fn cpu_set(cpus: &[usize]) -> CpuSet {
 pub(crate) struct Usage {
     /// Processor time in seconds.
     pub(crate) seconds: f64,
-    /// The part of it in user mode, in seconds.
+    /// The part of the processor time in user mode, in seconds.
     pub(crate) user: f64,
     /// How long threads were ready to run and had to wait for a CPU, in seconds.
     pub(crate) waited: f64,
@@ -133,7 +133,7 @@ impl Usage {
             let before = usage.seconds;
             for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
                 let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
-                // Nanoseconds on a CPU and waiting for one: Documentation/scheduler/sched-stats.rst.
+                // The first two fields are nanoseconds on a CPU and waiting for one: Documentation/scheduler/sched-stats.rst.
                 let statistics = read("schedstat");
                 let mut statistics = statistics.split_whitespace().map(|field| field.parse::<u64>().unwrap_or(0));
                 usage.seconds += statistics.next().unwrap_or(0) as f64 / 1e9;

@@ -28,7 +28,7 @@ impl Response {
     }
 }
 
-/// What `/status` answered.
+/// The answer to `GET /status`.
 #[derive(Debug)]
 pub(crate) struct Status {
     pub(crate) pid: u32,

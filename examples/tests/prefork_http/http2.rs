@@ -66,7 +66,7 @@ fn read_goaway(client: &mut impl Read) {
         let mut header = [0; 9];
         client.read_exact(&mut header).expect("a frame");
         let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
-        client.read_exact(&mut vec![0; length as usize]).expect("its payload");
+        client.read_exact(&mut vec![0; length as usize]).expect("the payload of a frame");
         if header[3] == GOAWAY {
             return;
         }

@@ -17,7 +17,7 @@ const CLIENTS: usize = 8;
 /// How many requests a client sends over a connection before it opens another one.
 const REQUESTS_PER_CONNECTION: u64 = 200;
 
-/// What clients that never pause have seen.
+/// The observations of clients that never pause.
 #[derive(Debug, Default)]
 struct Load {
     stop: AtomicBool,
@@ -96,7 +96,7 @@ fn killed_workers_with_a_queue_each() {
 }
 
 #[test]
-fn killed_workers_in_balance() {
+fn killed_workers_of_a_balanced_server() {
     kill_workers(&["--workers", "3", "--distribution", "balanced"], 6);
 }
 
@@ -160,7 +160,7 @@ fn parent_sleeps() {
     let own = elapsed.as_millis() as u64 / 100 * 2 + 10;
     assert!(woken <= own, "woken {woken} times in {elapsed:?}");
     if own >= CONNECTIONS {
-        eprintln!("too slow a machine to tell: {elapsed:?}");
+        eprintln!("the machine is too slow to tell: {elapsed:?}");
     }
     server.stop();
 }

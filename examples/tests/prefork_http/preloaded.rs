@@ -50,7 +50,7 @@ fn table_is_shared() {
         assert!(status.rss_kib >= MIB * 1024, "{status:?}");
         // Three processes share the table.
         assert!(status.pss_kib < MIB * 1024 / 2, "{status:?}");
-        // The last prime below 2^24.
+        // This is the last prime below 2^24.
         assert_eq!(client.get("/table/16777213").expect("an answer").text(), "16777213");
     }
     server.stop();

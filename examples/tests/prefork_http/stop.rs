@@ -79,7 +79,7 @@ fn control_c_drains() {
     drains_on(|server| server.signal_all(Signal::INT));
 }
 
-/// Each client that is connected and has sent a request is served, accepted or not.
+/// Each client that is connected and has sent a request is served, even if no worker has accepted its connection yet.
 #[test]
 fn queued_connections_are_served() {
     serves_queued_connections(&["--workers", "2"]);
@@ -143,7 +143,8 @@ fn queue_is_emptied_with_few_descriptors() {
 
 fn has_pending_sigterm(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the worker's status");
-    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).expect("its pending signals");
+    let pending =
+        status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).expect("the pending signals of the worker");
     let pending = u64::from_str_radix(pending.trim(), 16).expect("a hexadecimal number");
     pending & (1 << (Signal::TERM.as_raw() - 1)) != 0
 }
@@ -177,7 +178,7 @@ fn request_that_arrives_in_parts() {
         assert_eq!(client.get("/").expect("an answer").status, 200);
     }
     partial.send("GET /table/77 HTTP/1.1\r\nHo").expect("sending");
-    // The worker has read it once it answers a later request.
+    // The worker has read the part once it answers a later request.
     assert_eq!(idle.get("/").expect("an answer").status, 200);
     server.signal(Signal::TERM);
     idle.expect_end();
@@ -248,11 +249,11 @@ pub(crate) fn cuts_off_long_requests(arguments: &[&str]) {
 #[test]
 fn connection_that_sends_nothing() {
     for protocols in [&[][..], &["--http2"]] {
-        stops_well_beside_a_silent_connection(protocols);
+        stops_cleanly_beside_a_silent_connection(protocols);
     }
 }
 
-fn stops_well_beside_a_silent_connection(protocols: &[&str]) {
+fn stops_cleanly_beside_a_silent_connection(protocols: &[&str]) {
     for _ in 0..5 {
         let arguments = [&["--workers", "1", "--shutdown-timeout", "1", "--header-timeout", "600"], protocols].concat();
         let mut server = Server::start(&arguments);

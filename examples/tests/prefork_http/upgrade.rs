@@ -137,7 +137,7 @@ fn new_program_cannot_write_the_pid_file() {
 #[test]
 fn listeners_of_the_environment() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let address = listener.local_addr().expect("its address");
+    let address = listener.local_addr().expect("the address of a listener");
     // Descriptor 3 is the listener. A shell sets `LISTEN_PID`, because only it knows its process id before the exec.
     let script = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" --listen \"$1\" --workers 1 3<&0 </dev/null";
     let mut command = Command::new("/bin/sh");

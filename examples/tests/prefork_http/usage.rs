@@ -26,7 +26,7 @@ fn refuses(arguments: &[&str], words: &[&str]) {
 #[test]
 fn port_in_use() {
     let other = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = other.local_addr().expect("its address").to_string();
+    let address = other.local_addr().expect("the address of a listener").to_string();
     refuses(&["--listen", &address], &[&address, "in use", "--listen"]);
     // The second address is in use.
     refuses(&["--listen", "127.0.0.1:0", "--listen", &address], &[&address, "in use", "--listen"]);
@@ -34,7 +34,7 @@ fn port_in_use() {
 
 #[test]
 fn address_of_another_machine() {
-    // Reserved for documentation, so no host has it.
+    // This address is reserved for documentation, so no host has it.
     refuses(&["--listen", "192.0.2.1:8080"], &["192.0.2.1:8080", "not an address of this machine", "--listen"]);
 }
 

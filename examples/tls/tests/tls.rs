@@ -85,7 +85,7 @@ impl Server {
     #[track_caller]
     fn stop(mut self) {
         self.signal(Signal::TERM);
-        assert!(self.program.wait().expect("waiting for it").success());
+        assert!(self.program.wait().expect("waiting for the server").success());
     }
 
     #[track_caller]

@@ -36,7 +36,7 @@ fn sends_and_receives() {
     assert_eq!(receiver.read(&mut buf).unwrap(), 5);
     assert_eq!(&buf[..5], b"hello");
 
-    // The same through shared references.
+    // Shared references read and write in the same way.
     let (mut sender, mut receiver) = (&sender, &receiver);
     assert_eq!(sender.write(b"hi").unwrap(), 2);
     sender.flush().unwrap();

@@ -167,7 +167,7 @@ fn stream_reads_writes_and_peeks() {
     assert_eq!(server.read(&mut buf).unwrap(), 5);
     assert_eq!(&buf[..5], b"hello");
 
-    // The same through shared references.
+    // Shared references read and write in the same way.
     let (mut client, mut server) = (&client, &server);
     assert_eq!(client.write(b"again").unwrap(), 5);
     client.flush().unwrap();

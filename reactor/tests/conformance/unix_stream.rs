@@ -108,7 +108,7 @@ fn stream_pair() {
     assert_eq!(right.read(&mut buf).unwrap(), 5);
     assert_eq!(&buf[..5], b"hello");
 
-    // The same through shared references.
+    // Shared references read and write in the same way.
     let (mut left, mut right) = (&left, &right);
     assert_eq!(right.write(b"hi").unwrap(), 2);
     right.flush().unwrap();

@@ -32,7 +32,7 @@ pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait)
     if wait.no_wait {
         target.push_str(if target.contains('?') { "&wait=no" } else { "?wait=no" });
     }
-    // The server carries it out from now on, whether or not this program waits.
+    // The server carries out the command from now on, whether or not this program waits.
     let sent = send(control, "POST", &target)?;
     thread::spawn(move || {
         // The main thread has given up if the channel is closed.

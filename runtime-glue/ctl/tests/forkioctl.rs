@@ -77,7 +77,7 @@ scenarios!(
 
     /// An error of standard output is reported, unless the reader has closed the pipe.
     fn full_disk() {
-        // Every write to it fails with ENOSPC.
+        // Every write to this device fails with ENOSPC.
         let Ok(full) = File::options().write(true).open("/dev/full") else { return };
         let server = Server::start(&[]);
         let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));

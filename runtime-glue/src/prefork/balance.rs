@@ -267,7 +267,7 @@ mod tests {
     fn some_worker_always_accepts() {
         let mut seed = 1_u64;
         let mut random = move |below: usize| {
-            // Knuth's multiplier.
+            // Multiplier and increment are Knuth's.
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (seed >> 33) as usize % below
         };

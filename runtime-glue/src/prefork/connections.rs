@@ -40,7 +40,7 @@ impl Wake {
     }
 }
 
-/// What the supervisor and its workers have in common. Made before the first fork.
+/// The shared state of the supervisor and its workers. It is made before the first fork.
 #[derive(Debug)]
 pub(super) struct Common {
     /// Whether any listener is balanced: otherwise no worker waits to be called.

@@ -6,7 +6,7 @@
 /// |---|---|---|
 /// | [`Shared`](Distribution::Shared) | one queue; an arrival wakes one worker, the next one in turn | by default |
 /// | [`ReusePort`](Distribution::ReusePort) | a queue per worker; the kernel chooses by a hash of the addresses | many short connections: no worker waits for another one |
-/// | [`ReusePortPerCpu`](Distribution::ReusePortPerCpu) | a queue per worker, which stays on a CPU and gets what arrives there | network cards that spread their packets over the CPUs |
+/// | [`ReusePortPerCpu`](Distribution::ReusePortPerCpu) | a queue per worker, which stays on a CPU and gets the connections that arrive on it | network cards that spread their packets over the CPUs |
 /// | [`Balanced`](Distribution::Balanced) | one queue; a worker with a quarter more connections than the mean stops accepting | long-lived connections: WebSockets, database sessions |
 ///
 /// A distribution applies to workers that accept with an [`Incoming`](super::Incoming) or an [`Acceptor`](super::Acceptor).
@@ -30,8 +30,8 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Distribution {
-    /// One queue for all workers. A connection wakes one of those that sleep (`EPOLLEXCLUSIVE`); busy ones find it when they
-    /// come back, if it still waits.
+    /// One queue for all workers. A connection wakes one of those that sleep (`EPOLLEXCLUSIVE`); busy ones find it at
+    /// their next accept, if it still waits.
     ///
     /// The kernel wakes the first worker on its list, which in a quiet server would always be the same one. So a worker that
     /// has accepted moves to the end of the list, at most once in a millisecond.
@@ -46,7 +46,7 @@ pub enum Distribution {
     /// A queue for each worker. The kernel chooses one by a hash of both addresses and ports, whether its worker is busy or
     /// not.
     ///
-    /// The parent makes one listening socket per worker at the address of the listener that it was given, which becomes
+    /// The supervisor makes one listening socket per worker at the address of the listener that it was given, which becomes
     /// the first worker's. It keeps all of them open, so that a worker that ends leaves its queue to the next one. The option
     /// `SO_REUSEPORT` need not be set before: `Prefork` sets it after the bind, so that binding a port in use fails. From then
     /// on other programs of the same user can bind the port with that option, and would share its connections.
@@ -55,7 +55,7 @@ pub enum Distribution {
     /// the length of its queue. A worker can set other options itself. For TCP only: a Unix socket has one queue.
     ReusePort,
     /// Like [`ReusePort`](Distribution::ReusePort), and steered: a worker stays on one CPU (`sched_setaffinity(2)`), and its
-    /// socket is preferred for the connections whose packets arrive there (`SO_INCOMING_CPU`).
+    /// socket is preferred for the connections whose packets arrive on that CPU (`SO_INCOMING_CPU`).
     ///
     /// With one worker per CPU, and packets that the network card spreads over the CPUs, a connection's packets and its
     /// worker use the same caches. Over loopback a connection arrives on the CPU of its client.

@@ -32,7 +32,7 @@ pub enum Phase {
     Stopping,
 }
 
-/// What one worker process knows about its own state.
+/// The state of one worker process, as the process itself knows it.
 #[derive(Debug)]
 pub(super) struct Status {
     common: Arc<Common>,

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use tokio::net::{TcpListener, UnixListener};
 
-/// A listener that the parent opens and the workers serve.
+/// A listener that the supervisor opens and the workers serve.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Listener {

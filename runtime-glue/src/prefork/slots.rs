@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys;
 
-/// What the server as a whole is doing. Written by the supervisor, read by its workers.
+/// What the server as a whole is doing. The supervisor writes it, and its workers read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ServerPhase {
     /// It serves. A worker that is told to stop leaves the queues to its siblings.

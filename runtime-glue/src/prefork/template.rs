@@ -88,7 +88,7 @@ impl TemplateProcess {
             }
         }
         let status = ready!(self.child.poll_wait(cx));
-        // Its last lines may have arrived before the runtime has the event, so this asks the kernel.
+        // The child's last lines may have arrived before the runtime has the event, so this asks the kernel.
         let mut bytes = [0; 512];
         while let Ok(read @ 1..) = rustix::io::read(&self.channel, &mut bytes) {
             self.received.extend(&bytes[..read]);
@@ -234,7 +234,7 @@ where
         process::exit(0);
     }
     let signals = std::mem::replace(&mut template.signals, Signals::none());
-    // `parent_only`, because the workers that this process forks follow signals in another way.
+    // The task is `parent_only`, because the workers that this process forks follow signals in another way.
     let follow_signals = follow_signals(signals, template.supervisor, template.settings.clone());
     tokio::spawn(parent_only(follow_signals.in_current_span()));
     tracing::info!("loading the application");

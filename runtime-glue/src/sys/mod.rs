@@ -17,7 +17,7 @@ compile_error!("the crate forkio runs on Linux, FreeBSD, DragonFly, NetBSD, Open
 #[cfg_attr(not(target_os = "linux"), path = "bsd/mod.rs")]
 mod system;
 
-// A test build for Linux has a kqueue: CONTRIBUTING.md.
+// A test build for Linux has a kqueue. See CONTRIBUTING.md.
 #[cfg_attr(all(target_os = "linux", not(forkio_kqueue)), path = "epoll.rs")]
 #[cfg_attr(any(not(target_os = "linux"), forkio_kqueue), path = "kqueue.rs")]
 mod queue;

@@ -77,10 +77,10 @@ pub unsafe fn kevent(
         // SAFETY: there is room for `nevents` events, and the calls below count.
         unsafe { events.add(at).write(event) }
     };
-    // `Some(None)`: a time that no clock will reach.
+    // The deadline is `Some(None)` if no clock will reach it.
     let deadline = timeout.map(|timeout| Instant::now().checked_add(timeout));
     let mut model = lock();
-    // A copy, because the answers may go to the same list.
+    // The changes are copied, because the answers may go to the same list.
     let changes = match nchanges {
         0 => Vec::new(),
         // SAFETY: the caller passes as many changes.

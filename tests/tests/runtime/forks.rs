@@ -100,7 +100,7 @@ scenarios!(
         let before = open_descriptors();
         for round in 0..rounds(10_000) {
             let Some(mut child) = fork().await else {
-                // Only every thousandth child looks: listing takes longer than the fork.
+                // Only every thousandth child lists its descriptors, because listing takes longer than the fork.
                 let is_well = !round.is_multiple_of(1_000) || open_descriptors() == before;
                 exit_now(i32::from(!is_well));
             };
@@ -178,7 +178,7 @@ scenarios!(
         println!("closed with {} children", children.len());
         let mut line = String::new();
         std::io::stdin().read_line(&mut line).unwrap();
-        // Give all of them first: any child may take any turn.
+        // Give all turns first, because any child may take any turn.
         children.iter().for_each(|_| end.give());
         for child in children {
             reap(child).await;

@@ -80,7 +80,7 @@ scenarios!(
         let mut selector = Poll::new().unwrap();
         let mut healthy = udp();
         register(selector.registry(), &mut healthy, 1);
-        // A registration that the child must add even where the kernel copies the queue.
+        // The child must add this registration even where the kernel copies the queue.
         let mut left_out = udp();
         register_with(selector.registry(), &mut left_out, 2, ForkPolicy::NoFork);
         let prepared = prepare().unwrap();

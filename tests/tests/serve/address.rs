@@ -58,9 +58,9 @@ scenarios!(
     /// An error names the address and says what is wrong with it.
     fn cannot_listen() {
         let other = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = other.local_addr().expect("its address").to_string();
+        let address = other.local_addr().expect("the address of a listener").to_string();
         fails(&[&address], &[&address, "in use", "stop the program"]);
-        // Reserved for documentation, so no host has it.
+        // This address is reserved for documentation, so no host has it.
         fails(&["192.0.2.1:8080"], &["192.0.2.1:8080", "not an address of this machine"]);
         fails(&["unix:/no/such/folder"], &["unix:/no/such/folder", "folder does not exist"]);
         fails(&[], &["nothing to listen on"]);
@@ -119,7 +119,7 @@ scenarios!(
     fn systemd() {
         for bound in [true, false] {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-            let address = listener.local_addr().expect("its address").to_string();
+            let address = listener.local_addr().expect("the address of a listener").to_string();
             let mut shell = Command::new("sh");
             let script = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\" 3<&0 </dev/null";
             let program = Program::command("address::routes");

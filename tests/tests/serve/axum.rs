@@ -24,7 +24,7 @@ async fn work(mut worker: Worker) -> io::Result<()> {
 }
 
 #[track_caller]
-fn stops_well(program: Program, address: &str) {
+fn stops_cleanly(program: Program, address: &str) {
     let slow = request(address, "/slow");
     assert!(!crate::get(address, "/").is_empty());
     let worker = worker_of(&program);
@@ -54,7 +54,7 @@ scenarios!(
         let address: forkio::Address = address.parse().expect("an address");
         let listener = address.listen(&mut Inherited::default()).expect("listening");
         if let forkio::prefork::Listener::Tcp(listener) = &listener {
-            println!("{}", listener.local_addr().expect("its address"));
+            println!("{}", listener.local_addr().expect("the address of a listener"));
         } else {
             println!("{address}");
         }
@@ -68,7 +68,7 @@ scenarios!(
         let mut program = Program::start("axum::server", &["127.0.0.1:0"]);
         let address = program.line();
         assert!(crate::get(&address, "/").starts_with("127.0.0.1:"));
-        stops_well(program, &address);
+        stops_cleanly(program, &address);
     }
 
     /// A Unix socket is served in the same way.
@@ -77,7 +77,7 @@ scenarios!(
         let mut program = Program::start("axum::server", &[&format!("unix:{}", path.display())]);
         let address = program.line();
         assert_eq!(crate::get(&address, "/"), "unix");
-        stops_well(program, &address);
+        stops_cleanly(program, &address);
         fs::remove_file(path).expect("the socket");
     }
 );

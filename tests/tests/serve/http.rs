@@ -263,7 +263,7 @@ scenarios!(
     #[program]
     async fn continuing() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        println!("{}", listener.local_addr().expect("its address"));
+        println!("{}", listener.local_addr().expect("the address of a listener"));
         let prefork = Prefork::new().listener(listener).workers(1).shutdown_timeout(Duration::from_millis(50));
         let ended = prefork.run(async |mut worker: Worker| {
             let handle = worker.handle();

@@ -1,4 +1,4 @@
-//! What the log says about workers.
+//! The log of workers.
 
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -121,7 +121,7 @@ scenarios!(
         let threads: usize = threads.parse().expect("a number");
         log("json", Level::INFO);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("its address");
+        let address = listener.local_addr().expect("the address of a listener");
         let prefork = Prefork::new().listener(listener).workers(1).on_ready(move || println!("{address}"));
         let work = async |mut worker: Worker| {
             tracing::warn!("future");

@@ -96,7 +96,7 @@ scenarios!(
         reload(&program, &address, &old);
         assert_eq!(ask(&mut client), old);
         client.close(None).expect("closing");
-        // The server's own close frame, and the end.
+        // What is left is the server's close frame and the end of the stream.
         while client.read().is_ok() {}
         stop(program);
     }

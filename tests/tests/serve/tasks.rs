@@ -63,7 +63,7 @@ scenarios!(
     async fn server() {
         let [mode, timeout] = arguments().try_into().expect("two arguments");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        println!("{}", listener.local_addr().expect("its address"));
+        println!("{}", listener.local_addr().expect("the address of a listener"));
         let timeout = Duration::from_millis(timeout.parse().expect("milliseconds"));
         let prefork = Prefork::new().listener(listener).workers(1).shutdown_timeout(timeout);
         let stopped = prefork.run(async |worker| accept(worker, mode).await).await.expect("a server");

@@ -35,7 +35,7 @@ scenarios!(
             check_eq("no event", ready(&mut second), tokens([]));
             check_eq("reaping", process.try_wait().unwrap_err().raw_os_error(), Some(libc::ECHILD));
             selector.registry().deregister(&mut process).unwrap();
-            // It can watch a child of its own.
+            // The child can watch its own child process.
             let end = Turn::new();
             let mut own = Process::open(subject(&end).cast_unsigned()).unwrap();
             register(selector.registry(), &mut own, 3);

@@ -92,7 +92,7 @@ scenarios!(
 /// How much private memory of a process is in huge pages.
 #[cfg(procfs)]
 fn huge_kib(pid: &str) -> u64 {
-    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).expect("its memory");
+    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).expect("the memory of a process");
     let sizes = smaps.lines().filter_map(|line| line.strip_prefix("AnonHugePages:"));
     sizes.map(|size| size.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")).sum()
 }

@@ -46,7 +46,7 @@ impl SignalPipe {
     fn renew(&self) {
         let (receiver, sender) = UnixStream::pair().expect("a pair");
         for (fresh, onto) in [(receiver, self.receiver), (sender, self.sender)] {
-            fresh.set_nonblocking(true).expect("making it non-blocking");
+            fresh.set_nonblocking(true).expect("making the pipe non-blocking");
             // SAFETY: tokio owns the descriptor, and has no runtime in this process that uses it.
             check_eq("dup2", unsafe { libc::dup2(fresh.as_raw_fd(), onto) }, onto);
         }

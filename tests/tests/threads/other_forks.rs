@@ -64,7 +64,7 @@ scenarios!(
         }
         end.give();
         reap(child);
-        // A daemon: the child in between uses nothing.
+        // A daemon forks twice. The child in between uses nothing.
         unplanned::in_child(|| {
             unplanned::in_child(|| {
                 use_everything();

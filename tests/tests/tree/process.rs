@@ -227,7 +227,7 @@ impl Process {
     fn report(&self) -> Report {
         let watched = self.selectors.iter().flatten().map(|poll| {
             let fd = poll.as_raw_fd();
-            (fd, watched_descriptors(fd).expect("an epoll lists them"))
+            (fd, watched_descriptors(fd).expect("a list of an epoll instance"))
         });
         let registrations = fork::registrations().into_iter().map(|registration| Registration {
             selector: registration.selector,

@@ -49,7 +49,7 @@ scenarios!(
             check_eq("muting", fork::glue::mute(&server).unwrap_err().raw_os_error(), Some(libc::EMFILE));
             selector.registry().deregister(&mut server).unwrap();
             drop(dropped.take());
-            // Its own children cannot use the selectors either. New ones work.
+            // The child's own children cannot use the selectors either. New selectors work.
             fillers.clear();
             unplanned::in_child(|| {
                 check_eq("generation", generation(), 2);

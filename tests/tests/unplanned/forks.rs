@@ -44,7 +44,7 @@ scenarios!(
             check_table(&selector);
             check_eq("what is ready at once", wait(&mut selector), tokens([0, 3]));
             check_eq("the severed end", severed.read(&mut [0; 8]).unwrap(), 0);
-            // The parent notices neither.
+            // The parent notices neither the wake nor the bytes.
             waker.wake().unwrap();
             other_end.write_all(b"child").unwrap();
             check_eq("the child's own", wait(&mut selector), tokens([0, 4]));
@@ -243,7 +243,7 @@ scenarios!(
             check_eq("hooks", hook(), 1);
         });
         unplanned::in_child(|| {
-            // A selector that the child creates before its first poll.
+            // The child creates this selector before its first poll.
             let mut fresh = Poll::new().unwrap();
             check_eq("the first poll", poll(&mut fresh, None), tokens([]));
             check_eq("hooks", hook(), 1);

@@ -117,7 +117,7 @@ def test_signals():
         raises(KeyboardInterrupt, "", lambda: forkio_http.pause(1000))
         check("the future was dropped", forkio_http.dropped(), 1)
 
-    # Python does not handle it in a background job of a shell, which ignores it.
+    # In a background job of a shell, SIGINT is ignored, so Python does not install its handler.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupts()
     in_child(lambda: raises(AssertionError, "2, not 1", interrupts))

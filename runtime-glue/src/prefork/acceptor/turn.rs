@@ -136,7 +136,7 @@ impl Drop for Turn {
 /// Waits until a connection waits in the queue of a listener that is muted.
 async fn connection(listener: &impl AsFd) -> io::Result<()> {
     if !sys::is_readable(listener)? {
-        // A duplicate: the registration of the listener's own descriptor is muted.
+        // This watches a duplicate, because the registration of the listener's own descriptor is muted.
         let watched = sys::watch(listener.as_fd().try_clone_to_owned()?).map_err(|(_, error)| error)?;
         watched.readable().await?.retain_ready();
     }

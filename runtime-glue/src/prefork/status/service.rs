@@ -37,7 +37,7 @@ pub(in crate::prefork) struct ServiceProcess {
     pub(super) settings: WorkerSettings,
 }
 
-/// What all connections share.
+/// The state that all connections share.
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) common: Arc<Common>,

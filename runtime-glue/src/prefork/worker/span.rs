@@ -1,6 +1,6 @@
 //! The span that the events of a worker are in.
 //!
-//! The thread of a worker's runtime is inside the span, and so are all tasks on it: those that the parent spawned before the
+//! The thread of a worker's runtime is inside the span, and so are all tasks on it: those that the supervisor spawned before the
 //! fork, and those that the application spawns without a span. If forkio builds the runtime, its other threads enter the span
 //! as they start. If the application builds it, forkio instruments its own tasks and the services of `prefork::http`.
 

@@ -246,7 +246,7 @@ pub(in crate::prefork) fn tie_to_supervisor(supervisor: u32, limit: Option<Durat
             tracing::warn!(%error, "cannot bound the time that this worker takes to stop");
         }
     }
-    // Two mechanisms: the kernel's signal also reaches a worker that is stuck, but a change of credentials clears it.
+    // The kernel's signal also reaches a worker that is stuck, but a change of credentials clears it. So a task watches too.
     match Process::open(supervisor).and_then(|process| sys::watch(process).map_err(|(_, error)| error)) {
         Ok(process) => {
             let watch = async move {

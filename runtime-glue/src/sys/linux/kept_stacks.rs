@@ -94,7 +94,7 @@ impl Layout {
         if below_end != 0 {
             return Ok(Layout { below_end, thread_id, stack, flags });
         }
-        // Two threads, because a field of one of them may have the value of another field by chance.
+        // One thread is not enough, because a field of it may have the value of another field by chance.
         let (first, second) = (Sample::take()?, Sample::take()?);
         let layout = Layout::of(&first, &second).ok_or_else(|| unknown("this version of glibc is not known"))?;
         let fields = [layout.below_end, layout.thread_id, layout.stack, layout.flags];
@@ -125,7 +125,7 @@ impl Layout {
         }
         Some(Layout {
             below_end,
-            // 0 at the end of the thread, negative after the join.
+            // This half is 0 at the end of the thread, and negative after the join.
             thread_id: only(4, &|sample, offset| {
                 sample.running_half(offset) == sample.thread_id && sample.ended_half(offset) as i32 <= 0
             })?,

@@ -92,7 +92,7 @@ pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
             // The `pthread_t` is an address in the stack.
             let identity = thread.as_pthread_t() as usize;
             if !mapped.iter().any(|range| range.contains(&identity)) {
-                // A new stack: no free one of this size was left.
+                // The stack is new, so no free one of this size was left.
                 fresh.push(thread);
                 break;
             }

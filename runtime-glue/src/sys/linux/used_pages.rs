@@ -62,7 +62,7 @@ fn anonymous_ranges() -> io::Result<Vec<Range<usize>>> {
         if access.starts_with("---") {
             guard_end = range.end;
         }
-        // After offset and device. glibc gives a name only if a tunable asks for it.
+        // The inode number and the name follow the offset and the device. glibc gives a name only if a tunable asks for it.
         let is_anonymous = fields.nth(2) == Some("0") && fields.next().is_none_or(|name| name.starts_with("[anon"));
         if !(access.starts_with("rw") && access.ends_with('p') && is_anonymous) {
             continue;

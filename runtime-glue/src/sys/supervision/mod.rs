@@ -1,4 +1,4 @@
-//! What the supervisor and its workers ask of the system.
+//! System calls of the supervisor and its workers.
 
 mod huge_pages;
 mod identity;
@@ -160,7 +160,7 @@ pub(crate) fn adopt_orphans() -> io::Result<()> {
 /// Returns the time of the monotonic clock, which all processes share.
 pub(crate) fn monotonic_nanoseconds() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    // Neither is negative.
+    // Neither seconds nor nanoseconds are negative.
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 

@@ -105,7 +105,7 @@ fn shutdown(py: Python<'_>, seconds: f64) {
 #[pymodule]
 fn forkio_http(module: &Bound<'_, PyModule>) -> PyResult<()> {
     forkio_pyo3::install_with(module.py(), || {
-        // Few workers on every machine, so that tests notice work that blocks several at a time.
+        // The number of workers is small on every machine, so that tests notice work that blocks several at a time.
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
     })?;
     module.add_class::<client::Client>()?;
