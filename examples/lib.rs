@@ -1,6 +1,6 @@
 //! The examples are the programs beside this file; `cargo run --example NAME` runs one.
 
-/// The programs in the README of the repository compile.
+/// Compiles the programs in the README of the repository.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -66,7 +66,7 @@ async fn converse(stream: TcpStream, map: Map, path: Arc<str>) -> io::Result<()>
     Ok(())
 }
 
-/// The map is locked between two awaits only, so no task holds the lock when another one forks.
+/// Calls `act` with the locked map. No task holds the lock when another task forks, because `act` does not await.
 fn with<T>(map: &Map, act: impl FnOnce(&mut BTreeMap<String, String>) -> T) -> T {
     act(&mut map.lock().unwrap_or_else(PoisonError::into_inner))
 }

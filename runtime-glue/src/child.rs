@@ -59,7 +59,7 @@ pub struct Child {
 
 #[derive(Debug)]
 enum State {
-    /// Not registered with a runtime yet.
+    /// The process is not registered with a runtime yet.
     Idle(Process),
     Watched(AsyncFd<Process>),
     /// The state is being changed, or the handle is being dropped.

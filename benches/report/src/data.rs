@@ -6,7 +6,7 @@ use serde::Serialize;
 /// The meaning of a figure.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Measure {
-    /// Its name in the raw data.
+    /// The name in the raw data.
     pub(crate) id: &'static str,
     /// The heading of its column.
     pub(crate) title: &'static str,

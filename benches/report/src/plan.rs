@@ -27,13 +27,13 @@ impl Plan {
 /// Which CPUs servers and load generators run on.
 #[derive(Debug)]
 pub(crate) struct Cpus {
-    /// For a server with one worker.
+    /// The CPUs of a server with one worker.
     pub(crate) one: Vec<usize>,
-    /// For a server with two workers or threads.
+    /// The CPUs of a server with two workers or threads.
     pub(crate) two: Vec<usize>,
-    /// For the load generator beside one worker.
+    /// The CPUs of the load generator beside one worker.
     pub(crate) load: Vec<usize>,
-    /// For the load generator beside two workers.
+    /// The CPUs of the load generator beside two workers.
     pub(crate) load_of_two: Vec<usize>,
 }
 

@@ -39,7 +39,7 @@ impl Process {
         let mut text = String::new();
         self.stderr()?.read_to_string(&mut text)?;
         let status = self.0.wait()?;
-        Ok(text.lines().last().map_or_else(|| format!("it ended with {status}"), str::to_owned))
+        Ok(text.lines().last().map_or_else(|| format!("the process ended with {status}"), str::to_owned))
     }
 
     pub(crate) fn wait(&mut self) -> io::Result<ExitStatus> {
@@ -161,7 +161,7 @@ impl Usage {
 /// The part of a process's time that was in user mode: utime and stime of proc_pid_stat(5).
 fn user_part(pid: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may have spaces; what follows it has none.
+    // The name may have spaces. The fields that follow the name have none.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let (user, system) = (fields.next()?.parse::<f64>().ok()?, fields.next()?.parse::<f64>().ok()?);
     Some(user / (user + system).max(1.0))

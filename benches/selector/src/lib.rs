@@ -35,7 +35,7 @@ pub type Batch = Box<dyn FnMut(u64) -> io::Result<Duration>>;
 /// One library that can do the operations.
 #[derive(Clone, Copy, Debug)]
 pub struct Contender {
-    /// Its name in tables.
+    /// The name in tables.
     pub name: &'static str,
     /// Makes the objects that the operation needs: sockets, a selector, registrations.
     pub prepare: fn(Operation) -> io::Result<Batch>,

@@ -68,7 +68,7 @@ const TWO: Threads = Threads::Several(2);
 const FOUR: Threads = Threads::Several(4);
 
 impl Operation {
-    /// All of them, in the order of the report.
+    /// All operations, in the order of the report.
     pub const ALL: [Operation; 30] = [
         Operation::Register(Source::Listener, Threads::Alone),
         Operation::Register(Source::Listener, BESIDE),
@@ -102,7 +102,7 @@ impl Operation {
         Operation::WakeBlocked,
     ];
 
-    /// Its name in tables.
+    /// The name in tables.
     pub fn name(self) -> String {
         let (name, threads) = match self {
             Operation::Register(Source::Listener, threads) => ("register and deregister a `TcpListener`", threads),
@@ -138,12 +138,13 @@ impl Operation {
         }
     }
 
-    /// Whether it needs too many resources to be prepared for all contenders at the same time.
+    /// Whether the operation needs too many resources to be prepared for all contenders at the same time.
     pub fn is_large(self) -> bool {
         self == Operation::IdleStreams
     }
 
-    /// Whether its user-level instructions can be counted: one thread does it, and all that the thread does counts.
+    /// Whether the user-level instructions of the operation can be counted. One thread must do it, and everything that the
+    /// thread does must count.
     pub fn has_countable_instructions(self) -> bool {
         !matches!(
             self,
@@ -156,7 +157,7 @@ impl Operation {
         )
     }
 
-    /// How many times to do it for a count of its instructions.
+    /// How many times to do the operation for a count of its instructions.
     pub(crate) fn times_to_count(self) -> u64 {
         if self == Operation::WakeStorm { 20 } else { 500 }
     }

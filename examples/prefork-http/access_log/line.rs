@@ -94,7 +94,7 @@ fn push_number(number: Option<u64>, line: &mut String) {
 
 /// Appends a time such as `10/Oct/2000:13:55:36 +0000`.
 fn push_apache_time(time: SystemTime, line: &mut String) {
-    // Such as `Tue, 10 Oct 2000 13:55:36 GMT`. `HttpDate` panics for a time after the year 9999.
+    // The text of a date looks like `Tue, 10 Oct 2000 13:55:36 GMT`. `HttpDate` panics for a time after the year 9999.
     let latest = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     let date = HttpDate::from(time.clamp(UNIX_EPOCH, latest)).to_string();
     let mut words = date.split(' ').skip(1);

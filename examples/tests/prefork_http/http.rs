@@ -119,7 +119,7 @@ fn stalled_client_is_timed_out_alone() {
         match other.get("/") {
             Ok(answer) => assert_eq!(answer.status, 200),
             Err(error) => {
-                assert!(answered.elapsed() >= Duration::from_secs(1), "{error}: it has not been idle");
+                assert!(answered.elapsed() >= Duration::from_secs(1), "{error}: the client has not been idle");
                 other = server.connect();
             }
         }

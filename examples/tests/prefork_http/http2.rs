@@ -79,7 +79,7 @@ fn late_beginning_gets_goaway() {
     let server = Server::start(&["--workers", "1", "--http2", "--header-timeout", "600"]);
     let mut late = std::net::TcpStream::connect(server.address()).expect("connecting");
     late.set_read_timeout(Some(LIMIT)).expect("a limit");
-    // There is one queue: when this one is answered, the worker has accepted the one before.
+    // There is one queue, so an answer to this connection shows that the worker has accepted the earlier one.
     assert_eq!(server.connect().get("/").expect("an answer").status, 200);
     server.signal(Signal::TERM);
     server.until_logged("draining");

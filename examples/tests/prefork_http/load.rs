@@ -111,7 +111,7 @@ pub(crate) fn kill_workers(arguments: &[&str], kills: usize) {
         let stop = StopOnDrop(load);
         for _ in 0..kills {
             load.wait_for_answers(300);
-            // The worker with the lowest process id, usually the oldest: a crash limit counts workers that end too early.
+            // The victim is usually the oldest worker, because the crash limit counts workers that end too early.
             let victim = server.workers().into_iter().min().expect("a worker");
             killed.insert(victim);
             signal(victim, Signal::KILL);
@@ -205,7 +205,7 @@ fn check_counts(distribution: &str) -> [u64; 2] {
     let server = Server::start(&["--workers", "2", "--distribution", distribution, "--header-timeout", "600"]);
     if distribution == "balanced" {
         drop(server.connect_to_each(2));
-        // The workers have closed them once the only open connection is the one of this request.
+        // The workers have closed the 20 connections once only the connection of this request is open.
         until("connections that have ended do not count", || {
             let counts = server.connect().status().connections;
             (counts.iter().sum::<u64>() == 1).then_some(())

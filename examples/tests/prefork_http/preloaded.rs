@@ -18,7 +18,7 @@ pub(crate) fn continues_where_the_parent_was(arguments: &[&str]) {
         assert_eq!((first.ppid, first.generation), (server.pid(), 1));
         assert_ne!(first.pid, server.pid());
         assert_eq!(first.table_entries, 1024 * 1024);
-        // The first tick is at once, before the fork.
+        // The first tick comes at once, before the fork.
         assert!(first.timer_ticks >= 1);
 
         let (last, ticked) = until("the parent's timer ticks in the worker", || {

@@ -52,7 +52,7 @@ pub(crate) struct Process {
 /// Returns `None` if the process has ended.
 fn process(pid: u32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it is in parentheses, and may have any character in it.
+    // The fields follow the name, which is in parentheses and may have any character in it.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
     let state = fields.next()?;
     Some(Process {
@@ -84,7 +84,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts it on a free port, and waits until it serves.
+    /// Starts the program on a free port, and waits until it serves.
     #[track_caller]
     pub(crate) fn start(arguments: &[&str]) -> Server {
         Server::start_as(Command::new(program()).args(["--listen", "127.0.0.1:0"]).args(arguments), 1)

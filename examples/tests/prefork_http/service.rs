@@ -117,7 +117,7 @@ fn workers_run_as_another_user() {
         assert_eq!(status_field(worker, "Umask:"), "0027");
         let stat = fs::read_to_string(format!("/proc/{worker}/stat")).expect("the stat of a process");
         assert_eq!(stat.rsplit(')').next().and_then(|rest| rest.split(' ').nth(17)), Some("5"), "{stat}");
-        assert_eq!(status_field(server.pid(), "Uid:"), "0\t0\t0\t0", "the supervisor keeps its own");
+        assert_eq!(status_field(server.pid(), "Uid:"), "0\t0\t0\t0", "the supervisor keeps its user");
         // The supervisor can still reload, and end workers that run as another user.
         server.signal(Signal::HUP);
         server.until_logged("reloaded");
@@ -187,7 +187,7 @@ fn process_1_reaps_orphans() {
     let enter = format!("nsenter --target {supervisor} --pid sh -c '(exec sleep 3600 &)'");
     assert!(Command::new("sh").args(["-c", &enter]).status().expect("entering the namespace").success());
     let is_orphan = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
-    let orphan = until("the supervisor inherits it", || {
+    let orphan = until("the supervisor inherits the orphan", || {
         server.processes_of(supervisor).iter().map(|process| process.pid).find(|pid| is_orphan(*pid))
     });
     signal(orphan, Signal::KILL);

@@ -11,7 +11,7 @@ use crate::server::{Server, signal, until};
 
 #[track_caller]
 fn workers_of(server: &Server, count: usize) -> BTreeSet<u32> {
-    until("there are as many workers", || {
+    until("the server has the number of workers", || {
         let workers: BTreeSet<u32> = server.workers().into_iter().collect();
         (workers.len() == count).then_some(workers)
     })
@@ -50,7 +50,7 @@ fn hup_starts_a_new_generation_before_the_old_one_retires() {
             }
             // The test itself took longer than the grace period.
             Err(_) if last.elapsed() >= GRACE => Some(false),
-            Err(error) => panic!("{error}: closed before its grace was over"),
+            Err(error) => panic!("{error}: closed before the grace period was over"),
         }
     });
     let is_due = asked.elapsed() >= TAKES;
@@ -71,8 +71,8 @@ fn hup_during_a_reload_is_queued() {
     server.signal(Signal::HUP);
     until("a reload begins", || server.stderr().contains("reloading").then_some(()));
     server.signal(Signal::HUP);
-    until("the next one waits", || server.stderr().contains("the next reload begins after").then_some(()));
-    until("one reload after the other", || {
+    until("the next reload waits", || server.stderr().contains("the next reload begins after").then_some(()));
+    until("both reloads are done", || {
         let reloads = server.stderr().matches("reloaded: the old generation retires").count();
         (reloads >= 2).then_some(())
     });
@@ -102,7 +102,7 @@ fn reload_one_by_one() {
             most = most.max(active);
         }
         let extra: usize = extra.parse().expect("a number");
-        assert_eq!((active, most), (3, 3 + extra), "with {extra} extra");
+        assert_eq!((active, most), (3, 3 + extra), "with {extra} extra workers");
         server.stop();
     }
 }
@@ -187,7 +187,7 @@ fn usr1_opens_the_log_file_again() {
     // Workers write to the new file too.
     let victim = server.workers()[0];
     signal(victim, Signal::TERM);
-    until("the worker says to the new file that it drains", || {
+    until("the new file names the worker that drains", || {
         fs::read_to_string(&log).expect("the log").contains(&format!("pid={victim}")).then_some(())
     });
     server.stop();
@@ -211,7 +211,7 @@ fn term_to_a_worker_loses_no_queued_connection() {
     for client in &mut clients {
         assert_eq!(client.response().expect("an answer").text(), "7");
     }
-    until("the first has ended", || (!server.workers().contains(&workers[0])).then_some(()));
+    until("the first worker has ended", || (!server.workers().contains(&workers[0])).then_some(()));
     signal(workers[1], Signal::CONT);
     server.stop();
 }
@@ -226,7 +226,7 @@ fn successor_starts_while_the_worker_drains() {
     until("a successor is ready", || (server.stderr().matches("worker is ready").count() == 2).then_some(()));
     let successor = server.connect().status();
     assert_ne!(successor.pid, pid);
-    assert_eq!((successor.worker, successor.requests), (0, 1), "the count of requests is its own");
+    assert_eq!((successor.worker, successor.requests), (0, 1), "the successor counts only its own requests");
     assert!(in_flight.is_quiet() || asked.elapsed() >= Duration::from_secs(3));
     assert_eq!(in_flight.response().expect("the answer").status, 200);
     server.stop();

@@ -136,7 +136,7 @@ fn queue_is_emptied_with_few_descriptors() {
     for client in &mut clients {
         assert_eq!(client.response().expect("an answer").status, 200);
     }
-    // Shows that the descriptors did run out.
+    // This line of the log shows that the worker ran out of descriptors.
     server.until_logged("cannot accept a connection that waits");
     server.ends_with(0);
 }
@@ -189,7 +189,8 @@ fn request_that_arrives_in_parts() {
     server.ends_with(0);
 }
 
-/// Clients that connect and send one request each, without a pause, until they are refused: none is reset.
+/// Clients open one connection after the other without a pause, each with one request, until they are refused. No
+/// connection is reset.
 #[test]
 fn no_connection_is_reset_by_a_stop() {
     for distribution in ["shared", "reuseport", "balanced"] {
@@ -258,7 +259,7 @@ fn stops_cleanly_beside_a_silent_connection(protocols: &[&str]) {
         let arguments = [&["--workers", "1", "--shutdown-timeout", "1", "--header-timeout", "600"], protocols].concat();
         let mut server = Server::start(&arguments);
         let mut silent = server.connect();
-        // There is one queue: when this one is answered, the worker has accepted the one before.
+        // There is one queue, so an answer to this connection shows that the worker has accepted the earlier one.
         assert_eq!(server.connect().get("/").expect("an answer").status, 200);
         server.signal(Signal::TERM);
         silent.expect_end();

@@ -125,8 +125,8 @@ fn new_program_cannot_write_the_pid_file() {
     let server = copy.start(&["--workers", "1", "--pid-file", path.to_str().expect("UTF-8")]);
     fs::rename(&directory, copy.file("elsewhere")).expect("renaming");
     server.signal(Signal::USR2);
-    until("the new one says why", || server.stderr().contains("cannot write the pid file").then_some(()));
-    until("the old one continues", || server.stderr().contains("this one continues").then_some(()));
+    until("the new program says why", || server.stderr().contains("cannot write the pid file").then_some(()));
+    until("the old program continues", || server.stderr().contains("this one continues").then_some(()));
     assert_eq!(server.connect().status().ppid, server.pid());
     fs::rename(copy.file("elsewhere"), &directory).expect("renaming");
     server.stop();

@@ -22,14 +22,14 @@ const FIRST: usize = 2;
 /// What a worker does with the listener. The worker itself writes it, except as noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// It takes no part: it has not accepted yet, has stopped, has ended (written by the supervisor), or has not answered
-    /// (written by another worker).
+    /// The worker takes no part. It has not accepted yet, has stopped, has ended (written by the supervisor), or has not
+    /// answered (written by another worker).
     Absent = 0,
-    /// It accepts.
+    /// The worker accepts.
     Accepting = 1,
-    /// It has as many as it should, and waits until it has fewer than the others.
+    /// The worker has as many connections as it should, and waits until it has fewer than the others.
     Waiting = 2,
-    /// It has waited, and has room again (written by the worker that called it).
+    /// The worker has waited, and has room again (written by the worker that called it).
     Called = 3,
 }
 

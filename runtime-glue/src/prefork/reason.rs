@@ -3,28 +3,28 @@
 /// Why a worker has ended, or must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
-    /// It died after it was ready.
+    /// The worker died after it was ready.
     Died,
-    /// It ended before it was ready.
+    /// The worker ended before it was ready.
     Boot,
-    /// It was not ready in time.
+    /// The worker was not ready in time.
     BootTimeout,
-    /// Its runtime was stuck.
+    /// The runtime of the worker was stuck.
     Stuck,
-    /// It asked to be replaced.
+    /// The worker asked to be replaced.
     Asked,
-    /// An operator asked to replace it.
+    /// An operator asked to replace the worker.
     Operator,
-    /// It has begun as many requests as it may.
+    /// The worker has begun as many requests as it may.
     Requests,
     Age,
     Rss,
     Pss,
-    /// A newer generation has taken over, or the reload that started it has failed.
+    /// A newer generation has taken over, or the reload that started the worker has failed.
     Reload,
     /// There should be fewer workers.
     Scaled,
-    /// Another process told it to end.
+    /// Another process told the worker to end.
     Signal,
 }
 

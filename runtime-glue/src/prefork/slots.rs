@@ -8,11 +8,11 @@ use crate::sys;
 /// What the server as a whole is doing. The supervisor writes it, and its workers read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ServerPhase {
-    /// It serves. A worker that is told to stop leaves the queues to its siblings.
+    /// The server serves. A worker that is told to stop leaves the queues to its siblings.
     Running = 0,
-    /// It still accepts, but asks load balancers to send no more: [`Prefork::lame_duck`](super::Prefork::lame_duck).
+    /// The server still accepts, but asks load balancers to send no more: [`Prefork::lame_duck`](super::Prefork::lame_duck).
     LameDuck = 1,
-    /// It stops: each worker empties the queues before it closes them.
+    /// The server stops: each worker empties the queues before it closes them.
     Stopping = 2,
     /// Another program serves the same queues. Workers leave the queues to it.
     HandedOver = 3,

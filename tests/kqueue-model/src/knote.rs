@@ -18,10 +18,10 @@ pub(crate) struct Knote {
     /// The data of its entry in the queue's epoll instances.
     pub(crate) serial: u64,
     pub(crate) is_disabled: bool,
-    /// Whether it is in its queue's list of active knotes.
+    /// Whether the knote is in its queue's list of active knotes.
     pub(crate) is_active: bool,
     pub(crate) watched: Watched,
-    /// Whether its condition held when the process forked.
+    /// Whether the condition held when the process forked.
     pub(crate) held: bool,
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct Queue {
     /// A descriptor of the program that refers to this queue: to an epoll instance. It has an edge-triggered entry for
     /// each descriptor that is watched for reading, and level-triggered entries for the three descriptors below.
     pub(crate) fd: RawFd,
-    /// Whether it has `KQUEUE_CPONFORK`.
+    /// Whether the queue has `KQUEUE_CPONFORK`.
     pub(crate) is_copied: bool,
     /// An epoll instance for descriptors that are watched for writing, so that the two sorts of edges do not mix.
     pub(crate) writers: OwnedFd,

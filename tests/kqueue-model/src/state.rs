@@ -15,7 +15,7 @@ use crate::queue::Queue;
 /// The model of one process.
 #[derive(Debug)]
 pub(crate) struct Model {
-    /// The process that the rest belongs to; 0 before the first call.
+    /// The process that the other fields belong to; 0 before the first call.
     pub(crate) process: libc::pid_t,
     /// The queue that a descriptor refers to.
     pub(crate) descriptors: BTreeMap<RawFd, u64>,

@@ -20,7 +20,7 @@ pub fn processes() -> BTreeMap<i32, Process> {
 /// A process, or `None` if it has ended and its parent has waited for it.
 fn process(pid: i32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // After the name, which is in parentheses and may contain anything.
+    // The fields follow the name, which is in parentheses and may contain anything.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
@@ -81,7 +81,7 @@ pub fn watched_descriptors(epoll: i32) -> Option<Vec<(i32, u64)>> {
 }
 
 /// Whether each queue of this process that watches the descriptor does it exclusively. `None` if the kernel does not
-/// list them.
+/// tell.
 pub fn exclusive_in_kernel(fd: RawFd) -> Option<Vec<bool>> {
     let mut exclusive = Vec::new();
     for epoll in open_descriptors() {

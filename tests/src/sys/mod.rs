@@ -41,11 +41,11 @@ fn by_id(processes: impl Iterator<Item = Process>) -> BTreeMap<i32, Process> {
 /// The clocks of timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimerClock {
-    /// Stops while the machine is suspended.
+    /// The clock stops while the machine is suspended.
     Monotonic,
-    /// The time of day.
+    /// The clock shows the time of day.
     Realtime,
-    /// Continues while the machine is suspended.
+    /// The clock continues while the machine is suspended.
     Boottime,
 }
 

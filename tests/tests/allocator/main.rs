@@ -21,7 +21,7 @@ static ALLOCATOR: Watched = Watched;
 
 struct Watched;
 
-// SAFETY: passes all calls to the system's allocator, or ends the process.
+// SAFETY: each method passes its call to the system's allocator, or ends the process.
 unsafe impl GlobalAlloc for Watched {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         notice();

@@ -24,7 +24,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A child exits without dropping it.
+        // A child exits without dropping its `Scratch`, so only this process removes the file.
         let _ = fs::remove_file(&self.0);
     }
 }

@@ -28,17 +28,17 @@ fn socket_path() -> PathBuf {
 /// The way in which a worker treats its connections.
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
-    /// Holds them until their clients end them.
+    /// Workers hold connections until the clients end them.
     Hold,
-    /// Closes them after the answer.
+    /// Workers close connections after the answer.
     Close,
-    /// Forks when it has two of them.
+    /// A worker forks when it has two connections.
     Fork,
-    /// Serves them on a runtime with threads.
+    /// Workers serve connections on a runtime with threads.
     Threads,
     /// The first worker waits for connections, and does not accept them.
     FirstDoesNotAccept,
-    /// Accepts no more once a client has asked for it.
+    /// A worker accepts no more once a client has asked for a pause.
     Pause,
 }
 

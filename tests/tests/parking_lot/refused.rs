@@ -15,7 +15,7 @@ scenarios!(
         let Some(child) = child else { std::process::exit(0) };
         runtime.block_on(reap(child));
 
-        // SAFETY: it refuses.
+        // SAFETY: the call is refused, so there is no child.
         let refused = unsafe { forkio::fork_with_threads() };
         assert!(matches!(refused, Err(ForkError::ParkingLot(_))), "{refused:?}");
         reactor::in_child(|| {

@@ -45,7 +45,7 @@ scenarios!(
             check_table(&selector);
             check_eq("registrations", registrations().len(), 0);
             check_silent("events", &mut selector);
-            // Its owner still considers the first one registered, so it can be deregistered once.
+            // The first socket still considers itself registered, so it can be deregistered once.
             selector.registry().deregister(&mut sockets[0]).unwrap();
             let again = selector.registry().deregister(&mut sockets[0]).unwrap_err();
             check_eq("deregistering twice", again.kind(), ErrorKind::NotFound);

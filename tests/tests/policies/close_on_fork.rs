@@ -85,7 +85,7 @@ scenarios!(
             check_eq("what was pending", renewed.read(&mut [0; 8]).unwrap(), 7);
             other_end.write_all(b"x").unwrap();
             check_eq("the child's own pair", wait(&mut selector), tokens([3]));
-            // Its owner still considers the source registered.
+            // The source still considers itself registered.
             registry.deregister(&mut left_out).unwrap();
         });
         check_eq("the parent's", renewed.read(&mut [0; 8]).unwrap(), 7);
@@ -114,7 +114,7 @@ scenarios!(
             waker.wake().unwrap();
             check_eq("the rest", wait(&mut selector), tokens([0]));
         });
-        // The parent still has both.
+        // The parent still has both queues.
         let change = model::kevent_of(a.as_raw_fd() as usize, model::EVFILT_READ, model::EV_ADD, 0);
         for queue in queues {
             // SAFETY: one change, and room for no event.

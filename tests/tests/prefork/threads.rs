@@ -21,7 +21,7 @@ scenarios!(
         let unix = UnixListener::bind(&path).unwrap();
         let (peer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (mut peer, connection) = (peer.unwrap(), accepted.unwrap().0);
-        // Runs only in the supervisor.
+        // This task runs only in the supervisor.
         let ticker = tokio::spawn(async {
             let parent = std::process::id();
             loop {

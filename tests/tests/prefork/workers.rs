@@ -88,7 +88,7 @@ scenarios!(
         check_eq("exit code", result.await, Ok(0));
     }
 
-    /// Workers end when their supervisor is killed, even a stuck one, and one that has given up its privileges.
+    /// Workers end when their supervisor is killed, even a worker that is stuck or has given up its privileges.
     async fn orphans() {
         let (mut parent_end, child_end) = UnixStream::pair().unwrap();
         let server = fork_child(async || {

@@ -149,8 +149,8 @@ scenarios!(
         let prefork = Prefork::new().workers(WORKERS).crash_limit(8);
         let error = prefork.run(async |_| -> u8 { 3 }).await.expect_err("a crash loop");
         check_eq("exit code", error.exit_code(), 3);
-        // A handle and a pipe for each worker that runs or has ended since the last fork, and the server's own descriptors.
-        // Handles of all eight ended workers would exceed this.
+        // The server has its own descriptors, and a handle and a pipe for each worker that runs or has ended since the last
+        // fork. Handles of all eight ended workers would exceed this.
         let most = MOST.load(Ordering::Relaxed);
         assert!(most <= before + 3 * WORKERS + 4, "{most} descriptors, {before} before");
     }

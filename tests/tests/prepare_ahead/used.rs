@@ -30,8 +30,8 @@ scenarios!(
             prepare_ahead().unwrap();
             check_eq("prepared", is_prepared_ahead(), true);
             let prepared = open_descriptors();
-            // The queue, the waker, a pair and the dead endpoint. A kqueue is created in the child, and may contain the
-            // waker.
+            // The prepared objects are the queue, the waker, a pair and the dead endpoint. A kqueue is created in the child,
+            // and may contain the waker.
             let expected = if cfg!(epoll) { 5..=5 } else { 3..=5 };
             assert!(expected.contains(&(prepared.len() - before.len())), "{prepared:?} after {before:?}");
             prepare_ahead().unwrap();
@@ -121,7 +121,7 @@ scenarios!(
             check_eq("watched", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), Vec::new());
             check_eq("events", ready(&mut selector), tokens([]));
         });
-        // Keeps the first pipe open until now, so that the epoll instance still watches it.
+        // The duplicate keeps the first pipe open until now, so that the epoll instance still watches it.
         drop(duplicate);
     }
 

@@ -37,7 +37,7 @@ scenarios!(
         reap(child).await;
     }
 
-    /// A handle waits for, signals and reaps a child. A dropped one neither kills the child nor leaves a zombie.
+    /// A handle waits for, signals and reaps a child. A dropped handle neither kills the child nor leaves a zombie.
     async fn handle() {
         // Each wait returns the same exit status.
         let Some(mut child) = fork().await else { std::process::exit(42) };

@@ -12,7 +12,7 @@ scenarios!(
         let datagrams = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         peer.write_all(b"for the parent").await.unwrap();
-        // A task that waits in both processes.
+        // This task waits in both processes.
         let reader = tokio::spawn(async move {
             let mut bytes = Vec::new();
             stream.read_to_end(&mut bytes).await.map(|_| bytes)

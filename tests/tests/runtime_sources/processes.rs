@@ -52,7 +52,7 @@ async fn check_pipes() {
         check_eq("writing", error.kind(), ErrorKind::BrokenPipe);
         check_eq("reading", output.read(&mut [0; 8]).await.unwrap(), 0);
         drop(program.take());
-        // The runtime takes care of the dropped handle, and continues.
+        // The runtime continues after the handle was dropped.
         tokio::time::sleep(MILLIS).await;
         assert!(cat().stdin(Stdio::null()).status().await.unwrap().success());
         to_parent.give();

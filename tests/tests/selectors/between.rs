@@ -119,7 +119,7 @@ scenarios!(
         let (reader, writer) = std::io::pipe().unwrap();
         let fd = reader.as_raw_fd();
         selector.registry().register(&mut SourceFd(&fd), Token(7), Interest::READABLE).unwrap();
-        // Closed without being deregistered, and used again for a pipe that has hung up.
+        // The descriptor is closed without being deregistered, and used again for a pipe that has hung up.
         drop(reader);
         let (reader, other_writer) = std::io::pipe().unwrap();
         check_eq("the descriptor is used again", reader.as_raw_fd(), fd);

@@ -22,7 +22,7 @@ scenarios!(
         drop(owned);
         let also_reused = udp();
         check_eq("the reused descriptor", also_reused.as_raw_fd(), bare);
-        // A waker that was dropped.
+        // The kernel does not watch a waker that was dropped.
         drop(Waker::new(selector.registry(), Token(3)).unwrap());
         check_eq("what the kernel watches", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), vec![]);
         send_to(&reused);
@@ -33,7 +33,7 @@ scenarios!(
         });
     }
 
-    /// A child does not inherit it either if the descriptor was taken out of its source before it was closed.
+    /// A child does not inherit the registration of a descriptor that was taken out of its source and closed.
     fn descriptor_taken_out_of_its_source() {
         let mut selector = Poll::new().unwrap();
         let mut socket = udp();

@@ -161,7 +161,7 @@ scenarios!(
         assert!(!path.exists());
     }
 
-    /// A reload loads again.
+    /// A reload loads the application again.
     #[cfg(procfs)]
     fn reload_loads_again() {
         let path = free_path("load");

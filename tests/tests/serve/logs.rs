@@ -249,7 +249,7 @@ scenarios!(
     }
 );
 
-/// Runs in the supervisor or in a template.
+/// Loads the application, in the supervisor or in a template.
 fn load() -> std::future::Ready<Result<(), Infallible>> {
     if Lineage::current().generation() > 0 {
         tracing::warn!("loading");

@@ -82,7 +82,7 @@ scenarios!(
         timer.set_at(deadline, Some(HOUR)).unwrap();
         let prepared = prepare().unwrap();
         check_eq("the event", wait(&mut selector), tokens([1]));
-        // SAFETY: one thread, and no signal handlers.
+        // SAFETY: this process has one thread, and no signal handlers.
         let side = unsafe { prepared.fork() }.unwrap();
         if side == ForkResult::Child {
             check_eq("the event", wait(&mut selector), tokens([1]));
@@ -138,7 +138,7 @@ scenarios!(
         check_eq("expirations", timer.expirations().unwrap(), 1);
     }
 
-    /// Between prepare and commit, creating a timer returns an error. Dropping one works.
+    /// Between prepare and commit, creating a timer returns an error. Dropping a timer works.
     fn inside_a_fork() {
         let timer = Timer::new(Clock::Monotonic).unwrap();
         let prepared = prepare().unwrap();

@@ -53,7 +53,7 @@ scenarios!(
             let state = server.state();
             assert_eq!(workers(&state).iter().filter(|worker| is_serving(worker)).count(), workers_wanted, "{state}");
         }
-        let state = server.until("three have ended", |state| workers(state).len() == 1);
+        let state = server.until("three workers have ended", |state| workers(state).len() == 1);
         let restarts = state["restarts"].as_array().expect("restarts");
         assert!(restarts.iter().all(|restart| restart["reason"] == "scaled"), "{state}");
         for (command, status) in
@@ -74,7 +74,7 @@ scenarios!(
         assert_eq!(status, 200, "{message}");
         let state = server.until("the worker has ended", |state| state["restarts"][0]["reason"] == "operator");
         assert_eq!(state["restarts"][0]["pid"], pids(&before)[1]);
-        assert_eq!(pids(&state)[0], pids(&before)[0], "the other one stays");
+        assert_eq!(pids(&state)[0], pids(&before)[0], "the other worker stays");
         assert_eq!(workers(&state).iter().filter(|worker| is_serving(worker)).count(), 2, "the successor came first");
         assert_eq!(outcome(&server.command("retire?worker=9")).0, 409);
         assert_eq!(outcome(&server.command("retire")).0, 400);

@@ -19,7 +19,8 @@ scenarios!(
             let victim = server.state()["server"]["service_pid"].as_i64().expect("a process id");
             kill(victim as i32, libc::SIGKILL);
             assert!(server.pid() > 0, "the workers serve");
-            let state = server.until("another one answers", |state| state["server"]["service_pid"] != victim);
+            let state =
+                server.until("another service worker answers", |state| state["server"]["service_pid"] != victim);
             assert_eq!(state["server"]["service_starts"], round + 1);
             assert_eq!(state["restarts"], Value::Array(Vec::new()), "no worker has ended");
         }
@@ -142,7 +143,7 @@ scenarios!(
         let victim = server.state()["server"]["service_pid"].as_i64().expect("a process id");
         kill(victim as i32, libc::SIGKILL);
         drop(held);
-        server.until("another one answers", |state| state["server"]["service_pid"] != victim);
+        server.until("another service worker answers", |state| state["server"]["service_pid"] != victim);
         server.stop();
     }
 );

@@ -18,7 +18,7 @@ scenarios!(
         server.until_logged("worker ended: replacing it");
         assert_eq!(server.pid(), before[1]);
         server.control("");
-        wait_until("there are two again", || server.children().len() == 2);
+        wait_until("two workers run again", || server.children().len() == 2);
         server.stop();
     }
 
@@ -56,7 +56,7 @@ scenarios!(
         assert!(server.log().contains("Resource temporarily unavailable"), "{}", server.log());
         assert_eq!(server.pid(), workers[1]);
         server.control("");
-        wait_until("there are two again", || server.children().len() == 3);
+        wait_until("two workers run again", || server.children().len() == 3);
         server.stop();
     }
 

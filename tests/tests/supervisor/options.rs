@@ -15,7 +15,7 @@ scenarios!(
     fn huge_pages() {
         for how in ["before", "template"] {
             let server = Server::start(&[how, "memory", "huge-pages"]);
-            forkio_tests::wait_until("the log says so", || {
+            forkio_tests::wait_until("the log tells about huge pages", || {
                 let log = server.log();
                 log.contains("memory is in huge pages") || log.contains("cannot use huge pages")
             });

@@ -5,7 +5,7 @@ use forkio_tests::{kill, scenarios, wait_until};
 use crate::server::Server;
 
 scenarios!(
-    /// Workers have what their template loaded, and a reload loads again.
+    /// Workers have what their template loaded, and a reload loads the application again.
     fn loads_once_per_generation() {
         let server = Server::start(&["template"]);
         let first = server.ask("data").expect("an answer");
@@ -55,7 +55,7 @@ scenarios!(
         }
     }
 
-    /// Workers don't end with their template, and the next worker comes from another one.
+    /// Workers do not end with their template, and another template forks the next worker.
     fn killed_template() {
         let server = Server::start(&["template"]);
         let template: i32 = server.ask("data").expect("an answer").parse().expect("a process id");

@@ -13,7 +13,7 @@ scenarios!(
         for _ in 0..8 {
             assert_eq!(server.ask("exit"), None);
         }
-        wait_until("all are replaced", || server.log().matches("worker ended: replacing it").count() == 8);
+        wait_until("all workers are replaced", || server.log().matches("worker ended: replacing it").count() == 8);
         assert!(server.ask("pid").is_some());
         server.stop();
     }
@@ -35,7 +35,7 @@ scenarios!(
         let server = Server::start(&["before"]);
         let before = server.children();
         let mut asked = BTreeSet::new();
-        wait_until("both have asked", || {
+        wait_until("both workers have asked", || {
             let pid: i32 = server.ask("retire").expect("an answer").parse().expect("a process id");
             asked.insert(pid);
             before.iter().all(|pid| asked.contains(pid))
@@ -45,7 +45,7 @@ scenarios!(
             let is_event = |line: &&str| line.contains("replacing a worker") || line.contains("told to end has ended");
             log.lines().filter(is_event).map(|line| line.contains("replacing a worker")).collect()
         };
-        wait_until("both are replaced", || server.children().iter().all(|pid| !before.contains(pid)));
+        wait_until("both workers are replaced", || server.children().iter().all(|pid| !before.contains(pid)));
         wait_until("their end is logged", || events().iter().filter(|begins| !**begins).count() >= 2);
         assert_eq!(events()[..4], [true, false, true, false], "{}", server.log());
         server.stop();

@@ -109,8 +109,8 @@ scenarios!(
         drop((paused, again));
     }
 
-    /// A fork inside a task of a multi-threaded runtime is refused. The child of an unplanned one can use its runtime
-    /// from other threads.
+    /// A fork inside a task of a multi-threaded runtime is refused. The child of an unplanned fork can use its
+    /// runtime from other threads.
     fn inside_a_task() {
         fn check() {
             assert!(matches!(RUNTIME.block_on(async {}), Err(RuntimeError::InsideInherited)));
@@ -121,7 +121,7 @@ scenarios!(
         }
         let child = block_on(async {
             tokio::spawn(async {
-                // SAFETY: it refuses.
+                // SAFETY: the call is refused, so there is no child.
                 let refused = unsafe { forkio::fork_with_threads() };
                 assert!(matches!(refused, Err(ForkError::InsideRuntime)), "{refused:?}");
                 let refused = forkio::fork().await;

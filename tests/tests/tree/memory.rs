@@ -13,7 +13,7 @@ static ALLOCATOR: Counting = Counting;
 
 struct Counting;
 
-// SAFETY: passes all calls to the system's allocator.
+// SAFETY: each method passes its call to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         BLOCKS.fetch_add(1, Ordering::Relaxed);

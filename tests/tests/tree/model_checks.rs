@@ -51,7 +51,7 @@ scenarios!(
         assert!(poll(&mut model.clone(), 0, &[2]).is_err(), "an unknown token");
         assert_eq!(poll(&mut model, 0, &[1]), Ok(Polled::Complete));
         assert!(poll(&mut model.clone(), 0, &[1]).is_err(), "events are edge-triggered");
-        // Reregistering arms it.
+        // Reregistering arms the registration.
         assert_eq!(model.reregister(0, 0, 5, None, 7, Wanted::Readable), Ok(()));
         assert_eq!(poll(&mut model, 0, &[7]), Ok(Polled::Complete));
         // Bytes that are read before the poll give no event.
@@ -164,7 +164,7 @@ scenarios!(
         eventfd(&mut model, 1, 5, None);
         model.duplicate(0, 1, 2, 6);
         assert_eq!(model.close(0, 1), Vec::<usize>::new());
-        // The kernel watches it until the last duplicate is closed.
+        // The kernel watches the file until the last duplicate is closed.
         assert_eq!((model.watched(0, 0), model.process(0).is_stale(5)), (vec![(5, 1)], true));
         assert_eq!(model.fork(0, 1), Fork::Made);
         assert_eq!(model.watched(1, 0), []);

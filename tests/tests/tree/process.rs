@@ -215,7 +215,7 @@ impl Process {
             }
             Command::Exit => {
                 self.control.send(&Reply::Done);
-                // SAFETY: ends the process at once. No destructors, as after a crash.
+                // SAFETY: the call ends the process at once, without destructors, as a crash does.
                 unsafe { libc::_exit(0) };
             }
             Command::Reset => return Ok(Reply::Baseline(self.reset())),

@@ -67,7 +67,7 @@ fn check(root: Root) {
 
 /// How much more resident memory than after the first minute a process may have, because the allocator keeps memory.
 const GROWTH_KIB: usize = 1024;
-/// How many more blocks than after the first minute it may have, because vectors have spare capacity.
+/// How many more blocks than after the first minute a process may have, because vectors have spare capacity.
 const GROWTH_BLOCKS: usize = 64;
 
 /// Runs random cases for a time, on each kind of tree in turn. Ends the process if a case fails, if memory grows, or if

@@ -184,7 +184,7 @@ impl Source {
             Source::Sender(source) => source.into(),
             Source::Receiver(source) => source.into(),
             Source::Bare(source) => source,
-            Source::Waker(_) | Source::Timer(_) => panic!("its descriptor cannot be taken"),
+            Source::Waker(_) | Source::Timer(_) => panic!("the descriptor of this source cannot be taken"),
         }
     }
 }

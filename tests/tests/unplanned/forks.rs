@@ -76,7 +76,7 @@ scenarios!(
         assert!(open_descriptors().iter().all(|fd| before.contains(fd)), "prepared objects are left");
     }
 
-    /// Planned and unplanned forks in each other's children, in all combinations down to the fourth generation.
+    /// Planned and unplanned forks work in each other's children, in all combinations down to the fourth generation.
     fn planned_and_unplanned() {
         fn descend(selector: &mut Poll, waker: &Waker, server: &TcpListener, depth: u32) {
             check_eq("generation", generation(), depth);
@@ -177,7 +177,7 @@ scenarios!(
         check_eq("the waker", wait(&mut selector), tokens([0]));
     }
 
-    /// A fork before there is a selector, or after the last one was dropped. The child can create one.
+    /// The child of a process that has no selector yet, or no longer, can create one.
     fn no_selectors() {
         // Without a selector, this call begins to detect forks.
         check_eq("generation", generation(), 0);
@@ -195,7 +195,7 @@ scenarios!(
         unplanned::in_child(child);
     }
 
-    /// A `pre_exec` hook that uses no selector leaves the child as it is. One that does reconciles.
+    /// A `pre_exec` hook that uses no selector leaves the child as it is. A hook that uses one reconciles.
     fn spawned_programs() {
         let descriptors = format!("{:?}", open_descriptors());
         let mut selector = Poll::new().unwrap();
@@ -251,7 +251,7 @@ scenarios!(
         check_eq("in the parent", (ready(&mut selector), hook()), (tokens([]), 0));
     }
 
-    /// Checks that its open descriptors are those that the first argument lists.
+    /// Checks that the open descriptors of this process are those that the first argument lists.
     #[program]
     fn list_descriptors() {
         let [expected] = arguments().try_into().expect("one argument");
@@ -286,7 +286,7 @@ scenarios!(
         check_eq("the parent's", wait(&mut selector), tokens([0]));
     }
 
-    /// The first use of a selector in the child reconciles, whichever use it is. No such use affects the parent.
+    /// Any first use of a selector in the child reconciles, and does not affect the parent.
     fn first_use() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();

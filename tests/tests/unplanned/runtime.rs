@@ -99,7 +99,7 @@ scenarios!(
         check_eq("the serving process", pid, std::process::id());
     }
 
-    /// A planned fork in the child of an unplanned one, and the reverse.
+    /// A planned fork works in the child of an unplanned one, and an unplanned fork in the child of a planned one.
     async fn planned_and_unplanned() {
         forkio::Lineage::current();
         let listener = listener().await;

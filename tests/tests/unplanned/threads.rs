@@ -103,7 +103,7 @@ scenarios!(
                 reap(unplanned::fork_on_thread(|| {
                     check_eq("generation", generation(), 1);
                     check_table(&queue);
-                    // Wakes only the child, not the poller.
+                    // This wakes only the child, not the poller.
                     waker.wake().unwrap();
                     exit_now(0);
                 }));

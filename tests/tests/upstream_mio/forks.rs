@@ -154,7 +154,7 @@ scenarios!(
     async fn other_epoll_instances() {
         let own = rustix_epoll();
         let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
-        // One-shot and level-triggered, with the token of tokio's signal pipe.
+        // The registration is one-shot and level-triggered, and has the token of tokio's signal pipe.
         let mut event = libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLONESHOT) as u32, u64: 1 };
         // SAFETY: the kernel reads the event.
         check_eq(
@@ -241,7 +241,7 @@ scenarios!(
             glue::unmute(&listener).unwrap();
             drop(accepting.await.unwrap());
         }
-        // tokio can deregister it, because a muted registration stays in the epoll instance.
+        // tokio can deregister the listener, because a muted registration stays in the epoll instance.
         glue::mute(&listener).unwrap();
         listener.into_std().unwrap();
     }
@@ -268,7 +268,7 @@ scenarios!(
     async fn other_descriptors() {
         // SAFETY: no memory is involved.
         let eventfd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
-        // SAFETY: nothing else owns it.
+        // SAFETY: nothing else owns the descriptor.
         let eventfd = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(eventfd) };
         let watched = watch(eventfd.as_fd().try_clone_to_owned().unwrap());
         let timer = Timerfd::new(TimerClock::Monotonic, false).unwrap();

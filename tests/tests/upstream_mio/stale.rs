@@ -20,7 +20,7 @@ impl AsRawFd for Bare {
 /// Watches `file`, and then puts `other` at its descriptor without telling the runtime. The returned duplicate keeps the old
 /// file, so the kernel keeps the registration.
 fn replace_registered(file: OwnedFd, other: &impl AsRawFd) -> (OwnedFd, OwnedFd) {
-    // SAFETY: leaked, so the runtime never uses the descriptor again.
+    // SAFETY: the registration is leaked, so the runtime never uses the descriptor again.
     std::mem::forget(unsafe { AsyncFd::register(Bare(file.as_raw_fd())) }.unwrap());
     let kept = file.try_clone().unwrap();
     // SAFETY: no memory is involved. `file` owns the descriptor, with the other file.

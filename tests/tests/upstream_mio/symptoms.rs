@@ -44,7 +44,7 @@ impl Child {
         fs::read_dir(format!("/proc/{}/task", self.0)).expect("a running child").count()
     }
 
-    /// Whether it ends within a time. It must exit with 0.
+    /// Whether the child ends within a time. It must exit with 0.
     fn ends_within(&self, limit: Duration) -> bool {
         let start = Instant::now();
         loop {
@@ -287,7 +287,7 @@ scenarios!(
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             let mut command = Command::new("true");
-            // SAFETY: the scenario shows what is wrong with it.
+            // SAFETY: the child may hang in the lock, which is what this scenario shows. The kernel then ends it with its parent.
             unsafe {
                 command.pre_exec(move || {
                     libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);

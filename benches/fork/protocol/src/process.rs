@@ -12,7 +12,7 @@ pub fn now() -> u64 {
     nanoseconds(libc::CLOCK_MONOTONIC)
 }
 
-/// Nanoseconds of processor time that this thread has used: other threads and processes don't change it.
+/// Nanoseconds of processor time that this thread has used: other threads and processes do not change the figure.
 pub fn spent() -> u64 {
     nanoseconds(libc::CLOCK_THREAD_CPUTIME_ID)
 }

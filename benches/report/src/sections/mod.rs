@@ -21,9 +21,9 @@ pub(crate) type Measured = Result<(), Box<dyn Error>>;
 /// A part of the report that can be measured alone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Section {
-    /// Its name on the command line.
+    /// The name on the command line.
     pub(crate) name: &'static str,
-    /// Its heading.
+    /// The heading in the report.
     pub(crate) question: &'static str,
     pub(crate) measure: fn(&Plan, &mut Data) -> Measured,
     pub(crate) tables: fn() -> Vec<Table>,

@@ -102,7 +102,7 @@ impl Server {
     }
 }
 
-/// Starts servers. Notes those that don't start, and leaves them out.
+/// Starts servers. Notes those that do not start, and leaves them out.
 pub(crate) fn start_all(plan: &Plan, data: &mut Data, contenders: &[Contender], cpus: &[usize]) -> Vec<Server> {
     let mut servers = Vec::new();
     for contender in contenders {
@@ -124,7 +124,7 @@ pub(crate) fn hello_mio(plan: &Plan, threads: &str, address: SocketAddr, work: u
     hello(plan, "release/hello-mio", threads, address, work, mebibytes)
 }
 
-/// The same on forkio's selector.
+/// The same program on forkio's selector.
 pub(crate) fn hello_forkio(plan: &Plan, address: SocketAddr) -> Command {
     hello(plan, "forkio/release/hello-forkio", "current-thread", address, 0, 0)
 }

@@ -37,7 +37,7 @@ pub(crate) fn latencies(
     duration: Duration,
     cpus: &[usize],
 ) -> io::Result<Histogram<u64>> {
-    // Start a separate thread, because only the load generator may be pinned to these CPUs.
+    // The generator has a thread of its own, because only that thread may be pinned to these CPUs.
     let generator = thread::scope(|scope| {
         let generate = || pin_this_thread(cpus).and_then(|()| open_loop(server, connections, rate, duration));
         scope.spawn(generate).join()
@@ -93,7 +93,7 @@ fn open_loop(
             }
         }
         if start.elapsed() > duration + GRACE {
-            // Their latency is at least this long.
+            // The latency of unanswered requests is at least this long.
             for unanswered in clients.iter().filter_map(|client| client.due) {
                 record(&mut latencies, start.elapsed() - unanswered)?;
             }
@@ -144,7 +144,7 @@ impl Client {
         Client { server, connections, length, token, stream: None, unsent: &[], due: None, received: 0 }
     }
 
-    /// Whether it can take another request. The server closes a short connection first, and so keeps the state that the
+    /// Whether the client can send another request. The server closes a short connection first, and so keeps the state that the
     /// protocol demands (TIME_WAIT). Real clients leave that to the server too.
     fn is_idle(&self) -> bool {
         self.due.is_none() && (self.connections == Connections::Open || self.stream.is_none())

@@ -11,7 +11,7 @@ use crate::{Batch, sockets};
 /// How many streams are registered for [`idle_streams`].
 const STREAMS: usize = 10_000;
 
-/// The distance from one stream that becomes ready to the next: far enough that caches don't help.
+/// The distance from one stream that becomes ready to the next: far enough that caches do not help.
 const STRIDE: usize = 7_919;
 
 const MESSAGE: [u8; 64] = [7; 64];

@@ -22,7 +22,7 @@ const MEMORY_WAIT: Duration = Duration::from_millis(500);
 /// The supervisor's reply to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reply {
-    /// It has begun.
+    /// The action has begun.
     Accepted,
     Done(String),
     Failed(String),

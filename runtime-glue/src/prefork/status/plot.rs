@@ -7,7 +7,7 @@ const HEIGHT: f64 = 60.0;
 
 /// One line of a plot.
 pub(super) struct Line<'a> {
-    /// Its class in the style sheet.
+    /// The class in the style sheet.
     pub(super) class: &'a str,
     /// The values from left to right. `None` is a gap.
     pub(super) values: Vec<Option<f64>>,

@@ -17,13 +17,13 @@ use crate::prefork::slots::{DRAINS, READY, ServerPhase, Slots, TOLD};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum State {
-    /// It is not ready yet.
+    /// The worker is not ready yet.
     Booting,
-    /// It is ready, and no request is in flight.
+    /// The worker is ready, and no request is in flight.
     Ready,
-    /// It is ready, and requests are in flight.
+    /// The worker is ready, and requests are in flight.
     Busy,
-    /// It was told to end.
+    /// The worker was told to end.
     Draining,
 }
 

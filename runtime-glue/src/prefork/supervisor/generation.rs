@@ -31,16 +31,16 @@ pub(super) struct Generation {
 pub(super) enum TemplateState {
     /// The supervisor forks the workers.
     None,
-    /// It must be started.
+    /// The template must be started.
     Due(Instant),
     Loading {
         process: TemplateProcess,
         deadline: Option<Instant>,
         is_late: bool,
     },
-    /// It waits for requests.
+    /// The template waits for requests.
     Idle(TemplateProcess),
-    /// It forks a worker.
+    /// The template forks a worker.
     Forking {
         process: TemplateProcess,
         index: usize,

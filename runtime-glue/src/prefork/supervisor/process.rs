@@ -15,11 +15,11 @@ const ABORT_GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// It has been forked, and is not ready yet.
+    /// The worker has been forked, and is not ready yet.
     Booting,
-    /// It serves.
+    /// The worker serves.
     Ready,
-    /// It was told to end.
+    /// The worker was told to end.
     Retiring,
 }
 

@@ -23,9 +23,9 @@ pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
 pub(in crate::prefork) enum End {
     /// A signal told it to stop.
     Stop { signal: &'static str },
-    /// A signal told it to stop at once.
+    /// A signal told the supervisor to stop at once.
     StopNow { signal: &'static str },
-    /// It cannot continue.
+    /// The supervisor cannot continue.
     Failed(PreforkError),
     /// Another program serves the same listeners.
     HandedOver { to: Child },

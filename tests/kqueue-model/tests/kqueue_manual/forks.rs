@@ -110,7 +110,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         let is_other = || matches!(queue.poll()[..], [event] if { event.ident } != first);
         Some(in_child(is_other) && is_other())
     }),
-    ("15.1", "the end of a stream after the fork is seen by both", || {
+    ("15.1", "parent and child see the end of a stream after the fork", || {
         let (queue, (a, b)) = (copied()?, pair());
         queue.change(read(&a, EV_ADD | EV_CLEAR));
         let ended = |queue: &Kqueue| queue.wait().iter().any(|event| event.flags & EV_EOF != 0);
@@ -130,7 +130,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
             (before, queue.poll().len()) == (0, 1)
         }))
     }),
-    ("15.1", "EV_ONESHOT fires once in each", || {
+    ("15.1", "EV_ONESHOT fires once in each process", || {
         let (queue, (a, mut b)) = (copied()?, pair());
         queue.change(read(&a, EV_ADD | EV_ONESHOT));
         let fires_once = |queue: &Kqueue| (queue.wait().len(), queue.poll().len()) == (1, 0);
@@ -182,7 +182,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         };
         Some(in_both(close_both, || b.write_all(b"x").is_ok() && queue.wait().len() == 1))
     }),
-    ("15.1", "EVFILT_PROC of a third process is reported to both", || {
+    ("15.1", "EVFILT_PROC of a third process is reported to parent and child", || {
         let queue = copied()?;
         let mut third = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().ok()?;
         queue.change(Kevent { fflags: NOTE_EXIT, ..ev(third.id() as usize, EVFILT_PROC, EV_ADD) });

@@ -46,7 +46,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         let is_told = in_both(|| inner.add_and_trigger(), || outer.wait().len() == 1 && inner.poll().is_empty());
         Some(is_told && inner.poll().len() == 1)
     }),
-    ("15.1", "EV_ADD of the copied event changes nothing of that", || {
+    ("15.1", "EV_ADD of the copied event does not make it watch the child's inner queue", || {
         let (outer, inner) = nested()?;
         Some(in_child(|| {
             outer.change(read(&inner, EV_ADD));

@@ -59,7 +59,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         let (queue, (a, _b)) = (Kqueue::new(), pair());
         let mut list = vec![read(&a, EV_ADD | EV_RECEIPT); 20];
         let array = list.as_mut_ptr();
-        // SAFETY: there are twenty.
+        // SAFETY: the list has twenty changes, and room for twenty events.
         let count = unsafe { kevent(queue.0, array, 20, array, 20, NOW) }.ok()?;
         Some(count == 20 && list.iter().all(|answer| answer.flags & EV_ERROR != 0 && { answer.data } == 0))
     }),

@@ -40,7 +40,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         take(libc::SIGUSR2);
         Some(held)
     }),
-    ("15.1", "EV_ADD of a copied EVFILT_SIGNAL changes nothing of that", || {
+    ("15.1", "EV_ADD of a copied EVFILT_SIGNAL does not make it report the child's signals", || {
         let queue = with_signal()?;
         Some(in_child(|| {
             queue.change(signal(EV_ADD));

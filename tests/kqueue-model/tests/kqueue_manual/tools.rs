@@ -201,7 +201,7 @@ fn set_of(signal: i32) -> libc::sigset_t {
 }
 
 pub(crate) fn block(signal: i32) {
-    // SAFETY: the set is filled, and the old one not asked for.
+    // SAFETY: the set is filled, and the call does not return the old one.
     unsafe { libc::sigprocmask(libc::SIG_BLOCK, &set_of(signal), std::ptr::null_mut()) };
 }
 

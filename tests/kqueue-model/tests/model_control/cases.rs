@@ -26,7 +26,7 @@ pub(crate) const CASES: &[Case] = &[
     ("timers are copied, or end the child", timers),
     ("a fork without handlers", fork_without_handlers),
     ("answers that differ between kernels", other_answers),
-    ("a signal event is active in both", active_signal),
+    ("a signal event is active in parent and child", active_signal),
 ];
 
 fn errno<T>(result: std::io::Result<T>) -> Option<i32> {

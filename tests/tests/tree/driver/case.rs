@@ -242,7 +242,7 @@ impl Case<'_> {
             let due = !seen.ahead;
             return Err(format!("the next fork is prepared in advance: {} instead of {due}", seen.ahead));
         }
-        // The root has the standard ones, and the connection to the driver.
+        // The root has the standard streams, and the connection to the driver.
         let mut due: BTreeSet<Fd> = self.driver.baseline.descriptors.iter().copied().collect();
         if let Some(child) = self.children.get(&pid) {
             due.remove(&self.driver.root.control);

@@ -37,9 +37,9 @@ type Outcome<T = ()> = Result<T, String>;
 /// The kind of the first process of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Root {
-    /// It has one thread.
+    /// The root has one thread.
     OneThread,
-    /// It has a second thread.
+    /// The root has a second thread.
     TwoThreads,
     /// Children of unplanned forks reconcile at once.
     Handlers,
@@ -169,7 +169,7 @@ impl Driver {
         let control = UnixListener::bind(directory.0.join("control")).map_err(failed)?;
         control.set_nonblocking(true).map_err(failed)?;
         let unix = UnixListener::bind(directory.0.join("peers")).map_err(failed)?;
-        // An address that only this driver uses. Another program may connect to a port of 127.0.0.1 that it used before.
+        // Only this driver uses the address. To a port of 127.0.0.1, another program might connect.
         let [.., high, low] = std::process::id().to_be_bytes();
         let address = (Ipv4Addr::new(127, 64, high, low), 0);
         let tcp = TcpListener::bind(address).map_err(failed)?;

@@ -231,7 +231,7 @@ impl Case<'_> {
 
     pub(super) fn prepare_ahead(&mut self, pid: Pid) -> Outcome {
         let is_done = match (self.ask(pid, &Command::PrepareAhead)?, self.model.clone().fork(pid, self.counter)) {
-            // The preparation may find out only at the fork that it must be refused.
+            // A fork that must be refused can be prepared nevertheless.
             (Reply::Done, _) => true,
             (Reply::Refused { .. }, Fork::Refused(_)) => false,
             (reply, expected) => return Err(format!("{reply:?} instead of {expected:?}")),
@@ -253,7 +253,7 @@ impl Case<'_> {
         // An unplanned fork is not refused: its child would be without selectors, which the model does not describe.
         // And a child that reconciles late has the descriptors of its parent's preparation.
         let may_be_unplanned = self.driver.kind == Root::Handlers || !self.prepared.contains(&pid);
-        // It does not ask the kernel about bare descriptors either.
+        // Such a child does not ask the kernel about bare descriptors either.
         let unplanned = unplanned && may_be_unplanned && has_no_stale_registration && expected == Fork::Made;
         if !unplanned {
             self.driver.prepared_forks += usize::from(is_ahead);

@@ -89,7 +89,7 @@ impl Model {
                 let line = listed.iter().find(|line| (line.selector, line.fd) == (selector.fd, *fd));
                 unknown.remove(&(selector.fd, *fd));
                 if !process.is_live(*fd, entry) {
-                    // A bare descriptor that was closed while it was registered. It may be listed until the next fork.
+                    // A bare descriptor that was closed while it was registered may be listed until the next fork.
                     continue;
                 }
                 let Some(line) = line else { return Err(format!("descriptor {fd} is not listed")) };
