@@ -39,7 +39,7 @@ fn cost_of_a_fork(registrations: usize) {
         let mut tell = |since: Instant| {
             let nanos = since.elapsed().as_nanos() as u64;
             let _ = writer.write_all(&nanos.to_ne_bytes());
-            // SAFETY: ends the process at once.
+            // SAFETY: the call ends the process at once.
             unsafe { libc::_exit(0) };
         };
         let mut hear = || {

@@ -113,7 +113,7 @@ impl Drop for WorkersPaused {
     fn drop(&mut self) {
         // A child does not have the workers, and one of them may have locked what they wait for.
         if self.generation == generation() {
-            // SAFETY: it is not used again.
+            // SAFETY: `workers` is not used again.
             unsafe { ManuallyDrop::drop(&mut self.workers) };
         }
     }

@@ -119,7 +119,7 @@ cfg_if::cfg_if! {
     }
 }
 
-/// The README's programs compile.
+/// Compiles the README's programs.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

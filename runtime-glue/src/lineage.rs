@@ -7,7 +7,7 @@ use forkio_reactor::fork::{generation, parent};
 use crate::hooks::Hooks;
 use crate::{parent_only, policy};
 
-/// Which process this is in a tree of forks.
+/// The position of this process in a tree of forks.
 ///
 /// # Examples
 ///

@@ -15,7 +15,7 @@ const RENEWABLE: &str = "only wakers, timers and stream socket pairs made in thi
 
 /// Sets this crate's defaults, once. The application may change them later.
 pub(crate) fn install_defaults() {
-    /// Not a `Once`: if a thread forks while another thread is in `install`, the child starts again.
+    /// This is not a `Once`: if a thread forks while another thread is in `install`, the child starts again.
     static INSTALLER: PerProcess<()> = PerProcess::new();
     static INSTALLED: AtomicBool = AtomicBool::new(false);
 

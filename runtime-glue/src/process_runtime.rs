@@ -141,7 +141,7 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
                 Some(current) => current,
                 None => self.build()?,
             };
-            // `None` if another thread has just shut it down.
+            // The result is `None` if another thread has just shut down the runtime.
             if let Some(runtime) = &*current.lock() {
                 return Ok(act(runtime));
             }
@@ -207,7 +207,7 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
             // The future has forked, and the runtime is the parent's.
             std::mem::forget(runtime);
         } else if let Some(runtime) = Arc::into_inner(runtime) {
-            // Another thread has shut it down meanwhile.
+            // Another thread has shut down the runtime meanwhile.
             runtime.shutdown_background();
         }
         Ok(output)

@@ -43,7 +43,7 @@ impl<T> PerProcess<T> {
 /// A numbered value. loom fails if a thread reads it before it is published.
 struct Value(UnsafeCell<usize>);
 
-// SAFETY: written once, before it is shared; loom checks that.
+// SAFETY: the value is written once, before it is shared. loom checks that.
 unsafe impl Sync for Value {}
 
 impl Value {

@@ -75,7 +75,7 @@ pub fn raise(signal: i32) {
 /// Ends this process at once, without destructors and exit handlers. A child needs it if its parent had other threads:
 /// the end of a thread scope would wait for threads that the child does not have.
 pub fn exit_now(code: i32) -> ! {
-    // SAFETY: ends the process.
+    // SAFETY: the call ends the process.
     unsafe { libc::_exit(code) }
 }
 

@@ -68,7 +68,7 @@ pub fn daemon() -> bool {
 #[track_caller]
 pub fn fork_on_thread(mut child: impl FnMut()) -> i32 {
     extern "C" fn call<F: FnMut()>(child: *mut c_void) {
-        // SAFETY: a pointer to the closure below, which the child has too.
+        // SAFETY: the pointer is to the closure below, which the child has too.
         unsafe { (*child.cast::<F>())() }
     }
     fn call_of<F: FnMut()>(_: &F) -> extern "C" fn(*mut c_void) {
@@ -88,7 +88,7 @@ pub fn fork_on_signal(signal: i32) {
 
 /// The result of the last fork in a handler: 0 in the child, -1 if there was none.
 pub fn forked_in_handler() -> i32 {
-    // SAFETY: reads a variable.
+    // SAFETY: the call reads a variable.
     unsafe { library::unplanned_forked_in_handler() }
 }
 

@@ -114,7 +114,7 @@ fn readiness_is_edge_triggered() {
     run.expect_nothing();
     b.write_all(b"one").unwrap();
     run.expect(0, Event::is_readable);
-    // Unread, but nothing has changed.
+    // The data is unread, but nothing has changed.
     run.expect_nothing();
 
     let mut buf = [0; 8];
@@ -138,7 +138,7 @@ fn readiness_before_registration_counts() {
 fn only_readiness_of_interest_is_reported() {
     let mut run = Loop::new();
     let (mut a, mut b) = UnixStream::pair().unwrap();
-    // Writable from the start.
+    // The stream is writable from the start.
     run.register(&mut a, 0, READ);
     run.expect_nothing();
     run.poll.registry().reregister(&mut a, Token(0), WRITE).unwrap();

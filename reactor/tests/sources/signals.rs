@@ -48,10 +48,10 @@ fn receives_signals() {
         let received = signals.receive().unwrap();
         assert_eq!(received.signal(), signal);
         assert_eq!(received.sender(), Some(std::process::id()));
-        // SAFETY: it cannot fail.
+        // SAFETY: the call cannot fail.
         assert_eq!(received.user(), Some(unsafe { libc::getuid() }));
         assert_eq!(received.value(), 0);
-        // Where it was dequeued by sigtimedwait(2), the C library hides how it was sent.
+        // Where sigtimedwait(2) has dequeued the signal, the C library hides how it was sent.
         #[cfg(target_os = "linux")]
         assert_eq!(received.code(), if cfg!(forkio_kqueue) { libc::SI_USER } else { libc::SI_TKILL });
         assert_would_block(signals.receive());

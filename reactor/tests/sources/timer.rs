@@ -80,7 +80,7 @@ fn expires_periodically() {
 fn counts_expirations_that_were_not_taken() {
     for clock in CLOCKS {
         let mut timer = Timer::new(clock).unwrap();
-        // Ten periods ago, and half a period from the next. The monotonic clock of a system that was just booted shows less.
+        // The time is ten periods ago, and half a period from the next expiration. The monotonic clock of a system that was just booted shows less.
         let period = HOUR.min(clock.now() / 12);
         timer.set_at(clock.now() - 10 * period - period / 2, Some(period)).unwrap();
         let mut run = Loop::new();

@@ -176,7 +176,7 @@ pub fn into_future(awaitable: Bound<'_, PyAny>) -> PyResult<impl Future<Output =
     generic::into_future::<Runtime>(awaitable)
 }
 
-/// The README's example compiles.
+/// Compiles the README's example.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -16,7 +16,7 @@ pub(super) struct AcceptQueues(Vec<AcceptQueue>);
 
 #[derive(Debug)]
 enum AcceptQueue {
-    /// All workers accept from it.
+    /// All workers accept from this queue.
     Common(Listener, Distribution),
     /// One queue per place (worker index), each steered to a CPU if `is_per_cpu`. A queue outlives its worker: connections that
     /// arrive without a worker wait for the next one.
@@ -167,7 +167,7 @@ fn one_per_place(listener: Listener, workers: usize, is_per_cpu: bool) -> io::Re
     for _ in 1..workers {
         places.push(Listener::Tcp(sys::listen_beside(first).map_err(|error| bind_error(address, &error))?));
     }
-    // The first place gets it, so that a worker accepts the connections that have arrived already.
+    // The first place gets the given listener, so that a worker accepts the connections that have arrived already.
     places.insert(0, listener);
     if is_per_cpu {
         for (place, cpu) in places.iter().zip(sys::allowed_cpus()?.iter().cycle()) {

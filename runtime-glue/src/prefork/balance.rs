@@ -204,7 +204,7 @@ impl Balance {
         };
         for (other, word) in self.words().iter().enumerate() {
             if other != index {
-                // Fails for workers that need not be excluded.
+                // This fails for workers that need not be excluded.
                 let _ = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, exclude);
             }
         }
@@ -310,7 +310,7 @@ mod tests {
         balance.set_used(2);
         assert!(admits(&balance, 0) && admits(&balance, 1));
         balance.opened(0, true);
-        assert!(!admits(&balance, 0), "the other one has none");
+        assert!(!admits(&balance, 0), "the other worker has no connection");
         balance.exclude_unresponsive(0);
         assert_eq!((balance.state(0), balance.state(1)), (State::Waiting, State::Absent));
         assert!(balance.call() && !balance.call(), "called once");

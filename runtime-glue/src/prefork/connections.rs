@@ -282,7 +282,7 @@ impl fmt::Debug for Connections {
 /// It reads and writes like the stream that it holds, so it can take the stream's place, such as in
 /// `hyper_util::rt::TokioIo`.
 pub struct Counted<S> {
-    // Declared first, so that the connection no longer counts when the peer sees its end.
+    // This field is declared first, so that the connection no longer counts when the peer sees its end.
     _mark: Mark,
     stream: S,
 }

@@ -266,7 +266,7 @@ enum Side {
         worker: u32,
     },
     Worker {
-        /// The process that forked this one, and ends.
+        /// The process that forked this worker, and ends.
         between: u32,
         signals: Signals,
     },

@@ -38,7 +38,7 @@ pub trait HttpService<Kind> {
     /// The body of its responses.
     type Body: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
 
-    /// Converts it into a service for hyper.
+    /// Converts this service into one for hyper.
     fn into_hyper(self) -> Self::Service;
 }
 

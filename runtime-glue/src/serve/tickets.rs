@@ -166,7 +166,7 @@ mod tests {
         assert!(TicketKeys::new().unwrap().decrypt_at(start, &ticket).is_none());
         assert!(keys.decrypt_at(start + PERIOD, &ticket).is_some());
         assert_eq!(keys.decrypt_at(start + 2 * PERIOD, &ticket), None);
-        // A clock that is set back.
+        // Now the clock is set back.
         assert_eq!(keys.decrypt_at(start, &ticket), None);
     }
 }

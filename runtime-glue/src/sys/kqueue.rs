@@ -21,7 +21,7 @@ pub(crate) struct SharedWake {
     writer: AsyncFd<UnixStream>,
 }
 
-// SAFETY: it owns its descriptor, and closes it when it is dropped.
+// SAFETY: a `UnixStream` owns its descriptor, and closes it when it is dropped.
 unsafe impl OwnsDescriptor for UnixStream {}
 
 impl SharedWake {

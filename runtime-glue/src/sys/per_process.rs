@@ -45,7 +45,7 @@ impl<T> PerProcess<T> {
     /// Returns the value of this process, if there is one.
     pub(crate) fn get(&self, process: ProcessKey) -> Option<&T> {
         let slot = self.slot(process)?;
-        // SAFETY: null or from `Box::into_raw`, and never freed.
+        // SAFETY: the pointer is null or from `Box::into_raw`, and its target is never freed.
         unsafe { slot.value.load(Ordering::Acquire).as_ref() }
     }
 
@@ -88,7 +88,7 @@ impl<T> PerProcess<T> {
 
     /// Returns the slot of this process.
     fn slot(&self, process: ProcessKey) -> Option<&Slot<T>> {
-        // SAFETY: null or from `Box::into_raw`, and never freed.
+        // SAFETY: the pointer is null or from `Box::into_raw`, and its target is never freed.
         unsafe { self.newest.load(Ordering::Acquire).as_ref() }.filter(|slot| slot.process == process)
     }
 
@@ -107,7 +107,7 @@ impl<T> PerProcess<T> {
             inherited,
         }));
         if self.newest.compare_exchange(inherited, slot, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-            // SAFETY: from `Box::into_raw`, and no other thread has its address.
+            // SAFETY: the pointer is from `Box::into_raw`, and no other thread has it.
             drop(unsafe { Box::from_raw(slot) });
         }
     }
@@ -128,7 +128,7 @@ impl<T> PerProcess<T> {
     /// may have references to it.
     pub(crate) fn forget(&self, process: ProcessKey) -> Option<&T> {
         let value = self.slot(process)?.value.swap(ptr::null_mut(), Ordering::AcqRel);
-        // SAFETY: null or from `Box::into_raw`, and never freed.
+        // SAFETY: the pointer is null or from `Box::into_raw`, and its target is never freed.
         unsafe { value.as_ref() }
     }
 }

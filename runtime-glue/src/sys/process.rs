@@ -18,11 +18,11 @@ use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
 /// The object must return the same open descriptor for as long as it lives.
 pub(crate) unsafe trait OwnsDescriptor: AsRawFd {}
 
-// SAFETY: it owns its descriptor, and closes it when it is dropped.
+// SAFETY: an `OwnedFd` owns its descriptor, and closes it when it is dropped.
 unsafe impl OwnsDescriptor for OwnedFd {}
-// SAFETY: it owns one descriptor from its creation on, and closes it when it is dropped.
+// SAFETY: a `Timer` owns one descriptor from its creation on, and closes it when it is dropped.
 unsafe impl OwnsDescriptor for Timer {}
-// SAFETY: it owns one descriptor from its creation on, and closes it when it is dropped.
+// SAFETY: a `Process` owns one descriptor from its creation on, and closes it when it is dropped.
 unsafe impl OwnsDescriptor for Process {}
 
 /// Registers an object with the current runtime, to wait until it is readable.
@@ -31,7 +31,7 @@ unsafe impl OwnsDescriptor for Process {}
 ///
 /// tokio panics if the runtime has no I/O driver.
 pub(crate) fn watch<T: OwnsDescriptor>(source: T) -> Result<AsyncFd<T>, (T, io::Error)> {
-    // SAFETY: what the trait promises.
+    // SAFETY: the trait promises that the descriptor stays open and the same.
     unsafe { AsyncFd::register_with_interest(source, Interest::READABLE) }.map_err(AsyncFdRegisterError::into_parts)
 }
 

@@ -15,7 +15,7 @@ pub(crate) struct SharedWords {
     count: usize,
 }
 
-// SAFETY: it is a slice of atomics, and no thread owns the mapping.
+// SAFETY: the words are atomics, and no thread owns the mapping.
 unsafe impl Send for SharedWords {}
 // SAFETY: as above.
 unsafe impl Sync for SharedWords {}

@@ -115,7 +115,7 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
         let runtime = self.runtime()?;
         let output = runtime.block_on(future);
         if let Some(runtime) = Arc::into_inner(runtime) {
-            // Another thread has shut it down meanwhile.
+            // Another thread has shut down the runtime meanwhile.
             runtime.shutdown_background();
         }
         Ok(output)

@@ -32,7 +32,7 @@ scenarios!(
             match unplanned::fork() {
                 None => {
                     MAY_ALLOCATE.store(false, Ordering::Relaxed);
-                    // SAFETY: the child of a fork after `prepare`.
+                    // SAFETY: this is the child of a fork after `prepare`.
                     unsafe { prepared.commit() };
                     MAY_ALLOCATE.store(true, Ordering::Relaxed);
                     assert!(!wait(&mut selectors[0]).is_empty());

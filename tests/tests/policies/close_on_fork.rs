@@ -117,7 +117,7 @@ scenarios!(
         // The parent still has both queues.
         let change = model::kevent_of(a.as_raw_fd() as usize, model::EVFILT_READ, model::EV_ADD, 0);
         for queue in queues {
-            // SAFETY: one change, and room for no event.
+            // SAFETY: there is one change, and no room for events.
             unsafe { model::kevent(queue, &change, 1, std::ptr::null_mut(), 0, Some(Duration::ZERO)) }.unwrap();
         }
         b.write_all(b"x").unwrap();

@@ -110,7 +110,7 @@ scenarios!(
         let prepared = prepare().unwrap();
         match unplanned::fork() {
             None => {
-                // SAFETY: the child of a fork after `prepare`.
+                // SAFETY: this is the child of a fork after `prepare`.
                 unsafe { prepared.commit() };
                 check_eq("generation", generation(), 1);
                 check_table(&selector);

@@ -44,7 +44,7 @@ const CLOSE_LIMIT: usize = 4096;
 /// # }
 /// ```
 pub struct Acceptor<L: Accept> {
-    // Declared first, so that it is closed before `turn` wakes the other workers.
+    // This field is declared first, so that it is closed before `turn` wakes the other workers.
     listener: L,
     turn: Turn,
     status: Arc<Status>,

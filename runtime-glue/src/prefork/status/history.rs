@@ -16,7 +16,7 @@ const NOTES: usize = 300;
 /// A period of about a second.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Note {
-    /// How long ago it ended, in seconds.
+    /// How long ago the period ended, in seconds.
     pub(super) age_seconds: f64,
     pub(super) requests_per_second: f64,
     /// The latencies are in seconds, or `None` if no request was timed.

@@ -35,7 +35,7 @@ const LONG_ENOUGH: Duration = Duration::from_secs(10);
 /// How often a new program tries to listen at an address at which the program that it replaces may still listen.
 const LISTEN_PERIOD: Duration = Duration::from_millis(200);
 
-/// A listener of the service worker. Not registered with a runtime, so it needs no fork policy.
+/// A listener of the service worker. It is not registered with a runtime, so it needs no fork policy.
 #[derive(Debug)]
 pub(super) enum Listening {
     Tcp(TcpListener),
@@ -118,7 +118,7 @@ impl Service {
         Ok(service)
     }
 
-    /// Takes the addresses over from the program that this one replaces. Called once this server is up, because
+    /// Takes the addresses over from the program that this one replaces. Call it once this server is up, because
     /// the old program keeps them if this one fails.
     ///
     /// The file of a Unix socket is replaced at once, so that a client never finds one without a listener. A TCP port is free a

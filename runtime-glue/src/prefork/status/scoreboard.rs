@@ -1,6 +1,6 @@
 //! The scoreboard: what the service worker shows, in memory that all processes of the server share.
 //!
-//! Three parts, each with one kind of writer:
+//! It has three parts, each with one kind of writer:
 //!
 //! | part | written by |
 //! |---|---|
@@ -122,7 +122,7 @@ impl Scoreboard {
 
     /// Begins a request, in a worker. `number` requests have begun before it.
     pub(in crate::prefork) fn begin(&self, number: u64) -> Started {
-        // A multiplicative hash, because requests may come in a pattern: the first one, then one of sixteen.
+        // A multiplicative hash chooses the requests, because they may come in a pattern: the first one, then one of sixteen.
         let is_timed = self.0.is_some() && number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - TIMED) == 0;
         is_timed.then(Instant::now)
     }

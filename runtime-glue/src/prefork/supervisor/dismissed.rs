@@ -17,7 +17,7 @@ const QUARANTINE: Duration = Duration::from_secs(5);
 /// A process that the server no longer needs. It has been killed.
 pub(super) struct Dismissed {
     pub(super) child: Child,
-    /// The slot of the worker that it is, or that it may have been forking.
+    /// The slot of this worker, or of the worker that this template may have been forking.
     pub(super) slot: Option<usize>,
 }
 

@@ -27,7 +27,7 @@ pub(super) enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Force {
     None,
-    /// SIGABRT was sent, so that it prints its stack.
+    /// SIGABRT was sent, so that the worker prints its stack.
     Aborted,
     /// SIGKILL was sent.
     Killed,
@@ -52,7 +52,7 @@ pub(in crate::prefork) struct WorkerProcess {
 }
 
 impl WorkerProcess {
-    /// Whether it serves, or will soon.
+    /// Whether the worker serves, or will soon.
     pub(in crate::prefork) fn is_active(&self) -> bool {
         self.stage != Stage::Retiring && self.force == Force::None
     }
@@ -61,7 +61,7 @@ impl WorkerProcess {
         self.stage == Stage::Ready && self.force == Force::None
     }
 
-    /// Returns the reason to record if it ends now.
+    /// Returns the reason to record if the worker ends now.
     pub(super) fn reason(&self) -> Reason {
         match (self.stage, self.force) {
             (Stage::Booting, Force::None) => Reason::Boot,
@@ -79,7 +79,7 @@ impl WorkerProcess {
         }
     }
 
-    /// Marks it as told to end, with the time until `deadline`.
+    /// Marks the worker as told to end, with the time until `deadline`.
     pub(super) fn retires(&mut self, deadline: Option<Instant>) {
         self.stage = Stage::Retiring;
         if self.force == Force::None {
@@ -87,7 +87,7 @@ impl WorkerProcess {
         }
     }
 
-    /// Ends it. If `with_stack`, it prints its stack first.
+    /// Ends the worker. If `with_stack`, the worker prints its stack first.
     pub(super) fn end_by_force(&mut self, with_stack: bool, now: Instant) {
         if with_stack && self.force == Force::None {
             self.force = Force::Aborted;

@@ -13,7 +13,7 @@ const RELOAD_ATTEMPTS: u32 = 3;
 /// A new generation that takes over.
 pub(super) struct Reload {
     pub(super) generation: Generation,
-    /// How many of its workers ended before they were ready, or could not be forked.
+    /// How many workers of the new generation ended before they were ready, or could not be forked.
     pub(super) failures: u32,
     since: Instant,
 }

@@ -21,7 +21,7 @@ pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
 
 /// Why the server ends.
 pub(in crate::prefork) enum End {
-    /// A signal told it to stop.
+    /// A signal told the supervisor to stop.
     Stop { signal: &'static str },
     /// A signal told the supervisor to stop at once.
     StopNow { signal: &'static str },

@@ -27,7 +27,7 @@ pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
     Ok(descriptors)
 }
 
-// A test build has its kernel in the process, with descriptors that a program does not see: CONTRIBUTING.md.
+// A test build has its kernel in the process, with descriptors that a program does not see. See CONTRIBUTING.md.
 #[cfg(all(forkio_kqueue, not(forkio_libkqueue)))]
 unsafe extern "C" {
     safe fn forkio_model_owns(fd: RawFd) -> bool;
@@ -62,7 +62,7 @@ fn examine(fd: RawFd, name: &str, info: &str, flags: OFlags) -> Option<SharedObj
     // which is harmless.
     let stat = fstat(unsafe { BorrowedFd::borrow_raw(fd) }).ok()?;
     Some(match FileType::from_raw_mode(stat.st_mode) {
-        // A namespace, or another file without a path.
+        // The descriptor is of a namespace, or of another file without a path.
         FileType::RegularFile if !name.starts_with('/') => SharedObject::Other,
         FileType::RegularFile if is_locked(info) => SharedObject::LockedFile,
         FileType::RegularFile if flags.contains(OFlags::APPEND) => SharedObject::AppendedFile,

@@ -226,11 +226,11 @@ impl Sample {
         }
 
         extern "C" fn run(shared: *mut c_void) -> *mut c_void {
-            // SAFETY: the creator keeps it until `is_taken`, and leaks it if it does not wait for that.
+            // SAFETY: the creator keeps the value until `is_taken`, and leaks it if it does not wait for that.
             let shared = unsafe { &*shared.cast::<Shared>() };
-            // SAFETY: no other thread uses it before `is_taken`.
+            // SAFETY: no other thread uses the sample before `is_taken`.
             let (descriptor, thread_id, running) = unsafe { &mut *shared.sample.get() };
-            // SAFETY: no arguments.
+            // SAFETY: the call takes no arguments.
             *descriptor = unsafe { libc::pthread_self() } as usize;
             *thread_id = gettid().as_raw_nonzero().get() as u32;
             // This copies without allocating, because that may change thread-local memory.
@@ -255,14 +255,14 @@ impl Sample {
             }
         };
         if let Err(error) = start() {
-            // SAFETY: from `Box::into_raw`, and there is no thread.
+            // SAFETY: the pointer is from `Box::into_raw`, and there is no thread.
             drop(unsafe { Box::from_raw(shared) });
             return Err(error);
         }
         // SAFETY: `pthread_create` has written it.
         let thread = unsafe { thread.assume_init() };
         let start = Instant::now();
-        // SAFETY: from `Box::into_raw`.
+        // SAFETY: the pointer is from `Box::into_raw`.
         while !unsafe { &*shared }.is_taken.load(Ordering::Acquire) {
             if start.elapsed() > LIMIT {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -271,7 +271,7 @@ impl Sample {
         }
         // SAFETY: the thread has ended, or will end without waiting for anything.
         check(unsafe { libc::pthread_join(thread, ptr::null_mut()) })?;
-        // SAFETY: from `Box::into_raw`, and the thread has ended.
+        // SAFETY: the pointer is from `Box::into_raw`, and the thread has ended.
         let (descriptor, thread_id, mut running) = unsafe { Box::from_raw(shared) }.sample.into_inner();
         if !(stack as usize..end).contains(&descriptor) || end - descriptor > running.len() {
             return Err(unknown("this version of glibc is not known"));
@@ -308,7 +308,7 @@ fn half(bytes: &[u8], offset: usize) -> u32 {
 /// Copies the memory between two addresses of a stack, as much as fits, in whole words.
 fn copy(from: usize, end: usize, to: &mut [u8]) {
     for (address, bytes) in (from..end).step_by(8).zip(to.chunks_exact_mut(8)) {
-        // SAFETY: a word of the end of a stack, which is mapped.
+        // SAFETY: the word is at the end of a stack, which is mapped.
         bytes.copy_from_slice(&unsafe { read_word(address) }.to_ne_bytes());
     }
 }
@@ -321,7 +321,7 @@ fn copy(from: usize, end: usize, to: &mut [u8]) {
 /// The memory is readable.
 unsafe fn read_word(address: usize) -> usize {
     let word;
-    // SAFETY: it reads a word that the caller knows to be readable, and changes nothing.
+    // SAFETY: the instruction reads a word that the caller knows to be readable, and changes nothing.
     unsafe {
         asm!("mov {word}, [{address}]", address = in(reg) address, word = lateout(reg) word, options(nostack, preserves_flags, readonly));
     }

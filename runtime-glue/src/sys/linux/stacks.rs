@@ -35,7 +35,7 @@ pub(crate) fn keep_inherited_stacks() -> io::Result<()> {
     match KEPT.get_or_try_make(sys::process_key, keep) {
         Ok(_) => Ok(()),
         Err(NotMade::Failed(error)) => Err(error),
-        Err(NotMade::InsideItself) => unreachable!("it calls nothing of this crate"),
+        Err(NotMade::InsideItself) => unreachable!("keeping stacks calls nothing of this crate"),
     }
 }
 

@@ -79,7 +79,7 @@ fn anonymous_ranges() -> io::Result<Vec<Range<usize>>> {
 /// Whether the guards of stacks are separate mappings. Newer versions of glibc make them inside of the stack's mapping
 /// (`MADV_GUARD_INSTALL`).
 fn has_visible_guards() -> bool {
-    // SAFETY: a string that lives as long as the program.
+    // SAFETY: the string lives as long as the program.
     let version = unsafe { CStr::from_ptr(libc::gnu_get_libc_version()) };
     let version = version.to_str().ok().and_then(|version| version.split_once('.'));
     version.is_some_and(|(major, minor)| major == "2" && minor.parse().is_ok_and(|minor: u32| minor < 41))

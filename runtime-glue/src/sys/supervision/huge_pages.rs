@@ -16,7 +16,7 @@ pub(crate) fn use_huge_pages() {
 #[cfg(target_os = "linux")]
 fn collapse_mappings() -> io::Result<usize> {
     const HUGE: usize = 2 << 20;
-    /// The crate libc does not have it for all C libraries.
+    /// The crate libc does not have this constant for all C libraries.
     const MADV_COLLAPSE: libc::c_int = 25;
 
     let mut collapsed = 0;
@@ -27,7 +27,7 @@ fn collapse_mappings() -> io::Result<usize> {
         if start >= end {
             continue;
         }
-        // SAFETY: both change how memory is backed, not what is in it. A mapping that is gone meanwhile gives an error.
+        // SAFETY: both calls change how memory is backed, not what is in it. A mapping that is gone meanwhile gives an error.
         let result = unsafe {
             libc::madvise(start as *mut _, end - start, libc::MADV_HUGEPAGE);
             libc::madvise(start as *mut _, end - start, MADV_COLLAPSE)

@@ -64,7 +64,7 @@ fn look_up<E, T>(call: LookUp<E>, name: &str, read: impl FnOnce(&E) -> T) -> io:
     let mut found = std::ptr::null_mut();
     // SAFETY: all pointers are valid for the call, and the length is the buffer's.
     let error = unsafe { call(name.as_ptr(), entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &mut found) };
-    // SAFETY: null, or `entry`, which has been filled.
+    // SAFETY: the pointer is null, or refers to `entry`, which has been filled.
     match (error, unsafe { found.as_ref() }) {
         (_, Some(found)) => Ok(Some(read(found))),
         // Systems differ in how they say that there is no such entry.

@@ -76,9 +76,9 @@ pub(crate) fn kill_after_stop_signal(limit: Duration) -> io::Result<()> {
         }
         timer.assume_init()
     };
-    // An address of the C library, or a number: the signal handler only passes it back.
+    // The id is an address of the C library, or a number. The signal handler only passes it back.
     let timer = timer as usize;
-    // SAFETY: plain data, for which zero is a value.
+    // SAFETY: the structure is plain data, for which zero is a value.
     let mut setting = unsafe { MaybeUninit::<libc::itimerspec>::zeroed().assume_init() };
     setting.it_value.tv_sec = limit.as_secs().try_into().unwrap_or(i32::MAX.into());
     // A value of zero would disarm the timer.
@@ -166,7 +166,7 @@ pub(crate) fn monotonic_nanoseconds() -> u64 {
 
 /// Ends this process without running exit handlers, which belong to the process that it was forked from.
 pub(crate) fn exit_at_once(status: i32) -> ! {
-    // SAFETY: it does not return.
+    // SAFETY: the call does not return, and runs no code of this program.
     unsafe { libc::_exit(status) }
 }
 
@@ -187,7 +187,7 @@ pub(crate) fn print_stack_on_abort() -> io::Result<()> {
             libc::raise(libc::SIGABRT);
         }
     };
-    // SAFETY: not async-signal-safe, which is why the supervisor kills the process if this hangs: it was stuck before.
+    // SAFETY: the handler is not async-signal-safe. If it hangs, the supervisor kills the process, which was stuck before.
     unsafe { signal_hook_registry::register(libc::SIGABRT, print) }?;
     Ok(())
 }

@@ -29,10 +29,10 @@ pub(crate) fn spawn_with_descriptors(
     }
     let set_up = move || {
         let check = |result: libc::c_int| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) };
-        // SAFETY: descriptors and strings of this process; the supervisor has one thread, so that its child may allocate and
-        // change the environment.
+        // SAFETY: the descriptors and strings are this process's. The supervisor has one thread, so its child may allocate
+        // and change the environment.
         unsafe {
-            // Move all above the targets first, so that no dup2(2) overwrites a descriptor that must still be moved.
+            // Move all descriptors above the targets first, so that no dup2(2) overwrites a descriptor that must still be moved.
             let mut moved = Vec::new();
             for fd in &descriptors {
                 moved.push(check(libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, end))?);

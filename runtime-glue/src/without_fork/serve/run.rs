@@ -97,7 +97,7 @@ impl Serving {
                     addresses.push(Address::Tcp(listener.local_addr().map_err(ServeError::Runtime)?.to_string()));
                 }
                 let mut interrupted = pin!(tokio::signal::ctrl_c());
-                // Polled once, so that from now on Ctrl+C does not end the process before it is polled again.
+                // The future is polled once, so that from now on Ctrl+C does not end the process before it is polled again.
                 if let Poll::Ready(ended) = poll_fn(|cx| Poll::Ready(interrupted.as_mut().poll(cx))).await {
                     return ended.map_err(ServeError::Runtime);
                 }

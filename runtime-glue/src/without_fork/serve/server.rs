@@ -66,7 +66,7 @@ impl Server {
         self.load(load)
     }
 
-    /// Serves the service that `make` returns. It is called once, inside the runtime.
+    /// Serves the service that `make` returns. The server calls `make` once, inside the runtime.
     pub fn serve<F, S, Kind>(self, make: F) -> Serving
     where
         F: FnOnce(&Worker) -> S + Send + 'static,
