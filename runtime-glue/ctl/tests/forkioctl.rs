@@ -137,7 +137,7 @@ scenarios!(
         server.stop();
     }
 
-    /// The exit codes of failures.
+    /// Each kind of failure has its exit code.
     fn failures() {
         let server = Server::start(&[]);
         remove(&server.load);

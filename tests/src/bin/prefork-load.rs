@@ -32,13 +32,13 @@ struct Counts {
     first: AtomicU64,
     /// A later request of a connection was lost.
     later: AtomicU64,
-    /// Connections that were reset; each is one of the lost ones too.
+    /// How many of the lost requests were lost by a reset of their connection.
     resets: AtomicU64,
     /// Connections that could not be made.
     refused: AtomicU64,
 }
 
-/// The disturbance of the server each second.
+/// What disturbs the server each second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Disturbance {
     Nothing,

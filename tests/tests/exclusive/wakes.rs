@@ -57,7 +57,7 @@ fn wakes_by_ten_connections(exclusive: bool) -> u64 {
         wait_until_asleep(&children);
     }
     let wakes = sleeps(&children) - before;
-    // The children do not read it, so that the event wakes all of them.
+    // The children do not read this byte, so that the event wakes all of them.
     turn.give();
     children.into_iter().for_each(reap);
     wakes

@@ -98,7 +98,7 @@ scenarios!(
         assert!(!ticker.is_finished());
     }
 
-    /// The exit codes of workers whose runtime cannot be built, or that panic.
+    /// A worker whose runtime cannot be built exits with 1, and one that panics with 101.
     async fn failures() {
         let once = || Prefork::new().workers(1).crash_limit(1);
         let exit_code = |result: Result<forkio::prefork::Stopped, PreforkError>| result.unwrap_err().exit_code();

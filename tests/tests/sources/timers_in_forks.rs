@@ -10,7 +10,7 @@ use forkio_tests::reactor::*;
 use crate::{CLOCKS, HOUR, MILLIS, check_blocked, with_timer};
 
 scenarios!(
-    /// The effect of each policy, and of muting, on a timer.
+    /// A timer follows each policy, and can be muted.
     fn policies() {
         let selector_and_timer = |policy| {
             let (mut selector, mut timer) = (Poll::new().unwrap(), Timer::new(Clock::Monotonic).unwrap());

@@ -72,7 +72,7 @@ scenarios!(
         assert_eq!(poll(&mut model, 0, &[1]), Ok(Polled::Complete));
     }
 
-    /// The child's registrations under each policy.
+    /// The model gives the child the registrations that each policy says.
     fn policies() {
         let mut model = one();
         for (slot, (fd, policy)) in (1..).zip([(5, Policy::Inherit), (6, Policy::NoFork), (7, Policy::Sever)]) {

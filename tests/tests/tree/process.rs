@@ -115,7 +115,7 @@ impl Process {
                 return Ok(Reply::Opened { fds, address: String::new() });
             }
             Command::Duplicate { slot, into } => {
-                // SAFETY: the slot's source has it open.
+                // SAFETY: the slot's source has the descriptor open.
                 let duplicate = unsafe { BorrowedFd::borrow_raw(self.fd(slot)) }.try_clone_to_owned()?;
                 let fds = vec![duplicate.as_raw_fd()];
                 put(&mut self.slots, into, Source::Bare(duplicate));
