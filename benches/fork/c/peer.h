@@ -40,7 +40,7 @@ static long now(void) {
     return nanoseconds(CLOCK_MONOTONIC);
 }
 
-/* Processor time of this thread: other threads and processes don't change it. */
+/* Processor time of this thread: other threads and processes do not change it. */
 static long spent(void) {
     return nanoseconds(CLOCK_THREAD_CPUTIME_ID);
 }

@@ -111,7 +111,7 @@ pub fn name_of(fd: &impl AsRawFd) -> String {
 #[track_caller]
 fn owned(fd: RawFd) -> OwnedFd {
     assert!(fd >= 0, "{}", io::Error::last_os_error());
-    // SAFETY: the caller has just opened it.
+    // SAFETY: the caller has just opened the descriptor.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 

@@ -177,7 +177,7 @@ scenarios!(
         }
     }
 
-    /// A span of the application around the server is outside that of the worker. With threads, tasks of the worker have it.
+    /// A span of the application around the server is outside that of the worker, also on a runtime with threads.
     fn application_may_have_spans() {
         let own = ["started", "future", "later", "handler", "counted", "ended"];
         for (threads, others) in [("0", &["spawned", "inherited"][..]), ("2", &[])] {
@@ -194,7 +194,7 @@ scenarios!(
         }
     }
 
-    /// A stream of HTTP/2 is a task that hyper spawns.
+    /// A stream of HTTP/2, which is a task that hyper spawns, is inside the worker's span.
     fn http2_on_threads() {
         let (mut program, address, mut log) = start("logs::prefork", &["2"]);
         let client = send_http2(&address);

@@ -202,7 +202,7 @@ fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the caller has just opened it.
+    // SAFETY: the caller has just opened the descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -93,7 +93,7 @@ fn measure(plan: &Plan, data: &mut Data) -> Measured {
     drop(servers);
     let servers = start_all(plan, data, LOGGING, &plan.cpus.one);
     for server in &servers {
-        // The server has the file open. Its space is freed when the server ends.
+        // The server has the file open. The space of the file is freed when the server ends.
         let _ = fs::remove_file(access_log(server.address));
     }
     load::saturate(plan, data, &servers, Workers::One, Connections::Open, ACCESS_LOG)?;
