@@ -63,6 +63,11 @@ scenarios!(
         let connection = waiting.expect("a connection that waits").answered();
         assert_eq!(connection.worker, 1);
         drop((served, connection));
+        // A death that the server notices after the stop would be its exit code.
+        wait_until("the first worker has been replaced", || {
+            let pids = server.pids();
+            pids.len() == 2 && !pids.contains(&first)
+        });
         server.stop();
     }
 );
