@@ -8,5 +8,3 @@ mod source;
 pub use self::event::Event;
 pub use self::events::{Events, Iter};
 pub use self::source::Source;
-#[cfg(any(feature = "net", feature = "os-ext"))]
-pub(crate) use self::source::{descriptor_owner, readable, writable};

@@ -28,11 +28,71 @@ pub use self::unix_datagram::UnixDatagram;
 pub use self::unix_listener::UnixListener;
 pub use self::unix_stream::UnixStream;
 
-/// Implements the part that the six sockets have in common: [`descriptor_owner`](crate::event::descriptor_owner), `Debug`
-/// that prints the standard library's type, and the conversion back to it.
+/// Implements methods that call the method of the same name of `inner`.
+macro_rules! forward {
+    ($name:ident: $($(#[$doc:meta])* fn $method:ident($($arg:ident: $type:ty),*) -> $result:ty;)+) => {
+        impl $name {$(
+            $(#[$doc])*
+            pub fn $method(&self, $($arg: $type),*) -> std::io::Result<$result> {
+                self.inner.$method($($arg),*)
+            }
+        )+}
+    };
+}
+
+/// Implements the setter and the getter of a socket option, which call those of `inner`.
+macro_rules! option {
+    ($name:ident: $set:ident, $get:ident, $type:ty, $meaning:literal) => {
+        crate::net::forward! { $name:
+            #[doc = concat!("Sets ", $meaning)]
+            ///
+            /// # Errors
+            ///
+            /// Those of `setsockopt(2)`.
+            fn $set(value: $type) -> ();
+
+            #[doc = concat!("Returns ", $meaning)]
+            ///
+            /// # Errors
+            ///
+            /// Those of `getsockopt(2)`.
+            fn $get() -> $type;
+        }
+    };
+    // The one option that several types have.
+    ($name:ident: ttl) => {
+        crate::net::option!($name: set_ttl, ttl, u32, "the time to live (`IP_TTL`) of the packets that the socket sends, in hops.");
+    };
+}
+
+/// Implements the part that all sockets have in common: [`descriptor_owner`](crate::io_source::descriptor_owner), `Debug` that
+/// prints the standard library's type, the conversions from and to that type, and two methods.
 macro_rules! socket {
-    ($name:ident, $std:ty, $kind:ident) => {
-        crate::event::descriptor_owner!($name, $std, $kind);
+    ($name:ident, $std:ty, $kind:ident, $address:ty) => {
+        crate::io_source::descriptor_owner!($name, $std, $kind);
+
+        impl $name {
+            /// Takes over a socket of the standard library, in the mode it is in.
+            pub fn from_std(socket: $std) -> $name {
+                $name { inner: IoSource::new(socket, SourceKind::$kind) }
+            }
+        }
+
+        crate::net::forward! { $name:
+            /// The address of this socket. A Unix domain socket has no name unless it was bound to one.
+            ///
+            /// # Errors
+            ///
+            /// Those of `getsockname(2)`.
+            fn local_addr() -> $address;
+
+            /// Takes the pending error (`SO_ERROR`) off the socket, such as that of a failed connection attempt.
+            ///
+            /// # Errors
+            ///
+            /// Those of `getsockopt(2)`.
+            fn take_error() -> Option<std::io::Error>;
+        }
 
         impl std::fmt::Debug for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -48,4 +108,34 @@ macro_rules! socket {
         }
     };
 }
-use socket;
+
+/// Implements the part that the sockets with a peer have in common.
+macro_rules! peer {
+    ($name:ident, $address:ty) => {
+        crate::net::forward! { $name:
+            /// The address of the peer, that is of the socket that this one is connected to. A Unix domain socket has no name
+            /// unless it was bound to one.
+            ///
+            /// # Errors
+            ///
+            /// Those of `getpeername(2)`: [`NotConnected`](std::io::ErrorKind::NotConnected).
+            fn peer_addr() -> $address;
+        }
+    };
+}
+
+/// Implements `shutdown`.
+macro_rules! shutdown {
+    ($name:ident) => {
+        crate::net::forward! { $name:
+            /// Shuts down the receiving half, the sending half or both, for every process that has the socket.
+            ///
+            /// # Errors
+            ///
+            /// Those of `shutdown(2)`: [`NotConnected`](std::io::ErrorKind::NotConnected) without a peer.
+            fn shutdown(how: std::net::Shutdown) -> ();
+        }
+    };
+}
+
+use {forward, option, peer, shutdown, socket};

@@ -2,7 +2,7 @@ use std::io;
 use std::net::{self, SocketAddr};
 
 use crate::io_source::{IoSource, SourceKind};
-use crate::net::{TcpStream, socket};
+use crate::net::{TcpStream, option, socket};
 use crate::sys;
 
 /// A TCP socket that accepts connections.
@@ -60,11 +60,6 @@ impl TcpListener {
         sys::socket::tcp_listen(addr).map(TcpListener::from_std)
     }
 
-    /// Takes over a listener of the standard library, in the mode it is in.
-    pub fn from_std(listener: net::TcpListener) -> TcpListener {
-        TcpListener { inner: IoSource::new(listener, SourceKind::Listener) }
-    }
-
     /// Accepts a connection; returns it, non-blocking and close-on-exec, with the peer's address.
     ///
     /// # Errors
@@ -74,42 +69,7 @@ impl TcpListener {
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         sys::socket::tcp_accept(&self.inner).map(|(stream, peer)| (TcpStream::from_std(stream), peer))
     }
-
-    /// The address the socket is bound to.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getsockname(2)`.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-
-    /// Sets the time to live (`IP_TTL`) of the packets that the socket sends, in hops.
-    ///
-    /// # Errors
-    ///
-    /// Those of `setsockopt(2)`.
-    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        self.inner.set_ttl(ttl)
-    }
-
-    /// The time to live (`IP_TTL`), in hops.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getsockopt(2)`.
-    pub fn ttl(&self) -> io::Result<u32> {
-        self.inner.ttl()
-    }
-
-    /// Takes the pending error (`SO_ERROR`) off the socket.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getsockopt(2)`.
-    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.inner.take_error()
-    }
 }
 
-socket!(TcpListener, net::TcpListener, Listener);
+socket!(TcpListener, net::TcpListener, Listener, SocketAddr);
+option!(TcpListener: ttl);

@@ -1,9 +1,8 @@
 use std::io;
-use std::net::{self, Shutdown, SocketAddr};
+use std::net::{self, SocketAddr};
 
-use crate::event::{readable, writable};
-use crate::io_source::{IoSource, SourceKind};
-use crate::net::socket;
+use crate::io_source::{IoSource, SourceKind, readable, try_io, writable};
+use crate::net::{forward, option, peer, shutdown, socket};
 use crate::sys;
 
 /// A TCP connection, or the attempt to make one.
@@ -62,102 +61,20 @@ impl TcpStream {
     pub fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
         sys::socket::tcp_connect(addr).map(TcpStream::from_std)
     }
+}
 
-    /// Takes over a stream of the standard library, connected or connecting, in the mode it is in.
-    pub fn from_std(stream: net::TcpStream) -> TcpStream {
-        TcpStream { inner: IoSource::new(stream, SourceKind::Stream) }
-    }
-
-    /// The peer's address.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getpeername(2)`: [`NotConnected`](io::ErrorKind::NotConnected).
-    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.peer_addr()
-    }
-
-    /// The address of this side.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getsockname(2)`.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-
-    /// Shuts down the reading half, the writing half or both, for every process that has the socket.
-    ///
-    /// # Errors
-    ///
-    /// Those of `shutdown(2)`: [`NotConnected`](io::ErrorKind::NotConnected).
-    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        self.inner.shutdown(how)
-    }
-
-    /// Switches `TCP_NODELAY`: when on, small segments are sent at once (no Nagle algorithm).
-    ///
-    /// # Errors
-    ///
-    /// Those of `setsockopt(2)`.
-    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        self.inner.set_nodelay(nodelay)
-    }
-
-    /// Whether `TCP_NODELAY` is on.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getsockopt(2)`.
-    pub fn nodelay(&self) -> io::Result<bool> {
-        self.inner.nodelay()
-    }
-
-    /// Sets the time to live (`IP_TTL`) of the packets that the socket sends, in hops.
-    ///
-    /// # Errors
-    ///
-    /// Those of `setsockopt(2)`.
-    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        self.inner.set_ttl(ttl)
-    }
-
-    /// The time to live (`IP_TTL`), in hops.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getsockopt(2)`.
-    pub fn ttl(&self) -> io::Result<u32> {
-        self.inner.ttl()
-    }
-
-    /// Takes the pending error (`SO_ERROR`) off the socket, such as that of a failed connection attempt.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getsockopt(2)`.
-    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.inner.take_error()
-    }
-
+forward! { TcpStream:
     /// Reads without taking the data off the queue (`MSG_PEEK`); returns the number of bytes.
     ///
     /// # Errors
     ///
     /// Those of `recv(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock) if there is nothing to read.
-    pub fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.inner.peek(buf)
-    }
+    fn peek(buf: &mut [u8]) -> usize;
+}
 
-    /// Runs an I/O operation on the socket's descriptor that this type has no method for.
-    ///
-    /// The kernel keeps the readiness, so this only calls `f`. Portable programs need this method: on other systems mio
-    /// re-arms the source when `f` fails with [`WouldBlock`](io::ErrorKind::WouldBlock).
-    ///
-    /// # Errors
-    ///
-    /// Those of `f`.
-    ///
+socket!(TcpStream, net::TcpStream, Stream, SocketAddr);
+peer!(TcpStream, SocketAddr);
+try_io! { TcpStream:
     /// # Examples
     ///
     /// ```no_run
@@ -172,14 +89,9 @@ impl TcpStream {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn try_io<F, T>(&self, f: F) -> io::Result<T>
-    where
-        F: FnOnce() -> io::Result<T>,
-    {
-        f()
-    }
 }
-
-socket!(TcpStream, net::TcpStream, Stream);
+shutdown!(TcpStream);
+option!(TcpStream: set_nodelay, nodelay, bool, "`TCP_NODELAY`: whether small segments are sent at once (no Nagle algorithm).");
+option!(TcpStream: ttl);
 readable!(TcpStream, &TcpStream);
 writable!(TcpStream, &TcpStream);

@@ -1,10 +1,9 @@
 use std::io;
-use std::net::Shutdown;
 use std::os::unix::net::{self, SocketAddr};
 use std::path::Path;
 
-use crate::io_source::{IoSource, SourceKind};
-use crate::net::socket;
+use crate::io_source::{IoSource, SourceKind, try_io};
+use crate::net::{forward, peer, shutdown, socket};
 use crate::sys;
 
 /// A Unix domain datagram socket.
@@ -56,11 +55,6 @@ impl UnixDatagram {
         sys::socket::unix_datagram(address).map(UnixDatagram::from_std)
     }
 
-    /// Takes over a socket of the standard library, in the mode it is in.
-    pub fn from_std(socket: net::UnixDatagram) -> UnixDatagram {
-        UnixDatagram { inner: IoSource::new(socket, SourceKind::Datagram) }
-    }
-
     /// Sets the peer that [`send`](UnixDatagram::send) sends to. The socket then receives datagrams only from this peer.
     ///
     /// # Errors
@@ -91,42 +85,6 @@ impl UnixDatagram {
         Ok((own(a), own(b)))
     }
 
-    /// The address of this socket; unnamed unless it was bound to a name.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getsockname(2)`.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-
-    /// The address of the socket it was connected to.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getpeername(2)`: [`NotConnected`](io::ErrorKind::NotConnected).
-    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.peer_addr()
-    }
-
-    /// Receives a datagram; returns its length, or the buffer's if that is less, and the sender's address.
-    ///
-    /// # Errors
-    ///
-    /// Those of `recvfrom(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock).
-    pub fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        self.inner.recv_from(buf)
-    }
-
-    /// Receives a datagram; returns its length, or the buffer's if that is less.
-    ///
-    /// # Errors
-    ///
-    /// Those of `recv(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock).
-    pub fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.inner.recv(buf)
-    }
-
     /// Sends a datagram to the socket at `path`; returns its length.
     ///
     /// # Errors
@@ -136,6 +94,22 @@ impl UnixDatagram {
     pub fn send_to<P: AsRef<Path>>(&self, buf: &[u8], path: P) -> io::Result<usize> {
         self.inner.send_to(buf, path)
     }
+}
+
+forward! { UnixDatagram:
+    /// Receives a datagram; returns its length, or the buffer's if that is less, and the sender's address.
+    ///
+    /// # Errors
+    ///
+    /// Those of `recvfrom(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock).
+    fn recv_from(buf: &mut [u8]) -> (usize, SocketAddr);
+
+    /// Receives a datagram; returns its length, or the buffer's if that is less.
+    ///
+    /// # Errors
+    ///
+    /// Those of `recv(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock).
+    fn recv(buf: &mut [u8]) -> usize;
 
     /// Sends a datagram to the peer; returns its length.
     ///
@@ -143,40 +117,10 @@ impl UnixDatagram {
     ///
     /// Those of `send(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock) if the receiver's queue is full,
     /// [`NotConnected`](io::ErrorKind::NotConnected) without a peer.
-    pub fn send(&self, buf: &[u8]) -> io::Result<usize> {
-        self.inner.send(buf)
-    }
-
-    /// Takes the pending error (`SO_ERROR`) off the socket.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getsockopt(2)`.
-    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.inner.take_error()
-    }
-
-    /// Shuts down receiving, sending or both, for every process that has the socket.
-    ///
-    /// # Errors
-    ///
-    /// Those of `shutdown(2)`: [`NotConnected`](io::ErrorKind::NotConnected) without a peer.
-    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        self.inner.shutdown(how)
-    }
-
-    /// Runs an I/O operation on the socket's descriptor that this type has no method for, such as receiving descriptors;
-    /// see [`TcpStream::try_io`](crate::net::TcpStream::try_io).
-    ///
-    /// # Errors
-    ///
-    /// Those of `f`.
-    pub fn try_io<F, T>(&self, f: F) -> io::Result<T>
-    where
-        F: FnOnce() -> io::Result<T>,
-    {
-        f()
-    }
+    fn send(buf: &[u8]) -> usize;
 }
 
-socket!(UnixDatagram, net::UnixDatagram, Datagram);
+socket!(UnixDatagram, net::UnixDatagram, Datagram, SocketAddr);
+peer!(UnixDatagram, SocketAddr);
+try_io!(UnixDatagram);
+shutdown!(UnixDatagram);

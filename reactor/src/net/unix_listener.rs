@@ -56,11 +56,6 @@ impl UnixListener {
         sys::socket::unix_listen(address).map(UnixListener::from_std)
     }
 
-    /// Takes over a listener of the standard library, in the mode it is in.
-    pub fn from_std(listener: net::UnixListener) -> UnixListener {
-        UnixListener { inner: IoSource::new(listener, SourceKind::Listener) }
-    }
-
     /// Accepts a connection; returns it, non-blocking and close-on-exec, with the peer's address.
     ///
     /// # Errors
@@ -69,24 +64,6 @@ impl UnixListener {
     pub fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
         sys::socket::unix_accept(&self.inner).map(|(stream, peer)| (UnixStream::from_std(stream), peer))
     }
-
-    /// The address the socket is bound to.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getsockname(2)`.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-
-    /// Takes the pending error (`SO_ERROR`) off the socket.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getsockopt(2)`.
-    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.inner.take_error()
-    }
 }
 
-socket!(UnixListener, net::UnixListener, Listener);
+socket!(UnixListener, net::UnixListener, Listener, SocketAddr);

@@ -1,11 +1,9 @@
 use std::io;
-use std::net::Shutdown;
 use std::os::unix::net::{self, SocketAddr};
 use std::path::Path;
 
-use crate::event::{readable, writable};
-use crate::io_source::{IoSource, SourceKind};
-use crate::net::socket;
+use crate::io_source::{IoSource, SourceKind, readable, try_io, writable};
+use crate::net::{peer, shutdown, socket};
 use crate::sys;
 
 /// A Unix domain stream connection.
@@ -62,11 +60,6 @@ impl UnixStream {
         sys::socket::unix_connect(address).map(UnixStream::from_std)
     }
 
-    /// Takes over a stream of the standard library, in the mode it is in.
-    pub fn from_std(stream: net::UnixStream) -> UnixStream {
-        UnixStream { inner: IoSource::new(stream, SourceKind::Stream) }
-    }
-
     /// Makes two sockets without names, connected to each other.
     ///
     /// # Errors
@@ -77,57 +70,11 @@ impl UnixStream {
         let (a, b) = IoSource::pair(a, b);
         Ok((UnixStream { inner: a }, UnixStream { inner: b }))
     }
-
-    /// The address of this side; unnamed unless it was bound to a name.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getsockname(2)`.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-
-    /// The peer's address; unnamed unless it was bound to a name.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getpeername(2)`: [`NotConnected`](io::ErrorKind::NotConnected).
-    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.peer_addr()
-    }
-
-    /// Takes the pending error (`SO_ERROR`) off the socket.
-    ///
-    /// # Errors
-    ///
-    /// Those of `getsockopt(2)`.
-    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.inner.take_error()
-    }
-
-    /// Shuts down the reading half, the writing half or both, for every process that has the socket.
-    ///
-    /// # Errors
-    ///
-    /// Those of `shutdown(2)`: [`NotConnected`](io::ErrorKind::NotConnected).
-    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        self.inner.shutdown(how)
-    }
-
-    /// Runs an I/O operation on the socket's descriptor that this type has no method for, such as receiving descriptors; see
-    /// [`TcpStream::try_io`](crate::net::TcpStream::try_io).
-    ///
-    /// # Errors
-    ///
-    /// Those of `f`.
-    pub fn try_io<F, T>(&self, f: F) -> io::Result<T>
-    where
-        F: FnOnce() -> io::Result<T>,
-    {
-        f()
-    }
 }
 
-socket!(UnixStream, net::UnixStream, Stream);
+socket!(UnixStream, net::UnixStream, Stream, SocketAddr);
+peer!(UnixStream, SocketAddr);
+try_io!(UnixStream);
+shutdown!(UnixStream);
 readable!(UnixStream, &UnixStream);
 writable!(UnixStream, &UnixStream);

@@ -58,22 +58,8 @@ impl ProcessHandle {
     }
 }
 
-impl AsRawFd for ProcessHandle {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
-/// Linux only: a [pidfd](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
-impl AsFd for crate::unix::Process {
+impl AsFd for ProcessHandle {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.sys().0.as_fd()
-    }
-}
-
-/// Linux only; see [`AsFd`](#impl-AsFd-for-Process).
-impl AsRawFd for crate::unix::Process {
-    fn as_raw_fd(&self) -> RawFd {
-        self.sys().as_raw_fd()
+        self.0.as_fd()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::syscall;
 use crate::unix::SignalInfo;
@@ -65,23 +65,8 @@ impl SignalQueue {
     }
 }
 
-impl AsRawFd for SignalQueue {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
-/// Linux only: a [signalfd](https://man7.org/linux/man-pages/man2/signalfd.2.html), for waiting by other means. Do not
-/// change its set, because processes share it.
-impl AsFd for crate::unix::Signals {
+impl AsFd for SignalQueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.sys().0.as_fd()
-    }
-}
-
-/// Linux only; see [`AsFd`](#impl-AsFd-for-Signals).
-impl AsRawFd for crate::unix::Signals {
-    fn as_raw_fd(&self) -> RawFd {
-        self.sys().as_raw_fd()
+        self.0.as_fd()
     }
 }

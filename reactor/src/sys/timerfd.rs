@@ -3,9 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::io::Read;
-#[cfg(all(feature = "os-ext", not(forkio_kqueue)))]
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::syscall;
 use crate::timer_state::{Clock, Setting};
@@ -43,27 +41,9 @@ impl Timer {
     }
 }
 
-impl AsRawFd for Timer {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
-/// Linux only: a [timerfd](https://man7.org/linux/man-pages/man2/timerfd_create.2.html), for waiting by other means. Take
-/// expirations with [`expirations`](crate::unix::Timer::expirations) only, and set it with the type's own methods: a fork
-/// does not notice changes that the program makes through the descriptor.
-#[cfg(all(feature = "os-ext", not(forkio_kqueue)))]
-impl AsFd for crate::unix::Timer {
+impl AsFd for Timer {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.sys().0.as_fd()
-    }
-}
-
-/// Linux only; see [`AsFd`](#impl-AsFd-for-Timer).
-#[cfg(all(feature = "os-ext", not(forkio_kqueue)))]
-impl AsRawFd for crate::unix::Timer {
-    fn as_raw_fd(&self) -> RawFd {
-        self.sys().as_raw_fd()
+        self.0.as_fd()
     }
 }
 
@@ -251,7 +231,7 @@ mod tests {
         let first = now(Clock::Monotonic) - 10 * period - period / 2;
         timer.set(Some(Setting { first, period })).unwrap();
         let begins_with = |expiration: u64| {
-            let found = observe(timer.as_raw_fd()).unwrap().rest.unwrap();
+            let found = observe(timer.0.as_raw_fd()).unwrap().rest.unwrap();
             assert_eq!(found.period, period);
             let expected = first + expiration * period;
             assert!(found.first.abs_diff(expected) < period / 2, "{found:?} in place of {expected}");
@@ -261,6 +241,6 @@ mod tests {
         assert!(taken >= 11, "{taken}");
         begins_with(taken);
         timer.set(None).unwrap();
-        assert_eq!(observe(timer.as_raw_fd()).unwrap().rest, None);
+        assert_eq!(observe(timer.0.as_raw_fd()).unwrap().rest, None);
     }
 }

@@ -5,8 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
 
-use crate::event::{descriptor_owner, readable, writable};
-use crate::io_source::{IoSource, SourceKind};
+use crate::io_source::{IoSource, SourceKind, descriptor_owner, readable, try_io, writable};
 use crate::sys::socket;
 
 /// Makes a [pipe], both ends non-blocking and close-on-exec.
@@ -86,16 +85,9 @@ impl Sender {
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         socket::set_nonblocking(self.inner.as_fd(), nonblocking)
     }
+}
 
-    /// Runs an I/O operation on the pipe's descriptor that this type has no method for.
-    ///
-    /// The kernel keeps the readiness, so this only calls `f`. Portable programs need this method: on other systems mio
-    /// re-arms the source when `f` fails with [`WouldBlock`](io::ErrorKind::WouldBlock).
-    ///
-    /// # Errors
-    ///
-    /// Those of `f`.
-    ///
+try_io! { Sender:
     /// # Examples
     ///
     /// ```
@@ -110,12 +102,6 @@ impl Sender {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn try_io<F, T>(&self, f: F) -> io::Result<T>
-    where
-        F: FnOnce() -> io::Result<T>,
-    {
-        f()
-    }
 }
 
 descriptor_owner!(Sender, File, Pipe);
@@ -146,20 +132,9 @@ impl Receiver {
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         socket::set_nonblocking(self.inner.as_fd(), nonblocking)
     }
-
-    /// Runs an I/O operation on the pipe's descriptor that this type has no method for; see [`Sender::try_io`].
-    ///
-    /// # Errors
-    ///
-    /// Those of `f`.
-    pub fn try_io<F, T>(&self, f: F) -> io::Result<T>
-    where
-        F: FnOnce() -> io::Result<T>,
-    {
-        f()
-    }
 }
 
+try_io!(Receiver);
 descriptor_owner!(Receiver, File, Pipe);
 readable!(Receiver, &Receiver);
 

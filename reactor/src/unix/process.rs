@@ -1,8 +1,8 @@
 use std::io;
 use std::process::ExitStatus;
 
-use crate::io_source::{IoSource, SourceKind};
-use crate::{Interest, Registry, Token, event, fork, sys};
+use crate::io_source::{IoSource, SourceKind, source};
+use crate::{fork, sys};
 
 /// A watch on another process: [readable](crate::event::Event::is_readable) once it has ended.
 ///
@@ -80,22 +80,10 @@ impl Process {
     pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         self.inner.try_wait()
     }
-
-    pub(crate) fn sys(&self) -> &sys::ProcessHandle {
-        &self.inner
-    }
 }
 
-impl event::Source for Process {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.inner.register(registry, token, interests)
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.inner.reregister(registry, token, interests)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.inner.deregister(registry)
-    }
+source! {
+    /// A descriptor for waiting by other means. Linux: a [pidfd](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
+    /// kqueue systems: a queue with the watch.
+    Process
 }

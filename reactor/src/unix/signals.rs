@@ -1,7 +1,7 @@
 use std::io;
 
-use crate::io_source::{IoSource, SourceKind};
-use crate::{Interest, Registry, Token, event, fork, sys};
+use crate::io_source::{IoSource, SourceKind, source};
+use crate::{fork, sys};
 
 /// Signals of this process as a source: [readable](crate::event::Event::is_readable) when one has arrived.
 ///
@@ -74,24 +74,12 @@ impl Signals {
         fork::settle();
         self.inner.take()
     }
-
-    pub(crate) fn sys(&self) -> &sys::SignalQueue {
-        &self.inner
-    }
 }
 
-impl event::Source for Signals {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.inner.register(registry, token, interests)
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.inner.reregister(registry, token, interests)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.inner.deregister(registry)
-    }
+source! {
+    /// A descriptor for waiting by other means. Linux: a [signalfd](https://man7.org/linux/man-pages/man2/signalfd.2.html), whose
+    /// set must not be changed, because processes share it. kqueue systems: a queue with the signals.
+    Signals
 }
 
 /// A signal that was received.

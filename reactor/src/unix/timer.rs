@@ -1,18 +1,18 @@
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::io_source::{IoSource, SourceKind};
+use crate::io_source::{IoSource, SourceKind, source};
 use crate::timer_state::{Clock, Setting, TimerState};
-use crate::{Interest, Registry, Token, event, fork, sys};
+use crate::{fork, sys};
 
 /// A timer in the kernel: a source that becomes [readable](crate::event::Event::is_readable) when it expires.
 ///
 /// It expires once, or once and then after each period, on either [`Clock`], with the precision of the kernel's timers.
-/// Register it with [`Interest::READABLE`]. After an event call [`expirations`](Timer::expirations), which returns how many
-/// there were since the last call. Until you call it the timer stays readable, and a later expiration need not give another
-/// event.
+/// Register it with [`READABLE`](crate::Interest::READABLE). After an event call [`expirations`](Timer::expirations), which
+/// returns how many there were since the last call. Until you call it the timer stays readable, and a later expiration need
+/// not give another event.
 ///
 /// # Fork
 ///
@@ -62,16 +62,16 @@ struct Recorded {
     state: Arc<TimerState>,
 }
 
-impl AsRawFd for Recorded {
-    fn as_raw_fd(&self) -> RawFd {
-        self.timer.as_raw_fd()
+impl AsFd for Recorded {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
     }
 }
 
 /// Makes forks forget the timer, before it is closed and after its registration has ended.
 impl Drop for Recorded {
     fn drop(&mut self) {
-        fork::remove_timer(self.as_raw_fd());
+        fork::remove_timer(self.as_fd().as_raw_fd());
     }
 }
 
@@ -164,22 +164,12 @@ impl Timer {
     pub fn clock(&self) -> Clock {
         self.inner.state.clock()
     }
-
-    pub(crate) fn sys(&self) -> &sys::Timer {
-        &self.inner.timer
-    }
 }
 
-impl event::Source for Timer {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.inner.register(registry, token, interests)
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.inner.reregister(registry, token, interests)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.inner.deregister(registry)
-    }
+source! {
+    /// A descriptor for waiting by other means. Linux: a
+    /// [timerfd](https://man7.org/linux/man-pages/man2/timerfd_create.2.html). kqueue systems: a queue with the timer. Take
+    /// expirations with [`expirations`](Timer::expirations) only, and set the timer with the type's own methods: a fork does not
+    /// notice changes that the program makes through the descriptor.
+    Timer
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::kernel::{EV_ADD, EV_CLEAR, EVFILT_SIGNAL};
 use super::own::{Contents, OwnQueue};
@@ -133,22 +133,8 @@ fn value(_: &libc::siginfo_t) -> i32 {
     0
 }
 
-impl AsRawFd for SignalQueue {
-    fn as_raw_fd(&self) -> RawFd {
-        self.queue.as_raw_fd()
-    }
-}
-
-/// The signals' own queue, for waiting by other means.
-impl AsFd for crate::unix::Signals {
+impl AsFd for SignalQueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.sys().queue.as_fd()
-    }
-}
-
-/// See [`AsFd`](#impl-AsFd-for-Signals).
-impl AsRawFd for crate::unix::Signals {
-    fn as_raw_fd(&self) -> RawFd {
-        self.sys().as_raw_fd()
+        self.queue.as_fd()
     }
 }

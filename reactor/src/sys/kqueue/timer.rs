@@ -1,9 +1,7 @@
 //! Timers by `EVFILT_TIMER`.
 
 use std::io;
-#[cfg(feature = "os-ext")]
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::own::{Alarm, Contents, OwnQueue};
@@ -50,25 +48,9 @@ impl Timer {
     }
 }
 
-impl AsRawFd for Timer {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
-/// The timer's own queue, for waiting by other means.
-#[cfg(feature = "os-ext")]
-impl AsFd for crate::unix::Timer {
+impl AsFd for Timer {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.sys().0.as_fd()
-    }
-}
-
-/// See [`AsFd`](#impl-AsFd-for-Timer).
-#[cfg(feature = "os-ext")]
-impl AsRawFd for crate::unix::Timer {
-    fn as_raw_fd(&self) -> RawFd {
-        self.sys().as_raw_fd()
+        self.0.as_fd()
     }
 }
 
