@@ -80,6 +80,7 @@ pub mod net;
 pub mod unix;
 
 mod interest;
+#[cfg(any(feature = "net", feature = "os-ext"))]
 mod io_source;
 mod lock;
 mod misuse;

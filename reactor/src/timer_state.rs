@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::sys;
+use rustix::time::{ClockId, Timespec};
 
 /// The clock that a [`Timer`](crate::unix::Timer) uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,8 +20,23 @@ impl Clock {
     /// Returns the time that the clock shows. The real-time clock counts from the beginning of 1970 (UTC), the monotonic
     /// clock from a moment that is the same for all processes of the system.
     pub fn now(self) -> Duration {
-        Duration::from_nanos(sys::timer::now(self))
+        Duration::from_nanos(self.nanos())
     }
+
+    pub(crate) fn nanos(self) -> u64 {
+        nanos(rustix::time::clock_gettime(match self {
+            Clock::Monotonic => ClockId::Monotonic,
+            Clock::Realtime => ClockId::Realtime,
+        }))
+    }
+}
+
+pub(crate) fn nanos(time: Timespec) -> u64 {
+    Duration::try_from(time).map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+pub(crate) fn timespec(nanos: u64) -> Timespec {
+    Timespec { tv_sec: (nanos / 1_000_000_000) as i64, tv_nsec: (nanos % 1_000_000_000) as _ }
 }
 
 /// When a timer expires, in nanoseconds of its clock.

@@ -201,7 +201,7 @@ impl Lists {
             let list = adoption::list(number).map_err(failed)?;
             let is_of_tokio = list.iter().any(|listed| is_receiver(listed) && listed.inode == self.inode);
             let queue = Queue::vacant();
-            queue.refer_to(number);
+            queue.set(number);
             let registered = is_of_tokio.then(|| adoption::registered(&queue, &list).map_err(failed));
             self.read.insert(number, registered.transpose()?);
         }
@@ -252,7 +252,7 @@ fn assign_cores(state: &mut ProcessState, instances: Vec<Instance>) -> Vec<(&'st
             None if was_adopted => continue,
             _ => begin_core(state),
         };
-        core.kernel.queue.refer_to(instance.numbers[0]);
+        core.kernel.queue.set(instance.numbers[0]);
         state.adopted.queues.push(AdoptedQueue { core, duplicates: instance.numbers[1..].to_vec() });
         assigned.push((core, instance));
     }

@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use socket2::Type;
+
 use super::error::PrepareObject;
 use crate::sys;
 use crate::sys::descriptor::{self, Identity};
@@ -66,11 +68,11 @@ impl RenewedPair {
     /// Makes a fresh pair for the one with these ends.
     pub(super) fn new(ends: [RawFd; 2], replacements: &mut Replacements) -> io::Result<RenewedPair> {
         let identities = [descriptor::identity(ends[0])?, descriptor::identity(ends[1])?];
-        let fresh = descriptor::stream_pair()?;
+        let fresh = descriptor::pair(Type::STREAM)?;
         let end = |at: usize| RenewedEnd { fd: ends[at], identity: identities[at], fresh: fresh[at].as_raw_fd() };
         let pair = RenewedPair { ends: [end(0), end(1)] };
         for (fresh, fd) in fresh.into_iter().zip(ends) {
-            replacements.add(fresh, fd);
+            replacements.add(fresh.into(), fd);
         }
         Ok(pair)
     }

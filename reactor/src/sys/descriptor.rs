@@ -5,9 +5,22 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_type;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketType};
+use socket2::{Domain, Socket, Type};
 
-use super::syscall;
+use super::{bare_kind, fstat, socket_pcb, syscall};
 use crate::source_kind::SourceKind;
+
+/// A descriptor as system calls take it: they return EBADF if it is not open.
+#[inline(always)]
+pub(crate) fn borrow(fd: RawFd) -> Result<BorrowedFd<'static>, Errno> {
+    if fd < 0 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: it is not -1, and only system calls that leave it open get it.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+}
 
 /// Device and inode: the same for all duplicates of a socket or pipe. (Socket inodes count up to 2^32 and begin again, so a
 /// very old socket and a new one may share an inode.) For sockets that have no inode, another number from the kernel takes
@@ -15,10 +28,10 @@ use crate::source_kind::SourceKind;
 pub(crate) type Identity = (u64, u64);
 
 pub(crate) fn identity(fd: RawFd) -> io::Result<Identity> {
-    let stat = system::fstat(fd)?;
+    let stat = fstat(fd)?;
     #[allow(clippy::unnecessary_cast, reason = "systems differ in the types")]
     let (device, inode) = (stat.st_dev as u64, stat.st_ino as u64);
-    Ok(match system::socket_pcb(fd).filter(|_| inode == 0) {
+    Ok(match socket_pcb(fd).filter(|_| inode == 0) {
         Some(pcb) => (u64::MAX, pcb),
         None => (device, inode),
     })
@@ -26,18 +39,18 @@ pub(crate) fn identity(fd: RawFd) -> io::Result<Identity> {
 
 /// Determines the kind of a bare descriptor.
 pub(crate) fn kind(fd: RawFd) -> io::Result<SourceKind> {
-    if let Some(kind) = system::kind(fd) {
+    if let Some(kind) = bare_kind(fd) {
         return Ok(kind);
     }
-    kind_of_mode(fd, system::fstat(fd)?.st_mode)
+    kind_of_mode(fd, fstat(fd)?.st_mode)
 }
 
 /// Like [`kind`], for a descriptor that has this `st_mode`.
-fn kind_of_mode(fd: RawFd, mode: libc::mode_t) -> io::Result<SourceKind> {
+pub(super) fn kind_of_mode(fd: RawFd, mode: libc::mode_t) -> io::Result<SourceKind> {
     Ok(match mode & libc::S_IFMT {
-        libc::S_IFSOCK => match socket_option(fd, libc::SO_TYPE)? {
-            libc::SOCK_DGRAM | libc::SOCK_RAW => SourceKind::Datagram,
-            _ if socket_option(fd, libc::SO_ACCEPTCONN)? != 0 => SourceKind::Listener,
+        libc::S_IFSOCK => match socket_type(borrow(fd)?)? {
+            SocketType::DGRAM | SocketType::RAW => SourceKind::Datagram,
+            _ if is_listening(fd)? => SourceKind::Listener,
             _ => SourceKind::Stream,
         },
         libc::S_IFIFO => SourceKind::Pipe,
@@ -46,82 +59,12 @@ fn kind_of_mode(fd: RawFd, mode: libc::mode_t) -> io::Result<SourceKind> {
     })
 }
 
-#[cfg(all(test, target_os = "linux", not(forkio_kqueue)))]
-mod tests {
-    use std::os::unix::net::{UnixListener, UnixStream};
-
-    use super::*;
-
-    #[test]
-    fn ends_of_pairs_are_unnamed() {
-        let (end, _other) = UnixStream::pair().unwrap();
-        assert!(is_unnamed_stream(end.as_raw_fd()));
-        let path = std::env::temp_dir().join(format!("forkio-unnamed-{}", std::process::id()));
-        let listener = UnixListener::bind(&path).unwrap();
-        let client = UnixStream::connect(&path).unwrap();
-        let (accepted, _) = listener.accept().unwrap();
-        std::fs::remove_file(&path).unwrap();
-        assert!(!is_unnamed_stream(client.as_raw_fd()) && !is_unnamed_stream(accepted.as_raw_fd()));
-    }
-}
-
-/// Returns kind, inode and device number of a descriptor. The device number is the one of proc(5), not that of fstat(2).
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
-pub(crate) fn examine(fd: RawFd) -> io::Result<(SourceKind, u64, u64)> {
-    /// `MINORBITS` of the kernel's `dev_t`.
-    const MINOR_BITS: u32 = 20;
-    let stat = system::fstat(fd)?;
-    let (major, minor) = (libc::major(stat.st_dev), libc::minor(stat.st_dev));
-    Ok((kind_of_mode(fd, stat.st_mode)?, stat.st_ino, u64::from(major) << MINOR_BITS | u64::from(minor)))
-}
-
-/// The facts about descriptors that a kqueue system has beside fstat(2).
-#[cfg(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue))]
-mod system {
-    use std::os::fd::RawFd;
-
-    use crate::source_kind::SourceKind;
-    pub(super) use crate::sys::kqueue::kernel::{fstat, socket_pcb};
-    use crate::sys::kqueue::{self, is_queue};
-
-    /// The kinds that fstat(2) does not tell: it may report a queue as a pipe.
-    pub(super) fn kind(fd: RawFd) -> Option<SourceKind> {
-        kqueue::kind(fd).or_else(|| is_queue(fd).then_some(SourceKind::Queue))
-    }
-}
-
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
-mod system {
-    use std::io;
-    use std::mem::MaybeUninit;
-    use std::os::fd::RawFd;
-
-    use crate::source_kind::SourceKind;
-    use crate::sys::syscall;
-
-    pub(super) fn fstat(fd: RawFd) -> io::Result<libc::stat> {
-        let mut stat = MaybeUninit::<libc::stat>::uninit();
-        // SAFETY: the kernel fills `stat`.
-        syscall!(fstat(fd, stat.as_mut_ptr()))?;
-        // SAFETY: fstat succeeded, so it is filled.
-        Ok(unsafe { stat.assume_init() })
-    }
-
-    pub(super) fn socket_pcb(_: RawFd) -> Option<u64> {
-        None
-    }
-
-    pub(super) fn kind(_: RawFd) -> Option<SourceKind> {
-        None
-    }
-}
-
-fn socket_option(fd: RawFd, option: libc::c_int) -> io::Result<libc::c_int> {
+fn is_listening(fd: RawFd) -> io::Result<bool> {
     let mut value: libc::c_int = 0;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes to `value`.
-    syscall!(getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &mut length))?;
-    Ok(value)
+    syscall!(getsockopt(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN, (&raw mut value).cast(), &mut length))?;
+    Ok(value != 0)
 }
 
 /// Tells kernel objects without a file type of their own apart, by the name that proc(5) gives for `fd/`.
@@ -140,85 +83,84 @@ fn anonymous_kind(fd: RawFd) -> SourceKind {
     }
 }
 
-/// Makes a connected stream socket pair, non-blocking and close-on-exec.
-#[cfg(target_vendor = "apple")]
-pub(crate) fn stream_pair() -> io::Result<[OwnedFd; 2]> {
-    let (a, b) = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
-    a.set_nonblocking(true)?;
-    b.set_nonblocking(true)?;
-    Ok([a.into(), b.into()])
+/// Makes a connected socket pair, non-blocking and close-on-exec.
+pub(crate) fn pair(kind: Type) -> io::Result<[Socket; 2]> {
+    #[cfg(not(target_vendor = "apple"))]
+    let kind = kind.nonblocking();
+    let (a, b) = Socket::pair(Domain::UNIX, kind, None)?;
+    #[cfg(target_vendor = "apple")]
+    [&a, &b].into_iter().try_for_each(|end| end.set_nonblocking(true))?;
+    Ok([a, b])
 }
 
-/// Makes a connected stream socket pair, non-blocking and close-on-exec.
+/// Opens a pipe. Returns the reading end, then the writing end.
 #[cfg(not(target_vendor = "apple"))]
-pub(crate) fn stream_pair() -> io::Result<[OwnedFd; 2]> {
-    let mut fds = [-1; 2];
-    let flags = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: the kernel writes two descriptors.
-    syscall!(socketpair(libc::AF_UNIX, flags, 0, fds.as_mut_ptr()))?;
-    // SAFETY: the kernel has just given us these descriptors, and nothing else owns them.
-    Ok(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)?)
+}
+
+/// Opens a pipe. Returns the reading end, then the writing end.
+#[cfg(target_vendor = "apple")]
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = rustix::pipe::pipe()?;
+    for end in [&reader, &writer] {
+        rustix::io::ioctl_fioclex(end)?;
+        rustix::io::ioctl_fionbio(end, true)?;
+    }
+    Ok((reader, writer))
 }
 
 /// Makes a socket whose peer is closed: reads return end of file, and writes fail with `EPIPE`.
 pub(crate) fn dead_endpoint() -> io::Result<OwnedFd> {
-    let [kept, closed] = stream_pair()?;
-    drop(closed);
-    Ok(kept)
+    pair(Type::STREAM).map(|[kept, _closed]| kept.into())
 }
 
 /// Whether `fd` is a stream socket of the Unix domain, like the ends of a pair.
 pub(crate) fn is_unix_stream(fd: RawFd) -> bool {
-    if fd < 0 {
-        return false;
-    }
-    // SAFETY: not -1, and used only for getsockname(2), which returns EBADF if the descriptor is not open.
-    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
-    rustix::net::getsockname(socket).is_ok_and(|name| name.address_family() == rustix::net::AddressFamily::UNIX)
-        && socket_option(fd, libc::SO_TYPE).is_ok_and(|kind| kind == libc::SOCK_STREAM)
+    let Ok(socket) = borrow(fd) else { return false };
+    rustix::net::getsockname(socket).is_ok_and(|name| name.address_family() == AddressFamily::UNIX)
+        && socket_type(socket).is_ok_and(|kind| kind == SocketType::STREAM)
 }
 
 /// Whether `fd` is a Unix stream socket, and neither it nor its peer has a name: like the ends of a pair.
 #[cfg_attr(forkio_kqueue, allow(dead_code))]
 pub(crate) fn is_unnamed_stream(fd: RawFd) -> bool {
-    if !is_unix_stream(fd) {
-        return false;
-    }
-    // SAFETY: it is open, and used only for getsockname(2) and getpeername(2).
-    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
     // The address of a socket without a name is a family alone.
-    let is_unnamed =
-        |address: rustix::net::SocketAddrAny| address.addr_len() as usize <= size_of::<libc::sa_family_t>();
-    rustix::net::getsockname(socket).is_ok_and(is_unnamed)
-        && rustix::net::getpeername(socket).is_ok_and(|peer| peer.is_none_or(is_unnamed))
+    let is_unnamed = |address: SocketAddrAny| address.addr_len() as usize <= size_of::<libc::sa_family_t>();
+    is_unix_stream(fd)
+        && borrow(fd).and_then(rustix::net::getsockname).is_ok_and(is_unnamed)
+        && borrow(fd).and_then(rustix::net::getpeername).is_ok_and(|peer| peer.is_none_or(is_unnamed))
 }
 
 /// Takes up to `count` bytes from a socket.
 pub(crate) fn take_bytes(fd: RawFd, count: usize) -> io::Result<()> {
-    let mut bytes = vec![0_u8; count];
-    // SAFETY: the kernel writes at most `count` bytes.
-    syscall!(recv(fd, bytes.as_mut_ptr().cast(), count, libc::MSG_DONTWAIT))?;
+    rustix::net::recv(borrow(fd)?, &mut vec![0; count], RecvFlags::DONTWAIT)?;
     Ok(())
 }
 
 /// How many bytes wait to be read.
 pub(crate) fn pending_bytes(fd: RawFd) -> io::Result<usize> {
-    let mut waiting: libc::c_int = 0;
-    // SAFETY: the kernel writes an int.
-    syscall!(ioctl(fd, libc::FIONREAD, &mut waiting))?;
-    Ok(usize::try_from(waiting).unwrap_or(0))
+    Ok(rustix::io::ioctl_fionread(borrow(fd)?)? as usize)
 }
 
 /// Whether the descriptor is open.
 pub(crate) fn is_open(fd: RawFd) -> bool {
-    syscall!(fcntl(fd, libc::F_GETFD)).is_ok()
+    borrow(fd).and_then(rustix::io::fcntl_getfd).is_ok()
+}
+
+/// Whether the descriptor is readable.
+#[cfg(feature = "os-ext")]
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // A signal may interrupt it, although it does not wait.
+    let ready = rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)))?;
+    Ok(ready > 0)
 }
 
 /// Writes one byte to a socket.
 pub(crate) fn send_byte(fd: RawFd) -> io::Result<()> {
-    let flags = libc::MSG_DONTWAIT | NO_SIGNAL;
-    // SAFETY: the kernel reads one byte.
-    syscall!(send(fd, [1_u8].as_ptr().cast(), 1, flags))?;
+    rustix::net::send(borrow(fd)?, &[1], SEND)?;
     Ok(())
 }
 
@@ -229,30 +171,25 @@ pub(crate) fn is_closed(error: &io::Error) -> bool {
 
 /// Apple's sockets are set not to raise SIGPIPE when they are made.
 #[cfg(target_vendor = "apple")]
-const NO_SIGNAL: libc::c_int = 0;
+const SEND: SendFlags = SendFlags::DONTWAIT;
 #[cfg(not(target_vendor = "apple"))]
-const NO_SIGNAL: libc::c_int = libc::MSG_NOSIGNAL;
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 /// Copies the bytes that wait to be read at `from` to `to`, without taking them from `from`.
 pub(crate) fn copy_pending(from: RawFd, to: RawFd) -> io::Result<()> {
-    let waiting = pending_bytes(from)?;
-    if waiting == 0 {
+    let mut pending = vec![0; pending_bytes(from)?];
+    if pending.is_empty() {
         return Ok(());
     }
-    let mut pending = vec![0_u8; waiting];
-    let peek = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-    // SAFETY: the kernel writes at most `waiting` bytes to `pending`.
-    let read = match syscall!(recv(from, pending.as_mut_ptr().cast(), waiting, peek)) {
-        Ok(read) => read as usize,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(error) => return Err(error),
+    let read = match rustix::net::recv(borrow(from)?, &mut pending, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((read, _)) => read,
+        Err(Errno::AGAIN) => 0,
+        Err(error) => return Err(error.into()),
     };
     let mut rest = &pending[..read];
     while !rest.is_empty() {
-        let flags = libc::MSG_DONTWAIT | NO_SIGNAL;
-        // SAFETY: the kernel reads at most `rest.len()` bytes.
-        let sent = syscall!(send(to, rest.as_ptr().cast(), rest.len(), flags))?;
-        rest = &rest[sent as usize..];
+        let sent = rustix::net::send(borrow(to)?, rest, SEND)?;
+        rest = &rest[sent..];
     }
     Ok(())
 }
@@ -293,7 +230,7 @@ pub(crate) fn is_eventfd(fd: RawFd) -> bool {
     match std::fs::read_link(format!("/proc/self/fd/{fd}")) {
         Ok(name) => name.as_os_str() == "anon_inode:[eventfd]",
         // Without /proc: an object that has no file type.
-        Err(_) => system::fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == 0),
+        Err(_) => fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == 0),
     }
 }
 
@@ -327,5 +264,24 @@ pub(crate) fn limit_behind(error: &io::Error) -> Option<String> {
         }
         libc::ENOMEM => Some("the kernel has no memory left".to_owned()),
         _ => None,
+    }
+}
+
+#[cfg(all(test, target_os = "linux", not(forkio_kqueue)))]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn ends_of_pairs_are_unnamed() {
+        let (end, _other) = UnixStream::pair().unwrap();
+        assert!(is_unnamed_stream(end.as_raw_fd()));
+        let path = std::env::temp_dir().join(format!("forkio-unnamed-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let client = UnixStream::connect(&path).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_unnamed_stream(client.as_raw_fd()) && !is_unnamed_stream(accepted.as_raw_fd()));
     }
 }

@@ -32,61 +32,28 @@
 compile_error!("the crate forkio-reactor needs epoll or kqueue, and fork(2): use mio on this system");
 
 // A test build for Linux has a kqueue: CONTRIBUTING.md.
-#[cfg(feature = "cponfork")]
-#[cfg_attr(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue), path = "no_adoption.rs")]
-pub(crate) mod adoption;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
 mod epoll;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
-pub(crate) mod epoll_event;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
-mod eventfd;
+pub(crate) use self::epoll::*;
 #[cfg(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue))]
 mod kqueue;
-#[cfg(all(feature = "os-ext", any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
-mod pidfd;
-#[cfg(all(feature = "os-ext", any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
-mod signalfd;
+#[cfg(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue))]
+pub(crate) use self::kqueue::*;
+
+pub(crate) mod descriptor;
+mod interest;
+pub(crate) mod process;
+pub(crate) mod process_word;
+mod queue;
+#[cfg(feature = "net")]
+pub(crate) mod socket;
 // With a kqueue only forks use it, for descriptors that are timers.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[cfg_attr(forkio_kqueue, allow(dead_code))]
 pub(crate) mod timerfd;
-#[cfg(all(feature = "cponfork", any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
-mod unix_diag;
 
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
-mod queue {
-    pub(crate) use super::epoll::{Event, Events, Queue};
-    pub(crate) use super::epoll_event as event;
-    pub(crate) use super::eventfd::WakeSignal;
-    pub(crate) use super::timerfd as timer;
-    pub(crate) use super::{
-        epoll::QueueCopy as ChildQueue,
-        no_remakes::{Remakes, RemakesLock},
-    };
-    #[cfg(feature = "os-ext")]
-    pub(crate) use super::{pidfd::ProcessHandle, signalfd::SignalQueue, timerfd::Timer};
-}
-#[cfg(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue))]
-mod queue {
-    pub(crate) use super::kqueue::{Event, Events, Queue, WakeSignal, event, timer};
-    #[cfg(feature = "os-ext")]
-    pub(crate) use super::kqueue::{ProcessHandle, SignalQueue, Timer};
-    pub(crate) use super::kqueue::{QueueCopy as ChildQueue, Remakes, RemakesLock};
-}
-pub(crate) use self::queue::*;
-
-mod interest;
-#[cfg(any(feature = "net", feature = "os-ext"))]
-pub(crate) mod socket;
-
-pub(crate) mod descriptor;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
-mod no_remakes;
-pub(crate) mod process;
-pub(crate) mod process_word;
-mod queue_copy;
-pub(crate) use self::queue_copy::QueueCopy;
+pub(crate) use self::queue::{Queue, QueueCopy};
 
 /// Calls a function of libc that reports failure by -1, once.
 macro_rules! syscall {

@@ -1,310 +1,248 @@
-//! Opens sockets and pipes, non-blocking and close-on-exec. Where the system can, the call that opens a descriptor sets both
-//! modes.
+//! Opens sockets, non-blocking and close-on-exec. Where the system can, the call that opens a descriptor sets both modes.
 
-#[cfg(feature = "net")]
-pub(crate) use self::net::*;
-#[cfg(feature = "os-ext")]
-pub(crate) use self::pipe::*;
+use std::ffi::OsStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+#[cfg(target_os = "android")]
+use std::os::android::net::SocketAddrExt;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{self, UnixDatagram, UnixListener, UnixStream};
+use std::ptr;
 
-#[cfg(feature = "net")]
-mod net {
-    use std::ffi::OsStr;
-    use std::io;
-    use std::mem::MaybeUninit;
-    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
-    #[cfg(target_os = "android")]
-    use std::os::android::net::SocketAddrExt;
-    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-    #[cfg(target_os = "linux")]
-    use std::os::linux::net::SocketAddrExt;
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    use std::os::unix::ffi::OsStrExt;
-    use std::os::unix::net::{self, UnixDatagram, UnixListener, UnixStream};
-    use std::ptr;
+use socket2::{Domain, SockAddr, SockAddrStorage, SockRef, Socket, Type};
 
-    use socket2::{Domain, SockAddr, SockAddrStorage, SockRef, Socket, Type};
+use crate::sys::descriptor::pair;
+use crate::sys::syscall;
 
-    use crate::sys::syscall;
+/// The standard library's value; the system caps it (`/proc/sys/net/core/somaxconn` on Linux).
+const TCP_BACKLOG: i32 = 128;
 
-    /// The standard library's value; the system caps it (`/proc/sys/net/core/somaxconn` on Linux).
-    const TCP_BACKLOG: i32 = 128;
+/// The standard library's value: the system's limit.
+const UNIX_BACKLOG: i32 =
+    if cfg!(any(target_os = "linux", target_os = "freebsd", target_os = "openbsd", target_vendor = "apple")) {
+        -1
+    } else {
+        libc::SOMAXCONN
+    };
 
-    /// The standard library's value: the system's limit.
-    const UNIX_BACKLOG: i32 =
-        if cfg!(any(target_os = "linux", target_os = "freebsd", target_os = "openbsd", target_vendor = "apple")) {
-            -1
-        } else {
-            libc::SOMAXCONN
-        };
+pub(crate) fn tcp_listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = open(Domain::for_address(address), Type::STREAM)?;
+    // A restarted server must not wait for its predecessor's connections in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(TCP_BACKLOG)?;
+    Ok(socket.into())
+}
 
-    pub(crate) fn tcp_listen(address: SocketAddr) -> io::Result<TcpListener> {
-        let socket = open(Domain::for_address(address), Type::STREAM)?;
-        // A restarted server must not wait for its predecessor's connections in TIME_WAIT.
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(TCP_BACKLOG)?;
-        Ok(socket.into())
-    }
+pub(crate) fn tcp_connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = open(Domain::for_address(address), Type::STREAM)?;
+    connect(&socket, &address.into())?;
+    Ok(socket.into())
+}
 
-    pub(crate) fn tcp_connect(address: SocketAddr) -> io::Result<TcpStream> {
-        let socket = open(Domain::for_address(address), Type::STREAM)?;
-        connect(&socket, &address.into())?;
-        Ok(socket.into())
-    }
+pub(crate) fn tcp_accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    let stream = accept_into(listener.as_raw_fd(), address.as_mut_ptr().cast(), &mut length)?;
+    // SAFETY: all zero is a valid address, of which the kernel has written a part.
+    let address = unsafe { address.assume_init() };
+    // Not an internet address: the listener was made from a descriptor of another kind.
+    let address = internet_address(&address).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok((stream.into(), address))
+}
 
-    pub(crate) fn tcp_accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
-        let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-        let stream = accept_into(listener.as_raw_fd(), address.as_mut_ptr().cast(), &mut length)?;
-        // SAFETY: all zero is a valid address, of which the kernel has written a part.
-        let address = unsafe { address.assume_init() };
-        // Not an internet address: the listener was made from a descriptor of another kind.
-        let address = internet_address(&address).ok_or(io::ErrorKind::InvalidInput)?;
-        Ok((stream.into(), address))
-    }
-
-    fn internet_address(address: &libc::sockaddr_storage) -> Option<SocketAddr> {
-        let address = ptr::from_ref(address);
-        // SAFETY: the storage is large enough, and aligned, for every kind of address; all bytes are initialised.
-        match unsafe { libc::c_int::from((*address).ss_family) } {
-            libc::AF_INET => {
-                // SAFETY: see above.
-                let v4 = unsafe { &*address.cast::<libc::sockaddr_in>() };
-                let ip = Ipv4Addr::from_bits(u32::from_be(v4.sin_addr.s_addr));
-                Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
-            }
-            libc::AF_INET6 => {
-                // SAFETY: see above.
-                let v6 = unsafe { &*address.cast::<libc::sockaddr_in6>() };
-                let (ip, port) = (Ipv6Addr::from(v6.sin6_addr.s6_addr), u16::from_be(v6.sin6_port));
-                Some(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id).into())
-            }
-            _ => None,
+fn internet_address(address: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    let address = ptr::from_ref(address);
+    // SAFETY: the storage is large enough, and aligned, for every kind of address; all bytes are initialised.
+    match unsafe { libc::c_int::from((*address).ss_family) } {
+        libc::AF_INET => {
+            // SAFETY: see above.
+            let v4 = unsafe { &*address.cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from_bits(u32::from_be(v4.sin_addr.s_addr));
+            Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
         }
-    }
-
-    pub(crate) fn udp_bind(address: SocketAddr) -> io::Result<UdpSocket> {
-        let socket = open(Domain::for_address(address), Type::DGRAM)?;
-        socket.bind(&address.into())?;
-        Ok(socket.into())
-    }
-
-    pub(crate) fn udp_only_v6(socket: &UdpSocket) -> io::Result<bool> {
-        SockRef::from(socket).only_v6()
-    }
-
-    pub(crate) fn unix_listen(address: &net::SocketAddr) -> io::Result<UnixListener> {
-        let socket = open(Domain::UNIX, Type::STREAM)?;
-        socket.bind(&unix_address(address)?)?;
-        socket.listen(UNIX_BACKLOG)?;
-        Ok(socket.into())
-    }
-
-    pub(crate) fn unix_connect(address: &net::SocketAddr) -> io::Result<UnixStream> {
-        let socket = open(Domain::UNIX, Type::STREAM)?;
-        connect(&socket, &unix_address(address)?)?;
-        Ok(socket.into())
-    }
-
-    pub(crate) fn unix_accept(listener: &UnixListener) -> io::Result<(UnixStream, net::SocketAddr)> {
-        let (stream, address) = accept(listener)?;
-        let stream = UnixStream::from(stream);
-        let address = match std_unix_address(&address) {
-            Some(address) => address,
-            // The path fills `sun_path` to the last byte: the standard library reads such an address, but does not make
-            // one.
-            None => stream.peer_addr()?,
-        };
-        Ok((stream, address))
-    }
-
-    pub(crate) fn unix_stream_pair() -> io::Result<(UnixStream, UnixStream)> {
-        pair(Type::STREAM).map(|(a, b)| (a.into(), b.into()))
-    }
-
-    pub(crate) fn unix_datagram(address: &net::SocketAddr) -> io::Result<UnixDatagram> {
-        let socket = open(Domain::UNIX, Type::DGRAM)?;
-        socket.bind(&unix_address(address)?)?;
-        Ok(socket.into())
-    }
-
-    pub(crate) fn unix_datagram_unbound() -> io::Result<UnixDatagram> {
-        open(Domain::UNIX, Type::DGRAM).map(UnixDatagram::from)
-    }
-
-    pub(crate) fn unix_datagram_pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
-        pair(Type::DGRAM).map(|(a, b)| (a.into(), b.into()))
-    }
-
-    /// `Socket::new` sets close-on-exec and, on Apple systems, `SO_NOSIGPIPE`.
-    #[cfg(not(target_vendor = "apple"))]
-    fn open(domain: Domain, kind: Type) -> io::Result<Socket> {
-        Socket::new(domain, kind.nonblocking(), None)
-    }
-
-    #[cfg(target_vendor = "apple")]
-    fn open(domain: Domain, kind: Type) -> io::Result<Socket> {
-        let socket = Socket::new(domain, kind, None)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket)
-    }
-
-    #[cfg(not(target_vendor = "apple"))]
-    fn pair(kind: Type) -> io::Result<(Socket, Socket)> {
-        Socket::pair(Domain::UNIX, kind.nonblocking(), None)
-    }
-
-    #[cfg(target_vendor = "apple")]
-    fn pair(kind: Type) -> io::Result<(Socket, Socket)> {
-        let (a, b) = Socket::pair(Domain::UNIX, kind, None)?;
-        a.set_nonblocking(true)?;
-        b.set_nonblocking(true)?;
-        Ok((a, b))
-    }
-
-    fn connect(socket: &Socket, address: &SockAddr) -> io::Result<()> {
-        match socket.connect(address) {
-            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
-            result => result,
+        libc::AF_INET6 => {
+            // SAFETY: see above.
+            let v6 = unsafe { &*address.cast::<libc::sockaddr_in6>() };
+            let (ip, port) = (Ipv6Addr::from(v6.sin6_addr.s6_addr), u16::from_be(v6.sin6_port));
+            Some(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id).into())
         }
-    }
-
-    fn accept(listener: &impl AsRawFd) -> io::Result<(OwnedFd, SockAddr)> {
-        let accept = |storage: *mut SockAddrStorage, length| accept_into(listener.as_raw_fd(), storage.cast(), length);
-        // SAFETY: on success the kernel has written an address to the storage and its length to `length`.
-        unsafe { SockAddr::try_init(accept) }
-    }
-
-    /// Accepts a connection, non-blocking and close-on-exec. The kernel writes the peer's address to `address`, where there is
-    /// room for `length` bytes, and its length to `length`.
-    #[cfg(not(target_vendor = "apple"))]
-    fn accept_into(listener: RawFd, address: *mut libc::sockaddr, length: *mut libc::socklen_t) -> io::Result<OwnedFd> {
-        let fd = syscall!(accept4(listener, address, length, libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK))?;
-        // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    }
-
-    /// As above. The modes are set afterwards: there is no accept4(2).
-    #[cfg(target_vendor = "apple")]
-    fn accept_into(listener: RawFd, address: *mut libc::sockaddr, length: *mut libc::socklen_t) -> io::Result<OwnedFd> {
-        let fd = syscall!(accept(listener, address, length))?;
-        // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC))?;
-        // Inherited only from a listener that is in non-blocking mode itself.
-        syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK))?;
-        Ok(fd)
-    }
-
-    fn unix_address(address: &net::SocketAddr) -> io::Result<SockAddr> {
-        if let Some(path) = address.as_pathname() {
-            return SockAddr::unix(path);
-        }
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if let Some(name) = address.as_abstract_name() {
-            return SockAddr::unix(OsStr::from_bytes(&[b"\0", name].concat()));
-        }
-        SockAddr::unix("")
-    }
-
-    /// `None` for a path that the standard library considers too long.
-    fn std_unix_address(address: &SockAddr) -> Option<net::SocketAddr> {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if let Some(name) = address.as_abstract_namespace() {
-            return net::SocketAddr::from_abstract_name(name).ok();
-        }
-        let path = address.as_pathname().map_or(OsStr::new(""), |path| path.as_os_str());
-        net::SocketAddr::from_pathname(path).ok()
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use super::*;
-
-        #[test]
-        fn unix_addresses_round_trip() {
-            let named = net::SocketAddr::from_pathname("./some/path").unwrap();
-            let unnamed = net::SocketAddr::from_pathname("").unwrap();
-            assert!(unnamed.is_unnamed());
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            let abstracts = [&b""[..], b"forkio", b"\0\0", &[b'x'; 107]]
-                .map(|name| net::SocketAddr::from_abstract_name(name).unwrap());
-            #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            let abstracts: [net::SocketAddr; 0] = [];
-            for address in [named, unnamed].iter().chain(&abstracts) {
-                let back = std_unix_address(&unix_address(address).unwrap()).unwrap();
-                assert_eq!(format!("{back:?}"), format!("{address:?}"));
-            }
-        }
-
-        #[cfg(target_os = "linux")]
-        #[test]
-        fn peers_with_names() {
-            let name = format!("forkio-peers-{}", std::process::id());
-            let listener = unix_listen(&net::SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-            let to = unix_address(&listener.local_addr().unwrap()).unwrap();
-            let accepted_from = |client: &Socket| {
-                client.connect(&to).unwrap();
-                unix_accept(&listener).unwrap().1
-            };
-
-            let client = open(Domain::UNIX, Type::STREAM).unwrap();
-            let address = net::SocketAddr::from_abstract_name(name.clone() + "-client").unwrap();
-            client.bind(&unix_address(&address).unwrap()).unwrap();
-            assert_eq!(accepted_from(&client).as_abstract_name(), address.as_abstract_name());
-
-            // A path may take all of `sun_path`, which leaves no room for the terminator.
-            let directory = std::env::temp_dir().join(&name);
-            std::fs::create_dir_all(&directory).unwrap();
-            let mut path = directory.join("p").into_os_string().into_encoded_bytes();
-            let mut raw = libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
-            path.resize(raw.sun_path.len(), b'p');
-            for (to, from) in raw.sun_path.iter_mut().zip(&path) {
-                *to = *from as libc::c_char;
-            }
-            let client = open(Domain::UNIX, Type::STREAM).unwrap();
-            let length = size_of::<libc::sockaddr_un>() as libc::socklen_t;
-            syscall!(bind(client.as_raw_fd(), (&raw const raw).cast(), length)).unwrap();
-            assert_eq!(accepted_from(&client).as_pathname(), Some(OsStr::from_bytes(&path).as_ref()));
-            std::fs::remove_dir_all(&directory).unwrap();
-        }
+        _ => None,
     }
 }
 
-#[cfg(feature = "os-ext")]
-mod pipe {
-    use std::io;
-    #[cfg(target_vendor = "apple")]
-    use std::os::fd::AsFd;
-    use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+pub(crate) fn udp_bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = open(Domain::for_address(address), Type::DGRAM)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
 
-    use crate::sys::syscall;
+pub(crate) fn udp_only_v6(socket: &UdpSocket) -> io::Result<bool> {
+    SockRef::from(socket).only_v6()
+}
 
-    /// Opens a pipe. Returns the reading end, then the writing end.
+pub(crate) fn unix_listen(address: &net::SocketAddr) -> io::Result<UnixListener> {
+    let socket = open(Domain::UNIX, Type::STREAM)?;
+    socket.bind(&unix_address(address)?)?;
+    socket.listen(UNIX_BACKLOG)?;
+    Ok(socket.into())
+}
+
+pub(crate) fn unix_connect(address: &net::SocketAddr) -> io::Result<UnixStream> {
+    let socket = open(Domain::UNIX, Type::STREAM)?;
+    connect(&socket, &unix_address(address)?)?;
+    Ok(socket.into())
+}
+
+pub(crate) fn unix_accept(listener: &UnixListener) -> io::Result<(UnixStream, net::SocketAddr)> {
+    let (stream, address) = accept(listener)?;
+    let stream = UnixStream::from(stream);
+    let address = match std_unix_address(&address) {
+        Some(address) => address,
+        // The path fills `sun_path` to the last byte: the standard library reads such an address, but does not make
+        // one.
+        None => stream.peer_addr()?,
+    };
+    Ok((stream, address))
+}
+
+pub(crate) fn unix_stream_pair() -> io::Result<(UnixStream, UnixStream)> {
+    pair(Type::STREAM).map(|[a, b]| (a.into(), b.into()))
+}
+
+pub(crate) fn unix_datagram(address: &net::SocketAddr) -> io::Result<UnixDatagram> {
+    let socket = open(Domain::UNIX, Type::DGRAM)?;
+    socket.bind(&unix_address(address)?)?;
+    Ok(socket.into())
+}
+
+pub(crate) fn unix_datagram_unbound() -> io::Result<UnixDatagram> {
+    open(Domain::UNIX, Type::DGRAM).map(UnixDatagram::from)
+}
+
+pub(crate) fn unix_datagram_pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
+    pair(Type::DGRAM).map(|[a, b]| (a.into(), b.into()))
+}
+
+/// `Socket::new` sets close-on-exec and, on Apple systems, `SO_NOSIGPIPE`.
+fn open(domain: Domain, kind: Type) -> io::Result<Socket> {
     #[cfg(not(target_vendor = "apple"))]
-    pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-        let mut fds = [-1; 2];
-        syscall!(pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK))?;
-        // SAFETY: the kernel has just given us these descriptors, and nothing else owns them.
-        Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
-    }
-
+    let kind = kind.nonblocking();
+    let socket = Socket::new(domain, kind, None)?;
     #[cfg(target_vendor = "apple")]
-    pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-        let mut fds = [-1; 2];
-        syscall!(pipe(fds.as_mut_ptr()))?;
-        // SAFETY: the kernel has just given us these descriptors, and nothing else owns them.
-        let (reader, writer) = unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) };
-        for end in [&reader, &writer] {
-            syscall!(ioctl(end.as_raw_fd(), libc::FIOCLEX))?;
-            set_nonblocking(end.as_fd(), true)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn connect(socket: &Socket, address: &SockAddr) -> io::Result<()> {
+    match socket.connect(address) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+        result => result,
+    }
+}
+
+fn accept(listener: &impl AsRawFd) -> io::Result<(OwnedFd, SockAddr)> {
+    let accept = |storage: *mut SockAddrStorage, length| accept_into(listener.as_raw_fd(), storage.cast(), length);
+    // SAFETY: on success the kernel has written an address to the storage and its length to `length`.
+    unsafe { SockAddr::try_init(accept) }
+}
+
+/// Accepts a connection, non-blocking and close-on-exec. The kernel writes the peer's address to `address`, where there is
+/// room for `length` bytes, and its length to `length`.
+#[cfg(not(target_vendor = "apple"))]
+fn accept_into(listener: RawFd, address: *mut libc::sockaddr, length: *mut libc::socklen_t) -> io::Result<OwnedFd> {
+    let fd = syscall!(accept4(listener, address, length, libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK))?;
+    // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// As above. The modes are set afterwards: there is no accept4(2).
+#[cfg(target_vendor = "apple")]
+fn accept_into(listener: RawFd, address: *mut libc::sockaddr, length: *mut libc::socklen_t) -> io::Result<OwnedFd> {
+    let fd = syscall!(accept(listener, address, length))?;
+    // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC))?;
+    // Inherited only from a listener that is in non-blocking mode itself.
+    syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK))?;
+    Ok(fd)
+}
+
+fn unix_address(address: &net::SocketAddr) -> io::Result<SockAddr> {
+    if let Some(path) = address.as_pathname() {
+        return SockAddr::unix(path);
+    }
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Some(name) = address.as_abstract_name() {
+        return SockAddr::unix(OsStr::from_bytes(&[b"\0", name].concat()));
+    }
+    SockAddr::unix("")
+}
+
+/// `None` for a path that the standard library considers too long.
+fn std_unix_address(address: &SockAddr) -> Option<net::SocketAddr> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Some(name) = address.as_abstract_namespace() {
+        return net::SocketAddr::from_abstract_name(name).ok();
+    }
+    let path = address.as_pathname().map_or(OsStr::new(""), |path| path.as_os_str());
+    net::SocketAddr::from_pathname(path).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unix_addresses_round_trip() {
+        let named = net::SocketAddr::from_pathname("./some/path").unwrap();
+        let unnamed = net::SocketAddr::from_pathname("").unwrap();
+        assert!(unnamed.is_unnamed());
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let abstracts =
+            [&b""[..], b"forkio", b"\0\0", &[b'x'; 107]].map(|name| net::SocketAddr::from_abstract_name(name).unwrap());
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let abstracts: [net::SocketAddr; 0] = [];
+        for address in [named, unnamed].iter().chain(&abstracts) {
+            let back = std_unix_address(&unix_address(address).unwrap()).unwrap();
+            assert_eq!(format!("{back:?}"), format!("{address:?}"));
         }
-        Ok((reader, writer))
     }
 
-    pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, nonblocking: bool) -> io::Result<()> {
-        let value = libc::c_int::from(nonblocking);
-        syscall!(ioctl(fd.as_raw_fd(), libc::FIONBIO, &value))?;
-        Ok(())
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn peers_with_names() {
+        let name = format!("forkio-peers-{}", std::process::id());
+        let listener = unix_listen(&net::SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let to = unix_address(&listener.local_addr().unwrap()).unwrap();
+        let accepted_from = |client: &Socket| {
+            client.connect(&to).unwrap();
+            unix_accept(&listener).unwrap().1
+        };
+
+        let client = open(Domain::UNIX, Type::STREAM).unwrap();
+        let address = net::SocketAddr::from_abstract_name(name.clone() + "-client").unwrap();
+        client.bind(&unix_address(&address).unwrap()).unwrap();
+        assert_eq!(accepted_from(&client).as_abstract_name(), address.as_abstract_name());
+
+        // A path may take all of `sun_path`, which leaves no room for the terminator.
+        let directory = std::env::temp_dir().join(&name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let mut path = directory.join("p").into_os_string().into_encoded_bytes();
+        let mut raw = libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
+        path.resize(raw.sun_path.len(), b'p');
+        for (to, from) in raw.sun_path.iter_mut().zip(&path) {
+            *to = *from as libc::c_char;
+        }
+        let client = open(Domain::UNIX, Type::STREAM).unwrap();
+        let length = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+        syscall!(bind(client.as_raw_fd(), (&raw const raw).cast(), length)).unwrap();
+        assert_eq!(accepted_from(&client).as_pathname(), Some(OsStr::from_bytes(&path).as_ref()));
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
 
 use crate::io_source::{IoSource, SourceKind, descriptor_owner, readable, try_io, writable};
-use crate::sys::socket;
+use crate::sys::descriptor;
 
 /// Makes a [pipe], both ends non-blocking and close-on-exec.
 ///
@@ -59,7 +59,7 @@ use crate::sys::socket;
 /// [`is_read_closed`]: crate::event::Event::is_read_closed
 /// [`is_write_closed`]: crate::event::Event::is_write_closed
 pub fn new() -> io::Result<(Sender, Receiver)> {
-    let (reader, writer) = socket::pipe()?;
+    let (reader, writer) = descriptor::pipe()?;
     Ok((
         Sender { inner: IoSource::new(writer.into(), SourceKind::Pair) },
         Receiver { inner: IoSource::new(reader.into(), SourceKind::Pair) },
@@ -83,7 +83,7 @@ impl Sender {
     ///
     /// Those of `ioctl(2)`; none is expected.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        socket::set_nonblocking(self.inner.as_fd(), nonblocking)
+        Ok(rustix::io::ioctl_fionbio(self.inner.as_fd(), nonblocking)?)
     }
 }
 
@@ -130,7 +130,7 @@ impl Receiver {
     ///
     /// Those of `ioctl(2)`; none is expected.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        socket::set_nonblocking(self.inner.as_fd(), nonblocking)
+        Ok(rustix::io::ioctl_fionbio(self.inner.as_fd(), nonblocking)?)
     }
 }
 

@@ -157,7 +157,7 @@ impl Timer {
 
     /// The time until the timer expires next; `None` if it will not.
     pub fn remaining(&self) -> Option<Duration> {
-        self.inner.state.remaining(sys::timer::now(self.clock()))
+        self.inner.state.remaining(self.clock().nanos())
     }
 
     /// The clock that the timer was made with.

@@ -1,14 +1,14 @@
 //! Copy on fork of a kqueue: by the kernel where it can, by replay elsewhere.
 
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::kernel;
 use super::{
     ADD, DELETE, Event, IGNORED_BY_ADD, Queue, WakeSignal, apply, is_queue, is_write_of_a_queue, knotes, wanted,
 };
-use crate::sys::descriptor;
+use crate::sys::{QueueCopy, descriptor};
 use crate::{Interest, Token};
 
 /// Whether the kernel copies queues on fork (`KQUEUE_CPONFORK`): the same for all queues of a system.
@@ -64,7 +64,7 @@ pub(super) fn errno(error: io::Error) -> i32 {
 /// Otherwise the child opens a queue at the same descriptor, and the list fills it, because the kernel drops the queue, or its
 /// copy is not exact: nothing keeps the parent's threads from changing it while an unplanned fork copies the process.
 #[derive(Debug)]
-pub(crate) struct QueueCopy {
+pub(crate) struct ChildQueue {
     /// Whether the fork is planned. If not, this is the child, and its queue is open.
     is_planned: bool,
     changes: Vec<Event>,
@@ -73,7 +73,7 @@ pub(crate) struct QueueCopy {
     copied: Vec<RawFd>,
 }
 
-impl QueueCopy {
+impl ChildQueue {
     /// Whether the child relies on the kernel's copy.
     fn is_copied(&self) -> bool {
         self.is_planned && is_copying()
@@ -92,8 +92,8 @@ impl QueueCopy {
     }
 }
 
-impl crate::sys::QueueCopy for QueueCopy {
-    fn new(queue: &Queue, _: &mut Vec<OwnedFd>, is_planned: bool) -> io::Result<QueueCopy> {
+impl QueueCopy for ChildQueue {
+    fn new(queue: &Queue, _: &mut Vec<OwnedFd>, is_planned: bool) -> io::Result<ChildQueue> {
         if !is_planned {
             // Open the queue at once, before other fresh objects take the descriptor that the kernel left unused.
             if is_copying() && is_queue(queue.number()) {
@@ -101,7 +101,7 @@ impl crate::sys::QueueCopy for QueueCopy {
             }
             queue.set(put_at(queue.number(), create()).map_err(io::Error::from_raw_os_error)?);
         }
-        Ok(QueueCopy { is_planned, changes: Vec::new(), copied: Vec::new() })
+        Ok(ChildQueue { is_planned, changes: Vec::new(), copied: Vec::new() })
     }
 
     fn inherit(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
@@ -156,7 +156,7 @@ impl crate::sys::QueueCopy for QueueCopy {
 
     fn complete(&mut self, queue: &Queue, wakes: bool) -> Result<(), i32> {
         WakeSignal::set_pending(&mut self.changes, wakes);
-        apply(queue.fd(), &mut self.changes).map_err(errno)?;
+        apply(queue.fd().as_raw_fd(), &mut self.changes).map_err(errno)?;
         let failed = |change: &&Event| !IGNORED.contains(&change.errno()) && !is_write_of_a_queue(change);
         self.changes.iter().find(failed).map_or(Ok(()), |change| Err(change.errno()))
     }

@@ -9,15 +9,19 @@
 //! `EVFILT_USER`.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
-use std::{fmt, process, ptr};
+use std::{fmt, ptr};
 
+use super::Queue;
+use crate::source_kind::SourceKind;
 use crate::{Interest, Token};
 
+#[cfg(feature = "cponfork")]
+#[path = "no_adoption.rs"]
+pub(crate) mod adoption;
 mod copy;
-pub(super) mod kernel;
+mod kernel;
 mod own;
 #[cfg(feature = "os-ext")]
 mod process_handle;
@@ -31,8 +35,9 @@ pub(crate) mod timer;
 )]
 mod wake;
 
-pub(crate) use self::copy::QueueCopy;
-pub(crate) use self::own::{Remakes, RemakesLock, kind};
+pub(crate) use self::copy::ChildQueue;
+pub(crate) use self::kernel::{fstat, socket_pcb};
+pub(crate) use self::own::{Remakes, RemakesLock};
 pub(crate) use self::wake::WakeSignal;
 #[cfg(feature = "os-ext")]
 pub(crate) use self::{process_handle::ProcessHandle, signals::SignalQueue, timer::Timer};
@@ -68,33 +73,10 @@ impl fmt::Debug for Event {
     }
 }
 
-/// A kqueue, or room for one.
-///
-/// A kernel that does not copy queues on fork leaves the descriptor unused in the child, which may open another file there
-/// before it closes the queue. So only the process that opened the queue, or [adopted](Queue::adopt) its descriptor, closes
-/// it.
-#[derive(Debug)]
-pub(crate) struct Queue {
-    /// The argument of system calls: the queue's descriptor, or [`NO_QUEUE`].
-    fd: AtomicI32,
-    /// The queue's descriptor.
-    number: AtomicI32,
-    /// The process that owns the descriptor.
-    owner: AtomicU32,
-}
-
-/// A descriptor that is never open: system calls return EBADF.
-const NO_QUEUE: RawFd = RawFd::MAX;
-
 impl Queue {
     /// The kernel overwrites a registration that is made twice, and drops one that can give no event: that of a pipe whose
     /// other end is closed.
     pub(crate) const IS_EXACT: bool = false;
-
-    /// Room for a queue.
-    pub(crate) const fn vacant() -> Queue {
-        Queue { fd: AtomicI32::new(NO_QUEUE), number: AtomicI32::new(NO_QUEUE), owner: AtomicU32::new(0) }
-    }
 
     /// Opens a queue, close-on-exec. The kernel copies it on fork if it can.
     pub(crate) fn open(&self) -> io::Result<()> {
@@ -102,49 +84,14 @@ impl Queue {
         Ok(())
     }
 
-    /// Sets the queue's descriptor to `fd`, in this process.
-    fn set(&self, fd: RawFd) {
-        self.fd.store(fd, Ordering::Relaxed);
-        self.number.store(fd, Ordering::Relaxed);
-        self.adopt();
-    }
-
-    /// Notes that the descriptor belongs to this process. Async-signal-safe.
-    pub(crate) fn adopt(&self) {
-        self.owner.store(process::id(), Ordering::Relaxed);
-    }
-
-    /// Forks do not handle the queues of other code: see `no_adoption.rs`.
-    pub(crate) fn refer_to(&self, fd: RawFd) {
-        self.number.store(fd, Ordering::Relaxed);
-    }
-
-    pub(crate) fn forget(&self) {
-        self.number.store(NO_QUEUE, Ordering::Relaxed);
-    }
-
+    /// Closes the queue, in the process that it belongs to. A kernel that does not copy queues on fork leaves the descriptor
+    /// unused in the child, which may open another file there.
     pub(crate) fn close(&self) {
         let fd = self.number();
-        let is_own = self.owner.load(Ordering::Relaxed) == process::id();
-        self.fd.store(NO_QUEUE, Ordering::Relaxed);
-        self.number.store(NO_QUEUE, Ordering::Relaxed);
-        if is_own {
+        self.forget();
+        if self.is_own() {
             kernel::close(fd);
         }
-    }
-
-    /// The queue's descriptor.
-    pub(crate) fn number(&self) -> RawFd {
-        self.number.load(Ordering::Relaxed)
-    }
-
-    fn fd(&self) -> RawFd {
-        self.fd.load(Ordering::Relaxed)
-    }
-
-    /// Keeps later system calls from reaching the descriptor, which may refer to another file. Async-signal-safe.
-    pub(crate) fn disown(&self) {
-        self.fd.store(NO_QUEUE, Ordering::Relaxed);
     }
 
     /// Whether a child has an open file at the descriptor of its parent's queue.
@@ -156,7 +103,7 @@ impl Queue {
         events.clear();
         let (list, room) = (events.as_mut_ptr().cast::<kernel::Kevent>(), events.capacity());
         // SAFETY: `Event` is `repr(transparent)`, and the kernel writes no more events than there is room for.
-        let count = unsafe { kernel::kevent(self.fd(), ptr::null(), 0, list, room, timeout) }?;
+        let count = unsafe { kernel::kevent(self.fd().as_raw_fd(), ptr::null(), 0, list, room, timeout) }?;
         // SAFETY: the kernel has initialised the first `count` events.
         unsafe { events.set_len(count) };
         Ok(())
@@ -166,7 +113,7 @@ impl Queue {
     pub(crate) fn add(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let mut knotes = knotes(fd, token, ADD)?;
         let wanted = wanted(&mut knotes, interest);
-        apply(self.fd(), wanted)?;
+        apply(self.fd().as_raw_fd(), wanted)?;
         let result = wanted.iter().try_for_each(|change| check_add(change, &[IGNORED_BY_ADD]));
         if result.is_err() {
             // Only one of the two knotes may exist.
@@ -181,7 +128,7 @@ impl Queue {
         for change in wanted(&mut changes, interest) {
             change.0.flags = ADD;
         }
-        apply(self.fd(), &mut changes)?;
+        apply(self.fd().as_raw_fd(), &mut changes)?;
         // The interest before is not known: the knote to delete may not exist.
         changes.iter().try_for_each(|change| check_add(change, &[IGNORED_BY_ADD, libc::ENOENT]))
     }
@@ -203,16 +150,9 @@ impl Queue {
 
     /// Makes changes to both knotes, and returns whether one of them exists.
     fn find(&self, mut changes: [Event; 2], ignored: &[i32]) -> io::Result<bool> {
-        apply(self.fd(), &mut changes)?;
+        apply(self.fd().as_raw_fd(), &mut changes)?;
         changes.iter().try_for_each(|change| check(change, ignored))?;
         Ok(changes.iter().any(|change| change.errno() == 0))
-    }
-}
-
-impl AsFd for Queue {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: open for as long as the queue is, in the process that it belongs to.
-        unsafe { BorrowedFd::borrow_raw(self.number()) }
     }
 }
 
@@ -258,6 +198,11 @@ fn apply(queue: RawFd, changes: &mut [Event]) -> io::Result<()> {
 pub(crate) fn is_queue(fd: RawFd) -> bool {
     // SAFETY: no change, and room for no event.
     unsafe { kernel::kevent(fd, ptr::null(), 0, ptr::null_mut(), 0, Some(Duration::ZERO)) }.is_ok()
+}
+
+/// The kind of a bare descriptor, where fstat(2) does not tell: it may report a queue as a pipe.
+pub(crate) fn bare_kind(fd: RawFd) -> Option<SourceKind> {
+    own::kind(fd).or_else(|| is_queue(fd).then_some(SourceKind::Queue))
 }
 
 /// A queue, such as the one of a timer, is never writable, and FreeBSD refuses to watch for that.

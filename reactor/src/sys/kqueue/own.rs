@@ -9,7 +9,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -118,22 +118,9 @@ impl OwnQueue {
     }
 
     /// Whether there is an event. It stays in the queue.
+    #[cfg(feature = "os-ext")]
     pub(super) fn is_ready(&self) -> io::Result<bool> {
-        let mut poll = libc::pollfd { fd: self.0.fd, events: libc::POLLIN, revents: 0 };
-        loop {
-            // A signal may interrupt it although it does not wait.
-            // SAFETY: one structure.
-            match crate::sys::syscall!(poll(&mut poll, 1, 0)) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return Ok(result? > 0),
-            }
-        }
-    }
-}
-
-impl AsRawFd for OwnQueue {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.fd
+        descriptor::is_readable(self.as_fd())
     }
 }
 
@@ -217,7 +204,7 @@ impl Alarm {
         let mut event = Event::new(0, EVFILT_TIMER, EV_ADD | EV_ONESHOT | EV_RECEIPT, Token(0));
         let (nanos, absolute) = match kernel::ABSOLUTE {
             Some(absolute) if self.clock == Clock::Realtime => (next, absolute),
-            _ => (next.saturating_sub(super::timer::now(self.clock)), 0),
+            _ => (next.saturating_sub(self.clock.nanos()), 0),
         };
         event.0.fflags = kernel::TIMER_UNIT.0 | absolute;
         event.0.data = nanos.div_ceil(kernel::TIMER_UNIT.1).clamp(1, i64::MAX as u64) as _;

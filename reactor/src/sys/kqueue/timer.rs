@@ -32,7 +32,7 @@ impl Timer {
         let Some(alarm) = self.0.alarm() else { return Err(io::ErrorKind::WouldBlock.into()) };
         self.0.drain()?;
         let (next, period) = (alarm.next.load(Ordering::Relaxed), alarm.period.load(Ordering::Relaxed));
-        let passed = now(alarm.clock).checked_sub(next).filter(|_| next != 0);
+        let passed = alarm.clock.nanos().checked_sub(next).filter(|_| next != 0);
         let Some(passed) = passed else {
             if next != 0 {
                 // The event came early: the clock was set, or the system rounds down.
@@ -52,18 +52,6 @@ impl AsFd for Timer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
-}
-
-pub(crate) fn now(clock: Clock) -> u64 {
-    let clock = match clock {
-        Clock::Monotonic => libc::CLOCK_MONOTONIC,
-        Clock::Realtime => libc::CLOCK_REALTIME,
-    };
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel fills `now`. It cannot fail: the kernel has these clocks.
-    unsafe { libc::clock_gettime(clock, &mut now) };
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// Returns `None`: the child opens the timer's queue itself.

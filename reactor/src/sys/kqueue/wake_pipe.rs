@@ -1,10 +1,12 @@
 //! pipe2(2) as the kernel object of a waker, where not every supported release of the system has `EVFILT_USER`.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
 
 use super::{Event, Queue, kernel};
-use crate::sys::syscall;
+use crate::sys::descriptor;
 use crate::waker_slot::WakerDescriptors;
 use crate::{Interest, Token};
 
@@ -20,7 +22,7 @@ pub(crate) struct WakeSignal {
 
 impl WakeSignal {
     pub(crate) fn new(queue: &Queue, token: Token) -> io::Result<WakeSignal> {
-        let [reader, writer] = create()?;
+        let (reader, writer) = descriptor::pipe()?;
         queue.add(reader.as_raw_fd(), token, Interest::READABLE)?;
         Ok(WakeSignal { reader, writer })
     }
@@ -31,9 +33,9 @@ impl WakeSignal {
 
     pub(crate) fn signal(&self, _: &Queue, _: Token) -> io::Result<()> {
         loop {
-            match send(self.writer.as_raw_fd()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => empty(self.reader.as_raw_fd()),
-                result => return result,
+            match send(self.writer.as_fd()) {
+                Err(Errno::AGAIN) => empty(self.reader.as_fd()),
+                result => return Ok(result?),
             }
         }
     }
@@ -43,16 +45,16 @@ impl WakeSignal {
 
     /// Signals a waker that another thread may own. Async-signal-safe.
     pub(crate) fn signal_at(descriptors: WakerDescriptors, _: &Queue, _: Token) -> Result<(), i32> {
-        match send(descriptors.sender) {
+        match descriptor::borrow(descriptors.sender).and_then(send) {
             // A full pipe is readable.
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(super::copy::errno(error)),
+            Err(error) if error != Errno::AGAIN => Err(error.raw_os_error()),
             _ => Ok(()),
         }
     }
 
     /// Makes fresh objects for a child, each with the descriptor whose place it takes.
     pub(crate) fn renew(descriptors: WakerDescriptors) -> io::Result<[(OwnedFd, RawFd); 2]> {
-        let [reader, writer] = create()?;
+        let (reader, writer) = descriptor::pipe()?;
         Ok([(writer, descriptors.sender), (reader, descriptors.registered)])
     }
 
@@ -64,22 +66,11 @@ impl WakeSignal {
     pub(super) fn set_pending(_: &mut [Event], _: bool) {}
 }
 
-fn create() -> io::Result<[OwnedFd; 2]> {
-    let mut fds = [-1; 2];
-    // SAFETY: the kernel writes two descriptors.
-    syscall!(pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK))?;
-    // SAFETY: the kernel has just given us these descriptors, and nothing else owns them.
-    Ok(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
+fn send(writer: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::io::write(writer, &[0]).map(drop)
 }
 
-fn send(writer: RawFd) -> io::Result<()> {
-    // SAFETY: the kernel reads one byte.
-    syscall!(write(writer, [0_u8].as_ptr().cast(), 1))?;
-    Ok(())
-}
-
-fn empty(reader: RawFd) {
-    let mut buffer = [0_u8; 4096];
-    // It does not matter if another thread has read the bytes meanwhile. SAFETY: the kernel writes at most the buffer's length.
-    let _ = syscall!(read(reader, buffer.as_mut_ptr().cast(), buffer.len()));
+fn empty(reader: BorrowedFd<'_>) {
+    // It does not matter if another thread has read the bytes meanwhile.
+    let _ = rustix::io::read(reader, &mut [0; 4096]);
 }

@@ -3,11 +3,13 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixDatagram;
 
-use super::descriptor;
-use super::epoll::{self, Queue};
-use super::syscall;
+use crate::sys::descriptor::{self, borrow};
+use crate::sys::{Queue, process, syscall};
+use rustix::fs::{OFlags, Stat, major, minor};
+
 use crate::source_kind::SourceKind;
 use crate::{Interest, Token};
 
@@ -104,7 +106,7 @@ fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered
         )));
     };
     let Some(line) = line else { return Ok(None) };
-    let interest = epoll::interest_of(line.events).ok_or_else(|| {
+    let interest = super::interest_of(line.events).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::Unsupported,
             format!("descriptor {fd} is registered for the events {:#x}, which mio does not use", line.events),
@@ -124,9 +126,16 @@ fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered
     Ok(Some(Registered { fd, token, interest, kind, inode }))
 }
 
-/// Kind, inode and the kernel's number of the device; `None` if the descriptor is not open.
+/// Kind, inode, and device number as proc(5) has it, which fstat(2) encodes in another way; `None` if the descriptor is not
+/// open.
 fn examine(fd: RawFd) -> io::Result<Option<(SourceKind, u64, u64)>> {
-    match descriptor::examine(fd) {
+    /// `MINORBITS` of the kernel's `dev_t`.
+    const MINOR_BITS: u32 = 20;
+    let examine = |stat: Stat| {
+        let device = u64::from(major(stat.st_dev)) << MINOR_BITS | u64::from(minor(stat.st_dev));
+        Ok((descriptor::kind_of_mode(fd, stat.st_mode)?, stat.st_ino, device))
+    };
+    match super::fstat(fd).and_then(examine) {
         Ok(examined) => Ok(Some(examined)),
         Err(error) if descriptor::is_closed(&error) => Ok(None),
         Err(error) => Err(error),
@@ -188,7 +197,7 @@ fn unreadable(path: &str, error: io::Error) -> io::Error {
 pub(crate) fn is_same_queue(a: RawFd, b: RawFd) -> io::Result<bool> {
     /// `KCMP_FILE`.
     const FILE: libc::c_int = 0;
-    let pid = super::process::id();
+    let pid = process::id();
     if let Ok(order) = syscall!(syscall(libc::SYS_kcmp, pid, pid, FILE, a, b)) {
         return Ok(order == 0);
     }
@@ -197,9 +206,7 @@ pub(crate) fn is_same_queue(a: RawFd, b: RawFd) -> io::Result<bool> {
 
 fn is_same_by_registration(a: RawFd, b: RawFd) -> io::Result<bool> {
     // An unconnected socket, registered for no events, gives none.
-    let socket = syscall!(socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?;
-    // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let socket = UnixDatagram::unbound()?;
     let mut event = libc::epoll_event { events: 0, u64: 0 };
     syscall!(epoll_ctl(a, libc::EPOLL_CTL_ADD, socket.as_raw_fd(), &raw mut event))?;
     // The kernel allows one registration of a file at a descriptor.
@@ -215,9 +222,9 @@ fn is_same_by_registration(a: RawFd, b: RawFd) -> io::Result<bool> {
 
 /// Whether two descriptors of one pipe are its two ends.
 pub(crate) fn are_both_ends(a: RawFd, b: RawFd) -> bool {
-    let mode = |fd| syscall!(fcntl(fd, libc::F_GETFL)).map(|flags| flags & libc::O_ACCMODE);
+    let mode = |fd| borrow(fd).and_then(rustix::fs::fcntl_getfl).map(|flags| flags & OFlags::ACCMODE);
     match (mode(a), mode(b)) {
-        (Ok(a), Ok(b)) => [(libc::O_RDONLY, libc::O_WRONLY), (libc::O_WRONLY, libc::O_RDONLY)].contains(&(a, b)),
+        (Ok(a), Ok(b)) => [(OFlags::RDONLY, OFlags::WRONLY), (OFlags::WRONLY, OFlags::RDONLY)].contains(&(a, b)),
         _ => false,
     }
 }
@@ -225,6 +232,7 @@ pub(crate) fn are_both_ends(a: RawFd, b: RawFd) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::fd::{FromRawFd, OwnedFd};
     use std::os::unix::net::UnixStream;
 
     use super::*;

@@ -2,100 +2,68 @@
 
 use std::io;
 use std::num::NonZeroU8;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::os::fd::{FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use libc::{EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP};
-
-use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 
-use super::syscall;
+use super::descriptor::{self, borrow};
+use super::{Queue, QueueCopy, process, syscall};
+use crate::source_kind::SourceKind;
 use crate::{Interest, Token};
+
+#[cfg(feature = "cponfork")]
+pub(crate) mod adoption;
+pub(crate) mod event;
+mod eventfd;
+mod no_remakes;
+#[cfg(feature = "os-ext")]
+mod pidfd;
+#[cfg(feature = "os-ext")]
+mod signalfd;
+#[cfg(feature = "cponfork")]
+mod unix_diag;
+
+pub(crate) use self::eventfd::WakeSignal;
+pub(crate) use self::no_remakes::{Remakes, RemakesLock};
+#[cfg(feature = "os-ext")]
+pub(crate) use self::{pidfd::ProcessHandle, signalfd::SignalQueue};
+pub(crate) use super::timerfd::{self as timer, Timer};
 
 pub(crate) type Event = libc::epoll_event;
 pub(crate) type Events = Vec<Event>;
-
-/// An epoll instance, or room for one.
-///
-/// It is not an `OwnedFd`: a child of a fork may have to give the instance another descriptor.
-#[derive(Debug)]
-pub(crate) struct Queue {
-    /// The argument of system calls: the queue's descriptor, or [`NO_QUEUE`].
-    fd: AtomicI32,
-    /// The queue's descriptor.
-    number: AtomicI32,
-}
 
 /// A bit of a registration's events that epoll_ctl(2) keeps and that no object reports: epoll_ctl(2) says that `EPOLLMSG` is
 /// ignored. A new registration does not have it.
 const MARK: libc::c_int = libc::EPOLLMSG;
 
-/// A descriptor that is never open: system calls return EBADF.
-const NO_QUEUE: RawFd = RawFd::MAX;
-
 impl Queue {
     /// The kernel refuses a registration that is made twice, and keeps one until it is deleted or the object is closed.
     pub(crate) const IS_EXACT: bool = true;
 
-    /// Room for a queue.
-    pub(crate) const fn vacant() -> Queue {
-        Queue { fd: AtomicI32::new(NO_QUEUE), number: AtomicI32::new(NO_QUEUE) }
-    }
-
     /// Opens an epoll instance, close-on-exec.
     pub(crate) fn open(&self) -> io::Result<()> {
-        let fd = syscall!(epoll_create1(libc::EPOLL_CLOEXEC))?;
-        self.set(fd);
+        self.set(epoll::create(CreateFlags::CLOEXEC)?.into_raw_fd());
         Ok(())
-    }
-
-    fn set(&self, fd: RawFd) {
-        self.fd.store(fd, Ordering::Relaxed);
-        self.number.store(fd, Ordering::Relaxed);
-    }
-
-    /// Refers to an instance that other code has opened, and will close.
-    pub(crate) fn refer_to(&self, fd: RawFd) {
-        self.set(fd);
-    }
-
-    /// Forgets an instance that other code has opened.
-    pub(crate) fn forget(&self) {
-        self.set(NO_QUEUE);
     }
 
     /// Closes the epoll instance. Another process that shares it keeps it.
     pub(crate) fn close(&self) {
         let fd = self.number();
-        self.set(NO_QUEUE);
+        self.forget();
         // SAFETY: the queue owns the descriptor, and forgets it.
         unsafe { libc::close(fd) };
-    }
-
-    /// The queue's descriptor.
-    #[inline(always)]
-    pub(crate) fn number(&self) -> RawFd {
-        self.number.load(Ordering::Relaxed)
-    }
-
-    #[inline(always)]
-    fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: it is never -1, and open for as long as the queue is; otherwise system calls return EBADF.
-        unsafe { BorrowedFd::borrow_raw(self.fd.load(Ordering::Relaxed)) }
     }
 
     #[inline]
     pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         events.clear();
-        // A capacity beyond `c_int::MAX`, some 24 GiB of events, wraps, and epoll_wait(2) may refuse the result.
-        let capacity = events.capacity() as libc::c_int;
-        let fd = self.fd.load(Ordering::Relaxed);
+        let (fd, room) = (self.fd().as_raw_fd(), room(events.capacity()));
         // rustix's `epoll::wait` calls epoll_pwait(2), which takes 7 ns longer, and there is no mask to set.
-        // SAFETY: the kernel writes at most `capacity` events to the vector's spare room.
-        let count = syscall!(epoll_wait(fd, events.as_mut_ptr(), capacity, millis(timeout)))?;
+        // SAFETY: the kernel writes at most `room` events to the vector's spare room.
+        let count = syscall!(epoll_wait(fd, events.as_mut_ptr(), room, millis(timeout)))?;
         // SAFETY: the kernel has initialised the first `count` events, and `count` is at most the capacity.
         unsafe { events.set_len(count as usize) };
         Ok(())
@@ -103,17 +71,17 @@ impl Queue {
 
     #[inline(always)]
     pub(crate) fn add(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
-        Ok(epoll::add(self.fd(), target(fd)?, data(token), flags(interest))?)
+        Ok(epoll::add(self.fd(), borrow(fd)?, data(token), flags(interest))?)
     }
 
     #[inline(always)]
     pub(crate) fn modify(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
-        Ok(epoll::modify(self.fd(), target(fd)?, data(token), flags(interest))?)
+        Ok(epoll::modify(self.fd(), borrow(fd)?, data(token), flags(interest))?)
     }
 
     #[inline(always)]
     pub(crate) fn delete(&self, fd: RawFd) -> io::Result<()> {
-        Ok(epoll::delete(self.fd(), target(fd)?)?)
+        Ok(epoll::delete(self.fd(), borrow(fd)?)?)
     }
 }
 
@@ -122,29 +90,7 @@ fn data(token: Token) -> EventData {
     EventData::new_u64(token.0 as u64)
 }
 
-/// A descriptor as epoll_ctl(2) takes it.
-#[inline(always)]
-fn target(fd: RawFd) -> Result<BorrowedFd<'static>, Errno> {
-    if fd < 0 {
-        return Err(Errno::BADF);
-    }
-    // SAFETY: it is not -1, and used only for epoll_ctl(2), which returns EBADF if it is not open.
-    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
-}
-
-impl AsFd for Queue {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: open for as long as the queue is.
-        unsafe { BorrowedFd::borrow_raw(self.number()) }
-    }
-}
-
 impl Queue {
-    /// Keeps later system calls from reaching the queue, which may belong to another process. Async-signal-safe.
-    pub(crate) fn disown(&self) {
-        self.fd.store(NO_QUEUE, Ordering::Relaxed);
-    }
-
     /// Whether there is a registration for the file that is open at `fd` now. The registration is known to have this token
     /// and this interest. If kcmp(2) is not allowed, this arms it again: a source that is ready gives an event.
     pub(crate) fn holds(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<bool> {
@@ -174,7 +120,7 @@ impl Queue {
         }
         /// `KCMP_EPOLL_TFD`.
         const EPOLL_TFD: libc::c_int = 7;
-        let pid = super::process::id();
+        let pid = process::id();
         for toff in 0.. {
             let slot = Slot { efd: self.number() as u32, tfd: fd as u32, toff };
             // SAFETY: the kernel reads the structure.
@@ -193,14 +139,26 @@ impl Queue {
         true
     }
 
-    /// Notes that the descriptor belongs to this process. Async-signal-safe.
-    pub(crate) fn adopt(&self) {}
-
     /// Whether the descriptor still refers to an epoll instance, in a process that may have closed it and opened another
     /// file since it was forked.
     fn is_here(&self) -> bool {
-        super::descriptor::kind(self.number()).is_ok_and(|kind| kind == crate::source_kind::SourceKind::Queue)
+        descriptor::kind(self.number()).is_ok_and(|kind| kind == SourceKind::Queue)
     }
+}
+
+/// Describes a descriptor with fstat(2).
+pub(crate) fn fstat(fd: RawFd) -> io::Result<rustix::fs::Stat> {
+    Ok(rustix::fs::fstat(borrow(fd)?)?)
+}
+
+/// Every socket has an inode.
+pub(crate) fn socket_pcb(_: RawFd) -> Option<u64> {
+    None
+}
+
+/// fstat(2) and the names in `/proc/self/fd` tell every kind.
+pub(crate) fn bare_kind(_: RawFd) -> Option<SourceKind> {
+    None
 }
 
 /// An epoll instance for a child, populated in the parent with the parent's own descriptors. The plan's spares own it.
@@ -208,36 +166,27 @@ impl Queue {
 /// itself must add each descriptor that it replaces, because an epoll instance identifies a registration by descriptor and
 /// open file description.
 #[derive(Debug)]
-pub(crate) struct QueueCopy {
+pub(crate) struct ChildQueue {
     queue: Queue,
     additions: Vec<(RawFd, EventFlags, Token)>,
     is_planned: bool,
 }
 
-impl super::QueueCopy for QueueCopy {
-    fn new(_: &Queue, spares: &mut Vec<OwnedFd>, is_planned: bool) -> io::Result<QueueCopy> {
-        let queue = Queue::vacant();
-        queue.open()?;
-        // SAFETY: the descriptor was just opened, and a `Queue` closes nothing when it is dropped.
-        spares.push(unsafe { OwnedFd::from_raw_fd(queue.number()) });
-        Ok(QueueCopy { queue, additions: Vec::new(), is_planned })
+impl QueueCopy for ChildQueue {
+    fn new(_: &Queue, spares: &mut Vec<OwnedFd>, is_planned: bool) -> io::Result<ChildQueue> {
+        let (queue, instance) = (Queue::vacant(), epoll::create(CreateFlags::CLOEXEC)?);
+        queue.set(instance.as_raw_fd());
+        spares.push(instance);
+        Ok(ChildQueue { queue, additions: Vec::new(), is_planned })
     }
 
     fn inherit(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         self.queue.add(fd, token, interest)
     }
 
-    fn inherit_muted(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
-        self.inherit(fd, token, interest)
-    }
-
-    fn leave_out(&mut self, _: RawFd, _: Interest) {}
-
     fn add_in_child(&mut self, fd: RawFd, token: Token, interest: Interest) {
         self.additions.push((fd, flags(interest), token));
     }
-
-    fn renew_waker(&mut self, _: Token) {}
 
     fn forget(&mut self, fd: RawFd) {
         // An error says that it has no registration yet, because the child would have added it.
@@ -247,7 +196,7 @@ impl super::QueueCopy for QueueCopy {
 
     fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32> {
         if self.is_planned || queue.is_here() {
-            super::descriptor::replace(self.queue.number(), queue.number())
+            descriptor::replace(self.queue.number(), queue.number())
         } else {
             // The child has closed the descriptor, and may have opened another file there.
             let duplicate = syscall!(fcntl(self.queue.number(), libc::F_DUPFD_CLOEXEC, 0));
@@ -258,13 +207,15 @@ impl super::QueueCopy for QueueCopy {
 
     fn complete(&mut self, queue: &Queue, _wakes: bool) -> Result<(), i32> {
         self.additions.iter().try_for_each(|&(fd, flags, token)| {
-            target(fd).and_then(|fd| epoll::add(queue.fd(), fd, data(token), flags)).map_err(Errno::raw_os_error)
+            borrow(fd).and_then(|fd| epoll::add(queue.fd(), fd, data(token), flags)).map_err(Errno::raw_os_error)
         })
     }
+}
 
-    fn missing(&self) -> impl Iterator<Item = RawFd> {
-        std::iter::empty()
-    }
+/// epoll_wait's number of events, at most.
+#[inline(always)]
+fn room(capacity: usize) -> libc::c_int {
+    capacity.min(libc::c_int::MAX as usize) as libc::c_int
 }
 
 /// epoll_wait's timeout: milliseconds, rounded up so that a short wait does not become a busy loop; -1 is no limit.
@@ -347,6 +298,12 @@ mod tests {
         assert_eq!(interest_of(flags(Interest::MARK).bits()), Some(Interest::MARK));
         assert_eq!(interest_of(EPOLLIN as u32), None);
         assert_eq!(interest_of((EPOLLIN | EPOLLRDHUP | EPOLLET | libc::EPOLLONESHOT) as u32), None);
+    }
+
+    #[test]
+    fn more_events_than_the_kernel_counts() {
+        assert_eq!((room(0), room(1024)), (0, 1024));
+        assert_eq!([1 << 31, 1 << 32, usize::MAX].map(room), [libc::c_int::MAX; 3]);
     }
 
     #[test]

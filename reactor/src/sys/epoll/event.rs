@@ -4,7 +4,7 @@ use std::fmt;
 
 use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP};
 
-use super::epoll::Event;
+use super::Event;
 use crate::Token;
 
 pub(crate) fn token(event: &Event) -> Token {

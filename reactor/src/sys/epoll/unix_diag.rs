@@ -1,13 +1,15 @@
 //! The peers of Unix sockets: sock_diag(7), `UNIX_DIAG_PEER`.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
-use super::syscall;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::sys::syscall;
 
 /// Asks the kernel about sockets, over a netlink socket that is opened for the first question.
 #[derive(Debug, Default)]
-pub(crate) struct SocketPeers(Option<Option<OwnedFd>>);
+pub(crate) struct SocketPeers(Option<Option<Socket>>);
 
 /// `struct nlmsghdr` with the `struct unix_diag_req` that follows it.
 #[repr(C)]
@@ -65,10 +67,9 @@ impl SocketPeers {
     }
 }
 
-fn open() -> io::Result<OwnedFd> {
-    let fd = syscall!(socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_SOCK_DIAG))?;
-    // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+fn open() -> io::Result<Socket> {
+    let (family, protocol) = (Domain::from(libc::AF_NETLINK), Protocol::from(libc::NETLINK_SOCK_DIAG));
+    Socket::new(family, Type::RAW, Some(protocol))
 }
 
 /// The peer's inode in an answer, unless it is an error.
@@ -94,8 +95,8 @@ fn peer(answer: &[u8]) -> Option<u64> {
 mod tests {
     use std::os::unix::net::UnixStream;
 
-    use super::super::descriptor::identity;
     use super::*;
+    use crate::sys::descriptor::identity;
 
     #[test]
     fn the_ends_of_a_pair_are_peers() {

@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use super::Queue;
 use crate::source_kind::SourceKind;
+use crate::sys::Queue;
 use crate::{Interest, Token};
 
 pub(crate) const EXISTS: bool = false;

@@ -4,7 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use super::syscall;
+use crate::sys::syscall;
 use crate::unix::SignalInfo;
 
 /// A signalfd. Its set is never changed, so that processes can share it: it gives each reader the reader's own signals.

@@ -1,11 +1,12 @@
 //! eventfd(2) as the kernel object of a waker.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
-use super::{Queue, syscall};
+use crate::sys::{Queue, descriptor};
 use crate::waker_slot::WakerDescriptors;
 use crate::{Interest, Token};
 
@@ -35,9 +36,7 @@ impl WakeSignal {
 
     /// Signals a waker that another thread may own. Async-signal-safe; the error is an errno.
     pub(crate) fn signal_at(descriptors: WakerDescriptors, _: &Queue, _: Token) -> Result<(), i32> {
-        // SAFETY: it goes to write(2) only, which returns EBADF if it is not open; it is never -1 for an eventfd.
-        let fd = unsafe { BorrowedFd::borrow_raw(descriptors.sender) };
-        signal(fd).map_err(Errno::raw_os_error)
+        descriptor::borrow(descriptors.sender).and_then(signal).map_err(Errno::raw_os_error)
     }
 
     /// Makes fresh objects for a child, each with the descriptor whose place it takes.
@@ -46,10 +45,8 @@ impl WakeSignal {
     }
 }
 
-fn create() -> io::Result<OwnedFd> {
-    let fd = syscall!(eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?;
-    // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+fn create() -> Result<OwnedFd, Errno> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
 }
 
 #[inline(always)]

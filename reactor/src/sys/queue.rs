@@ -1,0 +1,126 @@
+//! The place of a kernel queue, and the operations of a fork on it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+use super::process;
+use crate::{Interest, Token};
+
+/// A kernel queue, or room for one. The other methods are in `epoll` and `kqueue`.
+///
+/// It is not an `OwnedFd`: a child of a fork may have to give its queue another descriptor, or have none.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    /// The argument of system calls: the queue's descriptor, or [`NO_QUEUE`].
+    fd: AtomicI32,
+    /// The queue's descriptor.
+    number: AtomicI32,
+    /// The process that owns the descriptor.
+    owner: AtomicU32,
+}
+
+/// A descriptor that is never open: system calls return EBADF.
+const NO_QUEUE: RawFd = RawFd::MAX;
+
+impl Queue {
+    /// Room for a queue.
+    pub(crate) const fn vacant() -> Queue {
+        Queue { fd: AtomicI32::new(NO_QUEUE), number: AtomicI32::new(NO_QUEUE), owner: AtomicU32::new(0) }
+    }
+
+    /// Refers to the queue at `fd`, which belongs to this process. Async-signal-safe.
+    pub(crate) fn set(&self, fd: RawFd) {
+        self.fd.store(fd, Ordering::Relaxed);
+        self.number.store(fd, Ordering::Relaxed);
+        self.adopt();
+    }
+
+    /// Forgets the queue, without closing it.
+    pub(crate) fn forget(&self) {
+        self.fd.store(NO_QUEUE, Ordering::Relaxed);
+        self.number.store(NO_QUEUE, Ordering::Relaxed);
+    }
+
+    /// Notes that the descriptor belongs to this process. Async-signal-safe.
+    pub(crate) fn adopt(&self) {
+        self.owner.store(process::id(), Ordering::Relaxed);
+    }
+
+    #[allow(dead_code, reason = "only a kqueue asks")]
+    pub(super) fn is_own(&self) -> bool {
+        self.owner.load(Ordering::Relaxed) == process::id()
+    }
+
+    /// Keeps later system calls from reaching the queue, which may belong to another process, or from reaching another file at
+    /// its descriptor. Async-signal-safe.
+    pub(crate) fn disown(&self) {
+        self.fd.store(NO_QUEUE, Ordering::Relaxed);
+    }
+
+    /// The queue's descriptor.
+    #[inline(always)]
+    pub(crate) fn number(&self) -> RawFd {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// The descriptor for system calls.
+    #[inline(always)]
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: it is never -1, and open for as long as the queue is; otherwise system calls return EBADF.
+        unsafe { BorrowedFd::borrow_raw(self.fd.load(Ordering::Relaxed)) }
+    }
+}
+
+impl AsFd for Queue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: open for as long as the queue is, in the process that it belongs to.
+        unsafe { BorrowedFd::borrow_raw(self.number()) }
+    }
+}
+
+/// A child's kernel queue, not yet complete.
+///
+/// In a planned fork the parent says what the child gets, and the child makes the last system calls. In an unplanned fork the
+/// child does both. Dropping a copy before a planned fork leaves everything as it was.
+pub(crate) trait QueueCopy: Sized {
+    /// Starts the child's copy of `queue`. Both processes close `spares` after the fork.
+    ///
+    /// Unless the fork `is_planned`, this is the child. It may have closed the descriptor of its queue, and opened another
+    /// file there. If the kernel copied the queue, other threads of the parent may have changed it between that copy and
+    /// the copy of the memory.
+    fn new(queue: &Queue, spares: &mut Vec<OwnedFd>, is_planned: bool) -> io::Result<Self>;
+
+    /// Gives the child this registration, which the parent has.
+    fn inherit(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()>;
+
+    /// Gives the child this registration, which the parent has muted.
+    fn inherit_muted(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        self.inherit(fd, token, interest)
+    }
+
+    /// Keeps this registration from the child.
+    fn leave_out(&mut self, _fd: RawFd, _interest: Interest) {}
+
+    /// Gives the child this registration of a descriptor that refers to another object in the child.
+    fn add_in_child(&mut self, fd: RawFd, token: Token, interest: Interest);
+
+    /// Gives the child a waker of its own. Where wakers have descriptors, the fork replaces and adds those instead.
+    fn renew_waker(&mut self, _token: Token) {}
+
+    /// Drops the steps for a descriptor that is about to be closed.
+    fn forget(&mut self, fd: RawFd);
+
+    /// Child: makes `queue` refer to the child's queue, at the same descriptor unless another file is open there.
+    /// Async-signal-safe; the error is an errno.
+    fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32>;
+
+    /// Child, once every replaced descriptor is in place: completes the registrations. `wakes`: a wake is pending that the
+    /// kernel must report. Async-signal-safe; the error is an errno.
+    fn complete(&mut self, queue: &Queue, wakes: bool) -> Result<(), i32>;
+
+    /// Child, after that: returns the registered descriptors that are not open in the child.
+    fn missing(&self) -> impl Iterator<Item = RawFd> {
+        std::iter::empty()
+    }
+}
