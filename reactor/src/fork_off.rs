@@ -2,7 +2,7 @@
 //! recorded for forks.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -163,7 +163,7 @@ pub(crate) fn while_no_fork<T>(_: &str, act: impl FnOnce() -> io::Result<T>) -> 
 
 pub(crate) fn add_pair(_: RawFd, _: RawFd) {}
 
-pub(crate) fn add_timer<T: AsFd>(make: impl FnOnce() -> io::Result<T>, _: &Arc<TimerState>) -> io::Result<T> {
+pub(crate) fn add_timer<T: AsRawFd>(make: impl FnOnce() -> io::Result<T>, _: &Arc<TimerState>) -> io::Result<T> {
     make()
 }
 

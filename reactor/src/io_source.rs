@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 
 use crate::fork::{self, SourceRegistration};
 pub(crate) use crate::source_kind::SourceKind;
@@ -17,14 +17,14 @@ pub(crate) struct IoSource<T> {
     inner: T,
 }
 
-impl<T: AsFd> IoSource<T> {
+impl<T: AsRawFd> IoSource<T> {
     pub(crate) fn new(io: T, kind: SourceKind) -> IoSource<T> {
-        IoSource { registration: SourceRegistration::new(io.as_fd().as_raw_fd(), kind), inner: io }
+        IoSource { registration: SourceRegistration::new(io.as_raw_fd(), kind), inner: io }
     }
 
     /// Makes sources of the two ends of a stream socket pair. A fork that renews one end renews both.
     pub(crate) fn pair(a: T, b: T) -> (IoSource<T>, IoSource<T>) {
-        fork::add_pair(a.as_fd().as_raw_fd(), b.as_fd().as_raw_fd());
+        fork::add_pair(a.as_raw_fd(), b.as_raw_fd());
         let end = |io| {
             let mut end = IoSource::new(io, SourceKind::Pair);
             end.registration.set_recorded();
@@ -91,14 +91,15 @@ macro_rules! source {
         $(#[$as_fd])*
         impl std::os::fd::AsFd for $name {
             fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-                std::os::fd::AsFd::as_fd(&*self.inner)
+                // SAFETY: the source owns the descriptor, so it is open for as long as `self` lives.
+                unsafe { std::os::fd::BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(self)) }
             }
         }
 
         $(#[$as_fd])*
         impl std::os::fd::AsRawFd for $name {
             fn as_raw_fd(&self) -> std::os::fd::RawFd {
-                std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(self))
+                std::os::fd::AsRawFd::as_raw_fd(&*self.inner)
             }
         }
     };

@@ -201,13 +201,13 @@ impl SelectorCore {
     fn undo(&self, entry: &Entry, before: EntryInfo, error: io::Error) -> io::Error {
         let is_gone = error.kind() == io::ErrorKind::NotFound && !before.is_absent(generation());
         entry.finish(if is_gone { EntryInfo::VACANT } else { before });
-        self.check_poison().err().unwrap_or(error)
+        self.cause(error)
     }
 
     #[cold]
     fn not_registered(&self) -> io::Error {
         reconcile::ensure();
-        self.check_poison().err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+        self.cause(io::Error::from_raw_os_error(libc::ENOENT))
     }
 }
 

@@ -49,12 +49,9 @@ impl Selector {
     #[inline]
     pub(crate) fn poll(&self, events: &mut sys::Events, timeout: Option<Duration>) -> io::Result<()> {
         reconcile::ensure();
-        if self.core.poisoned().is_some() {
-            events.clear();
-            return self.core.check_poison();
-        }
         let timeout = if reconcile::is_first_poll_due() { self.first_poll()? } else { timeout };
-        self.core.kernel.poll(events, timeout)
+        // A poisoned selector has no queue, so the poll fails.
+        self.core.kernel.poll(events, timeout).map_err(|error| self.core.cause(error))
     }
 
     /// Runs the hook before the first poll of the child of an unplanned fork. The caller may wait for something that the

@@ -118,6 +118,12 @@ impl SelectorCore {
         self.poisoned().map_or(Ok(()), |poison| Err(poison.error()))
     }
 
+    /// The cause of a system call's error: the poison, if there is one.
+    #[cold]
+    pub(super) fn cause(&self, error: io::Error) -> io::Error {
+        self.check_poison().err().unwrap_or(error)
+    }
+
     /// Gives children no queue for the selector, from the next fork on.
     pub(super) fn retire(&self) {
         self.is_retired.store(true, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! Tells forks which sources are made and closed.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use super::policy::ForkPolicy;
@@ -39,11 +39,14 @@ pub(crate) fn add_pair(a: RawFd, b: RawFd) {
 }
 
 /// Makes a timer, and notes it with its state: children get one of their own.
-pub(crate) fn add_timer<T: AsFd>(make: impl FnOnce() -> io::Result<T>, timer_state: &Arc<TimerState>) -> io::Result<T> {
+pub(crate) fn add_timer<T: AsRawFd>(
+    make: impl FnOnce() -> io::Result<T>,
+    timer_state: &Arc<TimerState>,
+) -> io::Result<T> {
     reconcile::ensure();
     let mut state = lock_to_add("making a timer")?;
     let timer = make()?;
-    state.records.record(timer.as_fd().as_raw_fd()).timer = Some(Arc::clone(timer_state));
+    state.records.record(timer.as_raw_fd()).timer = Some(Arc::clone(timer_state));
     Ok(timer)
 }
 

@@ -150,9 +150,9 @@ pub(crate) fn is_open(fd: RawFd) -> bool {
 
 /// Whether the descriptor is readable.
 #[cfg(feature = "os-ext")]
-pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+pub(crate) fn is_readable(fd: RawFd) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let (fd, now) = (borrow(fd)?, Timespec { tv_sec: 0, tv_nsec: 0 });
     // A signal may interrupt it, although it does not wait.
     let ready = rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)))?;
     Ok(ready > 0)

@@ -66,9 +66,8 @@ impl Queue {
 
     /// The descriptor for system calls.
     #[inline(always)]
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: it is never -1, and open for as long as the queue is; otherwise system calls return EBADF.
-        unsafe { BorrowedFd::borrow_raw(self.fd.load(Ordering::Relaxed)) }
+    pub(super) fn fd(&self) -> RawFd {
+        self.fd.load(Ordering::Relaxed)
     }
 }
 

@@ -1,5 +1,5 @@
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,16 +62,16 @@ struct Recorded {
     state: Arc<TimerState>,
 }
 
-impl AsFd for Recorded {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.timer.as_fd()
+impl AsRawFd for Recorded {
+    fn as_raw_fd(&self) -> RawFd {
+        self.timer.as_raw_fd()
     }
 }
 
 /// Makes forks forget the timer, before it is closed and after its registration has ended.
 impl Drop for Recorded {
     fn drop(&mut self) {
-        fork::remove_timer(self.as_fd().as_raw_fd());
+        fork::remove_timer(self.as_raw_fd());
     }
 }
 

@@ -1,7 +1,7 @@
 //! Watches a process with pidfd_open(2).
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
@@ -22,12 +22,12 @@ impl ProcessHandle {
     }
 
     pub(crate) fn has_ended(&self) -> io::Result<bool> {
-        descriptor::is_readable(self.as_fd())
+        descriptor::is_readable(self.0.as_raw_fd())
     }
 
     /// Reaps a child that has ended.
     pub(crate) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
-        let ended = waitid(WaitId::PidFd(self.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
+        let ended = waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
         // In the encoding of wait(2), which is the one that the standard library takes.
         Ok(ended.map(|ended| {
             let core = if ended.dumped() { 0x80 } else { 0 };
@@ -37,8 +37,8 @@ impl ProcessHandle {
     }
 }
 
-impl AsFd for ProcessHandle {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+impl AsRawFd for ProcessHandle {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }

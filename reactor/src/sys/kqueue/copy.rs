@@ -1,7 +1,7 @@
 //! Copy on fork of a kqueue: by the kernel where it can, by replay elsewhere.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::kernel;
@@ -156,7 +156,7 @@ impl QueueCopy for ChildQueue {
 
     fn complete(&mut self, queue: &Queue, wakes: bool) -> Result<(), i32> {
         WakeSignal::set_pending(&mut self.changes, wakes);
-        apply(queue.fd().as_raw_fd(), &mut self.changes).map_err(errno)?;
+        apply(queue.fd(), &mut self.changes).map_err(errno)?;
         let failed = |change: &&Event| !IGNORED.contains(&change.errno()) && !is_write_of_a_queue(change);
         self.changes.iter().find(failed).map_or(Ok(()), |change| Err(change.errno()))
     }

@@ -9,7 +9,7 @@
 //! `EVFILT_USER`.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::time::Duration;
 use std::{fmt, ptr};
 
@@ -103,7 +103,7 @@ impl Queue {
         events.clear();
         let (list, room) = (events.as_mut_ptr().cast::<kernel::Kevent>(), events.capacity());
         // SAFETY: `Event` is `repr(transparent)`, and the kernel writes no more events than there is room for.
-        let count = unsafe { kernel::kevent(self.fd().as_raw_fd(), ptr::null(), 0, list, room, timeout) }?;
+        let count = unsafe { kernel::kevent(self.fd(), ptr::null(), 0, list, room, timeout) }?;
         // SAFETY: the kernel has initialised the first `count` events.
         unsafe { events.set_len(count) };
         Ok(())
@@ -113,7 +113,7 @@ impl Queue {
     pub(crate) fn add(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let mut knotes = knotes(fd, token, ADD)?;
         let wanted = wanted(&mut knotes, interest);
-        apply(self.fd().as_raw_fd(), wanted)?;
+        apply(self.fd(), wanted)?;
         let result = wanted.iter().try_for_each(|change| check_add(change, &[IGNORED_BY_ADD]));
         if result.is_err() {
             // Only one of the two knotes may exist.
@@ -128,7 +128,7 @@ impl Queue {
         for change in wanted(&mut changes, interest) {
             change.0.flags = ADD;
         }
-        apply(self.fd().as_raw_fd(), &mut changes)?;
+        apply(self.fd(), &mut changes)?;
         // The interest before is not known: the knote to delete may not exist.
         changes.iter().try_for_each(|change| check_add(change, &[IGNORED_BY_ADD, libc::ENOENT]))
     }
@@ -150,7 +150,7 @@ impl Queue {
 
     /// Makes changes to both knotes, and returns whether one of them exists.
     fn find(&self, mut changes: [Event; 2], ignored: &[i32]) -> io::Result<bool> {
-        apply(self.fd().as_raw_fd(), &mut changes)?;
+        apply(self.fd(), &mut changes)?;
         changes.iter().try_for_each(|change| check(change, ignored))?;
         Ok(changes.iter().any(|change| change.errno() == 0))
     }

@@ -9,7 +9,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -120,14 +120,13 @@ impl OwnQueue {
     /// Whether there is an event. It stays in the queue.
     #[cfg(feature = "os-ext")]
     pub(super) fn is_ready(&self) -> io::Result<bool> {
-        descriptor::is_readable(self.as_fd())
+        descriptor::is_readable(self.0.fd)
     }
 }
 
-impl AsFd for OwnQueue {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: open as long as it lives, in the process that it belongs to.
-        unsafe { BorrowedFd::borrow_raw(self.0.fd) }
+impl AsRawFd for OwnQueue {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.fd
     }
 }
 

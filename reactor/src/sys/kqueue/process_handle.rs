@@ -1,7 +1,7 @@
 //! Watches a process with `EVFILT_PROC`.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
@@ -65,8 +65,8 @@ fn is_there(pid: libc::pid_t) -> bool {
     pid != 0 && !syscall!(kill(pid, 0)).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
 }
 
-impl AsFd for ProcessHandle {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.queue.as_fd()
+impl AsRawFd for ProcessHandle {
+    fn as_raw_fd(&self) -> RawFd {
+        self.queue.as_raw_fd()
     }
 }

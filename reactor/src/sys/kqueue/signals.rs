@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsRawFd, RawFd};
 
 use super::kernel::{EV_ADD, EV_CLEAR, EVFILT_SIGNAL};
 use super::own::{Contents, OwnQueue};
@@ -133,8 +133,8 @@ fn value(_: &libc::siginfo_t) -> i32 {
     0
 }
 
-impl AsFd for SignalQueue {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.queue.as_fd()
+impl AsRawFd for SignalQueue {
+    fn as_raw_fd(&self) -> RawFd {
+        self.queue.as_raw_fd()
     }
 }

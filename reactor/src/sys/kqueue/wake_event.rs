@@ -1,7 +1,7 @@
 //! `EVFILT_USER` as the kernel object of a waker: an event of the queue itself, without a descriptor.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
 use super::kernel::{self, EV_ADD, EV_CLEAR, EV_DELETE, EV_RECEIPT, EVFILT_USER, NOTE_TRIGGER};
@@ -69,7 +69,7 @@ impl Queue {
         let mut change = Event::new(IDENT, EVFILT_USER, flags, token);
         change.0.fflags = fflags;
         // SAFETY: one change, and room for no event: an error is returned as the call's own.
-        unsafe { kernel::kevent(self.fd().as_raw_fd(), &change.0, 1, std::ptr::null_mut(), 0, Some(Duration::ZERO)) }?;
+        unsafe { kernel::kevent(self.fd(), &change.0, 1, std::ptr::null_mut(), 0, Some(Duration::ZERO)) }?;
         Ok(())
     }
 }
