@@ -35,10 +35,6 @@ pub(crate) fn nanos(time: Timespec) -> u64 {
     Duration::try_from(time).map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
-pub(crate) fn timespec(nanos: u64) -> Timespec {
-    Timespec { tv_sec: (nanos / 1_000_000_000) as i64, tv_nsec: (nanos % 1_000_000_000) as _ }
-}
-
 /// When a timer expires, in nanoseconds of its clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Setting {

@@ -8,14 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::Ordering;
 
 use super::adopted::{AdoptedQueue, SIGNAL_PIPE};
 use super::entry::{Entry, EntryInfo, PolicyTag};
 use super::error::{PrepareError, PrepareObject};
 use super::own_pairs::OwnPairs;
 use super::policy::SourceKind;
-use super::process_state::{CORES, GENERATION, ProcessState, is_forking_here, lock, lock_to_change, selectors};
+use super::process_state::{PROCESS, ProcessState, generation, is_forking_here, lock, lock_to_change, selectors};
 use super::selector_core::SelectorCore;
 use super::signal_pipe::SignalPipe;
 use crate::lock::Guard;
@@ -112,7 +111,7 @@ fn find_pipe(fd: RawFd) -> io::Result<SignalPipe> {
     let receiver = receivers.find(|listed| descriptor::is_unix_stream(listed.fd)).ok_or_else(not_found)?;
     let receivers = lists.iter().flatten().filter(|listed| is_receiver(listed) && listed.inode == receiver.inode);
     let registered: BTreeSet<_> = receivers.map(|listed| listed.fd).collect();
-    SignalPipe::find(receiver.inode, GENERATION.load(Ordering::Relaxed), &open, |fd| registered.contains(&fd))
+    SignalPipe::find(receiver.inode, generation(), &open, |fd| registered.contains(&fd))
 }
 
 fn is_receiver(listed: &Listed) -> bool {
@@ -139,8 +138,7 @@ impl Instance {
 pub(super) fn refresh(state: &mut ProcessState) -> Result<(), PrepareError> {
     let Some(pipe) = state.adopted.pipe.as_mut() else { return Ok(()) };
     let failed = PrepareError::of(PrepareObject::ForeignQueues);
-    let generation = GENERATION.load(Ordering::Relaxed);
-    let inode = pipe.check(generation).map_err(failed)?;
+    let inode = pipe.check(generation()).map_err(failed)?;
     let mut lists = Lists { inode, read: BTreeMap::new() };
     for queue in &state.adopted.queues {
         lists.read(queue.core.kernel.queue.number())?;
@@ -155,13 +153,12 @@ pub(super) fn refresh(state: &mut ProcessState) -> Result<(), PrepareError> {
     pipe.find_others(&open, |fd| registered.contains(&fd));
     pipe.record(&mut state.records);
     let (cores, instances): (Vec<_>, Vec<_>) = assign_cores(state, instances).into_iter().unzip();
-    state.records.forget_found_pairs();
     let mut pairs = OwnPairs::new(open, instances.iter().flat_map(|instance| &instance.registered));
     for (core, instance) in cores.into_iter().zip(&instances) {
         let failed = PrepareError::of(PrepareObject::ForeignQueue(core.kernel.queue.number()));
         fill(core, instance, &mut pairs).map_err(failed)?;
     }
-    pairs.found().for_each(|(a, b)| state.records.add_found_pair(a, b));
+    state.records.set_found_pairs(pairs.found());
     Ok(())
 }
 
@@ -261,7 +258,7 @@ fn assign_cores(state: &mut ProcessState, instances: Vec<Instance>) -> Vec<(&'st
 }
 
 fn begin_core(state: &mut ProcessState) -> &'static SelectorCore {
-    let core = state.free_cores.pop().unwrap_or_else(|| CORES.add());
+    let core = state.free_cores.pop().unwrap_or_else(|| PROCESS.cores.add());
     state.last_id += 1;
     core.begin_adopted(state.last_id);
     core
@@ -278,11 +275,10 @@ fn fill(core: &SelectorCore, instance: &Instance, pairs: &mut OwnPairs) -> io::R
     }
     core.kernel.waker.occupy(WAKER);
     core.kernel.waker.set_descriptors(WakerDescriptors { registered: waker.fd, sender: waker.fd });
-    let generation = GENERATION.load(Ordering::Relaxed);
     let mut present = BTreeSet::new();
     for registered in instance.registered.iter().filter(|registered| registered.token != WAKER) {
         let entry = core.table.make_room(registered.fd).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
-        let info = info(registered, entry, generation, pairs.kind(registered))?;
+        let info = info(registered, entry, pairs.kind(registered))?;
         entry.set_token(registered.token);
         entry.set_info(info);
         present.insert(registered.fd);
@@ -290,7 +286,7 @@ fn fill(core: &SelectorCore, instance: &Instance, pairs: &mut OwnPairs) -> io::R
     for (_, entry) in core.table.iter().filter(|(fd, _)| !present.contains(fd)) {
         // A registration that the fork has left out keeps its policy.
         let info = entry.info();
-        if !info.is_vacant() && !info.is_absent(generation) {
+        if !info.is_vacant() && !info.is_absent(generation()) {
             entry.vacate();
         }
     }
@@ -298,12 +294,12 @@ fn fill(core: &SelectorCore, instance: &Instance, pairs: &mut OwnPairs) -> io::R
 }
 
 /// Returns the state of the table entry for a listed registration.
-fn info(registered: &Registered, entry: &Entry, generation: u32, kind: SourceKind) -> io::Result<EntryInfo> {
+fn info(registered: &Registered, entry: &Entry, kind: SourceKind) -> io::Result<EntryInfo> {
     let tag = SourceTag::of(kind);
     if !registered.interest.is_marked() {
         return Ok(EntryInfo::new(registered.interest, tag, PolicyTag::default()));
     }
-    let known = entry.get().filter(|(token, info)| *token == registered.token && !info.is_absent(generation));
+    let known = entry.get().filter(|(token, info)| *token == registered.token && !info.is_absent(generation()));
     let Some((_, known)) = known else {
         return Err(io::Error::other(format!(
             "descriptor {} has a fork policy that this process does not know: the epoll instance is shared with another \

@@ -3,9 +3,11 @@
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::descriptors::Records;
 use super::entry::EntryInfo;
 use super::policy::{ForkPolicy, SourceKind};
 use super::selector_core::SelectorCore;
+use crate::sys::descriptor;
 use crate::{Interest, Token};
 
 /// What the child of a fork gets for one registration.
@@ -39,8 +41,8 @@ pub(super) struct Decided {
 
 impl Decision {
     /// Decides what the child gets. `is_selector`: the descriptor is the queue of a selector that the fork copies.
-    pub(super) fn new(info: EntryInfo, token: Token, kind: SourceKind, is_selector: bool) -> Decision {
-        match policy(info, token, kind) {
+    pub(super) fn new(policy: ForkPolicy, info: EntryInfo, kind: SourceKind, is_selector: bool) -> Decision {
+        match policy {
             ForkPolicy::NoFork => Decision::LeaveOut,
             ForkPolicy::Sever => Decision::Sever,
             ForkPolicy::Renew if kind == SourceKind::Timer => Decision::RenewTimer,
@@ -59,13 +61,14 @@ impl Decision {
     }
 }
 
-/// The policy that a fork follows for a registration. It takes for granted that a stream with the token of
-/// [`renew_receivers`] is an end of a pair.
-pub(super) fn policy(info: EntryInfo, token: Token, kind: SourceKind) -> ForkPolicy {
-    match info.own_policy() {
-        None if is_renewed_receiver(token, kind) => ForkPolicy::Renew,
-        _ => info.policy(kind),
+/// The policy that a fork follows for a registration.
+pub(super) fn policy(fd: RawFd, info: EntryInfo, token: Token, kind: SourceKind, records: &Records) -> ForkPolicy {
+    let is_renewed = info.own_policy().is_none() && is_renewed_receiver(token, kind);
+    // A stream with this token is a signal pipe only if it belongs to a pair made in this process.
+    if is_renewed && descriptor::identity(fd).is_ok_and(|identity| records.find_pair(identity).is_some()) {
+        return ForkPolicy::Renew;
     }
+    info.policy(kind)
 }
 
 /// The token of [`renew_receivers`], plus 1; 0: none.

@@ -50,18 +50,24 @@ impl Records {
         self.record(b).peer = Some(a);
     }
 
-    /// Notes a pair that was found, unless one of its ends is in a pair already.
-    pub(super) fn add_found_pair(&mut self, a: RawFd, b: RawFd) {
-        if [a, b].iter().all(|fd| self.get(*fd).is_none_or(|record| record.peer.is_none())) {
-            self.add_pair(a, b);
-            self.record(a).is_found = true;
-            self.record(b).is_found = true;
+    /// Replaces the pairs that were found before, whose descriptors may have been closed without notice. A found pair of
+    /// which one end is in another pair does not count.
+    pub(super) fn set_found_pairs(&mut self, found: impl Iterator<Item = (RawFd, RawFd)>) {
+        for record in self.0.values_mut().filter(|record| record.is_found) {
+            record.peer = None;
+            record.is_found = false;
         }
-    }
-
-    /// Forgets the pairs that were found: their descriptors may have been closed without notice.
-    pub(super) fn forget_found_pairs(&mut self) {
-        self.0.retain(|_, record| !record.is_found);
+        for (a, b) in found {
+            if [a, b].iter().all(|fd| self.get(*fd).is_none_or(|record| record.peer.is_none())) {
+                self.add_pair(a, b);
+                self.record(a).is_found = true;
+                self.record(b).is_found = true;
+            }
+        }
+        self.0.retain(|_, record| {
+            record.is_always_renewed &= record.peer.is_some();
+            record.peer.is_some() || record.timer.is_some() || record.muted.is_some()
+        });
     }
 
     /// Notes that the owner of `fd` gives it away, still open: it is no longer an end of a pair or a timer.
@@ -102,5 +108,25 @@ impl Records {
         if let Some(peer) = record.peer.take().and_then(|peer| self.0.get_mut(&peer)) {
             peer.peer = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_noted_of_a_found_pair_stays() {
+        let mut records = Records::new();
+        records.set_found_pairs([(3, 4)].into_iter());
+        records.record(3).is_always_renewed = true;
+        records.record(4).muted = Some((1, 2));
+        records.set_found_pairs([(3, 4)].into_iter());
+        assert!(records.get(3).is_some_and(|record| record.peer == Some(4) && record.is_always_renewed));
+        assert_eq!(records.get(4).and_then(|record| record.muted), Some((1, 2)));
+        // The pair does not exist any more.
+        records.set_found_pairs([].into_iter());
+        assert!(records.get(3).is_none());
+        assert!(records.get(4).is_some_and(|record| record.peer.is_none() && record.muted.is_some()));
     }
 }

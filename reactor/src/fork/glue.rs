@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use super::adopting;
 use super::decision;
-use super::entry::{Entry, EntryInfo};
+use super::entry::Entry;
 use super::error::{PrepareError, PrepareObject};
 use super::policy::SourceKind;
 use super::process_state::{self, lock_to_add, lock_to_change, selectors};
@@ -44,6 +44,8 @@ pub fn retire_in_children(source: &impl AsRawFd) -> io::Result<()> {
 /// Whether `source`, an I/O object or a descriptor, has a policy of its own in any selector, even if the fork that made
 /// this process left the registration out.
 pub fn is_tagged(source: &impl AsRawFd) -> bool {
+    reconcile::ensure();
+    let _state = adopting::lock_refreshed();
     find(source.as_raw_fd(), |info| info.own_policy().is_some()).is_some()
 }
 
@@ -268,7 +270,10 @@ pub fn is_pair_end(source: &impl AsRawFd) -> bool {
 /// Whether `Renew` can apply to a registration of `source`.
 pub fn can_renew(source: &impl AsRawFd) -> bool {
     let fd = source.as_raw_fd();
-    let kind = find(fd, |info: EntryInfo| info.kind().is_some()).and_then(|(_, info)| info.kind());
+    reconcile::ensure();
+    let state = adopting::lock_refreshed();
+    let kind = find(fd, |info| info.kind().is_some()).and_then(|(_, info)| info.kind());
+    drop(state);
     let kind = kind.or_else(|| descriptor::kind(fd).ok());
     matches!(kind, Some(SourceKind::Timer | SourceKind::Waker)) || find_pair(fd).is_ok()
 }

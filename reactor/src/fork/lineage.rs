@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::process_state::{GENERATION, PARENT};
+use super::process_state::{self, PROCESS};
 use super::reconcile;
 
 /// How many forks lie between this process and the one that its program started as: 0 in that process, 1 in its children, 2
@@ -14,7 +14,7 @@ use super::reconcile;
 /// Forks are noticed once the process has used a selector or has called this function.
 pub fn generation() -> u32 {
     reconcile::start();
-    GENERATION.load(Ordering::Relaxed)
+    process_state::generation()
 }
 
 /// The process id of the parent that forked this process, even if the parent has ended since; `None` in generation 0.
@@ -22,5 +22,5 @@ pub fn generation() -> u32 {
 /// Like [`generation`], this skips processes that never used a selector.
 pub fn parent() -> Option<u32> {
     reconcile::ensure();
-    Some(PARENT.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    Some(PROCESS.parent.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
 }

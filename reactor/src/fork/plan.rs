@@ -34,8 +34,6 @@ pub(super) struct Plan {
     pub(super) severed: Vec<RawFd>,
     /// What the child puts in place of the descriptors of an adopted selector that it has to poison.
     pub(super) stops: Vec<(&'static SelectorCore, Replacement)>,
-    /// The planner's decisions. The vector is kept to reuse its memory.
-    pub(super) decisions: Vec<Decided>,
     /// Whether the plan was made ahead. It waits for the next fork, with the gate closed.
     pub(super) is_ahead: bool,
 }
@@ -53,36 +51,20 @@ impl Plan {
             bare: Vec::new(),
             severed: Vec::new(),
             stops: Vec::new(),
-            decisions: Vec::new(),
             is_ahead: false,
         }
     }
 
-    /// Closes what was prepared. Keeps the vectors' memory.
+    /// Closes what was prepared.
     pub(super) fn clear(&mut self) {
-        self.replacements.spares.clear();
-        self.forget_all();
+        *self = Plan::new();
     }
 
     /// Forgets what the parent had prepared, in the child of an unplanned fork that reconciles late. Does not close the
     /// prepared descriptors: the child may have closed them since, and have opened other files there.
     pub(super) fn abandon(&mut self) {
         self.replacements.spares.drain(..).for_each(std::mem::forget);
-        self.forget_all();
-    }
-
-    fn forget_all(&mut self) {
-        self.queues.clear();
-        self.retired.clear();
-        self.replacements.steps.clear();
-        self.renewals.clear();
-        self.held_back.clear();
-        self.muted.clear();
-        self.bare.clear();
-        self.severed.clear();
-        self.stops.clear();
-        self.decisions.clear();
-        self.is_ahead = false;
+        self.clear();
     }
 
     /// Drops the steps for `fd`, which its owner closes before the fork. The child must not replace another file that may

@@ -6,16 +6,16 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::adopted::Adopted;
-use super::decision::{Decided, Decision, is_renewed_receiver};
+use super::decision::{self, Decided, Decision};
 use super::descriptors::Records;
 use super::entry::{Entry, EntryInfo, PATIENCE};
 use super::error::{PrepareError, PrepareObject};
 use super::plan::{self, Plan};
 use super::policy::{ForkPolicy, SourceKind};
-use super::renewal::{Renewal, RenewedEnd, RenewedPair, Replacement};
+use super::renewal::{self, Renewal, RenewedEnd, Replacement};
 use super::selector_core::{Poison, SelectorCore};
+use crate::Interest;
 use crate::sys::{self, QueueCopy, descriptor};
-use crate::{Interest, Token};
 
 /// Which process plans, and for which fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,25 +67,15 @@ impl<'a> Planner<'a> {
         // A poisoned selector stays poisoned in every child.
         let selectors = selectors.filter(|selector| selector.poisoned().is_none());
         self.plan.remakes.prepare();
+        let mut decisions = Vec::new();
         for selector in selectors.clone() {
-            self.decide(selector, selectors.clone())?;
+            self.decide(selector, selectors.clone(), &mut decisions)?;
         }
-        let decisions = std::mem::take(&mut self.plan.decisions);
-        let planned = self.carry_out(&decisions, selectors);
-        self.plan.decisions = decisions;
-        planned
-    }
-
-    fn carry_out(
-        &mut self,
-        decisions: &[Decided],
-        selectors: impl Iterator<Item = &'static SelectorCore> + Clone,
-    ) -> Result<(), PrepareError> {
         for selector in selectors.clone() {
             self.plan_queue(selector)?;
         }
-        self.renew_and_sever(decisions, selectors)?;
-        self.fill_queues(decisions)
+        self.renew_and_sever(&decisions, selectors)?;
+        self.fill_queues(&decisions)
     }
 
     /// Decides about each registration of `selector`, and brings its table up to date.
@@ -93,16 +83,15 @@ impl<'a> Planner<'a> {
         &mut self,
         selector: &'static SelectorCore,
         selectors: impl Iterator<Item = &'static SelectorCore> + Clone,
+        decisions: &mut Vec<Decided>,
     ) -> Result<(), PrepareError> {
         for (fd, entry) in selector.table.iter() {
             let Some((info, kind)) = self.look_at(selector, fd, entry)? else { continue };
             let Some((token, before)) = entry.get() else { continue };
             let is_selector =
                 kind == SourceKind::Queue && selectors.clone().any(|other| other.kernel.queue.number() == fd);
-            let mut decision = Decision::new(info, token, kind, is_selector);
-            if decision == Decision::RenewPair && is_renewed_receiver(token, kind) && info.own_policy().is_none() {
-                decision = self.decide_about_receiver(fd, info, kind)?;
-            }
+            let policy = decision::policy(fd, info, token, kind, self.records);
+            let decision = Decision::new(policy, info, kind, is_selector);
             if self.mode == Mode::Unplanned && decision.is_replaced() && !descriptor::is_still(fd, kind) {
                 entry.vacate();
                 continue;
@@ -116,19 +105,9 @@ impl<'a> Planner<'a> {
                 self.plan.muted.push((selector, fd));
             }
             let interest = selector.kernel_interest(info);
-            self.plan.decisions.push(Decided { selector, fd, token, interest, decision });
+            decisions.push(Decided { selector, fd, token, interest, decision });
         }
         Ok(())
-    }
-
-    /// Decides about a stream that has a signal pipe's token. It is a signal pipe only if it belongs to a pair made in this
-    /// process.
-    fn decide_about_receiver(&self, fd: RawFd, info: EntryInfo, kind: SourceKind) -> Result<Decision, PrepareError> {
-        let identity = descriptor::identity(fd).map_err(PrepareError::of(PrepareObject::Pair(fd)))?;
-        if self.records.find_pair(identity).is_some() {
-            return Ok(Decision::RenewPair);
-        }
-        Ok(Decision::new(info.with_policy(info.policy(kind)), Token(0), kind, false))
     }
 
     /// Returns the state of an entry and the kind of its source; `None` if this process does not have the registration.
@@ -261,16 +240,16 @@ impl<'a> Planner<'a> {
                 "only wakers, timers and stream socket pairs made in this process can be renewed: give it another policy",
             )));
         };
-        let pair = RenewedPair::new([end, peer], &mut self.plan.replacements).map_err(failed)?;
-        self.plan.renewals.push(Renewal::Pair(pair));
-        self.replaced.extend(pair.ends.map(|end| (end.fd, Replaced::Renewed)));
+        let ends = renewal::renew_pair([end, peer], &mut self.plan.replacements).map_err(failed)?;
+        self.plan.renewals.push(Renewal::Pair(ends));
+        self.replaced.extend(ends.map(|end| (end.fd, Replaced::Renewed)));
         // `fd` may be a duplicate.
         self.renew_pair(fd)
     }
 
     fn renewed_ends(&self) -> impl Iterator<Item = RenewedEnd> {
         let pairs = self.plan.renewals.iter().filter_map(|renewal| match renewal {
-            Renewal::Pair(pair) => Some(pair.ends),
+            Renewal::Pair(ends) => Some(*ends),
             _ => None,
         });
         pairs.flatten()

@@ -47,20 +47,29 @@ impl ProcessState {
 /// Every static that a commit writes to, on one page. The kernel must copy each page that a child writes to, which takes
 /// longer than a system call.
 #[repr(align(512))]
-struct CommitPage {
-    generation: AtomicU32,
-    parent: AtomicU32,
-    own_id: AtomicU32,
-    has_relatives: AtomicBool,
-    forking: AtomicUsize,
-    cores: Cores,
-    hold: Lock<()>,
-    state: Lock<ProcessState>,
+pub(super) struct Process {
+    /// How many forks lie between this process and the one that its program started as.
+    pub(super) generation: AtomicU32,
+    /// The process that forked this one; 0: none, in generation 0.
+    pub(super) parent: AtomicU32,
+    /// The id of this process. A child reads it as its parent's id.
+    pub(super) own_id: AtomicU32,
+    /// Whether another process may have duplicates of this process's descriptors, as far as planned forks are concerned. The
+    /// kernel forgets a registration only with the last duplicate.
+    pub(super) has_relatives: AtomicBool,
+    /// The thread that is between prepare and the end of a fork, or reconciles; 0: none.
+    pub(super) forking: AtomicUsize,
+    /// The list of cores. Cores are added with the state locked.
+    pub(super) cores: Cores,
+    /// Held to keep forks waiting, and by a fork from prepare to its end.
+    pub(super) hold: Lock<()>,
+    /// The lock is held from prepare to the end of a fork, so the child finds it held by the one thread it has.
+    pub(super) state: Lock<ProcessState>,
 }
 
-const _: () = assert!(size_of::<CommitPage>() == align_of::<CommitPage>());
+const _: () = assert!(size_of::<Process>() == align_of::<Process>());
 
-static PAGE: CommitPage = CommitPage {
+pub(super) static PROCESS: Process = Process {
     generation: AtomicU32::new(0),
     parent: AtomicU32::new(0),
     own_id: AtomicU32::new(0),
@@ -72,42 +81,22 @@ static PAGE: CommitPage = CommitPage {
 };
 
 /// How many forks lie between this process and the one that its program started as.
-pub(super) static GENERATION: &AtomicU32 = &PAGE.generation;
-
-/// The process that forked this one; 0: none, in generation 0.
-pub(super) static PARENT: &AtomicU32 = &PAGE.parent;
-
-/// The id of this process. A child reads it as its parent's id.
-pub(super) static OWN_ID: &AtomicU32 = &PAGE.own_id;
-
-/// Whether another process may have duplicates of this process's descriptors, as far as planned forks are concerned. The
-/// kernel forgets a registration only with the last duplicate.
-pub(super) static HAS_RELATIVES: &AtomicBool = &PAGE.has_relatives;
-
-/// The thread that is between prepare and the end of a fork, or reconciles; 0: none.
-pub(super) static FORKING: &AtomicUsize = &PAGE.forking;
-
-/// Held to keep forks waiting, and by a fork from prepare to its end.
-pub(super) static HOLD: &Lock<()> = &PAGE.hold;
-
-/// The lock is held from prepare to the end of a fork, so the child finds it held by the one thread it has.
-pub(super) static STATE: &Lock<ProcessState> = &PAGE.state;
-
-/// The list of cores. Cores are added with the state locked.
-pub(super) static CORES: &Cores = &PAGE.cores;
+pub(super) fn generation() -> u32 {
+    PROCESS.generation.load(Ordering::Relaxed)
+}
 
 /// The selectors that exist.
 pub(super) fn selectors() -> impl Iterator<Item = &'static SelectorCore> + Clone {
-    CORES.in_use()
+    PROCESS.cores.in_use()
 }
 
 /// Locks the state. A thread that is between prepare and the end of a fork has it locked already, and gets it again.
 pub(super) fn lock() -> Guard<ProcessState> {
     if is_forking_here() {
         // SAFETY: the thread has the lock, and nothing is borrowed from it between prepare and the end of the fork.
-        return unsafe { STATE.again(false) };
+        return unsafe { PROCESS.state.again(false) };
     }
-    STATE.lock()
+    PROCESS.state.lock()
 }
 
 /// Locks the state to change something that a fork looks at. Discards a plan that was made ahead, which would be out of
@@ -127,15 +116,15 @@ pub(super) fn lock_to_add(doing: &str) -> io::Result<Guard<ProcessState>> {
     refuse_inside_fork(doing)?;
     let state = lock_to_change();
     gate::start()?;
-    if OWN_ID.load(Ordering::Relaxed) == 0 {
-        OWN_ID.store(std::process::id(), Ordering::Relaxed);
+    if PROCESS.own_id.load(Ordering::Relaxed) == 0 {
+        PROCESS.own_id.store(std::process::id(), Ordering::Relaxed);
     }
     Ok(state)
 }
 
 /// Whether the calling thread is between prepare and the end of a fork, or reconciles.
 pub(super) fn is_forking_here() -> bool {
-    FORKING.load(Ordering::Relaxed) == this_thread()
+    PROCESS.forking.load(Ordering::Relaxed) == this_thread()
 }
 
 /// Returns an error to a thread that is between prepare and the end of a fork.
@@ -154,8 +143,8 @@ pub(super) fn inside_fork(doing: &str) -> io::Error {
 
 /// In the child, counts the fork and notes the parent, so that the child may fork in turn. Async-signal-safe.
 pub(super) fn begin_generation() {
-    PARENT.store(OWN_ID.load(Ordering::Relaxed), Ordering::Relaxed);
-    OWN_ID.store(crate::sys::process::id(), Ordering::Relaxed);
-    HAS_RELATIVES.store(true, Ordering::Relaxed);
-    GENERATION.fetch_add(1, Ordering::Relaxed);
+    PROCESS.parent.store(PROCESS.own_id.load(Ordering::Relaxed), Ordering::Relaxed);
+    PROCESS.own_id.store(crate::sys::process::id(), Ordering::Relaxed);
+    PROCESS.has_relatives.store(true, Ordering::Relaxed);
+    PROCESS.generation.fetch_add(1, Ordering::Relaxed);
 }

@@ -9,10 +9,7 @@ use super::adopting;
 use super::error::{Error, PrepareError, PrepareObject};
 use super::gate::{self, Gate};
 use super::planner::{Mode, Planner};
-use super::process_state::{
-    self, FORKING, GENERATION, HAS_RELATIVES, HOLD, OWN_ID, ProcessState, STATE, begin_generation, is_forking_here,
-    selectors,
-};
+use super::process_state::{self, PROCESS, ProcessState, begin_generation, generation, is_forking_here, selectors};
 use super::reconcile;
 use crate::lock::{Guard, this_thread};
 use crate::sys;
@@ -86,10 +83,10 @@ pub struct HeldOff {
 /// If the calling thread holds forks off already, or is forking: it would wait for itself.
 pub fn hold_off() -> io::Result<HeldOff> {
     process_state::refuse_inside_fork("holding forks off")?;
-    if HOLD.is_mine() {
+    if PROCESS.hold.is_mine() {
         return Err(io::Error::other("this thread holds forks off already: drop its `HeldOff` first"));
     }
-    Ok(HeldOff { _guard: HOLD.lock() })
+    Ok(HeldOff { _guard: PROCESS.hold.lock() })
 }
 
 /// A prepared fork. [Commit](Prepared::commit) it in the child, and [abort](Prepared::abort) it in the parent. Dropping it
@@ -192,7 +189,7 @@ pub fn prepare_ahead() -> Result<(), PrepareError> {
     }
     // The gate stays closed. So each change runs into it, and discards the plan.
     prepared.state.plan.is_ahead = true;
-    FORKING.store(0, Ordering::Relaxed);
+    PROCESS.forking.store(0, Ordering::Relaxed);
     prepared.is_over = true;
     Ok(())
 }
@@ -209,15 +206,15 @@ fn begin() -> Result<Prepared, PrepareError> {
     if is_forking_here() {
         return Err(refused(PrepareObject::NestedFork, "end the first fork before the next one"));
     }
-    if STATE.is_mine() {
+    if PROCESS.state.is_mine() {
         return Err(refused(PrepareObject::Interrupted, "the fork would wait for itself"));
     }
     reconcile::ensure();
     let held = hold_off().map_err(PrepareError::of(PrepareObject::HeldOff))?;
-    let state = STATE.lock();
+    let state = PROCESS.state.lock();
     let remakes = sys::Remakes::lock();
-    FORKING.store(this_thread(), Ordering::Relaxed);
-    OWN_ID.store(process::id(), Ordering::Relaxed);
+    PROCESS.forking.store(this_thread(), Ordering::Relaxed);
+    PROCESS.own_id.store(process::id(), Ordering::Relaxed);
     // From here on dropping `Prepared` undoes everything, on an error and on a panic.
     let prepared = Prepared { state, _remakes: remakes, _held: held, is_over: false };
     gate::start().map_err(PrepareError::of(PrepareObject::ForkDetection))?;
@@ -228,7 +225,7 @@ fn begin() -> Result<Prepared, PrepareError> {
 impl Prepared {
     fn make_plan(&mut self) -> Result<(), PrepareError> {
         let ProcessState { records, adopted, plan, .. } = &mut *self.state;
-        Planner::new(plan, records, adopted, GENERATION.load(Ordering::Relaxed), Mode::Planned).run(selectors())
+        Planner::new(plan, records, adopted, generation(), Mode::Planned).run(selectors())
     }
 
     /// The descriptors at which the child will have objects of its own: those of selectors, and severed or renewed ones.
@@ -270,7 +267,7 @@ impl Prepared {
                 Ok(ForkResult::Child)
             }
             Ok(child) => {
-                HAS_RELATIVES.store(true, Ordering::Relaxed);
+                PROCESS.has_relatives.store(true, Ordering::Relaxed);
                 self.abort();
                 Ok(ForkResult::Parent { child: child as u32 })
             }
@@ -291,10 +288,10 @@ impl Prepared {
     /// descriptor or a selector there, with signals [blocked](block_signals).
     pub unsafe fn commit(mut self) {
         let ProcessState { records, plan, .. } = &mut *self.state;
-        plan.commit(selectors(), records, GENERATION.load(Ordering::Relaxed) + 1);
+        plan.commit(selectors(), records, generation() + 1);
         begin_generation();
         reconcile::forget_failure();
-        FORKING.store(0, Ordering::Relaxed);
+        PROCESS.forking.store(0, Ordering::Relaxed);
         gate::open();
         self.is_over = true;
     }
@@ -311,7 +308,7 @@ impl Drop for Prepared {
             return;
         }
         self.state.plan.clear();
-        FORKING.store(0, Ordering::Relaxed);
+        PROCESS.forking.store(0, Ordering::Relaxed);
         // In the child of a fork that other code has made meanwhile, the gate stays wiped, and the child reconciles.
         if gate::look() != Gate::Wiped {
             gate::open();

@@ -3,15 +3,14 @@
 
 use std::io;
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
 use super::adopting;
 use super::error::{InheritedState, PrepareError};
 use super::gate::{self, Gate};
 use super::planner::{Mode, Planner};
-use super::process_state::{
-    self, FORKING, GENERATION, HOLD, ProcessState, STATE, begin_generation, is_forking_here, selectors,
-};
+use super::process_state::{self, PROCESS, ProcessState, begin_generation, generation, is_forking_here, selectors};
 use super::selector_core::Poison;
 use crate::lock::this_thread;
 use crate::sync::pause;
@@ -144,38 +143,37 @@ fn reconcile_wiped(moment: Moment) {
     let _blocked = SignalsBlocked::new();
     // SAFETY: the threads of the parent that may have held them do not exist here.
     let is_free = unsafe {
-        HOLD.free_if_orphaned(());
+        PROCESS.hold.free_if_orphaned(());
         sys::Remakes::free_lock();
-        STATE.free_if_orphaned(ProcessState::new())
+        PROCESS.state.free_if_orphaned(ProcessState::new())
     };
-    FORKING.store(this_thread(), Ordering::Relaxed);
-    if STATE.is_mine() {
-        lose_state(InheritedState::Interrupted, Poison::Interrupted);
+    PROCESS.forking.store(this_thread(), Ordering::Relaxed);
+    if PROCESS.state.is_mine() {
+        lose_state(InheritedState::Interrupted);
     } else if is_free {
         make_own_selectors(moment);
     } else {
-        lose_state(InheritedState::InUse, Poison::StateInUse);
+        lose_state(InheritedState::InUse);
     }
     begin_generation();
-    FORKING.store(0, Ordering::Relaxed);
+    PROCESS.forking.store(0, Ordering::Relaxed);
     announce_first_poll();
     gate::open();
 }
 
 /// Plans from this process's copy of the tables, and commits.
 fn make_own_selectors(moment: Moment) {
-    let mut state = STATE.lock();
+    let mut state = PROCESS.state.lock();
     match moment {
         Moment::Fork => state.plan.clear(),
         Moment::FirstUse => state.plan.abandon(),
     }
     adopting::keep_retired(&mut state);
     let ProcessState { records, adopted, plan, .. } = &mut *state;
-    let generation = GENERATION.load(Ordering::Relaxed);
-    let planned = Planner::new(plan, records, adopted, generation, Mode::Unplanned).run(selectors());
+    let planned = Planner::new(plan, records, adopted, generation(), Mode::Unplanned).run(selectors());
     match planned.and_then(|()| plan.complete()) {
         Ok(()) => {
-            plan.commit(selectors(), records, generation + 1);
+            plan.commit(selectors(), records, generation() + 1);
             forget_failure();
         }
         Err(error) => {
@@ -195,9 +193,9 @@ fn poison_all(poison: Poison) {
     }
 }
 
-fn lose_state(why: InheritedState, poison: Poison) {
+fn lose_state(why: InheritedState) {
     LOST_STATE.store(why as u8 + 1, Ordering::Relaxed);
-    poison_all(poison);
+    poison_all(Poison::Lost(why));
 }
 
 /// An [`InheritedState`], plus 1; 0: none.
@@ -233,19 +231,20 @@ pub(super) fn forget_failure() {
 }
 
 /// The function of [`set_first_poll_hook`].
-static FIRST_POLL: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+static FIRST_POLL: OnceLock<fn()> = OnceLock::new();
 
 /// Whether this process must still call the hook.
 static IS_DUE: AtomicBool = AtomicBool::new(false);
 
 /// Sets a function that each child of an unplanned fork calls before its first poll, on the thread that polls. That poll
-/// then returns without waiting. The hook does not run in a child that has a poisoned selector.
+/// then returns without waiting. The hook does not run in a child that has a poisoned selector. Only the first function that
+/// is set counts.
 pub fn set_first_poll_hook(hook: fn()) {
-    FIRST_POLL.store(hook as *mut (), Ordering::Release);
+    let _ = FIRST_POLL.set(hook);
 }
 
 fn announce_first_poll() {
-    if !FIRST_POLL.load(Ordering::Acquire).is_null() && selectors().all(|selector| selector.poisoned().is_none()) {
+    if FIRST_POLL.get().is_some() && selectors().all(|selector| selector.poisoned().is_none()) {
         IS_DUE.store(true, Ordering::Relaxed);
     }
 }
@@ -259,10 +258,7 @@ pub(super) fn is_first_poll_due() -> bool {
 /// Calls the hook, once.
 #[cold]
 pub(super) fn first_poll() {
-    if IS_DUE.swap(false, Ordering::Relaxed) {
-        let hook = FIRST_POLL.load(Ordering::Acquire);
-        // SAFETY: only `set_first_poll_hook` stores to it, a function of this type; it is not null where the hook is due.
-        let hook = unsafe { std::mem::transmute::<*mut (), fn()>(hook) };
+    if let Some(hook) = FIRST_POLL.get().filter(|_| IS_DUE.swap(false, Ordering::Relaxed)) {
         hook();
     }
 }

@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
 use super::entry::{Entry, EntryInfo};
-use super::process_state::{self, GENERATION, HAS_RELATIVES, is_forking_here};
+use super::process_state::{self, PROCESS, generation, is_forking_here};
 use super::reconcile;
 use super::selector_core::SelectorCore;
 use crate::sys::{self, descriptor};
@@ -157,7 +157,7 @@ impl SelectorCore {
         let Some(entry) = self.table.get(fd) else { return };
         match begin(entry, "") {
             Ok(before) => {
-                if HAS_RELATIVES.load(Ordering::Relaxed) && !before.is_muted() {
+                if PROCESS.has_relatives.load(Ordering::Relaxed) && !before.is_muted() {
                     // An error means that the descriptor is not registered, so there is nothing to delete.
                     let _ = self.kernel.queue.delete(fd);
                 }
@@ -234,10 +234,6 @@ fn begin_after_fork(entry: &Entry, doing: &str) -> io::Result<EntryInfo> {
             return Ok(before);
         }
     }
-}
-
-fn generation() -> u32 {
-    GENERATION.load(Ordering::Relaxed)
 }
 
 /// Runs `act` for a descriptor that its owner closes, while no fork of another thread is under way. Between prepare and the

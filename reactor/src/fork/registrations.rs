@@ -2,14 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::Ordering;
 
 use super::adopting::{lock_refreshed, lock_refreshed_to_change};
 use super::decision;
 use super::entry::{Entry, EntryInfo, PATIENCE};
 use super::gate;
 use super::policy::{ForkPolicy, SourceKind, replace_default};
-use super::process_state::{GENERATION, ProcessState, lock_to_change, refuse_inside_fork, selectors};
+use super::process_state::{ProcessState, generation, lock_to_change, refuse_inside_fork, selectors};
 use super::reconcile;
 use super::selector_core::SelectorCore;
 use crate::sys::descriptor;
@@ -39,7 +38,7 @@ pub struct Registration {
 /// descriptor.
 pub fn registrations() -> Vec<Registration> {
     reconcile::ensure();
-    let _state = lock_refreshed();
+    let state = lock_refreshed();
     let mut list = Vec::new();
     // The descriptor of a poisoned selector may refer to another process's queue.
     let mut selectors: Vec<_> = selectors().filter(|selector| selector.poisoned().is_none()).collect();
@@ -56,7 +55,7 @@ pub fn registrations() -> Vec<Registration> {
                 token,
                 interest: info.interest(),
                 kind,
-                policy: decision::policy(info, token, kind.unwrap_or(SourceKind::Other)),
+                policy: decision::policy(fd, info, token, kind.unwrap_or(SourceKind::Other), &state.records),
                 muted: info.is_muted(),
             });
         }
@@ -77,7 +76,7 @@ pub fn registrations() -> Vec<Registration> {
 }
 
 fn is_here(info: EntryInfo) -> bool {
-    !info.is_absent(GENERATION.load(Ordering::Relaxed))
+    !info.is_absent(generation())
 }
 
 /// How many selectors this process has.
@@ -116,9 +115,11 @@ pub fn set_policy(source: &impl AsRawFd, policy: ForkPolicy) -> io::Result<()> {
 /// The policy that the next fork follows for `source`, an I/O object or a descriptor; `None` if it is not registered.
 pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
     let fd = source.as_raw_fd();
+    reconcile::ensure();
+    let state = lock_refreshed();
     let (token, info) = find(fd, is_here)?;
     let kind = info.kind().or_else(|| descriptor::kind(fd).ok());
-    Some(decision::policy(info, token, kind.unwrap_or(SourceKind::Other)))
+    Some(decision::policy(fd, info, token, kind.unwrap_or(SourceKind::Other), &state.records))
 }
 
 /// Sets the policy of registrations of this kind that have no policy of their own, for the whole process, and returns the
@@ -140,10 +141,8 @@ pub fn set_default_policy(kind: SourceKind, policy: ForkPolicy) -> ForkPolicy {
     replace_default(kind, policy)
 }
 
-/// Finds a registration of `fd`, in any selector, for which `is_wanted` returns `true`.
+/// Finds a registration of `fd`, in any selector, for which `is_wanted` returns `true`. The state is locked.
 pub(super) fn find(fd: RawFd, is_wanted: impl Fn(EntryInfo) -> bool) -> Option<(Token, EntryInfo)> {
-    reconcile::ensure();
-    let _state = lock_refreshed();
     selectors().find_map(|selector| selector.table.get(fd)?.get().filter(|(_, info)| is_wanted(*info)))
 }
 

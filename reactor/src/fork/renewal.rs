@@ -16,7 +16,7 @@ use crate::waker_slot::WakerDescriptors;
 #[derive(Debug)]
 pub(super) enum Renewal {
     Waker(WakerDescriptors),
-    Pair(RenewedPair),
+    Pair([RenewedEnd; 2]),
     /// `state` is `None` for a timer that is only known by its descriptor.
     Timer {
         fd: RawFd,
@@ -24,12 +24,7 @@ pub(super) enum Renewal {
     },
 }
 
-/// A socket pair with the fresh one that takes its place.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RenewedPair {
-    pub(super) ends: [RenewedEnd; 2],
-}
-
+/// An end of a socket pair, with the end of the fresh pair that takes its place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RenewedEnd {
     pub(super) fd: RawFd,
@@ -64,18 +59,16 @@ impl Replacements {
     }
 }
 
-impl RenewedPair {
-    /// Makes a fresh pair for the one with these ends.
-    pub(super) fn new(ends: [RawFd; 2], replacements: &mut Replacements) -> io::Result<RenewedPair> {
-        let identities = [descriptor::identity(ends[0])?, descriptor::identity(ends[1])?];
-        let fresh = descriptor::pair(Type::STREAM)?;
-        let end = |at: usize| RenewedEnd { fd: ends[at], identity: identities[at], fresh: fresh[at].as_raw_fd() };
-        let pair = RenewedPair { ends: [end(0), end(1)] };
-        for (fresh, fd) in fresh.into_iter().zip(ends) {
-            replacements.add(fresh.into(), fd);
-        }
-        Ok(pair)
+/// Makes a fresh pair for the one with these ends.
+pub(super) fn renew_pair([a, b]: [RawFd; 2], replacements: &mut Replacements) -> io::Result<[RenewedEnd; 2]> {
+    let identities = [descriptor::identity(a)?, descriptor::identity(b)?];
+    let fresh = descriptor::pair(Type::STREAM)?;
+    let ends =
+        [(a, 0), (b, 1)].map(|(fd, at)| RenewedEnd { fd, identity: identities[at], fresh: fresh[at].as_raw_fd() });
+    for (fresh, fd) in fresh.into_iter().zip([a, b]) {
+        replacements.add(fresh.into(), fd);
     }
+    Ok(ends)
 }
 
 impl Renewal {
@@ -83,7 +76,7 @@ impl Renewal {
     pub(super) fn object(&self) -> PrepareObject {
         match self {
             Renewal::Waker(waker) => PrepareObject::Waker(waker.registered),
-            Renewal::Pair(pair) => PrepareObject::Pair(pair.ends[0].fd),
+            Renewal::Pair([end, _]) => PrepareObject::Pair(end.fd),
             Renewal::Timer { fd, .. } => PrepareObject::Timer(*fd),
         }
     }
@@ -92,7 +85,7 @@ impl Renewal {
     pub(super) fn descriptors(&self) -> [RawFd; 2] {
         match self {
             Renewal::Waker(waker) => [waker.registered, waker.sender],
-            Renewal::Pair(pair) => pair.ends.map(|end| end.fd),
+            Renewal::Pair(ends) => ends.map(|end| end.fd),
             Renewal::Timer { fd, .. } => [*fd, *fd],
         }
     }
@@ -102,7 +95,7 @@ impl Renewal {
         match self {
             // A pending wake is noted in memory, which the child has too.
             Renewal::Waker(_) => Ok(()),
-            Renewal::Pair(RenewedPair { ends: [a, b] }) => {
+            Renewal::Pair([a, b]) => {
                 descriptor::copy_pending(a.fd, b.fresh)?;
                 descriptor::copy_pending(b.fd, a.fresh)
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::entry::{Entry, EntryInfo, PolicyTag};
 use super::policy::ForkPolicy;
-use super::process_state::{self, CORES, is_forking_here, lock_to_add, refuse_inside_fork};
+use super::process_state::{self, PROCESS, is_forking_here, lock_to_add, refuse_inside_fork};
 use super::reconcile;
 use super::registering::close_with_forks_held;
 use super::selector_core::SelectorCore;
@@ -26,7 +26,7 @@ impl Selector {
     pub(crate) fn new() -> io::Result<Selector> {
         reconcile::ensure();
         let mut state = lock_to_add("making a selector")?;
-        let core = state.free_cores.pop().unwrap_or_else(|| CORES.add());
+        let core = state.free_cores.pop().unwrap_or_else(|| PROCESS.cores.add());
         if let Err(error) = core.kernel.queue.open() {
             state.free_cores.push(core);
             return Err(error);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize
 use std::{fmt, ptr};
 
 use super::entry::EntryInfo;
+use super::error::InheritedState;
 use super::table::Table;
 use crate::wakeable_queue::WakeableQueue;
 use crate::{Interest, Token};
@@ -34,10 +35,8 @@ pub(crate) struct SelectorCore {
 pub(crate) enum Poison {
     /// A system call has failed with this errno.
     Errno(i32),
-    /// Another thread of the parent was changing forkio's state at the fork.
-    StateInUse,
-    /// The thread that forked, in a signal handler, was changing forkio's state itself.
-    Interrupted,
+    /// The fork has interrupted a change of forkio's state.
+    Lost(InheritedState),
 }
 
 impl SelectorCore {
@@ -94,8 +93,8 @@ impl SelectorCore {
     pub(super) fn poison(&self, poison: Poison) {
         let code = match poison {
             Poison::Errno(errno) => errno,
-            Poison::StateInUse => -1,
-            Poison::Interrupted => -2,
+            Poison::Lost(InheritedState::InUse) => -1,
+            Poison::Lost(InheritedState::Interrupted) => -2,
         };
         // Only the thread that commits or reconciles in the child runs this.
         if self.poison.load(Ordering::Relaxed) == 0 {
@@ -108,8 +107,8 @@ impl SelectorCore {
     pub(crate) fn poisoned(&self) -> Option<Poison> {
         match self.poison.load(Ordering::Relaxed) {
             0 => None,
-            -1 => Some(Poison::StateInUse),
-            -2 => Some(Poison::Interrupted),
+            -1 => Some(Poison::Lost(InheritedState::InUse)),
+            -2 => Some(Poison::Lost(InheritedState::Interrupted)),
             errno => Some(Poison::Errno(errno)),
         }
     }
@@ -160,8 +159,7 @@ impl Poison {
     pub(crate) fn error(self) -> io::Error {
         match self {
             Poison::Errno(errno) => io::Error::from_raw_os_error(errno),
-            Poison::StateInUse => io::Error::other(super::error::InheritedState::InUse),
-            Poison::Interrupted => io::Error::other(super::error::InheritedState::Interrupted),
+            Poison::Lost(why) => io::Error::other(why),
         }
     }
 }

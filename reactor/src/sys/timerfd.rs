@@ -6,10 +6,10 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
-use rustix::time::{ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
+use rustix::time::{ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use super::descriptor::borrow;
-use crate::timer_state::{Clock, Setting, nanos, timespec};
+use crate::timer_state::{Clock, Setting, nanos};
 
 /// A timerfd, always set to an absolute time. If that time has passed, the kernel counts the expirations since.
 #[derive(Debug)]
@@ -54,6 +54,7 @@ fn create(clock: TimerfdClockId, flags: TimerfdFlags) -> Result<OwnedFd, Errno> 
 }
 
 fn set(timer: &OwnedFd, setting: Option<Setting>, flags: TimerfdTimerFlags) -> Result<(), Errno> {
+    let timespec = |nanos| Timespec { tv_sec: (nanos / 1_000_000_000) as i64, tv_nsec: (nanos % 1_000_000_000) as _ };
     // A value of zero disarms.
     let Setting { first, period } = setting.unwrap_or(Setting { first: 0, period: 0 });
     let value = Itimerspec { it_interval: timespec(period), it_value: timespec(first) };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use forkio_tests::reactor::*;
 
@@ -72,6 +72,28 @@ scenarios!(
             check_table(&selector);
             check_eq("registrations", registrations().len(), 1);
         });
+    }
+
+    /// The policy of renewed receivers is for the streams that belong to a pair made in this process, not for every stream
+    /// with their token.
+    fn renewed_receivers() {
+        let selector = Poll::new().unwrap();
+        let (end, _peer) = UnixStream::pair().unwrap();
+        let mut receiver = UnixStream::from(end.as_fd().try_clone_to_owned().unwrap());
+        let (mut stream, _peer) = connection();
+        register(selector.registry(), &mut receiver, 7);
+        register(selector.registry(), &mut stream, 7);
+        fork::glue::renew_receivers(Token(7));
+        let listed = |fd| registrations().iter().find(|listed| listed.fd == fd).map(|listed| listed.policy);
+        check_eq("policy of the receiver", fork::policy(&receiver), Some(ForkPolicy::Renew));
+        check_eq("listed policy of the receiver", listed(receiver.as_raw_fd()), Some(ForkPolicy::Renew));
+        check_eq("policy of the other stream", fork::policy(&stream), Some(ForkPolicy::Inherit));
+        check_eq("listed policy of the other stream", listed(stream.as_raw_fd()), Some(ForkPolicy::Inherit));
+        let prepared = fork::prepare().unwrap();
+        let private = prepared.private_descriptors();
+        assert!(private.contains(&receiver.as_raw_fd()), "the fork renews the receiver");
+        assert!(!private.contains(&stream.as_raw_fd()), "the fork leaves the other stream alone");
+        prepared.abort();
     }
 
     /// *Sever*: the child reads end of file, and the peer sees the end when the parent closes the connection.

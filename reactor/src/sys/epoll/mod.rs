@@ -63,8 +63,12 @@ impl Queue {
     /// The queue as epoll_ctl(2) takes it.
     #[inline(always)]
     fn instance(&self) -> BorrowedFd<'_> {
+        let fd = self.fd();
         // SAFETY: it is never -1, and open for as long as the queue is; otherwise system calls return EBADF.
-        unsafe { BorrowedFd::borrow_raw(self.fd()) }
+        unsafe {
+            std::hint::assert_unchecked(fd != -1);
+            BorrowedFd::borrow_raw(fd)
+        }
     }
 
     #[inline]
