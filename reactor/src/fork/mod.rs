@@ -47,43 +47,30 @@
 //! # }
 //! ```
 
-// From the bottom to the top: each module uses only those before it.
-mod error;
-mod policy;
-
-mod gate;
-
-mod entry;
-mod table;
-
-mod selector_core;
-
-mod descriptors;
-
-mod signal_pipe;
-
+// CONTRIBUTING.md lists them from the bottom to the top: each module uses only those before it.
 mod adopted;
-
+mod adopting;
 mod decision;
-mod renewal;
-
+mod descriptors;
+mod entry;
+mod error;
+mod gate;
+mod lineage;
+mod own_pairs;
 mod plan;
 mod planner;
-
+mod policy;
 mod process_state;
-
-mod own_pairs;
-
-mod adopting;
-
-mod reconcile;
-
 mod protocol;
+mod reconcile;
 mod registering;
-
-mod lineage;
 mod registrations;
+mod renewal;
 mod selector;
+mod selector_core;
+mod signal_pipe;
+mod sources;
+mod table;
 
 pub mod atfork;
 #[doc(hidden)]
@@ -100,5 +87,3 @@ pub use registrations::{Registration, policy, registrations, set_default_policy,
 // For the rest of the crate. `fork_off.rs` has the same without the feature `cponfork`.
 pub(crate) use selector::{Selector, SelectorWaker, SourceRegistration};
 pub(crate) use sources::{add_pair, add_timer, remove_timer, settle, while_no_fork};
-
-mod sources;

@@ -41,6 +41,8 @@ mod kqueue;
 #[cfg(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue))]
 pub(crate) use self::kqueue::*;
 
+#[cfg(feature = "cponfork")]
+pub(crate) mod adoption;
 pub(crate) mod descriptor;
 mod interest;
 pub(crate) mod process;

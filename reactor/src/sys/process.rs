@@ -36,6 +36,39 @@ impl Drop for SignalsBlocked {
     }
 }
 
+/// The set of these signals.
+///
+/// # Errors
+///
+/// `InvalidInput` for a number that is no signal, and for signals that the kernel would silently leave out.
+#[cfg(feature = "os-ext")]
+pub(crate) fn signal_set(signals: &[i32]) -> io::Result<libc::sigset_t> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset fills `set`, and cannot fail.
+    let mut set = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        set.assume_init()
+    };
+    for &signal in signals {
+        // SAFETY: the set is initialised.
+        let is_signal = signal > 0 && unsafe { libc::sigaddset(&mut set, signal) } == 0;
+        if !is_signal || signal == libc::SIGKILL || signal == libc::SIGSTOP {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{signal} is not the number of a signal that a process can receive"),
+            ));
+        }
+    }
+    Ok(set)
+}
+
+/// Blocks these signals in the calling thread.
+#[cfg(feature = "os-ext")]
+pub(crate) fn block(signals: &libc::sigset_t) {
+    // SAFETY: pthread_sigmask reads the set. It cannot fail, because the operation is valid.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, signals, std::ptr::null_mut()) };
+}
+
 /// Whether the C library says that the calling thread is certainly the only one: glibc's `__libc_single_threaded`
 /// (`sys/single_threaded.h`, since 2.32), looked up at run time.
 pub(crate) fn is_single_threaded() -> bool {

@@ -4,6 +4,9 @@ use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, compiler_fence, fence};
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use rustix::thread::{MembarrierCommand, membarrier};
+
 /// The word while there is no page for it: always zero.
 static NONE: AtomicU32 = AtomicU32::new(0);
 static WORD: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NONE).cast_mut());
@@ -45,46 +48,27 @@ pub(crate) fn make_word() -> io::Result<bool> {
     Ok(false)
 }
 
-/// Makes children find the page wiped: madvise(2), Linux 4.14.
+/// Makes children find the page wiped: by madvise(2) since Linux 4.14, by minherit(2) since FreeBSD 12, NetBSD 8 and OpenBSD
+/// 5.6. macOS and DragonFly have no such call.
 ///
 /// # Safety
 ///
 /// The caller owns the page.
-#[cfg(any(target_os = "linux", target_os = "android"))]
 unsafe fn wipe_on_fork(page: *mut libc::c_void, length: usize) -> bool {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     // SAFETY: the caller's promise.
-    unsafe { libc::madvise(page, length, libc::MADV_WIPEONFORK) == 0 }
-}
-
-/// Makes children find the page wiped: minherit(2), FreeBSD 12, NetBSD 8, OpenBSD 5.6.
-///
-/// # Safety
-///
-/// The caller owns the page.
-#[cfg(any(target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
-unsafe fn wipe_on_fork(page: *mut libc::c_void, length: usize) -> bool {
+    return unsafe { libc::madvise(page, length, libc::MADV_WIPEONFORK) == 0 };
     #[cfg(target_os = "freebsd")]
-    use libc::INHERIT_ZERO as ZERO;
-    #[cfg(not(target_os = "freebsd"))]
-    use libc::MAP_INHERIT_ZERO as ZERO;
     // SAFETY: the caller's promise.
-    unsafe { libc::minherit(page, length, ZERO) == 0 }
-}
-
-/// macOS and DragonFly have no such call.
-///
-/// # Safety
-///
-/// None.
-#[cfg(not(any(
-    target_os = "linux",
-    target_os = "android",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd"
-)))]
-unsafe fn wipe_on_fork(_: *mut libc::c_void, _: usize) -> bool {
-    false
+    return unsafe { libc::minherit(page, length, libc::INHERIT_ZERO) == 0 };
+    #[cfg(any(target_os = "netbsd", target_os = "openbsd"))]
+    // SAFETY: the caller's promise.
+    return unsafe { libc::minherit(page, length, libc::MAP_INHERIT_ZERO) == 0 };
+    #[cfg(any(target_os = "dragonfly", target_vendor = "apple"))]
+    {
+        let _ = (page, length);
+        false
+    }
 }
 
 /// Whether [`heavy_fence`] makes other threads' [`light_fence`] a fence too.
@@ -108,22 +92,18 @@ pub(crate) fn light_fence() {
 pub(crate) fn heavy_fence() {
     fence(Ordering::SeqCst);
     if IS_ASYMMETRIC.load(Ordering::Relaxed) {
-        membarrier();
+        run_membarrier();
     }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn register_membarrier() -> bool {
-    const REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
-    // SAFETY: no memory is involved.
-    unsafe { libc::syscall(libc::SYS_membarrier, REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0 }
+    membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok()
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn membarrier() {
-    const PRIVATE_EXPEDITED: libc::c_int = 1 << 3;
-    // SAFETY: no memory is involved.
-    let run = || unsafe { libc::syscall(libc::SYS_membarrier, PRIVATE_EXPEDITED, 0, 0) == 0 };
+fn run_membarrier() {
+    let run = || membarrier(MembarrierCommand::PrivateExpedited).is_ok();
     // A kernel that does not pass the registration on to a child returns EPERM.
     let _ = run() || (register_membarrier() && run());
 }
@@ -134,4 +114,4 @@ fn register_membarrier() -> bool {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn membarrier() {}
+fn run_membarrier() {}

@@ -14,10 +14,10 @@ use super::{Queue, QueueCopy, process, syscall};
 use crate::source_kind::SourceKind;
 use crate::{Interest, Token};
 
-#[cfg(feature = "cponfork")]
-pub(crate) mod adoption;
 pub(crate) mod event;
 mod eventfd;
+#[cfg(feature = "cponfork")]
+pub(super) mod listing;
 mod no_remakes;
 #[cfg(feature = "os-ext")]
 mod pidfd;

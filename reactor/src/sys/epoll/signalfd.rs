@@ -4,7 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use crate::sys::syscall;
+use crate::sys::{process, syscall};
 use crate::unix::SignalInfo;
 
 /// A signalfd. Its set is never changed, so that processes can share it: it gives each reader the reader's own signals.
@@ -14,29 +14,12 @@ pub(crate) struct SignalQueue(OwnedFd);
 impl SignalQueue {
     /// Opens a signalfd for the signals, and blocks them in the calling thread.
     pub(crate) fn new(signals: impl IntoIterator<Item = i32>) -> io::Result<SignalQueue> {
-        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: sigemptyset fills `set`, and cannot fail.
-        let mut set = unsafe {
-            libc::sigemptyset(set.as_mut_ptr());
-            set.assume_init()
-        };
-        for signal in signals {
-            // SAFETY: the set is initialised.
-            let is_signal = unsafe { libc::sigaddset(&mut set, signal) } == 0;
-            // The kernel would silently leave these two out.
-            if !is_signal || signal == libc::SIGKILL || signal == libc::SIGSTOP {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    format!("{signal} is not the number of a signal that a process can receive"),
-                ));
-            }
-        }
+        let set = process::signal_set(&signals.into_iter().collect::<Vec<_>>())?;
         // SAFETY: the kernel reads `set`.
         let fd = syscall!(signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC))?;
         // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
         let queue = SignalQueue(unsafe { OwnedFd::from_raw_fd(fd) });
-        // SAFETY: pthread_sigmask reads `set`. It cannot fail, because the operation is valid.
-        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+        process::block(&set);
         Ok(queue)
     }
 

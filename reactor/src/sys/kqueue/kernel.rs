@@ -98,45 +98,38 @@ mod substitute {
 /// The type of a filter's number.
 #[cfg(not(target_os = "netbsd"))]
 pub(crate) type Filter = i16;
-/// The type of a filter's number.
 #[cfg(target_os = "netbsd")]
 pub(crate) type Filter = u32;
 
 /// The type of a set of flags.
 #[cfg(not(target_os = "netbsd"))]
 pub(crate) type Flags = u16;
-/// The type of a set of flags.
 #[cfg(target_os = "netbsd")]
 pub(crate) type Flags = u32;
 
 /// Requests of aio(4), where the system reports them.
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_vendor = "apple"))]
 pub(crate) const EVFILT_AIO: Option<Filter> = Some(libc::EVFILT_AIO);
-/// Requests of aio(4), where the system reports them.
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly", target_vendor = "apple")))]
 pub(crate) const EVFILT_AIO: Option<Filter> = None;
 
 /// Requests of lio_listio(2), where the system reports them.
 #[cfg(target_os = "freebsd")]
 pub(crate) const EVFILT_LIO: Option<Filter> = Some(libc::EVFILT_LIO);
-/// Requests of lio_listio(2), where the system reports them.
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) const EVFILT_LIO: Option<Filter> = None;
 
 /// The unit of a timer, as a flag and in nanoseconds: the finest that all releases of the system have.
 #[cfg(any(target_os = "freebsd", target_vendor = "apple", all(target_os = "linux", not(forkio_libkqueue))))]
 pub(crate) const TIMER_UNIT: (u32, u64) = (system::NOTE_NSECONDS, 1);
-/// The unit of a timer, as a flag and in nanoseconds: the finest that all releases of the system have.
 #[cfg(not(any(target_os = "freebsd", target_vendor = "apple", all(target_os = "linux", not(forkio_libkqueue)))))]
 pub(crate) const TIMER_UNIT: (u32, u64) = (0, 1_000_000);
 
 /// The flag of a timer that is set to a time of day, where there is one.
 #[cfg(any(target_os = "freebsd", all(target_os = "linux", not(forkio_libkqueue))))]
 pub(crate) const ABSOLUTE: Option<u32> = Some(system::NOTE_ABSTIME);
-/// The flag of a timer that is set to a time of day, where there is one.
 #[cfg(target_vendor = "apple")]
 pub(crate) const ABSOLUTE: Option<u32> = Some(libc::NOTE_ABSOLUTE);
-/// The flag of a timer that is set to a time of day, where there is one.
 #[cfg(not(any(target_os = "freebsd", target_vendor = "apple", all(target_os = "linux", not(forkio_libkqueue)))))]
 pub(crate) const ABSOLUTE: Option<u32> = None;
 
@@ -166,7 +159,6 @@ pub(crate) fn kqueue() -> io::Result<RawFd> {
     check(unsafe { libc::kqueue1(libc::O_CLOEXEC) })
 }
 
-/// Creates a queue, close-on-exec. Async-signal-safe.
 #[cfg(not(target_os = "netbsd"))]
 pub(crate) fn kqueue() -> io::Result<RawFd> {
     // SAFETY: the call takes no pointer.

@@ -17,11 +17,11 @@ use super::Queue;
 use crate::source_kind::SourceKind;
 use crate::{Interest, Token};
 
-#[cfg(feature = "cponfork")]
-#[path = "no_adoption.rs"]
-pub(crate) mod adoption;
 mod copy;
 mod kernel;
+#[cfg(feature = "cponfork")]
+#[path = "no_listing.rs"]
+pub(super) mod listing;
 mod own;
 #[cfg(feature = "os-ext")]
 mod process_handle;

@@ -8,41 +8,25 @@ use super::kernel::{EV_ADD, EV_CLEAR, EVFILT_SIGNAL};
 use super::own::{Contents, OwnQueue};
 use super::{Event, Token};
 use crate::source_kind::SourceKind;
-use crate::sys::syscall;
+use crate::sys::{process, syscall};
 use crate::unix::SignalInfo;
 
 /// Signals that are blocked, so that they stay pending, and a queue that gives an event when one is sent.
+#[derive(Debug)]
 pub(crate) struct SignalQueue {
     queue: OwnQueue,
     signals: Vec<i32>,
-}
-
-impl std::fmt::Debug for SignalQueue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("SignalQueue").field(&self.signals).finish()
-    }
 }
 
 impl SignalQueue {
     /// Opens a queue for the signals, and blocks them in the calling thread.
     pub(crate) fn new(signals: impl IntoIterator<Item = i32>) -> io::Result<SignalQueue> {
         let signals: Vec<i32> = signals.into_iter().collect();
-        let mut set = empty_set();
-        for &signal in &signals {
-            // SAFETY: the set is initialised.
-            let is_signal = signal > 0 && unsafe { libc::sigaddset(&mut set, signal) } == 0;
-            if !is_signal || signal == libc::SIGKILL || signal == libc::SIGSTOP {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    format!("{signal} is not the number of a signal that a process can receive"),
-                ));
-            }
-        }
+        let set = process::signal_set(&signals)?;
         let event = |&signal: &i32| Event::new(signal as usize, EVFILT_SIGNAL, EV_ADD | EV_CLEAR, Token(0));
         let contents = Contents::Events(signals.iter().map(event).collect());
         let queue = OwnQueue::new(SourceKind::Signal, contents)?;
-        // SAFETY: pthread_sigmask reads `set`. It cannot fail, because the operation is valid.
-        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+        process::block(&set);
         // A signal that was pending before gives no event.
         queue.notice_pending_signals()?;
         Ok(SignalQueue { queue, signals })
@@ -52,9 +36,11 @@ impl SignalQueue {
         // Take the event first, so that a signal sent from now on gives a new one.
         self.queue.drain()?;
         loop {
-            let mut pending = empty_set();
+            let mut pending = MaybeUninit::<libc::sigset_t>::zeroed();
             // SAFETY: the kernel fills the set.
-            syscall!(sigpending(&mut pending))?;
+            syscall!(sigpending(pending.as_mut_ptr()))?;
+            // SAFETY: the call has succeeded, so the set is filled.
+            let pending = unsafe { pending.assume_init() };
             // SAFETY: the set is initialised.
             let is_pending = |signal: &&i32| unsafe { libc::sigismember(&pending, **signal) } == 1;
             let Some(&signal) = self.signals.iter().find(is_pending) else {
@@ -68,21 +54,10 @@ impl SignalQueue {
     }
 }
 
-fn empty_set() -> libc::sigset_t {
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigemptyset fills `set`, and cannot fail.
-    unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        set.assume_init()
-    }
-}
-
 /// Takes a pending signal. `None`: it is no longer pending.
 #[cfg(not(any(target_os = "openbsd", target_vendor = "apple")))]
 fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
-    let mut set = empty_set();
-    // SAFETY: the set is initialised.
-    unsafe { libc::sigaddset(&mut set, signal) };
+    let set = process::signal_set(&[signal])?;
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel reads the set and the time, and writes one structure.
@@ -108,14 +83,10 @@ fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
 /// Takes a pending signal. These systems do not say who sent it.
 #[cfg(any(target_os = "openbsd", target_vendor = "apple"))]
 fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
-    let mut set = empty_set();
+    let set = process::signal_set(&[signal])?;
     let mut taken = 0;
-    // SAFETY: the set is initialised, and the kernel writes one number.
-    let errno = unsafe {
-        libc::sigaddset(&mut set, signal);
-        libc::sigwait(&set, &mut taken)
-    };
-    match errno {
+    // SAFETY: the kernel reads the set, and writes one number.
+    match unsafe { libc::sigwait(&set, &mut taken) } {
         0 => Ok(Some(SignalInfo { signal: taken, code: 0, sender: None, user: None, value: 0 })),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }

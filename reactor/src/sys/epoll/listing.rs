@@ -10,40 +10,14 @@ use crate::sys::descriptor::{self, borrow};
 use crate::sys::{Queue, process, syscall};
 use rustix::fs::{OFlags, Stat, major, minor};
 
+use crate::Token;
 use crate::source_kind::SourceKind;
-use crate::{Interest, Token};
 
 pub(crate) use super::unix_diag::SocketPeers;
+use crate::sys::adoption::{Listed, OpenDescriptors, Registered};
 
 /// Whether this system lists the registrations of a queue.
 pub(crate) const EXISTS: bool = true;
-
-/// A registration whose descriptor still refers to the registered file.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Registered {
-    pub(crate) fd: RawFd,
-    pub(crate) token: Token,
-    /// With the [mark](Interest::MARK), if it has one.
-    pub(crate) interest: Interest,
-    pub(crate) kind: SourceKind,
-    pub(crate) inode: u64,
-}
-
-impl Registered {
-    pub(crate) fn is_socket(&self) -> bool {
-        matches!(self.kind, SourceKind::Listener | SourceKind::Stream | SourceKind::Datagram)
-    }
-}
-
-/// A line of the list that the kernel prints: a registration, for a file that may have been closed since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Listed {
-    pub(crate) fd: RawFd,
-    pub(crate) data: u64,
-    pub(crate) inode: u64,
-    events: u32,
-    device: u64,
-}
 
 /// The list of an epoll instance, in the order of descriptors.
 ///
@@ -146,17 +120,6 @@ fn is_ring(fd: RawFd) -> bool {
     fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|name| name.as_os_str() == "anon_inode:[io_uring]")
 }
 
-/// Descriptors that the process has open.
-#[derive(Debug, Default)]
-pub(crate) struct OpenDescriptors {
-    /// Epoll instances.
-    pub(crate) queues: Vec<RawFd>,
-    /// Sockets, with their inodes.
-    pub(crate) sockets: Vec<(RawFd, u64)>,
-    /// Ends of pipes, with their inodes.
-    pub(crate) pipes: Vec<(RawFd, u64)>,
-}
-
 /// The open descriptors, except those that are known already.
 pub(crate) fn open_descriptors(is_known: impl Fn(RawFd) -> bool) -> io::Result<OpenDescriptors> {
     const LIST: &str = "/proc/self/fd";
@@ -236,6 +199,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::Interest;
 
     fn read(queue: &Queue) -> Vec<Registered> {
         registered(queue, &list(queue.number()).unwrap()).unwrap()

@@ -1,0 +1,47 @@
+//! The queues that other code in the process has made. Only Linux lists their registrations.
+
+use std::os::fd::RawFd;
+
+pub(crate) use super::listing::{
+    EXISTS, SocketPeers, are_both_ends, is_same_queue, list, open_descriptors, registered,
+};
+use crate::source_kind::SourceKind;
+use crate::{Interest, Token};
+
+/// A registration whose descriptor still refers to the registered file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Registered {
+    pub(crate) fd: RawFd,
+    pub(crate) token: Token,
+    /// With the [mark](Interest::MARK), if it has one.
+    pub(crate) interest: Interest,
+    pub(crate) kind: SourceKind,
+    pub(crate) inode: u64,
+}
+
+impl Registered {
+    pub(crate) fn is_socket(&self) -> bool {
+        matches!(self.kind, SourceKind::Listener | SourceKind::Stream | SourceKind::Datagram)
+    }
+}
+
+/// A line of the list that the kernel prints: a registration, for a file that may have been closed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) fd: RawFd,
+    pub(crate) data: u64,
+    pub(crate) inode: u64,
+    pub(super) events: u32,
+    pub(super) device: u64,
+}
+
+/// Descriptors that the process has open.
+#[derive(Debug, Default)]
+pub(crate) struct OpenDescriptors {
+    /// Epoll instances.
+    pub(crate) queues: Vec<RawFd>,
+    /// Sockets, with their inodes.
+    pub(crate) sockets: Vec<(RawFd, u64)>,
+    /// Ends of pipes, with their inodes.
+    pub(crate) pipes: Vec<(RawFd, u64)>,
+}
