@@ -1,45 +1,11 @@
 //! Getting started: from an empty selector to a server, and to a forked one.
 //!
-//! # 1. A selector
+//! # 1. A selector, a source and a loop
 //!
 //! A [`Poll`](crate::Poll) asks the system which sources are ready; [`Events`](crate::Events) is where the answer goes.
 //!
-#![cfg_attr(feature = "os-poll", doc = "```")]
-#![cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
-//! use forkio_reactor::{Events, Poll};
-//! use std::time::Duration;
-//!
-//! # fn main() -> std::io::Result<()> {
-//! let mut poll = Poll::new()?;
-//! let mut events = Events::with_capacity(128);
-//! poll.poll(&mut events, Some(Duration::from_millis(1)))?;
-//! // Nothing is registered, so the time has passed and nothing was ready.
-//! assert!(events.is_empty());
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! # 2. A source
-//!
 //! Register a source with a [`Token`](crate::Token), which identifies its events, and an [`Interest`](crate::Interest),
 //! which says what to wait for.
-//!
-#![cfg_attr(all(feature = "os-poll", feature = "net"), doc = "```")]
-#![cfg_attr(not(all(feature = "os-poll", feature = "net")), doc = "```ignore")]
-//! use forkio_reactor::net::TcpListener;
-//! use forkio_reactor::{Interest, Poll, Token};
-//!
-//! const LISTENER: Token = Token(0);
-//!
-//! # fn main() -> std::io::Result<()> {
-//! let poll = Poll::new()?;
-//! let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap())?;
-//! poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! # 3. A loop
 //!
 //! Wait for events, and serve each until there is nothing left to do: events are edge-triggered, and the next one is certain
 //! only after an operation has failed with [`WouldBlock`](std::io::ErrorKind::WouldBlock).
@@ -88,13 +54,13 @@
 //! # }
 //! ```
 //!
-//! # 4. A fork
+//! # 2. A fork
 //!
 //! After a plain `fork(2)` parent and child share the kernel queue, and each disturbs the other. With the feature
 //! `cponfork`, fork through the module `fork` instead: the loop above continues in both processes, each with a queue of its
 //! own, and the first process that accepts serves the connection.
 //!
-//! # 5. Not only sockets
+//! # 3. Not only sockets
 //!
 //! The filters of kqueue are sources here too, in the module `unix` (feature `os-ext`): a `Timer`, `Signals`, a `Process`.
 //! Register a bare descriptor as a `SourceFd`.

@@ -52,34 +52,3 @@ impl SourceKind {
         Self::ALL.get(usize::from(bits).checked_sub(1)?).copied()
     }
 }
-
-/// The part of a table entry that describes the source, as bits (`fork::entry::EntryInfo`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SourceTag(u16);
-
-impl SourceTag {
-    /// The lowest bit of the kind.
-    pub(crate) const KIND: u32 = 6;
-
-    /// A bare descriptor: a fork determines its kind.
-    pub(crate) const BARE: SourceTag = SourceTag(1 << 13);
-
-    /// Not in a table entry: the process state has a record of the descriptor.
-    const HAS_RECORD: u16 = 1 << 15;
-
-    pub(crate) const fn of(kind: SourceKind) -> SourceTag {
-        SourceTag((kind as u16) << SourceTag::KIND)
-    }
-
-    pub(crate) const fn bits(self) -> u16 {
-        self.0 & !SourceTag::HAS_RECORD
-    }
-
-    pub(crate) const fn with_record(self) -> SourceTag {
-        SourceTag(self.0 | SourceTag::HAS_RECORD)
-    }
-
-    pub(crate) const fn has_record(self) -> bool {
-        self.0 & SourceTag::HAS_RECORD != 0
-    }
-}

@@ -56,7 +56,6 @@ impl WakeState {
         self.polling.store(false, Ordering::Release);
     }
 
-    /// Whether a wake is pending.
     #[inline]
     pub(crate) fn is_notified(&self) -> bool {
         self.notified.load(Ordering::Acquire)

@@ -16,7 +16,6 @@ pub(crate) struct WakeableQueue {
 }
 
 impl WakeableQueue {
-    /// Room for a queue.
     pub(crate) fn vacant() -> WakeableQueue {
         WakeableQueue { queue: sys::Queue::vacant(), waker: WakerSlot::new(), wake: WakeState::new() }
     }
@@ -90,7 +89,6 @@ impl WakeableQueue {
         }
     }
 
-    /// Wakes the poller.
     #[inline]
     pub(crate) fn wake(&self, signal: &sys::WakeSignal) -> io::Result<()> {
         if self.wake.notify() { signal.signal(&self.queue, self.waker.token()) } else { Ok(()) }

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
 use crate::Token;
 
-/// The one waker that a selector may have.
 #[derive(Debug)]
 pub(crate) struct WakerSlot {
     in_use: AtomicBool,

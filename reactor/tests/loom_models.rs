@@ -57,9 +57,9 @@ mod token;
 #[path = "../src/wake_state.rs"]
 mod wake_state;
 
-use entry::{Entry, EntryInfo, PolicyTag};
+use entry::{Entry, EntryInfo, PolicyTag, SourceTag};
 use interest::Interest;
-use source_kind::{SourceKind, SourceTag};
+use source_kind::SourceKind;
 use sync::Ordering;
 use token::Token;
 use wake_state::WakeState;

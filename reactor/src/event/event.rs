@@ -31,50 +31,50 @@ impl Event {
     pub fn token(&self) -> Token {
         sys::event::token(&self.inner)
     }
+}
 
+/// Implements methods that ask for a readiness, and lists them for `Debug`.
+macro_rules! readiness {
+    ($($(#[$doc:meta])+ $method:ident $name:literal;)+) => {
+        impl Event {$(
+            $(#[$doc])+
+            pub fn $method(&self) -> bool {
+                sys::event::$method(&self.inner)
+            }
+        )+}
+
+        const READINESS: &[(&str, fn(&Event) -> bool)] = &[$(($name, Event::$method)),+];
+    };
+}
+
+readiness! {
     /// Whether the source is readable: data, a connection to accept, the end of the stream or an error. Priority data
     /// also makes it readable.
-    pub fn is_readable(&self) -> bool {
-        sys::event::is_readable(&self.inner)
-    }
+    is_readable "readable";
 
     /// Whether the source is writable: there is room, or a connection attempt has ended.
-    pub fn is_writable(&self) -> bool {
-        sys::event::is_writable(&self.inner)
-    }
+    is_writable "writable";
 
     /// Whether the source is in an error state. The event is then usually readable or writable too, and that operation
     /// returns the error. A pipe whose reading end is closed may show the error alone.
-    pub fn is_error(&self) -> bool {
-        sys::event::is_error(&self.inner)
-    }
+    is_error "error";
 
     /// Whether the reading half is closed: the peer has shut down or closed its writing half, or this side has shut down
     /// its reading half. Data may still be unread. May be missing, but is never a false alarm.
-    pub fn is_read_closed(&self) -> bool {
-        sys::event::is_read_closed(&self.inner)
-    }
+    is_read_closed "read_closed";
 
     /// Whether the writing half is closed: the connection is closed both ways, or the reading end of a pipe is closed. epoll
     /// does not report a shutdown of only this side's writing half. May be missing, but is never a false alarm.
-    pub fn is_write_closed(&self) -> bool {
-        sys::event::is_write_closed(&self.inner)
-    }
+    is_write_closed "write_closed";
 
     /// Whether there is priority data, such as TCP's out-of-band data.
-    pub fn is_priority(&self) -> bool {
-        sys::event::is_priority(&self.inner)
-    }
+    is_priority "priority";
 
     /// Whether an `aio(4)` request has completed.
-    pub fn is_aio(&self) -> bool {
-        sys::event::is_aio(&self.inner)
-    }
+    is_aio "aio";
 
     /// Whether a `lio_listio(2)` request has completed.
-    pub fn is_lio(&self) -> bool {
-        sys::event::is_lio(&self.inner)
-    }
+    is_lio "lio";
 }
 
 /// Prints token and readiness; with `{:#?}` also the fields of the system's own event. The output may change.
@@ -90,16 +90,10 @@ impl fmt::Debug for Event {
 
         let alternate = f.alternate();
         let mut fields = f.debug_struct("Event");
-        fields
-            .field("token", &self.token())
-            .field("readable", &self.is_readable())
-            .field("writable", &self.is_writable())
-            .field("error", &self.is_error())
-            .field("read_closed", &self.is_read_closed())
-            .field("write_closed", &self.is_write_closed())
-            .field("priority", &self.is_priority())
-            .field("aio", &self.is_aio())
-            .field("lio", &self.is_lio());
+        fields.field("token", &self.token());
+        for (name, is_ready) in READINESS {
+            fields.field(name, &is_ready(self));
+        }
         if alternate {
             fields.field("details", &Details(&self.inner));
         }

@@ -12,7 +12,6 @@ use crate::Token;
 /// The token of the signal pipe (`tokio/src/runtime/io/driver.rs`, `TOKEN_SIGNAL`).
 pub(super) const SIGNAL_PIPE: Token = Token(1);
 
-/// The adopted selectors of the process.
 #[derive(Debug)]
 pub(super) struct Adopted {
     pub(super) queues: Vec<AdoptedQueue>,

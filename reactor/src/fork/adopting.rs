@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 use super::adopted::{AdoptedQueue, SIGNAL_PIPE};
-use super::entry::{Entry, EntryInfo, PolicyTag};
+use super::entry::{Entry, EntryInfo, PolicyTag, SourceTag};
 use super::error::{PrepareError, PrepareObject};
 use super::own_pairs::OwnPairs;
 use super::policy::SourceKind;
@@ -18,7 +18,6 @@ use super::process_state::{PROCESS, ProcessState, generation, is_forking_here, l
 use super::selector_core::SelectorCore;
 use super::signal_pipe::SignalPipe;
 use crate::lock::Guard;
-use crate::source_kind::SourceTag;
 use crate::sys::adoption::{self, Listed, Registered};
 use crate::sys::{Queue, descriptor};
 use crate::waker_slot::WakerDescriptors;
@@ -179,7 +178,6 @@ pub(super) fn lock_refreshed_to_change() -> io::Result<Guard<ProcessState>> {
     Ok(state)
 }
 
-/// The lists of the epoll instances of the process.
 struct Lists {
     /// The inode of the signal pipe's receiving end.
     inode: u64,

@@ -29,7 +29,6 @@ pub(super) enum Decision {
     RenewPair,
 }
 
-/// A registration with its decision.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Decided {
     pub(super) selector: &'static SelectorCore,

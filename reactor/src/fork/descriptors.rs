@@ -23,7 +23,6 @@ pub(super) struct Record {
     pub(super) muted: Option<Identity>,
 }
 
-/// Records by descriptor.
 #[derive(Debug)]
 pub(super) struct Records(BTreeMap<RawFd, Record>);
 

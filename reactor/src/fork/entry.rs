@@ -2,7 +2,6 @@
 
 use super::gate;
 use super::policy::{ForkPolicy, SourceKind, default_policy};
-use crate::source_kind::SourceTag;
 use crate::sync::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering, pause};
 use crate::{Interest, Token};
 
@@ -41,7 +40,6 @@ impl Entry {
         }
     }
 
-    /// The registration, if there is one.
     #[inline]
     pub(crate) fn get(&self) -> Option<(Token, EntryInfo)> {
         let info = self.info();
@@ -66,14 +64,12 @@ impl Entry {
         None
     }
 
-    /// Ends the change that [`begin`](Entry::begin) began.
     #[inline(always)]
     pub(super) fn finish(&self, info: EntryInfo) {
         self.set_info(info);
         self.is_marked.store(false, Ordering::Release);
     }
 
-    /// Sets the token, during a change.
     #[inline(always)]
     pub(crate) fn set_token(&self, token: Token) {
         self.token.store(token.0 as u64, Ordering::Relaxed);
@@ -111,6 +107,19 @@ impl Entry {
     }
 }
 
+/// The kind of the source, as bits of an [`EntryInfo`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SourceTag(u16);
+
+impl SourceTag {
+    /// A bare descriptor: a fork determines its kind.
+    pub(crate) const BARE: SourceTag = SourceTag(EntryInfo::BARE as u16);
+
+    pub(crate) const fn of(kind: SourceKind) -> SourceTag {
+        SourceTag((kind as u16) << EntryInfo::KIND)
+    }
+}
+
 /// A registration's own policy, as bits of an [`EntryInfo`]. The default is no policy.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PolicyTag(u16);
@@ -139,17 +148,16 @@ impl EntryInfo {
     pub(crate) const VACANT: EntryInfo = EntryInfo(0);
 
     const INTEREST: u64 = 0x3f;
-    const KIND: u32 = SourceTag::KIND;
+    const KIND: u32 = 6;
     const POLICY: u32 = 10;
-    const BARE: u64 = SourceTag::BARE.bits() as u64;
+    const BARE: u64 = 1 << 13;
     const MUTED: u64 = 1 << 14;
     const EXCLUSIVE: u64 = 1 << 15;
     const ABSENT_FROM: u32 = 32;
 
-    /// The state of a new registration.
     #[inline(always)]
     pub(crate) fn new(interest: Interest, source: SourceTag, policy: PolicyTag) -> EntryInfo {
-        EntryInfo(u64::from(u16::from(interest.bits()) | source.bits() | policy.0))
+        EntryInfo(u64::from(u16::from(interest.bits()) | source.0 | policy.0))
     }
 
     #[inline(always)]
@@ -184,7 +192,7 @@ impl EntryInfo {
     }
 
     pub(crate) fn with_kind(self, source: SourceTag) -> EntryInfo {
-        EntryInfo(self.0 & !(0xf << EntryInfo::KIND) | u64::from(source.bits()))
+        EntryInfo(self.0 & !(0xf << EntryInfo::KIND) | u64::from(source.0))
     }
 
     #[inline(always)]

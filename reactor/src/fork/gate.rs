@@ -10,7 +10,6 @@ use crate::sys::process::id;
 use crate::sys::process_word::{self, heavy_fence, light_fence, word};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// The state of the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gate {
     /// This is the child of an unplanned fork, and its selectors are still the parent's.

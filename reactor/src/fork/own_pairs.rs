@@ -51,7 +51,6 @@ impl OwnPairs {
         true
     }
 
-    /// The socket pairs that were found.
     pub(super) fn found(self) -> impl Iterator<Item = (RawFd, RawFd)> {
         self.found.into_iter()
     }

@@ -55,7 +55,6 @@ impl Plan {
         }
     }
 
-    /// Closes what was prepared.
     pub(super) fn clear(&mut self) {
         *self = Plan::new();
     }

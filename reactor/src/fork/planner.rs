@@ -60,21 +60,18 @@ impl<'a> Planner<'a> {
         Planner { plan, records, adopted, generation, mode, replaced: BTreeMap::new(), dead: None }
     }
 
-    pub(super) fn run(
-        mut self,
-        selectors: impl Iterator<Item = &'static SelectorCore> + Clone,
-    ) -> Result<(), PrepareError> {
+    pub(super) fn run(mut self, selectors: impl Iterator<Item = &'static SelectorCore>) -> Result<(), PrepareError> {
         // A poisoned selector stays poisoned in every child.
-        let selectors = selectors.filter(|selector| selector.poisoned().is_none());
+        let selectors: Vec<_> = selectors.filter(|selector| selector.poisoned().is_none()).collect();
         self.plan.remakes.prepare();
         let mut decisions = Vec::new();
-        for selector in selectors.clone() {
-            self.decide(selector, selectors.clone(), &mut decisions)?;
+        for selector in &selectors {
+            self.decide(selector, &selectors, &mut decisions)?;
         }
-        for selector in selectors.clone() {
+        for selector in &selectors {
             self.plan_queue(selector)?;
         }
-        self.renew_and_sever(&decisions, selectors)?;
+        self.renew_and_sever(&decisions, &selectors)?;
         self.fill_queues(&decisions)
     }
 
@@ -82,14 +79,14 @@ impl<'a> Planner<'a> {
     fn decide(
         &mut self,
         selector: &'static SelectorCore,
-        selectors: impl Iterator<Item = &'static SelectorCore> + Clone,
+        selectors: &[&'static SelectorCore],
         decisions: &mut Vec<Decided>,
     ) -> Result<(), PrepareError> {
         for (fd, entry) in selector.table.iter() {
             let Some((info, kind)) = self.look_at(selector, fd, entry)? else { continue };
             let Some((token, before)) = entry.get() else { continue };
             let is_selector =
-                kind == SourceKind::Queue && selectors.clone().any(|other| other.kernel.queue.number() == fd);
+                kind == SourceKind::Queue && selectors.iter().any(|other| other.kernel.queue.number() == fd);
             let policy = decision::policy(fd, info, token, kind, self.records);
             let decision = Decision::new(policy, info, kind, is_selector);
             if self.mode == Mode::Unplanned && decision.is_replaced() && !descriptor::is_still(fd, kind) {
@@ -152,9 +149,9 @@ impl<'a> Planner<'a> {
     fn renew_and_sever(
         &mut self,
         decisions: &[Decided],
-        selectors: impl Iterator<Item = &'static SelectorCore> + Clone,
+        selectors: &[&'static SelectorCore],
     ) -> Result<(), PrepareError> {
-        for selector in selectors.clone() {
+        for selector in selectors {
             self.renew_waker(selector)?;
         }
         let with = |decision| decisions.iter().filter(move |decided| decided.decision == decision);
@@ -174,7 +171,7 @@ impl<'a> Planner<'a> {
         }
         for (fd, record) in self.records.iter() {
             let is_alive = record.timer.as_ref().is_some_and(|timer| !timer.is_severed());
-            if is_alive && !selectors.clone().any(|selector| self.keeps(selector, fd)) {
+            if is_alive && !selectors.iter().any(|selector| self.keeps(selector, fd)) {
                 self.renew_timer(fd);
             }
         }

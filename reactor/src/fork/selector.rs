@@ -5,13 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::entry::{Entry, EntryInfo, PolicyTag};
+use super::entry::{Entry, EntryInfo, PolicyTag, SourceTag};
 use super::policy::ForkPolicy;
 use super::process_state::{self, PROCESS, is_forking_here, lock_to_add, refuse_inside_fork};
 use super::reconcile;
 use super::registering::close_with_forks_held;
 use super::selector_core::SelectorCore;
-use crate::source_kind::{SourceKind, SourceTag};
+use crate::source_kind::SourceKind;
 use crate::{Interest, Token, misuse, sys};
 
 /// A handle of a selector. All handles of one selector share one descriptor, so a fork handles only that.
@@ -151,11 +151,13 @@ pub(crate) struct SourceRegistration {
     at: Option<(&'static SelectorCore, u64)>,
     fd: RawFd,
     tag: SourceTag,
+    /// Whether the process state has a record of the source: it is an end of a pair.
+    has_record: bool,
 }
 
 impl SourceRegistration {
     pub(crate) fn new(fd: RawFd, kind: SourceKind) -> SourceRegistration {
-        SourceRegistration { at: None, fd, tag: SourceTag::of(kind) }
+        SourceRegistration { at: None, fd, tag: SourceTag::of(kind), has_record: false }
     }
 
     #[inline(always)]
@@ -194,7 +196,7 @@ impl SourceRegistration {
     /// without notice.
     pub(crate) fn release(self) {
         let at = self.at.filter(|(core, id)| core.id() == *id);
-        if at.is_some() || self.tag.has_record() {
+        if at.is_some() || self.has_record {
             close_with_forks_held(self.fd, |state| {
                 state.records.release(self.fd);
                 let entry = at.and_then(|(core, _)| core.table.get(self.fd));
@@ -208,9 +210,8 @@ impl SourceRegistration {
         std::mem::forget(self);
     }
 
-    /// Notes that the process state has a record of the source: it is an end of a pair.
     pub(crate) fn set_recorded(&mut self) {
-        self.tag = self.tag.with_record();
+        self.has_record = true;
     }
 
     #[cold]
@@ -245,7 +246,7 @@ impl Drop for SourceRegistration {
         if let Some((core, _)) = self.at.filter(|(core, id)| core.id() == *id) {
             core.close(self.fd);
         }
-        if self.tag.has_record() {
+        if self.has_record {
             close_with_forks_held(self.fd, |state| state.records.forget(self.fd));
         }
     }

@@ -121,10 +121,9 @@ impl fmt::Debug for Table {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry::{EntryInfo, PolicyTag};
+    use super::super::entry::{EntryInfo, PolicyTag, SourceTag};
     use super::super::policy::{ForkPolicy, SourceKind};
     use super::*;
-    use crate::source_kind::SourceTag;
     use crate::{Interest, Token};
 
     #[test]

@@ -25,8 +25,7 @@ use crate::sys::descriptor;
 ///
 /// # Examples
 ///
-#[cfg_attr(feature = "os-poll", doc = "```")]
-#[cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
+/// ```
 /// use forkio_reactor::unix::pipe;
 /// use forkio_reactor::{Events, Interest, Poll, Token};
 /// use std::io::{Read, Write};
@@ -66,6 +65,25 @@ pub fn new() -> io::Result<(Sender, Receiver)> {
     ))
 }
 
+/// Implements the part that both ends have in common.
+macro_rules! end {
+    ($name:ident) => {
+        descriptor_owner!($name, File, Pipe);
+
+        impl $name {
+            /// Switches non-blocking mode on or off. The mode belongs to the open pipe end: duplicates of the descriptor, also
+            /// those of a forked child, change with it.
+            ///
+            /// # Errors
+            ///
+            /// Those of `ioctl(2)`; none is expected.
+            pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+                Ok(rustix::io::ioctl_fionbio(self.inner.as_fd(), nonblocking)?)
+            }
+        }
+    };
+}
+
 /// The writing end of a pipe.
 ///
 /// Made by [`new`], or from a descriptor or a [`ChildStdin`]. These conversions do not change the mode, which for a
@@ -73,18 +91,6 @@ pub fn new() -> io::Result<(Sender, Receiver)> {
 #[derive(Debug)]
 pub struct Sender {
     inner: IoSource<File>,
-}
-
-impl Sender {
-    /// Switches non-blocking mode on or off. The mode belongs to the open pipe end: duplicates of the descriptor, also
-    /// those of a forked child, change with it.
-    ///
-    /// # Errors
-    ///
-    /// Those of `ioctl(2)`; none is expected.
-    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        Ok(rustix::io::ioctl_fionbio(self.inner.as_fd(), nonblocking)?)
-    }
 }
 
 try_io! { Sender:
@@ -104,7 +110,7 @@ try_io! { Sender:
     /// ```
 }
 
-descriptor_owner!(Sender, File, Pipe);
+end!(Sender);
 writable!(Sender, &Sender);
 
 /// The pipe stays in blocking mode.
@@ -123,19 +129,8 @@ pub struct Receiver {
     inner: IoSource<File>,
 }
 
-impl Receiver {
-    /// Switches non-blocking mode on or off; see [`Sender::set_nonblocking`].
-    ///
-    /// # Errors
-    ///
-    /// Those of `ioctl(2)`; none is expected.
-    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        Ok(rustix::io::ioctl_fionbio(self.inner.as_fd(), nonblocking)?)
-    }
-}
-
 try_io!(Receiver);
-descriptor_owner!(Receiver, File, Pipe);
+end!(Receiver);
 readable!(Receiver, &Receiver);
 
 /// The pipe stays in blocking mode.

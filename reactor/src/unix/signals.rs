@@ -27,8 +27,7 @@ use crate::{fork, sys};
 ///
 /// # Examples
 ///
-#[cfg_attr(feature = "os-poll", doc = "```")]
-#[cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
+/// ```
 /// use forkio_reactor::unix::Signals;
 /// use forkio_reactor::{Events, Interest, Poll, Token};
 ///

@@ -15,8 +15,7 @@ use crate::{Interest, Registry, Token};
 ///
 /// # Examples
 ///
-#[cfg_attr(feature = "os-poll", doc = "```")]
-#[cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
+/// ```
 /// use forkio_reactor::unix::SourceFd;
 /// use forkio_reactor::{Events, Interest, Poll, Token};
 /// use std::io::Write;

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP};
+use libc::{EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP};
+use rustix::event::epoll::EventFlags;
 
 use super::Event;
 use crate::Token;
@@ -61,39 +62,10 @@ fn has(event: &Event, flag: libc::c_int) -> bool {
 }
 
 pub(crate) fn debug_details(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
-    const NAMES: [(libc::c_int, &str); 14] = [
-        (EPOLLIN, "EPOLLIN"),
-        (EPOLLPRI, "EPOLLPRI"),
-        (EPOLLOUT, "EPOLLOUT"),
-        (libc::EPOLLRDNORM, "EPOLLRDNORM"),
-        (libc::EPOLLRDBAND, "EPOLLRDBAND"),
-        (libc::EPOLLWRNORM, "EPOLLWRNORM"),
-        (libc::EPOLLWRBAND, "EPOLLWRBAND"),
-        (libc::EPOLLMSG, "EPOLLMSG"),
-        (EPOLLERR, "EPOLLERR"),
-        (EPOLLHUP, "EPOLLHUP"),
-        (EPOLLET, "EPOLLET"),
-        (EPOLLRDHUP, "EPOLLRDHUP"),
-        (libc::EPOLLONESHOT, "EPOLLONESHOT"),
-        (libc::EPOLLEXCLUSIVE, "EPOLLEXCLUSIVE"),
-    ];
-
-    struct Flags<'a>(&'a Event);
-
-    impl fmt::Debug for Flags<'_> {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            let mut separator = "";
-            for (flag, name) in NAMES {
-                if has(self.0, flag) {
-                    write!(f, "{separator}{name}")?;
-                    separator = "|";
-                }
-            }
-            if separator.is_empty() { f.write_str("(empty)") } else { Ok(()) }
-        }
-    }
-
     // A copy, because the fields of a packed structure cannot be borrowed.
     let data = event.u64;
-    f.debug_struct("epoll_event").field("events", &Flags(event)).field("u64", &data).finish()
+    f.debug_struct("epoll_event")
+        .field("events", &EventFlags::from_bits_retain(event.events))
+        .field("u64", &data)
+        .finish()
 }

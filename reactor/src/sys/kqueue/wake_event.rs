@@ -9,7 +9,6 @@ use super::{ADD, Event, Queue};
 use crate::Token;
 use crate::waker_slot::WakerDescriptors;
 
-/// The filter of a waker's events.
 pub(super) const FILTER: kernel::Filter = EVFILT_USER;
 
 /// The queue's one event of this filter.

@@ -10,7 +10,6 @@ use crate::sys::descriptor;
 use crate::waker_slot::WakerDescriptors;
 use crate::{Interest, Token};
 
-/// The filter of a waker's events.
 pub(super) const FILTER: kernel::Filter = kernel::EVFILT_READ;
 
 /// A pipe that is written, and emptied only when it is full: each write is an edge.
