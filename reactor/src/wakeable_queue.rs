@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::wake_state::WakeState;
-use crate::waker_slot::{WakerDescriptors, WakerSlot};
+use crate::waker_slot::WakerSlot;
 use crate::{Token, sys};
 
 /// A kernel queue, the state of its wakes, and the one waker that it may have.
@@ -108,7 +108,6 @@ impl WakeableQueue {
 
     /// Resets the state, for the next selector that uses it. The queue is closed already.
     pub(crate) fn reset(&self) {
-        self.waker.set_descriptors(WakerDescriptors::NONE);
         self.waker.vacate();
         self.wake.reset();
     }

@@ -47,8 +47,8 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::error::PrepareError;
 use super::reconcile;
+pub use super::reconcile::failure;
 use crate::sys::process;
 
 /// Makes the children of every later `fork(2)`, by this process or its children, reconcile at once. Calling it again does
@@ -67,10 +67,4 @@ pub fn install() -> io::Result<()> {
         return Ok(());
     }
     process::at_fork_in_child(in_child).inspect_err(|_| IS_INSTALLED.store(false, Ordering::Relaxed))
-}
-
-/// The error of reconciling, if this process is the child of an unplanned fork and could not reconcile. Every poll of its
-/// inherited selectors returns it. Its children have it for as long as they have one of these selectors.
-pub fn failure() -> Option<&'static PrepareError> {
-    reconcile::failure()
 }

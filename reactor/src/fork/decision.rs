@@ -73,9 +73,9 @@ pub(super) fn policy(fd: RawFd, info: EntryInfo, token: Token, kind: SourceKind,
 /// The token of [`renew_receivers`], plus 1; 0: none.
 static RENEWED_TOKEN: AtomicU64 = AtomicU64::new(0);
 
-/// Makes `Renew` the default policy of stream sockets that are registered with this token: those of a runtime's signal
-/// pipe, which the program cannot tag itself.
-pub(super) fn renew_receivers(token: Token) {
+/// Makes `Renew` the default policy of stream sockets that are registered with `token` and belong to a pair made in this
+/// process: those of a runtime's signal pipe, which the program cannot tag itself.
+pub fn renew_receivers(token: Token) {
     RENEWED_TOKEN.store(token.0 as u64 + 1, Ordering::Relaxed);
 }
 

@@ -11,18 +11,13 @@ use super::policy::SourceKind;
 use super::process_state::{self, lock_to_add, lock_to_change, selectors};
 use super::reconcile;
 use super::registrations::{change, change_entry, find, registrations, with_gate_closed};
-use crate::Token;
 use crate::sys::descriptor;
 
+pub use super::decision::renew_receivers;
 pub use super::protocol::{HeldOff, hold_off, is_prepared_ahead};
 pub use super::reconcile::{lost_state, set_first_poll_hook};
 pub use super::registrations::selector_count;
-
-/// Whether the calling thread is certainly the only one that the process has, and has ever had. `false` means unknown:
-/// only glibc reports it, since 2.32 (`__libc_single_threaded`).
-pub fn is_single_threaded() -> bool {
-    crate::sys::process::is_single_threaded()
-}
+pub use crate::sys::process::is_single_threaded;
 
 /// Gives children no queue for the selector that `source`, an I/O object or a descriptor, is registered with: it belongs to
 /// a runtime that they cannot continue, because they do not have its threads.
@@ -194,12 +189,6 @@ pub fn kind(source: &impl AsRawFd) -> io::Result<SourceKind> {
     descriptor::kind(source.as_raw_fd())
 }
 
-/// Makes `Renew` the default policy of stream sockets that are registered with `token` and belong to a pair made in this
-/// process: those of a runtime's signal pipe, which the program cannot tag itself.
-pub fn renew_receivers(token: Token) {
-    decision::renew_receivers(token);
-}
-
 /// The id of the newest selector; ids count up over the whole process. A cached list of registrations that only a new
 /// selector adds, such as [`renewed_receivers`], stays valid while this id does not change.
 pub fn newest_selector() -> u64 {
@@ -260,11 +249,6 @@ fn find_pair(fd: RawFd) -> io::Result<(RawFd, RawFd)> {
 /// Those of `ioctl(2)`.
 pub fn pending_bytes(source: &impl AsRawFd) -> io::Result<usize> {
     descriptor::pending_bytes(source.as_raw_fd())
-}
-
-/// Whether `source` is an end, or a duplicate of an end, of a stream socket pair made in this process.
-pub fn is_pair_end(source: &impl AsRawFd) -> bool {
-    find_pair(source.as_raw_fd()).is_ok()
 }
 
 /// Whether `Renew` can apply to a registration of `source`.

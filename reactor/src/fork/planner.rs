@@ -1,7 +1,7 @@
 //! Makes the plan of a fork from the registrations of a process: first one decision per registration, then the fresh
 //! objects that the decisions need, then the child's queues.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -12,7 +12,7 @@ use super::entry::{Entry, EntryInfo, PATIENCE};
 use super::error::{PrepareError, PrepareObject};
 use super::plan::{self, Plan};
 use super::policy::{ForkPolicy, SourceKind};
-use super::renewal::{self, Renewal, RenewedEnd, Replacement};
+use super::renewal::{self, Renewal, Replacement};
 use super::selector_core::{Poison, SelectorCore};
 use crate::Interest;
 use crate::sys::{self, QueueCopy, descriptor};
@@ -37,15 +37,9 @@ pub(super) struct Planner<'a> {
     generation: u32,
     mode: Mode,
     /// The descriptors that the child gets another object for.
-    replaced: BTreeMap<RawFd, Replaced>,
+    replaced: BTreeSet<RawFd>,
     /// The dead endpoint, once a descriptor needs it.
     dead: Option<RawFd>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Replaced {
-    Severed,
-    Renewed,
 }
 
 impl<'a> Planner<'a> {
@@ -57,7 +51,7 @@ impl<'a> Planner<'a> {
         mode: Mode,
     ) -> Planner<'a> {
         plan.clear();
-        Planner { plan, records, adopted, generation, mode, replaced: BTreeMap::new(), dead: None }
+        Planner { plan, records, adopted, generation, mode, replaced: BTreeSet::new(), dead: None }
     }
 
     pub(super) fn run(mut self, selectors: impl Iterator<Item = &'static SelectorCore>) -> Result<(), PrepareError> {
@@ -211,7 +205,7 @@ impl<'a> Planner<'a> {
     /// Makes a fresh pair in place of the one that `fd` belongs to, once per pair. `fd` may be an end or a duplicate of an
     /// end.
     fn renew_pair(&mut self, fd: RawFd) -> Result<(), PrepareError> {
-        if self.replaced.contains_key(&fd) {
+        if self.replaced.contains(&fd) {
             return Ok(());
         }
         let failed = PrepareError::of(PrepareObject::Pair(fd));
@@ -220,10 +214,13 @@ impl<'a> Planner<'a> {
             Err(_) if self.mode == Mode::Unplanned => return Ok(()),
             identity => identity.map_err(failed)?,
         };
-        let known = self.renewed_ends().find(|end| end.identity == identity);
+        let known = self.plan.renewals.iter().find_map(|renewal| match renewal {
+            Renewal::Pair(ends) => ends.iter().find(|end| end.identity == identity).copied(),
+            _ => None,
+        });
         if let Some(end) = known {
             // A duplicate of an end gets a duplicate of the fresh end.
-            self.replace(end.fresh, fd, Replaced::Renewed);
+            self.replace(end.fresh, fd);
             return Ok(());
         }
         let pair = descriptor::is_unix_stream(fd).then(|| self.records.find_pair(identity)).flatten();
@@ -239,17 +236,9 @@ impl<'a> Planner<'a> {
         };
         let ends = renewal::renew_pair([end, peer], &mut self.plan.replacements).map_err(failed)?;
         self.plan.renewals.push(Renewal::Pair(ends));
-        self.replaced.extend(ends.map(|end| (end.fd, Replaced::Renewed)));
+        self.replaced.extend(ends.map(|end| end.fd));
         // `fd` may be a duplicate.
         self.renew_pair(fd)
-    }
-
-    fn renewed_ends(&self) -> impl Iterator<Item = RenewedEnd> {
-        let pairs = self.plan.renewals.iter().filter_map(|renewal| match renewal {
-            Renewal::Pair(ends) => Some(*ends),
-            _ => None,
-        });
-        pairs.flatten()
     }
 
     /// Plans a fresh timer in place of `fd`. [`Plan::complete`] makes it right before the fork.
@@ -257,29 +246,29 @@ impl<'a> Planner<'a> {
         if self.mode == Mode::Unplanned && !descriptor::is_still(fd, SourceKind::Timer) {
             return;
         }
-        if self.replaced.insert(fd, Replaced::Renewed).is_none() {
+        if self.replaced.insert(fd) {
             self.plan.renewals.push(Renewal::Timer { fd, state: self.records.timer(fd).cloned() });
         }
     }
 
     /// Severs `fd`, unless it is renewed for another selector.
     fn sever(&mut self, fd: RawFd) -> Result<(), PrepareError> {
-        if self.replaced.contains_key(&fd) {
+        if self.replaced.contains(&fd) {
             return Ok(());
         }
         let dead = self.dead_endpoint(fd)?;
-        self.replace(dead, fd, Replaced::Severed);
+        self.replace(dead, fd);
         if self.records.get(fd).is_some() {
             self.plan.severed.push(fd);
         }
         Ok(())
     }
 
-    fn replace(&mut self, from: RawFd, onto: RawFd, replaced: Replaced) {
+    fn replace(&mut self, from: RawFd, onto: RawFd) {
         // No gate keeps other threads from changing the selectors of other code.
         let only = self.adopted.is_in_use().then(|| descriptor::identity(onto).ok()).flatten();
         self.plan.replacements.steps.push(Replacement { from, onto, only });
-        self.replaced.insert(onto, replaced);
+        self.replaced.insert(onto);
     }
 
     /// Returns the dead endpoint that the child gets in place of `fd`. All severed descriptors share one.
@@ -301,7 +290,7 @@ impl<'a> Planner<'a> {
             if sys::Queue::is_there_after_fork() {
                 let dead = self.dead_endpoint(number)?;
                 for number in duplicates.iter().copied().chain([number]) {
-                    self.replace(dead, number, Replaced::Severed);
+                    self.replace(dead, number);
                 }
             }
             self.plan.retired.push(selector);
@@ -322,7 +311,7 @@ impl<'a> Planner<'a> {
         }
         if selector.is_adopted() {
             // The child's own queue is at `number` by the time of this step.
-            duplicates.iter().for_each(|duplicate| self.replace(number, *duplicate, Replaced::Renewed));
+            duplicates.iter().for_each(|duplicate| self.replace(number, *duplicate));
             // Other code polls the queue, and does not ask whether it is poisoned.
             let dead = self.dead_endpoint(number)?;
             let stops =
@@ -350,7 +339,7 @@ impl<'a> Planner<'a> {
             }
             let Some((_, queue)) = queues.find(|(selector, _)| std::ptr::eq(*selector, of)) else { break };
             for decided in decisions {
-                let is_replaced = self.replaced.contains_key(&decided.fd) || remakes.contains(decided.fd);
+                let is_replaced = self.replaced.contains(&decided.fd) || remakes.contains(decided.fd);
                 if fresh.contains(&decided.fd) || !decided.carry_out(queue, held_back, is_replaced)? {
                     of.table.get(decided.fd).into_iter().for_each(Entry::vacate);
                 }

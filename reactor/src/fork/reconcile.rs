@@ -214,9 +214,9 @@ pub fn lost_state() -> Option<InheritedState> {
 /// The error that made this process poison its selectors.
 static FAILURE: AtomicPtr<PrepareError> = AtomicPtr::new(ptr::null_mut());
 
-/// The error of reconciling, if this process could not reconcile: every poll of its inherited selectors returns it. Its
-/// children have it for as long as they have one of these selectors.
-pub(super) fn failure() -> Option<&'static PrepareError> {
+/// The error of reconciling, if this process is the child of an unplanned fork and could not reconcile. Every poll of its
+/// inherited selectors returns it. Its children have it for as long as they have one of these selectors.
+pub fn failure() -> Option<&'static PrepareError> {
     ensure();
     // SAFETY: null, or an error that was leaked in this process or its parent.
     unsafe { FAILURE.load(Ordering::Acquire).as_ref() }

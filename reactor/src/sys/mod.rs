@@ -2,31 +2,29 @@
 //!
 //! # The contract of a kernel queue
 //!
-//! One file per kind of queue. Each defines
+//! One folder per kind of queue: `epoll` and `kqueue`. Each defines
 //!
-//! - `Queue`, a place for a queue's descriptor (close-on-exec): `vacant`, `open`, `close` and `number`; `add`, `modify`,
-//!   `delete` and `wait`. A registration is keyed by descriptor. If `IS_EXACT`, adding one twice fails with `AlreadyExists`,
-//!   and changing a missing one with `NotFound`; otherwise both succeed. Deleting a missing one fails with `NotFound`. All
-//!   registrations are edge-triggered. `wait` is one system call: it clears the events, fills them up to their capacity,
-//!   rounds its timeout up, and returns `Interrupted` rather than retry.
+//! - for a [`Queue`], which is close-on-exec: `open` and `close`, `add`, `modify`, `delete` and `wait`. A registration is
+//!   keyed by descriptor. If `IS_EXACT`, adding one twice fails with `AlreadyExists`, and changing a missing one with
+//!   `NotFound`; otherwise both succeed. Deleting a missing one fails with `NotFound`. All registrations are edge-triggered.
+//!   `wait` is one system call: it clears the events, fills them up to their capacity, rounds its timeout up, and returns
+//!   `Interrupted` rather than retry.
 //! - `Event`, `Events` (a vector of them, whose capacity is the most that one `wait` returns) and the module `event`, which
 //!   reads them.
 //! - `WakeSignal`, the kernel object of a waker: each `signal`, from any thread, makes the next `wait` return a readable event.
-//! - with `cponfork`, `Queue::disown`, `Queue::holds`, the trait [`QueueCopy`] and `Remakes`, for objects that only the child
-//!   can make.
-//!
-//! - with `cponfork`, the module `adoption`, which inspects the queues of other code in the process, and `Queue::refer_to` and
-//!   `Queue::forget` for such a queue. The module's functions fail on a system that does not list registrations.
+//! - for forks, `Queue::holds`, `Queue::is_there_after_fork`, `ChildQueue`, which implements [`QueueCopy`], and `Remakes`, for
+//!   objects that only the child can make; `fstat`, `socket_pcb` and `bare_kind`, by which the module `descriptor` identifies
+//!   files.
+//! - with `cponfork`, the module `listing`, which inspects the queues of other code in the process. Its functions fail on a
+//!   system that does not list registrations.
 //!
 //! # The other sources
 //!
-//! - `timer::Timer`, which is set to an absolute time of its clock, and counts its expirations, including those before it
-//!   was set; `timer::now` reads the clock. With `cponfork`, `timer::renewed` makes one for the child that continues a
+//! - `Timer`, which is set to an absolute time of its clock, and counts its expirations, including those before it was set.
+//!   With `cponfork`, `timer::renewed` makes one for the child that continues a
 //!   [`TimerState`](crate::timer_state::TimerState), and `timer::renewed_by_descriptor` makes one that continues a timer
 //!   known only by its descriptor.
 //! - `SignalQueue`, which takes signals of this process one by one, and `ProcessHandle`, which watches a process.
-//!
-//! Where such a source is a descriptor, the system's file implements `AsFd` for the public type.
 
 #[cfg(not(unix))]
 compile_error!("the crate forkio-reactor needs epoll or kqueue, and fork(2): use mio on this system");

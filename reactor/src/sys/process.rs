@@ -69,9 +69,9 @@ pub(crate) fn block(signals: &libc::sigset_t) {
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, signals, std::ptr::null_mut()) };
 }
 
-/// Whether the C library says that the calling thread is certainly the only one: glibc's `__libc_single_threaded`
-/// (`sys/single_threaded.h`, since 2.32), looked up at run time.
-pub(crate) fn is_single_threaded() -> bool {
+/// Whether the calling thread is certainly the only one that the process has, and has ever had. `false` means unknown: only
+/// glibc reports it, since 2.32 (`__libc_single_threaded` in `sys/single_threaded.h`, looked up at run time).
+pub fn is_single_threaded() -> bool {
     // SAFETY: the name ends with a zero byte; looking it up runs no code of this crate.
     let variable = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
     // SAFETY: null, or the C library's variable, which is never unmapped.

@@ -18,14 +18,14 @@ scenarios!(
         register_with(registry, &mut stream, 3, ForkPolicy::Sever);
         in_child(|| {
             for fd in [kept.as_raw_fd(), severed.as_raw_fd(), stream.as_raw_fd()] {
-                check_eq("the end of a pair", fork::glue::is_pair_end(&fd), false);
+                check_eq("the end of a pair", fork::glue::can_renew(&fd), false);
                 fork::set_policy(&fd, ForkPolicy::Renew).unwrap();
                 check_eq("renewing it", prepare().unwrap_err().object(), PrepareObject::Pair(fd));
                 fork::set_policy(&fd, ForkPolicy::Inherit).unwrap();
             }
             in_child(|| check_eq("reading the dead endpoint", severed.read(&mut [0]).unwrap(), 0));
         });
-        check_eq("the end of a pair", fork::glue::is_pair_end(&kept.as_raw_fd()), true);
+        check_eq("the end of a pair", fork::glue::can_renew(&kept.as_raw_fd()), true);
         kept.write_all(b"x").unwrap();
         check_eq("reading", severed.read(&mut [0]).unwrap(), 1);
     }
