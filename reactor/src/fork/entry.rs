@@ -115,8 +115,20 @@ impl SourceTag {
     /// A bare descriptor: a fork determines its kind.
     pub(crate) const BARE: SourceTag = SourceTag(EntryInfo::BARE as u16);
 
+    /// Not in an entry: the process state has a record of the source, because it is an end of a pair.
+    const HAS_RECORD: u16 = 1 << 15;
+
     pub(crate) const fn of(kind: SourceKind) -> SourceTag {
         SourceTag((kind as u16) << EntryInfo::KIND)
+    }
+
+    pub(super) fn set_recorded(&mut self) {
+        self.0 |= SourceTag::HAS_RECORD;
+    }
+
+    #[inline(always)]
+    pub(super) fn has_record(self) -> bool {
+        self.0 & SourceTag::HAS_RECORD != 0
     }
 }
 
@@ -157,7 +169,7 @@ impl EntryInfo {
 
     #[inline(always)]
     pub(crate) fn new(interest: Interest, source: SourceTag, policy: PolicyTag) -> EntryInfo {
-        EntryInfo(u64::from(u16::from(interest.bits()) | source.0 | policy.0))
+        EntryInfo(u64::from(u16::from(interest.bits()) | source.0 & !SourceTag::HAS_RECORD | policy.0))
     }
 
     #[inline(always)]

@@ -151,13 +151,11 @@ pub(crate) struct SourceRegistration {
     at: Option<(&'static SelectorCore, u64)>,
     fd: RawFd,
     tag: SourceTag,
-    /// Whether the process state has a record of the source: it is an end of a pair.
-    has_record: bool,
 }
 
 impl SourceRegistration {
     pub(crate) fn new(fd: RawFd, kind: SourceKind) -> SourceRegistration {
-        SourceRegistration { at: None, fd, tag: SourceTag::of(kind), has_record: false }
+        SourceRegistration { at: None, fd, tag: SourceTag::of(kind) }
     }
 
     #[inline(always)]
@@ -196,7 +194,7 @@ impl SourceRegistration {
     /// without notice.
     pub(crate) fn release(self) {
         let at = self.at.filter(|(core, id)| core.id() == *id);
-        if at.is_some() || self.has_record {
+        if at.is_some() || self.tag.has_record() {
             close_with_forks_held(self.fd, |state| {
                 state.records.release(self.fd);
                 let entry = at.and_then(|(core, _)| core.table.get(self.fd));
@@ -211,7 +209,7 @@ impl SourceRegistration {
     }
 
     pub(crate) fn set_recorded(&mut self) {
-        self.has_record = true;
+        self.tag.set_recorded();
     }
 
     #[cold]
@@ -246,7 +244,7 @@ impl Drop for SourceRegistration {
         if let Some((core, _)) = self.at.filter(|(core, id)| core.id() == *id) {
             core.close(self.fd);
         }
-        if self.has_record {
+        if self.tag.has_record() {
             close_with_forks_held(self.fd, |state| state.records.forget(self.fd));
         }
     }
