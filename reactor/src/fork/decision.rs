@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::descriptors::Records;
 use super::entry::EntryInfo;
-use super::policy::{ForkPolicy, SourceKind};
+use super::policy::{ForkPolicy, SourceKind, default_policy};
 use super::selector_core::SelectorCore;
 use crate::sys::descriptor;
 use crate::{Interest, Token};
@@ -62,12 +62,13 @@ impl Decision {
 
 /// The policy that a fork follows for a registration.
 pub(super) fn policy(fd: RawFd, info: EntryInfo, token: Token, kind: SourceKind, records: &Records) -> ForkPolicy {
-    let is_renewed = info.own_policy().is_none() && is_renewed_receiver(token, kind);
     // A stream with this token is a signal pipe only if it belongs to a pair made in this process.
-    if is_renewed && descriptor::identity(fd).is_ok_and(|identity| records.find_pair(identity).is_some()) {
-        return ForkPolicy::Renew;
+    let is_own_pair = || descriptor::identity(fd).is_ok_and(|identity| records.find_pair(identity).is_some());
+    match info.own_policy() {
+        Some(policy) => policy,
+        None if is_renewed_receiver(token, kind) && is_own_pair() => ForkPolicy::Renew,
+        None => default_policy(kind),
     }
-    info.policy(kind)
 }
 
 /// The token of [`renew_receivers`], plus 1; 0: none.

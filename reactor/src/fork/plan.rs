@@ -34,6 +34,8 @@ pub(super) struct Plan {
     pub(super) severed: Vec<RawFd>,
     /// What the child puts in place of the descriptors of an adopted selector that it has to poison.
     pub(super) stops: Vec<(&'static SelectorCore, Replacement)>,
+    /// The planner's decisions, kept only for their memory.
+    pub(super) decisions: Vec<Decided>,
     /// Whether the plan was made ahead. It waits for the next fork, with the gate closed.
     pub(super) is_ahead: bool,
 }
@@ -51,12 +53,25 @@ impl Plan {
             bare: Vec::new(),
             severed: Vec::new(),
             stops: Vec::new(),
+            decisions: Vec::new(),
             is_ahead: false,
         }
     }
 
+    /// Closes what was prepared. Keeps the vectors' memory for the next fork.
     pub(super) fn clear(&mut self) {
-        *self = Plan::new();
+        self.queues.clear();
+        self.retired.clear();
+        self.replacements.steps.clear();
+        self.replacements.spares.clear();
+        self.renewals.clear();
+        self.held_back.clear();
+        self.muted.clear();
+        self.bare.clear();
+        self.severed.clear();
+        self.stops.clear();
+        self.decisions.clear();
+        self.is_ahead = false;
     }
 
     /// Forgets what the parent had prepared, in the child of an unplanned fork that reconciles late. Does not close the

@@ -58,7 +58,7 @@ impl<'a> Planner<'a> {
         // A poisoned selector stays poisoned in every child.
         let selectors: Vec<_> = selectors.filter(|selector| selector.poisoned().is_none()).collect();
         self.plan.remakes.prepare();
-        let mut decisions = Vec::new();
+        let mut decisions = std::mem::take(&mut self.plan.decisions);
         for selector in &selectors {
             self.decide(selector, &selectors, &mut decisions)?;
         }
@@ -66,7 +66,9 @@ impl<'a> Planner<'a> {
             self.plan_queue(selector)?;
         }
         self.renew_and_sever(&decisions, &selectors)?;
-        self.fill_queues(&decisions)
+        self.fill_queues(&decisions)?;
+        self.plan.decisions = decisions;
+        Ok(())
     }
 
     /// Decides about each registration of `selector`, and brings its table up to date.
