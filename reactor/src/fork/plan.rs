@@ -166,8 +166,6 @@ impl Plan {
             if sys::Queue::is_there_after_fork() {
                 // A dead endpoint.
                 selector.kernel.queue.adopt();
-            } else {
-                selector.kernel.queue.disown();
             }
         }
         for (selector, queue) in &mut self.queues {

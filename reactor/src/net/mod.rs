@@ -61,7 +61,8 @@ macro_rules! option {
     };
     // The one option that several types have.
     ($name:ident: ttl) => {
-        crate::net::option!($name: set_ttl, ttl, u32, "the time to live (`IP_TTL`) of the packets that the socket sends, in hops.");
+        crate::net::option!($name: set_ttl, ttl, u32,
+            "the time to live (`IP_TTL`) of the packets that the socket sends, in hops.");
     };
 }
 

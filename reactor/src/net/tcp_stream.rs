@@ -91,7 +91,8 @@ try_io! { TcpStream:
     /// ```
 }
 shutdown!(TcpStream);
-option!(TcpStream: set_nodelay, nodelay, bool, "`TCP_NODELAY`: whether small segments are sent at once (no Nagle algorithm).");
+option!(TcpStream: set_nodelay, nodelay, bool,
+    "`TCP_NODELAY`: whether small segments are sent at once (no Nagle algorithm).");
 option!(TcpStream: ttl);
 readable!(TcpStream, &TcpStream);
 writable!(TcpStream, &TcpStream);
