@@ -1,12 +1,14 @@
 //! Inspecting and replacing descriptors of any kind, for forks.
 
+use std::ffi::CStr;
 use std::io;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_type;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketType};
+use rustix::path::DecInt;
 use socket2::{Domain, Socket, Type};
 
 use super::{bare_kind, fstat, socket_pcb, syscall};
@@ -67,19 +69,37 @@ fn is_listening(fd: RawFd) -> io::Result<bool> {
     Ok(value != 0)
 }
 
-/// Tells kernel objects without a file type of their own apart, by the name that proc(5) gives for `fd/`.
+/// Tells kernel objects without a file type of their own apart.
 fn anonymous_kind(fd: RawFd) -> SourceKind {
-    // Without /proc the kind is unknown.
-    let name = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default();
-    match name.to_string_lossy().as_ref() {
-        "anon_inode:[eventpoll]" => SourceKind::Queue,
-        "anon_inode:[timerfd]" => SourceKind::Timer,
-        "anon_inode:[signalfd]" => SourceKind::Signal,
-        "anon_inode:[pidfd]" => SourceKind::Process,
-        "anon_inode:inotify" | "anon_inode:[fanotify]" => SourceKind::Watch,
+    match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]) {
+        b"anon_inode:[eventpoll]" => SourceKind::Queue,
+        b"anon_inode:[timerfd]" => SourceKind::Timer,
+        b"anon_inode:[signalfd]" => SourceKind::Signal,
+        b"anon_inode:[pidfd]" => SourceKind::Process,
+        b"anon_inode:inotify" | b"anon_inode:[fanotify]" => SourceKind::Watch,
         // pidfs, since Linux 6.9.
-        name if name.starts_with("pidfd:") => SourceKind::Process,
+        name if name.starts_with(b"pidfd:") => SourceKind::Process,
+        // Without /proc the kind is unknown.
         _ => SourceKind::Other,
+    }
+}
+
+/// The longest name that matters, and some more bytes.
+const NAME: usize = 32;
+
+/// Returns the beginning of the name that proc(5) gives a descriptor in `fd/`, or nothing without /proc. Does not format or
+/// allocate: each page of code or memory that a child uses first costs a page fault.
+fn name_in_proc(fd: RawFd, name: &mut [MaybeUninit<u8>; NAME]) -> &[u8] {
+    const FOLDER: &[u8] = b"/proc/self/fd/";
+    let number = DecInt::new(fd);
+    let number = number.as_c_str().to_bytes_with_nul();
+    let mut path = [0; NAME];
+    path[..FOLDER.len()].copy_from_slice(FOLDER);
+    path[FOLDER.len()..][..number.len()].copy_from_slice(number);
+    let read = CStr::from_bytes_until_nul(&path).map_err(|_| Errno::INVAL);
+    match read.and_then(|path| rustix::fs::readlinkat_raw(rustix::fs::CWD, path, name)) {
+        Ok((name, _)) => name,
+        Err(_) => &[],
     }
 }
 
@@ -218,19 +238,21 @@ pub(crate) fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
 /// Whether the descriptor still refers to an object of this kind, in a process that may have closed it since. A dead
 /// endpoint that an earlier fork has put in place counts too.
 pub(crate) fn is_still(fd: RawFd, registered: SourceKind) -> bool {
-    kind(fd).is_ok_and(|found| match registered {
-        SourceKind::Pair => matches!(found, SourceKind::Stream | SourceKind::Datagram | SourceKind::Pipe),
-        SourceKind::Waker => found == SourceKind::Pipe || is_eventfd(fd),
-        kind => found == kind,
-    }) || is_unix_stream(fd)
+    let is = |kinds: &[SourceKind]| kind(fd).is_ok_and(|found| kinds.contains(&found));
+    let is_same = match registered {
+        SourceKind::Pair => is(&[SourceKind::Stream, SourceKind::Datagram, SourceKind::Pipe]),
+        SourceKind::Waker => is_eventfd(fd) || is(&[SourceKind::Pipe]),
+        kind => is(&[kind]),
+    };
+    is_same || is_unix_stream(fd)
 }
 
 /// Whether the descriptor is an eventfd.
 pub(crate) fn is_eventfd(fd: RawFd) -> bool {
-    match std::fs::read_link(format!("/proc/self/fd/{fd}")) {
-        Ok(name) => name.as_os_str() == "anon_inode:[eventfd]",
+    match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]) {
         // Without /proc: an object that has no file type.
-        Err(_) => fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == 0),
+        [] => fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == 0),
+        name => name == b"anon_inode:[eventfd]",
     }
 }
 
