@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,6 +25,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The value of `Activity::preface` if the connection did not begin with [`PREFACE`].
 const HTTP1: usize = usize::MAX;
+
+/// How many bytes a response may have to be copied and written at once.
+const SHORT: usize = 2048;
 
 /// The state of one connection. The task of the connection writes it; with HTTP/2, the tasks of its streams do too.
 #[derive(Debug)]
@@ -147,6 +151,13 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for TrackedIo<I> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // hyper writes the head of a response and its body as two slices. `send(2)` costs less than `writev(2)` and a short copy.
+        if slices.iter().map(|slice| slice.len()).sum::<usize>() <= SHORT {
+            let mut bytes = [MaybeUninit::uninit(); SHORT];
+            let mut buffer = ReadBuf::uninit(&mut bytes);
+            slices.iter().for_each(|slice| buffer.put_slice(slice));
+            return Pin::new(&mut self.io).poll_write(cx, buffer.filled());
+        }
         Pin::new(&mut self.io).poll_write_vectored(cx, slices)
     }
 
