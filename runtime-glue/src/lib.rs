@@ -62,7 +62,7 @@
 //! # Platforms
 //!
 //! Linux 5.4 or later. FreeBSD, DragonFly, NetBSD, OpenBSD and macOS compile, and were tested on a model of kqueue(2) only.
-//! On Windows, where nothing forks, only [`ProcessRuntime`] and, with the feature `http`, `serve` and `Server` exist. They run in one
+//! On Windows, which has no `fork(2)`, only [`ProcessRuntime`] and, with the feature `http`, `serve` and `Server` exist. They run in one
 //! process.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

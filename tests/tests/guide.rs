@@ -144,7 +144,7 @@ scenarios!(
         drop((client.unwrap(), accepted.unwrap()));
     }
 
-    /// Section 7: a connection that the child serves.
+    /// Section 7: the child serves a connection that the parent has accepted.
     async fn connection_for_the_child() {
         let (mut client, mut stream) = connection().await;
         forkio::set_policy(&stream, ForkPolicy::Inherit).unwrap();

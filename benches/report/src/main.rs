@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if load > QUIET {
         data.note(format!(
             "The machine was busy: before this began, other programs used {:.0} % of the processors. Throughput, latency and \
-             times by the clock say little; processor time, instructions and memory still do.",
+             times by the clock are not reliable. Processor time, instructions and memory are.",
             100.0 * load
         ));
     }

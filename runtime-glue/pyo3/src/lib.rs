@@ -66,7 +66,7 @@
 //!
 //! # Platforms
 //!
-//! Those of [`forkio`](forkio#platforms). On Windows, where nothing forks, only the end of the interpreter matters.
+//! Those of [`forkio`](forkio#platforms). On Windows, which has no `fork(2)`, only the end of the interpreter matters.
 
 mod at_exit;
 #[cfg(not(any(windows, forkio_without_fork)))]

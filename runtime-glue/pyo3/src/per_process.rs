@@ -72,7 +72,7 @@ impl<T> PerProcess<T> {
     }
 }
 
-/// The value of this process.
+/// Returns the value of this process.
 fn current<T>(slot: &Slot<T>) -> Option<Arc<T>> {
     slot.as_ref().filter(|(owner, _)| *owner == generation()).map(|(_, value)| Arc::clone(value))
 }

@@ -43,7 +43,7 @@ pub(crate) fn multi_thread() -> io::Result<tokio::runtime::Runtime> {
     Builder::new_multi_thread().enable_all().build()
 }
 
-/// The Python exception for an error of the runtime.
+/// Returns the Python exception for an error of the runtime.
 pub(crate) fn exception(error: RuntimeError) -> PyErr {
     PyRuntimeError::new_err(error.to_string())
 }

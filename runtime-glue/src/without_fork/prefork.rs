@@ -1,4 +1,4 @@
-//! The process that serves, where nothing forks.
+//! The process that serves on systems without `fork(2)`.
 
 /// The only worker: this process.
 #[derive(Debug)]

@@ -137,7 +137,7 @@ scenarios!(
         reap(block_on(async { fork_child(check) }));
     }
 
-    /// A fork in a current-thread runtime, in a process that has a runtime per process too.
+    /// A current-thread runtime forks in a process that also has a `ProcessRuntime`. Both continue in both processes.
     fn beside_a_current_thread_runtime() {
         static OTHER: ProcessRuntime = ProcessRuntime::new(|| Ok(current_thread()));
         let runtime = current_thread();

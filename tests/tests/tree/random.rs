@@ -124,19 +124,19 @@ fn run_for(duration: Duration) {
 }
 
 scenarios!(
-    /// Random cases on a tree of processes with one thread. Half of the forks are unplanned.
+    /// Runs random cases on a tree of processes with one thread. Half of the forks are unplanned.
     #[limit(1800)]
     fn one_thread() {
         check(Root::OneThread);
     }
 
-    /// Random cases on a tree whose first process has a second thread.
+    /// Runs random cases on a tree whose first process has a second thread.
     #[limit(1800)]
     fn two_threads() {
         check(Root::TwoThreads);
     }
 
-    /// Random cases on a tree whose children of unplanned forks reconcile at once, not when they first use a selector.
+    /// Runs random cases on a tree whose children of unplanned forks reconcile at once, not when they first use a selector.
     #[limit(1800)]
     fn reconciling_at_once() {
         check(Root::Handlers);

@@ -11,7 +11,7 @@ use crate::message::{Fd, Kind, Wanted};
 pub(crate) type Ended = Vec<usize>;
 
 impl Model {
-    /// A process has opened a file.
+    /// Records that a process has opened a file.
     pub(crate) fn open(&mut self, pid: Pid, slot: SlotId, fd: Fd, holder: Holder, kind: FileKind) {
         let file = self.new_file(kind);
         let process = self.process_mut(pid);
@@ -19,7 +19,7 @@ impl Model {
         process.slots.insert(slot, Slot { fd, holder, pending: 0 });
     }
 
-    /// A process has opened two files that are connected.
+    /// Records that a process has opened two files that are connected.
     pub(crate) fn open_two(
         &mut self,
         pid: Pid,
@@ -37,14 +37,14 @@ impl Model {
         }
     }
 
-    /// A process has created a waker.
+    /// Records that a process has created a waker.
     pub(crate) fn new_waker(&mut self, pid: Pid, slot: SlotId, selector: SelectorId, fd: Fd, token: usize) {
         self.open(pid, slot, fd, Holder::Waker(selector), FileKind::Waker);
         let done = self.add(pid, selector, fd, token, Wanted::Readable, Some(Kind::Waker), None);
         debug_assert_eq!(done, Ok(()));
     }
 
-    /// A process has duplicated a descriptor.
+    /// Records that a process has duplicated a descriptor.
     pub(crate) fn duplicate(&mut self, pid: Pid, slot: SlotId, into: SlotId, fd: Fd) {
         let file = self.file_id(pid, slot);
         let process = self.process_mut(pid);
@@ -52,7 +52,7 @@ impl Model {
         process.slots.insert(into, Slot { fd, holder: Holder::Bare, pending: 0 });
     }
 
-    /// A process has taken the descriptor out of a source.
+    /// Records that a process has taken the descriptor out of a source.
     pub(crate) fn take_fd(&mut self, pid: Pid, slot: SlotId) {
         let process = self.process_mut(pid);
         let Slot { fd, holder, .. } = process.slots[&slot];
@@ -68,7 +68,7 @@ impl Model {
         process.slots.insert(slot, Slot { fd, holder: Holder::Bare, pending: 0 });
     }
 
-    /// A process has dropped a source.
+    /// Records that a process has dropped a source.
     pub(crate) fn close(&mut self, pid: Pid, slot: SlotId) -> Ended {
         let Slot { fd, holder, .. } = self.process(pid).slots[&slot];
         let with = match holder {
@@ -88,7 +88,7 @@ impl Model {
         self.release(vec![file])
     }
 
-    /// A process has ended.
+    /// Records that a process has ended.
     pub(crate) fn exit(&mut self, pid: Pid) -> Ended {
         let process = self.processes.remove(&pid).expect("a living process");
         self.release(process.fds.into_values().collect())
@@ -128,14 +128,14 @@ impl Model {
         ended
     }
 
-    /// A process has used a waker.
+    /// Records that a process has used a waker.
     pub(crate) fn wake(&mut self, pid: Pid, slot: SlotId) {
         let file = self.file_id(pid, slot);
         self.files[file].count = 1;
         self.notify(file, Change::Arrival);
     }
 
-    /// A process has set a timer, which is due now or in a year.
+    /// Records that a process has set a timer, which is due now or in a year.
     pub(crate) fn arm(&mut self, pid: Pid, slot: SlotId, due: bool) {
         let file = self.file_id(pid, slot);
         self.files[file].count = due.into();
@@ -143,7 +143,7 @@ impl Model {
         self.notify(file, if due { Change::Arrival } else { Change::Other });
     }
 
-    /// A process accepts a connection.
+    /// Accepts a connection in a process.
     pub(crate) fn accept(&mut self, pid: Pid, slot: SlotId) -> Expected {
         let file = self.file_id(pid, slot);
         if self.files[file].kind == FileKind::Dead {
@@ -152,7 +152,7 @@ impl Model {
         self.files[file].incoming.pop_front().map(|_| ()).ok_or(ErrorKind::WouldBlock)
     }
 
-    /// A process reads at most `most` bytes. A counter gives its value, in eight bytes.
+    /// Reads at most `most` bytes in a process. A counter gives its value, in eight bytes.
     pub(crate) fn read(&mut self, pid: Pid, slot: SlotId, most: usize) -> Expected<Vec<u8>> {
         let id = self.file_id(pid, slot);
         let is_timer = self.process(pid).slots[&slot].is_timer();
@@ -192,7 +192,7 @@ impl Model {
         result
     }
 
-    /// A process writes a byte, or adds one to a counter. Returns the peer of the driver that receives the byte, if
+    /// Writes a byte in a process, or adds one to a counter. Returns the peer of the driver that receives the byte, if
     /// any.
     pub(crate) fn write(&mut self, pid: Pid, slot: SlotId, byte: u8) -> Expected<Option<usize>> {
         let file = self.file_id(pid, slot);
@@ -220,14 +220,14 @@ impl Model {
         }
     }
 
-    /// The driver has sent a byte to a source, or connected to it.
+    /// Records that the driver has sent a byte to a source, or connected to it.
     pub(crate) fn send(&mut self, pid: Pid, slot: SlotId, byte: u8) {
         let file = self.file_id(pid, slot);
         self.files[file].incoming.push_back(byte);
         self.notify(file, Change::Arrival);
     }
 
-    /// The driver has shut its end of a connection.
+    /// Records that the driver has shut its end of a connection.
     pub(crate) fn shut(&mut self, pid: Pid, slot: SlotId) {
         let file = self.file_id(pid, slot);
         self.files[file].shut = true;

@@ -8,18 +8,18 @@ use super::{Entry, Expected, FileId, Holder, Model, Pid, Selector, SelectorId, S
 use crate::message::{Fd, Kind, Policy, Wanted};
 
 impl Model {
-    /// A process has created a selector.
+    /// Records that a process has created a selector.
     pub(crate) fn new_selector(&mut self, pid: Pid, selector: SelectorId, fd: Fd) {
         let fresh = Selector { fd, table: BTreeMap::new(), queue: BTreeMap::new() };
         self.process_mut(pid).selectors.insert(selector, fresh);
     }
 
-    /// A process has dropped a selector.
+    /// Records that a process has dropped a selector.
     pub(crate) fn drop_selector(&mut self, pid: Pid, selector: SelectorId) {
         self.process_mut(pid).selectors.remove(&selector);
     }
 
-    /// A process registers a source, or a bare descriptor if `source` is `None`.
+    /// Registers a source of a process, or a bare descriptor if `source` is `None`.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn register(
         &mut self,
@@ -74,7 +74,7 @@ impl Model {
         Ok(())
     }
 
-    /// A process changes a registration.
+    /// Changes a registration of a process.
     pub(crate) fn reregister(
         &mut self,
         pid: Pid,
@@ -102,7 +102,7 @@ impl Model {
         Ok(())
     }
 
-    /// A process deregisters a source, or a bare descriptor.
+    /// Deregisters a source of a process, or a bare descriptor.
     pub(crate) fn deregister(&mut self, pid: Pid, selector: SelectorId, fd: Fd, source: Option<SlotId>) -> Expected {
         self.process(pid).check_registered(source, selector).map_err(|_| ErrorKind::NotFound)?;
         let result = self.remove(pid, selector, fd);
@@ -124,17 +124,17 @@ impl Model {
         }
     }
 
-    /// A process sets the policy of a descriptor, wherever it is registered.
+    /// Sets the policy of a descriptor of a process, wherever it is registered.
     pub(crate) fn set_policy(&mut self, pid: Pid, fd: Fd, policy: Policy) -> Expected {
         self.change(pid, fd, |_, _, entry, _| entry.policy = Some(policy))
     }
 
-    /// A process sets the default of a kind.
+    /// Sets the default of a kind in a process.
     pub(crate) fn set_default(&mut self, pid: Pid, kind: Kind, policy: Policy) {
         self.process_mut(pid).defaults.insert(kind, policy);
     }
 
-    /// A process mutes a descriptor.
+    /// Mutes a descriptor of a process.
     pub(crate) fn mute(&mut self, pid: Pid, fd: Fd) -> Expected {
         self.change(pid, fd, |_, queue, entry, fd| {
             queue.remove(&(entry.file, fd));
@@ -142,7 +142,7 @@ impl Model {
         })
     }
 
-    /// A process unmutes a descriptor.
+    /// Unmutes a descriptor of a process.
     pub(crate) fn unmute(&mut self, pid: Pid, fd: Fd) -> Expected {
         self.change(pid, fd, |files, queue, entry, fd| {
             if entry.muted {

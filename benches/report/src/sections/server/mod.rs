@@ -1,4 +1,4 @@
-//! What does a request cost, with equal numbers of workers on the same CPUs?
+//! What does a request cost, if all servers have the same number of workers on the same CPUs?
 
 mod axum;
 mod contenders;
@@ -21,7 +21,7 @@ pub(crate) use contenders::{HYPER_FORKIO, HYPER_MIO, NGINX, ONE_WORKER, PREFORK_
 
 pub(crate) const SECTION: Section = Section {
     name: "server",
-    question: "What does a request cost, with as many workers on the same CPUs?",
+    question: "What does a request cost, if all servers have the same number of workers on the same CPUs?",
     measure,
     tables,
     targets,
