@@ -21,7 +21,7 @@
 //! The *first turn* is when a runtime first has nothing to run and asks for events. A new runtime that the child builds has
 //! one too. A panic in a hook propagates from its `block_on`. A child that calls `exec` or `_exit` has no turn.
 //!
-//! This crate's policies and hooks apply once the program has called any of its functions, such as
+//! This crate's policies and hooks apply once the program has called any function of this crate, such as
 //! [`Lineage::current`](crate::Lineage::current). Before that the reactor's defaults apply, which inherit connections.
 //!
 //! # Threads
@@ -111,7 +111,7 @@ pub struct WorkersPaused {
 
 impl Drop for WorkersPaused {
     fn drop(&mut self) {
-        // A child does not have the workers, and one of them may have locked what they wait for.
+        // A child does not have the workers, and one of them may have held the lock of the shared state.
         if self.generation == generation() {
             // SAFETY: `workers` is not used again.
             unsafe { ManuallyDrop::drop(&mut self.workers) };

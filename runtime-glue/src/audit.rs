@@ -88,7 +88,7 @@ impl Audit {
         self.found.is_empty()
     }
 
-    /// The shared descriptors, in ascending order.
+    /// Returns the shared descriptors, in ascending order.
     pub fn found(&self) -> &[SharedDescriptor] {
         &self.found
     }

@@ -80,7 +80,7 @@ impl Child {
         }
     }
 
-    /// The process id. Once the child has been waited for, the system may give it to another process.
+    /// Returns the process id. Once the child has been waited for, the system may give it to another process.
     pub fn id(&self) -> u32 {
         self.pid
     }

@@ -25,7 +25,7 @@ pub struct Lineage {
 }
 
 impl Lineage {
-    /// The lineage of this process.
+    /// Returns the lineage of this process.
     ///
     /// From the first call on, children of unplanned forks follow this crate's policies.
     pub fn current() -> Lineage {
@@ -36,17 +36,17 @@ impl Lineage {
         Lineage { generation, parent: parent(), worker: worker.and_then(|number| number.checked_sub(1)) }
     }
 
-    /// The number of forks between this process and the first process of its program, which is generation 0.
+    /// Returns the number of forks between this process and the first process of its program, which is generation 0.
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// The process id of the process that forked this one, even if that has ended since. `None` in generation 0.
+    /// Returns the process id of the process that forked this one, even if that has ended since. `None` in generation 0.
     pub fn parent(&self) -> Option<u32> {
         self.parent
     }
 
-    /// The index, from 0, if this process is a worker of a [`Prefork`](crate::prefork::Prefork) server.
+    /// Returns the index, from 0, if this process is a worker of a [`Prefork`](crate::prefork::Prefork) server.
     pub fn worker(&self) -> Option<usize> {
         self.worker
     }

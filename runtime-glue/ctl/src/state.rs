@@ -85,7 +85,7 @@ impl State {
         }
     }
 
-    /// How many workers of the newest generation serve.
+    /// Returns how many workers of the newest generation serve.
     pub(crate) fn serving(&self) -> usize {
         let newest = self.server.next_generation.unwrap_or(self.server.generation);
         self.workers.iter().filter(|worker| worker.generation == newest && worker.is_serving()).count()

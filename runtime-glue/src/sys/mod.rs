@@ -56,7 +56,7 @@ impl<T> PerProcess<T> {
     }
 }
 
-/// The key of this process.
+/// Returns the key of this process.
 pub(crate) fn process_key() -> ProcessKey {
     u64::from(forkio_reactor::fork::generation()) << 32 | u64::from(process_id())
 }

@@ -114,9 +114,9 @@ impl<T> PerProcess<T> {
 
     /// Returns the values of this process's ancestors.
     pub(crate) fn inherited(&self, process: ProcessKey) -> impl Iterator<Item = &T> {
-        // SAFETY: as in `slot`, and so are the slots that it links.
+        // SAFETY: as in `slot`.
         let newest = unsafe { self.newest.load(Ordering::Acquire).as_ref() };
-        // SAFETY: as above.
+        // SAFETY: a slot links only slots that were `newest` before it, and these are never freed.
         let slots = iter::successors(newest, |slot| unsafe { slot.inherited.as_ref() });
         // SAFETY: as in `get`.
         slots

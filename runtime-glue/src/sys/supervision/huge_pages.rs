@@ -44,7 +44,7 @@ fn collapse_mappings() -> io::Result<usize> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// The range of a line of `/proc/self/maps`, if it is private, writable and without a file.
+/// Returns the range of a line of `/proc/self/maps`, if it is private, writable and without a file.
 #[cfg(target_os = "linux")]
 fn private_anonymous(line: &str) -> Option<std::ops::Range<usize>> {
     let mut fields = line.split_ascii_whitespace();

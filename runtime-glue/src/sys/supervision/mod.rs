@@ -176,7 +176,7 @@ pub(crate) fn reap(pid: u32) -> Option<()> {
     rustix::process::waitpid(Some(pid), WaitOptions::NOHANG).ok()?.map(drop)
 }
 
-/// Prints the stack of the thread that a SIGABRT interrupts, then ends as the signal does by default.
+/// Makes SIGABRT print the stack of the thread that it interrupts, and then end this process, as it does by default.
 pub(crate) fn print_stack_on_abort() -> io::Result<()> {
     let print = || {
         let stack = std::backtrace::Backtrace::force_capture();

@@ -13,7 +13,7 @@ pub(super) fn id(record: &Record) -> Option<u64> {
     u64::try_from(record.ki_tid).ok()
 }
 
-/// The kernel splits a long name into two fields (sys/user.h).
+/// Returns the name, which the kernel splits into two fields if it is long (sys/user.h).
 pub(super) fn name(record: &Record) -> String {
     text(&record.ki_tdname) + &text(&record.ki_moretdname)
 }

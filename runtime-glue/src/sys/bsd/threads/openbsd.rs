@@ -12,7 +12,7 @@ pub(super) fn list(room: &mut [MaybeUninit<Record>]) -> io::Result<Option<usize>
     sysctl(&mut [libc::CTL_KERN, libc::KERN_PROC, of_process, process, size, most], room)
 }
 
-/// The process's own record has the id -1.
+/// Returns the id, or `None` for the record of the process, whose id is -1.
 pub(super) fn id(record: &Record) -> Option<u64> {
     u64::try_from(record.p_tid).ok()
 }
