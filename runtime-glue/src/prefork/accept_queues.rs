@@ -46,7 +46,7 @@ impl AcceptQueues {
         self.of_place(index).try_for_each(|listener| crate::set_policy(listener, ForkPolicy::Inherit))
     }
 
-    /// Undoes [`hand_to`](AcceptQueues::hand_to), in the supervisor after the fork.
+    /// Undoes [`hand_to`](AcceptQueues::hand_to). The supervisor calls it after the fork.
     pub(super) fn take_back(&self, index: usize) {
         for listener in self.of_place(index) {
             // This fails only for listeners that are not registered.

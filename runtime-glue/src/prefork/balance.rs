@@ -58,8 +58,8 @@ impl Word {
         Word(self.open() | (state as u64) << STATE)
     }
 
-    /// A worker that has stopped accepting begins again at its fair share. One that accepts continues a little longer, so
-    /// that it does not stop and begin all the time.
+    /// Whether the worker may accept. A worker that has stopped accepting begins again at its fair share. One that accepts
+    /// continues a little longer, so that it does not stop and begin all the time.
     fn may_accept(self, share: Share) -> bool {
         let limit = if self.state() == State::Accepting { share.most } else { share.fair };
         self.open() < limit
@@ -116,7 +116,7 @@ impl Balance {
         Word(self.words[FIRST + index].load(Ordering::SeqCst))
     }
 
-    /// How many connections all workers have accepted: it shows whether any of them accepts.
+    /// Returns how many connections all workers have accepted: it shows whether any of them accepts.
     pub(super) fn accepted(&self) -> u64 {
         self.accepted_word().load(Ordering::SeqCst)
     }
@@ -125,7 +125,7 @@ impl Balance {
         self.word(index).open() as usize
     }
 
-    /// The open connections of each slot that has been used.
+    /// Returns the open connections of each slot that has been used.
     pub(super) fn open_each(&self) -> Vec<usize> {
         self.all().map(|word| word.open() as usize).collect()
     }

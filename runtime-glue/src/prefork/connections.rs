@@ -67,15 +67,15 @@ impl Common {
         })
     }
 
-    /// Takes a slot, in the supervisor, for a process that will be worker `index`.
+    /// Takes a slot for a process that will be worker `index`. Only the supervisor calls it.
     pub(super) fn assign(&self, index: usize, generation: u64) -> Option<usize> {
         let slot = self.slots.assign(index, generation)?;
         self.balance.set_used(self.slots.used());
         Some(slot)
     }
 
-    /// Clears the slot of a worker that has ended, in the supervisor. Wakes the other workers, so that they look for
-    /// connections that only this worker was woken for.
+    /// Clears the slot of a worker that has ended. Wakes the other workers, so that they look for connections that only this
+    /// worker was woken for. Only the supervisor calls it.
     pub(super) fn clear(&self, slot: usize) {
         self.scoreboard.clear(&self.slots, slot);
         self.balance.vacate(slot);
@@ -115,12 +115,12 @@ impl Connections {
         Connections(Arc::new(Shared { common, slot, generation: generation(), most, accepting, changed, closed }))
     }
 
-    /// How many connections this worker has open.
+    /// Returns how many connections this worker has open.
     pub fn open(&self) -> usize {
         self.balance().open(self.0.slot)
     }
 
-    /// How many connections are open for each worker index. A worker that drains counts together with its successor. The
+    /// Returns how many connections are open for each worker index. A worker that drains counts together with its successor. The
     /// counts are read one after the other, while they change.
     pub fn open_each(&self) -> Vec<usize> {
         let mut by_index = Vec::new();
@@ -206,7 +206,7 @@ impl Connections {
         true
     }
 
-    /// A number that changes when any worker accepts.
+    /// Returns a number that changes when any worker accepts.
     pub(super) fn accepted_by_all(&self) -> u64 {
         self.balance().accepted()
     }

@@ -19,8 +19,8 @@ pub(super) fn delay(failures: u32) -> Duration {
     FIRST_DELAY.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_DELAY)
 }
 
-/// Limits how fast workers are replaced that die after they were ready: a request that kills its worker must not keep the
-/// server busy with forks. [`BURST`] are replaced at once, then one in each [`PERIOD`].
+/// Limits how fast the supervisor replaces workers that die after they were ready: a request that kills its worker must not
+/// keep the server busy with forks. [`BURST`] are replaced at once, then one in each [`PERIOD`].
 #[derive(Debug)]
 pub(super) struct ReplacementRate {
     /// How many may be replaced at once, as of `since`.

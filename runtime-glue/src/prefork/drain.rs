@@ -53,7 +53,7 @@ pub(super) struct Status {
 }
 
 impl Status {
-    /// Creates the status of a worker, in the worker's own future.
+    /// Creates the status of a worker. Call it in the worker's own future.
     pub(super) fn new(
         common: Arc<Common>,
         slot: usize,
@@ -115,7 +115,7 @@ impl Status {
         self.common.slots.flags(self.slot) & EMPTIES_OWN_QUEUE != 0
     }
 
-    /// When the worker's remaining work is cut off. `None` if it need not end, or if the limit is too far away for a clock.
+    /// Returns when the worker's remaining work is cut off. `None` if it need not end, or if the limit is too far away for a clock.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.told.get()?.checked_add(self.shutdown_timeout)
     }
@@ -175,8 +175,8 @@ impl Status {
         self.common.slots.phase() != ServerPhase::Running
     }
 
-    /// Makes the worker ready, unless only [`Worker::ready`](super::Worker::ready) does. Called when it waits for connections
-    /// or for its end.
+    /// Makes the worker ready, unless only [`Worker::ready`](super::Worker::ready) does. The worker calls it when it
+    /// waits for connections or for its end.
     pub(super) fn accepts(&self) {
         if !self.is_explicit {
             self.ready();
@@ -217,7 +217,7 @@ impl Shutdown {
         self.status.phase()
     }
 
-    /// Waits for the worker's tasks until the deadline, in the worker's own future.
+    /// Waits for the worker's tasks until the deadline. Does nothing outside the worker's own future.
     pub(super) async fn finish_tasks(&self) {
         if self.status.tasks().may_wait() {
             self.status.finish_tasks().await;

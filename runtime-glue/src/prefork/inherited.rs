@@ -144,7 +144,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     sys::prepare_to_bind(&socket)?;
     socket.bind(&address.into())?;
-    // The number is that of `TcpListener::bind`.
+    // The backlog is that of `TcpListener::bind`.
     socket.listen(1024)?;
     TcpListener::from_std(socket.into())
 }

@@ -18,7 +18,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// The limits of one worker. Jitter keeps workers from reaching requests or age at the same time.
+    /// Returns the limits of one worker. Jitter keeps workers from reaching requests or age at the same time.
     pub(super) fn of_one_worker(&self) -> Limits {
         let factor = 1.0 + self.jitter.clamp(0.0, 1.0) * random();
         Limits {
@@ -33,7 +33,7 @@ impl Limits {
         self.rss.is_some() || self.pss.is_some()
     }
 
-    /// The memory limit that a process has reached.
+    /// Returns the memory limit that a process has reached.
     pub(super) fn memory_reached(&self, pid: u32) -> Option<Reason> {
         if self.rss.is_some_and(|limit| rss(pid).is_some_and(|rss| rss > limit)) {
             return Some(Reason::Rss);
@@ -43,21 +43,21 @@ impl Limits {
     }
 }
 
-/// A random number from 0 to 1, from the keys of the standard library's hasher.
+/// Returns a random number from 0 to 1, from the keys of the standard library's hasher.
 fn random() -> f64 {
     // Forked processes have the same keys, but each call advances them, and this is called in the supervisor only.
     let bits = RandomState::new().build_hasher().finish() >> 11;
     bits as f64 / (1_u64 << 53) as f64
 }
 
-/// Resident memory in bytes, including shared pages: the second field of `/proc/PID/statm`.
+/// Returns the resident memory in bytes, including shared pages: the second field of `/proc/PID/statm`.
 fn rss(pid: u32) -> Option<u64> {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)
 }
 
-/// Resident memory in bytes, each page divided by the number of processes that share it.
+/// Returns the resident memory in bytes, each page divided by the number of processes that share it.
 fn pss(pid: u32) -> Option<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;

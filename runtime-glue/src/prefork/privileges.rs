@@ -24,7 +24,7 @@ pub(super) struct Privileges {
 }
 
 impl Privileges {
-    /// Looks the user and the group up, in the supervisor before the first fork: a name that does not exist is an error of the
+    /// Looks the user and the group up. The supervisor calls it before the first fork: a name that does not exist is an error of the
     /// whole server.
     pub(super) fn resolve(&mut self) -> io::Result<()> {
         if self.user.is_some() || self.group.is_some() {
@@ -41,7 +41,7 @@ impl Privileges {
         step("stay on a CPU", sys::stay_on_cpu(self.cpus[index % self.cpus.len()]))
     }
 
-    /// Makes the changes other than [`stay_on_cpu`](Privileges::stay_on_cpu), in the child.
+    /// Makes the changes other than [`stay_on_cpu`](Privileges::stay_on_cpu). The child calls it.
     pub(super) fn apply(&self) -> io::Result<()> {
         // Steps that may need privileges come first.
         if let Some(nice) = self.nice {

@@ -39,7 +39,7 @@ impl Reaper {
     }
 }
 
-/// The children of this process's main thread, which is its only one.
+/// Returns the children of this process's main thread, which is its only one.
 fn children() -> Vec<u32> {
     let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
     children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()

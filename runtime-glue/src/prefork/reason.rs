@@ -46,7 +46,7 @@ impl Reason {
         Reason::Signal,
     ];
 
-    /// The name in metrics and JSON.
+    /// Returns the name in metrics and JSON.
     #[cfg(feature = "status")]
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -66,7 +66,7 @@ impl Reason {
         }
     }
 
-    /// The text on the status page.
+    /// Returns the text on the status page.
     #[cfg(feature = "status")]
     pub(super) fn text(self) -> &'static str {
         match self {

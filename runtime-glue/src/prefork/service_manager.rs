@@ -7,17 +7,17 @@ use sd_notify::NotifyState;
 /// Tells the service manager about the server, if there is one.
 #[derive(Debug)]
 pub(super) struct ServiceManager {
-    is_there: bool,
+    is_present: bool,
     watchdog: Option<Duration>,
 }
 
 impl ServiceManager {
     pub(super) fn new(notifies: bool) -> ServiceManager {
-        let is_there = notifies && std::env::var_os("NOTIFY_SOCKET").is_some();
-        ServiceManager { is_there, watchdog: if is_there { sd_notify::watchdog_enabled() } else { None } }
+        let is_present = notifies && std::env::var_os("NOTIFY_SOCKET").is_some();
+        ServiceManager { is_present, watchdog: if is_present { sd_notify::watchdog_enabled() } else { None } }
     }
 
-    /// How often to call [`alive`](ServiceManager::alive): twice in the time that the service manager allows.
+    /// Returns how often to call [`alive`](ServiceManager::alive): twice in the time that the service manager allows.
     pub(super) fn watchdog_period(&self) -> Option<Duration> {
         self.watchdog.map(|limit| limit / 2)
     }
@@ -47,7 +47,7 @@ impl ServiceManager {
     }
 
     fn notify(&self, state: &[NotifyState<'_>]) {
-        if !self.is_there {
+        if !self.is_present {
             return;
         }
         if let Err(error) = sd_notify::notify(state) {

@@ -115,7 +115,7 @@ impl Slots {
         self.words[USED].load(Ordering::Acquire) as usize
     }
 
-    /// The worker index of the process in a slot.
+    /// Returns the worker index of the process in a slot.
     pub(super) fn index(&self, slot: usize) -> Option<usize> {
         (self.word(slot, INDEX).load(Ordering::Acquire) as usize).checked_sub(1)
     }
@@ -171,14 +171,14 @@ impl Slots {
 /// What the service worker reads.
 #[cfg(feature = "status")]
 impl Slots {
-    /// How many requests of the worker are in flight.
+    /// Returns how many requests of the worker are in flight.
     pub(super) fn in_flight(&self, slot: usize) -> u64 {
         // Read `ended` first, so that a request which begins and ends meanwhile does not make the result negative.
         let ended = self.word(slot, ENDED_REQUESTS).load(Ordering::Acquire);
         self.requests(slot).saturating_sub(ended)
     }
 
-    /// When the slot was assigned, by the monotonic clock in nanoseconds.
+    /// Returns when the slot was assigned, by the monotonic clock in nanoseconds.
     pub(super) fn since(&self, slot: usize) -> u64 {
         self.word(slot, SINCE).load(Ordering::Relaxed)
     }

@@ -40,7 +40,7 @@ impl Scoreboard {
     pub(super) fn record(&self, _worker: (usize, u32, u64), _reason: Reason, _status: ExitStatus, _uptime: Duration) {}
 }
 
-/// There is no option.
+/// The options without the feature: there are no options.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StatusOptions {}
 

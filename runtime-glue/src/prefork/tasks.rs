@@ -22,7 +22,7 @@ impl Tasks {
         Tasks { running: AtomicUsize::new(0), all_ended: Notify::new(), owner: task::try_id() }
     }
 
-    /// How many tasks are running.
+    /// Returns how many tasks are running.
     pub(super) fn running(&self) -> usize {
         self.running.load(Ordering::Acquire)
     }

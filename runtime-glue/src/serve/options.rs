@@ -128,7 +128,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "PART")]
     pub jitter: Option<f64>,
 
-    /// How many workers there may be beyond --workers in a reload [default: as many again]
+    /// How many workers there may be beyond --workers in a reload [default: the number of workers]
     #[arg(long, value_name = "N")]
     pub max_extra: Option<usize>,
 

@@ -87,8 +87,7 @@ impl Turn {
                 *since = Instant::now();
                 armed.mute(listener);
                 if let Err(error) = armed.unmute(listener) {
-                    // The next accept tries again.
-                    tracing::warn!(%error, "cannot listen");
+                    tracing::warn!(%error, "cannot watch a listener again: the next accept tries it again");
                 }
             }
             _ => {}

@@ -45,7 +45,7 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Belongs to the current runtime.
+    /// Makes the state for the connections of one listener, inside the runtime that serves them.
     pub(super) fn new(mut http: Http, worker: WorkerHandle, is_cut_off: watch::Receiver<bool>) -> Serving {
         let header_timer = HeaderTimer::default();
         match &mut http.protocols {
@@ -59,8 +59,9 @@ impl Serving {
         Serving { http, worker, is_cut_off, header_timer }
     }
 
-    /// When to close a connection that has sent nothing of a request, if it may stay open until `until`: shortly before the
-    /// deadline of the worker, because to cut it off would be an error. `told`: when the worker was told to end.
+    /// Returns when to close a connection that has sent nothing of a request, if it may stay open until `until`. This is shortly
+    /// before the deadline of the worker, because a connection that is cut off counts as an error. `told`: when the worker was
+    /// told to end.
     fn before_deadline(&self, until: Instant, told: Instant) -> Instant {
         match self.worker.shutdown().deadline() {
             Some(deadline) => until.min(deadline - (deadline - told) / 8),
@@ -90,7 +91,7 @@ pub(super) async fn accepted<I: ConnectionStream, S: ConnectionService>(
     let _logs_panic = LogsPanic;
     let served = match &serving.http.transport {
         Transport::Plain => serve(&serving, io, peer, service).await,
-        // Boxed, so that the future of a plain connection reserves no space for TLS.
+        // The future is boxed, so that the future of a plain connection reserves no space for TLS.
         #[cfg(feature = "tls")]
         Transport::Tls(config) => Box::pin(serve_tls(config, &serving, io, peer, service)).await,
     };
@@ -130,7 +131,7 @@ pub(super) async fn serve<I: ConnectionStream, S: ConnectionService>(
     let activity = Arc::new(Activity::new(Arc::clone(serving)));
     let io = TokioIo::new(TrackedIo::new(io, Arc::clone(&activity)));
     let service = TrackedService { service, activity: Arc::clone(&activity), peer };
-    // Boxed, because a spawned future moves several times, and would have room for the largest of the protocols.
+    // The connection is boxed, because a spawned future moves several times, and would have room for the largest of the protocols.
     match &serving.http.protocols {
         Protocols::Http1(builder) => {
             let mut connection = Box::pin(builder.serve_connection(io, service).with_upgrades());
@@ -177,7 +178,7 @@ async fn drive<C: Future<Output = Result<(), E>>, E>(
         }
         must_end.as_mut().poll(cx).map(|()| End::WorkerEnds)
     });
-    // Boxed, so that the future reserves no space for the end of the connection while the worker serves.
+    // The end of the connection is boxed, so that the future reserves no space for it while the worker serves.
     match end.await {
         End::Served(served) => served,
         End::NoRequest if activity.is_http2() => Box::pin(go_away(connection, graceful_shutdown, activity)).await,
@@ -221,8 +222,8 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
 ) -> Result<(), E> {
     let told = Instant::now();
     activity.close_with_next_response();
-    // One turn of the event loop first, so that bytes which have arrived are read: a timer fires after the events that
-    // were there.
+    // Let the event loop turn once, so that hyper reads the bytes that have arrived. A timer fires after the events of its
+    // turn.
     tokio::select! {
         biased;
         served = connection.as_mut() => return served,
@@ -240,7 +241,7 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
             return served;
         }
     }
-    // It may be busy with a request that has just come.
+    // The connection may be busy with a request that has just arrived.
     if let Poll::Ready(served) = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await {
         return served;
     }

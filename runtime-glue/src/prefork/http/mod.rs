@@ -14,10 +14,11 @@
 //! | HTTP/2 | GOAWAY, then the streams that have begun are finished |
 //! | upgraded (WebSocket) | it is waited for until its stream is dropped |
 //! | a response without an end (server-sent events) | it is waited for until its body ends |
-//! | anything, at the [shutdown timeout](super::Prefork::shutdown_timeout) | it is cut off |
+//! | any other, at the [shutdown timeout](super::Prefork::shutdown_timeout) | it is cut off |
 //!
-//! A handler of the last two kinds ends them when [`WorkerHandle::shutdown`](super::WorkerHandle::shutdown) resolves, so
-//! that a reload does not wait for the shutdown timeout. Their clients connect again, and reach a new worker:
+//! Let the handler of an upgraded connection, or of a response without an end, finish when
+//! [`WorkerHandle::shutdown`](super::WorkerHandle::shutdown) resolves. A reload then does not wait for the shutdown timeout.
+//! The client connects again, and reaches a new worker:
 //!
 //! ```
 //! use std::convert::Infallible;

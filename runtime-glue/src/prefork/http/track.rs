@@ -1,4 +1,4 @@
-//! What a connection is doing, observed from both sides of hyper: the bytes it reads and the requests it hands on.
+//! What a connection is doing, observed from both sides of hyper: the bytes that hyper reads and the requests that it passes on.
 
 use std::future::Future;
 use std::io;
@@ -69,12 +69,12 @@ impl Activity {
         self.preface.load(Ordering::Relaxed) == PREFACE.len()
     }
 
-    /// A request has begun on this connection.
+    /// Whether a request has begun on this connection.
     pub(super) fn has_had_request(&self) -> bool {
         self.has_had_request.load(Ordering::Relaxed)
     }
 
-    /// The head of a request has arrived in part.
+    /// Whether the head of a request has arrived in part.
     pub(super) fn has_partial_head(&self) -> bool {
         !self.is_in_flight.load(Ordering::Relaxed) && self.has_unparsed.load(Ordering::Relaxed)
     }

@@ -19,7 +19,7 @@ impl Http {
         self
     }
 
-    /// The protocols that a TLS server offers, by name.
+    /// Returns the protocols that a TLS server offers, by name.
     #[cfg(feature = "tls")]
     pub(crate) fn protocol_names(&self) -> &'static [&'static str] {
         match self.protocols {

@@ -17,13 +17,21 @@ impl Prefork {
         self
     }
 
-    /// Replaces a worker whose resident memory, including shared pages, exceeds this many bytes. Linux only.
+    /// Replaces a worker whose resident memory, including shared pages, exceeds this many bytes.
+    ///
+    /// # Platforms
+    ///
+    /// Linux. Other systems ignore the limit.
     pub fn max_rss(mut self, bytes: impl Into<Option<u64>>) -> Prefork {
         self.settings.limits.rss = bytes.into();
         self
     }
 
-    /// Replaces a worker whose proportional share of memory exceeds this many bytes: shared pages count in part. Linux only.
+    /// Replaces a worker whose proportional share of memory exceeds this many bytes: shared pages count in part.
+    ///
+    /// # Platforms
+    ///
+    /// Linux. Other systems ignore the limit.
     pub fn max_pss(mut self, bytes: impl Into<Option<u64>>) -> Prefork {
         self.settings.limits.pss = bytes.into();
         self

@@ -104,7 +104,7 @@ impl Default for Prefork {
 }
 
 impl Prefork {
-    /// Begins with one worker per CPU that this process may use, and no listener.
+    /// Makes a server with one worker per CPU that this process may use, and no listener.
     pub fn new() -> Prefork {
         Prefork {
             listeners: Vec::new(),

@@ -19,8 +19,11 @@ impl Prefork {
         self
     }
 
-    /// Sets `no_new_privs` in workers, the template and the service worker: programs that they start gain no privileges. Linux
-    /// only.
+    /// Sets `no_new_privs` in workers, the template and the service worker: programs that they start gain no privileges.
+    ///
+    /// # Platforms
+    ///
+    /// Linux. On other systems, these processes do not start.
     pub fn no_new_privs(mut self, set: bool) -> Prefork {
         self.settings.worker.privileges.no_new_privs = set;
         self
@@ -39,7 +42,11 @@ impl Prefork {
     }
 
     /// Keeps each worker on one of these CPUs: worker 0 on the first, worker 1 on the second, and so on, starting again after
-    /// the last. Linux only.
+    /// the last.
+    ///
+    /// # Platforms
+    ///
+    /// Linux. On other systems, the workers do not start.
     pub fn cpus(mut self, cpus: impl IntoIterator<Item = usize>) -> Prefork {
         self.settings.worker.privileges.cpus = cpus.into_iter().collect();
         self

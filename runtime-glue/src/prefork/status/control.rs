@@ -257,7 +257,7 @@ impl Supervisor {
     }
 }
 
-/// Reads `/proc/PID/smaps_rollup`. The supervisor does, because the user of the workers may lack the permission.
+/// Reads `/proc/PID/smaps_rollup`. The supervisor reads it, because the user of the workers may lack the permission.
 fn read_memory(pid: u32) -> Option<Memory> {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let bytes = |name: &str| {

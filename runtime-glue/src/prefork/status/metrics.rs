@@ -101,7 +101,7 @@ impl Collector for Metrics {
             .gauges(alone(f64::from(u8::from(server.next_generation.is_some()))))?;
         Family::new(encoder, "workers_wanted", "Number of workers that should run", None)
             .gauges(alone(server.wanted as f64))?;
-        Family::new(encoder, "service_worker_starts", "Starts of the process that serves this", None)
+        Family::new(encoder, "service_worker_starts", "Starts of the service worker, which serves these metrics", None)
             .counters([(Labels::new(), server.service_starts)])?;
         let states = State::ALL.map(|state| {
             let number = snapshot.workers.iter().filter(|worker| worker.state == state).count();
@@ -155,7 +155,7 @@ fn worker_label(index: usize) -> Labels {
     vec![("worker", index.to_string())]
 }
 
-/// A worker and its successor have the same index, and most often the same generation.
+/// Returns the index and the process id: a worker and its successor have the same index, and most often the same generation.
 fn labels(worker: &WorkerState) -> Labels {
     vec![("worker", worker.index.to_string()), ("pid", worker.pid.to_string())]
 }

@@ -6,10 +6,10 @@
 //! | `process.rs` | the service worker as the supervisor sees it: listeners, start, end, messages |
 //! | `control.rs` | the commands of operators, carried out by the supervisor |
 //! | `service.rs` | the service worker: a process that serves everything below |
-//! | `http.rs`, `peer.rs` | its connections and its routes; who may control the server |
+//! | `http.rs`, `peer.rs` | its connections and its routes; which users may control the server |
 //! | `channel.rs` | what the service worker asks the supervisor for |
 //! | `history.rs`, `snapshot.rs` | the last minutes; the state at one moment, which is also the JSON |
-//! | `metrics.rs`, `page.rs`, `plot.rs` | the same for Prometheus and for people |
+//! | `metrics.rs`, `page.rs`, `plot.rs` | that state for Prometheus and for people |
 
 mod channel;
 mod control;

@@ -1,6 +1,6 @@
 //! The service worker, as the supervisor sees it.
 //!
-//! The two talk over a socket pair, in lines:
+//! The two processes talk over a socket pair, in lines:
 //!
 //! | line | from | meaning |
 //! |---|---|---|
@@ -29,7 +29,7 @@ use crate::prefork::PreforkError;
 use crate::prefork::crash::delay;
 use crate::{Address, Child, sys};
 
-/// After a service worker that has run at least this long, the restart delay begins with the shortest one again.
+/// If a service worker has run at least this long, its restart has the shortest delay.
 const LONG_ENOUGH: Duration = Duration::from_secs(10);
 
 /// How often a new program tries to listen at an address at which the program that it replaces may still listen.
@@ -186,7 +186,7 @@ impl Service {
         Ok(listener)
     }
 
-    /// When the service worker must be started.
+    /// Returns when the service worker must be started.
     pub(in crate::prefork) fn due(&self) -> Option<Instant> {
         match &self.state {
             State::Due(due) => Some(*due),

@@ -120,14 +120,14 @@ impl Scoreboard {
         Ok(Scoreboard(Some(words)))
     }
 
-    /// Begins a request, in a worker. `number` requests have begun before it.
+    /// Begins a request of this worker. `number` requests have begun before it.
     pub(in crate::prefork) fn begin(&self, number: u64) -> Started {
         // A multiplicative hash chooses the requests, because they may come in a pattern: the first one, then one of sixteen.
         let is_timed = self.0.is_some() && number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - TIMED) == 0;
         is_timed.then(Instant::now)
     }
 
-    /// Ends a request, in a worker. Adds its duration to the histogram if it was timed.
+    /// Ends a request of the worker in `slot`. Adds its duration to the histogram if it was timed.
     pub(in crate::prefork) fn end(&self, slot: usize, started: Started) {
         if let (Some(words), Some(started)) = (&self.0, started) {
             let nanoseconds = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -138,7 +138,7 @@ impl Scoreboard {
         }
     }
 
-    /// Stores the state of the server, in the supervisor.
+    /// Stores the state of the server. Only the supervisor calls it.
     pub(in crate::prefork) fn set_server(&self, wanted: usize, generations: (u64, Option<u64>), is_up: bool) {
         let Some(words) = &self.0 else { return };
         let state = [
@@ -152,7 +152,7 @@ impl Scoreboard {
         }
     }
 
-    /// Moves the counts of a worker that has ended to the totals, and clears its slot, in the supervisor.
+    /// Moves the counts of a worker that has ended to the totals, and clears its slot. Only the supervisor calls it.
     pub(in crate::prefork) fn clear(&self, slots: &Slots, slot: usize) {
         let Some(words) = &self.0 else { return slots.clear(slot) };
         words.change(|| {
@@ -173,7 +173,7 @@ impl Scoreboard {
         });
     }
 
-    /// Records, in the supervisor, why a worker has ended.
+    /// Records why a worker has ended. Only the supervisor calls it.
     pub(in crate::prefork) fn record(
         &self,
         (index, pid, generation): (usize, u32, u64),
@@ -205,14 +205,14 @@ impl Scoreboard {
         });
     }
 
-    /// Counts a start of the service worker, in the supervisor.
+    /// Counts a start of the service worker. Only the supervisor calls it.
     pub(super) fn service_starts(&self) {
         if let Some(words) = &self.0 {
             words.header(SERVICE_STARTS).fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Stores the memory of the worker in `slot`, in the supervisor.
+    /// Stores the memory of the worker in `slot`. Only the supervisor calls it.
     pub(super) fn set_memory(&self, slot: usize, memory: Memory) {
         if let Some(words) = &self.0 {
             words.set_memory(slot, memory);
@@ -293,7 +293,7 @@ impl Words {
         &self.words[HEADER + number as usize % EVENTS * EVENT..][..EVENT]
     }
 
-    /// The histogram of workers that have ended.
+    /// Returns the histogram of workers that have ended.
     fn ended(&self) -> &[AtomicU64] {
         &self.words[HEADER + EVENTS * EVENT..][..HISTOGRAM]
     }
@@ -317,7 +317,7 @@ impl Words {
         }
     }
 
-    /// Changes several words, in the supervisor. Readers see all of the changes or none.
+    /// Changes several words. Only the supervisor calls it. Readers see all of the changes or none.
     fn change(&self, change: impl FnOnce()) {
         let sequence = self.header(SEQUENCE);
         sequence.fetch_add(1, Ordering::Relaxed);

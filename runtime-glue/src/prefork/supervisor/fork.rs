@@ -200,7 +200,7 @@ impl Supervisor {
         None
     }
 
-    /// Keeps, in the child, what a worker needs, and drops the handles to its siblings.
+    /// Turns this child into a worker: keeps what the worker needs, and drops the handles to its siblings.
     fn become_worker(
         &mut self,
         guard: ExitOnDrop,

@@ -97,7 +97,7 @@ impl Supervisor {
         worker.limits.age.filter(|_| is_counted).and_then(|age| worker.since.checked_add(age))
     }
 
-    /// When a worker that is told to end now is killed.
+    /// Returns when to kill a worker that is told to end now.
     pub(super) fn retire_deadline(&self) -> Option<Instant> {
         Instant::now().checked_add(self.settings.worker.shutdown_timeout.saturating_add(super::stop::KILL_GRACE))
     }
@@ -168,7 +168,7 @@ impl Supervisor {
             return;
         }
         let period = limit / HEARTBEAT_CHECKS;
-        // If the supervisor itself was stopped, so were its workers, as on a machine that was suspended.
+        // If the supervisor itself was stopped, so were its workers, such as on a machine that was suspended.
         let is_late = now.saturating_duration_since(self.checks.heartbeat) > period;
         let with_stack = self.settings.worker.abort_stuck;
         for worker in &mut self.workers {

@@ -128,9 +128,9 @@ impl Supervisor {
         if prefork.settings.workers == 0 {
             return Err(PreforkError::NoWorkers);
         }
-        // Checked before anything is changed, so that the error says why the runtime cannot fork.
+        // This comes before any change, so that the error says why the runtime cannot fork.
         runtime::check().map_err(PreforkError::Fork)?;
-        // This comes early, because signals have the meanings of the table only from now on.
+        // Signals come next, because they have the meanings of the table only from now on.
         let signals = Signals::install().map_err(PreforkError::Signals)?;
         // Panics now if the runtime has no timers, rather than when the first worker ends.
         drop(tokio::time::sleep(Duration::ZERO));
@@ -231,7 +231,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes the signals, in a child.
+    /// Takes the signals out of a child's copy of the supervisor.
     #[cfg(feature = "status")]
     pub(super) fn take_signals(&mut self) -> Signals {
         std::mem::replace(&mut self.signals, Signals::none())

@@ -25,12 +25,12 @@ pub(super) struct Place {
 }
 
 impl Supervisor {
-    /// How many workers there should be now.
+    /// Returns how many workers there should be now.
     pub(in crate::prefork) fn number(&self) -> usize {
         if self.is_dormant { 0 } else { self.wanted }
     }
 
-    /// The generation that new workers belong to.
+    /// Returns the generation that new workers belong to.
     pub(super) fn target(&self) -> u64 {
         self.reload.as_ref().map_or(self.current.number, |reload| reload.generation.number)
     }

@@ -79,7 +79,7 @@ impl WorkerProcess {
         }
     }
 
-    /// Marks the worker as told to end, with the time until `deadline`.
+    /// Marks the worker as told to end, and gives it time until `deadline`.
     pub(super) fn retires(&mut self, deadline: Option<Instant>) {
         self.stage = Stage::Retiring;
         if self.force == Force::None {

@@ -38,12 +38,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// The index of this worker, from 0. A worker that replaces another one has its index.
+    /// Returns the index of this worker, from 0. A worker that replaces another one has its index.
     pub fn index(&self) -> usize {
         self.index
     }
 
-    /// The generation of workers that this one belongs to: 1 at first, one more after each reload.
+    /// Returns the generation of workers that this one belongs to: 1 at first, one more after each reload.
     pub fn generation(&self) -> u64 {
         self.generation
     }
@@ -162,7 +162,7 @@ impl WorkerHandle {
         self.0.raise(WANTS_HALT);
     }
 
-    /// Whether a load balancer should send no more connections here, because the server is about to stop. Use it to answer a
+    /// Whether a load balancer should send no more connections to this server, because the server is about to stop. Use it to answer a
     /// readiness probe. See [`Prefork::lame_duck`](super::Prefork::lame_duck).
     pub fn is_lame_duck(&self) -> bool {
         self.0.is_lame_duck()

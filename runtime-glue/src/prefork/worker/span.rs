@@ -50,7 +50,7 @@ pub(in crate::prefork) fn stay_in(span: Span) {
     mem::forget(span.entered());
 }
 
-/// The span for a task of the worker: none if the runtime has only the thread that is inside it.
+/// Returns the span for a task of the worker: an empty one if the runtime has only the thread that is inside the span.
 pub(in crate::prefork) fn span_of_tasks() -> Span {
     match Handle::current().runtime_flavor() {
         RuntimeFlavor::CurrentThread => Span::none(),

@@ -27,13 +27,13 @@ use crate::prefork::slots::{CANCELLED, DRAINS};
 use crate::prefork::{Connections, Distribution, Listener, Phase};
 use crate::{parent_only, sys};
 
-/// The exit status of a process that panicked, as the standard library has it.
+/// The exit status of a process that panicked, as in the standard library.
 const PANICKED: i32 = 101;
 
 /// The exit status of a worker that could not begin.
 const FAILED: i32 = 1;
 
-/// How long after the shutdown timeout the kernel ends a worker that does not end by itself: later than the supervisor would.
+/// How long after the shutdown timeout the kernel ends a worker that does not end by itself: later than the supervisor would kill it.
 const KERNEL_GRACE: Duration = Duration::from_secs(3);
 
 /// How many heartbeats a worker writes in the time after which it counts as stuck.
