@@ -83,7 +83,7 @@ fn server(options: Options, log_files: Vec<LogFile>) -> Serving {
     let server = if options.load_in_template { server.load(load) } else { server.preload(load) };
     server.serve(move |preloaded, worker| {
         if has_threads {
-            // The inherited interval does not tick here, because the inherited runtime does not run.
+            // The inherited interval does not tick in this worker, because the inherited runtime does not run.
             start_counting(interval_at(Instant::now() + TICK, TICK), &preloaded.timer_ticks);
         }
         server::service(preloaded, worker, has_access_log)

@@ -64,7 +64,7 @@ Requests:
   GET /pid       the process id of the worker
   GET /readyz    200, or 503 when load balancers should send no more connections
 
-It listens at 127.0.0.1:8080, unless there is a --listen.
+The server listens at 127.0.0.1:8080, unless there is a --listen.
 
 How connections are distributed:
   shared             a worker that sleeps; all workers share one queue
@@ -91,7 +91,7 @@ standard error; the environment variable RUST_LOG=debug shows each request.
 
 Formats of the access log:
   common     Apache's: peer, time, request, status, bytes of the body (- for none)
-  combined   as common, with referer and user agent
+  combined   like common, with referer and user agent
   json       also version, duration in seconds, worker index, process id and generation
 A line is written when the whole response is in the connection's buffer. It has no status
 (- or null) if the connection ended before the handler answered. Malformed requests, which

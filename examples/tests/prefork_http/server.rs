@@ -49,7 +49,7 @@ pub(crate) struct Process {
     pub(crate) stopped: bool,
 }
 
-/// Returns `None` if the process has ended.
+/// Reads the state of a process. Returns `None` if the process has ended.
 fn process(pid: u32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The fields follow the name, which is in parentheses and may have any character in it.

@@ -29,7 +29,7 @@ fn log(format: &str, level: Level) {
     }
 }
 
-/// Logs from wherever a handler may run code.
+/// Logs in each place where a handler may run code.
 fn service(worker: WorkerHandle) -> impl HttpService<Hyper, Service: Clone> + Clone {
     service_fn(move |_: Request<Incoming>| {
         let worker = worker.clone();

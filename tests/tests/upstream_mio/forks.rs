@@ -69,7 +69,7 @@ scenarios!(
         reap(child).await;
     }
 
-    /// The child has its own epoll instance behind both descriptors of the parent's, its own eventfd, and its own signal
+    /// The child has its own epoll instance behind both descriptors of the parent's instance, its own eventfd, and its own signal
     /// pipe. So have the child's children.
     async fn kernel_objects_are_private() {
         fn check_private(parent: u32, descriptors: &[RawFd]) {
@@ -230,7 +230,7 @@ scenarios!(
         forkio::set_policy(&listener, ForkPolicy::Inherit).unwrap();
         {
             let mut accepting = pin!(listener.accept());
-            // It waits for an event from now on.
+            // The task waits for an event from now on.
             assert!(timeout(Duration::ZERO, accepting.as_mut()).await.is_err(), "no client has come");
             glue::mute(&listener).unwrap();
             let _client = std::net::TcpStream::connect(listener.local_addr().unwrap());

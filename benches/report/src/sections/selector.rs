@@ -74,7 +74,7 @@ fn tables() -> Vec<Table> {
         },
         Table {
             title: "User-level instructions of an operation",
-            text: "As valgrind counts them, without the kernel's. `side-by-side --profile` says from which source files \
+            text: "Counted by valgrind, which does not see the kernel. `side-by-side --profile` says from which source files \
                    they come.",
             cases: cases(),
             has_contenders: false,

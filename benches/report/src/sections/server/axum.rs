@@ -50,7 +50,7 @@ pub(super) fn table() -> Table {
         text: "One `Router` with one route, the same load, the same CPUs. Two workers have two processes as their peer, which \
                listen with SO_REUSEPORT. Both servers speak HTTP/1 and HTTP/2, by the same builder of hyper-util. \
                `forkio::serve` does more: it has a timeout for the head of a request, counts requests and connections, and \
-               drains when it stops. `axum::serve` does none of that here. Its connections get TCP_NODELAY by \
+               drains when it stops. In this benchmark, `axum::serve` does none of that. Its connections get TCP_NODELAY by \
                `ListenerExt::tap_io`, a system call for each connection. Those of `forkio::serve` copy it from the listener.",
         cases: [Workers::One, Workers::Two]
             .into_iter()

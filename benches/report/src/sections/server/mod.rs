@@ -197,7 +197,7 @@ fn tables() -> Vec<Table> {
         },
         Table {
             title: "User-level instructions of a request",
-            text: "As valgrind counts them, for one request after the other.",
+            text: "Counted by valgrind, for one request after the other.",
             cases: [Connections::Open, Connections::Short].map(|connections| connections.name().to_owned()).to_vec(),
             has_contenders: true,
             columns: vec![Column::median(&INSTRUCTIONS), Column::median(&INSTRUCTIONS).relative_to(HYPER_MIO)],
