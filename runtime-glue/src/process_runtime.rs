@@ -18,7 +18,7 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 ///
 /// A multi-threaded runtime cannot continue in a child, because its threads stay in the parent. `ProcessRuntime` holds the
 /// runtime together with the function that builds it. In a child it leaves the inherited runtime alone, and builds another
-/// one when it is first used there. It may be a `static`, and belong to a library or an extension module.
+/// one when the child first uses it. A `ProcessRuntime` may be a `static`, and belong to a library or an extension module.
 ///
 /// # Fork
 ///
@@ -57,8 +57,8 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 /// # Platforms
 ///
 /// Children keep stacks on Linux, under glibc on x86_64, with `/proc` mounted. Elsewhere, `fork_with_threads` and a
-/// `ProcessRuntime` in the child of a process with threads return [`ForkError::ParkingLot`] if tokio has that feature. Build
-/// tokio without `parking_lot` and `full` there.
+/// `ProcessRuntime` in the child of a process with threads return [`ForkError::ParkingLot`] if tokio has that feature. On
+/// these systems, build tokio without `parking_lot` and `full`.
 ///
 /// # Examples
 ///

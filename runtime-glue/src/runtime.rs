@@ -88,7 +88,7 @@ pub(crate) fn keep_from_children() -> Result<(), ForkError> {
 }
 
 /// Gives this process, and each child, a signal pipe of its own, and empties it: a signal that the parent had received at the
-/// fork must not be delivered here.
+/// fork must not be delivered in this process.
 pub(crate) fn renew_signal_pipe() -> Result<(), ForkError> {
     // tokio makes the pipe with the first runtime, under a lock. A child must not inherit it locked.
     let held = glue::hold_off().map_err(ForkError::Inspect)?;

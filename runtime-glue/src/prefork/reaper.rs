@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::sys;
 
-/// How long a process must have been a zombie before it is reaped here. If the supervisor started the process itself, a
+/// How long a process must have been a zombie before the supervisor reaps it. If the supervisor started the process itself, a
 /// handle (`tokio::process`, `std::process`) reaps it well before that.
 const ZOMBIE_AGE: Duration = Duration::from_secs(2);
 

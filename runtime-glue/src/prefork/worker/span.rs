@@ -24,7 +24,7 @@ pub(super) struct Spans {
 }
 
 impl Spans {
-    /// Makes the spans. Call it in the worker, before anything else is logged there.
+    /// Makes the spans. Call it in the worker, before the worker logs anything else.
     pub(super) fn new(index: usize, generation: u64) -> Spans {
         // Errors are logged at any level, and need the span.
         let span = || tracing::error_span!("worker", index, pid = process::id(), generation);

@@ -74,7 +74,7 @@ pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
     Ok(())
 }
 
-/// Returns at once: [`occupy_inherited_stacks`] starts no thread here.
+/// Returns at once: [`occupy_inherited_stacks`] starts no thread on these systems.
 pub(crate) fn wait_until_single_threaded() -> io::Result<()> {
     Ok(())
 }
@@ -91,7 +91,7 @@ pub(crate) fn terminate_with_parent(parent: u32) -> io::Result<bool> {
     Ok(is_parent(parent))
 }
 
-/// Returns `false` if the parent has ended already. The kernel sends no signal when a parent ends, so a worker that is stuck
+/// Returns `false` if the parent has ended already. Sends no signal: the kernel has none for the end of a parent, so a stuck worker
 /// outlives it.
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]
 pub(crate) fn terminate_with_parent(parent: u32) -> io::Result<bool> {

@@ -46,7 +46,7 @@ pub(super) fn keep() -> io::Result<HashSet<usize>> {
     let layout = Layout::get()?;
     let mut kept = HashSet::new();
     for descriptor in layout.descriptors()? {
-        // A thread that has ended, in the parent or here, leaves nothing in its stack. A join of it waits until the id is 0.
+        // A thread that has ended, in the parent or in the child, leaves nothing in its stack. A join of it waits until the id is 0.
         if descriptor.is_exiting {
             continue;
         }

@@ -131,7 +131,7 @@ impl<L> Server<L> {
         self
     }
 
-    /// Sets how many worker processes to keep running on systems with `fork(2)`. Does nothing here: one process serves, with as
+    /// Sets how many worker processes to keep running on systems with `fork(2)`. Does nothing on this system: one process serves, with as
     /// many threads as there are CPUs.
     pub fn workers(self, _workers: usize) -> Self {
         self
