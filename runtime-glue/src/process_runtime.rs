@@ -261,7 +261,7 @@ fn prepare_process() -> Result<(), RuntimeError> {
     PREPARED.get_or_try_make(sys::process_key, prepare).copied().map_err(not_made)
 }
 
-/// Returns an error if this process cannot have a runtime, because of the stacks of the parent's threads.
+/// Returns the error of a process that cannot keep the stacks of the parent's threads, unless it can have a runtime without them.
 fn check_stacks(error: io::Error) -> Result<(), RuntimeError> {
     if error.kind() == io::ErrorKind::TimedOut {
         return Err(RuntimeError::InheritedLock);

@@ -7,7 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Returns in both processes; 0 in the child. */
+/* Forks. Returns the child's process id in the parent, and 0 in the child. */
 int unplanned_fork(void) { return fork(); }
 
 static int wait_for(pid_t child) {

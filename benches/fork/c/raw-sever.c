@@ -28,7 +28,7 @@ static void repair(void) {
     }
 }
 
-/* Every stream has ended. */
+/* Whether the first event is the end of a stream. */
 static int works(void) {
     struct epoll_event events[1];
     return epoll_wait(epoll, events, 1, 1000) == 1 && events[0].events & EPOLLRDHUP;

@@ -1,10 +1,10 @@
-//! [`Count`]: how many of something exist in this process.
+//! [`Count`]: the number of [`Counted`] values in this process.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::process::generation;
 
-/// A number of things that exist in this process. In a child it begins with zero.
+/// The number of [`Counted`] values that this process has made and not dropped. In a child it begins with zero.
 pub(crate) struct Count {
     /// The generation of the process in the upper half, and its count in the lower one.
     word: AtomicU64,
@@ -44,7 +44,7 @@ fn of(word: u64, generation: u32) -> u32 {
 }
 
 impl Counted {
-    /// Whether this process added it, not an ancestor.
+    /// Whether this process made the value, and not an ancestor.
     pub(crate) fn is_of_this_process(&self) -> bool {
         self.generation == generation()
     }

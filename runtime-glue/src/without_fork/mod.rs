@@ -1,6 +1,6 @@
-//! The crate on systems without `fork(2)`, such as Windows, so that a library or a server needs no `cfg` to compile there.
+//! The crate on systems without `fork(2)`, such as Windows, so that a library or a server needs no `cfg` to compile on them.
 //!
-//! | item | here |
+//! | item | on these systems |
 //! |---|---|
 //! | [`ProcessRuntime`] | one runtime, built on first use |
 //! | `serve`, `Server` (feature `http`) | one process serves, with the options that make sense for one process |

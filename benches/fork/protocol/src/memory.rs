@@ -39,7 +39,7 @@ pub const HUGE: &str = "-huge";
 
 /// Makes memory resident forever. `memory` is a number of mebibytes.
 ///
-/// The memory is in small pages, as that of a heap which has grown bit by bit. With [`HUGE`] after the number it is in huge
+/// The memory is in small pages, like that of a heap that has grown bit by bit. With [`HUGE`] after the number it is in huge
 /// pages, as after `Prefork::huge_pages`.
 ///
 /// # Errors

@@ -2,8 +2,8 @@
 
 use std::io;
 
-/// Puts large private mappings into huge pages, or logs why not: a server can do without. `MADV_HUGEPAGE`, and `MADV_COLLAPSE`
-/// of Linux 6.1.
+/// Puts large private mappings into huge pages, by `MADV_HUGEPAGE` and by `MADV_COLLAPSE` of Linux 6.1. If that fails, logs the
+/// error, because a server works without huge pages.
 pub(crate) fn use_huge_pages() {
     let start = std::time::Instant::now();
     match collapse_mappings() {
@@ -12,7 +12,7 @@ pub(crate) fn use_huge_pages() {
     }
 }
 
-/// Returns how many bytes were collapsed.
+/// Collapses large private mappings into huge pages. Returns how many bytes were collapsed.
 #[cfg(target_os = "linux")]
 fn collapse_mappings() -> io::Result<usize> {
     const HUGE: usize = 2 << 20;

@@ -84,7 +84,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         queue.change(Kevent { udata: 5_usize as _, ..user(0, NOTE_TRIGGER) });
         Some(queue.wait().first()?.udata as usize == 5)
     }),
-    ("EV_ENABLE", "(of an enabled event: changes nothing, and of one that is not there: ENOENT)", || {
+    ("EV_ENABLE", "(of an enabled event: changes nothing, and of one that does not exist: ENOENT)", || {
         let (queue, (a, _b)) = (Kqueue::new(), pair());
         let missing = queue.refused(read(&a, EV_ENABLE));
         queue.change(read(&a, EV_ADD | EV_CLEAR));

@@ -20,7 +20,7 @@ pub(super) fn id(record: &Record) -> Option<u64> {
     Some(*record)
 }
 
-/// Returns an empty name if the thread has ended meanwhile.
+/// Returns the name, or an empty one if the thread has ended meanwhile.
 pub(super) fn name(record: &Record) -> String {
     let mut thread = [MaybeUninit::<libc::proc_threadinfo>::zeroed()];
     match info(THREAD_BY_ID, *record, &mut thread) {
