@@ -137,7 +137,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// One process waits until another one lets it continue. Create it before the fork.
+/// A pipe through which one process lets another one continue. Create it before the fork.
 #[derive(Debug)]
 pub struct Turn {
     receiver: PipeReader,

@@ -88,7 +88,7 @@ pub fn prepare_ahead() -> io::Result<()> {
 ///
 /// # Safety
 ///
-/// The process has one thread.
+/// The process must have one thread.
 pub unsafe fn planned_fork() -> io::Result<i32> {
     // SAFETY: the process has one thread, as the caller promises.
     match unsafe { fork::fork() }.map_err(io::Error::other)? {

@@ -32,7 +32,7 @@ pub(crate) trait Library: 'static {
     fn new_poll() -> io::Result<Self::Poll>;
     fn registry(poll: &Self::Poll) -> &Self::Registry;
     fn try_clone(registry: &Self::Registry) -> io::Result<Self::Registry>;
-    /// Room for 64 events.
+    /// Makes room for 64 events.
     fn events() -> Self::Events;
     fn poll(poll: &mut Self::Poll, events: &mut Self::Events, limit: Option<Duration>) -> io::Result<()>;
     fn is_empty(events: &Self::Events) -> bool;

@@ -89,7 +89,7 @@ scenarios!(
         server.stop();
     }
 
-    /// Each command waits for its result.
+    /// Each command waits for its result, unless `--no-wait` is given.
     fn commands() {
         let server = Server::start(&[]);
         assert_eq!(done(&server, &["reload"]), "reload: generation 2 serves\n");
@@ -122,7 +122,7 @@ scenarios!(
         remove(&load);
     }
 
-    /// A reload shows its progress, and a timeout does not stop it.
+    /// A timeout ends the wait for a command, but not the command itself.
     fn progress_and_timeout() {
         let server = Server::start(&["--workers", "1", "--max-extra", "0", "--shutdown-timeout", "600"]);
         // The old worker keeps its place until this request has ended.

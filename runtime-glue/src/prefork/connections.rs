@@ -185,7 +185,7 @@ impl Connections {
         self.0.generation == generation()
     }
 
-    /// Whether this worker may accept one more. If not, another worker calls it when it may.
+    /// Whether this worker may accept one more connection. If not, another worker calls this one as soon as it may.
     pub(super) fn admits(&self) -> bool {
         if !self.is_own_process() {
             return true;

@@ -84,7 +84,7 @@ impl Upgrade {
             }
         }
         let status = ready!(self.child.poll_wait(cx));
-        // A program that was ready and has ended since has not taken over.
+        // A program that has ended has not taken over, even if it was ready.
         Poll::Ready(Progress::Ended(status.unwrap_or_else(|_| super::supervisor::unknown_status())))
     }
 }

@@ -29,7 +29,7 @@ extern "C" fn forkio_model_kqueuex(flags: c_uint) -> c_int {
 
 /// # Safety
 ///
-/// Those of kevent(2).
+/// The pointers must be as kevent(2) requires.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn forkio_model_kevent(
     queue: c_int,
@@ -50,7 +50,7 @@ unsafe extern "C" fn forkio_model_kevent(
 
 /// # Safety
 ///
-/// Those of fstat(2).
+/// `stat` must point to room for the structure, as for fstat(2).
 #[unsafe(no_mangle)]
 unsafe extern "C" fn forkio_model_fstat(fd: c_int, stat: *mut libc::stat) -> c_int {
     // SAFETY: the caller passes room for the structure.

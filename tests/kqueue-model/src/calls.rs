@@ -64,7 +64,7 @@ pub fn close(queue: RawFd) {
 ///
 /// # Safety
 ///
-/// There are `nchanges` changes at `changes`, and room for `nevents` events at `events`.
+/// `changes` must point to `nchanges` changes, and `events` to room for `nevents` events.
 pub unsafe fn kevent(
     queue: RawFd,
     changes: *const Kevent,
@@ -74,7 +74,7 @@ pub unsafe fn kevent(
     timeout: Option<Duration>,
 ) -> io::Result<usize> {
     let put = |at: usize, event: Kevent| {
-        // SAFETY: there is room for `nevents` events, and the calls below count.
+        // SAFETY: there is room for `nevents` events, and `at` is below `nevents` in each call.
         unsafe { events.add(at).write(event) }
     };
     // The deadline is `Some(None)` if no clock will reach it.

@@ -41,7 +41,7 @@ unsafe extern "C" fn before_fork() {
 }
 
 unsafe extern "C" fn after_fork() {
-    // SAFETY: this thread has the lock since `before_fork`.
+    // SAFETY: this thread has had the lock since `before_fork`.
     let Some(mut model) = (unsafe { (*HELD.0.get()).take() }) else { return };
     for knote in model.queues.values_mut().flat_map(|queue| queue.knotes.values_mut()) {
         // A later fork may run no handlers: its child reports what is ready.
@@ -50,7 +50,7 @@ unsafe extern "C" fn after_fork() {
 }
 
 unsafe extern "C" fn in_child() {
-    // SAFETY: this thread has the lock since `before_fork`.
+    // SAFETY: this thread has had the lock since `before_fork`.
     let Some(mut model) = (unsafe { (*HELD.0.get()).take() }) else { return };
     do_kernels_part(&mut model);
     // SAFETY: the call takes no pointer.

@@ -151,7 +151,7 @@ impl Knote {
         }
     }
 
-    /// `EV_CLEAR`: "Reset the state of the event after it is retrieved by the user."
+    /// Does what `EV_CLEAR` asks for: "Reset the state of the event after it is retrieved by the user."
     pub(crate) fn clear(&mut self) {
         match &mut self.watched {
             Watched::User { is_triggered } => *is_triggered = false,

@@ -18,7 +18,7 @@ pub struct Kevent {
     pub ext: [u64; 4],
 }
 
-/// `EV_SET(2)` with the fields that registrations use.
+/// Makes a `struct kevent` like the macro `EV_SET`, from the fields that registrations use.
 pub fn kevent_of(ident: usize, filter: Filter, flags: Flags, udata: usize) -> Kevent {
     Kevent { ident, filter, flags, fflags: 0, data: 0, udata: udata as _, ext: [0; 4] }
 }

@@ -200,7 +200,7 @@ impl Queue {
         self.next_serial - 1
     }
 
-    /// Returns the epoll instance and the descriptor that a knote needs an entry for.
+    /// Returns the epoll instance, the descriptor and the events of the entry that a knote needs, if it needs one.
     fn entry(&self, key: Key, knote: &Knote) -> Option<(RawFd, RawFd, libc::c_int)> {
         let edge = libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET;
         match &knote.watched {

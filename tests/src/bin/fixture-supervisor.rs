@@ -161,7 +161,7 @@ fn allow_processes(allow: bool) {
     assert_eq!(results, [0; 2]);
 }
 
-/// The supervisor also starts processes of its own, and waits for them.
+/// Starts processes that are not workers, in the supervisor, and waits for them.
 async fn start_processes() {
     for _ in 0..30 {
         let status = tokio::process::Command::new("sleep").arg("0.1").status().await;
@@ -197,7 +197,7 @@ fn exit(ended: Result<Stopped, PreforkError>) -> ! {
     }
 }
 
-/// The template's process id.
+/// Loads the application: its data is the template's process id. Fails in the way that the file says.
 async fn load(control: Control) -> Result<u32, String> {
     if control.says("load-panics") {
         panic!("on purpose");

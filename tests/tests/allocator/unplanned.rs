@@ -20,7 +20,7 @@ fn socket_at(fd: RawFd) -> UdpSocket {
     }
 }
 
-/// The parent's checks after a fork in a signal handler.
+/// Checks the parent after a fork in a signal handler.
 fn after_an_interruption(selector: &mut Poll, waker: &Waker, child: i32) {
     reap(child);
     check_eq("generation", generation(), 0);

@@ -125,7 +125,7 @@ fn freeze(pid: i32) {
     wait_until("the process has stopped", || processes()[&pid].state == 'T');
 }
 
-/// A connection that the kernel has accepted, and when. A worker may not have answered yet.
+/// A connection that the kernel has accepted, and the time at which it was made. A worker may not have answered yet.
 struct Connecting(TcpStream, Instant);
 
 /// A connection that a worker has answered.

@@ -144,7 +144,7 @@ async fn fork_with_connections<L: Accept>(worker: &Worker, acceptor: &mut Accept
     check_eq("no longer counted", connections.open(), 2);
 }
 
-/// A Unix listener cannot have a queue for each worker. The server refuses it, and runs if that listener is shared.
+/// Checks that the server refuses a Unix listener, which cannot have a queue for each worker, and runs if it is shared.
 async fn unix_refused(distribution: Distribution) {
     let path = socket_path();
     let listen = || UnixListener::bind(&path).unwrap();

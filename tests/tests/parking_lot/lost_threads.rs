@@ -248,7 +248,7 @@ fn use_blocking_pool(runtime: &Runtime, count: usize) {
     runtime.block_on(async { timeout(limit(), run).await.expect("the blocking pool hangs") });
 }
 
-/// Threads take turns, with locks and conditions in many buckets.
+/// Starts threads that take turns, with locks and conditions in many buckets.
 fn compete() {
     const THREADS: usize = 16;
     const ROUNDS: usize = 200;

@@ -20,7 +20,7 @@ fn note_forks() {
     });
 }
 
-/// A server with two workers. The first one ends and is replaced, and its successor stops the server.
+/// Runs a server with two workers. The first one ends and is replaced, and its successor stops the server.
 async fn prefork(prefork: Prefork, is_ahead: bool) {
     note_forks();
     let listener = listener().await;

@@ -27,7 +27,7 @@ scenarios!(
         });
     }
 
-    /// A thread registers and deregisters all the time. In no child do table and kernel queue differ.
+    /// A thread registers and deregisters all the time. In each child, the table and the kernel queue agree.
     fn registering_during_a_fork() {
         let selector = Poll::new().unwrap();
         let mut sockets: Vec<UdpSocket> = (0..16).map(|_| udp()).collect();
@@ -51,8 +51,8 @@ scenarios!(
         check_table(&selector);
     }
 
-    /// A thread creates and drops selectors, wakers and registered sources all the time. In no child do table and
-    /// kernel queue differ.
+    /// A thread creates and drops selectors, wakers and registered sources all the time. In each child, the table
+    /// and the kernel queue agree.
     fn dropping_during_a_fork() {
         let kept = Poll::new().unwrap();
         beside_threads([|| create_and_drop(&kept)], || {

@@ -5,8 +5,8 @@ use std::io::{ErrorKind, Read, Write};
 use forkio_tests::reactor::*;
 
 scenarios!(
-    /// Children have the descriptors of a retired selector as its policies say, but not the selector. Nothing disturbs
-    /// the parent.
+    /// Children do not have a retired selector. The descriptors registered with it follow their policies. The parent
+    /// is not disturbed.
     fn retired_selector() {
         let mut kept = Poll::new().unwrap();
         let kept_waker = Waker::new(kept.registry(), Token(0)).unwrap();

@@ -210,7 +210,7 @@ fn wanted() -> impl Strategy<Value = Wanted> {
     prop_oneof![3 => Just(Wanted::Readable), 1 => Just(Wanted::Writable), 1 => Just(Wanted::Both)]
 }
 
-/// *Renew* is rare, because only few kinds of sources can follow it, and a refused fork tests little.
+/// Generates policies. *Renew* is rare, because only few kinds of sources can follow it, and a refused fork tests little.
 fn policies() -> impl Strategy<Value = Policy> {
     prop_oneof![
         4 => Just(Policy::Inherit),

@@ -77,7 +77,7 @@ scenarios!(
         check_eq("the serving process", ask(address).await, child.cast_unsigned());
         reap(child).await;
         use_all(&mut ticks, &mut signals).await;
-        assert!(timeout(Duration::from_millis(20), signals.recv()).await.is_err(), "the child's signal came here");
+        assert!(timeout(Duration::from_millis(20), signals.recv()).await.is_err(), "the parent has the child's signal");
         peer.write_all(b"still here").await.unwrap();
         check_eq("the connection", stream.read(&mut [0; 32]).await.unwrap(), 10);
         let (pid, ()) = tokio::join!(ask(address), serve_one(&listener));

@@ -70,7 +70,7 @@ scenarios!(
     }
 
     /// The child has its own epoll instance behind both descriptors of the parent's instance, its own eventfd, and its own signal
-    /// pipe. So have the child's children.
+    /// pipe. The same holds for the child's children.
     async fn kernel_objects_are_private() {
         fn check_private(parent: u32, descriptors: &[RawFd]) {
             for fd in descriptors {
@@ -106,7 +106,7 @@ scenarios!(
             received.unwrap()
         });
         tokio::task::yield_now().await;
-        // The thread wakes the runtime, which has not looked when it forks.
+        // The thread wakes the runtime, which forks before it polls its epoll instance.
         std::thread::spawn(move || sender.send(5).unwrap()).join().unwrap();
         let child = fork().await;
         check_eq("the value", timeout(limit(), task).await.expect("a lost wake").unwrap(), 5);
@@ -167,8 +167,8 @@ scenarios!(
         drop(b);
     }
 
-    /// All runtimes of the thread get their own instances in the child. One was made after the first fork, and of another only
-    /// a handle is left.
+    /// All runtimes of the thread get their own instances in the child. One was made after the first fork, and another one
+    /// was dropped while a handle of it remains.
     fn several_runtimes() {
         let first = current_thread();
         first.block_on(in_child(async || ()));
@@ -225,7 +225,7 @@ scenarios!(
 
     /// A muted listener gives no event in the parent, and is armed in the child. After an unmute, the parent accepts again.
     async fn muted() {
-        // `Prefork` mutes what it shares. The policy only makes the runtime known.
+        // `Prefork` mutes what it shares. `set_policy` makes forkio find the runtime; the policy is the default.
         let listener = listener().await;
         forkio::set_policy(&listener, ForkPolicy::Inherit).unwrap();
         {
@@ -246,8 +246,7 @@ scenarios!(
         listener.into_std().unwrap();
     }
 
-    /// The child of a fork that forkio did not make has its parent's epoll instance, so its runtime cannot fork. A new one
-    /// can.
+    /// The child of an unplanned fork has its parent's epoll instance, so its runtime cannot fork. A new runtime can.
     fn after_an_unplanned_fork() {
         static HOOKS: AtomicUsize = AtomicUsize::new(0);
         let runtime = current_thread();

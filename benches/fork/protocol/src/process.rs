@@ -58,7 +58,7 @@ fn usage(processes: i32) -> libc::rusage {
 ///
 /// # Safety
 ///
-/// The process has one thread.
+/// The process must have one thread.
 pub unsafe fn fork() -> io::Result<i32> {
     // SAFETY: the process has one thread, as the caller promises.
     match unsafe { libc::fork() } {

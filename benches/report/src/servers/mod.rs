@@ -119,12 +119,12 @@ pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
-/// hyper on tokio in one process, on mio.
+/// Returns the command of hyper on tokio in one process, on mio.
 pub(crate) fn hello_mio(plan: &Plan, threads: &str, address: SocketAddr, work: u64, mebibytes: usize) -> Command {
     hello(plan, "release/hello-mio", threads, address, work, mebibytes)
 }
 
-/// The same program on forkio's selector.
+/// Returns the command of the same program on forkio's selector.
 pub(crate) fn hello_forkio(plan: &Plan, address: SocketAddr) -> Command {
     hello(plan, "forkio/release/hello-forkio", "current-thread", address, 0, 0)
 }
@@ -135,7 +135,7 @@ fn hello(plan: &Plan, program: &str, threads: &str, address: SocketAddr, work: u
     command
 }
 
-/// hyper on tokio in worker processes of forkio.
+/// Returns the command of hyper on tokio in worker processes of forkio.
 pub(crate) fn hello_prefork(
     plan: &Plan,
     workers: usize,
@@ -149,14 +149,14 @@ pub(crate) fn hello_prefork(
     command
 }
 
-/// An axum application on `axum::serve` in one process, on mio.
+/// Returns the command of an axum application on `axum::serve` in one process, on mio.
 pub(crate) fn axum_serve(plan: &Plan, address: SocketAddr) -> Command {
     let mut command = Command::new(plan.program("release/axum-serve"));
     command.arg(address.to_string());
     command
 }
 
-/// The same application in worker processes of `forkio::Server`, on forkio's selector.
+/// Returns the command of the same application in worker processes of `forkio::Server`, on forkio's selector.
 pub(crate) fn forkio_serve(plan: &Plan, workers: usize, distribution: &str, address: SocketAddr) -> Command {
     let mut command = Command::new(plan.program("forkio/release/forkio-serve"));
     command.args([&workers.to_string(), distribution, &address.to_string()]);
@@ -168,7 +168,7 @@ pub(crate) fn access_log(address: SocketAddr) -> PathBuf {
     std::env::temp_dir().join(format!("forkio-benches-access-{}-{}", std::process::id(), address.port()))
 }
 
-/// The example server of forkio.
+/// Returns the command of the example server of forkio.
 pub(crate) fn prefork_http(plan: &Plan, workers: usize, address: SocketAddr, mebibytes: usize) -> Command {
     let mut command = Command::new(plan.program("forkio/release/examples/prefork-http"));
     command.args(["--listen", &address.to_string(), "--workers", &workers.to_string()]);

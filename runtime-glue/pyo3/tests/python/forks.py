@@ -50,7 +50,7 @@ def test_inherited_listener():
 
 
 def test_first_use_in_child():
-    """The parent has no runtime."""
+    """A child uses the module before its parent does."""
     in_child(lambda: use_everything(1))
     use_everything(0)
 

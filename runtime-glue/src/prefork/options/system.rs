@@ -39,10 +39,10 @@ impl Prefork {
     /// unless set. Meanwhile the supervisor has a few more descriptors, and a second queue for each selector.
     /// Connections cost nothing more.
     ///
-    /// It has no effect with [`load`](Prefork::load), where the template forks. Nor does it if workers have listeners of
-    /// their own ([`Distribution::ReusePort`](crate::prefork::Distribution::ReusePort)), because the listeners of the next
-    /// worker are not known in advance. If other tasks of the supervisor open and close sockets, each change discards the
-    /// preparation.
+    /// It has no effect with [`load`](Prefork::load), where the template forks. It also has no effect if workers have
+    /// listeners of their own ([`Distribution::ReusePort`](crate::prefork::Distribution::ReusePort)), because the
+    /// listeners of the next worker are not known in advance. If other tasks of the supervisor open and close sockets,
+    /// each change discards the preparation.
     pub fn prepare_ahead(mut self, ahead: bool) -> Prefork {
         self.settings.prepare_ahead = ahead;
         self

@@ -85,7 +85,7 @@ pub(super) struct WorkerState {
     pub(super) generation: u64,
     pub(super) state: State,
     pub(super) uptime_seconds: f64,
-    /// The time since its last heartbeat, or `None` if there was no heartbeat yet.
+    /// The time since its last heartbeat, or `None` if there has been no heartbeat yet.
     pub(super) heartbeat_age_seconds: Option<f64>,
     pub(super) requests: u64,
     pub(super) requests_in_flight: u64,

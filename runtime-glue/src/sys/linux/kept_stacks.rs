@@ -318,7 +318,7 @@ fn copy(from: usize, end: usize, to: &mut [u8]) {
 ///
 /// # Safety
 ///
-/// The memory is readable.
+/// The memory must be readable.
 unsafe fn read_word(address: usize) -> usize {
     let word;
     // SAFETY: the instruction reads a word that the caller knows to be readable, and changes nothing.

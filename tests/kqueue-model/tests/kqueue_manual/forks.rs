@@ -136,7 +136,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         let fires_once = |queue: &Kqueue| (queue.wait().len(), queue.poll().len()) == (1, 0);
         Some(in_child(|| b.write_all(b"x").is_ok() && fires_once(&queue)) && fires_once(&queue))
     }),
-    ("15.1", "closing a descriptor in the child removes its event there only", || {
+    ("15.1", "closing a descriptor in the child removes its event in the child only", || {
         let (queue, (a, mut b)) = (copied()?, pair());
         queue.change(read(&a, EV_ADD));
         let fd = a.as_raw_fd();
@@ -147,7 +147,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
             }) && queue.wait().len() == 1,
         )
     }),
-    ("15.1", "dup2(2) in the child removes the event there, and a new one can be added", || {
+    ("15.1", "dup2(2) in the child removes the event in the child, and a new one can be added", || {
         let (queue, (a, mut b), (c, mut d)) = (copied()?, pair(), pair());
         queue.change(read(&a, EV_ADD));
         let fd = a.as_raw_fd();
@@ -202,7 +202,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         queue.add_and_trigger();
         Some(in_child(|| queue.poll().is_empty()) && queue.poll().len() == 1)
     }),
-    ("15.1", "EVFILT_USER after EV_ADD in the child works there, and not in the parent", || {
+    ("15.1", "EVFILT_USER after EV_ADD in the child works in the child, and not in the parent", || {
         let queue = copied()?;
         queue.change(user(EV_ADD | EV_CLEAR, 0));
         let works = || {

@@ -163,7 +163,7 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// The driver sends a byte to a source, or connects to it.
+    /// Sends a byte from the driver to a source, or connects the driver to it.
     pub(super) fn send(&mut self, pid: Pid, slot: SlotId) -> Outcome {
         let byte = self.next_byte();
         let file = self.model.file(pid, slot);

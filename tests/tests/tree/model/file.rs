@@ -8,7 +8,6 @@ use crate::message::{Kind, Readiness, Wanted};
 /// An open file description.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct File {
-    /// The kind.
     pub(crate) kind: FileKind,
     /// The bytes, datagrams of one byte, or connections that can be read.
     pub(crate) incoming: VecDeque<u8>,
