@@ -41,7 +41,7 @@ impl Lineage {
         self.generation
     }
 
-    /// Returns the process id of the process that forked this one, even if that has ended since. `None` in generation 0.
+    /// Returns the process id of the process that forked this one, even if that process has ended. `None` in generation 0.
     pub fn parent(&self) -> Option<u32> {
         self.parent
     }

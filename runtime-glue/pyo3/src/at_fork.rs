@@ -14,10 +14,10 @@ use pyo3::types::PyDict;
 
 use crate::count::{Count, Counted};
 
-/// Forks that this process is making.
+/// The number of forks that this process is making.
 static FORKS: Count = Count::new();
 
-/// Calls of [`outside_of_forks`] that are running.
+/// The number of running calls of [`outside_of_forks`].
 static WORK: Count = Count::new();
 
 /// How long a fork waits for work, and work for a fork. Without a limit they could wait for each other forever.

@@ -23,7 +23,7 @@ pub(super) fn has_inherited() -> bool {
 /// The listeners that the environment names (`LISTEN_FDS`, `LISTEN_FDNAMES`): those of systemd's socket units, or of the
 /// program that this one replaces in an upgrade.
 ///
-/// A program that takes its listeners from here before it binds supports both.
+/// A program that takes its listeners from an `Inherited` before it binds supports both.
 ///
 /// # Examples
 ///

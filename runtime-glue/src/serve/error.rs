@@ -77,7 +77,7 @@ fn fmt_listen(f: &mut fmt::Formatter<'_>, address: &Address, error: &io::Error) 
     write!(f, "cannot listen on {address}: ")?;
     match (address, error.kind()) {
         (Address::Tcp(_), io::ErrorKind::AddrInUse) => f.write_str(
-            "the address is in use; stop the program that listens there, or choose another port (port 0 stands for a free one)",
+            "the address is in use; stop the program that listens on it, or choose another port (port 0 stands for a free one)",
         ),
         (Address::Tcp(_), io::ErrorKind::AddrNotAvailable) => {
             f.write_str("it is not an address of this machine; choose one of its own, or 0.0.0.0 for all of them")
@@ -86,7 +86,7 @@ fn fmt_listen(f: &mut fmt::Formatter<'_>, address: &Address, error: &io::Error) 
             f.write_str("this is not allowed; choose a port above 1023, or pass the listener by a socket unit of systemd")
         }
         (Address::Unix(_), io::ErrorKind::AddrInUse) => {
-            f.write_str("the path is in use; stop the program that listens there, or choose another path")
+            f.write_str("the path is in use; stop the program that listens on it, or choose another path")
         }
         (Address::Unix(_), io::ErrorKind::NotFound) => f.write_str("the folder does not exist; create it first"),
         (Address::Unix(_), io::ErrorKind::PermissionDenied) => {

@@ -157,7 +157,7 @@ pub fn fstat(fd: RawFd) -> io::Result<libc::stat> {
 }
 
 /// Returns the address of a socket's control block: `kf_sock_pcb` of `F_KINFO` in fcntl(2) of FreeBSD, which all
-/// duplicates of a socket share. Returns `None` if the descriptor is not a socket, or if this kernel does not tell.
+/// duplicates of a socket share. Returns `None` if the descriptor is not a socket, or if this kernel does not report it.
 pub fn socket_pcb(fd: RawFd) -> Option<u64> {
     let stat = linux::stat(fd).ok()?;
     // Linux's inode identifies a socket, too.

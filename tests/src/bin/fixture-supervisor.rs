@@ -135,7 +135,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
     exit(ended)
 }
 
-/// Writes a line to standard error in one piece, because other processes write there too.
+/// Writes a line to standard error in one piece, because other processes write to it too.
 fn say(line: &str) {
     io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
 }

@@ -64,7 +64,7 @@ pub fn watched_descriptors(_: i32) -> Option<Vec<(i32, u64)>> {
 }
 
 /// Whether each queue of this process that watches the descriptor does it exclusively. `None` if the kernel does not
-/// tell.
+/// report it.
 pub fn exclusive_in_kernel(_: RawFd) -> Option<Vec<bool>> {
     None
 }
@@ -104,7 +104,7 @@ pub fn signalfd(_: i32) -> Option<OwnedFd> {
 }
 
 /// Whether this process and another one have the same open file description at `fd`. `None` if the kernel does not
-/// tell.
+/// report it.
 pub fn is_shared(_: u32, _: RawFd) -> Option<bool> {
     None
 }

@@ -81,7 +81,7 @@ pub fn watched_descriptors(epoll: i32) -> Option<Vec<(i32, u64)>> {
 }
 
 /// Whether each queue of this process that watches the descriptor does it exclusively. `None` if the kernel does not
-/// tell.
+/// report it.
 pub fn exclusive_in_kernel(fd: RawFd) -> Option<Vec<bool>> {
     let mut exclusive = Vec::new();
     for epoll in open_descriptors() {

@@ -63,7 +63,7 @@ scenarios!(
         let connection = waiting.expect("a connection that waits").answered();
         assert_eq!(connection.worker, 1);
         drop((served, connection));
-        // A death that the server notices after the stop would be its exit code.
+        // If the server noticed the death only after the stop, its exit code would be that of the dead worker.
         wait_until("the first worker has been replaced", || {
             let pids = server.pids();
             pids.len() == 2 && !pids.contains(&first)

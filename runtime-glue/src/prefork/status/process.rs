@@ -52,7 +52,7 @@ struct SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Keep the file if a child drops its copy, or if a newer program has put its own socket there.
+        // Keep the file if a child drops its copy, or if a newer program has put its own socket at the path.
         if self.pid == std::process::id() && inode(&self.path).is_ok_and(|inode| inode == self.inode) {
             let _ = std::fs::remove_file(&self.path);
         }

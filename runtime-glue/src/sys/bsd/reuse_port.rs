@@ -52,7 +52,7 @@ fn refuse_both_families(listener: &TcpListener) -> io::Result<()> {
 
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
 fn is_bound_without(option: &str) -> io::Error {
-    let text = format!("the listener is bound without {option}: set it before");
+    let text = format!("the listener is bound without {option}: set the option before you bind it");
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
@@ -113,7 +113,7 @@ pub(crate) fn stay_on_cpu(_: usize) -> io::Result<()> {
 }
 
 fn no_incoming_cpu() -> io::Error {
-    unsupported("this system does not tell connections by the CPU that they arrive on: use `Distribution::ReusePort`")
+    unsupported("this system does not say on which CPU a connection arrives: use `Distribution::ReusePort`")
 }
 
 fn unsupported(text: &'static str) -> io::Error {

@@ -31,7 +31,7 @@ const SOURCES: usize = 14;
 /// The most bytes, datagrams or connections that wait in one file, so that no buffer is ever full.
 const WAITING: usize = 6;
 
-/// The error says what is wrong, in a sentence.
+/// The result of a step. The error says what is wrong, in a sentence.
 type Outcome<T = ()> = Result<T, String>;
 
 /// The kind of the first process of a tree.
@@ -78,7 +78,7 @@ pub(crate) struct Driver {
     unix: UnixListener,
     udp: UdpSocket,
     root: Link,
-    /// The processes that have been made since the last case, but the root. The root has not waited for them yet.
+    /// The processes that have been made since the last case, except the root. The root has not waited for them yet.
     children: Vec<i32>,
     /// The state of the root between cases.
     baseline: Baseline,

@@ -190,7 +190,7 @@ fn tables() -> Vec<Table> {
         },
         Table {
             title: "Latency, two workers or threads",
-            text: "The same.",
+            text: "The same open loop, with two workers or threads.",
             cases: vec![half_load(Workers::Two, Connections::Open)],
             has_contenders: true,
             columns: latency([TWO_THREADS, NGINX_TWO]),
