@@ -44,7 +44,7 @@ pub(super) struct Status {
     told: OnceLock<Instant>,
     waiting: Arc<Notify>,
     is_ready: AtomicBool,
-    /// Only [`Worker::ready`](super::Worker::ready) makes the worker ready.
+    /// Whether only [`Worker::ready`](super::Worker::ready) makes the worker ready.
     is_explicit: bool,
     shutdown_timeout: Duration,
     max_requests: Option<u64>,

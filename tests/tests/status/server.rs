@@ -208,7 +208,7 @@ pub(crate) fn pids(state: &Value) -> Vec<i64> {
     workers(state).iter().map(|worker| worker["pid"].as_i64().expect("a process id")).collect()
 }
 
-/// A worker that has the state "ready" or "busy".
+/// Whether a worker has the state "ready" or "busy".
 pub(crate) fn is_serving(worker: &Value) -> bool {
     worker["state"] == "ready" || worker["state"] == "busy"
 }

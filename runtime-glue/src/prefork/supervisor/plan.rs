@@ -15,7 +15,7 @@ pub(super) fn slots(workers: usize) -> usize {
     (workers * 4).max(workers + 64)
 }
 
-/// One worker index.
+/// The state of one worker index.
 #[derive(Debug, Default)]
 pub(super) struct Place {
     /// The earliest time for the start of the next worker.
