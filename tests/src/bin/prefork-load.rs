@@ -28,9 +28,9 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Default)]
 struct Counts {
     requests: AtomicU64,
-    /// The first request of a connection was lost.
+    /// How many connections lost their first request.
     first: AtomicU64,
-    /// A later request of a connection was lost.
+    /// How many connections lost a later request.
     later: AtomicU64,
     /// How many of the lost requests were lost by a reset of their connection.
     resets: AtomicU64,

@@ -22,7 +22,7 @@ use super::transport::Transport;
 use super::{Http, Protocols};
 use crate::Peer;
 
-/// The resolution of tokio's timers. `yield_now` would not do: a multi-threaded runtime may run the task again at once.
+/// The resolution of tokio's timers. `yield_now` is not enough: a multi-threaded runtime may run the task again at once.
 const EVENT_LOOP_TURN: Duration = Duration::from_millis(1);
 
 /// What to do with a connection of a worker that has to end.
