@@ -3,8 +3,8 @@
 #![cfg_attr(feature = "os-poll", doc = "## `os-poll` (enabled)")]
 #![cfg_attr(not(feature = "os-poll"), doc = "## `os-poll` (disabled)")]
 //!
-//! `Poll::new`. Without it the types exist, for libraries that only implement [`event::Source`](crate::event::Source),
-//! but no selector can be made.
+//! `Poll::new`. Without this feature the types exist, for libraries that only implement
+//! [`event::Source`](crate::event::Source), but a program cannot make a selector.
 //!
 #![cfg_attr(feature = "os-ext", doc = "## `os-ext` (enabled)")]
 #![cfg_attr(not(feature = "os-ext"), doc = "## `os-ext` (disabled)")]

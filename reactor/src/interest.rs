@@ -24,15 +24,15 @@ pub struct Interest(NonZeroU8);
 
 const READABLE: u8 = 1 << 0;
 const WRITABLE: u8 = 1 << 1;
-// `sys` has the constants of these, on the systems that have the readiness.
+// `sys/interest.rs` has the constants of these, on the systems that have the readiness.
 pub(crate) const AIO: u8 = 1 << 2;
 pub(crate) const LIO: u8 = 1 << 3;
 pub(crate) const PRIORITY: u8 = 1 << 4;
-/// An event wakes one of the processes that wait for the source: `fork::set_exclusive`. Not a readiness, and never the only
-/// bit; users do not see it.
+/// An event wakes one of the processes that wait for the source: `fork::glue::set_exclusive`. This is not a readiness, and
+/// never the only bit; users do not see it.
 const EXCLUSIVE: u8 = 1 << 5;
-/// The registration is in another library's queue, and its table entry has a policy of its own or is muted
-/// (`fork::adopted`). Not a readiness; users do not see it.
+/// The registration is in another library's queue, and it is muted, has a policy of its own, or is the waker's: see
+/// `fork::adopting`. This is not a readiness; users do not see it.
 const MARKED: u8 = 1 << 6;
 
 impl Interest {

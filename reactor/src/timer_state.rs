@@ -163,10 +163,10 @@ mod tests {
         assert_eq!(periodic.remaining(100), Some(Duration::from_nanos(30)));
         assert_eq!(periodic.remaining(165), Some(Duration::from_nanos(25)));
         periodic.take(2);
-        // The third, taken or not, is the next one at 150.
+        // At 150 the third expiration comes next: at 160.
         assert_eq!(periodic.rest(), Some(Setting { first: 160, period: 30 }));
         assert_eq!(periodic.remaining(150), Some(Duration::from_nanos(10)));
-        // A clock that was set back: what was taken does not come again.
+        // If the clock was set back, expirations that the owner has taken do not come again.
         assert_eq!(periodic.remaining(10), Some(Duration::from_nanos(150)));
     }
 

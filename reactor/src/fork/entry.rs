@@ -256,7 +256,7 @@ impl EntryInfo {
         EntryInfo(self.0 & !(u64::from(u32::MAX) << EntryInfo::ABSENT_FROM) | generation << EntryInfo::ABSENT_FROM)
     }
 
-    /// Whether the fork that made the process of this generation left the registration out.
+    /// Whether one of the forks up to this generation has left the registration out.
     pub(crate) fn is_absent(self, generation: u32) -> bool {
         let absent_from = (self.0 >> EntryInfo::ABSENT_FROM) as u32;
         absent_from != 0 && absent_from <= generation

@@ -36,8 +36,8 @@ pub fn retire_in_children(source: &impl AsRawFd) -> io::Result<()> {
     })
 }
 
-/// Whether `source`, an I/O object or a descriptor, has a policy of its own in any selector, even if the fork that made
-/// this process left the registration out.
+/// Whether `source`, an I/O object or a descriptor, has a policy of its own in any selector, even if a fork left the
+/// registration out.
 pub fn is_tagged(source: &impl AsRawFd) -> bool {
     reconcile::ensure();
     let _state = adopting::lock_refreshed();

@@ -1,5 +1,5 @@
-//! Makes the plan of a fork from the registrations of a process: first one decision per registration, then the fresh
-//! objects that the decisions need, then the child's queues.
+//! Makes the plan of a fork from the registrations of a process: first one decision per registration, then the child's
+//! queues, then the fresh objects that the decisions need, and last the registrations in the child's queues.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -47,7 +47,8 @@ pub enum ForkResult {
 ///   seen by another process;
 /// - no registration whose policy is [`NoFork`](super::ForkPolicy::NoFork): deregistering it succeeds, reregistering it
 ///   fails with `NotFound`, and registering it again works;
-/// - each `unix::Timer` as one of its own, registered or not;
+/// - each `unix::Timer` as one of its own, registered or not, unless its policy is [`Inherit`](super::ForkPolicy::Inherit) or
+///   [`Sever`](super::ForkPolicy::Sever);
 /// - unregistered descriptors shared with the parent, as after any fork.
 ///
 /// # Examples

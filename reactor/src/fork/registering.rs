@@ -141,7 +141,7 @@ impl SelectorCore {
 
     #[cold]
     fn delete_unusual(&self, fd: RawFd, before: EntryInfo) -> io::Result<()> {
-        // This process has muted the registration, or the fork left it out. The kernel does not have it, but its owner
+        // This process has muted the registration, or a fork left it out. The kernel does not have it, but its owner
         // expects to deregister it successfully.
         if before.is_muted() || (!before.is_vacant() && before.is_absent(generation())) {
             return Ok(());
@@ -175,7 +175,7 @@ impl SelectorCore {
         entry.vacate();
     }
 
-    /// Whether the fork that made this process has left out the registration of `fd`.
+    /// Whether a fork has left out the registration of `fd`, so that this process lacks it.
     #[cold]
     pub(super) fn is_absent(&self, fd: RawFd) -> bool {
         reconcile::ensure();

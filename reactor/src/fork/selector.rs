@@ -215,7 +215,7 @@ impl SourceRegistration {
     #[cold]
     fn check_unregistered(&self, selector: &Selector) -> io::Result<()> {
         match self.at {
-            // The fork that made this process has left the registration out.
+            // A fork has left the registration out.
             Some((core, _)) if std::ptr::eq(core, selector.core) && core.is_absent(self.fd) => Ok(()),
             Some((core, id)) if core.id() == id => Err(misuse::already_registered()),
             // The selector no longer exists.

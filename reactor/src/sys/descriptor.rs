@@ -217,7 +217,7 @@ pub(crate) fn copy_pending(from: RawFd, to: RawFd) -> io::Result<()> {
 /// Makes the descriptor `onto` a close-on-exec duplicate of `from`. One system call, async-signal-safe.
 pub(crate) fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
     // rustix makes the call inline where the system allows it: each page of code that a child runs costs a page fault.
-    // SAFETY: `from` is open; so is `onto`, and its owner then owns the duplicate. `onto` is not dropped.
+    // SAFETY: `from` is open. `onto` need not be: the call makes it the duplicate, and `ManuallyDrop` leaves that open.
     let (from, mut onto) = unsafe { (BorrowedFd::borrow_raw(from), ManuallyDrop::new(OwnedFd::from_raw_fd(onto))) };
     loop {
         #[cfg(not(target_vendor = "apple"))]

@@ -109,7 +109,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Overwrites an existing registration.
+    /// Adds a registration. Overwrites an existing one.
     pub(crate) fn add(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let mut knotes = knotes(fd, token, ADD)?;
         let wanted = wanted(&mut knotes, interest);
@@ -122,7 +122,7 @@ impl Queue {
         result
     }
 
-    /// Adds a missing registration.
+    /// Changes a registration. Adds a missing one.
     pub(crate) fn modify(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let mut changes = knotes(fd, token, DELETE)?;
         for change in wanted(&mut changes, interest) {
