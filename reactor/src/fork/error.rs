@@ -1,4 +1,4 @@
-//! Why a fork was not made.
+//! The reasons why a fork was not made.
 
 use std::fmt;
 use std::io;
@@ -10,7 +10,7 @@ use crate::sys::descriptor;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// Something that the child needs could not be made.
+    /// The parent could not prepare the fork.
     Prepare(PrepareError),
     /// `fork(2)` failed.
     Fork(io::Error),
@@ -44,17 +44,17 @@ pub enum PrepareObject {
     Registration(RawFd),
     /// A fresh kernel object for the waker at this descriptor.
     Waker(RawFd),
-    /// A fresh socket pair for the one that this descriptor is an end of.
+    /// A fresh socket pair in place of the pair that this descriptor is an end of.
     Pair(RawFd),
-    /// A fresh timer for the one at this descriptor.
+    /// A fresh timer in place of the timer at this descriptor.
     Timer(RawFd),
     /// The dead endpoint for the severed descriptor.
     DeadEndpoint(RawFd),
     /// The list of registrations of the epoll instance at this descriptor, which tokio on upstream mio uses.
     ForeignQueue(RawFd),
-    /// The list of such epoll instances.
+    /// The list of the epoll instances that tokio on upstream mio uses.
     ForeignQueues,
-    /// Such an epoll instance with which this descriptor is registered.
+    /// The epoll instance of tokio on upstream mio with which this descriptor is registered.
     ForeignRegistration(RawFd),
     /// The page by which children detect forks.
     ForkDetection,
@@ -76,12 +76,12 @@ pub struct PrepareError {
 }
 
 impl PrepareError {
-    /// The object that could not be made.
+    /// Returns the object that the failed preparation was making.
     pub fn object(&self) -> PrepareObject {
         self.object
     }
 
-    /// The cause: the operating system's error, or forkio's reason for refusing the fork.
+    /// Returns the cause: the operating system's error, or forkio's reason for refusing the fork.
     pub fn io_error(&self) -> &io::Error {
         &self.source
     }
@@ -95,7 +95,7 @@ impl PrepareError {
         PrepareError { object: PrepareObject::OtherThreads, source: io::Error::from_raw_os_error(libc::ETIMEDOUT) }
     }
 
-    /// The error as an errno, to poison selectors with.
+    /// Returns the error as an errno, with which the caller poisons selectors.
     pub(super) fn errno(&self) -> i32 {
         match self.source.kind() {
             io::ErrorKind::Unsupported => libc::EOPNOTSUPP,
@@ -119,7 +119,7 @@ impl fmt::Display for PrepareError {
             }
             PrepareObject::ForeignQueues => f.write_str("finding the epoll instances of tokio")?,
             PrepareObject::ForeignRegistration(fd) => write!(f, "finding tokio's epoll instance that has descriptor {fd}")?,
-            PrepareObject::ForkDetection => f.write_str("making the page by which children find out about forks")?,
+            PrepareObject::ForkDetection => f.write_str("making the page by which children detect forks")?,
             PrepareObject::NestedFork => f.write_str("this thread is forking already")?,
             PrepareObject::HeldOff => f.write_str("this thread holds forks off: drop its `HeldOff` first")?,
             PrepareObject::Interrupted => f.write_str(
@@ -158,12 +158,12 @@ impl fmt::Display for InheritedState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             InheritedState::InUse => {
-                "another thread was changing forkio's selectors when this process was forked, so they cannot be used here: \
-                 make new ones, or fork with `forkio_reactor::fork`, which waits for other threads"
+                "another thread was changing forkio's selectors when this process was forked, so this process cannot use \
+                 them: make new ones, or fork with `forkio_reactor::fork`, which waits for other threads"
             }
             InheritedState::Interrupted => {
-                "this process was forked in a signal handler that had interrupted a change of forkio's selectors, so they \
-                 cannot be used here: make new ones, and do not fork in signal handlers"
+                "this process was forked in a signal handler that had interrupted a change of forkio's selectors, so this \
+                 process cannot use them: make new ones, and do not fork in signal handlers"
             }
         })
     }

@@ -34,7 +34,7 @@ pub struct Registration {
     pub muted: bool,
 }
 
-/// Every registration of this process, in the order of selectors and descriptors. Wakers are included if they have a
+/// Lists every registration of this process, in the order of selectors and descriptors. Wakers are included if they have a
 /// descriptor.
 pub fn registrations() -> Vec<Registration> {
     reconcile::ensure();
@@ -79,7 +79,7 @@ fn is_here(info: EntryInfo) -> bool {
     !info.is_absent(generation())
 }
 
-/// How many selectors this process has.
+/// Returns how many selectors this process has.
 pub fn selector_count() -> usize {
     reconcile::ensure();
     selectors().count()
@@ -112,7 +112,8 @@ pub fn set_policy(source: &impl AsRawFd, policy: ForkPolicy) -> io::Result<()> {
     change(source.as_raw_fd(), |_, _, _, info| Ok(info.with_policy(policy)))
 }
 
-/// The policy that the next fork follows for `source`, an I/O object or a descriptor; `None` if it is not registered.
+/// Returns the policy that the next fork follows for `source`, an I/O object or a descriptor; `None` if `source` is not
+/// registered.
 pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
     let fd = source.as_raw_fd();
     reconcile::ensure();
@@ -193,7 +194,7 @@ pub(super) fn change_entry(
     if !entry.settles_within(PATIENCE) {
         return Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            "another thread does not end a change of the registration, as it may wait for this one",
+            "another thread does not end its change of the registration; it may be waiting for this thread",
         ));
     }
     let Some((token, before)) = entry.get().filter(|(_, info)| is_here(*info)) else { return Ok(false) };
