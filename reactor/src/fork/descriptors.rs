@@ -91,7 +91,7 @@ impl Records {
         self.get(fd)?.timer.as_ref()
     }
 
-    /// The pair that the socket `identity` is an end of. That end comes first.
+    /// Finds the pair that the socket `identity` is an end of. That end comes first.
     pub(super) fn find_pair(&self, identity: Identity) -> Option<(RawFd, RawFd)> {
         let mut ends = self.iter().filter_map(|(fd, record)| Some((fd, record.peer?)));
         ends.find(|(fd, _)| descriptor::identity(*fd).is_ok_and(|found| found == identity))

@@ -28,7 +28,7 @@ const _: () = assert!(cfg!(test) || size_of::<Entry>() == 16);
 pub(super) const PATIENCE: u32 = 50_000;
 
 impl Entry {
-    /// Room for a registration: all bytes are zero. For `tests/loom_models.rs`.
+    /// Makes room for a registration: all bytes are zero. Only `tests/loom_models.rs` uses this.
     #[cfg(test)]
     #[allow(dead_code)]
     pub(crate) fn vacant() -> Entry {
@@ -100,7 +100,7 @@ impl Entry {
     /// In the child of an unplanned fork, ends a change whose thread stayed in the parent. The child does not have a
     /// registration that was being added. It has one that was being changed or removed.
     pub(super) fn settle_after_fork(&self) {
-        // Not written without need: a page that a child writes to must be copied.
+        // Write only if there is a mark: the kernel must copy each page that a child writes to.
         if self.is_marked.load(Ordering::Relaxed) {
             self.is_marked.store(false, Ordering::Relaxed);
         }
@@ -115,7 +115,7 @@ impl SourceTag {
     /// A bare descriptor: a fork determines its kind.
     pub(crate) const BARE: SourceTag = SourceTag(EntryInfo::BARE as u16);
 
-    /// Not in an entry: the process state has a record of the source, because it is an end of a pair.
+    /// The process state has a record of the source, because it is an end of a pair. An entry does not have this bit.
     const HAS_RECORD: u16 = 1 << 15;
 
     pub(crate) const fn of(kind: SourceKind) -> SourceTag {
@@ -188,7 +188,7 @@ impl EntryInfo {
         Interest::from_bits((self.0 & EntryInfo::INTEREST) as u8).unwrap_or(Interest::READABLE)
     }
 
-    /// The interest as the kernel has it.
+    /// Returns the interest as the kernel has it.
     pub(crate) fn kernel_interest(self) -> Interest {
         if self.is_exclusive() { self.interest().exclusive() } else { self.interest() }
     }
@@ -198,7 +198,7 @@ impl EntryInfo {
         EntryInfo(self.0 & !EntryInfo::INTEREST | u64::from(interest.bits()))
     }
 
-    /// The kind of the source; `None` if each fork must determine it.
+    /// Returns the kind of the source; `None` if each fork must determine it.
     pub(crate) fn kind(self) -> Option<SourceKind> {
         SourceKind::from_bits((self.0 >> EntryInfo::KIND & 0xf) as u8)
     }
@@ -212,22 +212,23 @@ impl EntryInfo {
         self.0 & EntryInfo::BARE != 0
     }
 
-    /// The registration after the owner has given its descriptor away. It keeps the kind.
+    /// Returns the registration as it is after the owner has given its descriptor away. It keeps the kind.
     pub(crate) fn as_bare(self) -> EntryInfo {
         EntryInfo(self.0 | EntryInfo::BARE)
     }
 
-    /// The registration's own policy, if it has one.
+    /// Returns the registration's own policy, if it has one.
     pub(crate) fn own_policy(self) -> Option<ForkPolicy> {
         ForkPolicy::from_bits((self.0 >> EntryInfo::POLICY & 0x7) as u8)
     }
 
-    /// The registration's own policy, or the default of its kind.
+    /// Returns the registration's own policy, or the default of its kind.
     pub(crate) fn policy(self, kind: SourceKind) -> ForkPolicy {
         self.own_policy().unwrap_or_else(|| default_policy(kind))
     }
 
-    /// The registration with a policy of its own. The next fork decides again whether the child has it.
+    /// Returns the registration with a policy of its own. The next fork decides again whether the child has the
+    /// registration.
     pub(crate) fn with_policy(self, policy: ForkPolicy) -> EntryInfo {
         EntryInfo(self.0 & !(0x7 << EntryInfo::POLICY) | (policy as u64) << EntryInfo::POLICY).absent_from(None)
     }
@@ -250,7 +251,7 @@ impl EntryInfo {
         EntryInfo(if exclusive { self.0 | EntryInfo::EXCLUSIVE } else { self.0 & !EntryInfo::EXCLUSIVE })
     }
 
-    /// The registration, absent from this and later generations; `None`: absent from no generation.
+    /// Returns the registration, absent from this and later generations; `None`: absent from no generation.
     pub(crate) fn absent_from(self, generation: Option<u32>) -> EntryInfo {
         let generation = u64::from(generation.unwrap_or(0));
         EntryInfo(self.0 & !(u64::from(u32::MAX) << EntryInfo::ABSENT_FROM) | generation << EntryInfo::ABSENT_FROM)

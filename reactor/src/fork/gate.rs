@@ -35,7 +35,7 @@ static DETECTION: AtomicU32 = AtomicU32::new(NOT_STARTED);
 const NOT_STARTED: u32 = 0;
 /// The kernel wipes the word.
 const BY_PAGE: u32 = 1;
-/// The process id has changed. Each check costs a getpid(2).
+/// The process id differs from the one in [`BY_ID`]. Each check costs a getpid(2).
 const BY_PROCESS_ID: u32 = 2;
 
 /// Takes the place of the word on systems that cannot wipe it: the process id in the upper half, the state in the lower
@@ -112,8 +112,8 @@ pub(super) fn open() {
     set(WHEN_OPEN.load(Ordering::Relaxed));
 }
 
-/// In a child that has not reconciled, makes the calling thread the one that does. Returns `false` if another thread does
-/// or has.
+/// In a child that has not reconciled, makes the calling thread the one that reconciles. Returns `false` if another thread
+/// reconciles or has reconciled.
 pub(super) fn claim() -> bool {
     match DETECTION.load(Ordering::Acquire) {
         BY_PAGE => word().compare_exchange(WIPED, RECONCILING, Ordering::AcqRel, Ordering::Relaxed).is_ok(),

@@ -19,7 +19,7 @@ pub(crate) struct SelectorCore {
     pub(crate) kernel: WakeableQueue,
     pub(crate) table: Table,
     id: AtomicU64,
-    /// How many handles there are.
+    /// How many handles the selector has.
     pub(super) handles: AtomicUsize,
     /// The next core in the list of all; see [`Cores`].
     next: AtomicPtr<SelectorCore>,
@@ -53,7 +53,8 @@ impl SelectorCore {
         }
     }
 
-    /// The id of the selector, counted from 1 over the whole process and never used twice; 0 while there is no selector.
+    /// Returns the id of the selector, counted from 1 over the whole process and never used twice; 0 while there is no
+    /// selector.
     #[inline(always)]
     pub(crate) fn id(&self) -> u64 {
         self.id.load(Ordering::Acquire)
@@ -117,7 +118,7 @@ impl SelectorCore {
         self.poisoned().map_or(Ok(()), |poison| Err(poison.error()))
     }
 
-    /// The cause of a system call's error: the poison, if there is one.
+    /// Returns the cause of a system call's error: the poison, or the error itself if the selector has no poison.
     #[cold]
     pub(super) fn cause(&self, error: io::Error) -> io::Error {
         self.check_poison().err().unwrap_or(error)
@@ -133,7 +134,7 @@ impl SelectorCore {
         self.is_adopted.load(Ordering::Relaxed)
     }
 
-    /// The interest with which the kernel has, or a child gets, a registration of this selector.
+    /// Returns the interest with which the kernel has, or a child gets, a registration of this selector.
     pub(super) fn kernel_interest(&self, info: EntryInfo) -> Interest {
         let interest = info.kernel_interest();
         if self.is_adopted() && info.own_policy().is_some() { interest.marked() } else { interest }
@@ -179,7 +180,7 @@ impl Cores {
         Cores(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// Adds a core. One thread at a time: with the process state locked.
+    /// Adds a core. Only one thread at a time may call it: the one that has locked the process state.
     pub(super) fn add(&self) -> &'static SelectorCore {
         let core = Box::leak(Box::new(SelectorCore::new()));
         core.next.store(self.0.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -187,10 +188,10 @@ impl Cores {
         core
     }
 
-    /// The cores of the selectors that exist, except those that were retired before this process was forked.
+    /// Lists the cores of the selectors that exist, except those that were retired before this process was forked.
     pub(super) fn in_use(&self) -> impl Iterator<Item = &'static SelectorCore> + Clone + use<> {
         fn get(link: &AtomicPtr<SelectorCore>) -> Option<&'static SelectorCore> {
-            // SAFETY: null, or a core that was leaked by `add`.
+            // SAFETY: `link` is null or points to a core that `add` has leaked.
             unsafe { link.load(Ordering::Acquire).as_ref() }
         }
         std::iter::successors(get(&self.0), |core| get(&core.next)).filter(|core| core.is_in_use())

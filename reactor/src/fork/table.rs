@@ -36,7 +36,7 @@ fn vacant(entries: usize) -> *mut Entry {
     fresh.cast()
 }
 
-/// The chunk of a descriptor, and its place in the chunk.
+/// Returns the chunk of a descriptor, and its place in the chunk; `None` if there is no place for it.
 #[inline(always)]
 fn place(fd: RawFd) -> Option<(usize, usize)> {
     // A negative descriptor becomes too large for any chunk.
@@ -53,7 +53,7 @@ impl Table {
         }
     }
 
-    /// The entry of `fd`; `None` if its chunk was never allocated, or if `fd` is negative.
+    /// Returns the entry of `fd`; `None` if its chunk was never allocated, or if `fd` is negative.
     #[inline(always)]
     pub(crate) fn get(&self, fd: RawFd) -> Option<&Entry> {
         let (chunk, index) = place(fd)?;
@@ -74,7 +74,7 @@ impl Table {
     #[inline(always)]
     fn chunk(&self, chunk: usize) -> Option<&[Entry]> {
         let entries = self.chunks[chunk].load(Ordering::Acquire);
-        // SAFETY: null, or a chunk of this length that `make_room` has published; it is never freed.
+        // SAFETY: `entries` is null or a chunk of this length that `make_room` has published, and no chunk is ever freed.
         (!entries.is_null()).then(|| unsafe { std::slice::from_raw_parts(entries, FIRST_CHUNK << chunk) })
     }
 
@@ -88,14 +88,14 @@ impl Table {
                 self.chunks[chunk].compare_exchange(ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire);
             if published.is_err() {
                 // Another thread was faster.
-                // SAFETY: from `vacant` above, with its layout, and not published.
+                // SAFETY: `fresh` comes from `vacant`, which has used the same layout, and no other thread knows it.
                 unsafe { alloc::dealloc(fresh.cast(), layout(FIRST_CHUNK << chunk)) };
             }
         }
         self.get_to_add(fd)
     }
 
-    /// Every entry that may have a registration, with its descriptor.
+    /// Lists every entry that may have a registration, with its descriptor.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (RawFd, &Entry)> {
         let used = (0..CHUNKS).filter(|chunk| self.is_used[*chunk].load(Ordering::Relaxed));
         used.filter_map(|chunk| Some((chunk, self.chunk(chunk)?))).flat_map(|(chunk, entries)| {
