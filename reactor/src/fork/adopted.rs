@@ -1,7 +1,8 @@
 //! Selectors of other code: the epoll instances of tokio on upstream mio.
 //!
-//! Such a selector has no table. Before a fork uses one, [`adopting`](super::adopting) fills it from the list that the kernel
-//! keeps. That is exact if the process has one thread. The planner and the plan then handle it like a selector of this crate.
+//! Such a selector has no table. Before a fork uses the selector, [`adopting`](super::adopting) fills a table from the list
+//! that the kernel keeps. The table is exact if the process has one thread. The planner and the plan then handle it like a
+//! selector of this crate.
 
 use std::os::fd::RawFd;
 
@@ -15,7 +16,7 @@ pub(super) const SIGNAL_PIPE: Token = Token(1);
 #[derive(Debug)]
 pub(super) struct Adopted {
     pub(super) queues: Vec<AdoptedQueue>,
-    /// The signal pipe that all of them have. Forks find the selectors by it.
+    /// The signal pipe that all of these selectors have. Forks find the selectors by it.
     pub(super) pipe: Option<SignalPipe>,
 }
 
@@ -36,13 +37,14 @@ impl Adopted {
         self.pipe.is_some()
     }
 
-    /// The duplicates of the descriptor of `core`'s queue.
+    /// Returns the duplicates of the descriptor of `core`'s queue.
     pub(super) fn duplicates(&self, core: &SelectorCore) -> &[RawFd] {
         let queue = self.queues.iter().find(|queue| std::ptr::eq(queue.core, core));
         queue.map_or(&[], |queue| &queue.duplicates)
     }
 
-    /// The descriptors of the signal pipe that are not registered with a queue. In the child they refer to a fresh pipe.
+    /// Lists the descriptors of the signal pipe that are not registered with a queue. In the child they refer to a fresh
+    /// pipe.
     pub(super) fn pipe_descriptors(&self) -> impl Iterator<Item = RawFd> {
         self.pipe.iter().flat_map(SignalPipe::descriptors)
     }

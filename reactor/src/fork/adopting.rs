@@ -117,7 +117,8 @@ fn is_receiver(listed: &Listed) -> bool {
     listed.data == SIGNAL_PIPE.0 as u64
 }
 
-/// An epoll instance of the process that a runtime uses: its descriptors, and the registrations that hold.
+/// An epoll instance of the process that a runtime uses: its descriptors, and the registrations whose descriptors still
+/// refer to the registered files.
 struct Instance {
     numbers: Vec<RawFd>,
     registered: Vec<Registered>,
@@ -129,7 +130,7 @@ impl Instance {
     }
 }
 
-/// Brings the adopted selectors and their tables up to date. Does nothing if none was ever adopted.
+/// Brings the adopted selectors and their tables up to date. Does nothing if no selector was ever adopted.
 ///
 /// # Errors
 ///
@@ -142,7 +143,7 @@ pub(super) fn refresh(state: &mut ProcessState) -> Result<(), PrepareError> {
     for queue in &state.adopted.queues {
         lists.read(queue.core.kernel.queue.number())?;
     }
-    // Most descriptors of a large process are registered sockets. The lists tell about those.
+    // Most descriptors of a large process are registered sockets, which the lists already describe.
     let sockets = lists.read.values().flatten().flatten().filter(|registered| registered.is_socket());
     let known: BTreeSet<_> = sockets.map(|registered| registered.fd).collect();
     let open = adoption::open_descriptors(|fd| known.contains(&fd)).map_err(failed)?;
@@ -231,8 +232,8 @@ impl Lists {
 
 /// Returns each instance with its core, and ends the cores whose instances no longer exist.
 ///
-/// If an instance has a marked waker, but no core here, the parent has adopted it: this process is the child of an unplanned
-/// fork, and leaves the instance alone.
+/// If an instance has a marked waker, but no core in this process, the parent has adopted it. This process is then the child
+/// of an unplanned fork, and leaves the instance alone.
 fn assign_cores(state: &mut ProcessState, instances: Vec<Instance>) -> Vec<(&'static SelectorCore, Instance)> {
     let mut before = std::mem::take(&mut state.adopted.queues);
     let mut assigned = Vec::new();

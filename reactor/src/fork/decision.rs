@@ -60,7 +60,7 @@ impl Decision {
     }
 }
 
-/// The policy that a fork follows for a registration.
+/// Returns the policy that a fork follows for a registration.
 pub(super) fn policy(fd: RawFd, info: EntryInfo, token: Token, kind: SourceKind, records: &Records) -> ForkPolicy {
     // A stream with this token is a signal pipe only if it belongs to a pair made in this process.
     let is_own_pair = || descriptor::identity(fd).is_ok_and(|identity| records.find_pair(identity).is_some());

@@ -19,7 +19,7 @@ pub(super) struct OwnPairs {
 }
 
 impl OwnPairs {
-    /// `registered` supplies the registered sockets, which `open` may lack.
+    /// Collects the sockets and pipes. `registered` supplies the registered sockets, which `open` may lack.
     pub(super) fn new<'a>(open: OpenDescriptors, registered: impl Iterator<Item = &'a Registered>) -> OwnPairs {
         let registered = registered.filter(|registered| registered.is_socket());
         let registered = registered.map(|registered| (registered.inode, registered.fd));
@@ -27,8 +27,8 @@ impl OwnPairs {
         OwnPairs { sockets, pipes: open.pipes, peers: SocketPeers::default(), found: Vec::new() }
     }
 
-    /// The kind of a registered descriptor. If the kernel does not report the peers of sockets, no socket counts as an end of
-    /// a pair.
+    /// Determines the kind of a registered descriptor. If the kernel does not report the peers of sockets, no socket counts
+    /// as an end of a pair.
     pub(super) fn kind(&mut self, registered: &Registered) -> SourceKind {
         let is_end = match registered.kind {
             SourceKind::Stream => registered.token != SIGNAL_PIPE && self.is_end_of_socket_pair(registered),

@@ -24,7 +24,7 @@ pub(super) struct Plan {
     /// Objects that only the child can make.
     pub(super) remakes: sys::Remakes,
     /// Muted registrations that the child inherits. They are added to the child's queue last: until the fork the kernel
-    /// delivers events to that queue too, and this process has muted theirs.
+    /// delivers events to that queue too, and this process has muted the events of these registrations.
     pub(super) held_back: Vec<Decided>,
     /// Registrations that this process has muted. The child has them armed.
     pub(super) muted: Vec<(&'static SelectorCore, RawFd)>,
@@ -32,7 +32,7 @@ pub(super) struct Plan {
     pub(super) bare: Vec<(&'static SelectorCore, RawFd)>,
     /// Ends of pairs, and timers, that are severed.
     pub(super) severed: Vec<RawFd>,
-    /// What the child puts in place of the descriptors of an adopted selector that it has to poison.
+    /// The dead endpoints that the child puts at the descriptors of an adopted selector, if it has to poison the selector.
     pub(super) stops: Vec<(&'static SelectorCore, Replacement)>,
     /// The planner's decisions, kept only for their memory.
     pub(super) decisions: Vec<Decided>,
@@ -75,7 +75,7 @@ impl Plan {
     }
 
     /// Forgets what the parent had prepared, in the child of an unplanned fork that reconciles late. Does not close the
-    /// prepared descriptors: the child may have closed them since, and have opened other files there.
+    /// prepared descriptors: the child may have closed them since, and have opened other files at them.
     pub(super) fn abandon(&mut self) {
         self.replacements.spares.drain(..).for_each(std::mem::forget);
         self.clear();
@@ -133,7 +133,7 @@ impl Plan {
         self.check_limit()
     }
 
-    /// Fails if a descriptor is beyond the limit, because dup2(2) would refuse it in the child, even if it is open.
+    /// Checks that no descriptor is beyond the limit: dup2(2) would refuse it in the child, even if it is open.
     fn check_limit(&self) -> Result<(), PrepareError> {
         let queues = self.queues.iter().map(|(selector, _)| selector.kernel.queue.number());
         let queues = queues.map(|fd| (PrepareObject::Queue(fd), fd));
@@ -147,7 +147,7 @@ impl Plan {
         }
     }
 
-    /// The descriptors at which the child will have objects of its own.
+    /// Lists the descriptors at which the child will have objects of its own.
     pub(super) fn private_descriptors(&self) -> impl Iterator<Item = RawFd> {
         let queues = self.queues.iter().map(|(selector, _)| selector.kernel.queue.number());
         queues.chain(self.replacements.steps.iter().map(|step| step.onto)).chain(self.remakes.descriptors())
@@ -207,7 +207,7 @@ impl Plan {
         }
         self.severed.iter().for_each(|fd| records.sever(*fd));
         for (_, stop) in self.stops.iter().filter(|(selector, _)| selector.poisoned().is_some()) {
-            // It fails only if the limit was lowered meanwhile.
+            // The call fails only if the limit was lowered meanwhile.
             let _ = descriptor::replace(stop.from, stop.onto);
         }
         self.close_in_child();
@@ -219,7 +219,7 @@ impl Plan {
         for spare in &self.replacements.spares {
             descriptor::close(spare);
         }
-        // SAFETY: a length of 0 needs no elements. Those beyond it must not be dropped: they are closed.
+        // SAFETY: a length of 0 needs no elements. The elements beyond it are not dropped, which would close them again.
         unsafe { self.replacements.spares.set_len(0) };
     }
 }
@@ -254,8 +254,8 @@ pub(super) fn is_registered(selector: &SelectorCore, fd: RawFd, records: &Record
     Ok(known.is_some_and(|known| descriptor::identity(fd).is_ok_and(|found| found == known)))
 }
 
-/// The result of giving the child's queue a registration that it inherits. `false`: the descriptor was closed without notice,
-/// so the kernel has forgotten the registration too.
+/// Turns the result of giving the child's queue a registration that it inherits into whether the registration exists.
+/// `false`: the descriptor was closed without notice, so the kernel has forgotten the registration too.
 fn inherited(fd: RawFd, result: io::Result<()>) -> Result<bool, PrepareError> {
     match result {
         Err(error) if descriptor::is_closed(&error) => Ok(false),

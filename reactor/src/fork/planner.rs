@@ -22,9 +22,9 @@ use crate::sys::{self, QueueCopy, descriptor};
 pub(super) enum Mode {
     /// The parent, before the fork.
     Planned,
-    /// The child, after an unplanned fork. Its queues are still the parent's, so the kernel is not asked about them. A
-    /// descriptor may differ from its table entry. The child may have closed it since the fork. Also, other threads of the
-    /// parent ran while the kernel copied first the descriptors and then the memory.
+    /// The child, after an unplanned fork. Its queues are still the parent's, so the planner does not ask the kernel about
+    /// them. A descriptor may differ from its table entry: the child may have closed it since the fork, and other threads of
+    /// the parent ran while the kernel copied first the descriptors and then the memory.
     Unplanned,
 }
 
@@ -177,8 +177,8 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Whether the policy of a registration keeps the child from getting a timer of its own at `fd`. By default it gets
-    /// one, registered or not.
+    /// Whether the policy of a registration keeps the child from getting a timer of its own at `fd`. By default the
+    /// child gets one, registered or not.
     fn keeps(&self, selector: &SelectorCore, fd: RawFd) -> bool {
         selector.table.get(fd).and_then(Entry::get).is_some_and(|(_, info)| {
             let policy = info.policy(SourceKind::Timer);
@@ -212,7 +212,7 @@ impl<'a> Planner<'a> {
         }
         let failed = PrepareError::of(PrepareObject::Pair(fd));
         let identity = match descriptor::identity(fd) {
-            // Closed, or not open yet when the kernel copied the descriptors.
+            // The descriptor was closed, or was not open yet when the kernel copied the descriptors.
             Err(_) if self.mode == Mode::Unplanned => return Ok(()),
             identity => identity.map_err(failed)?,
         };
@@ -239,7 +239,7 @@ impl<'a> Planner<'a> {
         let ends = renewal::renew_pair([end, peer], &mut self.plan.replacements).map_err(failed)?;
         self.plan.renewals.push(Renewal::Pair(ends));
         self.replaced.extend(ends.map(|end| end.fd));
-        // `fd` may be a duplicate.
+        // If `fd` is a duplicate, this replaces it too.
         self.renew_pair(fd)
     }
 
@@ -312,7 +312,7 @@ impl<'a> Planner<'a> {
             }
         }
         if selector.is_adopted() {
-            // The child's own queue is at `number` by the time of this step.
+            // When the child takes this step, its own queue is at `number`.
             duplicates.iter().for_each(|duplicate| self.replace(number, *duplicate));
             // Other code polls the queue, and does not ask whether it is poisoned.
             let dead = self.dead_endpoint(number)?;

@@ -1,4 +1,4 @@
-//! The state of forks that is shared by the whole process, and the lock around it.
+//! The state of forks that the whole process shares, and the lock around it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -61,9 +61,9 @@ pub(super) struct Process {
     pub(super) forking: AtomicUsize,
     /// The list of cores. Cores are added with the state locked.
     pub(super) cores: Cores,
-    /// Held to keep forks waiting, and by a fork from prepare to its end.
+    /// A thread holds this lock to keep forks waiting. A fork holds it from prepare to its end.
     pub(super) hold: Lock<()>,
-    /// The lock is held from prepare to the end of a fork, so the child finds it held by the one thread it has.
+    /// A fork holds this lock from prepare to its end, so the child finds it held by the one thread that it has.
     pub(super) state: Lock<ProcessState>,
 }
 
@@ -80,12 +80,12 @@ pub(super) static PROCESS: Process = Process {
     state: Lock::new(ProcessState::new()),
 };
 
-/// How many forks lie between this process and the one that its program started as.
+/// Returns how many forks lie between this process and the one that its program started as.
 pub(super) fn generation() -> u32 {
     PROCESS.generation.load(Ordering::Relaxed)
 }
 
-/// The selectors that exist.
+/// Lists the selectors that exist, like [`Cores::in_use`].
 pub(super) fn selectors() -> impl Iterator<Item = &'static SelectorCore> + Clone {
     PROCESS.cores.in_use()
 }
@@ -93,7 +93,7 @@ pub(super) fn selectors() -> impl Iterator<Item = &'static SelectorCore> + Clone
 /// Locks the state. A thread that is between prepare and the end of a fork has it locked already, and gets it again.
 pub(super) fn lock() -> Guard<ProcessState> {
     if is_forking_here() {
-        // SAFETY: the thread has the lock, and nothing is borrowed from it between prepare and the end of the fork.
+        // SAFETY: the thread has the lock, and borrows nothing from the state between prepare and the end of the fork.
         return unsafe { PROCESS.state.again(false) };
     }
     PROCESS.state.lock()
@@ -127,7 +127,7 @@ pub(super) fn is_forking_here() -> bool {
     PROCESS.forking.load(Ordering::Relaxed) == this_thread()
 }
 
-/// Returns an error to a thread that is between prepare and the end of a fork.
+/// Checks that the calling thread is not between prepare and the end of a fork.
 pub(super) fn refuse_inside_fork(doing: &str) -> io::Result<()> {
     if is_forking_here() {
         return Err(inside_fork(doing));

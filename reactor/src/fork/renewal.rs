@@ -36,7 +36,7 @@ pub(super) struct RenewedEnd {
 #[derive(Debug)]
 pub(super) struct Replacements {
     pub(super) steps: Vec<Replacement>,
-    /// Closed after the fork, in both processes.
+    /// The descriptors that both processes close after the fork.
     pub(super) spares: Vec<OwnedFd>,
 }
 
@@ -72,7 +72,7 @@ pub(super) fn renew_pair([a, b]: [RawFd; 2], replacements: &mut Replacements) ->
 }
 
 impl Renewal {
-    /// Names the object in an error.
+    /// Returns the object, as an error names it.
     pub(super) fn object(&self) -> PrepareObject {
         match self {
             Renewal::Waker(waker) => PrepareObject::Waker(waker.registered),
@@ -81,7 +81,7 @@ impl Renewal {
         }
     }
 
-    /// The descriptors at which the child has fresh objects.
+    /// Returns the descriptors at which the child has fresh objects.
     pub(super) fn descriptors(&self) -> [RawFd; 2] {
         match self {
             Renewal::Waker(waker) => [waker.registered, waker.sender],
@@ -104,7 +104,7 @@ impl Renewal {
                     Some(state) => sys::timer::renewed(state)?,
                     None => Some(sys::timer::renewed_by_descriptor(*fd)?),
                 };
-                // Without a fresh timer here, the child makes it.
+                // If there is no fresh timer, the child makes it.
                 fresh.into_iter().for_each(|fresh| replacements.add(fresh, *fd));
                 Ok(())
             }

@@ -56,7 +56,7 @@ impl SignalPipe {
         self.others = open.sockets.iter().filter(is_other).map(|(fd, _)| *fd).collect();
     }
 
-    /// Checks that the pipe is where it was, and returns the inode of its receiving end.
+    /// Checks that the descriptors still refer to the pipe, and returns the inode of its receiving end.
     pub(super) fn check(&mut self, generation: u32) -> io::Result<u64> {
         for (fd, inode) in [self.receiver, self.sender].into_iter().zip(&mut self.inodes) {
             let found =
@@ -76,7 +76,7 @@ impl SignalPipe {
         Ok(self.inodes[0])
     }
 
-    /// All descriptors of the pipe, except those that epoll instances have.
+    /// Lists all descriptors of the pipe, except those that epoll instances have.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
         [self.receiver, self.sender].into_iter().chain(self.others.iter().copied())
     }
@@ -89,10 +89,10 @@ impl SignalPipe {
     }
 }
 
-/// Finds the sender where the kernel does not tell peers. A byte that is written to the receiver arrives at the sender, which
-/// tokio never reads. Then takes the byte from there.
+/// Finds the sender where the kernel does not tell peers: writes a byte to the receiver, which arrives at the sender, and
+/// takes the byte from the sender again. tokio never reads the sender.
 fn find_by_writing(receiver: RawFd, candidates: &[(RawFd, u64)]) -> io::Result<Option<(RawFd, u64)>> {
-    /// More than one candidate is left only if others get data at the same moment.
+    /// After a round more than one candidate is left only if other candidates got data at the same moment.
     const ROUNDS: usize = 16;
     let mut candidates: Vec<_> =
         candidates.iter().copied().filter(|(fd, _)| descriptor::is_unnamed_stream(*fd)).collect();
@@ -102,7 +102,7 @@ fn find_by_writing(receiver: RawFd, candidates: &[(RawFd, u64)]) -> io::Result<O
         descriptor::send_byte(receiver)?;
         let mut before = before.into_iter();
         candidates.retain(|(fd, _)| before.next().is_some_and(|before| pending(*fd) > before));
-        // Duplicates of the sender are as good.
+        // Any duplicate of the sender will do.
         let Some(&(fd, inode)) = candidates.first() else { return Ok(None) };
         if candidates.iter().all(|(_, other)| *other == inode) {
             descriptor::take_bytes(fd, round)?;
