@@ -23,7 +23,7 @@ struct Core {
     id: u64,
 }
 
-/// Closes the queue with the last handle. A waker does not keep it open.
+/// Closes the queue with the last handle. A waker does not keep the queue open.
 #[derive(Debug)]
 struct OpenCore(Arc<Core>);
 
@@ -138,7 +138,7 @@ impl SourceRegistration {
         }
         self.selector = 0;
         match selector.deregister(self.fd) {
-            // Its owner has it open, so the kernel has dropped the registration itself.
+            // The owner has the descriptor open, so the kernel has dropped the registration itself.
             Err(error) if !sys::Queue::IS_EXACT && error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
         }

@@ -1,4 +1,4 @@
-//! Functions that the crate `forkio` needs, and programs do not. They may change in any release.
+//! Functions for the crate `forkio`. Programs do not need them, and they may change in any release.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -178,9 +178,9 @@ pub fn is_adopted(source: &impl AsRawFd) -> bool {
     adopted.any(|selector| selector.table.get(fd).and_then(Entry::get).is_some())
 }
 
-/// The kind of `source`, an I/O object or a descriptor, as the kernel tells it, registered or not. An end of a pair made in
-/// this process is a [`Stream`](SourceKind::Stream), a [`Datagram`](SourceKind::Datagram) or a [`Pipe`](SourceKind::Pipe)
-/// to the kernel, and a waker is [`Other`](SourceKind::Other).
+/// Returns the kind of `source`, an I/O object or a descriptor, as the kernel reports it, registered or not. An end of a
+/// pair made in this process is a [`Stream`](SourceKind::Stream), a [`Datagram`](SourceKind::Datagram) or a
+/// [`Pipe`](SourceKind::Pipe) to the kernel, and a waker is [`Other`](SourceKind::Other).
 ///
 /// # Errors
 ///
@@ -189,14 +189,14 @@ pub fn kind(source: &impl AsRawFd) -> io::Result<SourceKind> {
     descriptor::kind(source.as_raw_fd())
 }
 
-/// The id of the newest selector; ids count up over the whole process. A cached list of registrations that only a new
-/// selector adds, such as [`renewed_receivers`], stays valid while this id does not change.
+/// Returns the id of the newest selector; ids count up over the whole process. A cached list of registrations that only a
+/// new selector adds, such as [`renewed_receivers`], stays valid while this id does not change.
 pub fn newest_selector() -> u64 {
     reconcile::ensure();
     process_state::lock().last_id
 }
 
-/// The registered descriptors that forks renew because of [`renew_receivers`].
+/// Returns the registered descriptors that forks renew because of [`renew_receivers`].
 pub fn renewed_receivers() -> Vec<RawFd> {
     let receivers = registrations().into_iter().filter(|registration| {
         let kind = registration.kind.unwrap_or(SourceKind::Other);
@@ -232,7 +232,7 @@ pub fn nudge_pair_end(source: &impl AsRawFd) -> io::Result<()> {
     }
 }
 
-/// The pair that `fd` belongs to, as an end or as a duplicate of an end. That end comes first.
+/// Finds the pair that `fd` belongs to, as an end or as a duplicate of an end. That end comes first.
 fn find_pair(fd: RawFd) -> io::Result<(RawFd, RawFd)> {
     reconcile::ensure();
     let identity = descriptor::identity(fd)?;
@@ -242,7 +242,7 @@ fn find_pair(fd: RawFd) -> io::Result<(RawFd, RawFd)> {
     })
 }
 
-/// How many bytes wait to be read at `source`, as `ioctl(FIONREAD)` counts them.
+/// Returns how many bytes wait to be read at `source`, as `ioctl(FIONREAD)` counts them.
 ///
 /// # Errors
 ///

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use super::process_state::{self, PROCESS};
 use super::reconcile;
 
-/// How many forks lie between this process and the one that its program started as: 0 in that process, 1 in its children, 2
-/// in their children.
+/// Returns how many forks lie between this process and the one that its program started as: 0 in that process, 1 in its
+/// children, 2 in their children.
 ///
 /// An unplanned fork counts once its child has reconciled, which this function does first. A process in between that never
 /// used a selector, such as the middle one of a daemon's double fork, is not counted.
@@ -17,7 +17,8 @@ pub fn generation() -> u32 {
     process_state::generation()
 }
 
-/// The process id of the parent that forked this process, even if the parent has ended since; `None` in generation 0.
+/// Returns the process id of the parent that forked this process, even if the parent has ended since; `None` in generation
+/// 0.
 ///
 /// Like [`generation`], this skips processes that never used a selector.
 pub fn parent() -> Option<u32> {

@@ -47,7 +47,7 @@
 //! # }
 //! ```
 
-// CONTRIBUTING.md lists them from the bottom to the top: each module uses only those before it.
+// CONTRIBUTING.md lists these modules from the bottom to the top: each uses only those before it.
 mod adopted;
 mod adopting;
 mod decision;
@@ -84,6 +84,6 @@ pub use protocol::{ForkResult, Prepared, block_signals, fork, prepare, prepare_a
 pub use reconcile::reconcile;
 pub use registrations::{Registration, policy, registrations, set_default_policy, set_policy};
 
-// For the rest of the crate. `fork_off.rs` has the same without the feature `cponfork`.
+// The rest of the crate uses these. `fork_off.rs` has the same names for builds without the feature `cponfork`.
 pub(crate) use selector::{Selector, SelectorWaker, SourceRegistration};
 pub(crate) use sources::{add_pair, add_timer, remove_timer, settle, while_no_fork};

@@ -36,15 +36,15 @@ pub enum ForkResult {
 ///
 /// # Safety
 ///
-/// If the process has other threads, the child has only this one, and locks that others held stay locked forever: the child
-/// may then only do what signal-safety(7) allows.
+/// If the process has other threads, the child has only this one, and locks that the other threads held stay locked forever.
+/// The child may then only do what signal-safety(7) allows.
 ///
 /// # Fork
 ///
 /// The child sees
 ///
-/// - each selector, at its own descriptor, with its own kernel queue. What a process registers, deregisters or wakes is not
-///   seen by another process;
+/// - each selector, at its own descriptor, with its own kernel queue. No process sees what
+///   another one registers, deregisters or wakes;
 /// - no registration whose policy is [`NoFork`](super::ForkPolicy::NoFork): deregistering it succeeds, reregistering it
 ///   fails with `NotFound`, and registering it again works;
 /// - each `unix::Timer` as one of its own, registered or not, unless its policy is [`Inherit`](super::ForkPolicy::Inherit) or
@@ -61,7 +61,7 @@ pub unsafe fn fork() -> Result<ForkResult, Error> {
     unsafe { prepared.fork() }.map_err(Error::Fork)
 }
 
-/// Blocks all signals of the calling thread until the value is dropped.
+/// Blocks all signals of the calling thread until the returned value is dropped.
 ///
 /// [`fork`] does so itself. If you call [`prepare`], block signals first: a handler that runs in the child before commit,
 /// and writes to a signal pipe, would write to the parent's.
@@ -81,7 +81,7 @@ pub struct HeldOff {
 ///
 /// # Errors
 ///
-/// If the calling thread holds forks off already, or is forking: it would wait for itself.
+/// If the calling thread holds forks off already, or is forking: the thread would wait for itself.
 pub fn hold_off() -> io::Result<HeldOff> {
     process_state::refuse_inside_fork("holding forks off")?;
     if PROCESS.hold.is_mine() {
@@ -93,8 +93,8 @@ pub fn hold_off() -> io::Result<HeldOff> {
 /// A prepared fork. [Commit](Prepared::commit) it in the child, and [abort](Prepared::abort) it in the parent. Dropping it
 /// aborts.
 ///
-/// 1. [`prepare`], in the parent, stops registrations, and makes every kernel object that the child will need. An error here
-///    has changed nothing, and no process was made.
+/// 1. [`prepare`], in the parent, stops registrations, and makes every kernel object that the child will need. An error of
+///    this step has changed nothing, and no process was made.
 /// 2. `fork(2)`.
 /// 3. [`commit`](Prepared::commit), first thing in the child, moves the prepared objects over the inherited descriptors. It
 ///    allocates nothing, takes no lock and does not panic. [`abort`](Prepared::abort) in the parent, also if the fork failed,
@@ -112,7 +112,7 @@ pub struct Prepared {
     state: Guard<ProcessState>,
     _remakes: sys::RemakesLock,
     _held: HeldOff,
-    /// Whether nothing is left to undo: in the child, and if the plan waits for a later fork.
+    /// Whether nothing is left to undo: the child has committed, or the plan waits for a later fork.
     is_over: bool,
 }
 
@@ -229,8 +229,8 @@ impl Prepared {
         Planner::new(plan, records, adopted, generation(), Mode::Planned).run(selectors())
     }
 
-    /// The descriptors at which the child will have objects of its own: those of selectors, and severed or renewed ones.
-    /// Every other descriptor refers to the same object in both processes.
+    /// Returns the descriptors at which the child will have objects of its own: those of selectors, and severed or renewed
+    /// ones. Every other descriptor refers to the same object in both processes.
     ///
     /// # Examples
     ///
@@ -285,8 +285,8 @@ impl Prepared {
     ///
     /// # Safety
     ///
-    /// Call it in the child of a `fork(2)` that the thread made after [`prepare`], before anything else uses a
-    /// descriptor or a selector there, with signals [blocked](block_signals).
+    /// Call it in the child of a `fork(2)` that the thread made after [`prepare`], before anything else in the
+    /// child uses a descriptor or a selector, with signals [blocked](block_signals).
     pub unsafe fn commit(mut self) {
         let ProcessState { records, plan, .. } = &mut *self.state;
         plan.commit(selectors(), records, generation() + 1);

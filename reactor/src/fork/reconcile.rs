@@ -20,8 +20,8 @@ use crate::sys::process::SignalsBlocked;
 /// Gives the child of an unplanned fork its own selectors, if it does not have them yet. It applies the policies to the
 /// registrations in its own copy of the tables.
 ///
-/// Every use of a selector does this first (polling, registering, waking, dropping). Call it where the child should not wait
-/// for that, such as to have connections severed at once. The parent pays nothing, and neither does a child that uses no
+/// Every use of a selector does this first (polling, registering, waking, dropping). Call it if the child should not wait
+/// for that, such as to sever connections at once. The parent pays nothing, and neither does a child that uses no
 /// selector, such as one that only calls `exec`.
 ///
 /// # Fork
@@ -31,14 +31,14 @@ use crate::sys::process::SignalsBlocked;
 ///   [`InheritedState`]. New ones work.
 /// - A daemon is the child of a child, and its parents end. It keeps its connections where their policy is
 ///   [`Inherit`](super::ForkPolicy::Inherit), the default of this crate. (The crate `forkio` severs streams by default.)
-/// - A fork in a signal handler that interrupts a registration is not supported, as by `fork(2)` itself (signal-safety(7)):
-///   the child may finish that one system call on its parent's queue.
+/// - Do not fork in a signal handler that may interrupt a registration: `fork(2)` itself does not allow that either
+///   (signal-safety(7)). The child may finish that one system call on its parent's queue.
 ///
 /// # Platforms
 ///
 /// The child notices the fork by a page that the kernel wipes in it: `MADV_WIPEONFORK` on Linux 4.14,
 /// `minherit(INHERIT_ZERO)` on FreeBSD, NetBSD and OpenBSD. It costs each use of a selector one load. macOS and DragonFly
-/// have no such page: each use compares process ids there, which costs a `getpid(2)`, about 50 to 100 ns.
+/// have no such page: on these systems each use compares process ids, which costs a `getpid(2)`, about 50 to 100 ns.
 ///
 /// # Examples
 ///
@@ -86,8 +86,8 @@ fn settle() {
     loop {
         match gate::look() {
             Gate::Open | Gate::Closed => return,
-            // The child of a fork that was made between prepare and the end of another one, which ends first; or the thread
-            // that reconciles.
+            // Either this is the child of a fork that was made between prepare and the end of another fork, which ends
+            // first, or this thread reconciles.
             _ if is_forking_here() => return,
             Gate::Wiped => reconcile_wiped(Moment::FirstUse),
             Gate::Reconciling => {
@@ -121,9 +121,9 @@ pub(super) fn wait_until_open(doing: &str) -> io::Result<()> {
 /// When a child reconciles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Moment {
-    /// Inside `fork(2)`: nothing has happened in the child yet.
+    /// The child is inside `fork(2)`: nothing has happened in it yet.
     Fork,
-    /// The child may have closed descriptors, and have other files there.
+    /// The child uses a selector: it may have closed descriptors since the fork, and have other files at them.
     FirstUse,
 }
 
@@ -141,7 +141,7 @@ fn reconcile_wiped(moment: Moment) {
         return;
     }
     let _blocked = SignalsBlocked::new();
-    // SAFETY: the threads of the parent that may have held them do not exist here.
+    // SAFETY: the threads of the parent that may have held these locks do not exist in the child.
     let is_free = unsafe {
         PROCESS.hold.free_if_orphaned(());
         sys::Remakes::free_lock();
@@ -188,7 +188,7 @@ fn make_own_selectors(moment: Moment) {
 /// Poisons all selectors: they no longer reach the parent's queues, and their wakers no longer wake the parent.
 fn poison_all(poison: Poison) {
     for selector in selectors() {
-        // Other code polls the queue of an adopted one, which stays shared with the parent.
+        // Other code polls the queue of an adopted selector, which stays shared with the parent.
         if selector.is_adopted() { selector.end() } else { selector.poison(poison) }
     }
 }
@@ -201,7 +201,8 @@ fn lose_state(why: InheritedState) {
 /// An [`InheritedState`], plus 1; 0: none.
 static LOST_STATE: AtomicU8 = AtomicU8::new(0);
 
-/// The reason why this process or an ancestor could not use its inherited selectors, timers and pairs; `None` if all could.
+/// Returns the reason why this process or an ancestor could not use its inherited selectors, timers and pairs; `None` if all
+/// could.
 pub fn lost_state() -> Option<InheritedState> {
     ensure();
     match LOST_STATE.load(Ordering::Relaxed) {
@@ -214,11 +215,11 @@ pub fn lost_state() -> Option<InheritedState> {
 /// The error that made this process poison its selectors.
 static FAILURE: AtomicPtr<PrepareError> = AtomicPtr::new(ptr::null_mut());
 
-/// The error of reconciling, if this process is the child of an unplanned fork and could not reconcile. Every poll of its
-/// inherited selectors returns it. Its children have it for as long as they have one of these selectors.
+/// Returns the error of reconciling, if this process is the child of an unplanned fork and could not reconcile. Every poll
+/// of its inherited selectors returns it. Its children have it for as long as they have one of these selectors.
 pub fn failure() -> Option<&'static PrepareError> {
     ensure();
-    // SAFETY: null, or an error that was leaked in this process or its parent.
+    // SAFETY: the pointer is null or refers to an error that this process or an ancestor has leaked.
     unsafe { FAILURE.load(Ordering::Acquire).as_ref() }
 }
 

@@ -60,7 +60,7 @@ impl SelectorCore {
             // If the kernel has the registration, adding it below fails.
             false
         } else {
-            // A descriptor may have been closed without notice, and be another file.
+            // The descriptor may have been closed without notice, and refer to another file now.
             let token = self.table.get(fd).and_then(Entry::get).map_or(token, |(token, _)| token);
             self.kernel.queue.holds(fd, token, before.interest())?
         };
@@ -124,7 +124,7 @@ impl SelectorCore {
         let Some(entry) = self.table.get(fd) else { return Err(self.not_registered()) };
         let before = begin(entry, "deregistering")?;
         let deleted = if is_simple(before) { self.delete_simple(fd, before) } else { self.delete_unusual(fd, before) };
-        // Even if it failed, the kernel does not have the registration afterwards.
+        // Even if the call failed, the kernel does not have the registration afterwards.
         entry.finish(EntryInfo::VACANT);
         deleted.or_else(|error| if self.poisoned().is_some() { Ok(()) } else { Err(error) })
     }

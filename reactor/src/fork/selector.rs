@@ -14,7 +14,7 @@ use super::selector_core::SelectorCore;
 use crate::source_kind::SourceKind;
 use crate::{Interest, Token, misuse, sys};
 
-/// A handle of a selector. All handles of one selector share one descriptor, so a fork handles only that.
+/// A handle of a selector. All handles of one selector share one descriptor, so a fork handles that descriptor once.
 #[derive(Debug)]
 pub(crate) struct Selector {
     core: &'static SelectorCore,
@@ -147,7 +147,7 @@ impl Drop for SelectorWaker {
 /// table that the descriptor is about to be closed.
 #[derive(Debug)]
 pub(crate) struct SourceRegistration {
-    /// The selector, by its core and its id.
+    /// The core and the id of the selector.
     at: Option<(&'static SelectorCore, u64)>,
     fd: RawFd,
     tag: SourceTag,
