@@ -12,7 +12,7 @@ pub(crate) fn token(event: &Event) -> Token {
     Token(event.u64 as usize)
 }
 
-/// The event of a waker, as the kernel would return it.
+/// Returns the event of a waker, as the kernel would return it.
 pub(crate) fn wake(token: Token) -> Event {
     Event { events: EPOLLIN as u32, u64: token.0 as u64 }
 }
@@ -33,12 +33,12 @@ pub(crate) fn is_error(event: &Event) -> bool {
     has(event, EPOLLERR)
 }
 
-/// Both halves are closed, or the peer has shut down its writing half.
+/// Whether both halves are closed, or the peer has shut down its writing half.
 pub(crate) fn is_read_closed(event: &Event) -> bool {
     has(event, EPOLLHUP) || (has(event, EPOLLIN) && has(event, EPOLLRDHUP))
 }
 
-/// Both halves are closed, or the reading end of a pipe is: EPOLLERR, alone or with EPOLLOUT.
+/// Whether both halves are closed, or the reading end of a pipe is closed: EPOLLERR, alone or with EPOLLOUT.
 pub(crate) fn is_write_closed(event: &Event) -> bool {
     has(event, EPOLLHUP) || (has(event, EPOLLOUT) && has(event, EPOLLERR)) || event.events == EPOLLERR as u32
 }
@@ -47,12 +47,12 @@ pub(crate) fn is_priority(event: &Event) -> bool {
     has(event, EPOLLPRI)
 }
 
-/// Linux has no readiness for asynchronous I/O.
+/// Returns `false`: Linux has no readiness for asynchronous I/O.
 pub(crate) fn is_aio(_: &Event) -> bool {
     false
 }
 
-/// See [`is_aio`].
+/// Returns `false`, like [`is_aio`].
 pub(crate) fn is_lio(_: &Event) -> bool {
     false
 }
@@ -62,7 +62,7 @@ fn has(event: &Event, flag: libc::c_int) -> bool {
 }
 
 pub(crate) fn debug_details(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
-    // A copy, because the fields of a packed structure cannot be borrowed.
+    // This is a copy, because the fields of a packed structure cannot be borrowed.
     let data = event.u64;
     f.debug_struct("epoll_event")
         .field("events", &EventFlags::from_bits_retain(event.events))

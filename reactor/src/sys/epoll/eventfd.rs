@@ -31,7 +31,8 @@ impl WakeSignal {
         Ok(signal(self.0.as_fd())?)
     }
 
-    /// Called before the waker is dropped. Closing the eventfd is enough: a child that still has it does not write to it.
+    /// Does nothing before the waker is dropped. Closing the eventfd is enough: a child that still has it does not write to
+    /// it.
     pub(crate) fn remove(&self, _: &Queue) {}
 
     /// Signals a waker that another thread may own. Async-signal-safe; the error is an errno.

@@ -19,7 +19,7 @@ use crate::sys::adoption::{Listed, OpenDescriptors, Registered};
 /// Whether this system lists the registrations of a queue.
 pub(crate) const EXISTS: bool = true;
 
-/// The list of an epoll instance, in the order of descriptors.
+/// Reads the list of an epoll instance, in the order of descriptors.
 ///
 /// # Errors
 ///
@@ -30,7 +30,7 @@ pub(crate) fn list(queue: RawFd) -> io::Result<Vec<Listed>> {
     let lines = text.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"tfd:"));
     let lines: Option<Vec<Listed>> = lines.map(|line| parse(std::str::from_utf8(line).ok()?)).collect();
     let mut lines = lines.ok_or_else(|| {
-        io::Error::new(io::ErrorKind::Unsupported, format!("{path} has no inodes: Linux 5.4 or later has"))
+        io::Error::new(io::ErrorKind::Unsupported, format!("{path} has no inodes: Linux 5.4 or later shows them"))
     })?;
     lines.sort_by_key(|line| line.fd);
     Ok(lines)
@@ -49,7 +49,7 @@ pub(crate) fn registered(queue: &Queue, lines: &[Listed]) -> io::Result<Vec<Regi
     Ok(registered)
 }
 
-/// `tfd:        4 events: 80000019 data:                4  pos:0 ino:39080 sdev:9`
+/// Parses a line such as `tfd:        4 events: 80000019 data:                4  pos:0 ino:39080 sdev:9`
 fn parse(line: &str) -> Option<Listed> {
     let mut fields = line.split(|c: char| c == ':' || c.is_ascii_whitespace()).filter(|field| !field.is_empty());
     let mut field = |name: &str| (fields.next()? == name).then(|| fields.next())?;
@@ -61,7 +61,7 @@ fn parse(line: &str) -> Option<Listed> {
     Some(Listed { fd, data, inode: hexadecimal(field("ino")?)?, events, device: hexadecimal(field("sdev")?)? })
 }
 
-/// Finds the registration of the file that is open now. `lines` all have one descriptor: the other files were open there
+/// Finds the registration of the file that is open now. `lines` all have one descriptor: the other files were open at it
 /// before, and another descriptor or process still has them open.
 fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered>> {
     let fd = lines[0].fd;
@@ -74,7 +74,7 @@ fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered
         Some(line)
     } else {
         return Err(io::Error::other(format!(
-            "descriptor {fd} is registered {} times, for files that were open there one after the other and still exist, and \
+            "descriptor {fd} is registered {} times, for files that were open at it one after the other and still exist, and \
              the list does not tell which one is open now: deregister a descriptor before you close it",
             lines.len()
         )));
@@ -100,8 +100,8 @@ fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered
     Ok(Some(Registered { fd, token, interest, kind, inode }))
 }
 
-/// Kind, inode, and device number as proc(5) has it, which fstat(2) encodes in another way; `None` if the descriptor is not
-/// open.
+/// Returns the kind, the inode, and the device number as proc(5) has it, which fstat(2) encodes in another way; `None` if
+/// the descriptor is not open.
 fn examine(fd: RawFd) -> io::Result<Option<(SourceKind, u64, u64)>> {
     /// `MINORBITS` of the kernel's `dev_t`.
     const MINOR_BITS: u32 = 20;
@@ -120,7 +120,7 @@ fn is_ring(fd: RawFd) -> bool {
     fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|name| name.as_os_str() == "anon_inode:[io_uring]")
 }
 
-/// The open descriptors, except those that are known already.
+/// Lists the open descriptors, except those that are known already.
 pub(crate) fn open_descriptors(is_known: impl Fn(RawFd) -> bool) -> io::Result<OpenDescriptors> {
     const LIST: &str = "/proc/self/fd";
     let mut open = OpenDescriptors::default();
@@ -130,7 +130,7 @@ pub(crate) fn open_descriptors(is_known: impl Fn(RawFd) -> bool) -> io::Result<O
         if is_known(fd) {
             continue;
         }
-        // It may be the list itself, or be closed by another thread.
+        // The descriptor may be the one of the list itself, or another thread may have closed it.
         let Ok(name) = fs::read_link(entry.path()) else { continue };
         let name = name.to_string_lossy();
         let inode = |prefix| name.strip_prefix(prefix)?.strip_suffix(']')?.parse().ok();
@@ -147,7 +147,7 @@ pub(crate) fn open_descriptors(is_known: impl Fn(RawFd) -> bool) -> io::Result<O
     Ok(open)
 }
 
-/// The error of reading a file of proc(5). A limit that was reached keeps its errno.
+/// Returns the error of reading a file of proc(5). A limit that was reached keeps its errno.
 fn unreadable(path: &str, error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => error,
@@ -225,7 +225,7 @@ mod tests {
         assert!(read(&a).is_empty() && read(&b).is_empty());
         let open = open_descriptors(|_| false).unwrap();
         assert!([a.number(), b.number(), duplicate].iter().all(|fd| open.queues.contains(fd)));
-        // SAFETY: nothing else owns it.
+        // SAFETY: nothing else owns the duplicate.
         drop(unsafe { OwnedFd::from_raw_fd(duplicate) });
         a.close();
         b.close();

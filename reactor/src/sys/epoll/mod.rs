@@ -60,11 +60,11 @@ impl Queue {
         unsafe { libc::close(fd) };
     }
 
-    /// The queue as epoll_ctl(2) takes it.
+    /// Returns the queue as epoll_ctl(2) takes it.
     #[inline(always)]
     fn instance(&self) -> BorrowedFd<'_> {
         let fd = self.fd();
-        // SAFETY: it is never -1, and open for as long as the queue is; otherwise system calls return EBADF.
+        // SAFETY: the descriptor is never -1. It is open for as long as the queue is; otherwise system calls return EBADF.
         unsafe {
             std::hint::assert_unchecked(fd != -1);
             BorrowedFd::borrow_raw(fd)
@@ -116,7 +116,7 @@ impl Queue {
             Err(error) => match error.raw_os_error() {
                 // The kernel refuses to change an exclusive registration, but does so only if there is one.
                 Some(libc::EINVAL) => Ok(interest.is_exclusive()),
-                // It is not registered, not open, or not an object that can be polled.
+                // The descriptor is not registered, not open, or not of an object that can be polled.
                 Some(libc::ENOENT | libc::EBADF | libc::EPERM | libc::ELOOP) => Ok(false),
                 _ => Err(error),
             },
@@ -140,7 +140,7 @@ impl Queue {
             // SAFETY: the kernel reads the structure.
             match syscall!(syscall(libc::SYS_kcmp, pid, pid, EPOLL_TFD, fd, &raw const slot)) {
                 Ok(0) => return Some(true),
-                // A file that was open at `fd` before, and that another descriptor or process still has.
+                // This registration is for a file that was open at `fd` before, and that another descriptor or process has.
                 Ok(_) => {}
                 Err(error) => return matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EBADF)).then_some(false),
             }
@@ -165,12 +165,12 @@ pub(crate) fn fstat(fd: RawFd) -> io::Result<rustix::fs::Stat> {
     Ok(rustix::fs::fstat(borrow(fd)?)?)
 }
 
-/// Every socket has an inode.
+/// Returns `None`: every socket has an inode.
 pub(crate) fn socket_pcb(_: RawFd) -> Option<u64> {
     None
 }
 
-/// fstat(2) and the names in `/proc/self/fd` tell every kind.
+/// Returns `None`: fstat(2) and the names in `/proc/self/fd` tell every kind.
 pub(crate) fn bare_kind(_: RawFd) -> Option<SourceKind> {
     None
 }
@@ -203,7 +203,7 @@ impl QueueCopy for ChildQueue {
     }
 
     fn forget(&mut self, fd: RawFd) {
-        // An error says that it has no registration yet, because the child would have added it.
+        // An error says that the descriptor has no registration yet, because the child would have added it.
         let _ = self.queue.delete(fd);
         self.additions.retain(|(added, ..)| *added != fd);
     }
@@ -212,7 +212,7 @@ impl QueueCopy for ChildQueue {
         if self.is_planned || queue.is_here() {
             descriptor::replace(self.queue.number(), queue.number())
         } else {
-            // The child has closed the descriptor, and may have opened another file there.
+            // The child has closed the descriptor, and may have opened another file at it.
             let duplicate = syscall!(fcntl(self.queue.number(), libc::F_DUPFD_CLOEXEC, 0));
             queue.set(duplicate.map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))?);
             Ok(())
@@ -226,7 +226,7 @@ impl QueueCopy for ChildQueue {
     }
 }
 
-/// epoll_wait's timeout: milliseconds, rounded up so that a short wait does not become a busy loop; -1 is no limit.
+/// Returns epoll_wait's timeout: milliseconds, rounded up so that a short wait does not become a busy loop; -1 is no limit.
 fn millis(timeout: Option<Duration>) -> libc::c_int {
     let Some(timeout) = timeout else { return -1 };
     if timeout.is_zero() {
@@ -265,7 +265,7 @@ const fn flags_of(interest: Interest) -> u32 {
         flags |= EPOLLPRI;
     }
     if interest.is_exclusive() {
-        // epoll_ctl(2): beside it only EPOLLIN, EPOLLOUT, EPOLLWAKEUP and EPOLLET are allowed.
+        // Beside EPOLLEXCLUSIVE, epoll_ctl(2) allows only EPOLLIN, EPOLLOUT, EPOLLWAKEUP and EPOLLET.
         flags = flags & !EPOLLRDHUP | libc::EPOLLEXCLUSIVE;
     }
     if interest.is_marked() {
@@ -312,7 +312,7 @@ mod tests {
     fn the_kernel_accepts_any_capacity() {
         let queue = Queue::vacant();
         queue.open().unwrap();
-        // It takes no memory, because nothing is written to it.
+        // The vector takes no memory, because the kernel writes no event to it.
         let mut events = Events::with_capacity(MOST_EVENTS + 1);
         queue.wait(&mut events, Some(Duration::ZERO)).unwrap();
         queue.close();

@@ -23,7 +23,7 @@ impl Remakes {
 
     /// # Safety
     ///
-    /// None is needed.
+    /// The caller has nothing to check.
     pub(crate) unsafe fn free_lock() {}
 
     pub(crate) fn prepare(&mut self) {}

@@ -17,7 +17,7 @@ pub(crate) struct ProcessHandle(OwnedFd);
 impl ProcessHandle {
     pub(crate) fn open(pid: u32) -> io::Result<ProcessHandle> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-        // The kernel makes it close-on-exec.
+        // The kernel makes the descriptor close-on-exec.
         Ok(ProcessHandle(pidfd_open(pid, PidfdFlags::empty())?))
     }
 
@@ -28,7 +28,7 @@ impl ProcessHandle {
     /// Reaps a child that has ended.
     pub(crate) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         let ended = waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
-        // In the encoding of wait(2), which is the one that the standard library takes.
+        // The standard library takes a status in the encoding of wait(2).
         Ok(ended.map(|ended| {
             let core = if ended.dumped() { 0x80 } else { 0 };
             let exited = ended.exit_status().map(|status| (status & 0xff) << 8);

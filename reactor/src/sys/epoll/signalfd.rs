@@ -29,13 +29,13 @@ impl SignalQueue {
         // SAFETY: the kernel writes at most one structure.
         let read = syscall!(read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size))?;
         if read as usize != size {
-            // It is severed.
+            // A fork has severed the descriptor, so that reads return end of file.
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "the signals belong to the process that this one was forked from",
             ));
         }
-        // SAFETY: the kernel has filled all of it.
+        // SAFETY: the kernel has filled all of the structure.
         let info = unsafe { info.assume_init() };
         Ok(SignalInfo {
             signal: info.ssi_signo as i32,

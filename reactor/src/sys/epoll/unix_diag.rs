@@ -61,7 +61,8 @@ impl SocketPeers {
         // SAFETY: the kernel reads the request.
         syscall!(send(fd, (&raw const request).cast(), size_of::<Request>(), 0)).ok()?;
         let mut answer = [0_u8; 512];
-        // The kernel has answered by now. SAFETY: it writes at most the length of `answer`.
+        // The kernel has answered by now.
+        // SAFETY: the kernel writes at most the length of `answer`.
         let length = syscall!(recv(fd, answer.as_mut_ptr().cast(), answer.len(), libc::MSG_DONTWAIT)).ok()?;
         peer(&answer[..length as usize])
     }
@@ -72,7 +73,7 @@ fn open() -> io::Result<Socket> {
     Socket::new(family, Type::RAW, Some(protocol))
 }
 
-/// The peer's inode in an answer, unless it is an error.
+/// Returns the peer's inode in an answer; `None` if the answer is an error.
 fn peer(answer: &[u8]) -> Option<u64> {
     let half = |at: usize| Some(u16::from_ne_bytes(answer.get(at..at + 2)?.try_into().ok()?));
     if half(4)? != BY_FAMILY {
@@ -83,7 +84,7 @@ fn peer(answer: &[u8]) -> Option<u64> {
         let (length, kind) = (usize::from(half(at)?), half(at + 2)?);
         if kind == PEER {
             let inode = u32::from_ne_bytes(answer.get(at + 4..at + 8)?.try_into().ok()?);
-            // Zero: the peer was closed.
+            // Zero means that the peer was closed.
             return (inode != 0).then_some(inode.into());
         }
         // Attributes are aligned, and at least as long as their header.
