@@ -38,7 +38,7 @@ pub(super) fn is_copying() -> bool {
     COPYING.load(Ordering::Relaxed) == YES
 }
 
-/// Puts a new queue at `number`, unless another file is open there, and returns its descriptor. Async-signal-safe.
+/// Puts a new queue at `number`, unless another file is open at it, and returns the queue's descriptor. Async-signal-safe.
 pub(super) fn put_at(number: RawFd, fresh: io::Result<RawFd>) -> Result<RawFd, i32> {
     let fresh = fresh.map_err(errno)?;
     // Another file may have taken the descriptor since the fork, such as one that another library's fork handler opened.
@@ -59,7 +59,7 @@ pub(super) fn errno(error: io::Error) -> i32 {
 /// In a planned fork, a kernel that copies the queue copies every knote of a descriptor, keeps active ones active, and keeps
 /// udata. The list repairs the rest. It deletes the knotes that the child must not have. It adds those that the kernel does
 /// not copy (`EVFILT_USER`, muted ones), that watch the parent's object (nested queues), or that watch an object which the
-/// child replaces. Checked on FreeBSD 15.1-RELEASE-p1.
+/// child replaces. We have checked this on FreeBSD 15.1-RELEASE-p1.
 ///
 /// Otherwise the child opens a queue at the same descriptor, and the list fills it, because the kernel drops the queue, or its
 /// copy is not exact: nothing keeps the parent's threads from changing it while an unplanned fork copies the process.

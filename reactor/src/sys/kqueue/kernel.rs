@@ -138,7 +138,7 @@ pub(crate) const KQUEUE_CLOEXEC: u32 = 1;
 /// A flag of kqueuex(2): the kernel copies the queue on fork.
 pub(crate) const KQUEUE_CPONFORK: u32 = 2;
 
-/// `EV_SET(2)` with the fields that registrations use.
+/// Makes a change, like `EV_SET(2)`, with the fields that registrations use.
 pub(crate) fn kevent_of(ident: usize, filter: Filter, flags: Flags, udata: usize) -> Kevent {
     Kevent {
         ident: ident as _,
@@ -171,7 +171,7 @@ pub(crate) fn kqueue() -> io::Result<RawFd> {
 
 /// Creates a queue with kqueuex(2), which FreeBSD has since 14.0. `None`: the system has no such function.
 pub(crate) fn kqueuex(flags: u32) -> Option<io::Result<RawFd>> {
-    /// Looked up at run time, so that one program runs on older releases too.
+    /// Looks the function up at run time, so that one program runs on older releases too.
     #[cfg(target_os = "freebsd")]
     fn call(flags: u32) -> Option<libc::c_int> {
         type Kqueuex = unsafe extern "C" fn(libc::c_uint) -> libc::c_int;

@@ -49,7 +49,7 @@ use self::kernel::{EV_ADD, EV_CLEAR, EV_DELETE, EV_ENABLE, EV_EOF, EV_ERROR, EV_
 #[repr(transparent)]
 pub(crate) struct Event(kernel::Kevent);
 
-// SAFETY: only the type of `udata`, a pointer, keeps it from being `Send` and `Sync`. Here it is a token.
+// SAFETY: only the type of `udata`, a pointer, keeps it from being `Send` and `Sync`. In an `Event`, it is a token.
 unsafe impl Send for Event {}
 // SAFETY: as above.
 unsafe impl Sync for Event {}
@@ -61,7 +61,7 @@ impl Event {
         Event(kernel::kevent_of(ident, filter, flags, token.0))
     }
 
-    /// The errno of a change; 0: the kernel made it.
+    /// Returns the errno of a change; 0: the kernel made it.
     fn errno(&self) -> i32 {
         if self.0.flags & EV_ERROR != 0 { self.0.data as i32 } else { 0 }
     }
@@ -163,7 +163,7 @@ const DELETE: kernel::Flags = EV_DELETE | EV_RECEIPT;
 /// macOS 10.10 and 10.11 return EPIPE for a pipe whose other end is closed, but report its events (mio issue 582).
 const IGNORED_BY_ADD: i32 = libc::EPIPE;
 
-/// The two knotes of a descriptor, to read and to write.
+/// Returns the two knotes of a descriptor, to read and to write.
 fn knotes(fd: RawFd, token: Token, flags: kernel::Flags) -> io::Result<[Event; 2]> {
     // A cast would turn a negative number into a large one.
     let ident = usize::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
@@ -196,16 +196,17 @@ fn apply(queue: RawFd, changes: &mut [Event]) -> io::Result<()> {
 
 /// Whether the descriptor is a queue. (fstat(2) may report it as a pipe.) Async-signal-safe.
 pub(crate) fn is_queue(fd: RawFd) -> bool {
-    // SAFETY: no change, and room for no event.
+    // SAFETY: both lists have length 0, so the kernel does not access them.
     unsafe { kernel::kevent(fd, ptr::null(), 0, ptr::null_mut(), 0, Some(Duration::ZERO)) }.is_ok()
 }
 
-/// The kind of a bare descriptor, where fstat(2) does not tell: it may report a queue as a pipe.
+/// Returns the kind of a bare descriptor, where fstat(2) does not tell: it may report a queue as a pipe.
 pub(crate) fn bare_kind(fd: RawFd) -> Option<SourceKind> {
     own::kind(fd).or_else(|| is_queue(fd).then_some(SourceKind::Queue))
 }
 
-/// A queue, such as the one of a timer, is never writable, and FreeBSD refuses to watch for that.
+/// Whether the kernel refused to watch a queue for writing, as FreeBSD does. A queue, such as that of a timer, is never
+/// writable.
 fn is_write_of_a_queue(answer: &Event) -> bool {
     answer.errno() == libc::EINVAL && answer.0.filter == EVFILT_WRITE && is_queue(answer.0.ident as RawFd)
 }
@@ -232,7 +233,7 @@ pub(crate) mod event {
         Token(event.0.udata as usize)
     }
 
-    /// The event of a waker, as the kernel would return it.
+    /// Returns the event of a waker, as the kernel would return it.
     pub(crate) fn wake(token: Token) -> Event {
         Event::new(0, super::wake::FILTER, 0, token)
     }
@@ -249,7 +250,7 @@ pub(crate) mod event {
         event.0.filter == EVFILT_WRITE
     }
 
-    /// With EV_EOF a socket's error, if there is one, is in `fflags`.
+    /// Whether there is an error. With EV_EOF a socket's error is in `fflags`.
     pub(crate) fn is_error(event: &Event) -> bool {
         has(event, EV_ERROR) || (has(event, EV_EOF) && event.0.fflags != 0)
     }
@@ -262,7 +263,7 @@ pub(crate) mod event {
         event.0.filter == EVFILT_WRITE && has(event, EV_EOF)
     }
 
-    /// A kqueue has no priority readiness.
+    /// Returns `false`: a kqueue has no priority readiness.
     pub(crate) fn is_priority(_: &Event) -> bool {
         false
     }
@@ -280,7 +281,7 @@ pub(crate) mod event {
     }
 
     pub(crate) fn debug_details(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
-        // Copies, because the fields of a packed structure cannot be borrowed.
+        // These are copies, because the fields of a packed structure cannot be borrowed.
         f.debug_struct("kevent")
             .field("ident", &{ event.0.ident })
             .field("filter", &event.0.filter)

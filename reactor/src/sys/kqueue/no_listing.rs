@@ -1,4 +1,4 @@
-//! On this system nothing lists the registrations of a queue, so forks do not handle the queues of other code.
+//! This system does not list the registrations of a queue, so forks do not handle the queues of other code.
 
 use std::io;
 use std::os::fd::RawFd;

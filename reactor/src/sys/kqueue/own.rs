@@ -3,9 +3,9 @@
 //! Another kqueue can watch a kqueue's descriptor. So such a source is a descriptor, as on Linux, and the rest of the crate
 //! treats both alike.
 //!
-//! No kernel copies them on fork: the child opens each one again, at its descriptor. So the kernel never copies a queue
-//! with a timer, which is not safe on every kernel (FreeBSD 15.1 before July 2026: CVE-2026-58083), and this crate needs no
-//! list of fixed releases.
+//! No kernel copies these queues on fork: the child opens each one again, at its descriptor. So the kernel never copies a
+//! queue with a timer, which is not safe on every kernel (FreeBSD 15.1 before July 2026: CVE-2026-58083), and this crate
+//! needs no list of fixed releases.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -69,7 +69,7 @@ fn all() -> RemakesLock {
 impl OwnQueue {
     pub(super) fn new(kind: SourceKind, contents: Contents) -> io::Result<OwnQueue> {
         let fd = kernel::kqueue()?;
-        // From here on an error closes it.
+        // From now on an error closes the queue.
         let queue = OwnQueue(Arc::new(Own { fd, owner: AtomicU32::new(process::id()), kind, contents }));
         queue.0.fill()?;
         all().push(Arc::clone(&queue.0));
@@ -102,7 +102,8 @@ impl OwnQueue {
             match take() {
                 Ok(count) if count == room => {}
                 Ok(_) => return Ok(()),
-                // No longer a queue but a dead endpoint. FreeBSD returns EINVAL; the manual says EBADF.
+                // The descriptor refers to a dead endpoint, no longer to a queue. FreeBSD returns EINVAL; the manual says
+                // EBADF.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL)) => {
                     let text = "the source belongs to the process that this one was forked from";
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
@@ -150,7 +151,8 @@ impl Own {
     fn add(&self, event: &Event) -> io::Result<()> {
         let flags = event.0.flags & !EV_RECEIPT;
         let change = kernel::Kevent { flags, ..event.0 };
-        // SAFETY: one change, and room for no event: an error is returned as the call's own.
+        // SAFETY: the kernel reads one change, and has room for no event. It returns an error of the change as the call's
+        // own.
         unsafe { kernel::kevent(self.fd, &change, 1, std::ptr::null_mut(), 0, Some(Duration::ZERO)) }?;
         Ok(())
     }
@@ -179,7 +181,7 @@ impl Own {
     fn is_signal_pending(&self) -> bool {
         let Contents::Events(events) = &self.contents else { return false };
         let mut pending = MaybeUninit::<libc::sigset_t>::zeroed();
-        // SAFETY: the kernel fills the set; all zero is a value.
+        // SAFETY: the kernel fills the set, for which all zero is a valid value too.
         let pending = unsafe {
             libc::sigpending(pending.as_mut_ptr());
             pending.assume_init()
@@ -189,7 +191,7 @@ impl Own {
     }
 }
 
-/// The change that adds a timer which has expired.
+/// Returns the change that adds a timer which has expired.
 pub(super) fn expired_timer() -> Event {
     let mut expired = Event::new(0, EVFILT_TIMER, EV_ADD | EV_ONESHOT, Token(0));
     (expired.0.fflags, expired.0.data) = (kernel::TIMER_UNIT.0, 1);
@@ -197,7 +199,7 @@ pub(super) fn expired_timer() -> Event {
 }
 
 impl Alarm {
-    /// The change that arms it.
+    /// Returns the change that arms the timer; `None` if it is not set.
     fn event(&self) -> Option<Event> {
         let next = Some(self.next.load(Ordering::Relaxed)).filter(|next| *next != 0)?;
         let mut event = Event::new(0, EVFILT_TIMER, EV_ADD | EV_ONESHOT | EV_RECEIPT, Token(0));
@@ -211,7 +213,7 @@ impl Alarm {
     }
 }
 
-/// The kind of the source whose queue is at a descriptor.
+/// Returns the kind of the source whose queue is at a descriptor.
 pub(crate) fn kind(fd: RawFd) -> Option<SourceKind> {
     let is_at = |own: &&Arc<Own>| own.fd == fd && own.owner.load(Ordering::Relaxed) == process::id();
     all().iter().find(is_at).map(|own| own.kind)
@@ -241,14 +243,14 @@ impl Remakes {
     ///
     /// Those of [`Lock::free_if_orphaned`].
     pub(crate) unsafe fn free_lock() {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise is the same.
         unsafe { ALL.free_if_orphaned(Vec::new()) };
     }
 
-    /// Lists those that there are: before a planned fork, or in the child of an unplanned one.
+    /// Lists the queues that exist: before a planned fork, or in the child of an unplanned one.
     pub(crate) fn prepare(&mut self) {
         self.0.clear();
-        // An earlier fork may have severed one: its descriptor no longer refers to a queue. In the child of an unplanned
+        // An earlier fork may have severed a queue: its descriptor no longer refers to a queue. In the child of an unplanned
         // fork the descriptor is closed, unless it refers to another file.
         let is_kept = |own: &&Arc<Own>| match own.owner.load(Ordering::Relaxed) == process::id() {
             true => is_queue(own.fd),

@@ -65,9 +65,9 @@ fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
         Ok(_) => {
-            // SAFETY: the kernel has filled it; all zero is a valid value for the rest.
+            // SAFETY: the kernel has filled the structure; all zero is a valid value for the rest.
             let info = unsafe { info.assume_init() };
-            // SAFETY: signals that have no sender have zero there.
+            // SAFETY: both fields are initialised: they are zero if the signal has no sender.
             let (pid, uid) = unsafe { (info.si_pid(), info.si_uid()) };
             Ok(Some(SignalInfo {
                 signal,
@@ -80,7 +80,7 @@ fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
     }
 }
 
-/// Takes a pending signal. These systems do not say who sent it.
+/// Takes a pending signal. These systems do not say which process sent it.
 #[cfg(any(target_os = "openbsd", target_vendor = "apple"))]
 fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
     let set = process::signal_set(&[signal])?;
@@ -94,7 +94,8 @@ fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
 
 #[cfg(not(any(target_os = "netbsd", target_os = "openbsd", target_vendor = "apple")))]
 fn value(info: &libc::siginfo_t) -> i32 {
-    // SAFETY: a union of an integer and a pointer, of which the integer is the first word on little-endian systems.
+    // SAFETY: the kernel has filled `si_value`, a union of an integer and a pointer. The integer is the lower half of the
+    // pointer on little-endian systems.
     let value = unsafe { info.si_value() };
     value.sival_ptr as usize as i32
 }

@@ -59,7 +59,7 @@ pub(crate) fn renewed(_: &crate::timer_state::TimerState) -> io::Result<Option<s
     Ok(None)
 }
 
-/// Descriptors that are timers themselves exist on Linux only.
+/// Makes a timer that continues the one at `fd`. Descriptors that are timers themselves exist on Linux only.
 pub(crate) fn renewed_by_descriptor(fd: RawFd) -> io::Result<std::os::fd::OwnedFd> {
     #[cfg(forkio_kqueue)]
     return crate::sys::timerfd::renewed_by_descriptor(fd);

@@ -33,7 +33,7 @@ impl WakeSignal {
         queue.change_event(0, NOTE_TRIGGER, token)
     }
 
-    /// Removes the event. Called before the waker is dropped.
+    /// Removes the event, before the waker is dropped.
     pub(crate) fn remove(&self, queue: &Queue) {
         // The event does not exist if the child could not get the queue.
         let _ = queue.change_event(EV_DELETE, 0, Token(0));
@@ -44,18 +44,18 @@ impl WakeSignal {
         queue.change_event(0, NOTE_TRIGGER, token).map_err(super::copy::errno)
     }
 
-    /// A child's queue gets its event by a change: there is no object to replace.
+    /// Returns no objects: a child's queue gets its event by a change.
     pub(crate) fn renew(_: WakerDescriptors) -> io::Result<[(OwnedFd, RawFd); 0]> {
         Ok([])
     }
 
-    /// The changes that give a child's queue the event. No kernel copies it, and the change that adds an event cannot trigger
-    /// it: the second change does so.
+    /// Returns the changes that give a child's queue the event, which no kernel copies. The first change adds the event. The
+    /// second one triggers it, because a change that adds an event cannot.
     pub(super) fn renewing_changes(token: Token) -> [Event; 2] {
         [ADD, EV_RECEIPT].map(|flags| Event::new(IDENT, EVFILT_USER, flags, token))
     }
 
-    /// Sets whether a wake is pending, in the second of these changes. Async-signal-safe.
+    /// Sets whether a wake is pending, in the change that triggers the event. Async-signal-safe.
     pub(super) fn set_pending(changes: &mut [Event], is_pending: bool) {
         let triggers =
             changes.iter_mut().filter(|change| change.0.filter == EVFILT_USER && change.0.flags == EV_RECEIPT);
@@ -67,7 +67,8 @@ impl Queue {
     fn change_event(&self, flags: kernel::Flags, fflags: u32, token: Token) -> io::Result<()> {
         let mut change = Event::new(IDENT, EVFILT_USER, flags, token);
         change.0.fflags = fflags;
-        // SAFETY: one change, and room for no event: an error is returned as the call's own.
+        // SAFETY: the kernel reads one change, and has room for no event. It returns an error of the change as the call's
+        // own.
         unsafe { kernel::kevent(self.fd(), &change.0, 1, std::ptr::null_mut(), 0, Some(Duration::ZERO)) }?;
         Ok(())
     }

@@ -39,7 +39,7 @@ impl WakeSignal {
         }
     }
 
-    /// Called before the waker is dropped. Closing the pipe is enough.
+    /// Does nothing before the waker is dropped: closing the pipe is enough.
     pub(crate) fn remove(&self, _: &Queue) {}
 
     /// Signals a waker that another thread may own. Async-signal-safe.
