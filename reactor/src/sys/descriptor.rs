@@ -1,4 +1,4 @@
-//! Inspecting and replacing descriptors of any kind, for forks.
+//! Inspects and replaces descriptors of any kind, for forks.
 
 use std::ffi::CStr;
 use std::io;
@@ -14,13 +14,13 @@ use socket2::{Domain, Socket, Type};
 use super::{bare_kind, fstat, socket_pcb, syscall};
 use crate::source_kind::SourceKind;
 
-/// A descriptor as system calls take it: they return EBADF if it is not open.
+/// Returns a descriptor as system calls take it: they return EBADF if it is not open.
 #[inline(always)]
 pub(crate) fn borrow(fd: RawFd) -> Result<BorrowedFd<'static>, Errno> {
     if fd < 0 {
         return Err(Errno::BADF);
     }
-    // SAFETY: it is not -1, and only system calls that leave it open get it.
+    // SAFETY: the descriptor is not -1, and only system calls that leave it open get it.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
@@ -77,7 +77,7 @@ fn anonymous_kind(fd: RawFd) -> SourceKind {
         b"anon_inode:[signalfd]" => SourceKind::Signal,
         b"anon_inode:[pidfd]" => SourceKind::Process,
         b"anon_inode:inotify" | b"anon_inode:[fanotify]" => SourceKind::Watch,
-        // pidfs, since Linux 6.9.
+        // Linux 6.9 and later have pidfs.
         name if name.starts_with(b"pidfd:") => SourceKind::Process,
         // Without /proc the kind is unknown.
         _ => SourceKind::Other,
@@ -158,7 +158,7 @@ pub(crate) fn take_bytes(fd: RawFd, count: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// How many bytes wait to be read.
+/// Returns how many bytes wait to be read.
 pub(crate) fn pending_bytes(fd: RawFd) -> io::Result<usize> {
     Ok(rustix::io::ioctl_fionread(borrow(fd)?)? as usize)
 }
@@ -173,7 +173,7 @@ pub(crate) fn is_open(fd: RawFd) -> bool {
 pub(crate) fn is_readable(fd: RawFd) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let (fd, now) = (borrow(fd)?, Timespec { tv_sec: 0, tv_nsec: 0 });
-    // A signal may interrupt it, although it does not wait.
+    // A signal may interrupt poll(2), although it does not wait.
     let ready = rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)))?;
     Ok(ready > 0)
 }
@@ -189,7 +189,7 @@ pub(crate) fn is_closed(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBADF)
 }
 
-/// Apple's sockets are set not to raise SIGPIPE when they are made.
+/// Sockets of Apple systems have `SO_NOSIGPIPE` in place of `MSG_NOSIGNAL`. socket2 sets it on every socket that it makes.
 #[cfg(target_vendor = "apple")]
 const SEND: SendFlags = SendFlags::DONTWAIT;
 #[cfg(not(target_vendor = "apple"))]
@@ -222,7 +222,7 @@ pub(crate) fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
     loop {
         #[cfg(not(target_vendor = "apple"))]
         let result = rustix::io::dup3(from, &mut onto, rustix::io::DupFlags::CLOEXEC);
-        // There is no dup3(2).
+        // Apple systems have no dup3(2).
         #[cfg(target_vendor = "apple")]
         let result = rustix::io::dup2(from, &mut onto)
             .and_then(|()| rustix::io::fcntl_setfd(&*onto, rustix::io::FdFlags::CLOEXEC));
@@ -250,7 +250,7 @@ pub(crate) fn is_still(fd: RawFd, registered: SourceKind) -> bool {
 /// Whether the descriptor is an eventfd.
 pub(crate) fn is_eventfd(fd: RawFd) -> bool {
     match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]) {
-        // Without /proc: an object that has no file type.
+        // Without /proc, every object that has no file type counts.
         [] => fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == 0),
         name => name == b"anon_inode:[eventfd]",
     }
@@ -258,17 +258,16 @@ pub(crate) fn is_eventfd(fd: RawFd) -> bool {
 
 /// Closes a descriptor, and leaves its owner as it is. The owner must not be dropped. Async-signal-safe.
 pub(crate) fn close(owner: &OwnedFd) {
-    // SAFETY: it is open, and the caller does not drop its owner, which would close it again.
+    // SAFETY: the descriptor is open, and the caller does not drop its owner, which would close it again.
     unsafe { rustix::io::close(owner.as_raw_fd()) };
 }
 
 /// Whether dup2(2) accepts the descriptor.
 pub(crate) fn is_within_limit(fd: RawFd) -> bool {
-    // `None`: there is no limit.
     descriptor_limit().is_none_or(|limit| u64::try_from(fd).is_ok_and(|fd| fd < limit))
 }
 
-/// RLIMIT_NOFILE.
+/// Returns RLIMIT_NOFILE; `None` if there is no limit.
 fn descriptor_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }

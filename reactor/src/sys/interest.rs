@@ -24,7 +24,7 @@ impl crate::Interest {
 }
 
 impl Event {
-    /// The public view of the events that a queue has returned.
+    /// Returns the public view of the events that a queue has returned.
     pub(crate) fn view(events: &[sys::Event]) -> &[Event] {
         // SAFETY: `Event` is `repr(transparent)` around `sys::Event`, so the two slices have the same layout and hold
         // the same values; the result borrows `events`.

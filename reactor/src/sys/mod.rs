@@ -29,7 +29,7 @@
 #[cfg(not(unix))]
 compile_error!("the crate forkio-reactor needs epoll or kqueue, and fork(2): use mio on this system");
 
-// A test build for Linux has a kqueue: CONTRIBUTING.md.
+// A test build for Linux may have a kqueue: see CONTRIBUTING.md.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
 mod epoll;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
@@ -48,7 +48,7 @@ pub(crate) mod process_word;
 mod queue;
 #[cfg(feature = "net")]
 pub(crate) mod socket;
-// With a kqueue only forks use it, for descriptors that are timers.
+// With a kqueue only forks use this module, for descriptors that are timers.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[cfg_attr(forkio_kqueue, allow(dead_code))]
 pub(crate) mod timerfd;

@@ -36,11 +36,11 @@ impl Drop for SignalsBlocked {
     }
 }
 
-/// The set of these signals.
+/// Makes the set of these signals.
 ///
 /// # Errors
 ///
-/// `InvalidInput` for a number that is no signal, and for signals that the kernel would silently leave out.
+/// `InvalidInput` for a number that is not a signal's, and for signals that the kernel would silently leave out.
 #[cfg(feature = "os-ext")]
 pub(crate) fn signal_set(signals: &[i32]) -> io::Result<libc::sigset_t> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
@@ -74,11 +74,11 @@ pub(crate) fn block(signals: &libc::sigset_t) {
 pub fn is_single_threaded() -> bool {
     // SAFETY: the name ends with a zero byte; looking it up runs no code of this crate.
     let variable = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
-    // SAFETY: null, or the C library's variable, which is never unmapped.
+    // SAFETY: `variable` is null or the address of the C library's variable, which is never unmapped.
     unsafe { variable.cast::<libc::c_char>().as_ref() }.is_some_and(|is_single| *is_single != 0)
 }
 
-/// The process id. Async-signal-safe; the system call is made in line where the system allows it.
+/// Returns the process id. Async-signal-safe. rustix makes the system call inline where the system allows it.
 pub(crate) fn id() -> u32 {
     rustix::process::getpid().as_raw_nonzero().get() as u32
 }

@@ -11,10 +11,10 @@ use rustix::thread::{MembarrierCommand, membarrier};
 static NONE: AtomicU32 = AtomicU32::new(0);
 static WORD: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NONE).cast_mut());
 
-/// The word, on a page that the kernel wipes in the child of a fork; zero before [`make_word`].
+/// Returns the word, on a page that the kernel wipes in the child of a fork; zero before [`make_word`].
 #[inline(always)]
 pub(crate) fn word() -> &'static AtomicU32 {
-    // SAFETY: a static, or on a page that is never unmapped.
+    // SAFETY: `WORD` points to a static, or to a page that is never unmapped.
     unsafe { &*WORD.load(Ordering::Relaxed) }
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn make_word() -> io::Result<bool> {
         WORD.store(page.cast(), Ordering::Release);
         return Ok(true);
     }
-    // SAFETY: as above.
+    // SAFETY: nothing else knows the page.
     unsafe { libc::munmap(page, length) };
     Ok(false)
 }
@@ -56,13 +56,13 @@ pub(crate) fn make_word() -> io::Result<bool> {
 /// The caller owns the page.
 unsafe fn wipe_on_fork(page: *mut libc::c_void, length: usize) -> bool {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller owns the page.
     return unsafe { libc::madvise(page, length, libc::MADV_WIPEONFORK) == 0 };
     #[cfg(target_os = "freebsd")]
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller owns the page.
     return unsafe { libc::minherit(page, length, libc::INHERIT_ZERO) == 0 };
     #[cfg(any(target_os = "netbsd", target_os = "openbsd"))]
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller owns the page.
     return unsafe { libc::minherit(page, length, libc::MAP_INHERIT_ZERO) == 0 };
     #[cfg(any(target_os = "dragonfly", target_vendor = "apple"))]
     {

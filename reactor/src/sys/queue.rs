@@ -24,7 +24,7 @@ pub(crate) struct Queue {
 const NO_QUEUE: RawFd = RawFd::MAX;
 
 impl Queue {
-    /// Room for a queue.
+    /// Makes room for a queue.
     pub(crate) const fn vacant() -> Queue {
         Queue { fd: AtomicI32::new(NO_QUEUE), number: AtomicI32::new(NO_QUEUE), owner: AtomicU32::new(0) }
     }
@@ -58,13 +58,13 @@ impl Queue {
         self.fd.store(NO_QUEUE, Ordering::Relaxed);
     }
 
-    /// The queue's descriptor.
+    /// Returns the queue's descriptor.
     #[inline(always)]
     pub(crate) fn number(&self) -> RawFd {
         self.number.load(Ordering::Relaxed)
     }
 
-    /// The descriptor for system calls.
+    /// Returns the descriptor for system calls.
     #[inline(always)]
     pub(super) fn fd(&self) -> RawFd {
         self.fd.load(Ordering::Relaxed)
@@ -73,7 +73,7 @@ impl Queue {
 
 impl AsFd for Queue {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: open for as long as the queue is, in the process that it belongs to.
+        // SAFETY: the descriptor is open for as long as the queue is, in the process that it belongs to.
         unsafe { BorrowedFd::borrow_raw(self.number()) }
     }
 }
@@ -86,7 +86,7 @@ pub(crate) trait QueueCopy: Sized {
     /// Starts the child's copy of `queue`. Both processes close `spares` after the fork.
     ///
     /// Unless the fork `is_planned`, this is the child. It may have closed the descriptor of its queue, and opened another
-    /// file there. If the kernel copied the queue, other threads of the parent may have changed it between that copy and
+    /// file at it. If the kernel copied the queue, other threads of the parent may have changed it between that copy and
     /// the copy of the memory.
     fn new(queue: &Queue, spares: &mut Vec<OwnedFd>, is_planned: bool) -> io::Result<Self>;
 
@@ -110,7 +110,7 @@ pub(crate) trait QueueCopy: Sized {
     /// Drops the steps for a descriptor that is about to be closed.
     fn forget(&mut self, fd: RawFd);
 
-    /// Child: makes `queue` refer to the child's queue, at the same descriptor unless another file is open there.
+    /// Child: makes `queue` refer to the child's queue, at the same descriptor unless another file is open at it.
     /// Async-signal-safe; the error is an errno.
     fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32>;
 
@@ -118,7 +118,7 @@ pub(crate) trait QueueCopy: Sized {
     /// kernel must report. Async-signal-safe; the error is an errno.
     fn complete(&mut self, queue: &Queue, wakes: bool) -> Result<(), i32>;
 
-    /// Child, after that: returns the registered descriptors that are not open in the child.
+    /// Child, after [`complete`](QueueCopy::complete): returns the registered descriptors that are not open in the child.
     fn missing(&self) -> impl Iterator<Item = RawFd> {
         std::iter::empty()
     }

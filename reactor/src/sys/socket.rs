@@ -51,7 +51,7 @@ pub(crate) fn tcp_accept(listener: &TcpListener) -> io::Result<(TcpStream, Socke
     let stream = accept_into(listener.as_raw_fd(), address.as_mut_ptr().cast(), &mut length)?;
     // SAFETY: all zero is a valid address, of which the kernel has written a part.
     let address = unsafe { address.assume_init() };
-    // Not an internet address: the listener was made from a descriptor of another kind.
+    // If this is not an internet address, the listener was made from a descriptor of another kind.
     let address = internet_address(&address).ok_or(io::ErrorKind::InvalidInput)?;
     Ok((stream.into(), address))
 }
@@ -61,13 +61,13 @@ fn internet_address(address: &libc::sockaddr_storage) -> Option<SocketAddr> {
     // SAFETY: the storage is large enough, and aligned, for every kind of address; all bytes are initialised.
     match unsafe { libc::c_int::from((*address).ss_family) } {
         libc::AF_INET => {
-            // SAFETY: see above.
+            // SAFETY: as above, and the family says that this is an IPv4 address.
             let v4 = unsafe { &*address.cast::<libc::sockaddr_in>() };
             let ip = Ipv4Addr::from_bits(u32::from_be(v4.sin_addr.s_addr));
             Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
         }
         libc::AF_INET6 => {
-            // SAFETY: see above.
+            // SAFETY: as above, and the family says that this is an IPv6 address.
             let v6 = unsafe { &*address.cast::<libc::sockaddr_in6>() };
             let (ip, port) = (Ipv6Addr::from(v6.sin6_addr.s6_addr), u16::from_be(v6.sin6_port));
             Some(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id).into())
@@ -129,7 +129,7 @@ pub(crate) fn unix_datagram_pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
     pair(Type::DGRAM).map(|[a, b]| (a.into(), b.into()))
 }
 
-/// `Socket::new` sets close-on-exec and, on Apple systems, `SO_NOSIGPIPE`.
+/// Opens a socket in non-blocking mode. `Socket::new` sets close-on-exec and, on Apple systems, `SO_NOSIGPIPE`.
 fn open(domain: Domain, kind: Type) -> io::Result<Socket> {
     #[cfg(not(target_vendor = "apple"))]
     let kind = kind.nonblocking();
@@ -161,14 +161,14 @@ fn accept_into(listener: RawFd, address: *mut libc::sockaddr, length: *mut libc:
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// As above. The modes are set afterwards: there is no accept4(2).
+/// Does the same, but sets the modes afterwards: Apple systems have no accept4(2).
 #[cfg(target_vendor = "apple")]
 fn accept_into(listener: RawFd, address: *mut libc::sockaddr, length: *mut libc::socklen_t) -> io::Result<OwnedFd> {
     let fd = syscall!(accept(listener, address, length))?;
     // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC))?;
-    // Inherited only from a listener that is in non-blocking mode itself.
+    // The stream inherits this mode only from a listener that is in non-blocking mode itself.
     syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK))?;
     Ok(fd)
 }
@@ -184,7 +184,7 @@ fn unix_address(address: &net::SocketAddr) -> io::Result<SockAddr> {
     SockAddr::unix("")
 }
 
-/// `None` for a path that the standard library considers too long.
+/// Converts an address to the standard library's type. `None` for a path that the standard library considers too long.
 fn std_unix_address(address: &SockAddr) -> Option<net::SocketAddr> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let Some(name) = address.as_abstract_namespace() {

@@ -34,7 +34,7 @@ impl Timer {
         let mut count = [0; 8];
         match rustix::io::read(&self.0, &mut count)? {
             8 => Ok(u64::from_ne_bytes(count)),
-            // It is severed.
+            // A fork has severed the descriptor, so that reads return end of file.
             _ => Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "the timer belongs to the process that this one was forked from",
@@ -102,7 +102,7 @@ fn observe(fd: RawFd) -> io::Result<(Info, Option<Setting>)> {
         let next = began.saturating_add(took / 2).saturating_add(remaining);
         let rest = match (remaining, info.ticks) {
             (0, 0) => None,
-            // It has expired: any time that has passed will do.
+            // The timer has expired: any time that has passed will do.
             (0, _) if period == 0 => Some(Setting { first: 1, period }),
             (_, ticks) => Some(Setting { first: next.saturating_sub(ticks.saturating_mul(period)).max(1), period }),
         };
@@ -123,7 +123,8 @@ fn observe(fd: RawFd) -> io::Result<(Info, Option<Setting>)> {
 #[derive(Debug, PartialEq, Eq)]
 struct Info {
     clock: TimerfdClockId,
-    /// The clock that shows its time. Those that wake a suspended system show the same as those they are derived from.
+    /// The clock that shows the timer's time. A clock that wakes a suspended system shows the same time as the clock that it
+    /// is derived from.
     shown_by: ClockId,
     file_flags: TimerfdFlags,
     set_flags: TimerfdTimerFlags,
@@ -134,13 +135,16 @@ struct Info {
 impl Info {
     fn read(fd: RawFd) -> io::Result<Info> {
         let path = format!("/proc/self/fdinfo/{fd}");
-        // It is some 200 bytes long, and one read gives all of it.
+        // The file is some 200 bytes long, and one read gives all of it.
         let mut text = [0; 1024];
         let length = File::open(&path)
             .and_then(|mut file| file.read(&mut text))
             .map_err(|error| io::Error::new(error.kind(), format!("reading {path}: {error}; is /proc mounted?")))?;
         Info::parse(&String::from_utf8_lossy(&text[..length])).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::Unsupported, format!("{path} does not describe a timer (Linux 3.17)"))
+            io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("{path} does not describe a timer: Linux 3.17 or later does"),
+            )
         })
     }
 
