@@ -62,7 +62,7 @@
 //!
 //! # 3. Not only sockets
 //!
-//! The filters of kqueue are sources here too, in the module `unix` (feature `os-ext`): a `Timer`, `Signals`, a `Process`.
+//! The module `unix` (feature `os-ext`) has sources for the filters of kqueue: a `Timer`, `Signals`, a `Process`.
 //! Register a bare descriptor as a `SourceFd`.
 //!
 #![cfg_attr(feature = "os-ext", doc = "```")]
@@ -85,5 +85,5 @@
 //! # }
 //! ```
 //!
-//! Each of them has its own behaviour in a fork. A timer continues in both processes. Signals reach the process that they
-//! are sent to. Only the process that opened a watch on a process keeps it.
+//! Each of these sources has its own behaviour in a fork. A timer continues in both processes. Signals reach the process
+//! that they are sent to. Only the process that opened a watch on a process keeps it.

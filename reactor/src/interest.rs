@@ -42,17 +42,17 @@ impl Interest {
     /// The source can be written to, or its connection attempt has ended.
     pub const WRITABLE: Interest = Interest::from_bits(WRITABLE).unwrap();
 
-    /// The union of two interests; the operator `|` in constants.
+    /// Returns the union of two interests, like the operator `|`, also in constants.
     #[must_use = "returns the union and leaves `self` as it is"]
     pub const fn add(self, other: Interest) -> Interest {
         match NonZeroU8::new(self.0.get() | other.0.get()) {
             Some(bits) => Interest(bits),
-            // Not reached: neither of the two is zero.
+            // This is not reached: neither of the two is zero.
             None => self,
         }
     }
 
-    /// The members of `self` that are not in `other`; `None` if there are none.
+    /// Returns the members of `self` that are not in `other`; `None` if there are none.
     #[must_use = "returns the difference and leaves `self` as it is"]
     pub fn remove(self, other: Interest) -> Option<Interest> {
         NonZeroU8::new(self.0.get() & !other.0.get()).map(Interest)

@@ -2,19 +2,19 @@
 
 use std::io::{Error, ErrorKind};
 
-/// The error of `register` if the source is registered, with this selector or another one.
+/// Returns the error of `register` if the source is registered, with this selector or another one.
 #[cold]
 pub(crate) fn already_registered() -> Error {
     Error::new(ErrorKind::AlreadyExists, "I/O source already registered with a `Registry`")
 }
 
-/// The error of `reregister` if the source is registered with another selector.
+/// Returns the error of `reregister` if the source is registered with another selector.
 #[cold]
 pub(crate) fn registered_elsewhere() -> Error {
     Error::new(ErrorKind::AlreadyExists, "I/O source already registered with a different `Registry`")
 }
 
-/// The error of `reregister` and `deregister` if the source is not registered with this selector.
+/// Returns the error of `reregister` and `deregister` if the source is not registered with this selector.
 #[cold]
 pub(crate) fn not_registered() -> Error {
     Error::new(ErrorKind::NotFound, "I/O source not registered with `Registry`")

@@ -22,8 +22,8 @@ use crate::{Events, Interest, Token, event};
 /// # Fork
 ///
 /// With the feature `cponfork` a child finds its own copy of the queue at the same descriptor, even if other code made
-/// the fork: see the module `fork`. Without it parent and child share the queue, and each sees what the other registers,
-/// deregisters or polls.
+/// the fork: see the module `fork`. Without the feature, parent and child share the queue, and each sees what the other
+/// registers, deregisters or polls.
 ///
 /// # Platforms
 ///
@@ -81,7 +81,7 @@ impl Poll {
         Ok(Poll { registry: Registry { selector: Selector::new()? } })
     }
 
-    /// The [`Registry`] to register sources with.
+    /// Returns the [`Registry`] to register sources with.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
@@ -140,9 +140,9 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if the source is registered, here or elsewhere (a bare descriptor may
-    /// be registered elsewhere); otherwise those of `epoll_ctl(2)`: no memory, the user's limit of watches
-    /// (`/proc/sys/fs/epoll/max_user_watches`), an object that cannot be polled (a regular file).
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if the source is registered, with this registry or another one (a
+    /// bare descriptor may be registered with several); otherwise those of `epoll_ctl(2)`: no memory, the user's limit of
+    /// watches (`/proc/sys/fs/epoll/max_user_watches`), an object that cannot be polled (a regular file).
     pub fn register<S>(&self, source: &mut S, token: Token, interests: Interest) -> io::Result<()>
     where
         S: event::Source + ?Sized,
@@ -170,7 +170,8 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`NotFound`](io::ErrorKind::NotFound) if the source is not registered here; otherwise those of `epoll_ctl(2)`.
+    /// [`NotFound`](io::ErrorKind::NotFound) if the source is not registered with this registry; otherwise those of
+    /// `epoll_ctl(2)`.
     pub fn deregister<S>(&self, source: &mut S) -> io::Result<()>
     where
         S: event::Source + ?Sized,
@@ -183,7 +184,7 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// None today. The signature is mio's.
+    /// There are none today. The signature is mio's.
     pub fn try_clone(&self) -> io::Result<Registry> {
         Ok(Registry { selector: self.selector.clone() })
     }

@@ -40,7 +40,7 @@ pub(crate) fn nanos(time: Timespec) -> u64 {
 pub(crate) struct Setting {
     /// Never 0. It may have passed: such a timer has expired, once for each period since.
     pub(crate) first: u64,
-    /// 0: it expires once.
+    /// 0: the timer expires once.
     pub(crate) period: u64,
 }
 
@@ -48,7 +48,7 @@ impl Setting {
     /// The kernel counts in signed 64 bits. A later time never comes.
     const NEVER: u64 = i64::MAX as u64;
 
-    /// Makes a setting. Without a period, the timer expires once. Fails with `InvalidInput` for a period of zero.
+    /// Makes a setting. Without a period, the timer expires once. A period of zero fails with `InvalidInput`.
     pub(crate) fn new(first: Duration, period: Option<Duration>) -> io::Result<Setting> {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(Setting::NEVER);
         let period = match period {
@@ -65,8 +65,8 @@ impl Setting {
 /// The setting of a timer, and how many of its expirations its owner has taken. With these two a fresh timer continues this
 /// one, without a look at the kernel object.
 ///
-/// Only the timer's owner writes to it. A fork by another thread may read some words before a change and some after it:
-/// that child does not have the owner's thread, and nothing in it uses the timer.
+/// Only the timer's owner writes to it, and the child that severs the timer. A fork by another thread may read some words
+/// before a change and some after it: that child does not have the owner's thread, and nothing in it uses the timer.
 #[derive(Debug)]
 pub(crate) struct TimerState {
     clock: Clock,
@@ -121,7 +121,7 @@ impl TimerState {
         }
     }
 
-    /// The time from `now` to the next expiration that is still to come.
+    /// Returns the time from `now` to the next expiration that is still to come.
     pub(crate) fn remaining(&self, now: u64) -> Option<Duration> {
         let Setting { first, period } = self.rest()?;
         let nanos = match now.checked_sub(first) {

@@ -27,7 +27,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// The token that the source was registered with.
+    /// Returns the token that the source was registered with.
     pub fn token(&self) -> Token {
         sys::event::token(&self.inner)
     }

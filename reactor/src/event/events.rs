@@ -40,7 +40,7 @@ impl Events {
         Events { inner: sys::Events::with_capacity(capacity) }
     }
 
-    /// How many events there is room for.
+    /// Returns how many events there is room for.
     ///
     /// ```
     /// assert_eq!(forkio_reactor::Events::with_capacity(1024).capacity(), 1024);
@@ -54,7 +54,7 @@ impl Events {
         self.inner.is_empty()
     }
 
-    /// The events of the last poll.
+    /// Iterates over the events of the last poll.
     pub fn iter(&self) -> Iter<'_> {
         Iter { inner: Event::view(&self.inner).iter() }
     }

@@ -2,7 +2,7 @@
 //!
 //! An operation that cannot be done at once fails with [`WouldBlock`](std::io::ErrorKind::WouldBlock): wait for an event,
 //! then try again. Every constructor makes the descriptor non-blocking and close-on-exec. The conversions from the standard
-//! library's types and from descriptors do not change it: call `set_nonblocking(true)` first.
+//! library's types and from descriptors do not change the mode: call `set_nonblocking(true)` first.
 //!
 //! # Datagrams
 //!
@@ -59,7 +59,7 @@ macro_rules! option {
             fn $get() -> $type;
         }
     };
-    // The one option that several types have.
+    // Several types have this option.
     ($name:ident: ttl) => {
         crate::net::option!($name: set_ttl, ttl, u32,
             "the time to live (`IP_TTL`) of the packets that the socket sends, in hops.");
@@ -80,7 +80,7 @@ macro_rules! socket {
         }
 
         crate::net::forward! { $name:
-            /// The address of this socket. A Unix domain socket has no name unless it was bound to one.
+            /// Returns the address of this socket. A Unix domain socket has no name unless it was bound to one.
             ///
             /// # Errors
             ///
@@ -114,8 +114,8 @@ macro_rules! socket {
 macro_rules! peer {
     ($name:ident, $address:ty) => {
         crate::net::forward! { $name:
-            /// The address of the peer, that is of the socket that this one is connected to. A Unix domain socket has no name
-            /// unless it was bound to one.
+            /// Returns the address of the peer, that is of the socket that this one is connected to. A Unix domain socket
+            /// has no name unless it was bound to one.
             ///
             /// # Errors
             ///

@@ -12,8 +12,8 @@ use crate::sys;
 ///
 /// # Fork
 ///
-/// The same as for a [`UdpSocket`](crate::net::UdpSocket). A [`pair`](UnixDatagram::pair) made in this process may be the channel
-/// between parent and child.
+/// A fork treats it like a [`UdpSocket`](crate::net::UdpSocket). A [`pair`](UnixDatagram::pair) made in this process may be
+/// the channel between parent and child.
 ///
 /// # Examples
 ///

@@ -10,8 +10,8 @@ use crate::sys;
 ///
 /// # Fork
 ///
-/// The same as for a [`TcpStream`](crate::net::TcpStream). A [`pair`](UnixStream::pair) made in this process may be the channel
-/// between parent and child.
+/// A fork treats it like a [`TcpStream`](crate::net::TcpStream). A [`pair`](UnixStream::pair) made in this process may be
+/// the channel between parent and child.
 ///
 /// # Examples
 ///

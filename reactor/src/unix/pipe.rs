@@ -20,8 +20,8 @@ use crate::sys::descriptor;
 ///
 /// # Fork
 ///
-/// A pipe made here may be the channel between parent and child: both ends stay registered in the child. The other end
-/// counts as closed when neither process has it open.
+/// A pipe that this function makes may be the channel between parent and child: both ends stay registered in the child. The
+/// other end counts as closed when neither process has it open.
 ///
 /// # Examples
 ///
@@ -86,7 +86,7 @@ macro_rules! end {
 
 /// The writing end of a pipe.
 ///
-/// Made by [`new`], or from a descriptor or a [`ChildStdin`]. These conversions do not change the mode, which for a
+/// Make one with [`new`], or from a descriptor or a [`ChildStdin`]. These conversions do not change the mode, which for a
 /// [`ChildStdin`] is blocking: see [`set_nonblocking`](Sender::set_nonblocking).
 #[derive(Debug)]
 pub struct Sender {
@@ -122,8 +122,8 @@ impl From<ChildStdin> for Sender {
 
 /// The reading end of a pipe.
 ///
-/// Made by [`new`], or from a descriptor, a [`ChildStdout`] or a [`ChildStderr`]. These conversions do not change the mode,
-/// which for a child's output is blocking: see [`set_nonblocking`](Receiver::set_nonblocking).
+/// Make one with [`new`], or from a descriptor, a [`ChildStdout`] or a [`ChildStderr`]. These conversions do not change the
+/// mode, which for a child's output is blocking: see [`set_nonblocking`](Receiver::set_nonblocking).
 #[derive(Debug)]
 pub struct Receiver {
     inner: IoSource<File>,

@@ -13,8 +13,8 @@ use crate::{fork, sys};
 /// # Fork
 ///
 /// The watch belongs to the process that opened it, and is not registered in the child: its kind's default policy is
-/// `NoFork`. A child of the parent is not a child of the forked process, where [`try_wait`](Process::try_wait) fails with
-/// `ECHILD`. With the policy `Inherit`, the end of the watched process gives an event in both processes.
+/// `NoFork`. A child of the parent is not a child of the forked process, so [`try_wait`](Process::try_wait) fails with
+/// `ECHILD` in the latter. With the policy `Inherit`, the end of the watched process gives an event in both processes.
 ///
 /// # Platforms
 ///
@@ -57,12 +57,12 @@ impl Process {
         Ok(Process { pid, inner: IoSource::new(handle, SourceKind::Process) })
     }
 
-    /// The process id. The system may give it to another process once this one has ended and been waited for.
+    /// Returns the process id. The system may give it to another process once this one has ended and been waited for.
     pub fn id(&self) -> u32 {
         self.pid
     }
 
-    /// Whether the process has ended. It works for any process, not only for children.
+    /// Whether the process has ended. This works for any process, not only for children.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// `ECHILD` if it is not a child of this process, or has been waited for already; `EINVAL` before Linux 5.4.
+    /// `ECHILD` if the process is not a child of this one, or has been waited for already; `EINVAL` before Linux 5.4.
     pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         self.inner.try_wait()
     }

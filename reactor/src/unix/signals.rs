@@ -5,8 +5,8 @@ use crate::{fork, sys};
 
 /// Signals of this process as a source: [readable](crate::event::Event::is_readable) when one has arrived.
 ///
-/// Takes the place of a signal handler: the signals wait in the kernel until [`receive`](Signals::receive) takes them, one
-/// by one. Those below `SIGRTMIN` are coalesced: a signal that is sent twice before it is received arrives once.
+/// It takes the place of a signal handler: the signals wait in the kernel until [`receive`](Signals::receive) takes them,
+/// one by one. Those below `SIGRTMIN` are coalesced: a signal that is sent twice before it is received arrives once.
 ///
 /// # Blocking
 ///
@@ -67,8 +67,8 @@ impl Signals {
     ///
     /// # Errors
     ///
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is none; [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a fork
-    /// has severed the registration.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is no signal; [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a
+    /// fork has severed the registration.
     pub fn receive(&self) -> io::Result<SignalInfo> {
         fork::settle();
         self.inner.take()
@@ -92,27 +92,29 @@ pub struct SignalInfo {
 }
 
 impl SignalInfo {
-    /// Its number, such as `libc::SIGTERM`.
+    /// Returns the number of the signal, such as `libc::SIGTERM`.
     pub fn signal(&self) -> i32 {
         self.signal
     }
 
-    /// The process that sent it; for `SIGCHLD`, the child. `None` if the kernel sent it, or does not say.
+    /// Returns the process that sent the signal; for `SIGCHLD`, the child. `None` if the kernel sent the signal, or does not
+    /// say which process did.
     pub fn sender(&self) -> Option<u32> {
         self.sender
     }
 
-    /// The real user id of the sender.
+    /// Returns the real user id of the sender.
     pub fn user(&self) -> Option<u32> {
         self.user
     }
 
-    /// The reason why it was sent: `si_code` in [sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html).
+    /// Returns the reason why the signal was sent: `si_code` in
+    /// [sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html).
     pub fn code(&self) -> i32 {
         self.code
     }
 
-    /// The value sent with it by `sigqueue(3)`; otherwise 0.
+    /// Returns the value that `sigqueue(3)` sent with the signal; otherwise 0.
     pub fn value(&self) -> i32 {
         self.value
     }

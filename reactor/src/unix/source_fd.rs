@@ -6,8 +6,8 @@ use crate::{Interest, Registry, Token};
 
 /// Makes a [`Source`] of a descriptor that other code owns.
 ///
-/// Make one for each call of a [`Registry`] method. It does not own the descriptor and closes nothing. The owner must put
-/// the descriptor into non-blocking mode, and deregister it before closing it.
+/// Make one for each call of a [`Registry`] method. A `SourceFd` does not own the descriptor, and closes nothing. The owner
+/// must put the descriptor into non-blocking mode, and deregister it before closing it.
 ///
 /// # Fork
 ///

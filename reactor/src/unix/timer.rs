@@ -11,8 +11,8 @@ use crate::{fork, sys};
 ///
 /// It expires once, or once and then after each period, on either [`Clock`], with the precision of the kernel's timers.
 /// Register it with [`READABLE`](crate::Interest::READABLE). After an event call [`expirations`](Timer::expirations), which
-/// returns how many there were since the last call. Until you call it the timer stays readable, and a later expiration need
-/// not give another event.
+/// returns how often the timer has expired since the last call. Until you call it the timer stays readable, and a later
+/// expiration need not give another event.
 ///
 /// # Fork
 ///
@@ -141,12 +141,12 @@ impl Timer {
         Ok(())
     }
 
-    /// How often the timer has expired since this was last called, or since it was set. Never 0.
+    /// Takes the expirations since the last call, or since the timer was set, and returns their number, which is never 0.
     ///
     /// # Errors
     ///
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if it has not;
-    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a fork has severed it.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there are none;
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a fork has severed the timer.
     pub fn expirations(&mut self) -> io::Result<u64> {
         fork::settle();
         let count = self.inner.timer.take()?;
@@ -154,12 +154,12 @@ impl Timer {
         Ok(count)
     }
 
-    /// The time until the timer expires next; `None` if it will not.
+    /// Returns the time until the timer expires next; `None` if it will not.
     pub fn remaining(&self) -> Option<Duration> {
         self.inner.state.remaining(self.clock().nanos())
     }
 
-    /// The clock that the timer was made with.
+    /// Returns the clock that the timer was made with.
     pub fn clock(&self) -> Clock {
         self.inner.state.clock()
     }
