@@ -12,7 +12,7 @@ pub(crate) use crate::source_kind::SourceKind;
 /// epoll and kqueue keep the readiness, so there is no user-space state to update around an operation: the types built
 /// on this call `inner` directly.
 pub(crate) struct IoSource<T> {
-    // Declared first: fields drop in this order, and the registration ends before the descriptor is closed.
+    // This field is the first, because fields drop in this order: the registration ends before the descriptor is closed.
     pub(crate) registration: SourceRegistration,
     inner: T,
 }

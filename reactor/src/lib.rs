@@ -54,7 +54,7 @@
     allow(dead_code, unreachable_pub, unused_imports)
 )]
 
-/// The README's program compiles.
+/// Checks that the README's program compiles.
 #[cfg(all(doctest, feature = "net", feature = "cponfork"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
@@ -62,7 +62,7 @@ struct Readme;
 #[macro_use]
 mod macros;
 
-// The kernel of a test build: CONTRIBUTING.md.
+// Test builds link a model of the kernel: see CONTRIBUTING.md.
 #[cfg(all(test, forkio_kqueue))]
 extern crate forkio_kqueue_model as _;
 

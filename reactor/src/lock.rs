@@ -13,7 +13,7 @@ thread_local! {
     static MARK: u8 = const { 0 };
 }
 
-/// The calling thread, as the address of a thread-local variable: never 0, and the same in the child of its fork.
+/// Returns the calling thread, as the address of a thread-local variable: never 0, and the same in the child of its fork.
 pub(crate) fn this_thread() -> usize {
     MARK.with(|mark| ptr::from_ref(mark).addr())
 }
@@ -24,7 +24,7 @@ pub(crate) fn this_thread() -> usize {
 /// have. One store then frees this lock, with no queue of waiting threads to repair. Also, a thread can tell whether it
 /// holds the lock itself, such as in a signal handler that forks.
 pub(crate) struct Lock<T> {
-    /// [`this_thread`] of the thread that holds it; 0: none.
+    /// The thread that holds the lock, as [`this_thread`] returns it; 0: none.
     owner: AtomicUsize,
     value: UnsafeCell<T>,
 }
@@ -73,7 +73,8 @@ impl<T> Lock<T> {
     ///
     /// # Safety
     ///
-    /// The calling thread has the lock, and nothing borrowed from the first guard is in use while this one is.
+    /// The calling thread must have the lock, and must not use anything borrowed from the first guard while it uses this
+    /// one.
     pub(crate) unsafe fn again(&'static self, frees: bool) -> Guard<T> {
         Guard { lock: self, frees, _not_send: PhantomData }
     }
@@ -84,13 +85,13 @@ impl<T> Lock<T> {
     ///
     /// # Safety
     ///
-    /// The thread that had the lock does not exist, and no other thread uses it meanwhile.
+    /// The thread that had the lock must not exist, and no other thread may use the lock meanwhile.
     pub(crate) unsafe fn free_if_orphaned(&self, value: T) -> bool {
         let owner = self.owner.load(Ordering::Relaxed);
         if owner == 0 || owner == this_thread() {
             return true;
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: no thread that has a guard exists, by the caller's promise.
         unsafe { ptr::write(self.value.get(), value) };
         self.owner.store(0, Ordering::Release);
         false
@@ -101,7 +102,7 @@ impl<T> Deref for Guard<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: the thread has the lock.
+        // SAFETY: the thread that has this guard has the lock.
         unsafe { &*self.lock.value.get() }
     }
 }

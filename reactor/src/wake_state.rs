@@ -11,7 +11,7 @@ use crate::sync::{AtomicBool, Ordering, fence_between};
 /// Waker and poller each write one flag and then read the other's, in sequentially consistent order. So a wake is never
 /// lost: the waker sees that the poller blocks, or the poller sees the wake.
 ///
-/// Wakers write to it often. It has cache lines of its own, because other threads read its neighbours.
+/// Wakers write to this state often. It has cache lines of its own, because other threads read its neighbours.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct WakeState {
@@ -64,7 +64,7 @@ impl WakeState {
     /// Poller: takes the pending wake, to return its event.
     #[inline]
     pub(crate) fn take(&self) {
-        // A read-modify-write, so that the poller sees what every waker wrote that found the flag set.
+        // This is a read-modify-write, so that the poller sees what every waker wrote that found the flag set.
         self.notified.swap(false, Ordering::AcqRel);
     }
 

@@ -94,14 +94,14 @@ impl WakeableQueue {
         if self.wake.notify() { signal.signal(&self.queue, self.waker.token()) } else { Ok(()) }
     }
 
-    /// Called when the program takes the queue's descriptor. From then on every wake signals the kernel object.
+    /// Makes every later wake signal the kernel object, because the program takes the queue's descriptor.
     #[cold]
     pub(crate) fn expose(&self) {
         if !self.wake.expose() {
             return;
         }
         if let Some((token, descriptors)) = self.waker.get() {
-            // It fails only for a waker that another thread is just dropping.
+            // The call fails only for a waker that another thread is just dropping.
             let _ = sys::WakeSignal::signal_at(descriptors, &self.queue, token);
         }
     }

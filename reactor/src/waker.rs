@@ -8,14 +8,14 @@ use crate::{Registry, Token};
 /// Wakes a [`Poll`](crate::Poll), also from another thread.
 ///
 /// A wake makes [`Poll::poll`](crate::Poll::poll) return with a [readable](crate::event::Event::is_readable) event that
-/// carries the waker's token. Share it between threads in an [`Arc`](std::sync::Arc). Events are only certain to be
+/// carries the waker's token. Share the waker between threads in an [`Arc`](std::sync::Arc). Events are only certain to be
 /// delivered while the `Waker` is alive.
 ///
 /// # Wakes without system calls
 ///
 /// A wake makes a system call only if the poller is blocked in the kernel. Otherwise the poller finds the wake before it
 /// blocks, and returns at once. While a wake is pending, that is until the poll that returns its event, further wakes do
-/// nothing. None is lost: what a thread wrote before its `wake` is visible to the poller after the event.
+/// nothing. No wake is lost: what a thread wrote before its `wake` is visible to the poller after the event.
 ///
 /// A program that waits for the descriptor of a [`Poll`](crate::Poll) by other means ([`AsRawFd`], a queue inside another
 /// queue) takes the descriptor first. From then on every wake of that selector makes the descriptor readable, at the cost of

@@ -1,4 +1,4 @@
-//! Where the poller, forks and a descriptor's borrowers find a selector's waker.
+//! The place where the poller, forks and [`expose`](crate::wakeable_queue::WakeableQueue::expose) find a selector's waker.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
@@ -59,7 +59,7 @@ impl WakerSlot {
         Token(self.token.load(Ordering::Relaxed))
     }
 
-    /// The waker's token and descriptors, if there is a waker.
+    /// Returns the waker's token and descriptors, if there is a waker.
     pub(crate) fn get(&self) -> Option<(Token, WakerDescriptors)> {
         self.in_use.load(Ordering::Acquire).then(|| {
             let registered = self.registered.load(Ordering::Relaxed);

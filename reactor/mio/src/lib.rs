@@ -8,8 +8,8 @@
 //!
 //! On Windows, which has no `fork(2)`, this package re-exports upstream mio 0.8, which has all that tokio 1.54 uses of mio 1.2.
 //!
-//! Everything here is documented in `forkio-reactor`. The features are mio's, and `cponfork`, which turns the registration
-//! table and the module `fork` on. The crate `forkio` does so for the whole build.
+//! `forkio-reactor` documents everything in this package. The features are mio's, and `cponfork`, which turns the
+//! registration table and the module `fork` on. The crate `forkio` does so for the whole build.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
