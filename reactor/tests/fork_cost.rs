@@ -1,4 +1,5 @@
-//! Measures what a fork costs with registrations, beside a bare `fork(2)`. It forks, so it runs without the test harness.
+//! Measures what a fork costs with registrations, beside a bare `fork(2)`. The program forks, so it runs without the test
+//! harness.
 
 use std::io::{Read, Write};
 use std::net::UdpSocket;
@@ -13,12 +14,12 @@ use forkio_reactor::{Interest, Poll, Token};
 extern crate forkio_kqueue_model as _;
 
 fn main() {
-    // The figures of a model, or of a build with debug assertions, mean nothing.
+    // On Linux one size checks that the program works: figures of the model of kqueue, or of a debug build, mean nothing.
     let sizes: &[usize] = if cfg!(target_os = "linux") { &[10] } else { &[0, 10, 1_000] };
     sizes.iter().copied().for_each(cost_of_a_fork);
 }
 
-/// Medians over some forks, in microseconds.
+/// Prints medians over some forks, in microseconds.
 fn cost_of_a_fork(registrations: usize) {
     const ROUNDS: usize = 21;
     let poll = Poll::new().expect("a selector");
@@ -62,7 +63,7 @@ fn cost_of_a_fork(registrations: usize) {
         }
         drop(blocked);
         let start = Instant::now();
-        // SAFETY: as above.
+        // SAFETY: this process has one thread.
         match unsafe { libc::fork() } {
             0 => tell(start),
             _ => bare.push(hear()),

@@ -1,6 +1,6 @@
 //! Model checks: the modules under test are compiled here with loom's types in place of the standard library's.
 
-// The models use a part of what the modules offer, and some of it is public elsewhere.
+// The models use a part of the modules, and some items of these are public in the crate.
 #![allow(dead_code, unreachable_pub)]
 
 use loom::sync::Arc;
@@ -10,7 +10,7 @@ use loom::thread;
 mod sync {
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-    /// loom treats sequentially consistent operations as acquire and release.
+    /// Makes a fence, because loom treats sequentially consistent operations as acquire and release.
     pub(crate) fn fence_between() {
         loom::sync::atomic::fence(Ordering::SeqCst);
     }
@@ -85,7 +85,8 @@ impl Model {
         }
     }
 
-    /// One poll without a time limit: returns once a wake is pending. `taken` are the signals that it has seen before.
+    /// Polls once, without a time limit: returns when a wake is pending. `taken` counts the signals that earlier polls have
+    /// seen.
     fn poll(&self, taken: &mut usize) {
         if !self.wake.is_notified() && self.wake.begin_blocking() {
             while self.signals.load(Ordering::Acquire) == *taken {
@@ -203,7 +204,7 @@ fn a_fork_sees_whole_changes() {
         assert!(seen.is_none_or(|(token, _)| token == Token(7)));
         let left_out = selector.entry.info().absent_from(Some(1));
         selector.entry.set_info(left_out);
-        // The owner gives up where it finds the gate closed.
+        // The owner gives up if it finds the gate closed.
         owner.join().unwrap();
         assert_eq!(selector.entry.info(), left_out);
         assert!(selector.entry.settles_within(1), "the mark is taken back");

@@ -69,7 +69,7 @@ fn an_eventfd_is_a_source() {
     // SAFETY: the result is checked, and no other code owns the descriptor.
     let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
     assert_ne!(event, -1);
-    // SAFETY: as above; closed when dropped.
+    // SAFETY: the descriptor is open, and no other code owns it.
     let mut file = unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(event) };
     run.register(&mut SourceFd(&event), 8, READ);
     run.expect_nothing();

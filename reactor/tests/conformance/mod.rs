@@ -16,7 +16,7 @@ mod waker;
 
 #[cfg(target_os = "linux")]
 mod linux;
-// A test build for Linux that has a kqueue leaves this out.
+// A test build for Linux that has a kqueue leaves this module out.
 #[cfg(all(target_os = "linux", not(forkio_kqueue)))]
 mod priority;
 

@@ -158,7 +158,7 @@ fn registers_and_converts() {
     let owned = (OwnedFd::from(sender), OwnedFd::from(receiver));
     let raw = (Sender::from(owned.0).into_raw_fd(), Receiver::from(owned.1).into_raw_fd());
     assert_eq!(raw, fds);
-    // SAFETY: `into_raw_fd` has just handed them over.
+    // SAFETY: `into_raw_fd` has just handed over both descriptors, so no other code owns them.
     let (mut sender, mut receiver) = unsafe { (Sender::from_raw_fd(raw.0), Receiver::from_raw_fd(raw.1)) };
     assert_flags(&sender);
     sender.write_all(b"x").unwrap();

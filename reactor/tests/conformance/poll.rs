@@ -228,7 +228,8 @@ fn a_cloned_registry_is_the_same_selector() {
     clone.deregister(&mut a).unwrap();
 }
 
-/// The errors of debug builds. (In mio a failed call changes which selector a source belongs to, so each check has its own.)
+/// Checks the errors of debug builds. (In mio a failed call changes which selector a source belongs to, so each check has
+/// its own.)
 #[test]
 fn a_source_belongs_to_one_selector() {
     #[track_caller]

@@ -15,7 +15,7 @@ use crate::mio::net::{TcpListener, TcpStream};
 const CLIENT: usize = 1;
 const SERVER: usize = 2;
 
-/// The two ends of a connection, registered for everything.
+/// Makes the two ends of a connection, registered for everything.
 fn connected(run: &mut Loop) -> (TcpStream, TcpStream) {
     let mut listener = TcpListener::bind(localhost()).unwrap();
     run.register(&mut listener, 0, READ);
@@ -41,7 +41,7 @@ fn option(fd: RawFd, level: libc::c_int, name: libc::c_int) -> libc::c_int {
     value
 }
 
-/// A bound socket that does not listen: no other socket gets its port, and connections to it are refused.
+/// Makes a bound socket that does not listen: no other socket gets its port, and connections to it are refused.
 fn refusing() -> (OwnedFd, SocketAddr) {
     // SAFETY: the socket is a new descriptor of this function; the kernel reads an initialised address of the given length.
     unsafe {

@@ -23,7 +23,7 @@ pub(crate) fn localhost() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// `None` where there is no IPv6.
+/// Returns the loopback address; `None` if the system has no IPv6.
 pub(crate) fn localhost_v6() -> Option<SocketAddr> {
     let address = (Ipv6Addr::LOCALHOST, 0).into();
     std::net::UdpSocket::bind(address).is_ok().then_some(address)
@@ -160,7 +160,7 @@ impl TempDir {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("conformance-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = env::temp_dir().join(name);
-        // An earlier process with the same id may have left one.
+        // An earlier process with the same id may have left a directory.
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap();
         TempDir(path)
@@ -208,7 +208,7 @@ macro_rules! check_conversions {
         assert_eq!(owned.as_raw_fd(), fd);
         let raw = <$name>::from(owned).into_raw_fd();
         assert_eq!(raw, fd);
-        // SAFETY: `into_raw_fd` has just handed it over.
+        // SAFETY: `into_raw_fd` has just handed over the descriptor, so no other code owns it.
         unsafe { <$name>::from_raw_fd(raw) }
     }};
 }

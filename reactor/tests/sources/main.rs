@@ -12,7 +12,7 @@ mod process;
 mod signals;
 mod timer;
 
-// This module belongs to the conformance suite, which uses more of it.
+// This module belongs to the conformance suite, which uses all of its items.
 #[allow(dead_code, unused_macros, unused_imports)]
 #[path = "../conformance/util.rs"]
 mod util;

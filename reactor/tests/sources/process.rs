@@ -101,12 +101,12 @@ fn an_id_without_a_process_is_refused() {
     assert!(after < before + 2_500, "{before}, then {after}");
 }
 
-/// The lowest free descriptor.
+/// Returns the lowest free descriptor.
 fn lowest_free_descriptor() -> i32 {
     std::fs::File::open("/dev/null").unwrap().as_raw_fd()
 }
 
-/// Signals do not make `has_ended` fail, although poll(2) may be interrupted even if it does not wait.
+/// Signals do not make `has_ended` fail, although they may interrupt poll(2) even if it does not wait.
 #[test]
 fn signals_do_not_disturb_has_ended() {
     static HANDLED: AtomicU32 = AtomicU32::new(0);
@@ -123,7 +123,7 @@ fn signals_do_not_disturb_has_ended() {
     let found = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
-                // SAFETY: the thread lives until this one has ended.
+                // SAFETY: the thread that waits for the scope lives until this thread has ended.
                 unsafe { libc::pthread_kill(this_thread as libc::pthread_t, libc::SIGWINCH) };
             }
         });

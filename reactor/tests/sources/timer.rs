@@ -80,7 +80,8 @@ fn expires_periodically() {
 fn counts_expirations_that_were_not_taken() {
     for clock in CLOCKS {
         let mut timer = Timer::new(clock).unwrap();
-        // The time is ten periods ago, and half a period from the next expiration. The monotonic clock of a system that was just booted shows less.
+        // The time is ten periods ago, and half a period from the next expiration. The period is shorter than an hour if the
+        // system was booted a short time ago, because its monotonic clock then shows little.
         let period = HOUR.min(clock.now() / 12);
         timer.set_at(clock.now() - 10 * period - period / 2, Some(period)).unwrap();
         let mut run = Loop::new();
