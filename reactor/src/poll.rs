@@ -47,7 +47,7 @@ use crate::{Events, Interest, Token, event};
 /// let mut stream = TcpStream::connect(server.local_addr()?)?;
 /// poll.registry().register(&mut stream, Token(0), Interest::READABLE | Interest::WRITABLE)?;
 ///
-/// // In a loop, because an event may be spurious.
+/// // Poll in a loop, because an event may be spurious.
 /// 'connected: loop {
 ///     poll.poll(&mut events, None)?;
 ///     for event in &events {

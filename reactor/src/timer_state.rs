@@ -53,7 +53,7 @@ impl Setting {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(Setting::NEVER);
         let period = match period {
             Some(Duration::ZERO) => {
-                let text = "a timer cannot have a period of zero: give it none, and it expires once";
+                let text = "a timer cannot have a period of zero: pass `None`, and it expires once";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
             period => period.map_or(0, nanos),

@@ -37,7 +37,7 @@ impl WakeState {
         self.exposed.load(Ordering::SeqCst) || (!was_notified && self.polling.load(Ordering::SeqCst))
     }
 
-    /// Poller: announces that it blocks. If a wake is pending, takes that back and returns `false`.
+    /// Poller: announces that it blocks. If a wake is pending, withdraws the announcement and returns `false`.
     #[inline]
     pub(crate) fn begin_blocking(&self) -> bool {
         self.polling.store(true, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! Model checks: the modules under test are compiled here with loom's types in place of the standard library's.
+//! Model checks: this program compiles the modules under test with loom's types in place of the standard library's.
 
 // The models use a part of the modules, and some items of these are public in the crate.
 #![allow(dead_code, unreachable_pub)]
@@ -168,7 +168,7 @@ fn an_exposed_queue_has_every_wake() {
 }
 
 /// A fork that has closed the gate sees each change as a whole: entry and kernel agree. What the fork writes into the entry
-/// stays there while the gate is closed.
+/// stays in it while the gate is closed.
 #[test]
 fn a_fork_sees_whole_changes() {
     loom::model(|| {

@@ -36,7 +36,7 @@
 //! let poll = forkio_reactor::Poll::new()?;
 //! // SAFETY: this process has one thread.
 //! if unsafe { libc::fork() } == 0 {
-//!     // The parent does not notice anything that is registered here.
+//!     // The parent does not notice anything that the child registers.
 //!     assert_eq!(generation(), 1);
 //! }
 //! # drop(poll);

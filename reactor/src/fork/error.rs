@@ -126,7 +126,7 @@ impl fmt::Display for PrepareError {
                 "a signal handler has interrupted this thread while it was changing a selector; do not fork in signal handlers",
             )?,
             PrepareObject::OtherThreads => {
-                f.write_str("waiting for other threads to end changes of registrations; they may be waiting for this one")?;
+                f.write_str("waiting for other threads to end changes of registrations; they may be waiting for this thread")?;
             }
         }
         write!(f, ": {}", self.source)?;

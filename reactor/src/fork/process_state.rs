@@ -20,7 +20,7 @@ pub(super) struct ProcessState {
     pub(super) plan: Plan,
     /// Cores that no selector uses.
     pub(super) free_cores: Vec<&'static SelectorCore>,
-    /// The id of the selector made last.
+    /// The id of the newest selector.
     pub(super) last_id: u64,
 }
 
@@ -54,8 +54,8 @@ pub(super) struct Process {
     pub(super) parent: AtomicU32,
     /// The id of this process. A child reads it as its parent's id.
     pub(super) own_id: AtomicU32,
-    /// Whether another process may have duplicates of this process's descriptors, as far as planned forks are concerned. The
-    /// kernel forgets a registration only with the last duplicate.
+    /// Whether another process may have duplicates of this process's descriptors. The kernel forgets a registration only
+    /// with the last duplicate. The parent of an unplanned fork does not notice the fork, so it may be wrong.
     pub(super) has_relatives: AtomicBool,
     /// The thread that is between prepare and the end of a fork, or reconciles; 0: none.
     pub(super) forking: AtomicUsize,

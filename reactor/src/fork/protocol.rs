@@ -71,7 +71,7 @@ pub fn block_signals() -> SignalsBlocked {
 
 /// Keeps planned forks of this process waiting until it is dropped; see [`hold_off`].
 #[derive(Debug)]
-#[must_use = "forks wait only for as long as it lives"]
+#[must_use = "forks wait only for as long as the value lives"]
 pub struct HeldOff {
     _guard: Guard<()>,
 }
@@ -150,7 +150,7 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 /// for each renewed one. Each of these takes a descriptor, and each inherited registration takes one of the user's epoll
 /// watches (`/proc/sys/fs/epoll/max_user_watches`). The kernel delivers each event to the second queue too, in some tens of
 /// nanoseconds. The child of an unplanned fork never closes these descriptors, because it may have closed them itself and
-/// opened other files there. All of them are close-on-exec.
+/// opened other files at them. All of them are close-on-exec.
 ///
 /// # Errors
 ///
@@ -216,7 +216,7 @@ fn begin() -> Result<Prepared, PrepareError> {
     let remakes = sys::Remakes::lock();
     PROCESS.forking.store(this_thread(), Ordering::Relaxed);
     PROCESS.own_id.store(process::id(), Ordering::Relaxed);
-    // From here on dropping `Prepared` undoes everything, on an error and on a panic.
+    // From now on dropping `Prepared` undoes everything, on an error and on a panic.
     let prepared = Prepared { state, _remakes: remakes, _held: held, is_over: false };
     gate::start().map_err(PrepareError::of(PrepareObject::ForkDetection))?;
     gate::close();
@@ -281,7 +281,7 @@ impl Prepared {
 
     /// Ends the fork in the child: this process now has selectors of its own. Async-signal-safe.
     ///
-    /// A system call that fails here poisons the selector it was for: every poll of it then returns that error.
+    /// A system call of commit that fails poisons the selector that it was for: every poll of it then returns that error.
     ///
     /// # Safety
     ///

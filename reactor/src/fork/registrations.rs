@@ -22,9 +22,9 @@ pub struct Registration {
     pub selector: RawFd,
     /// The registered descriptor.
     pub fd: RawFd,
-    /// The token it was registered with.
+    /// The token of the registration.
     pub token: Token,
-    /// The interest it was registered with.
+    /// The interest of the registration.
     pub interest: Interest,
     /// The kind of the source; `None` for a bare descriptor that has been closed.
     pub kind: Option<SourceKind>,

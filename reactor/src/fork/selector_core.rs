@@ -26,7 +26,7 @@ pub(crate) struct SelectorCore {
     poison: AtomicI32,
     /// Children get no queue for this selector.
     is_retired: AtomicBool,
-    /// The queue was made by other code.
+    /// Other code has made the queue.
     is_adopted: AtomicBool,
 }
 

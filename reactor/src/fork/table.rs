@@ -8,8 +8,8 @@ use std::ptr;
 use super::entry::Entry;
 use crate::sync::{AtomicBool, AtomicPtr, Ordering};
 
-/// An entry per descriptor. Descriptors are small dense integers, so this is an array; it grows by chunks, each as large as
-/// all before it together, so that entries never move and looking one up takes no lock.
+/// An entry per descriptor. Descriptors are small dense integers, so this is an array; it grows by chunks, each twice as
+/// large as the one before it, so that entries never move and looking one up takes no lock.
 pub(crate) struct Table {
     chunks: [AtomicPtr<Entry>; CHUNKS],
     /// The chunks that have had a registration since the table was cleared.

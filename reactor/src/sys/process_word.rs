@@ -81,14 +81,14 @@ pub(crate) fn make_fences_asymmetric() -> bool {
     has
 }
 
-/// The cheap side of a pair of fences, where [`make_fences_asymmetric`] has returned `true`.
+/// Makes the cheap side of a pair of fences, where [`make_fences_asymmetric`] has returned `true`.
 #[inline(always)]
 pub(crate) fn light_fence() {
     compiler_fence(Ordering::SeqCst);
 }
 
-/// The costly side of a pair of fences. If they are asymmetric, every other thread of the process has passed a fence when this
-/// returns.
+/// Makes the costly side of a pair of fences. If they are asymmetric, every other thread of the process has passed a fence
+/// when this returns.
 pub(crate) fn heavy_fence() {
     fence(Ordering::SeqCst);
     if IS_ASYMMETRIC.load(Ordering::Relaxed) {

@@ -75,7 +75,8 @@ impl Loop {
         }
     }
 
-    /// Checks that nothing is ready now. For sources whose events are in the queue when the operation that causes them returns.
+    /// Checks that nothing is ready now. Use it only for sources whose events are in the queue when the operation that causes
+    /// them returns.
     #[track_caller]
     pub(crate) fn expect_nothing(&mut self) {
         self.poll.poll(&mut self.events, Some(Duration::ZERO)).unwrap();
@@ -125,7 +126,7 @@ pub(crate) fn is_cloexec(fd: &impl AsFd) -> bool {
     fcntl(fd, libc::F_GETFD) & libc::FD_CLOEXEC != 0
 }
 
-/// Checks for the modes that every constructor sets.
+/// Checks the modes that every constructor sets.
 #[track_caller]
 pub(crate) fn assert_flags(fd: &impl AsFd) {
     assert!(is_nonblocking(fd), "in blocking mode");

@@ -21,9 +21,11 @@ impl Remakes {
         RemakesLock
     }
 
+    /// Does nothing: there is no lock.
+    ///
     /// # Safety
     ///
-    /// The caller has nothing to check.
+    /// The function is unsafe only because that of a kqueue is.
     pub(crate) unsafe fn free_lock() {}
 
     pub(crate) fn prepare(&mut self) {}

@@ -85,7 +85,7 @@ impl Queue {
     }
 
     /// Closes the queue, in the process that it belongs to. A kernel that does not copy queues on fork leaves the descriptor
-    /// unused in the child, which may open another file there.
+    /// unused in the child, which may open another file at it.
     pub(crate) fn close(&self) {
         let fd = self.number();
         self.forget();
