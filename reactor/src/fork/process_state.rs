@@ -55,7 +55,8 @@ pub(super) struct Process {
     /// The id of this process. A child reads it as its parent's id.
     pub(super) own_id: AtomicU32,
     /// Whether another process may have duplicates of this process's descriptors. The kernel forgets a registration only
-    /// with the last duplicate. The parent of an unplanned fork does not notice the fork, so it may be wrong.
+    /// with the last duplicate. The parent of an unplanned fork does not notice the fork, so this may stay
+    /// `false` in that parent.
     pub(super) has_relatives: AtomicBool,
     /// The thread that is between prepare and the end of a fork, or reconciles; 0: none.
     pub(super) forking: AtomicUsize,
