@@ -161,7 +161,7 @@ fn accept_into(listener: RawFd, address: *mut libc::sockaddr, length: *mut libc:
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Does the same, but sets the modes afterwards: Apple systems have no accept4(2).
+/// Does the same as the function above, but sets the modes afterwards: Apple systems have no accept4(2).
 #[cfg(target_vendor = "apple")]
 fn accept_into(listener: RawFd, address: *mut libc::sockaddr, length: *mut libc::socklen_t) -> io::Result<OwnedFd> {
     let fd = syscall!(accept(listener, address, length))?;
