@@ -1,8 +1,8 @@
 //! A prefork HTTP/1.1 server: hyper on tokio, in as many processes as the machine has CPUs.
 //!
 //! The supervisor does once what all workers need: it binds the listeners, starts a timer and loads a table. Then
-//! it forks, and each worker continues from that state: the listeners are registered in its own epoll instance, the timer ticks,
-//! and the table is shared memory as long as no process writes to it. Nothing is bound, started or loaded again.
+//! it forks, and each worker continues from that state: the listeners are registered in its own epoll instance, the timer
+//! ticks, and the table is shared memory as long as no process writes to it. Nothing is bound, started or loaded again.
 //!
 //! ```sh
 //! cargo run --release --example prefork-http

@@ -1,7 +1,7 @@
 //! Forks made by other code, such as Python's `os.fork`, `daemon(3)`, or any library that calls `fork(2)`.
 //!
-//! This needs [the patch](crate#the-patch). Without it, the child shares the epoll instances and the signal pipe of its parent's
-//! runtimes, except those in a [`ProcessRuntime`](crate::ProcessRuntime).
+//! This needs [the patch](crate#the-patch). Without it, the child shares the epoll instances and the signal pipe of its
+//! parent's runtimes, except those in a [`ProcessRuntime`](crate::ProcessRuntime).
 //!
 //! The child of such an *unplanned* fork reconciles when it first uses a selector: it gets selectors of its own, with this
 //! crate's policies. Nothing needs to be installed for that. After [`install`], the child reconciles inside `fork(2)`, so
@@ -76,8 +76,8 @@ pub fn install() -> io::Result<()> {
 
 /// Returns why this process could not reconcile, if it is the child of an unplanned fork.
 ///
-/// Its inherited runtimes fail when they ask for events: tokio panics with that error alone. Such a child can build new runtimes,
-/// or call `exec`.
+/// Its inherited runtimes fail when they ask for events: tokio panics with that error alone. Such a child can build new
+/// runtimes, or call `exec`.
 pub fn failure() -> Option<&'static PrepareError> {
     reactor::failure()
 }

@@ -24,8 +24,8 @@ use crate::{ForkError, policy, runtime, sys};
 ///   [`Prefork`](crate::prefork::Prefork) server;
 /// - descriptors without state to share: pidfds, `O_PATH`, `/dev/null` and similar devices.
 ///
-/// If tokio runs on upstream mio, call this inside the runtime. Otherwise the list may contain the epoll instances, eventfds and
-/// signal pipe of tokio, of which a child gets its own.
+/// If tokio runs on upstream mio, call this inside the runtime. Otherwise the list may contain the epoll instances, eventfds
+/// and signal pipe of tokio, of which a child gets its own.
 ///
 /// # Errors
 ///

@@ -26,8 +26,8 @@ pub enum ForkError {
     /// tokio was built with its feature `parking_lot`, which is part of `full`. `parking_lot` keeps lists of waiting threads in
     /// their stacks, and this error says why the child cannot keep these stacks. Only Linux under glibc on x86_64 is supported.
     ParkingLot(io::Error),
-    /// The current runtime does not use forkio's selector, which it must on every system but Linux. The message has the lines to
-    /// add to Cargo.toml.
+    /// The current runtime does not use forkio's selector, which it must on every system but Linux. The message has the lines
+    /// to add to Cargo.toml.
     ForeignSelector,
     /// The caller is not inside a tokio runtime.
     NoRuntime,

@@ -256,8 +256,8 @@ pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
         ForkResult::Child => {
             mem::forget(paused);
             if can_keep_stacks {
-                // The child must keep the stacks before it starts a thread. After an error, `ProcessRuntime` tries again, and returns
-                // its own error.
+                // The child must keep the stacks before it starts a thread. After an error, `ProcessRuntime` tries again, and
+                // returns its own error.
                 let _ = sys::keep_inherited_stacks();
             }
             drop(blocked);

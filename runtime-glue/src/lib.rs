@@ -25,8 +25,8 @@
 //! [`fork`] returns an error if it cannot know for certain what the child must get. Four things differ:
 //!
 //! - [`set_policy`] works inside a runtime, or once the runtime is known from an earlier fork.
-//! - A socket pair or pipe counts as made in this process if both ends are open in it. If the kernel does not report the peers of
-//!   sockets (`sock_diag(7)`), the ends of a pair are severed like other streams.
+//! - A socket pair or pipe counts as made in this process if both ends are open in it. If the kernel does not report the
+//!   peers of sockets (`sock_diag(7)`), the ends of a pair are severed like other streams.
 //! - If a fork has left a registration out ([`NoFork`](ForkPolicy::NoFork)), `into_std` of that object fails in the child.
 //! - [`fork_with_threads`] severs what was registered when it began.
 //!
@@ -62,8 +62,8 @@
 //! # Platforms
 //!
 //! Linux 5.4 or later. FreeBSD, DragonFly, NetBSD, OpenBSD and macOS compile, and were tested on a model of kqueue(2) only.
-//! On Windows, which has no `fork(2)`, only [`ProcessRuntime`] and, with the feature `http`, `serve` and `Server` exist. They run in one
-//! process.
+//! On Windows, which has no `fork(2)`, only [`ProcessRuntime`] and, with the feature `http`, `serve` and `Server` exist. They
+//! run in one process.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

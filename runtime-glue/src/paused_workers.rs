@@ -72,8 +72,8 @@ impl Pause {
 }
 
 impl PausedWorkers {
-    /// Pauses the workers, except those that are not free within [`PAUSE_LIMIT`]. They continue when `limit` has passed, if there
-    /// is one.
+    /// Pauses the workers, except those that are not free within [`PAUSE_LIMIT`]. They continue when `limit` has passed, if
+    /// there is one.
     pub(crate) fn pause(limit: Option<Duration>) -> PausedWorkers {
         let pause = Arc::new(Pause::default());
         let mut workers = 0;

@@ -23,8 +23,8 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 /// # Fork
 ///
 /// Any fork works: [`fork_with_threads`](crate::fork_with_threads()), or one that other code makes. The child leaks the
-/// inherited runtime, because dropping it would wait for threads that the child does not have. Its tasks do not continue. Its I/O
-/// objects follow their [policies](crate::set_policy): connections are severed, so that their peers see the end when the
+/// inherited runtime, because dropping it would wait for threads that the child does not have. Its tasks do not continue. Its
+/// I/O objects follow their [policies](crate::set_policy): connections are severed, so that their peers see the end when the
 /// parent closes them, and listeners stay open.
 ///
 /// - **A listener** that the child should serve too is best kept as a [`std::net::TcpListener`], of which each runtime gets a
@@ -95,7 +95,8 @@ impl Current {
 }
 
 impl<F> ProcessRuntime<F> {
-    /// Creates a runtime that `build` builds in each process that uses it. It needs an I/O driver (`enable_all` or `enable_io`).
+    /// Creates a runtime that `build` builds in each process that uses it. It needs an I/O driver (`enable_all` or
+    /// `enable_io`).
     pub const fn new(build: F) -> ProcessRuntime<F> {
         ProcessRuntime { build, current: PerProcess::new() }
     }
@@ -261,7 +262,8 @@ fn prepare_process() -> Result<(), RuntimeError> {
     PREPARED.get_or_try_make(sys::process_key, prepare).copied().map_err(not_made)
 }
 
-/// Returns the error of a process that cannot keep the stacks of the parent's threads, unless it can have a runtime without them.
+/// Returns the error of a process that cannot keep the stacks of the parent's threads, unless it can have a runtime without
+/// them.
 fn check_stacks(error: io::Error) -> Result<(), RuntimeError> {
     if error.kind() == io::ErrorKind::TimedOut {
         return Err(RuntimeError::InheritedLock);

@@ -34,8 +34,8 @@ pub fn own_pid() -> i32 {
     std::process::id().cast_signed()
 }
 
-/// Runs `child` and exits. Call it in a child. A panic ends the child too: it must not unwind into frames that wait for threads of
-/// the parent.
+/// Runs `child` and exits. Call it in a child. A panic ends the child too: it must not unwind into frames that wait for
+/// threads of the parent.
 pub fn run_child(child: impl FnOnce()) -> ! {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
     std::process::exit(if result.is_ok() { 0 } else { 101 })

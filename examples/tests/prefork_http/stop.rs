@@ -73,7 +73,8 @@ fn sigint_drains() {
     drains_on(|server| server.signal(Signal::INT));
 }
 
-/// A terminal sends SIGINT to every process of the group, so each worker gets a signal from the terminal and one from the supervisor.
+/// A terminal sends SIGINT to every process of the group, so each worker gets a signal from the terminal and one from the
+/// supervisor.
 #[test]
 fn control_c_drains() {
     drains_on(|server| server.signal_all(Signal::INT));

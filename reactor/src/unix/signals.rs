@@ -76,8 +76,8 @@ impl Signals {
 }
 
 source! {
-    /// A descriptor for waiting by other means. Linux: a [signalfd](https://man7.org/linux/man-pages/man2/signalfd.2.html), whose
-    /// set must not be changed, because processes share it. kqueue systems: a queue with the signals.
+    /// A descriptor for waiting by other means. Linux: a [signalfd](https://man7.org/linux/man-pages/man2/signalfd.2.html),
+    /// whose set must not be changed, because processes share it. kqueue systems: a queue with the signals.
     Signals
 }
 

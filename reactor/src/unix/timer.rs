@@ -168,7 +168,7 @@ impl Timer {
 source! {
     /// A descriptor for waiting by other means. Linux: a
     /// [timerfd](https://man7.org/linux/man-pages/man2/timerfd_create.2.html). kqueue systems: a queue with the timer. Take
-    /// expirations with [`expirations`](Timer::expirations) only, and set the timer with the type's own methods: a fork does not
-    /// notice changes that the program makes through the descriptor.
+    /// expirations with [`expirations`](Timer::expirations) only, and set the timer with the type's own methods: a fork does
+    /// not notice changes that the program makes through the descriptor.
     Timer
 }

@@ -29,8 +29,8 @@ pub(crate) fn check() -> PyResult<()> {
 
 /// Shuts down the runtime of this process, if there is one. The next use builds another one.
 ///
-/// Calls of [`block_on`](crate::block_on()) in other threads return an error. Tasks are dropped when they next wait. This call waits
-/// at most `limit` for all of them, and for blocking work. Other Python threads run meanwhile.
+/// Calls of [`block_on`](crate::block_on()) in other threads return an error. Tasks are dropped when they next wait. This
+/// call waits at most `limit` for all of them, and for blocking work. Other Python threads run meanwhile.
 ///
 /// The end of the interpreter does the same, with a limit of five seconds.
 ///

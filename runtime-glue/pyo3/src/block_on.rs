@@ -24,7 +24,8 @@ const SLICE: Duration = Duration::from_millis(100);
 /// # Errors
 ///
 /// - The exception of a signal handler.
-/// - `RuntimeError`: the runtime was shut down meanwhile, the interpreter is at its end, or a [`forkio::RuntimeError`], with its text.
+/// - `RuntimeError`: the runtime was shut down meanwhile, the interpreter is at its end, or a [`forkio::RuntimeError`], with
+///   its text.
 ///
 /// # Panics
 ///

@@ -1,7 +1,8 @@
 //! A tokio runtime for a Python extension module whose host may fork at any time: `os.fork`, `multiprocessing`,
 //! `concurrent.futures`, gunicorn.
 //!
-//! Each process has a runtime of its own, a [`forkio::ProcessRuntime`], which it builds when it first uses it. One line installs it:
+//! Each process has a runtime of its own, a [`forkio::ProcessRuntime`], which it builds when it first uses it. One line
+//! installs it:
 //!
 //! ```no_run
 //! use pyo3::prelude::*;
@@ -47,20 +48,20 @@
 //!
 //! - **The parent's tasks do not continue** in the child. The child's copies of its connections are severed: peers see the end
 //!   when the parent closes them. Listeners stay open. [`forkio::ProcessRuntime`] has the details.
-//! - **The objects of a runtime belong to one process**: connections, clients with a pool of them, timers, handles of tasks. Keep them
-//!   in a [`PerProcess`].
+//! - **The objects of a runtime belong to one process**: connections, clients with a pool of them, timers, handles of tasks.
+//!   Keep them in a [`PerProcess`].
 //! - **An asyncio event loop belongs to one process**, as without Rust. A child starts its own (`asyncio.run`).
 //! - **Locks**: a fork of the interpreter pauses the runtime's workers, and waits at most two seconds for blocking work that
 //!   [`Runtime`] has started. The child then inherits none of their locks. Other threads do not pause. If one attaches to the
-//!   interpreter or detaches from it at the fork, a child of Python 3.11 or older never returns from `os.fork`. Let such threads stay attached
-//!   ([`Python::detach`](pyo3::Python::detach) keeps their state), or use [`Runtime`].
+//!   interpreter or detaches from it at the fork, a child of Python 3.11 or older never returns from `os.fork`. Let such
+//!   threads stay attached ([`Python::detach`](pyo3::Python::detach) keeps their state), or use [`Runtime`].
 //! - [The patch](forkio#the-patch) is optional.
 //!
 //! # The end of the interpreter
 //!
 //! [`install`] registers a function with `atexit`. It ends the calls of [`block_on`] in other threads, and shuts the runtime down. It
-//! waits at most five seconds for polls of tasks and blocking work. Tasks that are still running must not use Python after that.
-//! Later calls of this crate return an error.
+//! waits at most five seconds for polls of tasks and blocking work. Tasks that are still running must not use Python after
+//! that. Later calls of this crate return an error.
 //!
 //! Children of `multiprocessing` end by `os._exit`, which needs no shutdown.
 //!
@@ -105,8 +106,8 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
 
 /// Installs a runtime that `build` builds in each process that uses it; see [`install`].
 ///
-/// It must be multi-threaded, because no thread would run the tasks of a current-thread runtime. It needs an I/O driver and timers
-/// (`enable_all`).
+/// It must be multi-threaded, because no thread would run the tasks of a current-thread runtime. It needs an I/O driver and
+/// timers (`enable_all`).
 ///
 /// # Errors
 ///
@@ -150,8 +151,8 @@ where
     generic::future_into_py::<Runtime, F, T>(py, future)
 }
 
-/// Makes a Rust future of a Python awaitable, such as a coroutine. It runs in the event loop of the task or thread that calls this;
-/// see [`generic::into_future`].
+/// Makes a Rust future of a Python awaitable, such as a coroutine. It runs in the event loop of the task or thread that calls
+/// this; see [`generic::into_future`].
 ///
 /// # Errors
 ///

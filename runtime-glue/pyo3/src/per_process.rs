@@ -10,8 +10,8 @@ use crate::process::generation;
 
 /// A value that each process makes when it first uses it, such as a client with its connections, or a sender to a task.
 ///
-/// It may be a `static`, or belong to a `#[pyclass]`. A child leaks the value that it has inherited, because dropping it could wait
-/// for a lock that a thread of the parent held.
+/// It may be a `static`, or belong to a `#[pyclass]`. A child leaks the value that it has inherited, because dropping it
+/// could wait for a lock that a thread of the parent held.
 ///
 /// # Examples
 ///
@@ -47,8 +47,8 @@ impl<T> PerProcess<T> {
         PerProcess { slot: Mutex::new(None) }
     }
 
-    /// Returns the value of this process. Calls `make` if there is none. If several threads do so at the same time, all get the value
-    /// of the first one that is done.
+    /// Returns the value of this process. Calls `make` if there is none. If several threads do so at the same time, all get
+    /// the value of the first one that is done.
     ///
     /// # Errors
     ///

@@ -73,8 +73,8 @@ where
 
 /// The runtime of this process, for the functions of [`pyo3_async_runtimes::generic`] that this crate does not wrap.
 ///
-/// `os.fork` waits at most two seconds for running work of its [`spawn_blocking`](generic::Runtime::spawn_blocking). A fork never
-/// interrupts work that is shorter. It may interrupt work of [`tokio::task::spawn_blocking`].
+/// `os.fork` waits at most two seconds for running work of its [`spawn_blocking`](generic::Runtime::spawn_blocking). A fork
+/// never interrupts work that is shorter. It may interrupt work of [`tokio::task::spawn_blocking`].
 ///
 /// # Examples
 ///

@@ -120,8 +120,8 @@ impl Connections {
         self.balance().open(self.0.slot)
     }
 
-    /// Returns how many connections are open for each worker index. A worker that drains counts together with its successor. The
-    /// counts are read one after the other, while they change.
+    /// Returns how many connections are open for each worker index. A worker that drains counts together with its successor.
+    /// The counts are read one after the other, while they change.
     pub fn open_each(&self) -> Vec<usize> {
         let mut by_index = Vec::new();
         for (slot, open) in self.balance().open_each().into_iter().enumerate() {

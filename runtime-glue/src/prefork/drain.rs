@@ -115,7 +115,8 @@ impl Status {
         self.common.slots.flags(self.slot) & EMPTIES_OWN_QUEUE != 0
     }
 
-    /// Returns when the worker's remaining work is cut off. `None` if it need not end, or if the limit is too far away for a clock.
+    /// Returns when the worker's remaining work is cut off. `None` if it need not end, or if the limit is too far away for a
+    /// clock.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.told.get()?.checked_add(self.shutdown_timeout)
     }

@@ -234,8 +234,9 @@ impl<L> Server<L> {
     /// Listens on an address that [`Address`] accepts, such as `0.0.0.0:8080` or `unix:/run/app.sock`. Call it again for more
     /// listeners.
     ///
-    /// If systemd or an upgrade has passed a listener with this address, the server uses it. A text that is not an address is an
-    /// error of [`run`](Serving::run). The server removes the file of a Unix socket at the end, unless another process serves it.
+    /// If systemd or an upgrade has passed a listener with this address, the server uses it. A text that is not an address is
+    /// an error of [`run`](Serving::run). The server removes the file of a Unix socket at the end, unless another process
+    /// serves it.
     pub fn bind(mut self, address: impl ToString) -> Self {
         self.setup.addresses.push(address.to_string().parse());
         self

@@ -57,7 +57,8 @@ unsafe extern "C" fn forkio_model_fstat(fd: c_int, stat: *mut libc::stat) -> c_i
     answer(fstat(fd).map(|found| unsafe { stat.write(found) }).map(|()| 0))
 }
 
-/// Returns the address of a socket's control block. Returns 0 if the descriptor is not a socket, or if the kernel does not report it.
+/// Returns the address of a socket's control block. Returns 0 if the descriptor is not a socket, or if the kernel does not
+/// report it.
 #[unsafe(no_mangle)]
 extern "C" fn forkio_model_socket_pcb(fd: c_int) -> u64 {
     socket_pcb(fd).unwrap_or(0)

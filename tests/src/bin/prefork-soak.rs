@@ -358,7 +358,8 @@ fn disturb(server: &Server, soak: &Soak, duration: Duration) -> Result<String, E
         second += 1;
         let next = start + Duration::from_secs(second);
         thread::sleep(next.saturating_duration_since(Instant::now()));
-        // Upgrade in the middle of the period, so that the last program has been through reloads and kills before the final check.
+        // Upgrade in the middle of the period, so that the last program has been through reloads and kills before the final
+        // check.
         if second % UPGRADE == UPGRADE / 2 {
             server.upgrade()?;
             upgrades += 1;

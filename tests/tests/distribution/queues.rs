@@ -33,8 +33,8 @@ scenarios!(
                 assert!(counts.iter().all(|count| *count > 0), "one queue had them all: {counts:?}");
             }
             drop(served);
-            // One successor may have served all. If the server noticed a death only after the stop, its exit code would be that of
-            // the dead worker.
+            // One successor may have served all. If the server noticed a death only after the stop, its exit code would be
+            // that of the dead worker.
             server.wait_for_all(2);
             server.stop();
         }

@@ -216,7 +216,8 @@ fn unpark(index: usize) -> bool {
 /// The address that a thread waits at. Odd indices have addresses in one bucket, however large the table is. The others are
 /// spread.
 fn key(index: usize) -> usize {
-    /// The factor by which `parking_lot_core` multiplies an address. The highest bits of the product are the index of the bucket.
+    /// The factor by which `parking_lot_core` multiplies an address. The highest bits of the product are the index of the
+    /// bucket.
     const FACTOR: usize = 0x9E37_79B9_7F4A_7C15;
     /// The number whose product with `FACTOR` is 1. Each step of Newton's method doubles the bits that are correct.
     const INVERSE: usize = {

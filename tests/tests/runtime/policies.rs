@@ -38,7 +38,8 @@ scenarios!(
         let datagrams = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         forkio::set_policy(&stream, ForkPolicy::Inherit).unwrap();
         forkio::set_policy(&datagrams, ForkPolicy::NoFork).unwrap();
-        // The datagram has arrived before the fork, and the runtime has not seen it yet. An inherited registration would give an event.
+        // The datagram has arrived before the fork, and the runtime has not seen it yet. An inherited registration would give
+        // an event.
         let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.send_to(b"x", datagrams.local_addr().unwrap()).unwrap();
         let child = fork_child(async || {

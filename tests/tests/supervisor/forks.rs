@@ -5,8 +5,8 @@ use forkio_tests::{kill, scenarios, wait_until};
 use crate::server::Server;
 
 scenarios!(
-    /// A check of the application refuses each fork: the running generation continues to serve, in a reload and when a worker has
-    /// died.
+    /// A check of the application refuses each fork: the running generation continues to serve, in a reload and when a worker
+    /// has died.
     fn refused_by_a_check() {
         let server = Server::start(&["before"]);
         let before = server.children();

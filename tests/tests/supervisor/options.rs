@@ -61,7 +61,8 @@ scenarios!(
 
     /// With `fork_options`, the server does not wait longer for threads than it may.
     fn fork_options() {
-        // The thread never ends. With the default, the server would wait for 12 s each time. On a machine that stalls, a shorter wait may take as long.
+        // The thread never ends. With the default, the server would wait for 12 s each time. On a machine that stalls, a
+        // shorter wait may take as long.
         let waits = (0..3).map(|_| {
             let (code, log) = Server::begin("", &["before", "thread", "wait-briefly"]).end();
             assert_eq!(code, 1, "{log}");

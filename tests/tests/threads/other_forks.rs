@@ -74,8 +74,8 @@ scenarios!(
         use_everything();
     }
 
-    /// Workers that are paused for forks of other code hold no lock in the child, unless this machine delays one so long that it
-    /// is not paused in time.
+    /// Workers that are paused for forks of other code hold no lock in the child, unless this machine delays one so long that
+    /// it is not paused in time.
     fn paused_for_other_code() {
         static LOCK: Mutex<()> = Mutex::new(());
         let locks_most_of_the_time = async {

@@ -69,8 +69,8 @@ scenarios!(
         reap(child).await;
     }
 
-    /// The child has its own epoll instance behind both descriptors of the parent's instance, its own eventfd, and its own signal
-    /// pipe. The same holds for the child's children.
+    /// The child has its own epoll instance behind both descriptors of the parent's instance, its own eventfd, and its own
+    /// signal pipe. The same holds for the child's children.
     async fn kernel_objects_are_private() {
         fn check_private(parent: u32, descriptors: &[RawFd]) {
             for fd in descriptors {

@@ -59,9 +59,9 @@ impl Serving {
         Serving { http, worker, is_cut_off, header_timer }
     }
 
-    /// Returns when to close a connection that has sent nothing of a request, if it may stay open until `until`. This is shortly
-    /// before the deadline of the worker, because a connection that is cut off counts as an error. `told`: when the worker was
-    /// told to end.
+    /// Returns when to close a connection that has sent nothing of a request, if it may stay open until `until`. This is
+    /// shortly before the deadline of the worker, because a connection that is cut off counts as an error. `told`: when the
+    /// worker was told to end.
     fn before_deadline(&self, until: Instant, told: Instant) -> Instant {
         match self.worker.shutdown().deadline() {
             Some(deadline) => until.min(deadline - (deadline - told) / 8),
@@ -131,7 +131,8 @@ pub(super) async fn serve<I: ConnectionStream, S: ConnectionService>(
     let activity = Arc::new(Activity::new(Arc::clone(serving)));
     let io = TokioIo::new(TrackedIo::new(io, Arc::clone(&activity)));
     let service = TrackedService { service, activity: Arc::clone(&activity), peer };
-    // The connection is boxed, because a spawned future moves several times, and would have room for the largest of the protocols.
+    // The connection is boxed, because a spawned future moves several times, and would have room for the largest of the
+    // protocols.
     match &serving.http.protocols {
         Protocols::Http1(builder) => {
             let mut connection = Box::pin(builder.serve_connection(io, service).with_upgrades());

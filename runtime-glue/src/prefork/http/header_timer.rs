@@ -1,8 +1,8 @@
 //! The timer of the header timeout, which costs a request little more than a clock reading.
 //!
-//! hyper makes a `Sleep` for the head of each request, and drops it when the head has arrived. If each were a timer of tokio, each
-//! request would enter one into the timer wheel and remove it. Here a `Sleep` that ends early leaves its timer in the wheel, for
-//! the next `Sleep` of any connection. A timer that fires too early for its new `Sleep` is set again.
+//! hyper makes a `Sleep` for the head of each request, and drops it when the head has arrived. If each were a timer of tokio,
+//! each request would enter one into the timer wheel and remove it. Here a `Sleep` that ends early leaves its timer in the
+//! wheel, for the next `Sleep` of any connection. A timer that fires too early for its new `Sleep` is set again.
 
 use std::future::Future;
 use std::mem;

@@ -1,4 +1,5 @@
-//! What a connection is doing, observed from both sides of hyper: the bytes that hyper reads and the requests that it passes on.
+//! What a connection is doing, observed from both sides of hyper: the bytes that hyper reads and the requests that it passes
+//! on.
 
 use std::future::Future;
 use std::io;
@@ -151,7 +152,8 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for TrackedIo<I> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // hyper writes the head of a response and its body as two slices. `send(2)` costs less than `writev(2)` and a short copy.
+        // hyper writes the head of a response and its body as two slices. `send(2)` costs less than `writev(2)` and a short
+        // copy.
         if slices.iter().map(|slice| slice.len()).sum::<usize>() <= SHORT {
             let mut bytes = [MaybeUninit::uninit(); SHORT];
             let mut buffer = ReadBuf::uninit(&mut bytes);

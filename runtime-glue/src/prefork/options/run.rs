@@ -149,7 +149,8 @@ impl Prefork {
     }
 
     async fn supervise(self) -> Result<Outcome, PreforkError> {
-        // The supervisor forks a worker inside this future, so the worker continues the future. In other children the future resolves to an error.
+        // The supervisor forks a worker inside this future, so the worker continues the future. In other children the future
+        // resolves to an error.
         match parent_only(Supervisor::new(self)?.run()).await {
             Ok(Ok(Outcome::Service(service))) => service.run(),
             Ok(outcome) => outcome,

@@ -15,9 +15,9 @@ impl Prefork {
     /// | `/healthz` | 200 as long as the supervisor runs |
     /// | `/readyz` | 200 if a worker is ready; 503 if not, or if load balancers should send no more connections |
     ///
-    /// A *service worker* serves the page: a process beside the workers, with their privileges. If it dies, the supervisor starts
-    /// it again, and the server continues to serve meanwhile. The page is read-only and has no access control: choose an
-    /// address that only permitted clients can reach.
+    /// A *service worker* serves the page: a process beside the workers, with their privileges. If it dies, the supervisor
+    /// starts it again, and the server continues to serve meanwhile. The page is read-only and has no access control: choose
+    /// an address that only permitted clients can reach.
     pub fn status(mut self, address: impl ToString) -> Prefork {
         self.settings.status.page = Some(address.to_string());
         self

@@ -77,8 +77,8 @@ impl Worker {
         Acceptor::new(listener, self.connections.clone(), Arc::clone(&self.handle.0), distribution)
     }
 
-    /// Returns the counts of open connections, of this worker and of the others: those that an [acceptor](Worker::acceptor) has accepted
-    /// and those that are [counted](Connections::count) by hand.
+    /// Returns the counts of open connections, of this worker and of the others: those that an [acceptor](Worker::acceptor)
+    /// has accepted and those that are [counted](Connections::count) by hand.
     pub fn connections(&self) -> Connections {
         self.connections.clone()
     }
@@ -162,8 +162,8 @@ impl WorkerHandle {
         self.0.raise(WANTS_HALT);
     }
 
-    /// Whether a load balancer should send no more connections to this server, because the server is about to stop. Use it to answer a
-    /// readiness probe. See [`Prefork::lame_duck`](super::Prefork::lame_duck).
+    /// Whether a load balancer should send no more connections to this server, because the server is about to stop. Use it to
+    /// answer a readiness probe. See [`Prefork::lame_duck`](super::Prefork::lame_duck).
     pub fn is_lame_duck(&self) -> bool {
         self.0.is_lame_duck()
     }

@@ -1,8 +1,8 @@
 //! The span that the events of a worker are in.
 //!
-//! The thread of a worker's runtime is inside the span, and so are all tasks on it: those that the supervisor spawned before the
-//! fork, and those that the application spawns without a span. If forkio builds the runtime, its other threads enter the span
-//! as they start. If the application builds it, forkio instruments its own tasks and the services of `prefork::http`.
+//! The thread of a worker's runtime is inside the span, and so are all tasks on it: those that the supervisor spawned before
+//! the fork, and those that the application spawns without a span. If forkio builds the runtime, its other threads enter the
+//! span as they start. If the application builds it, forkio instruments its own tasks and the services of `prefork::http`.
 
 use std::mem;
 use std::process;

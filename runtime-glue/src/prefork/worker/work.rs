@@ -33,7 +33,8 @@ const PANICKED: i32 = 101;
 /// The exit status of a worker that could not begin.
 const FAILED: i32 = 1;
 
-/// How long after the shutdown timeout the kernel ends a worker that does not end by itself: later than the supervisor would kill it.
+/// How long after the shutdown timeout the kernel ends a worker that does not end by itself: later than the supervisor would
+/// kill it.
 const KERNEL_GRACE: Duration = Duration::from_secs(3);
 
 /// How many heartbeats a worker writes in the time after which it counts as stuck.

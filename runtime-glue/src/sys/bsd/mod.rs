@@ -91,8 +91,8 @@ pub(crate) fn terminate_with_parent(parent: u32) -> io::Result<bool> {
     Ok(is_parent(parent))
 }
 
-/// Returns `false` if the parent has ended already. Sends no signal: the kernel has none for the end of a parent, so a stuck worker
-/// outlives it.
+/// Returns `false` if the parent has ended already. Sends no signal: the kernel has none for the end of a parent, so a stuck
+/// worker outlives it.
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]
 pub(crate) fn terminate_with_parent(parent: u32) -> io::Result<bool> {
     Ok(is_parent(parent))

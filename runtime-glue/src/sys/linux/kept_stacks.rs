@@ -2,8 +2,9 @@
 //!
 //! In a child, glibc puts the stacks of the threads that only the parent has into its cache. A new thread gets one of them, or
 //! glibc unmaps it when the cache has more than 40 MiB. A stack has the thread's descriptor (`struct pthread`, whose address is
-//! the `pthread_t`) and its thread-local memory at its end, and owns the thread-local memory of libraries that were loaded later.
-//! Other memory may refer to all of this: `parking_lot` lists the threads that wait, by addresses in their thread-local memory.
+//! the `pthread_t`) and its thread-local memory at its end, and owns the thread-local memory of libraries that were loaded
+//! later. Other memory may refer to all of this: `parking_lot` lists the threads that wait, by addresses in their
+//! thread-local memory.
 //!
 //! glibc takes a stack of the cache for unused if the thread id in the descriptor is 0 (`nptl/descr.h`: "Thread ID - which is
 //! also a 'is this thread descriptor (and therefore stack) used' flag"; `__nptl_stack_in_use`). The kernel sets it to 0 when
@@ -46,7 +47,8 @@ pub(super) fn keep() -> io::Result<HashSet<usize>> {
     let layout = Layout::get()?;
     let mut kept = HashSet::new();
     for descriptor in layout.descriptors()? {
-        // A thread that has ended, in the parent or in the child, leaves nothing in its stack. A join of it waits until the id is 0.
+        // A thread that has ended, in the parent or in the child, leaves nothing in its stack. A join of it waits until the
+        // id is 0.
         if descriptor.is_exiting {
             continue;
         }

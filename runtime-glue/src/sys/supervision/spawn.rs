@@ -32,7 +32,8 @@ pub(crate) fn spawn_with_descriptors(
         // SAFETY: the descriptors and strings are this process's. The supervisor has one thread, so its child may allocate
         // and change the environment.
         unsafe {
-            // Move all descriptors above the targets first, so that no dup2(2) overwrites a descriptor that must still be moved.
+            // Move all descriptors above the targets first, so that no dup2(2) overwrites a descriptor that must still be
+            // moved.
             let mut moved = Vec::new();
             for fd in &descriptors {
                 moved.push(check(libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, end))?);

@@ -131,8 +131,8 @@ impl<L> Server<L> {
         self
     }
 
-    /// Sets how many worker processes to keep running on systems with `fork(2)`. Does nothing on this system: one process serves, with as
-    /// many threads as there are CPUs.
+    /// Sets how many worker processes to keep running on systems with `fork(2)`. Does nothing on this system: one process
+    /// serves, with as many threads as there are CPUs.
     pub fn workers(self, _workers: usize) -> Self {
         self
     }
