@@ -232,7 +232,8 @@ pub fn nudge_pair_end(source: &impl AsRawFd) -> io::Result<()> {
     }
 }
 
-/// Finds the pair that `fd` belongs to, as an end or as a duplicate of an end. That end comes first.
+/// Finds the pair that `fd` belongs to, as an end or as a duplicate of an end. Returns this end first,
+/// then its peer.
 fn find_pair(fd: RawFd) -> io::Result<(RawFd, RawFd)> {
     reconcile::ensure();
     let identity = descriptor::identity(fd)?;

@@ -72,7 +72,7 @@ pub(super) fn renew_pair([a, b]: [RawFd; 2], replacements: &mut Replacements) ->
 }
 
 impl Renewal {
-    /// Returns the object, as an error names it.
+    /// Returns the name of the object for errors.
     pub(super) fn object(&self) -> PrepareObject {
         match self {
             Renewal::Waker(waker) => PrepareObject::Waker(waker.registered),

@@ -109,14 +109,14 @@ async fn serve_tls<I: ConnectionStream, S: ConnectionService>(
     service: S,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let until = Instant::now() + serving.http.header_timeout;
-    let is_late = async {
+    let time_is_over = async {
         // An error means that the time is over.
         let _told = timeout_at(until, serving.worker.must_end()).await;
         sleep_until(serving.before_deadline(until, Instant::now())).await;
     };
     let io = tokio::select! {
         io = tokio_rustls::TlsAcceptor::from(Arc::clone(config)).accept(io) => io?,
-        () = is_late => return Err("the client has not finished its TLS handshake in time".into()),
+        () = time_is_over => return Err("the client has not finished its TLS handshake in time".into()),
     };
     serve(serving, io, peer, service).await
 }

@@ -5,7 +5,6 @@
 //! wheel, for the next `Sleep` of any connection. A timer that fires too early for its new `Sleep` is set again.
 
 use std::future::Future;
-use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -46,7 +45,7 @@ impl Timer for HeaderTimer {
 #[derive(Debug)]
 pub(super) struct HeaderSleep {
     deadline: Instant,
-    /// There is none before the first poll.
+    /// The first poll takes an unused timer, or makes one.
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
     timers: HeaderTimer,
 }
@@ -77,7 +76,7 @@ impl Future for HeaderSleep {
 
 impl Drop for HeaderSleep {
     fn drop(&mut self) {
-        if let Some(timer) = mem::take(&mut self.timer) {
+        if let Some(timer) = self.timer.take() {
             let mut unused = self.timers.unused();
             if unused.len() < KEPT {
                 unused.push(timer);

@@ -27,7 +27,7 @@ use crate::prefork::slots::{CANCELLED, DRAINS};
 use crate::prefork::{Connections, Distribution, Listener, Phase};
 use crate::{parent_only, sys};
 
-/// The exit status of a process that panicked, as in the standard library.
+/// The exit status of a process that panicked. The standard library uses the same.
 const PANICKED: i32 = 101;
 
 /// The exit status of a worker that could not begin.
