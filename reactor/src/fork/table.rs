@@ -6,14 +6,14 @@ use std::os::fd::RawFd;
 use std::ptr;
 
 use super::entry::Entry;
-use crate::sync::{AtomicBool, AtomicPtr, Ordering};
+use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 
 /// An entry per descriptor. Descriptors are small dense integers, so this is an array; it grows by chunks, each twice as
 /// large as the one before it, so that entries never move and looking one up takes no lock.
 pub(crate) struct Table {
     chunks: [AtomicPtr<Entry>; CHUNKS],
-    /// The chunks that have had a registration since the table was cleared.
-    is_used: [AtomicBool; CHUNKS],
+    /// A bit for each chunk: whether it has had a registration since the table was cleared.
+    used: AtomicU32,
 }
 
 /// 1 KiB: a process with few descriptors touches one page.
@@ -47,10 +47,7 @@ fn place(fd: RawFd) -> Option<(usize, usize)> {
 
 impl Table {
     pub(crate) const fn new() -> Table {
-        Table {
-            chunks: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS],
-            is_used: [const { AtomicBool::new(false) }; CHUNKS],
-        }
+        Table { chunks: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS], used: AtomicU32::new(0) }
     }
 
     /// Returns the entry of `fd`; `None` if its chunk was never allocated, or if `fd` is negative.
@@ -65,8 +62,8 @@ impl Table {
     pub(crate) fn get_to_add(&self, fd: RawFd) -> Option<&Entry> {
         let (chunk, index) = place(fd)?;
         let entry = self.chunk(chunk)?.get(index)?;
-        if !self.is_used[chunk].load(Ordering::Relaxed) {
-            self.is_used[chunk].store(true, Ordering::Relaxed);
+        if self.used.load(Ordering::Relaxed) & (1 << chunk) == 0 {
+            self.used.fetch_or(1 << chunk, Ordering::Relaxed);
         }
         Some(entry)
     }
@@ -97,7 +94,8 @@ impl Table {
 
     /// Lists every entry that may have a registration, with its descriptor.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (RawFd, &Entry)> {
-        let used = (0..CHUNKS).filter(|chunk| self.is_used[*chunk].load(Ordering::Relaxed));
+        let used = self.used.load(Ordering::Relaxed);
+        let used = (0..CHUNKS).filter(move |chunk| used & (1 << chunk) != 0);
         used.filter_map(|chunk| Some((chunk, self.chunk(chunk)?))).flat_map(|(chunk, entries)| {
             let first = (FIRST_CHUNK << chunk) - FIRST_CHUNK;
             (first..).zip(entries).map(|(number, entry)| (number as RawFd, entry))
@@ -106,10 +104,10 @@ impl Table {
 
     /// Forgets all registrations, for the next selector that uses the table.
     pub(crate) fn clear(&self) {
-        for (_, entry) in self.iter().filter(|(_, entry)| !entry.info().is_vacant()) {
-            entry.vacate();
+        if self.used.load(Ordering::Relaxed) != 0 {
+            self.iter().filter(|(_, entry)| !entry.info().is_vacant()).for_each(|(_, entry)| entry.vacate());
+            self.used.store(0, Ordering::Relaxed);
         }
-        self.is_used.iter().for_each(|is_used| is_used.store(false, Ordering::Relaxed));
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) struct Queue {
     fd: AtomicI32,
     /// The queue's descriptor.
     number: AtomicI32,
-    /// The process that owns the descriptor.
+    /// The process that owns the descriptor, where that is not every process that has it.
     owner: AtomicU32,
 }
 
@@ -44,7 +44,9 @@ impl Queue {
 
     /// Notes that the descriptor belongs to this process. Async-signal-safe.
     pub(crate) fn adopt(&self) {
-        self.owner.store(process::id(), Ordering::Relaxed);
+        if Queue::MAY_BE_ABSENT_AFTER_FORK {
+            self.owner.store(process::id(), Ordering::Relaxed);
+        }
     }
 
     #[allow(dead_code, reason = "only a kqueue asks")]

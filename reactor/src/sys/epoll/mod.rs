@@ -46,6 +46,9 @@ impl Queue {
     /// The kernel refuses a registration that is made twice, and keeps one until it is deleted or the object is closed.
     pub(crate) const IS_EXACT: bool = true;
 
+    /// A child has every epoll instance of its parent, at the same descriptor.
+    pub(super) const MAY_BE_ABSENT_AFTER_FORK: bool = false;
+
     /// Opens an epoll instance, close-on-exec.
     pub(crate) fn open(&self) -> io::Result<()> {
         self.set(epoll::create(CreateFlags::CLOEXEC)?.into_raw_fd());

@@ -78,6 +78,9 @@ impl Queue {
     /// other end is closed.
     pub(crate) const IS_EXACT: bool = false;
 
+    /// Only some kernels copy queues, and only up to a limit of queues.
+    pub(super) const MAY_BE_ABSENT_AFTER_FORK: bool = true;
+
     /// Opens a queue, close-on-exec. The kernel copies it on fork if it can.
     pub(crate) fn open(&self) -> io::Result<()> {
         self.set(copy::create()?);
