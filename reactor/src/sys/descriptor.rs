@@ -8,7 +8,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_type;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketType};
-use rustix::path::DecInt;
 use socket2::{Domain, Socket, Type};
 
 use super::{bare_kind, fstat, socket_pcb, syscall};
@@ -90,14 +89,23 @@ const NAME: usize = 32;
 /// Returns the beginning of the name that proc(5) gives a descriptor in `fd/`, or nothing without /proc. Does not format or
 /// allocate: each page of code or memory that a child uses first costs a page fault.
 fn name_in_proc(fd: RawFd, name: &mut [MaybeUninit<u8>; NAME]) -> &[u8] {
-    const FOLDER: &[u8] = b"/proc/self/fd/";
-    let number = DecInt::new(fd);
-    let number = number.as_c_str().to_bytes_with_nul();
+    const FOLDER: &[u8; 14] = b"/proc/self/fd/";
+    // From the end, so that everything but the digits has a constant length.
     let mut path = [0; NAME];
-    path[..FOLDER.len()].copy_from_slice(FOLDER);
-    path[FOLDER.len()..][..number.len()].copy_from_slice(number);
-    let read = CStr::from_bytes_until_nul(&path).map_err(|_| Errno::INVAL);
-    match read.and_then(|path| rustix::fs::readlinkat_raw(rustix::fs::CWD, path, name)) {
+    let (mut rest, mut start) = (fd.unsigned_abs(), NAME - 1);
+    loop {
+        start -= 1;
+        path[start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    start -= FOLDER.len();
+    path[start..][..FOLDER.len()].copy_from_slice(FOLDER);
+    // SAFETY: the path ends with the zero byte that is the array's last, and has no other.
+    let path = unsafe { CStr::from_bytes_with_nul_unchecked(&path[start..]) };
+    match rustix::fs::readlinkat_raw(rustix::fs::CWD, path, name) {
         Ok((name, _)) => name,
         Err(_) => &[],
     }
