@@ -11,19 +11,31 @@ use crate::sync::{AtomicBool, Ordering, fence_between};
 /// Waker and poller each write one flag and then read the other's, in sequentially consistent order. So a wake is never
 /// lost: the waker sees that the poller blocks, or the poller sees the wake.
 ///
-/// Wakers write to this state often. It has cache lines of its own, because other threads read its neighbours.
+/// Wakers write to this state often. It has cache lines of its own, because other threads read its neighbours. Memory around
+/// the flags does that too, and an aligned allocation takes longer.
 #[derive(Debug)]
-#[repr(align(128))]
+#[repr(C)]
 pub(crate) struct WakeState {
+    _before: [u8; LINES],
     notified: AtomicBool,
     polling: AtomicBool,
     /// The program has taken the queue's descriptor, and may wait for it by other means than a poll.
     exposed: AtomicBool,
+    _after: [u8; LINES],
 }
+
+/// Two cache lines, because a processor may fetch them in pairs.
+const LINES: usize = 128;
 
 impl WakeState {
     pub(crate) fn new() -> WakeState {
-        WakeState { notified: AtomicBool::new(false), polling: AtomicBool::new(false), exposed: AtomicBool::new(false) }
+        WakeState {
+            _before: [0; LINES],
+            notified: AtomicBool::new(false),
+            polling: AtomicBool::new(false),
+            exposed: AtomicBool::new(false),
+            _after: [0; LINES],
+        }
     }
 
     /// Waker: notes a wake. Returns whether the waker must signal the kernel object too.
@@ -84,7 +96,10 @@ impl WakeState {
     /// Child of a fork: notes that no thread polls, even if a thread of the parent did. Returns whether the child must
     /// signal a pending wake at its own kernel object. Async-signal-safe.
     pub(crate) fn after_fork(&self) -> bool {
-        self.polling.store(false, Ordering::Relaxed);
+        // Writes only if a thread polled: the kernel must copy each page that a child writes to.
+        if self.polling.load(Ordering::Relaxed) {
+            self.polling.store(false, Ordering::Relaxed);
+        }
         self.is_exposed() && self.is_notified()
     }
 
