@@ -2,17 +2,18 @@
 
 use std::convert::Infallible;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::process::{self, ExitCode};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use clap::Parser;
 use forkio::prefork::http::Http;
 use forkio::prefork::{Prefork, Worker, WorkerHandle};
 use forkio::{HttpService, Hyper, Server, ServerOptions};
-use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
+use forkio_tests::{Program, arguments, kill, limit, scenarios, wait_until};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, UPGRADE};
 use hyper::service::service_fn;
@@ -204,6 +205,28 @@ scenarios!(
         request(&addresses[0], "/panic").read_to_string(&mut rest).expect("the end");
         assert_eq!(rest, "");
         assert_eq!(get(&addresses[0], "/"), worker);
+        stop(program);
+    }
+
+    /// The last response of a connection and the end of the stream come in one segment: a client that has the one has the other.
+    #[cfg(target_os = "linux")]
+    fn end_comes_with_the_last_response() {
+        let (program, addresses) = start(&TCP);
+        for _ in 0..200 {
+            let mut stream = TcpStream::connect(&addresses[0]).expect("connecting");
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("writing");
+            stream.set_nonblocking(true).expect("making reads return at once");
+            let (mut response, until) = ([0; 1024], Instant::now() + limit());
+            // A client that slept might only wake up when the end is there too.
+            let read = loop {
+                match stream.read(&mut response) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < until => {}
+                    result => break result.expect("a response"),
+                }
+            };
+            assert!(response[..read].starts_with(b"HTTP/1.1 200 OK\r\n"), "{:?}", &response[..read]);
+            assert_eq!(stream.read(&mut response).expect("the end of the stream"), 0);
+        }
         stop(program);
     }
 

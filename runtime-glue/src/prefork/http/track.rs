@@ -1,6 +1,7 @@
 //! What a connection is doing, observed from both sides of hyper: the bytes that hyper reads and the requests that it passes
 //! on.
 
+use std::any::Any;
 use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
@@ -9,17 +10,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
+use hyper::body::Body;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::Service;
 use hyper::{Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tracing::Span;
 use tracing::instrument::{Instrument, Instrumented};
 
+use super::super::Counted;
 use super::super::status::Started;
 use super::connection::Serving;
-use crate::Peer;
+use crate::{Peer, sys};
 
 /// The first bytes of every HTTP/2 connection (RFC 9113, section 3.4). No HTTP/1 request begins with them.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -29,6 +33,9 @@ const HTTP1: usize = usize::MAX;
 
 /// How many bytes a response may have to be copied and written at once.
 const SHORT: usize = 2048;
+
+/// The value of `Activity::last_body` if there is no such body.
+const NOT_LAST: usize = usize::MAX;
 
 /// The state of one connection. The task of the connection writes it; with HTTP/2, the tasks of its streams do too.
 #[derive(Debug)]
@@ -43,6 +50,9 @@ pub(super) struct Activity {
     is_in_flight: AtomicBool,
     /// Each HTTP/1 response from now on gets `Connection: close`, except 101 (Switching Protocols).
     closes: AtomicBool,
+    /// The length of the body that hyper is about to write, if it closes the connection right afterwards; otherwise
+    /// [`NOT_LAST`].
+    last_body: AtomicUsize,
 }
 
 impl Activity {
@@ -54,6 +64,7 @@ impl Activity {
             has_had_request: AtomicBool::new(false),
             is_in_flight: AtomicBool::new(false),
             closes: AtomicBool::new(false),
+            last_body: AtomicUsize::new(NOT_LAST),
         }
     }
 
@@ -102,11 +113,34 @@ impl Activity {
         self.serving.worker.begin_request()
     }
 
+    /// Notes that hyper closes the connection right after this body, if its length is known.
+    fn note_last_body(&self, body: &impl Body) {
+        if let Some(length) = body.size_hint().exact().and_then(|length| usize::try_from(length).ok()) {
+            self.last_body.store(length, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a write of these bytes is all of the last response, head and body. Only the first write of a response can be.
+    fn is_all_of_last_response(&self, bytes: &[u8]) -> bool {
+        let body = self.last_body.load(Ordering::Relaxed);
+        if body == NOT_LAST {
+            return false;
+        }
+        self.last_body.store(NOT_LAST, Ordering::Relaxed);
+        is_whole(bytes, body)
+    }
+
     fn end(&self, started: Option<Started>) {
         self.is_in_flight.store(false, Ordering::Relaxed);
         self.has_unparsed.store(false, Ordering::Relaxed);
         self.serving.worker.end_request(started);
     }
+}
+
+/// Whether the beginning of a response is all of it. `body` is the length of its body.
+fn is_whole(bytes: &[u8], body: usize) -> bool {
+    // A head has no empty line but the one at its end.
+    bytes.len().checked_sub(body).is_some_and(|head| bytes[..head].ends_with(b"\r\n\r\n"))
 }
 
 /// The transport of a connection, with its reads observed.
@@ -134,8 +168,20 @@ impl<I: AsyncRead + Unpin> AsyncRead for TrackedIo<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for TrackedIo<I> {
+/// Writes the whole last response of a TCP connection, for the kernel to send it together with the end of the stream. hyper
+/// shuts the stream down next. `None`: this stream must be written to as usual.
+fn write_last_response<I: 'static>(io: &I, bytes: &[u8]) -> Option<io::Result<usize>> {
+    let stream = (io as &dyn Any).downcast_ref::<Counted<TcpStream>>()?;
+    sys::send_before_end(stream, bytes)
+}
+
+impl<I: AsyncWrite + Unpin + 'static> AsyncWrite for TrackedIo<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.activity.is_all_of_last_response(bytes) {
+            if let Some(result) = write_last_response(&self.io, bytes) {
+                return Poll::Ready(result);
+            }
+        }
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
@@ -158,7 +204,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for TrackedIo<I> {
             let mut bytes = [MaybeUninit::uninit(); SHORT];
             let mut buffer = ReadBuf::uninit(&mut bytes);
             slices.iter().for_each(|slice| buffer.put_slice(slice));
-            return Pin::new(&mut self.io).poll_write(cx, buffer.filled());
+            return self.poll_write(cx, buffer.filled());
         }
         Pin::new(&mut self.io).poll_write_vectored(cx, slices)
     }
@@ -180,6 +226,8 @@ pub(super) struct TrackedService<S> {
 impl<S, R, B> Service<Request<R>> for TrackedService<S>
 where
     S: Service<Request<R>, Response = Response<B>>,
+    R: Body,
+    B: Body,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -190,10 +238,19 @@ where
             peer.insert_into(&mut request);
         }
         let is_http1 = request.version() < Version::HTTP_2;
+        let is_close = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
+        let is_last = is_http1 && request.headers().get(CONNECTION).is_some_and(is_close);
+        let has_body = !request.body().is_end_stream();
         let in_flight = InFlight { started: self.activity.begin(), activity: Arc::clone(&self.activity) };
         // hyper runs each HTTP/2 stream in a task of its own, which is not in the worker's span.
         let span = if is_http1 { Span::none() } else { self.activity.serving.worker.span_of_tasks() };
-        TrackedResponse { response: self.service.call(request).instrument(span), in_flight, is_http1 }
+        TrackedResponse {
+            response: self.service.call(request).instrument(span),
+            in_flight,
+            is_http1,
+            is_last,
+            has_body,
+        }
     }
 }
 
@@ -217,28 +274,50 @@ pin_project! {
         response: Instrumented<F>,
         in_flight: InFlight,
         is_http1: bool,
+        // hyper closes the connection after this response.
+        is_last: bool,
+        // The request has a body. hyper may read the rest of it before it closes the connection.
+        has_body: bool,
     }
 }
 
 impl<F, B, E> Future for TrackedResponse<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
 {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let mut response = ready!(this.response.poll(cx));
-        match &mut response {
-            Ok(response)
-                if *this.is_http1
-                    && this.in_flight.activity.closes.load(Ordering::Relaxed)
-                    && response.status() != StatusCode::SWITCHING_PROTOCOLS =>
-            {
+        let mut result = ready!(this.response.poll(cx));
+        let activity = &this.in_flight.activity;
+        if let Ok(response) = &mut result {
+            let closes = *this.is_http1 && activity.closes.load(Ordering::Relaxed);
+            if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                *this.is_last = true;
             }
-            _ => {}
+            if *this.is_last && !*this.has_body {
+                activity.note_last_body(response.body());
+            }
         }
-        Poll::Ready(response)
+        Poll::Ready(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_whole;
+
+    #[test]
+    fn a_response_is_whole_with_its_head_and_all_of_its_body() {
+        assert!(is_whole(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nOK", 2));
+        assert!(is_whole(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", 0));
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n", 2));
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nO", 2));
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\n", 2));
+        assert!(!is_whole(b"OK", 2));
+        assert!(!is_whole(b"", 2));
     }
 }

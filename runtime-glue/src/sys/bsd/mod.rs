@@ -49,6 +49,12 @@ pub(super) unsafe fn zero_in_children(page: *mut c_void, size: usize) -> io::Res
     }
 }
 
+/// Returns `None`: these systems have no `MSG_MORE`.
+#[cfg(feature = "http")]
+pub(crate) fn send_before_end(_: &tokio::net::TcpStream, _: &[u8]) -> Option<io::Result<usize>> {
+    None
+}
+
 /// Whether a child may reuse the stacks of ended threads. Never: only glibc does so.
 pub(crate) fn may_inherit_stacks() -> bool {
     false

@@ -14,6 +14,8 @@ use std::io;
 use std::thread;
 
 use rustix::mm::{Advice, madvise};
+#[cfg(feature = "http")]
+use rustix::net::SendFlags;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use rustix::thread::gettid;
 
@@ -64,6 +66,16 @@ pub(crate) fn wait_until_single_threaded() -> io::Result<()> {
         thread::yield_now();
     }
     Ok(())
+}
+
+/// Sends bytes of a stream that the caller shuts down next. The kernel keeps them for that long, at most 200 ms, and puts them
+/// in one segment with the end of the stream (`MSG_MORE` of send(2)). `None`: the stream must be written to as usual, such as
+/// one that takes no bytes now.
+#[cfg(feature = "http")]
+pub(crate) fn send_before_end(stream: &tokio::net::TcpStream, bytes: &[u8]) -> Option<io::Result<usize>> {
+    let send = || Ok(rustix::net::send(stream, bytes, SendFlags::MORE | SendFlags::NOSIGNAL)?);
+    let sent = stream.try_io(tokio::io::Interest::WRITABLE, send);
+    (!sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)).then_some(sent)
 }
 
 fn unreadable(error: io::Error) -> io::Error {
