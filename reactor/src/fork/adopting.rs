@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 use super::adopted::{AdoptedQueue, SIGNAL_PIPE};
-use super::entry::{Entry, EntryInfo, PolicyTag, SourceTag};
+use super::entry::{Entry, EntryInfo};
 use super::error::{PrepareError, PrepareObject};
 use super::own_pairs::OwnPairs;
 use super::policy::SourceKind;
@@ -294,9 +294,8 @@ fn fill(core: &SelectorCore, instance: &Instance, pairs: &mut OwnPairs) -> io::R
 
 /// Returns the state of the table entry for a listed registration.
 fn info(registered: &Registered, entry: &Entry, kind: SourceKind) -> io::Result<EntryInfo> {
-    let tag = SourceTag::of(kind);
     if !registered.interest.is_marked() {
-        return Ok(EntryInfo::new(registered.interest, tag, PolicyTag::default()));
+        return Ok(EntryInfo::new(registered.interest, Some(kind), None));
     }
     let known = entry.get().filter(|(token, info)| *token == registered.token && !info.is_absent(generation()));
     let Some((_, known)) = known else {
@@ -307,5 +306,5 @@ fn info(registered: &Registered, entry: &Entry, kind: SourceKind) -> io::Result<
         )));
     };
     let interest = registered.interest.remove(Interest::MARK).unwrap_or(known.interest());
-    Ok(known.with_kind(tag).with_interest(interest))
+    Ok(known.with_kind(kind).with_interest(interest))
 }
