@@ -200,7 +200,6 @@ impl<'a> Planner<'a> {
         for (fresh, onto) in fresh {
             self.plan.replacements.add(fresh, onto);
         }
-        self.plan.renewals.push(Renewal::Waker(descriptors));
         Ok(())
     }
 
@@ -218,7 +217,7 @@ impl<'a> Planner<'a> {
         };
         let known = self.plan.renewals.iter().find_map(|renewal| match renewal {
             Renewal::Pair(ends) => ends.iter().find(|end| end.identity == identity).copied(),
-            _ => None,
+            Renewal::Timer { .. } => None,
         });
         if let Some(end) = known {
             // A duplicate of an end gets a duplicate of the fresh end.

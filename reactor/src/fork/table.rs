@@ -1,7 +1,6 @@
 //! A selector's registrations, by descriptor.
 
 use std::alloc::{self, Layout};
-use std::fmt;
 use std::os::fd::RawFd;
 use std::ptr;
 
@@ -108,12 +107,6 @@ impl Table {
             self.iter().filter(|(_, entry)| !entry.info().is_vacant()).for_each(|(_, entry)| entry.vacate());
             self.used.store(0, Ordering::Relaxed);
         }
-    }
-}
-
-impl fmt::Debug for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").finish_non_exhaustive()
     }
 }
 
