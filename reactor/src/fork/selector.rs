@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::entry::{Entry, EntryInfo};
 use super::policy::ForkPolicy;
-use super::process_state::{self, PROCESS, is_forking_here, lock_to_add, refuse_inside_fork};
+use super::process_state::{PROCESS, lock_to_add, refuse_inside_fork};
 use super::reconcile;
-use super::registering::close_with_forks_held;
+use super::registering::lock_to_close;
 use super::selector_core::SelectorCore;
 use crate::source_kind::SourceKind;
 use crate::{Interest, Token, misuse, sys};
@@ -103,13 +103,7 @@ impl Clone for Selector {
 impl Drop for Selector {
     fn drop(&mut self) {
         if self.core.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
-            reconcile::ensure();
-            let mut state = process_state::lock();
-            if is_forking_here() {
-                state.plan.forget_selector(self.core);
-            } else {
-                state.give_up_plan();
-            }
+            let mut state = lock_to_close(|plan| plan.forget_selector(self.core));
             self.core.end();
             state.free_cores.push(self.core);
         }
@@ -134,11 +128,10 @@ impl SelectorWaker {
 
 impl Drop for SelectorWaker {
     fn drop(&mut self) {
-        close_with_forks_held(self.signal.descriptors().registered, |_| {
-            if self.core.id() == self.id {
-                self.core.kernel.remove_waker(&self.signal);
-            }
-        });
+        let _state = lock_to_close(|plan| plan.forget(self.signal.descriptors().registered));
+        if self.core.id() == self.id {
+            self.core.kernel.remove_waker(&self.signal);
+        }
     }
 }
 
@@ -205,15 +198,15 @@ impl SourceRegistration {
     pub(crate) fn release(self) {
         let core = self.core();
         if core.is_some() || self.has_record {
-            close_with_forks_held(self.fd, |state| {
-                state.records.release(self.fd);
-                let Some(entry) = core.and_then(|core| core.table.get(self.fd)) else { return };
+            let mut state = lock_to_close(|plan| plan.forget(self.fd));
+            state.records.release(self.fd);
+            if let Some(entry) = core.and_then(|core| core.table.get(self.fd)) {
                 let info = entry.info();
                 entry.set_info(info.as_bare());
                 if info.is_muted() {
                     state.records.record(self.fd).muted = sys::descriptor::identity(self.fd).ok();
                 }
-            });
+            }
         }
         std::mem::forget(self);
     }
@@ -246,7 +239,7 @@ impl Drop for SourceRegistration {
             core.close(self.fd);
         }
         if self.has_record {
-            close_with_forks_held(self.fd, |state| state.records.forget(self.fd));
+            lock_to_close(|plan| plan.forget(self.fd)).records.forget(self.fd);
         }
     }
 }
