@@ -27,10 +27,7 @@ impl Selector {
         reconcile::ensure();
         let mut state = lock_to_add("making a selector")?;
         let core = state.free_cores.pop().unwrap_or_else(|| PROCESS.cores.add());
-        if let Err(error) = core.kernel.queue.open() {
-            state.free_cores.push(core);
-            return Err(error);
-        }
+        core.kernel.queue.open().inspect_err(|_| state.free_cores.push(core))?;
         state.last_id += 1;
         core.begin(state.last_id);
         Ok(Selector { core, policy: None })
