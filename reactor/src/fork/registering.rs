@@ -144,16 +144,12 @@ impl SelectorCore {
     #[inline(always)]
     pub(crate) fn close(&self, fd: RawFd) {
         let Some(entry) = self.table.get(fd) else { return };
-        match begin(entry, "") {
-            Ok(before) => {
-                if PROCESS.has_relatives.load(Ordering::Relaxed) && !before.is_muted() {
-                    // An error means that the descriptor is not registered, so there is nothing to delete.
-                    let _ = self.kernel.queue.delete(fd);
-                }
-                entry.finish(EntryInfo::VACANT);
-            }
-            Err(_) => self.close_inside_fork(fd, entry),
+        let Ok(before) = begin(entry, "") else { return self.close_inside_fork(fd, entry) };
+        if PROCESS.has_relatives.load(Ordering::Relaxed) && !before.is_muted() {
+            // An error means that the descriptor is not registered, so there is nothing to delete.
+            let _ = self.kernel.queue.delete(fd);
         }
+        entry.finish(EntryInfo::VACANT);
     }
 
     /// Does the same as [`close`](Self::close) for a thread that is between prepare and the end of its own fork.
