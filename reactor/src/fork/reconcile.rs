@@ -9,7 +9,7 @@ use super::adopting;
 use super::error::{InheritedState, PrepareError};
 use super::gate::{self, Gate};
 use super::plan::Plan;
-use super::planner::{Mode, Planner};
+use super::planner::{self, Mode};
 use super::process_state::{PROCESS, ProcessState, begin_generation, generation, is_forking_here, selectors};
 use super::selector_core::Poison;
 use crate::lock::this_thread;
@@ -127,8 +127,8 @@ fn make_own_selectors(discard: fn(&mut Plan)) {
     let mut state = PROCESS.state.lock();
     discard(&mut state.plan);
     adopting::keep_retired(&mut state);
-    let ProcessState { records, adopted, plan, .. } = &mut *state;
-    let planned = Planner::new(plan, records, adopted, generation(), Mode::Unplanned).run(selectors());
+    let planned = planner::make_plan(&mut state, Mode::Unplanned);
+    let ProcessState { records, plan, .. } = &mut *state;
     match planned.and_then(|()| plan.complete()) {
         Ok(()) => {
             plan.commit(selectors(), records, generation() + 1);
@@ -163,11 +163,8 @@ static LOST_STATE: AtomicU8 = AtomicU8::new(0);
 /// could.
 pub fn lost_state() -> Option<InheritedState> {
     ensure();
-    match LOST_STATE.load(Ordering::Relaxed) {
-        0 => None,
-        lost if lost == InheritedState::InUse as u8 + 1 => Some(InheritedState::InUse),
-        _ => Some(InheritedState::Interrupted),
-    }
+    let lost = LOST_STATE.load(Ordering::Relaxed);
+    [InheritedState::InUse, InheritedState::Interrupted].into_iter().find(|why| *why as u8 + 1 == lost)
 }
 
 /// The error that made this process poison its selectors.
