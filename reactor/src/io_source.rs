@@ -35,9 +35,8 @@ impl<T: AsRawFd> IoSource<T> {
 
     /// Returns the descriptor's owner. A kernel registration stays as it is.
     pub(crate) fn into_inner(self) -> T {
-        let IoSource { registration, inner } = self;
-        registration.release();
-        inner
+        self.registration.release();
+        self.inner
     }
 }
 
@@ -191,10 +190,7 @@ macro_rules! try_io {
             /// Those of `f`.
             ///
             $($(#[$more])+)?
-            pub fn try_io<F, T>(&self, f: F) -> std::io::Result<T>
-            where
-                F: FnOnce() -> std::io::Result<T>,
-            {
+            pub fn try_io<F: FnOnce() -> std::io::Result<T>, T>(&self, f: F) -> std::io::Result<T> {
                 f()
             }
         }

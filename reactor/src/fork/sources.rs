@@ -71,16 +71,13 @@ impl Registry {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn register_with_policy<S>(
+    pub fn register_with_policy<S: event::Source + ?Sized>(
         &self,
         source: &mut S,
         token: Token,
         interests: Interest,
         policy: ForkPolicy,
-    ) -> io::Result<()>
-    where
-        S: event::Source + ?Sized,
-    {
+    ) -> io::Result<()> {
         // The policy travels in the registry, so that it reaches every descriptor of a composite source.
         Registry::of(self.selector().with_policy(policy)).register(source, token, interests)
     }
