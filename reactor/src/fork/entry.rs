@@ -186,7 +186,6 @@ impl EntryInfo {
         EntryInfo(self.0 | EntryInfo::BARE)
     }
 
-    /// Returns the registration's own policy, if it has one.
     pub(crate) fn own_policy(self) -> Option<ForkPolicy> {
         ForkPolicy::from_bits((self.0 >> EntryInfo::POLICY & 0x7) as u8)
     }

@@ -81,7 +81,6 @@ pub(super) static PROCESS: Process = Process {
     state: Lock::new(ProcessState::new()),
 };
 
-/// Returns how many forks lie between this process and the one that its program started as.
 pub(super) fn generation() -> u32 {
     PROCESS.generation.load(Ordering::Relaxed)
 }

@@ -269,8 +269,6 @@ impl Prepared {
 
     /// Ends the fork in the child: this process now has selectors of its own. Async-signal-safe.
     ///
-    /// A system call of commit that fails poisons the selector that it was for: every poll of it then returns that error.
-    ///
     /// # Safety
     ///
     /// Call it in the child of a `fork(2)` that the thread made after [`prepare`], before anything else in the

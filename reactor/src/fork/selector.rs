@@ -35,12 +35,9 @@ impl Selector {
 
     /// Returns another handle. Registrations made through it have this policy of their own.
     pub(crate) fn with_policy(&self, policy: ForkPolicy) -> Selector {
-        self.another(Some(policy))
-    }
-
-    fn another(&self, policy: Option<ForkPolicy>) -> Selector {
-        self.core.handles.fetch_add(1, Ordering::Relaxed);
-        Selector { core: self.core, policy }
+        let mut handle = self.clone();
+        handle.policy = Some(policy);
+        handle
     }
 
     #[inline]
@@ -72,7 +69,6 @@ impl Selector {
         self.core.deregister(fd)
     }
 
-    /// Makes the selector's waker.
     pub(crate) fn new_waker(&self, token: Token) -> io::Result<SelectorWaker> {
         reconcile::ensure();
         let _state = lock_to_add("making a waker")?;
@@ -93,7 +89,8 @@ impl Selector {
 
 impl Clone for Selector {
     fn clone(&self) -> Selector {
-        self.another(self.policy)
+        self.core.handles.fetch_add(1, Ordering::Relaxed);
+        Selector { core: self.core, policy: self.policy }
     }
 }
 
