@@ -64,7 +64,6 @@ impl Selector {
         self.core().kernel.queue.delete(fd)
     }
 
-    /// Makes the selector's waker.
     pub(crate) fn new_waker(&self, token: Token) -> io::Result<SelectorWaker> {
         let signal = self.core().kernel.add_waker(token)?;
         Ok(SelectorWaker { core: Arc::clone(self.core()), signal })

@@ -35,9 +35,8 @@ impl<T: AsRawFd> IoSource<T> {
 
     /// Returns the descriptor's owner. A kernel registration stays as it is.
     pub(crate) fn into_inner(self) -> T {
-        let IoSource { registration, inner } = self;
-        registration.release();
-        inner
+        self.registration.release();
+        self.inner
     }
 }
 
@@ -64,29 +63,24 @@ impl<T: fmt::Debug> fmt::Debug for IoSource<T> {
 /// Implements [`Source`](crate::event::Source), `AsFd` and `AsRawFd` for a type whose field `inner` is an [`IoSource`].
 macro_rules! source {
     ($(#[$as_fd:meta])* $name:ident) => {
-        impl crate::event::Source for $name {
-            fn register(
-                &mut self,
-                registry: &crate::Registry,
-                token: crate::Token,
-                interests: crate::Interest,
-            ) -> std::io::Result<()> {
-                self.inner.registration.register(registry.selector(), token, interests)
-            }
+        const _: () = {
+            use crate::{Interest, Registry, Token};
+            use std::io::Result;
 
-            fn reregister(
-                &mut self,
-                registry: &crate::Registry,
-                token: crate::Token,
-                interests: crate::Interest,
-            ) -> std::io::Result<()> {
-                self.inner.registration.reregister(registry.selector(), token, interests)
-            }
+            impl crate::event::Source for $name {
+                fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> Result<()> {
+                    self.inner.registration.register(registry.selector(), token, interests)
+                }
 
-            fn deregister(&mut self, registry: &crate::Registry) -> std::io::Result<()> {
-                self.inner.registration.deregister(registry.selector())
+                fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> Result<()> {
+                    self.inner.registration.reregister(registry.selector(), token, interests)
+                }
+
+                fn deregister(&mut self, registry: &Registry) -> Result<()> {
+                    self.inner.registration.deregister(registry.selector())
+                }
             }
-        }
+        };
 
         $(#[$as_fd])*
         impl std::os::fd::AsFd for $name {
@@ -191,10 +185,7 @@ macro_rules! try_io {
             /// Those of `f`.
             ///
             $($(#[$more])+)?
-            pub fn try_io<F, T>(&self, f: F) -> std::io::Result<T>
-            where
-                F: FnOnce() -> std::io::Result<T>,
-            {
+            pub fn try_io<F: FnOnce() -> std::io::Result<T>, T>(&self, f: F) -> std::io::Result<T> {
                 f()
             }
         }

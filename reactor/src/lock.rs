@@ -49,19 +49,11 @@ impl<T> Lock<T> {
     /// Waits until the lock is free, and takes it.
     pub(crate) fn lock(&'static self) -> Guard<T> {
         let mut round = 0;
-        loop {
-            if let Some(guard) = self.try_lock() {
-                return guard;
-            }
+        while self.owner.compare_exchange(0, this_thread(), Ordering::Acquire, Ordering::Relaxed).is_err() {
             sync::pause(round);
             round += 1;
         }
-    }
-
-    fn try_lock(&'static self) -> Option<Guard<T>> {
-        let taken = self.owner.compare_exchange(0, this_thread(), Ordering::Acquire, Ordering::Relaxed);
-        // The guard is only made once the lock is taken: dropping it frees the lock.
-        taken.is_ok().then(|| Guard { lock: self, frees: true, _not_send: PhantomData })
+        Guard { lock: self, frees: true, _not_send: PhantomData }
     }
 
     /// Whether the calling thread has the lock.

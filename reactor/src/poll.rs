@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 use std::{fmt, io};
 
+use crate::event::{Events, Source};
 use crate::fork::Selector;
-use crate::{Events, Interest, Token, event};
+use crate::{Interest, Token};
 
 /// Waits for readiness of the sources registered with it.
 ///
@@ -143,10 +144,7 @@ impl Registry {
     /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if the source is registered, with this registry or another one (a
     /// bare descriptor may be registered with several); otherwise those of `epoll_ctl(2)`: no memory, the user's limit of
     /// watches (`/proc/sys/fs/epoll/max_user_watches`), an object that cannot be polled (a regular file).
-    pub fn register<S>(&self, source: &mut S, token: Token, interests: Interest) -> io::Result<()>
-    where
-        S: event::Source + ?Sized,
-    {
+    pub fn register<S: Source + ?Sized>(&self, source: &mut S, token: Token, interests: Interest) -> io::Result<()> {
         trace!("registering event source with poller: token={token:?}, interests={interests:?}");
         source.register(self, token, interests)
     }
@@ -158,10 +156,7 @@ impl Registry {
     /// [`NotFound`](io::ErrorKind::NotFound) if the source is not registered;
     /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if it is registered with another registry; otherwise those of
     /// `epoll_ctl(2)`.
-    pub fn reregister<S>(&self, source: &mut S, token: Token, interests: Interest) -> io::Result<()>
-    where
-        S: event::Source + ?Sized,
-    {
+    pub fn reregister<S: Source + ?Sized>(&self, source: &mut S, token: Token, interests: Interest) -> io::Result<()> {
         trace!("reregistering event source with poller: token={token:?}, interests={interests:?}");
         source.reregister(self, token, interests)
     }
@@ -172,10 +167,7 @@ impl Registry {
     ///
     /// [`NotFound`](io::ErrorKind::NotFound) if the source is not registered with this registry; otherwise those of
     /// `epoll_ctl(2)`.
-    pub fn deregister<S>(&self, source: &mut S) -> io::Result<()>
-    where
-        S: event::Source + ?Sized,
-    {
+    pub fn deregister<S: Source + ?Sized>(&self, source: &mut S) -> io::Result<()> {
         trace!("deregistering event source from poller");
         source.deregister(self)
     }

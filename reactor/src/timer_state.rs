@@ -112,13 +112,9 @@ impl TimerState {
         let first = self.first.load(Ordering::Relaxed);
         let period = self.period.load(Ordering::Relaxed);
         let taken = self.taken.load(Ordering::Relaxed);
-        match (first, period, taken) {
-            (0, ..) | (_, 0, 1..) => None,
-            _ => {
-                let first = first.saturating_add(period.saturating_mul(taken)).min(Setting::NEVER);
-                Some(Setting { first, period })
-            }
-        }
+        let is_over = first == 0 || (period == 0 && taken > 0);
+        let first = first.saturating_add(period.saturating_mul(taken)).min(Setting::NEVER);
+        (!is_over).then_some(Setting { first, period })
     }
 
     /// Returns the time from `now` to the next expiration that is still to come.

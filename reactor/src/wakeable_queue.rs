@@ -68,16 +68,9 @@ impl WakeableQueue {
             }
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
         }
-        match sys::WakeSignal::new(&self.queue, token) {
-            Ok(signal) => {
-                self.waker.set_descriptors(signal.descriptors());
-                Ok(signal)
-            }
-            Err(error) => {
-                self.waker.vacate();
-                Err(error)
-            }
-        }
+        let signal = sys::WakeSignal::new(&self.queue, token).inspect_err(|_| self.waker.vacate())?;
+        self.waker.set_descriptors(signal.descriptors());
+        Ok(signal)
     }
 
     /// Ends the waker that `signal` belongs to. A wake that is pending is dropped with it.
@@ -97,10 +90,8 @@ impl WakeableQueue {
     /// Makes every later wake signal the kernel object, because the program takes the queue's descriptor.
     #[cold]
     pub(crate) fn expose(&self) {
-        if !self.wake.expose() {
-            return;
-        }
-        if let Some((token, descriptors)) = self.waker.get() {
+        let is_pending = self.wake.expose();
+        if let Some((token, descriptors)) = self.waker.get().filter(|_| is_pending) {
             // The call fails only for a waker that another thread is just dropping.
             let _ = sys::WakeSignal::signal_at(descriptors, &self.queue, token);
         }

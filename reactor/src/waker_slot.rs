@@ -59,7 +59,6 @@ impl WakerSlot {
         Token(self.token.load(Ordering::Relaxed))
     }
 
-    /// Returns the waker's token and descriptors, if there is a waker.
     pub(crate) fn get(&self) -> Option<(Token, WakerDescriptors)> {
         self.in_use.load(Ordering::Acquire).then(|| {
             let registered = self.registered.load(Ordering::Relaxed);

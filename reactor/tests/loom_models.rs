@@ -57,7 +57,7 @@ mod token;
 #[path = "../src/wake_state.rs"]
 mod wake_state;
 
-use entry::{Entry, EntryInfo, PolicyTag, SourceTag};
+use entry::{Entry, EntryInfo};
 use interest::Interest;
 use source_kind::SourceKind;
 use sync::Ordering;
@@ -181,7 +181,7 @@ fn a_fork_sees_whole_changes() {
         let owner = {
             let selector = Arc::clone(&selector);
             thread::spawn(move || {
-                let info = EntryInfo::new(Interest::READABLE, SourceTag::of(SourceKind::Stream), PolicyTag::default());
+                let info = EntryInfo::new(Interest::READABLE, Some(SourceKind::Stream), None);
                 if selector.entry.begin().is_none() {
                     return;
                 }

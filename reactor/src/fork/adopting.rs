@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 use super::adopted::{AdoptedQueue, SIGNAL_PIPE};
-use super::entry::{Entry, EntryInfo, PolicyTag, SourceTag};
+use super::entry::{Entry, EntryInfo};
 use super::error::{PrepareError, PrepareObject};
 use super::own_pairs::OwnPairs;
 use super::policy::SourceKind;
@@ -158,7 +158,7 @@ pub(super) fn refresh(state: &mut ProcessState) -> Result<(), PrepareError> {
         let failed = PrepareError::of(PrepareObject::ForeignQueue(core.kernel.queue.number()));
         fill(core, instance, &mut pairs).map_err(failed)?;
     }
-    state.records.set_found_pairs(pairs.found());
+    state.records.set_found_pairs(&pairs.found);
     Ok(())
 }
 
@@ -246,7 +246,12 @@ fn assign_cores(state: &mut ProcessState, instances: Vec<Instance>) -> Vec<(&'st
         let core = match same {
             Some(index) if was_adopted => before.swap_remove(index).core,
             None if was_adopted => continue,
-            _ => begin_core(state),
+            _ => {
+                let core = state.free_cores.pop().unwrap_or_else(|| PROCESS.cores.add());
+                state.last_id += 1;
+                core.begin_adopted(state.last_id);
+                core
+            }
         };
         core.kernel.queue.set(instance.numbers[0]);
         state.adopted.queues.push(AdoptedQueue { core, duplicates: instance.numbers[1..].to_vec() });
@@ -254,13 +259,6 @@ fn assign_cores(state: &mut ProcessState, instances: Vec<Instance>) -> Vec<(&'st
     }
     end(state, before);
     assigned
-}
-
-fn begin_core(state: &mut ProcessState) -> &'static SelectorCore {
-    let core = state.free_cores.pop().unwrap_or_else(|| PROCESS.cores.add());
-    state.last_id += 1;
-    core.begin_adopted(state.last_id);
-    core
 }
 
 /// Fills the table of a core from the list of its instance.
@@ -294,9 +292,8 @@ fn fill(core: &SelectorCore, instance: &Instance, pairs: &mut OwnPairs) -> io::R
 
 /// Returns the state of the table entry for a listed registration.
 fn info(registered: &Registered, entry: &Entry, kind: SourceKind) -> io::Result<EntryInfo> {
-    let tag = SourceTag::of(kind);
     if !registered.interest.is_marked() {
-        return Ok(EntryInfo::new(registered.interest, tag, PolicyTag::default()));
+        return Ok(EntryInfo::new(registered.interest, Some(kind), None));
     }
     let known = entry.get().filter(|(token, info)| *token == registered.token && !info.is_absent(generation()));
     let Some((_, known)) = known else {
@@ -307,5 +304,5 @@ fn info(registered: &Registered, entry: &Entry, kind: SourceKind) -> io::Result<
         )));
     };
     let interest = registered.interest.remove(Interest::MARK).unwrap_or(known.interest());
-    Ok(known.with_kind(tag).with_interest(interest))
+    Ok(known.with_kind(kind).with_interest(interest))
 }

@@ -51,12 +51,12 @@ impl Records {
 
     /// Replaces the pairs that were found before, whose descriptors may have been closed without notice. A found pair of
     /// which one end is in another pair does not count.
-    pub(super) fn set_found_pairs(&mut self, found: impl Iterator<Item = (RawFd, RawFd)>) {
+    pub(super) fn set_found_pairs(&mut self, found: &[(RawFd, RawFd)]) {
         for record in self.0.values_mut().filter(|record| record.is_found) {
             record.peer = None;
             record.is_found = false;
         }
-        for (a, b) in found {
+        for &(a, b) in found {
             if [a, b].iter().all(|fd| self.get(*fd).is_none_or(|record| record.peer.is_none())) {
                 self.add_pair(a, b);
                 self.record(a).is_found = true;
@@ -117,14 +117,14 @@ mod tests {
     #[test]
     fn what_is_noted_of_a_found_pair_stays() {
         let mut records = Records::new();
-        records.set_found_pairs([(3, 4)].into_iter());
+        records.set_found_pairs(&[(3, 4)]);
         records.record(3).is_always_renewed = true;
         records.record(4).muted = Some((1, 2));
-        records.set_found_pairs([(3, 4)].into_iter());
+        records.set_found_pairs(&[(3, 4)]);
         assert!(records.get(3).is_some_and(|record| record.peer == Some(4) && record.is_always_renewed));
         assert_eq!(records.get(4).and_then(|record| record.muted), Some((1, 2)));
         // The pair does not exist any more.
-        records.set_found_pairs([].into_iter());
+        records.set_found_pairs(&[]);
         assert!(records.get(3).is_none());
         assert!(records.get(4).is_some_and(|record| record.peer.is_none() && record.muted.is_some()));
     }

@@ -107,41 +107,6 @@ impl Entry {
     }
 }
 
-/// The kind of the source, as bits of an [`EntryInfo`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SourceTag(u16);
-
-impl SourceTag {
-    /// A bare descriptor: a fork determines its kind.
-    pub(crate) const BARE: SourceTag = SourceTag(EntryInfo::BARE as u16);
-
-    /// The process state has a record of the source, because it is an end of a pair. An entry does not have this bit.
-    const HAS_RECORD: u16 = 1 << 15;
-
-    pub(crate) const fn of(kind: SourceKind) -> SourceTag {
-        SourceTag((kind as u16) << EntryInfo::KIND)
-    }
-
-    pub(super) fn set_recorded(&mut self) {
-        self.0 |= SourceTag::HAS_RECORD;
-    }
-
-    #[inline(always)]
-    pub(super) fn has_record(self) -> bool {
-        self.0 & SourceTag::HAS_RECORD != 0
-    }
-}
-
-/// A registration's own policy, as bits of an [`EntryInfo`]. The default is no policy.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PolicyTag(u16);
-
-impl PolicyTag {
-    pub(crate) const fn of(policy: ForkPolicy) -> PolicyTag {
-        PolicyTag((policy as u16) << EntryInfo::POLICY)
-    }
-}
-
 /// All of an [`Entry`] but its token, in one word:
 ///
 /// | bits | |
@@ -167,9 +132,13 @@ impl EntryInfo {
     const EXCLUSIVE: u64 = 1 << 15;
     const ABSENT_FROM: u32 = 32;
 
+    /// Makes a registration. `kind` is `None` for a bare descriptor, whose kind each fork determines. `policy` is the
+    /// registration's own.
     #[inline(always)]
-    pub(crate) fn new(interest: Interest, source: SourceTag, policy: PolicyTag) -> EntryInfo {
-        EntryInfo(u64::from(u16::from(interest.bits()) | source.0 & !SourceTag::HAS_RECORD | policy.0))
+    pub(crate) fn new(interest: Interest, kind: Option<SourceKind>, policy: Option<ForkPolicy>) -> EntryInfo {
+        let kind = kind.map_or(EntryInfo::BARE, |kind| (kind as u64) << EntryInfo::KIND);
+        let policy = policy.map_or(0, |policy| (policy as u64) << EntryInfo::POLICY);
+        EntryInfo(u64::from(interest.bits()) | kind | policy)
     }
 
     #[inline(always)]
@@ -203,8 +172,8 @@ impl EntryInfo {
         SourceKind::from_bits((self.0 >> EntryInfo::KIND & 0xf) as u8)
     }
 
-    pub(crate) fn with_kind(self, source: SourceTag) -> EntryInfo {
-        EntryInfo(self.0 & !(0xf << EntryInfo::KIND) | u64::from(source.0))
+    pub(crate) fn with_kind(self, kind: SourceKind) -> EntryInfo {
+        EntryInfo(self.0 & !(0xf << EntryInfo::KIND) | (kind as u64) << EntryInfo::KIND)
     }
 
     #[inline(always)]
@@ -217,7 +186,6 @@ impl EntryInfo {
         EntryInfo(self.0 | EntryInfo::BARE)
     }
 
-    /// Returns the registration's own policy, if it has one.
     pub(crate) fn own_policy(self) -> Option<ForkPolicy> {
         ForkPolicy::from_bits((self.0 >> EntryInfo::POLICY & 0x7) as u8)
     }

@@ -91,10 +91,6 @@ impl PrepareError {
         move |source| PrepareError { object, source }
     }
 
-    pub(super) fn waited_in_vain() -> PrepareError {
-        PrepareError { object: PrepareObject::OtherThreads, source: io::Error::from_raw_os_error(libc::ETIMEDOUT) }
-    }
-
     /// Returns the error as an errno, with which the caller poisons selectors.
     pub(super) fn errno(&self) -> i32 {
         match self.source.kind() {
@@ -108,27 +104,27 @@ impl fmt::Display for PrepareError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("cannot prepare the fork: ")?;
         match self.object {
-            PrepareObject::Queue(fd) => write!(f, "making the child's queue for the selector at descriptor {fd}")?,
-            PrepareObject::Registration(fd) => write!(f, "copying the registration of descriptor {fd}")?,
-            PrepareObject::Waker(fd) => write!(f, "renewing the waker at descriptor {fd}")?,
-            PrepareObject::Pair(fd) => write!(f, "renewing the socket pair of descriptor {fd}")?,
-            PrepareObject::Timer(fd) => write!(f, "renewing the timer at descriptor {fd}")?,
-            PrepareObject::DeadEndpoint(fd) => write!(f, "making a dead endpoint to sever descriptor {fd}")?,
+            PrepareObject::Queue(fd) => write!(f, "making the child's queue for the selector at descriptor {fd}"),
+            PrepareObject::Registration(fd) => write!(f, "copying the registration of descriptor {fd}"),
+            PrepareObject::Waker(fd) => write!(f, "renewing the waker at descriptor {fd}"),
+            PrepareObject::Pair(fd) => write!(f, "renewing the socket pair of descriptor {fd}"),
+            PrepareObject::Timer(fd) => write!(f, "renewing the timer at descriptor {fd}"),
+            PrepareObject::DeadEndpoint(fd) => write!(f, "making a dead endpoint to sever descriptor {fd}"),
             PrepareObject::ForeignQueue(fd) => {
-                write!(f, "reading the registrations of tokio's epoll instance at descriptor {fd}")?;
+                write!(f, "reading the registrations of tokio's epoll instance at descriptor {fd}")
             }
-            PrepareObject::ForeignQueues => f.write_str("finding the epoll instances of tokio")?,
-            PrepareObject::ForeignRegistration(fd) => write!(f, "finding tokio's epoll instance that has descriptor {fd}")?,
-            PrepareObject::ForkDetection => f.write_str("making the page by which children detect forks")?,
-            PrepareObject::NestedFork => f.write_str("this thread is forking already")?,
-            PrepareObject::HeldOff => f.write_str("this thread holds forks off: drop its `HeldOff` first")?,
+            PrepareObject::ForeignQueues => f.write_str("finding the epoll instances of tokio"),
+            PrepareObject::ForeignRegistration(fd) => write!(f, "finding tokio's epoll instance that has descriptor {fd}"),
+            PrepareObject::ForkDetection => f.write_str("making the page by which children detect forks"),
+            PrepareObject::NestedFork => f.write_str("this thread is forking already"),
+            PrepareObject::HeldOff => f.write_str("this thread holds forks off: drop its `HeldOff` first"),
             PrepareObject::Interrupted => f.write_str(
                 "a signal handler has interrupted this thread while it was changing a selector; do not fork in signal handlers",
-            )?,
-            PrepareObject::OtherThreads => {
-                f.write_str("waiting for other threads to end changes of registrations; they may be waiting for this thread")?;
-            }
-        }
+            ),
+            PrepareObject::OtherThreads => f.write_str(
+                "waiting for other threads to end changes of registrations; they may be waiting for this thread",
+            ),
+        }?;
         write!(f, ": {}", self.source)?;
         match descriptor::limit_behind(&self.source) {
             Some(limit) => write!(f, "; {limit}"),

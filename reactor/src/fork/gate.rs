@@ -118,12 +118,9 @@ pub(super) fn claim() -> bool {
     match DETECTION.load(Ordering::Acquire) {
         BY_PAGE => word().compare_exchange(WIPED, RECONCILING, Ordering::AcqRel, Ordering::Relaxed).is_ok(),
         BY_PROCESS_ID => {
-            let known = BY_ID.load(Ordering::Acquire);
             let own = u64::from(id()) << 32;
-            known >> 32 != own >> 32
-                && BY_ID
-                    .compare_exchange(known, own | u64::from(RECONCILING), Ordering::AcqRel, Ordering::Relaxed)
-                    .is_ok()
+            let claimed = |known| (known >> 32 != own >> 32).then_some(own | u64::from(RECONCILING));
+            BY_ID.fetch_update(Ordering::AcqRel, Ordering::Acquire, claimed).is_ok()
         }
         _ => false,
     }

@@ -85,5 +85,6 @@ pub use reconcile::reconcile;
 pub use registrations::{Registration, policy, registrations, set_default_policy, set_policy};
 
 // The rest of the crate uses these. `fork_off.rs` has the same names for builds without the feature `cponfork`.
+pub(crate) use reconcile::ensure as settle;
 pub(crate) use selector::{Selector, SelectorWaker, SourceRegistration};
-pub(crate) use sources::{add_pair, add_timer, remove_timer, settle, while_no_fork};
+pub(crate) use sources::{add_pair, add_timer, remove_timer, while_no_fork};

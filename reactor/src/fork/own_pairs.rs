@@ -15,7 +15,7 @@ pub(super) struct OwnPairs {
     sockets: BTreeMap<u64, RawFd>,
     pipes: Vec<(RawFd, u64)>,
     peers: SocketPeers,
-    found: Vec<(RawFd, RawFd)>,
+    pub(super) found: Vec<(RawFd, RawFd)>,
 }
 
 impl OwnPairs {
@@ -49,9 +49,5 @@ impl OwnPairs {
         let Some(peer) = peer else { return false };
         self.found.push((registered.fd, *peer));
         true
-    }
-
-    pub(super) fn found(self) -> impl Iterator<Item = (RawFd, RawFd)> {
-        self.found.into_iter()
     }
 }

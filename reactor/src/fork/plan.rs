@@ -88,11 +88,8 @@ impl Plan {
             queue.forget(fd);
         }
         self.replacements.steps.retain(|step| step.onto != fd);
-        self.renewals.retain(|renewal| match renewal {
-            // The other end is still renewed.
-            Renewal::Pair(_) => true,
-            renewal => !renewal.descriptors().contains(&fd),
-        });
+        // If an end of a pair is closed, the other end is still renewed.
+        self.renewals.retain(|renewal| !matches!(renewal, Renewal::Timer { fd: timer, .. } if *timer == fd));
         self.remakes.forget(fd);
         self.held_back.retain(|held| held.fd != fd);
         self.muted.retain(|(_, muted)| *muted != fd);
@@ -127,24 +124,19 @@ impl Plan {
         }
         self.remakes.prepare();
         for renewal in &self.renewals {
-            let renewed = renewal.bring_up_to_date(&mut self.replacements);
-            renewed.map_err(PrepareError::of(renewal.object()))?;
+            renewal.bring_up_to_date(&mut self.replacements)?;
         }
         self.check_limit()
     }
 
     /// Checks that no descriptor is beyond the limit: dup2(2) would refuse it in the child, even if it is open.
     fn check_limit(&self) -> Result<(), PrepareError> {
-        let queues = self.queues.iter().map(|(selector, _)| selector.kernel.queue.number());
-        let queues = queues.map(|fd| (PrepareObject::Queue(fd), fd));
-        let others = self.replacements.steps.iter().map(|step| step.onto).chain(self.remakes.descriptors());
-        let others = others.map(|fd| (PrepareObject::Registration(fd), fd));
-        match queues.chain(others).max_by_key(|(_, fd)| *fd) {
-            Some((object, fd)) if !descriptor::is_within_limit(fd) => Err(PrepareError::of(object)(io::Error::other(
-                format!("descriptor {fd} is beyond RLIMIT_NOFILE, which was lowered after it was opened: raise it"),
-            ))),
-            _ => Ok(()),
-        }
+        let highest = self.private_descriptors().max().filter(|fd| !descriptor::is_within_limit(*fd));
+        let Some(fd) = highest else { return Ok(()) };
+        let is_queue = self.queues.iter().any(|(selector, _)| selector.kernel.queue.number() == fd);
+        let object = if is_queue { PrepareObject::Queue(fd) } else { PrepareObject::Registration(fd) };
+        let text = format!("descriptor {fd} is beyond RLIMIT_NOFILE, which was lowered after it was opened: raise it");
+        Err(PrepareError::of(object)(io::Error::other(text)))
     }
 
     /// Lists the descriptors at which the child will have objects of its own.
@@ -278,12 +270,7 @@ impl Decided {
                 return inherited(self.fd, queue.inherit(self.fd, self.token, self.interest));
             }
             Decision::HoldBack if !is_replaced => held_back.push(*self),
-            Decision::Inherit
-            | Decision::HoldBack
-            | Decision::AddInChild
-            | Decision::Sever
-            | Decision::RenewTimer
-            | Decision::RenewPair => queue.add_in_child(self.fd, self.token, self.interest),
+            _ => queue.add_in_child(self.fd, self.token, self.interest),
         }
         Ok(true)
     }

@@ -12,6 +12,7 @@ use super::entry::{Entry, EntryInfo, PATIENCE};
 use super::error::{PrepareError, PrepareObject};
 use super::plan::{self, Plan};
 use super::policy::{ForkPolicy, SourceKind};
+use super::process_state::{ProcessState, generation, selectors};
 use super::renewal::{self, Renewal, Replacement};
 use super::selector_core::{Poison, SelectorCore};
 use crate::Interest;
@@ -28,8 +29,17 @@ pub(super) enum Mode {
     Unplanned,
 }
 
-/// Fills a plan. The gate is closed, and the process state locked.
-pub(super) struct Planner<'a> {
+/// Makes the plan of a fork. The gate is closed, and the process state locked.
+pub(super) fn make_plan(state: &mut ProcessState, mode: Mode) -> Result<(), PrepareError> {
+    let ProcessState { plan, records, adopted, .. } = state;
+    plan.clear();
+    // A poisoned selector stays poisoned in every child.
+    let selectors: Vec<_> = selectors().filter(|selector| selector.poisoned().is_none()).collect();
+    let replaced = BTreeSet::new();
+    Planner { plan, records, adopted, generation: generation(), mode, replaced, dead: None }.run(&selectors)
+}
+
+struct Planner<'a> {
     plan: &'a mut Plan,
     records: &'a Records,
     adopted: &'a Adopted,
@@ -42,30 +52,17 @@ pub(super) struct Planner<'a> {
     dead: Option<RawFd>,
 }
 
-impl<'a> Planner<'a> {
-    pub(super) fn new(
-        plan: &'a mut Plan,
-        records: &'a Records,
-        adopted: &'a Adopted,
-        generation: u32,
-        mode: Mode,
-    ) -> Planner<'a> {
-        plan.clear();
-        Planner { plan, records, adopted, generation, mode, replaced: BTreeSet::new(), dead: None }
-    }
-
-    pub(super) fn run(mut self, selectors: impl Iterator<Item = &'static SelectorCore>) -> Result<(), PrepareError> {
-        // A poisoned selector stays poisoned in every child.
-        let selectors: Vec<_> = selectors.filter(|selector| selector.poisoned().is_none()).collect();
+impl Planner<'_> {
+    fn run(mut self, selectors: &[&'static SelectorCore]) -> Result<(), PrepareError> {
         self.plan.remakes.prepare();
         let mut decisions = std::mem::take(&mut self.plan.decisions);
-        for selector in &selectors {
-            self.decide(selector, &selectors, &mut decisions)?;
+        for selector in selectors {
+            self.decide(selector, selectors, &mut decisions)?;
         }
-        for selector in &selectors {
+        for selector in selectors {
             self.plan_queue(selector)?;
         }
-        self.renew_and_sever(&decisions, &selectors)?;
+        self.renew_and_sever(&decisions, selectors)?;
         self.fill_queues(&decisions)?;
         self.plan.decisions = decisions;
         Ok(())
@@ -113,7 +110,7 @@ impl<'a> Planner<'a> {
         if self.mode == Mode::Unplanned {
             entry.settle_after_fork();
         } else if !entry.settles_within(PATIENCE) {
-            return Err(PrepareError::waited_in_vain());
+            return Err(PrepareError::of(PrepareObject::OtherThreads)(io::Error::from_raw_os_error(libc::ETIMEDOUT)));
         }
         let info = entry.info();
         if info.is_vacant() || info.is_absent(self.generation) {
@@ -150,31 +147,22 @@ impl<'a> Planner<'a> {
         for selector in selectors {
             self.renew_waker(selector)?;
         }
-        let with = |decision| decisions.iter().filter(move |decided| decided.decision == decision);
-        for (fd, _) in self.records.iter().filter(|(_, record)| record.is_always_renewed) {
+        let (records, mode) = (self.records, self.mode);
+        let with =
+            |decision| decisions.iter().filter(move |decided| decided.decision == decision).map(|decided| decided.fd);
+        let always = records.iter().filter(|(_, record)| record.is_always_renewed).map(|(fd, _)| fd);
+        let pipe = self.adopted.pipe_descriptors().filter(|_| mode == Mode::Planned);
+        for fd in always.chain(pipe).chain(with(Decision::RenewPair)) {
             self.renew_pair(fd)?;
         }
-        if self.mode == Mode::Planned {
-            for fd in self.adopted.pipe_descriptors() {
-                self.renew_pair(fd)?;
-            }
-        }
-        for decided in with(Decision::RenewPair) {
-            self.renew_pair(decided.fd)?;
-        }
-        for decided in with(Decision::RenewTimer) {
-            self.renew_timer(decided.fd);
-        }
-        for (fd, record) in self.records.iter() {
+        with(Decision::RenewTimer).for_each(|fd| self.renew_timer(fd));
+        for (fd, record) in records.iter() {
             let is_alive = record.timer.as_ref().is_some_and(|timer| !timer.is_severed());
             if is_alive && !selectors.iter().any(|selector| self.keeps(selector, fd)) {
                 self.renew_timer(fd);
             }
         }
-        for decided in with(Decision::Sever) {
-            self.sever(decided.fd)?;
-        }
-        Ok(())
+        with(Decision::Sever).try_for_each(|fd| self.sever(fd))
     }
 
     /// Whether the policy of a registration keeps the child from getting a timer of its own at `fd`. By default the
@@ -200,7 +188,6 @@ impl<'a> Planner<'a> {
         for (fresh, onto) in fresh {
             self.plan.replacements.add(fresh, onto);
         }
-        self.plan.renewals.push(Renewal::Waker(descriptors));
         Ok(())
     }
 
@@ -218,7 +205,7 @@ impl<'a> Planner<'a> {
         };
         let known = self.plan.renewals.iter().find_map(|renewal| match renewal {
             Renewal::Pair(ends) => ends.iter().find(|end| end.identity == identity).copied(),
-            _ => None,
+            Renewal::Timer { .. } => None,
         });
         if let Some(end) = known {
             // A duplicate of an end gets a duplicate of the fresh end.
@@ -288,12 +275,11 @@ impl<'a> Planner<'a> {
     fn plan_queue(&mut self, selector: &'static SelectorCore) -> Result<(), PrepareError> {
         let number = selector.kernel.queue.number();
         let duplicates = self.adopted.duplicates(selector);
+        let all = || duplicates.iter().copied().chain([number]);
         if selector.is_retired() {
             if sys::Queue::is_there_after_fork() {
                 let dead = self.dead_endpoint(number)?;
-                for number in duplicates.iter().copied().chain([number]) {
-                    self.replace(dead, number);
-                }
+                all().for_each(|number| self.replace(dead, number));
             }
             self.plan.retired.push(selector);
             return Ok(());
@@ -316,9 +302,7 @@ impl<'a> Planner<'a> {
             duplicates.iter().for_each(|duplicate| self.replace(number, *duplicate));
             // Other code polls the queue, and does not ask whether it is poisoned.
             let dead = self.dead_endpoint(number)?;
-            let stops =
-                duplicates.iter().copied().chain([number]).map(|onto| Replacement { from: dead, onto, only: None });
-            self.plan.stops.extend(stops.map(|stop| (selector, stop)));
+            self.plan.stops.extend(all().map(|onto| (selector, Replacement { from: dead, onto, only: None })));
         }
         self.plan.queues.push((selector, queue));
         Ok(())

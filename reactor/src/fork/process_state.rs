@@ -81,7 +81,6 @@ pub(super) static PROCESS: Process = Process {
     state: Lock::new(ProcessState::new()),
 };
 
-/// Returns how many forks lie between this process and the one that its program started as.
 pub(super) fn generation() -> u32 {
     PROCESS.generation.load(Ordering::Relaxed)
 }
@@ -131,15 +130,10 @@ pub(super) fn is_forking_here() -> bool {
 /// Checks that the calling thread is not between prepare and the end of a fork.
 pub(super) fn refuse_inside_fork(doing: &str) -> io::Result<()> {
     if is_forking_here() {
-        return Err(inside_fork(doing));
+        let text = format!("this thread is between prepare and commit or abort of a fork: end the fork before {doing}");
+        return Err(io::Error::other(text));
     }
     Ok(())
-}
-
-pub(super) fn inside_fork(doing: &str) -> io::Error {
-    io::Error::other(format!(
-        "this thread is between prepare and commit or abort of a fork: end the fork before {doing}"
-    ))
 }
 
 /// In the child, counts the fork and notes the parent, so that the child may fork in turn. Async-signal-safe.

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::adopting;
 use super::error::{Error, PrepareError, PrepareObject};
 use super::gate::{self, Gate};
-use super::planner::{Mode, Planner};
+use super::planner::{self, Mode};
 use super::process_state::{self, PROCESS, ProcessState, begin_generation, generation, is_forking_here, selectors};
 use super::reconcile;
 use crate::lock::{Guard, this_thread};
@@ -126,10 +126,10 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
     adopting::refresh(&mut prepared.state)?;
     let state = &mut *prepared.state;
     if !(state.plan.is_ahead && state.plan.still_holds(&state.records) && state.plan.complete().is_ok()) {
-        prepared.make_plan()?;
-        prepared.state.plan.complete()?;
+        planner::make_plan(state, Mode::Planned)?;
+        state.plan.complete()?;
     }
-    prepared.state.plan.is_ahead = false;
+    state.plan.is_ahead = false;
     Ok(prepared)
 }
 
@@ -186,7 +186,7 @@ pub fn prepare_ahead() -> Result<(), PrepareError> {
         return Ok(());
     }
     if !prepared.state.plan.is_ahead {
-        prepared.make_plan()?;
+        planner::make_plan(&mut prepared.state, Mode::Planned)?;
     }
     // The gate stays closed. So each change runs into it, and discards the plan.
     prepared.state.plan.is_ahead = true;
@@ -224,11 +224,6 @@ fn begin() -> Result<Prepared, PrepareError> {
 }
 
 impl Prepared {
-    fn make_plan(&mut self) -> Result<(), PrepareError> {
-        let ProcessState { records, adopted, plan, .. } = &mut *self.state;
-        Planner::new(plan, records, adopted, generation(), Mode::Planned).run(selectors())
-    }
-
     /// Returns the descriptors at which the child will have objects of its own: those of selectors, and severed or renewed
     /// ones. Every other descriptor refers to the same object in both processes.
     ///
@@ -260,28 +255,19 @@ impl Prepared {
     ///
     /// Those of [`fork`]. Signals must be [blocked](block_signals).
     pub unsafe fn fork(self) -> io::Result<ForkResult> {
-        // SAFETY: the caller's promise is the same.
-        match unsafe { process::fork() } {
-            Ok(0) => {
-                // SAFETY: this is the child, and nothing has happened in it yet.
-                unsafe { self.commit() };
-                Ok(ForkResult::Child)
-            }
-            Ok(child) => {
-                PROCESS.has_relatives.store(true, Ordering::Relaxed);
-                self.abort();
-                Ok(ForkResult::Parent { child: child as u32 })
-            }
-            Err(error) => {
-                self.abort();
-                Err(error)
-            }
+        // SAFETY: the caller's promise is the same. An error aborts, because it drops `self`.
+        let child = unsafe { process::fork() }?;
+        if child == 0 {
+            // SAFETY: this is the child, and nothing has happened in it yet.
+            unsafe { self.commit() };
+            return Ok(ForkResult::Child);
         }
+        PROCESS.has_relatives.store(true, Ordering::Relaxed);
+        self.abort();
+        Ok(ForkResult::Parent { child: child as u32 })
     }
 
     /// Ends the fork in the child: this process now has selectors of its own. Async-signal-safe.
-    ///
-    /// A system call of commit that fails poisons the selector that it was for: every poll of it then returns that error.
     ///
     /// # Safety
     ///

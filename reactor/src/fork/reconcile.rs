@@ -1,7 +1,6 @@
 //! The child of an unplanned fork gives itself selectors of its own: when it first uses one, or at once where
 //! [`atfork`](super::atfork) is installed.
 
-use std::io;
 use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
@@ -9,8 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 use super::adopting;
 use super::error::{InheritedState, PrepareError};
 use super::gate::{self, Gate};
-use super::planner::{Mode, Planner};
-use super::process_state::{self, PROCESS, ProcessState, begin_generation, generation, is_forking_here, selectors};
+use super::plan::Plan;
+use super::planner::{self, Mode};
+use super::process_state::{PROCESS, ProcessState, begin_generation, generation, is_forking_here, selectors};
 use super::selector_core::Poison;
 use crate::lock::this_thread;
 use crate::sync::pause;
@@ -62,21 +62,9 @@ pub fn reconcile() {
 
 /// Does what [`reconcile`] does. It costs one load if there is nothing to do.
 #[inline(always)]
-pub(super) fn ensure() {
+pub(crate) fn ensure() {
     if !gate::is_settled() {
         settle();
-    }
-}
-
-/// Like [`ensure`], and starts fork detection if it has not started.
-#[inline(always)]
-pub(super) fn start() {
-    if !gate::is_settled() {
-        settle();
-        if !is_forking_here() {
-            // If this fails, forks stay unnoticed until a later call succeeds.
-            let _ = process_state::lock_to_add("watching for forks");
-        }
     }
 }
 
@@ -89,7 +77,8 @@ fn settle() {
             // Either this is the child of a fork that was made between prepare and the end of another fork, which ends
             // first, or this thread reconciles.
             _ if is_forking_here() => return,
-            Gate::Wiped => reconcile_wiped(Moment::FirstUse),
+            // The child may have closed descriptors since the fork, and have other files at them.
+            Gate::Wiped => reconcile_wiped(Plan::abandon),
             Gate::Reconciling => {
                 pause(round);
                 round += 1;
@@ -98,44 +87,16 @@ fn settle() {
     }
 }
 
-/// Waits until registrations may be changed. Discards a plan that was made ahead.
-///
-/// # Errors
-///
-/// If this thread is between prepare and the end of a fork: it would wait for itself.
-#[cold]
-pub(super) fn wait_until_open(doing: &str) -> io::Result<()> {
-    loop {
-        settle();
-        if is_forking_here() {
-            return Err(process_state::inside_fork(doing));
-        }
-        if gate::look() == Gate::Open {
-            return Ok(());
-        }
-        // Waits for the end of a fork.
-        drop(process_state::lock_to_change());
-    }
-}
-
-/// When a child reconciles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Moment {
-    /// The child is inside `fork(2)`: nothing has happened in it yet.
-    Fork,
-    /// The child uses a selector: it may have closed descriptors since the fork, and have other files at them.
-    FirstUse,
-}
-
-/// Reconciles inside `fork(2)`.
+/// Reconciles inside `fork(2)`: nothing has happened in the child yet.
 pub(super) fn at_fork() {
     if gate::look() == Gate::Wiped && !is_forking_here() {
-        reconcile_wiped(Moment::Fork);
+        reconcile_wiped(Plan::clear);
     }
 }
 
+/// Reconciles. `discard` ends the plan that the parent may have made ahead.
 #[cold]
-fn reconcile_wiped(moment: Moment) {
+fn reconcile_wiped(discard: fn(&mut Plan)) {
     if !gate::claim() {
         // Another thread reconciles.
         return;
@@ -151,7 +112,7 @@ fn reconcile_wiped(moment: Moment) {
     if PROCESS.state.is_mine() {
         lose_state(InheritedState::Interrupted);
     } else if is_free {
-        make_own_selectors(moment);
+        make_own_selectors(discard);
     } else {
         lose_state(InheritedState::InUse);
     }
@@ -162,15 +123,12 @@ fn reconcile_wiped(moment: Moment) {
 }
 
 /// Plans from this process's copy of the tables, and commits.
-fn make_own_selectors(moment: Moment) {
+fn make_own_selectors(discard: fn(&mut Plan)) {
     let mut state = PROCESS.state.lock();
-    match moment {
-        Moment::Fork => state.plan.clear(),
-        Moment::FirstUse => state.plan.abandon(),
-    }
+    discard(&mut state.plan);
     adopting::keep_retired(&mut state);
-    let ProcessState { records, adopted, plan, .. } = &mut *state;
-    let planned = Planner::new(plan, records, adopted, generation(), Mode::Unplanned).run(selectors());
+    let planned = planner::make_plan(&mut state, Mode::Unplanned);
+    let ProcessState { records, plan, .. } = &mut *state;
     match planned.and_then(|()| plan.complete()) {
         Ok(()) => {
             plan.commit(selectors(), records, generation() + 1);
@@ -205,11 +163,8 @@ static LOST_STATE: AtomicU8 = AtomicU8::new(0);
 /// could.
 pub fn lost_state() -> Option<InheritedState> {
     ensure();
-    match LOST_STATE.load(Ordering::Relaxed) {
-        0 => None,
-        lost if lost == InheritedState::InUse as u8 + 1 => Some(InheritedState::InUse),
-        _ => Some(InheritedState::Interrupted),
-    }
+    let lost = LOST_STATE.load(Ordering::Relaxed);
+    [InheritedState::InUse, InheritedState::Interrupted].into_iter().find(|why| *why as u8 + 1 == lost)
 }
 
 /// The error that made this process poison its selectors.

@@ -9,9 +9,13 @@ use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
 use super::entry::{Entry, EntryInfo};
-use super::process_state::{self, PROCESS, generation, is_forking_here};
+use super::plan::Plan;
+use super::process_state::{
+    PROCESS, ProcessState, generation, is_forking_here, lock, lock_to_change, refuse_inside_fork,
+};
 use super::reconcile;
 use super::selector_core::SelectorCore;
+use crate::lock::Guard;
 use crate::sys::{self, descriptor};
 use crate::{Interest, Token};
 
@@ -25,14 +29,10 @@ impl SelectorCore {
         } else {
             self.add_again(fd, token, info, before)
         };
-        match added {
-            Ok(()) => {
-                entry.set_token(token);
-                entry.finish(info);
-                Ok(())
-            }
-            Err(error) => Err(self.undo(entry, before, error)),
-        }
+        added.map_err(|error| self.undo(entry, before, error))?;
+        entry.set_token(token);
+        entry.finish(info);
+        Ok(())
     }
 
     /// Registers a descriptor for which the table has no room yet.
@@ -50,14 +50,12 @@ impl SelectorCore {
     /// Adds a registration of a descriptor that is registered, as far as the table knows.
     #[cold]
     fn add_again(&self, fd: RawFd, token: Token, info: EntryInfo, before: EntryInfo) -> io::Result<()> {
-        let is_there = if before.is_absent(generation()) {
-            false
-        } else if before.is_muted() {
+        let is_there = if before.is_muted() {
             // A muted registration is not in the kernel's queue, but its owner expects it to exist. A bare descriptor may
             // refer to another file by now.
-            !before.is_bare()
-        } else if sys::Queue::IS_EXACT {
-            // If the kernel has the registration, adding it below fails.
+            !before.is_bare() && !before.is_absent(generation())
+        } else if sys::Queue::IS_EXACT || before.is_absent(generation()) {
+            // An exact queue refuses a second registration below. A fork has left out an absent one.
             false
         } else {
             // The descriptor may have been closed without notice, and refer to another file now.
@@ -79,14 +77,10 @@ impl SelectorCore {
         } else {
             self.modify_unusual(fd, token, interest, entry, before)
         };
-        match changed {
-            Ok(()) => {
-                entry.set_token(token);
-                entry.finish(before.with_interest(interest));
-                Ok(())
-            }
-            Err(error) => Err(self.undo(entry, before, error)),
-        }
+        changed.map_err(|error| self.undo(entry, before, error))?;
+        entry.set_token(token);
+        entry.finish(before.with_interest(interest));
+        Ok(())
     }
 
     #[cold]
@@ -123,14 +117,19 @@ impl SelectorCore {
     pub(crate) fn deregister(&self, fd: RawFd) -> io::Result<()> {
         let Some(entry) = self.table.get(fd) else { return Err(self.not_registered()) };
         let before = begin(entry, "deregistering")?;
-        let deleted = if is_simple(before) { self.delete_simple(fd, before) } else { self.delete_unusual(fd, before) };
+        let deleted = self.delete(fd, before);
         // Even if the call failed, the kernel does not have the registration afterwards.
         entry.finish(EntryInfo::VACANT);
         deleted.or_else(|error| if self.poisoned().is_some() { Ok(()) } else { Err(error) })
     }
 
     #[inline(always)]
-    fn delete_simple(&self, fd: RawFd, before: EntryInfo) -> io::Result<()> {
+    fn delete(&self, fd: RawFd, before: EntryInfo) -> io::Result<()> {
+        // This process has muted the registration, or a fork left it out. The kernel does not have it, but its owner
+        // expects to deregister it successfully.
+        if !before.is_plain() && (before.is_muted() || before.is_absent(generation())) {
+            return Ok(());
+        }
         // The owner still has the descriptor open. If the kernel does not find the registration, the kernel has dropped it.
         let may_be_gone = !sys::Queue::IS_EXACT && !before.is_vacant() && !before.is_bare();
         match self.kernel.queue.delete(fd) {
@@ -139,38 +138,24 @@ impl SelectorCore {
         }
     }
 
-    #[cold]
-    fn delete_unusual(&self, fd: RawFd, before: EntryInfo) -> io::Result<()> {
-        // This process has muted the registration, or a fork left it out. The kernel does not have it, but its owner
-        // expects to deregister it successfully.
-        if before.is_muted() || (!before.is_vacant() && before.is_absent(generation())) {
-            return Ok(());
-        }
-        self.delete_simple(fd, before)
-    }
-
     /// Ends the registration of a descriptor that its owner is about to close.
     ///
     /// The kernel ends the registration itself, unless another process has a duplicate.
     #[inline(always)]
     pub(crate) fn close(&self, fd: RawFd) {
         let Some(entry) = self.table.get(fd) else { return };
-        match begin(entry, "") {
-            Ok(before) => {
-                if PROCESS.has_relatives.load(Ordering::Relaxed) && !before.is_muted() {
-                    // An error means that the descriptor is not registered, so there is nothing to delete.
-                    let _ = self.kernel.queue.delete(fd);
-                }
-                entry.finish(EntryInfo::VACANT);
-            }
-            Err(_) => self.close_inside_fork(fd, entry),
+        let Ok(before) = begin(entry, "") else { return self.close_inside_fork(fd, entry) };
+        if PROCESS.has_relatives.load(Ordering::Relaxed) && !before.is_muted() {
+            // An error means that the descriptor is not registered, so there is nothing to delete.
+            let _ = self.kernel.queue.delete(fd);
         }
+        entry.finish(EntryInfo::VACANT);
     }
 
     /// Does the same as [`close`](Self::close) for a thread that is between prepare and the end of its own fork.
     #[cold]
     fn close_inside_fork(&self, fd: RawFd, entry: &Entry) {
-        process_state::lock().plan.forget(fd);
+        lock().plan.forget(fd);
         let _ = self.kernel.queue.delete(fd);
         entry.vacate();
     }
@@ -220,31 +205,33 @@ fn is_simple(before: EntryInfo) -> bool {
 /// Marks an entry as being changed, and returns its state before. Waits for the end of a fork that is under way.
 #[inline(always)]
 pub(super) fn begin(entry: &Entry, doing: &str) -> io::Result<EntryInfo> {
-    match entry.begin() {
-        Some(before) => Ok(before),
-        None => begin_after_fork(entry, doing),
-    }
+    entry.begin().map_or_else(|| begin_after_fork(entry, doing), Ok)
 }
 
+/// Fails if this thread is between prepare and the end of a fork: it would wait for itself.
 #[cold]
 fn begin_after_fork(entry: &Entry, doing: &str) -> io::Result<EntryInfo> {
     loop {
-        reconcile::wait_until_open(doing)?;
+        reconcile::ensure();
+        refuse_inside_fork(doing)?;
+        // A handler that forked in the middle of a change must not lock: its thread has the lock.
         if let Some(before) = entry.begin() {
             return Ok(before);
         }
+        // Waits for the end of a fork, and discards a plan that was made ahead.
+        drop(lock_to_change());
     }
 }
 
-/// Runs `act` for a descriptor that its owner closes, while no fork of another thread is under way. Between prepare and the
-/// end of this thread's own fork, first drops the descriptor from the plan.
-pub(super) fn close_with_forks_held(fd: RawFd, act: impl FnOnce(&mut process_state::ProcessState)) {
+/// Locks the state, with no fork of another thread under way, to close something. Between prepare and the end of this
+/// thread's own fork, `forget` drops that from the plan.
+pub(super) fn lock_to_close(forget: impl FnOnce(&mut Plan)) -> Guard<ProcessState> {
     reconcile::ensure();
-    let mut state = process_state::lock();
+    let mut state = lock();
     if is_forking_here() {
-        state.plan.forget(fd);
+        forget(&mut state.plan);
     } else {
         state.give_up_plan();
     }
-    act(&mut state);
+    state
 }

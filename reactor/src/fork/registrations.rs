@@ -205,14 +205,9 @@ pub(super) fn change_entry(
         }
         Ok(after)
     });
-    match changed {
-        Ok(after) => entry.set_info(after),
-        Err(error) => {
-            if error.kind() == io::ErrorKind::NotFound {
-                entry.vacate();
-            }
-            return Err(error);
-        }
+    if changed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        entry.vacate();
     }
+    entry.set_info(changed?);
     Ok(true)
 }

@@ -6,16 +6,15 @@ use std::sync::Arc;
 
 use socket2::Type;
 
-use super::error::PrepareObject;
+use super::error::{PrepareError, PrepareObject};
 use crate::sys;
 use crate::sys::descriptor::{self, Identity};
 use crate::timer_state::TimerState;
-use crate::waker_slot::WakerDescriptors;
 
-/// An object in place of which the child gets a fresh one.
+/// An object in place of which the child gets a fresh one that has the same state. (A pending wake is noted in memory, which
+/// the child has too.)
 #[derive(Debug)]
 pub(super) enum Renewal {
-    Waker(WakerDescriptors),
     Pair([RenewedEnd; 2]),
     /// `state` is `None` for a timer that is only known by its descriptor.
     Timer {
@@ -62,49 +61,29 @@ impl Replacements {
 /// Makes a fresh pair for the one with these ends.
 pub(super) fn renew_pair([a, b]: [RawFd; 2], replacements: &mut Replacements) -> io::Result<[RenewedEnd; 2]> {
     let identities = [descriptor::identity(a)?, descriptor::identity(b)?];
-    let fresh = descriptor::pair(Type::STREAM)?;
-    let ends =
-        [(a, 0), (b, 1)].map(|(fd, at)| RenewedEnd { fd, identity: identities[at], fresh: fresh[at].as_raw_fd() });
-    for (fresh, fd) in fresh.into_iter().zip([a, b]) {
-        replacements.add(fresh.into(), fd);
-    }
-    Ok(ends)
+    let [fresh_a, fresh_b] = descriptor::pair(Type::STREAM)?;
+    let mut end = |fd, identity, fresh: OwnedFd| {
+        let end = RenewedEnd { fd, identity, fresh: fresh.as_raw_fd() };
+        replacements.add(fresh, fd);
+        end
+    };
+    Ok([end(a, identities[0], fresh_a.into()), end(b, identities[1], fresh_b.into())])
 }
 
 impl Renewal {
-    /// Returns the name of the object for errors.
-    pub(super) fn object(&self) -> PrepareObject {
-        match self {
-            Renewal::Waker(waker) => PrepareObject::Waker(waker.registered),
-            Renewal::Pair([end, _]) => PrepareObject::Pair(end.fd),
-            Renewal::Timer { fd, .. } => PrepareObject::Timer(*fd),
-        }
-    }
-
-    /// Returns the descriptors at which the child has fresh objects.
-    pub(super) fn descriptors(&self) -> [RawFd; 2] {
-        match self {
-            Renewal::Waker(waker) => [waker.registered, waker.sender],
-            Renewal::Pair(ends) => ends.map(|end| end.fd),
-            Renewal::Timer { fd, .. } => [*fd, *fd],
-        }
-    }
-
     /// Gives the fresh object the state that changes without notice, right before the fork.
-    pub(super) fn bring_up_to_date(&self, replacements: &mut Replacements) -> io::Result<()> {
+    pub(super) fn bring_up_to_date(&self, replacements: &mut Replacements) -> Result<(), PrepareError> {
         match self {
-            // A pending wake is noted in memory, which the child has too.
-            Renewal::Waker(_) => Ok(()),
-            Renewal::Pair([a, b]) => {
-                descriptor::copy_pending(a.fd, b.fresh)?;
-                descriptor::copy_pending(b.fd, a.fresh)
-            }
+            Renewal::Pair([a, b]) => descriptor::copy_pending(a.fd, b.fresh)
+                .and_then(|()| descriptor::copy_pending(b.fd, a.fresh))
+                .map_err(PrepareError::of(PrepareObject::Pair(a.fd))),
             Renewal::Timer { fd, state } => {
                 let fresh = match state.as_ref().filter(|state| !state.is_severed()) {
-                    Some(state) => sys::timer::renewed(state)?,
-                    None => Some(sys::timer::renewed_by_descriptor(*fd)?),
+                    Some(state) => sys::timer::renewed(state),
+                    None => sys::timer::renewed_by_descriptor(*fd).map(Some),
                 };
                 // If there is no fresh timer, the child makes it.
+                let fresh = fresh.map_err(PrepareError::of(PrepareObject::Timer(*fd)))?;
                 fresh.into_iter().for_each(|fresh| replacements.add(fresh, *fd));
                 Ok(())
             }

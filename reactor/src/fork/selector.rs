@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::entry::{Entry, EntryInfo, PolicyTag, SourceTag};
+use super::entry::{Entry, EntryInfo};
 use super::policy::ForkPolicy;
-use super::process_state::{self, PROCESS, is_forking_here, lock_to_add, refuse_inside_fork};
+use super::process_state::{PROCESS, lock_to_add, refuse_inside_fork};
 use super::reconcile;
-use super::registering::close_with_forks_held;
+use super::registering::lock_to_close;
 use super::selector_core::SelectorCore;
 use crate::source_kind::SourceKind;
 use crate::{Interest, Token, misuse, sys};
@@ -19,7 +19,7 @@ use crate::{Interest, Token, misuse, sys};
 pub(crate) struct Selector {
     core: &'static SelectorCore,
     /// The policy of the registrations that are made through this handle.
-    policy: PolicyTag,
+    policy: Option<ForkPolicy>,
 }
 
 impl Selector {
@@ -27,23 +27,17 @@ impl Selector {
         reconcile::ensure();
         let mut state = lock_to_add("making a selector")?;
         let core = state.free_cores.pop().unwrap_or_else(|| PROCESS.cores.add());
-        if let Err(error) = core.kernel.queue.open() {
-            state.free_cores.push(core);
-            return Err(error);
-        }
+        core.kernel.queue.open().inspect_err(|_| state.free_cores.push(core))?;
         state.last_id += 1;
         core.begin(state.last_id);
-        Ok(Selector { core, policy: PolicyTag::default() })
+        Ok(Selector { core, policy: None })
     }
 
     /// Returns another handle. Registrations made through it have this policy of their own.
     pub(crate) fn with_policy(&self, policy: ForkPolicy) -> Selector {
-        self.another(PolicyTag::of(policy))
-    }
-
-    fn another(&self, policy: PolicyTag) -> Selector {
-        self.core.handles.fetch_add(1, Ordering::Relaxed);
-        Selector { core: self.core, policy }
+        let mut handle = self.clone();
+        handle.policy = Some(policy);
+        handle
     }
 
     #[inline]
@@ -63,9 +57,8 @@ impl Selector {
         Ok(Some(Duration::ZERO))
     }
 
-    /// Registers a bare descriptor.
     pub(crate) fn register(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
-        self.core.register(fd, token, EntryInfo::new(interest, SourceTag::BARE, self.policy))
+        self.core.register(fd, token, EntryInfo::new(interest, None, self.policy))
     }
 
     pub(crate) fn reregister(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
@@ -76,7 +69,6 @@ impl Selector {
         self.core.deregister(fd)
     }
 
-    /// Makes the selector's waker.
     pub(crate) fn new_waker(&self, token: Token) -> io::Result<SelectorWaker> {
         reconcile::ensure();
         let _state = lock_to_add("making a waker")?;
@@ -97,20 +89,15 @@ impl Selector {
 
 impl Clone for Selector {
     fn clone(&self) -> Selector {
-        self.another(self.policy)
+        self.core.handles.fetch_add(1, Ordering::Relaxed);
+        Selector { core: self.core, policy: self.policy }
     }
 }
 
 impl Drop for Selector {
     fn drop(&mut self) {
         if self.core.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
-            reconcile::ensure();
-            let mut state = process_state::lock();
-            if is_forking_here() {
-                state.plan.forget_selector(self.core);
-            } else {
-                state.give_up_plan();
-            }
+            let mut state = lock_to_close(|plan| plan.forget_selector(self.core));
             self.core.end();
             state.free_cores.push(self.core);
         }
@@ -135,11 +122,10 @@ impl SelectorWaker {
 
 impl Drop for SelectorWaker {
     fn drop(&mut self) {
-        close_with_forks_held(self.signal.descriptors().registered, |_| {
-            if self.core.id() == self.id {
-                self.core.kernel.remove_waker(&self.signal);
-            }
-        });
+        let _state = lock_to_close(|plan| plan.forget(self.signal.descriptors().registered));
+        if self.core.id() == self.id {
+            self.core.kernel.remove_waker(&self.signal);
+        }
     }
 }
 
@@ -150,12 +136,20 @@ pub(crate) struct SourceRegistration {
     /// The core and the id of the selector.
     at: Option<(&'static SelectorCore, u64)>,
     fd: RawFd,
-    tag: SourceTag,
+    kind: SourceKind,
+    /// Whether the process state has a record of the source, because it is an end of a pair.
+    has_record: bool,
 }
 
 impl SourceRegistration {
     pub(crate) fn new(fd: RawFd, kind: SourceKind) -> SourceRegistration {
-        SourceRegistration { at: None, fd, tag: SourceTag::of(kind) }
+        SourceRegistration { at: None, fd, kind, has_record: false }
+    }
+
+    /// Returns the selector, if it still exists.
+    #[inline(always)]
+    fn core(&self) -> Option<&'static SelectorCore> {
+        self.at.filter(|(core, id)| core.id() == *id).map(|(core, _)| core)
     }
 
     #[inline(always)]
@@ -164,7 +158,7 @@ impl SourceRegistration {
             self.check_unregistered(selector)?;
         }
         let core = selector.core;
-        core.register(self.fd, token, EntryInfo::new(interest, self.tag, selector.policy))?;
+        core.register(self.fd, token, EntryInfo::new(interest, Some(self.kind), selector.policy))?;
         self.at = Some((core, core.id()));
         Ok(())
     }
@@ -172,7 +166,10 @@ impl SourceRegistration {
     #[inline(always)]
     pub(crate) fn reregister(&mut self, selector: &Selector, token: Token, interest: Interest) -> io::Result<()> {
         if !self.is_registered_with(selector) {
-            return Err(self.not_registered_here());
+            return Err(match self.core() {
+                Some(_) => misuse::registered_elsewhere(),
+                None => misuse::not_registered(),
+            });
         }
         selector.core.reregister(self.fd, token, interest)
     }
@@ -193,47 +190,38 @@ impl SourceRegistration {
     /// Makes the registration bare: its owner gives the descriptor away, open and registered. From then on it may be closed
     /// without notice.
     pub(crate) fn release(self) {
-        let at = self.at.filter(|(core, id)| core.id() == *id);
-        if at.is_some() || self.tag.has_record() {
-            close_with_forks_held(self.fd, |state| {
-                state.records.release(self.fd);
-                let entry = at.and_then(|(core, _)| core.table.get(self.fd));
-                let Some((entry, info)) = entry.map(|entry| (entry, entry.info())) else { return };
+        let core = self.core();
+        if core.is_some() || self.has_record {
+            let mut state = lock_to_close(|plan| plan.forget(self.fd));
+            state.records.release(self.fd);
+            if let Some(entry) = core.and_then(|core| core.table.get(self.fd)) {
+                let info = entry.info();
                 entry.set_info(info.as_bare());
                 if info.is_muted() {
                     state.records.record(self.fd).muted = sys::descriptor::identity(self.fd).ok();
                 }
-            });
+            }
         }
         std::mem::forget(self);
     }
 
     pub(crate) fn set_recorded(&mut self) {
-        self.tag.set_recorded();
+        self.has_record = true;
     }
 
     #[cold]
     fn check_unregistered(&self, selector: &Selector) -> io::Result<()> {
-        match self.at {
+        match self.core() {
             // A fork has left the registration out.
-            Some((core, _)) if std::ptr::eq(core, selector.core) && core.is_absent(self.fd) => Ok(()),
-            Some((core, id)) if core.id() == id => Err(misuse::already_registered()),
-            // The selector no longer exists.
-            _ => Ok(()),
+            Some(core) if std::ptr::eq(core, selector.core) && core.is_absent(self.fd) => Ok(()),
+            Some(_) => Err(misuse::already_registered()),
+            None => Ok(()),
         }
     }
 
     #[inline(always)]
     fn is_registered_with(&self, selector: &Selector) -> bool {
-        matches!(self.at, Some((core, id)) if std::ptr::eq(core, selector.core) && core.id() == id)
-    }
-
-    #[cold]
-    fn not_registered_here(&self) -> io::Error {
-        match self.at {
-            Some((core, id)) if core.id() == id => misuse::registered_elsewhere(),
-            _ => misuse::not_registered(),
-        }
+        self.core().is_some_and(|core| std::ptr::eq(core, selector.core))
     }
 }
 
@@ -241,11 +229,11 @@ impl SourceRegistration {
 impl Drop for SourceRegistration {
     #[inline(always)]
     fn drop(&mut self) {
-        if let Some((core, _)) = self.at.filter(|(core, id)| core.id() == *id) {
+        if let Some(core) = self.core() {
             core.close(self.fd);
         }
-        if self.tag.has_record() {
-            close_with_forks_held(self.fd, |state| state.records.forget(self.fd));
+        if self.has_record {
+            lock_to_close(|plan| plan.forget(self.fd)).records.forget(self.fd);
         }
     }
 }

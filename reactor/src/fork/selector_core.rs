@@ -19,7 +19,6 @@ pub(crate) struct SelectorCore {
     pub(crate) kernel: WakeableQueue,
     pub(crate) table: Table,
     id: AtomicU64,
-    /// How many handles the selector has.
     pub(super) handles: AtomicUsize,
     /// The next core in the list of all; see [`Cores`].
     next: AtomicPtr<SelectorCore>,

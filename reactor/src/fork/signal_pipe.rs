@@ -23,7 +23,8 @@ pub(super) struct SignalPipe {
 }
 
 impl SignalPipe {
-    /// Finds the pipe whose receiving end has this inode. `is_registered` tells the duplicates that runtimes have.
+    /// Finds the pipe whose receiving end has this inode, without its other descriptors. `is_registered` tells the duplicates
+    /// that runtimes have.
     pub(super) fn find(
         inode: u64,
         generation: u32,
@@ -44,7 +45,6 @@ impl SignalPipe {
             sender.ok_or_else(|| io::Error::other("the sending end of tokio's signal pipe is not in this process"))?;
         let mut pipe = SignalPipe { receiver, sender, others: Vec::new(), inodes: [inode, sender_inode], generation };
         pipe.check(generation)?;
-        pipe.find_others(open, is_registered);
         Ok(pipe)
     }
 

@@ -7,15 +7,9 @@ use std::sync::Arc;
 use super::policy::ForkPolicy;
 use super::process_state::{lock_to_add, lock_to_change};
 use super::reconcile;
-use super::registering::close_with_forks_held;
+use super::registering::lock_to_close;
 use crate::timer_state::TimerState;
 use crate::{Interest, Registry, Token, event, sys};
-
-/// Reconciles, if this process is the child of an unplanned fork: for sources that are used without a selector.
-#[inline(always)]
-pub(crate) fn settle() {
-    reconcile::ensure();
-}
 
 /// Makes a source that children may have to make again. No planned fork sees it half done.
 ///
@@ -25,10 +19,7 @@ pub(crate) fn settle() {
 /// `act`.
 pub(crate) fn while_no_fork<T>(doing: &str, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     reconcile::ensure();
-    if !sys::Remakes::EXIST {
-        return act();
-    }
-    let _state = lock_to_add(doing)?;
+    let _state = sys::Remakes::EXIST.then(|| lock_to_add(doing)).transpose()?;
     act()
 }
 
@@ -52,7 +43,7 @@ pub(crate) fn add_timer<T: AsRawFd>(
 
 /// Forgets a timer that is about to be closed.
 pub(crate) fn remove_timer(fd: RawFd) {
-    close_with_forks_held(fd, |state| state.records.forget(fd));
+    lock_to_close(|plan| plan.forget(fd)).records.forget(fd);
 }
 
 impl Registry {
@@ -80,16 +71,13 @@ impl Registry {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn register_with_policy<S>(
+    pub fn register_with_policy<S: event::Source + ?Sized>(
         &self,
         source: &mut S,
         token: Token,
         interests: Interest,
         policy: ForkPolicy,
-    ) -> io::Result<()>
-    where
-        S: event::Source + ?Sized,
-    {
+    ) -> io::Result<()> {
         // The policy travels in the registry, so that it reaches every descriptor of a composite source.
         Registry::of(self.selector().with_policy(policy)).register(source, token, interests)
     }

@@ -1,7 +1,6 @@
 //! A selector's registrations, by descriptor.
 
 use std::alloc::{self, Layout};
-use std::fmt;
 use std::os::fd::RawFd;
 use std::ptr;
 
@@ -111,15 +110,9 @@ impl Table {
     }
 }
 
-impl fmt::Debug for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::entry::{EntryInfo, PolicyTag, SourceTag};
+    use super::super::entry::EntryInfo;
     use super::super::policy::{ForkPolicy, SourceKind};
     use super::*;
     use crate::{Interest, Token};
@@ -132,7 +125,7 @@ mod tests {
         let interest = Interest::READABLE | Interest::WRITABLE;
         for (fd, kind) in [(3, 1), (63, 2), (64, 7), (1_000_000, 12), (5_000, 3)] {
             let kind = SourceKind::from_bits(kind).unwrap();
-            let info = EntryInfo::new(interest, SourceTag::of(kind), PolicyTag::of(ForkPolicy::Sever));
+            let info = EntryInfo::new(interest, Some(kind), Some(ForkPolicy::Sever));
             let entry = table.make_room(fd).unwrap();
             entry.set_token(Token(usize::MAX - kind as usize));
             entry.set_info(info);
@@ -153,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_parts_of_an_entry_do_not_mix() {
-        let info = EntryInfo::new(Interest::WRITABLE, SourceTag::BARE, PolicyTag::default());
+        let info = EntryInfo::new(Interest::WRITABLE, None, None);
         assert!(info.is_bare() && info.is_plain() && !info.is_muted() && !info.is_absent(0) && info.kind().is_none());
         assert_eq!(info.policy(SourceKind::Other), ForkPolicy::Inherit);
         let changed = info
