@@ -62,6 +62,10 @@ pub(super) fn start() -> io::Result<()> {
     Ok(())
 }
 
+pub(super) fn has_started() -> bool {
+    DETECTION.load(Ordering::Acquire) != NOT_STARTED
+}
+
 /// Whether the selectors certainly belong to this process. If not, [`look`] tells why.
 #[inline(always)]
 pub(super) fn is_settled() -> bool {

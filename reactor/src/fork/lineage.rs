@@ -14,7 +14,7 @@ use super::{gate, reconcile};
 /// Forks are noticed once the process has used a selector or has called this function.
 pub fn generation() -> u32 {
     reconcile::ensure();
-    if !gate::is_settled() {
+    if !gate::has_started() {
         // If this fails, forks stay unnoticed until a later call succeeds.
         let _ = process_state::lock_to_add("watching for forks");
     }
