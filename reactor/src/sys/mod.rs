@@ -64,4 +64,16 @@ macro_rules! syscall {
         if result == -1 { Err(std::io::Error::last_os_error()) } else { Ok(result) }
     }};
 }
+
+/// Implements `AsRawFd` for the owner of a descriptor, which a field has.
+macro_rules! as_raw_fd {
+    ($name:ident, $field:tt) => {
+        impl std::os::fd::AsRawFd for $name {
+            fn as_raw_fd(&self) -> std::os::fd::RawFd {
+                std::os::fd::AsRawFd::as_raw_fd(&self.$field)
+            }
+        }
+    };
+}
+pub(crate) use as_raw_fd;
 use syscall;

@@ -102,14 +102,9 @@ impl Queue {
         copy::is_copying()
     }
 
+    #[inline]
     pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        events.clear();
-        let (list, room) = (events.as_mut_ptr().cast::<kernel::Kevent>(), events.capacity());
-        // SAFETY: `Event` is `repr(transparent)`, and the kernel writes no more events than there is room for.
-        let count = unsafe { kernel::kevent(self.fd(), ptr::null(), 0, list, room, timeout) }?;
-        // SAFETY: the kernel has initialised the first `count` events.
-        unsafe { events.set_len(count) };
-        Ok(())
+        receive(self.fd(), events, timeout)
     }
 
     /// Adds a registration. Overwrites an existing one.
@@ -137,11 +132,8 @@ impl Queue {
     }
 
     pub(crate) fn delete(&self, fd: RawFd) -> io::Result<()> {
-        if self.find(knotes(fd, Token(0), DELETE)?, &[libc::ENOENT])? {
-            Ok(())
-        } else {
-            Err(io::Error::from_raw_os_error(libc::ENOENT))
-        }
+        let exists = self.find(knotes(fd, Token(0), DELETE)?, &[libc::ENOENT])?;
+        if exists { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENOENT)) }
     }
 
     /// Whether there is a registration for the file that is open at `fd` now. The registration is known to have this token.
@@ -182,6 +174,23 @@ fn wanted(knotes: &mut [Event; 2], interest: Interest) -> &mut [Event] {
         (false, true) => &mut knotes[1..],
         (false, false) => &mut [],
     }
+}
+
+fn receive(queue: RawFd, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+    events.clear();
+    let (list, room) = (events.as_mut_ptr().cast::<kernel::Kevent>(), events.capacity());
+    // SAFETY: `Event` is `repr(transparent)`, and the kernel writes no more events than there is room for.
+    let count = unsafe { kernel::kevent(queue, ptr::null(), 0, list, room, timeout) }?;
+    // SAFETY: the kernel has initialised the first `count` events.
+    unsafe { events.set_len(count) };
+    Ok(())
+}
+
+/// Makes a change without `EV_RECEIPT`. Async-signal-safe.
+fn change(queue: RawFd, change: &Event) -> io::Result<()> {
+    // SAFETY: the kernel reads one change, and has room for no event. It returns an error of the change as the call's own.
+    unsafe { kernel::kevent(queue, &change.0, 1, ptr::null_mut(), 0, Some(Duration::ZERO)) }?;
+    Ok(())
 }
 
 /// Makes changes, and replaces each by its answer.
