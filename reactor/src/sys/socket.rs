@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 #[cfg(target_os = "android")]
 use std::os::android::net::SocketAddrExt;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 #[cfg(target_os = "linux")]
 use std::os::linux::net::SocketAddrExt;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -102,31 +102,26 @@ fn connect(address: &SockAddr) -> io::Result<Socket> {
     }
 }
 
+/// Accepts a connection, non-blocking and close-on-exec. Returns it with the peer's address.
 fn accept(listener: &impl AsRawFd) -> io::Result<(OwnedFd, SockAddr)> {
-    let accept = |storage: *mut SockAddrStorage, length| accept_into(listener.as_raw_fd(), storage.cast(), length);
+    let accept = |address: *mut SockAddrStorage, length| {
+        #[cfg(not(target_vendor = "apple"))]
+        let fd =
+            syscall!(accept4(listener.as_raw_fd(), address.cast(), length, libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK))?;
+        // Apple systems have no accept4(2).
+        #[cfg(target_vendor = "apple")]
+        let fd = syscall!(accept(listener.as_raw_fd(), address.cast(), length))?;
+        // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        #[cfg(target_vendor = "apple")]
+        rustix::io::ioctl_fioclex(&fd)?;
+        // The stream inherits this mode only from a listener that is in non-blocking mode itself.
+        #[cfg(target_vendor = "apple")]
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        Ok(fd)
+    };
     // SAFETY: on success the kernel has written an address to the storage and its length to `length`.
     unsafe { SockAddr::try_init(accept) }
-}
-
-/// Accepts a connection, non-blocking and close-on-exec. The kernel writes the peer's address to `address`, where there is
-/// room for `length` bytes, and its length to `length`.
-#[cfg(not(target_vendor = "apple"))]
-fn accept_into(listener: RawFd, address: *mut libc::sockaddr, length: *mut libc::socklen_t) -> io::Result<OwnedFd> {
-    let fd = syscall!(accept4(listener, address, length, libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK))?;
-    // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Does the same as the function above, but sets the modes afterwards: Apple systems have no accept4(2).
-#[cfg(target_vendor = "apple")]
-fn accept_into(listener: RawFd, address: *mut libc::sockaddr, length: *mut libc::socklen_t) -> io::Result<OwnedFd> {
-    let fd = syscall!(accept(listener, address, length))?;
-    // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC))?;
-    // The stream inherits this mode only from a listener that is in non-blocking mode itself.
-    syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK))?;
-    Ok(fd)
 }
 
 fn unix_address(address: &net::SocketAddr) -> io::Result<SockAddr> {

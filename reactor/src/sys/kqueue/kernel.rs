@@ -95,13 +95,11 @@ mod substitute {
     }
 }
 
-/// The type of a filter's number.
 #[cfg(not(target_os = "netbsd"))]
 pub(crate) type Filter = i16;
 #[cfg(target_os = "netbsd")]
 pub(crate) type Filter = u32;
 
-/// The type of a set of flags.
 #[cfg(not(target_os = "netbsd"))]
 pub(crate) type Flags = u16;
 #[cfg(target_os = "netbsd")]
@@ -223,9 +221,7 @@ pub(crate) unsafe fn kevent(
     });
     let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     #[allow(clippy::useless_conversion, reason = "systems differ in the type")]
-    let nchanges = nchanges.try_into().unwrap_or(Count::MAX);
-    #[allow(clippy::useless_conversion, reason = "systems differ in the type")]
-    let nevents = nevents.try_into().unwrap_or(Count::MAX);
+    let [nchanges, nevents] = [nchanges, nevents].map(|length| Count::try_from(length).unwrap_or(Count::MAX));
     // SAFETY: the caller vouches for both lists; the timeout is null or outlives the call.
     let count = check(unsafe { system::kevent(queue, changes, nchanges, events, nevents, timeout) })?;
     Ok(count as usize)
