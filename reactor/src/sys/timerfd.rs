@@ -59,7 +59,6 @@ fn set(timer: &OwnedFd, setting: Option<Setting>, flags: TimerfdTimerFlags) -> R
     Ok(())
 }
 
-/// Makes a timer for the child that continues `state`.
 pub(crate) fn renewed(state: &TimerState) -> io::Result<Option<OwnedFd>> {
     let timer = Timer::new(state)?;
     timer.set(state.rest())?;

@@ -188,10 +188,8 @@ fn is_same_by_registration(a: RawFd, b: RawFd) -> io::Result<bool> {
 /// Whether two descriptors of one pipe are its two ends.
 pub(crate) fn are_both_ends(a: RawFd, b: RawFd) -> bool {
     let mode = |fd| borrow(fd).and_then(rustix::fs::fcntl_getfl).map(|flags| flags & OFlags::ACCMODE);
-    match (mode(a), mode(b)) {
-        (Ok(a), Ok(b)) => [(OFlags::RDONLY, OFlags::WRONLY), (OFlags::WRONLY, OFlags::RDONLY)].contains(&(a, b)),
-        _ => false,
-    }
+    let (reads, writes) = (Ok(OFlags::RDONLY), Ok(OFlags::WRONLY));
+    [(reads, writes), (writes, reads)].contains(&(mode(a), mode(b)))
 }
 
 #[cfg(test)]

@@ -150,12 +150,6 @@ impl Queue {
     pub(crate) fn is_there_after_fork() -> bool {
         true
     }
-
-    /// Whether the descriptor still refers to an epoll instance, in a process that may have closed it and opened another
-    /// file since it was forked.
-    fn is_here(&self) -> bool {
-        descriptor::kind(self.number()).is_ok_and(|kind| kind == SourceKind::Queue)
-    }
 }
 
 pub(crate) fn fstat(fd: RawFd) -> io::Result<rustix::fs::Stat> {
@@ -206,7 +200,8 @@ impl QueueCopy for ChildQueue {
     }
 
     fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32> {
-        if self.is_planned || queue.is_here() {
+        let is_here = || descriptor::kind(queue.number()).is_ok_and(|kind| kind == SourceKind::Queue);
+        if self.is_planned || is_here() {
             descriptor::replace(self.queue.number(), queue.number())
         } else {
             // The child has closed the descriptor, and may have opened another file at it.

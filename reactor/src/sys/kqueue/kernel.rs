@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
+use crate::sys::syscall;
 #[cfg(not(target_os = "linux"))]
 use libc as system;
 #[cfg(target_os = "linux")]
@@ -153,8 +154,7 @@ pub(crate) fn kevent_of(ident: usize, filter: Filter, flags: Flags, udata: usize
 /// Creates a queue, close-on-exec. Async-signal-safe.
 #[cfg(target_os = "netbsd")]
 pub(crate) fn kqueue() -> io::Result<RawFd> {
-    // SAFETY: the call takes no pointer.
-    check(unsafe { libc::kqueue1(libc::O_CLOEXEC) })
+    syscall!(kqueue1(libc::O_CLOEXEC))
 }
 
 #[cfg(not(target_os = "netbsd"))]
@@ -162,8 +162,7 @@ pub(crate) fn kqueue() -> io::Result<RawFd> {
     // SAFETY: the call takes no pointer.
     let fd = check(unsafe { system::kqueue() })?;
     // A fork between the two calls does no harm: the child does not get this queue.
-    // SAFETY: the call takes no pointer.
-    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }).inspect_err(|_| close(fd))?;
+    syscall!(fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC)).inspect_err(|_| close(fd))?;
     Ok(fd)
 }
 
@@ -175,13 +174,10 @@ pub(crate) fn kqueuex(flags: u32) -> Option<io::Result<RawFd>> {
         type Kqueuex = unsafe extern "C" fn(libc::c_uint) -> libc::c_int;
         // SAFETY: the name ends with a zero byte.
         let function = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"kqueuex".as_ptr()) };
-        if function.is_null() {
-            return None;
-        }
-        // SAFETY: sys/event.h declares a function of this name with this type.
-        let kqueuex = unsafe { std::mem::transmute::<*mut libc::c_void, Kqueuex>(function) };
+        // SAFETY: sys/event.h declares a function of this name with this type. A null pointer is `None`.
+        let kqueuex = unsafe { std::mem::transmute::<*mut libc::c_void, Option<Kqueuex>>(function) };
         // SAFETY: the call takes no pointer.
-        Some(unsafe { kqueuex(flags) })
+        kqueuex.map(|kqueuex| unsafe { kqueuex(flags) })
     }
     #[cfg(all(target_os = "linux", not(forkio_libkqueue)))]
     fn call(flags: u32) -> Option<libc::c_int> {

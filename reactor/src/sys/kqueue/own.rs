@@ -231,7 +231,6 @@ impl Remakes {
         self.0.iter().any(|own| own.fd == fd)
     }
 
-    /// Forgets a descriptor that is about to be closed.
     pub(crate) fn forget(&mut self, fd: RawFd) {
         self.0.retain(|own| own.fd != fd);
     }

@@ -32,7 +32,6 @@ impl WakeSignal {
         queue.change_event(0, NOTE_TRIGGER, token)
     }
 
-    /// Removes the event, before the waker is dropped.
     pub(crate) fn remove(&self, queue: &Queue) {
         // The event does not exist if the child could not get the queue.
         let _ = queue.change_event(EV_DELETE, 0, Token(0));
