@@ -1,13 +1,12 @@
 //! Watches signals with `EVFILT_SIGNAL`.
 
 use std::io;
-use std::mem::MaybeUninit;
 
 use super::kernel::{EV_ADD, EV_CLEAR, EVFILT_SIGNAL};
 use super::own::{Contents, OwnQueue};
 use super::{Event, Token};
 use crate::source_kind::SourceKind;
-use crate::sys::{as_raw_fd, process, syscall};
+use crate::sys::{as_raw_fd, process};
 use crate::unix::SignalInfo;
 
 /// Signals that are blocked, so that they stay pending, and a queue that gives an event when one is sent.
@@ -45,10 +44,10 @@ impl SignalQueue {
 #[cfg(not(any(target_os = "openbsd", target_vendor = "apple")))]
 fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
     let set = process::signal_set(&[signal])?;
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel reads the set and the time, and writes one structure.
-    match syscall!(sigtimedwait(&set, info.as_mut_ptr(), &now)) {
+    match crate::sys::syscall!(sigtimedwait(&set, info.as_mut_ptr(), &now)) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
         Ok(_) => {
