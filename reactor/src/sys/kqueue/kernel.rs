@@ -9,11 +9,12 @@ use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use crate::sys::syscall;
 #[cfg(not(target_os = "linux"))]
 use libc as system;
 #[cfg(target_os = "linux")]
 use substitute as system;
+
+use crate::sys::syscall;
 
 pub(crate) use system::{
     EV_ADD, EV_CLEAR, EV_DELETE, EV_ENABLE, EV_EOF, EV_ERROR, EV_ONESHOT, EV_RECEIPT, EVFILT_PROC, EVFILT_READ,
