@@ -80,14 +80,6 @@ readiness! {
 /// Prints token and readiness; with `{:#?}` also the fields of the system's own event. The output may change.
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        struct Details<'a>(&'a sys::Event);
-
-        impl fmt::Debug for Details<'_> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                sys::event::debug_details(f, self.0)
-            }
-        }
-
         let alternate = f.alternate();
         let mut fields = f.debug_struct("Event");
         fields.field("token", &self.token());
@@ -95,7 +87,7 @@ impl fmt::Debug for Event {
             fields.field(name, &is_ready(self));
         }
         if alternate {
-            fields.field("details", &Details(&self.inner));
+            fields.field("details", &self.inner);
         }
         fields.finish()
     }

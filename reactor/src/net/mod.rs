@@ -125,6 +125,38 @@ macro_rules! peer {
     };
 }
 
+/// Implements the methods that both kinds of datagram sockets have.
+macro_rules! datagram {
+    ($name:ident, $address:ty) => {
+        crate::net::forward! { $name:
+            /// Sends a datagram to the connected peer; returns its length.
+            ///
+            /// # Errors
+            ///
+            /// Those of `send(2)`: [`WouldBlock`](std::io::ErrorKind::WouldBlock) if there is no room here or in the queue of a
+            /// Unix domain receiver, a missing peer ([`NotConnected`](std::io::ErrorKind::NotConnected) for a Unix domain
+            /// socket), [`ConnectionRefused`](std::io::ErrorKind::ConnectionRefused) if an earlier UDP datagram found no
+            /// receiver.
+            fn send(buf: &[u8]) -> usize;
+
+            /// Receives a datagram; returns its length, or the buffer's if that is less.
+            ///
+            /// # Errors
+            ///
+            /// Those of `recv(2)`: [`WouldBlock`](std::io::ErrorKind::WouldBlock), and on a connected UDP socket
+            /// [`ConnectionRefused`](std::io::ErrorKind::ConnectionRefused) if an earlier datagram found no receiver.
+            fn recv(buf: &mut [u8]) -> usize;
+
+            /// Receives a datagram; returns its length, or the buffer's if that is less, and the sender's address.
+            ///
+            /// # Errors
+            ///
+            /// Those of `recvfrom(2)`: [`WouldBlock`](std::io::ErrorKind::WouldBlock).
+            fn recv_from(buf: &mut [u8]) -> (usize, $address);
+        }
+    };
+}
+
 /// Implements `shutdown`.
 macro_rules! shutdown {
     ($name:ident) => {
@@ -139,4 +171,4 @@ macro_rules! shutdown {
     };
 }
 
-use {forward, option, peer, shutdown, socket};
+use {datagram, forward, option, peer, shutdown, socket};

@@ -1,8 +1,10 @@
 use std::io;
 use std::net::{self, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use socket2::SockRef;
+
 use crate::io_source::{IoSource, SourceKind, try_io};
-use crate::net::{forward, option, peer, socket};
+use crate::net::{datagram, forward, option, peer, socket};
 use crate::sys;
 
 /// A UDP socket.
@@ -61,7 +63,7 @@ impl UdpSocket {
     ///
     /// Those of `getsockopt(2)`: on Linux, an IPv4 socket does not know the option.
     pub fn only_v6(&self) -> io::Result<bool> {
-        sys::socket::udp_only_v6(&self.inner)
+        SockRef::from(&*self.inner).only_v6()
     }
 }
 
@@ -80,35 +82,12 @@ forward! { UdpSocket:
     /// Those of `sendto(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock) if there is no room, a datagram that is too long.
     fn send_to(buf: &[u8], target: SocketAddr) -> usize;
 
-    /// Receives a datagram; returns its length, or the buffer's if that is less, and the sender's address.
-    ///
-    /// # Errors
-    ///
-    /// Those of `recvfrom(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock).
-    fn recv_from(buf: &mut [u8]) -> (usize, SocketAddr);
-
     /// Like [`recv_from`](UdpSocket::recv_from), but the datagram stays in the queue.
     ///
     /// # Errors
     ///
     /// Those of [`recv_from`](UdpSocket::recv_from).
     fn peek_from(buf: &mut [u8]) -> (usize, SocketAddr);
-
-    /// Sends a datagram to the connected peer; returns its length.
-    ///
-    /// # Errors
-    ///
-    /// Those of `send(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock) if there is no room, a missing peer,
-    /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) if an earlier datagram found no receiver.
-    fn send(buf: &[u8]) -> usize;
-
-    /// Receives a datagram; returns its length, or the buffer's if that is less.
-    ///
-    /// # Errors
-    ///
-    /// Those of `recv(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock), and on a connected socket
-    /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) if an earlier datagram found no receiver.
-    fn recv(buf: &mut [u8]) -> usize;
 
     /// Like [`recv`](UdpSocket::recv), but the datagram stays in the queue.
     ///
@@ -148,6 +127,7 @@ forward! { UdpSocket:
 }
 
 socket!(UdpSocket, net::UdpSocket, Datagram, SocketAddr);
+datagram!(UdpSocket, SocketAddr);
 peer!(UdpSocket, SocketAddr);
 try_io!(UdpSocket);
 option!(UdpSocket: ttl);

@@ -2,8 +2,10 @@ use std::io;
 use std::os::unix::net::{self, SocketAddr};
 use std::path::Path;
 
+use socket2::Type;
+
 use crate::io_source::{IoSource, SourceKind, try_io};
-use crate::net::{forward, peer, shutdown, socket};
+use crate::net::{datagram, peer, shutdown, socket};
 use crate::sys;
 
 /// A Unix domain datagram socket.
@@ -80,9 +82,8 @@ impl UnixDatagram {
     ///
     /// Those of `socketpair(2)`: no descriptor left.
     pub fn pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
-        let (a, b) = sys::socket::unix_datagram_pair()?;
-        let own = |end| UnixDatagram { inner: IoSource::new(end, SourceKind::Pair) };
-        Ok((own(a), own(b)))
+        let [a, b] = sys::descriptor::pair(Type::DGRAM)?.map(|end| IoSource::new(end.into(), SourceKind::Pair));
+        Ok((UnixDatagram { inner: a }, UnixDatagram { inner: b }))
     }
 
     /// Sends a datagram to the socket at `path`; returns its length.
@@ -96,31 +97,8 @@ impl UnixDatagram {
     }
 }
 
-forward! { UnixDatagram:
-    /// Receives a datagram; returns its length, or the buffer's if that is less, and the sender's address.
-    ///
-    /// # Errors
-    ///
-    /// Those of `recvfrom(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock).
-    fn recv_from(buf: &mut [u8]) -> (usize, SocketAddr);
-
-    /// Receives a datagram; returns its length, or the buffer's if that is less.
-    ///
-    /// # Errors
-    ///
-    /// Those of `recv(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock).
-    fn recv(buf: &mut [u8]) -> usize;
-
-    /// Sends a datagram to the peer; returns its length.
-    ///
-    /// # Errors
-    ///
-    /// Those of `send(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock) if the receiver's queue is full,
-    /// [`NotConnected`](io::ErrorKind::NotConnected) without a peer.
-    fn send(buf: &[u8]) -> usize;
-}
-
 socket!(UnixDatagram, net::UnixDatagram, Datagram, SocketAddr);
+datagram!(UnixDatagram, SocketAddr);
 peer!(UnixDatagram, SocketAddr);
 try_io!(UnixDatagram);
 shutdown!(UnixDatagram);

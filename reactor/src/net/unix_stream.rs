@@ -2,6 +2,8 @@ use std::io;
 use std::os::unix::net::{self, SocketAddr};
 use std::path::Path;
 
+use socket2::Type;
+
 use crate::io_source::{IoSource, SourceKind, readable, try_io, writable};
 use crate::net::{peer, shutdown, socket};
 use crate::sys;
@@ -66,7 +68,7 @@ impl UnixStream {
     ///
     /// Those of `socketpair(2)`: no descriptor left.
     pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
-        let (a, b) = sys::socket::unix_stream_pair()?;
+        let [a, b] = sys::descriptor::pair(Type::STREAM)?.map(net::UnixStream::from);
         let (a, b) = IoSource::pair(a, b);
         Ok((UnixStream { inner: a }, UnixStream { inner: b }))
     }

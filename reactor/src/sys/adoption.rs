@@ -35,7 +35,6 @@ pub(crate) struct Listed {
     pub(super) device: u64,
 }
 
-/// Descriptors that the process has open.
 #[derive(Debug, Default)]
 pub(crate) struct OpenDescriptors {
     /// Epoll instances.

@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_type;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketType};
+#[cfg(not(target_vendor = "apple"))]
+use rustix::pipe::PipeFlags;
 use socket2::{Domain, Socket, Type};
 
 use super::{bare_kind, fstat, socket_pcb, syscall};
@@ -122,15 +124,12 @@ pub(crate) fn pair(kind: Type) -> io::Result<[Socket; 2]> {
 }
 
 /// Opens a pipe. Returns the reading end, then the writing end.
-#[cfg(not(target_vendor = "apple"))]
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)?)
-}
-
-/// Opens a pipe. Returns the reading end, then the writing end.
-#[cfg(target_vendor = "apple")]
-pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    #[cfg(not(target_vendor = "apple"))]
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    #[cfg(target_vendor = "apple")]
     let (reader, writer) = rustix::pipe::pipe()?;
+    #[cfg(target_vendor = "apple")]
     for end in [&reader, &writer] {
         rustix::io::ioctl_fioclex(end)?;
         rustix::io::ioctl_fionbio(end, true)?;
@@ -160,7 +159,6 @@ pub(crate) fn is_unnamed_stream(fd: RawFd) -> bool {
         && borrow(fd).and_then(rustix::net::getpeername).is_ok_and(|peer| peer.is_none_or(is_unnamed))
 }
 
-/// Takes up to `count` bytes from a socket.
 pub(crate) fn take_bytes(fd: RawFd, count: usize) -> io::Result<()> {
     rustix::net::recv(borrow(fd)?, &mut vec![0; count], RecvFlags::DONTWAIT)?;
     Ok(())
@@ -171,12 +169,10 @@ pub(crate) fn pending_bytes(fd: RawFd) -> io::Result<usize> {
     Ok(rustix::io::ioctl_fionread(borrow(fd)?)? as usize)
 }
 
-/// Whether the descriptor is open.
 pub(crate) fn is_open(fd: RawFd) -> bool {
     borrow(fd).and_then(rustix::io::fcntl_getfd).is_ok()
 }
 
-/// Whether the descriptor is readable.
 #[cfg(feature = "os-ext")]
 pub(crate) fn is_readable(fd: RawFd) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -186,7 +182,6 @@ pub(crate) fn is_readable(fd: RawFd) -> io::Result<bool> {
     Ok(ready > 0)
 }
 
-/// Writes one byte to a socket.
 pub(crate) fn send_byte(fd: RawFd) -> io::Result<()> {
     rustix::net::send(borrow(fd)?, &[1], SEND)?;
     Ok(())
@@ -255,7 +250,6 @@ pub(crate) fn is_still(fd: RawFd, registered: SourceKind) -> bool {
     is_same || is_unix_stream(fd)
 }
 
-/// Whether the descriptor is an eventfd.
 pub(crate) fn is_eventfd(fd: RawFd) -> bool {
     match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]) {
         // Without /proc, every object that has no file type counts.

@@ -5,21 +5,17 @@ use std::slice;
 use crate::event::Event;
 use crate::sys;
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
 impl crate::Interest {
     /// Priority readiness, such as that of out-of-band data on a TCP socket (`EPOLLPRI`). Linux and Android only.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     pub const PRIORITY: Self = Self::from_bits(crate::interest::PRIORITY).unwrap();
-}
 
-#[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_vendor = "apple"))]
-impl crate::Interest {
     /// The completion of an `aio(4)` request (`EVFILT_AIO`). FreeBSD, DragonFly and Apple systems only.
+    #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_vendor = "apple"))]
     pub const AIO: Self = Self::from_bits(crate::interest::AIO).unwrap();
-}
 
-#[cfg(target_os = "freebsd")]
-impl crate::Interest {
     /// The completion of a `lio_listio(2)` request (`EVFILT_LIO`). FreeBSD only.
+    #[cfg(target_os = "freebsd")]
     pub const LIO: Self = Self::from_bits(crate::interest::LIO).unwrap();
 }
 

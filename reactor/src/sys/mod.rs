@@ -21,9 +21,9 @@
 //! # The other sources
 //!
 //! - `Timer`, which is set to an absolute time of its clock, and counts its expirations, including those before it was set.
-//!   With `cponfork`, `timer::renewed` makes one for the child that continues a
-//!   [`TimerState`](crate::timer_state::TimerState), and `timer::renewed_by_descriptor` makes one that continues a timer
-//!   known only by its descriptor.
+//!   Its owner notes settings and taken expirations in the [`TimerState`](crate::timer_state::TimerState) that it was made
+//!   with. With `cponfork`, `timer::renewed` makes one for the child that continues such a state, and
+//!   `timer::renewed_by_descriptor` makes one that continues a timer known only by its descriptor.
 //! - `SignalQueue`, which takes signals of this process one by one, and `ProcessHandle`, which watches a process.
 
 #[cfg(not(unix))]
@@ -64,4 +64,16 @@ macro_rules! syscall {
         if result == -1 { Err(std::io::Error::last_os_error()) } else { Ok(result) }
     }};
 }
+
+/// Implements `AsRawFd` for the owner of a descriptor, which a field has.
+macro_rules! as_raw_fd {
+    ($name:ident, $field:tt) => {
+        impl std::os::fd::AsRawFd for $name {
+            fn as_raw_fd(&self) -> std::os::fd::RawFd {
+                std::os::fd::AsRawFd::as_raw_fd(&self.$field)
+            }
+        }
+    };
+}
+pub(crate) use as_raw_fd;
 use syscall;

@@ -24,7 +24,6 @@ pub(crate) struct Queue {
 const NO_QUEUE: RawFd = RawFd::MAX;
 
 impl Queue {
-    /// Makes room for a queue.
     pub(crate) const fn vacant() -> Queue {
         Queue { fd: AtomicI32::new(NO_QUEUE), number: AtomicI32::new(NO_QUEUE), owner: AtomicU32::new(0) }
     }

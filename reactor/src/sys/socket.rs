@@ -2,21 +2,18 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 #[cfg(target_os = "android")]
 use std::os::android::net::SocketAddrExt;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 #[cfg(target_os = "linux")]
 use std::os::linux::net::SocketAddrExt;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{self, UnixDatagram, UnixListener, UnixStream};
-use std::ptr;
 
-use socket2::{Domain, SockAddr, SockAddrStorage, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
-use crate::sys::descriptor::pair;
 use crate::sys::syscall;
 
 /// The standard library's value; the system caps it (`/proc/sys/net/core/somaxconn` on Linux).
@@ -40,93 +37,44 @@ pub(crate) fn tcp_listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 pub(crate) fn tcp_connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = open(Domain::for_address(address), Type::STREAM)?;
-    connect(&socket, &address.into())?;
-    Ok(socket.into())
+    connect(&address.into()).map(TcpStream::from)
 }
 
 pub(crate) fn tcp_accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
-    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-    let stream = accept_into(listener.as_raw_fd(), address.as_mut_ptr().cast(), &mut length)?;
-    // SAFETY: all zero is a valid address, of which the kernel has written a part.
-    let address = unsafe { address.assume_init() };
+    let (stream, address) = accept(listener)?;
     // If this is not an internet address, the listener was made from a descriptor of another kind.
-    let address = internet_address(&address).ok_or(io::ErrorKind::InvalidInput)?;
+    let address = address.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
     Ok((stream.into(), address))
 }
 
-fn internet_address(address: &libc::sockaddr_storage) -> Option<SocketAddr> {
-    let address = ptr::from_ref(address);
-    // SAFETY: the storage is large enough, and aligned, for every kind of address; all bytes are initialised.
-    match unsafe { libc::c_int::from((*address).ss_family) } {
-        libc::AF_INET => {
-            // SAFETY: as above, and the family says that this is an IPv4 address.
-            let v4 = unsafe { &*address.cast::<libc::sockaddr_in>() };
-            let ip = Ipv4Addr::from_bits(u32::from_be(v4.sin_addr.s_addr));
-            Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
-        }
-        libc::AF_INET6 => {
-            // SAFETY: as above, and the family says that this is an IPv6 address.
-            let v6 = unsafe { &*address.cast::<libc::sockaddr_in6>() };
-            let (ip, port) = (Ipv6Addr::from(v6.sin6_addr.s6_addr), u16::from_be(v6.sin6_port));
-            Some(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id).into())
-        }
-        _ => None,
-    }
-}
-
 pub(crate) fn udp_bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = open(Domain::for_address(address), Type::DGRAM)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
-}
-
-pub(crate) fn udp_only_v6(socket: &UdpSocket) -> io::Result<bool> {
-    SockRef::from(socket).only_v6()
+    bind(&address.into(), Type::DGRAM).map(UdpSocket::from)
 }
 
 pub(crate) fn unix_listen(address: &net::SocketAddr) -> io::Result<UnixListener> {
-    let socket = open(Domain::UNIX, Type::STREAM)?;
-    socket.bind(&unix_address(address)?)?;
+    let socket = bind(&unix_address(address)?, Type::STREAM)?;
     socket.listen(UNIX_BACKLOG)?;
     Ok(socket.into())
 }
 
 pub(crate) fn unix_connect(address: &net::SocketAddr) -> io::Result<UnixStream> {
-    let socket = open(Domain::UNIX, Type::STREAM)?;
-    connect(&socket, &unix_address(address)?)?;
-    Ok(socket.into())
+    connect(&unix_address(address)?).map(UnixStream::from)
 }
 
 pub(crate) fn unix_accept(listener: &UnixListener) -> io::Result<(UnixStream, net::SocketAddr)> {
     let (stream, address) = accept(listener)?;
     let stream = UnixStream::from(stream);
-    let address = match std_unix_address(&address) {
-        Some(address) => address,
-        // The path fills `sun_path` to the last byte: the standard library reads such an address, but does not make
-        // one.
-        None => stream.peer_addr()?,
-    };
+    // A path may fill `sun_path` to the last byte: the standard library reads such an address, but does not make one.
+    let address = std_unix_address(&address).map_or_else(|| stream.peer_addr(), Ok)?;
     Ok((stream, address))
 }
 
-pub(crate) fn unix_stream_pair() -> io::Result<(UnixStream, UnixStream)> {
-    pair(Type::STREAM).map(|[a, b]| (a.into(), b.into()))
-}
-
 pub(crate) fn unix_datagram(address: &net::SocketAddr) -> io::Result<UnixDatagram> {
-    let socket = open(Domain::UNIX, Type::DGRAM)?;
-    socket.bind(&unix_address(address)?)?;
-    Ok(socket.into())
+    bind(&unix_address(address)?, Type::DGRAM).map(UnixDatagram::from)
 }
 
 pub(crate) fn unix_datagram_unbound() -> io::Result<UnixDatagram> {
     open(Domain::UNIX, Type::DGRAM).map(UnixDatagram::from)
-}
-
-pub(crate) fn unix_datagram_pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
-    pair(Type::DGRAM).map(|[a, b]| (a.into(), b.into()))
 }
 
 /// Opens a socket in non-blocking mode. `Socket::new` sets close-on-exec and, on Apple systems, `SO_NOSIGPIPE`.
@@ -139,38 +87,41 @@ fn open(domain: Domain, kind: Type) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn connect(socket: &Socket, address: &SockAddr) -> io::Result<()> {
+fn bind(address: &SockAddr, kind: Type) -> io::Result<Socket> {
+    let socket = open(address.domain(), kind)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+/// Begins to connect a new stream socket.
+fn connect(address: &SockAddr) -> io::Result<Socket> {
+    let socket = open(address.domain(), Type::STREAM)?;
     match socket.connect(address) {
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
-        result => result,
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket),
     }
 }
 
+/// Accepts a connection, non-blocking and close-on-exec. Returns it with the peer's address.
 fn accept(listener: &impl AsRawFd) -> io::Result<(OwnedFd, SockAddr)> {
-    let accept = |storage: *mut SockAddrStorage, length| accept_into(listener.as_raw_fd(), storage.cast(), length);
+    let accept = |address: *mut SockAddrStorage, length| {
+        #[cfg(not(target_vendor = "apple"))]
+        let fd =
+            syscall!(accept4(listener.as_raw_fd(), address.cast(), length, libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK))?;
+        // Apple systems have no accept4(2).
+        #[cfg(target_vendor = "apple")]
+        let fd = syscall!(accept(listener.as_raw_fd(), address.cast(), length))?;
+        // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        #[cfg(target_vendor = "apple")]
+        rustix::io::ioctl_fioclex(&fd)?;
+        // The stream inherits this mode only from a listener that is in non-blocking mode itself.
+        #[cfg(target_vendor = "apple")]
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        Ok(fd)
+    };
     // SAFETY: on success the kernel has written an address to the storage and its length to `length`.
     unsafe { SockAddr::try_init(accept) }
-}
-
-/// Accepts a connection, non-blocking and close-on-exec. The kernel writes the peer's address to `address`, where there is
-/// room for `length` bytes, and its length to `length`.
-#[cfg(not(target_vendor = "apple"))]
-fn accept_into(listener: RawFd, address: *mut libc::sockaddr, length: *mut libc::socklen_t) -> io::Result<OwnedFd> {
-    let fd = syscall!(accept4(listener, address, length, libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK))?;
-    // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Does the same as the function above, but sets the modes afterwards: Apple systems have no accept4(2).
-#[cfg(target_vendor = "apple")]
-fn accept_into(listener: RawFd, address: *mut libc::sockaddr, length: *mut libc::socklen_t) -> io::Result<OwnedFd> {
-    let fd = syscall!(accept(listener, address, length))?;
-    // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC))?;
-    // The stream inherits this mode only from a listener that is in non-blocking mode itself.
-    syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK))?;
-    Ok(fd)
 }
 
 fn unix_address(address: &net::SocketAddr) -> io::Result<SockAddr> {

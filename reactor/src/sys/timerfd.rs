@@ -3,21 +3,22 @@
 use std::fs::File;
 use std::io;
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::time::{ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
+use super::as_raw_fd;
 use super::descriptor::borrow;
-use crate::timer_state::{Clock, Setting, nanos};
+use crate::timer_state::{Clock, Setting, TimerState, nanos};
 
 /// A timerfd, always set to an absolute time. If that time has passed, the kernel counts the expirations since.
 #[derive(Debug)]
 pub(crate) struct Timer(OwnedFd);
 
 impl Timer {
-    pub(crate) fn new(clock: Clock) -> io::Result<Timer> {
-        let clock = match clock {
+    pub(crate) fn new(state: &TimerState) -> io::Result<Timer> {
+        let clock = match state.clock() {
             Clock::Monotonic => TimerfdClockId::Monotonic,
             Clock::Realtime => TimerfdClockId::Realtime,
         };
@@ -43,11 +44,7 @@ impl Timer {
     }
 }
 
-impl AsRawFd for Timer {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
+as_raw_fd!(Timer, 0);
 
 fn create(clock: TimerfdClockId, flags: TimerfdFlags) -> Result<OwnedFd, Errno> {
     rustix::time::timerfd_create(clock, TimerfdFlags::CLOEXEC | flags)
@@ -62,9 +59,8 @@ fn set(timer: &OwnedFd, setting: Option<Setting>, flags: TimerfdTimerFlags) -> R
     Ok(())
 }
 
-/// Makes a timer for the child that continues `state`.
-pub(crate) fn renewed(state: &crate::timer_state::TimerState) -> io::Result<Option<OwnedFd>> {
-    let timer = Timer::new(state.clock())?;
+pub(crate) fn renewed(state: &TimerState) -> io::Result<Option<OwnedFd>> {
+    let timer = Timer::new(state)?;
     timer.set(state.rest())?;
     Ok(Some(timer.0))
 }
@@ -173,6 +169,8 @@ impl Info {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     use super::*;
@@ -191,7 +189,7 @@ mod tests {
 
     #[test]
     fn observes_a_periodic_timer() {
-        let timer = Timer::new(Clock::Monotonic).unwrap();
+        let timer = Timer::new(&TimerState::new(Clock::Monotonic)).unwrap();
         let period = Clock::Monotonic.nanos() / 12;
         let first = Clock::Monotonic.nanos() - 10 * period - period / 2;
         timer.set(Some(Setting { first, period })).unwrap();

@@ -65,9 +65,9 @@ pub fn new() -> io::Result<(Sender, Receiver)> {
     ))
 }
 
-/// Implements the part that both ends have in common.
+/// Implements the part that both ends have in common, and the conversions from a child process's end.
 macro_rules! end {
-    ($name:ident) => {
+    ($name:ident, $($child:ident),+) => {
         descriptor_owner!($name, File, Pipe);
 
         impl $name {
@@ -81,6 +81,15 @@ macro_rules! end {
                 Ok(rustix::io::ioctl_fionbio(self.inner.as_fd(), nonblocking)?)
             }
         }
+
+        $(
+            /// The pipe stays in blocking mode.
+            impl From<$child> for $name {
+                fn from(child: $child) -> $name {
+                    OwnedFd::from(child).into()
+                }
+            }
+        )+
     };
 }
 
@@ -110,15 +119,8 @@ try_io! { Sender:
     /// ```
 }
 
-end!(Sender);
+end!(Sender, ChildStdin);
 writable!(Sender, &Sender);
-
-/// The pipe stays in blocking mode.
-impl From<ChildStdin> for Sender {
-    fn from(stdin: ChildStdin) -> Sender {
-        OwnedFd::from(stdin).into()
-    }
-}
 
 /// The reading end of a pipe.
 ///
@@ -130,19 +132,5 @@ pub struct Receiver {
 }
 
 try_io!(Receiver);
-end!(Receiver);
+end!(Receiver, ChildStdout, ChildStderr);
 readable!(Receiver, &Receiver);
-
-/// The pipe stays in blocking mode.
-impl From<ChildStdout> for Receiver {
-    fn from(stdout: ChildStdout) -> Receiver {
-        OwnedFd::from(stdout).into()
-    }
-}
-
-/// The pipe stays in blocking mode.
-impl From<ChildStderr> for Receiver {
-    fn from(stderr: ChildStderr) -> Receiver {
-        OwnedFd::from(stderr).into()
-    }
-}

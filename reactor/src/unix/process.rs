@@ -1,4 +1,5 @@
 use std::io;
+use std::os::fd::AsRawFd;
 use std::process::ExitStatus;
 
 use crate::io_source::{IoSource, SourceKind, source};
@@ -68,7 +69,7 @@ impl Process {
     ///
     /// Those of `poll(2)`; none is expected.
     pub fn has_ended(&self) -> io::Result<bool> {
-        self.inner.has_ended()
+        sys::descriptor::is_readable(self.as_raw_fd())
     }
 
     /// Reaps the process, a child of this one, if it has ended, and returns its exit status; `None` while it runs.

@@ -1,5 +1,5 @@
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,11 +61,7 @@ struct Recorded {
     state: Arc<TimerState>,
 }
 
-impl AsRawFd for Recorded {
-    fn as_raw_fd(&self) -> RawFd {
-        self.timer.as_raw_fd()
-    }
-}
+sys::as_raw_fd!(Recorded, timer);
 
 /// Makes forks forget the timer, before it is closed and after its registration has ended.
 impl Drop for Recorded {
@@ -82,7 +78,7 @@ impl Timer {
     /// Those of `timerfd_create(2)`: the process or the system has no descriptor left.
     pub fn new(clock: Clock) -> io::Result<Timer> {
         let state = Arc::new(TimerState::new(clock));
-        let timer = fork::add_timer(|| sys::Timer::new(clock), &state)?;
+        let timer = fork::add_timer(|| sys::Timer::new(&state), &state)?;
         Ok(Timer { inner: IoSource::new(Recorded { timer, state }, SourceKind::Timer) })
     }
 

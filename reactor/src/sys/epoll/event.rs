@@ -9,16 +9,16 @@ use super::Event;
 use crate::Token;
 
 pub(crate) fn token(event: &Event) -> Token {
-    Token(event.u64 as usize)
+    Token(event.0.u64 as usize)
 }
 
 /// Returns the event of a waker, as the kernel would return it.
 pub(crate) fn wake(token: Token) -> Event {
-    Event { events: EPOLLIN as u32, u64: token.0 as u64 }
+    Event(libc::epoll_event { events: EPOLLIN as u32, u64: token.0 as u64 })
 }
 
 pub(crate) fn is_wake(event: &Event, token: Token) -> bool {
-    self::token(event) == token && event.events == EPOLLIN as u32
+    self::token(event) == token && event.0.events == EPOLLIN as u32
 }
 
 pub(crate) fn is_readable(event: &Event) -> bool {
@@ -40,7 +40,7 @@ pub(crate) fn is_read_closed(event: &Event) -> bool {
 
 /// Whether both halves are closed, or the reading end of a pipe is closed: EPOLLERR, alone or with EPOLLOUT.
 pub(crate) fn is_write_closed(event: &Event) -> bool {
-    has(event, EPOLLHUP) || (has(event, EPOLLOUT) && has(event, EPOLLERR)) || event.events == EPOLLERR as u32
+    has(event, EPOLLHUP) || (has(event, EPOLLOUT) && has(event, EPOLLERR)) || event.0.events == EPOLLERR as u32
 }
 
 pub(crate) fn is_priority(event: &Event) -> bool {
@@ -51,21 +51,18 @@ pub(crate) fn is_priority(event: &Event) -> bool {
 pub(crate) fn is_aio(_: &Event) -> bool {
     false
 }
-
-/// Returns `false`, like [`is_aio`].
-pub(crate) fn is_lio(_: &Event) -> bool {
-    false
-}
+pub(crate) use is_aio as is_lio;
 
 fn has(event: &Event, flag: libc::c_int) -> bool {
-    event.events & flag as u32 != 0
+    event.0.events & flag as u32 != 0
 }
 
-pub(crate) fn debug_details(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
-    // This is a copy, because the fields of a packed structure cannot be borrowed.
-    let data = event.u64;
-    f.debug_struct("epoll_event")
-        .field("events", &EventFlags::from_bits_retain(event.events))
-        .field("u64", &data)
-        .finish()
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The braces make a copy, because the fields of a packed structure cannot be borrowed.
+        f.debug_struct("epoll_event")
+            .field("events", &EventFlags::from_bits_retain(self.0.events))
+            .field("u64", &{ self.0.u64 })
+            .finish()
+    }
 }

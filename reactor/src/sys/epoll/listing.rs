@@ -3,18 +3,19 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixDatagram;
 
-use crate::sys::descriptor::{self, borrow};
-use crate::sys::{Queue, process, syscall};
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fs::{OFlags, Stat, major, minor};
-
-use crate::Token;
-use crate::source_kind::SourceKind;
+use rustix::io::Errno;
 
 pub(crate) use super::unix_diag::SocketPeers;
+use crate::Token;
+use crate::source_kind::SourceKind;
 use crate::sys::adoption::{Listed, OpenDescriptors, Registered};
+use crate::sys::descriptor::{self, borrow};
+use crate::sys::{Queue, process, syscall};
 
 /// Whether this system lists the registrations of a queue.
 pub(crate) const EXISTS: bool = true;
@@ -170,32 +171,31 @@ pub(crate) fn is_same_queue(a: RawFd, b: RawFd) -> io::Result<bool> {
 fn is_same_by_registration(a: RawFd, b: RawFd) -> io::Result<bool> {
     // An unconnected socket, registered for no events, gives none.
     let socket = UnixDatagram::unbound()?;
-    let mut event = libc::epoll_event { events: 0, u64: 0 };
-    syscall!(epoll_ctl(a, libc::EPOLL_CTL_ADD, socket.as_raw_fd(), &raw mut event))?;
+    let (a, b) = (borrow(a)?, borrow(b)?);
+    let add = |queue| epoll::add(queue, &socket, EventData::new_u64(0), EventFlags::empty());
+    add(a)?;
     // The kernel allows one registration of a file at a descriptor.
-    let added = syscall!(epoll_ctl(b, libc::EPOLL_CTL_ADD, socket.as_raw_fd(), &raw mut event));
-    syscall!(epoll_ctl(a, libc::EPOLL_CTL_DEL, socket.as_raw_fd(), &raw mut event))?;
+    let added = add(b);
+    epoll::delete(a, &socket)?;
     match added {
         // Closing the socket removes the registration: no other descriptor refers to it.
-        Ok(_) => Ok(false),
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(true),
-        Err(error) => Err(error),
+        Ok(()) => Ok(false),
+        Err(Errno::EXIST) => Ok(true),
+        Err(error) => Err(error.into()),
     }
 }
 
 /// Whether two descriptors of one pipe are its two ends.
 pub(crate) fn are_both_ends(a: RawFd, b: RawFd) -> bool {
     let mode = |fd| borrow(fd).and_then(rustix::fs::fcntl_getfl).map(|flags| flags & OFlags::ACCMODE);
-    match (mode(a), mode(b)) {
-        (Ok(a), Ok(b)) => [(OFlags::RDONLY, OFlags::WRONLY), (OFlags::WRONLY, OFlags::RDONLY)].contains(&(a, b)),
-        _ => false,
-    }
+    let (reads, writes) = (Ok(OFlags::RDONLY), Ok(OFlags::WRONLY));
+    [(reads, writes), (writes, reads)].contains(&(mode(a), mode(b)))
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::os::fd::{FromRawFd, OwnedFd};
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
     use std::os::unix::net::UnixStream;
 
     use super::*;

@@ -32,7 +32,10 @@ pub(crate) use self::no_remakes::{Remakes, RemakesLock};
 pub(crate) use self::{pidfd::ProcessHandle, signalfd::SignalQueue};
 pub(crate) use super::timerfd::{self as timer, Timer};
 
-pub(crate) type Event = libc::epoll_event;
+#[derive(Clone)]
+#[repr(transparent)]
+pub(crate) struct Event(libc::epoll_event);
+
 pub(crate) type Events = Vec<Event>;
 
 /// A bit of a registration's events that epoll_ctl(2) keeps and that no object reports: epoll_ctl(2) says that `EPOLLMSG` is
@@ -49,7 +52,6 @@ impl Queue {
     /// A child has every epoll instance of its parent, at the same descriptor.
     pub(super) const MAY_BE_ABSENT_AFTER_FORK: bool = false;
 
-    /// Opens an epoll instance, close-on-exec.
     pub(crate) fn open(&self) -> io::Result<()> {
         self.set(epoll::create(CreateFlags::CLOEXEC)?.into_raw_fd());
         Ok(())
@@ -79,8 +81,8 @@ impl Queue {
         events.clear();
         let room = events.capacity().min(MOST_EVENTS) as libc::c_int;
         // rustix's `epoll::wait` calls epoll_pwait(2), which takes 7 ns longer, and there is no mask to set.
-        // SAFETY: the kernel writes at most `room` events to the vector's spare room.
-        let count = syscall!(epoll_wait(self.fd(), events.as_mut_ptr(), room, millis(timeout)))?;
+        // SAFETY: `Event` is `repr(transparent)`, and the kernel writes at most `room` events to the vector's spare room.
+        let count = syscall!(epoll_wait(self.fd(), events.as_mut_ptr().cast(), room, millis(timeout)))?;
         // SAFETY: the kernel has initialised the first `count` events, and `count` is at most the capacity.
         unsafe { events.set_len(count as usize) };
         Ok(())
@@ -100,14 +102,7 @@ impl Queue {
     pub(crate) fn delete(&self, fd: RawFd) -> io::Result<()> {
         Ok(epoll::delete(self.instance(), borrow(fd)?)?)
     }
-}
 
-#[inline(always)]
-fn data(token: Token) -> EventData {
-    EventData::new_u64(token.0 as u64)
-}
-
-impl Queue {
     /// Whether there is a registration for the file that is open at `fd` now. The registration is known to have this token
     /// and this interest. If kcmp(2) is not allowed, this arms it again: a source that is ready gives an event.
     pub(crate) fn holds(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<bool> {
@@ -155,15 +150,8 @@ impl Queue {
     pub(crate) fn is_there_after_fork() -> bool {
         true
     }
-
-    /// Whether the descriptor still refers to an epoll instance, in a process that may have closed it and opened another
-    /// file since it was forked.
-    fn is_here(&self) -> bool {
-        descriptor::kind(self.number()).is_ok_and(|kind| kind == SourceKind::Queue)
-    }
 }
 
-/// Describes a descriptor with fstat(2).
 pub(crate) fn fstat(fd: RawFd) -> io::Result<rustix::fs::Stat> {
     Ok(rustix::fs::fstat(borrow(fd)?)?)
 }
@@ -212,12 +200,13 @@ impl QueueCopy for ChildQueue {
     }
 
     fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32> {
-        if self.is_planned || queue.is_here() {
+        let is_here = || descriptor::kind(queue.number()).is_ok_and(|kind| kind == SourceKind::Queue);
+        if self.is_planned || is_here() {
             descriptor::replace(self.queue.number(), queue.number())
         } else {
             // The child has closed the descriptor, and may have opened another file at it.
-            let duplicate = syscall!(fcntl(self.queue.number(), libc::F_DUPFD_CLOEXEC, 0));
-            queue.set(duplicate.map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))?);
+            let duplicate = rustix::io::fcntl_dupfd_cloexec(&self.queue, 0).map_err(Errno::raw_os_error)?;
+            queue.set(duplicate.into_raw_fd());
             Ok(())
         }
     }
@@ -227,6 +216,11 @@ impl QueueCopy for ChildQueue {
             borrow(fd).and_then(|fd| epoll::add(queue.instance(), fd, data(token), flags)).map_err(Errno::raw_os_error)
         })
     }
+}
+
+#[inline(always)]
+fn data(token: Token) -> EventData {
+    EventData::new_u64(token.0 as u64)
 }
 
 /// Returns epoll_wait's timeout: milliseconds, rounded up so that a short wait does not become a busy loop; -1 is no limit.

@@ -1,14 +1,14 @@
 //! Watches a process with pidfd_open(2).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
-use crate::sys::descriptor;
+use crate::sys::as_raw_fd;
 
 /// A descriptor of a process.
 #[derive(Debug)]
@@ -19,10 +19,6 @@ impl ProcessHandle {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
         // The kernel makes the descriptor close-on-exec.
         Ok(ProcessHandle(pidfd_open(pid, PidfdFlags::empty())?))
-    }
-
-    pub(crate) fn has_ended(&self) -> io::Result<bool> {
-        descriptor::is_readable(self.0.as_raw_fd())
     }
 
     /// Reaps a child that has ended.
@@ -37,8 +33,4 @@ impl ProcessHandle {
     }
 }
 
-impl AsRawFd for ProcessHandle {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
+as_raw_fd!(ProcessHandle, 0);

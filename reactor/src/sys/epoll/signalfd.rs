@@ -2,9 +2,9 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use crate::sys::{process, syscall};
+use crate::sys::{as_raw_fd, process, syscall};
 use crate::unix::SignalInfo;
 
 /// A signalfd. Its set is never changed, so that processes can share it: it gives each reader the reader's own signals.
@@ -48,8 +48,4 @@ impl SignalQueue {
     }
 }
 
-impl AsRawFd for SignalQueue {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
+as_raw_fd!(SignalQueue, 0);

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
+use rustix::net::RecvFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::sys::syscall;
@@ -57,14 +58,12 @@ impl SocketPeers {
             // No cookie: the inode is enough.
             cookie: [u32::MAX; 2],
         };
-        let fd = socket.as_raw_fd();
         // SAFETY: the kernel reads the request.
-        syscall!(send(fd, (&raw const request).cast(), size_of::<Request>(), 0)).ok()?;
+        syscall!(send(socket.as_raw_fd(), (&raw const request).cast(), size_of::<Request>(), 0)).ok()?;
         let mut answer = [0_u8; 512];
         // The kernel has answered by now.
-        // SAFETY: the kernel writes at most the length of `answer`.
-        let length = syscall!(recv(fd, answer.as_mut_ptr().cast(), answer.len(), libc::MSG_DONTWAIT)).ok()?;
-        peer(&answer[..length as usize])
+        let (length, _) = rustix::net::recv(socket, &mut answer, RecvFlags::DONTWAIT).ok()?;
+        peer(&answer[..length])
     }
 }
 

@@ -33,7 +33,6 @@ pub(super) fn create() -> io::Result<RawFd> {
     kernel::kqueue()
 }
 
-/// Whether the kernel copies queues on fork.
 pub(super) fn is_copying() -> bool {
     COPYING.load(Ordering::Relaxed) == YES
 }
@@ -79,16 +78,10 @@ impl ChildQueue {
         self.is_planned && is_copying()
     }
 
-    fn add(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
-        self.changes.extend_from_slice(wanted(&mut knotes(fd, token, ADD)?, interest));
+    /// Lists a change. Only a negative descriptor is an error, and none is in a table.
+    fn change(&mut self, fd: RawFd, token: Token, interest: Interest, flags: kernel::Flags) -> io::Result<()> {
+        self.changes.extend_from_slice(wanted(&mut knotes(fd, token, flags)?, interest));
         Ok(())
-    }
-
-    fn delete(&mut self, fd: RawFd, interest: Interest) {
-        // A negative descriptor is in no table.
-        if let Ok(mut knotes) = knotes(fd, Token(0), DELETE) {
-            self.changes.extend_from_slice(wanted(&mut knotes, interest));
-        }
     }
 }
 
@@ -106,29 +99,26 @@ impl QueueCopy for ChildQueue {
 
     fn inherit(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         if !self.is_copied() {
-            return self.add(fd, token, interest);
+            return self.change(fd, token, interest, ADD);
         }
         self.copied.push(fd);
         Ok(())
     }
 
     fn inherit_muted(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
-        self.add(fd, token, interest)
+        self.change(fd, token, interest, ADD)
     }
 
     fn leave_out(&mut self, fd: RawFd, interest: Interest) {
         if self.is_copied() {
-            self.delete(fd, interest);
+            let _ = self.change(fd, Token(0), interest, DELETE);
         }
     }
 
     fn add_in_child(&mut self, fd: RawFd, token: Token, interest: Interest) {
         // The copy of a nested queue's knote watches the parent's queue, and adding it again does not change that.
-        if self.is_copied() {
-            self.delete(fd, interest);
-        }
-        // A negative descriptor is in no table.
-        let _ = self.add(fd, token, interest);
+        self.leave_out(fd, interest);
+        let _ = self.change(fd, token, interest, ADD);
     }
 
     fn forget(&mut self, fd: RawFd) {

@@ -14,6 +14,8 @@ use libc as system;
 #[cfg(target_os = "linux")]
 use substitute as system;
 
+use crate::sys::syscall;
+
 pub(crate) use system::{
     EV_ADD, EV_CLEAR, EV_DELETE, EV_ENABLE, EV_EOF, EV_ERROR, EV_ONESHOT, EV_RECEIPT, EVFILT_PROC, EVFILT_READ,
     EVFILT_SIGNAL, EVFILT_TIMER, EVFILT_USER, EVFILT_WRITE, NOTE_EXIT, kevent as Kevent,
@@ -95,13 +97,11 @@ mod substitute {
     }
 }
 
-/// The type of a filter's number.
 #[cfg(not(target_os = "netbsd"))]
 pub(crate) type Filter = i16;
 #[cfg(target_os = "netbsd")]
 pub(crate) type Filter = u32;
 
-/// The type of a set of flags.
 #[cfg(not(target_os = "netbsd"))]
 pub(crate) type Flags = u16;
 #[cfg(target_os = "netbsd")]
@@ -155,8 +155,7 @@ pub(crate) fn kevent_of(ident: usize, filter: Filter, flags: Flags, udata: usize
 /// Creates a queue, close-on-exec. Async-signal-safe.
 #[cfg(target_os = "netbsd")]
 pub(crate) fn kqueue() -> io::Result<RawFd> {
-    // SAFETY: the call takes no pointer.
-    check(unsafe { libc::kqueue1(libc::O_CLOEXEC) })
+    syscall!(kqueue1(libc::O_CLOEXEC))
 }
 
 #[cfg(not(target_os = "netbsd"))]
@@ -164,8 +163,7 @@ pub(crate) fn kqueue() -> io::Result<RawFd> {
     // SAFETY: the call takes no pointer.
     let fd = check(unsafe { system::kqueue() })?;
     // A fork between the two calls does no harm: the child does not get this queue.
-    // SAFETY: the call takes no pointer.
-    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }).inspect_err(|_| close(fd))?;
+    syscall!(fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC)).inspect_err(|_| close(fd))?;
     Ok(fd)
 }
 
@@ -177,13 +175,10 @@ pub(crate) fn kqueuex(flags: u32) -> Option<io::Result<RawFd>> {
         type Kqueuex = unsafe extern "C" fn(libc::c_uint) -> libc::c_int;
         // SAFETY: the name ends with a zero byte.
         let function = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"kqueuex".as_ptr()) };
-        if function.is_null() {
-            return None;
-        }
-        // SAFETY: sys/event.h declares a function of this name with this type.
-        let kqueuex = unsafe { std::mem::transmute::<*mut libc::c_void, Kqueuex>(function) };
+        // SAFETY: sys/event.h declares a function of this name with this type. A null pointer is `None`.
+        let kqueuex = unsafe { std::mem::transmute::<*mut libc::c_void, Option<Kqueuex>>(function) };
         // SAFETY: the call takes no pointer.
-        Some(unsafe { kqueuex(flags) })
+        kqueuex.map(|kqueuex| unsafe { kqueuex(flags) })
     }
     #[cfg(all(target_os = "linux", not(forkio_libkqueue)))]
     fn call(flags: u32) -> Option<libc::c_int> {
@@ -223,9 +218,7 @@ pub(crate) unsafe fn kevent(
     });
     let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     #[allow(clippy::useless_conversion, reason = "systems differ in the type")]
-    let nchanges = nchanges.try_into().unwrap_or(Count::MAX);
-    #[allow(clippy::useless_conversion, reason = "systems differ in the type")]
-    let nevents = nevents.try_into().unwrap_or(Count::MAX);
+    let [nchanges, nevents] = [nchanges, nevents].map(|length| Count::try_from(length).unwrap_or(Count::MAX));
     // SAFETY: the caller vouches for both lists; the timeout is null or outlives the call.
     let count = check(unsafe { system::kevent(queue, changes, nchanges, events, nevents, timeout) })?;
     Ok(count as usize)

@@ -69,7 +69,15 @@ impl Event {
 
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        event::debug_details(f, self)
+        // The braces make copies, because the fields of a packed structure cannot be borrowed.
+        f.debug_struct("kevent")
+            .field("ident", &{ self.0.ident })
+            .field("filter", &self.0.filter)
+            .field("flags", &format_args!("{:#x}", self.0.flags))
+            .field("fflags", &format_args!("{:#x}", self.0.fflags))
+            .field("data", &{ self.0.data })
+            .field("udata", &(self.0.udata as usize))
+            .finish()
     }
 }
 
@@ -81,7 +89,6 @@ impl Queue {
     /// Only some kernels copy queues, and only up to a limit of queues.
     pub(super) const MAY_BE_ABSENT_AFTER_FORK: bool = true;
 
-    /// Opens a queue, close-on-exec. The kernel copies it on fork if it can.
     pub(crate) fn open(&self) -> io::Result<()> {
         self.set(copy::create()?);
         Ok(())
@@ -102,17 +109,11 @@ impl Queue {
         copy::is_copying()
     }
 
+    #[inline]
     pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        events.clear();
-        let (list, room) = (events.as_mut_ptr().cast::<kernel::Kevent>(), events.capacity());
-        // SAFETY: `Event` is `repr(transparent)`, and the kernel writes no more events than there is room for.
-        let count = unsafe { kernel::kevent(self.fd(), ptr::null(), 0, list, room, timeout) }?;
-        // SAFETY: the kernel has initialised the first `count` events.
-        unsafe { events.set_len(count) };
-        Ok(())
+        receive(self.fd(), events, timeout)
     }
 
-    /// Adds a registration. Overwrites an existing one.
     pub(crate) fn add(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let mut knotes = knotes(fd, token, ADD)?;
         let wanted = wanted(&mut knotes, interest);
@@ -125,7 +126,6 @@ impl Queue {
         result
     }
 
-    /// Changes a registration. Adds a missing one.
     pub(crate) fn modify(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let mut changes = knotes(fd, token, DELETE)?;
         for change in wanted(&mut changes, interest) {
@@ -137,11 +137,8 @@ impl Queue {
     }
 
     pub(crate) fn delete(&self, fd: RawFd) -> io::Result<()> {
-        if self.find(knotes(fd, Token(0), DELETE)?, &[libc::ENOENT])? {
-            Ok(())
-        } else {
-            Err(io::Error::from_raw_os_error(libc::ENOENT))
-        }
+        let exists = self.find(knotes(fd, Token(0), DELETE)?, &[libc::ENOENT])?;
+        if exists { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENOENT)) }
     }
 
     /// Whether there is a registration for the file that is open at `fd` now. The registration is known to have this token.
@@ -184,16 +181,32 @@ fn wanted(knotes: &mut [Event; 2], interest: Interest) -> &mut [Event] {
     }
 }
 
+fn receive(queue: RawFd, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+    events.clear();
+    let (list, room) = (events.as_mut_ptr().cast::<kernel::Kevent>(), events.capacity());
+    // SAFETY: `Event` is `repr(transparent)`, and the kernel writes no more events than there is room for.
+    let count = unsafe { kernel::kevent(queue, ptr::null(), 0, list, room, timeout) }?;
+    // SAFETY: the kernel has initialised the first `count` events.
+    unsafe { events.set_len(count) };
+    Ok(())
+}
+
+/// Makes a change without `EV_RECEIPT`. Async-signal-safe.
+fn change(queue: RawFd, change: &Event) -> io::Result<()> {
+    // SAFETY: the kernel reads one change, and has room for no event. It returns an error of the change as the call's own.
+    unsafe { kernel::kevent(queue, &change.0, 1, ptr::null_mut(), 0, Some(Duration::ZERO)) }?;
+    Ok(())
+}
+
 /// Makes changes, and replaces each by its answer.
 fn apply(queue: RawFd, changes: &mut [Event]) -> io::Result<()> {
     let list = changes.as_mut_ptr().cast::<kernel::Kevent>();
     // SAFETY: `Event` is `repr(transparent)`. One list for both is what the manual allows: each change is read before an
     // answer is written to its place.
     match unsafe { kernel::kevent(queue, list, changes.len(), list, changes.len(), Some(Duration::ZERO)) } {
-        Ok(_) => Ok(()),
-        // The manual says that all changes have been made.
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-        Err(error) => Err(error),
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        // After an interruption too, all changes have been made: the manual says so.
+        _ => Ok(()),
     }
 }
 
@@ -219,11 +232,8 @@ fn check_add(answer: &Event, ignored: &[i32]) -> io::Result<()> {
 }
 
 fn check(answer: &Event, ignored: &[i32]) -> io::Result<()> {
-    match answer.errno() {
-        0 => Ok(()),
-        errno if ignored.contains(&errno) => Ok(()),
-        errno => Err(io::Error::from_raw_os_error(errno)),
-    }
+    let errno = answer.errno();
+    if errno == 0 || ignored.contains(&errno) { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
 }
 
 pub(crate) mod event {
@@ -281,17 +291,5 @@ pub(crate) mod event {
 
     fn has(event: &Event, flag: kernel::Flags) -> bool {
         event.0.flags & flag != 0
-    }
-
-    pub(crate) fn debug_details(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
-        // These are copies, because the fields of a packed structure cannot be borrowed.
-        f.debug_struct("kevent")
-            .field("ident", &{ event.0.ident })
-            .field("filter", &event.0.filter)
-            .field("flags", &format_args!("{:#x}", event.0.flags))
-            .field("fflags", &format_args!("{:#x}", event.0.fflags))
-            .field("data", &{ event.0.data })
-            .field("udata", &(event.0.udata as usize))
-            .finish()
     }
 }

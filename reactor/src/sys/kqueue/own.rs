@@ -12,21 +12,21 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, RawFd};
 use std::process;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::copy::{errno, put_at};
 use super::kernel::{self, EV_ADD, EV_DELETE, EV_ONESHOT, EV_RECEIPT, EVFILT_TIMER};
-use super::{Event, apply, check, is_queue};
+use super::{Event, apply, change, check, is_queue, receive};
 use crate::Token;
 use crate::lock::{Guard, Lock};
 use crate::source_kind::SourceKind;
-use crate::sys::descriptor;
-use crate::timer_state::Clock;
+use crate::sys::{descriptor, syscall};
+use crate::timer_state::{Clock, Setting, TimerState};
 
 /// A queue of a source's own.
 #[derive(Debug)]
-pub(super) struct OwnQueue(Arc<Own>);
+pub(super) struct OwnQueue(pub(super) Arc<Own>);
 
 /// The state that forks need.
 #[derive(Debug)]
@@ -42,15 +42,8 @@ pub(crate) struct Own {
 #[derive(Debug)]
 pub(super) enum Contents {
     Events(Vec<Event>),
-    Timer(Alarm),
-}
-
-/// A timer's first expiration that the owner has not taken, in nanoseconds of its clock; 0: the timer is not set.
-#[derive(Debug)]
-pub(super) struct Alarm {
-    pub(super) clock: Clock,
-    pub(super) next: AtomicU64,
-    pub(super) period: AtomicU64,
+    /// An event at the first expiration that the owner has not taken.
+    Timer(Arc<TimerState>),
 }
 
 /// All queues of this kind: children open them again. A planned fork holds the lock.
@@ -76,18 +69,11 @@ impl OwnQueue {
         Ok(queue)
     }
 
-    pub(super) fn alarm(&self) -> Option<&Alarm> {
-        match &self.0.contents {
-            Contents::Timer(alarm) => Some(alarm),
-            Contents::Events(_) => None,
-        }
-    }
-
-    /// Arms the timer for its next expiration, and forgets past ones.
-    pub(super) fn arm(&self) -> io::Result<()> {
-        let delete = Event::new(0, EVFILT_TIMER, EV_DELETE | EV_RECEIPT, Token(0));
-        let add = self.alarm().and_then(Alarm::event);
+    /// Replaces the queue's timer, and forgets past expirations.
+    pub(super) fn arm(&self, add: Option<Event>) -> io::Result<()> {
+        let delete = Event::new(0, EVFILT_TIMER, EV_DELETE, Token(0));
         let mut changes = [Some(delete), add].into_iter().flatten().collect::<Vec<_>>();
+        changes.iter_mut().for_each(|change| change.0.flags |= EV_RECEIPT);
         apply(self.0.fd, &mut changes)?;
         changes.iter().try_for_each(|change| check(change, &[libc::ENOENT]))
     }
@@ -95,13 +81,10 @@ impl OwnQueue {
     /// Takes and drops events, so that new ones can come.
     pub(super) fn drain(&self) -> io::Result<()> {
         let mut events = super::Events::with_capacity(16);
-        let (list, room) = (events.as_mut_ptr().cast::<kernel::Kevent>(), events.capacity());
-        // SAFETY: `Event` is `repr(transparent)`, and the kernel writes no more events than there is room for.
-        let take = || unsafe { kernel::kevent(self.0.fd, std::ptr::null(), 0, list, room, Some(Duration::ZERO)) };
         loop {
-            match take() {
-                Ok(count) if count == room => {}
-                Ok(_) => return Ok(()),
+            match receive(self.0.fd, &mut events, Some(Duration::ZERO)) {
+                Ok(()) if events.len() == events.capacity() => {}
+                Ok(()) => return Ok(()),
                 // The descriptor refers to a dead endpoint, no longer to a queue. FreeBSD returns EINVAL; the manual says
                 // EBADF.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL)) => {
@@ -111,17 +94,6 @@ impl OwnQueue {
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    /// Gives the queue an event if one of its signals is pending: the kernel reports only signals that arrive later.
-    pub(super) fn notice_pending_signals(&self) -> io::Result<()> {
-        if self.0.is_signal_pending() { self.0.add(&expired_timer()) } else { Ok(()) }
-    }
-
-    /// Whether there is an event. It stays in the queue.
-    #[cfg(feature = "os-ext")]
-    pub(super) fn is_ready(&self) -> io::Result<bool> {
-        descriptor::is_readable(self.0.fd)
     }
 }
 
@@ -143,18 +115,12 @@ impl Drop for OwnQueue {
 impl Own {
     fn fill(&self) -> io::Result<()> {
         match &self.contents {
-            Contents::Events(events) => events.iter().try_for_each(|event| self.add(event)),
-            Contents::Timer(alarm) => alarm.event().map_or(Ok(()), |event| self.add(&event)),
+            Contents::Events(events) => events.iter().try_for_each(|event| change(self.fd, event)),
+            Contents::Timer(state) => match state.rest() {
+                Some(Setting { first, .. }) => change(self.fd, &expires_at(first, state.clock())),
+                None => Ok(()),
+            },
         }
-    }
-
-    fn add(&self, event: &Event) -> io::Result<()> {
-        let flags = event.0.flags & !EV_RECEIPT;
-        let change = kernel::Kevent { flags, ..event.0 };
-        // SAFETY: the kernel reads one change, and has room for no event. It returns an error of the change as the call's
-        // own.
-        unsafe { kernel::kevent(self.fd, &change, 1, std::ptr::null_mut(), 0, Some(Duration::ZERO)) }?;
-        Ok(())
     }
 
     /// Child: opens the queue again. Async-signal-safe.
@@ -172,45 +138,43 @@ impl Own {
             result => result?,
         }
         // A signal that arrived since the fork is pending without an event.
-        if self.kind == SourceKind::Signal && self.is_signal_pending() {
-            self.add(&expired_timer()).map_err(errno)?;
-        }
-        Ok(())
+        if self.kind == SourceKind::Signal { self.notice_pending_signals().map_err(errno) } else { Ok(()) }
     }
 
-    fn is_signal_pending(&self) -> bool {
-        let Contents::Events(events) = &self.contents else { return false };
+    /// Gives a queue of signals an event if one is pending: the kernel reports only signals that arrive later.
+    pub(super) fn notice_pending_signals(&self) -> io::Result<()> {
+        self.pending_signal()?.map_or(Ok(()), |_| change(self.fd, &expired_timer()))
+    }
+
+    /// Returns one of the queue's signals that is pending.
+    pub(super) fn pending_signal(&self) -> io::Result<Option<i32>> {
+        let Contents::Events(events) = &self.contents else { return Ok(None) };
         let mut pending = MaybeUninit::<libc::sigset_t>::zeroed();
-        // SAFETY: the kernel fills the set, for which all zero is a valid value too.
-        let pending = unsafe {
-            libc::sigpending(pending.as_mut_ptr());
-            pending.assume_init()
-        };
+        // SAFETY: the kernel fills the set.
+        syscall!(sigpending(pending.as_mut_ptr()))?;
+        // SAFETY: the call has succeeded, so the set is filled.
+        let pending = unsafe { pending.assume_init() };
         // SAFETY: the set is initialised.
-        events.iter().any(|event| unsafe { libc::sigismember(&pending, event.0.ident as i32) } == 1)
+        let is_pending = |signal: &i32| unsafe { libc::sigismember(&pending, *signal) } == 1;
+        Ok(events.iter().map(|event| event.0.ident as i32).find(is_pending))
     }
 }
 
 /// Returns the change that adds a timer which has expired.
 pub(super) fn expired_timer() -> Event {
-    let mut expired = Event::new(0, EVFILT_TIMER, EV_ADD | EV_ONESHOT, Token(0));
-    (expired.0.fflags, expired.0.data) = (kernel::TIMER_UNIT.0, 1);
-    expired
+    expires_at(0, Clock::Monotonic)
 }
 
-impl Alarm {
-    /// Returns the change that arms the timer; `None` if it is not set.
-    fn event(&self) -> Option<Event> {
-        let next = Some(self.next.load(Ordering::Relaxed)).filter(|next| *next != 0)?;
-        let mut event = Event::new(0, EVFILT_TIMER, EV_ADD | EV_ONESHOT | EV_RECEIPT, Token(0));
-        let (nanos, absolute) = match kernel::ABSOLUTE {
-            Some(absolute) if self.clock == Clock::Realtime => (next, absolute),
-            _ => (next.saturating_sub(self.clock.nanos()), 0),
-        };
-        event.0.fflags = kernel::TIMER_UNIT.0 | absolute;
-        event.0.data = nanos.div_ceil(kernel::TIMER_UNIT.1).clamp(1, i64::MAX as u64) as _;
-        Some(event)
-    }
+/// Returns the change that adds a timer which expires at `time`, in nanoseconds of the clock.
+pub(super) fn expires_at(time: u64, clock: Clock) -> Event {
+    let (nanos, absolute) = match kernel::ABSOLUTE {
+        Some(absolute) if clock == Clock::Realtime => (time, absolute),
+        _ => (time.saturating_sub(clock.nanos()), 0),
+    };
+    let mut event = Event::new(0, EVFILT_TIMER, EV_ADD | EV_ONESHOT, Token(0));
+    event.0.fflags = kernel::TIMER_UNIT.0 | absolute;
+    event.0.data = nanos.div_ceil(kernel::TIMER_UNIT.1).clamp(1, i64::MAX as u64) as _;
+    event
 }
 
 /// Returns the kind of the source whose queue is at a descriptor.
@@ -267,7 +231,6 @@ impl Remakes {
         self.0.iter().any(|own| own.fd == fd)
     }
 
-    /// Forgets a descriptor that is about to be closed.
     pub(crate) fn forget(&mut self, fd: RawFd) {
         self.0.retain(|own| own.fd != fd);
     }

@@ -1,31 +1,31 @@
 //! Watches a process with `EVFILT_PROC`.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, test_kill_process, waitpid};
 
 use super::kernel::{EV_ADD, EVFILT_PROC, NOTE_EXIT};
 use super::own::{Contents, OwnQueue, expired_timer};
 use super::{Event, Token};
 use crate::source_kind::SourceKind;
-use crate::sys::syscall;
+use crate::sys::{as_raw_fd, descriptor};
 
 /// A queue that gives an event once a process has ended.
 #[derive(Debug)]
 pub(crate) struct ProcessHandle {
     queue: OwnQueue,
-    pid: libc::pid_t,
+    pid: Pid,
 }
 
 impl ProcessHandle {
     pub(crate) fn open(pid: u32) -> io::Result<ProcessHandle> {
-        let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
-        // FreeBSD has a process of that id: the kernel.
-        if pid == 0 {
-            return Err(io::Error::from_raw_os_error(libc::ESRCH));
-        }
-        let mut event = Event::new(pid as usize, EVFILT_PROC, EV_ADD, Token(0));
+        // 0 is no `Pid`. FreeBSD has a process of that id: the kernel.
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+        let mut event = Event::new(pid.as_raw_nonzero().get() as usize, EVFILT_PROC, EV_ADD, Token(0));
         event.0.fflags = NOTE_EXIT;
         let watch = |event| OwnQueue::new(SourceKind::Process, Contents::Events(vec![event]));
         let queue = match watch(event) {
@@ -37,36 +37,22 @@ impl ProcessHandle {
         Ok(ProcessHandle { queue, pid })
     }
 
-    pub(crate) fn has_ended(&self) -> io::Result<bool> {
-        self.queue.is_ready()
-    }
-
     /// Reaps a child that has ended.
     pub(crate) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
-        let mut status = 0;
-        let mut options = libc::WNOHANG;
-        loop {
-            // SAFETY: the kernel writes the status.
-            match syscall!(waitpid(self.pid, &mut status, options)) {
-                // Some systems report the end a moment before the status is available (libuv pull request 3521), and do not
-                // report it again.
-                Ok(0) if self.has_ended()? => options = 0,
-                Ok(0) => return Ok(None),
-                Ok(_) => return Ok(Some(ExitStatus::from_raw(status))),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        let wait = |options| rustix::io::retry_on_intr(|| waitpid(Some(self.pid), options));
+        let mut ended = wait(WaitOptions::NOHANG)?;
+        // Some systems report the end a moment before the status is available (libuv pull request 3521), and do not report it
+        // again.
+        if ended.is_none() && descriptor::is_readable(self.as_raw_fd())? {
+            ended = wait(WaitOptions::empty())?;
         }
+        Ok(ended.map(|(_, status)| ExitStatus::from_raw(status.as_raw())))
     }
 }
 
-/// Whether there is such a process, ended or not. This process may lack the permission to send it signals. 0 is a group.
-fn is_there(pid: libc::pid_t) -> bool {
-    pid != 0 && !syscall!(kill(pid, 0)).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
+/// Whether there is such a process, ended or not. This process may lack the permission to send it signals.
+fn is_there(pid: Pid) -> bool {
+    test_kill_process(pid) != Err(Errno::SRCH)
 }
 
-impl AsRawFd for ProcessHandle {
-    fn as_raw_fd(&self) -> RawFd {
-        self.queue.as_raw_fd()
-    }
-}
+as_raw_fd!(ProcessHandle, queue);

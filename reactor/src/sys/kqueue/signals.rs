@@ -1,22 +1,17 @@
 //! Watches signals with `EVFILT_SIGNAL`.
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, RawFd};
 
 use super::kernel::{EV_ADD, EV_CLEAR, EVFILT_SIGNAL};
 use super::own::{Contents, OwnQueue};
 use super::{Event, Token};
 use crate::source_kind::SourceKind;
-use crate::sys::{process, syscall};
+use crate::sys::{as_raw_fd, process};
 use crate::unix::SignalInfo;
 
 /// Signals that are blocked, so that they stay pending, and a queue that gives an event when one is sent.
 #[derive(Debug)]
-pub(crate) struct SignalQueue {
-    queue: OwnQueue,
-    signals: Vec<i32>,
-}
+pub(crate) struct SignalQueue(OwnQueue);
 
 impl SignalQueue {
     /// Opens a queue for the signals, and blocks them in the calling thread.
@@ -28,29 +23,20 @@ impl SignalQueue {
         let queue = OwnQueue::new(SourceKind::Signal, contents)?;
         process::block(&set);
         // A signal that was pending before gives no event.
-        queue.notice_pending_signals()?;
-        Ok(SignalQueue { queue, signals })
+        queue.0.notice_pending_signals()?;
+        Ok(SignalQueue(queue))
     }
 
     pub(crate) fn take(&self) -> io::Result<SignalInfo> {
         // Take the event first, so that a signal sent from now on gives a new one.
-        self.queue.drain()?;
-        loop {
-            let mut pending = MaybeUninit::<libc::sigset_t>::zeroed();
-            // SAFETY: the kernel fills the set.
-            syscall!(sigpending(pending.as_mut_ptr()))?;
-            // SAFETY: the call has succeeded, so the set is filled.
-            let pending = unsafe { pending.assume_init() };
-            // SAFETY: the set is initialised.
-            let is_pending = |signal: &&i32| unsafe { libc::sigismember(&pending, **signal) } == 1;
-            let Some(&signal) = self.signals.iter().find(is_pending) else {
-                return Err(io::ErrorKind::WouldBlock.into());
-            };
+        self.0.drain()?;
+        while let Some(signal) = self.0.0.pending_signal()? {
             if let Some(info) = accept(signal)? {
                 return Ok(info);
             }
             // Another thread was faster.
         }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 }
 
@@ -58,10 +44,10 @@ impl SignalQueue {
 #[cfg(not(any(target_os = "openbsd", target_vendor = "apple")))]
 fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
     let set = process::signal_set(&[signal])?;
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel reads the set and the time, and writes one structure.
-    match syscall!(sigtimedwait(&set, info.as_mut_ptr(), &now)) {
+    match crate::sys::syscall!(sigtimedwait(&set, info.as_mut_ptr(), &now)) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
         Ok(_) => {
@@ -105,8 +91,4 @@ fn value(_: &libc::siginfo_t) -> i32 {
     0
 }
 
-impl AsRawFd for SignalQueue {
-    fn as_raw_fd(&self) -> RawFd {
-        self.queue.as_raw_fd()
-    }
-}
+as_raw_fd!(SignalQueue, 0);

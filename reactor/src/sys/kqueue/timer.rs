@@ -1,71 +1,60 @@
 //! Timers by `EVFILT_TIMER`.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
 
-use super::own::{Alarm, Contents, OwnQueue};
+use super::own::{Contents, OwnQueue, expires_at};
 use crate::source_kind::SourceKind;
-use crate::timer_state::{Clock, Setting};
+use crate::sys::as_raw_fd;
+use crate::timer_state::{Setting, TimerState};
 
 /// A queue with a timer in it, armed for one expiration at a time. The kernel only wakes the process, which then counts the
 /// expirations by the clock.
 #[derive(Debug)]
-pub(crate) struct Timer(OwnQueue);
+pub(crate) struct Timer {
+    queue: OwnQueue,
+    state: Arc<TimerState>,
+}
 
 impl Timer {
-    pub(crate) fn new(clock: Clock) -> io::Result<Timer> {
-        let alarm = Alarm { clock, next: AtomicU64::new(0), period: AtomicU64::new(0) };
-        OwnQueue::new(SourceKind::Timer, Contents::Timer(alarm)).map(Timer)
+    pub(crate) fn new(state: &Arc<TimerState>) -> io::Result<Timer> {
+        let queue = OwnQueue::new(SourceKind::Timer, Contents::Timer(Arc::clone(state)))?;
+        Ok(Timer { queue, state: Arc::clone(state) })
     }
 
-    /// Sets the timer; `None` disarms it. Expirations that were not taken are lost.
+    /// Sets the timer; `None` disarms it. Expirations that were not taken are lost. The caller notes the setting.
     pub(crate) fn set(&self, setting: Option<Setting>) -> io::Result<()> {
-        let Some(alarm) = self.0.alarm() else { return Ok(()) };
-        alarm.next.store(setting.map_or(0, |setting| setting.first), Ordering::Relaxed);
-        alarm.period.store(setting.map_or(0, |setting| setting.period), Ordering::Relaxed);
-        self.0.arm()
+        self.queue.arm(setting.map(|setting| expires_at(setting.first, self.state.clock())))
     }
 
-    /// Takes the expirations, and returns their number, or `WouldBlock`.
+    /// Takes the expirations, and returns their number, or `WouldBlock`. The caller notes the number.
     pub(crate) fn take(&self) -> io::Result<u64> {
-        let Some(alarm) = self.0.alarm() else { return Err(io::ErrorKind::WouldBlock.into()) };
-        self.0.drain()?;
-        let (next, period) = (alarm.next.load(Ordering::Relaxed), alarm.period.load(Ordering::Relaxed));
-        let passed = alarm.clock.nanos().checked_sub(next).filter(|_| next != 0);
-        let Some(passed) = passed else {
-            if next != 0 {
-                // The event came early: the clock was set, or the system rounds down.
-                self.0.arm()?;
-            }
+        self.queue.drain()?;
+        let Some(Setting { first, period }) = self.state.rest() else { return Err(io::ErrorKind::WouldBlock.into()) };
+        let Some(passed) = self.state.clock().nanos().checked_sub(first) else {
+            // The event came early: the clock was set, or the system rounds down.
+            self.set(Some(Setting { first, period }))?;
             return Err(io::ErrorKind::WouldBlock.into());
         };
         let count = passed.checked_div(period).map_or(1, |more| 1 + more);
-        let after = if period == 0 { 0 } else { next.saturating_add(period.saturating_mul(count)) };
-        alarm.next.store(after, Ordering::Relaxed);
-        self.0.arm()?;
+        let next = first.saturating_add(period.saturating_mul(count));
+        self.set((period != 0).then_some(Setting { first: next, period }))?;
         Ok(count)
     }
 }
 
-impl AsRawFd for Timer {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
+as_raw_fd!(Timer, queue);
 
 /// Returns `None`: the child opens the timer's queue itself.
-pub(crate) fn renewed(_: &crate::timer_state::TimerState) -> io::Result<Option<std::os::fd::OwnedFd>> {
+pub(crate) fn renewed(_: &TimerState) -> io::Result<Option<OwnedFd>> {
     Ok(None)
 }
 
 /// Makes a timer that continues the one at `fd`. Descriptors that are timers themselves exist on Linux only.
-pub(crate) fn renewed_by_descriptor(fd: RawFd) -> io::Result<std::os::fd::OwnedFd> {
+pub(crate) fn renewed_by_descriptor(_fd: RawFd) -> io::Result<OwnedFd> {
     #[cfg(forkio_kqueue)]
-    return crate::sys::timerfd::renewed_by_descriptor(fd);
+    return crate::sys::timerfd::renewed_by_descriptor(_fd);
     #[cfg(not(forkio_kqueue))]
-    {
-        let _ = fd;
-        Err(io::ErrorKind::Unsupported.into())
-    }
+    Err(io::ErrorKind::Unsupported.into())
 }

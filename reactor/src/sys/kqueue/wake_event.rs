@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::time::Duration;
 
 use super::kernel::{self, EV_ADD, EV_CLEAR, EV_DELETE, EV_RECEIPT, EVFILT_USER, NOTE_TRIGGER};
 use super::{ADD, Event, Queue};
@@ -33,7 +32,6 @@ impl WakeSignal {
         queue.change_event(0, NOTE_TRIGGER, token)
     }
 
-    /// Removes the event, before the waker is dropped.
     pub(crate) fn remove(&self, queue: &Queue) {
         // The event does not exist if the child could not get the queue.
         let _ = queue.change_event(EV_DELETE, 0, Token(0));
@@ -67,9 +65,6 @@ impl Queue {
     fn change_event(&self, flags: kernel::Flags, fflags: u32, token: Token) -> io::Result<()> {
         let mut change = Event::new(IDENT, EVFILT_USER, flags, token);
         change.0.fflags = fflags;
-        // SAFETY: the kernel reads one change, and has room for no event. It returns an error of the change as the call's
-        // own.
-        unsafe { kernel::kevent(self.fd(), &change.0, 1, std::ptr::null_mut(), 0, Some(Duration::ZERO)) }?;
-        Ok(())
+        super::change(self.fd(), &change)
     }
 }

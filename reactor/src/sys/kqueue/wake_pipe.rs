@@ -33,7 +33,10 @@ impl WakeSignal {
     pub(crate) fn signal(&self, _: &Queue, _: Token) -> io::Result<()> {
         loop {
             match send(self.writer.as_fd()) {
-                Err(Errno::AGAIN) => empty(self.reader.as_fd()),
+                Err(Errno::AGAIN) => {
+                    // It does not matter if another thread has read the bytes meanwhile.
+                    let _ = rustix::io::read(&self.reader, &mut [0; 4096]);
+                }
                 result => return Ok(result?),
             }
         }
@@ -67,9 +70,4 @@ impl WakeSignal {
 
 fn send(writer: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::io::write(writer, &[0]).map(drop)
-}
-
-fn empty(reader: BorrowedFd<'_>) {
-    // It does not matter if another thread has read the bytes meanwhile.
-    let _ = rustix::io::read(reader, &mut [0; 4096]);
 }
