@@ -66,8 +66,13 @@ fn is_listening(fd: RawFd) -> io::Result<bool> {
     let mut value: libc::c_int = 0;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes to `value`.
-    syscall!(getsockopt(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN, (&raw mut value).cast(), &mut length))?;
-    Ok(value != 0)
+    match syscall!(getsockopt(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN, (&raw mut value).cast(), &mut length)) {
+        // Apple systems declare the option and do not have it, as rustix says. There a socket without a peer counts.
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+            Ok(borrow(fd).and_then(rustix::net::getpeername).is_err())
+        }
+        result => result.map(|_| value != 0),
+    }
 }
 
 /// Tells kernel objects without a file type of their own apart.
@@ -272,6 +277,15 @@ pub(crate) fn is_within_limit(fd: RawFd) -> bool {
 /// Returns RLIMIT_NOFILE; `None` if there is no limit.
 fn descriptor_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+/// Returns the error of reading a file of proc(5). A limit that was reached keeps its errno, for [`limit_behind`].
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn unreadable(path: &str, error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => error,
+        _ => io::Error::new(error.kind(), format!("reading {path}: {error}; is /proc mounted?")),
+    }
 }
 
 /// Describes the limit that a failed preparation has reached, and what to do about it.

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use super::as_raw_fd;
-use super::descriptor::borrow;
+use super::descriptor::{borrow, unreadable};
 use crate::timer_state::{Clock, Setting, TimerState, nanos};
 
 /// A timerfd, always set to an absolute time. If that time has passed, the kernel counts the expirations since.
@@ -133,9 +133,8 @@ impl Info {
         let path = format!("/proc/self/fdinfo/{fd}");
         // The file is some 200 bytes long, and one read gives all of it.
         let mut text = [0; 1024];
-        let length = File::open(&path)
-            .and_then(|mut file| file.read(&mut text))
-            .map_err(|error| io::Error::new(error.kind(), format!("reading {path}: {error}; is /proc mounted?")))?;
+        let length =
+            File::open(&path).and_then(|mut file| file.read(&mut text)).map_err(|error| unreadable(&path, error))?;
         Info::parse(&String::from_utf8_lossy(&text[..length])).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::Unsupported,

@@ -14,7 +14,7 @@ pub(crate) use super::unix_diag::SocketPeers;
 use crate::Token;
 use crate::source_kind::SourceKind;
 use crate::sys::adoption::{Listed, OpenDescriptors, Registered};
-use crate::sys::descriptor::{self, borrow};
+use crate::sys::descriptor::{self, borrow, unreadable};
 use crate::sys::{Queue, process, syscall};
 
 /// Whether this system lists the registrations of a queue.
@@ -146,14 +146,6 @@ pub(crate) fn open_descriptors(is_known: impl Fn(RawFd) -> bool) -> io::Result<O
     open.queues.sort_unstable();
     open.sockets.sort_unstable();
     Ok(open)
-}
-
-/// Returns the error of reading a file of proc(5). A limit that was reached keeps its errno.
-fn unreadable(path: &str, error: io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => error,
-        _ => io::Error::new(error.kind(), format!("reading {path}: {error}; is /proc mounted?")),
-    }
 }
 
 /// Whether two descriptors refer to one epoll instance: by kcmp(2), or where that is not allowed, by a registration that is
