@@ -8,7 +8,7 @@ use super::descriptors::Records;
 use super::error::{PrepareError, PrepareObject};
 use super::renewal::{Renewal, Replacement, Replacements};
 use super::selector_core::{Poison, SelectorCore};
-use crate::sys::{self, QueueCopy, descriptor};
+use crate::sys::{self, Queue, QueueCopy, descriptor};
 
 /// The steps that [`commit`](Plan::commit) takes in the child. The planner fills it.
 #[derive(Debug)]
@@ -141,7 +141,8 @@ impl Plan {
 
     /// Lists the descriptors at which the child will have objects of its own.
     pub(super) fn private_descriptors(&self) -> impl Iterator<Item = RawFd> {
-        let queues = self.queues.iter().map(|(selector, _)| selector.kernel.queue.number());
+        let queues = self.queues.iter().map(|(selector, _)| &selector.kernel.queue);
+        let queues = queues.filter(|queue| !queue.is_vacant()).map(Queue::number);
         queues.chain(self.replacements.steps.iter().map(|step| step.onto)).chain(self.remakes.descriptors())
     }
 

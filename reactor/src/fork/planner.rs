@@ -59,6 +59,10 @@ impl Planner<'_> {
         for selector in selectors {
             self.decide(selector, selectors, &mut decisions)?;
         }
+        if self.mode == Mode::Unplanned {
+            // This comes before the first fresh object, which may take the descriptor of a lost queue.
+            selectors.iter().for_each(|selector| selector.kernel.queue.forget_if_lost());
+        }
         for selector in selectors {
             self.plan_queue(selector)?;
         }
@@ -94,8 +98,11 @@ impl Planner<'_> {
             if info.is_muted() {
                 self.plan.muted.push((selector, fd));
             }
-            let interest = selector.kernel_interest(info);
-            decisions.push(Decided { selector, fd, token, interest, decision });
+            // A decision that needs no step is not stored: after a fork the kernel must copy each page that is written to.
+            if decision != Decision::LeaveOut || !sys::ChildQueue::BEGINS_EMPTY {
+                let interest = selector.kernel_interest(info);
+                decisions.push(Decided { selector, fd, token, interest, decision });
+            }
         }
         Ok(())
     }
@@ -165,6 +172,15 @@ impl Planner<'_> {
         with(Decision::Sever).try_for_each(|fd| self.sever(fd))
     }
 
+    /// Whether the object that an entry or a record stands for is still there. A fresh object may have taken the descriptor.
+    fn has(&self, fd: RawFd, kind: SourceKind) -> bool {
+        self.mode == Mode::Planned || (!self.is_fresh(fd) && descriptor::is_still(fd, kind))
+    }
+
+    fn is_fresh(&self, fd: RawFd) -> bool {
+        self.plan.replacements.spares.iter().any(|spare| spare.as_raw_fd() == fd)
+    }
+
     /// Whether the policy of a registration keeps the child from getting a timer of its own at `fd`. By default the
     /// child gets one, registered or not.
     fn keeps(&self, selector: &SelectorCore, fd: RawFd) -> bool {
@@ -180,7 +196,7 @@ impl Planner<'_> {
         if fd < 0 {
             return Ok(());
         }
-        if self.mode == Mode::Unplanned && !descriptor::is_still(fd, SourceKind::Waker) {
+        if !self.has(fd, SourceKind::Waker) {
             selector.poison(Poison::Errno(libc::EBADF));
             return Ok(());
         }
@@ -194,7 +210,7 @@ impl Planner<'_> {
     /// Makes a fresh pair in place of the one that `fd` belongs to, once per pair. `fd` may be an end or a duplicate of an
     /// end.
     fn renew_pair(&mut self, fd: RawFd) -> Result<(), PrepareError> {
-        if self.replaced.contains(&fd) {
+        if self.replaced.contains(&fd) || self.is_fresh(fd) {
             return Ok(());
         }
         let failed = PrepareError::of(PrepareObject::Pair(fd));
@@ -213,8 +229,7 @@ impl Planner<'_> {
             return Ok(());
         }
         let pair = descriptor::is_unix_stream(fd).then(|| self.records.find_pair(identity)).flatten();
-        let is_open = |(_, peer): &(RawFd, RawFd)| self.mode == Mode::Planned || descriptor::is_open(*peer);
-        let Some((end, peer)) = pair.filter(is_open) else {
+        let Some((end, peer)) = pair.filter(|(_, peer)| self.has(*peer, SourceKind::Pair)) else {
             if self.mode == Mode::Unplanned && (pair.is_some() || self.records.get(fd).is_some()) {
                 return Ok(());
             }
@@ -232,10 +247,7 @@ impl Planner<'_> {
 
     /// Plans a fresh timer in place of `fd`. [`Plan::complete`] makes it right before the fork.
     fn renew_timer(&mut self, fd: RawFd) {
-        if self.mode == Mode::Unplanned && !descriptor::is_still(fd, SourceKind::Timer) {
-            return;
-        }
-        if self.replaced.insert(fd) {
+        if self.has(fd, SourceKind::Timer) && self.replaced.insert(fd) {
             self.plan.renewals.push(Renewal::Timer { fd, state: self.records.timer(fd).cloned() });
         }
     }
@@ -277,7 +289,7 @@ impl Planner<'_> {
         let duplicates = self.adopted.duplicates(selector);
         let all = || duplicates.iter().copied().chain([number]);
         if selector.is_retired() {
-            if sys::Queue::is_there_after_fork() {
+            if sys::Queue::is_there_after_fork() && !selector.kernel.queue.is_vacant() {
                 let dead = self.dead_endpoint(number)?;
                 all().for_each(|number| self.replace(dead, number));
             }

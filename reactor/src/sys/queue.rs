@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
-use super::process;
+use super::{descriptor, process};
+use crate::source_kind::SourceKind;
 use crate::{Interest, Token};
 
 /// A kernel queue, or room for one. The other methods are in `epoll` and `kqueue`.
@@ -39,6 +40,19 @@ impl Queue {
     pub(crate) fn forget(&self) {
         self.fd.store(NO_QUEUE, Ordering::Relaxed);
         self.number.store(NO_QUEUE, Ordering::Relaxed);
+    }
+
+    /// In the child of an unplanned fork, forgets the queue if its descriptor refers to no queue: the child has closed it, and
+    /// may have opened another file at it, or the parent made the queue while the kernel copied the process.
+    pub(crate) fn forget_if_lost(&self) {
+        let is_queue = || descriptor::kind(self.number()).is_ok_and(|kind| kind == SourceKind::Queue);
+        if !Queue::MAY_BE_ABSENT_AFTER_FORK && !is_queue() {
+            self.forget();
+        }
+    }
+
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.number() == NO_QUEUE
     }
 
     /// Notes that the descriptor belongs to this process. Async-signal-safe.
@@ -84,6 +98,9 @@ impl AsFd for Queue {
 /// In a planned fork the parent says what the child gets, and the child makes the last system calls. In an unplanned fork the
 /// child does both. Dropping a copy before a planned fork leaves everything as it was.
 pub(crate) trait QueueCopy: Sized {
+    /// The child has no registration that it is not given.
+    const BEGINS_EMPTY: bool;
+
     /// Starts the child's copy of `queue`. Both processes close `spares` after the fork.
     ///
     /// Unless the fork `is_planned`, this is the child. It may have closed the descriptor of its queue, and opened another

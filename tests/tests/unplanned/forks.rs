@@ -342,6 +342,40 @@ scenarios!(
         check_eq("the parent's waker", wait(&mut selector), tokens([0]));
     }
 
+    /// If a child has lost the descriptor of a selector, reconciling opens its queue elsewhere, and no other selector gets that
+    /// queue.
+    #[cfg(epoll)]
+    fn lost_queue() {
+        let low = std::fs::File::open("/dev/null").unwrap();
+        let mut older = Poll::new().unwrap();
+        let older_waker = Waker::new(older.registry(), Token(0)).unwrap();
+        let mut server = listener();
+        register(older.registry(), &mut server, 1);
+        let mut newer = Poll::new().unwrap();
+        let newer_waker = Waker::new(newer.registry(), Token(2)).unwrap();
+        let mut socket = udp();
+        register(newer.registry(), &mut socket, 3);
+        let lost = [low.as_raw_fd(), newer.as_raw_fd()];
+        unplanned::in_child(|| {
+            // As if the parent had opened them while the kernel copied the process. Their numbers are the lowest free ones.
+            for fd in lost {
+                // SAFETY: the file is not used again, and the selector finds out that its descriptor is closed.
+                unsafe { libc::close(fd) };
+            }
+            check_table(&older);
+            check_table(&newer);
+            let _client = connect(&server);
+            check_eq("the older selector", wait(&mut older), tokens([1]));
+            send_to(&socket);
+            check_eq("the newer selector", wait(&mut newer), tokens([3]));
+            older_waker.wake().unwrap();
+            newer_waker.wake().unwrap();
+            check_eq("the older waker", wait(&mut older), tokens([0]));
+            check_eq("the newer waker", wait(&mut newer), tokens([2]));
+            exit_now(0);
+        });
+    }
+
     /// If a child closes every descriptor and opens files, reconciling does not replace those files.
     #[cfg(epoll)]
     fn closed_descriptors() {

@@ -174,15 +174,16 @@ pub(crate) fn bare_kind(_: RawFd) -> Option<SourceKind> {
 pub(crate) struct ChildQueue {
     queue: Queue,
     additions: Vec<(RawFd, EventFlags, Token)>,
-    is_planned: bool,
 }
 
 impl QueueCopy for ChildQueue {
-    fn new(_: &Queue, spares: &mut Vec<OwnedFd>, is_planned: bool) -> io::Result<ChildQueue> {
+    const BEGINS_EMPTY: bool = true;
+
+    fn new(_: &Queue, spares: &mut Vec<OwnedFd>, _is_planned: bool) -> io::Result<ChildQueue> {
         let (queue, instance) = (Queue::vacant(), epoll::create(CreateFlags::CLOEXEC)?);
         queue.set(instance.as_raw_fd());
         spares.push(instance);
-        Ok(ChildQueue { queue, additions: Vec::new(), is_planned })
+        Ok(ChildQueue { queue, additions: Vec::new() })
     }
 
     fn inherit(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
@@ -200,15 +201,12 @@ impl QueueCopy for ChildQueue {
     }
 
     fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32> {
-        let is_here = || descriptor::kind(queue.number()).is_ok_and(|kind| kind == SourceKind::Queue);
-        if self.is_planned || is_here() {
-            descriptor::replace(self.queue.number(), queue.number())
-        } else {
-            // The child has closed the descriptor, and may have opened another file at it.
-            let duplicate = rustix::io::fcntl_dupfd_cloexec(&self.queue, 0).map_err(Errno::raw_os_error)?;
-            queue.set(duplicate.into_raw_fd());
-            Ok(())
+        if !queue.is_vacant() {
+            return descriptor::replace(self.queue.number(), queue.number());
         }
+        let duplicate = rustix::io::fcntl_dupfd_cloexec(&self.queue, 0).map_err(Errno::raw_os_error)?;
+        queue.set(duplicate.into_raw_fd());
+        Ok(())
     }
 
     fn complete(&mut self, queue: &Queue, _wakes: bool) -> Result<(), i32> {

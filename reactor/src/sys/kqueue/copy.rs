@@ -86,6 +86,9 @@ impl ChildQueue {
 }
 
 impl QueueCopy for ChildQueue {
+    /// The kernel may copy the parent's queue.
+    const BEGINS_EMPTY: bool = false;
+
     fn new(queue: &Queue, _: &mut Vec<OwnedFd>, is_planned: bool) -> io::Result<ChildQueue> {
         if !is_planned {
             // Open the queue at once, before other fresh objects take the descriptor that the kernel left unused.
