@@ -6,8 +6,8 @@ use std::mem::MaybeUninit;
 
 use super::syscall;
 
-/// Blocks all signals of the calling thread until it is dropped: a handler that ran in the child before commit would still
-/// use the parent's objects.
+/// Blocks signals of the calling thread until it is dropped. Around a fork it blocks all: a handler that ran in the child
+/// before commit would still use the parent's objects.
 #[derive(Debug)]
 pub struct SignalsBlocked {
     before: libc::sigset_t,
@@ -16,14 +16,23 @@ pub struct SignalsBlocked {
 }
 
 impl SignalsBlocked {
+    /// Blocks all signals.
     pub(crate) fn new() -> SignalsBlocked {
         let mut all = MaybeUninit::<libc::sigset_t>::uninit();
-        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: sigfillset fills `all`; pthread_sigmask reads it and fills `before`. Neither can fail with these
-        // arguments.
-        unsafe {
+        // SAFETY: sigfillset fills `all`, and cannot fail.
+        let all = unsafe {
             libc::sigfillset(all.as_mut_ptr());
-            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+            all.assume_init()
+        };
+        SignalsBlocked::block(&all)
+    }
+
+    /// Blocks these signals.
+    pub(crate) fn block(signals: &libc::sigset_t) -> SignalsBlocked {
+        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: pthread_sigmask reads the set and fills `before`. It cannot fail, because the operation is valid.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_BLOCK, signals, before.as_mut_ptr());
             SignalsBlocked { before: before.assume_init(), _not_send: PhantomData }
         }
     }
@@ -60,13 +69,6 @@ pub(crate) fn signal_set(signals: &[i32]) -> io::Result<libc::sigset_t> {
         }
     }
     Ok(set)
-}
-
-/// Blocks these signals in the calling thread.
-#[cfg(feature = "os-ext")]
-pub(crate) fn block(signals: &libc::sigset_t) {
-    // SAFETY: pthread_sigmask reads the set. It cannot fail, because the operation is valid.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, signals, std::ptr::null_mut()) };
 }
 
 /// Whether the calling thread is certainly the only one that the process has, and has ever had. `false` means unknown: only

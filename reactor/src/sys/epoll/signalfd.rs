@@ -1,10 +1,11 @@
 //! Takes signals with signalfd(2).
 
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use crate::sys::{as_raw_fd, process, syscall};
+use crate::sys::process::{SignalsBlocked, signal_set};
+use crate::sys::{as_raw_fd, syscall};
 use crate::unix::SignalInfo;
 
 /// A signalfd. Its set is never changed, so that processes can share it: it gives each reader the reader's own signals.
@@ -14,12 +15,12 @@ pub(crate) struct SignalQueue(OwnedFd);
 impl SignalQueue {
     /// Opens a signalfd for the signals, and blocks them in the calling thread.
     pub(crate) fn new(signals: impl IntoIterator<Item = i32>) -> io::Result<SignalQueue> {
-        let set = process::signal_set(&signals.into_iter().collect::<Vec<_>>())?;
+        let set = signal_set(&signals.into_iter().collect::<Vec<_>>())?;
         // SAFETY: the kernel reads `set`.
         let fd = syscall!(signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC))?;
         // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
         let queue = SignalQueue(unsafe { OwnedFd::from_raw_fd(fd) });
-        process::block(&set);
+        mem::forget(SignalsBlocked::block(&set));
         Ok(queue)
     }
 

@@ -6,7 +6,8 @@ use super::kernel::{EV_ADD, EV_CLEAR, EVFILT_SIGNAL};
 use super::own::{Contents, OwnQueue};
 use super::{Event, Token};
 use crate::source_kind::SourceKind;
-use crate::sys::{as_raw_fd, process};
+use crate::sys::as_raw_fd;
+use crate::sys::process::{SignalsBlocked, signal_set};
 use crate::unix::SignalInfo;
 
 /// Signals that are blocked, so that they stay pending, and a queue that gives an event when one is sent.
@@ -17,13 +18,14 @@ impl SignalQueue {
     /// Opens a queue for the signals, and blocks them in the calling thread.
     pub(crate) fn new(signals: impl IntoIterator<Item = i32>) -> io::Result<SignalQueue> {
         let signals: Vec<i32> = signals.into_iter().collect();
-        let set = process::signal_set(&signals)?;
+        let set = signal_set(&signals)?;
         let event = |&signal: &i32| Event::new(signal as usize, EVFILT_SIGNAL, EV_ADD | EV_CLEAR, Token(0));
         let contents = Contents::Events(signals.iter().map(event).collect());
         let queue = OwnQueue::new(SourceKind::Signal, contents)?;
-        process::block(&set);
+        let blocked = SignalsBlocked::block(&set);
         // A signal that was pending before gives no event.
         queue.0.notice_pending_signals()?;
+        std::mem::forget(blocked);
         Ok(SignalQueue(queue))
     }
 
@@ -43,7 +45,7 @@ impl SignalQueue {
 /// Takes a pending signal. `None`: it is no longer pending.
 #[cfg(not(any(target_os = "openbsd", target_vendor = "apple")))]
 fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
-    let set = process::signal_set(&[signal])?;
+    let set = signal_set(&[signal])?;
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel reads the set and the time, and writes one structure.
@@ -69,7 +71,7 @@ fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
 /// Takes a pending signal. These systems do not say which process sent it.
 #[cfg(any(target_os = "openbsd", target_vendor = "apple"))]
 fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
-    let set = process::signal_set(&[signal])?;
+    let set = signal_set(&[signal])?;
     let mut taken = 0;
     // SAFETY: the kernel reads the set, and writes one number.
     match unsafe { libc::sigwait(&set, &mut taken) } {
