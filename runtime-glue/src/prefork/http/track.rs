@@ -238,8 +238,11 @@ where
             peer.insert_into(&mut request);
         }
         let is_http1 = request.version() < Version::HTTP_2;
-        let is_close = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
-        let is_last = is_http1 && request.headers().get(CONNECTION).is_some_and(is_close);
+        let is_last = is_http1
+            && match request.headers().get(CONNECTION) {
+                Some(value) => value.as_bytes().eq_ignore_ascii_case(b"close"),
+                None => request.version() == Version::HTTP_10,
+            };
         let has_body = !request.body().is_end_stream();
         let in_flight = InFlight { started: self.activity.begin(), activity: Arc::clone(&self.activity) };
         // hyper runs each HTTP/2 stream in a task of its own, which is not in the worker's span.
