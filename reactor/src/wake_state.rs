@@ -11,8 +11,8 @@ use crate::sync::{AtomicBool, Ordering, fence_between};
 /// Waker and poller each write one flag and then read the other's, in sequentially consistent order. So a wake is never
 /// lost: the waker sees that the poller blocks, or the poller sees the wake.
 ///
-/// Wakers write to this state often. It has cache lines of its own, because other threads read its neighbours. Memory around
-/// the flags does that too, and an aligned allocation takes longer.
+/// Wakers write to this state often. Padding on both sides gives it cache lines of its own, because other threads read its
+/// neighbours. `repr(align)` would do so too, but an aligned allocation takes longer.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct WakeState {
@@ -24,7 +24,7 @@ pub(crate) struct WakeState {
     _after: [u8; LINES],
 }
 
-/// Two cache lines, because a processor may fetch them in pairs.
+/// The size of two cache lines, because a processor may fetch them in pairs.
 const LINES: usize = 128;
 
 impl WakeState {

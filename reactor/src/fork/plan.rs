@@ -19,7 +19,7 @@ pub(super) struct Plan {
     pub(super) retired: Vec<&'static SelectorCore>,
     /// Objects that replace those at the descriptors.
     pub(super) replacements: Replacements,
-    /// The objects of this process in place of which the child gets fresh ones.
+    /// The pairs and timers of this process in place of which the child gets fresh ones.
     pub(super) renewals: Vec<Renewal>,
     /// Objects that only the child can make.
     pub(super) remakes: sys::Remakes,
@@ -157,7 +157,7 @@ impl Plan {
         for selector in &self.retired {
             selector.poison(Poison::Errno(libc::ECANCELED));
             if sys::Queue::is_there_after_fork() {
-                // The child owns the descriptor. A replacement below makes it refer to a dead endpoint.
+                // The child owns the descriptor, unless it has lost it. A replacement below makes it refer to a dead endpoint.
                 selector.kernel.queue.adopt();
             }
         }

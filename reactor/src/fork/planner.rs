@@ -23,9 +23,9 @@ use crate::sys::{self, QueueCopy, descriptor};
 pub(super) enum Mode {
     /// The parent, before the fork.
     Planned,
-    /// The child, after an unplanned fork. Its queues are still the parent's, so the planner does not ask the kernel about
-    /// them. A descriptor may differ from its table entry: the child may have closed it since the fork, and other threads of
-    /// the parent ran while the kernel copied first the descriptors and then the memory.
+    /// The child, after an unplanned fork. Its queues are still the parent's, so the planner does not ask them about
+    /// registrations. A descriptor may differ from its table entry: the child may have closed it since the fork, and other
+    /// threads of the parent ran while the kernel copied first the descriptors and then the memory.
     Unplanned,
 }
 
@@ -98,7 +98,7 @@ impl Planner<'_> {
             if info.is_muted() {
                 self.plan.muted.push((selector, fd));
             }
-            // A decision that needs no step is not stored: after a fork the kernel must copy each page that is written to.
+            // Skip decisions that need no step: after a fork, the kernel must copy each page that this process writes to.
             if decision != Decision::LeaveOut || !sys::ChildQueue::BEGINS_EMPTY {
                 let interest = selector.kernel_interest(info);
                 decisions.push(Decided { selector, fd, token, interest, decision });
@@ -172,7 +172,8 @@ impl Planner<'_> {
         with(Decision::Sever).try_for_each(|fd| self.sever(fd))
     }
 
-    /// Whether the object that an entry or a record stands for is still there. A fresh object may have taken the descriptor.
+    /// Whether the object of an entry or a record is still open at `fd`. After an unplanned fork, `fd` may be closed, or refer
+    /// to another file, such as a fresh object.
     fn has(&self, fd: RawFd, kind: SourceKind) -> bool {
         self.mode == Mode::Planned || (!self.is_fresh(fd) && descriptor::is_still(fd, kind))
     }

@@ -94,7 +94,7 @@ pub(super) fn at_fork() {
     }
 }
 
-/// Reconciles. `discard` ends the plan that the parent may have made ahead.
+/// Reconciles. `discard` discards what the parent may have prepared in advance.
 #[cold]
 fn reconcile_wiped(discard: fn(&mut Plan)) {
     if !gate::claim() {

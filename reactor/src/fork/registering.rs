@@ -55,7 +55,7 @@ impl SelectorCore {
             // refer to another file by now.
             !before.is_bare() && !before.is_absent(generation())
         } else if sys::Queue::IS_EXACT || before.is_absent(generation()) {
-            // An exact queue refuses a second registration below. A fork has left out an absent one.
+            // `add` below refuses a second registration if the queue is exact. A fork has left out an absent registration.
             false
         } else {
             // The descriptor may have been closed without notice, and refer to another file now.
@@ -208,13 +208,14 @@ pub(super) fn begin(entry: &Entry, doing: &str) -> io::Result<EntryInfo> {
     entry.begin().map_or_else(|| begin_after_fork(entry, doing), Ok)
 }
 
-/// Fails if this thread is between prepare and the end of a fork: it would wait for itself.
+/// Marks an entry once no fork is under way. Fails if this thread is between prepare and the end of a fork: it would wait for
+/// itself.
 #[cold]
 fn begin_after_fork(entry: &Entry, doing: &str) -> io::Result<EntryInfo> {
     loop {
         reconcile::ensure();
         refuse_inside_fork(doing)?;
-        // A handler that forked in the middle of a change must not lock: its thread has the lock.
+        // Try this before locking: in the child of a fork made by a signal handler, this thread may hold the lock already.
         if let Some(before) = entry.begin() {
             return Ok(before);
         }
@@ -223,8 +224,8 @@ fn begin_after_fork(entry: &Entry, doing: &str) -> io::Result<EntryInfo> {
     }
 }
 
-/// Locks the state, with no fork of another thread under way, to close something. Between prepare and the end of this
-/// thread's own fork, `forget` drops that from the plan.
+/// Locks the state for closing an object, once no fork of another thread is under way. Between prepare and the end of this
+/// thread's own fork, `forget` drops the object from the plan.
 pub(super) fn lock_to_close(forget: impl FnOnce(&mut Plan)) -> Guard<ProcessState> {
     reconcile::ensure();
     let mut state = lock();

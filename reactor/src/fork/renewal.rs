@@ -11,8 +11,8 @@ use crate::sys;
 use crate::sys::descriptor::{self, Identity};
 use crate::timer_state::TimerState;
 
-/// An object in place of which the child gets a fresh one that has the same state. (A pending wake is noted in memory, which
-/// the child has too.)
+/// A pair or a timer in place of which the child gets a fresh one with the same state. A waker is not listed: its state is in
+/// memory, which the child has too.
 #[derive(Debug)]
 pub(super) enum Renewal {
     Pair([RenewedEnd; 2]),
@@ -82,8 +82,8 @@ impl Renewal {
                     Some(state) => sys::timer::renewed(state),
                     None => sys::timer::renewed_by_descriptor(*fd).map(Some),
                 };
-                // If there is no fresh timer, the child makes it.
                 let fresh = fresh.map_err(PrepareError::of(PrepareObject::Timer(*fd)))?;
+                // If there is no fresh timer, the child makes it.
                 fresh.into_iter().for_each(|fresh| replacements.add(fresh, *fd));
                 Ok(())
             }

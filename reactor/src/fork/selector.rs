@@ -57,6 +57,7 @@ impl Selector {
         Ok(Some(Duration::ZERO))
     }
 
+    /// Registers a bare descriptor.
     pub(crate) fn register(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         self.core.register(fd, token, EntryInfo::new(interest, None, self.policy))
     }
@@ -146,7 +147,7 @@ impl SourceRegistration {
         SourceRegistration { at: None, fd, kind, has_record: false }
     }
 
-    /// Returns the selector, if it still exists.
+    /// Returns the selector's core, if the selector still exists.
     #[inline(always)]
     fn core(&self) -> Option<&'static SelectorCore> {
         self.at.filter(|(core, id)| core.id() == *id).map(|(core, _)| core)

@@ -23,8 +23,8 @@ pub(super) struct SignalPipe {
 }
 
 impl SignalPipe {
-    /// Finds the pipe whose receiving end has this inode, without its other descriptors. `is_registered` tells the duplicates
-    /// that runtimes have.
+    /// Finds the pipe whose receiving end has this inode. [`find_others`](SignalPipe::find_others) must find its other descriptors.
+    /// `is_registered` recognises the duplicates that runtimes have.
     pub(super) fn find(
         inode: u64,
         generation: u32,

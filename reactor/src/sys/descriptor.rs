@@ -67,7 +67,8 @@ fn is_listening(fd: RawFd) -> io::Result<bool> {
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes to `value`.
     match syscall!(getsockopt(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN, (&raw mut value).cast(), &mut length)) {
-        // Apple systems declare the option and do not have it, as rustix says. There a socket without a peer counts.
+        // Apple systems declare this option but do not implement it, as rustix says. On these systems, a stream socket without
+        // a peer counts as a listener.
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
             Ok(borrow(fd).and_then(rustix::net::getpeername).is_err())
         }
@@ -97,7 +98,7 @@ const NAME: usize = 32;
 /// allocate: each page of code or memory that a child uses first costs a page fault.
 fn name_in_proc(fd: RawFd, name: &mut [MaybeUninit<u8>; NAME]) -> &[u8] {
     const FOLDER: &[u8; 14] = b"/proc/self/fd/";
-    // From the end, so that everything but the digits has a constant length.
+    // Write the path from its end: then everything but the digits has a constant length.
     let mut path = [0; NAME];
     let (mut rest, mut start) = (fd.unsigned_abs(), NAME - 1);
     loop {
@@ -110,7 +111,7 @@ fn name_in_proc(fd: RawFd, name: &mut [MaybeUninit<u8>; NAME]) -> &[u8] {
     }
     start -= FOLDER.len();
     path[start..][..FOLDER.len()].copy_from_slice(FOLDER);
-    // SAFETY: the path ends with the zero byte that is the array's last, and has no other.
+    // SAFETY: the slice ends with the array's last byte, which is zero, and contains no other zero byte.
     let path = unsafe { CStr::from_bytes_with_nul_unchecked(&path[start..]) };
     match rustix::fs::readlinkat_raw(rustix::fs::CWD, path, name) {
         Ok((name, _)) => name,
@@ -279,7 +280,7 @@ fn descriptor_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
-/// Returns the error of reading a file of proc(5). A limit that was reached keeps its errno, for [`limit_behind`].
+/// Returns the error of reading a file of proc(5). An error that names a limit keeps its errno, for [`limit_behind`].
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn unreadable(path: &str, error: io::Error) -> io::Error {
     match error.raw_os_error() {

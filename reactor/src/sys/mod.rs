@@ -12,17 +12,17 @@
 //! - `Event`, `Events` (a vector of them, whose capacity is the most that one `wait` returns) and the module `event`, which
 //!   reads them.
 //! - `WakeSignal`, the kernel object of a waker: each `signal`, from any thread, makes the next `wait` return a readable event.
-//! - for forks, `Queue::holds`, `Queue::is_there_after_fork`, `ChildQueue`, which implements [`QueueCopy`], and `Remakes`, for
-//!   objects that only the child can make; `fstat`, `socket_pcb` and `bare_kind`, by which the module `descriptor` identifies
-//!   files.
+//! - for forks, `Queue::MAY_BE_ABSENT_AFTER_FORK` (whether a child may lack its parent's queue), `Queue::holds`,
+//!   `Queue::is_there_after_fork`, `ChildQueue`, which implements [`QueueCopy`], and `Remakes`, for objects that only the child
+//!   can make; `fstat`, `socket_pcb` and `bare_kind`, by which the module `descriptor` identifies files.
 //! - with `cponfork`, the module `listing`, which inspects the queues of other code in the process. Its functions fail on a
 //!   system that does not list registrations.
 //!
 //! # The other sources
 //!
 //! - `Timer`, which is set to an absolute time of its clock, and counts its expirations, including those before it was set.
-//!   Its owner notes settings and taken expirations in the [`TimerState`](crate::timer_state::TimerState) that it was made
-//!   with. With `cponfork`, `timer::renewed` makes one for the child that continues such a state, and
+//!   Its owner notes settings and taken expirations in the [`TimerState`](crate::timer_state::TimerState) that the timer was
+//!   made with. With `cponfork`, `timer::renewed` makes one for the child that continues such a state, and
 //!   `timer::renewed_by_descriptor` makes one that continues a timer known only by its descriptor.
 //! - `SignalQueue`, which takes signals of this process one by one, and `ProcessHandle`, which watches a process.
 
@@ -65,7 +65,7 @@ macro_rules! syscall {
     }};
 }
 
-/// Implements `AsRawFd` for the owner of a descriptor, which a field has.
+/// Implements `AsRawFd` for a type that owns its descriptor through a field.
 macro_rules! as_raw_fd {
     ($name:ident, $field:tt) => {
         impl std::os::fd::AsRawFd for $name {

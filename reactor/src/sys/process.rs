@@ -6,8 +6,8 @@ use std::mem::MaybeUninit;
 
 use super::syscall;
 
-/// Blocks signals of the calling thread until it is dropped. Around a fork it blocks all: a handler that ran in the child
-/// before commit would still use the parent's objects.
+/// Blocks signals of the calling thread until it is dropped. A fork blocks all signals: a handler that ran in the child before
+/// commit would still use the parent's objects.
 #[derive(Debug)]
 pub struct SignalsBlocked {
     before: libc::sigset_t,

@@ -17,7 +17,7 @@ pub(crate) struct Queue {
     fd: AtomicI32,
     /// The queue's descriptor.
     number: AtomicI32,
-    /// The process that owns the descriptor, where that is not every process that has it.
+    /// The process that owns the descriptor. Only set and read if `MAY_BE_ABSENT_AFTER_FORK`.
     owner: AtomicU32,
 }
 
@@ -42,8 +42,9 @@ impl Queue {
         self.number.store(NO_QUEUE, Ordering::Relaxed);
     }
 
-    /// In the child of an unplanned fork, forgets the queue if its descriptor refers to no queue: the child has closed it, and
-    /// may have opened another file at it, or the parent made the queue while the kernel copied the process.
+    /// In the child of an unplanned fork, forgets the queue if its descriptor no longer refers to a queue. The child may have
+    /// closed the descriptor, or the parent may have opened the queue while the kernel copied the process. Does nothing if
+    /// `MAY_BE_ABSENT_AFTER_FORK`: `ChildQueue::new` then checks the descriptor.
     pub(crate) fn forget_if_lost(&self) {
         let is_queue = || descriptor::kind(self.number()).is_ok_and(|kind| kind == SourceKind::Queue);
         if !Queue::MAY_BE_ABSENT_AFTER_FORK && !is_queue() {
@@ -98,7 +99,8 @@ impl AsFd for Queue {
 /// In a planned fork the parent says what the child gets, and the child makes the last system calls. In an unplanned fork the
 /// child does both. Dropping a copy before a planned fork leaves everything as it was.
 pub(crate) trait QueueCopy: Sized {
-    /// The child has no registration that it is not given.
+    /// Whether the child's queue has only the registrations that the other methods give it. If so, leaving one out needs no
+    /// step.
     const BEGINS_EMPTY: bool;
 
     /// Starts the child's copy of `queue`. Both processes close `spares` after the fork.
@@ -128,7 +130,7 @@ pub(crate) trait QueueCopy: Sized {
     /// Drops the steps for a descriptor that is about to be closed.
     fn forget(&mut self, fd: RawFd);
 
-    /// Child: makes `queue` refer to the child's queue, at the same descriptor unless another file is open at it.
+    /// Child: makes `queue` refer to the child's queue, at the same descriptor unless the child has lost it.
     /// Async-signal-safe; the error is an errno.
     fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32>;
 

@@ -65,7 +65,8 @@ pub fn new() -> io::Result<(Sender, Receiver)> {
     ))
 }
 
-/// Implements the part that both ends have in common, and the conversions from a child process's end.
+/// Implements the part that both ends have in common, and the conversions from a child process's standard
+/// streams.
 macro_rules! end {
     ($name:ident, $($child:ident),+) => {
         descriptor_owner!($name, File, Pipe);

@@ -342,8 +342,8 @@ scenarios!(
         check_eq("the parent's waker", wait(&mut selector), tokens([0]));
     }
 
-    /// If a child has lost the descriptor of a selector, reconciling opens its queue elsewhere, and no other selector gets that
-    /// queue.
+    /// If a child has lost the descriptor of a selector, reconciling opens the selector's queue at another descriptor, and no
+    /// other selector gets that queue.
     #[cfg(epoll)]
     fn lost_queue() {
         let low = std::fs::File::open("/dev/null").unwrap();
@@ -357,7 +357,8 @@ scenarios!(
         register(newer.registry(), &mut socket, 3);
         let lost = [low.as_raw_fd(), newer.as_raw_fd()];
         unplanned::in_child(|| {
-            // As if the parent had opened them while the kernel copied the process. Their numbers are the lowest free ones.
+            // Close both, as if the parent had opened them while the kernel copied the process. Fresh objects then take these
+            // descriptors, the lowest free ones.
             for fd in lost {
                 // SAFETY: the file is not used again, and the selector finds out that its descriptor is closed.
                 unsafe { libc::close(fd) };

@@ -49,7 +49,7 @@ impl Queue {
     /// The kernel refuses a registration that is made twice, and keeps one until it is deleted or the object is closed.
     pub(crate) const IS_EXACT: bool = true;
 
-    /// A child has every epoll instance of its parent, at the same descriptor.
+    /// fork(2) copies the descriptor of an epoll instance like any other.
     pub(super) const MAY_BE_ABSENT_AFTER_FORK: bool = false;
 
     pub(crate) fn open(&self) -> io::Result<()> {

@@ -20,6 +20,7 @@ impl SignalQueue {
         let fd = syscall!(signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC))?;
         // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
         let queue = SignalQueue(unsafe { OwnedFd::from_raw_fd(fd) });
+        // The signals stay blocked.
         mem::forget(SignalsBlocked::block(&set));
         Ok(queue)
     }

@@ -78,7 +78,7 @@ impl ChildQueue {
         self.is_planned && is_copying()
     }
 
-    /// Lists a change. Only a negative descriptor is an error, and none is in a table.
+    /// Adds the changes of one registration to the list. Fails only for a negative descriptor, which no table contains.
     fn change(&mut self, fd: RawFd, token: Token, interest: Interest, flags: kernel::Flags) -> io::Result<()> {
         self.changes.extend_from_slice(wanted(&mut knotes(fd, token, flags)?, interest));
         Ok(())
@@ -119,7 +119,8 @@ impl QueueCopy for ChildQueue {
     }
 
     fn add_in_child(&mut self, fd: RawFd, token: Token, interest: Interest) {
-        // The copy of a nested queue's knote watches the parent's queue, and adding it again does not change that.
+        // The copy of a nested queue's knote watches the parent's queue, and adding it again does not change that:
+        // delete it first.
         self.leave_out(fd, interest);
         let _ = self.change(fd, token, interest, ADD);
     }

@@ -14,8 +14,6 @@ use libc as system;
 #[cfg(target_os = "linux")]
 use substitute as system;
 
-use crate::sys::syscall;
-
 pub(crate) use system::{
     EV_ADD, EV_CLEAR, EV_DELETE, EV_ENABLE, EV_EOF, EV_ERROR, EV_ONESHOT, EV_RECEIPT, EVFILT_PROC, EVFILT_READ,
     EVFILT_SIGNAL, EVFILT_TIMER, EVFILT_USER, EVFILT_WRITE, NOTE_EXIT, kevent as Kevent,
@@ -155,7 +153,8 @@ pub(crate) fn kevent_of(ident: usize, filter: Filter, flags: Flags, udata: usize
 /// Creates a queue, close-on-exec. Async-signal-safe.
 #[cfg(target_os = "netbsd")]
 pub(crate) fn kqueue() -> io::Result<RawFd> {
-    syscall!(kqueue1(libc::O_CLOEXEC))
+    // SAFETY: the call takes no pointer.
+    check(unsafe { libc::kqueue1(libc::O_CLOEXEC) })
 }
 
 #[cfg(not(target_os = "netbsd"))]
@@ -163,7 +162,8 @@ pub(crate) fn kqueue() -> io::Result<RawFd> {
     // SAFETY: the call takes no pointer.
     let fd = check(unsafe { system::kqueue() })?;
     // A fork between the two calls does no harm: the child does not get this queue.
-    syscall!(fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC)).inspect_err(|_| close(fd))?;
+    // SAFETY: the call takes no pointer.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }).inspect_err(|_| close(fd))?;
     Ok(fd)
 }
 

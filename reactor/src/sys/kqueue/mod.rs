@@ -86,7 +86,7 @@ impl Queue {
     /// other end is closed.
     pub(crate) const IS_EXACT: bool = false;
 
-    /// Only some kernels copy queues, and only up to a limit of queues.
+    /// Only some kernels copy kqueues on fork, and a child that is at its limit of queues (RLIMIT_KQUEUES) lacks the copy.
     pub(super) const MAY_BE_ABSENT_AFTER_FORK: bool = true;
 
     pub(crate) fn open(&self) -> io::Result<()> {
@@ -205,7 +205,7 @@ fn apply(queue: RawFd, changes: &mut [Event]) -> io::Result<()> {
     // answer is written to its place.
     match unsafe { kernel::kevent(queue, list, changes.len(), list, changes.len(), Some(Duration::ZERO)) } {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
-        // After an interruption too, all changes have been made: the manual says so.
+        // The call has made all changes even if a signal interrupted it, as the manual says.
         _ => Ok(()),
     }
 }

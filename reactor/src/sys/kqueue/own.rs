@@ -42,7 +42,7 @@ pub(crate) struct Own {
 #[derive(Debug)]
 pub(super) enum Contents {
     Events(Vec<Event>),
-    /// An event at the first expiration that the owner has not taken.
+    /// A timer, which gives an event at the first expiration that the owner has not taken.
     Timer(Arc<TimerState>),
 }
 
@@ -69,7 +69,7 @@ impl OwnQueue {
         Ok(queue)
     }
 
-    /// Replaces the queue's timer, and forgets past expirations.
+    /// Replaces the queue's timer by `add`, or removes it, and forgets past expirations.
     pub(super) fn arm(&self, add: Option<Event>) -> io::Result<()> {
         let delete = Event::new(0, EVFILT_TIMER, EV_DELETE, Token(0));
         let mut changes = [Some(delete), add].into_iter().flatten().collect::<Vec<_>>();
@@ -141,12 +141,12 @@ impl Own {
         if self.kind == SourceKind::Signal { self.notice_pending_signals().map_err(errno) } else { Ok(()) }
     }
 
-    /// Gives a queue of signals an event if one is pending: the kernel reports only signals that arrive later.
+    /// Gives a queue of signals an event if one of its signals is pending: the kernel reports only signals that arrive later.
     pub(super) fn notice_pending_signals(&self) -> io::Result<()> {
         self.pending_signal()?.map_or(Ok(()), |_| change(self.fd, &expired_timer()))
     }
 
-    /// Returns one of the queue's signals that is pending.
+    /// Returns a pending signal of this queue, if there is one.
     pub(super) fn pending_signal(&self) -> io::Result<Option<i32>> {
         let Contents::Events(events) = &self.contents else { return Ok(None) };
         let mut pending = MaybeUninit::<libc::sigset_t>::zeroed();

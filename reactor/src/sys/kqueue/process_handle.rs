@@ -23,7 +23,7 @@ pub(crate) struct ProcessHandle {
 
 impl ProcessHandle {
     pub(crate) fn open(pid: u32) -> io::Result<ProcessHandle> {
-        // 0 is no `Pid`. FreeBSD has a process of that id: the kernel.
+        // `Pid` excludes 0, which is the kernel's process on FreeBSD.
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
         let mut event = Event::new(pid.as_raw_nonzero().get() as usize, EVFILT_PROC, EV_ADD, Token(0));
         event.0.fflags = NOTE_EXIT;

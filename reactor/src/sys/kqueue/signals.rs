@@ -25,6 +25,7 @@ impl SignalQueue {
         let blocked = SignalsBlocked::block(&set);
         // A signal that was pending before gives no event.
         queue.0.notice_pending_signals()?;
+        // The signals stay blocked.
         std::mem::forget(blocked);
         Ok(SignalQueue(queue))
     }

@@ -34,7 +34,7 @@ const HTTP1: usize = usize::MAX;
 /// How many bytes a response may have to be copied and written at once.
 const SHORT: usize = 2048;
 
-/// The value of `Activity::last_body` if there is no such body.
+/// The value of `Activity::last_body` while hyper is not about to write the last body.
 const NOT_LAST: usize = usize::MAX;
 
 /// The state of one connection. The task of the connection writes it; with HTTP/2, the tasks of its streams do too.
@@ -113,14 +113,15 @@ impl Activity {
         self.serving.worker.begin_request()
     }
 
-    /// Notes that hyper closes the connection right after this body, if its length is known.
+    /// Notes the length of this body, if it is known. hyper closes the connection right after the body.
     fn note_last_body(&self, body: &impl Body) {
         if let Some(length) = body.size_hint().exact().and_then(|length| usize::try_from(length).ok()) {
             self.last_body.store(length, Ordering::Relaxed);
         }
     }
 
-    /// Whether a write of these bytes is all of the last response, head and body. Only the first write of a response can be.
+    /// Whether these bytes are the whole last response, head and body. Only the first write of a response can be, so this also
+    /// resets `last_body`.
     fn is_all_of_last_response(&self, bytes: &[u8]) -> bool {
         let body = self.last_body.load(Ordering::Relaxed);
         if body == NOT_LAST {
@@ -137,9 +138,9 @@ impl Activity {
     }
 }
 
-/// Whether the beginning of a response is all of it. `body` is the length of its body.
+/// Whether `bytes`, the beginning of a response, contain all of it. `body` is the length of the response's body.
 fn is_whole(bytes: &[u8], body: usize) -> bool {
-    // A head has no empty line but the one at its end.
+    // The only empty line of a head is the one at its end.
     bytes.len().checked_sub(body).is_some_and(|head| bytes[..head].ends_with(b"\r\n\r\n"))
 }
 
@@ -168,8 +169,8 @@ impl<I: AsyncRead + Unpin> AsyncRead for TrackedIo<I> {
     }
 }
 
-/// Writes the whole last response of a TCP connection, for the kernel to send it together with the end of the stream. hyper
-/// shuts the stream down next. `None`: this stream must be written to as usual.
+/// Writes the whole last response of a TCP connection, so that the kernel sends it together with the end of the stream: hyper
+/// shuts the stream down next. Returns `None` if nothing was written: the caller must then write as usual.
 fn write_last_response<I: 'static>(io: &I, bytes: &[u8]) -> Option<io::Result<usize>> {
     let stream = (io as &dyn Any).downcast_ref::<Counted<TcpStream>>()?;
     sys::send_before_end(stream, bytes)
@@ -277,9 +278,9 @@ pin_project! {
         response: Instrumented<F>,
         in_flight: InFlight,
         is_http1: bool,
-        // hyper closes the connection after this response.
+        // Whether hyper is known to close the connection after this response.
         is_last: bool,
-        // The request has a body. hyper may read the rest of it before it closes the connection.
+        // Whether the request has a body. hyper may read the rest of that body before it closes the connection.
         has_body: bool,
     }
 }
