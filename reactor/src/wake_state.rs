@@ -1,5 +1,7 @@
 //! Whether the kernel must wake a selector's poller.
 
+use std::fmt;
+
 use crate::sync::{AtomicBool, Ordering, fence_between};
 
 /// The flags by which wakers and the poller of one selector tell each other their state.
@@ -13,7 +15,6 @@ use crate::sync::{AtomicBool, Ordering, fence_between};
 ///
 /// Wakers write to this state often. Padding on both sides gives it cache lines of its own, because other threads read its
 /// neighbours. `repr(align)` would do so too, but an aligned allocation takes longer.
-#[derive(Debug)]
 #[repr(C)]
 pub(crate) struct WakeState {
     _before: [u8; LINES],
@@ -113,5 +114,13 @@ impl WakeState {
     pub(crate) fn reset(&self) {
         self.silence();
         self.notified.store(false, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for WakeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let WakeState { notified, polling, exposed, .. } = self;
+        let mut flags = f.debug_struct("WakeState");
+        flags.field("notified", notified).field("polling", polling).field("exposed", exposed).finish_non_exhaustive()
     }
 }
