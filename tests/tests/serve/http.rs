@@ -234,6 +234,23 @@ scenarios!(
         stop(program);
     }
 
+    /// A client whose upgrade is refused gets the response, even if it has sent more than the server reads. The connection is
+    /// then reset. Clients on other systems lose what they have not read by then.
+    fn refused_upgrade() {
+        if !cfg!(target_os = "linux") {
+            return;
+        }
+        let (program, addresses) = start(&TCP);
+        let mut stream = connect(&addresses[0]);
+        let head = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nUpgrade: unknown\r\n\r\n";
+        stream.write_all(&[head.as_bytes(), &[b'x'; 30_000]].concat()).expect("writing");
+        let mut response = [0; 12];
+        stream.read_exact(&mut response).expect("the response");
+        assert_eq!(&response, b"HTTP/1.1 200");
+        drop(stream);
+        stop(program);
+    }
+
     /// HTTP/2 is recognised by its first bytes.
     fn http2() {
         let (program, addresses) = start(&TCP);

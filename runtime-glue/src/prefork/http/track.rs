@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use hyper::body::Body;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::Service;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -244,7 +245,7 @@ where
                 Some(value) => value.as_bytes().eq_ignore_ascii_case(b"close"),
                 None => request.version() == Version::HTTP_10,
             };
-        let has_body = !request.body().is_end_stream();
+        let may_continue = !request.body().is_end_stream() || request.extensions().get::<OnUpgrade>().is_some();
         let in_flight = InFlight { started: self.activity.begin(), activity: Arc::clone(&self.activity) };
         // hyper runs each HTTP/2 stream in a task of its own, which is not in the worker's span.
         let span = if is_http1 { Span::none() } else { self.activity.serving.worker.span_of_tasks() };
@@ -253,7 +254,7 @@ where
             in_flight,
             is_http1,
             is_last,
-            has_body,
+            may_continue,
         }
     }
 }
@@ -280,8 +281,9 @@ pin_project! {
         is_http1: bool,
         // Whether hyper is known to close the connection after this response.
         is_last: bool,
-        // Whether the request has a body. hyper may read the rest of that body before it closes the connection.
-        has_body: bool,
+        // Whether hyper may keep the connection after its last response: to read the rest of the request's body, or to hand the
+        // stream over if the response is an upgrade.
+        may_continue: bool,
     }
 }
 
@@ -302,7 +304,7 @@ where
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 *this.is_last = true;
             }
-            if *this.is_last && !*this.has_body {
+            if *this.is_last && !*this.may_continue {
                 activity.note_last_body(response.body());
             }
         }
