@@ -165,6 +165,10 @@ impl Plan {
             if let Err(errno) = queue.put_in_place(&selector.kernel.queue) {
                 selector.poison(Poison::Errno(errno));
             }
+            if selector.poisoned().is_some() {
+                // The planner may have poisoned the selector. Its queue stays out of reach.
+                selector.kernel.queue.disown();
+            }
         }
         let replaced = self.replacements.steps.iter().filter_map(|step| {
             // Another thread of the parent may have closed the descriptor after the fork was prepared.
@@ -219,7 +223,7 @@ impl Plan {
 
 impl SelectorCore {
     /// Whether a failure at `fd` concerns this selector. Async-signal-safe.
-    fn watches(&self, fd: RawFd) -> bool {
+    pub(super) fn watches(&self, fd: RawFd) -> bool {
         let is_waker = self.kernel.waker.get().is_some_and(|(_, waker)| [waker.registered, waker.sender].contains(&fd));
         is_waker
             || self.table.get(fd).is_some_and(|entry| !entry.info().is_vacant())

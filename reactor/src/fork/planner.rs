@@ -55,6 +55,14 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn run(mut self, selectors: &[&'static SelectorCore]) -> Result<(), PrepareError> {
         self.plan.remakes.prepare();
+        if self.mode == Mode::Unplanned {
+            // This comes before all other fresh objects, which might take the descriptors.
+            for (fd, errno) in self.plan.remakes.remake() {
+                selectors.iter().filter(|selector| selector.watches(fd)).for_each(|selector| {
+                    selector.poison(Poison::Errno(errno));
+                });
+            }
+        }
         let mut decisions = std::mem::take(&mut self.plan.decisions);
         for selector in selectors {
             self.decide(selector, selectors, &mut decisions)?;
@@ -86,7 +94,9 @@ impl Planner<'_> {
                 kind == SourceKind::Queue && selectors.iter().any(|other| other.kernel.queue.number() == fd);
             let policy = decision::policy(fd, info, token, kind, self.records);
             let decision = Decision::new(policy, info, kind, is_selector);
-            if self.mode == Mode::Unplanned && decision.is_replaced() && !descriptor::is_still(fd, kind) {
+            let is_remade = sys::Remakes::EXIST && matches!(kind, SourceKind::Signal | SourceKind::Process);
+            let needs_object = decision.is_replaced() || is_remade;
+            if self.mode == Mode::Unplanned && needs_object && !descriptor::is_still(fd, kind) {
                 entry.vacate();
                 continue;
             }

@@ -1,9 +1,10 @@
 //! Unplanned forks: other code forks, and the child reconciles.
 
+mod descriptors;
 mod failures;
 mod forks;
 mod handlers;
 mod runtime;
 mod threads;
 
-forkio_tests::main!(failures, forks, handlers, runtime, threads);
+forkio_tests::main!(descriptors, failures, forks, handlers, runtime, threads);

@@ -123,8 +123,11 @@ impl Own {
         }
     }
 
-    /// Child: opens the queue again. Async-signal-safe.
+    /// Child: opens the queue again, unless it has done so already. Async-signal-safe.
     fn remake(&self) -> Result<(), i32> {
+        if self.owner.load(Ordering::Relaxed) == process::id() {
+            return Ok(());
+        }
         // The source knows no other descriptor.
         let fd = put_at(self.fd, kernel::kqueue())?;
         if fd != self.fd {

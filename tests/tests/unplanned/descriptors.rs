@@ -1,0 +1,104 @@
+//! Descriptors that the child lacks, because it has closed them or the kernel has not copied them.
+
+#[cfg(epoll)]
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use forkio_tests::reactor::*;
+
+scenarios!(
+    /// A timer and signals give events in the child, whatever fresh objects the child needs. On kqueue systems, both have queues
+    /// that the kernel does not copy.
+    fn timers_and_signals() {
+        let mut selector = Poll::new().unwrap();
+        let mut signals = Signals::new([libc::SIGUSR1]).unwrap();
+        register(selector.registry(), &mut signals, 1);
+        let mut timer = Timer::new(Clock::Monotonic).unwrap();
+        register(selector.registry(), &mut timer, 2);
+        let (mut severed, _peer) = connection();
+        register_with(selector.registry(), &mut severed, 3, ForkPolicy::Sever);
+        timer.set_after(Duration::from_millis(20), None).unwrap();
+        unplanned::in_child(|| {
+            wait_for_all(&mut selector, [2, 3]);
+            check_eq("expirations", timer.expirations().unwrap(), 1);
+            kill(own_pid(), libc::SIGUSR1);
+            check_eq("the signal", wait(&mut selector), tokens([1]));
+            check_eq("the sender", signals.receive().unwrap().sender(), Some(std::process::id()));
+            exit_now(0);
+        });
+        check_eq("the parent's timer", wait(&mut selector), tokens([2]));
+        check_eq("expirations", timer.expirations().unwrap(), 1);
+    }
+
+    /// If a child has lost the descriptor of a selector, reconciling opens the selector's queue at another descriptor, and no
+    /// other selector gets that queue.
+    #[cfg(epoll)]
+    fn lost_queue() {
+        let low = std::fs::File::open("/dev/null").unwrap();
+        let mut older = Poll::new().unwrap();
+        let older_waker = Waker::new(older.registry(), Token(0)).unwrap();
+        let mut server = listener();
+        register(older.registry(), &mut server, 1);
+        let mut newer = Poll::new().unwrap();
+        let newer_waker = Waker::new(newer.registry(), Token(2)).unwrap();
+        let mut socket = udp();
+        register(newer.registry(), &mut socket, 3);
+        let lost = [low.as_raw_fd(), newer.as_raw_fd()];
+        unplanned::in_child(|| {
+            // Close both, as if the parent had opened them while the kernel copied the process. Fresh objects then take these
+            // descriptors, the lowest free ones.
+            for fd in lost {
+                // SAFETY: the file is not used again, and the selector finds out that its descriptor is closed.
+                unsafe { libc::close(fd) };
+            }
+            check_table(&older);
+            check_table(&newer);
+            let _client = connect(&server);
+            check_eq("the older selector", wait(&mut older), tokens([1]));
+            send_to(&socket);
+            check_eq("the newer selector", wait(&mut newer), tokens([3]));
+            older_waker.wake().unwrap();
+            newer_waker.wake().unwrap();
+            check_eq("the older waker", wait(&mut older), tokens([0]));
+            check_eq("the newer waker", wait(&mut newer), tokens([2]));
+            exit_now(0);
+        });
+    }
+
+    /// If a child closes every descriptor and opens files, reconciling does not replace those files.
+    #[cfg(epoll)]
+    fn closed_descriptors() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut severed, _peer) = connection();
+        register_with(selector.registry(), &mut severed, 1, ForkPolicy::Sever);
+        let (mut renewed, _other_end) = UnixStream::pair().unwrap();
+        register_with(selector.registry(), &mut renewed, 2, ForkPolicy::Renew);
+        let timer = Timer::new(Clock::Monotonic).unwrap();
+        let highest = *open_descriptors().last().unwrap();
+        unplanned::in_child(|| {
+            for fd in 3..=highest {
+                // SAFETY: the owners only find out that the descriptor is closed, and never close it themselves.
+                unsafe { libc::close(fd) };
+            }
+            let files: Vec<_> = (3..=highest).map(|_| std::fs::File::open("/proc/self/exe").unwrap()).collect();
+            let lengths = |files: &[std::fs::File]| -> Vec<u64> {
+                files.iter().map(|file| file.metadata().unwrap().len()).collect()
+            };
+            let before = lengths(&files);
+            check_eq("generation", generation(), 1);
+            check_eq("the files", lengths(&files), before.clone());
+            let _ = waker.wake();
+            let error = selector.poll(&mut Events::with_capacity(4), None).unwrap_err();
+            check_eq("polling without a waker", error.raw_os_error(), Some(libc::EBADF));
+            // Otherwise the owners of the closed descriptors would close the files.
+            std::mem::forget((selector, waker, severed, renewed, timer));
+            let mut fresh = Poll::new().unwrap();
+            let waker = Waker::new(fresh.registry(), Token(7)).unwrap();
+            waker.wake().unwrap();
+            check_eq("a new selector", wait(&mut fresh), tokens([7]));
+            check_eq("the files", lengths(&files), before);
+            exit_now(0);
+        });
+    }
+);
