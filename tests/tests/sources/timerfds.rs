@@ -85,6 +85,17 @@ scenarios!(
         }
     }
 
+    /// If there is no descriptor for reading the state of a timerfd, the error names the timer and the limit.
+    fn descriptor_limit() {
+        let selector = Poll::new().unwrap();
+        let Some(timer) = Timerfd::new(TimerClock::Monotonic, false) else { return };
+        register(selector.registry(), &mut SourceFd(&timer.as_raw_fd()), 1);
+        let errors = prepare_with_each_descriptor_limit();
+        let objects: Vec<_> = errors.iter().map(|error| error.object()).collect();
+        assert!(objects.contains(&PrepareObject::Timer(timer.as_raw_fd())) || cfg!(not(epoll)), "{objects:?}");
+        drop(selector);
+    }
+
     /// A timerfd set with `TFD_TIMER_CANCEL_ON_SET` keeps that flag in the child.
     fn cancelled_by_the_clock() {
         let selector = Poll::new().unwrap();
