@@ -7,8 +7,8 @@ use std::time::Duration;
 use forkio_tests::reactor::*;
 
 scenarios!(
-    /// A timer and signals give events in the child, whatever fresh objects the child needs. On kqueue systems, both have queues
-    /// that the kernel does not copy.
+    /// A timer and signals give events in a child that needs a fresh object too, a dead endpoint. On kqueue systems, timers and
+    /// signals have queues that the kernel does not copy, so their descriptors are free in the child.
     fn timers_and_signals() {
         let mut selector = Poll::new().unwrap();
         let mut signals = Signals::new([libc::SIGUSR1]).unwrap();
