@@ -179,9 +179,7 @@ impl Plan {
             Some((step.onto, errno))
         });
         for (fd, errno) in self.remakes.remake().chain(replaced) {
-            selectors.clone().filter(|selector| selector.watches(fd)).for_each(|selector| {
-                selector.poison(Poison::Errno(errno));
-            });
+            poison_watchers(selectors.clone(), fd, errno);
         }
         for (selector, queue) in &mut self.queues {
             // The descriptor of a poisoned selector may still refer to the parent's queue.
@@ -223,12 +221,17 @@ impl Plan {
 
 impl SelectorCore {
     /// Whether a failure at `fd` concerns this selector. Async-signal-safe.
-    pub(super) fn watches(&self, fd: RawFd) -> bool {
+    fn watches(&self, fd: RawFd) -> bool {
         let is_waker = self.kernel.waker.get().is_some_and(|(_, waker)| [waker.registered, waker.sender].contains(&fd));
         is_waker
             || self.table.get(fd).is_some_and(|entry| !entry.info().is_vacant())
             || self.kernel.queue.number() == fd
     }
+}
+
+/// In the child, poisons the selectors that a failure at `fd` concerns. Async-signal-safe.
+pub(super) fn poison_watchers(selectors: impl Iterator<Item = &'static SelectorCore>, fd: RawFd, errno: i32) {
+    selectors.filter(|selector| selector.watches(fd)).for_each(|selector| selector.poison(Poison::Errno(errno)));
 }
 
 /// In the child, completes the queue of a selector, and signals a pending wake if the kernel must have it.

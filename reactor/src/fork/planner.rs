@@ -58,9 +58,7 @@ impl Planner<'_> {
         if self.mode == Mode::Unplanned {
             // This comes before all other fresh objects, which might take the descriptors.
             for (fd, errno) in self.plan.remakes.remake() {
-                selectors.iter().filter(|selector| selector.watches(fd)).for_each(|selector| {
-                    selector.poison(Poison::Errno(errno));
-                });
+                plan::poison_watchers(selectors.iter().copied(), fd, errno);
             }
         }
         let mut decisions = std::mem::take(&mut self.plan.decisions);
@@ -188,8 +186,9 @@ impl Planner<'_> {
         self.mode == Mode::Planned || (!self.is_fresh(fd) && descriptor::is_still(fd, kind))
     }
 
+    /// Whether a fresh object has taken a descriptor that the child of an unplanned fork lacked.
     fn is_fresh(&self, fd: RawFd) -> bool {
-        self.plan.replacements.spares.iter().any(|spare| spare.as_raw_fd() == fd)
+        self.mode == Mode::Unplanned && self.plan.replacements.spares.iter().any(|spare| spare.as_raw_fd() == fd)
     }
 
     /// Whether the policy of a registration keeps the child from getting a timer of its own at `fd`. By default the
