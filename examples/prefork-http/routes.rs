@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use forkio::prefork::{Connections, Worker, WorkerHandle};
+use futures_util::future::BoxFuture;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -41,27 +42,29 @@ impl Site {
         Site { preloaded, connections: worker.connections(), worker: worker.handle(), started: Instant::now() }
     }
 
-    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Answer {
+    /// Reads a request. The rest of the work does not need it: once a request is dropped, hyper can read the next one into the
+    /// same buffer.
+    pub(crate) fn route(self: &Arc<Site>, request: &Request<Incoming>) -> Route {
         let path = request.uri().path();
-        let answer = if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            method_not_allowed()
+        tracing::debug!(method = %request.method(), path, "request");
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            Route::Now(method_not_allowed())
         } else if path == "/" {
-            text(StatusCode::OK, "Hello, World!")
+            Route::Now(text(StatusCode::OK, "Hello, World!"))
         } else if path == "/pid" {
-            text(StatusCode::OK, process::id().to_string())
+            Route::Now(text(StatusCode::OK, process::id().to_string()))
         } else if path == "/readyz" {
-            self.readiness()
+            Route::Now(self.readiness())
         } else if path == "/status" {
-            self.status().await
+            let site = Arc::clone(self);
+            Route::Later(Box::pin(async move { site.status().await }))
         } else if let Some(number) = path.strip_prefix("/table/") {
-            self.table_entry(number)
+            Route::Now(self.table_entry(number))
         } else if let Some(milliseconds) = path.strip_prefix("/sleep/") {
-            sleep(milliseconds).await
+            sleep(milliseconds)
         } else {
-            not_found()
-        };
-        tracing::debug!(method = %request.method(), path, status = answer.status().as_u16(), "answered");
-        answer
+            Route::Now(not_found())
+        }
     }
 
     async fn status(&self) -> Answer {
@@ -99,13 +102,22 @@ impl Site {
     }
 }
 
-async fn sleep(milliseconds: &str) -> Answer {
+/// How a request is answered.
+pub(crate) enum Route {
+    Now(Answer),
+    Later(BoxFuture<'static, Answer>),
+}
+
+fn sleep(milliseconds: &str) -> Route {
     match milliseconds.parse() {
-        Ok(milliseconds @ 0..=MAX_SLEEP_MS) => {
+        Ok(milliseconds @ 0..=MAX_SLEEP_MS) => Route::Later(Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
             text(StatusCode::OK, format!("slept {milliseconds} ms"))
-        }
-        _ => text(StatusCode::BAD_REQUEST, format!("give a whole number of milliseconds, at most {MAX_SLEEP_MS}")),
+        })),
+        _ => Route::Now(text(
+            StatusCode::BAD_REQUEST,
+            format!("give a whole number of milliseconds, at most {MAX_SLEEP_MS}"),
+        )),
     }
 }
 

@@ -1,16 +1,19 @@
 //! How workers serve.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::sync::Arc;
 
 use forkio::prefork::Worker;
 use forkio::prefork::http::Http;
 use forkio::{HttpService, Hyper};
-use hyper::Request;
+use futures_util::FutureExt;
+use futures_util::future::Either;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 
 use crate::access_log::{Entry, Identity, Logged};
-use crate::routes::{Preloaded, Site};
+use crate::routes::{Preloaded, Route, Site};
 
 /// A longer head of a request gets the status 431.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
@@ -33,12 +36,14 @@ pub(crate) fn service(preloaded: Preloaded, worker: &Worker, has_access_log: boo
     let site = Arc::new(Site::new(preloaded, worker));
     let identity = Identity::of(worker);
     service_fn(move |request: Request<_>| {
-        let site = Arc::clone(&site);
         let entry = has_access_log.then(|| Entry::new(&request, identity));
-        async move {
-            let answer = site.answer(request).await;
+        let log = |answer: Response<_>| {
             let status = answer.status();
             Ok::<_, Infallible>(answer.map(|body| Logged::new(body, status, entry)))
+        };
+        match site.route(&request) {
+            Route::Now(answer) => Either::Left(ready(log(answer))),
+            Route::Later(answer) => Either::Right(answer.map(log)),
         }
     })
 }

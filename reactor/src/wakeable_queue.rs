@@ -26,12 +26,13 @@ impl WakeableQueue {
     /// wake alone.
     #[inline]
     pub(crate) fn poll(&self, events: &mut sys::Events, timeout: Option<Duration>) -> io::Result<()> {
-        let blocks = timeout != Some(Duration::ZERO) && self.wake.begin_blocking();
-        let result = self.queue.wait(events, if blocks { timeout } else { Some(Duration::ZERO) });
-        if blocks {
+        if timeout != Some(Duration::ZERO) && self.wake.begin_blocking() {
+            let result = self.queue.wait(events, timeout);
             self.wake.end_blocking();
+            result?;
+        } else {
+            self.queue.wait(events, Some(Duration::ZERO))?;
         }
-        result?;
         if self.wake.is_notified() {
             self.add_wake(events);
         }
@@ -40,6 +41,7 @@ impl WakeableQueue {
 
     /// Adds the event of a pending wake, unless the kernel has returned it already. Without room for it the wake stays
     /// pending, and comes with the next poll.
+    #[cold]
     fn add_wake(&self, events: &mut sys::Events) {
         let is_missing = |token| !events.iter().any(|event| sys::event::is_wake(event, token));
         if let Some((token, _)) = self.waker.get().filter(|(token, _)| is_missing(*token)) {

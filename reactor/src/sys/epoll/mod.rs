@@ -62,7 +62,7 @@ impl Queue {
         let fd = self.number();
         self.forget();
         // SAFETY: the queue owns the descriptor, and forgets it.
-        unsafe { libc::close(fd) };
+        unsafe { rustix::io::close(fd) };
     }
 
     /// Returns the queue as epoll_ctl(2) takes it.
