@@ -1,6 +1,6 @@
 //! What does a request of an axum application cost on `forkio::serve`, and on `axum::serve`?
 
-use super::{BALANCE, CPU, SWITCHES, THROUGHPUT, USER, Workers, full_load, load};
+use super::{BALANCE, CPU, SWITCHES, THROUGHPUT, USER, Workers, full_load, half_load, load};
 use crate::data::Data;
 use crate::plan::Plan;
 use crate::sections::Measured;
@@ -34,11 +34,26 @@ fn case(workers: Workers, connections: Connections) -> String {
     format!("axum, {}", full_load(workers, connections))
 }
 
+/// One worker, open connections, half the load.
+fn half_case() -> String {
+    format!("axum, {}", half_load(Workers::One, Connections::Open))
+}
+
+/// The cases of one worker or two.
+fn cases(workers: Workers) -> impl Iterator<Item = String> {
+    let half = (workers == Workers::One).then(half_case);
+    CONNECTIONS.into_iter().map(move |connections| case(workers, connections)).chain(half)
+}
+
 pub(super) fn measure(plan: &Plan, data: &mut Data) -> Measured {
     for (workers, contenders, cpus) in [(Workers::One, ONE, &plan.cpus.one), (Workers::Two, TWO, &plan.cpus.two)] {
         let servers = start_all(plan, data, contenders, cpus);
         for connections in CONNECTIONS {
             load::saturate(plan, data, &servers, workers, connections, &case(workers, connections))?;
+        }
+        if workers == Workers::One {
+            let full = case(workers, Connections::Open);
+            load::latencies(plan, data, &servers, workers, Connections::Open, &full, &half_case())?;
         }
     }
     Ok(())
@@ -52,10 +67,7 @@ pub(super) fn table() -> Table {
                `forkio::serve` does more: it has a timeout for the head of a request, counts requests and connections, and \
                drains when it stops. In this benchmark, `axum::serve` does none of that. Its connections get TCP_NODELAY by \
                `ListenerExt::tap_io`, a system call for each connection. Those of `forkio::serve` copy it from the listener.",
-        cases: [Workers::One, Workers::Two]
-            .into_iter()
-            .flat_map(|workers| CONNECTIONS.map(|connections| case(workers, connections)))
-            .collect(),
+        cases: [Workers::One, Workers::Two].into_iter().flat_map(cases).collect(),
         has_contenders: true,
         columns: vec![
             Column::figure(&CPU),
@@ -71,10 +83,10 @@ pub(super) fn table() -> Table {
 
 pub(super) fn targets(data: &Data) -> [Target; 2] {
     [Workers::One, Workers::Two].map(|workers| {
-        let checks = CONNECTIONS.map(|connections| {
-            let ratio = data.ratio(&CPU, &case(workers, connections), FORKIO, AXUM);
-            Check::new(connections.name(), Limit::AtMost(1.0), ratio)
+        let checks = cases(workers).map(|case| {
+            let name = case.splitn(3, ", ").last().unwrap_or_default();
+            Check::new(name, Limit::AtMost(1.0), data.ratio(&CPU, &case, FORKIO, AXUM))
         });
-        Target::each(format!("axum, {workers}, processor time of a request: {FORKIO} / {AXUM}"), checks.into())
+        Target::each(format!("axum, {workers}, processor time of a request: {FORKIO} / {AXUM}"), checks.collect())
     })
 }

@@ -66,7 +66,7 @@ pub(super) fn saturate(
     Ok(())
 }
 
-/// Measures latencies at half of the throughput that the slowest server reached in the case `full`.
+/// Measures latencies and processor time at half of the throughput that the slowest server reached in the case `full`.
 pub(super) fn latencies(
     plan: &Plan,
     data: &mut Data,
@@ -92,6 +92,7 @@ pub(super) fn latencies(
             for (measure, quantile) in [(&MEDIAN, 0.5), (&P99, 0.99), (&P999, 0.999)] {
                 add(measure, latencies.value_at_quantile(quantile) as f64 / 1e3);
             }
+            add(&CPU, usage.seconds * 1e6 / latencies.len() as f64);
             add(&WAITED, usage.waited * 1e6 / latencies.len() as f64);
         }
     }
