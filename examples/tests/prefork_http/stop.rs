@@ -272,6 +272,24 @@ fn stops_cleanly_beside_a_silent_connection(protocols: &[&str]) {
     panic!("the worker was killed each time");
 }
 
+/// A signal that comes right after the first one does not count as a second one: timeout(1) sends two.
+#[test]
+fn signal_is_sent_twice() {
+    for _ in 0..5 {
+        let server = Server::start(&["--workers", "1"]);
+        let (mut in_flight, _) = busy(&server, 500);
+        server.signal(Signal::TERM);
+        server.until_logged("stopping: draining");
+        server.signal(Signal::TERM);
+        // On a machine that stalls for a tenth of a second, the second signal may be late.
+        if in_flight.response().is_ok_and(|response| response.status == 200) {
+            return server.ends_with(0);
+        }
+        server.ends_with(128 + Signal::KILL.as_raw());
+    }
+    panic!("the worker was killed each time");
+}
+
 #[test]
 fn second_signal_kills() {
     let server = Server::start(&["--workers", "1", "--shutdown-timeout", "3600"]);

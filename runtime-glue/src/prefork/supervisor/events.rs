@@ -7,7 +7,7 @@ use std::process::ExitStatus;
 use tokio::time::{Instant, sleep_until};
 
 use super::dismissed::poll_dismissed;
-use super::stop::End;
+use super::stop::{End, SAME_REQUEST};
 use super::{Supervisor, process};
 use crate::ForkError;
 use crate::prefork::signals::Command;
@@ -106,13 +106,18 @@ impl Supervisor {
         }
         match command {
             Command::Stop => {
-                if self.settings.lame_duck.is_zero() || self.stops_at.is_some() {
+                let period = self.settings.lame_duck;
+                if let Some(stops_at) = self.stops_at {
+                    let elapsed = period.saturating_sub(stops_at.saturating_duration_since(Instant::now()));
+                    return (elapsed > SAME_REQUEST).then_some(End::Stop { signal: name });
+                }
+                if period.is_zero() {
                     return Some(End::Stop { signal: name });
                 }
-                tracing::info!(period = ?self.settings.lame_duck, "still accepting connections before the stop");
+                tracing::info!(?period, "still accepting connections before the stop");
                 self.service_manager.stopping();
                 self.common.slots.set_phase(ServerPhase::LameDuck);
-                self.stops_at = Instant::now().checked_add(self.settings.lame_duck);
+                self.stops_at = Instant::now().checked_add(period);
             }
             Command::StopNow => return Some(End::StopNow { signal: name }),
             Command::Reload => self.queue_reload(),

@@ -4,7 +4,6 @@ use std::future::{pending, poll_fn};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::time::{Instant, sleep_until};
 
 use super::dismissed::poll_dismissed;
@@ -18,6 +17,10 @@ use crate::prefork::{PreforkError, Stopped};
 
 /// How long after the shutdown timeout the supervisor waits before it kills: a worker that stops at the limit needs a moment.
 pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
+
+/// How soon after the first signal to stop a second one counts as the same request: `timeout(1)` sends two, and Ctrl-C may come
+/// with a SIGTERM of the process that started the server.
+pub(super) const SAME_REQUEST: Duration = Duration::from_millis(100);
 
 /// Why the server ends.
 pub(in crate::prefork) enum End {
@@ -41,8 +44,6 @@ impl Supervisor {
                 tracing::info!(signal, "stopping: draining the workers");
                 self.service_manager.stopping();
                 self.stop_accepting();
-                // Ctrl-C may come with a SIGTERM of the process that started the server. That is one request to stop, not two.
-                let _ = self.signals.command().now_or_never();
                 false
             }
             End::StopNow { signal } => {
@@ -117,7 +118,7 @@ impl Supervisor {
     async fn wait_for_all(&mut self, kills: bool) -> Vec<ExitStatus> {
         let signal = if kills { libc::SIGKILL } else { libc::SIGTERM };
         self.signal_workers(signal);
-        let mut has_killed = kills;
+        let (began, mut has_killed) = (Instant::now(), kills);
         // `None` if the limit is beyond the range of the clock, or if all workers have been killed already.
         let mut deadline = if kills { None } else { self.retire_deadline() };
         let mut ended = Vec::new();
@@ -138,7 +139,8 @@ impl Supervisor {
                     self.check_quarantine(Instant::now());
                 }
                 (command, signal) = signals.command() => {
-                    if matches!(command, Command::Stop | Command::StopNow) && !has_killed {
+                    let stops_again = command == Command::Stop && began.elapsed() > SAME_REQUEST;
+                    if (stops_again || command == Command::StopNow) && !has_killed {
                         tracing::warn!(signal, "told to stop again: killing the workers that are left");
                         self.signal_workers(libc::SIGKILL);
                         has_killed = true;
