@@ -7,8 +7,8 @@ use hyper::Request;
 
 /// The address of a connection's other end (feature `http`).
 ///
-/// [`Server::connect_info`](crate::Server::connect_info) adds it to the extensions of requests. An axum handler gets it as
-/// `ConnectInfo<Peer>`.
+/// [`Server::connect_info`](crate::Server::connect_info) adds it to the extensions of requests. With the feature `axum`, a
+/// handler gets it as `ConnectInfo<Peer>`, and the address of a TCP client as `ConnectInfo<SocketAddr>` too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Peer {
@@ -23,7 +23,12 @@ impl Peer {
     pub(crate) fn insert_into<B>(self, request: &mut Request<B>) {
         request.extensions_mut().insert(self);
         #[cfg(feature = "axum")]
-        request.extensions_mut().insert(axum::extract::ConnectInfo(self));
+        {
+            request.extensions_mut().insert(axum::extract::ConnectInfo(self));
+            if let Peer::Tcp(address) = self {
+                request.extensions_mut().insert(axum::extract::ConnectInfo(address));
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where a server listens, and what it says if it cannot.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
@@ -38,7 +38,8 @@ scenarios!(
             };
         }
         let peer = get(async |ConnectInfo(peer): ConnectInfo<Peer>| peer.to_string());
-        let app = Router::new().route("/", get(async || "Hello!")).route("/peer", peer);
+        let tcp = get(async |ConnectInfo(address): ConnectInfo<SocketAddr>| address.to_string());
+        let app = Router::new().route("/", get(async || "Hello!")).route("/peer", peer).route("/tcp", tcp);
         let ready = |addresses: &[Address]| println!("{}\n{}", addresses[0], std::process::id());
         exit(server.connect_info().on_ready(ready).serve(|_| app).run())
     }
@@ -91,8 +92,13 @@ scenarios!(
         for (address, peer) in [("127.0.0.1:0".to_owned(), "127.0.0.1:"), (format!("unix:{}", path.display()), "unix")]
         {
             let mut program = Program::start("address::routes", &[&address]);
-            let answer = crate::get(&program.line(), "/peer");
+            let address = program.line();
+            let answer = crate::get(&address, "/peer");
             assert!(answer.starts_with(peer), "{answer}");
+            if peer != "unix" {
+                let answer = crate::get(&address, "/tcp");
+                assert!(answer.starts_with(peer), "{answer}");
+            }
             stop(program);
         }
     }

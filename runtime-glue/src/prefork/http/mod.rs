@@ -159,8 +159,8 @@ impl Http {
         self
     }
 
-    /// Adds the client's address to each request's extensions: a [`Peer`], and with the feature `axum` a
-    /// `ConnectInfo<Peer>`. Requests of [`serve_connection`](Http::serve_connection) get none.
+    /// Adds the client's address to each request's extensions: a [`Peer`]; with the feature `axum` a `ConnectInfo<Peer>`, and
+    /// a `ConnectInfo<SocketAddr>` if the client came over TCP. Requests of [`serve_connection`](Http::serve_connection) get none.
     pub fn connect_info(mut self) -> Http {
         self.adds_peer = true;
         self
@@ -296,7 +296,8 @@ pub struct CutOff {
 impl fmt::Display for CutOff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let CutOff { connections, timeout } = self;
-        write!(f, "cut off {connections} connections that were open {timeout:?} after the signal to stop")
+        let (s, were) = if *connections == 1 { ("", "was") } else { ("s", "were") };
+        write!(f, "cut off {connections} connection{s} that {were} open {timeout:?} after the signal to stop")
     }
 }
 
