@@ -92,6 +92,7 @@ cfg_if::cfg_if! {
         mod policy;
         pub mod prefork;
         mod process_runtime;
+        mod report;
         mod runtime;
         #[cfg(feature = "http")]
         mod serve;

@@ -36,4 +36,12 @@ impl Prefork {
         self.settings.worker.on_reopen = Some(Arc::new(reopen));
         self
     }
+
+    /// Calls `end` in each worker when its work and its tasks have ended, or at its shutdown timeout: the last code of the
+    /// application before the process exits. Nothing drops what the application still holds, so flush buffers here, such as
+    /// those of a log writer with a thread. A worker that is killed does not call it.
+    pub fn on_worker_end(mut self, end: impl Fn() + Send + Sync + 'static) -> Prefork {
+        self.settings.worker.on_end = Some(Arc::new(end));
+        self
+    }
 }

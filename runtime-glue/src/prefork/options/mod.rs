@@ -87,12 +87,19 @@ pub(super) struct WorkerSettings {
     pub(super) max_connections: Option<usize>,
     pub(super) privileges: Privileges,
     pub(super) on_reopen: Option<Arc<dyn Fn() + Send + Sync>>,
+    pub(super) on_end: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl WorkerSettings {
     pub(super) fn reopen_logs(&self) {
         if let Some(reopen) = &self.on_reopen {
             reopen();
+        }
+    }
+
+    pub(super) fn end(&self) {
+        if let Some(end) = &self.on_end {
+            end();
         }
     }
 }
@@ -120,6 +127,7 @@ impl Prefork {
                     max_connections: None,
                     privileges: Privileges::default(),
                     on_reopen: None,
+                    on_end: None,
                 },
                 boot_timeout: Duration::from_secs(60),
                 load_timeout: Duration::from_secs(300),

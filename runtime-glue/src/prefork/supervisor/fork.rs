@@ -16,7 +16,7 @@ use crate::prefork::crash::delay;
 use crate::prefork::limits::Limits;
 use crate::prefork::signals::Signals;
 use crate::prefork::worker::{Assignment, ExitOnDrop};
-use crate::{Child, Fork, ForkError, Lineage, lineage, sys};
+use crate::{Child, Fork, ForkError, Lineage, lineage, report, sys};
 
 /// How long to wait for a slot, when all are taken by workers that drain.
 const NO_SLOT_DELAY: Duration = Duration::from_millis(100);
@@ -243,6 +243,7 @@ impl Supervisor {
         let delay = delay(self.refusals);
         self.fork_due = Some(Instant::now() + delay);
         tracing::error!(%error, ?delay, "cannot fork yet: trying again");
+        report::unless_traced(format_args!("cannot fork a worker yet, trying again: {error}"));
         self.reload_failed_once(&error.to_string());
         None
     }

@@ -12,6 +12,7 @@ use super::stop::End;
 use crate::prefork::PreforkError;
 use crate::prefork::crash::delay;
 use crate::prefork::reason::Reason;
+use crate::report;
 
 /// How often the memory of workers is measured, if there is a limit.
 const MEMORY_PERIOD: Duration = Duration::from_secs(5);
@@ -232,6 +233,7 @@ impl Supervisor {
                 let due = self.rate.take(now);
                 let delay = due.saturating_duration_since(now);
                 tracing::warn!(worker = index, pid, generation, %status, ?uptime, ?delay, "worker ended: replacing it");
+                report::unless_traced(format_args!("worker {index} ({pid}) ended with {status}: replacing it"));
                 if let Some(place) = self.places.get_mut(index).filter(|_| is_of_target) {
                     place.due = Some(due);
                 }
@@ -243,6 +245,7 @@ impl Supervisor {
                 let delay = delay(failures);
                 place.due = Some(now + delay);
                 tracing::warn!(worker = index, pid, generation, %status, ?uptime, ?delay, "worker ended before it was ready");
+                report::unless_traced(format_args!("worker {index} ({pid}) ended with {status} before it was ready"));
                 if self.reload.is_some() {
                     self.reload_failed_once(&format!("worker {index} ended with {status} before it was ready"));
                     return None;

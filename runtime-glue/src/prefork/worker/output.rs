@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 use std::fmt;
 
+use crate::report;
+
 /// The result of a worker, and the status that its process exits with.
 pub trait WorkerOutput {
     /// Returns the exit status. Logs an error, if the result is one.
@@ -32,7 +34,9 @@ impl<T: WorkerOutput, E: fmt::Display> WorkerOutput for Result<T, E> {
         match self {
             Ok(output) => output.exit_status(),
             Err(error) => {
-                tracing::error!(%error, "worker failed");
+                // The alternate form of errors such as anyhow's has their sources.
+                tracing::error!(error = %format_args!("{error:#}"), "worker failed");
+                report::unless_traced(format_args!("a worker failed: {error:#}"));
                 1
             }
         }

@@ -25,7 +25,7 @@ use crate::prefork::options::WorkerSettings;
 use crate::prefork::signals::{Signals, WorkerCommand};
 use crate::prefork::slots::{CANCELLED, DRAINS};
 use crate::prefork::{Connections, Distribution, Listener, Phase};
-use crate::{parent_only, sys};
+use crate::{parent_only, report, sys};
 
 /// The exit status of a process that panicked. The standard library uses the same.
 const PANICKED: i32 = 101;
@@ -85,6 +85,7 @@ impl Assignment {
 
 fn fail(what: &str, error: io::Error) -> ! {
     tracing::error!(%error, "{what}");
+    report::unless_traced(format_args!("{what}: {error}"));
     process::exit(FAILED)
 }
 
@@ -188,7 +189,7 @@ where
             })
             .await
         };
-        match AssertUnwindSafe(work).catch_unwind().await {
+        let status = match AssertUnwindSafe(work).catch_unwind().await {
             Ok(output) => match (output.exit_status(), status.finish_tasks().await) {
                 (0, cut_off @ 1..) => {
                     tracing::error!(cut_off, ?timeout, "tasks still ran at the shutdown timeout");
@@ -198,7 +199,9 @@ where
             },
             // The panic hook has printed the message already.
             Err(_) => PANICKED,
-        }
+        };
+        settings.end();
+        status
     };
     let status = status.await;
     tracing::info!(status, "ended");

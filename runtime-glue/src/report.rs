@@ -1,0 +1,13 @@
+//! Messages for programs without a subscriber of `tracing`.
+
+use std::fmt;
+use std::io::{self, Write};
+
+/// Prints a message to standard error if the program has no subscriber, which would get it as an event. Without this, a
+/// program that has not set up logs would lose the reason for which its workers end.
+pub(crate) fn unless_traced(message: fmt::Arguments<'_>) {
+    if !tracing::dispatcher::has_been_set() {
+        // Do not panic if standard error is closed.
+        let _ = writeln!(io::stderr(), "forkio: {message}");
+    }
+}
