@@ -45,6 +45,8 @@ pub enum ForkError {
     Prepare(PrepareError),
     /// `fork(2)` failed.
     Fork(io::Error),
+    /// The template of a prefork server could not fork a worker. The text is the error of the template.
+    Template(String),
     /// The parent cannot watch the child (`pidfd_open(2)` on Linux, `EVFILT_PROC` elsewhere). `fork` checks this before the
     /// fork. If it fails only after the fork, `fork` has killed the child.
     Watch(io::Error),
@@ -65,8 +67,8 @@ impl fmt::Display for ForkError {
                 list(f, threads)?;
                 write!(
                     f,
-                    "; end them first (for tokio's blocking pool: a shorter `Builder::thread_keep_alive`, or a longer \
-                     `ForkOptions::wait_for_threads`)"
+                    "; start them in the child instead, such as in a worker, or end them first (for tokio's blocking pool: a \
+                     shorter `Builder::thread_keep_alive`, or a longer `ForkOptions::wait_for_threads`)"
                 )
             }
             ForkError::MultiThreadRuntime(threads) => {
@@ -116,6 +118,7 @@ impl fmt::Display for ForkError {
             ForkError::Fork(error) => {
                 write!(f, "fork(2) failed: {error}; see RLIMIT_NPROC, and pids.max of the control group")
             }
+            ForkError::Template(error) => f.write_str(error),
             ForkError::Watch(error) => {
                 write!(
                     f,

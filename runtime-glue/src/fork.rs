@@ -137,6 +137,12 @@ impl ForkOptions {
         }
     }
 
+    /// Forks like [`fork_with`](ForkOptions::fork_with), but lets no task run before: for a process that was just forked, and
+    /// whose tasks must not run.
+    pub(crate) fn fork_at_once(&self, first: impl FnOnce()) -> Result<Fork, ForkError> {
+        fork_now(reactor::block_signals(), first)
+    }
+
     /// Checks the runtime and waits for other threads: the part of a fork that may take long.
     pub(crate) async fn ready(&self) -> Result<(), ForkError> {
         policy::install_defaults();

@@ -105,7 +105,7 @@ impl Program {
     }
 
     /// The standard error of the program, once its writers have ended.
-    fn errors(&mut self) -> String {
+    pub fn errors(&mut self) -> String {
         let mut errors = String::new();
         if let Some(mut stderr) = self.child.stderr.take() {
             let _unreadable = stderr.read_to_string(&mut errors);

@@ -239,7 +239,8 @@ where
     tokio::spawn(parent_only(follow_signals.in_current_span()));
     tracing::info!("loading the application");
     let loaded = match AssertUnwindSafe(async { load().await }).catch_unwind().await {
-        Ok(loaded) => loaded.map_err(|error| error.to_string())?,
+        // The alternate form of errors such as anyhow's has their sources.
+        Ok(loaded) => loaded.map_err(|error| format!("{error:#}"))?,
         // The panic hook has printed the message already.
         Err(_) => process::exit(PANICKED),
     };
@@ -294,7 +295,8 @@ async fn fork_twice(
         }
         Fork::Child(_) => {
             let between = process::id();
-            match options.fork_with(|| lineage::set_worker(request.index)).await {
+            // No task of the application may run in this process.
+            match options.fork_at_once(|| lineage::set_worker(request.index)) {
                 Ok(Fork::Parent(worker)) => {
                     common.slots.set_pid(request.slot, worker.id());
                     sys::exit_at_once(0)

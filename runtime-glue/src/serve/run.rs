@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -180,9 +181,11 @@ impl Serving {
         if Handle::try_current().is_ok() {
             return Err(ServeError::InsideRuntime);
         }
-        // `fork(2)` copies only the thread that calls it, so a runtime that forks has one thread.
+        // `fork(2)` copies only the thread that calls it, so a runtime that forks has one thread. A fork waits until the threads
+        // of the blocking pool have ended, so they end soon.
         let mut runtime = Builder::new_current_thread();
-        let runtime = runtime.on_thread_start(enter_worker_span).enable_all().build().map_err(ServeError::Runtime)?;
+        runtime.thread_keep_alive(Duration::from_millis(100)).on_thread_start(enter_worker_span).enable_all();
+        let runtime = runtime.build().map_err(ServeError::Runtime)?;
         runtime.block_on(async {
             let (prefork, how, sockets) = self.setup.into_prefork()?;
             let ended = (self.start)(prefork, how).await;
@@ -219,7 +222,7 @@ where
     S: HttpService<Kind>,
     E: fmt::Display,
 {
-    let service = made.map_err(|error| Failed(format!("cannot make the service: {error}")))?;
+    let service = made.map_err(|error| Failed(format!("cannot make the service: {error:#}")))?;
     Ok(how.http().serve(&mut worker, service.into_hyper()).await?)
 }
 

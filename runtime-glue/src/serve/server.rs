@@ -96,7 +96,12 @@ impl Server {
     /// reload does not load again. [`load`](Server::load) does, but needs one more process.
     ///
     /// `load` runs inside the runtime. Tasks that it spawns continue in the supervisor and in each worker, except in workers
-    /// that have [threads](Server::worker_threads); see [`parent_only`](crate::parent_only()).
+    /// that have [threads](Server::worker_threads); see [`parent_only`](crate::parent_only()). Until `load` has returned, signals
+    /// have their default action.
+    ///
+    /// Each fork waits until the blocking pool has been idle for a tenth of a second (`spawn_blocking`, `tokio::fs`, name
+    /// resolution), so a task that continues in the supervisor must leave it idle from time to time. Threads that never end,
+    /// such as those of `rayon` or of a log writer, must be started in the workers: the fork is refused.
     ///
     /// # Examples
     ///
@@ -218,7 +223,7 @@ impl<L> Server<Load<L>> {
                         Some(threads) => prefork.load(load).run_on(move || run::threaded(threads), work).await,
                     };
                 }
-                let loaded = load().await.map_err(|error| PreforkError::Load(error.to_string()))?;
+                let loaded = load().await.map_err(|error| PreforkError::Load(format!("{error:#}")))?;
                 let work = async move |worker: Worker| work(worker, loaded).await;
                 match threads {
                     None => prefork.run(work).await,
@@ -317,7 +322,8 @@ impl<L> Server<L> {
         self.http(|http| http.idle_grace(grace))
     }
 
-    /// Adds the address of the client to each request, for axum's `ConnectInfo<Peer>`: [`Http::connect_info`].
+    /// Adds the address of the client to each request: [`Http::connect_info`]. With the feature `axum`, handlers extract it as
+    /// `ConnectInfo<Peer>`, or over TCP as `ConnectInfo<SocketAddr>`.
     ///
     /// # Examples
     ///

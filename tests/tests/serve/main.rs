@@ -3,6 +3,7 @@
 mod address;
 mod axum;
 mod http;
+mod loading;
 mod logs;
 mod streams;
 mod tasks;
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 
 use forkio_tests::{Program, kill, limit, wait_until};
 
-forkio_tests::main!(address, axum, http, logs, streams, tasks);
+forkio_tests::main!(address, axum, http, loading, logs, streams, tasks);
 
 /// A path that is free, for the socket or the file of one scenario.
 fn free_path(name: &str) -> PathBuf {

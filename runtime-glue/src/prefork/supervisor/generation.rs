@@ -1,6 +1,5 @@
 //! Generations of workers and their templates.
 
-use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -187,7 +186,7 @@ impl Supervisor {
             (Message::Refused(error), TemplateState::Forking { process, slot, .. }) => {
                 generation.template = TemplateState::Idle(process);
                 self.common.clear(slot);
-                self.fork_refused(ForkError::Fork(io::Error::other(error)))
+                self.fork_refused(ForkError::Template(error))
             }
             (Message::Ended(status), state) => {
                 let number = generation.number;

@@ -1,0 +1,173 @@
+//! What an application may do in `Server::load` and `Server::preload`.
+
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get as route_get;
+use forkio::{ForkOptions, Server};
+use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
+use tokio::task::spawn_blocking;
+use tokio::time::{interval, sleep};
+
+use crate::{body, free_path, get, request, stop, try_connect};
+
+/// Appends a line to a file.
+fn note(path: &str, line: &str) {
+    let mut file = OpenOptions::new().append(true).create(true).open(path).expect("a file");
+    writeln!(file, "{line}").expect("writing");
+}
+
+/// Starts what the argument names, in the process that loads.
+async fn load(what: &str, path: String) {
+    match what {
+        "blocking" => {
+            spawn_blocking(|| ()).await.expect("a blocking task");
+            tokio::spawn(async {
+                loop {
+                    sleep(Duration::from_secs(1)).await;
+                    spawn_blocking(|| ()).await.expect("a blocking task");
+                }
+            });
+        }
+        "process" => {
+            tokio::spawn(async move {
+                let (mut interval, mut last) = (interval(Duration::from_millis(1)), 0);
+                loop {
+                    interval.tick().await;
+                    if last != std::process::id() {
+                        last = std::process::id();
+                        note(&path, &last.to_string());
+                    }
+                }
+            });
+        }
+        "thread" => drop(std::thread::Builder::new().name("endless".to_owned()).spawn(|| {
+            loop {
+                std::thread::park();
+            }
+        })),
+        other => panic!("nothing to load is called {other:?}"),
+    }
+}
+
+/// Returns the body of the response, if the server answers.
+fn try_get(address: &str) -> Option<String> {
+    let mut stream = try_connect(address).ok()?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response).ok()?;
+    Some(response.split_once("\r\n\r\n")?.1.to_owned())
+}
+
+/// Kills the worker `pid`, and returns the process that answers next.
+#[track_caller]
+fn replace(address: &str, pid: &str) -> String {
+    kill(pid.parse().expect("a process id"), libc::SIGKILL);
+    let mut next = None;
+    wait_until("another worker answers", || {
+        next = try_get(address).filter(|other| other != pid);
+        next.is_some()
+    });
+    next.expect("a process id")
+}
+
+scenarios!(
+    /// A server with one worker. The arguments: where the application is loaded, what it starts, and a file.
+    #[program]
+    fn server() {
+        let [place, what, path] = arguments().try_into().expect("three arguments");
+        let end = path.clone();
+        let server = Server::new().bind("127.0.0.1:0").workers(1).on_ready(|addresses| println!("{}", addresses[0]));
+        let server = server.prefork(|prefork| {
+            let options = ForkOptions::new().wait_for_threads(Duration::from_secs(5));
+            prefork.fork_options(options).on_worker_end(move || note(&end, "end"))
+        });
+        let load = async move || {
+            load(&what, path).await;
+            Ok::<_, std::io::Error>(())
+        };
+        let server = if place == "load" { server.load(load) } else { server.preload(load) };
+        let answer = async || {
+            sleep(Duration::from_millis(10)).await;
+            std::process::id().to_string()
+        };
+        let _code = server.serve(move |(), _| Router::new().route("/", route_get(answer))).run();
+    }
+
+    /// A server starts, and replaces its worker, while a task uses the blocking pool.
+    fn blocking_pool_in_use() {
+        // Not every system has templates.
+        for place in ["preload"].into_iter().chain(cfg!(procfs).then_some("load")) {
+            let path = free_path("blocking");
+            let mut program = Program::start("loading::server", &[place, "blocking", path.to_str().expect("a path")]);
+            let address = program.line();
+            let mut pid = get(&address, "/");
+            for _ in 0..2 {
+                pid = replace(&address, &pid);
+            }
+            stop(program);
+            let _missing = fs::remove_file(path);
+        }
+    }
+
+    /// The tasks of a template run in the template and in its workers, and in no other process.
+    #[cfg(procfs)]
+    fn tasks_of_a_template() {
+        let path = free_path("processes");
+        let mut program = Program::start("loading::server", &["load", "process", path.to_str().expect("a path")]);
+        let address = program.line();
+        let mut workers = vec![get(&address, "/")];
+        for _ in 0..4 {
+            workers.push(replace(&address, workers.last().expect("a worker")));
+        }
+        stop(program);
+        let notes = fs::read_to_string(&path).expect("what the task has noted");
+        let mut processes: BTreeSet<&str> = notes.lines().filter(|line| *line != "end").collect();
+        for worker in &workers {
+            assert!(processes.remove(worker.as_str()), "the task ran in worker {worker}: {notes}");
+        }
+        assert_eq!(processes.len(), 1, "the task ran in the template, besides {workers:?}: {notes}");
+        fs::remove_file(path).expect("removing a file");
+    }
+
+    /// If the application starts a thread, the error says so, wherever it is loaded.
+    fn thread_is_refused() {
+        for place in ["preload"].into_iter().chain(cfg!(procfs).then_some("load")) {
+            let mut program = Program::start("loading::server", &[place, "thread", ""]);
+            let errors = program.errors();
+            let text = "cannot fork a worker: cannot fork while the process has other threads: `endless`";
+            assert!(errors.contains(text) && errors.contains("start them in the child"), "{errors}");
+            assert!(!errors.contains("RLIMIT"), "{errors}");
+        }
+    }
+
+    /// Without a subscriber of `tracing`, standard error says why a worker ended.
+    fn errors_without_a_subscriber() {
+        let path = free_path("errors");
+        let mut program = Program::start("loading::server", &["preload", "blocking", path.to_str().expect("a path")]);
+        let address = program.line();
+        let pid = get(&address, "/");
+        replace(&address, &pid);
+        kill(program.pid(), libc::SIGTERM);
+        let errors = program.errors();
+        assert!(errors.contains(&format!("worker 0 ({pid}) ended with signal: 9")), "{errors}");
+        let _missing = fs::remove_file(path);
+    }
+
+    /// The last function of a worker is called after its last request, and once per worker that is not killed.
+    fn worker_ends() {
+        let path = free_path("end");
+        let mut program = Program::start("loading::server", &["preload", "blocking", path.to_str().expect("a path")]);
+        let address = program.line();
+        let pid = get(&address, "/");
+        replace(&address, &pid);
+        let waiting = request(&address, "/");
+        stop(program);
+        assert!(!body(waiting).is_empty());
+        assert_eq!(fs::read_to_string(&path).expect("the file"), "end\n");
+        fs::remove_file(path).expect("removing a file");
+    }
+);
