@@ -1,6 +1,7 @@
 //! The program is replaced by a new one, with its listeners.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -155,4 +156,24 @@ fn listeners_of_the_environment() {
     kept.set_nonblocking(false).expect("a listener");
     kept.accept().expect("a connection");
     client.join().expect("no panic").expect("connecting");
+}
+
+/// If the server was started by a symbolic link, an upgrade starts what the link refers to then.
+#[test]
+fn upgrade_follows_a_symbolic_link() {
+    let copies = ["link-1", "link-2"].map(Copy::new);
+    let link = copies[0].file("current");
+    symlink(copies[0].program(), &link).expect("a link");
+    let pid_file = copies[0].file("pid");
+    let mut command = Command::new(&link);
+    command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--pid-file", pid_file.to_str().expect("UTF-8")]);
+    let mut server = Server::start_as(&mut command, 1);
+    fs::remove_file(&link).expect("removing the link");
+    symlink(copies[1].program(), &link).expect("another link");
+    server.signal(Signal::USR2);
+    let new = until("the new program has written its id", || pid_in(&pid_file).filter(|pid| *pid != server.pid()));
+    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(fs::read_link(format!("/proc/{new}/exe")).expect("its program"), copies[1].program());
+    signal(new, Signal::TERM);
+    until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
 }

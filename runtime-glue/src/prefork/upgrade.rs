@@ -28,7 +28,7 @@ pub(super) struct Program {
 
 impl Program {
     pub(super) fn of_this_process() -> Program {
-        Program { path: std::env::current_exe(), arguments: std::env::args_os().skip(1).collect() }
+        Program { path: path_of_this_process(), arguments: std::env::args_os().skip(1).collect() }
     }
 
     /// Starts the program again, with listeners from descriptor 3 on. It then has until `deadline` to say that it is ready.
@@ -51,6 +51,19 @@ impl Program {
         child.watch()?;
         Ok(Upgrade { child, channel, deadline })
     }
+}
+
+/// Returns the path that this program was started by, if that is known: it may lead over a symbolic link that is changed before
+/// an upgrade. Otherwise returns the path of the program's file.
+fn path_of_this_process() -> io::Result<PathBuf> {
+    let own = std::env::current_exe();
+    // A shell that searches `PATH` passes on the bare name.
+    let given = std::env::args_os().next().map(PathBuf::from).filter(|path| path.components().count() > 1);
+    let given = given.and_then(|path| std::path::absolute(path).ok()).filter(|path| {
+        let file = path.canonicalize();
+        file.is_ok_and(|file| own.as_ref().is_ok_and(|own| own.canonicalize().is_ok_and(|own| own == file)))
+    });
+    given.map_or(own, Ok)
 }
 
 /// A new program that is not ready yet.
