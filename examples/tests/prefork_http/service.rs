@@ -78,6 +78,28 @@ fn watchdog() {
     server.stop();
 }
 
+/// systemd names the process that it watches, and expects the messages from the new program after an upgrade.
+#[test]
+fn watchdog_of_an_upgraded_server() {
+    let manager = ServiceManager::new("upgraded-watchdog");
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "export WATCHDOG_PID=$$; exec \"$@\"", "sh"]).arg(program());
+    command.args(["--listen", "127.0.0.1:0", "--workers", "1"]);
+    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "200000");
+    let mut server = Server::start_as(&mut command, 1);
+    manager.message("WATCHDOG=1");
+    server.signal(Signal::USR2);
+    let message = manager.message("MAINPID=");
+    let new: u32 = message.lines().next().and_then(|line| line[8..].parse().ok()).expect("a process id");
+    assert_eq!(server.wait().code(), Some(0));
+    // The socket's queue may still have messages of the old program, but not as many.
+    for _ in 0..20 {
+        manager.message("WATCHDOG=1");
+    }
+    signal(new, Signal::TERM);
+    until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
+}
+
 #[test]
 fn upgrade_names_the_new_process() {
     let manager = ServiceManager::new("upgrade");

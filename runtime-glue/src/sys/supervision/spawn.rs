@@ -27,6 +27,8 @@ pub(crate) fn spawn_with_descriptors(
     while occupied.last().is_some_and(|file| file.as_raw_fd() < end) {
         occupied.push(std::fs::File::open("/dev/null")?);
     }
+    let own_id = std::process::id().to_string();
+    let is_watched = std::env::var("WATCHDOG_PID").is_ok_and(|pid| pid == own_id);
     let set_up = move || {
         let check = |result: libc::c_int| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) };
         // SAFETY: the descriptors and strings are this process's. The supervisor has one thread, so its child may allocate
@@ -48,6 +50,9 @@ pub(crate) fn spawn_with_descriptors(
             };
             set(c"LISTEN_FDS", descriptors.len().to_string())?;
             set(c"LISTEN_PID", std::process::id().to_string())?;
+            if is_watched {
+                set(c"WATCHDOG_PID", std::process::id().to_string())?;
+            }
             set(&variable, format!("{channel} {word}"))?;
             check(libc::unsetenv(c"LISTEN_FDNAMES".as_ptr()))?;
         }
