@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::client::Client;
-use crate::server::{Server, signal, until};
+use crate::server::{Server, program, signal, until};
 
 #[track_caller]
 fn workers_of(server: &Server, count: usize) -> BTreeSet<u32> {
@@ -229,5 +230,20 @@ fn successor_starts_while_the_worker_drains() {
     assert_eq!((successor.worker, successor.requests), (0, 1), "the successor counts only its own requests");
     assert!(in_flight.is_quiet() || asked.elapsed() >= Duration::from_secs(3));
     assert_eq!(in_flight.response().expect("the answer").status, 200);
+    server.stop();
+}
+
+/// A parent may start the server with signals blocked. They must reach it and its workers.
+#[test]
+fn blocked_signals() {
+    let mut command = Command::new("env");
+    command.args(["--block-signal=TERM,HUP"]).arg(program()).args(["--listen", "127.0.0.1:0", "--workers", "2"]);
+    let server = Server::start_as(&mut command, 1);
+    let before = workers_of(&server, 2);
+    server.signal(Signal::HUP);
+    let workers = until_replaced(&server, &before);
+    let pid = *workers.first().expect("a worker");
+    signal(pid, Signal::TERM);
+    until("the worker has been replaced", || (!server.workers().contains(&pid)).then_some(()));
     server.stop();
 }

@@ -6,6 +6,8 @@ use std::task::{Context, Poll};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::sys;
+
 /// What a signal tells the supervisor to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
@@ -71,7 +73,10 @@ pub(super) struct Signals {
 impl Signals {
     pub(super) fn install() -> io::Result<Signals> {
         let streams = TABLE.iter().map(|entry| Ok((entry, signal(SignalKind::from_raw(entry.number))?)));
-        Ok(Signals { streams: streams.collect::<io::Result<_>>()? })
+        let streams = streams.collect::<io::Result<_>>()?;
+        // The program that started this one may have blocked them.
+        sys::unblock_signals(TABLE.iter().map(|entry| entry.number))?;
+        Ok(Signals { streams })
     }
 
     /// Makes a set without signals.

@@ -48,6 +48,20 @@ pub(crate) fn is_readable(io: &impl AsFd) -> io::Result<bool> {
     Ok(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0)
 }
 
+/// Lets the calling thread receive these signals, even if it has inherited a mask that blocks them.
+pub(crate) fn unblock_signals(signals: impl Iterator<Item = i32>) -> io::Result<()> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset(3) initialises the set before the other functions use it.
+    let errno = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut())
+    };
+    if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
+}
+
 /// Kills and reaps a child that cannot be watched.
 pub(crate) fn destroy_process(pid: u32) {
     if let Some(pid) = Pid::from_raw(pid as i32) {
