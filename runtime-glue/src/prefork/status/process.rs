@@ -17,7 +17,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixStream;
@@ -42,18 +42,21 @@ pub(super) enum Listening {
     Unix(UnixListener),
 }
 
-/// A socket file, with its inode and the process that made it.
+/// A socket file, and the process that made it.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
-    inode: (u64, u64),
+    identity: FileIdentity,
     pid: u32,
 }
+
+/// The device and the inode of a file, and when it was made, if the file system knows: a later file may get the same inode.
+type FileIdentity = (u64, u64, Option<SystemTime>);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Keep the file if a child drops its copy, or if a newer program has put its own socket at the path.
-        if self.pid == std::process::id() && inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+        if self.pid == std::process::id() && identity(&self.path).is_ok_and(|identity| identity == self.identity) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -180,9 +183,9 @@ impl Service {
             false => UnixListener::bind(&fresh),
         }?;
         listener.set_nonblocking(true)?;
-        let inode = inode(&fresh)?;
+        let identity = identity(&fresh)?;
         std::fs::rename(&fresh, path).inspect_err(|_| drop(std::fs::remove_file(&fresh)))?;
-        self.files.push(SocketFile { path: path.to_owned(), inode, pid: std::process::id() });
+        self.files.push(SocketFile { path: path.to_owned(), identity, pid: std::process::id() });
         Ok(listener)
     }
 
@@ -328,7 +331,31 @@ fn is_served(path: &Path) -> bool {
     connect().map_or_else(|error: io::Error| error.kind() == io::ErrorKind::WouldBlock, |()| true)
 }
 
-fn inode(path: &Path) -> io::Result<(u64, u64)> {
+fn identity(path: &Path) -> io::Result<FileIdentity> {
     let file = std::fs::symlink_metadata(path)?;
-    Ok((file.dev(), file.ino()))
+    Ok((file.dev(), file.ino(), file.created().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Many file systems give the inode of a removed file to the next one.
+    #[test]
+    fn a_later_file_is_another_one() {
+        let path = std::env::temp_dir().join(format!("forkio-identity-{}", std::process::id()));
+        let mut identities = Vec::new();
+        for _ in 0..3 {
+            std::fs::write(&path, "").expect("a file");
+            identities.push(identity(&path).expect("its identity"));
+            std::fs::remove_file(&path).expect("removing a file");
+            // The clock of a file system advances with the kernel's ticks.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if identities[0].2.is_none() {
+            // This file system does not know when a file was made.
+            return;
+        }
+        assert!(identities[0] != identities[1] && identities[1] != identities[2], "{identities:?}");
+    }
 }
