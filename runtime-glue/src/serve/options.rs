@@ -80,7 +80,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "SECONDS", value_parser = from_zero)]
     pub lame_duck: Option<Duration>,
 
-    /// How long a client may be idle, or take to send the head of a request, in seconds [default: 10]
+    /// How long a client may take to send the head of a request, or be idle with HTTP/1, in seconds [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = header_timeout)]
     pub header_timeout: Option<Duration>,
 

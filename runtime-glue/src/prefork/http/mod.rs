@@ -138,6 +138,9 @@ impl Http {
 
     /// Sets how long a client has to send its first request, and the head of each later one. It also bounds how long an
     /// HTTP/1 connection may be idle. The default is 10 seconds.
+    ///
+    /// An HTTP/2 connection that has made a request may be idle forever. `http2().keep_alive_interval` of
+    /// [`configure`](Http::configure) ends those whose client has vanished.
     pub fn header_timeout(mut self, limit: Duration) -> Http {
         self.header_timeout = limit;
         match &mut self.protocols {

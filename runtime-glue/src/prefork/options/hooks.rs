@@ -31,7 +31,8 @@ impl Prefork {
     }
 
     /// Calls `reopen` in the supervisor and in each worker on SIGUSR1. Use it to open log files again after they were
-    /// rotated.
+    /// rotated. If workers have [another user](Prefork::user), the new files must be theirs: `create 0640 USER GROUP` in the
+    /// configuration of logrotate makes them so.
     pub fn on_reopen_logs(mut self, reopen: impl Fn() + Send + Sync + 'static) -> Prefork {
         self.settings.worker.on_reopen = Some(Arc::new(reopen));
         self
