@@ -100,7 +100,7 @@ get the status 400 or 431, are not logged.
 Exit codes:
   0    stopped by a signal; every request was answered
   1    failed: the workers could not be started, or requests were cut off when stopping
-  2    the command line has a mistake
+  2    the command line has a mistake, or an address is in use
   137  a worker did not stop in time, and was killed
   Other codes are those of a worker that could not start.
 

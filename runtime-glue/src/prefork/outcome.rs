@@ -81,11 +81,12 @@ pub enum PreforkError {
 }
 
 impl PreforkError {
-    /// Returns the exit status for the process. After a crash loop it is the status of the worker, encoded as a shell does;
-    /// otherwise it is 1.
+    /// Returns the exit status for the process. After a crash loop it is the status of the worker, encoded as a shell does. It
+    /// is 2 if the server cannot listen for its status page or control socket, and otherwise 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             PreforkError::CrashLoop { status, .. } => shell_status(status).max(1),
+            PreforkError::Status(..) => 2,
             _ => 1,
         }
     }
