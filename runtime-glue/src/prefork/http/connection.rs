@@ -4,7 +4,7 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::thread;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::worker::WorkerHandle;
 use super::bounds::{ConnectionService, ConnectionStream};
-use super::header_timer::HeaderTimer;
+use super::header_timer::{HeaderSleep, HeaderTimer};
 use super::track::{Activity, TrackedIo, TrackedService};
 use super::transport::Transport;
 use super::{Http, Protocols};
@@ -154,17 +154,52 @@ enum End<R> {
     NoRequest,
 }
 
+/// The timer of an HTTP/2 connection that makes no requests.
+#[derive(Default)]
+struct IdleTimer {
+    sleep: Option<HeaderSleep>,
+    /// How many requests had begun when the timer was set.
+    requests: usize,
+    is_over: bool,
+}
+
+impl IdleTimer {
+    /// Returns `Ready` once, after a whole period in which no request was begun or waited for its response.
+    fn poll(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
+        let Serving { http, header_timer, .. } = activity.serving();
+        while !self.is_over {
+            let sleep = match &mut self.sleep {
+                Some(sleep) => sleep,
+                none => match std::time::Instant::now().checked_add(http.http2_idle_timeout) {
+                    Some(deadline) => none.insert(header_timer.until(deadline)),
+                    // There is no limit.
+                    None => return Poll::Pending,
+                },
+            };
+            ready!(Pin::new(sleep).poll(cx));
+            let before = std::mem::replace(&mut self.requests, activity.requests());
+            self.is_over = before == self.requests && !activity.is_in_flight();
+            self.sleep = None;
+            if self.is_over {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+}
+
 /// Runs a connection to its end. `has_no_timer` says that hyper may not limit the wait for the first request: neither the
 /// protocol detection of hyper-util nor HTTP/2 has a timeout.
 async fn drive<C: Future<Output = Result<(), E>>, E>(
     mut connection: Pin<&mut C>,
-    graceful_shutdown: impl FnOnce(Pin<&mut C>),
+    graceful_shutdown: impl Fn(Pin<&mut C>),
     activity: &Activity,
     has_no_timer: bool,
 ) -> Result<(), E> {
     let Serving { http, worker, is_cut_off, header_timer } = activity.serving();
     let accepted = Instant::now();
     let mut first_request = has_no_timer.then(|| header_timer.until(accepted.into_std() + http.header_timeout));
+    let mut idle = IdleTimer::default();
     let mut must_end = pin!(worker.must_end());
     let end = poll_fn(|cx| {
         if let Poll::Ready(served) = connection.as_mut().poll(cx) {
@@ -172,6 +207,12 @@ async fn drive<C: Future<Output = Result<(), E>>, E>(
         }
         if activity.has_had_request() {
             first_request = None;
+            if activity.is_http2() && idle.poll(activity, cx).is_ready() {
+                // Streams that are open continue to their ends.
+                graceful_shutdown(connection.as_mut());
+                // The shutdown begins with the next poll.
+                cx.waker().wake_by_ref();
+            }
         } else if let Some(timeout) = &mut first_request {
             if Pin::new(timeout).poll(cx).is_ready() {
                 return Poll::Ready(End::NoRequest);

@@ -101,6 +101,7 @@ pub struct Http {
     transport: Transport,
     header_timeout: Duration,
     idle_grace: Duration,
+    http2_idle_timeout: Duration,
     adds_peer: bool,
 }
 
@@ -131,16 +132,19 @@ impl Http {
 
     fn with(protocols: Protocols) -> Http {
         let header_timeout = Duration::from_secs(10);
-        let idle_grace = Duration::from_secs(1);
-        Http { protocols, transport: Transport::default(), header_timeout, idle_grace, adds_peer: false }
-            .header_timeout(header_timeout)
+        let http = Http {
+            protocols,
+            transport: Transport::default(),
+            header_timeout,
+            idle_grace: Duration::from_secs(1),
+            http2_idle_timeout: Duration::from_secs(75),
+            adds_peer: false,
+        };
+        http.header_timeout(header_timeout)
     }
 
     /// Sets how long a client has to send its first request, and the head of each later one. It also bounds how long an
     /// HTTP/1 connection may be idle. The default is 10 seconds.
-    ///
-    /// An HTTP/2 connection that has made a request may be idle forever. `http2().keep_alive_interval` of
-    /// [`configure`](Http::configure) ends those whose client has vanished.
     pub fn header_timeout(mut self, limit: Duration) -> Http {
         self.header_timeout = limit;
         match &mut self.protocols {
@@ -151,6 +155,16 @@ impl Http {
                 builder.http1().header_read_timeout(limit);
             }
         }
+        self
+    }
+
+    /// Sets how long an HTTP/2 connection may make no request. After this time, or at most twice as long, the client is told to
+    /// connect again for the next one (GOAWAY). Open streams continue. The default is 75 seconds, as in nginx.
+    ///
+    /// A client that has vanished does not answer. `http2().keep_alive_interval` of [`configure`](Http::configure) ends its
+    /// connection.
+    pub fn http2_idle_timeout(mut self, limit: Duration) -> Http {
+        self.http2_idle_timeout = limit;
         self
     }
 

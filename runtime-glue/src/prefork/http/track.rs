@@ -46,9 +46,10 @@ pub(super) struct Activity {
     has_unparsed: AtomicBool,
     /// How many bytes of HTTP/2's preface have been read; [`HTTP1`] if something else has.
     preface: AtomicUsize,
-    has_had_request: AtomicBool,
-    /// A request has no response yet. Meaningless with HTTP/2, which has several at once.
-    is_in_flight: AtomicBool,
+    /// How many requests have begun.
+    requests: AtomicUsize,
+    /// How many requests have got their responses, or none at all.
+    ended: AtomicUsize,
     /// Each HTTP/1 response from now on gets `Connection: close`, except 101 (Switching Protocols).
     closes: AtomicBool,
     /// The length of the body that hyper is about to write, if it closes the connection right afterwards; otherwise
@@ -62,8 +63,8 @@ impl Activity {
             serving,
             has_unparsed: AtomicBool::new(false),
             preface: AtomicUsize::new(0),
-            has_had_request: AtomicBool::new(false),
-            is_in_flight: AtomicBool::new(false),
+            requests: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
             closes: AtomicBool::new(false),
             last_body: AtomicUsize::new(NOT_LAST),
         }
@@ -84,12 +85,20 @@ impl Activity {
 
     /// Whether a request has begun on this connection.
     pub(super) fn has_had_request(&self) -> bool {
-        self.has_had_request.load(Ordering::Relaxed)
+        self.requests() != 0
+    }
+
+    pub(super) fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.requests() != self.ended.load(Ordering::Relaxed)
     }
 
     /// Whether the head of a request has arrived in part.
     pub(super) fn has_partial_head(&self) -> bool {
-        !self.is_in_flight.load(Ordering::Relaxed) && self.has_unparsed.load(Ordering::Relaxed)
+        !self.is_in_flight() && self.has_unparsed.load(Ordering::Relaxed)
     }
 
     pub(super) fn close_with_next_response(&self) {
@@ -108,8 +117,8 @@ impl Activity {
     }
 
     fn begin(&self) -> Option<Started> {
-        self.has_had_request.store(true, Ordering::Relaxed);
-        self.is_in_flight.store(true, Ordering::Relaxed);
+        // Only the task of the connection begins requests.
+        self.requests.store(self.requests() + 1, Ordering::Relaxed);
         self.has_unparsed.store(false, Ordering::Relaxed);
         self.serving.worker.begin_request()
     }
@@ -133,7 +142,7 @@ impl Activity {
     }
 
     fn end(&self, started: Option<Started>) {
-        self.is_in_flight.store(false, Ordering::Relaxed);
+        self.ended.fetch_add(1, Ordering::Relaxed);
         self.has_unparsed.store(false, Ordering::Relaxed);
         self.serving.worker.end_request(started);
     }
