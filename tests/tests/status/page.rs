@@ -2,7 +2,7 @@
 
 use forkio_tests::{kill, scenarios, wait_until};
 
-use crate::server::{Server, is_serving, pids, request, send, workers};
+use crate::server::{Server, is_serving, pids, request, send, try_request, workers};
 
 scenarios!(
     /// The JSON shows the workers, and counts their requests.
@@ -110,6 +110,12 @@ scenarios!(
         assert_eq!(request(&server.page, "GET", "/healthz").status, 200);
         assert_eq!(server.state()["server"]["state"], "lame-duck");
         assert!(server.pid() > 0, "the server still serves");
+        // The signal is repeated, because one that comes shortly after the first one does not count as a second one.
+        wait_until("the server stops", || {
+            kill(server.supervisor(), libc::SIGTERM);
+            let state = try_request(&server.page, "GET", "/status.json");
+            !state.is_ok_and(|state| state.body.contains("\"lame-duck\""))
+        });
         server.stop();
     }
 
