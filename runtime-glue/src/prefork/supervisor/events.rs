@@ -145,14 +145,25 @@ impl Supervisor {
             return Err("an upgrade is in progress already".to_owned());
         }
         let deadline = Instant::now().checked_add(self.settings.upgrade_timeout);
+        // If this process ends before the new program is ready, its workers must leave the shared listeners as they are.
+        self.common.slots.set_owns_listeners(false);
         match self.program.start(&self.queues.for_upgrade(), self.listeners_are_kept, deadline) {
             Ok(upgrade) => {
                 tracing::info!(pid = upgrade.child.id(), "started the program again: waiting until it is ready");
                 self.upgrade = Some(upgrade);
                 Ok(())
             }
-            Err(error) => Err(format!("cannot start the program again: this one continues ({error})")),
+            Err(error) => {
+                self.show_ownership();
+                Err(format!("cannot start the program again: this one continues ({error})"))
+            }
         }
+    }
+
+    /// Tells the workers whether no process outside this server has the listeners open.
+    pub(super) fn show_ownership(&self) {
+        let is_alone = self.predecessor.is_none() && self.upgrade.is_none();
+        self.common.slots.set_owns_listeners(is_alone && !self.listeners_are_kept);
     }
 
     fn upgrade_progressed(&mut self, progress: Progress) -> Option<End> {
@@ -164,6 +175,7 @@ impl Supervisor {
                 return Some(End::HandedOver { to: upgrade.child });
             }
             Progress::Ended(status) => {
+                self.show_ownership();
                 self.service.upgrade_ends(Err(&format!("the new program ended with {status} before it was ready")));
                 tracing::error!(%status, "the new program ended before it was ready: this one continues");
             }

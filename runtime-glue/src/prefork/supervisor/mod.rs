@@ -149,9 +149,7 @@ impl Supervisor {
         let listeners_are_kept = predecessor
             .as_ref()
             .map_or_else(upgrade::is_socket_activated, |predecessor| predecessor.listeners_are_kept);
-        if !listeners_are_kept && predecessor.is_none() {
-            common.slots.set_owns_listeners();
-        }
+        common.slots.set_owns_listeners(!listeners_are_kept && predecessor.is_none());
         let service = Service::new(settings.status.clone(), predecessor.is_some())?;
         let is_first_process = std::process::id() == 1;
         if settings.loads {

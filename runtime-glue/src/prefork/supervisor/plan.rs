@@ -191,9 +191,7 @@ impl Supervisor {
         if let Some(predecessor) = self.predecessor.take() {
             self.service.begin();
             predecessor.ready();
-            if !self.listeners_are_kept {
-                self.common.slots.set_owns_listeners();
-            }
+            self.show_ownership();
         }
         self.service_manager.ready(self.wanted);
         Ok(())

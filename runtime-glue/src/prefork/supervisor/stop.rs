@@ -87,6 +87,7 @@ impl Supervisor {
         }
         if let Some(upgrade) = self.upgrade.take() {
             self.dismiss(upgrade.child, None);
+            self.show_ownership();
         }
     }
 
