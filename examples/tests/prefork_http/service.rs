@@ -65,6 +65,30 @@ fn service_manager_is_notified() {
     server.ends_with(0);
 }
 
+/// A stop that arrives together with the message of the new program that it is ready stops the new program, too.
+#[test]
+fn stop_is_passed_on_to_a_program_that_is_ready() {
+    let manager = ServiceManager::new("stop-after-upgrade");
+    let server = manager.start(&["--workers", "1", "--lame-duck", "1", "--upgrade-timeout", "60"]);
+    manager.message("READY=1");
+    server.signal(Signal::USR2);
+    server.until_logged("started the program again");
+    server.signal(Signal::STOP);
+    server.until_stopped(server.pid());
+    // The new program notifies after it has told the old program.
+    manager.message("READY=1");
+    let mut in_flight = until("the new program has accepted a connection", || {
+        let mut client = server.connect();
+        (client.status().ppid != server.pid()).then_some(client)
+    });
+    in_flight.request("/sleep/1500").expect("sending");
+    server.signal(Signal::TERM);
+    server.signal(Signal::CONT);
+    server.until_logged("passing the signal to stop on");
+    assert_eq!(in_flight.response().expect("the answer to the request in flight").status, 200);
+    until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
+}
+
 #[test]
 fn watchdog() {
     let manager = ServiceManager::new("watchdog");

@@ -175,6 +175,32 @@ fn old_program_is_killed_during_the_upgrade() {
     until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
 }
 
+/// The stop takes precedence over an upgrade: the lame duck kills a new program that is not ready.
+#[test]
+fn lame_duck_ends_the_upgrade() {
+    let copy = Copy::new("lame-duck");
+    let server = copy.start(&["--workers", "1", "--lame-duck", "3600"]);
+    let gate = copy.replace_with_gate();
+    server.signal(Signal::USR2);
+    let new = gate.until_started();
+    server.signal(Signal::TERM);
+    server.until_logged("still accepting");
+    until("the new program has ended", || {
+        server.processes().iter().all(|process| process.zombie || process.pid != new).then_some(())
+    });
+    assert_eq!(server.connect().status().ppid, server.pid());
+    let refusals = || server.stderr().matches("the server has been told to stop, and only accepts").count();
+    for (number, kind) in [(1, Signal::USR2), (2, Signal::HUP)] {
+        server.signal(kind);
+        until("the server refuses", || (refusals() == number).then_some(()));
+    }
+    until("the server has noticed the second signal to stop", || {
+        server.signal(Signal::TERM);
+        server.stderr().contains("stopping: draining").then_some(())
+    });
+    server.ends_with(0);
+}
+
 /// After an upgrade that has failed, the kernel again drops new connections once the server stops.
 #[test]
 fn refuses_connections_at_the_stop_after_a_failed_upgrade() {

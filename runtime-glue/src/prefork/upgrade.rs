@@ -19,6 +19,9 @@ const UPGRADE: &str = "FORKIO_UPGRADE";
 /// The second word of the variable, if a service manager has given the listeners to the first program, and keeps them.
 const KEPT: &str = "kept";
 
+/// The message of a new program that is ready.
+const READY: &[u8] = b"ready\n";
+
 /// The program and arguments of this process, read at its start: the system may not know the path once the file is replaced.
 #[derive(Debug)]
 pub(super) struct Program {
@@ -69,9 +72,14 @@ pub(super) enum Progress {
 }
 
 impl Upgrade {
+    /// Whether the new program has said that it is ready, even if the runtime does not know it yet.
+    pub(super) fn is_ready(&self) -> bool {
+        rustix::io::read(&self.channel, &mut [0; READY.len()]).is_ok_and(|length| length > 0)
+    }
+
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Progress> {
         loop {
-            match self.channel.try_read(&mut [0; 16]) {
+            match self.channel.try_read(&mut [0; READY.len()]) {
                 // The program has closed the channel and may still run: wait for its end or the deadline.
                 Ok(0) => break,
                 Ok(_) => return Poll::Ready(Progress::Ready),
@@ -116,7 +124,7 @@ impl Predecessor {
 
     /// Tells the other program that this one is ready, so that it retires.
     pub(super) fn ready(self) {
-        if let Err(error) = (&self.channel).write_all(b"ready\n") {
+        if let Err(error) = (&self.channel).write_all(READY) {
             tracing::warn!(%error, "cannot tell the old program that this one is ready");
         }
     }

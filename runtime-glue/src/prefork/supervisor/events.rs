@@ -107,6 +107,9 @@ impl Supervisor {
         match command {
             Command::Stop => {
                 let period = self.settings.lame_duck;
+                if let Some(end) = self.pass_stop_on() {
+                    return Some(end);
+                }
                 if let Some(stops_at) = self.stops_at {
                     let elapsed = period.saturating_sub(stops_at.saturating_duration_since(Instant::now()));
                     return (elapsed > SAME_REQUEST).then_some(End::Stop { signal: name });
@@ -115,17 +118,20 @@ impl Supervisor {
                     return Some(End::Stop { signal: name });
                 }
                 tracing::info!(?period, "still accepting connections before the stop");
+                // The stop takes precedence: the new program would serve on.
+                self.dismiss_upgrade();
+                self.service.upgrade_ends(Err("it has been told to stop, and has killed the new program"));
                 self.service_manager.stopping();
                 self.common.slots.set_phase(ServerPhase::LameDuck);
                 self.stops_at = Instant::now().checked_add(period);
             }
             Command::StopNow => return Some(End::StopNow { signal: name }),
-            Command::Reload => self.queue_reload(),
+            Command::Reload => self.log_refusal(Supervisor::request_reload),
             Command::ReopenLogs => {
                 self.settings.worker.reopen_logs();
                 self.signal_workers(libc::SIGUSR1);
             }
-            Command::Upgrade => self.log_refusal(|supervisor| supervisor.start_upgrade()),
+            Command::Upgrade => self.log_refusal(Supervisor::start_upgrade),
             Command::Grow => self.log_refusal(|supervisor| supervisor.scale(supervisor.wanted + 1)),
             Command::Shrink => self.log_refusal(|supervisor| supervisor.scale(supervisor.wanted.saturating_sub(1))),
             Command::RetireAll => self.is_dormant = true,
@@ -140,7 +146,22 @@ impl Supervisor {
         }
     }
 
+    pub(in crate::prefork) fn request_reload(&mut self) -> Result<(), String> {
+        self.refuse_before_stop()?;
+        self.queue_reload();
+        Ok(())
+    }
+
+    /// Returns an error if the server is a lame duck.
+    fn refuse_before_stop(&self) -> Result<(), String> {
+        match self.stops_at {
+            Some(_) => Err("the server has been told to stop, and only accepts connections until it does".to_owned()),
+            None => Ok(()),
+        }
+    }
+
     pub(in crate::prefork) fn start_upgrade(&mut self) -> Result<(), String> {
+        self.refuse_before_stop()?;
         if self.upgrade.is_some() {
             return Err("an upgrade is in progress already".to_owned());
         }
@@ -181,6 +202,17 @@ impl Supervisor {
             }
         }
         None
+    }
+
+    /// Passes the signal to stop on to a new program that has just become ready: it has the connections already.
+    fn pass_stop_on(&mut self) -> Option<End> {
+        let upgrade = self.upgrade.as_mut().filter(|upgrade| upgrade.is_ready())?;
+        let pid = upgrade.child.id();
+        tracing::info!(pid, "the new program is ready: passing the signal to stop on to it");
+        if let Err(error) = upgrade.child.signal(libc::SIGTERM) {
+            tracing::warn!(%error, pid, "cannot pass the signal to stop on to the new program");
+        }
+        self.upgrade_progressed(Progress::Ready)
     }
 
     pub(super) fn signal_workers(&self, signal: i32) {

@@ -85,10 +85,15 @@ impl Supervisor {
         if let Some(mut reload) = self.reload.take() {
             self.dismiss_template(reload.generation.take_template());
         }
-        if let Some(upgrade) = self.upgrade.take() {
-            self.dismiss(upgrade.child, None);
-            self.show_ownership();
-        }
+        self.dismiss_upgrade();
+    }
+
+    /// Kills a new program that is not ready.
+    pub(super) fn dismiss_upgrade(&mut self) {
+        let Some(upgrade) = self.upgrade.take() else { return };
+        tracing::warn!(pid = upgrade.child.id(), "stopping: killing the new program, which is not ready");
+        self.dismiss(upgrade.child, None);
+        self.show_ownership();
     }
 
     /// Stops new connections, if no process outside the server has the listeners, and lets the workers empty the queues. If the
