@@ -118,7 +118,7 @@ impl Supervisor {
                     return Some(End::Stop { signal: name });
                 }
                 tracing::info!(?period, "still accepting connections before the stop");
-                // The stop takes precedence: the new program would serve on.
+                // The stop takes precedence: the new program would continue to serve.
                 self.dismiss_upgrade();
                 self.service.upgrade_ends(Err("it has been told to stop, and has killed the new program"));
                 self.service_manager.stopping();
@@ -168,7 +168,8 @@ impl Supervisor {
         let deadline = Instant::now().checked_add(self.settings.upgrade_timeout);
         // If this process ends before the new program is ready, its workers must leave the shared listeners as they are.
         self.common.slots.set_owns_listeners(false);
-        match self.program.start(&self.queues.for_upgrade(), self.listeners_are_kept, deadline) {
+        match self.program.start(&self.queues.for_upgrade(), self.listeners_are_kept, self.process_1.as_ref(), deadline)
+        {
             Ok(upgrade) => {
                 tracing::info!(pid = upgrade.child.id(), "started the program again: waiting until it is ready");
                 self.upgrade = Some(upgrade);
@@ -193,7 +194,7 @@ impl Supervisor {
             Progress::Ready => {
                 self.service.upgrade_ends(Ok(upgrade.child.id()));
                 self.service_manager.replaced_by(upgrade.child.id());
-                return Some(End::HandedOver { to: upgrade.child });
+                return Some(End::HandedOver { to: upgrade });
             }
             Progress::Ended(status) => {
                 self.show_ownership();

@@ -190,7 +190,7 @@ impl Supervisor {
         }
         if let Some(predecessor) = self.predecessor.take() {
             self.service.begin();
-            predecessor.ready();
+            self.process_1 = predecessor.ready();
             self.show_ownership();
         }
         self.service_manager.ready(self.wanted);
