@@ -69,15 +69,16 @@ enum State {
 impl Child {
     /// Makes the handle of a process that was just forked.
     pub(crate) fn adopt(pid: u32) -> Result<Child, ForkError> {
-        match Process::open(pid) {
-            Ok(process) => {
-                Ok(Child { pid, generation: generation(), state: State::Idle(process), status: None, detached: false })
-            }
-            Err(error) => {
-                sys::destroy_process(pid);
-                Err(ForkError::Watch(error))
-            }
-        }
+        Child::open(pid).map_err(|error| {
+            sys::destroy_process(pid);
+            ForkError::Watch(error)
+        })
+    }
+
+    /// Makes the handle of a process that may become a child of this process later. [`wait`](Child::wait) fails before that.
+    pub(crate) fn open(pid: u32) -> io::Result<Child> {
+        let process = Process::open(pid)?;
+        Ok(Child { pid, generation: generation(), state: State::Idle(process), status: None, detached: false })
     }
 
     /// Returns the process id. Once the child has been waited for, the system may give it to another process.

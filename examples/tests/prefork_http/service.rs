@@ -65,6 +65,30 @@ fn service_manager_is_notified() {
     server.ends_with(0);
 }
 
+/// A stop that arrives together with the message of the new program that it is ready stops the new program, too.
+#[test]
+fn stop_is_passed_on_to_a_program_that_is_ready() {
+    let manager = ServiceManager::new("stop-after-upgrade");
+    let server = manager.start(&["--workers", "1", "--lame-duck", "1", "--upgrade-timeout", "60"]);
+    manager.message("READY=1");
+    server.signal(Signal::USR2);
+    server.until_logged("started the program again");
+    server.signal(Signal::STOP);
+    server.until_stopped(server.pid());
+    // The new program notifies after it has told the old program.
+    manager.message("READY=1");
+    let mut in_flight = until("the new program has accepted a connection", || {
+        let mut client = server.connect();
+        (client.status().ppid != server.pid()).then_some(client)
+    });
+    in_flight.request("/sleep/1500").expect("sending");
+    server.signal(Signal::TERM);
+    server.signal(Signal::CONT);
+    server.until_logged("passing the signal to stop on");
+    assert_eq!(in_flight.response().expect("the answer to the request in flight").status, 200);
+    until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
+}
+
 #[test]
 fn watchdog() {
     let manager = ServiceManager::new("watchdog");
@@ -190,21 +214,71 @@ fn threads_of_workers_are_restricted() {
     server.stop();
 }
 
-/// As process 1 of a PID namespace, the supervisor reaps orphans that it inherits.
-#[test]
-fn process_1_reaps_orphans() {
+/// Starts a server as process 1 of a PID namespace. Returns it with the process id of its supervisor, or `None` if the tests may
+/// not make namespaces.
+#[track_caller]
+fn start_as_process_1(arguments: &[&str]) -> Option<(Server, u32)> {
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(program());
-    command.args(["--listen", "127.0.0.1:0", "--workers", "1"]);
+    command.args(["--listen", "127.0.0.1:0"]).args(arguments);
     let is_possible = Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).status();
     if !is_possible.is_ok_and(|status| status.success()) {
-        return;
+        return None;
     }
-    let mut server = Server::start_as(&mut command, 1);
+    let server = Server::start_as(&mut command, 1);
     let supervisor = until("the supervisor runs", || {
         let processes = server.processes();
         processes.iter().find(|process| process.parent == server.pid()).map(|process| process.pid)
     });
+    Some((server, supervisor))
+}
+
+/// Process 1 stays through several upgrades, passes signals on to the program that serves, and ends with it.
+#[test]
+fn process_1_follows_each_upgrade() {
+    follows_each_upgrade(&["--workers", "1", "--idle-grace", "0.2"]);
+    // With templates, each program adopts orphans.
+    follows_each_upgrade(&["--workers", "1", "--idle-grace", "0.2", "--load-in-template"]);
+}
+
+fn follows_each_upgrade(arguments: &[&str]) {
+    let Some((mut server, supervisor)) = start_as_process_1(arguments) else { return };
+    let mut serving = 1;
+    for _ in 0..3 {
+        signal(supervisor, Signal::USR2);
+        let new = until("the new program serves alone", || {
+            let ids: Vec<u32> = (0..20).map(|_| server.connect().status().ppid).collect();
+            ids.iter().all(|id| *id == ids[0] && *id != serving).then_some(ids[0])
+        });
+        // The other programs have ended: process 1 is left, and has one program.
+        until("the programs that were replaced have ended", || {
+            (server.processes_of(supervisor).len() == 1).then_some(())
+        });
+        serving = new;
+    }
+    assert!(server.is_running());
+    signal(supervisor, Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(server.stderr().matches("stopping: draining the workers").count(), 1);
+}
+
+/// A signal to stop reaches the new program while process 1 still drains its own workers.
+#[test]
+fn process_1_passes_signals_on_while_it_drains() {
+    let Some((mut server, supervisor)) = start_as_process_1(&["--workers", "1"]) else { return };
+    let (mut in_flight, _) = crate::stop::busy(&server, 3000);
+    signal(supervisor, Signal::USR2);
+    server.until_logged("the new program is ready: this one retires");
+    signal(supervisor, Signal::TERM);
+    server.until_logged("stopping: draining the workers");
+    assert_eq!(in_flight.response().expect("the answer to the request in flight").status, 200);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+/// As process 1 of a PID namespace, the supervisor reaps orphans that it inherits.
+#[test]
+fn process_1_reaps_orphans() {
+    let Some((mut server, supervisor)) = start_as_process_1(&["--workers", "1"]) else { return };
     // Starts a process whose parent ends immediately.
     let enter = format!("nsenter --target {supervisor} --pid sh -c '(exec sleep 3600 &)'");
     assert!(Command::new("sh").args(["-c", &enter]).status().expect("entering the namespace").success());

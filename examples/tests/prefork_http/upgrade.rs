@@ -1,14 +1,17 @@
 //! The program is replaced by a new one, with its listeners.
 
 use std::fs;
+use std::io::{self, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::client::Client;
-use crate::server::{Server, program, signal, until};
+use crate::server::{LIMIT, Server, program, signal, until};
 
 /// A copy of the program that can be replaced.
 struct Copy {
@@ -44,6 +47,21 @@ impl Copy {
         self.run(write, &[&new, Path::new(script), &self.program()]);
     }
 
+    /// Replaces the program by one that does not start until [`Gate::open`].
+    fn replace_with_gate(&self) -> Gate {
+        let (path, started) = (self.file("gate"), self.file("started"));
+        self.run("mkfifo \"$1\"", &[&path]);
+        // Opening a FIFO for reading and writing does not block, and the line that `open` writes waits for its reader.
+        let fifo = fs::File::options().read(true).write(true).open(&path).expect("a FIFO");
+        let (path, started_path, program) = (path.display(), started.display(), program());
+        let script = format!(
+            "#!/bin/sh\necho $$ > '{started_path}.new'; mv '{started_path}.new' '{started_path}'\nread _ < '{path}'\nexec '{}' \"$@\"\n",
+            program.display()
+        );
+        self.replace(&script);
+        Gate { fifo, started }
+    }
+
     /// Runs a shell script that writes a program. If this process wrote it, a process that another test starts could inherit
     /// the descriptor, and the kernel does not execute a file that is open for writing.
     fn run(&self, script: &str, arguments: &[&Path]) {
@@ -55,6 +73,24 @@ impl Copy {
 impl Drop for Copy {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A new program that waits before it starts.
+struct Gate {
+    fifo: fs::File,
+    started: PathBuf,
+}
+
+impl Gate {
+    /// Waits until the new program has been started. Returns its process id.
+    #[track_caller]
+    fn until_started(&self) -> u32 {
+        until("the new program has been started", || pid_in(&self.started))
+    }
+
+    fn open(&mut self) {
+        self.fifo.write_all(b"open\n").expect("writing to a FIFO");
     }
 }
 
@@ -114,6 +150,80 @@ fn new_program_fails() {
     server.signal(Signal::USR2);
     serves("cannot start the program again: this one continues");
     server.stop();
+}
+
+/// If the old program is killed before the new one is ready, its workers end and the new program serves.
+#[test]
+fn old_program_is_killed_during_the_upgrade() {
+    let copy = Copy::new("killed");
+    let pid_file = copy.file("pid");
+    let mut server = copy.start(&["--workers", "2", "--pid-file", pid_file.to_str().expect("UTF-8")]);
+    let (address, workers) = (server.address(), server.workers());
+    let mut gate = copy.replace_with_gate();
+    server.signal(Signal::USR2);
+    let new = gate.until_started();
+    server.signal(Signal::KILL);
+    server.wait();
+    until("the old workers have ended", || {
+        let processes = server.processes();
+        processes.iter().all(|process| process.zombie || !workers.contains(&process.pid)).then_some(())
+    });
+    gate.open();
+    until("the new program has written its id", || (pid_in(&pid_file)? == new).then_some(()));
+    TcpStream::connect_timeout(&address, LIMIT / 4).expect("connecting to the new program");
+    assert_eq!(Client::connect(address).expect("connecting").status().ppid, new);
+    signal(new, Signal::TERM);
+    until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
+}
+
+/// The stop takes precedence over an upgrade: the lame duck kills a new program that is not ready.
+#[test]
+fn lame_duck_ends_the_upgrade() {
+    let copy = Copy::new("lame-duck");
+    let server = copy.start(&["--workers", "1", "--lame-duck", "3600"]);
+    let gate = copy.replace_with_gate();
+    server.signal(Signal::USR2);
+    let new = gate.until_started();
+    server.signal(Signal::TERM);
+    server.until_logged("still accepting");
+    until("the new program has ended", || {
+        server.processes().iter().all(|process| process.zombie || process.pid != new).then_some(())
+    });
+    assert_eq!(server.connect().status().ppid, server.pid());
+    let refusals = || server.stderr().matches("the server has been told to stop, and only accepts").count();
+    for (number, kind) in [(1, Signal::USR2), (2, Signal::HUP)] {
+        server.signal(kind);
+        until("the server refuses", || (refusals() == number).then_some(()));
+    }
+    until("the server has noticed the second signal to stop", || {
+        server.signal(Signal::TERM);
+        server.stderr().contains("stopping: draining").then_some(())
+    });
+    server.ends_with(0);
+}
+
+/// After an upgrade that has failed, the kernel again drops new connections once the server stops.
+#[test]
+fn refuses_connections_at_the_stop_after_a_failed_upgrade() {
+    let copy = Copy::new("stops");
+    let server = copy.start(&["--workers", "1"]);
+    let worker = server.workers()[0];
+    copy.replace("#!/bin/sh\nexit 3\n");
+    server.signal(Signal::USR2);
+    server.until_logged("the new program ended before it was ready: this one continues");
+    // The worker is stopped, so it keeps the listener open.
+    signal(worker, Signal::STOP);
+    server.until_stopped(worker);
+    server.signal(Signal::TERM);
+    let mut attempts = 0;
+    until("the kernel drops new connections", || {
+        attempts += 1;
+        assert!(attempts < 500, "the kernel makes connections until the queue is full");
+        let connected = TcpStream::connect_timeout(&server.address(), Duration::from_millis(200));
+        connected.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut).then_some(())
+    });
+    signal(worker, Signal::CONT);
+    server.ends_with(0);
 }
 
 /// If the new program cannot write its pid file, it ends, and the old one continues with its own pid file.

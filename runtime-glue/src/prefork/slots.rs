@@ -86,8 +86,8 @@ impl Slots {
         self.words[OWNS_LISTENERS].load(Ordering::Acquire) != 0
     }
 
-    pub(super) fn set_owns_listeners(&self) {
-        self.words[OWNS_LISTENERS].store(1, Ordering::Release);
+    pub(super) fn set_owns_listeners(&self, owns: bool) {
+        self.words[OWNS_LISTENERS].store(owns.into(), Ordering::Release);
     }
 
     /// Gives the lowest free slot to a process that will be worker `index`. Returns `None` if all are taken.

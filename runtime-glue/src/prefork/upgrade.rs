@@ -1,5 +1,6 @@
 //! The upgrade: another program takes over the listeners.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -11,13 +12,20 @@ use std::task::{Context, Poll, ready};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
+use super::signals::Command;
 use crate::{Child, ForkPolicy, sys};
 
 /// The environment variable that names the descriptor on which the new program says that it is ready.
 const UPGRADE: &str = "FORKIO_UPGRADE";
 
-/// The second word of the variable, if a service manager has given the listeners to the first program, and keeps them.
+/// The environment variable that names the descriptor on which a new program tells process 1 that it has taken over.
+const PROCESS_1: &str = "FORKIO_PROCESS_1";
+
+/// The second word of [`UPGRADE`], if a service manager has given the listeners to the first program, and keeps them.
 const KEPT: &str = "kept";
+
+/// The message of a new program that is ready.
+const READY: &[u8] = b"ready\n";
 
 /// The program and arguments of this process, read at its start: the system may not know the path once the file is replaced.
 #[derive(Debug)]
@@ -32,17 +40,19 @@ impl Program {
     }
 
     /// Starts the program again, with listeners from descriptor 3 on. It then has until `deadline` to say that it is ready.
-    pub(super) fn start(&self, listeners: &[RawFd], are_kept: bool, deadline: Option<Instant>) -> io::Result<Upgrade> {
+    pub(super) fn start(
+        &self,
+        listeners: &[RawFd],
+        are_kept: bool,
+        process_1: Option<&Process1>,
+        deadline: Option<Instant>,
+    ) -> io::Result<Upgrade> {
         let path = self.path.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
         let (own_end, program_end) = StdUnixStream::pair()?;
-        let pid = sys::spawn_with_descriptors(
-            path,
-            &self.arguments,
-            listeners,
-            program_end.as_raw_fd(),
-            (UPGRADE, if are_kept { KEPT } else { "" }),
-        )
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+        let mut sockets = vec![(program_end.as_raw_fd(), UPGRADE, if are_kept { KEPT } else { "" })];
+        sockets.extend(process_1.map(|process_1| (process_1.channel.as_raw_fd(), PROCESS_1, "")));
+        let pid = sys::spawn_with_descriptors(path, &self.arguments, listeners, &sockets)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
         drop(program_end);
         let mut child = Child::adopt(pid).map_err(io::Error::other)?;
         own_end.set_nonblocking(true)?;
@@ -82,9 +92,14 @@ pub(super) enum Progress {
 }
 
 impl Upgrade {
+    /// Whether the new program has said that it is ready, even if the runtime does not know it yet.
+    pub(super) fn is_ready(&self) -> bool {
+        rustix::io::read(&self.channel, &mut [0; READY.len()]).is_ok_and(|length| length > 0)
+    }
+
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Progress> {
         loop {
-            match self.channel.try_read(&mut [0; 16]) {
+            match self.channel.try_read(&mut [0; READY.len()]) {
                 // The program has closed the channel and may still run: wait for its end or the deadline.
                 Ok(0) => break,
                 Ok(_) => return Poll::Ready(Progress::Ready),
@@ -102,6 +117,74 @@ impl Upgrade {
     }
 }
 
+/// The programs that have taken over, one after the other, from process 1.
+#[derive(Debug)]
+pub(super) struct Successors {
+    /// The first program is a child of this process. Each of the others becomes one when the program before it ends.
+    programs: VecDeque<Child>,
+    /// Where each program says that it has taken over.
+    channel: UnixStream,
+}
+
+impl Successors {
+    pub(super) fn new(upgrade: Upgrade) -> Successors {
+        Successors { programs: VecDeque::from([upgrade.child]), channel: upgrade.channel }
+    }
+
+    /// Waits until no program is left. Returns how the last one ended.
+    ///
+    /// Cancel safe.
+    pub(super) async fn end(&mut self) -> ExitStatus {
+        let mut last = super::supervisor::unknown_status();
+        while let Some(program) = self.programs.front_mut() {
+            last = program.wait().await.unwrap_or_else(|_| super::supervisor::unknown_status());
+            // The successor has announced itself before this program ended.
+            self.update();
+            self.programs.pop_front();
+        }
+        last
+    }
+
+    /// Reads which programs have taken over.
+    pub(super) fn update(&mut self) {
+        let mut bytes = Process1::announcement(0);
+        // The channel does not block.
+        while rustix::io::read(&self.channel, &mut bytes).is_ok_and(|length| length == bytes.len()) {
+            let pid = u32::from_ne_bytes(bytes);
+            match Child::open(pid) {
+                Ok(program) => {
+                    tracing::info!(pid, "another program has taken over: process 1 follows it");
+                    self.programs.push_back(program);
+                }
+                Err(error) => tracing::error!(%error, pid, "process 1 cannot follow the program that has taken over"),
+            }
+        }
+    }
+
+    pub(super) fn contain(&self, pid: u32) -> bool {
+        self.programs.iter().any(|program| program.id() == pid)
+    }
+
+    /// Passes the command of a signal on to the program that serves.
+    pub(super) fn pass_on(&mut self, command: Command) {
+        let signal = match command {
+            Command::Stop => libc::SIGTERM,
+            Command::StopNow => libc::SIGQUIT,
+            Command::Reload => libc::SIGHUP,
+            Command::ReopenLogs => libc::SIGUSR1,
+            Command::Upgrade => libc::SIGUSR2,
+            Command::Grow => libc::SIGTTIN,
+            Command::Shrink => libc::SIGTTOU,
+            Command::RetireAll => libc::SIGWINCH,
+            Command::ChildEnded => return,
+        };
+        self.update();
+        if let Some(Err(error)) = self.programs.back().map(|program| program.signal(signal)) {
+            tracing::debug!(%error, "cannot pass a signal on to the new program");
+        }
+    }
+}
+
 /// Whether a service manager has given this program its listeners, and keeps them open itself.
 pub(super) fn is_socket_activated() -> bool {
     let is_own = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
@@ -116,6 +199,7 @@ pub(super) struct Predecessor {
     channel: StdUnixStream,
     /// Whether a service manager keeps the listeners open.
     pub(super) listeners_are_kept: bool,
+    process_1: Option<Process1>,
 }
 
 impl Predecessor {
@@ -124,13 +208,43 @@ impl Predecessor {
         let value = std::env::var(UPGRADE).ok()?;
         let (number, rest) = value.split_once(' ').unwrap_or((&value, ""));
         let channel = sys::take_socket(number.parse().ok()?, UPGRADE)?;
-        Some(Predecessor { channel, listeners_are_kept: rest == KEPT })
+        Some(Predecessor { channel, listeners_are_kept: rest == KEPT, process_1: Process1::from_env() })
     }
 
-    /// Tells the other program that this one is ready, so that it retires.
-    pub(super) fn ready(self) {
-        if let Err(error) = (&self.channel).write_all(b"ready\n") {
+    /// Tells the other program that this one is ready, so that it retires. Returns process 1 if it waits for this program.
+    pub(super) fn ready(self) -> Option<Process1> {
+        // Process 1 is told first: the other program ends after the second message.
+        if let Some(process_1) = &self.process_1 {
+            process_1.announce();
+        }
+        if let Err(error) = (&self.channel).write_all(READY) {
             tracing::warn!(%error, "cannot tell the old program that this one is ready");
         }
+        let is_process_1 = rustix::process::getppid().is_some_and(rustix::process::Pid::is_init);
+        self.process_1.or_else(|| is_process_1.then_some(Process1 { channel: self.channel }))
+    }
+}
+
+/// Process 1, which stays when another program takes over, because a container ends with it.
+#[derive(Debug)]
+pub(super) struct Process1 {
+    channel: StdUnixStream,
+}
+
+impl Process1 {
+    fn from_env() -> Option<Process1> {
+        let value = std::env::var(PROCESS_1).ok()?;
+        Some(Process1 { channel: sys::take_socket(value.trim_end().parse().ok()?, PROCESS_1)? })
+    }
+
+    /// Tells process 1 that this program has taken over.
+    fn announce(&self) {
+        if let Err(error) = (&self.channel).write_all(&Process1::announcement(std::process::id())) {
+            tracing::warn!(%error, "cannot tell process 1 that this program has taken over");
+        }
+    }
+
+    fn announcement(pid: u32) -> [u8; 4] {
+        pid.to_ne_bytes()
     }
 }

@@ -196,7 +196,7 @@ impl Supervisor {
         }
         match Request::parse(text).ok_or_else(|| format!("there is no command {text:?}"))? {
             Request::Reload => {
-                self.queue_reload();
+                self.request_reload()?;
                 Ok(What::Reload { generation: None })
             }
             Request::Scale(workers) => {

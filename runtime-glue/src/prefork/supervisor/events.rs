@@ -107,6 +107,9 @@ impl Supervisor {
         match command {
             Command::Stop => {
                 let period = self.settings.lame_duck;
+                if let Some(end) = self.pass_stop_on() {
+                    return Some(end);
+                }
                 if let Some(stops_at) = self.stops_at {
                     let elapsed = period.saturating_sub(stops_at.saturating_duration_since(Instant::now()));
                     return (elapsed > SAME_REQUEST).then_some(End::Stop { signal: name });
@@ -115,17 +118,20 @@ impl Supervisor {
                     return Some(End::Stop { signal: name });
                 }
                 tracing::info!(?period, "still accepting connections before the stop");
+                // The stop takes precedence: the new program would continue to serve.
+                self.dismiss_upgrade();
+                self.service.upgrade_ends(Err("it has been told to stop, and has killed the new program"));
                 self.service_manager.stopping();
                 self.common.slots.set_phase(ServerPhase::LameDuck);
                 self.stops_at = Instant::now().checked_add(period);
             }
             Command::StopNow => return Some(End::StopNow { signal: name }),
-            Command::Reload => self.queue_reload(),
+            Command::Reload => self.log_refusal(Supervisor::request_reload),
             Command::ReopenLogs => {
                 self.settings.worker.reopen_logs();
                 self.signal_workers(libc::SIGUSR1);
             }
-            Command::Upgrade => self.log_refusal(|supervisor| supervisor.start_upgrade()),
+            Command::Upgrade => self.log_refusal(Supervisor::start_upgrade),
             Command::Grow => self.log_refusal(|supervisor| supervisor.scale(supervisor.wanted + 1)),
             Command::Shrink => self.log_refusal(|supervisor| supervisor.scale(supervisor.wanted.saturating_sub(1))),
             Command::RetireAll => self.is_dormant = true,
@@ -140,19 +146,46 @@ impl Supervisor {
         }
     }
 
+    pub(in crate::prefork) fn request_reload(&mut self) -> Result<(), String> {
+        self.refuse_before_stop()?;
+        self.queue_reload();
+        Ok(())
+    }
+
+    /// Returns an error if the server is a lame duck.
+    fn refuse_before_stop(&self) -> Result<(), String> {
+        match self.stops_at {
+            Some(_) => Err("the server has been told to stop, and only accepts connections until it does".to_owned()),
+            None => Ok(()),
+        }
+    }
+
     pub(in crate::prefork) fn start_upgrade(&mut self) -> Result<(), String> {
+        self.refuse_before_stop()?;
         if self.upgrade.is_some() {
             return Err("an upgrade is in progress already".to_owned());
         }
         let deadline = Instant::now().checked_add(self.settings.upgrade_timeout);
-        match self.program.start(&self.queues.for_upgrade(), self.listeners_are_kept, deadline) {
+        // If this process ends before the new program is ready, its workers must leave the shared listeners as they are.
+        self.common.slots.set_owns_listeners(false);
+        match self.program.start(&self.queues.for_upgrade(), self.listeners_are_kept, self.process_1.as_ref(), deadline)
+        {
             Ok(upgrade) => {
                 tracing::info!(pid = upgrade.child.id(), "started the program again: waiting until it is ready");
                 self.upgrade = Some(upgrade);
                 Ok(())
             }
-            Err(error) => Err(format!("cannot start the program again: this one continues ({error})")),
+            Err(error) => {
+                self.show_ownership();
+                Err(format!("cannot start the program again: this one continues ({error})"))
+            }
         }
+    }
+
+    /// Tells the workers whether no process outside this server has the listeners open.
+    pub(super) fn show_ownership(&self) {
+        let is_alone = self.predecessor.is_none() && self.upgrade.is_none();
+        self.common.slots.set_owns_listeners(is_alone && !self.listeners_are_kept);
     }
 
     fn upgrade_progressed(&mut self, progress: Progress) -> Option<End> {
@@ -161,14 +194,26 @@ impl Supervisor {
             Progress::Ready => {
                 self.service.upgrade_ends(Ok(upgrade.child.id()));
                 self.service_manager.replaced_by(upgrade.child.id());
-                return Some(End::HandedOver { to: upgrade.child });
+                return Some(End::HandedOver { to: upgrade });
             }
             Progress::Ended(status) => {
+                self.show_ownership();
                 self.service.upgrade_ends(Err(&format!("the new program ended with {status} before it was ready")));
                 tracing::error!(%status, "the new program ended before it was ready: this one continues");
             }
         }
         None
+    }
+
+    /// Passes the signal to stop on to a new program that has just become ready: it has the connections already.
+    fn pass_stop_on(&mut self) -> Option<End> {
+        let upgrade = self.upgrade.as_mut().filter(|upgrade| upgrade.is_ready())?;
+        let pid = upgrade.child.id();
+        tracing::info!(pid, "the new program is ready: passing the signal to stop on to it");
+        if let Err(error) = upgrade.child.signal(libc::SIGTERM) {
+            tracing::warn!(%error, pid, "cannot pass the signal to stop on to the new program");
+        }
+        self.upgrade_progressed(Progress::Ready)
     }
 
     pub(super) fn signal_workers(&self, signal: i32) {

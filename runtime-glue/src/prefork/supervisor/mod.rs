@@ -49,7 +49,7 @@ use super::service_manager::ServiceManager;
 use super::signals::Signals;
 use super::status::{Service, ServiceProcess};
 use super::template::Template;
-use super::upgrade::{Predecessor, Program, Upgrade};
+use super::upgrade::{Predecessor, Process1, Program, Upgrade};
 use super::worker::Assignment;
 use super::{Distribution, Prefork, PreforkError, Stopped, upgrade};
 use crate::{Child, ForkError, ForkPolicy, runtime, sys};
@@ -115,6 +115,8 @@ pub(super) struct Supervisor {
     upgrade: Option<Upgrade>,
     /// The program that this one replaces, until the server is ready.
     predecessor: Option<Predecessor>,
+    /// Process 1, if it is a program that this one has replaced, or its predecessor has.
+    process_1: Option<Process1>,
     /// Whether a service manager keeps the listeners open.
     listeners_are_kept: bool,
     service_manager: ServiceManager,
@@ -149,9 +151,7 @@ impl Supervisor {
         let listeners_are_kept = predecessor
             .as_ref()
             .map_or_else(upgrade::is_socket_activated, |predecessor| predecessor.listeners_are_kept);
-        if !listeners_are_kept && predecessor.is_none() {
-            common.slots.set_owns_listeners();
-        }
+        common.slots.set_owns_listeners(!listeners_are_kept && predecessor.is_none());
         let service = Service::new(settings.status.clone(), predecessor.is_some())?;
         let is_first_process = std::process::id() == 1;
         if settings.loads {
@@ -189,6 +189,7 @@ impl Supervisor {
             program: Program::of_this_process(),
             upgrade: None,
             predecessor,
+            process_1: None,
             listeners_are_kept,
             service_manager: ServiceManager::new(settings.notifies),
             pid_file: None,

@@ -190,10 +190,8 @@ impl Supervisor {
         }
         if let Some(predecessor) = self.predecessor.take() {
             self.service.begin();
-            predecessor.ready();
-            if !self.listeners_are_kept {
-                self.common.slots.set_owns_listeners();
-            }
+            self.process_1 = predecessor.ready();
+            self.show_ownership();
         }
         self.service_manager.ready(self.wanted);
         Ok(())

@@ -10,9 +10,9 @@ use super::dismissed::poll_dismissed;
 use super::events::Woken;
 use super::process::poll_ended;
 use super::{Outcome, Supervisor};
-use crate::Child;
 use crate::prefork::signals::Command;
 use crate::prefork::slots::{EMPTIES_OWN_QUEUE, ServerPhase};
+use crate::prefork::upgrade::{Successors, Upgrade};
 use crate::prefork::{PreforkError, Stopped};
 
 /// How long after the shutdown timeout the supervisor waits before it kills: a worker that stops at the limit needs a moment.
@@ -31,7 +31,7 @@ pub(in crate::prefork) enum End {
     /// The supervisor cannot continue.
     Failed(PreforkError),
     /// Another program serves the same listeners.
-    HandedOver { to: Child },
+    HandedOver { to: Upgrade },
 }
 
 impl Supervisor {
@@ -59,22 +59,26 @@ impl Supervisor {
                 false
             }
             End::HandedOver { to } => {
-                tracing::info!(pid = to.id(), "the new program is ready: this one retires");
+                tracing::info!(pid = to.child.id(), "the new program is ready: this one retires");
                 self.hand_over();
                 self.service.release();
                 false
             }
         };
-        let ended = self.wait_for_all(kills).await;
+        let (error, mut successors) = match end {
+            End::Stop { .. } | End::StopNow { .. } => (None, None),
+            End::Failed(error) => (Some(error), None),
+            End::HandedOver { to } => (None, (std::process::id() == 1).then(|| Successors::new(to))),
+        };
+        let mut ended = self.wait_for_all(kills, successors.as_mut()).await;
         self.service.end().await;
         self.pid_file = None;
-        match end {
-            End::Stop { .. } | End::StopNow { .. } => Ok(Outcome::Stopped(Stopped::new(ended))),
-            End::Failed(error) => Err(error),
-            End::HandedOver { to } if std::process::id() == 1 => {
-                Ok(Outcome::Stopped(Stopped::new(vec![self.wait_for_new_program(to).await])))
-            }
-            End::HandedOver { .. } => Ok(Outcome::Stopped(Stopped::new(ended))),
+        if let Some(successors) = successors {
+            ended = vec![self.wait_for_successors(successors).await];
+        }
+        match error {
+            Some(error) => Err(error),
+            None => Ok(Outcome::Stopped(Stopped::new(ended))),
         }
     }
 
@@ -85,9 +89,15 @@ impl Supervisor {
         if let Some(mut reload) = self.reload.take() {
             self.dismiss_template(reload.generation.take_template());
         }
-        if let Some(upgrade) = self.upgrade.take() {
-            self.dismiss(upgrade.child, None);
-        }
+        self.dismiss_upgrade();
+    }
+
+    /// Kills a new program that is not ready.
+    pub(super) fn dismiss_upgrade(&mut self) {
+        let Some(upgrade) = self.upgrade.take() else { return };
+        tracing::warn!(pid = upgrade.child.id(), "stopping: killing the new program, which is not ready");
+        self.dismiss(upgrade.child, None);
+        self.show_ownership();
     }
 
     /// Stops new connections, if no process outside the server has the listeners, and lets the workers empty the queues. If the
@@ -114,8 +124,8 @@ impl Supervisor {
         self.queues.close();
     }
 
-    /// Tells all workers to end, and waits. Returns how each of them ended.
-    async fn wait_for_all(&mut self, kills: bool) -> Vec<ExitStatus> {
+    /// Tells all workers to end, and waits. Passes signals on to `successors`. Returns how each worker ended.
+    async fn wait_for_all(&mut self, kills: bool, mut successors: Option<&mut Successors>) -> Vec<ExitStatus> {
         let signal = if kills { libc::SIGKILL } else { libc::SIGTERM };
         self.signal_workers(signal);
         let (began, mut has_killed) = (Instant::now(), kills);
@@ -139,7 +149,12 @@ impl Supervisor {
                     self.check_quarantine(Instant::now());
                 }
                 (command, signal) = signals.command() => {
-                    let stops_again = command == Command::Stop && began.elapsed() > SAME_REQUEST;
+                    // The successor gets its first signal to stop, and these workers already drain.
+                    let is_first = successors.is_some();
+                    if let Some(successors) = &mut successors {
+                        successors.pass_on(command);
+                    }
+                    let stops_again = command == Command::Stop && began.elapsed() > SAME_REQUEST && !is_first;
                     if (stops_again || command == Command::StopNow) && !has_killed {
                         tracing::warn!(signal, "told to stop again: killing the workers that are left");
                         self.signal_workers(libc::SIGKILL);
@@ -164,34 +179,20 @@ impl Supervisor {
         ended
     }
 
-    /// Waits for the end of the new program. A container ends with its process 1, so this process stays.
-    async fn wait_for_new_program(&mut self, mut program: Child) -> ExitStatus {
+    /// Waits for the end of the new program, and of those that replace it. A container ends with its process 1, so this process
+    /// stays.
+    async fn wait_for_successors(&mut self, mut successors: Successors) -> ExitStatus {
         const PERIOD: Duration = Duration::from_secs(2);
-        tracing::info!(pid = program.id(), "staying as process 1 for the new program");
+        tracing::info!("staying as process 1 for the new program");
         let mut reaper = self.reaper.take().unwrap_or_default();
-        let id = program.id();
         loop {
             tokio::select! {
                 biased;
-                status = program.wait() => return status.unwrap_or_else(|_| super::unknown_status()),
-                (command, _) = self.signals.command() => {
-                    let signal = match command {
-                        Command::Stop => libc::SIGTERM,
-                        Command::StopNow => libc::SIGQUIT,
-                        Command::Reload => libc::SIGHUP,
-                        Command::ReopenLogs => libc::SIGUSR1,
-                        Command::Upgrade => libc::SIGUSR2,
-                        Command::Grow => libc::SIGTTIN,
-                        Command::Shrink => libc::SIGTTOU,
-                        Command::RetireAll => libc::SIGWINCH,
-                        Command::ChildEnded => continue,
-                    };
-                    if let Err(error) = program.signal(signal) {
-                        tracing::debug!(%error, "cannot pass a signal on to the new program");
-                    }
-                }
+                status = successors.end() => return status,
+                (command, _) = self.signals.command() => successors.pass_on(command),
                 () = sleep_until(Instant::now() + PERIOD) => {
-                    let _ = reaper.look(|pid| pid == id, Instant::now());
+                    successors.update();
+                    let _ = reaper.look(|pid| successors.contain(pid), Instant::now());
                 }
             }
         }

@@ -7,19 +7,18 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// Starts a program with descriptors from 3 on, as systemd does (`LISTEN_FDS`, `LISTEN_PID`), and with `channel`. The
-/// environment variable `variable` has the descriptor of the channel, a space and `word`. Returns the process id.
+/// Starts a program with descriptors from 3 on, as systemd does (`LISTEN_FDS`, `LISTEN_PID`), and with `sockets`. Each socket
+/// has an environment variable with its descriptor, a space and a word. Returns the process id.
 pub(crate) fn spawn_with_descriptors(
     path: &Path,
     arguments: &[OsString],
     descriptors: &[RawFd],
-    channel: RawFd,
-    (variable, word): (&str, &str),
+    sockets: &[(RawFd, &str, &str)],
 ) -> io::Result<u32> {
     const FIRST: RawFd = 3;
 
-    let variable = CString::new(variable)?;
-    let word = word.to_owned();
+    let to_owned = |(fd, variable, word): &(RawFd, &str, &str)| Ok((*fd, CString::new(*variable)?, (*word).to_owned()));
+    let sockets: Vec<_> = sockets.iter().map(to_owned).collect::<io::Result<_>>()?;
     let descriptors = descriptors.to_vec();
     let end = FIRST + descriptors.len() as RawFd;
     // Occupies the descriptors below `end`, so that the standard library's own pipe to the child gets a higher one.
@@ -40,7 +39,11 @@ pub(crate) fn spawn_with_descriptors(
             for fd in &descriptors {
                 moved.push(check(libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, end))?);
             }
-            let channel = check(libc::fcntl(channel, libc::F_DUPFD, end))?;
+            let mut variables = Vec::new();
+            for (socket, variable, word) in &sockets {
+                let socket = check(libc::fcntl(*socket, libc::F_DUPFD, end))?;
+                variables.push((variable, format!("{socket} {word}")));
+            }
             for (target, fd) in (FIRST..).zip(moved) {
                 check(libc::dup2(fd, target))?;
             }
@@ -53,7 +56,9 @@ pub(crate) fn spawn_with_descriptors(
             if is_watched {
                 set(c"WATCHDOG_PID", std::process::id().to_string())?;
             }
-            set(&variable, format!("{channel} {word}"))?;
+            for (variable, value) in variables {
+                set(variable, value)?;
+            }
             check(libc::unsetenv(c"LISTEN_FDNAMES".as_ptr()))?;
         }
         Ok(())
@@ -66,7 +71,7 @@ pub(crate) fn spawn_with_descriptors(
 
 /// Takes over the socket that an environment variable names, and removes the variable. Returns `None` if it is not open.
 pub(crate) fn take_socket(number: RawFd, variable: &str) -> Option<std::os::unix::net::UnixStream> {
-    // SAFETY: this is called once, by a supervisor, which has one thread; the descriptor was made for this process.
+    // SAFETY: this is called once per variable, by a supervisor, which has one thread; the descriptor was made for this process.
     let fd = unsafe {
         std::env::remove_var(variable);
         if libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) == -1 {
