@@ -97,7 +97,13 @@ impl Supervisor {
         };
         let mut guard = None;
         let first = || guard = Some(ExitOnDrop);
-        let forked = self.settings.fork_options.clone().wait_for_threads(Duration::ZERO).fork_with(first).await;
+        let forked = match self.queues.hand_to_template() {
+            Ok(()) => self.settings.fork_options.clone().wait_for_threads(Duration::ZERO).fork_with(first).await,
+            Err(error) => Err(ForkError::Inspect(error)),
+        };
+        if !matches!(forked, Ok(Fork::Child(_))) {
+            self.queues.take_back_from_template();
+        }
         let timeout = self.settings.load_timeout;
         match forked {
             Ok(Fork::Parent(mut child)) => {
