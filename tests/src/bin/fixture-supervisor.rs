@@ -115,6 +115,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
                 });
                 prefork
             }
+            "no-wait-for-threads" => prefork.fork_options(ForkOptions::new().wait_for_threads(Duration::ZERO)),
             "wait-briefly" => prefork.fork_options(ForkOptions::new().wait_for_threads(Duration::from_millis(100))),
             "processes" => {
                 tokio::spawn(forkio::parent_only(start_processes()));

@@ -72,6 +72,25 @@ scenarios!(
         server.stop();
     }
 
+    /// A template that does not fork a worker in time is killed, and another template forks the worker.
+    ///
+    /// If the machine stalls, healthy workers are late, too. The supervisor then starts them again.
+    fn stuck_template() {
+        let server = Server::start(&["template", "boot-timeout=3000", "no-wait-for-threads", "no-crash-limit"]);
+        let template: i32 = server.ask("data").expect("an answer").parse().expect("a process id");
+        let workers: Vec<i32> = server.children().into_iter().filter(|pid| *pid != template).collect();
+        kill(template, libc::SIGSTOP);
+        for worker in &workers {
+            kill(*worker, libc::SIGKILL);
+        }
+        server.until_logged("killing a template that has not forked a worker in time");
+        server.until_logged("the template took longer than 3s to fork a worker");
+        let data = server.ask("data").expect("an answer");
+        assert_ne!(data, template.to_string(), "another template has forked the worker");
+        wait_until("the stuck template is gone", || !server.children().contains(&template));
+        server.stop();
+    }
+
     /// If the template of a new generation is killed after it has loaded, the old generation continues to serve, and a later
     /// reload works.
     fn killed_template_of_a_reload() {

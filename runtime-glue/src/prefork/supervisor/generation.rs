@@ -45,6 +45,8 @@ pub(super) enum TemplateState {
         index: usize,
         slot: usize,
         limits: Limits,
+        deadline: Option<Instant>,
+        is_late: bool,
     },
 }
 
@@ -155,6 +157,7 @@ impl Supervisor {
         let number = self.target();
         let Some(slot) = self.common.assign(index, number) else { return self.lacks_slot(now) };
         let limits = self.settings.limits.of_one_worker();
+        let deadline = now.checked_add(self.fork_timeout());
         let Some(generation) = self.generation_mut(which) else { return Started::Nothing };
         match std::mem::replace(&mut generation.template, TemplateState::None) {
             TemplateState::Idle(process) => {
@@ -162,7 +165,7 @@ impl Supervisor {
                 if let Err(error) = process.request(index, slot, limits.requests) {
                     tracing::debug!(worker = index, generation = generation.number, %error, "cannot ask the template for a worker");
                 }
-                generation.template = TemplateState::Forking { process, index, slot, limits };
+                generation.template = TemplateState::Forking { process, index, slot, limits, deadline, is_late: false };
             }
             other => {
                 generation.template = other;
@@ -170,6 +173,11 @@ impl Supervisor {
             }
         }
         Started::Something
+    }
+
+    /// Returns how long a template may take to fork a worker. It may wait for threads first.
+    pub(super) fn fork_timeout(&self) -> Duration {
+        self.settings.boot_timeout.saturating_add(self.settings.fork_options.thread_limit())
     }
 
     pub(super) fn handle_template_message(&mut self, which: Which, message: Message) -> Option<End> {
@@ -185,7 +193,7 @@ impl Supervisor {
                 self.dismiss(process.child, None);
                 self.load_failed(which, error)
             }
-            (Message::Forked(pid), TemplateState::Forking { process, index, slot, limits }) => {
+            (Message::Forked(pid), TemplateState::Forking { process, index, slot, limits, .. }) => {
                 generation.template = TemplateState::Idle(process);
                 self.adopt(pid, index, slot, limits)
             }
@@ -201,13 +209,17 @@ impl Supervisor {
                         format!("it took longer than {:?}", self.settings.load_timeout)
                     }
                     TemplateState::Loading { .. } => format!("the template ended with {status} before it had loaded"),
-                    TemplateState::Forking { index, slot, limits, .. } => {
+                    TemplateState::Forking { index, slot, limits, is_late, .. } => {
                         // The template may have forked the worker, which is then a child of the supervisor.
                         match self.common.slots.pid(slot) {
                             0 => self.quarantine(slot),
                             pid => drop(self.adopt(pid, index, slot, limits)),
                         }
-                        format!("the template ended with {status}")
+                        if is_late {
+                            format!("the template took longer than {:?} to fork a worker", self.fork_timeout())
+                        } else {
+                            format!("the template ended with {status}")
+                        }
                     }
                     _ => format!("the template ended with {status}"),
                 };

@@ -69,8 +69,8 @@ impl Supervisor {
         let generations = [Some(&self.current), self.reload.as_ref().map(|reload| &reload.generation)];
         let templates = generations.into_iter().flatten().map(|generation| match &generation.template {
             TemplateState::Due(due) => Some(*due),
-            TemplateState::Loading { deadline, .. } => *deadline,
-            _ => None,
+            TemplateState::Loading { deadline, .. } | TemplateState::Forking { deadline, .. } => *deadline,
+            TemplateState::None | TemplateState::Idle(_) => None,
         });
         let others = [
             self.settings.worker.heartbeat_timeout.map(|_| self.checks.heartbeat),
@@ -136,16 +136,23 @@ impl Supervisor {
             worker.end_by_force(with_stack && worker.stage != Stage::Retiring, now);
         }
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        let (load_timeout, fork_timeout) = (self.settings.load_timeout, self.fork_timeout());
         let generations = [Some(&mut self.current), self.reload.as_mut().map(|reload| &mut reload.generation)];
         for generation in generations.into_iter().flatten() {
             let number = generation.number;
-            let TemplateState::Loading { process, deadline, is_late } = &mut generation.template else { continue };
+            let (process, deadline, is_late, limit, what) = match &mut generation.template {
+                TemplateState::Loading { process, deadline, is_late } => {
+                    (process, deadline, is_late, load_timeout, "has not loaded")
+                }
+                TemplateState::Forking { process, deadline, is_late, .. } => {
+                    (process, deadline, is_late, fork_timeout, "has not forked a worker")
+                }
+                TemplateState::None | TemplateState::Due(_) | TemplateState::Idle(_) => continue,
+            };
             if is_due(*deadline) {
-                tracing::error!(
-                    pid = process.child.id(),
-                    generation = number,
-                    "killing a template that has not loaded in time"
-                );
+                let pid = process.child.id();
+                tracing::error!(pid, generation = number, ?limit, "killing a template that {what} in time");
+                report::unless_traced(format_args!("killing template {pid}, which {what} within {limit:?}"));
                 *deadline = None;
                 *is_late = true;
                 if let Err(error) = process.child.kill() {
