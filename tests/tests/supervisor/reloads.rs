@@ -28,6 +28,14 @@ scenarios!(
         assert!(log.contains("cannot run the hook of `before_worker`: on purpose"), "{log}");
     }
 
+    /// If old workers make room for new ones, a reload begins with that. It does not wait for another event.
+    fn in_steps() {
+        let server = Server::start(&["before", "in-steps"]);
+        server.signal(libc::SIGHUP);
+        server.until_logged("reloaded");
+        server.stop();
+    }
+
     /// With `max_draining`, a reload waits until an older generation has drained.
     fn draining_generations_are_capped() {
         let server = Server::start(&["before", "one-draining", "shutdown-timeout=1000"]);

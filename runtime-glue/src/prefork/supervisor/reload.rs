@@ -53,6 +53,8 @@ impl Supervisor {
         }
         let generation = Generation::new(self.generations, self.settings.loads, now);
         self.reload = Some(Reload { generation, failures: 0, since: now });
+        // Old workers may have to make room for the first new one, and no event follows that would retire them.
+        self.advance_reload(now);
     }
 
     pub(super) fn advance_reload(&mut self, now: Instant) {
