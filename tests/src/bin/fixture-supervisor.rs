@@ -221,6 +221,7 @@ async fn work(mut worker: Worker, data: u32, control: Control) -> u8 {
         return 3;
     }
     if control.says("never-ready") {
+        say("never ready, on purpose");
         worker.shutdown().await;
         return 0;
     }

@@ -2,7 +2,7 @@
 
 use forkio_tests::{kill, scenarios, wait_until};
 
-use crate::server::Server;
+use crate::server::{Server, number_after};
 
 scenarios!(
     /// Workers have what their template loaded, and a reload loads the application again.
@@ -123,11 +123,3 @@ scenarios!(
         server.stop();
     }
 );
-
-/// The number that follows a word in a line.
-#[track_caller]
-fn number_after(line: &str, word: &str) -> i32 {
-    let rest = line.split(word).nth(1).unwrap_or_else(|| panic!("no {word} in {line}"));
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().expect("a number")
-}

@@ -65,6 +65,19 @@ impl Generation {
         }
     }
 
+    /// Whether the supervisor or an idle template forks the next worker, or will when a fork ends.
+    pub(super) fn can_fork(&self) -> bool {
+        !matches!(self.template, TemplateState::Due(_) | TemplateState::Loading { .. })
+    }
+
+    /// Returns the index of the worker that the template forks.
+    pub(super) fn forking(&self) -> Option<usize> {
+        match &self.template {
+            TemplateState::Forking { index, .. } => Some(*index),
+            _ => None,
+        }
+    }
+
     pub(super) fn poll_template(&mut self, cx: &mut Context<'_>) -> Poll<Message> {
         match &mut self.template {
             TemplateState::None | TemplateState::Due(_) => Poll::Pending,
@@ -125,7 +138,7 @@ impl Supervisor {
             }
             Ok(Fork::Child(_)) => {
                 self.workers.clear();
-                let generation = self.target();
+                let generation = self.generation_mut(which).map_or(0, |generation| generation.number);
                 Started::Child(Box::new(Outcome::Template(Template {
                     guard: guard.unwrap_or_else(|| ExitOnDrop),
                     channel: template_end,
@@ -145,7 +158,7 @@ impl Supervisor {
         }
     }
 
-    fn generation_mut(&mut self, which: Which) -> Option<&mut Generation> {
+    pub(super) fn generation_mut(&mut self, which: Which) -> Option<&mut Generation> {
         match which {
             Which::Current => Some(&mut self.current),
             Which::Next => self.reload.as_mut().map(|reload| &mut reload.generation),
@@ -154,7 +167,9 @@ impl Supervisor {
 
     /// Asks a template for a worker.
     pub(super) fn request(&mut self, which: Which, index: usize, now: Instant) -> Started {
-        let number = self.target();
+        let Some(number) = self.generation_mut(which).map(|generation| generation.number) else {
+            return Started::Nothing;
+        };
         let Some(slot) = self.common.assign(index, number) else { return self.lacks_slot(now) };
         let limits = self.settings.limits.of_one_worker();
         let deadline = now.checked_add(self.fork_timeout());
@@ -182,6 +197,7 @@ impl Supervisor {
 
     pub(super) fn handle_template_message(&mut self, which: Which, message: Message) -> Option<End> {
         let generation = self.generation_mut(which)?;
+        let number = generation.number;
         match (message, std::mem::replace(&mut generation.template, TemplateState::None)) {
             (Message::Loaded, TemplateState::Loading { process, .. }) => {
                 tracing::info!(generation = generation.number, pid = process.child.id(), "template has loaded");
@@ -195,15 +211,14 @@ impl Supervisor {
             }
             (Message::Forked(pid), TemplateState::Forking { process, index, slot, limits, .. }) => {
                 generation.template = TemplateState::Idle(process);
-                self.adopt(pid, index, slot, limits)
+                self.adopt(pid, index, number, slot, limits)
             }
-            (Message::Refused(error), TemplateState::Forking { process, slot, .. }) => {
+            (Message::Refused(error), TemplateState::Forking { process, index, slot, .. }) => {
                 generation.template = TemplateState::Idle(process);
                 self.common.clear(slot);
-                self.fork_refused(ForkError::Template(error))
+                self.request_refused(index, number, ForkError::Template(error))
             }
             (Message::Ended(status), state) => {
-                let number = generation.number;
                 let error = match state {
                     TemplateState::Loading { is_late: true, .. } => {
                         format!("it took longer than {:?}", self.settings.load_timeout)
@@ -213,7 +228,7 @@ impl Supervisor {
                         // The template may have forked the worker, which is then a child of the supervisor.
                         match self.common.slots.pid(slot) {
                             0 => self.quarantine(slot),
-                            pid => drop(self.adopt(pid, index, slot, limits)),
+                            pid => drop(self.adopt(pid, index, number, slot, limits)),
                         }
                         if is_late {
                             format!("the template took longer than {:?} to fork a worker", self.fork_timeout())
@@ -234,9 +249,9 @@ impl Supervisor {
         }
     }
 
-    fn adopt(&mut self, pid: u32, index: usize, slot: usize, limits: Limits) -> Option<End> {
+    fn adopt(&mut self, pid: u32, index: usize, generation: u64, slot: usize, limits: Limits) -> Option<End> {
         match Child::adopt(pid) {
-            Ok(child) if index < self.places.len() => self.worker_started(child, index, slot, limits),
+            Ok(child) if index < self.places.len() => self.worker_started(child, index, generation, slot, limits),
             Ok(child) => {
                 // The number of workers has been reduced meanwhile.
                 self.dismiss(child, Some(slot));
@@ -244,9 +259,20 @@ impl Supervisor {
             }
             Err(error) => {
                 self.common.clear(slot);
-                self.fork_refused(error)
+                self.request_refused(index, generation, error)
             }
         }
+    }
+
+    /// Handles a fork that a template refused. During a reload, a refusal of the old template must neither end nor delay the
+    /// reload.
+    fn request_refused(&mut self, index: usize, generation: u64, error: ForkError) -> Option<End> {
+        if self.reload.is_none() || generation != self.current.number {
+            return self.fork_refused(error);
+        }
+        let delay = self.place_mut(index, generation)?.failed(Instant::now());
+        tracing::error!(worker = index, generation, %error, ?delay, "cannot replace a worker of the old generation yet: trying again");
+        None
     }
 
     /// Handles the failure or end of a template: aborts the reload, ends a server that is not up yet, or schedules another one.
