@@ -109,7 +109,8 @@ scenarios!(
             assert_eq!(second[0], first[0], "{distribution}");
             kill(server.program.pid(), libc::SIGHUP);
             let third = pid_of_each(&server, 2, &second);
-            // The template of another generation has a queue for one worker more.
+            // The template of the reload in progress has no queue for one worker more. That of the next one has.
+            kill(server.program.pid(), libc::SIGHUP);
             kill(server.program.pid(), libc::SIGTTIN);
             pid_of_each(&server, 3, &third);
             server.stop();

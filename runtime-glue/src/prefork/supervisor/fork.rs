@@ -93,7 +93,7 @@ impl Supervisor {
         let lacking = |generation: &Generation| {
             let is_lacking =
                 |index: &usize| self.places[*index].is_due(now) && self.lacks_worker(*index, generation.number);
-            (0..number).find(is_lacking)
+            (0..number.min(generation.places)).find(is_lacking)
         };
         let Some(reload) = &self.reload else {
             return job(Which::Current, &self.current, lacking(&self.current), now);
@@ -126,7 +126,7 @@ impl Supervisor {
                 && self.current.forking() != Some(*index)
                 && !is_taken_over()
         };
-        (0..self.number()).filter(is_lost).collect()
+        (0..self.number().min(self.current.places)).filter(is_lost).collect()
     }
 
     /// Whether a place has no worker of a generation, apart from one that is being replaced.

@@ -22,6 +22,8 @@ use crate::{Child, Fork, ForkError};
 pub(super) struct Generation {
     pub(super) number: u64,
     pub(super) template: TemplateState,
+    /// How many places may have its workers: its template has queues for no more.
+    pub(super) places: usize,
     /// How many times in a row its template failed.
     pub(super) failures: u32,
 }
@@ -53,7 +55,7 @@ pub(super) enum TemplateState {
 impl Generation {
     pub(super) fn new(number: u64, loads: bool, now: Instant) -> Generation {
         let template = if loads { TemplateState::Due(now) } else { TemplateState::None };
-        Generation { number, template, failures: 0 }
+        Generation { number, template, places: usize::MAX, failures: 0 }
     }
 
     pub(super) fn template(&self) -> Option<&TemplateProcess> {
@@ -130,7 +132,9 @@ impl Supervisor {
                         return self.fork_refused(ForkError::Watch(error)).map_or(Started::Something, Started::End);
                     }
                 };
+                let places = if self.queues.has_own_queues() { self.places.len() } else { usize::MAX };
                 let Some(generation) = self.generation_mut(which) else { return Started::Something };
+                generation.places = places;
                 tracing::info!(generation = generation.number, pid = process.child.id(), "template started");
                 let deadline = Instant::now().checked_add(timeout);
                 generation.template = TemplateState::Loading { process, deadline, is_late: false };

@@ -163,6 +163,11 @@ impl Supervisor {
             reload.old.truncate(workers);
         }
         if self.settings.loads && self.queues.has_own_queues() {
+            // A queue that is closed now is not the one that is opened for its place later.
+            let next = self.reload.as_mut().map(|reload| &mut reload.generation);
+            for generation in [&mut self.current].into_iter().chain(next) {
+                generation.places = generation.places.min(workers);
+            }
             // A template has only the queues that existed when it was forked.
             self.queue_reload();
         }
@@ -203,7 +208,7 @@ impl Supervisor {
             return Ok(());
         }
         let is_ready = |index| self.workers.iter().any(|worker| worker.index == index && worker.is_ready());
-        if !(0..self.wanted).all(is_ready) {
+        if !(0..self.wanted.min(self.current.places)).all(is_ready) {
             return Ok(());
         }
         if let Some(path) = &self.settings.pid_file {

@@ -68,7 +68,8 @@ impl Supervisor {
         let (new, since) = (reload.generation.number, reload.since);
         let number = self.number();
         let ready_new = self.workers.iter().filter(|worker| worker.is_ready() && worker.generation == new).count();
-        if ready_new >= number {
+        // If there are more places than the new template has queues for, the next reload is queued already.
+        if ready_new >= number.min(reload.generation.places) {
             for position in self.positions(|worker| worker.is_active() && worker.generation != new) {
                 self.retire(position, false, Reason::Reload);
             }
