@@ -104,6 +104,11 @@ impl ForkOptions {
         self
     }
 
+    /// Returns how long `fork` waits for other threads to end.
+    pub(crate) fn thread_limit(&self) -> Duration {
+        self.wait_for_threads
+    }
+
     /// Forks; see [`fork`](crate::fork()).
     ///
     /// # Errors

@@ -46,12 +46,38 @@ impl AcceptQueues {
         self.of_place(index).try_for_each(|listener| crate::set_policy(listener, ForkPolicy::Inherit))
     }
 
-    /// Undoes [`hand_to`](AcceptQueues::hand_to). The supervisor calls it after the fork.
+    /// Undoes [`hand_to`](AcceptQueues::hand_to). The process that forked the worker calls it after the fork.
     pub(super) fn take_back(&self, index: usize) {
         for listener in self.of_place(index) {
             // This fails only for listeners that are not registered.
             let _ = crate::set_policy(listener, ForkPolicy::NoFork);
         }
+    }
+
+    /// Lets the next child, a template, inherit all queues. The template mutes them with [`hold`](AcceptQueues::hold).
+    pub(super) fn hand_to_template(&self) -> io::Result<()> {
+        self.of_places().try_for_each(|listener| crate::set_policy(listener, ForkPolicy::Inherit))
+    }
+
+    /// Undoes [`hand_to_template`](AcceptQueues::hand_to_template). The supervisor calls it after the fork.
+    pub(super) fn take_back_from_template(&self) {
+        for listener in self.of_places() {
+            // This fails only for listeners that are not registered.
+            let _ = crate::set_policy(listener, ForkPolicy::NoFork);
+        }
+    }
+
+    /// Holds the queues in a template as the supervisor does. They are armed there, as in any child that inherits them.
+    pub(super) fn hold(&self) -> io::Result<()> {
+        self.listeners().try_for_each(crate::policy::mute)?;
+        self.of_places().try_for_each(|listener| crate::set_policy(listener, ForkPolicy::NoFork))
+    }
+
+    fn of_places(&self) -> impl Iterator<Item = &Listener> {
+        self.0.iter().flat_map(|queue| match queue {
+            AcceptQueue::Common(..) => &[],
+            AcceptQueue::PerPlace { places, .. } => places.as_slice(),
+        })
     }
 
     fn of_place(&self, index: usize) -> impl Iterator<Item = &Listener> {
@@ -88,11 +114,6 @@ impl AcceptQueues {
         for listener in self.listeners() {
             refuse_new_connections(listener);
         }
-    }
-
-    /// Mutes the listeners in a template, where they are armed as in any child.
-    pub(super) fn mute(&self) -> io::Result<()> {
-        self.listeners().try_for_each(crate::policy::mute)
     }
 
     /// Whether workers have queues of their own.

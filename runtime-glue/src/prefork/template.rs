@@ -227,8 +227,7 @@ where
     L: Future<Output = Result<T, E>>,
     E: Display,
 {
-    // The listeners are armed in any child.
-    template.queues.mute().map_err(|error| format!("cannot mute a listener: {error}"))?;
+    template.queues.hold().map_err(|error| format!("cannot mute a listener: {error}"))?;
     template.settings.privileges.apply().map_err(|error| error.to_string())?;
     if !tie_to_supervisor(template.supervisor, None) {
         process::exit(0);

@@ -91,6 +91,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
             "crash-limit" => prefork.crash_limit(3),
             "no-crash-limit" => prefork.crash_limit(0),
             "one-draining" => prefork.max_draining(1),
+            "in-steps" => prefork.max_extra(0).max_missing(1),
             "one-worker" => prefork.workers(1),
             "max-requests" => prefork.max_requests(1000).jitter(0.0),
             "implicit-ready" => prefork.explicit_ready(false),
@@ -115,6 +116,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
                 });
                 prefork
             }
+            "no-wait-for-threads" => prefork.fork_options(ForkOptions::new().wait_for_threads(Duration::ZERO)),
             "wait-briefly" => prefork.fork_options(ForkOptions::new().wait_for_threads(Duration::from_millis(100))),
             "processes" => {
                 tokio::spawn(forkio::parent_only(start_processes()));
@@ -219,6 +221,7 @@ async fn work(mut worker: Worker, data: u32, control: Control) -> u8 {
         return 3;
     }
     if control.says("never-ready") {
+        say("never ready, on purpose");
         worker.shutdown().await;
         return 0;
     }

@@ -12,6 +12,21 @@ use forkio_tests::reactor::*;
 
 use crate::{ALL, Connecting, Server, by_worker, freeze, read_answer};
 
+/// Waits until this many workers have answered. Returns their process ids, by index. Ignores the workers `except`.
+#[track_caller]
+fn pid_of_each(server: &Server, count: usize, except: &[i32]) -> Vec<i32> {
+    let mut pids = BTreeMap::new();
+    wait_until("all workers answer", || {
+        // A worker that is killed may have accepted the connection.
+        let answered = server.connect().answer().ok();
+        pids.extend(
+            answered.map(|connection| (connection.worker, connection.pid)).filter(|(_, pid)| !except.contains(pid)),
+        );
+        pids.len() == count
+    });
+    pids.into_values().collect()
+}
+
 scenarios!(
     /// If all workers are killed, their successors serve the connections in the queues. None is reset.
     fn queue_outlives_its_worker() {
@@ -77,6 +92,27 @@ scenarios!(
                     client.join().expect("no client panics").unwrap_or_else(|error| panic!("{distribution}: {error}"));
                 }
             });
+            server.stop();
+        }
+    }
+
+    /// Workers that a template forks serve their own queues, also after a replacement, a reload and a change of their number.
+    fn queues_with_a_template() {
+        if cfg!(not(target_os = "linux")) {
+            return;
+        }
+        for distribution in ["reuseport", "reuseport-per-cpu"] {
+            let server = Server::start(distribution, 2, "template");
+            let first = pid_of_each(&server, 2, &[]);
+            kill(first[1], libc::SIGKILL);
+            let second = pid_of_each(&server, 2, &first[1..]);
+            assert_eq!(second[0], first[0], "{distribution}");
+            kill(server.program.pid(), libc::SIGHUP);
+            let third = pid_of_each(&server, 2, &second);
+            // The template of the reload in progress has no queue for one worker more. That of the next one has.
+            kill(server.program.pid(), libc::SIGHUP);
+            kill(server.program.pid(), libc::SIGTTIN);
+            pid_of_each(&server, 3, &third);
             server.stop();
         }
     }
@@ -147,11 +183,14 @@ scenarios!(
         }
     }
 
-    /// Supervisor and workers have the right listeners open, and registered in the right way.
+    /// Supervisor, template and workers have the right listeners open, and registered in the right way.
     fn open_listeners() {
-        for distribution in ALL {
-            let server = Server::start(distribution, 3, "look");
-            assert_eq!(server.address, "ready");
+        let modes = if cfg!(target_os = "linux") { &["look", "look-with-template"][..] } else { &["look"] };
+        for (distribution, mode) in
+            ALL.into_iter().flat_map(|distribution| modes.iter().map(move |mode| (distribution, mode)))
+        {
+            let server = Server::start(distribution, 3, mode);
+            assert_eq!(server.address, "ready", "{distribution}, {mode}");
             server.stop();
         }
     }

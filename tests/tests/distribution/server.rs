@@ -30,6 +30,8 @@ fn socket_path() -> PathBuf {
 enum Mode {
     /// Workers hold connections until the clients end them.
     Hold,
+    /// Workers hold connections, and a template forks the workers.
+    Template,
     /// Workers close connections after the answer.
     Close,
     /// A worker forks when it has two connections.
@@ -51,7 +53,12 @@ async fn tcp(prefork: Prefork, mode: Mode) {
 /// Runs the server. Announces the address when the workers have been forked.
 async fn run(prefork: Prefork, mode: Mode, address: String) {
     let prefork = prefork.on_ready(move || announce(&address));
-    let stopped = prefork.run(move |worker| work(worker, mode)).await.expect("a server that runs");
+    let stopped = if mode == Mode::Template {
+        prefork.load(|| async { Ok::<_, String>(()) }).run(move |worker, ()| work(worker, mode)).await
+    } else {
+        prefork.run(move |worker| work(worker, mode)).await
+    };
+    let stopped = stopped.expect("a server that runs");
     check_eq("the server's exit code", stopped.exit_code(), 0);
 }
 
@@ -173,7 +180,7 @@ fn listeners() -> usize {
 }
 
 /// Runs a server that checks what its processes have open and registered.
-async fn look(prefork: Prefork, distribution: Distribution) {
+async fn look(prefork: Prefork, distribution: Distribution, has_template: bool) {
     const WORKERS: usize = 3;
     let inherited = open_descriptors();
     let has_queue_each = matches!(distribution, Distribution::ReusePort | Distribution::ReusePortPerCpu);
@@ -214,8 +221,14 @@ async fn look(prefork: Prefork, distribution: Distribution) {
         }
         worker.shutdown().await;
     };
-    let stopped = prefork.run(work).await.unwrap();
-    check_eq("the exit code", stopped.exit_code(), 0);
+    let load = move || async move {
+        check_eq("the template's registrations", exclusive_in_kernel(fd).unwrap_or_default(), vec![]);
+        check_eq("the template's listeners", listeners(), if has_queue_each { WORKERS } else { 1 });
+        Ok::<_, String>(())
+    };
+    let stopped =
+        if has_template { prefork.load(load).run(|worker, ()| work(worker)).await } else { prefork.run(work).await };
+    check_eq("the exit code", stopped.unwrap().exit_code(), 0);
 }
 
 scenarios!(
@@ -234,6 +247,7 @@ scenarios!(
         let prefork = prefork.shutdown_timeout(limit());
         match mode.as_str() {
             "hold" => tcp(prefork, Mode::Hold).await,
+            "template" => tcp(prefork, Mode::Template).await,
             "close" => tcp(prefork, Mode::Close).await,
             "fork" => tcp(prefork, Mode::Fork).await,
             "threads" => tcp(prefork, Mode::Threads).await,
@@ -246,7 +260,8 @@ scenarios!(
                 fs::remove_file(path).unwrap();
             }
             "unix-refused" => unix_refused(distribution).await,
-            "look" => look(prefork, distribution).await,
+            "look" => look(prefork, distribution, false).await,
+            "look-with-template" => look(prefork, distribution, true).await,
             other => panic!("no mode {other:?}"),
         }
     }

@@ -2,9 +2,27 @@
 
 use std::net::TcpStream;
 
-use forkio_tests::{scenarios, wait_until};
+use forkio_tests::{kill, scenarios, wait_until};
 
-use crate::server::Server;
+use crate::server::{Server, number_after};
+
+/// The workers of a generation that run.
+fn workers(server: &Server, generation: u32) -> Vec<i32> {
+    let (children, generation) = (server.children(), format!(" generation={generation}"));
+    let log = server.log();
+    let started = log.lines().filter(|line| line.contains("worker started") && line.ends_with(&generation));
+    started.map(|line| number_after(line, "pid=")).filter(|pid| children.contains(pid)).collect()
+}
+
+/// Kills the workers of a generation, and waits for their end.
+#[track_caller]
+fn kill_all(server: &Server, generation: u32) {
+    let killed = workers(server, generation);
+    for worker in &killed {
+        kill(*worker, libc::SIGKILL);
+    }
+    wait_until("the workers have ended", || !server.children().iter().any(|pid| killed.contains(pid)));
+}
 
 scenarios!(
     /// `before_worker` runs in each worker, and `on_reload` in the supervisor.
@@ -26,6 +44,86 @@ scenarios!(
         let (code, log) = Server::begin("", &["before", "crash-limit", "failing-hook"]).end();
         assert_eq!(code, 1, "{log}");
         assert!(log.contains("cannot run the hook of `before_worker`: on purpose"), "{log}");
+    }
+
+    /// If old workers make room for new ones, a reload begins with that. It does not wait for another event.
+    fn in_steps() {
+        let server = Server::start(&["before", "in-steps"]);
+        server.signal(libc::SIGHUP);
+        server.until_logged("reloaded");
+        assert_eq!(workers(&server, 2).len(), 2);
+        server.stop();
+    }
+
+    /// Old workers that die while the load of a reload takes long are replaced by their own template.
+    fn old_workers_die_during_the_load() {
+        // In steps, the first worker of the old generation has made room for the first one of the new generation.
+        for (options, old) in [(&["template"][..], 2), (&["template", "in-steps"], 1)] {
+            let server = Server::start(options);
+            let data = server.ask("data");
+            server.control("load-hangs");
+            server.signal(libc::SIGHUP);
+            server.until_logged_times("loading the application", 2);
+            wait_until("the old workers are left that serve", || workers(&server, 1).len() == old);
+            // Replacements are replaced, too.
+            for round in 1..=2 {
+                kill_all(&server, 1);
+                server.until_logged_times("worker is ready", 2 + round * old);
+                assert_eq!(server.ask("data"), data, "the old template has forked the workers");
+                assert_eq!(workers(&server, 1).len(), old);
+            }
+            assert!(workers(&server, 2).is_empty(), "the reload is in progress");
+            server.stop();
+        }
+    }
+
+    /// Old workers that die while the new ones boot are replaced. The reload then retires the replacements.
+    fn old_workers_die_while_the_new_ones_boot() {
+        for (how, steps) in
+            [("before", None), ("template", None), ("before", Some("in-steps")), ("template", Some("in-steps"))]
+        {
+            let options: Vec<&str> = [how].into_iter().chain(steps).collect();
+            let server = Server::start(&options);
+            server.control("never-ready");
+            server.signal(libc::SIGHUP);
+            // In steps, the first old worker has made room.
+            let (new, old) = if steps.is_some() { (1, 1) } else { (2, 2) };
+            server.until_logged_times("never ready, on purpose", new);
+            wait_until("the new workers boot", || workers(&server, 2).len() == new && workers(&server, 1).len() == old);
+            server.control("");
+            let booting = workers(&server, 2);
+            kill_all(&server, 1);
+            server.until_logged_times("worker is ready", 2 + old);
+            assert_eq!(workers(&server, 1).len(), old, "{options:?}");
+            assert_eq!(workers(&server, 2), booting, "{options:?}");
+            assert!(workers(&server, 1).contains(&server.pid()), "{options:?}");
+            // The new generation tries again, and takes over.
+            for worker in booting {
+                kill(worker, libc::SIGKILL);
+            }
+            server.until_logged("reloaded");
+            wait_until("the old generation is gone", || workers(&server, 1).is_empty());
+            assert_eq!(workers(&server, 2).len(), 2, "{options:?}");
+            server.stop();
+        }
+    }
+
+    /// An old worker that cannot be replaced does not keep the new generation from taking over.
+    fn old_workers_cannot_be_replaced() {
+        for options in [&["template"][..], &["template", "in-steps"]] {
+            let server = Server::start(options);
+            let template: i32 = server.ask("data").expect("an answer").parse().expect("a process id");
+            server.control("load-hangs");
+            kill(template, libc::SIGKILL);
+            server.until_logged_times("loading the application", 2);
+            server.control("");
+            server.signal(libc::SIGHUP);
+            server.until_logged_times("loading the application", 3);
+            kill_all(&server, 1);
+            server.until_logged("reloaded");
+            assert_eq!(workers(&server, 2).len(), 2);
+            server.stop();
+        }
     }
 
     /// With `max_draining`, a reload waits until an older generation has drained.

@@ -179,3 +179,11 @@ impl Drop for Server {
 pub(crate) fn remove(path: &Path) {
     let _is_gone = fs::remove_file(path);
 }
+
+/// The number that follows a word in a line.
+#[track_caller]
+pub(crate) fn number_after(line: &str, word: &str) -> i32 {
+    let rest = line.split(word).nth(1).unwrap_or_else(|| panic!("no {word} in {line}"));
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().expect("a number")
+}

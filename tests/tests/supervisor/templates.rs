@@ -2,7 +2,7 @@
 
 use forkio_tests::{kill, scenarios, wait_until};
 
-use crate::server::Server;
+use crate::server::{Server, number_after};
 
 scenarios!(
     /// Workers have what their template loaded, and a reload loads the application again.
@@ -72,6 +72,25 @@ scenarios!(
         server.stop();
     }
 
+    /// A template that does not fork a worker in time is killed, and another template forks the worker.
+    ///
+    /// If the machine stalls, healthy workers are late, too. The supervisor then starts them again.
+    fn stuck_template() {
+        let server = Server::start(&["template", "boot-timeout=3000", "no-wait-for-threads", "no-crash-limit"]);
+        let template: i32 = server.ask("data").expect("an answer").parse().expect("a process id");
+        let workers: Vec<i32> = server.children().into_iter().filter(|pid| *pid != template).collect();
+        kill(template, libc::SIGSTOP);
+        for worker in &workers {
+            kill(*worker, libc::SIGKILL);
+        }
+        server.until_logged("killing a template that has not forked a worker in time");
+        server.until_logged("the template took longer than 3s to fork a worker");
+        let data = server.ask("data").expect("an answer");
+        assert_ne!(data, template.to_string(), "another template has forked the worker");
+        wait_until("the stuck template is gone", || !server.children().contains(&template));
+        server.stop();
+    }
+
     /// If the template of a new generation is killed after it has loaded, the old generation continues to serve, and a later
     /// reload works.
     fn killed_template_of_a_reload() {
@@ -104,11 +123,3 @@ scenarios!(
         server.stop();
     }
 );
-
-/// The number that follows a word in a line.
-#[track_caller]
-fn number_after(line: &str, word: &str) -> i32 {
-    let rest = line.split(word).nth(1).unwrap_or_else(|| panic!("no {word} in {line}"));
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().expect("a number")
-}

@@ -22,7 +22,8 @@ impl Prefork {
     }
 
     /// Sets how long a worker may take to become [ready](crate::prefork::Worker::ready). The supervisor kills a worker
-    /// that takes longer, and counts a boot failure. A minute unless set.
+    /// that takes longer, and counts a boot failure. It also kills a template that takes longer to fork a worker, apart from
+    /// the wait for threads. A minute unless set.
     pub fn boot_timeout(mut self, limit: Duration) -> Prefork {
         self.settings.boot_timeout = limit;
         self

@@ -7,8 +7,9 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::events::Which;
-use super::generation::TemplateState;
+use super::generation::{Generation, TemplateState};
 use super::process::{Force, Stage, WorkerProcess};
+use super::reload::Reload;
 use super::stop::End;
 use super::{Outcome, Supervisor};
 use crate::prefork::PreforkError;
@@ -39,6 +40,7 @@ enum Job {
     },
     /// A worker that the supervisor forks.
     Worker {
+        which: Which,
         index: usize,
     },
     /// The process that serves the status page.
@@ -72,7 +74,7 @@ impl Supervisor {
         }
         match job {
             Job::Template(which) => self.fork_template(which).await,
-            Job::Worker { index } => self.fork_worker(index, now).await,
+            Job::Worker { which, index } => self.fork_worker(which, index, now).await,
             Job::Service => self.fork_service().await,
             Job::Request { .. } => Started::Nothing,
         }
@@ -87,27 +89,44 @@ impl Supervisor {
     }
 
     fn next_worker(&self, now: Instant) -> Option<Job> {
-        let (which, generation) = match &self.reload {
-            Some(reload) => (Which::Next, &reload.generation),
-            None => (Which::Current, &self.current),
-        };
-        match &generation.template {
-            TemplateState::Due(due) if *due <= now => return Some(Job::Template(which)),
-            TemplateState::None | TemplateState::Idle(_) => {}
-            _ => return None,
-        }
-        let active = self.workers.iter().filter(|worker| worker.is_active()).count();
         let number = self.number();
-        if self.reload.is_some() && active >= number + self.settings.max_extra.unwrap_or(number) {
-            return None;
+        let lacking = |generation: &Generation| {
+            let is_lacking =
+                |index: &usize| self.places[*index].is_due(now) && self.lacks_worker(*index, generation.number);
+            (0..number.min(generation.places)).find(is_lacking)
+        };
+        let Some(reload) = &self.reload else {
+            return job(Which::Current, &self.current, lacking(&self.current), now);
+        };
+        let templates = [&self.current, &reload.generation];
+        let forking = templates.iter().filter(|generation| generation.forking().is_some()).count();
+        let active = self.workers.iter().filter(|worker| worker.is_active()).count() + forking;
+        let room = (number + self.settings.max_extra.unwrap_or(number)).saturating_sub(active);
+        let lost = self.lost_places(reload, now);
+        // The old generation comes first: workers of the new one must not take the room of its replacements.
+        if let Some(index) = lost.first().filter(|_| room > 0) {
+            if let Some(job) = job(Which::Current, &self.current, Some(*index), now) {
+                return Some(job);
+            }
         }
-        let index = (0..number).find(|index| {
-            self.places[*index].due.is_none_or(|due| due <= now) && self.lacks_worker(*index, generation.number)
-        })?;
-        Some(match generation.template {
-            TemplateState::None => Job::Worker { index },
-            _ => Job::Request { which, index },
-        })
+        let reserved = if self.current.can_fork() { lost.len() } else { 0 };
+        let index = lacking(&reload.generation).filter(|_| room > reserved);
+        job(Which::Next, &reload.generation, index, now)
+    }
+
+    /// Returns the places whose worker the old generation must replace now, because the new one has no ready worker there.
+    fn lost_places(&self, reload: &Reload, now: Instant) -> Vec<usize> {
+        let is_lost = |index: &usize| {
+            let is_taken_over = || {
+                let mut workers = self.workers.iter().filter(|worker| worker.index == *index && worker.is_ready());
+                workers.any(|worker| worker.generation == reload.generation.number)
+            };
+            reload.old_place(*index).is_some_and(|place| place.is_due(now))
+                && self.lacks_worker(*index, self.current.number)
+                && self.current.forking() != Some(*index)
+                && !is_taken_over()
+        };
+        (0..self.number().min(self.current.places)).filter(is_lost).collect()
     }
 
     /// Whether a place has no worker of a generation, apart from one that is being replaced.
@@ -120,8 +139,10 @@ impl Supervisor {
         })
     }
 
-    async fn fork_worker(&mut self, index: usize, now: Instant) -> Started {
-        let generation = self.target();
+    async fn fork_worker(&mut self, which: Which, index: usize, now: Instant) -> Started {
+        let Some(generation) = self.generation_mut(which).map(|generation| generation.number) else {
+            return Started::Nothing;
+        };
         let Some(slot) = self.common.assign(index, generation) else { return self.lacks_slot(now) };
         let limits = self.settings.limits.of_one_worker();
         let mut guard = None;
@@ -141,7 +162,7 @@ impl Supervisor {
         self.ended.clear();
         match forked {
             Ok(Fork::Parent(child)) => {
-                self.worker_started(child, index, slot, limits).map_or(Started::Something, Started::End)
+                self.worker_started(child, index, generation, slot, limits).map_or(Started::Something, Started::End)
             }
             Ok(Fork::Child(_)) => {
                 let guard = guard.unwrap_or_else(|| ExitOnDrop);
@@ -168,6 +189,7 @@ impl Supervisor {
         &mut self,
         mut child: Child,
         index: usize,
+        generation: u64,
         slot: usize,
         limits: Limits,
     ) -> Option<End> {
@@ -180,9 +202,10 @@ impl Supervisor {
         let now = Instant::now();
         self.refusals = 0;
         self.fork_due = None;
-        self.places[index].due = None;
+        if let Some(place) = self.place_mut(index, generation) {
+            place.due = None;
+        }
         self.common.slots.set_pid(slot, child.id());
-        let generation = self.target();
         tracing::info!(worker = index, pid = child.id(), generation, "worker started");
         self.workers.push(WorkerProcess {
             child,
@@ -246,6 +269,16 @@ impl Supervisor {
         report::unless_traced(format_args!("cannot fork a worker yet, trying again: {error}"));
         self.reload_failed_once(&error.to_string());
         None
+    }
+}
+
+/// Returns what a generation does next, if `index` is the place that needs one of its workers.
+fn job(which: Which, generation: &Generation, index: Option<usize>, now: Instant) -> Option<Job> {
+    match &generation.template {
+        TemplateState::Due(due) if *due <= now => Some(Job::Template(which)),
+        TemplateState::None => index.map(|index| Job::Worker { which, index }),
+        TemplateState::Idle(_) => index.map(|index| Job::Request { which, index }),
+        TemplateState::Due(_) | TemplateState::Loading { .. } | TemplateState::Forking { .. } => None,
     }
 }
 

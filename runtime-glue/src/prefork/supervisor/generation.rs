@@ -22,6 +22,8 @@ use crate::{Child, Fork, ForkError};
 pub(super) struct Generation {
     pub(super) number: u64,
     pub(super) template: TemplateState,
+    /// How many places may have its workers: its template has queues for no more.
+    pub(super) places: usize,
     /// How many times in a row its template failed.
     pub(super) failures: u32,
 }
@@ -45,13 +47,15 @@ pub(super) enum TemplateState {
         index: usize,
         slot: usize,
         limits: Limits,
+        deadline: Option<Instant>,
+        is_late: bool,
     },
 }
 
 impl Generation {
     pub(super) fn new(number: u64, loads: bool, now: Instant) -> Generation {
         let template = if loads { TemplateState::Due(now) } else { TemplateState::None };
-        Generation { number, template, failures: 0 }
+        Generation { number, template, places: usize::MAX, failures: 0 }
     }
 
     pub(super) fn template(&self) -> Option<&TemplateProcess> {
@@ -60,6 +64,19 @@ impl Generation {
             TemplateState::Loading { process, .. }
             | TemplateState::Idle(process)
             | TemplateState::Forking { process, .. } => Some(process),
+        }
+    }
+
+    /// Whether the supervisor or an idle template forks the next worker, or will when a fork ends.
+    pub(super) fn can_fork(&self) -> bool {
+        !matches!(self.template, TemplateState::Due(_) | TemplateState::Loading { .. })
+    }
+
+    /// Returns the index of the worker that the template forks.
+    pub(super) fn forking(&self) -> Option<usize> {
+        match &self.template {
+            TemplateState::Forking { index, .. } => Some(*index),
+            _ => None,
         }
     }
 
@@ -97,7 +114,13 @@ impl Supervisor {
         };
         let mut guard = None;
         let first = || guard = Some(ExitOnDrop);
-        let forked = self.settings.fork_options.clone().wait_for_threads(Duration::ZERO).fork_with(first).await;
+        let forked = match self.queues.hand_to_template() {
+            Ok(()) => self.settings.fork_options.clone().wait_for_threads(Duration::ZERO).fork_with(first).await,
+            Err(error) => Err(ForkError::Inspect(error)),
+        };
+        if !matches!(forked, Ok(Fork::Child(_))) {
+            self.queues.take_back_from_template();
+        }
         let timeout = self.settings.load_timeout;
         match forked {
             Ok(Fork::Parent(mut child)) => {
@@ -109,7 +132,9 @@ impl Supervisor {
                         return self.fork_refused(ForkError::Watch(error)).map_or(Started::Something, Started::End);
                     }
                 };
+                let places = if self.queues.has_own_queues() { self.places.len() } else { usize::MAX };
                 let Some(generation) = self.generation_mut(which) else { return Started::Something };
+                generation.places = places;
                 tracing::info!(generation = generation.number, pid = process.child.id(), "template started");
                 let deadline = Instant::now().checked_add(timeout);
                 generation.template = TemplateState::Loading { process, deadline, is_late: false };
@@ -117,7 +142,7 @@ impl Supervisor {
             }
             Ok(Fork::Child(_)) => {
                 self.workers.clear();
-                let generation = self.target();
+                let generation = self.generation_mut(which).map_or(0, |generation| generation.number);
                 Started::Child(Box::new(Outcome::Template(Template {
                     guard: guard.unwrap_or_else(|| ExitOnDrop),
                     channel: template_end,
@@ -137,7 +162,7 @@ impl Supervisor {
         }
     }
 
-    fn generation_mut(&mut self, which: Which) -> Option<&mut Generation> {
+    pub(super) fn generation_mut(&mut self, which: Which) -> Option<&mut Generation> {
         match which {
             Which::Current => Some(&mut self.current),
             Which::Next => self.reload.as_mut().map(|reload| &mut reload.generation),
@@ -146,9 +171,12 @@ impl Supervisor {
 
     /// Asks a template for a worker.
     pub(super) fn request(&mut self, which: Which, index: usize, now: Instant) -> Started {
-        let number = self.target();
+        let Some(number) = self.generation_mut(which).map(|generation| generation.number) else {
+            return Started::Nothing;
+        };
         let Some(slot) = self.common.assign(index, number) else { return self.lacks_slot(now) };
         let limits = self.settings.limits.of_one_worker();
+        let deadline = now.checked_add(self.fork_timeout());
         let Some(generation) = self.generation_mut(which) else { return Started::Nothing };
         match std::mem::replace(&mut generation.template, TemplateState::None) {
             TemplateState::Idle(process) => {
@@ -156,7 +184,7 @@ impl Supervisor {
                 if let Err(error) = process.request(index, slot, limits.requests) {
                     tracing::debug!(worker = index, generation = generation.number, %error, "cannot ask the template for a worker");
                 }
-                generation.template = TemplateState::Forking { process, index, slot, limits };
+                generation.template = TemplateState::Forking { process, index, slot, limits, deadline, is_late: false };
             }
             other => {
                 generation.template = other;
@@ -166,8 +194,14 @@ impl Supervisor {
         Started::Something
     }
 
+    /// Returns how long a template may take to fork a worker. It may wait for threads first.
+    pub(super) fn fork_timeout(&self) -> Duration {
+        self.settings.boot_timeout.saturating_add(self.settings.fork_options.thread_limit())
+    }
+
     pub(super) fn handle_template_message(&mut self, which: Which, message: Message) -> Option<End> {
         let generation = self.generation_mut(which)?;
+        let number = generation.number;
         match (message, std::mem::replace(&mut generation.template, TemplateState::None)) {
             (Message::Loaded, TemplateState::Loading { process, .. }) => {
                 tracing::info!(generation = generation.number, pid = process.child.id(), "template has loaded");
@@ -179,29 +213,32 @@ impl Supervisor {
                 self.dismiss(process.child, None);
                 self.load_failed(which, error)
             }
-            (Message::Forked(pid), TemplateState::Forking { process, index, slot, limits }) => {
+            (Message::Forked(pid), TemplateState::Forking { process, index, slot, limits, .. }) => {
                 generation.template = TemplateState::Idle(process);
-                self.adopt(pid, index, slot, limits)
+                self.adopt(pid, index, number, slot, limits)
             }
-            (Message::Refused(error), TemplateState::Forking { process, slot, .. }) => {
+            (Message::Refused(error), TemplateState::Forking { process, index, slot, .. }) => {
                 generation.template = TemplateState::Idle(process);
                 self.common.clear(slot);
-                self.fork_refused(ForkError::Template(error))
+                self.request_refused(index, number, ForkError::Template(error))
             }
             (Message::Ended(status), state) => {
-                let number = generation.number;
                 let error = match state {
                     TemplateState::Loading { is_late: true, .. } => {
                         format!("it took longer than {:?}", self.settings.load_timeout)
                     }
                     TemplateState::Loading { .. } => format!("the template ended with {status} before it had loaded"),
-                    TemplateState::Forking { index, slot, limits, .. } => {
+                    TemplateState::Forking { index, slot, limits, is_late, .. } => {
                         // The template may have forked the worker, which is then a child of the supervisor.
                         match self.common.slots.pid(slot) {
                             0 => self.quarantine(slot),
-                            pid => drop(self.adopt(pid, index, slot, limits)),
+                            pid => drop(self.adopt(pid, index, number, slot, limits)),
                         }
-                        format!("the template ended with {status}")
+                        if is_late {
+                            format!("the template took longer than {:?} to fork a worker", self.fork_timeout())
+                        } else {
+                            format!("the template ended with {status}")
+                        }
                     }
                     _ => format!("the template ended with {status}"),
                 };
@@ -216,9 +253,9 @@ impl Supervisor {
         }
     }
 
-    fn adopt(&mut self, pid: u32, index: usize, slot: usize, limits: Limits) -> Option<End> {
+    fn adopt(&mut self, pid: u32, index: usize, generation: u64, slot: usize, limits: Limits) -> Option<End> {
         match Child::adopt(pid) {
-            Ok(child) if index < self.places.len() => self.worker_started(child, index, slot, limits),
+            Ok(child) if index < self.places.len() => self.worker_started(child, index, generation, slot, limits),
             Ok(child) => {
                 // The number of workers has been reduced meanwhile.
                 self.dismiss(child, Some(slot));
@@ -226,9 +263,20 @@ impl Supervisor {
             }
             Err(error) => {
                 self.common.clear(slot);
-                self.fork_refused(error)
+                self.request_refused(index, generation, error)
             }
         }
+    }
+
+    /// Handles a fork that a template refused. During a reload, a refusal of the old template must neither end nor delay the
+    /// reload.
+    fn request_refused(&mut self, index: usize, generation: u64, error: ForkError) -> Option<End> {
+        if self.reload.is_none() || generation != self.current.number {
+            return self.fork_refused(error);
+        }
+        let delay = self.place_mut(index, generation)?.failed(Instant::now());
+        tracing::error!(worker = index, generation, %error, ?delay, "cannot replace a worker of the old generation yet: trying again");
+        None
     }
 
     /// Handles the failure or end of a template: aborts the reload, ends a server that is not up yet, or schedules another one.

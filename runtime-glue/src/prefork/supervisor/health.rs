@@ -10,7 +10,6 @@ use super::generation::TemplateState;
 use super::process::{Force, Stage};
 use super::stop::End;
 use crate::prefork::PreforkError;
-use crate::prefork::crash::delay;
 use crate::prefork::reason::Reason;
 use crate::report;
 
@@ -65,12 +64,13 @@ impl Supervisor {
     pub(super) fn next_time(&self) -> Option<Instant> {
         let now = self.checks.now;
         let workers = self.workers.iter().flat_map(|worker| [worker.deadline, self.end_of_age(worker)]);
-        let places = self.places.iter().map(|place| place.due);
+        let old_places = self.reload.iter().flat_map(|reload| reload.old.iter().flatten());
+        let places = self.places.iter().chain(old_places).map(|place| place.due);
         let generations = [Some(&self.current), self.reload.as_ref().map(|reload| &reload.generation)];
         let templates = generations.into_iter().flatten().map(|generation| match &generation.template {
             TemplateState::Due(due) => Some(*due),
-            TemplateState::Loading { deadline, .. } => *deadline,
-            _ => None,
+            TemplateState::Loading { deadline, .. } | TemplateState::Forking { deadline, .. } => *deadline,
+            TemplateState::None | TemplateState::Idle(_) => None,
         });
         let others = [
             self.settings.worker.heartbeat_timeout.map(|_| self.checks.heartbeat),
@@ -136,16 +136,23 @@ impl Supervisor {
             worker.end_by_force(with_stack && worker.stage != Stage::Retiring, now);
         }
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        let (load_timeout, fork_timeout) = (self.settings.load_timeout, self.fork_timeout());
         let generations = [Some(&mut self.current), self.reload.as_mut().map(|reload| &mut reload.generation)];
         for generation in generations.into_iter().flatten() {
             let number = generation.number;
-            let TemplateState::Loading { process, deadline, is_late } = &mut generation.template else { continue };
+            let (process, deadline, is_late, limit, what) = match &mut generation.template {
+                TemplateState::Loading { process, deadline, is_late } => {
+                    (process, deadline, is_late, load_timeout, "has not loaded")
+                }
+                TemplateState::Forking { process, deadline, is_late, .. } => {
+                    (process, deadline, is_late, fork_timeout, "has not forked a worker")
+                }
+                TemplateState::None | TemplateState::Due(_) | TemplateState::Idle(_) => continue,
+            };
             if is_due(*deadline) {
-                tracing::error!(
-                    pid = process.child.id(),
-                    generation = number,
-                    "killing a template that has not loaded in time"
-                );
+                let pid = process.child.id();
+                tracing::error!(pid, generation = number, ?limit, "killing a template that {what} in time");
+                report::unless_traced(format_args!("killing template {pid}, which {what} within {limit:?}"));
                 *deadline = None;
                 *is_late = true;
                 if let Err(error) = process.child.kill() {
@@ -224,7 +231,6 @@ impl Supervisor {
         if end.is_some() {
             return end;
         }
-        let is_of_target = generation == self.target();
         match worker.stage {
             Stage::Retiring => {
                 tracing::info!(worker = index, pid, generation, ?reason, %status, ?uptime, "a worker that was told to end has ended");
@@ -234,19 +240,20 @@ impl Supervisor {
                 let delay = due.saturating_duration_since(now);
                 tracing::warn!(worker = index, pid, generation, %status, ?uptime, ?delay, "worker ended: replacing it");
                 report::unless_traced(format_args!("worker {index} ({pid}) ended with {status}: replacing it"));
-                if let Some(place) = self.places.get_mut(index).filter(|_| is_of_target) {
+                if let Some(place) = self.place_mut(index, generation) {
                     place.due = Some(due);
                 }
             }
             Stage::Booting => {
-                let place = self.places.get_mut(index).filter(|_| is_of_target)?;
-                place.failures += 1;
+                let place = self.place_mut(index, generation)?;
+                let delay = place.failed(now);
                 let failures = place.failures;
-                let delay = delay(failures);
-                place.due = Some(now + delay);
                 tracing::warn!(worker = index, pid, generation, %status, ?uptime, ?delay, "worker ended before it was ready");
                 report::unless_traced(format_args!("worker {index} ({pid}) ended with {status} before it was ready"));
                 if self.reload.is_some() {
+                    if generation == self.current.number {
+                        return None;
+                    }
                     self.reload_failed_once(&format!("worker {index} ended with {status} before it was ready"));
                     return None;
                 }

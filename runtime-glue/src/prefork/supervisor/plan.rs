@@ -1,11 +1,14 @@
 //! Which workers there should be.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::Supervisor;
 use super::process::Stage;
 use super::stop::End;
 use crate::prefork::PreforkError;
+use crate::prefork::crash::delay;
 use crate::prefork::pid_file::PidFile;
 use crate::prefork::reason::Reason;
 use crate::prefork::slots::{DRAINS, EMPTIES_OWN_QUEUE, REACHED_REQUESTS, READY, TOLD, WANTS_HALT, WANTS_RETIRE};
@@ -24,22 +27,41 @@ pub(super) struct Place {
     pub(super) failures: u32,
 }
 
+impl Place {
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.due.is_none_or(|due| due <= now)
+    }
+
+    /// Counts a failure. Returns the delay before the next try.
+    pub(super) fn failed(&mut self, now: Instant) -> Duration {
+        self.failures += 1;
+        let delay = delay(self.failures);
+        self.due = Some(now + delay);
+        delay
+    }
+}
+
 impl Supervisor {
     /// Returns how many workers there should be now.
     pub(in crate::prefork) fn number(&self) -> usize {
         if self.is_dormant { 0 } else { self.wanted }
     }
 
-    /// Returns the generation that new workers belong to.
-    pub(super) fn target(&self) -> u64 {
-        self.reload.as_ref().map_or(self.current.number, |reload| reload.generation.number)
+    /// Returns the place of a worker, if its generation still needs the place.
+    pub(super) fn place_mut(&mut self, index: usize, generation: u64) -> Option<&mut Place> {
+        let target = self.reload.as_ref().map_or(self.current.number, |reload| reload.generation.number);
+        if generation == target {
+            return self.places.get_mut(index);
+        }
+        let reload = self.reload.as_mut().filter(|_| generation == self.current.number)?;
+        reload.old.get_mut(index)?.as_mut()
     }
 
     /// Reads the flags that workers have set in their slots.
     pub(super) fn read_slots(&mut self) -> Option<End> {
         let now = Instant::now();
         let deadline = self.retire_deadline();
-        let mut halted = None;
+        let (mut halted, mut ready) = (None, Vec::new());
         for worker in &mut self.workers {
             let flags = self.common.slots.flags(worker.slot);
             if flags & READY != 0 && worker.stage == Stage::Booting {
@@ -51,9 +73,7 @@ impl Supervisor {
                 let took = now.saturating_duration_since(worker.since);
                 let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
                 tracing::info!(worker = index, pid, generation, ?took, "worker is ready");
-                if let Some(place) = self.places.get_mut(worker.index) {
-                    place.failures = 0;
-                }
+                ready.push((index, generation));
             }
             if worker.renew.is_none() {
                 worker.renew = match flags {
@@ -69,6 +89,11 @@ impl Supervisor {
             }
             if flags & WANTS_HALT != 0 {
                 halted = Some(worker.index);
+            }
+        }
+        for (index, generation) in ready {
+            if let Some(place) = self.place_mut(index, generation) {
+                place.failures = 0;
             }
         }
         halted.map(|worker| End::Failed(PreforkError::Halted { worker }))
@@ -134,7 +159,15 @@ impl Supervisor {
         self.wanted = workers;
         self.is_dormant = false;
         self.places.resize_with(workers, Place::default);
+        if let Some(reload) = &mut self.reload {
+            reload.old.truncate(workers);
+        }
         if self.settings.loads && self.queues.has_own_queues() {
+            // A queue that is closed now is not the one that is opened for its place later.
+            let next = self.reload.as_mut().map(|reload| &mut reload.generation);
+            for generation in [&mut self.current].into_iter().chain(next) {
+                generation.places = generation.places.min(workers);
+            }
             // A template has only the queues that existed when it was forked.
             self.queue_reload();
         }
@@ -175,7 +208,7 @@ impl Supervisor {
             return Ok(());
         }
         let is_ready = |index| self.workers.iter().any(|worker| worker.index == index && worker.is_ready());
-        if !(0..self.wanted).all(is_ready) {
+        if !(0..self.wanted.min(self.current.places)).all(is_ready) {
             return Ok(());
         }
         if let Some(path) = &self.settings.pid_file {

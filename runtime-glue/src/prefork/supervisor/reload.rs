@@ -15,7 +15,15 @@ pub(super) struct Reload {
     pub(super) generation: Generation,
     /// How many workers of the new generation ended before they were ready, or could not be forked.
     pub(super) failures: u32,
+    /// The places of the old generation, by worker index. `None` if the new generation has taken a place over, or is about to.
+    pub(super) old: Vec<Option<Place>>,
     since: Instant,
+}
+
+impl Reload {
+    pub(super) fn old_place(&self, index: usize) -> Option<&Place> {
+        self.old.get(index)?.as_ref()
+    }
 }
 
 impl Supervisor {
@@ -39,7 +47,7 @@ impl Supervisor {
             return;
         }
         self.reload_is_queued = false;
-        self.is_dormant = false;
+        let is_dormant = std::mem::replace(&mut self.is_dormant, false);
         self.renewal = None;
         self.generations += 1;
         self.service_manager.reloading();
@@ -48,11 +56,11 @@ impl Supervisor {
         }
         tracing::info!(generation = self.generations, "reloading");
         self.service.reload_begins(self.generations);
-        for place in &mut self.places {
-            *place = Place::default();
-        }
+        let old = self.places.iter_mut().map(std::mem::take).map(|place| (!is_dormant).then_some(place)).collect();
         let generation = Generation::new(self.generations, self.settings.loads, now);
-        self.reload = Some(Reload { generation, failures: 0, since: now });
+        self.reload = Some(Reload { generation, failures: 0, old, since: now });
+        // Old workers may have to make room for the first new one, and no event follows that would retire them.
+        self.advance_reload(now);
     }
 
     pub(super) fn advance_reload(&mut self, now: Instant) {
@@ -60,7 +68,8 @@ impl Supervisor {
         let (new, since) = (reload.generation.number, reload.since);
         let number = self.number();
         let ready_new = self.workers.iter().filter(|worker| worker.is_ready() && worker.generation == new).count();
-        if ready_new >= number {
+        // If there are more places than the new template has queues for, the next reload is queued already.
+        if ready_new >= number.min(reload.generation.places) {
             for position in self.positions(|worker| worker.is_active() && worker.generation != new) {
                 self.retire(position, false, Reason::Reload);
             }
@@ -90,6 +99,10 @@ impl Supervisor {
             };
             let next = old.iter().find(has_successor).or(old.first()).copied();
             if let Some(position) = next {
+                let index = self.workers[position].index;
+                if let Some(place) = self.reload.as_mut().and_then(|reload| reload.old.get_mut(index)) {
+                    *place = None;
+                }
                 self.retire(position, false, Reason::Reload);
             }
         }
@@ -113,8 +126,8 @@ impl Supervisor {
             self.retire(position, false, Reason::Reload);
         }
         self.dismiss_template(reload.generation.take_template());
-        for place in &mut self.places {
-            *place = Place::default();
+        for (index, place) in self.places.iter_mut().enumerate() {
+            *place = reload.old.get_mut(index).and_then(Option::take).unwrap_or_default();
         }
         self.service_manager.ready(self.number());
         self.show_state();
