@@ -185,7 +185,7 @@ scenarios!(
 
     /// Supervisor, template and workers have the right listeners open, and registered in the right way.
     fn open_listeners() {
-        let modes = if cfg!(target_os = "linux") { &["look", "look-with-template"][..] } else { &["look"] };
+        let modes = if cfg!(epoll) { &["look", "look-with-template"][..] } else { &["look"] };
         for (distribution, mode) in
             ALL.into_iter().flat_map(|distribution| modes.iter().map(move |mode| (distribution, mode)))
         {
