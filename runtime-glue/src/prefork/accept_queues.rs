@@ -67,7 +67,7 @@ impl AcceptQueues {
         }
     }
 
-    /// Holds the queues in a template as the supervisor does. They are armed there, as in any child that inherits them.
+    /// Mutes the queues in a template, which has inherited them armed, and keeps the queues of workers from its next children.
     pub(super) fn hold(&self) -> io::Result<()> {
         self.listeners().try_for_each(crate::policy::mute)?;
         self.of_places().try_for_each(|listener| crate::set_policy(listener, ForkPolicy::NoFork))

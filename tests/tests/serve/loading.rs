@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use axum::Router;
@@ -28,6 +29,7 @@ async fn load(what: &str, path: String) {
             spawn_blocking(|| ()).await.expect("a blocking task");
             tokio::spawn(async {
                 loop {
+                    // Shorter than tokio's own keep-alive of ten seconds, so that its thread would never end.
                     sleep(Duration::from_secs(1)).await;
                     spawn_blocking(|| ()).await.expect("a blocking task");
                 }
@@ -52,6 +54,14 @@ async fn load(what: &str, path: String) {
         })),
         other => panic!("nothing to load is called {other:?}"),
     }
+}
+
+/// Starts a server. Returns it with its address.
+#[track_caller]
+fn start(place: &str, what: &str, path: &Path) -> (Program, String) {
+    let mut program = Program::start("loading::server", &[place, what, path.to_str().expect("a path")]);
+    let address = program.line();
+    (program, address)
 }
 
 /// Returns the body of the response, if the server answers.
@@ -92,6 +102,7 @@ scenarios!(
         };
         let server = if place == "load" { server.load(load) } else { server.preload(load) };
         let answer = async || {
+            // The answer waits, so that a stop finds the request in flight.
             sleep(Duration::from_millis(10)).await;
             std::process::id().to_string()
         };
@@ -103,8 +114,7 @@ scenarios!(
         // Not every system has templates.
         for place in ["preload"].into_iter().chain(cfg!(procfs).then_some("load")) {
             let path = free_path("blocking");
-            let mut program = Program::start("loading::server", &[place, "blocking", path.to_str().expect("a path")]);
-            let address = program.line();
+            let (program, address) = start(place, "blocking", &path);
             let mut pid = get(&address, "/");
             for _ in 0..2 {
                 pid = replace(&address, &pid);
@@ -121,8 +131,7 @@ scenarios!(
             return;
         }
         let path = free_path("processes");
-        let mut program = Program::start("loading::server", &["load", "process", path.to_str().expect("a path")]);
-        let address = program.line();
+        let (program, address) = start("load", "process", &path);
         let mut workers = vec![get(&address, "/")];
         for _ in 0..4 {
             workers.push(replace(&address, workers.last().expect("a worker")));
@@ -151,8 +160,7 @@ scenarios!(
     /// Without a subscriber of `tracing`, standard error says why a worker ended.
     fn errors_without_a_subscriber() {
         let path = free_path("errors");
-        let mut program = Program::start("loading::server", &["preload", "blocking", path.to_str().expect("a path")]);
-        let address = program.line();
+        let (mut program, address) = start("preload", "blocking", &path);
         let pid = get(&address, "/");
         replace(&address, &pid);
         kill(program.pid(), libc::SIGTERM);
@@ -164,8 +172,7 @@ scenarios!(
     /// The last function of a worker is called after its last request, and once per worker that is not killed.
     fn worker_ends() {
         let path = free_path("end");
-        let mut program = Program::start("loading::server", &["preload", "blocking", path.to_str().expect("a path")]);
-        let address = program.line();
+        let (program, address) = start("preload", "blocking", &path);
         let pid = get(&address, "/");
         replace(&address, &pid);
         let waiting = request(&address, "/");

@@ -158,8 +158,9 @@ impl Http {
         self
     }
 
-    /// Sets how long an HTTP/2 connection may make no request. After this time, or at most twice as long, the client is told to
-    /// connect again for the next one (GOAWAY). Open streams continue. The default is 75 seconds, as in nginx.
+    /// Sets how long an HTTP/2 connection may make no request. After one to two times this limit, the worker sends GOAWAY: the
+    /// client then connects again for its next request. Open streams continue. The default is 75 seconds, like that of
+    /// nginx's `keepalive_timeout`.
     ///
     /// A client that has vanished does not answer. `http2().keep_alive_interval` of [`configure`](Http::configure) ends its
     /// connection.
