@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Span;
 
 use super::connections::Common;
-use super::slots::{EMPTIES_OWN_QUEUE, READY, ServerPhase};
+use super::slots::{EMPTIES_OWN_QUEUE, READY, ServerPhase, TOLD};
 use super::tasks::Tasks;
 use super::worker::span_of_tasks;
 
@@ -102,12 +102,21 @@ impl Status {
         self.slot
     }
 
-    /// Tells the worker to end. `is_orphan`: its supervisor has ended, so its siblings end too.
-    pub(super) fn end(&self, is_orphan: bool) {
+    /// Whether the supervisor has told this worker to end, or all workers.
+    pub(super) fn is_told_by_supervisor(&self) -> bool {
+        matches!(self.common.slots.phase(), ServerPhase::Stopping | ServerPhase::HandedOver)
+            || self.common.slots.flags(self.slot) & TOLD != 0
+    }
+
+    /// Tells the worker to end, and returns whether that is new to it. `is_orphan`: its supervisor has ended, so its siblings
+    /// end too.
+    pub(super) fn end(&self, is_orphan: bool) -> bool {
         let stops = is_orphan || self.common.slots.phase() == ServerPhase::Stopping;
         self.told.get_or_init(Instant::now);
-        self.phase.fetch_max(if stops { 2 } else { 1 }, Ordering::AcqRel);
+        let phase = if stops { 2 } else { 1 };
+        let is_new = self.phase.fetch_max(phase, Ordering::AcqRel) < phase;
         self.waiting.notify_waiters();
+        is_new
     }
 
     /// Whether no other process will serve this worker's own queues.

@@ -37,6 +37,10 @@ const FAILED: i32 = 1;
 /// kill it.
 const KERNEL_GRACE: Duration = Duration::from_secs(3);
 
+/// How long a worker that another process has told to end waits for the supervisor to tell it too. A signal to the process group
+/// reaches the supervisor at about the same time.
+const SUPERVISOR_GRACE: Duration = Duration::from_millis(500);
+
 /// How many heartbeats a worker writes in the time after which it counts as stuck.
 const HEARTBEATS: u32 = 4;
 
@@ -215,12 +219,18 @@ async fn follow_signals(mut signals: Signals, status: Arc<Status>, supervisor: u
         match command {
             WorkerCommand::Drain => {
                 let is_orphan = parent_id() != supervisor;
-                status.end(is_orphan);
-                if status.phase() == Phase::Retiring {
-                    // If another process sent the signal, the supervisor now starts a successor.
-                    status.raise(DRAINS);
+                tracing::info!(signal, is_orphan, "told to end");
+                if is_orphan || status.is_told_by_supervisor() {
+                    drain(&status, is_orphan);
+                } else {
+                    // If the supervisor gets the same signal, the server stops, and this worker must empty the queues.
+                    let status = Arc::clone(&status);
+                    let later = async move {
+                        sleep(SUPERVISOR_GRACE).await;
+                        drain(&status, false);
+                    };
+                    tokio::spawn(later.in_current_span());
                 }
-                tracing::info!(signal, phase = ?status.phase(), is_orphan, "draining");
             }
             WorkerCommand::Exit => {
                 tracing::warn!(signal, "ending at once");
@@ -230,6 +240,18 @@ async fn follow_signals(mut signals: Signals, status: Arc<Status>, supervisor: u
             WorkerCommand::Ignore => {}
         }
     }
+}
+
+fn drain(status: &Status, is_orphan: bool) {
+    if !status.end(is_orphan) {
+        return;
+    }
+    let phase = status.phase();
+    if phase == Phase::Retiring {
+        // If another process sent the signal, the supervisor now starts a successor.
+        status.raise(DRAINS);
+    }
+    tracing::info!(?phase, "draining");
 }
 
 /// Writes heartbeats, which show the supervisor that the runtime is not stuck.
