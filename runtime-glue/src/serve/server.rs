@@ -54,11 +54,11 @@ pub struct Server<L = NoLoad> {
     load: L,
 }
 
-/// A [`Server`] that loads nothing.
+/// The type parameter of a [`Server`] that loads nothing.
 #[derive(Debug)]
 pub struct NoLoad(());
 
-/// A [`Server`] that loads the application before it is served: [`Server::load`] or [`Server::preload`].
+/// The type parameter of a [`Server`] that loads the application first: [`Server::load`] or [`Server::preload`].
 pub struct Load<F> {
     load: F,
     is_in_template: bool,

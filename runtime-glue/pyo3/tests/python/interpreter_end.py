@@ -19,7 +19,7 @@ def leave_by_exit(act):
 
 
 def parent_and_child(act):
-    """Calls `act` in a process that ends, in its child, and in a child of a process whose runtime is busy."""
+    """Calls `act` in a child, in this process, and in a child that is forked while `act` keeps the runtime busy. All end."""
     end_of(leave_by_exit(act))
     act()
     end_of(leave_by_exit(act))

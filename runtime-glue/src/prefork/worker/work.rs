@@ -30,7 +30,7 @@ use crate::{parent_only, report, sys};
 /// The exit status of a process that panicked. The standard library uses the same.
 const PANICKED: i32 = 101;
 
-/// The exit status of a worker that could not begin.
+/// The exit status of a worker that could not start, or whose tasks still ran at the shutdown timeout.
 const FAILED: i32 = 1;
 
 /// How long after the shutdown timeout the kernel ends a worker that does not end by itself: later than the supervisor would

@@ -47,7 +47,7 @@ pub(crate) struct Process {
     pub(crate) selectors: BTreeMap<SelectorId, Selector>,
     /// The sources.
     pub(crate) slots: BTreeMap<SlotId, Slot>,
-    /// The stream pairs that this process or one of its parents has created: each end with the other one.
+    /// The stream pairs that this process or one of its ancestors has created: each end with the other one.
     pairs: BTreeMap<Fd, Fd>,
     defaults: BTreeMap<Kind, Policy>,
 }
