@@ -102,7 +102,7 @@ impl Status {
         self.slot
     }
 
-    /// Tells the worker to end. `is_orphan`: its supervisor has ended, so its siblings end too.
+    /// Tells the worker to end. `is_orphan` says that the supervisor has ended, so the siblings of this worker end, too.
     pub(super) fn end(&self, is_orphan: bool) {
         let stops = is_orphan || self.common.slots.phase() == ServerPhase::Stopping;
         self.told.get_or_init(Instant::now);
@@ -143,7 +143,7 @@ impl Status {
             return Poll::Pending;
         }
         self.accepts();
-        // The worker may have been told before this future could be notified.
+        // The worker may have been told to end before this future could be notified.
         if notified.poll(cx).is_ready() || self.phase() != Phase::Serving {
             return Poll::Ready(());
         }

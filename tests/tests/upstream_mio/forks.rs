@@ -225,7 +225,8 @@ scenarios!(
 
     /// A muted listener gives no event in the parent, and is armed in the child. After an unmute, the parent accepts again.
     async fn muted() {
-        // `Prefork` mutes what it shares. `set_policy` makes forkio find the runtime; the policy is the default.
+        // `Prefork` mutes its listeners. Here `set_policy` makes forkio adopt the runtime, so that `mute` finds the listener.
+        // The policy is the default.
         let listener = listener().await;
         forkio::set_policy(&listener, ForkPolicy::Inherit).unwrap();
         {
