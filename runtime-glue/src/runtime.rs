@@ -53,7 +53,7 @@ fn check_selector(id: Id) -> Result<(), ForkError> {
 /// Makes forks handle the current runtime, if there is one, even if it runs on upstream mio.
 pub(crate) fn adopt_current() {
     if Handle::try_current().is_ok() {
-        // After an error, the registration is missing, and the caller reports that if it needs it.
+        // After an error, forkio does not find the runtime's registrations. A caller that needs one reports that.
         let _ = probe();
     }
 }
@@ -87,8 +87,8 @@ pub(crate) fn keep_from_children() -> Result<(), ForkError> {
     Ok(())
 }
 
-/// Gives this process, and each child, a signal pipe of its own, and empties it: a signal that the parent had received at the
-/// fork must not be delivered in this process.
+/// Gives this process and each later child a signal pipe of its own. Then empties the pipe of this process: a signal that the
+/// parent had received at the fork must not be delivered here.
 pub(crate) fn renew_signal_pipe() -> Result<(), ForkError> {
     // tokio makes the pipe with the first runtime, under a lock. A child must not inherit it locked.
     let held = glue::hold_off().map_err(ForkError::Inspect)?;
@@ -106,7 +106,7 @@ pub(crate) fn renew_signal_pipe() -> Result<(), ForkError> {
     let receiver = candidates.find(|fd| receivers.contains(fd)).ok_or(ForkError::ForeignSelector)?;
     glue::renew_pair_in_children(&receiver).map_err(ForkError::Inspect)?;
     drop(held);
-    // tokio also has a flag for each signal. A runtime delivers the flagged ones once it has read from the pipe.
+    // tokio also has a flag for each signal. A runtime delivers the flagged signals once it has read from the pipe.
     let emptied = runtime.block_on(async {
         glue::nudge_pair_end(&receiver)?;
         while glue::pending_bytes(&receiver)? > 0 {
@@ -153,7 +153,7 @@ pub(crate) struct SignalPipes {
     receivers: Vec<RawFd>,
 }
 
-/// Whether a signal has arrived that tokio's driver has not passed to its streams.
+/// Whether a signal has arrived that tokio's driver has not passed to the `Signal` streams.
 ///
 /// If tokio changes the token of its signal pipe, the pipe follows the policy of streams. The child's driver then ends with a
 /// panic that names the pipe, rather than steal the parent's signals.

@@ -11,7 +11,8 @@ use forkio_tests::runtime::*;
 
 forkio_tests::main!();
 
-/// Starts a program that prints its address and a process id, and ends. Checks that the process serves afterwards.
+/// Starts a program that prints its address and the id of another process, and ends. Checks that the other process serves
+/// afterwards.
 #[track_caller]
 fn serves_without_its_parent(name: &str) {
     let mut server = Program::start(name, &[]);

@@ -55,8 +55,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let load = machine::load();
     if load > QUIET {
         data.note(format!(
-            "The machine was busy: before this began, other programs used {:.0} % of the processors. Throughput, latency and \
-             times by the clock are not reliable. Processor time, instructions and memory are.",
+            "The machine was busy: before the run began, other programs used {:.0} % of the processors. Throughput, latency \
+             and times by the clock are not reliable. Processor time, instructions and memory are.",
             100.0 * load
         ));
     }

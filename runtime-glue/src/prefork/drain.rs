@@ -108,8 +108,8 @@ impl Status {
             || self.common.slots.flags(self.slot) & TOLD != 0
     }
 
-    /// Tells the worker to end, and returns whether that is new to it. `is_orphan`: its supervisor has ended, so its siblings
-    /// end too.
+    /// Tells the worker to end, and returns whether that is new to it. `is_orphan` says that the supervisor has ended, so the
+    /// siblings of this worker end, too.
     pub(super) fn end(&self, is_orphan: bool) -> bool {
         let stops = is_orphan || self.common.slots.phase() == ServerPhase::Stopping;
         self.told.get_or_init(Instant::now);
@@ -152,7 +152,7 @@ impl Status {
             return Poll::Pending;
         }
         self.accepts();
-        // The worker may have been told before this future could be notified.
+        // The worker may have been told to end before this future could be notified.
         if notified.poll(cx).is_ready() || self.phase() != Phase::Serving {
             return Poll::Ready(());
         }

@@ -32,9 +32,9 @@ pub use self::service::{HttpService, Hyper, Tower};
 /// Serves HTTP at an address from one worker process per CPU that this process may use, until a signal stops it (feature
 /// `http`).
 ///
-/// `service` is an axum `Router` or any other [`HttpService`]. It is made once, and each worker has a copy of it: open what
-/// a worker must not share, such as connections to a database, in [`Server::serve_with`]. The address is one that
-/// [`Address`] accepts.
+/// `service` is an axum `Router` or any other [`HttpService`]. The caller makes it once, before the fork, and each worker has
+/// a copy. If workers must not share something, such as a connection to a database, open it in [`Server::serve_with`]. The
+/// address is one that [`Address`] accepts.
 ///
 /// `serve` runs the tokio runtime itself, so call it from a plain `main`. It returns the status that the process should exit
 /// with; an error is printed to standard error. [`Server`] has the options.

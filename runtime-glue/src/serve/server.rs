@@ -54,11 +54,11 @@ pub struct Server<L = NoLoad> {
     load: L,
 }
 
-/// A [`Server`] that loads nothing.
+/// The type parameter of a [`Server`] that loads nothing.
 #[derive(Debug)]
 pub struct NoLoad(());
 
-/// A [`Server`] that loads the application before it is served: [`Server::load`] or [`Server::preload`].
+/// The type parameter of a [`Server`] that loads the application first: [`Server::load`] or [`Server::preload`].
 pub struct Load<F> {
     load: F,
     is_in_template: bool,
@@ -92,16 +92,17 @@ impl Server {
         Server { setup: self.setup, load: Load { load, is_in_template: true } }
     }
 
-    /// Loads the application in the supervisor, before it forks the first worker. All workers share what it has loaded. A
-    /// reload does not load again. [`load`](Server::load) does, but needs one more process.
+    /// Loads the application in the supervisor, before the first worker is forked. All workers share what was loaded. A reload
+    /// does not load again. If it must, use [`Server::load`], which needs one more process.
     ///
-    /// `load` runs inside the runtime. Tasks that it spawns continue in the supervisor and in each worker, except in workers
-    /// that have [threads](Server::worker_threads); see [`parent_only`](crate::parent_only()). Until `load` has returned, signals
-    /// have their default action.
+    /// The function runs inside the runtime. Tasks that it spawns continue in the supervisor and in each worker, except in
+    /// workers that have [threads](Server::worker_threads); see [`parent_only`](crate::parent_only()). Until the function has
+    /// returned, signals have their default action.
     ///
-    /// Each fork waits until the blocking pool has been idle for a tenth of a second (`spawn_blocking`, `tokio::fs`, name
-    /// resolution), so a task that continues in the supervisor must leave it idle from time to time. Threads that never end,
-    /// such as those of `rayon` or of a log writer, must be started in the workers: the fork is refused.
+    /// Each fork waits until the blocking pool (`spawn_blocking`, `tokio::fs`, name resolution) has been idle for a tenth of a
+    /// second, so a task that continues in the supervisor must leave the pool idle from time to time. Start threads that never
+    /// end, such as those of `rayon` or of a log writer, in the workers. If the supervisor has such a thread, the fork is
+    /// refused.
     ///
     /// # Examples
     ///
@@ -239,8 +240,8 @@ impl<L> Server<L> {
     /// Listens on an address that [`Address`] accepts, such as `0.0.0.0:8080` or `unix:/run/app.sock`. Call it again for more
     /// listeners.
     ///
-    /// If systemd or an upgrade has passed a listener with this address, the server uses it. A text that is not an address is
-    /// an error of [`run`](Serving::run). The server removes the file of a Unix socket at the end, unless another process
+    /// If systemd or an upgrade has passed a listener with this address, the server uses that listener. If the text is not an
+    /// address, [`run`](Serving::run) fails. The server removes the file of a Unix socket at the end, unless another process
     /// serves it.
     pub fn bind(mut self, address: impl ToString) -> Self {
         self.setup.addresses.push(address.to_string().parse());
@@ -284,7 +285,7 @@ impl<L> Server<L> {
         self
     }
 
-    /// Chooses the worker that gets the next connection: [`Prefork::distribution`].
+    /// Sets how the kernel distributes connections to the workers: [`Prefork::distribution`].
     pub fn distribution(self, distribution: Distribution) -> Self {
         self.prefork(|prefork| prefork.distribution(distribution))
     }
@@ -311,7 +312,8 @@ impl<L> Server<L> {
         self.prefork(|prefork| prefork.control(path))
     }
 
-    /// Sets how long a client has to send the head of a request: [`Http::header_timeout`]. 10 seconds unless set.
+    /// Sets how long a client has to send the head of a request, and how long an HTTP/1 connection may be idle:
+    /// [`Http::header_timeout`]. 10 seconds unless set.
     pub fn header_timeout(self, limit: Duration) -> Self {
         self.http(|http| http.header_timeout(limit))
     }

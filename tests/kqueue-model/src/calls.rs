@@ -39,7 +39,7 @@ pub fn kqueuex(flags: u32) -> Option<io::Result<RawFd>> {
 
 fn create(flags: u32) -> io::Result<RawFd> {
     let mut model = lock();
-    model.sweep_at_times();
+    model.sweep_if_due();
     model.fail(Call::Create)?;
     let queue = Queue::new(flags & KQUEUE_CPONFORK != 0, flags & KQUEUE_CLOEXEC != 0)?;
     let fd = queue.fd;

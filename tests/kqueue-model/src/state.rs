@@ -28,10 +28,11 @@ pub(crate) struct Model {
     pub(crate) close_on_fork: BTreeMap<RawFd, Object>,
 }
 
-/// The failures that a test sets with [`inject`](crate::inject).
+/// A failure that a test has set with [`inject`](crate::inject).
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) call: Call,
+    /// How many calls still succeed before the first one fails.
     pub(crate) spare: usize,
     pub(crate) errno: i32,
 }
@@ -53,7 +54,7 @@ static MODEL: Mutex<Model> = Mutex::new(Model {
 #[derive(Debug)]
 pub(crate) struct Guard(MutexGuard<'static, Model>);
 
-/// Locks the model. In a child of a fork that has run no handlers it does the kernel's part of that fork first.
+/// Locks the model. If this process is the child of a fork that has run no handlers, does the kernel's part of that fork first.
 pub(crate) fn lock() -> Guard {
     let mut guard = lock_unchecked();
     // SAFETY: the call takes no pointer.
@@ -94,7 +95,7 @@ impl DerefMut for Guard {
 }
 
 impl Model {
-    /// Returns the error of a call that a test makes fail.
+    /// Returns the error of `call` if a test makes it fail now.
     pub(crate) fn fail(&mut self, call: Call) -> io::Result<()> {
         match self.faults.iter_mut().find(|fault| fault.call == call) {
             Some(fault) if fault.spare == 0 => Err(io::Error::from_raw_os_error(fault.errno)),
@@ -106,7 +107,7 @@ impl Model {
         }
     }
 
-    /// Returns the queue that a descriptor refers to. The program may have duplicated or closed the descriptor
+    /// Returns the id of the queue that a descriptor refers to. The program may have duplicated or closed the descriptor
     /// meanwhile.
     pub(crate) fn id_of(&mut self, fd: RawFd) -> Option<u64> {
         if self.descriptors.get(&fd).is_none_or(|id| !self.queues.get(id).is_some_and(|queue| queue.is_at(fd))) {
@@ -123,7 +124,7 @@ impl Model {
     }
 
     /// Sweeps when there are twice as many queues as after the last sweep.
-    pub(crate) fn sweep_at_times(&mut self) {
+    pub(crate) fn sweep_if_due(&mut self) {
         if self.queues.len() >= self.sweep_at {
             self.sweep();
             self.sweep_at = 2 * self.queues.len().max(FEW);

@@ -99,7 +99,7 @@ scenarios!(
         in_child(|| check_eq("generation", generation(), 1));
     }
 
-    /// Every fork asks for the kind of a bare descriptor again, because a socket may have begun to listen.
+    /// Each fork determines the kind of a bare descriptor again, because a socket may have begun to listen.
     fn bare_socket_that_listens_later() {
         let selector = Poll::new().unwrap();
         fork::set_default_policy(SourceKind::Stream, ForkPolicy::Sever);

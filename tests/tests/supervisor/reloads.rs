@@ -6,7 +6,7 @@ use forkio_tests::{kill, scenarios, wait_until};
 
 use crate::server::{Server, number_after};
 
-/// The workers of a generation that run.
+/// The running workers of a generation.
 fn workers(server: &Server, generation: u32) -> Vec<i32> {
     let (children, generation) = (server.children(), format!(" generation={generation}"));
     let log = server.log();
@@ -46,7 +46,7 @@ scenarios!(
         assert!(log.contains("cannot run the hook of `before_worker`: on purpose"), "{log}");
     }
 
-    /// If old workers make room for new ones, a reload begins with that. It does not wait for another event.
+    /// If old workers must end before new ones start, a reload retires the first old worker at once.
     fn in_steps() {
         let server = Server::start(&["before", "in-steps"]);
         server.signal(libc::SIGHUP);
@@ -64,7 +64,7 @@ scenarios!(
             server.control("load-hangs");
             server.signal(libc::SIGHUP);
             server.until_logged_times("loading the application", 2);
-            wait_until("the old workers are left that serve", || workers(&server, 1).len() == old);
+            wait_until("only the old workers that serve are left", || workers(&server, 1).len() == old);
             // Replacements are replaced, too.
             for round in 1..=2 {
                 kill_all(&server, 1);

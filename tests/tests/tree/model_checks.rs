@@ -90,7 +90,7 @@ scenarios!(
         let events = [Event { token: 1, readiness: READABLE }, Event { token: 3, readiness: end }];
         assert_eq!(model.poll(1, 0, 8, &events), Ok(Polled::Complete));
         assert_eq!(model.read(1, 3, 8), Ok(Vec::new()));
-        // To its owner the registration still exists.
+        // The child does not have the no-fork registration, but it can deregister the source once.
         assert_eq!(model.reregister(1, 0, 6, None, 9, Wanted::Readable), Err(ErrorKind::NotFound));
         assert_eq!(model.deregister(1, 0, 6, None), Ok(()));
         assert_eq!(model.deregister(1, 0, 6, None), Err(ErrorKind::NotFound));

@@ -78,7 +78,7 @@ scenarios!(
             }
         }
         let _signal = signal(SignalKind::user_defined1()).unwrap();
-        let pipe = named_pipe();
+        let pipe = signal_pipe();
         check_eq("tokio's own ends, and the runtime's", pipe.len(), 3);
         let private: Vec<_> = [epoll_instances(), named("anon_inode:[eventfd]"), pipe].concat();
         check_eq("descriptors", private.len(), 2 + 1 + 3);
@@ -152,7 +152,7 @@ scenarios!(
 
     /// An epoll instance that the program uses itself is shared, as after any fork.
     async fn other_epoll_instances() {
-        let own = rustix_epoll();
+        let own = new_epoll();
         let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
         // The registration is one-shot and level-triggered, and has the token of tokio's signal pipe.
         let mut event = libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLONESHOT) as u32, u64: 1 };
@@ -225,7 +225,8 @@ scenarios!(
 
     /// A muted listener gives no event in the parent, and is armed in the child. After an unmute, the parent accepts again.
     async fn muted() {
-        // `Prefork` mutes what it shares. `set_policy` makes forkio find the runtime; the policy is the default.
+        // `Prefork` mutes its listeners. Here `set_policy` makes forkio adopt the runtime, so that `mute` finds the listener.
+        // The policy is the default.
         let listener = listener().await;
         forkio::set_policy(&listener, ForkPolicy::Inherit).unwrap();
         {
@@ -288,13 +289,13 @@ scenarios!(
     }
 );
 
-fn rustix_epoll() -> OwnedFd {
+fn new_epoll() -> OwnedFd {
     // SAFETY: no memory is involved, and nothing else owns the descriptor.
     unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) }
 }
 
 /// The descriptors of tokio's signal pipe: the only sockets of a fresh process.
-fn named_pipe() -> Vec<RawFd> {
+fn signal_pipe() -> Vec<RawFd> {
     let is_socket = |fd: &RawFd| {
         fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|name| name.to_string_lossy().starts_with("socket:"))
     };

@@ -34,7 +34,7 @@ impl SharedPage {
     }
 }
 
-/// Ends the argument of [`fill_memory`] if the memory is in huge pages.
+/// The suffix of the argument of [`fill_memory`] that asks for huge pages.
 pub const HUGE: &str = "-huge";
 
 /// Makes memory resident forever. `memory` is a number of mebibytes.

@@ -88,8 +88,8 @@ fn add(data: &mut Data, case: &str, contender: &str, calls: &Calls, number: f64)
 fn tables() -> Vec<Table> {
     vec![Table {
         title: "System calls, as strace counts them",
-        text: "strace makes every call slow. So a server under load finds more events in each poll than it would without, \
-               and the number of polls per request is lower; calls per connection and per turn are not affected.",
+        text: "strace makes every call slow. So a server under load finds more events in each poll than it does without \
+               strace, and the number of polls per request is lower. Calls per connection and per turn are not affected.",
         cases: vec![INTERVAL.to_owned(), under_load(Connections::Open), under_load(Connections::Short)],
         has_contenders: true,
         columns: [&WAKES, &WAKES_PER_TURN, &POLLS, &CONTROLS, &ALL].map(Column::median).to_vec(),

@@ -28,7 +28,7 @@ static READY: Measure = Measure { id: "ready", title: "start to first response o
 
 static REPLACED: Measure = Measure { id: "replaced", title: "workers killed to first response, ms" };
 static WORKER_PSS: Measure = Measure { id: "worker-pss", title: "PSS of a worker after 100 000 requests, MiB" };
-static WORKER_DIRTY: Measure = Measure { id: "worker-dirty", title: "of it private and dirty, MiB" };
+static WORKER_DIRTY: Measure = Measure { id: "worker-dirty", title: "of which private and dirty, MiB" };
 
 /// The size of the table that each worker needs.
 const TABLE_MIB: usize = 200;
@@ -199,8 +199,8 @@ fn tables() -> Vec<Table> {
     let table = Table {
         title: "Memory with a table of 200 MiB",
         text: "Workers share a table that is loaded before they are forked; separate processes each load their own. PSS \
-               divides each page by the number of processes that share it. prefork-http computes its table, the others \
-               fill it, so the times to start are comparable between the latter two.",
+               divides each page by the number of processes that share it. prefork-http computes its table, and the two \
+               hyper servers only fill theirs: compare the times to start of those two with each other.",
         cases: [ONE, FOUR].map(str::to_owned).to_vec(),
         has_contenders: true,
         columns: vec![Column::figure(&PSS), Column::figure(&READY)],

@@ -66,8 +66,10 @@ fn tables() -> Vec<Table> {
             title: "Processor time of an operation, ns",
             text: "Medians. Ratios are paired: the contenders take turns of 4 ms, and each ratio is of turns of the same \
                    round, given as median (quartiles). The last column is the noise: mio's ratio to itself. Each operation \
-                   runs in a process of its own. If the name has no \"threads\", the process has one thread. Otherwise the \
-                   figure is the time of one operation in one thread.",
+                   runs in a process of its own, which has one thread unless the name mentions threads. If several threads \
+                   do the operation, the figure is the time of one operation in one thread. There are two exceptions. For \
+                   \"4 threads, 1 000 wakes each, then a poll\" it is the time of all threads together. For a blocked \
+                   selector it includes the time of the polling thread.",
             cases: cases(),
             has_contenders: false,
             columns: with_noise,

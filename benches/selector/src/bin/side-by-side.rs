@@ -16,12 +16,13 @@ usage: side-by-side [--quick] [--rounds N] [OPERATION]
 Measures the operations whose name contains OPERATION, in N rounds (240; with --quick 24): the median of the processor
 time, and the ratios to mio with their quartiles.
 
---instructions counts the user-level instructions of one operation, with valgrind.
---profile says from which source files they come; inlined code counts where it is written.
+--instructions counts the user-level instructions of each of these operations, with valgrind.
+--profile says from which source files the instructions come; inlined code counts where it is written.
 --json measures one operation in this process and prints the figures of all rounds, for the report.
---run does one operation TIMES times for one contender and measures nothing, for profilers.";
+--run does one operation TIMES times for one contender and measures nothing, for profilers.
+With --json and --run, OPERATION is the whole name of an operation.";
 
-/// The contenders that differ from each other.
+/// The contenders without the second mio, which only measures the noise.
 const DIFFERENT: &[Contender] = CONTENDERS.split_at(CONTENDERS.len() - 1).0;
 
 fn main() -> ExitCode {
@@ -40,7 +41,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let (rounds, filter) = match args.as_slice() {
         ["--json", rounds, name] => return print_json(rounds.parse()?, operation(name)?),
-        ["--run", contender, times, name] => return do_once(contender, times.parse()?, operation(name)?),
+        ["--run", contender, times, name] => return do_unmeasured(contender, times.parse()?, operation(name)?),
         ["--instructions", rest @ ..] if rest.len() < 2 => return count_instructions(&rest.concat()),
         ["--profile", rest @ ..] if rest.len() < 2 => return print_profiles(&rest.concat()),
         ["--quick", rest @ ..] => ("24", rest),
@@ -68,7 +69,7 @@ fn print_json(rounds: usize, operation: Operation) -> Result<(), Box<dyn Error>>
     Ok(())
 }
 
-fn do_once(name: &str, times: u64, operation: Operation) -> Result<(), Box<dyn Error>> {
+fn do_unmeasured(name: &str, times: u64, operation: Operation) -> Result<(), Box<dyn Error>> {
     let contender = CONTENDERS.iter().find(|contender| contender.name == name).ok_or("there is no such contender")?;
     (contender.prepare)(operation)?(times)?;
     Ok(())

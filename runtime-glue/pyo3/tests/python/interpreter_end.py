@@ -19,7 +19,7 @@ def leave_by_exit(act):
 
 
 def parent_and_child(act):
-    """Calls `act` in a process that ends, in its child, and in a child of a process whose runtime is busy."""
+    """Calls `act` in a child, in this process, and in a child that is forked while `act` keeps the runtime busy. All end."""
     end_of(leave_by_exit(act))
     act()
     end_of(leave_by_exit(act))
@@ -70,7 +70,7 @@ def test_daemon_loops():
 
 
 def test_blocked_thread():
-    """A thread of the runtime is blocked for longer than the end waits, in both processes."""
+    """A thread of the runtime is blocked for longer than the interpreter waits at its end, in both processes."""
     # This test does not wait for the child. `run.py` does, and finds a crash in the output.
     leave_by_exit(lambda: forkio_http.block_a_thread(1000))
     forkio_http.block_a_thread(1000)
@@ -96,7 +96,7 @@ def output_of(program):
 
 
 def test_use_at_exit():
-    """Functions that were registered after the import still use the runtime. Those from before get an error."""
+    """`atexit` functions that were registered after the import still use the runtime. Those registered before get an error."""
     program = """
 import atexit, os
 

@@ -163,7 +163,7 @@ impl Prefork {
         self
     }
 
-    /// Chooses the worker that gets the next connection, for all listeners without a distribution of their own.
+    /// Sets how the kernel distributes connections to the workers, for all listeners without a distribution of their own.
     ///
     /// # Examples
     ///

@@ -16,8 +16,9 @@ static SPAN: OnceLock<Span> = OnceLock::new();
 
 /// The spans of a process that becomes a worker.
 ///
-/// There are two with the same fields. The first is entered for good. The second is for the worker's own future: the caller
-/// of [`Prefork::run`](crate::prefork::Prefork::run) may have a span around it, which each poll enters after the first one.
+/// There are two with the same fields. The thread enters the first one and never leaves it. The second one is for the worker's
+/// own future. If the caller of [`Prefork::run`](crate::prefork::Prefork::run) has a span around that call, each poll enters
+/// the caller's span inside the first one, so the future must enter a span of the worker again.
 pub(super) struct Spans {
     of_process: Span,
     pub(super) of_future: Span,
@@ -38,7 +39,7 @@ impl Spans {
     }
 }
 
-/// Puts this thread inside the span of the worker for as long as the thread runs. Does nothing in another process.
+/// Puts this thread inside the span of the worker for as long as the thread runs. Does nothing if this process is not a worker.
 pub(crate) fn enter() {
     if let Some(span) = SPAN.get() {
         stay_in(span.clone());

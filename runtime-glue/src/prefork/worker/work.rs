@@ -30,7 +30,7 @@ use crate::{parent_only, report, sys};
 /// The exit status of a process that panicked. The standard library uses the same.
 const PANICKED: i32 = 101;
 
-/// The exit status of a worker that could not begin.
+/// The exit status of a worker that could not start, or whose tasks still ran at the shutdown timeout.
 const FAILED: i32 = 1;
 
 /// How long after the shutdown timeout the kernel ends a worker that does not end by itself: later than the supervisor would
@@ -62,8 +62,8 @@ pub(in crate::prefork) struct Assignment {
     pub(in crate::prefork) slot: usize,
     /// The process id of the supervisor.
     pub(in crate::prefork) supervisor: u32,
-    /// The process between the template and this worker, which ends. `None` if the supervisor forked the worker, which then
-    /// reduces its own privileges.
+    /// The id of the process that the template forked to fork this worker, and that ends at once. `None` if the supervisor
+    /// forked the worker: the worker then reduces its own privileges.
     pub(in crate::prefork) between: Option<u32>,
     pub(in crate::prefork) max_requests: Option<u64>,
     pub(in crate::prefork) listeners: Vec<Listener>,
@@ -161,13 +161,13 @@ where
         while assignment.between == Some(parent_id()) {
             sleep(Duration::from_millis(1)).await;
         }
-        // A change of credentials may clear the parent-death signal, so it comes first.
+        // A change of credentials may clear the parent-death signal, so this comes after `reduce_privileges`.
         if !tie_to_supervisor(supervisor, Some(settings.shutdown_timeout)) {
             return 0;
         }
         if settings.abort_stuck {
             if let Err(error) = sys::print_stack_on_abort() {
-                tracing::warn!(%error, "cannot print a stack if this worker is stuck");
+                tracing::warn!(%error, "this worker will not print its stack if it gets stuck");
             }
         }
         tracing::info!("started");
@@ -264,15 +264,16 @@ async fn beat(status: Arc<Status>, period: Duration) {
     }
 }
 
-/// Makes this process end with the supervisor. `limit` is the time that it may then take to drain. Returns `false` if the
-/// supervisor has ended already.
+/// Makes this process end with the supervisor. `limit` is the time that this process may then take to drain. Returns `false`
+/// if the supervisor has ended already.
 pub(in crate::prefork) fn tie_to_supervisor(supervisor: u32, limit: Option<Duration>) -> bool {
     if let Some(limit) = limit {
         if let Err(error) = sys::kill_after_stop_signal(limit.saturating_add(KERNEL_GRACE)) {
             tracing::warn!(%error, "cannot bound the time that this worker takes to stop");
         }
     }
-    // The kernel's signal also reaches a worker that is stuck, but a change of credentials clears it. So a task watches too.
+    // The parent-death signal also reaches a stuck worker, but a change of credentials clears the signal. So a task watches the
+    // supervisor, too.
     match Process::open(supervisor).and_then(|process| sys::watch(process).map_err(|(_, error)| error)) {
         Ok(process) => {
             let watch = async move {
@@ -281,20 +282,20 @@ pub(in crate::prefork) fn tie_to_supervisor(supervisor: u32, limit: Option<Durat
                     sys::raise_terminate();
                 }
             };
-            // A child of this process has its own way to end.
+            // If this process is a template, each of its workers calls `tie_to_supervisor` itself.
             tokio::spawn(parent_only(watch.in_current_span()));
         }
         // The supervisor has ended already.
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
             tracing::debug!(supervisor, "the supervisor has ended")
         }
-        // Not every system has the kernel's signal.
+        // Only the parent-death signal is left, and not every system has one.
         Err(error) => {
-            tracing::warn!(%error, supervisor, "cannot watch the supervisor: this process may outlive it if it is killed")
+            tracing::warn!(%error, supervisor, "cannot watch the supervisor: if it is killed, this process may not end")
         }
     }
     sys::terminate_with_parent(supervisor).unwrap_or_else(|error| {
-        tracing::warn!(%error, "this process may outlive the supervisor if that is killed");
+        tracing::warn!(%error, "if the supervisor is killed, this process may not end");
         true
     })
 }

@@ -37,7 +37,7 @@ impl Case<'_> {
         let selector = self.choose_selector(pid, selector)?;
         let process = self.model.process(pid);
         let slot = self.choose_source(pid, source, |slot, _| {
-            // The model does not predict whether registering at a muted bare descriptor succeeds.
+            // The model does not predict whether registering a muted bare descriptor succeeds.
             !process.is_muted_bare(slot.fd)
                 && registered.is_none_or(|registered| process.is_registered(selector, slot.fd) == registered)
         });

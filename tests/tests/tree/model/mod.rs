@@ -47,7 +47,7 @@ pub(crate) struct Process {
     pub(crate) selectors: BTreeMap<SelectorId, Selector>,
     /// The sources.
     pub(crate) slots: BTreeMap<SlotId, Slot>,
-    /// The stream pairs that this process or one of its parents has created: each end with the other one.
+    /// The stream pairs that this process or one of its ancestors has created: each end with the other one.
     pairs: BTreeMap<Fd, Fd>,
     defaults: BTreeMap<Kind, Policy>,
 }
@@ -95,7 +95,7 @@ struct Entry {
     file: FileId,
     token: usize,
     wanted: Wanted,
-    /// `None` for a bare descriptor: every fork asks for its kind.
+    /// `None` for a bare descriptor, whose kind each fork determines.
     kind: Option<Kind>,
     bare: bool,
     policy: Option<Policy>,
@@ -207,15 +207,17 @@ impl Process {
         entries.into_iter().any(|entry| entry.muted && !entry.dropped)
     }
 
-    /// Whether the descriptor is registered as a bare one, and muted. Once it is closed, the kernel cannot tell.
+    /// Whether the descriptor is registered as a bare one, and muted. The kernel does not have such a registration, so the
+    /// reactor does not learn when the descriptor is closed.
     pub(crate) fn is_muted_bare(&self, fd: Fd) -> bool {
         let entries = self.selectors.values().filter_map(|selector| selector.table.get(&fd));
         entries.into_iter().any(|entry| entry.bare && entry.muted && !entry.dropped)
     }
 
-    /// Whether the model cannot predict a close without deregistering. Either the descriptor is muted, so that the kernel
-    /// does not have it, and anonymous, so that it looks like all others of its kind. Or it has a duplicate: if that is
-    /// later put in its place, the kernel has the registration again.
+    /// Whether an operation must deregister the descriptor before it closes it, because the model cannot predict the effect
+    /// of the close. Either the descriptor is muted, so that the kernel does not have the registration, and its file is
+    /// anonymous, so that it looks like all other files of its kind. Or the file has another descriptor: if that is later
+    /// duplicated onto this one, the kernel has the registration again.
     pub(crate) fn must_deregister(&self, fd: Fd, files: &[File]) -> bool {
         let entries = self.selectors.values().filter_map(|selector| selector.table.get(&fd));
         let has_duplicate = self.fds.iter().any(|(other, file)| *other != fd && *file == self.fds[&fd]);
@@ -280,7 +282,8 @@ impl Model {
         process.fds[&process.slots[&slot].fd]
     }
 
-    /// Whether the file can be written to, and less than `most` then waits at the other end.
+    /// Whether an operation may write to the file. The other end of a pair or pipe must have fewer than `most` unread bytes or
+    /// datagrams.
     pub(crate) fn has_room(&self, file: &File, most: usize) -> bool {
         match file.kind {
             FileKind::TcpStream { .. } | FileKind::UnixStream { .. } | FileKind::Eventfd | FileKind::Dead => true,
