@@ -140,6 +140,30 @@ scenarios!(
         }
     }
 
+    /// A signal to the process group, such as Ctrl-C in a terminal, may reach the workers before the supervisor has heard of
+    /// it. They still serve the connections that wait.
+    fn stop_by_a_signal_to_all() {
+        for distribution in ALL {
+            let server = Server::start(distribution, 2, "close");
+            server.wait_for_all(2);
+            let (supervisor, workers) = (server.program.pid(), server.pids());
+            let all = || workers.iter().copied().chain([supervisor]);
+            all().for_each(freeze);
+            let waiting: Vec<_> = (0..32).map(|_| server.connect()).collect();
+            all().for_each(|pid| kill(pid, libc::SIGINT));
+            workers.iter().for_each(|pid| kill(*pid, libc::SIGCONT));
+            wait_until("the workers sleep or have ended", || {
+                let processes = processes();
+                workers.iter().all(|pid| processes.get(pid).is_none_or(|process| ['S', 'Z'].contains(&process.state)))
+            });
+            kill(supervisor, libc::SIGCONT);
+            for connecting in waiting {
+                connecting.answer().unwrap_or_else(|error| panic!("{distribution}: {error}"));
+            }
+            server.program.finish_well();
+        }
+    }
+
     /// Workers share Unix listeners.
     fn unix_listeners() {
         for distribution in ["shared", "balanced"] {

@@ -39,7 +39,7 @@ const KERNEL_GRACE: Duration = Duration::from_secs(3);
 
 /// How long a worker that another process has told to end waits for the supervisor to tell it too. A signal to the process group
 /// reaches the supervisor at about the same time.
-const SUPERVISOR_GRACE: Duration = Duration::from_millis(500);
+const SUPERVISOR_GRACE: Duration = Duration::from_secs(1);
 
 /// How many heartbeats a worker writes in the time after which it counts as stuck.
 const HEARTBEATS: u32 = 4;
