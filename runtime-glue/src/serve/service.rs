@@ -1,5 +1,6 @@
 //! What a server can serve.
 
+use std::any::Any;
 use std::error::Error;
 
 use hyper::body::{Body, Incoming};
@@ -67,7 +68,17 @@ where
     type Service = TowerToHyperService<S>;
     type Body = B;
 
-    fn into_hyper(self) -> TowerToHyperService<S> {
+    fn into_hyper(mut self) -> TowerToHyperService<S> {
+        make_routes(&mut self);
         TowerToHyperService::new(self)
+    }
+}
+
+/// If the service is an axum `Router`, turns its handlers into services. Without this, axum does so for each request.
+/// `axum::serve` prepares a `Router` in the same way.
+fn make_routes(_service: &mut dyn Any) {
+    #[cfg(feature = "axum")]
+    if let Some(router) = _service.downcast_mut::<axum::Router>() {
+        *router = std::mem::take(router).with_state(());
     }
 }

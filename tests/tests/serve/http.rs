@@ -45,7 +45,7 @@ struct Options {
 impl Options {
     fn server(&self) -> Server {
         let set = |http: Http| match self.http2_idle_ms {
-            Some(limit) => http.http2_idle_timeout(Duration::from_millis(limit)),
+            Some(limit) => http.keep_alive_timeout(Duration::from_millis(limit)),
             None => http,
         };
         Server::new().options(self.server.clone()).http(set).on_ready(|addresses| {

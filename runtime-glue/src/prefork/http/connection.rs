@@ -4,7 +4,7 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::worker::WorkerHandle;
 use super::bounds::{ConnectionService, ConnectionStream};
-use super::header_timer::{HeaderSleep, HeaderTimer};
+use super::request_timer::RequestTimer;
 use super::track::{Activity, TrackedIo, TrackedService};
 use super::transport::Transport;
 use super::{Http, Protocols};
@@ -41,24 +41,9 @@ pub(super) struct Serving {
     pub(super) worker: WorkerHandle,
     /// Set to cut off the connections that are still open. A connection checks it only after the worker was told to end.
     pub(super) is_cut_off: watch::Receiver<bool>,
-    header_timer: HeaderTimer,
 }
 
 impl Serving {
-    /// Makes the state for the connections of one listener, inside the runtime that serves them.
-    pub(super) fn new(mut http: Http, worker: WorkerHandle, is_cut_off: watch::Receiver<bool>) -> Serving {
-        let header_timer = HeaderTimer::default();
-        match &mut http.protocols {
-            Protocols::Http1(builder) => {
-                builder.timer(header_timer.clone());
-            }
-            Protocols::Both(builder) => {
-                builder.http1().timer(header_timer.clone());
-            }
-        }
-        Serving { http, worker, is_cut_off, header_timer }
-    }
-
     /// Returns when to close a connection that has sent nothing of a request, if it may stay open until `until`. This is
     /// shortly before the deadline of the worker, because a connection that is cut off counts as an error. `told`: when the
     /// worker was told to end.
@@ -136,11 +121,11 @@ pub(super) async fn serve<I: ConnectionStream, S: ConnectionService>(
     match &serving.http.protocols {
         Protocols::Http1(builder) => {
             let mut connection = Box::pin(builder.serve_connection(io, service).with_upgrades());
-            drive(connection.as_mut(), |connection| connection.graceful_shutdown(), &activity, false).await?;
+            drive(connection.as_mut(), |connection| connection.graceful_shutdown(), &activity).await?;
         }
         Protocols::Both(builder) => {
             let mut connection = Box::pin(builder.serve_connection_with_upgrades(io, service));
-            drive(connection.as_mut(), |connection| connection.graceful_shutdown(), &activity, true).await?;
+            drive(connection.as_mut(), |connection| connection.graceful_shutdown(), &activity).await?;
         }
     }
     Ok(())
@@ -150,73 +135,32 @@ pub(super) async fn serve<I: ConnectionStream, S: ConnectionService>(
 enum End<R> {
     Served(R),
     WorkerEnds,
-    /// No request has come within the header timeout.
+    /// The client has taken too long to send a request.
     NoRequest,
 }
 
-/// The timer of an HTTP/2 connection that makes no requests.
-#[derive(Default)]
-struct IdleTimer {
-    sleep: Option<HeaderSleep>,
-    /// How many requests had begun when the timer was set.
-    requests: usize,
-    is_over: bool,
-}
-
-impl IdleTimer {
-    /// Returns `Ready` once, after a whole period in which no request was begun or waited for its response.
-    fn poll(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
-        let Serving { http, header_timer, .. } = activity.serving();
-        while !self.is_over {
-            let sleep = match &mut self.sleep {
-                Some(sleep) => sleep,
-                none => match std::time::Instant::now().checked_add(http.http2_idle_timeout) {
-                    Some(deadline) => none.insert(header_timer.until(deadline)),
-                    // There is no limit.
-                    None => return Poll::Pending,
-                },
-            };
-            ready!(Pin::new(sleep).poll(cx));
-            let before = std::mem::replace(&mut self.requests, activity.requests());
-            self.is_over = before == self.requests && !activity.is_in_flight();
-            self.sleep = None;
-            if self.is_over {
-                return Poll::Ready(());
-            }
-        }
-        Poll::Pending
-    }
-}
-
-/// Runs a connection to its end. `has_no_timer` says that hyper may not limit the wait for the first request: neither the
-/// protocol detection of hyper-util nor HTTP/2 has a timeout.
+/// Runs a connection to its end.
 async fn drive<C: Future<Output = Result<(), E>>, E>(
     mut connection: Pin<&mut C>,
     graceful_shutdown: impl Fn(Pin<&mut C>),
     activity: &Activity,
-    has_no_timer: bool,
 ) -> Result<(), E> {
-    let Serving { http, worker, is_cut_off, header_timer } = activity.serving();
+    let Serving { http, worker, is_cut_off } = activity.serving();
     let accepted = Instant::now();
-    let mut first_request = has_no_timer.then(|| header_timer.until(accepted.into_std() + http.header_timeout));
-    let mut idle = IdleTimer::default();
+    let mut timer = RequestTimer::new(http, accepted);
     let mut must_end = pin!(worker.must_end());
     let end = poll_fn(|cx| {
         if let Poll::Ready(served) = connection.as_mut().poll(cx) {
             return Poll::Ready(End::Served(served));
         }
-        if activity.has_had_request() {
-            first_request = None;
-            if activity.is_http2() && idle.poll(activity, cx).is_ready() {
-                // Streams that are open continue to their ends.
-                graceful_shutdown(connection.as_mut());
-                // The shutdown begins with the next poll.
-                cx.waker().wake_by_ref();
-            }
-        } else if let Some(timeout) = &mut first_request {
-            if Pin::new(timeout).poll(cx).is_ready() {
+        if timer.poll(activity, cx).is_ready() {
+            if !(activity.is_http2() && activity.has_had_request()) {
                 return Poll::Ready(End::NoRequest);
             }
+            // Streams that are open continue to their ends.
+            graceful_shutdown(connection.as_mut());
+            // The shutdown begins with the next poll.
+            cx.waker().wake_by_ref();
         }
         must_end.as_mut().poll(cx).map(|()| End::WorkerEnds)
     });
@@ -287,7 +231,7 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
     if let Poll::Ready(served) = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await {
         return served;
     }
-    if activity.is_protocol_unknown() {
+    if !activity.is_http2() && !activity.has_had_request() {
         // There is nothing to finish.
         return Ok(());
     }

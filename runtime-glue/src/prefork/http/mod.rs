@@ -44,7 +44,7 @@
 
 mod bounds;
 mod connection;
-mod header_timer;
+mod request_timer;
 mod track;
 mod transport;
 
@@ -101,7 +101,7 @@ pub struct Http {
     transport: Transport,
     header_timeout: Duration,
     idle_grace: Duration,
-    http2_idle_timeout: Duration,
+    keep_alive_timeout: Duration,
     adds_peer: bool,
 }
 
@@ -121,51 +121,45 @@ impl Http {
     /// Serves HTTP/1 and HTTP/2, with the default timeouts. The first bytes of a connection tell which of them it is.
     pub fn new() -> Http {
         let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(None);
         builder.http2().timer(TokioTimer::new());
         Http::with(Protocols::Both(builder))
     }
 
     /// Serves HTTP/1 only, with the default timeouts.
     pub fn http1() -> Http {
-        Http::with(Protocols::Http1(http1::Builder::new()))
+        let mut builder = http1::Builder::new();
+        // `RequestTimer` has the timeout.
+        builder.timer(TokioTimer::new()).header_read_timeout(None);
+        Http::with(Protocols::Http1(builder))
     }
 
     fn with(protocols: Protocols) -> Http {
-        let header_timeout = Duration::from_secs(10);
-        let http = Http {
+        Http {
             protocols,
             transport: Transport::default(),
-            header_timeout,
+            header_timeout: Duration::from_secs(10),
             idle_grace: Duration::from_secs(1),
-            http2_idle_timeout: Duration::from_secs(75),
+            keep_alive_timeout: Duration::from_secs(75),
             adds_peer: false,
-        };
-        http.header_timeout(header_timeout)
+        }
     }
 
-    /// Sets how long a client has to send its first request, and the head of each later one. It also bounds how long an
-    /// HTTP/1 connection may be idle. The default is 10 seconds.
+    /// Sets how long a client may take to send its first request, and the rest of the head of each later one. The default is 10
+    /// seconds.
     pub fn header_timeout(mut self, limit: Duration) -> Http {
         self.header_timeout = limit;
-        match &mut self.protocols {
-            Protocols::Http1(builder) => {
-                builder.header_read_timeout(limit);
-            }
-            Protocols::Both(builder) => {
-                builder.http1().header_read_timeout(limit);
-            }
-        }
         self
     }
 
-    /// Sets how long an HTTP/2 connection may make no request. After one to two times this limit, the worker sends GOAWAY: the
-    /// client then connects again for its next request. Open streams continue. The default is 75 seconds, like that of
-    /// nginx's `keepalive_timeout`.
+    /// Sets how long a connection may be idle after a request, up to a quarter longer. Then an HTTP/1 connection is closed, and
+    /// an HTTP/2 client gets GOAWAY: it connects again for its next request. A connection is not idle while a request or its
+    /// response is under way. The default is 75 seconds, like that of nginx's `keepalive_timeout`.
     ///
-    /// A client that has vanished does not answer. `http2().keep_alive_interval` of [`configure`](Http::configure) ends its
-    /// connection.
-    pub fn http2_idle_timeout(mut self, limit: Duration) -> Http {
-        self.http2_idle_timeout = limit;
+    /// An HTTP/2 client that has vanished does not answer. `http2().keep_alive_interval` of [`configure`](Http::configure) ends
+    /// its connection.
+    pub fn keep_alive_timeout(mut self, limit: Duration) -> Http {
+        self.keep_alive_timeout = limit;
         self
     }
 
@@ -227,11 +221,11 @@ impl Http {
             let (is_cut_off, span) = (is_cut_off.clone(), handle.span_of_tasks());
             match listener {
                 Listener::Tcp(listener) => {
-                    let serving = Serving::new(http, handle, is_cut_off);
+                    let serving = Serving { http, worker: handle, is_cut_off };
                     accepting.spawn(serve_incoming(serving, worker.incoming(listener), service).instrument(span))
                 }
                 Listener::Unix(listener) => {
-                    let serving = Serving::new(http.plain(), handle, is_cut_off);
+                    let serving = Serving { http: http.plain(), worker: handle, is_cut_off };
                     accepting.spawn(serve_incoming(serving, worker.incoming(listener), service).instrument(span))
                 }
             };
@@ -281,7 +275,7 @@ impl Http {
     {
         // The worker cuts off its tasks itself.
         let (_never, is_cut_off) = watch::channel(false);
-        let serving = Serving::new(self.clone(), worker.clone(), is_cut_off);
+        let serving = Serving { http: self.clone(), worker: worker.clone(), is_cut_off };
         connection::serve(&Arc::new(serving), io, None, service).await
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use hyper::body::Body;
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
@@ -48,8 +48,10 @@ pub(super) struct Activity {
     preface: AtomicUsize,
     /// How many requests have begun.
     requests: AtomicUsize,
-    /// How many requests have got their responses, or none at all.
+    /// How many requests have got all of their responses, or none at all. hyper may still have to write some of the last bytes.
     ended: AtomicUsize,
+    /// The transport takes no more bytes at the moment.
+    is_blocked: AtomicBool,
     /// Each HTTP/1 response from now on gets `Connection: close`, except 101 (Switching Protocols).
     closes: AtomicBool,
     /// The length of the body that hyper is about to write, if it closes the connection right afterwards; otherwise
@@ -65,6 +67,7 @@ impl Activity {
             preface: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
+            is_blocked: AtomicBool::new(false),
             closes: AtomicBool::new(false),
             last_body: AtomicUsize::new(NOT_LAST),
         }
@@ -92,13 +95,18 @@ impl Activity {
         self.requests.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_in_flight(&self) -> bool {
+    fn is_in_flight(&self) -> bool {
         self.requests() != self.ended.load(Ordering::Relaxed)
     }
 
-    /// Whether the head of a request has arrived in part.
+    /// Whether every request has been answered.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.is_in_flight() && !self.is_blocked.load(Ordering::Relaxed)
+    }
+
+    /// Whether the head of an HTTP/1 request has arrived in part.
     pub(super) fn has_partial_head(&self) -> bool {
-        !self.is_in_flight() && self.has_unparsed.load(Ordering::Relaxed)
+        self.has_unparsed.load(Ordering::Relaxed) && !self.is_in_flight() && !self.is_http2()
     }
 
     pub(super) fn close_with_next_response(&self) {
@@ -141,10 +149,17 @@ impl Activity {
         is_whole(bytes, body)
     }
 
-    fn end(&self, started: Option<Started>) {
+    fn end(&self) {
         self.ended.fetch_add(1, Ordering::Relaxed);
         self.has_unparsed.store(false, Ordering::Relaxed);
-        self.serving.worker.end_request(started);
+    }
+
+    fn note_write<T>(&self, written: Poll<T>) -> Poll<T> {
+        let is_blocked = written.is_pending();
+        if self.is_blocked.load(Ordering::Relaxed) != is_blocked {
+            self.is_blocked.store(is_blocked, Ordering::Relaxed);
+        }
+        written
     }
 }
 
@@ -193,11 +208,13 @@ impl<I: AsyncWrite + Unpin + 'static> AsyncWrite for TrackedIo<I> {
                 return Poll::Ready(result);
             }
         }
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let TrackedIo { io, activity } = &mut *self;
+        activity.note_write(Pin::new(io).poll_write(cx, bytes))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let TrackedIo { io, activity } = &mut *self;
+        activity.note_write(Pin::new(io).poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -217,7 +234,8 @@ impl<I: AsyncWrite + Unpin + 'static> AsyncWrite for TrackedIo<I> {
             slices.iter().for_each(|slice| buffer.put_slice(slice));
             return self.poll_write(cx, buffer.filled());
         }
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        let TrackedIo { io, activity } = &mut *self;
+        activity.note_write(Pin::new(io).poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -240,7 +258,7 @@ where
     R: Body,
     B: Body,
 {
-    type Response = S::Response;
+    type Response = Response<TrackedBody<B>>;
     type Error = S::Error;
     type Future = TrackedResponse<S::Future>;
 
@@ -260,7 +278,7 @@ where
         let span = if is_http1 { Span::none() } else { self.activity.serving.worker.span_of_tasks() };
         TrackedResponse {
             response: self.service.call(request).instrument(span),
-            in_flight,
+            in_flight: Some(in_flight),
             is_http1,
             is_last,
             may_continue,
@@ -268,16 +286,24 @@ where
     }
 }
 
-/// A request that has not been answered yet.
+/// A request whose response is not complete yet.
 #[derive(Debug)]
 struct InFlight {
-    started: Option<Started>,
     activity: Arc<Activity>,
+    started: Option<Started>,
+}
+
+impl InFlight {
+    /// Notes that the response has begun, or that there will be none.
+    fn answer(&mut self) {
+        self.activity.serving.worker.end_request(self.started.take());
+    }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.activity.end(self.started);
+        self.answer();
+        self.activity.end();
     }
 }
 
@@ -286,7 +312,8 @@ pin_project! {
     pub(super) struct TrackedResponse<F> {
         #[pin]
         response: Instrumented<F>,
-        in_flight: InFlight,
+        // `None` once the response is made.
+        in_flight: Option<InFlight>,
         is_http1: bool,
         // Whether hyper is known to close the connection after this response.
         is_last: bool,
@@ -301,23 +328,52 @@ where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body,
 {
-    type Output = F::Output;
+    type Output = Result<Response<TrackedBody<B>>, E>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut result = ready!(this.response.poll(cx));
-        let activity = &this.in_flight.activity;
-        if let Ok(response) = &mut result {
-            let closes = *this.is_http1 && activity.closes.load(Ordering::Relaxed);
-            if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                *this.is_last = true;
+        let result = ready!(this.response.poll(cx));
+        let mut in_flight = this.in_flight.take();
+        Poll::Ready(result.map(|mut response| {
+            if let Some(in_flight) = &mut in_flight {
+                in_flight.answer();
+                let closes = *this.is_http1 && in_flight.activity.closes.load(Ordering::Relaxed);
+                if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    *this.is_last = true;
+                }
+                if *this.is_last && !*this.may_continue {
+                    in_flight.activity.note_last_body(response.body());
+                }
             }
-            if *this.is_last && !*this.may_continue {
-                activity.note_last_body(response.body());
-            }
-        }
-        Poll::Ready(result)
+            response.map(|body| TrackedBody { body, _in_flight: in_flight })
+        }))
+    }
+}
+
+pin_project! {
+    /// The body of a response. hyper drops it once it has taken all of it.
+    pub(super) struct TrackedBody<B> {
+        #[pin]
+        body: B,
+        _in_flight: Option<InFlight>,
+    }
+}
+
+impl<B: Body> Body for TrackedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

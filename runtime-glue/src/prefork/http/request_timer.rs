@@ -1,0 +1,110 @@
+//! The timer of a connection whose client takes too long to send a request.
+//!
+//! hyper has a timeout for the heads of HTTP/1 requests. It costs each request a timer, and one more turn of hyper's loop. This
+//! timer costs a request next to nothing: it is set again only after it has fired, and then finds out what has happened since.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Http;
+use super::track::Activity;
+
+/// The shortest time between two looks at a connection that is busy.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+#[derive(Debug)]
+pub(super) struct RequestTimer {
+    /// `None` if the limit is too far away for a clock, or if the timer has fired for the last time.
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// The waker that `sleep` wakes.
+    waker: Option<Waker>,
+    wait: Wait,
+}
+
+/// What the client should send next, as of the last look at the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// The first request. `None`: there is no limit.
+    First { until: Option<Instant> },
+    /// The rest of the head that follows so many requests.
+    RestOfHead { requests: usize },
+    /// The request that follows so many requests. If the connection is not idle, the worker still answers one of them.
+    Next { requests: usize, is_idle: bool },
+}
+
+/// Returns the time between two looks at a connection that is busy. A connection that becomes idle in this time stays open for
+/// that much longer than the keep-alive timeout.
+fn period(http: &Http) -> Duration {
+    (http.keep_alive_timeout / 4).max(SHORTEST)
+}
+
+impl RequestTimer {
+    /// Makes the timer of a connection that was accepted at this time.
+    pub(super) fn new(http: &Http, accepted: Instant) -> RequestTimer {
+        let until = accepted.checked_add(http.header_timeout);
+        let mut timer = RequestTimer { sleep: None, waker: None, wait: Wait::First { until } };
+        timer.set(accepted.checked_add(http.header_timeout.min(period(http))));
+        timer
+    }
+
+    fn set(&mut self, deadline: Option<Instant>) {
+        self.waker = None;
+        match (&mut self.sleep, deadline) {
+            (Some(sleep), Some(deadline)) => sleep.as_mut().reset(deadline),
+            (sleep, deadline) => *sleep = deadline.map(|deadline| Box::pin(sleep_until(deadline))),
+        }
+    }
+
+    /// Returns `Ready`, once, if the client has taken too long.
+    pub(super) fn poll(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
+        if activity.has_partial_head() && activity.has_had_request() {
+            let wait = Wait::RestOfHead { requests: activity.requests() };
+            if self.wait != wait {
+                self.wait = wait;
+                self.set(Instant::now().checked_add(activity.serving().http.header_timeout));
+            }
+        }
+        loop {
+            let Some(sleep) = &mut self.sleep else { return Poll::Pending };
+            // A connection's task polls this with each of its events.
+            if !sleep.is_elapsed() && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                return Poll::Pending;
+            }
+            if sleep.as_mut().poll(cx).is_pending() {
+                self.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            match self.look(activity, Instant::now()) {
+                Some((wait, deadline)) => {
+                    self.wait = wait;
+                    self.set(deadline);
+                }
+                None => {
+                    self.sleep = None;
+                    return Poll::Ready(());
+                }
+            }
+        }
+    }
+
+    /// Returns what the client should send next, and when to look again. `None` if the client has taken too long.
+    fn look(&self, activity: &Activity, now: Instant) -> Option<(Wait, Option<Instant>)> {
+        let (http, requests, is_idle) = (&activity.serving().http, activity.requests(), activity.is_idle());
+        match self.wait {
+            Wait::First { until } if requests == 0 => match until {
+                Some(until) if until <= now => None,
+                Some(until) => Some((self.wait, Some(until))),
+                None => Some((self.wait, now.checked_add(period(http)))),
+            },
+            Wait::RestOfHead { requests: before } if before == requests && activity.has_partial_head() => None,
+            Wait::Next { requests: before, is_idle: true } if before == requests && is_idle => None,
+            _ => {
+                let time = if is_idle { http.keep_alive_timeout } else { period(http) };
+                Some((Wait::Next { requests, is_idle }, now.checked_add(time)))
+            }
+        }
+    }
+}
