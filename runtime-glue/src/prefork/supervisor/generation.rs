@@ -242,7 +242,7 @@ impl Supervisor {
                     }
                     _ => format!("the template ended with {status}"),
                 };
-                tracing::warn!(generation = number, %status, "a template ended: its workers continue to serve");
+                tracing::warn!(generation = number, %status, "a template ended: workers that it has forked continue to serve");
                 self.load_failed(which, error)
             }
             (message, state) => {
