@@ -138,6 +138,10 @@ impl<L> Server<L> {
     }
 
     /// Sets how many threads serve. As many as there are CPUs unless set.
+    ///
+    /// # Panics
+    ///
+    /// With 0, [`run`](Serving::run) panics, like `tokio::runtime::Builder::worker_threads`.
     pub fn worker_threads(mut self, threads: usize) -> Self {
         self.setup.threads = Some(threads);
         self
@@ -149,7 +153,8 @@ impl<L> Server<L> {
         self
     }
 
-    /// Sets how long a client has to send the head of a request. 10 seconds unless set.
+    /// Sets how long a client has to send the head of a request, and how long an HTTP/1 connection may be idle. 10 seconds
+    /// unless set.
     pub fn header_timeout(mut self, limit: Duration) -> Self {
         self.setup.header_timeout = limit;
         self
