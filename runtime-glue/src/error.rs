@@ -1,4 +1,4 @@
-//! Errors of this crate, except those of `ProcessRuntime` and `Prefork`.
+//! Errors of forks, and of values that belong to the parent.
 
 use std::fmt;
 use std::io;

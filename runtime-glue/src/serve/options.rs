@@ -178,7 +178,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub cpus: Vec<usize>,
 
-    /// Put what workers share into huge pages before they are forked
+    /// Put large private mappings into huge pages before the workers are forked
     #[arg(long)]
     pub huge_pages: bool,
 }

@@ -48,7 +48,7 @@ pub(super) struct Activity {
     preface: AtomicUsize,
     /// How many requests have begun.
     requests: AtomicUsize,
-    /// How many requests have got their responses, or none at all.
+    /// How many requests have ended: the application returned a response or an error, or hyper dropped the request.
     ended: AtomicUsize,
     /// Each HTTP/1 response from now on gets `Connection: close`, except 101 (Switching Protocols).
     closes: AtomicBool,

@@ -12,8 +12,8 @@ use crate::prefork::{PreforkError, Stopped, Worker, WorkerOutput, template, work
 use crate::{NotInChild, parent_only};
 
 impl Prefork {
-    /// Loads the application in a *template* process rather than in the supervisor. Each generation of workers has its own:
-    /// the template runs `load`, then forks the workers, which share its memory.
+    /// Loads the application in a *template* process rather than in the supervisor. Each generation of workers has a template
+    /// of its own, which runs `load` and then forks the workers. They share its memory.
     ///
     /// A reload (SIGHUP) starts a new template, so `load` runs again. If it fails, panics, or takes longer than the
     /// [`load_timeout`](Prefork::load_timeout), the old generation continues to serve, and the error is logged.
