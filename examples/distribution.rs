@@ -1,7 +1,8 @@
-//! Chooses the worker that gets the next connection.
+//! Shows how connections are distributed to workers.
 //!
-//! Each connection shows which worker has it, and how many connections the workers have open. It stays open until the client
-//! ends it. Open some with each of the distributions, and compare. `forkio::guide::distribution` compares them in tables.
+//! On each connection, the server prints which worker has the connection, and how many connections each worker has open. The
+//! connection stays open until the client ends it. Open some connections with each distribution, and compare.
+//! `forkio::guide::distribution` compares the distributions in tables.
 //!
 //! ```sh
 //! cargo run --release --example distribution -- balanced 4    # or: shared, reuseport, reuseport-per-cpu

@@ -70,7 +70,7 @@ How connections are distributed:
   shared             a worker that sleeps; all workers share one queue
   reuseport          a worker chosen by the client's address; each worker has its own queue
   reuseport-per-cpu  the worker on the CPU that the connection arrives on
-  balanced           a worker that has no more connections open than the others
+  balanced           a worker with at most a quarter more connections open than the mean
 
 Signals to the supervisor, which is the process that you start:
   TERM, INT   stop: accept no more, finish requests in flight; a second one kills the workers

@@ -15,8 +15,9 @@ use crate::{ForkError, policy, runtime, sys};
 /// [`on_child`](crate::on_child) hook it lists what the child shares with its parent. It makes about ten system calls per
 /// descriptor, and discards the fork that a [`Prefork`](crate::prefork::Prefork) server has prepared.
 ///
-/// The list includes registrations that follow their kind's default, if both processes get the object: listeners and datagram
-/// sockets. It includes descriptors that the program has inherited from its own parent. It does not include:
+/// The list includes registrations that follow their kind's default, if the child keeps the object: listeners, datagram
+/// sockets, signalfds, inotify descriptors, and the ends of pairs and pipes that were made in this process. It includes
+/// descriptors that the program has inherited from its own parent. It does not include:
 ///
 /// - standard input, output and error;
 /// - objects that are private to a process: selectors, wakers, tokio's signal pipe, and what is severed or renewed;
@@ -35,7 +36,7 @@ use crate::{ForkError, policy, runtime, sys};
 /// # Platforms
 ///
 /// On Linux an audit reads `/proc/self/fd` and `/proc/self/fdinfo`, see proc(5). Elsewhere it asks about each descriptor below
-/// the soft RLIMIT_NOFILE with fcntl(2), which is slow if this limit is large. It finds no locks, and on OpenBSD no names.
+/// the soft RLIMIT_NOFILE with fcntl(2), which is slow if this limit is large. It finds no locks, and on OpenBSD no paths.
 ///
 /// # Examples
 ///
@@ -125,7 +126,7 @@ pub struct SharedDescriptor {
     pub fd: RawFd,
     /// The object that it refers to.
     pub object: SharedObject,
-    /// A path, or the addresses of a socket, or the text of `/proc/self/fd`.
+    /// A path, or the addresses of a socket. If there are none, the text of `/proc/self/fd`, or the inode on other systems.
     pub name: String,
     /// The default policy that it follows, if it is registered.
     pub policy: Option<ForkPolicy>,

@@ -20,8 +20,9 @@ use crate::{ForkError, NotInChild, policy, sys};
 ///
 /// # Fork
 ///
-/// The handle belongs to the process that forked. In a child that is forked later, its methods fail with an error whose source
-/// is [`NotInChild`], including a [`wait`](Child::wait) that was pending at the fork. Dropping it in that child does nothing.
+/// The handle belongs to the process that forked. In a child that is forked later, its methods fail with an error whose
+/// [inner error](io::Error::get_ref) is [`NotInChild`]. So does a [`wait`](Child::wait) that was pending at the fork. Dropping
+/// the handle in that child does nothing.
 ///
 /// # Platforms
 ///
@@ -91,7 +92,7 @@ impl Child {
     /// # Errors
     ///
     /// Those of `waitid(2)`, for example if other code of this process reaps all children. In a child that was forked later,
-    /// an error whose source is [`NotInChild`].
+    /// an error whose [inner error](io::Error::get_ref) is [`NotInChild`].
     ///
     /// # Cancel safety
     ///

@@ -1,4 +1,4 @@
-//! Errors of this crate, except those of `ProcessRuntime` and `Prefork`.
+//! Errors of forks, and of values that belong to the parent.
 
 use std::fmt;
 use std::io;
@@ -154,8 +154,8 @@ impl std::error::Error for ForkError {
 
 /// The error of a value that belongs to the parent, in a child that was forked later.
 ///
-/// A [`ParentOnly`](crate::ParentOnly) future resolves to it, a [`ParentOwned`](crate::ParentOwned) value returns it, and it
-/// is the source of the errors of a [`Child`](crate::Child) handle.
+/// A [`ParentOnly`](crate::ParentOnly) future resolves to it, and a [`ParentOwned`](crate::ParentOwned) value returns it. The
+/// errors of a [`Child`](crate::Child) handle contain it: see [`io::Error::get_ref`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NotInChild;
 

@@ -61,7 +61,8 @@
 //!
 //! # Platforms
 //!
-//! Linux 5.4 or later. FreeBSD, DragonFly, NetBSD, OpenBSD and macOS compile, and were tested on a model of kqueue(2) only.
+//! Linux 5.4 or later. On FreeBSD, DragonFly, NetBSD, OpenBSD and macOS the crate compiles. This version was tested only on a
+//! model of their kqueue(2).
 //! On Windows, which has no `fork(2)`, only [`ProcessRuntime`] and, with the feature `http`, `serve` and `Server` exist. They
 //! run in one process.
 

@@ -85,18 +85,19 @@ pub(crate) static HOOKS: Hooks<Hook> = Hooks::new();
 
 /// Calls `hook` in every child that this process forks from now on, and in their children.
 ///
-/// Reseed generators in a hook, reopen files that must not be shared, and forget a cached process id. The child's selectors
-/// are its own by then, and it has one thread. Hooks run in the order of registration.
+/// Reseed generators in a hook, reopen files that must not be shared, and forget a cached process id. When hooks run, the child
+/// has its own selectors, and one thread. Hooks run in the order of registration.
 ///
-/// In the child of [`fork`](crate::fork()), hooks run before `fork` returns. In the child of a fork made by other code they
-/// run in the first turn of a runtime.
+/// In the child of [`fork`](crate::fork()) or [`fork_with_threads`](crate::fork_with_threads()), hooks run before the call
+/// returns. In the child of a fork made by other code, they run in the first turn of a runtime, or before that when a
+/// [`ProcessRuntime`](crate::ProcessRuntime) builds one.
 ///
 /// [`guide::copied`](crate::guide::copied) lists the state that both processes have in common unless a hook changes it.
 ///
 /// # Panics
 ///
-/// A panic in a hook propagates from `fork().await` in the child. A [`Prefork`](crate::prefork::Prefork) worker then exits
-/// with code 101.
+/// A panic in a hook propagates, in the child, from the call that runs the hook, such as `fork().await`. A
+/// [`Prefork`](crate::prefork::Prefork) worker then exits with code 101.
 ///
 /// # Examples
 ///

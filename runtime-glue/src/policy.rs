@@ -27,7 +27,7 @@ pub(crate) fn install_defaults() {
             // A worker must never read another process's bytes, and the peer must see the end when the owner closes.
             (SourceKind::Stream, ForkPolicy::Sever),
             (SourceKind::Pipe, ForkPolicy::Sever),
-            // A task that waits for the parent's process must fail in the child rather than wait forever.
+            // A task that waits for a process that the parent started must fail in the child rather than wait forever.
             (SourceKind::Process, ForkPolicy::Sever),
             (SourceKind::Watch, ForkPolicy::NoFork),
             (SourceKind::Queue, ForkPolicy::NoFork),

@@ -64,7 +64,7 @@ fn a_server_says_why_it_does_not_start() {
         text => Err(text),
     };
     let error = Server::new().bind("127.0.0.1:0").serve_with(fails).try_run().unwrap_err();
-    assert_eq!(error.to_string(), "cannot make the service: no");
+    assert_eq!(error.to_string(), "cannot load the application or make its service: no");
 }
 
 #[test]

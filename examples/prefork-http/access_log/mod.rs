@@ -89,7 +89,6 @@ impl Entry {
     fn path(&self) -> &str {
         match (self.uri.path_and_query(), self.uri.authority()) {
             (Some(path), _) => path.as_str(),
-            // CONNECT has only an authority.
             (None, Some(authority)) => authority.as_str(),
             (None, None) => "",
         }

@@ -24,10 +24,11 @@ Only root and the user of the supervisor may use the socket.
 
 Exit codes:
   0  done
-  1  the server refused or failed, or the output could not be written; the message says why, and the server continues
-  2  the command line has a mistake
+  1  the server refused the command or failed, or the output could not be written; the message says why, and the
+     server continues
+  2  there is a mistake in the command line
   3  the server cannot be reached
-  4  the server was not done within --timeout, and continues
+  4  the command was not done within --timeout; the server continues it
 
 Examples:
   forkioctl --control /run/app.sock status
@@ -66,7 +67,7 @@ pub(crate) enum Action {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Wait {
-    /// Do not wait for the result: return when the server has begun
+    /// Do not wait for the result: return when the server has begun the command
     #[arg(long)]
     pub(crate) no_wait: bool,
 

@@ -102,7 +102,7 @@ scenarios!(
                 .iter()
                 .all(|worker| worker["pid"] != before["workers"][2]["pid"] || worker["state"] == "draining")
         });
-        assert_eq!(done(&server, &["reload", "--no-wait"]), "reload: it has begun\n");
+        assert_eq!(done(&server, &["reload", "--no-wait"]), "reload: the command has begun\n");
         server.until("the reload is done", |state| state["server"]["generation"] == 3);
         server.stop();
     }

@@ -48,7 +48,7 @@ pub(crate) fn exception(error: RuntimeError) -> PyErr {
     PyRuntimeError::new_err(error.to_string())
 }
 
-/// Returns a handle of this process's runtime. The first call in a process builds it.
+/// Returns a handle of this process's runtime. The first call in a process builds the runtime.
 ///
 /// # Errors
 ///
@@ -73,8 +73,9 @@ where
 
 /// The runtime of this process, for the functions of [`pyo3_async_runtimes::generic`] that this crate does not wrap.
 ///
-/// `os.fork` waits at most two seconds for running work of its [`spawn_blocking`](generic::Runtime::spawn_blocking). A fork
-/// never interrupts work that is shorter. It may interrupt work of [`tokio::task::spawn_blocking`].
+/// `os.fork` waits for running work of this type's [`spawn_blocking`](generic::Runtime::spawn_blocking), for at most two
+/// seconds. So a fork never happens in the middle of shorter work. It may happen in the middle of work of
+/// [`tokio::task::spawn_blocking`].
 ///
 /// # Examples
 ///

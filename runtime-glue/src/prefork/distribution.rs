@@ -19,7 +19,8 @@
 /// # Platforms
 ///
 /// Linux. `EPOLLEXCLUSIVE`: [epoll_ctl(2)], since 4.5. `SO_REUSEPORT` and `SO_INCOMING_CPU`: [socket(7)]; the latter
-/// takes effect within a group of listeners since 6.2 (kernel commit b261eda84ec1).
+/// takes effect within a group of listeners since 6.2 (kernel commit b261eda84ec1). Without [the patch](crate#the-patch), each
+/// connection to a `Shared` listener wakes all workers that sleep.
 ///
 /// FreeBSD and DragonFly: with `Shared`, each connection wakes all workers that sleep. For `ReusePort` the listener must be
 /// bound with `SO_REUSEPORT_LB` (FreeBSD 12) or `SO_REUSEPORT` (DragonFly), and not to an IPv6 wildcard that takes IPv4 too.

@@ -48,6 +48,10 @@ impl Inherited {
     /// # Errors
     ///
     /// If a descriptor is not a listener for TCP or a Unix stream socket, or cannot be registered.
+    ///
+    /// # Panics
+    ///
+    /// Outside a runtime with I/O enabled, like `TcpListener::from_std`, if there is a listener.
     pub fn from_env() -> io::Result<Inherited> {
         // `listen_fds_with_names` checks the process id and sets close-on-exec.
         let names: Vec<String> = sd_notify::listen_fds_with_names()

@@ -10,7 +10,7 @@
 //! | serve HTTP | `forkio::Server`, or `prefork::http` for more control (feature `http`) |
 //! | finish tasks before a worker ends | [`WorkerHandle::spawn`] |
 //! | load data once, and again at each reload | [`Prefork::load`] |
-//! | choose the worker for a connection | [`Distribution`] |
+//! | choose how connections are distributed to workers | [`Distribution`] |
 //! | take listeners from systemd or an upgrade | [`Inherited`] |
 //! | see and control a server | `Prefork::status`, `Prefork::control` (feature `status`) |
 //! | look up signals, reloads, systemd and containers | [`guide::operating`](crate::guide::operating) |

@@ -7,7 +7,7 @@ use std::process::ExitStatus;
 
 use crate::ForkError;
 
-/// The result of a server that was told to stop.
+/// The result of a server that was told to stop, or that an upgrade has replaced.
 #[derive(Clone, Debug)]
 pub struct Stopped {
     workers: Vec<ExitStatus>,
@@ -20,6 +20,8 @@ impl Stopped {
 
     /// Returns the exit statuses of the workers that ran when the server was told to stop. A worker that other code in this
     /// process has reaped counts as 255.
+    ///
+    /// If this process has stayed as process 1 after an upgrade, the only status is that of the last program.
     pub fn workers(&self) -> &[ExitStatus] {
         &self.workers
     }
@@ -81,8 +83,9 @@ pub enum PreforkError {
 }
 
 impl PreforkError {
-    /// Returns the exit status for the process. After a crash loop it is the status of the worker, encoded as a shell does. It
-    /// is 2 if the server cannot listen for its status page or control socket, and otherwise 1.
+    /// Returns the exit status for the process. After a crash loop it is the status of the worker, encoded as a shell does, or
+    /// 1 if the worker exited with 0. It is 2 if the server cannot listen for its status page or control socket, and otherwise
+    /// 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             PreforkError::CrashLoop { status, .. } => shell_status(status).max(1),

@@ -27,7 +27,8 @@ const KEPT: &str = "kept";
 /// The message of a new program that is ready.
 const READY: &[u8] = b"ready\n";
 
-/// The program and arguments of this process, read at its start: the system may not know the path once the file is replaced.
+/// The program and arguments of this process, read when the server starts: the system may not know the path once the file is
+/// replaced.
 #[derive(Debug)]
 pub(super) struct Program {
     path: io::Result<PathBuf>,
@@ -63,8 +64,8 @@ impl Program {
     }
 }
 
-/// Returns the path that this program was started by, if that is known: it may lead over a symbolic link that is changed before
-/// an upgrade. Otherwise returns the path of the program's file.
+/// Returns the path that this program was started by, if that is known: the path may contain a symbolic link that an operator
+/// changes before an upgrade. Otherwise returns the path of the program's file.
 fn path_of_this_process() -> io::Result<PathBuf> {
     let own = std::env::current_exe();
     // A shell that searches `PATH` passes on the bare name.

@@ -124,7 +124,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "N")]
     pub max_connections: Option<NonZero<usize>>,
 
-    /// The largest part of a limit that is added to it at random [default: 0.1]
+    /// The largest part of --max-requests and --max-age that is added to them at random [default: 0.1]
     #[arg(long, value_name = "PART")]
     pub jitter: Option<f64>,
 
@@ -178,7 +178,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub cpus: Vec<usize>,
 
-    /// Put what workers share into huge pages before they are forked
+    /// Put large private mappings into huge pages before the workers are forked
     #[arg(long)]
     pub huge_pages: bool,
 }

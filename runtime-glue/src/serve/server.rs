@@ -280,6 +280,10 @@ impl<L> Server<L> {
 
     /// Gives each worker a multi-threaded runtime with this many threads, in place of the one thread that it has otherwise:
     /// [`Prefork::run_on`].
+    ///
+    /// # Panics
+    ///
+    /// With 0, each worker panics as it starts, like `tokio::runtime::Builder::worker_threads`.
     pub fn worker_threads(mut self, threads: usize) -> Self {
         self.setup.how.threads = Some(threads);
         self

@@ -9,7 +9,7 @@ use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio_rustls::rustls::server::ProducesTickets;
 
-/// How long a key makes tickets. The next one's period begins at the same time in all processes, because they have one clock.
+/// How long a key makes tickets. All processes change to the next key at the same time, because they have one clock.
 pub(super) const PERIOD: Duration = Duration::from_secs(6 * 60 * 60);
 
 type Secret = [u8; 32];
@@ -17,8 +17,8 @@ type Secret = [u8; 32];
 /// Makes and reads session tickets (feature `tls`).
 ///
 /// The first key is made before the fork, and each key follows from the one before it. So all workers change to the next key
-/// without communicating, and a session that one of them has begun resumes on any other. The keys before the last one
-/// are forgotten.
+/// without communicating, and a session that one of them has begun resumes on any other. Only the current key and the
+/// one before it are kept.
 pub(super) struct TicketKeys {
     keys: Mutex<Keys>,
     random: SystemRandom,

@@ -80,7 +80,8 @@ pub(crate) fn flush_stdio() {
 /// Sends this process SIGCHLD, in a child, if the signal has a handler.
 ///
 /// If tokio has no pidfd for a process (no descriptor left, or an old kernel), its tasks check the process after each SIGCHLD.
-/// In the child the kernel sends none, because the process is the parent's. With this signal the tasks check, and get an error.
+/// A fork's child gets no SIGCHLD for that process, because the parent started it. With this signal the tasks check, and get an
+/// error.
 pub(crate) fn raise_child_signal() {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: the kernel fills `action`. The call cannot fail for this signal.

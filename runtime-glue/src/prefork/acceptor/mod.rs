@@ -76,7 +76,8 @@ impl<L: Accept> Acceptor<L> {
         Acceptor { listener, turn, status, is_own_queue }
     }
 
-    /// Accepts a connection. With [`Balanced`](super::Distribution::Balanced), it waits until it is this worker's turn.
+    /// Accepts a connection. Waits while the worker has [`max_connections`](super::Prefork::max_connections) open, and with
+    /// [`Balanced`](super::Distribution::Balanced), while the worker has more connections than its share.
     ///
     /// # Errors
     ///

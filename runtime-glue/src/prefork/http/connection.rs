@@ -30,7 +30,7 @@ const EVENT_LOOP_TURN: Duration = Duration::from_millis(1);
 enum NextStep {
     /// The client may still send a request. Check again at this time.
     WaitUntil(Instant),
-    /// Its time is over.
+    /// The client has no more time to send a request. Finish the connection.
     Finish,
 }
 
@@ -131,7 +131,7 @@ pub(super) async fn serve<I: ConnectionStream, S: ConnectionService>(
     Ok(())
 }
 
-/// What ends the first part of a connection, in which the worker serves.
+/// Why [`drive`] stops serving a connection as usual.
 enum End<R> {
     Served(R),
     WorkerEnds,

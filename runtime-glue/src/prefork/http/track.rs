@@ -48,7 +48,7 @@ pub(super) struct Activity {
     preface: AtomicUsize,
     /// How many requests have begun.
     requests: AtomicUsize,
-    /// How many requests have got all of their responses, or none at all. hyper may still have to write some of the last bytes.
+    /// How many requests have ended: hyper has taken all of the response, or has dropped the request.
     ended: AtomicUsize,
     /// The transport takes no more bytes at the moment.
     is_blocked: AtomicBool,

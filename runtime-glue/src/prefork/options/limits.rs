@@ -44,8 +44,9 @@ impl Prefork {
         self
     }
 
-    /// Sets the largest part of a limit that is added to it at random for each worker, so that workers do not reach
-    /// their limits together. 0.1 unless set. In any case the supervisor replaces one worker at a time.
+    /// Sets the largest part of [`max_requests`](Prefork::max_requests) and [`max_age`](Prefork::max_age) that is added to them
+    /// at random for each worker, so that workers do not reach these limits together. 0.1 unless set. In any case the
+    /// supervisor replaces one worker at a time.
     pub fn jitter(mut self, part: f64) -> Prefork {
         self.settings.limits.jitter = part;
         self

@@ -12,8 +12,8 @@ use crate::prefork::{PreforkError, Stopped, Worker, WorkerOutput, template, work
 use crate::{NotInChild, parent_only};
 
 impl Prefork {
-    /// Loads the application in a *template* process rather than in the supervisor. Each generation of workers has its own:
-    /// the template runs `load`, then forks the workers, which share its memory.
+    /// Loads the application in a *template* process rather than in the supervisor. Each generation of workers has a template
+    /// of its own, which runs `load` and then forks the workers. They share its memory.
     ///
     /// A reload (SIGHUP) starts a new template, so `load` runs again. If it fails, panics, or takes longer than the
     /// [`load_timeout`](Prefork::load_timeout), the old generation continues to serve, and the error is logged.
@@ -50,9 +50,6 @@ impl Prefork {
     /// Forks the workers and supervises them until a signal says to stop. **Returns in the supervisor only**: in a worker
     /// the process exits with the result of `worker` (see [`WorkerOutput`]), or with 101 if it panics.
     ///
-    /// All other tasks of the runtime continue in the supervisor and in each worker; see
-    /// [`parent_only`](crate::parent_only()). In a child that another task forks meanwhile, `run` never resolves.
-    ///
     /// # Errors
     ///
     /// [`PreforkError`]. No worker is left then.
@@ -65,6 +62,11 @@ impl Prefork {
     ///
     /// A future that is dropped in the supervisor tells its workers to stop and does not wait for them. A future that is
     /// dropped in a worker, such as by a `select!` around it, ends the worker's process.
+    ///
+    /// # Fork
+    ///
+    /// All other tasks of the runtime continue in the supervisor and in each worker; see
+    /// [`parent_only`](crate::parent_only()). In a child that another task forks meanwhile, `run` never resolves.
     pub async fn run<F, Fut>(self, worker: F) -> Result<Stopped, PreforkError>
     where
         F: FnOnce(Worker) -> Fut,
@@ -82,11 +84,6 @@ impl Prefork {
 
     /// Like [`run`](Prefork::run), but each worker leaves the supervisor's current-thread runtime for one of its own that
     /// `build` builds in the worker: a multi-threaded one, for workers that use several CPUs each.
-    ///
-    /// The inherited runtime does not run in the worker: its tasks and timers, including [`parent_only`](crate::parent_only())
-    /// futures, are neither polled nor dropped, and its registrations follow the policies as in any fork. The worker's
-    /// listeners and its shutdown belong to the new runtime. Other I/O objects of the supervisor that the worker needs must be
-    /// moved, such as by `into_std` and `from_std`.
     ///
     /// A worker whose runtime cannot be built logs the error, and exits with 1.
     ///
@@ -108,6 +105,17 @@ impl Prefork {
     /// # Errors
     ///
     /// Those of [`run`](Prefork::run).
+    ///
+    /// # Panics
+    ///
+    /// Like [`run`](Prefork::run).
+    ///
+    /// # Fork
+    ///
+    /// The inherited runtime does not run in the worker: its tasks and timers, including [`parent_only`](crate::parent_only())
+    /// futures, are neither polled nor dropped, and its registrations follow the policies as in any fork. The worker's
+    /// listeners and its shutdown belong to the new runtime. Other I/O objects of the supervisor that the worker needs must be
+    /// moved, such as by `into_std` and `from_std`.
     ///
     /// # Examples
     ///

@@ -35,7 +35,7 @@ impl Prefork {
         self
     }
 
-    /// Prepares the next fork while the supervisor waits, so that replacing a worker costs no more than `fork(2)`. On
+    /// Prepares the next fork while the supervisor waits, so that replacing a worker costs little more than `fork(2)`. On
     /// unless set. Meanwhile the supervisor has a few more descriptors, and a second queue for each selector.
     /// Connections cost nothing more.
     ///

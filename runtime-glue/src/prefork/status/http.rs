@@ -213,7 +213,7 @@ impl Command {
         loop {
             match self.replies.recv().await {
                 Some(Reply::Accepted) if self.waits => {}
-                Some(Reply::Accepted) => return outcome(StatusCode::ACCEPTED, "accepted", "it has begun"),
+                Some(Reply::Accepted) => return outcome(StatusCode::ACCEPTED, "accepted", "the command has begun"),
                 Some(Reply::Done(text)) => return outcome(StatusCode::OK, "done", &text),
                 Some(Reply::Failed(text)) => return outcome(StatusCode::CONFLICT, "failed", &text),
                 None => return outcome(StatusCode::SERVICE_UNAVAILABLE, "failed", "the server ends"),

@@ -134,7 +134,7 @@ impl Collector for Metrics {
         Family::new(
             encoder,
             "worker_heartbeat_age",
-            "Time since the runtime of the worker last turned",
+            "Time since the last heartbeat of the worker's runtime",
             Some(Unit::Seconds),
         )
         .gauges(of_workers(|worker| worker.heartbeat_age_seconds))?;

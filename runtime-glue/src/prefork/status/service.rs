@@ -102,7 +102,7 @@ impl ServiceProcess {
             tracing::error!(%error, "the service worker cannot start");
             process::exit(FAILED)
         }
-        // A change of credentials may clear the parent-death signal, so it comes first.
+        // A change of credentials may clear the parent-death signal, so this comes after `apply`.
         if !tie_to_supervisor(supervisor, None) {
             process::exit(0)
         }

@@ -182,7 +182,7 @@ impl Supervisor {
         }
     }
 
-    /// Tells the workers whether no process outside this server has the listeners open.
+    /// Tells the workers whether this server alone has the listeners open.
     pub(super) fn show_ownership(&self) {
         let is_alone = self.predecessor.is_none() && self.upgrade.is_none();
         self.common.slots.set_owns_listeners(is_alone && !self.listeners_are_kept);

@@ -22,7 +22,7 @@ use crate::{Child, Fork, ForkError};
 pub(super) struct Generation {
     pub(super) number: u64,
     pub(super) template: TemplateState,
-    /// How many places may have its workers: its template has queues for no more.
+    /// How many places may have workers of this generation: its template has queues for no more.
     pub(super) places: usize,
     /// How many times in a row its template failed.
     pub(super) failures: u32,
@@ -242,7 +242,7 @@ impl Supervisor {
                     }
                     _ => format!("the template ended with {status}"),
                 };
-                tracing::warn!(generation = number, %status, "a template ended: its workers continue to serve");
+                tracing::warn!(generation = number, %status, "a template ended: workers that it has forked continue to serve");
                 self.load_failed(which, error)
             }
             (message, state) => {
@@ -279,7 +279,8 @@ impl Supervisor {
         None
     }
 
-    /// Handles the failure or end of a template: aborts the reload, ends a server that is not up yet, or schedules another one.
+    /// Handles the failure or end of a template: aborts the reload, ends a server that is not up yet, or
+    /// schedules another template.
     fn load_failed(&mut self, which: Which, error: String) -> Option<End> {
         if which == Which::Next {
             self.abort_reload(&format!("cannot load the application: {error}"));

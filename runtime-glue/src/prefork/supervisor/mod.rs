@@ -115,7 +115,7 @@ pub(super) struct Supervisor {
     upgrade: Option<Upgrade>,
     /// The program that this one replaces, until the server is ready.
     predecessor: Option<Predecessor>,
-    /// Process 1, if it is a program that this one has replaced, or its predecessor has.
+    /// Process 1, if it is an earlier program of this server, which an upgrade has replaced.
     process_1: Option<Process1>,
     /// Whether a service manager keeps the listeners open.
     listeners_are_kept: bool,
@@ -132,7 +132,7 @@ impl Supervisor {
         }
         // This comes before any change, so that the error says why the runtime cannot fork.
         runtime::check().map_err(PreforkError::Fork)?;
-        // Signals come next, because they have the meanings of the table only from now on.
+        // Signals come next: until their handlers are installed, they have their default actions.
         let signals = Signals::install().map_err(PreforkError::Signals)?;
         // Panics now if the runtime has no timers, rather than when the first worker ends.
         drop(tokio::time::sleep(Duration::ZERO));

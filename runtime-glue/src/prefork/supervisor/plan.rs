@@ -154,7 +154,7 @@ impl Supervisor {
                 "cannot have {workers} workers: there must be at least one worker, and at most {most}"
             ));
         }
-        self.queues.grow(workers).map_err(|error| format!("cannot make a queue for one worker more: {error}"))?;
+        self.queues.grow(workers).map_err(|error| format!("cannot make queues for more workers: {error}"))?;
         tracing::info!(from = self.wanted, to = workers, "changing the number of workers");
         self.wanted = workers;
         self.is_dormant = false;

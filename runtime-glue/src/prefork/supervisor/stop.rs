@@ -113,7 +113,8 @@ impl Supervisor {
         self.queues.close();
     }
 
-    /// Leaves the queues to the other program, which has one per address. The workers empty the other queues.
+    /// Leaves one queue per address to the other program. If workers have queues of their own, the workers that have the other
+    /// queues empty them.
     fn hand_over(&mut self) {
         self.common.slots.set_phase(ServerPhase::HandedOver);
         if self.queues.has_own_queues() {

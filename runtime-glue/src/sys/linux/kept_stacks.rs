@@ -6,7 +6,7 @@
 //! later. Other memory may refer to all of this: `parking_lot` lists the threads that wait, by addresses in their
 //! thread-local memory.
 //!
-//! glibc takes a stack of the cache for unused if the thread id in the descriptor is 0 (`nptl/descr.h`: "Thread ID - which is
+//! glibc regards a stack of the cache as unused if the thread id in the descriptor is 0 (`nptl/descr.h`: "Thread ID - which is
 //! also a 'is this thread descriptor (and therefore stack) used' flag"; `__nptl_stack_in_use`). The kernel sets it to 0 when
 //! the thread ends, and glibc does in a child (`__nptl_reclaim_stacks`). So this module writes an id that no thread has.
 //! glibc then neither reuses nor unmaps the stack, like the stack of a thread that is just ending.

@@ -53,7 +53,7 @@ impl fmt::Display for ServeError {
                  `#[tokio::main]`",
             ),
             ServeError::Runtime(error) => write!(f, "cannot build the runtime: {error}"),
-            ServeError::Application(error) => write!(f, "cannot make the service: {error}"),
+            ServeError::Application(error) => write!(f, "cannot load the application or make its service: {error}"),
             ServeError::CutOff(connections) => {
                 write!(f, "cut off {connections} connections that were open at the shutdown timeout")
             }

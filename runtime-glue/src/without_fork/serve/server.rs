@@ -21,11 +21,11 @@ pub struct Server<L = NoLoad> {
     load: L,
 }
 
-/// A [`Server`] that loads nothing.
+/// The type parameter of a [`Server`] that loads nothing.
 #[derive(Debug)]
 pub struct NoLoad(());
 
-/// A [`Server`] that loads the application first: [`Server::load`].
+/// The type parameter of a [`Server`] that loads the application first: [`Server::load`].
 pub struct Load<F>(F);
 
 impl<F> fmt::Debug for Load<F> {
@@ -124,8 +124,8 @@ impl<L> Server<Load<L>> {
 
 /// The options. They may come before or after [`load`](Server::load).
 impl<L> Server<L> {
-    /// Listens on a TCP address, such as `0.0.0.0:8080`. Call it again for more listeners. A text that is not an address is an
-    /// error of [`run`](Serving::run), and so is the path of a Unix socket.
+    /// Listens on a TCP address, such as `0.0.0.0:8080`. Call it again for more listeners. If the text is not an address, or is
+    /// the path of a Unix socket, [`run`](Serving::run) fails.
     pub fn bind(mut self, address: impl ToString) -> Self {
         self.setup.addresses.push(address.to_string().parse());
         self
@@ -138,6 +138,10 @@ impl<L> Server<L> {
     }
 
     /// Sets how many threads serve. As many as there are CPUs unless set.
+    ///
+    /// # Panics
+    ///
+    /// With 0, [`run`](Serving::run) panics, like `tokio::runtime::Builder::worker_threads`.
     pub fn worker_threads(mut self, threads: usize) -> Self {
         self.setup.threads = Some(threads);
         self
@@ -149,7 +153,8 @@ impl<L> Server<L> {
         self
     }
 
-    /// Sets how long a client has to send the head of a request. 10 seconds unless set.
+    /// Sets how long a client has to send the head of a request, and how long an HTTP/1 connection may be idle. 10 seconds
+    /// unless set.
     pub fn header_timeout(mut self, limit: Duration) -> Self {
         self.setup.header_timeout = limit;
         self
