@@ -19,12 +19,12 @@
 #![cfg_attr(feature = "log", doc = "## `log` (enabled)")]
 #![cfg_attr(not(feature = "log"), doc = "## `log` (disabled)")]
 //!
-//! A `trace!` line of the `log` crate for each registration. On by default.
+//! A `trace!` line of the `log` crate for each change of a registration. On by default.
 //!
 #![cfg_attr(feature = "cponfork", doc = "## `cponfork` (enabled)")]
 #![cfg_attr(not(feature = "cponfork"), doc = "## `cponfork` (disabled)")]
 //!
 //! Copy on fork: each selector keeps a table of its registrations, and the module `fork` forks the process so that the
 //! child has a private copy of every kernel queue. The child of a fork that other code makes gives itself such copies when
-//! it first uses a selector. Turns `os-poll` on. Without it there is no table, and a forked child shares the queues with
-//! its parent.
+//! it first uses a selector. Turns `os-poll` on. Without this feature there is no table. A forked child then shares the
+//! epoll instances of its parent, or lacks the kqueues, unless the kernel copies them (FreeBSD 15).

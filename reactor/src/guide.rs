@@ -56,9 +56,9 @@
 //!
 //! # 2. A fork
 //!
-//! After a plain `fork(2)` parent and child share the kernel queue, and each disturbs the other. With the feature
-//! `cponfork`, fork through the module `fork` instead: the loop above continues in both processes, each with a queue of its
-//! own, and the first process that accepts serves the connection.
+//! Without the feature `cponfork`, a forked child shares its parent's epoll instance, and each disturbs the other. (Most
+//! kernels drop a kqueue in the child.) With the feature, fork through the module `fork`: the loop above continues in both
+//! processes, each with a queue of its own, and the first process that accepts serves the connection.
 //!
 //! # 3. Not only sockets
 //!

@@ -175,7 +175,7 @@ macro_rules! writable {
 macro_rules! try_io {
     ($name:ident $(: $(#[$more:meta])+)?) => {
         impl $name {
-            /// Runs an I/O operation on the descriptor that this type has no method for, such as receiving descriptors.
+            /// Runs an I/O operation that this type has no method for, such as receiving descriptors.
             ///
             /// The kernel keeps the readiness, so this only calls `f`. Portable programs need this method: on other systems mio
             /// re-arms the source when `f` fails with [`WouldBlock`](std::io::ErrorKind::WouldBlock).

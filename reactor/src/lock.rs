@@ -20,8 +20,8 @@ pub(crate) fn this_thread() -> usize {
 
 /// Guards a value. Its state is the thread that holds it.
 ///
-/// It is not a lock of the standard library, because the child of a fork may find it held by a thread that it does not
-/// have. One store then frees this lock, with no queue of waiting threads to repair. Also, a thread can tell whether it
+/// A lock of the standard library would not do: the child of a fork may find a lock held by a thread that exists only in the
+/// parent. One store then frees this lock, with no queue of waiting threads to repair. Also, a thread can tell whether it
 /// holds the lock itself, such as in a signal handler that forks.
 pub(crate) struct Lock<T> {
     /// The thread that holds the lock, as [`this_thread`] returns it; 0: none.

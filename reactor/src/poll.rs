@@ -23,8 +23,8 @@ use crate::{Interest, Token};
 /// # Fork
 ///
 /// With the feature `cponfork` a child finds its own copy of the queue at the same descriptor, even if other code made
-/// the fork: see the module `fork`. Without the feature, parent and child share the queue, and each sees what the other
-/// registers, deregisters or polls.
+/// the fork: see the module `fork`. Without the feature, parent and child share an epoll instance, and each sees what the
+/// other registers, deregisters or polls. A kqueue is missing in the child, unless the kernel copies it (FreeBSD 15).
 ///
 /// # Platforms
 ///
@@ -76,7 +76,9 @@ impl Poll {
     ///
     /// # Errors
     ///
-    /// Those of `epoll_create1(2)`: the process or the system has no descriptor left, or the kernel no memory.
+    /// Those of `epoll_create1(2)` or `kqueue(2)`: the process or the system has no descriptor left, or the kernel has no
+    /// memory left. With the feature `cponfork`, also an error if this thread is between `fork::prepare` and the end of
+    /// that fork.
     #[cfg(feature = "os-poll")]
     pub fn new() -> io::Result<Poll> {
         Ok(Poll { registry: Registry { selector: Selector::new()? } })
@@ -96,9 +98,9 @@ impl Poll {
     ///
     /// # Errors
     ///
-    /// Those of `epoll_wait(2)`, not retried: [`Interrupted`](io::ErrorKind::Interrupted) when a signal handler ran. In a
-    /// forked child whose queue could not be completed, every poll returns the cause, because the queue would be half
-    /// armed.
+    /// Those of `epoll_wait(2)` or `kevent(2)`, not retried: [`Interrupted`](io::ErrorKind::Interrupted) when a signal
+    /// handler ran. In a forked child whose queue could not be completed, every poll returns the cause, because the queue
+    /// would be half armed.
     ///
     /// # Examples
     ///
@@ -136,14 +138,16 @@ impl fmt::Debug for Poll {
 impl Registry {
     /// Registers `source`: from now on its readiness for `interests` gives events with `token`.
     ///
-    /// A source that is ready already gives an event with the next poll. Deregister a source before dropping it: the
-    /// kernel forgets it only with the last duplicate of its descriptor.
+    /// A source that is ready already gives an event with the next poll. Deregister a source before dropping it: epoll
+    /// forgets it only with the last duplicate of its descriptor.
     ///
     /// # Errors
     ///
-    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if the source is registered, with this registry or another one (a
-    /// bare descriptor may be registered with several); otherwise those of `epoll_ctl(2)`: no memory, the user's limit of
-    /// watches (`/proc/sys/fs/epoll/max_user_watches`), an object that cannot be polled (a regular file).
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if the source is registered, with this registry or another one. (A
+    /// bare descriptor may be registered with several. On Linux, a release build without the feature `cponfork` does not
+    /// notice another registry, like mio.) Otherwise those of `epoll_ctl(2)` or `kevent(2)`: no memory, and on Linux the
+    /// user's limit of watches (`/proc/sys/fs/epoll/max_user_watches`), or an object that cannot be polled, such as a
+    /// regular file.
     pub fn register<S: Source + ?Sized>(&self, source: &mut S, token: Token, interests: Interest) -> io::Result<()> {
         trace!("registering event source with poller: token={token:?}, interests={interests:?}");
         source.register(self, token, interests)
@@ -154,8 +158,8 @@ impl Registry {
     /// # Errors
     ///
     /// [`NotFound`](io::ErrorKind::NotFound) if the source is not registered;
-    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if it is registered with another registry; otherwise those of
-    /// `epoll_ctl(2)`.
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if it is registered with another registry and
+    /// [`register`](Registry::register) would notice that; otherwise those of `epoll_ctl(2)` or `kevent(2)`.
     pub fn reregister<S: Source + ?Sized>(&self, source: &mut S, token: Token, interests: Interest) -> io::Result<()> {
         trace!("reregistering event source with poller: token={token:?}, interests={interests:?}");
         source.reregister(self, token, interests)
@@ -166,7 +170,7 @@ impl Registry {
     /// # Errors
     ///
     /// [`NotFound`](io::ErrorKind::NotFound) if the source is not registered with this registry; otherwise those of
-    /// `epoll_ctl(2)`.
+    /// `epoll_ctl(2)` or `kevent(2)`.
     pub fn deregister<S: Source + ?Sized>(&self, source: &mut S) -> io::Result<()> {
         trace!("deregistering event source from poller");
         source.deregister(self)

@@ -17,15 +17,15 @@ pub enum SourceKind {
     Pair = 5,
     /// A [`Waker`](crate::Waker).
     Waker = 6,
-    /// A watch on a process: a pidfd.
+    /// A watch on a process: a `unix::Process`, or a pidfd.
     Process = 7,
     /// A kernel queue registered in another one.
     Queue = 8,
-    /// An inotify or fanotify descriptor.
+    /// An inotify or fanotify descriptor. Linux only.
     Watch = 9,
-    /// A kernel timer: a timerfd.
+    /// A kernel timer: a `unix::Timer`, or a timerfd.
     Timer = 10,
-    /// Signals of the process: a signalfd.
+    /// Signals of the process: a `unix::Signals`, or a signalfd.
     Signal = 11,
     /// Anything else: an eventfd of the application's own, a terminal, a device.
     Other = 12,

@@ -25,8 +25,8 @@ use crate::{Registry, Token};
 ///
 /// # Fork
 ///
-/// Waker and wake are private to a process: the child gets a fresh kernel object at the same descriptor, and a wake that was
-/// pending at the fork is pending in both. Neither process can wake the other.
+/// Waker and wake are private to a process: the child gets a fresh kernel object, and a wake that was pending at the fork is
+/// pending in both processes. Neither process can wake the other.
 ///
 /// # Platforms
 ///

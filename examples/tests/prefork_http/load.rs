@@ -187,7 +187,7 @@ fn connections_are_counted() {
         let is_balanced = (0..attempts).any(|_| {
             let start = Instant::now();
             let counts = check_counts(distribution);
-            // The other workers exclude a worker that leaves a connection waiting for half a second, as when the machine
+            // The other workers exclude a worker that leaves a connection waiting for half a second, such as when the machine
             // stalls.
             let is_balanced = counts.iter().all(|count| *count <= 12);
             let may_be_excluded = start.elapsed() >= Duration::from_millis(500);

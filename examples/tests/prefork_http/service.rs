@@ -65,7 +65,8 @@ fn service_manager_is_notified() {
     server.ends_with(0);
 }
 
-/// A stop that arrives together with the message of the new program that it is ready stops the new program, too.
+/// If the server is told to stop just as the new program reports that it is ready, the server passes the signal on to the
+/// new program.
 #[test]
 fn stop_is_passed_on_to_a_program_that_is_ready() {
     let manager = ServiceManager::new("stop-after-upgrade");
@@ -75,7 +76,7 @@ fn stop_is_passed_on_to_a_program_that_is_ready() {
     server.until_logged("started the program again");
     server.signal(Signal::STOP);
     server.until_stopped(server.pid());
-    // The new program notifies after it has told the old program.
+    // The new program notifies the service manager after it has told the old program that it is ready.
     manager.message("READY=1");
     let mut in_flight = until("the new program has accepted a connection", || {
         let mut client = server.connect();

@@ -59,7 +59,7 @@ pub(super) fn keep_retired(state: &mut ProcessState) {
     end(state, left_out);
 }
 
-/// In the child of an unplanned fork, forgets the selectors once the child has reconciled.
+/// In the child of an unplanned fork, forgets all adopted selectors once the child has reconciled.
 pub(super) fn abandon(state: &mut ProcessState) {
     state.adopted.pipe = None;
     let queues = std::mem::take(&mut state.adopted.queues);
@@ -95,8 +95,8 @@ pub(super) fn adopt(state: &mut ProcessState, fd: RawFd) -> Result<(), PrepareEr
 fn not_found() -> io::Error {
     io::Error::new(
         io::ErrorKind::NotFound,
-        "no epoll instance of this process alone has it together with tokio's signal pipe; a runtime that was inherited in a \
-         fork that forkio did not make cannot be forked again",
+        "no epoll instance that only this process has contains this descriptor and tokio's signal pipe; a runtime that was \
+         inherited in a fork that forkio did not make cannot be forked again",
     )
 }
 
@@ -117,8 +117,8 @@ fn is_receiver(listed: &Listed) -> bool {
     listed.data == SIGNAL_PIPE.0 as u64
 }
 
-/// An epoll instance of the process that a runtime uses: its descriptors, and the registrations whose descriptors still
-/// refer to the registered files.
+/// An epoll instance that a tokio runtime of this process uses: its descriptors, and the registrations whose descriptors
+/// still refer to the registered files.
 struct Instance {
     numbers: Vec<RawFd>,
     registered: Vec<Registered>,
@@ -130,7 +130,7 @@ impl Instance {
     }
 }
 
-/// Brings the adopted selectors and their tables up to date. Does nothing if no selector was ever adopted.
+/// Brings the adopted selectors and their tables up to date. Does nothing if no signal pipe is known.
 ///
 /// # Errors
 ///

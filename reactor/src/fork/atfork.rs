@@ -8,9 +8,10 @@
 //! # Costs
 //!
 //! The parent pays nothing. Every child of `fork(2)` pays for its reconciliation, even one that only calls `exec`: it makes
-//! the objects that [`prepare`](super::prepare) makes for a planned fork. `posix_spawn(3)`, `system(3)`, `popen(3)`,
-//! `vfork(2)` and `std::process::Command` without `pre_exec` run no handlers in glibc and musl, and cost nothing. `_Fork(3)`
-//! runs no handlers either: its child reconciles when it first uses a selector.
+//! the objects that [`prepare`](super::prepare) makes for a planned fork. `posix_spawn(3)`, `system(3)`, `popen(3)` and
+//! `vfork(2)` run no handlers in glibc and musl, and cost nothing. `std::process::Command` uses `posix_spawn`, unless it has
+//! a `pre_exec`, a user, a group, or a `PATH` of its own: then it forks. `_Fork(3)` runs no handlers either: its child
+//! reconciles when it first uses a selector.
 //!
 //! # Other handlers
 //!

@@ -68,7 +68,8 @@ pub enum PrepareObject {
     OtherThreads,
 }
 
-/// The error of preparing a fork. Nothing has changed.
+/// The error of preparing a fork. Nothing has changed, and no process was made. If the child of an unplanned fork cannot
+/// reconcile, [`atfork::failure`](super::atfork::failure) returns an error of this type, too.
 #[derive(Debug)]
 pub struct PrepareError {
     pub(super) object: PrepareObject,

@@ -16,7 +16,7 @@ pub(super) enum Gate {
     Wiped,
     /// Registrations may be changed.
     Open,
-    /// A fork is being made, or one is prepared ahead.
+    /// A fork is being made or is prepared ahead, or a thread changes registrations by descriptor.
     Closed,
     /// A thread of this process reconciles.
     Reconciling,

@@ -107,9 +107,9 @@ pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
 /// # Platforms
 ///
 /// Linux: `EPOLLEXCLUSIVE` ([epoll_ctl(2)]). Of the processes that sleep in `epoll_wait` at least one is woken; those that
-/// are busy find the event when they come back. Only reading shows that the peer has closed its half, because the kernel
-/// does not allow `EPOLLRDHUP` beside it. A change of interest takes two system calls. This function changes nothing on
-/// kqueue systems, which have no such flag, and in an [adopted](adopt) epoll instance.
+/// are busy find the event when they poll again. Only reading shows that the peer has closed its half, because the kernel
+/// does not allow `EPOLLRDHUP` beside `EPOLLEXCLUSIVE`. A change of interest takes two system calls. This function changes
+/// nothing on kqueue systems, which have no such flag, and in an [adopted](adopt) epoll instance.
 ///
 /// [epoll_ctl(2)]: https://man7.org/linux/man-pages/man2/epoll_ctl.2.html
 pub fn set_exclusive(source: &impl AsRawFd, exclusive: bool) -> io::Result<()> {
@@ -232,8 +232,7 @@ pub fn nudge_pair_end(source: &impl AsRawFd) -> io::Result<()> {
     }
 }
 
-/// Finds the pair that `fd` belongs to, as an end or as a duplicate of an end. Returns this end first,
-/// then its peer.
+/// Finds the pair that `fd` belongs to, as an end or as a duplicate of an end. Returns this end first, then its peer.
 fn find_pair(fd: RawFd) -> io::Result<(RawFd, RawFd)> {
     reconcile::ensure();
     let identity = descriptor::identity(fd)?;

@@ -135,7 +135,9 @@ impl Plan {
         let Some(fd) = highest else { return Ok(()) };
         let is_queue = self.queues.iter().any(|(selector, _)| selector.kernel.queue.number() == fd);
         let object = if is_queue { PrepareObject::Queue(fd) } else { PrepareObject::Registration(fd) };
-        let text = format!("descriptor {fd} is beyond RLIMIT_NOFILE, which was lowered after it was opened: raise it");
+        let text = format!(
+            "descriptor {fd} is beyond RLIMIT_NOFILE, which was lowered after the descriptor was opened: raise the limit"
+        );
         Err(PrepareError::of(object)(io::Error::other(text)))
     }
 
@@ -254,8 +256,8 @@ pub(super) fn is_registered(selector: &SelectorCore, fd: RawFd, records: &Record
     Ok(known.is_some_and(|known| descriptor::identity(fd).is_ok_and(|found| found == known)))
 }
 
-/// Turns the result of giving the child's queue a registration that it inherits into whether the registration exists.
-/// `false`: the descriptor was closed without notice, so the kernel has forgotten the registration too.
+/// Returns whether an inherited registration exists, given the result of adding it to the child's queue. `false`: the
+/// descriptor was closed without notice.
 fn inherited(fd: RawFd, result: io::Result<()>) -> Result<bool, PrepareError> {
     match result {
         Err(error) if descriptor::is_closed(&error) => Ok(false),

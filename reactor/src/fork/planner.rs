@@ -245,7 +245,7 @@ impl Planner<'_> {
             }
             return Err(failed(io::Error::new(
                 io::ErrorKind::Unsupported,
-                "only wakers, timers and stream socket pairs made in this process can be renewed: give it another policy",
+                "only wakers, timers and stream socket pairs made in this process can be renewed: set another policy",
             )));
         };
         let ends = renewal::renew_pair([end, peer], &mut self.plan.replacements).map_err(failed)?;

@@ -101,11 +101,12 @@ pub fn hold_off() -> io::Result<HeldOff> {
 ///    closes the prepared objects.
 ///
 /// A few system calls can be made only in the child. If one of them fails, the selector is *poisoned*: each
-/// [`Poll::poll`](crate::Poll::poll) of it returns that error. It never hangs, and never polls a half-armed queue.
+/// [`Poll::poll`](crate::Poll::poll) of it returns that error. Such a poll never hangs, and never uses a half-armed queue.
 ///
 /// Until commit or abort, registrations of other threads wait. The thread that prepared may poll, wake, list registrations,
 /// and drop what it has: the child then leaves those descriptors alone. The following fail: making selectors, wakers and
-/// timers, registering, deregistering, and changing the policy of a registration.
+/// timers (on kqueue systems also sources of signals and watches on processes), registering, deregistering, and changing the
+/// policy of a registration.
 #[derive(Debug)]
 #[must_use = "a fork that is neither committed nor aborted keeps registrations waiting"]
 pub struct Prepared {
@@ -137,8 +138,8 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 /// The next [`prepare`], on any thread, then has little left to do.
 ///
 /// Registering, deregistering or retagging anything discards the preparation, and so does making or dropping a selector, a
-/// timer or a pair, and changing a default policy. So prepare last, and again after each fork. Polling, waking, reading and
-/// writing change nothing. Calling it again while a fork is prepared does nothing, and so does calling it after
+/// waker, a timer or a pair, and changing a default policy. So prepare last, and again after each fork. Polling, waking,
+/// reading and writing change nothing. Calling it again while a fork is prepared does nothing, and so does calling it after
 /// [`adopt`](super::glue::adopt).
 ///
 /// The fork itself still copies the bytes that wait in renewed pairs, makes timers, adds [muted](super::glue::mute)
@@ -146,11 +147,11 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 ///
 /// # Costs
 ///
-/// Until the fork the process has a second queue for each selector, with the inherited registrations, and a fresh object
-/// for each renewed one. Each of these takes a descriptor, and each inherited registration takes one of the user's epoll
-/// watches (`/proc/sys/fs/epoll/max_user_watches`). The kernel delivers each event to the second queue too, in some tens of
-/// nanoseconds. The child of an unplanned fork never closes these descriptors, because it may have closed them itself and
-/// opened other files at them. All of them are close-on-exec.
+/// Until the fork the process has a fresh object for each renewed registration, and on Linux a second queue for each
+/// selector, with the inherited registrations. Each of these takes a descriptor. On Linux, each inherited registration also
+/// takes one of the user's epoll watches (`/proc/sys/fs/epoll/max_user_watches`), and the kernel delivers each event to the
+/// second queue too, in some tens of nanoseconds. The child of an unplanned fork never closes these descriptors, because it
+/// may have closed them itself and opened other files at them. All of them are close-on-exec.
 ///
 /// # Errors
 ///

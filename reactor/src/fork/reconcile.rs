@@ -29,7 +29,7 @@ use crate::sys::process::SignalsBlocked;
 /// - An error poisons the selectors of the child: each poll of them fails. [`failure`](super::atfork::failure) returns it.
 /// - If another thread was changing this module's state at the fork, the child's inherited selectors are poisoned with
 ///   [`InheritedState`]. New ones work.
-/// - A daemon is the child of a child, and its parents end. It keeps its connections where their policy is
+/// - A daemon is the child of a child, and its ancestors end. The daemon keeps the connections whose policy is
 ///   [`Inherit`](super::ForkPolicy::Inherit), the default of this crate. (The crate `forkio` severs streams by default.)
 /// - Do not fork in a signal handler that may interrupt a registration: `fork(2)` itself does not allow that either
 ///   (signal-safety(7)). The child may finish that one system call on its parent's queue.
@@ -171,7 +171,8 @@ pub fn lost_state() -> Option<InheritedState> {
 static FAILURE: AtomicPtr<PrepareError> = AtomicPtr::new(ptr::null_mut());
 
 /// Returns the error of reconciling, if this process is the child of an unplanned fork and could not reconcile. Every poll
-/// of its inherited selectors returns it. Its children have it for as long as they have one of these selectors.
+/// of its inherited selectors fails with the errno of this error. Its children have the error for as long as they have one of
+/// these selectors.
 pub fn failure() -> Option<&'static PrepareError> {
     ensure();
     // SAFETY: the pointer is null or refers to an error that this process or an ancestor has leaked.

@@ -35,7 +35,7 @@ pub struct Registration {
 }
 
 /// Lists every registration of this process, in the order of selectors and descriptors. Wakers are included if they have a
-/// descriptor.
+/// descriptor. Registrations with a poisoned selector are not.
 pub fn registrations() -> Vec<Registration> {
     reconcile::ensure();
     let state = lock_refreshed();
@@ -194,7 +194,7 @@ pub(super) fn change_entry(
     if !entry.settles_within(PATIENCE) {
         return Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            "another thread does not end its change of the registration; it may be waiting for this thread",
+            "another thread does not end its change of the registration; that thread may be waiting for this one",
         ));
     }
     let Some((token, before)) = entry.get().filter(|(_, info)| is_here(*info)) else { return Ok(false) };

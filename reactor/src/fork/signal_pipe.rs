@@ -10,14 +10,16 @@ use super::descriptors::Records;
 use crate::sys::adoption::{OpenDescriptors, SocketPeers};
 use crate::sys::descriptor;
 
-/// tokio's own descriptors of the pipe.
+/// The descriptors of tokio's signal pipe that no epoll instance has.
 #[derive(Debug)]
 pub(super) struct SignalPipe {
+    /// tokio's own descriptor of the end.
     receiver: RawFd,
+    /// tokio's own descriptor of the end.
     sender: RawFd,
-    /// Other descriptors of both ends that no epoll instance has.
+    /// Duplicates of both.
     others: Vec<RawFd>,
-    /// The inodes of receiver and sender in a generation of this process. A child has others: its pipe was renewed.
+    /// The inodes of receiver and sender in `generation`. A child has other inodes, because the fork renews the pipe.
     inodes: [u64; 2],
     generation: u32,
 }

@@ -133,10 +133,14 @@ macro_rules! datagram {
             ///
             /// # Errors
             ///
-            /// Those of `send(2)`: [`WouldBlock`](std::io::ErrorKind::WouldBlock) if the socket has no room, or the queue of a
-            /// Unix domain receiver has none, a missing peer ([`NotConnected`](std::io::ErrorKind::NotConnected) for a Unix
-            /// domain socket), [`ConnectionRefused`](std::io::ErrorKind::ConnectionRefused) if an earlier UDP datagram found
-            /// no receiver, or the Unix domain receiver is closed.
+            /// Those of `send(2)`, such as
+            ///
+            /// - [`WouldBlock`](std::io::ErrorKind::WouldBlock) if there is no room in the socket, or in the queue of a Unix
+            ///   domain receiver;
+            /// - an error if the socket has no peer ([`NotConnected`](std::io::ErrorKind::NotConnected) for a Unix domain
+            ///   socket);
+            /// - [`ConnectionRefused`](std::io::ErrorKind::ConnectionRefused) if an earlier UDP datagram found no receiver, or
+            ///   if the Unix domain receiver is closed.
             fn send(buf: &[u8]) -> usize;
 
             /// Receives a datagram; returns its length, or the buffer's if that is less.

@@ -49,14 +49,14 @@ pub struct TcpStream {
 impl TcpStream {
     /// Makes a socket and begins to connect it to `addr`, without waiting.
     ///
-    /// To learn how it ended, register the stream for [`WRITABLE`](crate::Interest::WRITABLE) and wait for an event.
+    /// To learn the result, register the stream for [`WRITABLE`](crate::Interest::WRITABLE) and wait for an event.
     /// Then [`take_error`](TcpStream::take_error) returns the error of a failed attempt, and
     /// [`peer_addr`](TcpStream::peer_addr) succeeds once there is a connection; if it fails with
     /// [`NotConnected`](io::ErrorKind::NotConnected), wait for another event.
     ///
     /// # Errors
     ///
-    /// Those of `socket(2)` and `connect(2)` that show at once: no route, no local port
+    /// Those of `socket(2)`, and those of `connect(2)` that the kernel reports at once: no route, no local port
     /// ([`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable)), no descriptor left. An attempt under way is not an error.
     pub fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
         sys::socket::tcp_connect(addr).map(TcpStream::from_std)

@@ -10,12 +10,12 @@ use crate::sys;
 
 /// A Unix domain datagram socket.
 ///
-/// Dropping a bound socket leaves the file at its path: remove it, but only in the process that bound it.
+/// Dropping a bound socket leaves the file at its path. Remove the file, but only in the process that bound the socket.
 ///
 /// # Fork
 ///
-/// A fork treats it like a [`UdpSocket`](crate::net::UdpSocket). A [`pair`](UnixDatagram::pair) made in this process may be
-/// the channel between parent and child.
+/// A fork treats it like a [`UdpSocket`](crate::net::UdpSocket). The ends of a [`pair`](UnixDatagram::pair) have a default
+/// policy of their own, because a pair may be the channel between parent and child.
 ///
 /// # Examples
 ///

@@ -8,7 +8,7 @@ use crate::sys;
 
 /// A Unix domain socket that accepts connections.
 ///
-/// Dropping it leaves the file at its path: remove it, but only in the process that bound it.
+/// Dropping the listener leaves the file at its path. Remove the file, but only in the process that bound the socket.
 ///
 /// # Fork
 ///

@@ -12,8 +12,8 @@ use crate::sys;
 ///
 /// # Fork
 ///
-/// A fork treats it like a [`TcpStream`](crate::net::TcpStream). A [`pair`](UnixStream::pair) made in this process may be
-/// the channel between parent and child.
+/// A fork treats it like a [`TcpStream`](crate::net::TcpStream). The ends of a [`pair`](UnixStream::pair) have a default
+/// policy of their own, because a pair may be the channel between parent and child.
 ///
 /// # Examples
 ///

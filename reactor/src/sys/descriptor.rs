@@ -296,7 +296,7 @@ pub(crate) fn limit_behind(error: &io::Error) -> Option<String> {
             let limit = descriptor_limit()?;
             Some(format!("the process may have {limit} descriptors open (RLIMIT_NOFILE): raise it, or close some"))
         }
-        libc::ENFILE => Some("the system has no descriptor left (/proc/sys/fs/file-max)".to_owned()),
+        libc::ENFILE => Some("the system has no descriptor left (Linux: /proc/sys/fs/file-max)".to_owned()),
         libc::ENOSPC => {
             Some("the user has no epoll watch left (/proc/sys/fs/epoll/max_user_watches): raise it".to_owned())
         }

@@ -52,7 +52,7 @@ impl Process {
     /// # Errors
     ///
     /// `ESRCH` if there is no such process (a child that has ended but was not waited for still is one). Otherwise those of
-    /// `pidfd_open(2)`: no descriptor left, or `ENOSYS` before Linux 5.3.
+    /// `pidfd_open(2)` or `kevent(2)`: no descriptor left, or `ENOSYS` before Linux 5.3.
     pub fn open(pid: u32) -> io::Result<Process> {
         let handle = fork::while_no_fork("watching a process", || sys::ProcessHandle::open(pid))?;
         Ok(Process { pid, inner: IoSource::new(handle, SourceKind::Process) })

@@ -57,7 +57,7 @@ impl Signals {
     /// # Errors
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a number that is no signal, and for `SIGKILL` and `SIGSTOP`;
-    /// otherwise those of `signalfd(2)`: no descriptor left. Nothing is blocked then.
+    /// otherwise those of `signalfd(2)` or `kqueue(2)`: no descriptor left. After an error, `new` has blocked nothing.
     pub fn new(signals: impl IntoIterator<Item = i32>) -> io::Result<Signals> {
         let queue = fork::while_no_fork("receiving signals", || sys::SignalQueue::new(signals))?;
         Ok(Signals { inner: IoSource::new(queue, SourceKind::Signal) })
@@ -82,6 +82,11 @@ source! {
 }
 
 /// A signal that was received.
+///
+/// # Platforms
+///
+/// OpenBSD and Apple systems report only the number of the signal: the sender and the user are `None`, and the other fields
+/// are 0. NetBSD does not report the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignalInfo {
     pub(crate) signal: i32,
@@ -103,7 +108,7 @@ impl SignalInfo {
         self.sender
     }
 
-    /// Returns the real user id of the sender.
+    /// Returns the real user id of the [`sender`](SignalInfo::sender); `None` if there is no sender.
     pub fn user(&self) -> Option<u32> {
         self.user
     }

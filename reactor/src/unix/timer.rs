@@ -26,8 +26,9 @@ use crate::{fork, sys};
 ///
 /// # Platforms
 ///
-/// Linux: [timerfd_create(2)](https://man7.org/linux/man-pages/man2/timerfd_create.2.html). Do not rely on one descriptor
-/// per timer: kqueue(2) has timers without a descriptor.
+/// Linux: [timerfd_create(2)](https://man7.org/linux/man-pages/man2/timerfd_create.2.html). kqueue systems: `EVFILT_TIMER`, in
+/// a queue for each timer. NetBSD, OpenBSD and DragonFly count in milliseconds, and on them a timer on [`Clock::Realtime`]
+/// does not expire earlier when that clock is set forward.
 ///
 /// # Examples
 ///
@@ -75,7 +76,8 @@ impl Timer {
     ///
     /// # Errors
     ///
-    /// Those of `timerfd_create(2)`: the process or the system has no descriptor left.
+    /// Those of `timerfd_create(2)` or `kqueue(2)`: the process or the system has no descriptor left. With the feature
+    /// `cponfork`, also an error if this thread is between `fork::prepare` and the end of that fork.
     pub fn new(clock: Clock) -> io::Result<Timer> {
         let state = Arc::new(TimerState::new(clock));
         let timer = fork::add_timer(|| sys::Timer::new(&state), &state)?;
@@ -125,7 +127,7 @@ impl Timer {
     ///
     /// # Errors
     ///
-    /// Those of `timerfd_settime(2)`; none is expected, unless the timer was severed.
+    /// Those of `timerfd_settime(2)` or `kevent(2)`; none is expected, unless the timer was severed.
     pub fn disarm(&mut self) -> io::Result<()> {
         self.set(None)
     }

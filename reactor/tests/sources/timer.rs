@@ -51,7 +51,7 @@ fn expires_once() {
         let start = Instant::now();
         timer.set_after(3 * MILLIS, None).unwrap();
         run.expect(1, Event::is_readable);
-        // The two clocks may differ by the rounding of one.
+        // The test's clock and the timer's clock may differ by a rounding error.
         assert!(start.elapsed() + MILLIS / 10 >= 3 * MILLIS, "{:?}", start.elapsed());
         assert_eq!(timer.expirations().unwrap(), 1);
         assert_would_block(timer.expirations());

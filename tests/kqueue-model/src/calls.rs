@@ -83,7 +83,7 @@ pub unsafe fn kevent(
     // The changes are copied, because the answers may go to the same list.
     let changes = match nchanges {
         0 => Vec::new(),
-        // SAFETY: the caller passes as many changes.
+        // SAFETY: `changes` points to `nchanges` changes, as the caller promises.
         _ => unsafe { std::slice::from_raw_parts(changes, nchanges) }.to_vec(),
     };
     let id = model.id_of(queue).ok_or_else(|| no_queue(queue))?;

@@ -56,7 +56,7 @@ scenarios!(
                 objects.push(error.object());
             } else {
                 // There is room for the new objects, but not at the descriptors that they replace.
-                assert!(text.contains("was lowered after it was opened"), "{text}");
+                assert!(text.contains("was lowered after the descriptor was opened"), "{text}");
             }
         }
         check_table(&selector);

@@ -25,7 +25,7 @@ scenarios!(
     /// The kernel refuses each fork with EAGAIN: the running generation continues to serve.
     fn refused_by_the_kernel() {
         if !is_root() {
-            return eprintln!("not run: it takes root to become another user");
+            return eprintln!("not run: only root can become another user");
         }
         for how in ["before", "template"] {
             let server = Server::start(&[how, "as-nobody"]);
@@ -45,7 +45,7 @@ scenarios!(
     /// The kernel refuses a template's forks with EAGAIN: the other worker continues to serve, and the place is filled later.
     fn refused_in_a_template() {
         if !is_root() {
-            return eprintln!("not run: it takes root to become another user");
+            return eprintln!("not run: only root can become another user");
         }
         let server = Server::start(&["template", "as-nobody"]);
         let template: i32 = server.ask("data").expect("an answer").parse().expect("a process id");
@@ -63,7 +63,7 @@ scenarios!(
     /// The kernel refuses the first fork: the server ends with the error.
     fn refused_at_the_start() {
         if !is_root() {
-            return eprintln!("not run: it takes root to become another user");
+            return eprintln!("not run: only root can become another user");
         }
         let (code, log) = Server::begin("no-processes", &["before", "as-nobody"]).end();
         assert_eq!(code, 1, "{log}");

@@ -74,8 +74,8 @@ scenarios!(
         use_everything();
     }
 
-    /// Workers that are paused for forks of other code hold no lock in the child, unless this machine delays one so long that
-    /// it is not paused in time.
+    /// Workers that are paused for forks of other code hold no lock in the child, unless this machine delays a worker so
+    /// long that the worker is not paused in time.
     fn paused_for_other_code() {
         static LOCK: Mutex<()> = Mutex::new(());
         let locks_most_of_the_time = async {
@@ -98,7 +98,7 @@ scenarios!(
         unplanned::in_child(use_everything);
     }
 
-    /// Workers that are paused for other code continue by themselves if it waits for them instead of forking.
+    /// Workers that are paused for other code continue by themselves if that code waits for them instead of forking.
     fn paused_forever() {
         let paused = forkio::atfork::pause_workers();
         use_everything();

@@ -142,7 +142,8 @@ scenarios!(
         use_everything();
         wait(fork_with_threads(use_everything));
         // With tokio's feature `parking_lot`, a lock of that library that a client holds at the fork stays locked in the child:
-        // see `fork_with_threads`. Workers pause around a fork. Only with that feature, the debug output has this marker.
+        // see `fork_with_threads`. Workers pause around a fork, clients do not. The debug output has this marker only with that
+        // feature.
         let has_parking_lot = format!("{:?}", tokio::sync::Notify::new()).contains("PhantomData");
         let client = || {
             check_eq("the serving process", ask(&listener), std::process::id());

@@ -42,7 +42,7 @@ scenarios!(
         wait(child);
     }
 
-    /// The parent receives signals all the time while it forks. No child receives one that it was not sent.
+    /// The parent receives signals all the time while it forks. No child receives a signal that was not sent to it.
     fn signals_at_the_fork() {
         let mut stream = block_on(async { signal(SignalKind::user_defined1()) }).unwrap();
         // Children find the handlers of both signals installed.

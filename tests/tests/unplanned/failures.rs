@@ -85,7 +85,7 @@ scenarios!(
             check_eq("polling", poll_error(&mut selector), Some(libc::EOPNOTSUPP));
             let failure = atfork::failure().expect("a reason");
             check_eq("the object", failure.object(), PrepareObject::Pair(socket.as_raw_fd()));
-            assert!(failure.to_string().contains("give it another policy"), "{failure}");
+            assert!(failure.to_string().contains("set another policy"), "{failure}");
         });
         check_table(&selector);
         fork::set_policy(&socket, ForkPolicy::Inherit).unwrap();

@@ -64,7 +64,7 @@ scenarios!(
         check_eq("from the child", socket.recv(&mut text).unwrap(), 5);
     }
 
-    /// The child leaves the other file alone even if it shares an inode: the ends of a pipe, and eventfds.
+    /// The child leaves the other file alone even if both files have the same inode: the ends of a pipe, and eventfds.
     async fn a_reused_descriptor_without_an_inode_of_its_own() {
         let [reader, writer] = pipe();
         let (reused, _kept) = replace_registered(reader, &writer);

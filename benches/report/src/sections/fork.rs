@@ -226,9 +226,9 @@ fn tables() -> Vec<Table> {
                    up\"); prepared ahead means before the measured time. \"fork(2)\" is from its call to the child's first \
                    instruction, by the clock; the rest is processor time. \"Child\" is the child's work until its queue \
                    is its own: forkio commits, or after an unplanned fork reconciles with its first poll. Without the \
-                   patch (\"tokio on upstream mio\"), it first reads the registrations from `/proc`. Raw epoll makes a \
-                   new epoll instance, adds every registration and polls; the libraries do their own repair. \"All\" is \
-                   what a supervisor waits for. Page faults are those of \"child\".",
+                   patch (\"tokio on upstream mio\"), preparing also reads the registrations from `/proc`. Raw epoll \
+                   makes a new epoll instance, adds every registration and polls; the libraries do their own repair. \
+                   \"All\" is the sum of these steps. Page faults are those of \"child\".",
             cases,
             has_contenders: true,
             columns: vec![

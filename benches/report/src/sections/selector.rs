@@ -77,7 +77,7 @@ fn tables() -> Vec<Table> {
         Table {
             title: "User-level instructions of an operation",
             text: "Counted by valgrind, which does not see the kernel. `side-by-side --profile` says from which source files \
-                   they come.",
+                   the instructions come.",
             cases: cases(),
             has_contenders: false,
             columns: columns(&INSTRUCTIONS),

@@ -203,8 +203,8 @@ impl Remakes {
         all()
     }
 
-    /// In the child of an unplanned fork: frees the lock if a thread of the parent held it. What that thread was adding is
-    /// lost.
+    /// In the child of an unplanned fork: frees the lock if a thread of the parent held it. The list is then empty, and the
+    /// child opens none of the queues again.
     ///
     /// # Safety
     ///

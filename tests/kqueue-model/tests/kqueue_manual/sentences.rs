@@ -78,7 +78,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         queue.change(read(&a, EV_ADD | EV_CLEAR));
         Some((first, queue.poll().len()) == (1, 1))
     }),
-    ("EV_KEEPUDATA", "(without it, any change sets udata: the backend passes it always)", || {
+    ("EV_KEEPUDATA", "(without it, any change sets udata, so the backend passes udata with each change)", || {
         let queue = with_user_event()?;
         queue.change(Kevent { udata: 5_usize as _, ..user(EV_ADD | EV_CLEAR, 0) });
         queue.change(Kevent { udata: 5_usize as _, ..user(0, NOTE_TRIGGER) });

@@ -22,7 +22,7 @@ impl Kqueue {
 
     pub(crate) fn call(&self, changes: &[Kevent], room: usize, timeout: Option<Duration>) -> io::Result<Vec<Kevent>> {
         let mut events = Vec::with_capacity(room);
-        // SAFETY: there are as many changes, and there is as much room; the kernel fills what it counts.
+        // SAFETY: the lists have these lengths, and the kernel has filled the events that it counts.
         unsafe {
             let count =
                 kevent(self.0, changes.as_ptr(), changes.len(), events.as_mut_ptr(), events.capacity(), timeout)?;
