@@ -97,7 +97,7 @@ fn oversized_header() {
 
 #[test]
 fn stalled_client_is_timed_out_alone() {
-    let server = Server::start(&["--workers", "1", "--header-timeout", "1"]);
+    let server = Server::start(&["--workers", "1", "--header-timeout", "1", "--keep-alive-timeout", "1"]);
     let start = Instant::now();
     let mut stalled: Vec<Client> = ["", "G", "GET / HTTP/1.1\r\nHost: te"]
         .into_iter()

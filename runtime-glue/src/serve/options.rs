@@ -80,9 +80,13 @@ pub struct ServerOptions {
     #[arg(long, value_name = "SECONDS", value_parser = from_zero)]
     pub lame_duck: Option<Duration>,
 
-    /// How long a client may take to send the head of a request, or be idle with HTTP/1, in seconds [default: 10]
-    #[arg(long, value_name = "SECONDS", value_parser = header_timeout)]
+    /// How long a client may take to send its first request, or the rest of a later one's head, in seconds [default: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = client_timeout)]
     pub header_timeout: Option<Duration>,
+
+    /// How long a connection may be idle after a request, in seconds [default: 75]
+    #[arg(long, value_name = "SECONDS", value_parser = client_timeout)]
+    pub keep_alive_timeout: Option<Duration>,
 
     /// How long a worker may take to be ready, in seconds [default: 60]
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
@@ -226,6 +230,7 @@ impl ServerOptions {
     /// Sets the options of HTTP.
     pub fn apply_to_http(&self, http: Http) -> Http {
         let http = set(http, self.header_timeout, Http::header_timeout);
+        let http = set(http, self.keep_alive_timeout, Http::keep_alive_timeout);
         set(http, self.idle_grace, Http::idle_grace)
     }
 }
@@ -266,7 +271,7 @@ fn from_zero(text: &str) -> Result<Duration, String> {
     seconds(text, 0.0)
 }
 
-fn header_timeout(text: &str) -> Result<Duration, String> {
+fn client_timeout(text: &str) -> Result<Duration, String> {
     seconds(text, 0.1)
 }
 

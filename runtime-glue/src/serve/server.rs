@@ -316,10 +316,15 @@ impl<L> Server<L> {
         self.prefork(|prefork| prefork.control(path))
     }
 
-    /// Sets how long a client has to send the head of a request, and how long an HTTP/1 connection may be idle:
+    /// Sets how long a client may take to send its first request, and the rest of the head of each later one:
     /// [`Http::header_timeout`]. 10 seconds unless set.
     pub fn header_timeout(self, limit: Duration) -> Self {
         self.http(|http| http.header_timeout(limit))
+    }
+
+    /// Sets how long a connection may be idle after a request: [`Http::keep_alive_timeout`]. 75 seconds unless set.
+    pub fn keep_alive_timeout(self, limit: Duration) -> Self {
+        self.http(|http| http.keep_alive_timeout(limit))
     }
 
     /// Sets how long an idle HTTP/1 connection is kept for one more request when its worker must end: [`Http::idle_grace`]. A

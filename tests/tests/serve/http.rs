@@ -35,20 +35,13 @@ struct Options {
     /// Whether workers fail to make their service.
     #[arg(long)]
     fails: bool,
-    /// How long HTTP/2 connections may be idle.
-    #[arg(long)]
-    http2_idle_ms: Option<u64>,
     #[command(flatten)]
     server: ServerOptions,
 }
 
 impl Options {
     fn server(&self) -> Server {
-        let set = |http: Http| match self.http2_idle_ms {
-            Some(limit) => http.keep_alive_timeout(Duration::from_millis(limit)),
-            None => http,
-        };
-        Server::new().options(self.server.clone()).http(set).on_ready(|addresses| {
+        Server::new().options(self.server.clone()).on_ready(|addresses| {
             for address in addresses {
                 println!("{address}");
             }
@@ -267,36 +260,6 @@ scenarios!(
         stream.read_exact(&mut header).expect("a frame");
         assert_eq!(header[3], 4, "not SETTINGS: {header:?}");
         drop(stream);
-        stop(program);
-    }
-
-    /// An HTTP/2 connection that makes no requests is told to end (GOAWAY), and ends.
-    fn idle_http2() {
-        const SETTINGS: u8 = 4;
-        const PING: u8 = 6;
-        const GOAWAY: u8 = 7;
-        const ACK: u8 = 1;
-        let (program, addresses) = start(&[&TCP[..], &["--http2-idle-ms", "200"]].concat());
-        let mut stream = connect(&addresses[0]);
-        let get = b"\0\0\x09\x01\x05\0\0\0\x01\x82\x86\x84\x41\x04test";
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("writing");
-        stream.write_all(get).expect("writing");
-        let mut frames = Vec::new();
-        let mut header = [0; 9];
-        // An error means that the server has closed the connection.
-        while stream.read_exact(&mut header).is_ok() {
-            let [_, high, low, kind, flags, ..] = header;
-            let mut payload = vec![0; usize::from(high) << 8 | usize::from(low)];
-            stream.read_exact(&mut payload).expect("a payload");
-            frames.push(kind);
-            if matches!(kind, SETTINGS | PING) && flags & ACK == 0 {
-                let length = if kind == PING { 8 } else { 0 };
-                let mut answer = vec![0, 0, length, kind, ACK, 0, 0, 0, 0];
-                answer.extend(&payload[..usize::from(length)]);
-                stream.write_all(&answer).expect("writing");
-            }
-        }
-        assert!(frames.contains(&GOAWAY), "frames: {frames:?}");
         stop(program);
     }
 

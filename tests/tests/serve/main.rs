@@ -7,6 +7,7 @@ mod loading;
 mod logs;
 mod streams;
 mod tasks;
+mod timeouts;
 
 use std::fmt::Debug;
 use std::io::{Read, Write};
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 
 use forkio_tests::{Program, kill, limit, wait_until};
 
-forkio_tests::main!(address, axum, http, loading, logs, streams, tasks);
+forkio_tests::main!(address, axum, http, loading, logs, streams, tasks, timeouts);
 
 /// A path that is free, for the socket or the file of one scenario.
 fn free_path(name: &str) -> PathBuf {

@@ -58,15 +58,23 @@ impl RequestTimer {
         }
     }
 
+    /// Sets the timer again if the rest of a head is missing since the last poll, or has arrived.
+    fn follow_head(&mut self, activity: &Activity) {
+        let (http, requests) = (&activity.serving().http, activity.requests());
+        let is_partial = requests != 0 && activity.has_partial_head();
+        let (wait, time) = match self.wait {
+            Wait::RestOfHead { requests: before } if is_partial && before == requests => return,
+            _ if is_partial => (Wait::RestOfHead { requests }, http.header_timeout),
+            Wait::RestOfHead { .. } => (Wait::Next { requests, is_idle: false }, period(http)),
+            _ => return,
+        };
+        self.wait = wait;
+        self.set(Instant::now().checked_add(time));
+    }
+
     /// Returns `Ready`, once, if the client has taken too long.
     pub(super) fn poll(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
-        if activity.has_partial_head() && activity.has_had_request() {
-            let wait = Wait::RestOfHead { requests: activity.requests() };
-            if self.wait != wait {
-                self.wait = wait;
-                self.set(Instant::now().checked_add(activity.serving().http.header_timeout));
-            }
-        }
+        self.follow_head(activity);
         loop {
             let Some(sleep) = &mut self.sleep else { return Poll::Pending };
             // A connection's task polls this with each of its events.
@@ -99,7 +107,8 @@ impl RequestTimer {
                 Some(until) => Some((self.wait, Some(until))),
                 None => Some((self.wait, now.checked_add(period(http)))),
             },
-            Wait::RestOfHead { requests: before } if before == requests && activity.has_partial_head() => None,
+            // Otherwise `follow_head` would have noticed the end of the head.
+            Wait::RestOfHead { .. } => None,
             Wait::Next { requests: before, is_idle: true } if before == requests && is_idle => None,
             _ => {
                 let time = if is_idle { http.keep_alive_timeout } else { period(http) };

@@ -1,0 +1,167 @@
+//! How long a client may take, and how long its connection may be idle.
+
+use std::convert::Infallible;
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::{Router, routing::get};
+use clap::Parser;
+use forkio::{Server, ServerOptions};
+use forkio_tests::{Program, arguments, scenarios};
+use futures_util::StreamExt;
+use futures_util::stream;
+
+use crate::http::exit;
+use crate::{connect, stop};
+
+/// A limit that the scenarios reach, in seconds: long enough for a machine that stalls.
+const LIMIT: &str = "1";
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A limit that no scenario reaches, in seconds.
+const NEVER: &str = "600";
+
+/// More than the sockets of a connection hold.
+const LARGE: usize = 32 * 1024 * 1024;
+
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+/// A body that sends nothing for twice the limit, between its first byte and its second.
+fn slow_body() -> Body {
+    let second = stream::once(async {
+        tokio::time::sleep(2 * SECOND).await;
+        "b"
+    });
+    Body::from_stream(stream::iter(["a"]).chain(second).map(Ok::<_, Infallible>))
+}
+
+fn start(keep_alive_timeout: &str, header_timeout: &str) -> (Program, String) {
+    let timeouts = ["--keep-alive-timeout", keep_alive_timeout, "--header-timeout", header_timeout];
+    let mut program = Program::start("timeouts::server", &timeouts);
+    let address = program.line();
+    (program, address)
+}
+
+#[track_caller]
+fn send_get(stream: &mut impl Write, path: &str) {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sending a request");
+}
+
+/// Reads until `response` ends with `end`.
+#[track_caller]
+fn read_until(stream: &mut impl Read, end: &str) {
+    let mut response = Vec::new();
+    while !response.ends_with(end.as_bytes()) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a response");
+        response.push(byte[0]);
+    }
+}
+
+/// Waits until the server has closed the connection. Fails if it sends something before.
+#[track_caller]
+fn read_end(stream: &mut impl Read) {
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).expect("the end of the stream");
+    assert_eq!(rest, "");
+}
+
+scenarios!(
+    /// A server with one worker and the options on the command line.
+    #[program]
+    fn server() {
+        let options = Options::parse_from([String::new()].into_iter().chain(arguments()));
+        let app = Router::new()
+            .route("/", get(async || "hello"))
+            .route("/slow", get(async || slow_body()))
+            .route("/large", get(async || vec![b'x'; LARGE]));
+        let server = Server::new().options(options.server).bind("127.0.0.1:0").workers(1);
+        exit(server.on_ready(|addresses| println!("{}", addresses[0])).serve(|_| app).run())
+    }
+
+    /// A connection that is idle for the keep-alive timeout is closed, but not before.
+    fn idle_http1() {
+        let (program, address) = start(LIMIT, NEVER);
+        let mut stream = connect(&address);
+        let mut last = Instant::now();
+        for _ in 0..3 {
+            last = Instant::now();
+            send_get(&mut stream, "/");
+            read_until(&mut stream, "hello");
+        }
+        read_end(&mut stream);
+        assert!(last.elapsed() >= SECOND);
+        stop(program);
+    }
+
+    /// A client that sends only a part of a head is cut off after the header timeout, with its first request and with later
+    /// ones. A connection that is idle has the keep-alive timeout.
+    fn partial_heads() {
+        let (program, address) = start(NEVER, LIMIT);
+        let (mut idle, mut later) = (connect(&address), connect(&address));
+        for stream in [&mut idle, &mut later] {
+            send_get(stream, "/");
+            read_until(stream, "hello");
+        }
+        for connected in [Some(later), None] {
+            let mut stream = connected.unwrap_or_else(|| connect(&address));
+            let sent = Instant::now();
+            stream.write_all(b"GET / HTTP/1.1\r\nHos").expect("sending");
+            read_end(&mut stream);
+            assert!(sent.elapsed() >= SECOND / 2, "after {:?}", sent.elapsed());
+        }
+        send_get(&mut idle, "/");
+        read_until(&mut idle, "hello");
+        drop(idle);
+        stop(program);
+    }
+
+    /// Neither timeout applies to a response under way, whether its body or its client is slow.
+    fn slow_responses() {
+        let (program, address) = start(LIMIT, LIMIT);
+        let (mut large, mut slow) = (connect(&address), connect(&address));
+        send_get(&mut large, "/large");
+        send_get(&mut slow, "/slow");
+        read_until(&mut slow, "1\r\na\r\n1\r\nb\r\n0\r\n\r\n");
+        let mut response = Vec::new();
+        large.read_to_end(&mut response).expect("the end of the stream");
+        assert!(response.len() > LARGE, "{} bytes", response.len());
+        read_end(&mut slow);
+        stop(program);
+    }
+
+    /// An HTTP/2 connection that makes no requests is told to end (GOAWAY), and ends.
+    fn idle_http2() {
+        const SETTINGS: u8 = 4;
+        const PING: u8 = 6;
+        const GOAWAY: u8 = 7;
+        const ACK: u8 = 1;
+        let (program, address) = start(LIMIT, NEVER);
+        let mut stream = connect(&address);
+        let get = b"\0\0\x09\x01\x05\0\0\0\x01\x82\x86\x84\x41\x04test";
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("writing");
+        stream.write_all(get).expect("writing");
+        let mut frames = Vec::new();
+        let mut header = [0; 9];
+        // An error means that the server has closed the connection.
+        while stream.read_exact(&mut header).is_ok() {
+            let [_, high, low, kind, flags, ..] = header;
+            let mut payload = vec![0; usize::from(high) << 8 | usize::from(low)];
+            stream.read_exact(&mut payload).expect("a payload");
+            frames.push(kind);
+            if matches!(kind, SETTINGS | PING) && flags & ACK == 0 {
+                let length = if kind == PING { 8 } else { 0 };
+                let mut answer = vec![0, 0, length, kind, ACK, 0, 0, 0, 0];
+                answer.extend(&payload[..usize::from(length)]);
+                stream.write_all(&answer).expect("writing");
+            }
+        }
+        assert!(frames.contains(&GOAWAY), "frames: {frames:?}");
+        stop(program);
+    }
+);
