@@ -54,7 +54,9 @@ fn number_out_of_range() {
     for seconds in ["-1", "NaN", "inf", "x", "86401"] {
         refuses(&[&format!("--shutdown-timeout={seconds}")], &["--shutdown-timeout", "from 0 to 86400", "--help"]);
     }
-    refuses(&["--header-timeout", "0"], &["--header-timeout", "from 0.1 to 86400", "--help"]);
+    for option in ["--header-timeout", "--keep-alive-timeout"] {
+        refuses(&[option, "0"], &[option, "from 0.1 to 86400", "--help"]);
+    }
     refuses(&["--access-log", "apache"], &["--access-log", "common, combined, json", "--help"]);
     refuses(&["--access-log-file", "log"], &["required", "--access-log", "--help"]);
     let missing = ["--access-log", "common", "--access-log-file", "/nonexistent/log"];
