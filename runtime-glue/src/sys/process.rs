@@ -50,6 +50,15 @@ pub(crate) fn is_readable(io: &impl AsFd) -> io::Result<bool> {
 
 /// Lets the calling thread receive these signals, even if it has inherited a mask that blocks them.
 pub(crate) fn unblock_signals(signals: impl Iterator<Item = i32>) -> io::Result<()> {
+    change_mask(libc::SIG_UNBLOCK, signals)
+}
+
+/// Leaves a signal to the other threads of the process.
+pub(crate) fn block_signal(signal: i32) -> io::Result<()> {
+    change_mask(libc::SIG_BLOCK, [signal].into_iter())
+}
+
+fn change_mask(how: i32, signals: impl Iterator<Item = i32>) -> io::Result<()> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset(3) initialises the set before the other functions use it.
     let errno = unsafe {
@@ -57,7 +66,7 @@ pub(crate) fn unblock_signals(signals: impl Iterator<Item = i32>) -> io::Result<
         for signal in signals {
             libc::sigaddset(set.as_mut_ptr(), signal);
         }
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut())
+        libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut())
     };
     if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
 }

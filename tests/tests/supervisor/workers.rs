@@ -87,16 +87,18 @@ scenarios!(
 
     /// With `abort_stuck`, a worker whose runtime is stuck is aborted and prints its stack.
     fn stuck() {
-        let server = Server::start(&["before", "abort-stuck", "heartbeat-timeout=3000"]);
-        let victims = server.children();
-        let _connection = server.say("stuck");
-        server.until_logged("whose runtime is stuck");
-        assert!(server.log().contains("limit=3s"), "{}", server.log());
-        server.until_logged("was aborted here");
-        server.until_logged("fixture_supervisor::answer");
-        server.until_logged("signal: 6");
-        wait_until("the worker is replaced", || server.children().iter().any(|pid| !victims.contains(pid)));
-        assert!(server.pid() > 0);
-        server.stop();
+        for how in ["before", "threads"] {
+            let server = Server::start(&[how, "abort-stuck", "heartbeat-timeout=3000"]);
+            let victims = server.children();
+            let _connection = server.say("stuck");
+            server.until_logged("whose runtime is stuck");
+            assert!(server.log().contains("limit=3s"), "{}", server.log());
+            server.until_logged("was aborted here");
+            server.until_logged("fixture_supervisor::answer");
+            server.until_logged("signal: 6");
+            wait_until("the worker is replaced", || server.children().iter().any(|pid| !victims.contains(pid)));
+            assert!(server.pid() > 0);
+            server.stop();
+        }
     }
 );

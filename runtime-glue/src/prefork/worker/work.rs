@@ -116,6 +116,7 @@ where
             listeners.into_iter().map(Listener::move_here).collect()
         };
         assignment.listeners = moved.unwrap_or_else(|error| fail("cannot register a listener", error));
+        leave_abort_to_runtime();
         runtime.block_on(work(ManuallyDrop::into_inner(assignment), worker))
     };
     // Start another thread, because this one is inside a runtime.
@@ -123,6 +124,7 @@ where
         let own = thread::Builder::new().name(format!("worker-{index}")).spawn_scoped(scope, move_over);
         match own {
             Ok(thread) => {
+                leave_abort_to_runtime();
                 // The thread exits the process. If it returns instead, it has panicked, and the panic hook has printed that.
                 let _ = thread.join();
                 process::exit(PANICKED)
@@ -130,6 +132,14 @@ where
             Err(error) => fail("cannot start the worker's first thread", error),
         }
     })
+}
+
+/// Makes the kernel choose a thread of the runtime for the SIGABRT that the supervisor sends to a stuck worker: that thread prints
+/// its stack. The calling thread only waits.
+fn leave_abort_to_runtime() {
+    if let Err(error) = sys::block_signal(libc::SIGABRT) {
+        tracing::debug!(%error, "a stuck worker may print the stack of a thread that waits");
+    }
 }
 
 /// Runs the worker on the runtime that the caller drives, then exits.
