@@ -147,12 +147,14 @@ async fn drive<C: Future<Output = Result<(), E>>, E>(
 ) -> Result<(), E> {
     let Serving { http, worker, is_cut_off } = activity.serving();
     let accepted = Instant::now();
-    let mut timer = RequestTimer::new(http, accepted);
+    // A connection whose only request is answered at once needs no timer.
+    let mut timer = None;
     let mut must_end = pin!(worker.must_end());
     let end = poll_fn(|cx| {
         if let Poll::Ready(served) = connection.as_mut().poll(cx) {
             return Poll::Ready(End::Served(served));
         }
+        let timer = timer.get_or_insert_with(|| RequestTimer::new(http, accepted));
         if timer.poll(activity, cx).is_ready() {
             if !(activity.is_http2() && activity.has_had_request()) {
                 return Poll::Ready(End::NoRequest);
