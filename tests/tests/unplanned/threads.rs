@@ -6,6 +6,32 @@ use std::os::unix::process::parent_id;
 use forkio_reactor::fork::{InheritedState, atfork, reconcile};
 use forkio_tests::reactor::*;
 
+/// Forks while another thread has prepared a fork.
+fn while_prepared_elsewhere(child: impl FnOnce()) {
+    let [is_held, is_over] = [Turn::new(), Turn::new()];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let prepared = prepare().unwrap();
+            is_held.give();
+            is_over.wait();
+            prepared.abort();
+        });
+        is_held.wait();
+        unplanned::in_child(|| {
+            end_if_it_hangs();
+            child();
+            exit_now(0);
+        });
+        is_over.give();
+    });
+}
+
+/// Ends this process with a signal after some seconds.
+fn end_if_it_hangs() {
+    // SAFETY: no memory is involved.
+    unsafe { libc::alarm(10) };
+}
+
 scenarios!(
     /// Threads fork, planned and unplanned, while others create, register and drop. Every child has a complete
     /// selector.
@@ -138,6 +164,21 @@ scenarios!(
                     exit_now(0);
                 });
             }
+        });
+    }
+
+    /// A thread of the child that has the stack of one of the parent's threads does not count as that thread.
+    fn stack_of_a_thread_of_the_parent() {
+        let _selector = Poll::new().unwrap();
+        while_prepared_elsewhere(|| {
+            std::thread::spawn(|| {
+                check_eq("generation", generation(), 1);
+                check_eq("lost", fork::glue::lost_state(), Some(InheritedState::InUse));
+                drop(fork::glue::hold_off().unwrap());
+                Poll::new().unwrap();
+            })
+            .join()
+            .unwrap();
         });
     }
 );
