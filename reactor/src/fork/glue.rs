@@ -173,6 +173,7 @@ pub fn can_adopt() -> bool {
 /// Whether `source`, an I/O object or a descriptor, is registered with an [adopted](adopt) instance.
 pub fn is_adopted(source: &impl AsRawFd) -> bool {
     let fd = source.as_raw_fd();
+    reconcile::ensure();
     let _state = adopting::lock_refreshed();
     let mut adopted = selectors().filter(|selector| selector.is_adopted());
     adopted.any(|selector| selector.table.get(fd).and_then(Entry::get).is_some())

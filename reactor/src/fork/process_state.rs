@@ -111,15 +111,24 @@ pub(super) fn lock_to_change() -> Guard<ProcessState> {
 ///
 /// # Errors
 ///
-/// If this thread is between prepare and the end of a fork; otherwise those of [`gate::start`].
+/// If this thread is between prepare and the end of a fork; otherwise those of [`start`].
 pub(super) fn lock_to_add(doing: &str) -> io::Result<Guard<ProcessState>> {
     refuse_inside_fork(doing)?;
-    let state = lock_to_change();
-    gate::start()?;
-    if PROCESS.own_id.load(Ordering::Relaxed) == 0 {
-        PROCESS.own_id.store(std::process::id(), Ordering::Relaxed);
+    start()?;
+    Ok(lock_to_change())
+}
+
+/// Starts fork detection.
+///
+/// # Errors
+///
+/// Those of [`gate::start`].
+pub(super) fn start() -> io::Result<()> {
+    if !gate::has_started() {
+        PROCESS.own_id.store(crate::sys::process::id(), Ordering::Relaxed);
+        gate::start()?;
     }
-    Ok(state)
+    Ok(())
 }
 
 /// Whether the calling thread is between prepare and the end of a fork, or reconciles.

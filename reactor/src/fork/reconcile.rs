@@ -10,7 +10,7 @@ use super::error::{InheritedState, PrepareError};
 use super::gate::{self, Gate};
 use super::plan::Plan;
 use super::planner::{self, Mode};
-use super::process_state::{PROCESS, ProcessState, begin_generation, generation, is_forking_here, selectors};
+use super::process_state::{self, PROCESS, ProcessState, begin_generation, generation, is_forking_here, selectors};
 use super::selector_core::Poison;
 use crate::lock::this_thread;
 use crate::sync::pause;
@@ -70,6 +70,9 @@ pub(crate) fn ensure() {
 
 #[cold]
 fn settle() {
+    // A child must be able to notice that a thread of the parent holds a lock, so this comes before the first use of a lock. If
+    // it fails, making a selector fails too.
+    let _ = process_state::start();
     let mut round = 0;
     loop {
         match gate::look() {

@@ -181,4 +181,42 @@ scenarios!(
             .unwrap();
         });
     }
+
+    /// The first use of forkio in a child may be to hold forks off, while a thread of the parent does that too.
+    fn holding_off_first() {
+        for has_selector in [false, true] {
+            let _selector = has_selector.then(|| Poll::new().unwrap());
+            let [is_held, is_over] = [Turn::new(), Turn::new()];
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let held = fork::glue::hold_off().unwrap();
+                    is_held.give();
+                    is_over.wait();
+                    drop(held);
+                });
+                is_held.wait();
+                unplanned::in_child(|| {
+                    end_if_it_hangs();
+                    drop(fork::glue::hold_off().unwrap());
+                    exit_now(0);
+                });
+                is_over.give();
+            });
+        }
+    }
+
+    /// A child can make a selector even if a thread of the parent was using forkio for the first time.
+    fn first_use_elsewhere() {
+        let use_it =
+            || assert_eq!(fork::set_default_policy(SourceKind::Other, ForkPolicy::Inherit), ForkPolicy::Inherit);
+        beside_threads([use_it], || {
+            for _ in 0..rounds(100) {
+                unplanned::in_child(|| {
+                    end_if_it_hangs();
+                    Poll::new().unwrap();
+                    exit_now(0);
+                });
+            }
+        });
+    }
 );
