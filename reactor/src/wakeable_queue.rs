@@ -98,10 +98,4 @@ impl WakeableQueue {
             let _ = sys::WakeSignal::signal_at(descriptors, &self.queue, token);
         }
     }
-
-    /// Resets the state, for the next selector that uses it. The queue is closed already.
-    pub(crate) fn reset(&self) {
-        self.waker.vacate();
-        self.wake.reset();
-    }
 }

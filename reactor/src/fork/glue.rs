@@ -2,13 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::Ordering;
 
 use super::adopting;
 use super::decision;
 use super::entry::Entry;
 use super::error::{PrepareError, PrepareObject};
 use super::policy::SourceKind;
-use super::process_state::{self, lock_to_add, lock_to_change, selectors};
+use super::process_state::{self, PROCESS, lock_to_add, lock_to_change, selectors};
 use super::reconcile;
 use super::registrations::{change, change_entry, find, registrations, with_gate_closed};
 use crate::sys::descriptor;
@@ -194,7 +195,7 @@ pub fn kind(source: &impl AsRawFd) -> io::Result<SourceKind> {
 /// new selector adds, such as [`renewed_receivers`], stays valid while this id does not change.
 pub fn newest_selector() -> u64 {
     reconcile::ensure();
-    process_state::lock().last_id
+    PROCESS.last_id.load(Ordering::Relaxed)
 }
 
 /// Returns the registered descriptors that forks renew because of [`renew_receivers`].

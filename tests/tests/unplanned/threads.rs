@@ -167,6 +167,28 @@ scenarios!(
         });
     }
 
+    /// A child that cannot use its inherited selectors makes new ones. What belongs to the inherited ones does not disturb
+    /// them.
+    fn leftovers_of_lost_selectors() {
+        let mut lost = Some(Poll::new().unwrap());
+        let registry = lost.as_ref().unwrap().registry();
+        let mut old_waker = Some(Waker::new(registry, Token(0)).unwrap());
+        let mut socket = udp();
+        register(registry, &mut socket, 1);
+        while_prepared_elsewhere(|| {
+            check_eq("lost", fork::glue::lost_state(), Some(InheritedState::InUse));
+            drop(lost.take());
+            let mut fresh = Poll::new().unwrap();
+            let waker = Waker::new(fresh.registry(), Token(7)).unwrap();
+            register(fresh.registry(), &mut socket, 8);
+            drop(old_waker.take());
+            waker.wake().unwrap();
+            check_eq("the wake", wait(&mut fresh), tokens([7]));
+            send_to(&socket);
+            check_eq("the socket", wait(&mut fresh), tokens([8]));
+        });
+    }
+
     /// A thread of the child that has the stack of one of the parent's threads does not count as that thread.
     fn stack_of_a_thread_of_the_parent() {
         let _selector = Poll::new().unwrap();
