@@ -189,6 +189,21 @@ scenarios!(
         });
     }
 
+    /// A child that cannot use its inherited selectors does not close a file that it has opened at a selector's descriptor.
+    #[cfg(epoll)]
+    fn file_at_the_descriptor_of_a_lost_selector() {
+        let mut lost = Some(Poll::new().unwrap());
+        let fd = lost.as_ref().unwrap().as_raw_fd();
+        while_prepared_elsewhere(|| {
+            // SAFETY: the selector finds out that its descriptor is closed.
+            unsafe { libc::close(fd) };
+            let file = std::fs::File::open("/dev/null").unwrap();
+            check_eq("the descriptor is used again", file.as_raw_fd(), fd);
+            drop(lost.take());
+            file.metadata().unwrap();
+        });
+    }
+
     /// A thread of the child that has the stack of one of the parent's threads does not count as that thread.
     fn stack_of_a_thread_of_the_parent() {
         let _selector = Poll::new().unwrap();
@@ -236,6 +251,35 @@ scenarios!(
                 unplanned::in_child(|| {
                     end_if_it_hangs();
                     Poll::new().unwrap();
+                    exit_now(0);
+                });
+            }
+        });
+    }
+
+    /// A child that cannot use its inherited selectors can fork with new ones, even if a thread of the parent was changing a
+    /// registration.
+    fn change_under_way_in_a_lost_selector() {
+        let lost = std::mem::ManuallyDrop::new(Poll::new().unwrap());
+        let mut socket = udp();
+        let make_and_drop = || drop(Poll::new().unwrap());
+        let change = || {
+            register(lost.registry(), &mut socket, 1);
+            lost.registry().deregister(&mut socket).unwrap();
+        };
+        let works: [Box<dyn FnMut() + Send + '_>; 2] = [Box::new(make_and_drop), Box::new(change)];
+        beside_threads(works, || {
+            for _ in 0..rounds(100) {
+                unplanned::in_child(|| {
+                    end_if_it_hangs();
+                    if fork::glue::lost_state().is_some() {
+                        // SAFETY: nothing in this process uses the selector again.
+                        drop(unsafe { std::ptr::read(&raw const *lost) });
+                        // This selector gets the place of the dropped one.
+                        let fresh = Poll::new().unwrap();
+                        register(fresh.registry(), &mut udp(), 1);
+                        prepare().unwrap().abort();
+                    }
                     exit_now(0);
                 });
             }

@@ -57,12 +57,14 @@ impl Queue {
         Ok(())
     }
 
-    /// Closes the epoll instance. Another process that shares it keeps it.
+    /// Closes the epoll instance, unless this process has lost it. Another process that shares it keeps it.
     pub(crate) fn close(&self) {
         let fd = self.number();
-        self.forget();
-        // SAFETY: the queue owns the descriptor, and forgets it.
-        unsafe { rustix::io::close(fd) };
+        if !self.is_vacant() {
+            self.forget();
+            // SAFETY: the queue owns the descriptor, and forgets it.
+            unsafe { rustix::io::close(fd) };
+        }
     }
 
     /// Returns the queue as epoll_ctl(2) takes it.
