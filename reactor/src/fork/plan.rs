@@ -255,10 +255,11 @@ pub(super) fn is_registered(selector: &SelectorCore, fd: RawFd, records: &Record
 }
 
 /// Turns the result of giving the child's queue a registration that it inherits into whether the registration exists.
-/// `false`: the descriptor was closed without notice, so the kernel has forgotten the registration too.
+/// `false`: the descriptor was closed without notice, so the kernel has forgotten the registration too. It may refer to a file
+/// that cannot be polled by now.
 fn inherited(fd: RawFd, result: io::Result<()>) -> Result<bool, PrepareError> {
     match result {
-        Err(error) if descriptor::is_closed(&error) => Ok(false),
+        Err(error) if descriptor::is_closed(&error) || error.raw_os_error() == Some(libc::EPERM) => Ok(false),
         result => result.map(|()| true).map_err(PrepareError::of(PrepareObject::Registration(fd))),
     }
 }
