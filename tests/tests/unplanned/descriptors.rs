@@ -126,4 +126,26 @@ scenarios!(
             check_table(&selector);
         });
     }
+
+    /// Without /proc, a child has its queue at the same descriptor, and a timer of its own.
+    #[cfg(epoll)]
+    fn without_proc() {
+        let mut selector = Poll::new().unwrap();
+        let mut timer = Timer::new(Clock::Monotonic).unwrap();
+        register(selector.registry(), &mut timer, 1);
+        let mut signals = Signals::new([libc::SIGUSR1]).unwrap();
+        register(selector.registry(), &mut signals, 2);
+        timer.set_after(Duration::from_millis(20), None).unwrap();
+        let queue = selector.as_raw_fd();
+        unplanned::in_child(|| {
+            deny_proc();
+            check_eq("the descriptor", selector.as_raw_fd(), queue);
+            check_eq("the timer", wait(&mut selector), tokens([1]));
+            check_eq("expirations", timer.expirations().unwrap(), 1);
+            kill(own_pid(), libc::SIGUSR1);
+            check_eq("the signal", wait(&mut selector), tokens([2]));
+        });
+        check_eq("the parent's timer", wait(&mut selector), tokens([1]));
+        check_eq("expirations", timer.expirations().unwrap(), 1);
+    }
 );
