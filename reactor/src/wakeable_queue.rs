@@ -1,6 +1,7 @@
 //! A kernel queue together with its waker: the part of a selector that is polled.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::wake_state::WakeState;
@@ -13,25 +14,34 @@ pub(crate) struct WakeableQueue {
     pub(crate) queue: sys::Queue,
     pub(crate) waker: WakerSlot,
     pub(crate) wake: WakeState,
+    /// Whether the last poll that found a pending wake had no room for its event. Only the poller uses this.
+    is_overdue: AtomicBool,
 }
 
 impl WakeableQueue {
     pub(crate) fn vacant() -> WakeableQueue {
-        WakeableQueue { queue: sys::Queue::vacant(), waker: WakerSlot::new(), wake: WakeState::new() }
+        let (waker, wake) = (WakerSlot::new(), WakeState::new());
+        WakeableQueue { queue: sys::Queue::vacant(), waker, wake, is_overdue: AtomicBool::new(false) }
     }
 
     /// Waits for events, and adds the waker's event if a wake is pending.
     ///
-    /// Every poll asks the kernel, as in mio. tokio's paused clock relies on that: it advances when a poll has returned the
-    /// wake alone.
+    /// Every poll asks the kernel, as in mio. tokio's paused clock relies on that: it advances when a poll has returned the wake
+    /// alone.
     #[inline]
     pub(crate) fn poll(&self, events: &mut sys::Events, timeout: Option<Duration>) -> io::Result<()> {
         if timeout != Some(Duration::ZERO) && self.wake.begin_blocking() {
-            let result = self.queue.wait(events, timeout);
+            let result = self.queue.wait(events, timeout, 0);
             self.wake.end_blocking();
             result?;
+        } else if self.is_overdue.load(Ordering::Relaxed) && self.wake.is_notified() {
+            // Keep room for the wake. Otherwise sources that are always ready would keep the wake back.
+            events.clear();
+            if events.capacity() > 1 {
+                self.queue.wait(events, Some(Duration::ZERO), 1)?;
+            }
         } else {
-            self.queue.wait(events, Some(Duration::ZERO))?;
+            self.queue.wait(events, Some(Duration::ZERO), 0)?;
         }
         if self.wake.is_notified() {
             self.add_wake(events);
@@ -44,8 +54,11 @@ impl WakeableQueue {
     #[cold]
     fn add_wake(&self, events: &mut sys::Events) {
         let is_missing = |token| !events.iter().any(|event| sys::event::is_wake(event, token));
-        if let Some((token, _)) = self.waker.get().filter(|(token, _)| is_missing(*token)) {
-            if events.len() == events.capacity() {
+        let missing = self.waker.get().filter(|(token, _)| is_missing(*token));
+        let has_room = events.len() < events.capacity();
+        self.is_overdue.store(missing.is_some() && !has_room, Ordering::Relaxed);
+        if let Some((token, _)) = missing {
+            if !has_room {
                 return;
             }
             events.push(sys::event::wake(token));
@@ -78,10 +91,11 @@ impl WakeableQueue {
     /// Ends the waker that `signal` belongs to. A wake that is pending is dropped with it.
     pub(crate) fn remove_waker(&self, signal: &sys::WakeSignal) {
         signal.remove(&self.queue);
-        self.waker.vacate();
+        // This comes before another thread can make the next waker, whose wakes must stay.
         if self.wake.is_notified() {
             self.wake.take();
         }
+        self.waker.vacate();
     }
 
     #[inline]
