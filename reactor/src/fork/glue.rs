@@ -188,6 +188,7 @@ pub fn is_adopted(source: &impl AsRawFd) -> bool {
 ///
 /// Those of `fstat(2)` and `getsockopt(2)`.
 pub fn kind(source: &impl AsRawFd) -> io::Result<SourceKind> {
+    reconcile::ensure();
     descriptor::kind(source.as_raw_fd())
 }
 

@@ -108,8 +108,8 @@ fn reconcile_wiped(discard: fn(&mut Plan)) {
     // SAFETY: the threads of the parent that may have held these locks do not exist in the child.
     let is_free = unsafe {
         PROCESS.hold.free_if_orphaned(());
-        sys::Remakes::free_lock();
-        PROCESS.state.free_if_orphaned(ProcessState::new())
+        let are_remakes_free = sys::Remakes::free_lock();
+        PROCESS.state.free_if_orphaned(ProcessState::new()) && are_remakes_free
     };
     PROCESS.forking.store(this_thread(), Ordering::Relaxed);
     if PROCESS.state.is_mine() {
@@ -117,6 +117,7 @@ fn reconcile_wiped(discard: fn(&mut Plan)) {
     } else if is_free {
         make_own_selectors(discard);
     } else {
+        discard(&mut PROCESS.state.lock().plan);
         lose_state(InheritedState::InUse);
     }
     begin_generation();

@@ -232,6 +232,10 @@ impl SourceRegistration {
 impl Drop for SourceRegistration {
     #[inline(always)]
     fn drop(&mut self) {
+        if sys::Remakes::EXIST {
+            // The source may be on the list of objects that a child makes again. A thread of the parent may have locked it.
+            reconcile::ensure();
+        }
         if let Some(core) = self.core() {
             core.close(self.fd);
         }

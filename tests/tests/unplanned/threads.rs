@@ -2,6 +2,7 @@
 
 use std::os::fd::AsRawFd;
 use std::os::unix::process::parent_id;
+use std::time::Duration;
 
 use forkio_reactor::fork::{InheritedState, atfork, reconcile};
 use forkio_tests::reactor::*;
@@ -279,6 +280,35 @@ scenarios!(
                         let fresh = Poll::new().unwrap();
                         register(fresh.registry(), &mut udp(), 1);
                         prepare().unwrap().abort();
+                    }
+                    exit_now(0);
+                });
+            }
+        });
+    }
+
+    /// A child has its timers, or its selectors fail with a named error, if another thread was examining a descriptor.
+    fn timer_beside_a_look_at_a_descriptor() {
+        let mut selector = Poll::new().unwrap();
+        let mut timer = Timer::new(Clock::Monotonic).unwrap();
+        register(selector.registry(), &mut timer, 1);
+        timer.set_after(Duration::from_millis(1), Some(Duration::from_millis(1))).unwrap();
+        let mut signals = Some(Signals::new([libc::SIGUSR1]).unwrap());
+        let look = || drop(fork::glue::kind(&0));
+        beside_threads([look], || {
+            for round in 0..rounds(100) {
+                unplanned::in_child(|| {
+                    end_if_it_hangs();
+                    if round % 2 == 0 {
+                        look()
+                    } else {
+                        drop(signals.take())
+                    }
+                    match selector.poll(&mut Events::with_capacity(4), Some(limit())) {
+                        Ok(()) => assert!(timer.expirations().unwrap() > 0),
+                        Err(error) => {
+                            assert!(error.get_ref().is_some_and(|error| error.is::<InheritedState>()), "{error}")
+                        }
                     }
                     exit_now(0);
                 });

@@ -203,15 +203,15 @@ impl Remakes {
         all()
     }
 
-    /// In the child of an unplanned fork: frees the lock if a thread of the parent held it. What that thread was adding is
-    /// lost.
+    /// In the child of an unplanned fork: frees the lock if a thread of the parent held it, and returns `false` then. All queues
+    /// are lost in that case.
     ///
     /// # Safety
     ///
     /// Those of [`Lock::free_if_orphaned`].
-    pub(crate) unsafe fn free_lock() {
+    pub(crate) unsafe fn free_lock() -> bool {
         // SAFETY: the caller's promise is the same.
-        unsafe { ALL.free_if_orphaned(Vec::new()) };
+        unsafe { ALL.free_if_orphaned(Vec::new()) }
     }
 
     /// Lists the queues that exist: before a planned fork, or in the child of an unplanned one.
