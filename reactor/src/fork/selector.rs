@@ -12,6 +12,7 @@ use super::reconcile;
 use super::registering::lock_to_close;
 use super::selector_core::SelectorCore;
 use crate::source_kind::SourceKind;
+use crate::waker_slot::WakerDescriptors;
 use crate::{Interest, Token, misuse, sys};
 
 /// A handle of a selector. All handles of one selector share one descriptor, so a fork handles that descriptor once.
@@ -124,7 +125,8 @@ impl SelectorWaker {
 
 impl Drop for SelectorWaker {
     fn drop(&mut self) {
-        let mut state = lock_to_close(|plan| plan.forget(self.signal.descriptors().registered));
+        let WakerDescriptors { registered, sender } = self.signal.descriptors();
+        let mut state = lock_to_close(|plan| [registered, sender].into_iter().for_each(|fd| plan.forget(fd)));
         self.core.kernel.remove_waker(&self.signal);
         if !self.core.exists() {
             state.free_cores.push(self.core);
