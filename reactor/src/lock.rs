@@ -1,6 +1,6 @@
 //! A lock that knows its owner.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -10,12 +10,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync;
 
 thread_local! {
-    static MARK: u8 = const { 0 };
+    /// 0: not numbered yet.
+    static NUMBER: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Returns the calling thread, as the address of a thread-local variable: never 0, and the same in the child of its fork.
+/// Returns the number of the calling thread: never 0, and the same in the child of its fork. A child's new threads get other
+/// numbers than the parent's threads had, although they may get the stacks of these, and so the same addresses.
 pub(crate) fn this_thread() -> usize {
-    MARK.with(|mark| ptr::from_ref(mark).addr())
+    static LAST: AtomicUsize = AtomicUsize::new(0);
+    NUMBER.with(|number| {
+        if number.get() == 0 {
+            number.set(LAST.fetch_add(1, Ordering::Relaxed) + 1);
+        }
+        number.get()
+    })
 }
 
 /// Guards a value. Its state is the thread that holds it.

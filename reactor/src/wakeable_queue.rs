@@ -1,6 +1,7 @@
 //! A kernel queue together with its waker: the part of a selector that is polled.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::wake_state::WakeState;
@@ -13,25 +14,30 @@ pub(crate) struct WakeableQueue {
     pub(crate) queue: sys::Queue,
     pub(crate) waker: WakerSlot,
     pub(crate) wake: WakeState,
+    /// Whether the last poll that found a pending wake had no room for its event. Only the poller uses this.
+    is_overdue: AtomicBool,
 }
 
 impl WakeableQueue {
     pub(crate) fn vacant() -> WakeableQueue {
-        WakeableQueue { queue: sys::Queue::vacant(), waker: WakerSlot::new(), wake: WakeState::new() }
+        let (waker, wake) = (WakerSlot::new(), WakeState::new());
+        WakeableQueue { queue: sys::Queue::vacant(), waker, wake, is_overdue: AtomicBool::new(false) }
     }
 
     /// Waits for events, and adds the waker's event if a wake is pending.
     ///
-    /// Every poll asks the kernel, as in mio. tokio's paused clock relies on that: it advances when a poll has returned the
-    /// wake alone.
+    /// Every poll asks the kernel, as in mio. tokio's paused clock relies on that: it advances when a poll has returned the wake
+    /// alone.
     #[inline]
     pub(crate) fn poll(&self, events: &mut sys::Events, timeout: Option<Duration>) -> io::Result<()> {
         if timeout != Some(Duration::ZERO) && self.wake.begin_blocking() {
-            let result = self.queue.wait(events, timeout);
+            let result = self.queue.wait(events, timeout, 0);
             self.wake.end_blocking();
             result?;
+        } else if self.is_overdue.load(Ordering::Relaxed) && self.wake.is_notified() {
+            self.poll_beside_wake(events)?;
         } else {
-            self.queue.wait(events, Some(Duration::ZERO))?;
+            self.queue.wait(events, Some(Duration::ZERO), 0)?;
         }
         if self.wake.is_notified() {
             self.add_wake(events);
@@ -39,13 +45,23 @@ impl WakeableQueue {
         Ok(())
     }
 
+    /// Polls, and keeps room for the wake: sources that are always ready must not keep it back.
+    #[cold]
+    fn poll_beside_wake(&self, events: &mut sys::Events) -> io::Result<()> {
+        events.clear();
+        if events.capacity() > 1 { self.queue.wait(events, Some(Duration::ZERO), 1) } else { Ok(()) }
+    }
+
     /// Adds the event of a pending wake, unless the kernel has returned it already. Without room for it the wake stays
     /// pending, and comes with the next poll.
     #[cold]
     fn add_wake(&self, events: &mut sys::Events) {
         let is_missing = |token| !events.iter().any(|event| sys::event::is_wake(event, token));
-        if let Some((token, _)) = self.waker.get().filter(|(token, _)| is_missing(*token)) {
-            if events.len() == events.capacity() {
+        let missing = self.waker.get().filter(|(token, _)| is_missing(*token));
+        let has_room = events.len() < events.capacity();
+        self.is_overdue.store(missing.is_some() && !has_room, Ordering::Relaxed);
+        if let Some((token, _)) = missing {
+            if !has_room {
                 return;
             }
             events.push(sys::event::wake(token));
@@ -78,10 +94,11 @@ impl WakeableQueue {
     /// Ends the waker that `signal` belongs to. A wake that is pending is dropped with it.
     pub(crate) fn remove_waker(&self, signal: &sys::WakeSignal) {
         signal.remove(&self.queue);
-        self.waker.vacate();
+        // This comes before another thread can make the next waker, whose wakes must stay.
         if self.wake.is_notified() {
             self.wake.take();
         }
+        self.waker.vacate();
     }
 
     #[inline]
@@ -97,11 +114,5 @@ impl WakeableQueue {
             // The call fails only for a waker that another thread is just dropping.
             let _ = sys::WakeSignal::signal_at(descriptors, &self.queue, token);
         }
-    }
-
-    /// Resets the state, for the next selector that uses it. The queue is closed already.
-    pub(crate) fn reset(&self) {
-        self.waker.vacate();
-        self.wake.reset();
     }
 }

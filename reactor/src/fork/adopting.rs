@@ -14,7 +14,9 @@ use super::entry::{Entry, EntryInfo};
 use super::error::{PrepareError, PrepareObject};
 use super::own_pairs::OwnPairs;
 use super::policy::SourceKind;
-use super::process_state::{PROCESS, ProcessState, generation, is_forking_here, lock, lock_to_change, selectors};
+use super::process_state::{
+    PROCESS, ProcessState, generation, is_forking_here, lock, lock_to_change, next_id, selectors,
+};
 use super::selector_core::SelectorCore;
 use super::signal_pipe::SignalPipe;
 use crate::lock::Guard;
@@ -248,8 +250,7 @@ fn assign_cores(state: &mut ProcessState, instances: Vec<Instance>) -> Vec<(&'st
             None if was_adopted => continue,
             _ => {
                 let core = state.free_cores.pop().unwrap_or_else(|| PROCESS.cores.add());
-                state.last_id += 1;
-                core.begin_adopted(state.last_id);
+                core.begin_adopted(next_id());
                 core
             }
         };

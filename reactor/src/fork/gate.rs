@@ -45,20 +45,25 @@ static BY_ID: AtomicU64 = AtomicU64::new(0);
 /// [`OPEN`] or [`OPEN_WITH_FENCES`].
 static WHEN_OPEN: AtomicU32 = AtomicU32::new(OPEN_WITH_FENCES);
 
-/// Starts fork detection. Call it with the process state locked, before there is anything to reconcile.
+/// Starts fork detection. Call it before any lock is used, and before there is anything to reconcile. Several threads may call
+/// it at the same time.
 ///
 /// # Errors
 ///
 /// Those of mmap(2): no memory.
 pub(super) fn start() -> io::Result<()> {
-    if DETECTION.load(Ordering::Acquire) == NOT_STARTED {
-        let detection = if process_word::make_word()? { BY_PAGE } else { BY_PROCESS_ID };
-        if process_word::make_fences_asymmetric() {
-            WHEN_OPEN.store(OPEN, Ordering::Relaxed);
-        }
-        write(detection, WHEN_OPEN.load(Ordering::Relaxed));
-        DETECTION.store(detection, Ordering::Release);
+    let detection = if process_word::make_word()? { BY_PAGE } else { BY_PROCESS_ID };
+    if process_word::make_fences_asymmetric() {
+        WHEN_OPEN.store(OPEN, Ordering::Relaxed);
     }
+    let open = WHEN_OPEN.load(Ordering::Relaxed);
+    // Another thread may have been faster, and may have closed the gate since.
+    let _ = if detection == BY_PAGE {
+        word().compare_exchange(WIPED, open, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    } else {
+        BY_ID.compare_exchange(0, by_id(open), Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    };
+    DETECTION.store(detection, Ordering::Release);
     Ok(())
 }
 
@@ -122,8 +127,8 @@ pub(super) fn claim() -> bool {
     match DETECTION.load(Ordering::Acquire) {
         BY_PAGE => word().compare_exchange(WIPED, RECONCILING, Ordering::AcqRel, Ordering::Relaxed).is_ok(),
         BY_PROCESS_ID => {
-            let own = u64::from(id()) << 32;
-            let claimed = |known| (known >> 32 != own >> 32).then_some(own | u64::from(RECONCILING));
+            let own = by_id(RECONCILING);
+            let claimed = |known| (known >> 32 != own >> 32).then_some(own);
             BY_ID.fetch_update(Ordering::AcqRel, Ordering::Acquire, claimed).is_ok()
         }
         _ => false,
@@ -131,13 +136,14 @@ pub(super) fn claim() -> bool {
 }
 
 fn set(state: u32) {
-    write(DETECTION.load(Ordering::Acquire), state);
-}
-
-fn write(detection: u32, state: u32) {
-    match detection {
+    match DETECTION.load(Ordering::Acquire) {
         BY_PAGE => word().store(state, Ordering::SeqCst),
-        BY_PROCESS_ID => BY_ID.store(u64::from(id()) << 32 | u64::from(state), Ordering::SeqCst),
+        BY_PROCESS_ID => BY_ID.store(by_id(state), Ordering::SeqCst),
         _ => {}
     }
+}
+
+/// Returns the value of [`BY_ID`] for a state of this process.
+fn by_id(state: u32) -> u64 {
+    u64::from(id()) << 32 | u64::from(state)
 }

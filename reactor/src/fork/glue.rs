@@ -2,13 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::Ordering;
 
 use super::adopting;
 use super::decision;
 use super::entry::Entry;
 use super::error::{PrepareError, PrepareObject};
 use super::policy::SourceKind;
-use super::process_state::{self, lock_to_add, lock_to_change, selectors};
+use super::process_state::{self, PROCESS, lock_to_add, lock_to_change, selectors};
 use super::reconcile;
 use super::registrations::{change, change_entry, find, registrations, with_gate_closed};
 use crate::sys::descriptor;
@@ -173,6 +174,7 @@ pub fn can_adopt() -> bool {
 /// Whether `source`, an I/O object or a descriptor, is registered with an [adopted](adopt) instance.
 pub fn is_adopted(source: &impl AsRawFd) -> bool {
     let fd = source.as_raw_fd();
+    reconcile::ensure();
     let _state = adopting::lock_refreshed();
     let mut adopted = selectors().filter(|selector| selector.is_adopted());
     adopted.any(|selector| selector.table.get(fd).and_then(Entry::get).is_some())
@@ -186,6 +188,7 @@ pub fn is_adopted(source: &impl AsRawFd) -> bool {
 ///
 /// Those of `fstat(2)` and `getsockopt(2)`.
 pub fn kind(source: &impl AsRawFd) -> io::Result<SourceKind> {
+    reconcile::ensure();
     descriptor::kind(source.as_raw_fd())
 }
 
@@ -193,7 +196,7 @@ pub fn kind(source: &impl AsRawFd) -> io::Result<SourceKind> {
 /// new selector adds, such as [`renewed_receivers`], stays valid while this id does not change.
 pub fn newest_selector() -> u64 {
     reconcile::ensure();
-    process_state::lock().last_id
+    PROCESS.last_id.load(Ordering::Relaxed)
 }
 
 /// Returns the registered descriptors that forks renew because of [`renew_receivers`].

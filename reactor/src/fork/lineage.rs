@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::process_state::{self, PROCESS};
-use super::{gate, reconcile};
+use super::reconcile;
 
 /// Returns how many forks lie between this process and the one that its program started as: 0 in that process, 1 in its
 /// children, 2 in their children.
@@ -14,10 +14,6 @@ use super::{gate, reconcile};
 /// Forks are noticed once the process has used a selector or has called this function.
 pub fn generation() -> u32 {
     reconcile::ensure();
-    if !gate::has_started() {
-        // If this fails, forks stay unnoticed until a later call succeeds.
-        let _ = process_state::lock_to_add("watching for forks");
-    }
     process_state::generation()
 }
 

@@ -257,10 +257,10 @@ pub(super) fn is_registered(selector: &SelectorCore, fd: RawFd, records: &Record
 }
 
 /// Returns whether an inherited registration exists, given the result of adding it to the child's queue. `false`: the
-/// descriptor was closed without notice.
+/// descriptor was closed without notice, and may refer to a file by now that cannot be polled.
 fn inherited(fd: RawFd, result: io::Result<()>) -> Result<bool, PrepareError> {
     match result {
-        Err(error) if descriptor::is_closed(&error) => Ok(false),
+        Err(error) if descriptor::is_closed(&error) || error.raw_os_error() == Some(libc::EPERM) => Ok(false),
         result => result.map(|()| true).map_err(PrepareError::of(PrepareObject::Registration(fd))),
     }
 }

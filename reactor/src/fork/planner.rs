@@ -93,7 +93,7 @@ impl Planner<'_> {
             let policy = decision::policy(fd, info, token, kind, self.records);
             let decision = Decision::new(policy, info, kind, is_selector);
             let is_remade = sys::Remakes::EXIST && matches!(kind, SourceKind::Signal | SourceKind::Process);
-            let needs_object = decision.is_replaced() || is_remade;
+            let needs_object = decision.is_replaced() || decision == Decision::AddInChild || is_remade;
             if self.mode == Mode::Unplanned && needs_object && !descriptor::is_still(fd, kind) {
                 entry.vacate();
                 continue;

@@ -1,7 +1,7 @@
 //! The state of forks that the whole process shares, and the lock around it.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::adopted::Adopted;
 use super::descriptors::Records;
@@ -18,21 +18,13 @@ pub(super) struct ProcessState {
     pub(super) adopted: Adopted,
     /// Kept from fork to fork, so that a child frees nothing.
     pub(super) plan: Plan,
-    /// Cores that no selector uses.
+    /// Cores that no selector and no waker uses.
     pub(super) free_cores: Vec<&'static SelectorCore>,
-    /// The id of the newest selector.
-    pub(super) last_id: u64,
 }
 
 impl ProcessState {
     pub(super) const fn new() -> ProcessState {
-        ProcessState {
-            records: Records::new(),
-            adopted: Adopted::new(),
-            plan: Plan::new(),
-            free_cores: Vec::new(),
-            last_id: 0,
-        }
+        ProcessState { records: Records::new(), adopted: Adopted::new(), plan: Plan::new(), free_cores: Vec::new() }
     }
 
     /// Discards a plan that was made ahead, if there is one, and opens the gate again.
@@ -62,6 +54,8 @@ pub(super) struct Process {
     pub(super) forking: AtomicUsize,
     /// The list of cores. Cores are added with the state locked.
     pub(super) cores: Cores,
+    /// The id of the newest selector. A child that has lost the state must not use an id again.
+    pub(super) last_id: AtomicU64,
     /// A thread holds this lock to keep forks waiting. A fork holds it from prepare to its end.
     pub(super) hold: Lock<()>,
     /// A fork holds this lock from prepare to its end, so the child finds it held by the one thread that it has.
@@ -77,12 +71,18 @@ pub(super) static PROCESS: Process = Process {
     has_relatives: AtomicBool::new(false),
     forking: AtomicUsize::new(0),
     cores: Cores::new(),
+    last_id: AtomicU64::new(0),
     hold: Lock::new(()),
     state: Lock::new(ProcessState::new()),
 };
 
 pub(super) fn generation() -> u32 {
     PROCESS.generation.load(Ordering::Relaxed)
+}
+
+/// Returns the id of a new selector.
+pub(super) fn next_id() -> u64 {
+    PROCESS.last_id.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 /// Lists the selectors that exist, like [`Cores::in_use`].
@@ -111,15 +111,24 @@ pub(super) fn lock_to_change() -> Guard<ProcessState> {
 ///
 /// # Errors
 ///
-/// If this thread is between prepare and the end of a fork; otherwise those of [`gate::start`].
+/// If this thread is between prepare and the end of a fork; otherwise those of [`start`].
 pub(super) fn lock_to_add(doing: &str) -> io::Result<Guard<ProcessState>> {
     refuse_inside_fork(doing)?;
-    let state = lock_to_change();
-    gate::start()?;
-    if PROCESS.own_id.load(Ordering::Relaxed) == 0 {
-        PROCESS.own_id.store(std::process::id(), Ordering::Relaxed);
+    start()?;
+    Ok(lock_to_change())
+}
+
+/// Starts fork detection.
+///
+/// # Errors
+///
+/// Those of [`gate::start`].
+pub(super) fn start() -> io::Result<()> {
+    if !gate::has_started() {
+        PROCESS.own_id.store(crate::sys::process::id(), Ordering::Relaxed);
+        gate::start()?;
     }
-    Ok(state)
+    Ok(())
 }
 
 /// Whether the calling thread is between prepare and the end of a fork, or reconciles.

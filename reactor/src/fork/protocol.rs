@@ -83,6 +83,7 @@ pub struct HeldOff {
 ///
 /// If the calling thread holds forks off already, or is forking: the thread would wait for itself.
 pub fn hold_off() -> io::Result<HeldOff> {
+    reconcile::ensure();
     process_state::refuse_inside_fork("holding forks off")?;
     if PROCESS.hold.is_mine() {
         return Err(io::Error::other("this thread holds forks off already: drop its `HeldOff` first"));
@@ -211,15 +212,13 @@ fn begin() -> Result<Prepared, PrepareError> {
     if PROCESS.state.is_mine() {
         return Err(refused(PrepareObject::Interrupted, "the fork would wait for itself"));
     }
-    reconcile::ensure();
+    process_state::start().map_err(PrepareError::of(PrepareObject::ForkDetection))?;
     let held = hold_off().map_err(PrepareError::of(PrepareObject::HeldOff))?;
     let state = PROCESS.state.lock();
     let remakes = sys::Remakes::lock();
     PROCESS.forking.store(this_thread(), Ordering::Relaxed);
-    PROCESS.own_id.store(process::id(), Ordering::Relaxed);
     // From now on dropping `Prepared` undoes everything, on an error and on a panic.
     let prepared = Prepared { state, _remakes: remakes, _held: held, is_over: false };
-    gate::start().map_err(PrepareError::of(PrepareObject::ForkDetection))?;
     gate::close();
     Ok(prepared)
 }

@@ -10,7 +10,7 @@ use super::error::{InheritedState, PrepareError};
 use super::gate::{self, Gate};
 use super::plan::Plan;
 use super::planner::{self, Mode};
-use super::process_state::{PROCESS, ProcessState, begin_generation, generation, is_forking_here, selectors};
+use super::process_state::{self, PROCESS, ProcessState, begin_generation, generation, is_forking_here, selectors};
 use super::selector_core::Poison;
 use crate::lock::this_thread;
 use crate::sync::pause;
@@ -70,6 +70,9 @@ pub(crate) fn ensure() {
 
 #[cold]
 fn settle() {
+    // A child must be able to notice that a thread of the parent holds a lock, so this comes before the first use of a lock. If
+    // it fails, making a selector fails too.
+    let _ = process_state::start();
     let mut round = 0;
     loop {
         match gate::look() {
@@ -105,8 +108,8 @@ fn reconcile_wiped(discard: fn(&mut Plan)) {
     // SAFETY: the threads of the parent that may have held these locks do not exist in the child.
     let is_free = unsafe {
         PROCESS.hold.free_if_orphaned(());
-        sys::Remakes::free_lock();
-        PROCESS.state.free_if_orphaned(ProcessState::new())
+        let are_remakes_free = sys::Remakes::free_lock();
+        PROCESS.state.free_if_orphaned(ProcessState::new()) && are_remakes_free
     };
     PROCESS.forking.store(this_thread(), Ordering::Relaxed);
     if PROCESS.state.is_mine() {
@@ -114,6 +117,7 @@ fn reconcile_wiped(discard: fn(&mut Plan)) {
     } else if is_free {
         make_own_selectors(discard);
     } else {
+        discard(&mut PROCESS.state.lock().plan);
         lose_state(InheritedState::InUse);
     }
     begin_generation();
@@ -146,6 +150,8 @@ fn make_own_selectors(discard: fn(&mut Plan)) {
 /// Poisons all selectors: they no longer reach the parent's queues, and their wakers no longer wake the parent.
 fn poison_all(poison: Poison) {
     for selector in selectors() {
+        selector.kernel.queue.forget_if_lost();
+        selector.table.iter().for_each(|(_, entry)| entry.settle_after_fork());
         // Other code polls the queue of an adopted selector, which stays shared with the parent.
         if selector.is_adopted() { selector.end() } else { selector.poison(poison) }
     }

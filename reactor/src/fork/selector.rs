@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use super::entry::{Entry, EntryInfo};
 use super::policy::ForkPolicy;
-use super::process_state::{PROCESS, lock_to_add, refuse_inside_fork};
+use super::process_state::{PROCESS, lock_to_add, next_id, refuse_inside_fork};
 use super::reconcile;
 use super::registering::lock_to_close;
 use super::selector_core::SelectorCore;
 use crate::source_kind::SourceKind;
+use crate::waker_slot::WakerDescriptors;
 use crate::{Interest, Token, misuse, sys};
 
 /// A handle of a selector. All handles of one selector share one descriptor, so a fork handles that descriptor once.
@@ -28,8 +29,7 @@ impl Selector {
         let mut state = lock_to_add("making a selector")?;
         let core = state.free_cores.pop().unwrap_or_else(|| PROCESS.cores.add());
         core.kernel.queue.open().inspect_err(|_| state.free_cores.push(core))?;
-        state.last_id += 1;
-        core.begin(state.last_id);
+        core.begin(next_id());
         Ok(Selector { core, policy: None })
     }
 
@@ -77,7 +77,7 @@ impl Selector {
         let signal = self.core.kernel.add_waker(token)?;
         // The waker may have the descriptor of a bare registration that was closed without being deregistered.
         self.core.table.get(signal.descriptors().registered).into_iter().for_each(Entry::vacate);
-        Ok(SelectorWaker { core: self.core, id: self.core.id(), signal })
+        Ok(SelectorWaker { core: self.core, signal })
     }
 
     /// Returns the queue's descriptor, so that the program can wait for it by other means.
@@ -100,16 +100,18 @@ impl Drop for Selector {
         if self.core.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
             let mut state = lock_to_close(|plan| plan.forget_selector(self.core));
             self.core.end();
-            state.free_cores.push(self.core);
+            if self.core.kernel.waker.get().is_none() {
+                state.free_cores.push(self.core);
+            }
         }
     }
 }
 
-/// A selector's waker. It does not keep the selector open.
+/// A selector's waker. It does not keep the selector open, but no other selector gets the core as long as the waker exists: a
+/// thread may be in the middle of a wake.
 #[derive(Debug)]
 pub(crate) struct SelectorWaker {
     core: &'static SelectorCore,
-    id: u64,
     signal: sys::WakeSignal,
 }
 
@@ -117,15 +119,17 @@ impl SelectorWaker {
     #[inline]
     pub(crate) fn wake(&self) -> io::Result<()> {
         reconcile::ensure();
-        if self.core.id() == self.id { self.core.kernel.wake(&self.signal) } else { Ok(()) }
+        if self.core.exists() { self.core.kernel.wake(&self.signal) } else { Ok(()) }
     }
 }
 
 impl Drop for SelectorWaker {
     fn drop(&mut self) {
-        let _state = lock_to_close(|plan| plan.forget(self.signal.descriptors().registered));
-        if self.core.id() == self.id {
-            self.core.kernel.remove_waker(&self.signal);
+        let WakerDescriptors { registered, sender } = self.signal.descriptors();
+        let mut state = lock_to_close(|plan| [registered, sender].into_iter().for_each(|fd| plan.forget(fd)));
+        self.core.kernel.remove_waker(&self.signal);
+        if !self.core.exists() {
+            state.free_cores.push(self.core);
         }
     }
 }
@@ -230,6 +234,10 @@ impl SourceRegistration {
 impl Drop for SourceRegistration {
     #[inline(always)]
     fn drop(&mut self) {
+        if sys::Remakes::EXIST {
+            // The source may be on the list of objects that a child makes again. A thread of the parent may have locked it.
+            reconcile::ensure();
+        }
         if let Some(core) = self.core() {
             core.close(self.fd);
         }

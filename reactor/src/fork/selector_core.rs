@@ -59,6 +59,12 @@ impl SelectorCore {
         self.id.load(Ordering::Acquire)
     }
 
+    /// Whether there is a selector.
+    #[inline(always)]
+    pub(crate) fn exists(&self) -> bool {
+        self.id() != 0
+    }
+
     /// Becomes the selector `id`, whose queue is open.
     pub(super) fn begin(&self, id: u64) {
         self.handles.store(1, Ordering::Relaxed);
@@ -74,15 +80,16 @@ impl SelectorCore {
         self.begin(id);
     }
 
-    /// Ends the selector. Its registrations end with its queue.
+    /// Ends the selector. Its registrations end with its queue. Its waker stays.
     pub(super) fn end(&self) {
         self.id.store(0, Ordering::Release);
         if self.is_adopted() {
             self.kernel.queue.forget();
+            self.kernel.waker.vacate();
         } else {
             self.kernel.queue.close();
         }
-        self.kernel.reset();
+        self.kernel.wake.reset();
         self.table.clear();
         self.poison.store(0, Ordering::Relaxed);
         self.is_retired.store(false, Ordering::Relaxed);
@@ -151,7 +158,7 @@ impl SelectorCore {
 
     /// Whether there is a selector, other than one that was retired before this process was forked.
     fn is_in_use(&self) -> bool {
-        self.id() != 0 && !(self.is_retired() && self.poisoned().is_some())
+        self.exists() && !(self.is_retired() && self.poisoned().is_some())
     }
 }
 

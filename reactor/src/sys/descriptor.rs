@@ -251,17 +251,25 @@ pub(crate) fn is_still(fd: RawFd, registered: SourceKind) -> bool {
     let is_same = match registered {
         SourceKind::Pair => is(&[SourceKind::Stream, SourceKind::Datagram, SourceKind::Pipe]),
         SourceKind::Waker => is_eventfd(fd) || is(&[SourceKind::Pipe]),
+        SourceKind::Timer | SourceKind::Signal => is(&[registered]) || is_nameless(fd),
         kind => is(&[kind]),
     };
     is_same || is_unix_stream(fd)
 }
 
+/// Whether the descriptor refers to a queue.
+pub(crate) fn is_queue(fd: RawFd) -> bool {
+    kind(fd).is_ok_and(|kind| kind == SourceKind::Queue) || is_nameless(fd)
+}
+
 pub(crate) fn is_eventfd(fd: RawFd) -> bool {
-    match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]) {
-        // Without /proc, every object that has no file type counts.
-        [] => fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == 0),
-        name => name == b"anon_inode:[eventfd]",
-    }
+    name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]) == b"anon_inode:[eventfd]" || is_nameless(fd)
+}
+
+/// Whether the descriptor may refer to any object that has no file type, because there is no /proc.
+fn is_nameless(fd: RawFd) -> bool {
+    name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]).is_empty()
+        && fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == 0)
 }
 
 /// Closes a descriptor, and leaves its owner as it is. The owner must not be dropped. Async-signal-safe.

@@ -21,8 +21,6 @@ pub(crate) fn word() -> &'static AtomicU32 {
 /// Makes the page, once. Returns `false` where the system has no such page: then the word stays zero and must not be
 /// written, and the caller compares process ids.
 ///
-/// One thread at a time may call it.
-///
 /// # Errors
 ///
 /// Those of mmap(2), which fails if memory is short.
@@ -39,13 +37,14 @@ pub(crate) fn make_word() -> io::Result<bool> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the page was just made, and nothing else knows it.
-    if unsafe { wipe_on_fork(page, length) } {
-        WORD.store(page.cast(), Ordering::Release);
-        return Ok(true);
+    let is_wiped = unsafe { wipe_on_fork(page, length) };
+    let none = (&raw const NONE).cast_mut();
+    if !is_wiped || WORD.compare_exchange(none, page.cast(), Ordering::Release, Ordering::Relaxed).is_err() {
+        // SAFETY: nothing else knows the page.
+        unsafe { libc::munmap(page, length) };
     }
-    // SAFETY: nothing else knows the page.
-    unsafe { libc::munmap(page, length) };
-    Ok(false)
+    // Another thread may have been faster.
+    Ok(!ptr::eq(word(), none))
 }
 
 /// Makes children find the page wiped: by madvise(2) since Linux 4.14, by minherit(2) since FreeBSD 12, NetBSD 8 and OpenBSD

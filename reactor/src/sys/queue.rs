@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use super::{descriptor, process};
-use crate::source_kind::SourceKind;
 use crate::{Interest, Token};
 
 /// A kernel queue, or room for one. The other methods are in `epoll` and `kqueue`.
@@ -46,8 +45,7 @@ impl Queue {
     /// closed the descriptor, or the parent may have opened the queue while the kernel copied the process. Does nothing if
     /// `MAY_BE_ABSENT_AFTER_FORK`: `ChildQueue::new` then checks the descriptor.
     pub(crate) fn forget_if_lost(&self) {
-        let is_queue = || descriptor::kind(self.number()).is_ok_and(|kind| kind == SourceKind::Queue);
-        if !Queue::MAY_BE_ABSENT_AFTER_FORK && !is_queue() {
+        if !Queue::MAY_BE_ABSENT_AFTER_FORK && !descriptor::is_queue(self.number()) {
             self.forget();
         }
     }

@@ -67,9 +67,15 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Those of `poll(2)`; none is expected.
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a fork has severed the watch; otherwise those of `poll(2)`.
     pub fn has_ended(&self) -> io::Result<bool> {
-        sys::descriptor::is_readable(self.as_raw_fd())
+        fork::settle();
+        let fd = self.as_raw_fd();
+        if sys::descriptor::is_unix_stream(fd) {
+            let text = "the watch belongs to the process that this one was forked from";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+        }
+        sys::descriptor::is_readable(fd)
     }
 
     /// Reaps the process, a child of this one, if it has ended, and returns its exit status; `None` while it runs.

@@ -1,5 +1,7 @@
 //! `Waker`.
 
+use std::collections::BTreeSet;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -7,7 +9,8 @@ use std::time::Instant;
 
 use super::util::{LIMIT, Loop};
 use crate::mio::event::Event;
-use crate::mio::{Token, Waker};
+use crate::mio::net::UnixStream;
+use crate::mio::{Events, Interest, Token, Waker};
 
 fn waker(run: &Loop) -> Waker {
     Waker::new(run.poll.registry(), Token(10)).unwrap()
@@ -96,4 +99,21 @@ fn a_waker_may_outlive_its_poll() {
     drop(run);
     waker.wake().unwrap();
     assert!(format!("{waker:?}").starts_with("Waker {"));
+}
+
+#[test]
+fn a_wake_comes_beside_a_busy_source() {
+    let mut run = Loop::new();
+    let waker = waker(&run);
+    let mut events = Events::with_capacity(1);
+    let (mut receiver, sender) = UnixStream::pair().unwrap();
+    run.poll.registry().register(&mut receiver, Token(1), Interest::READABLE).unwrap();
+    waker.wake().unwrap();
+    let mut seen = BTreeSet::new();
+    for _ in 0..4 {
+        (&sender).write_all(b"x").unwrap();
+        run.poll.poll(&mut events, Some(LIMIT)).unwrap();
+        seen.extend(events.iter().map(Event::token));
+    }
+    assert_eq!(seen, BTreeSet::from([Token(1), Token(10)]));
 }

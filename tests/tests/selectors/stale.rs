@@ -2,6 +2,8 @@
 
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use forkio_tests::reactor::*;
 
@@ -60,5 +62,53 @@ scenarios!(
         drop(first);
         register(second.registry(), &mut socket, 2);
         check_table(&second);
+    }
+
+    /// A thread that is using the waker of a dropped selector takes no wake from the next selector.
+    fn waker_of_a_dropped_selector() {
+        static IS_HELD: AtomicBool = AtomicBool::new(false);
+        static MAY_CONTINUE: AtomicBool = AtomicBool::new(false);
+
+        extern "C" fn hold(_: libc::c_int) {
+            IS_HELD.store(true, Ordering::SeqCst);
+            while !MAY_CONTINUE.load(Ordering::SeqCst) {
+                std::hint::spin_loop();
+            }
+        }
+
+        // SAFETY: the handler only accesses atomics.
+        unsafe { libc::signal(libc::SIGUSR1, hold as *const () as libc::sighandler_t) };
+        for _ in 0..rounds(50) {
+            IS_HELD.store(false, Ordering::SeqCst);
+            MAY_CONTINUE.store(false, Ordering::SeqCst);
+            let dropped = Poll::new().unwrap();
+            let stale = Waker::new(dropped.registry(), Token(0)).unwrap();
+            let (id, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    // SAFETY: no memory is involved.
+                    id.store(unsafe { libc::pthread_self() } as usize, Ordering::SeqCst);
+                    while !is_over.load(Ordering::SeqCst) {
+                        (0..1000).for_each(|_| stale.wake().unwrap());
+                    }
+                });
+                wait_until("the thread has started", || id.load(Ordering::SeqCst) != 0);
+                // SAFETY: the thread has not ended.
+                unsafe { libc::pthread_kill(id.load(Ordering::SeqCst) as libc::pthread_t, libc::SIGUSR1) };
+                wait_until("the thread is in its handler", || IS_HELD.load(Ordering::SeqCst));
+                drop(dropped);
+                let mut next = Poll::new().unwrap();
+                let waker = Waker::new(next.registry(), Token(1)).unwrap();
+                let poller = scope.spawn(move || poll(&mut next, Some(2 * limit())));
+                std::thread::sleep(Duration::from_millis(3));
+                MAY_CONTINUE.store(true, Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(1));
+                let start = Instant::now();
+                waker.wake().unwrap();
+                check_eq("the wake", poller.join().unwrap(), tokens([1]));
+                assert!(start.elapsed() < limit(), "the poller has not been woken");
+                is_over.store(true, Ordering::SeqCst);
+            });
+        }
     }
 );

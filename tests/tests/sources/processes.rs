@@ -1,5 +1,6 @@
 //! Processes whose end is an event.
 
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 
 use forkio_tests::reactor::*;
@@ -68,5 +69,28 @@ scenarios!(
         check_eq("the parent's event", wait(&mut selector), tokens([1]));
         reap(child);
         check_eq("the status", process.try_wait().unwrap().unwrap().code(), Some(7));
+    }
+
+    /// A child does not take a watch that was severed for one of a process that has ended.
+    fn severed_watch() {
+        let selector = Poll::new().unwrap();
+        let end = Turn::new();
+        let watched = subject(&end);
+        let mut process = Process::open(watched.cast_unsigned()).unwrap();
+        register_with(selector.registry(), &mut process, 1, ForkPolicy::Sever);
+        in_child(|| check_eq("asking", process.has_ended().unwrap_err().kind(), ErrorKind::UnexpectedEof));
+        check_eq("asking", process.has_ended().unwrap(), false);
+        end.give();
+        check_eq("the status", libc::WEXITSTATUS(wait_status(watched)), 7);
+    }
+
+    /// A child that has not used a selector knows whether a process that its parent watches has ended.
+    fn watch_before_the_first_use() {
+        let end = Turn::new();
+        let watched = subject(&end);
+        let process = Process::open(watched.cast_unsigned()).unwrap();
+        unplanned::in_child(|| check_eq("it has ended", process.has_ended().unwrap(), false));
+        end.give();
+        check_eq("the status", libc::WEXITSTATUS(wait_status(watched)), 7);
     }
 );

@@ -101,4 +101,51 @@ scenarios!(
             exit_now(0);
         });
     }
+
+    /// A child that opens a file that cannot be polled at the descriptor of a registration has the other registrations.
+    #[cfg(epoll)]
+    fn registered_descriptor_redirected() {
+        let mut selector = Poll::new().unwrap();
+        let mut kept = udp();
+        register(selector.registry(), &mut kept, 1);
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let bare = reader.as_raw_fd();
+        register(selector.registry(), &mut SourceFd(&bare), 2);
+        let mut owned = udp();
+        register(selector.registry(), &mut owned, 3);
+        let mut signals = Signals::new([libc::SIGUSR1]).unwrap();
+        register(selector.registry(), &mut signals, 4);
+        let null = std::fs::File::open("/dev/null").unwrap();
+        unplanned::in_child(|| {
+            for fd in [bare, owned.as_raw_fd(), signals.as_raw_fd()] {
+                // SAFETY: no memory is involved.
+                check_eq("redirecting", unsafe { libc::dup2(null.as_raw_fd(), fd) }, fd);
+            }
+            send_to(&kept);
+            check_eq("what is left", wait(&mut selector), tokens([1]));
+            check_table(&selector);
+        });
+    }
+
+    /// Without /proc, a child has its queue at the same descriptor, and a timer of its own.
+    #[cfg(epoll)]
+    fn without_proc() {
+        let mut selector = Poll::new().unwrap();
+        let mut timer = Timer::new(Clock::Monotonic).unwrap();
+        register(selector.registry(), &mut timer, 1);
+        let mut signals = Signals::new([libc::SIGUSR1]).unwrap();
+        register(selector.registry(), &mut signals, 2);
+        timer.set_after(Duration::from_millis(20), None).unwrap();
+        let queue = selector.as_raw_fd();
+        unplanned::in_child(|| {
+            deny_proc();
+            check_eq("the descriptor", selector.as_raw_fd(), queue);
+            check_eq("the timer", wait(&mut selector), tokens([1]));
+            check_eq("expirations", timer.expirations().unwrap(), 1);
+            kill(own_pid(), libc::SIGUSR1);
+            check_eq("the signal", wait(&mut selector), tokens([2]));
+        });
+        check_eq("the parent's timer", wait(&mut selector), tokens([1]));
+        check_eq("expirations", timer.expirations().unwrap(), 1);
+    }
 );

@@ -2,9 +2,36 @@
 
 use std::os::fd::AsRawFd;
 use std::os::unix::process::parent_id;
+use std::time::Duration;
 
 use forkio_reactor::fork::{InheritedState, atfork, reconcile};
 use forkio_tests::reactor::*;
+
+/// Forks while another thread has prepared a fork.
+fn while_prepared_elsewhere(child: impl FnOnce()) {
+    let [is_held, is_over] = [Turn::new(), Turn::new()];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let prepared = prepare().unwrap();
+            is_held.give();
+            is_over.wait();
+            prepared.abort();
+        });
+        is_held.wait();
+        unplanned::in_child(|| {
+            end_if_it_hangs();
+            child();
+            exit_now(0);
+        });
+        is_over.give();
+    });
+}
+
+/// Ends this process with a signal after some seconds.
+fn end_if_it_hangs() {
+    // SAFETY: no memory is involved.
+    unsafe { libc::alarm(10) };
+}
 
 scenarios!(
     /// Threads fork, planned and unplanned, while others create, register and drop. Every child has a complete
@@ -135,6 +162,154 @@ scenarios!(
                     check_table(&selector);
                     waker.wake().unwrap();
                     assert!(wait(&mut selector).contains(&0), "the child's waker");
+                    exit_now(0);
+                });
+            }
+        });
+    }
+
+    /// A child that cannot use its inherited selectors makes new ones. What belongs to the inherited ones does not disturb
+    /// them.
+    fn leftovers_of_lost_selectors() {
+        let mut lost = Some(Poll::new().unwrap());
+        let registry = lost.as_ref().unwrap().registry();
+        let mut old_waker = Some(Waker::new(registry, Token(0)).unwrap());
+        let mut socket = udp();
+        register(registry, &mut socket, 1);
+        while_prepared_elsewhere(|| {
+            check_eq("lost", fork::glue::lost_state(), Some(InheritedState::InUse));
+            drop(lost.take());
+            let mut fresh = Poll::new().unwrap();
+            let waker = Waker::new(fresh.registry(), Token(7)).unwrap();
+            register(fresh.registry(), &mut socket, 8);
+            drop(old_waker.take());
+            waker.wake().unwrap();
+            check_eq("the wake", wait(&mut fresh), tokens([7]));
+            send_to(&socket);
+            check_eq("the socket", wait(&mut fresh), tokens([8]));
+        });
+    }
+
+    /// A child that cannot use its inherited selectors does not close a file that it has opened at a selector's descriptor.
+    #[cfg(epoll)]
+    fn file_at_the_descriptor_of_a_lost_selector() {
+        let mut lost = Some(Poll::new().unwrap());
+        let fd = lost.as_ref().unwrap().as_raw_fd();
+        while_prepared_elsewhere(|| {
+            // SAFETY: the selector finds out that its descriptor is closed.
+            unsafe { libc::close(fd) };
+            let file = std::fs::File::open("/dev/null").unwrap();
+            check_eq("the descriptor is used again", file.as_raw_fd(), fd);
+            drop(lost.take());
+            file.metadata().unwrap();
+        });
+    }
+
+    /// A thread of the child that has the stack of one of the parent's threads does not count as that thread.
+    fn stack_of_a_thread_of_the_parent() {
+        let _selector = Poll::new().unwrap();
+        while_prepared_elsewhere(|| {
+            std::thread::spawn(|| {
+                check_eq("generation", generation(), 1);
+                check_eq("lost", fork::glue::lost_state(), Some(InheritedState::InUse));
+                drop(fork::glue::hold_off().unwrap());
+                Poll::new().unwrap();
+            })
+            .join()
+            .unwrap();
+        });
+    }
+
+    /// The first use of forkio in a child may be to hold forks off, while a thread of the parent does that too.
+    fn holding_off_first() {
+        for has_selector in [false, true] {
+            let _selector = has_selector.then(|| Poll::new().unwrap());
+            let [is_held, is_over] = [Turn::new(), Turn::new()];
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let held = fork::glue::hold_off().unwrap();
+                    is_held.give();
+                    is_over.wait();
+                    drop(held);
+                });
+                is_held.wait();
+                unplanned::in_child(|| {
+                    end_if_it_hangs();
+                    drop(fork::glue::hold_off().unwrap());
+                    exit_now(0);
+                });
+                is_over.give();
+            });
+        }
+    }
+
+    /// A child can make a selector even if a thread of the parent was using forkio for the first time.
+    fn first_use_elsewhere() {
+        let use_it =
+            || assert_eq!(fork::set_default_policy(SourceKind::Other, ForkPolicy::Inherit), ForkPolicy::Inherit);
+        beside_threads([use_it], || {
+            for _ in 0..rounds(100) {
+                unplanned::in_child(|| {
+                    end_if_it_hangs();
+                    Poll::new().unwrap();
+                    exit_now(0);
+                });
+            }
+        });
+    }
+
+    /// A child that cannot use its inherited selectors can fork with new ones, even if a thread of the parent was changing a
+    /// registration.
+    fn change_under_way_in_a_lost_selector() {
+        let lost = std::mem::ManuallyDrop::new(Poll::new().unwrap());
+        let mut socket = udp();
+        let make_and_drop = || drop(Poll::new().unwrap());
+        let change = || {
+            register(lost.registry(), &mut socket, 1);
+            lost.registry().deregister(&mut socket).unwrap();
+        };
+        let works: [Box<dyn FnMut() + Send + '_>; 2] = [Box::new(make_and_drop), Box::new(change)];
+        beside_threads(works, || {
+            for _ in 0..rounds(100) {
+                unplanned::in_child(|| {
+                    end_if_it_hangs();
+                    if fork::glue::lost_state().is_some() {
+                        // SAFETY: nothing in this process uses the selector again.
+                        drop(unsafe { std::ptr::read(&raw const *lost) });
+                        // This selector gets the place of the dropped one.
+                        let fresh = Poll::new().unwrap();
+                        register(fresh.registry(), &mut udp(), 1);
+                        prepare().unwrap().abort();
+                    }
+                    exit_now(0);
+                });
+            }
+        });
+    }
+
+    /// A child has its timers, or its selectors fail with a named error, if another thread was examining a descriptor.
+    fn timer_beside_a_look_at_a_descriptor() {
+        let mut selector = Poll::new().unwrap();
+        let mut timer = Timer::new(Clock::Monotonic).unwrap();
+        register(selector.registry(), &mut timer, 1);
+        timer.set_after(Duration::from_millis(1), Some(Duration::from_millis(1))).unwrap();
+        let mut signals = Some(Signals::new([libc::SIGUSR1]).unwrap());
+        let look = || drop(fork::glue::kind(&0));
+        beside_threads([look], || {
+            for round in 0..rounds(100) {
+                unplanned::in_child(|| {
+                    end_if_it_hangs();
+                    if round % 2 == 0 {
+                        look()
+                    } else {
+                        drop(signals.take())
+                    }
+                    match selector.poll(&mut Events::with_capacity(4), Some(limit())) {
+                        Ok(()) => assert!(timer.expirations().unwrap() > 0),
+                        Err(error) => {
+                            assert!(error.get_ref().is_some_and(|error| error.is::<InheritedState>()), "{error}")
+                        }
+                    }
                     exit_now(0);
                 });
             }

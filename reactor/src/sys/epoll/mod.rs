@@ -57,12 +57,14 @@ impl Queue {
         Ok(())
     }
 
-    /// Closes the epoll instance. Another process that shares it keeps it.
+    /// Closes the epoll instance, unless this process has lost it. Another process that shares it keeps it.
     pub(crate) fn close(&self) {
         let fd = self.number();
-        self.forget();
-        // SAFETY: the queue owns the descriptor, and forgets it.
-        unsafe { rustix::io::close(fd) };
+        if !self.is_vacant() {
+            self.forget();
+            // SAFETY: the queue owns the descriptor, and forgets it.
+            unsafe { rustix::io::close(fd) };
+        }
     }
 
     /// Returns the queue as epoll_ctl(2) takes it.
@@ -77,9 +79,9 @@ impl Queue {
     }
 
     #[inline]
-    pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>, reserved: usize) -> io::Result<()> {
         events.clear();
-        let room = events.capacity().min(MOST_EVENTS) as libc::c_int;
+        let room = (events.capacity() - reserved).min(MOST_EVENTS) as libc::c_int;
         // rustix's `epoll::wait` calls epoll_pwait(2), which takes 7 ns longer, and there is no mask to set.
         // SAFETY: `Event` is `repr(transparent)`, and the kernel writes at most `room` events to the vector's spare room.
         let count = syscall!(epoll_wait(self.fd(), events.as_mut_ptr().cast(), room, millis(timeout)))?;
@@ -309,7 +311,7 @@ mod tests {
         queue.open().unwrap();
         // The vector takes no memory, because the kernel writes no event to it.
         let mut events = Events::with_capacity(MOST_EVENTS + 1);
-        queue.wait(&mut events, Some(Duration::ZERO)).unwrap();
+        queue.wait(&mut events, Some(Duration::ZERO), 0).unwrap();
         queue.close();
     }
 

@@ -21,12 +21,14 @@ impl Remakes {
         RemakesLock
     }
 
-    /// Does nothing: there is no lock.
+    /// Returns `true`: there is no lock.
     ///
     /// # Safety
     ///
     /// The function is unsafe only because that of a kqueue is.
-    pub(crate) unsafe fn free_lock() {}
+    pub(crate) unsafe fn free_lock() -> bool {
+        true
+    }
 
     pub(crate) fn prepare(&mut self) {}
 

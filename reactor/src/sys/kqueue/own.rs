@@ -82,7 +82,7 @@ impl OwnQueue {
     pub(super) fn drain(&self) -> io::Result<()> {
         let mut events = super::Events::with_capacity(16);
         loop {
-            match receive(self.0.fd, &mut events, Some(Duration::ZERO)) {
+            match receive(self.0.fd, &mut events, Some(Duration::ZERO), 0) {
                 Ok(()) if events.len() == events.capacity() => {}
                 Ok(()) => return Ok(()),
                 // The descriptor refers to a dead endpoint, no longer to a queue. FreeBSD returns EINVAL; the manual says
@@ -203,15 +203,15 @@ impl Remakes {
         all()
     }
 
-    /// In the child of an unplanned fork: frees the lock if a thread of the parent held it. The list is then empty, and the
-    /// child opens none of the queues again.
+    /// In the child of an unplanned fork: frees the lock if a thread of the parent held it. Then returns `false`, and the list is
+    /// empty.
     ///
     /// # Safety
     ///
     /// Those of [`Lock::free_if_orphaned`].
-    pub(crate) unsafe fn free_lock() {
+    pub(crate) unsafe fn free_lock() -> bool {
         // SAFETY: the caller's promise is the same.
-        unsafe { ALL.free_if_orphaned(Vec::new()) };
+        unsafe { ALL.free_if_orphaned(Vec::new()) }
     }
 
     /// Lists the queues that exist: before a planned fork, or in the child of an unplanned one.
