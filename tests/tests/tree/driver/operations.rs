@@ -103,11 +103,12 @@ impl Case<'_> {
         let Some(slot) = pick(ids, source) else { return Ok(()) };
         let process = self.model.process(pid);
         let (fd, holder) = (process.slots[&slot].fd, process.slots[&slot].holder);
-        // The kernel forgets a registration only with the last duplicate, and a process does not know of those that the
-        // children of its unplanned forks have.
-        let has_unknown_duplicates =
-            self.unaware.contains(&pid) && matches!(holder, Holder::Typed { with: Some(_), .. });
-        if has_unknown_duplicates || process.must_deregister(fd, &self.model.files) {
+        // The kernel forgets a registration only with the last duplicate. A process that does not know of relatives leaves this to
+        // the kernel, as mio does.
+        let may_have_duplicates = self.unaware.contains(&pid) || process.has_duplicate(fd);
+        let is_registered = matches!(holder, Holder::Typed { with: Some(_), .. });
+        let leaves_registration = is_registered && may_have_duplicates && !self.aware.contains(&pid);
+        if leaves_registration || process.must_deregister(fd, &self.model.files) {
             return Ok(());
         }
         self.tell(pid, &Command::Close { slot })?;

@@ -220,12 +220,16 @@ impl Process {
     /// duplicated onto this one, the kernel has the registration again.
     pub(crate) fn must_deregister(&self, fd: Fd, files: &[File]) -> bool {
         let entries = self.selectors.values().filter_map(|selector| selector.table.get(&fd));
-        let has_duplicate = self.fds.iter().any(|(other, file)| *other != fd && *file == self.fds[&fd]);
         let is_anonymous =
             |file: FileId| matches!(files[file].kind, FileKind::Eventfd | FileKind::Timerfd | FileKind::Waker);
         entries
             .filter(|entry| entry.bare && !entry.dropped)
-            .any(|entry| has_duplicate || (entry.muted && is_anonymous(entry.file)))
+            .any(|entry| self.has_duplicate(fd) || (entry.muted && is_anonymous(entry.file)))
+    }
+
+    /// Whether the file has another descriptor in this process.
+    pub(crate) fn has_duplicate(&self, fd: Fd) -> bool {
+        self.fds.iter().any(|(other, file)| *other != fd && *file == self.fds[&fd])
     }
 
     /// The descriptors of the stream pair that has this file as one end: this end, and the other one.
