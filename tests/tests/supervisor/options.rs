@@ -1,9 +1,11 @@
 //! Options of the server that concern its surroundings.
 
-use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
+use std::io::{Error, ErrorKind};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
+use std::ptr::null_mut;
 
 use forkio_tests::{check_eq, scenarios};
 
@@ -72,6 +74,35 @@ scenarios!(
         });
         let waited: Vec<u64> = waits.take_while(|waited| *waited >= 11_000).collect();
         assert!(waited.len() < 3, "{waited:?} ms");
+    }
+
+    /// A terminal sends SIGWINCH to the server in its foreground when the size of its window changes. The workers stay.
+    fn window_of_a_terminal_changes() {
+        let (mut window, mut terminal) = (-1, -1);
+        // SAFETY: `openpty` writes the descriptors, which belong to this scenario.
+        let (window, terminal) = unsafe {
+            let opened = libc::openpty(&mut window, &mut terminal, null_mut(), null_mut(), null_mut());
+            check_eq("the result of openpty", opened, 0);
+            (OwnedFd::from_raw_fd(window), OwnedFd::from_raw_fd(terminal))
+        };
+        let terminal = terminal.as_raw_fd();
+        // SAFETY: setsid(2) and ioctl(2) are async-signal-safe.
+        let be_in_foreground = move || match unsafe { (libc::setsid(), libc::ioctl(terminal, libc::TIOCSCTTY as _, 0)) }
+        {
+            (-1, _) | (_, -1) => Err(Error::last_os_error()),
+            _ => Ok(()),
+        };
+        let mut command = fixture();
+        // SAFETY: see `be_in_foreground`.
+        let server = Server::start_as(unsafe { command.pre_exec(be_in_foreground) }, &["before"]);
+        let workers = server.children();
+        let size = libc::winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: ioctl(2) reads `size`.
+        check_eq("the result of ioctl", unsafe { libc::ioctl(window.as_raw_fd(), libc::TIOCSWINSZ as _, &size) }, 0);
+        server.until_logged("ignoring SIGWINCH");
+        check_eq("the workers", server.children(), workers);
+        server.pid();
+        server.stop();
     }
 
     /// Listeners of the environment are found by name.
