@@ -146,9 +146,14 @@ fn new_program_fails() {
     until("the new program is gone", || (server.processes().len() == 2).then_some(()));
     serves("signal: 9");
 
+    // A file of an unknown format is not run as a shell script.
+    copy.replace("exit 4\n");
+    server.signal(Signal::USR2);
+    serves("Exec format error");
+
     fs::remove_file(copy.program()).expect("removing the program");
     server.signal(Signal::USR2);
-    serves("cannot start the program again: this one continues");
+    serves("No such file or directory");
     server.stop();
 }
 
