@@ -105,6 +105,15 @@ scenarios!(
         server.stop();
     }
 
+    /// A variable of an upgrade that is left in the environment may name a descriptor that this process has opened itself.
+    fn variable_of_another_upgrade() {
+        for descriptor in 1..10 {
+            let server = Server::start_as(fixture().env("FORKIO_UPGRADE", descriptor.to_string()), &["before"]);
+            server.pid();
+            server.stop();
+        }
+    }
+
     /// Listeners of the environment are found by name.
     fn listeners_have_names() {
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");

@@ -8,6 +8,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+/// The descriptors before this one are standard input, output and error.
+const FIRST: RawFd = 3;
+
 /// Starts a program with descriptors from 3 on, as systemd does (`LISTEN_FDS`, `LISTEN_PID`), and with `sockets`. Each socket
 /// has an environment variable with its descriptor, a space and a word. Returns the process id.
 pub(crate) fn spawn_with_descriptors(
@@ -16,8 +19,6 @@ pub(crate) fn spawn_with_descriptors(
     descriptors: &[RawFd],
     sockets: &[(RawFd, &str, &str)],
 ) -> io::Result<u32> {
-    const FIRST: RawFd = 3;
-
     let to_owned = |(fd, variable, word): &(RawFd, &str, &str)| Ok((*fd, CString::new(*variable)?, (*word).to_owned()));
     let sockets: Vec<_> = sockets.iter().map(to_owned).collect::<io::Result<_>>()?;
     let words = [path.as_os_str()].into_iter().chain(arguments.iter().map(OsString::as_os_str));
@@ -73,14 +74,17 @@ pub(crate) fn spawn_with_descriptors(
     Ok(child.id())
 }
 
-/// Takes over the socket that an environment variable names, and removes the variable. Returns `None` if it is not open.
+/// Takes over the socket that an environment variable names, and removes the variable. Returns `None` if this process was not
+/// started with it: the variable may be left from another process.
 pub(crate) fn take_socket(number: RawFd, variable: &str) -> Option<std::os::unix::net::UnixStream> {
     // SAFETY: this is called once per variable, by a supervisor, which has one thread; the descriptor was made for this process.
     let fd = unsafe {
         std::env::remove_var(variable);
-        if libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) == -1 {
+        // Descriptors that this process has opened itself are closed on exec.
+        if number < FIRST || libc::fcntl(number, libc::F_GETFD) != 0 {
             return None;
         }
+        libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC);
         OwnedFd::from_raw_fd(number)
     };
     Some(fd.into())
