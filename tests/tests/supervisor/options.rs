@@ -61,6 +61,34 @@ scenarios!(
         remove(&path);
     }
 
+    /// The socket of the service manager may have an abstract address.
+    #[cfg(procfs)]
+    fn abstract_socket_of_the_service_manager() {
+        use std::os::linux::net::SocketAddrExt;
+
+        let name = format!("forkio-supervisor-{}", std::process::id());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).expect("an address");
+        let socket = UnixDatagram::bind_addr(&address).expect("a socket");
+        let server = Server::start_as(fixture().env("NOTIFY_SOCKET", format!("@{name}")), &["before"]);
+        let mut bytes = [0; 1024];
+        let length = socket.recv(&mut bytes).expect("a message");
+        assert!(bytes[..length].starts_with(b"READY=1\n"), "{}", bytes[..length].escape_ascii());
+        server.stop();
+    }
+
+    /// A service manager that reads no messages does not block the supervisor.
+    fn service_manager_reads_no_messages() {
+        let path = own_path("full");
+        let _full = UnixDatagram::bind(&path).expect("a socket");
+        let sender = UnixDatagram::unbound().expect("a socket");
+        sender.set_nonblocking(true).expect("a socket");
+        while sender.send_to(b"message", &path).is_ok() {}
+        let server = Server::start_as(fixture().env("NOTIFY_SOCKET", &path), &["before"]);
+        server.until_logged("cannot notify the service manager");
+        server.stop();
+        remove(&path);
+    }
+
     /// With `fork_options`, the server does not wait longer for threads than it may.
     fn fork_options() {
         // The thread never ends. With the default, the server would wait for 12 s each time. On a machine that stalls, a
