@@ -79,7 +79,7 @@ Signals to the supervisor, which is the process that you start:
   USR1        open the log files again
   USR2        upgrade: start this program's file again, and hand the listeners to it
   TTIN, TTOU  one worker more, one fewer
-  WINCH       retire all workers, until HUP, TTIN or TTOU
+  WINCH       retire all workers, until HUP, TTIN or TTOU; ignored in the foreground of a terminal
   KILL        the workers notice, and stop
 
 Listeners from a socket unit (LISTEN_FDS) with the address of a --listen are used instead of

@@ -146,9 +146,14 @@ fn new_program_fails() {
     until("the new program is gone", || (server.processes().len() == 2).then_some(()));
     serves("signal: 9");
 
+    // A file of an unknown format is not run as a shell script.
+    copy.replace("exit 4\n");
+    server.signal(Signal::USR2);
+    serves("Exec format error");
+
     fs::remove_file(copy.program()).expect("removing the program");
     server.signal(Signal::USR2);
-    serves("cannot start the program again: this one continues");
+    serves("No such file or directory");
     server.stop();
 }
 
@@ -173,6 +178,26 @@ fn old_program_is_killed_during_the_upgrade() {
     TcpStream::connect_timeout(&address, LIMIT / 4).expect("connecting to the new program");
     assert_eq!(Client::connect(address).expect("connecting").status().ppid, new);
     signal(new, Signal::TERM);
+    until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
+}
+
+/// If the old program is killed while the new one loads, the new one does not report the next upgrade to its new parent, which
+/// may be process 1.
+#[test]
+fn old_program_is_killed_while_the_new_one_loads() {
+    let copy = Copy::new("loads");
+    let pid_file = copy.file("pid");
+    let options = ["--workers", "1", "--load-in-template", "--preload-mib", "100", "--pid-file"];
+    let mut server = copy.start(&[&options[..], &[pid_file.to_str().expect("UTF-8")]].concat());
+    server.signal(Signal::USR2);
+    until("the new program loads", || (server.stderr().matches("template started").count() == 2).then_some(()));
+    server.signal(Signal::KILL);
+    server.wait();
+    let new = until("the new program has written its id", || pid_in(&pid_file).filter(|pid| *pid != server.pid()));
+    signal(new, Signal::USR2);
+    server.until_logged("the new program is ready: this one retires");
+    assert!(!server.stderr().contains("cannot tell process 1"), "{}", server.stderr());
+    signal(pid_in(&pid_file).expect("the id of the newest program"), Signal::TERM);
     until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
 }
 

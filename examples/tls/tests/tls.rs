@@ -70,7 +70,12 @@ impl Server {
 
     #[track_caller]
     fn start_with(files: &Files, options: &[&str]) -> Server {
-        let program = files.command().args(options).stdout(Stdio::piped()).spawn().expect("starting the program");
+        Server::start_as(files.command().args(options))
+    }
+
+    #[track_caller]
+    fn start_as(command: &mut Command) -> Server {
+        let program = command.stdout(Stdio::piped()).spawn().expect("starting the program");
         let mut server = Server { program, address: String::new() };
         let mut line = String::new();
         BufReader::new(server.program.stdout.take().expect("piped")).read_line(&mut line).expect("an announcement");
@@ -159,11 +164,12 @@ fn sessions_resume_on_other_workers() {
     server.stop();
 }
 
-/// Sessions outlive a reload, and so does the certificate if its file is wrong.
+/// Sessions outlive a reload, and so does the certificate if its file is wrong. The server says so without a subscriber, too.
 #[test]
 fn reload_reads_the_certificate() {
     let files = Files::write("reload");
-    let server = Server::start(&files);
+    let (mut log, stderr) = std::io::pipe().expect("a pipe");
+    let server = Server::start_as(files.command().args(["--workers", "2", "--shutdown-timeout", "60"]).stderr(stderr));
     let client = client(&rustls::version::TLS13);
     let mut seen = BTreeSet::from([server.ask(&client).0]);
     server.resume_on(2, &client, &mut seen);
@@ -171,6 +177,9 @@ fn reload_reads_the_certificate() {
     server.signal(Signal::HUP);
     server.resume_on(4, &client, &mut seen);
     server.stop();
+    let mut messages = String::new();
+    log.read_to_string(&mut messages).expect("the end of the log");
+    assert!(messages.contains("cannot reload the certificate"), "{messages:?}");
 }
 
 /// A client that makes no TLS handshake does not delay other clients. A client without TLS gets an alert.

@@ -1,8 +1,15 @@
 //! The service manager: `sd_notify(3)`.
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// How long to wait for a service manager that reads no messages. The supervisor can do nothing else meanwhile.
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// Tells the service manager about the server, if there is one.
 #[derive(Debug)]
@@ -50,8 +57,21 @@ impl ServiceManager {
         if !self.is_present {
             return;
         }
-        if let Err(error) = sd_notify::notify(state) {
+        if let Err(error) = send(state) {
             tracing::warn!(%error, ?state, "cannot notify the service manager");
         }
     }
+}
+
+/// Sends a message like `sd_notify::notify`, which would wait forever.
+fn send(state: &[NotifyState<'_>]) -> io::Result<()> {
+    let mut path = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default().into_vec();
+    // This stands for the zero byte of an abstract address.
+    if let Some(first @ b'@') = path.first_mut() {
+        *first = 0;
+    }
+    let message: String = state.iter().map(|line| format!("{line}\n")).collect();
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    socket.set_write_timeout(Some(LIMIT))?;
+    socket.send_to(message.as_bytes(), &SockAddr::unix(OsStr::from_bytes(&path))?).map(drop)
 }

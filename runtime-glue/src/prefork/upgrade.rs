@@ -200,6 +200,7 @@ pub(super) struct Predecessor {
     channel: StdUnixStream,
     /// Whether a service manager keeps the listeners open.
     pub(super) listeners_are_kept: bool,
+    is_process_1: bool,
     process_1: Option<Process1>,
 }
 
@@ -209,7 +210,9 @@ impl Predecessor {
         let value = std::env::var(UPGRADE).ok()?;
         let (number, rest) = value.split_once(' ').unwrap_or((&value, ""));
         let channel = sys::take_socket(number.parse().ok()?, UPGRADE)?;
-        Some(Predecessor { channel, listeners_are_kept: rest == KEPT, process_1: Process1::from_env() })
+        // The other program is the parent as long as it runs.
+        let is_process_1 = rustix::process::getppid().is_some_and(rustix::process::Pid::is_init);
+        Some(Predecessor { channel, listeners_are_kept: rest == KEPT, is_process_1, process_1: Process1::from_env() })
     }
 
     /// Tells the other program that this one is ready, so that it retires. Returns process 1 if it waits for this program.
@@ -221,8 +224,7 @@ impl Predecessor {
         if let Err(error) = (&self.channel).write_all(READY) {
             tracing::warn!(%error, "cannot tell the old program that this one is ready");
         }
-        let is_process_1 = rustix::process::getppid().is_some_and(rustix::process::Pid::is_init);
-        self.process_1.or_else(|| is_process_1.then_some(Process1 { channel: self.channel }))
+        self.process_1.or_else(|| self.is_process_1.then_some(Process1 { channel: self.channel }))
     }
 }
 

@@ -10,6 +10,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 
 use super::tickets::{PERIOD, TicketKeys};
+use crate::report;
 
 /// The files of a certificate, and the configuration that was made of them.
 ///
@@ -46,7 +47,10 @@ impl Tls {
         let protocols: Vec<&str> = protocols.iter().filter_map(|name| std::str::from_utf8(name).ok()).collect();
         match read(&self.certificates, &self.key, &self.tickets, &protocols) {
             Ok(config) => *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config,
-            Err(TlsFailed(error)) => tracing::error!(error, "cannot reload the certificate: the old one stays in use"),
+            Err(TlsFailed(error)) => {
+                tracing::error!(error, "cannot reload the certificate: the old one stays in use");
+                report::unless_traced(format_args!("cannot reload the certificate, the old one stays in use: {error}"));
+            }
         }
     }
 

@@ -1,9 +1,11 @@
 //! Options of the server that concern its surroundings.
 
-use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
+use std::io::{Error, ErrorKind};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
+use std::ptr::null_mut;
 
 use forkio_tests::{check_eq, scenarios};
 
@@ -59,6 +61,34 @@ scenarios!(
         remove(&path);
     }
 
+    /// The socket of the service manager may have an abstract address.
+    #[cfg(procfs)]
+    fn abstract_socket_of_the_service_manager() {
+        use std::os::linux::net::SocketAddrExt;
+
+        let name = format!("forkio-supervisor-{}", std::process::id());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).expect("an address");
+        let socket = UnixDatagram::bind_addr(&address).expect("a socket");
+        let server = Server::start_as(fixture().env("NOTIFY_SOCKET", format!("@{name}")), &["before"]);
+        let mut bytes = [0; 1024];
+        let length = socket.recv(&mut bytes).expect("a message");
+        assert!(bytes[..length].starts_with(b"READY=1\n"), "{}", bytes[..length].escape_ascii());
+        server.stop();
+    }
+
+    /// A service manager that reads no messages does not block the supervisor.
+    fn service_manager_reads_no_messages() {
+        let path = own_path("full");
+        let _full = UnixDatagram::bind(&path).expect("a socket");
+        let sender = UnixDatagram::unbound().expect("a socket");
+        sender.set_nonblocking(true).expect("a socket");
+        while sender.send_to(b"message", &path).is_ok() {}
+        let server = Server::start_as(fixture().env("NOTIFY_SOCKET", &path), &["before"]);
+        server.until_logged("cannot notify the service manager");
+        server.stop();
+        remove(&path);
+    }
+
     /// With `fork_options`, the server does not wait longer for threads than it may.
     fn fork_options() {
         // The thread never ends. With the default, the server would wait for 12 s each time. On a machine that stalls, a
@@ -72,6 +102,44 @@ scenarios!(
         });
         let waited: Vec<u64> = waits.take_while(|waited| *waited >= 11_000).collect();
         assert!(waited.len() < 3, "{waited:?} ms");
+    }
+
+    /// A terminal sends SIGWINCH to the server in its foreground when the size of its window changes. The workers stay.
+    fn window_of_a_terminal_changes() {
+        let (mut window, mut terminal) = (-1, -1);
+        // SAFETY: `openpty` writes the descriptors, which belong to this scenario.
+        let (window, terminal) = unsafe {
+            let opened = libc::openpty(&mut window, &mut terminal, null_mut(), null_mut(), null_mut());
+            check_eq("the result of openpty", opened, 0);
+            (OwnedFd::from_raw_fd(window), OwnedFd::from_raw_fd(terminal))
+        };
+        let terminal = terminal.as_raw_fd();
+        // SAFETY: setsid(2) and ioctl(2) are async-signal-safe.
+        let be_in_foreground = move || match unsafe { (libc::setsid(), libc::ioctl(terminal, libc::TIOCSCTTY as _, 0)) }
+        {
+            (-1, _) | (_, -1) => Err(Error::last_os_error()),
+            _ => Ok(()),
+        };
+        let mut command = fixture();
+        // SAFETY: see `be_in_foreground`.
+        let server = Server::start_as(unsafe { command.pre_exec(be_in_foreground) }, &["before"]);
+        let workers = server.children();
+        let size = libc::winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: ioctl(2) reads `size`.
+        check_eq("the result of ioctl", unsafe { libc::ioctl(window.as_raw_fd(), libc::TIOCSWINSZ as _, &size) }, 0);
+        server.until_logged("ignoring SIGWINCH");
+        check_eq("the workers", server.children(), workers);
+        server.pid();
+        server.stop();
+    }
+
+    /// A variable of an upgrade that is left in the environment may name a descriptor that this process has opened itself.
+    fn variable_of_another_upgrade() {
+        for descriptor in 1..10 {
+            let server = Server::start_as(fixture().env("FORKIO_UPGRADE", descriptor.to_string()), &["before"]);
+            server.pid();
+            server.stop();
+        }
     }
 
     /// Listeners of the environment are found by name.

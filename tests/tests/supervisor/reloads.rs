@@ -46,6 +46,20 @@ scenarios!(
         assert!(log.contains("cannot run the hook of `before_worker`: on purpose"), "{log}");
     }
 
+    /// A reload that is asked for before the server is ready begins then. It does not wait for another event.
+    fn before_the_server_is_ready() {
+        let server = Server::begin("never-ready", &["before"]);
+        server.until_logged_times("never ready, on purpose", 2);
+        server.signal(libc::SIGHUP);
+        server.until_logged("received a signal");
+        server.control("");
+        for worker in server.children() {
+            kill(worker, libc::SIGKILL);
+        }
+        server.until_logged("reloaded");
+        server.stop();
+    }
+
     /// If old workers must end before new ones start, a reload retires the first old worker at once.
     fn in_steps() {
         let server = Server::start(&["before", "in-steps"]);

@@ -9,12 +9,12 @@ use tokio::time::{Instant, sleep_until};
 use super::dismissed::poll_dismissed;
 use super::stop::{End, SAME_REQUEST};
 use super::{Supervisor, process};
-use crate::ForkError;
 use crate::prefork::signals::Command;
 use crate::prefork::slots::ServerPhase;
 use crate::prefork::status::ServiceEvent;
 use crate::prefork::template::Message;
 use crate::prefork::upgrade::Progress;
+use crate::{ForkError, sys};
 
 /// An event that the supervisor waits for.
 pub(super) enum Event {
@@ -134,6 +134,9 @@ impl Supervisor {
             Command::Upgrade => self.log_refusal(Supervisor::start_upgrade),
             Command::Grow => self.log_refusal(|supervisor| supervisor.scale(supervisor.wanted + 1)),
             Command::Shrink => self.log_refusal(|supervisor| supervisor.scale(supervisor.wanted.saturating_sub(1))),
+            Command::RetireAll if sys::is_in_foreground() => {
+                tracing::info!("ignoring SIGWINCH: a terminal sends it when the size of its window changes");
+            }
             Command::RetireAll => self.is_dormant = true,
             Command::ChildEnded => {}
         }

@@ -105,11 +105,15 @@ impl Supervisor {
             return Some(End::Stop { signal: "SIGTERM" });
         }
         self.retire_surplus();
+        // This comes before what waits for the start: no event follows that would begin it.
+        if let Err(error) = self.finish_start() {
+            return Some(End::Failed(error));
+        }
         self.advance_reload(now);
         self.begin_reload(now);
         self.advance_renewal();
         self.advance_operations();
-        self.finish_start().err().map(End::Failed)
+        None
     }
 
     /// Retires the workers whose index is beyond the number of workers.

@@ -5,7 +5,7 @@ mod identity;
 mod spawn;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use rustix::process::{Pid, WaitOptions};
@@ -101,6 +101,14 @@ pub(crate) fn kill_after_stop_signal(limit: Duration) -> io::Result<()> {
 #[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd")))]
 pub(crate) fn kill_after_stop_signal(_limit: Duration) -> io::Result<()> {
     Ok(())
+}
+
+/// Whether this process is in the foreground of a terminal, which then sends it signals: Ctrl-C, or a new size of its window.
+pub(crate) fn is_in_foreground() -> bool {
+    // A process without a terminal cannot open it.
+    let terminal = std::fs::File::open("/dev/tty");
+    // SAFETY: tcgetpgrp(3) and getpgrp(2) read no memory of this process.
+    terminal.is_ok_and(|terminal| unsafe { libc::tcgetpgrp(terminal.as_raw_fd()) == libc::getpgrp() })
 }
 
 /// Sets `PR_SET_NO_NEW_PRIVS`: programs that this process starts gain nothing by set-user-id bits.

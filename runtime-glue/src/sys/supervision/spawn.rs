@@ -3,9 +3,13 @@
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+
+/// The descriptors before this one are standard input, output and error.
+const FIRST: RawFd = 3;
 
 /// Starts a program with descriptors from 3 on, as systemd does (`LISTEN_FDS`, `LISTEN_PID`), and with `sockets`. Each socket
 /// has an environment variable with its descriptor, a space and a word. Returns the process id.
@@ -15,10 +19,10 @@ pub(crate) fn spawn_with_descriptors(
     descriptors: &[RawFd],
     sockets: &[(RawFd, &str, &str)],
 ) -> io::Result<u32> {
-    const FIRST: RawFd = 3;
-
     let to_owned = |(fd, variable, word): &(RawFd, &str, &str)| Ok((*fd, CString::new(*variable)?, (*word).to_owned()));
     let sockets: Vec<_> = sockets.iter().map(to_owned).collect::<io::Result<_>>()?;
+    let words = [path.as_os_str()].into_iter().chain(arguments.iter().map(OsString::as_os_str));
+    let words: Vec<_> = words.map(|word| CString::new(word.as_bytes())).collect::<Result<_, _>>()?;
     let descriptors = descriptors.to_vec();
     let end = FIRST + descriptors.len() as RawFd;
     // Occupies the descriptors below `end`, so that the standard library's own pipe to the child gets a higher one.
@@ -28,7 +32,7 @@ pub(crate) fn spawn_with_descriptors(
     }
     let own_id = std::process::id().to_string();
     let is_watched = std::env::var("WATCHDOG_PID").is_ok_and(|pid| pid == own_id);
-    let set_up = move || {
+    let start = move || {
         let check = |result: libc::c_int| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) };
         // SAFETY: the descriptors and strings are this process's. The supervisor has one thread, so its child may allocate
         // and change the environment.
@@ -60,23 +64,27 @@ pub(crate) fn spawn_with_descriptors(
                 set(variable, value)?;
             }
             check(libc::unsetenv(c"LISTEN_FDNAMES".as_ptr()))?;
+            // The standard library would call execvp(3), which runs a file of an unknown format as a shell script.
+            let arguments: Vec<_> = words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect();
+            check(libc::execv(arguments[0], arguments.as_ptr())).map(drop)
         }
-        Ok(())
     };
-    let mut command = Command::new(path);
-    // SAFETY: see `set_up`.
-    let child = unsafe { command.args(arguments).pre_exec(set_up) }.spawn()?;
+    // SAFETY: see `start`.
+    let child = unsafe { Command::new(path).pre_exec(start).spawn() }?;
     Ok(child.id())
 }
 
-/// Takes over the socket that an environment variable names, and removes the variable. Returns `None` if it is not open.
+/// Takes over the socket that an environment variable names, and removes the variable. Returns `None` if this process was not
+/// started with it: the variable may be left from another process.
 pub(crate) fn take_socket(number: RawFd, variable: &str) -> Option<std::os::unix::net::UnixStream> {
     // SAFETY: this is called once per variable, by a supervisor, which has one thread; the descriptor was made for this process.
     let fd = unsafe {
         std::env::remove_var(variable);
-        if libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) == -1 {
+        // Descriptors that this process has opened itself are closed on exec.
+        if number < FIRST || libc::fcntl(number, libc::F_GETFD) != 0 {
             return None;
         }
+        libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC);
         OwnedFd::from_raw_fd(number)
     };
     Some(fd.into())
