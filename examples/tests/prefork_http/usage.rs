@@ -57,6 +57,9 @@ fn number_out_of_range() {
     for option in ["--header-timeout", "--keep-alive-timeout"] {
         refuses(&[option, "0"], &[option, "from 0.1 to 86400", "--help"]);
     }
+    for part in ["nan", "1.1"] {
+        refuses(&["--jitter", part], &["--jitter", "from 0 to 1", "--help"]);
+    }
     refuses(&["--access-log", "apache"], &["--access-log", "common, combined, json", "--help"]);
     refuses(&["--access-log-file", "log"], &["required", "--access-log", "--help"]);
     let missing = ["--access-log", "common", "--access-log-file", "/nonexistent/log"];

@@ -92,6 +92,9 @@ fn fmt_listen(f: &mut fmt::Formatter<'_>, address: &Address, error: &io::Error) 
         (Address::Unix(_), io::ErrorKind::PermissionDenied) => {
             f.write_str("this is not allowed; choose a folder that this process may write to")
         }
+        _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+            write!(f, "{error}; raise the limit of open files (`ulimit -n`)")
+        }
         _ => write!(f, "{error}; choose another address"),
     }
 }

@@ -129,7 +129,7 @@ pub struct ServerOptions {
     pub max_connections: Option<NonZero<usize>>,
 
     /// The largest part of --max-requests and --max-age that is added to them at random [default: 0.1]
-    #[arg(long, value_name = "PART")]
+    #[arg(long, value_name = "PART", value_parser = part)]
     pub jitter: Option<f64>,
 
     /// How many workers there may be beyond --workers in a reload [default: the number of workers]
@@ -277,6 +277,10 @@ fn client_timeout(text: &str) -> Result<Duration, String> {
 
 fn positive(text: &str) -> Result<Duration, String> {
     seconds(text, 0.001)
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|part| (0.0..=1.0).contains(part)).ok_or_else(|| "give a number from 0 to 1".to_owned())
 }
 
 fn octal(text: &str) -> Result<u32, String> {

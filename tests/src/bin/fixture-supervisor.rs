@@ -88,6 +88,11 @@ async fn serve(control: Control, how: &str, options: &[String]) {
         }
         prefork = match option.as_str() {
             "as-nobody" => prefork,
+            "own-user" => {
+                // SAFETY: the calls read no memory, and always succeed.
+                let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
+                prefork.user(user.to_string()).group(group.to_string())
+            }
             "abort-stuck" => prefork.abort_stuck(true),
             "huge-pages" => prefork.huge_pages(true),
             "crash-limit" => prefork.crash_limit(3),

@@ -60,6 +60,14 @@ scenarios!(
         server.stop();
     }
 
+    /// A server without privileges may name the user that it runs as.
+    fn user_without_privileges() {
+        let options: &[_] = if is_root() { &["before", "as-nobody", "own-user"] } else { &["before", "own-user"] };
+        let server = Server::start(options);
+        server.pid();
+        server.stop();
+    }
+
     /// The kernel refuses the first fork: the server ends with the error.
     fn refused_at_the_start() {
         if !is_root() {

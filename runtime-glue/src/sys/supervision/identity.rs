@@ -90,8 +90,13 @@ fn groups_of(user: &str, group: libc::gid_t) -> io::Result<Vec<libc::gid_t>> {
     Ok(groups.into_iter().take(count as usize).map(|group| group as libc::gid_t).collect())
 }
 
-/// Becomes another user, permanently.
+/// Becomes another user, permanently. Does nothing if this process is that user already and may not change its groups.
 pub(crate) fn assume_identity(identity: &Identity) -> io::Result<()> {
+    // SAFETY: the calls read no memory, and always succeed.
+    let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
+    if user != 0 && identity.user.unwrap_or(user) == user && identity.group.unwrap_or(group) == group {
+        return Ok(());
+    }
     let check = |result: libc::c_int| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) };
     let groups = &identity.groups;
     // SAFETY: the list is as long as it is said to be. In this order, because the last step gives up the right to the others.
