@@ -37,7 +37,8 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 ///
 /// Without [the patch](crate#the-patch), the child of a fork that other code makes severs connections only when it first uses
 /// this runtime: those that the parent's runtime still has by then. After [`atfork::install`](crate::atfork::install) it
-/// severs them inside the fork.
+/// severs them inside the fork, while the parent continues. A connection that the parent has closed by then stays open in the
+/// child, so that its peer does not see the end.
 ///
 /// Some locks of tokio belong to the process: those of the signal streams, of the first stream for a signal
 /// (`signal-hook-registry`), and of dropped `tokio::process::Child` handles.
