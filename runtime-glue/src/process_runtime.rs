@@ -171,6 +171,7 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
                 }
             }
         };
+        finish_fork()?;
         self.current.get_or_try_make(sys::process_key, build).map_err(not_made)
     }
 
@@ -226,10 +227,11 @@ fn not_made(error: NotMade<RuntimeError>) -> RuntimeError {
 /// How long to wait for a thread that takes microseconds, unless a thread of the parent has left a lock locked.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
-/// Repairs, once per process, what every runtime in it depends on.
-fn prepare_process() -> Result<(), RuntimeError> {
-    static PREPARED: PerProcess<()> = PerProcess::new();
-    let prepare = || {
+/// Runs the hooks of [`on_child`](crate::on_child) now, once per process, rather than in the first turn of the new runtime. A hook
+/// may use the runtime: it is not being built yet.
+fn finish_fork() -> Result<(), RuntimeError> {
+    static FINISHED: PerProcess<()> = PerProcess::new();
+    let finish = || {
         policy::install_defaults();
         if let Some(lost) = glue::lost_state() {
             return Err(RuntimeError::InheritedState(lost));
@@ -242,8 +244,19 @@ fn prepare_process() -> Result<(), RuntimeError> {
                 check_stacks(error)?;
             }
         }
-        // The hooks run now, rather than in the first turn of the new runtime.
         lineage::finish_fork(glue::is_single_threaded());
+        Ok(())
+    };
+    match FINISHED.get_or_try_make(sys::process_key, finish) {
+        Ok(()) | Err(NotMade::InsideItself) => Ok(()),
+        Err(NotMade::Failed(error)) => Err(error),
+    }
+}
+
+/// Repairs, once per process, what every runtime in it depends on.
+fn prepare_process() -> Result<(), RuntimeError> {
+    static PREPARED: PerProcess<()> = PerProcess::new();
+    let prepare = || {
         if !lineage::ancestors_were_single_threaded() && sys::may_inherit_stacks() {
             if let Err(error) = sys::occupy_inherited_stacks() {
                 tracing::warn!(%error, "cannot occupy the stacks of the parent's threads: joining one of these threads may hang");
