@@ -12,7 +12,8 @@
 //! | selectors and descriptors | by policy | by policy |
 //! | an object that the child needs cannot be made | the fork is refused | the child's runtimes fail: [`failure`] says why |
 //! | other threads | are waited for, or the fork is refused | the child does not have them |
-//! | [`Lineage`](crate::Lineage), [`Child`](crate::Child), [`parent_only`](crate::parent_only()) | correct | correct |
+//! | [`Child`](crate::Child), [`parent_only`](crate::parent_only()) | correct | correct |
+//! | [`Lineage`](crate::Lineage) | counts every fork | skips a process that used neither a runtime nor this crate, except after [`install`] |
 //! | [`on_child`](crate::on_child) hooks | run before `fork` returns | run in the first turn of a runtime |
 //! | [`parent_only`](crate::parent_only()) futures wake | before `fork` returns | in the first turn, if the process had one thread |
 //! | [`before_fork`](crate::before_fork) hooks, buffered output | run, flushed | not run, not flushed |

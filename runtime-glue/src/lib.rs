@@ -25,8 +25,8 @@
 //! [`fork`] returns an error if it cannot know for certain what the child must get. Four things differ:
 //!
 //! - [`set_policy`] works inside a runtime, or once the runtime is known from an earlier fork.
-//! - A socket pair or pipe counts as made in this process if both ends are open in it. If the kernel does not report the
-//!   peers of sockets (`sock_diag(7)`), the ends of a pair are severed like other streams.
+//! - A socket pair or pipe that other code made, such as `std`, is inherited too if both ends are open in this process. If the
+//!   kernel does not report the peers of sockets (`sock_diag(7)`), the ends of a pair are severed like other streams.
 //! - If a fork has left a registration out ([`NoFork`](ForkPolicy::NoFork)), `into_std` of that object fails in the child.
 //! - [`fork_with_threads`] severs what was registered when it began.
 //!
@@ -54,8 +54,8 @@
 //!
 //! | kind | in the child |
 //! |---|---|
-//! | listener, datagram socket, `pair()` or `pipe()` made in this process | inherited |
-//! | connection, other pipe end, watched process | severed: reads return end of file, `wait` fails |
+//! | listener, datagram socket, tokio's `pair()` or `pipe()` made in this process | inherited |
+//! | connection, other stream pair, other pipe end, watched process | severed: reads return end of file, `wait` fails |
 //! | wakers, timers, tokio's signal pipe | renewed: each process has its own |
 //! | inotify, another epoll instance | no-fork: no events |
 //!

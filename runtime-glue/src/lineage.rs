@@ -37,11 +37,16 @@ impl Lineage {
     }
 
     /// Returns the number of forks between this process and the first process of its program, which is generation 0.
+    ///
+    /// It does not count a process in between that used neither a runtime nor this crate, such as the middle one of a daemon's
+    /// double fork. After [`atfork::install`](crate::atfork::install) it counts every fork.
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
     /// Returns the process id of the process that forked this one, even if that process has ended. `None` in generation 0.
+    ///
+    /// Like [`generation`](Lineage::generation), it skips a process that used neither a runtime nor this crate.
     pub fn parent(&self) -> Option<u32> {
         self.parent
     }

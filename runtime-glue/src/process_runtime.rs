@@ -37,7 +37,8 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 ///
 /// Without [the patch](crate#the-patch), the child of a fork that other code makes severs connections only when it first uses
 /// this runtime: those that the parent's runtime still has by then. After [`atfork::install`](crate::atfork::install) it
-/// severs them inside the fork.
+/// severs them inside the fork, while the parent continues. A connection that the parent has closed by then stays open in the
+/// child, so that its peer does not see the end.
 ///
 /// Some locks of tokio belong to the process: those of the signal streams, of the first stream for a signal
 /// (`signal-hook-registry`), and of dropped `tokio::process::Child` handles.
@@ -170,6 +171,7 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
                 }
             }
         };
+        finish_fork()?;
         self.current.get_or_try_make(sys::process_key, build).map_err(not_made)
     }
 
@@ -225,10 +227,11 @@ fn not_made(error: NotMade<RuntimeError>) -> RuntimeError {
 /// How long to wait for a thread that takes microseconds, unless a thread of the parent has left a lock locked.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
-/// Repairs, once per process, what every runtime in it depends on.
-fn prepare_process() -> Result<(), RuntimeError> {
-    static PREPARED: PerProcess<()> = PerProcess::new();
-    let prepare = || {
+/// Runs the hooks of [`on_child`](crate::on_child) now, once per process, rather than in the first turn of the new runtime. A hook
+/// may use the runtime: it is not being built yet.
+fn finish_fork() -> Result<(), RuntimeError> {
+    static FINISHED: PerProcess<()> = PerProcess::new();
+    let finish = || {
         policy::install_defaults();
         if let Some(lost) = glue::lost_state() {
             return Err(RuntimeError::InheritedState(lost));
@@ -241,8 +244,19 @@ fn prepare_process() -> Result<(), RuntimeError> {
                 check_stacks(error)?;
             }
         }
-        // The hooks run now, rather than in the first turn of the new runtime.
         lineage::finish_fork(glue::is_single_threaded());
+        Ok(())
+    };
+    match FINISHED.get_or_try_make(sys::process_key, finish) {
+        Ok(()) | Err(NotMade::InsideItself) => Ok(()),
+        Err(NotMade::Failed(error)) => Err(error),
+    }
+}
+
+/// Repairs, once per process, what every runtime in it depends on.
+fn prepare_process() -> Result<(), RuntimeError> {
+    static PREPARED: PerProcess<()> = PerProcess::new();
+    let prepare = || {
         if !lineage::ancestors_were_single_threaded() && sys::may_inherit_stacks() {
             if let Err(error) = sys::occupy_inherited_stacks() {
                 tracing::warn!(%error, "cannot occupy the stacks of the parent's threads: joining one of these threads may hang");

@@ -55,7 +55,8 @@
 //!   [`Runtime`] has started. The child then inherits none of their locks. Other threads do not pause. If one attaches to the
 //!   interpreter or detaches from it at the fork, a child of Python 3.11 or older never returns from `os.fork`. Let such
 //!   threads stay attached ([`Python::detach`](pyo3::Python::detach) keeps their state), or use [`Runtime`].
-//! - [The patch](forkio#the-patch) is optional.
+//! - [The patch](forkio#the-patch) is optional. Without it, a connection that the parent closes just after the fork, before the
+//!   child has severed it, stays open in the child.
 //!
 //! # The end of the interpreter
 //!

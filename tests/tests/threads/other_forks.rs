@@ -74,6 +74,17 @@ scenarios!(
         use_everything();
     }
 
+    /// A hook of `on_child` may use the runtime, which its child is about to build.
+    fn runtime_in_a_hook() {
+        use_everything();
+        forkio::on_child(|_| use_everything());
+        unplanned::in_child(|| {
+            use_everything();
+            unplanned::in_child(use_everything);
+        });
+        wait(fork_with_threads(use_everything));
+    }
+
     /// Workers that are paused for forks of other code hold no lock in the child, unless this machine delays a worker so
     /// long that the worker is not paused in time.
     fn paused_for_other_code() {
