@@ -262,7 +262,6 @@ impl Prepared {
             unsafe { self.commit() };
             return Ok(ForkResult::Child);
         }
-        PROCESS.has_relatives.store(true, Ordering::Relaxed);
         self.abort();
         Ok(ForkResult::Parent { child: child as u32 })
     }
@@ -285,7 +284,8 @@ impl Prepared {
 
     /// Ends the fork in the parent, whether or not it made a child.
     pub fn abort(self) {
-        drop(self);
+        // The caller may have forked.
+        PROCESS.has_relatives.store(true, Ordering::Relaxed);
     }
 }
 

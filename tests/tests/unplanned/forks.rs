@@ -107,6 +107,9 @@ scenarios!(
     fn prepared_by_the_caller() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut stream, mut peer) = connection();
+        register(selector.registry(), &mut stream, 1);
+        let (to_parent, to_child) = Turn::both_ways();
         let prepared = prepare().unwrap();
         match unplanned::fork() {
             None => {
@@ -116,10 +119,17 @@ scenarios!(
                 check_table(&selector);
                 waker.wake().unwrap();
                 check_eq("the waker", wait(&mut selector), tokens([0]));
+                to_parent.give();
+                to_child.wait();
                 std::process::exit(0);
             }
             Some(child) => {
                 prepared.abort();
+                to_parent.wait();
+                drop(stream);
+                peer.write_all(b"x").unwrap();
+                check_silent("a dropped stream that the child has", &mut selector);
+                to_child.give();
                 reap(child);
             }
         }
