@@ -42,6 +42,7 @@ const HEADER: usize = 8;
 const PHASE: usize = 0;
 const USED: usize = 1;
 const OWNS_LISTENERS: usize = 2;
+const SERVICE_HEARTBEAT: usize = 3;
 
 const SLOT: usize = 8;
 const PID: usize = 0;
@@ -145,6 +146,17 @@ impl Slots {
     /// Returns the time of the last heartbeat, by the monotonic clock in nanoseconds.
     pub(super) fn heartbeat(&self, slot: usize) -> u64 {
         self.word(slot, HEARTBEAT).load(Ordering::Relaxed)
+    }
+
+    /// Records a heartbeat of the service worker.
+    #[cfg(feature = "status")]
+    pub(super) fn beat_of_service(&self) {
+        self.words[SERVICE_HEARTBEAT].store(sys::monotonic_nanoseconds(), Ordering::Relaxed);
+    }
+
+    /// Returns the time of the service worker's last heartbeat, like [`heartbeat`](Slots::heartbeat).
+    pub(super) fn heartbeat_of_service(&self) -> u64 {
+        self.words[SERVICE_HEARTBEAT].load(Ordering::Relaxed)
     }
 
     /// Counts a request of the worker, which is in flight from now on. Returns how many it has begun.

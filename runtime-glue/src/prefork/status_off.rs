@@ -81,6 +81,8 @@ impl Service {
         Poll::Pending
     }
 
+    pub(super) fn check_heartbeat(&mut self, _found: u64, _limit: Duration, _is_late: bool, _now: Instant) {}
+
     pub(super) fn is_child(&self, _pid: u32) -> bool {
         false
     }

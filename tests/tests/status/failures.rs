@@ -27,6 +27,15 @@ scenarios!(
         server.stop();
     }
 
+    /// A service worker that hangs is killed, and a new one answers.
+    fn service_worker_stuck() {
+        let server = Server::start(&["--heartbeat-timeout", "4"]);
+        let victim = server.state()["server"]["service_pid"].as_i64().expect("a process id");
+        kill(victim as i32, libc::SIGSTOP);
+        server.until("another service worker answers", |state| state["server"]["service_pid"] != victim);
+        server.stop();
+    }
+
     /// Clients that do not read, or send nothing, keep neither other clients nor the server from working.
     fn slow_readers() {
         let server = Server::start(&[]);

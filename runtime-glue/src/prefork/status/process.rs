@@ -72,6 +72,8 @@ enum State {
         channel: UnixStream,
         received: Vec<u8>,
         since: Instant,
+        /// The last heartbeat, and when the supervisor saw it.
+        heartbeat: (u64, Instant),
     },
     /// Another program serves the addresses, and the service worker ends by itself.
     Released(Child),
@@ -224,7 +226,23 @@ impl Service {
     }
 
     pub(super) fn started(&mut self, child: Child, channel: UnixStream) {
-        self.state = State::Running { child, channel, received: Vec::new(), since: Instant::now() };
+        let now = Instant::now();
+        self.state = State::Running { child, channel, received: Vec::new(), since: now, heartbeat: (0, now) };
+    }
+
+    /// Kills a service worker that has had the same heartbeat for `limit`, and for several of its periods. If `is_late`, the
+    /// supervisor itself was stopped meanwhile.
+    pub(in crate::prefork) fn check_heartbeat(&mut self, found: u64, limit: Duration, is_late: bool, now: Instant) {
+        let limit = limit.max(super::history::PERIOD * 5);
+        let State::Running { child, heartbeat, .. } = &mut self.state else { return };
+        if found != heartbeat.0 || is_late {
+            *heartbeat = (found, now);
+        } else if now.saturating_duration_since(heartbeat.1) >= limit {
+            tracing::error!(pid = child.id(), ?limit, "killing a service worker that is stuck");
+            if let Err(error) = child.kill() {
+                tracing::debug!(%error, "cannot kill the service worker: it has ended");
+            }
+        }
     }
 
     pub(in crate::prefork) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ServiceEvent> {

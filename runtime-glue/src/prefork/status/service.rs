@@ -51,12 +51,13 @@ impl Service {
         self.history.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes the state of the server once a second.
+    /// Notes the state of the server once a second, which is also the heartbeat of this process.
     async fn note_history(&self) {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             ticks.tick().await;
+            self.common.slots.beat_of_service();
             let totals = self.common.scoreboard.totals(&self.common.slots);
             self.history.lock().unwrap_or_else(PoisonError::into_inner).note(totals);
         }

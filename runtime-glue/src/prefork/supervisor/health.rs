@@ -189,6 +189,7 @@ impl Supervisor {
                 worker.end_by_force(with_stack, now);
             }
         }
+        self.service.check_heartbeat(self.common.slots.heartbeat_of_service(), limit, is_late, now);
         self.checks.heartbeat = now + period;
     }
 
