@@ -2,12 +2,17 @@
 
 use std::fmt;
 
-use crate::sync::{AtomicBool, Ordering, fence_between};
+use crate::sync::{AtomicBool, AtomicU16, Ordering, fence_between};
+
+/// A wake is pending.
+const PENDING: u16 = 1;
+/// The kernel has an event for the pending wake, too.
+const SIGNALLED: u16 = 2;
 
 /// The flags by which wakers and the poller of one selector tell each other their state.
 ///
 /// A wake sets `notified`. It needs a system call only if the poller is blocked in the kernel, or may be: otherwise the
-/// poller sees the flag before it blocks, and returns the waker's event itself. `notified` is set from the wake until the
+/// poller sees the flag before it blocks, and returns the waker's event itself. `notified` is not zero from the wake until the
 /// poll that returns its event.
 ///
 /// Waker and poller each write one flag and then read the other's, in sequentially consistent order. So a wake is never
@@ -18,7 +23,8 @@ use crate::sync::{AtomicBool, Ordering, fence_between};
 #[repr(C)]
 pub(crate) struct WakeState {
     _before: [u8; LINES],
-    notified: AtomicBool,
+    /// [`PENDING`], with or without [`SIGNALLED`]; otherwise 0.
+    notified: AtomicU16,
     polling: AtomicBool,
     /// The program has taken the queue's descriptor, and may wait for it by other means than a poll.
     exposed: AtomicBool,
@@ -32,7 +38,7 @@ impl WakeState {
     pub(crate) fn new() -> WakeState {
         WakeState {
             _before: [0; LINES],
-            notified: AtomicBool::new(false),
+            notified: AtomicU16::new(0),
             polling: AtomicBool::new(false),
             exposed: AtomicBool::new(false),
             _after: [0; LINES],
@@ -44,10 +50,19 @@ impl WakeState {
     /// All that the calling thread wrote before is visible to the poller after [`take`](WakeState::take).
     #[inline]
     pub(crate) fn notify(&self) -> bool {
-        let was_notified = self.notified.swap(true, Ordering::SeqCst);
+        let was_notified = self.notified.fetch_or(PENDING, Ordering::SeqCst) & PENDING != 0;
         fence_between();
         // Other code may have taken the kernel's event, so a wake that is pending already is signalled again.
-        self.exposed.load(Ordering::SeqCst) || (!was_notified && self.polling.load(Ordering::SeqCst))
+        let signals = self.exposed.load(Ordering::SeqCst) || (!was_notified && self.polling.load(Ordering::SeqCst));
+        if signals {
+            self.note_signal();
+        }
+        signals
+    }
+
+    fn note_signal(&self) {
+        // It fails if the poller has taken the wake meanwhile.
+        let _ = self.notified.compare_exchange(PENDING, PENDING | SIGNALLED, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Poller: announces that it blocks. If a wake is pending, withdraws the announcement and returns `false`.
@@ -55,7 +70,7 @@ impl WakeState {
     pub(crate) fn begin_blocking(&self) -> bool {
         self.polling.store(true, Ordering::SeqCst);
         fence_between();
-        if self.notified.load(Ordering::SeqCst) {
+        if self.notified.load(Ordering::SeqCst) != 0 {
             self.end_blocking();
             return false;
         }
@@ -71,22 +86,32 @@ impl WakeState {
 
     #[inline]
     pub(crate) fn is_notified(&self) -> bool {
-        self.notified.load(Ordering::Acquire)
+        self.notified.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether a wake is pending of which the kernel does not know.
+    #[inline]
+    pub(crate) fn is_unsignalled(&self) -> bool {
+        self.notified.load(Ordering::Relaxed) == PENDING
     }
 
     /// Poller: takes the pending wake, to return its event.
     #[inline]
     pub(crate) fn take(&self) {
         // This is a read-modify-write, so that the poller sees what every waker wrote that found the flag set.
-        self.notified.swap(false, Ordering::AcqRel);
+        self.notified.swap(0, Ordering::AcqRel);
     }
 
     /// Makes every later wake signal the kernel object. Returns whether a wake is pending: the caller must signal it now.
     pub(crate) fn expose(&self) -> bool {
-        !self.exposed.swap(true, Ordering::SeqCst) && {
+        let is_pending = !self.exposed.swap(true, Ordering::SeqCst) && {
             fence_between();
-            self.notified.load(Ordering::SeqCst)
+            self.notified.load(Ordering::SeqCst) != 0
+        };
+        if is_pending {
+            self.note_signal();
         }
+        is_pending
     }
 
     #[inline]
@@ -101,7 +126,12 @@ impl WakeState {
         if self.polling.load(Ordering::Relaxed) {
             self.polling.store(false, Ordering::Relaxed);
         }
-        self.is_exposed() && self.is_notified()
+        let signals = self.is_exposed() && self.is_notified();
+        if !signals && self.notified.load(Ordering::Relaxed) == PENDING | SIGNALLED {
+            // The child's own kernel object has no event.
+            self.notified.store(PENDING, Ordering::Relaxed);
+        }
+        signals
     }
 
     /// Keeps later wakes from signalling the kernel object, which may belong to another process. Async-signal-safe.
@@ -113,7 +143,7 @@ impl WakeState {
     /// Resets the state, for the next selector that uses it.
     pub(crate) fn reset(&self) {
         self.silence();
-        self.notified.store(false, Ordering::Relaxed);
+        self.notified.store(0, Ordering::Relaxed);
     }
 }
 

@@ -14,7 +14,8 @@ pub(crate) struct WakeableQueue {
     pub(crate) queue: sys::Queue,
     pub(crate) waker: WakerSlot,
     pub(crate) wake: WakeState,
-    /// Whether the last poll that found a pending wake had no room for its event. Only the poller uses this.
+    /// Whether the last poll that found a pending wake had no room for its event, which the kernel does not have. Only the
+    /// poller uses this.
     is_overdue: AtomicBool,
 }
 
@@ -34,7 +35,7 @@ impl WakeableQueue {
             let result = self.queue.wait(events, timeout, 0);
             self.wake.end_blocking();
             result?;
-        } else if self.is_overdue.load(Ordering::Relaxed) && self.wake.is_notified() {
+        } else if self.is_overdue.load(Ordering::Relaxed) && self.wake.is_unsignalled() {
             self.poll_beside_wake(events)?;
         } else {
             self.queue.wait(events, Some(Duration::ZERO), 0)?;
@@ -59,7 +60,7 @@ impl WakeableQueue {
         let is_missing = |token| !events.iter().any(|event| sys::event::is_wake(event, token));
         let missing = self.waker.get().filter(|(token, _)| is_missing(*token));
         let has_room = events.len() < events.capacity();
-        self.is_overdue.store(missing.is_some() && !has_room, Ordering::Relaxed);
+        self.is_overdue.store(missing.is_some() && !has_room && self.wake.is_unsignalled(), Ordering::Relaxed);
         if let Some((token, _)) = missing {
             if !has_room {
                 return;
