@@ -117,13 +117,17 @@ fn lame_duck() {
     });
 }
 
+/// The workers serve until the end of the lame duck, even if they get the signal, too.
 #[test]
 fn lame_duck_ends() {
-    let server = Server::start(&["--workers", "1", "--lame-duck", "1"]);
+    let mut server = Server::start(&["--workers", "1", "--lame-duck", "2"]);
     let start = Instant::now();
     server.signal(Signal::TERM);
-    server.ends_with(0);
-    assert!(start.elapsed() >= Duration::from_millis(950), "{:?}", start.elapsed());
+    server.until_logged("still accepting");
+    server.processes().iter().for_each(|worker| signal(worker.pid, Signal::TERM));
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(start.elapsed() >= Duration::from_millis(1950), "{:?}", start.elapsed());
+    assert!(!server.stderr().contains("phase=Retiring"), "{}", server.stderr());
 }
 
 #[test]

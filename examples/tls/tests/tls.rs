@@ -100,12 +100,16 @@ impl Server {
         socket
     }
 
+    #[track_caller]
+    fn connect_tls(&self, client: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
+        let name = "localhost".try_into().expect("a name");
+        StreamOwned::new(ClientConnection::new(Arc::clone(client), name).expect("a client"), self.connect())
+    }
+
     /// Sends a request. Returns the process that answers, and whether the session was resumed.
     #[track_caller]
     fn ask(&self, client: &Arc<ClientConfig>) -> (String, bool) {
-        let name = "localhost".try_into().expect("a name");
-        let connection = ClientConnection::new(Arc::clone(client), name).expect("a client");
-        let mut stream = StreamOwned::new(connection, self.connect());
+        let mut stream = self.connect_tls(client);
         let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         stream.write_all(request).expect("sending a request");
         let mut response = String::new();
@@ -148,6 +152,20 @@ fn client(version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
     config.resumption = Resumption::in_memory_sessions(8);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Arc::new(config)
+}
+
+/// The end of an idle connection is announced to the client (close_notify).
+#[test]
+fn idle_connection_ends() {
+    let files = Files::write("idle");
+    let server = Server::start_with(&files, &["--workers", "1", "--keep-alive-timeout", "1"]);
+    let mut stream = server.connect_tls(&client(&rustls::version::TLS13));
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sending a request");
+    let mut response = String::new();
+    // Without the announcement, this is an error.
+    stream.read_to_string(&mut response).expect("the end of the stream");
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+    server.stop();
 }
 
 /// A session resumes on other workers, with TLS 1.2 and with TLS 1.3.

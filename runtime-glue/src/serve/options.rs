@@ -81,11 +81,11 @@ pub struct ServerOptions {
     pub lame_duck: Option<Duration>,
 
     /// How long a client may take to send its first request, or the rest of a later one's head, in seconds [default: 10]
-    #[arg(long, value_name = "SECONDS", value_parser = client_timeout)]
+    #[arg(long, value_name = "SECONDS", value_parser = header_timeout)]
     pub header_timeout: Option<Duration>,
 
-    /// How long a connection may be idle after a request, in seconds [default: 75]
-    #[arg(long, value_name = "SECONDS", value_parser = client_timeout)]
+    /// How long a connection may be idle after a request, in seconds; 0 turns keep-alive off [default: 75]
+    #[arg(long, value_name = "SECONDS", value_parser = from_zero)]
     pub keep_alive_timeout: Option<Duration>,
 
     /// How long a worker may take to be ready, in seconds [default: 60]
@@ -271,7 +271,7 @@ fn from_zero(text: &str) -> Result<Duration, String> {
     seconds(text, 0.0)
 }
 
-fn client_timeout(text: &str) -> Result<Duration, String> {
+fn header_timeout(text: &str) -> Result<Duration, String> {
     seconds(text, 0.1)
 }
 

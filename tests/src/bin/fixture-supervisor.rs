@@ -1,10 +1,10 @@
 //! A prefork server that a file controls. Most commands make it fail in some way.
 //!
-//! Arguments: the path of that file, how the application is loaded and run (`template`, `before`, or `threads`: before, and
-//! workers have a runtime with a thread), and options by name. Times are long, so that a slow machine causes no failures, unless
-//! an option such as `boot-timeout=700` gives one in milliseconds. The file's words apply to what happens next: `load-fails`,
-//! `load-panics`, `load-hangs`, `load-aborts`, `never-ready`, `boot-exits`, `says-nothing`, `fork-fails`, `no-processes`,
-//! `no-processes-of-template`, or none of them.
+//! Arguments: the path of that file, how the application is loaded and run (`template`, `before`, or before with a runtime for
+//! each worker: `threads` or `own-runtime`, which has one thread), and options by name. Times are long, so that a slow machine
+//! causes no failures, unless an option such as `boot-timeout=700` gives one in milliseconds. The file's words apply to what
+//! happens next: `load-fails`, `load-panics`, `load-hangs`, `load-aborts`, `never-ready`, `boot-exits`, `says-nothing`,
+//! `fork-fails`, `no-processes`, `no-processes-of-template`, or none of them.
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
 
@@ -138,9 +138,11 @@ async fn serve(control: Control, how: &str, options: &[String]) {
             let loads = control.clone();
             prefork.load(|| load(loads)).run(|worker, data| work(worker, data, control)).await
         }
-        "threads" => {
-            let runtime = || Builder::new_multi_thread().worker_threads(1).enable_all().build();
-            prefork.run_on(runtime, |worker| work(worker, std::process::id(), control)).await
+        "threads" | "own-runtime" => {
+            let mut runtime =
+                if how == "threads" { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+            let build = move || runtime.worker_threads(1).enable_all().build();
+            prefork.run_on(build, |worker| work(worker, std::process::id(), control)).await
         }
         _ => prefork.run(|worker| work(worker, std::process::id(), control)).await,
     };

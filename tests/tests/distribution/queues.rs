@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use forkio_tests::reactor::*;
 
@@ -143,7 +143,10 @@ scenarios!(
     /// A signal to the process group, such as Ctrl-C in a terminal, may reach the workers before the supervisor has heard of
     /// it. They still serve the connections that wait.
     fn stop_by_a_signal_to_all() {
-        for distribution in ALL {
+        /// How long the workers wait for the supervisor at least.
+        const GRACE: Duration = Duration::from_millis(500);
+        // If the machine stalls, the workers do not wait for so long, and the round does not count.
+        for distribution in ALL.into_iter().flat_map(|distribution| [distribution; 2]) {
             let server = Server::start(distribution, 2, "close");
             server.wait_for_all(2);
             let (supervisor, workers) = (server.program.pid(), server.pids());
@@ -151,14 +154,17 @@ scenarios!(
             all().for_each(freeze);
             let waiting: Vec<_> = (0..32).map(|_| server.connect()).collect();
             all().for_each(|pid| kill(pid, libc::SIGINT));
+            let began = Instant::now();
             workers.iter().for_each(|pid| kill(*pid, libc::SIGCONT));
             wait_until("the workers sleep or have ended", || {
                 let processes = processes();
                 workers.iter().all(|pid| processes.get(pid).is_none_or(|process| ['S', 'Z'].contains(&process.state)))
             });
             kill(supervisor, libc::SIGCONT);
+            let is_in_time = began.elapsed() < GRACE;
             for connecting in waiting {
-                connecting.answer().unwrap_or_else(|error| panic!("{distribution}: {error}"));
+                let answer = connecting.answer();
+                assert!(answer.is_ok() || !is_in_time, "{distribution}: {:?}", answer.err());
             }
             server.program.finish_well();
         }

@@ -2,13 +2,15 @@
 
 use std::convert::Infallible;
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use axum::body::Body;
-use axum::{Router, routing::get};
+use axum::routing::{get, post};
 use clap::Parser;
 use forkio::{Server, ServerOptions};
-use forkio_tests::{Program, arguments, scenarios};
+use forkio_tests::{Program, arguments, scenarios, wait_until};
 use futures_util::StreamExt;
 use futures_util::stream;
 
@@ -21,6 +23,9 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A limit that no scenario reaches, in seconds.
 const NEVER: &str = "600";
+
+/// How many bytes of bodies the worker has read.
+static UPLOADED: AtomicUsize = AtomicUsize::new(0);
 
 /// More than the sockets of a connection hold.
 const LARGE: usize = 32 * 1024 * 1024;
@@ -38,6 +43,17 @@ fn slow_body() -> Body {
         "b"
     });
     Body::from_stream(stream::iter(["a"]).chain(second).map(Ok::<_, Infallible>))
+}
+
+/// Answers at once, and then reads the body.
+async fn answer_early(body: Body) -> &'static str {
+    tokio::spawn(async {
+        let mut parts = body.into_data_stream();
+        while let Some(Ok(part)) = parts.next().await {
+            UPLOADED.fetch_add(part.len(), Ordering::Relaxed);
+        }
+    });
+    "accepted"
 }
 
 fn start(keep_alive_timeout: &str, header_timeout: &str) -> (Program, String) {
@@ -79,7 +95,9 @@ scenarios!(
         let app = Router::new()
             .route("/", get(async || "hello"))
             .route("/slow", get(async || slow_body()))
-            .route("/large", get(async || vec![b'x'; LARGE]));
+            .route("/large", get(async || vec![b'x'; LARGE]))
+            .route("/upload", post(answer_early))
+            .route("/uploaded", get(async || UPLOADED.load(Ordering::Relaxed).to_string()));
         let server = Server::new().options(options.server).bind("127.0.0.1:0").workers(1);
         exit(server.on_ready(|addresses| println!("{}", addresses[0])).serve(|_| app).run())
     }
@@ -132,6 +150,32 @@ scenarios!(
         large.read_to_end(&mut response).expect("the end of the stream");
         assert!(response.len() > LARGE, "{} bytes", response.len());
         read_end(&mut slow);
+        stop(program);
+    }
+
+    /// A client may send the body of its request after the response, for longer than the timeouts.
+    fn upload_after_the_response() {
+        let (program, address) = start(LIMIT, LIMIT);
+        let mut upload = connect(&address);
+        write!(upload, "POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\n")
+            .expect("sending a head");
+        read_until(&mut upload, "accepted");
+        for _ in 0..6 {
+            std::thread::sleep(SECOND / 3);
+            upload.write_all(b"x").expect("sending a byte");
+        }
+        wait_until("the worker has read the body", || crate::get(&address, "/uploaded") == "6");
+        stop(program);
+    }
+
+    /// The keep-alive timeout zero turns keep-alive off.
+    fn no_keep_alive() {
+        let (program, address) = start("0", NEVER);
+        let mut stream = connect(&address);
+        send_get(&mut stream, "/");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("the end of the stream");
+        assert!(response.contains("connection: close\r\n"), "{response}");
         stop(program);
     }
 

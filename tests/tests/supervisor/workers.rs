@@ -87,7 +87,7 @@ scenarios!(
 
     /// With `abort_stuck`, a worker whose runtime is stuck is aborted and prints its stack.
     fn stuck() {
-        for how in ["before", "threads"] {
+        for how in ["before", "threads", "own-runtime"] {
             let server = Server::start(&[how, "abort-stuck", "heartbeat-timeout=3000"]);
             let victims = server.children();
             let _connection = server.say("stuck");

@@ -140,11 +140,11 @@ enum End<R> {
 }
 
 /// Runs a connection to its end.
-async fn drive<C: Future<Output = Result<(), E>>, E>(
+async fn drive<C: Future<Output = Result<(), E>>, E: Into<Box<dyn Error + Send + Sync>>>(
     mut connection: Pin<&mut C>,
     graceful_shutdown: impl Fn(Pin<&mut C>),
     activity: &Activity,
-) -> Result<(), E> {
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     let Serving { http, worker, is_cut_off } = activity.serving();
     let accepted = Instant::now();
     // A connection whose only request is answered at once needs no timer.
@@ -167,10 +167,12 @@ async fn drive<C: Future<Output = Result<(), E>>, E>(
         must_end.as_mut().poll(cx).map(|()| End::WorkerEnds)
     });
     // The end of the connection is boxed, so that the future reserves no space for it while the worker serves.
-    match end.await {
+    let served = match end.await {
         End::Served(served) => served,
-        End::NoRequest if activity.is_http2() => Box::pin(go_away(connection, graceful_shutdown, activity)).await,
-        End::NoRequest => Ok(()),
+        End::NoRequest if activity.is_http2() || (activity.has_had_request() && !activity.has_partial_head()) => {
+            Box::pin(say_goodbye(connection, graceful_shutdown, activity)).await
+        }
+        End::NoRequest => return Err("the client has not sent the head of a request in time".into()),
         End::WorkerEnds => {
             Box::pin(async move {
                 let mut is_cut_off = is_cut_off.clone();
@@ -183,19 +185,21 @@ async fn drive<C: Future<Output = Result<(), E>>, E>(
             })
             .await
         }
-    }
+    };
+    served.map_err(E::into)
 }
 
-/// Ends a connection of HTTP/2 that has had no request. One may be on its way, so the client is told first.
-async fn go_away<C: Future<Output = Result<(), E>>, E>(
+/// Ends a connection that is idle: an HTTP/2 client is told (GOAWAY), and so is TLS. A request may be on its way, and is served.
+async fn say_goodbye<C: Future<Output = Result<(), E>>, E>(
     mut connection: Pin<&mut C>,
     graceful_shutdown: impl FnOnce(Pin<&mut C>),
     activity: &Activity,
 ) -> Result<(), E> {
+    let requests = activity.requests();
     graceful_shutdown(connection.as_mut());
     let mut grace = pin!(sleep(activity.serving().http.idle_grace));
     poll_fn(|cx| match connection.as_mut().poll(cx) {
-        Poll::Pending if !activity.has_had_request() => grace.as_mut().poll(cx).map(Ok),
+        Poll::Pending if activity.requests() == requests => grace.as_mut().poll(cx).map(Ok),
         polled => polled,
     })
     .await

@@ -154,7 +154,10 @@ impl Http {
 
     /// Sets how long a connection may be idle after a request, up to a quarter longer. Then an HTTP/1 connection is closed, and
     /// an HTTP/2 client gets GOAWAY: it connects again for its next request. A connection is not idle while a request or its
-    /// response is under way. The default is 75 seconds, like that of nginx's `keepalive_timeout`.
+    /// response is under way. The default is 75 seconds, like that of nginx's `keepalive_timeout`. Zero closes each HTTP/1
+    /// connection with its first response.
+    ///
+    /// (hyper's option of this name, for HTTP/2, is the time in which a client must answer a ping.)
     ///
     /// An HTTP/2 client that has vanished does not answer. `http2().keep_alive_interval` of [`configure`](Http::configure) ends
     /// its connection.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Http;
 use super::track::Activity;
 
-/// The shortest time between two looks at a connection that is busy.
+/// The shortest time between two looks at a connection.
 const SHORTEST: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
@@ -31,12 +31,13 @@ enum Wait {
     First { until: Option<Instant> },
     /// The rest of the head that follows so many requests.
     RestOfHead { requests: usize },
-    /// The request that follows so many requests. If the connection is not idle, the worker still answers one of them.
-    Next { requests: usize, is_idle: bool },
+    /// Another request. With the progress of the connection, and since when it has been seen idle with that progress. `None`: the
+    /// worker still answers a request.
+    Next { progress: usize, idle_since: Option<Instant> },
 }
 
-/// Returns the time between two looks at a connection that is busy. A connection that becomes idle in this time stays open for
-/// that much longer than the keep-alive timeout.
+/// Returns the time between two looks at a connection. A connection that becomes idle after a look stays open for that much
+/// longer than the keep-alive timeout.
 fn period(http: &Http) -> Duration {
     (http.keep_alive_timeout / 4).max(SHORTEST)
 }
@@ -65,7 +66,7 @@ impl RequestTimer {
         let (wait, time) = match self.wait {
             Wait::RestOfHead { requests: before } if is_partial && before == requests => return,
             _ if is_partial => (Wait::RestOfHead { requests }, http.header_timeout),
-            Wait::RestOfHead { .. } => (Wait::Next { requests, is_idle: false }, period(http)),
+            Wait::RestOfHead { .. } => (Wait::Next { progress: activity.progress(), idle_since: None }, period(http)),
             _ => return,
         };
         self.wait = wait;
@@ -100,20 +101,23 @@ impl RequestTimer {
 
     /// Returns what the client should send next, and when to look again. `None` if the client has taken too long.
     fn look(&self, activity: &Activity, now: Instant) -> Option<(Wait, Option<Instant>)> {
-        let (http, requests, is_idle) = (&activity.serving().http, activity.requests(), activity.is_idle());
-        match self.wait {
-            Wait::First { until } if requests == 0 => match until {
-                Some(until) if until <= now => None,
-                Some(until) => Some((self.wait, Some(until))),
-                None => Some((self.wait, now.checked_add(period(http)))),
-            },
-            // Otherwise `follow_head` would have noticed the end of the head.
-            Wait::RestOfHead { .. } => None,
-            Wait::Next { requests: before, is_idle: true } if before == requests && is_idle => None,
-            _ => {
-                let time = if is_idle { http.keep_alive_timeout } else { period(http) };
-                Some((Wait::Next { requests, is_idle }, now.checked_add(time)))
+        let http = &activity.serving().http;
+        let next = now.checked_add(period(http));
+        let before = match self.wait {
+            Wait::First { until } if !activity.has_had_request() => {
+                return until.is_none_or(|until| until > now).then_some((self.wait, until.or(next)));
             }
+            // Otherwise `follow_head` would have noticed the end of the head.
+            Wait::RestOfHead { .. } => return None,
+            Wait::Next { progress, idle_since } if progress == activity.progress() => idle_since,
+            Wait::First { .. } | Wait::Next { .. } => None,
+        };
+        let idle_since = activity.is_idle().then(|| before.unwrap_or(now));
+        let end = idle_since.and_then(|since| since.checked_add(http.keep_alive_timeout));
+        if end.is_some_and(|end| end <= now) {
+            return None;
         }
+        let deadline = [next, end].into_iter().flatten().min();
+        Some((Wait::Next { progress: activity.progress(), idle_since }, deadline))
     }
 }

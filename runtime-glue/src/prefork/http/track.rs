@@ -44,6 +44,10 @@ pub(super) struct Activity {
     serving: Arc<Serving>,
     /// Bytes have been read since the last request began or ended: the head of a request may be incomplete.
     has_unparsed: AtomicBool,
+    /// The last request has a body, so that the next bytes may belong to that, even after the response.
+    has_body: AtomicBool,
+    /// How often bytes have been read.
+    reads: AtomicUsize,
     /// How many bytes of HTTP/2's preface have been read; [`HTTP1`] if something else has.
     preface: AtomicUsize,
     /// How many requests have begun.
@@ -52,7 +56,7 @@ pub(super) struct Activity {
     ended: AtomicUsize,
     /// The transport takes no more bytes at the moment.
     is_blocked: AtomicBool,
-    /// Each HTTP/1 response from now on gets `Connection: close`, except 101 (Switching Protocols).
+    /// Each HTTP/1 response gets `Connection: close`, except 101 (Switching Protocols).
     closes: AtomicBool,
     /// The length of the body that hyper is about to write, if it closes the connection right afterwards; otherwise
     /// [`NOT_LAST`].
@@ -61,14 +65,18 @@ pub(super) struct Activity {
 
 impl Activity {
     pub(super) fn new(serving: Arc<Serving>) -> Activity {
+        // As in nginx, the value zero turns keep-alive off.
+        let closes = serving.http.keep_alive_timeout.is_zero();
         Activity {
             serving,
             has_unparsed: AtomicBool::new(false),
+            has_body: AtomicBool::new(false),
+            reads: AtomicUsize::new(0),
             preface: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
             is_blocked: AtomicBool::new(false),
-            closes: AtomicBool::new(false),
+            closes: AtomicBool::new(closes),
             last_body: AtomicUsize::new(NOT_LAST),
         }
     }
@@ -104,9 +112,18 @@ impl Activity {
         !self.is_in_flight() && !self.is_blocked.load(Ordering::Relaxed)
     }
 
+    /// Returns a number that grows with each request, and while the body of the last HTTP/1 request arrives.
+    pub(super) fn progress(&self) -> usize {
+        let reads = if self.has_body.load(Ordering::Relaxed) { self.reads.load(Ordering::Relaxed) } else { 0 };
+        self.requests() + reads
+    }
+
     /// Whether the head of an HTTP/1 request has arrived in part.
     pub(super) fn has_partial_head(&self) -> bool {
-        self.has_unparsed.load(Ordering::Relaxed) && !self.is_in_flight() && !self.is_http2()
+        self.has_unparsed.load(Ordering::Relaxed)
+            && !self.is_in_flight()
+            && !self.has_body.load(Ordering::Relaxed)
+            && !self.is_http2()
     }
 
     pub(super) fn close_with_next_response(&self) {
@@ -122,12 +139,15 @@ impl Activity {
             self.preface.store(if is_preface { before + compared } else { HTTP1 }, Ordering::Relaxed);
         }
         self.has_unparsed.store(true, Ordering::Relaxed);
+        // Only the task of the connection reads.
+        self.reads.store(self.reads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
-    fn begin(&self) -> Option<Started> {
+    fn begin(&self, has_body: bool) -> Option<Started> {
         // Only the task of the connection begins requests.
         self.requests.store(self.requests() + 1, Ordering::Relaxed);
         self.has_unparsed.store(false, Ordering::Relaxed);
+        self.has_body.store(has_body, Ordering::Relaxed);
         self.serving.worker.begin_request()
     }
 
@@ -272,8 +292,10 @@ where
                 Some(value) => value.as_bytes().eq_ignore_ascii_case(b"close"),
                 None => request.version() == Version::HTTP_10,
             };
-        let may_continue = !request.body().is_end_stream() || request.extensions().get::<OnUpgrade>().is_some();
-        let in_flight = InFlight { started: self.activity.begin(), activity: Arc::clone(&self.activity) };
+        let has_body = !request.body().is_end_stream();
+        let may_continue = has_body || request.extensions().get::<OnUpgrade>().is_some();
+        let started = self.activity.begin(has_body && is_http1);
+        let in_flight = InFlight { started, activity: Arc::clone(&self.activity) };
         // hyper runs each HTTP/2 stream in a task of its own, which is not in the worker's span.
         let span = if is_http1 { Span::none() } else { self.activity.serving.worker.span_of_tasks() };
         TrackedResponse {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use forkio_reactor::unix::Process;
 use futures_util::FutureExt;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Runtime, RuntimeFlavor};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::Instrument;
 
@@ -116,7 +116,9 @@ where
             listeners.into_iter().map(Listener::move_here).collect()
         };
         assignment.listeners = moved.unwrap_or_else(|error| fail("cannot register a listener", error));
-        leave_abort_to_runtime();
+        if runtime.handle().runtime_flavor() == RuntimeFlavor::MultiThread {
+            leave_abort_to_runtime();
+        }
         runtime.block_on(work(ManuallyDrop::into_inner(assignment), worker))
     };
     // Start another thread, because this one is inside a runtime.
@@ -237,7 +239,10 @@ async fn follow_signals(mut signals: Signals, status: Arc<Status>, supervisor: u
                     let status = Arc::clone(&status);
                     let later = async move {
                         sleep(SUPERVISOR_GRACE).await;
-                        drain(&status, false);
+                        // The supervisor tells each worker when the lame duck is over.
+                        if !status.is_lame_duck() {
+                            drain(&status, false);
+                        }
                     };
                     tokio::spawn(later.in_current_span());
                 }

@@ -90,18 +90,17 @@ fn groups_of(user: &str, group: libc::gid_t) -> io::Result<Vec<libc::gid_t>> {
     Ok(groups.into_iter().take(count as usize).map(|group| group as libc::gid_t).collect())
 }
 
-/// Becomes another user, permanently. Does nothing if this process is that user already and may not change its groups.
+/// Becomes another user, permanently. If this process may not change its groups, but has the user and the group already, it
+/// keeps them.
 pub(crate) fn assume_identity(identity: &Identity) -> io::Result<()> {
-    // SAFETY: the calls read no memory, and always succeed.
-    let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
-    if user != 0 && identity.user.unwrap_or(user) == user && identity.group.unwrap_or(group) == group {
-        return Ok(());
-    }
     let check = |result: libc::c_int| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) };
     let groups = &identity.groups;
     // SAFETY: the list is as long as it is said to be. In this order, because the last step gives up the right to the others.
     unsafe {
-        check(libc::setgroups(groups.len() as _, groups.as_ptr()))?;
+        match check(libc::setgroups(groups.len() as _, groups.as_ptr())) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) && has_identity(identity) => {}
+            result => result?,
+        }
         if let Some(group) = identity.group {
             check(libc::setgid(group))?;
         }
@@ -114,6 +113,14 @@ pub(crate) fn assume_identity(identity: &Identity) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether the process has the user and the group, if any, as its real and its effective ones.
+fn has_identity(identity: &Identity) -> bool {
+    // SAFETY: the calls read no memory, and always succeed.
+    let (users, groups) = unsafe { ([libc::getuid(), libc::geteuid()], [libc::getgid(), libc::getegid()]) };
+    users.iter().all(|user| identity.user.is_none_or(|wanted| wanted == *user))
+        && groups.iter().all(|group| identity.group.is_none_or(|wanted| wanted == *group))
 }
 
 #[cfg(test)]
