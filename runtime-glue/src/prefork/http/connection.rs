@@ -15,9 +15,10 @@ use tokio::time::timeout_at;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::worker::WorkerHandle;
+use super::activity::Activity;
 use super::bounds::{ConnectionService, ConnectionStream};
 use super::request_timer::RequestTimer;
-use super::track::{Activity, TrackedIo, TrackedService};
+use super::track::{TrackedIo, TrackedService};
 use super::transport::Transport;
 use super::{Http, Protocols};
 use crate::Peer;

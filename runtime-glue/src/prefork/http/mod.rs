@@ -42,6 +42,7 @@
 //! });
 //! ```
 
+mod activity;
 mod bounds;
 mod connection;
 mod request_timer;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Http;
-use super::track::Activity;
+use super::activity::Activity;
 
 /// The shortest time between two looks at a connection.
 const SHORTEST: Duration = Duration::from_millis(10);

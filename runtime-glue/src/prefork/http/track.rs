@@ -1,5 +1,4 @@
-//! What a connection is doing, observed from both sides of hyper: the bytes that hyper reads and the requests that it passes
-//! on.
+//! Observes a connection from both sides of hyper: the bytes that hyper reads, the requests that it passes on, and the responses.
 
 use std::any::Any;
 use std::future::Future;
@@ -7,7 +6,6 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body, Frame, SizeHint};
@@ -23,171 +21,11 @@ use tracing::instrument::{Instrument, Instrumented};
 
 use super::super::Counted;
 use super::super::status::Started;
-use super::connection::Serving;
+use super::activity::Activity;
 use crate::{Peer, sys};
-
-/// The first bytes of every HTTP/2 connection (RFC 9113, section 3.4). No HTTP/1 request begins with them.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// The value of `Activity::preface` if the connection did not begin with [`PREFACE`].
-const HTTP1: usize = usize::MAX;
 
 /// How many bytes a response may have to be copied and written at once.
 const SHORT: usize = 2048;
-
-/// The value of `Activity::last_body` while hyper is not about to write the last body.
-const NOT_LAST: usize = usize::MAX;
-
-/// The state of one connection. The task of the connection writes it; with HTTP/2, the tasks of its streams do too.
-#[derive(Debug)]
-pub(super) struct Activity {
-    serving: Arc<Serving>,
-    /// Bytes have been read since the last request began or ended: the head of a request may be incomplete.
-    has_unparsed: AtomicBool,
-    /// The last request has a body, so that the next bytes may belong to that, even after the response.
-    has_body: AtomicBool,
-    /// How often bytes have been read.
-    reads: AtomicUsize,
-    /// How many bytes of HTTP/2's preface have been read; [`HTTP1`] if something else has.
-    preface: AtomicUsize,
-    /// How many requests have begun.
-    requests: AtomicUsize,
-    /// How many requests have ended: hyper has taken all of the response, or has dropped the request.
-    ended: AtomicUsize,
-    /// The transport takes no more bytes at the moment.
-    is_blocked: AtomicBool,
-    /// Each HTTP/1 response gets `Connection: close`, except 101 (Switching Protocols).
-    closes: AtomicBool,
-    /// The length of the body that hyper is about to write, if it closes the connection right afterwards; otherwise
-    /// [`NOT_LAST`].
-    last_body: AtomicUsize,
-}
-
-impl Activity {
-    pub(super) fn new(serving: Arc<Serving>) -> Activity {
-        // As in nginx, the value zero turns keep-alive off.
-        let closes = serving.http.keep_alive_timeout.is_zero();
-        Activity {
-            serving,
-            has_unparsed: AtomicBool::new(false),
-            has_body: AtomicBool::new(false),
-            reads: AtomicUsize::new(0),
-            preface: AtomicUsize::new(0),
-            requests: AtomicUsize::new(0),
-            ended: AtomicUsize::new(0),
-            is_blocked: AtomicBool::new(false),
-            closes: AtomicBool::new(closes),
-            last_body: AtomicUsize::new(NOT_LAST),
-        }
-    }
-
-    pub(super) fn serving(&self) -> &Serving {
-        &self.serving
-    }
-
-    /// Whether the bytes read so far may begin either protocol.
-    pub(super) fn is_protocol_unknown(&self) -> bool {
-        self.preface.load(Ordering::Relaxed) < PREFACE.len()
-    }
-
-    pub(super) fn is_http2(&self) -> bool {
-        self.preface.load(Ordering::Relaxed) == PREFACE.len()
-    }
-
-    /// Whether a request has begun on this connection.
-    pub(super) fn has_had_request(&self) -> bool {
-        self.requests() != 0
-    }
-
-    pub(super) fn requests(&self) -> usize {
-        self.requests.load(Ordering::Relaxed)
-    }
-
-    fn is_in_flight(&self) -> bool {
-        self.requests() != self.ended.load(Ordering::Relaxed)
-    }
-
-    /// Whether every request has been answered.
-    pub(super) fn is_idle(&self) -> bool {
-        !self.is_in_flight() && !self.is_blocked.load(Ordering::Relaxed)
-    }
-
-    /// Returns a number that grows with each request, and while the body of the last HTTP/1 request arrives.
-    pub(super) fn progress(&self) -> usize {
-        let reads = if self.has_body.load(Ordering::Relaxed) { self.reads.load(Ordering::Relaxed) } else { 0 };
-        self.requests() + reads
-    }
-
-    /// Whether the head of an HTTP/1 request has arrived in part.
-    pub(super) fn has_partial_head(&self) -> bool {
-        self.has_unparsed.load(Ordering::Relaxed)
-            && !self.is_in_flight()
-            && !self.has_body.load(Ordering::Relaxed)
-            && !self.is_http2()
-    }
-
-    pub(super) fn close_with_next_response(&self) {
-        self.closes.store(true, Ordering::Relaxed);
-    }
-
-    fn read(&self, bytes: &[u8]) {
-        if self.is_protocol_unknown() {
-            let before = self.preface.load(Ordering::Relaxed);
-            let expected = &PREFACE[before..];
-            let compared = expected.len().min(bytes.len());
-            let is_preface = bytes[..compared] == expected[..compared];
-            self.preface.store(if is_preface { before + compared } else { HTTP1 }, Ordering::Relaxed);
-        }
-        self.has_unparsed.store(true, Ordering::Relaxed);
-        // Only the task of the connection reads.
-        self.reads.store(self.reads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-    }
-
-    fn begin(&self, has_body: bool) -> Option<Started> {
-        // Only the task of the connection begins requests.
-        self.requests.store(self.requests() + 1, Ordering::Relaxed);
-        self.has_unparsed.store(false, Ordering::Relaxed);
-        self.has_body.store(has_body, Ordering::Relaxed);
-        self.serving.worker.begin_request()
-    }
-
-    /// Notes the length of this body, if it is known. hyper closes the connection right after the body.
-    fn note_last_body(&self, body: &impl Body) {
-        if let Some(length) = body.size_hint().exact().and_then(|length| usize::try_from(length).ok()) {
-            self.last_body.store(length, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether these bytes are the whole last response, head and body. Only the first write of a response can be, so this also
-    /// resets `last_body`.
-    fn is_all_of_last_response(&self, bytes: &[u8]) -> bool {
-        let body = self.last_body.load(Ordering::Relaxed);
-        if body == NOT_LAST {
-            return false;
-        }
-        self.last_body.store(NOT_LAST, Ordering::Relaxed);
-        is_whole(bytes, body)
-    }
-
-    fn end(&self) {
-        self.ended.fetch_add(1, Ordering::Relaxed);
-        self.has_unparsed.store(false, Ordering::Relaxed);
-    }
-
-    fn note_write<T>(&self, written: Poll<T>) -> Poll<T> {
-        let is_blocked = written.is_pending();
-        if self.is_blocked.load(Ordering::Relaxed) != is_blocked {
-            self.is_blocked.store(is_blocked, Ordering::Relaxed);
-        }
-        written
-    }
-}
-
-/// Whether `bytes`, the beginning of a response, contain all of it. `body` is the length of the response's body.
-fn is_whole(bytes: &[u8], body: usize) -> bool {
-    // The only empty line of a head is the one at its end.
-    bytes.len().checked_sub(body).is_some_and(|head| bytes[..head].ends_with(b"\r\n\r\n"))
-}
 
 /// The transport of a connection, with its reads observed.
 #[derive(Debug)]
@@ -294,10 +132,12 @@ where
             };
         let has_body = !request.body().is_end_stream();
         let may_continue = has_body || request.extensions().get::<OnUpgrade>().is_some();
-        let started = self.activity.begin(has_body && is_http1);
+        let length = || request.body().size_hint().exact().and_then(|length| usize::try_from(length).ok());
+        let body_left = if has_body && is_http1 { length().unwrap_or(usize::MAX) } else { 0 };
+        let started = self.activity.begin(body_left);
         let in_flight = InFlight { started, activity: Arc::clone(&self.activity) };
         // hyper runs each HTTP/2 stream in a task of its own, which is not in the worker's span.
-        let span = if is_http1 { Span::none() } else { self.activity.serving.worker.span_of_tasks() };
+        let span = if is_http1 { Span::none() } else { self.activity.serving().worker.span_of_tasks() };
         TrackedResponse {
             response: self.service.call(request).instrument(span),
             in_flight: Some(in_flight),
@@ -318,7 +158,7 @@ struct InFlight {
 impl InFlight {
     /// Notes that the response has begun, or that there will be none.
     fn answer(&mut self) {
-        self.activity.serving.worker.end_request(self.started.take());
+        self.activity.serving().worker.end_request(self.started.take());
     }
 }
 
@@ -359,7 +199,7 @@ where
         Poll::Ready(result.map(|mut response| {
             if let Some(in_flight) = &mut in_flight {
                 in_flight.answer();
-                let closes = *this.is_http1 && in_flight.activity.closes.load(Ordering::Relaxed);
+                let closes = *this.is_http1 && in_flight.activity.closes();
                 if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     *this.is_last = true;
@@ -396,21 +236,5 @@ impl<B: Body> Body for TrackedBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_whole;
-
-    #[test]
-    fn a_response_is_whole_with_its_head_and_all_of_its_body() {
-        assert!(is_whole(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nOK", 2));
-        assert!(is_whole(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", 0));
-        assert!(!is_whole(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n", 2));
-        assert!(!is_whole(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nO", 2));
-        assert!(!is_whole(b"HTTP/1.1 200 OK\r\n", 2));
-        assert!(!is_whole(b"OK", 2));
-        assert!(!is_whole(b"", 2));
     }
 }
