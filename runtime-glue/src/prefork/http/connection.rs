@@ -171,7 +171,7 @@ async fn drive<C: Future<Output = Result<(), E>>, E: Into<Box<dyn Error + Send +
     let served = match end.await {
         End::Served(served) => served,
         End::NoRequest if activity.is_http2() || (activity.has_had_request() && !activity.has_partial_head()) => {
-            Box::pin(say_goodbye(connection, graceful_shutdown, activity)).await
+            Box::pin(close_idle(connection, graceful_shutdown, activity)).await
         }
         End::NoRequest => return Err("the client has not sent the head of a request in time".into()),
         End::WorkerEnds => {
@@ -190,8 +190,8 @@ async fn drive<C: Future<Output = Result<(), E>>, E: Into<Box<dyn Error + Send +
     served.map_err(E::into)
 }
 
-/// Ends a connection that is idle: an HTTP/2 client is told (GOAWAY), and so is TLS. A request may be on its way, and is served.
-async fn say_goodbye<C: Future<Output = Result<(), E>>, E>(
+/// Ends a connection that is idle, with GOAWAY (HTTP/2) and close_notify (TLS). Serves a request that is on its way.
+async fn close_idle<C: Future<Output = Result<(), E>>, E>(
     mut connection: Pin<&mut C>,
     graceful_shutdown: impl FnOnce(Pin<&mut C>),
     activity: &Activity,
