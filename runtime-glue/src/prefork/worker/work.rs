@@ -23,7 +23,7 @@ use crate::prefork::connections::Common;
 use crate::prefork::drain::Status;
 use crate::prefork::options::WorkerSettings;
 use crate::prefork::signals::{Signals, WorkerCommand};
-use crate::prefork::slots::{CANCELLED, DRAINS};
+use crate::prefork::slots::{CANCELLED, DRAINS, ServerPhase};
 use crate::prefork::{Connections, Distribution, Listener, Phase};
 use crate::{parent_only, report, sys};
 
@@ -240,7 +240,7 @@ async fn follow_signals(mut signals: Signals, status: Arc<Status>, supervisor: u
                     let later = async move {
                         sleep(SUPERVISOR_GRACE).await;
                         // The supervisor tells each worker when the lame duck is over.
-                        if !status.is_lame_duck() {
+                        if status.common().slots.phase() != ServerPhase::LameDuck {
                             drain(&status, false);
                         }
                     };
