@@ -2,17 +2,12 @@
 
 use std::fmt;
 
-use crate::sync::{AtomicBool, AtomicU16, Ordering, fence_between};
-
-/// A wake is pending.
-const PENDING: u16 = 1;
-/// The kernel has an event for the pending wake, too.
-const SIGNALLED: u16 = 2;
+use crate::sync::{AtomicBool, Ordering, fence_between};
 
 /// The flags by which wakers and the poller of one selector tell each other their state.
 ///
 /// A wake sets `notified`. It needs a system call only if the poller is blocked in the kernel, or may be: otherwise the
-/// poller sees the flag before it blocks, and returns the waker's event itself. `notified` is not zero from the wake until the
+/// poller sees the flag before it blocks, and returns the waker's event itself. `notified` is set from the wake until the
 /// poll that returns its event.
 ///
 /// Waker and poller each write one flag and then read the other's, in sequentially consistent order. So a wake is never
@@ -23,8 +18,7 @@ const SIGNALLED: u16 = 2;
 #[repr(C)]
 pub(crate) struct WakeState {
     _before: [u8; LINES],
-    /// [`PENDING`], with or without [`SIGNALLED`]; otherwise 0.
-    notified: AtomicU16,
+    notified: AtomicBool,
     polling: AtomicBool,
     /// The program has taken the queue's descriptor, and may wait for it by other means than a poll.
     exposed: AtomicBool,
@@ -38,7 +32,7 @@ impl WakeState {
     pub(crate) fn new() -> WakeState {
         WakeState {
             _before: [0; LINES],
-            notified: AtomicU16::new(0),
+            notified: AtomicBool::new(false),
             polling: AtomicBool::new(false),
             exposed: AtomicBool::new(false),
             _after: [0; LINES],
@@ -50,19 +44,10 @@ impl WakeState {
     /// All that the calling thread wrote before is visible to the poller after [`take`](WakeState::take).
     #[inline]
     pub(crate) fn notify(&self) -> bool {
-        let was_notified = self.notified.fetch_or(PENDING, Ordering::SeqCst) & PENDING != 0;
+        let was_notified = self.notified.swap(true, Ordering::SeqCst);
         fence_between();
         // Other code may have taken the kernel's event, so a wake that is pending already is signalled again.
-        let signals = self.exposed.load(Ordering::SeqCst) || (!was_notified && self.polling.load(Ordering::SeqCst));
-        if signals {
-            self.note_signal();
-        }
-        signals
-    }
-
-    fn note_signal(&self) {
-        // It fails if the poller has taken the wake meanwhile.
-        let _ = self.notified.compare_exchange(PENDING, PENDING | SIGNALLED, Ordering::Relaxed, Ordering::Relaxed);
+        self.exposed.load(Ordering::SeqCst) || (!was_notified && self.polling.load(Ordering::SeqCst))
     }
 
     /// Poller: announces that it blocks. If a wake is pending, withdraws the announcement and returns `false`.
@@ -70,7 +55,7 @@ impl WakeState {
     pub(crate) fn begin_blocking(&self) -> bool {
         self.polling.store(true, Ordering::SeqCst);
         fence_between();
-        if self.notified.load(Ordering::SeqCst) != 0 {
+        if self.notified.load(Ordering::SeqCst) {
             self.end_blocking();
             return false;
         }
@@ -86,32 +71,22 @@ impl WakeState {
 
     #[inline]
     pub(crate) fn is_notified(&self) -> bool {
-        self.notified.load(Ordering::Acquire) != 0
-    }
-
-    /// Whether a wake is pending of which the kernel does not know.
-    #[inline]
-    pub(crate) fn is_unsignalled(&self) -> bool {
-        self.notified.load(Ordering::Relaxed) == PENDING
+        self.notified.load(Ordering::Acquire)
     }
 
     /// Poller: takes the pending wake, to return its event.
     #[inline]
     pub(crate) fn take(&self) {
         // This is a read-modify-write, so that the poller sees what every waker wrote that found the flag set.
-        self.notified.swap(0, Ordering::AcqRel);
+        self.notified.swap(false, Ordering::AcqRel);
     }
 
     /// Makes every later wake signal the kernel object. Returns whether a wake is pending: the caller must signal it now.
     pub(crate) fn expose(&self) -> bool {
-        let is_pending = !self.exposed.swap(true, Ordering::SeqCst) && {
+        !self.exposed.swap(true, Ordering::SeqCst) && {
             fence_between();
-            self.notified.load(Ordering::SeqCst) != 0
-        };
-        if is_pending {
-            self.note_signal();
+            self.notified.load(Ordering::SeqCst)
         }
-        is_pending
     }
 
     #[inline]
@@ -126,12 +101,7 @@ impl WakeState {
         if self.polling.load(Ordering::Relaxed) {
             self.polling.store(false, Ordering::Relaxed);
         }
-        let signals = self.is_exposed() && self.is_notified();
-        if !signals && self.notified.load(Ordering::Relaxed) == PENDING | SIGNALLED {
-            // The child's own kernel object has no event.
-            self.notified.store(PENDING, Ordering::Relaxed);
-        }
-        signals
+        self.is_exposed() && self.is_notified()
     }
 
     /// Keeps later wakes from signalling the kernel object, which may belong to another process. Async-signal-safe.
@@ -143,7 +113,7 @@ impl WakeState {
     /// Resets the state, for the next selector that uses it.
     pub(crate) fn reset(&self) {
         self.silence();
-        self.notified.store(0, Ordering::Relaxed);
+        self.notified.store(false, Ordering::Relaxed);
     }
 }
 

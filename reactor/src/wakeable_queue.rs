@@ -1,7 +1,6 @@
 //! A kernel queue together with its waker: the part of a selector that is polled.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::wake_state::WakeState;
@@ -14,15 +13,11 @@ pub(crate) struct WakeableQueue {
     pub(crate) queue: sys::Queue,
     pub(crate) waker: WakerSlot,
     pub(crate) wake: WakeState,
-    /// Whether the last poll that found a pending wake had no room for its event, which the kernel does not have. Only the
-    /// poller uses this.
-    is_overdue: AtomicBool,
 }
 
 impl WakeableQueue {
     pub(crate) fn vacant() -> WakeableQueue {
-        let (waker, wake) = (WakerSlot::new(), WakeState::new());
-        WakeableQueue { queue: sys::Queue::vacant(), waker, wake, is_overdue: AtomicBool::new(false) }
+        WakeableQueue { queue: sys::Queue::vacant(), waker: WakerSlot::new(), wake: WakeState::new() }
     }
 
     /// Waits for events, and adds the waker's event if a wake is pending.
@@ -32,13 +27,11 @@ impl WakeableQueue {
     #[inline]
     pub(crate) fn poll(&self, events: &mut sys::Events, timeout: Option<Duration>) -> io::Result<()> {
         if timeout != Some(Duration::ZERO) && self.wake.begin_blocking() {
-            let result = self.queue.wait(events, timeout, 0);
+            let result = self.queue.wait(events, timeout);
             self.wake.end_blocking();
             result?;
-        } else if self.is_overdue.load(Ordering::Relaxed) && self.wake.is_unsignalled() {
-            self.poll_beside_wake(events)?;
         } else {
-            self.queue.wait(events, Some(Duration::ZERO), 0)?;
+            self.queue.wait(events, Some(Duration::ZERO))?;
         }
         if self.wake.is_notified() {
             self.add_wake(events);
@@ -46,23 +39,15 @@ impl WakeableQueue {
         Ok(())
     }
 
-    /// Polls, and keeps room for the wake: sources that are always ready must not keep it back.
-    #[cold]
-    fn poll_beside_wake(&self, events: &mut sys::Events) -> io::Result<()> {
-        events.clear();
-        if events.capacity() > 1 { self.queue.wait(events, Some(Duration::ZERO), 1) } else { Ok(()) }
-    }
-
     /// Adds the event of a pending wake, unless the kernel has returned it already. Without room for it the wake stays
-    /// pending, and comes with the next poll.
+    /// pending. The kernel then gets it too, and returns it in turn: sources that are always ready must not keep it back.
     #[cold]
     fn add_wake(&self, events: &mut sys::Events) {
         let is_missing = |token| !events.iter().any(|event| sys::event::is_wake(event, token));
-        let missing = self.waker.get().filter(|(token, _)| is_missing(*token));
-        let has_room = events.len() < events.capacity();
-        self.is_overdue.store(missing.is_some() && !has_room && self.wake.is_unsignalled(), Ordering::Relaxed);
-        if let Some((token, _)) = missing {
-            if !has_room {
+        if let Some((token, descriptors)) = self.waker.get().filter(|(token, _)| is_missing(*token)) {
+            if events.len() == events.capacity() {
+                // The call fails only for a waker that another thread is just dropping.
+                let _ = sys::WakeSignal::signal_at(descriptors, &self.queue, token);
                 return;
             }
             events.push(sys::event::wake(token));

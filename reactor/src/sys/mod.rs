@@ -7,8 +7,8 @@
 //! - for a [`Queue`], which is close-on-exec: `open` and `close`, `add`, `modify`, `delete` and `wait`. A registration is
 //!   keyed by descriptor. If `IS_EXACT`, adding one twice fails with `AlreadyExists`, and changing a missing one with
 //!   `NotFound`; otherwise both succeed. Deleting a missing one fails with `NotFound`. All registrations are edge-triggered.
-//!   `wait` is one system call: it clears the events, fills them up to their capacity less the `reserved` room, rounds its
-//!   timeout up, and returns `Interrupted` rather than retry.
+//!   `wait` is one system call: it clears the events, fills them up to their capacity, rounds its timeout up, and returns
+//!   `Interrupted` rather than retry.
 //! - `Event`, `Events` (a vector of them, whose capacity is the most that one `wait` returns) and the module `event`, which
 //!   reads them.
 //! - `WakeSignal`, the kernel object of a waker: each `signal`, from any thread, makes the next `wait` return a readable event.

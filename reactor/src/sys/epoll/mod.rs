@@ -79,9 +79,9 @@ impl Queue {
     }
 
     #[inline]
-    pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>, reserved: usize) -> io::Result<()> {
+    pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         events.clear();
-        let room = (events.capacity() - reserved).min(MOST_EVENTS) as libc::c_int;
+        let room = events.capacity().min(MOST_EVENTS) as libc::c_int;
         // rustix's `epoll::wait` calls epoll_pwait(2), which takes 7 ns longer, and there is no mask to set.
         // SAFETY: `Event` is `repr(transparent)`, and the kernel writes at most `room` events to the vector's spare room.
         let count = syscall!(epoll_wait(self.fd(), events.as_mut_ptr().cast(), room, millis(timeout)))?;
@@ -311,7 +311,7 @@ mod tests {
         queue.open().unwrap();
         // The vector takes no memory, because the kernel writes no event to it.
         let mut events = Events::with_capacity(MOST_EVENTS + 1);
-        queue.wait(&mut events, Some(Duration::ZERO), 0).unwrap();
+        queue.wait(&mut events, Some(Duration::ZERO)).unwrap();
         queue.close();
     }
 

@@ -110,8 +110,8 @@ impl Queue {
     }
 
     #[inline]
-    pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>, reserved: usize) -> io::Result<()> {
-        receive(self.fd(), events, timeout, reserved)
+    pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        receive(self.fd(), events, timeout)
     }
 
     pub(crate) fn add(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
@@ -181,9 +181,9 @@ fn wanted(knotes: &mut [Event; 2], interest: Interest) -> &mut [Event] {
     }
 }
 
-fn receive(queue: RawFd, events: &mut Events, timeout: Option<Duration>, reserved: usize) -> io::Result<()> {
+fn receive(queue: RawFd, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
     events.clear();
-    let (list, room) = (events.as_mut_ptr().cast::<kernel::Kevent>(), events.capacity() - reserved);
+    let (list, room) = (events.as_mut_ptr().cast::<kernel::Kevent>(), events.capacity());
     // SAFETY: `Event` is `repr(transparent)`, and the kernel writes no more events than there is room for.
     let count = unsafe { kernel::kevent(queue, ptr::null(), 0, list, room, timeout) }?;
     // SAFETY: the kernel has initialised the first `count` events.

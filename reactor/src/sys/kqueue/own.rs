@@ -82,7 +82,7 @@ impl OwnQueue {
     pub(super) fn drain(&self) -> io::Result<()> {
         let mut events = super::Events::with_capacity(16);
         loop {
-            match receive(self.0.fd, &mut events, Some(Duration::ZERO), 0) {
+            match receive(self.0.fd, &mut events, Some(Duration::ZERO)) {
                 Ok(()) if events.len() == events.capacity() => {}
                 Ok(()) => return Ok(()),
                 // The descriptor refers to a dead endpoint, no longer to a queue. FreeBSD returns EINVAL; the manual says
