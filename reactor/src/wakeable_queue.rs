@@ -22,8 +22,8 @@ impl WakeableQueue {
 
     /// Waits for events, and adds the waker's event if a wake is pending.
     ///
-    /// Every poll asks the kernel, as in mio. tokio's paused clock relies on that: it advances when a poll has returned the wake
-    /// alone.
+    /// Every poll asks the kernel, as in mio. tokio's paused clock relies on that, and advances once a poll has returned only the
+    /// wake.
     #[inline]
     pub(crate) fn poll(&self, events: &mut sys::Events, timeout: Option<Duration>) -> io::Result<()> {
         if timeout != Some(Duration::ZERO) && self.wake.begin_blocking() {
@@ -40,15 +40,13 @@ impl WakeableQueue {
     }
 
     /// Adds the event of a pending wake, unless the kernel has returned it already. Without room for it the wake stays
-    /// pending. The kernel then gets it too, and returns it in turn: sources that are always ready must not keep it back.
+    /// pending. This then gives the kernel the event too, so that sources that are always ready cannot keep the wake back.
     #[cold]
     fn add_wake(&self, events: &mut sys::Events) {
         let is_missing = |token| !events.iter().any(|event| sys::event::is_wake(event, token));
-        if let Some((token, descriptors)) = self.waker.get().filter(|(token, _)| is_missing(*token)) {
+        if let Some((token, _)) = self.waker.get().filter(|(token, _)| is_missing(*token)) {
             if events.len() == events.capacity() {
-                // The call fails only for a waker that another thread is just dropping.
-                let _ = sys::WakeSignal::signal_at(descriptors, &self.queue, token);
-                return;
+                return self.signal_pending();
             }
             events.push(sys::event::wake(token));
         }
@@ -95,8 +93,14 @@ impl WakeableQueue {
     /// Makes every later wake signal the kernel object, because the program takes the queue's descriptor.
     #[cold]
     pub(crate) fn expose(&self) {
-        let is_pending = self.wake.expose();
-        if let Some((token, descriptors)) = self.waker.get().filter(|_| is_pending) {
+        if self.wake.expose() {
+            self.signal_pending();
+        }
+    }
+
+    /// Gives the kernel the event of a pending wake.
+    fn signal_pending(&self) {
+        if let Some((token, descriptors)) = self.waker.get() {
             // The call fails only for a waker that another thread is just dropping.
             let _ = sys::WakeSignal::signal_at(descriptors, &self.queue, token);
         }

@@ -235,7 +235,7 @@ pub fn nudge_pair_end(source: &impl AsRawFd) -> io::Result<()> {
     }
 }
 
-/// Finds the pair that `fd` belongs to, as an end or as a duplicate of an end. Returns this end first, then its peer.
+/// Finds the pair of which `fd` is an end, or a duplicate of an end. Returns the end that `fd` refers to, then its peer.
 fn find_pair(fd: RawFd) -> io::Result<(RawFd, RawFd)> {
     reconcile::ensure();
     let identity = descriptor::identity(fd)?;

@@ -2,6 +2,9 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::sys;
 
@@ -37,6 +40,28 @@ pub(super) const CANCELLED: u64 = 1 << 6;
 
 /// The supervisor has told the worker to end.
 pub(super) const TOLD: u64 = 1 << 7;
+
+/// The last heartbeat of a process, and when the supervisor first saw it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SeenHeartbeat {
+    heartbeat: u64,
+    at: Instant,
+}
+
+impl SeenHeartbeat {
+    pub(super) fn new(heartbeat: u64, now: Instant) -> SeenHeartbeat {
+        SeenHeartbeat { heartbeat, at: now }
+    }
+
+    /// Whether the process has had the same heartbeat for `limit`. If it `is_excused`, its time begins again.
+    pub(super) fn is_stuck(&mut self, heartbeat: u64, is_excused: bool, limit: Duration, now: Instant) -> bool {
+        if heartbeat != self.heartbeat || is_excused {
+            *self = SeenHeartbeat::new(heartbeat, now);
+            return false;
+        }
+        now.saturating_duration_since(self.at) >= limit
+    }
+}
 
 const HEADER: usize = 8;
 const PHASE: usize = 0;

@@ -191,15 +191,13 @@ pub unsafe fn fork_behind_libc() -> Option<i32> {
     Some(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } as i32)
 }
 
-/// Makes names in `/proc` unreadable, as in a process that has no `/proc`.
-pub fn deny_proc() {
-    let filter = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
-    let mut program = [
-        filter(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
-        filter(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, libc::SYS_readlinkat as u32),
-        filter(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | libc::ENOENT as u32),
-        filter(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
-    ];
+/// Returns an instruction of a seccomp(2) filter.
+fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt, jf, k }
+}
+
+/// Filters the later system calls of this process.
+fn filter_calls(program: &mut [libc::sock_filter]) {
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: the kernel reads the program.
     unsafe {
@@ -208,27 +206,30 @@ pub fn deny_proc() {
     }
 }
 
+/// Makes `readlinkat(2)` fail, so that this process cannot read the names of descriptors in `/proc`.
+pub fn deny_proc() {
+    filter_calls(&mut [
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_readlinkat as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOENT as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]);
+}
+
 /// Makes `pidfd_open(2)` with flags fail as on a kernel without it. tokio passes flags, forkio does not.
 pub fn deny_tokio_pidfds() {
-    let filter = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     // The offsets of the system call's number and of the low half of its second argument.
     let (number, flags) = (0, 24);
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    let mut program = [
-        filter(load, 0, 0, number),
-        filter(equals, 0, 3, libc::SYS_pidfd_open as u32),
-        filter(load, 0, 0, flags),
-        filter(equals, 1, 0, 0),
-        filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
-        filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the kernel reads the program.
-    unsafe {
-        check_eq("no new privileges", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        check_eq("the filter", libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program), 0);
-    }
+    filter_calls(&mut [
+        instruction(load, 0, 0, number),
+        instruction(equals, 0, 3, libc::SYS_pidfd_open as u32),
+        instruction(load, 0, 0, flags),
+        instruction(equals, 1, 0, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]);
     // SAFETY: no memory is involved.
     let (with_flags, without) = unsafe {
         let own = libc::getpid();

@@ -145,8 +145,7 @@ scenarios!(
     fn stop_by_a_signal_to_all() {
         /// How long the workers wait for the supervisor at least.
         const GRACE: Duration = Duration::from_millis(500);
-        // If the machine stalls, the workers do not wait for so long, and the round does not count.
-        for distribution in ALL.into_iter().flat_map(|distribution| [distribution; 2]) {
+        let is_in_time = |distribution| {
             let server = Server::start(distribution, 2, "close");
             server.wait_for_all(2);
             let (supervisor, workers) = (server.program.pid(), server.pids());
@@ -167,6 +166,11 @@ scenarios!(
                 assert!(answer.is_ok() || !is_in_time, "{distribution}: {:?}", answer.err());
             }
             server.program.finish_well();
+            is_in_time
+        };
+        for distribution in ALL {
+            // If the machine stalls, the workers do not wait for so long, and the round does not count.
+            assert!((0..5).any(|_| is_in_time(distribution)), "{distribution}: the machine stalls in each round");
         }
     }
 

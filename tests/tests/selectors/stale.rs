@@ -100,6 +100,7 @@ scenarios!(
                 let mut next = Poll::new().unwrap();
                 let waker = Waker::new(next.registry(), Token(1)).unwrap();
                 let poller = scope.spawn(move || poll(&mut next, Some(2 * limit())));
+                // If the poller does not block yet, or the thread has not finished its wake, the round shows nothing.
                 std::thread::sleep(Duration::from_millis(3));
                 MAY_CONTINUE.store(true, Ordering::SeqCst);
                 std::thread::sleep(Duration::from_millis(1));

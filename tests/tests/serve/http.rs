@@ -22,7 +22,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::{body, connect, ends_before_it_is_killed, free_path, get, request, stop, wait_for};
+use crate::{body, connect, ends_before_it_is_killed, free_path, get, read_until, request, stop, wait_for};
 
 #[derive(Parser)]
 struct Options {
@@ -269,13 +269,8 @@ scenarios!(
         let mut stream = connect(&addresses[0]);
         write!(stream, "GET /echo HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
             .expect("writing");
-        let mut response = Vec::new();
-        while !response.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).expect("a response");
-            response.push(byte[0]);
-        }
-        assert!(response.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&response));
+        let response = read_until(&mut stream, "\r\n\r\n");
+        assert!(response.starts_with("HTTP/1.1 101"), "{response}");
         kill(program.pid(), libc::SIGTERM);
         wait_until("the server accepts no more", || crate::try_connect(&addresses[0]).is_err());
         stream.write_all(b"still here").expect("writing");

@@ -69,6 +69,18 @@ fn body(mut stream: impl Read) -> String {
     response.split_once("\r\n\r\n").expect("a body").1.to_owned()
 }
 
+/// Reads a response until it ends with `end`.
+#[track_caller]
+fn read_until(stream: &mut impl Read, end: &str) -> String {
+    let mut response = Vec::new();
+    while !response.ends_with(end.as_bytes()) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a response");
+        response.push(byte[0]);
+    }
+    String::from_utf8_lossy(&response).into_owned()
+}
+
 #[track_caller]
 fn get(address: &str, path: &str) -> String {
     body(request(address, path))

@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 
 use crate::http::exit;
-use crate::{connect, stop};
+use crate::{connect, read_until, stop};
 
 /// A limit that the scenarios reach, in seconds: long enough for a machine that stalls.
 const LIMIT: &str = "1";
@@ -66,17 +66,6 @@ fn start(keep_alive_timeout: &str, header_timeout: &str) -> (Program, String) {
 #[track_caller]
 fn send_get(stream: &mut impl Write, path: &str) {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sending a request");
-}
-
-/// Reads until `response` ends with `end`.
-#[track_caller]
-fn read_until(stream: &mut impl Read, end: &str) {
-    let mut response = Vec::new();
-    while !response.ends_with(end.as_bytes()) {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).expect("a response");
-        response.push(byte[0]);
-    }
 }
 
 /// Waits until the server has closed the connection. Fails if it sends something before.

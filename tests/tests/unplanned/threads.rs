@@ -7,24 +7,34 @@ use std::time::Duration;
 use forkio_reactor::fork::{InheritedState, atfork, reconcile};
 use forkio_tests::reactor::*;
 
-/// Forks while another thread has prepared a fork.
-fn while_prepared_elsewhere(child: impl FnOnce()) {
-    let [is_held, is_over] = [Turn::new(), Turn::new()];
+/// Calls `act` while another thread holds what `hold` returns.
+fn while_held_elsewhere<T>(hold: impl FnOnce() -> T + Send, act: impl FnOnce()) {
+    let [is_held, is_over] = &[Turn::new(), Turn::new()];
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let prepared = prepare().unwrap();
+        let holder = scope.spawn(|| {
+            let _held = hold();
             is_held.give();
             is_over.wait();
-            prepared.abort();
         });
         is_held.wait();
-        unplanned::in_child(|| {
-            end_if_it_hangs();
-            child();
-            exit_now(0);
-        });
+        act();
         is_over.give();
+        holder.join().unwrap();
     });
+}
+
+/// Forks while another thread has prepared a fork.
+fn while_prepared_elsewhere(child: impl FnOnce()) {
+    while_held_elsewhere(
+        || prepare().unwrap(),
+        || {
+            unplanned::in_child(|| {
+                end_if_it_hangs();
+                child();
+                exit_now(0);
+            })
+        },
+    );
 }
 
 /// Ends this process with a signal after some seconds.
@@ -82,33 +92,19 @@ scenarios!(
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();
         let mut server = listener();
         register(selector.registry(), &mut server, 1);
-        let runtime = [Turn::new(), Turn::new()];
-        std::thread::scope(|scope| {
-            let [is_held, is_over] = &runtime;
-            let holder = scope.spawn(|| {
-                let prepared = prepare().unwrap();
-                is_held.give();
-                is_over.wait();
-                prepared.abort();
-            });
-            is_held.wait();
-            unplanned::in_child(|| {
-                let error = selector.poll(&mut Events::with_capacity(4), None).unwrap_err();
-                let lost = error.get_ref().and_then(|error| error.downcast_ref::<InheritedState>());
-                check_eq("the error", lost, Some(&InheritedState::InUse));
-                check_eq("the reason", fork::glue::lost_state(), Some(InheritedState::InUse));
-                waker.wake().unwrap();
-                assert!(selector.registry().register(&mut udp(), Token(2), Interest::READABLE).is_err());
-                selector.registry().deregister(&mut server).unwrap();
-                let mut fresh = Poll::new().unwrap();
-                let waker = Waker::new(fresh.registry(), Token(7)).unwrap();
-                waker.wake().unwrap();
-                check_eq("a new selector", wait(&mut fresh), tokens([7]));
-                unplanned::in_child(|| check_table(&fresh));
-                exit_now(0);
-            });
-            is_over.give();
-            holder.join().unwrap();
+        while_prepared_elsewhere(|| {
+            let error = selector.poll(&mut Events::with_capacity(4), None).unwrap_err();
+            let lost = error.get_ref().and_then(|error| error.downcast_ref::<InheritedState>());
+            check_eq("the error", lost, Some(&InheritedState::InUse));
+            check_eq("the reason", fork::glue::lost_state(), Some(InheritedState::InUse));
+            waker.wake().unwrap();
+            assert!(selector.registry().register(&mut udp(), Token(2), Interest::READABLE).is_err());
+            selector.registry().deregister(&mut server).unwrap();
+            let mut fresh = Poll::new().unwrap();
+            let waker = Waker::new(fresh.registry(), Token(7)).unwrap();
+            waker.wake().unwrap();
+            check_eq("a new selector", wait(&mut fresh), tokens([7]));
+            unplanned::in_child(|| check_table(&fresh));
         });
         check_silent("what the child did", &mut selector);
         check_table(&selector);
@@ -224,21 +220,13 @@ scenarios!(
     fn holding_off_first() {
         for has_selector in [false, true] {
             let _selector = has_selector.then(|| Poll::new().unwrap());
-            let [is_held, is_over] = [Turn::new(), Turn::new()];
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    let held = fork::glue::hold_off().unwrap();
-                    is_held.give();
-                    is_over.wait();
-                    drop(held);
-                });
-                is_held.wait();
+            let hold_off = || fork::glue::hold_off().unwrap();
+            while_held_elsewhere(hold_off, || {
                 unplanned::in_child(|| {
                     end_if_it_hangs();
-                    drop(fork::glue::hold_off().unwrap());
+                    drop(hold_off());
                     exit_now(0);
                 });
-                is_over.give();
             });
         }
     }

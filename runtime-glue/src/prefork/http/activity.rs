@@ -27,8 +27,8 @@ pub(super) struct Activity {
     /// How many of the next bytes may belong to the body of the last HTTP/1 request, even after the response: at most its length,
     /// because bytes that came with the head are not deducted. `usize::MAX` if the length is unknown.
     body_left: AtomicUsize,
-    /// How often bytes have been read.
-    reads: AtomicUsize,
+    /// How often bytes have been read that may belong to the body of a request.
+    body_reads: AtomicUsize,
     /// How many bytes of HTTP/2's preface have been read; [`HTTP1`] if something else has.
     preface: AtomicUsize,
     /// How many requests have begun.
@@ -52,7 +52,7 @@ impl Activity {
             serving,
             has_unparsed: AtomicBool::new(false),
             body_left: AtomicUsize::new(0),
-            reads: AtomicUsize::new(0),
+            body_reads: AtomicUsize::new(0),
             preface: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
@@ -95,8 +95,7 @@ impl Activity {
 
     /// Returns a number that grows with each request, and while the body of the last HTTP/1 request arrives.
     pub(super) fn progress(&self) -> usize {
-        let reads = if self.may_read_body() { self.reads.load(Ordering::Relaxed) } else { 0 };
-        self.requests() + reads
+        self.requests() + self.body_reads.load(Ordering::Relaxed)
     }
 
     fn may_read_body(&self) -> bool {
@@ -126,11 +125,13 @@ impl Activity {
             self.preface.store(if is_preface { before + compared } else { HTTP1 }, Ordering::Relaxed);
         }
         self.has_unparsed.store(true, Ordering::Relaxed);
-        // Only the task of the connection reads.
-        self.reads.store(self.reads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        let body_left = self.body_left.load(Ordering::Relaxed);
-        if body_left != 0 && body_left != usize::MAX {
-            self.body_left.store(body_left.saturating_sub(bytes.len()), Ordering::Relaxed);
+        if self.may_read_body() {
+            // Only the task of the connection reads.
+            self.body_reads.store(self.body_reads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            let body_left = self.body_left.load(Ordering::Relaxed);
+            if body_left != usize::MAX {
+                self.body_left.store(body_left.saturating_sub(bytes.len()), Ordering::Relaxed);
+            }
         }
     }
 

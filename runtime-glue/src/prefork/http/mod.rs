@@ -122,6 +122,7 @@ impl Http {
     /// Serves HTTP/1 and HTTP/2, with the default timeouts. The first bytes of a connection tell which of them it is.
     pub fn new() -> Http {
         let mut builder = auto::Builder::new(TokioExecutor::new());
+        // `RequestTimer` has the timeout.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(None);
         builder.http2().timer(TokioTimer::new());
         Http::with(Protocols::Both(builder))

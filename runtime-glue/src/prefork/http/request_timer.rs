@@ -29,10 +29,10 @@ pub(super) struct RequestTimer {
 enum Wait {
     /// The first request. `None`: there is no limit.
     First { until: Option<Instant> },
-    /// The rest of the head that follows so many requests.
+    /// The rest of a head. `requests` is the number of requests that came before it.
     RestOfHead { requests: usize },
-    /// Another request. With the progress of the connection, and since when it has been seen idle with that progress. `None`: the
-    /// worker still answers a request.
+    /// Another request. `idle_since` is when a look first found the connection idle with this `progress`; `None` if the worker
+    /// still answers a request.
     Next { progress: usize, idle_since: Option<Instant> },
 }
 

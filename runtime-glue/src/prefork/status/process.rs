@@ -27,6 +27,7 @@ use super::StatusOptions;
 use super::control::Operation;
 use crate::prefork::PreforkError;
 use crate::prefork::crash::delay;
+use crate::prefork::slots::SeenHeartbeat;
 use crate::{Address, Child, sys};
 
 /// If a service worker has run at least this long, its restart has the shortest delay.
@@ -72,8 +73,7 @@ enum State {
         channel: UnixStream,
         received: Vec<u8>,
         since: Instant,
-        /// The last heartbeat, and when the supervisor saw it.
-        heartbeat: (u64, Instant),
+        heartbeat: SeenHeartbeat,
     },
     /// Another program serves the addresses, and the service worker ends by itself.
     Released(Child),
@@ -227,7 +227,8 @@ impl Service {
 
     pub(super) fn started(&mut self, child: Child, channel: UnixStream) {
         let now = Instant::now();
-        self.state = State::Running { child, channel, received: Vec::new(), since: now, heartbeat: (0, now) };
+        let heartbeat = SeenHeartbeat::new(0, now);
+        self.state = State::Running { child, channel, received: Vec::new(), since: now, heartbeat };
     }
 
     /// Kills a service worker that has had the same heartbeat for `limit`, and for several of its periods. If `is_late`, the
@@ -235,9 +236,7 @@ impl Service {
     pub(in crate::prefork) fn check_heartbeat(&mut self, found: u64, limit: Duration, is_late: bool, now: Instant) {
         let limit = limit.max(super::history::PERIOD * 5);
         let State::Running { child, heartbeat, .. } = &mut self.state else { return };
-        if found != heartbeat.0 || is_late {
-            *heartbeat = (found, now);
-        } else if now.saturating_duration_since(heartbeat.1) >= limit {
+        if heartbeat.is_stuck(found, is_late, limit, now) {
             tracing::error!(pid = child.id(), ?limit, "killing a service worker that is stuck");
             if let Err(error) = child.kill() {
                 tracing::debug!(%error, "cannot kill the service worker: it has ended");

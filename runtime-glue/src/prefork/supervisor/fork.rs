@@ -16,6 +16,7 @@ use crate::prefork::PreforkError;
 use crate::prefork::crash::delay;
 use crate::prefork::limits::Limits;
 use crate::prefork::signals::Signals;
+use crate::prefork::slots::SeenHeartbeat;
 use crate::prefork::worker::{Assignment, ExitOnDrop};
 use crate::{Child, Fork, ForkError, Lineage, lineage, report, sys};
 
@@ -218,7 +219,7 @@ impl Supervisor {
             deadline: now.checked_add(self.settings.boot_timeout),
             limits,
             renew: None,
-            heartbeat: (0, now),
+            heartbeat: SeenHeartbeat::new(0, now),
         });
         None
     }

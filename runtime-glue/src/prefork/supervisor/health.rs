@@ -181,9 +181,8 @@ impl Supervisor {
         let with_stack = self.settings.worker.abort_stuck;
         for worker in &mut self.workers {
             let heartbeat = self.common.slots.heartbeat(worker.slot);
-            if heartbeat != worker.heartbeat.0 || is_late || !worker.is_ready() {
-                worker.heartbeat = (heartbeat, now);
-            } else if now.saturating_duration_since(worker.heartbeat.1) >= limit {
+            let is_excused = is_late || !worker.is_ready();
+            if worker.heartbeat.is_stuck(heartbeat, is_excused, limit, now) {
                 let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
                 tracing::error!(worker = index, pid, generation, ?limit, "killing a worker whose runtime is stuck");
                 worker.end_by_force(with_stack, now);

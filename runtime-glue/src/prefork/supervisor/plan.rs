@@ -11,7 +11,9 @@ use crate::prefork::PreforkError;
 use crate::prefork::crash::delay;
 use crate::prefork::pid_file::PidFile;
 use crate::prefork::reason::Reason;
-use crate::prefork::slots::{DRAINS, EMPTIES_OWN_QUEUE, REACHED_REQUESTS, READY, TOLD, WANTS_HALT, WANTS_RETIRE};
+use crate::prefork::slots::{
+    DRAINS, EMPTIES_OWN_QUEUE, REACHED_REQUESTS, READY, SeenHeartbeat, TOLD, WANTS_HALT, WANTS_RETIRE,
+};
 
 /// Returns the number of slots of a server with this many workers: enough for old generations that drain, and for more workers.
 pub(super) fn slots(workers: usize) -> usize {
@@ -69,7 +71,7 @@ impl Supervisor {
                 if worker.is_active() {
                     worker.deadline = None;
                 }
-                worker.heartbeat = (self.common.slots.heartbeat(worker.slot), now);
+                worker.heartbeat = SeenHeartbeat::new(self.common.slots.heartbeat(worker.slot), now);
                 let took = now.saturating_duration_since(worker.since);
                 let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
                 tracing::info!(worker = index, pid, generation, ?took, "worker is ready");

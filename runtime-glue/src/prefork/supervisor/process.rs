@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::Child;
 use crate::prefork::limits::Limits;
 use crate::prefork::reason::Reason;
+use crate::prefork::slots::SeenHeartbeat;
 
 /// How long after a SIGABRT a worker may take to print its stack.
 const ABORT_GRACE: Duration = Duration::from_secs(5);
@@ -47,8 +48,7 @@ pub(in crate::prefork) struct WorkerProcess {
     pub(super) limits: Limits,
     /// Why the worker must be replaced or was told to end. `None` in other cases.
     pub(in crate::prefork) renew: Option<Reason>,
-    /// The last heartbeat, and when the supervisor first saw it.
-    pub(super) heartbeat: (u64, Instant),
+    pub(super) heartbeat: SeenHeartbeat,
 }
 
 impl WorkerProcess {
