@@ -12,7 +12,7 @@ use crate::sys::{self, PerProcess};
 /// code, and holds none of the runtime's locks.
 const PAUSE_LIMIT: Duration = Duration::from_millis(50);
 
-/// How long workers pause for a fork of other code, which may wait for their tasks before it forks. Then they continue.
+/// How long workers pause for a fork made by other code, which may wait for their tasks before it forks. Then they continue.
 pub(crate) const OTHER_CODE_LIMIT: Duration = Duration::from_secs(2);
 
 /// The multi-threaded runtimes of this process whose workers pause.

@@ -70,7 +70,7 @@ pub(crate) fn table<'a>(data: &Data, targets: impl Iterator<Item = &'a Target>, 
     let about = |name: &str| machine.iter().find(|(about, _)| *about == name).map_or("", |(_, value)| value);
     text += &format!(
         "\nMedians of all rounds, in which the machine's speed varies: the report has the ratios within a round. \
-         {met} of {} targets are met (own goals; see the report). Measured on {}; {}, {}, {}.\n",
+         {met} of forkio's own {} targets are met (see the report). Measured on {}; {}, {}, {}.\n",
         verdicts.len(),
         about("processors"),
         about("kernel"),

@@ -25,7 +25,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Makes a service. `work` is the number of turns of a loop that each request costs.
+    /// Makes a service. `work` is the number of loop iterations that each request costs.
     pub(crate) fn new(work: u64) -> Service {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_header_size(MAX_HEADER_BYTES);

@@ -62,7 +62,7 @@ impl Format {
 
 /// Appends a line in Apache's format `%h %l %u %t "%r" %>s %b`.
 fn write_common(fields: &Fields, line: &mut String) {
-    // A port is at the end, and an address of version 6 in brackets.
+    // The port is at the end, and an IPv6 address is in brackets.
     let host = fields.peer.rsplit_once(':').map_or(&*fields.peer, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     line.push_str(if host.is_empty() { "-" } else { host });

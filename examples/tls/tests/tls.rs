@@ -1,4 +1,4 @@
-//! Sessions resume on every worker, and the files of the certificate are read again.
+//! TLS in a prefork server: handshakes, sessions that resume on every worker, and reloads of the certificate.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -154,7 +154,7 @@ fn client(version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// The end of an idle connection is announced to the client (close_notify).
+/// The server tells the client that it closes an idle connection (close_notify).
 #[test]
 fn idle_connection_ends() {
     let files = Files::write("idle");
@@ -162,7 +162,7 @@ fn idle_connection_ends() {
     let mut stream = server.connect_tls(&client(&rustls::version::TLS13));
     stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sending a request");
     let mut response = String::new();
-    // Without the announcement, this is an error.
+    // Without close_notify, this is an error.
     stream.read_to_string(&mut response).expect("the end of the stream");
     assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
     server.stop();
@@ -182,7 +182,8 @@ fn sessions_resume_on_other_workers() {
     server.stop();
 }
 
-/// Sessions outlive a reload, and so does the certificate if its file is wrong. The server says so without a subscriber, too.
+/// Sessions outlive a reload. If the certificate file is wrong, the server keeps the old certificate, and reports the error even
+/// if the program has no `tracing` subscriber.
 #[test]
 fn reload_reads_the_certificate() {
     let files = Files::write("reload");
@@ -217,8 +218,8 @@ fn client_without_tls() {
     server.stop();
 }
 
-/// A client in the middle of its handshake is not an error when the server stops, although its time lasts longer than the
-/// shutdown timeout.
+/// The server stops without an error while a client is in the middle of its handshake, even if the client has more time left for
+/// it than the shutdown timeout.
 #[test]
 fn stop_during_a_handshake() {
     let files = Files::write("stop");

@@ -10,7 +10,7 @@ use crate::sys;
 /// # Fork
 ///
 /// The child inherits the registration, and both processes read from one queue. Let only one of them use the
-/// connection: the peer sees its end when both have closed the connection, or one has called
+/// connection. The peer sees the end of the connection when both processes have closed it, or when one has called
 /// [`shutdown`](TcpStream::shutdown).
 ///
 /// # Examples

@@ -57,7 +57,7 @@ fn tokens_are_returned_unchanged() {
 }
 
 #[test]
-fn events_of_no_poll() {
+fn events_are_empty_before_the_first_poll() {
     let mut events = Events::with_capacity(17);
     assert_eq!(events.capacity(), 17);
     assert!(events.is_empty());
@@ -128,7 +128,7 @@ fn event_prints_its_readiness() {
 }
 
 #[test]
-fn a_box_is_the_source_in_it() {
+fn a_box_forwards_to_its_source() {
     check_registration(&mut Box::new(TcpListener::bind(super::util::localhost()).unwrap()));
     let mut source: Box<dyn Source> = Box::new(pipe::new().unwrap().1);
     check_registration(&mut source);

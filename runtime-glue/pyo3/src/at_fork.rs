@@ -74,8 +74,8 @@ fn after() {
     drop(PAUSES.with_borrow_mut(Vec::pop));
 }
 
-/// Registers hooks for the interpreter's forks. After any fork, the child reconciles inside `fork(2)`. Forks of other code
-/// run no hooks, and pause no workers.
+/// Registers hooks for the interpreter's forks. After any fork, the child reconciles inside `fork(2)`. Forks made by other
+/// code run no hooks, and pause no workers.
 pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
     atfork::install()?;
     let hooks = PyDict::new(py);

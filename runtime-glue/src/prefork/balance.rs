@@ -58,8 +58,8 @@ impl Word {
         Word(self.open() | (state as u64) << STATE)
     }
 
-    /// Whether the worker may accept. A worker that has stopped accepting begins again at its fair share. One that accepts
-    /// continues a little longer, so that it does not stop and begin all the time.
+    /// Whether the worker may accept. A worker that has stopped accepting begins again when it has fewer connections than its
+    /// fair share. One that accepts stops only at `share.most`, so that it does not stop and begin all the time.
     fn may_accept(self, share: Share) -> bool {
         let limit = if self.state() == State::Accepting { share.most } else { share.fair };
         self.open() < limit
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn all_keep_count_and_state_apart() {
+    fn count_and_state_do_not_affect_each_other() {
         let balance = Balance::new(3).unwrap();
         balance.set_used(3);
         for state in [State::Accepting, State::Waiting, State::Called, State::Absent] {

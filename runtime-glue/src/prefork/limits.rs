@@ -1,4 +1,4 @@
-//! Limits after which a worker is replaced, or takes no more connections.
+//! Limits after which the supervisor replaces a worker.
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -13,7 +13,7 @@ pub(super) struct Limits {
     pub(super) age: Option<Duration>,
     pub(super) rss: Option<u64>,
     pub(super) pss: Option<u64>,
-    /// The largest part of a limit that is added at random.
+    /// The largest fraction of `requests` and `age` that is added to them at random.
     pub(super) jitter: f64,
 }
 

@@ -26,9 +26,9 @@ impl Stopped {
         &self.workers
     }
 
-    /// Returns the status that the process should exit with: 0 if every worker exited with 0, otherwise the first other status
-    /// as a shell gives it. A worker that was killed counts as 128 plus the signal's number: 137 if it outlived the shutdown
-    /// timeout.
+    /// Returns the status that the process should exit with: 0 if every worker exited with 0, otherwise the first other
+    /// status, encoded as a shell does. A worker that was killed counts as 128 plus the signal's number: 137 if it outlived
+    /// the shutdown timeout.
     pub fn exit_code(&self) -> u8 {
         self.workers.iter().map(shell_status).find(|code| *code != 0).unwrap_or(0)
     }
@@ -48,9 +48,10 @@ pub enum PreforkError {
     NoWorkers,
     /// The signal handlers could not be installed.
     Signals(io::Error),
-    /// A listener is not registered with a runtime on forkio's selector, or the supervisor cannot stop its events.
+    /// A listener is not registered with a runtime on forkio's selector, or the supervisor cannot mute it.
     Listener(io::Error),
-    /// A listener for [`Distribution::ReusePort`](super::Distribution::ReusePort) cannot have others at its address.
+    /// A listener cannot share its address with other sockets, which
+    /// [`Distribution::ReusePort`](super::Distribution::ReusePort) requires.
     ReusePort(io::Error),
     /// The memory that the supervisor and its workers share could not be made.
     Share(io::Error),

@@ -74,8 +74,8 @@ scenarios!(
         });
     }
 
-    /// The policy of renewed receivers is for the streams that belong to a pair made in this process, not for every stream
-    /// with their token.
+    /// `renew_receivers` applies only to streams that belong to a pair made in this process, not to every stream with the
+    /// token.
     fn renewed_receivers() {
         let selector = Poll::new().unwrap();
         let (end, _peer) = UnixStream::pair().unwrap();

@@ -14,7 +14,7 @@ fn objects() -> BTreeMap<RawFd, String> {
 }
 
 scenarios!(
-    /// The next fork creates nothing new, and leaves no prepared object behind in parent and child.
+    /// The next fork creates nothing new, and leaves no prepared object behind in parent or child.
     fn next_fork_uses_the_preparation() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();

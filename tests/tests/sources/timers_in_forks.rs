@@ -110,7 +110,7 @@ scenarios!(
         }
     }
 
-    /// A descriptor that a timer has left to another file is not renewed.
+    /// If another file has reused the descriptor of a dropped timer, a fork does not renew that descriptor.
     fn reused_descriptor() {
         let (selector, timer) = with_timer(Clock::Monotonic);
         let fd = timer.as_raw_fd();
@@ -149,7 +149,7 @@ scenarios!(
         Timer::new(Clock::Monotonic).unwrap();
     }
 
-    /// A thread creates, sets, takes and drops timers all the time. No child misses an expiration or has one too many.
+    /// A thread creates, sets, reads and drops timers all the time. No child misses an expiration or has one too many.
     fn threads_with_timers() {
         let (mut selector, mut timer) = with_timer(Clock::Monotonic);
         let descriptors = open_descriptors();

@@ -101,7 +101,7 @@ scenarios!(
         server.stop();
     }
 
-    /// `/readyz` tells load balancers to send no more connections, and `/healthz` that the server runs.
+    /// `/readyz` tells load balancers when to send no more connections. `/healthz` shows whether the server runs.
     fn probes() {
         let server = Server::start(&["--lame-duck", "600"]);
         wait_until("the server is ready", || request(&server.page, "GET", "/readyz").status == 200);

@@ -46,7 +46,7 @@ scenarios!(
         assert!(log.contains("cannot run the hook of `before_worker`: on purpose"), "{log}");
     }
 
-    /// A reload that is asked for before the server is ready begins then. It does not wait for another event.
+    /// A reload that is requested before the server is ready begins as soon as it is ready, without another event.
     fn before_the_server_is_ready() {
         let server = Server::begin("never-ready", &["before"]);
         server.until_logged_times("never ready, on purpose", 2);
@@ -69,7 +69,7 @@ scenarios!(
         server.stop();
     }
 
-    /// Old workers that die while the load of a reload takes long are replaced by their own template.
+    /// If old workers die during a long load step of a reload, their own template forks replacements.
     fn old_workers_die_during_the_load() {
         // In steps, the first worker of the old generation has made room for the first one of the new generation.
         for (options, old) in [(&["template"][..], 2), (&["template", "in-steps"], 1)] {

@@ -74,7 +74,7 @@ scenarios!(
         use_everything();
     }
 
-    /// A hook of `on_child` may use the runtime, which its child is about to build.
+    /// A hook of `on_child` may use the runtime, which the child has not built before the hook runs.
     fn runtime_in_a_hook() {
         use_everything();
         forkio::on_child(|_| use_everything());
@@ -85,8 +85,8 @@ scenarios!(
         wait(fork_with_threads(use_everything));
     }
 
-    /// Workers that are paused for forks of other code hold no lock in the child, unless this machine delays a worker so
-    /// long that the worker is not paused in time.
+    /// If workers are paused for a fork made by other code, the child inherits no locked lock from them, unless this machine
+    /// delays a worker so long that it is not paused in time.
     fn paused_for_other_code() {
         static LOCK: Mutex<()> = Mutex::new(());
         let locks_most_of_the_time = async {

@@ -52,7 +52,7 @@ impl Program {
         [&receiver, &sender].into_iter().try_for_each(|end| end.set_nonblocking(true))?;
         let mut registered = UnixStream::from_std(receiver.try_clone()?);
         poll.registry().register(&mut registered, SIGNAL_PIPE, Interest::READABLE)?;
-        // tokio never closes its own ends.
+        // Leak both ends, because tokio never closes those of its signal pipe.
         let _ = (receiver.into_raw_fd(), sender.into_raw_fd());
         let mut sockets = Vec::with_capacity(registrations);
         while sockets.len() < registrations {

@@ -1,4 +1,4 @@
-//! What does a fork cost, made by forkio or by other code?
+//! What does a fork cost, by forkio or by other code?
 
 use fork_protocol::{Cost, HUGE};
 use selector_benches::rounds::Quartiles;
@@ -14,7 +14,7 @@ use crate::text::grouped;
 
 pub(crate) const SECTION: Section = Section {
     name: "fork",
-    question: "What does a fork cost, made by forkio or by other code?",
+    question: "What does a fork cost, by forkio or by other code?",
     measure,
     tables,
     targets,
@@ -78,7 +78,7 @@ const RESPONSES: [Contender; 5] = [
     ("fresh tokio runtime", "release/first-response-fresh-runtime", &[]),
 ];
 
-/// The actions of a child that never uses the selector: a case and the argument of the program.
+/// The cases of a child that never uses the selector, each with its contenders.
 const SHORT_LIVES: [(&str, &[Contender]); 3] = [
     (
         "the child exits",
@@ -223,8 +223,8 @@ fn tables() -> Vec<Table> {
         Table {
             title: "The steps of a fork, µs",
             text: "The parent prepares a planned fork (\"prepare\") and afterwards drops the child's objects (\"clean \
-                   up\"); prepared ahead means before the measured time. \"fork(2)\" is from its call to the child's first \
-                   instruction, by the clock; the rest is processor time. \"Child\" is the child's work until its queue \
+                   up\"). A fork \"prepared ahead\" is prepared before the measured time. \"fork(2)\" is from its call to the \
+                   child's first instruction, by the clock; the rest is processor time. \"Child\" is the child's work until its queue \
                    is its own: forkio commits, or after an unplanned fork reconciles with its first poll. Without the \
                    patch (\"tokio on upstream mio\"), preparing also reads the registrations from `/proc`. Raw epoll \
                    makes a new epoll instance, adds every registration and polls; the libraries do their own repair. \
@@ -254,7 +254,7 @@ fn tables() -> Vec<Table> {
         Table {
             title: "The first response, µs",
             text: "By the clock, from the parent's decision to fork until a client has the child's response; the client has \
-                   sent its request before and waits in the listener's queue. Page faults are those of both processes, \
+                   already sent its request and waits in the listener's queue. Page faults are those of both processes, \
                    until the child has ended.",
             cases: PROCESSES.map(|(mebibytes, is_huge)| response_case(mebibytes, is_huge)).to_vec(),
             has_contenders: true,

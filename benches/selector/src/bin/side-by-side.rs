@@ -7,7 +7,7 @@ use selector_benches::rounds::{CONTENDERS, PEER, Quartiles, measure};
 use selector_benches::{Contender, Operation, instructions};
 
 const USAGE: &str = "\
-usage: side-by-side [--quick] [--rounds N] [OPERATION]
+usage: side-by-side [--quick | --rounds N] [OPERATION]
        side-by-side --instructions [OPERATION]
        side-by-side --profile [OPERATION]
        side-by-side --json ROUNDS OPERATION

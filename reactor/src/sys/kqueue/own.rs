@@ -1,7 +1,7 @@
 //! Queues that stand for one source: a timer, a set of signals, a process.
 //!
 //! Another kqueue can watch a kqueue's descriptor. So such a source is a descriptor, as on Linux, and the rest of the crate
-//! treats both alike.
+//! needs no special case.
 //!
 //! No kernel copies these queues on fork: the child opens each one again, at its descriptor. So the kernel never copies a
 //! queue with a timer, which is not safe on every kernel (FreeBSD 15.1 before July 2026: CVE-2026-58083), and this crate
@@ -24,7 +24,7 @@ use crate::source_kind::SourceKind;
 use crate::sys::{descriptor, syscall};
 use crate::timer_state::{Clock, Setting, TimerState};
 
-/// A queue of a source's own.
+/// The kernel queue of one source.
 #[derive(Debug)]
 pub(super) struct OwnQueue(pub(super) Arc<Own>);
 
@@ -69,7 +69,7 @@ impl OwnQueue {
         Ok(queue)
     }
 
-    /// Replaces the queue's timer by `add`, or removes it, and forgets past expirations.
+    /// Replaces the queue's timer with `add`, or removes it, and forgets past expirations.
     pub(super) fn arm(&self, add: Option<Event>) -> io::Result<()> {
         let delete = Event::new(0, EVFILT_TIMER, EV_DELETE, Token(0));
         let mut changes = [Some(delete), add].into_iter().flatten().collect::<Vec<_>>();

@@ -20,7 +20,7 @@ const OVERLOOKED_AFTER: Duration = Duration::from_millis(500);
 /// afford, and a busy one cannot afford with each connection.
 const REARM_PERIOD: Duration = Duration::from_millis(1);
 
-/// Whether it is this worker's turn to accept.
+/// Decides whether it is this worker's turn to accept.
 pub(super) struct Turn {
     pub(super) connections: Connections,
     pub(super) rule: Rule,

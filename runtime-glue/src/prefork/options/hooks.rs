@@ -31,16 +31,16 @@ impl Prefork {
     }
 
     /// Calls `reopen` in the supervisor and in each worker on SIGUSR1. Use it to open log files again after they were
-    /// rotated. If workers have [another user](Prefork::user), the new files must be theirs: `create 0640 USER GROUP` in the
-    /// configuration of logrotate makes them so.
+    /// rotated. If the workers run as [another user](Prefork::user), that user must be able to write the new files: put
+    /// `create 0640 USER GROUP` into the configuration of logrotate.
     pub fn on_reopen_logs(mut self, reopen: impl Fn() + Send + Sync + 'static) -> Prefork {
         self.settings.worker.on_reopen = Some(Arc::new(reopen));
         self
     }
 
     /// Calls `end` in each worker when its work and its tasks have ended, or at its shutdown timeout: the last code of the
-    /// application before the process exits. Nothing drops what the application still holds, so flush buffers here, such as
-    /// those of a log writer with a thread. A worker that is killed does not call it.
+    /// application before the process exits. Values that the application still holds are not dropped, so flush buffers here,
+    /// such as those of a log writer with a thread. A worker that is killed does not call it.
     pub fn on_worker_end(mut self, end: impl Fn() + Send + Sync + 'static) -> Prefork {
         self.settings.worker.on_end = Some(Arc::new(end));
         self

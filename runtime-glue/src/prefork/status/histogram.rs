@@ -82,8 +82,8 @@ impl Histogram {
         Duration::from_nanos(self.sum)
     }
 
-    /// Returns the duration that a part of all durations, from 0 to 1, does not exceed, exact to the width of a bucket. Returns
-    /// `None` if nothing was counted.
+    /// Returns the duration that the fraction `part` of all durations does not exceed, exact to the width of a bucket. `part` is
+    /// from 0 to 1. Returns `None` if nothing was counted.
     pub(super) fn quantile(&self, part: f64) -> Option<Duration> {
         let total = self.count();
         if total == 0 {

@@ -45,7 +45,7 @@ fn refuse_both_families(listener: &TcpListener) -> io::Result<()> {
     let address = listener.local_addr()?.ip();
     if address.is_ipv6() && address.is_unspecified() && !SockRef::from(listener).only_v6()? {
         let text = "this system does not spread connections to an IPv6 wildcard that takes IPv4 too: bind one listener for \
-                    each, with IPV6_V6ONLY (`socket2::Socket::set_only_v6`)";
+                    IPv4, and one for IPv6 with IPV6_V6ONLY (`socket2::Socket::set_only_v6`)";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     Ok(())
@@ -68,7 +68,7 @@ pub(crate) fn prepare_to_bind(socket: &Socket) -> io::Result<()> {
 
 /// Prepares a socket before it is bound to a shared port.
 pub(crate) fn join_port(socket: &Socket, _: &Socket) -> io::Result<()> {
-    // FreeBSD 12: with SO_REUSEPORT, one socket gets all connections.
+    // On FreeBSD, one of the sockets with SO_REUSEPORT gets all connections.
     #[cfg(target_os = "freebsd")]
     return socket.set_reuse_port_lb(true);
     #[cfg(not(target_os = "freebsd"))]
