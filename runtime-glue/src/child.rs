@@ -54,7 +54,7 @@ pub struct Child {
     state: State,
     /// The exit status of a child that was reaped.
     status: Option<ExitStatus>,
-    /// The handle was dropped, and a task of the runtime waits for the child.
+    /// Whether the handle was dropped, and a task of the runtime waits for the child.
     detached: bool,
 }
 
@@ -157,7 +157,7 @@ impl Child {
     ///
     /// - `ESRCH` if the child has been reaped.
     /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if there is no signal with this number.
-    /// - In a child that was forked later, like [`wait`](Child::wait).
+    /// - In a child that was forked later, the same error as [`wait`](Child::wait).
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         sys::send_signal(self.process()?, signal)
     }

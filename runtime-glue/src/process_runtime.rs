@@ -43,8 +43,8 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 /// Some locks of tokio belong to the process: those of the signal streams, of the first stream for a signal
 /// (`signal-hook-registry`), and of dropped `tokio::process::Child` handles.
 /// [`fork_with_threads`](crate::fork_with_threads()) pauses the runtime's workers, so that they hold none. Other threads may
-/// hold one for nanoseconds, and so may workers at forks by other code. If one did so at the fork, the child's first use
-/// returns [`RuntimeError::InheritedLock`].
+/// hold one for nanoseconds, and so may workers at forks made by other code. If a thread held one at the fork, the child's
+/// first use returns [`RuntimeError::InheritedLock`].
 ///
 /// ## `parking_lot`
 ///
@@ -53,7 +53,7 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 /// keeps the stacks of all threads that the parent had, of any library: inside
 /// [`fork_with_threads`](crate::fork_with_threads()), or when it first uses a `ProcessRuntime`. After a fork that other code
 /// makes, use the runtime before the child starts other threads, or call [`atfork::install`](crate::atfork::install) in the
-/// parent. [`fork_with_threads`](crate::fork_with_threads#locks-of-parking_lot) says what remains.
+/// parent. [`fork_with_threads`](crate::fork_with_threads#locks-of-parking_lot) lists the cases that remain a risk.
 ///
 /// # Platforms
 ///

@@ -1,4 +1,4 @@
-//! The interface that the operations need of a library.
+//! The interface through which the operations use a library.
 
 use std::io::{self, Read, Write};
 use std::os::fd::RawFd;

@@ -22,7 +22,7 @@ pub(crate) enum Output {
 }
 
 impl Output {
-    /// Writes a line by one system call, so that it does not mix with those of other workers.
+    /// Writes a line with one system call, so that it does not mix with the lines of other workers.
     fn write(&self, line: &[u8]) -> io::Result<()> {
         match self {
             Output::Stdout => {

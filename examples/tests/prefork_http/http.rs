@@ -79,7 +79,7 @@ fn malformed_request() {
 #[test]
 fn oversized_header() {
     let server = Server::start(&["--workers", "1"]);
-    // The heads are just above the limit, far above it, or without an end, in one header or in many.
+    // The head is just above the limit, or far above it, or has too many headers.
     let long = |len| format!("GET / HTTP/1.1\r\nHost: test\r\nLong: {}\r\n\r\n", "x".repeat(len));
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(500));
     for request in [long(16 * 1024), long(300 * 1024), many] {

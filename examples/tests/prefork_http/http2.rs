@@ -1,4 +1,4 @@
-//! HTTP/2: a worker that ends says so with GOAWAY, and finishes the streams that have begun.
+//! HTTP/2: a worker that ends sends GOAWAY, and finishes the streams that have begun.
 
 use std::io::{Read, Write};
 

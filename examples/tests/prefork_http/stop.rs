@@ -264,7 +264,7 @@ fn stops_cleanly_beside_a_silent_connection(protocols: &[&str]) {
         assert_eq!(server.connect().get("/").expect("an answer").status, 200);
         server.signal(Signal::TERM);
         silent.expect_end();
-        // A machine that stalls for a second ends a healthy worker.
+        // If the machine stalls for a second, the supervisor also kills a healthy worker.
         if server.wait().code() != Some(128 + Signal::KILL.as_raw()) {
             return server.ends_with(0);
         }

@@ -1,4 +1,4 @@
-//! The program is replaced by a new one, with its listeners.
+//! Upgrades: a new program takes over the listeners of the old one.
 
 use std::fs;
 use std::io::{self, Write};
@@ -40,14 +40,14 @@ impl Copy {
         Server::start_as(Command::new(self.program()).args(["--listen", "127.0.0.1:0"]).args(arguments), 1)
     }
 
-    /// Replaces the program by a script.
+    /// Replaces the program with a script.
     fn replace(&self, script: &str) {
         let new = self.file("new");
         let write = "printf %s \"$2\" > \"$1\" && chmod 755 \"$1\" && mv \"$1\" \"$3\"";
         self.run(write, &[&new, Path::new(script), &self.program()]);
     }
 
-    /// Replaces the program by one that does not start until [`Gate::open`].
+    /// Replaces the program with one that does not start until [`Gate::open`].
     fn replace_with_gate(&self) -> Gate {
         let (path, started) = (self.file("gate"), self.file("started"));
         self.run("mkfifo \"$1\"", &[&path]);
@@ -293,7 +293,7 @@ fn listeners_of_the_environment() {
     client.join().expect("no panic").expect("connecting");
 }
 
-/// If the server was started by a symbolic link, an upgrade starts what the link refers to then.
+/// If the server was started through a symbolic link, an upgrade starts the program that the link refers to by then.
 #[test]
 fn upgrade_follows_a_symbolic_link() {
     let copies = ["link-1", "link-2"].map(Copy::new);

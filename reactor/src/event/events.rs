@@ -42,6 +42,8 @@ impl Events {
 
     /// Returns how many events there is room for.
     ///
+    /// # Examples
+    ///
     /// ```
     /// assert_eq!(forkio_reactor::Events::with_capacity(1024).capacity(), 1024);
     /// ```

@@ -80,7 +80,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "SECONDS", value_parser = from_zero)]
     pub lame_duck: Option<Duration>,
 
-    /// How long a client may take to send its first request, or the rest of a later one's head, in seconds [default: 10]
+    /// How long a client may take to send its first request, or to finish the head of a later one, in seconds [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = header_timeout)]
     pub header_timeout: Option<Duration>,
 
@@ -128,7 +128,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "N")]
     pub max_connections: Option<NonZero<usize>>,
 
-    /// The largest part of --max-requests and --max-age that is added to them at random [default: 0.1]
+    /// The largest fraction of --max-requests and --max-age that is added to them at random [default: 0.1]
     #[arg(long, value_name = "PART", value_parser = part)]
     pub jitter: Option<f64>,
 

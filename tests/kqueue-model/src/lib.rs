@@ -15,8 +15,8 @@
 //! - A queue with `KQUEUE_CPONFORK` is copied, at its descriptor. `KQUEUE_CLOEXEC` makes no difference. A queue without
 //!   the flag, or that is close-on-fork, is not copied: its descriptor is closed in the child.
 //! - Copied events: READ (pipes, sockets, listeners, eventfds), WRITE, TIMER and PROC, each with udata and with its
-//!   disabled, oneshot and active state. Close-on-exec descriptors keep their events. An active event that nothing has
-//!   taken is seen by parent and child.
+//!   disabled, oneshot and active state. Close-on-exec descriptors keep their events. Parent and child both get an
+//!   active event that no call has taken.
 //! - An event with `EV_CLEAR` that was taken and is still ready is not reported by the copy. `EV_ADD` in the child
 //!   reports it, and makes no second event.
 //! - USER is not copied: a trigger in the child gives `ENOENT`, and a pending trigger is lost.

@@ -1,9 +1,9 @@
 //! A prefork server that a file controls. Most commands make it fail in some way.
 //!
 //! Arguments: the path of that file, how the application is loaded and run (`template`, `before`, or before with a runtime for
-//! each worker: `threads` or `own-runtime`, which has one thread), and options by name. Times are long, so that a slow machine
-//! causes no failures, unless an option such as `boot-timeout=700` gives one in milliseconds. The file's words apply to what
-//! happens next: `load-fails`, `load-panics`, `load-hangs`, `load-aborts`, `never-ready`, `boot-exits`, `says-nothing`,
+//! each worker: `threads` or `own-runtime`, which has one thread), and options by name. With `inherited` in place of the way to
+//! load, it only lists the listeners that it inherits. Times are long, so that a slow machine causes no failures, unless an
+//! option such as `boot-timeout=700` gives one in milliseconds. The file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-aborts`, `never-ready`, `boot-exits`, `says-nothing`,
 //! `fork-fails`, `no-processes`, `no-processes-of-template`, or none of them.
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
@@ -185,7 +185,7 @@ async fn start_processes() {
     eprintln!("all processes were waited for");
 }
 
-/// Lists the listeners of the environment.
+/// Lists the listeners that the environment names.
 fn list_inherited() {
     let mut inherited = Inherited::from_env().unwrap();
     for name in ["web", "admin"] {

@@ -56,7 +56,7 @@ fn main() -> Result<(), Error> {
     };
     let seconds: u64 = value("--seconds").map_or(Ok(8), |text| text.parse())?;
     let only = value("--only");
-    println!("| server | each second | requests | first of a connection lost | later lost | resets | refused |");
+    println!("| server | each second | requests | first requests lost | later requests lost | resets | refused |");
     println!("|---|---|---:|---:|---:|---:|---:|");
     let mut lost = 0;
     for distribution in ["shared", "reuseport", "reuseport-per-cpu", "balanced"] {

@@ -46,7 +46,7 @@ scenarios!(
         assert!(matches!(error, PreforkError::NoWorkers), "{error:?}");
     }
 
-    /// Dropping the future of the server ends the workers. In a worker nothing after it runs.
+    /// Dropping the future of the server ends the workers. A worker does not run the code after that future.
     async fn dropped_future() {
         let turn = Turn::new();
         let parent = std::process::id();

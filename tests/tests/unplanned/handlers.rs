@@ -51,7 +51,7 @@ scenarios!(
         reap(child);
     }
 
-    /// Another library's handler that runs in the child before forkio's own finds selectors that work.
+    /// A handler of another library, which runs in the child before forkio's handler, can use the selectors.
     fn other_handlers() {
         static SELECTOR: OnceLock<Mutex<Poll>> = OnceLock::new();
         static SEEN: AtomicU32 = AtomicU32::new(0);

@@ -37,15 +37,15 @@ impl Prefork {
         self
     }
 
-    /// Stops a worker from accepting while it has this many connections open. The other workers are woken for connections
-    /// that wait, unless they wait in a queue of this worker's own.
+    /// Stops a worker from accepting while it has this many connections open. Connections that wait wake the other workers,
+    /// unless they wait in a queue that only this worker accepts from.
     pub fn max_connections(mut self, connections: impl Into<Option<usize>>) -> Prefork {
         self.settings.worker.max_connections = connections.into();
         self
     }
 
-    /// Sets the largest part of [`max_requests`](Prefork::max_requests) and [`max_age`](Prefork::max_age) that is added to them
-    /// at random for each worker, so that workers do not reach these limits together. 0.1 unless set. In any case the
+    /// Sets the largest fraction of [`max_requests`](Prefork::max_requests) and [`max_age`](Prefork::max_age) that is added to
+    /// them at random for each worker, so that workers do not reach these limits together. 0.1 unless set. In any case the
     /// supervisor replaces one worker at a time.
     pub fn jitter(mut self, part: f64) -> Prefork {
         self.settings.limits.jitter = part;

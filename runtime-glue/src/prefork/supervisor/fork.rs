@@ -172,7 +172,7 @@ impl Supervisor {
             Err(error) => {
                 self.common.slots.clear(slot);
                 match error {
-                    // Other threads have started since the supervisor waited for their end.
+                    // Threads have started since the supervisor waited for other threads to end.
                     ForkError::Threads(_) => Started::Something,
                     error => self.fork_refused(error).map_or(Started::Something, Started::End),
                 }

@@ -147,7 +147,7 @@ impl<L> Server<L> {
         self
     }
 
-    /// Sets how long connections may take to finish their requests. 8 seconds unless set.
+    /// Sets how long connections may take to finish their requests after Ctrl+C. 8 seconds unless set.
     pub fn shutdown_timeout(mut self, limit: Duration) -> Self {
         self.setup.shutdown_timeout = limit;
         self
