@@ -83,8 +83,8 @@ Signals to the supervisor, which is the process that you start:
   KILL        the workers notice, and stop
 
 Listeners from a socket unit (LISTEN_FDS) with the address of a --listen are used instead of
-new ones. With NOTIFY_SOCKET, the service manager is told when the server is ready, reloads
-and stops.
+new ones. With NOTIFY_SOCKET, the server tells the service manager when it is ready,
+reloads and stops.
 
 Standard output has one line per listener, once the workers are ready. Logs go to
 standard error; the environment variable RUST_LOG=debug shows each request.

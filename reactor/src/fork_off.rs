@@ -96,8 +96,8 @@ impl Drop for SelectorWaker {
     }
 }
 
-/// The selector that a source is registered with, as its owner knows it. Release builds do not check it, like mio's, unless
-/// the kernel does not notice misuse itself.
+/// The selector that a source is registered with, as its owner knows it. Release builds check it only if the kernel does not
+/// notice misuse itself. mio's release builds never check it.
 #[derive(Debug)]
 pub(crate) struct SourceRegistration {
     /// The selector's id; 0: none.

@@ -77,8 +77,8 @@ pub fn install() -> io::Result<()> {
 
 /// Returns why this process could not reconcile, if it is the child of an unplanned fork.
 ///
-/// Its inherited runtimes fail when they ask for events: tokio panics with that error alone. Such a child can build new
-/// runtimes, or call `exec`.
+/// Its inherited runtimes fail when they ask for events: tokio panics with a message that has the error, but does not name the
+/// object that could not be made. Such a child can build new runtimes, or call `exec`.
 pub fn failure() -> Option<&'static PrepareError> {
     reactor::failure()
 }

@@ -1,4 +1,4 @@
-//! [`ParentOwned`].
+//! [`ParentOwned`]: a value that children neither use nor drop.
 
 use std::fmt;
 

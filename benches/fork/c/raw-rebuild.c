@@ -1,5 +1,5 @@
-/* The child replaces the inherited epoll instance by one of its own with every registration, and polls it once, as the
- * libraries do. */
+/* Like the libraries, the child replaces the inherited epoll instance with a new one, adds every registration to it, and polls
+ * it once. */
 #include "raw.h"
 
 static void repair(void) {

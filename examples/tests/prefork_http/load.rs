@@ -179,7 +179,7 @@ fn many_connections_at_once() {
     server.stop();
 }
 
-/// The status reports the connections of each worker. With `balanced`, no worker has more than 1.25 of the mean.
+/// The status reports the connections of each worker. With `balanced`, no worker has more than 1.25 times the mean.
 #[test]
 fn connections_are_counted() {
     for distribution in ["shared", "reuseport", "reuseport-per-cpu", "balanced"] {
@@ -193,11 +193,11 @@ fn connections_are_counted() {
             let may_be_excluded = start.elapsed() >= Duration::from_millis(500);
             assert!(
                 distribution != "balanced" || is_balanced || may_be_excluded,
-                "more than 1.25 of the mean: {counts:?}"
+                "more than 1.25 times the mean: {counts:?}"
             );
             is_balanced
         });
-        assert!(distribution != "balanced" || is_balanced, "more than 1.25 of the mean in each attempt");
+        assert!(distribution != "balanced" || is_balanced, "more than 1.25 times the mean in each attempt");
     }
 }
 

@@ -92,12 +92,10 @@ pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
 /// Lets an event of `source`, an I/O object or a descriptor, wake one of the processes that wait for it, instead of all: for
 /// a listening socket from which several workers accept. `false` ends this mode. Children inherit the mode.
 ///
-/// # The woken process must take everything
-///
-/// The kernel has not woken the other processes. A process that stops before [`WouldBlock`](io::ErrorKind::WouldBlock), or
-/// pauses accepting, must [mute] the source meanwhile. Otherwise the connections that it leaves wait until another one
-/// arrives, for which the kernel may wake the same process. If a process that the kernel may have woken has ended, call
-/// [`rearm_exclusive`] in the others.
+/// The woken process must accept until [`WouldBlock`](io::ErrorKind::WouldBlock), because the kernel has not woken the other
+/// processes. A process that stops earlier, or pauses accepting, must [mute] the source meanwhile. Otherwise the connections
+/// that it leaves wait until another one arrives, for which the kernel may wake the same process. If a process that the kernel
+/// may have woken has ended, call [`rearm_exclusive`] in the others.
 ///
 /// # Errors
 ///

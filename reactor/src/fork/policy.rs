@@ -1,10 +1,10 @@
-//! Fork policies: what the child gets of a registration.
+//! Fork policies: what the child gets for a registration.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
 pub use crate::source_kind::SourceKind;
 
-/// What the child of a fork gets of a registration.
+/// What the child of a fork gets for a registration.
 ///
 /// Set it with [`Registry::register_with_policy`](crate::Registry::register_with_policy), or later with
 /// [`set_policy`](super::set_policy). A registration without a policy of its own follows [its kind's

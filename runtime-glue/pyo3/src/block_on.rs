@@ -61,8 +61,8 @@ where
             mem::forget(future);
             checked?;
             return Err(PyRuntimeError::new_err(
-                "a signal handler forked during the call, and the future is the parent's: end the child in the handler, by \
-                 `os._exit`",
+                "a signal handler forked during the call, and the future belongs to the parent: end the child in the \
+                 handler, with `os._exit`",
             ));
         }
         checked?;

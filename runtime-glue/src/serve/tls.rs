@@ -12,7 +12,7 @@ use tokio_rustls::rustls::{self, ServerConfig};
 use super::tickets::{PERIOD, TicketKeys};
 use crate::report;
 
-/// The files of a certificate, and the configuration that was made of them.
+/// The files of a certificate, and the configuration that was made from them.
 ///
 /// The supervisor reads them before it forks, and again at each reload, so workers with fewer privileges need not read the key.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ pub(crate) fn process_id() -> u32 {
     /// Null until the page is mapped.
     static PAGE: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
 
-    // SAFETY: the pointer is null, or to a page that is never unmapped. An `AtomicU32` may have any value.
+    // SAFETY: the pointer is null, or points to a page that is never unmapped. An `AtomicU32` may have any value.
     let Some(kept) = (unsafe { PAGE.load(Ordering::Acquire).as_ref() }) else {
         if let Ok(page) = wiped_page() {
             if PAGE.compare_exchange(ptr::null_mut(), page, Ordering::AcqRel, Ordering::Relaxed).is_err() {

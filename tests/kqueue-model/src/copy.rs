@@ -25,7 +25,7 @@ impl Queue {
         }
     }
 
-    /// Replaces the queue's objects by fresh ones of this process, at the same descriptors.
+    /// Replaces the queue's objects with fresh ones of this process, at the same descriptors.
     pub(crate) fn replace_objects(&mut self) {
         let put = |make: fn() -> io::Result<OwnedFd>, fd: RawFd| {
             let is_close_on_exec = linux::is_close_on_exec(fd);

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use forkio_tests::reactor::*;
 
 scenarios!(
-    /// Deregistering, dropping or changing in a process after the fork changes nothing in the other one.
+    /// If one process deregisters, drops or changes sources after the fork, nothing changes in the other one.
     fn registrations_are_private() {
         let mut selector = Poll::new().unwrap();
         let mut sockets: Vec<UdpSocket> = (0..4).map(|_| udp()).collect();

@@ -71,7 +71,7 @@ scenarios!(
         check_eq("the status", process.try_wait().unwrap().unwrap().code(), Some(7));
     }
 
-    /// A child does not take a watch that was severed for one of a process that has ended.
+    /// If the watch of a process was severed, the child does not report that the process has ended.
     fn severed_watch() {
         let selector = Poll::new().unwrap();
         let end = Turn::new();

@@ -31,8 +31,8 @@ impl WakeSignal {
         Ok(signal(self.0.as_fd())?)
     }
 
-    /// Does nothing before the waker is dropped. Closing the eventfd is enough: a child that still has it does not write to
-    /// it.
+    /// Prepares for the drop of the waker. There is nothing to do: closing the eventfd is enough, because a child that still has
+    /// it does not write to it.
     pub(crate) fn remove(&self, _: &Queue) {}
 
     /// Signals a waker that another thread may own. Async-signal-safe; the error is an errno.

@@ -95,7 +95,8 @@ fn groups_of(user: &str, group: libc::gid_t) -> io::Result<Vec<libc::gid_t>> {
 pub(crate) fn assume_identity(identity: &Identity) -> io::Result<()> {
     let check = |result: libc::c_int| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) };
     let groups = &identity.groups;
-    // SAFETY: the list is as long as it is said to be. In this order, because the last step gives up the right to the others.
+    // The user comes last, because setuid(2) gives up the right to make the other calls.
+    // SAFETY: `groups.len()` is the length of the list.
     unsafe {
         match check(libc::setgroups(groups.len() as _, groups.as_ptr())) {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) && has_identity(identity) => {}
