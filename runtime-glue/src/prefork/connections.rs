@@ -185,6 +185,11 @@ impl Connections {
         self.0.generation == generation()
     }
 
+    /// Whether the server has other workers.
+    pub(super) fn has_siblings(&self) -> bool {
+        self.0.common.slots.has_others(self.0.slot)
+    }
+
     /// Whether this worker may accept one more connection. If not, another worker calls this one as soon as it may.
     pub(super) fn admits(&self) -> bool {
         if !self.is_own_process() {

@@ -146,6 +146,11 @@ impl Slots {
         (self.word(slot, INDEX).load(Ordering::Acquire) as usize).checked_sub(1)
     }
 
+    /// Whether a process other than the one in `slot` has a slot.
+    pub(super) fn has_others(&self, slot: usize) -> bool {
+        (0..self.used()).any(|other| other != slot && self.index(other).is_some())
+    }
+
     pub(super) fn set_pid(&self, slot: usize, pid: u32) {
         self.word(slot, PID).store(pid.into(), Ordering::Release);
     }
@@ -233,9 +238,11 @@ mod tests {
     fn a_successor_has_a_slot_of_its_own() {
         let slots = Slots::new(3).unwrap();
         let old = slots.assign(0, 1).unwrap();
+        assert!(!slots.has_others(old));
         slots.begin_request(old);
         let new = slots.assign(0, 2).unwrap();
         assert_ne!(old, new);
+        assert!(slots.has_others(old) && slots.has_others(new));
         slots.begin_request(new);
         assert_eq!((slots.requests(old), slots.requests(new)), (1, 1));
         assert_eq!((slots.index(old), slots.index(new), slots.used()), (Some(0), Some(0), 2));

@@ -85,9 +85,11 @@ impl Turn {
         match rule {
             Rule::Exclusive { since } if since.elapsed() >= REARM_PERIOD => {
                 *since = Instant::now();
-                armed.mute(listener);
-                if let Err(error) = armed.unmute(listener) {
-                    tracing::warn!(%error, "cannot watch a listener again: the next accept tries it again");
+                if connections.has_siblings() {
+                    armed.mute(listener);
+                    if let Err(error) = armed.unmute(listener) {
+                        tracing::warn!(%error, "cannot watch a listener again: the next accept tries it again");
+                    }
                 }
             }
             _ => {}
