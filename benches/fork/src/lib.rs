@@ -51,7 +51,7 @@ impl Planned {
         unsafe { self.0.commit() };
     }
 
-    /// Drops what was prepared. Call it in the parent.
+    /// Drops the prepared objects. Call it in the parent.
     fn abort(self) {
         self.0.abort();
     }
@@ -109,7 +109,7 @@ const IS_CLEAN: usize = 3;
 ///
 /// # Errors
 ///
-/// Those of preparing and forking, and a child whose queue does not work.
+/// Those of preparing and forking. Also fails if the queue of the child does not work.
 pub fn measure<P>(
     program: &mut P,
     page: fn(&P) -> &SharedPage,

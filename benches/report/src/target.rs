@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_of_several_names_those_that_miss() {
+    fn a_target_of_several_figures_names_the_missed_ones() {
         let checks = vec![
             Check::new("wake", Limit::AtMost(1.0), figure(0.5)),
             Check::new("poll", Limit::AtMost(1.0), figure(1.25)),

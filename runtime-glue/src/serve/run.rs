@@ -153,7 +153,7 @@ impl Serving {
     /// |---|---|
     /// | 0 | stopped by a signal; everything that had begun was finished |
     /// | 1 | connections were cut off at the shutdown timeout, or the server could not start or continue |
-    /// | 2 | the server cannot listen where it was told to, or cannot use its certificate |
+    /// | 2 | the server cannot listen at one of its addresses, or cannot use its certificate |
     /// | other | the status of the first worker that failed, as a shell gives it: 137 if it was killed |
     ///
     /// # Fork

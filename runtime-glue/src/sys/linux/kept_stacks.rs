@@ -37,7 +37,7 @@ const EXITING: u32 = 0x10;
 /// A join sets this bit (`TERMINATED_BITMASK`).
 const JOINED: u32 = 0x20;
 
-/// Finds out where glibc keeps what this module needs. A child then starts no thread for that.
+/// Finds the layout of glibc's thread descriptors in advance, so that a child starts no threads for that.
 pub(crate) fn prepare_to_keep_stacks() -> io::Result<()> {
     Layout::get().map(|_| ())
 }
@@ -53,7 +53,7 @@ pub(super) fn keep() -> io::Result<HashSet<usize>> {
             continue;
         }
         // SAFETY: the list has just been made, and glibc unmaps a stack only when a thread ends. `ProcessRuntime` asks this
-        // process to start no threads before. If it has, one of them would have to end at this moment.
+        // process to start no threads before. If it has started one, that thread would have to end at this moment.
         let id =
             unsafe { AtomicU32::from_ptr(ptr::with_exposed_provenance_mut(descriptor.address + layout.thread_id)) };
         // Any other id belongs to a thread of this process.
@@ -84,8 +84,8 @@ struct Descriptor {
 }
 
 impl Layout {
-    /// Finds the layout on first use, with two threads. They have stacks of this module, because they would overwrite stacks of
-    /// the cache.
+    /// Finds the layout on first use, with two threads. This module makes their stacks, because they would overwrite stacks
+    /// of glibc's cache.
     fn get() -> io::Result<Layout> {
         /// The four fields in 16 bits each, or 0.
         static KNOWN: AtomicU64 = AtomicU64::new(0);
@@ -158,7 +158,7 @@ impl Layout {
     /// Returns the addresses of memory that begins like a descriptor. Each page may be the last one of a stack, because
     /// adjacent stacks may be one mapping.
     fn candidates(&self) -> io::Result<Vec<usize>> {
-        // Without other threads, no memory is unmapped meanwhile. Reading it through the kernel takes ten times as long.
+        // Without other threads, no memory is unmapped meanwhile. Reading memory through the kernel takes ten times as long.
         let may_look = super::is_single_threaded()?;
         let mut found = Vec::new();
         let mut unseen = Vec::new();
