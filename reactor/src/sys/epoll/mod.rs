@@ -106,7 +106,8 @@ impl Queue {
     }
 
     /// Whether there is a registration for the file that is open at `fd` now. The registration is known to have this token
-    /// and this interest. If kcmp(2) is not allowed, this arms it again: a source that is ready gives an event.
+    /// and this interest. If kcmp(2) is not allowed, this arms the registration again: a source that is ready gives an
+    /// event.
     pub(crate) fn holds(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<bool> {
         if let Some(holds) = self.compare(fd) {
             return Ok(holds);
@@ -140,7 +141,7 @@ impl Queue {
             // SAFETY: the kernel reads the structure.
             match syscall!(syscall(libc::SYS_kcmp, pid, pid, EPOLL_TFD, fd, &raw const slot)) {
                 Ok(0) => return Some(true),
-                // This registration is for a file that was open at `fd` before, and that another descriptor or process has.
+                // This registration is for a file that was open at `fd` before. Another descriptor or process has it open.
                 Ok(_) => {}
                 Err(error) => return matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EBADF)).then_some(false),
             }
@@ -287,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_read_as_the_interest_that_they_were_made_of() {
+    fn interests_survive_the_conversion_to_events() {
         for interest in [
             Interest::READABLE,
             Interest::WRITABLE,

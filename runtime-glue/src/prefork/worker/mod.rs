@@ -24,7 +24,7 @@ use super::slots::{REACHED_REQUESTS, WANTS_HALT, WANTS_RETIRE};
 use super::status::Started;
 use super::{Accept, Acceptor, Connections, Distribution, Incoming, Listener, Phase, Shutdown};
 
-/// The worker that this process is: its identity, its listeners and its connections.
+/// The current worker: its identity, its listeners and its connections.
 #[derive(Debug)]
 pub struct Worker {
     index: usize,
@@ -38,7 +38,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Returns the index of this worker, from 0. A worker that replaces another one has its index.
+    /// Returns the index of this worker, from 0. A worker that replaces another one has the same index.
     pub fn index(&self) -> usize {
         self.index
     }
@@ -51,8 +51,9 @@ impl Worker {
     /// Takes the listeners that [`Prefork::listener`](super::Prefork::listener) was given, in that order. The second call
     /// returns an empty list.
     ///
-    /// They are inherited, not opened again: connections that arrived while no worker ran wait in their queues. Make an
-    /// [`incoming`](Worker::incoming) of each, so that the server's [`Distribution`] applies and no connection is lost.
+    /// The listeners are inherited, not opened again: connections that arrived while no worker ran wait in their queues.
+    /// Make an [`incoming`](Worker::incoming) of each, so that the server's [`Distribution`] applies and no connection is
+    /// lost.
     pub fn take_listeners(&mut self) -> Vec<Listener> {
         std::mem::take(&mut self.listeners)
     }
@@ -221,7 +222,7 @@ impl WorkerHandle {
     }
 }
 
-/// A request that is in flight until this is dropped: [`WorkerHandle::track_request`].
+/// A request that is in flight until this value is dropped: [`WorkerHandle::track_request`].
 #[derive(Debug)]
 #[must_use = "dropping it ends the request"]
 pub struct TrackedRequest {
