@@ -1,4 +1,4 @@
-//! The crate on systems without `fork(2)`. A build for Linux has it with `--cfg forkio_without_fork`.
+//! The crate on systems without `fork(2)`. On Linux, `--cfg forkio_without_fork` builds the same crate.
 #![cfg(all(forkio_without_fork, feature = "http"))]
 
 use std::convert::Infallible;

@@ -16,8 +16,8 @@ pub type Parts = BTreeMap<String, f64>;
 
 /// Counts the instructions of one operation.
 ///
-/// Valgrind runs `program --run CONTENDER TIMES OPERATION` twice, with a different number of repetitions. The difference has no
-/// instruction from before or after the operations.
+/// Valgrind runs `program --run CONTENDER TIMES OPERATION` twice, with a different number of repetitions. The difference
+/// excludes the instructions before and after the operations.
 ///
 /// # Errors
 ///
@@ -47,7 +47,7 @@ pub fn parts(program: &Path, contender: &Contender, operation: Operation) -> io:
     Ok(parts)
 }
 
-/// Reads the total that callgrind has collected.
+/// Reads the profile that callgrind has collected.
 fn collected(valgrind: Child) -> io::Result<Parts> {
     let output = valgrind.wait_with_output()?;
     let parts = read_profile(&String::from_utf8_lossy(&output.stdout));

@@ -49,8 +49,8 @@ impl Records {
         self.record(b).peer = Some(a);
     }
 
-    /// Replaces the pairs that were found before, whose descriptors may have been closed without notice. A found pair of
-    /// which one end is in another pair does not count.
+    /// Replaces the pairs that were found before, whose descriptors may have been closed without notice. Ignores a pair if
+    /// one of its ends is in another pair.
     pub(super) fn set_found_pairs(&mut self, found: &[(RawFd, RawFd)]) {
         for record in self.0.values_mut().filter(|record| record.is_found) {
             record.peer = None;
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_noted_of_a_found_pair_stays() {
+    fn a_pair_that_is_found_again_keeps_its_records() {
         let mut records = Records::new();
         records.set_found_pairs(&[(3, 4)]);
         records.record(3).is_always_renewed = true;

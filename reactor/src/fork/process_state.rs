@@ -99,8 +99,7 @@ pub(super) fn lock() -> Guard<ProcessState> {
     PROCESS.state.lock()
 }
 
-/// Locks the state to change something that a fork looks at. Discards a plan that was made ahead, which would be out of
-/// date.
+/// Locks the state for a change that affects forks. Discards a plan that was made ahead, because it would be out of date.
 pub(super) fn lock_to_change() -> Guard<ProcessState> {
     let mut state = lock();
     state.give_up_plan();
