@@ -15,7 +15,7 @@ use hyper::{Request, Response};
 use crate::access_log::{Entry, Identity, Logged};
 use crate::routes::{Preloaded, Route, Site};
 
-/// A longer head of a request gets the status 431.
+/// The longest head of a request. A longer head gets the status 431.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 /// The protocols, with limits.

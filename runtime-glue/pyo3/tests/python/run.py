@@ -78,13 +78,13 @@ def run(name):
         text = output.read().decode(errors="replace")
         # The interpreter prints exceptions at its end, but ignores them. So any output is a failure.
         if text and name.startswith("interpreter_end."):
-            why = why or "it has written to its output"
+            why = why or "unexpected output"
         return why and f": {why}\n{text}"
 
 
 def main():
     if sys.argv[1:2] == ["--one"]:
-        # `dump_traceback_later` has a thread, and the end of a child's interpreter would wait for it.
+        # Not with `dump_traceback_later`: it has a thread, and the end of a child's interpreter would wait for that thread.
         faulthandler.register(signal.SIGUSR2)
         faulthandler.enable()
         scenarios()[sys.argv[2]]()

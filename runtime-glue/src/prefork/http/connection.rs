@@ -206,7 +206,7 @@ async fn close_idle<C: Future<Output = Result<(), E>>, E>(
     .await
 }
 
-/// Ends a connection as soon as that loses nothing.
+/// Ends a connection as soon as that loses no request.
 async fn drain<C: Future<Output = Result<(), E>>, E>(
     mut connection: Pin<&mut C>,
     graceful_shutdown: impl FnOnce(Pin<&mut C>),
