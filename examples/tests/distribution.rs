@@ -61,7 +61,7 @@ fn each_distribution_serves() {
     }
 }
 
-/// No worker has more than 5/4 of the mean.
+/// No worker has more than 1.25 times the mean.
 #[test]
 fn balanced_is_balanced() {
     for _ in 0..5 {

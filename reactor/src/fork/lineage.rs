@@ -1,4 +1,4 @@
-//! Which process this is in a tree of forks.
+//! The position of this process in a tree of forks.
 
 use std::sync::atomic::Ordering;
 

@@ -15,7 +15,7 @@ use crate::lock::{Guard, this_thread};
 use crate::sys;
 use crate::sys::process::{self, SignalsBlocked};
 
-/// Which side of a fork this is.
+/// The side of a fork: the parent or the child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForkResult {
     /// The process that called [`fork`].
@@ -105,7 +105,7 @@ pub fn hold_off() -> io::Result<HeldOff> {
 /// [`Poll::poll`](crate::Poll::poll) of it returns that error. Such a poll never hangs, and never uses a half-armed queue.
 ///
 /// Until commit or abort, registrations of other threads wait. The thread that prepared may poll, wake, list registrations,
-/// and drop what it has: the child then leaves those descriptors alone. The following fail: making selectors, wakers and
+/// and drop its objects: the child then leaves their descriptors alone. The following fail: making selectors, wakers and
 /// timers (on kqueue systems also sources of signals and watches on processes), registering, deregistering, and changing the
 /// policy of a registration.
 #[derive(Debug)]

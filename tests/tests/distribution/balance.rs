@@ -4,7 +4,7 @@ use forkio_tests::reactor::*;
 
 use crate::{Connection, Server, by_worker, close, freeze, unless_excluded};
 
-/// Checks that no worker has more than 1.25 of the mean. With few connections, the mean rounded up is allowed.
+/// Checks that no worker has more than 1.25 times the mean. With few connections, the mean rounded up is allowed.
 #[track_caller]
 fn check_balance(counts: &[usize], what: &str) {
     let (total, workers) = (counts.iter().sum::<usize>(), counts.len());
@@ -12,7 +12,7 @@ fn check_balance(counts: &[usize], what: &str) {
     let most = counts.iter().max().expect("a worker");
     assert!(*most <= limit, "{what}: {counts:?}: more than {limit}");
     if total >= 4 * workers {
-        assert!(most * workers * 4 <= total * 5, "{what}: {counts:?}: more than 1.25 of the mean");
+        assert!(most * workers * 4 <= total * 5, "{what}: {counts:?}: more than 1.25 times the mean");
     }
 }
 

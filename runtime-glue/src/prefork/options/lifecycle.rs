@@ -14,8 +14,8 @@ impl Prefork {
 
     /// Sets how long the server still accepts connections after the signal to stop.
     /// [`is_lame_duck`](crate::prefork::WorkerHandle::is_lame_duck) is true meanwhile, so that a load balancer sends no
-    /// more. Zero unless set. A second signal ends the wait. Meanwhile the server refuses reloads and upgrades, and the signal
-    /// kills the new program of an upgrade that is not ready.
+    /// more connections. Zero unless set. A second signal ends the wait. Meanwhile the server refuses reloads and upgrades,
+    /// and the signal kills the new program of an upgrade that is not ready.
     pub fn lame_duck(mut self, period: Duration) -> Prefork {
         self.settings.lame_duck = period;
         self
