@@ -45,7 +45,7 @@ fn a_server_finishes_the_requests_in_flight_when_it_stops() {
     server.join().unwrap().unwrap();
 }
 
-/// Does what Ctrl+C does.
+/// Sends SIGINT to this process, like Ctrl+C.
 fn interrupt_this_process() {
     let mut kill = std::process::Command::new("kill");
     assert!(kill.args(["-INT", &std::process::id().to_string()]).status().unwrap().success());

@@ -54,7 +54,7 @@ impl Check {
         self.missed_by() == Some(0.0)
     }
 
-    /// Returns text such as "by 12.3 %", or `None` if the limit is zero, of which there is no percentage.
+    /// Returns text such as "by 12.3 %", or `None` if the limit is zero: then there is no percentage.
     fn percentage(missed_by: f64) -> Option<String> {
         missed_by.is_finite().then(|| format!("by {:.1} %", missed_by * 100.0))
     }

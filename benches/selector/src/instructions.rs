@@ -1,7 +1,7 @@
 //! User-level instructions per operation, as callgrind counts them.
 //!
-//! Times are noisy, and a machine may not let a program read its processor's counters. Valgrind counts what it executes:
-//! the same program gives the same number each time. The count does not include the kernel's instructions.
+//! Times are noisy, and a machine may not let a program read its processor's counters. Valgrind counts the instructions that
+//! it executes: the same program gives the same number each time. The count does not include the kernel's instructions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;

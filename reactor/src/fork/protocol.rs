@@ -138,8 +138,8 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 /// Prepares the next fork in advance, and keeps the result: for a supervisor that waits until a worker must be replaced.
 /// The next [`prepare`], on any thread, then has little left to do.
 ///
-/// Registering, deregistering or retagging anything discards the preparation, and so does making or dropping a selector, a
-/// waker, a timer or a pair, and changing a default policy. So prepare last, and again after each fork. Polling, waking,
+/// Registering, deregistering or retagging anything discards the preparation. So does making or dropping a selector, a
+/// waker, a timer or a pair, or changing a default policy. So prepare last, and again after each fork. Polling, waking,
 /// reading and writing change nothing. Calling it again while a fork is prepared does nothing, and so does calling it after
 /// [`adopt`](super::glue::adopt).
 ///
@@ -224,8 +224,8 @@ fn begin() -> Result<Prepared, PrepareError> {
 }
 
 impl Prepared {
-    /// Returns the descriptors at which the child will have objects of its own: those of selectors, and severed or renewed
-    /// ones. Every other descriptor refers to the same object in both processes.
+    /// Returns the descriptors at which the child will have objects of its own: descriptors of selectors, and severed or
+    /// renewed descriptors. Every other descriptor refers to the same object in both processes.
     ///
     /// # Examples
     ///
@@ -270,8 +270,8 @@ impl Prepared {
     ///
     /// # Safety
     ///
-    /// Call it in the child of a `fork(2)` that the thread made after [`prepare`], before anything else in the
-    /// child uses a descriptor or a selector, with signals [blocked](block_signals).
+    /// Call it in the child of a `fork(2)` that the thread made after [`prepare`], with signals [blocked](block_signals).
+    /// No other code of the child may have used a descriptor or a selector before.
     pub unsafe fn commit(mut self) {
         let ProcessState { records, plan, .. } = &mut *self.state;
         plan.commit(selectors(), records, generation() + 1);

@@ -87,7 +87,7 @@ impl AcceptQueues {
         })
     }
 
-    /// Returns the listeners that worker `index` serves, and closes the others.
+    /// Returns the listeners that worker `index` serves, and closes the other ones.
     pub(super) fn into_listeners(self, index: usize) -> Vec<Listener> {
         let own = |queue| match queue {
             AcceptQueue::Common(listener, _) => Some(listener),

@@ -2,7 +2,7 @@
 
 /// Chooses the worker that gets the next connection.
 ///
-/// | | what it is | when to use it |
+/// | | mechanism | when to use it |
 /// |---|---|---|
 /// | [`Shared`](Distribution::Shared) | one queue; an arrival wakes one worker, the next one in turn | by default |
 /// | [`ReusePort`](Distribution::ReusePort) | a queue per worker; the kernel chooses by a hash of the addresses | many short connections: no worker waits for another one |

@@ -19,14 +19,14 @@ use super::slots::{EMPTIES_OWN_QUEUE, READY, ServerPhase, TOLD};
 use super::tasks::Tasks;
 use super::worker::span_of_tasks;
 
-/// What a worker should do with its connections.
+/// The phase of a worker, which says how to treat its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
     /// Accept and serve.
     Serving,
-    /// This worker ends, and others continue to serve. It stops accepting, leaves the shared queues to its siblings and
-    /// finishes its connections.
+    /// This worker ends, and other workers continue to serve. It stops accepting, leaves the shared queues to its siblings
+    /// and finishes its connections.
     Retiring,
     /// The server ends. Each worker also accepts the connections that still wait in the queues.
     Stopping,

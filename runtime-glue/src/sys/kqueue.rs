@@ -47,7 +47,7 @@ impl SharedWake {
         }
     }
 
-    /// Empties the pair. This process writes to it afterwards, so the others do not miss the wake.
+    /// Empties the pair. This process writes to it afterwards, so the other processes do not miss the wake.
     fn empty(&self) -> io::Result<()> {
         let mut rest = [0; 4096];
         loop {

@@ -1,4 +1,4 @@
-//! The balanced distribution: each worker has about as many open connections as the others.
+//! The balanced distribution: all workers have about the same number of open connections.
 
 use forkio_tests::reactor::*;
 
@@ -143,12 +143,13 @@ scenarios!(
         check_balanced_server(3, "threads");
     }
 
-    /// The connections of a killed worker no longer count, and its successor gets as many as the others have.
+    /// The connections of a killed worker no longer count, and its successor gets as many connections as the other workers
+    /// have.
     fn killed_worker() {
         unless_excluded(check_killed_worker);
     }
 
-    /// A worker that does not answer delays the others only for a moment, and continues later.
+    /// A worker that does not answer delays the other worker only for a moment, and continues later.
     fn stopped_worker() {
         unless_excluded(check_stopped_worker);
     }

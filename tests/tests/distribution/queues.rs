@@ -28,7 +28,7 @@ fn pid_of_each(server: &Server, count: usize, except: &[i32]) -> Vec<i32> {
 }
 
 scenarios!(
-    /// If all workers are killed, their successors serve the connections in the queues. None is reset.
+    /// If all workers are killed, their successors serve the connections in the queues. No connection is reset.
     fn queue_outlives_its_worker() {
         for distribution in ["reuseport", "shared", "balanced"] {
             let server = Server::start(distribution, 2, "hold");

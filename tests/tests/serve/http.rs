@@ -338,7 +338,7 @@ scenarios!(
         assert!(output.contains("before it was ready"), "{output}");
     }
 
-    /// After a reload, workers still have what the supervisor loaded. It does not load again.
+    /// After a reload, workers still have the data that the supervisor loaded. The supervisor does not load again.
     fn preloads_once() {
         let path = free_path("preload");
         fs::write(&path, "first").expect("writing");

@@ -72,7 +72,7 @@ impl Server {
         Server { program, control: path, address: String::new(), stderr, reader }
     }
 
-    /// What the server's processes have written to standard error.
+    /// The standard error of the server's processes so far.
     pub(crate) fn log(&self) -> String {
         self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

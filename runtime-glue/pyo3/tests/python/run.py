@@ -1,5 +1,5 @@
-"""Runs scenarios: tests with a process of their own. `run.py` runs all, `run.py TEXT` those whose name contains the text, and
-`run.py --one NAME` runs one in this process.
+"""Runs scenarios: tests with a process of their own. `run.py` runs all scenarios, `run.py TEXT` the scenarios whose name
+contains the text, and `run.py --one NAME` runs one in this process.
 
 A scenario runs in a session of its own. It fails if it does not end with exit code 0 in time, or if it leaves a process behind.
 """

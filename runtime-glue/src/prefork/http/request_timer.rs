@@ -25,7 +25,7 @@ pub(super) struct RequestTimer {
     wait: Wait,
 }
 
-/// What the client should send next, as of the last look at the connection.
+/// The part of a request that the client should send next, as of the last look at the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
     /// The first request. `None`: there is no limit.
@@ -100,7 +100,7 @@ impl RequestTimer {
         }
     }
 
-    /// Returns what the client should send next, and when to look again. `None` if the client has taken too long.
+    /// Returns the next state, and when to look again. `None` if the client has taken too long.
     fn look(&self, activity: &Activity, now: Instant) -> Option<(Wait, Option<Instant>)> {
         let http = &activity.serving().http;
         let next = now.checked_add(period(http));

@@ -156,7 +156,7 @@ struct InFlight {
 }
 
 impl InFlight {
-    /// Notes that the response has begun, or that there will be none.
+    /// Notes that the response has begun, or that there will be no response.
     fn answer(&mut self) {
         self.activity.serving().worker.end_request(self.started.take());
     }

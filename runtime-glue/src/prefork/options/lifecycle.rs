@@ -43,8 +43,9 @@ impl Prefork {
         self
     }
 
-    /// Lets a stuck worker print a stack to standard error (SIGABRT) before it is killed: that of its first thread, or of a thread
-    /// of its own runtime ([`run_on`](Prefork::run_on)). It then leaves a core dump, if the system is set up for that.
+    /// Lets a stuck worker print a stack to standard error (SIGABRT) before it is killed: the stack of its first thread, or
+    /// of a thread of its own runtime ([`run_on`](Prefork::run_on)). It then leaves a core dump, if the system is set up for
+    /// that.
     pub fn abort_stuck(mut self, abort: bool) -> Prefork {
         self.settings.worker.abort_stuck = abort;
         self

@@ -13,7 +13,7 @@ impl Prefork {
     }
 
     /// Turns the messages to the service manager (`sd_notify(3)`) on or off. On unless set. Without `NOTIFY_SOCKET` in
-    /// the environment, the supervisor sends none.
+    /// the environment, the supervisor sends no messages.
     pub fn notify_service_manager(mut self, notify: bool) -> Prefork {
         self.settings.notifies = notify;
         self

@@ -70,7 +70,7 @@ impl Worker {
     }
 
     /// Returns an acceptor for one of the [listeners](Worker::take_listeners). It follows the listener's [`Distribution`], and
-    /// counts the connections. [`incoming`](Worker::incoming) adds what an accept loop needs.
+    /// counts the connections. [`incoming`](Worker::incoming) also handles errors, and the worker's end.
     pub fn acceptor<L: Accept>(&self, listener: L) -> Acceptor<L> {
         let fd = listener.as_fd().as_raw_fd();
         let common = self.distributions.iter().find(|(common, _)| *common == fd);
@@ -78,8 +78,8 @@ impl Worker {
         Acceptor::new(listener, self.connections.clone(), Arc::clone(&self.handle.0), distribution)
     }
 
-    /// Returns the counts of open connections, of this worker and of the others: those that an [acceptor](Worker::acceptor)
-    /// has accepted and those that are [counted](Connections::count) by hand.
+    /// Returns the counts of the open connections of this worker and of the other workers. A connection counts if an
+    /// [acceptor](Worker::acceptor) has accepted it, or if it is [counted](Connections::count) by hand.
     pub fn connections(&self) -> Connections {
         self.connections.clone()
     }
@@ -115,7 +115,7 @@ impl Deref for Worker {
 pub struct WorkerHandle(Arc<Status>);
 
 impl WorkerHandle {
-    /// Resolves when the worker has to end. Stop accepting, finish what has begun, and return.
+    /// Resolves when the worker has to end. Stop accepting, finish the work that has begun, and return.
     pub fn shutdown(&self) -> Shutdown {
         Shutdown::new(Arc::clone(&self.0))
     }

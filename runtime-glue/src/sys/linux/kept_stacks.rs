@@ -1,10 +1,10 @@
 //! Keeps the memory of the parent's threads as it is in a child, under glibc on x86_64.
 //!
 //! In a child, glibc puts the stacks of the threads that only the parent has into its cache. A new thread gets one of them, or
-//! glibc unmaps it when the cache has more than 40 MiB. A stack has the thread's descriptor (`struct pthread`, whose address is
-//! the `pthread_t`) and its thread-local memory at its end, and owns the thread-local memory of libraries that were loaded
-//! later. Other memory may refer to all of this: `parking_lot` lists the threads that wait, by addresses in their
-//! thread-local memory.
+//! glibc unmaps it when the cache has more than 40 MiB. At its end, a stack has the thread's descriptor (`struct pthread`,
+//! whose address is the `pthread_t`) and its thread-local memory. It also owns the thread-local memory of libraries that
+//! were loaded later. Other memory may refer to all of this: `parking_lot` lists the threads that wait, by addresses in
+//! their thread-local memory.
 //!
 //! glibc regards a stack of the cache as unused if the thread id in the descriptor is 0 (`nptl/descr.h`: "Thread ID - which is
 //! also a 'is this thread descriptor (and therefore stack) used' flag"; `__nptl_stack_in_use`). The kernel sets it to 0 when
@@ -235,7 +235,7 @@ impl Sample {
             // SAFETY: the call takes no arguments.
             *descriptor = unsafe { libc::pthread_self() } as usize;
             *thread_id = gettid().as_raw_nonzero().get() as u32;
-            // This copies without allocating, because that may change thread-local memory.
+            // This copies without allocating, because an allocation may change thread-local memory.
             copy(*descriptor, shared.end, running);
             shared.is_taken.store(true, Ordering::Release);
             ptr::null_mut()
