@@ -1,4 +1,4 @@
-//! Records of descriptors, beside their registrations.
+//! The state of descriptors that forks need besides the registrations.
 
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
@@ -10,16 +10,16 @@ use crate::timer_state::TimerState;
 /// A descriptor's record. Most descriptors have none.
 #[derive(Debug, Default)]
 pub(super) struct Record {
-    /// The other end of the socket pair that this is an end of. Only pairs made in this process are known.
+    /// The other end, if the descriptor is an end of a stream socket pair that this crate made or found.
     pub(super) peer: Option<RawFd>,
-    /// Whether the pair was found in the list of an adopted queue. This crate did not make it.
+    /// Whether the pair was found in the list of an adopted queue: this crate did not make the pair.
     is_found: bool,
     /// Whether every child gets a pair of its own in place of this one, registered or not.
     pub(super) is_always_renewed: bool,
     /// The state of the `unix::Timer` that owns the descriptor.
     pub(super) timer: Option<Arc<TimerState>>,
     /// The file that a bare descriptor referred to when it was muted. The kernel does not have a muted registration, so
-    /// only this shows that the descriptor was closed and used again.
+    /// only this file shows that the descriptor was closed and used again.
     pub(super) muted: Option<Identity>,
 }
 

@@ -10,7 +10,7 @@ use super::plan::Plan;
 use super::selector_core::{Cores, SelectorCore};
 use crate::lock::{Guard, Lock, this_thread};
 
-/// The state that forks handle, beside the selectors.
+/// The state that forks handle, besides the selectors.
 #[derive(Debug)]
 pub(super) struct ProcessState {
     pub(super) records: Records,

@@ -1,4 +1,4 @@
-//! When a worker that has ended is replaced.
+//! The times at which the supervisor replaces workers that have ended.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// How many workers that had been ready are replaced at once before the rate is limited.
 const BURST: u32 = 10;
 
-/// The time between two such replacements beyond the burst.
+/// The time between two replacements beyond the burst.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Returns the delay before the next try, after `failures` in a row.
