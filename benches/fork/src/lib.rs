@@ -45,7 +45,8 @@ impl Planned {
     ///
     /// # Safety
     ///
-    /// This process must be a child of the one that prepared, with signals blocked. It must not have used a descriptor yet.
+    /// This process must be a child of the process that prepared, with signals blocked. It must not have used a descriptor
+    /// yet.
     unsafe fn commit(self) {
         // SAFETY: the caller promises the same.
         unsafe { self.0.commit() };

@@ -156,7 +156,7 @@ impl SelectorCore {
         self.is_retired.load(Ordering::Relaxed)
     }
 
-    /// Whether there is a selector, other than one that was retired before this process was forked.
+    /// Whether there is a selector that was not retired before this process was forked.
     fn is_in_use(&self) -> bool {
         self.exists() && !(self.is_retired() && self.poisoned().is_some())
     }

@@ -34,7 +34,7 @@ pub(super) struct Setup {
     pub(super) on_ready: Option<OnReady>,
 }
 
-/// How a worker serves.
+/// The settings with which a worker serves.
 #[derive(Debug)]
 pub(super) struct How {
     pub(super) http: Http,
@@ -45,7 +45,7 @@ pub(super) struct How {
 }
 
 impl How {
-    /// Returns how this worker serves HTTP. Call it in the worker.
+    /// Returns the worker's protocols and transport. Call it in the worker.
     fn http(&self) -> Http {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {

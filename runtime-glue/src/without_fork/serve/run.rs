@@ -157,7 +157,7 @@ impl fmt::Debug for Serving {
     }
 }
 
-/// Serves until it is interrupted, then finishes the accepted connections.
+/// Serves until `interrupted` resolves, then finishes the accepted connections.
 async fn serve<S, B>(
     listeners: Vec<TcpListener>,
     service: S,

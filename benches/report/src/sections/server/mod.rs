@@ -115,7 +115,7 @@ fn count_instructions(plan: &Plan, data: &mut Data) {
         (HYPER_MIO, |plan, address| Ok(hello_mio(plan, "current-thread", address, 0, 0))),
         (NGINX, |plan, address| nginx(plan, 1, "", address)),
     ];
-    // A run under valgrind is slow, so each server is counted once, and a quick run leaves one out.
+    // A run under valgrind is slow, so each server is counted once, and a quick run omits the last server.
     for (name, command) in servers.into_iter().take(plan.rounds(3, 2)) {
         for connections in [Connections::Open, Connections::Short] {
             match instructions::of_a_request(|address| command(plan, address), connections) {
