@@ -15,7 +15,7 @@ thread_local! {
 }
 
 /// Returns the number of the calling thread: never 0, and the same in the child of its fork. A new thread of a child gets an
-/// unused number. Its addresses would not do, because it may get the stack of a thread of the parent.
+/// unused number. (An address on the thread's stack is not unique: the thread may get the stack of a thread of the parent.)
 pub(crate) fn this_thread() -> usize {
     static LAST: AtomicUsize = AtomicUsize::new(0);
     NUMBER.with(|number| {

@@ -99,8 +99,8 @@ impl Poll {
     /// # Errors
     ///
     /// Those of `epoll_wait(2)` or `kevent(2)`, not retried: [`Interrupted`](io::ErrorKind::Interrupted) when a signal
-    /// handler ran. In a forked child whose queue could not be completed, every poll returns the cause, because the queue
-    /// would be half armed.
+    /// handler ran. In a forked child whose queue could not be completed, every poll returns the cause, because some events
+    /// would be missing.
     ///
     /// # Examples
     ///

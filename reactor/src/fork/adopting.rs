@@ -266,7 +266,7 @@ fn assign_cores(state: &mut ProcessState, instances: Vec<Instance>) -> Vec<(&'st
 fn fill(core: &SelectorCore, instance: &Instance, pairs: &mut OwnPairs) -> io::Result<()> {
     let waker = instance.waker().filter(|waker| descriptor::is_eventfd(waker.fd));
     let waker = waker.ok_or_else(|| {
-        io::Error::new(io::ErrorKind::Unsupported, "its waker is not an eventfd, so a child cannot have one of its own")
+        io::Error::new(io::ErrorKind::Unsupported, "the runtime's waker is not an eventfd: a child cannot get its own")
     })?;
     if !waker.interest.is_marked() {
         core.kernel.queue.modify(waker.fd, WAKER, Interest::READABLE.marked())?;

@@ -40,7 +40,7 @@ impl ProcessState {
 /// longer than a system call.
 #[repr(align(512))]
 pub(super) struct Process {
-    /// How many forks lie between this process and the one that its program started as.
+    /// How many forks lie between the start of the program and this process.
     pub(super) generation: AtomicU32,
     /// The process that forked this one; 0: none, in generation 0.
     pub(super) parent: AtomicU32,

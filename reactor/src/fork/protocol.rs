@@ -102,7 +102,7 @@ pub fn hold_off() -> io::Result<HeldOff> {
 ///    closes the prepared objects.
 ///
 /// A few system calls can be made only in the child. If one of them fails, the selector is *poisoned*: each
-/// [`Poll::poll`](crate::Poll::poll) of it returns that error. Such a poll never hangs, and never uses a half-armed queue.
+/// [`Poll::poll`](crate::Poll::poll) of it returns that error. Such a poll never hangs, and never uses an incomplete queue.
 ///
 /// Until commit or abort, registrations of other threads wait. The thread that prepared may poll, wake, list registrations,
 /// and drop its objects: the child then leaves their descriptors alone. The following fail: making selectors, wakers and
@@ -140,8 +140,8 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 ///
 /// Registering, deregistering or retagging anything discards the preparation. So does making or dropping a selector, a
 /// waker, a timer or a pair, or changing a default policy. So prepare last, and again after each fork. Polling, waking,
-/// reading and writing change nothing. Calling it again while a fork is prepared does nothing, and so does calling it after
-/// [`adopt`](super::glue::adopt).
+/// reading and writing change nothing. Calling this function while a fork is prepared does nothing, and so does calling it
+/// after [`adopt`](super::glue::adopt).
 ///
 /// The fork itself still copies the bytes that wait in renewed pairs, makes timers, adds [muted](super::glue::mute)
 /// registrations, and checks each bare descriptor, which may be closed without notice.
@@ -160,8 +160,8 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 ///
 /// # Platforms
 ///
-/// On Linux it saves the fork an `epoll_ctl(2)` per inherited registration. A kqueue is copied by the kernel, or filled in
-/// the child: there is little to save.
+/// On Linux a fork that is prepared ahead saves an `epoll_ctl(2)` per inherited registration. A kqueue is copied by the
+/// kernel, or filled in the child: there is little to save.
 ///
 /// # Examples
 ///

@@ -73,7 +73,7 @@ macro_rules! end {
 
         impl $name {
             /// Switches non-blocking mode on or off. The mode belongs to the open pipe end: it also changes for duplicates
-            /// of the descriptor, including those of a forked child.
+            /// of the descriptor, including duplicates in a forked child.
             ///
             /// # Errors
             ///

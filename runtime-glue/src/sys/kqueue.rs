@@ -11,8 +11,8 @@ use tokio::io::unix::AsyncFd;
 
 use super::{OwnsDescriptor, watch};
 
-/// Wakes all processes that wait for it: a socket pair that is read only when it is full, so that each write is an event for
-/// each of them.
+/// Wakes all processes that wait for it: a socket pair that is read only when it is full, so that each write is an event in
+/// each process.
 ///
 /// (`EVFILT_USER` belongs to one queue, and so to one process.)
 #[derive(Debug)]

@@ -33,7 +33,7 @@ pub fn has_ended(pid: i32) -> bool {
     process(pid).is_none_or(|process| process.has_ended())
 }
 
-/// The open descriptors of this process, without those of the model of a kernel.
+/// The open descriptors of this process, except descriptors of the model of a kernel.
 pub fn open_descriptors() -> Vec<i32> {
     let entries = fs::read_dir("/proc/self/fd").expect("reading /proc/self/fd");
     let mut numbers: Vec<i32> =

@@ -263,7 +263,7 @@ scenarios!(
     }
 
     /// A runtime that is shut down is built again by its next use, even if a child uses it. A `block_on` of another thread
-    /// continues, and the last one shuts its runtime down.
+    /// continues, and the last `block_on` that ends shuts its runtime down.
     fn shut_down() {
         RUNTIME.shutdown_timeout(limit());
         use_everything();

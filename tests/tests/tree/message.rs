@@ -48,17 +48,17 @@ pub(crate) enum Object {
     /// Connected to the driver.
     UnixStream,
     Udp,
-    /// Two slots.
+    /// Takes two slots.
     StreamPair,
-    /// Two slots.
+    /// Takes two slots.
     DatagramPair,
-    /// Two slots. The first one is the sender.
+    /// Takes two slots. The first one is the sender.
     Pipe,
     /// A bare descriptor.
     Eventfd,
     /// A bare descriptor.
     Timerfd,
-    /// The reactor's type.
+    /// The reactor's `unix::Timer`.
     Timer,
 }
 

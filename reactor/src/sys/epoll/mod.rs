@@ -115,7 +115,7 @@ impl Queue {
         match self.modify(fd, token, interest) {
             Ok(()) => Ok(true),
             Err(error) => match error.raw_os_error() {
-                // The kernel refuses to change an exclusive registration, but does so only if there is one.
+                // The kernel refuses to change an exclusive registration, so there is one.
                 Some(libc::EINVAL) => Ok(interest.is_exclusive()),
                 // The descriptor is not registered, not open, or not of an object that can be polled.
                 Some(libc::ENOENT | libc::EBADF | libc::EPERM | libc::ELOOP) => Ok(false),
@@ -263,7 +263,7 @@ const fn flags_of(interest: Interest) -> u32 {
         flags |= EPOLLPRI;
     }
     if interest.is_exclusive() {
-        // Beside EPOLLEXCLUSIVE, epoll_ctl(2) allows only EPOLLIN, EPOLLOUT, EPOLLWAKEUP and EPOLLET.
+        // With EPOLLEXCLUSIVE, epoll_ctl(2) allows only EPOLLIN, EPOLLOUT, EPOLLWAKEUP and EPOLLET.
         flags = flags & !EPOLLRDHUP | libc::EPOLLEXCLUSIVE;
     }
     if interest.is_marked() {
