@@ -1,6 +1,6 @@
 //! A prefork HTTP/1.1 server: hyper on tokio, in as many processes as the machine has CPUs.
 //!
-//! The supervisor does once what all workers need: it binds the listeners, starts a timer and loads a table. Then
+//! The supervisor works once for all workers: it binds the listeners, starts a timer and loads a table. Then
 //! it forks, and each worker continues from that state: the listeners are registered in its own epoll instance, the timer
 //! ticks, and the table is shared memory as long as no process writes to it. Nothing is bound, started or loaded again.
 //!
@@ -90,7 +90,7 @@ fn server(options: Options, log_files: Vec<LogFile>) -> Serving {
     })
 }
 
-/// Prepares what the workers share.
+/// Prepares the state that the workers share.
 async fn preload(mebibytes: usize) -> Result<Preloaded, Box<dyn Error>> {
     let timer_ticks = count_ticks().await;
     Ok(Preloaded { table: Arc::new(Table::load(mebibytes)?), timer_ticks })

@@ -1,4 +1,4 @@
-//! How workers serve.
+//! The protocols and the service of the workers.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -15,10 +15,10 @@ use hyper::{Request, Response};
 use crate::access_log::{Entry, Identity, Logged};
 use crate::routes::{Preloaded, Route, Site};
 
-/// A longer head of a request gets the status 431.
+/// The longest head of a request. A longer head gets the status 431.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 
-/// The protocols, with limits.
+/// The protocols that a worker speaks, with the limit of a head.
 pub(crate) fn http(speaks_http2: bool) -> Http {
     if speaks_http2 {
         Http::new().configure(|hyper| {
@@ -32,7 +32,7 @@ pub(crate) fn http(speaks_http2: bool) -> Http {
     }
 }
 
-/// The site as a worker serves it.
+/// The service of a worker: it answers requests to the site, and logs them if `has_access_log`.
 pub(crate) fn service(preloaded: Preloaded, worker: &Worker, has_access_log: bool) -> impl HttpService<Hyper> + use<> {
     let site = Arc::new(Site::new(preloaded, worker));
     let identity = Identity::of(worker);

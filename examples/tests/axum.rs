@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// How long a step may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Kills the program if the test fails; its workers end with it.
+/// A running server. When dropped, it is killed if it still runs, and its workers end with it.
 struct Server(Child);
 
 impl Server {

@@ -80,7 +80,7 @@ fn snapshots_are_consistent() {
 }
 
 #[test]
-fn a_snapshot_that_cannot_be_written_is_an_answer() {
+fn the_answer_says_that_a_snapshot_failed() {
     let (_server, address) = start("/no/such/directory/snapshot");
     let mut client = Client::connect(&address);
     let answer = client.ask("save");

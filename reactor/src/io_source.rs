@@ -9,8 +9,8 @@ pub(crate) use crate::source_kind::SourceKind;
 
 /// A descriptor owner that can be registered.
 ///
-/// epoll and kqueue keep the readiness, so there is no user-space state to update around an operation: the types built
-/// on this call `inner` directly.
+/// epoll and kqueue keep the readiness, so there is no user-space state to update around an operation: the types that
+/// contain an `IoSource` call its `inner` directly.
 pub(crate) struct IoSource<T> {
     // This field is the first, because fields drop in this order: the registration ends before the descriptor is closed.
     pub(crate) registration: SourceRegistration,

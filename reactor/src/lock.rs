@@ -14,8 +14,8 @@ thread_local! {
     static NUMBER: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Returns the number of the calling thread: never 0, and the same in the child of its fork. A child's new threads get other
-/// numbers than the parent's threads had, although they may get the stacks of these, and so the same addresses.
+/// Returns the number of the calling thread: never 0, and the same in the child of its fork. A new thread of a child gets an
+/// unused number. (An address on the thread's stack is not unique: the thread may get the stack of a thread of the parent.)
 pub(crate) fn this_thread() -> usize {
     static LAST: AtomicUsize = AtomicUsize::new(0);
     NUMBER.with(|number| {

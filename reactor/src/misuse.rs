@@ -1,4 +1,4 @@
-//! The errors of sources that are registered twice, nowhere or elsewhere. Kinds and texts are mio's.
+//! The errors for a source that is registered already, with another selector, or not at all. Kinds and texts are mio's.
 
 use std::io::{Error, ErrorKind};
 

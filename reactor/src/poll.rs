@@ -17,8 +17,8 @@ use crate::{Interest, Token};
 ///
 /// An event says that something changed. After it, repeat the operation until it fails with
 /// [`WouldBlock`](io::ErrorKind::WouldBlock): only then is another event certain to come. An event may also be
-/// spurious: the operation may fail with `WouldBlock` at once, which means to wait again. Readiness other than readable
-/// and writable is a hint.
+/// spurious: if the operation fails with `WouldBlock` at once, wait again. Readiness other than readable and writable is
+/// a hint.
 ///
 /// # Fork
 ///
@@ -66,7 +66,7 @@ pub struct Poll {
 
 /// Registers sources with the [`Poll`] it belongs to.
 ///
-/// Methods take `&self` and may be called from any thread, also while another one is in [`Poll::poll`].
+/// Methods take `&self` and may be called from any thread, even while another thread is in [`Poll::poll`].
 pub struct Registry {
     selector: Selector,
 }
@@ -99,8 +99,8 @@ impl Poll {
     /// # Errors
     ///
     /// Those of `epoll_wait(2)` or `kevent(2)`, not retried: [`Interrupted`](io::ErrorKind::Interrupted) when a signal
-    /// handler ran. In a forked child whose queue could not be completed, every poll returns the cause, because the queue
-    /// would be half armed.
+    /// handler ran. In a forked child whose queue could not be completed, every poll returns the cause, because some events
+    /// would be missing.
     ///
     /// # Examples
     ///
@@ -144,10 +144,10 @@ impl Registry {
     /// # Errors
     ///
     /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if the source is registered, with this registry or another one. (A
-    /// bare descriptor may be registered with several. On Linux, a release build without the feature `cponfork` does not
-    /// notice another registry, like mio.) Otherwise those of `epoll_ctl(2)` or `kevent(2)`: no memory, and on Linux the
-    /// user's limit of watches (`/proc/sys/fs/epoll/max_user_watches`), or an object that cannot be polled, such as a
-    /// regular file.
+    /// bare descriptor may be registered with several registries. On Linux, a release build without the feature `cponfork`
+    /// does not notice another registry, like mio.) Otherwise those of `epoll_ctl(2)` or `kevent(2)`: no memory, and on
+    /// Linux the user's limit of watches (`/proc/sys/fs/epoll/max_user_watches`), or an object that cannot be polled, such
+    /// as a regular file.
     pub fn register<S: Source + ?Sized>(&self, source: &mut S, token: Token, interests: Interest) -> io::Result<()> {
         trace!("registering event source with poller: token={token:?}, interests={interests:?}");
         source.register(self, token, interests)

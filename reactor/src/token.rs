@@ -1,10 +1,10 @@
 //! The token of a registration.
 
-/// Says which source an event belongs to.
+/// Identifies the source of an event.
 ///
-/// The caller chooses it at registration and finds it in the source's events. It may be an index into a slab, or a key of a
-/// map. Several sources may share a token. A child forked through the module `fork` gets events with the tokens that its
-/// parent chose.
+/// The caller chooses a token at registration and finds it in the source's events. It may be an index into a slab, or a key
+/// of a map. Several sources may share a token. A child forked through the module `fork` gets events with the tokens that
+/// its parent chose.
 ///
 /// # Examples
 ///

@@ -77,11 +77,11 @@ impl WakeState {
     /// Poller: takes the pending wake, to return its event.
     #[inline]
     pub(crate) fn take(&self) {
-        // This is a read-modify-write, so that the poller sees what every waker wrote that found the flag set.
+        // This is a read-modify-write, so that the poller sees the writes of every waker that found the flag set.
         self.notified.swap(false, Ordering::AcqRel);
     }
 
-    /// Makes every later wake signal the kernel object. Returns whether a wake is pending: the caller must signal it now.
+    /// From now on, every wake signals the kernel object. Returns whether a wake is pending: the caller must signal it now.
     pub(crate) fn expose(&self) -> bool {
         !self.exposed.swap(true, Ordering::SeqCst) && {
             fence_between();

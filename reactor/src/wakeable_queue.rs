@@ -39,8 +39,8 @@ impl WakeableQueue {
         Ok(())
     }
 
-    /// Adds the event of a pending wake, unless the kernel has returned it already. Without room for it the wake stays
-    /// pending. This then gives the kernel the event too, so that sources that are always ready cannot keep the wake back.
+    /// Adds the event of a pending wake, unless the kernel has returned it already. If `events` is full, the wake stays
+    /// pending, and the kernel gets its event too: sources that are always ready must not hold the wake back.
     #[cold]
     fn add_wake(&self, events: &mut sys::Events) {
         let is_missing = |token| !events.iter().any(|event| sys::event::is_wake(event, token));
@@ -90,7 +90,7 @@ impl WakeableQueue {
         if self.wake.notify() { signal.signal(&self.queue, self.waker.token()) } else { Ok(()) }
     }
 
-    /// Makes every later wake signal the kernel object, because the program takes the queue's descriptor.
+    /// From now on, every wake signals the kernel object, because the program takes the queue's descriptor.
     #[cold]
     pub(crate) fn expose(&self) {
         if self.wake.expose() {

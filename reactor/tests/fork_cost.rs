@@ -1,5 +1,5 @@
-//! Measures what a fork costs with registrations, beside a bare `fork(2)`. The program forks, so it runs without the test
-//! harness.
+//! Measures the cost of a fork with registrations, and the cost of a bare `fork(2)`. The program forks, so it runs without
+//! the test harness.
 
 use std::io::{Read, Write};
 use std::net::UdpSocket;

@@ -28,7 +28,7 @@
 //! - A socket pair or pipe that other code made, such as `std`, is inherited too if both ends are open in this process. If the
 //!   kernel does not report the peers of sockets (`sock_diag(7)`), the ends of a pair are severed like other streams.
 //! - If a fork has left a registration out ([`NoFork`](ForkPolicy::NoFork)), `into_std` of that object fails in the child.
-//! - [`fork_with_threads`] severs what was registered when it began.
+//! - [`fork_with_threads`] severs the registrations that existed when it began.
 //!
 //! | I want to | use |
 //! |---|---|
@@ -37,12 +37,12 @@
 //! | see and control a server | `Server::status`, `Server::control` (feature `status`) |
 //! | fork a current-thread runtime | [`fork()`], [`ForkOptions`] |
 //! | fork a program with threads | [`ProcessRuntime`], [`fork_with_threads`] |
-//! | survive forks of other code | [the patch](#the-patch); [`atfork`] to react at once |
+//! | survive forks made by other code | [the patch](#the-patch); [`atfork`] to react at once |
 //! | choose what the child gets | [`set_policy`], [`set_default_policy`] |
 //! | restrict a task or value to the parent | [`parent_only()`], [`ParentOwned`] |
 //! | run code at a fork | [`before_fork`], [`on_child`] |
 //! | know which process this is | [`Lineage::current`] |
-//! | find what is shared by accident | [`audit::shared_descriptors`] |
+//! | find descriptors that are shared by accident | [`audit::shared_descriptors`] |
 //! | have a kernel timer | [`time::Timer`] |
 //! | find out why a program hangs | [`guide::hangs`] |
 //!

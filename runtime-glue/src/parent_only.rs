@@ -1,4 +1,4 @@
-//! [`parent_only`].
+//! [`parent_only`]: futures that children do not run.
 
 use std::fmt;
 use std::future::Future;
@@ -40,8 +40,8 @@ fn this_thread() -> usize {
 ///
 /// # Fork
 ///
-/// In the child the future is dropped without being polled again, and resolves to [`NotInChild`] at once. A child that the
-/// future forks itself continues with it; a child that any other code forks does not.
+/// In the child the future is dropped without being polled again, and resolves to [`NotInChild`] at once. If the future
+/// itself forks, it continues in that child. In children that other code forks, it does not.
 ///
 /// Dropping the future in the child runs the destructors of the values that it holds. If one of them acts outside the process,
 /// such as a `TempDir`, a lock file or a buffer that flushes, keep it in a [`ParentOwned`](crate::ParentOwned).
@@ -113,7 +113,7 @@ pub(crate) fn wake_all() {
 }
 
 /// Wakes, in the child, the [`ParentOnly`] futures that this thread polled last, if its runtime has no other threads. Waking
-/// others could wait for a lock of a thread that the child does not have.
+/// other futures could wait for a lock of a thread that the child does not have.
 pub(crate) fn wake_own() {
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     // Another thread of the parent may have had the lock at the fork.

@@ -163,7 +163,7 @@ pub(crate) fn is_signal_pending() -> bool {
     if pipes.newest_selector != newest_selector {
         *pipes = SignalPipes { newest_selector, receivers: glue::renewed_receivers() };
     }
-    // A descriptor may be closed with its runtime. The others are duplicates of the same socket.
+    // A descriptor may be closed with its runtime. The other descriptors are duplicates of the same socket.
     pipes.receivers.iter().any(|fd| glue::pending_bytes(&fd.as_raw_fd()).is_ok_and(|bytes| bytes > 0))
 }
 

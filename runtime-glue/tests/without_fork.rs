@@ -1,4 +1,4 @@
-//! The crate on systems without `fork(2)`. A build for Linux has it with `--cfg forkio_without_fork`.
+//! The crate on systems without `fork(2)`. On Linux, `--cfg forkio_without_fork` builds the same crate.
 #![cfg(all(forkio_without_fork, feature = "http"))]
 
 use std::convert::Infallible;
@@ -45,7 +45,7 @@ fn a_server_finishes_the_requests_in_flight_when_it_stops() {
     server.join().unwrap().unwrap();
 }
 
-/// Does what Ctrl+C does.
+/// Sends SIGINT to this process, like Ctrl+C.
 fn interrupt_this_process() {
     let mut kill = std::process::Command::new("kill");
     assert!(kill.args(["-INT", &std::process::id().to_string()]).status().unwrap().success());

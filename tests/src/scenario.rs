@@ -196,7 +196,7 @@ fn failure(status: ExitStatus, output: &str) -> Failed {
     format!("{status}\n{output}").into()
 }
 
-/// Gives the members of a group whose leader has ended a moment to end too. Returns those that still run.
+/// Waits a while for the members of a group to end, once its leader has ended. Returns the processes that still run.
 fn wait_for_group(group: i32) -> Vec<String> {
     let start = Instant::now();
     loop {
@@ -246,7 +246,7 @@ fn project_executable(name: &str, directory: &Path) -> Result<PathBuf, Failed> {
     static EXECUTABLE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let build = || {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("projects").join(name).join("Cargo.toml");
-        // The target directory is separate, because the build that runs this test may hold the lock of its own.
+        // The target directory is separate, because the build that runs this test may hold the lock of its directory.
         let target = directory.join(name);
         let cargo = option_env!("CARGO").unwrap_or("cargo");
         let mut command = Command::new(cargo);

@@ -45,13 +45,14 @@ impl Planned {
     ///
     /// # Safety
     ///
-    /// This process must be a child of the one that prepared, with signals blocked. It must not have used a descriptor yet.
+    /// This process must be a child of the process that prepared, with signals blocked. It must not have used a descriptor
+    /// yet.
     unsafe fn commit(self) {
         // SAFETY: the caller promises the same.
         unsafe { self.0.commit() };
     }
 
-    /// Drops what was prepared. Call it in the parent.
+    /// Drops the prepared objects. Call it in the parent.
     fn abort(self) {
         self.0.abort();
     }
@@ -109,7 +110,7 @@ const IS_CLEAN: usize = 3;
 ///
 /// # Errors
 ///
-/// Those of preparing and forking, and a child whose queue does not work.
+/// Those of preparing and forking. Also fails if the queue of the child does not work.
 pub fn measure<P>(
     program: &mut P,
     page: fn(&P) -> &SharedPage,

@@ -27,7 +27,7 @@ struct Program {
 }
 
 impl Programs {
-    /// Starts the contenders of a case. Notes those that cannot be started, and leaves them out.
+    /// Starts the contenders of a case. Leaves out contenders that cannot be started, with a note.
     pub(crate) fn start(
         &mut self,
         plan: &Plan,
@@ -48,7 +48,7 @@ impl Programs {
         }
     }
 
-    /// Lets the programs fork in turn. Each round begins with another program. Notes programs that fail, and leaves them out.
+    /// Lets the programs fork in turn. Each round begins with another program. Leaves out programs that fail, with a note.
     pub(crate) fn take_turns(
         mut self,
         data: &mut Data,

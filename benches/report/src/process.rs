@@ -1,4 +1,4 @@
-//! Processes that are measured, and what the kernel says about them.
+//! Processes that are measured, and their usage as the kernel reports it.
 
 use std::fs;
 use std::io::{self, Read};
@@ -13,7 +13,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 /// How long a process may take to end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A process. It ends when this is dropped or when this program is killed.
+/// A process. It ends when this value is dropped or when this program is killed.
 #[derive(Debug)]
 pub(crate) struct Process(Child);
 
@@ -34,7 +34,7 @@ impl Process {
         self.0.stderr.take().ok_or_else(no_pipe)
     }
 
-    /// Waits until the process ends. Returns the last line of its standard error, or its exit status if that is empty.
+    /// Waits until the process ends. Returns the last line of its standard error, or its exit status if there is no line.
     pub(crate) fn last_error_line(&mut self) -> io::Result<String> {
         let mut text = String::new();
         self.stderr()?.read_to_string(&mut text)?;

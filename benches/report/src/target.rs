@@ -54,7 +54,7 @@ impl Check {
         self.missed_by() == Some(0.0)
     }
 
-    /// Returns text such as "by 12.3 %", or `None` if the limit is zero, of which there is no percentage.
+    /// Returns text such as "by 12.3 %", or `None` if the limit is zero: then there is no percentage.
     fn percentage(missed_by: f64) -> Option<String> {
         missed_by.is_finite().then(|| format!("by {:.1} %", missed_by * 100.0))
     }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_of_several_names_those_that_miss() {
+    fn a_target_of_several_figures_names_the_missed_ones() {
         let checks = vec![
             Check::new("wake", Limit::AtMost(1.0), figure(0.5)),
             Check::new("poll", Limit::AtMost(1.0), figure(1.25)),

@@ -1,7 +1,7 @@
 //! User-level instructions per operation, as callgrind counts them.
 //!
-//! Times are noisy, and a machine may not let a program read its processor's counters. Valgrind counts what it executes:
-//! the same program gives the same number each time. The count does not include the kernel's instructions.
+//! Times are noisy, and a machine may not let a program read its processor's counters. Valgrind counts the instructions that
+//! it executes: the same program gives the same number each time. The count does not include the kernel's instructions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -16,8 +16,8 @@ pub type Parts = BTreeMap<String, f64>;
 
 /// Counts the instructions of one operation.
 ///
-/// Valgrind runs `program --run CONTENDER TIMES OPERATION` twice, with a different number of repetitions. The difference has no
-/// instruction from before or after the operations.
+/// Valgrind runs `program --run CONTENDER TIMES OPERATION` twice, with a different number of repetitions. The difference
+/// excludes the instructions before and after the operations.
 ///
 /// # Errors
 ///
@@ -47,7 +47,7 @@ pub fn parts(program: &Path, contender: &Contender, operation: Operation) -> io:
     Ok(parts)
 }
 
-/// Reads the total that callgrind has collected.
+/// Reads the profile that callgrind has collected.
 fn collected(valgrind: Child) -> io::Result<Parts> {
     let output = valgrind.wait_with_output()?;
     let parts = read_profile(&String::from_utf8_lossy(&output.stdout));

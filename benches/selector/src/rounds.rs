@@ -2,8 +2,8 @@
 //!
 //! A machine drifts by more than the contenders differ, so only ratios within a round count. Each round runs every
 //! contender once for some milliseconds, and each round begins with a different contender. Every few rounds all contenders
-//! create their sockets and selectors again, so that none keeps a favourable memory address. mio takes part twice: its
-//! ratio to itself is the noise of the run. This noise excludes the effect of code placement, which can be one percent.
+//! create their sockets and selectors again, so that no contender keeps a favourable memory address. mio takes part twice:
+//! its ratio to itself is the noise of the run. This noise excludes the effect of code placement, which can be one percent.
 
 use std::io;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::{Batch, Contender, FORKIO, LIBC, MIO, MIO_AGAIN, Operation, WITHOUT_C
 /// The contenders of each round.
 pub const CONTENDERS: [Contender; 5] = [FORKIO, WITHOUT_CPONFORK, MIO, LIBC, MIO_AGAIN];
 
-/// The index of the contender that the others are compared with.
+/// The index of the contender that the other ones are compared with.
 pub const PEER: usize = 2;
 
 /// How long a contender runs in a round.

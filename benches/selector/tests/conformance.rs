@@ -1,4 +1,4 @@
-//! Runs the reactor's conformance suite on upstream mio, to show that what the suite asserts is mio's behaviour.
+//! Runs the reactor's conformance suite on upstream mio, to show that the suite asserts mio's behaviour.
 
 use ::mio;
 

@@ -50,8 +50,8 @@ impl Identity {
     }
 }
 
-/// What the log says about a request. Dropping the value logs the request: hyper has then taken the whole response, or the
-/// connection has ended.
+/// The fields that the log has for a request. Dropping the value logs the request: hyper has then taken the whole response,
+/// or the connection has ended.
 #[derive(Debug)]
 pub(crate) struct Entry {
     begin: Instant,

@@ -1,4 +1,4 @@
-//! The access log: what its lines say, where they go, and that no client can forge them.
+//! The access log: the formats and the destination of its lines. No client can forge a line.
 
 use std::fs;
 use std::path::{Path, PathBuf};

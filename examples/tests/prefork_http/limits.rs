@@ -117,7 +117,7 @@ fn lame_duck() {
     });
 }
 
-/// The workers serve until the end of the lame duck, even if they get the signal, too.
+/// The workers serve until the end of the lame-duck period, even if they get SIGTERM, too.
 #[test]
 fn lame_duck_ends() {
     let mut server = Server::start(&["--workers", "1", "--lame-duck", "2"]);
@@ -136,7 +136,7 @@ fn second_signal_ends_the_lame_duck() {
     server.signal(Signal::TERM);
     server.until_logged("still accepting");
     let start = Instant::now();
-    // The signal is repeated, because one that comes shortly after the first one does not count as a second one.
+    // The signal is repeated, because a signal that comes shortly after the first one does not count.
     until("the server has noticed the second signal", || {
         server.signal(Signal::TERM);
         server.stderr().contains("stopping: draining").then_some(())

@@ -1,4 +1,4 @@
-//! The program as a process of its own, with everything that it started.
+//! The program in its own process group, with the processes that it starts.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -39,7 +39,7 @@ pub(crate) fn program() -> PathBuf {
     program
 }
 
-/// A process as `/proc/PID/stat` has it.
+/// A process, as `/proc/PID/stat` describes it.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
@@ -72,7 +72,7 @@ fn process_id(pid: u32) -> Pid {
     pid.try_into().ok().and_then(Pid::from_raw).expect("a process id")
 }
 
-/// A running server, alone in its process group. Kills what is left of it when dropped.
+/// A running server, alone in its process group. Kills its remaining processes when dropped.
 pub(crate) struct Server {
     program: Child,
     group: u32,
@@ -161,7 +161,7 @@ impl Server {
         Client::connect(self.address()).expect("connecting to the server")
     }
 
-    /// A connection to each of the workers, with the status it gave; in the order of their indices.
+    /// Connects to each worker. Returns the connections and the statuses that the workers gave, by worker index.
     #[track_caller]
     pub(crate) fn connect_to_each(&self, workers: usize) -> Vec<(Client, Status)> {
         let mut clients: Vec<(Client, Status)> = Vec::new();

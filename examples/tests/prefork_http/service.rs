@@ -251,7 +251,7 @@ fn follows_each_upgrade(arguments: &[&str]) {
             let ids: Vec<u32> = (0..20).map(|_| server.connect().status().ppid).collect();
             ids.iter().all(|id| *id == ids[0] && *id != serving).then_some(ids[0])
         });
-        // The other programs have ended: process 1 is left, and has one program.
+        // Then process 1 has one child: the new program.
         until("the programs that were replaced have ended", || {
             (server.processes_of(supervisor).len() == 1).then_some(())
         });
@@ -294,7 +294,7 @@ fn process_1_reaps_orphans() {
     server.wait();
 }
 
-/// systemd accepts the unit files of the guide. Before systemd 253 it does not know their type of service.
+/// systemd accepts the unit files of the guide. Versions of systemd before 253 do not know their type of service.
 #[test]
 fn unit_files_of_the_guide() {
     let guide = include_str!("../../../runtime-glue/docs/operating.md");

@@ -95,7 +95,7 @@ fn reload_one_by_one() {
             (workers.len() == 3 && workers.is_disjoint(&before)).then_some(())
         });
         server.until_logged("reloaded");
-        // `active` counts workers that have started and not yet been told to end. Others may still be draining.
+        // `active` counts workers that have started and not yet been told to end. Other workers may still be draining.
         let (mut active, mut most) = (0, 0);
         for line in server.stderr().lines() {
             active += usize::from(line.contains("worker started"));
@@ -217,7 +217,7 @@ fn term_to_a_worker_loses_no_queued_connection() {
     server.stop();
 }
 
-/// A worker with a request in flight is replaced before it has ended.
+/// The successor of a worker with a request in flight starts before that worker has ended.
 #[test]
 fn successor_starts_while_the_worker_drains() {
     let server = Server::start(&["--workers", "1"]);
@@ -233,7 +233,7 @@ fn successor_starts_while_the_worker_drains() {
     server.stop();
 }
 
-/// A parent may start the server with signals blocked. They must reach it and its workers.
+/// A program may start the server with blocked signals. The signals must reach the server and its workers nevertheless.
 #[test]
 fn blocked_signals() {
     let mut command = Command::new("env");

@@ -1,4 +1,4 @@
-//! Selectors of other code: the epoll instances of tokio on upstream mio.
+//! Selectors made by other code: the epoll instances of tokio on upstream mio.
 //!
 //! Such a selector has no table. Before a fork uses the selector, [`adopting`](super::adopting) fills a table from the list
 //! that the kernel keeps. The table is exact if the process has one thread. The planner and the plan then handle it like a

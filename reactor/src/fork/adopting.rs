@@ -51,9 +51,9 @@ impl AdoptedQueue {
     }
 }
 
-/// In the child of an unplanned fork, keeps the retired selectors, and forgets the others. Parent and child share the queue, so
-/// its list shows what either of them registers. For a retired selector that is enough: a listed socket that this process has
-/// is registered with the inherited runtime.
+/// In the child of an unplanned fork, keeps the retired adopted selectors, and forgets the other ones. Parent and child
+/// share the queue, so the kernel's list shows the registrations of both. That is enough for a retired selector: a listed
+/// socket that this process has is registered with the inherited runtime.
 pub(super) fn keep_retired(state: &mut ProcessState) {
     let queues = std::mem::take(&mut state.adopted.queues);
     let (kept, left_out) = queues.into_iter().partition(|queue| queue.core.is_retired() && queue.read_inherited());
@@ -78,7 +78,7 @@ fn end(state: &mut ProcessState, queues: Vec<AdoptedQueue>) {
     }
 }
 
-/// Adopts the selector that `fd` is registered with, and all others like it.
+/// Adopts the epoll instances of all runtimes on upstream mio. `fd` must be registered with one of them.
 ///
 /// # Errors
 ///
@@ -97,7 +97,7 @@ pub(super) fn adopt(state: &mut ProcessState, fd: RawFd) -> Result<(), PrepareEr
 fn not_found() -> io::Error {
     io::Error::new(
         io::ErrorKind::NotFound,
-        "no epoll instance that only this process has contains this descriptor and tokio's signal pipe; a runtime that was \
+        "this process has no epoll instance of its own with this descriptor and tokio's signal pipe; a runtime that was \
          inherited in a fork that forkio did not make cannot be forked again",
     )
 }
@@ -174,7 +174,7 @@ pub(super) fn lock_refreshed() -> Guard<ProcessState> {
     state
 }
 
-/// Like [`lock_refreshed`], to change something that a fork looks at.
+/// Like [`lock_refreshed`], for a change of the state that a fork uses.
 pub(super) fn lock_refreshed_to_change() -> io::Result<Guard<ProcessState>> {
     let mut state = lock_to_change();
     refresh(&mut state).map_err(io::Error::other)?;
@@ -266,7 +266,7 @@ fn assign_cores(state: &mut ProcessState, instances: Vec<Instance>) -> Vec<(&'st
 fn fill(core: &SelectorCore, instance: &Instance, pairs: &mut OwnPairs) -> io::Result<()> {
     let waker = instance.waker().filter(|waker| descriptor::is_eventfd(waker.fd));
     let waker = waker.ok_or_else(|| {
-        io::Error::new(io::ErrorKind::Unsupported, "its waker is not an eventfd, so a child cannot have one of its own")
+        io::Error::new(io::ErrorKind::Unsupported, "the runtime's waker is not an eventfd: a child cannot get its own")
     })?;
     if !waker.interest.is_marked() {
         core.kernel.queue.modify(waker.fd, WAKER, Interest::READABLE.marked())?;

@@ -1,4 +1,4 @@
-//! Records of descriptors, beside their registrations.
+//! The state of descriptors that forks need besides the registrations.
 
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
@@ -10,16 +10,16 @@ use crate::timer_state::TimerState;
 /// A descriptor's record. Most descriptors have none.
 #[derive(Debug, Default)]
 pub(super) struct Record {
-    /// The other end of the socket pair that this is an end of. Only pairs made in this process are known.
+    /// The other end, if the descriptor is an end of a stream socket pair that this crate made or found.
     pub(super) peer: Option<RawFd>,
-    /// Whether the pair was found in the list of an adopted queue. This crate did not make it.
+    /// Whether the pair was found in the list of an adopted queue: this crate did not make the pair.
     is_found: bool,
     /// Whether every child gets a pair of its own in place of this one, registered or not.
     pub(super) is_always_renewed: bool,
     /// The state of the `unix::Timer` that owns the descriptor.
     pub(super) timer: Option<Arc<TimerState>>,
     /// The file that a bare descriptor referred to when it was muted. The kernel does not have a muted registration, so
-    /// only this shows that the descriptor was closed and used again.
+    /// only this file shows that the descriptor was closed and used again.
     pub(super) muted: Option<Identity>,
 }
 
@@ -49,8 +49,8 @@ impl Records {
         self.record(b).peer = Some(a);
     }
 
-    /// Replaces the pairs that were found before, whose descriptors may have been closed without notice. A found pair of
-    /// which one end is in another pair does not count.
+    /// Replaces the pairs that were found before, whose descriptors may have been closed without notice. Ignores a pair if
+    /// one of its ends is in another pair.
     pub(super) fn set_found_pairs(&mut self, found: &[(RawFd, RawFd)]) {
         for record in self.0.values_mut().filter(|record| record.is_found) {
             record.peer = None;
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_noted_of_a_found_pair_stays() {
+    fn a_pair_that_is_found_again_keeps_its_records() {
         let mut records = Records::new();
         records.set_found_pairs(&[(3, 4)]);
         records.record(3).is_always_renewed = true;

@@ -24,7 +24,7 @@ pub(super) enum Gate {
 
 const WIPED: u32 = 0;
 const RECONCILING: u32 = 1;
-/// Open. The heavy fence of a fork makes full fences of the light ones of other threads.
+/// Open. The heavy fence of a fork turns the light fences of other threads into full fences.
 const OPEN: u32 = 2;
 /// Open. Each change needs a full fence.
 const OPEN_WITH_FENCES: u32 = 3;

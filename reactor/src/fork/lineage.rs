@@ -1,12 +1,12 @@
-//! Which process this is in a tree of forks.
+//! The position of this process in a tree of forks.
 
 use std::sync::atomic::Ordering;
 
 use super::process_state::{self, PROCESS};
 use super::reconcile;
 
-/// Returns how many forks lie between this process and the one that its program started as: 0 in that process, 1 in its
-/// children, 2 in their children.
+/// Returns how many forks lie between the start of the program and this process: 0 in the process that was started, 1 in
+/// its children, 2 in their children.
 ///
 /// An unplanned fork counts once its child has reconciled, which this function does first. A process in between that never
 /// used a selector, such as the middle one of a daemon's double fork, is not counted.

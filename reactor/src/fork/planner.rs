@@ -153,7 +153,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Makes the objects that take the place of others in the child.
+    /// Makes the fresh objects and the dead endpoint that replace objects in the child.
     fn renew_and_sever(
         &mut self,
         decisions: &[Decided],

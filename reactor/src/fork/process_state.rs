@@ -10,7 +10,7 @@ use super::plan::Plan;
 use super::selector_core::{Cores, SelectorCore};
 use crate::lock::{Guard, Lock, this_thread};
 
-/// The state that forks handle, beside the selectors.
+/// The state that forks handle, besides the selectors.
 #[derive(Debug)]
 pub(super) struct ProcessState {
     pub(super) records: Records,
@@ -40,7 +40,7 @@ impl ProcessState {
 /// longer than a system call.
 #[repr(align(512))]
 pub(super) struct Process {
-    /// How many forks lie between this process and the one that its program started as.
+    /// How many forks lie between the start of the program and this process.
     pub(super) generation: AtomicU32,
     /// The process that forked this one; 0: none, in generation 0.
     pub(super) parent: AtomicU32,
@@ -99,8 +99,7 @@ pub(super) fn lock() -> Guard<ProcessState> {
     PROCESS.state.lock()
 }
 
-/// Locks the state to change something that a fork looks at. Discards a plan that was made ahead, which would be out of
-/// date.
+/// Locks the state for a change that affects forks. Discards a plan that was made ahead, because it would be out of date.
 pub(super) fn lock_to_change() -> Guard<ProcessState> {
     let mut state = lock();
     state.give_up_plan();

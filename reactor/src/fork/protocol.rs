@@ -15,7 +15,7 @@ use crate::lock::{Guard, this_thread};
 use crate::sys;
 use crate::sys::process::{self, SignalsBlocked};
 
-/// Which side of a fork this is.
+/// The side of a fork: the parent or the child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForkResult {
     /// The process that called [`fork`].
@@ -102,10 +102,10 @@ pub fn hold_off() -> io::Result<HeldOff> {
 ///    closes the prepared objects.
 ///
 /// A few system calls can be made only in the child. If one of them fails, the selector is *poisoned*: each
-/// [`Poll::poll`](crate::Poll::poll) of it returns that error. Such a poll never hangs, and never uses a half-armed queue.
+/// [`Poll::poll`](crate::Poll::poll) of it returns that error. Such a poll never hangs, and never uses an incomplete queue.
 ///
 /// Until commit or abort, registrations of other threads wait. The thread that prepared may poll, wake, list registrations,
-/// and drop what it has: the child then leaves those descriptors alone. The following fail: making selectors, wakers and
+/// and drop its objects: the child then leaves their descriptors alone. The following fail: making selectors, wakers and
 /// timers (on kqueue systems also sources of signals and watches on processes), registering, deregistering, and changing the
 /// policy of a registration.
 #[derive(Debug)]
@@ -138,10 +138,10 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 /// Prepares the next fork in advance, and keeps the result: for a supervisor that waits until a worker must be replaced.
 /// The next [`prepare`], on any thread, then has little left to do.
 ///
-/// Registering, deregistering or retagging anything discards the preparation, and so does making or dropping a selector, a
-/// waker, a timer or a pair, and changing a default policy. So prepare last, and again after each fork. Polling, waking,
-/// reading and writing change nothing. Calling it again while a fork is prepared does nothing, and so does calling it after
-/// [`adopt`](super::glue::adopt).
+/// Registering, deregistering or retagging anything discards the preparation. So does making or dropping a selector, a
+/// waker, a timer or a pair, or changing a default policy. So prepare last, and again after each fork. Polling, waking,
+/// reading and writing change nothing. Calling this function while a fork is prepared does nothing, and so does calling it
+/// after [`adopt`](super::glue::adopt).
 ///
 /// The fork itself still copies the bytes that wait in renewed pairs, makes timers, adds [muted](super::glue::mute)
 /// registrations, and checks each bare descriptor, which may be closed without notice.
@@ -160,8 +160,8 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 ///
 /// # Platforms
 ///
-/// On Linux it saves the fork an `epoll_ctl(2)` per inherited registration. A kqueue is copied by the kernel, or filled in
-/// the child: there is little to save.
+/// On Linux a fork that is prepared ahead saves an `epoll_ctl(2)` per inherited registration. A kqueue is copied by the
+/// kernel, or filled in the child: there is little to save.
 ///
 /// # Examples
 ///
@@ -224,8 +224,8 @@ fn begin() -> Result<Prepared, PrepareError> {
 }
 
 impl Prepared {
-    /// Returns the descriptors at which the child will have objects of its own: those of selectors, and severed or renewed
-    /// ones. Every other descriptor refers to the same object in both processes.
+    /// Returns the descriptors at which the child will have objects of its own: descriptors of selectors, and severed or
+    /// renewed descriptors. Every other descriptor refers to the same object in both processes.
     ///
     /// # Examples
     ///
@@ -270,8 +270,8 @@ impl Prepared {
     ///
     /// # Safety
     ///
-    /// Call it in the child of a `fork(2)` that the thread made after [`prepare`], before anything else in the
-    /// child uses a descriptor or a selector, with signals [blocked](block_signals).
+    /// Call it in the child of a `fork(2)` that the thread made after [`prepare`], with signals [blocked](block_signals).
+    /// No other code of the child may have used a descriptor or a selector before.
     pub unsafe fn commit(mut self) {
         let ProcessState { records, plan, .. } = &mut *self.state;
         plan.commit(selectors(), records, generation() + 1);

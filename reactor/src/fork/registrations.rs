@@ -30,7 +30,7 @@ pub struct Registration {
     pub kind: Option<SourceKind>,
     /// The policy that the next fork follows.
     pub policy: ForkPolicy,
-    /// Whether this process has [muted](super::glue::mute) it.
+    /// Whether this process has [muted](super::glue::mute) the registration.
     pub muted: bool,
 }
 
@@ -124,7 +124,7 @@ pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
 }
 
 /// Sets the policy of registrations of this kind that have no policy of their own, for the whole process, and returns the
-/// previous one. The next fork follows it, even for sources that are registered already.
+/// previous one. The next fork follows the new policy, even for sources that are registered already.
 ///
 /// Wakers are always renewed, regardless of the default of their kind.
 ///

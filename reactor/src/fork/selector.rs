@@ -1,4 +1,4 @@
-//! Handles of selectors, and the registrations that their owners know of.
+//! Handles of selectors, and the registrations that sources have.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
@@ -134,8 +134,8 @@ impl Drop for SelectorWaker {
     }
 }
 
-/// The registration of a descriptor, as its owner knows it. If it is dropped while registered, it tells the registration
-/// table that the descriptor is about to be closed.
+/// The registration of a descriptor: a field of the source that owns the descriptor. If it is dropped while registered, it
+/// tells the registration table that the descriptor is about to be closed.
 #[derive(Debug)]
 pub(crate) struct SourceRegistration {
     /// The core and the id of the selector.
@@ -192,8 +192,8 @@ impl SourceRegistration {
         result
     }
 
-    /// Makes the registration bare: its owner gives the descriptor away, open and registered. From then on it may be closed
-    /// without notice.
+    /// Makes the registration bare: its owner gives the descriptor away, open and registered. From then on other code may
+    /// close the descriptor without notice.
     pub(crate) fn release(self) {
         let core = self.core();
         if core.is_some() || self.has_record {

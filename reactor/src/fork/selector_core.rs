@@ -1,4 +1,4 @@
-//! A selector as forks see it.
+//! The state of a selector that forks use.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -11,7 +11,7 @@ use super::table::Table;
 use crate::wakeable_queue::WakeableQueue;
 use crate::{Interest, Token};
 
-/// A kernel queue, its waker, its registrations, and its part in forks.
+/// A kernel queue, its waker, its registrations, and the state that forks need.
 ///
 /// A core is never freed: when the last handle of a selector is dropped, a later selector gets its core. So a reference to a
 /// core is always valid, in every thread and after every fork; its [id](SelectorCore::id) tells which selector it is.
@@ -146,7 +146,7 @@ impl SelectorCore {
         if self.is_adopted() && info.own_policy().is_some() { interest.marked() } else { interest }
     }
 
-    /// Marks the kernel's registration in an adopted queue: its list does not show a policy or a muted interest.
+    /// Marks the kernel's registration in an adopted queue, because the kernel's list shows neither policies nor mutes.
     pub(super) fn mark(&self, fd: RawFd, token: Token, info: EntryInfo) -> io::Result<()> {
         let interest = if info.is_muted() { Interest::MARK } else { self.kernel_interest(info) };
         self.kernel.queue.modify(fd, token, interest)
@@ -156,7 +156,7 @@ impl SelectorCore {
         self.is_retired.load(Ordering::Relaxed)
     }
 
-    /// Whether there is a selector, other than one that was retired before this process was forked.
+    /// Whether there is a selector that was not retired before this process was forked.
     fn is_in_use(&self) -> bool {
         self.exists() && !(self.is_retired() && self.poisoned().is_some())
     }

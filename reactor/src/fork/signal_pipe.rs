@@ -10,14 +10,14 @@ use super::descriptors::Records;
 use crate::sys::adoption::{OpenDescriptors, SocketPeers};
 use crate::sys::descriptor;
 
-/// The descriptors of tokio's signal pipe that no epoll instance has.
+/// The descriptors of tokio's signal pipe that are not registered with an epoll instance.
 #[derive(Debug)]
 pub(super) struct SignalPipe {
-    /// tokio's own descriptor of the end.
+    /// tokio's own descriptor of the receiver.
     receiver: RawFd,
-    /// tokio's own descriptor of the end.
+    /// tokio's own descriptor of the sender.
     sender: RawFd,
-    /// Duplicates of both.
+    /// Duplicates of both ends.
     others: Vec<RawFd>,
     /// The inodes of receiver and sender in `generation`. A child has other inodes, because the fork renews the pipe.
     inodes: [u64; 2],
@@ -25,8 +25,8 @@ pub(super) struct SignalPipe {
 }
 
 impl SignalPipe {
-    /// Finds the pipe whose receiving end has this inode. [`find_others`](SignalPipe::find_others) must find its other descriptors.
-    /// `is_registered` recognises the duplicates that runtimes have.
+    /// Finds the pipe whose receiver has this inode. `is_registered` recognises the duplicates that runtimes have. Then call
+    /// [`find_others`](SignalPipe::find_others).
     pub(super) fn find(
         inode: u64,
         generation: u32,
@@ -78,7 +78,7 @@ impl SignalPipe {
         Ok(self.inodes[0])
     }
 
-    /// Lists all descriptors of the pipe, except those that epoll instances have.
+    /// Lists the descriptors of the pipe that are not registered with an epoll instance.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
         [self.receiver, self.sender].into_iter().chain(self.others.iter().copied())
     }
@@ -91,10 +91,10 @@ impl SignalPipe {
     }
 }
 
-/// Finds the sender where the kernel does not tell peers: writes a byte to the receiver, which arrives at the sender, and
-/// takes the byte from the sender again. tokio never reads the sender.
+/// Finds the sender if the kernel does not report the peers of sockets. Writes a byte to the receiver, which arrives at the
+/// sender, and takes the byte from the sender again. tokio never reads the sender.
 fn find_by_writing(receiver: RawFd, candidates: &[(RawFd, u64)]) -> io::Result<Option<(RawFd, u64)>> {
-    /// After a round more than one candidate is left only if other candidates got data at the same moment.
+    /// How many bytes to write at most. One is enough, unless other candidates get data at the same moment.
     const ROUNDS: usize = 16;
     let mut candidates: Vec<_> =
         candidates.iter().copied().filter(|(fd, _)| descriptor::is_unnamed_stream(*fd)).collect();

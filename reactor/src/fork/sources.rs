@@ -29,7 +29,7 @@ pub(crate) fn add_pair(a: RawFd, b: RawFd) {
     lock_to_change().records.add_pair(a, b);
 }
 
-/// Makes a timer, and notes it with its state: children get one of their own.
+/// Makes a timer, and notes it with its state: each child gets a timer of its own.
 pub(crate) fn add_timer<T: AsRawFd>(
     make: impl FnOnce() -> io::Result<T>,
     timer_state: &Arc<TimerState>,

@@ -40,7 +40,7 @@ macro_rules! forward {
     };
 }
 
-/// Implements the setter and the getter of a socket option, which call those of `inner`.
+/// Implements the setter and the getter of a socket option, which call the methods of `inner`.
 macro_rules! option {
     ($name:ident: $set:ident, $get:ident, $type:ty, $meaning:literal) => {
         crate::net::forward! { $name:

@@ -1,4 +1,4 @@
-//! The parts of the public vocabulary that depend on the system: some interests, and the layout of an event.
+//! The parts of the public API that depend on the system: some interests, and the layout of an event.
 
 use std::slice;
 

@@ -20,9 +20,9 @@
 //!
 //! # The other sources
 //!
-//! - `Timer`, which is set to an absolute time of its clock, and counts its expirations, including those before it was set.
-//!   Its owner notes settings and taken expirations in the [`TimerState`](crate::timer_state::TimerState) that the timer was
-//!   made with. With `cponfork`, `timer::renewed` makes one for the child that continues such a state, and
+//! - `Timer`, which is set to an absolute time of its clock, and counts its expirations, including expirations before it was
+//!   set. Its owner notes settings and taken expirations in the [`TimerState`](crate::timer_state::TimerState) that the
+//!   timer was made with. With `cponfork`, `timer::renewed` makes one for the child that continues such a state, and
 //!   `timer::renewed_by_descriptor` makes one that continues a timer known only by its descriptor.
 //! - `SignalQueue`, which takes signals of this process one by one, and `ProcessHandle`, which watches a process.
 

@@ -72,8 +72,8 @@ macro_rules! end {
         descriptor_owner!($name, File, Pipe);
 
         impl $name {
-            /// Switches non-blocking mode on or off. The mode belongs to the open pipe end: duplicates of the descriptor, also
-            /// those of a forked child, change with it.
+            /// Switches non-blocking mode on or off. The mode belongs to the open pipe end: it also changes for duplicates
+            /// of the descriptor, including duplicates in a forked child.
             ///
             /// # Errors
             ///

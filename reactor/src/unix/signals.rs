@@ -6,14 +6,15 @@ use crate::{fork, sys};
 /// Signals of this process as a source: [readable](crate::event::Event::is_readable) when one has arrived.
 ///
 /// It takes the place of a signal handler: the signals wait in the kernel until [`receive`](Signals::receive) takes them,
-/// one by one. Those below `SIGRTMIN` are coalesced: a signal that is sent twice before it is received arrives once.
+/// one by one. Signals below `SIGRTMIN` are coalesced: a signal that is sent twice before it is received arrives once.
 ///
 /// # Blocking
 ///
 /// Only blocked signals wait; others take effect as usual. [`new`](Signals::new) blocks its signals in the calling thread,
-/// and threads that this thread makes afterwards have them blocked too. So call it before you make other threads, or block
-/// the signals in those (`pthread_sigmask(3)`). They stay blocked when the value is dropped: otherwise a signal that is still
-/// pending could end the process. Programs that [`Command`](std::process::Command) starts have the signals blocked too.
+/// and threads that this thread makes afterwards have them blocked too. So call `new` before you make other threads, or
+/// block the signals in those threads (`pthread_sigmask(3)`). The signals stay blocked when the value is dropped: otherwise
+/// a signal that is still pending could end the process. Programs that [`Command`](std::process::Command) starts have the
+/// signals blocked too.
 ///
 /// # Fork
 ///

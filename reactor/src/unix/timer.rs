@@ -55,7 +55,7 @@ pub struct Timer {
     inner: IoSource<Recorded>,
 }
 
-/// A timer with its state, which forks know of.
+/// A timer with its state. Forks have a record of both until the drop.
 #[derive(Debug)]
 struct Recorded {
     timer: sys::Timer,

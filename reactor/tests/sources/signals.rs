@@ -12,7 +12,7 @@ assert_impl_all!(Signals: Source, Send, Sync, Unpin, std::fmt::Debug);
 assert_not_impl_any!(Signals: Clone);
 assert_impl_all!(SignalInfo: Copy, Eq, std::fmt::Debug);
 
-/// Sends a signal to the calling thread: another thread of the harness may not have it blocked.
+/// Sends a signal to the calling thread, because another thread of the harness might not block it.
 fn raise(signal: i32) {
     // SAFETY: no memory is involved; the signal is blocked.
     assert_eq!(unsafe { libc::raise(signal) }, 0);

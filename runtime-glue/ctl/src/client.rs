@@ -27,7 +27,7 @@ impl Answer {
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
             let text = String::from_utf8_lossy(&self.body);
-            Failure::Unreachable(format!("the answer is not that of a server built on forkio: {error}: {text}"))
+            Failure::Unreachable(format!("the answer does not come from a server built on forkio: {error}: {text}"))
         })
     }
 }

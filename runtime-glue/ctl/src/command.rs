@@ -56,7 +56,7 @@ pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait)
         if wait.quiet {
             continue;
         }
-        // During an upgrade no service worker may answer for a moment, so an error is ignored.
+        // During an upgrade there may be no service worker for a moment, so an error is ignored.
         let progress = State::of(control).map_or(String::new(), |state| progress(&state));
         if !progress.is_empty() && progress != shown {
             eprintln!("{name}: {progress}");

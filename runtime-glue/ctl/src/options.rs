@@ -38,10 +38,10 @@ Examples:
 pub(crate) enum Action {
     /// Show the server and its workers
     Status {
-        /// Show it again each second, until the program is interrupted
+        /// Show the status again each second, until the program is interrupted
         #[arg(long, short)]
         watch: bool,
-        /// Print JSON: that of /status.json on the server's status page
+        /// Print the JSON of /status.json on the server's status page
         #[arg(long)]
         json: bool,
     },
@@ -49,7 +49,7 @@ pub(crate) enum Action {
     Reload(Wait),
     /// Change the number of workers
     Scale {
-        /// How many workers there should be
+        /// The new number of workers
         workers: usize,
         #[command(flatten)]
         wait: Wait,

@@ -68,7 +68,7 @@ impl State {
     ///
     /// # Errors
     ///
-    /// [`Failure::Unreachable`], and [`Failure::Refused`] if the status is not 200, such as if this user may not see it.
+    /// [`Failure::Unreachable`], and [`Failure::Refused`] if the status is not 200: the server may refuse this user.
     pub(crate) fn of(control: &Path) -> Result<State, Failure> {
         State::json(control).and_then(|json| {
             serde_json::from_slice(&json)

@@ -1,8 +1,7 @@
 //! A tokio runtime for a Python extension module whose host may fork at any time: `os.fork`, `multiprocessing`,
 //! `concurrent.futures`, gunicorn.
 //!
-//! Each process has a runtime of its own, a [`forkio::ProcessRuntime`], which it builds when it first uses it. One line
-//! installs it:
+//! Each process has a runtime of its own, a [`forkio::ProcessRuntime`], which is built on first use. One line installs it:
 //!
 //! ```no_run
 //! use pyo3::prelude::*;
@@ -52,9 +51,10 @@
 //!   Keep them in a [`PerProcess`].
 //! - **An asyncio event loop belongs to one process**, as without Rust. A child starts its own (`asyncio.run`).
 //! - **Locks**: a fork of the interpreter pauses the runtime's workers, and waits at most two seconds for blocking work that
-//!   [`Runtime`] has started. The child then inherits none of their locks. Other threads do not pause. If one attaches to the
-//!   interpreter or detaches from it at the fork, a child of Python 3.11 or older never returns from `os.fork`. Let such
-//!   threads stay attached ([`Python::detach`](pyo3::Python::detach) keeps their state), or use [`Runtime`].
+//!   [`Runtime`] has started. The child then inherits none of their locks. Other threads do not pause. If such a thread
+//!   attaches to the interpreter or detaches from it at the fork, a child of Python 3.11 or older never returns from
+//!   `os.fork`. Let such threads stay attached ([`Python::detach`](pyo3::Python::detach) keeps their state), or use
+//!   [`Runtime`].
 //! - [The patch](forkio#the-patch) is optional. Without it, a connection that the parent closes just after the fork, before the
 //!   child has severed it, stays open in the child.
 //!
@@ -64,7 +64,7 @@
 //! waits at most five seconds for polls of tasks and blocking work. Tasks that are still running must not use Python after
 //! that. Later calls of this crate return an error.
 //!
-//! Children of `multiprocessing` end by `os._exit`, which needs no shutdown.
+//! Children of `multiprocessing` end with `os._exit`, which needs no shutdown.
 //!
 //! # Platforms
 //!
@@ -107,8 +107,8 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
 
 /// Installs a runtime that `build` builds in each process that uses it; see [`install`].
 ///
-/// It must be multi-threaded, because no thread would run the tasks of a current-thread runtime. It needs an I/O driver and
-/// timers (`enable_all`).
+/// The runtime must be multi-threaded, because no thread would run the tasks of a current-thread runtime. It needs an I/O
+/// driver and timers (`enable_all`).
 ///
 /// # Errors
 ///
@@ -152,8 +152,8 @@ where
     generic::future_into_py::<Runtime, F, T>(py, future)
 }
 
-/// Makes a Rust future of a Python awaitable, such as a coroutine. It runs in the event loop of the task or thread that calls
-/// this; see [`generic::into_future`].
+/// Makes a Rust future of a Python awaitable, such as a coroutine. The awaitable runs in the event loop of the task or
+/// thread that calls this function; see [`generic::into_future`].
 ///
 /// # Errors
 ///

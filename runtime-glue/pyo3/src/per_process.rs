@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use crate::process::generation;
 
-/// A value that each process makes when it first uses it, such as a client with its connections, or a sender to a task.
+/// A value that each process makes on first use, such as a client with its connections, or a sender to a task.
 ///
 /// It may be a `static`, or belong to a `#[pyclass]`. A child leaks the value that it has inherited, because dropping it
 /// could wait for a lock that a thread of the parent held.

@@ -87,7 +87,7 @@ impl AcceptQueues {
         })
     }
 
-    /// Returns the listeners that worker `index` serves, and closes the others.
+    /// Returns the listeners that worker `index` serves, and closes the other ones.
     pub(super) fn into_listeners(self, index: usize) -> Vec<Listener> {
         let own = |queue| match queue {
             AcceptQueue::Common(listener, _) => Some(listener),
@@ -109,7 +109,7 @@ impl AcceptQueues {
         self.0.clear();
     }
 
-    /// Makes the kernel refuse new connections. Those that wait stay in the queues.
+    /// Makes the kernel refuse new connections. Waiting connections stay in the queues.
     pub(super) fn refuse_new_connections(&self) {
         for listener in self.listeners() {
             refuse_new_connections(listener);
@@ -204,7 +204,7 @@ fn one_per_place(listener: Listener, workers: usize, is_per_cpu: bool) -> io::Re
 fn bind_error(address: SocketAddr, error: &io::Error) -> io::Error {
     let advice = match error.raw_os_error() {
         Some(libc::EADDRINUSE) => {
-            "; set SO_REUSEPORT before the first one is bound (`tokio::net::TcpSocket::set_reuseport`)"
+            "; set SO_REUSEPORT before the first listener is bound (`tokio::net::TcpSocket::set_reuseport`)"
         }
         Some(libc::EMFILE) => "; raise RLIMIT_NOFILE, or have fewer workers",
         _ => "",

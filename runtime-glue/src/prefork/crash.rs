@@ -1,17 +1,17 @@
-//! When a worker that has ended is replaced.
+//! The times at which the supervisor replaces workers that have ended.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The delay after the first boot failure. It doubles with each one in a row.
+/// The delay after the first boot failure. It doubles with each further failure in a row.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
 /// How many workers that had been ready are replaced at once before the rate is limited.
 const BURST: u32 = 10;
 
-/// How often a worker that had been ready is replaced beyond that.
+/// The time between two replacements beyond the burst.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Returns the delay before the next try, after `failures` in a row.
@@ -23,7 +23,7 @@ pub(super) fn delay(failures: u32) -> Duration {
 /// keep the server busy with forks. [`BURST`] are replaced at once, then one in each [`PERIOD`].
 #[derive(Debug)]
 pub(super) struct ReplacementRate {
-    /// How many may be replaced at once, as of `since`.
+    /// How many workers may be replaced at once, as of `since`.
     tokens: u32,
     since: Instant,
 }

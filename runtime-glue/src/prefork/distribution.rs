@@ -2,7 +2,7 @@
 
 /// Chooses the worker that gets the next connection.
 ///
-/// | | what it is | when to use it |
+/// | | mechanism | when to use it |
 /// |---|---|---|
 /// | [`Shared`](Distribution::Shared) | one queue; an arrival wakes one worker, the next one in turn | by default |
 /// | [`ReusePort`](Distribution::ReusePort) | a queue per worker; the kernel chooses by a hash of the addresses | many short connections: no worker waits for another one |
@@ -31,8 +31,8 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Distribution {
-    /// One queue for all workers. A connection wakes one of those that sleep (`EPOLLEXCLUSIVE`); busy ones find it at
-    /// their next accept, if it still waits.
+    /// One queue for all workers. A connection wakes one of the sleeping workers (`EPOLLEXCLUSIVE`). Busy workers find the
+    /// connection at their next accept, if it still waits.
     ///
     /// The kernel wakes the first worker on its list, which in a quiet server would always be the same one. So a worker that
     /// has accepted moves to the end of the list, at most once in a millisecond.
@@ -40,20 +40,21 @@ pub enum Distribution {
     /// A worker that stops calling [`accept`](super::Acceptor::accept) for a while must
     /// [`pause`](super::Acceptor::pause), because the kernel may wake only this worker.
     ///
-    /// The default: no connection waits for a worker that is busy while another one is not, and none is lost or delayed by a
-    /// worker that dies.
+    /// The default: no connection waits for a busy worker while another one is idle. If a worker dies, no waiting connection
+    /// is lost or delayed.
     #[default]
     Shared,
     /// A queue for each worker. The kernel chooses one by a hash of both addresses and ports, whether its worker is busy or
     /// not.
     ///
-    /// The supervisor makes one listening socket per worker at the address of the listener that it was given, which becomes
-    /// the first worker's. It keeps all of them open, so that a worker that ends leaves its queue to the next one. The option
-    /// `SO_REUSEPORT` need not be set before: `Prefork` sets it after the bind, so that binding a port in use fails. From then
-    /// on other programs of the same user can bind the port with that option, and would share its connections.
+    /// The supervisor makes one listening socket per worker, at the address of the given listener. The first worker gets
+    /// that listener itself. The supervisor keeps all sockets open, so that a worker that ends leaves its queue to its
+    /// successor. The option `SO_REUSEPORT` need not be set before: `Prefork` sets it after the bind, so that binding a port
+    /// in use fails. From then on, other programs of the same user can bind the port with that option, and would share its
+    /// connections.
     ///
-    /// The sockets have the first one's `SO_REUSEADDR`, `IPV6_V6ONLY`, `SO_BINDTODEVICE`, `TCP_NODELAY`, `SO_KEEPALIVE` and
-    /// the length of its queue. A worker can set other options itself. For TCP only: a Unix socket has one queue.
+    /// The sockets get `SO_REUSEADDR`, `IPV6_V6ONLY`, `SO_BINDTODEVICE`, `TCP_NODELAY`, `SO_KEEPALIVE` and the length of the
+    /// queue from the given listener. A worker can set other options itself. For TCP only: a Unix socket has one queue.
     ReusePort,
     /// Like [`ReusePort`](Distribution::ReusePort), and steered: a worker stays on one CPU (`sched_setaffinity(2)`), and its
     /// socket is preferred for the connections whose packets arrive on that CPU (`SO_INCOMING_CPU`).
@@ -63,11 +64,11 @@ pub enum Distribution {
     ReusePortPerCpu,
     /// One queue for all workers. A worker accepts as long as it has no more than its share.
     ///
-    /// Workers publish in shared memory how many connections they have open: what their acceptors have accepted, for as long
-    /// as the [`Counted`](super::Counted) connection lives. A worker that has a quarter more than the mean stops accepting,
-    /// until another worker finds that it is at the mean or below. There is always a worker at or below the mean. If that
-    /// one does not accept, because it hangs or was stopped, a connection waits for half a second to one second. The other
-    /// workers then continue without it until it is back.
+    /// Workers publish in shared memory how many connections they have open. An accepted connection counts as long as its
+    /// [`Counted`](super::Counted) lives. A worker that has a quarter more than the mean stops accepting. Once it is at the
+    /// mean or below, another worker calls it back. There is always a worker at or below the mean. If that worker does not
+    /// accept, because it hangs or was stopped, a connection waits for half a second to one second. The other workers then
+    /// continue without it until it is back.
     ///
     /// A worker takes part from its first call of [`accept`](super::Acceptor::accept) on. Each connection wakes all workers
     /// that accept, and each accept writes to memory that all of them read. So for connections that live for milliseconds,

@@ -19,14 +19,14 @@ use super::slots::{EMPTIES_OWN_QUEUE, READY, ServerPhase, TOLD};
 use super::tasks::Tasks;
 use super::worker::span_of_tasks;
 
-/// What a worker should do with its connections.
+/// The phase of a worker, which says how to treat its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
     /// Accept and serve.
     Serving,
-    /// This worker ends, and others continue to serve. It stops accepting, leaves the shared queues to its siblings and
-    /// finishes what it has accepted.
+    /// This worker ends, and other workers continue to serve. It stops accepting, leaves the shared queues to its siblings
+    /// and finishes its connections.
     Retiring,
     /// The server ends. Each worker also accepts the connections that still wait in the queues.
     Stopping,
@@ -147,7 +147,7 @@ impl Status {
         if self.phase() != Phase::Serving {
             return Poll::Ready(());
         }
-        // A connection's task polls this with each of its events.
+        // The task of a connection polls this future at each of the task's events.
         if waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             return Poll::Pending;
         }

@@ -22,7 +22,7 @@ pub(super) enum Reason {
     Pss,
     /// A newer generation has taken over, or the reload that started the worker has failed.
     Reload,
-    /// There should be fewer workers.
+    /// The number of workers was reduced.
     Scaled,
     /// Another process told the worker to end.
     Signal,

@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::sys;
 
-/// What a signal tells the supervisor to do.
+/// The command of a signal to the supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
     /// Drain the workers and end. The second signal acts like [`StopNow`](Command::StopNow).
@@ -31,10 +31,10 @@ pub(super) enum Command {
     ChildEnded,
 }
 
-/// What a signal tells a worker to do.
+/// The command of a signal to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WorkerCommand {
-    /// Finish what has begun, and end.
+    /// Finish the work that has begun, and end.
     Drain,
     /// End at once.
     Exit,

@@ -88,7 +88,7 @@ impl TemplateProcess {
             }
         }
         let status = ready!(self.child.poll_wait(cx));
-        // The child's last lines may have arrived before the runtime has the event, so this asks the kernel.
+        // The template's last lines may have arrived before the runtime has the event, so this asks the kernel.
         let mut bytes = [0; 512];
         while let Ok(read @ 1..) = rustix::io::read(&self.channel, &mut bytes) {
             self.received.extend(&bytes[..read]);
@@ -220,7 +220,7 @@ fn parse_request(line: &str) -> Option<Request> {
     Some(Request { index, slot, max_requests })
 }
 
-/// Becomes a template: gives up privileges, and loads.
+/// Becomes a template: gives up privileges, and loads the application.
 async fn prepare<F, L, T, E>(template: &mut Template, load: F) -> Result<T, String>
 where
     F: FnOnce() -> L,
@@ -238,7 +238,7 @@ where
     tokio::spawn(parent_only(follow_signals.in_current_span()));
     tracing::info!("loading the application");
     let loaded = match AssertUnwindSafe(async { load().await }).catch_unwind().await {
-        // The alternate form of errors such as anyhow's has their sources.
+        // The alternate form of errors such as anyhow's includes their sources.
         Ok(loaded) => loaded.map_err(|error| format!("{error:#}"))?,
         // The panic hook has printed the message already.
         Err(_) => process::exit(PANICKED),
@@ -249,7 +249,7 @@ where
     Ok(loaded)
 }
 
-/// Follows signals. A template ends with the supervisor, and ignores other SIGTERM and SIGINT.
+/// Follows signals. A template ends with the supervisor. Until then it ignores SIGTERM and SIGINT.
 async fn follow_signals(mut signals: Signals, supervisor: u32, settings: WorkerSettings) {
     loop {
         match signals.worker_command().await.0 {

@@ -21,8 +21,8 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Address {
-    /// A host and a TCP port. Port 0 stands for a free one. Of the addresses of a host name, the server listens on the first
-    /// that it can open.
+    /// A host and a TCP port. Port 0 stands for a free port. If a host name has several addresses, the server listens on the
+    /// first one that it can open.
     Tcp(String),
     /// The path of a Unix stream socket.
     Unix(PathBuf),

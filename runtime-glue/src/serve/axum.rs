@@ -65,7 +65,7 @@ enum Queue {
 }
 
 impl WorkerListener {
-    /// Resolves when the worker must end and the listener has no more connections for it. Give it to
+    /// Resolves when the worker must end and the listener has no more connections for it. Pass the future to
     /// `with_graceful_shutdown`: the connections that wait in the queue are then served, too.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut closed = self.closed.subscribe();

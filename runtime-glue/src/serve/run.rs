@@ -34,7 +34,7 @@ pub(super) struct Setup {
     pub(super) on_ready: Option<OnReady>,
 }
 
-/// How a worker serves.
+/// The settings with which a worker serves.
 #[derive(Debug)]
 pub(super) struct How {
     pub(super) http: Http,
@@ -45,7 +45,7 @@ pub(super) struct How {
 }
 
 impl How {
-    /// Returns how this worker serves HTTP. Call it in the worker.
+    /// Returns the worker's protocols and transport. Call it in the worker.
     fn http(&self) -> Http {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
@@ -153,7 +153,7 @@ impl Serving {
     /// |---|---|
     /// | 0 | stopped by a signal; everything that had begun was finished |
     /// | 1 | connections were cut off at the shutdown timeout, or the server could not start or continue |
-    /// | 2 | the server cannot listen where it was told to, or cannot use its certificate |
+    /// | 2 | the server cannot listen at one of its addresses, or cannot use its certificate |
     /// | other | the status of the first worker that failed, as a shell gives it: 137 if it was killed |
     ///
     /// # Fork

@@ -11,8 +11,8 @@ use tokio::io::unix::AsyncFd;
 
 use super::{OwnsDescriptor, watch};
 
-/// Wakes all processes that wait for it: a socket pair that is read only when it is full, so that each write is an event for
-/// each of them.
+/// Wakes all processes that wait for it: a socket pair that is read only when it is full, so that each write is an event in
+/// each process.
 ///
 /// (`EVFILT_USER` belongs to one queue, and so to one process.)
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl SharedWake {
         }
     }
 
-    /// Empties the pair. This process writes to it afterwards, so the others do not miss the wake.
+    /// Empties the pair. This process writes to it afterwards, so the other processes do not miss the wake.
     fn empty(&self) -> io::Result<()> {
         let mut rest = [0; 4096];
         loop {
@@ -72,16 +72,16 @@ fn inherited<T: OwnsDescriptor>(end: T) -> io::Result<AsyncFd<T>> {
     Ok(watched)
 }
 
-/// Checks that a descriptor is left to watch a child, and reserves it. Drop it before the child is watched. (It is a socket,
-/// because the child would have to replace a queue that is made between prepare and fork.)
+/// Reserves a descriptor for the watch of a child, or fails if none is left. Drop it before the child is watched. (It is a
+/// socket, because the child would have to replace a queue that is made between prepare and fork.)
 pub(crate) fn reserve_watch() -> io::Result<OwnedFd> {
     Ok(UnixDatagram::unbound()?.into())
 }
 
-/// Sends a signal to a child that was not reaped. Until then, no other process can get its id.
+/// Sends a signal to a child that was not reaped. Until the child is reaped, no other process can get its id.
 pub(crate) fn send_signal(process: &Process, signal: i32) -> io::Result<()> {
     if signal <= 0 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a signal number: those begin with 1"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a signal: the numbers begin with 1"));
     }
     // SAFETY: no memory is involved.
     match unsafe { libc::kill(process.id() as i32, signal) } {

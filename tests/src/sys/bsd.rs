@@ -63,7 +63,7 @@ pub fn watched_descriptors(_: i32) -> Option<Vec<(i32, u64)>> {
     None
 }
 
-/// Whether each queue of this process that watches the descriptor does it exclusively. `None` if the kernel does not
+/// For each queue of this process that watches the descriptor, whether it watches exclusively. `None` if the kernel does not
 /// report it.
 pub fn exclusive_in_kernel(_: RawFd) -> Option<Vec<bool>> {
     None
@@ -72,7 +72,7 @@ pub fn exclusive_in_kernel(_: RawFd) -> Option<Vec<bool>> {
 /// The name that an audit gives a descriptor without path and address.
 pub fn name_of(fd: &impl AsRawFd) -> String {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: the kernel fills the structure, of which all zero is a value.
+    // SAFETY: the kernel fills the structure, for which all zero is a value.
     let stat = unsafe {
         libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr());
         stat.assume_init()

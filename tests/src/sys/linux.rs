@@ -33,7 +33,7 @@ pub fn has_ended(pid: i32) -> bool {
     process(pid).is_none_or(|process| process.has_ended())
 }
 
-/// The open descriptors of this process, without those of the model of a kernel.
+/// The open descriptors of this process, except descriptors of the model of a kernel.
 pub fn open_descriptors() -> Vec<i32> {
     let entries = fs::read_dir("/proc/self/fd").expect("reading /proc/self/fd");
     let mut numbers: Vec<i32> =
@@ -80,7 +80,7 @@ pub fn watched_descriptors(epoll: i32) -> Option<Vec<(i32, u64)>> {
     Some(watched)
 }
 
-/// Whether each queue of this process that watches the descriptor does it exclusively. `None` if the kernel does not
+/// For each queue of this process that watches the descriptor, whether it watches exclusively. `None` if the kernel does not
 /// report it.
 pub fn exclusive_in_kernel(fd: RawFd) -> Option<Vec<bool>> {
     let mut exclusive = Vec::new();
@@ -115,7 +115,7 @@ fn owned(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Each kind of descriptor that only this system has, with what an audit says of it.
+/// Each kind of descriptor that only this system has, with the object and the name that an audit reports.
 pub fn kernel_objects() -> Vec<(OwnedFd, SharedObject, String)> {
     let anonymous = |name: &str| format!("anon_inode:{name}");
     let namespace = File::open("/proc/self/ns/net").expect("a namespace");
@@ -165,7 +165,7 @@ pub fn signalfd(signal: i32) -> Option<OwnedFd> {
 }
 
 /// Whether this process and another one have the same open file description at `fd`: kcmp(2). `None` if the kernel does
-/// not tell.
+/// not report it.
 pub fn is_shared(other: u32, fd: RawFd) -> Option<bool> {
     const KCMP_FILE: libc::c_int = 0;
     let own = std::process::id();

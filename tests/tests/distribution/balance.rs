@@ -1,10 +1,10 @@
-//! The balanced distribution: each worker has about as many open connections as the others.
+//! The balanced distribution: all workers have about the same number of open connections.
 
 use forkio_tests::reactor::*;
 
 use crate::{Connection, Server, by_worker, close, freeze, unless_excluded};
 
-/// Checks that no worker has more than 1.25 of the mean. With few connections, the mean rounded up is allowed.
+/// Checks that no worker has more than 1.25 times the mean. With few connections, the mean rounded up is allowed.
 #[track_caller]
 fn check_balance(counts: &[usize], what: &str) {
     let (total, workers) = (counts.iter().sum::<usize>(), counts.len());
@@ -12,7 +12,7 @@ fn check_balance(counts: &[usize], what: &str) {
     let most = counts.iter().max().expect("a worker");
     assert!(*most <= limit, "{what}: {counts:?}: more than {limit}");
     if total >= 4 * workers {
-        assert!(most * workers * 4 <= total * 5, "{what}: {counts:?}: more than 1.25 of the mean");
+        assert!(most * workers * 4 <= total * 5, "{what}: {counts:?}: more than 1.25 times the mean");
     }
 }
 
@@ -143,12 +143,13 @@ scenarios!(
         check_balanced_server(3, "threads");
     }
 
-    /// The connections of a killed worker no longer count, and its successor gets as many as the others have.
+    /// The connections of a killed worker no longer count, and its successor gets as many connections as the other workers
+    /// have.
     fn killed_worker() {
         unless_excluded(check_killed_worker);
     }
 
-    /// A worker that does not answer delays the others only for a moment, and continues later.
+    /// A worker that does not answer delays the other worker only for a moment, and continues later.
     fn stopped_worker() {
         unless_excluded(check_stopped_worker);
     }

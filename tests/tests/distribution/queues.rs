@@ -28,7 +28,7 @@ fn pid_of_each(server: &Server, count: usize, except: &[i32]) -> Vec<i32> {
 }
 
 scenarios!(
-    /// If all workers are killed, their successors serve the connections in the queues. None is reset.
+    /// If all workers are killed, their successors serve the connections in the queues. No connection is reset.
     fn queue_outlives_its_worker() {
         for distribution in ["reuseport", "shared", "balanced"] {
             let server = Server::start(distribution, 2, "hold");
@@ -48,8 +48,8 @@ scenarios!(
                 assert!(counts.iter().all(|count| *count > 0), "one queue had them all: {counts:?}");
             }
             drop(served);
-            // One successor may have served all. If the server noticed a death only after the stop, its exit code would be
-            // that of the dead worker.
+            // One successor may have served all connections. If the server noticed a death only after the stop, its exit
+            // code would be that of the dead worker.
             server.wait_for_all(2);
             server.stop();
         }
@@ -109,7 +109,7 @@ scenarios!(
             assert_eq!(second[0], first[0], "{distribution}");
             kill(server.program.pid(), libc::SIGHUP);
             let third = pid_of_each(&server, 2, &second);
-            // The template of the reload in progress has no queue for one worker more. That of the next one has.
+            // The template of the reload in progress has no queue for a third worker. The next template has one.
             kill(server.program.pid(), libc::SIGHUP);
             kill(server.program.pid(), libc::SIGTTIN);
             pid_of_each(&server, 3, &third);
@@ -140,8 +140,8 @@ scenarios!(
         }
     }
 
-    /// A signal to the process group, such as Ctrl-C in a terminal, may reach the workers before the supervisor has heard of
-    /// it. They still serve the connections that wait.
+    /// A signal to the process group, such as Ctrl-C in a terminal, may reach the workers before the supervisor handles it.
+    /// The workers still serve the waiting connections.
     fn stop_by_a_signal_to_all() {
         /// How long the workers wait for the supervisor at least.
         const GRACE: Duration = Duration::from_millis(500);
@@ -202,7 +202,7 @@ scenarios!(
         server.stop();
     }
 
-    /// A worker that pauses leaves connections to the others.
+    /// A worker that pauses leaves connections to the other worker.
     fn paused_worker() {
         for distribution in ["shared", "balanced"] {
             let mut server = Server::start(distribution, 2, "pause");

@@ -116,7 +116,7 @@ where
     check_eq("connections that are left", worker.connections().open(), 0);
 }
 
-/// Answers, and holds the connection until its client ends it or the worker must stop. Returns what the client has
+/// Answers, and holds the connection until its client ends it or the worker must stop. Returns a byte that the client has
 /// sent.
 async fn connection<S>(index: usize, mut stream: Counted<S>, stop: Shutdown, mode: Mode) -> Option<u8>
 where
@@ -151,7 +151,7 @@ async fn fork_with_connections<L: Accept>(worker: &Worker, acceptor: &mut Accept
     check_eq("no longer counted", connections.open(), 2);
 }
 
-/// Checks that the server refuses a Unix listener, which cannot have a queue for each worker, and runs if it is shared.
+/// Checks that the server refuses a Unix listener, which cannot have a queue for each worker, unless it is shared.
 async fn unix_refused(distribution: Distribution) {
     let path = socket_path();
     let listen = || UnixListener::bind(&path).unwrap();
@@ -179,7 +179,7 @@ fn listeners() -> usize {
     open_descriptors().iter().filter(|fd| is_listener(fd)).count()
 }
 
-/// Runs a server that checks what its processes have open and registered.
+/// Runs a server whose processes check their open listeners and registrations.
 async fn look(prefork: Prefork, distribution: Distribution, has_template: bool) {
     const WORKERS: usize = 3;
     let inherited = open_descriptors();

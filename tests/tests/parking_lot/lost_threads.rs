@@ -17,8 +17,8 @@ use crate::{RUNTIME, use_runtime};
 const WAITING: usize = 64;
 
 scenarios!(
-    /// The entries of threads that only the parent has stay as they are, in one bucket and in many, while the child starts
-    /// threads and the table grows.
+    /// While a child starts threads and the table grows, the entries of threads that only the parent has stay as they are,
+    /// in one bucket and in many.
     #[limit(900)]
     fn entries_stay() {
         park_threads(WAITING);
@@ -213,8 +213,8 @@ fn unpark(index: usize) -> bool {
     unsafe { parking_lot_core::unpark_all(key(index), DEFAULT_UNPARK_TOKEN) == 1 }
 }
 
-/// The address that a thread waits at. Odd indices have addresses in one bucket, however large the table is. The others are
-/// spread.
+/// The address that a thread waits at. Odd indices have addresses in one bucket, however large the table is. The addresses
+/// of even indices are spread.
 fn key(index: usize) -> usize {
     /// The factor by which `parking_lot_core` multiplies an address. The highest bits of the product are the index of the
     /// bucket.

@@ -93,7 +93,7 @@ async fn check_dropped_handle() {
 }
 
 scenarios!(
-    /// Waiting for a program of the parent fails at once in the child. The parent continues to wait, and reaps.
+    /// Waiting for a program of the parent fails at once in the child. The parent continues to wait, and reaps the program.
     async fn waiting() {
         check_waiting().await;
     }
@@ -126,8 +126,8 @@ scenarios!(
         run(check_dropped_handle());
     }
 
-    /// A child whose parent handles SIGCHLD receives one SIGCHLD, and those of its own children. The parent receives
-    /// none of them.
+    /// If the parent handles SIGCHLD, the child's stream reports one SIGCHLD after the fork, and then the ends of the
+    /// child's own children. The parent's stream reports neither.
     async fn child_signal() {
         let mut stream = signal(SignalKind::child()).unwrap();
         let (to_parent, to_child) = Turn::both_ways();

@@ -1,4 +1,4 @@
-//! HTTP: what is served, and how it ends.
+//! Workers serve HTTP, and their connections end in order.
 
 use std::convert::Infallible;
 use std::fs;
@@ -26,10 +26,10 @@ use crate::{body, connect, ends_before_it_is_killed, free_path, get, read_until,
 
 #[derive(Parser)]
 struct Options {
-    /// Whether a template loads this file.
+    /// The file that a template loads.
     #[arg(long)]
     load: Option<String>,
-    /// Whether the supervisor loads this file.
+    /// The file that the supervisor loads.
     #[arg(long)]
     preload: Option<String>,
     /// Whether workers fail to make their service.
@@ -107,7 +107,7 @@ fn start(args: &[&str]) -> (Program, Vec<String>) {
 const TCP: [&str; 2] = ["--listen", "127.0.0.1:0"];
 
 scenarios!(
-    /// A server as the options on the command line describe it.
+    /// A server that the command line configures.
     #[program]
     fn server() {
         let options = Options::parse_from([String::new()].into_iter().chain(arguments()));
@@ -187,7 +187,7 @@ scenarios!(
         stop(program);
     }
 
-    /// A worker has threads if it was told to.
+    /// A worker has as many threads as `--worker-threads` says.
     fn worker_has_threads() {
         let (program, addresses) = start(&[&TCP[..], &["--workers", "1", "--worker-threads", "3"]].concat());
         assert_eq!(get(&addresses[0], "/threads"), "3");
@@ -235,7 +235,7 @@ scenarios!(
     }
 
     /// A client whose upgrade is refused gets the response, even if it has sent more than the server reads. The connection is
-    /// then reset. Clients on other systems lose what they have not read by then.
+    /// then reset. On other systems, the reset discards bytes that the client has not read yet.
     fn refused_upgrade() {
         if !cfg!(target_os = "linux") {
             return;
@@ -281,7 +281,7 @@ scenarios!(
         program.finish_well();
     }
 
-    /// A request that takes longer than the shutdown timeout is cut off, which the status shows.
+    /// A request that takes longer than the shutdown timeout is cut off. The exit status shows that.
     fn cut_off() {
         ends_before_it_is_killed(|| {
             let mut program =
@@ -329,7 +329,7 @@ scenarios!(
         });
     }
 
-    /// Workers that cannot make their service end the server, with a status that says so.
+    /// If workers fail to make their service, the server ends with status 1.
     fn service_fails() {
         let program =
             Program::start("http::server", &[&TCP[..], &["--workers", "1", "--crash-limit", "2", "--fails"]].concat());
@@ -338,7 +338,7 @@ scenarios!(
         assert!(output.contains("before it was ready"), "{output}");
     }
 
-    /// After a reload, workers still have what the supervisor loaded. It does not load again.
+    /// After a reload, workers still have the data that the supervisor loaded. The supervisor does not load again.
     fn preloads_once() {
         let path = free_path("preload");
         fs::write(&path, "first").expect("writing");
@@ -353,7 +353,7 @@ scenarios!(
         stop(program);
     }
 
-    /// A supervisor that cannot load ends, and says why.
+    /// A supervisor that cannot load the application ends, and its error says why.
     fn preload_fails() {
         let path = free_path("preload-missing");
         let missing = path.to_str().expect("UTF-8");

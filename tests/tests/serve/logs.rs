@@ -52,7 +52,7 @@ async fn inherited() {
     tracing::warn!("inherited");
 }
 
-/// Reads lines of the program's log up to one that is accepted, and returns it.
+/// Reads lines of the program's log up to the first one that `is_last` accepts, and returns that line.
 #[track_caller]
 fn read(program: &mut Program, log: &mut String, is_last: impl Fn(&str) -> bool) -> String {
     loop {
@@ -177,7 +177,7 @@ scenarios!(
         }
     }
 
-    /// A span of the application around the server is outside that of the worker, also on a runtime with threads.
+    /// A span of the application around the server is outside the worker's span, also on a runtime with threads.
     fn application_may_have_spans() {
         let own = ["started", "future", "later", "handler", "counted", "ended"];
         for (threads, others) in [("0", &["spawned", "inherited"][..]), ("2", &[])] {

@@ -1,4 +1,4 @@
-//! `forkio::serve`, `Server`, and what a worker has for other protocols.
+//! `forkio::serve`, `Server`, and the methods of a worker for other protocols.
 
 mod address;
 mod axum;
@@ -93,7 +93,7 @@ fn stop(program: Program) -> String {
     program.finish_well()
 }
 
-/// Checks that a server exits with 1 after it has cut off what took too long.
+/// Checks that a server exits with 1 after it has cut off connections.
 ///
 /// The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long, it also kills
 /// a healthy worker. Then `stop`, which starts a server and tells it to stop, runs again.

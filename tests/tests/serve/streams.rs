@@ -96,7 +96,7 @@ scenarios!(
         reload(&program, &address, &old);
         assert_eq!(ask(&mut client), old);
         client.close(None).expect("closing");
-        // What is left is the server's close frame and the end of the stream.
+        // The server's close frame and the end of the stream are left.
         while client.read().is_ok() {}
         stop(program);
     }

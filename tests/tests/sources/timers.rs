@@ -17,7 +17,7 @@ fn expired(now: Duration, first: Duration, period: Duration) -> u64 {
     now.checked_sub(first).map_or(0, |passed| (passed.as_nanos() / period.as_nanos()) as u64 + 1)
 }
 
-/// Takes expirations until the total, with `taken`, includes all until now. Returns the total.
+/// Takes expirations until the total, which begins with `taken`, has all expirations up to now. Returns the total.
 fn take_all(timer: &mut Timer, mut taken: u64, first: Duration, period: Duration) -> u64 {
     let least = expired(timer.clock().now(), first, period);
     // The kernel may be a moment late.
@@ -106,7 +106,7 @@ scenarios!(
                 check_blocked("all of them", timer.expirations());
                 to_parent.give();
                 to_child.wait();
-                check_blocked("what the parent took", timer.expirations());
+                check_blocked("the parent's expirations", timer.expirations());
             });
             to_parent.wait();
             check_eq("the parent's event", wait(&mut selector), tokens([1]));

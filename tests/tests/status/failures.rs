@@ -36,7 +36,7 @@ scenarios!(
         server.stop();
     }
 
-    /// Clients that do not read, or send nothing, keep neither other clients nor the server from working.
+    /// Clients that do not read, or send nothing, block neither other clients nor the server.
     fn slow_readers() {
         let server = Server::start(&[]);
         server.state();

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use forkio_tests::{kill, limit, processes, wait_until};
 
-/// A running fixture. It belongs to the process group of the scenario, so the harness finds a process that it leaves.
+/// A running fixture. It belongs to the process group of the scenario, so the harness finds processes that it leaves behind.
 pub(crate) struct Server {
     program: Child,
     control: PathBuf,
@@ -36,7 +36,7 @@ impl Server {
         Server::start_as(&mut fixture(), how)
     }
 
-    /// Starts the fixture by a command that has an environment of its own, and waits until it is ready.
+    /// Starts the fixture with a command that has an environment of its own, and waits until it is ready.
     #[track_caller]
     pub(crate) fn start_as(command: &mut Command, how: &[&str]) -> Server {
         let mut server = Server::begin_as(command, "", how);
@@ -72,7 +72,7 @@ impl Server {
         Server { program, control: path, address: String::new(), stderr, reader }
     }
 
-    /// What the server's processes have written to standard error.
+    /// The standard error of the server's processes so far.
     pub(crate) fn log(&self) -> String {
         self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -134,7 +134,7 @@ impl Server {
         self.until_logged_times(what, 1);
     }
 
-    /// Waits until something has been logged this often.
+    /// Waits until the log contains a text this many times.
     #[track_caller]
     pub(crate) fn until_logged_times(&self, what: &str, times: usize) {
         wait_until(&format!("{what:?} is logged"), || self.log().matches(what).count() >= times);

@@ -5,7 +5,7 @@ use forkio_tests::{kill, scenarios, wait_until};
 use crate::server::{Server, number_after};
 
 scenarios!(
-    /// Workers have what their template loaded, and a reload loads the application again.
+    /// Workers have the data that their template loaded, and a reload loads the application again.
     fn loads_once_per_generation() {
         let server = Server::start(&["template"]);
         let first = server.ask("data").expect("an answer");

@@ -63,7 +63,7 @@ scenarios!(
     /// A worker that has not drained after the `shutdown_timeout` is killed.
     fn shutdown_timeout() {
         let server = Server::start(&["before", "shutdown-timeout=1000"]);
-        // A connection that says nothing keeps the worker.
+        // A connection that sends nothing keeps the worker from draining.
         let _held = server.connect();
         server.signal(libc::SIGTERM);
         server.until_logged("killing the workers that have not drained in time");

@@ -40,7 +40,7 @@ scenarios!(
         use_everything();
     }
 
-    /// Each of five generations has its own runtime, even if only some of them have used theirs before they fork.
+    /// Each of five generations has its own runtime, even if only some generations use a runtime before they fork.
     fn five_generations() {
         fn descend(depth: u32) {
             check_eq("generation", forkio::Lineage::current().generation(), depth);
@@ -130,7 +130,7 @@ scenarios!(
                 status => check_eq("the child's status", status, Some(0)),
             }
         }
-        assert!(without_lock < 10, "{without_lock} of 40 children were left without a lock");
+        assert!(without_lock < 10, "{without_lock} of 40 children inherited a locked lock");
     }
 
     /// A parent under load forks again and again. Each child has a working runtime, and the parent loses nothing.
@@ -263,7 +263,7 @@ scenarios!(
     }
 
     /// A runtime that is shut down is built again by its next use, even if a child uses it. A `block_on` of another thread
-    /// continues, and the last one shuts its runtime down.
+    /// continues, and the last `block_on` that ends shuts its runtime down.
     fn shut_down() {
         RUNTIME.shutdown_timeout(limit());
         use_everything();
@@ -294,7 +294,7 @@ scenarios!(
         use_everything();
     }
 
-    /// A `ProcessRuntime` that a child drops does not touch what it has inherited.
+    /// If a child shuts down or drops a `ProcessRuntime`, the inherited runtime stays as it is.
     fn dropped() {
         let runtime = ProcessRuntime::new(multi_thread);
         let ended = Arc::new(AtomicBool::new(false));

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use crate::{block_on, fork_with_threads, wait};
 
 scenarios!(
-    /// A signal reaches the streams of the process that it was sent to, and no others.
+    /// A signal reaches the streams of the process that it was sent to, and no other streams.
     fn private_signals() {
         let parent = own_pid();
         let mut before = block_on(async { signal(SignalKind::user_defined1()) }).unwrap();
@@ -64,7 +64,7 @@ scenarios!(
         });
     }
 
-    /// Children start and reap programs of their own, while the parent has others.
+    /// Children start and reap programs of their own, while the parent has other programs.
     fn programs() {
         let spawn = || {
             block_on(async {

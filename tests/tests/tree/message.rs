@@ -48,17 +48,17 @@ pub(crate) enum Object {
     /// Connected to the driver.
     UnixStream,
     Udp,
-    /// Two slots.
+    /// Takes two slots.
     StreamPair,
-    /// Two slots.
+    /// Takes two slots.
     DatagramPair,
-    /// Two slots. The first one is the sender.
+    /// Takes two slots. The first one is the sender.
     Pipe,
     /// A bare descriptor.
     Eventfd,
     /// A bare descriptor.
     Timerfd,
-    /// The reactor's type.
+    /// The reactor's `unix::Timer`.
     Timer,
 }
 
@@ -149,7 +149,7 @@ pub(crate) enum Command {
         capacity: usize,
         millis: u64,
     },
-    /// Waits until the network has delivered what was sent.
+    /// Waits until the network has delivered all sent data.
     Settle {
         fd: Fd,
         until: Arrival,
@@ -175,7 +175,7 @@ pub(crate) enum Target {
     Fd(Fd),
 }
 
-/// What to wait for in [`Command::Settle`].
+/// The arrival that [`Command::Settle`] waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Arrival {
     Readable,

@@ -15,7 +15,7 @@ use forkio_reactor::{Registry, Waker, event};
 use crate::message::{Arrival, Fd, Object, Reply, Target};
 use crate::process::{Process, settle};
 
-/// The time until a timer that is not due.
+/// The remaining time of a timer that is not due.
 const YEAR: Duration = Duration::from_secs(31_536_000);
 
 /// A source of a process.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use forkio_tests::reactor::*;
 
 scenarios!(
-    /// A timer and signals give events in a child that needs a fresh object too, a dead endpoint. On kqueue systems, timers and
-    /// signals have queues that the kernel does not copy, so their descriptors are free in the child.
+    /// A timer and signals give events in a child that also needs a dead endpoint. On kqueue systems, timers and signals
+    /// have queues that the kernel does not copy, so their descriptors are free in the child.
     fn timers_and_signals() {
         let mut selector = Poll::new().unwrap();
         let mut signals = Signals::new([libc::SIGUSR1]).unwrap();
@@ -102,7 +102,7 @@ scenarios!(
         });
     }
 
-    /// A child that opens a file that cannot be polled at the descriptor of a registration has the other registrations.
+    /// If a child redirects registered descriptors to a file that cannot be polled, it keeps the other registrations.
     #[cfg(epoll)]
     fn registered_descriptor_redirected() {
         let mut selector = Poll::new().unwrap();
@@ -122,7 +122,7 @@ scenarios!(
                 check_eq("redirecting", unsafe { libc::dup2(null.as_raw_fd(), fd) }, fd);
             }
             send_to(&kept);
-            check_eq("what is left", wait(&mut selector), tokens([1]));
+            check_eq("the remaining registration", wait(&mut selector), tokens([1]));
             check_table(&selector);
         });
     }

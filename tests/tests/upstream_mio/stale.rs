@@ -82,7 +82,7 @@ scenarios!(
         let (first, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
         let (second, mut far) = connection().await;
         let (fd, _kept) = replace_registered(first.into(), &second);
-        // SAFETY: `fd` is open for longer.
+        // SAFETY: `fd` stays open for longer than the registration.
         let watched = unsafe { AsyncFd::register(Bare(fd.as_raw_fd())) }.unwrap();
         // The kernel now lists both registrations.
         let child = fork_child(async || {
@@ -98,11 +98,11 @@ scenarios!(
         timeout(limit(), watched.readable()).await.expect("an event").unwrap().clear_ready();
     }
 
-    /// If the kernel's list does not show which of two files is open, a fork is refused with a reason. It works again once
-    /// one of them is closed.
+    /// If the kernel's list does not show which of two files is open, a fork is refused with a reason. Forks work again once
+    /// one of the files is closed.
     async fn not_certain() {
         let (fd, kept) = replace_registered(eventfd(), &eventfd());
-        // SAFETY: `fd` is open for longer.
+        // SAFETY: `fd` stays open for longer than the registration.
         let watched = unsafe { AsyncFd::register(Bare(fd.as_raw_fd())) }.unwrap();
         let refused = forkio::fork().await;
         let Err(ForkError::Prepare(error)) = refused else { panic!("{refused:?}") };

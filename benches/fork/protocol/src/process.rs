@@ -24,7 +24,7 @@ fn nanoseconds(clock: libc::clockid_t) -> u64 {
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 
-/// Nanoseconds of processor time that this process has used, with those of the children that it has waited for.
+/// Nanoseconds of processor time that this process, and the children that it has waited for, have used.
 pub fn spent_with_children() -> u64 {
     let usage = usage(libc::RUSAGE_CHILDREN);
     let microseconds = [usage.ru_utime, usage.ru_stime].map(|time| time.tv_sec * 1_000_000 + time.tv_usec);
@@ -36,7 +36,7 @@ pub fn faults() -> u64 {
     usage(libc::RUSAGE_SELF).ru_minflt.cast_unsigned()
 }
 
-/// Like [`faults`], with those of the children that the process has waited for.
+/// Like [`faults`], with the page faults of the children that the process has waited for.
 pub fn faults_with_children() -> u64 {
     faults() + usage(libc::RUSAGE_CHILDREN).ru_minflt.cast_unsigned()
 }

@@ -12,7 +12,7 @@ use forkio_reactor::{Events, Interest, Poll, Token};
 
 const USAGE: &str = "usage: unplanned REGISTRATIONS MEMORY";
 
-/// Where the child writes its figures.
+/// The indices of the child's figures in the shared page.
 const FIRST_INSTRUCTION: usize = 0;
 const FIRST_POLL: usize = 1;
 const FAULTS: usize = 2;
@@ -71,7 +71,7 @@ impl Program {
             self.page.set(FIRST_POLL, first_poll);
             self.page.set(FIRST_INSTRUCTION, first_instruction);
             let works = polled.and_then(|()| self.gets_an_event()).unwrap_or(false);
-            // The child's changes must not reach the parent's queue: the parent checks.
+            // The child's changes must not reach the parent's queue. The parent checks that below.
             let deregistered = self.poll.registry().deregister(&mut self.streams[1]);
             protocol::exit(works && deregistered.is_ok());
         }

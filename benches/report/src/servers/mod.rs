@@ -40,7 +40,7 @@ impl Connections {
     }
 }
 
-/// A server by its name, and the commands that start it.
+/// The name of a server, and the commands that start it.
 #[derive(Clone, Copy)]
 pub(crate) struct Contender {
     pub(crate) name: &'static str,
@@ -102,7 +102,7 @@ impl Server {
     }
 }
 
-/// Starts servers. Notes those that do not start, and leaves them out.
+/// Starts servers. Leaves out servers that do not start, with a note.
 pub(crate) fn start_all(plan: &Plan, data: &mut Data, contenders: &[Contender], cpus: &[usize]) -> Vec<Server> {
     let mut servers = Vec::new();
     for contender in contenders {

@@ -106,7 +106,8 @@ impl Queue {
     }
 
     /// Whether there is a registration for the file that is open at `fd` now. The registration is known to have this token
-    /// and this interest. If kcmp(2) is not allowed, this arms it again: a source that is ready gives an event.
+    /// and this interest. If kcmp(2) is not allowed, this arms the registration again: a source that is ready gives an
+    /// event.
     pub(crate) fn holds(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<bool> {
         if let Some(holds) = self.compare(fd) {
             return Ok(holds);
@@ -114,7 +115,7 @@ impl Queue {
         match self.modify(fd, token, interest) {
             Ok(()) => Ok(true),
             Err(error) => match error.raw_os_error() {
-                // The kernel refuses to change an exclusive registration, but does so only if there is one.
+                // The kernel refuses to change an exclusive registration, so there is one.
                 Some(libc::EINVAL) => Ok(interest.is_exclusive()),
                 // The descriptor is not registered, not open, or not of an object that can be polled.
                 Some(libc::ENOENT | libc::EBADF | libc::EPERM | libc::ELOOP) => Ok(false),
@@ -140,7 +141,7 @@ impl Queue {
             // SAFETY: the kernel reads the structure.
             match syscall!(syscall(libc::SYS_kcmp, pid, pid, EPOLL_TFD, fd, &raw const slot)) {
                 Ok(0) => return Some(true),
-                // This registration is for a file that was open at `fd` before, and that another descriptor or process has.
+                // This registration is for a file that was open at `fd` before. Another descriptor or process has it open.
                 Ok(_) => {}
                 Err(error) => return matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EBADF)).then_some(false),
             }
@@ -262,7 +263,7 @@ const fn flags_of(interest: Interest) -> u32 {
         flags |= EPOLLPRI;
     }
     if interest.is_exclusive() {
-        // Beside EPOLLEXCLUSIVE, epoll_ctl(2) allows only EPOLLIN, EPOLLOUT, EPOLLWAKEUP and EPOLLET.
+        // With EPOLLEXCLUSIVE, epoll_ctl(2) allows only EPOLLIN, EPOLLOUT, EPOLLWAKEUP and EPOLLET.
         flags = flags & !EPOLLRDHUP | libc::EPOLLEXCLUSIVE;
     }
     if interest.is_marked() {
@@ -287,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_read_as_the_interest_that_they_were_made_of() {
+    fn interests_survive_the_conversion_to_events() {
         for interest in [
             Interest::READABLE,
             Interest::WRITABLE,

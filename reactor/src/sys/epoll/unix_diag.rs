@@ -39,8 +39,8 @@ const PEER: u16 = 2;
 const ATTRIBUTES: usize = 16 + 16;
 
 impl SocketPeers {
-    /// Returns the inode of a socket's peer. `None` if the socket has no peer, or if the kernel does not tell: it may be built
-    /// without `CONFIG_UNIX_DIAG`, and a container may forbid netlink sockets.
+    /// Returns the inode of a socket's peer. `None` if the socket has no peer, or if the kernel does not report it: the
+    /// kernel may be built without `CONFIG_UNIX_DIAG`, and a container may forbid netlink sockets.
     pub(crate) fn of(&mut self, inode: u64) -> Option<u64> {
         let socket = self.0.get_or_insert_with(|| open().ok()).as_ref()?;
         let request = Request {
@@ -103,7 +103,7 @@ mod tests {
         let (a, b) = UnixStream::pair().unwrap();
         let [a_inode, b_inode] = [&a, &b].map(|end| identity(end.as_raw_fd()).unwrap().1);
         let mut peers = SocketPeers::default();
-        // A kernel without the facility does not tell.
+        // A kernel without `CONFIG_UNIX_DIAG` reports no peers.
         if peers.of(a_inode).is_some() {
             assert_eq!((peers.of(a_inode), peers.of(b_inode)), (Some(b_inode), Some(a_inode)));
         }

@@ -105,13 +105,13 @@ pub(crate) type Flags = u16;
 #[cfg(target_os = "netbsd")]
 pub(crate) type Flags = u32;
 
-/// Requests of aio(4), where the system reports them.
+/// The filter for requests of aio(4), if the system has one.
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_vendor = "apple"))]
 pub(crate) const EVFILT_AIO: Option<Filter> = Some(libc::EVFILT_AIO);
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly", target_vendor = "apple")))]
 pub(crate) const EVFILT_AIO: Option<Filter> = None;
 
-/// Requests of lio_listio(2), where the system reports them.
+/// The filter for requests of lio_listio(2), if the system has one.
 #[cfg(target_os = "freebsd")]
 pub(crate) const EVFILT_LIO: Option<Filter> = Some(libc::EVFILT_LIO);
 #[cfg(not(target_os = "freebsd"))]
@@ -123,7 +123,7 @@ pub(crate) const TIMER_UNIT: (u32, u64) = (system::NOTE_NSECONDS, 1);
 #[cfg(not(any(target_os = "freebsd", target_vendor = "apple", all(target_os = "linux", not(forkio_libkqueue)))))]
 pub(crate) const TIMER_UNIT: (u32, u64) = (0, 1_000_000);
 
-/// The flag of a timer that is set to a time of day, where there is one.
+/// The flag of a timer that is set to a time of day, if the system has one.
 #[cfg(any(target_os = "freebsd", all(target_os = "linux", not(forkio_libkqueue))))]
 pub(crate) const ABSOLUTE: Option<u32> = Some(system::NOTE_ABSTIME);
 #[cfg(target_vendor = "apple")]
@@ -191,7 +191,7 @@ pub(crate) fn kqueuex(flags: u32) -> Option<io::Result<RawFd>> {
     }
 
     match check(call(flags)?) {
-        // A program may run where only the function exists, not the system call.
+        // The C library may have the function although the kernel lacks the system call.
         Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => None,
         result => Some(result),
     }
@@ -247,7 +247,7 @@ pub(crate) fn fstat(fd: RawFd) -> io::Result<libc::stat> {
 }
 
 /// Returns the address of a socket's control block in the kernel, which identifies the socket: `kf_sock_pcb` of `F_KINFO`,
-/// which FreeBSD has since 13.1. `None`: the descriptor is no socket, or the system does not tell.
+/// which FreeBSD has since 13.1. `None`: the descriptor is no socket, or the system does not report it.
 pub(crate) fn socket_pcb(fd: RawFd) -> Option<u64> {
     #[cfg(target_os = "freebsd")]
     let pcb = {

@@ -198,7 +198,7 @@ fn change(queue: RawFd, change: &Event) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes changes, and replaces each by its answer.
+/// Makes changes, and replaces each with its answer.
 fn apply(queue: RawFd, changes: &mut [Event]) -> io::Result<()> {
     let list = changes.as_mut_ptr().cast::<kernel::Kevent>();
     // SAFETY: `Event` is `repr(transparent)`. One list for both is what the manual allows: each change is read before an

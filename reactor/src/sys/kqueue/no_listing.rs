@@ -1,4 +1,4 @@
-//! This system does not list the registrations of a queue, so forks do not handle the queues of other code.
+//! This system does not list the registrations of a queue, so forks do not handle queues made by other code.
 
 use std::io;
 use std::os::fd::RawFd;

@@ -29,8 +29,8 @@ impl ProcessHandle {
         event.0.fflags = NOTE_EXIT;
         let watch = |event| OwnQueue::new(SourceKind::Process, Contents::Events(vec![event]));
         let queue = match watch(event) {
-            // Some systems refuse to watch a process that has ended and not been waited for (libuv pull request 3451). Such a
-            // process can still be sent signals. Its queue gets an expired timer instead.
+            // Some systems refuse to watch a process that has ended and not been waited for (libuv pull request 3451).
+            // kill(2) still finds such a process. The queue gets an expired timer instead.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) && is_there(pid) => watch(expired_timer())?,
             result => result?,
         };

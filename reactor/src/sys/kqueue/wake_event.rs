@@ -10,7 +10,7 @@ use crate::waker_slot::WakerDescriptors;
 
 pub(super) const FILTER: kernel::Filter = EVFILT_USER;
 
-/// The queue's one event of this filter.
+/// The identifier of the queue's only event of this filter.
 const IDENT: usize = 0;
 
 /// Triggers the queue's event.
@@ -48,7 +48,7 @@ impl WakeSignal {
     }
 
     /// Returns the changes that give a child's queue the event, which no kernel copies. The first change adds the event. The
-    /// second one triggers it, because a change that adds an event cannot.
+    /// second one triggers it, because a change that adds an event cannot trigger it.
     pub(super) fn renewing_changes(token: Token) -> [Event; 2] {
         [ADD, EV_RECEIPT].map(|flags| Event::new(IDENT, EVFILT_USER, flags, token))
     }

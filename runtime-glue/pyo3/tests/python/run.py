@@ -1,5 +1,5 @@
-"""Runs scenarios: tests with a process of their own. `run.py` runs all, `run.py TEXT` those whose name contains the text, and
-`run.py --one NAME` runs one in this process.
+"""Runs scenarios: tests with a process of their own. `run.py` runs all scenarios, `run.py TEXT` the scenarios whose name
+contains the text, and `run.py --one NAME` runs one in this process.
 
 A scenario runs in a session of its own. It fails if it does not end with exit code 0 in time, or if it leaves a process behind.
 """
@@ -78,13 +78,13 @@ def run(name):
         text = output.read().decode(errors="replace")
         # The interpreter prints exceptions at its end, but ignores them. So any output is a failure.
         if text and name.startswith("interpreter_end."):
-            why = why or "it has written to its output"
+            why = why or "unexpected output"
         return why and f": {why}\n{text}"
 
 
 def main():
     if sys.argv[1:2] == ["--one"]:
-        # `dump_traceback_later` has a thread, and the end of a child's interpreter would wait for it.
+        # Not with `dump_traceback_later`: it has a thread, and the end of a child's interpreter would wait for that thread.
         faulthandler.register(signal.SIGUSR2)
         faulthandler.enable()
         scenarios()[sys.argv[2]]()

@@ -26,7 +26,7 @@ use crate::Peer;
 /// The resolution of tokio's timers. `yield_now` is not enough: a multi-threaded runtime may run the task again at once.
 const EVENT_LOOP_TURN: Duration = Duration::from_millis(1);
 
-/// What to do with a connection of a worker that has to end.
+/// The next step for a connection of a worker that has to end.
 #[derive(Debug)]
 enum NextStep {
     /// The client may still send a request. Check again at this time.
@@ -35,7 +35,7 @@ enum NextStep {
     Finish,
 }
 
-/// What the connections of a listener have in common.
+/// The state that the connections of a listener share.
 #[derive(Debug)]
 pub(super) struct Serving {
     pub(super) http: Http,
@@ -206,7 +206,7 @@ async fn close_idle<C: Future<Output = Result<(), E>>, E>(
     .await
 }
 
-/// Ends a connection as soon as that loses nothing.
+/// Ends a connection as soon as that loses no request.
 async fn drain<C: Future<Output = Result<(), E>>, E>(
     mut connection: Pin<&mut C>,
     graceful_shutdown: impl FnOnce(Pin<&mut C>),

@@ -1,7 +1,8 @@
 //! The timer of a connection whose client takes too long to send a request.
 //!
 //! hyper has a timeout for the heads of HTTP/1 requests. It costs each request a timer, and one more turn of hyper's loop. This
-//! timer costs a request next to nothing: it is set again only after it has fired, and then finds out what has happened since.
+//! timer costs a request next to nothing: only after it has fired, it checks the progress of the connection and is set
+//! again.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -24,7 +25,7 @@ pub(super) struct RequestTimer {
     wait: Wait,
 }
 
-/// What the client should send next, as of the last look at the connection.
+/// The part of a request that the client should send next, as of the last look at the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
     /// The first request. `None`: there is no limit.
@@ -36,8 +37,8 @@ enum Wait {
     Next { progress: usize, idle_since: Option<Instant> },
 }
 
-/// Returns the time between two looks at a connection. A connection that becomes idle after a look stays open for that much
-/// longer than the keep-alive timeout.
+/// Returns the time between two looks at a connection. A connection that becomes idle between two looks stays open longer
+/// than the keep-alive timeout, by at most that time.
 fn period(http: &Http) -> Duration {
     (http.keep_alive_timeout / 4).max(SHORTEST)
 }
@@ -59,7 +60,7 @@ impl RequestTimer {
         }
     }
 
-    /// Sets the timer again if the rest of a head is missing since the last poll, or has arrived.
+    /// Sets the timer again if a part of a head, or its rest, has arrived since the last poll.
     fn follow_head(&mut self, activity: &Activity) {
         let (http, requests) = (&activity.serving().http, activity.requests());
         let is_partial = requests != 0 && activity.has_partial_head();
@@ -78,7 +79,7 @@ impl RequestTimer {
         self.follow_head(activity);
         loop {
             let Some(sleep) = &mut self.sleep else { return Poll::Pending };
-            // A connection's task polls this with each of its events.
+            // The task of the connection polls this timer at each of the task's events.
             if !sleep.is_elapsed() && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 return Poll::Pending;
             }
@@ -99,7 +100,7 @@ impl RequestTimer {
         }
     }
 
-    /// Returns what the client should send next, and when to look again. `None` if the client has taken too long.
+    /// Returns the next state, and when to look again. `None` if the client has taken too long.
     fn look(&self, activity: &Activity, now: Instant) -> Option<(Wait, Option<Instant>)> {
         let http = &activity.serving().http;
         let next = now.checked_add(period(http));

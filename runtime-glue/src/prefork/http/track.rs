@@ -24,7 +24,7 @@ use super::super::status::Started;
 use super::activity::Activity;
 use crate::{Peer, sys};
 
-/// How many bytes a response may have to be copied and written at once.
+/// The longest response, in bytes, that is copied and written at once.
 const SHORT: usize = 2048;
 
 /// The transport of a connection, with its reads observed.
@@ -156,7 +156,7 @@ struct InFlight {
 }
 
 impl InFlight {
-    /// Notes that the response has begun, or that there will be none.
+    /// Notes that the response has begun, or that there will be no response.
     fn answer(&mut self) {
         self.activity.serving().worker.end_request(self.started.take());
     }
@@ -214,7 +214,7 @@ where
 }
 
 pin_project! {
-    /// The body of a response. hyper drops it once it has taken all of it.
+    /// The body of a response. hyper drops the body once it has taken all of it.
     pub(super) struct TrackedBody<B> {
         #[pin]
         body: B,

@@ -14,8 +14,8 @@ impl Prefork {
 
     /// Sets how long the server still accepts connections after the signal to stop.
     /// [`is_lame_duck`](crate::prefork::WorkerHandle::is_lame_duck) is true meanwhile, so that a load balancer sends no
-    /// more. Zero unless set. A second signal ends the wait. Meanwhile the server refuses reloads and upgrades, and the signal
-    /// kills the new program of an upgrade that is not ready.
+    /// more connections. Zero unless set. A second signal ends the wait. Meanwhile the server refuses reloads and upgrades,
+    /// and the signal kills the new program of an upgrade that is not ready.
     pub fn lame_duck(mut self, period: Duration) -> Prefork {
         self.settings.lame_duck = period;
         self
@@ -43,8 +43,9 @@ impl Prefork {
         self
     }
 
-    /// Lets a stuck worker print a stack to standard error (SIGABRT) before it is killed: that of its first thread, or of a thread
-    /// of its own runtime ([`run_on`](Prefork::run_on)). It then leaves a core dump, if the system is set up for that.
+    /// Lets a stuck worker print a stack to standard error (SIGABRT) before it is killed: the stack of its first thread, or
+    /// of a thread of its own runtime ([`run_on`](Prefork::run_on)). It then leaves a core dump, if the system is set up for
+    /// that.
     pub fn abort_stuck(mut self, abort: bool) -> Prefork {
         self.settings.worker.abort_stuck = abort;
         self

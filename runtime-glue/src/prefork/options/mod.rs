@@ -51,7 +51,7 @@ pub struct Prefork {
     pub(super) settings: Settings,
 }
 
-/// Everything but the listeners.
+/// The settings of a server, except its listeners.
 pub(super) struct Settings {
     pub(super) distribution: Distribution,
     pub(super) workers: usize,

@@ -13,7 +13,7 @@ use crate::{NotInChild, parent_only};
 
 impl Prefork {
     /// Loads the application in a *template* process rather than in the supervisor. Each generation of workers has a template
-    /// of its own, which runs `load` and then forks the workers. They share its memory.
+    /// of its own, which runs `load` and then forks the workers. The workers share its memory.
     ///
     /// A reload (SIGHUP) starts a new template, so `load` runs again. If it fails, panics, or takes longer than the
     /// [`load_timeout`](Prefork::load_timeout), the old generation continues to serve, and the error is logged.
@@ -82,7 +82,7 @@ impl Prefork {
         }
     }
 
-    /// Like [`run`](Prefork::run), but each worker leaves the supervisor's current-thread runtime for one of its own that
+    /// Like [`run`](Prefork::run), but each worker leaves the supervisor's current-thread runtime, and uses a runtime that
     /// `build` builds in the worker: a multi-threaded one, for workers that use several CPUs each.
     ///
     /// A worker whose runtime cannot be built logs the error, and exits with 1.
@@ -174,7 +174,7 @@ pub struct Loading<F> {
 }
 
 impl<F> Loading<F> {
-    /// Like [`Prefork::run`]. The worker also gets what the template has loaded.
+    /// Like [`Prefork::run`]. The worker also gets the value that the template has loaded.
     ///
     /// # Errors
     ///
@@ -198,7 +198,7 @@ impl<F> Loading<F> {
         }
     }
 
-    /// Like [`Prefork::run_on`]. The worker also gets what the template has loaded.
+    /// Like [`Prefork::run_on`]. The worker also gets the value that the template has loaded.
     ///
     /// # Errors
     ///

@@ -8,7 +8,7 @@ impl Prefork {
     /// Serves a status page at an address that [`Address`](crate::Address) accepts, such as `127.0.0.1:9100` (feature
     /// `status`). Off unless set.
     ///
-    /// | path | what it has |
+    /// | path | content |
     /// |---|---|
     /// | `/status`, `/status.json` | workers, rates, latencies, memory, restarts: for people and for programs |
     /// | `/metrics` | the same for Prometheus |

@@ -13,7 +13,7 @@ impl Prefork {
     }
 
     /// Turns the messages to the service manager (`sd_notify(3)`) on or off. On unless set. Without `NOTIFY_SOCKET` in
-    /// the environment, the supervisor sends none.
+    /// the environment, the supervisor sends no messages.
     pub fn notify_service_manager(mut self, notify: bool) -> Prefork {
         self.settings.notifies = notify;
         self
@@ -28,8 +28,8 @@ impl Prefork {
     }
 
     /// Sets how workers are forked: above all, how long a fork may wait for threads of the blocking pool to end. A
-    /// server that resolves a name before [`run`](Prefork::run) waits for that thread's keep-alive time, unless the
-    /// runtime was built with a shorter one. The supervisor handles signals meanwhile.
+    /// server that resolves a name before [`run`](Prefork::run) waits for the keep-alive time of the thread that
+    /// resolved it, unless the runtime was built with a shorter time. The supervisor handles signals meanwhile.
     pub fn fork_options(mut self, options: ForkOptions) -> Prefork {
         self.settings.fork_options = options;
         self

@@ -33,8 +33,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a read-only connection may last, so that a client that reads slowly cannot hold it forever.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many connections a listener serves at the same time. One more closes the oldest, so that idle clients do not block
-/// others.
+/// How many connections a listener serves at the same time. Another connection closes the oldest one, so that idle clients
+/// do not block other clients.
 const MOST_CONNECTIONS: usize = 32;
 
 /// How long to wait after a failed accept, such as without free descriptors.
@@ -42,7 +42,7 @@ const ACCEPT_DELAY: Duration = Duration::from_millis(100);
 
 type Answer = Response<Full<Bytes>>;
 
-/// What a connection may do.
+/// The rights of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     Read,

@@ -2,12 +2,12 @@
 //!
 //! | file | concern |
 //! |---|---|
-//! | `histogram.rs`, `scoreboard.rs`, `restart.rs` | what workers and the supervisor write into shared memory |
+//! | `histogram.rs`, `scoreboard.rs`, `restart.rs` | the figures that workers and the supervisor write into shared memory |
 //! | `process.rs` | the service worker as the supervisor sees it: listeners, start, end, messages |
 //! | `control.rs` | the commands of operators, carried out by the supervisor |
 //! | `service.rs` | the service worker: a process that serves everything below |
-//! | `http.rs`, `peer.rs` | its connections and its routes; which users may control the server |
-//! | `channel.rs` | what the service worker asks the supervisor for |
+//! | `http.rs`, `peer.rs` | its connections and its routes; the users that may control the server |
+//! | `channel.rs` | the requests of the service worker to the supervisor |
 //! | `history.rs`, `snapshot.rs` | the last minutes; the state at one moment, which is also the JSON |
 //! | `metrics.rs`, `page.rs`, `plot.rs` | that state for Prometheus and for people |
 
@@ -32,7 +32,7 @@ pub(super) use self::process::{Service, ServiceEvent};
 pub(super) use self::scoreboard::{Scoreboard, Started};
 pub(super) use self::service::ServiceProcess;
 
-/// What the service worker serves, and where.
+/// The addresses at which the service worker serves the page and the control socket.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StatusOptions {
     /// The address of the page, as text.

@@ -149,8 +149,8 @@ impl ServiceProcess {
     }
 }
 
-/// Follows signals. The service worker ends with the supervisor, and ignores other SIGTERM and SIGINT, so that the page shows
-/// the drain.
+/// Follows signals. The service worker ends with the supervisor. Until then it ignores SIGTERM and SIGINT, so that the page
+/// shows the drain.
 async fn follow_signals(mut signals: Signals, supervisor: u32, settings: WorkerSettings) {
     loop {
         match signals.worker_command().await.0 {

@@ -113,7 +113,7 @@ pub(super) struct Latency {
     pub(super) p99: Option<f64>,
 }
 
-/// How many workers with an index ended for a reason.
+/// How many workers with the same index have ended for the same reason.
 #[derive(Debug, Serialize)]
 pub(super) struct Ended {
     pub(super) worker: usize,

@@ -1,4 +1,4 @@
-//! What the supervisor waits for, and how it reacts.
+//! The events that the supervisor waits for, and its reactions.
 
 use std::future::{pending, poll_fn};
 use std::os::fd::OwnedFd;
@@ -208,7 +208,7 @@ impl Supervisor {
         None
     }
 
-    /// Passes the signal to stop on to a new program that has just become ready: it has the connections already.
+    /// Passes the signal to stop on to a new program that has just become ready: that program has the connections already.
     fn pass_stop_on(&mut self) -> Option<End> {
         let upgrade = self.upgrade.as_mut().filter(|upgrade| upgrade.is_ready())?;
         let pid = upgrade.child.id();

@@ -1,4 +1,4 @@
-//! Which workers there should be.
+//! The workers that the server should have.
 
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ impl Supervisor {
             return Some(End::Stop { signal: "SIGTERM" });
         }
         self.retire_surplus();
-        // This comes before what waits for the start: no event follows that would begin it.
+        // This comes before the actions that wait for the start, because no event follows that would begin them.
         if let Err(error) = self.finish_start() {
             return Some(End::Failed(error));
         }
@@ -134,7 +134,7 @@ impl Supervisor {
         self.workers.iter().enumerate().filter(|(_, worker)| condition(worker)).map(|(position, _)| position).collect()
     }
 
-    /// Tells a worker to drain and end. Set `empties_queue` if no other worker will serve its own queue.
+    /// Tells a worker to drain and end. Set `empties_queue` if the worker has a queue that no other worker will serve.
     pub(super) fn retire(&mut self, position: usize, empties_queue: bool, reason: Reason) {
         let deadline = self.retire_deadline();
         let worker = &mut self.workers[position];
@@ -169,7 +169,7 @@ impl Supervisor {
             reload.old.truncate(workers);
         }
         if self.settings.loads && self.queues.has_own_queues() {
-            // A queue that is closed now is not the one that is opened for its place later.
+            // If a place gets a queue again later, that is a new queue, which these templates do not have.
             let next = self.reload.as_mut().map(|reload| &mut reload.generation);
             for generation in [&mut self.current].into_iter().chain(next) {
                 generation.places = generation.places.min(workers);

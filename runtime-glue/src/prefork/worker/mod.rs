@@ -24,7 +24,7 @@ use super::slots::{REACHED_REQUESTS, WANTS_HALT, WANTS_RETIRE};
 use super::status::Started;
 use super::{Accept, Acceptor, Connections, Distribution, Incoming, Listener, Phase, Shutdown};
 
-/// The worker that this process is: its identity, its listeners and its connections.
+/// The current worker: its identity, its listeners and its connections.
 #[derive(Debug)]
 pub struct Worker {
     index: usize,
@@ -38,7 +38,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Returns the index of this worker, from 0. A worker that replaces another one has its index.
+    /// Returns the index of this worker, from 0. A worker that replaces another one has the same index.
     pub fn index(&self) -> usize {
         self.index
     }
@@ -51,8 +51,9 @@ impl Worker {
     /// Takes the listeners that [`Prefork::listener`](super::Prefork::listener) was given, in that order. The second call
     /// returns an empty list.
     ///
-    /// They are inherited, not opened again: connections that arrived while no worker ran wait in their queues. Make an
-    /// [`incoming`](Worker::incoming) of each, so that the server's [`Distribution`] applies and no connection is lost.
+    /// The listeners are inherited, not opened again: connections that arrived while no worker ran wait in their queues.
+    /// Make an [`incoming`](Worker::incoming) of each, so that the server's [`Distribution`] applies and no connection is
+    /// lost.
     pub fn take_listeners(&mut self) -> Vec<Listener> {
         std::mem::take(&mut self.listeners)
     }
@@ -69,7 +70,7 @@ impl Worker {
     }
 
     /// Returns an acceptor for one of the [listeners](Worker::take_listeners). It follows the listener's [`Distribution`], and
-    /// counts the connections. [`incoming`](Worker::incoming) adds what an accept loop needs.
+    /// counts the connections. [`incoming`](Worker::incoming) also handles errors, and the worker's end.
     pub fn acceptor<L: Accept>(&self, listener: L) -> Acceptor<L> {
         let fd = listener.as_fd().as_raw_fd();
         let common = self.distributions.iter().find(|(common, _)| *common == fd);
@@ -77,8 +78,8 @@ impl Worker {
         Acceptor::new(listener, self.connections.clone(), Arc::clone(&self.handle.0), distribution)
     }
 
-    /// Returns the counts of open connections, of this worker and of the others: those that an [acceptor](Worker::acceptor)
-    /// has accepted and those that are [counted](Connections::count) by hand.
+    /// Returns the counts of the open connections of this worker and of the other workers. A connection counts if an
+    /// [acceptor](Worker::acceptor) has accepted it, or if it is [counted](Connections::count) by hand.
     pub fn connections(&self) -> Connections {
         self.connections.clone()
     }
@@ -114,7 +115,7 @@ impl Deref for Worker {
 pub struct WorkerHandle(Arc<Status>);
 
 impl WorkerHandle {
-    /// Resolves when the worker has to end. Stop accepting, finish what has begun, and return.
+    /// Resolves when the worker has to end. Stop accepting, finish the work that has begun, and return.
     pub fn shutdown(&self) -> Shutdown {
         Shutdown::new(Arc::clone(&self.0))
     }
@@ -221,7 +222,7 @@ impl WorkerHandle {
     }
 }
 
-/// A request that is in flight until this is dropped: [`WorkerHandle::track_request`].
+/// A request that is in flight until this value is dropped: [`WorkerHandle::track_request`].
 #[derive(Debug)]
 #[must_use = "dropping it ends the request"]
 pub struct TrackedRequest {

@@ -1,10 +1,10 @@
 //! Keeps the memory of the parent's threads as it is in a child, under glibc on x86_64.
 //!
 //! In a child, glibc puts the stacks of the threads that only the parent has into its cache. A new thread gets one of them, or
-//! glibc unmaps it when the cache has more than 40 MiB. A stack has the thread's descriptor (`struct pthread`, whose address is
-//! the `pthread_t`) and its thread-local memory at its end, and owns the thread-local memory of libraries that were loaded
-//! later. Other memory may refer to all of this: `parking_lot` lists the threads that wait, by addresses in their
-//! thread-local memory.
+//! glibc unmaps it when the cache has more than 40 MiB. At its end, a stack has the thread's descriptor (`struct pthread`,
+//! whose address is the `pthread_t`) and its thread-local memory. It also owns the thread-local memory of libraries that
+//! were loaded later. Other memory may refer to all of this: `parking_lot` lists the threads that wait, by addresses in
+//! their thread-local memory.
 //!
 //! glibc regards a stack of the cache as unused if the thread id in the descriptor is 0 (`nptl/descr.h`: "Thread ID - which is
 //! also a 'is this thread descriptor (and therefore stack) used' flag"; `__nptl_stack_in_use`). The kernel sets it to 0 when
@@ -37,7 +37,7 @@ const EXITING: u32 = 0x10;
 /// A join sets this bit (`TERMINATED_BITMASK`).
 const JOINED: u32 = 0x20;
 
-/// Finds out where glibc keeps what this module needs. A child then starts no thread for that.
+/// Finds the layout of glibc's thread descriptors in advance, so that a child starts no threads for that.
 pub(crate) fn prepare_to_keep_stacks() -> io::Result<()> {
     Layout::get().map(|_| ())
 }
@@ -53,7 +53,7 @@ pub(super) fn keep() -> io::Result<HashSet<usize>> {
             continue;
         }
         // SAFETY: the list has just been made, and glibc unmaps a stack only when a thread ends. `ProcessRuntime` asks this
-        // process to start no threads before. If it has, one of them would have to end at this moment.
+        // process to start no threads before. If it has started one, that thread would have to end at this moment.
         let id =
             unsafe { AtomicU32::from_ptr(ptr::with_exposed_provenance_mut(descriptor.address + layout.thread_id)) };
         // Any other id belongs to a thread of this process.
@@ -84,8 +84,8 @@ struct Descriptor {
 }
 
 impl Layout {
-    /// Finds the layout on first use, with two threads. They have stacks of this module, because they would overwrite stacks of
-    /// the cache.
+    /// Finds the layout on first use, with two threads. This module makes their stacks, because they would overwrite stacks
+    /// of glibc's cache.
     fn get() -> io::Result<Layout> {
         /// The four fields in 16 bits each, or 0.
         static KNOWN: AtomicU64 = AtomicU64::new(0);
@@ -158,7 +158,7 @@ impl Layout {
     /// Returns the addresses of memory that begins like a descriptor. Each page may be the last one of a stack, because
     /// adjacent stacks may be one mapping.
     fn candidates(&self) -> io::Result<Vec<usize>> {
-        // Without other threads, no memory is unmapped meanwhile. Reading it through the kernel takes ten times as long.
+        // Without other threads, no memory is unmapped meanwhile. Reading memory through the kernel takes ten times as long.
         let may_look = super::is_single_threaded()?;
         let mut found = Vec::new();
         let mut unseen = Vec::new();
@@ -235,7 +235,7 @@ impl Sample {
             // SAFETY: the call takes no arguments.
             *descriptor = unsafe { libc::pthread_self() } as usize;
             *thread_id = gettid().as_raw_nonzero().get() as u32;
-            // This copies without allocating, because that may change thread-local memory.
+            // This copies without allocating, because an allocation may change thread-local memory.
             copy(*descriptor, shared.end, running);
             shared.is_taken.store(true, Ordering::Release);
             ptr::null_mut()

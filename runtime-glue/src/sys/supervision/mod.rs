@@ -15,7 +15,7 @@ pub(crate) use self::huge_pages::use_huge_pages;
 pub(crate) use self::identity::{Identity, assume_identity, look_up_identity};
 pub(crate) use self::spawn::{spawn_with_descriptors, take_socket};
 
-/// Makes the kernel refuse new connections to a listener. Those in its queue stay, to be accepted.
+/// Makes the kernel refuse new connections to a listener. Connections in its queue can still be accepted.
 ///
 /// A TCP client whose SYN is dropped sends it again, and is refused once the listener is closed. That takes a second, but
 /// unlike a connection that is made and then reset, it loses no request.

@@ -117,7 +117,7 @@ impl Serving {
     /// |---|---|
     /// | 0 | stopped; everything that had begun was finished |
     /// | 1 | connections were cut off at the shutdown timeout, or the server could not start |
-    /// | 2 | the server cannot listen where it was told to |
+    /// | 2 | the server cannot listen at one of its addresses |
     pub fn run(self) -> ExitCode {
         match self.try_run() {
             Ok(()) => ExitCode::SUCCESS,
@@ -157,7 +157,7 @@ impl fmt::Debug for Serving {
     }
 }
 
-/// Serves until it is interrupted, and then what has been accepted.
+/// Serves until `interrupted` resolves, then finishes the accepted connections.
 async fn serve<S, B>(
     listeners: Vec<TcpListener>,
     service: S,
@@ -212,7 +212,7 @@ where
     S::Future: Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    /// Waits before the next try if the process has no descriptor left.
+    /// How long to wait after a failed accept, such as when the process has no descriptor left.
     const RETRY: Duration = Duration::from_millis(50);
     let mut connections = JoinSet::new();
     loop {

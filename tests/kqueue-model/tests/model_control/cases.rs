@@ -15,7 +15,7 @@ use crate::tools::*;
 type Case = (&'static str, fn(Kernel));
 
 pub(crate) const CASES: &[Case] = &[
-    ("calls fail after the spare ones", injected_errors),
+    ("calls fail after a given number of calls", injected_errors),
     ("changes are counted from the fork on", counted_changes),
     ("a queue's descriptors are listed", listed_descriptors),
     ("the model's descriptors are not counted as the program's", own_descriptors),
@@ -211,7 +211,7 @@ fn fork_without_handlers(kernel: Kernel) {
     let (queue, plain, (a, mut b)) = (with_flag(), Kqueue::new(), pair());
     let Some(queue) = queue.filter(|_| kernel != Kernel::AtLimit) else { return };
     queue.change(read(&a, EV_ADD | EV_CLEAR));
-    // SAFETY: this process has one thread, and the child ends by `_exit`.
+    // SAFETY: this process has one thread, and the child ends with `_exit`.
     let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
     if child == 0 {
         let is_own = || {

@@ -129,7 +129,7 @@ impl Model {
         self.change(pid, fd, |_, _, entry, _| entry.policy = Some(policy))
     }
 
-    /// Sets the default of a kind in a process.
+    /// Sets the default policy of a kind in a process.
     pub(crate) fn set_default(&mut self, pid: Pid, kind: Kind, policy: Policy) {
         self.process_mut(pid).defaults.insert(kind, policy);
     }

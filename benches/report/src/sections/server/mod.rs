@@ -62,7 +62,7 @@ fn half_load(workers: Workers, connections: Connections) -> String {
     format!("{}, half the load", full_load(workers, connections))
 }
 
-/// The connections that are measured at half the load too. To save time, two workers have open ones only.
+/// The connections that are measured at half the load too. To save time, two workers are measured with open connections only.
 fn measured_at_half_load(workers: Workers) -> impl Iterator<Item = Connections> {
     let all = [Connections::Open, Connections::Short];
     all.into_iter().filter(move |connections| workers == Workers::One || *connections == Connections::Open)
@@ -115,7 +115,7 @@ fn count_instructions(plan: &Plan, data: &mut Data) {
         (HYPER_MIO, |plan, address| Ok(hello_mio(plan, "current-thread", address, 0, 0))),
         (NGINX, |plan, address| nginx(plan, 1, "", address)),
     ];
-    // A run under valgrind is slow, so each server is counted once, and a quick run leaves one out.
+    // A run under valgrind is slow, so each server is counted once, and a quick run omits the last server.
     for (name, command) in servers.into_iter().take(plan.rounds(3, 2)) {
         for connections in [Connections::Open, Connections::Short] {
             match instructions::of_a_request(|address| command(plan, address), connections) {
@@ -176,8 +176,8 @@ fn tables() -> Vec<Table> {
         },
         Table {
             title: "What an access log costs",
-            text: "prefork-http with `--access-log` and `--access-log-file`, beside itself without. One worker, the same load. \
-                   Each request is an event of `tracing`, a line, and a `write` to the file.",
+            text: "prefork-http with `--access-log` and `--access-log-file`, beside prefork-http without them. One worker, \
+                   the same load. Each request is an event of `tracing`, a line, and a `write` to the file.",
             cases: vec![ACCESS_LOG.to_owned()],
             has_contenders: true,
             columns: vec![

@@ -1,4 +1,4 @@
-//! Measures in a worker process what counting a request costs. Prints the nanoseconds of
+//! Measures the cost of counting a request in a worker process. Prints the nanoseconds of
 //! processor time of a request in each round, as JSON.
 
 use std::error::Error;
