@@ -20,7 +20,7 @@ use crate::{ForkError, policy, runtime, sys};
 /// descriptors that the program has inherited from its own parent. It does not include:
 ///
 /// - standard input, output and error;
-/// - objects that are private to a process: selectors, wakers, tokio's signal pipe, and what is severed or renewed;
+/// - objects that are private to a process: selectors, wakers, tokio's signal pipe, and severed or renewed objects;
 /// - registrations with a policy of their own ([`set_policy`](crate::set_policy)), and the listeners of a running
 ///   [`Prefork`](crate::prefork::Prefork) server;
 /// - descriptors without state to share: pidfds, `O_PATH`, `/dev/null` and similar devices.
@@ -76,7 +76,7 @@ pub fn shared_descriptors() -> Result<Audit, ForkError> {
     Ok(Audit { found })
 }
 
-/// What [`shared_descriptors`] found. `Display` prints a line for each descriptor, and says what to do.
+/// The descriptors that [`shared_descriptors`] found. `Display` prints a line for each descriptor, and says what to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use = "an audit changes nothing: look at what it found"]
 pub struct Audit {

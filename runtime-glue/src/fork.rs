@@ -1,4 +1,4 @@
-//! [`fork`] and [`fork_with_threads`].
+//! Forks: [`fork`] and [`fork_with_threads`].
 
 use std::io::{self, Write};
 use std::mem;
@@ -96,7 +96,7 @@ impl ForkOptions {
     ///
     /// Threads of the blocking pool (`spawn_blocking`, `tokio::fs`, name resolution) end after they have been idle for the
     /// runtime's `thread_keep_alive`, which is ten seconds unless set. The child would not have them, and would wait forever
-    /// for the first work that it gives to one.
+    /// for the first work that it gives to such a thread.
     ///
     /// The runtime must run meanwhile. A future that another executor drives, inside `Runtime::enter`, does not resolve.
     pub fn wait_for_threads(mut self, limit: Duration) -> ForkOptions {
@@ -131,7 +131,7 @@ impl ForkOptions {
             if turns == TURNS_FOR_SIGNALS || !runtime::is_signal_pending() {
                 return fork_now(blocked, first);
             }
-            // The child must not get a signal that was sent to this process: its streams receive it now.
+            // The child must not get a signal that was sent to this process: the streams of this process receive it now.
             drop(blocked);
             turns += 1;
             // In the first turn the driver reads the pipe, in the second one the tasks that it woke run.
@@ -142,8 +142,8 @@ impl ForkOptions {
         }
     }
 
-    /// Forks like [`fork_with`](ForkOptions::fork_with), but lets no task run before: for a process that was just forked, and
-    /// whose tasks must not run.
+    /// Forks like [`fork_with`](ForkOptions::fork_with), but lets no task run first. Use it in a process that was just
+    /// forked, and whose tasks must not run.
     pub(crate) fn fork_at_once(&self, first: impl FnOnce()) -> Result<Fork, ForkError> {
         fork_now(reactor::block_signals(), first)
     }
@@ -158,7 +158,7 @@ impl ForkOptions {
 
 /// Prepares the next fork in advance, so that it costs little more than `fork(2)`.
 ///
-/// Registering or dropping an I/O object discards the preparation, so a supervisor does it last. See
+/// Registering or dropping an I/O object discards the preparation, so a supervisor calls this last. See
 /// [`forkio_reactor::fork::prepare_ahead`].
 pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
     policy::install_defaults();

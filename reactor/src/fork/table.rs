@@ -17,7 +17,7 @@ pub(crate) struct Table {
 
 /// 1 KiB: a process with few descriptors touches one page.
 const FIRST_CHUNK: usize = 64;
-/// Enough for every descriptor that a kernel gives out: the last 64 positive numbers have no place.
+/// Enough for every descriptor that a kernel gives out: only the 64 largest positive numbers have no place.
 const CHUNKS: usize = 25;
 
 fn layout(entries: usize) -> Layout {

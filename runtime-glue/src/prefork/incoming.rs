@@ -1,4 +1,4 @@
-//! The connections of a worker, from its first to its last.
+//! Accepts the connections of a worker, and empties the queue when the server stops.
 
 use std::fmt;
 use std::io;

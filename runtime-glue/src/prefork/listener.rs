@@ -1,4 +1,4 @@
-//! What a prefork server listens on.
+//! The listeners of a prefork server.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

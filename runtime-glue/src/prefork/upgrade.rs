@@ -123,7 +123,7 @@ impl Upgrade {
 pub(super) struct Successors {
     /// The first program is a child of this process. Each of the others becomes one when the program before it ends.
     programs: VecDeque<Child>,
-    /// Where each program says that it has taken over.
+    /// The socket on which each program says that it has taken over.
     channel: UnixStream,
 }
 
@@ -196,7 +196,7 @@ pub(super) fn is_socket_activated() -> bool {
 /// The program that this one replaces.
 #[derive(Debug)]
 pub(super) struct Predecessor {
-    /// Where to say that this program is ready.
+    /// The socket on which this program says that it is ready.
     channel: StdUnixStream,
     /// Whether a service manager keeps the listeners open.
     pub(super) listeners_are_kept: bool,

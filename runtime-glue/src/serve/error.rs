@@ -26,7 +26,7 @@ pub enum ServeError {
     /// The certificate or its private key cannot be used. The text says what to do.
     #[cfg(feature = "tls")]
     Tls(String),
-    /// The server was started inside a runtime. It has one of its own.
+    /// The server was started inside a runtime, but builds its own.
     InsideRuntime,
     /// The runtime could not be built.
     Runtime(io::Error),

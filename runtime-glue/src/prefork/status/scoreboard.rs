@@ -122,7 +122,7 @@ impl Scoreboard {
 
     /// Begins a request of this worker. `number` requests have begun before it.
     pub(in crate::prefork) fn begin(&self, number: u64) -> Started {
-        // A multiplicative hash chooses the requests, because they may come in a pattern: the first one, then one of sixteen.
+        // A multiplicative hash chooses the requests, because they may come in a pattern. It chooses the first one, then about one of sixteen.
         let is_timed = self.0.is_some() && number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - TIMED) == 0;
         is_timed.then(Instant::now)
     }
@@ -326,8 +326,8 @@ impl Words {
         sequence.fetch_add(1, Ordering::Release);
     }
 
-    /// Reads without a change in between. If the supervisor was killed in the middle of a change, or makes changes all the
-    /// time, the result of the last attempt may be inconsistent.
+    /// Calls `read` until no change has come in between. If the supervisor was killed in the middle of a change, or makes
+    /// changes all the time, the result of the last attempt may be inconsistent.
     fn read<T>(&self, read: impl Fn() -> T) -> T {
         const ATTEMPTS: usize = 100;
         for _ in 0..ATTEMPTS {
