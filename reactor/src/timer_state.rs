@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_range() {
+    fn values_out_of_range() {
         assert_eq!(timer_state(0, None).rest(), Some(Setting { first: 1, period: 0 }));
         let never = Setting::new(Duration::MAX, Some(Duration::MAX)).unwrap();
         assert_eq!(never, Setting { first: Setting::NEVER, period: Setting::NEVER });

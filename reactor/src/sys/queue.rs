@@ -1,4 +1,4 @@
-//! The place of a kernel queue, and the operations of a fork on it.
+//! A kernel queue, and its copy in the child of a fork.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -28,7 +28,7 @@ impl Queue {
         Queue { fd: AtomicI32::new(NO_QUEUE), number: AtomicI32::new(NO_QUEUE), owner: AtomicU32::new(0) }
     }
 
-    /// Refers to the queue at `fd`, which belongs to this process. Async-signal-safe.
+    /// Makes this the queue at `fd`, which belongs to this process. Async-signal-safe.
     pub(crate) fn set(&self, fd: RawFd) {
         self.fd.store(fd, Ordering::Relaxed);
         self.number.store(fd, Ordering::Relaxed);

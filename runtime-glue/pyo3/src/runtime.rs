@@ -52,7 +52,7 @@ pub(crate) fn exception(error: RuntimeError) -> PyErr {
 ///
 /// # Errors
 ///
-/// `RuntimeError`: the interpreter is at its end, or a [`forkio::RuntimeError`], with its text.
+/// Python's `RuntimeError`, if the interpreter is at its end, or with the text of a [`forkio::RuntimeError`].
 pub fn handle() -> PyResult<Handle> {
     at_exit::check()?;
     RUNTIME.get().map_err(exception)

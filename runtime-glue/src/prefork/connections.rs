@@ -74,8 +74,8 @@ impl Common {
         Some(slot)
     }
 
-    /// Clears the slot of a worker that has ended. Wakes the other workers, so that they look for connections that only this
-    /// worker was woken for. Only the supervisor calls it.
+    /// Clears the slot of a worker that has ended. Wakes the other workers, so that they look for connections for which the
+    /// kernel woke only this worker. Only the supervisor calls it.
     pub(super) fn clear(&self, slot: usize) {
         self.scoreboard.clear(&self.slots, slot);
         self.balance.vacate(slot);

@@ -1,4 +1,4 @@
-//! Opening the listeners of a server.
+//! Opens the listeners of a server.
 
 use std::fs;
 use std::io;

@@ -1,12 +1,12 @@
-//! Runs prefork-http for ten minutes under load while it is reloaded, scaled, upgraded and its workers are killed.
+//! Runs prefork-http under load for ten minutes. Meanwhile, reloads, scales and upgrades it, and kills workers.
 //!
 //! ```sh
 //! cargo build --release --example prefork-http
 //! cargo run --release -p forkio-tests --bin prefork-soak -- [--minutes N] [ARGUMENTS OF prefork-http]
 //! ```
 //!
-//! It fails if a client cannot connect, if a request is lost that was not on a killed worker, if the processes, zombies,
-//! descriptors or shared mappings are more or fewer at the end than at the start, or if the supervisor has grown.
+//! The run fails if a client cannot connect, if a request is lost that was not on a killed worker, if the processes,
+//! zombies, descriptors or shared mappings are more or fewer at the end than at the start, or if the supervisor has grown.
 
 use std::collections::HashSet;
 use std::fs;
@@ -133,7 +133,8 @@ fn request(stream: &mut BufReader<TcpStream>, keeps: bool) -> io::Result<(u32, b
     Ok((pid, closes))
 }
 
-/// The resources of a server. The processes and zombies are those of its group, the others are the supervisor's alone.
+/// The resources of a server. The processes and zombies are those of its group, the other resources are those of the
+/// supervisor alone.
 #[derive(Clone, Copy, Debug)]
 struct Resources {
     processes: usize,

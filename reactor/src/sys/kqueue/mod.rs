@@ -144,7 +144,7 @@ impl Queue {
     /// Whether there is a registration for the file that is open at `fd` now. The registration is known to have this token.
     /// This arms it again: a source that is ready gives an event.
     pub(crate) fn holds(&self, fd: RawFd, token: Token, _: Interest) -> io::Result<bool> {
-        // No knote is ever disabled, so enabling only asks.
+        // No knote is ever disabled, so enabling one only shows whether it exists.
         self.find(knotes(fd, token, EV_ENABLE | EV_RECEIPT)?, &[libc::ENOENT, libc::EBADF])
     }
 
@@ -193,15 +193,15 @@ fn receive(queue: RawFd, events: &mut Events, timeout: Option<Duration>) -> io::
 
 /// Makes a change without `EV_RECEIPT`. Async-signal-safe.
 fn change(queue: RawFd, change: &Event) -> io::Result<()> {
-    // SAFETY: the kernel reads one change, and has room for no event. It returns an error of the change as the call's own.
+    // SAFETY: the kernel reads one change, and has room for no event. An error of the change becomes the error of the call.
     unsafe { kernel::kevent(queue, &change.0, 1, ptr::null_mut(), 0, Some(Duration::ZERO)) }?;
     Ok(())
 }
 
-/// Makes changes, and replaces each by its answer.
+/// Makes changes, and replaces each with its answer.
 fn apply(queue: RawFd, changes: &mut [Event]) -> io::Result<()> {
     let list = changes.as_mut_ptr().cast::<kernel::Kevent>();
-    // SAFETY: `Event` is `repr(transparent)`. One list for both is what the manual allows: each change is read before an
+    // SAFETY: `Event` is `repr(transparent)`. The manual allows one list for both: each change is read before an
     // answer is written to its place.
     match unsafe { kernel::kevent(queue, list, changes.len(), list, changes.len(), Some(Duration::ZERO)) } {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
