@@ -1,4 +1,4 @@
-//! How long things may take, and how often things are repeated.
+//! Time limits of steps, and numbers of repetitions.
 
 use std::sync::OnceLock;
 use std::time::Duration;

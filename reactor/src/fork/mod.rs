@@ -12,7 +12,7 @@
 //! | make the next fork faster | [`prepare_ahead`] |
 //! | list registrations | [`registrations`] |
 //! | know which process this is | [`generation`], [`parent`] |
-//! | survive forks of other code | nothing; [`atfork::install`] or [`reconcile`] to react at once |
+//! | survive forks made by other code | nothing; [`atfork::install`] or [`reconcile`] to react at once |
 //!
 //! [`register_with_policy`]: crate::Registry::register_with_policy
 //!

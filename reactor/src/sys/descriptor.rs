@@ -76,7 +76,7 @@ fn is_listening(fd: RawFd) -> io::Result<bool> {
     }
 }
 
-/// Tells kernel objects without a file type of their own apart.
+/// Determines the kind of a kernel object that has no file type.
 fn anonymous_kind(fd: RawFd) -> SourceKind {
     match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]) {
         b"anon_inode:[eventpoll]" => SourceKind::Queue,
@@ -91,7 +91,7 @@ fn anonymous_kind(fd: RawFd) -> SourceKind {
     }
 }
 
-/// The longest name that matters, and some more bytes.
+/// More bytes than the longest name that matters.
 const NAME: usize = 32;
 
 /// Returns the beginning of the name that proc(5) gives a descriptor in `fd/`, or nothing without /proc. Does not format or

@@ -138,7 +138,7 @@ scenarios!(
     /// audit says the same.
     async fn agrees_with_the_kernel() {
         if is_shared(std::process::id(), 0).is_none() {
-            // The kernel does not report what processes share.
+            // The kernel does not report which objects processes share.
             return;
         }
         let scratch = Scratch::new("kernel");

@@ -101,7 +101,7 @@ scenarios!(
         check_eq("the child", child.wait().await.unwrap().code(), Some(0));
     }
 
-    /// The preparation is used for a fork beside a runtime with threads, which continues.
+    /// A fork beside a runtime with threads uses the preparation, and the parent's runtime continues.
     fn process_runtime() {
         static RUNTIME: ProcessRuntime =
             ProcessRuntime::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build());

@@ -1,4 +1,4 @@
-//! Where a server listens, and what it says if it cannot.
+//! The addresses of a server, and its errors if it cannot listen.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -68,7 +68,7 @@ scenarios!(
         fails(&["systemd"], &["nothing to listen on", "socket unit"]);
     }
 
-    /// The file of a socket that no process listens on is replaced. Others are left alone.
+    /// The server replaces the file of a socket that no process listens on, and leaves other files alone.
     fn abandoned_socket() {
         let path = free_path("abandoned");
         let address = format!("unix:{}", path.display());

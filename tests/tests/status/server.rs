@@ -47,9 +47,9 @@ scenarios!(
 /// A running server.
 pub(crate) struct Server {
     pub(crate) program: Program,
-    /// Where the workers listen.
+    /// The address of the workers' listener.
     pub(crate) address: String,
-    /// Where the status page is.
+    /// The address of the status page.
     pub(crate) page: String,
     pub(crate) control: PathBuf,
     pub(crate) load: PathBuf,
@@ -61,7 +61,7 @@ pub(crate) fn own_path(name: &str) -> PathBuf {
 }
 
 impl Server {
-    /// Starts a server with two workers, whose status page is on TCP, and waits until it is ready.
+    /// Starts a server with two workers and a status page on TCP, and waits until it is ready.
     #[track_caller]
     pub(crate) fn start(options: &[&str]) -> Server {
         let (control, load) = (own_path("control"), own_path("load"));
@@ -146,7 +146,7 @@ pub(crate) fn remove(path: &Path) {
     let _is_gone = std::fs::remove_file(path);
 }
 
-/// What a server has answered.
+/// The answer of a server.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,

@@ -187,7 +187,7 @@ scenarios!(
         check_eq("the waker", wait(&mut selector), tokens([0]));
     }
 
-    /// The child of a process that has no selector yet, or no longer, can create one.
+    /// If a process has no selector yet, or has dropped its last one, its child can create one.
     fn no_selectors() {
         // Without a selector, this call begins to detect forks.
         check_eq("generation", generation(), 0);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use forkio_reactor::fork::{InheritedState, atfork, reconcile};
 use forkio_tests::reactor::*;
 
-/// Calls `act` while another thread holds what `hold` returns.
+/// Calls `act` while another thread holds the value that `hold` returns.
 fn while_held_elsewhere<T>(hold: impl FnOnce() -> T + Send, act: impl FnOnce()) {
     let [is_held, is_over] = &[Turn::new(), Turn::new()];
     std::thread::scope(|scope| {
@@ -164,8 +164,8 @@ scenarios!(
         });
     }
 
-    /// A child that cannot use its inherited selectors makes new ones. What belongs to the inherited ones does not disturb
-    /// them.
+    /// A child that cannot use its inherited selectors makes new ones. Wakers and sources of the inherited selectors do not
+    /// disturb the new ones.
     fn leftovers_of_lost_selectors() {
         let mut lost = Some(Poll::new().unwrap());
         let registry = lost.as_ref().unwrap().registry();

@@ -1,4 +1,4 @@
-//! Checks the control of the model by tests, and those answers of its kernels that were not compared with a real one.
+//! Checks the control of the model by tests, and those answers of its kernels that were not compared with a real kernel.
 //! The program forks, so it runs without the test harness. It starts itself once for each kernel.
 
 #[cfg(target_os = "linux")]

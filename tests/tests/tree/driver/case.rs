@@ -1,4 +1,4 @@
-//! The case that a driver runs.
+//! Carries out the operations of a case, and checks their results.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -13,7 +13,7 @@ use crate::model::file::{File, FileKind};
 use crate::model::{Expected, Holder, Model, Pid, Slot, SlotId};
 use crate::operation::{Act, Operation};
 
-/// The case that a driver runs.
+/// The case that a driver runs: its model, its processes and their peers.
 pub(super) struct Case<'a> {
     pub(super) driver: &'a mut Driver,
     pub(super) model: Model,
@@ -22,9 +22,9 @@ pub(super) struct Case<'a> {
     pub(super) outside: Vec<Outside>,
     /// The connections whose end the driver has seen.
     pub(super) ended: BTreeSet<usize>,
-    /// Whether a process must have prepared its next fork, or must not have prepared it, if that is known.
+    /// By process, whether its next fork must be prepared in advance. A process is missing if that is not known.
     pub(super) ahead: BTreeMap<Pid, bool>,
-    /// The processes that may have something prepared: an operation that would discard a preparation may have failed.
+    /// The processes that may have prepared their next fork: an operation that would discard a preparation may have failed.
     pub(super) prepared: BTreeSet<Pid>,
     /// The processes that have children of unplanned forks only.
     pub(super) unaware: BTreeSet<Pid>,
@@ -257,7 +257,7 @@ impl Case<'_> {
         }
     }
 
-    /// Makes something happen to each source, so that a registration which does not give events is found.
+    /// Causes an event of each source, so that a registration that gives no events is found.
     pub(super) fn stir_all(&mut self) -> Outcome {
         let slots: Vec<(Pid, SlotId)> = self
             .model
