@@ -17,8 +17,8 @@ use crate::sys;
 ///
 /// # Fork
 ///
-/// Each process has its own timer. The child's expires when the parent's does, keeps period and phase, and has the
-/// expirations that were not taken, as the parent does. After [`set_policy`](crate::set_policy) with
+/// Each process has its own timer. The child's timer expires when the parent's does, and keeps period and phase. Both
+/// processes have the expirations that were not taken before the fork. After [`set_policy`](crate::set_policy) with
 /// [`NoFork`](crate::ForkPolicy::NoFork) only the parent has the timer: in the child [`expired`](Timer::expired) does not
 /// return.
 ///

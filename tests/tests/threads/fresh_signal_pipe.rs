@@ -1,4 +1,4 @@
-//! forkio works together with tokio's pull request 8204: in a child, it puts a fresh signal pipe at the inherited descriptors.
+//! forkio works together with tokio's pull request 8204, which puts a fresh signal pipe at the inherited descriptors in a child.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -77,7 +77,7 @@ scenarios!(
     fn unplanned_forks() {
         let pipe = SignalPipe::of_the_first_runtime();
         use_everything();
-        // SAFETY: the child uses only what it creates itself.
+        // SAFETY: the child uses only objects that it creates itself.
         let child = unsafe { libc::fork() };
         if child == 0 {
             run_child(|| {

@@ -114,7 +114,7 @@ scenarios!(
         reap(child).await;
     }
 
-    /// A wake from another thread reaches only the process that it is made in.
+    /// A wake from another thread reaches only the process in which it is made.
     async fn wakes_are_private() {
         let (go, end) = Turn::both_ways();
         let eventfd = named("anon_inode:[eventfd]")[0];

@@ -188,7 +188,7 @@ scenarios!(
     }
 
     /// A thread of the parent wakes the parent's runtime, and the child gets the event. The parent's later wakes make
-    /// no system call, and it sleeps until some I/O comes.
+    /// no system call, and the runtime sleeps until some I/O comes.
     #[limit(900)]
     fn stolen_wake() {
         let runtime = current_thread();

@@ -41,7 +41,7 @@ pub(crate) fn list(queue: RawFd) -> io::Result<Vec<Listed>> {
 ///
 /// # Errors
 ///
-/// If the list does not show for certain what is registered, or if a child cannot have a registration.
+/// If the list does not show for certain which files are registered, or if a child cannot have a registration.
 pub(crate) fn registered(queue: &Queue, lines: &[Listed]) -> io::Result<Vec<Registered>> {
     let mut registered = Vec::with_capacity(lines.len());
     for lines in lines.chunk_by(|a, b| a.fd == b.fd) {
@@ -62,8 +62,8 @@ fn parse(line: &str) -> Option<Listed> {
     Some(Listed { fd, data, inode: hexadecimal(field("ino")?)?, events, device: hexadecimal(field("sdev")?)? })
 }
 
-/// Finds the registration of the file that is open now. `lines` all have one descriptor: the other files were open at it
-/// before, and another descriptor or process still has them open.
+/// Finds the registration of the file that is open now. All `lines` have the same descriptor: the other files were open at
+/// it before, and another descriptor or process still has them open.
 fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered>> {
     let fd = lines[0].fd;
     let Some((kind, inode, device)) = examine(fd)? else { return Ok(None) };
@@ -88,7 +88,7 @@ fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered
         )
     })?;
     let token = Token(line.data as usize);
-    // Other inodes may belong to several open files.
+    // The inode of an object that is not a socket may belong to several open files.
     if !is_socket && !queue.holds(fd, token, interest)? {
         return Ok(None);
     }

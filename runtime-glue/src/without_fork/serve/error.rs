@@ -20,7 +20,7 @@ pub enum ServeError {
         /// The error of the system.
         source: io::Error,
     },
-    /// The server was started inside a runtime. It has one of its own.
+    /// The server was started inside a runtime, but builds its own.
     InsideRuntime,
     /// The runtime could not be built.
     Runtime(io::Error),
