@@ -118,8 +118,8 @@ pub fn on_child(hook: impl FnMut(&Lineage) + Send + 'static) {
     HOOKS.lock().push(Box::new(hook));
 }
 
-/// Finishes a fork in the child, once: wakes [`ParentOnly`](crate::ParentOnly) futures, all or those of this thread, and runs
-/// the hooks.
+/// Finishes a fork in the child, once: wakes [`ParentOnly`](crate::ParentOnly) futures, either all or only those of this
+/// thread, and runs the hooks.
 pub(crate) fn finish_fork(parent_was_single_threaded: bool) {
     static FINISHED: AtomicU32 = AtomicU32::new(0);
     if FINISHED.swap(generation(), Ordering::Relaxed) == generation() {

@@ -1,6 +1,6 @@
 //! Model checks: the module under test is compiled here with loom's types in place of the standard library's.
 
-// The models use a part of what the module offers.
+// The models use only some functions of the module.
 #![allow(dead_code)]
 
 use std::convert::Infallible;

@@ -17,7 +17,7 @@ pub(super) struct Plan {
     pub(super) queues: Vec<(&'static SelectorCore, sys::ChildQueue)>,
     /// Selectors for which the child gets no queue.
     pub(super) retired: Vec<&'static SelectorCore>,
-    /// Objects that replace those at the descriptors.
+    /// Fresh and dead objects, which replace the inherited ones at their descriptors.
     pub(super) replacements: Replacements,
     /// The pairs and timers of this process in place of which the child gets fresh ones.
     pub(super) renewals: Vec<Renewal>,
@@ -36,7 +36,7 @@ pub(super) struct Plan {
     pub(super) stops: Vec<(&'static SelectorCore, Replacement)>,
     /// The planner's decisions, kept only for their memory.
     pub(super) decisions: Vec<Decided>,
-    /// Whether the plan was made in advance. It waits for the next fork, with the gate closed.
+    /// Whether the plan was made in advance. Such a plan waits for the next fork, with the gate closed.
     pub(super) is_ahead: bool,
 }
 

@@ -17,8 +17,8 @@ use crate::sync::pause;
 use crate::sys;
 use crate::sys::process::SignalsBlocked;
 
-/// Gives the child of an unplanned fork its own selectors, if it does not have them yet. It applies the policies to the
-/// registrations in its own copy of the tables.
+/// Gives the child of an unplanned fork its own selectors, if it does not have them yet. The child applies the policies to
+/// the registrations in its own copy of the tables.
 ///
 /// Every use of a selector does this first (polling, registering, waking, dropping). Call it if the child should not wait
 /// for that, such as to sever connections at once. The parent pays nothing, and neither does a child that uses no
@@ -61,7 +61,7 @@ pub fn reconcile() {
     ensure();
 }
 
-/// Does what [`reconcile`] does. It costs one load if there is nothing to do.
+/// Like [`reconcile`]. Costs one load if there is nothing to do.
 #[inline(always)]
 pub(crate) fn ensure() {
     if !gate::is_settled() {

@@ -7,8 +7,8 @@ use std::ptr;
 use super::entry::Entry;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 
-/// An entry per descriptor. Descriptors are small dense integers, so this is an array; it grows by chunks, each twice as
-/// large as the one before it, so that entries never move and looking one up takes no lock.
+/// An entry per descriptor. Descriptors are small dense integers, so this is an array. It grows by chunks, each twice as
+/// large as the one before it: entries never move, and a lookup takes no lock.
 pub(crate) struct Table {
     chunks: [AtomicPtr<Entry>; CHUNKS],
     /// A bit for each chunk: whether it has had a registration since the table was cleared.

@@ -122,7 +122,8 @@ pub(crate) trait QueueCopy: Sized {
     /// Gives the child this registration of a descriptor that refers to another object in the child.
     fn add_in_child(&mut self, fd: RawFd, token: Token, interest: Interest);
 
-    /// Gives the child a waker of its own. Where wakers have descriptors, the fork replaces and adds those instead.
+    /// Gives the child a waker of its own. Where wakers have descriptors, the fork replaces and adds the descriptors
+    /// instead.
     fn renew_waker(&mut self, _token: Token) {}
 
     /// Drops the steps for a descriptor that is about to be closed.

@@ -14,8 +14,8 @@ use crate::{fork, sys};
 /// # Fork
 ///
 /// The watch belongs to the process that opened it, and is not registered in the child: its kind's default policy is
-/// `NoFork`. A child of the parent is not a child of the forked process, so [`try_wait`](Process::try_wait) fails with
-/// `ECHILD` in the latter. With the policy `Inherit`, the end of the watched process gives an event in both processes.
+/// `NoFork`. In the forked process, [`try_wait`](Process::try_wait) fails with `ECHILD` for a child of the parent. With the
+/// policy `Inherit`, the end of the watched process gives an event in both processes.
 ///
 /// # Platforms
 ///

@@ -86,7 +86,7 @@ impl Common {
 
 /// Counts the open connections of this worker and of the others, in memory that all processes of the server share.
 ///
-/// An [`Acceptor`](super::Acceptor) counts what it accepts. Clone the handle as often as needed.
+/// An [`Acceptor`](super::Acceptor) counts the connections that it accepts. Clone the handle as often as needed.
 ///
 /// # Fork
 ///

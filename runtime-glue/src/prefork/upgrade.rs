@@ -40,7 +40,8 @@ impl Program {
         Program { path: path_of_this_process(), arguments: std::env::args_os().skip(1).collect() }
     }
 
-    /// Starts the program again, with listeners from descriptor 3 on. It then has until `deadline` to say that it is ready.
+    /// Starts the program again, with listeners from descriptor 3 on. The new program then has until `deadline` to say that
+    /// it is ready.
     pub(super) fn start(
         &self,
         listeners: &[RawFd],
@@ -121,7 +122,7 @@ impl Upgrade {
 /// The programs that have taken over, one after the other, from process 1.
 #[derive(Debug)]
 pub(super) struct Successors {
-    /// The first program is a child of this process. Each of the others becomes one when the program before it ends.
+    /// The first program is a child of this process. Each later program becomes a child when the program before it ends.
     programs: VecDeque<Child>,
     /// The socket on which each program says that it has taken over.
     channel: UnixStream,

@@ -99,10 +99,10 @@ impl Server {
     /// workers that have [threads](Server::worker_threads); see [`parent_only`](crate::parent_only()). Until the function has
     /// returned, signals have their default action.
     ///
-    /// Each fork waits until the blocking pool (`spawn_blocking`, `tokio::fs`, name resolution) has been idle for a tenth of a
-    /// second, so a task that continues in the supervisor must leave the pool idle from time to time. Start threads that never
-    /// end, such as those of `rayon` or of a log writer, in the workers. If the supervisor has such a thread, the fork is
-    /// refused.
+    /// Each fork waits until the blocking pool (`spawn_blocking`, `tokio::fs`, name resolution) has been idle for a tenth of
+    /// a second. A task that continues in the supervisor must therefore leave the pool idle from time to time. Start threads
+    /// that never end, such as those of `rayon` or of a log writer, in the workers. If the supervisor has such a thread, the
+    /// fork is refused.
     ///
     /// # Examples
     ///

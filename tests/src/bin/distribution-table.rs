@@ -265,7 +265,7 @@ fn measure(workers: &[usize], runs: usize, kills: usize) -> Result<(), Box<dyn E
     Ok(())
 }
 
-/// What became of the connections, as the clients have counted them.
+/// The outcomes of the connections, as the clients have counted them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Losses {
     served: usize,

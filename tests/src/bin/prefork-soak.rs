@@ -55,7 +55,7 @@ impl Soak {
         let killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
         let is_on_killed = match worker {
             Some(worker) => killed.0.contains(&worker),
-            // No worker has answered on this connection. It may have been accepted by a worker that was killed later.
+            // No worker has answered on this connection. A worker that was killed later may have accepted it.
             None => killed.1.is_some_and(|last| last >= connected),
         };
         let since_kill = killed.1.map(|last| last.elapsed());

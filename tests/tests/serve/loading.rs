@@ -87,7 +87,7 @@ fn replace(address: &str, pid: &str) -> String {
 }
 
 scenarios!(
-    /// A server with one worker. The arguments: where the application is loaded, what it starts, and a file.
+    /// A server with one worker. The arguments are `load` or `preload`, the work that the application starts, and a file.
     #[program]
     fn server() {
         let [place, what, path] = arguments().try_into().expect("three arguments");

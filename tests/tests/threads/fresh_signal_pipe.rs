@@ -42,7 +42,7 @@ impl SignalPipe {
         SignalPipe { receiver: receiver[0], sender: sender[0] }
     }
 
-    /// Does what the pull request does in a child before it makes a fresh runtime.
+    /// Renews the pipe, as the pull request does in a child before it makes a fresh runtime.
     fn renew(&self) {
         let (receiver, sender) = UnixStream::pair().expect("a pair");
         for (fresh, onto) in [(receiver, self.receiver), (sender, self.sender)] {

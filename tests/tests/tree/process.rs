@@ -280,7 +280,7 @@ impl Process {
     }
 }
 
-/// Waits until the network has delivered what was sent.
+/// Waits until the network has delivered the data.
 pub(crate) fn settle(fd: Fd, until: Arrival) -> io::Result<()> {
     let start = Instant::now();
     while start.elapsed() < limit() {

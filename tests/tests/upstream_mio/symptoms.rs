@@ -287,7 +287,7 @@ scenarios!(
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             let mut command = Command::new("true");
-            // SAFETY: the child may hang in the lock, which is what this scenario shows. The kernel then ends it with its
+            // SAFETY: the child may hang in the lock, as this scenario shows. The kernel then ends it with its
             // parent.
             unsafe {
                 command.pre_exec(move || {

@@ -24,8 +24,8 @@ pub(super) struct Activity {
     serving: Arc<Serving>,
     /// Whether bytes have been read since the last request began or ended: the head of a request may be incomplete.
     has_unparsed: AtomicBool,
-    /// How many of the next bytes may belong to the body of the last HTTP/1 request, even after the response: at most its length,
-    /// because bytes that came with the head are not deducted. `usize::MAX` if the length is unknown.
+    /// How many of the next bytes may belong to the body of the last HTTP/1 request, even after the response. This is an
+    /// upper bound: bytes that came with the head are not deducted. `usize::MAX` if the length is unknown.
     body_left: AtomicUsize,
     /// How often bytes have been read that may belong to the body of a request.
     body_reads: AtomicUsize,

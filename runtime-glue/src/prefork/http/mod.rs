@@ -7,8 +7,8 @@
 //!
 //! | connection | what happens |
 //! |---|---|
-//! | has sent no request yet | it has the rest of the [header timeout](Http::header_timeout) to send its first; if it sends nothing, it is closed shortly before the shutdown timeout |
-//! | is in its TLS handshake | it has the rest of the header timeout, and is closed shortly before the shutdown timeout |
+//! | has sent no request yet | it has the rest of the [header timeout](Http::header_timeout) to send its first; if it sends nothing, it is closed shortly before the shutdown timeout at the latest |
+//! | is in its TLS handshake | it has the rest of the header timeout, and is closed shortly before the shutdown timeout at the latest |
 //! | a request is in flight | it is answered, with `Connection: close` |
 //! | HTTP/1, idle | the next request is answered with `Connection: close`; without one it is closed after the [idle grace](Http::idle_grace) |
 //! | HTTP/2 | GOAWAY, then the streams that have begun are finished |
@@ -204,8 +204,8 @@ impl Http {
     ///
     /// # Errors
     ///
-    /// [`CutOff`] if connections were still open at the shutdown timeout. They are closed, except those that were upgraded and
-    /// those that the application counts itself, which end with the process.
+    /// [`CutOff`] if connections were still open at the shutdown timeout. They are closed. Upgraded connections, and
+    /// connections that the application counts itself, end with the process instead.
     ///
     /// # Cancel safety
     ///

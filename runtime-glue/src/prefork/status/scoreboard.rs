@@ -1,4 +1,4 @@
-//! The scoreboard: what the service worker shows, in memory that all processes of the server share.
+//! The scoreboard: the state that the service worker shows, in memory that all processes of the server share.
 //!
 //! It has three parts, each with one kind of writer:
 //!

@@ -30,7 +30,7 @@ fn keep() -> io::Result<HashSet<usize>> {
 }
 
 /// Keeps the memory of the threads that were running in the parent at the fork, once per process. Call it before the
-/// child starts threads. It starts no thread itself if the parent has called [`prepare_to_keep_stacks`].
+/// child starts threads. The function starts no thread itself if the parent has called [`prepare_to_keep_stacks`].
 pub(crate) fn keep_inherited_stacks() -> io::Result<()> {
     match KEPT.get_or_try_make(sys::process_key, keep) {
         Ok(_) => Ok(()),

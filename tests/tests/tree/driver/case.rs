@@ -68,7 +68,7 @@ impl Case<'_> {
                 None => Ok(()),
             },
             Act::Duplicate { source, of_pair } => {
-                // A fork does not know what happens to a timer through a duplicate of its descriptor.
+                // A fork does not notice that a timer is used through a duplicate of its descriptor.
                 let is_fit = |slot: Slot, file: &File| !slot.is_timer() && (!of_pair || file.is_stream_end());
                 let slot = self.choose_source(pid, *source, is_fit);
                 let Some(slot) = slot.filter(|_| self.has_room(pid)) else { return Ok(()) };
@@ -278,7 +278,7 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// Polls and checks everything, ends all processes but the root, and checks what is left.
+    /// Polls and checks everything, ends all processes but the root, and checks the state of the root.
     pub(super) fn end(&mut self) -> Outcome {
         let pids: Vec<Pid> = self.model.processes.keys().copied().collect();
         for pid in &pids {
