@@ -38,9 +38,9 @@ pub(crate) fn nanos(time: Timespec) -> u64 {
 /// When a timer expires, in nanoseconds of its clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
-    /// Never 0. It may have passed: such a timer has expired, once for each period since.
+    /// The time of the first expiration, never 0. If it has passed, the timer has expired, once for each period since.
     pub(crate) first: u64,
-    /// 0: the timer expires once.
+    /// The period. 0: the timer expires once.
     pub(crate) period: u64,
 }
 
@@ -70,7 +70,7 @@ impl Setting {
 #[derive(Debug)]
 pub(crate) struct TimerState {
     clock: Clock,
-    /// 0: not set.
+    /// The time of the first expiration. 0: not set.
     first: AtomicU64,
     period: AtomicU64,
     taken: AtomicU64,

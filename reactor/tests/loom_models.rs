@@ -150,7 +150,7 @@ fn a_wake_publishes() {
     });
 }
 
-/// Once the queue's descriptor is taken, a wake before or after that reaches the kernel.
+/// If the queue's descriptor is taken, a wake reaches the kernel, whether it comes before or after that.
 #[test]
 fn an_exposed_queue_has_every_wake() {
     loom::model(|| {

@@ -188,7 +188,7 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 /// musl, and the locks of multi-threaded runtimes in a `ProcessRuntime`. The workers of these runtimes pause between two
 /// polls of their tasks, unless a poll takes longer than 50 milliseconds.
 ///
-/// Two things may go wrong:
+/// Two failures are possible:
 ///
 /// - A connection that another thread has accepted and not registered yet, or deregistered and not closed yet, stays open in
 ///   the child.

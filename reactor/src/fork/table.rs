@@ -15,9 +15,10 @@ pub(crate) struct Table {
     used: AtomicU32,
 }
 
-/// 1 KiB: a process with few descriptors touches one page.
+/// The number of entries in the first chunk, 1 KiB: a process with few descriptors touches one page.
 const FIRST_CHUNK: usize = 64;
-/// Enough for every descriptor that a kernel gives out: only the 64 largest positive numbers have no place.
+/// The number of chunks, enough for every descriptor that a kernel gives out: only the 64 largest positive numbers have no
+/// place.
 const CHUNKS: usize = 25;
 
 fn layout(entries: usize) -> Layout {

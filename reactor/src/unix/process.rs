@@ -8,8 +8,8 @@ use crate::{fork, sys};
 /// A watch on another process: [readable](crate::event::Event::is_readable) once it has ended.
 ///
 /// The process is the one that had the id when the watch was opened, even if the system gives the id to another process
-/// later. For a child that has not been waited for, that is certainly the child. Dropping the watch does not affect the
-/// process.
+/// later. If it is the id of a child that has not been waited for, the process is certainly that child. Dropping the watch
+/// does not affect the process.
 ///
 /// # Fork
 ///

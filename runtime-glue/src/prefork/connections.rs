@@ -101,7 +101,7 @@ pub(super) struct Shared {
     generation: u32,
     /// How many connections the worker may have open.
     most: Option<usize>,
-    /// Held from the check for room to the accept: a worker may accept on several threads.
+    /// Locked from the check for room to the accept: a worker may accept on several threads.
     pub(super) accepting: Mutex<()>,
     /// Notified when there may be room again.
     pub(super) changed: Notify,

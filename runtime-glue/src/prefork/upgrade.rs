@@ -65,7 +65,7 @@ impl Program {
     }
 }
 
-/// Returns the path that this program was started by, if that is known: the path may contain a symbolic link that an operator
+/// Returns the path with which this program was started, if that is known: the path may contain a symbolic link that an operator
 /// changes before an upgrade. Otherwise returns the path of the program's file.
 fn path_of_this_process() -> io::Result<PathBuf> {
     let own = std::env::current_exe();
@@ -218,7 +218,7 @@ impl Predecessor {
 
     /// Tells the other program that this one is ready, so that it retires. Returns process 1 if it waits for this program.
     pub(super) fn ready(self) -> Option<Process1> {
-        // Process 1 is told first: the other program ends after the second message.
+        // Tell process 1 first: the other program ends after the second message.
         if let Some(process_1) = &self.process_1 {
             process_1.announce();
         }

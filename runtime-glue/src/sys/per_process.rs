@@ -21,7 +21,7 @@ pub(crate) struct PerProcess<T> {
 
 pub(crate) struct Slot<T> {
     process: ProcessKey,
-    /// Null until the value is made.
+    /// The value, or null until it is made.
     value: AtomicPtr<T>,
     /// The thread that makes the value, or 0.
     maker: AtomicUsize,

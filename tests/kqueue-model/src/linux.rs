@@ -168,7 +168,7 @@ pub(crate) fn watch(epoll: RawFd, fd: RawFd, events: libc::c_int, data: u64) -> 
 }
 
 pub(crate) fn unwatch(epoll: RawFd, fd: RawFd) {
-    // The descriptor may be closed, or refer to something else.
+    // The descriptor may be closed, or refer to another object.
     let _ = syscall!(epoll_ctl(epoll, libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()));
 }
 

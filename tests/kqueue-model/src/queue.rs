@@ -22,7 +22,7 @@ pub(crate) struct Queue {
     pub(crate) fd: RawFd,
     /// Whether the queue has `KQUEUE_CPONFORK`.
     pub(crate) is_copied: bool,
-    /// An epoll instance for descriptors that are watched for writing, so that the two sorts of edges do not mix.
+    /// An epoll instance for descriptors that are watched for writing, so that the two kinds of edges do not mix.
     pub(crate) writers: OwnedFd,
     /// An eventfd that is readable while an event waits to be taken.
     pub(crate) kick: OwnedFd,

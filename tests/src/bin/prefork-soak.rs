@@ -29,7 +29,7 @@ const SCALE: u64 = 15;
 const UPGRADE: u64 = 60;
 /// How much the resident memory of the supervisor may grow.
 const ROOM_KIB: usize = 4 * 1024;
-/// How long to wait for something that must happen.
+/// How long to wait for a condition that must become true.
 const LIMIT: Duration = Duration::from_secs(30);
 
 type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -1,6 +1,6 @@
 //! The effects of an unplanned fork on tokio with upstream mio: the symptoms that `forkio::guide` describes.
 //!
-//! A scenario waits for [`PATIENCE`] to show that something hangs. A slow machine cannot make such a check fail.
+//! To show that a call hangs, a scenario waits for [`PATIENCE`]. A slow machine cannot make such a check fail.
 
 use std::fs;
 use std::future::{Future, pending};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use forkio_tests::runtime::*;
 use tokio::sync::oneshot;
 
-/// How long to wait for something that must not happen.
+/// How long to wait for an event that must not happen.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 fn current_thread() -> Runtime {

@@ -156,11 +156,12 @@ impl Queue {
     }
 }
 
-/// Edge-triggered. The kernel answers each change, even if it succeeds.
+/// The flags that add an edge-triggered knote. The kernel answers each change, even if it succeeds.
 const ADD: kernel::Flags = EV_ADD | EV_CLEAR | EV_RECEIPT;
 const DELETE: kernel::Flags = EV_DELETE | EV_RECEIPT;
 
-/// macOS 10.10 and 10.11 return EPIPE for a pipe whose other end is closed, but report its events (mio issue 582).
+/// An error that does not prevent events: macOS 10.10 and 10.11 return EPIPE for a pipe whose other end is closed, but
+/// report its events (mio issue 582).
 const IGNORED_BY_ADD: i32 = libc::EPIPE;
 
 /// Returns the two knotes of a descriptor, to read and to write.
