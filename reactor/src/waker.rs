@@ -18,8 +18,8 @@ use crate::{Registry, Token};
 /// nothing. No wake is lost: the writes of a thread before its `wake` are visible to the poller after the event.
 ///
 /// A program that waits for the descriptor of a [`Poll`](crate::Poll) by other means ([`AsRawFd`], a queue inside another
-/// queue) takes the descriptor first. From then on every wake of that selector makes the descriptor readable, at the cost of
-/// a system call.
+/// queue) must take the descriptor first. From then on every wake of that selector makes the descriptor readable, at the
+/// cost of a system call.
 ///
 /// [`AsRawFd`]: std::os::fd::AsRawFd
 ///

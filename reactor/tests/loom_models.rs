@@ -21,7 +21,7 @@ mod sync {
     }
 }
 
-/// Replaces the gate by a word of a loom type, with fences on the side of the fork and of the change.
+/// Replaces the gate with a word of a loom type, with fences on the side of the fork and of the change.
 mod gate {
     use loom::sync::atomic::{AtomicBool, Ordering, fence};
 

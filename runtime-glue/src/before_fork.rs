@@ -17,7 +17,8 @@ pub(crate) static HOOKS: Hooks<Hook> = Hooks::new();
 /// standard library's output and C's stdio by itself, after the hooks.
 ///
 /// The hook that was registered last runs first, as with `pthread_atfork(3)`. No task of the thread runs between the hooks and
-/// the fork. Signals may be blocked while hooks run. A hook must not start threads, or [`fork`](crate::fork()) refuses.
+/// the fork. Signals may be blocked while hooks run. A hook must not start threads: [`fork`](crate::fork()) then returns an
+/// error.
 ///
 /// Children have the hooks too, for forks of their own. The counterpart in the child is [`on_child`](crate::on_child).
 ///

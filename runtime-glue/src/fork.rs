@@ -199,17 +199,18 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 ///
 /// ## Locks of `parking_lot`
 ///
-/// A tokio with the feature `full` uses them. The child has the entries of the parent's waiting threads in the list of that
-/// library, and [keeps their stacks](crate::ProcessRuntime#parking_lot), so that they are harmless. Three cases remain:
+/// tokio with the feature `full` uses these locks. The child has the entries of the parent's waiting threads in the
+/// library's list, and [keeps their stacks](crate::ProcessRuntime#parking_lot), so that they are harmless. Three cases
+/// remain:
 ///
 /// - **A part of the list is locked** if another thread was adding or removing an entry at the instant of the fork. Such a
 ///   lock is held for nanoseconds, and not by a worker that pauses. In the child, threads that need this part wait forever, as
-///   for every lock that another thread held. No error says so. Forks by other code pause no workers, so it happens more often
-///   in their children.
-/// - **A lock that the calling thread holds**, while other threads wait for it, may be handed to one of these when the child
-///   unlocks it. Then it stays locked. Unlock it before the fork.
-/// - **A condition variable that other threads wait for** wakes one of these first. Use condition variables that the child
-///   has created.
+///   for every lock that another thread held. No error reports this. Forks made by other code pause no workers, so this
+///   happens more often in their children.
+/// - **A lock that the calling thread holds**, while other threads wait for it, may be handed to one of these threads when
+///   the child unlocks it. Then it stays locked. Unlock it before the fork.
+/// - **A condition variable that other threads wait for** wakes one of these threads first. Use condition variables that the
+///   child has created.
 ///
 /// # Platforms
 ///

@@ -69,7 +69,7 @@ impl Timer {
     }
 
     /// Lets the timer expire when its [clock](Clock::now) shows `time`, and then after each `period`, if there is one. If
-    /// that time has passed, it expires at once, and counts each period since.
+    /// that time has passed, the timer expires at once, and counts each period since.
     ///
     /// # Errors
     ///

@@ -34,7 +34,7 @@ pub(super) struct Plan {
     pub(super) severed: Vec<RawFd>,
     /// The dead endpoints that the child puts at the descriptors of an adopted selector, if it has to poison the selector.
     pub(super) stops: Vec<(&'static SelectorCore, Replacement)>,
-    /// The planner's decisions, kept only for their memory.
+    /// The planner's decisions. The vector is kept only so that the next fork reuses its memory.
     pub(super) decisions: Vec<Decided>,
     /// Whether the plan was made in advance. Such a plan waits for the next fork, with the gate closed.
     pub(super) is_ahead: bool,

@@ -15,7 +15,7 @@ use socket2::{Domain, Socket, Type};
 use super::{bare_kind, fstat, socket_pcb, syscall};
 use crate::source_kind::SourceKind;
 
-/// Returns a descriptor as system calls take it: they return EBADF if it is not open.
+/// Borrows a descriptor for a system call. If the descriptor is not open, the call returns EBADF.
 #[inline(always)]
 pub(crate) fn borrow(fd: RawFd) -> Result<BorrowedFd<'static>, Errno> {
     if fd < 0 {
@@ -226,7 +226,8 @@ pub(crate) fn copy_pending(from: RawFd, to: RawFd) -> io::Result<()> {
 /// Makes the descriptor `onto` a close-on-exec duplicate of `from`. One system call, async-signal-safe.
 pub(crate) fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
     // rustix makes the call inline where the system allows it: each page of code that a child runs costs a page fault.
-    // SAFETY: `from` is open. `onto` need not be: the call makes it the duplicate, and `ManuallyDrop` leaves that open.
+    // SAFETY: `from` is open. `onto` need not be open: the call makes it the duplicate, and `ManuallyDrop` leaves the
+    // duplicate open.
     let (from, mut onto) = unsafe { (BorrowedFd::borrow_raw(from), ManuallyDrop::new(OwnedFd::from_raw_fd(onto))) };
     loop {
         #[cfg(not(target_vendor = "apple"))]

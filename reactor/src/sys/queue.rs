@@ -61,7 +61,7 @@ impl Queue {
         }
     }
 
-    #[allow(dead_code, reason = "only a kqueue asks")]
+    #[allow(dead_code, reason = "only the kqueue backend calls it")]
     pub(super) fn is_own(&self) -> bool {
         self.owner.load(Ordering::Relaxed) == process::id()
     }
@@ -94,8 +94,8 @@ impl AsFd for Queue {
 
 /// A child's kernel queue, not yet complete.
 ///
-/// In a planned fork the parent says what the child gets, and the child makes the last system calls. In an unplanned fork the
-/// child does both. Dropping a copy before a planned fork leaves everything as it was.
+/// In a planned fork the parent chooses the child's registrations, and the child makes the last system calls. In an
+/// unplanned fork the child does both. Dropping a copy before a planned fork leaves everything as it was.
 pub(crate) trait QueueCopy: Sized {
     /// Whether the child's queue has only the registrations that the other methods give it. If so, leaving one out needs no
     /// step.

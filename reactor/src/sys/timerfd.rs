@@ -52,7 +52,7 @@ fn create(clock: TimerfdClockId, flags: TimerfdFlags) -> Result<OwnedFd, Errno> 
 
 fn set(timer: &OwnedFd, setting: Option<Setting>, flags: TimerfdTimerFlags) -> Result<(), Errno> {
     let timespec = |nanos| Timespec { tv_sec: (nanos / 1_000_000_000) as i64, tv_nsec: (nanos % 1_000_000_000) as _ };
-    // A value of zero disarms.
+    // A first expiration of zero disarms the timer.
     let Setting { first, period } = setting.unwrap_or(Setting { first: 0, period: 0 });
     let value = Itimerspec { it_interval: timespec(period), it_value: timespec(first) };
     rustix::time::timerfd_settime(timer, flags, &value)?;

@@ -8,7 +8,7 @@ use crate::{fork, sys};
 /// A watch on another process: [readable](crate::event::Event::is_readable) once it has ended.
 ///
 /// The process is the one that had the id when the watch was opened, even if the system gives the id to another process
-/// later. If it is the id of a child that has not been waited for, the process is certainly that child. Dropping the watch
+/// later. If the id is that of a child that has not been waited for, the process is certainly that child. Dropping the watch
 /// does not affect the process.
 ///
 /// # Fork
@@ -51,8 +51,8 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// `ESRCH` if there is no such process (a child that has ended but was not waited for still is one). Otherwise those of
-    /// `pidfd_open(2)` or `kevent(2)`: no descriptor left, or `ENOSYS` before Linux 5.3.
+    /// `ESRCH` if there is no such process (a child that has ended, but has not been waited for, is still a process).
+    /// Otherwise those of `pidfd_open(2)` or `kevent(2)`: no descriptor left, or `ENOSYS` before Linux 5.3.
     pub fn open(pid: u32) -> io::Result<Process> {
         let handle = fork::while_no_fork("watching a process", || sys::ProcessHandle::open(pid))?;
         Ok(Process { pid, inner: IoSource::new(handle, SourceKind::Process) })

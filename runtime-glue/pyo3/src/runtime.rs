@@ -104,7 +104,7 @@ impl Runtime {
     ///
     /// # Panics
     ///
-    /// If there is no runtime. [`generic::Runtime`] has no errors.
+    /// If there is no runtime. The functions of [`generic::Runtime`] cannot return an error.
     fn start(start: impl FnOnce(Handle) -> task::JoinHandle<()>) -> JoinHandle {
         match handle() {
             Ok(handle) => JoinHandle(Some(start(handle))),

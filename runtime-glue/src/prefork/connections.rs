@@ -84,7 +84,7 @@ impl Common {
     }
 }
 
-/// Counts the open connections of this worker and of the others, in memory that all processes of the server share.
+/// Counts the open connections of this worker and of the other workers, in memory that all processes of the server share.
 ///
 /// An [`Acceptor`](super::Acceptor) counts the connections that it accepts. Clone the handle as often as needed.
 ///
@@ -219,7 +219,7 @@ impl Connections {
         }
     }
 
-    /// Tells the other workers that this one accepts no more.
+    /// Tells the other workers that this worker accepts no more connections.
     pub(super) fn stop_accepting(&self) {
         if self.is_own_process() {
             self.balance().set_state(self.0.slot, State::Absent);

@@ -1,4 +1,4 @@
-//! The service manager: `sd_notify(3)`.
+//! Notifies the service manager, in the protocol of `sd_notify(3)`.
 
 use std::ffi::OsStr;
 use std::io;

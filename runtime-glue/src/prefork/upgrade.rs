@@ -65,8 +65,8 @@ impl Program {
     }
 }
 
-/// Returns the path with which this program was started, if that is known: the path may contain a symbolic link that an operator
-/// changes before an upgrade. Otherwise returns the path of the program's file.
+/// Returns the path with which this program was started, if that is known: the path may contain a symbolic link that an
+/// operator changes before an upgrade. Otherwise returns the path of the program's file.
 fn path_of_this_process() -> io::Result<PathBuf> {
     let own = std::env::current_exe();
     // A shell that searches `PATH` passes on the bare name.

@@ -15,7 +15,7 @@ pub(crate) struct Knote {
     pub(crate) fflags: u32,
     pub(crate) data: i64,
     pub(crate) udata: *mut libc::c_void,
-    /// The data of its entry in the queue's epoll instances.
+    /// The data of the knote's entry in the queue's epoll instances.
     pub(crate) serial: u64,
     pub(crate) is_disabled: bool,
     /// Whether the knote is in its queue's list of active knotes.

@@ -9,7 +9,7 @@ use crate::knote::{Key, Knote, Object, Signals, Watched, timing};
 use crate::linux::{self, aside, is_open, syscall, unwatch, watch};
 use crate::names::*;
 
-/// Data of those entries of a queue's epoll instance that do not belong to a knote.
+/// The data of the entries of a queue's epoll instance that belong to no knote.
 const WRITERS: u64 = 0;
 const KICK: u64 = 1;
 const ALARM: u64 = 2;

@@ -77,7 +77,7 @@ async fn serve(row: Row, workers: usize) -> Result<(), Box<dyn Error>> {
     match row {
         Row::Distribution(distribution) => prefork = prefork.listener_with(listener, distribution),
         Row::AllWoken => prefork = prefork.listener(listener),
-        // The workers bind its address again.
+        // The workers bind the listener's address again.
         Row::OwnReusePort => drop(listener),
     }
     let prefork = prefork.on_ready(move || println!("{address}"));

@@ -5,8 +5,9 @@
 //! cargo run --release -p forkio-tests --bin prefork-soak -- [--minutes N] [ARGUMENTS OF prefork-http]
 //! ```
 //!
-//! The run fails if a client cannot connect, if a request is lost that was not on a killed worker, if the processes,
-//! zombies, descriptors or shared mappings are more or fewer at the end than at the start, or if the supervisor has grown.
+//! The run fails if a client cannot connect, or if a request is lost on a worker that was not killed. It also fails if the
+//! number of processes, zombies, descriptors or shared mappings differs between start and end, or if the supervisor has
+//! grown.
 
 use std::collections::HashSet;
 use std::fs;

@@ -26,11 +26,11 @@ scenarios!(
         check_eq("the reused descriptor", also_reused.as_raw_fd(), bare);
         // The kernel does not watch a waker that was dropped.
         drop(Waker::new(selector.registry(), Token(3)).unwrap());
-        check_eq("what the kernel watches", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), vec![]);
+        check_eq("the watched descriptors", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), vec![]);
         send_to(&reused);
         send_to(&also_reused);
         in_child(|| {
-            check_eq("what the kernel watches", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), vec![]);
+            check_eq("the watched descriptors", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), vec![]);
             check_silent("events", &mut selector);
         });
     }

@@ -53,7 +53,7 @@ async fn load(what: &str, path: String) {
                 std::thread::park();
             }
         })),
-        other => panic!("nothing to load is called {other:?}"),
+        other => panic!("no work is called {other:?}"),
     }
 }
 
@@ -138,7 +138,7 @@ scenarios!(
             workers.push(replace(&address, workers.last().expect("a worker")));
         }
         stop(program);
-        let notes = fs::read_to_string(&path).expect("what the task has noted");
+        let notes = fs::read_to_string(&path).expect("the notes of the task");
         let mut processes: BTreeSet<&str> = notes.lines().filter(|line| *line != "end").collect();
         for worker in &workers {
             assert!(processes.remove(worker.as_str()), "the task ran in worker {worker}: {notes}");

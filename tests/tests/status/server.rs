@@ -65,7 +65,7 @@ impl Server {
     #[track_caller]
     pub(crate) fn start(options: &[&str]) -> Server {
         let (control, load) = (own_path("control"), own_path("load"));
-        std::fs::write(&load, "loaded").expect("writing what the template loads");
+        std::fs::write(&load, "loaded").expect("writing the file that a template loads");
         let paths = [control.display().to_string(), load.display().to_string()];
         let mut all = vec!["--listen", "127.0.0.1:0", "--control", &paths[0], "--load", &paths[1]];
         for default in [["--status", "127.0.0.1:0"], ["--workers", "2"]] {

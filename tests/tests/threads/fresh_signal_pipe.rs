@@ -1,4 +1,5 @@
-//! forkio works together with tokio's pull request 8204, which puts a fresh signal pipe at the inherited descriptors in a child.
+//! forkio works together with tokio's pull request 8204, which puts a fresh signal pipe at the inherited descriptors in a
+//! child.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -44,7 +44,7 @@ fn end_if_it_hangs() {
 }
 
 scenarios!(
-    /// Threads fork, planned and unplanned, while others create, register and drop. Every child has a complete
+    /// Threads make planned and unplanned forks, while other threads create, register and drop. Every child has a complete
     /// selector.
     fn planned_and_unplanned() {
         let forks = rounds(300);
@@ -106,7 +106,7 @@ scenarios!(
             check_eq("a new selector", wait(&mut fresh), tokens([7]));
             unplanned::in_child(|| check_table(&fresh));
         });
-        check_silent("what the child did", &mut selector);
+        check_silent("events of the child's acts", &mut selector);
         check_table(&selector);
         waker.wake().unwrap();
         check_eq("the waker", wait(&mut selector), tokens([0]));

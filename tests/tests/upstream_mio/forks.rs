@@ -190,7 +190,7 @@ scenarios!(
                 writer.write_all(b"x").await.unwrap();
                 std::process::exit(0);
             }
-            check_eq("what the child has written", reader.read_u8().await.unwrap(), b'x');
+            check_eq("the byte that the child has written", reader.read_u8().await.unwrap(), b'x');
         });
         drop(handle);
         // The fourth runtime reuses the descriptors of the third.

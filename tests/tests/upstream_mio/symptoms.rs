@@ -28,7 +28,7 @@ fn current_thread() -> Runtime {
 struct Child(libc::pid_t);
 
 impl Child {
-    /// Forks. The child runs `work` and exits. It ends with its parent.
+    /// Forks. The child runs `work` and exits, when its parent ends at the latest.
     fn fork(work: impl FnOnce()) -> Child {
         let parent = std::process::id();
         Child(unplanned::fork_child(|| {

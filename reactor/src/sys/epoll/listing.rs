@@ -1,5 +1,6 @@
 //! Inspects epoll instances that other code in the process has made, by `/proc/self/fdinfo`, which lists the registrations of
-//! an instance (proc_pid_fdinfo(5)). If the process has one thread, the answers stay true until that thread changes a descriptor or a registration.
+//! an instance (proc_pid_fdinfo(5)). If the process has one thread, the answers stay true until that thread changes a
+//! descriptor or a registration.
 
 use std::fs;
 use std::io;

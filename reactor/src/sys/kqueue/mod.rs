@@ -61,7 +61,7 @@ impl Event {
         Event(kernel::kevent_of(ident, filter, flags, token.0))
     }
 
-    /// Returns the errno of a change; 0: the kernel made it.
+    /// Returns the errno of a change, or 0 if the kernel made the change.
     fn errno(&self) -> i32 {
         if self.0.flags & EV_ERROR != 0 { self.0.data as i32 } else { 0 }
     }

@@ -177,7 +177,8 @@ impl Http {
     }
 
     /// Adds the client's address to each request's extensions: a [`Peer`]; with the feature `axum` a `ConnectInfo<Peer>`, and
-    /// a `ConnectInfo<SocketAddr>` if the client came over TCP. Requests of [`serve_connection`](Http::serve_connection) get none.
+    /// a `ConnectInfo<SocketAddr>` if the client came over TCP. Requests of [`serve_connection`](Http::serve_connection) get
+    /// no address.
     pub fn connect_info(mut self) -> Http {
         self.adds_peer = true;
         self
@@ -300,7 +301,7 @@ where
     }
 }
 
-/// Connections were still open at the shutdown timeout.
+/// The error that connections were still open at the shutdown timeout.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct CutOff {

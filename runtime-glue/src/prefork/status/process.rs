@@ -102,7 +102,8 @@ pub(in crate::prefork) enum ServiceEvent {
 }
 
 impl Service {
-    /// Opens the listeners, unless `has_predecessor`: the program that this one replaces then keeps the addresses until [`begin`](Service::begin).
+    /// Opens the listeners, unless `has_predecessor`: the program that this one replaces then keeps the addresses until
+    /// [`begin`](Service::begin).
     pub(in crate::prefork) fn new(options: StatusOptions, has_predecessor: bool) -> Result<Service, PreforkError> {
         let is_due = options.is_shown() && !has_predecessor;
         let state = if is_due { State::Due(Instant::now()) } else { State::None };

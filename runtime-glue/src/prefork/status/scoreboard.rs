@@ -11,8 +11,8 @@
 //! The states, heartbeats and request counts of workers are in [`Slots`].
 //!
 //! Every field is one atomic word, and no process waits for another: a worker that is killed in the middle of a request leaves
-//! a count that is one off, and nothing else. When a worker ends, the supervisor moves its counts to the totals. Readers see
-//! that by a sequence number, and read again, so that no count is missing or counted twice.
+//! a count that is one off, and nothing else. When a worker ends, the supervisor moves its counts to the totals. Readers
+//! notice the move by a sequence number, and read again, so that no count is missing or counted twice.
 
 use std::io;
 use std::process::ExitStatus;
@@ -122,7 +122,8 @@ impl Scoreboard {
 
     /// Begins a request of this worker. `number` requests have begun before it.
     pub(in crate::prefork) fn begin(&self, number: u64) -> Started {
-        // A multiplicative hash chooses the requests, because they may come in a pattern. It chooses the first one, then about one of sixteen.
+        // A multiplicative hash chooses the requests, because they may come in a pattern. It chooses the first one, then
+        // about one of sixteen.
         let is_timed = self.0.is_some() && number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - TIMED) == 0;
         is_timed.then(Instant::now)
     }

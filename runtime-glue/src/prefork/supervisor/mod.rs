@@ -79,7 +79,7 @@ pub(super) struct Supervisor {
     is_per_cpu: bool,
     signals: Signals,
     pub(super) workers: Vec<WorkerProcess>,
-    /// One per worker index.
+    /// The place of each worker index.
     places: Vec<Place>,
     /// How many workers there should be.
     wanted: usize,

@@ -49,8 +49,8 @@ impl fmt::Display for ServeError {
                 write!(f, "cannot listen on {address}: {source}; choose another address")
             }
             ServeError::InsideRuntime => f.write_str(
-                "cannot start the server inside a tokio runtime, because it has one of its own: start it in a `main` without \
-                 `#[tokio::main]`",
+                "cannot start the server inside a tokio runtime, because the server builds its own: start it in a `main` \
+                 without `#[tokio::main]`",
             ),
             ServeError::Runtime(error) => write!(f, "cannot build the runtime: {error}"),
             ServeError::Application(error) => write!(f, "cannot load the application or make its service: {error}"),

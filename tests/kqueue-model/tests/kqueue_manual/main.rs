@@ -8,7 +8,7 @@
 //! The exit status is 0 if the kernel fulfils every sentence about the features that it has.
 
 mod forks;
-#[allow(dead_code, unused_imports, reason = "the backend uses more of it, and some of it on some systems only")]
+#[allow(dead_code, unused_imports, reason = "the backend uses more of this module, partly on some systems only")]
 #[path = "../../../../reactor/src/sys/kqueue/kernel.rs"]
 mod kernel;
 mod nested;

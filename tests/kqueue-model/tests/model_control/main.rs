@@ -4,11 +4,11 @@
 #[cfg(target_os = "linux")]
 mod cases;
 #[cfg(target_os = "linux")]
-#[allow(dead_code, unused_imports, reason = "the backend uses more of it")]
+#[allow(dead_code, unused_imports, reason = "the backend uses more of this module")]
 #[path = "../../../../reactor/src/sys/kqueue/kernel.rs"]
 mod kernel;
 #[cfg(target_os = "linux")]
-#[allow(dead_code, reason = "the other program uses more of it")]
+#[allow(dead_code, reason = "the other program uses more of this module")]
 #[path = "../kqueue_manual/tools.rs"]
 mod tools;
 
