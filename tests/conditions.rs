@@ -1,4 +1,4 @@
-//! Sets `epoll` if the reactor's kernel queue is an epoll instance, and `procfs` if there is Linux's `/proc`.
+//! Sets `epoll` if the reactor's kernel queue is an epoll instance, and `procfs` if the system has Linux's `/proc`.
 
 fn main() {
     println!("cargo::rerun-if-changed=../../conditions.rs");

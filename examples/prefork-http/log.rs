@@ -1,4 +1,4 @@
-//! The logs: what the server does, and the access log. Each goes to a standard stream, or to a file that can be opened again
+//! The logs: the server's log, and the access log. Each goes to a standard stream, or to a file that can be opened again
 //! after it was rotated.
 
 use std::fs::File;

@@ -24,7 +24,7 @@ pub struct Interest(NonZeroU8);
 
 const READABLE: u8 = 1 << 0;
 const WRITABLE: u8 = 1 << 1;
-// `sys/interest.rs` has the constants of these, on the systems that have the readiness.
+// `sys/interest.rs` has the public constants of these bits, on the systems that have the readiness.
 pub(crate) const AIO: u8 = 1 << 2;
 pub(crate) const LIO: u8 = 1 << 3;
 pub(crate) const PRIORITY: u8 = 1 << 4;

@@ -38,9 +38,10 @@ pub(crate) fn nanos(time: Timespec) -> u64 {
 /// When a timer expires, in nanoseconds of its clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
-    /// Never 0. It may have passed: such a timer has expired, once for each period since.
+    /// The time of the first expiration, never 0. If it has passed, the timer has expired once, and once more for each
+    /// period since.
     pub(crate) first: u64,
-    /// 0: the timer expires once.
+    /// The period. 0: the timer expires once.
     pub(crate) period: u64,
 }
 
@@ -63,18 +64,18 @@ impl Setting {
 }
 
 /// The setting of a timer, and how many of its expirations its owner has taken. With these two a fresh timer continues this
-/// one, without a look at the kernel object.
+/// one; the kernel object need not be read.
 ///
 /// Only the timer's owner writes to it, and the child that severs the timer. A fork by another thread may read some words
 /// before a change and some after it: that child does not have the owner's thread, and nothing in it uses the timer.
 #[derive(Debug)]
 pub(crate) struct TimerState {
     clock: Clock,
-    /// 0: not set.
+    /// The time of the first expiration. 0: not set.
     first: AtomicU64,
     period: AtomicU64,
     taken: AtomicU64,
-    /// Whether a fork has severed the timer: only an ancestor of this process has it.
+    /// Whether a fork has severed the timer: only an ancestor of this process has the timer.
     severed: AtomicBool,
 }
 
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_range() {
+    fn values_out_of_range() {
         assert_eq!(timer_state(0, None).rest(), Some(Setting { first: 1, period: 0 }));
         let never = Setting::new(Duration::MAX, Some(Duration::MAX)).unwrap();
         assert_eq!(never, Setting { first: Setting::NEVER, period: Setting::NEVER });

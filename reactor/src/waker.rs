@@ -15,11 +15,11 @@ use crate::{Registry, Token};
 ///
 /// A wake makes a system call only if the poller is blocked in the kernel. Otherwise the poller finds the wake before it
 /// blocks, and returns at once. While a wake is pending, that is until the poll that returns its event, further wakes do
-/// nothing. No wake is lost: what a thread wrote before its `wake` is visible to the poller after the event.
+/// nothing. No wake is lost: the writes of a thread before its `wake` are visible to the poller after the event.
 ///
 /// A program that waits for the descriptor of a [`Poll`](crate::Poll) by other means ([`AsRawFd`], a queue inside another
-/// queue) takes the descriptor first. From then on every wake of that selector makes the descriptor readable, at the cost of
-/// a system call.
+/// queue) must take the descriptor first. From then on every wake of that selector makes the descriptor readable, at the
+/// cost of a system call.
 ///
 /// [`AsRawFd`]: std::os::fd::AsRawFd
 ///

@@ -21,7 +21,7 @@ mod sync {
     }
 }
 
-/// Replaces the gate by a word of a loom type, with fences on the side of the fork and of the change.
+/// Replaces the gate with a word of a loom type, with fences on the side of the fork and of the change.
 mod gate {
     use loom::sync::atomic::{AtomicBool, Ordering, fence};
 
@@ -150,7 +150,7 @@ fn a_wake_publishes() {
     });
 }
 
-/// Once the queue's descriptor is taken, a wake before or after that reaches the kernel.
+/// If the queue's descriptor is taken, a wake reaches the kernel, whether it comes before or after that.
 #[test]
 fn an_exposed_queue_has_every_wake() {
     loom::model(|| {
@@ -167,8 +167,8 @@ fn an_exposed_queue_has_every_wake() {
     });
 }
 
-/// A fork that has closed the gate sees each change as a whole: entry and kernel agree. What the fork writes into the entry
-/// stays in it while the gate is closed.
+/// A fork that has closed the gate sees each change as a whole: entry and kernel agree. The fork's changes of the entry stay
+/// in it while the gate is closed.
 #[test]
 fn a_fork_sees_whole_changes() {
     loom::model(|| {

@@ -12,15 +12,15 @@ use crate::{ForkError, policy, runtime, sys};
 /// Lists the descriptors that both processes would hold if this one forked now, except those that the program chose to share.
 ///
 /// Call it in tests and debug builds before a fork, such as in a [`before_fork`](crate::before_fork()) hook. In an
-/// [`on_child`](crate::on_child) hook it lists what the child shares with its parent. It makes about ten system calls per
-/// descriptor, and discards the fork that a [`Prefork`](crate::prefork::Prefork) server has prepared.
+/// [`on_child`](crate::on_child) hook it lists the descriptors that the child shares with its parent. It makes about ten
+/// system calls per descriptor, and discards the fork that a [`Prefork`](crate::prefork::Prefork) server has prepared.
 ///
 /// The list includes registrations that follow their kind's default, if the child keeps the object: listeners, datagram
 /// sockets, signalfds, inotify descriptors, and the ends of pairs and pipes that were made in this process. It includes
 /// descriptors that the program has inherited from its own parent. It does not include:
 ///
 /// - standard input, output and error;
-/// - objects that are private to a process: selectors, wakers, tokio's signal pipe, and what is severed or renewed;
+/// - objects that are private to a process: selectors, wakers, tokio's signal pipe, and severed or renewed objects;
 /// - registrations with a policy of their own ([`set_policy`](crate::set_policy)), and the listeners of a running
 ///   [`Prefork`](crate::prefork::Prefork) server;
 /// - descriptors without state to share: pidfds, `O_PATH`, `/dev/null` and similar devices.
@@ -76,9 +76,9 @@ pub fn shared_descriptors() -> Result<Audit, ForkError> {
     Ok(Audit { found })
 }
 
-/// What [`shared_descriptors`] found. `Display` prints a line for each descriptor, and says what to do.
+/// The descriptors that [`shared_descriptors`] found. `Display` prints a line for each descriptor, and says what to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[must_use = "an audit changes nothing: look at what it found"]
+#[must_use = "an audit changes nothing: look at its findings"]
 pub struct Audit {
     found: Vec<SharedDescriptor>,
 }
@@ -215,7 +215,8 @@ impl SharedObject {
             SharedObject::Listener => "a connection goes to the process that accepts it first",
             SharedObject::Datagram => "a datagram goes to the process that receives it first",
             SharedObject::Stream => {
-                "what one process reads the other does not get, writes mix, and the peer sees the end when both have closed"
+                "bytes that one process reads are lost to the other, writes mix, and the peer sees the end when both have \
+                 closed"
             }
             SharedObject::Pipe => "the other end sees end of file, or EPIPE, when both have closed",
             SharedObject::File => "one position for both, which reads and writes move",
@@ -223,14 +224,14 @@ impl SharedObject {
             SharedObject::LockedFile => "one lock for both: unlocked by either, held until both have closed",
             SharedObject::Device => "both read and write it",
             SharedObject::Epoll => {
-                "what one process registers or closes changes the other one's events; if it is tokio's, make the audit inside \
-                 the runtime"
+                "each process changes the other one's registrations and events; if the instance is tokio's, make the audit \
+                 inside the runtime"
             }
             SharedObject::Eventfd | SharedObject::Timerfd | SharedObject::Watch => {
-                "what one process reads the other does not get"
+                "an event that one process reads is lost to the other"
             }
             SharedObject::Signalfd => {
-                "each reads its own signals, but an epoll that watches it sees those of one process"
+                "each process reads its own signals, but an epoll instance sees the signals of one process only"
             }
             SharedObject::Other => "both use it",
         }

@@ -1,4 +1,4 @@
-//! [`fork`] and [`fork_with_threads`].
+//! Forks: [`fork`] and [`fork_with_threads`].
 
 use std::io::{self, Write};
 use std::mem;
@@ -96,7 +96,7 @@ impl ForkOptions {
     ///
     /// Threads of the blocking pool (`spawn_blocking`, `tokio::fs`, name resolution) end after they have been idle for the
     /// runtime's `thread_keep_alive`, which is ten seconds unless set. The child would not have them, and would wait forever
-    /// for the first work that it gives to one.
+    /// for the first work that it gives to such a thread.
     ///
     /// The runtime must run meanwhile. A future that another executor drives, inside `Runtime::enter`, does not resolve.
     pub fn wait_for_threads(mut self, limit: Duration) -> ForkOptions {
@@ -131,7 +131,7 @@ impl ForkOptions {
             if turns == TURNS_FOR_SIGNALS || !runtime::is_signal_pending() {
                 return fork_now(blocked, first);
             }
-            // The child must not get a signal that was sent to this process: its streams receive it now.
+            // The child must not get a signal that was sent to this process: the streams of this process receive it now.
             drop(blocked);
             turns += 1;
             // In the first turn the driver reads the pipe, in the second one the tasks that it woke run.
@@ -142,8 +142,8 @@ impl ForkOptions {
         }
     }
 
-    /// Forks like [`fork_with`](ForkOptions::fork_with), but lets no task run before: for a process that was just forked, and
-    /// whose tasks must not run.
+    /// Forks like [`fork_with`](ForkOptions::fork_with), but lets no task run first. Use it in a process that was just
+    /// forked, and whose tasks must not run.
     pub(crate) fn fork_at_once(&self, first: impl FnOnce()) -> Result<Fork, ForkError> {
         fork_now(reactor::block_signals(), first)
     }
@@ -158,7 +158,7 @@ impl ForkOptions {
 
 /// Prepares the next fork in advance, so that it costs little more than `fork(2)`.
 ///
-/// Registering or dropping an I/O object discards the preparation, so a supervisor does it last. See
+/// Registering or dropping an I/O object discards the preparation, so a supervisor calls this last. See
 /// [`forkio_reactor::fork::prepare_ahead`].
 pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
     policy::install_defaults();
@@ -188,7 +188,7 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 /// musl, and the locks of multi-threaded runtimes in a `ProcessRuntime`. The workers of these runtimes pause between two
 /// polls of their tasks, unless a poll takes longer than 50 milliseconds.
 ///
-/// Two things may go wrong:
+/// Two failures are possible:
 ///
 /// - A connection that another thread has accepted and not registered yet, or deregistered and not closed yet, stays open in
 ///   the child.
@@ -199,17 +199,18 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 ///
 /// ## Locks of `parking_lot`
 ///
-/// A tokio with the feature `full` uses them. The child has the entries of the parent's waiting threads in the list of that
-/// library, and [keeps their stacks](crate::ProcessRuntime#parking_lot), so that they are harmless. Three cases remain:
+/// tokio with the feature `full` uses these locks. The child has the entries of the parent's waiting threads in the
+/// library's list, and [keeps their stacks](crate::ProcessRuntime#parking_lot), so that they are harmless. Three cases
+/// remain:
 ///
 /// - **A part of the list is locked** if another thread was adding or removing an entry at the instant of the fork. Such a
 ///   lock is held for nanoseconds, and not by a worker that pauses. In the child, threads that need this part wait forever, as
-///   for every lock that another thread held. No error says so. Forks by other code pause no workers, so it happens more often
-///   in their children.
-/// - **A lock that the calling thread holds**, while other threads wait for it, may be handed to one of these when the child
-///   unlocks it. Then it stays locked. Unlock it before the fork.
-/// - **A condition variable that other threads wait for** wakes one of these first. Use condition variables that the child
-///   has created.
+///   for every lock that another thread held. No error reports this. Forks made by other code pause no workers, so this
+///   happens more often in their children.
+/// - **A lock that the calling thread holds**, while other threads wait for it, may be handed to one of these threads when
+///   the child unlocks it. Then it stays locked. Unlock it before the fork.
+/// - **A condition variable that other threads wait for** wakes one of these threads first. Use condition variables that the
+///   child has created.
 ///
 /// # Platforms
 ///

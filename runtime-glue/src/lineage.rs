@@ -1,4 +1,4 @@
-//! [`Lineage`], and hooks that run in children.
+//! The lineage of a process, and hooks that run in children.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -69,7 +69,7 @@ static SINGLE_THREADED: AtomicU32 = AtomicU32::new(0);
 /// Records, in the child, that the parent had one thread.
 pub(crate) fn note_single_threaded_parent() {
     let generation = generation();
-    // If another ancestor had threads, this process has inherited what they left in memory.
+    // If another ancestor had threads, this process has inherited the state of those threads.
     let parent = generation.wrapping_sub(1);
     let _ = SINGLE_THREADED.compare_exchange(parent, generation, Ordering::Relaxed, Ordering::Relaxed);
 }
@@ -118,8 +118,8 @@ pub fn on_child(hook: impl FnMut(&Lineage) + Send + 'static) {
     HOOKS.lock().push(Box::new(hook));
 }
 
-/// Finishes a fork in the child, once: wakes [`ParentOnly`](crate::ParentOnly) futures, all or those of this thread, and runs
-/// the hooks.
+/// Finishes a fork in the child, once: wakes [`ParentOnly`](crate::ParentOnly) futures, either all or only those of this
+/// thread, and runs the hooks.
 pub(crate) fn finish_fork(parent_was_single_threaded: bool) {
     static FINISHED: AtomicU32 = AtomicU32::new(0);
     if FINISHED.swap(generation(), Ordering::Relaxed) == generation() {

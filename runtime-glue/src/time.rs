@@ -17,8 +17,8 @@ use crate::sys;
 ///
 /// # Fork
 ///
-/// Each process has its own timer. The child's expires when the parent's does, keeps period and phase, and has the
-/// expirations that were not taken, as the parent does. After [`set_policy`](crate::set_policy) with
+/// Each process has its own timer. The child's timer expires when the parent's does, and keeps period and phase. Both
+/// processes have the expirations that were not taken before the fork. After [`set_policy`](crate::set_policy) with
 /// [`NoFork`](crate::ForkPolicy::NoFork) only the parent has the timer: in the child [`expired`](Timer::expired) does not
 /// return.
 ///
@@ -69,7 +69,7 @@ impl Timer {
     }
 
     /// Lets the timer expire when its [clock](Clock::now) shows `time`, and then after each `period`, if there is one. If
-    /// that time has passed, it expires at once, and counts each period since.
+    /// that time has passed, the timer expires at once, and counts each period since.
     ///
     /// # Errors
     ///

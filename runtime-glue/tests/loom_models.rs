@@ -1,6 +1,6 @@
 //! Model checks: the module under test is compiled here with loom's types in place of the standard library's.
 
-// The models use a part of what the module offers.
+// The models use only some functions of the module.
 #![allow(dead_code)]
 
 use std::convert::Infallible;
@@ -14,7 +14,7 @@ use loom::thread;
 mod sync {
     pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-    /// Gives way; loom explores which thread continues.
+    /// Yields: loom explores which thread continues.
     pub(crate) fn pause(_round: u32) {
         loom::thread::yield_now();
     }
@@ -117,8 +117,8 @@ fn another_thread_makes_the_value_after_a_failure() {
     });
 }
 
-/// A thread of the parent has left the slot in any state. The child does not have that thread, and its own threads agree on a
-/// value without it.
+/// A thread of the parent leaves the slot in each possible state. The child does not have that thread, and its own threads
+/// agree on a value without it.
 #[test]
 fn a_child_waits_for_no_thread_of_the_parent() {
     for stage in 0..3 {

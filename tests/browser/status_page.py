@@ -111,7 +111,7 @@ def shows_workers(browser):
 def asks_for_the_page_only(browser, origin):
     urls = {event["params"]["request"]["url"] for event in browser.events if event.get("method") == "Network.requestWillBeSent"}
     others = {url for url in urls if not url.startswith((origin, "about:"))}
-    assert not others, f"the page asks for {others}"
+    assert not others, f"the page loads from other origins: {others}"
     entries = [event["params"]["entry"]["text"] for event in browser.events if event.get("method") == "Log.entryAdded"]
     assert not [text for text in entries if "favicon" not in text and "404" not in text], entries
 

@@ -1,4 +1,4 @@
-//! How long things may take, and how often things are repeated.
+//! Time limits of steps, and numbers of repetitions.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub fn limit() -> Duration {
     Duration::from_secs(60) * slowdown()
 }
 
-/// How often to repeat something that is repeated `count` times on an ordinary machine.
+/// How often to repeat a step that is repeated `count` times on an ordinary machine.
 pub fn rounds(count: usize) -> usize {
     count.div_ceil(slowdown() as usize)
 }

@@ -15,7 +15,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts a function of this test binary that has the attribute `program`, which is named like a scenario.
+    /// Starts a function of this test binary that has the attribute `program`. Its name has the form of a scenario's name.
     /// The function gets `args` from [`arguments()`](crate::arguments).
     #[track_caller]
     pub fn start(name: &str, args: &[&str]) -> Program {
@@ -98,7 +98,7 @@ impl Program {
         output
     }
 
-    /// Kills the program. Returns what it has written to its standard error.
+    /// Kills the program. Returns its standard error.
     pub fn kill(mut self) -> String {
         let _has_ended = self.child.kill();
         self.errors()

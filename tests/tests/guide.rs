@@ -172,7 +172,7 @@ scenarios!(
         let turn = Turn::new();
         let Some(mut child) = fork().await else {
             drop(client);
-            check_eq("what the child reads", stream.read(&mut [0]).await.unwrap(), 0);
+            check_eq("the bytes that the child reads", stream.read(&mut [0]).await.unwrap(), 0);
             turn.wait();
             std::process::exit(0);
         };
@@ -180,13 +180,13 @@ scenarios!(
         drop(stream);
         let mut rest = Vec::new();
         client.read_to_end(&mut rest).unwrap();
-        check_eq("all that the peer reads", rest, b"x".to_vec());
+        check_eq("all bytes that the peer reads", rest, b"x".to_vec());
         check_eq("the child's status", child.try_wait().unwrap(), None);
         turn.give();
         reap(child).await;
     }
 
-    /// What else is copied: a value whose destructor changes the outside world.
+    /// Section "What else is copied": a value whose destructor changes the outside world.
     async fn parent_owned() {
         struct Directory(PathBuf);
         impl Drop for Directory {
@@ -203,7 +203,7 @@ scenarios!(
         assert!(!path.exists());
     }
 
-    /// What else is copied: the keys of `HashMap`. If this fails, the guide is wrong.
+    /// Section "What else is copied": the keys of `HashMap`. If this fails, the guide is wrong.
     async fn hash_keys() {
         let before = RandomState::new();
         let (mut receiver, sender) = io::pipe().unwrap();

@@ -1,5 +1,5 @@
 /* The parent makes an epoll instance before the fork. The child moves it to the inherited descriptor, replaces each stream
- * by a dead endpoint, and registers the endpoint. */
+ * with a dead endpoint, and registers the endpoint. */
 #include "raw.h"
 
 static int fresh, dead;

@@ -1,10 +1,10 @@
-//! How much to measure, and with what.
+//! The settings of a run.
 
 use std::path::{Path, PathBuf};
 
 use rustix::thread::{CpuSet, sched_getaffinity};
 
-/// How much to measure, and with what.
+/// Whether a run is short, the programs that it measures, and the CPUs that it uses.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) quick: bool,

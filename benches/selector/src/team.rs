@@ -50,7 +50,7 @@ impl Team {
         Ok(self.mean(spent))
     }
 
-    /// Like [`turn`](Team::turn), but this thread calls `beside` until the others have finished.
+    /// Like [`turn`](Team::turn), but this thread calls `beside` until the team's threads have finished.
     pub(crate) fn turn_beside(&self, times: u64, mut beside: impl FnMut() -> io::Result<()>) -> io::Result<Duration> {
         self.order(times)?;
         let (mut spent, mut finished) = (Duration::ZERO, 0);

@@ -15,7 +15,7 @@ pub(crate) struct Entry {
     /// The lower half of an [`EntryInfo`].
     flags: AtomicU16,
     /// Whether a thread is changing the entry, or checks whether it may. The mark is a variable of its own: a thread that finds
-    /// the gate closed takes its mark back, and must not write back what the fork may have changed meanwhile.
+    /// the gate closed takes its mark back, and must not overwrite flags that the fork may have changed meanwhile.
     is_marked: AtomicBool,
     /// The upper half of an [`EntryInfo`].
     absent_from: AtomicU32,

@@ -1,4 +1,4 @@
-//! Finds the socket pairs and pipes of other code whose two ends are in this process.
+//! Finds socket pairs and pipes that other code has made, with both ends in this process.
 
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
@@ -42,7 +42,7 @@ impl OwnPairs {
     }
 
     fn is_end_of_socket_pair(&mut self, registered: &Registered) -> bool {
-        // The ends of a connection to a listener are not both unnamed.
+        // At least one end of a connection to a listener has a name.
         let is_unnamed = descriptor::is_unnamed_stream(registered.fd);
         let peer = is_unnamed.then(|| self.peers.of(registered.inode)).flatten();
         let peer = peer.and_then(|peer| self.sockets.get(&peer));

@@ -15,9 +15,9 @@ use crate::sys::{self, Queue, QueueCopy, descriptor};
 pub(super) struct Plan {
     /// The child's queues, not yet complete.
     pub(super) queues: Vec<(&'static SelectorCore, sys::ChildQueue)>,
-    /// Selectors that the child gets no queue for.
+    /// Selectors for which the child gets no queue.
     pub(super) retired: Vec<&'static SelectorCore>,
-    /// Objects that replace those at the descriptors.
+    /// Fresh and dead objects, which replace the inherited ones at their descriptors.
     pub(super) replacements: Replacements,
     /// The pairs and timers of this process in place of which the child gets fresh ones.
     pub(super) renewals: Vec<Renewal>,
@@ -34,9 +34,9 @@ pub(super) struct Plan {
     pub(super) severed: Vec<RawFd>,
     /// The dead endpoints that the child puts at the descriptors of an adopted selector, if it has to poison the selector.
     pub(super) stops: Vec<(&'static SelectorCore, Replacement)>,
-    /// The planner's decisions, kept only for their memory.
+    /// The planner's decisions. The vector is kept only so that the next fork reuses its memory.
     pub(super) decisions: Vec<Decided>,
-    /// Whether the plan was made ahead. It waits for the next fork, with the gate closed.
+    /// Whether the plan was made in advance. Such a plan waits for the next fork, with the gate closed.
     pub(super) is_ahead: bool,
 }
 
@@ -58,7 +58,7 @@ impl Plan {
         }
     }
 
-    /// Closes what was prepared. Keeps the vectors' memory for the next fork.
+    /// Closes the prepared objects. Keeps the vectors' memory for the next fork.
     pub(super) fn clear(&mut self) {
         self.queues.clear();
         self.retired.clear();
@@ -74,8 +74,8 @@ impl Plan {
         self.is_ahead = false;
     }
 
-    /// Forgets what the parent had prepared, in the child of an unplanned fork that reconciles late. Does not close the
-    /// prepared descriptors: the child may have closed them since, and have opened other files at them.
+    /// Forgets the objects that the parent had prepared, in the child of an unplanned fork that reconciles late. Does not
+    /// close the prepared descriptors: the child may have closed them since, and have opened other files at them.
     pub(super) fn abandon(&mut self) {
         self.replacements.spares.drain(..).for_each(std::mem::forget);
         self.clear();
@@ -108,8 +108,8 @@ impl Plan {
         self.replacements.steps.retain(|step| step.onto != selector.kernel.queue.number());
     }
 
-    /// Whether the bare descriptors of a plan made ahead still refer to the registered files. All other changes that matter
-    /// to the plan discard it.
+    /// Whether the bare descriptors of a plan made in advance still refer to the registered files. All other changes that
+    /// matter to the plan discard it.
     pub(super) fn still_holds(&self, records: &Records) -> bool {
         self.bare.iter().all(|(selector, fd)| is_registered(selector, *fd, records).is_ok_and(|is_there| is_there))
     }

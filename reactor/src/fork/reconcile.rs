@@ -17,8 +17,8 @@ use crate::sync::pause;
 use crate::sys;
 use crate::sys::process::SignalsBlocked;
 
-/// Gives the child of an unplanned fork its own selectors, if it does not have them yet. It applies the policies to the
-/// registrations in its own copy of the tables.
+/// Gives the child of an unplanned fork its own selectors, if it does not have them yet. The child applies the policies to
+/// the registrations in its own copy of the tables.
 ///
 /// Every use of a selector does this first (polling, registering, waking, dropping). Call it if the child should not wait
 /// for that, such as to sever connections at once. The parent pays nothing, and neither does a child that uses no
@@ -37,8 +37,9 @@ use crate::sys::process::SignalsBlocked;
 /// # Platforms
 ///
 /// The child notices the fork by a page that the kernel wipes in it: `MADV_WIPEONFORK` on Linux 4.14,
-/// `minherit(INHERIT_ZERO)` on FreeBSD, NetBSD and OpenBSD. It costs each use of a selector one load. macOS and DragonFly
-/// have no such page: on these systems each use compares process ids, which costs a `getpid(2)`, about 50 to 100 ns.
+/// `minherit(INHERIT_ZERO)` on FreeBSD, NetBSD and OpenBSD. The check costs each use of a selector one load. macOS and
+/// DragonFly have no such page: on these systems each use compares process ids, which costs a `getpid(2)`, about 50 to 100
+/// ns.
 ///
 /// # Examples
 ///
@@ -60,7 +61,7 @@ pub fn reconcile() {
     ensure();
 }
 
-/// Does what [`reconcile`] does. It costs one load if there is nothing to do.
+/// Like [`reconcile`]. Costs one load if there is nothing to do.
 #[inline(always)]
 pub(crate) fn ensure() {
     if !gate::is_settled() {
@@ -77,8 +78,8 @@ fn settle() {
     loop {
         match gate::look() {
             Gate::Open | Gate::Closed => return,
-            // Either this is the child of a fork that was made between prepare and the end of another fork, which ends
-            // first, or this thread reconciles.
+            // Either this thread reconciles already. Or this process was forked while another fork was prepared: that fork
+            // must end first.
             _ if is_forking_here() => return,
             // The child may have closed descriptors since the fork, and have other files at them.
             Gate::Wiped => reconcile_wiped(Plan::abandon),
@@ -97,7 +98,7 @@ pub(super) fn at_fork() {
     }
 }
 
-/// Reconciles. `discard` discards what the parent may have prepared in advance.
+/// Reconciles. `discard` discards the fork that the parent may have prepared in advance.
 #[cold]
 fn reconcile_wiped(discard: fn(&mut Plan)) {
     if !gate::claim() {

@@ -1,7 +1,7 @@
 //! Changes of registrations: mark the table entry, make the system call, complete the entry.
 //!
-//! Processes with one thread and with many use the same code. It takes no lock and needs no read-modify-write: the mark is
-//! a store, and [the gate](super::gate) tells whether a fork may be reading the table. The entry says whether a
+//! Processes with one thread and with many use the same code. The code takes no lock and needs no read-modify-write: the
+//! mark is a store, and [the gate](super::gate) tells whether a fork may be reading the table. The entry says whether a
 //! registration is unusual, and the code handles that after the mark.
 
 use std::io;
@@ -167,7 +167,7 @@ impl SelectorCore {
         self.table.get(fd).is_some_and(|entry| entry.info().is_absent(generation()))
     }
 
-    /// Replaces a registration by another one, because the kernel cannot modify it: epoll_ctl(2) accepts `EPOLLEXCLUSIVE`
+    /// Replaces a registration with another one, because the kernel cannot modify it: epoll_ctl(2) accepts `EPOLLEXCLUSIVE`
     /// only with `EPOLL_CTL_ADD`. On an error, the old registration stays, unless the error says that it is gone.
     pub(super) fn replace(&self, fd: RawFd, before: (Token, Interest), after: (Token, Interest)) -> io::Result<()> {
         let queue = &self.kernel.queue;
@@ -196,7 +196,7 @@ impl SelectorCore {
     }
 }
 
-/// Whether the kernel's answer about a registration is enough.
+/// Whether the kernel's answer to a change is enough, so that the table adds nothing to it.
 #[inline(always)]
 fn is_simple(before: EntryInfo) -> bool {
     before.is_plain() && (sys::Queue::IS_EXACT || !before.is_bare())
@@ -219,7 +219,7 @@ fn begin_after_fork(entry: &Entry, doing: &str) -> io::Result<EntryInfo> {
         if let Some(before) = entry.begin() {
             return Ok(before);
         }
-        // Waits for the end of a fork, and discards a plan that was made ahead.
+        // Waits for the end of a fork, and discards a plan that was made in advance.
         drop(lock_to_change());
     }
 }

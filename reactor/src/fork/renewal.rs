@@ -43,7 +43,8 @@ pub(super) struct Replacements {
 pub(super) struct Replacement {
     pub(super) from: RawFd,
     pub(super) onto: RawFd,
-    /// Replace only this file. `None`: the gate or the owner of `onto` keeps other code from closing it before the fork.
+    /// The only file that the child may replace. `None`: the gate or the owner of `onto` keeps other code from closing it
+    /// before the fork.
     pub(super) only: Option<Identity>,
 }
 

@@ -7,17 +7,18 @@ use std::ptr;
 use super::entry::Entry;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 
-/// An entry per descriptor. Descriptors are small dense integers, so this is an array; it grows by chunks, each twice as
-/// large as the one before it, so that entries never move and looking one up takes no lock.
+/// An entry per descriptor. Descriptors are small dense integers, so this is an array. It grows by chunks, each twice as
+/// large as the one before it: entries never move, and a lookup takes no lock.
 pub(crate) struct Table {
     chunks: [AtomicPtr<Entry>; CHUNKS],
     /// A bit for each chunk: whether it has had a registration since the table was cleared.
     used: AtomicU32,
 }
 
-/// 1 KiB: a process with few descriptors touches one page.
+/// The number of entries in the first chunk, 1 KiB: a process with few descriptors touches one page.
 const FIRST_CHUNK: usize = 64;
-/// Enough for every descriptor that a kernel gives out: the last 64 positive numbers have no place.
+/// The number of chunks, enough for every descriptor that a kernel gives out: only the 64 largest positive numbers have no
+/// place.
 const CHUNKS: usize = 25;
 
 fn layout(entries: usize) -> Layout {

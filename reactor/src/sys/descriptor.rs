@@ -15,7 +15,7 @@ use socket2::{Domain, Socket, Type};
 use super::{bare_kind, fstat, socket_pcb, syscall};
 use crate::source_kind::SourceKind;
 
-/// Returns a descriptor as system calls take it: they return EBADF if it is not open.
+/// Borrows a descriptor for a system call. If the descriptor is not open, the call returns EBADF.
 #[inline(always)]
 pub(crate) fn borrow(fd: RawFd) -> Result<BorrowedFd<'static>, Errno> {
     if fd < 0 {
@@ -76,7 +76,7 @@ fn is_listening(fd: RawFd) -> io::Result<bool> {
     }
 }
 
-/// Tells kernel objects without a file type of their own apart.
+/// Determines the kind of a kernel object that has no file type.
 fn anonymous_kind(fd: RawFd) -> SourceKind {
     match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]) {
         b"anon_inode:[eventpoll]" => SourceKind::Queue,
@@ -91,7 +91,7 @@ fn anonymous_kind(fd: RawFd) -> SourceKind {
     }
 }
 
-/// The longest name that matters, and some more bytes.
+/// More bytes than the longest name that matters.
 const NAME: usize = 32;
 
 /// Returns the beginning of the name that proc(5) gives a descriptor in `fd/`, or nothing without /proc. Does not format or
@@ -226,7 +226,8 @@ pub(crate) fn copy_pending(from: RawFd, to: RawFd) -> io::Result<()> {
 /// Makes the descriptor `onto` a close-on-exec duplicate of `from`. One system call, async-signal-safe.
 pub(crate) fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
     // rustix makes the call inline where the system allows it: each page of code that a child runs costs a page fault.
-    // SAFETY: `from` is open. `onto` need not be: the call makes it the duplicate, and `ManuallyDrop` leaves that open.
+    // SAFETY: `from` is open. `onto` need not be open: the call makes it the duplicate, and `ManuallyDrop` leaves the
+    // duplicate open.
     let (from, mut onto) = unsafe { (BorrowedFd::borrow_raw(from), ManuallyDrop::new(OwnedFd::from_raw_fd(onto))) };
     loop {
         #[cfg(not(target_vendor = "apple"))]

@@ -1,4 +1,4 @@
-//! The system calls that fork a process, mask its signals and tell its id.
+//! The system calls that fork a process, mask its signals and return its id.
 
 use std::io;
 use std::marker::PhantomData;

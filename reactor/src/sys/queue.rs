@@ -1,4 +1,4 @@
-//! The place of a kernel queue, and the operations of a fork on it.
+//! A kernel queue, and its copy in the child of a fork.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -28,7 +28,7 @@ impl Queue {
         Queue { fd: AtomicI32::new(NO_QUEUE), number: AtomicI32::new(NO_QUEUE), owner: AtomicU32::new(0) }
     }
 
-    /// Refers to the queue at `fd`, which belongs to this process. Async-signal-safe.
+    /// Makes this the queue at `fd`, which belongs to this process. Async-signal-safe.
     pub(crate) fn set(&self, fd: RawFd) {
         self.fd.store(fd, Ordering::Relaxed);
         self.number.store(fd, Ordering::Relaxed);
@@ -61,7 +61,7 @@ impl Queue {
         }
     }
 
-    #[allow(dead_code, reason = "only a kqueue asks")]
+    #[allow(dead_code, reason = "only the kqueue backend calls it")]
     pub(super) fn is_own(&self) -> bool {
         self.owner.load(Ordering::Relaxed) == process::id()
     }
@@ -94,8 +94,8 @@ impl AsFd for Queue {
 
 /// A child's kernel queue, not yet complete.
 ///
-/// In a planned fork the parent says what the child gets, and the child makes the last system calls. In an unplanned fork the
-/// child does both. Dropping a copy before a planned fork leaves everything as it was.
+/// In a planned fork the parent chooses the child's registrations, and the child makes the last system calls. In an
+/// unplanned fork the child does both. Dropping a copy before a planned fork leaves everything as it was.
 pub(crate) trait QueueCopy: Sized {
     /// Whether the child's queue has only the registrations that the other methods give it. If so, leaving one out needs no
     /// step.
@@ -122,7 +122,8 @@ pub(crate) trait QueueCopy: Sized {
     /// Gives the child this registration of a descriptor that refers to another object in the child.
     fn add_in_child(&mut self, fd: RawFd, token: Token, interest: Interest);
 
-    /// Gives the child a waker of its own. Where wakers have descriptors, the fork replaces and adds those instead.
+    /// Gives the child a waker of its own. Where wakers have descriptors, the fork replaces and adds the descriptors
+    /// instead.
     fn renew_waker(&mut self, _token: Token) {}
 
     /// Drops the steps for a descriptor that is about to be closed.

@@ -52,7 +52,7 @@ fn create(clock: TimerfdClockId, flags: TimerfdFlags) -> Result<OwnedFd, Errno> 
 
 fn set(timer: &OwnedFd, setting: Option<Setting>, flags: TimerfdTimerFlags) -> Result<(), Errno> {
     let timespec = |nanos| Timespec { tv_sec: (nanos / 1_000_000_000) as i64, tv_nsec: (nanos % 1_000_000_000) as _ };
-    // A value of zero disarms.
+    // A first expiration of zero disarms the timer.
     let Setting { first, period } = setting.unwrap_or(Setting { first: 0, period: 0 });
     let value = Itimerspec { it_interval: timespec(period), it_value: timespec(first) };
     rustix::time::timerfd_settime(timer, flags, &value)?;
@@ -102,7 +102,8 @@ fn observe(fd: RawFd) -> io::Result<(Info, Option<Setting>)> {
             (0, _) if period == 0 => Some(Setting { first: 1, period }),
             (_, ticks) => Some(Setting { first: next.saturating_sub(ticks.saturating_mul(period)).max(1), period }),
         };
-        // No time remains if the timer is not set, or if the kernel is about to handle it. The next look shows which.
+        // No time remains if the timer is not set, or if the kernel is about to handle its expiration. The next look shows
+        // which.
         let may_be_due = remaining == 0 && (info.ticks == 0 || period > 0);
         let blur = if may_be_due || has_expired_meanwhile { u64::MAX } else { took };
         if best.as_ref().is_none_or(|(least, ..)| blur <= *least) {

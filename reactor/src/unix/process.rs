@@ -8,14 +8,14 @@ use crate::{fork, sys};
 /// A watch on another process: [readable](crate::event::Event::is_readable) once it has ended.
 ///
 /// The process is the one that had the id when the watch was opened, even if the system gives the id to another process
-/// later. For a child that has not been waited for, that is certainly the child. Dropping the watch does not affect the
-/// process.
+/// later. If the id is that of a child that has not been waited for, the process is certainly that child. Dropping the watch
+/// does not affect the process.
 ///
 /// # Fork
 ///
 /// The watch belongs to the process that opened it, and is not registered in the child: its kind's default policy is
-/// `NoFork`. A child of the parent is not a child of the forked process, so [`try_wait`](Process::try_wait) fails with
-/// `ECHILD` in the latter. With the policy `Inherit`, the end of the watched process gives an event in both processes.
+/// `NoFork`. In the forked process, [`try_wait`](Process::try_wait) fails with `ECHILD` for a child of the parent. With the
+/// policy `Inherit`, the end of the watched process gives an event in both processes.
 ///
 /// # Platforms
 ///
@@ -51,8 +51,8 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// `ESRCH` if there is no such process (a child that has ended but was not waited for still is one). Otherwise those of
-    /// `pidfd_open(2)` or `kevent(2)`: no descriptor left, or `ENOSYS` before Linux 5.3.
+    /// `ESRCH` if there is no such process (a child that has ended, but has not been waited for, is still a process).
+    /// Otherwise those of `pidfd_open(2)` or `kevent(2)`: no descriptor left, or `ENOSYS` before Linux 5.3.
     pub fn open(pid: u32) -> io::Result<Process> {
         let handle = fork::while_no_fork("watching a process", || sys::ProcessHandle::open(pid))?;
         Ok(Process { pid, inner: IoSource::new(handle, SourceKind::Process) })

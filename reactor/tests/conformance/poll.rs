@@ -229,7 +229,7 @@ fn a_cloned_registry_is_the_same_selector() {
 }
 
 /// Checks the errors of debug builds. (In mio a failed call changes which selector a source belongs to, so each check has
-/// its own.)
+/// its own source.)
 #[test]
 fn a_source_belongs_to_one_selector() {
     #[track_caller]

@@ -178,7 +178,7 @@ impl Drop for TempDir {
     }
 }
 
-/// Registers a source, which works only once, changes the registration and ends it. Checks the errors in between.
+/// Registers a source, changes the registration and ends it, twice. Checks the errors of calls in the wrong order.
 #[track_caller]
 pub(crate) fn check_registration(source: &mut impl Source) {
     let poll = Poll::new().unwrap();

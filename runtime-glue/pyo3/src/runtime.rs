@@ -52,7 +52,7 @@ pub(crate) fn exception(error: RuntimeError) -> PyErr {
 ///
 /// # Errors
 ///
-/// `RuntimeError`: the interpreter is at its end, or a [`forkio::RuntimeError`], with its text.
+/// Python's `RuntimeError`, if the interpreter is at its end, or with the text of a [`forkio::RuntimeError`].
 pub fn handle() -> PyResult<Handle> {
     at_exit::check()?;
     RUNTIME.get().map_err(exception)
@@ -104,7 +104,7 @@ impl Runtime {
     ///
     /// # Panics
     ///
-    /// If there is no runtime. [`generic::Runtime`] has no errors.
+    /// If there is no runtime. The functions of [`generic::Runtime`] cannot return an error.
     fn start(start: impl FnOnce(Handle) -> task::JoinHandle<()>) -> JoinHandle {
         match handle() {
             Ok(handle) => JoinHandle(Some(start(handle))),

@@ -74,8 +74,8 @@ impl Common {
         Some(slot)
     }
 
-    /// Clears the slot of a worker that has ended. Wakes the other workers, so that they look for connections that only this
-    /// worker was woken for. Only the supervisor calls it.
+    /// Clears the slot of a worker that has ended. Wakes the other workers, so that they look for connections for which the
+    /// kernel woke only this worker. Only the supervisor calls it.
     pub(super) fn clear(&self, slot: usize) {
         self.scoreboard.clear(&self.slots, slot);
         self.balance.vacate(slot);
@@ -84,9 +84,9 @@ impl Common {
     }
 }
 
-/// Counts the open connections of this worker and of the others, in memory that all processes of the server share.
+/// Counts the open connections of this worker and of the other workers, in memory that all processes of the server share.
 ///
-/// An [`Acceptor`](super::Acceptor) counts what it accepts. Clone the handle as often as needed.
+/// An [`Acceptor`](super::Acceptor) counts the connections that it accepts. Clone the handle as often as needed.
 ///
 /// # Fork
 ///
@@ -101,7 +101,7 @@ pub(super) struct Shared {
     generation: u32,
     /// How many connections the worker may have open.
     most: Option<usize>,
-    /// Held from the check for room to the accept: a worker may accept on several threads.
+    /// Locked from the check for room to the accept: a worker may accept on several threads.
     pub(super) accepting: Mutex<()>,
     /// Notified when there may be room again.
     pub(super) changed: Notify,
@@ -224,7 +224,7 @@ impl Connections {
         }
     }
 
-    /// Tells the other workers that this one accepts no more.
+    /// Tells the other workers that this worker accepts no more connections.
     pub(super) fn stop_accepting(&self) {
         if self.is_own_process() {
             self.balance().set_state(self.0.slot, State::Absent);

@@ -1,4 +1,4 @@
-//! The connections of a worker, from its first to its last.
+//! Accepts the connections of a worker, and empties the queue when the server stops.
 
 use std::fmt;
 use std::io;
@@ -21,9 +21,10 @@ const EMPTYING_LIMIT: Duration = Duration::from_secs(2);
 
 /// The connections of one listener, until the worker has to end. [`Worker::incoming`](super::Worker::incoming) makes one.
 ///
-/// It handles what every accept loop has to handle: errors of single connections, a process without free descriptors, and the
-/// worker's end. When the worker [retires](super::Phase::Retiring), it leaves the queue to the other workers. When the server
-/// [stops](super::Phase::Stopping), it returns the connections that wait in the queue before it ends.
+/// It handles the cases that every accept loop must handle: errors of single connections, a process without free
+/// descriptors, and the worker's end. When the worker [retires](super::Phase::Retiring), it leaves the queue to the other
+/// workers. When the server [stops](super::Phase::Stopping), it returns the connections that wait in the queue before it
+/// ends.
 ///
 /// # Examples
 ///

@@ -1,4 +1,4 @@
-//! What a prefork server listens on.
+//! The listeners of a prefork server.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,9 +9,9 @@ use tokio::net::{TcpListener, UnixListener};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Listener {
-    /// TCP.
+    /// A TCP listener.
     Tcp(TcpListener),
-    /// A Unix stream socket.
+    /// A listening Unix stream socket.
     Unix(UnixListener),
 }
 

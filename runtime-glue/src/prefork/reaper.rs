@@ -1,4 +1,4 @@
-//! Reaping processes that the supervisor has inherited: as process 1 of a container, or as a subreaper.
+//! Reaps processes that the supervisor has inherited: as process 1 of a container, or as a subreaper.
 
 use std::fs;
 use std::time::Duration;
@@ -39,7 +39,7 @@ impl Reaper {
     }
 }
 
-/// Returns the children of this process's main thread, which is its only one.
+/// Returns the children of the current thread, which is the only one of this process.
 fn children() -> Vec<u32> {
     let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
     children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()

@@ -1,4 +1,4 @@
-//! The service manager: `sd_notify(3)`.
+//! Notifies the service manager, in the protocol of `sd_notify(3)`.
 
 use std::ffi::OsStr;
 use std::io;
@@ -63,10 +63,10 @@ impl ServiceManager {
     }
 }
 
-/// Sends a message like `sd_notify::notify`, which would wait forever.
+/// Sends a message like `sd_notify::notify`, but waits at most [`LIMIT`] instead of forever.
 fn send(state: &[NotifyState<'_>]) -> io::Result<()> {
     let mut path = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default().into_vec();
-    // This stands for the zero byte of an abstract address.
+    // An `@` stands for the zero byte of an abstract address.
     if let Some(first @ b'@') = path.first_mut() {
         *first = 0;
     }

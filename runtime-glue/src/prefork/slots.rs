@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::sys;
 
-/// What the server as a whole is doing. The supervisor writes it, and its workers read it.
+/// The phase of the server as a whole. The supervisor writes it, and its workers read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ServerPhase {
     /// The server serves. A worker that is told to stop leaves the queues to its siblings.
@@ -27,7 +27,8 @@ pub(super) const READY: u64 = 1;
 pub(super) const WANTS_RETIRE: u64 = 1 << 1;
 /// The worker asks the supervisor to stop the server.
 pub(super) const WANTS_HALT: u64 = 1 << 2;
-/// No other worker will serve this worker's own queue: it must empty the queue before it closes it. Set by the supervisor.
+/// No other worker will serve this worker's own queue: the worker must empty that queue before closing it. The supervisor
+/// sets this flag.
 pub(super) const EMPTIES_OWN_QUEUE: u64 = 1 << 3;
 /// The worker has begun as many requests as it may.
 pub(super) const REACHED_REQUESTS: u64 = 1 << 4;
@@ -210,7 +211,7 @@ impl Slots {
     }
 }
 
-/// What the service worker reads.
+/// Functions for the service worker.
 #[cfg(feature = "status")]
 impl Slots {
     /// Returns how many requests of the worker are in flight.

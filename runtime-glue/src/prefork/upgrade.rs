@@ -40,7 +40,8 @@ impl Program {
         Program { path: path_of_this_process(), arguments: std::env::args_os().skip(1).collect() }
     }
 
-    /// Starts the program again, with listeners from descriptor 3 on. It then has until `deadline` to say that it is ready.
+    /// Starts the program again, with listeners from descriptor 3 on. The new program then has until `deadline` to say that
+    /// it is ready.
     pub(super) fn start(
         &self,
         listeners: &[RawFd],
@@ -64,8 +65,8 @@ impl Program {
     }
 }
 
-/// Returns the path that this program was started by, if that is known: the path may contain a symbolic link that an operator
-/// changes before an upgrade. Otherwise returns the path of the program's file.
+/// Returns the path with which this program was started, if that is known: the path may contain a symbolic link that an
+/// operator changes before an upgrade. Otherwise returns the path of the program's file.
 fn path_of_this_process() -> io::Result<PathBuf> {
     let own = std::env::current_exe();
     // A shell that searches `PATH` passes on the bare name.
@@ -121,9 +122,9 @@ impl Upgrade {
 /// The programs that have taken over, one after the other, from process 1.
 #[derive(Debug)]
 pub(super) struct Successors {
-    /// The first program is a child of this process. Each of the others becomes one when the program before it ends.
+    /// The first program is a child of this process. Each later program becomes a child when the program before it ends.
     programs: VecDeque<Child>,
-    /// Where each program says that it has taken over.
+    /// The socket on which each program says that it has taken over.
     channel: UnixStream,
 }
 
@@ -196,7 +197,7 @@ pub(super) fn is_socket_activated() -> bool {
 /// The program that this one replaces.
 #[derive(Debug)]
 pub(super) struct Predecessor {
-    /// Where to say that this program is ready.
+    /// The socket on which this program says that it is ready.
     channel: StdUnixStream,
     /// Whether a service manager keeps the listeners open.
     pub(super) listeners_are_kept: bool,
@@ -217,7 +218,7 @@ impl Predecessor {
 
     /// Tells the other program that this one is ready, so that it retires. Returns process 1 if it waits for this program.
     pub(super) fn ready(self) -> Option<Process1> {
-        // Process 1 is told first: the other program ends after the second message.
+        // Tell process 1 first: the other program ends after the second message.
         if let Some(process_1) = &self.process_1 {
             process_1.announce();
         }

@@ -26,7 +26,7 @@ pub enum ServeError {
     /// The certificate or its private key cannot be used. The text says what to do.
     #[cfg(feature = "tls")]
     Tls(String),
-    /// The server was started inside a runtime. It has one of its own.
+    /// The server was started inside a runtime, but builds its own.
     InsideRuntime,
     /// The runtime could not be built.
     Runtime(io::Error),
@@ -53,7 +53,7 @@ impl fmt::Display for ServeError {
         match self {
             ServeError::Address(error) => error.fmt(f),
             ServeError::NoListener => f.write_str(
-                "there is nothing to listen on: give an address, or start the server by a socket unit of systemd",
+                "there is nothing to listen on: give an address, or start the server through a socket unit of systemd",
             ),
             ServeError::Listen { address, source } => fmt_listen(f, address, source),
             ServeError::Inherited(error) => write!(
@@ -63,8 +63,8 @@ impl fmt::Display for ServeError {
             #[cfg(feature = "tls")]
             ServeError::Tls(error) => f.write_str(error),
             ServeError::InsideRuntime => f.write_str(
-                "cannot start the server inside a tokio runtime, because it has one of its own: start it in a `main` without \
-                 `#[tokio::main]`",
+                "cannot start the server inside a tokio runtime, because the server builds its own: start it in a `main` \
+                 without `#[tokio::main]`",
             ),
             ServeError::Runtime(error) => write!(f, "cannot build the runtime: {error}"),
             ServeError::Prefork(error) => error.fmt(f),
@@ -82,9 +82,9 @@ fn fmt_listen(f: &mut fmt::Formatter<'_>, address: &Address, error: &io::Error) 
         (Address::Tcp(_), io::ErrorKind::AddrNotAvailable) => {
             f.write_str("it is not an address of this machine; choose one of its own, or 0.0.0.0 for all of them")
         }
-        (Address::Tcp(_), io::ErrorKind::PermissionDenied) => {
-            f.write_str("this is not allowed; choose a port above 1023, or pass the listener by a socket unit of systemd")
-        }
+        (Address::Tcp(_), io::ErrorKind::PermissionDenied) => f.write_str(
+            "this is not allowed; choose a port above 1023, or pass the listener through a socket unit of systemd",
+        ),
         (Address::Unix(_), io::ErrorKind::AddrInUse) => {
             f.write_str("the path is in use; stop the program that listens on it, or choose another path")
         }

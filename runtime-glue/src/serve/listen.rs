@@ -1,4 +1,4 @@
-//! Opening the listeners of a server.
+//! Opens the listeners of a server.
 
 use std::fs;
 use std::io;
@@ -15,8 +15,8 @@ use crate::prefork::{Inherited, Listener};
 impl Address {
     /// Takes the inherited listener at this address, or opens a new one. A connection to a TCP listener has `TCP_NODELAY` set.
     ///
-    /// A socket file that no process listens on is replaced. The caller removes the file of a Unix socket when the server has
-    /// ended, as [`Server`](crate::Server) does. Call it inside a runtime.
+    /// A socket file that no process listens on is replaced. The caller must remove the file of a Unix socket when the
+    /// server has ended, as [`Server`](crate::Server) does. Call this inside a runtime.
     ///
     /// # Errors
     ///

@@ -16,7 +16,7 @@ use crate::prefork::{Distribution, Prefork, PreforkError, Worker};
 /// It opens the listeners, runs the tokio runtime, supervises the workers ([`Prefork`]) and serves HTTP/1 and HTTP/2 with
 /// upgrades and drain ([`prefork::http`](crate::prefork::http)). [`serve`](crate::serve) is the short form.
 ///
-/// Call [`serve`](Server::serve) or [`serve_with`](Server::serve_with) to say what to serve, then [`run`](Serving::run).
+/// Call [`serve`](Server::serve) or [`serve_with`](Server::serve_with) to set the service, then [`run`](Serving::run).
 ///
 /// # Examples
 ///
@@ -92,17 +92,17 @@ impl Server {
         Server { setup: self.setup, load: Load { load, is_in_template: true } }
     }
 
-    /// Loads the application in the supervisor, before the first worker is forked. All workers share what was loaded. A reload
-    /// does not load again. If it must, use [`Server::load`], which needs one more process.
+    /// Loads the application in the supervisor, before the first worker is forked. All workers share the loaded value. A
+    /// reload does not load again. If a reload must load, use [`Server::load`], which needs one more process.
     ///
     /// The function runs inside the runtime. Tasks that it spawns continue in the supervisor and in each worker, except in
     /// workers that have [threads](Server::worker_threads); see [`parent_only`](crate::parent_only()). Until the function has
     /// returned, signals have their default action.
     ///
-    /// Each fork waits until the blocking pool (`spawn_blocking`, `tokio::fs`, name resolution) has been idle for a tenth of a
-    /// second, so a task that continues in the supervisor must leave the pool idle from time to time. Start threads that never
-    /// end, such as those of `rayon` or of a log writer, in the workers. If the supervisor has such a thread, the fork is
-    /// refused.
+    /// Each fork waits until the blocking pool (`spawn_blocking`, `tokio::fs`, name resolution) has been idle for a tenth of
+    /// a second. A task that continues in the supervisor must therefore leave the pool idle from time to time. Start threads
+    /// that never end, such as those of `rayon` or of a log writer, in the workers. If the supervisor has such a thread, the
+    /// fork is refused.
     ///
     /// # Examples
     ///
@@ -186,7 +186,7 @@ impl Server {
 }
 
 impl<L> Server<Load<L>> {
-    /// Like [`Server::serve`]. `make` also gets what has been loaded.
+    /// Like [`Server::serve`]. `make` also gets the loaded value.
     pub fn serve<Fut, T, E, F, S, Kind>(self, make: F) -> Serving
     where
         L: FnOnce() -> Fut + Send + 'static,
@@ -199,7 +199,7 @@ impl<L> Server<Load<L>> {
         self.serve_with(async move |loaded: T, worker: &Worker| Ok::<_, Failed>(make(loaded, worker)))
     }
 
-    /// Like [`Server::serve_with`]. `make` also gets what has been loaded.
+    /// Like [`Server::serve_with`]. `make` also gets the loaded value.
     pub fn serve_with<Fut, T, LoadError, F, S, E, Kind>(self, make: F) -> Serving
     where
         L: FnOnce() -> Fut + Send + 'static,

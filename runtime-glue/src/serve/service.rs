@@ -1,4 +1,4 @@
-//! What a server can serve.
+//! The services that a server accepts.
 
 use std::any::Any;
 use std::error::Error;

@@ -21,7 +21,7 @@ pub(crate) struct PerProcess<T> {
 
 pub(crate) struct Slot<T> {
     process: ProcessKey,
-    /// Null until the value is made.
+    /// The value, or null until it is made.
     value: AtomicPtr<T>,
     /// The thread that makes the value, or 0.
     maker: AtomicUsize,
@@ -37,7 +37,7 @@ unsafe impl<T: Send + Sync> Sync for PerProcess<T> {}
 pub(crate) enum NotMade<E> {
     /// The function that makes the value failed. The next call tries again.
     Failed(E),
-    /// The function that makes the value asked for it.
+    /// The function that makes the value asked for the same value.
     InsideItself,
 }
 
@@ -72,8 +72,8 @@ impl<T> PerProcess<T> {
                     // Another thread may have made the value meanwhile.
                     if slot.value.load(Ordering::Acquire).is_null() {
                         let value = make().map_err(NotMade::Failed)?;
-                        // If `make` has forked, the child stores it in the parent's slot, and makes another value in the
-                        // next round.
+                        // If `make` has forked, the child stores the value in the parent's slot, and makes another value in
+                        // the next round.
                         slot.value.store(Box::into_raw(Box::new(value)), Ordering::Release);
                     }
                 }
@@ -133,7 +133,7 @@ impl<T> PerProcess<T> {
     }
 }
 
-/// Marks the calling thread as the maker until it is dropped, even by a panic.
+/// Keeps the calling thread marked as the maker. Dropping this, even by a panic, removes the mark.
 struct Making<'a>(&'a AtomicUsize);
 
 impl Drop for Making<'_> {

@@ -1,4 +1,4 @@
-//! Registering with the current runtime, processes and their signals, for all systems.
+//! Registers with the current runtime, and handles processes and signals, on all systems.
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -15,7 +15,7 @@ pub enum Call {
     Create,
     /// A change by kevent(2). The error is the answer to the change.
     Change,
-    /// The copy of a queue at a fork: the child does not have the queue. FreeBSD does that at `RLIMIT_KQUEUES`.
+    /// The copy of a queue at a fork. If it fails, the child does not have the queue, as on FreeBSD at `RLIMIT_KQUEUES`.
     Copy,
 }
 

@@ -8,7 +8,7 @@ use crate::names::*;
 use crate::queue::{FIRST_SERIAL, Queue};
 
 impl Queue {
-    /// Activates the knotes that epoll has an edge for, and those of expired timers and of another process's signals.
+    /// Activates the knotes of epoll's edges, of expired timers, and of signals that have arrived in another process.
     pub(crate) fn note_edges(&mut self) {
         let mut entries = ready_entries(self.fd);
         entries.extend(ready_entries(self.writers.as_raw_fd()));
@@ -160,7 +160,7 @@ impl Queue {
             libc::timespec { tv_sec: (nanos / 1_000_000_000) as _, tv_nsec: (nanos % 1_000_000_000) as libc::c_long };
         let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let setting = libc::itimerspec { it_interval: zero, it_value: value };
-        // The kernel reads `setting`. Setting the timer also takes what it has counted.
+        // The kernel reads `setting`. Setting the timer also takes its count.
         syscall!(timerfd_settime(self.alarm.as_raw_fd(), libc::TFD_TIMER_ABSTIME, &setting, std::ptr::null_mut()))
             .expect("a timerfd of the model's own");
     }

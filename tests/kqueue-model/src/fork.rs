@@ -1,4 +1,4 @@
-//! The kernel's part of a fork: copies the queues that ask for it, and drops the others.
+//! The kernel's part of a fork: copies the queues that ask for a copy, and drops the other queues.
 
 use std::cell::UnsafeCell;
 use std::collections::BTreeSet;
@@ -44,7 +44,7 @@ unsafe extern "C" fn after_fork() {
     // SAFETY: this thread has had the lock since `before_fork`.
     let Some(mut model) = (unsafe { (*HELD.0.get()).take() }) else { return };
     for knote in model.queues.values_mut().flat_map(|queue| queue.knotes.values_mut()) {
-        // A later fork may run no handlers: its child reports what is ready.
+        // A later fork may run no handlers. Its child then reports every knote that is ready.
         knote.held = false;
     }
 }

@@ -15,7 +15,7 @@ pub(crate) struct Knote {
     pub(crate) fflags: u32,
     pub(crate) data: i64,
     pub(crate) udata: *mut libc::c_void,
-    /// The data of its entry in the queue's epoll instances.
+    /// The data of the knote's entry in the queue's epoll instances.
     pub(crate) serial: u64,
     pub(crate) is_disabled: bool,
     /// Whether the knote is in its queue's list of active knotes.
@@ -79,8 +79,8 @@ impl Object {
         }
     }
 
-    /// Whether a descriptor still refers to this object. `nested`: the queue that it refers to, if it is known to refer
-    /// to one.
+    /// Whether a descriptor still refers to this object. `nested`: the queue that the descriptor refers to, if that is
+    /// known.
     pub(crate) fn is_at(&self, fd: RawFd, nested: Option<u64>) -> bool {
         match self {
             Object::Queue { id, .. } => is_open(fd) && nested.is_none_or(|nested| nested == *id),
@@ -169,7 +169,7 @@ impl Knote {
             self.is_disabled = false;
         }
         match &mut self.watched {
-            // FreeBSD ignores a trigger that comes with EV_ADD: it takes two changes.
+            // FreeBSD ignores a trigger that comes with EV_ADD: adding and triggering take two changes.
             Watched::User { is_triggered } if change.flags & EV_ADD == 0 => {
                 let flags = change.fflags & NOTE_FFLAGSMASK;
                 match change.fflags & NOTE_FFCTRLMASK {

@@ -11,8 +11,8 @@ use std::time::Duration;
 /// Calls a function of libc that reports failure by -1, once.
 macro_rules! syscall {
     ($name:ident($($arg:expr),* $(,)?)) => {{
-        // SAFETY: the arguments are what the function's manual page asks for. Where that is not obvious, the caller says
-        // why. A wrong descriptor is never unsafe: it gives EBADF.
+        // SAFETY: the arguments are those that the function's manual page requires. Where that is not obvious, the caller
+        // says why. A wrong descriptor is never unsafe: it gives EBADF.
         let result = unsafe { libc::$name($($arg),*) };
         if result == -1 { Err(std::io::Error::last_os_error()) } else { Ok(result) }
     }};
@@ -168,7 +168,7 @@ pub(crate) fn watch(epoll: RawFd, fd: RawFd, events: libc::c_int, data: u64) -> 
 }
 
 pub(crate) fn unwatch(epoll: RawFd, fd: RawFd) {
-    // The descriptor may be closed, or refer to something else.
+    // The descriptor may be closed, or refer to another object.
     let _ = syscall!(epoll_ctl(epoll, libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()));
 }
 

@@ -9,7 +9,7 @@ use crate::knote::{Key, Knote, Object, Signals, Watched, timing};
 use crate::linux::{self, aside, is_open, syscall, unwatch, watch};
 use crate::names::*;
 
-/// Data of those entries of a queue's epoll instance that do not belong to a knote.
+/// The data of the entries of a queue's epoll instance that belong to no knote.
 const WRITERS: u64 = 0;
 const KICK: u64 = 1;
 const ALARM: u64 = 2;
@@ -17,12 +17,12 @@ pub(crate) const FIRST_SERIAL: u64 = 3;
 
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// A descriptor of the program that refers to this queue: to an epoll instance. It has an edge-triggered entry for
+    /// The program's descriptor of this queue, which is an epoll instance. It has an edge-triggered entry for
     /// each descriptor that is watched for reading, and level-triggered entries for the three descriptors below.
     pub(crate) fd: RawFd,
     /// Whether the queue has `KQUEUE_CPONFORK`.
     pub(crate) is_copied: bool,
-    /// An epoll instance for descriptors that are watched for writing, so that the two sorts of edges do not mix.
+    /// An epoll instance for descriptors that are watched for writing, so that the two kinds of edges do not mix.
     pub(crate) writers: OwnedFd,
     /// An eventfd that is readable while an event waits to be taken.
     pub(crate) kick: OwnedFd,
@@ -242,7 +242,7 @@ impl Queue {
         }
         let is_gone = matches!(&knote.watched, Watched::Descriptor(object) if !object.is_at(key.1 as RawFd, None));
         match self.entry(key, &knote) {
-            // The descriptor refers to something else: its entry is another one.
+            // The descriptor refers to another object by now, and its entry belongs to that object.
             Some((_, fd, _)) if is_gone && fd == key.1 as RawFd => {}
             // Closing a descriptor of the model's own does not remove the entry while another process has a duplicate.
             Some((epoll, fd, _)) => unwatch(epoll, fd),
@@ -267,7 +267,7 @@ fn open_process(ident: usize) -> io::Result<Option<OwnedFd>> {
     let missing = || errno(libc::ESRCH);
     match libc::pid_t::try_from(ident).map_err(|_| missing())? {
         0 if Kernel::this().is_freebsd() => Ok(None),
-        // pidfd_open(2) refuses it with EINVAL.
+        // pidfd_open(2) refuses such an id with EINVAL.
         ..=0 => Err(missing()),
         process => aside(|| linux::pidfd(process)).map(Some),
     }

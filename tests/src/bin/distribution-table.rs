@@ -77,7 +77,7 @@ async fn serve(row: Row, workers: usize) -> Result<(), Box<dyn Error>> {
     match row {
         Row::Distribution(distribution) => prefork = prefork.listener_with(listener, distribution),
         Row::AllWoken => prefork = prefork.listener(listener),
-        // The workers bind its address again.
+        // The workers bind the listener's address again.
         Row::OwnReusePort => drop(listener),
     }
     let prefork = prefork.on_ready(move || println!("{address}"));
@@ -265,7 +265,7 @@ fn measure(workers: &[usize], runs: usize, kills: usize) -> Result<(), Box<dyn E
     Ok(())
 }
 
-/// Connections that clients have counted.
+/// The outcomes of the connections, as the clients have counted them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Losses {
     served: usize,

@@ -1,12 +1,13 @@
-//! Runs prefork-http for ten minutes under load while it is reloaded, scaled, upgraded and its workers are killed.
+//! Runs prefork-http under load for ten minutes. Meanwhile, reloads, scales and upgrades it, and kills workers.
 //!
 //! ```sh
 //! cargo build --release --example prefork-http
 //! cargo run --release -p forkio-tests --bin prefork-soak -- [--minutes N] [ARGUMENTS OF prefork-http]
 //! ```
 //!
-//! It fails if a client cannot connect, if a request is lost that was not on a killed worker, if the processes, zombies,
-//! descriptors or shared mappings are more or fewer at the end than at the start, or if the supervisor has grown.
+//! The run fails if a client cannot connect, or if a request is lost on a worker that was not killed. It also fails if the
+//! number of processes, zombies, descriptors or shared mappings differs between start and end, or if the supervisor has
+//! grown.
 
 use std::collections::HashSet;
 use std::fs;
@@ -29,7 +30,7 @@ const SCALE: u64 = 15;
 const UPGRADE: u64 = 60;
 /// How much the resident memory of the supervisor may grow.
 const ROOM_KIB: usize = 4 * 1024;
-/// How long to wait for something that must happen.
+/// How long to wait for a condition that must become true.
 const LIMIT: Duration = Duration::from_secs(30);
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -55,7 +56,7 @@ impl Soak {
         let killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
         let is_on_killed = match worker {
             Some(worker) => killed.0.contains(&worker),
-            // No worker has answered on this connection. It may have been accepted by a worker that was killed later.
+            // No worker has answered on this connection. A worker that was killed later may have accepted it.
             None => killed.1.is_some_and(|last| last >= connected),
         };
         let since_kill = killed.1.map(|last| last.elapsed());
@@ -133,7 +134,8 @@ fn request(stream: &mut BufReader<TcpStream>, keeps: bool) -> io::Result<(u32, b
     Ok((pid, closes))
 }
 
-/// The resources of a server. The processes and zombies are those of its group, the others are the supervisor's alone.
+/// The resources of a server. The processes and zombies are those of its group, the other resources are those of the
+/// supervisor alone.
 #[derive(Clone, Copy, Debug)]
 struct Resources {
     processes: usize,

@@ -134,11 +134,11 @@ scenarios!(
         assert!(audit.is_clean(), "{audit}");
     }
 
-    /// An audit lists exactly the objects that parent and child share, except those that were decided on. The child's
-    /// audit says the same.
+    /// An audit lists exactly the objects that parent and child share, except those about which the program has decided. The
+    /// child's audit says the same.
     async fn agrees_with_the_kernel() {
         if is_shared(std::process::id(), 0).is_none() {
-            // The kernel does not report what processes share.
+            // The kernel does not report which objects processes share.
             return;
         }
         let scratch = Scratch::new("kernel");
@@ -156,7 +156,7 @@ scenarios!(
                 open_descriptors().into_iter().filter(|fd| *fd > 2 && is_shared(parent, *fd) == Some(true)).collect();
             assert!(decided.iter().all(|fd| shared.contains(fd)) && !severed.iter().any(|fd| shared.contains(fd)));
             let rest = shared.iter().copied().filter(|fd| !decided.contains(fd) && !stateless.contains(fd));
-            check_eq("what is shared", rest.collect::<BTreeSet<_>>(), listed);
+            check_eq("the shared descriptors", rest.collect::<BTreeSet<_>>(), listed);
             // The listener that the parent has muted is not muted in the child.
             let own = shared_descriptors().unwrap().allow(&registered.muted);
             check_eq("the child's own audit", own, audit);
@@ -167,7 +167,7 @@ scenarios!(
     /// A worker of a prefork server shares nothing by accident, and neither does the server before each fork.
     async fn in_a_worker() {
         let listener = listener().await;
-        // The audit lists the listener, until the server decides.
+        // The audit lists the listener, until the server has chosen its policy.
         let audit = shared_descriptors().unwrap();
         check_eq("a listener", audit.found().len(), 1);
         check_eq(

@@ -49,7 +49,7 @@ scenarios!(
         let mut served = Vec::new();
         let mut waiting = None;
         // If the second worker is the first in the kernel's list, it is the last one after it has accepted.
-        wait_until("a connection that only the first worker was woken for", || {
+        wait_until("a connection for which only the first worker was woken", || {
             let connecting = server.connect();
             thread::sleep(Duration::from_millis(20));
             if is_answered(&connecting) {

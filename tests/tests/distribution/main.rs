@@ -102,8 +102,8 @@ const EXCLUDED_AFTER: Duration = Duration::from_millis(500);
 /// Whether a connection has waited so long that a worker may have been excluded.
 static MAY_BE_EXCLUDED: AtomicBool = AtomicBool::new(false);
 
-/// Checks something that holds unless a worker is excluded. If the machine stalls so long that a worker may have been excluded,
-/// checks it again.
+/// Runs `check`, which succeeds unless a worker is excluded. If the machine stalls so long that a worker may have been
+/// excluded, runs it again.
 #[track_caller]
 fn unless_excluded(check: impl Fn()) {
     const ATTEMPTS: usize = 5;

@@ -1,4 +1,4 @@
-//! The flag in the kernel's queue.
+//! The flag `EPOLLEXCLUSIVE` in the kernel's queue.
 
 use std::fs;
 use std::io::ErrorKind;

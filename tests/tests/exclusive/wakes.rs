@@ -39,8 +39,8 @@ pub(crate) fn listen(selector: &Poll) -> TcpListener {
     listener
 }
 
-/// Counts how often ten connections wake four processes that wait for one listener. Not every woken process returns
-/// from `epoll_wait`: if another process has been faster, it sleeps again.
+/// Counts how often ten connections wake four processes that wait for one listener. Not every woken process returns from
+/// `epoll_wait`: it sleeps again if another process has been faster.
 fn wakes_by_ten_connections(exclusive: bool) -> u64 {
     let mut selector = Poll::new().unwrap();
     let listener = listen(&selector);
@@ -52,7 +52,7 @@ fn wakes_by_ten_connections(exclusive: bool) -> u64 {
     wait_until_asleep(&children);
     let before = sleeps(&children);
     for _ in 0..10 {
-        // Once there is an answer, the kernel has woken every process that it wakes.
+        // Once there is an answer, the kernel has woken every process that it wakes for the connection.
         connect(&listener).read_exact(&mut [0]).unwrap();
         wait_until_asleep(&children);
     }

@@ -82,7 +82,7 @@ scenarios!(
             check_table(&selector);
             check_eq("the dead endpoint, and the pending bytes", wait(&mut selector), tokens([2, 3]));
             check_eq("reading the dead endpoint", severed.read(&mut [0; 8]).unwrap(), 0);
-            check_eq("what was pending", renewed.read(&mut [0; 8]).unwrap(), 7);
+            check_eq("the pending bytes", renewed.read(&mut [0; 8]).unwrap(), 7);
             other_end.write_all(b"x").unwrap();
             check_eq("the child's own pair", wait(&mut selector), tokens([3]));
             // The source still considers itself registered.

@@ -45,7 +45,7 @@ scenarios!(
                 b.write_all(b"y").unwrap();
                 let mut both = [0; 2];
                 check_eq("reading", a.read(&mut both).unwrap(), 2);
-                check_eq("what was pending, and what was sent", both, *b"xy");
+                check_eq("the pending byte, and the byte that was sent", both, *b"xy");
             });
         });
         check_eq("the parent's", a.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);

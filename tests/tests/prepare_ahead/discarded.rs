@@ -14,7 +14,7 @@ fn lowest_unused() -> usize {
 }
 
 scenarios!(
-    /// A change of what a child gets discards the preparation. Polling and waking keep it.
+    /// A change that the child would see discards the preparation. Polling and waking keep it.
     fn changes_that_matter_to_a_child() {
         let mut selector = Poll::new().unwrap();
         let mut socket = udp();

@@ -68,8 +68,8 @@ scenarios!(
         let mut previous = None;
         for round in 0..4 {
             let Some(mut child) = fork().await else {
-                check_eq("this one was prepared", WAS_AHEAD.load(Ordering::Relaxed), round > 0);
-                check_eq("the next is not", is_prepared_ahead(), false);
+                check_eq("this fork was prepared in advance", WAS_AHEAD.load(Ordering::Relaxed), round > 0);
+                check_eq("the next fork is prepared in advance", is_prepared_ahead(), false);
                 raise(libc::SIGUSR1);
                 stream.recv().await.expect("a signal");
                 let connect = tokio::spawn(TcpStream::connect(address));
@@ -101,7 +101,7 @@ scenarios!(
         check_eq("the child", child.wait().await.unwrap().code(), Some(0));
     }
 
-    /// The preparation is used for a fork beside a runtime with threads, which continues.
+    /// A fork beside a runtime with threads uses the preparation, and the parent's runtime continues.
     fn process_runtime() {
         static RUNTIME: ProcessRuntime =
             ProcessRuntime::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build());

@@ -19,7 +19,7 @@ async fn is_silent(stream: &mut Signal) -> bool {
 }
 
 scenarios!(
-    /// Each process receives the signals that are sent to it, and no others.
+    /// Each process receives exactly the signals that are sent to it.
     async fn private_signals() {
         let mut first = signal(SignalKind::user_defined1()).unwrap();
         let (to_parent, to_child) = Turn::both_ways();

@@ -17,7 +17,7 @@ scenarios!(
         drop(dropped);
         let reused = udp();
         check_eq("the reused descriptor", reused.as_raw_fd(), fd);
-        // The table does not learn either that a bare descriptor is closed.
+        // Nor does the table learn that a bare descriptor is closed.
         let owned = udp();
         let bare = owned.as_raw_fd();
         register(selector.registry(), &mut SourceFd(&bare), 2);
@@ -26,11 +26,11 @@ scenarios!(
         check_eq("the reused descriptor", also_reused.as_raw_fd(), bare);
         // The kernel does not watch a waker that was dropped.
         drop(Waker::new(selector.registry(), Token(3)).unwrap());
-        check_eq("what the kernel watches", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), vec![]);
+        check_eq("the watched descriptors", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), vec![]);
         send_to(&reused);
         send_to(&also_reused);
         in_child(|| {
-            check_eq("what the kernel watches", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), vec![]);
+            check_eq("the watched descriptors", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), vec![]);
             check_silent("events", &mut selector);
         });
     }

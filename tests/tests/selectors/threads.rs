@@ -67,6 +67,6 @@ scenarios!(
             }
         });
         check_eq("registrations", registrations().len(), 0);
-        check_eq("what the kernel watches", watched_descriptors(kept.as_raw_fd()).unwrap_or_default(), vec![]);
+        check_eq("the watched descriptors", watched_descriptors(kept.as_raw_fd()).unwrap_or_default(), vec![]);
     }
 );

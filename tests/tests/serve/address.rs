@@ -1,4 +1,4 @@
-//! Where a server listens, and what it says if it cannot.
+//! The addresses of a server, and its errors if it cannot listen.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -68,7 +68,7 @@ scenarios!(
         fails(&["systemd"], &["nothing to listen on", "socket unit"]);
     }
 
-    /// The file of a socket that no process listens on is replaced. Others are left alone.
+    /// The server replaces the file of a socket that no process listens on, and leaves other files alone.
     fn abandoned_socket() {
         let path = free_path("abandoned");
         let address = format!("unix:{}", path.display());
@@ -116,12 +116,13 @@ scenarios!(
         wait_until("the old program ends", || program.has_ended());
         assert_eq!(crate::get(&address, "/"), "Hello!");
         kill(new.1.parse().expect("a process id"), libc::SIGTERM);
-        // The new program has the same standard output, which ends with it.
+        // The new program has the same standard output, which is closed when that program ends.
         program.finish_well();
         assert!(!path.exists(), "the new program has left its socket");
     }
 
-    /// A server takes a listener of systemd if it binds the same address, or if it is told to use systemd's.
+    /// A server takes a listener of systemd if the server binds the listener's address, or is told to use systemd's
+    /// listeners.
     fn systemd() {
         for bound in [true, false] {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -63,7 +63,7 @@ scenarios!(
         std::process::exit(stopped.exit_code().into());
     }
 
-    /// The peer is known over TCP, and requests that wait when the server stops are answered.
+    /// Handlers get the peer's address, and the worker answers requests that wait when the server stops.
     fn tcp() {
         let mut program = Program::start("axum::server", &["127.0.0.1:0"]);
         let address = program.line();

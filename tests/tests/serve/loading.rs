@@ -1,4 +1,4 @@
-//! What an application may do in `Server::load` and `Server::preload`.
+//! Work that an application starts in `Server::load` and `Server::preload`.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -22,14 +22,15 @@ fn note(path: &str, line: &str) {
     file.write_all(format!("{line}\n").as_bytes()).expect("writing");
 }
 
-/// Starts what the argument names, in the process that loads.
+/// Starts the work that `what` names, in the process that loads the application.
 async fn load(what: &str, path: String) {
     match what {
         "blocking" => {
             spawn_blocking(|| ()).await.expect("a blocking task");
             tokio::spawn(async {
                 loop {
-                    // Shorter than tokio's own keep-alive of ten seconds, so that its thread would never end.
+                    // The pause is shorter than the ten seconds after which tokio ends an idle thread, so the thread would
+                    // never end.
                     sleep(Duration::from_secs(1)).await;
                     spawn_blocking(|| ()).await.expect("a blocking task");
                 }
@@ -52,7 +53,7 @@ async fn load(what: &str, path: String) {
                 std::thread::park();
             }
         })),
-        other => panic!("nothing to load is called {other:?}"),
+        other => panic!("no work is called {other:?}"),
     }
 }
 
@@ -86,7 +87,7 @@ fn replace(address: &str, pid: &str) -> String {
 }
 
 scenarios!(
-    /// A server with one worker. The arguments: where the application is loaded, what it starts, and a file.
+    /// A server with one worker. The arguments are `load` or `preload`, the work that the application starts, and a file.
     #[program]
     fn server() {
         let [place, what, path] = arguments().try_into().expect("three arguments");
@@ -137,7 +138,7 @@ scenarios!(
             workers.push(replace(&address, workers.last().expect("a worker")));
         }
         stop(program);
-        let notes = fs::read_to_string(&path).expect("what the task has noted");
+        let notes = fs::read_to_string(&path).expect("the notes of the task");
         let mut processes: BTreeSet<&str> = notes.lines().filter(|line| *line != "end").collect();
         for worker in &workers {
             assert!(processes.remove(worker.as_str()), "the task ran in worker {worker}: {notes}");
@@ -146,7 +147,7 @@ scenarios!(
         fs::remove_file(path).expect("removing a file");
     }
 
-    /// If the application starts a thread, the error says so, wherever it is loaded.
+    /// If the application starts a thread, the error says so, with `load` and with `preload`.
     fn thread_is_refused() {
         for place in ["preload"].into_iter().chain(cfg!(procfs).then_some("load")) {
             let mut program = Program::start("loading::server", &[place, "thread", ""]);
@@ -169,7 +170,7 @@ scenarios!(
         let _missing = fs::remove_file(path);
     }
 
-    /// The last function of a worker is called after its last request, and once per worker that is not killed.
+    /// The function of `on_worker_end` is called after the last request, once in each worker that is not killed.
     fn worker_ends() {
         let path = free_path("end");
         let (program, address) = start("preload", "blocking", &path);

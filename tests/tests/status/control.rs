@@ -105,7 +105,7 @@ scenarios!(
         assert!(server.pid() > 0);
         let Server { program, control, load, .. } = server;
         kill(after, libc::SIGTERM);
-        // The old program has exited with 0. The new one has the same output, which ends with it.
+        // The old program has exited with 0. The new one has the same output, which is closed when that program ends.
         program.finish_well();
         assert!(!control.exists(), "the socket is left");
         remove(&load);

@@ -47,9 +47,9 @@ scenarios!(
 /// A running server.
 pub(crate) struct Server {
     pub(crate) program: Program,
-    /// Where the workers listen.
+    /// The address of the workers' listener.
     pub(crate) address: String,
-    /// Where the status page is.
+    /// The address of the status page.
     pub(crate) page: String,
     pub(crate) control: PathBuf,
     pub(crate) load: PathBuf,
@@ -61,11 +61,11 @@ pub(crate) fn own_path(name: &str) -> PathBuf {
 }
 
 impl Server {
-    /// Starts a server with two workers, whose status page is on TCP, and waits until it is ready.
+    /// Starts a server with two workers and a status page on TCP, and waits until it is ready.
     #[track_caller]
     pub(crate) fn start(options: &[&str]) -> Server {
         let (control, load) = (own_path("control"), own_path("load"));
-        std::fs::write(&load, "loaded").expect("writing what the template loads");
+        std::fs::write(&load, "loaded").expect("writing the file that a template loads");
         let paths = [control.display().to_string(), load.display().to_string()];
         let mut all = vec!["--listen", "127.0.0.1:0", "--control", &paths[0], "--load", &paths[1]];
         for default in [["--status", "127.0.0.1:0"], ["--workers", "2"]] {
@@ -146,7 +146,7 @@ pub(crate) fn remove(path: &Path) {
     let _is_gone = std::fs::remove_file(path);
 }
 
-/// What a server has answered.
+/// The answer of a server.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,

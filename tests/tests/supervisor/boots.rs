@@ -38,7 +38,7 @@ scenarios!(
         assert_eq!(code, 137, "{log}");
     }
 
-    /// Once the server has been ready, a worker that cannot be replaced does not end it.
+    /// Once the server has been ready, a worker that cannot be replaced does not end the server.
     fn replacement() {
         let server = Server::start(&["before", "crash-limit"]);
         let pid = server.pid();

@@ -1,4 +1,4 @@
-//! Options of the server that concern its surroundings.
+//! Options of the server that concern the kernel, the service manager or the terminal.
 
 use std::io::{Error, ErrorKind};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -142,7 +142,7 @@ scenarios!(
         }
     }
 
-    /// Listeners of the environment are found by name.
+    /// Listeners that the environment lists are found by name.
     fn listeners_have_names() {
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
         let path = own_path("socket");

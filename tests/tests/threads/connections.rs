@@ -56,7 +56,7 @@ scenarios!(
             peer.shutdown(std::net::Shutdown::Write).unwrap();
             let mut back = Vec::new();
             peer.read_to_end(&mut back).unwrap();
-            check_eq("what came back", back.as_slice(), b"for the parent");
+            check_eq("the echo", back.as_slice(), b"for the parent");
         }
         for (child, end) in children {
             end.give();
@@ -84,7 +84,7 @@ scenarios!(
             stream.set_read_timeout(Some(limit())).unwrap();
             let mut all = Vec::new();
             stream.read_to_end(&mut all).unwrap();
-            check_eq("what came", all.as_slice(), b"to the end");
+            check_eq("the bytes that the client receives", all.as_slice(), b"to the end");
             seen.fetch_add(1, Ordering::Relaxed);
         };
         let mut children = Vec::new();

@@ -1,4 +1,5 @@
-//! forkio works together with tokio's pull request 8204: in a child, it puts a fresh signal pipe at the inherited descriptors.
+//! forkio works together with tokio's pull request 8204, which puts a fresh signal pipe at the inherited descriptors in a
+//! child.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -42,7 +43,7 @@ impl SignalPipe {
         SignalPipe { receiver: receiver[0], sender: sender[0] }
     }
 
-    /// Does what the pull request does in a child before it makes a fresh runtime.
+    /// Renews the pipe, as the pull request does in a child before it makes a fresh runtime.
     fn renew(&self) {
         let (receiver, sender) = UnixStream::pair().expect("a pair");
         for (fresh, onto) in [(receiver, self.receiver), (sender, self.sender)] {
@@ -77,7 +78,7 @@ scenarios!(
     fn unplanned_forks() {
         let pipe = SignalPipe::of_the_first_runtime();
         use_everything();
-        // SAFETY: the child uses only what it creates itself.
+        // SAFETY: the child uses only objects that it creates itself.
         let child = unsafe { libc::fork() };
         if child == 0 {
             run_child(|| {

@@ -26,7 +26,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 /// Forks a process with threads. The child runs `child` and exits.
 fn fork_with_threads(child: impl FnOnce()) -> Child {
-    // SAFETY: the child uses only what it creates itself.
+    // SAFETY: the child uses only objects that it creates itself.
     match unsafe { forkio::fork_with_threads() }.expect("forking") {
         Fork::Parent(child) => child,
         Fork::Child(_) => {

@@ -1,4 +1,4 @@
-//! The model itself, with right and wrong events.
+//! Checks the model itself: it accepts right events, and rejects wrong ones.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -72,7 +72,7 @@ scenarios!(
         assert_eq!(poll(&mut model, 0, &[1]), Ok(Polled::Complete));
     }
 
-    /// The model gives the child the registrations that each policy says.
+    /// The model gives the child the registrations that each policy prescribes.
     fn policies() {
         let mut model = one();
         for (slot, (fd, policy)) in (1..).zip([(5, Policy::Inherit), (6, Policy::NoFork), (7, Policy::Sever)]) {

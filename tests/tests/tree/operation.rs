@@ -122,7 +122,8 @@ pub(crate) enum Act {
 }
 
 impl Act {
-    /// Whether the act may change what a child gets, which discards a preparation. Forks are handled elsewhere.
+    /// Whether the act may change what a child gets, which discards a preparation. `false` for a fork, which the driver
+    /// handles itself.
     pub(crate) fn may_change_plans(&self) -> bool {
         !matches!(
             self,

@@ -1,4 +1,4 @@
-//! A process of the tree. It carries out the driver's commands, and reports its view.
+//! A process of the tree. It carries out the driver's commands, and reports its own state.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -223,7 +223,7 @@ impl Process {
         Ok(Reply::Done)
     }
 
-    /// The view that the process has of itself.
+    /// Reports the registrations, the watched descriptors and the open descriptors of this process.
     fn report(&self) -> Report {
         let watched = self.selectors.iter().flatten().map(|poll| {
             let fd = poll.as_raw_fd();
@@ -249,7 +249,7 @@ impl Process {
         }
     }
 
-    /// Drops everything, and waits for all children. Returns what is left.
+    /// Drops everything, and waits for all children. Returns the state afterwards.
     fn reset(&mut self) -> Baseline {
         self.slots = Vec::new();
         self.selectors = Vec::new();
@@ -280,7 +280,7 @@ impl Process {
     }
 }
 
-/// Waits until the network has delivered what was sent.
+/// Waits until the network has delivered the data.
 pub(crate) fn settle(fd: Fd, until: Arrival) -> io::Result<()> {
     let start = Instant::now();
     while start.elapsed() < limit() {

@@ -65,7 +65,7 @@ scenarios!(
         turn.wait();
         fillers.clear();
         check_table(&queue);
-        check_silent("what the child did", &mut selector);
+        check_silent("events of the child's acts", &mut selector);
         reap(child);
         check_eq("generation", generation(), 0);
         assert!(atfork::failure().is_none());

@@ -42,13 +42,13 @@ scenarios!(
             check_eq("parent", parent(), Some(parent_id()));
             assert!(atfork::failure().is_none());
             check_table(&selector);
-            check_eq("what is ready at once", wait(&mut selector), tokens([0, 3]));
+            check_eq("ready at once", wait(&mut selector), tokens([0, 3]));
             check_eq("the severed end", severed.read(&mut [0; 8]).unwrap(), 0);
             // The parent notices neither the wake nor the bytes.
             waker.wake().unwrap();
             other_end.write_all(b"child").unwrap();
             check_eq("the child's own", wait(&mut selector), tokens([0, 4]));
-            check_eq("what came through the pair", pair.read(&mut [0; 8]).unwrap(), 5);
+            check_eq("bytes from the pair", pair.read(&mut [0; 8]).unwrap(), 5);
             let _client = connect(&muted);
             check_eq("muted in the parent alone", wait(&mut selector), tokens([5]));
             selector.registry().deregister(&mut server).unwrap();
@@ -59,7 +59,7 @@ scenarios!(
         });
         check_eq("the pending wake", wait(&mut selector), tokens([0]));
         to_parent.wait();
-        check_silent("what the child did", &mut selector);
+        check_silent("events of the child's acts", &mut selector);
         check_eq("generation", generation(), 0);
         check_table(&selector);
         let client = connect(&server);
@@ -161,7 +161,7 @@ scenarios!(
         client.read_exact(&mut name).unwrap();
         check_eq("the serving process", &name, b"daemon");
         done.wait();
-        check_silent("what the daemon did", &mut selector);
+        check_silent("events of the daemon's acts", &mut selector);
         check_table(&selector);
         turn.give();
     }
@@ -187,7 +187,7 @@ scenarios!(
         check_eq("the waker", wait(&mut selector), tokens([0]));
     }
 
-    /// The child of a process that has no selector yet, or no longer, can create one.
+    /// If a process has no selector yet, or has dropped its last one, its child can create one.
     fn no_selectors() {
         // Without a selector, this call begins to detect forks.
         check_eq("generation", generation(), 0);
@@ -268,7 +268,7 @@ scenarios!(
         check_eq("descriptors", format!("{:?}", open_descriptors()), expected);
     }
 
-    /// A pending wake is pending in both processes, and neither takes the other's.
+    /// A pending wake is pending in both processes, and neither process takes the other's wake.
     fn pending_wake() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();
@@ -333,7 +333,7 @@ scenarios!(
         });
     }
 
-    /// Dropping sources and selectors in the child does not affect the parent's.
+    /// Dropping sources and selectors in the child does not affect the parent.
     fn dropping() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();

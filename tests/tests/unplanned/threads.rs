@@ -7,7 +7,7 @@ use std::time::Duration;
 use forkio_reactor::fork::{InheritedState, atfork, reconcile};
 use forkio_tests::reactor::*;
 
-/// Calls `act` while another thread holds what `hold` returns.
+/// Calls `act` while another thread holds the value that `hold` returns.
 fn while_held_elsewhere<T>(hold: impl FnOnce() -> T + Send, act: impl FnOnce()) {
     let [is_held, is_over] = &[Turn::new(), Turn::new()];
     std::thread::scope(|scope| {
@@ -44,7 +44,7 @@ fn end_if_it_hangs() {
 }
 
 scenarios!(
-    /// Threads fork, planned and unplanned, while others create, register and drop. Every child has a complete
+    /// Threads make planned and unplanned forks, while other threads create, register and drop. Every child has a complete
     /// selector.
     fn planned_and_unplanned() {
         let forks = rounds(300);
@@ -106,7 +106,7 @@ scenarios!(
             check_eq("a new selector", wait(&mut fresh), tokens([7]));
             unplanned::in_child(|| check_table(&fresh));
         });
-        check_silent("what the child did", &mut selector);
+        check_silent("events of the child's acts", &mut selector);
         check_table(&selector);
         waker.wake().unwrap();
         check_eq("the waker", wait(&mut selector), tokens([0]));
@@ -164,8 +164,8 @@ scenarios!(
         });
     }
 
-    /// A child that cannot use its inherited selectors makes new ones. What belongs to the inherited ones does not disturb
-    /// them.
+    /// A child that cannot use its inherited selectors makes new ones. Wakers and sources of the inherited selectors do not
+    /// disturb the new ones.
     fn leftovers_of_lost_selectors() {
         let mut lost = Some(Poll::new().unwrap());
         let registry = lost.as_ref().unwrap().registry();

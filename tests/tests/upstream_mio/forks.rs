@@ -114,7 +114,7 @@ scenarios!(
         reap(child).await;
     }
 
-    /// A wake from another thread reaches only the process that it is made in.
+    /// A wake from another thread reaches only the process in which it is made.
     async fn wakes_are_private() {
         let (go, end) = Turn::both_ways();
         let eventfd = named("anon_inode:[eventfd]")[0];
@@ -190,7 +190,7 @@ scenarios!(
                 writer.write_all(b"x").await.unwrap();
                 std::process::exit(0);
             }
-            check_eq("what the child has written", reader.read_u8().await.unwrap(), b'x');
+            check_eq("the byte that the child has written", reader.read_u8().await.unwrap(), b'x');
         });
         drop(handle);
         // The fourth runtime reuses the descriptors of the third.

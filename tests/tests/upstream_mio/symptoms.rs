@@ -1,6 +1,6 @@
 //! The effects of an unplanned fork on tokio with upstream mio: the symptoms that `forkio::guide` describes.
 //!
-//! A scenario waits for [`PATIENCE`] to show that something hangs. A slow machine cannot make such a check fail.
+//! To show that a call hangs, a scenario waits for [`PATIENCE`]. A slow machine cannot make such a check fail.
 
 use std::fs;
 use std::future::{Future, pending};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use forkio_tests::runtime::*;
 use tokio::sync::oneshot;
 
-/// How long to wait for something that must not happen.
+/// How long to wait for an event that must not happen.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 fn current_thread() -> Runtime {
@@ -28,7 +28,7 @@ fn current_thread() -> Runtime {
 struct Child(libc::pid_t);
 
 impl Child {
-    /// Forks. The child runs `work` and exits. It ends with its parent.
+    /// Forks. The child runs `work` and exits, when its parent ends at the latest.
     fn fork(work: impl FnOnce()) -> Child {
         let parent = std::process::id();
         Child(unplanned::fork_child(|| {
@@ -188,7 +188,7 @@ scenarios!(
     }
 
     /// A thread of the parent wakes the parent's runtime, and the child gets the event. The parent's later wakes make
-    /// no system call, and it sleeps until some I/O comes.
+    /// no system call, and the runtime sleeps until some I/O comes.
     #[limit(900)]
     fn stolen_wake() {
         let runtime = current_thread();
@@ -287,7 +287,7 @@ scenarios!(
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             let mut command = Command::new("true");
-            // SAFETY: the child may hang in the lock, which is what this scenario shows. The kernel then ends it with its
+            // SAFETY: the child may hang in the lock, as this scenario shows. The kernel then ends it with its
             // parent.
             unsafe {
                 command.pre_exec(move || {

@@ -45,7 +45,7 @@ const PROCESS: Contender = Contender {
     commands: |plan, address| Ok(vec![hello_mio(plan, "current-thread", address, 0, TABLE_MIB)]),
 };
 
-/// A case, servers that start together, and how many processes they are.
+/// Each case, its servers, which start together, and the number of their processes.
 const KINDS: [(&str, &[Contender], usize); 6] = [
     (
         ONE,
@@ -146,7 +146,7 @@ fn replace_workers(plan: &Plan, data: &mut Data, name: &str, contender: Contende
     Ok(())
 }
 
-/// The workers of a server, without those that have `ended`. Waits until all have started.
+/// Waits until all workers of a server have started, and returns them. Workers in `ended` do not count.
 fn wait_for_workers(server: &Server, ended: &[u32]) -> io::Result<Vec<u32>> {
     let started = Instant::now();
     loop {
@@ -174,7 +174,8 @@ fn start_together(plan: &Plan, data: &mut Data, case: &str, contenders: &[Conten
     Ok(())
 }
 
-/// The memory of `processes` processes or more, after [`CONNECTIONS`] requests to each server.
+/// Waits until the servers have `processes` processes or more, sends [`CONNECTIONS`] requests to each server, and returns
+/// the memory of all these processes.
 fn resident(servers: &[Server], processes: usize) -> io::Result<f64> {
     let started = Instant::now();
     let pids = loop {

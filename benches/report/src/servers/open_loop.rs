@@ -2,8 +2,8 @@
 //! ones or not.
 //!
 //! A generator that waits for an answer before it sends the next request is slowed down by a slow server, and does not
-//! measure what clients would have felt meanwhile (coordinated omission). Here the latency of a request counts from the
-//! time at which it was due, even if it had to wait for a free connection.
+//! measure the delays of clients meanwhile (coordinated omission). Here the latency of a request counts from the time at
+//! which it was due, even if it had to wait for a free connection.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};

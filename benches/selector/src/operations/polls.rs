@@ -1,4 +1,4 @@
-//! Polls, with and without something to report.
+//! Polls, with and without events.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;

@@ -1,5 +1,6 @@
 //! Inspects epoll instances that other code in the process has made, by `/proc/self/fdinfo`, which lists the registrations of
-//! an instance (proc_pid_fdinfo(5)). If the process has one thread, the answers stay true until that thread changes something.
+//! an instance (proc_pid_fdinfo(5)). If the process has one thread, the answers stay true until that thread changes a
+//! descriptor or a registration.
 
 use std::fs;
 use std::io;
@@ -41,7 +42,7 @@ pub(crate) fn list(queue: RawFd) -> io::Result<Vec<Listed>> {
 ///
 /// # Errors
 ///
-/// If the list does not show for certain what is registered, or if a child cannot have a registration.
+/// If the list does not show for certain which files are registered, or if a child cannot have a registration.
 pub(crate) fn registered(queue: &Queue, lines: &[Listed]) -> io::Result<Vec<Registered>> {
     let mut registered = Vec::with_capacity(lines.len());
     for lines in lines.chunk_by(|a, b| a.fd == b.fd) {
@@ -62,8 +63,8 @@ fn parse(line: &str) -> Option<Listed> {
     Some(Listed { fd, data, inode: hexadecimal(field("ino")?)?, events, device: hexadecimal(field("sdev")?)? })
 }
 
-/// Finds the registration of the file that is open now. `lines` all have one descriptor: the other files were open at it
-/// before, and another descriptor or process still has them open.
+/// Finds the registration of the file that is open now. All `lines` have the same descriptor: the other files were open at
+/// it before, and another descriptor or process still has them open.
 fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered>> {
     let fd = lines[0].fd;
     let Some((kind, inode, device)) = examine(fd)? else { return Ok(None) };
@@ -88,7 +89,7 @@ fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered
         )
     })?;
     let token = Token(line.data as usize);
-    // Other inodes may belong to several open files.
+    // The inode of an object that is not a socket may belong to several open files.
     if !is_socket && !queue.holds(fd, token, interest)? {
         return Ok(None);
     }
@@ -148,8 +149,8 @@ pub(crate) fn open_descriptors(is_known: impl Fn(RawFd) -> bool) -> io::Result<O
     Ok(open)
 }
 
-/// Whether two descriptors refer to one epoll instance: by kcmp(2), or where that is not allowed, by a registration that is
-/// made with one and looked for with the other.
+/// Whether two descriptors refer to one epoll instance. Asks kcmp(2) or, where that is not allowed, makes a registration
+/// with one descriptor and looks for it with the other.
 pub(crate) fn is_same_queue(a: RawFd, b: RawFd) -> io::Result<bool> {
     /// `KCMP_FILE`.
     const FILE: libc::c_int = 0;

@@ -61,7 +61,7 @@ impl Event {
         Event(kernel::kevent_of(ident, filter, flags, token.0))
     }
 
-    /// Returns the errno of a change; 0: the kernel made it.
+    /// Returns the errno of a change, or 0 if the kernel made the change.
     fn errno(&self) -> i32 {
         if self.0.flags & EV_ERROR != 0 { self.0.data as i32 } else { 0 }
     }
@@ -144,7 +144,7 @@ impl Queue {
     /// Whether there is a registration for the file that is open at `fd` now. The registration is known to have this token.
     /// This arms it again: a source that is ready gives an event.
     pub(crate) fn holds(&self, fd: RawFd, token: Token, _: Interest) -> io::Result<bool> {
-        // No knote is ever disabled, so enabling only asks.
+        // No knote is ever disabled, so enabling one only shows whether it exists.
         self.find(knotes(fd, token, EV_ENABLE | EV_RECEIPT)?, &[libc::ENOENT, libc::EBADF])
     }
 
@@ -156,11 +156,12 @@ impl Queue {
     }
 }
 
-/// Edge-triggered. The kernel answers each change, even if it succeeds.
+/// The flags that add an edge-triggered knote. The kernel answers each change, even if it succeeds.
 const ADD: kernel::Flags = EV_ADD | EV_CLEAR | EV_RECEIPT;
 const DELETE: kernel::Flags = EV_DELETE | EV_RECEIPT;
 
-/// macOS 10.10 and 10.11 return EPIPE for a pipe whose other end is closed, but report its events (mio issue 582).
+/// An error that does not prevent events: macOS 10.10 and 10.11 return EPIPE for a pipe whose other end is closed, but
+/// report its events (mio issue 582).
 const IGNORED_BY_ADD: i32 = libc::EPIPE;
 
 /// Returns the two knotes of a descriptor, to read and to write.
@@ -193,7 +194,7 @@ fn receive(queue: RawFd, events: &mut Events, timeout: Option<Duration>) -> io::
 
 /// Makes a change without `EV_RECEIPT`. Async-signal-safe.
 fn change(queue: RawFd, change: &Event) -> io::Result<()> {
-    // SAFETY: the kernel reads one change, and has room for no event. It returns an error of the change as the call's own.
+    // SAFETY: the kernel reads one change, and has room for no event. An error of the change becomes the error of the call.
     unsafe { kernel::kevent(queue, &change.0, 1, ptr::null_mut(), 0, Some(Duration::ZERO)) }?;
     Ok(())
 }
@@ -201,7 +202,7 @@ fn change(queue: RawFd, change: &Event) -> io::Result<()> {
 /// Makes changes, and replaces each with its answer.
 fn apply(queue: RawFd, changes: &mut [Event]) -> io::Result<()> {
     let list = changes.as_mut_ptr().cast::<kernel::Kevent>();
-    // SAFETY: `Event` is `repr(transparent)`. One list for both is what the manual allows: each change is read before an
+    // SAFETY: `Event` is `repr(transparent)`. The manual allows one list for both: each change is read before an
     // answer is written to its place.
     match unsafe { kernel::kevent(queue, list, changes.len(), list, changes.len(), Some(Duration::ZERO)) } {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),

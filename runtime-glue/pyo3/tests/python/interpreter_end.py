@@ -19,7 +19,7 @@ def leave_by_exit(act):
 
 
 def parent_and_child(act):
-    """Calls `act` in a child, in this process, and in a child that is forked while `act` keeps the runtime busy. All end."""
+    """Calls `act` in a child, here, and in a child that is forked while `act` keeps the runtime busy. All three end."""
     end_of(leave_by_exit(act))
     act()
     end_of(leave_by_exit(act))
@@ -88,7 +88,7 @@ def test_unused_in_child():
 
 
 def output_of(program):
-    """Runs a program in another interpreter, and returns what it prints."""
+    """Runs a program in another interpreter, and returns its standard output."""
     environment = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.abspath(__file__)))
     return subprocess.run(
         [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True, timeout=100, check=True

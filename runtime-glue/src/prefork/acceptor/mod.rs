@@ -150,7 +150,7 @@ impl<L: Accept> Acceptor<L> {
     ///
     /// Their clients have been told that they are connected, and may have sent a request. If the server stops, these are all
     /// connections that wait. If only this worker [retires](super::Phase::Retiring), its siblings or its successor serve the
-    /// queue, and nothing is returned, except from a queue of its own that will have no successor.
+    /// queue, and nothing is returned. The exception is a queue of the worker's own that no successor will serve.
     ///
     /// An [`Incoming`](super::Incoming) does the same and waits for descriptors if the process has none left. This function
     /// logs a warning instead, and loses the connections that it could not accept.
@@ -188,7 +188,7 @@ impl<L: Accept> Acceptor<L> {
         }
     }
 
-    /// Stops accepting in turn, and returns the queue for the caller to empty.
+    /// Stops accepting, and returns the queue for the caller to empty.
     pub(super) fn into_queue(self) -> io::Result<Queue<L>> {
         if self.status.common().slots.owns_listeners() {
             refuse_new_connections(&self.listener);

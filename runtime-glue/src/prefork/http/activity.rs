@@ -1,4 +1,4 @@
-//! What a connection is doing.
+//! The activity of a connection: requests, responses, and bytes that have arrived.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,22 +22,22 @@ const NOT_LAST: usize = usize::MAX;
 #[derive(Debug)]
 pub(super) struct Activity {
     serving: Arc<Serving>,
-    /// Bytes have been read since the last request began or ended: the head of a request may be incomplete.
+    /// Whether bytes have been read since the last request began or ended: the head of a request may be incomplete.
     has_unparsed: AtomicBool,
-    /// How many of the next bytes may belong to the body of the last HTTP/1 request, even after the response: at most its length,
-    /// because bytes that came with the head are not deducted. `usize::MAX` if the length is unknown.
+    /// How many of the next bytes may belong to the body of the last HTTP/1 request, even after the response. This is an
+    /// upper bound: bytes that came with the head are not deducted. `usize::MAX` if the length is unknown.
     body_left: AtomicUsize,
     /// How often bytes have been read that may belong to the body of a request.
     body_reads: AtomicUsize,
-    /// How many bytes of HTTP/2's preface have been read; [`HTTP1`] if something else has.
+    /// How many bytes of HTTP/2's preface have been read; [`HTTP1`] if the connection began with other bytes.
     preface: AtomicUsize,
     /// How many requests have begun.
     requests: AtomicUsize,
     /// How many requests have ended: hyper has taken all of the response, or has dropped the request.
     ended: AtomicUsize,
-    /// The transport takes no more bytes at the moment.
+    /// Whether the transport takes no more bytes at the moment.
     is_blocked: AtomicBool,
-    /// Each HTTP/1 response gets `Connection: close`, except 101 (Switching Protocols).
+    /// Whether each HTTP/1 response gets `Connection: close`, except 101 (Switching Protocols).
     closes: AtomicBool,
     /// The length of the body that hyper is about to write, if it closes the connection right afterwards; otherwise
     /// [`NOT_LAST`].
@@ -150,8 +150,8 @@ impl Activity {
         }
     }
 
-    /// Whether these bytes are the whole last response, head and body. Only the first write of a response can be, so this also
-    /// resets `last_body`.
+    /// Whether these bytes are the whole last response, head and body. Only the first write of a response can contain all of
+    /// it, so this also resets `last_body`.
     pub(super) fn is_all_of_last_response(&self, bytes: &[u8]) -> bool {
         let body = self.last_body.load(Ordering::Relaxed);
         if body == NOT_LAST {

@@ -7,13 +7,13 @@
 //!
 //! | connection | what happens |
 //! |---|---|
-//! | has sent no request yet | it has the rest of the [header timeout](Http::header_timeout) to send its first; without a byte it is closed shortly before the shutdown timeout |
-//! | is in its TLS handshake | it has the rest of the header timeout, and is closed shortly before the shutdown timeout |
+//! | has sent no request yet | it has the rest of the [header timeout](Http::header_timeout) to send its first; if it sends nothing, it is closed shortly before the shutdown timeout at the latest |
+//! | is in its TLS handshake | it has the rest of the header timeout, and is closed shortly before the shutdown timeout at the latest |
 //! | a request is in flight | it is answered, with `Connection: close` |
 //! | HTTP/1, idle | the next request is answered with `Connection: close`; without one it is closed after the [idle grace](Http::idle_grace) |
 //! | HTTP/2 | GOAWAY, then the streams that have begun are finished |
-//! | upgraded (WebSocket) | it is waited for until its stream is dropped |
-//! | a response without an end (server-sent events) | it is waited for until its body ends |
+//! | upgraded (WebSocket) | the worker waits until its stream is dropped |
+//! | a response without an end (server-sent events) | the worker waits until its body ends |
 //! | any other, at the [shutdown timeout](super::Prefork::shutdown_timeout) | it is cut off |
 //!
 //! Let the handler of an upgraded connection, or of a response without an end, finish when
@@ -119,10 +119,10 @@ impl Default for Http {
 }
 
 impl Http {
-    /// Serves HTTP/1 and HTTP/2, with the default timeouts. The first bytes of a connection tell which of them it is.
+    /// Serves HTTP/1 and HTTP/2, with the default timeouts. The first bytes of a connection tell which protocol it uses.
     pub fn new() -> Http {
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        // `RequestTimer` has the timeout.
+        // `RequestTimer` enforces this timeout instead of hyper.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(None);
         builder.http2().timer(TokioTimer::new());
         Http::with(Protocols::Both(builder))
@@ -131,7 +131,7 @@ impl Http {
     /// Serves HTTP/1 only, with the default timeouts.
     pub fn http1() -> Http {
         let mut builder = http1::Builder::new();
-        // `RequestTimer` has the timeout.
+        // `RequestTimer` enforces this timeout instead of hyper.
         builder.timer(TokioTimer::new()).header_read_timeout(None);
         Http::with(Protocols::Http1(builder))
     }
@@ -154,10 +154,10 @@ impl Http {
         self
     }
 
-    /// Sets how long a connection may be idle after a request, up to a quarter longer. Then an HTTP/1 connection is closed, and
-    /// an HTTP/2 client gets GOAWAY: it connects again for its next request. A connection is not idle while a request or its
-    /// response is under way. The default is 75 seconds, like that of nginx's `keepalive_timeout`. Zero closes each HTTP/1
-    /// connection with its first response.
+    /// Sets how long a connection may be idle after a request. After this time, or up to a quarter more, an HTTP/1
+    /// connection is closed, and an HTTP/2 client gets GOAWAY: it connects again for its next request. A connection is not
+    /// idle while a request or its response is under way. The default is 75 seconds, like that of nginx's
+    /// `keepalive_timeout`. Zero closes each HTTP/1 connection with its first response.
     ///
     /// (hyper's option of this name, for HTTP/2, is the time in which a client must answer a ping.)
     ///
@@ -177,7 +177,8 @@ impl Http {
     }
 
     /// Adds the client's address to each request's extensions: a [`Peer`]; with the feature `axum` a `ConnectInfo<Peer>`, and
-    /// a `ConnectInfo<SocketAddr>` if the client came over TCP. Requests of [`serve_connection`](Http::serve_connection) get none.
+    /// a `ConnectInfo<SocketAddr>` if the client came over TCP. Requests of [`serve_connection`](Http::serve_connection) get
+    /// no address.
     pub fn connect_info(mut self) -> Http {
         self.adds_peer = true;
         self
@@ -199,13 +200,13 @@ impl Http {
         self
     }
 
-    /// Serves all listeners of the worker until it has to end, and then what it has accepted, as the
+    /// Serves all listeners of the worker until it has to end. Then finishes the connections that it has accepted, as the
     /// [module](self) describes.
     ///
     /// # Errors
     ///
-    /// [`CutOff`] if connections were still open at the shutdown timeout. They are closed, except those that were upgraded and
-    /// those that the application counts itself, which end with the process.
+    /// [`CutOff`] if connections were still open at the shutdown timeout. They are closed. Upgraded connections, and
+    /// connections that the application counts itself, end with the process instead.
     ///
     /// # Cancel safety
     ///
@@ -300,7 +301,7 @@ where
     }
 }
 
-/// Connections were still open at the shutdown timeout.
+/// The error that connections were still open at the shutdown timeout.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct CutOff {

@@ -63,7 +63,7 @@ impl Request {
 }
 
 impl Service {
-    /// Ends the operations that `ends` has a result for.
+    /// Ends the operations for which `ends` returns a result.
     fn finish(&mut self, ends: impl Fn(&What) -> Option<Result<String, String>>) {
         let mut said = Vec::new();
         self.operations.retain(|operation| {

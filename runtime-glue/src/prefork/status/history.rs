@@ -13,7 +13,7 @@ pub(super) const PERIOD: Duration = Duration::from_secs(1);
 /// How many notes are kept: five minutes.
 const NOTES: usize = 300;
 
-/// A period of about a second.
+/// The request rate and the latencies of a period of about a second.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Note {
     /// How long ago the period ended, in seconds.

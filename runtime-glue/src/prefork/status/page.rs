@@ -6,7 +6,7 @@ use super::history::Note;
 use super::plot::{Line, plot};
 use super::snapshot::{Latency, RestartState, Snapshot, WorkerState};
 
-/// Allows only what the page itself contains, and requests to the same server.
+/// Allows only the styles and scripts inside the page, and requests to the same server.
 pub(super) const CONTENT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'";
 

@@ -102,7 +102,8 @@ pub(in crate::prefork) enum ServiceEvent {
 }
 
 impl Service {
-    /// Opens the listeners. If `has_predecessor`, the program that this one replaces has them until [`begin`](Service::begin).
+    /// Opens the listeners, unless `has_predecessor`: the program that this one replaces then keeps the addresses until
+    /// [`begin`](Service::begin).
     pub(in crate::prefork) fn new(options: StatusOptions, has_predecessor: bool) -> Result<Service, PreforkError> {
         let is_due = options.is_shown() && !has_predecessor;
         let state = if is_due { State::Due(Instant::now()) } else { State::None };
@@ -322,7 +323,7 @@ impl Service {
         if tokio::time::timeout(grace, child.wait()).await.is_ok() {
             return;
         }
-        // If it cannot be killed, it has ended.
+        // If the call fails, the process has ended.
         let _ = child.kill();
         let _ = child.wait().await;
     }

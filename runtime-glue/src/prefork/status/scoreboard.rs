@@ -1,4 +1,4 @@
-//! The scoreboard: what the service worker shows, in memory that all processes of the server share.
+//! The scoreboard: the state that the service worker shows, in memory that all processes of the server share.
 //!
 //! It has three parts, each with one kind of writer:
 //!
@@ -11,8 +11,8 @@
 //! The states, heartbeats and request counts of workers are in [`Slots`].
 //!
 //! Every field is one atomic word, and no process waits for another: a worker that is killed in the middle of a request leaves
-//! a count that is one off, and nothing else. When a worker ends, the supervisor moves its counts to the totals. Readers see
-//! that by a sequence number, and read again, so that no count is missing or counted twice.
+//! a count that is one off, and nothing else. When a worker ends, the supervisor moves its counts to the totals. Readers
+//! notice the move by a sequence number, and read again, so that no count is missing or counted twice.
 
 use std::io;
 use std::process::ExitStatus;
@@ -122,7 +122,8 @@ impl Scoreboard {
 
     /// Begins a request of this worker. `number` requests have begun before it.
     pub(in crate::prefork) fn begin(&self, number: u64) -> Started {
-        // A multiplicative hash chooses the requests, because they may come in a pattern: the first one, then one of sixteen.
+        // A multiplicative hash chooses the requests, because they may come in a pattern. It chooses the first one, then
+        // about one of sixteen.
         let is_timed = self.0.is_some() && number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - TIMED) == 0;
         is_timed.then(Instant::now)
     }
@@ -326,8 +327,8 @@ impl Words {
         sequence.fetch_add(1, Ordering::Release);
     }
 
-    /// Reads without a change in between. If the supervisor was killed in the middle of a change, or makes changes all the
-    /// time, the result of the last attempt may be inconsistent.
+    /// Calls `read` until no change has come in between. If the supervisor was killed in the middle of a change, or makes
+    /// changes all the time, the result of the last attempt may be inconsistent.
     fn read<T>(&self, read: impl Fn() -> T) -> T {
         const ATTEMPTS: usize = 100;
         for _ in 0..ATTEMPTS {

@@ -22,7 +22,7 @@ use crate::{Child, Fork, ForkError};
 pub(super) struct Generation {
     pub(super) number: u64,
     pub(super) template: TemplateState,
-    /// How many places may have workers of this generation: its template has queues for no more.
+    /// How many places this generation may use. Its template has no queues for more.
     pub(super) places: usize,
     /// How many times in a row its template failed.
     pub(super) failures: u32,
@@ -67,7 +67,7 @@ impl Generation {
         }
     }
 
-    /// Whether the supervisor or an idle template forks the next worker, or will when a fork ends.
+    /// Whether the supervisor or the template can fork the next worker, now or after the current fork.
     pub(super) fn can_fork(&self) -> bool {
         !matches!(self.template, TemplateState::Due(_) | TemplateState::Loading { .. })
     }
@@ -268,7 +268,7 @@ impl Supervisor {
         }
     }
 
-    /// Handles a fork that a template refused. During a reload, a refusal of the old template must neither end nor delay the
+    /// Handles a fork that a template refused. During a reload, a refusal by the old template must neither end nor delay the
     /// reload.
     fn request_refused(&mut self, index: usize, generation: u64, error: ForkError) -> Option<End> {
         if self.reload.is_none() || generation != self.current.number {

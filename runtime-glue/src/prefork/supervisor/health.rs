@@ -59,7 +59,7 @@ impl Supervisor {
         }
     }
 
-    /// Returns the next time at which something is due, after the last [`check`](Supervisor::check). Work that is due already
+    /// Returns the next time at which work is due, after the last [`check`](Supervisor::check). Work that is due already
     /// waits for another event.
     pub(super) fn next_time(&self) -> Option<Instant> {
         let now = self.checks.now;

@@ -67,7 +67,7 @@ pub(super) enum Outcome {
     Service(ServiceProcess),
 }
 
-/// Returns the wait status for a process whose real one is unknown: exit code 255.
+/// Returns the wait status for a process whose real status is unknown: exit code 255.
 pub(super) fn unknown_status() -> ExitStatus {
     ExitStatus::from_raw(255 << 8)
 }
@@ -79,7 +79,7 @@ pub(super) struct Supervisor {
     is_per_cpu: bool,
     signals: Signals,
     pub(super) workers: Vec<WorkerProcess>,
-    /// One per worker index.
+    /// The place of each worker index.
     places: Vec<Place>,
     /// How many workers there should be.
     wanted: usize,
@@ -90,11 +90,12 @@ pub(super) struct Supervisor {
     generations: u64,
     reload: Option<Reload>,
     reload_is_queued: bool,
-    /// The slot of the worker that is being replaced because it asked for it or has reached a limit.
+    /// The slot of the worker that is being replaced because it asked to be, or has reached a limit.
     renewal: Option<usize>,
     /// Processes that have been killed because the server no longer needs them, mostly templates.
     dismissed: Vec<Dismissed>,
-    /// Slots of workers that a template may still have been forking when it ended, and until when they are not used again.
+    /// Slots of workers that a template may have been forking when it ended, each with the time until which it is not used
+    /// again.
     quarantined: Vec<(usize, Instant)>,
     /// The handles of workers that have ended since the last fork, if forks are prepared in advance: dropping one would discard
     /// the preparation.
@@ -250,7 +251,7 @@ impl Supervisor {
             return;
         }
         if let Err(error) = crate::fork::prepare_ahead() {
-            // If it matters, the fork will fail with the same error.
+            // If the cause of the error lasts, the fork will fail with the same error.
             tracing::debug!(%error, "cannot prepare the next fork in advance");
         }
     }

@@ -15,7 +15,8 @@ use crate::prefork::slots::{EMPTIES_OWN_QUEUE, ServerPhase};
 use crate::prefork::upgrade::{Successors, Upgrade};
 use crate::prefork::{PreforkError, Stopped};
 
-/// How long after the shutdown timeout the supervisor waits before it kills: a worker that stops at the limit needs a moment.
+/// How long after the shutdown timeout the supervisor waits before it kills the workers: a worker that stops at the limit
+/// needs a moment.
 pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
 
 /// How soon after the first signal to stop a second one counts as the same request: `timeout(1)` sends two, and Ctrl-C may come
@@ -100,8 +101,8 @@ impl Supervisor {
         self.show_ownership();
     }
 
-    /// Stops new connections, if no process outside the server has the listeners, and lets the workers empty the queues. If the
-    /// program that this one should replace still serves, leaves the queues to it.
+    /// Stops new connections, if no process outside the server has the listeners, and lets the workers empty the queues. If
+    /// this program has not replaced its predecessor yet, leaves the queues to the predecessor.
     fn stop_accepting(&mut self) {
         if self.predecessor.is_some() {
             return self.hand_over();
@@ -113,8 +114,8 @@ impl Supervisor {
         self.queues.close();
     }
 
-    /// Leaves one queue per address to the other program. If workers have queues of their own, the workers that have the other
-    /// queues empty them.
+    /// Leaves one queue per address to the other program. If each worker has its own queue, all workers but the first empty
+    /// theirs.
     fn hand_over(&mut self) {
         self.common.slots.set_phase(ServerPhase::HandedOver);
         if self.queues.has_own_queues() {
@@ -150,7 +151,8 @@ impl Supervisor {
                     self.check_quarantine(Instant::now());
                 }
                 (command, signal) = signals.command() => {
-                    // The successor gets its first signal to stop, and these workers already drain.
+                    // If there is a successor, a signal to stop is the first one for it: this program's workers already
+                    // drain.
                     let is_first = successors.is_some();
                     if let Some(successors) = &mut successors {
                         successors.pass_on(command);
@@ -180,8 +182,8 @@ impl Supervisor {
         ended
     }
 
-    /// Waits for the end of the new program, and of those that replace it. A container ends with its process 1, so this process
-    /// stays.
+    /// Waits for the end of the new program, and of the programs that replace it. A container ends with its process 1, so
+    /// this process stays.
     async fn wait_for_successors(&mut self, mut successors: Successors) -> ExitStatus {
         const PERIOD: Duration = Duration::from_secs(2);
         tracing::info!("staying as process 1 for the new program");

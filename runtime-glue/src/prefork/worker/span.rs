@@ -1,4 +1,4 @@
-//! The span that the events of a worker are in.
+//! The `tracing` span of a worker's events.
 //!
 //! The thread of a worker's runtime is inside the span, and so are all tasks on it: those that the supervisor spawned before
 //! the fork, and those that the application spawns without a span. If forkio builds the runtime, its other threads enter the

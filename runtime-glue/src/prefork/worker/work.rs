@@ -1,4 +1,4 @@
-//! What a child does as a worker, from its assignment to its exit.
+//! Runs a child as a worker, from its assignment to its exit.
 
 use std::future::Future;
 use std::io;
@@ -74,8 +74,8 @@ pub(in crate::prefork) struct Assignment {
 }
 
 impl Assignment {
-    /// Reduces the privileges of this thread, and so of the threads that it starts. The worker has no other thread yet. Some of
-    /// the changes concern one thread (`PR_SET_NO_NEW_PRIVS`, sched_setaffinity(2), a seccomp filter).
+    /// Reduces the privileges of this thread, and so of the threads that it starts. The worker has no other thread yet. Some
+    /// of the changes affect only one thread (`PR_SET_NO_NEW_PRIVS`, sched_setaffinity(2), a seccomp filter).
     fn reduce_privileges(&self) {
         let privileges = &self.settings.privileges;
         let is_forked_by_template = self.between.is_some();

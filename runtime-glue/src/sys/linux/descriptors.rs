@@ -53,7 +53,7 @@ pub(crate) fn describe(fd: RawFd) -> Option<Descriptor> {
     }
 }
 
-/// Finds the object of a descriptor that its source kind does not identify.
+/// Finds the object of a descriptor whose source kind does not identify the object.
 fn examine(fd: RawFd, name: &str, info: &str, flags: OFlags) -> Option<SharedObject> {
     /// The major number of /dev/null, zero, full, random and urandom (Documentation/admin-guide/devices.txt).
     const MEMORY_DEVICES: u32 = 1;

@@ -30,7 +30,7 @@ fn keep() -> io::Result<HashSet<usize>> {
 }
 
 /// Keeps the memory of the threads that were running in the parent at the fork, once per process. Call it before the
-/// child starts threads. It starts none itself if the parent has called [`prepare_to_keep_stacks`].
+/// child starts threads. The function starts no thread itself if the parent has called [`prepare_to_keep_stacks`].
 pub(crate) fn keep_inherited_stacks() -> io::Result<()> {
     match KEPT.get_or_try_make(sys::process_key, keep) {
         Ok(_) => Ok(()),
@@ -49,7 +49,7 @@ pub(crate) fn may_inherit_stacks() -> bool {
 pub(crate) fn keep_stacks_at_forks() -> io::Result<()> {
     extern "C" fn in_child() {
         if may_inherit_stacks() {
-            // `ProcessRuntime` tries again after an error, and returns it.
+            // After an error, `ProcessRuntime` tries again, and returns its own error.
             let _ = keep_inherited_stacks();
         }
     }
@@ -100,7 +100,7 @@ pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
                 let error = "glibc reuses stacks that are marked as in use";
                 return Err(io::Error::new(io::ErrorKind::Unsupported, error));
             }
-            // Neither join nor detach it, so that it occupies the stack.
+            // Neither join nor detach the thread, so that it occupies the stack.
             std::mem::forget(thread);
         }
     }

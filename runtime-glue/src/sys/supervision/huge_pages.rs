@@ -27,7 +27,8 @@ fn collapse_mappings() -> io::Result<usize> {
         if start >= end {
             continue;
         }
-        // SAFETY: both calls change how memory is backed, not what is in it. A mapping that is gone meanwhile gives an error.
+        // SAFETY: both calls change how memory is backed, not its contents. A mapping that was unmapped meanwhile gives an
+        // error.
         let result = unsafe {
             libc::madvise(start as *mut _, end - start, libc::MADV_HUGEPAGE);
             libc::madvise(start as *mut _, end - start, MADV_COLLAPSE)

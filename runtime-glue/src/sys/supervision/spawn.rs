@@ -1,4 +1,4 @@
-//! Starting another program with descriptors of this one.
+//! Starts another program with descriptors of this process.
 
 use std::ffi::{CString, OsString};
 use std::io;
@@ -74,8 +74,8 @@ pub(crate) fn spawn_with_descriptors(
     Ok(child.id())
 }
 
-/// Takes over the socket that an environment variable names, and removes the variable. Returns `None` if this process was not
-/// started with it: the variable may be left from another process.
+/// Takes over the socket that an environment variable names, and removes the variable. Returns `None` if this process was
+/// not started with that socket: the variable may be left from another process.
 pub(crate) fn take_socket(number: RawFd, variable: &str) -> Option<std::os::unix::net::UnixStream> {
     // SAFETY: this is called once per variable, by a supervisor, which has one thread; the descriptor was made for this process.
     let fd = unsafe {

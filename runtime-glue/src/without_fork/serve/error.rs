@@ -20,7 +20,7 @@ pub enum ServeError {
         /// The error of the system.
         source: io::Error,
     },
-    /// The server was started inside a runtime. It has one of its own.
+    /// The server was started inside a runtime, but builds its own.
     InsideRuntime,
     /// The runtime could not be built.
     Runtime(io::Error),
@@ -49,8 +49,8 @@ impl fmt::Display for ServeError {
                 write!(f, "cannot listen on {address}: {source}; choose another address")
             }
             ServeError::InsideRuntime => f.write_str(
-                "cannot start the server inside a tokio runtime, because it has one of its own: start it in a `main` without \
-                 `#[tokio::main]`",
+                "cannot start the server inside a tokio runtime, because the server builds its own: start it in a `main` \
+                 without `#[tokio::main]`",
             ),
             ServeError::Runtime(error) => write!(f, "cannot build the runtime: {error}"),
             ServeError::Application(error) => write!(f, "cannot load the application or make its service: {error}"),

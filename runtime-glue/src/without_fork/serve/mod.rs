@@ -24,7 +24,7 @@ pub use self::service::{HttpService, Hyper, Tower};
 ///
 /// # Platforms
 ///
-/// On systems with `fork(2)`, worker processes serve.
+/// On systems with `fork(2)`, worker processes answer the requests.
 pub fn serve<S, Kind>(address: impl ToString, service: S) -> ExitCode
 where
     S: HttpService<Kind> + Send + 'static,

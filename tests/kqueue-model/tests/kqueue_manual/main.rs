@@ -1,14 +1,14 @@
 //! Checks the assumptions of the kqueue backend: on Linux against each kernel of the model, on other systems against the
 //! kernel. The program forks, so it runs without the test harness.
 //!
-//! The sentences are from FreeBSD's manual of July 27, 2026 (`lib/libsys/kqueue.2` at commit 0e3a044e4c4b). The manual
-//! does not say what is in parentheses. The section `15.1` has answers of FreeBSD 15.1-RELEASE-p1, which has more rules
-//! than its manual.
+//! The sentences are from FreeBSD's manual of July 27, 2026 (`lib/libsys/kqueue.2` at commit 0e3a044e4c4b). Words in
+//! parentheses are not from the manual. The section `15.1` has answers of FreeBSD 15.1-RELEASE-p1, which has more rules than
+//! its manual.
 //!
 //! The exit status is 0 if the kernel fulfils every sentence about the features that it has.
 
 mod forks;
-#[allow(dead_code, unused_imports, reason = "the backend uses more of it, and some of it on some systems only")]
+#[allow(dead_code, unused_imports, reason = "the backend uses more of this module, partly on some systems only")]
 #[path = "../../../../reactor/src/sys/kqueue/kernel.rs"]
 mod kernel;
 mod nested;

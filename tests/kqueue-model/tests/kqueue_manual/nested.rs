@@ -34,14 +34,14 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         let is_told = || outer.wait().len() == 1 && inner.wait().len() == 1;
         Some(in_both(|| b.write_all(b"x").expect("writing"), is_told) && is_told())
     }),
-    ("15.1", "the copied event does not report what only the child's inner queue has", || {
+    ("15.1", "the copied event does not report an event that only the child's inner queue has", || {
         let (outer, inner) = nested()?;
         Some(in_child(|| {
             inner.add_and_trigger();
             outer.poll().is_empty() && inner.poll().len() == 1
         }))
     }),
-    ("15.1", "the copied event reports what only the parent's inner queue has", || {
+    ("15.1", "the copied event reports an event that only the parent's inner queue has", || {
         let (outer, inner) = nested()?;
         let is_told = in_both(|| inner.add_and_trigger(), || outer.wait().len() == 1 && inner.poll().is_empty());
         Some(is_told && inner.poll().len() == 1)

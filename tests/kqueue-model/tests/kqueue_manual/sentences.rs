@@ -163,7 +163,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         std::thread::sleep(Duration::from_millis(30));
         Some(queue.wait().first().map(|event| event.data)? > 1)
     }),
-    ("EVFILT_TIMER", "The timer will be periodic unless EV_ONESHOT ... is specified (deleting forgets)", || {
+    ("EVFILT_TIMER", "The timer will be periodic unless EV_ONESHOT ... is specified (deleting drops events)", || {
         let queue = Kqueue::new();
         queue.change(timer(EV_ADD | EV_ONESHOT, 1_000_000));
         let once = queue.wait().len();

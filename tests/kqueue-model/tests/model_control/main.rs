@@ -1,14 +1,14 @@
-//! Checks the control of the model by tests, and those answers of its kernels that were not compared with a real one.
+//! Checks the control of the model by tests, and those answers of its kernels that were not compared with a real kernel.
 //! The program forks, so it runs without the test harness. It starts itself once for each kernel.
 
 #[cfg(target_os = "linux")]
 mod cases;
 #[cfg(target_os = "linux")]
-#[allow(dead_code, unused_imports, reason = "the backend uses more of it")]
+#[allow(dead_code, unused_imports, reason = "the backend uses more of this module")]
 #[path = "../../../../reactor/src/sys/kqueue/kernel.rs"]
 mod kernel;
 #[cfg(target_os = "linux")]
-#[allow(dead_code, reason = "the other program uses more of it")]
+#[allow(dead_code, reason = "the other program uses more of this module")]
 #[path = "../kqueue_manual/tools.rs"]
 mod tools;
 

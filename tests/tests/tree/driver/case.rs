@@ -1,4 +1,4 @@
-//! The case that a driver runs.
+//! Carries out the operations of a case, and checks their results.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -13,7 +13,7 @@ use crate::model::file::{File, FileKind};
 use crate::model::{Expected, Holder, Model, Pid, Slot, SlotId};
 use crate::operation::{Act, Operation};
 
-/// The case that a driver runs.
+/// The case that a driver runs: its model, its processes and their peers.
 pub(super) struct Case<'a> {
     pub(super) driver: &'a mut Driver,
     pub(super) model: Model,
@@ -22,9 +22,9 @@ pub(super) struct Case<'a> {
     pub(super) outside: Vec<Outside>,
     /// The connections whose end the driver has seen.
     pub(super) ended: BTreeSet<usize>,
-    /// Whether a process must have prepared its next fork, or must not have prepared it, if that is known.
+    /// By process, whether its next fork must be prepared in advance. A process is missing if that is not known.
     pub(super) ahead: BTreeMap<Pid, bool>,
-    /// The processes that may have something prepared: an operation that would discard a preparation may have failed.
+    /// The processes that may have prepared their next fork: an operation that would discard a preparation may have failed.
     pub(super) prepared: BTreeSet<Pid>,
     /// The processes that have children of unplanned forks only.
     pub(super) unaware: BTreeSet<Pid>,
@@ -68,7 +68,7 @@ impl Case<'_> {
                 None => Ok(()),
             },
             Act::Duplicate { source, of_pair } => {
-                // A fork does not know what happens to a timer through a duplicate of its descriptor.
+                // A fork does not notice that a timer is used through a duplicate of its descriptor.
                 let is_fit = |slot: Slot, file: &File| !slot.is_timer() && (!of_pair || file.is_stream_end());
                 let slot = self.choose_source(pid, *source, is_fit);
                 let Some(slot) = slot.filter(|_| self.has_room(pid)) else { return Ok(()) };
@@ -257,7 +257,7 @@ impl Case<'_> {
         }
     }
 
-    /// Makes something happen to each source, so that a registration which does not give events is found.
+    /// Causes an event of each source, so that a registration that gives no events is found.
     pub(super) fn stir_all(&mut self) -> Outcome {
         let slots: Vec<(Pid, SlotId)> = self
             .model
@@ -278,7 +278,7 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// Polls and checks everything, ends all processes but the root, and checks what is left.
+    /// Polls and checks everything, ends all processes but the root, and checks the state of the root.
     pub(super) fn end(&mut self) -> Outcome {
         let pids: Vec<Pid> = self.model.processes.keys().copied().collect();
         for pid in &pids {

@@ -228,7 +228,7 @@ impl Driver {
         if status.success() { Ok(()) } else { Err(format!("the root: {status}\n{output}")) }
     }
 
-    /// Kills all processes. Returns what they have written to their standard errors.
+    /// Kills all processes. Returns their standard error.
     pub(crate) fn kill(self) -> String {
         for pid in self.children {
             // SAFETY: no memory is involved. The root has not waited for the child, so the id is still the child's.
@@ -258,7 +258,7 @@ fn hello(control: &UnixListener) -> Outcome<(usize, Link)> {
     }
 }
 
-/// Makes the root drop everything. Returns what it still has.
+/// Makes the root drop everything. Returns the state of the root afterwards.
 fn reset(root: &mut Link) -> Outcome<Baseline> {
     match root.ask(&Command::Reset)? {
         Reply::Baseline(baseline) => Ok(baseline),

@@ -251,10 +251,10 @@ impl Case<'_> {
         let expected = self.model.fork(pid, child);
         let has_no_stale_registration = before.process(pid).has_no_stale_registration();
         let is_ahead = self.ahead.get(&pid) == Some(&true);
-        // An unplanned fork is not refused: its child would be without selectors, which the model does not describe.
-        // And a child that reconciles late has the descriptors of its parent's preparation.
+        // Only a planned fork can be refused. The child of an unplanned one would be without selectors, which the model does
+        // not describe. And a child that reconciles late has the descriptors of its parent's preparation.
         let may_be_unplanned = self.driver.kind == Root::Handlers || !self.prepared.contains(&pid);
-        // Such a child does not ask the kernel about bare descriptors either.
+        // The child of an unplanned fork does not ask the kernel about bare descriptors either.
         let unplanned = unplanned && may_be_unplanned && has_no_stale_registration && expected == Fork::Made;
         if !unplanned {
             self.driver.prepared_forks += usize::from(is_ahead);

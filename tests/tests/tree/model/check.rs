@@ -1,4 +1,4 @@
-//! Checks of what a process sees.
+//! Checks the events and the registrations that a process sees.
 
 use std::collections::BTreeSet;
 

@@ -79,7 +79,7 @@ impl Model {
                     ends.push((number, first + offset));
                 }
             }
-            // This also holds for a duplicate that must be renewed.
+            // A duplicate that must be renewed also gets the fresh end.
             ends.push((*fd, fresh[&entry.file]));
         }
         fds.extend(ends);

@@ -1,11 +1,10 @@
 //! The events and results that a tree of processes must see, by the documented semantics alone: no system call, no
 //! reactor.
 //!
-//! The model knows the open files, the file that each descriptor of each process refers to, and for each selector what
-//! its table says and what its kernel queue watches. An event *must* come with the next poll if something has happened
-//! to a source since its last event, and the source is ready. An event *may* come if anything has changed at a ready
-//! source: epoll then reports it again. No other event may come. The readiness of an event must be exactly that of the
-//! file.
+//! The model knows the open files, the file that each descriptor of each process refers to, and for each selector its table
+//! and the registrations in its kernel queue. An event *must* come with the next poll if something has happened to a source
+//! since its last event, and the source is ready. An event *may* come if anything has changed at a ready source: epoll then
+//! reports it again. No other event may come. The readiness of an event must be exactly that of the file.
 
 pub(crate) mod check;
 pub(crate) mod file;

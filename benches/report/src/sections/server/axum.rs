@@ -62,7 +62,7 @@ pub(super) fn measure(plan: &Plan, data: &mut Data) -> Measured {
 pub(super) fn table() -> Table {
     Table {
         title: "An axum application: `forkio::serve` against `axum::serve` in one process per CPU",
-        text: "One `Router` with one route, the same load, the same CPUs. Two workers have two processes as their peer, which \
+        text: "One `Router` with one route, the same load, the same CPUs. Two workers are compared with two processes that \
                listen with SO_REUSEPORT. Both servers speak HTTP/1 and HTTP/2, by the same builder of hyper-util. \
                `forkio::serve` does more: it has a timeout for the head of a request, counts requests and connections, and \
                drains when it stops. In this benchmark, `axum::serve` does none of that. Its connections get TCP_NODELAY by \

@@ -89,7 +89,7 @@ fn use_python_forever(tasks: usize) -> PyResult<()> {
     Ok(())
 }
 
-/// Blocks a thread of the runtime for a time. It uses no Python.
+/// Blocks a thread of the runtime for a time. That thread uses no Python.
 #[pyfunction]
 fn block_a_thread(seconds: f64) -> PyResult<()> {
     forkio_pyo3::handle()?.spawn_blocking(move || std::thread::sleep(Duration::from_secs_f64(seconds)));
