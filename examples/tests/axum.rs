@@ -44,10 +44,13 @@ fn response(mut stream: TcpStream) -> String {
     response
 }
 
-fn start(arguments: &[&str]) -> (Server, String) {
+fn program() -> Command {
     let test = std::env::current_exe().expect("the path of this test");
-    let program = test.ancestors().nth(2).expect("target/PROFILE").join("examples/axum");
-    let mut command = Command::new(&program);
+    Command::new(test.ancestors().nth(2).expect("target/PROFILE").join("examples/axum"))
+}
+
+fn start(arguments: &[&str]) -> (Server, String) {
+    let mut command = program();
     // A slow machine must not cut off draining connections.
     if !arguments.contains(&"--shutdown-timeout") {
         command.args(["--shutdown-timeout", "60"]);
@@ -127,6 +130,14 @@ fn requests_beyond_the_shutdown_timeout_are_cut_off() {
         }
     }
     panic!("the worker was killed each time");
+}
+
+/// The help has no documentation of `ServerOptions` for programmers.
+#[test]
+fn help_begins_with_the_usage() {
+    let output = program().arg("--help").output().expect("running the program");
+    let help = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success() && help.starts_with("Usage: axum") && help.contains("--workers"), "{help}");
 }
 
 fn children(pid: Pid) -> Vec<Pid> {

@@ -49,7 +49,8 @@ const MAX_SECONDS: f64 = 86_400.0;
 /// # }
 /// ```
 #[derive(Clone, Debug, Default, clap::Args)]
-#[command(next_help_heading = "Server")]
+// Without the `None`s, the help of a program begins with the text above, unless the program's options have one of their own.
+#[command(next_help_heading = "Server", about = None, long_about = None)]
 #[non_exhaustive]
 pub struct ServerOptions {
     /// Address to listen on: an IP address or host name with a port, or unix: and a path. Give it again for more listeners
