@@ -65,6 +65,12 @@ impl fmt::Display for ForkError {
             ForkError::Threads(threads) => {
                 write!(f, "cannot fork while the process has other threads: ")?;
                 list(f, threads)?;
+                if threads.iter().any(is_main) {
+                    return f.write_str(
+                        "; the main thread is one of them: fork on the main thread while it is the only one, or use \
+                         `fork_with_threads`",
+                    );
+                }
                 write!(
                     f,
                     "; start them in the child instead, such as in a worker, or end them first (for tokio's blocking pool: a \
@@ -80,8 +86,9 @@ impl fmt::Display for ForkError {
                 }
                 write!(
                     f,
-                    "; fork from a current-thread runtime (`Builder::new_current_thread`), or hold the runtime in a \
-                     `ProcessRuntime`, which builds one in the child, and fork with `fork_with_threads`"
+                    "; fork from a current-thread runtime (`#[tokio::main(flavor = \"current_thread\")]` or \
+                     `Builder::new_current_thread`), or hold the runtime in a `ProcessRuntime`, which builds one in the \
+                     child, and fork with `fork_with_threads`"
                 )
             }
             ForkError::ParkingLot(error) => write!(
@@ -128,6 +135,11 @@ impl fmt::Display for ForkError {
             }
         }
     }
+}
+
+/// Whether this is the thread that `main` runs on. Linux gives it the id of the process.
+fn is_main(thread: &Thread) -> bool {
+    cfg!(target_os = "linux") && thread.id == u64::from(std::process::id())
 }
 
 fn list(f: &mut fmt::Formatter<'_>, threads: &[Thread]) -> fmt::Result {

@@ -118,6 +118,11 @@ impl fmt::Display for PreforkError {
                 write!(f, "cannot serve the status page or the control socket at {address}: {error}")
             }
             PreforkError::PidFile(path, error) => write!(f, "cannot write the pid file {}: {error}", path.display()),
+            PreforkError::Fork(ForkError::MultiThreadRuntime(_)) => f.write_str(
+                "cannot fork workers from a multi-threaded runtime; run the supervisor in a current-thread runtime \
+                 (`#[tokio::main(flavor = \"current_thread\")]`), and build runtimes with threads in the workers \
+                 (`Prefork::run_on`)",
+            ),
             PreforkError::Fork(error) => write!(f, "cannot fork a worker: {error}"),
             PreforkError::Load(error) => write!(f, "cannot load the application: {error}"),
             PreforkError::CrashLoop { worker, ends, status } => {

@@ -46,6 +46,14 @@ scenarios!(
         assert!(matches!(error, PreforkError::NoWorkers), "{error:?}");
     }
 
+    /// A server in a multi-threaded runtime is refused, with an error that says which runtime each process should have.
+    fn multi_thread_runtime() {
+        let error = multi_thread().unwrap().block_on(Prefork::new().workers(1).run(async |_| ())).unwrap_err();
+        assert!(matches!(error, PreforkError::Fork(ForkError::MultiThreadRuntime(_))), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("flavor = \"current_thread\"") && text.contains("`Prefork::run_on`"), "{text}");
+    }
+
     /// Dropping the future of the server ends the workers. A worker does not run the code after that future.
     async fn dropped_future() {
         let turn = Turn::new();

@@ -51,6 +51,19 @@ scenarios!(
         reap(child).await;
     }
 
+    /// A fork on another thread than the main one returns an error that says where to fork.
+    #[cfg(target_os = "linux")]
+    fn not_the_main_thread() {
+        let attempt = || {
+            current_thread()
+                .block_on(ForkOptions::new().wait_for_threads(Duration::ZERO).fork())
+                .unwrap_err()
+                .to_string()
+        };
+        let text = std::thread::spawn(attempt).join().unwrap();
+        assert!(text.contains("fork on the main thread"), "{text}");
+    }
+
     /// A fork in a multi-threaded runtime returns an error that says what to use instead.
     fn multi_thread_runtime() {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -58,7 +71,7 @@ scenarios!(
             tokio::spawn(async {}).await.unwrap();
             let error = refused(forkio::fork).await;
             let text = error.to_string();
-            assert!(text.contains("new_current_thread"), "{text}");
+            assert!(text.contains("new_current_thread") && text.contains("flavor = \"current_thread\""), "{text}");
             match error {
                 ForkError::MultiThreadRuntime(threads) => {
                     assert!(threads.iter().any(|thread| thread.name == "tokio-rt-worker"), "{threads:?}");
