@@ -76,7 +76,16 @@ pub fn set_policy(io: &impl AsFd, policy: ForkPolicy) -> io::Result<()> {
         let text = format!("{RENEWABLE}: give descriptor {fd} another policy");
         return Err(io::Error::new(io::ErrorKind::Unsupported, text));
     }
-    or_adopt(|| reactor::set_policy(&fd, policy))
+    or_adopt(|| reactor::set_policy(&fd, policy)).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            let text = format!(
+                "descriptor {fd} is not registered with a runtime: use tokio's type for the object, or an `AsyncFd`, and call \
+                 this inside the runtime"
+            );
+            io::Error::new(io::ErrorKind::NotFound, text)
+        }
+        _ => error,
+    })
 }
 
 /// Changes a registration. If no selector has it, the current runtime may run on upstream mio: adopts it, and tries again.
@@ -107,6 +116,7 @@ fn or_adopt(change: impl Fn() -> io::Result<()>) -> io::Result<()> {
 ///
 /// assert_eq!(forkio::set_default_policy(SourceKind::Datagram, ForkPolicy::NoFork), ForkPolicy::Inherit);
 /// ```
+#[track_caller]
 pub fn set_default_policy(kind: SourceKind, policy: ForkPolicy) -> ForkPolicy {
     let can_renew = matches!(kind, SourceKind::Waker | SourceKind::Timer);
     assert!(policy != ForkPolicy::Renew || can_renew, "{RENEWABLE}: give {kind:?} another default policy");

@@ -79,6 +79,7 @@ scenarios!(
         let unregistered = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let error = forkio::set_policy(&unregistered, ForkPolicy::Renew).unwrap_err();
         check_eq("not registered", error.kind(), std::io::ErrorKind::NotFound);
+        assert!(error.to_string().contains("AsyncFd"), "{error}");
 
         let (pair, _end) = UnixStream::pair().unwrap();
         forkio::set_policy(&pair, ForkPolicy::Renew).unwrap();
@@ -88,12 +89,18 @@ scenarios!(
 
     /// A default policy that could never be carried out is refused with a panic, and nothing changes.
     fn renew_refused_as_a_default() {
+        // The panic names the line of the caller.
+        let (location, panicked) = std::sync::mpsc::channel();
+        std::panic::set_hook(Box::new(move |panic| {
+            location.send(panic.location().unwrap().file().to_owned()).unwrap()
+        }));
         for kind in
             [SourceKind::Listener, SourceKind::Datagram, SourceKind::Stream, SourceKind::Pair, SourceKind::Other]
         {
             let before = default_policy(kind);
             std::panic::catch_unwind(|| forkio::set_default_policy(kind, ForkPolicy::Renew)).unwrap_err();
             check_eq("the default", default_policy(kind), before);
+            check_eq("the file", panicked.recv().unwrap().as_str(), file!());
         }
         check_eq("timers", forkio::set_default_policy(SourceKind::Timer, ForkPolicy::Renew), ForkPolicy::Renew);
     }
