@@ -83,7 +83,7 @@ impl Setup {
         if self.takes_inherited {
             listeners.extend(inherited.take_all());
         } else if !inherited.is_empty() {
-            tracing::warn!("closing the inherited listeners whose addresses are not bound");
+            tracing::warn!(?inherited, "closing inherited listeners: bind their addresses, or call `Server::systemd`");
         }
         match listeners.is_empty() {
             true => Err(ServeError::NoListener),
