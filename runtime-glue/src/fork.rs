@@ -26,7 +26,8 @@ pub enum Fork {
 /// Forks the process, inside a task of a current-thread tokio runtime. Returns in both processes, and both continue the
 /// runtime.
 ///
-/// It does the same as `ForkOptions::new().fork()`.
+/// If the process has other threads, it waits up to 12 seconds for them to end. An idle thread of `spawn_blocking` or
+/// `tokio::fs` ends after ten seconds: see [`ForkOptions::wait_for_threads`]. It does the same as `ForkOptions::new().fork()`.
 ///
 /// # Errors
 ///
