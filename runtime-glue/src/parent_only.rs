@@ -3,7 +3,6 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::task::{Context, Poll};
@@ -13,6 +12,7 @@ use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use crate::sys::this_thread;
 use crate::{NotInChild, policy};
 
 /// The task that waits for a [`ParentOnly`] future.
@@ -28,12 +28,6 @@ static WAITERS: Mutex<Vec<Weak<Waiter>>> = Mutex::new(Vec::new());
 
 pub(crate) fn waiters() -> MutexGuard<'static, Vec<Weak<Waiter>>> {
     WAITERS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Returns a value that identifies this thread in its process. The child's only thread has the value that it had in the parent.
-fn this_thread() -> usize {
-    thread_local!(static MARK: u8 = const { 0 });
-    MARK.with(|mark| ptr::from_ref(mark).addr())
 }
 
 /// Wraps a future that a forked child must not run, such as a maintenance task or a connection to a coordinator.

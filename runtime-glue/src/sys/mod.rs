@@ -45,6 +45,7 @@ pub(crate) use self::queue::*;
 pub(crate) use self::reuse_port::listen_beside;
 pub(crate) use self::shared_words::SharedWords;
 pub(crate) use self::supervision::*;
+pub(crate) use self::sync::this_thread;
 pub(crate) use self::system::*;
 #[cfg(any(target_os = "dragonfly", target_os = "macos"))]
 pub(crate) use std::process::id as process_id;

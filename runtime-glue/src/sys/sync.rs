@@ -17,8 +17,9 @@ pub(super) fn pause(round: u32) {
     }
 }
 
-/// Identifies the calling thread: never 0, and unique among living threads.
-pub(super) fn this_thread() -> usize {
+/// Identifies the calling thread: never 0, and unique among living threads. The child's only thread has the value that it had
+/// in the parent.
+pub(crate) fn this_thread() -> usize {
     thread_local! {
         static MARK: u8 = const { 0 };
     }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 pub use self::queue::Accept;
+use self::queue::Accepted;
 pub(super) use self::queue::{Queue, refuse_new_connections};
 use self::turn::{Armed, Rule, Turn};
 use super::Distribution;
@@ -117,7 +118,7 @@ impl<L: Accept> Acceptor<L> {
     }
 
     /// Accepts a connection, or returns `None` if this worker has enough.
-    async fn accept_if_room(&mut self) -> Option<io::Result<(Counted<L::Stream>, L::Address)>> {
+    async fn accept_if_room(&mut self) -> Option<io::Result<Accepted<L>>> {
         poll_fn(|cx| self.turn.poll_accept(&self.listener, cx)).await
     }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Accept;
-use crate::prefork::{Connections, Counted};
+use super::queue::Accepted;
+use crate::prefork::Connections;
 use crate::sys;
 
 /// How long a connection may wait while a worker has its share, before that worker excludes the workers that should have
@@ -60,12 +61,11 @@ impl Armed {
 
 impl Turn {
     /// Accepts a connection. Returns `None` if this worker is full, or must leave connections to workers with fewer.
-    #[expect(clippy::type_complexity, reason = "what accept returns, and its three outcomes")]
     pub(super) fn poll_accept<L: Accept>(
         &mut self,
         listener: &L,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<(Counted<L::Stream>, L::Address)>>> {
+    ) -> Poll<Option<io::Result<Accepted<L>>>> {
         let Turn { connections, rule, armed, waiting } = self;
         let _accepting = connections.shared().accepting.lock().unwrap_or_else(PoisonError::into_inner);
         if connections.is_full() {
