@@ -2,10 +2,13 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::os::unix::process::parent_id;
+use std::process;
 use std::task::{Context, Poll};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::options::WorkerSettings;
 use crate::sys;
 
 /// The command of a signal to the supervisor.
@@ -103,5 +106,18 @@ impl Signals {
             }
         }
         Poll::Pending
+    }
+}
+
+/// Carries out the commands of signals in a process that serves no connections of the application: a template, or the service
+/// worker. It ends with the supervisor. Until then it ignores SIGTERM and SIGINT.
+pub(super) async fn follow_without_drain(mut signals: Signals, supervisor: u32, settings: WorkerSettings) {
+    loop {
+        match signals.worker_command().await.0 {
+            WorkerCommand::Drain if parent_id() != supervisor => process::exit(0),
+            WorkerCommand::Exit => process::exit(128 + libc::SIGQUIT),
+            WorkerCommand::ReopenLogs => settings.reopen_logs(),
+            WorkerCommand::Drain | WorkerCommand::Ignore => {}
+        }
     }
 }

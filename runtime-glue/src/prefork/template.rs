@@ -28,12 +28,9 @@ use tracing::Instrument;
 use super::accept_queues::AcceptQueues;
 use super::connections::Common;
 use super::options::WorkerSettings;
-use super::signals::{Signals, WorkerCommand};
-use super::worker::{Assignment, ExitOnDrop, tie_to_supervisor};
+use super::signals::{Signals, follow_without_drain};
+use super::worker::{Assignment, ExitOnDrop, FAILED, PANICKED, tie_to_supervisor};
 use crate::{Child, Fork, ForkOptions, lineage, parent_only, sys};
-
-const FAILED: i32 = 1;
-const PANICKED: i32 = 101;
 
 /// A template, as the supervisor sees it.
 pub(super) struct TemplateProcess {
@@ -234,7 +231,7 @@ where
     }
     let signals = std::mem::replace(&mut template.signals, Signals::none());
     // The task is `parent_only`, because the workers that this process forks follow signals in another way.
-    let follow_signals = follow_signals(signals, template.supervisor, template.settings.clone());
+    let follow_signals = follow_without_drain(signals, template.supervisor, template.settings.clone());
     tokio::spawn(parent_only(follow_signals.in_current_span()));
     tracing::info!("loading the application");
     let loaded = match AssertUnwindSafe(async { load().await }).catch_unwind().await {
@@ -247,18 +244,6 @@ where
         crate::sys::use_huge_pages();
     }
     Ok(loaded)
-}
-
-/// Follows signals. A template ends with the supervisor. Until then it ignores SIGTERM and SIGINT.
-async fn follow_signals(mut signals: Signals, supervisor: u32, settings: WorkerSettings) {
-    loop {
-        match signals.worker_command().await.0 {
-            WorkerCommand::Drain if std::os::unix::process::parent_id() != supervisor => process::exit(0),
-            WorkerCommand::Exit => process::exit(128 + libc::SIGQUIT),
-            WorkerCommand::ReopenLogs => settings.reopen_logs(),
-            WorkerCommand::Drain | WorkerCommand::Ignore => {}
-        }
-    }
 }
 
 enum Side {

@@ -1,7 +1,7 @@
 //! The service worker: a process beside the workers that serves the status page.
 
+use std::mem::ManuallyDrop;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::parent_id;
 use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -16,11 +16,8 @@ use super::http;
 use super::process::Listening;
 use crate::prefork::connections::Common;
 use crate::prefork::options::WorkerSettings;
-use crate::prefork::signals::{Signals, WorkerCommand};
-use crate::prefork::worker::{ExitOnDrop, stay_in, tie_to_supervisor};
-
-const FAILED: i32 = 1;
-const PANICKED: i32 = 101;
+use crate::prefork::signals::{Signals, follow_without_drain};
+use crate::prefork::worker::{ExitOnDrop, PANICKED, fail, stay_in, tie_to_supervisor};
 
 /// How long the service worker continues after the supervisor has closed the channel, to finish its responses.
 pub(super) const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -70,56 +67,41 @@ impl ServiceProcess {
     pub(in crate::prefork) fn run(self) -> ! {
         let span = tracing::error_span!("service", pid = process::id());
         stay_in(span.clone());
-        let serve = || match Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(self.serve()),
-            Err(error) => {
-                tracing::error!(%error, "cannot build the runtime of the service worker");
-                process::exit(FAILED)
-            }
-        };
+        // If the thread does not start, dropping the guard would end the process before the error is logged.
+        let service = ManuallyDrop::new(self);
         let work = || {
             stay_in(span);
-            serve()
+            let runtime = Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.unwrap_or_else(|error| fail("cannot build the runtime of the service worker", error));
+            runtime.block_on(ManuallyDrop::into_inner(service).serve())
         };
         // Start another thread, because this one is inside a runtime.
         thread::scope(|scope| {
             let own = thread::Builder::new().name("service".to_owned()).spawn_scoped(scope, work);
-            let status = match own {
-                // The thread exits the process. If it returns instead, it has panicked, and the panic hook has printed that.
-                Ok(thread) => thread.join().map_or(PANICKED, |()| PANICKED),
-                Err(error) => {
-                    tracing::error!(%error, "cannot start the thread of the service worker");
-                    FAILED
-                }
-            };
-            process::exit(status)
+            let thread = own.unwrap_or_else(|error| fail("cannot start the thread of the service worker", error));
+            // The thread exits the process. If it returns instead, it has panicked, and the panic hook has printed that.
+            let _ = thread.join();
+            process::exit(PANICKED)
         })
     }
 
     async fn serve(self) {
         let ServiceProcess { guard: _guard, supervisor, channel, page, control, common, signals, settings } = self;
         let owner = rustix::process::geteuid().as_raw();
-        if let Err(error) = settings.privileges.apply() {
-            tracing::error!(%error, "the service worker cannot start");
-            process::exit(FAILED)
-        }
+        settings.privileges.apply().unwrap_or_else(|error| fail("the service worker cannot start", error));
         // A change of credentials may clear the parent-death signal, so this comes after `apply`.
         if !tie_to_supervisor(supervisor, None) {
             process::exit(0)
         }
-        tokio::spawn(follow_signals(signals, supervisor, settings));
-        let (channel, closed) = match Channel::new(channel) {
-            Ok(channel) => channel,
-            Err(error) => {
-                tracing::error!(%error, "the service worker cannot talk to the supervisor");
-                process::exit(FAILED)
-            }
-        };
+        // The page shows the drain, so this process ignores the signals to drain.
+        tokio::spawn(follow_without_drain(signals, supervisor, settings));
+        let (channel, closed) = Channel::new(channel)
+            .unwrap_or_else(|error| fail("the service worker cannot talk to the supervisor", error));
         let service = Arc::new(Service { common, supervisor, channel, history: Mutex::new(History::default()) });
         let notes = Arc::clone(&service);
         tokio::spawn(async move { notes.note_history().await });
         let mut accepting = tokio::task::JoinSet::new();
-        let listeners: Result<(), std::io::Error> = (|| {
+        let listening: Result<(), std::io::Error> = (|| {
             match page {
                 Some(Listening::Tcp(listener)) => {
                     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -137,27 +119,11 @@ impl ServiceProcess {
             }
             Ok(())
         })();
-        if let Err(error) = listeners {
-            tracing::error!(%error, "the service worker cannot listen");
-            process::exit(FAILED)
-        }
+        listening.unwrap_or_else(|error| fail("the service worker cannot listen", error));
         closed.await;
         // This closes the listeners. Connections are tasks of their own, and continue.
         accepting.abort_all();
         sleep(LAST_ANSWERS).await;
         process::exit(0)
-    }
-}
-
-/// Follows signals. The service worker ends with the supervisor. Until then it ignores SIGTERM and SIGINT, so that the page
-/// shows the drain.
-async fn follow_signals(mut signals: Signals, supervisor: u32, settings: WorkerSettings) {
-    loop {
-        match signals.worker_command().await.0 {
-            WorkerCommand::Drain if parent_id() != supervisor => process::exit(0),
-            WorkerCommand::Exit => process::exit(128 + libc::SIGQUIT),
-            WorkerCommand::ReopenLogs => settings.reopen_logs(),
-            WorkerCommand::Drain | WorkerCommand::Ignore => {}
-        }
     }
 }

@@ -18,7 +18,9 @@ pub(crate) use self::span::enter as enter_worker_span;
 pub(super) use self::span::span_of_tasks;
 #[cfg(feature = "status")]
 pub(super) use self::span::stay_in;
-pub(super) use self::work::{Assignment, ExitOnDrop, run, run_on, tie_to_supervisor};
+#[cfg(feature = "status")]
+pub(super) use self::work::fail;
+pub(super) use self::work::{Assignment, ExitOnDrop, FAILED, PANICKED, run, run_on, tie_to_supervisor};
 use super::drain::Status;
 use super::slots::{REACHED_REQUESTS, WANTS_HALT, WANTS_RETIRE};
 use super::status::Started;

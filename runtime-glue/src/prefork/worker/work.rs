@@ -28,10 +28,10 @@ use crate::prefork::{Connections, Distribution, Listener, Phase};
 use crate::{parent_only, report, sys};
 
 /// The exit status of a process that panicked. The standard library uses the same.
-const PANICKED: i32 = 101;
+pub(in crate::prefork) const PANICKED: i32 = 101;
 
-/// The exit status of a worker that could not start, or whose tasks still ran at the shutdown timeout.
-const FAILED: i32 = 1;
+/// The exit status of a process that could not start, and of a worker whose tasks still ran at the shutdown timeout.
+pub(in crate::prefork) const FAILED: i32 = 1;
 
 /// How long after the shutdown timeout the kernel ends a worker that does not end by itself: later than the supervisor would
 /// kill it.
@@ -87,7 +87,8 @@ impl Assignment {
     }
 }
 
-fn fail(what: &str, error: io::Error) -> ! {
+/// Says why this process cannot continue, and exits.
+pub(in crate::prefork) fn fail(what: &str, error: io::Error) -> ! {
     tracing::error!(%error, "{what}");
     report::unless_traced(format_args!("{what}: {error}"));
     process::exit(FAILED)
