@@ -33,6 +33,7 @@
 //! | I want to | use |
 //! |---|---|
 //! | serve an axum app or a tower service from worker processes | `serve`, `Server` (feature `http`) |
+//! | convert a program with `axum::serve` | [`guide::recipes`] |
 //! | serve another protocol from worker processes | [`prefork::Prefork`] |
 //! | see and control a server | `Server::status`, `Server::control` (feature `status`) |
 //! | fork a current-thread runtime | [`fork()`], [`ForkOptions`] |
