@@ -115,7 +115,13 @@ impl fmt::Display for PreforkError {
             }
             PreforkError::Privileges(error) => write!(f, "cannot find the user or group of the workers: {error}"),
             PreforkError::Status(address, error) => {
-                write!(f, "cannot serve the status page or the control socket at {address}: {error}")
+                write!(f, "cannot serve the status page or the control socket at {address}: {error}")?;
+                match error.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        f.write_str("; stop the program that listens there, or choose another address")
+                    }
+                    _ => Ok(()),
+                }
             }
             PreforkError::PidFile(path, error) => write!(f, "cannot write the pid file {}: {error}", path.display()),
             PreforkError::Fork(ForkError::MultiThreadRuntime(_)) => f.write_str(

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use forkio::prefork::Prefork;
+use forkio::prefork::{Prefork, PreforkError};
 use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
 use serde_json::Value;
 
@@ -54,6 +54,16 @@ scenarios!(
         }
         drop((silent, slow));
         server.stop();
+    }
+
+    /// A server whose status page has an address in use does not start. The error names the address, and says what to do.
+    async fn address_in_use() {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = other.local_addr().unwrap().to_string();
+        let error = Prefork::new().workers(1).status(&address).run(async |_| ()).await.unwrap_err();
+        assert!(matches!(error, PreforkError::Status(..)), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(&address) && text.contains("choose another address"), "{text}");
     }
 
     /// The status page on TCP is read-only.
