@@ -23,7 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use super::channel::Reply;
 use super::peer;
-use super::service::Service;
+use super::service::ServiceState;
 use super::snapshot::Snapshot;
 use super::{metrics, page};
 
@@ -67,7 +67,7 @@ impl Connections {
     }
 }
 
-pub(super) async fn serve_tcp(listener: TcpListener, service: Arc<Service>) {
+pub(super) async fn serve_tcp(listener: TcpListener, service: Arc<ServiceState>) {
     let mut connections = Connections::default();
     loop {
         match listener.accept().await {
@@ -78,7 +78,7 @@ pub(super) async fn serve_tcp(listener: TcpListener, service: Arc<Service>) {
 }
 
 /// Serves a Unix listener. `owner` is the user that may control the server, besides root. With `None`, no user may.
-pub(super) async fn serve_unix(listener: UnixListener, service: Arc<Service>, owner: Option<u32>) {
+pub(super) async fn serve_unix(listener: UnixListener, service: Arc<ServiceState>, owner: Option<u32>) {
     let mut connections = Connections::default();
     loop {
         match listener.accept().await {
@@ -100,7 +100,11 @@ async fn accept_failed(error: &io::Error) {
     sleep(ACCEPT_DELAY).await;
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, access: Access, service: Arc<Service>) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    access: Access,
+    service: Arc<ServiceState>,
+) {
     let route = service_fn(move |request: Request<Incoming>| {
         let service = Arc::clone(&service);
         // Begin at once: if the client goes away, hyper drops the future, and the command must not be lost.
@@ -126,7 +130,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, acc
     }
 }
 
-async fn answer(service: &Service, access: Access, request: &Request<Incoming>) -> Answer {
+async fn answer(service: &ServiceState, access: Access, request: &Request<Incoming>) -> Answer {
     if access == Access::Nothing {
         return text(StatusCode::FORBIDDEN, "only root and the user of the supervisor may use this socket\n");
     }
@@ -179,7 +183,7 @@ struct Command {
 
 impl Command {
     /// Begins the command of a request. Returns `None` if the request is not a command, or if the client has no access.
-    fn begin(service: &Service, access: Access, request: &Request<Incoming>) -> Option<Result<Command, Refusal>> {
+    fn begin(service: &ServiceState, access: Access, request: &Request<Incoming>) -> Option<Result<Command, Refusal>> {
         let command = request.uri().path().strip_prefix("/control/")?;
         Some(match access {
             Access::Control if request.method() == Method::POST => {
@@ -191,7 +195,7 @@ impl Command {
         })
     }
 
-    fn new(service: &Service, command: &str, query: &str) -> Result<Command, Refusal> {
+    fn new(service: &ServiceState, command: &str, query: &str) -> Result<Command, Refusal> {
         let parameter = |name: &str| {
             let mut parameters = query.split('&').filter_map(|parameter| parameter.split_once('='));
             parameters.find(|(own, _)| *own == name).map(|(_, value)| value)

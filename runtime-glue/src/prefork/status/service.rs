@@ -34,16 +34,16 @@ pub(in crate::prefork) struct ServiceProcess {
     pub(super) settings: WorkerSettings,
 }
 
-/// The state that all connections share.
+/// The state of the service worker, which all of its connections share.
 #[derive(Debug)]
-pub(super) struct Service {
+pub(super) struct ServiceState {
     pub(super) common: Arc<Common>,
     pub(super) supervisor: u32,
     pub(super) channel: Channel,
     history: Mutex<History>,
 }
 
-impl Service {
+impl ServiceState {
     pub(super) fn history(&self) -> History {
         self.history.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -97,7 +97,7 @@ impl ServiceProcess {
         tokio::spawn(follow_without_drain(signals, supervisor, settings));
         let (channel, closed) = Channel::new(channel)
             .unwrap_or_else(|error| fail("the service worker cannot talk to the supervisor", error));
-        let service = Arc::new(Service { common, supervisor, channel, history: Mutex::new(History::default()) });
+        let service = Arc::new(ServiceState { common, supervisor, channel, history: Mutex::new(History::default()) });
         let notes = Arc::clone(&service);
         tokio::spawn(async move { notes.note_history().await });
         let mut accepting = tokio::task::JoinSet::new();

@@ -9,7 +9,7 @@ use super::histogram::Histogram;
 use super::history::Note;
 use super::restart::Restart;
 use super::scoreboard::{Totals, age, unix_time};
-use super::service::Service;
+use super::service::ServiceState;
 use crate::prefork::reason::Reason;
 use crate::prefork::slots::{DRAINS, READY, ServerPhase, Slots, TOLD};
 
@@ -167,12 +167,12 @@ impl RestartState {
 }
 
 impl Snapshot {
-    pub(super) fn take(service: &Service) -> Snapshot {
+    pub(super) fn take(service: &ServiceState) -> Snapshot {
         let snapshot = service.common.scoreboard.read_at_once(|| Snapshot::read(service));
         Snapshot { history: service.history().notes(), ..snapshot }
     }
 
-    fn read(service: &Service) -> Snapshot {
+    fn read(service: &ServiceState) -> Snapshot {
         let common = &service.common;
         let (slots, scoreboard) = (&common.slots, &common.scoreboard);
         let server = scoreboard.server().unwrap_or_default();
