@@ -115,6 +115,9 @@ scenarios!(
             send_get(stream, "/");
             read_until(stream, "hello");
         }
+        write!(idle, "POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\n").expect("sending a head");
+        read_until(&mut idle, "accepted");
+        idle.write_all(b"a body").expect("sending a body");
         for connected in [Some(later), None] {
             let mut stream = connected.unwrap_or_else(|| connect(&address));
             let sent = Instant::now();
@@ -128,16 +131,35 @@ scenarios!(
         stop(program);
     }
 
-    /// Neither timeout applies to a response under way, whether its body or its client is slow.
+    /// The same applies to a head whose first part arrives together with the request before it, or while that is answered.
+    fn partial_heads_in_a_pipeline() {
+        let (program, address) = start(NEVER, LIMIT);
+        let mut together = connect(&address);
+        together.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nHos").expect("sending");
+        let mut meanwhile = connect(&address);
+        send_get(&mut meanwhile, "/slow");
+        read_until(&mut meanwhile, "1\r\na\r\n");
+        meanwhile.write_all(b"GET / HTTP/1.1\r\nHos").expect("sending");
+        read_until(&mut together, "hello");
+        read_until(&mut meanwhile, "1\r\nb\r\n0\r\n\r\n");
+        read_end(&mut together);
+        read_end(&mut meanwhile);
+        stop(program);
+    }
+
+    /// Neither timeout applies to a response under way, whether its body or its client is slow. The client may have sent its next
+    /// request already.
     fn slow_responses() {
         let (program, address) = start(LIMIT, LIMIT);
         let (mut large, mut slow) = (connect(&address), connect(&address));
         send_get(&mut large, "/large");
+        large.read_exact(&mut [0]).expect("a response");
+        send_get(&mut large, "/");
         send_get(&mut slow, "/slow");
         read_until(&mut slow, "1\r\na\r\n1\r\nb\r\n0\r\n\r\n");
         let mut response = Vec::new();
         large.read_to_end(&mut response).expect("the end of the stream");
-        assert!(response.len() > LARGE, "{} bytes", response.len());
+        assert!(response.len() > LARGE && response.ends_with(b"hello"), "{} bytes", response.len());
         read_end(&mut slow);
         stop(program);
     }
