@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::routing::{get, post};
 use clap::Parser;
 use forkio::{Server, ServerOptions};
-use forkio_tests::{Program, arguments, scenarios, wait_until};
+use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
 use futures_util::StreamExt;
 use futures_util::stream;
 
@@ -177,6 +177,31 @@ scenarios!(
         }
         wait_until("the worker has read the body", || crate::get(&address, "/uploaded") == "6");
         stop(program);
+    }
+
+    /// A server without limits: the sum of a time and these durations is too far away for a clock.
+    #[program]
+    fn unlimited() {
+        let server = Server::new().bind("127.0.0.1:0").workers(1).shutdown_timeout(Duration::MAX);
+        let server = server.header_timeout(Duration::MAX).keep_alive_timeout(Duration::MAX).idle_grace(Duration::MAX);
+        let app = Router::new().route("/", get(async || "hello"));
+        exit(server.on_ready(|addresses| println!("{}", addresses[0])).serve(|_| app).run())
+    }
+
+    /// Without limits, a worker that must end waits for the next request of each connection.
+    fn no_limits() {
+        let mut program = Program::start("timeouts::unlimited", &[]);
+        let address = program.line();
+        let (mut fresh, mut idle) = (connect(&address), connect(&address));
+        send_get(&mut idle, "/");
+        read_until(&mut idle, "hello");
+        kill(program.pid(), libc::SIGTERM);
+        wait_until("the server accepts no more", || crate::try_connect(&address).is_err());
+        for stream in [&mut fresh, &mut idle] {
+            send_get(stream, "/");
+            read_until(stream, "hello");
+        }
+        program.finish_well();
     }
 
     /// The keep-alive timeout zero turns keep-alive off.

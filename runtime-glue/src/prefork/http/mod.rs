@@ -73,6 +73,9 @@ use super::worker::WorkerHandle;
 use super::{Accept, Incoming, Listener, Phase, Worker};
 use crate::Peer;
 
+/// The longest timeout: 30 years. A time that is further away need not fit into the clock.
+const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
 /// How a worker serves HTTP: timeouts, protocols and hyper's own options.
 ///
 /// # Examples
@@ -150,7 +153,7 @@ impl Http {
     /// Sets how long a client may take to send its first request, and the rest of the head of each later one. The default is 10
     /// seconds.
     pub fn header_timeout(mut self, limit: Duration) -> Http {
-        self.header_timeout = limit;
+        self.header_timeout = limit.min(LONGEST);
         self
     }
 
@@ -164,7 +167,7 @@ impl Http {
     /// An HTTP/2 client that has vanished does not answer. `http2().keep_alive_interval` of [`configure`](Http::configure) ends
     /// its connection.
     pub fn keep_alive_timeout(mut self, limit: Duration) -> Http {
-        self.keep_alive_timeout = limit;
+        self.keep_alive_timeout = limit.min(LONGEST);
         self
     }
 
@@ -172,7 +175,7 @@ impl Http {
     /// is 1 second. An active client sends its next request in that time, and learns from the response that it must
     /// connect again.
     pub fn idle_grace(mut self, grace: Duration) -> Http {
-        self.idle_grace = grace;
+        self.idle_grace = grace.min(LONGEST);
         self
     }
 

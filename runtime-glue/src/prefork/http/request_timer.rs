@@ -17,7 +17,7 @@ const SHORTEST: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(super) struct RequestTimer {
-    /// `None` if the limit is too far away for a clock, or if the timer has fired for the last time.
+    /// `None` if the timer has fired for the last time.
     sleep: Option<Pin<Box<Sleep>>>,
     /// The waker that `sleep` wakes.
     waker: Option<Waker>,
@@ -27,8 +27,8 @@ pub(super) struct RequestTimer {
 /// What the client should send next, as of the last look at the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
-    /// The first request. `None`: there is no limit.
-    First { until: Option<Instant> },
+    /// The first request.
+    First { until: Instant },
     /// The rest of a head. `requests` is the number of requests that came before it.
     RestOfHead { requests: usize },
     /// Another request. `idle_since` is when a look first found the connection idle with this `progress`; `None` if the worker
@@ -45,17 +45,14 @@ fn period(http: &Http) -> Duration {
 impl RequestTimer {
     /// Makes the timer of a connection that was accepted at this time.
     pub(super) fn new(http: &Http, accepted: Instant) -> RequestTimer {
-        let until = accepted.checked_add(http.header_timeout);
-        let mut timer = RequestTimer { sleep: None, waker: None, wait: Wait::First { until } };
-        timer.set(accepted.checked_add(http.header_timeout.min(period(http))));
-        timer
+        let sleep = Box::pin(sleep_until(accepted + http.header_timeout.min(period(http))));
+        RequestTimer { sleep: Some(sleep), waker: None, wait: Wait::First { until: accepted + http.header_timeout } }
     }
 
-    fn set(&mut self, deadline: Option<Instant>) {
+    fn set(&mut self, deadline: Instant) {
         self.waker = None;
-        match (&mut self.sleep, deadline) {
-            (Some(sleep), Some(deadline)) => sleep.as_mut().reset(deadline),
-            (sleep, deadline) => *sleep = deadline.map(|deadline| Box::pin(sleep_until(deadline))),
+        if let Some(sleep) = &mut self.sleep {
+            sleep.as_mut().reset(deadline);
         }
     }
 
@@ -70,7 +67,7 @@ impl RequestTimer {
             _ => return,
         };
         self.wait = wait;
-        self.set(Instant::now().checked_add(time));
+        self.set(Instant::now() + time);
     }
 
     /// Returns `Ready`, once, if the client has taken too long.
@@ -100,12 +97,11 @@ impl RequestTimer {
     }
 
     /// Returns what the client should send next, and when to look again. `None` if the client has taken too long.
-    fn look(&self, activity: &Activity, now: Instant) -> Option<(Wait, Option<Instant>)> {
+    fn look(&self, activity: &Activity, now: Instant) -> Option<(Wait, Instant)> {
         let http = &activity.serving().http;
-        let next = now.checked_add(period(http));
         let before = match self.wait {
             Wait::First { until } if !activity.has_had_request() => {
-                return until.is_none_or(|until| until > now).then_some((self.wait, until.or(next)));
+                return (until > now).then_some((self.wait, until));
             }
             // Otherwise `follow_head` would have noticed the end of the head.
             Wait::RestOfHead { .. } => return None,
@@ -113,11 +109,8 @@ impl RequestTimer {
             Wait::First { .. } | Wait::Next { .. } => None,
         };
         let idle_since = activity.is_idle().then(|| before.unwrap_or(now));
-        let end = idle_since.and_then(|since| since.checked_add(http.keep_alive_timeout));
-        if end.is_some_and(|end| end <= now) {
-            return None;
-        }
-        let deadline = [next, end].into_iter().flatten().min();
-        Some((Wait::Next { progress: activity.progress(), idle_since }, deadline))
+        let next = now + period(http);
+        let deadline = idle_since.map_or(next, |since| next.min(since + http.keep_alive_timeout));
+        (deadline > now).then_some((Wait::Next { progress: activity.progress(), idle_since }, deadline))
     }
 }
