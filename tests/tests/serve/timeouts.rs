@@ -1,7 +1,7 @@
 //! How long a client may take, and how long its connection may be idle.
 
 use std::convert::Infallible;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 
 use crate::http::exit;
-use crate::{connect, read_until, stop};
+use crate::{Stream, connect, read_until, stop};
 
 /// A limit that the scenarios reach, in seconds: long enough for a machine that stalls.
 const LIMIT: &str = "1";
@@ -215,33 +215,68 @@ scenarios!(
         stop(program);
     }
 
-    /// An HTTP/2 connection that makes no requests is told to end (GOAWAY), and ends.
+    /// An HTTP/2 connection that makes no requests is told to end (GOAWAY), and ends. So does that of a client that has vanished.
     fn idle_http2() {
-        const SETTINGS: u8 = 4;
-        const PING: u8 = 6;
-        const GOAWAY: u8 = 7;
-        const ACK: u8 = 1;
-        let (program, address) = start(LIMIT, NEVER);
-        let mut stream = connect(&address);
-        let get = b"\0\0\x09\x01\x05\0\0\0\x01\x82\x86\x84\x41\x04test";
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("writing");
-        stream.write_all(get).expect("writing");
-        let mut frames = Vec::new();
-        let mut header = [0; 9];
-        // An error means that the server has closed the connection.
-        while stream.read_exact(&mut header).is_ok() {
-            let [_, high, low, kind, flags, ..] = header;
-            let mut payload = vec![0; usize::from(high) << 8 | usize::from(low)];
-            stream.read_exact(&mut payload).expect("a payload");
-            frames.push(kind);
-            if matches!(kind, SETTINGS | PING) && flags & ACK == 0 {
-                let length = if kind == PING { 8 } else { 0 };
-                let mut answer = vec![0, 0, length, kind, ACK, 0, 0, 0, 0];
-                answer.extend(&payload[..usize::from(length)]);
-                stream.write_all(&answer).expect("writing");
-            }
+        let (program, address) = start(LIMIT, LIMIT);
+        for answers in [true, false] {
+            let frames = read_frames(connect_http2(&address), answers);
+            assert!(frames.contains(&GOAWAY), "frames: {frames:?}");
         }
-        assert!(frames.contains(&GOAWAY), "frames: {frames:?}");
         stop(program);
     }
+
+    /// An HTTP/2 client that has vanished is no error when its worker ends.
+    fn vanished_http2_client() {
+        let (program, address) = start(NEVER, NEVER);
+        let mut stream = connect_http2(&address);
+        read_frame(&mut stream).expect("a frame");
+        kill(program.pid(), libc::SIGTERM);
+        read_frames(stream, false);
+        program.finish_well();
+    }
 );
+
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const ACK: u8 = 1;
+
+/// Connects with HTTP/2, and sends a request.
+#[track_caller]
+fn connect_http2(address: &str) -> Box<dyn Stream> {
+    let mut stream = connect(address);
+    let get = b"\0\0\x09\x01\x05\0\0\0\x01\x82\x86\x84\x41\x04test";
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("writing");
+    stream.write_all(get).expect("writing");
+    stream
+}
+
+/// Reads a frame. Returns its type, its flags and its payload.
+fn read_frame(stream: &mut impl Read) -> io::Result<(u8, u8, Vec<u8>)> {
+    let mut header = [0; 9];
+    stream.read_exact(&mut header)?;
+    let [_, high, low, kind, flags, ..] = header;
+    let mut payload = vec![0; usize::from(high) << 8 | usize::from(low)];
+    stream.read_exact(&mut payload)?;
+    Ok((kind, flags, payload))
+}
+
+/// Reads frames until the server closes the connection. Returns their types. If `answers`, acknowledges settings and pings.
+#[track_caller]
+fn read_frames(mut stream: Box<dyn Stream>, answers: bool) -> Vec<u8> {
+    let mut frames = Vec::new();
+    loop {
+        let (kind, flags, payload) = match read_frame(&mut stream) {
+            Ok(frame) => frame,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("no end after {frames:?}"),
+            Err(_) => return frames,
+        };
+        frames.push(kind);
+        if answers && matches!(kind, SETTINGS | PING) && flags & ACK == 0 {
+            let length = if kind == PING { 8 } else { 0 };
+            let mut answer = vec![0, 0, length, kind, ACK, 0, 0, 0, 0];
+            answer.extend(&payload[..usize::from(length)]);
+            stream.write_all(&answer).expect("writing");
+        }
+    }
+}

@@ -27,6 +27,8 @@ pub(super) struct Activity {
     /// How many of the next bytes may belong to the body of the last HTTP/1 request, even after the response: at most its length,
     /// because bytes that came with the head are not deducted. `usize::MAX` if the length is unknown.
     body_left: AtomicUsize,
+    /// How often bytes have been read.
+    reads: AtomicUsize,
     /// How often bytes have been read that may belong to the body of a request.
     body_reads: AtomicUsize,
     /// How many bytes of HTTP/2's preface have been read; [`HTTP1`] if something else has.
@@ -53,6 +55,7 @@ impl Activity {
             // Nothing has been read, so no head is incomplete.
             last_of_heads: AtomicU32::new(u32::from_be_bytes(*b"\r\n\r\n")),
             body_left: AtomicUsize::new(0),
+            reads: AtomicUsize::new(0),
             body_reads: AtomicUsize::new(0),
             preface: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
@@ -99,6 +102,17 @@ impl Activity {
         self.requests() + self.body_reads.load(Ordering::Relaxed)
     }
 
+    /// Returns a number that grows with each read of bytes.
+    pub(super) fn reads(&self) -> usize {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client has vanished: it owes the answer to a ping, and has sent nothing since there were `reads`. A client
+    /// that still reads a response may get the ping later.
+    pub(super) fn is_abandoned(&self, reads: usize) -> bool {
+        self.is_http2() && self.reads() == reads && self.is_idle()
+    }
+
     fn may_read_body(&self) -> bool {
         self.body_left.load(Ordering::Relaxed) != 0
     }
@@ -127,6 +141,7 @@ impl Activity {
             self.preface.store(if is_preface { before + compared } else { HTTP1 }, Ordering::Relaxed);
         }
         // Only the task of the connection reads.
+        self.reads.store(self.reads() + 1, Ordering::Relaxed);
         let body_left = self.body_left.load(Ordering::Relaxed);
         let (of_body, of_heads) = bytes.split_at(body_left.min(bytes.len()));
         if !of_body.is_empty() {

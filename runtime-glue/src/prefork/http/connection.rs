@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
-#[cfg(feature = "tls")]
-use tokio::time::timeout_at;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::super::worker::WorkerHandle;
 use super::activity::Activity;
@@ -20,7 +18,7 @@ use super::bounds::{ConnectionService, ConnectionStream};
 use super::request_timer::RequestTimer;
 use super::track::{TrackedIo, TrackedService};
 use super::transport::Transport;
-use super::{Http, Protocols};
+use super::{Http, LONGEST, Protocols};
 use crate::Peer;
 
 /// The resolution of tokio's timers. `yield_now` is not enough: a multi-threaded runtime may run the task again at once.
@@ -150,6 +148,7 @@ async fn drive<C: Future<Output = Result<(), E>>, E: Into<Box<dyn Error + Send +
     let accepted = Instant::now();
     // A connection whose only request is answered at once needs no timer.
     let mut timer = None;
+    let mut is_shut_down = false;
     let mut must_end = pin!(worker.must_end());
     let end = poll_fn(|cx| {
         if let Poll::Ready(served) = connection.as_mut().poll(cx) {
@@ -157,9 +156,10 @@ async fn drive<C: Future<Output = Result<(), E>>, E: Into<Box<dyn Error + Send +
         }
         let timer = timer.get_or_insert_with(|| RequestTimer::new(http, accepted));
         if timer.poll(activity, cx).is_ready() {
-            if !(activity.is_http2() && activity.has_had_request()) {
+            if is_shut_down || !(activity.is_http2() && activity.has_had_request()) {
                 return Poll::Ready(End::NoRequest);
             }
+            is_shut_down = true;
             // Streams that are open continue to their ends.
             graceful_shutdown(connection.as_mut());
             // The shutdown begins with the next poll.
@@ -242,8 +242,15 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
         // There is nothing to finish.
         return Ok(());
     }
+    let reads = activity.reads();
     graceful_shutdown(connection.as_mut());
-    connection.await
+    let serving = activity.serving();
+    let until = serving.before_deadline(told + LONGEST, told);
+    match timeout_at(until, connection.as_mut()).await {
+        Ok(served) => served,
+        Err(_) if activity.is_abandoned(reads) => Ok(()),
+        Err(_) => connection.await,
+    }
 }
 
 fn next_step(activity: &Activity, accepted: Instant, told: Instant) -> NextStep {

@@ -12,6 +12,7 @@
 //! | a request is in flight | it is answered, with `Connection: close` |
 //! | HTTP/1, idle | the next request is answered with `Connection: close`; without one it is closed after the [idle grace](Http::idle_grace) |
 //! | HTTP/2 | GOAWAY, then the streams that have begun are finished |
+//! | HTTP/2, idle, the client does not answer GOAWAY and a ping | it is closed shortly before the shutdown timeout |
 //! | upgraded (WebSocket) | it is waited for until its stream is dropped |
 //! | a response without an end (server-sent events) | it is waited for until its body ends |
 //! | any other, at the [shutdown timeout](super::Prefork::shutdown_timeout) | it is cut off |
@@ -164,8 +165,9 @@ impl Http {
     ///
     /// (hyper's option of this name, for HTTP/2, is the time in which a client must answer a ping.)
     ///
-    /// An HTTP/2 client that has vanished does not answer. `http2().keep_alive_interval` of [`configure`](Http::configure) ends
-    /// its connection.
+    /// An HTTP/2 client that does not answer GOAWAY and a ping within the [header timeout](Http::header_timeout) has vanished, and
+    /// its connection is closed. With a request in flight, only `http2().keep_alive_interval` of
+    /// [`configure`](Http::configure) ends its connection.
     pub fn keep_alive_timeout(mut self, limit: Duration) -> Http {
         self.keep_alive_timeout = limit.min(LONGEST);
         self

@@ -17,8 +17,7 @@ const SHORTEST: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(super) struct RequestTimer {
-    /// `None` if the timer has fired for the last time.
-    sleep: Option<Pin<Box<Sleep>>>,
+    sleep: Pin<Box<Sleep>>,
     /// The waker that `sleep` wakes.
     waker: Option<Waker>,
     wait: Wait,
@@ -34,6 +33,8 @@ enum Wait {
     /// Another request. `idle_since` is when a look first found the connection idle with this `progress`; `None` if the worker
     /// still answers a request.
     Next { progress: usize, idle_since: Option<Instant> },
+    /// The answer to the ping of an HTTP/2 connection that shuts down. `reads` is the number of reads before.
+    Answer { reads: usize },
 }
 
 /// Returns the time between two looks at a connection. A connection that becomes idle after a look stays open for that much
@@ -42,18 +43,21 @@ fn period(http: &Http) -> Duration {
     (http.keep_alive_timeout / 4).max(SHORTEST)
 }
 
+/// Returns the time in which a client must answer a ping.
+fn answer_time(http: &Http) -> Duration {
+    http.header_timeout.max(SHORTEST)
+}
+
 impl RequestTimer {
     /// Makes the timer of a connection that was accepted at this time.
     pub(super) fn new(http: &Http, accepted: Instant) -> RequestTimer {
         let sleep = Box::pin(sleep_until(accepted + http.header_timeout.min(period(http))));
-        RequestTimer { sleep: Some(sleep), waker: None, wait: Wait::First { until: accepted + http.header_timeout } }
+        RequestTimer { sleep, waker: None, wait: Wait::First { until: accepted + http.header_timeout } }
     }
 
     fn set(&mut self, deadline: Instant) {
         self.waker = None;
-        if let Some(sleep) = &mut self.sleep {
-            sleep.as_mut().reset(deadline);
-        }
+        self.sleep.as_mut().reset(deadline);
     }
 
     /// Sets the timer again if the rest of a head is missing since the last poll, or has arrived.
@@ -70,28 +74,28 @@ impl RequestTimer {
         self.set(Instant::now() + time);
     }
 
-    /// Returns `Ready`, once, if the client has taken too long.
+    /// Returns `Ready` if the client has taken too long. The caller then closes an HTTP/1 connection, and shuts an HTTP/2
+    /// connection down. The timer continues, and returns `Ready` again if the client has vanished.
     pub(super) fn poll(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
         self.follow_head(activity);
         loop {
-            let Some(sleep) = &mut self.sleep else { return Poll::Pending };
             // A connection's task polls this with each of its events.
-            if !sleep.is_elapsed() && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            if !self.sleep.is_elapsed() && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 return Poll::Pending;
             }
-            if sleep.as_mut().poll(cx).is_pending() {
+            if self.sleep.as_mut().poll(cx).is_pending() {
                 self.waker = Some(cx.waker().clone());
                 return Poll::Pending;
             }
-            match self.look(activity, Instant::now()) {
-                Some((wait, deadline)) => {
-                    self.wait = wait;
-                    self.set(deadline);
-                }
-                None => {
-                    self.sleep = None;
-                    return Poll::Ready(());
-                }
+            let now = Instant::now();
+            let found = self.look(activity, now);
+            let (wait, deadline) = found.unwrap_or_else(|| {
+                (Wait::Answer { reads: activity.reads() }, now + answer_time(&activity.serving().http))
+            });
+            self.wait = wait;
+            self.set(deadline);
+            if found.is_none() {
+                return Poll::Ready(());
             }
         }
     }
@@ -102,6 +106,9 @@ impl RequestTimer {
         let before = match self.wait {
             Wait::First { until } if !activity.has_had_request() => {
                 return (until > now).then_some((self.wait, until));
+            }
+            Wait::Answer { reads } => {
+                return (!activity.is_abandoned(reads)).then_some((self.wait, now + answer_time(http)));
             }
             // Otherwise `follow_head` would have noticed the end of the head.
             Wait::RestOfHead { .. } => return None,
