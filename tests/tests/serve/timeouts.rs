@@ -1,12 +1,12 @@
 //! How long a client may take, and how long its connection may be idle.
 
 use std::convert::Infallible;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::routing::{get, post};
 use clap::Parser;
 use forkio::{Server, ServerOptions};
@@ -15,17 +15,20 @@ use futures_util::StreamExt;
 use futures_util::stream;
 
 use crate::http::exit;
-use crate::{Stream, connect, read_until, stop};
+use crate::{connect, read_until, stop};
 
 /// A limit that the scenarios reach, in seconds: long enough for a machine that stalls.
-const LIMIT: &str = "1";
-const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const LIMIT: &str = "1";
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// A limit that no scenario reaches, in seconds.
-const NEVER: &str = "600";
+pub(crate) const NEVER: &str = "600";
 
 /// How many bytes of bodies the worker has read.
 static UPLOADED: AtomicUsize = AtomicUsize::new(0);
+
+/// The sockets of a connection hold this many bytes, but that of the client alone does not, with a small buffer.
+pub(crate) const MEDIUM: usize = 512 * 1024;
 
 /// More than the sockets of a connection hold.
 const LARGE: usize = 32 * 1024 * 1024;
@@ -56,7 +59,7 @@ async fn answer_early(body: Body) -> &'static str {
     "accepted"
 }
 
-fn start(keep_alive_timeout: &str, header_timeout: &str) -> (Program, String) {
+pub(crate) fn start(keep_alive_timeout: &str, header_timeout: &str) -> (Program, String) {
     let timeouts = ["--keep-alive-timeout", keep_alive_timeout, "--header-timeout", header_timeout];
     let mut program = Program::start("timeouts::server", &timeouts);
     let address = program.line();
@@ -86,6 +89,7 @@ scenarios!(
             .route("/slow", get(async || slow_body()))
             .route("/large", get(async || vec![b'x'; LARGE]))
             .route("/upload", post(answer_early))
+            .route("/after", post(async |_: Bytes| vec![b'x'; MEDIUM]))
             .route("/uploaded", get(async || UPLOADED.load(Ordering::Relaxed).to_string()));
         let server = Server::new().options(options.server).bind("127.0.0.1:0").workers(1);
         exit(server.on_ready(|addresses| println!("{}", addresses[0])).serve(|_| app).run())
@@ -214,69 +218,4 @@ scenarios!(
         assert!(response.contains("connection: close\r\n"), "{response}");
         stop(program);
     }
-
-    /// An HTTP/2 connection that makes no requests is told to end (GOAWAY), and ends. So does that of a client that has vanished.
-    fn idle_http2() {
-        let (program, address) = start(LIMIT, LIMIT);
-        for answers in [true, false] {
-            let frames = read_frames(connect_http2(&address), answers);
-            assert!(frames.contains(&GOAWAY), "frames: {frames:?}");
-        }
-        stop(program);
-    }
-
-    /// An HTTP/2 client that has vanished is no error when its worker ends.
-    fn vanished_http2_client() {
-        let (program, address) = start(NEVER, NEVER);
-        let mut stream = connect_http2(&address);
-        read_frame(&mut stream).expect("a frame");
-        kill(program.pid(), libc::SIGTERM);
-        read_frames(stream, false);
-        program.finish_well();
-    }
 );
-
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const ACK: u8 = 1;
-
-/// Connects with HTTP/2, and sends a request.
-#[track_caller]
-fn connect_http2(address: &str) -> Box<dyn Stream> {
-    let mut stream = connect(address);
-    let get = b"\0\0\x09\x01\x05\0\0\0\x01\x82\x86\x84\x41\x04test";
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("writing");
-    stream.write_all(get).expect("writing");
-    stream
-}
-
-/// Reads a frame. Returns its type, its flags and its payload.
-fn read_frame(stream: &mut impl Read) -> io::Result<(u8, u8, Vec<u8>)> {
-    let mut header = [0; 9];
-    stream.read_exact(&mut header)?;
-    let [_, high, low, kind, flags, ..] = header;
-    let mut payload = vec![0; usize::from(high) << 8 | usize::from(low)];
-    stream.read_exact(&mut payload)?;
-    Ok((kind, flags, payload))
-}
-
-/// Reads frames until the server closes the connection. Returns their types. If `answers`, acknowledges settings and pings.
-#[track_caller]
-fn read_frames(mut stream: Box<dyn Stream>, answers: bool) -> Vec<u8> {
-    let mut frames = Vec::new();
-    loop {
-        let (kind, flags, payload) = match read_frame(&mut stream) {
-            Ok(frame) => frame,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("no end after {frames:?}"),
-            Err(_) => return frames,
-        };
-        frames.push(kind);
-        if answers && matches!(kind, SETTINGS | PING) && flags & ACK == 0 {
-            let length = if kind == PING { 8 } else { 0 };
-            let mut answer = vec![0, 0, length, kind, ACK, 0, 0, 0, 0];
-            answer.extend(&payload[..usize::from(length)]);
-            stream.write_all(&answer).expect("writing");
-        }
-    }
-}

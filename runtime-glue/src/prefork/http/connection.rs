@@ -15,8 +15,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use super::super::worker::WorkerHandle;
 use super::activity::Activity;
 use super::bounds::{ConnectionService, ConnectionStream};
+use super::io::TrackedIo;
 use super::request_timer::RequestTimer;
-use super::track::{TrackedIo, TrackedService};
+use super::track::TrackedService;
 use super::transport::Transport;
 use super::{Http, LONGEST, Protocols};
 use crate::Peer;
@@ -40,18 +41,6 @@ pub(super) struct Serving {
     pub(super) worker: WorkerHandle,
     /// Set to cut off the connections that are still open. A connection checks it only after the worker was told to end.
     pub(super) is_cut_off: watch::Receiver<bool>,
-}
-
-impl Serving {
-    /// Returns when to close a connection that has sent nothing of a request, if it may stay open until `until`. This is
-    /// shortly before the deadline of the worker, because a connection that is cut off counts as an error. `told`: when the
-    /// worker was told to end.
-    fn before_deadline(&self, until: Instant, told: Instant) -> Instant {
-        match self.worker.shutdown().deadline() {
-            Some(deadline) => until.min(deadline - (deadline - told) / 8),
-            None => until,
-        }
-    }
 }
 
 /// Logs a panic of the task that holds this value. A panic ends only the connection of that task.
@@ -96,7 +85,7 @@ async fn serve_tls<I: ConnectionStream, S: ConnectionService>(
     let time_is_over = async {
         // An error means that the time is over.
         let _told = timeout_at(until, serving.worker.must_end()).await;
-        sleep_until(serving.before_deadline(until, Instant::now())).await;
+        sleep_until(serving.worker.before_deadline(until)).await;
     };
     let io = tokio::select! {
         io = tokio_rustls::TlsAcceptor::from(Arc::clone(config)).accept(io) => io?,
@@ -245,7 +234,7 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
     let reads = activity.reads();
     graceful_shutdown(connection.as_mut());
     let serving = activity.serving();
-    let until = serving.before_deadline(told + LONGEST, told);
+    let until = serving.worker.before_deadline(told + LONGEST);
     match timeout_at(until, connection.as_mut()).await {
         Ok(served) => served,
         Err(_) if activity.is_abandoned(reads) => Ok(()),
@@ -266,6 +255,6 @@ fn next_step(activity: &Activity, accepted: Instant, told: Instant) -> NextStep 
     } else {
         told + http.idle_grace
     };
-    let until = if activity.has_partial_head() { until } else { serving.before_deadline(until, told) };
+    let until = if activity.has_partial_head() { until } else { serving.worker.before_deadline(until) };
     if until <= now { NextStep::Finish } else { NextStep::WaitUntil(until) }
 }

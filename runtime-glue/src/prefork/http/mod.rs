@@ -46,6 +46,7 @@
 mod activity;
 mod bounds;
 mod connection;
+mod io;
 mod request_timer;
 mod track;
 mod transport;

@@ -1,9 +1,6 @@
-//! Observes a connection from both sides of hyper: the bytes that hyper reads, the requests that it passes on, and the responses.
+//! Observes the requests that hyper passes on, and their responses.
 
-use std::any::Any;
 use std::future::Future;
-use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,92 +11,12 @@ use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tracing::Span;
 use tracing::instrument::{Instrument, Instrumented};
 
-use super::super::Counted;
 use super::super::status::Started;
 use super::activity::Activity;
-use crate::{Peer, sys};
-
-/// How many bytes a response may have to be copied and written at once.
-const SHORT: usize = 2048;
-
-/// The transport of a connection, with its reads observed.
-#[derive(Debug)]
-pub(super) struct TrackedIo<I> {
-    io: I,
-    activity: Arc<Activity>,
-}
-
-impl<I> TrackedIo<I> {
-    pub(super) fn new(io: I, activity: Arc<Activity>) -> TrackedIo<I> {
-        TrackedIo { io, activity }
-    }
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for TrackedIo<I> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
-        let read = &buffer.filled()[before..];
-        if !read.is_empty() {
-            self.activity.read(read);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// Writes the whole last response of a TCP connection, so that the kernel sends it together with the end of the stream: hyper
-/// shuts the stream down next. Returns `None` if nothing was written: the caller must then write as usual.
-fn write_last_response<I: 'static>(io: &I, bytes: &[u8]) -> Option<io::Result<usize>> {
-    let stream = (io as &dyn Any).downcast_ref::<Counted<TcpStream>>()?;
-    sys::send_before_end(stream, bytes)
-}
-
-impl<I: AsyncWrite + Unpin + 'static> AsyncWrite for TrackedIo<I> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.activity.is_all_of_last_response(bytes) {
-            if let Some(result) = write_last_response(&self.io, bytes) {
-                return Poll::Ready(result);
-            }
-        }
-        let TrackedIo { io, activity } = &mut *self;
-        activity.note_write(Pin::new(io).poll_write(cx, bytes))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let TrackedIo { io, activity } = &mut *self;
-        activity.note_write(Pin::new(io).poll_flush(cx))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        // hyper writes the head of a response and its body as two slices. `send(2)` costs less than `writev(2)` and a short
-        // copy.
-        if slices.iter().map(|slice| slice.len()).sum::<usize>() <= SHORT {
-            let mut bytes = [MaybeUninit::uninit(); SHORT];
-            let mut buffer = ReadBuf::uninit(&mut bytes);
-            slices.iter().for_each(|slice| buffer.put_slice(slice));
-            return self.poll_write(cx, buffer.filled());
-        }
-        let TrackedIo { io, activity } = &mut *self;
-        activity.note_write(Pin::new(io).poll_write_vectored(cx, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-}
+use crate::Peer;
 
 /// The application's service, with its requests observed and counted.
 #[derive(Debug)]
