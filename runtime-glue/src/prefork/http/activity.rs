@@ -117,6 +117,19 @@ impl Activity {
         self.body_left.load(Ordering::Relaxed) != 0
     }
 
+    /// Whether the client may still send something although the server has ended its side: acknowledgements (HTTP/2), or the rest
+    /// of a body.
+    pub(super) fn may_read_more(&self) -> bool {
+        self.is_http2() || self.may_read_body()
+    }
+
+    /// Notes that hyper is about to close the connection if it is idle. hyper has then read the body of the last request.
+    pub(super) fn end_body_if_idle(&self) {
+        if self.is_idle() {
+            self.body_left.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Whether the client owes the rest of the head of an HTTP/1 request. It does not while it still reads a response.
     pub(super) fn has_partial_head(&self) -> bool {
         let is_partial = !ends_with_empty_line(self.last_of_heads.load(Ordering::Relaxed));

@@ -186,6 +186,7 @@ async fn close_idle<C: Future<Output = Result<(), E>>, E>(
     activity: &Activity,
 ) -> Result<(), E> {
     let requests = activity.requests();
+    activity.end_body_if_idle();
     graceful_shutdown(connection.as_mut());
     let mut grace = pin!(sleep(activity.serving().http.idle_grace));
     poll_fn(|cx| match connection.as_mut().poll(cx) {
@@ -232,6 +233,7 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
         return Ok(());
     }
     let reads = activity.reads();
+    activity.end_body_if_idle();
     graceful_shutdown(connection.as_mut());
     let serving = activity.serving();
     let until = serving.worker.before_deadline(told + LONGEST);

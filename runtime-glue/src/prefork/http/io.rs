@@ -29,12 +29,13 @@ const LINGERING_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct TrackedIo<I> {
     io: I,
     activity: Arc<Activity>,
-    /// `Some` once the server has ended its side of an HTTP/2 connection.
+    /// `Some` once the server has ended its side, if the client may still send something.
     lingering: Option<Lingering>,
 }
 
 /// Reads and discards what the client still sends. If the socket were closed at once, the kernel would answer these bytes with a
-/// reset, and drop the end of the last response: an HTTP/2 client acknowledges what it reads.
+/// reset, and drop the end of the last response. An HTTP/2 client acknowledges what it reads, and an HTTP/1 client may still send
+/// a body that the handler does not read.
 #[derive(Debug)]
 struct Lingering {
     end: Instant,
@@ -114,7 +115,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> AsyncWrite for TrackedIo<I> {
         let TrackedIo { io, activity, lingering } = &mut *self;
         if lingering.is_none() {
             ready!(Pin::new(&mut *io).poll_shutdown(cx))?;
-            if !activity.is_http2() {
+            if !activity.may_read_more() {
                 return Poll::Ready(Ok(()));
             }
         }
