@@ -100,6 +100,10 @@ impl Client {
     }
 }
 
+fn body_length(frames: &[Frame]) -> usize {
+    frames.iter().filter(|frame| frame.kind == DATA).map(|frame| frame.payload.len()).sum()
+}
+
 scenarios!(
     /// A connection that makes no requests is told to end (GOAWAY), and ends. So does that of a client that has vanished.
     fn idle() {
@@ -124,6 +128,18 @@ scenarios!(
         program.finish_well();
     }
 
+    /// No timeout applies to a response for which the client has no room.
+    fn stalled_client() {
+        let (program, address) = start(LIMIT, LIMIT);
+        let mut client = Client::connect(&address);
+        client.write(SETTINGS, 0, 0, b"\0\x04\0\0\x04\0").expect("writing");
+        client.request(POST, "/after", END_STREAM);
+        std::thread::sleep(4 * SECOND);
+        client.write(WINDOW_UPDATE, 0, 1, &(MEDIUM as u32).to_be_bytes()).expect("writing");
+        assert_eq!(body_length(&client.read_all(true)), MEDIUM);
+        stop(program);
+    }
+
     /// A worker that must end sends the whole last response, even if the client reads and acknowledges it later than the worker
     /// writes it.
     fn last_response_to_a_slow_client() {
@@ -140,9 +156,7 @@ scenarios!(
         }
         client.write(DATA, END_STREAM, 1, b"").expect("writing");
         std::thread::sleep(SECOND / 3);
-        let frames = client.read_all(true);
-        let body: usize = frames.iter().filter(|frame| frame.kind == DATA).map(|frame| frame.payload.len()).sum();
-        assert_eq!(body, MEDIUM);
+        assert_eq!(body_length(&client.read_all(true)), MEDIUM);
         drop(client);
         program.finish_well();
     }

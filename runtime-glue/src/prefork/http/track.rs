@@ -1,11 +1,12 @@
 //! Observes the requests that hyper passes on, and their responses.
 
 use std::future::Future;
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Buf, Bytes, Frame, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
@@ -125,7 +126,9 @@ where
                     in_flight.activity.note_last_body(response.body());
                 }
             }
-            response.map(|body| TrackedBody { body, _in_flight: in_flight })
+            let (in_flight, in_frames) =
+                if *this.is_http1 { (in_flight, None) } else { (None, in_flight.map(Arc::new)) };
+            response.map(|body| TrackedBody { body, _in_flight: in_flight, in_frames })
         }))
     }
 }
@@ -135,16 +138,25 @@ pin_project! {
     pub(super) struct TrackedBody<B> {
         #[pin]
         body: B,
+        // The request, with HTTP/1.
         _in_flight: Option<InFlight>,
+        // The request, with HTTP/2: hyper takes the data of a stream before its client has room for it.
+        in_frames: Option<Arc<InFlight>>,
     }
 }
 
 impl<B: Body> Body for TrackedBody<B> {
-    type Data = B::Data;
+    type Data = TrackedData<B::Data>;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(cx)
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<TrackedData<B::Data>>, B::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.body.poll_frame(cx));
+        let track = |data| TrackedData { data, _in_flight: this.in_frames.clone() };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(track))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -153,5 +165,34 @@ impl<B: Body> Body for TrackedBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// A part of the body of a response. hyper drops it once it is written.
+#[derive(Debug)]
+pub(super) struct TrackedData<D> {
+    data: D,
+    _in_flight: Option<Arc<InFlight>>,
+}
+
+impl<D: Buf> Buf for TrackedData<D> {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.data.chunks_vectored(slices)
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.data.advance(count);
+    }
+
+    fn copy_to_bytes(&mut self, length: usize) -> Bytes {
+        self.data.copy_to_bytes(length)
     }
 }
