@@ -130,6 +130,13 @@ impl Status {
         self.told.get()?.checked_add(self.shutdown_timeout)
     }
 
+    /// Returns a time shortly before the [`deadline`](Status::deadline). A connection without a request is closed by then, because
+    /// a connection that is cut off counts as an error.
+    #[cfg(feature = "http")]
+    pub(super) fn before_deadline(&self) -> Option<Instant> {
+        self.told.get()?.checked_add(self.shutdown_timeout - self.shutdown_timeout / 8)
+    }
+
     /// Resolves when the worker must end, like [`Shutdown`], but allocates nothing.
     #[cfg(feature = "http")]
     pub(super) async fn must_end(&self) {

@@ -251,6 +251,18 @@ scenarios!(
         stop(program);
     }
 
+    /// A client may send the rest of a body that the handler does not read. It then reads the response.
+    fn body_that_is_not_read() {
+        const LENGTH: usize = 32 * 1024 * 1024;
+        let (program, addresses) = start(&TCP);
+        let mut stream = connect(&addresses[0]);
+        write!(stream, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {LENGTH}\r\n\r\n")
+            .expect("sending a head");
+        stream.write_all(&vec![b'x'; LENGTH]).expect("sending a body");
+        assert!(!body(stream).is_empty());
+        stop(program);
+    }
+
     /// HTTP/2 is recognised by its first bytes.
     fn http2() {
         let (program, addresses) = start(&TCP);

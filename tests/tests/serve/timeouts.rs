@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::routing::{get, post};
 use clap::Parser;
 use forkio::{Server, ServerOptions};
-use forkio_tests::{Program, arguments, scenarios, wait_until};
+use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
 use futures_util::StreamExt;
 use futures_util::stream;
 
@@ -18,14 +18,17 @@ use crate::http::exit;
 use crate::{connect, read_until, stop};
 
 /// A limit that the scenarios reach, in seconds: long enough for a machine that stalls.
-const LIMIT: &str = "1";
-const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const LIMIT: &str = "1";
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// A limit that no scenario reaches, in seconds.
-const NEVER: &str = "600";
+pub(crate) const NEVER: &str = "600";
 
 /// How many bytes of bodies the worker has read.
 static UPLOADED: AtomicUsize = AtomicUsize::new(0);
+
+/// The sockets of a connection hold this many bytes, but that of the client alone does not, with a small buffer.
+pub(crate) const MEDIUM: usize = 512 * 1024;
 
 /// More than the sockets of a connection hold.
 const LARGE: usize = 32 * 1024 * 1024;
@@ -56,7 +59,7 @@ async fn answer_early(body: Body) -> &'static str {
     "accepted"
 }
 
-fn start(keep_alive_timeout: &str, header_timeout: &str) -> (Program, String) {
+pub(crate) fn start(keep_alive_timeout: &str, header_timeout: &str) -> (Program, String) {
     let timeouts = ["--keep-alive-timeout", keep_alive_timeout, "--header-timeout", header_timeout];
     let mut program = Program::start("timeouts::server", &timeouts);
     let address = program.line();
@@ -86,6 +89,7 @@ scenarios!(
             .route("/slow", get(async || slow_body()))
             .route("/large", get(async || vec![b'x'; LARGE]))
             .route("/upload", post(answer_early))
+            .route("/after", post(async |_: Bytes| vec![b'x'; MEDIUM]))
             .route("/uploaded", get(async || UPLOADED.load(Ordering::Relaxed).to_string()));
         let server = Server::new().options(options.server).bind("127.0.0.1:0").workers(1);
         exit(server.on_ready(|addresses| println!("{}", addresses[0])).serve(|_| app).run())
@@ -115,6 +119,9 @@ scenarios!(
             send_get(stream, "/");
             read_until(stream, "hello");
         }
+        write!(idle, "POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\n").expect("sending a head");
+        read_until(&mut idle, "accepted");
+        idle.write_all(b"a body").expect("sending a body");
         for connected in [Some(later), None] {
             let mut stream = connected.unwrap_or_else(|| connect(&address));
             let sent = Instant::now();
@@ -128,16 +135,35 @@ scenarios!(
         stop(program);
     }
 
-    /// Neither timeout applies to a response under way, whether its body or its client is slow.
+    /// The same applies to a head whose first part arrives together with the request before it, or while that is answered.
+    fn partial_heads_in_a_pipeline() {
+        let (program, address) = start(NEVER, LIMIT);
+        let mut together = connect(&address);
+        together.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nHos").expect("sending");
+        let mut meanwhile = connect(&address);
+        send_get(&mut meanwhile, "/slow");
+        read_until(&mut meanwhile, "1\r\na\r\n");
+        meanwhile.write_all(b"GET / HTTP/1.1\r\nHos").expect("sending");
+        read_until(&mut together, "hello");
+        read_until(&mut meanwhile, "1\r\nb\r\n0\r\n\r\n");
+        read_end(&mut together);
+        read_end(&mut meanwhile);
+        stop(program);
+    }
+
+    /// Neither timeout applies to a response under way, whether its body or its client is slow. The client may have sent its next
+    /// request already.
     fn slow_responses() {
         let (program, address) = start(LIMIT, LIMIT);
         let (mut large, mut slow) = (connect(&address), connect(&address));
         send_get(&mut large, "/large");
+        large.read_exact(&mut [0]).expect("a response");
+        send_get(&mut large, "/");
         send_get(&mut slow, "/slow");
         read_until(&mut slow, "1\r\na\r\n1\r\nb\r\n0\r\n\r\n");
         let mut response = Vec::new();
         large.read_to_end(&mut response).expect("the end of the stream");
-        assert!(response.len() > LARGE, "{} bytes", response.len());
+        assert!(response.len() > LARGE && response.ends_with(b"hello"), "{} bytes", response.len());
         read_end(&mut slow);
         stop(program);
     }
@@ -157,6 +183,31 @@ scenarios!(
         stop(program);
     }
 
+    /// A server without limits: the sum of a time and these durations is too far away for a clock.
+    #[program]
+    fn unlimited() {
+        let server = Server::new().bind("127.0.0.1:0").workers(1).shutdown_timeout(Duration::MAX);
+        let server = server.header_timeout(Duration::MAX).keep_alive_timeout(Duration::MAX).idle_grace(Duration::MAX);
+        let app = Router::new().route("/", get(async || "hello"));
+        exit(server.on_ready(|addresses| println!("{}", addresses[0])).serve(|_| app).run())
+    }
+
+    /// Without limits, a worker that must end waits for the next request of each connection.
+    fn no_limits() {
+        let mut program = Program::start("timeouts::unlimited", &[]);
+        let address = program.line();
+        let (mut fresh, mut idle) = (connect(&address), connect(&address));
+        send_get(&mut idle, "/");
+        read_until(&mut idle, "hello");
+        kill(program.pid(), libc::SIGTERM);
+        wait_until("the server accepts no more", || crate::try_connect(&address).is_err());
+        for stream in [&mut fresh, &mut idle] {
+            send_get(stream, "/");
+            read_until(stream, "hello");
+        }
+        program.finish_well();
+    }
+
     /// The keep-alive timeout zero turns keep-alive off.
     fn no_keep_alive() {
         let (program, address) = start("0", NEVER);
@@ -165,36 +216,6 @@ scenarios!(
         let mut response = String::new();
         stream.read_to_string(&mut response).expect("the end of the stream");
         assert!(response.contains("connection: close\r\n"), "{response}");
-        stop(program);
-    }
-
-    /// An HTTP/2 connection that makes no requests is told to end (GOAWAY), and ends.
-    fn idle_http2() {
-        const SETTINGS: u8 = 4;
-        const PING: u8 = 6;
-        const GOAWAY: u8 = 7;
-        const ACK: u8 = 1;
-        let (program, address) = start(LIMIT, NEVER);
-        let mut stream = connect(&address);
-        let get = b"\0\0\x09\x01\x05\0\0\0\x01\x82\x86\x84\x41\x04test";
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("writing");
-        stream.write_all(get).expect("writing");
-        let mut frames = Vec::new();
-        let mut header = [0; 9];
-        // An error means that the server has closed the connection.
-        while stream.read_exact(&mut header).is_ok() {
-            let [_, high, low, kind, flags, ..] = header;
-            let mut payload = vec![0; usize::from(high) << 8 | usize::from(low)];
-            stream.read_exact(&mut payload).expect("a payload");
-            frames.push(kind);
-            if matches!(kind, SETTINGS | PING) && flags & ACK == 0 {
-                let length = if kind == PING { 8 } else { 0 };
-                let mut answer = vec![0, 0, length, kind, ACK, 0, 0, 0, 0];
-                answer.extend(&payload[..usize::from(length)]);
-                stream.write_all(&answer).expect("writing");
-            }
-        }
-        assert!(frames.contains(&GOAWAY), "frames: {frames:?}");
         stop(program);
     }
 );

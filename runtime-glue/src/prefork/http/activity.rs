@@ -1,7 +1,7 @@
 //! The activity of a connection: requests, responses, and bytes that have arrived.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::task::Poll;
 
 use hyper::body::Body;
@@ -22,11 +22,13 @@ const NOT_LAST: usize = usize::MAX;
 #[derive(Debug)]
 pub(super) struct Activity {
     serving: Arc<Serving>,
-    /// Whether bytes have been read since the last request began or ended: the head of a request may be incomplete.
-    has_unparsed: AtomicBool,
+    /// The last bytes that have been read, apart from those that may belong to a body. They show whether a head is complete.
+    last_of_heads: AtomicU32,
     /// How many of the next bytes may belong to the body of the last HTTP/1 request, even after the response. This is an
     /// upper bound: bytes that came with the head are not deducted. `usize::MAX` if the length is unknown.
     body_left: AtomicUsize,
+    /// How often bytes have been read.
+    reads: AtomicUsize,
     /// How often bytes have been read that may belong to the body of a request.
     body_reads: AtomicUsize,
     /// How many bytes of HTTP/2's preface have been read; [`HTTP1`] if the connection began with other bytes.
@@ -50,8 +52,10 @@ impl Activity {
         let closes = serving.http.keep_alive_timeout.is_zero();
         Activity {
             serving,
-            has_unparsed: AtomicBool::new(false),
+            // Nothing has been read, so no head is incomplete.
+            last_of_heads: AtomicU32::new(u32::from_be_bytes(*b"\r\n\r\n")),
             body_left: AtomicUsize::new(0),
+            reads: AtomicUsize::new(0),
             body_reads: AtomicUsize::new(0),
             preface: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
@@ -98,13 +102,38 @@ impl Activity {
         self.requests() + self.body_reads.load(Ordering::Relaxed)
     }
 
+    /// Returns a number that grows with each read of bytes.
+    pub(super) fn reads(&self) -> usize {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client has vanished: it owes the answer to a ping, and has sent nothing since there were `reads`. A client
+    /// that still reads a response may get the ping later.
+    pub(super) fn is_abandoned(&self, reads: usize) -> bool {
+        self.is_http2() && self.reads() == reads && self.is_idle()
+    }
+
     fn may_read_body(&self) -> bool {
         self.body_left.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether the head of an HTTP/1 request has arrived in part.
+    /// Whether the client may still send something although the server has ended its side: acknowledgements (HTTP/2), or the rest
+    /// of a body.
+    pub(super) fn may_read_more(&self) -> bool {
+        self.is_http2() || self.may_read_body()
+    }
+
+    /// Notes that hyper is about to close the connection if it is idle. hyper has then read the body of the last request.
+    pub(super) fn end_body_if_idle(&self) {
+        if self.is_idle() {
+            self.body_left.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the client owes the rest of the head of an HTTP/1 request. It does not while it still reads a response.
     pub(super) fn has_partial_head(&self) -> bool {
-        self.has_unparsed.load(Ordering::Relaxed) && !self.is_in_flight() && !self.may_read_body() && !self.is_http2()
+        let is_partial = !ends_with_empty_line(self.last_of_heads.load(Ordering::Relaxed));
+        is_partial && self.is_idle() && !self.may_read_body() && !self.is_http2()
     }
 
     /// Whether the next HTTP/1 response must get `Connection: close`.
@@ -124,21 +153,25 @@ impl Activity {
             let is_preface = bytes[..compared] == expected[..compared];
             self.preface.store(if is_preface { before + compared } else { HTTP1 }, Ordering::Relaxed);
         }
-        self.has_unparsed.store(true, Ordering::Relaxed);
-        if self.may_read_body() {
-            // Only the task of the connection reads.
+        // Only the task of the connection reads.
+        self.reads.store(self.reads() + 1, Ordering::Relaxed);
+        let body_left = self.body_left.load(Ordering::Relaxed);
+        let (of_body, of_heads) = bytes.split_at(body_left.min(bytes.len()));
+        if !of_body.is_empty() {
             self.body_reads.store(self.body_reads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-            let body_left = self.body_left.load(Ordering::Relaxed);
             if body_left != usize::MAX {
-                self.body_left.store(body_left.saturating_sub(bytes.len()), Ordering::Relaxed);
+                self.body_left.store(body_left - of_body.len(), Ordering::Relaxed);
             }
         }
+        let last = &of_heads[of_heads.len().saturating_sub(size_of::<u32>())..];
+        let before = self.last_of_heads.load(Ordering::Relaxed);
+        let last = last.iter().fold(before, |last, byte| last << 8 | u32::from(*byte));
+        self.last_of_heads.store(last, Ordering::Relaxed);
     }
 
     pub(super) fn begin(&self, body_left: usize) -> Option<Started> {
         // Only the task of the connection begins requests.
         self.requests.store(self.requests() + 1, Ordering::Relaxed);
-        self.has_unparsed.store(false, Ordering::Relaxed);
         self.body_left.store(body_left, Ordering::Relaxed);
         self.serving.worker.begin_request()
     }
@@ -163,7 +196,6 @@ impl Activity {
 
     pub(super) fn end(&self) {
         self.ended.fetch_add(1, Ordering::Relaxed);
-        self.has_unparsed.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn note_write<T>(&self, written: Poll<T>) -> Poll<T> {
@@ -173,6 +205,12 @@ impl Activity {
         }
         written
     }
+}
+
+/// Whether the last of these bytes are an empty line, which ends a head. As in hyper, a line may end without `\r`.
+fn ends_with_empty_line(last: u32) -> bool {
+    let last = last.to_be_bytes();
+    last.ends_with(b"\n\r\n") || last.ends_with(b"\n\n")
 }
 
 /// Whether `bytes`, the beginning of a response, contain all of it. `body` is the length of the response's body.

@@ -10,17 +10,16 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
-#[cfg(feature = "tls")]
-use tokio::time::timeout_at;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::super::worker::WorkerHandle;
 use super::activity::Activity;
 use super::bounds::{ConnectionService, ConnectionStream};
+use super::io::TrackedIo;
 use super::request_timer::RequestTimer;
-use super::track::{TrackedIo, TrackedService};
+use super::track::TrackedService;
 use super::transport::Transport;
-use super::{Http, Protocols};
+use super::{Http, LONGEST, Protocols};
 use crate::Peer;
 
 /// The resolution of tokio's timers. `yield_now` is not enough: a multi-threaded runtime may run the task again at once.
@@ -42,18 +41,6 @@ pub(super) struct Serving {
     pub(super) worker: WorkerHandle,
     /// Set to cut off the connections that are still open. A connection checks it only after the worker was told to end.
     pub(super) is_cut_off: watch::Receiver<bool>,
-}
-
-impl Serving {
-    /// Returns when to close a connection that has sent nothing of a request, if it may stay open until `until`. This is
-    /// shortly before the deadline of the worker, because a connection that is cut off counts as an error. `told`: when the
-    /// worker was told to end.
-    fn before_deadline(&self, until: Instant, told: Instant) -> Instant {
-        match self.worker.shutdown().deadline() {
-            Some(deadline) => until.min(deadline - (deadline - told) / 8),
-            None => until,
-        }
-    }
 }
 
 /// Logs a panic of the task that holds this value. A panic ends only the connection of that task.
@@ -98,7 +85,7 @@ async fn serve_tls<I: ConnectionStream, S: ConnectionService>(
     let time_is_over = async {
         // An error means that the time is over.
         let _told = timeout_at(until, serving.worker.must_end()).await;
-        sleep_until(serving.before_deadline(until, Instant::now())).await;
+        sleep_until(serving.worker.before_deadline(until)).await;
     };
     let io = tokio::select! {
         io = tokio_rustls::TlsAcceptor::from(Arc::clone(config)).accept(io) => io?,
@@ -150,6 +137,7 @@ async fn drive<C: Future<Output = Result<(), E>>, E: Into<Box<dyn Error + Send +
     let accepted = Instant::now();
     // A connection whose only request is answered at once needs no timer.
     let mut timer = None;
+    let mut is_shut_down = false;
     let mut must_end = pin!(worker.must_end());
     let end = poll_fn(|cx| {
         if let Poll::Ready(served) = connection.as_mut().poll(cx) {
@@ -157,9 +145,10 @@ async fn drive<C: Future<Output = Result<(), E>>, E: Into<Box<dyn Error + Send +
         }
         let timer = timer.get_or_insert_with(|| RequestTimer::new(http, accepted));
         if timer.poll(activity, cx).is_ready() {
-            if !(activity.is_http2() && activity.has_had_request()) {
+            if is_shut_down || !(activity.is_http2() && activity.has_had_request()) {
                 return Poll::Ready(End::NoRequest);
             }
+            is_shut_down = true;
             // Streams that are open continue to their ends.
             graceful_shutdown(connection.as_mut());
             // The shutdown begins with the next poll.
@@ -197,6 +186,7 @@ async fn close_idle<C: Future<Output = Result<(), E>>, E>(
     activity: &Activity,
 ) -> Result<(), E> {
     let requests = activity.requests();
+    activity.end_body_if_idle();
     graceful_shutdown(connection.as_mut());
     let mut grace = pin!(sleep(activity.serving().http.idle_grace));
     poll_fn(|cx| match connection.as_mut().poll(cx) {
@@ -242,8 +232,16 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
         // There is nothing to finish.
         return Ok(());
     }
+    let reads = activity.reads();
+    activity.end_body_if_idle();
     graceful_shutdown(connection.as_mut());
-    connection.await
+    let serving = activity.serving();
+    let until = serving.worker.before_deadline(told + LONGEST);
+    match timeout_at(until, connection.as_mut()).await {
+        Ok(served) => served,
+        Err(_) if activity.is_abandoned(reads) => Ok(()),
+        Err(_) => connection.await,
+    }
 }
 
 fn next_step(activity: &Activity, accepted: Instant, told: Instant) -> NextStep {
@@ -259,6 +257,6 @@ fn next_step(activity: &Activity, accepted: Instant, told: Instant) -> NextStep 
     } else {
         told + http.idle_grace
     };
-    let until = if activity.has_partial_head() { until } else { serving.before_deadline(until, told) };
+    let until = if activity.has_partial_head() { until } else { serving.worker.before_deadline(until) };
     if until <= now { NextStep::Finish } else { NextStep::WaitUntil(until) }
 }

@@ -12,6 +12,7 @@
 //! | a request is in flight | it is answered, with `Connection: close` |
 //! | HTTP/1, idle | the next request is answered with `Connection: close`; without one it is closed after the [idle grace](Http::idle_grace) |
 //! | HTTP/2 | GOAWAY, then the streams that have begun are finished |
+//! | HTTP/2, idle, the client does not answer GOAWAY and a ping | it is closed shortly before the shutdown timeout |
 //! | upgraded (WebSocket) | the worker waits until its stream is dropped |
 //! | a response without an end (server-sent events) | the worker waits until its body ends |
 //! | any other, at the [shutdown timeout](super::Prefork::shutdown_timeout) | it is cut off |
@@ -45,6 +46,7 @@
 mod activity;
 mod bounds;
 mod connection;
+mod io;
 mod request_timer;
 mod track;
 mod transport;
@@ -72,6 +74,9 @@ use self::transport::Transport;
 use super::worker::WorkerHandle;
 use super::{Accept, Incoming, Listener, Phase, Worker};
 use crate::Peer;
+
+/// The longest timeout: 30 years. A time that is further away need not fit into the clock.
+const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// How a worker serves HTTP: timeouts, protocols and hyper's own options.
 ///
@@ -150,7 +155,7 @@ impl Http {
     /// Sets how long a client may take to send its first request, and the rest of the head of each later one. The default is 10
     /// seconds.
     pub fn header_timeout(mut self, limit: Duration) -> Http {
-        self.header_timeout = limit;
+        self.header_timeout = limit.min(LONGEST);
         self
     }
 
@@ -161,10 +166,11 @@ impl Http {
     ///
     /// (hyper's option of this name, for HTTP/2, is the time in which a client must answer a ping.)
     ///
-    /// An HTTP/2 client that has vanished does not answer. `http2().keep_alive_interval` of [`configure`](Http::configure) ends
-    /// its connection.
+    /// An HTTP/2 client that does not answer GOAWAY and a ping within the [header timeout](Http::header_timeout) has vanished, and
+    /// its connection is closed. With a request in flight, only `http2().keep_alive_interval` of
+    /// [`configure`](Http::configure) ends its connection.
     pub fn keep_alive_timeout(mut self, limit: Duration) -> Http {
-        self.keep_alive_timeout = limit;
+        self.keep_alive_timeout = limit.min(LONGEST);
         self
     }
 
@@ -172,7 +178,7 @@ impl Http {
     /// is 1 second. An active client sends its next request in that time, and learns from the response that it must
     /// connect again.
     pub fn idle_grace(mut self, grace: Duration) -> Http {
-        self.idle_grace = grace;
+        self.idle_grace = grace.min(LONGEST);
         self
     }
 

@@ -18,8 +18,7 @@ const SHORTEST: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(super) struct RequestTimer {
-    /// `None` if the limit is too far away for a clock, or if the timer has fired for the last time.
-    sleep: Option<Pin<Box<Sleep>>>,
+    sleep: Pin<Box<Sleep>>,
     /// The waker that `sleep` wakes.
     waker: Option<Waker>,
     wait: Wait,
@@ -28,13 +27,15 @@ pub(super) struct RequestTimer {
 /// The part of a request that the client should send next, as of the last look at the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
-    /// The first request. `None`: there is no limit.
-    First { until: Option<Instant> },
+    /// The first request.
+    First { until: Instant },
     /// The rest of a head. `requests` is the number of requests that came before it.
     RestOfHead { requests: usize },
     /// Another request. `idle_since` is when a look first found the connection idle with this `progress`; `None` if the worker
     /// still answers a request.
     Next { progress: usize, idle_since: Option<Instant> },
+    /// The answer to the ping of an HTTP/2 connection that shuts down. `reads` is the number of reads before.
+    Answer { reads: usize },
 }
 
 /// Returns the time between two looks at a connection. A connection that becomes idle between two looks stays open longer
@@ -43,21 +44,21 @@ fn period(http: &Http) -> Duration {
     (http.keep_alive_timeout / 4).max(SHORTEST)
 }
 
+/// Returns the time in which a client must answer a ping.
+fn answer_time(http: &Http) -> Duration {
+    http.header_timeout.max(SHORTEST)
+}
+
 impl RequestTimer {
     /// Makes the timer of a connection that was accepted at this time.
     pub(super) fn new(http: &Http, accepted: Instant) -> RequestTimer {
-        let until = accepted.checked_add(http.header_timeout);
-        let mut timer = RequestTimer { sleep: None, waker: None, wait: Wait::First { until } };
-        timer.set(accepted.checked_add(http.header_timeout.min(period(http))));
-        timer
+        let sleep = Box::pin(sleep_until(accepted + http.header_timeout.min(period(http))));
+        RequestTimer { sleep, waker: None, wait: Wait::First { until: accepted + http.header_timeout } }
     }
 
-    fn set(&mut self, deadline: Option<Instant>) {
+    fn set(&mut self, deadline: Instant) {
         self.waker = None;
-        match (&mut self.sleep, deadline) {
-            (Some(sleep), Some(deadline)) => sleep.as_mut().reset(deadline),
-            (sleep, deadline) => *sleep = deadline.map(|deadline| Box::pin(sleep_until(deadline))),
-        }
+        self.sleep.as_mut().reset(deadline);
     }
 
     /// Sets the timer again if a part of a head, or its rest, has arrived since the last poll.
@@ -71,42 +72,44 @@ impl RequestTimer {
             _ => return,
         };
         self.wait = wait;
-        self.set(Instant::now().checked_add(time));
+        self.set(Instant::now() + time);
     }
 
-    /// Returns `Ready`, once, if the client has taken too long.
+    /// Returns `Ready` if the client has taken too long. The caller then closes an HTTP/1 connection, and shuts an HTTP/2
+    /// connection down. The timer continues, and returns `Ready` again if the client has vanished.
     pub(super) fn poll(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
         self.follow_head(activity);
         loop {
-            let Some(sleep) = &mut self.sleep else { return Poll::Pending };
             // The task of the connection polls this timer at each of the task's events.
-            if !sleep.is_elapsed() && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            if !self.sleep.is_elapsed() && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 return Poll::Pending;
             }
-            if sleep.as_mut().poll(cx).is_pending() {
+            if self.sleep.as_mut().poll(cx).is_pending() {
                 self.waker = Some(cx.waker().clone());
                 return Poll::Pending;
             }
-            match self.look(activity, Instant::now()) {
-                Some((wait, deadline)) => {
-                    self.wait = wait;
-                    self.set(deadline);
-                }
-                None => {
-                    self.sleep = None;
-                    return Poll::Ready(());
-                }
+            let now = Instant::now();
+            let found = self.look(activity, now);
+            let (wait, deadline) = found.unwrap_or_else(|| {
+                (Wait::Answer { reads: activity.reads() }, now + answer_time(&activity.serving().http))
+            });
+            self.wait = wait;
+            self.set(deadline);
+            if found.is_none() {
+                return Poll::Ready(());
             }
         }
     }
 
     /// Returns the next state, and when to look again. `None` if the client has taken too long.
-    fn look(&self, activity: &Activity, now: Instant) -> Option<(Wait, Option<Instant>)> {
+    fn look(&self, activity: &Activity, now: Instant) -> Option<(Wait, Instant)> {
         let http = &activity.serving().http;
-        let next = now.checked_add(period(http));
         let before = match self.wait {
             Wait::First { until } if !activity.has_had_request() => {
-                return until.is_none_or(|until| until > now).then_some((self.wait, until.or(next)));
+                return (until > now).then_some((self.wait, until));
+            }
+            Wait::Answer { reads } => {
+                return (!activity.is_abandoned(reads)).then_some((self.wait, now + answer_time(http)));
             }
             // Otherwise `follow_head` would have noticed the end of the head.
             Wait::RestOfHead { .. } => return None,
@@ -114,11 +117,8 @@ impl RequestTimer {
             Wait::First { .. } | Wait::Next { .. } => None,
         };
         let idle_since = activity.is_idle().then(|| before.unwrap_or(now));
-        let end = idle_since.and_then(|since| since.checked_add(http.keep_alive_timeout));
-        if end.is_some_and(|end| end <= now) {
-            return None;
-        }
-        let deadline = [next, end].into_iter().flatten().min();
-        Some((Wait::Next { progress: activity.progress(), idle_since }, deadline))
+        let next = now + period(http);
+        let deadline = idle_since.map_or(next, |since| next.min(since + http.keep_alive_timeout));
+        (deadline > now).then_some((Wait::Next { progress: activity.progress(), idle_since }, deadline))
     }
 }

@@ -1,105 +1,23 @@
-//! Observes a connection from both sides of hyper: the bytes that hyper reads, the requests that it passes on, and the responses.
+//! Observes the requests that hyper passes on, and their responses.
 
-use std::any::Any;
 use std::future::Future;
-use std::io;
-use std::mem::MaybeUninit;
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Buf, Bytes, Frame, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tracing::Span;
 use tracing::instrument::{Instrument, Instrumented};
 
-use super::super::Counted;
 use super::super::status::Started;
 use super::activity::Activity;
-use crate::{Peer, sys};
-
-/// The longest response, in bytes, that is copied and written at once.
-const SHORT: usize = 2048;
-
-/// The transport of a connection, with its reads observed.
-#[derive(Debug)]
-pub(super) struct TrackedIo<I> {
-    io: I,
-    activity: Arc<Activity>,
-}
-
-impl<I> TrackedIo<I> {
-    pub(super) fn new(io: I, activity: Arc<Activity>) -> TrackedIo<I> {
-        TrackedIo { io, activity }
-    }
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for TrackedIo<I> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
-        let read = &buffer.filled()[before..];
-        if !read.is_empty() {
-            self.activity.read(read);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// Writes the whole last response of a TCP connection, so that the kernel sends it together with the end of the stream: hyper
-/// shuts the stream down next. Returns `None` if nothing was written: the caller must then write as usual.
-fn write_last_response<I: 'static>(io: &I, bytes: &[u8]) -> Option<io::Result<usize>> {
-    let stream = (io as &dyn Any).downcast_ref::<Counted<TcpStream>>()?;
-    sys::send_before_end(stream, bytes)
-}
-
-impl<I: AsyncWrite + Unpin + 'static> AsyncWrite for TrackedIo<I> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.activity.is_all_of_last_response(bytes) {
-            if let Some(result) = write_last_response(&self.io, bytes) {
-                return Poll::Ready(result);
-            }
-        }
-        let TrackedIo { io, activity } = &mut *self;
-        activity.note_write(Pin::new(io).poll_write(cx, bytes))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let TrackedIo { io, activity } = &mut *self;
-        activity.note_write(Pin::new(io).poll_flush(cx))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        // hyper writes the head of a response and its body as two slices. `send(2)` costs less than `writev(2)` and a short
-        // copy.
-        if slices.iter().map(|slice| slice.len()).sum::<usize>() <= SHORT {
-            let mut bytes = [MaybeUninit::uninit(); SHORT];
-            let mut buffer = ReadBuf::uninit(&mut bytes);
-            slices.iter().for_each(|slice| buffer.put_slice(slice));
-            return self.poll_write(cx, buffer.filled());
-        }
-        let TrackedIo { io, activity } = &mut *self;
-        activity.note_write(Pin::new(io).poll_write_vectored(cx, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-}
+use crate::Peer;
 
 /// The application's service, with its requests observed and counted.
 #[derive(Debug)]
@@ -208,7 +126,9 @@ where
                     in_flight.activity.note_last_body(response.body());
                 }
             }
-            response.map(|body| TrackedBody { body, _in_flight: in_flight })
+            let (in_flight, in_frames) =
+                if *this.is_http1 { (in_flight, None) } else { (None, in_flight.map(Arc::new)) };
+            response.map(|body| TrackedBody { body, _in_flight: in_flight, in_frames })
         }))
     }
 }
@@ -218,16 +138,25 @@ pin_project! {
     pub(super) struct TrackedBody<B> {
         #[pin]
         body: B,
+        // The request, with HTTP/1.
         _in_flight: Option<InFlight>,
+        // The request, with HTTP/2: hyper takes the data of a stream before its client has room for it.
+        in_frames: Option<Arc<InFlight>>,
     }
 }
 
 impl<B: Body> Body for TrackedBody<B> {
-    type Data = B::Data;
+    type Data = TrackedData<B::Data>;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(cx)
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<TrackedData<B::Data>>, B::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.body.poll_frame(cx));
+        let track = |data| TrackedData { data, _in_flight: this.in_frames.clone() };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(track))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -236,5 +165,34 @@ impl<B: Body> Body for TrackedBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// A part of the body of a response. hyper drops it once it is written.
+#[derive(Debug)]
+pub(super) struct TrackedData<D> {
+    data: D,
+    _in_flight: Option<Arc<InFlight>>,
+}
+
+impl<D: Buf> Buf for TrackedData<D> {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.data.chunks_vectored(slices)
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.data.advance(count);
+    }
+
+    fn copy_to_bytes(&mut self, length: usize) -> Bytes {
+        self.data.copy_to_bytes(length)
     }
 }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+#[cfg(feature = "http")]
+use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 pub use self::output::WorkerOutput;
@@ -126,6 +128,12 @@ impl WorkerHandle {
     #[cfg(feature = "http")]
     pub(super) async fn must_end(&self) {
         self.0.must_end().await;
+    }
+
+    /// Returns this time, or one shortly before the deadline of a worker that must end, if that is earlier.
+    #[cfg(feature = "http")]
+    pub(super) fn before_deadline(&self, until: Instant) -> Instant {
+        self.0.before_deadline().map_or(until, |limit| until.min(limit))
     }
 
     /// Spawns a task that the worker finishes before it ends, such as one that serves a connection. The worker waits for it
