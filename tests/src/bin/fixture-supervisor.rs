@@ -82,6 +82,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
                 "boot-timeout" => prefork.boot_timeout(time),
                 "load-timeout" => prefork.load_timeout(time),
                 "heartbeat-timeout" => prefork.heartbeat_timeout(time),
+                "max-age" => prefork.max_age(time),
                 other => panic!("no option {other}"),
             };
             continue;

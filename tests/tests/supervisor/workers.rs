@@ -51,6 +51,13 @@ scenarios!(
         server.stop();
     }
 
+    /// A worker that becomes ready beyond its greatest age is replaced at once.
+    fn older_than_its_limit_when_ready() {
+        let server = Server::start(&["before", "one-worker", "max-age=1"]);
+        server.until_logged("reason=Some(Age)");
+        server.stop();
+    }
+
     /// A worker that calls `halt` stops the server.
     fn halt() {
         let server = Server::start(&["before"]);

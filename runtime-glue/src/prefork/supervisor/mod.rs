@@ -207,9 +207,11 @@ impl Supervisor {
         crate::set_policy(&woken, ForkPolicy::NoFork).map_err(PreforkError::Share)?;
         loop {
             let now = Instant::now();
+            // A worker may be beyond its age when it becomes ready, so the flags come before the checks.
+            let mut end = self.read_slots();
             self.check(now);
             self.show_state();
-            let mut end = self.read_slots().or_else(|| self.settle(now));
+            end = end.or_else(|| self.settle(now));
             if end.is_none() {
                 let event = match self.start_due(now).await {
                     Started::Nothing => {
