@@ -186,13 +186,6 @@ impl Successors {
     }
 }
 
-/// Whether a service manager has given this program its listeners, and keeps them open itself.
-pub(super) fn is_socket_activated() -> bool {
-    let is_own = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
-    let is_named = is_own && std::env::var("LISTEN_FDS").is_ok_and(|count| count != "0");
-    is_named || super::inherited::has_inherited()
-}
-
 /// The program that this one replaces.
 #[derive(Debug)]
 pub(super) struct Predecessor {

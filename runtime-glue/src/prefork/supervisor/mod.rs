@@ -51,7 +51,7 @@ use super::status::{Service, ServiceProcess};
 use super::template::Template;
 use super::upgrade::{Predecessor, Process1, Program, Upgrade};
 use super::worker::Assignment;
-use super::{Distribution, Prefork, PreforkError, Stopped, upgrade};
+use super::{Distribution, Prefork, PreforkError, Stopped, inherited};
 use crate::{Child, ForkError, ForkPolicy, runtime, sys};
 
 /// How supervision ended.
@@ -148,9 +148,8 @@ impl Supervisor {
         let common = Common::new(plan::slots(settings.workers), is_balanced, settings.status.is_shown())
             .map_err(PreforkError::Share)?;
         let predecessor = Predecessor::from_env();
-        let listeners_are_kept = predecessor
-            .as_ref()
-            .map_or_else(upgrade::is_socket_activated, |predecessor| predecessor.listeners_are_kept);
+        let listeners_are_kept =
+            predecessor.as_ref().map_or_else(inherited::has_inherited, |predecessor| predecessor.listeners_are_kept);
         common.slots.set_owns_listeners(!listeners_are_kept && predecessor.is_none());
         let service = Service::new(settings.status.clone(), predecessor.is_some())?;
         let is_first_process = std::process::id() == 1;
