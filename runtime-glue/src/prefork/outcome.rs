@@ -58,7 +58,7 @@ pub enum PreforkError {
     Privileges(io::Error),
     /// The status page, or the control socket, cannot be served at an address.
     Status(String, io::Error),
-    /// The pid file could not be written.
+    /// The pid file could not be written, or belongs to another server that runs.
     PidFile(PathBuf, io::Error),
     /// One of the first workers could not be forked, or no worker is left and no new one could be forked.
     Fork(ForkError),

@@ -148,6 +148,9 @@ impl Supervisor {
         let common = Common::new(plan::slots(settings.workers), is_balanced, settings.status.is_shown())
             .map_err(PreforkError::Share)?;
         let predecessor = Predecessor::from_env();
+        if let (Some(path), None) = (&settings.pid_file, &predecessor) {
+            PidFile::check(path).map_err(|error| PreforkError::PidFile(path.clone(), error))?;
+        }
         let listeners_are_kept =
             predecessor.as_ref().map_or_else(inherited::has_inherited, |predecessor| predecessor.listeners_are_kept);
         common.slots.set_owns_listeners(!listeners_are_kept && predecessor.is_none());
