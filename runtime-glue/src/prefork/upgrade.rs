@@ -50,16 +50,20 @@ impl Program {
     ) -> io::Result<Upgrade> {
         let path = self.path.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
         let (own_end, program_end) = StdUnixStream::pair()?;
+        own_end.set_nonblocking(true)?;
+        let channel = UnixStream::from_std(own_end)?;
+        crate::set_policy(&channel, ForkPolicy::NoFork)?;
         let mut sockets = vec![(program_end.as_raw_fd(), UPGRADE, if are_kept { KEPT } else { "" })];
         sockets.extend(process_1.map(|process_1| (process_1.channel.as_raw_fd(), PROCESS_1, "")));
         let pid = sys::spawn_with_descriptors(path, &self.arguments, listeners, &sockets)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
         drop(program_end);
         let mut child = Child::adopt(pid).map_err(io::Error::other)?;
-        own_end.set_nonblocking(true)?;
-        let channel = UnixStream::from_std(own_end)?;
-        crate::set_policy(&channel, ForkPolicy::NoFork)?;
-        child.watch()?;
+        if let Err(error) = child.watch() {
+            // The new program would serve beside this one. If it cannot be killed, it has ended.
+            let _ = child.kill();
+            return Err(error);
+        }
         Ok(Upgrade { child, channel, deadline })
     }
 }
