@@ -64,7 +64,7 @@ pub enum PreforkError {
     Fork(ForkError),
     /// The application could not be loaded. The text is its error, or how the template ended.
     Load(String),
-    /// Workers kept ending before they were ready.
+    /// Workers kept ending before they were ready, or one of the first could not change its privileges.
     #[non_exhaustive]
     CrashLoop {
         /// The worker's index.
@@ -119,6 +119,9 @@ impl fmt::Display for PreforkError {
             PreforkError::PidFile(path, error) => write!(f, "cannot write the pid file {}: {error}", path.display()),
             PreforkError::Fork(error) => write!(f, "cannot fork a worker: {error}"),
             PreforkError::Load(error) => write!(f, "cannot load the application: {error}"),
+            PreforkError::CrashLoop { worker, ends: 1, status } => {
+                write!(f, "worker {worker} ended before it was ready, with {status}")
+            }
             PreforkError::CrashLoop { worker, ends, status } => {
                 write!(f, "worker {worker} ended {ends} times in a row before it was ready, last with {status}")
             }

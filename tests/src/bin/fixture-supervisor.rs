@@ -111,6 +111,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
                     Ok(())
                 }),
             "failing-hook" => prefork.before_worker(|| Err(io::Error::other("on purpose"))),
+            "missing-cpu" => prefork.cpus([100_000]),
             "memory" => {
                 // The memory is never freed, so that the process stays large.
                 std::mem::forget(vec![1_u8; 32 << 20]);

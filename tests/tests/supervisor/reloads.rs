@@ -39,11 +39,16 @@ scenarios!(
         server.stop();
     }
 
-    /// A worker whose `before_worker` fails does not start.
-    fn hook_that_fails() {
-        let (code, log) = Server::begin("", &["before", "crash-limit", "failing-hook"]).end();
-        assert_eq!(code, 1, "{log}");
-        assert!(log.contains("cannot run the hook of `before_worker`: on purpose"), "{log}");
+    /// A worker that cannot have its privileges does not start, and neither does the server.
+    fn privileges_that_cannot_be_had() {
+        for (option, message) in [
+            ("failing-hook", "cannot run the hook of `before_worker`: on purpose"),
+            ("missing-cpu", "cannot stay on CPU 100000"),
+        ] {
+            let (code, log) = Server::begin("", &["before", "no-crash-limit", option]).end();
+            assert_eq!(code, 1, "{log}");
+            assert!(log.contains(message) && log.matches("worker started").count() <= 2, "{log}");
+        }
     }
 
     /// A reload that is asked for before the server is ready begins then. It does not wait for another event.
