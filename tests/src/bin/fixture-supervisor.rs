@@ -111,6 +111,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
                     Ok(())
                 }),
             "failing-hook" => prefork.before_worker(|| Err(io::Error::other("on purpose"))),
+            "panicking-hooks" => prefork.on_reload(|| panic!("on purpose")).on_reopen_logs(|| panic!("on purpose")),
             "missing-cpu" => prefork.cpus([100_000]),
             "memory" => {
                 // The memory is never freed, so that the process stays large.

@@ -39,6 +39,20 @@ scenarios!(
         server.stop();
     }
 
+    /// A function that panics ends neither the supervisor nor a worker, which still follow signals. A reload fails.
+    fn hooks_that_panic() {
+        let server = Server::start(&["before", "panicking-hooks"]);
+        let before = server.children();
+        server.signal(libc::SIGUSR1);
+        server.until_logged_times("`on_reopen_logs` panicked", 3);
+        kill(before[0], libc::SIGTERM);
+        server.until_logged("worker drains: starting its successor");
+        server.signal(libc::SIGHUP);
+        server.until_logged("the reload failed: the old generation continues to serve");
+        assert!(server.children().contains(&before[1]), "{}", server.log());
+        server.stop();
+    }
+
     /// A worker that cannot have its privileges does not start, and neither does the server.
     fn privileges_that_cannot_be_had() {
         for (option, message) in [

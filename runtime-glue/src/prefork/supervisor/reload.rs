@@ -1,11 +1,14 @@
 //! Reloads: a new generation of workers takes over from the old one.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use tokio::time::Instant;
 
 use super::Supervisor;
 use super::generation::Generation;
 use super::plan::Place;
 use crate::prefork::reason::Reason;
+use crate::report;
 
 /// How many failures end a reload.
 const RELOAD_ATTEMPTS: u32 = 3;
@@ -51,14 +54,17 @@ impl Supervisor {
         self.renewal = None;
         self.generations += 1;
         self.service_manager.reloading();
-        if let Some(reload) = &mut self.settings.on_reload {
-            reload();
-        }
         tracing::info!(generation = self.generations, "reloading");
         self.service.reload_begins(self.generations);
         let old = self.places.iter_mut().map(std::mem::take).map(|place| (!is_dormant).then_some(place)).collect();
         let generation = Generation::new(self.generations, self.settings.loads, now);
         self.reload = Some(Reload { generation, failures: 0, old, since: now });
+        if let Some(reload) = &mut self.settings.on_reload {
+            let reloaded = catch_unwind(AssertUnwindSafe(reload));
+            if let Err(reason) = reloaded.unwrap_or_else(|_| Err("the function of `on_reload` panicked".to_owned())) {
+                return self.abort_reload(&reason);
+            }
+        }
         // Old workers may have to make room for the first new one, and no event follows that would retire them.
         self.advance_reload(now);
     }
@@ -122,6 +128,7 @@ impl Supervisor {
         let Some(mut reload) = self.reload.take() else { return };
         let new = reload.generation.number;
         tracing::error!(generation = new, reason, "the reload failed: the old generation continues to serve");
+        report::unless_traced(format_args!("the reload failed, the old generation continues to serve: {reason}"));
         for position in self.positions(|worker| worker.is_active() && worker.generation == new) {
             self.retire(position, false, Reason::Reload);
         }
