@@ -171,8 +171,8 @@ impl Supervisor {
         let deadline = Instant::now().checked_add(self.settings.upgrade_timeout);
         // If this process ends before the new program is ready, its workers must leave the shared listeners as they are.
         self.common.slots.set_owns_listeners(false);
-        match self.program.start(&self.queues.for_upgrade(), self.listeners_are_kept, self.process_1.as_ref(), deadline)
-        {
+        let (queues, page) = (self.queues.for_upgrade(), self.service.for_upgrade());
+        match self.program.start(&queues, self.listeners_are_kept, page, self.process_1.as_ref(), deadline) {
             Ok(upgrade) => {
                 tracing::info!(pid = upgrade.child.id(), "started the program again: waiting until it is ready");
                 self.upgrade = Some(upgrade);

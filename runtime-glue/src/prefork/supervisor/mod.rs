@@ -147,14 +147,15 @@ impl Supervisor {
         let is_balanced = queues.common().iter().any(|(_, distribution)| *distribution == Distribution::Balanced);
         let common = Common::new(plan::slots(settings.workers), is_balanced, settings.status.is_shown())
             .map_err(PreforkError::Share)?;
-        let predecessor = Predecessor::from_env();
+        let mut predecessor = Predecessor::from_env();
         if let (Some(path), None) = (&settings.pid_file, &predecessor) {
             PidFile::check(path).map_err(|error| PreforkError::PidFile(path.clone(), error))?;
         }
         let listeners_are_kept =
             predecessor.as_ref().map_or_else(inherited::has_inherited, |predecessor| predecessor.listeners_are_kept);
         common.slots.set_owns_listeners(!listeners_are_kept && predecessor.is_none());
-        let service = Service::new(settings.status.clone(), predecessor.is_some())?;
+        let page = predecessor.as_mut().and_then(|predecessor| predecessor.page.take());
+        let service = Service::new(settings.status.clone(), predecessor.is_some(), page)?;
         let is_first_process = std::process::id() == 1;
         if settings.loads {
             sys::adopt_orphans()

@@ -76,7 +76,7 @@ pub(crate) fn spawn_with_descriptors(
 
 /// Takes over the socket that an environment variable names, and removes the variable. Returns `None` if this process was not
 /// started with it: the variable may be left from another process.
-pub(crate) fn take_socket(number: RawFd, variable: &str) -> Option<std::os::unix::net::UnixStream> {
+pub(crate) fn take_socket(number: RawFd, variable: &str) -> Option<OwnedFd> {
     // SAFETY: this is called once per variable, by a supervisor, which has one thread; the descriptor was made for this process.
     let fd = unsafe {
         std::env::remove_var(variable);
@@ -87,5 +87,5 @@ pub(crate) fn take_socket(number: RawFd, variable: &str) -> Option<std::os::unix
         libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC);
         OwnedFd::from_raw_fd(number)
     };
-    Some(fd.into())
+    Some(fd)
 }
