@@ -4,6 +4,14 @@ use forkio_tests::{kill, scenarios, wait_until};
 
 use crate::server::{Server, number_after};
 
+/// The template that has loaded last.
+#[track_caller]
+fn newest_template(server: &Server) -> i32 {
+    let log = server.log();
+    let loaded = log.lines().rfind(|line| line.contains("template has loaded")).expect("a template that has loaded");
+    number_after(loaded, "pid=")
+}
+
 scenarios!(
     /// Workers have what their template loaded, and a reload loads the application again.
     fn loads_once_per_generation() {
@@ -72,6 +80,26 @@ scenarios!(
         server.stop();
     }
 
+    /// Templates that keep dying after they have loaded are started again with growing delays, until one has forked a worker.
+    fn killed_templates() {
+        let server = Server::start(&["template"]);
+        let kill_template = |times| {
+            server.until_logged_times("template has loaded", times);
+            kill(newest_template(&server), libc::SIGKILL);
+            server.until_logged_times("starting another one", times);
+        };
+        for (times, delay) in [(1, "delay=100ms"), (2, "delay=200ms"), (3, "delay=400ms")] {
+            kill_template(times);
+            assert!(server.log().contains(delay), "{delay}: {}", server.log());
+        }
+        server.until_logged_times("template has loaded", 4);
+        kill(server.pid(), libc::SIGKILL);
+        server.until_logged_times("worker is ready", 3);
+        kill_template(4);
+        assert_eq!(server.log().matches("delay=100ms").count(), 2, "{}", server.log());
+        server.stop();
+    }
+
     /// A template that does not fork a worker in time is killed, and another template forks the worker.
     ///
     /// If the machine stalls, healthy workers are late, too. The supervisor then starts them again.
@@ -100,11 +128,8 @@ scenarios!(
         server.signal(libc::SIGHUP);
         wait_until("the workers of the new template boot", || server.children().len() == before.len() + 3);
         server.until_logged_times("template has loaded", 2);
-        let log = server.log();
-        let loaded =
-            log.lines().rfind(|line| line.contains("template has loaded")).expect("a template that has loaded");
-        let template: i32 = number_after(loaded, "pid=");
-        assert!(!before.contains(&template), "{loaded}");
+        let template = newest_template(&server);
+        assert!(!before.contains(&template), "{}", server.log());
         kill(template, libc::SIGKILL);
         server.until_logged("the old generation continues to serve");
         assert!(server.log().contains("the template ended with signal: 9"), "{}", server.log());

@@ -24,7 +24,7 @@ pub(super) struct Generation {
     pub(super) template: TemplateState,
     /// How many places may have workers of this generation: its template has queues for no more.
     pub(super) places: usize,
-    /// How many times in a row its template failed.
+    /// How many times in a row its template failed, without forking a worker in between.
     pub(super) failures: u32,
 }
 
@@ -205,7 +205,6 @@ impl Supervisor {
         match (message, std::mem::replace(&mut generation.template, TemplateState::None)) {
             (Message::Loaded, TemplateState::Loading { process, .. }) => {
                 tracing::info!(generation = generation.number, pid = process.child.id(), "template has loaded");
-                generation.failures = 0;
                 generation.template = TemplateState::Idle(process);
                 None
             }
@@ -214,6 +213,8 @@ impl Supervisor {
                 self.load_failed(which, error)
             }
             (Message::Forked(pid), TemplateState::Forking { process, index, slot, limits, .. }) => {
+                // A template that only loads may end each time, and a load may be expensive.
+                generation.failures = 0;
                 generation.template = TemplateState::Idle(process);
                 self.adopt(pid, index, number, slot, limits)
             }
