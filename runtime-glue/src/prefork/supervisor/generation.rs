@@ -174,7 +174,7 @@ impl Supervisor {
         let Some(number) = self.generation_mut(which).map(|generation| generation.number) else {
             return Started::Nothing;
         };
-        let Some(slot) = self.common.assign(index, number) else { return self.lacks_slot(now) };
+        let Some(slot) = self.common.assign(index, number) else { return self.lacks_slot() };
         let limits = self.settings.limits.of_one_worker();
         let deadline = now.checked_add(self.fork_timeout());
         let Some(generation) = self.generation_mut(which) else { return Started::Nothing };
