@@ -4,7 +4,7 @@
 //! each worker: `threads` or `own-runtime`, which has one thread), and options by name. Times are long, so that a slow machine
 //! causes no failures, unless an option such as `boot-timeout=700` gives one in milliseconds. The file's words apply to what
 //! happens next: `load-fails`, `load-panics`, `load-hangs`, `load-aborts`, `never-ready`, `boot-exits`, `says-nothing`,
-//! `fork-fails`, `no-processes`, `no-processes-of-template`, or none of them.
+//! `fork-fails`, `fork-panics`, `no-processes`, `no-processes-of-template`, or none of them.
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
 
@@ -56,6 +56,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
     forkio::before_fork(move || {
         let is_template = std::process::id() != supervisor;
         allow_processes(!(refuses.says("no-processes") || is_template && refuses.says("no-processes-of-template")));
+        assert!(!refuses.says("fork-panics"), "on purpose");
         if refuses.says("fork-fails") { Err(io::Error::from_raw_os_error(libc::EAGAIN)) } else { Ok(()) }
     });
     // An upgrade hands the listener over.
