@@ -113,6 +113,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
                 }),
             "failing-hook" => prefork.before_worker(|| Err(io::Error::other("on purpose"))),
             "panicking-hooks" => prefork.on_reload(|| panic!("on purpose")).on_reopen_logs(|| panic!("on purpose")),
+            "endless" => prefork.lame_duck(Duration::MAX).max_age(Duration::MAX),
             "missing-cpu" => prefork.cpus([100_000]),
             "memory" => {
                 // The memory is never freed, so that the process stays large.

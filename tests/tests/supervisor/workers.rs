@@ -60,6 +60,20 @@ scenarios!(
         server.stop();
     }
 
+    /// Limits may be endless. A second signal ends an endless time as a lame duck.
+    fn endless_limits() {
+        let server = Server::start(&["before", "endless"]);
+        server.signal(libc::SIGTERM);
+        server.until_logged("still accepting connections before the stop");
+        // A second signal that comes too soon counts as the same request.
+        wait_until("the server has ended", || {
+            server.signal(libc::SIGTERM);
+            server.log().contains("stopping: draining the workers")
+        });
+        let (code, log) = server.end();
+        assert_eq!(code, 0, "{log}");
+    }
+
     /// A worker that calls `halt` stops the server.
     fn halt() {
         let server = Server::start(&["before"]);

@@ -3,6 +3,7 @@
 use std::future::{pending, poll_fn};
 use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
@@ -15,6 +16,9 @@ use crate::prefork::status::ServiceEvent;
 use crate::prefork::template::Message;
 use crate::prefork::upgrade::Progress;
 use crate::{ForkError, sys};
+
+/// A time that no server runs for: half of a century. Longer ones may be beyond the range of the clock.
+const FOREVER: Duration = Duration::from_secs(50 * 365 * 86_400);
 
 /// An event that the supervisor waits for.
 pub(super) enum Event {
@@ -123,7 +127,7 @@ impl Supervisor {
                 self.service.upgrade_ends(Err("it has been told to stop, and has killed the new program"));
                 self.service_manager.stopping();
                 self.common.slots.set_phase(ServerPhase::LameDuck);
-                self.stops_at = Instant::now().checked_add(period);
+                self.stops_at = Some(Instant::now() + period.min(FOREVER));
             }
             Command::StopNow => return Some(End::StopNow { signal: name }),
             Command::Reload => self.log_refusal(Supervisor::request_reload),
