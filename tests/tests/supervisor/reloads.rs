@@ -79,6 +79,23 @@ scenarios!(
         server.stop();
     }
 
+    /// A new program that has not taken over yet refuses to be replaced itself: the old one would serve beside the third one.
+    fn upgrade_during_an_upgrade() {
+        let server = Server::start(&["before"]);
+        server.control("never-ready");
+        server.signal(libc::SIGUSR2);
+        server.until_logged_times("never ready, on purpose", 2);
+        let log = server.log();
+        let started = log.lines().find(|line| line.contains("started the program again")).expect("an upgrade");
+        let new = number_after(started, "pid=");
+        server.control("");
+        kill(new, libc::SIGUSR2);
+        server.until_logged("this program has not taken over yet");
+        kill(new, libc::SIGTERM);
+        server.until_logged("this one continues");
+        server.stop();
+    }
+
     /// If old workers must end before new ones start, a reload retires the first old worker at once.
     fn in_steps() {
         let server = Server::start(&["before", "in-steps"]);

@@ -172,6 +172,10 @@ impl Supervisor {
         if self.upgrade.is_some() {
             return Err("an upgrade is in progress already".to_owned());
         }
+        if self.predecessor.is_some() {
+            // If this program ended now, the old one would serve beside the next.
+            return Err("this program has not taken over yet from the one that it replaces".to_owned());
+        }
         let deadline = Instant::now().checked_add(self.settings.upgrade_timeout);
         // If this process ends before the new program is ready, its workers must leave the shared listeners as they are.
         self.common.slots.set_owns_listeners(false);
