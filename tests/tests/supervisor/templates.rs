@@ -49,6 +49,20 @@ scenarios!(
         server.stop();
     }
 
+    /// SIGWINCH during a reload ends the reload, so that the template of the old generation forks the next workers.
+    fn all_workers_retire_during_a_load() {
+        let server = Server::start(&["template"]);
+        let first = server.ask("data").expect("an answer");
+        server.control("load-hangs");
+        server.signal(libc::SIGHUP);
+        server.until_logged_times("loading the application", 2);
+        server.signal(libc::SIGWINCH);
+        server.until_logged_times("a worker that was told to end has ended", 2);
+        server.signal(libc::SIGTTIN);
+        assert_eq!(server.ask("data"), Some(first));
+        server.stop();
+    }
+
     /// If the first load fails, panics, aborts or hangs, the server ends with the error.
     fn failed_first_load() {
         for (word, message, options) in [

@@ -141,7 +141,11 @@ impl Supervisor {
             Command::RetireAll if sys::is_in_foreground() => {
                 tracing::info!("ignoring SIGWINCH: a terminal sends it when the size of its window changes");
             }
-            Command::RetireAll => self.is_dormant = true,
+            Command::RetireAll => {
+                // A new generation that has no workers yet must not replace one that has proved itself.
+                self.abort_reload("SIGWINCH retires all workers");
+                self.is_dormant = true;
+            }
             Command::ChildEnded => {}
         }
         None
