@@ -3,7 +3,7 @@
 //! Arguments: the path of that file, how the application is loaded and run (`template`, `before`, or before with a runtime for
 //! each worker: `threads` or `own-runtime`, which has one thread), and options by name. Times are long, so that a slow machine
 //! causes no failures, unless an option such as `boot-timeout=700` gives one in milliseconds. The file's words apply to what
-//! happens next: `load-fails`, `load-panics`, `load-hangs`, `load-aborts`, `never-ready`, `boot-exits`, `says-nothing`,
+//! happens next: `load-fails`, `load-panics`, `load-hangs`, `load-aborts`, `load-lies=PID`, `never-ready`, `boot-exits`, `says-nothing`,
 //! `fork-fails`, `fork-panics`, `no-processes`, `no-processes-of-template`, or none of them.
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
@@ -33,6 +33,22 @@ struct Control(PathBuf);
 impl Control {
     fn says(&self, word: &str) -> bool {
         fs::read_to_string(&self.0).is_ok_and(|text| text.split_whitespace().any(|own| own == word))
+    }
+
+    fn value(&self, name: &str) -> Option<String> {
+        let text = fs::read_to_string(&self.0).ok()?;
+        text.split_whitespace().find_map(|word| word.strip_prefix(name)).map(str::to_owned)
+    }
+}
+
+/// Tells the supervisor that a process is a new worker, as the code of an attacker in a template could.
+fn lie(pid: &str) {
+    let message = format!("loaded\nforked {pid}\n");
+    for descriptor in 3..64 {
+        // SAFETY: the call reads the message. Only sockets take it.
+        unsafe {
+            libc::send(descriptor, message.as_ptr().cast(), message.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+        };
     }
 }
 
@@ -224,6 +240,9 @@ async fn load(control: Control) -> Result<u32, String> {
     }
     if control.says("load-aborts") {
         std::process::abort();
+    }
+    if let Some(pid) = control.value("load-lies=") {
+        lie(&pid);
     }
     if control.says("load-hangs") {
         std::future::pending::<()>().await;

@@ -1,6 +1,9 @@
 //! Templates: processes that load the application and fork the workers.
 
-use forkio_tests::{kill, scenarios, wait_until};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use forkio_tests::{check_eq, kill, scenarios, wait_until};
 
 use crate::server::{Server, number_after};
 
@@ -47,6 +50,25 @@ scenarios!(
         server.signal(libc::SIGHUP);
         wait_until("another template has loaded", || server.ask("data").is_some_and(|data| data != first));
         server.stop();
+    }
+
+    /// A template may have fewer privileges than the supervisor, and cannot make it signal a process that is not its child.
+    fn template_that_lies() {
+        let mut command = Command::new("sleep");
+        let command = command.arg("100").process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut victim = command.spawn().expect("starting a process");
+        // The second one would be its process group, as a negative number.
+        for id in [victim.id(), victim.id().wrapping_neg()] {
+            let server = Server::start(&["template"]);
+            server.control(&format!("load-lies={id}"));
+            server.signal(libc::SIGHUP);
+            server.until_logged("unexpected message from the template");
+            server.control("");
+            server.stop();
+            check_eq("how the other process ended", victim.try_wait().expect("its state"), None);
+        }
+        victim.kill().expect("killing the process");
+        victim.wait().expect("its end");
     }
 
     /// SIGWINCH during a reload ends the reload, so that the template of the old generation forks the next workers.

@@ -255,7 +255,7 @@ impl Supervisor {
     }
 
     fn adopt(&mut self, pid: u32, index: usize, generation: u64, slot: usize, limits: Limits) -> Option<End> {
-        match Child::adopt(pid) {
+        match Child::claim(pid) {
             Ok(child) if index < self.places.len() => self.worker_started(child, index, generation, slot, limits),
             Ok(child) => {
                 // The number of workers has been reduced meanwhile.
@@ -263,7 +263,8 @@ impl Supervisor {
                 None
             }
             Err(error) => {
-                self.common.clear(slot);
+                // If the template has ended, the worker may become a child of the supervisor a moment later.
+                self.quarantine(slot);
                 self.request_refused(index, generation, error)
             }
         }
