@@ -4,17 +4,28 @@ use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use listenfd::ListenFd;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::Listener;
 use crate::sys;
 
-/// Whether this program was started with listeners. The environment variables may be removed once they have been read.
-static HAS_INHERITED: AtomicBool = AtomicBool::new(false);
+/// The listeners that this program was started with: the address of each, and its name. The environment variables may be removed
+/// once they have been read.
+static INHERITED: Mutex<Vec<(SockAddr, String)>> = Mutex::new(Vec::new());
+
+fn known() -> MutexGuard<'static, Vec<(SockAddr, String)>> {
+    INHERITED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns the name that the environment has given to a listener, for the program that replaces this one.
+pub(super) fn name_of(listener: &Listener) -> String {
+    let address = SockRef::from(listener).local_addr().ok();
+    known().iter().find(|(own, _)| Some(own) == address.as_ref()).map(|(_, name)| name.clone()).unwrap_or_default()
+}
 
 /// Whether the environment names listeners of this process. Without `LISTEN_PID`, the variables may be left from another process.
 fn is_activated() -> bool {
@@ -24,7 +35,7 @@ fn is_activated() -> bool {
 
 /// Whether this program was started with listeners, by a service manager or by the program that it replaces.
 pub(super) fn has_inherited() -> bool {
-    HAS_INHERITED.load(Ordering::Relaxed) || is_activated()
+    !known().is_empty() || is_activated()
 }
 
 /// The listeners that the environment names (`LISTEN_FDS`, `LISTEN_FDNAMES`): those of systemd's socket units, or of the
@@ -83,10 +94,8 @@ impl Inherited {
                     None => continue,
                 },
             };
+            known().push((SockRef::from(&listener).local_addr()?, name.clone()));
             listeners.push((name, listener));
-        }
-        if !listeners.is_empty() {
-            HAS_INHERITED.store(true, Ordering::Relaxed);
         }
         Ok(Inherited { listeners })
     }

@@ -48,7 +48,7 @@ impl Program {
     /// `deadline` to say that it is ready.
     pub(super) fn start(
         &self,
-        listeners: &[RawFd],
+        listeners: &[(RawFd, String)],
         are_kept: bool,
         page: Option<RawFd>,
         process_1: Option<&Process1>,

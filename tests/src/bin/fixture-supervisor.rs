@@ -76,7 +76,14 @@ async fn serve(control: Control, how: &str, options: &[String]) {
         if refuses.says("fork-fails") { Err(io::Error::from_raw_os_error(libc::EAGAIN)) } else { Ok(()) }
     });
     // An upgrade hands the listener over.
-    let listener = Inherited::from_env().unwrap().bind_tcp(([127, 0, 0, 1], 0).into()).unwrap();
+    let mut inherited = Inherited::from_env().unwrap();
+    let listener = match inherited.named("web").pop() {
+        Some(Listener::Tcp(listener)) => {
+            say("serving the listener of the name web");
+            listener
+        }
+        _ => inherited.bind_tcp(([127, 0, 0, 1], 0).into()).unwrap(),
+    };
     let address = listener.local_addr().unwrap();
     let mut prefork = Prefork::new()
         .workers(2)

@@ -147,6 +147,21 @@ scenarios!(
         check_eq("listeners", &*listeners_of("LISTEN_PID=$$"), "web TCP, admin Unix, 0 left\n");
     }
 
+    /// A listener of the environment keeps its name in an upgrade.
+    fn listeners_keep_their_names() {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let script = "LISTEN_FDS=1 LISTEN_FDNAMES=web LISTEN_PID=$$ exec \"$0\" \"$@\" 3<&0";
+        let mut command = std::process::Command::new("/bin/sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_fixture-supervisor")]);
+        let server = Server::start_as(command.stdin(OwnedFd::from(tcp)), &["before"]);
+        server.until_logged("serving the listener of the name web");
+        server.signal(libc::SIGUSR2);
+        server.until_logged_times("serving the listener of the name web", 2);
+        // The new program fails, because the scenario has closed the pipe of its announcement.
+        server.until_logged("this one continues");
+        server.stop();
+    }
+
     /// `sd_listen_fds(3)` ignores listeners without `LISTEN_PID`, or with the id of another process.
     fn listeners_of_another_process() {
         for variable in ["", "LISTEN_PID=", "LISTEN_PID=1"] {
