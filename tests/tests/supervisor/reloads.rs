@@ -79,6 +79,22 @@ scenarios!(
         server.stop();
     }
 
+    /// A reload that begins while a worker is being replaced has room for all new workers: the replacement retires.
+    fn while_a_worker_is_replaced() {
+        for how in ["before", "template"] {
+            let server = Server::start(&[how, "one-worker"]);
+            let before = server.pid();
+            server.control("never-ready");
+            server.ask("retire");
+            server.until_logged("never ready, on purpose");
+            server.control("");
+            server.signal(libc::SIGHUP);
+            server.until_logged("reloaded: the old generation retires");
+            wait_until("the new worker serves", || server.pid() != before);
+            server.stop();
+        }
+    }
+
     /// A new program that has not taken over yet refuses to be replaced itself: the old one would serve beside the third one.
     fn upgrade_during_an_upgrade() {
         let server = Server::start(&["before"]);

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::Supervisor;
 use super::generation::Generation;
 use super::plan::Place;
+use super::process::WorkerProcess;
 use crate::prefork::reason::Reason;
 use crate::report;
 
@@ -69,7 +70,25 @@ impl Supervisor {
         self.advance_reload(now);
     }
 
+    /// Retires the old generation's second worker of a place, which a renewal has left: it would take the room of a new worker.
+    fn retire_doubles(&mut self) {
+        // The one that is ready stays. If both are, the newer one stays, because it replaces the other.
+        let rank = |worker: &WorkerProcess| (worker.is_ready(), worker.since, worker.slot);
+        let old = self.current.number;
+        let is_old = |worker: &WorkerProcess| worker.is_active() && worker.generation == old;
+        let has_better = |worker: &WorkerProcess| {
+            let mut others = self.workers.iter().filter(|other| is_old(other) && other.index == worker.index);
+            others.any(|other| rank(other) > rank(worker))
+        };
+        for position in self.positions(|worker| is_old(worker) && has_better(worker)) {
+            self.retire(position, false, Reason::Reload);
+        }
+    }
+
     pub(super) fn advance_reload(&mut self, now: Instant) {
+        if self.reload.is_some() {
+            self.retire_doubles();
+        }
         let Some(reload) = &self.reload else { return };
         let (new, since) = (reload.generation.number, reload.since);
         let number = self.number();
