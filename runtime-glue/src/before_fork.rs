@@ -1,6 +1,7 @@
 //! Hooks that the parent runs before it forks.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::ForkError;
 use crate::hooks::Hooks;
@@ -24,7 +25,7 @@ pub(crate) static HOOKS: Hooks<Hook> = Hooks::new();
 ///
 /// # Errors
 ///
-/// If a hook returns an error, the fork fails with [`ForkError::Hook`], and the remaining hooks do not run.
+/// If a hook returns an error or panics, the fork fails with [`ForkError::Hook`], and the remaining hooks do not run.
 ///
 /// # Examples
 ///
@@ -46,8 +47,11 @@ pub fn before_fork(hook: impl FnMut() -> io::Result<()> + Send + 'static) {
 
 /// Runs the hooks. Returns whether there were any.
 pub(crate) fn run_hooks() -> Result<bool, ForkError> {
+    // A panic must not end a supervisor.
+    let run =
+        |hook: &mut Hook| catch_unwind(AssertUnwindSafe(hook)).unwrap_or_else(|_| Err(io::Error::other("it panicked")));
     HOOKS.run(|hooks| {
-        hooks.iter_mut().rev().try_for_each(|hook| hook()).map_err(ForkError::Hook)?;
+        hooks.iter_mut().rev().try_for_each(run).map_err(ForkError::Hook)?;
         Ok(!hooks.is_empty())
     })
 }

@@ -76,6 +76,14 @@ impl Child {
         })
     }
 
+    /// Makes the handle of a child whose id another process has told. That process may have fewer privileges than this one, so an
+    /// id that is not that of a child is an error.
+    pub(crate) fn claim(pid: u32) -> Result<Child, ForkError> {
+        let mut child = Child::adopt(pid)?;
+        child.try_wait().map_err(ForkError::Watch)?;
+        Ok(child)
+    }
+
     /// Makes the handle of a process that may become a child of this process later. [`wait`](Child::wait) fails before that.
     pub(crate) fn open(pid: u32) -> io::Result<Child> {
         let process = Process::open(pid)?;

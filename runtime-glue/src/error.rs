@@ -39,7 +39,7 @@ pub enum ForkError {
     NoIoDriver,
     /// The state of the runtime or the process could not be read.
     Inspect(io::Error),
-    /// A [`before_fork`](crate::before_fork()) hook returned an error.
+    /// A [`before_fork`](crate::before_fork()) hook returned an error, or panicked.
     Hook(io::Error),
     /// An object that the child needs could not be made.
     Prepare(PrepareError),

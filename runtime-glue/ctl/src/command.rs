@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use crate::Failure;
-use crate::client::send;
+use crate::client::{STATE_TIMEOUT, send};
 use crate::options::Wait;
 use crate::state::State;
 
 /// How often to ask the server for the progress.
 const PERIOD: Duration = Duration::from_millis(200);
+
+/// The shortest limit of a wait for the server's state.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// How long to look for the new program after an upgrade, if the old one ended before its answer was read.
 const SUCCESSOR_WAIT: Duration = Duration::from_secs(5);
@@ -26,7 +29,12 @@ struct Outcome {
 
 /// Tells the server to carry out a command, and waits for the result.
 pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait) -> Result<(), Failure> {
-    let before = State::of(control)?;
+    let deadline = wait.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    // A read cannot have a limit of zero.
+    let state = || State::of(control, left().map_or(STATE_TIMEOUT, |left| left.clamp(SHORTEST, STATE_TIMEOUT)));
+    // The answer to an upgrade may be lost: the old program ends then.
+    let before = if name == "upgrade" { Some(state()?.server.pid) } else { None };
     let (sender, receiver) = channel();
     let mut target = target.to_owned();
     if wait.no_wait {
@@ -38,16 +46,14 @@ pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait)
         // The main thread has given up if the channel is closed.
         let _ = sender.send(sent.answer(None));
     });
-    let deadline = wait.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut shown = String::new();
     let answer = loop {
-        let left = deadline.map_or(PERIOD, |deadline| deadline.saturating_duration_since(Instant::now()).min(PERIOD));
-        match receiver.recv_timeout(left) {
+        match receiver.recv_timeout(left().map_or(PERIOD, |left| left.min(PERIOD))) {
             Ok(answer) => break answer,
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(Failure::Unreachable("the thread that waits for the server has ended".to_owned()));
             }
-            Err(RecvTimeoutError::Timeout) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+            Err(RecvTimeoutError::Timeout) if left().is_some_and(|left| left.is_zero()) => {
                 let timeout = wait.timeout.unwrap_or_default();
                 return Err(Failure::TimedOut(format!("{name}: not done after {timeout:?}")));
             }
@@ -57,23 +63,19 @@ pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait)
             continue;
         }
         // During an upgrade there may be no service worker for a moment, so an error is ignored.
-        let progress = State::of(control).map_or(String::new(), |state| progress(&state));
+        let progress = state().map_or(String::new(), |state| progress(&state));
         if !progress.is_empty() && progress != shown {
             eprintln!("{name}: {progress}");
             shown = progress;
         }
     };
-    let answer = match answer {
-        Err(Failure::Unreachable(_)) if name == "upgrade" => {
-            return match successor(control, before.server.pid) {
-                Some(pid) => {
-                    println!("{name}: process {pid} serves");
-                    Ok(())
-                }
-                None => answer.map(drop),
-            };
+    let answer = match (answer, before) {
+        (Err(Failure::Unreachable(error)), Some(before)) => {
+            let pid = successor(control, before).ok_or(Failure::Unreachable(error))?;
+            println!("{name}: process {pid} serves");
+            return Ok(());
         }
-        answer => answer?,
+        (answer, _) => answer?,
     };
     if answer.status == 403 {
         return Err(Failure::Refused(String::from_utf8_lossy(&answer.body).trim().to_owned()));
@@ -99,7 +101,7 @@ fn progress(state: &State) -> String {
 fn successor(control: &Path, before: u32) -> Option<u32> {
     let start = Instant::now();
     while start.elapsed() < SUCCESSOR_WAIT {
-        match State::of(control) {
+        match State::of(control, STATE_TIMEOUT) {
             Ok(state) if state.server.pid != before => return Some(state.server.pid),
             _ => {}
         }

@@ -1,11 +1,12 @@
 //! The state of a server: the part of its JSON that this program needs.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::Failure;
-use crate::client::{STATE_TIMEOUT, send};
+use crate::client::send;
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct State {
@@ -64,21 +65,21 @@ impl Worker {
 }
 
 impl State {
-    /// Asks a server for its state.
+    /// Asks a server for its state, and waits for at most `limit`.
     ///
     /// # Errors
     ///
     /// [`Failure::Unreachable`], and [`Failure::Refused`] if the status is not 200: the server may refuse this user.
-    pub(crate) fn of(control: &Path) -> Result<State, Failure> {
-        State::json(control).and_then(|json| {
+    pub(crate) fn of(control: &Path, limit: Duration) -> Result<State, Failure> {
+        State::json(control, limit).and_then(|json| {
             serde_json::from_slice(&json)
                 .map_err(|error| Failure::Unreachable(format!("the state of the server cannot be read: {error}")))
         })
     }
 
     /// Like [`of`](State::of), but returns the JSON as the server sends it.
-    pub(crate) fn json(control: &Path) -> Result<Vec<u8>, Failure> {
-        let answer = send(control, "GET", "/status.json")?.answer(Some(STATE_TIMEOUT))?;
+    pub(crate) fn json(control: &Path, limit: Duration) -> Result<Vec<u8>, Failure> {
+        let answer = send(control, "GET", "/status.json")?.answer(Some(limit))?;
         match answer.status {
             200 => Ok(answer.body),
             _ => Err(Failure::Refused(String::from_utf8_lossy(&answer.body).trim().to_owned())),

@@ -7,6 +7,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::Failure;
+use crate::client::STATE_TIMEOUT;
 use crate::state::State;
 
 /// How often `--watch` shows the state.
@@ -22,12 +23,12 @@ const COLUMNS: [&str; 11] =
 pub(crate) fn show(control: &Path, watch: bool, json: bool) -> Result<(), Failure> {
     loop {
         let text = if json {
-            let mut json = State::json(control)?;
+            let mut json = State::json(control, STATE_TIMEOUT)?;
             json.push(b'\n');
             json
         } else {
             let clear = if watch && io::stdout().is_terminal() { CLEAR } else { "" };
-            format!("{clear}{}", table(&State::of(control)?)).into_bytes()
+            format!("{clear}{}", table(&State::of(control, STATE_TIMEOUT)?)).into_bytes()
         };
         match io::stdout().write_all(&text).and_then(|()| io::stdout().flush()) {
             Ok(()) if watch => {}

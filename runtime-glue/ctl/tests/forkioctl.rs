@@ -9,12 +9,14 @@ mod server;
 extern crate forkio_kqueue_model as _;
 
 use std::fs::File;
+use std::os::unix::net::UnixListener;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use forkio_tests::{kill, scenarios};
 use serde_json::Value;
 
-use crate::server::{Server, is_serving, remove, send, workers};
+use crate::server::{Server, is_serving, own_path, remove, send, workers};
 
 /// Runs the program.
 #[track_caller]
@@ -135,6 +137,22 @@ scenarios!(
         drop(held);
         server.until("the worker is replaced nevertheless", |state| state["restarts"][0]["reason"] == "operator");
         server.stop();
+    }
+
+    /// `--timeout` also bounds the wait for a server that answers nothing.
+    fn silent_server() {
+        let path = own_path("silent");
+        let _listener = UnixListener::bind(&path).expect("a listener");
+        for (action, code) in [("reload", 4), ("upgrade", 3)] {
+            let start = Instant::now();
+            let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));
+            let output = command.arg("--control").arg(&path).args([action, "--timeout", "0.1"]).output();
+            let output = output.expect("running forkioctl");
+            assert_eq!(output.status.code(), Some(code), "{action}: {output:?}");
+            // Without the limit it waits for ten seconds.
+            assert!(start.elapsed() < Duration::from_secs(8), "{action}: {:?}", start.elapsed());
+        }
+        remove(&path);
     }
 
     /// Each kind of failure has its exit code.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use forkio_reactor::fork::ForkPolicy;
 
 use super::acceptor::refuse_new_connections;
-use super::{Distribution, Listener, PreforkError};
+use super::{Distribution, Listener, PreforkError, inherited};
 use crate::sys;
 
 /// The listeners in the order that they were given, as the supervisor holds them: registered and muted.
@@ -121,13 +121,13 @@ impl AcceptQueues {
         self.0.iter().any(|queue| matches!(queue, AcceptQueue::PerPlace { .. }))
     }
 
-    /// Returns the descriptors for the program that replaces this one: one per address.
-    pub(super) fn for_upgrade(&self) -> Vec<RawFd> {
+    /// Returns the descriptors for the program that replaces this one, one per address, each with its name.
+    pub(super) fn for_upgrade(&self) -> Vec<(RawFd, String)> {
         let first = self.0.iter().filter_map(|queue| match queue {
             AcceptQueue::Common(listener, _) => Some(listener),
             AcceptQueue::PerPlace { places, .. } => places.first(),
         });
-        first.map(|listener| listener.as_fd().as_raw_fd()).collect()
+        first.map(|listener| (listener.as_fd().as_raw_fd(), inherited::name_of(listener))).collect()
     }
 
     /// Makes queues for places up to `workers`.

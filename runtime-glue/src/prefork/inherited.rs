@@ -4,24 +4,42 @@ use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use listenfd::ListenFd;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::Listener;
 use crate::sys;
 
-/// Whether this program was started with listeners. The environment variables may be removed once they have been read.
-static HAS_INHERITED: AtomicBool = AtomicBool::new(false);
+/// The listeners that this program was started with: the address of each, and its name. The environment variables may be removed
+/// once they have been read.
+static INHERITED: Mutex<Vec<(SockAddr, String)>> = Mutex::new(Vec::new());
 
+fn known() -> MutexGuard<'static, Vec<(SockAddr, String)>> {
+    INHERITED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns the name that the environment has given to a listener, for the program that replaces this one.
+pub(super) fn name_of(listener: &Listener) -> String {
+    let address = SockRef::from(listener).local_addr().ok();
+    known().iter().find(|(own, _)| Some(own) == address.as_ref()).map(|(_, name)| name.clone()).unwrap_or_default()
+}
+
+/// Whether the environment names listeners of this process. Without `LISTEN_PID`, the variables may be left from another process.
+fn is_activated() -> bool {
+    let is_own = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    is_own && std::env::var("LISTEN_FDS").is_ok_and(|count| count != "0")
+}
+
+/// Whether this program was started with listeners, by a service manager or by the program that it replaces.
 pub(super) fn has_inherited() -> bool {
-    HAS_INHERITED.load(Ordering::Relaxed)
+    !known().is_empty() || is_activated()
 }
 
 /// The listeners that the environment names (`LISTEN_FDS`, `LISTEN_FDNAMES`): those of systemd's socket units, or of the
-/// program that this one replaces in an upgrade.
+/// program that this one replaces in an upgrade. `LISTEN_PID` must be the id of this process, as `sd_listen_fds(3)` requires.
 ///
 /// A program that takes its listeners from an `Inherited` before it binds supports both.
 ///
@@ -53,7 +71,10 @@ impl Inherited {
     ///
     /// Outside a runtime with I/O enabled, like `TcpListener::from_std`, if there is a listener.
     pub fn from_env() -> io::Result<Inherited> {
-        // `listen_fds_with_names` checks the process id and sets close-on-exec.
+        if !is_activated() {
+            return Ok(Inherited::default());
+        }
+        // `listen_fds_with_names` sets close-on-exec.
         let names: Vec<String> = sd_notify::listen_fds_with_names()
             .map_or_else(|_| Vec::new(), |descriptors| descriptors.map(|(_, name)| name).collect());
         let mut descriptors = ListenFd::from_env();
@@ -73,10 +94,8 @@ impl Inherited {
                     None => continue,
                 },
             };
+            known().push((SockRef::from(&listener).local_addr()?, name.clone()));
             listeners.push((name, listener));
-        }
-        if !listeners.is_empty() {
-            HAS_INHERITED.store(true, Ordering::Relaxed);
         }
         Ok(Inherited { listeners })
     }

@@ -23,7 +23,7 @@ impl Limits {
         let factor = 1.0 + self.jitter.clamp(0.0, 1.0) * random();
         Limits {
             requests: self.requests.map(|requests| (requests as f64 * factor) as u64),
-            age: self.age.map(|age| age.mul_f64(factor)),
+            age: self.age.map(|age| Duration::try_from_secs_f64(age.as_secs_f64() * factor).unwrap_or(Duration::MAX)),
             ..self.clone()
         }
     }
@@ -77,6 +77,8 @@ mod tests {
         assert!(drawn.iter().any(|requests| *requests != drawn[0]), "all the same: {drawn:?}");
         let exact = Limits { jitter: 0.0, ..limits };
         assert_eq!(exact.of_one_worker().requests, Some(1000));
+        let endless = Limits { age: Some(Duration::MAX), jitter: 1.0, ..Limits::default() };
+        assert_eq!(endless.of_one_worker().age, Some(Duration::MAX));
     }
 
     #[cfg(target_os = "linux")]

@@ -59,13 +59,13 @@ pub enum PreforkError {
     Privileges(io::Error),
     /// The status page, or the control socket, cannot be served at an address.
     Status(String, io::Error),
-    /// The pid file could not be written.
+    /// The pid file could not be written, or belongs to another server that runs.
     PidFile(PathBuf, io::Error),
     /// One of the first workers could not be forked, or no worker is left and no new one could be forked.
     Fork(ForkError),
     /// The application could not be loaded. The text is its error, or how the template ended.
     Load(String),
-    /// Workers kept ending before they were ready.
+    /// Workers kept ending before they were ready, or one of the first could not change its privileges.
     #[non_exhaustive]
     CrashLoop {
         /// The worker's index.
@@ -131,6 +131,9 @@ impl fmt::Display for PreforkError {
             ),
             PreforkError::Fork(error) => write!(f, "cannot fork a worker: {error}"),
             PreforkError::Load(error) => write!(f, "cannot load the application: {error}"),
+            PreforkError::CrashLoop { worker, ends: 1, status } => {
+                write!(f, "worker {worker} ended before it was ready, with {status}")
+            }
             PreforkError::CrashLoop { worker, ends, status } => {
                 write!(f, "worker {worker} ended {ends} times in a row before it was ready, last with {status}")
             }

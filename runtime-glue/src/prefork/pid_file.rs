@@ -1,18 +1,37 @@
 //! A file with the supervisor's process id.
 
 use std::fs;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process;
+
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
 
 /// A pid file. Dropping it removes the file, unless another process has written it since.
 #[derive(Debug)]
 pub(super) struct PidFile {
     path: PathBuf,
     owner: u32,
+    /// Holds the lock that [`check`](PidFile::check) finds. It ends with the process, and its children do not have it.
+    _locked: fs::File,
 }
 
 impl PidFile {
+    /// Returns an error if the process that has written the file still runs. The lock tells, because another process may have
+    /// got the id since.
+    pub(super) fn check(path: &Path) -> io::Result<()> {
+        let Ok(mut file) = fs::File::open(path) else { return Ok(()) };
+        // Other errors mean that the file system has no locks.
+        if let Err(Errno::AGAIN | Errno::ACCESS) = fcntl_lock(&file, FlockOperation::NonBlockingLockShared) {
+            let mut owner = String::new();
+            file.read_to_string(&mut owner)?;
+            let text = format!("it belongs to process {}, which runs", owner.trim());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+        }
+        Ok(())
+    }
+
     /// Writes the file under another name first: a reader never sees half of it, and a full disk leaves the old one alone.
     pub(super) fn write(path: PathBuf) -> io::Result<PidFile> {
         let owner = process::id();
@@ -23,14 +42,19 @@ impl PidFile {
             let mut file = fs::File::create(&new)?;
             writeln!(file, "{owner}")?;
             file.sync_all()?;
-            fs::rename(&new, &path)
+            // Without locks on this file system, no later server can tell that this one runs.
+            let _ = fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive);
+            fs::rename(&new, &path)?;
+            Ok(file)
         })();
-        if let Err(error) = written {
-            // An incomplete file is useless. Removing fails if there is no file at all.
-            let _ = fs::remove_file(&new);
-            return Err(error);
+        match written {
+            Ok(file) => Ok(PidFile { path, owner, _locked: file }),
+            Err(error) => {
+                // An incomplete file is useless. Removing fails if there is no file at all.
+                let _ = fs::remove_file(&new);
+                Err(error)
+            }
         }
-        Ok(PidFile { path, owner })
     }
 }
 

@@ -38,7 +38,8 @@ impl Privileges {
         if self.cpus.is_empty() {
             return Ok(());
         }
-        step("stay on a CPU", sys::stay_on_cpu(self.cpus[index % self.cpus.len()]))
+        let cpu = self.cpus[index % self.cpus.len()];
+        step(&format!("stay on CPU {cpu}"), sys::stay_on_cpu(cpu))
     }
 
     /// Makes the changes other than [`stay_on_cpu`](Privileges::stay_on_cpu). The child calls it.

@@ -42,6 +42,9 @@ pub(super) const CANCELLED: u64 = 1 << 6;
 /// The supervisor has told the worker to end.
 pub(super) const TOLD: u64 = 1 << 7;
 
+/// The worker could not change its privileges. The others have the same settings.
+pub(super) const UNFIT: u64 = 1 << 8;
+
 /// The last heartbeat of a process, and when the supervisor first saw it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SeenHeartbeat {

@@ -1,6 +1,8 @@
 //! The status page and its scoreboard without the feature `status`: the interface of `status/mod.rs` with empty bodies.
 
 use std::io;
+use std::net::TcpListener;
+use std::os::fd::RawFd;
 use std::process::ExitStatus;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -67,8 +69,16 @@ pub(super) enum ServiceEvent {}
 pub(super) struct Service;
 
 impl Service {
-    pub(super) fn new(_options: StatusOptions, _has_predecessor: bool) -> Result<Service, PreforkError> {
+    pub(super) fn new(
+        _options: StatusOptions,
+        _has_predecessor: bool,
+        _inherited: Option<TcpListener>,
+    ) -> Result<Service, PreforkError> {
         Ok(Service)
+    }
+
+    pub(super) fn for_upgrade(&self) -> Option<RawFd> {
+        None
     }
 
     pub(super) fn begin(&mut self) {}

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -20,6 +21,9 @@ const UPGRADE: &str = "FORKIO_UPGRADE";
 
 /// The environment variable that names the descriptor on which a new program tells process 1 that it has taken over.
 const PROCESS_1: &str = "FORKIO_PROCESS_1";
+
+/// The environment variable that names the listener of the status page.
+const PAGE: &str = "FORKIO_STATUS_PAGE";
 
 /// The second word of [`UPGRADE`], if a service manager has given the listeners to the first program, and keeps them.
 const KEPT: &str = "kept";
@@ -40,27 +44,33 @@ impl Program {
         Program { path: path_of_this_process(), arguments: std::env::args_os().skip(1).collect() }
     }
 
-    /// Starts the program again, with listeners from descriptor 3 on. The new program then has until `deadline` to say that
-    /// it is ready.
+    /// Starts the program again, with listeners from descriptor 3 on, and with the listener of the status page. The new
+    /// program then has until `deadline` to say that it is ready.
     pub(super) fn start(
         &self,
-        listeners: &[RawFd],
+        listeners: &[(RawFd, String)],
         are_kept: bool,
+        page: Option<RawFd>,
         process_1: Option<&Process1>,
         deadline: Option<Instant>,
     ) -> io::Result<Upgrade> {
         let path = self.path.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
         let (own_end, program_end) = StdUnixStream::pair()?;
+        own_end.set_nonblocking(true)?;
+        let channel = UnixStream::from_std(own_end)?;
+        crate::set_policy(&channel, ForkPolicy::NoFork)?;
         let mut sockets = vec![(program_end.as_raw_fd(), UPGRADE, if are_kept { KEPT } else { "" })];
+        sockets.extend(page.map(|page| (page, PAGE, "")));
         sockets.extend(process_1.map(|process_1| (process_1.channel.as_raw_fd(), PROCESS_1, "")));
         let pid = sys::spawn_with_descriptors(path, &self.arguments, listeners, &sockets)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
         drop(program_end);
         let mut child = Child::adopt(pid).map_err(io::Error::other)?;
-        own_end.set_nonblocking(true)?;
-        let channel = UnixStream::from_std(own_end)?;
-        crate::set_policy(&channel, ForkPolicy::NoFork)?;
-        child.watch()?;
+        if let Err(error) = child.watch() {
+            // The new program would serve beside this one. If it cannot be killed, it has ended.
+            let _ = child.kill();
+            return Err(error);
+        }
         Ok(Upgrade { child, channel, deadline })
     }
 }
@@ -187,13 +197,6 @@ impl Successors {
     }
 }
 
-/// Whether a service manager has given this program its listeners, and keeps them open itself.
-pub(super) fn is_socket_activated() -> bool {
-    let is_own = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
-    let is_named = is_own && std::env::var("LISTEN_FDS").is_ok_and(|count| count != "0");
-    is_named || super::inherited::has_inherited()
-}
-
 /// The program that this one replaces.
 #[derive(Debug)]
 pub(super) struct Predecessor {
@@ -201,6 +204,8 @@ pub(super) struct Predecessor {
     channel: StdUnixStream,
     /// Whether a service manager keeps the listeners open.
     pub(super) listeners_are_kept: bool,
+    /// The listener of its status page, if that is on TCP.
+    pub(super) page: Option<TcpListener>,
     is_process_1: bool,
     process_1: Option<Process1>,
 }
@@ -210,10 +215,12 @@ impl Predecessor {
     pub(super) fn from_env() -> Option<Predecessor> {
         let value = std::env::var(UPGRADE).ok()?;
         let (number, rest) = value.split_once(' ').unwrap_or((&value, ""));
-        let channel = sys::take_socket(number.parse().ok()?, UPGRADE)?;
+        let channel = sys::take_socket(number.parse().ok()?, UPGRADE)?.into();
         // The other program is the parent as long as it runs.
         let is_process_1 = rustix::process::getppid().is_some_and(rustix::process::Pid::is_init);
-        Some(Predecessor { channel, listeners_are_kept: rest == KEPT, is_process_1, process_1: Process1::from_env() })
+        let page = socket_of(PAGE).map(TcpListener::from);
+        let process_1 = socket_of(PROCESS_1).map(|channel| Process1 { channel: channel.into() });
+        Some(Predecessor { channel, listeners_are_kept: rest == KEPT, page, is_process_1, process_1 })
     }
 
     /// Tells the other program that this one is ready, so that it retires. Returns process 1 if it waits for this program.
@@ -235,12 +242,13 @@ pub(super) struct Process1 {
     channel: StdUnixStream,
 }
 
-impl Process1 {
-    fn from_env() -> Option<Process1> {
-        let value = std::env::var(PROCESS_1).ok()?;
-        Some(Process1 { channel: sys::take_socket(value.trim_end().parse().ok()?, PROCESS_1)? })
-    }
+/// Takes over the socket that an environment variable names.
+fn socket_of(variable: &str) -> Option<OwnedFd> {
+    let number = std::env::var(variable).ok()?.trim_end().parse().ok()?;
+    sys::take_socket(number, variable)
+}
 
+impl Process1 {
     /// Tells process 1 that this program has taken over.
     fn announce(&self) {
         if let Err(error) = (&self.channel).write_all(&Process1::announcement(std::process::id())) {

@@ -100,7 +100,7 @@ impl Setup {
             // The task runs in the supervisor, and in each worker that continues the inherited runtime.
             tokio::spawn(tls.clone().forget_old_keys());
             let again = tls.clone();
-            self.prefork = self.prefork.on_reload_first(move || again.reload());
+            self.prefork = self.prefork.on_reload_first(move || again.reload().map_err(|TlsFailed(error)| error));
             self.how.tls = Some(tls);
         }
         let mut addresses = Vec::new();

@@ -10,7 +10,6 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 
 use super::tickets::{PERIOD, TicketKeys};
-use crate::report;
 
 /// The files of a certificate, and the configuration that was made from them.
 ///
@@ -42,16 +41,12 @@ impl Tls {
     }
 
     /// Reads the files again. If one of them is wrong, the old configuration stays.
-    pub(super) fn reload(&self) {
+    pub(super) fn reload(&self) -> Result<(), TlsFailed> {
         let protocols = self.config().alpn_protocols.clone();
         let protocols: Vec<&str> = protocols.iter().filter_map(|name| std::str::from_utf8(name).ok()).collect();
-        match read(&self.certificates, &self.key, &self.tickets, &protocols) {
-            Ok(config) => *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config,
-            Err(TlsFailed(error)) => {
-                tracing::error!(error, "cannot reload the certificate: the old one stays in use");
-                report::unless_traced(format_args!("cannot reload the certificate, the old one stays in use: {error}"));
-            }
-        }
+        let config = read(&self.certificates, &self.key, &self.tickets, &protocols)?;
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(())
     }
 
     /// Rotates the ticket keys on time, so that old keys do not stay in memory. A worker with a runtime of its own does not run

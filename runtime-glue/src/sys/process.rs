@@ -71,10 +71,11 @@ fn change_mask(how: i32, signals: impl Iterator<Item = i32>) -> io::Result<()> {
     if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
 }
 
-/// Kills and reaps a child that cannot be watched.
+/// Kills and reaps a child that cannot be watched. Leaves a process alone that is not a child of this one.
 pub(crate) fn destroy_process(pid: u32) {
-    if let Some(pid) = Pid::from_raw(pid as i32) {
-        // The child was not reaped, so no other process has its id. An error means that the child has ended.
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    if let Ok(None) = waitpid(Some(pid), WaitOptions::NOHANG) {
+        // The child runs, so no other process has its id.
         let _ = kill_process(pid, Signal::KILL);
         while let Err(rustix::io::Errno::INTR) = waitpid(Some(pid), WaitOptions::empty()) {}
     }

@@ -3,8 +3,9 @@
 //! Arguments: the path of that file, how the application is loaded and run (`template`, `before`, or before with a runtime for
 //! each worker: `threads` or `own-runtime`, which has one thread), and options by name. With `inherited` in place of the way to
 //! load, it only lists the listeners that it inherits. Times are long, so that a slow machine causes no failures, unless an
-//! option such as `boot-timeout=700` gives one in milliseconds. The file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-aborts`, `never-ready`, `boot-exits`, `says-nothing`,
-//! `fork-fails`, `no-processes`, `no-processes-of-template`, or none of them.
+//! option such as `boot-timeout=700` gives one in milliseconds. The file's words apply to what happens next: `load-fails`,
+//! `load-panics`, `load-hangs`, `load-aborts`, `load-lies=PID`, `never-ready`, `boot-exits`, `says-nothing`, `fork-fails`,
+//! `fork-panics`, `no-processes`, `no-processes-of-template`, or none of them.
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
 
@@ -34,6 +35,22 @@ impl Control {
     fn says(&self, word: &str) -> bool {
         fs::read_to_string(&self.0).is_ok_and(|text| text.split_whitespace().any(|own| own == word))
     }
+
+    fn value(&self, name: &str) -> Option<String> {
+        let text = fs::read_to_string(&self.0).ok()?;
+        text.split_whitespace().find_map(|word| word.strip_prefix(name)).map(str::to_owned)
+    }
+}
+
+/// Tells the supervisor that a process is a new worker, as the code of an attacker in a template could.
+fn lie(pid: &str) {
+    let message = format!("loaded\nforked {pid}\n");
+    for descriptor in 3..64 {
+        // SAFETY: the call reads the message. Only sockets take it.
+        unsafe {
+            libc::send(descriptor, message.as_ptr().cast(), message.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+        };
+    }
 }
 
 fn main() {
@@ -56,10 +73,18 @@ async fn serve(control: Control, how: &str, options: &[String]) {
     forkio::before_fork(move || {
         let is_template = std::process::id() != supervisor;
         allow_processes(!(refuses.says("no-processes") || is_template && refuses.says("no-processes-of-template")));
+        assert!(!refuses.says("fork-panics"), "on purpose");
         if refuses.says("fork-fails") { Err(io::Error::from_raw_os_error(libc::EAGAIN)) } else { Ok(()) }
     });
     // An upgrade hands the listener over.
-    let listener = Inherited::from_env().unwrap().bind_tcp(([127, 0, 0, 1], 0).into()).unwrap();
+    let mut inherited = Inherited::from_env().unwrap();
+    let listener = match inherited.named("web").pop() {
+        Some(Listener::Tcp(listener)) => {
+            say("serving the listener of the name web");
+            listener
+        }
+        _ => inherited.bind_tcp(([127, 0, 0, 1], 0).into()).unwrap(),
+    };
     let address = listener.local_addr().unwrap();
     let mut prefork = Prefork::new()
         .workers(2)
@@ -82,6 +107,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
                 "boot-timeout" => prefork.boot_timeout(time),
                 "load-timeout" => prefork.load_timeout(time),
                 "heartbeat-timeout" => prefork.heartbeat_timeout(time),
+                "max-age" => prefork.max_age(time),
                 other => panic!("no option {other}"),
             };
             continue;
@@ -110,6 +136,9 @@ async fn serve(control: Control, how: &str, options: &[String]) {
                     Ok(())
                 }),
             "failing-hook" => prefork.before_worker(|| Err(io::Error::other("on purpose"))),
+            "panicking-hooks" => prefork.on_reload(|| panic!("on purpose")).on_reopen_logs(|| panic!("on purpose")),
+            "endless" => prefork.lame_duck(Duration::MAX).max_age(Duration::MAX),
+            "missing-cpu" => prefork.cpus([100_000]),
             "memory" => {
                 // The memory is never freed, so that the process stays large.
                 std::mem::forget(vec![1_u8; 32 << 20]);
@@ -219,6 +248,9 @@ async fn load(control: Control) -> Result<u32, String> {
     }
     if control.says("load-aborts") {
         std::process::abort();
+    }
+    if let Some(pid) = control.value("load-lies=") {
+        lie(&pid);
     }
     if control.says("load-hangs") {
         std::future::pending::<()>().await;

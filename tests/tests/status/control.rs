@@ -1,6 +1,10 @@
 //! Commands over the control socket.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
 use serde_json::Value;
@@ -83,12 +87,22 @@ scenarios!(
         server.stop();
     }
 
-    /// An upgrade answers when the new program serves, at the same addresses.
+    /// An upgrade answers when the new program serves, at the same addresses. Clients of the page find a listener all the time.
     fn upgrade() {
         // The whole network 127.0.0.0/8 is this machine, so this address is the scenario's own.
         let [.., high, low] = std::process::id().to_be_bytes();
         let server = Server::start(&["--status", &format!("127.77.{high}.{low}:9100")]);
         let before = server.supervisor();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (page, client_is_over) = (server.page.clone(), Arc::clone(&is_over));
+        let client = thread::spawn(move || {
+            let mut refused = 0;
+            while !client_is_over.load(Ordering::Relaxed) {
+                let answer = try_request(&page, "GET", "/healthz");
+                refused += usize::from(answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused));
+            }
+            refused
+        });
         let (status, kind, message) = outcome(&server.command("upgrade"));
         assert_eq!((status, &*kind), (200, "done"), "{message}");
         let mut after = 0;
@@ -99,6 +113,8 @@ scenarios!(
                 .unwrap_or(0) as i32;
             after > 0 && after != before
         });
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(client.join().expect("the client"), 0, "connections were refused");
         assert!(message.contains(&after.to_string()), "{message}");
         let answer = request(&server.control_address(), "GET", "/status.json");
         assert_eq!(serde_json::from_str::<Value>(&answer.body).expect("JSON")["server"]["pid"], after);

@@ -5,21 +5,23 @@ use forkio_tests::{kill, scenarios, wait_until};
 use crate::server::Server;
 
 scenarios!(
-    /// A check of the application refuses each fork: the running generation continues to serve, in a reload and when a worker
-    /// has died.
+    /// A check of the application refuses each fork, or panics: the running generation continues to serve, in a reload and when a
+    /// worker has died.
     fn refused_by_a_check() {
-        let server = Server::start(&["before"]);
-        let before = server.children();
-        server.control("fork-fails");
-        server.signal(libc::SIGHUP);
-        server.until_logged("the old generation continues to serve");
-        assert!(before.contains(&server.pid()));
-        kill(before[0], libc::SIGKILL);
-        server.until_logged("worker ended: replacing it");
-        assert_eq!(server.pid(), before[1]);
-        server.control("");
-        wait_until("two workers run again", || server.children().len() == 2);
-        server.stop();
+        for word in ["fork-fails", "fork-panics"] {
+            let server = Server::start(&["before"]);
+            let before = server.children();
+            server.control(word);
+            server.signal(libc::SIGHUP);
+            server.until_logged("the old generation continues to serve");
+            assert!(before.contains(&server.pid()), "{word}");
+            kill(before[0], libc::SIGKILL);
+            server.until_logged("worker ended: replacing it");
+            assert_eq!(server.pid(), before[1], "{word}");
+            server.control("");
+            wait_until("two workers run again", || server.children().len() == 2);
+            server.stop();
+        }
     }
 
     /// The kernel refuses each fork with EAGAIN: the running generation continues to serve.

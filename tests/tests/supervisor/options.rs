@@ -144,19 +144,47 @@ scenarios!(
 
     /// Listeners that the environment lists are found by name.
     fn listeners_have_names() {
+        check_eq("listeners", &*listeners_of("LISTEN_PID=$$"), "web TCP, admin Unix, 0 left\n");
+    }
+
+    /// A listener of the environment keeps its name in an upgrade.
+    fn listeners_keep_their_names() {
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-        let path = own_path("socket");
-        let unix = UnixListener::bind(&path).expect("a listener");
-        let script =
-            "LISTEN_FDS=2 LISTEN_FDNAMES=admin:web LISTEN_PID=$$ exec \"$0\" none inherited 3<&0 4<&2 2>/dev/null";
+        let script = "LISTEN_FDS=1 LISTEN_FDNAMES=web LISTEN_PID=$$ exec \"$0\" \"$@\" 3<&0";
         let mut command = std::process::Command::new("/bin/sh");
         command.args(["-c", script, env!("CARGO_BIN_EXE_fixture-supervisor")]);
-        let command = command.stdin(OwnedFd::from(unix)).stderr(OwnedFd::from(tcp));
-        let output = command.stdout(Stdio::piped()).output().expect("running the fixture");
-        check_eq("listeners", &*String::from_utf8_lossy(&output.stdout), "web TCP, admin Unix, 0 left\n");
-        remove(&path);
+        let server = Server::start_as(command.stdin(OwnedFd::from(tcp)), &["before"]);
+        server.until_logged("serving the listener of the name web");
+        server.signal(libc::SIGUSR2);
+        server.until_logged_times("serving the listener of the name web", 2);
+        // The new program fails, because the scenario has closed the pipe of its announcement.
+        server.until_logged("this one continues");
+        server.stop();
+    }
+
+    /// `sd_listen_fds(3)` ignores listeners without `LISTEN_PID`, or with the id of another process.
+    fn listeners_of_another_process() {
+        for variable in ["", "LISTEN_PID=", "LISTEN_PID=1"] {
+            check_eq(variable, &*listeners_of(variable), "0 left\n");
+        }
     }
 );
+
+/// What the fixture prints about two listeners of its environment, with another variable.
+#[track_caller]
+fn listeners_of(variable: &str) -> String {
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let path = own_path("socket");
+    let unix = UnixListener::bind(&path).expect("a listener");
+    let script =
+        format!("LISTEN_FDS=2 LISTEN_FDNAMES=admin:web {variable} exec \"$0\" none inherited 3<&0 4<&2 2>/dev/null");
+    let mut command = std::process::Command::new("/bin/sh");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_fixture-supervisor")]);
+    let command = command.stdin(OwnedFd::from(unix)).stderr(OwnedFd::from(tcp));
+    let output = command.stdout(Stdio::piped()).output().expect("running the fixture");
+    remove(&path);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
 
 /// How much private memory of a process is in huge pages.
 #[cfg(procfs)]

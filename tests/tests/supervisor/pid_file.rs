@@ -1,16 +1,38 @@
-//! The pid file on a disk without space.
+//! The pid file of a server that runs, and on a disk without space.
 
 #[cfg(procfs)]
 use std::fs;
 
-use forkio_tests::scenarios;
 #[cfg(procfs)]
 use forkio_tests::wait_until;
+use forkio_tests::{check_eq, scenarios};
 
-#[cfg(procfs)]
-use crate::server::Server;
+use crate::server::{Server, own_path, remove};
 
 scenarios!(
+    /// A server does not start if the pid file belongs to another one that runs. A server that was killed leaves only the file.
+    fn of_another_server() {
+        let path = own_path("pid");
+        let option = format!("pid-file={}", path.display());
+        let read = || std::fs::read_to_string(&path).expect("the pid file").trim().to_owned();
+        let first = Server::start(&["before", &option]);
+        let pid = first.supervisor().to_string();
+        check_eq("the pid file", read(), pid.clone());
+        let (code, log) = Server::begin("", &["before", &option]).end();
+        check_eq("the exit code", code, 1);
+        assert!(log.contains(&format!("it belongs to process {pid}, which runs")), "{log}");
+        assert!(!log.contains("worker started"), "{log}");
+        check_eq("the pid file", read(), pid.clone());
+        // Dropping it kills the supervisor.
+        drop(first);
+        check_eq("the pid file", read(), pid);
+        let second = Server::start(&["before", &option]);
+        check_eq("the pid file", read(), second.supervisor().to_string());
+        second.stop();
+        assert!(!path.exists());
+        remove(&path);
+    }
+
     /// A full disk ends a server that starts. In an upgrade it ends the new program, and the old one continues to serve.
     #[cfg(procfs)]
     fn on_a_full_disk() {

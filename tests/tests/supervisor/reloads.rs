@@ -39,11 +39,30 @@ scenarios!(
         server.stop();
     }
 
-    /// A worker whose `before_worker` fails does not start.
-    fn hook_that_fails() {
-        let (code, log) = Server::begin("", &["before", "crash-limit", "failing-hook"]).end();
-        assert_eq!(code, 1, "{log}");
-        assert!(log.contains("cannot run the hook of `before_worker`: on purpose"), "{log}");
+    /// A function that panics ends neither the supervisor nor a worker, which still follow signals. A reload fails.
+    fn hooks_that_panic() {
+        let server = Server::start(&["before", "panicking-hooks"]);
+        let before = server.children();
+        server.signal(libc::SIGUSR1);
+        server.until_logged_times("`on_reopen_logs` panicked", 3);
+        kill(before[0], libc::SIGTERM);
+        server.until_logged("worker drains: starting its successor");
+        server.signal(libc::SIGHUP);
+        server.until_logged("the reload failed: the old generation continues to serve");
+        assert!(server.children().contains(&before[1]), "{}", server.log());
+        server.stop();
+    }
+
+    /// A worker that cannot have its privileges does not start, and neither does the server.
+    fn privileges_that_cannot_be_had() {
+        for (option, message) in [
+            ("failing-hook", "cannot run the hook of `before_worker`: on purpose"),
+            ("missing-cpu", "cannot stay on CPU 100000"),
+        ] {
+            let (code, log) = Server::begin("", &["before", "no-crash-limit", option]).end();
+            assert_eq!(code, 1, "{log}");
+            assert!(log.contains(message) && log.matches("worker started").count() <= 2, "{log}");
+        }
     }
 
     /// A reload that is requested before the server is ready begins as soon as it is ready, without another event.
@@ -57,6 +76,39 @@ scenarios!(
             kill(worker, libc::SIGKILL);
         }
         server.until_logged("reloaded");
+        server.stop();
+    }
+
+    /// A reload that begins while a worker is being replaced has room for all new workers: the replacement retires.
+    fn while_a_worker_is_replaced() {
+        for how in ["before", "template"] {
+            let server = Server::start(&[how, "one-worker"]);
+            let before = server.pid();
+            server.control("never-ready");
+            server.ask("retire");
+            server.until_logged("never ready, on purpose");
+            server.control("");
+            server.signal(libc::SIGHUP);
+            server.until_logged("reloaded: the old generation retires");
+            wait_until("the new worker serves", || server.pid() != before);
+            server.stop();
+        }
+    }
+
+    /// A new program that has not taken over yet refuses to be replaced itself: the old one would serve beside the third one.
+    fn upgrade_during_an_upgrade() {
+        let server = Server::start(&["before"]);
+        server.control("never-ready");
+        server.signal(libc::SIGUSR2);
+        server.until_logged_times("never ready, on purpose", 2);
+        let log = server.log();
+        let started = log.lines().find(|line| line.contains("started the program again")).expect("an upgrade");
+        let new = number_after(started, "pid=");
+        server.control("");
+        kill(new, libc::SIGUSR2);
+        server.until_logged("this program has not taken over yet");
+        kill(new, libc::SIGTERM);
+        server.until_logged("this one continues");
         server.stop();
     }
 

@@ -1,8 +1,19 @@
 //! Templates: processes that load the application and fork the workers.
 
-use forkio_tests::{kill, scenarios, wait_until};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use forkio_tests::{check_eq, kill, scenarios, wait_until};
 
 use crate::server::{Server, number_after};
+
+/// The template that has loaded last.
+#[track_caller]
+fn newest_template(server: &Server) -> i32 {
+    let log = server.log();
+    let loaded = log.lines().rfind(|line| line.contains("template has loaded")).expect("a template that has loaded");
+    number_after(loaded, "pid=")
+}
 
 scenarios!(
     /// Workers have the data that their template loaded, and a reload loads the application again.
@@ -41,6 +52,39 @@ scenarios!(
         server.stop();
     }
 
+    /// A template may have fewer privileges than the supervisor, and cannot make it signal a process that is not its child.
+    fn template_that_lies() {
+        let mut command = Command::new("sleep");
+        let command = command.arg("100").process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut victim = command.spawn().expect("starting a process");
+        // The second one would be its process group, as a negative number.
+        for id in [victim.id(), victim.id().wrapping_neg()] {
+            let server = Server::start(&["template"]);
+            server.control(&format!("load-lies={id}"));
+            server.signal(libc::SIGHUP);
+            server.until_logged("unexpected message from the template");
+            server.control("");
+            server.stop();
+            check_eq("how the other process ended", victim.try_wait().expect("its state"), None);
+        }
+        victim.kill().expect("killing the process");
+        victim.wait().expect("its end");
+    }
+
+    /// SIGWINCH during a reload ends the reload, so that the template of the old generation forks the next workers.
+    fn all_workers_retire_during_a_load() {
+        let server = Server::start(&["template"]);
+        let first = server.ask("data").expect("an answer");
+        server.control("load-hangs");
+        server.signal(libc::SIGHUP);
+        server.until_logged_times("loading the application", 2);
+        server.signal(libc::SIGWINCH);
+        server.until_logged_times("a worker that was told to end has ended", 2);
+        server.signal(libc::SIGTTIN);
+        assert_eq!(server.ask("data"), Some(first));
+        server.stop();
+    }
+
     /// If the first load fails, panics, aborts or hangs, the server ends with the error.
     fn failed_first_load() {
         for (word, message, options) in [
@@ -72,6 +116,26 @@ scenarios!(
         server.stop();
     }
 
+    /// Templates that keep dying after they have loaded are started again with growing delays, until one has forked a worker.
+    fn killed_templates() {
+        let server = Server::start(&["template"]);
+        let kill_template = |times| {
+            server.until_logged_times("template has loaded", times);
+            kill(newest_template(&server), libc::SIGKILL);
+            server.until_logged_times("starting another one", times);
+        };
+        for (times, delay) in [(1, "delay=100ms"), (2, "delay=200ms"), (3, "delay=400ms")] {
+            kill_template(times);
+            assert!(server.log().contains(delay), "{delay}: {}", server.log());
+        }
+        server.until_logged_times("template has loaded", 4);
+        kill(server.pid(), libc::SIGKILL);
+        server.until_logged_times("worker is ready", 3);
+        kill_template(4);
+        assert_eq!(server.log().matches("delay=100ms").count(), 2, "{}", server.log());
+        server.stop();
+    }
+
     /// A template that does not fork a worker in time is killed, and another template forks the worker.
     ///
     /// If the machine stalls, healthy workers are late, too. The supervisor then starts them again.
@@ -100,11 +164,8 @@ scenarios!(
         server.signal(libc::SIGHUP);
         wait_until("the workers of the new template boot", || server.children().len() == before.len() + 3);
         server.until_logged_times("template has loaded", 2);
-        let log = server.log();
-        let loaded =
-            log.lines().rfind(|line| line.contains("template has loaded")).expect("a template that has loaded");
-        let template: i32 = number_after(loaded, "pid=");
-        assert!(!before.contains(&template), "{loaded}");
+        let template = newest_template(&server);
+        assert!(!before.contains(&template), "{}", server.log());
         kill(template, libc::SIGKILL);
         server.until_logged("the old generation continues to serve");
         assert!(server.log().contains("the template ended with signal: 9"), "{}", server.log());

@@ -1,8 +1,10 @@
 //! Workers that crash or hang, that ask for a replacement or a stop, and that reach a limit.
 
 use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
 
-use forkio_tests::{scenarios, wait_until};
+use forkio_tests::{kill, scenarios, wait_until};
 
 use crate::server::Server;
 
@@ -51,6 +53,27 @@ scenarios!(
         server.stop();
     }
 
+    /// A worker that becomes ready beyond its greatest age is replaced at once.
+    fn older_than_its_limit_when_ready() {
+        let server = Server::start(&["before", "one-worker", "max-age=1"]);
+        server.until_logged("reason=Some(Age)");
+        server.stop();
+    }
+
+    /// Limits may be endless. A second signal ends an endless time as a lame duck.
+    fn endless_limits() {
+        let server = Server::start(&["before", "endless"]);
+        server.signal(libc::SIGTERM);
+        server.until_logged("still accepting connections before the stop");
+        // A second signal that comes too soon counts as the same request.
+        wait_until("the server has ended", || {
+            server.signal(libc::SIGTERM);
+            server.log().contains("stopping: draining the workers")
+        });
+        let (code, log) = server.end();
+        assert_eq!(code, 0, "{log}");
+    }
+
     /// A worker that calls `halt` stops the server.
     fn halt() {
         let server = Server::start(&["before"]);
@@ -70,6 +93,32 @@ scenarios!(
         assert!(server.log().contains("limit=1s"), "{}", server.log());
         let (code, log) = server.end();
         assert_eq!(code, 137, "{log}");
+    }
+
+    /// If workers that drain have all slots, the next fork waits for one to end. The log says so when something happens, not all the
+    /// time.
+    fn no_slot_left() {
+        let server = Server::start(&["before", "one-worker"]);
+        // One worker has 65 slots, and may become 32.
+        for times in 1..32 {
+            server.signal(libc::SIGTTIN);
+            server.until_logged_times("changing the number of workers", times);
+        }
+        let signal_workers = |signal| server.children().into_iter().for_each(|worker| kill(worker, signal));
+        for generation in [1, 2] {
+            server.until_logged_times("worker is ready", 32 * generation);
+            // A stopped worker does not drain.
+            signal_workers(libc::SIGSTOP);
+            server.signal(libc::SIGHUP);
+        }
+        let warnings = || server.log().matches("all slots are taken").count();
+        server.until_logged("all slots are taken");
+        let before = warnings();
+        thread::sleep(Duration::from_secs(2));
+        assert!(warnings() - before < 10, "{}", server.log());
+        signal_workers(libc::SIGCONT);
+        server.until_logged_times("reloaded: the old generation retires", 2);
+        server.stop();
     }
 
     /// With `max_requests` and without `jitter`, the worker is replaced after exactly that many requests.

@@ -11,6 +11,7 @@ mod system;
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +72,7 @@ pub(super) struct Settings {
     pub(super) notifies: bool,
     pub(super) huge_pages: bool,
     pub(super) on_ready: Option<Box<dyn FnOnce() + Send>>,
-    pub(super) on_reload: Option<Box<dyn FnMut() + Send>>,
+    pub(super) on_reload: Option<Box<dyn FnMut() -> Result<(), String> + Send>>,
     pub(super) status: StatusOptions,
     /// Whether a template loads the application.
     pub(super) loads: bool,
@@ -92,8 +93,10 @@ pub(super) struct WorkerSettings {
 
 impl WorkerSettings {
     pub(super) fn reopen_logs(&self) {
-        if let Some(reopen) = &self.on_reopen {
-            reopen();
+        let Some(reopen) = &self.on_reopen else { return };
+        // A process that cannot open its logs must continue to serve, and to follow signals.
+        if catch_unwind(AssertUnwindSafe(|| reopen())).is_err() {
+            tracing::error!("the function of `on_reopen_logs` panicked");
         }
     }
 

@@ -6,7 +6,8 @@ use super::Prefork;
 use crate::ForkOptions;
 
 impl Prefork {
-    /// Keeps the supervisor's process id in a file, from the moment that the server is ready until it ends.
+    /// Keeps the supervisor's process id in a file, from the moment that the server is ready until it ends. A lock on the file
+    /// (`fcntl(2)`) tells that the server runs: a second server with the same file does not start.
     pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Prefork {
         self.settings.pid_file = Some(path.into());
         self

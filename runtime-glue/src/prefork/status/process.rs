@@ -11,7 +11,8 @@
 
 use std::fs::Metadata;
 use std::io;
-use std::net::{TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -32,9 +33,6 @@ use crate::{Address, Child, sys};
 
 /// If a service worker has run at least this long, its restart has the shortest delay.
 const LONG_ENOUGH: Duration = Duration::from_secs(10);
-
-/// How often a new program tries to listen at an address at which the program that it replaces may still listen.
-const LISTEN_PERIOD: Duration = Duration::from_millis(200);
 
 /// A listener of the service worker. It is not registered with a runtime, so it needs no fork policy.
 #[derive(Debug)]
@@ -85,6 +83,8 @@ pub(in crate::prefork) struct Service {
     options: StatusOptions,
     pub(super) page: Option<Listening>,
     pub(super) control: Option<UnixListener>,
+    /// The listener of the page of the program that this one replaces.
+    inherited: Option<TcpListener>,
     files: Vec<SocketFile>,
     state: State,
     failures: u32,
@@ -103,14 +103,20 @@ pub(in crate::prefork) enum ServiceEvent {
 
 impl Service {
     /// Opens the listeners, unless `has_predecessor`: the program that this one replaces then keeps the addresses until
-    /// [`begin`](Service::begin).
-    pub(in crate::prefork) fn new(options: StatusOptions, has_predecessor: bool) -> Result<Service, PreforkError> {
+    /// [`begin`](Service::begin). `inherited` is the listener of that program's page, if the
+    /// page is on TCP.
+    pub(in crate::prefork) fn new(
+        options: StatusOptions,
+        has_predecessor: bool,
+        inherited: Option<TcpListener>,
+    ) -> Result<Service, PreforkError> {
         let is_due = options.is_shown() && !has_predecessor;
         let state = if is_due { State::Due(Instant::now()) } else { State::None };
         let mut service = Service {
             options,
             page: None,
             control: None,
+            inherited,
             files: Vec::new(),
             state,
             failures: 0,
@@ -127,8 +133,8 @@ impl Service {
     /// Takes the addresses over from the program that this one replaces. Call it once this server is up, because
     /// the old program keeps them if this one fails.
     ///
-    /// The file of a Unix socket is replaced at once, so that a client never finds one without a listener. A TCP port is free a
-    /// moment later.
+    /// The listener of a TCP port is inherited, and the file of a Unix socket is replaced at once, so that a client always finds a
+    /// listener.
     pub(in crate::prefork) fn begin(&mut self) {
         if self.waits_for_predecessor && self.options.is_shown() {
             self.state = State::Due(Instant::now());
@@ -160,7 +166,11 @@ impl Service {
 
     fn listen_at(&mut self, address: &Address) -> io::Result<Listening> {
         let listener = match address {
-            Address::Tcp(address) => TcpListener::bind(address.to_socket_addrs()?.collect::<Vec<_>>().as_slice())?,
+            Address::Tcp(address) => {
+                let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
+                let inherited = self.inherited.take().filter(|listener| is_at(listener, &addresses));
+                inherited.map_or_else(|| TcpListener::bind(addresses.as_slice()), Ok)?
+            }
             Address::Unix(path) => return self.listen_unix(path, false).map(Listening::Unix),
         };
         listener.set_nonblocking(true)?;
@@ -192,6 +202,12 @@ impl Service {
         Ok(listener)
     }
 
+    /// Returns the listener of the page for the program that replaces this one, if it is on TCP.
+    pub(in crate::prefork) fn for_upgrade(&self) -> Option<RawFd> {
+        let Some(Listening::Tcp(listener)) = &self.page else { return None };
+        Some(listener.as_raw_fd())
+    }
+
     /// Returns when the service worker must be started.
     pub(in crate::prefork) fn due(&self) -> Option<Instant> {
         match &self.state {
@@ -205,14 +221,10 @@ impl Service {
         match self.listen() {
             Ok(()) => true,
             Err((address, error)) => {
-                if error.kind() == io::ErrorKind::AddrInUse {
-                    self.state = State::Due(Instant::now() + LISTEN_PERIOD);
-                } else {
-                    let delay = self.failed();
-                    tracing::error!(
-                        address, %error, ?delay, "cannot serve the status page or the control socket yet: trying again"
-                    );
-                }
+                let delay = self.failed();
+                tracing::error!(
+                    address, %error, ?delay, "cannot serve the status page or the control socket yet: trying again"
+                );
                 false
             }
         }
@@ -336,6 +348,14 @@ impl Drop for Service {
             let _ = child.kill();
         }
     }
+}
+
+/// Whether a listener has one of these addresses. Port 0 stands for any port.
+fn is_at(listener: &TcpListener, addresses: &[SocketAddr]) -> bool {
+    let is_own = |own: SocketAddr| {
+        addresses.iter().any(|address| *address == own || address.port() == 0 && address.ip() == own.ip())
+    };
+    listener.local_addr().is_ok_and(is_own)
 }
 
 /// Whether a process listens on a socket.

@@ -62,8 +62,10 @@ impl Supervisor {
             match self.common.slots.pid(slot) {
                 0 if until > now => self.quarantined.push((slot, until)),
                 0 => self.common.clear(slot),
-                pid => match Child::adopt(pid) {
+                pid => match Child::claim(pid) {
                     Ok(child) => self.dismiss(child, Some(slot)),
+                    // The process between may still be the worker's parent.
+                    Err(_) if until > now => self.quarantined.push((slot, until)),
                     // The worker has ended, and the reaper has reaped it.
                     Err(_) => self.common.clear(slot),
                 },

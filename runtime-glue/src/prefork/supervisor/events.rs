@@ -3,6 +3,7 @@
 use std::future::{pending, poll_fn};
 use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
@@ -15,6 +16,9 @@ use crate::prefork::status::ServiceEvent;
 use crate::prefork::template::Message;
 use crate::prefork::upgrade::Progress;
 use crate::{ForkError, sys};
+
+/// A time that no server runs for: half of a century. Longer ones may be beyond the range of the clock.
+const FOREVER: Duration = Duration::from_secs(50 * 365 * 86_400);
 
 /// An event that the supervisor waits for.
 pub(super) enum Event {
@@ -123,7 +127,7 @@ impl Supervisor {
                 self.service.upgrade_ends(Err("it has been told to stop, and has killed the new program"));
                 self.service_manager.stopping();
                 self.common.slots.set_phase(ServerPhase::LameDuck);
-                self.stops_at = Instant::now().checked_add(period);
+                self.stops_at = Some(Instant::now() + period.min(FOREVER));
             }
             Command::StopNow => return Some(End::StopNow { signal: name }),
             Command::Reload => self.log_refusal(Supervisor::request_reload),
@@ -137,7 +141,11 @@ impl Supervisor {
             Command::RetireAll if sys::is_in_foreground() => {
                 tracing::info!("ignoring SIGWINCH: a terminal sends it when the size of its window changes");
             }
-            Command::RetireAll => self.is_dormant = true,
+            Command::RetireAll => {
+                // A new generation that has no workers yet must not replace one that has proved itself.
+                self.abort_reload("SIGWINCH retires all workers");
+                self.is_dormant = true;
+            }
             Command::ChildEnded => {}
         }
         None
@@ -168,11 +176,15 @@ impl Supervisor {
         if self.upgrade.is_some() {
             return Err("an upgrade is in progress already".to_owned());
         }
+        if self.predecessor.is_some() {
+            // If this program ended now, the old one would serve beside the next.
+            return Err("this program has not taken over yet from the one that it replaces".to_owned());
+        }
         let deadline = Instant::now().checked_add(self.settings.upgrade_timeout);
         // If this process ends before the new program is ready, its workers must leave the shared listeners as they are.
         self.common.slots.set_owns_listeners(false);
-        match self.program.start(&self.queues.for_upgrade(), self.listeners_are_kept, self.process_1.as_ref(), deadline)
-        {
+        let (queues, page) = (self.queues.for_upgrade(), self.service.for_upgrade());
+        match self.program.start(&queues, self.listeners_are_kept, page, self.process_1.as_ref(), deadline) {
             Ok(upgrade) => {
                 tracing::info!(pid = upgrade.child.id(), "started the program again: waiting until it is ready");
                 self.upgrade = Some(upgrade);

@@ -20,9 +20,6 @@ use crate::prefork::slots::SeenHeartbeat;
 use crate::prefork::worker::{Assignment, ExitOnDrop};
 use crate::{Child, Fork, ForkError, Lineage, lineage, report, sys};
 
-/// How long to wait for a slot, when all are taken by workers that drain.
-const NO_SLOT_DELAY: Duration = Duration::from_millis(100);
-
 /// What [`Supervisor::start_due`] has started.
 pub(in crate::prefork) enum Started {
     Nothing,
@@ -75,7 +72,7 @@ impl Supervisor {
         }
         match job {
             Job::Template(which) => self.fork_template(which).await,
-            Job::Worker { which, index } => self.fork_worker(which, index, now).await,
+            Job::Worker { which, index } => self.fork_worker(which, index).await,
             Job::Service => self.fork_service().await,
             Job::Request { .. } => Started::Nothing,
         }
@@ -140,11 +137,11 @@ impl Supervisor {
         })
     }
 
-    async fn fork_worker(&mut self, which: Which, index: usize, now: Instant) -> Started {
+    async fn fork_worker(&mut self, which: Which, index: usize) -> Started {
         let Some(generation) = self.generation_mut(which).map(|generation| generation.number) else {
             return Started::Nothing;
         };
-        let Some(slot) = self.common.assign(index, generation) else { return self.lacks_slot(now) };
+        let Some(slot) = self.common.assign(index, generation) else { return self.lacks_slot() };
         let limits = self.settings.limits.of_one_worker();
         let mut guard = None;
         let first = || {
@@ -180,10 +177,10 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn lacks_slot(&mut self, now: Instant) -> Started {
+    /// Leaves the fork for later: the end of a worker that drains is an event.
+    pub(super) fn lacks_slot(&self) -> Started {
         tracing::warn!("all slots are taken: waiting for a draining worker to end");
-        self.fork_due = Some(now + NO_SLOT_DELAY);
-        Started::Something
+        Started::Nothing
     }
 
     pub(super) fn worker_started(

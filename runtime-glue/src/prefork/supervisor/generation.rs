@@ -24,7 +24,7 @@ pub(super) struct Generation {
     pub(super) template: TemplateState,
     /// How many places this generation may use. Its template has no queues for more.
     pub(super) places: usize,
-    /// How many times in a row its template failed.
+    /// How many times in a row its template failed, without forking a worker in between.
     pub(super) failures: u32,
 }
 
@@ -174,7 +174,7 @@ impl Supervisor {
         let Some(number) = self.generation_mut(which).map(|generation| generation.number) else {
             return Started::Nothing;
         };
-        let Some(slot) = self.common.assign(index, number) else { return self.lacks_slot(now) };
+        let Some(slot) = self.common.assign(index, number) else { return self.lacks_slot() };
         let limits = self.settings.limits.of_one_worker();
         let deadline = now.checked_add(self.fork_timeout());
         let Some(generation) = self.generation_mut(which) else { return Started::Nothing };
@@ -205,7 +205,6 @@ impl Supervisor {
         match (message, std::mem::replace(&mut generation.template, TemplateState::None)) {
             (Message::Loaded, TemplateState::Loading { process, .. }) => {
                 tracing::info!(generation = generation.number, pid = process.child.id(), "template has loaded");
-                generation.failures = 0;
                 generation.template = TemplateState::Idle(process);
                 None
             }
@@ -214,6 +213,8 @@ impl Supervisor {
                 self.load_failed(which, error)
             }
             (Message::Forked(pid), TemplateState::Forking { process, index, slot, limits, .. }) => {
+                // A template that only loads may end each time, and a load may be expensive.
+                generation.failures = 0;
                 generation.template = TemplateState::Idle(process);
                 self.adopt(pid, index, number, slot, limits)
             }
@@ -254,7 +255,7 @@ impl Supervisor {
     }
 
     fn adopt(&mut self, pid: u32, index: usize, generation: u64, slot: usize, limits: Limits) -> Option<End> {
-        match Child::adopt(pid) {
+        match Child::claim(pid) {
             Ok(child) if index < self.places.len() => self.worker_started(child, index, generation, slot, limits),
             Ok(child) => {
                 // The number of workers has been reduced meanwhile.
@@ -262,7 +263,8 @@ impl Supervisor {
                 None
             }
             Err(error) => {
-                self.common.clear(slot);
+                // If the template has ended, the worker may become a child of the supervisor a moment later.
+                self.quarantine(slot);
                 self.request_refused(index, generation, error)
             }
         }

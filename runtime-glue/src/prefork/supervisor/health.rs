@@ -11,6 +11,7 @@ use super::process::{Force, Stage};
 use super::stop::End;
 use crate::prefork::PreforkError;
 use crate::prefork::reason::Reason;
+use crate::prefork::slots::UNFIT;
 use crate::report;
 
 /// How often the memory of workers is measured, if there is a limit.
@@ -218,6 +219,7 @@ impl Supervisor {
         // The worker may have set a flag just before its end.
         let end = self.read_slots();
         let worker = self.workers.remove(position);
+        let is_unfit = self.common.slots.flags(worker.slot) & UNFIT != 0;
         self.common.clear(worker.slot);
         let now = Instant::now();
         let reason = worker.reason();
@@ -259,7 +261,9 @@ impl Supervisor {
                 }
                 let limit = self.settings.crash_limit;
                 let serves = self.is_up && self.workers.iter().any(super::WorkerProcess::is_ready);
-                if limit > 0 && failures >= limit && !serves {
+                // A start with settings that cannot work is not worth another try.
+                let is_hopeless = is_unfit && !self.is_up;
+                if is_hopeless || limit > 0 && failures >= limit && !serves {
                     let error = PreforkError::CrashLoop { worker: index, ends: failures, status };
                     tracing::error!(%error, "giving up");
                     return Some(End::Failed(error));

@@ -51,7 +51,7 @@ use super::status::{Service, ServiceProcess};
 use super::template::Template;
 use super::upgrade::{Predecessor, Process1, Program, Upgrade};
 use super::worker::Assignment;
-use super::{Distribution, Prefork, PreforkError, Stopped, upgrade};
+use super::{Distribution, Prefork, PreforkError, Stopped, inherited};
 use crate::{Child, ForkError, ForkPolicy, runtime, sys};
 
 /// How supervision ended.
@@ -148,12 +148,15 @@ impl Supervisor {
         let is_balanced = queues.common().iter().any(|(_, distribution)| *distribution == Distribution::Balanced);
         let common = Common::new(plan::slots(settings.workers), is_balanced, settings.status.is_shown())
             .map_err(PreforkError::Share)?;
-        let predecessor = Predecessor::from_env();
-        let listeners_are_kept = predecessor
-            .as_ref()
-            .map_or_else(upgrade::is_socket_activated, |predecessor| predecessor.listeners_are_kept);
+        let mut predecessor = Predecessor::from_env();
+        if let (Some(path), None) = (&settings.pid_file, &predecessor) {
+            PidFile::check(path).map_err(|error| PreforkError::PidFile(path.clone(), error))?;
+        }
+        let listeners_are_kept =
+            predecessor.as_ref().map_or_else(inherited::has_inherited, |predecessor| predecessor.listeners_are_kept);
         common.slots.set_owns_listeners(!listeners_are_kept && predecessor.is_none());
-        let service = Service::new(settings.status.clone(), predecessor.is_some())?;
+        let page = predecessor.as_mut().and_then(|predecessor| predecessor.page.take());
+        let service = Service::new(settings.status.clone(), predecessor.is_some(), page)?;
         let is_first_process = std::process::id() == 1;
         if settings.loads {
             sys::adopt_orphans()
@@ -208,9 +211,11 @@ impl Supervisor {
         crate::set_policy(&woken, ForkPolicy::NoFork).map_err(PreforkError::Share)?;
         loop {
             let now = Instant::now();
+            // A worker may be beyond its age when it becomes ready, so the flags come before the checks.
+            let mut end = self.read_slots();
             self.check(now);
             self.show_state();
-            let mut end = self.read_slots().or_else(|| self.settle(now));
+            end = end.or_else(|| self.settle(now));
             if end.is_none() {
                 let event = match self.start_due(now).await {
                     Started::Nothing => {

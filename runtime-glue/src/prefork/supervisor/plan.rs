@@ -218,7 +218,9 @@ impl Supervisor {
             return Ok(());
         }
         if let Some(path) = &self.settings.pid_file {
-            let written = PidFile::write(path.clone());
+            // Another server may have become ready meanwhile.
+            let free = if self.predecessor.is_none() { PidFile::check(path) } else { Ok(()) };
+            let written = free.and_then(|()| PidFile::write(path.clone()));
             self.pid_file = Some(written.map_err(|error| PreforkError::PidFile(path.clone(), error))?);
         }
         self.is_up = true;

@@ -1,11 +1,15 @@
 //! Reloads: a new generation of workers takes over from the old one.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use tokio::time::Instant;
 
 use super::Supervisor;
 use super::generation::Generation;
 use super::plan::Place;
+use super::process::WorkerProcess;
 use crate::prefork::reason::Reason;
+use crate::report;
 
 /// How many failures end a reload.
 const RELOAD_ATTEMPTS: u32 = 3;
@@ -51,19 +55,40 @@ impl Supervisor {
         self.renewal = None;
         self.generations += 1;
         self.service_manager.reloading();
-        if let Some(reload) = &mut self.settings.on_reload {
-            reload();
-        }
         tracing::info!(generation = self.generations, "reloading");
         self.service.reload_begins(self.generations);
         let old = self.places.iter_mut().map(std::mem::take).map(|place| (!is_dormant).then_some(place)).collect();
         let generation = Generation::new(self.generations, self.settings.loads, now);
         self.reload = Some(Reload { generation, failures: 0, old, since: now });
+        if let Some(reload) = &mut self.settings.on_reload {
+            let reloaded = catch_unwind(AssertUnwindSafe(reload));
+            if let Err(reason) = reloaded.unwrap_or_else(|_| Err("the function of `on_reload` panicked".to_owned())) {
+                return self.abort_reload(&reason);
+            }
+        }
         // Old workers may have to make room for the first new one, and no event follows that would retire them.
         self.advance_reload(now);
     }
 
+    /// Retires the old generation's second worker of a place, which a renewal has left: it would take the room of a new worker.
+    fn retire_doubles(&mut self) {
+        // The one that is ready stays. If both are, the newer one stays, because it replaces the other.
+        let rank = |worker: &WorkerProcess| (worker.is_ready(), worker.since, worker.slot);
+        let old = self.current.number;
+        let is_old = |worker: &WorkerProcess| worker.is_active() && worker.generation == old;
+        let has_better = |worker: &WorkerProcess| {
+            let mut others = self.workers.iter().filter(|other| is_old(other) && other.index == worker.index);
+            others.any(|other| rank(other) > rank(worker))
+        };
+        for position in self.positions(|worker| is_old(worker) && has_better(worker)) {
+            self.retire(position, false, Reason::Reload);
+        }
+    }
+
     pub(super) fn advance_reload(&mut self, now: Instant) {
+        if self.reload.is_some() {
+            self.retire_doubles();
+        }
         let Some(reload) = &self.reload else { return };
         let (new, since) = (reload.generation.number, reload.since);
         let number = self.number();
@@ -122,6 +147,7 @@ impl Supervisor {
         let Some(mut reload) = self.reload.take() else { return };
         let new = reload.generation.number;
         tracing::error!(generation = new, reason, "the reload failed: the old generation continues to serve");
+        report::unless_traced(format_args!("the reload failed, the old generation continues to serve: {reason}"));
         for position in self.positions(|worker| worker.is_active() && worker.generation == new) {
             self.retire(position, false, Reason::Reload);
         }

@@ -23,7 +23,7 @@ use crate::prefork::connections::Common;
 use crate::prefork::drain::Status;
 use crate::prefork::options::WorkerSettings;
 use crate::prefork::signals::{Signals, WorkerCommand};
-use crate::prefork::slots::{CANCELLED, DRAINS, ServerPhase};
+use crate::prefork::slots::{CANCELLED, DRAINS, ServerPhase, UNFIT};
 use crate::prefork::{Connections, Distribution, Listener, Phase};
 use crate::{parent_only, report, sys};
 
@@ -83,7 +83,10 @@ impl Assignment {
         let changed = privileges
             .stay_on_cpu(self.index)
             .and_then(|()| if is_forked_by_template { Ok(()) } else { privileges.apply() });
-        changed.unwrap_or_else(|error| fail("this worker cannot start", error))
+        changed.unwrap_or_else(|error| {
+            self.common.slots.raise(self.slot, UNFIT);
+            fail("this worker cannot start", error)
+        })
     }
 }
 

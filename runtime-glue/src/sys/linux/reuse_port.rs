@@ -66,6 +66,10 @@ pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
 
 /// Keeps the calling thread and the threads that it starts on one CPU.
 pub(crate) fn stay_on_cpu(cpu: usize) -> io::Result<()> {
+    if cpu >= CpuSet::MAX_CPU {
+        // The kernel's answer for a CPU that does not exist. `set` would panic.
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
     let mut only = CpuSet::new();
     only.set(cpu);
     Ok(sched_setaffinity(None, &only)?)

@@ -11,19 +11,19 @@ use std::process::Command;
 /// The descriptors before this one are standard input, output and error.
 const FIRST: RawFd = 3;
 
-/// Starts a program with descriptors from 3 on, as systemd does (`LISTEN_FDS`, `LISTEN_PID`), and with `sockets`. Each socket
-/// has an environment variable with its descriptor, a space and a word. Returns the process id.
+/// Starts a program with named descriptors from 3 on, as systemd does (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`), and with
+/// `sockets`. Each socket has an environment variable with its descriptor, a space and a word. Returns the process id.
 pub(crate) fn spawn_with_descriptors(
     path: &Path,
     arguments: &[OsString],
-    descriptors: &[RawFd],
+    descriptors: &[(RawFd, String)],
     sockets: &[(RawFd, &str, &str)],
 ) -> io::Result<u32> {
     let to_owned = |(fd, variable, word): &(RawFd, &str, &str)| Ok((*fd, CString::new(*variable)?, (*word).to_owned()));
     let sockets: Vec<_> = sockets.iter().map(to_owned).collect::<io::Result<_>>()?;
     let words = [path.as_os_str()].into_iter().chain(arguments.iter().map(OsString::as_os_str));
     let words: Vec<_> = words.map(|word| CString::new(word.as_bytes())).collect::<Result<_, _>>()?;
-    let descriptors = descriptors.to_vec();
+    let (descriptors, names): (Vec<RawFd>, Vec<String>) = descriptors.iter().cloned().unzip();
     let end = FIRST + descriptors.len() as RawFd;
     // Occupies the descriptors below `end`, so that the standard library's own pipe to the child gets a higher one.
     let mut occupied = vec![std::fs::File::open("/dev/null")?];
@@ -63,7 +63,7 @@ pub(crate) fn spawn_with_descriptors(
             for (variable, value) in variables {
                 set(variable, value)?;
             }
-            check(libc::unsetenv(c"LISTEN_FDNAMES".as_ptr()))?;
+            set(c"LISTEN_FDNAMES", names.join(":"))?;
             // The standard library would call execvp(3), which runs a file of an unknown format as a shell script.
             let arguments: Vec<_> = words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect();
             check(libc::execv(arguments[0], arguments.as_ptr())).map(drop)
@@ -76,7 +76,7 @@ pub(crate) fn spawn_with_descriptors(
 
 /// Takes over the socket that an environment variable names, and removes the variable. Returns `None` if this process was
 /// not started with that socket: the variable may be left from another process.
-pub(crate) fn take_socket(number: RawFd, variable: &str) -> Option<std::os::unix::net::UnixStream> {
+pub(crate) fn take_socket(number: RawFd, variable: &str) -> Option<OwnedFd> {
     // SAFETY: this is called once per variable, by a supervisor, which has one thread; the descriptor was made for this process.
     let fd = unsafe {
         std::env::remove_var(variable);
@@ -87,5 +87,5 @@ pub(crate) fn take_socket(number: RawFd, variable: &str) -> Option<std::os::unix
         libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC);
         OwnedFd::from_raw_fd(number)
     };
-    Some(fd.into())
+    Some(fd)
 }
