@@ -12,8 +12,8 @@ impl Prefork {
     }
 
     /// Calls `reload` in the supervisor at the start of each reload, for example to read a configuration again. Without
-    /// [`load`](Prefork::load), the supervisor forks the new workers after `reload` has returned. If `reload` panics,
-    /// the reload fails, and the old generation continues to serve.
+    /// [`load`](Prefork::load), the supervisor forks the new workers after `reload` has returned. If `reload` panics, the reload
+    /// fails, and the old generation continues to serve.
     pub fn on_reload(mut self, mut reload: impl FnMut() + Send + 'static) -> Prefork {
         self.settings.on_reload = Some(Box::new(move || {
             reload();
@@ -38,8 +38,7 @@ impl Prefork {
 
     /// Calls `reopen` in the supervisor and in each worker on SIGUSR1. Use it to open log files again after they were
     /// rotated. If the workers run as [another user](Prefork::user), that user must be able to write the new files: put
-    /// `create 0640 USER GROUP` into the configuration of logrotate. If `reopen` panics, the process
-    /// continues.
+    /// `create 0640 USER GROUP` into the configuration of logrotate. If `reopen` panics, the process continues.
     pub fn on_reopen_logs(mut self, reopen: impl Fn() + Send + Sync + 'static) -> Prefork {
         self.settings.worker.on_reopen = Some(Arc::new(reopen));
         self

@@ -103,8 +103,7 @@ pub(in crate::prefork) enum ServiceEvent {
 
 impl Service {
     /// Opens the listeners, unless `has_predecessor`: the program that this one replaces then keeps the addresses until
-    /// [`begin`](Service::begin). `inherited` is the listener of that program's page, if the
-    /// page is on TCP.
+    /// [`begin`](Service::begin). `inherited` is the listener of that program's page, if the page is on TCP.
     pub(in crate::prefork) fn new(
         options: StatusOptions,
         has_predecessor: bool,
