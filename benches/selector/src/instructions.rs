@@ -58,7 +58,7 @@ fn collected(valgrind: Child) -> io::Result<Parts> {
     Ok(parts)
 }
 
-/// Sums up a profile by files: "Callgrind Format Specification" in the manual of valgrind.
+/// Sums up a profile by source file. Valgrind's manual describes the format: "Callgrind Format Specification".
 fn read_profile(profile: &str) -> Parts {
     let mut parts = Parts::new();
     // A name is written out once, with a number that replaces it in later lines.

@@ -295,13 +295,13 @@ impl Planner<'_> {
 
     /// Opens the child's queue for `selector`. If `selector` is retired, plans that the child has no queue.
     fn plan_queue(&mut self, selector: &'static SelectorCore) -> Result<(), PrepareError> {
-        let number = selector.kernel.queue.number();
+        let fd = selector.kernel.queue.number();
         let duplicates = self.adopted.duplicates(selector);
-        let all = || duplicates.iter().copied().chain([number]);
+        let all = || duplicates.iter().copied().chain([fd]);
         if selector.is_retired() {
             if sys::Queue::is_there_after_fork() && !selector.kernel.queue.is_vacant() {
-                let dead = self.dead_endpoint(number)?;
-                all().for_each(|number| self.replace(dead, number));
+                let dead = self.dead_endpoint(fd)?;
+                all().for_each(|onto| self.replace(dead, onto));
             }
             self.plan.retired.push(selector);
             return Ok(());
@@ -311,7 +311,7 @@ impl Planner<'_> {
             &mut self.plan.replacements.spares,
             self.mode == Mode::Planned,
         );
-        let mut queue = queue.map_err(PrepareError::of(PrepareObject::Queue(number)))?;
+        let mut queue = queue.map_err(PrepareError::of(PrepareObject::Queue(fd)))?;
         if let Some((token, waker)) = selector.kernel.waker.get() {
             queue.renew_waker(token);
             if waker.registered >= 0 {
@@ -320,10 +320,10 @@ impl Planner<'_> {
             }
         }
         if selector.is_adopted() {
-            // When the child takes this step, its own queue is at `number`.
-            duplicates.iter().for_each(|duplicate| self.replace(number, *duplicate));
+            // When the child takes this step, `fd` refers to its own queue.
+            duplicates.iter().for_each(|duplicate| self.replace(fd, *duplicate));
             // Other code polls the queue, and does not ask whether it is poisoned.
-            let dead = self.dead_endpoint(number)?;
+            let dead = self.dead_endpoint(fd)?;
             self.plan.stops.extend(all().map(|onto| (selector, Replacement { from: dead, onto, only: None })));
         }
         self.plan.queues.push((selector, queue));

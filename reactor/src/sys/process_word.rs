@@ -1,4 +1,4 @@
-//! A word that reads zero in the child of every fork, planned or not, and fences of which one side is cheap.
+//! A word that reads zero in the child of every fork, planned or not, and pairs of fences whose frequent side is cheap.
 
 use std::io;
 use std::ptr;
@@ -47,8 +47,8 @@ pub(crate) fn make_word() -> io::Result<bool> {
     Ok(!ptr::eq(word(), none))
 }
 
-/// Makes children find the page wiped: by madvise(2) since Linux 4.14, by minherit(2) since FreeBSD 12, NetBSD 8 and OpenBSD
-/// 5.6. macOS and DragonFly have no such call.
+/// Asks the kernel to wipe the page in each child. Returns whether the kernel does so: by madvise(2) since Linux 4.14, by
+/// minherit(2) since FreeBSD 12, NetBSD 8 and OpenBSD 5.6. macOS and DragonFly have no such call.
 ///
 /// # Safety
 ///

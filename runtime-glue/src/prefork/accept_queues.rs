@@ -19,7 +19,7 @@ enum AcceptQueue {
     /// All workers accept from this queue.
     Common(Listener, Distribution),
     /// One queue per place (worker index), each steered to a CPU if `is_per_cpu`. A queue outlives its worker: connections that
-    /// arrive without a worker wait for the next one.
+    /// arrive while the place has no worker wait for the next worker.
     PerPlace { places: Vec<Listener>, is_per_cpu: bool },
 }
 

@@ -232,7 +232,7 @@ impl Connections {
         }
     }
 
-    /// Makes all workers look for connections that wait.
+    /// Wakes all workers, so that they look for connections that wait.
     pub(super) fn wake_others(&self) {
         self.0.common.workers.wake();
     }

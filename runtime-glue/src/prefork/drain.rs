@@ -124,8 +124,8 @@ impl Status {
         self.common.slots.flags(self.slot) & EMPTIES_OWN_QUEUE != 0
     }
 
-    /// Returns when the worker's remaining work is cut off. `None` if it need not end, or if the limit is too far away for a
-    /// clock.
+    /// Returns when the worker's remaining work is cut off. `None` if the worker need not end, or if an `Instant` cannot hold
+    /// the time.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.told.get()?.checked_add(self.shutdown_timeout)
     }
@@ -242,7 +242,7 @@ impl Shutdown {
     }
 
     /// Returns when open connections must be cut off: [`shutdown_timeout`](super::Prefork::shutdown_timeout) after the worker
-    /// was told to end. Returns `None` before that, or if the time is too far away for a clock.
+    /// was told to end. Returns `None` before that, or if an `Instant` cannot hold the time.
     pub fn deadline(&self) -> Option<Instant> {
         self.status.deadline()
     }

@@ -21,10 +21,10 @@ const EMPTYING_LIMIT: Duration = Duration::from_secs(2);
 
 /// The connections of one listener, until the worker has to end. [`Worker::incoming`](super::Worker::incoming) makes one.
 ///
-/// It handles the cases that every accept loop must handle: errors of single connections, a process without free
-/// descriptors, and the worker's end. When the worker [retires](super::Phase::Retiring), it leaves the queue to the other
-/// workers. When the server [stops](super::Phase::Stopping), it returns the connections that wait in the queue before it
-/// ends.
+/// `Incoming` handles the cases that every accept loop must handle: errors of single connections, a process without free
+/// descriptors, and the worker's end. When the worker [retires](super::Phase::Retiring), `Incoming` leaves the queue to the
+/// other workers. When the server [stops](super::Phase::Stopping), `Incoming` first returns the connections that wait in the
+/// queue.
 ///
 /// # Examples
 ///

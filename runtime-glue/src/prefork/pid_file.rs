@@ -13,13 +13,14 @@ use rustix::io::Errno;
 pub(super) struct PidFile {
     path: PathBuf,
     owner: u32,
-    /// Holds the lock that [`check`](PidFile::check) finds. It ends with the process, and its children do not have it.
+    /// Holds the lock that [`check`](PidFile::check) finds. The kernel releases the lock when the process ends. Children do not
+    /// inherit it.
     _locked: fs::File,
 }
 
 impl PidFile {
-    /// Returns an error if the process that has written the file still runs. The lock tells, because another process may have
-    /// got the id since.
+    /// Returns an error if the process that has written the file still runs. The lock shows that. The id does not, because
+    /// another process may have got it since.
     pub(super) fn check(path: &Path) -> io::Result<()> {
         let Ok(mut file) = fs::File::open(path) else { return Ok(()) };
         // Other errors mean that the file system has no locks.

@@ -50,7 +50,7 @@ async fn tcp(prefork: Prefork, mode: Mode) {
     run(prefork.listener(listener), mode, address).await;
 }
 
-/// Runs the server. Announces the address when the workers have been forked.
+/// Runs the server. Announces the address when the workers are ready.
 async fn run(prefork: Prefork, mode: Mode, address: String) {
     let prefork = prefork.on_ready(move || announce(&address));
     let stopped = if mode == Mode::Template {

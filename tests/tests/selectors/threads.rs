@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use forkio_tests::reactor::*;
 
 scenarios!(
-    /// A thread that wakes at the moment of the fork does not leave the child with a waker that does nothing.
+    /// If another thread calls `wake` at the moment of the fork, the child's waker still works.
     fn waking_during_a_fork() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(5)).unwrap();

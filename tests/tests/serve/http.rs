@@ -1,4 +1,4 @@
-//! Workers serve HTTP, and their connections end in order.
+//! Workers serve HTTP, and end their connections without cutting off responses.
 
 use std::convert::Infallible;
 use std::fs;
@@ -136,7 +136,7 @@ scenarios!(
         ))
     }
 
-    /// One line serves in several processes.
+    /// A server in one line answers, and removes its socket when it stops.
     fn one_line_serves() {
         let path = free_path("one-line");
         let address = format!("unix:{}", path.display());

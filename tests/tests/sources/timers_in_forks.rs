@@ -131,7 +131,7 @@ scenarios!(
         timer.set_after(Duration::ZERO, None).unwrap();
         let errors = prepare_with_each_descriptor_limit();
         let objects: Vec<_> = errors.iter().map(|error| error.object()).collect();
-        // A kqueue is created in the child.
+        // With kqueue(2), the child creates the timer, so the parent needs no descriptor for it.
         let is_timer = objects.contains(&PrepareObject::Timer(timer.as_raw_fd()));
         assert!(is_timer || cfg!(not(epoll)), "{objects:?}");
         check_eq("the event", wait(&mut selector), tokens([1]));
@@ -195,7 +195,7 @@ scenarios!(
             let mut left: BTreeSet<usize> = (0..COUNT).collect();
             while !left.is_empty() {
                 let seen = wait(&mut selector);
-                assert!(!seen.is_empty(), "process {}: {} did not expire", std::process::id(), left.len());
+                assert!(!seen.is_empty(), "process {}: {} timers did not expire", std::process::id(), left.len());
                 for token in seen {
                     assert!(left.remove(&token), "{token} expired twice");
                     check_eq("expirations", timers[token].expirations().unwrap(), 1);

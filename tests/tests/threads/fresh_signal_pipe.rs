@@ -1,4 +1,4 @@
-//! forkio works together with tokio's pull request 8204, which puts a fresh signal pipe at the inherited descriptors in a
+//! forkio works together with tokio's pull request 8204, which puts a fresh signal pipe behind the inherited descriptors in a
 //! child.
 
 use std::collections::BTreeMap;
@@ -55,7 +55,7 @@ impl SignalPipe {
 }
 
 scenarios!(
-    /// A fresh runtime works in the child of a planned fork, and in its own child. The parent's runtime continues.
+    /// A fresh runtime works in the child and in the grandchild of planned forks. The parent's runtime continues.
     fn planned_forks() {
         let pipe = SignalPipe::of_the_first_runtime();
         use_everything();
@@ -74,7 +74,7 @@ scenarios!(
         use_everything();
     }
 
-    /// A fresh runtime works in the child of an unplanned fork, and in its own child. The parent's runtime continues.
+    /// A fresh runtime works in the child of an unplanned fork. The parent's runtime continues.
     fn unplanned_forks() {
         let pipe = SignalPipe::of_the_first_runtime();
         use_everything();

@@ -137,7 +137,7 @@ scenarios!(
         unplanned::in_child(|| check_table(&selector));
     }
 
-    /// A daemon continues with its grandparent's registrations. The grandparent notices nothing of it.
+    /// A daemon continues with its grandparent's registrations. The grandparent is not affected.
     fn daemon() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();
@@ -277,7 +277,7 @@ scenarios!(
             check_eq("the child's copy of the wake", wait(&mut selector), tokens([0]));
             check_silent("once", &mut selector);
         });
-        // The parent's waker is as it was: its wakes reach its poller, pending or not.
+        // The child's poll has not taken the parent's pending wake, and later wakes arrive too.
         check_eq("the parent's wake", wait(&mut selector), tokens([0]));
         for _ in 0..3 {
             waker.wake().unwrap();

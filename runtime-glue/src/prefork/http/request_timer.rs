@@ -1,8 +1,8 @@
 //! The timer of a connection whose client takes too long to send a request.
 //!
-//! hyper has a timeout for the heads of HTTP/1 requests. It costs each request a timer, and one more turn of hyper's loop. This
-//! timer costs a request next to nothing: only after it has fired, it checks the progress of the connection and is set
-//! again.
+//! hyper has a timeout for the heads of HTTP/1 requests. It costs each request a timer, and one more turn of hyper's loop. A
+//! connection has only one timer of this kind. It costs a request very little, because most requests do not set it: when it
+//! fires, it checks the progress of the connection and is set again.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};

@@ -14,16 +14,16 @@ impl Prefork {
 
     /// Sets how long the server still accepts connections after the signal to stop.
     /// [`is_lame_duck`](crate::prefork::WorkerHandle::is_lame_duck) is true meanwhile, so that a load balancer sends no
-    /// more connections. Zero unless set. A second signal ends the wait. Meanwhile the server refuses reloads and upgrades,
-    /// and the signal kills the new program of an upgrade that is not ready.
+    /// more connections. Zero unless set. A second signal ends the wait. Meanwhile the server refuses reloads and upgrades.
+    /// If the new program of an upgrade is not ready when the first signal arrives, the supervisor kills it.
     pub fn lame_duck(mut self, period: Duration) -> Prefork {
         self.settings.lame_duck = period;
         self
     }
 
     /// Sets how long a worker may take to become [ready](crate::prefork::Worker::ready). The supervisor kills a worker
-    /// that takes longer, and counts a boot failure. It also kills a template that takes longer to fork a worker, apart from
-    /// the wait for threads. A minute unless set.
+    /// that takes longer, and counts a boot failure. It also kills a template that takes longer to fork a worker, not
+    /// counting the time for which the template waits for threads to end. A minute unless set.
     pub fn boot_timeout(mut self, limit: Duration) -> Prefork {
         self.settings.boot_timeout = limit;
         self
@@ -52,8 +52,8 @@ impl Prefork {
     }
 
     /// Sets how many boot failures in a row end the server. A boot failure is a worker that ends before it is ready. A
-    /// server that has been ready ends only if no worker is ready. 8 unless set, which takes about 11 seconds. 0 means
-    /// no limit.
+    /// server that has been ready ends only if no worker is ready. 8 unless set; with the
+    /// pauses between them, 8 failures take about 11 seconds. 0 means no limit.
     pub fn crash_limit(mut self, failures: u32) -> Prefork {
         self.settings.crash_limit = failures;
         self

@@ -51,7 +51,7 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// Adds durations of one bucket. Call [`add_to_sum`](Histogram::add_to_sum) before or after it.
+    /// Adds `count` durations to a bucket, but not to the sum. Also call [`add_to_sum`](Histogram::add_to_sum).
     pub(super) fn add_to_bucket(&mut self, bucket: usize, count: u64) {
         self.counts[bucket] = self.counts[bucket].wrapping_add(count);
     }

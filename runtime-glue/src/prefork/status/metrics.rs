@@ -95,7 +95,7 @@ impl Collector for Metrics {
             .gauges(alone(server.uptime_seconds))?;
         Family::new(encoder, "ready", "Whether load balancers should send connections", None)
             .gauges(alone(f64::from(u8::from(server.is_ready))))?;
-        Family::new(encoder, "generation", "Generation of workers that serves", None)
+        Family::new(encoder, "generation", "Number of the generation that serves", None)
             .gauges(alone(server.generation as f64))?;
         Family::new(encoder, "reloading", "Whether a reload is in progress", None)
             .gauges(alone(f64::from(u8::from(server.next_generation.is_some()))))?;
@@ -140,12 +140,17 @@ impl Collector for Metrics {
         .gauges(of_workers(|worker| worker.heartbeat_age_seconds))?;
         Family::new(encoder, "worker_connections", "Open connections", None)
             .gauges(of_workers(|worker| Some(worker.connections as f64)))?;
-        Family::new(encoder, "worker_requests_in_flight", "Requests without the head of a response", None)
+        Family::new(encoder, "worker_requests_in_flight", "Requests whose response head has not been sent", None)
             .gauges(of_workers(|worker| Some(worker.requests_in_flight as f64)))?;
         Family::new(encoder, "worker_resident_memory", "Resident memory, shared pages included", Some(Unit::Bytes))
             .gauges(of_workers(|worker| Some(worker.memory.as_ref()?.rss as f64)))?;
-        Family::new(encoder, "worker_proportional_memory", "Resident memory, shared pages in part", Some(Unit::Bytes))
-            .gauges(of_workers(|worker| Some(worker.memory.as_ref()?.pss as f64)))?;
+        Family::new(
+            encoder,
+            "worker_proportional_memory",
+            "Resident memory, each page divided by the number of processes that share it",
+            Some(Unit::Bytes),
+        )
+        .gauges(of_workers(|worker| Some(worker.memory.as_ref()?.pss as f64)))?;
         Family::new(encoder, "worker_shared_memory", "Resident memory that another process has too", Some(Unit::Bytes))
             .gauges(of_workers(|worker| Some(worker.memory.as_ref()?.shared as f64)))
     }

@@ -49,8 +49,8 @@ impl Supervisor {
         }
     }
 
-    /// Keeps a slot whose template ended while it forked the slot's worker. The process between them may still fork the worker,
-    /// which then finds that it must not start.
+    /// Keeps a slot whose template ended while it forked the slot's worker. A template forks a worker through a process in
+    /// between. That process may still fork the worker, which then finds that it must not start.
     pub(super) fn quarantine(&mut self, slot: usize) {
         self.common.slots.raise(slot, CANCELLED);
         self.quarantined.push((slot, Instant::now() + QUARANTINE));
@@ -64,7 +64,7 @@ impl Supervisor {
                 0 => self.common.clear(slot),
                 pid => match Child::claim(pid) {
                     Ok(child) => self.dismiss(child, Some(slot)),
-                    // The process between may still be the worker's parent.
+                    // The process in between may still be the worker's parent.
                     Err(_) if until > now => self.quarantined.push((slot, until)),
                     // The worker has ended, and the reaper has reaped it.
                     Err(_) => self.common.clear(slot),
