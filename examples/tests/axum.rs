@@ -132,7 +132,7 @@ fn requests_beyond_the_shutdown_timeout_are_cut_off() {
     panic!("the worker was killed each time");
 }
 
-/// The help has no documentation of `ServerOptions` for programmers.
+/// The help does not show the rustdoc of `ServerOptions`.
 #[test]
 fn help_begins_with_the_usage() {
     let output = program().arg("--help").output().expect("running the program");

@@ -76,8 +76,8 @@ impl Child {
         })
     }
 
-    /// Makes the handle of a child whose id another process has told. That process may have fewer privileges than this one, so an
-    /// id that is not that of a child is an error.
+    /// Makes the handle of a child whose id another process has reported. Returns an error if the id is not that of a child,
+    /// because the other process may have fewer privileges than this one.
     pub(crate) fn claim(pid: u32) -> Result<Child, ForkError> {
         let mut child = Child::adopt(pid)?;
         child.try_wait().map_err(ForkError::Watch)?;

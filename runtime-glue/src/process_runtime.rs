@@ -36,9 +36,9 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 ///   `mem::forget`. Dropping a `JoinHandle` or a `Handle` is harmless.
 ///
 /// Without [the patch](crate#the-patch), the child of a fork that other code makes severs connections only when it first uses
-/// this runtime: those that the parent's runtime still has by then. After [`atfork::install`](crate::atfork::install) it
-/// severs them inside the fork, while the parent continues. A connection that the parent has closed by then stays open in the
-/// child, so that its peer does not see the end.
+/// this runtime. After [`atfork::install`](crate::atfork::install) it severs them inside the fork, while the parent continues.
+/// In both cases, a connection that the parent closes before the child severs it stays open in the child, so that its peer does
+/// not see the end.
 ///
 /// Some locks of tokio belong to the process: those of the signal streams, of the first stream for a signal
 /// (`signal-hook-registry`), and of dropped `tokio::process::Child` handles.

@@ -12,7 +12,7 @@ use crate::server::{Server, program, signal, until};
 
 #[track_caller]
 fn workers_of(server: &Server, count: usize) -> BTreeSet<u32> {
-    until("the server has the number of workers", || {
+    until(&format!("the server has {count} workers"), || {
         let workers: BTreeSet<u32> = server.workers().into_iter().collect();
         (workers.len() == count).then_some(workers)
     })

@@ -19,7 +19,7 @@ pub(super) struct Plan {
     pub(super) retired: Vec<&'static SelectorCore>,
     /// Fresh and dead objects, which replace the inherited ones at their descriptors.
     pub(super) replacements: Replacements,
-    /// The pairs and timers of this process in place of which the child gets fresh ones.
+    /// The pairs and timers of this process that fresh ones replace in the child.
     pub(super) renewals: Vec<Renewal>,
     /// Objects that only the child can make.
     pub(super) remakes: sys::Remakes,

@@ -24,8 +24,8 @@ Only root and the user of the supervisor may use the socket.
 
 Exit codes:
   0  done
-  1  the server refused the command or failed, or the output could not be written; the message says why, and the
-     server continues
+  1  the server refused the command, the command failed, or the output could not be written; the message says why,
+     and the server continues
   2  there is a mistake in the command line
   3  the server cannot be reached
   4  the command was not done within --timeout; the server continues it

@@ -182,7 +182,7 @@ impl Serving {
             return Err(ServeError::InsideRuntime);
         }
         // `fork(2)` copies only the thread that calls it, so a runtime that forks has one thread. A fork waits until the threads
-        // of the blocking pool have ended, so they end soon.
+        // of the blocking pool have ended, so this runtime keeps idle threads only for a short time.
         let mut runtime = Builder::new_current_thread();
         runtime.thread_keep_alive(Duration::from_millis(100)).on_thread_start(enter_worker_span).enable_all();
         let runtime = runtime.build().map_err(ServeError::Runtime)?;

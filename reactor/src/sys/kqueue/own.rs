@@ -128,7 +128,7 @@ impl Own {
         if self.owner.load(Ordering::Relaxed) == process::id() {
             return Ok(());
         }
-        // The source knows no other descriptor.
+        // The source uses only its own descriptor, so a queue at another one is useless.
         let fd = put_at(self.fd, kernel::kqueue())?;
         if fd != self.fd {
             kernel::close(fd);

@@ -92,7 +92,7 @@ impl Activity {
         self.requests() != self.ended.load(Ordering::Relaxed)
     }
 
-    /// Whether every request has been answered.
+    /// Whether every request has been answered, and the transport has taken the responses.
     pub(super) fn is_idle(&self) -> bool {
         !self.is_in_flight() && !self.is_blocked.load(Ordering::Relaxed)
     }
@@ -107,8 +107,8 @@ impl Activity {
         self.reads.load(Ordering::Relaxed)
     }
 
-    /// Whether the client has vanished: it owes the answer to a ping, and has sent nothing since there were `reads`. A client
-    /// that still reads a response may get the ping later.
+    /// Whether the client has vanished: it owes the answer to a ping, and has sent nothing since [`reads`](Activity::reads)
+    /// returned `reads`. A client that still reads a response may get the ping later.
     pub(super) fn is_abandoned(&self, reads: usize) -> bool {
         self.is_http2() && self.reads() == reads && self.is_idle()
     }

@@ -75,7 +75,7 @@ use super::worker::WorkerHandle;
 use super::{Accept, Incoming, Listener, Phase, Worker};
 use crate::Peer;
 
-/// The longest timeout: 30 years. A time that is further away need not fit into the clock.
+/// The longest timeout: 30 years. The deadline of a longer one might not fit into an `Instant`.
 const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// How a worker serves HTTP: timeouts, protocols and hyper's own options.

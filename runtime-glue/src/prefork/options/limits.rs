@@ -27,7 +27,8 @@ impl Prefork {
         self
     }
 
-    /// Replaces a worker whose proportional share of memory exceeds this many bytes: shared pages count in part.
+    /// Replaces a worker whose proportional set size (PSS) exceeds this many bytes. The PSS divides each page by the number of
+    /// processes that share it.
     ///
     /// # Platforms
     ///

@@ -6,7 +6,7 @@
 //! | `process.rs` | the service worker as the supervisor sees it: listeners, start, end, messages |
 //! | `control.rs` | the commands of operators, carried out by the supervisor |
 //! | `service.rs` | the service worker: a process that serves everything below |
-//! | `http.rs`, `peer.rs` | its connections and its routes; the users that may control the server |
+//! | `http.rs`, `peer.rs` | the connections and the routes of the service worker; the users that may control the server |
 //! | `channel.rs` | the requests of the service worker to the supervisor |
 //! | `history.rs`, `snapshot.rs` | the last minutes; the state at one moment, which is also the JSON |
 //! | `metrics.rs`, `page.rs`, `plot.rs` | that state for Prometheus and for people |

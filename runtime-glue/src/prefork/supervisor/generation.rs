@@ -194,7 +194,7 @@ impl Supervisor {
         Started::Something
     }
 
-    /// Returns how long a template may take to fork a worker. It may wait for threads first.
+    /// Returns how long a template may take to fork a worker: the boot timeout, and the time for which it may wait for threads.
     pub(super) fn fork_timeout(&self) -> Duration {
         self.settings.boot_timeout.saturating_add(self.settings.fork_options.thread_limit())
     }
@@ -213,7 +213,7 @@ impl Supervisor {
                 self.load_failed(which, error)
             }
             (Message::Forked(pid), TemplateState::Forking { process, index, slot, limits, .. }) => {
-                // A template that only loads may end each time, and a load may be expensive.
+                // Loading does not reset the count: a template may load and then end each time, and a load may be expensive.
                 generation.failures = 0;
                 generation.template = TemplateState::Idle(process);
                 self.adopt(pid, index, number, slot, limits)

@@ -70,7 +70,8 @@ impl Supervisor {
         self.advance_reload(now);
     }
 
-    /// Retires the old generation's second worker of a place, which a renewal has left: it would take the room of a new worker.
+    /// If a place has two workers of the old generation, because a renewal was under way, retires one. It would take the room
+    /// of a new worker.
     fn retire_doubles(&mut self) {
         // The one that is ready stays. If both are, the newer one stays, because it replaces the other.
         let rank = |worker: &WorkerProcess| (worker.is_ready(), worker.since, worker.slot);
