@@ -215,7 +215,7 @@ fn lame_duck_ends_the_upgrade() {
         server.processes().iter().all(|process| process.zombie || process.pid != new).then_some(())
     });
     assert_eq!(server.connect().status().ppid, server.pid());
-    let refusals = || server.stderr().matches("the server has been told to stop, and only accepts").count();
+    let refusals = || server.stderr().matches("the server is stopping: it still accepts connections").count();
     for (number, kind) in [(1, Signal::USR2), (2, Signal::HUP)] {
         server.signal(kind);
         until("the server refuses", || (refusals() == number).then_some(()));

@@ -11,7 +11,7 @@ use crate::sys;
 /// The phase of the server as a whole. The supervisor writes it, and its workers read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ServerPhase {
-    /// The server serves. A worker that is told to stop leaves the queues to its siblings.
+    /// The server serves. A worker that is told to end leaves the queues to its siblings.
     Running = 0,
     /// The server still accepts, but asks load balancers to send no more: [`Prefork::lame_duck`](super::Prefork::lame_duck).
     LameDuck = 1,
@@ -42,7 +42,7 @@ pub(super) const CANCELLED: u64 = 1 << 6;
 /// The supervisor has told the worker to end.
 pub(super) const TOLD: u64 = 1 << 7;
 
-/// The worker could not change its privileges. The others have the same settings.
+/// The worker could not change its privileges. Another attempt would fail too, because all workers have the same settings.
 pub(super) const UNFIT: u64 = 1 << 8;
 
 /// The last heartbeat of a process, and when the supervisor first saw it.
@@ -140,7 +140,7 @@ impl Slots {
         }
     }
 
-    /// Returns the number of slots that have ever been assigned: the first ones.
+    /// Returns the number of slots that have ever been assigned. They are the first slots.
     pub(super) fn used(&self) -> usize {
         self.words[USED].load(Ordering::Acquire) as usize
     }

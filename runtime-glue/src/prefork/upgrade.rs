@@ -88,7 +88,7 @@ fn path_of_this_process() -> io::Result<PathBuf> {
     given.map_or(own, Ok)
 }
 
-/// A new program that is not ready yet.
+/// A new program that this one has started.
 #[derive(Debug)]
 pub(super) struct Upgrade {
     pub(super) child: Child,

@@ -141,7 +141,7 @@ scenarios!(
         }
     }
 
-    /// A server inside a runtime says what to change.
+    /// Running a server inside a runtime returns an error that says what to change.
     async fn inside_a_runtime() {
         let error =
             Server::new().bind("127.0.0.1:0").serve(|_| Router::new()).try_run().expect_err("a runtime in a runtime");

@@ -1,4 +1,4 @@
-//! Workers serve HTTP, and end their connections without cutting off responses.
+//! How workers serve HTTP, and how their connections end.
 
 use std::convert::Infallible;
 use std::fs;

@@ -117,7 +117,7 @@ scenarios!(
         stop(program);
     }
 
-    /// A client that has vanished is no error when its worker ends.
+    /// If a client has vanished, its worker still ends without an error.
     fn vanished_client() {
         let (program, address) = start(NEVER, NEVER);
         let mut client = Client::connect(&address);

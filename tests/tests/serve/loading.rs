@@ -158,7 +158,7 @@ scenarios!(
         }
     }
 
-    /// Without a subscriber of `tracing`, standard error says why a worker ended.
+    /// Without a subscriber of `tracing`, the supervisor prints to standard error why a worker ended.
     fn errors_without_a_subscriber() {
         let path = free_path("errors");
         let (mut program, address) = start("preload", "blocking", &path);

@@ -218,7 +218,7 @@ scenarios!(
         assert_eq!(events(&log, &["handler"])[0]["spans"], json!([span(&worker)]));
     }
 
-    /// The supervisor's events name the worker by the same fields.
+    /// The supervisor's events name the worker by the fields `worker`, `pid` and `generation`.
     fn supervisor_names_the_worker() {
         let (mut program, address, mut log) = start("logs::prefork", &["0"]);
         let first: i32 = get(&address, "/").parse().expect("a process id");

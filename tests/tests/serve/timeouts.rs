@@ -27,7 +27,7 @@ pub(crate) const NEVER: &str = "600";
 /// How many bytes of bodies the worker has read.
 static UPLOADED: AtomicUsize = AtomicUsize::new(0);
 
-/// The sockets of a connection hold this many bytes, but that of the client alone does not, with a small buffer.
+/// A number of bytes that the two sockets of a connection hold together. A client's socket with a small buffer does not hold it.
 pub(crate) const MEDIUM: usize = 512 * 1024;
 
 /// More than the sockets of a connection hold.
@@ -135,7 +135,8 @@ scenarios!(
         stop(program);
     }
 
-    /// The same applies to a head whose first part arrives together with the request before it, or while that is answered.
+    /// The same applies to a head whose first part arrives together with the request before it, or during the response to that
+    /// request.
     fn partial_heads_in_a_pipeline() {
         let (program, address) = start(NEVER, LIMIT);
         let mut together = connect(&address);
@@ -183,7 +184,7 @@ scenarios!(
         stop(program);
     }
 
-    /// A server without limits: the sum of a time and these durations is too far away for a clock.
+    /// A server without limits: an `Instant` cannot hold the sum of a time and these durations.
     #[program]
     fn unlimited() {
         let server = Server::new().bind("127.0.0.1:0").workers(1).shutdown_timeout(Duration::MAX);

@@ -89,7 +89,7 @@ scenarios!(
         remove(&path);
     }
 
-    /// With `fork_options`, the server does not wait longer for threads than it may.
+    /// The server does not wait longer for threads than `fork_options` allows.
     fn fork_options() {
         // The thread never ends. With the default, the server would wait for 12 s each time. On a machine that stalls, a
         // shorter wait may take as long.
@@ -133,7 +133,8 @@ scenarios!(
         server.stop();
     }
 
-    /// A variable of an upgrade that is left in the environment may name a descriptor that this process has opened itself.
+    /// A variable that an upgrade has left in the environment does no harm, even if it names a descriptor that this process has
+    /// opened itself.
     fn variable_of_another_upgrade() {
         for descriptor in 1..10 {
             let server = Server::start_as(fixture().env("FORKIO_UPGRADE", descriptor.to_string()), &["before"]);
@@ -162,7 +163,7 @@ scenarios!(
         server.stop();
     }
 
-    /// `sd_listen_fds(3)` ignores listeners without `LISTEN_PID`, or with the id of another process.
+    /// Like `sd_listen_fds(3)`, the server ignores listeners if `LISTEN_PID` is missing or is the id of another process.
     fn listeners_of_another_process() {
         for variable in ["", "LISTEN_PID=", "LISTEN_PID=1"] {
             check_eq(variable, &*listeners_of(variable), "0 left\n");

@@ -39,7 +39,8 @@ scenarios!(
         server.stop();
     }
 
-    /// A function that panics ends neither the supervisor nor a worker, which still follow signals. A reload fails.
+    /// A hook that panics ends neither the supervisor nor a worker: both still follow signals. If `on_reload` panics, the reload
+    /// fails.
     fn hooks_that_panic() {
         let server = Server::start(&["before", "panicking-hooks"]);
         let before = server.children();

@@ -99,7 +99,7 @@ scenarios!(
     /// time.
     fn no_slot_left() {
         let server = Server::start(&["before", "one-worker"]);
-        // One worker has 65 slots, and may become 32.
+        // A server that starts with one worker has 65 slots, and may have up to 32 workers.
         for times in 1..32 {
             server.signal(libc::SIGTTIN);
             server.until_logged_times("changing the number of workers", times);

@@ -54,7 +54,7 @@ impl Drop for LogsPanic {
     }
 }
 
-/// Serves a connection that has been accepted, from the first byte that its transport sends.
+/// Serves an accepted connection, including its TLS handshake.
 pub(super) async fn accepted<I: ConnectionStream, S: ConnectionService>(
     serving: Arc<Serving>,
     io: I,
@@ -104,8 +104,8 @@ pub(super) async fn serve<I: ConnectionStream, S: ConnectionService>(
     let activity = Arc::new(Activity::new(Arc::clone(serving)));
     let io = TokioIo::new(TrackedIo::new(io, Arc::clone(&activity)));
     let service = TrackedService { service, activity: Arc::clone(&activity), peer };
-    // The connection is boxed, because a spawned future moves several times, and would have room for the largest of the
-    // protocols.
+    // The connection is boxed: the future moves several times when it is spawned, and would otherwise reserve space for the
+    // largest of the protocols.
     match &serving.http.protocols {
         Protocols::Http1(builder) => {
             let mut connection = Box::pin(builder.serve_connection(io, service).with_upgrades());
@@ -149,7 +149,7 @@ async fn drive<C: Future<Output = Result<(), E>>, E: Into<Box<dyn Error + Send +
                 return Poll::Ready(End::NoRequest);
             }
             is_shut_down = true;
-            // Streams that are open continue to their ends.
+            // Open streams are finished.
             graceful_shutdown(connection.as_mut());
             // The shutdown begins with the next poll.
             cx.waker().wake_by_ref();

@@ -127,8 +127,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> AsyncWrite for TrackedIo<I> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // hyper writes the head of a response and its body as two slices. `send(2)` costs less than `writev(2)` and a short
-        // copy.
+        // hyper writes the head of a response and its body as two slices. A short copy and `send(2)` together cost less than
+        // `writev(2)`.
         if slices.iter().map(|slice| slice.len()).sum::<usize>() <= SHORT {
             let mut bytes = [MaybeUninit::uninit(); SHORT];
             let mut buffer = ReadBuf::uninit(&mut bytes);

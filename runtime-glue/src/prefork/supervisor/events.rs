@@ -17,7 +17,7 @@ use crate::prefork::template::Message;
 use crate::prefork::upgrade::Progress;
 use crate::{ForkError, sys};
 
-/// A time that no server runs for: half of a century. Longer ones may be beyond the range of the clock.
+/// Half a century: longer than any server runs. An `Instant` may not hold the end of a longer time.
 const FOREVER: Duration = Duration::from_secs(50 * 365 * 86_400);
 
 /// An event that the supervisor waits for.
@@ -166,7 +166,7 @@ impl Supervisor {
     /// Returns an error if the server is a lame duck.
     fn refuse_before_stop(&self) -> Result<(), String> {
         match self.stops_at {
-            Some(_) => Err("the server has been told to stop, and only accepts connections until it does".to_owned()),
+            Some(_) => Err("the server is stopping: it still accepts connections, but no commands".to_owned()),
             None => Ok(()),
         }
     }

@@ -177,7 +177,7 @@ impl Supervisor {
         }
     }
 
-    /// Leaves the fork for later: the end of a worker that drains is an event.
+    /// Leaves the fork for later. The end of a draining worker is an event, after which the loop tries again.
     pub(super) fn lacks_slot(&self) -> Started {
         tracing::warn!("all slots are taken: waiting for a draining worker to end");
         Started::Nothing
@@ -270,7 +270,7 @@ impl Supervisor {
     }
 }
 
-/// Returns what a generation does next, if `index` is the place that needs one of its workers.
+/// Returns the next job of a generation. `index` is the place that needs one of its workers, if there is one.
 fn job(which: Which, generation: &Generation, index: Option<usize>, now: Instant) -> Option<Job> {
     match &generation.template {
         TemplateState::Due(due) if *due <= now => Some(Job::Template(which)),

@@ -131,7 +131,7 @@ impl Supervisor {
         let signal = if kills { libc::SIGKILL } else { libc::SIGTERM };
         self.signal_workers(signal);
         let (began, mut has_killed) = (Instant::now(), kills);
-        // `None` if the limit is beyond the range of the clock, or if all workers have been killed already.
+        // `None` if an `Instant` cannot hold the time, or if all workers have been killed already.
         let mut deadline = if kills { None } else { self.retire_deadline() };
         let mut ended = Vec::new();
         while !self.workers.is_empty() || !self.dismissed.is_empty() {
@@ -151,8 +151,8 @@ impl Supervisor {
                     self.check_quarantine(Instant::now());
                 }
                 (command, signal) = signals.command() => {
-                    // If there is a successor, a signal to stop is the first one for it: this program's workers already
-                    // drain.
+                    // A successor has not been told to stop before, so this signal must not kill the workers of this program,
+                    // which drain.
                     let is_first = successors.is_some();
                     if let Some(successors) = &mut successors {
                         successors.pass_on(command);
