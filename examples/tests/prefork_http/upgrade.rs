@@ -54,10 +54,9 @@ impl Copy {
         // Opening a FIFO for reading and writing does not block, and the line that `open` writes waits for its reader.
         let fifo = fs::File::options().read(true).write(true).open(&path).expect("a FIFO");
         let (path, started_path, program) = (path.display(), started.display(), program());
-        let script = format!(
-            "#!/bin/sh\necho $$ > '{started_path}.new'; mv '{started_path}.new' '{started_path}'\nread _ < '{path}'\nexec '{}' \"$@\"\n",
-            program.display()
-        );
+        // The script starts no process, which would outlive a script that is killed.
+        let script =
+            format!("#!/bin/sh\necho $$ > '{started_path}'\nread _ < '{path}'\nexec '{}' \"$@\"\n", program.display());
         self.replace(&script);
         Gate { fifo, started }
     }
