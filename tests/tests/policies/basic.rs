@@ -276,6 +276,9 @@ scenarios!(
         check_silent("still muted", &mut selector);
         let again = selector.registry().register(&mut server, Token(5), Interest::READABLE).unwrap_err();
         check_eq("registering it again", again.kind(), ErrorKind::AlreadyExists);
+        let fd = server.as_raw_fd();
+        let again = selector.registry().register(&mut SourceFd(&fd), Token(5), Interest::READABLE).unwrap_err();
+        check_eq("registering its descriptor", again.kind(), ErrorKind::AlreadyExists);
         selector.registry().reregister(&mut server, Token(2), Interest::READABLE).unwrap();
         let _second = connect(&server);
         check_silent("still muted", &mut selector);
