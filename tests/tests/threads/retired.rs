@@ -36,6 +36,7 @@ scenarios!(
             let registered = retired.registry().register(&mut socket, Token(4), Interest::READABLE).unwrap_err();
             check_eq("registering", registered.raw_os_error(), Some(libc::ECANCELED));
             check_eq("selectors", fork::glue::selector_count(), 1);
+            assert!(fork::glue::kind(&retired).ok() != Some(SourceKind::Queue), "the child has the parent's queue");
             check_eq("registrations", registrations().iter().filter(|entry| entry.token != Token(0)).count(), 0);
             waker.wake().unwrap();
 
