@@ -200,11 +200,10 @@ fn usr1_opens_the_log_file_again() {
     fs::rename(&log, &old).expect("rotating");
     server.signal(Signal::USR1);
     until("the file exists again", || log.exists().then_some(()));
-    // Workers write to the new file too.
-    let victim = server.workers()[0];
-    signal(victim, Signal::TERM);
-    until("the new file names the worker that drains", || {
-        fs::read_to_string(&log).expect("the log").contains(&format!("pid={victim}")).then_some(())
+    signal(server.workers()[0], Signal::TERM);
+    until("the worker and the supervisor write to the new file", || {
+        let text = fs::read_to_string(&log).expect("the log");
+        ["draining phase=", "starting its successor"].iter().all(|line| text.contains(line)).then_some(())
     });
     server.stop();
     fs::remove_dir_all(&directory).expect("removing");
