@@ -12,6 +12,7 @@ use rustix::process::Signal;
 
 use crate::client::Client;
 use crate::server::{LIMIT, Server, program, signal, until};
+use crate::signals::{expect_answers, queue_requests};
 
 /// A copy of the program that can be replaced.
 struct Copy {
@@ -54,10 +55,9 @@ impl Copy {
         // Opening a FIFO for reading and writing does not block, and the line that `open` writes waits for its reader.
         let fifo = fs::File::options().read(true).write(true).open(&path).expect("a FIFO");
         let (path, started_path, program) = (path.display(), started.display(), program());
-        let script = format!(
-            "#!/bin/sh\necho $$ > '{started_path}.new'; mv '{started_path}.new' '{started_path}'\nread _ < '{path}'\nexec '{}' \"$@\"\n",
-            program.display()
-        );
+        // The script starts no process, which would outlive a script that is killed.
+        let script =
+            format!("#!/bin/sh\necho $$ > '{started_path}'\nread _ < '{path}'\nexec '{}' \"$@\"\n", program.display());
         self.replace(&script);
         Gate { fifo, started }
     }
@@ -123,6 +123,36 @@ fn new_program_takes_over() {
         until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
         assert!(!pid_file.exists());
     }
+}
+
+/// If each worker has a queue, an upgrade loses no connection that waits in one.
+#[test]
+fn queues_are_emptied() {
+    let copy = Copy::new("queues");
+    let options = ["--workers", "2", "--distribution", "reuseport", "--max-connections", "1"];
+    let mut server = copy.start(&options);
+    let clients = queue_requests(&server);
+    server.signal(Signal::USR2);
+    server.until_logged("the new program is ready: this one retires");
+    expect_answers(clients);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+/// During an upgrade, the supervisor refuses another one, and a reload waits.
+#[test]
+fn one_upgrade_at_a_time() {
+    let copy = Copy::new("once");
+    let mut server = copy.start(&["--workers", "1", "--idle-grace", "0"]);
+    let mut gate = copy.replace_with_gate();
+    server.signal(Signal::USR2);
+    gate.until_started();
+    server.signal(Signal::HUP);
+    until("the server has received the signal", || server.stderr().contains("command=Reload").then_some(()));
+    server.signal(Signal::USR2);
+    until("the server refuses", || server.stderr().contains("an upgrade is in progress already").then_some(()));
+    gate.open();
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(!server.stderr().contains("reloading"), "{}", server.stderr());
 }
 
 /// If the new program is missing, fails, or never becomes ready, the old one continues.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -10,6 +11,7 @@ use std::time::Instant;
 use super::util::{LIMIT, Loop};
 use crate::mio::event::Event;
 use crate::mio::net::UnixStream;
+use crate::mio::unix::SourceFd;
 use crate::mio::{Events, Interest, Token, Waker};
 
 fn waker(run: &Loop) -> Waker {
@@ -39,6 +41,16 @@ fn a_wake_from_another_thread() {
         assert_eq!(run.events.iter().map(Event::token).collect::<Vec<_>>(), [Token(10)]);
         thread.join().unwrap().unwrap();
     }
+}
+
+#[test]
+fn a_wake_before_the_descriptor_is_taken_counts() {
+    let (mut inner, mut outer) = (Loop::new(), Loop::new());
+    let waker = waker(&inner);
+    waker.wake().unwrap();
+    outer.register(&mut SourceFd(&inner.poll.as_raw_fd()), 1, Interest::READABLE);
+    outer.expect(1, Event::is_readable);
+    inner.expect(10, Event::is_readable);
 }
 
 #[test]

@@ -124,7 +124,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
             "crash-limit" => prefork.crash_limit(3),
             "no-crash-limit" => prefork.crash_limit(0),
             "one-draining" => prefork.max_draining(1),
-            "in-steps" => prefork.max_extra(0).max_missing(1),
+            "in-steps" => prefork.max_extra(0),
             "one-worker" => prefork.workers(1),
             "max-requests" => prefork.max_requests(1000).jitter(0.0),
             "implicit-ready" => prefork.explicit_ready(false),

@@ -96,6 +96,15 @@ scenarios!(
         prepared.abort();
     }
 
+    /// A nudge of an end whose buffer is full succeeds: the end is readable already.
+    fn nudge() {
+        let (end, mut peer) = UnixStream::pair().unwrap();
+        for length in [4096, 1] {
+            while peer.write(&[0; 4096][..length]).is_ok() {}
+        }
+        fork::glue::nudge_pair_end(&end).unwrap();
+    }
+
     /// *Sever*: the child reads end of file, and the peer sees the end when the parent closes the connection.
     fn sever() {
         let mut selector = Poll::new().unwrap();
@@ -276,6 +285,9 @@ scenarios!(
         check_silent("still muted", &mut selector);
         let again = selector.registry().register(&mut server, Token(5), Interest::READABLE).unwrap_err();
         check_eq("registering it again", again.kind(), ErrorKind::AlreadyExists);
+        let fd = server.as_raw_fd();
+        let again = selector.registry().register(&mut SourceFd(&fd), Token(5), Interest::READABLE).unwrap_err();
+        check_eq("registering its descriptor", again.kind(), ErrorKind::AlreadyExists);
         selector.registry().reregister(&mut server, Token(2), Interest::READABLE).unwrap();
         let _second = connect(&server);
         check_silent("still muted", &mut selector);

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use forkio_tests::reactor::*;
 
@@ -13,8 +13,11 @@ fn file_with(text: &str) -> File {
     File::from(std::os::fd::OwnedFd::from(reader))
 }
 
-/// Forks after `prepare`, and calls `close` in between. The child checks that its new file is not replaced.
-fn close_and_reuse(fd: i32, close: impl FnOnce()) {
+/// Forks after `prepare`, and calls `close` in between. Both processes check that `kept` has no registration that its table
+/// lacks. The child checks that its new file is not replaced, that it has no other new descriptor, and that it can make a
+/// selector.
+fn close_and_reuse(kept: Option<&Poll>, fd: i32, close: impl FnOnce()) {
+    let open = open_descriptors();
     let blocked = fork::block_signals();
     let prepared = prepare().unwrap();
     close();
@@ -25,11 +28,18 @@ fn close_and_reuse(fd: i32, close: impl FnOnce()) {
         ForkResult::Parent { child } => {
             reap(child.cast_signed());
             drop(blocked);
+            kept.into_iter().for_each(check_table);
         }
         ForkResult::Child => {
             let mut text = String::new();
             file.read_to_string(&mut text).unwrap();
             check_eq("the file", text.as_str(), "of this process");
+            check_eq("descriptors", open_descriptors(), open);
+            kept.into_iter().for_each(check_table);
+            let mut selector = Poll::new().unwrap();
+            let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+            waker.wake().unwrap();
+            check_eq("a new selector", ready(&mut selector), tokens([0]));
             exit_now(0);
         }
     }
@@ -43,8 +53,7 @@ scenarios!(
         register(selector.registry(), &mut kept, 1);
         let (mut severed, _peer) = connection();
         register_with(selector.registry(), &mut severed, 2, ForkPolicy::Sever);
-        close_and_reuse(severed.as_raw_fd(), || drop(severed));
-        check_table(&selector);
+        close_and_reuse(Some(&selector), severed.as_raw_fd(), || drop(severed));
         check_silent("the selector", &mut selector);
     }
 
@@ -53,11 +62,11 @@ scenarios!(
         let selector = Poll::new().unwrap();
         let (mut end, other_end) = UnixStream::pair().unwrap();
         register_with(selector.registry(), &mut end, 1, ForkPolicy::Renew);
-        close_and_reuse(end.as_raw_fd(), || drop(end));
+        close_and_reuse(Some(&selector), end.as_raw_fd(), || drop(end));
         drop(other_end);
         let (mut end, other_end) = UnixStream::pair().unwrap();
         register_with(selector.registry(), &mut end, 1, ForkPolicy::Renew);
-        close_and_reuse(other_end.as_raw_fd(), || drop(other_end));
+        close_and_reuse(Some(&selector), other_end.as_raw_fd(), || drop(other_end));
     }
 
     /// A timer, a waker and an inherited socket that are closed after prepare leave their descriptors to the next files.
@@ -65,14 +74,14 @@ scenarios!(
         let selector = Poll::new().unwrap();
         let mut timer = Timer::new(Clock::Monotonic).unwrap();
         register(selector.registry(), &mut timer, 1);
-        close_and_reuse(timer.as_raw_fd(), || drop(timer));
+        close_and_reuse(Some(&selector), timer.as_raw_fd(), || drop(timer));
         let before = open_descriptors();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();
         // A waker has one descriptor, two if it is a pipe, or none.
         let own: Vec<_> = open_descriptors().into_iter().filter(|fd| !before.contains(fd)).collect();
         let mut files = Vec::new();
         if let Some(last) = own.last() {
-            close_and_reuse(*last, || {
+            close_and_reuse(Some(&selector), *last, || {
                 drop(waker);
                 files.extend(own[1..].iter().map(|_| file_with("")));
             });
@@ -80,7 +89,9 @@ scenarios!(
         drop(files);
         let mut socket = udp();
         register(selector.registry(), &mut socket, 2);
-        close_and_reuse(socket.as_raw_fd(), || drop(socket));
+        // Without its last descriptor, the kernel would end the registrations itself.
+        let _duplicate = socket.as_fd().try_clone_to_owned().unwrap();
+        close_and_reuse(Some(&selector), socket.as_raw_fd(), || drop(socket));
     }
 
     /// A selector that is dropped after prepare leaves its descriptor to the next file, in the child too.
@@ -88,7 +99,11 @@ scenarios!(
         let selector = Poll::new().unwrap();
         let mut socket = udp();
         register(selector.registry(), &mut socket, 1);
-        close_and_reuse(selector.as_raw_fd(), || drop(selector));
+        close_and_reuse(None, selector.as_raw_fd(), || drop(selector));
+        let selector = Poll::new().unwrap();
+        register(selector.registry(), &mut socket, 1);
+        fork::glue::retire_in_children(&socket).unwrap();
+        close_and_reuse(None, selector.as_raw_fd(), || drop(selector));
     }
 
     /// A thread that holds forks off gets an error if it holds them off again or prepares a fork. Otherwise it would wait

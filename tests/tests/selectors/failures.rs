@@ -107,6 +107,72 @@ scenarios!(
         check_silent("the parent", &mut selector);
     }
 
+    /// A replaced object that cannot be put in place poisons only the selectors that watch it.
+    #[cfg(epoll)]
+    fn poison_of_one_selector() {
+        let mut healthy = Poll::new().unwrap();
+        let waker = Waker::new(healthy.registry(), Token(0)).unwrap();
+        let (mut with_pair, mut with_waker) = (Poll::new().unwrap(), Poll::new().unwrap());
+        let (mut end, other_end) = UnixStream::pair().unwrap();
+        let lost_waker = Waker::new(with_waker.registry(), Token(1)).unwrap();
+        register_with(with_pair.registry(), &mut end, 2, ForkPolicy::Renew);
+        let limit = end.as_raw_fd().min(other_end.as_raw_fd()) as usize;
+        let prepared = prepare().unwrap();
+        match unplanned::fork() {
+            None => {
+                // SAFETY: this is the child of a fork after `prepare`.
+                with_descriptor_limit(limit, || unsafe { prepared.commit() });
+                check_eq("the selector of the pair", poll_error(&mut with_pair), Some(libc::EBADF));
+                check_eq("the selector of the waker", poll_error(&mut with_waker), Some(libc::EBADF));
+                lost_waker.wake().unwrap();
+                waker.wake().unwrap();
+                check_eq("the other selector", wait(&mut healthy), tokens([0]));
+                exit_now(0);
+            }
+            Some(child) => {
+                prepared.abort();
+                reap(child);
+            }
+        }
+        check_silent("the parent's waker", &mut with_waker);
+    }
+
+    /// A registration that the child cannot add poisons its selector.
+    #[cfg(epoll)]
+    fn poison_by_a_registration() {
+        let mut selector = Poll::new().unwrap();
+        let mut signals = Signals::new([libc::SIGUSR1]).unwrap();
+        register(selector.registry(), &mut signals, 1);
+        let prepared = prepare().unwrap();
+        match unplanned::fork() {
+            None => {
+                // SAFETY: the child does not use the signals.
+                unsafe { libc::close(signals.as_raw_fd()) };
+                // SAFETY: this is the child of a fork after `prepare`.
+                unsafe { prepared.commit() };
+                check_eq("polling", poll_error(&mut selector), Some(libc::EBADF));
+                exit_now(0);
+            }
+            Some(child) => {
+                prepared.abort();
+                reap(child);
+            }
+        }
+    }
+
+    /// If there is no descriptor for a waker, the selector has none, and can get one later.
+    #[cfg(epoll)]
+    fn no_descriptor_for_a_waker() {
+        let mut selector = Poll::new().unwrap();
+        let error = with_descriptor_limit(0, || Waker::new(selector.registry(), Token(0)).unwrap_err());
+        check_eq("the error", error.raw_os_error(), Some(libc::EMFILE));
+        Waker::new(selector.registry(), Token(1)).unwrap().wake().unwrap();
+        let waker = Waker::new(selector.registry(), Token(2)).unwrap();
+        check_eq("the wake of the dropped waker", ready(&mut selector), tokens([]));
+        waker.wake().unwrap();
+        check_eq("the wake", wait(&mut selector), tokens([2]));
+    }
+
     /// The child of an unplanned fork drops a source, and the parent's registration stays armed.
     fn unplanned_fork() {
         let mut selector = Poll::new().unwrap();

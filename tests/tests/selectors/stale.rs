@@ -51,6 +51,34 @@ scenarios!(
         });
     }
 
+    /// A muted descriptor that was closed without being deregistered, and used again, can be registered again.
+    fn muted_and_reused() {
+        let mut selector = Poll::new().unwrap();
+        let owned = udp();
+        let bare = owned.as_raw_fd();
+        register(selector.registry(), &mut SourceFd(&bare), 1);
+        fork::glue::mute(&bare).unwrap();
+        drop(owned);
+        let reused = udp();
+        check_eq("the reused descriptor", reused.as_raw_fd(), bare);
+        register(selector.registry(), &mut SourceFd(&bare), 2);
+        send_to(&reused);
+        check_eq("the event", wait(&mut selector), tokens([2]));
+    }
+
+    /// If a source was deregistered by its descriptor, deregistering the source fails once, and it can then be registered
+    /// again.
+    fn deregistered_by_descriptor() {
+        let selector = Poll::new().unwrap();
+        let mut socket = udp();
+        register(selector.registry(), &mut socket, 1);
+        selector.registry().deregister(&mut SourceFd(&socket.as_raw_fd())).unwrap();
+        let error = selector.registry().deregister(&mut socket).unwrap_err();
+        check_eq("deregistering the source", error.kind(), ErrorKind::NotFound);
+        register(selector.registry(), &mut socket, 2);
+        check_table(&selector);
+    }
+
     /// A source of a dropped selector can be registered with another selector.
     fn dropped_selector_frees_its_sources() {
         let first = Poll::new().unwrap();

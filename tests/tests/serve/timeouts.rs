@@ -60,8 +60,9 @@ async fn answer_early(body: Body) -> &'static str {
 }
 
 pub(crate) fn start(keep_alive_timeout: &str, header_timeout: &str) -> (Program, String) {
-    let timeouts = ["--keep-alive-timeout", keep_alive_timeout, "--header-timeout", header_timeout];
-    let mut program = Program::start("timeouts::server", &timeouts);
+    // The grace would hide a timeout that comes too early.
+    let options = ["--keep-alive-timeout", keep_alive_timeout, "--header-timeout", header_timeout, "--idle-grace", "0"];
+    let mut program = Program::start("timeouts::server", &options);
     let address = program.line();
     (program, address)
 }
@@ -153,15 +154,22 @@ scenarios!(
     }
 
     /// Neither timeout applies to a response under way, whether its body or its client is slow. The client may have sent its next
-    /// request already.
+    /// request already, or a part of it.
     fn slow_responses() {
         let (program, address) = start(LIMIT, LIMIT);
-        let (mut large, mut slow) = (connect(&address), connect(&address));
+        let (mut large, mut slow, mut pipelined) = (connect(&address), connect(&address), connect(&address));
         send_get(&mut large, "/large");
         large.read_exact(&mut [0]).expect("a response");
         send_get(&mut large, "/");
         send_get(&mut slow, "/slow");
-        read_until(&mut slow, "1\r\na\r\n1\r\nb\r\n0\r\n\r\n");
+        send_get(&mut pipelined, "/slow");
+        for stream in [&mut slow, &mut pipelined] {
+            read_until(stream, "1\r\na\r\n");
+        }
+        pipelined.write_all(b"GET / HTTP/1.1\r\nHos").expect("sending");
+        for stream in [&mut slow, &mut pipelined] {
+            read_until(stream, "1\r\nb\r\n0\r\n\r\n");
+        }
         let mut response = Vec::new();
         large.read_to_end(&mut response).expect("the end of the stream");
         assert!(response.len() > LARGE && response.ends_with(b"hello"), "{} bytes", response.len());

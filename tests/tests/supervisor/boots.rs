@@ -67,4 +67,18 @@ scenarios!(
         wait_until("workers that only accept take over", || !before.contains(&server.pid()));
         server.stop();
     }
+
+    /// Workers that end before they are ready do not count towards the `crash_limit` once another one was ready.
+    fn failures_in_a_row() {
+        let server = Server::start(&["before", "one-worker", "crash-limit"]);
+        for round in 1..=3 {
+            server.control("never-ready");
+            kill(server.pid(), libc::SIGKILL);
+            server.until_logged_times("never ready, on purpose", round);
+            server.control("");
+            server.children().into_iter().for_each(|booting| kill(booting, libc::SIGKILL));
+            server.until_logged_times("worker is ready", 1 + round);
+        }
+        server.stop();
+    }
 );

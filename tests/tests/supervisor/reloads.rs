@@ -183,10 +183,9 @@ scenarios!(
             server.control("load-hangs");
             kill(template, libc::SIGKILL);
             server.until_logged_times("loading the application", 2);
+            kill_all(&server, 1);
             server.control("");
             server.signal(libc::SIGHUP);
-            server.until_logged_times("loading the application", 3);
-            kill_all(&server, 1);
             server.until_logged("reloaded");
             assert_eq!(workers(&server, 2).len(), 2);
             server.stop();

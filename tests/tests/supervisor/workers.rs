@@ -32,6 +32,25 @@ scenarios!(
         server.stop();
     }
 
+    /// A worker that asks to be replaced serves until its successor is ready.
+    fn serves_until_its_successor_is_ready() {
+        let server = Server::start(&["before", "one-worker"]);
+        server.control("never-ready");
+        let pid: i32 = server.ask("retire").expect("an answer").parse().expect("a process id");
+        server.until_logged("never ready, on purpose");
+        server.control("");
+        for booting in server.children().into_iter().filter(|child| *child != pid) {
+            kill(booting, libc::SIGKILL);
+        }
+        server.until_logged("retiring a worker");
+        let log = server.log();
+        let before = log.split("retiring a worker").next().unwrap_or_default();
+        assert_eq!(before.matches("worker is ready").count(), 2, "{log}");
+        wait_until("the worker is replaced", || !server.children().contains(&pid));
+        assert_ne!(server.pid(), pid);
+        server.stop();
+    }
+
     /// Workers that ask to be replaced at the same time are replaced one after the other.
     fn replaced_one_at_a_time() {
         let server = Server::start(&["before"]);

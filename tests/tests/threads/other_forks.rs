@@ -29,6 +29,24 @@ scenarios!(
         wait(fork_with_threads(use_everything));
     }
 
+    /// Hooks run before the fork. Text in the buffer of standard output is written once, not once for each process.
+    fn hooks_and_standard_output() {
+        let output = Program::start("other_forks::print", &[]).finish_well();
+        check_eq("output", output.as_str(), "before the hook, in the hook, after the fork\n");
+    }
+
+    /// Prints a part of a line before the fork, in a hook, and after the fork.
+    #[program]
+    fn print() {
+        forkio::before_fork(|| {
+            print!("in the hook, ");
+            Ok(())
+        });
+        print!("before the hook, ");
+        wait(fork_with_threads(|| ()));
+        println!("after the fork");
+    }
+
     /// Children of unplanned forks have a runtime of their own, under load too, and do not share their parent's
     /// connections.
     fn unplanned_forks() {

@@ -1,6 +1,7 @@
 //! A retired selector, for which children get no queue.
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
 
 use forkio_tests::reactor::*;
 
@@ -26,6 +27,7 @@ scenarios!(
         register_with(retired.registry(), &mut end, 3, ForkPolicy::Renew);
         check_eq("unregistered", fork::glue::retire_in_children(&other_end).unwrap_err().kind(), ErrorKind::NotFound);
         fork::glue::retire_in_children(&listener).unwrap();
+        let queue = registrations().iter().find(|entry| entry.fd == listener.as_raw_fd()).unwrap().selector;
         other_end.write_all(b"pending").unwrap();
         check_eq("the parent's event", wait(&mut retired), tokens([3]));
 
@@ -36,6 +38,7 @@ scenarios!(
             let registered = retired.registry().register(&mut socket, Token(4), Interest::READABLE).unwrap_err();
             check_eq("registering", registered.raw_os_error(), Some(libc::ECANCELED));
             check_eq("selectors", fork::glue::selector_count(), 1);
+            assert!(fork::glue::kind(&queue).ok() != Some(SourceKind::Queue), "the child has the parent's queue");
             check_eq("registrations", registrations().iter().filter(|entry| entry.token != Token(0)).count(), 0);
             waker.wake().unwrap();
 

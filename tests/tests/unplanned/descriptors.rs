@@ -1,7 +1,7 @@
 //! Descriptors that the child lacks, because it has closed them or the kernel has not copied them.
 
 #[cfg(epoll)]
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use forkio_tests::reactor::*;
@@ -102,9 +102,43 @@ scenarios!(
         });
     }
 
-    /// If a child redirects registered descriptors to a file that cannot be polled, it keeps the other registrations.
+    /// If a child has closed or redirected an end of a renewed pair, reconciling leaves that end alone.
+    #[cfg(epoll)]
+    fn closed_ends_of_pairs() {
+        // Once the child has closed these, fresh objects take their descriptors instead of those under test.
+        let low = [(); 8].map(|()| std::fs::File::open("/dev/null").unwrap());
+        let mut selector = Poll::new().unwrap();
+        let mut kept = udp();
+        register(selector.registry(), &mut kept, 1);
+        let (closed, _other_end) = UnixStream::pair().unwrap();
+        let (redirected, _other_end) = UnixStream::pair().unwrap();
+        for end in [&closed, &redirected] {
+            fork::glue::renew_pair_in_children(end).unwrap();
+        }
+        let (end, closed_peer) = UnixStream::pair().unwrap();
+        let mut registered = UnixStream::from(end.as_fd().try_clone_to_owned().unwrap());
+        register_with(selector.registry(), &mut registered, 2, ForkPolicy::Renew);
+        let null = std::fs::File::open("/dev/null").unwrap();
+        unplanned::in_child(|| {
+            drop(low);
+            for fd in [closed.as_raw_fd(), closed_peer.as_raw_fd()] {
+                // SAFETY: the owner only finds out that the descriptor is closed.
+                unsafe { libc::close(fd) };
+            }
+            // SAFETY: no memory is involved.
+            unsafe { libc::dup2(null.as_raw_fd(), redirected.as_raw_fd()) };
+            send_to(&kept);
+            check_eq("the events", wait(&mut selector), tokens([1]));
+            exit_now(0);
+        });
+    }
+
+    /// If a child closes a registered descriptor, or redirects it to a file that cannot be polled, it keeps the other
+    /// registrations.
     #[cfg(epoll)]
     fn registered_descriptor_redirected() {
+        // Once the child has closed these, fresh objects take their descriptors instead of the closed one.
+        let low = [(); 8].map(|()| std::fs::File::open("/dev/null").unwrap());
         let mut selector = Poll::new().unwrap();
         let mut kept = udp();
         register(selector.registry(), &mut kept, 1);
@@ -115,8 +149,13 @@ scenarios!(
         register(selector.registry(), &mut owned, 3);
         let mut signals = Signals::new([libc::SIGUSR1]).unwrap();
         register(selector.registry(), &mut signals, 4);
+        let mut closed = udp();
+        register(selector.registry(), &mut closed, 5);
         let null = std::fs::File::open("/dev/null").unwrap();
         unplanned::in_child(|| {
+            drop(low);
+            // SAFETY: the owner only finds out that the descriptor is closed.
+            unsafe { libc::close(closed.as_raw_fd()) };
             for fd in [bare, owned.as_raw_fd(), signals.as_raw_fd()] {
                 // SAFETY: no memory is involved.
                 check_eq("redirecting", unsafe { libc::dup2(null.as_raw_fd(), fd) }, fd);

@@ -81,8 +81,10 @@ scenarios!(
         let mut selector = Poll::new().unwrap();
         let mut socket = udp();
         register_with(selector.registry(), &mut socket, 1, ForkPolicy::Renew);
+        let open = open_descriptors();
         unplanned::in_child(|| {
             check_eq("polling", poll_error(&mut selector), Some(libc::EOPNOTSUPP));
+            check_eq("descriptors", open_descriptors(), open);
             let failure = atfork::failure().expect("a reason");
             check_eq("the object", failure.object(), PrepareObject::Pair(socket.as_raw_fd()));
             assert!(failure.to_string().contains("set another policy"), "{failure}");
@@ -90,6 +92,18 @@ scenarios!(
         check_table(&selector);
         fork::set_policy(&socket, ForkPolicy::Inherit).unwrap();
         unplanned::in_child(|| check_table(&selector));
+    }
+
+    /// The hook of the first poll does not run in a child that cannot poll one of its selectors.
+    fn first_poll() {
+        let mut failed = Poll::new().unwrap();
+        let mut socket = udp();
+        register_with(failed.registry(), &mut socket, 1, ForkPolicy::Renew);
+        fork::glue::set_first_poll_hook(|| panic!("the hook runs"));
+        unplanned::in_child(|| {
+            check_eq("polling", poll_error(&mut failed), Some(libc::EOPNOTSUPP));
+            check_silent("a new selector", &mut Poll::new().unwrap());
+        });
     }
 
     /// A process has its own failure. It inherits its parent's failure as long as it has a selector that failed.

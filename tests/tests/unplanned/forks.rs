@@ -241,7 +241,10 @@ scenarios!(
             check_eq("registering is not a poll", selector.registry().try_clone().is_ok(), true);
             let mut socket = udp();
             register(selector.registry(), &mut socket, 1);
-            check_eq("hooks", hook(), 0);
+            let prepared = prepare().unwrap();
+            selector.poll(&mut Events::with_capacity(8), None).unwrap_err();
+            check_eq("hooks between prepare and commit", hook(), 0);
+            prepared.abort();
             // After the hook, the poll returns instead of waiting.
             check_eq("the first poll", poll(&mut selector, None), tokens([]));
             check_eq("hooks", hook(), 1);

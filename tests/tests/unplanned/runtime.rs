@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use forkio_reactor::fork::glue;
 use forkio_tests::runtime::*;
 use tokio::sync::Notify;
 use tokio::time::Interval;
@@ -82,6 +83,28 @@ scenarios!(
         check_eq("the connection", stream.read(&mut [0; 32]).await.unwrap(), 10);
         let (pid, ()) = tokio::join!(ask(address), serve_one(&listener));
         check_eq("the serving process", pid, std::process::id());
+    }
+
+    /// A child gets a signal that was sent to it before it used its runtime. The handler has then written to the parent's
+    /// pipe, and the parent may have emptied that pipe.
+    async fn signal_before_the_first_poll() {
+        forkio::Lineage::current();
+        let mut signals = signal(SignalKind::user_defined1()).unwrap();
+        let receivers = glue::renewed_receivers();
+        let (raised, emptied) = Turn::both_ways();
+        let child = fork_child(async || {
+            raise(libc::SIGUSR1);
+            raised.give();
+            emptied.wait();
+            signals.recv().await.unwrap();
+        })
+        .await;
+        raised.wait();
+        while receivers.iter().any(|fd| glue::pending_bytes(fd).unwrap() > 0) {
+            sleep(Duration::from_millis(1)).await;
+        }
+        emptied.give();
+        reap(child).await;
     }
 
     /// A daemon serves on the listener, and so does its grandparent afterwards.

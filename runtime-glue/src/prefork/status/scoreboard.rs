@@ -363,3 +363,37 @@ pub(super) fn unix_time(age: Duration) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     now.saturating_sub(age).as_secs()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_has_ended_leaves_its_counts_only() {
+        let (scoreboard, slots) = (Scoreboard::new(1, true).unwrap(), Slots::new(1).unwrap());
+        for ended in 1..=3 {
+            let slot = slots.assign(0, 1).unwrap();
+            assert_eq!(scoreboard.memory(slot), None, "nothing is left of the process before");
+            scoreboard.set_memory(slot, Memory { rss: 1, pss: 1, shared: 1 });
+            slots.begin_request(slot);
+            scoreboard.end(slot, Some(Instant::now()));
+            let running = scoreboard.totals(&slots);
+            assert_eq!((running.requests[0], running.latency.count()), (ended, ended));
+            assert_eq!(running.slots[slot].count(), 1);
+            scoreboard.clear(&slots, slot);
+            let totals = scoreboard.totals(&slots);
+            assert_eq!((totals.requests[0], totals.latency.count()), (ended, ended));
+        }
+    }
+
+    #[test]
+    fn the_last_restarts_are_listed() {
+        let scoreboard = Scoreboard::new(1, true).unwrap();
+        for generation in 1..=2 * EVENTS as u64 {
+            scoreboard.record((0, 1, generation), Reason::Died, ExitStatus::default(), Duration::ZERO);
+        }
+        let generations: Vec<u64> = scoreboard.restarts().iter().map(|restart| restart.generation).collect();
+        assert_eq!(generations, (EVENTS as u64 + 1..=2 * EVENTS as u64).rev().collect::<Vec<_>>());
+        assert_eq!(scoreboard.totals(&Slots::new(1).unwrap()).restarts[0][Reason::Died as usize], 2 * EVENTS as u64);
+    }
+}

@@ -189,12 +189,8 @@ impl Supervisor {
             };
             let old = &self.workers[position];
             let (index, is_active) = (old.index, old.is_active());
-            let has_successor = self.workers.iter().any(|worker| {
-                worker.slot != slot
-                    && worker.index == index
-                    && worker.generation == self.current.number
-                    && worker.is_ready()
-            });
+            let has_successor =
+                self.workers.iter().any(|worker| worker.slot != slot && worker.index == index && worker.is_ready());
             if is_active && has_successor {
                 self.retire(position, false, Reason::Asked);
             }
