@@ -5,9 +5,8 @@
 //! cargo run --release -p forkio-tests --bin prefork-soak -- [--minutes N] [ARGUMENTS OF prefork-http]
 //! ```
 //!
-//! The run fails if a client cannot connect, or if a request is lost on a worker that was not killed. It also fails if the
-//! number of processes, zombies, descriptors or shared mappings differs between start and end, or if the supervisor has
-//! grown.
+//! The run fails if a client cannot connect, if a request is lost on a worker that was not killed, if start and end differ in
+//! the number of processes, zombies, descriptors or shared mappings, or if the supervisor has grown.
 
 use std::collections::HashSet;
 use std::fs;
@@ -134,8 +133,7 @@ fn request(stream: &mut BufReader<TcpStream>, keeps: bool) -> io::Result<(u32, b
     Ok((pid, closes))
 }
 
-/// The resources of a server. The processes and zombies are those of its group, the other resources are those of the
-/// supervisor alone.
+/// The resources of a server: processes and zombies of its group, and the other resources of the supervisor alone.
 #[derive(Clone, Copy, Debug)]
 struct Resources {
     processes: usize,
