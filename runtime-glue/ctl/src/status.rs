@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Failure;
 use crate::client::STATE_TIMEOUT;
@@ -12,6 +12,9 @@ use crate::state::State;
 
 /// How often `--watch` shows the state.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// How long `--watch` waits for a server that has answered before: the service worker may be replaced, or the program.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Moves the cursor to the top left corner, and clears the rest of the terminal.
 const CLEAR: &str = "\x1b[H\x1b[J";
@@ -21,17 +24,17 @@ const COLUMNS: [&str; 11] =
 
 /// Shows the state of a server, once or every second.
 pub(crate) fn show(control: &Path, watch: bool, json: bool) -> Result<(), Failure> {
+    let mut answered: Option<Instant> = None;
     loop {
-        let text = if json {
-            let mut json = State::json(control, STATE_TIMEOUT)?;
-            json.push(b'\n');
-            json
-        } else {
-            let clear = if watch && io::stdout().is_terminal() { CLEAR } else { "" };
-            format!("{clear}{}", table(&State::of(control, STATE_TIMEOUT)?)).into_bytes()
+        let text = match render(control, watch, json) {
+            Err(Failure::Unreachable(_)) if answered.is_some_and(|at| at.elapsed() < PATIENCE) => {
+                sleep(PERIOD);
+                continue;
+            }
+            text => text?,
         };
         match io::stdout().write_all(&text).and_then(|()| io::stdout().flush()) {
-            Ok(()) if watch => {}
+            Ok(()) if watch => answered = Some(Instant::now()),
             Ok(()) => return Ok(()),
             // The reader has closed the pipe.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
@@ -39,6 +42,17 @@ pub(crate) fn show(control: &Path, watch: bool, json: bool) -> Result<(), Failur
         }
         sleep(PERIOD);
     }
+}
+
+/// Returns the state of a server as text.
+fn render(control: &Path, watch: bool, json: bool) -> Result<Vec<u8>, Failure> {
+    if json {
+        let mut json = State::json(control, STATE_TIMEOUT)?;
+        json.push(b'\n');
+        return Ok(json);
+    }
+    let clear = if watch && io::stdout().is_terminal() { CLEAR } else { "" };
+    Ok(format!("{clear}{}", table(&State::of(control, STATE_TIMEOUT)?)).into_bytes())
 }
 
 fn table(state: &State) -> String {

@@ -9,6 +9,7 @@ mod server;
 extern crate forkio_kqueue_model as _;
 
 use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -60,8 +61,6 @@ scenarios!(
 
     /// `--watch` prints the table again and again, until the reader closes the pipe.
     fn watch() {
-        use std::io::{BufRead, BufReader};
-
         let server = Server::start(&[]);
         let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));
         command.arg("--control").arg(&server.control).args(["status", "--watch"]).stdout(Stdio::piped());
@@ -75,6 +74,36 @@ scenarios!(
         drop(lines);
         assert_eq!(program.wait().expect("the end of forkioctl").code(), Some(0));
         server.stop();
+    }
+
+    /// `--watch` continues after a failed request, because the service worker may have been replaced.
+    fn watch_after_a_failure() {
+        let path = own_path("watched");
+        let listener = UnixListener::bind(&path).expect("a listener");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));
+        command.arg("--control").arg(&path).args(["status", "--watch", "--json"]).stdout(Stdio::piped());
+        let mut program = command.spawn().expect("starting forkioctl");
+        for answer in [Some("{\"turn\": 1}"), None, Some("{\"turn\": 2}")] {
+            let (stream, _) = listener.accept().expect("a request");
+            let mut reader = BufReader::new(&stream);
+            let mut line = String::new();
+            while line != "\r\n" {
+                line.clear();
+                reader.read_line(&mut line).expect("a line of the request");
+            }
+            if let Some(state) = answer {
+                write!(&stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{state}", state.len())
+                    .expect("answering");
+            }
+        }
+        let mut lines = BufReader::new(program.stdout.take().expect("piped")).lines();
+        for turn in 1..=2 {
+            assert_eq!(lines.next().expect("a line").expect("a line"), format!("{{\"turn\": {turn}}}"));
+        }
+        drop((lines, listener));
+        remove(&path);
+        // The server does not answer any more.
+        assert_eq!(program.wait().expect("the end of forkioctl").code(), Some(3));
     }
 
     /// An error of standard output is reported, unless the reader has closed the pipe.
