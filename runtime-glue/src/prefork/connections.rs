@@ -185,9 +185,10 @@ impl Connections {
         self.0.generation == generation()
     }
 
-    /// Whether the server has other workers.
-    pub(super) fn has_siblings(&self) -> bool {
-        self.0.common.slots.has_others(self.0.slot)
+    /// Whether other processes may accept from the queues of the server: its other workers, or another program.
+    pub(super) fn shares_queues(&self) -> bool {
+        let slots = &self.0.common.slots;
+        slots.has_others(self.0.slot) || !slots.owns_listeners()
     }
 
     /// Whether this worker may accept one more connection. If not, another worker calls this one as soon as it may.

@@ -85,7 +85,7 @@ impl Turn {
         match rule {
             Rule::Exclusive { since } if since.elapsed() >= REARM_PERIOD => {
                 *since = Instant::now();
-                if connections.has_siblings() {
+                if connections.shares_queues() {
                     armed.mute(listener);
                     if let Err(error) = armed.unmute(listener) {
                         tracing::warn!(%error, "cannot watch a listener again: the next accept tries it again");
