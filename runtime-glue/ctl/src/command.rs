@@ -71,7 +71,8 @@ pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait)
     };
     let answer = match (answer, before) {
         (Err(Failure::Unreachable(error)), Some(before)) => {
-            let pid = successor(control, before).ok_or(Failure::Unreachable(error))?;
+            let limit = left().map_or(SUCCESSOR_WAIT, |left| left.min(SUCCESSOR_WAIT));
+            let pid = successor(state, limit, before).ok_or(Failure::Unreachable(error))?;
             println!("{name}: process {pid} serves");
             return Ok(());
         }
@@ -97,11 +98,11 @@ fn progress(state: &State) -> String {
     format!("{}, {} of {} workers of generation {newest} serve", server.state, state.serving(), server.wanted)
 }
 
-/// Waits until a supervisor other than `before` answers. Returns its process id.
-fn successor(control: &Path, before: u32) -> Option<u32> {
+/// Waits at most `limit` until a supervisor other than `before` answers. Returns its process id.
+fn successor(state: impl Fn() -> Result<State, Failure>, limit: Duration, before: u32) -> Option<u32> {
     let start = Instant::now();
-    while start.elapsed() < SUCCESSOR_WAIT {
-        match State::of(control, STATE_TIMEOUT) {
+    while start.elapsed() < limit {
+        match state() {
             Ok(state) if state.server.pid != before => return Some(state.server.pid),
             _ => {}
         }

@@ -9,7 +9,7 @@ mod server;
 extern crate forkio_kqueue_model as _;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -181,6 +181,35 @@ scenarios!(
             // Without the limit it waits for ten seconds.
             assert!(start.elapsed() < Duration::from_secs(8), "{action}: {:?}", start.elapsed());
         }
+        remove(&path);
+    }
+
+    /// `--timeout` also bounds the wait for a new program that answers nothing, if the old one has ended during the upgrade.
+    fn silent_successor() {
+        let path = own_path("silent-successor");
+        let listener = UnixListener::bind(&path).expect("a listener");
+        let server = std::thread::spawn(move || {
+            let accept = || {
+                let (mut stream, _) = listener.accept().expect("a connection");
+                // A client gets a reset if the server closes the connection before it has read the request.
+                assert!(stream.read(&mut [0; 1024]).expect("a request") > 0);
+                stream
+            };
+            let mut state = accept();
+            let json = r#"{"server":{"pid":1,"state":"running","uptime_seconds":1,"generation":1,"wanted":1},"workers":[],"requests":0}"#;
+            write!(state, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{json}", json.len()).expect("answering");
+            drop(state);
+            drop(accept());
+            listener
+        });
+        let start = Instant::now();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));
+        let command = command.arg("--control").arg(&path).args(["upgrade", "--timeout", "0.5", "--quiet"]);
+        let output = command.output().expect("running forkioctl");
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        // Without the limit it waits for ten seconds.
+        assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+        server.join().expect("the server");
         remove(&path);
     }
 

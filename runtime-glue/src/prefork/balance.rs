@@ -104,8 +104,9 @@ impl Balance {
     }
 
     fn words(&self) -> &[AtomicU64] {
-        let used = self.words[USED].load(Ordering::SeqCst) as usize;
-        &self.words[FIRST..FIRST + used]
+        let (used, words) = (self.words[USED].load(Ordering::SeqCst) as usize, &self.words[FIRST..]);
+        // Each worker can write this memory, and must not make the other processes panic.
+        &words[..used.min(words.len())]
     }
 
     fn all(&self) -> impl Iterator<Item = Word> {
@@ -230,6 +231,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_wrong_count_of_used_slots_is_bounded() {
+        let balance = Balance::new(2).unwrap();
+        balance.words[USED].store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(balance.open_each(), [0, 0]);
+        assert!(!balance.call());
     }
 
     #[test]

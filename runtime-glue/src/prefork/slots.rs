@@ -142,7 +142,8 @@ impl Slots {
 
     /// Returns the number of slots that have ever been assigned. They are the first slots.
     pub(super) fn used(&self) -> usize {
-        self.words[USED].load(Ordering::Acquire) as usize
+        // Each worker can write this memory, and must not make the other processes panic.
+        self.capacity.min(self.words[USED].load(Ordering::Acquire) as usize)
     }
 
     /// Returns the worker index of the process in a slot.
@@ -255,6 +256,14 @@ mod tests {
         slots.clear(old);
         assert_eq!(slots.assign(2, 2), Some(old));
         assert_eq!((slots.requests(old), slots.flags(old)), (0, 0), "nothing is left of the process before");
+    }
+
+    #[test]
+    fn a_wrong_count_of_used_slots_is_bounded() {
+        let slots = Slots::new(2).unwrap();
+        slots.words[USED].store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(slots.used(), 2);
+        assert!(!slots.has_others(0));
     }
 
     #[test]

@@ -136,8 +136,30 @@ scenarios!(
         stop(program);
     }
 
-    /// The same applies to a head whose first part arrives together with the request before it, or during the response to that
-    /// request.
+    /// A connection is idle after a request without a body, even if the request before had one.
+    fn idle_after_a_body() {
+        let (program, address) = start(NEVER, LIMIT);
+        let (mut known, mut chunked) = (connect(&address), connect(&address));
+        let head = "POST /upload HTTP/1.1\r\nHost: localhost\r\n";
+        write!(known, "{head}Content-Length: 1000\r\n\r\n{:1000}", "").expect("sending a request");
+        write!(chunked, "{head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello").expect("sending a part of a request");
+        read_until(&mut chunked, "accepted");
+        chunked.write_all(b"\r\n0\r\n\r\n").expect("sending the rest");
+        read_until(&mut known, "accepted");
+        for stream in [&mut known, &mut chunked] {
+            send_get(stream, "/");
+            read_until(stream, "hello");
+        }
+        std::thread::sleep(2 * SECOND);
+        for stream in [&mut known, &mut chunked] {
+            send_get(stream, "/");
+            read_until(stream, "hello");
+        }
+        stop(program);
+    }
+
+    /// The header timeout also applies to a head whose first part arrives together with the request before it, or during the
+    /// response to that request.
     fn partial_heads_in_a_pipeline() {
         let (program, address) = start(NEVER, LIMIT);
         let mut together = connect(&address);

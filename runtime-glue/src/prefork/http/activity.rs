@@ -15,6 +15,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The value of `Activity::preface` if the connection did not begin with [`PREFACE`].
 const HTTP1: usize = usize::MAX;
 
+/// The end of a head.
+const EMPTY_LINE: u32 = u32::from_be_bytes(*b"\r\n\r\n");
+
 /// The value of `Activity::last_body` while hyper is not about to write the last body.
 const NOT_LAST: usize = usize::MAX;
 
@@ -22,8 +25,9 @@ const NOT_LAST: usize = usize::MAX;
 #[derive(Debug)]
 pub(super) struct Activity {
     serving: Arc<Serving>,
-    /// The last bytes that have been read, apart from those that may belong to a body. They show whether a head is complete.
-    last_of_heads: AtomicU32,
+    /// The last bytes that have been read, or [`EMPTY_LINE`] at the beginning and at the known end of a body. They show whether a
+    /// head is complete, unless a body may still follow.
+    last_read: AtomicU32,
     /// How many of the next bytes may belong to the body of the last HTTP/1 request, even after the response. This is an
     /// upper bound: bytes that came with the head are not deducted. `usize::MAX` if the length is unknown.
     body_left: AtomicUsize,
@@ -52,8 +56,7 @@ impl Activity {
         let closes = serving.http.keep_alive_timeout.is_zero();
         Activity {
             serving,
-            // Nothing has been read, so no head is incomplete.
-            last_of_heads: AtomicU32::new(u32::from_be_bytes(*b"\r\n\r\n")),
+            last_read: AtomicU32::new(EMPTY_LINE),
             body_left: AtomicUsize::new(0),
             reads: AtomicUsize::new(0),
             body_reads: AtomicUsize::new(0),
@@ -132,7 +135,7 @@ impl Activity {
 
     /// Whether the client owes the rest of the head of an HTTP/1 request. It does not while it still reads a response.
     pub(super) fn has_partial_head(&self) -> bool {
-        let is_partial = !ends_with_empty_line(self.last_of_heads.load(Ordering::Relaxed));
+        let is_partial = !ends_with_empty_line(self.last_read.load(Ordering::Relaxed));
         is_partial && self.is_idle() && !self.may_read_body() && !self.is_http2()
     }
 
@@ -156,17 +159,21 @@ impl Activity {
         // Only the task of the connection reads.
         self.reads.store(self.reads() + 1, Ordering::Relaxed);
         let body_left = self.body_left.load(Ordering::Relaxed);
-        let (of_body, of_heads) = bytes.split_at(body_left.min(bytes.len()));
-        if !of_body.is_empty() {
+        let mut last = self.last_read.load(Ordering::Relaxed);
+        let mut rest = bytes;
+        if body_left != 0 {
             self.body_reads.store(self.body_reads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             if body_left != usize::MAX {
-                self.body_left.store(body_left - of_body.len(), Ordering::Relaxed);
+                self.body_left.store(body_left.saturating_sub(bytes.len()), Ordering::Relaxed);
+            }
+            // Bytes that may belong to the body may also be the next head, which then ends before `body_left` does.
+            if let Some(after_body) = bytes.get(body_left..) {
+                (last, rest) = (EMPTY_LINE, after_body);
             }
         }
-        let last = &of_heads[of_heads.len().saturating_sub(size_of::<u32>())..];
-        let before = self.last_of_heads.load(Ordering::Relaxed);
-        let last = last.iter().fold(before, |last, byte| last << 8 | u32::from(*byte));
-        self.last_of_heads.store(last, Ordering::Relaxed);
+        let rest = &rest[rest.len().saturating_sub(size_of::<u32>())..];
+        last = rest.iter().fold(last, |last, byte| last << 8 | u32::from(*byte));
+        self.last_read.store(last, Ordering::Relaxed);
     }
 
     pub(super) fn begin(&self, body_left: usize) -> Option<Started> {

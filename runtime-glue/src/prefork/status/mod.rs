@@ -25,6 +25,7 @@ mod restart;
 mod scoreboard;
 mod service;
 mod snapshot;
+mod socket_file;
 
 use std::path::PathBuf;
 

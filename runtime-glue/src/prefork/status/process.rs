@@ -9,27 +9,25 @@
 //! | `control ID COMMAND` | service worker | an operator's command: see `control.rs` |
 //! | `accepted ID`, `done ID TEXT`, `failed ID TEXT` | supervisor | the result of the command |
 
-use std::fs::Metadata;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitStatus;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::StatusOptions;
 use super::control::Operation;
+use super::socket_file::SocketFile;
 use crate::prefork::PreforkError;
 use crate::prefork::crash::delay;
 use crate::prefork::slots::SeenHeartbeat;
-use crate::{Address, Child, sys};
+use crate::{Address, Child};
 
 /// If a service worker has run at least this long, its restart has the shortest delay.
 const LONG_ENOUGH: Duration = Duration::from_secs(10);
@@ -39,26 +37,6 @@ const LONG_ENOUGH: Duration = Duration::from_secs(10);
 pub(super) enum Listening {
     Tcp(TcpListener),
     Unix(UnixListener),
-}
-
-/// A socket file, and the process that made it.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    identity: FileIdentity,
-    pid: u32,
-}
-
-/// The device and the inode of a file, and when it was made, if the file system knows: a later file may get the same inode.
-type FileIdentity = (u64, u64, Option<SystemTime>);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Keep the file if a child drops its copy, or if a newer program has put its own socket at the path.
-        if self.pid == std::process::id() && identity(&self.path).is_ok_and(|identity| identity == self.identity) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -135,11 +113,14 @@ impl Service {
     /// The listener of a TCP port is inherited, and the file of a Unix socket is replaced at once, so that a client always finds a
     /// listener.
     pub(in crate::prefork) fn begin(&mut self) {
-        if self.waits_for_predecessor && self.options.is_shown() {
+        if !self.waits_for_predecessor {
+            return;
+        }
+        if self.options.is_shown() {
             self.state = State::Due(Instant::now());
-            if let Err((address, error)) = self.listen() {
-                tracing::debug!(address, %error, "cannot serve the status page or the control socket yet: trying again");
-            }
+        }
+        if let Err((address, error)) = self.listen() {
+            tracing::debug!(address, %error, "cannot serve the status page or the control socket yet: trying again");
         }
     }
 
@@ -160,6 +141,8 @@ impl Service {
             tracing::info!(address = address.unwrap_or_default(), "serving the status page");
             self.page = Some(page);
         }
+        // If the page has another address now, or none, clients of the old address would connect, and wait forever.
+        self.inherited = None;
         Ok(())
     }
 
@@ -176,28 +159,9 @@ impl Service {
         Ok(Listening::Tcp(listener))
     }
 
-    /// Binds a Unix socket, which appears at `path` with its final permissions. Replaces an existing socket, such as that
-    /// of the program that this one replaces. If `is_private`, only this user may open it.
     fn listen_unix(&mut self, path: &Path, is_private: bool) -> io::Result<UnixListener> {
-        let is_other = |file: Metadata| !file.file_type().is_socket();
-        if std::fs::symlink_metadata(path).is_ok_and(is_other) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is not a socket"));
-        }
-        if !self.waits_for_predecessor && is_served(path) {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        let mut fresh = path.as_os_str().to_owned();
-        fresh.push(format!(".{}", std::process::id()));
-        let fresh = PathBuf::from(fresh);
-        let _ = std::fs::remove_file(&fresh);
-        let listener = match is_private {
-            true => sys::with_umask(0o177, || UnixListener::bind(&fresh)),
-            false => UnixListener::bind(&fresh),
-        }?;
-        listener.set_nonblocking(true)?;
-        let identity = identity(&fresh)?;
-        std::fs::rename(&fresh, path).inspect_err(|_| drop(std::fs::remove_file(&fresh)))?;
-        self.files.push(SocketFile { path: path.to_owned(), identity, pid: std::process::id() });
+        let (listener, file) = SocketFile::bind(path, is_private, self.waits_for_predecessor)?;
+        self.files.push(file);
         Ok(listener)
     }
 
@@ -357,42 +321,21 @@ fn is_at(listener: &TcpListener, addresses: &[SocketAddr]) -> bool {
     listener.local_addr().is_ok_and(is_own)
 }
 
-/// Whether a process listens on a socket.
-fn is_served(path: &Path) -> bool {
-    let connect = || {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // A listener with a full queue must not block this process.
-        socket.set_nonblocking(true)?;
-        socket.connect(&SockAddr::unix(path)?)
-    };
-    connect().map_or_else(|error: io::Error| error.kind() == io::ErrorKind::WouldBlock, |()| true)
-}
-
-fn identity(path: &Path) -> io::Result<FileIdentity> {
-    let file = std::fs::symlink_metadata(path)?;
-    Ok((file.dev(), file.ino(), file.created().ok()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Many file systems give the inode of a removed file to the next one.
+    /// If this program serves no page at the address of the one that it replaces, clients must not wait in the queue there.
     #[test]
-    fn a_later_file_is_another_one() {
-        let path = std::env::temp_dir().join(format!("forkio-identity-{}", std::process::id()));
-        let mut identities = Vec::new();
-        for _ in 0..3 {
-            std::fs::write(&path, "").expect("a file");
-            identities.push(identity(&path).expect("its identity"));
-            std::fs::remove_file(&path).expect("removing a file");
-            // The clock of a file system advances with the kernel's ticks.
-            std::thread::sleep(Duration::from_millis(20));
+    fn an_inherited_listener_without_use_is_closed() {
+        let path = std::env::temp_dir().join(format!("forkio-moved-page-{}", std::process::id()));
+        for page in [None, Some(format!("unix:{}", path.display()))] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut service = Service::new(StatusOptions { page, control: None }, true, Some(listener)).unwrap();
+            service.begin();
+            let error = std::net::TcpStream::connect(address).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         }
-        if identities[0].2.is_none() {
-            // This file system does not know when a file was made.
-            return;
-        }
-        assert!(identities[0] != identities[1] && identities[1] != identities[2], "{identities:?}");
     }
 }

@@ -1,0 +1,100 @@
+//! The files of the service worker's Unix sockets.
+
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::sys;
+
+/// A socket file, and the process that made it.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    identity: FileIdentity,
+    pid: u32,
+}
+
+/// The device and the inode of a file, and when it was made, if the file system knows: a later file may get the same inode.
+type FileIdentity = (u64, u64, Option<SystemTime>);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Keep the file if a child drops its copy, or if a newer program has put its own socket at the path.
+        if self.pid == std::process::id() && identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl SocketFile {
+    /// Binds a Unix socket, which appears at `path` with its final permissions. Replaces an existing socket, but one with a
+    /// listener only if `replaces_served`. If `is_private`, only this user may open it.
+    pub(super) fn bind(path: &Path, is_private: bool, replaces_served: bool) -> io::Result<(UnixListener, SocketFile)> {
+        let is_other = |file: Metadata| !file.file_type().is_socket();
+        if std::fs::symlink_metadata(path).is_ok_and(is_other) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is not a socket"));
+        }
+        if !replaces_served && is_served(path) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let mut fresh = path.as_os_str().to_owned();
+        fresh.push(format!(".{}", std::process::id()));
+        let fresh = PathBuf::from(fresh);
+        let _ = std::fs::remove_file(&fresh);
+        let listener = match is_private {
+            true => sys::with_umask(0o177, || UnixListener::bind(&fresh)),
+            false => UnixListener::bind(&fresh),
+        }?;
+        listener.set_nonblocking(true)?;
+        let identity = identity(&fresh)?;
+        std::fs::rename(&fresh, path).inspect_err(|_| drop(std::fs::remove_file(&fresh)))?;
+        Ok((listener, SocketFile { path: path.to_owned(), identity, pid: std::process::id() }))
+    }
+}
+
+/// Whether a process listens on a socket.
+fn is_served(path: &Path) -> bool {
+    let connect = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // A listener with a full queue must not block this process.
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    connect().map_or_else(|error: io::Error| error.kind() == io::ErrorKind::WouldBlock, |()| true)
+}
+
+fn identity(path: &Path) -> io::Result<FileIdentity> {
+    let file = std::fs::symlink_metadata(path)?;
+    Ok((file.dev(), file.ino(), file.created().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Many file systems give the inode of a removed file to the next one.
+    #[test]
+    fn a_later_file_is_another_one() {
+        let path = std::env::temp_dir().join(format!("forkio-identity-{}", std::process::id()));
+        let mut identities = Vec::new();
+        for _ in 0..3 {
+            std::fs::write(&path, "").expect("a file");
+            identities.push(identity(&path).expect("its identity"));
+            std::fs::remove_file(&path).expect("removing a file");
+            // The clock of a file system advances with the kernel's ticks.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if identities[0].2.is_none() {
+            // This file system does not know when a file was made.
+            return;
+        }
+        assert!(identities[0] != identities[1] && identities[1] != identities[2], "{identities:?}");
+    }
+}
