@@ -1,5 +1,5 @@
-/* Like the libraries, the child replaces the inherited epoll instance with a new one, adds every registration to it, and polls
- * it once. */
+/* The child does what the libraries do: it replaces the inherited epoll instance with a new one, adds every registration to the
+ * new one, and polls the new one once. */
 #include "raw.h"
 
 static void repair(void) {

@@ -46,7 +46,8 @@ impl Column {
         Column { peer: Some(peer), ..self }
     }
 
-    /// Returns the heading. `last` is the column before this one: a ratio of the same figure need not name it again.
+    /// Returns the heading. `last` is the column before this one: if it shows the same figure, the heading of a ratio does not
+    /// name the figure again.
     fn heading(&self, last: Option<&Column>) -> String {
         match (self.contender, self.peer) {
             (None, Some(peer)) if last.is_some_and(|last| last.measure == self.measure) => format!("/ {peer}"),

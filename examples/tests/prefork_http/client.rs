@@ -137,7 +137,7 @@ impl Client {
         quiet && self.stream.buffer().is_empty()
     }
 
-    /// Waits for the server to close the connection, and asserts that it sends nothing before it does.
+    /// Waits until the server closes the connection. Panics if the server sends anything before.
     #[track_caller]
     pub(crate) fn expect_end(&mut self) {
         match self.stream.read(&mut [0]) {

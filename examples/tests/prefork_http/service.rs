@@ -117,7 +117,7 @@ fn watchdog_of_an_upgraded_server() {
     let message = manager.message("MAINPID=");
     let new: u32 = message.lines().next().and_then(|line| line[8..].parse().ok()).expect("a process id");
     assert_eq!(server.wait().code(), Some(0));
-    // The socket's queue may still have messages of the old program, but not as many.
+    // The socket's queue may still have messages of the old program, but fewer than 20.
     for _ in 0..20 {
         manager.message("WATCHDOG=1");
     }

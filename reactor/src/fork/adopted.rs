@@ -16,7 +16,7 @@ pub(super) const SIGNAL_PIPE: Token = Token(1);
 #[derive(Debug)]
 pub(super) struct Adopted {
     pub(super) queues: Vec<AdoptedQueue>,
-    /// The signal pipe that all of these selectors have. Forks find the selectors by it.
+    /// The signal pipe that all of these selectors watch. A fork recognises the selectors by the pipe.
     pub(super) pipe: Option<SignalPipe>,
 }
 

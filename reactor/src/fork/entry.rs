@@ -7,8 +7,8 @@ use crate::{Interest, Token};
 
 /// A registration, or room for one: 16 bytes, readable at any moment.
 ///
-/// One thread at a time changes it: the kernel does not give a descriptor to another thread while its owner has it open. That
-/// thread is the descriptor's owner while the gate is open, and the thread that forks while it is closed.
+/// One thread at a time changes an entry. While the gate is open, this is the thread that owns the descriptor: the kernel does
+/// not give the descriptor to another thread as long as it is open. While the gate is closed, it is the thread that forks.
 #[derive(Debug)]
 pub(crate) struct Entry {
     token: AtomicU64,
@@ -52,7 +52,7 @@ impl Entry {
         EntryInfo(flags | u64::from(self.absent_from.load(Ordering::Relaxed)) << EntryInfo::ABSENT_FROM)
     }
 
-    /// Marks the entry as being changed, and returns its state before. If the gate is not open, removes the mark and
+    /// Marks the entry as being changed, and returns its previous state. If the gate is not open, removes the mark and
     /// returns `None`.
     #[inline(always)]
     pub(super) fn begin(&self) -> Option<EntryInfo> {
@@ -85,8 +85,8 @@ impl Entry {
         self.set_info(EntryInfo::VACANT);
     }
 
-    /// Waits up to `rounds` rounds until no thread is changing the entry, and returns whether that is so. While the gate is
-    /// closed, no new change begins.
+    /// Waits up to `rounds` rounds until no thread is changing the entry. Returns `false` if a thread still is. While the gate
+    /// is closed, no new change begins.
     pub(crate) fn settles_within(&self, rounds: u32) -> bool {
         (0..rounds).any(|round| {
             let is_marked = self.is_marked.load(Ordering::Acquire);
@@ -114,7 +114,7 @@ impl Entry {
 /// | 0 to 5 | the interest; 0: no registration |
 /// | 6 to 9 | the kind; 0: unknown, so each fork determines it |
 /// | 10 to 12 | the policy; 0: the kind's default |
-/// | 13 | bare: registered by descriptor, so it may be closed without notice |
+/// | 13 | bare: registered by descriptor, which may be closed without notice |
 /// | 14 | muted |
 /// | 15 | exclusive: an event wakes one of the processes that wait for it |
 /// | 32 to 63 | the first fork generation without the registration; 0: all generations have it |

@@ -26,8 +26,8 @@ pub enum ForkPolicy {
     /// - wakers;
     /// - timers. The child's timer expires after the time that remains, keeps period and phase, and has the expirations that
     ///   were not taken. For a `unix::Timer` this is exact. The state of a timerfd that is registered as a bare descriptor
-    ///   comes from the kernel and `/proc`: its phase is good to a few microseconds, and it is set to the absolute time.
-    ///   Duplicates of it become timers of their own;
+    ///   comes from the kernel and `/proc`: its phase is good to a few microseconds, and the child's timerfd is set to an
+    ///   absolute time, even if the parent's was set to a relative one. Duplicates of a timerfd become timers of their own;
     /// - stream socket pairs made in this process. Both ends are renewed, even if the other end has another policy. So is each
     ///   registered duplicate that has this policy. Bytes that wait to be read are copied. Descriptors in transit
     ///   (`SCM_RIGHTS`) and a half that was shut down are not.
@@ -59,8 +59,8 @@ static DEFAULTS: [AtomicU8; SourceKind::ALL.len()] = {
 /// Returns the policy of registrations of this kind that have no policy of their own.
 ///
 /// Unless [`set_default_policy`](super::set_default_policy) has changed it, this is [`Inherit`](ForkPolicy::Inherit) for all
-/// kinds but three. Wakers and timers are [renewed](ForkPolicy::Renew). A process has [`NoFork`](ForkPolicy::NoFork),
-/// because only the parent can wait for it.
+/// kinds but three. Wakers and timers are [renewed](ForkPolicy::Renew). Processes have [`NoFork`](ForkPolicy::NoFork),
+/// because only their parent can wait for them.
 pub fn default_policy(kind: SourceKind) -> ForkPolicy {
     ForkPolicy::from_bits(DEFAULTS[kind as usize - 1].load(Ordering::Relaxed)).unwrap_or(ForkPolicy::Inherit)
 }

@@ -140,8 +140,8 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 ///
 /// Registering, deregistering or retagging anything discards the preparation. So does making or dropping a selector, a
 /// waker, a timer or a pair, or changing a default policy. So prepare last, and again after each fork. Polling, waking,
-/// reading and writing change nothing. Calling this function while a fork is prepared does nothing, and so does calling it
-/// after [`adopt`](super::glue::adopt).
+/// reading and writing change nothing. Calling this function again while the next fork is prepared ahead does nothing.
+/// Calling it after [`adopt`](super::glue::adopt) does nothing either.
 ///
 /// The fork itself still copies the bytes that wait in renewed pairs, makes timers, adds [muted](super::glue::mute)
 /// registrations, and checks each bare descriptor, which may be closed without notice.
@@ -151,8 +151,8 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 /// Until the fork the process has a fresh object for each renewed registration, and on Linux a second queue for each
 /// selector, with the inherited registrations. Each of these takes a descriptor. On Linux, each inherited registration also
 /// takes one of the user's epoll watches (`/proc/sys/fs/epoll/max_user_watches`), and the kernel delivers each event to the
-/// second queue too, in some tens of nanoseconds. The child of an unplanned fork never closes these descriptors, because it
-/// may have closed them itself and opened other files at them. All of them are close-on-exec.
+/// second queue too, in some tens of nanoseconds. In the child of an unplanned fork, forkio never closes these descriptors,
+/// because the program may have closed them and opened other files at them. All of them are close-on-exec.
 ///
 /// # Errors
 ///
@@ -253,9 +253,9 @@ impl Prepared {
     ///
     /// # Safety
     ///
-    /// Those of [`fork`]. Signals must be [blocked](block_signals).
+    /// The requirements of [`fork`]. Signals must be [blocked](block_signals).
     pub unsafe fn fork(self) -> io::Result<ForkResult> {
-        // SAFETY: the caller's promise is the same. An error aborts, because it drops `self`.
+        // SAFETY: the caller's promise is the same. An early return drops `self`, which aborts the fork.
         let child = unsafe { process::fork() }?;
         if child == 0 {
             // SAFETY: this is the child, and nothing has happened in it yet.

@@ -23,7 +23,7 @@ use crate::sys;
 /// let path = std::env::temp_dir().join(format!("forkio-doc-listener-{}", std::process::id()));
 /// let listener = UnixListener::bind(&path)?;
 /// let _client = UnixStream::connect(&path)?;
-/// // A local connection is complete at once. Its peer has no name, unless it has bound itself to one.
+/// // A local connection is complete at once. The client has no name, because it has not bound its socket to one.
 /// let (_stream, peer) = listener.accept()?;
 /// assert!(peer.is_unnamed());
 /// std::fs::remove_file(&path)?;

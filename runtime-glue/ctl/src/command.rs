@@ -33,7 +33,7 @@ pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait)
     let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     // A read cannot have a limit of zero.
     let state = || State::of(control, left().map_or(STATE_TIMEOUT, |left| left.clamp(SHORTEST, STATE_TIMEOUT)));
-    // The answer to an upgrade may be lost: the old program ends then.
+    // The answer to an upgrade may be lost, because the upgrade ends the old program.
     let before = if name == "upgrade" { Some(state()?.server.pid) } else { None };
     let (sender, receiver) = channel();
     let mut target = target.to_owned();

@@ -106,7 +106,7 @@ scenarios!(
         assert_eq!(program.wait().expect("the end of forkioctl").code(), Some(3));
     }
 
-    /// An error of standard output is reported, unless the reader has closed the pipe.
+    /// `forkioctl` reports an error of standard output, unless the reader has closed the pipe.
     fn full_disk() {
         // Every write to this device fails with ENOSPC.
         let Ok(full) = File::options().write(true).open("/dev/full") else { return };
@@ -168,7 +168,7 @@ scenarios!(
         server.stop();
     }
 
-    /// `--timeout` also bounds the wait for a server that answers nothing.
+    /// `--timeout` also bounds the wait for a server that does not answer.
     fn silent_server() {
         let path = own_path("silent");
         let _listener = UnixListener::bind(&path).expect("a listener");
@@ -178,13 +178,13 @@ scenarios!(
             let output = command.arg("--control").arg(&path).args([action, "--timeout", "0.1"]).output();
             let output = output.expect("running forkioctl");
             assert_eq!(output.status.code(), Some(code), "{action}: {output:?}");
-            // Without the limit it waits for ten seconds.
+            // Without the limit, `forkioctl` waits for ten seconds.
             assert!(start.elapsed() < Duration::from_secs(8), "{action}: {:?}", start.elapsed());
         }
         remove(&path);
     }
 
-    /// `--timeout` also bounds the wait for a new program that answers nothing, if the old one has ended during the upgrade.
+    /// `--timeout` also bounds the wait for a new program that does not answer, if the old one has ended during the upgrade.
     fn silent_successor() {
         let path = own_path("silent-successor");
         let listener = UnixListener::bind(&path).expect("a listener");
@@ -207,7 +207,7 @@ scenarios!(
         let command = command.arg("--control").arg(&path).args(["upgrade", "--timeout", "0.5", "--quiet"]);
         let output = command.output().expect("running forkioctl");
         assert_eq!(output.status.code(), Some(3), "{output:?}");
-        // Without the limit it waits for ten seconds.
+        // Without the limit, `forkioctl` waits for ten seconds.
         assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
         server.join().expect("the server");
         remove(&path);

@@ -56,8 +56,8 @@ pub enum Distribution {
     /// The sockets get `SO_REUSEADDR`, `IPV6_V6ONLY`, `SO_BINDTODEVICE`, `TCP_NODELAY`, `SO_KEEPALIVE` and the length of the
     /// queue from the given listener. A worker can set other options itself. For TCP only: a Unix socket has one queue.
     ReusePort,
-    /// Like [`ReusePort`](Distribution::ReusePort), and steered: a worker stays on one CPU (`sched_setaffinity(2)`), and its
-    /// socket is preferred for the connections whose packets arrive on that CPU (`SO_INCOMING_CPU`).
+    /// Like [`ReusePort`](Distribution::ReusePort), but a worker stays on one CPU (`sched_setaffinity(2)`), and the kernel
+    /// prefers its socket for the connections whose packets arrive on that CPU (`SO_INCOMING_CPU`).
     ///
     /// With one worker per CPU, and packets that the network card spreads over the CPUs, a connection's packets and its
     /// worker use the same caches. Over loopback a connection arrives on the CPU of its client.

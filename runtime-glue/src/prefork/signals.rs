@@ -24,7 +24,7 @@ pub(super) enum Command {
     ReopenLogs,
     /// Start the program again, from its file, and hand the listeners to it.
     Upgrade,
-    /// Run one worker more.
+    /// Run one more worker.
     Grow,
     /// Run one worker fewer.
     Shrink,
@@ -77,7 +77,7 @@ impl Signals {
     pub(super) fn install() -> io::Result<Signals> {
         let streams = TABLE.iter().map(|entry| Ok((entry, signal(SignalKind::from_raw(entry.number))?)));
         let streams = streams.collect::<io::Result<_>>()?;
-        // The program that started this one may have blocked them.
+        // The program that started this one may have blocked these signals.
         sys::unblock_signals(TABLE.iter().map(|entry| entry.number))?;
         Ok(Signals { streams })
     }
@@ -110,7 +110,7 @@ impl Signals {
 }
 
 /// Carries out the commands of signals in a process that serves no connections of the application: a template, or the service
-/// worker. It ends with the supervisor. Until then it ignores SIGTERM and SIGINT.
+/// worker. The process ends with the supervisor. Until then it ignores SIGTERM and SIGINT.
 pub(super) async fn follow_without_drain(mut signals: Signals, supervisor: u32, settings: WorkerSettings) {
     loop {
         match signals.worker_command().await.0 {

@@ -57,7 +57,7 @@ unsafe extern "C" fn in_child() {
     model.process = unsafe { libc::getpid() };
 }
 
-/// Makes the model this process's own, in the child. Until then its objects are the parent's.
+/// Makes the child's copy of the model the child's own. Until then the model's objects are the parent's.
 pub(crate) fn do_kernels_part(model: &mut Model) {
     reset_changes();
     let mut unused = BTreeSet::new();
@@ -84,7 +84,7 @@ pub(crate) fn do_kernels_part(model: &mut Model) {
     }
     model.descriptors.retain(|fd, _| !unused.contains(fd));
     let copied: BTreeSet<u64> = model.descriptors.values().copied().collect();
-    // This leaves out the model's own descriptors, which the program does not know.
+    // `unused` does not contain the model's own descriptors, which the program does not know.
     leave_unused(unused);
     model.queues.retain(|id, _| copied.contains(id));
     for queue in model.queues.values_mut() {

@@ -12,8 +12,8 @@
 //! FreeBSD 15.1-RELEASE-p1 (amd64, under emulation, also with INVARIANTS) gave these answers. The kernels `copying`,
 //! `at-limit` and `unsafe-timers` give the same.
 //!
-//! - A queue with `KQUEUE_CPONFORK` is copied, at its descriptor. `KQUEUE_CLOEXEC` makes no difference. A queue without
-//!   the flag, or that is close-on-fork, is not copied: its descriptor is closed in the child.
+//! - A queue with `KQUEUE_CPONFORK` is copied, at its descriptor. `KQUEUE_CLOEXEC` makes no difference. A queue that
+//!   lacks the flag or is close-on-fork is not copied: its descriptor is closed in the child.
 //! - Copied events: READ (pipes, sockets, listeners, eventfds), WRITE, TIMER and PROC, each with udata and with its
 //!   disabled, oneshot and active state. Close-on-exec descriptors keep their events. Parent and child both get an
 //!   active event that no call has taken.
@@ -21,14 +21,14 @@
 //!   reports it, and makes no second event.
 //! - USER is not copied: a trigger in the child gives `ENOENT`, and a pending trigger is lost.
 //! - `EV_ADD` with `NOTE_TRIGGER` in one change does not trigger. The flag stays in the `fflags` of later events.
-//! - The copy of a SIGNAL event reports the parent's signals. `EV_ADD` does not change that, `EV_DELETE` and then
-//!   `EV_ADD` does. Signals that are pending when the event is added are not reported.
+//! - The copy of a SIGNAL event reports the parent's signals. `EV_ADD` does not change that, but `EV_DELETE`
+//!   followed by `EV_ADD` does. Signals that are pending when the event is added are not reported.
 //! - An event of a queue without the flag is not copied. The copy of an event of a queue with the flag watches the
-//!   parent's queue. `EV_ADD` does not change that, `EV_DELETE` and then `EV_ADD` does.
+//!   parent's queue. `EV_ADD` does not change that, but `EV_DELETE` followed by `EV_ADD` does.
 //! - Duplicates of a queue's descriptor are separate queues in the child.
 //! - At `RLIMIT_KQUEUES` a queue is missing in the child, without an error: [`Call::Copy`].
 //! - A new descriptor in the child does not reuse that of a dropped queue.
-//! - WRITE of a queue gives `EINVAL`, and so does kevent(2) on a descriptor that is open and no queue.
+//! - WRITE of a queue gives `EINVAL`, and so does kevent(2) on an open descriptor that is not a queue.
 //! - fstat(2) of a queue gives `S_IFIFO`, and of TCP and UDP sockets device 0 and inode 0. `kf_sock_pcb` of `F_KINFO`
 //!   identifies the socket.
 //! - Process 0 exists.
@@ -37,25 +37,25 @@
 //!
 //! - `EV_ADD` with `NOTE_TRIGGER` for a USER event that exists. The model does not trigger it.
 //! - Forks while a TIMER of a queue with the flag expires: CVE-2026-58083 makes them dangerous.
-//! - The kernels `einval`, `dropping` and `no-user-events`. `einval` has FreeBSD's answers as far as they are not about
+//! - The kernels `einval`, `dropping` and `no-user-events`. `einval` gives FreeBSD's answers, except those about
 //!   copies. The other two follow POSIX and the manuals: `EBADF` for kevent(2) on a descriptor that is not a queue,
 //!   `ESRCH` for process 0, fstat(2) as on Linux, and the lowest free descriptor for a new one.
 //!
 //! # What the model does not show
 //!
-//! - It has no other filters. (FreeBSD copies VNODE and PROCDESC.)
+//! - It has no filters other than those above. (FreeBSD also copies VNODE and PROCDESC.)
 //! - A descriptor that was closed and opened again is recognised by its inode. Eventfds and other anonymous objects
 //!   share one.
-//! - SIGNAL events record only signals that are blocked and still pending when the model looks, which it does in every
-//!   call, and count a signal once while it is pending. A copy looks at the parent's pending signals every few
+//! - The model looks at pending signals in every call. SIGNAL events record only signals that are blocked and still
+//!   pending then, and count a signal once while it is pending. A copy looks at the parent's pending signals every few
 //!   milliseconds.
 //! - `data` and `fflags` are rough: the number of bytes to read, one error for all errors, and the exit status of
 //!   children only.
 //! - Only the queues that a child creates avoid the descriptors of dropped queues. Other descriptors are Linux's, which
 //!   takes the lowest free one.
 //! - The model has descriptors of its own, see [`own`]. On a real kernel the program could use these.
-//! - The model detects a fork that runs no handlers, such as clone(2), at the child's first call. What happened to the
-//!   queues meanwhile is lost, and what was taken and is still ready is reported again.
+//! - The model detects a fork that runs no handlers, such as clone(2), at the child's first call. The child does
+//!   not learn what happened to the queues before that call. It gets events again that were taken and are still ready.
 
 #![cfg(target_os = "linux")]
 

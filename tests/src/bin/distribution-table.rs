@@ -306,7 +306,7 @@ fn kill_workers(server: &Server, clients: usize, kills: usize) -> Result<Losses,
     })
 }
 
-/// Connects repeatedly, each time waiting until it is served.
+/// Opens one connection after the other. Waits until each one is served.
 fn client(address: SocketAddr, stop: &AtomicBool) -> Losses {
     let mut losses = Losses::default();
     while !stop.load(Ordering::Relaxed) {

@@ -1,11 +1,16 @@
 //! A prefork server that a file controls. Most commands make it fail in some way.
 //!
-//! Arguments: the path of that file, how the application is loaded and run (`template`, `before`, or before with a runtime for
-//! each worker: `threads` or `own-runtime`, which has one thread), and options by name. With `inherited` in place of the way to
-//! load, it only lists the listeners that it inherits. Times are long, so that a slow machine causes no failures, unless an
-//! option such as `boot-timeout=700` gives one in milliseconds. The file's words apply to what happens next: `load-fails`,
-//! `load-panics`, `load-hangs`, `load-aborts`, `load-lies=PID`, `never-ready`, `boot-exits`, `says-nothing`, `fork-fails`,
-//! `fork-panics`, `no-processes`, `no-processes-of-template`, or none of them.
+//! The arguments are the path of that file, a mode, and the names of options. The modes are:
+//!
+//! - `template`: a template loads the application;
+//! - `before`: the supervisor loads the application before it forks;
+//! - `threads` and `own-runtime`: like `before`, but each worker builds a runtime, multi-threaded or current-thread;
+//! - `inherited`: the program only lists the listeners that it inherits.
+//!
+//! Times are long, so that a slow machine causes no failures, unless an option such as `boot-timeout=700` gives one in
+//! milliseconds. The file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-aborts`,
+//! `load-lies=PID`, `never-ready`, `boot-exits`, `says-nothing`, `fork-fails`, `fork-panics`, `no-processes`,
+//! `no-processes-of-template`, or none of them.
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
 
@@ -42,7 +47,7 @@ impl Control {
     }
 }
 
-/// Tells the supervisor that a process is a new worker, as the code of an attacker in a template could.
+/// Tells the supervisor that a process is a new worker, as an attacker's code in a template could.
 fn lie(pid: &str) {
     let message = format!("loaded\nforked {pid}\n");
     for descriptor in 3..64 {

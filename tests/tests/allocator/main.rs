@@ -11,9 +11,9 @@ use forkio_tests::reactor::*;
 
 forkio_tests::main!(planned, unplanned);
 
-/// Whether code may allocate. If not, an allocation ends the process.
+/// Whether code may allocate and free memory. If not, doing so ends the process.
 static MAY_ALLOCATE: AtomicBool = AtomicBool::new(true);
-/// The next allocation sends this signal, unless it is 0.
+/// The next call that allocates or frees memory sends this signal, unless it is 0.
 static SIGNAL_AT_ALLOCATION: AtomicI32 = AtomicI32::new(0);
 
 #[global_allocator]

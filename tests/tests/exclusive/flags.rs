@@ -22,7 +22,7 @@ fn is_exclusive(selector: &Poll, listener: &TcpListener) -> Option<bool> {
 }
 
 scenarios!(
-    /// The kernel has the flag exactly while it is set, in parent and child. Changes of interest and muting keep it.
+    /// `set_exclusive` sets and clears the kernel's flag, in parent and child. Changes of interest and muting keep the flag.
     fn kernel_flags() {
         let mut selector = Poll::new().unwrap();
         let mut listener = listen(&selector);
@@ -86,7 +86,8 @@ scenarios!(
         check_eq("with its token", wait(&mut selector), tokens([LISTENER]));
     }
 
-    /// A process that was woken for a connection ends without accepting it. Another process rearms, and finds it.
+    /// A process that was woken for a connection ends without accepting it. Another process rearms, and finds the
+    /// connection.
     fn wake_of_an_ended_process_can_be_rearmed() {
         let mut selector = Poll::new().unwrap();
         let listener = listen(&selector);

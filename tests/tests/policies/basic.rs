@@ -200,7 +200,7 @@ scenarios!(
         check_eq("by the duplicate", read(&duplicate).as_str(), "parent");
     }
 
-    /// A fork that would have to renew a connection returns an error that names it, and leaves no descriptor.
+    /// A fork that would have to renew a connection returns an error that names the connection, and leaks no descriptor.
     fn renew_refused() {
         let selector = Poll::new().unwrap();
         let (mut stream, _peer) = connection();

@@ -62,7 +62,7 @@ scenarios!(
         check_eq("exit code", stopped.exit_code(), 0);
     }
 
-    /// A server that waits for threads to end before its first fork stops when it is told to.
+    /// A server that is told to stop while its first fork waits for threads to end stops at once.
     async fn stop_before_the_first_fork() {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || stopped.recv());

@@ -51,7 +51,7 @@ scenarios!(
         reap(child).await;
     }
 
-    /// A fork on another thread than the main one returns an error that says where to fork.
+    /// A fork on a thread other than the main one returns an error that says where to fork.
     #[cfg(target_os = "linux")]
     fn not_the_main_thread() {
         let attempt = || {

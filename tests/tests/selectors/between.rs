@@ -89,7 +89,7 @@ scenarios!(
         drop(files);
         let mut socket = udp();
         register(selector.registry(), &mut socket, 2);
-        // Without its last descriptor, the kernel would end the registrations itself.
+        // The duplicate keeps the socket open. Otherwise the kernel would end the registration itself.
         let _duplicate = socket.as_fd().try_clone_to_owned().unwrap();
         close_and_reuse(Some(&selector), socket.as_raw_fd(), || drop(socket));
     }
@@ -152,7 +152,7 @@ scenarios!(
         check_silent("the parent", &mut selector);
     }
 
-    /// If a process drops its last selector before it forks, the child can create a new one. Daemons do so.
+    /// If a process drops its last selector before it forks, as a daemon does, the child can create a new one.
     fn last_selector_is_gone() {
         drop(Poll::new().unwrap());
         unplanned::in_child(|| {
@@ -165,8 +165,7 @@ scenarios!(
         });
     }
 
-    /// A source of a dropped selector is not registered with the next selector, even if its descriptor is registered
-    /// with that one.
+    /// A source of a dropped selector is not registered with the next selector, even if the source's bare descriptor is.
     fn source_of_a_selector_that_is_gone() {
         let mut socket = udp();
         let fd = socket.as_raw_fd();

@@ -17,7 +17,7 @@ scenarios!(
         drop(dropped);
         let reused = udp();
         check_eq("the reused descriptor", reused.as_raw_fd(), fd);
-        // Nor does the table learn that a bare descriptor is closed.
+        // The table does not learn that a bare descriptor is closed.
         let owned = udp();
         let bare = owned.as_raw_fd();
         register(selector.registry(), &mut SourceFd(&bare), 2);

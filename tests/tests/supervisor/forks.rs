@@ -5,8 +5,8 @@ use forkio_tests::{kill, scenarios, wait_until};
 use crate::server::Server;
 
 scenarios!(
-    /// A check of the application refuses each fork, or panics: the running generation continues to serve, in a reload and when a
-    /// worker has died.
+    /// A check of the application refuses each fork or panics: the running generation continues to serve during a reload and
+    /// after the death of a worker.
     fn refused_by_a_check() {
         for word in ["fork-fails", "fork-panics"] {
             let server = Server::start(&["before"]);
@@ -44,7 +44,8 @@ scenarios!(
         }
     }
 
-    /// The kernel refuses a template's forks with EAGAIN: the other worker continues to serve, and the place is filled later.
+    /// The kernel refuses a template's forks with EAGAIN: the other worker continues to serve, and a later fork replaces the
+    /// worker that died.
     fn refused_in_a_template() {
         if !is_root() {
             return eprintln!("not run: only root can become another user");

@@ -142,8 +142,8 @@ scenarios!(
         use_everything();
         wait(fork_with_threads(use_everything));
         // With tokio's feature `parking_lot`, a lock of that library that a client holds at the fork stays locked in the child:
-        // see `fork_with_threads`. Workers pause around a fork, clients do not. The debug output has this marker only with that
-        // feature.
+        // see `fork_with_threads`. Workers pause around a fork, clients do not. The debug output contains `PhantomData` only
+        // with that feature.
         let has_parking_lot = format!("{:?}", tokio::sync::Notify::new()).contains("PhantomData");
         let client = || {
             check_eq("the serving process", ask(&listener), std::process::id());
@@ -262,8 +262,8 @@ scenarios!(
         check_eq("attempts", ATTEMPTS.load(Ordering::Relaxed), 5);
     }
 
-    /// A runtime that is shut down is built again by its next use, even if a child uses it. A `block_on` of another thread
-    /// continues, and the last `block_on` that ends shuts its runtime down.
+    /// After a shutdown, the next use builds a new runtime, in the same process or in a child. A `block_on` of another thread
+    /// continues on the old runtime, which shuts down when its last `block_on` ends.
     fn shut_down() {
         RUNTIME.shutdown_timeout(limit());
         use_everything();

@@ -39,7 +39,7 @@ fn check(root: Root) {
             Err(error) => {
                 let error = format!("{error}\n{}", tree.kill());
                 if !has_failed.replace(true) {
-                    // The shortest case may fail for another reason.
+                    // Print the first case too, because the shortest case may fail for another reason.
                     let case = serde_json::to_string(&operations).expect("JSON");
                     eprintln!("the first case that fails:\n{case}\n{error}");
                 }
@@ -65,9 +65,9 @@ fn check(root: Root) {
     }
 }
 
-/// How much more resident memory than after the first minute a process may have, because the allocator keeps memory.
+/// How much a process's resident memory may grow after the first minute, because the allocator keeps memory.
 const GROWTH_KIB: usize = 1024;
-/// How many more blocks than after the first minute a process may have, because vectors have spare capacity.
+/// By how many blocks a process may grow after the first minute, because vectors have spare capacity.
 const GROWTH_BLOCKS: usize = 64;
 
 /// Runs random cases for a time, on each kind of tree in turn. Ends the process if a case fails, if memory grows, or if

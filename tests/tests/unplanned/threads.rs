@@ -216,7 +216,7 @@ scenarios!(
         });
     }
 
-    /// The first use of forkio in a child may be to hold forks off, while a thread of the parent does that too.
+    /// A child's first use of forkio may be to hold forks off, even if a thread of the parent held them off at the fork.
     fn holding_off_first() {
         for has_selector in [false, true] {
             let _selector = has_selector.then(|| Poll::new().unwrap());
@@ -275,7 +275,8 @@ scenarios!(
         });
     }
 
-    /// A child has its timers, or its selectors fail with a named error, if another thread was examining a descriptor.
+    /// If another thread was examining a descriptor at the fork, the child's timers work, or its selectors fail with a named
+    /// error.
     fn timer_beside_a_look_at_a_descriptor() {
         let mut selector = Poll::new().unwrap();
         let mut timer = Timer::new(Clock::Monotonic).unwrap();

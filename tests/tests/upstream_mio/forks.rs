@@ -49,7 +49,7 @@ scenarios!(
             check_eq("a blocking task", tokio::task::spawn_blocking(|| 7).await.unwrap(), 7);
             kill(own_pid(), libc::SIGUSR1);
             signals.recv().await.unwrap();
-            // The parent accepts nothing before the child has done so.
+            // The parent does not accept before the child has accepted.
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_u32(std::process::id()).await.unwrap();
             go.give();

@@ -55,7 +55,7 @@ fn measure(plan: &Plan, data: &mut Data) -> Measured {
     Ok(())
 }
 
-/// Counts the calls of `2 * ticks` ticks, as the difference of two runs: it excludes the runtime's start and end.
+/// Counts the calls of `2 * ticks` ticks, as the difference of two runs, which excludes the runtime's start and end.
 fn of_ticks(plan: &Plan, program: &str, ticks: usize) -> Result<Calls, Box<dyn Error>> {
     let run = |ticks: usize| {
         let mut interval = Command::new(plan.program(program));

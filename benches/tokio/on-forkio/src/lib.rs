@@ -1,4 +1,4 @@
-//! All uses of the crate `forkio` by the programs, in one place: its API may change.
+//! All uses of the crate `forkio` by the programs, in one place, because the API of the crate may change.
 
 use std::io;
 

@@ -25,7 +25,7 @@ impl Remakes {
     ///
     /// # Safety
     ///
-    /// The function is unsafe only because that of the kqueue backend is.
+    /// The function is unsafe only because its counterpart in the kqueue backend is.
     pub(crate) unsafe fn free_lock() -> bool {
         true
     }

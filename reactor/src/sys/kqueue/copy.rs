@@ -60,8 +60,9 @@ pub(super) fn errno(error: io::Error) -> i32 {
 /// not copy (`EVFILT_USER`, muted ones), that watch the parent's object (nested queues), or that watch an object which the
 /// child replaces. We have checked this on FreeBSD 15.1-RELEASE-p1.
 ///
-/// Otherwise the child opens a queue at the same descriptor, and the list fills it. The kernel drops the queue, or its copy
-/// is not exact: the parent's threads may change the queue while an unplanned fork copies the process.
+/// Otherwise the child opens a queue at the same descriptor, and the list fills it. This is necessary if the kernel drops the
+/// queue. It is also necessary after an unplanned fork, because the kernel's copy may then be inexact: the parent's threads may
+/// change the queue while the fork copies the process.
 #[derive(Debug)]
 pub(crate) struct ChildQueue {
     /// Whether the fork is planned. If not, this is the child, and its queue is open.

@@ -82,8 +82,8 @@ impl fmt::Debug for Event {
 }
 
 impl Queue {
-    /// The kernel overwrites a registration that is made twice, and drops one that can give no event: that of a pipe whose
-    /// other end is closed.
+    /// `false`: the kernel overwrites a registration that is made twice. It also drops the registration of a pipe whose
+    /// other end is closed, because no event can follow.
     pub(crate) const IS_EXACT: bool = false;
 
     /// Only some kernels copy kqueues on fork, and a child that is at its limit of queues (RLIMIT_KQUEUES) lacks the copy.
@@ -94,8 +94,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Closes the queue, in the process that it belongs to. A kernel that does not copy queues on fork leaves the descriptor
-    /// unused in the child, which may open another file at it.
+    /// Closes the queue if it belongs to this process. If the kernel does not copy queues on fork, the descriptor is unused in
+    /// a child, which may have opened another file at it.
     pub(crate) fn close(&self) {
         let fd = self.number();
         self.forget();
@@ -120,7 +120,7 @@ impl Queue {
         apply(self.fd(), wanted)?;
         let result = wanted.iter().try_for_each(|change| check_add(change, &[IGNORED_BY_ADD]));
         if result.is_err() {
-            // Only one of the two knotes may exist.
+            // The kernel may have added only one of the two knotes.
             let _ = self.delete(fd);
         }
         result
@@ -132,7 +132,7 @@ impl Queue {
             change.0.flags = ADD;
         }
         apply(self.fd(), &mut changes)?;
-        // The interest before is not known: the knote to delete may not exist.
+        // The previous interest is not known, so the knote to delete may not exist.
         changes.iter().try_for_each(|change| check_add(change, &[IGNORED_BY_ADD, libc::ENOENT]))
     }
 
@@ -141,8 +141,8 @@ impl Queue {
         if exists { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENOENT)) }
     }
 
-    /// Whether there is a registration for the file that is open at `fd` now. The registration is known to have this token.
-    /// This arms it again: a source that is ready gives an event.
+    /// Whether there is a registration for the file that is open at `fd` now. The caller knows that the registration has
+    /// this token. The call arms the registration again: a source that is ready gives an event.
     pub(crate) fn holds(&self, fd: RawFd, token: Token, _: Interest) -> io::Result<bool> {
         // No knote is ever disabled, so enabling one only shows whether it exists.
         self.find(knotes(fd, token, EV_ENABLE | EV_RECEIPT)?, &[libc::ENOENT, libc::EBADF])
@@ -199,11 +199,11 @@ fn change(queue: RawFd, change: &Event) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes changes, and replaces each with its answer.
+/// Makes changes, and replaces each with the kernel's answer.
 fn apply(queue: RawFd, changes: &mut [Event]) -> io::Result<()> {
     let list = changes.as_mut_ptr().cast::<kernel::Kevent>();
-    // SAFETY: `Event` is `repr(transparent)`. The manual allows one list for both: each change is read before an
-    // answer is written to its place.
+    // SAFETY: `Event` is `repr(transparent)`. The manual allows one list for changes and answers: the kernel reads each
+    // change before it writes an answer to its place.
     match unsafe { kernel::kevent(queue, list, changes.len(), list, changes.len(), Some(Duration::ZERO)) } {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
         // The call has made all changes even if a signal interrupted it, as the manual says.

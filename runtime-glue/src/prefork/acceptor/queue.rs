@@ -1,4 +1,4 @@
-//! Listeners, and their queues without a runtime.
+//! Listeners, and the queues of listeners that a worker empties without a runtime.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ pub(in crate::prefork) fn refuse_new_connections(listener: &impl AsFd) {
     }
 }
 
-/// A connection with its peer.
+/// A connection and its peer's address.
 pub(in crate::prefork) type Accepted<L> = (Counted<<L as Accept>::Stream>, <L as Accept>::Address);
 
 /// A queue that this worker empties: the listener without a runtime.

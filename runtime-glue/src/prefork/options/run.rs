@@ -15,13 +15,13 @@ impl Prefork {
     /// Loads the application in a *template* process rather than in the supervisor. Each generation of workers has a template
     /// of its own, which runs `load` and then forks the workers. The workers share its memory.
     ///
-    /// A reload (SIGHUP) starts a new template, so `load` runs again. If it fails, panics, or takes longer than the
-    /// [`load_timeout`](Prefork::load_timeout), the old generation continues to serve, and the error is logged.
+    /// A reload (SIGHUP) starts a new template, so `load` runs again. If `load` fails, panics, or takes longer than the
+    /// [`load_timeout`](Prefork::load_timeout), the old generation continues to serve, and the supervisor logs the error.
     ///
     /// # Platforms
     ///
-    /// Workers of a template become children of the supervisor. That takes a *subreaper*: Linux, FreeBSD and DragonFly.
-    /// Elsewhere [`run`](Loading::run) returns [`PreforkError::Load`].
+    /// Workers of a template become children of the supervisor. This requires a *subreaper*, which Linux, FreeBSD and DragonFly
+    /// have. Elsewhere [`run`](Loading::run) returns [`PreforkError::Load`].
     ///
     /// # Examples
     ///
@@ -48,11 +48,11 @@ impl Prefork {
     }
 
     /// Forks the workers and supervises them until a signal says to stop. **Returns in the supervisor only**: in a worker
-    /// the process exits with the result of `worker` (see [`WorkerOutput`]), or with 101 if it panics.
+    /// the process exits with the result of `worker` (see [`WorkerOutput`]), or with 101 if `worker` panics.
     ///
     /// # Errors
     ///
-    /// [`PreforkError`]. No worker is left then.
+    /// [`PreforkError`]. After an error no worker is left.
     ///
     /// # Panics
     ///

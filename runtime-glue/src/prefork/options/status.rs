@@ -25,8 +25,8 @@ impl Prefork {
 
     /// Serves a control socket at a path, for the program `forkioctl` (feature `status`). Off unless set.
     ///
-    /// The server accepts root and the user of the supervisor. Other users cannot open the file of the socket, and are refused
-    /// if its permissions are changed.
+    /// The server accepts root and the user of the supervisor. Other users lack the permission to connect to the socket. The
+    /// server refuses them even if the permissions of the socket's file are changed.
     pub fn control(mut self, path: impl Into<PathBuf>) -> Prefork {
         self.settings.status.control = Some(path.into());
         self

@@ -1,4 +1,4 @@
-//! The service worker in the supervisor's loop, and the commands of operators.
+//! How the supervisor runs the service worker, and carries out the commands of operators.
 
 use std::time::Duration;
 

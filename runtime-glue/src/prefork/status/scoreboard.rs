@@ -109,7 +109,7 @@ struct Words {
 }
 
 impl Scoreboard {
-    /// Makes the scoreboard. If `is_shown` is false, it has no memory, and its methods do nothing.
+    /// Makes the scoreboard. If `is_shown` is false, it has no memory, and records nothing.
     pub(in crate::prefork) fn new(capacity: usize, is_shown: bool) -> io::Result<Scoreboard> {
         if !is_shown {
             return Ok(Scoreboard(None));
@@ -133,7 +133,7 @@ impl Scoreboard {
         if let (Some(words), Some(started)) = (&self.0, started) {
             let nanoseconds = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let histogram = words.slot(slot, SLOT_HISTOGRAM);
-            // The worker is the only writer, but it may have threads.
+            // The worker is the only writer, but it may have several threads.
             histogram[0].fetch_add(nanoseconds, Ordering::Relaxed);
             histogram[1 + bucket_of(nanoseconds)].fetch_add(1, Ordering::Relaxed);
         }

@@ -22,7 +22,7 @@ pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
     Ok(open.take(how_many()).collect())
 }
 
-/// Returns how many descriptors this process has open: `kern.proc.nfds` of sysctl(3), FreeBSD 13.
+/// Returns how many descriptors this process has open: `kern.proc.nfds` of sysctl(3), since FreeBSD 13.
 #[cfg(target_os = "freebsd")]
 fn how_many() -> usize {
     let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_NFDS, 0];

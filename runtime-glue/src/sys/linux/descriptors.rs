@@ -13,7 +13,7 @@ use crate::sys::descriptor::addresses;
 
 const LIST: &str = "/proc/self/fd";
 
-/// Returns the open descriptors, in ascending order. One of them belonged to the list itself, and is closed.
+/// Returns the open descriptors, in ascending order. One of them was only open to read the list, and is closed already.
 pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let failed =
         |error: io::Error| io::Error::new(error.kind(), format!("cannot read {LIST}: {error}; is /proc mounted?"));

@@ -91,7 +91,7 @@ fn groups_of(user: &str, group: libc::gid_t) -> io::Result<Vec<libc::gid_t>> {
 }
 
 /// Becomes another user, permanently. If this process may not change its groups, but has the user and the group already, it
-/// keeps them.
+/// keeps its groups.
 pub(crate) fn assume_identity(identity: &Identity) -> io::Result<()> {
     let check = |result: libc::c_int| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) };
     let groups = &identity.groups;

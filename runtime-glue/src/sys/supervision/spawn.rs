@@ -25,7 +25,7 @@ pub(crate) fn spawn_with_descriptors(
     let words: Vec<_> = words.map(|word| CString::new(word.as_bytes())).collect::<Result<_, _>>()?;
     let (descriptors, names): (Vec<RawFd>, Vec<String>) = descriptors.iter().cloned().unzip();
     let end = FIRST + descriptors.len() as RawFd;
-    // Occupies the descriptors below `end`, so that the standard library's own pipe to the child gets a higher one.
+    // Occupies the descriptors below `end`, so that the standard library's own pipe to the child gets higher ones.
     let mut occupied = vec![std::fs::File::open("/dev/null")?];
     while occupied.last().is_some_and(|file| file.as_raw_fd() < end) {
         occupied.push(std::fs::File::open("/dev/null")?);
@@ -80,7 +80,7 @@ pub(crate) fn take_socket(number: RawFd, variable: &str) -> Option<OwnedFd> {
     // SAFETY: this is called once per variable, by a supervisor, which has one thread; the descriptor was made for this process.
     let fd = unsafe {
         std::env::remove_var(variable);
-        // Descriptors that this process has opened itself are closed on exec.
+        // A close-on-exec descriptor was opened by this process itself, so it is not that socket.
         if number < FIRST || libc::fcntl(number, libc::F_GETFD) != 0 {
             return None;
         }

@@ -56,7 +56,7 @@ impl Server {
         Server { setup: self.setup, load: Load(load) }
     }
 
-    /// Does the same as [`load`](Server::load): there is one process.
+    /// Does the same as [`load`](Server::load), because there is only one process.
     pub fn preload<F, Fut, T, E>(self, load: F) -> Server<Load<F>>
     where
         F: FnOnce() -> Fut + Send + 'static,
@@ -89,7 +89,7 @@ impl Server {
 }
 
 impl<L> Server<Load<L>> {
-    /// Like [`Server::serve`]. `make` also gets what has been loaded.
+    /// Like [`Server::serve`]. `make` also gets the loaded value.
     pub fn serve<Fut, T, E, F, S, Kind>(self, make: F) -> Serving
     where
         L: FnOnce() -> Fut + Send + 'static,
@@ -102,7 +102,7 @@ impl<L> Server<Load<L>> {
         self.serve_with(async move |loaded: T, worker: &Worker| Ok::<_, String>(make(loaded, worker)))
     }
 
-    /// Like [`Server::serve_with`]. `make` also gets what has been loaded.
+    /// Like [`Server::serve_with`]. `make` also gets the loaded value.
     pub fn serve_with<Fut, T, LoadError, F, S, E, Kind>(self, make: F) -> Serving
     where
         L: FnOnce() -> Fut + Send + 'static,
