@@ -89,7 +89,8 @@ fn late_beginning_gets_goaway() {
     server.ends_with(0);
 }
 
-/// A connection that brings no request is closed after the header timeout, regardless of the bytes that it has sent.
+/// The server closes a connection without a request after the header timeout, regardless of the bytes that the client has
+/// sent.
 #[test]
 fn connection_without_a_request_is_timed_out() {
     let server = Server::start(&["--workers", "1", "--http2", "--header-timeout", "0.3"]);

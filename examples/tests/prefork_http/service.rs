@@ -103,7 +103,7 @@ fn watchdog() {
     server.stop();
 }
 
-/// systemd names the process that it watches, and expects the messages from the new program after an upgrade.
+/// systemd names the process that it watches (`WATCHDOG_PID`). After an upgrade it expects the messages from the new program.
 #[test]
 fn watchdog_of_an_upgraded_server() {
     let manager = ServiceManager::new("upgraded-watchdog");
@@ -294,7 +294,8 @@ fn process_1_reaps_orphans() {
     server.wait();
 }
 
-/// systemd accepts the unit files of the guide. Versions of systemd before 253 do not know their type of service.
+/// systemd accepts the unit files of the guide. Versions of systemd before 253 do not know the files'
+/// type of service.
 #[test]
 fn unit_files_of_the_guide() {
     let guide = include_str!("../../../runtime-glue/docs/operating.md");

@@ -63,8 +63,8 @@ pub unsafe fn fork() -> Result<ForkResult, Error> {
 
 /// Blocks all signals of the calling thread until the returned value is dropped.
 ///
-/// [`fork`] does so itself. If you call [`prepare`], block signals first: a handler that runs in the child before commit,
-/// and writes to a signal pipe, would write to the parent's.
+/// [`fork`] blocks signals itself. If you call [`prepare`], block signals first: a handler that runs in the child before
+/// commit, and writes to a signal pipe, would write to the parent's.
 pub fn block_signals() -> SignalsBlocked {
     SignalsBlocked::new()
 }

@@ -210,7 +210,7 @@ fn allow_processes(allow: bool) {
     assert_eq!(results, [0; 2]);
 }
 
-/// Starts processes that are not workers, in the supervisor, and waits for them.
+/// In the supervisor, starts processes that are not workers, and waits for them.
 async fn start_processes() {
     for _ in 0..30 {
         let status = tokio::process::Command::new("sleep").arg("0.1").status().await;

@@ -13,7 +13,8 @@ use forkio_tests::runtime::*;
 use crate::{RUNTIME, ask, block_on, fork_with_threads, listen, start_serving, use_everything, wait};
 
 scenarios!(
-    /// All that a runtime does works in both processes, before and after the fork. Both serve on one listener.
+    /// Everything that a runtime does works in both processes, before and after the fork. Both processes serve on one
+    /// listener.
     fn everything_works() {
         let listener = listen();
         start_serving(&listener);

@@ -22,7 +22,7 @@ async fn fork_child(child: impl AsyncFnOnce()) -> i32 {
     }
 }
 
-/// Waits for a child, which must exit with 0, without blocking the runtime.
+/// Waits, without blocking the runtime, for a child that must exit with 0.
 async fn reap(pid: i32) {
     loop {
         let mut status = 0;
@@ -205,7 +205,7 @@ scenarios!(
         thread.join().unwrap().unwrap_err();
     }
 
-    /// Programs that are started with and without fork(2) run, and the runtime continues.
+    /// The runtime continues after it has started programs, with fork(2) and without it.
     async fn commands() {
         let _listener = listener().await;
         assert!(tokio::process::Command::new("/bin/true").status().await.unwrap().success());

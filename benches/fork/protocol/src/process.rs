@@ -83,7 +83,7 @@ pub fn exit(succeeded: bool) -> ! {
 ///
 /// # Errors
 ///
-/// If the child failed, and those of waitpid(2).
+/// Those of waitpid(2), and an error if the child failed.
 pub fn wait(child: i32) -> io::Result<()> {
     let mut status = 0;
     // SAFETY: the kernel writes `status`.
@@ -105,7 +105,7 @@ pub fn raise_file_limit() -> io::Result<u64> {
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
-/// Makes a process end when this one ends, even if this one is killed.
+/// Makes the process of `command` end when this process ends, even if this process is killed.
 pub fn end_with_this_process(command: &mut Command) -> &mut Command {
     // SAFETY: prctl(2) is async-signal-safe, and this call of it takes no pointer.
     let ask = || match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } {

@@ -83,8 +83,8 @@ fn compare(rounds: &str, filter: &str) -> Result<(), Box<dyn Error>> {
     for operation in matching(filter) {
         let name = operation.name();
         print!("| {name} ");
-        // Each operation gets a fresh process: once a process has had a second thread, it pays for some atomic operations,
-        // and heaps grow.
+        // Each operation gets a fresh process: in a process that has ever had a second thread, the C library uses more atomic
+        // operations, and heaps grow.
         let output = Command::new(std::env::current_exe()?).args(["--json", rounds, &name]).output()?;
         if !output.status.success() {
             println!("| not measured: {} |", String::from_utf8_lossy(&output.stderr).trim());

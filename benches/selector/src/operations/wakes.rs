@@ -83,7 +83,7 @@ fn waking_team<L: Library>(waker: &Arc<L::Waker>) -> io::Result<Team> {
     })
 }
 
-/// Several threads wake a selector that blocks in its polls; each waits for its answer before it wakes again.
+/// Several threads wake a selector that blocks in its polls. Each waits for the polling thread's answer before it wakes again.
 pub(super) fn blocked<L: Library>() -> io::Result<Batch> {
     let mut poll = L::new_poll()?;
     let mut events = L::events();

@@ -16,7 +16,7 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// If the child failed, and those of waiting.
+    /// Those of waiting, and an error if the child failed.
     pub async fn wait(mut self) -> io::Result<()> {
         let status = self.0.wait().await?;
         if status.success() { Ok(()) } else { Err(io::Error::other(format!("the child failed: {status}"))) }
@@ -51,7 +51,7 @@ pub type Connection = Counted<TcpStream>;
 ///
 /// # Errors
 ///
-/// If the distribution is not "shared", "reuseport" or "balanced", and those of the server.
+/// Those of the server, and an error if the distribution is not "shared", "reuseport" or "balanced".
 pub async fn serve_in_workers<S, F>(
     listener: TcpListener,
     workers: usize,
@@ -89,7 +89,7 @@ where
 ///
 /// # Errors
 ///
-/// If the distribution is not "shared", "reuseport" or "balanced", and those of the server.
+/// Those of the server, and an error if the distribution is not "shared", "reuseport" or "balanced".
 pub fn serve_app(address: &str, workers: usize, distribution: &str, app: Router) -> io::Result<u8> {
     let server = Server::new().bind(address).workers(workers).distribution(distribution_named(distribution)?);
     Ok(server.serve(|_| app).try_run().map_err(io::Error::other)?.exit_code())

@@ -217,7 +217,7 @@ pub(crate) fn is_queue(fd: RawFd) -> bool {
     unsafe { kernel::kevent(fd, ptr::null(), 0, ptr::null_mut(), 0, Some(Duration::ZERO)) }.is_ok()
 }
 
-/// Returns the kind of a bare descriptor, where fstat(2) does not tell: it may report a queue as a pipe.
+/// Returns the kind of a bare descriptor if fstat(2) cannot tell it: fstat(2) may report a queue as a pipe.
 pub(crate) fn bare_kind(fd: RawFd) -> Option<SourceKind> {
     own::kind(fd).or_else(|| is_queue(fd).then_some(SourceKind::Queue))
 }

@@ -45,7 +45,7 @@ pub(super) struct Snapshot {
     pub(super) server: ServerState,
     /// The workers, in the order of their index, and then of their generation.
     pub(super) workers: Vec<WorkerState>,
-    /// The requests to all workers, including those that have ended.
+    /// The number of requests to all workers, including workers that have ended.
     pub(super) requests: u64,
     /// The latency of the requests that were timed.
     pub(super) latency: Latency,

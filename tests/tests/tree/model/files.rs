@@ -192,8 +192,7 @@ impl Model {
         result
     }
 
-    /// Writes a byte in a process, or adds one to a counter. Returns the peer of the driver that receives the byte, if
-    /// any.
+    /// Writes a byte in a process, or adds one to a counter. Returns the driver's peer that receives the byte, if any.
     pub(crate) fn write(&mut self, pid: Pid, slot: SlotId, byte: u8) -> Expected<Option<usize>> {
         let file = self.file_id(pid, slot);
         match self.files[file].kind {
