@@ -150,7 +150,7 @@ fn a_wake_publishes() {
     });
 }
 
-/// If the queue's descriptor is taken, a wake reaches the kernel, whether it comes before or after that.
+/// If the program takes the queue's descriptor, a wake signals the kernel object, whether the wake comes before or after.
 #[test]
 fn an_exposed_queue_has_every_wake() {
     loom::model(|| {

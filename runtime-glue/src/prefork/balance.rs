@@ -117,7 +117,7 @@ impl Balance {
         Word(self.words[FIRST + index].load(Ordering::SeqCst))
     }
 
-    /// Returns how many connections all workers have accepted: it shows whether any of them accepts.
+    /// Returns how many connections all workers have accepted. The number rises when any of them accepts a connection.
     pub(super) fn accepted(&self) -> u64 {
         self.accepted_word().load(Ordering::SeqCst)
     }
