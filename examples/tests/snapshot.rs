@@ -10,7 +10,7 @@ use std::time::Duration;
 /// How long a step may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Kills the program when the test ends.
+/// A running server. Dropping it kills the program.
 struct Server(Child);
 
 impl Drop for Server {

@@ -167,7 +167,7 @@ fn is_same_by_registration(a: RawFd, b: RawFd) -> io::Result<bool> {
     let (a, b) = (borrow(a)?, borrow(b)?);
     let add = |queue| epoll::add(queue, &socket, EventData::new_u64(0), EventFlags::empty());
     add(a)?;
-    // The kernel allows one registration of a file at a descriptor.
+    // An epoll instance refuses a second registration of the same file and descriptor.
     let added = add(b);
     epoll::delete(a, &socket)?;
     match added {
