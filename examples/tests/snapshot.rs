@@ -1,4 +1,4 @@
-//! A snapshot is the state at one moment, and the server answers while it is written.
+//! A snapshot has the state at one moment, and the server answers while the child writes it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -10,7 +10,7 @@ use std::time::Duration;
 /// How long a step may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Kills the program when the test ends.
+/// A running server. Dropping it kills the program.
 struct Server(Child);
 
 impl Drop for Server {
@@ -55,7 +55,7 @@ fn snapshots_are_consistent() {
     let mut client = Client::connect(&address);
     assert_eq!(client.ask("fill 20000"), "20000 keys");
     thread::scope(|scope| {
-        // The names are the first and the last of the file. At any moment, `a` is equal to `z` or one ahead.
+        // `a` comes first in the file, and `z` last. At any moment, the value of `a` is that of `z`, or one more.
         let writer = scope.spawn(|| {
             let mut client = Client::connect(&address);
             for number in 1..500 {

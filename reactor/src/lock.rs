@@ -14,8 +14,9 @@ thread_local! {
     static NUMBER: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Returns the number of the calling thread: never 0, and the same in the child of its fork. A new thread of a child gets an
-/// unused number. (An address on the thread's stack is not unique: the thread may get the stack of a thread of the parent.)
+/// Returns the number of the calling thread: never 0, and the same in a child that the thread forks. A new thread of a child
+/// gets an unused number. (An address on the thread's stack is not unique: the thread may get the stack of a thread of the
+/// parent.)
 pub(crate) fn this_thread() -> usize {
     static LAST: AtomicUsize = AtomicUsize::new(0);
     NUMBER.with(|number| {
@@ -26,11 +27,11 @@ pub(crate) fn this_thread() -> usize {
     })
 }
 
-/// Guards a value. Its state is the thread that holds it.
+/// Guards a value, and records which thread holds the lock.
 ///
 /// A lock of the standard library would not do: the child of a fork may find a lock held by a thread that exists only in the
-/// parent. One store then frees this lock, with no queue of waiting threads to repair. Also, a thread can tell whether it
-/// holds the lock itself, such as in a signal handler that forks.
+/// parent. One store then frees a `Lock`, which has no queue of waiting threads to repair. Also, a thread can tell whether
+/// it holds the lock itself, such as in a signal handler that forks.
 pub(crate) struct Lock<T> {
     /// The thread that holds the lock, as [`this_thread`] returns it; 0: none.
     owner: AtomicUsize,
@@ -152,7 +153,7 @@ mod tests {
             scope.spawn(|| {
                 assert!(!HELD.is_mine());
                 // Acts like a child that this thread has forked, in which the other thread does not exist. SAFETY: the other
-                // thread waits for this one, and leaves the value alone after it.
+                // thread waits for this one, and does not use the value afterwards.
                 assert!(!unsafe { HELD.free_if_orphaned(2) });
                 assert_eq!(*HELD.lock(), 2);
             });

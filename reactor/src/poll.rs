@@ -139,7 +139,7 @@ impl Registry {
     /// Registers `source`: from now on its readiness for `interests` gives events with `token`.
     ///
     /// A source that is ready already gives an event with the next poll. Deregister a source before dropping it: epoll
-    /// forgets it only with the last duplicate of its descriptor.
+    /// forgets the source only when the last duplicate of its descriptor is closed.
     ///
     /// # Errors
     ///

@@ -150,7 +150,7 @@ fn a_wake_publishes() {
     });
 }
 
-/// If the queue's descriptor is taken, a wake reaches the kernel, whether it comes before or after that.
+/// If the program takes the queue's descriptor, a wake signals the kernel object, whether the wake comes before or after.
 #[test]
 fn an_exposed_queue_has_every_wake() {
     loom::model(|| {
@@ -167,8 +167,8 @@ fn an_exposed_queue_has_every_wake() {
     });
 }
 
-/// A fork that has closed the gate sees each change as a whole: entry and kernel agree. The fork's changes of the entry stay
-/// in it while the gate is closed.
+/// A fork that has closed the gate sees each change as a whole: entry and kernel agree. Changes that the fork
+/// makes to the entry last while the gate is closed.
 #[test]
 fn a_fork_sees_whole_changes() {
     loom::model(|| {

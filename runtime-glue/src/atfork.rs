@@ -1,7 +1,7 @@
 //! Forks made by other code, such as Python's `os.fork`, `daemon(3)`, or any library that calls `fork(2)`.
 //!
-//! This needs [the patch](crate#the-patch). Without it, the child shares the epoll instances and the signal pipe of its
-//! parent's runtimes, except those in a [`ProcessRuntime`](crate::ProcessRuntime).
+//! This module needs [the patch](crate#the-patch). Without it, the child shares the epoll instances and the signal pipe of
+//! its parent's runtimes, except those in a [`ProcessRuntime`](crate::ProcessRuntime).
 //!
 //! The child of such an *unplanned* fork reconciles when it first uses a selector: it gets selectors of its own, with this
 //! crate's policies. Nothing needs to be installed for that. After [`install`], the child reconciles inside `fork(2)`, so
@@ -20,7 +20,8 @@
 //! | a signal that no stream has received yet | is waited for | both processes may see it |
 //!
 //! The *first turn* is when a runtime first has nothing to run and asks for events. A new runtime that the child builds has
-//! one too. A panic in a hook propagates from its `block_on`. A child that calls `exec` or `_exit` has no turn.
+//! a first turn too. A panic in a hook propagates from the `block_on` of that runtime. A child that calls `exec` or `_exit`
+//! has no turn.
 //!
 //! This crate's policies and hooks apply once the program has called any function of this crate, such as
 //! [`Lineage::current`](crate::Lineage::current). Before that the reactor's defaults apply, which inherit connections.
@@ -29,7 +30,7 @@
 //!
 //! The child has only the thread that forked. If this thread was running a current-thread runtime, and the runtime had no
 //! other threads, the child continues the runtime. Threads of `spawn_blocking` count, unless they have ended. A runtime of
-//! another thread is lost in the child: use a [`ProcessRuntime`](crate::ProcessRuntime), which builds another one.
+//! another thread is lost in the child: use a [`ProcessRuntime`](crate::ProcessRuntime), which builds a new one.
 //!
 //! # Examples
 //!

@@ -18,8 +18,8 @@ pub struct Thread {
 /// Why a fork failed. No child is left, and the parent continues as before.
 #[non_exhaustive]
 pub enum ForkError {
-    /// The process has other threads, and they did not end while [`fork`](crate::fork()) waited. The child would have their
-    /// locks and counters without the threads.
+    /// The process has other threads, and they did not end while [`fork`](crate::fork()) waited. The child would inherit
+    /// their locks and counters, but not the threads.
     Threads(Vec<Thread>),
     /// The current runtime is a multi-threaded one, with these threads so far.
     MultiThreadRuntime(Vec<Thread>),
@@ -47,8 +47,8 @@ pub enum ForkError {
     Fork(io::Error),
     /// The template of a prefork server could not fork a worker. The text is the error of the template.
     Template(String),
-    /// The parent cannot watch the child (`pidfd_open(2)` on Linux, `EVFILT_PROC` elsewhere). `fork` checks this before the
-    /// fork. If it fails only after the fork, `fork` has killed the child.
+    /// The parent cannot watch the child (`pidfd_open(2)` on Linux, `EVFILT_PROC` elsewhere). `fork` checks before the
+    /// fork that this is possible. If watching fails nevertheless, `fork` has killed the child.
     Watch(io::Error),
 }
 

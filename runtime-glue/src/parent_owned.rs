@@ -13,8 +13,8 @@ use crate::NotInChild;
 ///
 /// # Fork
 ///
-/// In the child, [`get`](ParentOwned::get) and the other methods return [`NotInChild`], and dropping it does nothing. The
-/// value's memory and descriptors stay as they are until the process ends.
+/// In the child, [`get`](ParentOwned::get) and the other methods return [`NotInChild`], and dropping the
+/// `ParentOwned` does nothing. The value's memory and descriptors stay as they are until the process ends.
 ///
 /// # Examples
 ///

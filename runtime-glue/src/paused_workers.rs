@@ -58,7 +58,8 @@ impl Pause {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pauses a worker, at most until `limit` has passed: it holds no lock of the runtime, and is not in a signal handler.
+    /// Pauses a worker, at most until `limit` has passed. The paused worker holds no lock of the runtime, and is not in a
+    /// signal handler.
     fn pause_worker(&self, limit: Option<Duration>) {
         let _blocked = reactor::block_signals();
         let mut state = self.state();

@@ -37,7 +37,7 @@ fn a_server_finishes_the_requests_in_flight_when_it_stops() {
     let mut head = [0; 15];
     connection.read_exact(&mut head).unwrap();
     assert_eq!(&head, b"HTTP/1.1 200 OK");
-    // The server handles the signal even before it is ready.
+    // The server began to handle SIGINT before it called `on_ready`, so the signal does not end the test.
     interrupt_this_process();
     let mut rest = String::new();
     connection.read_to_string(&mut rest).unwrap();

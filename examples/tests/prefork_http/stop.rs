@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::client::Client;
 use crate::server::{LIMIT, Server, program, signal, until};
 
-/// Opens a connection and sends a request that takes this long. Returns the connection and its worker's process id.
+/// Opens a connection and sends a request that takes `milliseconds`. Returns the connection and its worker's process id.
 #[track_caller]
 pub(crate) fn busy(server: &Server, milliseconds: u64) -> (Client, u32) {
     let mut client = server.connect();

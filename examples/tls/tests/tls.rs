@@ -55,7 +55,7 @@ impl Drop for Files {
     }
 }
 
-/// Kills the program if the test fails; its workers end with it.
+/// A running server. Dropping it kills the program, and the workers end with the program.
 struct Server {
     program: Child,
     address: String,
@@ -222,8 +222,8 @@ fn client_without_tls() {
     server.stop();
 }
 
-/// The server stops without an error while a client is in the middle of its handshake, even if the client has more time left for
-/// it than the shutdown timeout.
+/// The server stops without an error although a client has not made its handshake, even if the time limit of the handshake
+/// is longer than the shutdown timeout.
 #[test]
 fn stop_during_a_handshake() {
     let files = Files::write("stop");

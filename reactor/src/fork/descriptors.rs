@@ -69,7 +69,8 @@ impl Records {
         });
     }
 
-    /// Notes that the owner of `fd` gives it away, still open: it is no longer an end of a pair or a timer.
+    /// Notes that the owner of `fd` gives the descriptor away, still open: it no longer counts as a timer or as an end of a
+    /// pair.
     pub(super) fn release(&mut self, fd: RawFd) {
         let muted = self.get(fd).and_then(|record| record.muted);
         self.forget(fd);
@@ -97,8 +98,8 @@ impl Records {
         ends.find(|(fd, _)| descriptor::identity(*fd).is_ok_and(|found| found == identity))
     }
 
-    /// In the child, notes that `fd` was severed: it is no longer an end of a pair or a timer. Frees nothing:
-    /// async-signal-safe.
+    /// In the child, notes that `fd` was severed: the descriptor is no longer a timer or an end of a pair.
+    /// Async-signal-safe, because it frees nothing.
     pub(super) fn sever(&mut self, fd: RawFd) {
         let Some(record) = self.0.get_mut(&fd) else { return };
         if let Some(timer) = &record.timer {

@@ -20,19 +20,21 @@ use crate::sys::process::SignalsBlocked;
 /// Gives the child of an unplanned fork its own selectors, if it does not have them yet. The child applies the policies to
 /// the registrations in its own copy of the tables.
 ///
-/// Every use of a selector does this first (polling, registering, waking, dropping). Call it if the child should not wait
-/// for that, such as to sever connections at once. The parent pays nothing, and neither does a child that uses no
-/// selector, such as one that only calls `exec`.
+/// Every use of a selector does this first (polling, registering, waking, dropping). Call this function if the child should
+/// reconcile before its first use, for example to sever connections at once. The parent pays nothing, and neither does a
+/// child that uses no selector, such as one that only calls `exec`.
 ///
 /// # Fork
 ///
-/// - An error poisons the selectors of the child: each poll of them fails. [`failure`](super::atfork::failure) returns it.
+/// - An error poisons the selectors of the child: each poll of them fails. [`failure`](super::atfork::failure) returns
+///   the error.
 /// - If another thread was changing this module's state at the fork, the child's inherited selectors are poisoned with
 ///   [`InheritedState`]. New ones work.
 /// - A daemon is the child of a child, and its ancestors end. The daemon keeps the connections whose policy is
 ///   [`Inherit`](super::ForkPolicy::Inherit), the default of this crate. (The crate `forkio` severs streams by default.)
 /// - Do not fork in a signal handler that may interrupt a registration: `fork(2)` itself does not allow that either
-///   (signal-safety(7)). The child may finish that one system call on its parent's queue.
+///   (signal-safety(7)). The child may finish the system call of that registration on its parent's
+///   queue.
 ///
 /// # Platforms
 ///
@@ -71,15 +73,15 @@ pub(crate) fn ensure() {
 
 #[cold]
 fn settle() {
-    // A child must be able to notice that a thread of the parent holds a lock, so this comes before the first use of a lock. If
-    // it fails, making a selector fails too.
+    // A child must be able to notice that a thread of the parent holds a lock, so `start` comes before the first use of a
+    // lock. If `start` fails, making a selector fails too.
     let _ = process_state::start();
     let mut round = 0;
     loop {
         match gate::look() {
             Gate::Open | Gate::Closed => return,
-            // Either this thread reconciles already. Or this process was forked while another fork was prepared: that fork
-            // must end first.
+            // Either this thread reconciles already, or this process was forked while another fork was prepared. That other
+            // fork must end first.
             _ if is_forking_here() => return,
             // The child may have closed descriptors since the fork, and have other files at them.
             Gate::Wiped => reconcile_wiped(Plan::abandon),

@@ -147,7 +147,8 @@ pub(super) fn find(fd: RawFd, is_wanted: impl Fn(EntryInfo) -> bool) -> Option<(
     selectors().find_map(|selector| selector.table.get(fd)?.get().filter(|(_, info)| is_wanted(*info)))
 }
 
-/// Changes every registration of `fd`, with the gate closed: the descriptor's owner cannot close it meanwhile.
+/// Changes every registration of `fd`, with the gate closed, so that the owner cannot close the descriptor
+/// meanwhile.
 pub(super) fn change(
     fd: RawFd,
     change: impl Fn(&mut ProcessState, &SelectorCore, Token, EntryInfo) -> io::Result<EntryInfo>,

@@ -103,9 +103,9 @@ pub(crate) trait QueueCopy: Sized {
 
     /// Starts the child's copy of `queue`. Both processes close `spares` after the fork.
     ///
-    /// Unless the fork `is_planned`, this is the child. It may have closed the descriptor of its queue, and opened another
-    /// file at it. If the kernel copied the queue, other threads of the parent may have changed it between that copy and
-    /// the copy of the memory.
+    /// Unless the fork `is_planned`, the child makes this call. The child may have closed the descriptor of its queue, and
+    /// opened another file at it. If the kernel copied the queue, other threads of the parent may have changed the queue
+    /// between that copy and the copy of the memory.
     fn new(queue: &Queue, spares: &mut Vec<OwnedFd>, is_planned: bool) -> io::Result<Self>;
 
     /// Gives the child this registration, which the parent has.
@@ -133,8 +133,8 @@ pub(crate) trait QueueCopy: Sized {
     /// Async-signal-safe; the error is an errno.
     fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32>;
 
-    /// Child, once every replaced descriptor is in place: completes the registrations. `wakes`: a wake is pending that the
-    /// kernel must report. Async-signal-safe; the error is an errno.
+    /// Child, once every replaced descriptor is in place: completes the registrations. `wakes`: whether a wake is pending
+    /// that the kernel must report. Async-signal-safe; the error is an errno.
     fn complete(&mut self, queue: &Queue, wakes: bool) -> Result<(), i32>;
 
     /// Child, after [`complete`](QueueCopy::complete): returns the registered descriptors that are not open in the child.

@@ -55,7 +55,7 @@ pub struct Timer {
     inner: IoSource<Recorded>,
 }
 
-/// A timer with its state. Forks have a record of both until the drop.
+/// A timer with its state. Forks have a record of timer and state until this is dropped.
 #[derive(Debug)]
 struct Recorded {
     timer: sys::Timer,
@@ -87,8 +87,8 @@ impl Timer {
     /// Lets the timer expire after `delay`, and then after each `period`, if there is one. This discards the previous setting,
     /// and expirations that were not taken.
     ///
-    /// A zero delay expires at once. On [`Clock::Realtime`] the delay counts by that clock: if it is set meanwhile, the
-    /// expiration moves.
+    /// A zero delay expires at once. On [`Clock::Realtime`] the delay counts by that clock: if the clock is set
+    /// meanwhile, the expiration moves.
     ///
     /// # Errors
     ///
@@ -100,7 +100,7 @@ impl Timer {
     /// Lets the timer expire when its clock shows `time`, and then after each `period`, if there is one. This discards the
     /// previous setting, and expirations that were not taken.
     ///
-    /// A time that has passed expires at once, and each period since has expired too.
+    /// If `time` has passed, the timer expires at once, and each period since `time` counts as an expiration too.
     ///
     /// # Errors
     ///

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Failure;
 
-/// How long the server may take to send its state, unless `--timeout` is shorter.
+/// The time limit of each read of the server's state, unless `--timeout` is shorter.
 pub(crate) const STATE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest answer that is read, in bytes. The state of a server is shorter.

@@ -65,7 +65,7 @@ impl Worker {
 }
 
 impl State {
-    /// Asks a server for its state, and waits for at most `limit`.
+    /// Asks a server for its state. `limit` limits each read of the answer.
     ///
     /// # Errors
     ///

@@ -2,7 +2,7 @@
 
 pub(crate) use crate::at_fork::outside_of_forks;
 
-/// Returns the number of forks between this process and the first one. Each of its ancestors has another number.
+/// Returns the number of forks between the first process and this one. No ancestor has the same number.
 pub(crate) fn generation() -> u32 {
     forkio::Lineage::current().generation()
 }

@@ -11,7 +11,7 @@ use crate::sys;
 /// its own.
 #[derive(Debug)]
 pub(super) struct Balance {
-    /// How many connections have been accepted in all, how many slots have been used, then a word per slot.
+    /// How many connections of balanced listeners have been accepted, how many slots have been used, then a word per slot.
     words: sys::SharedWords,
 }
 
@@ -117,7 +117,8 @@ impl Balance {
         Word(self.words[FIRST + index].load(Ordering::SeqCst))
     }
 
-    /// Returns how many connections all workers have accepted: it shows whether any of them accepts.
+    /// Returns how many connections all workers have accepted from balanced listeners. The number rises as long as any of
+    /// them accepts.
     pub(super) fn accepted(&self) -> u64 {
         self.accepted_word().load(Ordering::SeqCst)
     }
@@ -196,7 +197,7 @@ impl Balance {
     }
 
     /// Excludes the workers that may accept but do not, so that the others do not wait for them. They take part again when
-    /// they next accept. `index` is the slot of the calling worker, which stays.
+    /// they next accept. `index` is the slot of the calling worker, which is never excluded.
     pub(super) fn exclude_unresponsive(&self, index: usize) {
         let share = self.share_of_one_more(None);
         let exclude = |word| {

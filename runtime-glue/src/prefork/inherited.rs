@@ -41,7 +41,8 @@ pub(super) fn has_inherited() -> bool {
 /// The listeners that the environment names (`LISTEN_FDS`, `LISTEN_FDNAMES`): those of systemd's socket units, or of the
 /// program that this one replaces in an upgrade. `LISTEN_PID` must be the id of this process, as `sd_listen_fds(3)` requires.
 ///
-/// A program that takes its listeners from an `Inherited` before it binds supports both.
+/// To support socket activation and upgrades, take each listener from an `Inherited`, and bind only those that it does not
+/// have.
 ///
 /// # Examples
 ///

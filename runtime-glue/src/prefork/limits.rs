@@ -45,7 +45,7 @@ impl Limits {
 
 /// Returns a random number from 0 to 1, from the keys of the standard library's hasher.
 fn random() -> f64 {
-    // Forked processes have the same keys, but each call advances them, and this is called in the supervisor only.
+    // Forked processes have the same keys. But each call advances the keys, and only the supervisor calls this function.
     let bits = RandomState::new().build_hasher().finish() >> 11;
     bits as f64 / (1_u64 << 53) as f64
 }

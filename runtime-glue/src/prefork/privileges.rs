@@ -19,7 +19,7 @@ pub(super) struct Privileges {
     pub(super) nice: Option<i32>,
     pub(super) cpus: Vec<usize>,
     pub(super) hook: Option<Hook>,
-    /// Looked up by [`resolve`](Privileges::resolve): afterwards the databases may be out of reach.
+    /// The result of [`resolve`](Privileges::resolve). A worker may be unable to read the databases itself.
     identity: Option<Identity>,
 }
 

@@ -54,7 +54,7 @@ pub fn watched(queue: RawFd) -> Vec<(RawFd, u64)> {
     watched
 }
 
-/// Returns the descriptors that belong to the model. No kernel would have them.
+/// Returns the descriptors that belong to the model. A process on a real kernel would not have them.
 pub fn own() -> BTreeSet<RawFd> {
     lock().queues.values().flat_map(Queue::own).map(AsRawFd::as_raw_fd).collect()
 }

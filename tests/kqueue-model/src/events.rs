@@ -8,7 +8,8 @@ use crate::names::*;
 use crate::queue::{FIRST_SERIAL, Queue};
 
 impl Queue {
-    /// Activates the knotes of epoll's edges, of expired timers, and of signals that have arrived in another process.
+    /// Activates each knote whose descriptor has an edge in epoll, whose timer has expired, or whose signal has arrived in
+    /// another process.
     pub(crate) fn note_edges(&mut self) {
         let mut entries = ready_entries(self.fd);
         entries.extend(ready_entries(self.writers.as_raw_fd()));

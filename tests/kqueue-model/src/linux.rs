@@ -61,7 +61,7 @@ pub(crate) fn replace(from: RawFd, onto: RawFd) -> io::Result<()> {
     syscall!(dup3(from, onto, libc::O_CLOEXEC)).map(drop)
 }
 
-/// The descriptors that a fork has left unused in this process. FreeBSD does not give them to new descriptors.
+/// The descriptors that a fork has left unused in this process. FreeBSD does not give them to new objects.
 static UNUSED: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
 pub(crate) fn leave_unused(fds: BTreeSet<RawFd>) {
@@ -208,7 +208,7 @@ pub(crate) fn exit_status(pidfd: &OwnedFd) -> i64 {
     if syscall!(waitid(libc::P_PIDFD, id, info.as_mut_ptr(), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)).is_err() {
         return 0;
     }
-    // SAFETY: the structure was zeroed, which is a value, and is filled as for SIGCHLD.
+    // SAFETY: all zeroes is a valid value of the structure, and the kernel fills the fields that it has for SIGCHLD.
     let (code, status) = unsafe {
         let info = info.assume_init();
         (info.si_code, info.si_status())

@@ -1,4 +1,4 @@
-//! The worker that gets the next connection.
+//! Which worker gets the next connection, with each distribution.
 
 mod balance;
 // A kqueue wakes all workers.
@@ -6,7 +6,7 @@ mod balance;
 mod exclusive;
 mod queues;
 mod server;
-// The program is not part of the pack for FreeBSD.
+// The pack for FreeBSD does not have the program `distribution-table`.
 #[cfg(epoll)]
 mod table;
 

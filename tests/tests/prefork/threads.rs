@@ -8,8 +8,8 @@ use std::time::Duration;
 use forkio_tests::runtime::*;
 
 scenarios!(
-    /// Workers with threads serve on both listeners. They do not run the supervisor's tasks, and its connections are
-    /// severed.
+    /// Workers with threads serve on both listeners. They do not run the supervisor's tasks, and the supervisor's
+    /// connections are severed in them.
     async fn workers_on_threads() {
         thread_local! {
             static MARK: u8 = const { 0 };

@@ -212,7 +212,7 @@ scenarios!(
         check_eq("prepared", is_prepared_ahead(), true);
         send_to(&socket);
         in_child(|| check_eq("events", wait(&mut selector), tokens([1])));
-        // Such a child may reuse the descriptors of the prepared objects.
+        // The child of an unplanned fork may reuse the descriptors of the prepared objects.
         prepare_ahead().unwrap();
         unplanned::in_child(|| {
             for fd in open_descriptors().iter().filter(|fd| !before.contains(fd)) {

@@ -1,4 +1,4 @@
-//! Selectors of the reactor alone: parent and child each have their own.
+//! Selectors of the reactor, without the crate `forkio`: parent and child each have their own.
 
 mod between;
 mod failures;

@@ -66,7 +66,7 @@ scenarios!(
         }
     }
 
-    /// A timerfd that expires during a fork, at any moment of it, expires once in each process.
+    /// A timerfd that expires at any moment during a fork expires once in each process.
     fn expires_at_the_fork() {
         let mut selector = Poll::new().unwrap();
         let Some(timer) = Timerfd::new(TimerClock::Monotonic, false) else { return };

@@ -33,7 +33,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<String>, Infallib
 }
 
 scenarios!(
-    /// A server as the options on the command line describe it. Its log is its standard output.
+    /// A server with the options on its command line. It logs to standard output.
     #[program]
     fn serve() {
         tracing_subscriber::fmt().with_ansi(false).with_writer(io::stdout).init();

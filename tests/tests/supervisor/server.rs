@@ -10,7 +10,8 @@ use std::thread::{self, JoinHandle};
 
 use forkio_tests::{kill, limit, processes, wait_until};
 
-/// A running fixture. It belongs to the process group of the scenario, so the harness finds processes that it leaves behind.
+/// A running fixture. It belongs to the process group of the scenario, so the harness finds processes that the fixture
+/// leaves behind.
 pub(crate) struct Server {
     program: Child,
     control: PathBuf,

@@ -1,4 +1,4 @@
-//! Checks the model itself: it accepts right events, and rejects wrong ones.
+//! Checks the model itself: it accepts correct events, and rejects wrong ones.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -83,8 +83,8 @@ scenarios!(
         assert_eq!(model.fork(0, 1), Fork::Made);
         assert_eq!(model.watched(0, 0), [(5, 1), (6, 2), (7, 3)]);
         assert_eq!(model.watched(1, 0), [(5, 1), (7, 3)]);
-        // The parent has had these events. In the child the registrations are armed, and the dead endpoint is at its
-        // end.
+        // The parent has taken these events already. In the child the registrations are armed, and the dead endpoint is at
+        // its end.
         assert_eq!(poll(&mut model, 0, &[]), Ok(Polled::Complete));
         let end = Readiness { read_closed: true, write_closed: true, ..READABLE };
         let events = [Event { token: 1, readiness: READABLE }, Event { token: 3, readiness: end }];

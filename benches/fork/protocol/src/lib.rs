@@ -60,7 +60,7 @@ pub fn run(program: impl FnOnce(&[&str]) -> Result<(), Box<dyn Error>>) -> ExitC
     }
 }
 
-/// Speaks the protocol: calls `fork` for each line on standard input, until it ends.
+/// Speaks the protocol: calls `fork` for each line on standard input, until the input ends.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! Inspects epoll instances that other code in the process has made, by `/proc/self/fdinfo`, which lists the registrations of
-//! an instance (proc_pid_fdinfo(5)). If the process has one thread, the answers stay true until that thread changes a
+//! Inspects epoll instances that other code in the process has made. `/proc/self/fdinfo` lists the registrations of an
+//! instance (proc_pid_fdinfo(5)). If the process has one thread, the answers stay true until that thread changes a
 //! descriptor or a registration.
 
 use std::fs;
@@ -102,8 +102,8 @@ fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered
     Ok(Some(Registered { fd, token, interest, kind, inode }))
 }
 
-/// Returns the kind, the inode, and the device number as proc(5) has it, which fstat(2) encodes in another way; `None` if
-/// the descriptor is not open.
+/// Returns the kind, the inode, and the device number in the encoding of proc(5), which differs from that of fstat(2);
+/// `None` if the descriptor is not open.
 fn examine(fd: RawFd) -> io::Result<Option<(SourceKind, u64, u64)>> {
     /// `MINORBITS` of the kernel's `dev_t`.
     const MINOR_BITS: u32 = 20;
@@ -167,11 +167,11 @@ fn is_same_by_registration(a: RawFd, b: RawFd) -> io::Result<bool> {
     let (a, b) = (borrow(a)?, borrow(b)?);
     let add = |queue| epoll::add(queue, &socket, EventData::new_u64(0), EventFlags::empty());
     add(a)?;
-    // The kernel allows one registration of a file at a descriptor.
+    // An epoll instance refuses a second registration of the same file and descriptor.
     let added = add(b);
     epoll::delete(a, &socket)?;
     match added {
-        // Closing the socket removes the registration: no other descriptor refers to it.
+        // Closing the socket removes the registration: no other descriptor refers to the socket.
         Ok(()) => Ok(false),
         Err(Errno::EXIST) => Ok(true),
         Err(error) => Err(error.into()),

@@ -72,7 +72,7 @@ def test_callbacks():
 
 
 def test_cancelled_and_panicked():
-    """A cancelled awaitable drops its future. A panic is an exception."""
+    """A cancelled awaitable drops its future. A panic raises an exception."""
 
     async def cancels(dropped):
         try:

@@ -19,7 +19,8 @@ def leave_by_exit(act):
 
 
 def parent_and_child(act):
-    """Calls `act` in a child, here, and in a child that is forked while `act` keeps the runtime busy. All three end."""
+    """Calls `act` in a child, in this process, and in a child that is forked while `act` keeps the runtime busy.
+    All three end."""
     end_of(leave_by_exit(act))
     act()
     end_of(leave_by_exit(act))

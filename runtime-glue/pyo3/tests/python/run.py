@@ -84,7 +84,7 @@ def run(name):
 
 def main():
     if sys.argv[1:2] == ["--one"]:
-        # Not with `dump_traceback_later`: it has a thread, and the end of a child's interpreter would wait for that thread.
+        # `dump_traceback_later` would start a thread, and the end of a child's interpreter would wait for that thread.
         faulthandler.register(signal.SIGUSR2)
         faulthandler.enable()
         scenarios()[sys.argv[2]]()

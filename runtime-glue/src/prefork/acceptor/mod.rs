@@ -82,7 +82,7 @@ impl<L: Accept> Acceptor<L> {
     ///
     /// # Errors
     ///
-    /// Those of `accept(2)`: errors of a single connection, or that no descriptors or memory are left.
+    /// Those of `accept(2)`: an error of a single connection, or no descriptor or memory left.
     ///
     /// # Cancel safety
     ///
@@ -149,9 +149,10 @@ impl<L: Accept> Acceptor<L> {
 
     /// Closes the listener. Returns the connections of its queue that no other process will accept.
     ///
-    /// Their clients have been told that they are connected, and may have sent a request. If the server stops, these are all
-    /// connections that wait. If only this worker [retires](super::Phase::Retiring), its siblings or its successor serve the
-    /// queue, and nothing is returned. The exception is a queue of the worker's own that no successor will serve.
+    /// The kernel has told their clients that they are connected, and the clients may have sent a request. If the server
+    /// stops, the result has the connections that wait, at most 4096. If only this worker
+    /// [retires](super::Phase::Retiring), its siblings or its successor serve the queue, and the result is empty. The
+    /// exception is a queue of the worker's own that no successor will serve.
     ///
     /// An [`Incoming`](super::Incoming) does the same and waits for descriptors if the process has none left. This function
     /// logs a warning instead, and loses the connections that it could not accept.

@@ -7,14 +7,14 @@ use crate::ForkOptions;
 
 impl Prefork {
     /// Keeps the supervisor's process id in a file, from the moment that the server is ready until it ends. A lock on the file
-    /// (`fcntl(2)`) tells that the server runs: a second server with the same file does not start.
+    /// (`fcntl(2)`) shows that the server runs: a second server with the same file does not start.
     pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Prefork {
         self.settings.pid_file = Some(path.into());
         self
     }
 
-    /// Turns the messages to the service manager (`sd_notify(3)`) on or off. On unless set. Without `NOTIFY_SOCKET` in
-    /// the environment, the supervisor sends no messages.
+    /// Turns the messages to the service manager (`sd_notify(3)`) on or off. They are on by default. Without
+    /// `NOTIFY_SOCKET` in the environment, the supervisor sends no messages.
     pub fn notify_service_manager(mut self, notify: bool) -> Prefork {
         self.settings.notifies = notify;
         self
@@ -37,7 +37,7 @@ impl Prefork {
     }
 
     /// Prepares the next fork while the supervisor waits, so that replacing a worker costs little more than `fork(2)`. On
-    /// unless set. Meanwhile the supervisor has a few more descriptors, and a second queue for each selector.
+    /// by default. Meanwhile the supervisor has a few more descriptors, and a second queue for each selector.
     /// Connections cost nothing more.
     ///
     /// It has no effect with [`load`](Prefork::load), where the template forks. It also has no effect if workers have

@@ -207,8 +207,8 @@ impl Service {
         self.state = State::Running { child, channel, received: Vec::new(), since: now, heartbeat };
     }
 
-    /// Kills a service worker that has had the same heartbeat for `limit`, and for several of its periods. If `is_late`, the
-    /// supervisor itself was stopped meanwhile.
+    /// Kills a service worker that has had the same heartbeat for `limit`, and for several heartbeat periods. If `is_late`,
+    /// the supervisor itself was stopped meanwhile.
     pub(in crate::prefork) fn check_heartbeat(&mut self, found: u64, limit: Duration, is_late: bool, now: Instant) {
         let limit = limit.max(super::history::PERIOD * 5);
         let State::Running { child, heartbeat, .. } = &mut self.state else { return };
@@ -306,7 +306,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // The service worker still runs only if the supervisor was dropped. In another process the handle returns an error.
+        // The service worker still runs only if the supervisor was dropped. In another process `kill` returns an error.
         if let State::Running { child, .. } | State::Released(child) = &self.state {
             let _ = child.kill();
         }

@@ -60,8 +60,8 @@ impl Supervisor {
         }
     }
 
-    /// Returns the next time at which work is due, after the last [`check`](Supervisor::check). Work that is due already
-    /// waits for another event.
+    /// Returns the first time after the last [`check`](Supervisor::check) at which work is due. Ignores work that was due at
+    /// that check already: such work waits for another event.
     pub(super) fn next_time(&self) -> Option<Instant> {
         let now = self.checks.now;
         let workers = self.workers.iter().flat_map(|worker| [worker.deadline, self.end_of_age(worker)]);
@@ -177,7 +177,7 @@ impl Supervisor {
             return;
         }
         let period = limit / HEARTBEAT_CHECKS;
-        // If the supervisor itself was stopped, so were its workers, such as on a machine that was suspended.
+        // If the supervisor itself was stopped, such as on a suspended machine, its workers were stopped too.
         let is_late = now.saturating_duration_since(self.checks.heartbeat) > period;
         let with_stack = self.settings.worker.abort_stuck;
         for worker in &mut self.workers {

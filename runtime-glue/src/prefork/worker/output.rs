@@ -34,7 +34,7 @@ impl<T: WorkerOutput, E: fmt::Display> WorkerOutput for Result<T, E> {
         match self {
             Ok(output) => output.exit_status(),
             Err(error) => {
-                // The alternate form of errors such as anyhow's has their sources.
+                // The alternate form of an error such as anyhow's includes the sources of the error.
                 tracing::error!(error = %format_args!("{error:#}"), "worker failed");
                 report::unless_traced(format_args!("a worker failed: {error:#}"));
                 1

@@ -45,7 +45,8 @@ pub(super) fn used_page_ends() -> io::Result<Vec<(usize, bool)>> {
 ///
 /// A stack begins with a guard, and other memory may follow it in the same mapping. So a large mapping without a guard is a
 /// heap, or ends with a stack: only its last page counts. Reading all pages would take 0.1 s per GiB. This misses a thread
-/// that was created without a guard (`pthread_attr_setguardsize`), if a large mapping has its stack and other memory behind it.
+/// that was created without a guard (`pthread_attr_setguardsize`), if its stack is in a large mapping with other memory
+/// behind the stack.
 ///
 /// If a stack is part of a mapping of terabytes, it is at the beginning. AddressSanitizer has such mappings.
 fn anonymous_ranges() -> io::Result<Vec<Range<usize>>> {

@@ -17,7 +17,7 @@ use crate::operation::{Act, Operation};
 pub(super) struct Case<'a> {
     pub(super) driver: &'a mut Driver,
     pub(super) model: Model,
-    /// The running processes but the root.
+    /// All running processes except the root.
     pub(super) children: BTreeMap<Pid, Link>,
     pub(super) outside: Vec<Outside>,
     /// The connections whose end the driver has seen.
@@ -317,7 +317,7 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// Checks that the peers of connections which no process has open any more see the end.
+    /// Checks that the peers of connections that no process has open any more see the end.
     pub(super) fn see_ends(&mut self, ended: Vec<usize>) -> Outcome {
         for outside in ended {
             self.steps.push(format!("outside: connection {outside} must be at its end"));

@@ -103,8 +103,8 @@ impl Case<'_> {
         let Some(slot) = pick(ids, source) else { return Ok(()) };
         let process = self.model.process(pid);
         let (fd, holder) = (process.slots[&slot].fd, process.slots[&slot].holder);
-        // The kernel forgets a registration only with the last duplicate. A process that does not know of relatives leaves this to
-        // the kernel, as mio does.
+        // The kernel forgets a registration only when the last duplicate is closed. A process that does not know of its
+        // children leaves the registration to the kernel, as mio does.
         let may_have_duplicates = self.unaware.contains(&pid) || process.has_duplicate(fd);
         let is_registered = matches!(holder, Holder::Typed { with: Some(_), .. });
         let leaves_registration = is_registered && may_have_duplicates && !self.aware.contains(&pid);

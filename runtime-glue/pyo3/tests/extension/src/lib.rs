@@ -17,7 +17,7 @@ fn generation() -> u32 {
     forkio::Lineage::current().generation()
 }
 
-/// How many waits ended before their time.
+/// How many calls of [`wait`] were dropped before their end.
 static DROPPED: AtomicU32 = AtomicU32::new(0);
 
 /// Waits. If the future is dropped before the end, it adds one to `DROPPED`.
@@ -36,7 +36,7 @@ impl Drop for Unfinished {
     }
 }
 
-/// Returns the number of waits that ended before their time.
+/// Returns the number of waits that were dropped before their end.
 #[pyfunction]
 fn dropped() -> u32 {
     DROPPED.load(Ordering::SeqCst)
