@@ -73,7 +73,7 @@ macro_rules! socket {
         crate::io_source::descriptor_owner!($name, $std, $kind);
 
         impl $name {
-            /// Takes over a socket of the standard library, in the mode it is in.
+            /// Takes over a socket of the standard library, without changing its mode.
             pub fn from_std(socket: $std) -> $name {
                 $name { inner: IoSource::new(socket, SourceKind::$kind) }
             }

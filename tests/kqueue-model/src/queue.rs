@@ -220,7 +220,8 @@ impl Queue {
         }
     }
 
-    /// Watches the descriptor of a knote again: it may refer to another anonymous object by now, which looks the same.
+    /// Watches the descriptor of a knote again: the descriptor may refer to another anonymous object by now, and the
+    /// model cannot tell such objects apart.
     fn watch_again(&mut self, key: Key) -> io::Result<()> {
         if !matches!(key.0, EVFILT_READ | EVFILT_WRITE) {
             return Ok(());

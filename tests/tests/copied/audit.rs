@@ -78,7 +78,7 @@ async fn registered() -> Registered {
             .into_iter()
             .flatten()
             .collect(),
-        // The runtime watches a pidfd of this program, and a pipe that the program reads.
+        // The runtime watches a pidfd of the child, and the pipe to its standard input.
         _child: Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap(),
     };
     forkio::set_policy(&registered.tagged, ForkPolicy::NoFork).unwrap();
