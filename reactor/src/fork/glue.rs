@@ -100,8 +100,8 @@ pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
 /// # Errors
 ///
 /// [`NotFound`](io::ErrorKind::NotFound) if `source` is not registered; otherwise those of `epoll_ctl(2)`:
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) for an interest in priority readiness. Nothing has changed then in the
-/// selector that failed.
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) for an interest in priority readiness. The selector that failed has not
+/// changed then.
 ///
 /// # Platforms
 ///

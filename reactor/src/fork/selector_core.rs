@@ -96,7 +96,8 @@ impl SelectorCore {
         self.is_adopted.store(false, Ordering::Relaxed);
     }
 
-    /// Makes every later use of the selector fail. The first reason counts. Async-signal-safe.
+    /// Makes polling and registering fail from now on; deregistering and waking do nothing then. The first reason counts.
+    /// Async-signal-safe.
     pub(super) fn poison(&self, poison: Poison) {
         let code = match poison {
             Poison::Errno(errno) => errno,

@@ -6,8 +6,8 @@
 //!
 //! # Datagrams
 //!
-//! A datagram is received once. The part that does not fit the buffer is lost without an error. So a result equal to the
-//! buffer's length may mean a longer datagram.
+//! A datagram is received once. The part that does not fit into the buffer is lost without an error. If the result is the
+//! length of the buffer, the datagram may have been longer.
 //!
 //! # Fork
 //!

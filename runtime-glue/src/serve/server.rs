@@ -258,8 +258,8 @@ impl<L> Server<L> {
     /// Serves HTTPS on TCP listeners, with the certificates and the private key in these files, in PEM format (feature `tls`).
     /// Unix sockets still serve plain HTTP.
     ///
-    /// The supervisor reads the files before it forks, and again at each reload (SIGHUP), which fails if they are wrong. A session
-    /// of a client resumes on every worker, because all of them have the same keys for tickets.
+    /// The supervisor reads the files before it forks, and again at each reload (SIGHUP), which fails if the files are
+    /// not valid. A session of a client resumes on every worker, because all of them have the same keys for tickets.
     ///
     /// # Examples
     ///

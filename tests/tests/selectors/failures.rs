@@ -75,7 +75,8 @@ scenarios!(
         in_child(|| check_table(&selector));
     }
 
-    /// If a system call of commit fails, each poll in the child returns its error, and the parent notices nothing.
+    /// If a system call of commit fails, each poll in the child returns that call's error, and the parent notices
+    /// nothing.
     fn poison() {
         let mut selector = Poll::new().unwrap();
         let mut healthy = udp();

@@ -238,7 +238,7 @@ scenarios!(
 
     /// A source that the parent registers after the fork is in the child's epoll instance too.
     #[limit(900)]
-    fn one_queue() {
+    fn shared_epoll_instance() {
         let runtime = current_thread();
         let child = Child::fork(|| thread::sleep(limit()));
         let epoll = (3..64)

@@ -112,7 +112,8 @@ impl Layout {
     /// Returns the only layout that fits both samples.
     fn of(first: &Sample, second: &Sample) -> Option<Layout> {
         let below_end = first.end - first.descriptor;
-        // `descriptors` expects a descriptor in the last page, which begins with two pointers to itself.
+        // `candidates` expects each descriptor in the last page of its stack, and two pointers to the descriptor near its
+        // beginning.
         if below_end > page_size() || second.end - second.descriptor != below_end {
             return None;
         }
