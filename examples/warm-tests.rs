@@ -31,8 +31,8 @@ const TESTS: [(&str, Test); 5] = [
     ("a hang", |_| Box::pin(std::future::pending())),
 ];
 
-/// The state that takes long to prepare: a store that runs as a task, and a stream in memory to it. Each child has its own
-/// copy.
+/// The state that takes long to prepare: a store that runs as a task, and an in-memory stream to the store. Each child
+/// has its own copy.
 struct Fixture {
     store: BufReader<DuplexStream>,
 }

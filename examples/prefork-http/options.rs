@@ -122,7 +122,7 @@ impl Options {
                 Err(_) => 1,
             },
             _ => {
-                // The first paragraph is the mistake. Those that follow are a tip at most, and the usage.
+                // The first paragraph is the mistake. The others are the usage and possibly a tip.
                 let text = error.render().to_string();
                 let mistake = text.split("\n\n").next().unwrap_or(&text).trim_start_matches("error: ");
                 let mistake = mistake.split_whitespace().collect::<Vec<_>>().join(" ");

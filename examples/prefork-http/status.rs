@@ -15,8 +15,8 @@ pub(crate) struct Status {
     pub(crate) requests: u64,
     /// The connections that each worker has open, by index.
     pub(crate) connections: Vec<usize>,
-    /// Ticks of the interval that the supervisor started: the ticks before the fork, and the ticks in this worker since
-    /// then.
+    /// Ticks of the timer: the ticks before the fork, in the process that loaded the table, and the ticks in this worker
+    /// since then.
     pub(crate) timer_ticks: u64,
     /// The time since this worker was forked.
     pub(crate) uptime_ms: u128,

@@ -7,7 +7,7 @@ use std::ops::{BitOr, BitOrAssign};
 /// Which readiness a source is registered for: a set with at least one member.
 ///
 /// Readable and writable exist everywhere. The other constants exist only on the systems that have the readiness; the
-/// methods that ask for them exist everywhere.
+/// methods that test for them exist everywhere.
 ///
 /// # Examples
 ///
@@ -97,7 +97,7 @@ impl Interest {
         self.0.get() & EXCLUSIVE != 0
     }
 
-    /// The mark without a readiness: a muted registration of another library's queue.
+    /// The mark without a readiness: a muted registration in another library's queue.
     #[allow(dead_code, reason = "only forks ask, and only on an epoll")]
     pub(crate) const MARK: Interest = Interest(NonZeroU8::new(MARKED).unwrap());
 

@@ -63,11 +63,12 @@ impl Setting {
     }
 }
 
-/// The setting of a timer, and how many of its expirations its owner has taken. With these two a fresh timer continues this
-/// one; the kernel object need not be read.
+/// The setting of a timer, and how many of its expirations its owner has taken. From these two values, a fresh timer can
+/// continue this one without a read of the kernel object.
 ///
-/// Only the timer's owner writes to it, and the child that severs the timer. A fork by another thread may read some words
-/// before a change and some after it: that child does not have the owner's thread, and nothing in it uses the timer.
+/// Only the timer's owner and a child that severs the timer write to it. A fork by another thread may copy some words
+/// before a change of the owner and others after it. This does no harm: the child does not have the owner's thread, so it
+/// does not use the timer.
 #[derive(Debug)]
 pub(crate) struct TimerState {
     clock: Clock,

@@ -14,7 +14,7 @@ use crate::sync::{AtomicBool, Ordering, fence_between};
 /// lost: the waker sees that the poller blocks, or the poller sees the wake.
 ///
 /// Wakers write to this state often. Padding on both sides gives it cache lines of its own, because other threads read its
-/// neighbours. `repr(align)` would do so too, but an aligned allocation takes longer.
+/// neighbours. `repr(align)` would have the same effect, but an aligned allocation takes longer.
 #[repr(C)]
 pub(crate) struct WakeState {
     _before: [u8; LINES],
@@ -81,7 +81,7 @@ impl WakeState {
         self.notified.swap(false, Ordering::AcqRel);
     }
 
-    /// From now on, every wake signals the kernel object. Returns whether a wake is pending: the caller must signal it now.
+    /// Makes every later wake signal the kernel object. Returns whether the caller must signal a pending wake now.
     pub(crate) fn expose(&self) -> bool {
         !self.exposed.swap(true, Ordering::SeqCst) && {
             fence_between();

@@ -1,10 +1,10 @@
-//! Guides: from a symptom to its fix, from a default to its reason, from a server to its operation.
+//! Guides: problems with forks and their fixes, and how to operate a prefork server.
 //!
 //! - [`hangs`]: my program hangs after a fork.
 //! - [`copied`]: state that a child shares or copies by accident.
 //! - [`distribution`]: how even the workers' shares of connections are.
 //! - [`operating`]: signals, reloads, upgrades, systemd and containers of a prefork server.
-//! - [`recipes`]: daemons, libraries of a host that forks, test harnesses, clients and pools in the child.
+//! - [`recipes`]: daemons, libraries in a host program that forks, test harnesses, clients and pools in the child.
 //! - [`issues`]: what forkio does for issues of other projects, by project and number.
 //! - [`tokio`]: what tokio documents about forks, what forkio adds, and what it relies on.
 

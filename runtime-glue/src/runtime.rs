@@ -33,7 +33,7 @@ pub(crate) fn check() -> Result<(), ForkError> {
     check_selector(handle.id())
 }
 
-/// Registers a descriptor with the runtime, and checks that forks handle the selector that has it.
+/// Registers a descriptor with the runtime, and checks that forks handle the runtime's selector.
 fn check_selector(id: Id) -> Result<(), ForkError> {
     thread_local! {
         /// The checked runtime. On upstream mio also its process, because the child of an unplanned fork has its parent's
@@ -53,7 +53,8 @@ fn check_selector(id: Id) -> Result<(), ForkError> {
 /// Makes forks handle the current runtime, if there is one, even if it runs on upstream mio.
 pub(crate) fn adopt_current() {
     if Handle::try_current().is_ok() {
-        // After an error, forkio does not find the runtime's registrations. A caller that needs one reports that.
+        // After an error, forkio does not know the runtime's registrations. A caller that needs one of them fails, and
+        // reports that.
         let _ = probe();
     }
 }
@@ -90,7 +91,7 @@ pub(crate) fn keep_from_children() -> Result<(), ForkError> {
 /// Gives this process and each later child a signal pipe of its own. Then empties the pipe of this process: a signal that the
 /// parent had received at the fork must not be delivered here.
 pub(crate) fn renew_signal_pipe() -> Result<(), ForkError> {
-    // tokio makes the pipe with the first runtime, under a lock. A child must not inherit it locked.
+    // tokio makes the pipe with the first runtime, under a lock. A child must not inherit that lock while it is held.
     let held = glue::hold_off().map_err(ForkError::Inspect)?;
     let runtime = Builder::new_current_thread().enable_io().build().map_err(ForkError::Inspect)?;
     let probe = {

@@ -24,7 +24,7 @@ pub use program::Program;
 pub use scenario::arguments;
 pub use sys::*;
 
-/// Whether the model of the kernel is working. A kernel would do that work in its own memory.
+/// Whether the model of the kernel is doing the work of a call. A real kernel would do that work in its own memory.
 pub fn is_in_kernel() -> bool {
     #[cfg(forkio_kqueue)]
     return model::is_working();

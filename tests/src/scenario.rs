@@ -25,7 +25,7 @@ pub(crate) const RUN: &str = "--run";
 ///         // A current-thread runtime with all drivers runs this.
 ///     }
 ///
-///     /// A fork with ten thousand registrations takes its time, and works.
+///     /// A fork with ten thousand registrations works.
 ///     #[limit(300)]
 ///     #[cfg(epoll)]
 ///     fn ten_thousand_registrations() {}
@@ -158,7 +158,8 @@ impl Scenario {
         }
     }
 
-    /// Runs the scenario in a process and a process group of its own, and checks that both end well.
+    /// Runs the scenario in a process and a process group of its own, and checks that the process exits with 0 and leaves
+    /// no other process of the group behind.
     fn run_in_group(&self, executable: &Path, is_captured: bool) -> Result<(), Failed> {
         let mut command = Command::new(executable);
         command.args([RUN, &self.path()]).stdin(Stdio::null()).process_group(0);

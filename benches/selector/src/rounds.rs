@@ -90,7 +90,7 @@ pub struct Quartiles {
 }
 
 impl Quartiles {
-    /// Returns the quartiles of the figures, or `None` if there are none.
+    /// Returns the quartiles of the figures, or `None` if there are no figures.
     pub fn of(figures: impl IntoIterator<Item = f64>) -> Option<Quartiles> {
         let mut figures: Vec<f64> = figures.into_iter().collect();
         figures.sort_by(f64::total_cmp);

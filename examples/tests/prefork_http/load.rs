@@ -26,7 +26,7 @@ struct Load {
     lost: Mutex<Vec<Option<u32>>>,
 }
 
-/// The description of a wrong answer, or of a refused connection. A lost connection is not one.
+/// The description of a wrong answer, or of a refused connection. A lost connection does not count.
 type Corrupt = String;
 
 impl Load {
@@ -187,8 +187,8 @@ fn connections_are_counted() {
         let is_balanced = (0..attempts).any(|_| {
             let start = Instant::now();
             let counts = check_counts(distribution);
-            // The other workers exclude a worker that leaves a connection waiting for half a second, such as when the machine
-            // stalls.
+            // The other workers exclude a worker that leaves a connection waiting for half a second, for example because
+            // the machine stalls.
             let is_balanced = counts.iter().all(|count| *count <= 12);
             let may_be_excluded = start.elapsed() >= Duration::from_millis(500);
             assert!(
@@ -206,7 +206,7 @@ fn check_counts(distribution: &str) -> [u64; 2] {
     let server = Server::start(&["--workers", "2", "--distribution", distribution, "--header-timeout", "600"]);
     if distribution == "balanced" {
         drop(server.connect_to_each(2));
-        // The workers have closed the 20 connections once only the connection of this request is open.
+        // Once only the connection of this request is open, the workers have closed the earlier ones.
         until("connections that have ended do not count", || {
             let counts = server.connect().status().connections;
             (counts.iter().sum::<u64>() == 1).then_some(())

@@ -61,7 +61,7 @@ impl Events {
         Iter { inner: Event::view(&self.inner).iter() }
     }
 
-    /// Forgets the events. There is no need to call this: every poll begins with it.
+    /// Forgets the events. You need not call this method, because every poll does the same first.
     pub fn clear(&mut self) {
         self.inner.clear();
     }

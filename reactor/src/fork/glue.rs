@@ -20,12 +20,12 @@ pub use super::reconcile::{lost_state, set_first_poll_hook};
 pub use super::registrations::selector_count;
 pub use crate::sys::process::is_single_threaded;
 
-/// Gives children no queue for the selector that `source`, an I/O object or a descriptor, is registered with: it belongs to
-/// a runtime that they cannot continue, because they do not have its threads.
+/// Gives children no queue for the selector that `source`, an I/O object or a descriptor, is registered with. Use it for
+/// the selector of a runtime that children cannot continue, because they do not have the runtime's threads.
 ///
-/// A descriptor that is registered with it is severed or renewed if its policy says so; otherwise the child inherits the
-/// descriptor without a registration. The child cannot use the selector: polling and registering fail with `ECANCELED`,
-/// deregistering and waking do nothing.
+/// A descriptor that is registered with the selector is severed or renewed if its policy says so; otherwise the child
+/// inherits the descriptor without a registration. The child cannot use the selector: polling and registering fail with
+/// `ECANCELED`, deregistering and waking do nothing.
 ///
 /// # Errors
 ///
@@ -57,7 +57,7 @@ pub fn is_tagged(source: &impl AsRawFd) -> bool {
 ///
 /// # Errors
 ///
-/// [`NotFound`](io::ErrorKind::NotFound) if it is not registered; otherwise those of `epoll_ctl(2)` or `kevent(2)`.
+/// [`NotFound`](io::ErrorKind::NotFound) if `source` is not registered; otherwise those of `epoll_ctl(2)` or `kevent(2)`.
 pub fn mute(source: &impl AsRawFd) -> io::Result<()> {
     let fd = source.as_raw_fd();
     change(fd, |state, selector, _, info| {
@@ -99,9 +99,9 @@ pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// [`NotFound`](io::ErrorKind::NotFound) if it is not registered; otherwise those of `epoll_ctl(2)`:
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) for an interest in priority readiness. Nothing has changed then in the
-/// selector that failed.
+/// [`NotFound`](io::ErrorKind::NotFound) if `source` is not registered; otherwise those of `epoll_ctl(2)`:
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) for an interest in priority readiness. The selector that failed has not
+/// changed then.
 ///
 /// # Platforms
 ///

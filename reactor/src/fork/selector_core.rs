@@ -96,7 +96,8 @@ impl SelectorCore {
         self.is_adopted.store(false, Ordering::Relaxed);
     }
 
-    /// Makes every later use of the selector fail. The first reason counts. Async-signal-safe.
+    /// Makes polling and registering fail from now on; deregistering and waking do nothing then. The first reason counts.
+    /// Async-signal-safe.
     pub(super) fn poison(&self, poison: Poison) {
         let code = match poison {
             Poison::Errno(errno) => errno,
@@ -140,7 +141,7 @@ impl SelectorCore {
         self.is_adopted.load(Ordering::Relaxed)
     }
 
-    /// Returns the interest with which the kernel has, or a child gets, a registration of this selector.
+    /// Returns the interest that a registration of this selector has in the kernel, in this process or in a child.
     pub(super) fn kernel_interest(&self, info: EntryInfo) -> Interest {
         let interest = info.kernel_interest();
         if self.is_adopted() && info.own_policy().is_some() { interest.marked() } else { interest }

@@ -25,7 +25,7 @@ fn layout(entries: usize) -> Layout {
     Layout::array::<Entry>(entries).expect("a chunk is smaller than the address space")
 }
 
-/// Allocates `entries` vacant entries. The memory comes from the kernel as zeros, so that unused entries take none.
+/// Allocates `entries` vacant entries. The memory comes from the kernel as zeros, so that unused entries take no memory.
 fn vacant(entries: usize) -> *mut Entry {
     let layout = layout(entries);
     // SAFETY: the layout is not of size zero. An entry consists of atomics, for which zero is a valid value.

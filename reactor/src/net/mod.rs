@@ -6,8 +6,8 @@
 //!
 //! # Datagrams
 //!
-//! A datagram is received once. The part that does not fit the buffer is lost without an error. So a result equal to the
-//! buffer's length may mean a longer datagram.
+//! A datagram is received once. The part that does not fit into the buffer is lost without an error. If the result is the
+//! length of the buffer, the datagram may have been longer.
 //!
 //! # Fork
 //!
@@ -73,7 +73,7 @@ macro_rules! socket {
         crate::io_source::descriptor_owner!($name, $std, $kind);
 
         impl $name {
-            /// Takes over a socket of the standard library, in the mode it is in.
+            /// Takes over a socket of the standard library, without changing its mode.
             pub fn from_std(socket: $std) -> $name {
                 $name { inner: IoSource::new(socket, SourceKind::$kind) }
             }

@@ -13,7 +13,7 @@ use crate::{Interest, Token};
 pub(crate) struct Registered {
     pub(crate) fd: RawFd,
     pub(crate) token: Token,
-    /// With the [mark](Interest::MARK), if it has one.
+    /// Includes the [mark](Interest::MARK), if the registration has one.
     pub(crate) interest: Interest,
     pub(crate) kind: SourceKind,
     pub(crate) inode: u64,

@@ -67,8 +67,8 @@ pub(crate) fn renewed(state: &TimerState) -> io::Result<Option<OwnedFd>> {
 
 /// Makes a timer for the child that continues the timerfd `fd`, which is known only by its descriptor.
 ///
-/// Its count is exact; its phase is good to a few microseconds. It is set to an absolute time, even if `fd` was set to a
-/// relative one: on a real-time clock the child's timer then moves when that clock is set.
+/// The new timer's count is exact; its phase is exact to a few microseconds. The new timer is set to an absolute time,
+/// even if `fd` was set to a relative one: on a real-time clock the child's timer then moves when that clock is set.
 pub(crate) fn renewed_by_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
     let (info, rest) = observe(fd)?;
     let fresh = create(info.clock, info.file_flags & TimerfdFlags::NONBLOCK)?;
@@ -80,7 +80,7 @@ pub(crate) fn renewed_by_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
 fn observe(fd: RawFd) -> io::Result<(Info, Option<Setting>)> {
     /// One look is enough, unless the timer expires meanwhile or the kernel preempts the thread.
     const LOOKS: usize = 3;
-    /// A look that took longer, in nanoseconds, says little about the phase.
+    /// The longest precise look, in nanoseconds. A longer look says little about the phase.
     const LONGEST: u64 = 10_000;
 
     let timer = borrow(fd)?;

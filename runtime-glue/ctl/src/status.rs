@@ -13,7 +13,8 @@ use crate::state::State;
 /// How often `--watch` shows the state.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How long `--watch` waits for a server that has answered before: the service worker may be replaced, or the program.
+/// How long `--watch` waits for a server that has answered before: the server may be replacing its service worker or its
+/// program.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Moves the cursor to the top left corner, and clears the rest of the terminal.

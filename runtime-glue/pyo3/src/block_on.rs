@@ -16,7 +16,8 @@ use crate::runtime::{RUNTIME, exception, handle};
 /// How often a running call checks for signals and for a shutdown.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// Runs a future to completion on the calling thread. Other Python threads run meanwhile, because it releases the GIL.
+/// Runs a future to completion on the calling thread. Other Python threads run meanwhile, because `block_on` releases the
+/// GIL.
 ///
 /// On the main thread, Python's signal handlers run within a tenth of a second. `block_on` returns their exception, such as
 /// `KeyboardInterrupt`, and drops the future.

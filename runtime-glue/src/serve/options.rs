@@ -14,8 +14,8 @@ const MAX_SECONDS: f64 = 86_400.0;
 
 /// Options of a [`Server`](super::Server) on the command line of an application (feature `clap`).
 ///
-/// Flatten it into the application's own options. [`Server::options`](super::Server::options) applies it, as does
-/// [`apply`](ServerOptions::apply) to a [`Prefork`]. An option that was not given changes nothing.
+/// Flatten them into the application's own options. [`Server::options`](super::Server::options) applies them to a server,
+/// and [`apply`](ServerOptions::apply) to a [`Prefork`]. An option that was not given changes nothing.
 ///
 /// # Examples
 ///
@@ -49,7 +49,8 @@ const MAX_SECONDS: f64 = 86_400.0;
 /// # }
 /// ```
 #[derive(Clone, Debug, Default, clap::Args)]
-// Without the `None`s, the help of a program begins with the text above, unless the program's options have one of their own.
+// Without the `None`s, the help of a program would begin with the documentation above, unless the program's options have
+// their own.
 #[command(next_help_heading = "Server", about = None, long_about = None)]
 #[non_exhaustive]
 pub struct ServerOptions {

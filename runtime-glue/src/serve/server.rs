@@ -248,8 +248,8 @@ impl<L> Server<L> {
         self
     }
 
-    /// Also serves the listeners that systemd has passed (`LISTEN_FDS`), besides those of [`bind`](Server::bind). Without this
-    /// option, a listener whose address is not bound is closed.
+    /// Also serves the listeners that systemd has passed (`LISTEN_FDS`), besides those of [`bind`](Server::bind). Without
+    /// this option, the server closes each passed listener whose address was not given to `bind`.
     pub fn systemd(mut self) -> Self {
         self.setup.takes_inherited = true;
         self
@@ -258,8 +258,8 @@ impl<L> Server<L> {
     /// Serves HTTPS on TCP listeners, with the certificates and the private key in these files, in PEM format (feature `tls`).
     /// Unix sockets still serve plain HTTP.
     ///
-    /// The supervisor reads the files before it forks, and again at each reload (SIGHUP), which fails if they are wrong. A session
-    /// of a client resumes on every worker, because all of them have the same keys for tickets.
+    /// The supervisor reads the files before it forks, and again at each reload (SIGHUP), which fails if the files are
+    /// not valid. A session of a client resumes on every worker, because all of them have the same keys for tickets.
     ///
     /// # Examples
     ///
@@ -327,8 +327,8 @@ impl<L> Server<L> {
         self.http(|http| http.keep_alive_timeout(limit))
     }
 
-    /// Sets how long an idle HTTP/1 connection is kept for one more request when its worker must end: [`Http::idle_grace`]. A
-    /// second unless set.
+    /// Sets how long an idle HTTP/1 connection is kept for one more request when its worker must end:
+    /// [`Http::idle_grace`]. 1 second unless set.
     pub fn idle_grace(self, grace: Duration) -> Self {
         self.http(|http| http.idle_grace(grace))
     }

@@ -29,7 +29,8 @@ impl Queue {
     pub(crate) fn replace_objects(&mut self) {
         let put = |make: fn() -> io::Result<OwnedFd>, fd: RawFd| {
             let is_close_on_exec = linux::is_close_on_exec(fd);
-            // The descriptor is closed first, so that the copy needs no free one: a kernel does not need one either.
+            // The descriptor is closed first, so that the copy needs no free descriptor: a real kernel does not need one
+            // either.
             close(fd);
             let fresh = make().expect(FAILED).into_raw_fd();
             if fresh != fd {
@@ -46,7 +47,7 @@ impl Queue {
         self.watch_own().expect(FAILED);
     }
 
-    /// Makes a separate queue of a duplicate of the descriptor.
+    /// Turns a duplicate of the queue's descriptor into a separate queue with the same events.
     pub(crate) fn separate(&self, duplicate: RawFd) -> Queue {
         let mut queue = Queue::new(self.is_copied, true).expect(FAILED);
         let is_close_on_exec = linux::is_close_on_exec(duplicate);
@@ -74,7 +75,8 @@ impl Queue {
                 self.detach(key);
             }
         }
-        // A new entry has an edge if the descriptor is ready. Only what became ready after the fork is an event.
+        // A new entry has an edge if the descriptor is ready. Discard these edges: only readiness that begins after the
+        // fork is an event.
         ready_entries(self.fd);
         ready_entries(self.writers.as_raw_fd());
         for key in self.knotes.keys().copied().collect::<Vec<_>>() {

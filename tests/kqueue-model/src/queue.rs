@@ -90,7 +90,8 @@ impl Queue {
         [&self.writers, &self.kick, &self.alarm].into_iter().chain(of_knotes)
     }
 
-    /// Returns the watched descriptors, with their tokens, in order. One may appear twice: for reading and for writing.
+    /// Returns the watched descriptors, with their tokens, in order. A descriptor may appear twice: for reading and for
+    /// writing.
     pub(crate) fn watched(&mut self) -> Vec<(RawFd, u64)> {
         for key in self.knotes.keys().copied().collect::<Vec<_>>() {
             self.forget_closed(key, None);
@@ -220,7 +221,8 @@ impl Queue {
         }
     }
 
-    /// Watches the descriptor of a knote again: it may refer to another anonymous object by now, which looks the same.
+    /// Watches the descriptor of a knote again: the descriptor may refer to another anonymous object by now, and the
+    /// model cannot tell such objects apart.
     fn watch_again(&mut self, key: Key) -> io::Result<()> {
         if !matches!(key.0, EVFILT_READ | EVFILT_WRITE) {
             return Ok(());

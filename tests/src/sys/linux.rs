@@ -216,7 +216,7 @@ pub fn deny_proc() {
     ]);
 }
 
-/// Makes `pidfd_open(2)` with flags fail as on a kernel without it. tokio passes flags, forkio does not.
+/// Makes `pidfd_open(2)` with flags fail as on a kernel without that system call. tokio passes flags; forkio does not.
 pub fn deny_tokio_pidfds() {
     // The offsets of the system call's number and of the low half of its second argument.
     let (number, flags) = (0, 24);

@@ -78,7 +78,7 @@ async fn registered() -> Registered {
             .into_iter()
             .flatten()
             .collect(),
-        // The runtime watches a pidfd of this program, and a pipe that the program reads.
+        // The runtime watches a pidfd of the child, and the pipe to its standard input.
         _child: Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap(),
     };
     forkio::set_policy(&registered.tagged, ForkPolicy::NoFork).unwrap();
@@ -134,8 +134,8 @@ scenarios!(
         assert!(audit.is_clean(), "{audit}");
     }
 
-    /// An audit lists exactly the objects that parent and child share, except those about which the program has decided. The
-    /// child's audit says the same.
+    /// An audit lists exactly the objects that parent and child share, except stateless objects and those that the
+    /// program has decided about. The child's audit says the same.
     async fn agrees_with_the_kernel() {
         if is_shared(std::process::id(), 0).is_none() {
             // The kernel does not report which objects processes share.

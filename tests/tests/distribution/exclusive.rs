@@ -38,7 +38,7 @@ scenarios!(
         server.stop();
     }
 
-    /// A worker that was woken for a connection ends without accepting it. Another worker takes it.
+    /// A worker that was woken for a connection ends without accepting it. Another worker accepts the connection.
     fn connection_of_an_ended_worker() {
         let mut program = Server::program("shared", 2, "first-does-not-accept");
         // The first worker announces itself, and never accepts.

@@ -229,7 +229,7 @@ scenarios!(
         }
     }
 
-    /// A connection goes to the worker on the CPU of its client, if it comes over loopback.
+    /// A connection over loopback goes to the worker on the CPU of its client.
     fn queues_per_cpu() {
         // Systems that cannot steer connections by CPU refuse the distribution.
         let Some(allowed) = allowed_cpus() else { return };

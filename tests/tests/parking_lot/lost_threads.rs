@@ -171,7 +171,8 @@ fn park_threads(count: usize) {
     park(first..first + count);
 }
 
-/// Checks that `parking_lot` lists each thread of [`park_threads`], in this process and its ancestors, and removes it.
+/// Checks that `parking_lot` lists each thread that [`park_threads`] has started in this process and its ancestors.
+/// Removes these entries.
 fn check_entries(count: usize) {
     let missing: HashSet<_> = (0..count).filter(|index| !unpark(*index)).collect();
     check_eq("entries that are missing", missing, HashSet::new());
@@ -219,7 +220,7 @@ fn key(index: usize) -> usize {
     /// The factor by which `parking_lot_core` multiplies an address. The highest bits of the product are the index of the
     /// bucket.
     const FACTOR: usize = 0x9E37_79B9_7F4A_7C15;
-    /// The number whose product with `FACTOR` is 1. Each step of Newton's method doubles the bits that are correct.
+    /// The number whose product with `FACTOR` is 1. Each step of Newton's method doubles the number of correct bits.
     const INVERSE: usize = {
         let mut inverse = FACTOR;
         let mut step = 0;

@@ -75,7 +75,8 @@ scenarios!(
         in_child(|| check_table(&selector));
     }
 
-    /// If a system call of commit fails, each poll in the child returns its error, and the parent notices nothing.
+    /// If a system call of commit fails, each poll in the child returns that call's error, and the parent notices
+    /// nothing.
     fn poison() {
         let mut selector = Poll::new().unwrap();
         let mut healthy = udp();
@@ -107,7 +108,7 @@ scenarios!(
         check_silent("the parent", &mut selector);
     }
 
-    /// A replaced object that cannot be put in place poisons only the selectors that watch it.
+    /// A fresh object that cannot take its descriptor poisons only the selectors that watch that descriptor.
     #[cfg(epoll)]
     fn poison_of_one_selector() {
         let mut healthy = Poll::new().unwrap();
@@ -160,7 +161,7 @@ scenarios!(
         }
     }
 
-    /// If there is no descriptor for a waker, the selector has none, and can get one later.
+    /// If no descriptor is left for a waker, the selector gets no waker. A later attempt succeeds.
     #[cfg(epoll)]
     fn no_descriptor_for_a_waker() {
         let mut selector = Poll::new().unwrap();

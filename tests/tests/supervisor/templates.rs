@@ -52,12 +52,12 @@ scenarios!(
         server.stop();
     }
 
-    /// A template may have fewer privileges than the supervisor, and cannot make it signal a process that is not its child.
+    /// The supervisor signals only its own children, even if a template claims to have forked another process.
     fn template_that_lies() {
         let mut command = Command::new("sleep");
         let command = command.arg("100").process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
         let mut victim = command.spawn().expect("starting a process");
-        // The second one would be its process group, as a negative number.
+        // As a signed number, the second id is negative: kill(2) would signal the process group of the victim.
         for id in [victim.id(), victim.id().wrapping_neg()] {
             let server = Server::start(&["template"]);
             server.control(&format!("load-lies={id}"));

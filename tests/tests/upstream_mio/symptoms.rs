@@ -28,7 +28,7 @@ fn current_thread() -> Runtime {
 struct Child(libc::pid_t);
 
 impl Child {
-    /// Forks. The child runs `work` and exits, when its parent ends at the latest.
+    /// Forks. The child runs `work` and exits, at the latest when its parent ends.
     fn fork(work: impl FnOnce()) -> Child {
         let parent = std::process::id();
         Child(unplanned::fork_child(|| {
@@ -96,7 +96,7 @@ fn signal_is_stolen(runtime: &Runtime, stream: &mut Signal, child: Child) {
     wait_until("a process has read the pipe", || (3..64).all(|fd| pending_bytes(fd) == 0));
     assert!(runtime.block_on(hangs(stream.recv())));
     drop(child);
-    // The child has ended. The next signal delivers both.
+    // The child has ended. The next signal makes the runtime deliver the stolen signal too.
     raise(libc::SIGUSR1);
     runtime.block_on(async { timeout(limit(), stream.recv()).await }).unwrap();
 }
@@ -217,7 +217,7 @@ scenarios!(
         assert!(late.0 >= PATIENCE && late.1 >= PATIENCE, "{late:?}");
     }
 
-    /// The parent is sent a signal, and the child reads its byte from the signal pipe.
+    /// The parent gets a signal, and the child reads that signal's byte from the signal pipe.
     #[limit(900)]
     fn stolen_signal() {
         let runtime = current_thread();
@@ -226,7 +226,8 @@ scenarios!(
         signal_is_stolen(&runtime, &mut stream, child);
     }
 
-    /// The child reads the byte even if it builds a runtime of its own, because a program has only one signal pipe.
+    /// The child reads the byte of the parent's signal even with a runtime of its own: a program has only one signal
+    /// pipe.
     #[limit(900)]
     fn stolen_signal_with_a_fresh_runtime() {
         let runtime = current_thread();
@@ -237,7 +238,7 @@ scenarios!(
 
     /// A source that the parent registers after the fork is in the child's epoll instance too.
     #[limit(900)]
-    fn one_queue() {
+    fn shared_epoll_instance() {
         let runtime = current_thread();
         let child = Child::fork(|| thread::sleep(limit()));
         let epoll = (3..64)

@@ -1,4 +1,4 @@
-//! Makes planned forks of a process that polls with upstream mio, like tokio without the patch, and times each step.
+//! Makes planned forks of a process that polls with upstream mio, as tokio without the patch does, and times each step.
 
 use std::error::Error;
 use std::io;

@@ -13,10 +13,12 @@ use crate::servers::{Connections, PATIENCE, free_address};
 
 const REQUESTS: usize = 300;
 
-/// Counts the instructions of a request, of all processes of the server together. The requests come one after the other.
+/// Counts the instructions that all processes of the server together execute for a request. The requests come one after
+/// the other.
 ///
 /// The server runs twice, with different numbers of requests. The difference excludes the instructions of its start and end.
-/// (Valgrind before 3.21 does not know pidfd_open(2), so a server that forkio has forked cannot run in it.)
+/// (Valgrind before 3.21 does not know pidfd_open(2), so a server that forkio has forked cannot run under such a
+/// version.)
 pub(crate) fn of_a_request(
     command: impl Fn(SocketAddr) -> io::Result<Command>,
     connections: Connections,

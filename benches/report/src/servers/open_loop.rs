@@ -144,8 +144,8 @@ impl Client {
         Client { server, connections, length, token, stream: None, unsent: &[], due: None, received: 0 }
     }
 
-    /// Whether the client can send another request. The server closes a short connection first, and so keeps the state that the
-    /// protocol demands (TIME_WAIT). Real clients leave that to the server too.
+    /// Whether the client can send another request. A client waits until the server has closed a short connection, as
+    /// real clients do. The server then keeps the state that the protocol demands (TIME_WAIT).
     fn is_idle(&self) -> bool {
         self.due.is_none() && (self.connections == Connections::Open || self.stream.is_none())
     }

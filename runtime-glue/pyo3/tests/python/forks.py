@@ -10,7 +10,7 @@ from support import Gate, check, end_of, in_child, in_thread, raises, start_chil
 
 
 def test_parent_and_child():
-    """Both processes, and a grandchild, have a runtime. The parent's connection is its own."""
+    """Parent, child and grandchild each have a runtime. The child does not use the parent's connection."""
     server = forkio_http.Server()
     server.start()
     client = forkio_http.Client(server.port)
@@ -56,7 +56,7 @@ def test_first_use_in_child():
 
 
 def test_severed_connections():
-    """The peer of a connection sees that the parent closes it, even while a child runs that does not use the runtime."""
+    """The peer of a connection sees that the parent closes it, even beside a child that does not use the runtime."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = forkio_http.Client(listener.getsockname()[1])
         answer = in_thread(client.get)
@@ -76,7 +76,7 @@ def test_severed_connections():
 
 
 def test_many_forks_under_load():
-    """Children inherit no lock from busy workers."""
+    """Children inherit no held lock from busy workers."""
     forkio_http.use_python_forever(4)
     server = forkio_http.Server()
     server.start()
@@ -96,14 +96,14 @@ def test_fork_in_thread():
     inside = in_thread(lambda: forkio_http.pause(1000))
     thread = in_thread(lambda: in_child(lambda: use_everything(1)))
     thread()
-    # The child's shutdown does not wait for the thread, which it does not have.
+    # The child's shutdown does not wait for the thread, which the child does not have.
     in_child(lambda: (use_everything(1), forkio_http.shutdown(1000)))
     forkio_http.shutdown(60)
     raises(RuntimeError, "shut down", inside)
 
 
 def test_signals():
-    """Signal handlers run during `block_on`, and may use it."""
+    """Signal handlers run during `block_on`, and may call `block_on` themselves."""
     main = threading.main_thread().ident
 
     def interrupt():

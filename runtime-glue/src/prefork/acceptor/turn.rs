@@ -13,12 +13,12 @@ use super::queue::Accepted;
 use crate::prefork::Connections;
 use crate::sys;
 
-/// How long a connection may wait while a worker has its share, before that worker excludes the workers that should have
-/// accepted the connection. Even a busy worker returns to its listener much sooner.
+/// How long a connection may wait before a worker that has its share of connections excludes the workers that should have
+/// accepted this one. Even a busy worker returns to its listener much sooner.
 const OVERLOOKED_AFTER: Duration = Duration::from_millis(500);
 
-/// How long a worker stays the first one that the kernel wakes. A change takes two system calls, which an idle server can
-/// afford, and a busy one cannot afford with each connection.
+/// How long a worker stays the first one that the kernel wakes. A change takes two system calls: too many for each
+/// connection of a busy server.
 const REARM_PERIOD: Duration = Duration::from_millis(1);
 
 /// Decides whether it is this worker's turn to accept.
@@ -26,7 +26,7 @@ pub(super) struct Turn {
     pub(super) connections: Connections,
     pub(super) rule: Rule,
     pub(super) armed: Armed,
-    /// When a connection was first seen waiting while this worker had its share, and the number that all workers had
+    /// When a connection was first seen waiting while this worker had its share, and how many connections all workers had
     /// accepted by then.
     pub(super) waiting: Option<(Instant, u64)>,
 }
@@ -97,7 +97,8 @@ impl Turn {
         Poll::Ready(Some(accepted.map(|(stream, peer)| (connections.count(stream), peer))))
     }
 
-    /// Whether a connection has been waiting for [`OVERLOOKED_AFTER`], and no worker has accepted any meanwhile.
+    /// Whether a connection has been waiting for [`OVERLOOKED_AFTER`], and no worker has accepted any connection
+    /// meanwhile.
     pub(super) fn has_overlooked_connection(&mut self, listener: &impl AsFd) -> bool {
         let accepted = self.connections.accepted_by_all();
         self.waiting = match self.waiting {

@@ -122,7 +122,8 @@ impl Prefork {
                 distribution: Distribution::default(),
                 workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
                 worker: WorkerSettings {
-                    // The supervisor waits one second longer. Both end before Docker's 10 s and Kubernetes' 30 s.
+                    // The supervisor waits one second longer. Both times are shorter than Docker's 10 s and Kubernetes'
+                    // 30 s.
                     shutdown_timeout: Duration::from_secs(8),
                     heartbeat_timeout: Some(Duration::from_secs(30)),
                     abort_stuck: false,

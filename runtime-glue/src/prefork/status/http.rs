@@ -37,7 +37,7 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// do not block other clients.
 const MOST_CONNECTIONS: usize = 32;
 
-/// How long to wait after a failed accept, such as without free descriptors.
+/// How long to wait after a failed accept, for example because no descriptor is free.
 const ACCEPT_DELAY: Duration = Duration::from_millis(100);
 
 type Answer = Response<Full<Bytes>>;
@@ -47,7 +47,7 @@ type Answer = Response<Full<Bytes>>;
 enum Access {
     Read,
     Control,
-    /// The peer is another user.
+    /// The peer is a process of another user.
     Nothing,
 }
 
@@ -77,7 +77,8 @@ pub(super) async fn serve_tcp(listener: TcpListener, service: Arc<ServiceState>)
     }
 }
 
-/// Serves a Unix listener. `owner` is the user that may control the server, besides root. With `None`, no user may.
+/// Serves a Unix listener. `owner` is the user that may control the server, besides root. With `None`, every user may
+/// read, and no user may control.
 pub(super) async fn serve_unix(listener: UnixListener, service: Arc<ServiceState>, owner: Option<u32>) {
     let mut connections = Connections::default();
     loop {

@@ -62,8 +62,8 @@ impl ServiceState {
 }
 
 impl ServiceProcess {
-    /// Serves on a runtime of its own, so that no task of the application runs in this process. The inherited runtime, which
-    /// the caller drives, does not run any more.
+    /// Serves on a runtime of its own, so that no task of the application runs in this process. This function never
+    /// returns to the inherited runtime, so that runtime stops.
     pub(in crate::prefork) fn run(self) -> ! {
         let span = tracing::error_span!("service", pid = process::id());
         stay_in(span.clone());
@@ -93,7 +93,7 @@ impl ServiceProcess {
         if !tie_to_supervisor(supervisor, None) {
             process::exit(0)
         }
-        // The page shows the drain, so this process ignores the signals to drain.
+        // This process shows the drain on the status page, so it ignores the signals to drain.
         tokio::spawn(follow_without_drain(signals, supervisor, settings));
         let (channel, closed) = Channel::new(channel)
             .unwrap_or_else(|error| fail("the service worker cannot talk to the supervisor", error));

@@ -94,8 +94,8 @@ pub(super) struct Supervisor {
     renewal: Option<usize>,
     /// Processes that have been killed because the server no longer needs them, mostly templates.
     dismissed: Vec<Dismissed>,
-    /// Slots of workers that a template may have been forking when it ended, each with the time until which it is not used
-    /// again.
+    /// Slots of workers that a template may have been forking when it ended, each with the time until which the slot is
+    /// not used again.
     quarantined: Vec<(usize, Instant)>,
     /// The handles of workers that have ended since the last fork, if forks are prepared in advance: dropping one would discard
     /// the preparation.
@@ -211,7 +211,7 @@ impl Supervisor {
         crate::set_policy(&woken, ForkPolicy::NoFork).map_err(PreforkError::Share)?;
         loop {
             let now = Instant::now();
-            // A worker may be beyond its age when it becomes ready, so the flags come before the checks.
+            // Read the flags before the checks: a worker that becomes ready may already be older than its limit.
             let mut end = self.read_slots();
             self.check(now);
             self.show_state();

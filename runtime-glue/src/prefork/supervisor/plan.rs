@@ -107,7 +107,7 @@ impl Supervisor {
             return Some(End::Stop { signal: "SIGTERM" });
         }
         self.retire_surplus();
-        // This comes before the actions that wait for the start, because no event follows that would begin them.
+        // This call comes before the actions that wait for the end of the start: no later event would begin them.
         if let Err(error) = self.finish_start() {
             return Some(End::Failed(error));
         }

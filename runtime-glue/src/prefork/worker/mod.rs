@@ -130,7 +130,7 @@ impl WorkerHandle {
         self.0.must_end().await;
     }
 
-    /// Returns this time, or one shortly before the deadline of a worker that must end, if that is earlier.
+    /// Returns `until`. If the worker must end, returns a time shortly before its deadline if that time is earlier.
     #[cfg(feature = "http")]
     pub(super) fn before_deadline(&self, until: Instant) -> Instant {
         self.0.before_deadline().map_or(until, |limit| until.min(limit))

@@ -97,7 +97,8 @@ pub(in crate::prefork) fn fail(what: &str, error: io::Error) -> ! {
     process::exit(FAILED)
 }
 
-/// Runs the worker on a runtime of its own, then exits. The inherited runtime, which the caller drives, does not run any more.
+/// Runs the worker on a runtime of its own, then exits. This function never returns to the inherited runtime, so that
+/// runtime stops.
 pub(in crate::prefork) fn run_on<B, F, Fut>(assignment: Assignment, build: B, worker: F) -> !
 where
     B: FnOnce() -> io::Result<Runtime> + Send,

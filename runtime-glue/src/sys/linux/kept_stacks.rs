@@ -1,15 +1,15 @@
 //! Keeps the memory of the parent's threads as it is in a child, under glibc on x86_64.
 //!
-//! In a child, glibc puts the stacks of the threads that only the parent has into its cache. A new thread gets one of them, or
-//! glibc unmaps it when the cache has more than 40 MiB. At its end, a stack has the thread's descriptor (`struct pthread`,
-//! whose address is the `pthread_t`) and its thread-local memory. It also owns the thread-local memory of libraries that
-//! were loaded later. Other memory may refer to all of this: `parking_lot` lists the threads that wait, by addresses in
-//! their thread-local memory.
+//! In a child, glibc puts the stacks of the threads that only the parent has into its cache. A new thread gets one of
+//! these stacks, or glibc unmaps some of them when the cache has more than 40 MiB. The end of a stack has the thread's
+//! descriptor (`struct pthread`, whose address is the `pthread_t`) and thread-local memory. The descriptor also owns the
+//! thread-local memory of libraries that were loaded later. Other memory may refer to all of this: `parking_lot` lists
+//! the threads that wait, by addresses in their thread-local memory.
 //!
 //! glibc regards a stack of the cache as unused if the thread id in the descriptor is 0 (`nptl/descr.h`: "Thread ID - which is
-//! also a 'is this thread descriptor (and therefore stack) used' flag"; `__nptl_stack_in_use`). The kernel sets it to 0 when
-//! the thread ends, and glibc does in a child (`__nptl_reclaim_stacks`). So this module writes an id that no thread has.
-//! glibc then neither reuses nor unmaps the stack, like the stack of a thread that is just ending.
+//! also a 'is this thread descriptor (and therefore stack) used' flag"; `__nptl_stack_in_use`). The kernel sets the id to
+//! 0 when the thread ends, and glibc sets it to 0 in a child (`__nptl_reclaim_stacks`). So this module writes an id that
+//! no thread has. glibc then neither reuses nor unmaps the stack, like the stack of a thread that is just ending.
 
 use std::arch::asm;
 use std::collections::HashSet;
@@ -37,7 +37,7 @@ const EXITING: u32 = 0x10;
 /// A join sets this bit (`TERMINATED_BITMASK`).
 const JOINED: u32 = 0x20;
 
-/// Finds the layout of glibc's thread descriptors in advance, so that a child starts no threads for that.
+/// Finds the layout of glibc's thread descriptors in advance, so that a child need not start threads to find it.
 pub(crate) fn prepare_to_keep_stacks() -> io::Result<()> {
     Layout::get().map(|_| ())
 }
@@ -47,13 +47,14 @@ pub(super) fn keep() -> io::Result<HashSet<usize>> {
     let layout = Layout::get()?;
     let mut kept = HashSet::new();
     for descriptor in layout.descriptors()? {
-        // A thread that has ended, in the parent or in the child, leaves nothing in its stack. A join of it waits until the
-        // id is 0.
+        // A thread that has ended, in the parent or in the child, leaves nothing in its stack. Do not change its id: a
+        // join of the thread waits until the id is 0.
         if descriptor.is_exiting {
             continue;
         }
-        // SAFETY: the list has just been made, and glibc unmaps a stack only when a thread ends. `ProcessRuntime` asks this
-        // process to start no threads before. If it has started one, that thread would have to end at this moment.
+        // SAFETY: the list has just been made, and glibc unmaps a stack only when a thread ends. `ProcessRuntime`
+        // requires that this process has started no threads before. If it has, one of these threads would have to end at
+        // this moment.
         let id =
             unsafe { AtomicU32::from_ptr(ptr::with_exposed_provenance_mut(descriptor.address + layout.thread_id)) };
         // Any other id belongs to a thread of this process.
@@ -84,8 +85,8 @@ struct Descriptor {
 }
 
 impl Layout {
-    /// Finds the layout on first use, with two threads. This module makes their stacks, because they would overwrite stacks
-    /// of glibc's cache.
+    /// Finds the layout on first use, with two threads. This module makes the stacks of these threads, because glibc
+    /// would otherwise let them overwrite stacks of its cache.
     fn get() -> io::Result<Layout> {
         /// The four fields in 16 bits each, or 0.
         static KNOWN: AtomicU64 = AtomicU64::new(0);
@@ -111,7 +112,8 @@ impl Layout {
     /// Returns the only layout that fits both samples.
     fn of(first: &Sample, second: &Sample) -> Option<Layout> {
         let below_end = first.end - first.descriptor;
-        // `descriptors` expects a descriptor in the last page, which begins with two pointers to itself.
+        // `candidates` expects each descriptor in the last page of its stack, and two pointers to the descriptor near its
+        // beginning.
         if below_end > page_size() || second.end - second.descriptor != below_end {
             return None;
         }

@@ -2,8 +2,8 @@
 //! kernel. The program forks, so it runs without the test harness.
 //!
 //! The sentences are from FreeBSD's manual of July 27, 2026 (`lib/libsys/kqueue.2` at commit 0e3a044e4c4b). Words in
-//! parentheses are not from the manual. The section `15.1` has answers of FreeBSD 15.1-RELEASE-p1, which has more rules than
-//! its manual.
+//! parentheses are not from the manual. The section `15.1` has our own sentences about the behaviour of FreeBSD
+//! 15.1-RELEASE-p1 that its manual does not describe.
 //!
 //! The exit status is 0 if the kernel fulfils every sentence about the features that it has.
 
@@ -42,7 +42,7 @@ fn main() {
         failed += u32::from(verdict == "FAILS");
         println!("{verdict:8} {section}: {sentence}");
     }
-    // Use the words of the test harness, for programs that add the results up.
+    // Print the result in the format of the test harness, so that other programs can add up the results.
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
     println!("test result: {verdict}. {held} passed; {failed} failed");
     std::process::exit(i32::from(failed > 0));

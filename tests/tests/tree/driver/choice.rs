@@ -26,7 +26,8 @@ impl Case<'_> {
         pick(fitting.map(|(id, _)| *id).collect(), index)
     }
 
-    /// A selector, and a source that is registered with it, not registered, or either.
+    /// A selector, and a source that is registered with the selector (`Some(true)`), is not registered with it
+    /// (`Some(false)`), or may be either (`None`).
     pub(super) fn choose_both(
         &self,
         pid: Pid,
@@ -73,7 +74,7 @@ impl Case<'_> {
     }
 }
 
-/// An element of a list, if it has any.
+/// An element of a list; `None` if the list is empty.
 pub(super) fn pick<T: Copy>(from: Vec<T>, index: u8) -> Option<T> {
     if from.is_empty() { None } else { Some(from[usize::from(index) % from.len()]) }
 }
