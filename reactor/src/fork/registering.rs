@@ -40,14 +40,14 @@ impl SelectorCore {
     fn register_first(&self, fd: RawFd, token: Token, info: EntryInfo) -> io::Result<()> {
         reconcile::ensure();
         self.check_poison()?;
-        // The table makes no room for a descriptor that is not open: it may be any number.
+        // The table makes no room for a descriptor that is not open, because such a descriptor may be any number.
         if !descriptor::is_open(fd) || self.table.make_room(fd).is_none() {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }
         self.register(fd, token, info)
     }
 
-    /// Adds a registration of a descriptor that is registered, as far as the table knows.
+    /// Adds a registration of a descriptor that the table lists as registered.
     #[cold]
     fn add_again(&self, fd: RawFd, token: Token, info: EntryInfo, before: EntryInfo) -> io::Result<()> {
         let is_there = if before.is_muted() {
