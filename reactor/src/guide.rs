@@ -57,8 +57,8 @@
 //! # 2. A fork
 //!
 //! Without the feature `cponfork`, a forked child shares its parent's epoll instance, and each process disturbs the other.
-//! (Most kernels drop a kqueue in the child.) With the feature, fork through the module `fork`: the loop above continues in both
-//! processes, each with a queue of its own, and the first process that accepts serves the connection.
+//! (Most kernels drop a kqueue in the child.) With the feature, fork through the module `fork`: the loop above continues in
+//! both processes, each with a queue of its own, and the first process that accepts serves the connection.
 //!
 //! # 3. Not only sockets
 //!

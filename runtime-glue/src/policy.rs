@@ -88,8 +88,8 @@ pub fn set_policy(io: &impl AsFd, policy: ForkPolicy) -> io::Result<()> {
     })
 }
 
-/// Changes a registration. If no selector has the registration, the current runtime may run on upstream mio. Then adopts that
-/// runtime, and tries again.
+/// Changes a registration. If no selector has the registration, the current runtime may run on upstream mio. Then adopts
+/// that runtime, and tries again.
 fn or_adopt(change: impl Fn() -> io::Result<()>) -> io::Result<()> {
     match change() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -13,8 +13,8 @@ use super::tickets::{PERIOD, TicketKeys};
 
 /// The files of a certificate, and the configuration that was made from them.
 ///
-/// The supervisor reads the files before it forks, and again at each reload, so workers with fewer privileges need not read the
-/// key.
+/// The supervisor reads the files before it forks, and again at each reload, so workers with fewer privileges need not read
+/// the key.
 #[derive(Clone, Debug)]
 pub(super) struct Tls {
     certificates: PathBuf,

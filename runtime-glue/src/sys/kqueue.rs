@@ -72,8 +72,9 @@ fn inherited<T: OwnsDescriptor>(end: T) -> io::Result<AsyncFd<T>> {
     Ok(watched)
 }
 
-/// Reserves a descriptor for the watch of a child, or fails if none is left. Drop the descriptor before the child is watched.
-/// (It belongs to a socket, because the child would have to replace a kqueue that is made between prepare and fork.)
+/// Reserves a descriptor for the watch of a child, or fails if none is left. Drop the descriptor before the child is
+/// watched. (It belongs to a socket, because the child would have to replace a kqueue that is made between prepare and
+/// fork.)
 pub(crate) fn reserve_watch() -> io::Result<OwnedFd> {
     Ok(UnixDatagram::unbound()?.into())
 }

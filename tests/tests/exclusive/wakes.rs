@@ -94,7 +94,7 @@ fn sleeps(pids: &[i32]) -> u64 {
 }
 
 scenarios!(
-    /// An exclusive registration wakes one process for each connection. A kqueue wakes all of them.
+    /// An exclusive registration wakes one process for each connection. A kqueue wakes all processes.
     fn one_process_is_woken() {
         let wakes = wakes_by_ten_connections(true);
         if cfg!(forkio_kqueue) {

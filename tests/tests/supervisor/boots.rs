@@ -68,7 +68,7 @@ scenarios!(
         server.stop();
     }
 
-    /// Workers that end before they are ready do not count towards the `crash_limit` once another one was ready.
+    /// Workers that end before they are ready do not count towards the `crash_limit` once another worker was ready.
     fn failures_in_a_row() {
         let server = Server::start(&["before", "one-worker", "crash-limit"]);
         for round in 1..=3 {

@@ -97,7 +97,8 @@ impl Serving {
                     addresses.push(Address::Tcp(listener.local_addr().map_err(ServeError::Runtime)?.to_string()));
                 }
                 let mut interrupted = pin!(tokio::signal::ctrl_c());
-                // The first poll installs the handler. From now on, Ctrl+C resolves the future instead of ending the process.
+                // The first poll installs the handler. From now on, Ctrl+C resolves the future instead of ending the
+                // process.
                 if let Poll::Ready(ended) = poll_fn(|cx| Poll::Ready(interrupted.as_mut().poll(cx))).await {
                     return ended.map_err(ServeError::Runtime);
                 }
