@@ -90,7 +90,7 @@ pub(super) fn selectors() -> impl Iterator<Item = &'static SelectorCore> + Clone
     PROCESS.cores.in_use()
 }
 
-/// Locks the state. A thread that is between prepare and the end of a fork has it locked already, and gets it again.
+/// Locks the state. A thread that is between prepare and the end of a fork holds the lock already, and gets another guard.
 pub(super) fn lock() -> Guard<ProcessState> {
     if is_forking_here() {
         // SAFETY: the thread has the lock, and borrows nothing from the state between prepare and the end of the fork.

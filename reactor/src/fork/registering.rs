@@ -1,4 +1,4 @@
-//! Changes of registrations: mark the table entry, make the system call, complete the entry.
+//! Changes to registrations: mark the table entry, make the system call, complete the entry.
 //!
 //! Processes with one thread and with many use the same code. The code takes no lock and needs no read-modify-write: the
 //! mark is a store, and [the gate](super::gate) tells whether a fork may be reading the table. The entry says whether a
@@ -208,8 +208,8 @@ pub(super) fn begin(entry: &Entry, doing: &str) -> io::Result<EntryInfo> {
     entry.begin().map_or_else(|| begin_after_fork(entry, doing), Ok)
 }
 
-/// Marks an entry once no fork is under way. Fails if this thread is between prepare and the end of a fork: it would wait for
-/// itself.
+/// Marks an entry once no fork is under way. Fails if this thread is between prepare and the end of a fork: the thread would
+/// wait for itself.
 #[cold]
 fn begin_after_fork(entry: &Entry, doing: &str) -> io::Result<EntryInfo> {
     loop {

@@ -29,7 +29,7 @@ scenarios!(
         }
     }
 
-    /// Workers that end before they are ready end the server, once there are `crash_limit` of them in a row.
+    /// The server ends once `crash_limit` workers in a row have ended before they were ready.
     fn first_generation() {
         let (code, log) = Server::begin("boot-exits", &["before", "crash-limit"]).end();
         assert_eq!(code, 3, "{log}");
@@ -50,7 +50,7 @@ scenarios!(
         });
         assert_eq!(server.pid(), pid);
         server.control("");
-        // Two processes are not enough: one may be a worker that is about to end with an error.
+        // Do not wait for two processes instead: one may be a worker that is about to end with an error.
         server.until_logged_times("worker is ready", 3);
         server.stop();
     }

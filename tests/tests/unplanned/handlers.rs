@@ -41,7 +41,8 @@ scenarios!(
         let before = open_descriptors();
         prepare_ahead().unwrap();
         let child = unplanned::fork_child(|| {
-            // The child has closed the parent's prepared objects. That is safe, because it cannot have opened any file yet.
+            // The child has closed the parent's prepared objects. This is safe, because the child cannot have opened a
+            // file yet.
             check_eq("descriptors", open_descriptors(), before.clone());
             turn.wait();
         });

@@ -100,7 +100,7 @@ scenarios!(
 
     /// If the kernel's list does not show which of two files is open, a fork is refused with a reason. Forks work again once
     /// one of the files is closed.
-    async fn not_certain() {
+    async fn ambiguous_registration() {
         let (fd, kept) = replace_registered(eventfd(), &eventfd());
         // SAFETY: `fd` stays open for longer than the registration.
         let watched = unsafe { AsyncFd::register(Bare(fd.as_raw_fd())) }.unwrap();
