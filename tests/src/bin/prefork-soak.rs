@@ -49,8 +49,7 @@ impl Soak {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
 
-    /// Notes a lost request on a connection made at `connected`. `worker` answered earlier requests on it, if there were
-    /// any.
+    /// Notes a lost request on a connection made at `connected`. `worker` answered earlier requests on it, if any.
     fn lost(&self, worker: Option<u32>, connected: Instant, error: &io::Error) {
         // `disturb` holds this lock while it notes and kills a worker.
         let killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
