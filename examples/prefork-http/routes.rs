@@ -42,8 +42,8 @@ impl Site {
         Site { preloaded, connections: worker.connections(), worker: worker.handle(), started: Instant::now() }
     }
 
-    /// Reads a request. The rest of the work does not need it: once a request is dropped, hyper can read the next one into the
-    /// same buffer.
+    /// Returns how to answer a request. The [`Route`] does not borrow the request: once the request is dropped, hyper can
+    /// read the next one into the same buffer.
     pub(crate) fn route(self: &Arc<Site>, request: &Request<Incoming>) -> Route {
         let path = request.uri().path();
         tracing::debug!(method = %request.method(), path, "request");

@@ -23,7 +23,7 @@ struct Core {
     id: u64,
 }
 
-/// Closes the queue with the last handle. A waker does not keep the queue open.
+/// Closes the queue when the last handle is dropped. A waker does not keep the queue open.
 #[derive(Debug)]
 struct OpenCore(Arc<Core>);
 

@@ -2,7 +2,7 @@
 //!
 //! # 1. A selector, a source and a loop
 //!
-//! A [`Poll`](crate::Poll) asks the system which sources are ready; [`Events`](crate::Events) is where the answer goes.
+//! A [`Poll`](crate::Poll) asks the system which sources are ready; [`Events`](crate::Events) receives the answer.
 //!
 //! Register a source with a [`Token`](crate::Token), which identifies its events, and an [`Interest`](crate::Interest),
 //! which says what to wait for.
@@ -56,9 +56,9 @@
 //!
 //! # 2. A fork
 //!
-//! Without the feature `cponfork`, a forked child shares its parent's epoll instance, and each disturbs the other. (Most
-//! kernels drop a kqueue in the child.) With the feature, fork through the module `fork`: the loop above continues in both
-//! processes, each with a queue of its own, and the first process that accepts serves the connection.
+//! Without the feature `cponfork`, a forked child shares its parent's epoll instance, and each process disturbs the other.
+//! (Most kernels drop a kqueue in the child.) With the feature, fork through the module `fork`: the loop above continues in
+//! both processes, each with a queue of its own, and the first process that accepts serves the connection.
 //!
 //! # 3. Not only sockets
 //!

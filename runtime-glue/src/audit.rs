@@ -47,7 +47,7 @@ use crate::{ForkError, policy, runtime, sys};
 /// println!("{audit}");
 /// assert!(audit.found().iter().any(|shared| shared.name == "/etc/passwd"));
 ///
-/// // The program reads it with `read_at`, so it may be shared.
+/// // The program reads the file with `read_at`, so the processes may share it.
 /// let audit = audit.allow(&table);
 /// assert!(!audit.found().iter().any(|shared| shared.name == "/etc/passwd"));
 /// # Ok(())

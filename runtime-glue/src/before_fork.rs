@@ -13,9 +13,9 @@ pub(crate) static HOOKS: Hooks<Hook> = Hooks::new();
 /// Calls `hook` in the parent right before every fork that this crate makes from now on, including those of
 /// [`Prefork`](crate::prefork::Prefork).
 ///
-/// In a hook, flush the buffers of the application, which both processes would otherwise write, and
-/// [audit](crate::audit::shared_descriptors) the descriptors that they would share. [`fork`](crate::fork()) flushes the
-/// standard library's output and C's stdio by itself, after the hooks.
+/// In a hook, flush the buffers of the application: otherwise both processes would write them. Also
+/// [audit](crate::audit::shared_descriptors) the descriptors that both processes would share. [`fork`](crate::fork()) flushes
+/// the standard library's output and C's stdio by itself, after the hooks.
 ///
 /// The hook that was registered last runs first, as with `pthread_atfork(3)`. No task of the thread runs between the hooks and
 /// the fork. Signals may be blocked while hooks run. A hook must not start threads: [`fork`](crate::fork()) then returns an

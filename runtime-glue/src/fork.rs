@@ -26,8 +26,9 @@ pub enum Fork {
 /// Forks the process, inside a task of a current-thread tokio runtime. Returns in both processes, and both continue the
 /// runtime.
 ///
-/// If the process has other threads, it waits up to 12 seconds for them to end. An idle thread of `spawn_blocking` or
-/// `tokio::fs` ends after ten seconds: see [`ForkOptions::wait_for_threads`]. It does the same as `ForkOptions::new().fork()`.
+/// If the process has other threads, `fork` waits up to 12 seconds for them to end. An idle thread of `spawn_blocking` or
+/// `tokio::fs` ends after ten seconds: see [`ForkOptions::wait_for_threads`]. The call `ForkOptions::new().fork()` does the
+/// same.
 ///
 /// # Errors
 ///
@@ -121,8 +122,8 @@ impl ForkOptions {
 
     /// Forks like [`fork`](ForkOptions::fork). The child calls `first` before any code that may panic or wait.
     pub(crate) async fn fork_with(&self, first: impl FnOnce()) -> Result<Fork, ForkError> {
-        /// How many turns of the runtime a fork gives to signals, so that they reach their streams. If more are needed,
-        /// signals arrive faster than that, and waiting is pointless.
+        /// How many turns of the runtime a fork gives to signals, so that they reach their streams. If a signal is still
+        /// pending after these turns, signals arrive faster than the runtime delivers them, and waiting is pointless.
         const TURNS_FOR_SIGNALS: usize = 8;
 
         self.ready().await?;
@@ -201,15 +202,15 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 /// ## Locks of `parking_lot`
 ///
 /// tokio with the feature `full` uses these locks. The child has the entries of the parent's waiting threads in the
-/// library's list, and [keeps their stacks](crate::ProcessRuntime#parking_lot), so that they are harmless. Three cases
-/// remain:
+/// library's list, and [keeps the stacks of these threads](crate::ProcessRuntime#parking_lot), so the entries are
+/// harmless. Three cases remain:
 ///
 /// - **A part of the list is locked** if another thread was adding or removing an entry at the instant of the fork. Such a
 ///   lock is held for nanoseconds, and not by a worker that pauses. In the child, threads that need this part wait forever, as
 ///   for every lock that another thread held. No error reports this. Forks made by other code pause no workers, so this
 ///   happens more often in their children.
 /// - **A lock that the calling thread holds**, while other threads wait for it, may be handed to one of these threads when
-///   the child unlocks it. Then it stays locked. Unlock it before the fork.
+///   the child unlocks it. The lock then stays locked. Unlock it before the fork.
 /// - **A condition variable that other threads wait for** wakes one of these threads first. Use condition variables that the
 ///   child has created.
 ///

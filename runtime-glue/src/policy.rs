@@ -24,7 +24,7 @@ pub(crate) fn install_defaults() {
             return Ok::<_, Infallible>(());
         }
         for (kind, policy) in [
-            // A worker must never read another process's bytes, and the peer must see the end when the owner closes.
+            // A worker must never read another process's bytes, and the peer must see the end when the owner closes its end.
             (SourceKind::Stream, ForkPolicy::Sever),
             (SourceKind::Pipe, ForkPolicy::Sever),
             // A task that waits for a process that the parent started must fail in the child rather than wait forever.
@@ -88,7 +88,8 @@ pub fn set_policy(io: &impl AsFd, policy: ForkPolicy) -> io::Result<()> {
     })
 }
 
-/// Changes a registration. If no selector has it, the current runtime may run on upstream mio: adopts it, and tries again.
+/// Changes a registration. If no selector has the registration, the current runtime may run on upstream mio. Then adopts
+/// that runtime, and tries again.
 fn or_adopt(change: impl Fn() -> io::Result<()>) -> io::Result<()> {
     match change() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -124,7 +125,8 @@ pub fn set_default_policy(kind: SourceKind, policy: ForkPolicy) -> ForkPolicy {
     reactor::set_default_policy(kind, policy)
 }
 
-/// Stops delivering an object's events in this process. It stays registered, and children get it armed.
+/// Stops delivering an object's events in this process. The object stays registered, and children get the
+/// registration armed.
 pub(crate) fn mute(io: &impl AsFd) -> io::Result<()> {
     or_adopt(|| glue::mute(&io.as_fd().as_raw_fd()))
 }

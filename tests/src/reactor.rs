@@ -62,7 +62,8 @@ pub fn register_with(registry: &Registry, source: &mut (impl Source + ?Sized), t
     registry.register_with_policy(source, Token(token), Interest::READABLE, policy).expect("registering");
 }
 
-/// Creates a selector, a waker and sources, registers them with it and with `kept`, and drops all of them.
+/// Creates a selector, a waker and sources, registers the sources with the selector and with `kept`, and drops everything
+/// except `kept`.
 #[track_caller]
 pub fn create_and_drop(kept: &Poll) {
     let selector = Poll::new().unwrap();
@@ -89,7 +90,7 @@ pub fn wait(selector: &mut Poll) -> BTreeSet<usize> {
     poll(selector, Some(limit()))
 }
 
-/// Waits until there has been an event for each of the tokens, and for no other one.
+/// Waits until there has been an event for each of the tokens. Checks that no other token had an event.
 #[track_caller]
 pub fn wait_for_all<const N: usize>(selector: &mut Poll, all: [usize; N]) {
     let mut seen = BTreeSet::new();
@@ -172,8 +173,8 @@ pub fn check_table(selector: &impl AsRawFd) {
     }
 }
 
-/// Prepares a fork with each descriptor limit from 0 on, until it succeeds. Returns the errors. Checks that a failed
-/// preparation leaves no descriptor.
+/// Prepares a fork with each descriptor limit from 0 up, until a preparation succeeds. Returns the errors. Checks that a
+/// failed preparation leaves no descriptor.
 #[track_caller]
 pub fn prepare_with_each_descriptor_limit() -> Vec<PrepareError> {
     let before = open_descriptors();

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-/// How much other programs use the processors now, from 0 to 1: the part of a second that the processors were not idle. (The
-/// load average would include the build of the benchmarks.)
+/// How much other programs use the processors now, from 0 to 1: the part of a second during which the processors were not
+/// idle. (The load average would include the build of the benchmarks.)
 pub(crate) fn load() -> f64 {
     let before = processor_times();
     thread::sleep(Duration::from_secs(1));

@@ -76,7 +76,7 @@ fn draw_bars(file: &Path, title: &str, bars: &[(String, Quartiles)], mark: Optio
     Ok(())
 }
 
-/// Whether a contender uses forkio, by its name.
+/// Whether a contender uses forkio, judging by its name.
 fn is_forkio(name: &str) -> bool {
     name.contains("forkio") || name.contains("prefork-http")
 }

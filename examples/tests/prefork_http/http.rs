@@ -113,7 +113,7 @@ fn stalled_client_is_timed_out_alone() {
 
     let mut other = server.connect();
     let mut answered = start;
-    // On a machine that stalls, the client of this test may be slower than the timeout, and is cut off too.
+    // If the machine stalls, this client may be idle for longer than the timeout. The server then cuts it off, too.
     let mut serve = || {
         let asked = Instant::now();
         match other.get("/") {

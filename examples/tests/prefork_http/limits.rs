@@ -23,7 +23,7 @@ fn max_requests() {
     let mut pids = BTreeSet::new();
     let mut most = 0;
     let mut requests = 0;
-    // A worker may serve any number of requests more: it continues until its successor has started.
+    // A worker may serve any number of additional requests: it continues until its successor has started.
     until("both workers have been replaced", || {
         let status = server.connect().status();
         pids.insert(status.pid);

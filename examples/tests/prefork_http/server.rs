@@ -90,7 +90,7 @@ impl Server {
         Server::start_as(Command::new(program()).args(["--listen", "127.0.0.1:0"]).args(arguments), 1)
     }
 
-    /// Starts a given command, whose server has this many listeners.
+    /// Starts `command`, a server with this many listeners.
     #[track_caller]
     pub(crate) fn start_as(command: &mut Command, listeners: usize) -> Server {
         Server::start_with(command, Stdio::null(), listeners)
@@ -223,7 +223,7 @@ impl Server {
         kill_process_group(process_id(self.group), kind).expect("signalling the server's processes");
     }
 
-    /// How often the parent has gone to sleep, and so has been woken.
+    /// How often the parent has gone to sleep, which tells how often it was woken.
     pub(crate) fn sleeps_of_parent(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the parent's status");
         let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));

@@ -29,7 +29,8 @@ use crate::{Interest, Token};
 const WAKER: Token = Token(0);
 
 impl AdoptedQueue {
-    /// Fills the table from the kernel's list, or clears it if that fails. Returns whether this is still the adopted queue.
+    /// Fills the table from the kernel's list. Clears the table if that fails. Returns whether this is still the adopted
+    /// queue.
     fn read_inherited(&self) -> bool {
         let number = self.core.kernel.queue.number();
         let mut numbers = self.duplicates.iter().copied().chain([number]);
@@ -52,8 +53,8 @@ impl AdoptedQueue {
 }
 
 /// In the child of an unplanned fork, keeps the retired adopted selectors, and forgets the other ones. Parent and child
-/// share the queue, so the kernel's list shows the registrations of both. That is enough for a retired selector: a listed
-/// socket that this process has is registered with the inherited runtime.
+/// share the queue, so the kernel's list shows the registrations of both. The list is enough for a retired selector: a
+/// listed socket that this process has is registered with the inherited runtime.
 pub(super) fn keep_retired(state: &mut ProcessState) {
     let queues = std::mem::take(&mut state.adopted.queues);
     let (kept, left_out) = queues.into_iter().partition(|queue| queue.core.is_retired() && queue.read_inherited());

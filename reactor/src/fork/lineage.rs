@@ -8,8 +8,8 @@ use super::reconcile;
 /// Returns how many forks lie between the start of the program and this process: 0 in the process that was started, 1 in
 /// its children, 2 in their children.
 ///
-/// An unplanned fork counts once its child has reconciled, which this function does first. A process in between that never
-/// used a selector, such as the middle one of a daemon's double fork, is not counted.
+/// An unplanned fork counts once its child has reconciled, which this function does first. An intermediate process that
+/// never used a selector, such as the middle one of a daemon's double fork, is not counted.
 ///
 /// Forks are noticed once the process has used a selector or has called this function.
 pub fn generation() -> u32 {

@@ -47,7 +47,7 @@ pub(super) struct Process {
     /// The id of this process. A child reads it as its parent's id.
     pub(super) own_id: AtomicU32,
     /// Whether another process may have duplicates of this process's descriptors. The kernel forgets a registration only
-    /// with the last duplicate. The parent of an unplanned fork does not notice the fork, so this may stay
+    /// when the last duplicate is closed. The parent of an unplanned fork does not notice the fork, so this may stay
     /// `false` in that parent.
     pub(super) has_relatives: AtomicBool,
     /// The thread that is between prepare and the end of a fork, or reconciles; 0: none.
@@ -58,7 +58,7 @@ pub(super) struct Process {
     pub(super) last_id: AtomicU64,
     /// A thread holds this lock to keep forks waiting. A fork holds it from prepare to its end.
     pub(super) hold: Lock<()>,
-    /// A fork holds this lock from prepare to its end, so the child finds it held by the one thread that it has.
+    /// A fork holds this lock from prepare to its end, so the child's only thread holds the lock from the start.
     pub(super) state: Lock<ProcessState>,
 }
 
@@ -90,7 +90,7 @@ pub(super) fn selectors() -> impl Iterator<Item = &'static SelectorCore> + Clone
     PROCESS.cores.in_use()
 }
 
-/// Locks the state. A thread that is between prepare and the end of a fork has it locked already, and gets it again.
+/// Locks the state. A thread that is between prepare and the end of a fork holds the lock already, and gets another guard.
 pub(super) fn lock() -> Guard<ProcessState> {
     if is_forking_here() {
         // SAFETY: the thread has the lock, and borrows nothing from the state between prepare and the end of the fork.

@@ -1,4 +1,4 @@
-//! Changes of registrations: mark the table entry, make the system call, complete the entry.
+//! Changes to registrations: mark the table entry, make the system call, complete the entry.
 //!
 //! Processes with one thread and with many use the same code. The code takes no lock and needs no read-modify-write: the
 //! mark is a store, and [the gate](super::gate) tells whether a fork may be reading the table. The entry says whether a
@@ -40,14 +40,14 @@ impl SelectorCore {
     fn register_first(&self, fd: RawFd, token: Token, info: EntryInfo) -> io::Result<()> {
         reconcile::ensure();
         self.check_poison()?;
-        // The table makes no room for a descriptor that is not open: it may be any number.
+        // The table makes no room for a descriptor that is not open, because such a descriptor may be any number.
         if !descriptor::is_open(fd) || self.table.make_room(fd).is_none() {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }
         self.register(fd, token, info)
     }
 
-    /// Adds a registration of a descriptor that is registered, as far as the table knows.
+    /// Adds a registration of a descriptor that the table lists as registered.
     #[cold]
     fn add_again(&self, fd: RawFd, token: Token, info: EntryInfo, before: EntryInfo) -> io::Result<()> {
         let is_there = if before.is_muted() {
@@ -208,8 +208,8 @@ pub(super) fn begin(entry: &Entry, doing: &str) -> io::Result<EntryInfo> {
     entry.begin().map_or_else(|| begin_after_fork(entry, doing), Ok)
 }
 
-/// Marks an entry once no fork is under way. Fails if this thread is between prepare and the end of a fork: it would wait for
-/// itself.
+/// Marks an entry once no fork is under way. Fails if this thread is between prepare and the end of a fork: the thread would
+/// wait for itself.
 #[cold]
 fn begin_after_fork(entry: &Entry, doing: &str) -> io::Result<EntryInfo> {
     loop {

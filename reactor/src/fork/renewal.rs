@@ -11,7 +11,7 @@ use crate::sys;
 use crate::sys::descriptor::{self, Identity};
 use crate::timer_state::TimerState;
 
-/// A pair or a timer in place of which the child gets a fresh one with the same state. A waker is not listed: its state is in
+/// A pair or a timer that the child replaces with a fresh one in the same state. A waker is not listed: its state is in
 /// memory, which the child has too.
 #[derive(Debug)]
 pub(super) enum Renewal {
@@ -72,7 +72,7 @@ pub(super) fn renew_pair([a, b]: [RawFd; 2], replacements: &mut Replacements) ->
 }
 
 impl Renewal {
-    /// Gives the fresh object the state that changes without notice, right before the fork.
+    /// Copies the state that changes without notice to the fresh object, right before the fork.
     pub(super) fn bring_up_to_date(&self, replacements: &mut Replacements) -> Result<(), PrepareError> {
         match self {
             Renewal::Pair([a, b]) => descriptor::copy_pending(a.fd, b.fresh)

@@ -134,8 +134,8 @@ impl Drop for SelectorWaker {
     }
 }
 
-/// The registration of a descriptor: a field of the source that owns the descriptor. If it is dropped while registered, it
-/// tells the registration table that the descriptor is about to be closed.
+/// The registration of a descriptor: a field of the source that owns the descriptor. Dropping the
+/// source while it is registered tells the registration table that the descriptor is about to be closed.
 #[derive(Debug)]
 pub(crate) struct SourceRegistration {
     /// The core and the id of the selector.
@@ -235,7 +235,8 @@ impl Drop for SourceRegistration {
     #[inline(always)]
     fn drop(&mut self) {
         if sys::Remakes::EXIST {
-            // The source may be on the list of objects that a child makes again. A thread of the parent may have locked it.
+            // The source may be on the list of objects that a child makes again. A thread of the parent may have locked that
+            // list.
             reconcile::ensure();
         }
         if let Some(core) = self.core() {

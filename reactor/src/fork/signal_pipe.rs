@@ -1,7 +1,7 @@
 //! The signal pipe of tokio on upstream mio: a socket pair, made once per process.
 //!
 //! A signal handler writes to one end, the sender. The other end, the receiver, is never read itself: each runtime has a
-//! duplicate of it, and registers that. tokio closes neither end as long as the process lives.
+//! duplicate of the receiver, and registers the duplicate. tokio closes neither end as long as the process lives.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -65,7 +65,7 @@ impl SignalPipe {
                 descriptor::identity(fd).ok().filter(|_| descriptor::is_unix_stream(fd)).map(|(_, found)| found);
             match found {
                 Some(found) if found == *inode => {}
-                // The fork has renewed it.
+                // The fork has renewed the pipe.
                 Some(found) if generation != self.generation => *inode = found,
                 _ => {
                     return Err(io::Error::other(format!(

@@ -20,7 +20,7 @@ use crate::{fork, sys};
 ///
 /// The registration is inherited, and each process receives the signals that are sent to *it*. Signals that were pending at
 /// the fork stay with the parent ([fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html)). A signal to the process
-/// group reaches both.
+/// group reaches both processes.
 ///
 /// # Platforms
 ///

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::process::generation;
 
-/// The number of [`Counted`] values that this process has made and not dropped. In a child it begins with zero.
+/// The number of [`Counted`] values that this process has made and not dropped. In a child, the number starts at zero.
 pub(crate) struct Count {
     /// The generation of the process in the upper half, and its count in the lower one.
     word: AtomicU64,
@@ -38,7 +38,7 @@ impl Count {
     }
 }
 
-/// Returns the count in `word`, or zero if it is that of another generation.
+/// Returns the count in `word`, or zero if `word` belongs to another generation.
 fn of(word: u64, generation: u32) -> u32 {
     if (word >> 32) as u32 == generation { word as u32 } else { 0 }
 }

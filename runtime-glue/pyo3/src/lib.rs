@@ -45,24 +45,24 @@
 //!
 //! # Fork
 //!
-//! - **The parent's tasks do not continue** in the child. The child's copies of its connections are severed: peers see the end
-//!   when the parent closes them. Listeners stay open. [`forkio::ProcessRuntime`] has the details.
-//! - **The objects of a runtime belong to one process**: connections, clients with a pool of them, timers, handles of tasks.
+//! - **The parent's tasks do not continue** in the child. The child's copies of the parent's connections are severed: a peer
+//!   sees the end when the parent closes the connection. Listeners stay open. [`forkio::ProcessRuntime`] has the details.
+//! - **The objects of a runtime belong to one process**: connections, clients with a connection pool, timers, task handles.
 //!   Keep them in a [`PerProcess`].
 //! - **An asyncio event loop belongs to one process**, as without Rust. A child starts its own (`asyncio.run`).
 //! - **Locks**: a fork of the interpreter pauses the runtime's workers, and waits at most two seconds for blocking work that
 //!   [`Runtime`] has started. The child then inherits none of their locks. Other threads do not pause. If such a thread
-//!   attaches to the interpreter or detaches from it at the fork, a child of Python 3.11 or older never returns from
-//!   `os.fork`. Let such threads stay attached ([`Python::detach`](pyo3::Python::detach) keeps their state), or use
-//!   [`Runtime`].
+//!   begins or ends its outermost [`Python::attach`](pyo3::Python::attach) at the fork, a child of Python 3.11 or older never
+//!   returns from `os.fork`. Let such a thread stay inside one `attach`, in which [`Python::detach`](pyo3::Python::detach)
+//!   releases the interpreter, or use [`Runtime`].
 //! - [The patch](forkio#the-patch) is optional. Without it, a connection that the parent closes just after the fork, before the
 //!   child has severed it, stays open in the child.
 //!
 //! # The end of the interpreter
 //!
-//! [`install`] registers a function with `atexit`. It ends the calls of [`block_on`] in other threads, and shuts the runtime down. It
-//! waits at most five seconds for polls of tasks and blocking work. Tasks that are still running must not use Python after
-//! that. Later calls of this crate return an error.
+//! [`install`] registers a function with `atexit`. That function ends the calls of [`block_on`] in other threads, and shuts
+//! the runtime down. It waits at most five seconds for polls of tasks and blocking work. Tasks that are still running then
+//! must not use Python any more. Later calls of this crate return an error.
 //!
 //! Children of `multiprocessing` end with `os._exit`, which needs no shutdown.
 //!

@@ -100,7 +100,7 @@ tokio::task_local! {
 }
 
 impl Runtime {
-    /// Starts work on the runtime. At the end of the interpreter the work is dropped.
+    /// Starts work on the runtime. Drops the work if the interpreter is at its end.
     ///
     /// # Panics
     ///

@@ -48,7 +48,7 @@ pub enum PreforkError {
     NoWorkers,
     /// The signal handlers could not be installed.
     Signals(io::Error),
-    /// A listener is not registered with a runtime on forkio's selector, or the supervisor cannot mute it.
+    /// forkio does not find the registration of a listener, or the supervisor cannot mute the listener.
     Listener(io::Error),
     /// A listener cannot share its address with other sockets, which
     /// [`Distribution::ReusePort`](super::Distribution::ReusePort) requires.
@@ -65,14 +65,14 @@ pub enum PreforkError {
     Fork(ForkError),
     /// The application could not be loaded. The text is its error, or how the template ended.
     Load(String),
-    /// Workers kept ending before they were ready, or one of the first could not change its privileges.
+    /// Workers kept ending before they were ready, or one of the first workers could not change its privileges.
     #[non_exhaustive]
     CrashLoop {
         /// The worker's index.
         worker: usize,
-        /// How many times in a row it ended.
+        /// How many times in a row the worker ended.
         ends: u32,
-        /// How it ended last.
+        /// The worker's last exit status.
         status: ExitStatus,
     },
     /// A worker asked to stop the server: [`halt`](super::WorkerHandle::halt).

@@ -145,7 +145,7 @@ mod tests {
         let other = copy(&one);
         let ticket = one.encrypt_at(start, b"session").unwrap();
         assert_eq!(other.decrypt_at(start, &ticket).as_deref(), Some(&b"session"[..]));
-        // `one` changes its key, step by step. `other` does so at once.
+        // `one` changes its key in three calls, and `other` in one call.
         let later = start + 3 * PERIOD;
         for periods in 1..=3 {
             one.encrypt_at(start + periods * PERIOD, b"").unwrap();

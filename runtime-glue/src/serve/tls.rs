@@ -13,7 +13,8 @@ use super::tickets::{PERIOD, TicketKeys};
 
 /// The files of a certificate, and the configuration that was made from them.
 ///
-/// The supervisor reads them before it forks, and again at each reload, so workers with fewer privileges need not read the key.
+/// The supervisor reads the files before it forks, and again at each reload, so workers with fewer privileges need not read
+/// the key.
 #[derive(Clone, Debug)]
 pub(super) struct Tls {
     certificates: PathBuf,
@@ -40,7 +41,7 @@ impl Tls {
         Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads the files again. If one of them is wrong, the old configuration stays.
+    /// Reads the files again. If a file cannot be read or used, the old configuration stays.
     pub(super) fn reload(&self) -> Result<(), TlsFailed> {
         let protocols = self.config().alpn_protocols.clone();
         let protocols: Vec<&str> = protocols.iter().filter_map(|name| std::str::from_utf8(name).ok()).collect();

@@ -30,7 +30,7 @@ impl SharedWake {
         Ok(())
     }
 
-    /// Registers a duplicate with the current runtime, which need not be the inherited one.
+    /// Registers a duplicate of the eventfd with the current runtime, which need not be the inherited one.
     pub(crate) fn waiter(&self) -> io::Result<AsyncFd<OwnedFd>> {
         inherited(self.0.as_fd().try_clone_to_owned()?)
     }
@@ -42,7 +42,8 @@ fn inherited(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(watched)
 }
 
-/// Checks that a child can be watched, and reserves the descriptor. Drop it before the child is watched.
+/// Checks that a child can be watched, and reserves a descriptor for the watch. Drop the result before the child
+/// is watched.
 pub(crate) fn reserve_watch() -> io::Result<Process> {
     Process::open(std::process::id())
 }

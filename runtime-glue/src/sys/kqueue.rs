@@ -60,7 +60,7 @@ impl SharedWake {
         }
     }
 
-    /// Registers a duplicate with the current runtime, which need not be the inherited one.
+    /// Registers a duplicate of the reader with the current runtime, which need not be the inherited one.
     pub(crate) fn waiter(&self) -> io::Result<AsyncFd<OwnedFd>> {
         inherited(OwnedFd::from(self.reader.get_ref().try_clone()?))
     }
@@ -72,13 +72,14 @@ fn inherited<T: OwnsDescriptor>(end: T) -> io::Result<AsyncFd<T>> {
     Ok(watched)
 }
 
-/// Reserves a descriptor for the watch of a child, or fails if none is left. Drop it before the child is watched. (It is a
-/// socket, because the child would have to replace a queue that is made between prepare and fork.)
+/// Reserves a descriptor for the watch of a child, or fails if none is left. Drop the descriptor before the child is
+/// watched. (It belongs to a socket, because the child would have to replace a kqueue that is made between prepare and
+/// fork.)
 pub(crate) fn reserve_watch() -> io::Result<OwnedFd> {
     Ok(UnixDatagram::unbound()?.into())
 }
 
-/// Sends a signal to a child that was not reaped. Until the child is reaped, no other process can get its id.
+/// Sends a signal to a child that has not been reaped. Until the child is reaped, no other process can get its id.
 pub(crate) fn send_signal(process: &Process, signal: i32) -> io::Result<()> {
     if signal <= 0 {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a signal number: give one from 1 up"));

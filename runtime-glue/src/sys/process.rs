@@ -1,4 +1,4 @@
-//! Registers with the current runtime, and handles processes and signals, on all systems.
+//! Registers objects with the current runtime, and handles processes and signals, on all systems.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -71,7 +71,7 @@ fn change_mask(how: i32, signals: impl Iterator<Item = i32>) -> io::Result<()> {
     if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
 }
 
-/// Kills and reaps a child that cannot be watched. Leaves a process alone that is not a child of this one.
+/// Kills and reaps a child that cannot be watched. Leaves alone a process that is not a child of this one.
 pub(crate) fn destroy_process(pid: u32) {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
     if let Ok(None) = waitpid(Some(pid), WaitOptions::NOHANG) {

@@ -49,7 +49,7 @@ impl Soak {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
 
-    /// Notes a lost request on a connection made at `connected`. `worker` has answered earlier requests on it, if any.
+    /// Notes a lost request on a connection made at `connected`. `worker` answered earlier requests on it, if any.
     fn lost(&self, worker: Option<u32>, connected: Instant, error: &io::Error) {
         // `disturb` holds this lock while it notes and kills a worker.
         let killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -144,7 +144,7 @@ struct Resources {
 }
 
 impl Resources {
-    /// Describes each difference to `before` that is a leak.
+    /// Describes each difference from `before` that is a leak.
     fn leaks(&self, before: &Resources) -> Vec<String> {
         let mut leaks = Vec::new();
         for (what, before, after) in [
@@ -243,7 +243,7 @@ impl Server {
         children.map(|(pid, ..)| pid).collect()
     }
 
-    /// Kills a child and waits for its successor. The supervisor keeps handles of ended workers until such a fork.
+    /// Kills a child and waits for its successor. The supervisor keeps the handles of ended workers until it forks again.
     fn replace_one(&self) -> Result<(), Error> {
         let before = self.children();
         let victim = *before.first().ok_or("no worker")?;
@@ -296,7 +296,7 @@ fn main() -> Result<(), Error> {
     }
     let duration = Duration::from_secs_f64(minutes * 60.0);
     let mut server = Server::start(&arguments)?;
-    // A program of an upgrade has other descriptors than the first one.
+    // A program that an upgrade has started has other descriptors than the first program.
     server.upgrade()?;
     let mut before = None;
     until("the old program has ended", || {

@@ -150,7 +150,7 @@ pub fn cpu_of(_: &impl AsFd) -> usize {
     unreachable!("there are no allowed CPUs");
 }
 
-/// A timer that is a descriptor. These systems have none.
+/// A timer that is a descriptor. The tests have no such timer on these systems.
 #[derive(Debug)]
 pub struct Timerfd(OwnedFd);
 

@@ -19,7 +19,7 @@ pub(crate) fn wait_until_asleep(pids: &[i32]) {
     });
 }
 
-/// Whether a process that sleeps does so in the kernel queue. A process may also sleep before it reaches the queue.
+/// Whether a sleeping process sleeps in the kernel queue. A process may also sleep before it reaches the queue.
 fn is_in_queue(pid: i32) -> bool {
     let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
     let number = call.split(' ').next().and_then(|number| number.parse().ok());
@@ -94,7 +94,7 @@ fn sleeps(pids: &[i32]) -> u64 {
 }
 
 scenarios!(
-    /// An exclusive registration wakes one process for each connection. A kqueue wakes all of them.
+    /// An exclusive registration wakes one process for each connection. A kqueue wakes all processes.
     fn one_process_is_woken() {
         let wakes = wakes_by_ten_connections(true);
         if cfg!(forkio_kqueue) {

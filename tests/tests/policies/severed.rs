@@ -30,8 +30,8 @@ scenarios!(
         check_eq("reading", severed.read(&mut [0]).unwrap(), 1);
     }
 
-    /// If the policies sever one end of a pair and renew the other one, both are renewed.
-    fn pair_that_is_renewed_too() {
+    /// If the policies sever one end of a pair and renew the other one, both ends are renewed.
+    fn pair_with_a_severed_and_a_renewed_end() {
         let mut selector = Poll::new().unwrap();
         let (mut a, mut b) = UnixStream::pair().unwrap();
         register_with(selector.registry(), &mut a, 1, ForkPolicy::Sever);
@@ -68,8 +68,8 @@ scenarios!(
         check_eq("the parent's", timer.expirations().unwrap(), 1);
     }
 
-    /// If one selector severs a timer and another one renews it, it is renewed.
-    fn timer_that_is_renewed_too() {
+    /// If one selector severs a timer and another one renews it, the timer is renewed.
+    fn timer_that_is_severed_and_renewed() {
         for policies in [[ForkPolicy::Sever, ForkPolicy::Renew], [ForkPolicy::Renew, ForkPolicy::Sever]] {
             let mut selectors = [Poll::new().unwrap(), Poll::new().unwrap()];
             let mut timer = Timer::new(Clock::Monotonic).unwrap();

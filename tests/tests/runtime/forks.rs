@@ -133,8 +133,8 @@ scenarios!(
         server.finish_well();
     }
 
-    /// An echo server that forks while its clients talk, and says when all connections are closed while the children
-    /// still run.
+    /// An echo server that forks while its clients talk. It prints a line once all connections are closed, while the
+    /// children still run.
     #[program]
     async fn echo_server() {
         let listener = listener().await;
@@ -149,7 +149,7 @@ scenarios!(
                     let (mut stream, _) = accepted.unwrap();
                     echoes.spawn(async move {
                         let (mut reader, mut writer) = stream.split();
-                        // The client closes its half of the connection. Then this half is closed.
+                        // The copy ends when the client closes its half of the connection. The task then closes the stream.
                         tokio::io::copy(&mut reader, &mut writer).await.map(|_| std::process::id())
                     });
                 }

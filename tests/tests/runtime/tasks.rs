@@ -198,7 +198,7 @@ scenarios!(
         check_eq("a new future", forkio::parent_only(async { 3 }).await, Ok(3));
     }
 
-    /// A future that only the parent runs can fork. Its own child continues with it.
+    /// A future that only the parent runs can fork. The child of that fork continues the future.
     async fn parent_only_future_that_forks() {
         let forking = forkio::parent_only(async {
             let Some(mut child) = fork().await else {

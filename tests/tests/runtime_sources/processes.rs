@@ -98,7 +98,7 @@ scenarios!(
         check_waiting().await;
     }
 
-    /// Waiting fails in the child and continues in the parent, also if tokio waits by SIGCHLD.
+    /// Waiting fails in the child and continues in the parent, even if tokio waits for SIGCHLD instead of a pidfd.
     fn waiting_by_signal() {
         deny_tokio_pidfds();
         run(check_waiting());
@@ -109,18 +109,19 @@ scenarios!(
         check_pipes().await;
     }
 
-    /// The child's copies of the pipes are severed, also if tokio waits by SIGCHLD.
+    /// The child's copies of the pipes are severed, even if tokio waits for SIGCHLD instead of a pidfd.
     fn pipes_by_signal() {
         deny_tokio_pidfds();
         run(check_pipes());
     }
 
-    /// The parent's runtime reaps a program whose handle was dropped. The child's runtime does not try.
+    /// The parent's runtime reaps a program whose handle was dropped. The child's runtime does not try to.
     async fn dropped_handle() {
         check_dropped_handle().await;
     }
 
-    /// Only the parent's runtime reaps a dropped program, also if tokio waits by SIGCHLD.
+    /// Only the parent's runtime reaps a program whose handle was dropped, even if tokio waits for SIGCHLD instead of a
+    /// pidfd.
     fn dropped_handle_by_signal() {
         deny_tokio_pidfds();
         run(check_dropped_handle());
@@ -147,7 +148,7 @@ scenarios!(
         timeout(limit(), stream.recv()).await.expect("the child has ended");
     }
 
-    /// Dropping a handle with `kill_on_drop` kills the program in any process, as the documentation says.
+    /// Dropping a handle with `kill_on_drop`, in any process, kills the program, as the documentation says.
     async fn kill_on_drop() {
         let mut program = cat().kill_on_drop(true).spawn().unwrap();
         let _input = program.stdin.take();

@@ -102,7 +102,7 @@ scenarios!(
         reap(child).await;
     }
 
-    /// A *no-fork* timer gives no events in the child. A task that waits for a severed one gets an error.
+    /// A *no-fork* timer gives no events in the child. A task that waits for a severed timer gets an error.
     async fn policies() {
         check_eq("the default", default_policy(SourceKind::Timer), ForkPolicy::Renew);
         let timer = |policy| {

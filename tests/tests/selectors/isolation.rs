@@ -1,4 +1,4 @@
-//! Changes of selectors in one process do not affect the other one.
+//! Changes to selectors in one process do not affect the other process.
 
 use std::os::fd::AsRawFd;
 

@@ -47,7 +47,7 @@ fn worker_of(program: &Program) -> i32 {
 }
 
 scenarios!(
-    /// axum serves at an address.
+    /// Serves an axum application at the address in the arguments.
     #[program]
     async fn server() {
         let [address] = arguments().try_into().expect("an address");

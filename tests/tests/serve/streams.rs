@@ -88,7 +88,7 @@ scenarios!(
         exit(server.on_ready(|addresses| println!("{}", addresses[0])).serve(|worker| app(worker.handle())).run())
     }
 
-    /// A WebSocket stays with its worker after a reload, until its client ends it.
+    /// A WebSocket stays with its worker after a reload, until the client closes it.
     fn websocket_survives_a_reload() {
         let (program, address) = start();
         let mut client = open(&address, "/socket");
@@ -101,7 +101,7 @@ scenarios!(
         stop(program);
     }
 
-    /// A handler that ends its WebSocket with the worker makes the client connect again, to a new worker.
+    /// If a handler closes its WebSocket when the worker must end, the client can connect again, to a new worker.
     fn websocket_is_closed_by_its_handler() {
         let (program, address) = start();
         let mut client = open(&address, "/polite");
@@ -112,7 +112,7 @@ scenarios!(
         stop(program);
     }
 
-    /// Server-sent events end as a complete response when the worker must end, and the client finds a new worker.
+    /// Server-sent events end as a complete response when the worker must end. The client then reaches a new worker.
     fn events_end_with_their_worker() {
         let (program, address) = start();
         let mut first = BufReader::new(crate::request(&address, "/events"));

@@ -71,7 +71,7 @@ scenarios!(
         check_eq("the status", process.try_wait().unwrap().unwrap().code(), Some(7));
     }
 
-    /// If the watch of a process was severed, the child does not report that the process has ended.
+    /// If a fork has severed the watch of a process, `has_ended` returns an error in the child.
     fn severed_watch() {
         let selector = Poll::new().unwrap();
         let end = Turn::new();

@@ -9,7 +9,7 @@ use forkio_tests::reactor::*;
 use crate::check_blocked;
 
 scenarios!(
-    /// Each process receives exactly the signals that are sent to it. A *no-fork* source can be registered
+    /// Each process receives exactly the signals that are sent to it. The child can register a *no-fork* source
     /// again.
     fn private_signals() {
         check_eq("the default", fork::default_policy(SourceKind::Signal), ForkPolicy::Inherit);

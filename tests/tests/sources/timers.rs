@@ -17,7 +17,7 @@ fn expired(now: Duration, first: Duration, period: Duration) -> u64 {
     now.checked_sub(first).map_or(0, |passed| (passed.as_nanos() / period.as_nanos()) as u64 + 1)
 }
 
-/// Takes expirations until the total, which begins with `taken`, has all expirations up to now. Returns the total.
+/// Takes expirations until the total, which begins with `taken`, includes all expirations up to now. Returns the total.
 fn take_all(timer: &mut Timer, mut taken: u64, first: Duration, period: Duration) -> u64 {
     let least = expired(timer.clock().now(), first, period);
     // The kernel may be a moment late.
@@ -146,7 +146,7 @@ scenarios!(
         }
     }
 
-    /// Setting or disarming a timer in one process does not change the other one.
+    /// Setting or disarming a timer in one process does not change the other process's timer.
     fn set_in_one_process() {
         let (mut selector, mut timer) = with_timer(Clock::Monotonic);
         timer.set_after(50 * MILLIS, None).unwrap();

@@ -22,7 +22,7 @@ fn outcome(answer: &crate::server::Answer) -> (u16, String, String) {
 }
 
 scenarios!(
-    /// A reload answers when the new generation serves.
+    /// The server answers `reload` once the new generation serves.
     fn reload() {
         let server = Server::start(&[]);
         assert_eq!(outcome(&server.command("reload")), (200, "done".to_owned(), "generation 2 serves".to_owned()));
@@ -33,7 +33,7 @@ scenarios!(
         server.stop();
     }
 
-    /// A reload that fails says why, and the old generation serves.
+    /// The answer to a failed reload gives the reason. The old generation continues to serve.
     fn failed_reload() {
         let server = Server::start(&[]);
         remove(&server.load);
@@ -87,7 +87,7 @@ scenarios!(
         server.stop();
     }
 
-    /// An upgrade answers when the new program serves, at the same addresses. Clients of the page find a listener all the time.
+    /// The server answers `upgrade` once the new program serves at the same addresses. The page refuses no client meanwhile.
     fn upgrade() {
         // The whole network 127.0.0.0/8 is this machine, so this address is the scenario's own.
         let [.., high, low] = std::process::id().to_be_bytes();
@@ -139,7 +139,7 @@ scenarios!(
         server.stop();
     }
 
-    /// Gets the state over a control socket as another user. The argument is the socket's address.
+    /// Sends requests to a control socket as another user, and prints the results. The argument is the socket's address.
     #[program]
     fn as_other_user() {
         // SAFETY: the list of groups is empty; this process has one thread.
@@ -155,7 +155,7 @@ scenarios!(
         }
     }
 
-    /// Another user can neither open the socket, nor use it if its permissions are changed.
+    /// Another user cannot open the socket. If its permissions let that user connect, the server refuses the requests.
     fn other_users_are_refused() {
         // SAFETY: the call has no preconditions.
         if unsafe { libc::geteuid() } != 0 {

@@ -56,7 +56,8 @@ scenarios!(
         server.stop();
     }
 
-    /// A server whose status page has an address in use does not start. The error names the address, and says what to do.
+    /// A server does not start if the address of its status page is in use. The error names the address, and says what to
+    /// do.
     async fn address_in_use() {
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = other.local_addr().unwrap().to_string();

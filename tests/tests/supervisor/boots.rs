@@ -29,7 +29,7 @@ scenarios!(
         }
     }
 
-    /// Workers that end before they are ready end the server, once there are `crash_limit` of them in a row.
+    /// The server ends once `crash_limit` workers in a row have ended before they were ready.
     fn first_generation() {
         let (code, log) = Server::begin("boot-exits", &["before", "crash-limit"]).end();
         assert_eq!(code, 3, "{log}");
@@ -50,7 +50,7 @@ scenarios!(
         });
         assert_eq!(server.pid(), pid);
         server.control("");
-        // Two processes are not enough: one may be a worker that is about to end with an error.
+        // Do not wait for two processes instead: one may be a worker that is about to end with an error.
         server.until_logged_times("worker is ready", 3);
         server.stop();
     }
@@ -68,7 +68,7 @@ scenarios!(
         server.stop();
     }
 
-    /// Workers that end before they are ready do not count towards the `crash_limit` once another one was ready.
+    /// Workers that end before they are ready do not count towards the `crash_limit` once another worker was ready.
     fn failures_in_a_row() {
         let server = Server::start(&["before", "one-worker", "crash-limit"]);
         for round in 1..=3 {

@@ -1,4 +1,4 @@
-//! The pid file of a server that runs, and on a disk without space.
+//! The pid file: while another server has it, and on a full disk.
 
 #[cfg(procfs)]
 use std::fs;
@@ -10,7 +10,7 @@ use forkio_tests::{check_eq, scenarios};
 use crate::server::{Server, own_path, remove};
 
 scenarios!(
-    /// A server does not start if the pid file belongs to another one that runs. A server that was killed leaves only the file.
+    /// A server does not start if the pid file belongs to another running server. It replaces the file of a killed server.
     fn of_another_server() {
         let path = own_path("pid");
         let option = format!("pid-file={}", path.display());
@@ -23,7 +23,7 @@ scenarios!(
         assert!(log.contains(&format!("it belongs to process {pid}, which runs")), "{log}");
         assert!(!log.contains("worker started"), "{log}");
         check_eq("the pid file", read(), pid.clone());
-        // Dropping it kills the supervisor.
+        // Dropping the server kills its supervisor.
         drop(first);
         check_eq("the pid file", read(), pid);
         let second = Server::start(&["before", &option]);
@@ -33,7 +33,7 @@ scenarios!(
         remove(&path);
     }
 
-    /// A full disk ends a server that starts. In an upgrade it ends the new program, and the old one continues to serve.
+    /// A server does not start if the disk is full. In an upgrade, the new program ends, and the old one continues to serve.
     #[cfg(procfs)]
     fn on_a_full_disk() {
         let Some(disk) = disk::SmallDisk::mount() else {

@@ -9,8 +9,8 @@ use forkio_tests::runtime::*;
 use crate::{RUNTIME, fork_with_threads, listen, use_everything, wait};
 
 scenarios!(
-    /// Peers see the end of a connection when the parent closes it, even while children run. Children read none of its
-    /// bytes.
+    /// Peers see the end of a connection when the parent closes it, even while children run. Children read none of the
+    /// connection's bytes.
     fn inherited_connections() {
         const CONNECTIONS: usize = 20;
         let listener = listen();
@@ -64,7 +64,7 @@ scenarios!(
         }
     }
 
-    /// Peers see the end of connections that the parent's threads accept and close while it forks.
+    /// Peers see the end of connections that the parent's threads accept and close while the parent forks.
     fn connections_that_come_and_go() {
         const CHILDREN: usize = 30;
         let listener = listen();

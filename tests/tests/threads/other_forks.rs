@@ -166,7 +166,7 @@ scenarios!(
         reap(block_on(async { fork_child(check) }));
     }
 
-    /// A current-thread runtime forks in a process that also has a `ProcessRuntime`. Both continue in both processes.
+    /// A current-thread runtime forks in a process that also has a `ProcessRuntime`. Both runtimes work in both processes.
     fn beside_a_current_thread_runtime() {
         static OTHER: ProcessRuntime = ProcessRuntime::new(|| Ok(current_thread()));
         let runtime = current_thread();
@@ -184,7 +184,7 @@ scenarios!(
             if let Some(mut child) = child {
                 assert!(child.wait().await.unwrap().success());
             }
-            // Either process may answer: they share the queue.
+            // Either process may answer: both accept from the listener's queue.
             let mut client = TcpStream::connect(addresses.get().unwrap()).await.unwrap();
             client.read_u32().await.unwrap();
         });

@@ -1,5 +1,5 @@
 //! Random operations. An operation chooses its process, selector and source when it is carried out, among those that
-//! exist then. So every part of a sequence is a sequence too, and proptest can shorten it.
+//! exist then. So every part of a sequence is valid too, and proptest can shorten a sequence.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -19,7 +19,7 @@ pub(crate) struct Operation {
 }
 
 /// An act of a process. `selector` and `source` choose among those for which the act can succeed. If `any` is true, they
-/// choose among those for which it must fail, too.
+/// choose also among those for which the act must fail.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Act {
     NewSelector,
@@ -211,7 +211,7 @@ fn wanted() -> impl Strategy<Value = Wanted> {
     prop_oneof![3 => Just(Wanted::Readable), 1 => Just(Wanted::Writable), 1 => Just(Wanted::Both)]
 }
 
-/// Generates policies. *Renew* is rare, because only few kinds of sources can follow it, and a refused fork tests little.
+/// Generates policies. *Renew* is rare, because few kinds of sources can follow it, and a refused fork tests little.
 fn policies() -> impl Strategy<Value = Policy> {
     prop_oneof![
         4 => Just(Policy::Inherit),

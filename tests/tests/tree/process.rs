@@ -17,7 +17,7 @@ use crate::memory::{BLOCKS, BYTES};
 use crate::message::{Arrival, Baseline, Command, Fd, Kind, Policy, Registration, Reply, Report};
 use crate::sources::{Source, is_eventfd, put};
 
-/// The lowest descriptor for a connection to the driver. Lower ones are for the sources of cases, which reuse them.
+/// The lowest descriptor for a connection to the driver. Lower ones are left for the sources of the cases.
 const CONTROL: RawFd = 400;
 
 /// Carries out the commands of the driver whose sockets are in `directory`. Ends when the driver closes the connection or

@@ -109,7 +109,7 @@ impl Process {
         self.slots[slot].as_ref().expect("a source").fd()
     }
 
-    /// The descriptor of a source as a file, which does not close it.
+    /// The descriptor of a source as a `File` that never closes the descriptor.
     pub(crate) fn file(&self, slot: usize) -> ManuallyDrop<File> {
         // SAFETY: the slot's source has the descriptor open, and `ManuallyDrop` never closes it.
         ManuallyDrop::new(unsafe { File::from_raw_fd(self.fd(slot)) })

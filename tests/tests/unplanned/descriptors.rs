@@ -133,7 +133,7 @@ scenarios!(
         });
     }
 
-    /// If a child closes a registered descriptor, or redirects it to a file that cannot be polled, it keeps the other
+    /// A child that closes a registered descriptor, or redirects it to a file that cannot be polled, keeps the other
     /// registrations.
     #[cfg(epoll)]
     fn registered_descriptor_redirected() {

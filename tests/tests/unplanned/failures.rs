@@ -95,7 +95,7 @@ scenarios!(
     }
 
     /// The hook of the first poll does not run in a child that cannot poll one of its selectors.
-    fn first_poll() {
+    fn no_first_poll_hook_after_a_failure() {
         let mut failed = Poll::new().unwrap();
         let mut socket = udp();
         register_with(failed.registry(), &mut socket, 1, ForkPolicy::Renew);
@@ -106,7 +106,8 @@ scenarios!(
         });
     }
 
-    /// A process has its own failure. It inherits its parent's failure as long as it has a selector that failed.
+    /// Each process has its own failure. A child inherits its parent's failure only if it also inherits a
+    /// selector that failed.
     fn scope_of_the_failure() {
         let selector = Poll::new().unwrap();
         let mut socket = udp();

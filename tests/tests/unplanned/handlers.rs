@@ -1,4 +1,4 @@
-//! Reconciling at once, signal handlers, and other libraries' handlers of forks.
+//! Reconciling at once, signal handlers, and fork handlers of other libraries.
 
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -41,7 +41,8 @@ scenarios!(
         let before = open_descriptors();
         prepare_ahead().unwrap();
         let child = unplanned::fork_child(|| {
-            // The child has closed the parent's prepared objects. That is safe, because it cannot have opened any file yet.
+            // The child has closed the parent's prepared objects. This is safe, because the child cannot have opened a
+            // file yet.
             check_eq("descriptors", open_descriptors(), before.clone());
             turn.wait();
         });
@@ -113,7 +114,7 @@ scenarios!(
         check_silent("what the children did", &mut selector);
     }
 
-    /// A signal handler that wakes in the child, before the child has used a selector, wakes only the child.
+    /// If a signal handler in the child wakes a selector that the child has not used yet, only the child gets the event.
     fn wake_in_a_signal_handler() {
         static WAKER: OnceLock<Waker> = OnceLock::new();
         extern "C" fn wake(_: i32) {
@@ -125,7 +126,7 @@ scenarios!(
         pthread_atfork(nothing, nothing, in_child);
         let mut selector = Poll::new().unwrap();
         WAKER.set(Waker::new(selector.registry(), Token(0)).unwrap()).unwrap();
-        // SAFETY: the child has one thread, which the handler interrupts in no allocation.
+        // SAFETY: the child has one thread, and the handler does not interrupt an allocation.
         unsafe { libc::signal(libc::SIGUSR1, wake as extern "C" fn(i32) as libc::sighandler_t) };
         unplanned::in_child(|| {
             check_eq("the child's wake", wait(&mut selector), tokens([0]));

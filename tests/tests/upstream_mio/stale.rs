@@ -1,4 +1,4 @@
-//! Registrations whose descriptor was closed without being deregistered, and belongs to another file now.
+//! Registrations whose descriptor was closed without deregistering, and refers to another file now.
 
 use std::net::UdpSocket as StdUdpSocket;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -23,7 +23,7 @@ fn replace_registered(file: OwnedFd, other: &impl AsRawFd) -> (OwnedFd, OwnedFd)
     // SAFETY: the registration is leaked, so the runtime never uses the descriptor again.
     std::mem::forget(unsafe { AsyncFd::register(Bare(file.as_raw_fd())) }.unwrap());
     let kept = file.try_clone().unwrap();
-    // SAFETY: no memory is involved. `file` owns the descriptor, with the other file.
+    // SAFETY: no memory is involved. `file` owns the descriptor, which then refers to the other file.
     check_eq("dup2", unsafe { libc::dup2(other.as_raw_fd(), file.as_raw_fd()) }, file.as_raw_fd());
     (file, kept)
 }
@@ -49,7 +49,7 @@ fn watch<T: AsRawFd>(file: T) -> AsyncFd<T> {
 }
 
 scenarios!(
-    /// The child leaves the other file alone: it is not severed in place of the stream that was registered.
+    /// The child leaves the other file alone: the fork does not sever that file in place of the registered stream.
     async fn a_reused_descriptor() {
         let (stream, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
         let socket = StdUdpSocket::bind("127.0.0.1:0").unwrap();
@@ -100,7 +100,7 @@ scenarios!(
 
     /// If the kernel's list does not show which of two files is open, a fork is refused with a reason. Forks work again once
     /// one of the files is closed.
-    async fn not_certain() {
+    async fn ambiguous_registration() {
         let (fd, kept) = replace_registered(eventfd(), &eventfd());
         // SAFETY: `fd` stays open for longer than the registration.
         let watched = unsafe { AsyncFd::register(Bare(fd.as_raw_fd())) }.unwrap();

@@ -46,7 +46,7 @@ const MARK: libc::c_int = libc::EPOLLMSG;
 const MOST_EVENTS: usize = libc::c_int::MAX as usize / size_of::<Event>();
 
 impl Queue {
-    /// The kernel refuses a registration that is made twice, and keeps one until it is deleted or the object is closed.
+    /// The kernel refuses a second registration, and keeps a registration until it is deleted or the object is closed.
     pub(crate) const IS_EXACT: bool = true;
 
     /// fork(2) copies the descriptor of an epoll instance like any other.
@@ -57,7 +57,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Closes the epoll instance, unless this process has lost it. Another process that shares it keeps it.
+    /// Closes the epoll instance, unless this process has lost it. Another process that shares the instance keeps it.
     pub(crate) fn close(&self) {
         let fd = self.number();
         if !self.is_vacant() {
@@ -124,7 +124,7 @@ impl Queue {
         }
     }
 
-    /// Like [`holds`](Queue::holds), by kcmp(2), Linux 4.13. `None`: the system does not allow it.
+    /// Like [`holds`](Queue::holds), with kcmp(2) of Linux 4.13. Returns `None` if the system does not allow this call.
     fn compare(&self, fd: RawFd) -> Option<bool> {
         /// `struct kcmp_epoll_slot`: the `toff`th registration of the descriptor `tfd`.
         #[repr(C)]

@@ -50,7 +50,7 @@ impl ProcessHandle {
     }
 }
 
-/// Whether there is such a process, ended or not. This process may lack the permission to send it signals.
+/// Whether the process exists, even if it has ended, and even if this process may not send it signals.
 fn is_there(pid: Pid) -> bool {
     test_kill_process(pid) != Err(Errno::SRCH)
 }

@@ -23,7 +23,7 @@ impl SignalQueue {
         let contents = Contents::Events(signals.iter().map(event).collect());
         let queue = OwnQueue::new(SourceKind::Signal, contents)?;
         let blocked = SignalsBlocked::block(&set);
-        // A signal that was pending before gives no event.
+        // The kernel gives no event for a signal that was pending before.
         queue.0.notice_pending_signals()?;
         // The signals stay blocked.
         std::mem::forget(blocked);

@@ -51,7 +51,7 @@ pub(crate) fn renewed(_: &TimerState) -> io::Result<Option<OwnedFd>> {
     Ok(None)
 }
 
-/// Makes a timer that continues the one at `fd`. Descriptors that are timers themselves exist on Linux only.
+/// Makes a timer that continues the one at `fd`. forkio supports descriptors that are timers themselves only on Linux.
 pub(crate) fn renewed_by_descriptor(_fd: RawFd) -> io::Result<OwnedFd> {
     #[cfg(forkio_kqueue)]
     return crate::sys::timerfd::renewed_by_descriptor(_fd);

@@ -57,7 +57,7 @@ def fork():
 
 
 def forkserver():
-    """The server has imported the module when it forks."""
+    """The fork server imports the module before it forks."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["forkio_http"])
     return context, 1

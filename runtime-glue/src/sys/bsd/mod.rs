@@ -13,7 +13,7 @@ pub(crate) use self::reuse_port::*;
 pub(crate) use self::threads::*;
 
 /// Replaces pthread_join(3) in the whole program. In a child, libthr does not know the threads that had ended before the fork.
-/// It returns ESRCH, at which Rust's standard library panics. tokio's blocking pool joins such a thread when a runtime is
+/// It returns ESRCH, and Rust's standard library then panics. tokio's blocking pool joins such a thread when a runtime is
 /// dropped, or when one of its own threads ends. This function returns 0 instead. Seen on FreeBSD 15.1-RELEASE-p1.
 #[cfg(target_os = "freebsd")]
 #[unsafe(no_mangle)]
@@ -97,8 +97,8 @@ pub(crate) fn terminate_with_parent(parent: u32) -> io::Result<bool> {
     Ok(is_parent(parent))
 }
 
-/// Returns `false` if the parent has ended already. Sends no signal: the kernel has none for the end of a parent, so a stuck
-/// worker outlives it.
+/// Returns `false` if the parent has ended already. These kernels send no signal when a parent ends, so a stuck worker
+/// outlives its parent.
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]
 pub(crate) fn terminate_with_parent(parent: u32) -> io::Result<bool> {
     Ok(is_parent(parent))

@@ -90,7 +90,7 @@ pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
         };
         if result == -1 { Err(io::Error::last_os_error()) } else { Ok(limit) }
     }
-    // This system does not return the length. A negative number asks listen(2) for its maximum.
+    // This system does not return the length of the queue. A negative number asks listen(2) for its maximum.
     #[cfg(not(target_os = "freebsd"))]
     {
         let _ = listener;

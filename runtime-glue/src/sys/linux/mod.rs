@@ -28,7 +28,7 @@ const TASKS: &str = "/proc/self/task";
 
 /// Whether the calling thread is the only one.
 pub(crate) fn is_single_threaded() -> io::Result<bool> {
-    // proc_pid_task(5) has a subdirectory for each thread, so it has two links and one for each thread.
+    // The directory of proc_pid_task(5) has two links, and one more for the subdirectory of each thread.
     let links = rustix::fs::stat(TASKS).map_err(|error| unreadable(error.into()))?.st_nlink;
     Ok(links <= 3)
 }
@@ -60,7 +60,7 @@ pub(super) unsafe fn zero_in_children(page: *mut c_void, size: usize) -> io::Res
     Ok(unsafe { madvise(page, size, Advice::LinuxWipeOnFork) }?)
 }
 
-/// Waits until the kernel has removed the ended threads, which no code joins.
+/// Waits until the kernel has removed the threads that have ended. (No code joins them.)
 pub(crate) fn wait_until_single_threaded() -> io::Result<()> {
     while !is_single_threaded()? {
         thread::yield_now();

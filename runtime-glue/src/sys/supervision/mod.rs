@@ -17,8 +17,8 @@ pub(crate) use self::spawn::{spawn_with_descriptors, take_socket};
 
 /// Makes the kernel refuse new connections to a listener. Connections in its queue can still be accepted.
 ///
-/// A TCP client whose SYN is dropped sends it again, and is refused once the listener is closed. That takes a second, but
-/// unlike a connection that is made and then reset, it loses no request.
+/// A TCP client whose SYN is dropped sends it again, and is refused once the listener is closed. This costs the
+/// client a second, but no request. If the connection were made and then reset, the client would lose a request.
 pub(crate) fn refuse_new_connections(listener: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(listener);
     if socket.local_addr()?.is_unix() {

@@ -71,7 +71,7 @@ impl fmt::Debug for Setup {
 
 type Running = Pin<Box<dyn Future<Output = Result<(), ServeError>>>>;
 
-/// A server that is ready to [run](Serving::run): [`Server::serve`](super::Server::serve).
+/// A server that is ready to [run](Serving::run). [`Server::serve`](super::Server::serve) returns it.
 #[must_use = "a server does nothing until it runs"]
 pub struct Serving {
     threads: Option<usize>,
@@ -97,7 +97,8 @@ impl Serving {
                     addresses.push(Address::Tcp(listener.local_addr().map_err(ServeError::Runtime)?.to_string()));
                 }
                 let mut interrupted = pin!(tokio::signal::ctrl_c());
-                // The future is polled once, so that from now on Ctrl+C does not end the process before it is polled again.
+                // The first poll installs the handler. From now on, Ctrl+C resolves the future instead of ending the
+                // process.
                 if let Poll::Ready(ended) = poll_fn(|cx| Poll::Ready(interrupted.as_mut().poll(cx))).await {
                     return ended.map_err(ServeError::Runtime);
                 }
@@ -110,7 +111,7 @@ impl Serving {
         Serving { threads, start: Box::new(start) }
     }
 
-    /// Serves until Ctrl+C stops the server. Returns the status that the process should exit with, and prints an error to
+    /// Serves until Ctrl+C stops the server. Returns the status that the process should exit with. Prints an error to
     /// standard error.
     ///
     /// | status | meaning |
@@ -234,7 +235,7 @@ where
     }
 }
 
-/// Serves one connection. When the server stops, it finishes the requests that have begun.
+/// Serves one connection. When the server stops, finishes the requests that have begun.
 async fn connection<S, B>(
     stream: TcpStream,
     service: S,

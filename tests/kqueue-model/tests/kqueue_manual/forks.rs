@@ -213,8 +213,8 @@ pub(crate) const SENTENCES: &[Sentence] = &[
     }),
 ];
 
-/// Keeps the kernel from copying queues until the returned function is called. Returns `None` if this system has no such
-/// limit.
+/// Keeps the kernel from copying queues until the returned function is called. Returns `None` if this system does not
+/// limit the number of queues.
 fn reach_limit() -> Option<impl Fn()> {
     #[cfg(target_os = "linux")]
     {

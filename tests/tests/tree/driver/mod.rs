@@ -22,7 +22,7 @@ use crate::message::{Baseline, Command, Fd, Reply};
 use crate::model::Model;
 use crate::operation::Operation;
 
-/// The most processes at a time. More of them would find no other bugs.
+/// The most processes at a time. More processes would find no other bugs.
 const PROCESSES: usize = 5;
 /// The most selectors of a process.
 const SELECTORS: usize = 3;
@@ -85,7 +85,7 @@ pub(crate) struct Driver {
     prepared_forks: usize,
 }
 
-/// A directory for sockets. Dropping this removes it.
+/// A directory for sockets. Dropping the value removes the directory.
 #[derive(Debug)]
 struct Directory(PathBuf);
 
@@ -169,7 +169,7 @@ impl Driver {
         let control = UnixListener::bind(directory.0.join("control")).map_err(failed)?;
         control.set_nonblocking(true).map_err(failed)?;
         let unix = UnixListener::bind(directory.0.join("peers")).map_err(failed)?;
-        // Only this driver uses the address. To a port of 127.0.0.1, another program might connect.
+        // Only this driver uses the address. Another program might connect to a port of 127.0.0.1.
         let [.., high, low] = std::process::id().to_be_bytes();
         let address = (Ipv4Addr::new(127, 64, high, low), 0);
         let tcp = TcpListener::bind(address).map_err(failed)?;
@@ -238,7 +238,7 @@ impl Driver {
     }
 }
 
-/// Waits for the greeting of a new process. Returns the number that the driver has given it.
+/// Waits for the greeting of a new process. Returns the process's number, and the connection to it.
 fn hello(control: &UnixListener) -> Outcome<(usize, Link)> {
     let start = Instant::now();
     let stream = loop {

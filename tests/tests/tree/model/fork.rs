@@ -121,7 +121,7 @@ impl Model {
         entry.kind.unwrap_or_else(|| self.files[entry.file].source_kind())
     }
 
-    /// The registered timers that must be renewed, and each `Timer` whose registrations have no other policy.
+    /// The timers with a registration that must be renewed, and each `Timer` that no registration inherits or severs.
     pub(super) fn renewed_timers(&self, process: &Process, entries: &[(Fd, Entry, Policy)]) -> BTreeSet<Fd> {
         let tagged = entries.iter().filter(|(.., policy)| *policy == Policy::Renew);
         let tagged = tagged.filter(|(_, entry, _)| self.kind_of(entry) == Kind::Timer).map(|(fd, ..)| *fd);

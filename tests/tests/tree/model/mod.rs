@@ -1,5 +1,5 @@
-//! The events and results that a tree of processes must see, by the documented semantics alone: no system call, no
-//! reactor.
+//! Predicts the events and results of a tree of processes from the documented semantics alone, without system calls and
+//! without the reactor.
 //!
 //! The model knows the open files, the file that each descriptor of each process refers to, and for each selector its table
 //! and the registrations in its kernel queue. An event *must* come with the next poll if something has happened to a source
@@ -69,7 +69,7 @@ pub(crate) enum Holder {
     Typed {
         /// The kind of source.
         kind: Kind,
-        /// The selector that it believes it is registered with.
+        /// The selector that the source believes it is registered with.
         with: Option<SelectorId>,
     },
     /// A bare descriptor.
@@ -158,7 +158,7 @@ impl Process {
         tables.flatten().all(|(fd, entry)| entry.dropped || self.is_live(*fd, entry))
     }
 
-    /// Whether a source is registered with another selector than `selector`, which still exists.
+    /// Whether a source is registered with a selector that still exists and is not `selector`.
     fn is_registered_elsewhere(&self, slot: Option<SlotId>, selector: SelectorId) -> bool {
         match slot.map(|slot| self.slots[&slot].holder) {
             Some(Holder::Typed { with: Some(with), .. }) => with != selector && self.selectors.contains_key(&with),
@@ -184,7 +184,7 @@ impl Process {
         self.defaults.get(&kind).copied().unwrap_or(process::default_policy(kind))
     }
 
-    /// Whether the registration is in effect, and for the file that the descriptor refers to now.
+    /// Whether the registration is in effect, and the descriptor still refers to the registered file.
     fn is_live(&self, fd: Fd, entry: &Entry) -> bool {
         !entry.dropped && self.fds.get(&fd) == Some(&entry.file)
     }
@@ -213,10 +213,10 @@ impl Process {
         entries.into_iter().any(|entry| entry.bare && entry.muted && !entry.dropped)
     }
 
-    /// Whether an operation must deregister the descriptor before it closes it, because the model cannot predict the effect
+    /// Whether an operation must deregister the descriptor before closing it, because the model cannot predict the effect
     /// of the close. Either the descriptor is muted, so that the kernel does not have the registration, and its file is
-    /// anonymous, so that it looks like all other files of its kind. Or the file has another descriptor: if that is later
-    /// duplicated onto this one, the kernel has the registration again.
+    /// anonymous, so that the file looks like all other files of its kind. Or the file has another descriptor: if the other
+    /// descriptor is later duplicated onto this one, the kernel has the registration again.
     pub(crate) fn must_deregister(&self, fd: Fd, files: &[File]) -> bool {
         let entries = self.selectors.values().filter_map(|selector| selector.table.get(&fd));
         let is_anonymous =
