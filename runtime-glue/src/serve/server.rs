@@ -304,13 +304,13 @@ impl<L> Server<L> {
         self.prefork(|prefork| prefork.max_requests(requests))
     }
 
-    /// Serves a status page and metrics at an address: [`Prefork::status`] (feature `status`). Off unless set.
+    /// Serves a status page and metrics at an address: [`Prefork::status`] (feature `status`). Off by default.
     #[cfg(feature = "status")]
     pub fn status(self, address: impl ToString) -> Self {
         self.prefork(|prefork| prefork.status(address))
     }
 
-    /// Serves a control socket at a path: [`Prefork::control`] (feature `status`). Off unless set.
+    /// Serves a control socket at a path: [`Prefork::control`] (feature `status`). Off by default.
     #[cfg(feature = "status")]
     pub fn control(self, path: impl Into<PathBuf>) -> Self {
         self.prefork(|prefork| prefork.control(path))

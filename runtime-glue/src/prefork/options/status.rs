@@ -6,7 +6,7 @@ use super::Prefork;
 
 impl Prefork {
     /// Serves a status page at an address that [`Address`](crate::Address) accepts, such as `127.0.0.1:9100` (feature
-    /// `status`). Off unless set.
+    /// `status`). Off by default.
     ///
     /// | path | content |
     /// |---|---|
@@ -23,7 +23,7 @@ impl Prefork {
         self
     }
 
-    /// Serves a control socket at a path, for the program `forkioctl` (feature `status`). Off unless set.
+    /// Serves a control socket at a path, for the program `forkioctl` (feature `status`). Off by default.
     ///
     /// The server accepts root and the user of the supervisor. Other users lack the permission to connect to the socket. The
     /// server refuses them even if the permissions of the socket's file are changed.
