@@ -46,7 +46,7 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
-    /// The kernel counts in signed 64 bits. A later time never comes.
+    /// The latest time of a setting. The kernel counts nanoseconds in signed 64 bits, so a later time would never come.
     const NEVER: u64 = i64::MAX as u64;
 
     /// Makes a setting. Without a period, the timer expires once. A period of zero fails with `InvalidInput`.

@@ -17,7 +17,7 @@ pub enum Streams {
     Severed,
 }
 
-/// Sets the policy of the streams that are registered from now on.
+/// Sets the policy of all streams. The next fork follows it, even for streams that are registered already.
 pub fn set_policy(streams: Streams) {
     let policy = match streams {
         Streams::Inherited => fork::ForkPolicy::Inherit,
@@ -98,7 +98,7 @@ pub unsafe fn planned_fork() -> io::Result<i32> {
     }
 }
 
-/// The index of the child's first instruction in the shared page.
+/// The index in the shared page of the time at which the child began to run.
 pub const FIRST_INSTRUCTION: usize = 0;
 /// The indices of the child's other figures.
 const COMMIT: usize = 1;

@@ -13,8 +13,8 @@ use tokio::net::{TcpListener, UnixListener};
 use super::Listener;
 use crate::sys;
 
-/// The listeners that this program was started with: the address of each, and its name. The environment variables may be removed
-/// once they have been read.
+/// The address and the name of each listener that this program was started with. `ListenFd::from_env` removes the environment
+/// variables, so this list remembers them.
 static INHERITED: Mutex<Vec<(SockAddr, String)>> = Mutex::new(Vec::new());
 
 fn known() -> MutexGuard<'static, Vec<(SockAddr, String)>> {

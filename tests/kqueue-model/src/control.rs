@@ -75,7 +75,8 @@ pub fn set_close_on_fork(fd: RawFd) {
 
 static WORKING: AtomicBool = AtomicBool::new(false);
 
-/// Whether the model is working. A kernel would do that work in its own memory.
+/// Whether the model is doing the work of a call. The topic `allocator` ignores allocations meanwhile, because a kernel
+/// would use its own memory.
 pub fn is_working() -> bool {
     WORKING.load(Ordering::Relaxed)
 }

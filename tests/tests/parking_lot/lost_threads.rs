@@ -17,8 +17,8 @@ use crate::{RUNTIME, use_runtime};
 const WAITING: usize = 64;
 
 scenarios!(
-    /// While a child starts threads and the table grows, the entries of threads that only the parent has stay as they are,
-    /// in one bucket and in many.
+    /// `parking_lot` keeps a table of waiting threads. In a child, the entries of threads that only the parent has stay as
+    /// they are, even if the child starts threads and the table grows. The entries are in one bucket and in many.
     #[limit(900)]
     fn entries_stay() {
         park_threads(WAITING);

@@ -114,8 +114,8 @@ scenarios!(
         assert_eq!(code, 137, "{log}");
     }
 
-    /// If workers that drain have all slots, the next fork waits for one to end. The log says so when something happens, not all the
-    /// time.
+    /// If workers that drain have all slots, the next fork waits for one to end. The supervisor tries and warns again only
+    /// after an event, not in a busy loop.
     fn no_slot_left() {
         let server = Server::start(&["before", "one-worker"]);
         // A server that starts with one worker has 65 slots, and may have up to 32 workers.

@@ -37,7 +37,8 @@ pub(super) fn is_copying() -> bool {
     COPYING.load(Ordering::Relaxed) == YES
 }
 
-/// Puts a new queue at `number`, unless another file is open at it, and returns the queue's descriptor. Async-signal-safe.
+/// Gives a new queue the descriptor `number`, unless another file has that descriptor. Returns the queue's descriptor.
+/// Async-signal-safe.
 pub(super) fn put_at(number: RawFd, fresh: io::Result<RawFd>) -> Result<RawFd, i32> {
     let fresh = fresh.map_err(errno)?;
     // Another file may have taken the descriptor since the fork, such as one that another library's fork handler opened.

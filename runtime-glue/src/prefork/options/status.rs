@@ -12,7 +12,7 @@ impl Prefork {
     /// |---|---|
     /// | `/status`, `/status.json` | workers, rates, latencies, memory, restarts: for people and for programs |
     /// | `/metrics` | the same for Prometheus |
-    /// | `/healthz` | 200 as long as the supervisor runs |
+    /// | `/healthz` | 200 as long as the supervisor and the service worker run |
     /// | `/readyz` | 200 if a worker is ready; 503 if not, or if load balancers should send no more connections |
     ///
     /// A *service worker* serves the page: a process beside the workers, with their privileges. If it dies, the supervisor
