@@ -83,7 +83,10 @@ impl Selector {
     /// Returns the queue's descriptor, so that the program can wait for it by other means.
     pub(crate) fn expose(&self) -> BorrowedFd<'_> {
         reconcile::ensure();
-        self.core.kernel.expose();
+        // The waker of a poisoned selector may be the parent's, so wakes must not signal it.
+        if self.core.poisoned().is_none() {
+            self.core.kernel.expose();
+        }
         self.core.kernel.queue.as_fd()
     }
 }

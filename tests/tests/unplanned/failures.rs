@@ -81,14 +81,19 @@ scenarios!(
         let mut selector = Poll::new().unwrap();
         let mut socket = udp();
         register_with(selector.registry(), &mut socket, 1, ForkPolicy::Renew);
+        let waker = Waker::new(selector.registry(), Token(2)).unwrap();
         let open = open_descriptors();
         unplanned::in_child(|| {
             check_eq("polling", poll_error(&mut selector), Some(libc::EOPNOTSUPP));
+            // A program that takes the descriptor of a selector makes each wake signal the waker, which is the parent's here.
+            selector.as_raw_fd();
+            waker.wake().unwrap();
             check_eq("descriptors", open_descriptors(), open);
             let failure = atfork::failure().expect("a reason");
             check_eq("the object", failure.object(), PrepareObject::Pair(socket.as_raw_fd()));
             assert!(failure.to_string().contains("set another policy"), "{failure}");
         });
+        check_silent("the child's wake", &mut selector);
         check_table(&selector);
         fork::set_policy(&socket, ForkPolicy::Inherit).unwrap();
         unplanned::in_child(|| check_table(&selector));
