@@ -1,7 +1,7 @@
 //! Hooks for forks of the interpreter: no thread of the runtime may hold a lock that the child needs.
 //!
-//! These are the runtime's locks, and pyo3's lock for references that were dropped without the GIL. Before Python 3.12, there
-//! is also the lock of the interpreter's list of threads. A thread takes it, without the GIL, when it attaches and detaches. A
+//! These are the runtime's locks, the locks of `pyo3-async-runtimes` while a thread fills its caches, and pyo3's lock for
+//! references that were dropped without the GIL. Before Python 3.12, there is also the lock of the interpreter's list of threads. A thread takes it, without the GIL, when it attaches and detaches. A
 //! child that inherits it locked never returns from `os.fork`.
 
 use std::cell::RefCell;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use forkio::atfork::{self, WorkersPaused};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use pyo3_async_runtimes::TaskLocals;
 
 use crate::count::{Count, Counted};
 
@@ -62,8 +63,23 @@ thread_local! {
     static PAUSES: RefCell<Vec<Pause>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Fills the caches of `pyo3-async-runtimes`. A thread that is filling one holds the cache's lock while it imports a module. This
+/// waits for that thread; a child would wait forever.
+fn fill_caches(py: Python<'_>) -> PyResult<()> {
+    // Otherwise no thread has begun: each cache is filled from `asyncio`, or after it.
+    if py.import("sys")?.getattr("modules")?.contains("asyncio")? {
+        // An error means that this thread runs no event loop. The cache is filled in any case.
+        let _ = pyo3_async_runtimes::get_running_loop(py);
+        TaskLocals::new(py.None().into_bound(py)).copy_context(py)?;
+    }
+    Ok(())
+}
+
 #[pyfunction]
 fn before(py: Python<'_>) {
+    if let Err(error) = fill_caches(py) {
+        error.write_unraisable(py, None);
+    }
     // Release the GIL meanwhile: a thread of the runtime may need it to finish its work.
     let pause = py.detach(Pause::begin);
     PAUSES.with_borrow_mut(|pauses| pauses.push(pause));

@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import sys
+import threading
+import time
 
 import forkio_http
 from support import check, end_of, in_child, in_thread, start_child, use_everything
@@ -107,4 +110,30 @@ def test_loop_in_thread_during_forks():
     join = in_thread(lambda: asyncio.run(asks()))
     for _ in range(20):
         in_child(lambda: use_everything(1))
+    join()
+
+
+def test_fork_during_the_first_use():
+    """A fork waits for a thread that is in the middle of its first use of an event loop."""
+    server = forkio_http.Server()
+    server.start()
+    importing, forking = threading.Event(), threading.Event()
+
+    class SlowFinder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "contextvars":
+                importing.set()
+                forking.wait()
+                # A fork that did not wait for this thread would be over by then.
+                time.sleep(0.5)
+
+    # The first use imports this module.
+    del sys.modules["contextvars"]
+    sys.meta_path.insert(0, SlowFinder)
+    # The hook that is registered last runs first.
+    os.register_at_fork(before=forking.set)
+    join = in_thread(lambda: asyncio.run(ask(server)))
+    importing.wait()
+    in_child(lambda: use_everything(1))
     join()
