@@ -61,16 +61,21 @@ pub(crate) fn table<'a>(data: &Data, targets: impl Iterator<Item = &'a Target>, 
     let mut text = String::from("| | forkio | peers |\n|---|---:|---|\n");
     for (name, measure, case, contender, peers) in rows {
         let Some(figure) = data.median(measure, &case, contender) else { continue };
-        let peers =
-            peers.iter().filter_map(|peer| Some(format!("{peer} {}", number(data.median(measure, &case, peer)?))));
-        text += &format!("| {name} | {} | {} |\n", number(figure), peers.collect::<Vec<_>>().join("; "));
+        let peer_figures = |peer: &str| {
+            let (peer_figure, ratio) =
+                (data.median(measure, &case, peer)?, data.ratio(measure, &case, contender, peer)?);
+            Some(format!("{peer} {} ({})", number(peer_figure), number(ratio.median)))
+        };
+        let peers: Vec<String> = peers.iter().filter_map(|peer| peer_figures(peer)).collect();
+        text += &format!("| {name} | {} | {} |\n", number(figure), peers.join("; "));
     }
     let verdicts: Vec<bool> = targets.map(Target::is_met).collect();
     let met = verdicts.iter().filter(|is_met| **is_met).count();
     let about = |name: &str| machine.iter().find(|(about, _)| *about == name).map_or("", |(_, value)| value);
     text += &format!(
-        "\nMedians of all rounds, in which the machine's speed varies: the report has the ratios within a round. \
-         {met} of forkio's own {} targets are met (see the report). Measured on {}; {}, {}, {}.\n",
+        "\nMedians of all rounds. The machine's speed varies from round to round, so compare the ratios of forkio's figure to the \
+         peer's within a round: their medians are in parentheses. {met} of forkio's own {} targets are met (see the report). \
+         Measured on {}; {}, {}, {}.\n",
         verdicts.len(),
         about("processors"),
         about("kernel"),
