@@ -22,8 +22,8 @@ impl WakeableQueue {
 
     /// Waits for events, and adds the waker's event if a wake is pending.
     ///
-    /// Every poll asks the kernel, as in mio. tokio's paused clock relies on that, and advances once a poll has returned only the
-    /// wake.
+    /// Every poll asks the kernel, as in mio. tokio's paused clock relies on that: the clock advances once a poll has returned
+    /// only the wake.
     #[inline]
     pub(crate) fn poll(&self, events: &mut sys::Events, timeout: Option<Duration>) -> io::Result<()> {
         if timeout != Some(Duration::ZERO) && self.wake.begin_blocking() {

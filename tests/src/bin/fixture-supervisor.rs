@@ -47,7 +47,7 @@ impl Control {
     }
 }
 
-/// Tells the supervisor that a process is a new worker, as an attacker's code in a template could.
+/// Sends the supervisor the message that process `pid` is a new worker. An attacker's code in a template could send it.
 fn lie(pid: &str) {
     let message = format!("loaded\nforked {pid}\n");
     for descriptor in 3..64 {

@@ -152,7 +152,7 @@ scenarios!(
         check_silent("the parent", &mut selector);
     }
 
-    /// If a process drops its last selector before it forks, as a daemon does, the child can create a new one.
+    /// A child creates a selector although its parent, such as a daemon, dropped its last selector before the fork.
     fn last_selector_is_gone() {
         drop(Poll::new().unwrap());
         unplanned::in_child(|| {

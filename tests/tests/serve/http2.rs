@@ -134,6 +134,7 @@ scenarios!(
         let mut client = Client::connect(&address);
         client.write(SETTINGS, 0, 0, b"\0\x04\0\0\x04\0").expect("writing");
         client.request(POST, "/after", END_STREAM);
+        // This is longer than both timeouts.
         std::thread::sleep(4 * SECOND);
         client.write(WINDOW_UPDATE, 0, 1, &(MEDIUM as u32).to_be_bytes()).expect("writing");
         assert_eq!(body_length(&client.read_all(true)), MEDIUM);
@@ -155,6 +156,7 @@ scenarios!(
             }
         }
         client.write(DATA, END_STREAM, 1, b"").expect("writing");
+        // The client is slow: the worker writes the whole response meanwhile.
         std::thread::sleep(SECOND / 3);
         assert_eq!(body_length(&client.read_all(true)), MEDIUM);
         drop(client);

@@ -150,6 +150,7 @@ scenarios!(
             send_get(stream, "/");
             read_until(stream, "hello");
         }
+        // This is longer than the header timeout.
         std::thread::sleep(2 * SECOND);
         for stream in [&mut known, &mut chunked] {
             send_get(stream, "/");

@@ -133,6 +133,7 @@ scenarios!(
         let warnings = || server.log().matches("all slots are taken").count();
         server.until_logged("all slots are taken");
         let before = warnings();
+        // A supervisor that tried again without an event would warn ten times a second.
         thread::sleep(Duration::from_secs(2));
         assert!(warnings() - before < 10, "{}", server.log());
         signal_workers(libc::SIGCONT);

@@ -41,7 +41,7 @@ scenarios!(
             assert!(fork::glue::kind(&queue).ok() != Some(SourceKind::Queue), "the child has the parent's queue");
             check_eq("registrations", registrations().iter().filter(|entry| entry.token != Token(0)).count(), 0);
             waker.wake().unwrap();
-            // A program that takes the descriptor of a selector makes each wake signal the waker, unless there is none.
+            // Taking the descriptor of a selector makes later wakes signal its waker. A retired selector has no waker.
             retired.as_raw_fd();
             waker.wake().unwrap();
 

@@ -6,6 +6,13 @@ use std::time::Duration;
 
 use forkio_tests::reactor::*;
 
+/// Opens files before the descriptors under test. Once the child has closed these files, fresh objects take their lower
+/// descriptors, and not the descriptors under test.
+#[cfg(epoll)]
+fn low_descriptors() -> [std::fs::File; 8] {
+    [(); 8].map(|()| std::fs::File::open("/dev/null").unwrap())
+}
+
 scenarios!(
     /// A timer and signals give events in a child that also needs a dead endpoint. On kqueue systems, timers and signals
     /// have queues that the kernel does not copy, so their descriptors are free in the child.
@@ -105,8 +112,7 @@ scenarios!(
     /// If a child has closed or redirected an end of a renewed pair, reconciling leaves that end alone.
     #[cfg(epoll)]
     fn closed_ends_of_pairs() {
-        // Once the child has closed these, fresh objects take their descriptors instead of those under test.
-        let low = [(); 8].map(|()| std::fs::File::open("/dev/null").unwrap());
+        let low = low_descriptors();
         let mut selector = Poll::new().unwrap();
         let mut kept = udp();
         register(selector.registry(), &mut kept, 1);
@@ -137,8 +143,7 @@ scenarios!(
     /// registrations.
     #[cfg(epoll)]
     fn registered_descriptor_redirected() {
-        // Once the child has closed these, fresh objects take their descriptors instead of the closed one.
-        let low = [(); 8].map(|()| std::fs::File::open("/dev/null").unwrap());
+        let low = low_descriptors();
         let mut selector = Poll::new().unwrap();
         let mut kept = udp();
         register(selector.registry(), &mut kept, 1);
