@@ -40,7 +40,7 @@ fn under_load(connections: Connections) -> String {
 }
 
 fn measure(plan: &Plan, data: &mut Data) -> Measured {
-    for (name, program) in [(FORKIO, "forkio/release/interval-forkio"), (MIO, "release/interval-mio")] {
+    for (name, program) in [(FORKIO, "forkio/release/interval-forkio"), (MIO, "servers/interval-mio")] {
         let ticks = plan.rounds(20, 4);
         let calls = of_ticks(plan, program, ticks)?;
         add(data, INTERVAL, name, &calls, 2.0 * ticks as f64);

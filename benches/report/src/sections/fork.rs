@@ -62,7 +62,7 @@ const MIXES: [(&str, &[Contender]); 3] = [
             ("libevent", "peers/libevent", &["N"]),
             ("libuv", "peers/libuv", &["N"]),
             ("libev", "peers/libev", &["N"]),
-            ("fresh tokio runtime", "release/fresh-runtime", &["N"]),
+            ("fresh tokio runtime", "servers/fresh-runtime", &["N"]),
             (UNPATCHED, "release/adopted", &["N"]),
         ],
     ),
@@ -75,7 +75,7 @@ const RESPONSES: [Contender; 5] = [
     (REACTOR, "release/first-response", &["reactor"]),
     (RUNTIME, "forkio/release/first-response-forkio", &[]),
     (RUNTIME_AHEAD, "forkio/release/first-response-forkio", &["ahead"]),
-    ("fresh tokio runtime", "release/first-response-fresh-runtime", &[]),
+    ("fresh tokio runtime", "servers/first-response-fresh-runtime", &[]),
 ];
 
 /// The cases of a child that never uses the selector, each with its contenders.

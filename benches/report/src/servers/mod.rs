@@ -121,7 +121,7 @@ pub(crate) fn free_address() -> io::Result<SocketAddr> {
 
 /// Returns the command of hyper on tokio in one process, on mio.
 pub(crate) fn hello_mio(plan: &Plan, threads: &str, address: SocketAddr, work: u64, mebibytes: usize) -> Command {
-    hello(plan, "release/hello-mio", threads, address, work, mebibytes)
+    hello(plan, "servers/hello-mio", threads, address, work, mebibytes)
 }
 
 /// Returns the command of the same program on forkio's selector.
@@ -151,7 +151,7 @@ pub(crate) fn hello_prefork(
 
 /// Returns the command of an axum application on `axum::serve` in one process, on mio.
 pub(crate) fn axum_serve(plan: &Plan, address: SocketAddr) -> Command {
-    let mut command = Command::new(plan.program("release/axum-serve"));
+    let mut command = Command::new(plan.program("servers/axum-serve"));
     command.arg(address.to_string());
     command
 }
