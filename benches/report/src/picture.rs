@@ -27,7 +27,7 @@ pub(crate) enum Picture {
     Lines { file: &'static str, title: &'static str, axes: [&'static str; 2], lines: Vec<Line> },
 }
 
-/// A name and some points.
+/// The name of a line, and its points.
 pub(crate) type Line = (String, Vec<(f64, f64)>);
 
 impl Picture {

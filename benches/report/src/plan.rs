@@ -14,7 +14,6 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The number of rounds of a full run, or of a quick one.
     pub(crate) fn rounds(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }
     }

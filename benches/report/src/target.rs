@@ -12,7 +12,7 @@ pub(crate) struct Target {
     checks: Vec<Check>,
 }
 
-/// A figure and its limit. The median is compared.
+/// A figure, and the limit of its median.
 #[derive(Debug, Serialize)]
 pub(crate) struct Check {
     case: String,

@@ -78,7 +78,7 @@ fn read_profile(profile: &str) -> Parts {
                         part = names.get(number).cloned().unwrap_or_default();
                     }
                 }
-                // The next line has the cost of the function that is called, which is counted where it is spent.
+                // The next line has the cost of the called function. The lines of that function count it already.
                 "calls" => is_cost_of_callee = true,
                 _ => {}
             }

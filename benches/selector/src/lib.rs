@@ -1,4 +1,4 @@
-//! Operations of a selector, each prepared for each contender.
+//! The operations of a selector, for each contender.
 //!
 //! All contenders link into one process, so that one run can alternate between them: forkio with its registration table
 //! (feature `cponfork`), forkio without it, upstream mio, and the bare system calls. An operation is written once, over the

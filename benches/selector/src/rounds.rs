@@ -1,6 +1,6 @@
 //! Measures the contenders in turn.
 //!
-//! A machine drifts by more than the contenders differ, so only ratios within a round count. Each round runs every
+//! The speed of a machine drifts by more than the contenders differ, so only ratios within a round count. Each round runs every
 //! contender once for some milliseconds, and each round begins with a different contender. Every few rounds all contenders
 //! create their sockets and selectors again, so that no contender keeps a favourable memory address. mio takes part twice:
 //! its ratio to itself is the noise of the run. This noise excludes the effect of code placement, which can be one percent.
@@ -27,7 +27,7 @@ const FRESH: usize = 8;
 /// The factor by which a [large](Operation::is_large) operation has fewer rounds. The operation is prepared for each round.
 const LARGE: usize = 8;
 
-/// Nanoseconds of processor time per operation: one entry per round, with one figure per contender.
+/// Measures an operation. Returns an entry per round, with the nanoseconds of processor time that each contender needs.
 ///
 /// # Errors
 ///
@@ -65,7 +65,7 @@ fn prepare(contender: &Contender, operation: Operation, times: u64) -> io::Resul
     Ok(batch)
 }
 
-/// How many times the peer does the operation in a turn: all contenders do it that many times.
+/// Returns how often the peer can do the operation in a turn. Each contender does it that often in each round.
 fn times_in_a_turn(operation: Operation) -> io::Result<u64> {
     let mut batch = (CONTENDERS[PEER].prepare)(operation)?;
     let mut times = 1;

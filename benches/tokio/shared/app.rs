@@ -1,4 +1,4 @@
-//! The axum application of the benchmarks: the answer of `examples/prefork-http` to `GET /`.
+//! The axum application of the benchmarks. It gives the answer of `examples/prefork-http` to `GET /`.
 
 use axum::Router;
 use axum::routing::get;

@@ -44,7 +44,7 @@ fn program(args: &[&str]) -> Result<(), Box<dyn Error>> {
 /// Accepts and serves connections forever.
 async fn accept(listener: TcpListener, service: Service) {
     loop {
-        // An error concerns one connection, whose client has given up.
+        // In this benchmark, an error means that a client has given up its connection.
         let Ok((stream, _)) = listener.accept().await else { continue };
         // If this fails, the server is slower, but still correct.
         let _is_set = stream.set_nodelay(true);

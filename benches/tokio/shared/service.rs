@@ -1,5 +1,5 @@
-//! The HTTP service of the benchmarks: the answer of `examples/prefork-http` to `GET /`, with the same limits for clients,
-//! and a given amount of work.
+//! The HTTP service of the benchmarks. It gives the answer of `examples/prefork-http` to `GET /`, has the same limits for clients,
+//! and does a given amount of work for each request.
 
 use std::convert::Infallible;
 use std::hint::black_box;

@@ -39,8 +39,8 @@ pub const HUGE: &str = "-huge";
 
 /// Makes memory resident forever. `memory` is a number of mebibytes.
 ///
-/// The memory is in small pages, like that of a heap that has grown bit by bit. With [`HUGE`] after the number it is in huge
-/// pages, as after `Prefork::huge_pages`.
+/// The memory is in small pages, like that of a heap that has grown gradually. With [`HUGE`] after the number, the memory is in
+/// huge pages, as after `Prefork::huge_pages`.
 ///
 /// # Errors
 ///

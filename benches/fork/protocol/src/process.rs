@@ -24,7 +24,7 @@ fn nanoseconds(clock: libc::clockid_t) -> u64 {
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 
-/// Nanoseconds of processor time that this process, and the children that it has waited for, have used.
+/// Nanoseconds of processor time that this process has used, and the children that it has waited for.
 pub fn spent_with_children() -> u64 {
     let usage = usage(libc::RUSAGE_CHILDREN);
     let microseconds = [usage.ru_utime, usage.ru_stime].map(|time| time.tv_sec * 1_000_000 + time.tv_usec);

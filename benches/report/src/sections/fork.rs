@@ -117,7 +117,6 @@ const LARGE: usize = 1_024;
 /// The processes whose children respond: their resident memory, and whether it is in huge pages.
 const PROCESSES: [(usize, bool); 3] = [(0, false), (LARGE, false), (LARGE, true)];
 
-/// The name of a case.
 pub(crate) fn case(registrations: usize, mix: &str) -> String {
     format!("{} registrations, {mix}", grouped(registrations))
 }
@@ -166,8 +165,8 @@ fn measure(plan: &Plan, data: &mut Data) -> Measured {
         programs.take_turns(data, rounds, add)?;
     }
 
-    // With much memory, fork(2) itself copies more, whichever library is used: raw epoll is enough as a peer.
-    // Huge pages have fewer entries in the page tables.
+    // With much memory, fork(2) itself copies more, with any library, so raw epoll is enough as a peer. Huge pages have fewer
+    // entries in the page tables.
     for is_huge in [false, true] {
         let mut programs = Programs::default();
         let contenders = &MIXES[0].1[..=5];

@@ -69,7 +69,7 @@ where
         let mut acceptor = worker.acceptor(listener);
         let accept = async {
             loop {
-                // An error concerns one connection, whose client has given up.
+                // In this benchmark, an error means that a client has given up its connection.
                 let Ok((stream, _)) = acceptor.accept().await else { continue };
                 // If this fails, the server is slower, but still correct.
                 let _is_set = stream.set_nodelay(true);

@@ -20,7 +20,6 @@ fn rounds(plan: &Plan) -> usize {
     plan.rounds(5, 1)
 }
 
-/// The CPUs of the load generator.
 fn load_cpus(plan: &Plan, workers: Workers) -> &[usize] {
     if workers == Workers::One { &plan.cpus.load } else { &plan.cpus.load_of_two }
 }

@@ -1,5 +1,5 @@
-//! Measures the cost of counting a request in a worker process. Prints the nanoseconds of
-//! processor time of a request in each round, as JSON.
+//! Measures the cost of counting a request in a worker process. Prints a JSON array: the processor time of a request in each
+//! round, in nanoseconds.
 
 use std::error::Error;
 use std::process::ExitCode;

@@ -1,5 +1,5 @@
-//! Forks, leaves the inherited runtime alone, and builds a fresh one in the child, which registers everything again. A
-//! program on plain tokio can do the same.
+//! Forks. The child leaves the inherited runtime alone, builds a fresh one, and registers everything again, as a program on plain
+//! tokio can.
 
 use std::error::Error;
 use std::io::{self, Read, Write};
