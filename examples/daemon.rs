@@ -44,7 +44,7 @@ async fn detach() -> io::Result<()> {
     // A stream pair is inherited, so the daemon can report to this process over it.
     let (mut report, mut reporter) = UnixStream::pair()?;
     if let Fork::Parent(_) = forkio::fork().await.map_err(io::Error::other)? {
-        drop(reporter); // The end of file comes once the other processes have closed it too.
+        drop(reporter); // The stream ends once the other processes have closed their copies too.
         let mut daemon = String::new();
         report.read_to_string(&mut daemon).await?;
         if daemon.is_empty() {

@@ -1,6 +1,6 @@
 //! Shows how connections are distributed to workers.
 //!
-//! On each connection, the server prints which worker has the connection, and how many connections each worker has open. The
+//! Each connection gets a line with the index of its worker, and the number of connections that each worker has open. The
 //! connection stays open until the client ends it. Open some connections with each distribution, and compare.
 //! `forkio::guide::distribution` compares the distributions in tables.
 //!

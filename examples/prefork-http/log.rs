@@ -1,5 +1,5 @@
-//! The logs: the server's log, and the access log. Each goes to a standard stream, or to a file that can be opened again
-//! after it was rotated.
+//! The logs: the server's log, and the access log. Each goes to a standard stream, or to a file. The server opens the file again
+//! on request, such as after a rotation.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};

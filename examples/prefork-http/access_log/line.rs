@@ -21,7 +21,7 @@ const HEADER_LIMIT: usize = 1000;
 /// The end of a field that was cut off.
 const CUT: &str = "...";
 
-/// The fields of an event. A field that it does not have is empty, or `None`.
+/// The fields of an event. A field that the event lacks is empty, or `None`.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     pub(super) peer: String,

@@ -1,7 +1,7 @@
 //! The access log: an event of `tracing` for each request, with the target `access`.
 //!
-//! [`Entry`] makes the event, `layer.rs` takes it and writes a line, `line.rs` has the formats. Another layer of `tracing` gets
-//! the same fields. Without `--access-log` no event is made, and requests have no extra cost.
+//! [`Entry`] makes the event, `layer.rs` writes a line for it, and `line.rs` has the formats. Other layers of `tracing` get the
+//! same fields. Without `--access-log` there is no event, and requests have no extra cost.
 
 mod layer;
 mod line;

@@ -1,8 +1,9 @@
 //! Hooks for forks of the interpreter: no thread of the runtime may hold a lock that the child needs.
 //!
 //! These are the runtime's locks, the locks of `pyo3-async-runtimes` while a thread fills its caches, and pyo3's lock for
-//! references that were dropped without the GIL. Before Python 3.12, there is also the lock of the interpreter's list of threads. A thread takes it, without the GIL, when it attaches and detaches. A
-//! child that inherits it locked never returns from `os.fork`.
+//! references that were dropped without the GIL. Before Python 3.12, the lock of the interpreter's list of threads is another
+//! one: a thread takes it without the GIL, when it attaches and detaches. A child that inherits that lock locked never returns
+//! from `os.fork`.
 
 use std::cell::RefCell;
 use std::thread;
@@ -63,10 +64,10 @@ thread_local! {
     static PAUSES: RefCell<Vec<Pause>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Fills the caches of `pyo3-async-runtimes`. A thread that is filling one holds the cache's lock while it imports a module. This
-/// waits for that thread; a child would wait forever.
+/// Fills the caches of `pyo3-async-runtimes`. A thread that is filling a cache holds the cache's lock while it imports a module.
+/// This function waits for that thread. A child would wait forever.
 fn fill_caches(py: Python<'_>) -> PyResult<()> {
-    // Otherwise no thread has begun: each cache is filled from `asyncio`, or after it.
+    // Without `asyncio`, no thread has begun to fill a cache: `asyncio` is imported first.
     if py.import("sys")?.getattr("modules")?.contains("asyncio")? {
         // An error means that this thread runs no event loop. The cache is filled in any case.
         let _ = pyo3_async_runtimes::get_running_loop(py);

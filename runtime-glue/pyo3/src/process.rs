@@ -1,4 +1,4 @@
-//! The generation of this process, and whether it is forking now.
+//! The generation of this process, and work that no fork interrupts.
 
 pub(crate) use crate::at_fork::outside_of_forks;
 

@@ -1,4 +1,4 @@
-//! The same interface as `process.rs`, for systems without `fork(2)`.
+//! The interface of `process.rs`, for systems without `fork(2)`.
 
 pub(crate) fn generation() -> u32 {
     0
