@@ -44,7 +44,7 @@ impl Memory {
     }
 }
 
-/// The value of a line such as `Rss:      1234 kB`.
+/// Reads the value of a line such as `Rss:      1234 kB`.
 fn kib(rollup: &str, name: &str) -> Option<u64> {
     let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()

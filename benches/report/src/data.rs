@@ -69,14 +69,14 @@ impl Data {
         self.quartiles(measure, case, contender).map(|quartiles| quartiles.median)
     }
 
-    /// The ratio of a contender's figure to its peer's in each round.
+    /// Computes the ratio of a contender's figure to its peer's in each round. Returns the quartiles of these ratios.
     pub(crate) fn ratio(&self, measure: &Measure, case: &str, contender: &str, peer: &str) -> Option<Quartiles> {
         let own = self.values(measure, case, contender)?;
         let peers = self.values(measure, case, peer)?;
         Quartiles::of(own.iter().zip(peers).map(|(own, peer)| own / peer))
     }
 
-    /// The cases that have figures, in the order in which they were measured.
+    /// Returns the cases that have figures, in the order of their measurement.
     pub(crate) fn cases(&self, measure: &Measure) -> Vec<&str> {
         let mut cases = Vec::new();
         for series in self.of(measure) {

@@ -12,7 +12,7 @@ use crate::target::Target;
 /// The facts that the figures depend on: names and values.
 pub(crate) type Machine = [(&'static str, String)];
 
-/// The report in Markdown. Each section comes with its targets.
+/// Returns the report in Markdown. Each section comes with its targets.
 pub(crate) fn markdown(
     data: &Data,
     sections: &[(Section, Vec<Target>)],
@@ -51,7 +51,7 @@ pub(crate) fn markdown(
     text
 }
 
-/// All figures of all rounds.
+/// Returns all figures of all rounds as JSON.
 pub(crate) fn json(
     data: &Data,
     sections: &[(Section, Vec<Target>)],

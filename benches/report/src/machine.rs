@@ -5,8 +5,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-/// How much other programs use the processors now, from 0 to 1: the part of a second during which the processors were not
-/// idle. (The load average would include the build of the benchmarks.)
+/// Measures for a second how much other programs use the processors, from 0 to 1. (The load average would include the build of
+/// the benchmarks.)
 pub(crate) fn load() -> f64 {
     let before = processor_times();
     thread::sleep(Duration::from_secs(1));
@@ -15,7 +15,7 @@ pub(crate) fn load() -> f64 {
     if all == 0 { 0.0 } else { 1.0 - idle as f64 / all as f64 }
 }
 
-/// Idle time and all time of the processors, from the first line of `/proc/stat`.
+/// Returns the idle time and the whole time of the processors, from the first line of `/proc/stat`.
 fn processor_times() -> (u64, u64) {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let line = stat.lines().next().unwrap_or_default();
@@ -24,7 +24,7 @@ fn processor_times() -> (u64, u64) {
     (times.iter().skip(3).take(2).sum(), times.iter().take(8).sum())
 }
 
-/// The facts that the figures depend on: names and values.
+/// Returns the facts that the figures depend on: names and values.
 pub(crate) fn describe() -> Vec<(&'static str, String)> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processors = cpu.lines().filter(|line| line.starts_with("processor")).count();
@@ -47,7 +47,7 @@ pub(crate) fn describe() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The system and its version, such as "Linux 6.1.0", without the distributor's suffix.
+/// Returns the system and its version, such as "Linux 6.1.0", without the distributor's suffix.
 fn kernel() -> String {
     let release = said_by("uname", &["-sr"]);
     release.split_once('-').map_or(release.as_str(), |(version, _)| version).to_owned()
@@ -59,7 +59,7 @@ fn file_limit() -> String {
     limit.split_whitespace().nth(1).unwrap_or("unknown").to_owned()
 }
 
-/// The first line that a program prints.
+/// Runs a program, and returns the first line that it prints.
 fn said_by(program: &str, args: &[&str]) -> String {
     let Ok(output) = Command::new(program).args(args).output() else { return "not installed".to_owned() };
     let said = [output.stdout, output.stderr].concat();

@@ -54,7 +54,7 @@ impl Cpus {
         }
     }
 
-    /// The distribution in words.
+    /// Returns the distribution in words.
     pub(crate) fn describe(&self) -> String {
         let list = |cpus: &[usize]| cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(" and ");
         format!(

@@ -71,7 +71,7 @@ impl Process {
         self.0.wait()
     }
 
-    /// The process and all its descendants.
+    /// Returns the ids of the process and of all its descendants.
     pub(crate) fn tree(&self) -> Vec<u32> {
         let mut tree = vec![self.0.id()];
         let mut next = 0;
@@ -158,7 +158,7 @@ impl Usage {
     }
 }
 
-/// The part of a process's time that was in user mode: utime and stime of proc_pid_stat(5).
+/// Returns the part of a process's time that was in user mode, from utime and stime of proc_pid_stat(5).
 fn user_part(pid: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name may have spaces. The fields that follow the name have none.
@@ -167,17 +167,17 @@ fn user_part(pid: u32) -> Option<f64> {
     Some(user / (user + system).max(1.0))
 }
 
-/// Resident memory in MiB, each page divided by the number of processes that share it.
+/// Returns the resident memory in MiB, each page divided by the number of processes that share it.
 pub(crate) fn pss(pids: &[u32]) -> f64 {
     memory(pids, "Pss:")
 }
 
-/// Memory in MiB that the processes have written since they were forked.
+/// Returns the memory in MiB that the processes have written since they were forked.
 pub(crate) fn private_dirty(pids: &[u32]) -> f64 {
     memory(pids, "Private_Dirty:")
 }
 
-/// The sum of a field of proc_pid_smaps_rollup(5), in MiB.
+/// Sums up a field of proc_pid_smaps_rollup(5), in MiB.
 fn memory(pids: &[u32], field: &str) -> f64 {
     let kibibytes = pids.iter().filter_map(|pid| {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
@@ -187,7 +187,7 @@ fn memory(pids: &[u32], field: &str) -> f64 {
     kibibytes.sum::<u64>() as f64 / 1024.0
 }
 
-/// How many sockets a process has open.
+/// Returns how many sockets a process has open.
 pub(crate) fn sockets(pid: u32) -> usize {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
     let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());

@@ -26,22 +26,22 @@ pub(crate) struct Column {
 }
 
 impl Column {
-    /// The figure of the row's contender, with its quartiles.
+    /// Makes a column of the figures of the rows' contenders, with quartiles.
     pub(crate) fn figure(measure: &'static Measure) -> Column {
         Column { measure, contender: None, peer: None, has_quartiles: true }
     }
 
-    /// The median only.
+    /// Makes a column of medians only.
     pub(crate) fn median(measure: &'static Measure) -> Column {
         Column { has_quartiles: false, ..Column::figure(measure) }
     }
 
-    /// The figure of this contender, in a table that has no row for it.
+    /// Shows the figures of this contender, in a table that has no rows for contenders.
     pub(crate) fn of(self, contender: &'static str) -> Column {
         Column { contender: Some(contender), ..self }
     }
 
-    /// The ratio to the figure of another contender in the same round.
+    /// Shows ratios to the figures of another contender in the same rounds.
     pub(crate) fn relative_to(self, peer: &'static str) -> Column {
         Column { peer: Some(peer), ..self }
     }
@@ -74,7 +74,7 @@ impl Column {
 }
 
 impl Table {
-    /// The table in Markdown, with its heading; `None` if it has no row.
+    /// Returns the table in Markdown, with its heading, or `None` if the table has no row.
     pub(crate) fn markdown(&self, data: &Data) -> Option<String> {
         let rows = self.rows(data);
         if rows.is_empty() {
@@ -102,7 +102,7 @@ impl Table {
         Some(text)
     }
 
-    /// The case and the contender of each row.
+    /// Returns the case and the contender of each row.
     fn rows<'a>(&'a self, data: &'a Data) -> Vec<(&'a str, &'a str)> {
         let mut rows = Vec::new();
         for case in &self.cases {

@@ -40,7 +40,7 @@ impl Check {
         Check { case: case.to_owned(), limit, measured }
     }
 
-    /// How far the figure misses the limit, as a fraction of the limit; 0 if the target is met.
+    /// Returns how far the figure misses the limit, as a fraction of the limit; 0 if it keeps the limit.
     fn missed_by(&self) -> Option<f64> {
         let measured = self.measured?.median;
         let (limit, is_met) = match self.limit {
@@ -75,7 +75,7 @@ impl Target {
         !self.checks.is_empty() && self.checks.iter().all(Check::is_met)
     }
 
-    /// A row of the table of targets: text, limit, measured, verdict.
+    /// Returns a row of the table of targets: text, limit, measured, verdict.
     pub(crate) fn markdown(&self) -> String {
         let (limit, measured, verdict) = match self.checks.as_slice() {
             [check] => (check.limit.text(), check.measured.map_or(String::new(), spread), Self::verdict_of(check)),

@@ -2,7 +2,7 @@
 
 use selector_benches::rounds::Quartiles;
 
-/// A figure with about four digits.
+/// Formats a figure with about four digits.
 pub(crate) fn number(value: f64) -> String {
     let digits = match value.abs() {
         1_000.0.. => 0,
@@ -14,7 +14,7 @@ pub(crate) fn number(value: f64) -> String {
     if digits == 0 { text } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() }
 }
 
-/// The median, and the quartiles if they differ.
+/// Formats the median, and the quartiles if they differ.
 pub(crate) fn spread(Quartiles { lower, median, upper }: Quartiles) -> String {
     if lower == upper {
         return number(median);
@@ -22,7 +22,7 @@ pub(crate) fn spread(Quartiles { lower, median, upper }: Quartiles) -> String {
     format!("{} ({} to {})", number(median), number(lower), number(upper))
 }
 
-/// An integer with its digits in groups: "10 000".
+/// Formats an integer with its digits in groups: "10 000".
 pub(crate) fn grouped(number: usize) -> String {
     match number {
         0..1_000 => number.to_string(),

@@ -92,7 +92,7 @@ fn read_profile(profile: &str) -> Parts {
     parts
 }
 
-/// The part that a source file belongs to.
+/// Returns the part that a source file belongs to.
 fn part_of(path: &str) -> String {
     if let Some((_, in_reactor)) = path.rsplit_once("reactor/src/") {
         return in_reactor.to_owned();

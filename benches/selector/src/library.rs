@@ -38,7 +38,7 @@ pub(crate) trait Library: 'static {
     fn is_empty(events: &Self::Events) -> bool;
     fn has(events: &Self::Events, token: usize) -> bool;
 
-    /// A waker whose token is 0.
+    /// Makes a waker whose token is 0.
     fn waker(registry: &Self::Registry) -> io::Result<Self::Waker>;
     fn wake(waker: &Self::Waker) -> io::Result<()>;
 

@@ -102,7 +102,7 @@ impl Operation {
         Operation::WakeBlocked,
     ];
 
-    /// The name in tables.
+    /// Returns the name in tables.
     pub fn name(self) -> String {
         let (name, threads) = match self {
             Operation::Register(Source::Listener, threads) => ("register and deregister a `TcpListener`", threads),
@@ -157,7 +157,7 @@ impl Operation {
         )
     }
 
-    /// How many times to do the operation for a count of its instructions.
+    /// Returns how many times to do the operation for a count of its instructions.
     pub(crate) fn times_to_count(self) -> u64 {
         if self == Operation::WakeStorm { 20 } else { 500 }
     }

@@ -9,19 +9,19 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 
-/// A listener on a free port of this machine.
+/// Makes a listener on a free port of this machine.
 pub(crate) fn listener() -> io::Result<TcpListener> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-/// A UDP socket without an address: binding it would cost more than the measured operation.
+/// Makes a UDP socket without an address, because binding it would cost more than the measured operation.
 pub(crate) fn udp_socket() -> io::Result<UdpSocket> {
     Ok(Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), None)?.into())
 }
 
-/// Both ends of a TCP connection.
+/// Makes a TCP connection, and returns both ends.
 pub(crate) fn connection() -> io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let near = TcpStream::connect(listener.local_addr()?)?;
@@ -33,7 +33,7 @@ pub(crate) fn connection() -> io::Result<(TcpStream, TcpStream)> {
     Ok((near, far))
 }
 
-/// A connection that ends with a reset when it is dropped: an orderly end would occupy its port for a minute.
+/// Makes a connection that ends with a reset when it is dropped. An orderly end would occupy the connection's port for a minute.
 pub(crate) fn client(server: SocketAddr) -> io::Result<TcpStream> {
     let client = TcpStream::connect(server)?;
     SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
@@ -53,7 +53,7 @@ pub(crate) fn stream_pairs(number: usize) -> io::Result<Vec<UnixStream>> {
     Ok(streams)
 }
 
-/// An eventfd whose counter is 0.
+/// Makes an eventfd whose counter is 0.
 pub(crate) fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: eventfd(2) takes no pointer.
     let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };

@@ -85,7 +85,7 @@ impl Entry {
         })
     }
 
-    /// The path and query of the request. For CONNECT, which has no path, the authority.
+    /// Returns the path and query of the request, or the authority for CONNECT, which has no path.
     fn path(&self) -> &str {
         match (self.uri.path_and_query(), self.uri.authority()) {
             (Some(path), _) => path.as_str(),

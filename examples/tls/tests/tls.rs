@@ -140,7 +140,7 @@ impl Drop for Server {
     }
 }
 
-/// A client that trusts the certificate, and keeps sessions.
+/// Makes a client that trusts the certificate, and keeps sessions.
 fn client(version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).expect("a certificate")).expect("a trust anchor");

@@ -7,12 +7,12 @@ use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Nanoseconds of `CLOCK_MONOTONIC`, which is the same in all processes.
+/// Returns the time of `CLOCK_MONOTONIC` in nanoseconds. The clock is the same in all processes.
 pub fn now() -> u64 {
     nanoseconds(libc::CLOCK_MONOTONIC)
 }
 
-/// Nanoseconds of processor time that this thread has used: other threads and processes do not change the figure.
+/// Returns the processor time that this thread has used, in nanoseconds. Other threads and processes do not change it.
 pub fn spent() -> u64 {
     nanoseconds(libc::CLOCK_THREAD_CPUTIME_ID)
 }
@@ -24,14 +24,14 @@ fn nanoseconds(clock: libc::clockid_t) -> u64 {
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 
-/// Nanoseconds of processor time that this process has used, and the children that it has waited for.
+/// Returns the processor time of this process and of the children that it has waited for, in nanoseconds.
 pub fn spent_with_children() -> u64 {
     let usage = usage(libc::RUSAGE_CHILDREN);
     let microseconds = [usage.ru_utime, usage.ru_stime].map(|time| time.tv_sec * 1_000_000 + time.tv_usec);
     nanoseconds(libc::CLOCK_PROCESS_CPUTIME_ID) + microseconds.iter().sum::<i64>().cast_unsigned() * 1_000
 }
 
-/// How many page faults without disk access this process has had.
+/// Returns how many page faults without disk access this process has had.
 pub fn faults() -> u64 {
     usage(libc::RUSAGE_SELF).ru_minflt.cast_unsigned()
 }

@@ -66,7 +66,7 @@ fn of_ticks(plan: &Plan, program: &str, ticks: usize) -> Result<Calls, Box<dyn E
     Ok(many.wait()?.since(&few.wait()?))
 }
 
-/// The calls of a server under load, and the number of its requests.
+/// Counts the calls and the requests of a server under load.
 fn of_requests(plan: &Plan, server: &Server, connections: Connections) -> Result<(Calls, f64), Box<dyn Error>> {
     let strace = Strace::attach(&server.pids(), &plan.program("server.strace"))?;
     let mut wrk = Wrk::start(server.address, connections, &plan.cpus.load)?;

@@ -121,12 +121,12 @@ pub(crate) fn case(registrations: usize, mix: &str) -> String {
     format!("{} registrations, {mix}", grouped(registrations))
 }
 
-/// The name of the case in which everything is inherited.
+/// Returns the name of the case in which everything is inherited.
 pub(crate) fn inherited(registrations: usize) -> String {
     case(registrations, INHERITED)
 }
 
-/// The memory of the processes that fork: the argument of the programs.
+/// Returns the argument of the programs that sets their memory.
 fn memory(mebibytes: usize, is_huge: bool) -> String {
     format!("{mebibytes}{}", if is_huge { HUGE } else { "" })
 }
@@ -316,7 +316,7 @@ fn targets(data: &Data) -> Vec<Target> {
     targets
 }
 
-/// Nanoseconds that each of 10 000 no-fork registrations adds.
+/// Returns the nanoseconds that each of 10 000 no-fork registrations adds.
 fn no_fork_cost(data: &Data) -> Option<Quartiles> {
     let microseconds = |registrations| {
         let case = case(registrations, NO_FORK);

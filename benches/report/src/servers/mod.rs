@@ -88,12 +88,12 @@ impl Server {
         }
     }
 
-    /// All processes of the server.
+    /// Returns the ids of all processes of the server.
     pub(crate) fn pids(&self) -> Vec<u32> {
         self.processes.iter().flat_map(Process::tree).collect()
     }
 
-    /// The processes that share the connections.
+    /// Returns the ids of the processes that share the connections.
     pub(crate) fn workers(&self) -> Vec<u32> {
         match self.processes.as_slice() {
             [one] => one.tree().split_off(1),
@@ -114,7 +114,7 @@ pub(crate) fn start_all(plan: &Plan, data: &mut Data, contenders: &[Contender], 
     servers
 }
 
-/// An address of this machine that no program listens on.
+/// Returns an address of this machine that no program listens on.
 pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
@@ -163,7 +163,7 @@ pub(crate) fn forkio_serve(plan: &Plan, workers: usize, distribution: &str, addr
     command
 }
 
-/// The file of a server's access log. The caller removes it as soon as the server has opened it.
+/// Returns the file of a server's access log. The caller removes the file as soon as the server has opened it.
 pub(crate) fn access_log(address: SocketAddr) -> PathBuf {
     std::env::temp_dir().join(format!("forkio-benches-access-{}-{}", std::process::id(), address.port()))
 }

@@ -19,7 +19,7 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    /// The number of calls whose name begins with `prefix`.
+    /// Returns the number of calls whose name begins with `prefix`.
     pub(crate) fn named(&self, prefix: &str) -> f64 {
         self.by_name.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, count)| count).sum()
     }

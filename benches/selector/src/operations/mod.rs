@@ -37,7 +37,7 @@ pub(crate) fn prepare<L: Library>(operation: Operation) -> io::Result<Batch> {
     }
 }
 
-/// A batch that repeats `once`, and counts all the processor time that this process uses meanwhile.
+/// Makes a batch that repeats `once`, and counts all the processor time that this process uses meanwhile.
 fn repeat(mut once: impl FnMut() -> io::Result<()> + 'static) -> io::Result<Batch> {
     Ok(Box::new(move |times| clock::process_time(|| (0..times).try_for_each(|_| once()))))
 }

@@ -9,7 +9,7 @@ use crate::library::{Interest, Library, Register};
 use crate::team::Team;
 use crate::{Batch, Threads, sockets};
 
-/// Each thread registers and deregisters a listener of its own.
+/// Lets each thread register and deregister a listener of its own.
 pub(super) fn listener<L: Library>(threads: Threads) -> io::Result<Batch> {
     on_one_selector::<L, _>(threads, || {
         let mut listener = L::tcp_listener(sockets::listener()?);
@@ -20,7 +20,7 @@ pub(super) fn listener<L: Library>(threads: Threads) -> io::Result<Batch> {
     })
 }
 
-/// Each thread registers and deregisters a UDP socket of its own.
+/// Lets each thread register and deregister a UDP socket of its own.
 pub(super) fn udp<L: Library>(threads: Threads) -> io::Result<Batch> {
     on_one_selector::<L, _>(threads, || {
         let mut socket = L::udp_socket(sockets::udp_socket()?);
@@ -31,7 +31,7 @@ pub(super) fn udp<L: Library>(threads: Threads) -> io::Result<Batch> {
     })
 }
 
-/// Each thread makes UDP sockets, and drops them while they are registered.
+/// Lets each thread make UDP sockets, and drop them while they are registered.
 pub(super) fn dropped<L: Library>(threads: Threads) -> io::Result<Batch> {
     on_one_selector::<L, _>(threads, || {
         Ok(|registry: &L::Registry| {

@@ -55,7 +55,7 @@ pub(super) fn then_poll<L: Library>(wakes: usize) -> io::Result<Batch> {
     })
 }
 
-/// Several threads wake a thousand times each; then the main thread polls.
+/// Lets several threads wake a thousand times each, and then polls.
 pub(super) fn storm_of_threads<L: Library>() -> io::Result<Batch> {
     let mut poll = L::new_poll()?;
     let mut events = L::events();
@@ -67,7 +67,7 @@ pub(super) fn storm_of_threads<L: Library>() -> io::Result<Batch> {
     })
 }
 
-/// Several threads wake a selector that polls all the time without blocking: only the wakes count.
+/// Lets several threads wake a selector that polls all the time without blocking: only the wakes count.
 pub(super) fn busy<L: Library>() -> io::Result<Batch> {
     let mut poll = L::new_poll()?;
     let mut events = L::events();
@@ -83,7 +83,8 @@ fn waking_team<L: Library>(waker: &Arc<L::Waker>) -> io::Result<Team> {
     })
 }
 
-/// Several threads wake a selector that blocks in its polls. Each waits for the polling thread's answer before it wakes again.
+/// Lets several threads wake a selector that blocks in its polls. Each waits for the polling thread's answer before it wakes
+/// again.
 pub(super) fn blocked<L: Library>() -> io::Result<Batch> {
     let mut poll = L::new_poll()?;
     let mut events = L::events();
@@ -141,7 +142,7 @@ impl Call {
         Ok(())
     }
 
-    /// Answers, if there is a question.
+    /// Answers the question, if there is one. Returns whether there was.
     fn answer(&self) -> bool {
         let is_asked = self.is_asked.swap(false, Ordering::Acquire);
         if is_asked && let Some(caller) = self.caller.get() {

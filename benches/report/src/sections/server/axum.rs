@@ -34,12 +34,12 @@ fn case(workers: Workers, connections: Connections) -> String {
     format!("axum, {}", full_load(workers, connections))
 }
 
-/// One worker, open connections, half the load.
+/// Returns the name of the case of one worker, open connections and half the load.
 fn half_case() -> String {
     format!("axum, {}", half_load(Workers::One, Connections::Open))
 }
 
-/// The cases of one worker or two.
+/// Returns the names of the cases of one worker or two.
 fn cases(workers: Workers) -> impl Iterator<Item = String> {
     let half = (workers == Workers::One).then(half_case);
     CONNECTIONS.into_iter().map(move |connections| case(workers, connections)).chain(half)

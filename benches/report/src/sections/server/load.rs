@@ -11,7 +11,7 @@ use crate::process::{self, Usage};
 use crate::servers::wrk::Wrk;
 use crate::servers::{Connections, Server, open_loop};
 
-/// How long a server is under load in a round.
+/// Returns how long a server is under load in a round.
 fn turn(plan: &Plan) -> Duration {
     Duration::from_millis(if plan.quick { 250 } else { 1_500 })
 }

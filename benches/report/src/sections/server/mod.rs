@@ -52,23 +52,23 @@ impl fmt::Display for Workers {
     }
 }
 
-/// The name of the case of full load.
+/// Returns the name of the case of full load.
 fn full_load(workers: Workers, connections: Connections) -> String {
     format!("{workers}, {}", connections.name())
 }
 
-/// The name of the case of half the load.
+/// Returns the name of the case of half the load.
 fn half_load(workers: Workers, connections: Connections) -> String {
     format!("{}, half the load", full_load(workers, connections))
 }
 
-/// The connections that are measured at half the load too. To save time, two workers are measured with open connections only.
+/// Returns the connections that are measured at half the load too. To save time, two workers have only open ones.
 fn measured_at_half_load(workers: Workers) -> impl Iterator<Item = Connections> {
     let all = [Connections::Open, Connections::Short];
     all.into_iter().filter(move |connections| workers == Workers::One || *connections == Connections::Open)
 }
 
-/// The case of one worker with connections that stay open.
+/// Returns the name of the case of one worker with connections that stay open.
 pub(crate) fn one_worker_open() -> String {
     full_load(Workers::One, Connections::Open)
 }
