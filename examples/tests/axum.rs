@@ -1,4 +1,4 @@
-//! axum serves in several processes, and a worker that is told to stop finishes the requests that it has begun.
+//! The example `axum`: several processes serve, and a worker that is told to stop finishes its requests first.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// How long a step may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A running server. When dropped, it is killed if it still runs, and its workers end with it.
+/// A running server. Dropping it kills the program, and its workers end with it.
 struct Server(Child);
 
 impl Server {
@@ -93,7 +93,7 @@ fn requests_that_have_begun_are_finished() {
     server.expect_end();
 }
 
-/// Requests that wait in the queue when the server stops are answered too.
+/// A server that is told to stop also answers the requests that wait in the queue.
 #[test]
 fn queued_requests_are_served() {
     let (mut server, address) = start(&["--workers", "1"]);
@@ -123,8 +123,8 @@ fn requests_beyond_the_shutdown_timeout_are_cut_off() {
         assert_eq!(response(stuck), "");
         let status = server.0.wait().expect("waiting for the server");
         assert!(started.elapsed() < LIMIT, "{:?}", started.elapsed());
-        // The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long, it
-        // also kills a healthy worker.
+        // The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long, the
+        // supervisor also kills a healthy worker.
         if status.code() != Some(KILLED) {
             return assert_eq!(status.code(), Some(1));
         }

@@ -61,7 +61,7 @@ fn each_distribution_serves() {
     }
 }
 
-/// No worker has more than 1.25 times the mean.
+/// No worker has more connections than 1.25 times the mean.
 #[test]
 fn balanced_is_balanced() {
     for _ in 0..5 {
@@ -69,8 +69,8 @@ fn balanced_is_balanced() {
         let start = Instant::now();
         let connections: Vec<_> = (0..20).map(|_| server.connect()).collect();
         let first = connections.iter().filter(|(_, worker)| *worker == 0).count();
-        // If a worker leaves a connection waiting for half a second, such as when the machine stalls, the other worker
-        // excludes it.
+        // The other worker excludes a worker that leaves a connection waiting for half a second, for example because the
+        // machine stalls.
         let may_be_excluded = start.elapsed() >= Duration::from_millis(500);
         server.stop();
         // 20 connections on 2 workers: at most 12, and the other worker has the rest.

@@ -36,7 +36,7 @@ impl Drop for Daemon {
     }
 }
 
-/// The session of a process; 0 if its leader is in another PID namespace, where `rustix::process::getsid` panics.
+/// The session of a process, or 0 if its leader is in another PID namespace. `rustix::process::getsid` panics in that case.
 fn session(process: impl Display) -> String {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("the state of a process");
     let (_name, fields) = stat.rsplit_once(')').expect("a name in parentheses");

@@ -36,7 +36,7 @@ fn start(format: &str, file: &Path, arguments: &[&str]) -> Server {
     Server::start(&[&["--access-log", format, "--access-log-file", file], arguments].concat())
 }
 
-/// Waits until the file has this many lines.
+/// Waits until the file has this many lines. Returns them.
 #[track_caller]
 fn lines(file: &Path, count: usize) -> Vec<String> {
     until("the access log has all lines", || {
@@ -61,7 +61,7 @@ struct Line {
     user_agent: Option<Vec<u8>>,
 }
 
-/// Takes a quoted text off the beginning.
+/// Removes a quoted string from the beginning of `text`. Returns its bytes, unescaped.
 #[track_caller]
 fn quoted<'a>(text: &mut &'a str) -> Vec<u8> {
     let mut rest = text.strip_prefix('"').unwrap_or_else(|| panic!("no quote before {text}"));
@@ -113,7 +113,7 @@ fn parse(line: &str, is_combined: bool) -> Line {
     Line { peer: peer.to_owned(), request, status: status.to_owned(), bytes: bytes.to_owned(), referer, user_agent }
 }
 
-/// Sends a request with headers of any bytes, and reads the response.
+/// Sends a request, whose path and headers may have any bytes. Returns the status of the response.
 #[track_caller]
 fn request(client: &mut Client, path: &[u8], headers: &[(&str, &[u8])]) -> u16 {
     let mut request = [b"GET ", path, b" HTTP/1.1\r\nHost: test\r\n"].concat();
@@ -203,11 +203,11 @@ fn no_injection() {
         let mut client = server.connect();
         let headers: &[(&str, &[u8])] = &[("User-Agent", HEADER), ("Referer", HEADER)];
         let mut count = 1;
-        // If hyper refuses a request, it closes the connection, and there is no line.
+        // If hyper refuses a request, it closes the connection, and the log has no line.
         if request(&mut client, PATH, headers) == 400 {
             panic!("the path is refused, so it tests nothing");
         }
-        // hyper refuses control characters that would end a line.
+        // hyper refuses these control characters. If a later version accepts some, the log must escape them.
         for end in [&b"a\nb"[..], b"a\rb", b"a\0b", b"a\x1b[31m"] {
             let status = request(&mut server.connect(), b"/", &[("User-Agent", end)]);
             count += usize::from(status != 400);
@@ -237,7 +237,7 @@ fn no_injection() {
     }
 }
 
-/// In a pipe, longer lines could mix with lines of other workers.
+/// In a pipe, lines above `PIPE_BUF` could mix with lines of other workers.
 #[test]
 fn no_line_is_longer_than_a_pipe_writes_at_once() {
     const PIPE_BUF: usize = 4096;

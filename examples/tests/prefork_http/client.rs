@@ -128,7 +128,7 @@ impl Client {
         Status::parse(&response.body)
     }
 
-    /// Whether nothing has come from the server, neither bytes nor the end.
+    /// Whether the server has sent nothing and has not closed the connection.
     pub(crate) fn is_quiet(&self) -> bool {
         let stream = self.stream.get_ref();
         stream.set_nonblocking(true).expect("a socket");

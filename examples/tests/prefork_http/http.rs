@@ -84,7 +84,7 @@ fn oversized_header() {
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(500));
     for request in [long(16 * 1024), long(300 * 1024), many] {
         let mut client = server.connect();
-        // The server may close the connection meanwhile.
+        // The server may close the connection before it has read everything.
         let _ = client.send(&request);
         assert_eq!(client.response().expect("an answer").status, 431);
         client.expect_end();
@@ -194,6 +194,6 @@ fn clients_that_hang_up() {
         }
     }
     assert_eq!(server.connect().get("/").expect("an answer").status, 200);
-    // Even the request to sleep does not keep the server from stopping.
+    // The server stops without waiting for the requests to sleep, whose clients have hung up.
     server.stop();
 }

@@ -27,7 +27,7 @@ async fn text(response: hyper::Response<hyper::body::Incoming>) -> String {
 fn goaway_finishes_streams() {
     for kind in [Signal::HUP, Signal::TERM] {
         let server = Server::start(&["--workers", "1", "--http2"]);
-        // Both protocols are spoken on one port.
+        // The same port serves HTTP/1.1, too.
         assert_eq!(server.connect().get("/").expect("an answer").status, 200);
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
@@ -38,7 +38,7 @@ fn goaway_finishes_streams() {
             let response = sender.send_request(get("/table/77")).await.expect("an answer");
             assert_eq!(text(response).await, "7");
             let slow = tokio::spawn(sender.send_request(get("/sleep/1000")));
-            // The stream has begun when a later one is answered.
+            // An answer to a later stream shows that this one has begun.
             let response = sender.send_request(get("/table/35")).await.expect("an answer");
             assert_eq!(text(response).await, "5");
             server.signal(kind);
@@ -56,7 +56,7 @@ fn goaway_finishes_streams() {
     }
 }
 
-/// What a client of HTTP/2 sends first: the preface, and SETTINGS without a setting.
+/// The first bytes of an HTTP/2 client: the preface, and an empty SETTINGS frame.
 const BEGINNING: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// Reads frames up to GOAWAY.
@@ -99,7 +99,7 @@ fn connection_without_a_request_is_timed_out() {
         client.set_read_timeout(Some(LIMIT)).expect("a limit");
         client.write_all(beginning.as_bytes()).expect("sending");
         if beginning == BEGINNING {
-            // A request may have been on its way.
+            // The server sends GOAWAY first, because a request may be on its way.
             read_goaway(&mut client);
         }
         client.read_to_end(&mut Vec::new()).expect("the end");

@@ -87,7 +87,7 @@ fn heartbeat() {
     // The runtime of a stopped process is stuck, too.
     signal(pid, Signal::STOP);
     until_replaced(&server, pid);
-    // Part of the timeout may have passed already: the last heartbeat was some time before the signal.
+    // The last heartbeat came before the signal, so part of the timeout has passed already.
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
     server.until_logged("runtime is stuck");
     assert_eq!(server.connect().get("/").expect("an answer").status, 200);
@@ -111,7 +111,7 @@ fn lame_duck() {
     let server = Server::start(&["--workers", "1", "--lame-duck", "3600"]);
     assert_eq!(server.connect().get("/readyz").expect("an answer").status, 200);
     server.signal(Signal::TERM);
-    until("the worker asks for no more connections", || {
+    until("the readiness probe fails", || {
         // Each attempt is a new connection, which the worker accepts.
         (server.connect().get("/readyz").expect("an answer").status == 503).then_some(())
     });
@@ -136,7 +136,7 @@ fn second_signal_ends_the_lame_duck() {
     server.signal(Signal::TERM);
     server.until_logged("still accepting");
     let start = Instant::now();
-    // The signal is repeated, because a signal that comes shortly after the first one does not count.
+    // Repeats the signal, because one that comes shortly after the first one does not count.
     until("the server has noticed the second signal", || {
         server.signal(Signal::TERM);
         server.stderr().contains("stopping: draining").then_some(())

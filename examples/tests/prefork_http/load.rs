@@ -149,7 +149,7 @@ pub(crate) fn kill_workers(arguments: &[&str], kills: usize) {
 fn parent_sleeps() {
     const CONNECTIONS: u64 = 1000;
     let server = Server::start(&["--workers", "2"]);
-    // Once both workers serve, the parent has finished its start-up work, which also wakes it.
+    // The start-up work of the parent also wakes it. It is done once both workers serve.
     drop(server.connect_to_each(2));
     let (start, before) = (Instant::now(), server.sleeps_of_parent());
     for _ in 0..CONNECTIONS {
@@ -206,7 +206,7 @@ fn check_counts(distribution: &str) -> [u64; 2] {
     let server = Server::start(&["--workers", "2", "--distribution", distribution, "--header-timeout", "600"]);
     if distribution == "balanced" {
         drop(server.connect_to_each(2));
-        // Once only the connection of this request is open, the workers have closed the earlier ones.
+        // The one that remains is the connection of this request.
         until("connections that have ended do not count", || {
             let counts = server.connect().status().connections;
             (counts.iter().sum::<u64>() == 1).then_some(())

@@ -52,7 +52,7 @@ pub(crate) struct Process {
 /// Reads the state of a process. Returns `None` if the process has ended.
 fn process(pid: u32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The fields follow the name, which is in parentheses and may have any character in it.
+    // The fields follow the name, which is in parentheses and may contain any character.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
     let state = fields.next()?;
     Some(Process {
@@ -161,7 +161,7 @@ impl Server {
         Client::connect(self.address()).expect("connecting to the server")
     }
 
-    /// Connects to each worker. Returns the connections and the statuses that the workers gave, by worker index.
+    /// Connects to each worker. Returns the connections with their statuses, in the order of the worker indices.
     #[track_caller]
     pub(crate) fn connect_to_each(&self, workers: usize) -> Vec<(Client, Status)> {
         let mut clients: Vec<(Client, Status)> = Vec::new();

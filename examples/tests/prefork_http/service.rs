@@ -65,8 +65,7 @@ fn service_manager_is_notified() {
     server.ends_with(0);
 }
 
-/// If the server is told to stop just as the new program reports that it is ready, the server passes the signal on to the
-/// new program.
+/// If a signal to stop arrives just as the new program reports that it is ready, the server passes the signal on.
 #[test]
 fn stop_is_passed_on_to_a_program_that_is_ready() {
     let manager = ServiceManager::new("stop-after-upgrade");
@@ -76,7 +75,7 @@ fn stop_is_passed_on_to_a_program_that_is_ready() {
     server.until_logged("started the program again");
     server.signal(Signal::STOP);
     server.until_stopped(server.pid());
-    // The new program notifies the service manager after it has told the old program that it is ready.
+    // The new program reports to the old program first, and then to the service manager.
     manager.message("READY=1");
     let mut in_flight = until("the new program has accepted a connection", || {
         let mut client = server.connect();
@@ -103,7 +102,7 @@ fn watchdog() {
     server.stop();
 }
 
-/// systemd names the process that it watches (`WATCHDOG_PID`). After an upgrade it expects the messages from the new program.
+/// systemd names the process that it watches (`WATCHDOG_PID`). After an upgrade, systemd watches the new program.
 #[test]
 fn watchdog_of_an_upgraded_server() {
     let manager = ServiceManager::new("upgraded-watchdog");
@@ -215,8 +214,8 @@ fn threads_of_workers_are_restricted() {
     server.stop();
 }
 
-/// Starts a server as process 1 of a PID namespace. Returns it with the process id of its supervisor, or `None` if the tests may
-/// not make namespaces.
+/// Starts a server as process 1 of a PID namespace. Returns it with the process id of its supervisor, or `None` if `unshare`
+/// fails.
 #[track_caller]
 fn start_as_process_1(arguments: &[&str]) -> Option<(Server, u32)> {
     let mut command = Command::new("unshare");
@@ -294,8 +293,7 @@ fn process_1_reaps_orphans() {
     server.wait();
 }
 
-/// systemd accepts the unit files of the guide. Versions of systemd before 253 do not know the files'
-/// type of service.
+/// systemd accepts the unit files of the guide. Versions of systemd before 253 do not know `Type=notify-reload`.
 #[test]
 fn unit_files_of_the_guide() {
     let guide = include_str!("../../../runtime-glue/docs/operating.md");

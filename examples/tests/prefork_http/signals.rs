@@ -49,7 +49,7 @@ fn hup_starts_a_new_generation_before_the_old_one_retires() {
                 assert_eq!(answer.status, 200);
                 (answer.header("connection") == Some("close")).then_some(true)
             }
-            // The test itself took longer than the grace period.
+            // The test has left the connection idle for longer than the grace period.
             Err(_) if last.elapsed() >= GRACE => Some(false),
             Err(error) => panic!("{error}: closed before the grace period was over"),
         }
@@ -128,7 +128,7 @@ fn ttin_and_ttou_change_the_number_of_workers() {
     }
 }
 
-/// Connects clients that send a request each. If the workers are stopped, or have `--max-connections 1`, most of these wait in
+/// Connects clients that send a request each. If the workers are stopped, or have `--max-connections 1`, most clients wait in
 /// the queues.
 pub(crate) fn queue_requests(server: &Server) -> Vec<Client> {
     let mut clients: Vec<Client> = (0..40).map(|_| server.connect()).collect();
@@ -138,7 +138,7 @@ pub(crate) fn queue_requests(server: &Server) -> Vec<Client> {
     clients
 }
 
-/// Expects the answer to each request. Closes the connection then, so that the worker accepts the next one.
+/// Reads the answer to each request. Then closes the connection, so that the worker accepts the next one.
 #[track_caller]
 pub(crate) fn expect_answers(clients: Vec<Client>) {
     for mut client in clients {
@@ -146,7 +146,7 @@ pub(crate) fn expect_answers(clients: Vec<Client>) {
     }
 }
 
-/// If each worker has a queue, a worker that is removed first serves the connections in its queue.
+/// If each worker has a queue, a worker serves the connections in its queue before it is removed.
 #[test]
 fn scaling_down_empties_the_queue() {
     let server = Server::start(&["--workers", "2", "--distribution", "reuseport", "--max-connections", "1"]);
@@ -219,7 +219,7 @@ fn term_to_a_worker_loses_no_queued_connection() {
     let clients = queue_requests(&server);
     signal(workers[0], Signal::TERM);
     signal(workers[0], Signal::CONT);
-    // The other worker is still stopped, so the first worker or its successor serves them.
+    // The other worker is still stopped, so the first worker or its successor serves all clients.
     expect_answers(clients);
     until("the first worker has ended", || (!server.workers().contains(&workers[0])).then_some(()));
     signal(workers[1], Signal::CONT);

@@ -1,4 +1,4 @@
-//! How the server ends.
+//! Stopping the server: which requests it answers, and which it cuts off.
 
 use std::fs;
 use std::io;
@@ -80,7 +80,7 @@ fn control_c_drains() {
     drains_on(|server| server.signal_all(Signal::INT));
 }
 
-/// Each client that is connected and has sent a request is served, even if no worker has accepted its connection yet.
+/// The workers answer each client that has sent a request, even if its connection still waits in the queue.
 #[test]
 fn queued_connections_are_served() {
     serves_queued_connections(&["--workers", "2"]);
@@ -190,8 +190,7 @@ fn request_that_arrives_in_parts() {
     server.ends_with(0);
 }
 
-/// Clients open one connection after the other without a pause, each with one request, until they are refused. No
-/// connection is reset.
+/// Clients connect again and again, with one request per connection, until the server refuses them. No connection is reset.
 #[test]
 fn no_connection_is_reset_by_a_stop() {
     for distribution in ["shared", "reuseport", "balanced"] {
@@ -237,8 +236,8 @@ pub(crate) fn cuts_off_long_requests(arguments: &[&str]) {
         let took = start.elapsed();
         assert!(took >= Duration::from_millis(450), "cut off after {took:?} already");
         assert!(took < LIMIT / 2, "cut off only after {took:?}");
-        // The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long, it
-        // also kills a healthy worker.
+        // The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long, the
+        // supervisor also kills a healthy worker.
         if server.wait().code() != Some(128 + Signal::KILL.as_raw()) {
             server.until_logged("cut off 1 connection");
             return server.ends_with(1);
@@ -296,7 +295,7 @@ fn second_signal_kills() {
     let (mut in_flight, _) = busy(&server, 60_000);
     server.signal(Signal::TERM);
     until_refused(&server);
-    // The signal is repeated, because one that comes shortly after the first one does not count as a second one.
+    // Repeats the signal, because one that comes shortly after the first one does not count.
     until("the request in flight is cut off", || {
         server.signal(Signal::TERM);
         (!in_flight.is_quiet()).then_some(())

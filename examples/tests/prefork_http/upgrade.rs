@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::server::{LIMIT, Server, program, signal, until};
 use crate::signals::{expect_answers, queue_requests};
 
-/// A copy of the program that can be replaced.
+/// A copy of the program, which the test replaces.
 struct Copy {
     directory: PathBuf,
 }
@@ -55,15 +55,15 @@ impl Copy {
         // Opening a FIFO for reading and writing does not block, and the line that `open` writes waits for its reader.
         let fifo = fs::File::options().read(true).write(true).open(&path).expect("a FIFO");
         let (path, started_path, program) = (path.display(), started.display(), program());
-        // The script starts no process, which would outlive a script that is killed.
+        // The script must start no process: it would continue if the script is killed.
         let script =
             format!("#!/bin/sh\necho $$ > '{started_path}'\nread _ < '{path}'\nexec '{}' \"$@\"\n", program.display());
         self.replace(&script);
         Gate { fifo, started }
     }
 
-    /// Runs a shell script that writes a program. If this process wrote it, a process that another test starts could inherit
-    /// the descriptor, and the kernel does not execute a file that is open for writing.
+    /// Runs a shell script that writes a program. This process must not write it: a child of another test could inherit the
+    /// descriptor, and the kernel executes no file that is open for writing.
     fn run(&self, script: &str, arguments: &[&Path]) {
         let status = Command::new("/bin/sh").args(["-c", script, "sh"]).args(arguments).status();
         assert!(status.expect("running a shell").success(), "{script}");
@@ -211,8 +211,8 @@ fn old_program_is_killed_during_the_upgrade() {
     until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
 }
 
-/// If the old program is killed while the new one loads, the new one does not report the next upgrade to its new parent, which
-/// may be process 1.
+/// The old program is killed while the new one loads. The new program then has another parent, such as process 1, and must not
+/// report the next upgrade to it.
 #[test]
 fn old_program_is_killed_while_the_new_one_loads() {
     let copy = Copy::new("loads");
@@ -231,7 +231,7 @@ fn old_program_is_killed_while_the_new_one_loads() {
     until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
 }
 
-/// The stop takes precedence over an upgrade: the lame duck kills a new program that is not ready.
+/// A stop takes precedence over an upgrade: the supervisor kills a new program that is not ready, even in the lame-duck period.
 #[test]
 fn lame_duck_ends_the_upgrade() {
     let copy = Copy::new("lame-duck");
@@ -257,7 +257,7 @@ fn lame_duck_ends_the_upgrade() {
     server.ends_with(0);
 }
 
-/// After an upgrade that has failed, the kernel again drops new connections once the server stops.
+/// After a failed upgrade, too, the kernel drops new connections once the server stops.
 #[test]
 fn refuses_connections_at_the_stop_after_a_failed_upgrade() {
     let copy = Copy::new("stops");
@@ -323,7 +323,7 @@ fn listeners_of_the_environment() {
     client.join().expect("no panic").expect("connecting");
 }
 
-/// If the server was started through a symbolic link, an upgrade starts the program that the link refers to by then.
+/// If the server was started through a symbolic link, an upgrade follows the link as it is then.
 #[test]
 fn upgrade_follows_a_symbolic_link() {
     let copies = ["link-1", "link-2"].map(Copy::new);
