@@ -1,6 +1,6 @@
 //! Model checks: this program compiles the modules under test with loom's types in place of the standard library's.
 
-// The models use a part of the modules, and some items of these are public in the crate.
+// The models use only a part of the modules, some of whose items are public in the crate.
 #![allow(dead_code, unreachable_pub)]
 
 use loom::sync::Arc;
@@ -21,7 +21,7 @@ mod sync {
     }
 }
 
-/// Replaces the gate with a word of a loom type, with fences on the side of the fork and of the change.
+/// Replaces the gate with an atomic of loom. The fork and the thread that changes an entry each make a fence.
 mod gate {
     use loom::sync::atomic::{AtomicBool, Ordering, fence};
 
@@ -64,7 +64,7 @@ use sync::Ordering;
 use token::Token;
 use wake_state::WakeState;
 
-/// A selector with its waker: the kernel object counts signals, and a poller that blocks waits until there is one.
+/// A selector with its waker. `signals` stands for the kernel object: a poller that blocks waits until the count rises.
 struct Model {
     wake: WakeState,
     signals: AtomicUsize,
@@ -85,8 +85,7 @@ impl Model {
         }
     }
 
-    /// Polls once, without a time limit: returns when a wake is pending. `taken` counts the signals that earlier polls have
-    /// seen.
+    /// Polls once: blocks until there is a wake or a new signal. `taken` counts the signals that earlier polls have seen.
     fn poll(&self, taken: &mut usize) {
         if !self.wake.is_notified() && self.wake.begin_blocking() {
             while self.signals.load(Ordering::Acquire) == *taken {
@@ -150,7 +149,7 @@ fn a_wake_publishes() {
     });
 }
 
-/// If the program takes the queue's descriptor, a wake signals the kernel object, whether the wake comes before or after.
+/// If the program takes the queue's descriptor, a wake signals the kernel object, even a wake that came before.
 #[test]
 fn an_exposed_queue_has_every_wake() {
     loom::model(|| {
@@ -167,8 +166,8 @@ fn an_exposed_queue_has_every_wake() {
     });
 }
 
-/// A fork that has closed the gate sees each change as a whole: entry and kernel agree. Changes that the fork
-/// makes to the entry last while the gate is closed.
+/// A fork that has closed the gate sees each change as a whole: entry and kernel agree. While the gate is closed, no other
+/// thread overwrites what the fork writes to the entry.
 #[test]
 fn a_fork_sees_whole_changes() {
     loom::model(|| {

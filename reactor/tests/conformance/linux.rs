@@ -1,4 +1,4 @@
-//! Features of Linux alone: abstract addresses, priority interest, eventfds.
+//! Features that only Linux has: abstract addresses, priority interest, eventfds.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};

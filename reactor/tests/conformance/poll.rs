@@ -80,7 +80,7 @@ fn a_signal_interrupts() {
         run.poll.poll(&mut run.events, Some(LIMIT))
     });
     while !thread.is_finished() {
-        // The signal is repeated, because the thread may not be in the system call yet.
+        // Repeats the signal, because the thread may not be in the system call yet.
         // SAFETY: the thread has not been joined, so its handle is valid.
         assert_eq!(unsafe { libc::pthread_kill(thread.as_pthread_t() as _, libc::SIGUSR2) }, 0);
         thread::sleep(Duration::from_millis(1));
@@ -228,8 +228,8 @@ fn a_cloned_registry_is_the_same_selector() {
     clone.deregister(&mut a).unwrap();
 }
 
-/// Checks the errors of debug builds. (In mio a failed call changes which selector a source belongs to, so each check has
-/// its own source.)
+/// Checks the errors of debug builds. Each check has its own source, because in mio a failed call changes which selector a
+/// source belongs to.
 #[test]
 fn a_source_belongs_to_one_selector() {
     #[track_caller]

@@ -1,4 +1,4 @@
-//! Queues that have priority readiness, and refuse objects that are always ready.
+//! Features of epoll: priority readiness, and an error for objects that are always ready.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};

@@ -26,7 +26,7 @@ fn gives_events() {
     let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     run.expect(5, Event::is_readable);
 
-    // Another value for the same descriptor is the same source.
+    // Another `SourceFd` of the same descriptor is the same source.
     run.poll.registry().reregister(&mut SourceFd(&fd), Token(6), READ).unwrap();
     run.expect(6, Event::is_readable);
     assert_kind(run.poll.registry().register(&mut SourceFd(&fd), Token(7), READ), ErrorKind::AlreadyExists);

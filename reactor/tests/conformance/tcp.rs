@@ -15,7 +15,7 @@ use crate::mio::net::{TcpListener, TcpStream};
 const CLIENT: usize = 1;
 const SERVER: usize = 2;
 
-/// Makes the two ends of a connection, registered for everything.
+/// Makes a connection, and registers both ends for reading and writing.
 fn connected(run: &mut Loop) -> (TcpStream, TcpStream) {
     let mut listener = TcpListener::bind(localhost()).unwrap();
     run.register(&mut listener, 0, READ);

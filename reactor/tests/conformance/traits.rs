@@ -1,4 +1,4 @@
-//! Which traits the types have, and which they do not have.
+//! Checks which traits the types have, and which they lack.
 
 use std::fmt::Debug;
 use std::fs::File;

@@ -160,7 +160,7 @@ fn stream_shuts_down() {
     assert_eq!(right.read(&mut [0]).unwrap(), 0);
     right.write_all(b"x").unwrap();
     right.shutdown(Shutdown::Both).unwrap();
-    // The event of the closed writing half may have come when this side shut that half down.
+    // The write-closed event may have come already, when `left` shut down its writing half.
     run.expect(LEFT, Event::is_read_closed);
     assert_eq!(left.read(&mut [0; 2]).unwrap(), 1);
     assert_eq!(left.read(&mut [0]).unwrap(), 0);

@@ -23,13 +23,13 @@ pub(crate) fn localhost() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// Returns the loopback address; `None` if the system has no IPv6.
+/// Returns the loopback address of IPv6, or `None` if the system has no IPv6.
 pub(crate) fn localhost_v6() -> Option<SocketAddr> {
     let address = (Ipv6Addr::LOCALHOST, 0).into();
     std::net::UdpSocket::bind(address).is_ok().then_some(address)
 }
 
-/// A selector with room for some events.
+/// A selector and its event buffer.
 pub(crate) struct Loop {
     pub(crate) poll: Poll,
     pub(crate) events: Events,
@@ -126,7 +126,7 @@ pub(crate) fn is_cloexec(fd: &impl AsFd) -> bool {
     fcntl(fd, libc::F_GETFD) & libc::FD_CLOEXEC != 0
 }
 
-/// Checks the modes that every constructor sets.
+/// Checks the flags that every constructor sets.
 #[track_caller]
 pub(crate) fn assert_flags(fd: &impl AsFd) {
     assert!(is_nonblocking(fd), "in blocking mode");
@@ -140,9 +140,9 @@ fn fcntl(fd: &impl AsFd, command: libc::c_int) -> libc::c_int {
     flags
 }
 
-/// A child process has duplicates of every descriptor until it executes its program, so that a close in another test
-/// would not be the last one. A test that makes a child holds this lock for writing meanwhile. A test that relies on the
-/// effect of a close holds it for reading.
+/// Keeps children and closes apart. A child process has duplicates of all descriptors until it executes its program, so a
+/// close in another test would not be the last one. A test that makes a child holds this lock for writing. A test that relies
+/// on the effect of a close holds it for reading.
 static CHILDREN: RwLock<()> = RwLock::new(());
 
 pub(crate) fn without_children() -> RwLockReadGuard<'static, ()> {
@@ -178,7 +178,7 @@ impl Drop for TempDir {
     }
 }
 
-/// Registers a source, changes the registration and ends it, twice. Checks the errors of calls in the wrong order.
+/// Registers, reregisters and deregisters a source, and registers it again. Checks the errors of calls in the wrong order.
 #[track_caller]
 pub(crate) fn check_registration(source: &mut impl Source) {
     let poll = Poll::new().unwrap();
@@ -195,7 +195,7 @@ pub(crate) fn check_registration(source: &mut impl Source) {
     registry.deregister(source).unwrap();
 }
 
-/// Takes a type through each of its conversions: std's type, `OwnedFd`, raw descriptor. The descriptor stays the same.
+/// Converts a value to std's type, to `OwnedFd`, to a raw descriptor, and back. Checks that the descriptor stays the same.
 macro_rules! check_conversions {
     ($name:ty, $std:ty, $value:expr) => {{
         use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};

@@ -106,7 +106,7 @@ fn lowest_free_descriptor() -> i32 {
     std::fs::File::open("/dev/null").unwrap().as_raw_fd()
 }
 
-/// Signals do not make `has_ended` fail, although they may interrupt poll(2) even if it does not wait.
+/// `has_ended` does not fail if a signal interrupts poll(2), which can happen even if poll(2) does not wait.
 #[test]
 fn signals_do_not_disturb_has_ended() {
     static HANDLED: AtomicU32 = AtomicU32::new(0);

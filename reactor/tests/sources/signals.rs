@@ -51,7 +51,7 @@ fn receives_signals() {
         // SAFETY: the call cannot fail.
         assert_eq!(received.user(), Some(unsafe { libc::getuid() }));
         assert_eq!(received.value(), 0);
-        // Where sigtimedwait(2) has dequeued the signal, the C library hides how it was sent.
+        // The kqueue backend calls sigtimedwait(2), and the C library then reports `SI_TKILL` as `SI_USER`.
         #[cfg(target_os = "linux")]
         assert_eq!(received.code(), if cfg!(forkio_kqueue) { libc::SI_USER } else { libc::SI_TKILL });
         assert_would_block(signals.receive());
@@ -75,7 +75,7 @@ fn coalesces_standard_signals_and_queues_real_time_ones() {
     assert_eq!(received, [libc::SIGUSR1, real_time, real_time, real_time]);
 }
 
-// Only glibc has `pthread_sigqueue`, and other threads do not have the signal blocked.
+// Only glibc has `pthread_sigqueue`. Other functions could signal another thread, which does not block the signal.
 #[cfg(target_env = "gnu")]
 #[test]
 fn a_value_comes_with_a_queued_signal() {

@@ -80,8 +80,8 @@ fn expires_periodically() {
 fn counts_expirations_that_were_not_taken() {
     for clock in CLOCKS {
         let mut timer = Timer::new(clock).unwrap();
-        // The time is ten periods ago, and half a period from the next expiration. The period is shorter than an hour if the
-        // system was booted a short time ago, because its monotonic clock then shows little.
+        // The first expiration was ten and a half periods ago. The period is shorter than an hour if the system was booted
+        // recently, because the time on its monotonic clock must not become negative.
         let period = HOUR.min(clock.now() / 12);
         timer.set_at(clock.now() - 10 * period - period / 2, Some(period)).unwrap();
         let mut run = Loop::new();
@@ -116,7 +116,7 @@ fn set_again_and_stopped() {
     run.register(&mut timer, 1, READ);
     timer.set_after(Duration::ZERO, Some(MILLIS)).unwrap();
     run.expect(1, Event::is_readable);
-    // Expirations that were not taken are forgotten.
+    // Setting the timer again discards the expirations that were not taken.
     timer.set_after(HOUR, None).unwrap();
     assert_would_block(timer.expirations());
     let remaining = timer.remaining().unwrap();
