@@ -52,7 +52,7 @@ impl Value {
     }
 
     fn get(&self) -> usize {
-        // SAFETY: as above.
+        // SAFETY: no thread writes the value any more.
         self.0.with(|value| unsafe { *value })
     }
 }

@@ -1,4 +1,4 @@
-//! `forkioctl`, with real servers.
+//! Runs `forkioctl` on real servers.
 
 #[allow(dead_code, reason = "the scenarios of the topic `status` use the rest")]
 #[path = "../../../tests/tests/status/server.rs"]
@@ -19,7 +19,6 @@ use serde_json::Value;
 
 use crate::server::{Server, is_serving, own_path, remove, send, workers};
 
-/// Runs the program.
 #[track_caller]
 fn ctl(server: &Server, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));
@@ -40,7 +39,7 @@ fn done(server: &Server, arguments: &[&str]) -> String {
 }
 
 scenarios!(
-    /// The status is a table, or JSON.
+    /// `status` prints a table, or JSON.
     fn status() {
         let server = Server::start(&[]);
         let state = server.until("both workers are ready", |state| {
@@ -138,7 +137,7 @@ scenarios!(
         server.stop();
     }
 
-    /// An upgrade waits for the new program.
+    /// `upgrade` waits until the new program serves.
     fn upgrade() {
         let server = Server::start(&["--status", "127.0.0.1:0"]);
         let before = server.supervisor();

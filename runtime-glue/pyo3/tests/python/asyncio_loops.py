@@ -131,7 +131,7 @@ def test_fork_during_the_first_use():
     # The first use imports this module.
     del sys.modules["contextvars"]
     sys.meta_path.insert(0, SlowFinder)
-    # The hook that is registered last runs first.
+    # Python calls the hook that was registered last before the hook of the module.
     os.register_at_fork(before=forking.set)
     join = in_thread(lambda: asyncio.run(ask(server)))
     importing.wait()

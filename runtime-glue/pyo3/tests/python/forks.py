@@ -96,7 +96,7 @@ def test_fork_in_thread():
     inside = in_thread(lambda: forkio_http.pause(1000))
     thread = in_thread(lambda: in_child(lambda: use_everything(1)))
     thread()
-    # The child's shutdown does not wait for the thread, which the child does not have.
+    # The child does not have the thread inside `block_on`, so its shutdown waits for no thread.
     in_child(lambda: (use_everything(1), forkio_http.shutdown(1000)))
     forkio_http.shutdown(60)
     raises(RuntimeError, "shut down", inside)

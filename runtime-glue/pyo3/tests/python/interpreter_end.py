@@ -10,7 +10,7 @@ from support import check, end_of, in_thread, raises, use_everything
 
 
 def leave_by_exit(act):
-    """Forks. The child calls `act` and ends like a program, with `atexit` functions. Returns its id."""
+    """Forks. The child calls `act` and ends like a program, with `atexit` functions. Returns the child's id."""
     pid = os.fork()
     if pid == 0:
         act()

@@ -9,7 +9,7 @@ from support import check, use_everything
 
 
 def serve_and_ask(generation, port):
-    """Runs in a worker. Returns its id, and the id of the process that serves the port."""
+    """Runs in a worker. Returns the worker's id, and the id of the process that serves the port."""
     check("worker", os.getpid() != os.getppid(), True)
     use_everything(generation)
     return os.getpid(), int(forkio_http.Client(port).get().split()[0])

@@ -5,7 +5,7 @@ import os
 import forkio_http
 from support import use_everything
 
-# The runtime of gunicorn's master, with a connection, and a busy task.
+# Gives the runtime of gunicorn's master a connection and a busy task.
 MASTER = os.getpid()
 SERVER = forkio_http.Server()
 SERVER.start()

@@ -1,4 +1,4 @@
-//! A client with one connection, which it keeps.
+//! An HTTP client that keeps one connection per process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 type Connection = Mutex<Option<SendRequest<Empty<Bytes>>>>;
 
-/// Asks a server on this host. Each process has a connection of its own, which it keeps.
+/// Sends requests to a server on this host.
 #[pyclass]
 pub(crate) struct Client {
     port: u16,

@@ -70,7 +70,7 @@ fn twice<'py>(py: Python<'py>, callback: &Bound<'py, PyAny>) -> PyResult<Bound<'
     })
 }
 
-/// Runs tasks in the background that use Python again and again, until the runtime ends.
+/// Starts background tasks that use Python again and again, until the runtime ends.
 #[pyfunction]
 fn use_python_forever(tasks: usize) -> PyResult<()> {
     for _ in 0..tasks {
@@ -105,7 +105,7 @@ fn shutdown(py: Python<'_>, seconds: f64) {
 #[pymodule]
 fn forkio_http(module: &Bound<'_, PyModule>) -> PyResult<()> {
     forkio_pyo3::install_with(module.py(), || {
-        // The number of workers is small on every machine, so that tests notice work that blocks several at a time.
+        // With few workers on every machine, tests notice work that blocks several workers at a time.
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
     })?;
     module.add_class::<client::Client>()?;

@@ -1,4 +1,4 @@
-//! A server whose listener outlives the runtime that serves it.
+//! An HTTP server whose listener outlives the runtime.
 
 use std::convert::Infallible;
 use std::net::TcpListener as StdTcpListener;
