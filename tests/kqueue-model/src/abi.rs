@@ -1,4 +1,4 @@
-//! The functions that the backend links, as C functions: `reactor/src/sys/kqueue/kernel.rs` declares them.
+//! The C functions that the backend links. `reactor/src/sys/kqueue/kernel.rs` declares them.
 
 use std::io;
 use std::os::fd::RawFd;

@@ -11,7 +11,7 @@ use crate::names::{EV_ERROR, EV_RECEIPT, KQUEUE_CLOEXEC, KQUEUE_CPONFORK, Kevent
 use crate::queue::Queue;
 use crate::state::lock;
 
-/// How long a wait may last without a look at another process's signals.
+/// The longest wait between two looks at another process's signals.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 fn errno(errno: i32) -> io::Error {
@@ -59,8 +59,8 @@ pub fn close(queue: RawFd) {
 ///
 /// # Errors
 ///
-/// Those of FreeBSD's manual, but `EINVAL` for an open descriptor that is not a queue, and an error that
-/// [`inject`](crate::inject) sets.
+/// Those of FreeBSD's manual, and an error that [`inject`](crate::inject) sets. Unlike the manual, FreeBSD's kernels return
+/// `EINVAL` for an open descriptor that is not a queue.
 ///
 /// # Safety
 ///
@@ -77,7 +77,7 @@ pub unsafe fn kevent(
         // SAFETY: there is room for `nevents` events, and `at` is below `nevents` in each call.
         unsafe { events.add(at).write(event) }
     };
-    // The deadline is `Some(None)` if no clock will reach it.
+    // `Some(None)`: the timeout is too long for an `Instant`, so the wait has no limit.
     let deadline = timeout.map(|timeout| Instant::now().checked_add(timeout));
     let mut model = lock();
     // The changes are copied, because the answers may go to the same list.
@@ -160,7 +160,7 @@ pub fn fstat(fd: RawFd) -> io::Result<libc::stat> {
 /// duplicates of a socket share. Returns `None` if the descriptor is not a socket, or if this kernel does not report it.
 pub fn socket_pcb(fd: RawFd) -> Option<u64> {
     let stat = linux::stat(fd).ok()?;
-    // Linux's inode identifies a socket, too.
+    // Duplicates of a socket also share its inode on Linux, which replaces the address here.
     (Kernel::this().is_freebsd() && stat.st_mode & libc::S_IFMT == libc::S_IFSOCK).then_some(stat.st_ino)
 }
 

@@ -30,8 +30,8 @@ pub fn inject(call: Call, spare: usize, errno: i32) {
 
 static CHANGES: AtomicUsize = AtomicUsize::new(0);
 
-/// Returns how many changes this process has passed to kevent(2), including those that failed. A process counts from its
-/// fork on, or from [`reset_changes`] on.
+/// Returns how many changes this process has passed to kevent(2), including those that failed. A fork sets the child's count
+/// to 0, and so does [`reset_changes`].
 pub fn changes() -> usize {
     CHANGES.load(Ordering::Relaxed)
 }

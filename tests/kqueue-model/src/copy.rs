@@ -29,8 +29,7 @@ impl Queue {
     pub(crate) fn replace_objects(&mut self) {
         let put = |make: fn() -> io::Result<OwnedFd>, fd: RawFd| {
             let is_close_on_exec = linux::is_close_on_exec(fd);
-            // The descriptor is closed first, so that the copy needs no free descriptor: a real kernel does not need one
-            // either.
+            // Close the descriptor first. Like a real kernel, the copy then needs no free descriptor.
             close(fd);
             let fresh = make().expect(FAILED).into_raw_fd();
             if fresh != fd {
@@ -67,7 +66,7 @@ impl Queue {
         queue
     }
 
-    /// Copies the events, filter by filter. `descriptors` maps the child's descriptors to its queues.
+    /// Copies the events. `descriptors` maps the child's descriptors to its queues.
     pub(crate) fn copy_knotes(&mut self, parent: libc::pid_t, descriptors: &BTreeMap<RawFd, u64>) {
         for key in self.knotes.keys().copied().collect::<Vec<_>>() {
             let is_copied = self.knotes.get_mut(&key).is_some_and(|knote| knote.copy(key, parent, descriptors));

@@ -161,12 +161,12 @@ impl Queue {
             libc::timespec { tv_sec: (nanos / 1_000_000_000) as _, tv_nsec: (nanos % 1_000_000_000) as libc::c_long };
         let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let setting = libc::itimerspec { it_interval: zero, it_value: value };
-        // The kernel reads `setting`. Setting the timer also takes its count.
+        // The kernel reads `setting`. Setting the timer also clears its count of expirations.
         syscall!(timerfd_settime(self.alarm.as_raw_fd(), libc::TFD_TIMER_ABSTIME, &setting, std::ptr::null_mut()))
             .expect("a timerfd of the model's own");
     }
 
-    /// Notes everything that has happened, before a fork.
+    /// Records all edges, expirations and pending signals, before a fork.
     pub(crate) fn settle(&mut self) {
         self.note_edges();
         self.show();

@@ -57,7 +57,7 @@ unsafe extern "C" fn in_child() {
     model.process = unsafe { libc::getpid() };
 }
 
-/// Makes the child's copy of the model the child's own. Until then the model's objects are the parent's.
+/// Turns the child's copy of the model into the child's own model: until then, its objects are the parent's.
 pub(crate) fn do_kernels_part(model: &mut Model) {
     reset_changes();
     let mut unused = BTreeSet::new();

@@ -109,7 +109,7 @@ pub(crate) fn look(fd: RawFd, filter: Filter) -> Option<Ready> {
     let is_socket = linux::file_type(fd) == Some(libc::S_IFSOCK);
     Some(Ready {
         flags: if found & eof != 0 { EV_EOF } else { 0 },
-        // Reading the socket's error would take it from the program.
+        // Reading the socket's error would take it from the program, so one error stands for all.
         fflags: if is_socket && found & libc::POLLERR != 0 { libc::ECONNRESET as u32 } else { 0 },
         data: if filter == EVFILT_READ { linux::pending_bytes(fd).unwrap_or(1) } else { 1 },
     })

@@ -51,9 +51,9 @@
 //!   milliseconds.
 //! - `data` and `fflags` are rough: the number of bytes to read, one error for all errors, and the exit status of
 //!   children only.
-//! - Only the queues that a child creates avoid the descriptors of dropped queues. Other descriptors are Linux's, which
-//!   takes the lowest free one.
-//! - The model has descriptors of its own, see [`own`]. On a real kernel the program could use these.
+//! - Only the queues that a child creates avoid the descriptors of dropped queues. Linux gives other objects the lowest
+//!   free descriptor.
+//! - The model has descriptors of its own: see [`own`]. On a real kernel, the program could use them.
 //! - The model detects a fork that runs no handlers, such as clone(2), at the child's first call. The child does
 //!   not learn what happened to the queues before that call. It gets events again that were taken and are still ready.
 

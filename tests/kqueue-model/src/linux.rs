@@ -21,7 +21,7 @@ pub(crate) use syscall;
 
 /// Takes over a descriptor that the kernel has just returned.
 pub(crate) fn owned(fd: RawFd) -> OwnedFd {
-    // SAFETY: the descriptor is new, so that nothing else owns it.
+    // SAFETY: the descriptor is new, so no other code owns it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
@@ -131,7 +131,7 @@ pub(crate) fn pending_bytes(fd: RawFd) -> io::Result<i64> {
     Ok(waiting.into())
 }
 
-/// Returns what poll(2) reports about a descriptor, without waiting; 0 also for one that is not open.
+/// Returns what poll(2) reports about a descriptor, without waiting. Returns 0 if the descriptor is not open.
 pub(crate) fn poll_now(fd: RawFd, events: libc::c_short) -> libc::c_short {
     let mut poll = libc::pollfd { fd, events, revents: 0 };
     loop {
@@ -201,7 +201,7 @@ pub(crate) fn is_pending_in(process: libc::pid_t, signal: i32) -> bool {
     masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).any(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
-/// Returns how a process has ended, in the encoding of wait(2), without reaping it; 0 if it is not a child.
+/// Returns how a process has ended, in the encoding of wait(2), without reaping it. Returns 0 if it is not a child.
 pub(crate) fn exit_status(pidfd: &OwnedFd) -> i64 {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let id = pidfd.as_raw_fd().cast_unsigned();

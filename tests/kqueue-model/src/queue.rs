@@ -9,7 +9,7 @@ use crate::knote::{Key, Knote, Object, Signals, Watched, timing};
 use crate::linux::{self, aside, is_open, syscall, unwatch, watch};
 use crate::names::*;
 
-/// The data of the entries of a queue's epoll instance that belong to no knote.
+/// The data of epoll entries that belong to no knote.
 const WRITERS: u64 = 0;
 const KICK: u64 = 1;
 const ALARM: u64 = 2;
@@ -178,7 +178,7 @@ impl Queue {
         };
         self.insert(key, knote)?;
         if was_pending {
-            // Drops the edge of signals that were sent before: FreeBSD reports only those that come from now on.
+            // Drops the edge of signals that are pending already: FreeBSD reports only signals that are sent from now on.
             self.note_edges();
             self.active.retain(|active| *active != key);
             if let Some(knote) = self.knotes.get_mut(&key) {

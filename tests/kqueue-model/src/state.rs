@@ -17,14 +17,14 @@ use crate::queue::Queue;
 pub(crate) struct Model {
     /// The process that the other fields belong to; 0 before the first call.
     pub(crate) process: libc::pid_t,
-    /// The queue that a descriptor refers to.
+    /// The id of the queue that each descriptor refers to.
     pub(crate) descriptors: BTreeMap<RawFd, u64>,
     pub(crate) queues: BTreeMap<u64, Queue>,
     pub(crate) next_id: u64,
     /// How many queues there may be until the next sweep.
     pub(crate) sweep_at: usize,
     pub(crate) faults: Vec<Fault>,
-    /// Each marked descriptor, with the object that it referred to when it was marked: closing it removes the mark.
+    /// Each marked descriptor, with the object that it referred to then: closing the descriptor removes the mark.
     pub(crate) close_on_fork: BTreeMap<RawFd, Object>,
 }
 

@@ -118,7 +118,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         Some(in_both(shut_down, || ended(&queue)) && ended(&queue))
     }),
     ("15.1", "a disabled event is disabled in the copy, and can be enabled", || {
-        /// Only this check uses it.
+        /// The backend does not use this flag, so `kernel` lacks it.
         const EV_DISABLE: Flags = 0x8;
         let (queue, (a, mut b)) = (copied()?, pair());
         queue.change(read(&a, EV_ADD));

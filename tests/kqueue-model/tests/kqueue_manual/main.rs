@@ -42,7 +42,7 @@ fn main() {
         failed += u32::from(verdict == "FAILS");
         println!("{verdict:8} {section}: {sentence}");
     }
-    // Print the result in the format of the test harness, so that other programs can add up the results.
+    // Print the result in the format of the test harness: `tests/freebsd/run` adds up the results of all programs.
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
     println!("test result: {verdict}. {held} passed; {failed} failed");
     std::process::exit(i32::from(failed > 0));
