@@ -1,4 +1,4 @@
-"""Headless Chromium, through its DevTools protocol over a pair of pipes."""
+"""Controls headless Chromium through its DevTools protocol, over a pair of pipes."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-/* A C library that forks. It knows nothing of selectors, and the reactor learns nothing of its forks in advance. */
+/* A C library that makes unplanned forks: neither it nor the reactor knows of the other. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -28,8 +28,8 @@ int unplanned_run(char *const argv[]) {
     return child == -1 ? -1 : wait_for(child);
 }
 
-/* Forks twice, with a new session in between, as a daemon does. Returns 0 in the daemon, and 1 in the caller once the
-   process in between has ended well. */
+/* Forks twice, with a new session in between, as a daemon does. Returns 0 in the daemon. Returns 1 in the caller once the
+   process in between has exited with 0, or -1 on an error. */
 int unplanned_daemon(void) {
     pid_t child = fork();
     if (child == -1) return -1;

@@ -72,8 +72,8 @@ pub fn raise(signal: i32) {
     assert_eq!(unsafe { libc::raise(signal) }, 0, "raising signal {signal}");
 }
 
-/// Ends this process at once, without destructors and exit handlers. A child needs it if its parent had other threads:
-/// the end of a thread scope would wait for threads that the child does not have.
+/// Ends this process at once, without destructors and exit handlers. Use it in a child whose parent had other threads: the
+/// end of a thread scope would wait for threads that the child does not have.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: the call ends the process.
     unsafe { libc::_exit(code) }
@@ -105,7 +105,7 @@ pub fn beside_threads<W: FnMut() + Send, T>(works: impl IntoIterator<Item = W>, 
     })
 }
 
-/// Calls `act` while this process may have no descriptor at or above `limit`.
+/// Calls `act` while the kernel opens no descriptor at or above `limit`.
 pub fn with_descriptor_limit<T>(limit: usize, act: impl FnOnce() -> T) -> T {
     let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel writes `before`.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::limits::limit;
 use crate::scenario::RUN;
 
-/// A running program. It belongs to the process group of the scenario. Dropping it kills it.
+/// A running program in the process group of the scenario. It is killed on drop.
 #[derive(Debug)]
 pub struct Program {
     child: Child,
@@ -47,7 +47,7 @@ impl Program {
         self.child.try_wait().expect("waiting for a program").is_some()
     }
 
-    /// Reads a line of its standard output, without the end of the line.
+    /// Reads a line of the program's standard output, without the end of the line.
     #[track_caller]
     pub fn line(&mut self) -> String {
         let output = self.child.stdout.as_mut().expect("standard output is piped");
@@ -62,7 +62,7 @@ impl Program {
         }
     }
 
-    /// Writes a line to its standard input.
+    /// Writes a line to the program's standard input.
     pub fn tell(&mut self, line: &str) {
         let input = self.child.stdin.as_mut().expect("standard input is piped");
         writeln!(input, "{line}").expect("writing to the program");

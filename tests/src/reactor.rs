@@ -74,7 +74,7 @@ pub fn create_and_drop(kept: &Poll) {
     register(kept.registry(), &mut socket, 2);
 }
 
-/// The tokens of the events of one poll. Polls again if a signal interrupts it.
+/// Polls once, or again if a signal interrupts the call. Returns the tokens of the events.
 #[track_caller]
 pub fn poll(poll: &mut Poll, timeout: Option<Duration>) -> BTreeSet<usize> {
     let mut events = Events::with_capacity(2048);
@@ -102,7 +102,7 @@ pub fn wait_for_all<const N: usize>(selector: &mut Poll, all: [usize; N]) {
     check_eq("events", seen, tokens(all));
 }
 
-/// The tokens of the events that there are now.
+/// Polls without waiting. Returns the tokens of the events.
 #[track_caller]
 pub fn ready(selector: &mut Poll) -> BTreeSet<usize> {
     poll(selector, Some(Duration::ZERO))
@@ -174,7 +174,7 @@ pub fn check_table(selector: &impl AsRawFd) {
 }
 
 /// Prepares a fork with each descriptor limit from 0 up, until a preparation succeeds. Returns the errors. Checks that a
-/// failed preparation leaves no descriptor.
+/// failed preparation leaves no descriptor open.
 #[track_caller]
 pub fn prepare_with_each_descriptor_limit() -> Vec<PrepareError> {
     let before = open_descriptors();

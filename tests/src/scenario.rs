@@ -1,4 +1,4 @@
-//! How scenarios are written, listed and run.
+//! Defines, lists and runs scenarios.
 
 use std::env;
 use std::os::unix::process::CommandExt;
@@ -72,7 +72,7 @@ macro_rules! scenario_function {
     ([$($kept:tt)*] [$($async:tt)*] fn $name:ident() $body:block) => { $($kept)* $($async)* fn $name() $body };
 }
 
-/// A slice with the scenario, or without it if a `cfg` attribute removes it.
+/// A slice with the scenario. It is empty if a `cfg` attribute removes the scenario.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! scenario_entry {
@@ -158,8 +158,8 @@ impl Scenario {
         }
     }
 
-    /// Runs the scenario in a process and a process group of its own, and checks that the process exits with 0 and leaves
-    /// no other process of the group behind.
+    /// Runs the scenario in a process and a process group of its own. Checks that the process exits with 0, and leaves no
+    /// process of the group behind.
     fn run_in_group(&self, executable: &Path, is_captured: bool) -> Result<(), Failed> {
         let mut command = Command::new(executable);
         command.args([RUN, &self.path()]).stdin(Stdio::null()).process_group(0);
@@ -197,7 +197,7 @@ fn failure(status: ExitStatus, output: &str) -> Failed {
     format!("{status}\n{output}").into()
 }
 
-/// Waits a while for the members of a group to end, once its leader has ended. Returns the processes that still run.
+/// Waits up to ten seconds until the members of a group have ended, after its leader. Returns the processes that still run.
 fn wait_for_group(group: i32) -> Vec<String> {
     let start = Instant::now();
     loop {
@@ -209,7 +209,7 @@ fn wait_for_group(group: i32) -> Vec<String> {
     }
 }
 
-/// Runs all scenarios that match the arguments, or, with `--run`, only one, in this process. See [`main!`](crate::main).
+/// Runs the scenarios that match the arguments. With `--run`, runs one scenario in this process. See [`main!`](crate::main).
 pub fn main(project: Option<(&'static str, &'static str)>, modules: &[&'static [&'static [Scenario]]]) -> ExitCode {
     let scenarios: Vec<&'static Scenario> =
         modules.iter().flat_map(|module| module.iter()).flat_map(|entry| entry.iter()).collect();

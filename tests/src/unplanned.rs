@@ -92,7 +92,7 @@ pub fn forked_in_handler() -> i32 {
     unsafe { library::unplanned_forked_in_handler() }
 }
 
-/// Installs handlers of forks, like another library.
+/// Registers fork handlers, as another library would.
 pub fn pthread_atfork(before: extern "C" fn(), in_parent: extern "C" fn(), in_child: extern "C" fn()) {
     // SAFETY: the functions exist as long as the process.
     assert_eq!(unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) }, 0);

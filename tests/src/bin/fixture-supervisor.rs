@@ -47,7 +47,7 @@ impl Control {
     }
 }
 
-/// Sends the supervisor the message that process `pid` is a new worker. An attacker's code in a template could send it.
+/// Tells the supervisor that process `pid` is a new worker. A compromised template could send this message.
 fn lie(pid: &str) {
     let message = format!("loaded\nforked {pid}\n");
     for descriptor in 3..64 {
@@ -198,7 +198,7 @@ fn become_nobody() {
     assert_eq!(results, [0; 3], "{}", io::Error::last_os_error());
 }
 
-/// Sets whether the kernel allows a fork to a user without privileges.
+/// Sets whether the kernel lets an unprivileged process fork.
 fn allow_processes(allow: bool) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel writes the limit, and reads it.

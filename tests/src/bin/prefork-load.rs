@@ -1,4 +1,4 @@
-//! Counts the requests that a server loses while its workers are replaced: the tables in `docs/operating.md`.
+//! Counts the requests that a server loses while its workers are replaced. `runtime-glue/docs/operating.md` has the tables.
 //!
 //! ```sh
 //! cargo build --release --example prefork-http
@@ -32,7 +32,7 @@ struct Counts {
     first: AtomicU64,
     /// How many connections lost a later request.
     later: AtomicU64,
-    /// How many of the lost requests were lost by a reset of their connection.
+    /// How many requests were lost by a reset of their connection.
     resets: AtomicU64,
     /// Connections that could not be made.
     refused: AtomicU64,
@@ -211,7 +211,7 @@ fn measure(server: &Server, disturbance: Disturbance, duration: Duration) -> Res
     Ok(counts)
 }
 
-/// Sends requests over one connection: one, or with `keeps` as many as the server allows before it closes the connection.
+/// Opens a connection, and sends one request. With `keeps`, sends more requests until the server closes the connection.
 fn connection(address: SocketAddr, keeps: bool, counts: &Counts, stop: &AtomicBool) {
     let stream = match TcpStream::connect_timeout(&address, LIMIT) {
         Ok(stream) => stream,

@@ -243,7 +243,7 @@ impl Server {
         children.map(|(pid, ..)| pid).collect()
     }
 
-    /// Kills a child and waits for its successor. The supervisor keeps the handles of ended workers until it forks again.
+    /// Kills a child and waits for its successor. With that fork, the supervisor closes the handles of ended workers.
     fn replace_one(&self) -> Result<(), Error> {
         let before = self.children();
         let victim = *before.first().ok_or("no worker")?;

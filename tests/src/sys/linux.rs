@@ -1,4 +1,4 @@
-//! Linux: the contents of proc(5), and features of Linux alone.
+//! Linux: the contents of proc(5), and features that only Linux has.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -33,7 +33,7 @@ pub fn has_ended(pid: i32) -> bool {
     process(pid).is_none_or(|process| process.has_ended())
 }
 
-/// The open descriptors of this process, except descriptors of the model of a kernel.
+/// The open descriptors of this process, except those of the kqueue model.
 pub fn open_descriptors() -> Vec<i32> {
     let entries = fs::read_dir("/proc/self/fd").expect("reading /proc/self/fd");
     let mut numbers: Vec<i32> =

@@ -164,7 +164,7 @@ scenarios!(
         .await;
     }
 
-    /// A worker of a prefork server shares nothing by accident, and neither does the server before each fork.
+    /// A prefork server shares nothing by accident before each fork, and neither does its worker.
     async fn in_a_worker() {
         let listener = listener().await;
         // The audit lists the listener, until the server has chosen its policy.
@@ -190,7 +190,7 @@ scenarios!(
         check_eq("the workers", stopped.exit_code(), 0);
     }
 
-    /// A process that cannot fork cannot be audited, for the same reason.
+    /// If a fork could not be prepared, an audit fails with the same error.
     async fn refused() {
         let (a, _b) = UnixStream::pair().unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();

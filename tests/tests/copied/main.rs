@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 forkio_tests::main!(audit, before_fork, buffers);
 
-/// A file of this process. Dropping this removes it.
+/// A file of this process, removed on drop.
 struct Scratch(PathBuf);
 
 impl Scratch {

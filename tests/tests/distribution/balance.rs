@@ -4,7 +4,7 @@ use forkio_tests::reactor::*;
 
 use crate::{Connection, Server, by_worker, close, freeze, unless_excluded};
 
-/// Checks that no worker has more than 1.25 times the mean. With few connections, the mean rounded up is allowed.
+/// Checks that no worker has more connections than 1.25 times the mean, or than the mean rounded up if that is more.
 #[track_caller]
 fn check_balance(counts: &[usize], what: &str) {
     let (total, workers) = (counts.iter().sum::<usize>(), counts.len());
@@ -149,7 +149,7 @@ scenarios!(
         unless_excluded(check_killed_worker);
     }
 
-    /// A worker that does not answer delays the other worker only for a moment, and continues later.
+    /// A stopped worker delays new connections only for a moment. It accepts again when it continues.
     fn stopped_worker() {
         unless_excluded(check_stopped_worker);
     }

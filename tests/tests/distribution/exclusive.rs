@@ -22,7 +22,7 @@ scenarios!(
         const WORKERS: usize = 3;
         let server = Server::start("shared", WORKERS, "hold");
         server.wait_for_all(WORKERS);
-        // The check is repeated, because on a busy machine a worker may not sleep again after a pause.
+        // Repeats the check, because on a busy machine a worker may not sleep again after a pause.
         wait_until("each worker has one of a few connections", || {
             // After the pause all workers sleep. The worker that accepted last is the last in the kernel's list.
             let connections: Vec<_> = (0..4 * WORKERS)
@@ -48,7 +48,7 @@ scenarios!(
         let first = first[0][DOES_NOT_ACCEPT.len()..].parse().expect("a process id");
         let mut served = Vec::new();
         let mut waiting = None;
-        // If the second worker is the first in the kernel's list, it is the last one after it has accepted.
+        // Each time the second worker accepts, it moves to the end of the kernel's list.
         wait_until("a connection for which only the first worker was woken", || {
             let connecting = server.connect();
             thread::sleep(Duration::from_millis(20));

@@ -17,7 +17,7 @@ use crate::{ALL, Connecting, Server, by_worker, freeze, read_answer};
 fn pid_of_each(server: &Server, count: usize, except: &[i32]) -> Vec<i32> {
     let mut pids = BTreeMap::new();
     wait_until("all workers answer", || {
-        // A worker that is killed may have accepted the connection.
+        // There is no answer if a worker that is killed has accepted the connection.
         let answered = server.connect().answer().ok();
         pids.extend(
             answered.map(|connection| (connection.worker, connection.pid)).filter(|(_, pid)| !except.contains(pid)),
@@ -117,7 +117,7 @@ scenarios!(
         }
     }
 
-    /// Connections that wait when the server is told to stop are served.
+    /// A server that is told to stop serves the connections that wait in its queues.
     fn stop_empties_the_queues() {
         for distribution in ALL {
             let server = Server::start(distribution, 2, "hold");
@@ -143,7 +143,7 @@ scenarios!(
     /// A signal to the process group, such as Ctrl-C in a terminal, may reach the workers before the supervisor handles it.
     /// The workers still serve the waiting connections.
     fn stop_by_a_signal_to_all() {
-        /// How long the workers wait for the supervisor at least.
+        /// The shortest time that the workers wait for the supervisor.
         const GRACE: Duration = Duration::from_millis(500);
         let is_in_time = |distribution| {
             let server = Server::start(distribution, 2, "close");
@@ -169,7 +169,7 @@ scenarios!(
             is_in_time
         };
         for distribution in ALL {
-            // If the machine stalls, the workers do not wait for so long, and the round does not count.
+            // If the machine stalls for longer than the workers wait, the round does not count.
             assert!((0..5).any(|_| is_in_time(distribution)), "{distribution}: the machine stalls in each round");
         }
     }
@@ -217,7 +217,7 @@ scenarios!(
         }
     }
 
-    /// Supervisor, template and workers have the right listeners open, and registered in the right way.
+    /// Supervisor, template and workers have only the listeners open that they need, registered as the distribution requires.
     fn open_listeners() {
         let modes = if cfg!(epoll) { &["look", "look-with-template"][..] } else { &["look"] };
         for (distribution, mode) in

@@ -133,7 +133,7 @@ where
     }
 }
 
-/// Forks a worker. Its child changes connections and counts, which changes nothing in the worker.
+/// Forks the worker. The child changes connections and counts, and the worker's stay as they are.
 async fn fork_with_connections<L: Accept>(worker: &Worker, acceptor: &mut Acceptor<L>) {
     let connections = worker.connections();
     let counted = connections.count(());

@@ -96,7 +96,7 @@ scenarios!(
         prepared.abort();
     }
 
-    /// A nudge of an end whose buffer is full succeeds: the end is readable already.
+    /// `nudge_pair_end` succeeds if the buffer of the end is full: the end is readable already.
     fn nudge() {
         let (end, mut peer) = UnixStream::pair().unwrap();
         for length in [4096, 1] {
@@ -240,7 +240,7 @@ scenarios!(
             }
         }
         let is_watched = |token: &usize| *token != 6 || files.is_some();
-        // The kind of this source must be found from its descriptor.
+        // The reactor must find the kind of this source from its descriptor.
         let (bare_stream, _bare_peer) = connection();
         let bare = bare_stream.as_raw_fd();
         register(registry, &mut SourceFd(&bare), 8);

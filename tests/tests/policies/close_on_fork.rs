@@ -94,7 +94,7 @@ scenarios!(
         check_eq("the parent's connection", severed.read(&mut [0; 64]).unwrap(), 13);
     }
 
-    /// The child does not have a kqueue that the program itself has opened, under any policy of its registration.
+    /// The child does not have a kqueue that the program itself has opened, regardless of its policy.
     fn nested_queue() {
         let mut selector = Poll::new().unwrap();
         let registry = selector.registry().try_clone().unwrap();
@@ -125,7 +125,7 @@ scenarios!(
         queues.into_iter().for_each(model::close);
     }
 
-    /// The child's outer selector watches the child's inner one, although the kernel copies neither.
+    /// The child's outer selector watches the child's inner one, whether or not the kernel copies them.
     fn nested_selector() {
         let (mut outer, mut inner) = (Poll::new().unwrap(), Poll::new().unwrap());
         let fd = inner.as_raw_fd();

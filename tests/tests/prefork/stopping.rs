@@ -1,4 +1,4 @@
-//! How a server stops.
+//! Stopping a server: its exit code, and its waits for workers and threads.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -62,7 +62,7 @@ scenarios!(
         check_eq("exit code", stopped.exit_code(), 0);
     }
 
-    /// A server that is told to stop while its first fork waits for threads to end stops at once.
+    /// A server stops at once if it is told to stop while its first fork waits for threads to end.
     async fn stop_before_the_first_fork() {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || stopped.recv());

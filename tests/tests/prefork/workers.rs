@@ -38,7 +38,7 @@ scenarios!(
         stopper.await.unwrap().unwrap();
     }
 
-    /// Requests of a child that a worker forks are not counted for the worker.
+    /// If a worker forks, the requests of its child do not count as the worker's.
     async fn requests_of_a_workers_child() {
         let prefork = Prefork::new().workers(1).shutdown_timeout(limit());
         let stopped = prefork
@@ -59,7 +59,7 @@ scenarios!(
         check_eq("exit code", stopped.exit_code(), 0);
     }
 
-    /// A child that another task of the supervisor forks does not supervise.
+    /// If another task of the supervisor forks, the child does not supervise.
     async fn beside_another_fork() {
         let listener = listener().await;
         tokio::spawn(forkio::parent_only(async {

@@ -135,8 +135,7 @@ scenarios!(
         check_eq("prepared", is_prepared_ahead(), false);
     }
 
-    /// Other threads register all the time. They discard preparations, and each child has the registrations at its
-    /// fork.
+    /// Other threads register all the time, which discards preparations. Each child has the registrations at its fork.
     fn other_threads_register() {
         let selector = Poll::new().unwrap();
         let mut socket = udp();

@@ -57,7 +57,7 @@ async fn prefork(prefork: Prefork, is_ahead: bool) {
 }
 
 scenarios!(
-    /// A supervisor forks children one by one. Waiting for children does not discard the preparation, nor does their end.
+    /// A supervisor forks children one by one. Neither waiting for a child nor its end discards the preparation.
     async fn supervisor_on_a_current_thread_runtime() {
         note_forks();
         let listener = listener().await;

@@ -58,7 +58,7 @@ scenarios!(
         check_eq("the children's wakes", ready(&mut selector).contains(&0), false);
     }
 
-    /// Wakes, bytes and expirations that come or go after the preparation are in the child as they are at the fork.
+    /// The child has the wakes, bytes and expirations that are pending at the fork, not those at the preparation.
     fn state_changes_in_between() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();

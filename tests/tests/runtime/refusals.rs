@@ -1,4 +1,4 @@
-//! Forks that return an error, after which nothing has changed.
+//! Forks that return an error and change nothing.
 
 use std::future::Future;
 use std::time::Duration;

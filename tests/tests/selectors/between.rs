@@ -13,9 +13,8 @@ fn file_with(text: &str) -> File {
     File::from(std::os::fd::OwnedFd::from(reader))
 }
 
-/// Forks after `prepare`, and calls `close` in between. Both processes check that `kept` has no registration that its table
-/// lacks. The child checks that its new file is not replaced, that it has no other new descriptor, and that it can make a
-/// selector.
+/// Forks after `prepare`, and calls `close` in between. Both processes check that the queue and the table of `kept` agree. The
+/// child checks that its new file is not replaced, that it has no other new descriptor, and that it can make a selector.
 fn close_and_reuse(kept: Option<&Poll>, fd: i32, close: impl FnOnce()) {
     let open = open_descriptors();
     let blocked = fork::block_signals();
@@ -134,7 +133,7 @@ scenarios!(
         in_child(|| check_eq("a listener is inherited", socket.local_addr().unwrap().is_ipv4(), true));
     }
 
-    /// When a fork examines bare descriptors, no event with a foreign token appears, not even for a pipe that has hung up.
+    /// A fork examines bare descriptors without causing an event, even for a pipe that has hung up.
     #[cfg(epoll)]
     fn bare_descriptor_that_hung_up() {
         let mut selector = Poll::new().unwrap();

@@ -81,7 +81,7 @@ scenarios!(
         let mut selector = Poll::new().unwrap();
         let mut healthy = udp();
         register(selector.registry(), &mut healthy, 1);
-        // The child must add this registration even where the kernel copies the queue.
+        // Where the kernel copies the queue, the child must delete this registration, so commit makes a system call.
         let mut left_out = udp();
         register_with(selector.registry(), &mut left_out, 2, ForkPolicy::NoFork);
         let prepared = prepare().unwrap();

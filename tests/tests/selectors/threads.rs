@@ -55,8 +55,8 @@ scenarios!(
     /// and the kernel queue agree.
     fn dropping_during_a_fork() {
         let kept = Poll::new().unwrap();
-        // Before its first fork, a process leaves it to the kernel to end the registration of a source that it closes. If the
-        // kernel copies the queue just before that, the child has a registration that is not in its table.
+        // Fork once first. Before that, only the kernel deregisters a source that the process closes. If the kernel copies the
+        // queue just before such a close, the child has a registration that is not in its table.
         in_child(|| exit_now(0));
         beside_threads([|| create_and_drop(&kept)], || {
             for _ in 0..rounds(300) {

@@ -86,7 +86,7 @@ scenarios!(
         fs::remove_file(path).expect("the file");
     }
 
-    /// A service gets the address of its client, if it asks for it.
+    /// A service can ask for the address of its client.
     fn peers() {
         let path = free_path("peers");
         for (address, peer) in [("127.0.0.1:0".to_owned(), "127.0.0.1:"), (format!("unix:{}", path.display()), "unix")]
@@ -103,7 +103,7 @@ scenarios!(
         }
     }
 
-    /// After an upgrade, the old program leaves its Unix socket to the new program, which removes it when it stops.
+    /// After an upgrade, the new program removes the Unix socket when it stops, and the old program leaves it alone.
     fn socket_of_an_upgraded_server() {
         let path = free_path("upgraded");
         let address = format!("unix:{}", path.display());

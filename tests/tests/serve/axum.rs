@@ -71,7 +71,7 @@ scenarios!(
         stops_cleanly(program, &address);
     }
 
-    /// A Unix socket is served in the same way.
+    /// Workers serve a Unix socket in the same way.
     fn unix() {
         let path = free_path("axum");
         let mut program = Program::start("axum::server", &[&format!("unix:{}", path.display())]);

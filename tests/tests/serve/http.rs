@@ -218,7 +218,7 @@ scenarios!(
             stream.write_all(request.as_bytes()).expect("writing");
             stream.set_nonblocking(true).expect("making reads return at once");
             let (mut response, until) = ([0; 1024], Instant::now() + limit());
-            // A client that sleeps might wake up only after a separate end has arrived too.
+            // Do not sleep: the client might wake only after a separate end has arrived, too.
             let read = loop {
                 match stream.read(&mut response) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < until => {}
@@ -251,7 +251,7 @@ scenarios!(
         stop(program);
     }
 
-    /// A client may send the rest of a body that the handler does not read. It then reads the response.
+    /// A client may send a whole body that the handler does not read, before it reads the response.
     fn body_that_is_not_read() {
         const LENGTH: usize = 32 * 1024 * 1024;
         let (program, addresses) = start(&TCP);

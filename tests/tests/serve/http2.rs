@@ -105,7 +105,7 @@ fn body_length(frames: &[Frame]) -> usize {
 }
 
 scenarios!(
-    /// A connection that makes no requests is told to end (GOAWAY), and ends. So does that of a client that has vanished.
+    /// The server sends GOAWAY on an idle connection, and closes the connection, even if the client has vanished.
     fn idle() {
         let (program, address) = start(LIMIT, LIMIT);
         for answers in [true, false] {

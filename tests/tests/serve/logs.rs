@@ -177,7 +177,7 @@ scenarios!(
         }
     }
 
-    /// A span of the application around the server is outside the worker's span, also on a runtime with threads.
+    /// If the application runs the server in a span, that span contains the worker's, also on a runtime with threads.
     fn application_may_have_spans() {
         let own = ["started", "future", "later", "handler", "counted", "ended"];
         for (threads, others) in [("0", &["spawned", "inherited"][..]), ("2", &[])] {

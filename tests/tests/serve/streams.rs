@@ -34,7 +34,7 @@ async fn answer(mut socket: WebSocket, worker: WorkerHandle, ends: bool) {
     }
 }
 
-/// An event with the worker's process id. The stream then stays open without events.
+/// A stream with one event, which has the worker's process id. The stream then stays open.
 fn events() -> impl Stream<Item = Result<Event, Infallible>> {
     let first = stream::iter([Ok(Event::default().data(process::id().to_string()))]);
     first.chain(stream::pending())
@@ -65,7 +65,7 @@ fn ask(client: &mut Client) -> String {
     client.read().expect("an answer").into_text().expect("text").to_string()
 }
 
-/// A server with one worker.
+/// Starts a server with one worker. Returns it with its address.
 #[track_caller]
 fn start() -> (Program, String) {
     let mut program = Program::start("streams::server", &[]);

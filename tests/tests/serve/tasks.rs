@@ -1,4 +1,4 @@
-//! Plain tokio: tasks that the worker finishes.
+//! Connections in plain tokio tasks, which the worker finishes before it ends.
 
 use std::io::Read;
 use std::time::Duration;

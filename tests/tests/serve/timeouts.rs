@@ -27,7 +27,7 @@ pub(crate) const NEVER: &str = "600";
 /// How many bytes of bodies the worker has read.
 static UPLOADED: AtomicUsize = AtomicUsize::new(0);
 
-/// A number of bytes that the two sockets of a connection hold together. A client's socket with a small buffer does not hold it.
+/// As many bytes as the two sockets of a connection hold together, and more than a client's socket with a small buffer.
 pub(crate) const MEDIUM: usize = 512 * 1024;
 
 /// More than the sockets of a connection hold.

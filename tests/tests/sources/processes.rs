@@ -84,7 +84,7 @@ scenarios!(
         check_eq("the status", libc::WEXITSTATUS(wait_status(watched)), 7);
     }
 
-    /// A child that has not used a selector knows whether a process that its parent watches has ended.
+    /// `has_ended` of a process that the parent watches works in a child that has not used a selector.
     fn watch_before_the_first_use() {
         let end = Turn::new();
         let watched = subject(&end);

@@ -181,7 +181,7 @@ scenarios!(
         check_eq("descriptors", open_descriptors(), descriptors);
     }
 
-    /// Half of a thousand timers have expired at the fork. In each process each of them expires once.
+    /// Half of a thousand timers have expired at the fork. Each of the thousand expires once in each process.
     fn thousand_timers() {
         const COUNT: usize = 1_000;
         let mut selector = Poll::new().unwrap();

@@ -1,4 +1,4 @@
-//! What the page and its JSON show.
+//! The contents of the page and of its JSON.
 
 use forkio_tests::{kill, scenarios, wait_until};
 
@@ -45,7 +45,7 @@ scenarios!(
         server.stop();
     }
 
-    /// In a reload both generations are shown until the old one has drained.
+    /// During a reload, the page shows both generations until the old one has drained.
     fn generations_side_by_side() {
         let server = Server::start(&["--workers", "1", "--shutdown-timeout", "600"]);
         let held = send(&server.address, "GET", "/forever").expect("a request");
@@ -110,7 +110,7 @@ scenarios!(
         assert_eq!(request(&server.page, "GET", "/healthz").status, 200);
         assert_eq!(server.state()["server"]["state"], "lame-duck");
         assert!(server.pid() > 0, "the server still serves");
-        // The signal is repeated, because one that comes shortly after the first one does not count as a second one.
+        // Repeats the signal, because one that comes shortly after the first one does not count.
         wait_until("the server stops", || {
             kill(server.supervisor(), libc::SIGTERM);
             let state = try_request(&server.page, "GET", "/status.json");

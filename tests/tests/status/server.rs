@@ -213,5 +213,4 @@ pub(crate) fn is_serving(worker: &Value) -> bool {
     worker["state"] == "ready" || worker["state"] == "busy"
 }
 
-/// A short pause.
 pub(crate) const PAUSE: Duration = Duration::from_millis(5);

@@ -171,7 +171,7 @@ scenarios!(
     }
 );
 
-/// What the fixture prints about two listeners of its environment, with another variable.
+/// Returns what the fixture prints about two listeners of its environment. `variable` is one more assignment for the shell.
 #[track_caller]
 fn listeners_of(variable: &str) -> String {
     let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");

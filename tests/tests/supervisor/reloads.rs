@@ -54,7 +54,7 @@ scenarios!(
         server.stop();
     }
 
-    /// A worker that cannot have its privileges does not start, and neither does the server.
+    /// If the hook of a worker fails or its CPU is missing, the server does not start.
     fn privileges_that_cannot_be_had() {
         for (option, message) in [
             ("failing-hook", "cannot run the hook of `before_worker`: on purpose"),
@@ -66,7 +66,7 @@ scenarios!(
         }
     }
 
-    /// A reload that is requested before the server is ready begins as soon as it is ready, without another event.
+    /// A reload that is requested before the server is ready begins once the server is ready, without another event.
     fn before_the_server_is_ready() {
         let server = Server::begin("never-ready", &["before"]);
         server.until_logged_times("never ready, on purpose", 2);
@@ -96,7 +96,7 @@ scenarios!(
         }
     }
 
-    /// A new program that has not taken over yet refuses to be replaced itself: the old one would serve beside the third one.
+    /// A new program that has not taken over yet refuses an upgrade: the old program would serve beside the third one.
     fn upgrade_during_an_upgrade() {
         let server = Server::start(&["before"]);
         server.control("never-ready");
@@ -175,7 +175,7 @@ scenarios!(
         }
     }
 
-    /// An old worker that cannot be replaced does not keep the new generation from taking over.
+    /// The new generation takes over even if old workers cannot be replaced.
     fn old_workers_cannot_be_replaced() {
         for options in [&["template"][..], &["template", "in-steps"]] {
             let server = Server::start(options);

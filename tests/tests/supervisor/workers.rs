@@ -79,7 +79,7 @@ scenarios!(
         server.stop();
     }
 
-    /// Limits may be endless. A second signal ends an endless time as a lame duck.
+    /// Limits may be endless. A second signal ends an endless lame-duck period.
     fn endless_limits() {
         let server = Server::start(&["before", "endless"]);
         server.signal(libc::SIGTERM);

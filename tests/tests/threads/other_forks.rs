@@ -103,8 +103,8 @@ scenarios!(
         wait(fork_with_threads(use_everything));
     }
 
-    /// If workers are paused for a fork made by other code, the child inherits no locked lock from them, unless this machine
-    /// delays a worker so long that it is not paused in time.
+    /// If workers are paused for a fork made by other code, the child inherits no locked lock from them. On a machine that
+    /// stalls, some workers are not paused in time.
     fn paused_for_other_code() {
         static LOCK: Mutex<()> = Mutex::new(());
         let locks_most_of_the_time = async {

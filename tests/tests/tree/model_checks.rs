@@ -94,7 +94,7 @@ scenarios!(
         assert_eq!(model.reregister(1, 0, 6, None, 9, Wanted::Readable), Err(ErrorKind::NotFound));
         assert_eq!(model.deregister(1, 0, 6, None), Ok(()));
         assert_eq!(model.deregister(1, 0, 6, None), Err(ErrorKind::NotFound));
-        // Both processes have the same counter.
+        // The processes share the counter.
         assert_eq!(model.read(1, 1, 8), Ok(1_u64.to_ne_bytes().to_vec()));
         assert_eq!(model.read(0, 1, 8), Err(ErrorKind::WouldBlock));
     }

@@ -124,7 +124,7 @@ fn run_for(duration: Duration) {
 }
 
 scenarios!(
-    /// Runs random cases on a tree of processes with one thread. Half of the forks are unplanned.
+    /// Runs random cases on a tree of processes with one thread. Up to half of the forks are unplanned.
     #[limit(1800)]
     fn one_thread() {
         check(Root::OneThread);

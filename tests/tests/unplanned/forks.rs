@@ -103,7 +103,7 @@ scenarios!(
         descend(&mut selector, &waker, &server, 0);
     }
 
-    /// Code that calls prepare must also commit in the child, which does not reconcile.
+    /// If the parent has called `prepare`, the child commits. It does not reconcile.
     fn prepared_by_the_caller() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();
@@ -205,7 +205,7 @@ scenarios!(
         unplanned::in_child(child);
     }
 
-    /// A `pre_exec` hook that uses no selector leaves the child as it is. A hook that uses one reconciles.
+    /// A child reconciles if its `pre_exec` hook uses a selector. Otherwise it stays as it is.
     fn spawned_programs() {
         let descriptors = format!("{:?}", open_descriptors());
         let mut selector = Poll::new().unwrap();

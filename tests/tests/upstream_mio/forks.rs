@@ -264,7 +264,7 @@ scenarios!(
         });
     }
 
-    /// A watched descriptor of any other kind is inherited.
+    /// A watched eventfd is inherited, and a watched timerfd is renewed.
     async fn other_descriptors() {
         // SAFETY: no memory is involved.
         let eventfd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };

@@ -24,7 +24,7 @@ fn current_thread() -> Runtime {
     Builder::new_current_thread().enable_all().thread_keep_alive(limit()).build().expect("a runtime")
 }
 
-/// A child process. Dropping this kills it.
+/// A child process. It is killed on drop.
 struct Child(libc::pid_t);
 
 impl Child {
@@ -306,7 +306,7 @@ scenarios!(
         exit(0);
     }
 
-    /// An audit lists tokio's epoll instance, and a fork is refused.
+    /// An audit outside the runtime lists tokio's epoll instance. An audit inside the runtime does not.
     #[limit(900)]
     fn audit() {
         let runtime = current_thread();

@@ -22,7 +22,7 @@ pub(super) struct Case<'a> {
     pub(super) outside: Vec<Outside>,
     /// The connections whose end the driver has seen.
     pub(super) ended: BTreeSet<usize>,
-    /// By process, whether its next fork must be prepared in advance. A process is missing if that is not known.
+    /// Whether the next fork of a process must be prepared in advance. A process is missing if the driver does not know.
     pub(super) ahead: BTreeMap<Pid, bool>,
     /// The processes that may have prepared their next fork: an operation that would discard a preparation may have failed.
     pub(super) prepared: BTreeSet<Pid>,
@@ -257,7 +257,7 @@ impl Case<'_> {
         }
     }
 
-    /// Causes an event of each source, so that a registration that gives no events is found.
+    /// Causes an event of each source, to find registrations that give no events.
     pub(super) fn stir_all(&mut self) -> Outcome {
         let slots: Vec<(Pid, SlotId)> = self
             .model

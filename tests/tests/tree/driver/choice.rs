@@ -12,12 +12,12 @@ impl Case<'_> {
         self.model.process(pid).slots.len() < SOURCES
     }
 
-    /// A selector of the process.
+    /// Chooses a selector of the process.
     pub(super) fn choose_selector(&self, pid: Pid, index: u8) -> Option<SelectorId> {
         pick(self.model.process(pid).selectors.keys().copied().collect(), index)
     }
 
-    /// A source for which `condition` holds, other than a waker.
+    /// Chooses a source for which `condition` holds, other than a waker.
     pub(super) fn choose_source(&self, pid: Pid, index: u8, condition: impl Fn(Slot, &File) -> bool) -> Option<SlotId> {
         let slots = self.model.process(pid).slots.iter();
         let fitting = slots.filter(|(id, slot)| {
@@ -26,8 +26,8 @@ impl Case<'_> {
         pick(fitting.map(|(id, _)| *id).collect(), index)
     }
 
-    /// A selector, and a source that is registered with the selector (`Some(true)`), is not registered with it
-    /// (`Some(false)`), or may be either (`None`).
+    /// Chooses a selector and a source. `registered` says whether the source must be registered with the selector, or `None` if
+    /// that does not matter.
     pub(super) fn choose_both(
         &self,
         pid: Pid,
@@ -51,8 +51,8 @@ impl Case<'_> {
         process.selectors.keys().any(|selector| process.is_registered(*selector, fd)) && !process.is_stale(fd)
     }
 
-    /// The descriptor of a registered source, or of any source if `any` is true. Leaves out descriptors that were closed
-    /// and reused while registered: a change could apply to the old or to the new file.
+    /// Chooses the descriptor of a registered source, or of any source if `any` is true. Leaves out descriptors that were
+    /// closed and reused while registered: a change could apply to the old or to the new file.
     pub(super) fn choose_registered(&self, pid: Pid, index: u8, any: bool) -> Option<Fd> {
         let is_fit = |fd| self.is_registered(pid, fd) || (any && !self.model.process(pid).is_stale(fd));
         let slot = self.choose_source(pid, index, |slot, _| is_fit(slot.fd))?;
@@ -74,7 +74,7 @@ impl Case<'_> {
     }
 }
 
-/// An element of a list; `None` if the list is empty.
+/// Returns an element of a list, or `None` if the list is empty.
 pub(super) fn pick<T: Copy>(from: Vec<T>, index: u8) -> Option<T> {
     if from.is_empty() { None } else { Some(from[usize::from(index) % from.len()]) }
 }

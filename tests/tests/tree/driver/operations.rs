@@ -232,7 +232,7 @@ impl Case<'_> {
 
     pub(super) fn prepare_ahead(&mut self, pid: Pid) -> Outcome {
         let is_done = match (self.ask(pid, &Command::PrepareAhead)?, self.model.clone().fork(pid, self.counter)) {
-            // A fork that must be refused can be prepared nevertheless.
+            // Preparing may succeed even if the fork must be refused.
             (Reply::Done, _) => true,
             (Reply::Refused { .. }, Fork::Refused(_)) => false,
             (reply, expected) => return Err(format!("{reply:?} instead of {expected:?}")),
@@ -254,7 +254,7 @@ impl Case<'_> {
         // Only a planned fork can be refused. The child of an unplanned one would be without selectors, which the model does
         // not describe. And a child that reconciles late has the descriptors of its parent's preparation.
         let may_be_unplanned = self.driver.kind == Root::Handlers || !self.prepared.contains(&pid);
-        // The child of an unplanned fork does not ask the kernel about bare descriptors either.
+        // The child of an unplanned fork does not ask the kernel about bare descriptors, so it may keep stale registrations.
         let unplanned = unplanned && may_be_unplanned && has_no_stale_registration && expected == Fork::Made;
         if !unplanned {
             self.driver.prepared_forks += usize::from(is_ahead);

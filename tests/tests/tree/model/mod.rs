@@ -213,10 +213,10 @@ impl Process {
         entries.into_iter().any(|entry| entry.bare && entry.muted && !entry.dropped)
     }
 
-    /// Whether an operation must deregister the descriptor before closing it, because the model cannot predict the effect
-    /// of the close. Either the descriptor is muted, so that the kernel does not have the registration, and its file is
-    /// anonymous, so that the file looks like all other files of its kind. Or the file has another descriptor: if the other
-    /// descriptor is later duplicated onto this one, the kernel has the registration again.
+    /// Whether an operation must deregister the descriptor before closing it, because the model cannot predict the effect of
+    /// the close. One case is a muted descriptor of an anonymous file: the kernel does not have the registration, and the file
+    /// looks like all others of its kind. The other case is a file with a second descriptor: if that descriptor is later
+    /// duplicated onto this one, the kernel has the registration again.
     pub(crate) fn must_deregister(&self, fd: Fd, files: &[File]) -> bool {
         let entries = self.selectors.values().filter_map(|selector| selector.table.get(&fd));
         let is_anonymous =
