@@ -62,8 +62,8 @@ pub fn register_with(registry: &Registry, source: &mut (impl Source + ?Sized), t
     registry.register_with_policy(source, Token(token), Interest::READABLE, policy).expect("registering");
 }
 
-/// Creates a selector, a waker and sources, registers the sources with the selector and with `kept`, and drops everything
-/// except `kept`.
+/// Creates a selector with a waker and a registered source, and another source that is registered with `kept`. Drops all of
+/// them.
 #[track_caller]
 pub fn create_and_drop(kept: &Poll) {
     let selector = Poll::new().unwrap();

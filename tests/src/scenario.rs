@@ -49,7 +49,7 @@ macro_rules! scenarios {
             [#[doc = $summary]] $(#[$($attribute)*])* [$(async $(@ $async)*)?] fn $name() $body
         })*
 
-        // Unused if the module is not listed in `main!`.
+        // If `main!` does not list the module, this constant is unused, and the build fails.
         #[deny(dead_code)]
         pub(crate) const SCENARIOS: &[&[$crate::scenario::Scenario]] = &[$(
             $crate::scenario_entry!([] [] $(#[$($attribute)*])* [$(async $(@ $async)*)?] $name)

@@ -1,4 +1,4 @@
-//! The remedies of `forkio::guide`. The topic `upstream_mio` shows the symptoms.
+//! The remedies of `forkio::guide`. The topic `upstream_mio` shows the symptoms. Sections are those of `forkio::guide::hangs`.
 
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
@@ -186,7 +186,7 @@ scenarios!(
         reap(child).await;
     }
 
-    /// Section "What else is copied": a value whose destructor changes the outside world.
+    /// `forkio::guide::copied`: a value whose destructor changes the outside world.
     async fn parent_owned() {
         struct Directory(PathBuf);
         impl Drop for Directory {
@@ -203,7 +203,7 @@ scenarios!(
         assert!(!path.exists());
     }
 
-    /// Section "What else is copied": the keys of `HashMap`. If this fails, the guide is wrong.
+    /// `forkio::guide::copied`: the keys of `HashMap`. If this fails, the guide is wrong.
     async fn hash_keys() {
         let before = RandomState::new();
         let (mut receiver, sender) = io::pipe().unwrap();

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::server::{Server, program, until};
 
-/// A directory that is removed at the end.
+/// A temporary directory, removed on drop.
 struct Directory(PathBuf);
 
 impl Directory {

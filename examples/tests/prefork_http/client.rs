@@ -137,7 +137,7 @@ impl Client {
         quiet && self.stream.buffer().is_empty()
     }
 
-    /// Waits until the server closes the connection. Panics if the server sends anything before.
+    /// Waits until the server closes the connection. Panics if the server sends anything first.
     #[track_caller]
     pub(crate) fn expect_end(&mut self) {
         match self.stream.read(&mut [0]) {

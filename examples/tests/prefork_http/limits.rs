@@ -1,4 +1,4 @@
-//! Limits of workers, heartbeats, and the lame duck.
+//! Limits of workers, heartbeats, and the lame-duck period.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -105,7 +105,7 @@ fn no_heartbeat() {
     server.stop();
 }
 
-/// After SIGTERM, the server still accepts for a while, and its readiness probe fails.
+/// In the lame-duck period after SIGTERM, the server still accepts connections, and its readiness probe fails.
 #[test]
 fn lame_duck() {
     let server = Server::start(&["--workers", "1", "--lame-duck", "3600"]);

@@ -149,7 +149,7 @@ pub(crate) fn kill_workers(arguments: &[&str], kills: usize) {
 fn parent_sleeps() {
     const CONNECTIONS: u64 = 1000;
     let server = Server::start(&["--workers", "2"]);
-    // The start-up work of the parent also wakes it. It is done once both workers serve.
+    // Both workers serve once the parent has finished its start-up work, which also wakes the parent.
     drop(server.connect_to_each(2));
     let (start, before) = (Instant::now(), server.sleeps_of_parent());
     for _ in 0..CONNECTIONS {
@@ -165,7 +165,7 @@ fn parent_sleeps() {
     server.stop();
 }
 
-/// All connections are served when far more come at once than there are workers.
+/// The workers serve all connections, even if far more arrive at once than there are workers.
 #[test]
 fn many_connections_at_once() {
     let server = Server::start(&["--workers", "2", "--header-timeout", "600"]);
@@ -206,7 +206,7 @@ fn check_counts(distribution: &str) -> [u64; 2] {
     let server = Server::start(&["--workers", "2", "--distribution", distribution, "--header-timeout", "600"]);
     if distribution == "balanced" {
         drop(server.connect_to_each(2));
-        // The one that remains is the connection of this request.
+        // The remaining connection is that of this request.
         until("connections that have ended do not count", || {
             let counts = server.connect().status().connections;
             (counts.iter().sum::<u64>() == 1).then_some(())

@@ -211,7 +211,6 @@ impl Server {
         until(what, || self.stderr().contains(what).then_some(()));
     }
 
-    /// Waits until a process of the server has stopped.
     #[track_caller]
     pub(crate) fn until_stopped(&self, pid: u32) {
         let has_stopped = |process: Process| process.pid == pid && process.stopped;
@@ -230,7 +229,6 @@ impl Server {
         count.and_then(|count| count.trim().parse().ok()).expect("a count of context switches")
     }
 
-    /// Reads the next line of standard output.
     #[track_caller]
     pub(crate) fn stdout_line(&mut self) -> String {
         let mut line = String::new();

@@ -1,4 +1,4 @@
-//! The effect of each signal in the table of the guide.
+//! The effect of each signal that `runtime-glue/docs/operating.md` lists.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -280,7 +280,7 @@ fn signal_is_sent_twice() {
         server.signal(Signal::TERM);
         server.until_logged("stopping: draining");
         server.signal(Signal::TERM);
-        // On a machine that stalls for a tenth of a second, the second signal may be late.
+        // If the machine stalls for a tenth of a second between the signals, the second one counts.
         if in_flight.response().is_ok_and(|response| response.status == 200) {
             return server.ends_with(0);
         }

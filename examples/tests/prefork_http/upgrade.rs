@@ -41,7 +41,6 @@ impl Copy {
         Server::start_as(Command::new(self.program()).args(["--listen", "127.0.0.1:0"]).args(arguments), 1)
     }
 
-    /// Replaces the program with a script.
     fn replace(&self, script: &str) {
         let new = self.file("new");
         let write = "printf %s \"$2\" > \"$1\" && chmod 755 \"$1\" && mv \"$1\" \"$3\"";
@@ -55,7 +54,7 @@ impl Copy {
         // Opening a FIFO for reading and writing does not block, and the line that `open` writes waits for its reader.
         let fifo = fs::File::options().read(true).write(true).open(&path).expect("a FIFO");
         let (path, started_path, program) = (path.display(), started.display(), program());
-        // The script must start no process: it would continue if the script is killed.
+        // The script must start no process: such a process would continue after the script is killed.
         let script =
             format!("#!/bin/sh\necho $$ > '{started_path}'\nread _ < '{path}'\nexec '{}' \"$@\"\n", program.display());
         self.replace(&script);
@@ -323,7 +322,7 @@ fn listeners_of_the_environment() {
     client.join().expect("no panic").expect("connecting");
 }
 
-/// If the server was started through a symbolic link, an upgrade follows the link as it is then.
+/// If the server was started through a symbolic link, an upgrade follows the link again, which may have changed.
 #[test]
 fn upgrade_follows_a_symbolic_link() {
     let copies = ["link-1", "link-2"].map(Copy::new);

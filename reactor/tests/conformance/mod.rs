@@ -1,7 +1,7 @@
-//! The behaviour that a program written for mio 1.2 may rely on, on Unix.
+//! The behaviour on Unix that a program for mio 1.2 may rely on.
 //!
-//! The suite names `crate::mio` only, so that the same files run against this crate and against upstream mio: its
-//! assertions hold for both. It also needs the crates `libc` and `static_assertions`.
+//! The suite names `crate::mio` only, so that the same files run against this crate and against upstream mio. All assertions
+//! hold for both. The suite also needs the crates `libc` and `static_assertions`.
 
 mod pipe;
 mod poll;
@@ -16,7 +16,7 @@ mod waker;
 
 #[cfg(target_os = "linux")]
 mod linux;
-// A test build for Linux that has a kqueue leaves this module out.
+// Test builds of the kqueue backend leave this module out.
 #[cfg(all(target_os = "linux", not(forkio_kqueue)))]
 mod priority;
 

@@ -90,8 +90,7 @@ fn a_refusal_is_reported_to_a_connected_socket() {
     let mut run = Loop::new();
     let mut socket = bind();
     let gone = bind();
-    // This socket is connected to itself, so it refuses the datagrams of `socket`. As long as it is open, no other
-    // socket gets its port.
+    // `gone` is connected to itself, so it refuses the datagrams of `socket`. While it is open, no other socket gets its port.
     gone.connect(gone.local_addr().unwrap()).unwrap();
     socket.connect(gone.local_addr().unwrap()).unwrap();
     run.register(&mut socket, 0, READ);

@@ -101,7 +101,6 @@ fn an_id_without_a_process_is_refused() {
     assert!(after < before + 2_500, "{before}, then {after}");
 }
 
-/// Returns the lowest free descriptor.
 fn lowest_free_descriptor() -> i32 {
     std::fs::File::open("/dev/null").unwrap().as_raw_fd()
 }

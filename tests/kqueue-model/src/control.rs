@@ -19,7 +19,7 @@ pub enum Call {
     Copy,
 }
 
-/// Makes calls of one sort fail with `errno`, after the first `spare` calls. With errno 0 they succeed again.
+/// Makes calls of one kind fail with `errno`, after the first `spare` calls. With errno 0, they succeed again.
 pub fn inject(call: Call, spare: usize, errno: i32) {
     let mut model = lock();
     model.faults.retain(|fault| fault.call != call);

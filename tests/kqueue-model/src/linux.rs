@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Calls a function of libc that reports failure by -1, once.
+/// Calls a function of libc that reports failure by -1. Does not retry.
 macro_rules! syscall {
     ($name:ident($($arg:expr),* $(,)?)) => {{
         // SAFETY: the arguments are those that the function's manual page requires. Where that is not obvious, the caller
@@ -124,7 +124,6 @@ pub(crate) fn file_type(fd: RawFd) -> Option<libc::mode_t> {
     Some(stat(fd).ok()?.st_mode & libc::S_IFMT)
 }
 
-/// Returns the number of bytes that wait to be read.
 pub(crate) fn pending_bytes(fd: RawFd) -> io::Result<i64> {
     let mut waiting: libc::c_int = 0;
     syscall!(ioctl(fd, libc::FIONREAD, &mut waiting))?;
@@ -144,7 +143,6 @@ pub(crate) fn poll_now(fd: RawFd, events: libc::c_short) -> libc::c_short {
     }
 }
 
-/// Waits until a descriptor is readable.
 pub(crate) fn wait_until_readable(fd: RawFd, limit: Option<Duration>) -> io::Result<()> {
     let limit = limit.map(|limit| libc::timespec {
         tv_sec: limit.as_secs().min(i32::MAX as u64) as _,

@@ -79,7 +79,7 @@ impl Queue {
 
     /// Returns the descriptors that belong to the model.
     pub(crate) fn own(&self) -> impl Iterator<Item = &OwnedFd> {
-        // There may be many knotes of descriptors. Nearly all of them have no descriptor of the model's own.
+        // Skips the knotes for reading and writing if possible: there may be many, and nearly all have no descriptor of the model.
         let end = if self.has_parents_queues { EVFILT_READ + 1 } else { EVFILT_WRITE };
         let of_knotes = self.knotes.range((EVFILT_SIGNAL, 0)..(end, 0)).filter_map(|(_, knote)| match &knote.watched {
             Watched::Signal { signals: Signals::Own { signalfd: fd, .. }, .. }

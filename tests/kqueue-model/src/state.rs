@@ -21,10 +21,10 @@ pub(crate) struct Model {
     pub(crate) descriptors: BTreeMap<RawFd, u64>,
     pub(crate) queues: BTreeMap<u64, Queue>,
     pub(crate) next_id: u64,
-    /// How many queues there may be until the next sweep.
+    /// The number of queues at which the next sweep is due.
     pub(crate) sweep_at: usize,
     pub(crate) faults: Vec<Fault>,
-    /// Each marked descriptor, with the object that it referred to then: closing the descriptor removes the mark.
+    /// Each marked descriptor, with its object at that time. Closing the descriptor removes the mark.
     pub(crate) close_on_fork: BTreeMap<RawFd, Object>,
 }
 
@@ -146,7 +146,6 @@ impl Model {
         self.queues.retain(|id, _| found.contains(id));
     }
 
-    /// Makes a change to a queue.
     pub(crate) fn change(&mut self, id: u64, change: &Kevent) -> io::Result<()> {
         self.fail(Call::Change)?;
         let nested = match change.filter {

@@ -98,7 +98,6 @@ fn report(name: &str, disturbance: Disturbance, counts: &Counts) -> u64 {
     first + later + refused
 }
 
-/// A running server.
 struct Server {
     program: Child,
     /// The process id of the supervisor, or of nginx's master.

@@ -275,7 +275,6 @@ fn send(pid: i32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
-/// Waits until a condition holds.
 fn until(what: &str, mut condition: impl FnMut() -> bool) -> Result<(), Error> {
     let start = Instant::now();
     while !condition() {

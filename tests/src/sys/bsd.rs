@@ -22,7 +22,7 @@ pub fn processes() -> BTreeMap<i32, Process> {
         let state = fields.next()?.chars().next()?;
         Some(Process { pid, state, parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()? })
     };
-    // ps(1) itself has ended by now.
+    // Leaves out ps(1) itself, which has ended by now.
     by_id(lines.lines().filter_map(parse).filter(|process| process.parent != own || exists(process.pid)))
 }
 

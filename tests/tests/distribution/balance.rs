@@ -154,7 +154,7 @@ scenarios!(
         unless_excluded(check_stopped_worker);
     }
 
-    /// Connections and counts that a child of a worker has inherited change nothing in the balance.
+    /// If a worker forks, its child's copies of connections and counts do not change the balance.
     fn forked_worker() {
         unless_excluded(check_forked_worker);
     }

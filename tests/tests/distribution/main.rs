@@ -31,7 +31,6 @@ forkio_tests::main!(
 
 const ALL: [&str; 4] = ["shared", "reuseport", "reuseport-per-cpu", "balanced"];
 
-/// A running server.
 struct Server {
     program: Program,
     address: String,
@@ -102,8 +101,8 @@ const EXCLUDED_AFTER: Duration = Duration::from_millis(500);
 /// Whether a connection has waited so long that a worker may have been excluded.
 static MAY_BE_EXCLUDED: AtomicBool = AtomicBool::new(false);
 
-/// Runs `check`, which succeeds unless a worker is excluded. If the machine stalls so long that a worker may have been
-/// excluded, runs it again.
+/// Runs `check`, which fails if a worker is excluded. Runs `check` again if the machine stalled so long that a worker may have
+/// been excluded.
 #[track_caller]
 fn unless_excluded(check: impl Fn()) {
     const ATTEMPTS: usize = 5;

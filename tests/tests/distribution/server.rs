@@ -151,7 +151,7 @@ async fn fork_with_connections<L: Accept>(worker: &Worker, acceptor: &mut Accept
     check_eq("no longer counted", connections.open(), 2);
 }
 
-/// Checks that the server refuses a Unix listener, which cannot have a queue for each worker, unless it is shared.
+/// Checks that the server refuses a Unix listener with a queue for each worker, and serves one with a shared queue.
 async fn unix_refused(distribution: Distribution) {
     let path = socket_path();
     let listen = || UnixListener::bind(&path).unwrap();

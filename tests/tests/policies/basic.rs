@@ -314,8 +314,8 @@ scenarios!(
         check_eq("policy", fork::policy(&socket), Some(ForkPolicy::Inherit));
     }
 
-    /// If one selector severs a descriptor that another one inherits, it is severed for both. If one end of a pair is
-    /// renewed, the other end is renewed too, even if it is *no-fork*.
+    /// If one selector severs a descriptor that another one inherits, the descriptor is severed for both. If one end of a pair
+    /// is renewed, the other end is renewed too, even if its policy is *no-fork*.
     fn conflicting_policies() {
         let mut severing = Poll::new().unwrap();
         let mut inheriting = Poll::new().unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use forkio_tests::reactor::*;
 
 scenarios!(
-    /// In the child one end of a pair is severed. The child can renew neither this end nor the other one.
+    /// One end of a pair is severed in the child. The child can renew neither this end nor the other one.
     fn end_of_a_pair() {
         let selector = Poll::new().unwrap();
         let registry = selector.registry();

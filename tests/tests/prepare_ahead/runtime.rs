@@ -8,7 +8,7 @@ use forkio_reactor::fork::prepare_ahead;
 use forkio_tests::runtime::*;
 use futures_util::FutureExt;
 
-/// How many forks there were, and whether the last one was prepared in advance, as seen by a hook before the fork.
+/// How many forks there were, and whether the last one was prepared in advance. A `before_fork` hook sets both.
 static FORKS: AtomicUsize = AtomicUsize::new(0);
 static WAS_AHEAD: AtomicBool = AtomicBool::new(false);
 

@@ -103,8 +103,8 @@ scenarios!(
         check_eq("the parent's", timers[1].expirations().unwrap(), 1);
     }
 
-    /// A descriptor that is closed and reused after the preparation is not inherited, even if its old file is still
-    /// open elsewhere.
+    /// A registration is not inherited if its descriptor was closed and reused after the preparation, even if the old file is
+    /// still open elsewhere.
     fn descriptor_closed_and_reused() {
         let mut selector = Poll::new().unwrap();
         let (reader, mut writer) = std::io::pipe().unwrap();

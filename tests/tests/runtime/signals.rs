@@ -44,7 +44,7 @@ scenarios!(
         assert!(is_silent(&mut first).await, "the child's signals in the parent");
     }
 
-    /// A signal that the parent has not read yet is received before the fork, and not again in the child.
+    /// A fork lets the parent receive a pending signal first. The child does not receive that signal again.
     async fn signal_before_the_fork() {
         let received = Arc::new(AtomicU32::new(0));
         tokio::spawn({

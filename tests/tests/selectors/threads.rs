@@ -55,7 +55,7 @@ scenarios!(
     /// and the kernel queue agree.
     fn dropping_during_a_fork() {
         let kept = Poll::new().unwrap();
-        // Fork once first. Before that, only the kernel deregisters a source that the process closes. If the kernel copies the
+        // Fork once first: until then, only the kernel deregisters a source that the process closes. If the kernel copies the
         // queue just before such a close, the child has a registration that is not in its table.
         in_child(|| exit_now(0));
         beside_threads([|| create_and_drop(&kept)], || {

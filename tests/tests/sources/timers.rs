@@ -178,7 +178,7 @@ scenarios!(
         assert!(timer.remaining().unwrap() > HOUR / 2);
     }
 
-    /// A periodic and a single timer expire in each of five generations.
+    /// A periodic and a one-shot timer expire in each of five generations.
     fn five_generations() {
         const PERIOD: Duration = Duration::from_millis(20);
         let (mut selector, mut timer) = with_timer(Clock::Monotonic);

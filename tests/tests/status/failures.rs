@@ -44,7 +44,8 @@ scenarios!(
         let mut slow = Vec::new();
         for _ in 0..40 {
             let mut stream = connect(&server.page).expect("connecting");
-            // The responses to so many requests do not fit into the buffers. The server may close the connection meanwhile.
+            // The responses to so many requests do not fit into the buffers. The server may close the connection before it has
+            // read all requests.
             let _ = stream.write_all("GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50).as_bytes());
             slow.push(stream);
         }

@@ -44,7 +44,6 @@ scenarios!(
     }
 );
 
-/// A running server.
 pub(crate) struct Server {
     pub(crate) program: Program,
     /// The address of the workers' listener.
@@ -146,7 +145,6 @@ pub(crate) fn remove(path: &Path) {
     let _is_gone = std::fs::remove_file(path);
 }
 
-/// The answer of a server.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,

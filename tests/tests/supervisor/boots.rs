@@ -29,7 +29,7 @@ scenarios!(
         }
     }
 
-    /// The server ends once `crash_limit` workers in a row have ended before they were ready.
+    /// The server ends once a worker has ended `crash_limit` times in a row before it was ready.
     fn first_generation() {
         let (code, log) = Server::begin("boot-exits", &["before", "crash-limit"]).end();
         assert_eq!(code, 3, "{log}");

@@ -116,7 +116,8 @@ scenarios!(
         server.stop();
     }
 
-    /// Templates that keep dying after they have loaded are started again with growing delays, until one has forked a worker.
+    /// Templates that keep dying after they have loaded are started again with growing delays. The delays start over once a
+    /// template has forked a worker.
     fn killed_templates() {
         let server = Server::start(&["template"]);
         let kill_template = |times| {

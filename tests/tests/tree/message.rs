@@ -4,10 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A descriptor.
 pub(crate) type Fd = i32;
 
-/// A fork policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Policy {
     Inherit,
@@ -16,7 +14,6 @@ pub(crate) enum Policy {
     Renew,
 }
 
-/// A kind of source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Kind {
     Listener,

@@ -14,7 +14,6 @@ use crate::process::KINDS;
 pub(crate) struct Operation {
     /// Chooses a running process.
     pub(crate) process: u8,
-    /// The act of the process.
     pub(crate) act: Act,
 }
 

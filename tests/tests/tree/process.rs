@@ -94,7 +94,6 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Carries out a command.
     fn execute(&mut self, command: Command) -> io::Result<Reply> {
         match command {
             Command::NewSelector { selector } => {

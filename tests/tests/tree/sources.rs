@@ -18,7 +18,6 @@ use crate::process::{Process, settle};
 /// The remaining time of a timer that is not due.
 const YEAR: Duration = Duration::from_secs(31_536_000);
 
-/// A source of a process.
 pub(crate) enum Source {
     TcpListener(TcpListener),
     UnixListener(UnixListener),
@@ -104,7 +103,6 @@ impl Process {
         self.selectors[selector].as_ref().expect("a selector").registry().try_clone()
     }
 
-    /// The descriptor of a source.
     pub(crate) fn fd(&self, slot: usize) -> Fd {
         self.slots[slot].as_ref().expect("a source").fd()
     }
@@ -172,7 +170,6 @@ impl Source {
         }
     }
 
-    /// Takes the descriptor out of the source.
     pub(crate) fn into_fd(self) -> OwnedFd {
         match self {
             Source::TcpListener(source) => source.into(),
@@ -206,7 +203,6 @@ fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Whether a descriptor is an eventfd.
 pub(crate) fn is_eventfd(fd: Fd) -> bool {
     fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|name| name.to_string_lossy() == "anon_inode:[eventfd]")
 }

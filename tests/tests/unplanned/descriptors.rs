@@ -52,8 +52,8 @@ scenarios!(
         register(newer.registry(), &mut socket, 3);
         let lost = [low.as_raw_fd(), newer.as_raw_fd()];
         unplanned::in_child(|| {
-            // Close both, as if the parent had opened them while the kernel copied the process. Fresh objects then take these
-            // descriptors, the lowest free ones.
+            // Close both. A child also lacks descriptors that another thread of the parent opens during the fork. Fresh objects
+            // then take these descriptors, the lowest free ones.
             for fd in lost {
                 // SAFETY: the file is not used again, and the selector finds out that its descriptor is closed.
                 unsafe { libc::close(fd) };

@@ -101,7 +101,6 @@ fn signal_is_stolen(runtime: &Runtime, stream: &mut Signal, child: Child) {
     runtime.block_on(async { timeout(limit(), stream.recv()).await }).unwrap();
 }
 
-/// How many bytes wait to be read.
 fn pending_bytes(fd: i32) -> i32 {
     let mut bytes = 0;
     // SAFETY: the kernel writes an int.

@@ -41,7 +41,6 @@ impl Kqueue {
         self.call(&[change], 0, NOW).err().and_then(|error| error.raw_os_error())
     }
 
-    /// Waits for events.
     #[track_caller]
     pub(crate) fn wait(&self) -> Vec<Kevent> {
         self.call(&[], 8, LONG).expect("events")

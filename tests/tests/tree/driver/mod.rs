@@ -22,7 +22,7 @@ use crate::message::{Baseline, Command, Fd, Reply};
 use crate::model::Model;
 use crate::operation::Operation;
 
-/// The most processes at a time. More processes would find no other bugs.
+/// The most processes at a time.
 const PROCESSES: usize = 5;
 /// The most selectors of a process.
 const SELECTORS: usize = 3;
@@ -46,7 +46,6 @@ pub(crate) enum Root {
 }
 
 impl Root {
-    /// All kinds.
     pub(crate) const ALL: [Root; 3] = [Root::OneThread, Root::TwoThreads, Root::Handlers];
 
     /// The name, as an argument of a program.
@@ -85,7 +84,7 @@ pub(crate) struct Driver {
     prepared_forks: usize,
 }
 
-/// A directory for sockets. Dropping the value removes the directory.
+/// A directory for sockets, removed on drop.
 #[derive(Debug)]
 struct Directory(PathBuf);
 

@@ -60,7 +60,6 @@ impl File {
         self.is_network() || self.kind == FileKind::Timerfd
     }
 
-    /// Whether the file is an end of a stream pair.
     pub(crate) fn is_stream_end(&self) -> bool {
         matches!(self.kind, FileKind::StreamEnd { .. })
     }
@@ -141,12 +140,10 @@ pub(super) fn readiness(level: u8) -> Readiness {
 }
 
 impl Wanted {
-    /// Whether the interest includes reading.
     pub(crate) fn is_readable(self) -> bool {
         self != Wanted::Writable
     }
 
-    /// Whether the interest includes writing.
     pub(crate) fn is_writable(self) -> bool {
         self != Wanted::Readable
     }

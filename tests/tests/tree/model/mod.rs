@@ -33,7 +33,6 @@ pub(crate) type FileId = usize;
 pub(crate) struct Model {
     /// All files that have been open.
     pub(crate) files: Vec<File>,
-    /// The running processes.
     pub(crate) processes: BTreeMap<Pid, Process>,
 }
 
@@ -54,7 +53,6 @@ pub(crate) struct Process {
 /// A source of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slot {
-    /// The descriptor.
     pub(crate) fd: Fd,
     /// The value that holds the descriptor.
     pub(crate) holder: Holder,
@@ -67,7 +65,6 @@ pub(crate) struct Slot {
 pub(crate) enum Holder {
     /// One of the reactor's types.
     Typed {
-        /// The kind of source.
         kind: Kind,
         /// The selector that the source believes it is registered with.
         with: Option<SelectorId>,
@@ -81,7 +78,6 @@ pub(crate) enum Holder {
 /// A selector of a process.
 #[derive(Clone, Debug)]
 pub(crate) struct Selector {
-    /// The descriptor.
     pub(crate) fd: Fd,
     table: BTreeMap<Fd, Entry>,
     queue: BTreeMap<(FileId, Fd), Watch>,
@@ -195,12 +191,10 @@ impl Process {
         entries.into_iter().any(|entry| !entry.dropped && !self.is_live(fd, entry))
     }
 
-    /// Whether the descriptor is registered with a selector.
     pub(crate) fn is_registered(&self, selector: SelectorId, fd: Fd) -> bool {
         self.selectors[&selector].table.get(&fd).is_some_and(|entry| self.is_live(fd, entry))
     }
 
-    /// Whether the descriptor is muted.
     pub(crate) fn is_muted(&self, fd: Fd) -> bool {
         let entries = self.selectors.values().filter_map(|selector| selector.table.get(&fd));
         entries.into_iter().any(|entry| entry.muted && !entry.dropped)
@@ -260,7 +254,7 @@ impl Process {
 }
 
 impl Model {
-    /// A tree of one process, which has nothing.
+    /// A tree of one process without files and selectors.
     pub(crate) fn new() -> Model {
         Model { files: Vec::new(), processes: BTreeMap::from([(0, Process::default())]) }
     }

@@ -129,12 +129,10 @@ impl Model {
         self.change(pid, fd, |_, _, entry, _| entry.policy = Some(policy))
     }
 
-    /// Sets the default policy of a kind in a process.
     pub(crate) fn set_default(&mut self, pid: Pid, kind: Kind, policy: Policy) {
         self.process_mut(pid).defaults.insert(kind, policy);
     }
 
-    /// Mutes a descriptor of a process.
     pub(crate) fn mute(&mut self, pid: Pid, fd: Fd) -> Expected {
         self.change(pid, fd, |_, queue, entry, fd| {
             queue.remove(&(entry.file, fd));
@@ -142,7 +140,6 @@ impl Model {
         })
     }
 
-    /// Unmutes a descriptor of a process.
     pub(crate) fn unmute(&mut self, pid: Pid, fd: Fd) -> Expected {
         self.change(pid, fd, |files, queue, entry, fd| {
             if entry.muted {
