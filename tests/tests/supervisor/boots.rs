@@ -38,7 +38,7 @@ scenarios!(
         assert_eq!(code, 137, "{log}");
     }
 
-    /// Once the server has been ready, a worker that cannot be replaced does not end the server.
+    /// Once the server has been ready, a worker that cannot be replaced does not end the server while another worker is ready.
     fn replacement() {
         let server = Server::start(&["before", "crash-limit"]);
         let pid = server.pid();
@@ -68,7 +68,7 @@ scenarios!(
         server.stop();
     }
 
-    /// Workers that end before they are ready do not count towards the `crash_limit` once another worker was ready.
+    /// Workers that end before they are ready no longer count towards the `crash_limit` once a worker in their place is ready.
     fn failures_in_a_row() {
         let server = Server::start(&["before", "one-worker", "crash-limit"]);
         for round in 1..=3 {

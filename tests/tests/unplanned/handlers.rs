@@ -92,7 +92,7 @@ scenarios!(
                 if INNER.load(Ordering::Relaxed) == 0 {
                     assert_eq!(generation(), 1);
                     assert!(atfork::failure().is_none());
-                    // This would wait forever if a lock were held.
+                    // This would wait forever if forkio held a lock.
                     drop(Poll::new().unwrap());
                     exit_now(0);
                 }

@@ -44,8 +44,8 @@ fn end_if_it_hangs() {
 }
 
 scenarios!(
-    /// Threads make planned and unplanned forks, while other threads create, register and drop. Every child has a complete
-    /// selector.
+    /// Threads make planned and unplanned forks, while other threads create, register and drop. Every child has its parent's
+    /// selector complete or no registration at all, and can create a selector.
     fn planned_and_unplanned() {
         let forks = rounds(300);
         let kept = Poll::new().unwrap();
