@@ -55,7 +55,7 @@ scenarios!(
     }
 
     /// If the hook of a worker fails or its CPU is missing, the server does not start.
-    fn privileges_that_cannot_be_had() {
+    fn workers_that_cannot_be_set_up() {
         for (option, message) in [
             ("failing-hook", "cannot run the hook of `before_worker`: on purpose"),
             ("missing-cpu", "cannot stay on CPU 100000"),

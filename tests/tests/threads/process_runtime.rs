@@ -131,7 +131,7 @@ scenarios!(
                 status => check_eq("the child's status", status, Some(0)),
             }
         }
-        assert!(without_lock < 10, "{without_lock} of 40 children inherited a locked lock");
+        assert!(without_lock < 10, "{without_lock} of 40 children inherited the lock while another thread held it");
     }
 
     /// A parent under load forks again and again. Each child has a working runtime, and the parent loses nothing.

@@ -277,7 +277,7 @@ scenarios!(
 
     /// If another thread was examining a descriptor at the fork, the child's timers work, or its selectors fail with a named
     /// error.
-    fn timer_beside_a_look_at_a_descriptor() {
+    fn timer_while_a_thread_examines_descriptors() {
         let mut selector = Poll::new().unwrap();
         let mut timer = Timer::new(Clock::Monotonic).unwrap();
         register(selector.registry(), &mut timer, 1);

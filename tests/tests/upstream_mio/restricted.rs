@@ -5,7 +5,7 @@ use std::time::Duration;
 use forkio_tests::runtime::*;
 
 /// Makes kcmp(2) and netlink sockets fail with `EPERM`.
-fn deny_questions() {
+fn deny_kcmp_and_netlink() {
     let filter = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     // The offsets of the system call's number and of the low half of its first argument.
     let (number, family) = (0, 16);
@@ -35,7 +35,7 @@ fn deny_questions() {
 scenarios!(
     /// A fork finds the two descriptors of an epoll instance, and the sending end of the signal pipe, by other means.
     async fn everything_works() {
-        deny_questions();
+        deny_kcmp_and_netlink();
         let mut signals = signal(SignalKind::user_defined1()).unwrap();
         let (stream, _peer) = connection().await;
         let (pair, _other) = UnixStream::pair().unwrap();

@@ -65,7 +65,7 @@ scenarios!(
     }
 
     /// The child leaves the other file alone even if both files have the same inode: the ends of a pipe, and eventfds.
-    async fn a_reused_descriptor_without_an_inode_of_its_own() {
+    async fn reused_descriptor_of_an_anonymous_inode() {
         let [reader, writer] = pipe();
         let (reused, _kept) = replace_registered(reader, &writer);
         let (eventfd, _kept_eventfd) = replace_registered(eventfd(), &eventfd());

@@ -46,7 +46,7 @@ impl Case<'_> {
             let pid = living[usize::from(operation.process) % living.len()];
             self.act(pid, &operation.act)?;
         }
-        self.stir_all()?;
+        self.cause_events()?;
         self.end()
     }
 
@@ -258,7 +258,7 @@ impl Case<'_> {
     }
 
     /// Causes an event of each source, to find registrations that give no events.
-    pub(super) fn stir_all(&mut self) -> Outcome {
+    pub(super) fn cause_events(&mut self) -> Outcome {
         let slots: Vec<(Pid, SlotId)> = self
             .model
             .processes
