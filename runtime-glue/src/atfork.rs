@@ -55,7 +55,7 @@ use std::mem::ManuallyDrop;
 use forkio_reactor::fork::atfork as reactor;
 use forkio_reactor::fork::{PrepareError, generation};
 
-use crate::paused_workers::{OTHER_CODE_LIMIT, PausedWorkers};
+use crate::paused_workers::PausedWorkers;
 use crate::{policy, sys};
 
 /// Makes all later children of this process, and their children, reconcile inside `fork(2)`. This cannot be undone.
@@ -101,7 +101,7 @@ pub fn failure() -> Option<&'static PrepareError> {
 /// drop(paused);
 /// ```
 pub fn pause_workers() -> WorkersPaused {
-    WorkersPaused { workers: ManuallyDrop::new(PausedWorkers::pause(Some(OTHER_CODE_LIMIT))), generation: generation() }
+    WorkersPaused { workers: ManuallyDrop::new(PausedWorkers::pause()), generation: generation() }
 }
 
 /// Workers that pause until this is dropped; see [`pause_workers`].

@@ -188,7 +188,8 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 ///
 /// The following works in the child: standard output and error, the locks of this crate, the allocators of glibc and
 /// musl, and the locks of multi-threaded runtimes in a `ProcessRuntime`. The workers of these runtimes pause between two
-/// polls of their tasks, unless a poll takes longer than 50 milliseconds.
+/// polls of their tasks, unless a poll takes longer than 50 milliseconds. They continue after two seconds in any case: a
+/// thread that holds the lock of standard output, which the fork needs, may wait for their tasks.
 ///
 /// Two failures are possible:
 ///
@@ -249,7 +250,7 @@ pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
     };
     policy::install_defaults();
     before_fork::run_hooks()?;
-    let paused = PausedWorkers::pause(None);
+    let paused = PausedWorkers::pause();
     let mut stdout = io::stdout().lock();
     let stderr = io::stderr().lock();
     let locks = (runtime::signal_pipes(), before_fork::HOOKS.lock(), lineage::HOOKS.lock(), parent_only::waiters());

@@ -12,8 +12,9 @@ use crate::sys::{self, PerProcess};
 /// code, and holds none of the runtime's locks.
 const PAUSE_LIMIT: Duration = Duration::from_millis(50);
 
-/// How long workers pause for a fork made by other code, which may wait for their tasks before it forks. Then they continue.
-pub(crate) const OTHER_CODE_LIMIT: Duration = Duration::from_secs(2);
+/// How long workers pause at most. The code that forks may wait for them meanwhile: a host for their tasks, forkio for a thread
+/// that holds the lock of standard output and waits for their tasks.
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// The multi-threaded runtimes of this process whose workers pause.
 static RUNTIMES: PerProcess<Mutex<Vec<Handle>>> = PerProcess::new();
@@ -58,31 +59,26 @@ impl Pause {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pauses a worker, at most until `limit` has passed. The paused worker holds no lock of the runtime, and is not in a
-    /// signal handler.
-    fn pause_worker(&self, limit: Option<Duration>) {
+    /// Pauses a worker. It holds no lock of the runtime meanwhile, and is not in a signal handler.
+    fn pause_worker(&self) {
         let _blocked = reactor::block_signals();
         let mut state = self.state();
         state.paused += 1;
         self.worker_has_paused.notify_one();
-        match limit {
-            Some(limit) => drop(self.is_over.wait_timeout_while(state, limit, |state| !state.is_over)),
-            None => drop(self.is_over.wait_while(state, |state| !state.is_over)),
-        }
+        drop(self.is_over.wait_timeout_while(state, LIMIT, |state| !state.is_over));
     }
 }
 
 impl PausedWorkers {
-    /// Pauses the workers, except those that are not free within [`PAUSE_LIMIT`]. They continue when `limit` has passed, if
-    /// there is one.
-    pub(crate) fn pause(limit: Option<Duration>) -> PausedWorkers {
+    /// Pauses the workers, except those that are not free within [`PAUSE_LIMIT`].
+    pub(crate) fn pause() -> PausedWorkers {
         let pause = Arc::new(Pause::default());
         let mut workers = 0;
         for runtime in runtimes().iter().flat_map(|runtimes| runtimes.iter()) {
             // Spawn one task per worker, so that each worker has to take one.
             for _ in 0..runtime.metrics().num_workers() {
                 let pause = Arc::clone(&pause);
-                runtime.spawn(async move { pause.pause_worker(limit) });
+                runtime.spawn(async move { pause.pause_worker() });
                 workers += 1;
             }
         }

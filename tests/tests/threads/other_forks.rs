@@ -138,6 +138,26 @@ scenarios!(
         drop((paused, again));
     }
 
+    /// A fork does not wait forever for a thread that holds the lock of standard output while it waits for a task.
+    fn locked_output() {
+        use_everything();
+        let (sender, receiver) = mpsc::channel();
+        let writer = thread::spawn(move || {
+            let _locked = std::io::stdout().lock();
+            sender.send(()).unwrap();
+            // The fork pauses the workers, so that one of these tasks waits for them.
+            let mut waited = Duration::ZERO;
+            while waited < Duration::from_secs(1) {
+                let start = Instant::now();
+                block_on(async { tokio::spawn(async {}).await.unwrap() });
+                waited = start.elapsed();
+            }
+        });
+        receiver.recv().unwrap();
+        wait(fork_with_threads(use_everything));
+        writer.join().unwrap();
+    }
+
     /// A fork inside a task of a multi-threaded runtime is refused. The child of an unplanned fork can use its
     /// runtime from other threads.
     fn inside_a_task() {
