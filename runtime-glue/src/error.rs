@@ -34,6 +34,8 @@ pub enum ForkError {
     /// [`fork_with_threads`](crate::fork_with_threads()) was called inside a tokio runtime. The child would continue in a
     /// task of a runtime without threads.
     InsideRuntime,
+    /// The current runtime belongs to a [`ProcessRuntime`](crate::ProcessRuntime), which children do not continue.
+    InsideProcessRuntime,
     /// The current runtime has no I/O driver. (tokio panics then, and forkio catches the panic. In a program that is compiled
     /// with `panic = "abort"`, the process ends instead.)
     NoIoDriver,
@@ -109,6 +111,11 @@ impl fmt::Display for ForkError {
                 f,
                 "cannot fork a process with threads inside a tokio runtime; fork on a thread outside of it, such as in \
                  `main`, outside of `block_on`"
+            ),
+            ForkError::InsideProcessRuntime => write!(
+                f,
+                "cannot fork in a task of a `ProcessRuntime`, because children do not continue its tasks; fork outside of it with \
+                 `fork_with_threads`, or fork in a current-thread runtime that is not in a `ProcessRuntime`"
             ),
             ForkError::NoIoDriver => {
                 write!(f, "the current runtime has no I/O driver; build it with `Builder::enable_all` or `enable_io`")

@@ -16,15 +16,18 @@ const PAUSE_LIMIT: Duration = Duration::from_millis(50);
 /// that holds the lock of standard output and waits for their tasks.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// The multi-threaded runtimes of this process whose workers pause.
+/// The runtimes of this process that its children do not continue.
 static RUNTIMES: PerProcess<Mutex<Vec<Handle>>> = PerProcess::new();
 
 /// Makes the workers of `runtime` pause during forks from now on.
 pub(crate) fn add(runtime: &Handle) {
-    if runtime.runtime_flavor() == RuntimeFlavor::MultiThread {
-        let _ = RUNTIMES.get_or_try_make::<()>(sys::process_key, || Ok(Mutex::new(Vec::new())));
-        runtimes().into_iter().for_each(|mut runtimes| runtimes.push(runtime.clone()));
-    }
+    let _ = RUNTIMES.get_or_try_make::<()>(sys::process_key, || Ok(Mutex::new(Vec::new())));
+    runtimes().into_iter().for_each(|mut runtimes| runtimes.push(runtime.clone()));
+}
+
+/// Whether a runtime has been [added](add), and not [removed](remove).
+pub(crate) fn contains(id: Id) -> bool {
+    runtimes().is_some_and(|runtimes| runtimes.iter().any(|runtime| runtime.id() == id))
 }
 
 /// Undoes [`add`], before the runtime is shut down.
@@ -74,7 +77,8 @@ impl PausedWorkers {
     pub(crate) fn pause() -> PausedWorkers {
         let pause = Arc::new(Pause::default());
         let mut workers = 0;
-        for runtime in runtimes().iter().flat_map(|runtimes| runtimes.iter()) {
+        let has_workers = |runtime: &&Handle| runtime.runtime_flavor() == RuntimeFlavor::MultiThread;
+        for runtime in runtimes().iter().flat_map(|runtimes| runtimes.iter().filter(has_workers)) {
             // Spawn one task per worker, so that each worker has to take one.
             for _ in 0..runtime.metrics().num_workers() {
                 let pause = Arc::clone(&pause);

@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Handle, Id, RuntimeFlavor};
 use tokio::sync::Notify;
 
 use crate::sys::ProcessKey;
-use crate::{ForkError, lineage, sys};
+use crate::{ForkError, lineage, paused_workers, sys};
 
 /// The token under which tokio's driver registers its duplicate of the signal pipe's receiving end
 /// (`tokio/src/runtime/io/driver.rs`, `TOKEN_SIGNAL`).
@@ -29,6 +29,9 @@ pub(crate) fn check() -> Result<(), ForkError> {
     let handle = Handle::try_current().map_err(|_| ForkError::NoRuntime)?;
     if handle.runtime_flavor() != RuntimeFlavor::CurrentThread {
         return Err(ForkError::MultiThreadRuntime(sys::other_threads().map_err(ForkError::Inspect)?));
+    }
+    if paused_workers::contains(handle.id()) {
+        return Err(ForkError::InsideProcessRuntime);
     }
     check_selector(handle.id())
 }

@@ -186,6 +186,15 @@ scenarios!(
         reap(block_on(async { fork_child(check) }));
     }
 
+    /// A fork inside a current-thread `ProcessRuntime` is refused, because the child could not continue the runtime.
+    fn inside_a_current_thread_one() {
+        static OTHER: ProcessRuntime = ProcessRuntime::new(|| Ok(current_thread()));
+        let refused = OTHER.block_on(forkio::fork()).unwrap();
+        assert!(matches!(refused, Err(ForkError::InsideProcessRuntime)), "{refused:?}");
+        check_eq("the runtime", OTHER.block_on(async { tokio::spawn(async { 1 }).await.unwrap() }).unwrap(), 1);
+        run(async { in_child(async || {}).await });
+    }
+
     /// A current-thread runtime forks in a process that also has a `ProcessRuntime`. Both runtimes work in both processes.
     fn beside_a_current_thread_runtime() {
         static OTHER: ProcessRuntime = ProcessRuntime::new(|| Ok(current_thread()));
