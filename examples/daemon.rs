@@ -43,7 +43,7 @@ async fn greet(mut stream: TcpStream) -> io::Result<()> {
 async fn detach() -> io::Result<()> {
     // A stream pair is inherited, so the daemon can report to this process over it.
     let (mut report, mut reporter) = UnixStream::pair()?;
-    if let Fork::Parent(_) = forkio::fork().await.map_err(io::Error::other)? {
+    if let Fork::Parent(_) = forkio::fork().await? {
         drop(reporter); // The stream ends once the other processes have closed their copies too.
         let mut daemon = String::new();
         report.read_to_string(&mut daemon).await?;
@@ -56,7 +56,7 @@ async fn detach() -> io::Result<()> {
     }
     process::setsid()?;
     // A process that does not lead its session cannot get a terminal.
-    if let Fork::Parent(_) = forkio::fork().await.map_err(io::Error::other)? {
+    if let Fork::Parent(_) = forkio::fork().await? {
         std::process::exit(0);
     }
     process::chdir("/")?;

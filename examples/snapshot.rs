@@ -73,7 +73,7 @@ fn with<T>(map: &Map, act: impl FnOnce(&mut BTreeMap<String, String>) -> T) -> T
 
 async fn save(map: &Map, path: &str) -> io::Result<String> {
     let begun = Instant::now();
-    let mut child = match forkio::fork().await.map_err(io::Error::other)? {
+    let mut child = match forkio::fork().await? {
         Fork::Parent(child) => child,
         Fork::Child(_) => {
             let written = write(map, path).await.inspect_err(|error| eprintln!("cannot write {path}: {error}"));

@@ -96,7 +96,7 @@ async fn main() -> io::Result<ExitCode> {
 
 /// Runs a test in a child. Returns the reason if it fails.
 async fn run(test: Test, fixture: &mut Option<Fixture>, limit: Duration) -> io::Result<Result<(), String>> {
-    let mut child = match forkio::fork().await.map_err(io::Error::other)? {
+    let mut child = match forkio::fork().await? {
         Fork::Parent(child) => child,
         Fork::Child(_) => {
             let fixture = fixture.take().expect("each child runs one test");

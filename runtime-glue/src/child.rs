@@ -181,7 +181,7 @@ impl Child {
 
     pub(crate) fn process(&self) -> io::Result<&Process> {
         if self.generation != generation() {
-            return Err(io::Error::other(NotInChild));
+            return Err(NotInChild.into());
         }
         match &self.state {
             State::Idle(process) if self.status.is_none() => Ok(process),

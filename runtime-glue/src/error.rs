@@ -171,6 +171,12 @@ impl std::error::Error for ForkError {
     }
 }
 
+impl From<ForkError> for io::Error {
+    fn from(error: ForkError) -> io::Error {
+        io::Error::other(error)
+    }
+}
+
 /// The error of a value that belongs to the parent, in a child that was forked later.
 ///
 /// A [`ParentOnly`](crate::ParentOnly) future resolves to it, and a [`ParentOwned`](crate::ParentOwned) value returns it. The
@@ -185,3 +191,9 @@ impl fmt::Display for NotInChild {
 }
 
 impl std::error::Error for NotInChild {}
+
+impl From<NotInChild> for io::Error {
+    fn from(error: NotInChild) -> io::Error {
+        io::Error::other(error)
+    }
+}

@@ -78,6 +78,7 @@ pub async fn fork() -> Result<Fork, ForkError> {
 /// # }
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "options do nothing until `fork` is called"]
 pub struct ForkOptions {
     wait_for_threads: Duration,
 }

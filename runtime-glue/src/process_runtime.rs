@@ -328,6 +328,12 @@ impl From<ForkError> for RuntimeError {
     }
 }
 
+impl From<RuntimeError> for io::Error {
+    fn from(error: RuntimeError) -> io::Error {
+        io::Error::other(error)
+    }
+}
+
 /// Prints the text of [`Display`](fmt::Display), because a `main` that returns the error prints `Debug`.
 impl fmt::Debug for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -154,6 +154,12 @@ pub enum RuntimeError {
     InsideBuild,
 }
 
+impl From<RuntimeError> for io::Error {
+    fn from(error: RuntimeError) -> io::Error {
+        io::Error::other(error)
+    }
+}
+
 /// Prints the text of [`Display`](fmt::Display), because a `main` that returns the error prints `Debug`.
 impl fmt::Debug for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,7 +9,7 @@ static RUNTIME: ProcessRuntime = ProcessRuntime::new(|| Builder::new_multi_threa
 
 /// A library's function, such as that of an extension module.
 pub fn connect(address: &str) -> std::io::Result<TcpStream> {
-    RUNTIME.block_on(TcpStream::connect(address)).map_err(std::io::Error::other)?
+    RUNTIME.block_on(TcpStream::connect(address))?
 }
 
 fn main() -> std::process::ExitCode {
