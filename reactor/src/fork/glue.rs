@@ -18,7 +18,9 @@ pub use super::decision::renew_receivers;
 pub use super::protocol::{HeldOff, hold_off, is_prepared_ahead};
 pub use super::reconcile::{lost_state, set_first_poll_hook};
 pub use super::registrations::selector_count;
+pub use crate::lock::this_thread;
 pub use crate::sys::process::is_single_threaded;
+pub use crate::sys::process_word::process_id;
 
 /// Gives children no queue for the selector that `source`, an I/O object or a descriptor, is registered with. Use it for
 /// the selector of a runtime that children cannot continue, because they do not have the runtime's threads.

@@ -1,4 +1,4 @@
-//! A word that reads zero in the child of every fork, planned or not, and pairs of fences whose frequent side is cheap.
+//! Words that read zero in the child of every fork, planned or not, and pairs of fences whose frequent side is cheap.
 
 use std::io;
 use std::ptr;
@@ -7,15 +7,38 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, compiler_fen
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use rustix::thread::{MembarrierCommand, membarrier};
 
-/// The word while there is no page for it: always zero.
-static NONE: AtomicU32 = AtomicU32::new(0);
-static WORD: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NONE).cast_mut());
+/// The word, and a cache of the process id.
+type Words = [AtomicU32; 2];
+
+/// The words while there is no page for them: always zero.
+static NONE: Words = [const { AtomicU32::new(0) }; 2];
+static WORDS: AtomicPtr<Words> = AtomicPtr::new((&raw const NONE).cast_mut());
+
+#[inline(always)]
+fn words() -> &'static Words {
+    // SAFETY: `WORDS` points to a static, or to a page that is never unmapped.
+    unsafe { &*WORDS.load(Ordering::Relaxed) }
+}
 
 /// Returns the word, on a page that the kernel wipes in the child of a fork; zero before [`make_word`].
 #[inline(always)]
 pub(crate) fn word() -> &'static AtomicU32 {
-    // SAFETY: `WORD` points to a static, or to a page that is never unmapped.
-    unsafe { &*WORD.load(Ordering::Relaxed) }
+    &words()[0]
+}
+
+/// Returns the process id. Without a page, this costs a system call each time.
+pub fn process_id() -> u32 {
+    let words = words();
+    match words[1].load(Ordering::Relaxed) {
+        0 => {
+            let id = super::process::id();
+            if !ptr::eq(words, &raw const NONE) {
+                words[1].store(id, Ordering::Relaxed);
+            }
+            id
+        }
+        id => id,
+    }
 }
 
 /// Makes the page, once. Returns `false` where the system has no such page: then the word stays zero and must not be
@@ -25,7 +48,7 @@ pub(crate) fn word() -> &'static AtomicU32 {
 ///
 /// Those of mmap(2), which fails if memory is short.
 pub(crate) fn make_word() -> io::Result<bool> {
-    if !ptr::eq(word(), &raw const NONE) {
+    if !ptr::eq(words(), &raw const NONE) {
         return Ok(true);
     }
     // SAFETY: no memory is involved.
@@ -39,12 +62,12 @@ pub(crate) fn make_word() -> io::Result<bool> {
     // SAFETY: the page was just made, and nothing else knows it.
     let is_wiped = unsafe { wipe_on_fork(page, length) };
     let none = (&raw const NONE).cast_mut();
-    if !is_wiped || WORD.compare_exchange(none, page.cast(), Ordering::Release, Ordering::Relaxed).is_err() {
+    if !is_wiped || WORDS.compare_exchange(none, page.cast(), Ordering::Release, Ordering::Relaxed).is_err() {
         // SAFETY: nothing else knows the page.
         unsafe { libc::munmap(page, length) };
     }
     // Another thread may have been faster.
-    Ok(!ptr::eq(word(), none))
+    Ok(!ptr::eq(words(), none))
 }
 
 /// Asks the kernel to wipe the page in each child. Returns whether the kernel does so: by madvise(2) since Linux 4.14, by

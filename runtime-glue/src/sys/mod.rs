@@ -25,9 +25,6 @@ mod queue;
 mod descriptor;
 mod per_process;
 mod process;
-// The other systems cannot wipe memory in children.
-#[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
-mod process_id;
 mod reuse_port;
 mod shared_words;
 mod supervision;
@@ -36,19 +33,17 @@ mod sync;
 use std::marker::PhantomData;
 use std::ptr;
 
+use forkio_reactor::fork::{generation, glue};
+
 pub(crate) use self::descriptor::Descriptor;
 pub(crate) use self::per_process::{NotMade, PerProcess, ProcessKey};
 pub(crate) use self::process::*;
-#[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
-pub(crate) use self::process_id::process_id;
 pub(crate) use self::queue::*;
 pub(crate) use self::reuse_port::listen_beside;
 pub(crate) use self::shared_words::SharedWords;
 pub(crate) use self::supervision::*;
 pub(crate) use self::sync::this_thread;
 pub(crate) use self::system::*;
-#[cfg(any(target_os = "dragonfly", target_os = "macos"))]
-pub(crate) use std::process::id as process_id;
 
 impl<T> PerProcess<T> {
     /// Creates a `PerProcess` without a value. (Not in `per_process.rs`, because a `const fn` cannot make loom's atomics.)
@@ -59,5 +54,5 @@ impl<T> PerProcess<T> {
 
 /// Returns the key of this process.
 pub(crate) fn process_key() -> ProcessKey {
-    u64::from(forkio_reactor::fork::generation()) << 32 | u64::from(process_id())
+    u64::from(generation()) << 32 | u64::from(glue::process_id())
 }

@@ -4,7 +4,7 @@ mod descriptors;
 mod reuse_port;
 mod threads;
 
-#[cfg(any(target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
+#[cfg(target_os = "freebsd")]
 use std::ffi::c_void;
 use std::io;
 
@@ -27,25 +27,6 @@ unsafe extern "C" fn pthread_join(thread: libc::pthread_t, value: *mut *mut c_vo
     match unsafe { join(thread, value) } {
         libc::ESRCH if forkio_reactor::fork::generation() > 0 => 0,
         result => result,
-    }
-}
-
-/// Makes the kernel wipe the page in each child: minherit(2) of FreeBSD 12, NetBSD 8 and OpenBSD 5.6.
-///
-/// # Safety
-///
-/// The page must not be in use yet.
-#[cfg(any(target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
-pub(super) unsafe fn zero_in_children(page: *mut c_void, size: usize) -> io::Result<()> {
-    #[cfg(target_os = "freebsd")]
-    use libc::INHERIT_ZERO as ZERO;
-    #[cfg(not(target_os = "freebsd"))]
-    use libc::MAP_INHERIT_ZERO as ZERO;
-
-    // SAFETY: the caller has made the same promise.
-    match unsafe { libc::minherit(page, size, ZERO) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 

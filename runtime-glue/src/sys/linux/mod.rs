@@ -8,12 +8,10 @@ mod stacks;
 #[cfg(all(target_env = "gnu", target_arch = "x86_64"))]
 mod used_pages;
 
-use std::ffi::c_void;
 use std::fs;
 use std::io;
 use std::thread;
 
-use rustix::mm::{Advice, madvise};
 #[cfg(feature = "http")]
 use rustix::net::SendFlags;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
@@ -48,16 +46,6 @@ pub(crate) fn other_threads() -> io::Result<Vec<Thread>> {
         }
     }
     Ok(threads)
-}
-
-/// Makes the kernel wipe the page in each child (`MADV_WIPEONFORK` of madvise(2), Linux 4.14).
-///
-/// # Safety
-///
-/// The page must not be in use yet.
-pub(super) unsafe fn zero_in_children(page: *mut c_void, size: usize) -> io::Result<()> {
-    // SAFETY: the caller has made the same promise.
-    Ok(unsafe { madvise(page, size, Advice::LinuxWipeOnFork) }?)
 }
 
 /// Waits until the kernel has removed the threads that have ended. (No code joins them.)
