@@ -151,6 +151,9 @@ impl SourceRegistration {
     pub(crate) fn release(self) {}
 
     pub(crate) fn set_recorded(&mut self) {}
+
+    #[inline(always)]
+    pub(crate) fn note_write(&self) {}
 }
 
 #[inline(always)]

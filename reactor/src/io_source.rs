@@ -157,6 +157,7 @@ macro_rules! writable {
     ($($name:ty),+) => {$(
         impl std::io::Write for $name {
             fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+                self.inner.registration.note_write();
                 std::io::Write::write(&mut &*self.inner, buf)
             }
 

@@ -3,10 +3,11 @@
 use std::io::{self, Write};
 use std::mem;
 use std::process;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use forkio_reactor::fork as reactor;
-use forkio_reactor::fork::{ForkResult, SignalsBlocked};
+use forkio_reactor::fork::{ForkResult, SignalsBlocked, glue};
 
 use tokio::runtime::Handle;
 
@@ -126,16 +127,23 @@ impl ForkOptions {
         /// How many turns of the runtime a fork gives to signals, so that they reach their streams. If a signal is still
         /// pending after these turns, signals arrive faster than the runtime delivers them, and waiting is pointless.
         const TURNS_FOR_SIGNALS: usize = 8;
+        /// How many signals had reached their streams at the last fork. The driver may have read later ones in the last turn,
+        /// and the tasks that it woke may not have run.
+        static DELIVERED: AtomicUsize = AtomicUsize::new(0);
 
         self.ready().await?;
+        let mut delivered = DELIVERED.load(Ordering::Relaxed);
         let mut turns = 0;
         loop {
             let blocked = reactor::block_signals();
-            if turns == TURNS_FOR_SIGNALS || !runtime::is_signal_pending() {
+            let handled = glue::unregistered_writes();
+            if turns == TURNS_FOR_SIGNALS || (handled == delivered && !runtime::is_signal_pending()) {
+                DELIVERED.store(handled, Ordering::Relaxed);
                 return fork_now(blocked, first);
             }
             // The child must not get a signal that was sent to this process: the streams of this process receive it now.
             drop(blocked);
+            delivered = handled;
             turns += 1;
             // In the first turn the driver reads the pipe, in the second one the tasks that it woke run.
             tokio::task::yield_now().await;

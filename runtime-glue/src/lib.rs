@@ -22,13 +22,14 @@
 //!
 //! Without the patch, forkio reads tokio's registrations from `/proc/self/fdinfo` before a fork, in the parent, which has one
 //! thread then. It asks the kernel about each descriptor, so that a descriptor that was closed and used again is left alone.
-//! [`fork`] returns an error if it cannot know for certain what the child must get. Four things differ:
+//! [`fork`] returns an error if it cannot know for certain what the child must get. Five things differ:
 //!
 //! - [`set_policy`] works inside a runtime, or once the runtime is known from an earlier fork.
 //! - A socket pair or pipe that other code made, such as `std`, is inherited too if both ends are open in this process. If the
 //!   kernel does not report the peers of sockets (`sock_diag(7)`), the ends of a pair are severed like other streams.
 //! - If a fork has left a registration out ([`NoFork`](ForkPolicy::NoFork)), `into_std` of that object fails in the child.
 //! - [`fork_with_threads`] severs the registrations that existed when it began.
+//! - If the runtime has just read a signal, and its task has not received it yet, the child may get the signal too.
 //!
 //! | I want to | use |
 //! |---|---|

@@ -12,6 +12,7 @@ use super::policy::SourceKind;
 use super::process_state::{self, PROCESS, lock_to_add, lock_to_change, selectors};
 use super::reconcile;
 use super::registrations::{change, change_entry, find, registrations, with_gate_closed};
+use super::selector::UNREGISTERED_WRITES;
 use crate::sys::descriptor;
 
 pub use super::decision::renew_receivers;
@@ -252,6 +253,12 @@ fn find_pair(fd: RawFd) -> io::Result<(RawFd, RawFd)> {
 /// Those of `ioctl(2)`.
 pub fn pending_bytes(source: &impl AsRawFd) -> io::Result<usize> {
     descriptor::pending_bytes(source.as_raw_fd())
+}
+
+/// Returns how many writes this process and its ancestors have made through unregistered ends of pairs that were made in this
+/// process. Such a write is that of a signal handler to tokio's signal pipe.
+pub fn unregistered_writes() -> usize {
+    UNREGISTERED_WRITES.load(Ordering::Relaxed)
 }
 
 /// Whether `Renew` can apply to a registration of `source`.

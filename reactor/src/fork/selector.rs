@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::entry::{Entry, EntryInfo};
@@ -149,6 +149,9 @@ pub(crate) struct SourceRegistration {
     has_record: bool,
 }
 
+/// The number of writes through ends of pairs that were not registered.
+pub(super) static UNREGISTERED_WRITES: AtomicUsize = AtomicUsize::new(0);
+
 impl SourceRegistration {
     pub(crate) fn new(fd: RawFd, kind: SourceKind) -> SourceRegistration {
         SourceRegistration { at: None, fd, kind, has_record: false }
@@ -215,6 +218,14 @@ impl SourceRegistration {
 
     pub(crate) fn set_recorded(&mut self) {
         self.has_record = true;
+    }
+
+    /// Notes a write through the source. Async-signal-safe.
+    #[inline(always)]
+    pub(crate) fn note_write(&self) {
+        if self.at.is_none() && self.has_record {
+            UNREGISTERED_WRITES.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     #[cold]

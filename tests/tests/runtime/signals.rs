@@ -46,32 +46,44 @@ scenarios!(
 
     /// A fork lets the parent receive a pending signal first. The child does not receive that signal again.
     async fn signal_before_the_fork() {
-        let received = Arc::new(AtomicU32::new(0));
-        tokio::spawn({
-            let received = Arc::clone(&received);
-            let mut stream = signal(SignalKind::user_defined1()).unwrap();
-            async move {
-                while stream.recv().await.is_some() {
-                    received.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        });
-        tokio::task::yield_now().await;
-        for round in 1..=rounds(200) as u32 {
-            kill(own_pid(), libc::SIGUSR1);
-            let received = Arc::clone(&received);
-            let at_fork = Arc::clone(&received);
-            let child = fork_child(async || {
-                check_eq("received before the fork", received.load(Ordering::Relaxed), round);
-                for _ in 0..20 {
-                    tokio::task::yield_now().await;
-                }
-                sleep(Duration::from_millis(1)).await;
-                check_eq("in the child", received.load(Ordering::Relaxed), round);
-            })
-            .await;
-            check_eq("in the parent", at_fork.load(Ordering::Relaxed), round);
-            reap(child).await;
-        }
+        fork_after_signals(async || {}).await;
+    }
+
+    /// A signal that the parent has read, but that its task has not received yet, is received only in the parent.
+    async fn signal_read_before_the_fork() {
+        // The runtime reads the signal and wakes the task, which runs after this one.
+        fork_after_signals(tokio::task::yield_now).await;
     }
 );
+
+/// Signals this process, calls `before` and forks, again and again. A task of the parent receives each signal before the fork.
+async fn fork_after_signals(before: impl AsyncFn()) {
+    let received = Arc::new(AtomicU32::new(0));
+    tokio::spawn({
+        let received = Arc::clone(&received);
+        let mut stream = signal(SignalKind::user_defined1()).unwrap();
+        async move {
+            while stream.recv().await.is_some() {
+                received.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    tokio::task::yield_now().await;
+    for round in 1..=rounds(200) as u32 {
+        kill(own_pid(), libc::SIGUSR1);
+        before().await;
+        let received = Arc::clone(&received);
+        let at_fork = Arc::clone(&received);
+        let child = fork_child(async || {
+            check_eq("received before the fork", received.load(Ordering::Relaxed), round);
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            sleep(Duration::from_millis(1)).await;
+            check_eq("in the child", received.load(Ordering::Relaxed), round);
+        })
+        .await;
+        check_eq("in the parent", at_fork.load(Ordering::Relaxed), round);
+        reap(child).await;
+    }
+}
