@@ -95,7 +95,8 @@ pub(crate) static HOOKS: Hooks<Hook> = Hooks::new();
 ///
 /// In the child of [`fork`](crate::fork()) or [`fork_with_threads`](crate::fork_with_threads()), hooks run before the call
 /// returns. In the child of a fork made by other code, they run in the first turn of a runtime, or before that when a
-/// [`ProcessRuntime`](crate::ProcessRuntime) builds one.
+/// [`ProcessRuntime`](crate::ProcessRuntime) builds one. Other threads that use a `ProcessRuntime` then wait for the hooks, so a
+/// hook must not wait for them. If a hook forks, no hooks run in that child.
 ///
 /// [`guide::copied`](crate::guide::copied) lists the state that both processes have in common unless a hook changes it.
 ///
