@@ -63,17 +63,22 @@ enum State {
     /// The process is not registered with a runtime yet.
     Idle(Process),
     Watched(AsyncFd<Process>),
-    /// The state is being changed, or the handle is being dropped.
+    /// The state is being changed, or the handle is being dropped, or other code reaped the child before it could be watched.
     Gone,
 }
 
 impl Child {
     /// Makes the handle of a process that was just forked.
     pub(crate) fn adopt(pid: u32) -> Result<Child, ForkError> {
-        Child::open(pid).map_err(|error| {
-            sys::destroy_process(pid);
-            ForkError::Watch(error)
-        })
+        match Process::open(pid) {
+            Ok(process) => Ok(Child::new(pid, State::Idle(process))),
+            // The child has ended already, and other code has reaped it, or SIGCHLD is ignored.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(Child::new(pid, State::Gone)),
+            Err(error) => {
+                sys::destroy_process(pid);
+                Err(ForkError::Watch(error))
+            }
+        }
     }
 
     /// Makes the handle of a child whose id another process has reported. Returns an error if the id is not that of a child,
@@ -86,8 +91,11 @@ impl Child {
 
     /// Makes the handle of a process that may become a child of this process later. [`wait`](Child::wait) fails before that.
     pub(crate) fn open(pid: u32) -> io::Result<Child> {
-        let process = Process::open(pid)?;
-        Ok(Child { pid, generation: generation(), state: State::Idle(process), status: None, detached: false })
+        Ok(Child::new(pid, State::Idle(Process::open(pid)?)))
+    }
+
+    fn new(pid: u32, state: State) -> Child {
+        Child { pid, generation: generation(), state, status: None, detached: false }
     }
 
     /// Returns the process id. Once the child has been waited for, the system may give it to another process.
@@ -99,8 +107,8 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// Those of `waitid(2)`, for example if other code of this process reaps all children. In a child that was forked later,
-    /// an error whose [inner error](io::Error::get_ref) is [`NotInChild`].
+    /// Those of `waitid(2)`, or `ESRCH`, for example if other code of this process reaps all children. In a child that was forked
+    /// later, an error whose [inner error](io::Error::get_ref) is [`NotInChild`].
     ///
     /// # Cancel safety
     ///

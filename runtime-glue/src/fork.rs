@@ -272,8 +272,8 @@ pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
     drop((reserved, locks, stdout, stderr));
     match side {
         ForkResult::Parent { child } => {
-            drop((paused, blocked));
             let child = Child::adopt(child)?;
+            drop((paused, blocked));
             tracing::debug!(child = child.id(), "forked");
             Ok(Fork::Parent(child))
         }
@@ -309,8 +309,9 @@ fn fork_now(blocked: SignalsBlocked, first: impl FnOnce()) -> Result<Fork, ForkE
     drop(reserved);
     match side {
         ForkResult::Parent { child } => {
-            drop(blocked);
+            // A handler of SIGCHLD may reap the child, so watch the child first.
             let child = Child::adopt(child)?;
+            drop(blocked);
             tracing::debug!(child = child.id(), "forked");
             Ok(Fork::Parent(child))
         }

@@ -73,6 +73,18 @@ scenarios!(
         }
     }
 
+    /// If other code reaps a child before the fork returns, the fork succeeds, and waiting fails.
+    async fn reaped_by_other_code() {
+        extern "C" fn reap_all() {
+            // SAFETY: a null pointer means that the caller wants no status.
+            unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) };
+        }
+        unplanned::pthread_atfork(unplanned::nothing, reap_all, unplanned::nothing);
+        let mut child = fork_child(async || {}).await;
+        check_eq("waiting", child.wait().await.unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        check_eq("a signal", child.kill().unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    }
+
     /// Waiting for a child of another process fails at once, even if the wait began before the fork.
     async fn handle_in_another_process() {
         let turn = Turn::new();
