@@ -19,7 +19,8 @@ pub(crate) static HOOKS: Hooks<Hook> = Hooks::new();
 ///
 /// The hook that was registered last runs first, as with `pthread_atfork(3)`. No task of the thread runs between the hooks and
 /// the fork. Signals may be blocked while hooks run. A hook must not start threads: [`fork`](crate::fork()) then returns an
-/// error.
+/// error. A hook must not fork: [`fork_with_threads`](crate::fork_with_threads()) would wait forever for the fork that the hook
+/// belongs to.
 ///
 /// Children have the hooks too, for forks of their own. The counterpart in the child is [`on_child`](crate::on_child).
 ///

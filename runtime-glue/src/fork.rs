@@ -1,9 +1,11 @@
 //! Forks: [`fork`] and [`fork_with_threads`].
 
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::mem;
 use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use forkio_reactor::fork as reactor;
@@ -12,6 +14,7 @@ use forkio_reactor::fork::{ForkResult, SignalsBlocked, glue};
 use tokio::runtime::Handle;
 
 use crate::paused_workers::PausedWorkers;
+use crate::sys::PerProcess;
 use crate::{Child, ForkError, Lineage, before_fork, lineage, parent_only, policy, runtime, sys};
 
 /// The side of a fork that this process is on.
@@ -250,6 +253,9 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 /// # }
 /// ```
 pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
+    /// Held from the hooks to the fork. While another thread runs the hooks, they are not in the list.
+    static FORKING: PerProcess<Mutex<()>> = PerProcess::new();
+
     if Handle::try_current().is_ok() {
         return Err(ForkError::InsideRuntime);
     }
@@ -258,6 +264,10 @@ pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
         result => result.is_ok(),
     };
     policy::install_defaults();
+    let Ok(forking) = FORKING.get_or_try_make::<Infallible>(sys::process_key, || Ok(Mutex::new(()))) else {
+        unreachable!("making a lock forks nothing, and does not fail")
+    };
+    let forking = forking.lock().unwrap_or_else(PoisonError::into_inner);
     before_fork::run_hooks()?;
     let paused = PausedWorkers::pause();
     let mut stdout = io::stdout().lock();
@@ -269,7 +279,7 @@ pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
     let reserved = sys::reserve_watch().map_err(ForkError::Watch)?;
     // SAFETY: the caller has made the same promise, and signals are blocked.
     let side = unsafe { prepared.fork() }.map_err(ForkError::Fork)?;
-    drop((reserved, locks, stdout, stderr));
+    drop((reserved, locks, stdout, stderr, forking));
     match side {
         ForkResult::Parent { child } => {
             let child = Child::adopt(child)?;

@@ -47,6 +47,31 @@ scenarios!(
         println!("after the fork");
     }
 
+    /// Hooks run before each fork, even if several threads fork at the same time, and each child has the hooks.
+    fn hooks_of_concurrent_forks() {
+        static CALLS: AtomicU32 = AtomicU32::new(0);
+        forkio::before_fork(|| {
+            CALLS.fetch_add(1, Ordering::Relaxed);
+            // The other thread begins its fork meanwhile.
+            thread::sleep(Duration::from_millis(5));
+            Ok(())
+        });
+        let fork_often = || {
+            for _ in 0..10 {
+                wait(fork_with_threads(|| {
+                    CALLS.store(0, Ordering::Relaxed);
+                    wait(fork_with_threads(|| ()));
+                    check_eq("calls in the child", CALLS.load(Ordering::Relaxed), 1);
+                }));
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(fork_often);
+            scope.spawn(fork_often);
+        });
+        check_eq("calls", CALLS.load(Ordering::Relaxed), 20);
+    }
+
     /// Children of unplanned forks have a runtime of their own, under load too, and do not share their parent's
     /// connections.
     fn unplanned_forks() {
