@@ -203,8 +203,9 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 /// polls of their tasks, unless a poll takes longer than 50 milliseconds. They continue after two seconds in any case: a
 /// thread that holds the lock of standard output, which the fork needs, may wait for their tasks.
 ///
-/// Two failures are possible:
+/// Three failures are possible:
 ///
+/// - If this thread holds the lock of standard output or error, and another thread forks at the same time, both wait forever.
 /// - A connection that another thread has accepted and not registered yet, or deregistered and not closed yet, stays open in
 ///   the child.
 /// - If another thread was just starting or ending, no thread can start in the child. The child's first use of a
