@@ -73,15 +73,23 @@ impl Setup {
         }
     }
 
-    /// Opens the listeners.
-    fn listen(&mut self) -> Result<Vec<Listener>, ServeError> {
+    /// Opens the listeners. Adds the file of each Unix socket to `sockets` as soon as the socket is open.
+    fn listen(&mut self, sockets: &mut Vec<PathBuf>) -> Result<Vec<(Address, Listener)>, ServeError> {
         let mut inherited = Inherited::from_env().map_err(ServeError::Inherited)?;
         let mut listeners = Vec::new();
+        let mut add = |listener| -> Result<(), ServeError> {
+            let address = Address::of(&listener).map_err(ServeError::Inherited)?;
+            if let Address::Unix(path) = &address {
+                sockets.push(path.clone());
+            }
+            listeners.push((address, listener));
+            Ok(())
+        };
         for address in self.addresses.drain(..) {
-            listeners.push(address?.listen(&mut inherited)?);
+            add(address?.listen(&mut inherited)?)?;
         }
         if self.takes_inherited {
-            listeners.extend(inherited.take_all());
+            inherited.take_all().into_iter().try_for_each(add)?;
         } else if !inherited.is_empty() {
             tracing::warn!(?inherited, "closing inherited listeners: bind their addresses, or call `Server::systemd`");
         }
@@ -91,8 +99,8 @@ impl Setup {
         }
     }
 
-    /// Makes the supervisor with its listeners. Returns the files of its Unix sockets, too.
-    fn into_prefork(mut self) -> Result<(Prefork, How, Vec<PathBuf>), ServeError> {
+    /// Makes the supervisor with its listeners. Adds the files of its Unix sockets to `sockets`, even if it fails.
+    fn into_prefork(mut self, sockets: &mut Vec<PathBuf>) -> Result<(Prefork, How), ServeError> {
         #[cfg(feature = "tls")]
         if let Some((certificates, key)) = self.certificate.take() {
             let tls = Tls::new(certificates, key, self.how.http.protocol_names())
@@ -104,20 +112,15 @@ impl Setup {
             self.how.tls = Some(tls);
         }
         let mut addresses = Vec::new();
-        let mut sockets = Vec::new();
-        for listener in self.listen()? {
-            let address = Address::of(&listener).map_err(ServeError::Inherited)?;
+        for (address, listener) in self.listen(sockets)? {
             tracing::info!(%address, "listening");
-            if let Address::Unix(path) = &address {
-                sockets.push(path.clone());
-            }
             addresses.push(address);
             self.prefork = self.prefork.listener(listener);
         }
         if let Some(on_ready) = self.on_ready {
             self.prefork = self.prefork.on_ready(move || on_ready(&addresses));
         }
-        Ok((self.prefork, self.how, sockets))
+        Ok((self.prefork, self.how))
     }
 }
 
@@ -187,10 +190,13 @@ impl Serving {
         runtime.thread_keep_alive(Duration::from_millis(100)).on_thread_start(enter_worker_span).enable_all();
         let runtime = runtime.build().map_err(ServeError::Runtime)?;
         runtime.block_on(async {
-            let (prefork, how, sockets) = self.setup.into_prefork()?;
-            let ended = (self.start)(prefork, how).await;
+            let mut sockets = Vec::new();
+            let ended = match self.setup.into_prefork(&mut sockets) {
+                Ok((prefork, how)) => (self.start)(prefork, how).await.map_err(ServeError::from),
+                Err(error) => Err(error),
+            };
             sockets.iter().for_each(|path| remove_abandoned(path));
-            Ok(ended?)
+            ended
         })
     }
 }

@@ -86,6 +86,13 @@ scenarios!(
         fs::remove_file(path).expect("the file");
     }
 
+    /// A server that cannot listen at its second address removes the socket of its first.
+    fn socket_of_a_server_that_does_not_start() {
+        let path = free_path("first-of-two");
+        fails(&[&format!("unix:{}", path.display()), "192.0.2.1:8080"], &["192.0.2.1:8080"]);
+        assert!(!path.exists(), "the server has left its socket");
+    }
+
     /// A service can ask for the address of its client.
     fn peers() {
         let path = free_path("peers");
