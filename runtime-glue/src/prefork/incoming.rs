@@ -16,7 +16,7 @@ const ERROR_PAUSE: Duration = Duration::from_millis(100);
 /// How long a queue must stay empty before it is closed: the last step of a handshake may be on its way.
 const QUIET_PERIOD: Duration = Duration::from_millis(10);
 
-/// How long a queue is emptied at most, in case the kernel still makes connections for it.
+/// How long a queue is emptied at most since the last error, in case the kernel still makes connections for it.
 const EMPTYING_LIMIT: Duration = Duration::from_secs(2);
 
 /// The connections of one listener, until the worker has to end. [`Worker::incoming`](super::Worker::incoming) makes one.
@@ -119,8 +119,11 @@ impl<L: Accept> Incoming<L> {
                     }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection that waits");
-                        self.pause = Some(Instant::now() + ERROR_PAUSE);
-                        if self.shutdown.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                        let now = Instant::now();
+                        self.pause = Some(now + ERROR_PAUSE);
+                        // The connections still wait, because this worker could not take them.
+                        *since = now;
+                        if self.shutdown.deadline().is_some_and(|deadline| deadline <= now) {
                             self.state = State::Ended;
                         }
                     }
