@@ -4,6 +4,7 @@ mod address;
 mod axum;
 mod http;
 mod http2;
+mod lingering;
 mod loading;
 mod logs;
 mod streams;
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 
 use forkio_tests::{Program, kill, limit, wait_until};
 
-forkio_tests::main!(address, axum, http, http2, loading, logs, streams, tasks, timeouts);
+forkio_tests::main!(address, axum, http, http2, lingering, loading, logs, streams, tasks, timeouts);
 
 /// A path that is free, for the socket or the file of one scenario.
 fn free_path(name: &str) -> PathBuf {

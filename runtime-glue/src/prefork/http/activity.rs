@@ -15,6 +15,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The value of `Activity::preface` if the connection did not begin with [`PREFACE`].
 const HTTP1: usize = usize::MAX;
 
+/// The value of `Activity::preface` if the stream was handed over to the application.
+const UPGRADED: usize = usize::MAX - 1;
+
 /// The end of a head.
 const EMPTY_LINE: u32 = u32::from_be_bytes(*b"\r\n\r\n");
 
@@ -29,13 +32,17 @@ pub(super) struct Activity {
     /// head is complete, unless a body may still follow.
     last_read: AtomicU32,
     /// How many of the next bytes may belong to the body of the last HTTP/1 request, even after the response. This is an
-    /// upper bound: bytes that came with the head are not deducted. `usize::MAX` if the length is unknown.
+    /// upper bound: if one read had several heads, only the bytes after the first are deducted. `usize::MAX` if the length is
+    /// unknown.
     body_left: AtomicUsize,
+    /// How many bytes came after the head of the next HTTP/1 request, in the same read. 0 if that is not known.
+    after_head: AtomicUsize,
     /// How often bytes have been read.
     reads: AtomicUsize,
     /// How often bytes have been read that may belong to the body of a request.
     body_reads: AtomicUsize,
-    /// How many bytes of HTTP/2's preface have been read; [`HTTP1`] if the connection began with other bytes.
+    /// How many bytes of HTTP/2's preface have been read; [`HTTP1`] if the connection began with other bytes, and [`UPGRADED`]
+    /// once its stream was handed over.
     preface: AtomicUsize,
     /// How many requests have begun.
     requests: AtomicUsize,
@@ -58,6 +65,7 @@ impl Activity {
             serving,
             last_read: AtomicU32::new(EMPTY_LINE),
             body_left: AtomicUsize::new(0),
+            after_head: AtomicUsize::new(0),
             reads: AtomicUsize::new(0),
             body_reads: AtomicUsize::new(0),
             preface: AtomicUsize::new(0),
@@ -80,6 +88,16 @@ impl Activity {
 
     pub(super) fn is_http2(&self) -> bool {
         self.preface.load(Ordering::Relaxed) == PREFACE.len()
+    }
+
+    fn is_upgraded(&self) -> bool {
+        self.preface.load(Ordering::Relaxed) == UPGRADED
+    }
+
+    /// Notes that hyper hands the stream over to the application after this response.
+    pub(super) fn upgrade(&self) {
+        self.preface.store(UPGRADED, Ordering::Relaxed);
+        self.body_left.store(0, Ordering::Relaxed);
     }
 
     /// Whether a request has begun on this connection.
@@ -116,19 +134,22 @@ impl Activity {
         self.is_http2() && self.reads() == reads && self.is_idle()
     }
 
-    fn may_read_body(&self) -> bool {
+    pub(super) fn may_read_body(&self) -> bool {
         self.body_left.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether the client may still send something although the server has ended its side: acknowledgements (HTTP/2), or the rest
-    /// of a body.
+    /// Whether the client may still send something although the server has ended its side: acknowledgements (HTTP/2), the rest
+    /// of a body, or the rest of a request that hyper has refused.
     pub(super) fn may_read_more(&self) -> bool {
-        self.is_http2() || self.may_read_body()
+        self.is_http2() || self.may_read_body() || self.has_partial_head()
     }
 
     /// Notes that hyper is about to close the connection if it is idle. hyper has then read the body of the last request.
     pub(super) fn end_body_if_idle(&self) {
         if self.is_idle() {
+            if self.may_read_body() {
+                self.last_read.store(EMPTY_LINE, Ordering::Relaxed);
+            }
             self.body_left.store(0, Ordering::Relaxed);
         }
     }
@@ -136,7 +157,7 @@ impl Activity {
     /// Whether the client owes the rest of the head of an HTTP/1 request. It does not while it still reads a response.
     pub(super) fn has_partial_head(&self) -> bool {
         let is_partial = !ends_with_empty_line(self.last_read.load(Ordering::Relaxed));
-        is_partial && self.is_idle() && !self.may_read_body() && !self.is_http2()
+        is_partial && self.is_idle() && !self.may_read_body() && !self.is_http2() && !self.is_upgraded()
     }
 
     /// Whether the next HTTP/1 response must get `Connection: close`.
@@ -149,6 +170,9 @@ impl Activity {
     }
 
     pub(super) fn read(&self, bytes: &[u8]) {
+        if self.is_upgraded() {
+            return;
+        }
         if self.is_protocol_unknown() {
             let before = self.preface.load(Ordering::Relaxed);
             let expected = &PREFACE[before..];
@@ -159,7 +183,8 @@ impl Activity {
         // Only the task of the connection reads.
         self.reads.store(self.reads() + 1, Ordering::Relaxed);
         let body_left = self.body_left.load(Ordering::Relaxed);
-        let mut last = self.last_read.load(Ordering::Relaxed);
+        let before = self.last_read.load(Ordering::Relaxed);
+        let mut last = before;
         let mut rest = bytes;
         if body_left != 0 {
             self.body_reads.store(self.body_reads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -174,12 +199,26 @@ impl Activity {
         let rest = &rest[rest.len().saturating_sub(size_of::<u32>())..];
         last = rest.iter().fold(last, |last, byte| last << 8 | u32::from(*byte));
         self.last_read.store(last, Ordering::Relaxed);
+        if body_left == 0 && !ends_with_empty_line(last) && !self.is_http2() {
+            self.after_head.store(after_head(before, bytes), Ordering::Relaxed);
+        }
     }
 
-    pub(super) fn begin(&self, body_left: usize) -> Option<Started> {
+    /// Notes that a request begins. `body`: the length of its body, `usize::MAX` if it is unknown.
+    pub(super) fn begin(&self, body: usize) -> Option<Started> {
         // Only the task of the connection begins requests.
         self.requests.store(self.requests() + 1, Ordering::Relaxed);
-        self.body_left.store(body_left, Ordering::Relaxed);
+        let after_head = self.after_head.load(Ordering::Relaxed);
+        let is_known = body != usize::MAX;
+        self.body_left.store(if is_known { body.saturating_sub(after_head) } else { body }, Ordering::Relaxed);
+        if after_head != 0 {
+            // The other bytes, if any, belong to the requests after this one.
+            self.after_head.store(0, Ordering::Relaxed);
+            // Some clients send an empty line after a body.
+            if after_head.checked_sub(body).is_some_and(|rest| rest <= b"\r\n".len()) {
+                self.last_read.store(EMPTY_LINE, Ordering::Relaxed);
+            }
+        }
         self.serving.worker.begin_request()
     }
 
@@ -220,6 +259,17 @@ fn ends_with_empty_line(last: u32) -> bool {
     last.ends_with(b"\n\r\n") || last.ends_with(b"\n\n")
 }
 
+/// Returns how many of `bytes` come after the first head that ends in them. `last`: the last bytes before them.
+fn after_head(mut last: u32, bytes: &[u8]) -> usize {
+    // As in hyper, empty lines may come before a head.
+    let bytes = if ends_with_empty_line(last) { bytes.trim_ascii_start() } else { bytes };
+    let is_end = |byte: &u8| {
+        last = last << 8 | u32::from(*byte);
+        ends_with_empty_line(last)
+    };
+    bytes.iter().position(is_end).map_or(0, |end| bytes.len() - end - 1)
+}
+
 /// Whether `bytes`, the beginning of a response, contain all of it. `body` is the length of the response's body.
 fn is_whole(bytes: &[u8], body: usize) -> bool {
     // The only empty line of a head is the one at its end.
@@ -228,7 +278,17 @@ fn is_whole(bytes: &[u8], body: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_whole;
+    use super::{EMPTY_LINE, after_head, is_whole};
+
+    #[test]
+    fn bytes_after_a_head_are_counted() {
+        let head = b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n";
+        assert_eq!(after_head(EMPTY_LINE, &[&head[..], b"OK"].concat()), 2);
+        assert_eq!(after_head(EMPTY_LINE, &[b"\r\n", &head[..], b"OK"].concat()), 2);
+        assert_eq!(after_head(EMPTY_LINE, &[&head[..], b"OK", head, b"KO"].concat()), head.len() + 4);
+        assert_eq!(after_head(u32::from_be_bytes(*b" 2\r\n"), b"\r\nOK"), 2);
+        assert_eq!(after_head(EMPTY_LINE, b"GET / HT"), 0);
+    }
 
     #[test]
     fn a_response_is_whole_with_its_head_and_all_of_its_body() {

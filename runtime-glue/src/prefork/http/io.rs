@@ -35,7 +35,7 @@ pub(super) struct TrackedIo<I> {
 
 /// Reads and discards what the client still sends. If the socket were closed at once, the kernel would answer these bytes with a
 /// reset, and drop the end of the last response. An HTTP/2 client acknowledges what it reads, and an HTTP/1 client may still send
-/// a body that the handler does not read.
+/// a body that the handler does not read, or a head that is too long.
 #[derive(Debug)]
 struct Lingering {
     end: Instant,
@@ -48,13 +48,18 @@ impl Lingering {
         Lingering { end: now + LINGERING_TIME, sleep: Box::pin(sleep_until(now + LINGERING_TIMEOUT)) }
     }
 
-    /// Returns `Ready` when the client has ended its side too, or has taken too long.
+    /// Returns `Ready` when the client has ended its side too, has sent all of its body, or has taken too long.
     fn poll(&mut self, io: &mut (impl AsyncRead + Unpin), activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let mut bytes = [MaybeUninit::uninit(); SHORT];
             let mut buffer = ReadBuf::uninit(&mut bytes);
             match Pin::new(&mut *io).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    let was_body = activity.may_read_body();
+                    activity.read(buffer.filled());
+                    if was_body && !activity.may_read_more() {
+                        return Poll::Ready(());
+                    }
                     self.sleep.as_mut().reset(self.end.min(Instant::now() + LINGERING_TIMEOUT));
                 }
                 Poll::Ready(_) => return Poll::Ready(()),

@@ -10,7 +10,7 @@ use hyper::body::{Body, Buf, Bytes, Frame, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
 use tracing::Span;
 use tracing::instrument::{Instrument, Instrumented};
@@ -50,6 +50,7 @@ where
             };
         let has_body = !request.body().is_end_stream();
         let may_continue = has_body || request.extensions().get::<OnUpgrade>().is_some();
+        let is_connect = request.method() == Method::CONNECT;
         let length = || request.body().size_hint().exact().and_then(|length| usize::try_from(length).ok());
         let body_left = if has_body && is_http1 { length().unwrap_or(usize::MAX) } else { 0 };
         let started = self.activity.begin(body_left);
@@ -61,6 +62,7 @@ where
             in_flight: Some(in_flight),
             is_http1,
             is_last,
+            is_connect,
             may_continue,
         }
     }
@@ -97,6 +99,7 @@ pin_project! {
         is_http1: bool,
         // Whether hyper is known to close the connection after this response.
         is_last: bool,
+        is_connect: bool,
         // Whether hyper may keep the connection after its last response: to read the rest of the request's body, or to hand the
         // stream over if the response is an upgrade.
         may_continue: bool,
@@ -117,8 +120,11 @@ where
         Poll::Ready(result.map(|mut response| {
             if let Some(in_flight) = &mut in_flight {
                 in_flight.answer();
-                let closes = *this.is_http1 && in_flight.activity.closes();
-                if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let is_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                if *this.is_http1 && (is_switched || *this.is_connect && response.status().is_success()) {
+                    in_flight.activity.upgrade();
+                }
+                if *this.is_http1 && in_flight.activity.closes() && !is_switched {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     *this.is_last = true;
                 }

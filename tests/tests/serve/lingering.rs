@@ -1,0 +1,56 @@
+//! Clients that send more than the server reads.
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use forkio_tests::{scenarios, wait_until};
+
+use crate::http::{TCP, start};
+use crate::{body, connect, stop};
+
+scenarios!(
+    /// A client may send the rest of a body that the handler does not read. It then reads the response.
+    fn body_that_is_not_read() {
+        const LENGTH: usize = 32 * 1024 * 1024;
+        let (program, addresses) = start(&TCP);
+        let mut stream = connect(&addresses[0]);
+        write!(stream, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {LENGTH}\r\n\r\n")
+            .expect("sending a head");
+        stream.write_all(&vec![b'x'; LENGTH]).expect("sending a body");
+        assert!(!body(stream).is_empty());
+        stop(program);
+    }
+
+    /// A client may send the rest of a head that is too long. It then reads the response.
+    fn head_that_is_too_long() {
+        let (program, addresses) = start(&TCP);
+        let mut stream = connect(&addresses[0]);
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nLong: ").expect("sending the beginning of a head");
+        stream.write_all(&vec![b'x'; 32 * 1024 * 1024]).expect("sending the rest");
+        let mut response = [0; 12];
+        stream.read_exact(&mut response).expect("the response");
+        assert_eq!(&response, b"HTTP/1.1 431");
+        drop(stream);
+        stop(program);
+    }
+
+    /// The server closes a connection at once if it has read all of the last request's body. It does not wait until the client
+    /// has closed its side, too.
+    fn body_that_is_known_to_be_read() {
+        let (program, addresses) = start(&TCP);
+        for parts in [&["Content-Length: 5\r\n\r\nhello"][..], &["Content-Length: 5\r\n\r", "\nhe", "llo"]] {
+            let mut stream = connect(&addresses[0]);
+            write!(stream, "POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n").expect("sending a head");
+            for part in parts {
+                stream.write_all(part.as_bytes()).expect("sending");
+                std::thread::sleep(Duration::from_millis(50)); // The parts may arrive separately.
+            }
+            body(&mut stream);
+            let answered = Instant::now();
+            // A connection that lingers takes bytes for half a minute.
+            wait_until("the connection is reset", || stream.write_all(b"x").is_err());
+            assert!(answered.elapsed() < Duration::from_secs(20), "{:?}", answered.elapsed());
+        }
+        stop(program);
+    }
+);
