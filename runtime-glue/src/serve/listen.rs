@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 
 use super::{Address, ServeError};
 use crate::prefork::{Inherited, Listener};
@@ -53,16 +53,24 @@ impl Address {
 }
 
 fn listen_tcp(address: &str, inherited: &mut Inherited) -> io::Result<Listener> {
+    let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
+    // The inherited listener may have any of the addresses of a host name.
+    let listener = match addresses.iter().find_map(|address| inherited.tcp(*address)) {
+        Some(listener) => listener,
+        None => bind_first(&addresses, inherited)?,
+    };
+    // hyper writes a response as a whole, so there is nothing to wait for. Accepted connections inherit the option.
+    if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(true) {
+        tracing::debug!(%error, "cannot set TCP_NODELAY");
+    }
+    Ok(listener.into())
+}
+
+fn bind_first(addresses: &[SocketAddr], inherited: &mut Inherited) -> io::Result<TcpListener> {
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in address.to_socket_addrs()? {
-        match inherited.bind_tcp(address) {
-            Ok(listener) => {
-                // hyper writes a response as a whole, so there is nothing to wait for. Accepted connections inherit the option.
-                if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(true) {
-                    tracing::debug!(%error, "cannot set TCP_NODELAY");
-                }
-                return Ok(listener.into());
-            }
+    for address in addresses {
+        match inherited.bind_tcp(*address) {
+            Ok(listener) => return Ok(listener),
             Err(error) => failed = error,
         }
     }
