@@ -197,7 +197,7 @@ fn reload_reads_the_certificate() {
     server.signal(Signal::HUP);
     let mut message = String::new();
     log.read_line(&mut message).expect("a message");
-    assert!(message.contains("the reload failed") && message.contains("cannot use the certificates"), "{message:?}");
+    assert!(message.contains("the reload failed") && message.contains("cannot read the certificates"), "{message:?}");
     assert!(seen.contains(&server.ask(&client).0), "{seen:?}");
     fs::write(&files.certificate, CERTIFICATE).expect("writing");
     server.signal(Signal::HUP);
@@ -247,12 +247,14 @@ fn errors_name_the_file() {
             assert!(errors.contains(word), "no {word:?} in {errors}");
         }
     };
+    fails(&["certificates", &certificate, "No such file"]);
+    fs::write(&files.certificate, "").expect("writing");
     fails(&["certificates", &certificate, "PEM"]);
     fs::write(&files.certificate, CERTIFICATE).expect("writing");
-    fails(&["private key", &key, "PEM"]);
+    fails(&["private key", &key, "No such file"]);
     fs::write(&files.key, CERTIFICATE).expect("writing");
     fails(&["private key", &key, "PEM"]);
-    fs::write(&files.certificate, "").expect("writing");
+    fs::write(&files.certificate, KEY).expect("writing");
     fs::write(&files.key, KEY).expect("writing");
-    fails(&["cannot use the certificates", &certificate, &key]);
+    fails(&["certificates", &certificate, "PEM"]);
 }

@@ -1,11 +1,10 @@
 //! TLS with rustls (feature `tls`).
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_rustls::rustls::crypto::ring::default_provider;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 
@@ -66,13 +65,18 @@ fn read(
     tickets: &Arc<TicketKeys>,
     protocols: &[&str],
 ) -> Result<Arc<ServerConfig>, TlsFailed> {
-    let cannot_read = |what: &str, path: &PathBuf, error: &dyn fmt::Display| {
-        TlsFailed(format!("cannot read the {what} in {}: {error}; give a file in PEM format", path.display()))
+    let cannot_read = |what: &str, path: &PathBuf, error: pem::Error| {
+        let why = match error {
+            pem::Error::Io(error) => error.to_string(),
+            error => format!("{error}; give a file in PEM format"),
+        };
+        TlsFailed(format!("cannot read the {what} in {}: {why}", path.display()))
     };
     let chain = CertificateDer::pem_file_iter(certificates)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| cannot_read("certificates", certificates, &error))?;
-    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| cannot_read("private key", key, &error))?;
+        .and_then(|chain| if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) })
+        .map_err(|error| cannot_read("certificates", certificates, error))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| cannot_read("private key", key, error))?;
     let config = |chain, secret| -> Result<ServerConfig, rustls::Error> {
         ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()?
