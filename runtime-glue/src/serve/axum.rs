@@ -19,8 +19,10 @@ impl Worker {
     /// Takes the first of the listeners that have not been taken, for `axum::serve` (feature `axum`).
     ///
     /// axum closes a connection that is idle when the worker must end, without the grace time that
-    /// [`Http`](crate::prefork::http::Http) gives it, and does not count requests. Use [`Server`](crate::Server) unless
-    /// you need `axum::serve` itself.
+    /// [`Http`](crate::prefork::http::Http) gives it, and does not count requests. It also waits for open connections without a
+    /// limit, so the supervisor kills the worker if one outlives the
+    /// [shutdown timeout](crate::prefork::Prefork::shutdown_timeout). Use [`Server`](crate::Server) unless you need
+    /// `axum::serve` itself.
     ///
     /// # Errors
     ///
