@@ -56,8 +56,13 @@ impl Client {
     /// Sends the head of the first request.
     #[track_caller]
     fn request(&mut self, method: u8, path: &str, flags: u8) {
+        self.request_on(1, method, path, flags);
+    }
+
+    #[track_caller]
+    fn request_on(&mut self, stream: u8, method: u8, path: &str, flags: u8) {
         let head = [&[method, 0x86, 0x44, path.len() as u8], path.as_bytes(), b"\x41\x04test"].concat();
-        self.write(HEADERS, flags | END_HEADERS, 1, &head).expect("writing");
+        self.write(HEADERS, flags | END_HEADERS, stream, &head).expect("writing");
     }
 
     fn read(&mut self) -> io::Result<Frame> {
@@ -117,14 +122,19 @@ scenarios!(
         stop(program);
     }
 
-    /// If a client has vanished, its worker still ends without an error.
+    /// If a client has vanished, its worker still ends without an error, even if the client made a request after GOAWAY.
     fn vanished_client() {
         let (program, address) = start(NEVER, NEVER);
-        let mut client = Client::connect(&address);
-        client.request(GET, "/", END_STREAM);
-        client.read().expect("a frame");
+        let (mut silent, mut late) = (Client::connect(&address), Client::connect(&address));
+        for client in [&mut silent, &mut late] {
+            client.request(GET, "/", END_STREAM);
+            client.read().expect("a frame");
+        }
         kill(program.pid(), libc::SIGTERM);
-        client.read_all(false);
+        while late.read().expect("a frame").kind != GOAWAY {}
+        late.request_on(3, GET, "/", END_STREAM);
+        assert_eq!(body_length(&late.read_all(false)), "hello".len());
+        silent.read_all(false);
         program.finish_well();
     }
 
