@@ -205,6 +205,21 @@ fn reload_reads_the_certificate() {
     server.stop();
 }
 
+/// The server answers a client that offers only HTTP/1.0 in its handshake, such as `curl --http1.0`.
+#[test]
+fn client_of_http1_0() {
+    let files = Files::write("old");
+    let server = Server::start(&files);
+    let mut old = ClientConfig::clone(&client(&rustls::version::TLS13));
+    old.alpn_protocols = vec![b"http/1.0".to_vec()];
+    let mut stream = server.connect_tls(&Arc::new(old));
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("sending a request");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("a response");
+    assert!(response.starts_with("HTTP/1.0 200 OK\r\n"), "{response}");
+    server.stop();
+}
+
 /// A client that makes no TLS handshake does not delay other clients. A client without TLS gets an alert.
 #[test]
 fn client_without_tls() {

@@ -23,8 +23,8 @@ impl Http {
     #[cfg(feature = "tls")]
     pub(crate) fn protocol_names(&self) -> &'static [&'static str] {
         match self.protocols {
-            super::Protocols::Http1(_) => &["http/1.1"],
-            super::Protocols::Both(_) => &["h2", "http/1.1"],
+            super::Protocols::Http1(_) => &["http/1.1", "http/1.0"],
+            super::Protocols::Both(_) => &["h2", "http/1.1", "http/1.0"],
         }
     }
 
