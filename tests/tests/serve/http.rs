@@ -17,7 +17,7 @@ use forkio_tests::{Program, arguments, kill, limit, scenarios, wait_until};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, UPGRADE};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -59,7 +59,8 @@ async fn answer(
     loaded: Arc<String>,
     worker: WorkerHandle,
 ) -> Result<Response<String>, Infallible> {
-    let text = match request.uri().path() {
+    let is_connect = request.method() == Method::CONNECT;
+    let text = match if is_connect { "/echo" } else { request.uri().path() } {
         "/loaded" => loaded.to_string(),
         "/requests" => worker.requests().to_string(),
         "/slow" => {
@@ -79,6 +80,9 @@ async fn answer(
                 }
             });
             let mut response = Response::new(String::new());
+            if is_connect {
+                return Ok(response);
+            }
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             response.headers_mut().insert(CONNECTION, "upgrade".parse().expect("a value"));
             response.headers_mut().insert(UPGRADE, "echo".parse().expect("a value"));

@@ -3,11 +3,12 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
-use forkio_tests::{kill, limit, scenarios};
+use forkio_tests::{Program, kill, limit, scenarios};
 use socket2::SockRef;
 
-use crate::stop;
+use crate::http::TCP;
 use crate::timeouts::{LIMIT, MEDIUM, NEVER, SECOND, start};
+use crate::{ends_before_it_is_killed, stop};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -136,6 +137,21 @@ scenarios!(
         assert_eq!(body_length(&late.read_all(false)), "hello".len());
         silent.read_all(false);
         program.finish_well();
+    }
+
+    /// A worker that must end keeps a connection whose stream was handed over (CONNECT), until the shutdown timeout.
+    fn handed_over_stream() {
+        ends_before_it_is_killed(|| {
+            let mut program =
+                Program::start("http::server", &[&TCP[..], &["--workers", "1", "--shutdown-timeout", LIMIT]].concat());
+            let mut client = Client::connect(&program.line());
+            client.write(HEADERS, END_HEADERS, 1, b"\x02\x07CONNECT\x41\x04test").expect("writing");
+            client.write(DATA, 0, 1, b"echo").expect("writing");
+            while client.read().expect("a frame").kind != DATA {}
+            kill(program.pid(), libc::SIGTERM);
+            client.read_all(true);
+            program
+        });
     }
 
     /// No timeout applies to a response for which the client has no room.

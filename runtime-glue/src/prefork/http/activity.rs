@@ -15,9 +15,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The value of `Activity::preface` if the connection did not begin with [`PREFACE`].
 const HTTP1: usize = usize::MAX;
 
-/// The value of `Activity::preface` if the stream was handed over to the application.
-const UPGRADED: usize = usize::MAX - 1;
-
 /// The end of a head.
 const EMPTY_LINE: u32 = u32::from_be_bytes(*b"\r\n\r\n");
 
@@ -41,8 +38,7 @@ pub(super) struct Activity {
     reads: AtomicUsize,
     /// How often bytes have been read that may belong to the body of a request.
     body_reads: AtomicUsize,
-    /// How many bytes of HTTP/2's preface have been read; [`HTTP1`] if the connection began with other bytes, and [`UPGRADED`]
-    /// once its stream was handed over.
+    /// How many bytes of HTTP/2's preface have been read; [`HTTP1`] if the connection began with other bytes.
     preface: AtomicUsize,
     /// How many requests have begun.
     requests: AtomicUsize,
@@ -52,6 +48,8 @@ pub(super) struct Activity {
     is_blocked: AtomicBool,
     /// Whether each HTTP/1 response gets `Connection: close`, except 101 (Switching Protocols).
     closes: AtomicBool,
+    /// Whether the stream, or with HTTP/2 one of its streams, was handed over to the application.
+    is_upgraded: AtomicBool,
     /// The length of the body that hyper is about to write, if it closes the connection right afterwards; otherwise
     /// [`NOT_LAST`].
     last_body: AtomicUsize,
@@ -73,6 +71,7 @@ impl Activity {
             ended: AtomicUsize::new(0),
             is_blocked: AtomicBool::new(false),
             closes: AtomicBool::new(closes),
+            is_upgraded: AtomicBool::new(false),
             last_body: AtomicUsize::new(NOT_LAST),
         }
     }
@@ -91,12 +90,12 @@ impl Activity {
     }
 
     fn is_upgraded(&self) -> bool {
-        self.preface.load(Ordering::Relaxed) == UPGRADED
+        self.is_upgraded.load(Ordering::Relaxed)
     }
 
     /// Notes that hyper hands the stream over to the application after this response.
     pub(super) fn upgrade(&self) {
-        self.preface.store(UPGRADED, Ordering::Relaxed);
+        self.is_upgraded.store(true, Ordering::Relaxed);
         self.body_left.store(0, Ordering::Relaxed);
     }
 
@@ -132,6 +131,12 @@ impl Activity {
     /// returned `reads`. A client that still reads a response may get the ping later.
     pub(super) fn is_abandoned(&self, reads: usize) -> bool {
         self.is_http2() && self.reads() == reads && self.is_idle()
+    }
+
+    /// Whether nothing keeps the connection open except an answer to a ping that the client owes. Call it after a graceful
+    /// shutdown.
+    pub(super) fn owes_only_an_answer(&self) -> bool {
+        self.is_http2() && self.is_idle() && !self.is_upgraded()
     }
 
     pub(super) fn may_read_body(&self) -> bool {
@@ -170,7 +175,7 @@ impl Activity {
     }
 
     pub(super) fn read(&self, bytes: &[u8]) {
-        if self.is_upgraded() {
+        if self.is_upgraded() && !self.is_http2() {
             return;
         }
         if self.is_protocol_unknown() {

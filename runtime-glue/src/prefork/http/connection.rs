@@ -238,8 +238,7 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
     let until = serving.worker.before_deadline(told + LONGEST);
     match timeout_at(until, connection.as_mut()).await {
         Ok(served) => served,
-        // All that is missing is the client's answer to a ping.
-        Err(_) if activity.is_http2() && activity.is_idle() => Ok(()),
+        Err(_) if activity.owes_only_an_answer() => Ok(()),
         Err(_) => connection.await,
     }
 }

@@ -121,7 +121,7 @@ where
             if let Some(in_flight) = &mut in_flight {
                 in_flight.answer();
                 let is_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                if *this.is_http1 && (is_switched || *this.is_connect && response.status().is_success()) {
+                if is_switched || (*this.is_connect && response.status().is_success()) {
                     in_flight.activity.upgrade();
                 }
                 if *this.is_http1 && in_flight.activity.closes() && !is_switched {
