@@ -21,6 +21,8 @@ fn a_server_finishes_the_requests_in_flight_when_it_stops() {
             .bind("127.0.0.1:0")
             .worker_threads(2)
             .shutdown_timeout(Duration::from_secs(60))
+            // An `Instant` cannot hold the sum of a time and this duration.
+            .header_timeout(Duration::MAX)
             .on_ready(move |addresses| ready.send(addresses[0].to_string()).unwrap())
             .load(|| async { Ok::<_, io::Error>("loaded") })
             .serve(|loaded: &str, worker| {

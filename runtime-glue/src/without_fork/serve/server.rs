@@ -156,7 +156,9 @@ impl<L> Server<L> {
     /// Sets how long a client has to send the head of a request, and how long an HTTP/1 connection may be idle. 10 seconds
     /// unless set.
     pub fn header_timeout(mut self, limit: Duration) -> Self {
-        self.setup.header_timeout = limit;
+        // hyper adds the limit to the current time. An `Instant` may not hold the sum if the limit is longer than this.
+        const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+        self.setup.header_timeout = limit.min(LONGEST);
         self
     }
 
