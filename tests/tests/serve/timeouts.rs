@@ -200,6 +200,25 @@ scenarios!(
         stop(program);
     }
 
+    /// A response that began before its worker was told to end does not say that the connection ends. After it, the client has the
+    /// grace time for one more request.
+    fn request_after_a_slow_response() {
+        let options = ["--keep-alive-timeout", NEVER, "--idle-grace", LIMIT, "--shutdown-timeout", NEVER];
+        let mut program = Program::start("timeouts::server", &options);
+        let address = program.line();
+        let mut stream = connect(&address);
+        send_get(&mut stream, "/slow");
+        read_until(&mut stream, "1\r\na\r\n");
+        kill(program.pid(), libc::SIGTERM);
+        // The rest comes after the grace time.
+        read_until(&mut stream, "1\r\nb\r\n0\r\n\r\n");
+        send_get(&mut stream, "/");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("a response");
+        assert!(response.contains("connection: close\r\n") && response.ends_with("hello"), "{response:?}");
+        program.finish_well();
+    }
+
     /// A client may send the body of its request after the response, for longer than the timeouts.
     fn upload_after_the_response() {
         let (program, address) = start(LIMIT, LIMIT);

@@ -212,13 +212,22 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
         served = connection.as_mut() => return served,
         () = sleep(EVENT_LOOP_TURN) => {}
     }
-    while let NextStep::WaitUntil(time) = next_step(activity, accepted, told) {
+    let mut idle_since = told;
+    while let NextStep::WaitUntil(time) = next_step(activity, accepted, idle_since) {
         let mut timer = pin!(sleep_until(time));
-        let served = poll_fn(|cx| match connection.as_mut().poll(cx) {
-            Poll::Ready(served) => Poll::Ready(Some(served)),
-            // The connection turns out to be HTTP/2. Its graceful shutdown need not wait.
-            Poll::Pending if activity.is_http2() => Poll::Ready(None),
-            Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
+        let served = poll_fn(|cx| {
+            let was_idle = activity.is_idle();
+            match connection.as_mut().poll(cx) {
+                Poll::Ready(served) => Poll::Ready(Some(served)),
+                // The connection turns out to be HTTP/2. Its graceful shutdown need not wait.
+                Poll::Pending if activity.is_http2() => Poll::Ready(None),
+                // This response began too early to tell the client that the connection ends.
+                Poll::Pending if !was_idle && activity.is_idle() => {
+                    idle_since = Instant::now();
+                    Poll::Ready(None)
+                }
+                Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
+            }
         });
         if let Some(served) = served.await {
             return served;
@@ -243,7 +252,8 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
     }
 }
 
-fn next_step(activity: &Activity, accepted: Instant, told: Instant) -> NextStep {
+/// `idle_since`: when the worker was told to end, or when the last response ended after that.
+fn next_step(activity: &Activity, accepted: Instant, idle_since: Instant) -> NextStep {
     let (serving, now) = (activity.serving(), Instant::now());
     let http = &serving.http;
     let until = if activity.is_http2() {
@@ -252,9 +262,11 @@ fn next_step(activity: &Activity, accepted: Instant, told: Instant) -> NextStep 
     } else if !activity.has_had_request() {
         accepted + http.header_timeout
     } else if activity.has_partial_head() {
-        told + http.header_timeout
+        idle_since + http.header_timeout
+    } else if activity.is_idle() {
+        idle_since + http.idle_grace
     } else {
-        told + http.idle_grace
+        now + LONGEST
     };
     let until = if activity.has_partial_head() { until } else { serving.worker.before_deadline(until) };
     if until <= now { NextStep::Finish } else { NextStep::WaitUntil(until) }

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | has sent no request yet | it has the rest of the [header timeout](Http::header_timeout) to send its first; if it sends nothing, it is closed shortly before the shutdown timeout at the latest |
 //! | is in its TLS handshake | it has the rest of the header timeout, and is closed shortly before the shutdown timeout at the latest |
-//! | a request is in flight | it is answered, with `Connection: close` |
+//! | a request is in flight | it is answered, with `Connection: close`; if the head of its response is already sent, the connection then becomes idle |
 //! | HTTP/1, idle | the next request is answered with `Connection: close`; without one it is closed after the [idle grace](Http::idle_grace) |
 //! | HTTP/2 | GOAWAY, then the streams that have begun are finished |
 //! | HTTP/2, idle, the client does not answer GOAWAY and a ping | it is closed shortly before the shutdown timeout |
