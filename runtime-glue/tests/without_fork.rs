@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -13,16 +13,21 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use tokio::runtime::Builder;
 
+/// Held by each test that runs a server. SIGINT stops all servers of this process.
+static SERVER: Mutex<()> = Mutex::new(());
+
 #[test]
 fn a_server_finishes_the_requests_in_flight_when_it_stops() {
+    let _alone = SERVER.lock();
     let (ready, address) = mpsc::channel();
     let server = thread::spawn(move || {
         Server::new()
             .bind("127.0.0.1:0")
             .worker_threads(2)
             .shutdown_timeout(Duration::from_secs(60))
-            // An `Instant` cannot hold the sum of a time and this duration.
+            // An `Instant` cannot hold the sum of a time and these durations.
             .header_timeout(Duration::MAX)
+            .keep_alive_timeout(Duration::MAX)
             .on_ready(move |addresses| ready.send(addresses[0].to_string()).unwrap())
             .load(|| async { Ok::<_, io::Error>("loaded") })
             .serve(|loaded: &str, worker| {
@@ -45,6 +50,35 @@ fn a_server_finishes_the_requests_in_flight_when_it_stops() {
     connection.read_to_string(&mut rest).unwrap();
     assert!(rest.ends_with("loaded by 0"), "{rest}");
     server.join().unwrap().unwrap();
+}
+
+/// A connection ends if its first request takes longer than the header timeout, or if it is idle for the keep-alive timeout.
+#[test]
+fn a_server_does_not_wait_for_requests_forever() {
+    let _alone = SERVER.lock();
+    const NEVER: Duration = Duration::from_secs(600);
+    for (header_timeout, keep_alive_timeout, request) in [
+        (Duration::from_millis(500), NEVER, "GET / HT"),
+        (NEVER, Duration::from_millis(500), "GET / HTTP/1.1\r\nhost: test\r\n\r\n"),
+        (NEVER, Duration::ZERO, "GET / HTTP/1.1\r\nhost: test\r\n\r\n"),
+    ] {
+        let (ready, address) = mpsc::channel();
+        thread::spawn(move || {
+            Server::new()
+                .bind("127.0.0.1:0")
+                .header_timeout(header_timeout)
+                .keep_alive_timeout(keep_alive_timeout)
+                .on_ready(move |addresses| ready.send(addresses[0].to_string()).unwrap())
+                .serve(|_| service_fn(|_: Request<_>| async { Ok::<_, Infallible>(Response::new("hello".to_owned())) }))
+                .try_run()
+        });
+        let mut connection = TcpStream::connect(address.recv().unwrap()).unwrap();
+        connection.write_all(request.as_bytes()).unwrap();
+        let mut response = String::new();
+        connection.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        connection.read_to_string(&mut response).unwrap();
+        assert_eq!(response.ends_with("hello"), request.ends_with("\r\n\r\n"), "{response:?}");
+    }
 }
 
 /// Sends SIGINT to this process, like Ctrl+C.

@@ -3,7 +3,7 @@
 use std::env;
 use std::error::Error;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io::{self, Write};
 use std::path::Path;
 use std::pin::{Pin, pin};
@@ -12,14 +12,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
-use hyper::service::Service;
+use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::{Address, AddressError, ServeError};
 
@@ -31,13 +32,20 @@ pub(super) struct Setup {
     pub(super) threads: Option<usize>,
     pub(super) shutdown_timeout: Duration,
     pub(super) header_timeout: Duration,
+    pub(super) keep_alive_timeout: Duration,
     pub(super) on_ready: Option<OnReady>,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        let (shutdown_timeout, header_timeout) = (Duration::from_secs(8), Duration::from_secs(10));
-        Setup { addresses: Vec::new(), threads: None, shutdown_timeout, header_timeout, on_ready: None }
+        Setup {
+            addresses: Vec::new(),
+            threads: None,
+            shutdown_timeout: Duration::from_secs(8),
+            header_timeout: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(75),
+            on_ready: None,
+        }
     }
 }
 
@@ -57,7 +65,9 @@ impl Setup {
 
     fn builder(&self) -> auto::Builder<TokioExecutor> {
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.header_timeout);
+        // hyper's timeout begins when the connection is idle. `connection` limits the time of the first request.
+        let keep_alive = Some(self.keep_alive_timeout).filter(|limit| !limit.is_zero());
+        builder.http1().timer(TokioTimer::new()).keep_alive(keep_alive.is_some()).header_read_timeout(keep_alive);
         builder.http2().timer(TokioTimer::new());
         builder
     }
@@ -175,7 +185,7 @@ where
     let mut accepting = JoinSet::new();
     for listener in listeners {
         let (service, builder, stopped) = (service.clone(), setup.builder(), stopped.clone());
-        accepting.spawn(accept(listener, service, builder, stopped));
+        accepting.spawn(accept(listener, service, builder, setup.header_timeout, stopped));
     }
     interrupted.await.map_err(ServeError::Runtime)?;
     let _ = stop.send(true);
@@ -183,7 +193,7 @@ where
     while let Some(accepted) = accepting.join_next().await {
         connections.extend(accepted);
     }
-    let drained = tokio::time::timeout(setup.shutdown_timeout, async {
+    let drained = timeout(setup.shutdown_timeout, async {
         for accepted in &mut connections {
             while accepted.join_next().await.is_some() {}
         }
@@ -205,6 +215,7 @@ async fn accept<S, B>(
     listener: TcpListener,
     service: S,
     builder: auto::Builder<TokioExecutor>,
+    header_timeout: Duration,
     mut stopped: watch::Receiver<bool>,
 ) -> JoinSet<()>
 where
@@ -225,7 +236,8 @@ where
         };
         match stream {
             Ok(stream) => {
-                connections.spawn(connection(stream, service.clone(), builder.clone(), stopped.clone()));
+                let (service, builder, stopped) = (service.clone(), builder.clone(), stopped.clone());
+                connections.spawn(connection(stream, service, builder, header_timeout, stopped));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -240,6 +252,7 @@ async fn connection<S, B>(
     stream: TcpStream,
     service: S,
     builder: auto::Builder<TokioExecutor>,
+    header_timeout: Duration,
     mut stopped: watch::Receiver<bool>,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -250,12 +263,27 @@ async fn connection<S, B>(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
+    let begun = Notify::new();
+    let mut too_late = pin!(async {
+        match timeout(header_timeout, begun.notified()).await {
+            Ok(()) => pending().await,
+            Err(_) => Err("the client has not sent the head of a request in time".into()),
+        }
+    });
+    let service = service_fn(|request| {
+        begun.notify_one();
+        service.call(request)
+    });
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
+        late = too_late.as_mut() => late,
         () = stop(&mut stopped) => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                served = connection => served,
+                late = too_late => late,
+            }
         }
     };
     if let Err(error) = served {

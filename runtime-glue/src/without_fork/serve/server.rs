@@ -153,12 +153,18 @@ impl<L> Server<L> {
         self
     }
 
-    /// Sets how long a client has to send the head of a request, and how long an HTTP/1 connection may be idle. 10 seconds
-    /// unless set.
+    /// Sets how long a client may take to send its first request. 10 seconds unless set.
     pub fn header_timeout(mut self, limit: Duration) -> Self {
+        self.setup.header_timeout = limit;
+        self
+    }
+
+    /// Sets how long an HTTP/1 client may take to send each later request, which includes the time in which the connection is
+    /// idle. 75 seconds unless set. Zero turns keep-alive off.
+    pub fn keep_alive_timeout(mut self, limit: Duration) -> Self {
         // hyper adds the limit to the current time. An `Instant` may not hold the sum if the limit is longer than this.
         const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-        self.setup.header_timeout = limit.min(LONGEST);
+        self.setup.keep_alive_timeout = limit.min(LONGEST);
         self
     }
 
