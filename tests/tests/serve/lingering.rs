@@ -3,10 +3,19 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use forkio_tests::{scenarios, wait_until};
+use forkio_tests::{kill, scenarios, wait_until};
 
 use crate::http::{TCP, start};
+use crate::timeouts::LIMIT;
 use crate::{body, connect, stop};
+
+/// Sends bytes until the connection is reset. One that lingers takes bytes for half a minute.
+#[track_caller]
+fn is_reset_at_once(stream: &mut impl Write) {
+    let start = Instant::now();
+    wait_until("the connection is reset", || stream.write_all(b"x").is_err());
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
 
 scenarios!(
     /// A client may send the rest of a body that the handler does not read. It then reads the response.
@@ -46,11 +55,20 @@ scenarios!(
                 std::thread::sleep(Duration::from_millis(50)); // The parts may arrive separately.
             }
             body(&mut stream);
-            let answered = Instant::now();
-            // A connection that lingers takes bytes for half a minute.
-            wait_until("the connection is reset", || stream.write_all(b"x").is_err());
-            assert!(answered.elapsed() < Duration::from_secs(20), "{:?}", answered.elapsed());
+            is_reset_at_once(&mut stream);
         }
         stop(program);
+    }
+
+    /// A worker that must end does not wait longer for a client that is too slow to send a head.
+    fn slow_head_at_the_end() {
+        let (program, addresses) = start(&[&TCP[..], &["--header-timeout", LIMIT]].concat());
+        let mut stream = connect(&addresses[0]);
+        write!(stream, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HT").expect("sending");
+        kill(program.pid(), libc::SIGTERM);
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).expect("the end of the stream");
+        is_reset_at_once(&mut stream);
+        program.finish_well();
     }
 );

@@ -237,8 +237,8 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
     if let Poll::Ready(served) = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await {
         return served;
     }
-    if !activity.is_http2() && !activity.has_had_request() {
-        // There is nothing to finish.
+    if !activity.is_http2() && (!activity.has_had_request() || activity.has_partial_head()) {
+        // There is nothing to finish: the client has been too slow.
         return Ok(());
     }
     activity.end_body_if_idle();
