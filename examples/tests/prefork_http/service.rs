@@ -275,6 +275,27 @@ fn process_1_passes_signals_on_while_it_drains() {
     assert_eq!(server.wait().code(), Some(0));
 }
 
+/// If the program that serves is killed while it starts another one, process 1 stays for that one.
+#[test]
+fn process_1_waits_for_a_program_that_starts() {
+    // Loading takes some time, so the program is killed before the next one is ready.
+    let arguments = ["--workers", "1", "--load-in-template", "--preload-mib", "32", "--idle-grace", "0"];
+    let Some((mut server, supervisor)) = start_as_process_1(&arguments) else { return };
+    signal(supervisor, Signal::USR2);
+    server.until_logged("this one retires");
+    let serving = until("the new program is left", || match server.processes_of(supervisor).as_slice() {
+        [program] => Some(program.pid),
+        _ => None,
+    });
+    signal(serving, Signal::USR2);
+    until("the next program loads", || (server.stderr().matches("loading the application").count() == 3).then_some(()));
+    signal(serving, Signal::KILL);
+    server.until_logged("process 1 follows it");
+    assert_eq!(server.connect().get("/").expect("an answer").status, 200);
+    signal(supervisor, Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
 /// As process 1 of a PID namespace, the supervisor reaps orphans that it inherits.
 #[test]
 fn process_1_reaps_orphans() {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::task::{Context, Poll, ready};
 
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
@@ -134,43 +135,70 @@ impl Upgrade {
 pub(super) struct Successors {
     /// The first program is a child of this process. Each later program becomes a child when the program before it ends.
     programs: VecDeque<Child>,
-    /// The socket on which each program says that it has taken over.
+    /// The socket on which each program says that it has taken over. Programs that have started, but are not ready yet, have
+    /// the other end too.
     channel: UnixStream,
+    /// How the last program ended.
+    pub(super) last: ExitStatus,
 }
 
 impl Successors {
     pub(super) fn new(upgrade: Upgrade) -> Successors {
-        Successors { programs: VecDeque::from([upgrade.child]), channel: upgrade.channel }
+        Successors {
+            programs: VecDeque::from([upgrade.child]),
+            channel: upgrade.channel,
+            last: super::supervisor::unknown_status(),
+        }
     }
 
     /// Waits until no program is left. Returns how the last one ended.
     ///
     /// Cancel safe.
     pub(super) async fn end(&mut self) -> ExitStatus {
-        let mut last = super::supervisor::unknown_status();
-        while let Some(program) = self.programs.front_mut() {
-            last = program.wait().await.unwrap_or_else(|_| super::supervisor::unknown_status());
-            // The successor has announced itself before this program ended.
-            self.update();
-            self.programs.pop_front();
+        loop {
+            if let Some(program) = self.programs.front_mut() {
+                self.last = program.wait().await.unwrap_or_else(|_| super::supervisor::unknown_status());
+                // The successor has announced itself before this program ended.
+                self.update();
+                self.programs.pop_front();
+                continue;
+            }
+            // If that program was killed, a program that it was starting may still take over.
+            match self.channel.async_io(Interest::READABLE, || self.announced()).await {
+                Ok(Some(pid)) => self.follow(pid),
+                Ok(None) | Err(_) => return self.last,
+            }
         }
-        last
     }
 
     /// Reads which programs have taken over.
     pub(super) fn update(&mut self) {
+        while let Ok(Some(pid)) = self.announced() {
+            self.follow(pid);
+        }
+    }
+
+    /// Reads the id of the next program that has taken over. Returns `None` if no program is left that could.
+    fn announced(&self) -> io::Result<Option<u32>> {
         let mut bytes = Process1::announcement(0);
         // The channel does not block.
-        while rustix::io::read(&self.channel, &mut bytes).is_ok_and(|length| length == bytes.len()) {
-            let pid = u32::from_ne_bytes(bytes);
-            match Child::open(pid) {
-                Ok(program) => {
-                    tracing::info!(pid, "another program has taken over: process 1 follows it");
-                    self.programs.push_back(program);
-                }
-                Err(error) => tracing::error!(%error, pid, "process 1 cannot follow the program that has taken over"),
+        let length = rustix::io::read(&self.channel, &mut bytes)?;
+        Ok((length == bytes.len()).then(|| u32::from_ne_bytes(bytes)))
+    }
+
+    fn follow(&mut self, pid: u32) {
+        match Child::open(pid) {
+            Ok(program) => {
+                tracing::info!(pid, "another program has taken over: process 1 follows it");
+                self.programs.push_back(program);
             }
+            Err(error) => tracing::error!(%error, pid, "process 1 cannot follow the program that has taken over"),
         }
+    }
+
+    /// Whether the program that served has ended. Another one may be starting.
+    pub(super) fn is_empty(&self) -> bool {
+        self.programs.is_empty()
     }
 
     pub(super) fn contain(&self, pid: u32) -> bool {

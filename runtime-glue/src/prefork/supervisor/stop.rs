@@ -192,7 +192,13 @@ impl Supervisor {
             tokio::select! {
                 biased;
                 status = successors.end() => return status,
-                (command, _) = self.signals.command() => successors.pass_on(command),
+                (command, _) = self.signals.command() => {
+                    successors.pass_on(command);
+                    // Process 1 does not know the program that is starting. The kernel kills it when process 1 ends.
+                    if successors.is_empty() && matches!(command, Command::Stop | Command::StopNow) {
+                        return successors.last;
+                    }
+                }
                 () = sleep_until(Instant::now() + PERIOD) => {
                     successors.update();
                     let _ = reaper.look(|pid| successors.contain(pid), Instant::now());
