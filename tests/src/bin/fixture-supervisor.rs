@@ -9,7 +9,7 @@
 //!
 //! Times are long, so that a slow machine causes no failures, unless an option such as `boot-timeout=700` gives one in
 //! milliseconds. The file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-aborts`,
-//! `load-lies=PID`, `never-ready`, `boot-exits`, `says-nothing`, `fork-fails`, `fork-panics`, `no-processes`,
+//! `load-lies=PID`, `ready-panics`, `never-ready`, `boot-exits`, `says-nothing`, `fork-fails`, `fork-panics`, `no-processes`,
 //! `no-processes-of-template`, or none of them.
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use forkio::ForkOptions;
-use forkio::prefork::{Inherited, Listener, Prefork, PreforkError, Stopped, Worker};
+use forkio::prefork::{Distribution, Inherited, Listener, Prefork, PreforkError, Stopped, Worker};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
@@ -99,7 +99,13 @@ async fn serve(control: Control, how: &str, options: &[String]) {
         .load_timeout(LONG)
         .heartbeat_timeout(LONG)
         .explicit_ready(true)
-        .on_ready(move || announce(&address.to_string()));
+        .on_ready({
+            let control = control.clone();
+            move || {
+                assert!(!control.says("ready-panics"), "on purpose");
+                announce(&address.to_string());
+            }
+        });
     for option in options {
         if let Some(path) = option.strip_prefix("pid-file=") {
             prefork = prefork.pid_file(path);
@@ -129,6 +135,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
             "crash-limit" => prefork.crash_limit(3),
             "no-crash-limit" => prefork.crash_limit(0),
             "one-draining" => prefork.max_draining(1),
+            "own-queues" => prefork.distribution(Distribution::ReusePort),
             "in-steps" => prefork.max_extra(0),
             "one-worker" => prefork.workers(1),
             "max-requests" => prefork.max_requests(1000).jitter(0.0),

@@ -178,6 +178,21 @@ scenarios!(
         server.stop();
     }
 
+    /// A worker that is no longer wanted closes its own queue although the template has the queue open until the next reload:
+    /// connections go to the queues that are left.
+    #[cfg(target_os = "linux")]
+    fn fewer_workers_with_own_queues() {
+        let server = Server::start(&["template", "own-queues"]);
+        server.control("load-hangs");
+        server.signal(libc::SIGTTOU);
+        server.until_logged("a worker that was told to end has ended");
+        server.until_logged("reloading generation=2");
+        for _ in 0..40 {
+            assert!(server.ask("pid").is_some());
+        }
+        server.stop();
+    }
+
     /// The supervisor does not reap the processes that its own tasks have started.
     fn processes_of_the_supervisor() {
         let server = Server::start(&["template", "processes"]);

@@ -196,7 +196,8 @@ impl<L: Accept> Acceptor<L> {
             refuse_new_connections(&self.listener);
         }
         let connections = self.turn.connections.clone();
-        Ok(Queue { listener: self.listener.into_std()?, connections })
+        let is_last = self.status.phase() == Phase::Retiring;
+        Ok(Queue { listener: self.listener.into_std()?, connections, is_last })
     }
 
     /// Returns the listener. From now on, each connection wakes this worker.

@@ -1,10 +1,11 @@
 //! Listeners, and the queues of listeners that a worker empties without a runtime.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
 use std::task::{Context, Poll};
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::prefork::{Connections, Counted};
@@ -25,6 +26,18 @@ pub(in crate::prefork) type Accepted<L> = (Counted<<L as Accept>::Stream>, <L as
 pub(in crate::prefork) struct Queue<L: Accept> {
     pub(super) listener: L::Std,
     pub(super) connections: Connections,
+    /// Whether no worker will serve this queue again.
+    pub(super) is_last: bool,
+}
+
+impl<L: Accept> Drop for Queue<L> {
+    fn drop(&mut self) {
+        if self.is_last {
+            // A template may have the listener open until the next reload. Without this call, the kernel would still choose the
+            // queue for connections. An error changes nothing: the listener is closed anyway.
+            let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        }
+    }
 }
 
 impl<L: Accept> Queue<L> {
