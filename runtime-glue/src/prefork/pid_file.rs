@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
@@ -15,7 +16,7 @@ pub(super) struct PidFile {
     owner: u32,
     /// Holds the lock that [`check`](PidFile::check) finds. The kernel releases the lock when the process ends. Children do not
     /// inherit it.
-    _locked: fs::File,
+    locked: fs::File,
 }
 
 impl PidFile {
@@ -33,9 +34,25 @@ impl PidFile {
         Ok(())
     }
 
-    /// Writes the file under another name first: a reader never sees half of it, and a full disk leaves the old one alone.
     pub(super) fn write(path: PathBuf) -> io::Result<PidFile> {
         let owner = process::id();
+        let locked = PidFile::create(&path, owner)?;
+        Ok(PidFile { path, owner, locked })
+    }
+
+    /// Writes the file again if another process has replaced or removed it.
+    pub(super) fn restore(&mut self) -> io::Result<()> {
+        // This must not open the file: closing it would release the lock of this process.
+        let own = self.locked.metadata()?;
+        let is_own = fs::metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()));
+        if !is_own {
+            self.locked = PidFile::create(&self.path, self.owner)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the file under another name first: a reader never sees half of it, and a full disk leaves the old one alone.
+    fn create(path: &Path, owner: u32) -> io::Result<fs::File> {
         let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
         name.push(format!(".{owner}"));
         let new = path.with_file_name(name);
@@ -45,17 +62,14 @@ impl PidFile {
             file.sync_all()?;
             // Without locks on this file system, no later server can tell that this one runs.
             let _ = fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive);
-            fs::rename(&new, &path)?;
+            fs::rename(&new, path)?;
             Ok(file)
         })();
-        match written {
-            Ok(file) => Ok(PidFile { path, owner, _locked: file }),
-            Err(error) => {
-                // An incomplete file is useless. Removing fails if there is no file at all.
-                let _ = fs::remove_file(&new);
-                Err(error)
-            }
+        if written.is_err() {
+            // An incomplete file is useless. Removing fails if there is no file at all.
+            let _ = fs::remove_file(&new);
         }
+        written
     }
 }
 

@@ -33,6 +33,24 @@ scenarios!(
         remove(&path);
     }
 
+    /// If a new program ends after it has written the pid file, the old program writes the file again, and still has the lock.
+    fn after_a_failed_upgrade() {
+        let path = own_path("pid");
+        let option = format!("pid-file={}", path.display());
+        let server = Server::start(&["before", &option]);
+        server.control("ready-panics");
+        for times in 1..=2 {
+            server.signal(libc::SIGUSR2);
+            server.until_logged_times("the new program ended before it was ready: this one continues", times);
+            let text = std::fs::read_to_string(&path).expect("the pid file");
+            assert_eq!(text.trim(), server.supervisor().to_string());
+        }
+        let (code, log) = Server::begin("", &["before", &option]).end();
+        assert!(code == 1 && log.contains("it belongs to process"), "{log}");
+        server.stop();
+        assert!(!path.exists());
+    }
+
     /// A server does not start if the disk is full. In an upgrade, the new program ends, and the old one continues to serve.
     #[cfg(procfs)]
     fn on_a_full_disk() {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use super::dismissed::poll_dismissed;
 use super::stop::{End, SAME_REQUEST};
 use super::{Supervisor, process};
+use crate::prefork::pid_file::PidFile;
 use crate::prefork::signals::Command;
 use crate::prefork::slots::ServerPhase;
 use crate::prefork::status::ServiceEvent;
@@ -214,6 +215,10 @@ impl Supervisor {
             Progress::Ended(status) => {
                 self.show_ownership();
                 self.service.upgrade_ends(Err(&format!("the new program ended with {status} before it was ready")));
+                // The new program may have ended after it had written its pid file.
+                if let Some(Err(error)) = self.pid_file.as_mut().map(PidFile::restore) {
+                    tracing::error!(%error, "cannot write the pid file again");
+                }
                 tracing::error!(%status, "the new program ended before it was ready: this one continues");
             }
         }
