@@ -142,11 +142,7 @@ impl Supervisor {
             Command::RetireAll if sys::is_in_foreground() => {
                 tracing::info!("ignoring SIGWINCH: a terminal sends it when the size of its window changes");
             }
-            Command::RetireAll => {
-                // A new generation that has no workers yet must not replace one that has proved itself.
-                self.abort_reload("SIGWINCH retires all workers");
-                self.is_dormant = true;
-            }
+            Command::RetireAll => self.log_refusal(Supervisor::retire_all),
             Command::ChildEnded => {}
         }
         None
@@ -161,6 +157,22 @@ impl Supervisor {
     pub(in crate::prefork) fn request_reload(&mut self) -> Result<(), String> {
         self.refuse_before_stop()?;
         self.queue_reload();
+        Ok(())
+    }
+
+    fn retire_all(&mut self) -> Result<(), String> {
+        if !self.is_up {
+            return Err("the server has not been ready yet".to_owned());
+        }
+        let reason = "SIGWINCH retires all workers";
+        // A new generation that has no workers yet must not replace one that has proved itself.
+        self.abort_reload(reason);
+        if std::mem::take(&mut self.reload_is_queued) {
+            // The operators who have asked for this reload wait for its result.
+            self.service.reload_begins(self.generations + 1);
+            self.service.reload_ends(self.generations + 1, Err(reason));
+        }
+        self.is_dormant = true;
         Ok(())
     }
 

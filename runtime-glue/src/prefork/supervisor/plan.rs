@@ -167,6 +167,7 @@ impl Supervisor {
         self.places.resize_with(workers, Place::default);
         if let Some(reload) = &mut self.reload {
             reload.old.truncate(workers);
+            reload.was_dormant = false;
         }
         if self.settings.loads && self.queues.has_own_queues() {
             // If a place gets a queue again later, that is a new queue, which these templates do not have.

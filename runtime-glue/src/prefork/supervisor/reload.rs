@@ -21,6 +21,8 @@ pub(super) struct Reload {
     pub(super) failures: u32,
     /// The places of the old generation, by worker index. `None` if the new generation has taken a place over, or is about to.
     pub(super) old: Vec<Option<Place>>,
+    /// Whether the server is dormant again if the reload fails.
+    pub(super) was_dormant: bool,
     since: Instant,
 }
 
@@ -51,15 +53,15 @@ impl Supervisor {
             return;
         }
         self.reload_is_queued = false;
-        let is_dormant = std::mem::replace(&mut self.is_dormant, false);
+        let was_dormant = std::mem::replace(&mut self.is_dormant, false);
         self.renewal = None;
         self.generations += 1;
         self.service_manager.reloading();
         tracing::info!(generation = self.generations, "reloading");
         self.service.reload_begins(self.generations);
-        let old = self.places.iter_mut().map(std::mem::take).map(|place| (!is_dormant).then_some(place)).collect();
+        let old = self.places.iter_mut().map(std::mem::take).map(|place| (!was_dormant).then_some(place)).collect();
         let generation = Generation::new(self.generations, self.settings.loads, now);
-        self.reload = Some(Reload { generation, failures: 0, old, since: now });
+        self.reload = Some(Reload { generation, failures: 0, old, was_dormant, since: now });
         if let Some(reload) = &mut self.settings.on_reload {
             let reloaded = catch_unwind(AssertUnwindSafe(reload));
             if let Err(reason) = reloaded.unwrap_or_else(|_| Err("the function of `on_reload` panicked".to_owned())) {
@@ -147,6 +149,7 @@ impl Supervisor {
     pub(super) fn abort_reload(&mut self, reason: &str) {
         let Some(mut reload) = self.reload.take() else { return };
         let new = reload.generation.number;
+        self.is_dormant = reload.was_dormant;
         tracing::error!(generation = new, reason, "the reload failed: the old generation continues to serve");
         report::unless_traced(format_args!("the reload failed, the old generation continues to serve: {reason}"));
         for position in self.positions(|worker| worker.is_active() && worker.generation == new) {

@@ -1,0 +1,78 @@
+//! SIGWINCH: a server without workers.
+
+use forkio_tests::{kill, scenarios, wait_until};
+
+use crate::server::Server;
+
+/// Signals the supervisor, and waits until it has ended all workers of a server without a template.
+#[track_caller]
+fn retire_all(server: &Server, template: usize) {
+    server.signal(libc::SIGWINCH);
+    wait_until("all workers have ended", || server.children().len() == template);
+}
+
+scenarios!(
+    /// The server stays dormant although another reload waits for the one in progress.
+    fn ends_a_queued_reload() {
+        let server = Server::start(&["template"]);
+        server.control("load-hangs");
+        server.signal(libc::SIGHUP);
+        server.until_logged("reloading generation=2");
+        server.signal(libc::SIGHUP);
+        server.until_logged("the next reload begins after");
+        retire_all(&server, 1);
+        server.control("");
+        // The supervisor starts what is due before it handles the next signal.
+        server.signal(libc::SIGUSR1);
+        server.until_logged("signal=\"SIGUSR1\"");
+        assert!(!server.log().contains("reloading generation=3"), "{}", server.log());
+        server.signal(libc::SIGHUP);
+        server.until_logged("reloaded: the old generation retires generation=3");
+        server.stop();
+    }
+
+    /// If the reload of a dormant server fails, the server is dormant again. A change of the number of workers wakes it, even
+    /// during a reload.
+    fn a_reload_fails() {
+        for (how, failure, template) in [("before", "boot-exits", 0), ("template", "load-fails", 1)] {
+            let server = Server::start(&[how]);
+            retire_all(&server, template);
+            server.control(failure);
+            server.signal(libc::SIGHUP);
+            server.until_logged("the reload failed");
+            server.control("");
+            server.signal(libc::SIGUSR1);
+            server.until_logged("signal=\"SIGUSR1\"");
+            let of_old = |line: &&str| line.contains("worker started") && line.ends_with(" generation=1");
+            assert_eq!(server.log().lines().filter(of_old).count(), 2, "{}", server.log());
+            let before = server.children();
+            server.control(if template == 0 { "never-ready" } else { "load-hangs" });
+            server.signal(libc::SIGHUP);
+            server.until_logged("reloading generation=3");
+            server.signal(libc::SIGTTIN);
+            server.until_logged("changing the number of workers");
+            server.control(failure);
+            for process in server.children().into_iter().filter(|pid| !before.contains(pid)) {
+                kill(process, libc::SIGKILL);
+            }
+            server.until_logged_times("the reload failed", 2);
+            server.control("");
+            wait_until("the old generation has workers", || server.log().lines().filter(of_old).count() == 5);
+            server.stop();
+        }
+    }
+
+    /// A server that has not been ready yet refuses the signal: a reload, which starts the workers again, waits until it is ready.
+    fn before_the_server_is_ready() {
+        let server = Server::begin("never-ready", &["before"]);
+        server.until_logged_times("never ready, on purpose", 2);
+        server.signal(libc::SIGWINCH);
+        server.until_logged("the server has not been ready yet");
+        server.control("");
+        for worker in server.children() {
+            kill(worker, libc::SIGKILL);
+        }
+        server.until_logged_times("worker is ready", 2);
+        server.stop();
+    }
+);
