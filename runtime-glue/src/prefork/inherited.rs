@@ -157,7 +157,24 @@ impl Inherited {
     pub fn bind_tcp(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
         match self.tcp(address) {
             Some(listener) => Ok(listener),
-            None => bind(address),
+            None => bind(address).map_err(|error| self.explain(error, address)),
+        }
+    }
+
+    /// Names the inherited listener that has the port, if an address such as 0.0.0.0 differs from it: the operator would search
+    /// for another program.
+    fn explain(&self, error: io::Error, address: SocketAddr) -> io::Error {
+        let mut own = self.listeners.iter().filter_map(|(_, listener)| match listener {
+            Listener::Tcp(listener) => listener.local_addr().ok(),
+            Listener::Unix(_) => None,
+        });
+        match own.find(|own| error.kind() == io::ErrorKind::AddrInUse && own.port() == address.port()) {
+            Some(own) => {
+                let text =
+                    format!("{error}; this program was started with a listener at {own}: listen at that address");
+                io::Error::new(error.kind(), text)
+            }
+            None => error,
         }
     }
 }
@@ -171,4 +188,22 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     // The backlog is that of `TcpListener::bind`.
     socket.listen(1024)?;
     TcpListener::from_std(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_inherited_listener_that_has_the_port() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let own = listener.local_addr().unwrap();
+            let mut inherited = Inherited { listeners: vec![(String::new(), listener.into())] };
+            let error = inherited.bind_tcp(([0, 0, 0, 0], own.port()).into()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+            assert!(error.to_string().contains(&format!("started with a listener at {own}")), "{error}");
+        });
+    }
 }
