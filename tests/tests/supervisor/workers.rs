@@ -79,11 +79,15 @@ scenarios!(
         server.stop();
     }
 
-    /// Limits may be endless. A second signal ends an endless lame-duck period.
+    /// Limits may be endless. A second signal ends an endless lame-duck period. Until then, the server refuses commands.
     fn endless_limits() {
         let server = Server::start(&["before", "endless"]);
         server.signal(libc::SIGTERM);
         server.until_logged("still accepting connections before the stop");
+        for (times, signal) in (1..).zip([libc::SIGHUP, libc::SIGUSR2, libc::SIGTTIN, libc::SIGTTOU, libc::SIGWINCH]) {
+            server.signal(signal);
+            server.until_logged_times("it still accepts connections, but no commands", times);
+        }
         // A second signal that comes too soon counts as the same request.
         wait_until("the server has ended", || {
             server.signal(libc::SIGTERM);

@@ -161,6 +161,7 @@ impl Supervisor {
     }
 
     fn retire_all(&mut self) -> Result<(), String> {
+        self.refuse_before_stop()?;
         if !self.is_up {
             return Err("the server has not been ready yet".to_owned());
         }
@@ -177,7 +178,7 @@ impl Supervisor {
     }
 
     /// Returns an error if the server is a lame duck.
-    fn refuse_before_stop(&self) -> Result<(), String> {
+    pub(super) fn refuse_before_stop(&self) -> Result<(), String> {
         match self.stops_at {
             Some(_) => Err("the server is stopping: it still accepts connections, but no commands".to_owned()),
             None => Ok(()),

@@ -154,6 +154,7 @@ impl Supervisor {
     }
 
     pub(in crate::prefork) fn scale(&mut self, workers: usize) -> Result<(), String> {
+        self.refuse_before_stop()?;
         let most = slots(self.settings.workers) / 2;
         if workers == 0 || workers > most {
             return Err(format!(
