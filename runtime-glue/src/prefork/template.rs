@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::FutureExt;
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tracing::Instrument;
@@ -228,6 +229,10 @@ where
     template.settings.privileges.apply().map_err(|error| error.to_string())?;
     if !tie_to_supervisor(template.supervisor, None) {
         process::exit(0);
+    }
+    // A load may be synchronous, and would then continue long after the end of the supervisor. It has nothing to finish.
+    if let Err(error) = sys::end_with_parent(template.supervisor, Signal::KILL) {
+        tracing::debug!(%error, "if the supervisor is killed, this template ends when it has loaded");
     }
     let signals = std::mem::replace(&mut template.signals, Signals::none());
     // The task is `parent_only`, because the workers that this process forks follow signals in another way.

@@ -8,9 +8,9 @@
 //! - `inherited`: the program only lists the listeners that it inherits.
 //!
 //! Times are long, so that a slow machine causes no failures, unless an option such as `boot-timeout=700` gives one in
-//! milliseconds. The file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-aborts`,
-//! `load-lies=PID`, `ready-panics`, `never-ready`, `boot-exits`, `says-nothing`, `fork-fails`, `fork-panics`, `no-processes`,
-//! `no-processes-of-template`, or none of them.
+//! milliseconds. The file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-sleeps`,
+//! `load-aborts`, `load-lies=PID`, `ready-panics`, `never-ready`, `boot-exits`, `says-nothing`, `fork-fails`, `fork-panics`,
+//! `no-processes`, `no-processes-of-template`, or none of them.
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
 
@@ -263,6 +263,9 @@ async fn load(control: Control) -> Result<u32, String> {
     }
     if let Some(pid) = control.value("load-lies=") {
         lie(&pid);
+    }
+    if control.says("load-sleeps") {
+        std::thread::sleep(LONG);
     }
     if control.says("load-hangs") {
         std::future::pending::<()>().await;

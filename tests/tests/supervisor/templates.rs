@@ -3,6 +3,8 @@
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+#[cfg(target_os = "linux")]
+use forkio_tests::processes;
 use forkio_tests::{check_eq, kill, scenarios, wait_until};
 
 use crate::server::{Server, number_after};
@@ -114,6 +116,16 @@ scenarios!(
             other.is_some_and(|other| other != template.to_string())
         });
         server.stop();
+    }
+
+    /// A template ends with its supervisor even if its load is synchronous.
+    #[cfg(target_os = "linux")]
+    fn killed_supervisor() {
+        let server = Server::begin("load-sleeps", &["template"]);
+        server.until_logged("loading the application");
+        let template = number_after(&server.log(), "template started generation=1 pid=");
+        kill(server.supervisor(), libc::SIGKILL);
+        wait_until("the template has ended", || processes().get(&template).is_none_or(|process| process.has_ended()));
     }
 
     /// Templates that keep dying after they have loaded are started again with growing delays. The delays start over once a

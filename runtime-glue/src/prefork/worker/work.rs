@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use forkio_reactor::unix::Process;
 use futures_util::FutureExt;
+use rustix::process::Signal;
 use tokio::runtime::{Runtime, RuntimeFlavor};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::Instrument;
@@ -314,7 +315,7 @@ pub(in crate::prefork) fn tie_to_supervisor(supervisor: u32, limit: Option<Durat
             tracing::warn!(%error, supervisor, "cannot watch the supervisor: if it is killed, this process may not end")
         }
     }
-    sys::terminate_with_parent(supervisor).unwrap_or_else(|error| {
+    sys::end_with_parent(supervisor, Signal::TERM).unwrap_or_else(|error| {
         tracing::warn!(%error, "if the supervisor is killed, this process may not end");
         true
     })

@@ -8,6 +8,8 @@ mod threads;
 use std::ffi::c_void;
 use std::io;
 
+use rustix::process::Signal;
+
 pub(crate) use self::descriptors::*;
 pub(crate) use self::reuse_port::*;
 pub(crate) use self::threads::*;
@@ -66,11 +68,11 @@ pub(crate) fn wait_until_single_threaded() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the kernel send SIGTERM to this process when its parent ends: `PROC_PDEATHSIG_CTL` of procctl(2), FreeBSD 11.2 and
+/// Makes the kernel send a signal to this process when its parent ends: `PROC_PDEATHSIG_CTL` of procctl(2), FreeBSD 11.2 and
 /// DragonFly 6. Returns `false` if the parent has ended already.
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
-pub(crate) fn terminate_with_parent(parent: u32) -> io::Result<bool> {
-    let mut signal = libc::SIGTERM;
+pub(crate) fn end_with_parent(parent: u32, signal: Signal) -> io::Result<bool> {
+    let mut signal = signal.as_raw();
     // SAFETY: the kernel reads an int. The id 0 means this process.
     if unsafe { libc::procctl(libc::P_PID, 0, libc::PROC_PDEATHSIG_CTL, (&raw mut signal).cast()) } == -1 {
         return Err(io::Error::last_os_error());
@@ -81,7 +83,7 @@ pub(crate) fn terminate_with_parent(parent: u32) -> io::Result<bool> {
 /// Returns `false` if the parent has ended already. These kernels send no signal when a parent ends, so a stuck worker
 /// outlives its parent.
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]
-pub(crate) fn terminate_with_parent(parent: u32) -> io::Result<bool> {
+pub(crate) fn end_with_parent(parent: u32, _signal: Signal) -> io::Result<bool> {
     Ok(is_parent(parent))
 }
 

@@ -70,9 +70,9 @@ fn unreadable(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot read {TASKS}: {error}; is /proc mounted?"))
 }
 
-/// Makes the kernel send SIGTERM to this process when its parent ends (`PR_SET_PDEATHSIG`). Returns `false` if the parent has
+/// Makes the kernel send a signal to this process when its parent ends (`PR_SET_PDEATHSIG`). Returns `false` if the parent has
 /// ended already.
-pub(crate) fn terminate_with_parent(parent: u32) -> io::Result<bool> {
-    set_parent_process_death_signal(Some(Signal::TERM))?;
+pub(crate) fn end_with_parent(parent: u32, signal: Signal) -> io::Result<bool> {
+    set_parent_process_death_signal(Some(signal))?;
     Ok(getppid().is_some_and(|pid| pid.as_raw_nonzero().get() as u32 == parent))
 }
