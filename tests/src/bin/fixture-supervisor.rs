@@ -10,7 +10,7 @@
 //! Times are long, so that a slow machine causes no failures, unless an option such as `boot-timeout=700` gives one in
 //! milliseconds. The file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-sleeps`,
 //! `load-aborts`, `load-lies=PID`, `ready-panics`, `never-ready`, `boot-exits`, `says-nothing`, `fork-fails`, `fork-panics`,
-//! `no-processes`, `no-processes-of-template`, or none of them.
+//! `between-waits`, `no-processes`, `no-processes-of-template`, or none of them.
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
 
@@ -79,6 +79,13 @@ async fn serve(control: Control, how: &str, options: &[String]) {
         let is_template = std::process::id() != supervisor;
         allow_processes(!(refuses.says("no-processes") || is_template && refuses.says("no-processes-of-template")));
         assert!(!refuses.says("fork-panics"), "on purpose");
+        // A template forks each worker through a process in between.
+        if is_template && std::os::unix::process::parent_id() != supervisor && refuses.says("between-waits") {
+            say(&format!("process in between: {}", std::process::id()));
+            while refuses.says("between-waits") {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
         if refuses.says("fork-fails") { Err(io::Error::from_raw_os_error(libc::EAGAIN)) } else { Ok(()) }
     });
     // An upgrade hands the listener over.

@@ -118,6 +118,25 @@ scenarios!(
         server.stop();
     }
 
+    /// A worker that is forked after its template was killed does not start: the supervisor has asked another template for it.
+    fn killed_while_it_forks() {
+        let server = Server::start(&["template"]);
+        let template = newest_template(&server);
+        let worker = server.pid();
+        server.control("between-waits");
+        kill(worker, libc::SIGKILL);
+        server.until_logged("process in between: ");
+        let between = number_after(&server.log(), "process in between: ");
+        kill(template, libc::SIGKILL);
+        server.until_logged_times("template has loaded", 2);
+        server.control("");
+        server.until_logged_times("worker is ready", 3);
+        wait_until("the process in between has ended", || !server.children().contains(&between));
+        // The worker that it has forked is a child of the supervisor for as long as it runs.
+        wait_until("there are two workers and a template", || server.children().len() == 3);
+        server.stop();
+    }
+
     /// A template ends with its supervisor even if its load is synchronous.
     #[cfg(target_os = "linux")]
     fn killed_supervisor() {

@@ -158,6 +158,27 @@ scenarios!(
         server.stop();
     }
 
+    /// Workers do not count as stuck if the supervisor was stopped as well, such as by `docker pause`.
+    fn all_processes_are_stopped() {
+        let server = Server::start(&["before", "heartbeat-timeout=3000"]);
+        let workers = server.children();
+        workers.iter().for_each(|worker| kill(*worker, libc::SIGSTOP));
+        // The supervisor sees the last heartbeats in this time, and the workers count as stuck after the next one.
+        thread::sleep(Duration::from_secs(1));
+        server.signal(libc::SIGSTOP);
+        thread::sleep(Duration::from_secs(3));
+        server.signal(libc::SIGCONT);
+        for times in 1..=2 {
+            // The supervisor checks heartbeats before it handles the second signal.
+            server.signal(libc::SIGUSR1);
+            server.until_logged_times("signal=\"SIGUSR1\"", times);
+        }
+        workers.iter().for_each(|worker| kill(*worker, libc::SIGCONT));
+        assert_eq!(server.children(), workers, "{}", server.log());
+        assert!(!server.log().contains("is stuck"), "{}", server.log());
+        server.stop();
+    }
+
     /// With `abort_stuck`, a worker whose runtime is stuck is aborted and prints its stack.
     fn stuck() {
         for how in ["before", "threads", "own-runtime"] {
