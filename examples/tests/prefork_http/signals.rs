@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -204,6 +205,29 @@ fn usr1_opens_the_log_file_again() {
     until("the worker and the supervisor write to the new file", || {
         let text = fs::read_to_string(&log).expect("the log");
         ["draining phase=", "starting its successor"].iter().all(|line| text.contains(line)).then_some(())
+    });
+    server.stop();
+    fs::remove_dir_all(&directory).expect("removing");
+}
+
+/// The template and the service worker do not keep the old file open.
+#[test]
+fn usr1_reaches_all_processes() {
+    let directory = std::env::temp_dir().join(format!("prefork-http-old-log-{}", std::process::id()));
+    fs::create_dir_all(&directory).expect("a directory");
+    let (log, old) = (directory.join("log"), directory.join("log.1"));
+    let options = ["--workers", "2", "--load-in-template", "--status", "127.0.0.1:0", "--log-file"];
+    let server = Server::start(&[&options[..], &[log.to_str().expect("UTF-8")]].concat());
+    workers_of(&server, 4);
+    fs::rename(&log, &old).expect("rotating");
+    server.signal(Signal::USR1);
+    let has_open = |pid: u32, path: &Path| {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors");
+        descriptors.flatten().any(|entry| fs::read_link(entry.path()).is_ok_and(|file| file == path))
+    };
+    until("all processes use the new file", || {
+        let mut pids = server.workers().into_iter().chain([server.pid()]);
+        pids.all(|pid| has_open(pid, &log) && !has_open(pid, &old)).then_some(())
     });
     server.stop();
     fs::remove_dir_all(&directory).expect("removing");

@@ -97,6 +97,8 @@ impl Service {
         false
     }
 
+    pub(super) fn signal(&self, _signal: i32) {}
+
     pub(super) fn reload_begins(&mut self, _number: u64) {}
 
     pub(super) fn reload_ends(&mut self, _number: u64, _result: Result<(), &str>) {}

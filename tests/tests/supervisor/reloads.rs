@@ -54,6 +54,22 @@ scenarios!(
         server.stop();
     }
 
+    /// SIGUSR1 reaches the template, too, because the next workers inherit its log files. It also works while the server stops.
+    fn logs_are_opened_again() {
+        let server = Server::start(&["template", "panicking-hooks"]);
+        server.signal(libc::SIGUSR1);
+        server.until_logged_times("`on_reopen_logs` panicked", 4);
+        // A connection that sends nothing keeps its worker from draining.
+        let _held = server.connect();
+        server.signal(libc::SIGTERM);
+        server.until_logged("stopping: draining the workers");
+        server.signal(libc::SIGUSR1);
+        server.until_logged_times("`on_reopen_logs` panicked", 6);
+        server.signal(libc::SIGQUIT);
+        let (code, log) = server.end();
+        assert_eq!(code, 137, "{log}");
+    }
+
     /// If the hook of a worker fails or its CPU is missing, the server does not start.
     fn workers_that_cannot_be_set_up() {
         for (option, message) in [

@@ -14,8 +14,8 @@ impl Prefork {
 
     /// Sets how long the server still accepts connections after the signal to stop.
     /// [`is_lame_duck`](crate::prefork::WorkerHandle::is_lame_duck) is true meanwhile, so that a load balancer sends no
-    /// more connections. Zero unless set. A second signal ends the wait. Meanwhile the server refuses reloads and upgrades.
-    /// If the new program of an upgrade is not ready when the first signal arrives, the supervisor kills it.
+    /// more connections. Zero unless set. A second signal ends the wait. Meanwhile the server refuses reloads, upgrades and
+    /// changes of the number of workers. If the new program of an upgrade is not ready when the first signal arrives, the supervisor kills it.
     pub fn lame_duck(mut self, period: Duration) -> Prefork {
         self.settings.lame_duck = period;
         self

@@ -273,6 +273,14 @@ impl Service {
         matches!(&self.state, State::Running { child, .. } | State::Released(child) if child.id() == pid)
     }
 
+    pub(in crate::prefork) fn signal(&self, signal: i32) {
+        if let State::Running { child, .. } | State::Released(child) = &self.state {
+            if let Err(error) = child.signal(signal) {
+                tracing::debug!(%error, "cannot signal the service worker: it has ended");
+            }
+        }
+    }
+
     pub(in crate::prefork) fn has_control(&self) -> bool {
         self.options.control.is_some()
     }

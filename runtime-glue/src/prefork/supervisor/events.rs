@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::dismissed::poll_dismissed;
+use super::generation::Generation;
 use super::stop::{End, SAME_REQUEST};
 use super::{Supervisor, process};
 use crate::prefork::pid_file::PidFile;
@@ -132,10 +133,7 @@ impl Supervisor {
             }
             Command::StopNow => return Some(End::StopNow { signal: name }),
             Command::Reload => self.log_refusal(Supervisor::request_reload),
-            Command::ReopenLogs => {
-                self.settings.worker.reopen_logs();
-                self.signal_workers(libc::SIGUSR1);
-            }
+            Command::ReopenLogs => self.reopen_logs(),
             Command::Upgrade => self.log_refusal(Supervisor::start_upgrade),
             Command::Grow => self.log_refusal(|supervisor| supervisor.scale(supervisor.wanted + 1)),
             Command::Shrink => self.log_refusal(|supervisor| supervisor.scale(supervisor.wanted.saturating_sub(1))),
@@ -247,6 +245,20 @@ impl Supervisor {
             tracing::warn!(%error, pid, "cannot pass the signal to stop on to the new program");
         }
         self.upgrade_progressed(Progress::Ready)
+    }
+
+    /// Opens the log files again, in all processes.
+    pub(super) fn reopen_logs(&self) {
+        self.settings.worker.reopen_logs();
+        self.signal_workers(libc::SIGUSR1);
+        // The next workers inherit the files of their template.
+        let generations = [Some(&self.current), self.reload.as_ref().map(|reload| &reload.generation)];
+        for template in generations.into_iter().flatten().filter_map(Generation::template) {
+            if let Err(error) = template.child.signal(libc::SIGUSR1) {
+                tracing::debug!(%error, "cannot signal a template: it has ended");
+            }
+        }
+        self.service.signal(libc::SIGUSR1);
     }
 
     pub(super) fn signal_workers(&self, signal: i32) {

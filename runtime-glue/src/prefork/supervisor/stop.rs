@@ -157,6 +157,9 @@ impl Supervisor {
                     if let Some(successors) = &mut successors {
                         successors.pass_on(command);
                     }
+                    if command == Command::ReopenLogs {
+                        self.reopen_logs();
+                    }
                     let stops_again = command == Command::Stop && began.elapsed() > SAME_REQUEST && !is_first;
                     if (stops_again || command == Command::StopNow) && !has_killed {
                         tracing::warn!(signal, "told to stop again: killing the workers that are left");
@@ -194,6 +197,9 @@ impl Supervisor {
                 status = successors.end() => return status,
                 (command, _) = self.signals.command() => {
                     successors.pass_on(command);
+                    if command == Command::ReopenLogs {
+                        self.reopen_logs();
+                    }
                     // Process 1 does not know the program that is starting. The kernel kills it when process 1 ends.
                     if successors.is_empty() && matches!(command, Command::Stop | Command::StopNow) {
                         return successors.last;
