@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -190,29 +191,32 @@ fn request_that_arrives_in_parts() {
     server.ends_with(0);
 }
 
+/// Starts clients that open one connection after the other without a pause, each with one request, until they are refused. A
+/// client panics if its connection is reset.
+pub(crate) fn clients_until_refused(server: &Server, number: usize) -> Vec<JoinHandle<()>> {
+    let address = server.address();
+    let client = move || {
+        loop {
+            match Client::connect(address) {
+                Ok(mut client) => match client.get("/") {
+                    Ok(answer) => assert_eq!(answer.status, 200),
+                    Err(error) => panic!("a request was lost: {error}"),
+                },
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => break,
+                Err(error) => panic!("connecting: {error}"),
+            }
+        }
+    };
+    (0..number).map(|_| std::thread::spawn(client)).collect()
+}
+
 /// Clients connect again and again, with one request per connection, until the server refuses them. No connection is reset.
 #[test]
 fn no_connection_is_reset_by_a_stop() {
     for distribution in ["shared", "reuseport", "balanced"] {
         for _ in 0..5 {
             let server = Server::start(&["--workers", "2", "--distribution", distribution, "--idle-grace", "0"]);
-            let address = server.address();
-            let clients: Vec<_> = (0..4)
-                .map(|_| {
-                    std::thread::spawn(move || {
-                        loop {
-                            match Client::connect(address) {
-                                Ok(mut client) => match client.get("/") {
-                                    Ok(answer) => assert_eq!(answer.status, 200),
-                                    Err(error) => panic!("a request was lost: {error}"),
-                                },
-                                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => break,
-                                Err(error) => panic!("connecting: {error}"),
-                            }
-                        }
-                    })
-                })
-                .collect();
+            let clients = clients_until_refused(&server, 4);
             until("all workers serve", || (server.connect().status().requests > 20).then_some(()));
             server.signal(Signal::TERM);
             clients.into_iter().for_each(|client| client.join().expect("no request is lost"));

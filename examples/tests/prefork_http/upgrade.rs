@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use crate::client::Client;
 use crate::server::{LIMIT, Server, program, signal, until};
 use crate::signals::{expect_answers, queue_requests};
+use crate::stop::clients_until_refused;
 
 /// A copy of the program, which the test replaces.
 struct Copy {
@@ -135,6 +136,20 @@ fn queues_are_emptied() {
     server.until_logged("the new program is ready: this one retires");
     expect_answers(clients);
     assert_eq!(server.wait().code(), Some(0));
+}
+
+/// If each worker has a queue, an upgrade resets no connection even if clients connect all the time.
+#[test]
+fn busy_queues_are_emptied() {
+    let copy = Copy::new("busy-queues");
+    let mut server = copy.start(&["--workers", "3", "--distribution", "reuseport", "--idle-grace", "0"]);
+    let clients = clients_until_refused(&server, 32);
+    until("the workers serve", || (server.connect().status().requests > 20).then_some(()));
+    server.signal(Signal::USR2);
+    assert_eq!(server.wait().code(), Some(0));
+    server.signal_all(Signal::TERM);
+    clients.into_iter().for_each(|client| client.join().expect("no request is lost"));
+    until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
 }
 
 /// During an upgrade, the supervisor refuses another one, and a reload waits.

@@ -107,8 +107,13 @@ impl<L: Accept> Incoming<L> {
                 State::Emptying { queue, since, is_quiet } => match queue.accept() {
                     Ok(Some(accepted)) => {
                         *is_quiet = false;
+                        // In an upgrade, clients may keep a queue busy that the new program does not serve.
                         if since.elapsed() > EMPTYING_LIMIT {
-                            self.state = State::Ended;
+                            if queue.refuse_now() {
+                                *since = Instant::now();
+                            } else {
+                                self.state = State::Ended;
+                            }
                         }
                         return Some(accepted);
                     }

@@ -192,12 +192,13 @@ impl<L: Accept> Acceptor<L> {
 
     /// Stops accepting, and returns the queue for the caller to empty.
     pub(super) fn into_queue(self) -> io::Result<Queue<L>> {
-        if self.status.common().slots.owns_listeners() {
+        let refuses = self.status.common().slots.owns_listeners();
+        if refuses {
             refuse_new_connections(&self.listener);
         }
         let connections = self.turn.connections.clone();
         let is_last = self.status.phase() == Phase::Retiring;
-        Ok(Queue { listener: self.listener.into_std()?, connections, is_last })
+        Ok(Queue { listener: self.listener.into_std()?, connections, refuses, is_last })
     }
 
     /// Returns the listener. From now on, each connection wakes this worker.

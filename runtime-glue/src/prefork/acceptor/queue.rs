@@ -26,7 +26,9 @@ pub(in crate::prefork) type Accepted<L> = (Counted<<L as Accept>::Stream>, <L as
 pub(in crate::prefork) struct Queue<L: Accept> {
     pub(super) listener: L::Std,
     pub(super) connections: Connections,
-    /// Whether no worker will serve this queue again.
+    /// Whether the kernel refuses new connections, where it can.
+    pub(super) refuses: bool,
+    /// Whether no other process serves this queue, now or later.
     pub(super) is_last: bool,
 }
 
@@ -41,6 +43,17 @@ impl<L: Accept> Drop for Queue<L> {
 }
 
 impl<L: Accept> Queue<L> {
+    /// Refuses new connections to a queue that only this worker serves. Returns `false` if they are refused already, or if
+    /// another process serves the queue.
+    pub(in crate::prefork) fn refuse_now(&mut self) -> bool {
+        let may_refuse = self.is_last && !self.refuses;
+        if may_refuse {
+            refuse_new_connections(&self.listener);
+            self.refuses = true;
+        }
+        may_refuse
+    }
+
     /// Accepts the next connection. Returns `None` if the queue is empty.
     pub(in crate::prefork) fn accept(&self) -> io::Result<Option<Accepted<L>>> {
         loop {
