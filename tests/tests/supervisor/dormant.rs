@@ -62,6 +62,17 @@ scenarios!(
         }
     }
 
+    /// An upgrade would lose the connections that wait in the queues of workers.
+    fn upgrade_with_own_queues() {
+        let server = Server::start(&["before", "own-queues"]);
+        retire_all(&server, 0);
+        server.signal(libc::SIGUSR2);
+        server.until_logged("there are no workers that could empty their queues");
+        server.signal(libc::SIGHUP);
+        server.until_logged("reloaded");
+        server.stop();
+    }
+
     /// A server that has not been ready yet refuses the signal: a reload, which starts the workers again, waits until it is ready.
     fn before_the_server_is_ready() {
         let server = Server::begin("never-ready", &["before"]);

@@ -192,6 +192,10 @@ impl Supervisor {
             // If this program ended now, the old one would serve beside the next.
             return Err("this program has not taken over yet from the one that it replaces".to_owned());
         }
+        if self.is_dormant && self.queues.has_own_queues() {
+            // The new program would get one of the queues. Connections in the others would be lost.
+            return Err("there are no workers that could empty their queues: start them with HUP first".to_owned());
+        }
         let deadline = Instant::now().checked_add(self.settings.upgrade_timeout);
         // If this process ends before the new program is ready, its workers must leave the shared listeners as they are.
         self.common.slots.set_owns_listeners(false);
