@@ -130,14 +130,15 @@ impl AcceptQueues {
         first.map(|listener| (listener.as_fd().as_raw_fd(), inherited::name_of(listener))).collect()
     }
 
-    /// Makes queues for places up to `workers`.
+    /// Makes queues for places up to `workers`. They get no connections until [`open`](AcceptQueues::open): a template must load
+    /// before it can fork workers for them.
     pub(super) fn grow(&mut self, workers: usize) -> io::Result<()> {
         for queue in &mut self.0 {
             let AcceptQueue::PerPlace { places, is_per_cpu } = queue else { continue };
             let Some(Listener::Tcp(first)) = places.first() else { continue };
             let mut more = Vec::new();
             for place in places.len()..workers {
-                let listener = Listener::Tcp(sys::listen_beside(first)?);
+                let listener = Listener::Tcp(sys::bind_beside(first)?);
                 if *is_per_cpu {
                     let cpus = sys::allowed_cpus()?;
                     sys::prefer_on_cpu(&listener, cpus[place % cpus.len()])?;
@@ -146,6 +147,18 @@ impl AcceptQueues {
                 more.push(listener);
             }
             places.append(&mut more);
+        }
+        Ok(())
+    }
+
+    /// Lets the queues of worker `index` get connections. Call it before the worker is forked.
+    pub(super) fn open(&self, index: usize) -> io::Result<()> {
+        for queue in &self.0 {
+            let AcceptQueue::PerPlace { places, .. } = queue else { continue };
+            let [Listener::Tcp(first), others @ ..] = places.as_slice() else { continue };
+            if let Some(Listener::Tcp(own)) = index.checked_sub(1).and_then(|other| others.get(other)) {
+                sys::start_listening(own, first)?;
+            }
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ pub(crate) use self::descriptor::Descriptor;
 pub(crate) use self::per_process::{NotMade, PerProcess, ProcessKey};
 pub(crate) use self::process::*;
 pub(crate) use self::queue::*;
-pub(crate) use self::reuse_port::listen_beside;
+pub(crate) use self::reuse_port::{bind_beside, listen_beside, start_listening};
 pub(crate) use self::shared_words::SharedWords;
 pub(crate) use self::supervision::*;
 pub(crate) use self::sync::this_thread;

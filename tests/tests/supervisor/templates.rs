@@ -1,5 +1,7 @@
 //! Templates: processes that load the application and fork the workers.
 
+#[cfg(target_os = "linux")]
+use std::collections::HashSet;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -221,6 +223,28 @@ scenarios!(
         for _ in 0..40 {
             assert!(server.ask("pid").is_some());
         }
+        server.stop();
+    }
+
+    /// The queue of another worker gets no connections until a template can fork the worker.
+    #[cfg(target_os = "linux")]
+    fn more_workers_with_own_queues() {
+        let server = Server::start(&["template", "own-queues"]);
+        server.control("load-fails");
+        server.signal(libc::SIGTTIN);
+        server.until_logged("the old generation continues to serve");
+        for _ in 0..40 {
+            assert!(server.ask("pid").is_some());
+        }
+        server.control("");
+        let old = server.children();
+        server.signal(libc::SIGHUP);
+        server.until_logged("reloaded");
+        let mut new = HashSet::new();
+        wait_until("three new workers serve", || {
+            new.extend(Some(server.pid()).filter(|pid| !old.contains(pid)));
+            new.len() == 3
+        });
         server.stop();
     }
 

@@ -148,7 +148,7 @@ impl Supervisor {
             guard = Some(ExitOnDrop);
             lineage::set_worker(index);
         };
-        if let Err(error) = self.queues.hand_to(index) {
+        if let Err(error) = self.queues.open(index).and_then(|()| self.queues.hand_to(index)) {
             self.common.slots.clear(slot);
             return self.fork_refused(ForkError::Inspect(error)).map_or(Started::Something, Started::End);
         }

@@ -174,6 +174,9 @@ impl Supervisor {
         let Some(number) = self.generation_mut(which).map(|generation| generation.number) else {
             return Started::Nothing;
         };
+        if let Err(error) = self.queues.open(index) {
+            return self.fork_refused(ForkError::Inspect(error)).map_or(Started::Something, Started::End);
+        }
         let Some(slot) = self.common.assign(index, number) else { return self.lacks_slot() };
         let limits = self.settings.limits.of_one_worker();
         let deadline = now.checked_add(self.fork_timeout());
