@@ -20,10 +20,14 @@ pub(super) struct PidFile {
 }
 
 impl PidFile {
-    /// Returns an error if the process that has written the file still runs. The lock shows that. The id does not, because
-    /// another process may have got it since.
+    /// Returns an error if the file has no directory, or if the process that has written the file still runs. The lock shows that.
+    /// The id does not, because another process may have got it since.
     pub(super) fn check(path: &Path) -> io::Result<()> {
-        let Ok(mut file) = fs::File::open(path) else { return Ok(()) };
+        let Ok(mut file) = fs::File::open(path) else {
+            // The file is written when the server is ready. That may be long after its start.
+            let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+            return directory.map_or(Ok(()), |directory| fs::metadata(directory).map(drop));
+        };
         // Other errors mean that the file system has no locks.
         if let Err(Errno::AGAIN | Errno::ACCESS) = fcntl_lock(&file, FlockOperation::NonBlockingLockShared) {
             let mut owner = String::new();

@@ -33,6 +33,14 @@ scenarios!(
         remove(&path);
     }
 
+    /// A mistake in the path ends the server before it starts workers.
+    fn in_a_missing_directory() {
+        let path = own_path("missing").join("pid");
+        let (code, log) = Server::begin("", &["before", &format!("pid-file={}", path.display())]).end();
+        assert!(code == 1 && log.contains("cannot write the pid file"), "{log}");
+        assert!(!log.contains("worker started"), "{log}");
+    }
+
     /// If a new program ends after it has written the pid file, the old program writes the file again, and still has the lock.
     fn after_a_failed_upgrade() {
         let path = own_path("pid");
