@@ -39,7 +39,7 @@ scenarios!(
             retire_all(&server, template);
             server.control(failure);
             server.signal(libc::SIGHUP);
-            server.until_logged("the reload failed");
+            server.until_logged("the reload failed: there are still no workers");
             server.control("");
             server.signal(libc::SIGUSR1);
             server.until_logged("signal=\"SIGUSR1\"");

@@ -150,8 +150,10 @@ impl Supervisor {
         let Some(mut reload) = self.reload.take() else { return };
         let new = reload.generation.number;
         self.is_dormant = reload.was_dormant;
-        tracing::error!(generation = new, reason, "the reload failed: the old generation continues to serve");
-        report::unless_traced(format_args!("the reload failed, the old generation continues to serve: {reason}"));
+        let outcome =
+            if self.is_dormant { "there are still no workers" } else { "the old generation continues to serve" };
+        tracing::error!(generation = new, reason, "the reload failed: {outcome}");
+        report::unless_traced(format_args!("the reload failed, {outcome}: {reason}"));
         for position in self.positions(|worker| worker.is_active() && worker.generation == new) {
             self.retire(position, false, Reason::Reload);
         }
