@@ -124,7 +124,7 @@ fn lame_duck_ends() {
     let start = Instant::now();
     server.signal(Signal::TERM);
     server.until_logged("still accepting");
-    server.processes().iter().for_each(|worker| signal(worker.pid, Signal::TERM));
+    server.workers().into_iter().for_each(|worker| signal(worker, Signal::TERM));
     assert_eq!(server.wait().code(), Some(0));
     assert!(start.elapsed() >= Duration::from_millis(1950), "{:?}", start.elapsed());
     assert!(!server.stderr().contains("phase=Retiring"), "{}", server.stderr());
