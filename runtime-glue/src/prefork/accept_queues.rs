@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use forkio_reactor::fork::ForkPolicy;
+use forkio_reactor::fork::{ForkPolicy, glue};
 
 use super::acceptor::refuse_new_connections;
 use super::{Distribution, Listener, PreforkError, inherited};
@@ -131,14 +131,19 @@ impl AcceptQueues {
     }
 
     /// Makes queues for places up to `workers`. They get no connections until [`open`](AcceptQueues::open): a template must load
-    /// before it can fork workers for them.
+    /// before it can fork workers for them. With tokio on upstream mio they get connections at once, because tokio would never
+    /// forget that the sockets were hung up.
     pub(super) fn grow(&mut self, workers: usize) -> io::Result<()> {
         for queue in &mut self.0 {
             let AcceptQueue::PerPlace { places, is_per_cpu } = queue else { continue };
             let Some(Listener::Tcp(first)) = places.first() else { continue };
             let mut more = Vec::new();
             for place in places.len()..workers {
-                let listener = Listener::Tcp(sys::bind_beside(first)?);
+                let listener = Listener::Tcp(if glue::is_adopted(first) {
+                    sys::listen_beside(first)
+                } else {
+                    sys::bind_beside(first)
+                }?);
                 if *is_per_cpu {
                     let cpus = sys::allowed_cpus()?;
                     sys::prefer_on_cpu(&listener, cpus[place % cpus.len()])?;
