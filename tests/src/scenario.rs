@@ -160,9 +160,11 @@ impl Scenario {
 
     /// Runs the scenario in a process and a process group of its own. Checks that the process exits with 0, and leaves no
     /// process of the group behind.
-    fn run_in_group(&self, executable: &Path, is_captured: bool) -> Result<(), Failed> {
+    ///
+    /// The scenario's temporary files are in `directory`.
+    fn run_in_group(&self, executable: &Path, is_captured: bool, directory: &Path) -> Result<(), Failed> {
         let mut command = Command::new(executable);
-        command.args([RUN, &self.path()]).stdin(Stdio::null()).process_group(0);
+        command.args([RUN, &self.path()]).env("TMPDIR", directory).stdin(Stdio::null()).process_group(0);
         if is_captured {
             command.stdout(Stdio::piped()).stderr(Stdio::piped());
         }
@@ -229,17 +231,24 @@ pub fn main(project: Option<(&'static str, &'static str)>, modules: &[&'static [
     }
     let arguments = Arguments::from_args();
     let is_captured = !arguments.nocapture;
+    // Removed at the end, because scenarios that fail or are killed leave files behind.
+    let directory = env::temp_dir().join(format!("forkio-{}", std::process::id()));
+    std::fs::create_dir(&directory).expect("a directory for temporary files");
+    let own_directory = directory.clone();
     let trials = scenarios.into_iter().filter(|scenario| !scenario.is_program).map(|scenario| {
+        let directory = directory.clone();
         let run = move || {
             let executable = match project {
                 None => env::current_exe()?,
                 Some((name, directory)) => project_executable(name, Path::new(directory))?,
             };
-            scenario.run_in_group(&executable, is_captured)
+            scenario.run_in_group(&executable, is_captured, &directory)
         };
         Trial::test(scenario.path(), run)
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    let _ = std::fs::remove_dir_all(&own_directory);
+    conclusion.exit_code()
 }
 
 /// Builds a crate below `tests/projects`, once, and returns the path of its program.

@@ -132,11 +132,10 @@ impl Server {
     /// Stops the server, which must have removed its control socket.
     #[track_caller]
     pub(crate) fn stop(self) {
-        let Server { program, control, load, .. } = self;
+        let Server { program, control, .. } = self;
         kill(program.pid(), libc::SIGTERM);
         program.finish_well();
         assert!(!control.exists(), "the socket is left");
-        remove(&load);
     }
 }
 

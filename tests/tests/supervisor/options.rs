@@ -58,7 +58,6 @@ scenarios!(
                 check_eq(&format!("{message} with {option:?} in {received:?}"), received.contains(message), expected);
             }
         }
-        remove(&path);
     }
 
     /// The socket of the service manager may have an abstract address.
@@ -86,7 +85,6 @@ scenarios!(
         let server = Server::start_as(fixture().env("NOTIFY_SOCKET", &path), &["before"]);
         server.until_logged("cannot notify the service manager");
         server.stop();
-        remove(&path);
     }
 
     /// The server does not wait longer for threads than `fork_options` allows.

@@ -7,7 +7,7 @@ use std::fs;
 use forkio_tests::wait_until;
 use forkio_tests::{check_eq, scenarios};
 
-use crate::server::{Server, own_path, remove};
+use crate::server::{Server, own_path};
 
 scenarios!(
     /// A server does not start if the pid file belongs to another running server. It replaces the file of a killed server.
@@ -30,7 +30,6 @@ scenarios!(
         check_eq("the pid file", read(), second.supervisor().to_string());
         second.stop();
         assert!(!path.exists());
-        remove(&path);
     }
 
     /// A mistake in the path ends the server before it starts workers.

@@ -169,7 +169,6 @@ impl Drop for Server {
         // Workers end with their supervisor.
         let _has_ended = self.program.kill();
         let _ = self.program.wait();
-        remove(&self.control);
         if thread::panicking() {
             eprintln!("the server's log:\n{}", self.log());
         }
