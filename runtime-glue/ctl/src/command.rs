@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::Failure;
 use crate::client::{STATE_TIMEOUT, send};
 use crate::options::Wait;
 use crate::state::State;
+use crate::{Failure, print, report};
 
 /// How often to ask the server for the progress.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -65,7 +65,7 @@ pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait)
         // During an upgrade there may be no service worker for a moment, so an error is ignored.
         let progress = state().map_or(String::new(), |state| progress(&state));
         if !progress.is_empty() && progress != shown {
-            eprintln!("{name}: {progress}");
+            report(format_args!("{name}: {progress}"));
             shown = progress;
         }
     };
@@ -73,8 +73,7 @@ pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait)
         (Err(Failure::Unreachable(error)), Some(before)) => {
             let limit = left().map_or(SUCCESSOR_WAIT, |left| left.min(SUCCESSOR_WAIT));
             let pid = successor(state, limit, before).ok_or(Failure::Unreachable(error))?;
-            println!("{name}: process {pid} serves");
-            return Ok(());
+            return print(format!("{name}: process {pid} serves\n").as_bytes()).map(drop);
         }
         (answer, _) => answer?,
     };
@@ -83,10 +82,7 @@ pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait)
     }
     let outcome: Outcome = answer.json()?;
     match answer.status {
-        200..=299 => {
-            println!("{name}: {}", outcome.message);
-            Ok(())
-        }
+        200..=299 => print(format!("{name}: {}\n", outcome.message).as_bytes()).map(drop),
         503 => Err(Failure::Unreachable(format!("{name}: {}", outcome.message))),
         _ => Err(Failure::Refused(format!("{name}: {}", outcome.message))),
     }

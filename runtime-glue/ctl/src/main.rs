@@ -12,6 +12,7 @@ mod state;
 mod status;
 
 use std::fmt;
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use crate::options::{Action, Options};
@@ -48,6 +49,24 @@ impl fmt::Display for Failure {
     }
 }
 
+/// Writes to standard output. Returns false if the reader has closed the pipe.
+///
+/// # Errors
+///
+/// [`Failure::Output`].
+fn print(text: &[u8]) -> Result<bool, Failure> {
+    match io::stdout().write_all(text).and_then(|()| io::stdout().flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Output(format!("cannot write to standard output: {error}"))),
+    }
+}
+
+/// Writes a line to standard error, if that is possible.
+fn report(text: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 fn main() -> ExitCode {
     let options = match Options::from_args() {
         Ok(options) => options,
@@ -67,7 +86,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{}: {failure}", options::NAME);
+            report(format_args!("{}: {failure}", options::NAME));
             ExitCode::from(failure.exit_code())
         }
     }

@@ -1,14 +1,14 @@
 //! The table of workers.
 
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::Failure;
 use crate::client::STATE_TIMEOUT;
 use crate::state::State;
+use crate::{Failure, print};
 
 /// How often `--watch` shows the state.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -34,13 +34,10 @@ pub(crate) fn show(control: &Path, watch: bool, json: bool) -> Result<(), Failur
             }
             text => text?,
         };
-        match io::stdout().write_all(&text).and_then(|()| io::stdout().flush()) {
-            Ok(()) if watch => answered = Some(Instant::now()),
-            Ok(()) => return Ok(()),
-            // The reader has closed the pipe.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
-            Err(error) => return Err(Failure::Output(format!("cannot write to standard output: {error}"))),
+        if !print(&text)? || !watch {
+            return Ok(());
         }
+        answered = Some(Instant::now());
         sleep(PERIOD);
     }
 }

@@ -10,7 +10,8 @@ extern crate forkio_kqueue_model as _;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -100,7 +101,6 @@ scenarios!(
             assert_eq!(lines.next().expect("a line").expect("a line"), format!("{{\"turn\": {turn}}}"));
         }
         drop((lines, listener));
-        remove(&path);
         // The server does not answer any more.
         assert_eq!(program.wait().expect("the end of forkioctl").code(), Some(3));
     }
@@ -110,12 +110,28 @@ scenarios!(
         // Every write to this device fails with ENOSPC.
         let Ok(full) = File::options().write(true).open("/dev/full") else { return };
         let server = Server::start(&[]);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));
-        command.arg("--control").arg(&server.control).arg("status").stdout(full);
-        let output = command.output().expect("running forkioctl");
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
-        let message = text(&output.stderr);
-        assert!(message.starts_with("forkioctl: cannot write to standard output: "), "{message}");
+        for arguments in [&["status"][..], &["scale", "2", "--quiet"]] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));
+            command.arg("--control").arg(&server.control).args(arguments);
+            let output = command.stdout(full.try_clone().expect("a descriptor")).output().expect("running forkioctl");
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            let message = text(&output.stderr);
+            assert!(message.starts_with("forkioctl: cannot write to standard output: "), "{message}");
+        }
+        server.stop();
+    }
+
+    /// The exit code says how a command ended, even if the reader of the output has closed the pipe.
+    fn closed_pipes() {
+        let server = Server::start(&[]);
+        let nowhere = own_path("nowhere");
+        for (control, code) in [(&server.control, 0), (&nowhere, 3)] {
+            // Writes to a socket without a peer fail like those to a pipe without a reader.
+            let closed = || OwnedFd::from(UnixStream::pair().expect("a pair").0);
+            let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));
+            command.arg("--control").arg(control).arg("reload").stdout(closed()).stderr(closed());
+            assert_eq!(command.status().expect("running forkioctl").code(), Some(code));
+        }
         server.stop();
     }
 
@@ -146,10 +162,9 @@ scenarios!(
         let after = json["server"]["pid"].as_i64().expect("a process id") as i32;
         assert_ne!(after, before);
         assert_eq!(said, format!("upgrade: process {after} serves\n"));
-        let Server { program, load, .. } = server;
+        let program = server.program;
         kill(after, libc::SIGTERM);
         program.finish_well();
-        remove(&load);
     }
 
     /// A timeout ends the wait for a command, but not the command itself.
@@ -180,7 +195,6 @@ scenarios!(
             // Without the limit, `forkioctl` waits for ten seconds.
             assert!(start.elapsed() < Duration::from_secs(8), "{action}: {:?}", start.elapsed());
         }
-        remove(&path);
     }
 
     /// `--timeout` also bounds the wait for a new program that does not answer, if the old one has ended during the upgrade.
@@ -209,7 +223,6 @@ scenarios!(
         // Without the limit, `forkioctl` waits for ten seconds.
         assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
         server.join().expect("the server");
-        remove(&path);
     }
 
     /// Each kind of failure has its exit code.
