@@ -1,6 +1,6 @@
 //! Commands over the control socket.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use std::thread;
 use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
 use serde_json::Value;
 
-use crate::server::{Server, is_serving, pids, remove, request, try_request, workers};
+use crate::server::{Server, is_serving, pids, remove, request, send, try_request, workers};
 
 /// A user without privileges.
 const OTHER_USER: u32 = 65_534;
@@ -87,6 +87,29 @@ scenarios!(
         server.stop();
     }
 
+    /// A client that waits for the successor of a worker gets an answer if the number of workers is reduced meanwhile.
+    fn retire_and_scale() {
+        let mut server = Server::start(&[]);
+        let state = server.until("both workers are ready", |state| {
+            workers(state).iter().filter(|worker| is_serving(worker)).count() == 2
+        });
+        let others = [pids(&state), vec![state["server"]["service_pid"].as_i64().expect("a process id")]].concat();
+        let is_template = |pid: &i32| !others.contains(&i64::from(*pid));
+        let children =
+            forkio_tests::processes().into_iter().filter(|(_, process)| process.parent == server.supervisor());
+        let template = children.map(|(pid, _)| pid).find(is_template).expect("a template");
+        // The template does not fork the successor.
+        kill(template, libc::SIGSTOP);
+        let mut waiting = send(&server.control_address(), "POST", "/control/retire?worker=1").expect("a command");
+        while !server.program.line().contains("retire 1") {}
+        assert_eq!(server.command("scale?workers=1").status, 200);
+        let mut answer = String::new();
+        waiting.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("the number of workers"), "{answer}");
+        kill(template, libc::SIGCONT);
+        server.stop();
+    }
+
     /// The server answers `upgrade` once the new program serves at the same addresses. The page refuses no client meanwhile.
     fn upgrade() {
         // The whole network 127.0.0.0/8 is this machine, so this address is the scenario's own.
@@ -119,12 +142,11 @@ scenarios!(
         let answer = request(&server.control_address(), "GET", "/status.json");
         assert_eq!(serde_json::from_str::<Value>(&answer.body).expect("JSON")["server"]["pid"], after);
         assert!(server.pid() > 0);
-        let Server { program, control, load, .. } = server;
+        let Server { program, control, .. } = server;
         kill(after, libc::SIGTERM);
         // The old program has exited with 0. The new one has the same output, which is closed when that program ends.
         program.finish_well();
         assert!(!control.exists(), "the socket is left");
-        remove(&load);
     }
 
     /// After an upgrade that fails, the old program still has its page and its control socket.

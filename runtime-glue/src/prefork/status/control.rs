@@ -234,6 +234,9 @@ impl Supervisor {
                 let has_surplus = workers.iter().any(|worker| worker.index >= number && worker.is_active());
                 (!has_surplus && (0..number).all(has_worker)).then(|| Ok(format!("{number} workers serve")))
             }
+            What::Retire { index, .. } if index >= wanted => {
+                Some(Err("another command has changed the number of workers".to_owned()))
+            }
             What::Retire { index, pid } => {
                 let is_active = workers.iter().any(|worker| worker.child.id() == pid && worker.is_active());
                 let successor = workers.iter().find(|worker| worker.index == index && worker.is_ready());
