@@ -32,6 +32,9 @@ use crate::{Address, Child};
 /// If a service worker has run at least this long, its restart has the shortest delay.
 const LONG_ENOUGH: Duration = Duration::from_secs(10);
 
+/// The longest line of the service worker, in bytes. Its commands are shorter.
+const LONGEST_LINE: usize = 1024;
+
 /// A listener of the service worker. It is not registered with a runtime, so it needs no fork policy.
 #[derive(Debug)]
 pub(super) enum Listening {
@@ -227,6 +230,12 @@ impl Service {
                 let line: Vec<u8> = received.drain(..=end).collect();
                 return Poll::Ready(ServiceEvent::Said(String::from_utf8_lossy(&line[..end]).into_owned()));
             }
+            if received.len() > LONGEST_LINE {
+                tracing::error!(pid = child.id(), "killing a service worker that sends something other than commands");
+                // If the call fails, the process has ended.
+                let _ = child.kill();
+                break;
+            }
             let mut bytes = [0; 512];
             match channel.try_read(&mut bytes) {
                 Ok(0) => break,
@@ -331,7 +340,29 @@ fn is_at(listener: &TcpListener, addresses: &[SocketAddr]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
+
+    /// The supervisor may have more privileges than the service worker, so the service worker must not fill its memory.
+    #[test]
+    fn a_line_without_end_is_not_kept() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let options = StatusOptions { page: None, control: None };
+            let mut service = Service::new(options, false, None).unwrap();
+            let program = std::process::Command::new("sleep").arg("60").spawn();
+            let pid = program.map(|program| program.id()).unwrap();
+            let (own_end, child_end) = UnixStream::pair().unwrap();
+            service.started(Child::adopt(pid).unwrap(), own_end);
+            child_end.try_write(&[b'x'; 8 * LONGEST_LINE]).unwrap();
+            let event = std::future::poll_fn(|cx| service.poll(cx)).await;
+            let ServiceEvent::Ended(status) = event else { panic!("{event:?}") };
+            assert_eq!(status.signal(), Some(libc::SIGKILL));
+            let State::Running { received, .. } = &service.state else { panic!("{service:?}") };
+            assert!(received.len() < 2 * LONGEST_LINE, "{} bytes", received.len());
+        });
+    }
 
     /// If this program serves no page at the address of the one that it replaces, clients must not wait in the queue there.
     #[test]
