@@ -59,6 +59,9 @@ const PSS: usize = 1;
 const SHARED: usize = 2;
 const SLOT_HISTOGRAM: usize = 8;
 
+/// Larger counts are shown as this one. A million of them can be added.
+const LARGEST: u64 = u64::MAX >> 20;
+
 /// The memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Memory {
@@ -161,13 +164,7 @@ impl Scoreboard {
                 words.place(index)[ENDED_REQUESTS].fetch_add(slots.requests(slot), Ordering::Relaxed);
             }
             for (ended, own) in words.ended().iter().zip(words.slot(slot, SLOT_HISTOGRAM)) {
-                match own.load(Ordering::Relaxed) {
-                    0 => {}
-                    count => {
-                        ended.fetch_add(count, Ordering::Relaxed);
-                        own.store(0, Ordering::Relaxed);
-                    }
-                }
+                ended.fetch_add(own.swap(0, Ordering::Relaxed), Ordering::Relaxed);
             }
             words.set_memory(slot, Memory::default());
             slots.clear(slot);
@@ -251,37 +248,33 @@ impl Scoreboard {
         }
     }
 
-    /// Returns the counts of all workers.
+    /// Returns the counts of all workers. Call it in [`read_at_once`](Scoreboard::read_at_once).
     pub(super) fn totals(&self, slots: &Slots) -> Totals {
-        let Some(words) = &self.0 else { return Totals::default() };
-        words.read(|| {
-            let mut totals = Totals::default();
-            let places = (0..words.capacity).map(|index| words.place(index));
-            for place in places {
-                totals.requests.push(place[ENDED_REQUESTS].load(Ordering::Relaxed));
-                totals.restarts.push(std::array::from_fn(|reason| place[REASONS + reason].load(Ordering::Relaxed)));
+        let mut totals = Totals::default();
+        let Some(words) = &self.0 else { return totals };
+        let places = (0..words.capacity).map(|index| words.place(index));
+        for place in places {
+            totals.requests.push(count(&place[ENDED_REQUESTS]));
+            totals.restarts.push(std::array::from_fn(|reason| count(&place[REASONS + reason])));
+        }
+        totals.latency = histogram(words.ended());
+        for slot in 0..slots.used() {
+            if let Some(requests) = slots.index(slot).and_then(|index| totals.requests.get_mut(index)) {
+                *requests += slots.requests(slot).min(LARGEST);
             }
-            totals.latency = histogram(words.ended());
-            for slot in 0..slots.used() {
-                if let Some(requests) = slots.index(slot).and_then(|index| totals.requests.get_mut(index)) {
-                    *requests += slots.requests(slot);
-                }
-                let own = histogram(words.slot(slot, SLOT_HISTOGRAM));
-                totals.latency.add(&own);
-                totals.slots.push(own);
-            }
-            totals
-        })
+            let own = histogram(words.slot(slot, SLOT_HISTOGRAM));
+            totals.latency.add(&own);
+            totals.slots.push(own);
+        }
+        totals
     }
 
-    /// Returns the last restarts, the newest first.
+    /// Returns the last restarts, the newest first. Call it in [`read_at_once`](Scoreboard::read_at_once).
     pub(super) fn restarts(&self) -> Vec<Restart> {
         let Some(words) = &self.0 else { return Vec::new() };
-        words.read(|| {
-            let number = words.header(RESTARTS).load(Ordering::Relaxed);
-            let newest = (0..number).rev().take(EVENTS);
-            newest.filter_map(|number| Restart::read(words.event(number))).collect()
-        })
+        let number = words.header(RESTARTS).load(Ordering::Relaxed);
+        let newest = (0..number).rev().take(EVENTS);
+        newest.filter_map(|number| Restart::read(words.event(number))).collect()
     }
 }
 
@@ -344,11 +337,16 @@ impl Words {
     }
 }
 
+/// Reads a count. Each worker can write this memory, and must not make a sum overflow in the service worker.
+fn count(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed).min(LARGEST)
+}
+
 fn histogram(words: &[AtomicU64]) -> Histogram {
     let mut histogram = Histogram::default();
     histogram.add_to_sum(words[0].load(Ordering::Relaxed));
     for (bucket, word) in words[1..].iter().enumerate() {
-        histogram.add_to_bucket(bucket, word.load(Ordering::Relaxed));
+        histogram.add_to_bucket(bucket, count(word));
     }
     histogram
 }
@@ -384,6 +382,22 @@ mod tests {
             let totals = scoreboard.totals(&slots);
             assert_eq!((totals.requests[0], totals.latency.count()), (ended, ended));
         }
+    }
+
+    #[test]
+    fn sums_of_overwritten_counts_do_not_overflow() {
+        let (scoreboard, slots) = (Scoreboard::new(2, true).unwrap(), Slots::new(2).unwrap());
+        for index in 0..2 {
+            slots.assign(index, 1).unwrap();
+        }
+        for word in &scoreboard.0.as_ref().unwrap().words[HEADER..] {
+            word.store(u64::MAX, Ordering::Relaxed);
+        }
+        let totals = scoreboard.totals(&slots);
+        assert_eq!(totals.requests.iter().sum::<u64>(), 2 * LARGEST);
+        let buckets = totals.latency.octaves();
+        assert_eq!(buckets.iter().map(|(_, count)| count).sum::<u64>(), 3 * BUCKETS as u64 * LARGEST);
+        assert!(totals.latency.quantile(0.5).is_some());
     }
 
     #[test]

@@ -55,7 +55,8 @@ impl ServiceState {
         loop {
             ticks.tick().await;
             self.common.slots.beat_of_service();
-            let totals = self.common.scoreboard.totals(&self.common.slots);
+            let Common { scoreboard, slots, .. } = &*self.common;
+            let totals = scoreboard.read_at_once(|| scoreboard.totals(slots));
             self.history.lock().unwrap_or_else(PoisonError::into_inner).note(totals);
         }
     }
