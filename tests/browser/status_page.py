@@ -94,6 +94,17 @@ def numbers_change(browser):
     assert browser.evaluate("window.here"), "the page was loaded again"
 
 
+def survives_a_proxy(browser):
+    """A proxy that answers for a server that does not is no reason to lose the content. The time is that of the last answer."""
+    browser.evaluate("Date.prototype.toLocaleTimeString = () => '1:02:03 PM'")
+    browser.until("the page has the time", "document.getElementById('live').innerText == 'updated 1:02:03 PM'")
+    browser.evaluate("window.own = fetch; void (window.fetch = async () => new Response('<h1>Bad Gateway</h1>', { status: 502 }))")
+    browser.until("the page says so", "document.getElementById('live').innerText == 'no answer since 1:02:03 PM'")
+    assert browser.evaluate(ROWS) == [WORKERS], browser.evaluate("document.body.innerText")
+    browser.evaluate("window.fetch = own")
+    browser.until("the server answers again", "document.getElementById('live').innerText == 'updated 1:02:03 PM'")
+
+
 def fits(browser, width):
     browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
     needed = browser.evaluate("document.documentElement.scrollWidth")
@@ -122,6 +133,7 @@ def main(program, folder=None):
         browser.open(f"{origin}/status")
         shows_workers(browser)
         numbers_change(browser)
+        survives_a_proxy(browser)
         for width in (1280, 360):
             fits(browser, width)
 

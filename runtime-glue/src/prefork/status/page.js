@@ -1,20 +1,26 @@
 // Replaces the content every two seconds, without losing the place on the page.
 (() => {
   const live = document.getElementById("live");
+  const time = () => new Date().toLocaleTimeString();
+  let last = time();
   const update = async () => {
     if (!document.hidden) {
       try {
-        const answer = await fetch("/status", { cache: "no-store" });
+        const answer = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(10000) });
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-        document.querySelector("main").replaceWith(page.querySelector("main"));
+        const main = page.querySelector("main");
+        // A proxy may answer for a server that does not.
+        if (!answer.ok || !main) throw new Error(answer.statusText);
+        document.querySelector("main").replaceWith(main);
         document.title = page.title;
-        live.textContent = "updated " + new Date().toLocaleTimeString();
+        last = time();
+        live.textContent = "updated " + last;
       } catch {
-        live.textContent = "no answer since " + live.textContent.replace(/^.* /, "");
+        live.textContent = "no answer since " + last;
       }
     }
     setTimeout(update, 2000);
   };
-  live.textContent = "updated " + new Date().toLocaleTimeString();
+  live.textContent = "updated " + last;
   setTimeout(update, 2000);
 })();

@@ -33,7 +33,7 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     let _ = workers(&mut page, snapshot);
     let _ = restarts(&mut page, snapshot);
     page.push_str(
-        "</main><footer><a href=\"/status.json\">JSON</a> <a href=\"/metrics\">metrics</a> \
+        "</main><footer><a href=\"status.json\">JSON</a> <a href=\"metrics\">metrics</a> \
          <span id=\"live\"></span></footer>",
     );
     let _ = write!(page, "<script>{SCRIPT}</script></body></html>");
