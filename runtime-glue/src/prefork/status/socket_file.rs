@@ -1,7 +1,9 @@
 //! The files of the service worker's Unix sockets.
 
 use std::fs::Metadata;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::mem::offset_of;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,9 @@ pub(super) struct SocketFile {
 
 /// The device and the inode of a file, and when it was made, if the file system knows: a later file may get the same inode.
 type FileIdentity = (u64, u64, Option<SystemTime>);
+
+/// The longest path of a Unix socket, in bytes. A zero byte follows it.
+const MAX_PATH: usize = size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path) - 1;
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
@@ -42,9 +47,15 @@ impl SocketFile {
         if !replaces_served && is_served(path) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        let mut fresh = path.as_os_str().to_owned();
-        fresh.push(format!(".{}", std::process::id()));
-        let fresh = PathBuf::from(fresh);
+        // A short name, because the system limits the length of the whole path. Containers that share a folder may have equal
+        // process ids.
+        let mut name = DefaultHasher::new();
+        (path, std::process::id()).hash(&mut name);
+        let fresh = path.with_file_name(format!(".{:08x}", name.finish() as u32));
+        if let Some(long) = [path, &fresh].into_iter().find(|path| path.as_os_str().len() > MAX_PATH) {
+            let text = format!("{} has more than {MAX_PATH} bytes", long.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         let _ = std::fs::remove_file(&fresh);
         let listener = match is_private {
             true => sys::with_umask(0o177, || UnixListener::bind(&fresh)),
@@ -78,6 +89,19 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn the_longest_path() {
+        let directory = std::env::temp_dir().join(format!("forkio-longest-path-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let path = |length: usize| directory.join("x".repeat(length - directory.as_os_str().len() - 1));
+        let (_listener, file) = SocketFile::bind(&path(MAX_PATH), true, false).unwrap();
+        std::os::unix::net::UnixStream::connect(path(MAX_PATH)).unwrap();
+        let error = SocketFile::bind(&path(MAX_PATH + 1), true, false).unwrap_err();
+        assert!(error.to_string().ends_with(&format!("more than {MAX_PATH} bytes")), "{error}");
+        drop(file);
+        std::fs::remove_dir(&directory).unwrap();
+    }
 
     /// Many file systems give the inode of a removed file to the next one.
     #[test]
