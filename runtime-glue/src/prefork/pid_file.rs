@@ -61,7 +61,9 @@ impl PidFile {
         name.push(format!(".{owner}"));
         let new = path.with_file_name(name);
         let written = (|| {
-            let mut file = fs::File::create(&new)?;
+            // In a directory of another user, this may be a symbolic link to a file that only this user may write.
+            let _ = fs::remove_file(&new);
+            let mut file = fs::File::create_new(&new)?;
             writeln!(file, "{owner}")?;
             file.sync_all()?;
             // Without locks on this file system, no later server can tell that this one runs.
@@ -109,6 +111,11 @@ mod tests {
         assert!(path.exists(), "the file belongs to process 1 now");
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "nothing else is left");
         PidFile::write(directory.join("missing/server.pid")).unwrap_err();
+        let (other, link) = (directory.join("other"), directory.join(format!("server.pid.{}", process::id())));
+        fs::write(&other, "text").unwrap();
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        drop(PidFile::write(path).unwrap());
+        assert_eq!(fs::read_to_string(&other).unwrap(), "text", "the link has not been followed");
         // Any write to this device fails for lack of space.
         if let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") {
             assert!((&full).write(b"1").is_err());
