@@ -153,10 +153,10 @@ fn workers_run_as_another_user() {
         return;
     }
     for more in [&["--workers", "1"][..], &["--workers", "1", "--load-in-template"]] {
-        let options = ["--user", "65534", "--group", "65533", "--no-new-privs", "--umask", "027", "--nice", "5"];
+        let options = ["--user", "12345", "--group", "65533", "--no-new-privs", "--umask", "027", "--nice", "5"];
         let server = Server::start(&[more, &options].concat());
         let worker = server.connect().status().pid;
-        assert_eq!(status_field(worker, "Uid:"), "65534\t65534\t65534\t65534");
+        assert_eq!(status_field(worker, "Uid:"), "12345\t12345\t12345\t12345");
         assert_eq!(status_field(worker, "Gid:"), "65533\t65533\t65533\t65533");
         assert_eq!(status_field(worker, "Groups:"), "65533");
         assert_eq!(status_field(worker, "NoNewPrivs:"), "1");
@@ -168,7 +168,7 @@ fn workers_run_as_another_user() {
         server.signal(Signal::HUP);
         server.until_logged("reloaded");
         let new = until("a new worker answers", || Some(server.connect().status().pid).filter(|pid| *pid != worker));
-        assert_eq!(status_field(new, "Uid:"), "65534\t65534\t65534\t65534");
+        assert_eq!(status_field(new, "Uid:"), "12345\t12345\t12345\t12345");
         server.stop();
     }
 }

@@ -7,7 +7,8 @@ use super::Prefork;
 
 impl Prefork {
     /// Runs workers, the template and the service worker as another user, with the groups of that user. Takes a name or a
-    /// number. The supervisor keeps its own user, for reloads and upgrades.
+    /// number. For a number that the user database lacks, also set the [`group`](Prefork::group). The supervisor keeps its own
+    /// user, for reloads and upgrades.
     pub fn user(mut self, user: impl Into<String>) -> Prefork {
         self.settings.worker.privileges.user = Some(user.into());
         self

@@ -1,6 +1,6 @@
 //! Users and groups.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::io;
 use std::mem::MaybeUninit;
 
@@ -13,18 +13,28 @@ pub(crate) struct Identity {
     groups: Vec<libc::gid_t>,
 }
 
-/// Looks up names. A number that is not a name is used as it is.
+/// Looks up names and numbers. A number that the database does not have is used as it is, but such a user has no group.
 pub(crate) fn look_up_identity(user: Option<&str>, group: Option<&str>) -> io::Result<Identity> {
     let missing = |kind, name| io::Error::new(io::ErrorKind::NotFound, format!("there is no {kind} {name:?}"));
     let mut identity = Identity { user: None, group: None, groups: Vec::new() };
     if let Some(name) = user {
-        match passwd_entry(name)? {
-            Some((user, group)) => {
-                identity.user = Some(user);
-                identity.group = Some(group);
-                identity.groups = groups_of(name, group)?;
+        let number = || name.parse::<libc::uid_t>().map_err(|_| missing("user", name));
+        let entry = match user_by_name(name)? {
+            None => user_by_number(number()?)?,
+            entry => entry,
+        };
+        match entry {
+            Some(entry) => {
+                identity.user = Some(entry.user);
+                identity.group = Some(entry.group);
+                identity.groups = groups_of(&entry.name, entry.group)?;
             }
-            None => identity.user = Some(name.parse().map_err(|_| missing("user", name))?),
+            // The process would keep its group, such as root's.
+            None if group.is_none() => {
+                let text = format!("the system has no entry, and so no group, of user {name}: set the group too");
+                return Err(io::Error::new(io::ErrorKind::NotFound, text));
+            }
+            None => identity.user = Some(number()?),
         }
     }
     if let Some(name) = group {
@@ -46,24 +56,43 @@ pub(crate) fn look_up_identity(user: Option<&str>, group: Option<&str>) -> io::R
 /// How much memory an entry of the user and group databases may take.
 const ENTRY: usize = 64 * 1024;
 
-fn passwd_entry(name: &str) -> io::Result<Option<(libc::uid_t, libc::gid_t)>> {
-    look_up(libc::getpwnam_r, name, |entry| (entry.pw_uid, entry.pw_gid))
+/// An entry of the user database.
+struct User {
+    user: libc::uid_t,
+    group: libc::gid_t,
+    name: CString,
+}
+
+fn user_by_name(name: &str) -> io::Result<Option<User>> {
+    let name = CString::new(name)?;
+    look_up(libc::getpwnam_r, name.as_ptr(), read_user)
+}
+
+fn user_by_number(number: libc::uid_t) -> io::Result<Option<User>> {
+    look_up(libc::getpwuid_r, number, read_user)
+}
+
+fn read_user(entry: &libc::passwd) -> User {
+    // SAFETY: the entry was filled, so that its name is a string.
+    let name = unsafe { CStr::from_ptr(entry.pw_name) }.to_owned();
+    User { user: entry.pw_uid, group: entry.pw_gid, name }
 }
 
 fn group_id(name: &str) -> io::Result<Option<libc::gid_t>> {
-    look_up(libc::getgrnam_r, name, |entry| entry.gr_gid)
+    let name = CString::new(name)?;
+    look_up(libc::getgrnam_r, name.as_ptr(), |entry| entry.gr_gid)
 }
 
-/// getpwnam_r(3) or getgrnam_r(3).
-type LookUp<E> = unsafe extern "C" fn(*const c_char, *mut E, *mut c_char, libc::size_t, *mut *mut E) -> libc::c_int;
+/// getpwnam_r(3), getpwuid_r(3) or getgrnam_r(3).
+type LookUp<K, E> = unsafe extern "C" fn(K, *mut E, *mut c_char, libc::size_t, *mut *mut E) -> libc::c_int;
 
-fn look_up<E, T>(call: LookUp<E>, name: &str, read: impl FnOnce(&E) -> T) -> io::Result<Option<T>> {
-    let name = CString::new(name)?;
+/// Calls the function. A `key` that is a pointer must refer to a string.
+fn look_up<K, E, T>(call: LookUp<K, E>, key: K, read: impl FnOnce(&E) -> T) -> io::Result<Option<T>> {
     let mut buffer = vec![0; ENTRY];
     let mut entry = MaybeUninit::uninit();
     let mut found = std::ptr::null_mut();
     // SAFETY: all pointers are valid for the call, and the length is the buffer's.
-    let error = unsafe { call(name.as_ptr(), entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &mut found) };
+    let error = unsafe { call(key, entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &mut found) };
     // SAFETY: the pointer is null, or refers to `entry`, which has been filled.
     match (error, unsafe { found.as_ref() }) {
         (_, Some(found)) => Ok(Some(read(found))),
@@ -78,9 +107,8 @@ type GroupOfList = libc::c_int;
 #[cfg(not(target_os = "macos"))]
 type GroupOfList = libc::gid_t;
 
-fn groups_of(user: &str, group: libc::gid_t) -> io::Result<Vec<libc::gid_t>> {
+fn groups_of(user: &CStr, group: libc::gid_t) -> io::Result<Vec<libc::gid_t>> {
     const MAX_GROUPS: usize = 65_536;
-    let user = CString::new(user)?;
     let mut groups: Vec<GroupOfList> = vec![0; MAX_GROUPS];
     let mut count = MAX_GROUPS as libc::c_int;
     // SAFETY: the list has room for `count` entries.
@@ -130,10 +158,14 @@ mod tests {
 
     #[test]
     fn users_and_groups() {
-        let root = look_up_identity(Some("root"), None).unwrap();
-        assert_eq!((root.user, root.group), (Some(0), Some(0)));
+        for root in ["root", "0"] {
+            let root = look_up_identity(Some(root), None).unwrap();
+            assert_eq!((root.user, root.group), (Some(0), Some(0)));
+        }
         let numbers = look_up_identity(Some("12345"), Some("54321")).unwrap();
         assert_eq!((numbers.user, numbers.group, numbers.groups), (Some(12345), Some(54321), vec![54321]));
+        let error = look_up_identity(Some("12345"), None).unwrap_err();
+        assert!(error.to_string().contains("set the group too"), "{error}");
         let error = look_up_identity(Some("no such user"), None).unwrap_err();
         assert!(error.to_string().contains("no such user"), "{error}");
     }
