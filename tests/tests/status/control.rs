@@ -161,6 +161,21 @@ scenarios!(
         server.stop();
     }
 
+    /// No thread of the service worker keeps privileges that the other processes have given up.
+    #[cfg(procfs)]
+    fn service_worker_gives_up_privileges() {
+        let server = Server::start(&["--no-new-privs"]);
+        let process = server.state()["server"]["service_pid"].as_i64().expect("a process id");
+        let threads: Vec<_> = std::fs::read_dir(format!("/proc/{process}/task")).expect("the threads").collect();
+        assert!(threads.len() > 1, "{threads:?}");
+        for thread in threads {
+            let status = thread.expect("a thread").path().join("status");
+            let status = std::fs::read_to_string(status).expect("the state of a thread");
+            assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
+        }
+        server.stop();
+    }
+
     /// Sends requests to a control socket as another user, and prints the results. The argument is the socket's address.
     #[program]
     fn as_other_user() {

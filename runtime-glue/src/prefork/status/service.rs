@@ -68,13 +68,17 @@ impl ServiceProcess {
     pub(in crate::prefork) fn run(self) -> ! {
         let span = tracing::error_span!("service", pid = process::id());
         stay_in(span.clone());
+        let owner = rustix::process::geteuid().as_raw();
+        // Linux keeps some privileges per thread, such as `no_new_privs`. Change those of this thread: the other one inherits
+        // them.
+        self.settings.privileges.apply().unwrap_or_else(|error| fail("the service worker cannot start", error));
         // If the thread does not start, dropping the guard would end the process before the error is logged.
         let service = ManuallyDrop::new(self);
         let work = || {
             stay_in(span);
             let runtime = Builder::new_current_thread().enable_all().build();
             let runtime = runtime.unwrap_or_else(|error| fail("cannot build the runtime of the service worker", error));
-            runtime.block_on(ManuallyDrop::into_inner(service).serve())
+            runtime.block_on(ManuallyDrop::into_inner(service).serve(owner))
         };
         // Start another thread, because this one is inside a runtime.
         thread::scope(|scope| {
@@ -86,11 +90,10 @@ impl ServiceProcess {
         })
     }
 
-    async fn serve(self) {
+    /// Serves until the supervisor closes the channel. `owner` is the user that may control the server.
+    async fn serve(self, owner: u32) {
         let ServiceProcess { guard: _guard, supervisor, channel, page, control, common, signals, settings } = self;
-        let owner = rustix::process::geteuid().as_raw();
-        settings.privileges.apply().unwrap_or_else(|error| fail("the service worker cannot start", error));
-        // A change of credentials may clear the parent-death signal, so this comes after `apply`.
+        // A change of credentials may clear the parent-death signal, so this comes after `run` has changed them.
         if !tie_to_supervisor(supervisor, None) {
             process::exit(0)
         }
