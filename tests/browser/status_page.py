@@ -111,6 +111,17 @@ def fits(browser, width):
     assert needed <= width, f"the page needs {needed} of {width} pixels"
 
 
+def stays_in_place(browser):
+    """A table that is wider than the page stays where the user has moved it."""
+    fits(browser, 900)
+    browser.evaluate("document.documentElement.style.fontSize = '24px'")
+    browser.evaluate("document.querySelector('.generation').scrollLeft = 50; document.querySelector('main').isOld = true")
+    browser.until("the content is replaced", "!document.querySelector('main').isOld")
+    place = browser.evaluate("document.querySelector('.generation').scrollLeft")
+    assert place == 50, f"the table has moved from 50 to {place}"
+    browser.evaluate("document.documentElement.style.fontSize = ''")
+
+
 def shows_workers(browser):
     browser.until(f"one generation of {WORKERS} workers", f"JSON.stringify({ROWS}) == '[{WORKERS}]'")
     states = browser.evaluate(STATES)
@@ -134,8 +145,11 @@ def main(program, folder=None):
         shows_workers(browser)
         numbers_change(browser)
         survives_a_proxy(browser)
-        for width in (1280, 360):
+        stays_in_place(browser)
+        for width in (1280, 768, 360):
             fits(browser, width)
+            hidden = browser.evaluate("(table => table.scrollWidth - table.clientWidth)(document.querySelector('.generation'))")
+            assert hidden == 0, f"{hidden} pixels of the table are hidden on a page of {width} pixels"
 
         backgrounds = set()
         for scheme in ("light", "dark"):

@@ -2,6 +2,8 @@
 (() => {
   const live = document.getElementById("live");
   const time = () => new Date().toLocaleTimeString();
+  // The tables that may be wider than the page.
+  const tables = () => [...document.querySelectorAll(".generation")];
   let last = time();
   const update = async () => {
     if (!document.hidden) {
@@ -11,7 +13,9 @@
         const main = page.querySelector("main");
         // A proxy may answer for a server that does not.
         if (!answer.ok || !main) throw new Error(answer.statusText);
+        const places = tables().map((table) => table.scrollLeft);
         document.querySelector("main").replaceWith(main);
+        tables().forEach((table, index) => (table.scrollLeft = places[index] ?? 0));
         document.title = page.title;
         last = time();
         live.textContent = "updated " + last;
