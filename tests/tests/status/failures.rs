@@ -1,6 +1,6 @@
 //! Failures that must not affect the server or its status page.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -43,17 +43,25 @@ scenarios!(
         let silent: Vec<_> = (0..40).map(|_| TcpStream::connect(&server.page).expect("connecting")).collect();
         let mut slow = Vec::new();
         for _ in 0..40 {
-            let mut stream = connect(&server.page).expect("connecting");
-            // The responses to so many requests do not fit into the buffers. The server may close the connection before it has
-            // read all requests.
-            let _ = stream.write_all("GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50).as_bytes());
-            slow.push(stream);
+            slow.push(send(&server.page, "GET", "/status").expect("a request"));
         }
         for _ in 0..5 {
             assert_eq!(request(&server.page, "GET", "/status").status, 200);
             assert!(server.pid() > 0);
         }
         drop((silent, slow));
+        server.stop();
+    }
+
+    /// Each response says that the connection ends, so that no client sends a request while the server closes it.
+    fn one_request_per_connection() {
+        let server = Server::start(&[]);
+        server.state();
+        let mut stream = connect(&server.page).expect("connecting");
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.contains("connection: close\r\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
         server.stop();
     }
 

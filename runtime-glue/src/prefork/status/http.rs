@@ -119,8 +119,9 @@ async fn serve(
         }
     });
     let mut http = http1::Builder::new();
-    let connection =
-        http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).serve_connection(TokioIo::new(stream), route);
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    // The end of a connection, after `PAGE_TIMEOUT` or in place of a newer one, must not surprise a client between requests.
+    let connection = http.keep_alive(false).serve_connection(TokioIo::new(stream), route);
     let ended = match access {
         // The connection has no timeout, because a command may take any time.
         Access::Control => connection.await,
@@ -163,9 +164,13 @@ async fn answer(service: &ServiceState, access: Access, request: &Request<Incomi
             }
         }
         "/healthz" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => match Snapshot::take(service).server {
-            server if server.is_ready => text(StatusCode::OK, "ready\n"),
-            server => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", server.state)),
+        "/readyz" => match Snapshot::take(service) {
+            Snapshot { server, .. } if server.is_ready => text(StatusCode::OK, "ready\n"),
+            Snapshot { server, workers, .. } => {
+                let ready = workers.iter().filter(|worker| worker.is_serving()).count();
+                let why = format!("not ready: {}, {ready} workers are ready\n", server.state);
+                text(StatusCode::SERVICE_UNAVAILABLE, why)
+            }
         },
         _ => text(StatusCode::NOT_FOUND, "unknown path: use /status, /status.json, /metrics, /healthz or /readyz\n"),
     }
