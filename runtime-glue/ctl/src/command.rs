@@ -91,7 +91,12 @@ pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait)
 fn progress(state: &State) -> String {
     let server = &state.server;
     let newest = server.next_generation.unwrap_or(server.generation);
-    format!("{}, {} of {} workers of generation {newest} serve", server.state, state.serving(), server.wanted)
+    format!(
+        "{}, {} of {} workers of generation {newest} serve",
+        server.state,
+        state.serving(Some(newest)),
+        server.wanted
+    )
 }
 
 /// Waits at most `limit` until a supervisor other than `before` answers. Returns its process id.

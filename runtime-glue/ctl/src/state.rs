@@ -1,5 +1,6 @@
 //! The state of a server: the part of its JSON that this program needs.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -86,9 +87,10 @@ impl State {
         }
     }
 
-    /// Returns how many workers of the newest generation serve.
-    pub(crate) fn serving(&self) -> usize {
-        let newest = self.server.next_generation.unwrap_or(self.server.generation);
-        self.workers.iter().filter(|worker| worker.generation == newest && worker.is_serving()).count()
+    /// Returns how many worker indices have a worker that serves, of `generation` if given.
+    pub(crate) fn serving(&self, generation: Option<u64>) -> usize {
+        let is_counted = |worker: &&Worker| generation.is_none_or(|number| worker.generation == number);
+        let serving = self.workers.iter().filter(is_counted).filter(|worker| worker.is_serving());
+        serving.map(|worker| worker.index).collect::<BTreeSet<_>>().len()
     }
 }

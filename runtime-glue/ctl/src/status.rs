@@ -67,7 +67,7 @@ fn table(state: &State) -> String {
         "supervisor {}: {}, {generation}, {} of {} workers, up {}, {} requests, {rate:.0} per second\n",
         server.pid,
         server.state,
-        state.serving(),
+        state.serving(None),
         server.wanted,
         duration(server.uptime_seconds),
         state.requests
@@ -136,10 +136,10 @@ mod tests {
                  "server": { "pid": 7, "state": "reloading", "uptime_seconds": 61.5, "generation": 1,
                              "next_generation": 2, "wanted": 2 },
                  "workers": [
-                   { "index": 0, "pid": 8, "generation": 1, "state": "draining", "uptime_seconds": 60.0,
+                   { "index": 0, "pid": 8, "generation": 1, "state": "ready", "uptime_seconds": 60.0,
                      "requests": 12, "requests_in_flight": 1, "connections": 1,
                      "latency": { "p50": 0.00025, "p99": 0.0125 }, "memory": { "rss": 1048576, "pss": 524288 } },
-                   { "index": 0, "pid": 123456, "generation": 2, "state": "ready", "uptime_seconds": 0.2,
+                   { "index": 0, "pid": 123456, "generation": 2, "state": "booting", "uptime_seconds": 0.2,
                      "requests": 0, "requests_in_flight": 0, "connections": 0,
                      "latency": { "p50": null, "p99": null }, "memory": null } ] }"#,
         )
@@ -152,7 +152,7 @@ mod tests {
         let rows: Vec<&str> = lines.collect();
         assert_eq!(
             rows[1].split_whitespace().collect::<Vec<_>>(),
-            ["0", "draining", "8", "1", "1m0s", "12", "1", "1", "250us", "12.5ms", "1.0/0.5"]
+            ["0", "ready", "8", "1", "1m0s", "12", "1", "1", "250us", "12.5ms", "1.0/0.5"]
         );
         let end_of_pid = rows[0].find("PID").unwrap() + 3;
         assert!(rows[1][..end_of_pid].ends_with(" 8") && rows[2][..end_of_pid].ends_with("123456"), "{table}");

@@ -165,10 +165,9 @@ async fn answer(service: &ServiceState, access: Access, request: &Request<Incomi
         }
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match Snapshot::take(service) {
-            Snapshot { server, .. } if server.is_ready => text(StatusCode::OK, "ready\n"),
-            Snapshot { server, workers, .. } => {
-                let ready = workers.iter().filter(|worker| worker.is_serving()).count();
-                let why = format!("not ready: {}, {ready} workers are ready\n", server.state);
+            snapshot if snapshot.server.is_ready => text(StatusCode::OK, "ready\n"),
+            snapshot => {
+                let why = format!("not ready: {}, {} workers are ready\n", snapshot.server.state, snapshot.serving());
                 text(StatusCode::SERVICE_UNAVAILABLE, why)
             }
         },

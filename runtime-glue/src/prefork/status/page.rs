@@ -51,10 +51,7 @@ fn header(page: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
     for (name, value) in [
         ("supervisor", server.pid.to_string()),
         ("up for", duration(server.uptime_seconds)),
-        (
-            "workers",
-            format!("{} of {}", snapshot.workers.iter().filter(|worker| worker.is_serving()).count(), server.wanted),
-        ),
+        ("workers", format!("{} of {}", snapshot.serving(), server.wanted)),
         ("generation", generation),
         ("requests", snapshot.requests.to_string()),
         ("connections", open.to_string()),
@@ -217,7 +214,55 @@ fn mebibytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scoreboard::Totals;
+    use super::super::snapshot::{ServerState, State};
     use super::*;
+
+    fn latency_of_no_request() -> Latency {
+        Latency { count: 0, p50: None, p90: None, p99: None }
+    }
+
+    fn worker(index: usize, generation: u64) -> WorkerState {
+        WorkerState {
+            index,
+            pid: 1,
+            generation,
+            state: State::Ready,
+            uptime_seconds: 0.0,
+            heartbeat_age_seconds: None,
+            requests: 0,
+            requests_in_flight: 0,
+            connections: 0,
+            latency: latency_of_no_request(),
+            memory: None,
+        }
+    }
+
+    #[test]
+    fn a_place_with_two_workers_counts_once() {
+        let server = ServerState {
+            pid: 1,
+            state: "reloading",
+            uptime_seconds: 0.0,
+            generation: 1,
+            next_generation: Some(2),
+            wanted: 2,
+            is_ready: true,
+            service_pid: 1,
+            service_starts: 1,
+        };
+        let snapshot = Snapshot {
+            server,
+            workers: vec![worker(0, 1), worker(0, 2), worker(1, 1)],
+            requests: 0,
+            latency: latency_of_no_request(),
+            ended: Vec::new(),
+            restarts: Vec::new(),
+            history: Vec::new(),
+            totals: Totals::default(),
+        };
+        assert!(render(&snapshot).contains("<dt>workers</dt><dd>2 of 2</dd>"));
+    }
 
     #[test]
     fn units() {

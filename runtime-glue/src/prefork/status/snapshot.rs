@@ -137,7 +137,7 @@ pub(super) struct RestartState {
 }
 
 impl WorkerState {
-    pub(super) fn is_serving(&self) -> bool {
+    fn is_serving(&self) -> bool {
         matches!(self.state, State::Ready | State::Busy)
     }
 }
@@ -167,6 +167,15 @@ impl RestartState {
 }
 
 impl Snapshot {
+    /// Returns how many worker indices have a worker that serves. In a reload, an index may have two.
+    pub(super) fn serving(&self) -> usize {
+        let serving = self.workers.iter().filter(|worker| worker.is_serving());
+        // The workers are in the order of their index.
+        let mut indices: Vec<usize> = serving.map(|worker| worker.index).collect();
+        indices.dedup();
+        indices.len()
+    }
+
     pub(super) fn take(service: &ServiceState) -> Snapshot {
         let snapshot = service.common.scoreboard.read_at_once(|| Snapshot::read(service));
         Snapshot { history: service.history().notes(), ..snapshot }
