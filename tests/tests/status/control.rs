@@ -21,6 +21,20 @@ fn outcome(answer: &crate::server::Answer) -> (u16, String, String) {
     (answer.status, text("outcome"), text("message"))
 }
 
+/// Stops the template of a server with two workers, so that no worker has a successor. Returns its process id.
+#[track_caller]
+fn stopped_template(server: &Server) -> i32 {
+    let state = server.until("both workers are ready", |state| {
+        workers(state).iter().filter(|worker| is_serving(worker)).count() == 2
+    });
+    let others = [pids(&state), vec![state["server"]["service_pid"].as_i64().expect("a process id")]].concat();
+    let is_template = |pid: &i32| !others.contains(&i64::from(*pid));
+    let children = forkio_tests::processes().into_iter().filter(|(_, process)| process.parent == server.supervisor());
+    let template = children.map(|(pid, _)| pid).find(is_template).expect("a template");
+    kill(template, libc::SIGSTOP);
+    template
+}
+
 scenarios!(
     /// The server answers `reload` once the new generation serves.
     fn reload() {
@@ -90,16 +104,7 @@ scenarios!(
     /// A client that waits for the successor of a worker gets an answer if the number of workers is reduced meanwhile.
     fn retire_and_scale() {
         let mut server = Server::start(&[]);
-        let state = server.until("both workers are ready", |state| {
-            workers(state).iter().filter(|worker| is_serving(worker)).count() == 2
-        });
-        let others = [pids(&state), vec![state["server"]["service_pid"].as_i64().expect("a process id")]].concat();
-        let is_template = |pid: &i32| !others.contains(&i64::from(*pid));
-        let children =
-            forkio_tests::processes().into_iter().filter(|(_, process)| process.parent == server.supervisor());
-        let template = children.map(|(pid, _)| pid).find(is_template).expect("a template");
-        // The template does not fork the successor.
-        kill(template, libc::SIGSTOP);
+        let template = stopped_template(&server);
         let mut waiting = send(&server.control_address(), "POST", "/control/retire?worker=1").expect("a command");
         while !server.program.line().contains("retire 1") {}
         assert_eq!(server.command("scale?workers=1").status, 200);
@@ -107,6 +112,17 @@ scenarios!(
         waiting.read_to_string(&mut answer).expect("an answer");
         assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("the number of workers"), "{answer}");
         kill(template, libc::SIGCONT);
+        server.stop();
+    }
+
+    /// The supervisor refuses commands while too many wait for their results.
+    fn too_many_commands() {
+        let server = Server::start(&[]);
+        let template = stopped_template(&server);
+        let accepted = (0..500).take_while(|_| server.command("retire?worker=1&wait=no").status == 202).count();
+        assert!(accepted < 500, "the supervisor keeps every command");
+        kill(template, libc::SIGCONT);
+        wait_until("the commands are done", || server.command("scale?workers=2").status == 200);
         server.stop();
     }
 

@@ -16,6 +16,9 @@ use crate::{Fork, ForkError, ForkPolicy};
 /// The shortest time between two measurements of the workers' memory.
 const MEMORY_PERIOD: Duration = Duration::from_millis(500);
 
+/// How many commands may wait for their results. The service worker must not fill the supervisor's memory.
+const MOST_OPERATIONS: usize = 100;
+
 /// A command that is being carried out.
 #[derive(Debug)]
 pub(super) struct Operation {
@@ -193,6 +196,9 @@ impl Supervisor {
     fn begin(&mut self, text: &str) -> Result<What, String> {
         if !self.service.has_control() {
             return Err("this server has no control socket".to_owned());
+        }
+        if self.service.operations.len() >= MOST_OPERATIONS {
+            return Err("too many commands are waiting for their results".to_owned());
         }
         match Request::parse(text).ok_or_else(|| format!("there is no command {text:?}"))? {
             Request::Reload => {
