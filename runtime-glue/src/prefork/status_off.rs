@@ -99,6 +99,8 @@ impl Service {
 
     pub(super) fn signal(&self, _signal: i32) {}
 
+    pub(super) fn stops(&mut self) {}
+
     pub(super) fn reload_begins(&mut self, _number: u64) {}
 
     pub(super) fn reload_ends(&mut self, _number: u64, _result: Result<(), &str>) {}

@@ -115,6 +115,26 @@ scenarios!(
         server.stop();
     }
 
+    /// Once the server stops, commands fail, also those that have begun.
+    fn stopping() {
+        let mut server = Server::start(&["--shutdown-timeout", "600"]);
+        stopped_template(&server);
+        let held = send(&server.address, "GET", "/forever").expect("a request");
+        server.until("the request is in flight", |state| {
+            workers(state).iter().any(|worker| worker["requests_in_flight"] == 1)
+        });
+        let mut waiting = send(&server.control_address(), "POST", "/control/retire?worker=1").expect("a command");
+        while !server.program.line().contains("retire 1") {}
+        kill(server.supervisor(), libc::SIGTERM);
+        let mut answer = String::new();
+        waiting.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("the server is stopping"), "{answer}");
+        server.until("the server stops", |state| state["server"]["state"] == "stopping");
+        assert_eq!(outcome(&server.command("reload")), (409, "failed".to_owned(), "the server is stopping".to_owned()));
+        drop(held);
+        server.program.finish_well();
+    }
+
     /// The supervisor refuses commands while too many wait for their results.
     fn too_many_commands() {
         let server = Server::start(&[]);

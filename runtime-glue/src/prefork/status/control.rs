@@ -19,6 +19,9 @@ const MEMORY_PERIOD: Duration = Duration::from_millis(500);
 /// How many commands may wait for their results. The service worker must not fill the supervisor's memory.
 const MOST_OPERATIONS: usize = 100;
 
+/// Why a server that stops carries out no command.
+pub(super) const STOPPING: &str = "the server is stopping";
+
 /// A command that is being carried out.
 #[derive(Debug)]
 pub(super) struct Operation {
@@ -81,6 +84,11 @@ impl Service {
         for line in said {
             self.say(&line);
         }
+    }
+
+    /// Ends all operations, because the server stops.
+    pub(in crate::prefork) fn stops(&mut self) {
+        self.finish(|_| Some(Err(STOPPING.to_owned())));
     }
 
     pub(in crate::prefork) fn reload_begins(&mut self, number: u64) {

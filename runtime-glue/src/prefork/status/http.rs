@@ -22,10 +22,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::channel::Reply;
+use super::control::STOPPING;
 use super::peer;
 use super::service::ServiceState;
 use super::snapshot::Snapshot;
 use super::{metrics, page};
+use crate::prefork::slots::ServerPhase;
 
 /// A client that takes longer for the head of a request is cut off.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -190,7 +192,10 @@ impl Command {
     /// Begins the command of a request. Returns `None` if the request is not a command, or if the client has no access.
     fn begin(service: &ServiceState, access: Access, request: &Request<Incoming>) -> Option<Result<Command, Refusal>> {
         let command = request.uri().path().strip_prefix("/control/")?;
+        // The supervisor reads no more commands.
+        let is_stopping = matches!(service.common.slots.phase(), ServerPhase::Stopping | ServerPhase::HandedOver);
         Some(match access {
+            Access::Control if is_stopping => Err((StatusCode::CONFLICT, STOPPING)),
             Access::Control if request.method() == Method::POST => {
                 Command::new(service, command, request.uri().query().unwrap_or(""))
             }

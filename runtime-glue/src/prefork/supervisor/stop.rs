@@ -40,6 +40,7 @@ impl Supervisor {
         self.threads = None;
         self.settings.on_ready = None;
         self.dismiss_all();
+        self.service.stops();
         let kills = match &end {
             End::Stop { signal } => {
                 tracing::info!(signal, "stopping: draining the workers");
