@@ -3,10 +3,10 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::scoreboard::age;
 use crate::prefork::reason::Reason;
+use crate::sys;
 
 /// A worker that has ended.
 #[derive(Clone, Debug)]
@@ -35,4 +35,15 @@ impl Restart {
             uptime: Duration::from_nanos(uptime),
         })
     }
+}
+
+/// Returns how long ago a moment of the monotonic clock was.
+pub(super) fn age(nanoseconds: u64) -> Duration {
+    Duration::from_nanos(sys::monotonic_nanoseconds().saturating_sub(nanoseconds))
+}
+
+/// Returns the Unix time of a moment that was `age` ago, in seconds.
+pub(super) fn unix_time(age: Duration) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(age).as_secs()
 }

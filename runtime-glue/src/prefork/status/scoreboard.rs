@@ -17,10 +17,10 @@
 use std::io;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::histogram::{BUCKETS, Histogram, bucket_of};
-use super::restart::Restart;
+use super::restart::{Restart, age};
 use crate::prefork::reason::Reason;
 use crate::prefork::slots::Slots;
 use crate::sys;
@@ -59,7 +59,7 @@ const PSS: usize = 1;
 const SHARED: usize = 2;
 const SLOT_HISTOGRAM: usize = 8;
 
-/// Larger counts are shown as this one. A million of them can be added.
+/// Larger counts are shown as this one, so that a million of them can be added.
 const LARGEST: u64 = u64::MAX >> 20;
 
 /// The memory of a process, in bytes.
@@ -252,8 +252,7 @@ impl Scoreboard {
     pub(super) fn totals(&self, slots: &Slots) -> Totals {
         let mut totals = Totals::default();
         let Some(words) = &self.0 else { return totals };
-        let places = (0..words.capacity).map(|index| words.place(index));
-        for place in places {
+        for place in (0..words.capacity).map(|index| words.place(index)) {
             totals.requests.push(count(&place[ENDED_REQUESTS]));
             totals.restarts.push(std::array::from_fn(|reason| count(&place[REASONS + reason])));
         }
@@ -273,8 +272,7 @@ impl Scoreboard {
     pub(super) fn restarts(&self) -> Vec<Restart> {
         let Some(words) = &self.0 else { return Vec::new() };
         let number = words.header(RESTARTS).load(Ordering::Relaxed);
-        let newest = (0..number).rev().take(EVENTS);
-        newest.filter_map(|number| Restart::read(words.event(number))).collect()
+        (0..number).rev().take(EVENTS).filter_map(|number| Restart::read(words.event(number))).collect()
     }
 }
 
@@ -349,17 +347,6 @@ fn histogram(words: &[AtomicU64]) -> Histogram {
         histogram.add_to_bucket(bucket, count(word));
     }
     histogram
-}
-
-/// Returns how long ago a moment of the monotonic clock was.
-pub(super) fn age(nanoseconds: u64) -> Duration {
-    Duration::from_nanos(sys::monotonic_nanoseconds().saturating_sub(nanoseconds))
-}
-
-/// Returns the Unix time of a moment that was `age` ago, in seconds.
-pub(super) fn unix_time(age: Duration) -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(age).as_secs()
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::histogram::Histogram;
 use super::history::Note;
-use super::restart::Restart;
-use super::scoreboard::{Totals, age, unix_time};
+use super::restart::{Restart, age, unix_time};
+use super::scoreboard::Totals;
 use super::service::ServiceState;
 use crate::prefork::reason::Reason;
 use crate::prefork::slots::{DRAINS, READY, ServerPhase, Slots, TOLD};
