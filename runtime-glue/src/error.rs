@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use forkio_reactor::fork::PrepareError;
+use forkio_reactor::fork::{PrepareError, glue};
 
 /// Another thread of a process that could not be forked; see [`ForkError::Threads`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,27 +120,29 @@ impl fmt::Display for ForkError {
             ForkError::NoIoDriver => {
                 write!(f, "the current runtime has no I/O driver; build it with `Builder::enable_all` or `enable_io`")
             }
-            ForkError::Inspect(error) if error.raw_os_error() == Some(libc::EMFILE) => {
-                write!(
-                    f,
-                    "cannot find out whether the process can be forked: {error}; raise RLIMIT_NOFILE, or close descriptors"
-                )
+            ForkError::Inspect(error) => {
+                write!(f, "cannot find out whether the process can be forked: {error}{}", Limit(error))
             }
-            ForkError::Inspect(error) => write!(f, "cannot find out whether the process can be forked: {error}"),
             ForkError::Hook(error) => write!(f, "a hook that runs before a fork refused this one: {error}"),
             ForkError::Prepare(error) => error.fmt(f),
             ForkError::Fork(error) => {
                 write!(f, "fork(2) failed: {error}; see RLIMIT_NPROC, and pids.max of the control group")
             }
             ForkError::Template(error) => f.write_str(error),
-            ForkError::Watch(error) => {
-                write!(
-                    f,
-                    "cannot watch a new process: {error}; raise RLIMIT_NOFILE, or close descriptors (on Linux this needs \
-                     pidfd_open(2), since 5.3)"
-                )
+            ForkError::Watch(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
+                write!(f, "cannot watch a new process: {error}; on Linux this needs pidfd_open(2), since 5.3")
             }
+            ForkError::Watch(error) => write!(f, "cannot watch a new process: {error}{}", Limit(error)),
         }
+    }
+}
+
+/// Shows the limit that an error has reached, if it has reached one.
+struct Limit<'a>(&'a io::Error);
+
+impl fmt::Display for Limit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        glue::limit_behind(self.0).map_or(Ok(()), |limit| write!(f, "; {limit}"))
     }
 }
 

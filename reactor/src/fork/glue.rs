@@ -20,6 +20,7 @@ pub use super::protocol::{HeldOff, hold_off, is_prepared_ahead};
 pub use super::reconcile::{lost_state, set_first_poll_hook};
 pub use super::registrations::selector_count;
 pub use crate::lock::this_thread;
+pub use crate::sys::descriptor::limit_behind;
 pub use crate::sys::process::is_single_threaded;
 pub use crate::sys::process_word::process_id;
 

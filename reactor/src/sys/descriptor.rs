@@ -298,8 +298,8 @@ pub(super) fn unreadable(path: &str, error: io::Error) -> io::Error {
     }
 }
 
-/// Describes the limit that a failed preparation has reached, and what to do about it.
-pub(crate) fn limit_behind(error: &io::Error) -> Option<String> {
+/// Describes the limit that a failed system call has reached, and what to do about it.
+pub fn limit_behind(error: &io::Error) -> Option<String> {
     match error.raw_os_error()? {
         libc::EMFILE => {
             let limit = descriptor_limit()?;

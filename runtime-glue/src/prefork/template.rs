@@ -31,7 +31,7 @@ use super::connections::Common;
 use super::options::WorkerSettings;
 use super::signals::{Signals, follow_without_drain};
 use super::worker::{Assignment, ExitOnDrop, FAILED, PANICKED, tie_to_supervisor};
-use crate::{Child, Fork, ForkOptions, lineage, parent_only, sys};
+use crate::{Child, Fork, ForkError, ForkOptions, lineage, parent_only, sys};
 
 /// A template, as the supervisor sees it.
 pub(super) struct TemplateProcess {
@@ -276,7 +276,7 @@ async fn fork_twice(
     }
     match forked.map_err(|error| error.to_string())? {
         Fork::Parent(mut between) => {
-            let status = between.wait().await.map_err(|error| error.to_string())?;
+            let status = between.wait().await.map_err(|error| ForkError::Watch(error).to_string())?;
             match common.slots.pid(request.slot) {
                 worker if status.success() && worker != 0 => Ok(Side::Template { worker }),
                 _ => Err(format!("the process between template and worker ended with {status}")),

@@ -239,6 +239,26 @@ pub fn deny_tokio_pidfds() {
     assert!(with_flags == -1 && without >= 0, "the filter does not work: {with_flags}, {without}");
 }
 
+/// Makes the kernel refuse to register the next descriptor that this process opens, as if the user had no epoll watch left. The
+/// filter compares numbers: it refuses each later file with that descriptor too, in children as well.
+pub fn deny_next_registration() {
+    let next = File::open("/dev/null").expect("a descriptor").as_raw_fd();
+    // The offsets of the system call's number, and of the low halves of its second and third arguments.
+    let (number, operation, fd) = (0, 24, 32);
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    filter_calls(&mut [
+        instruction(load, 0, 0, number),
+        instruction(equals, 0, 5, libc::SYS_epoll_ctl as u32),
+        instruction(load, 0, 0, operation),
+        instruction(equals, 0, 3, libc::EPOLL_CTL_ADD as u32),
+        instruction(load, 0, 0, fd),
+        instruction(equals, 0, 1, next as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSPC as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]);
+}
+
 /// The CPUs that this process may use. `None` if the kernel does not steer connections by CPU.
 pub fn allowed_cpus() -> Option<Vec<usize>> {
     let status = fs::read_to_string("/proc/self/status").expect("/proc");

@@ -120,6 +120,14 @@ scenarios!(
         in_child(async || {}).await;
     }
 
+    /// A fork for which no epoll watch is left returns an error that names the limit.
+    #[cfg(epoll)]
+    async fn no_watch_left() {
+        deny_next_registration();
+        let error = refused(forkio::fork).await;
+        assert!(error.to_string().contains("/proc/sys/fs/epoll/max_user_watches"), "{error}");
+    }
+
     /// If fork(2) itself fails, the error names the limit, and the runtime continues.
     async fn no_process_left() {
         in_child(async || {}).await;
