@@ -290,7 +290,11 @@ async fn fork_twice(
                     common.slots.set_pid(request.slot, worker.id());
                     sys::exit_at_once(0)
                 }
-                Ok(Fork::Child(_)) => Ok(Side::Worker { between, signals }),
+                Ok(Fork::Child(_)) => {
+                    // The process in between may die before it writes this id. The supervisor must know whom to end then.
+                    common.slots.set_pid(request.slot, process::id());
+                    Ok(Side::Worker { between, signals })
+                }
                 Err(error) => {
                     tracing::error!(worker = request.index, %error, "cannot fork a worker");
                     sys::exit_at_once(FAILED)

@@ -86,6 +86,10 @@ async fn serve(control: Control, how: &str, options: &[String]) {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
+        #[cfg(target_os = "linux")]
+        if is_template && std::os::unix::process::parent_id() != supervisor && refuses.says("between-dies") {
+            forkio_tests::die_at_pidfd_of_others([std::process::id(), supervisor]);
+        }
         if refuses.says("fork-fails") { Err(io::Error::from_raw_os_error(libc::EAGAIN)) } else { Ok(()) }
     });
     // An upgrade hands the listener over.

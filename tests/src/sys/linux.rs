@@ -259,6 +259,23 @@ pub fn deny_next_registration() {
     ]);
 }
 
+/// Makes the kernel kill this process, or a child, when it opens a pidfd of a process other than these two.
+pub fn die_at_pidfd_of_others(known: [u32; 2]) {
+    // The offsets of the system call's number, and of the low half of its first argument.
+    let (number, pid) = (0, 16);
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    filter_calls(&mut [
+        instruction(load, 0, 0, number),
+        instruction(equals, 0, 4, libc::SYS_pidfd_open as u32),
+        instruction(load, 0, 0, pid),
+        instruction(equals, 2, 0, known[0]),
+        instruction(equals, 1, 0, known[1]),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]);
+}
+
 /// The CPUs that this process may use. `None` if the kernel does not steer connections by CPU.
 pub fn allowed_cpus() -> Option<Vec<usize>> {
     let status = fs::read_to_string("/proc/self/status").expect("/proc");

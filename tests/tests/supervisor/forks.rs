@@ -63,6 +63,19 @@ scenarios!(
         server.stop();
     }
 
+    /// Each process between a template and a worker dies once it has forked the worker. The supervisor ends these workers, of
+    /// which no other process knows.
+    #[cfg(epoll)]
+    fn process_in_between_dies() {
+        let server = Server::start(&["template"]);
+        let before = server.children();
+        server.control("between-dies");
+        server.signal(libc::SIGHUP);
+        server.until_logged("the old generation continues to serve");
+        wait_until("only the old generation runs", || server.children() == before);
+        server.stop();
+    }
+
     /// A server without privileges may name the user that it runs as.
     fn user_without_privileges() {
         let options: &[_] = if is_root() { &["before", "as-nobody", "own-user"] } else { &["before", "own-user"] };

@@ -223,7 +223,8 @@ impl Supervisor {
             }
             (Message::Refused(error), TemplateState::Forking { process, index, slot, .. }) => {
                 generation.template = TemplateState::Idle(process);
-                self.common.clear(slot);
+                // The template may have forked the worker before it failed.
+                self.quarantine(slot);
                 self.request_refused(index, number, ForkError::Template(error))
             }
             (Message::Ended(status), state) => {
