@@ -57,14 +57,17 @@ impl SocketFile {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let _ = std::fs::remove_file(&fresh);
-        let listener = match is_private {
-            true => sys::with_umask(0o177, || UnixListener::bind(&fresh)),
-            false => UnixListener::bind(&fresh),
-        }?;
-        listener.set_nonblocking(true)?;
-        let identity = identity(&fresh)?;
-        std::fs::rename(&fresh, path).inspect_err(|_| drop(std::fs::remove_file(&fresh)))?;
-        Ok((listener, SocketFile { path: path.to_owned(), identity, pid: std::process::id() }))
+        let bind = || {
+            let listener = match is_private {
+                true => sys::with_umask(0o177, || UnixListener::bind(&fresh)),
+                false => UnixListener::bind(&fresh),
+            }?;
+            listener.set_nonblocking(true)?;
+            let identity = identity(&fresh)?;
+            std::fs::rename(&fresh, path)?;
+            Ok((listener, SocketFile { path: path.to_owned(), identity, pid: std::process::id() }))
+        };
+        bind().inspect_err(|_| drop(std::fs::remove_file(&fresh)))
     }
 }
 
