@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixStream, unix::OwnedWriteHalf};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
 
 /// How long the service worker uses a measurement of the workers' memory.
@@ -76,19 +76,20 @@ impl State {
 }
 
 impl Channel {
-    /// Returns the channel, and a future that resolves when the supervisor closes it.
+    /// Returns the channel, and a future that resolves when the supervisor closes it, or when it fails.
     pub(super) fn new(
         stream: std::os::unix::net::UnixStream,
     ) -> io::Result<(Channel, impl Future<Output = ()> + use<>)> {
         let (read, write) = UnixStream::from_std(stream)?.into_split();
         let (lines, receiver) = unbounded_channel();
         let state = std::sync::Arc::new(State::default());
-        let (closed, is_closed) = oneshot::channel();
-        tokio::spawn(write_lines(write, receiver));
-        tokio::spawn(read_lines(read, std::sync::Arc::clone(&state), closed));
+        let writing = tokio::spawn(write_lines(write, receiver));
+        let reading = tokio::spawn(read_lines(read, std::sync::Arc::clone(&state)));
         Ok((Channel { lines, state }, async {
-            // An error would mean that the task has ended without sending: the channel is closed then, too.
-            let _ = is_closed.await;
+            tokio::select! {
+                _ = writing => {}
+                _ = reading => {}
+            }
         }))
     }
 
@@ -124,17 +125,34 @@ impl Channel {
 async fn write_lines(mut stream: OwnedWriteHalf, mut lines: UnboundedReceiver<String>) {
     while let Some(line) = lines.recv().await {
         if let Err(error) = stream.write_all(line.as_bytes()).await {
-            return tracing::debug!(%error, "cannot talk to the supervisor");
+            return tracing::warn!(%error, "cannot talk to the supervisor");
         }
     }
 }
 
-async fn read_lines(stream: OwnedReadHalf, state: std::sync::Arc<State>, closed: oneshot::Sender<()>) {
+async fn read_lines(stream: OwnedReadHalf, state: std::sync::Arc<State>) {
     let mut lines = BufReader::new(stream).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         state.hear(&line);
     }
     // Drops the senders, so that waiting clients learn that no reply will come.
     state.waiting().commands.clear();
-    let _ = closed.send(());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Shutdown;
+
+    use super::*;
+
+    /// The service worker ends if it cannot send commands, so that the supervisor starts another one.
+    #[tokio::test]
+    async fn a_failed_write_closes_the_channel() {
+        let (stream, supervisor) = std::os::unix::net::UnixStream::pair().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        supervisor.shutdown(Shutdown::Read).unwrap();
+        let (channel, closed) = Channel::new(stream).unwrap();
+        let _replies = channel.command("reload");
+        timeout(Duration::from_secs(60), closed).await.expect("the channel closes");
+    }
 }
