@@ -183,9 +183,10 @@ impl Supervisor {
         let Some(generation) = self.generation_mut(which) else { return Started::Nothing };
         match std::mem::replace(&mut generation.template, TemplateState::None) {
             TemplateState::Idle(process) => {
-                // An error means that the template has ended. The supervisor gets that event next.
                 if let Err(error) = process.request(index, slot, limits.requests) {
-                    tracing::debug!(worker = index, generation = generation.number, %error, "cannot ask the template for a worker");
+                    tracing::warn!(worker = index, generation = generation.number, %error, "cannot ask the template for a worker");
+                    // Most likely it has ended. If not, nothing else would end it before the deadline.
+                    let _ = process.child.kill();
                 }
                 generation.template = TemplateState::Forking { process, index, slot, limits, deadline, is_late: false };
             }
