@@ -61,6 +61,8 @@ pub enum PreforkError {
     Status(String, io::Error),
     /// The pid file could not be written, or belongs to another server that runs.
     PidFile(PathBuf, io::Error),
+    /// In an upgrade, this program could not tell the old one that it is ready. The old one continues.
+    Upgrade(io::Error),
     /// One of the first workers could not be forked, or no worker is left and no new one could be forked.
     Fork(ForkError),
     /// The application could not be loaded. The text is its error, or how the template ended.
@@ -124,6 +126,7 @@ impl fmt::Display for PreforkError {
                 }
             }
             PreforkError::PidFile(path, error) => write!(f, "cannot write the pid file {}: {error}", path.display()),
+            PreforkError::Upgrade(error) => write!(f, "cannot tell the old program that this one is ready: {error}"),
             PreforkError::Fork(ForkError::MultiThreadRuntime(_)) => f.write_str(
                 "cannot fork workers from a multi-threaded runtime; run the supervisor in a current-thread runtime \
                  (`#[tokio::main(flavor = \"current_thread\")]`), and build runtimes with threads in the workers \
@@ -151,7 +154,8 @@ impl std::error::Error for PreforkError {
             | PreforkError::Share(error)
             | PreforkError::Privileges(error)
             | PreforkError::Status(_, error)
-            | PreforkError::PidFile(_, error) => Some(error),
+            | PreforkError::PidFile(_, error)
+            | PreforkError::Upgrade(error) => Some(error),
             PreforkError::Fork(error) => Some(error),
             _ => None,
         }

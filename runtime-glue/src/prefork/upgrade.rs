@@ -251,15 +251,24 @@ impl Predecessor {
         Some(Predecessor { channel, listeners_are_kept: rest == KEPT, page, is_process_1, process_1 })
     }
 
-    /// Tells the other program that this one is ready, so that it retires. Returns process 1 if it waits for this program.
-    pub(super) fn ready(self) -> Option<Process1> {
+    /// Tells the other program that this one is ready, so that it retires.
+    pub(super) fn announce(&self) -> io::Result<()> {
         // Tell process 1 first: the other program ends after the second message.
         if let Some(process_1) = &self.process_1 {
             process_1.announce();
         }
-        if let Err(error) = (&self.channel).write_all(READY) {
-            tracing::warn!(%error, "cannot tell the old program that this one is ready");
+        match (&self.channel).write_all(READY) {
+            // The other program has ended.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                tracing::warn!(%error, "cannot tell the old program that this one is ready");
+                Ok(())
+            }
+            result => result,
         }
+    }
+
+    /// Returns process 1 if it waits for this program.
+    pub(super) fn into_process_1(self) -> Option<Process1> {
         self.process_1.or_else(|| self.is_process_1.then_some(Process1 { channel: self.channel }))
     }
 }

@@ -9,8 +9,8 @@
 //!
 //! Times are long, so that a slow machine causes no failures, unless an option such as `boot-timeout=700` gives one in
 //! milliseconds. The file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-sleeps`,
-//! `load-aborts`, `load-lies=PID`, `ready-panics`, `never-ready`, `boot-exits`, `says-nothing`, `fork-fails`, `fork-panics`,
-//! `between-waits`, `no-processes`, `no-processes-of-template`, or none of them.
+//! `load-aborts`, `load-lies=PID`, `ready-panics`, `never-ready`, `boot-exits`, `says-nothing`, `not-announced`, `fork-fails`,
+//! `fork-panics`, `between-waits`, `between-dies`, `no-processes`, `no-processes-of-template`, or none of them.
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
 
@@ -80,14 +80,15 @@ async fn serve(control: Control, how: &str, options: &[String]) {
         allow_processes(!(refuses.says("no-processes") || is_template && refuses.says("no-processes-of-template")));
         assert!(!refuses.says("fork-panics"), "on purpose");
         // A template forks each worker through a process in between.
-        if is_template && std::os::unix::process::parent_id() != supervisor && refuses.says("between-waits") {
+        let is_between = is_template && std::os::unix::process::parent_id() != supervisor;
+        if is_between && refuses.says("between-waits") {
             say(&format!("process in between: {}", std::process::id()));
             while refuses.says("between-waits") {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
         #[cfg(target_os = "linux")]
-        if is_template && std::os::unix::process::parent_id() != supervisor && refuses.says("between-dies") {
+        if is_between && refuses.says("between-dies") {
             forkio_tests::die_at_pidfd_of_others([std::process::id(), supervisor]);
         }
         if refuses.says("fork-fails") { Err(io::Error::from_raw_os_error(libc::EAGAIN)) } else { Ok(()) }
@@ -102,6 +103,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
         _ => inherited.bind_tcp(([127, 0, 0, 1], 0).into()).unwrap(),
     };
     let address = listener.local_addr().unwrap();
+    let is_announced = !control.says("not-announced");
     let mut prefork = Prefork::new()
         .workers(2)
         .listener(listener)
@@ -114,7 +116,11 @@ async fn serve(control: Control, how: &str, options: &[String]) {
             let control = control.clone();
             move || {
                 assert!(!control.says("ready-panics"), "on purpose");
-                announce(&address.to_string());
+                if is_announced {
+                    return announce(&address.to_string());
+                }
+                #[cfg(target_os = "linux")]
+                forkio_tests::deny_sends_of("ready\n".len() as u32);
             }
         });
     for option in options {

@@ -259,6 +259,20 @@ pub fn deny_next_registration() {
     ]);
 }
 
+/// Makes `sendto(2)` with this many bytes fail, as if the kernel had no memory left for them.
+pub fn deny_sends_of(length: u32) {
+    // The offsets of the system call's number, and of the low half of its third argument.
+    let (load, equals) = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
+    filter_calls(&mut [
+        instruction(load, 0, 0, 0),
+        instruction(equals, 0, 3, libc::SYS_sendto as u32),
+        instruction(load, 0, 0, 32),
+        instruction(equals, 0, 1, length),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOBUFS as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]);
+}
+
 /// Makes the kernel kill this process, or a child, when it opens a pidfd of a process other than these two.
 pub fn die_at_pidfd_of_others(known: [u32; 2]) {
     // The offsets of the system call's number, and of the low half of its first argument.

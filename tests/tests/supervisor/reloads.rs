@@ -129,6 +129,19 @@ scenarios!(
         server.stop();
     }
 
+    /// A new program that cannot tell the old one that it is ready ends. The old one continues to serve.
+    #[cfg(target_os = "linux")]
+    fn unannounced_upgrade() {
+        let server = Server::start(&["before"]);
+        let before = server.children();
+        server.control("not-announced");
+        server.signal(libc::SIGUSR2);
+        server.until_logged("this one continues");
+        wait_until("only the old workers run", || server.children() == before);
+        assert!(before.contains(&server.pid()));
+        server.stop();
+    }
+
     /// If old workers must end before new ones start, a reload retires the first old worker at once.
     fn in_steps() {
         let server = Server::start(&["before", "in-steps"]);

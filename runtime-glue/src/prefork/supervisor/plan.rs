@@ -14,6 +14,7 @@ use crate::prefork::reason::Reason;
 use crate::prefork::slots::{
     DRAINS, EMPTIES_OWN_QUEUE, REACHED_REQUESTS, READY, SeenHeartbeat, TOLD, WANTS_HALT, WANTS_RETIRE,
 };
+use crate::prefork::upgrade::Predecessor;
 
 /// Returns the number of slots of a server with this many workers: enough for old generations that drain, and for more workers.
 pub(super) fn slots(workers: usize) -> usize {
@@ -227,9 +228,11 @@ impl Supervisor {
         if let Some(ready) = self.settings.on_ready.take() {
             ready();
         }
-        if let Some(predecessor) = self.predecessor.take() {
+        if let Some(predecessor) = &self.predecessor {
             self.service.begin();
-            self.process_1 = predecessor.ready();
+            // After an error the predecessor still serves. It stays set, so that this program leaves the queues to it.
+            predecessor.announce().map_err(PreforkError::Upgrade)?;
+            self.process_1 = self.predecessor.take().and_then(Predecessor::into_process_1);
             self.show_ownership();
         }
         self.service_manager.ready(self.wanted);
