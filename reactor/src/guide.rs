@@ -71,7 +71,6 @@
 //! use forkio_reactor::{Events, Interest, Poll, Token};
 //! use std::time::Duration;
 //!
-//! # fn main() -> std::io::Result<()> {
 //! let mut poll = Poll::new()?;
 //! let mut events = Events::with_capacity(8);
 //! let mut heartbeat = Timer::new(Clock::Monotonic)?;
@@ -81,8 +80,7 @@
 //! // More than one if the loop was delayed.
 //! let beats = heartbeat.expirations()?;
 //! # assert_eq!(beats, 1);
-//! # Ok(())
-//! # }
+//! # Ok::<(), std::io::Error>(())
 //! ```
 //!
 //! Each of these sources has its own behaviour in a fork. A timer continues in both processes. Signals reach the process

@@ -24,7 +24,7 @@ pub struct Interest(NonZeroU8);
 
 const READABLE: u8 = 1 << 0;
 const WRITABLE: u8 = 1 << 1;
-// `sys/interest.rs` has the public constants of these bits, on the systems that have the readiness.
+// `sys/mod.rs` has the public constants of these bits, on the systems that have the readiness.
 pub(crate) const AIO: u8 = 1 << 2;
 pub(crate) const LIO: u8 = 1 << 3;
 pub(crate) const PRIORITY: u8 = 1 << 4;
@@ -88,38 +88,9 @@ impl Interest {
         self.0.get() & PRIORITY != 0
     }
 
-    pub(crate) const fn exclusive(self) -> Interest {
-        self.add(Interest(NonZeroU8::new(EXCLUSIVE).unwrap()))
-    }
-
-    #[allow(dead_code, reason = "only an epoll asks")]
-    pub(crate) const fn is_exclusive(self) -> bool {
-        self.0.get() & EXCLUSIVE != 0
-    }
-
-    /// The mark without a readiness: a muted registration in another library's queue.
-    #[allow(dead_code, reason = "only forks ask, and only on an epoll")]
-    pub(crate) const MARK: Interest = Interest(NonZeroU8::new(MARKED).unwrap());
-
-    #[allow(dead_code, reason = "only forks ask, and only on an epoll")]
-    pub(crate) const fn marked(self) -> Interest {
-        self.add(Interest::MARK)
-    }
-
-    #[allow(dead_code, reason = "only an epoll asks")]
-    pub(crate) const fn is_marked(self) -> bool {
-        self.0.get() & MARKED != 0
-    }
-
     #[inline(always)]
     pub(crate) const fn bits(self) -> u8 {
         self.0.get()
-    }
-
-    /// Makes an interest of any bits, even of those that have no meaning.
-    #[allow(dead_code, reason = "only an epoll asks")]
-    pub(crate) const fn of_any_bits(bits: NonZeroU8) -> Interest {
-        Interest(bits)
     }
 
     /// Makes an interest of these bits; `None` for zero and for bits that have no meaning.
@@ -128,6 +99,33 @@ impl Interest {
             Some(bits) if bits.get() & !(READABLE | WRITABLE | AIO | LIO | PRIORITY) == 0 => Some(Interest(bits)),
             _ => None,
         }
+    }
+}
+
+#[allow(dead_code, reason = "only an epoll asks")]
+impl Interest {
+    pub(crate) const fn exclusive(self) -> Interest {
+        self.add(Interest(NonZeroU8::new(EXCLUSIVE).unwrap()))
+    }
+
+    pub(crate) const fn is_exclusive(self) -> bool {
+        self.0.get() & EXCLUSIVE != 0
+    }
+
+    /// The mark without a readiness: a muted registration in another library's queue.
+    pub(crate) const MARK: Interest = Interest(NonZeroU8::new(MARKED).unwrap());
+
+    pub(crate) const fn marked(self) -> Interest {
+        self.add(Interest::MARK)
+    }
+
+    pub(crate) const fn is_marked(self) -> bool {
+        self.0.get() & MARKED != 0
+    }
+
+    /// Makes an interest of any bits, even of those that have no meaning.
+    pub(crate) const fn of_any_bits(bits: NonZeroU8) -> Interest {
+        Interest(bits)
     }
 }
 

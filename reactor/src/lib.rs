@@ -32,7 +32,6 @@
 //! use forkio_reactor::{Events, Interest, Poll, Token};
 //! use std::time::Duration;
 //!
-//! # fn main() -> std::io::Result<()> {
 //! let mut poll = Poll::new()?;
 //! let mut events = Events::with_capacity(64);
 //! let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap())?;
@@ -41,8 +40,7 @@
 //! let _client = std::net::TcpStream::connect(listener.local_addr()?)?;
 //! poll.poll(&mut events, Some(Duration::from_secs(5)))?;
 //! assert_eq!(events.iter().next().map(|event| event.token()), Some(Token(7)));
-//! # Ok(())
-//! # }
+//! # Ok::<(), std::io::Error>(())
 //! ```
 //!
 //! [mio]: https://docs.rs/mio
@@ -58,9 +56,6 @@
 #[cfg(all(doctest, feature = "net", feature = "cponfork"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
-
-#[macro_use]
-mod macros;
 
 // Test builds link a model of the kernel: see CONTRIBUTING.md.
 #[cfg(all(test, forkio_kqueue))]
@@ -93,7 +88,6 @@ mod token;
 mod wake_state;
 mod wakeable_queue;
 mod waker;
-mod waker_slot;
 
 #[doc(no_inline)]
 pub use event::Events;

@@ -76,8 +76,8 @@ impl<T> Lock<T> {
     ///
     /// The calling thread must have the lock, and must not use anything borrowed from the first guard while it uses this
     /// one.
-    pub(crate) unsafe fn again(&'static self, frees: bool) -> Guard<T> {
-        Guard { lock: self, frees, _not_send: PhantomData }
+    pub(crate) unsafe fn again(&'static self) -> Guard<T> {
+        Guard { lock: self, frees: false, _not_send: PhantomData }
     }
 
     /// Frees the lock in a child if another thread of the parent had it, and returns `false` then. The value, which that

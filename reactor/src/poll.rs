@@ -8,6 +8,14 @@ use crate::event::{Events, Source};
 use crate::fork::Selector;
 use crate::{Interest, Token};
 
+/// Logs. Compiles to nothing without the feature `log`.
+macro_rules! trace {
+    ($($arg:tt)*) => {{
+        #[cfg(feature = "log")]
+        log::trace!($($arg)*);
+    }};
+}
+
 /// Waits for readiness of the sources registered with it.
 ///
 /// One `Poll` is one selector, that is one kernel queue: an epoll instance on Linux. Sources are registered through its
@@ -40,7 +48,6 @@ use crate::{Interest, Token};
 /// use forkio_reactor::net::TcpStream;
 /// use forkio_reactor::{Events, Interest, Poll, Token};
 ///
-/// # fn main() -> std::io::Result<()> {
 /// let server = std::net::TcpListener::bind("127.0.0.1:0")?;
 /// let mut poll = Poll::new()?;
 /// let mut events = Events::with_capacity(16);
@@ -57,8 +64,7 @@ use crate::{Interest, Token};
 ///         }
 ///     }
 /// }
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Poll {
     registry: Registry,
@@ -109,14 +115,12 @@ impl Poll {
     /// use forkio_reactor::{Events, Poll};
     /// use std::time::{Duration, Instant};
     ///
-    /// # fn main() -> std::io::Result<()> {
     /// let mut poll = Poll::new()?;
     /// let mut events = Events::with_capacity(8);
     /// let start = Instant::now();
     /// poll.poll(&mut events, Some(Duration::from_micros(300)))?;
     /// assert!(events.is_empty() && start.elapsed() >= Duration::from_micros(300));
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn poll(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         self.registry.selector.poll(events.sys(), timeout)

@@ -13,7 +13,6 @@
 /// use forkio_reactor::net::UdpSocket;
 /// use forkio_reactor::{Events, Interest, Poll, Token};
 ///
-/// # fn main() -> std::io::Result<()> {
 /// let mut poll = Poll::new()?;
 /// let mut sockets = Vec::new();
 /// for index in 0..3 {
@@ -30,8 +29,7 @@
 ///     let mut buf = [0; 16];
 ///     assert_eq!(sockets[index].recv(&mut buf)?, 5);
 /// }
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub usize);

@@ -1,10 +1,12 @@
 //! A kernel queue together with its waker: the part of a selector that is polled.
 
 use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::event::Event;
 use crate::wake_state::WakeState;
-use crate::waker_slot::WakerSlot;
 use crate::{Token, sys};
 
 /// A kernel queue, the state of its wakes, and the one waker that it may have.
@@ -43,25 +45,17 @@ impl WakeableQueue {
     /// pending, and the kernel gets its event too: sources that are always ready must not hold the wake back.
     #[cold]
     fn add_wake(&self, events: &mut sys::Events) {
-        let is_missing = |token| !events.iter().any(|event| sys::event::is_wake(event, token));
+        let is_missing = |token| !events.iter().any(|event| sys::event::is_wake(&event.0, token));
         if let Some((token, _)) = self.waker.get().filter(|(token, _)| is_missing(*token)) {
             if events.len() == events.capacity() {
                 return self.signal_pending();
             }
-            events.push(sys::event::wake(token));
+            events.push(Event(sys::event::wake(token)));
         }
         self.wake.take();
     }
 
-    /// Makes the selector's waker.
-    ///
-    /// # Errors
-    ///
-    /// `AlreadyExists` if the selector has a waker; otherwise those of the system calls.
-    ///
-    /// # Panics
-    ///
-    /// In debug builds, like mio, if the selector has a waker.
+    /// Makes the selector's waker. If the selector has one, this fails, or panics in debug builds, like mio.
     pub(crate) fn add_waker(&self, token: Token) -> io::Result<sys::WakeSignal> {
         if !self.waker.occupy(token) {
             let text = "Only a single `Waker` can be active per `Poll` instance";
@@ -104,5 +98,69 @@ impl WakeableQueue {
             // The call fails only for a waker that another thread is just dropping.
             let _ = sys::WakeSignal::signal_at(descriptors, &self.queue, token);
         }
+    }
+}
+
+/// The place where the poller, forks and [`expose`](WakeableQueue::expose) find a selector's waker.
+#[derive(Debug)]
+pub(crate) struct WakerSlot {
+    in_use: AtomicBool,
+    token: AtomicUsize,
+    registered: AtomicI32,
+    sender: AtomicI32,
+}
+
+/// The descriptors of a waker: the one that its queue watches, and the one that wakes are sent on. Both are
+/// [`NONE`](WakerDescriptors::NONE) where a waker is an event of its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WakerDescriptors {
+    pub(crate) registered: RawFd,
+    pub(crate) sender: RawFd,
+}
+
+impl WakerDescriptors {
+    pub(crate) const NONE: WakerDescriptors = WakerDescriptors { registered: -1, sender: -1 };
+}
+
+impl WakerSlot {
+    pub(crate) const fn new() -> WakerSlot {
+        WakerSlot {
+            in_use: AtomicBool::new(false),
+            token: AtomicUsize::new(0),
+            registered: AtomicI32::new(-1),
+            sender: AtomicI32::new(-1),
+        }
+    }
+
+    /// Claims the slot. `false`: the selector has a waker.
+    pub(crate) fn occupy(&self, token: Token) -> bool {
+        let is_free = self.in_use.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        if is_free {
+            self.token.store(token.0, Ordering::Relaxed);
+        }
+        is_free
+    }
+
+    pub(crate) fn set_descriptors(&self, descriptors: WakerDescriptors) {
+        self.registered.store(descriptors.registered, Ordering::Relaxed);
+        self.sender.store(descriptors.sender, Ordering::Relaxed);
+    }
+
+    pub(crate) fn vacate(&self) {
+        self.set_descriptors(WakerDescriptors::NONE);
+        self.in_use.store(false, Ordering::Release);
+    }
+
+    #[inline(always)]
+    pub(crate) fn token(&self) -> Token {
+        Token(self.token.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn get(&self) -> Option<(Token, WakerDescriptors)> {
+        self.in_use.load(Ordering::Acquire).then(|| {
+            let registered = self.registered.load(Ordering::Relaxed);
+            let sender = self.sender.load(Ordering::Relaxed);
+            (self.token(), WakerDescriptors { registered, sender })
+        })
     }
 }

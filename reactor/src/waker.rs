@@ -40,7 +40,6 @@ use crate::{Registry, Token};
 /// use forkio_reactor::{Events, Poll, Token, Waker};
 /// use std::sync::Arc;
 ///
-/// # fn main() -> std::io::Result<()> {
 /// let mut poll = Poll::new()?;
 /// let mut events = Events::with_capacity(2);
 /// let waker = Arc::new(Waker::new(poll.registry(), Token(10))?);
@@ -52,8 +51,7 @@ use crate::{Registry, Token};
 /// let event = events.iter().next().unwrap();
 /// assert!(event.is_readable() && event.token() == Token(10));
 /// thread.join().unwrap()?;
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Waker {

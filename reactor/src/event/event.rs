@@ -22,14 +22,12 @@ use crate::{Token, sys};
 /// | `is_lio` | never | `EVFILT_LIO` (FreeBSD) |
 #[derive(Clone)]
 #[repr(transparent)]
-pub struct Event {
-    inner: sys::Event,
-}
+pub struct Event(pub(crate) sys::Event);
 
 impl Event {
     /// Returns the token that the source was registered with.
     pub fn token(&self) -> Token {
-        sys::event::token(&self.inner)
+        sys::event::token(&self.0)
     }
 }
 
@@ -39,7 +37,7 @@ macro_rules! readiness {
         impl Event {$(
             $(#[$doc])+
             pub fn $method(&self) -> bool {
-                sys::event::$method(&self.inner)
+                sys::event::$method(&self.0)
             }
         )+}
 
@@ -87,7 +85,7 @@ impl fmt::Debug for Event {
             fields.field(name, &is_ready(self));
         }
         if alternate {
-            fields.field("details", &self.inner);
+            fields.field("details", &self.0);
         }
         fields.finish()
     }

@@ -14,15 +14,13 @@ use crate::sys;
 /// use forkio_reactor::{Events, Poll};
 /// use std::time::Duration;
 ///
-/// # fn main() -> std::io::Result<()> {
 /// let mut poll = Poll::new()?;
 /// let mut events = Events::with_capacity(1024);
 /// poll.poll(&mut events, Some(Duration::ZERO))?;
 /// for event in &events {
 ///     println!("ready: {:?}", event.token());
 /// }
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Events {
     inner: sys::Events,
@@ -58,7 +56,7 @@ impl Events {
 
     /// Iterates over the events of the last poll.
     pub fn iter(&self) -> Iter<'_> {
-        Iter { inner: Event::view(&self.inner).iter() }
+        Iter { inner: self.inner.iter() }
     }
 
     /// Forgets the events. You need not call this method, because every poll does the same first.

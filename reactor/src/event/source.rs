@@ -39,12 +39,10 @@ use crate::{Interest, Registry, Token};
 ///     }
 /// }
 ///
-/// # fn main() -> io::Result<()> {
 /// let poll = Poll::new()?;
 /// let mut resolver = Resolver { socket: UdpSocket::bind("127.0.0.1:0".parse().unwrap())? };
 /// poll.registry().register(&mut resolver, Token(0), Interest::READABLE)?;
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 pub trait Source {
     /// Registers the source; called by [`Registry::register`].

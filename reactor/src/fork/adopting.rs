@@ -9,20 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::RawFd;
 
-use super::adopted::{AdoptedQueue, SIGNAL_PIPE};
 use super::entry::{Entry, EntryInfo};
 use super::error::{PrepareError, PrepareObject};
-use super::own_pairs::OwnPairs;
+use super::foreign_pairs::{OwnPairs, SIGNAL_PIPE, SignalPipe};
 use super::policy::SourceKind;
 use super::process_state::{
-    PROCESS, ProcessState, generation, is_forking_here, lock, lock_to_change, next_id, selectors,
+    AdoptedQueue, PROCESS, ProcessState, generation, is_forking_here, lock, lock_to_change, next_id, selectors,
 };
 use super::selector_core::SelectorCore;
-use super::signal_pipe::SignalPipe;
 use crate::lock::Guard;
 use crate::sys::adoption::{self, Listed, Registered};
 use crate::sys::{Queue, descriptor};
-use crate::waker_slot::WakerDescriptors;
+use crate::wakeable_queue::WakerDescriptors;
 use crate::{Interest, Token};
 
 /// The token of the waker (`tokio/src/runtime/io/driver.rs`, `TOKEN_WAKEUP`).
@@ -32,16 +30,16 @@ impl AdoptedQueue {
     /// Fills the table from the kernel's list. Clears the table if that fails. Returns whether this is still the adopted
     /// queue.
     fn read_inherited(&self) -> bool {
-        let number = self.core.kernel.queue.number();
-        let mut numbers = self.duplicates.iter().copied().chain([number]);
-        if !numbers.all(|fd| descriptor::is_still(fd, SourceKind::Queue)) {
+        let fd = self.core.kernel.queue.fd();
+        let mut descriptors = self.duplicates.iter().copied().chain([fd]);
+        if !descriptors.all(|fd| descriptor::is_still(fd, SourceKind::Queue)) {
             return false;
         }
-        let list = adoption::list(number).unwrap_or_default();
+        let list = adoption::list(fd).unwrap_or_default();
         let registered = adoption::registered(&self.core.kernel.queue, &list).unwrap_or_default();
         let open = adoption::open_descriptors(|_| false).unwrap_or_default();
         let mut pairs = OwnPairs::new(open, registered.iter());
-        let instance = Instance { numbers: vec![number], registered };
+        let instance = Instance { descriptors: vec![fd], registered };
         if !instance.waker().is_some_and(|waker| waker.interest.is_marked()) {
             return false;
         }
@@ -80,14 +78,9 @@ fn end(state: &mut ProcessState, queues: Vec<AdoptedQueue>) {
 }
 
 /// Adopts the epoll instances of all runtimes on upstream mio. `fd` must be registered with one of them.
-///
-/// # Errors
-///
-/// Those of [`refresh`]; [`Unsupported`](io::ErrorKind::Unsupported) if the system lists no registrations;
-/// [`NotFound`](io::ErrorKind::NotFound) if there is no such selector.
 pub(super) fn adopt(state: &mut ProcessState, fd: RawFd) -> Result<(), PrepareError> {
     let failed = PrepareError::of(PrepareObject::ForeignRegistration(fd));
-    if !state.adopted.is_in_use() {
+    if state.adopted.pipe.is_none() {
         state.adopted.pipe = Some(find_pipe(fd).map_err(failed)?);
     }
     refresh(state)?;
@@ -123,7 +116,7 @@ fn is_receiver(listed: &Listed) -> bool {
 /// An epoll instance that a tokio runtime of this process uses: its descriptors, and the registrations whose descriptors
 /// still refer to the registered files.
 struct Instance {
-    numbers: Vec<RawFd>,
+    descriptors: Vec<RawFd>,
     registered: Vec<Registered>,
 }
 
@@ -133,18 +126,15 @@ impl Instance {
     }
 }
 
-/// Brings the adopted selectors and their tables up to date. Does nothing if no signal pipe is known.
-///
-/// # Errors
-///
-/// If the list of an instance cannot be read, or does not tell for certain what a child must get.
+/// Brings the adopted selectors and their tables up to date, if a signal pipe is known. Fails if the list of an instance cannot
+/// be read, or does not tell for certain what a child must get.
 pub(super) fn refresh(state: &mut ProcessState) -> Result<(), PrepareError> {
     let Some(pipe) = state.adopted.pipe.as_mut() else { return Ok(()) };
     let failed = PrepareError::of(PrepareObject::ForeignQueues);
     let inode = pipe.check(generation()).map_err(failed)?;
     let mut lists = Lists { inode, read: BTreeMap::new() };
     for queue in &state.adopted.queues {
-        lists.read(queue.core.kernel.queue.number())?;
+        lists.read(queue.core.kernel.queue.fd())?;
     }
     // Most descriptors of a large process are registered sockets, which the lists already describe.
     let sockets = lists.read.values().flatten().flatten().filter(|registered| registered.is_socket());
@@ -158,7 +148,7 @@ pub(super) fn refresh(state: &mut ProcessState) -> Result<(), PrepareError> {
     let (cores, instances): (Vec<_>, Vec<_>) = assign_cores(state, instances).into_iter().unzip();
     let mut pairs = OwnPairs::new(open, instances.iter().flat_map(|instance| &instance.registered));
     for (core, instance) in cores.into_iter().zip(&instances) {
-        let failed = PrepareError::of(PrepareObject::ForeignQueue(core.kernel.queue.number()));
+        let failed = PrepareError::of(PrepareObject::ForeignQueue(core.kernel.queue.fd()));
         fill(core, instance, &mut pairs).map_err(failed)?;
     }
     state.records.set_found_pairs(&pairs.found);
@@ -190,43 +180,43 @@ struct Lists {
 }
 
 impl Lists {
-    fn read(&mut self, number: RawFd) -> Result<Option<&Vec<Registered>>, PrepareError> {
+    fn read(&mut self, fd: RawFd) -> Result<Option<&Vec<Registered>>, PrepareError> {
         // A runtime may have ended, and its descriptor may refer to another file now.
-        if !self.read.contains_key(&number)
-            && descriptor::kind(number).is_ok_and(|kind| kind == SourceKind::Queue)
-            && selectors().all(|core| core.is_adopted() || core.kernel.queue.number() != number)
+        if !self.read.contains_key(&fd)
+            && descriptor::kind(fd).is_ok_and(|kind| kind == SourceKind::Queue)
+            && selectors().all(|core| core.is_adopted() || core.kernel.queue.fd() != fd)
         {
-            let failed = PrepareError::of(PrepareObject::ForeignQueue(number));
-            let list = adoption::list(number).map_err(failed)?;
+            let failed = PrepareError::of(PrepareObject::ForeignQueue(fd));
+            let list = adoption::list(fd).map_err(failed)?;
             let is_of_tokio = list.iter().any(|listed| is_receiver(listed) && listed.inode == self.inode);
             let queue = Queue::vacant();
-            queue.set(number);
+            queue.set(fd);
             let registered = is_of_tokio.then(|| adoption::registered(&queue, &list).map_err(failed));
-            self.read.insert(number, registered.transpose()?);
+            self.read.insert(fd, registered.transpose()?);
         }
-        Ok(self.read.get(&number).and_then(Option::as_ref))
+        Ok(self.read.get(&fd).and_then(Option::as_ref))
     }
 
     /// Finds the descriptors that refer to one instance.
     fn group(mut self, queues: &[RawFd]) -> Result<Vec<Instance>, PrepareError> {
         let mut instances: Vec<Instance> = Vec::new();
         // The descriptors whose lists were read come first: reading a list again through a duplicate takes long.
-        let known: Vec<_> = self.read.keys().copied().filter(|number| queues.contains(number)).collect();
-        let others = queues.iter().copied().filter(|number| !known.contains(number));
-        for number in known.iter().copied().chain(others) {
-            let failed = PrepareError::of(PrepareObject::ForeignQueue(number));
+        let known: Vec<_> = self.read.keys().copied().filter(|fd| queues.contains(fd)).collect();
+        let others = queues.iter().copied().filter(|fd| !known.contains(fd));
+        for fd in known.iter().copied().chain(others) {
+            let failed = PrepareError::of(PrepareObject::ForeignQueue(fd));
             let mut same = None;
             for instance in &mut instances {
-                if adoption::is_same_queue(instance.numbers[0], number).map_err(failed)? {
+                if adoption::is_same_queue(instance.descriptors[0], fd).map_err(failed)? {
                     same = Some(instance);
                     break;
                 }
             }
             if let Some(instance) = same {
-                instance.numbers.push(number);
-            } else if self.read(number)?.is_some() {
-                let registered = self.read.remove(&number).flatten().unwrap_or_default();
-                instances.push(Instance { numbers: vec![number], registered });
+                instance.descriptors.push(fd);
+            } else if self.read(fd)?.is_some() {
+                let registered = self.read.remove(&fd).flatten().unwrap_or_default();
+                instances.push(Instance { descriptors: vec![fd], registered });
             }
         }
         Ok(instances)
@@ -243,8 +233,8 @@ fn assign_cores(state: &mut ProcessState, instances: Vec<Instance>) -> Vec<(&'st
     for instance in instances {
         let was_adopted = instance.waker().is_some_and(|waker| waker.interest.is_marked());
         let same = before.iter().position(|queue| {
-            let mut numbers = instance.numbers.iter();
-            numbers.any(|fd| *fd == queue.core.kernel.queue.number() || queue.duplicates.contains(fd))
+            let mut descriptors = instance.descriptors.iter();
+            descriptors.any(|fd| *fd == queue.core.kernel.queue.fd() || queue.duplicates.contains(fd))
         });
         let core = match same {
             Some(index) if was_adopted => before.swap_remove(index).core,
@@ -255,8 +245,8 @@ fn assign_cores(state: &mut ProcessState, instances: Vec<Instance>) -> Vec<(&'st
                 core
             }
         };
-        core.kernel.queue.set(instance.numbers[0]);
-        state.adopted.queues.push(AdoptedQueue { core, duplicates: instance.numbers[1..].to_vec() });
+        core.kernel.queue.set(instance.descriptors[0]);
+        state.adopted.queues.push(AdoptedQueue { core, duplicates: instance.descriptors[1..].to_vec() });
         assigned.push((core, instance));
     }
     end(state, before);

@@ -32,7 +32,6 @@
 //! ```no_run
 //! use forkio_reactor::fork::{atfork, generation};
 //!
-//! # fn main() -> std::io::Result<()> {
 //! atfork::install()?;
 //! let poll = forkio_reactor::Poll::new()?;
 //! // SAFETY: this process has one thread.
@@ -41,8 +40,7 @@
 //!     assert_eq!(generation(), 1);
 //! }
 //! # drop(poll);
-//! # Ok(())
-//! # }
+//! # Ok::<(), std::io::Error>(())
 //! ```
 
 use std::io;

@@ -118,7 +118,7 @@ impl fmt::Display for PrepareError {
             PrepareObject::ForeignRegistration(fd) => write!(f, "finding tokio's epoll instance that has descriptor {fd}"),
             PrepareObject::ForkDetection => f.write_str("making the page by which children detect forks"),
             PrepareObject::NestedFork => f.write_str("this thread is forking already"),
-            PrepareObject::HeldOff => f.write_str("this thread holds forks off: drop its `HeldOff` first"),
+            PrepareObject::HeldOff => f.write_str("this thread holds forks off"),
             PrepareObject::Interrupted => f.write_str(
                 "a signal handler has interrupted this thread while it was changing a selector; do not fork in signal handlers",
             ),

@@ -10,24 +10,15 @@ use crate::sys::process::id;
 use crate::sys::process_word::{self, heavy_fence, light_fence, word};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Gate {
-    /// This is the child of an unplanned fork, and its selectors are still the parent's.
-    Wiped,
-    /// Registrations may be changed.
-    Open,
-    /// A fork is being made or is prepared ahead, or a thread changes registrations by descriptor.
-    Closed,
-    /// A thread of this process reconciles.
-    Reconciling,
-}
-
-const WIPED: u32 = 0;
-const RECONCILING: u32 = 1;
-/// Open. The heavy fence of a fork turns the light fences of other threads into full fences.
+/// This is the child of an unplanned fork, and its selectors are still the parent's.
+pub(super) const WIPED: u32 = 0;
+/// A thread of this process reconciles.
+pub(super) const RECONCILING: u32 = 1;
+/// Registrations may be changed. The heavy fence of a fork turns the light fences of other threads into full fences.
 const OPEN: u32 = 2;
-/// Open. Each change needs a full fence.
+/// Registrations may be changed, with a full fence for each change.
 const OPEN_WITH_FENCES: u32 = 3;
+/// A fork is being made or is prepared ahead, or a thread changes registrations by descriptor.
 const CLOSED: u32 = 4;
 
 /// How this process detects that it was forked. [`start`] sets it.
@@ -46,11 +37,7 @@ static BY_ID: AtomicU64 = AtomicU64::new(0);
 static WHEN_OPEN: AtomicU32 = AtomicU32::new(OPEN_WITH_FENCES);
 
 /// Starts fork detection. Call it before any lock is used, and before there is anything to reconcile. Several threads may call
-/// it at the same time.
-///
-/// # Errors
-///
-/// Those of mmap(2): no memory.
+/// it at the same time. Fails if mmap(2) has no memory.
 pub(super) fn start() -> io::Result<()> {
     let detection = if process_word::make_word()? { BY_PAGE } else { BY_PROCESS_ID };
     if process_word::make_fences_asymmetric() {
@@ -58,11 +45,11 @@ pub(super) fn start() -> io::Result<()> {
     }
     let open = WHEN_OPEN.load(Ordering::Relaxed);
     // Another thread may have been faster, and may have closed the gate since.
-    let _ = if detection == BY_PAGE {
-        word().compare_exchange(WIPED, open, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    if detection == BY_PAGE {
+        let _ = word().compare_exchange(WIPED, open, Ordering::SeqCst, Ordering::Relaxed);
     } else {
-        BY_ID.compare_exchange(0, by_id(open), Ordering::SeqCst, Ordering::Relaxed).is_ok()
-    };
+        let _ = BY_ID.compare_exchange(0, by_id(open), Ordering::SeqCst, Ordering::Relaxed);
+    }
     DETECTION.store(detection, Ordering::Release);
     Ok(())
 }
@@ -87,12 +74,13 @@ pub(super) fn is_open_after_mark() -> bool {
 #[cold]
 fn is_open_after_fence() -> bool {
     fence(Ordering::SeqCst);
-    look() == Gate::Open
+    matches!(look(), OPEN | OPEN_WITH_FENCES)
 }
 
+/// Returns the state of the gate.
 #[cold]
-pub(super) fn look() -> Gate {
-    let state = match DETECTION.load(Ordering::Acquire) {
+pub(super) fn look() -> u32 {
+    match DETECTION.load(Ordering::Acquire) {
         BY_PAGE => word().load(Ordering::Acquire),
         BY_PROCESS_ID => {
             let known = BY_ID.load(Ordering::Acquire);
@@ -100,12 +88,6 @@ pub(super) fn look() -> Gate {
         }
         // There is nothing to reconcile.
         _ => OPEN,
-    };
-    match state {
-        WIPED => Gate::Wiped,
-        CLOSED => Gate::Closed,
-        RECONCILING => Gate::Reconciling,
-        _ => Gate::Open,
     }
 }
 
@@ -113,7 +95,7 @@ pub(super) fn look() -> Gate {
 /// locked.
 pub(super) fn close() {
     set(CLOSED);
-    heavy_fence();
+    heavy_fence(WHEN_OPEN.load(Ordering::Relaxed) == OPEN);
 }
 
 /// Opens the gate. Async-signal-safe.

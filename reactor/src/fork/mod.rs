@@ -26,7 +26,6 @@
 //! use forkio_reactor::{Events, Poll, Token, Waker};
 //! use std::time::Duration;
 //!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut poll = Poll::new()?;
 //! let mut events = Events::with_capacity(4);
 //! let waker = Waker::new(poll.registry(), Token(0))?;
@@ -43,20 +42,17 @@
 //!         assert!(events.is_empty());
 //!     }
 //! }
-//! # Ok(())
-//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 // CONTRIBUTING.md lists these modules from the bottom to the top: each uses only those before it.
-mod adopted;
 mod adopting;
 mod decision;
 mod descriptors;
 mod entry;
 mod error;
+mod foreign_pairs;
 mod gate;
-mod lineage;
-mod own_pairs;
 mod plan;
 mod planner;
 mod policy;
@@ -68,7 +64,6 @@ mod registrations;
 mod renewal;
 mod selector;
 mod selector_core;
-mod signal_pipe;
 mod sources;
 mod table;
 
@@ -78,10 +73,9 @@ pub mod glue;
 
 pub use crate::sys::process::SignalsBlocked;
 pub use error::{Error, InheritedState, PrepareError, PrepareObject};
-pub use lineage::{generation, parent};
 pub use policy::{ForkPolicy, SourceKind, default_policy};
 pub use protocol::{ForkResult, Prepared, block_signals, fork, prepare, prepare_ahead};
-pub use reconcile::reconcile;
+pub use reconcile::{generation, parent, reconcile};
 pub use registrations::{Registration, policy, registrations, set_default_policy, set_policy};
 
 // The rest of the crate uses these. `fork_off.rs` has the same names for builds without the feature `cponfork`.

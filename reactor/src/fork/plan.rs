@@ -22,7 +22,7 @@ pub(super) struct Plan {
     /// The pairs and timers of this process that fresh ones replace in the child.
     pub(super) renewals: Vec<Renewal>,
     /// Objects that only the child can make.
-    pub(super) remakes: sys::Remakes,
+    pub(super) remakes: Vec<sys::Remake>,
     /// Muted registrations that the child inherits. They are added to the child's queue last: until the fork the kernel
     /// delivers events to that queue too, and this process has muted the events of these registrations.
     pub(super) held_back: Vec<Decided>,
@@ -47,7 +47,7 @@ impl Plan {
             retired: Vec::new(),
             replacements: Replacements::new(),
             renewals: Vec::new(),
-            remakes: sys::Remakes::new(),
+            remakes: Vec::new(),
             held_back: Vec::new(),
             muted: Vec::new(),
             bare: Vec::new(),
@@ -88,12 +88,8 @@ impl Plan {
             queue.forget(fd);
         }
         self.replacements.steps.retain(|step| step.onto != fd);
-        // If an end of a pair is closed, the other end is still renewed.
-        self.renewals.retain(|renewal| !matches!(renewal, Renewal::Timer { fd: timer, .. } if *timer == fd));
-        self.remakes.forget(fd);
-        self.held_back.retain(|held| held.fd != fd);
+        self.remakes.retain(|remake| remake.fd() != fd);
         self.muted.retain(|(_, muted)| *muted != fd);
-        self.bare.retain(|(_, bare)| *bare != fd);
         self.severed.retain(|severed| *severed != fd);
     }
 
@@ -102,10 +98,7 @@ impl Plan {
         let is_other = |other: &SelectorCore| !std::ptr::eq(other, selector);
         self.queues.retain(|(other, _)| is_other(other));
         self.retired.retain(|other| is_other(other));
-        self.held_back.retain(|held| is_other(held.selector));
-        self.muted.retain(|(other, _)| is_other(other));
-        self.bare.retain(|(other, _)| is_other(other));
-        self.replacements.steps.retain(|step| step.onto != selector.kernel.queue.number());
+        self.replacements.steps.retain(|step| step.onto != selector.kernel.queue.fd());
     }
 
     /// Whether the bare descriptors of a plan made in advance still refer to the registered files. All other changes that
@@ -122,7 +115,7 @@ impl Plan {
             let Some((_, queue)) = queue else { continue };
             inherited(held.fd, queue.inherit_muted(held.fd, held.token, held.interest))?;
         }
-        self.remakes.prepare();
+        sys::Remake::list(&mut self.remakes);
         for renewal in &self.renewals {
             renewal.bring_up_to_date(&mut self.replacements)?;
         }
@@ -133,7 +126,7 @@ impl Plan {
     fn check_limit(&self) -> Result<(), PrepareError> {
         let highest = self.private_descriptors().max().filter(|fd| !descriptor::is_within_limit(*fd));
         let Some(fd) = highest else { return Ok(()) };
-        let is_queue = self.queues.iter().any(|(selector, _)| selector.kernel.queue.number() == fd);
+        let is_queue = self.queues.iter().any(|(selector, _)| selector.kernel.queue.fd() == fd);
         let object = if is_queue { PrepareObject::Queue(fd) } else { PrepareObject::Registration(fd) };
         let text = format!(
             "descriptor {fd} is beyond RLIMIT_NOFILE, which was lowered after the descriptor was opened: raise the limit"
@@ -144,8 +137,10 @@ impl Plan {
     /// Lists the descriptors at which the child will have objects of its own.
     pub(super) fn private_descriptors(&self) -> impl Iterator<Item = RawFd> {
         let queues = self.queues.iter().map(|(selector, _)| &selector.kernel.queue);
-        let queues = queues.filter(|queue| !queue.is_vacant()).map(Queue::number);
-        queues.chain(self.replacements.steps.iter().map(|step| step.onto)).chain(self.remakes.descriptors())
+        let queues = queues.filter(|queue| !queue.is_vacant()).map(Queue::fd);
+        queues
+            .chain(self.replacements.steps.iter().map(|step| step.onto))
+            .chain(self.remakes.iter().map(sys::Remake::fd))
     }
 
     /// In the child, puts each selector's own queue and each replaced object in place. `selectors` are all selectors of the
@@ -180,7 +175,7 @@ impl Plan {
             let errno = descriptor::replace(step.from, step.onto).err()?;
             Some((step.onto, errno))
         });
-        for (fd, errno) in self.remakes.remake().chain(replaced) {
+        for (fd, errno) in remade(&self.remakes).chain(replaced) {
             poison_watchers(selectors.clone(), fd, errno);
         }
         for (selector, queue) in &mut self.queues {
@@ -207,15 +202,9 @@ impl Plan {
             // The call fails only if the limit was lowered meanwhile.
             let _ = descriptor::replace(stop.from, stop.onto);
         }
-        self.close_in_child();
-    }
-
-    /// Closes the spare descriptors. Frees no memory: the next fork does. Does not write to the plan's vectors either,
-    /// because the kernel must copy each page that a child writes to.
-    fn close_in_child(&mut self) {
-        for spare in &self.replacements.spares {
-            descriptor::close(spare);
-        }
+        // The next fork frees memory. The loop does not write to the vector, because the kernel must copy each page that a child
+        // writes to.
+        self.replacements.spares.iter().for_each(descriptor::close);
         // SAFETY: a length of 0 needs no elements. The elements beyond it are not dropped, which would close them again.
         unsafe { self.replacements.spares.set_len(0) };
     }
@@ -225,15 +214,18 @@ impl SelectorCore {
     /// Whether a failure at `fd` concerns this selector. Async-signal-safe.
     fn watches(&self, fd: RawFd) -> bool {
         let is_waker = self.kernel.waker.get().is_some_and(|(_, waker)| [waker.registered, waker.sender].contains(&fd));
-        is_waker
-            || self.table.get(fd).is_some_and(|entry| !entry.info().is_vacant())
-            || self.kernel.queue.number() == fd
+        is_waker || self.table.get(fd).is_some_and(|entry| !entry.info().is_vacant()) || self.kernel.queue.fd() == fd
     }
 }
 
 /// In the child, poisons the selectors that a failure at `fd` concerns. Async-signal-safe.
 pub(super) fn poison_watchers(selectors: impl Iterator<Item = &'static SelectorCore>, fd: RawFd, errno: i32) {
     selectors.filter(|selector| selector.watches(fd)).for_each(|selector| selector.poison(Poison::Errno(errno)));
+}
+
+/// In the child, makes objects again, and returns the descriptors at which that failed, with the errno. Async-signal-safe.
+pub(super) fn remade(remakes: &[sys::Remake]) -> impl Iterator<Item = (RawFd, i32)> {
+    remakes.iter().filter_map(|remake| Some((remake.fd(), remake.remake().err()?)))
 }
 
 /// In the child, completes the queue of a selector, and signals a pending wake if the kernel must have it.

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use super::adopted::Adopted;
 use super::decision::{self, Decided, Decision};
 use super::descriptors::Records;
 use super::entry::{Entry, EntryInfo, PATIENCE};
 use super::error::{PrepareError, PrepareObject};
+use super::foreign_pairs::SignalPipe;
 use super::plan::{self, Plan};
 use super::policy::{ForkPolicy, SourceKind};
-use super::process_state::{ProcessState, generation, selectors};
+use super::process_state::{Adopted, ProcessState, generation, selectors};
 use super::renewal::{self, Renewal, Replacement};
 use super::selector_core::{Poison, SelectorCore};
 use crate::Interest;
@@ -54,10 +54,10 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn run(mut self, selectors: &[&'static SelectorCore]) -> Result<(), PrepareError> {
-        self.plan.remakes.prepare();
+        sys::Remake::list(&mut self.plan.remakes);
         if self.mode == Mode::Unplanned {
             // This comes before all other fresh objects, which might take the descriptors.
-            for (fd, errno) in self.plan.remakes.remake() {
+            for (fd, errno) in plan::remade(&self.plan.remakes) {
                 plan::poison_watchers(selectors.iter().copied(), fd, errno);
             }
         }
@@ -88,11 +88,10 @@ impl Planner<'_> {
         for (fd, entry) in selector.table.iter() {
             let Some((info, kind)) = self.look_at(selector, fd, entry)? else { continue };
             let Some((token, before)) = entry.get() else { continue };
-            let is_selector =
-                kind == SourceKind::Queue && selectors.iter().any(|other| other.kernel.queue.number() == fd);
+            let is_selector = kind == SourceKind::Queue && selectors.iter().any(|other| other.kernel.queue.fd() == fd);
             let policy = decision::policy(fd, info, token, kind, self.records);
             let decision = Decision::new(policy, info, kind, is_selector);
-            let is_remade = sys::Remakes::EXIST && matches!(kind, SourceKind::Signal | SourceKind::Process);
+            let is_remade = sys::Remake::EXISTS && matches!(kind, SourceKind::Signal | SourceKind::Process);
             let needs_object = decision.is_replaced() || decision == Decision::AddInChild || is_remade;
             if self.mode == Mode::Unplanned && needs_object && !descriptor::is_still(fd, kind) {
                 entry.vacate();
@@ -166,7 +165,7 @@ impl Planner<'_> {
         let with =
             |decision| decisions.iter().filter(move |decided| decided.decision == decision).map(|decided| decided.fd);
         let always = records.iter().filter(|(_, record)| record.is_always_renewed).map(|(fd, _)| fd);
-        let pipe = self.adopted.pipe_descriptors().filter(|_| mode == Mode::Planned);
+        let pipe = self.adopted.pipe.iter().filter(|_| mode == Mode::Planned).flat_map(SignalPipe::descriptors);
         for fd in always.chain(pipe).chain(with(Decision::RenewPair)) {
             self.renew_pair(fd)?;
         }
@@ -277,7 +276,7 @@ impl Planner<'_> {
 
     fn replace(&mut self, from: RawFd, onto: RawFd) {
         // No gate keeps other threads from changing the selectors of other code.
-        let only = self.adopted.is_in_use().then(|| descriptor::identity(onto).ok()).flatten();
+        let only = self.adopted.pipe.is_some().then(|| descriptor::identity(onto).ok()).flatten();
         self.plan.replacements.steps.push(Replacement { from, onto, only });
         self.replaced.insert(onto);
     }
@@ -295,8 +294,9 @@ impl Planner<'_> {
 
     /// Opens the child's queue for `selector`. If `selector` is retired, plans that the child has no queue.
     fn plan_queue(&mut self, selector: &'static SelectorCore) -> Result<(), PrepareError> {
-        let fd = selector.kernel.queue.number();
-        let duplicates = self.adopted.duplicates(selector);
+        let fd = selector.kernel.queue.fd();
+        let adopted = self.adopted.queues.iter().find(|queue| std::ptr::eq(queue.core, selector));
+        let duplicates = adopted.map_or(&[][..], |queue| &queue.duplicates);
         let all = || duplicates.iter().copied().chain([fd]);
         if selector.is_retired() {
             if sys::Queue::is_there_after_fork() && !selector.kernel.queue.is_vacant() {
@@ -347,7 +347,8 @@ impl Planner<'_> {
             }
             let Some((_, queue)) = queues.find(|(selector, _)| std::ptr::eq(*selector, of)) else { break };
             for decided in decisions {
-                let is_replaced = self.replaced.contains(&decided.fd) || remakes.contains(decided.fd);
+                let is_replaced =
+                    self.replaced.contains(&decided.fd) || remakes.iter().any(|remake| remake.fd() == decided.fd);
                 if fresh.contains(&decided.fd) || !decided.carry_out(queue, held_back, is_replaced)? {
                     of.table.get(decided.fd).into_iter().for_each(Entry::vacate);
                 }

@@ -1,20 +1,40 @@
 //! The state of forks that the whole process shares, and the lock around it.
 
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use super::adopted::Adopted;
 use super::descriptors::Records;
+use super::foreign_pairs::SignalPipe;
 use super::gate;
 use super::plan::Plan;
 use super::selector_core::{Cores, SelectorCore};
 use crate::lock::{Guard, Lock, this_thread};
 
+/// The epoll instances of tokio on upstream mio.
+///
+/// Such a selector has no table. Before a fork uses the selector, [`adopting`](super::adopting) fills a table from the list
+/// that the kernel keeps. The table is exact if the process has one thread. The planner and the plan then handle it like a
+/// selector of this crate.
+#[derive(Debug)]
+pub(super) struct Adopted {
+    pub(super) queues: Vec<AdoptedQueue>,
+    /// The signal pipe that all of these selectors watch. A fork recognises the selectors by the pipe. `None`: neither this
+    /// process nor its parent has adopted a selector.
+    pub(super) pipe: Option<SignalPipe>,
+}
+
+#[derive(Debug)]
+pub(super) struct AdoptedQueue {
+    pub(super) core: &'static SelectorCore,
+    /// The other descriptors of the same epoll instance.
+    pub(super) duplicates: Vec<RawFd>,
+}
+
 /// The state that forks handle, besides the selectors.
 #[derive(Debug)]
 pub(super) struct ProcessState {
     pub(super) records: Records,
-    /// Selectors that other code has made.
     pub(super) adopted: Adopted,
     /// Kept from fork to fork, so that a child frees nothing.
     pub(super) plan: Plan,
@@ -24,7 +44,8 @@ pub(super) struct ProcessState {
 
 impl ProcessState {
     pub(super) const fn new() -> ProcessState {
-        ProcessState { records: Records::new(), adopted: Adopted::new(), plan: Plan::new(), free_cores: Vec::new() }
+        let adopted = Adopted { queues: Vec::new(), pipe: None };
+        ProcessState { records: Records::new(), adopted, plan: Plan::new(), free_cores: Vec::new() }
     }
 
     /// Discards a plan that was made ahead, if there is one, and opens the gate again.
@@ -94,7 +115,7 @@ pub(super) fn selectors() -> impl Iterator<Item = &'static SelectorCore> + Clone
 pub(super) fn lock() -> Guard<ProcessState> {
     if is_forking_here() {
         // SAFETY: the thread has the lock, and borrows nothing from the state between prepare and the end of the fork.
-        return unsafe { PROCESS.state.again(false) };
+        return unsafe { PROCESS.state.again() };
     }
     PROCESS.state.lock()
 }
@@ -106,22 +127,14 @@ pub(super) fn lock_to_change() -> Guard<ProcessState> {
     state
 }
 
-/// Like [`lock_to_change`], to make an object that a fork must know of.
-///
-/// # Errors
-///
-/// If this thread is between prepare and the end of a fork; otherwise those of [`start`].
+/// Like [`lock_to_change`], to make an object that a fork must know of. Fails between prepare and the end of this thread's fork.
 pub(super) fn lock_to_add(doing: &str) -> io::Result<Guard<ProcessState>> {
     refuse_inside_fork(doing)?;
     start()?;
     Ok(lock_to_change())
 }
 
-/// Starts fork detection.
-///
-/// # Errors
-///
-/// Those of [`gate::start`].
+/// Starts fork detection, unless it has started.
 pub(super) fn start() -> io::Result<()> {
     if !gate::has_started() {
         PROCESS.own_id.store(crate::sys::process::id(), Ordering::Relaxed);

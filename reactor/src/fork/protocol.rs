@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::adopting;
 use super::error::{Error, PrepareError, PrepareObject};
-use super::gate::{self, Gate};
+use super::gate;
 use super::planner::{self, Mode};
 use super::process_state::{self, PROCESS, ProcessState, begin_generation, generation, is_forking_here, selectors};
 use super::reconcile;
@@ -113,7 +113,7 @@ pub fn hold_off() -> io::Result<HeldOff> {
 pub struct Prepared {
     state: Guard<ProcessState>,
     _remakes: sys::RemakesLock,
-    _held: HeldOff,
+    _hold: Guard<()>,
     /// Whether nothing is left to undo: the child has committed, or the plan waits for a later fork.
     is_over: bool,
 }
@@ -183,7 +183,7 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 /// ```
 pub fn prepare_ahead() -> Result<(), PrepareError> {
     let mut prepared = begin()?;
-    if prepared.state.adopted.is_in_use() {
+    if prepared.state.adopted.pipe.is_some() {
         // Changes of other code's selectors do not discard a plan.
         return Ok(());
     }
@@ -213,12 +213,16 @@ fn begin() -> Result<Prepared, PrepareError> {
         return Err(refused(PrepareObject::Interrupted, "the fork would wait for itself"));
     }
     process_state::start().map_err(PrepareError::of(PrepareObject::ForkDetection))?;
-    let held = hold_off().map_err(PrepareError::of(PrepareObject::HeldOff))?;
+    reconcile::ensure();
+    if PROCESS.hold.is_mine() {
+        return Err(refused(PrepareObject::HeldOff, "drop its `HeldOff` first"));
+    }
+    let hold = PROCESS.hold.lock();
     let state = PROCESS.state.lock();
-    let remakes = sys::Remakes::lock();
+    let remakes = sys::Remake::lock();
     PROCESS.forking.store(this_thread(), Ordering::Relaxed);
     // From now on dropping `Prepared` undoes everything, on an error and on a panic.
-    let prepared = Prepared { state, _remakes: remakes, _held: held, is_over: false };
+    let prepared = Prepared { state, _remakes: remakes, _hold: hold, is_over: false };
     gate::close();
     Ok(prepared)
 }
@@ -233,13 +237,11 @@ impl Prepared {
     /// use forkio_reactor::fork::prepare;
     /// use std::os::fd::AsRawFd;
     ///
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let poll = forkio_reactor::Poll::new()?;
     /// let prepared = prepare()?;
     /// assert!(prepared.private_descriptors().contains(&poll.as_raw_fd()));
     /// prepared.abort();
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn private_descriptors(&self) -> Vec<RawFd> {
         self.state.plan.private_descriptors().collect()
@@ -297,7 +299,7 @@ impl Drop for Prepared {
         self.state.plan.clear();
         PROCESS.forking.store(0, Ordering::Relaxed);
         // In the child of a fork that other code has made meanwhile, the gate stays wiped, and the child reconciles.
-        if gate::look() != Gate::Wiped {
+        if gate::look() != gate::WIPED {
             gate::open();
         }
     }

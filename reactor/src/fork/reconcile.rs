@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
 use super::adopting;
 use super::error::{InheritedState, PrepareError};
-use super::gate::{self, Gate};
+use super::gate;
 use super::plan::Plan;
 use super::planner::{self, Mode};
-use super::process_state::{self, PROCESS, ProcessState, begin_generation, generation, is_forking_here, selectors};
+use super::process_state::{self, PROCESS, ProcessState, begin_generation, is_forking_here, selectors};
 use super::selector_core::Poison;
 use crate::lock::this_thread;
 use crate::sync::pause;
@@ -48,7 +48,6 @@ use crate::sys::process::SignalsBlocked;
 /// ```no_run
 /// use forkio_reactor::fork::{generation, reconcile};
 ///
-/// # fn main() -> std::io::Result<()> {
 /// let poll = forkio_reactor::Poll::new()?;
 /// // SAFETY: this process has one thread.
 /// if unsafe { libc::fork() } == 0 {
@@ -56,8 +55,7 @@ use crate::sys::process::SignalsBlocked;
 ///     assert_eq!(generation(), 1);
 /// }
 /// # drop(poll);
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn reconcile() {
     ensure();
@@ -79,23 +77,23 @@ fn settle() {
     let mut round = 0;
     loop {
         match gate::look() {
-            Gate::Open | Gate::Closed => return,
             // Either this thread reconciles already, or this process was forked while another fork was prepared. That other
             // fork must end first.
             _ if is_forking_here() => return,
             // The child may have closed descriptors since the fork, and have other files at them.
-            Gate::Wiped => reconcile_wiped(Plan::abandon),
-            Gate::Reconciling => {
+            gate::WIPED => reconcile_wiped(Plan::abandon),
+            gate::RECONCILING => {
                 pause(round);
                 round += 1;
             }
+            _ => return,
         }
     }
 }
 
 /// Reconciles inside `fork(2)`: nothing has happened in the child yet.
 pub(super) fn at_fork() {
-    if gate::look() == Gate::Wiped && !is_forking_here() {
+    if gate::look() == gate::WIPED && !is_forking_here() {
         reconcile_wiped(Plan::clear);
     }
 }
@@ -111,7 +109,7 @@ fn reconcile_wiped(discard: fn(&mut Plan)) {
     // SAFETY: the threads of the parent that may have held these locks do not exist in the child.
     let is_free = unsafe {
         PROCESS.hold.free_if_orphaned(());
-        let are_remakes_free = sys::Remakes::free_lock();
+        let are_remakes_free = sys::Remake::free_lock();
         PROCESS.state.free_if_orphaned(ProcessState::new()) && are_remakes_free
     };
     PROCESS.forking.store(this_thread(), Ordering::Relaxed);
@@ -138,7 +136,7 @@ fn make_own_selectors(discard: fn(&mut Plan)) {
     let ProcessState { records, plan, .. } = &mut *state;
     match planned.and_then(|()| plan.complete()) {
         Ok(()) => {
-            plan.commit(selectors(), records, generation() + 1);
+            plan.commit(selectors(), records, process_state::generation() + 1);
             forget_failure();
         }
         Err(error) => {
@@ -174,6 +172,26 @@ pub fn lost_state() -> Option<InheritedState> {
     ensure();
     let lost = LOST_STATE.load(Ordering::Relaxed);
     [InheritedState::InUse, InheritedState::Interrupted].into_iter().find(|why| *why as u8 + 1 == lost)
+}
+
+/// Returns how many forks lie between the start of the program and this process: 0 in the process that was started, 1 in
+/// its children, 2 in their children.
+///
+/// An unplanned fork counts once its child has reconciled, which this function does first. An intermediate process that
+/// never used a selector, such as the middle one of a daemon's double fork, is not counted. Forks are noticed once the
+/// process has used a selector or has called this function.
+pub fn generation() -> u32 {
+    ensure();
+    process_state::generation()
+}
+
+/// Returns the process id of the parent that forked this process, even if the parent has ended since; `None` in generation
+/// 0.
+///
+/// Like [`generation`], this skips processes that never used a selector.
+pub fn parent() -> Option<u32> {
+    ensure();
+    Some(PROCESS.parent.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
 }
 
 /// The error that made this process poison its selectors.

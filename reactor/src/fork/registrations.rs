@@ -44,7 +44,7 @@ pub fn registrations() -> Vec<Registration> {
     let mut selectors: Vec<_> = selectors().filter(|selector| selector.poisoned().is_none()).collect();
     selectors.sort_by_key(|selector| selector.id());
     for selector in selectors {
-        let queue = selector.kernel.queue.number();
+        let queue = selector.kernel.queue.fd();
         let first = list.len();
         for (fd, entry) in selector.table.iter() {
             let Some((token, info)) = entry.get().filter(|(_, info)| is_here(*info)) else { continue };
@@ -100,13 +100,11 @@ pub fn selector_count() -> usize {
 /// use forkio_reactor::net::UdpSocket;
 /// use forkio_reactor::{Interest, Poll, Token};
 ///
-/// # fn main() -> std::io::Result<()> {
 /// let poll = Poll::new()?;
 /// let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap())?;
 /// poll.registry().register(&mut socket, Token(1), Interest::READABLE)?;
 /// set_policy(&socket, ForkPolicy::NoFork)?;
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn set_policy(source: &impl AsRawFd, policy: ForkPolicy) -> io::Result<()> {
     change(source.as_raw_fd(), |_, _, _, info| Ok(info.with_policy(policy)))
@@ -202,7 +200,9 @@ pub(super) fn change_entry(
     selector.check_poison()?;
     let changed = change(token, before).and_then(|after| {
         if selector.is_adopted() && after != before {
-            selector.mark(fd, token, after)?;
+            // The kernel's list shows neither policies nor mutes.
+            let interest = if after.is_muted() { Interest::MARK } else { selector.kernel_interest(after) };
+            selector.kernel.queue.modify(fd, token, interest)?;
         }
         Ok(after)
     });

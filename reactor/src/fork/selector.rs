@@ -12,7 +12,7 @@ use super::reconcile;
 use super::registering::lock_to_close;
 use super::selector_core::SelectorCore;
 use crate::source_kind::SourceKind;
-use crate::waker_slot::WakerDescriptors;
+use crate::wakeable_queue::WakerDescriptors;
 use crate::{Interest, Token, misuse, sys};
 
 /// A handle of a selector. All handles of one selector share one descriptor, so a fork handles that descriptor once.
@@ -248,7 +248,7 @@ impl SourceRegistration {
 impl Drop for SourceRegistration {
     #[inline(always)]
     fn drop(&mut self) {
-        if sys::Remakes::EXIST {
+        if sys::Remake::EXISTS {
             // The source may be on the list of objects that a child makes again. A thread of the parent may have locked that
             // list.
             reconcile::ensure();

@@ -1,15 +1,14 @@
 //! The state of a selector that forks use.
 
 use std::io;
-use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::{fmt, ptr};
 
 use super::entry::EntryInfo;
 use super::error::InheritedState;
 use super::table::Table;
+use crate::Interest;
 use crate::wakeable_queue::WakeableQueue;
-use crate::{Interest, Token};
 
 /// A kernel queue, its waker, its registrations, and the state that forks need.
 ///
@@ -136,7 +135,7 @@ impl SelectorCore {
         self.is_retired.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the queue was made by other code; see [`adopted`](super::adopted).
+    /// Whether the queue was made by other code; see [`adopting`](super::adopting).
     pub(super) fn is_adopted(&self) -> bool {
         self.is_adopted.load(Ordering::Relaxed)
     }
@@ -145,12 +144,6 @@ impl SelectorCore {
     pub(super) fn kernel_interest(&self, info: EntryInfo) -> Interest {
         let interest = info.kernel_interest();
         if self.is_adopted() && info.own_policy().is_some() { interest.marked() } else { interest }
-    }
-
-    /// Marks the kernel's registration in an adopted queue, because the kernel's list shows neither policies nor mutes.
-    pub(super) fn mark(&self, fd: RawFd, token: Token, info: EntryInfo) -> io::Result<()> {
-        let interest = if info.is_muted() { Interest::MARK } else { self.kernel_interest(info) };
-        self.kernel.queue.modify(fd, token, interest)
     }
 
     pub(super) fn is_retired(&self) -> bool {

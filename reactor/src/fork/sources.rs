@@ -11,15 +11,11 @@ use super::registering::lock_to_close;
 use crate::timer_state::TimerState;
 use crate::{Interest, Registry, Token, event, sys};
 
-/// Makes a source that children may have to make again. No planned fork sees it half done.
-///
-/// # Errors
-///
-/// If this thread is between prepare and the end of a fork: the child would have to make the source. Otherwise those of
-/// `act`.
+/// Makes a source that children may have to make again. No planned fork sees it half done. Fails between prepare and the end
+/// of this thread's fork: the child would have to make the source.
 pub(crate) fn while_no_fork<T>(doing: &str, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     reconcile::ensure();
-    let _state = sys::Remakes::EXIST.then(|| lock_to_add(doing)).transpose()?;
+    let _state = sys::Remake::EXISTS.then(|| lock_to_add(doing)).transpose()?;
     act()
 }
 
@@ -63,13 +59,11 @@ impl Registry {
     /// use forkio_reactor::net::UdpSocket;
     /// use forkio_reactor::{Interest, Poll, Token};
     ///
-    /// # fn main() -> std::io::Result<()> {
     /// let poll = Poll::new()?;
     /// let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap())?;
     /// // The child keeps the descriptor and gets no events for it.
     /// poll.registry().register_with_policy(&mut socket, Token(1), Interest::READABLE, ForkPolicy::NoFork)?;
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn register_with_policy<S: event::Source + ?Sized>(
         &self,

@@ -81,13 +81,11 @@ try_io! { TcpStream:
     /// use forkio_reactor::net::TcpStream;
     /// use socket2::SockRef;
     ///
-    /// # fn main() -> std::io::Result<()> {
     /// let stream = TcpStream::connect("127.0.0.1:7".parse().unwrap())?;
     /// // Once it is connected and writable:
     /// let sent = stream.try_io(|| SockRef::from(&stream).send_out_of_band(b"!"))?;
     /// assert_eq!(sent, 1);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), std::io::Error>(())
     /// ```
 }
 shutdown!(TcpStream);

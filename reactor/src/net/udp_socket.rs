@@ -22,7 +22,6 @@ use crate::sys;
 /// use forkio_reactor::{Events, Interest, Poll, Token};
 /// use std::io;
 ///
-/// # fn main() -> io::Result<()> {
 /// let sender = UdpSocket::bind("127.0.0.1:0".parse().unwrap())?;
 /// let mut receiver = UdpSocket::bind("127.0.0.1:0".parse().unwrap())?;
 /// sender.send_to(b"hello", receiver.local_addr()?)?;
@@ -38,8 +37,7 @@ use crate::sys;
 ///     }
 /// };
 /// assert_eq!((&buf[..length], from), (&b"hello"[..], sender.local_addr()?));
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct UdpSocket {
     inner: IoSource<net::UdpSocket>,

@@ -22,15 +22,13 @@ use crate::sys;
 /// ```
 /// use forkio_reactor::net::UnixDatagram;
 ///
-/// # fn main() -> std::io::Result<()> {
 /// let (a, b) = UnixDatagram::pair()?;
 /// a.send(b"one")?;
 /// a.send(b"three")?;
 /// let mut buf = [0; 16];
 /// assert_eq!(b.recv(&mut buf)?, 3);
 /// assert_eq!(b.recv(&mut buf)?, 5);
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct UnixDatagram {
     inner: IoSource<net::UnixDatagram>,

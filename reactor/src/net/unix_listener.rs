@@ -19,7 +19,6 @@ use crate::sys;
 /// ```
 /// use forkio_reactor::net::{UnixListener, UnixStream};
 ///
-/// # fn main() -> std::io::Result<()> {
 /// let path = std::env::temp_dir().join(format!("forkio-doc-listener-{}", std::process::id()));
 /// let listener = UnixListener::bind(&path)?;
 /// let _client = UnixStream::connect(&path)?;
@@ -27,8 +26,7 @@ use crate::sys;
 /// let (_stream, peer) = listener.accept()?;
 /// assert!(peer.is_unnamed());
 /// std::fs::remove_file(&path)?;
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct UnixListener {
     inner: IoSource<net::UnixListener>,

@@ -23,7 +23,6 @@ use crate::sys;
 /// use forkio_reactor::{Events, Interest, Poll, Token};
 /// use std::io::{Read, Write};
 ///
-/// # fn main() -> std::io::Result<()> {
 /// let (mut ours, mut theirs) = UnixStream::pair()?;
 /// let mut poll = Poll::new()?;
 /// let mut events = Events::with_capacity(8);
@@ -33,8 +32,7 @@ use crate::sys;
 /// poll.poll(&mut events, None)?;
 /// let mut buf = [0; 16];
 /// assert_eq!(ours.read(&mut buf)?, 5);
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct UnixStream {
     inner: IoSource<net::UnixStream>,

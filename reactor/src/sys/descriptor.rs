@@ -5,6 +5,7 @@ use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_type;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketType};
@@ -165,9 +166,11 @@ pub(crate) fn is_unnamed_stream(fd: RawFd) -> bool {
         && borrow(fd).and_then(rustix::net::getpeername).is_ok_and(|peer| peer.is_none_or(is_unnamed))
 }
 
-pub(crate) fn take_bytes(fd: RawFd, count: usize) -> io::Result<()> {
-    rustix::net::recv(borrow(fd)?, &mut vec![0; count], RecvFlags::DONTWAIT)?;
-    Ok(())
+/// Whether two descriptors of one pipe are its two ends.
+pub(crate) fn are_both_ends(a: RawFd, b: RawFd) -> bool {
+    let mode = |fd| borrow(fd).and_then(rustix::fs::fcntl_getfl).map(|flags| flags & OFlags::ACCMODE);
+    let (reads, writes) = (Ok(OFlags::RDONLY), Ok(OFlags::WRONLY));
+    [(reads, writes), (writes, reads)].contains(&(mode(a), mode(b)))
 }
 
 /// Returns how many bytes wait to be read.

@@ -9,11 +9,10 @@
 //!   `NotFound`; otherwise both succeed. Deleting a missing one fails with `NotFound`. All registrations are edge-triggered.
 //!   `wait` is one system call: it clears the events, fills them up to their capacity, rounds its timeout up, and returns
 //!   `Interrupted` rather than retry.
-//! - `Event`, `Events` (a vector of them, whose capacity is the most that one `wait` returns) and the module `event`, which
-//!   reads them.
+//! - `Event`, as the kernel writes it, and the module `event`, which reads it.
 //! - `WakeSignal`, the kernel object of a waker: each `signal`, from any thread, makes the next `wait` return a readable event.
 //! - for forks, `Queue::MAY_BE_ABSENT_AFTER_FORK` (whether a child may lack its parent's queue), `Queue::holds`,
-//!   `Queue::is_there_after_fork`, `ChildQueue`, which implements [`QueueCopy`], and `Remakes`, for objects that only the child
+//!   `Queue::is_there_after_fork`, `ChildQueue`, which implements [`QueueCopy`], and `Remake`, an object that only the child
 //!   can make; `fstat`, `socket_pcb` and `bare_kind`, by which the module `descriptor` identifies files.
 //! - with `cponfork`, the module `listing`, which inspects the queues of other code in the process. Its functions fail on a
 //!   system that does not list registrations.
@@ -42,7 +41,6 @@ pub(crate) use self::kqueue::*;
 #[cfg(feature = "cponfork")]
 pub(crate) mod adoption;
 pub(crate) mod descriptor;
-mod interest;
 pub(crate) mod process;
 pub(crate) mod process_word;
 mod queue;
@@ -54,6 +52,23 @@ pub(crate) mod socket;
 pub(crate) mod timerfd;
 
 pub(crate) use self::queue::{Queue, QueueCopy};
+
+/// The events of a `wait`, which returns at most as many as there is capacity for.
+pub(crate) type Events = Vec<crate::event::Event>;
+
+impl crate::Interest {
+    /// Priority readiness, such as that of out-of-band data on a TCP socket (`EPOLLPRI`). Linux and Android only.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub const PRIORITY: Self = Self::from_bits(crate::interest::PRIORITY).unwrap();
+
+    /// The completion of an `aio(4)` request (`EVFILT_AIO`). FreeBSD, DragonFly and Apple systems only.
+    #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_vendor = "apple"))]
+    pub const AIO: Self = Self::from_bits(crate::interest::AIO).unwrap();
+
+    /// The completion of a `lio_listio(2)` request (`EVFILT_LIO`). FreeBSD only.
+    #[cfg(target_os = "freebsd")]
+    pub const LIO: Self = Self::from_bits(crate::interest::LIO).unwrap();
+}
 
 /// Calls a function of libc that reports failure by -1, once.
 macro_rules! syscall {

@@ -45,11 +45,8 @@ impl Drop for SignalsBlocked {
     }
 }
 
-/// Makes the set of these signals.
-///
-/// # Errors
-///
-/// `InvalidInput` for a number that is not a signal's, and for signals that the kernel would silently leave out.
+/// Makes the set of these signals. Fails for a number that is not a signal's, and for signals that the kernel would silently
+/// leave out.
 #[cfg(feature = "os-ext")]
 pub(crate) fn signal_set(signals: &[i32]) -> io::Result<libc::sigset_t> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, compiler_fence, fence};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering, compiler_fence, fence};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use rustix::thread::{MembarrierCommand, membarrier};
@@ -42,11 +42,7 @@ pub fn process_id() -> u32 {
 }
 
 /// Makes the page, once. Returns `false` where the system has no such page: then the word stays zero and must not be
-/// written, and the caller compares process ids.
-///
-/// # Errors
-///
-/// Those of mmap(2), which fails if memory is short.
+/// written, and the caller compares process ids. Fails if mmap(2) has no memory.
 pub(crate) fn make_word() -> io::Result<bool> {
     if !ptr::eq(words(), &raw const NONE) {
         return Ok(true);
@@ -93,14 +89,9 @@ unsafe fn wipe_on_fork(page: *mut libc::c_void, length: usize) -> bool {
     }
 }
 
-/// Whether [`heavy_fence`] makes other threads' [`light_fence`] a fence too.
-static IS_ASYMMETRIC: AtomicBool = AtomicBool::new(false);
-
 /// Asks the kernel for asymmetric fences: membarrier(2), Linux 4.14. Returns whether it has them.
 pub(crate) fn make_fences_asymmetric() -> bool {
-    let has = register_membarrier();
-    IS_ASYMMETRIC.store(has, Ordering::Relaxed);
-    has
+    expedited(true)
 }
 
 /// Makes the cheap side of a pair of fences, where [`make_fences_asymmetric`] has returned `true`.
@@ -111,29 +102,22 @@ pub(crate) fn light_fence() {
 
 /// Makes the costly side of a pair of fences. If they are asymmetric, every other thread of the process has passed a fence
 /// when this returns.
-pub(crate) fn heavy_fence() {
+pub(crate) fn heavy_fence(is_asymmetric: bool) {
     fence(Ordering::SeqCst);
-    if IS_ASYMMETRIC.load(Ordering::Relaxed) {
-        run_membarrier();
+    if is_asymmetric {
+        // A kernel that does not pass the registration on to a child returns EPERM.
+        let _ = expedited(false) || (expedited(true) && expedited(false));
     }
 }
 
+/// Calls membarrier(2), or registers the process for that call. Returns whether that succeeded.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn register_membarrier() -> bool {
-    membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok()
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn run_membarrier() {
-    let run = || membarrier(MembarrierCommand::PrivateExpedited).is_ok();
-    // A kernel that does not pass the registration on to a child returns EPERM.
-    let _ = run() || (register_membarrier() && run());
+fn expedited(registers: bool) -> bool {
+    use MembarrierCommand::{PrivateExpedited, RegisterPrivateExpedited};
+    membarrier(if registers { RegisterPrivateExpedited } else { PrivateExpedited }).is_ok()
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn register_membarrier() -> bool {
+fn expedited(_: bool) -> bool {
     false
 }
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn run_membarrier() {}

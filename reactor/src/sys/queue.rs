@@ -12,10 +12,9 @@ use crate::{Interest, Token};
 /// It is not an `OwnedFd`: a child of a fork may have to give its queue another descriptor, or have none.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// The argument of system calls: the queue's descriptor, or [`NO_QUEUE`].
     fd: AtomicI32,
-    /// The queue's descriptor.
-    number: AtomicI32,
+    /// The argument of system calls: the descriptor, or [`NO_QUEUE`].
+    usable_fd: AtomicI32,
     /// The process that owns the descriptor. Only set and read if `MAY_BE_ABSENT_AFTER_FORK`.
     owner: AtomicU32,
 }
@@ -25,33 +24,33 @@ const NO_QUEUE: RawFd = RawFd::MAX;
 
 impl Queue {
     pub(crate) const fn vacant() -> Queue {
-        Queue { fd: AtomicI32::new(NO_QUEUE), number: AtomicI32::new(NO_QUEUE), owner: AtomicU32::new(0) }
+        Queue { fd: AtomicI32::new(NO_QUEUE), usable_fd: AtomicI32::new(NO_QUEUE), owner: AtomicU32::new(0) }
     }
 
     /// Makes this the queue at `fd`, which belongs to this process. Async-signal-safe.
     pub(crate) fn set(&self, fd: RawFd) {
         self.fd.store(fd, Ordering::Relaxed);
-        self.number.store(fd, Ordering::Relaxed);
+        self.usable_fd.store(fd, Ordering::Relaxed);
         self.adopt();
     }
 
     /// Forgets the queue, without closing it.
     pub(crate) fn forget(&self) {
+        self.usable_fd.store(NO_QUEUE, Ordering::Relaxed);
         self.fd.store(NO_QUEUE, Ordering::Relaxed);
-        self.number.store(NO_QUEUE, Ordering::Relaxed);
     }
 
     /// In the child of an unplanned fork, forgets the queue if its descriptor no longer refers to a queue. The child may have
     /// closed the descriptor, or the parent may have opened the queue while the kernel copied the process. Does nothing if
     /// `MAY_BE_ABSENT_AFTER_FORK`: `ChildQueue::new` then checks the descriptor.
     pub(crate) fn forget_if_lost(&self) {
-        if !Queue::MAY_BE_ABSENT_AFTER_FORK && !descriptor::is_queue(self.number()) {
+        if !Queue::MAY_BE_ABSENT_AFTER_FORK && !descriptor::is_queue(self.fd()) {
             self.forget();
         }
     }
 
     pub(crate) fn is_vacant(&self) -> bool {
-        self.number() == NO_QUEUE
+        self.fd() == NO_QUEUE
     }
 
     /// Notes that the descriptor belongs to this process. Async-signal-safe.
@@ -69,26 +68,26 @@ impl Queue {
     /// Keeps later system calls from reaching the queue, which may belong to another process, or from reaching another file at
     /// its descriptor. Async-signal-safe.
     pub(crate) fn disown(&self) {
-        self.fd.store(NO_QUEUE, Ordering::Relaxed);
+        self.usable_fd.store(NO_QUEUE, Ordering::Relaxed);
     }
 
     /// Returns the queue's descriptor.
     #[inline(always)]
-    pub(crate) fn number(&self) -> RawFd {
-        self.number.load(Ordering::Relaxed)
+    pub(crate) fn fd(&self) -> RawFd {
+        self.fd.load(Ordering::Relaxed)
     }
 
     /// Returns the descriptor for system calls.
     #[inline(always)]
-    pub(super) fn fd(&self) -> RawFd {
-        self.fd.load(Ordering::Relaxed)
+    pub(super) fn usable_fd(&self) -> RawFd {
+        self.usable_fd.load(Ordering::Relaxed)
     }
 }
 
 impl AsFd for Queue {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open for as long as the queue is, in the process that it belongs to.
-        unsafe { BorrowedFd::borrow_raw(self.number()) }
+        unsafe { BorrowedFd::borrow_raw(self.fd()) }
     }
 }
 

@@ -30,7 +30,6 @@ use crate::sys::descriptor;
 /// use forkio_reactor::{Events, Interest, Poll, Token};
 /// use std::io::{Read, Write};
 ///
-/// # fn main() -> std::io::Result<()> {
 /// let mut poll = Poll::new()?;
 /// let mut events = Events::with_capacity(8);
 /// let (mut sender, mut receiver) = pipe::new()?;
@@ -50,8 +49,7 @@ use crate::sys::descriptor;
 ///     }
 /// }
 /// assert_eq!(received, b"hello");
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 ///
 /// [pipe]: https://pubs.opengroup.org/onlinepubs/9799919799/functions/pipe.html
@@ -111,12 +109,10 @@ try_io! { Sender:
     /// use std::io::Write;
     /// use std::os::fd::AsFd;
     ///
-    /// # fn main() -> std::io::Result<()> {
     /// let (sender, _receiver) = pipe::new()?;
     /// let sent = sender.try_io(|| std::fs::File::from(sender.as_fd().try_clone_to_owned()?).write(b"hello"))?;
     /// assert_eq!(sent, 5);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), std::io::Error>(())
     /// ```
 }
 

@@ -28,7 +28,6 @@ use crate::{fork, sys};
 /// use forkio_reactor::{Events, Interest, Poll, Token};
 /// use std::process::Command;
 ///
-/// # fn main() -> std::io::Result<()> {
 /// let mut poll = Poll::new()?;
 /// let mut events = Events::with_capacity(8);
 /// let child = Command::new("false").spawn()?;
@@ -37,8 +36,7 @@ use crate::{fork, sys};
 ///
 /// poll.poll(&mut events, None)?;
 /// assert_eq!(process.try_wait()?.and_then(|status| status.code()), Some(1));
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Process {

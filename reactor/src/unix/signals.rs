@@ -32,7 +32,6 @@ use crate::{fork, sys};
 /// use forkio_reactor::unix::Signals;
 /// use forkio_reactor::{Events, Interest, Poll, Token};
 ///
-/// # fn main() -> std::io::Result<()> {
 /// let mut poll = Poll::new()?;
 /// let mut events = Events::with_capacity(8);
 /// let mut signals = Signals::new([libc::SIGUSR1, libc::SIGTERM])?;
@@ -44,8 +43,7 @@ use crate::{fork, sys};
 /// let received = signals.receive()?;
 /// assert_eq!(received.signal(), libc::SIGUSR1);
 /// assert_eq!(received.sender(), Some(std::process::id()));
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Signals {

@@ -21,7 +21,6 @@ use crate::{Interest, Registry, Token};
 /// use std::io::Write;
 /// use std::os::fd::AsRawFd;
 ///
-/// # fn main() -> std::io::Result<()> {
 /// let mut poll = Poll::new()?;
 /// let mut events = Events::with_capacity(8);
 /// let (reader, mut writer) = std::os::unix::net::UnixStream::pair()?;
@@ -32,8 +31,7 @@ use crate::{Interest, Registry, Token};
 /// assert_eq!(events.iter().next().map(|event| event.token()), Some(Token(3)));
 ///
 /// poll.registry().deregister(&mut SourceFd(&reader.as_raw_fd()))?;
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct SourceFd<'a>(pub &'a RawFd);

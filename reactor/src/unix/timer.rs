@@ -37,7 +37,6 @@ use crate::{fork, sys};
 /// use forkio_reactor::{Events, Interest, Poll, Token};
 /// use std::time::Duration;
 ///
-/// # fn main() -> std::io::Result<()> {
 /// let mut poll = Poll::new()?;
 /// let mut events = Events::with_capacity(8);
 /// let mut timer = Timer::new(Clock::Monotonic)?;
@@ -47,8 +46,7 @@ use crate::{fork, sys};
 /// poll.poll(&mut events, None)?;
 /// assert_eq!(events.iter().next().map(|event| event.token()), Some(Token(0)));
 /// assert!(timer.expirations()? >= 1);
-/// # Ok(())
-/// # }
+/// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Timer {
@@ -112,12 +110,10 @@ impl Timer {
     /// use forkio_reactor::unix::{Clock, Timer};
     /// use std::time::{Duration, SystemTime};
     ///
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let in_an_hour = SystemTime::now() + Duration::from_secs(3600);
     /// let mut timer = Timer::new(Clock::Realtime)?;
     /// timer.set_at(in_an_hour.duration_since(SystemTime::UNIX_EPOCH)?, None)?;
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_at(&mut self, time: Duration, period: Option<Duration>) -> io::Result<()> {
         self.set(Some(Setting::new(time, period)?))

@@ -7,7 +7,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use crate::sys::{Queue, descriptor};
-use crate::waker_slot::WakerDescriptors;
+use crate::wakeable_queue::WakerDescriptors;
 use crate::{Interest, Token};
 
 /// An eventfd that is written and never read: each write is an edge, and the counter has room for 2^64 - 2 of them.

@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use std::os::unix::net::UnixDatagram;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::fs::{OFlags, Stat, major, minor};
+use rustix::fs::{Stat, major, minor};
 use rustix::io::Errno;
 
 pub(crate) use super::unix_diag::SocketPeers;
@@ -21,11 +21,7 @@ use crate::sys::{Queue, process, syscall};
 /// Whether this system lists the registrations of a queue.
 pub(crate) const EXISTS: bool = true;
 
-/// Reads the list of an epoll instance, in the order of descriptors.
-///
-/// # Errors
-///
-/// Those of reading the list; [`Unsupported`](io::ErrorKind::Unsupported) before Linux 5.4.
+/// Reads the list of an epoll instance, in the order of descriptors. Needs Linux 5.4.
 pub(crate) fn list(queue: RawFd) -> io::Result<Vec<Listed>> {
     let path = format!("/proc/self/fdinfo/{queue}");
     let text = fs::read(&path).map_err(|error| unreadable(&path, error))?;
@@ -38,11 +34,8 @@ pub(crate) fn list(queue: RawFd) -> io::Result<Vec<Listed>> {
     Ok(lines)
 }
 
-/// Returns the listed registrations whose descriptors still refer to the registered files.
-///
-/// # Errors
-///
-/// If the list does not show for certain which files are registered, or if a child cannot have a registration.
+/// Returns the listed registrations whose descriptors still refer to the registered files. Fails if the list does not show for
+/// certain which files are registered, or if a child cannot have a registration.
 pub(crate) fn registered(queue: &Queue, lines: &[Listed]) -> io::Result<Vec<Registered>> {
     let mut registered = Vec::with_capacity(lines.len());
     for lines in lines.chunk_by(|a, b| a.fd == b.fd) {
@@ -178,13 +171,6 @@ fn is_same_by_registration(a: RawFd, b: RawFd) -> io::Result<bool> {
     }
 }
 
-/// Whether two descriptors of one pipe are its two ends.
-pub(crate) fn are_both_ends(a: RawFd, b: RawFd) -> bool {
-    let mode = |fd| borrow(fd).and_then(rustix::fs::fcntl_getfl).map(|flags| flags & OFlags::ACCMODE);
-    let (reads, writes) = (Ok(OFlags::RDONLY), Ok(OFlags::WRONLY));
-    [(reads, writes), (writes, reads)].contains(&(mode(a), mode(b)))
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -195,7 +181,7 @@ mod tests {
     use crate::Interest;
 
     fn read(queue: &Queue) -> Vec<Registered> {
-        registered(queue, &list(queue.number()).unwrap()).unwrap()
+        registered(queue, &list(queue.fd()).unwrap()).unwrap()
     }
 
     #[test]
@@ -211,13 +197,13 @@ mod tests {
         let (a, b) = (Queue::vacant(), Queue::vacant());
         a.open().unwrap();
         b.open().unwrap();
-        let duplicate = syscall!(fcntl(a.number(), libc::F_DUPFD_CLOEXEC, 0)).unwrap();
+        let duplicate = syscall!(fcntl(a.fd(), libc::F_DUPFD_CLOEXEC, 0)).unwrap();
         for is_same in [is_same_queue, is_same_by_registration] {
-            assert!(is_same(a.number(), duplicate).unwrap() && !is_same(b.number(), duplicate).unwrap());
+            assert!(is_same(a.fd(), duplicate).unwrap() && !is_same(b.fd(), duplicate).unwrap());
         }
         assert!(read(&a).is_empty() && read(&b).is_empty());
         let open = open_descriptors(|_| false).unwrap();
-        assert!([a.number(), b.number(), duplicate].iter().all(|fd| open.queues.contains(fd)));
+        assert!([a.fd(), b.fd(), duplicate].iter().all(|fd| open.queues.contains(fd)));
         // SAFETY: nothing else owns the duplicate.
         drop(unsafe { OwnedFd::from_raw_fd(duplicate) });
         a.close();

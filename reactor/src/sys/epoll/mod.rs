@@ -10,7 +10,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 
 use super::descriptor::{self, borrow};
-use super::{Queue, QueueCopy, process, syscall};
+use super::{Events, Queue, QueueCopy, process, syscall};
 use crate::source_kind::SourceKind;
 use crate::{Interest, Token};
 
@@ -18,7 +18,6 @@ pub(crate) mod event;
 mod eventfd;
 #[cfg(feature = "cponfork")]
 pub(super) mod listing;
-mod no_remakes;
 #[cfg(feature = "os-ext")]
 mod pidfd;
 #[cfg(feature = "os-ext")]
@@ -27,7 +26,6 @@ mod signalfd;
 mod unix_diag;
 
 pub(crate) use self::eventfd::WakeSignal;
-pub(crate) use self::no_remakes::{Remakes, RemakesLock};
 #[cfg(feature = "os-ext")]
 pub(crate) use self::{pidfd::ProcessHandle, signalfd::SignalQueue};
 pub(crate) use super::timerfd::{self as timer, Timer};
@@ -35,8 +33,6 @@ pub(crate) use super::timerfd::{self as timer, Timer};
 #[derive(Clone)]
 #[repr(transparent)]
 pub(crate) struct Event(libc::epoll_event);
-
-pub(crate) type Events = Vec<Event>;
 
 /// A bit of a registration's events that epoll_ctl(2) keeps and that no object reports: epoll_ctl(2) says that `EPOLLMSG` is
 /// ignored. A new registration does not have it.
@@ -59,7 +55,7 @@ impl Queue {
 
     /// Closes the epoll instance, unless this process has lost it. Another process that shares the instance keeps it.
     pub(crate) fn close(&self) {
-        let fd = self.number();
+        let fd = self.fd();
         if !self.is_vacant() {
             self.forget();
             // SAFETY: the queue owns the descriptor, and forgets it.
@@ -70,7 +66,7 @@ impl Queue {
     /// Returns the queue as epoll_ctl(2) takes it.
     #[inline(always)]
     fn instance(&self) -> BorrowedFd<'_> {
-        let fd = self.fd();
+        let fd = self.usable_fd();
         // SAFETY: the descriptor is never -1. It is open for as long as the queue is; otherwise system calls return EBADF.
         unsafe {
             std::hint::assert_unchecked(fd != -1);
@@ -84,7 +80,7 @@ impl Queue {
         let room = events.capacity().min(MOST_EVENTS) as libc::c_int;
         // rustix's `epoll::wait` calls epoll_pwait(2), which takes 7 ns longer, and there is no mask to set.
         // SAFETY: `Event` is `repr(transparent)`, and the kernel writes at most `room` events to the vector's spare room.
-        let count = syscall!(epoll_wait(self.fd(), events.as_mut_ptr().cast(), room, millis(timeout)))?;
+        let count = syscall!(epoll_wait(self.usable_fd(), events.as_mut_ptr().cast(), room, millis(timeout)))?;
         // SAFETY: the kernel has initialised the first `count` events, and `count` is at most the capacity.
         unsafe { events.set_len(count as usize) };
         Ok(())
@@ -137,7 +133,7 @@ impl Queue {
         const EPOLL_TFD: libc::c_int = 7;
         let pid = process::id();
         for toff in 0.. {
-            let slot = Slot { efd: self.number() as u32, tfd: fd as u32, toff };
+            let slot = Slot { efd: self.fd() as u32, tfd: fd as u32, toff };
             // SAFETY: the kernel reads the structure.
             match syscall!(syscall(libc::SYS_kcmp, pid, pid, EPOLL_TFD, fd, &raw const slot)) {
                 Ok(0) => return Some(true),
@@ -205,7 +201,7 @@ impl QueueCopy for ChildQueue {
 
     fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32> {
         if !queue.is_vacant() {
-            return descriptor::replace(self.queue.number(), queue.number());
+            return descriptor::replace(self.queue.fd(), queue.fd());
         }
         let duplicate = rustix::io::fcntl_dupfd_cloexec(&self.queue, 0).map_err(Errno::raw_os_error)?;
         queue.set(duplicate.into_raw_fd());
@@ -216,6 +212,36 @@ impl QueueCopy for ChildQueue {
         self.additions.iter().try_for_each(|&(fd, flags, token)| {
             borrow(fd).and_then(|fd| epoll::add(queue.instance(), fd, data(token), flags)).map_err(Errno::raw_os_error)
         })
+    }
+}
+
+/// An object that only the child can make. There is none: the parent can make every object before the fork.
+#[derive(Debug)]
+pub(crate) enum Remake {}
+
+#[derive(Debug)]
+pub(crate) struct RemakesLock;
+
+impl Remake {
+    pub(crate) const EXISTS: bool = false;
+
+    pub(crate) fn lock() -> RemakesLock {
+        RemakesLock
+    }
+
+    /// Returns `true`: there is no lock. Unsafe only because its counterpart in the kqueue backend is.
+    pub(crate) unsafe fn free_lock() -> bool {
+        true
+    }
+
+    pub(crate) fn list(_: &mut Vec<Remake>) {}
+
+    pub(crate) fn fd(&self) -> RawFd {
+        match *self {}
+    }
+
+    pub(crate) fn remake(&self) -> Result<(), i32> {
+        match *self {}
     }
 }
 

@@ -1,6 +1,5 @@
 //! The peers of Unix sockets: sock_diag(7), `UNIX_DIAG_PEER`.
 
-use std::io;
 use std::os::fd::AsRawFd;
 
 use rustix::net::RecvFlags;
@@ -42,7 +41,11 @@ impl SocketPeers {
     /// Returns the inode of a socket's peer. `None` if the socket has no peer, or if the kernel does not report it: the
     /// kernel may be built without `CONFIG_UNIX_DIAG`, and a container may forbid netlink sockets.
     pub(crate) fn of(&mut self, inode: u64) -> Option<u64> {
-        let socket = self.0.get_or_insert_with(|| open().ok()).as_ref()?;
+        let socket = self.0.get_or_insert_with(|| {
+            let (family, protocol) = (Domain::from(libc::AF_NETLINK), Protocol::from(libc::NETLINK_SOCK_DIAG));
+            Socket::new(family, Type::RAW, Some(protocol)).ok()
+        });
+        let socket = socket.as_ref()?;
         let request = Request {
             length: size_of::<Request>() as u32,
             kind: BY_FAMILY,
@@ -65,11 +68,6 @@ impl SocketPeers {
         let (length, _) = rustix::net::recv(socket, &mut answer, RecvFlags::DONTWAIT).ok()?;
         peer(&answer[..length])
     }
-}
-
-fn open() -> io::Result<Socket> {
-    let (family, protocol) = (Domain::from(libc::AF_NETLINK), Protocol::from(libc::NETLINK_SOCK_DIAG));
-    Socket::new(family, Type::RAW, Some(protocol))
 }
 
 /// Returns the peer's inode in an answer; `None` if the answer is an error.

@@ -37,17 +37,17 @@ pub(super) fn is_copying() -> bool {
     COPYING.load(Ordering::Relaxed) == YES
 }
 
-/// Gives a new queue the descriptor `number`, unless another file has that descriptor. Returns the queue's descriptor.
+/// Gives a new queue the descriptor `fd`, unless another file has that descriptor. Returns the queue's descriptor.
 /// Async-signal-safe.
-pub(super) fn put_at(number: RawFd, fresh: io::Result<RawFd>) -> Result<RawFd, i32> {
+pub(super) fn put_at(fd: RawFd, fresh: io::Result<RawFd>) -> Result<RawFd, i32> {
     let fresh = fresh.map_err(errno)?;
     // Another file may have taken the descriptor since the fork, such as one that another library's fork handler opened.
-    if fresh == number || descriptor::is_open(number) {
+    if fresh == fd || descriptor::is_open(fd) {
         return Ok(fresh);
     }
-    let result = descriptor::replace(fresh, number);
+    let result = descriptor::replace(fresh, fd);
     kernel::close(fresh);
-    result.map(|()| number)
+    result.map(|()| fd)
 }
 
 pub(super) fn errno(error: io::Error) -> i32 {
@@ -94,10 +94,10 @@ impl QueueCopy for ChildQueue {
     fn new(queue: &Queue, _: &mut Vec<OwnedFd>, is_planned: bool) -> io::Result<ChildQueue> {
         if !is_planned {
             // Open the queue at once, before other fresh objects take the descriptor that the kernel left unused.
-            if is_copying() && is_queue(queue.number()) {
-                kernel::close(queue.number());
+            if is_copying() && is_queue(queue.fd()) {
+                kernel::close(queue.fd());
             }
-            queue.set(put_at(queue.number(), create()).map_err(io::Error::from_raw_os_error)?);
+            queue.set(put_at(queue.fd(), create()).map_err(io::Error::from_raw_os_error)?);
         }
         Ok(ChildQueue { is_planned, changes: Vec::new(), copied: Vec::new() })
     }
@@ -140,19 +140,19 @@ impl QueueCopy for ChildQueue {
     fn put_in_place(&mut self, queue: &Queue) -> Result<(), i32> {
         if self.is_copied() {
             // At the limit of queues (RLIMIT_KQUEUES) a child silently lacks the copy, and cannot open a queue either.
-            if !is_queue(queue.number()) {
+            if !is_queue(queue.fd()) {
                 return Err(libc::ENOMEM);
             }
             queue.adopt();
         } else if self.is_planned {
-            queue.set(put_at(queue.number(), create())?);
+            queue.set(put_at(queue.fd(), create())?);
         }
         Ok(())
     }
 
     fn complete(&mut self, queue: &Queue, wakes: bool) -> Result<(), i32> {
         WakeSignal::set_pending(&mut self.changes, wakes);
-        apply(queue.fd(), &mut self.changes).map_err(errno)?;
+        apply(queue.usable_fd(), &mut self.changes).map_err(errno)?;
         let failed = |change: &&Event| !IGNORED.contains(&change.errno()) && !is_write_of_a_queue(change);
         self.changes.iter().find(failed).map_or(Ok(()), |change| Err(change.errno()))
     }

@@ -13,15 +13,12 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 use std::{fmt, ptr};
 
-use super::Queue;
+use super::{Events, Queue};
 use crate::source_kind::SourceKind;
 use crate::{Interest, Token};
 
 mod copy;
 mod kernel;
-#[cfg(feature = "cponfork")]
-#[path = "no_listing.rs"]
-pub(super) mod listing;
 mod own;
 #[cfg(feature = "os-ext")]
 mod process_handle;
@@ -37,7 +34,7 @@ mod wake;
 
 pub(crate) use self::copy::ChildQueue;
 pub(crate) use self::kernel::{fstat, socket_pcb};
-pub(crate) use self::own::{Remakes, RemakesLock};
+pub(crate) use self::own::{Remake, RemakesLock};
 pub(crate) use self::wake::WakeSignal;
 #[cfg(feature = "os-ext")]
 pub(crate) use self::{process_handle::ProcessHandle, signals::SignalQueue, timer::Timer};
@@ -53,8 +50,6 @@ pub(crate) struct Event(kernel::Kevent);
 unsafe impl Send for Event {}
 // SAFETY: as above.
 unsafe impl Sync for Event {}
-
-pub(crate) type Events = Vec<Event>;
 
 impl Event {
     fn new(ident: usize, filter: kernel::Filter, flags: kernel::Flags, token: Token) -> Event {
@@ -97,7 +92,7 @@ impl Queue {
     /// Closes the queue if it belongs to this process. If the kernel does not copy queues on fork, the descriptor is unused in
     /// a child, which may have opened another file at it.
     pub(crate) fn close(&self) {
-        let fd = self.number();
+        let fd = self.fd();
         self.forget();
         if self.is_own() {
             kernel::close(fd);
@@ -111,13 +106,13 @@ impl Queue {
 
     #[inline]
     pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        receive(self.fd(), events, timeout)
+        receive(self.usable_fd(), events, timeout)
     }
 
     pub(crate) fn add(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let mut knotes = knotes(fd, token, ADD)?;
         let wanted = wanted(&mut knotes, interest);
-        apply(self.fd(), wanted)?;
+        apply(self.usable_fd(), wanted)?;
         let result = wanted.iter().try_for_each(|change| check_add(change, &[IGNORED_BY_ADD]));
         if result.is_err() {
             // The kernel may have added only one of the two knotes.
@@ -131,7 +126,7 @@ impl Queue {
         for change in wanted(&mut changes, interest) {
             change.0.flags = ADD;
         }
-        apply(self.fd(), &mut changes)?;
+        apply(self.usable_fd(), &mut changes)?;
         // The previous interest is not known, so the knote to delete may not exist.
         changes.iter().try_for_each(|change| check_add(change, &[IGNORED_BY_ADD, libc::ENOENT]))
     }
@@ -150,7 +145,7 @@ impl Queue {
 
     /// Makes changes to both knotes, and returns whether one of them exists.
     fn find(&self, mut changes: [Event; 2], ignored: &[i32]) -> io::Result<bool> {
-        apply(self.fd(), &mut changes)?;
+        apply(self.usable_fd(), &mut changes)?;
         changes.iter().try_for_each(|change| check(change, ignored))?;
         Ok(changes.iter().any(|change| change.errno() == 0))
     }
@@ -235,6 +230,40 @@ fn check_add(answer: &Event, ignored: &[i32]) -> io::Result<()> {
 fn check(answer: &Event, ignored: &[i32]) -> io::Result<()> {
     let errno = answer.errno();
     if errno == 0 || ignored.contains(&errno) { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
+}
+
+/// No system with a kqueue lists the registrations of a queue, so forks do not handle queues made by other code.
+#[cfg(feature = "cponfork")]
+pub(super) mod listing {
+    use super::*;
+    use crate::sys::adoption::{Listed, OpenDescriptors, Registered};
+
+    pub(crate) const EXISTS: bool = false;
+
+    #[derive(Debug, Default)]
+    pub(crate) struct SocketPeers {}
+
+    impl SocketPeers {
+        pub(crate) fn of(&mut self, _: u64) -> Option<u64> {
+            None
+        }
+    }
+
+    pub(crate) fn list(_: RawFd) -> io::Result<Vec<Listed>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn registered(_: &Queue, _: &[Listed]) -> io::Result<Vec<Registered>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn open_descriptors(_: impl Fn(RawFd) -> bool) -> io::Result<OpenDescriptors> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn is_same_queue(_: RawFd, _: RawFd) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 pub(crate) mod event {

@@ -54,7 +54,7 @@ pub(crate) type RemakesLock = Guard<Vec<Arc<Own>>>;
 fn all() -> RemakesLock {
     if ALL.is_mine() {
         // SAFETY: the thread forks, and borrows nothing from the guard that the fork holds.
-        return unsafe { ALL.again(false) };
+        return unsafe { ALL.again() };
     }
     ALL.lock()
 }
@@ -186,25 +186,21 @@ pub(crate) fn kind(fd: RawFd) -> Option<SourceKind> {
     all().iter().find(is_at).map(|own| own.kind)
 }
 
-/// The queues that a child opens again.
+/// A queue that a child opens again.
 #[derive(Debug)]
-pub(crate) struct Remakes(Vec<Arc<Own>>);
+pub(crate) struct Remake(Arc<Own>);
 
-impl Remakes {
+impl Remake {
     /// Whether there may be such queues.
-    pub(crate) const EXIST: bool = true;
-
-    pub(crate) const fn new() -> Remakes {
-        Remakes(Vec::new())
-    }
+    pub(crate) const EXISTS: bool = true;
 
     /// Keeps other threads from adding and removing queues. A planned fork holds the guard from prepare to its end.
     pub(crate) fn lock() -> RemakesLock {
         all()
     }
 
-    /// In the child of an unplanned fork: frees the lock if a thread of the parent held it. Then returns `false`, and the list is
-    /// empty.
+    /// In the child of an unplanned fork: frees the lock if a thread of the parent held it. Then returns `false`, and there
+    /// are no queues.
     ///
     /// # Safety
     ///
@@ -215,31 +211,23 @@ impl Remakes {
     }
 
     /// Lists the queues that exist: before a planned fork, or in the child of an unplanned one.
-    pub(crate) fn prepare(&mut self) {
-        self.0.clear();
+    pub(crate) fn list(list: &mut Vec<Remake>) {
+        list.clear();
         // An earlier fork may have severed a queue: its descriptor no longer refers to a queue. In the child of an unplanned
         // fork the descriptor is closed, unless it refers to another file.
         let is_kept = |own: &&Arc<Own>| match own.owner.load(Ordering::Relaxed) == process::id() {
             true => is_queue(own.fd),
             false => !descriptor::is_open(own.fd),
         };
-        self.0.extend(all().iter().filter(is_kept).cloned());
+        list.extend(all().iter().filter(is_kept).cloned().map(Remake));
     }
 
-    pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        self.0.iter().map(|own| own.fd)
+    pub(crate) fn fd(&self) -> RawFd {
+        self.0.fd
     }
 
-    pub(crate) fn contains(&self, fd: RawFd) -> bool {
-        self.0.iter().any(|own| own.fd == fd)
-    }
-
-    pub(crate) fn forget(&mut self, fd: RawFd) {
-        self.0.retain(|own| own.fd != fd);
-    }
-
-    /// Child: opens the queues again, and returns the descriptors at which that failed, with the errno. Async-signal-safe.
-    pub(crate) fn remake(&self) -> impl Iterator<Item = (RawFd, i32)> {
-        self.0.iter().filter_map(|own| own.remake().err().map(|errno| (own.fd, errno)))
+    /// Child: opens the queue again. Async-signal-safe; the error is an errno.
+    pub(crate) fn remake(&self) -> Result<(), i32> {
+        self.0.remake()
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use super::kernel::{self, EV_ADD, EV_CLEAR, EV_DELETE, EV_RECEIPT, EVFILT_USER, NOTE_TRIGGER};
 use super::{ADD, Event, Queue};
 use crate::Token;
-use crate::waker_slot::WakerDescriptors;
+use crate::wakeable_queue::WakerDescriptors;
 
 pub(super) const FILTER: kernel::Filter = EVFILT_USER;
 
@@ -65,6 +65,6 @@ impl Queue {
     fn change_event(&self, flags: kernel::Flags, fflags: u32, token: Token) -> io::Result<()> {
         let mut change = Event::new(IDENT, EVFILT_USER, flags, token);
         change.0.fflags = fflags;
-        super::change(self.fd(), &change)
+        super::change(self.usable_fd(), &change)
     }
 }

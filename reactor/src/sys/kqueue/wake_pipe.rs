@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::{Event, Queue, kernel};
 use crate::sys::descriptor;
-use crate::waker_slot::WakerDescriptors;
+use crate::wakeable_queue::WakerDescriptors;
 use crate::{Interest, Token};
 
 pub(super) const FILTER: kernel::Filter = kernel::EVFILT_READ;

@@ -1,16 +1,25 @@
-//! The signal pipe of tokio on upstream mio: a socket pair, made once per process.
-//!
-//! A signal handler writes to one end, the sender. The other end, the receiver, is never read itself: each runtime has a
-//! duplicate of the receiver, and registers the duplicate. tokio closes neither end as long as the process lives.
+//! Pairs of descriptors that other code has made, with both ends in this process: the signal pipe of tokio on upstream mio,
+//! and the pairs whose ends are registered with its epoll instances.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
 
+use rustix::net::RecvFlags;
+
 use super::descriptors::Records;
-use crate::sys::adoption::{OpenDescriptors, SocketPeers};
+use super::policy::SourceKind;
+use crate::Token;
+use crate::sys::adoption::{OpenDescriptors, Registered, SocketPeers};
 use crate::sys::descriptor;
 
-/// The descriptors of tokio's signal pipe that are not registered with an epoll instance.
+/// The token of the signal pipe (`tokio/src/runtime/io/driver.rs`, `TOKEN_SIGNAL`).
+pub(super) const SIGNAL_PIPE: Token = Token(1);
+
+/// tokio's signal pipe: a socket pair, made once per process, and never closed.
+///
+/// A signal handler writes to one end, the sender. Each runtime registers a duplicate of the other end, the receiver. The
+/// fields are the descriptors that are not registered with an epoll instance.
 #[derive(Debug)]
 pub(super) struct SignalPipe {
     /// tokio's own descriptor of the receiver.
@@ -107,11 +116,55 @@ fn find_by_writing(receiver: RawFd, candidates: &[(RawFd, u64)]) -> io::Result<O
         // Any duplicate of the sender will do.
         let Some(&(fd, inode)) = candidates.first() else { return Ok(None) };
         if candidates.iter().all(|(_, other)| *other == inode) {
-            descriptor::take_bytes(fd, round)?;
+            rustix::net::recv(descriptor::borrow(fd)?, &mut [0; ROUNDS][..round], RecvFlags::DONTWAIT)?;
             return Ok(Some((fd, inode)));
         }
     }
     Ok(None)
+}
+
+/// The open sockets and pipes, and the pairs that were found among them.
+#[derive(Debug)]
+pub(super) struct OwnPairs {
+    /// A descriptor of each socket, by inode.
+    sockets: BTreeMap<u64, RawFd>,
+    pipes: Vec<(RawFd, u64)>,
+    peers: SocketPeers,
+    pub(super) found: Vec<(RawFd, RawFd)>,
+}
+
+impl OwnPairs {
+    /// Collects the sockets and pipes. `registered` supplies the registered sockets, which `open` may lack.
+    pub(super) fn new<'a>(open: OpenDescriptors, registered: impl Iterator<Item = &'a Registered>) -> OwnPairs {
+        let registered = registered.filter(|registered| registered.is_socket());
+        let registered = registered.map(|registered| (registered.inode, registered.fd));
+        let sockets = open.sockets.iter().map(|(fd, inode)| (*inode, *fd)).chain(registered).collect();
+        OwnPairs { sockets, pipes: open.pipes, peers: SocketPeers::default(), found: Vec::new() }
+    }
+
+    /// Determines the kind of a registered descriptor. If the kernel does not report the peers of sockets, no socket counts
+    /// as an end of a pair.
+    pub(super) fn kind(&mut self, registered: &Registered) -> SourceKind {
+        let is_end = match registered.kind {
+            SourceKind::Stream => registered.token != SIGNAL_PIPE && self.is_end_of_socket_pair(registered),
+            SourceKind::Pipe => {
+                let mut others = self.pipes.iter().filter(|(_, inode)| *inode == registered.inode);
+                others.any(|(fd, _)| descriptor::are_both_ends(registered.fd, *fd))
+            }
+            _ => false,
+        };
+        if is_end { SourceKind::Pair } else { registered.kind }
+    }
+
+    fn is_end_of_socket_pair(&mut self, registered: &Registered) -> bool {
+        // At least one end of a connection to a listener has a name.
+        let is_unnamed = descriptor::is_unnamed_stream(registered.fd);
+        let peer = is_unnamed.then(|| self.peers.of(registered.inode)).flatten();
+        let peer = peer.and_then(|peer| self.sockets.get(&peer));
+        let Some(peer) = peer else { return false };
+        self.found.push((registered.fd, *peer));
+        true
+    }
 }
 
 #[cfg(test)]
