@@ -7,7 +7,7 @@
 use std::io;
 
 use crate::sys::process::id;
-use crate::sys::process_word::{self, heavy_fence, light_fence, word};
+use crate::sys::process_word::{self, heavy_fence, light_fence, wiped_word, word};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// This is the child of an unplanned fork, and its selectors are still the parent's.
@@ -21,16 +21,8 @@ const OPEN_WITH_FENCES: u32 = 3;
 /// A fork is being made or is prepared ahead, or a thread changes registrations by descriptor.
 const CLOSED: u32 = 4;
 
-/// How this process detects that it was forked. [`start`] sets it.
-static DETECTION: AtomicU32 = AtomicU32::new(NOT_STARTED);
-const NOT_STARTED: u32 = 0;
-/// The kernel wipes the word.
-const BY_PAGE: u32 = 1;
-/// The process id differs from the one in [`BY_ID`]. Each check costs a getpid(2).
-const BY_PROCESS_ID: u32 = 2;
-
-/// Takes the place of the word on systems that cannot wipe it: the process id in the upper half, the state in the lower
-/// half.
+/// Takes the place of the word on systems that cannot wipe it: the process id in the upper half, the state in the lower half;
+/// 0: fork detection has not started. Each check costs a getpid(2).
 static BY_ID: AtomicU64 = AtomicU64::new(0);
 
 /// [`OPEN`] or [`OPEN_WITH_FENCES`].
@@ -39,23 +31,19 @@ static WHEN_OPEN: AtomicU32 = AtomicU32::new(OPEN_WITH_FENCES);
 /// Starts fork detection. Call it before any lock is used, and before there is anything to reconcile. Several threads may call
 /// it at the same time. Fails if mmap(2) has no memory.
 pub(super) fn start() -> io::Result<()> {
-    let detection = if process_word::make_word()? { BY_PAGE } else { BY_PROCESS_ID };
     if process_word::make_fences_asymmetric() {
         WHEN_OPEN.store(OPEN, Ordering::Relaxed);
     }
     let open = WHEN_OPEN.load(Ordering::Relaxed);
-    // Another thread may have been faster, and may have closed the gate since.
-    if detection == BY_PAGE {
-        let _ = word().compare_exchange(WIPED, open, Ordering::SeqCst, Ordering::Relaxed);
-    } else {
+    if !process_word::make_word(open)? {
+        // Another thread may have been faster, and may have closed the gate since.
         let _ = BY_ID.compare_exchange(0, by_id(open), Ordering::SeqCst, Ordering::Relaxed);
     }
-    DETECTION.store(detection, Ordering::Release);
     Ok(())
 }
 
 pub(super) fn has_started() -> bool {
-    DETECTION.load(Ordering::Acquire) != NOT_STARTED
+    wiped_word().is_some() || BY_ID.load(Ordering::Acquire) != 0
 }
 
 /// Whether the selectors certainly belong to this process. If not, [`look`] tells why.
@@ -80,14 +68,17 @@ fn is_open_after_fence() -> bool {
 /// Returns the state of the gate.
 #[cold]
 pub(super) fn look() -> u32 {
-    match DETECTION.load(Ordering::Acquire) {
-        BY_PAGE => word().load(Ordering::Acquire),
-        BY_PROCESS_ID => {
-            let known = BY_ID.load(Ordering::Acquire);
-            if (known >> 32) as u32 == id() { known as u32 } else { WIPED }
-        }
+    match (wiped_word(), BY_ID.load(Ordering::Acquire)) {
+        (Some(word), _) => word.load(Ordering::Acquire),
         // There is nothing to reconcile.
-        _ => OPEN,
+        (None, 0) => OPEN,
+        (None, known) => {
+            if (known >> 32) as u32 == id() {
+                known as u32
+            } else {
+                WIPED
+            }
+        }
     }
 }
 
@@ -106,22 +97,19 @@ pub(super) fn open() {
 /// In a child that has not reconciled, makes the calling thread the one that reconciles. Returns `false` if another thread
 /// reconciles or has reconciled.
 pub(super) fn claim() -> bool {
-    match DETECTION.load(Ordering::Acquire) {
-        BY_PAGE => word().compare_exchange(WIPED, RECONCILING, Ordering::AcqRel, Ordering::Relaxed).is_ok(),
-        BY_PROCESS_ID => {
-            let own = by_id(RECONCILING);
-            let claimed = |known| (known >> 32 != own >> 32).then_some(own);
-            BY_ID.fetch_update(Ordering::AcqRel, Ordering::Acquire, claimed).is_ok()
-        }
-        _ => false,
-    }
+    let Some(word) = wiped_word() else {
+        let own = by_id(RECONCILING);
+        let claimed = |known| (known != 0 && known >> 32 != own >> 32).then_some(own);
+        return BY_ID.fetch_update(Ordering::AcqRel, Ordering::Acquire, claimed).is_ok();
+    };
+    word.compare_exchange(WIPED, RECONCILING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
 
 fn set(state: u32) {
-    match DETECTION.load(Ordering::Acquire) {
-        BY_PAGE => word().store(state, Ordering::SeqCst),
-        BY_PROCESS_ID => BY_ID.store(by_id(state), Ordering::SeqCst),
-        _ => {}
+    if let Some(word) = wiped_word() {
+        word.store(state, Ordering::SeqCst);
+    } else if has_started() {
+        BY_ID.store(by_id(state), Ordering::SeqCst);
     }
 }
 

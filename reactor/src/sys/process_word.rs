@@ -4,8 +4,23 @@ use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering, compiler_fence, fence};
 
+// The call that makes the kernel wipe a page in each child.
+#[cfg(target_os = "freebsd")]
+use libc::{INHERIT_ZERO as WIPE, minherit as advise};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use libc::{MADV_WIPEONFORK as WIPE, madvise as advise};
+#[cfg(any(target_os = "netbsd", target_os = "openbsd"))]
+use libc::{MAP_INHERIT_ZERO as WIPE, minherit as advise};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use rustix::thread::{MembarrierCommand, membarrier};
+
+/// macOS and DragonFly have no such call. Linux has it since 4.14, FreeBSD since 12, NetBSD since 8, OpenBSD since 5.6.
+#[cfg(any(target_os = "dragonfly", target_vendor = "apple"))]
+unsafe fn advise(_: *mut libc::c_void, _: usize, _: libc::c_int) -> libc::c_int {
+    -1
+}
+#[cfg(any(target_os = "dragonfly", target_vendor = "apple"))]
+const WIPE: libc::c_int = 0;
 
 /// The word, and a cache of the process id.
 type Words = [AtomicU32; 2];
@@ -41,10 +56,17 @@ pub fn process_id() -> u32 {
     }
 }
 
-/// Makes the page, once. Returns `false` where the system has no such page: then the word stays zero and must not be
-/// written, and the caller compares process ids. Fails if mmap(2) has no memory.
-pub(crate) fn make_word() -> io::Result<bool> {
-    if !ptr::eq(words(), &raw const NONE) {
+/// Returns the word, if there is a page for it.
+pub(crate) fn wiped_word() -> Option<&'static AtomicU32> {
+    let words = WORDS.load(Ordering::Acquire);
+    // SAFETY: as in `words`.
+    (!ptr::eq(words, &raw const NONE)).then(|| unsafe { &(*words)[0] })
+}
+
+/// Makes the page, once, with this value of the word. Returns `false` where the system has no such page: then the word stays
+/// zero, and the caller compares process ids. Fails if mmap(2) has no memory.
+pub(crate) fn make_word(value: u32) -> io::Result<bool> {
+    if wiped_word().is_some() {
         return Ok(true);
     }
     // SAFETY: no memory is involved.
@@ -56,42 +78,22 @@ pub(crate) fn make_word() -> io::Result<bool> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the page was just made, and nothing else knows it.
-    let is_wiped = unsafe { wipe_on_fork(page, length) };
+    let is_wiped = unsafe {
+        page.cast::<u32>().write(value);
+        advise(page, length, WIPE) == 0
+    };
     let none = (&raw const NONE).cast_mut();
     if !is_wiped || WORDS.compare_exchange(none, page.cast(), Ordering::Release, Ordering::Relaxed).is_err() {
         // SAFETY: nothing else knows the page.
         unsafe { libc::munmap(page, length) };
     }
     // Another thread may have been faster.
-    Ok(!ptr::eq(words(), none))
-}
-
-/// Asks the kernel to wipe the page in each child. Returns whether the kernel does so: by madvise(2) since Linux 4.14, by
-/// minherit(2) since FreeBSD 12, NetBSD 8 and OpenBSD 5.6. macOS and DragonFly have no such call.
-///
-/// # Safety
-///
-/// The caller owns the page.
-unsafe fn wipe_on_fork(page: *mut libc::c_void, length: usize) -> bool {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    // SAFETY: the caller owns the page.
-    return unsafe { libc::madvise(page, length, libc::MADV_WIPEONFORK) == 0 };
-    #[cfg(target_os = "freebsd")]
-    // SAFETY: the caller owns the page.
-    return unsafe { libc::minherit(page, length, libc::INHERIT_ZERO) == 0 };
-    #[cfg(any(target_os = "netbsd", target_os = "openbsd"))]
-    // SAFETY: the caller owns the page.
-    return unsafe { libc::minherit(page, length, libc::MAP_INHERIT_ZERO) == 0 };
-    #[cfg(any(target_os = "dragonfly", target_vendor = "apple"))]
-    {
-        let _ = (page, length);
-        false
-    }
+    Ok(wiped_word().is_some())
 }
 
 /// Asks the kernel for asymmetric fences: membarrier(2), Linux 4.14. Returns whether it has them.
 pub(crate) fn make_fences_asymmetric() -> bool {
-    expedited(true)
+    make_membarrier(true)
 }
 
 /// Makes the cheap side of a pair of fences, where [`make_fences_asymmetric`] has returned `true`.
@@ -106,18 +108,18 @@ pub(crate) fn heavy_fence(is_asymmetric: bool) {
     fence(Ordering::SeqCst);
     if is_asymmetric {
         // A kernel that does not pass the registration on to a child returns EPERM.
-        let _ = expedited(false) || (expedited(true) && expedited(false));
+        let _ = make_membarrier(false) || (make_membarrier(true) && make_membarrier(false));
     }
 }
 
 /// Calls membarrier(2), or registers the process for that call. Returns whether that succeeded.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn expedited(registers: bool) -> bool {
+fn make_membarrier(registers: bool) -> bool {
     use MembarrierCommand::{PrivateExpedited, RegisterPrivateExpedited};
     membarrier(if registers { RegisterPrivateExpedited } else { PrivateExpedited }).is_ok()
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn expedited(_: bool) -> bool {
+fn make_membarrier(_: bool) -> bool {
     false
 }
