@@ -63,25 +63,7 @@
 //! # 3. Not only sockets
 //!
 //! The module `unix` (feature `os-ext`) has sources for the filters of kqueue: a `Timer`, `Signals`, a `Process`.
-//! Register a bare descriptor as a `SourceFd`.
-//!
-#![cfg_attr(feature = "os-ext", doc = "```")]
-#![cfg_attr(not(feature = "os-ext"), doc = "```ignore")]
-//! use forkio_reactor::unix::{Clock, Timer};
-//! use forkio_reactor::{Events, Interest, Poll, Token};
-//! use std::time::Duration;
-//!
-//! let mut poll = Poll::new()?;
-//! let mut events = Events::with_capacity(8);
-//! let mut heartbeat = Timer::new(Clock::Monotonic)?;
-//! poll.registry().register(&mut heartbeat, Token(0), Interest::READABLE)?;
-//! heartbeat.set_after(Duration::from_millis(5), Some(Duration::from_secs(1)))?;
-//! poll.poll(&mut events, None)?;
-//! // More than one if the loop was delayed.
-//! let beats = heartbeat.expirations()?;
-//! # assert_eq!(beats, 1);
-//! # Ok::<(), std::io::Error>(())
-//! ```
+//! Register a bare descriptor as a `SourceFd`. Each type has an example.
 //!
 //! Each of these sources has its own behaviour in a fork. A timer continues in both processes. Signals reach the process
 //! that they are sent to. Only the process that opened a watch on a process keeps it.

@@ -6,8 +6,7 @@ use std::ops::{BitOr, BitOrAssign};
 
 /// Which readiness a source is registered for: a set with at least one member.
 ///
-/// Readable and writable exist everywhere. The other constants exist only on the systems that have the readiness; the
-/// methods that test for them exist everywhere.
+/// Readable and writable exist everywhere. The other constants exist only on the systems that have the readiness.
 ///
 /// # Examples
 ///

@@ -20,9 +20,8 @@
 //! # Platforms
 //!
 //! Linux (epoll). FreeBSD, macOS, NetBSD, OpenBSD and DragonFly (kqueue) compile. Their backend is tested on a model of
-//! kqueue(2); of these systems, only FreeBSD 15 itself was tried, under emulation. FreeBSD 15 copies the queue in the
-//! kernel. On the other kqueue systems the child opens a queue at the same descriptor, and replays the table. On all kqueue
-//! systems each process has its own timer, even with the policy `Inherit`.
+//! kqueue(2), and on FreeBSD 15 under emulation. FreeBSD 15 copies the queue in the kernel. On the other kqueue systems the
+//! child opens a queue at the same descriptor, and replays the table.
 //!
 //! # Examples
 //!

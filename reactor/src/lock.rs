@@ -15,8 +15,7 @@ thread_local! {
 }
 
 /// Returns the number of the calling thread: never 0, and the same in a child that the thread forks. A new thread of a child
-/// gets an unused number. (An address on the thread's stack is not unique: the thread may get the stack of a thread of the
-/// parent.)
+/// gets an unused number, although it may get the stack of a thread of the parent.
 pub fn this_thread() -> usize {
     static LAST: AtomicUsize = AtomicUsize::new(0);
     NUMBER.with(|number| {
@@ -29,9 +28,9 @@ pub fn this_thread() -> usize {
 
 /// Guards a value, and records which thread holds the lock.
 ///
-/// A lock of the standard library would not do: the child of a fork may find a lock held by a thread that exists only in the
-/// parent. One store then frees a `Lock`, which has no queue of waiting threads to repair. Also, a thread can tell whether
-/// it holds the lock itself, such as in a signal handler that forks.
+/// The child of a fork may find a lock held by a thread that exists only in the parent. One store then frees a `Lock`, which,
+/// unlike one of the standard library, has no queue of waiting threads to repair. Also, a thread can tell whether it holds the
+/// lock itself, such as in a signal handler that forks.
 pub(crate) struct Lock<T> {
     /// The thread that holds the lock, as [`this_thread`] returns it; 0: none.
     owner: AtomicUsize,
@@ -80,9 +79,8 @@ impl<T> Lock<T> {
         Guard { lock: self, frees: false, _not_send: PhantomData }
     }
 
-    /// Frees the lock in a child if another thread of the parent had it, and returns `false` then. The value, which that
-    /// thread may have left half changed, is leaked and replaced by `value`. A lock that the calling thread has stays
-    /// locked.
+    /// Frees the lock in a child if another thread of the parent had it, and returns `false` then. Leaks the value, which that
+    /// thread may have left half changed, and replaces it by `value`. A lock that the calling thread has stays locked.
     ///
     /// # Safety
     ///

@@ -38,8 +38,7 @@ pub(crate) fn nanos(time: Timespec) -> u64 {
 /// When a timer expires, in nanoseconds of its clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
-    /// The time of the first expiration, never 0. If it has passed, the timer has expired once, and once more for each
-    /// period since.
+    /// The time of the first expiration, never 0. If it has passed, the timer has expired, and again after each period since.
     pub(crate) first: u64,
     /// The period. 0: the timer expires once.
     pub(crate) period: u64,
@@ -66,9 +65,8 @@ impl Setting {
 /// The setting of a timer, and how many of its expirations its owner has taken. From these two values, a fresh timer can
 /// continue this one without a read of the kernel object.
 ///
-/// Only the timer's owner and a child that severs the timer write to it. A fork by another thread may copy some words
-/// before a change of the owner and others after it. This does no harm: the child does not have the owner's thread, so it
-/// does not use the timer.
+/// Only the timer's owner and a child that severs the timer write to it. A fork by another thread may copy a half done change
+/// of the owner. This does no harm: the child does not have the owner's thread, so it does not use the timer.
 #[derive(Debug)]
 pub(crate) struct TimerState {
     clock: Clock,

@@ -26,8 +26,7 @@
 /// poll.poll(&mut events, None)?;
 /// for event in &events {
 ///     let Token(index) = event.token();
-///     let mut buf = [0; 16];
-///     assert_eq!(sockets[index].recv(&mut buf)?, 5);
+///     assert_eq!(sockets[index].recv(&mut [0; 16])?, 5);
 /// }
 /// # Ok::<(), std::io::Error>(())
 /// ```

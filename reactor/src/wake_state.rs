@@ -6,15 +6,13 @@ use crate::sync::{AtomicBool, Ordering, fence_between};
 
 /// The flags by which wakers and the poller of one selector tell each other their state.
 ///
-/// A wake sets `notified`. It needs a system call only if the poller is blocked in the kernel, or may be: otherwise the
-/// poller sees the flag before it blocks, and returns the waker's event itself. `notified` is set from the wake until the
-/// poll that returns its event.
+/// `notified` is set from a wake until the poll that returns its event. The wake needs a system call only if the poller is, or
+/// may be, blocked in the kernel: otherwise the poller sees the flag before it blocks. Waker and poller each write one flag and
+/// then read the other's, in sequentially consistent order. So a wake is never lost: the waker sees that the poller blocks, or
+/// the poller sees the wake.
 ///
-/// Waker and poller each write one flag and then read the other's, in sequentially consistent order. So a wake is never
-/// lost: the waker sees that the poller blocks, or the poller sees the wake.
-///
-/// Wakers write to this state often. Padding on both sides gives it cache lines of its own, because other threads read its
-/// neighbours. `repr(align)` would have the same effect, but an aligned allocation takes longer.
+/// Wakers write to this state often, and other threads read its neighbours. So padding on both sides gives it cache lines of
+/// its own. `repr(align)` would have the same effect, but an aligned allocation takes longer.
 #[repr(C)]
 pub(crate) struct WakeState {
     _before: [u8; LINES],
@@ -39,9 +37,8 @@ impl WakeState {
         }
     }
 
-    /// Waker: notes a wake. Returns whether the waker must signal the kernel object too.
-    ///
-    /// All that the calling thread wrote before is visible to the poller after [`take`](WakeState::take).
+    /// Waker: notes a wake. Returns whether the waker must signal the kernel object too. All that the calling thread wrote
+    /// before is visible to the poller after [`take`](WakeState::take).
     #[inline]
     pub(crate) fn notify(&self) -> bool {
         let was_notified = self.notified.swap(true, Ordering::SeqCst);

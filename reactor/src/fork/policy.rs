@@ -25,9 +25,9 @@ pub enum ForkPolicy {
     ///
     /// - wakers;
     /// - timers. The child's timer expires after the time that remains, keeps period and phase, and has the expirations that
-    ///   were not taken. For a `unix::Timer` this is exact. The state of a timerfd that is registered as a bare descriptor
-    ///   comes from the kernel and `/proc`: its phase is good to a few microseconds, and the child's timerfd is set to an
-    ///   absolute time, even if the parent's was set to a relative one. Duplicates of a timerfd become timers of their own;
+    ///   were not taken. For a `unix::Timer` this is exact. The phase of a timerfd that is registered as a bare descriptor is
+    ///   good to a few microseconds, and the child's timerfd is set to an absolute time, even if the parent's was set to a
+    ///   relative one. Duplicates of a timerfd become timers of their own;
     /// - stream socket pairs made in this process. Both ends are renewed, even if the other end has another policy. So is each
     ///   registered duplicate that has this policy. Bytes that wait to be read are copied. Descriptors in transit
     ///   (`SCM_RIGHTS`) and a half that was shut down are not.
@@ -36,13 +36,8 @@ pub enum ForkPolicy {
 
 impl ForkPolicy {
     pub(crate) fn from_bits(bits: u8) -> Option<ForkPolicy> {
-        match bits {
-            1 => Some(ForkPolicy::Inherit),
-            2 => Some(ForkPolicy::NoFork),
-            3 => Some(ForkPolicy::Sever),
-            4 => Some(ForkPolicy::Renew),
-            _ => None,
-        }
+        use ForkPolicy::{Inherit, NoFork, Renew, Sever};
+        [Inherit, NoFork, Sever, Renew].get(usize::from(bits).checked_sub(1)?).copied()
     }
 }
 

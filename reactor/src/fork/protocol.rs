@@ -43,8 +43,7 @@ pub enum ForkResult {
 ///
 /// The child sees
 ///
-/// - each selector, at its own descriptor, with its own kernel queue. No process sees what
-///   another one registers, deregisters or wakes;
+/// - each selector, at its own descriptor, with its own kernel queue. No process sees what another one does with it;
 /// - no registration whose policy is [`NoFork`](super::ForkPolicy::NoFork): deregistering it succeeds, reregistering it
 ///   fails with `NotFound`, and registering it again works;
 /// - each `unix::Timer` as one of its own, registered or not, unless its policy is [`Inherit`](super::ForkPolicy::Inherit) or
@@ -61,10 +60,9 @@ pub unsafe fn fork() -> Result<ForkResult, Error> {
     unsafe { prepared.fork() }.map_err(Error::Fork)
 }
 
-/// Blocks all signals of the calling thread until the returned value is dropped.
-///
-/// [`fork`] blocks signals itself. If you call [`prepare`], block signals first: a handler that runs in the child before
-/// commit, and writes to a signal pipe, would write to the parent's.
+/// Blocks all signals of the calling thread until the returned value is dropped. [`fork`] does that itself. If you call
+/// [`prepare`], block signals first: a handler that runs in the child before commit, and writes to a signal pipe, would
+/// write to the parent's.
 pub fn block_signals() -> SignalsBlocked {
     SignalsBlocked::new()
 }
@@ -81,7 +79,7 @@ pub struct HeldOff {
 ///
 /// # Errors
 ///
-/// If the calling thread holds forks off already, or is forking: the thread would wait for itself.
+/// If the calling thread holds forks off already, or is forking.
 pub fn hold_off() -> io::Result<HeldOff> {
     reconcile::ensure();
     process_state::refuse_inside_fork("holding forks off")?;
@@ -94,8 +92,7 @@ pub fn hold_off() -> io::Result<HeldOff> {
 /// A prepared fork. [Commit](Prepared::commit) it in the child, and [abort](Prepared::abort) it in the parent. Dropping it
 /// aborts.
 ///
-/// 1. [`prepare`], in the parent, stops registrations, and makes every kernel object that the child will need. An error of
-///    this step has changed nothing, and no process was made.
+/// 1. [`prepare`], in the parent, stops registrations, and makes every kernel object that the child will need.
 /// 2. `fork(2)`.
 /// 3. [`commit`](Prepared::commit), first thing in the child, moves the prepared objects over the inherited descriptors. It
 ///    allocates nothing, takes no lock and does not panic. [`abort`](Prepared::abort) in the parent, also if the fork failed,
@@ -135,13 +132,12 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
     Ok(prepared)
 }
 
-/// Prepares the next fork in advance, and keeps the result: for a supervisor that waits until a worker must be replaced.
-/// The next [`prepare`], on any thread, then has little left to do.
+/// Prepares the next fork in advance, such as in a supervisor that waits until a worker must be replaced. The next
+/// [`prepare`], on any thread, then has little left to do.
 ///
 /// Registering, deregistering or retagging anything discards the preparation. So does making or dropping a selector, a
-/// waker, a timer or a pair, or changing a default policy. So prepare last, and again after each fork. Polling, waking,
-/// reading and writing change nothing. Calling this function again while the next fork is prepared ahead does nothing.
-/// Calling it after [`adopt`](super::glue::adopt) does nothing either.
+/// waker, a timer or a pair, or changing a default policy. So prepare last, and again after each fork. While the next fork is
+/// prepared ahead, and after [`adopt`](super::glue::adopt), this function does nothing.
 ///
 /// The fork itself still copies the bytes that wait in renewed pairs, makes timers, adds [muted](super::glue::mute)
 /// registrations, and checks each bare descriptor, which may be closed without notice.
@@ -149,10 +145,10 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 /// # Costs
 ///
 /// Until the fork the process has a fresh object for each renewed registration, and on Linux a second queue for each
-/// selector, with the inherited registrations. Each of these takes a descriptor. On Linux, each inherited registration also
-/// takes one of the user's epoll watches (`/proc/sys/fs/epoll/max_user_watches`), and the kernel delivers each event to the
-/// second queue too, in some tens of nanoseconds. In the child of an unplanned fork, forkio never closes these descriptors,
-/// because the program may have closed them and opened other files at them. All of them are close-on-exec.
+/// selector, with the inherited registrations. Each of these takes a descriptor, close-on-exec. On Linux, each inherited
+/// registration also takes one of the user's epoll watches (`/proc/sys/fs/epoll/max_user_watches`), and the kernel delivers
+/// each event to the second queue too, in some tens of nanoseconds. In the child of an unplanned fork, forkio never closes
+/// these descriptors, because the program may have closed them and opened other files at them.
 ///
 /// # Errors
 ///
@@ -168,18 +164,13 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 /// ```no_run
 /// use forkio_reactor::fork::{ForkResult, fork, prepare_ahead};
 ///
-/// # fn example(mut worker_has_ended: impl FnMut() -> bool) -> Result<(), Box<dyn std::error::Error>> {
 /// prepare_ahead()?;
-/// while worker_has_ended() {
-///     // SAFETY: this process has one thread.
-///     match unsafe { fork()? } {
-///         // If the cause persists, the next fork returns the error.
-///         ForkResult::Parent { .. } => drop(prepare_ahead()),
-///         ForkResult::Child => break,
-///     }
+/// // Later, when a worker has ended:
+/// // SAFETY: this process has one thread.
+/// if let ForkResult::Parent { .. } = unsafe { fork()? } {
+///     prepare_ahead()?;
 /// }
-/// # Ok(())
-/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn prepare_ahead() -> Result<(), PrepareError> {
     let mut prepared = begin()?;

@@ -66,8 +66,7 @@ macro_rules! option {
     };
 }
 
-/// Implements the part that all sockets have in common: [`descriptor_owner`](crate::io_source::descriptor_owner), `Debug` that
-/// prints the standard library's type, the conversions from and to that type, and two methods.
+/// Implements [`descriptor_owner`](crate::io_source::descriptor_owner), and the rest that all sockets have in common.
 macro_rules! socket {
     ($name:ident, $std:ty, $kind:ident, $address:ty) => {
         crate::io_source::descriptor_owner!($name, $std, $kind);
@@ -114,8 +113,7 @@ macro_rules! socket {
 macro_rules! peer {
     ($name:ident, $address:ty) => {
         crate::net::forward! { $name:
-            /// Returns the address of the peer, that is of the socket that this one is connected to. A Unix domain socket
-            /// has no name unless it was bound to one.
+            /// Returns the address of the connected peer. A Unix domain socket has no name unless it was bound to one.
             ///
             /// # Errors
             ///
@@ -133,14 +131,10 @@ macro_rules! datagram {
             ///
             /// # Errors
             ///
-            /// Those of `send(2)`, such as
-            ///
-            /// - [`WouldBlock`](std::io::ErrorKind::WouldBlock) if there is no room in the socket, or in the queue of a Unix
-            ///   domain receiver;
-            /// - an error if the socket has no peer ([`NotConnected`](std::io::ErrorKind::NotConnected) for a Unix domain
-            ///   socket);
-            /// - [`ConnectionRefused`](std::io::ErrorKind::ConnectionRefused) if an earlier UDP datagram found no receiver, or
-            ///   if the Unix domain receiver is closed.
+            /// Those of `send(2)`, such as an error if the socket has no peer,
+            /// [`WouldBlock`](std::io::ErrorKind::WouldBlock) if there is no room in the socket, or in the queue of a Unix
+            /// domain receiver, and [`ConnectionRefused`](std::io::ErrorKind::ConnectionRefused) if an earlier UDP datagram
+            /// found no receiver, or if the Unix domain receiver is closed.
             fn send(buf: &[u8]) -> usize;
 
             /// Receives a datagram; returns its length, or the buffer's if that is less.

@@ -20,27 +20,22 @@ use crate::sys;
 /// use forkio_reactor::{Events, Interest, Poll, Token};
 /// use std::io;
 ///
-/// # fn main() -> io::Result<()> {
 /// let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap())?;
 /// let mut poll = Poll::new()?;
 /// let mut events = Events::with_capacity(8);
 /// poll.registry().register(&mut listener, Token(0), Interest::READABLE)?;
 ///
 /// # let _client = std::net::TcpStream::connect(listener.local_addr()?)?;
-/// let mut accepted = 0;
-/// while accepted == 0 {
-///     poll.poll(&mut events, None)?;
-///     // One event may stand for several connections.
-///     loop {
-///         match listener.accept() {
-///             Ok((_stream, _peer)) => accepted += 1,
-///             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-///             Err(error) => return Err(error),
-///         }
+/// poll.poll(&mut events, None)?;
+/// // One event may stand for several connections.
+/// loop {
+///     match listener.accept() {
+///         Ok((_stream, peer)) => println!("{peer} is connected"),
+///         Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+///         Err(error) => return Err(error),
 ///     }
 /// }
-/// # Ok(())
-/// # }
+/// # Ok::<(), io::Error>(())
 /// ```
 pub struct TcpListener {
     inner: IoSource<net::TcpListener>,

@@ -20,15 +20,15 @@ use crate::sys::descriptor;
 ///
 /// # Fork
 ///
-/// A pipe that this function makes may be the channel between parent and child: both ends stay registered in the child. The
-/// other end counts as closed when neither process has it open.
+/// The pipe may be the channel between parent and child: both ends stay registered in the child. The other end counts as
+/// closed when neither process has it open.
 ///
 /// # Examples
 ///
 /// ```
 /// use forkio_reactor::unix::pipe;
 /// use forkio_reactor::{Events, Interest, Poll, Token};
-/// use std::io::{Read, Write};
+/// use std::io::Write;
 ///
 /// let mut poll = Poll::new()?;
 /// let mut events = Events::with_capacity(8);
@@ -37,18 +37,9 @@ use crate::sys::descriptor;
 ///
 /// sender.write_all(b"hello")?;
 /// drop(sender);
-///
-/// let mut received = Vec::new();
-/// 'open: loop {
-///     poll.poll(&mut events, None)?;
-///     for event in &events {
-///         if event.is_read_closed() {
-///             receiver.read_to_end(&mut received)?;
-///             break 'open;
-///         }
-///     }
-/// }
-/// assert_eq!(received, b"hello");
+/// poll.poll(&mut events, None)?;
+/// assert!(events.iter().next().is_some_and(|event| event.is_read_closed()));
+/// assert_eq!(std::io::read_to_string(receiver)?, "hello");
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
@@ -63,15 +54,13 @@ pub fn new() -> io::Result<(Sender, Receiver)> {
     ))
 }
 
-/// Implements the part that both ends have in common, and the conversions from a child process's standard
-/// streams.
+/// Implements the part that both ends have in common, and the conversions from a child process's standard streams.
 macro_rules! end {
     ($name:ident, $($child:ident),+) => {
         descriptor_owner!($name, File, Pipe);
 
         impl $name {
-            /// Switches non-blocking mode on or off. The mode belongs to the open pipe end: it also changes for duplicates
-            /// of the descriptor, including duplicates in a forked child.
+            /// Switches non-blocking mode on or off, also for duplicates of the descriptor, such as those of a forked child.
             ///
             /// # Errors
             ///

@@ -5,16 +5,15 @@ use crate::{fork, sys};
 
 /// Signals of this process as a source: [readable](crate::event::Event::is_readable) when one has arrived.
 ///
-/// It takes the place of a signal handler: the signals wait in the kernel until [`receive`](Signals::receive) takes them,
-/// one by one. Signals below `SIGRTMIN` are coalesced: a signal that is sent twice before it is received arrives once.
+/// The signals wait in the kernel until [`receive`](Signals::receive) takes them, one by one. A signal below `SIGRTMIN` that is
+/// sent twice before it is received arrives once.
 ///
 /// # Blocking
 ///
-/// Only blocked signals wait; others take effect as usual. [`new`](Signals::new) blocks its signals in the calling thread,
-/// and threads that this thread makes afterwards have them blocked too. So call `new` before you make other threads, or
-/// block the signals in those threads (`pthread_sigmask(3)`). The signals stay blocked when the value is dropped: otherwise
-/// a signal that is still pending could end the process. Programs that [`Command`](std::process::Command) starts have the
-/// signals blocked too.
+/// Only blocked signals wait; others take effect as usual. [`new`](Signals::new) blocks its signals in the calling thread, and
+/// so in threads and programs that this thread starts afterwards. So call `new` before you make other threads, or block the
+/// signals in those threads (`pthread_sigmask(3)`). The signals stay blocked when the value is dropped: otherwise a signal that
+/// is still pending could end the process.
 ///
 /// # Fork
 ///
@@ -75,8 +74,8 @@ impl Signals {
 }
 
 source! {
-    /// A descriptor for waiting by other means. Linux: a [signalfd](https://man7.org/linux/man-pages/man2/signalfd.2.html),
-    /// whose set must not be changed, because processes share it. kqueue systems: a queue with the signals.
+    /// A descriptor for waiting by other means: a kqueue with the signals, or a signalfd, whose set must not be changed,
+    /// because processes share it.
     Signals
 }
 
