@@ -36,7 +36,7 @@ impl Drop for OpenCore {
 impl Selector {
     pub(crate) fn new() -> io::Result<Selector> {
         static LAST_ID: AtomicU64 = AtomicU64::new(0);
-        let kernel = WakeableQueue::vacant();
+        let kernel = WakeableQueue::default();
         kernel.queue.open()?;
         let core = Core { kernel, id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1 };
         Ok(Selector(Arc::new(OpenCore(Arc::new(core)))))
@@ -108,7 +108,7 @@ pub(crate) struct SourceRegistration {
 impl SourceRegistration {
     const LOOKS: bool = cfg!(debug_assertions) || !sys::Queue::IS_EXACT;
 
-    pub(crate) fn new(fd: RawFd, _: SourceKind) -> SourceRegistration {
+    pub(crate) fn new(fd: RawFd, _: SourceKind, _: bool) -> SourceRegistration {
         SourceRegistration { selector: 0, fd }
     }
 
@@ -150,8 +150,6 @@ impl SourceRegistration {
 
     pub(crate) fn release(self) {}
 
-    pub(crate) fn set_recorded(&mut self) {}
-
     #[inline(always)]
     pub(crate) fn note_write(&self) {}
 }
@@ -168,5 +166,3 @@ pub(crate) fn add_pair(_: RawFd, _: RawFd) {}
 pub(crate) fn add_timer<T: AsRawFd>(make: impl FnOnce() -> io::Result<T>, _: &Arc<TimerState>) -> io::Result<T> {
     make()
 }
-
-pub(crate) fn remove_timer(_: RawFd) {}

@@ -1,10 +1,10 @@
 //! The adapter behind every type that owns a descriptor, and the implementations that these types have in common.
 
 use std::fmt;
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
 use std::os::fd::AsRawFd;
 
-use crate::fork::{self, SourceRegistration};
+use crate::fork::SourceRegistration;
 pub(crate) use crate::source_kind::SourceKind;
 
 /// A descriptor owner that can be registered.
@@ -19,18 +19,12 @@ pub(crate) struct IoSource<T> {
 
 impl<T: AsRawFd> IoSource<T> {
     pub(crate) fn new(io: T, kind: SourceKind) -> IoSource<T> {
-        IoSource { registration: SourceRegistration::new(io.as_raw_fd(), kind), inner: io }
+        IoSource { registration: SourceRegistration::new(io.as_raw_fd(), kind, false), inner: io }
     }
 
-    /// Makes sources of the two ends of a stream socket pair. A fork that renews one end renews both.
-    pub(crate) fn pair(a: T, b: T) -> (IoSource<T>, IoSource<T>) {
-        fork::add_pair(a.as_raw_fd(), b.as_raw_fd());
-        let end = |io| {
-            let mut end = IoSource::new(io, SourceKind::Pair);
-            end.registration.set_recorded();
-            end
-        };
-        (end(a), end(b))
+    /// Makes a source that the module `fork` has a record of, until the source is dropped or gives its descriptor away.
+    pub(crate) fn recorded(io: T, kind: SourceKind) -> IoSource<T> {
+        IoSource { registration: SourceRegistration::new(io.as_raw_fd(), kind, true), inner: io }
     }
 
     /// Returns the descriptor's owner. A kernel registration stays as it is.
@@ -45,12 +39,6 @@ impl<T> Deref for IoSource<T> {
 
     fn deref(&self) -> &T {
         &self.inner
-    }
-}
-
-impl<T> DerefMut for IoSource<T> {
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.inner
     }
 }
 
@@ -69,15 +57,15 @@ macro_rules! source {
 
             impl crate::event::Source for $name {
                 fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> Result<()> {
-                    self.inner.registration.register(registry.selector(), token, interests)
+                    self.inner.registration.register(&registry.selector, token, interests)
                 }
 
                 fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> Result<()> {
-                    self.inner.registration.reregister(registry.selector(), token, interests)
+                    self.inner.registration.reregister(&registry.selector, token, interests)
                 }
 
                 fn deregister(&mut self, registry: &Registry) -> Result<()> {
-                    self.inner.registration.deregister(registry.selector())
+                    self.inner.registration.deregister(&registry.selector)
                 }
             }
         };

@@ -1,6 +1,11 @@
-//! The errors for a source that is registered already, with another selector, or not at all. Kinds and texts are mio's.
+//! Errors for sources. Those of registrations have mio's kinds and texts.
 
 use std::io::{Error, ErrorKind};
+
+/// Returns the error of a read if a fork has severed the source: its descriptor refers to a dead endpoint.
+pub(crate) fn severed() -> Error {
+    Error::new(ErrorKind::UnexpectedEof, "the source belongs to the process that this one was forked from")
+}
 
 /// Returns the error of `register` if the source is registered, with this selector or another one.
 #[cold]

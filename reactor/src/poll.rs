@@ -30,39 +30,31 @@ macro_rules! trace {
 ///
 /// # Fork
 ///
-/// With the feature `cponfork` a child finds its own copy of the queue at the same descriptor, even if other code made
-/// the fork: see the module `fork`. Without the feature, parent and child share an epoll instance, and each sees what the
-/// other registers, deregisters or polls. A kqueue is missing in the child, unless the kernel copies it (FreeBSD 15).
+/// With the feature `cponfork` a child has its own copy of the queue at the same descriptor: see the module `fork`. Without the
+/// feature, parent and child share an epoll instance, and each sees what the other registers, deregisters or polls. A kqueue
+/// is missing in the child, unless the kernel copies it (FreeBSD 15).
 ///
 /// # Platforms
 ///
-/// | system | queue |
-/// |---|---|
-/// | Linux | [epoll(7)](https://man7.org/linux/man-pages/man7/epoll.7.html) |
-/// | FreeBSD, macOS, NetBSD, OpenBSD, DragonFly | [kqueue(2)](https://man.freebsd.org/cgi/man.cgi?query=kqueue&sektion=2) |
+/// Linux: [epoll(7)](https://man7.org/linux/man-pages/man7/epoll.7.html). FreeBSD, macOS, NetBSD, OpenBSD and DragonFly:
+/// [kqueue(2)](https://man.freebsd.org/cgi/man.cgi?query=kqueue&sektion=2).
 ///
 /// # Examples
 ///
 #[cfg_attr(all(feature = "os-poll", feature = "net"), doc = "```")]
 #[cfg_attr(not(all(feature = "os-poll", feature = "net")), doc = "```ignore")]
-/// use forkio_reactor::net::TcpStream;
+/// use forkio_reactor::net::UdpSocket;
 /// use forkio_reactor::{Events, Interest, Poll, Token};
 ///
-/// let server = std::net::TcpListener::bind("127.0.0.1:0")?;
 /// let mut poll = Poll::new()?;
 /// let mut events = Events::with_capacity(16);
+/// let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap())?;
+/// poll.registry().register(&mut socket, Token(7), Interest::READABLE)?;
 ///
-/// let mut stream = TcpStream::connect(server.local_addr()?)?;
-/// poll.registry().register(&mut stream, Token(0), Interest::READABLE | Interest::WRITABLE)?;
-///
-/// // Poll in a loop, because an event may be spurious.
-/// 'connected: loop {
-///     poll.poll(&mut events, None)?;
-///     for event in &events {
-///         if event.token() == Token(0) && event.is_writable() && stream.peer_addr().is_ok() {
-///             break 'connected;
-///         }
-///     }
+/// socket.send_to(b"hello", socket.local_addr()?)?;
+/// poll.poll(&mut events, None)?;
+/// for event in &events {
+///     assert!(event.token() == Token(7) && event.is_readable());
 /// }
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -74,7 +66,7 @@ pub struct Poll {
 ///
 /// Methods take `&self` and may be called from any thread, even while another thread is in [`Poll::poll`].
 pub struct Registry {
-    selector: Selector,
+    pub(crate) selector: Selector,
 }
 
 impl Poll {
@@ -82,9 +74,8 @@ impl Poll {
     ///
     /// # Errors
     ///
-    /// Those of `epoll_create1(2)` or `kqueue(2)`: the process or the system has no descriptor left, or the kernel has no
-    /// memory left. With the feature `cponfork`, also an error if this thread is between `fork::prepare` and the end of
-    /// that fork.
+    /// Those of `epoll_create1(2)` or `kqueue(2)`: no descriptor or no memory left. With the feature `cponfork`, also an error
+    /// if this thread is between `fork::prepare` and the end of that fork.
     #[cfg(feature = "os-poll")]
     pub fn new() -> io::Result<Poll> {
         Ok(Poll { registry: Registry { selector: Selector::new()? } })
@@ -98,9 +89,8 @@ impl Poll {
     /// Waits until at least one source is ready or `timeout` has passed, and fills `events`.
     ///
     /// `None` waits without limit; `Some(Duration::ZERO)` does not wait. Any other timeout is rounded up to the queue's
-    /// granularity, on epoll a millisecond, and scheduling may add to it. `events` is cleared first and receives at most
-    /// [`Events::capacity`] events; the rest comes with the next call. A timeout that passes gives `Ok(())` and no
-    /// events.
+    /// granularity, on epoll a millisecond. `events` is cleared first and receives at most [`Events::capacity`] events; the
+    /// rest comes with the next call. A timeout that passes gives `Ok(())` and no events.
     ///
     /// # Errors
     ///
@@ -123,7 +113,7 @@ impl Poll {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn poll(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        self.registry.selector.poll(events.sys(), timeout)
+        self.registry.selector.poll(&mut events.inner, timeout)
     }
 }
 
@@ -142,16 +132,14 @@ impl fmt::Debug for Poll {
 impl Registry {
     /// Registers `source`: from now on its readiness for `interests` gives events with `token`.
     ///
-    /// A source that is ready already gives an event with the next poll. Deregister a source before dropping it: epoll
-    /// forgets the source only when the last duplicate of its descriptor is closed.
+    /// A source that is ready already gives an event with the next poll. Deregister it before dropping it: see [`Source`].
     ///
     /// # Errors
     ///
     /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if the source is registered, with this registry or another one. (A
     /// bare descriptor may be registered with several registries. On Linux, a release build without the feature `cponfork`
-    /// does not notice another registry, like mio.) Otherwise those of `epoll_ctl(2)` or `kevent(2)`: no memory, and on
-    /// Linux the user's limit of watches (`/proc/sys/fs/epoll/max_user_watches`), or an object that cannot be polled, such
-    /// as a regular file.
+    /// does not notice another registry, like mio.) Otherwise those of `epoll_ctl(2)` or `kevent(2)`: no memory or no watch
+    /// left (`/proc/sys/fs/epoll/max_user_watches`), or an object that cannot be polled, such as a regular file.
     pub fn register<S: Source + ?Sized>(&self, source: &mut S, token: Token, interests: Interest) -> io::Result<()> {
         trace!("registering event source with poller: token={token:?}, interests={interests:?}");
         source.register(self, token, interests)
@@ -187,15 +175,6 @@ impl Registry {
     /// There are none today. The signature is mio's.
     pub fn try_clone(&self) -> io::Result<Registry> {
         Ok(Registry { selector: self.selector.clone() })
-    }
-
-    #[inline(always)]
-    pub(crate) fn selector(&self) -> &Selector {
-        &self.selector
-    }
-
-    pub(crate) fn of(selector: Selector) -> Registry {
-        Registry { selector }
     }
 }
 

@@ -48,6 +48,10 @@ impl SourceKind {
         SourceKind::Other,
     ];
 
+    pub(crate) fn is_socket(self) -> bool {
+        matches!(self, SourceKind::Listener | SourceKind::Stream | SourceKind::Datagram)
+    }
+
     pub(crate) fn from_bits(bits: u8) -> Option<SourceKind> {
         Self::ALL.get(usize::from(bits).checked_sub(1)?).copied()
     }

@@ -17,15 +17,15 @@ pub(crate) struct WakeableQueue {
     pub(crate) wake: WakeState,
 }
 
-impl WakeableQueue {
-    pub(crate) fn vacant() -> WakeableQueue {
+impl Default for WakeableQueue {
+    fn default() -> WakeableQueue {
         WakeableQueue { queue: sys::Queue::vacant(), waker: WakerSlot::new(), wake: WakeState::new() }
     }
+}
 
-    /// Waits for events, and adds the waker's event if a wake is pending.
-    ///
-    /// Every poll asks the kernel, as in mio. tokio's paused clock relies on that: the clock advances once a poll has returned
-    /// only the wake.
+impl WakeableQueue {
+    /// Waits for events, and adds the waker's event if a wake is pending. Every poll asks the kernel, as in mio. tokio's paused
+    /// clock relies on that: the clock advances once a poll has returned only the wake.
     #[inline]
     pub(crate) fn poll(&self, events: &mut sys::Events, timeout: Option<Duration>) -> io::Result<()> {
         if timeout != Some(Duration::ZERO) && self.wake.begin_blocking() {
@@ -42,7 +42,7 @@ impl WakeableQueue {
     }
 
     /// Adds the event of a pending wake, unless the kernel has returned it already. If `events` is full, the wake stays
-    /// pending, and the kernel gets its event too: sources that are always ready must not hold the wake back.
+    /// pending, and the kernel gets its event: sources that are always ready must not hold the wake back.
     #[cold]
     fn add_wake(&self, events: &mut sys::Events) {
         let is_missing = |token| !events.iter().any(|event| sys::event::is_wake(&event.0, token));

@@ -8,20 +8,16 @@ use crate::{Registry, Token};
 /// Wakes a [`Poll`](crate::Poll), also from another thread.
 ///
 /// A wake makes [`Poll::poll`](crate::Poll::poll) return with a [readable](crate::event::Event::is_readable) event that
-/// carries the waker's token. Share the waker between threads in an [`Arc`](std::sync::Arc). Events are only certain to be
-/// delivered while the `Waker` is alive.
+/// carries the waker's token. Its delivery is only certain while the `Waker` is alive.
 ///
 /// # Wakes without system calls
 ///
 /// A wake makes a system call only if the poller is blocked in the kernel. Otherwise the poller finds the wake before it
-/// blocks, and returns at once. While a wake is pending, that is until the poll that returns its event, further wakes do
-/// nothing. No wake is lost: the writes of a thread before its `wake` are visible to the poller after the event.
+/// blocks, and returns at once. Until the poll that returns its event, further wakes do nothing. No wake is lost: the writes
+/// of a thread before its `wake` are visible to the poller after the event.
 ///
-/// A program that waits for the descriptor of a [`Poll`](crate::Poll) by other means ([`AsRawFd`], a queue inside another
-/// queue) must take the descriptor first. From then on every wake of that selector makes the descriptor readable, at the
-/// cost of a system call.
-///
-/// [`AsRawFd`]: std::os::fd::AsRawFd
+/// Once a program has taken the descriptor of a [`Poll`](crate::Poll), to wait for it by other means, every wake makes the
+/// descriptor readable, at the cost of a system call.
 ///
 /// # Fork
 ///
@@ -70,7 +66,7 @@ impl Waker {
     ///
     /// In debug builds, as in mio, if the selector has a waker.
     pub fn new(registry: &Registry, token: Token) -> io::Result<Waker> {
-        Ok(Waker { inner: registry.selector().new_waker(token)? })
+        Ok(Waker { inner: registry.selector.new_waker(token)? })
     }
 
     /// Wakes the [`Poll`](crate::Poll): the current call of [`Poll::poll`](crate::Poll::poll), or the next one,

@@ -176,7 +176,7 @@ fn a_fork_sees_whole_changes() {
             is_in_kernel: AtomicBool,
         }
 
-        let selector = Arc::new(Selector { entry: Entry::vacant(), is_in_kernel: AtomicBool::new(false) });
+        let selector = Arc::new(Selector { entry: Entry::default(), is_in_kernel: AtomicBool::new(false) });
         let owner = {
             let selector = Arc::clone(&selector);
             thread::spawn(move || {

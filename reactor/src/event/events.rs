@@ -23,7 +23,7 @@ use crate::sys;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Events {
-    inner: sys::Events,
+    pub(crate) inner: sys::Events,
 }
 
 impl Events {
@@ -62,10 +62,6 @@ impl Events {
     /// Forgets the events. You need not call this method, because every poll does the same first.
     pub fn clear(&mut self) {
         self.inner.clear();
-    }
-
-    pub(crate) fn sys(&mut self) -> &mut sys::Events {
-        &mut self.inner
     }
 }
 

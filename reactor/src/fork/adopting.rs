@@ -84,8 +84,13 @@ pub(super) fn adopt(state: &mut ProcessState, fd: RawFd) -> Result<(), PrepareEr
         state.adopted.pipe = Some(find_pipe(fd).map_err(failed)?);
     }
     refresh(state)?;
-    let is_found = state.adopted.queues.iter().any(|queue| queue.core.table.get(fd).and_then(Entry::get).is_some());
-    if is_found { Ok(()) } else { Err(failed(not_found())) }
+    if is_adopted(fd) { Ok(()) } else { Err(failed(not_found())) }
+}
+
+/// Whether `fd` is registered with an adopted instance. The state is locked.
+pub(super) fn is_adopted(fd: RawFd) -> bool {
+    let mut adopted = selectors().filter(|selector| selector.is_adopted());
+    adopted.any(|selector| selector.table.get(fd).and_then(Entry::get).is_some())
 }
 
 fn not_found() -> io::Error {
@@ -137,14 +142,14 @@ pub(super) fn refresh(state: &mut ProcessState) -> Result<(), PrepareError> {
         lists.read(queue.core.kernel.queue.fd())?;
     }
     // Most descriptors of a large process are registered sockets, which the lists already describe.
-    let sockets = lists.read.values().flatten().flatten().filter(|registered| registered.is_socket());
+    let sockets = lists.read.values().flatten().flatten().filter(|registered| registered.kind.is_socket());
     let known: BTreeSet<_> = sockets.map(|registered| registered.fd).collect();
     let open = adoption::open_descriptors(|fd| known.contains(&fd)).map_err(failed)?;
     let instances = lists.group(&open.queues)?;
     let registered: BTreeSet<_> =
         instances.iter().flat_map(|instance| &instance.registered).map(|registered| registered.fd).collect();
     pipe.find_others(&open, |fd| registered.contains(&fd));
-    pipe.record(&mut state.records);
+    state.records.add_pair(pipe.receiver, pipe.sender);
     let (cores, instances): (Vec<_>, Vec<_>) = assign_cores(state, instances).into_iter().unzip();
     let mut pairs = OwnPairs::new(open, instances.iter().flat_map(|instance| &instance.registered));
     for (core, instance) in cores.into_iter().zip(&instances) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::sys::descriptor::{self, Identity};
 use crate::timer_state::TimerState;
 
-/// A descriptor's record. Most descriptors have none.
+/// The record of a descriptor, which most do not have.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     /// The other end, if the descriptor is an end of a stream socket pair that this crate made or found.
@@ -18,8 +18,8 @@ pub(super) struct Record {
     pub(super) is_always_renewed: bool,
     /// The state of the `unix::Timer` that owns the descriptor.
     pub(super) timer: Option<Arc<TimerState>>,
-    /// The file that a bare descriptor referred to when it was muted. The kernel does not have a muted registration, so
-    /// only this file shows that the descriptor was closed and used again.
+    /// The file that a bare descriptor referred to when it was muted. Only this shows that the descriptor was closed and used
+    /// again, because the kernel does not have a muted registration.
     pub(super) muted: Option<Identity>,
 }
 
@@ -39,7 +39,7 @@ impl Records {
         self.0.iter().map(|(fd, record)| (*fd, record))
     }
 
-    /// Returns the record of `fd`. Creates it first if `fd` has no record.
+    /// Returns the record of `fd`, which is empty at first.
     pub(super) fn record(&mut self, fd: RawFd) -> &mut Record {
         self.0.entry(fd).or_default()
     }
@@ -49,8 +49,8 @@ impl Records {
         self.record(b).peer = Some(a);
     }
 
-    /// Replaces the pairs that were found before, whose descriptors may have been closed without notice. Ignores a pair if
-    /// one of its ends is in another pair.
+    /// Replaces the pairs that were found before, whose descriptors may have been closed without notice. Ignores a pair with an
+    /// end in another pair.
     pub(super) fn set_found_pairs(&mut self, found: &[(RawFd, RawFd)]) {
         for record in self.0.values_mut().filter(|record| record.is_found) {
             record.peer = None;
@@ -69,8 +69,7 @@ impl Records {
         });
     }
 
-    /// Notes that the owner of `fd` gives the descriptor away, still open: it no longer counts as a timer or as an end of a
-    /// pair.
+    /// Notes that the owner of `fd` gives it away, still open: it no longer counts as a timer or as an end of a pair.
     pub(super) fn release(&mut self, fd: RawFd) {
         let muted = self.get(fd).and_then(|record| record.muted);
         self.forget(fd);
@@ -86,10 +85,6 @@ impl Records {
             peer.peer = None;
             peer.is_always_renewed = false;
         }
-    }
-
-    pub(super) fn timer(&self, fd: RawFd) -> Option<&Arc<TimerState>> {
-        self.get(fd)?.timer.as_ref()
     }
 
     /// Finds the pair that the socket `identity` is an end of. That end comes first.

@@ -10,12 +10,13 @@ use crate::{Interest, Token};
 /// One thread at a time changes an entry. While the gate is open, this is the thread that owns the descriptor: the kernel does
 /// not give the descriptor to another thread as long as it is open. While the gate is closed, it is the thread that forks.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Default))]
 pub(crate) struct Entry {
     token: AtomicU64,
     /// The lower half of an [`EntryInfo`].
     flags: AtomicU16,
-    /// Whether a thread is changing the entry, or checks whether it may. The mark is a variable of its own: a thread that finds
-    /// the gate closed takes its mark back, and must not overwrite flags that the fork may have changed meanwhile.
+    /// Whether a thread is changing the entry, or checks whether it may. A variable of its own: a thread that finds the gate
+    /// closed takes its mark back, and must not overwrite flags that the fork may have changed meanwhile.
     is_marked: AtomicBool,
     /// The upper half of an [`EntryInfo`].
     absent_from: AtomicU32,
@@ -23,23 +24,10 @@ pub(crate) struct Entry {
 
 const _: () = assert!(cfg!(test) || size_of::<Entry>() == 16);
 
-/// How many rounds to wait for another thread to end its change of a registration. All but the first rounds take a tenth of
-/// a millisecond or more, so all of them take about five seconds or more.
+/// How many rounds to wait for another thread to end its change of a registration: about five seconds or more.
 pub(super) const PATIENCE: u32 = 50_000;
 
 impl Entry {
-    /// Makes room for a registration: all bytes are zero. Only `tests/loom_models.rs` uses this.
-    #[cfg(test)]
-    #[allow(dead_code)]
-    pub(crate) fn vacant() -> Entry {
-        Entry {
-            token: AtomicU64::new(0),
-            flags: AtomicU16::new(0),
-            is_marked: AtomicBool::new(false),
-            absent_from: AtomicU32::new(0),
-        }
-    }
-
     #[inline]
     pub(crate) fn get(&self) -> Option<(Token, EntryInfo)> {
         let info = self.info();

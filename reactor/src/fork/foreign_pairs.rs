@@ -7,7 +7,6 @@ use std::os::fd::RawFd;
 
 use rustix::net::RecvFlags;
 
-use super::descriptors::Records;
 use super::policy::SourceKind;
 use crate::Token;
 use crate::sys::adoption::{OpenDescriptors, Registered, SocketPeers};
@@ -23,9 +22,9 @@ pub(super) const SIGNAL_PIPE: Token = Token(1);
 #[derive(Debug)]
 pub(super) struct SignalPipe {
     /// tokio's own descriptor of the receiver.
-    receiver: RawFd,
+    pub(super) receiver: RawFd,
     /// tokio's own descriptor of the sender.
-    sender: RawFd,
+    pub(super) sender: RawFd,
     /// Duplicates of both ends.
     others: Vec<RawFd>,
     /// The inodes of receiver and sender in `generation`. A child has other inodes, because the fork renews the pipe.
@@ -91,13 +90,6 @@ impl SignalPipe {
     pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
         [self.receiver, self.sender].into_iter().chain(self.others.iter().copied())
     }
-
-    /// Notes the pair, so that forks handle it like a pair of this crate.
-    pub(super) fn record(&self, records: &mut Records) {
-        if records.get(self.receiver).and_then(|record| record.peer) != Some(self.sender) {
-            records.add_pair(self.receiver, self.sender);
-        }
-    }
 }
 
 /// Finds the sender if the kernel does not report the peers of sockets. Writes a byte to the receiver, which arrives at the
@@ -136,7 +128,7 @@ pub(super) struct OwnPairs {
 impl OwnPairs {
     /// Collects the sockets and pipes. `registered` supplies the registered sockets, which `open` may lack.
     pub(super) fn new<'a>(open: OpenDescriptors, registered: impl Iterator<Item = &'a Registered>) -> OwnPairs {
-        let registered = registered.filter(|registered| registered.is_socket());
+        let registered = registered.filter(|registered| registered.kind.is_socket());
         let registered = registered.map(|registered| (registered.inode, registered.fd));
         let sockets = open.sockets.iter().map(|(fd, inode)| (*inode, *fd)).chain(registered).collect();
         OwnPairs { sockets, pipes: open.pipes, peers: SocketPeers::default(), found: Vec::new() }

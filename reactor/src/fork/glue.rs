@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 
 use super::adopting;
 use super::decision;
-use super::entry::Entry;
 use super::error::{PrepareError, PrepareObject};
 use super::policy::SourceKind;
 use super::process_state::{self, PROCESS, lock_to_add, lock_to_change, selectors};
@@ -24,12 +23,11 @@ pub use crate::sys::descriptor::limit_behind;
 pub use crate::sys::process::is_single_threaded;
 pub use crate::sys::process_word::process_id;
 
-/// Gives children no queue for the selector that `source`, an I/O object or a descriptor, is registered with. Use it for
-/// the selector of a runtime that children cannot continue, because they do not have the runtime's threads.
+/// Gives children no queue for the selector that `source`, an I/O object or a descriptor, is registered with: for a runtime
+/// that children cannot continue, because they do not have its threads.
 ///
-/// A descriptor that is registered with the selector is severed or renewed if its policy says so; otherwise the child
-/// inherits the descriptor without a registration. The child cannot use the selector: polling and registering fail with
-/// `ECANCELED`, deregistering and waking do nothing.
+/// The child severs or renews the registered descriptors whose policy says so, and inherits the others without a
+/// registration. Its uses of the selector fail with `ECANCELED`, except that deregistering and waking do nothing.
 ///
 /// # Errors
 ///
@@ -50,14 +48,13 @@ pub fn is_tagged(source: &impl AsRawFd) -> bool {
 }
 
 /// Stops delivering the events of `source`, an I/O object or a descriptor, in this process: it stays registered, and
-/// children get it armed. The supervisor of a prefork server does this with its listeners, so that connections do not wake
-/// it.
+/// children get it armed. The supervisor of a prefork server mutes its listeners, so that connections do not wake it.
 ///
 /// Deregister a muted bare descriptor before you close it. The kernel does not have its registration, so a fork compares
-/// inodes to check that the descriptor still refers to the muted file. All eventfds and timerfds share one inode.
+/// inodes to check that the descriptor still refers to the muted file. All eventfds and timerfds share one inode, and so do
+/// the two ends of a pipe.
 ///
-/// Muting a muted source does nothing. A source that is registered with several selectors is muted in all of them, or, on an
-/// error, in those before the one that failed.
+/// Muting a muted source does nothing. On an error, some of the source's selectors may have muted it.
 ///
 /// # Errors
 ///
@@ -96,22 +93,19 @@ pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
 /// Lets an event of `source`, an I/O object or a descriptor, wake one of the processes that wait for it, instead of all: for
 /// a listening socket from which several workers accept. `false` ends this mode. Children inherit the mode.
 ///
-/// The woken process must accept until [`WouldBlock`](io::ErrorKind::WouldBlock), because the kernel has not woken the other
-/// processes. A process that stops earlier, or pauses accepting, must [mute] the source meanwhile. Otherwise the connections
-/// that it leaves wait until another one arrives, for which the kernel may wake the same process. If a process that the kernel
-/// may have woken has ended, call [`rearm_exclusive`] in the others.
+/// The woken process must accept until [`WouldBlock`](io::ErrorKind::WouldBlock). A process that stops earlier must [mute] the
+/// source meanwhile: otherwise the connections that it leaves wait until another one arrives, for which the kernel may wake the
+/// same process. If a process that the kernel may have woken has ended, call [`rearm_exclusive`] in the others.
 ///
 /// # Errors
 ///
 /// [`NotFound`](io::ErrorKind::NotFound) if `source` is not registered; otherwise those of `epoll_ctl(2)`:
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) for an interest in priority readiness. The selector that failed has not
-/// changed then.
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) for an interest in priority readiness.
 ///
 /// # Platforms
 ///
-/// Linux: `EPOLLEXCLUSIVE` ([epoll_ctl(2)]). Of the processes that sleep in `epoll_wait` at least one is woken; those that
-/// are busy find the event when they poll again. Only reading shows that the peer has closed its half, because the kernel
-/// does not allow `EPOLLRDHUP` beside `EPOLLEXCLUSIVE`. A change of interest takes two system calls. This function changes
+/// Linux: `EPOLLEXCLUSIVE` ([epoll_ctl(2)]). Busy processes find the event when they poll again. Only reading shows that the
+/// peer has closed its half, because the kernel does not allow `EPOLLRDHUP` beside `EPOLLEXCLUSIVE`. This function changes
 /// nothing on kqueue systems, which have no such flag, and in an [adopted](adopt) epoll instance.
 ///
 /// [epoll_ctl(2)]: https://man7.org/linux/man-pages/man2/epoll_ctl.2.html
@@ -127,8 +121,7 @@ pub fn set_exclusive(source: &impl AsRawFd, exclusive: bool) -> io::Result<()> {
     })
 }
 
-/// Gives an event to each [exclusive](set_exclusive) registration of this process whose source is ready. A process that the
-/// kernel woke may have ended before it accepted all connections.
+/// Gives an event to each [exclusive](set_exclusive) registration of this process whose source is ready.
 ///
 /// # Errors
 ///
@@ -175,16 +168,13 @@ pub fn can_adopt() -> bool {
 
 /// Whether `source`, an I/O object or a descriptor, is registered with an [adopted](adopt) instance.
 pub fn is_adopted(source: &impl AsRawFd) -> bool {
-    let fd = source.as_raw_fd();
     reconcile::ensure();
     let _state = adopting::lock_refreshed();
-    let mut adopted = selectors().filter(|selector| selector.is_adopted());
-    adopted.any(|selector| selector.table.get(fd).and_then(Entry::get).is_some())
+    adopting::is_adopted(source.as_raw_fd())
 }
 
-/// Returns the kind of `source`, an I/O object or a descriptor, as the kernel reports it, registered or not. An end of a
-/// pair made in this process is a [`Stream`](SourceKind::Stream), a [`Datagram`](SourceKind::Datagram) or a
-/// [`Pipe`](SourceKind::Pipe) to the kernel, and a waker is [`Other`](SourceKind::Other).
+/// Returns the kind of `source`, an I/O object or a descriptor, as the kernel reports it, registered or not: never
+/// [`Pair`](SourceKind::Pair) or [`Waker`](SourceKind::Waker).
 ///
 /// # Errors
 ///
@@ -194,8 +184,8 @@ pub fn kind(source: &impl AsRawFd) -> io::Result<SourceKind> {
     descriptor::kind(source.as_raw_fd())
 }
 
-/// Returns the id of the newest selector; ids count up over the whole process. A cached list of registrations that only a
-/// new selector adds, such as [`renewed_receivers`], stays valid while this id does not change.
+/// Returns the id of the newest selector; ids count up. A cached list of registrations that only a new selector adds, such as
+/// [`renewed_receivers`], stays valid while this id does not change.
 pub fn newest_selector() -> u64 {
     reconcile::ensure();
     PROCESS.last_id.load(Ordering::Relaxed)

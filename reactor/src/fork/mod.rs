@@ -32,11 +32,7 @@
 //!
 //! // SAFETY: this process has one thread.
 //! match unsafe { fork()? } {
-//!     ForkResult::Parent { child } => {
-//!         waker.wake()?; // The child does not notice.
-//!         poll.poll(&mut events, None)?;
-//!         println!("{child} is on its own");
-//!     }
+//!     ForkResult::Parent { .. } => waker.wake()?, // The child does not notice.
 //!     ForkResult::Child => {
 //!         poll.poll(&mut events, Some(Duration::from_millis(10)))?;
 //!         assert!(events.is_empty());
@@ -64,7 +60,6 @@ mod registrations;
 mod renewal;
 mod selector;
 mod selector_core;
-mod sources;
 mod table;
 
 pub mod atfork;
@@ -80,5 +75,4 @@ pub use registrations::{Registration, policy, registrations, set_default_policy,
 
 // The rest of the crate uses these. `fork_off.rs` has the same names for builds without the feature `cponfork`.
 pub(crate) use reconcile::ensure as settle;
-pub(crate) use selector::{Selector, SelectorWaker, SourceRegistration};
-pub(crate) use sources::{add_pair, add_timer, remove_timer, while_no_fork};
+pub(crate) use selector::{Selector, SelectorWaker, SourceRegistration, add_pair, add_timer, while_no_fork};

@@ -1,7 +1,7 @@
 //! The plan of a fork: the child's steps, prepared in advance.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use super::decision::{Decided, Decision};
 use super::descriptors::Records;
@@ -23,18 +23,18 @@ pub(super) struct Plan {
     pub(super) renewals: Vec<Renewal>,
     /// Objects that only the child can make.
     pub(super) remakes: Vec<sys::Remake>,
-    /// Muted registrations that the child inherits. They are added to the child's queue last: until the fork the kernel
-    /// delivers events to that queue too, and this process has muted the events of these registrations.
+    /// Muted registrations that the child inherits. They are added to the child's queue last, because until the fork the kernel
+    /// delivers events to that queue too.
     pub(super) held_back: Vec<Decided>,
-    /// Registrations that this process has muted. The child has them armed.
+    /// Registrations that this process has muted.
     pub(super) muted: Vec<(&'static SelectorCore, RawFd)>,
     /// Registrations of bare descriptors, which may be closed without notice.
     pub(super) bare: Vec<(&'static SelectorCore, RawFd)>,
     /// Ends of pairs, and timers, that are severed.
     pub(super) severed: Vec<RawFd>,
-    /// The dead endpoints that the child puts at the descriptors of an adopted selector, if it has to poison the selector.
+    /// The dead endpoints for the descriptors of an adopted selector, if the child has to poison it.
     pub(super) stops: Vec<(&'static SelectorCore, Replacement)>,
-    /// The planner's decisions. The vector is kept only so that the next fork reuses its memory.
+    /// The planner's decisions, kept for the vector's memory.
     pub(super) decisions: Vec<Decided>,
     /// Whether the plan was made in advance. Such a plan waits for the next fork, with the gate closed.
     pub(super) is_ahead: bool,
@@ -74,15 +74,14 @@ impl Plan {
         self.is_ahead = false;
     }
 
-    /// Forgets the objects that the parent had prepared, in the child of an unplanned fork that reconciles late. Does not
-    /// close the prepared descriptors: the child may have closed them since, and have opened other files at them.
+    /// Like [`clear`](Plan::clear), in the child of an unplanned fork that reconciles late. Does not close the descriptors that
+    /// the parent had prepared: the child may have closed them since, and have opened other files at them.
     pub(super) fn abandon(&mut self) {
         self.replacements.spares.drain(..).for_each(std::mem::forget);
         self.clear();
     }
 
-    /// Drops the steps for `fd`, which its owner closes before the fork. The child must not replace another file that may
-    /// have this descriptor by then.
+    /// Drops the steps for `fd`, which its owner closes before the fork: another file may have this descriptor by then.
     pub(super) fn forget(&mut self, fd: RawFd) {
         for (_, queue) in &mut self.queues {
             queue.forget(fd);
@@ -101,14 +100,12 @@ impl Plan {
         self.replacements.steps.retain(|step| step.onto != selector.kernel.queue.fd());
     }
 
-    /// Whether the bare descriptors of a plan made in advance still refer to the registered files. All other changes that
-    /// matter to the plan discard it.
+    /// Whether the bare descriptors of a plan made in advance still refer to the registered files. Other changes discard it.
     pub(super) fn still_holds(&self, records: &Records) -> bool {
         self.bare.iter().all(|(selector, fd)| is_registered(selector, *fd, records).is_ok_and(|is_there| is_there))
     }
 
-    /// Completes the plan right before the fork, with state that changes without notice, and with objects that cannot be
-    /// kept for long.
+    /// Completes the plan right before the fork, with state that changes without notice.
     pub(super) fn complete(&mut self) -> Result<(), PrepareError> {
         for held in &self.held_back {
             let queue = self.queues.iter_mut().find(|(selector, _)| std::ptr::eq(*selector, held.selector));
@@ -202,9 +199,9 @@ impl Plan {
             // The call fails only if the limit was lowered meanwhile.
             let _ = descriptor::replace(stop.from, stop.onto);
         }
-        // The next fork frees memory. The loop does not write to the vector, because the kernel must copy each page that a child
-        // writes to.
-        self.replacements.spares.iter().for_each(descriptor::close);
+        // This frees no memory, which the next fork does, and does not write to the vector's elements, because the kernel must
+        // copy each page that a child writes to.
+        self.replacements.spares.iter().for_each(|spare| descriptor::close(spare.as_raw_fd()));
         // SAFETY: a length of 0 needs no elements. The elements beyond it are not dropped, which would close them again.
         unsafe { self.replacements.spares.set_len(0) };
     }
@@ -248,8 +245,8 @@ pub(super) fn is_registered(selector: &SelectorCore, fd: RawFd, records: &Record
     Ok(known.is_some_and(|known| descriptor::identity(fd).is_ok_and(|found| found == known)))
 }
 
-/// Returns whether an inherited registration exists, given the result of adding it to the child's queue. `false`: the
-/// descriptor was closed without notice, and may refer to a file by now that cannot be polled.
+/// Returns whether a registration exists, given the result of adding it to the child's queue. `false`: the descriptor was
+/// closed without notice, and may refer to a file by now that cannot be polled.
 fn inherited(fd: RawFd, result: io::Result<()>) -> Result<bool, PrepareError> {
     match result {
         Err(error) if descriptor::is_closed(&error) || error.raw_os_error() == Some(libc::EPERM) => Ok(false),

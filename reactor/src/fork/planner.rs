@@ -24,8 +24,8 @@ pub(super) enum Mode {
     /// The parent, before the fork.
     Planned,
     /// The child, after an unplanned fork. Its queues are still the parent's, so the planner does not ask them about
-    /// registrations. A descriptor may differ from its table entry: the child may have closed it since the fork, and other
-    /// threads of the parent ran while the kernel copied first the descriptors and then the memory.
+    /// registrations. A table entry may be wrong: the child may have closed the descriptor since the fork, and other threads of
+    /// the parent ran while the kernel copied first the descriptors and then the memory.
     Unplanned,
 }
 
@@ -179,8 +179,7 @@ impl Planner<'_> {
         with(Decision::Sever).try_for_each(|fd| self.sever(fd))
     }
 
-    /// Whether the object of an entry or a record is still open at `fd`. After an unplanned fork, `fd` may be closed, or refer
-    /// to another file, such as a fresh object.
+    /// Whether the object of an entry or a record is still open at `fd`, which may be a fresh object after an unplanned fork.
     fn has(&self, fd: RawFd, kind: SourceKind) -> bool {
         self.mode == Mode::Planned || (!self.is_fresh(fd) && descriptor::is_still(fd, kind))
     }
@@ -190,8 +189,7 @@ impl Planner<'_> {
         self.mode == Mode::Unplanned && self.plan.replacements.spares.iter().any(|spare| spare.as_raw_fd() == fd)
     }
 
-    /// Whether the policy of a registration keeps the child from getting a timer of its own at `fd`. By default the
-    /// child gets one, registered or not.
+    /// Whether the policy of a registration keeps the child from getting a timer of its own at `fd`, as it does by default.
     fn keeps(&self, selector: &SelectorCore, fd: RawFd) -> bool {
         selector.table.get(fd).and_then(Entry::get).is_some_and(|(_, info)| {
             let policy = info.policy(SourceKind::Timer);
@@ -216,8 +214,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Makes a fresh pair in place of the one that `fd` belongs to, once per pair. `fd` may be an end or a duplicate of an
-    /// end.
+    /// Makes a fresh pair in place of the one that `fd`, an end or a duplicate of an end, belongs to: once per pair.
     fn renew_pair(&mut self, fd: RawFd) -> Result<(), PrepareError> {
         if self.replaced.contains(&fd) || self.is_fresh(fd) {
             return Ok(());
@@ -257,7 +254,8 @@ impl Planner<'_> {
     /// Plans a fresh timer in place of `fd`. [`Plan::complete`] makes it right before the fork.
     fn renew_timer(&mut self, fd: RawFd) {
         if self.has(fd, SourceKind::Timer) && self.replaced.insert(fd) {
-            self.plan.renewals.push(Renewal::Timer { fd, state: self.records.timer(fd).cloned() });
+            let state = self.records.get(fd).and_then(|record| record.timer.clone());
+            self.plan.renewals.push(Renewal::Timer { fd, state });
         }
     }
 
@@ -306,11 +304,8 @@ impl Planner<'_> {
             self.plan.retired.push(selector);
             return Ok(());
         }
-        let queue = sys::ChildQueue::new(
-            &selector.kernel.queue,
-            &mut self.plan.replacements.spares,
-            self.mode == Mode::Planned,
-        );
+        let (spares, is_planned) = (&mut self.plan.replacements.spares, self.mode == Mode::Planned);
+        let queue = sys::ChildQueue::new(&selector.kernel.queue, spares, is_planned);
         let mut queue = queue.map_err(PrepareError::of(PrepareObject::Queue(fd)))?;
         if let Some((token, waker)) = selector.kernel.waker.get() {
             queue.renew_waker(token);

@@ -13,9 +13,8 @@ use crate::lock::{Guard, Lock, this_thread};
 
 /// The epoll instances of tokio on upstream mio.
 ///
-/// Such a selector has no table. Before a fork uses the selector, [`adopting`](super::adopting) fills a table from the list
-/// that the kernel keeps. The table is exact if the process has one thread. The planner and the plan then handle it like a
-/// selector of this crate.
+/// Before a fork, [`adopting`](super::adopting) fills the table of such a selector from the list that the kernel keeps, which
+/// is exact if the process has one thread. The planner and the plan then handle it like a selector of this crate.
 #[derive(Debug)]
 pub(super) struct Adopted {
     pub(super) queues: Vec<AdoptedQueue>,
@@ -127,7 +126,7 @@ pub(super) fn lock_to_change() -> Guard<ProcessState> {
     state
 }
 
-/// Like [`lock_to_change`], to make an object that a fork must know of. Fails between prepare and the end of this thread's fork.
+/// Like [`lock_to_change`], to make an object that forks must know of. Fails while this thread forks.
 pub(super) fn lock_to_add(doing: &str) -> io::Result<Guard<ProcessState>> {
     refuse_inside_fork(doing)?;
     start()?;

@@ -1,16 +1,19 @@
 //! The child of an unplanned fork gives itself selectors of its own: when it first uses one, or at once where
 //! [`atfork`](super::atfork) is installed.
 
-use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
+use std::time::Duration;
+use std::{io, ptr};
 
 use super::adopting;
 use super::error::{InheritedState, PrepareError};
 use super::gate;
 use super::plan::Plan;
 use super::planner::{self, Mode};
-use super::process_state::{self, PROCESS, ProcessState, begin_generation, is_forking_here, selectors};
+use super::process_state::{
+    self, PROCESS, ProcessState, begin_generation, is_forking_here, refuse_inside_fork, selectors,
+};
 use super::selector_core::Poison;
 use crate::lock::this_thread;
 use crate::sync::pause;
@@ -20,9 +23,8 @@ use crate::sys::process::SignalsBlocked;
 /// Gives the child of an unplanned fork its own selectors, if it does not have them yet. The child applies the policies to
 /// the registrations in its own copy of the tables.
 ///
-/// Every use of a selector does this first (polling, registering, waking, dropping). Call this function if the child should
-/// reconcile before its first use, for example to sever connections at once. The parent pays nothing, and neither does a
-/// child that uses no selector, such as one that only calls `exec`.
+/// Every use of a selector does this first (polling, registering, waking, dropping). Call this function to reconcile earlier,
+/// such as to sever connections at once. The parent pays nothing, and neither does a child that uses no selector.
 ///
 /// # Fork
 ///
@@ -30,18 +32,16 @@ use crate::sys::process::SignalsBlocked;
 ///   the error.
 /// - If another thread was changing this module's state at the fork, the child's inherited selectors are poisoned with
 ///   [`InheritedState`]. New ones work.
-/// - A daemon is the child of a child, and its ancestors end. The daemon keeps the connections whose policy is
-///   [`Inherit`](super::ForkPolicy::Inherit), the default of this crate. (The crate `forkio` severs streams by default.)
-/// - Do not fork in a signal handler that may interrupt a registration: `fork(2)` itself does not allow that either
-///   (signal-safety(7)). The child may finish the system call of that registration on its parent's
-///   queue.
+/// - A daemon keeps the connections whose policy is [`Inherit`](super::ForkPolicy::Inherit), the default of this crate. (The
+///   crate `forkio` severs streams by default.)
+/// - Do not fork in a signal handler that may interrupt a registration: the child may finish the system call of that
+///   registration on its parent's queue. `fork(2)` itself does not allow that either (signal-safety(7)).
 ///
 /// # Platforms
 ///
 /// The child notices the fork by a page that the kernel wipes in it: `MADV_WIPEONFORK` on Linux 4.14,
-/// `minherit(INHERIT_ZERO)` on FreeBSD, NetBSD and OpenBSD. The check costs each use of a selector one load. macOS and
-/// DragonFly have no such page: on these systems each use compares process ids, which costs a `getpid(2)`, about 50 to 100
-/// ns.
+/// `minherit(INHERIT_ZERO)` on FreeBSD, NetBSD and OpenBSD. The check costs each use of a selector one load; on macOS and
+/// DragonFly, which have no such page, a `getpid(2)`, about 50 to 100 ns.
 ///
 /// # Examples
 ///
@@ -92,7 +92,7 @@ fn settle() {
 }
 
 /// Reconciles inside `fork(2)`: nothing has happened in the child yet.
-pub(super) fn at_fork() {
+pub(super) extern "C" fn at_fork() {
     if gate::look() == gate::WIPED && !is_forking_here() {
         reconcile_wiped(Plan::clear);
     }
@@ -178,8 +178,8 @@ pub fn lost_state() -> Option<InheritedState> {
 /// its children, 2 in their children.
 ///
 /// An unplanned fork counts once its child has reconciled, which this function does first. An intermediate process that
-/// never used a selector, such as the middle one of a daemon's double fork, is not counted. Forks are noticed once the
-/// process has used a selector or has called this function.
+/// never used a selector, such as the middle one of a daemon's double fork, is not counted; neither are forks before the
+/// first use of a selector or of this function.
 pub fn generation() -> u32 {
     ensure();
     process_state::generation()
@@ -198,8 +198,7 @@ pub fn parent() -> Option<u32> {
 static FAILURE: AtomicPtr<PrepareError> = AtomicPtr::new(ptr::null_mut());
 
 /// Returns the error of reconciling, if this process is the child of an unplanned fork and could not reconcile. Every poll
-/// of its inherited selectors fails with the errno of this error. Its children have the error for as long as they have one of
-/// these selectors.
+/// of its inherited selectors fails with its errno. Children have the error for as long as they have one of these selectors.
 pub fn failure() -> Option<&'static PrepareError> {
     ensure();
     // SAFETY: the pointer is null or refers to an error that this process or an ancestor has leaked.
@@ -220,9 +219,8 @@ static FIRST_POLL: OnceLock<fn()> = OnceLock::new();
 /// Whether this process must still call the hook.
 static IS_DUE: AtomicBool = AtomicBool::new(false);
 
-/// Sets a function that each child of an unplanned fork calls before its first poll, on the thread that polls. That poll
-/// then returns without waiting. The hook does not run in a child that has a poisoned selector. Only the first function that
-/// is set counts.
+/// Sets a function that each child of an unplanned fork calls before its first poll, which then returns without waiting. The
+/// hook does not run in a child that has a poisoned selector. Only the first function that is set counts.
 pub fn set_first_poll_hook(hook: fn()) {
     let _ = FIRST_POLL.set(hook);
 }
@@ -239,10 +237,12 @@ pub(super) fn is_first_poll_due() -> bool {
     IS_DUE.load(Ordering::Relaxed)
 }
 
-/// Calls the hook, once.
+/// Calls the hook, once. Returns the timeout of the poll: the caller may wait for something that the hook does.
 #[cold]
-pub(super) fn first_poll() {
+pub(super) fn first_poll() -> io::Result<Option<Duration>> {
+    refuse_inside_fork("polling for the first time")?;
     if let Some(hook) = FIRST_POLL.get().filter(|_| IS_DUE.swap(false, Ordering::Relaxed)) {
         hook();
     }
+    Ok(Some(Duration::ZERO))
 }

@@ -1,8 +1,7 @@
 //! Changes to registrations: mark the table entry, make the system call, complete the entry.
 //!
-//! Processes with one thread and with many use the same code. The code takes no lock and needs no read-modify-write: the
-//! mark is a store, and [the gate](super::gate) tells whether a fork may be reading the table. The entry says whether a
-//! registration is unusual, and the code handles that after the mark.
+//! This takes no lock and no read-modify-write instruction: the mark is a store, and [the gate](super::gate) tells whether a
+//! fork may be reading the table. The entry says whether a registration is unusual, which is handled after the mark.
 
 use std::io;
 use std::os::fd::RawFd;

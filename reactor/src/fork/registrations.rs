@@ -34,8 +34,8 @@ pub struct Registration {
     pub muted: bool,
 }
 
-/// Lists every registration of this process, in the order of selectors and descriptors. Wakers are included if they have a
-/// descriptor. Registrations with a poisoned selector are not.
+/// Lists every registration of this process, in the order of selectors and descriptors: also wakers that have a descriptor,
+/// but no registrations with a poisoned selector.
 pub fn registrations() -> Vec<Registration> {
     reconcile::ensure();
     let state = lock_refreshed();

@@ -1,19 +1,21 @@
-//! Handles of selectors, and the registrations that sources have.
+//! Handles of selectors, the registrations that sources have, and the notes of sources that only forks use.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::entry::{Entry, EntryInfo};
 use super::policy::ForkPolicy;
-use super::process_state::{PROCESS, lock_to_add, next_id, refuse_inside_fork};
+use super::process_state::{PROCESS, lock_to_add, lock_to_change, next_id};
 use super::reconcile;
 use super::registering::lock_to_close;
 use super::selector_core::SelectorCore;
 use crate::source_kind::SourceKind;
+use crate::timer_state::TimerState;
 use crate::wakeable_queue::WakerDescriptors;
-use crate::{Interest, Token, misuse, sys};
+use crate::{Interest, Registry, Token, event, misuse, sys};
 
 /// A handle of a selector. All handles of one selector share one descriptor, so a fork handles that descriptor once.
 #[derive(Debug)]
@@ -43,18 +45,9 @@ impl Selector {
     #[inline]
     pub(crate) fn poll(&self, events: &mut sys::Events, timeout: Option<Duration>) -> io::Result<()> {
         reconcile::ensure();
-        let timeout = if reconcile::is_first_poll_due() { self.first_poll()? } else { timeout };
+        let timeout = if reconcile::is_first_poll_due() { reconcile::first_poll()? } else { timeout };
         // A poisoned selector has no queue, so the poll fails.
         self.core.kernel.poll(events, timeout).map_err(|error| self.core.cause(error))
-    }
-
-    /// Runs the hook before the first poll of the child of an unplanned fork. The caller may wait for something that the
-    /// hook does, so the poll does not wait.
-    #[cold]
-    fn first_poll(&self) -> io::Result<Option<Duration>> {
-        refuse_inside_fork("polling for the first time")?;
-        reconcile::first_poll();
-        Ok(Some(Duration::ZERO))
     }
 
     /// Registers a bare descriptor.
@@ -110,8 +103,42 @@ impl Drop for Selector {
     }
 }
 
-/// A selector's waker. It does not keep the selector open, but no other selector gets the core as long as the waker exists: a
-/// thread may be in the middle of a wake.
+impl Registry {
+    /// Registers `source` with a fork policy of its own in place of the default of its kind.
+    ///
+    /// No fork sees the registration without the policy. [`fork::set_policy`](super::set_policy) changes it later.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`register`](Registry::register).
+    ///
+    /// # Examples
+    ///
+    #[cfg_attr(feature = "net", doc = "```")]
+    #[cfg_attr(not(feature = "net"), doc = "```ignore")]
+    /// use forkio_reactor::fork::ForkPolicy;
+    /// use forkio_reactor::net::UdpSocket;
+    /// use forkio_reactor::{Interest, Poll, Token};
+    ///
+    /// let poll = Poll::new()?;
+    /// let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap())?;
+    /// // The child keeps the descriptor and gets no events for it.
+    /// poll.registry().register_with_policy(&mut socket, Token(1), Interest::READABLE, ForkPolicy::NoFork)?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn register_with_policy<S: event::Source + ?Sized>(
+        &self,
+        source: &mut S,
+        token: Token,
+        interests: Interest,
+        policy: ForkPolicy,
+    ) -> io::Result<()> {
+        // The policy travels in the registry, so that it reaches every descriptor of a composite source.
+        Registry { selector: self.selector.with_policy(policy) }.register(source, token, interests)
+    }
+}
+
+/// A selector's waker. It keeps the core, not the selector: a thread may be in the middle of a wake.
 #[derive(Debug)]
 pub(crate) struct SelectorWaker {
     core: &'static SelectorCore,
@@ -137,15 +164,15 @@ impl Drop for SelectorWaker {
     }
 }
 
-/// The registration of a descriptor: a field of the source that owns the descriptor. Dropping the
-/// source while it is registered tells the registration table that the descriptor is about to be closed.
+/// The registration of a descriptor: a field of the source that owns the descriptor. Its drop tells the registration table that
+/// the descriptor is about to be closed.
 #[derive(Debug)]
 pub(crate) struct SourceRegistration {
     /// The core and the id of the selector.
     at: Option<(&'static SelectorCore, u64)>,
     fd: RawFd,
     kind: SourceKind,
-    /// Whether the process state has a record of the source, because it is an end of a pair.
+    /// Whether the process state has a record of the source, because it is a timer or an end of a pair.
     has_record: bool,
 }
 
@@ -153,8 +180,8 @@ pub(crate) struct SourceRegistration {
 pub(super) static UNREGISTERED_WRITES: AtomicUsize = AtomicUsize::new(0);
 
 impl SourceRegistration {
-    pub(crate) fn new(fd: RawFd, kind: SourceKind) -> SourceRegistration {
-        SourceRegistration { at: None, fd, kind, has_record: false }
+    pub(crate) fn new(fd: RawFd, kind: SourceKind, has_record: bool) -> SourceRegistration {
+        SourceRegistration { at: None, fd, kind, has_record }
     }
 
     /// Returns the selector's core, if the selector still exists.
@@ -216,10 +243,6 @@ impl SourceRegistration {
         std::mem::forget(self);
     }
 
-    pub(crate) fn set_recorded(&mut self) {
-        self.has_record = true;
-    }
-
     /// Notes a write through the source. Async-signal-safe.
     #[inline(always)]
     pub(crate) fn note_write(&self) {
@@ -244,7 +267,6 @@ impl SourceRegistration {
     }
 }
 
-/// Ends the registration: the descriptor's owner is about to close it.
 impl Drop for SourceRegistration {
     #[inline(always)]
     fn drop(&mut self) {
@@ -260,4 +282,30 @@ impl Drop for SourceRegistration {
             lock_to_close(|plan| plan.forget(self.fd)).records.forget(self.fd);
         }
     }
+}
+
+/// Makes a source that children may have to make again. No planned fork sees it half done. Fails while this thread forks: the
+/// child would have to make the source.
+pub(crate) fn while_no_fork<T>(doing: &str, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    reconcile::ensure();
+    let _state = sys::Remake::EXISTS.then(|| lock_to_add(doing)).transpose()?;
+    act()
+}
+
+/// Notes that `a` and `b` are the two ends of one pair: renewing one means renewing both.
+pub(crate) fn add_pair(a: RawFd, b: RawFd) {
+    reconcile::ensure();
+    lock_to_change().records.add_pair(a, b);
+}
+
+/// Makes a timer, and notes it with its state: each child gets a timer of its own.
+pub(crate) fn add_timer<T: AsRawFd>(
+    make: impl FnOnce() -> io::Result<T>,
+    timer_state: &Arc<TimerState>,
+) -> io::Result<T> {
+    reconcile::ensure();
+    let mut state = lock_to_add("making a timer")?;
+    let timer = make()?;
+    state.records.record(timer.as_raw_fd()).timer = Some(Arc::clone(timer_state));
+    Ok(timer)
 }

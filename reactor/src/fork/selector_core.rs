@@ -13,7 +13,8 @@ use crate::wakeable_queue::WakeableQueue;
 /// A kernel queue, its waker, its registrations, and the state that forks need.
 ///
 /// A core is never freed: when the last handle of a selector is dropped, a later selector gets its core. So a reference to a
-/// core is always valid, in every thread and after every fork; its [id](SelectorCore::id) tells which selector it is.
+/// core is always valid; its [id](SelectorCore::id) tells which selector it is.
+#[derive(Default)]
 pub(crate) struct SelectorCore {
     pub(crate) kernel: WakeableQueue,
     pub(crate) table: Table,
@@ -38,21 +39,7 @@ pub(crate) enum Poison {
 }
 
 impl SelectorCore {
-    pub(super) fn new() -> SelectorCore {
-        SelectorCore {
-            kernel: WakeableQueue::vacant(),
-            table: Table::new(),
-            id: AtomicU64::new(0),
-            handles: AtomicUsize::new(0),
-            next: AtomicPtr::new(ptr::null_mut()),
-            poison: AtomicI32::new(0),
-            is_retired: AtomicBool::new(false),
-            is_adopted: AtomicBool::new(false),
-        }
-    }
-
-    /// Returns the id of the selector, counted from 1 over the whole process and never used twice; 0 while there is no
-    /// selector.
+    /// Returns the id of the selector, never used twice in the process; 0 while there is no selector.
     #[inline(always)]
     pub(crate) fn id(&self) -> u64 {
         self.id.load(Ordering::Acquire)
@@ -130,11 +117,6 @@ impl SelectorCore {
         self.check_poison().err().unwrap_or(error)
     }
 
-    /// Gives children no queue for the selector, from the next fork on.
-    pub(super) fn retire(&self) {
-        self.is_retired.store(true, Ordering::Relaxed);
-    }
-
     /// Whether the queue was made by other code; see [`adopting`](super::adopting).
     pub(super) fn is_adopted(&self) -> bool {
         self.is_adopted.load(Ordering::Relaxed)
@@ -150,9 +132,8 @@ impl SelectorCore {
         self.is_retired.load(Ordering::Relaxed)
     }
 
-    /// Whether there is a selector that was not retired before this process was forked.
-    fn is_in_use(&self) -> bool {
-        self.exists() && !(self.is_retired() && self.poisoned().is_some())
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
     }
 }
 
@@ -171,7 +152,7 @@ impl fmt::Debug for SelectorCore {
     }
 }
 
-/// All cores, in use or not. The list only grows, by one store at a time, so that it can be walked at any moment.
+/// All cores, in use or not. The list only grows, by one store at a time, so that it can be read at any moment.
 #[derive(Debug)]
 pub(super) struct Cores(AtomicPtr<SelectorCore>);
 
@@ -182,7 +163,7 @@ impl Cores {
 
     /// Adds a core. Only one thread at a time may call it: the one that has locked the process state.
     pub(super) fn add(&self) -> &'static SelectorCore {
-        let core = Box::leak(Box::new(SelectorCore::new()));
+        let core = Box::leak(Box::<SelectorCore>::default());
         core.next.store(self.0.load(Ordering::Relaxed), Ordering::Relaxed);
         self.0.store(ptr::from_ref(core).cast_mut(), Ordering::Release);
         core
@@ -194,6 +175,7 @@ impl Cores {
             // SAFETY: `link` is null or points to a core that `add` has leaked.
             unsafe { link.load(Ordering::Acquire).as_ref() }
         }
-        std::iter::successors(get(&self.0), |core| get(&core.next)).filter(|core| core.is_in_use())
+        let is_in_use = |core: &&SelectorCore| core.exists() && !(core.is_retired() && core.poisoned().is_some());
+        std::iter::successors(get(&self.0), |core| get(&core.next)).filter(is_in_use)
     }
 }

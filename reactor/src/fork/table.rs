@@ -9,6 +9,7 @@ use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 
 /// An entry per descriptor. Descriptors are small dense integers, so this is an array. It grows by chunks, each twice as
 /// large as the one before it: entries never move, and a lookup takes no lock.
+#[derive(Default)]
 pub(crate) struct Table {
     chunks: [AtomicPtr<Entry>; CHUNKS],
     /// A bit for each chunk: whether it has had a registration since the table was cleared.
@@ -46,10 +47,6 @@ fn place(fd: RawFd) -> Option<(usize, usize)> {
 }
 
 impl Table {
-    pub(crate) const fn new() -> Table {
-        Table { chunks: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS], used: AtomicU32::new(0) }
-    }
-
     /// Returns the entry of `fd`; `None` if its chunk was never allocated, or if `fd` is negative.
     #[inline(always)]
     pub(crate) fn get(&self, fd: RawFd) -> Option<&Entry> {
@@ -120,7 +117,7 @@ mod tests {
 
     #[test]
     fn an_entry_returns_what_it_was_given() {
-        let table = Table::new();
+        let table = Table::default();
         assert!(table.get(3).is_none() && table.get(-1).is_none() && table.make_room(-1).is_none());
         assert!(table.get(RawFd::MIN).is_none());
         let interest = Interest::READABLE | Interest::WRITABLE;

@@ -1,7 +1,7 @@
 use std::io;
 use std::net::{self, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use socket2::SockRef;
+use socket2::{SockRef, Type};
 
 use crate::io_source::{IoSource, SourceKind, try_io};
 use crate::net::{datagram, forward, option, peer, socket};
@@ -20,7 +20,6 @@ use crate::sys;
 #[cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
 /// use forkio_reactor::net::UdpSocket;
 /// use forkio_reactor::{Events, Interest, Poll, Token};
-/// use std::io;
 ///
 /// let sender = UdpSocket::bind("127.0.0.1:0".parse().unwrap())?;
 /// let mut receiver = UdpSocket::bind("127.0.0.1:0".parse().unwrap())?;
@@ -29,13 +28,9 @@ use crate::sys;
 /// let mut poll = Poll::new()?;
 /// let mut events = Events::with_capacity(8);
 /// poll.registry().register(&mut receiver, Token(0), Interest::READABLE)?;
+/// poll.poll(&mut events, None)?;
 /// let mut buf = [0; 1500];
-/// let (length, from) = loop {
-///     match receiver.recv_from(&mut buf) {
-///         Err(error) if error.kind() == io::ErrorKind::WouldBlock => poll.poll(&mut events, None)?,
-///         result => break result?,
-///     }
-/// };
+/// let (length, from) = receiver.recv_from(&mut buf)?;
 /// assert_eq!((&buf[..length], from), (&b"hello"[..], sender.local_addr()?));
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -52,7 +47,7 @@ impl UdpSocket {
     /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable), [`PermissionDenied`](io::ErrorKind::PermissionDenied) for
     /// a privileged port, no descriptor left.
     pub fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
-        sys::socket::udp_bind(addr).map(UdpSocket::from_std)
+        Ok(UdpSocket::from_std(sys::socket::bind(&addr.into(), Type::DGRAM)?.into()))
     }
 
     /// Whether an IPv6 socket takes IPv6 packets only (`IPV6_V6ONLY`).

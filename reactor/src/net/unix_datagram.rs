@@ -2,11 +2,11 @@ use std::io;
 use std::os::unix::net::{self, SocketAddr};
 use std::path::Path;
 
-use socket2::Type;
+use socket2::{Domain, Type};
 
 use crate::io_source::{IoSource, SourceKind, try_io};
 use crate::net::{datagram, peer, shutdown, socket};
-use crate::sys;
+use crate::sys::{descriptor, socket};
 
 /// A Unix domain datagram socket.
 ///
@@ -52,7 +52,7 @@ impl UnixDatagram {
     ///
     /// Those of [`bind`](UnixDatagram::bind).
     pub fn bind_addr(address: &SocketAddr) -> io::Result<UnixDatagram> {
-        sys::socket::unix_datagram(address).map(UnixDatagram::from_std)
+        Ok(UnixDatagram::from_std(socket::bind(&socket::unix_address(address)?, Type::DGRAM)?.into()))
     }
 
     /// Sets the peer that [`send`](UnixDatagram::send) sends to. The socket then receives datagrams only from this peer.
@@ -71,7 +71,7 @@ impl UnixDatagram {
     ///
     /// Those of `socket(2)`: no descriptor left.
     pub fn unbound() -> io::Result<UnixDatagram> {
-        sys::socket::unix_datagram_unbound().map(UnixDatagram::from_std)
+        Ok(UnixDatagram::from_std(socket::open(Domain::UNIX, Type::DGRAM)?.into()))
     }
 
     /// Makes two sockets without names, connected to each other.
@@ -80,7 +80,7 @@ impl UnixDatagram {
     ///
     /// Those of `socketpair(2)`: no descriptor left.
     pub fn pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
-        let [a, b] = sys::descriptor::pair(Type::DGRAM)?.map(|end| IoSource::new(end.into(), SourceKind::Pair));
+        let [a, b] = descriptor::pair(Type::DGRAM)?.map(|end| IoSource::new(end.into(), SourceKind::Pair));
         Ok((UnixDatagram { inner: a }, UnixDatagram { inner: b }))
     }
 

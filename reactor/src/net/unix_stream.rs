@@ -1,12 +1,14 @@
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{self, SocketAddr};
 use std::path::Path;
 
 use socket2::Type;
 
+use crate::fork;
 use crate::io_source::{IoSource, SourceKind, readable, try_io, writable};
 use crate::net::{peer, shutdown, socket};
-use crate::sys;
+use crate::sys::{descriptor, socket};
 
 /// A Unix domain stream connection.
 ///
@@ -57,7 +59,7 @@ impl UnixStream {
     ///
     /// Those of [`connect`](UnixStream::connect).
     pub fn connect_addr(address: &SocketAddr) -> io::Result<UnixStream> {
-        sys::socket::unix_connect(address).map(UnixStream::from_std)
+        Ok(UnixStream::from_std(socket::connect(&socket::unix_address(address)?)?.into()))
     }
 
     /// Makes two sockets without names, connected to each other.
@@ -66,9 +68,10 @@ impl UnixStream {
     ///
     /// Those of `socketpair(2)`: no descriptor left.
     pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
-        let [a, b] = sys::descriptor::pair(Type::STREAM)?.map(net::UnixStream::from);
-        let (a, b) = IoSource::pair(a, b);
-        Ok((UnixStream { inner: a }, UnixStream { inner: b }))
+        let [a, b] = descriptor::pair(Type::STREAM)?.map(net::UnixStream::from);
+        fork::add_pair(a.as_raw_fd(), b.as_raw_fd());
+        let end = |end| UnixStream { inner: IoSource::recorded(end, SourceKind::Pair) };
+        Ok((end(a), end(b)))
     }
 }
 

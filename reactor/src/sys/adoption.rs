@@ -17,12 +17,6 @@ pub(crate) struct Registered {
     pub(crate) inode: u64,
 }
 
-impl Registered {
-    pub(crate) fn is_socket(&self) -> bool {
-        matches!(self.kind, SourceKind::Listener | SourceKind::Stream | SourceKind::Datagram)
-    }
-}
-
 /// A line of the list that the kernel prints: a registration, for a file that may have been closed since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {

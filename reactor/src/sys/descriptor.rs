@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketType
 use rustix::pipe::PipeFlags;
 use socket2::{Domain, Socket, Type};
 
-use super::{bare_kind, fstat, socket_pcb, syscall};
+use super::{bare_kind, fstat, socket_pcb};
 use crate::source_kind::SourceKind;
 
 /// Borrows a descriptor for a system call. If the descriptor is not open, the call returns EBADF.
@@ -63,18 +63,12 @@ pub(super) fn kind_of_mode(fd: RawFd, mode: libc::mode_t) -> io::Result<SourceKi
     })
 }
 
+/// Whether a stream socket listens. Apple systems do not tell: a socket without a peer counts as a listener.
 fn is_listening(fd: RawFd) -> io::Result<bool> {
-    let mut value: libc::c_int = 0;
-    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes to `value`.
-    match syscall!(getsockopt(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN, (&raw mut value).cast(), &mut length)) {
-        // Apple systems declare this option but do not implement it, as rustix says. On these systems, a stream socket without
-        // a peer counts as a listener.
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
-            Ok(borrow(fd).and_then(rustix::net::getpeername).is_err())
-        }
-        result => result.map(|_| value != 0),
-    }
+    #[cfg(not(target_vendor = "apple"))]
+    return Ok(rustix::net::sockopt::socket_acceptconn(borrow(fd)?)?);
+    #[cfg(target_vendor = "apple")]
+    Ok(borrow(fd).and_then(rustix::net::getpeername).is_err())
 }
 
 /// Determines the kind of a kernel object that has no file type.
@@ -276,10 +270,10 @@ fn is_nameless(fd: RawFd) -> bool {
         && fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == 0)
 }
 
-/// Closes a descriptor, and leaves its owner as it is. The owner must not be dropped. Async-signal-safe.
-pub(crate) fn close(owner: &OwnedFd) {
-    // SAFETY: the descriptor is open, and the caller does not drop its owner, which would close it again.
-    unsafe { rustix::io::close(owner.as_raw_fd()) };
+/// Closes a descriptor that the caller owns. If the descriptor is not open, that does no harm. Async-signal-safe.
+pub(crate) fn close(fd: RawFd) {
+    // SAFETY: the caller owns the descriptor, and does not use it again.
+    unsafe { rustix::io::close(fd) };
 }
 
 /// Whether dup2(2) accepts the descriptor.
@@ -319,6 +313,7 @@ pub fn limit_behind(error: &io::Error) -> Option<String> {
 
 #[cfg(all(test, target_os = "linux", not(forkio_kqueue)))]
 mod tests {
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;

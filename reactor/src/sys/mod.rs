@@ -5,24 +5,23 @@
 //! One folder per kind of queue: `epoll` and `kqueue`. Each defines
 //!
 //! - for a [`Queue`], which is close-on-exec: `open` and `close`, `add`, `modify`, `delete` and `wait`. A registration is
-//!   keyed by descriptor. If `IS_EXACT`, adding one twice fails with `AlreadyExists`, and changing a missing one with
-//!   `NotFound`; otherwise both succeed. Deleting a missing one fails with `NotFound`. All registrations are edge-triggered.
-//!   `wait` is one system call: it clears the events, fills them up to their capacity, rounds its timeout up, and returns
-//!   `Interrupted` rather than retry.
+//!   edge-triggered, and keyed by descriptor. If `IS_EXACT`, adding one twice fails with `AlreadyExists`, and changing a
+//!   missing one with `NotFound`; otherwise both succeed. Deleting a missing one fails with `NotFound`. `wait` is one system
+//!   call, which is not retried: it clears the events, fills them up to their capacity, and rounds its timeout up.
 //! - `Event`, as the kernel writes it, and the module `event`, which reads it.
 //! - `WakeSignal`, the kernel object of a waker: each `signal`, from any thread, makes the next `wait` return a readable event.
 //! - for forks, `Queue::MAY_BE_ABSENT_AFTER_FORK` (whether a child may lack its parent's queue), `Queue::holds`,
 //!   `Queue::is_there_after_fork`, `ChildQueue`, which implements [`QueueCopy`], and `Remake`, an object that only the child
 //!   can make; `fstat`, `socket_pcb` and `bare_kind`, by which the module `descriptor` identifies files.
-//! - with `cponfork`, the module `listing`, which inspects the queues of other code in the process. Its functions fail on a
-//!   system that does not list registrations.
+//! - with `cponfork`, the module `listing`, which inspects the queues of other code in the process, where the system lists
+//!   registrations.
 //!
 //! # The other sources
 //!
 //! - `Timer`, which is set to an absolute time of its clock, and counts its expirations, including expirations before it was
-//!   set. Its owner notes settings and taken expirations in the [`TimerState`](crate::timer_state::TimerState) that the
-//!   timer was made with. With `cponfork`, `timer::renewed` makes one for the child that continues such a state, and
-//!   `timer::renewed_by_descriptor` makes one that continues a timer known only by its descriptor.
+//!   set. Its owner notes settings and taken expirations in the [`TimerState`](crate::timer_state::TimerState) that the timer
+//!   was made with. For children, `timer::renewed` continues such a state, and `timer::renewed_by_descriptor` a timer known by
+//!   its descriptor.
 //! - `SignalQueue`, which takes signals of this process one by one, and `ProcessHandle`, which watches a process.
 
 #[cfg(not(unix))]

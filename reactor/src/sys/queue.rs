@@ -36,12 +36,12 @@ impl Queue {
 
     /// Forgets the queue, without closing it.
     pub(crate) fn forget(&self) {
-        self.usable_fd.store(NO_QUEUE, Ordering::Relaxed);
+        self.disown();
         self.fd.store(NO_QUEUE, Ordering::Relaxed);
     }
 
-    /// In the child of an unplanned fork, forgets the queue if its descriptor no longer refers to a queue. The child may have
-    /// closed the descriptor, or the parent may have opened the queue while the kernel copied the process. Does nothing if
+    /// In the child of an unplanned fork, forgets the queue if its descriptor does not refer to a queue: the child may have
+    /// closed it, or the parent may have opened the queue while the kernel copied the process. Does nothing if
     /// `MAY_BE_ABSENT_AFTER_FORK`: `ChildQueue::new` then checks the descriptor.
     pub(crate) fn forget_if_lost(&self) {
         if !Queue::MAY_BE_ABSENT_AFTER_FORK && !descriptor::is_queue(self.fd()) {
@@ -71,7 +71,6 @@ impl Queue {
         self.usable_fd.store(NO_QUEUE, Ordering::Relaxed);
     }
 
-    /// Returns the queue's descriptor.
     #[inline(always)]
     pub(crate) fn fd(&self) -> RawFd {
         self.fd.load(Ordering::Relaxed)
@@ -94,17 +93,15 @@ impl AsFd for Queue {
 /// A child's kernel queue, not yet complete.
 ///
 /// In a planned fork the parent chooses the child's registrations, and the child makes the last system calls. In an
-/// unplanned fork the child does both. Dropping a copy before a planned fork leaves everything as it was.
+/// unplanned fork the child does both.
 pub(crate) trait QueueCopy: Sized {
-    /// Whether the child's queue has only the registrations that the other methods give it. If so, leaving one out needs no
-    /// step.
+    /// Whether the child's queue has only the registrations that the other methods give it.
     const BEGINS_EMPTY: bool;
 
     /// Starts the child's copy of `queue`. Both processes close `spares` after the fork.
     ///
-    /// Unless the fork `is_planned`, the child makes this call. The child may have closed the descriptor of its queue, and
-    /// opened another file at it. If the kernel copied the queue, other threads of the parent may have changed the queue
-    /// between that copy and the copy of the memory.
+    /// Unless the fork `is_planned`, the child makes this call. It may have another file at the descriptor of its queue by
+    /// then, and other threads of the parent may have changed the queue between the kernel's copies of queue and memory.
     fn new(queue: &Queue, spares: &mut Vec<OwnedFd>, is_planned: bool) -> io::Result<Self>;
 
     /// Gives the child this registration, which the parent has.
@@ -118,11 +115,10 @@ pub(crate) trait QueueCopy: Sized {
     /// Keeps this registration from the child.
     fn leave_out(&mut self, _fd: RawFd, _interest: Interest) {}
 
-    /// Gives the child this registration of a descriptor that refers to another object in the child.
+    /// Gives the child this registration of an object that only the child has.
     fn add_in_child(&mut self, fd: RawFd, token: Token, interest: Interest);
 
-    /// Gives the child a waker of its own. Where wakers have descriptors, the fork replaces and adds the descriptors
-    /// instead.
+    /// Gives the child a waker of its own, unless wakers have descriptors, which the fork replaces and adds instead.
     fn renew_waker(&mut self, _token: Token) {}
 
     /// Drops the steps for a descriptor that is about to be closed.

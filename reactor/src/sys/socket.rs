@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 #[cfg(target_os = "android")]
 use std::os::android::net::SocketAddrExt;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{self, UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{self, UnixListener, UnixStream};
 
 use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
@@ -36,10 +36,6 @@ pub(crate) fn tcp_listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-pub(crate) fn tcp_connect(address: SocketAddr) -> io::Result<TcpStream> {
-    connect(&address.into()).map(TcpStream::from)
-}
-
 pub(crate) fn tcp_accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let (stream, address) = accept(listener)?;
     // If this is not an internet address, the listener was made from a descriptor of another kind.
@@ -47,18 +43,10 @@ pub(crate) fn tcp_accept(listener: &TcpListener) -> io::Result<(TcpStream, Socke
     Ok((stream.into(), address))
 }
 
-pub(crate) fn udp_bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    bind(&address.into(), Type::DGRAM).map(UdpSocket::from)
-}
-
 pub(crate) fn unix_listen(address: &net::SocketAddr) -> io::Result<UnixListener> {
     let socket = bind(&unix_address(address)?, Type::STREAM)?;
     socket.listen(UNIX_BACKLOG)?;
     Ok(socket.into())
-}
-
-pub(crate) fn unix_connect(address: &net::SocketAddr) -> io::Result<UnixStream> {
-    connect(&unix_address(address)?).map(UnixStream::from)
 }
 
 pub(crate) fn unix_accept(listener: &UnixListener) -> io::Result<(UnixStream, net::SocketAddr)> {
@@ -69,16 +57,8 @@ pub(crate) fn unix_accept(listener: &UnixListener) -> io::Result<(UnixStream, ne
     Ok((stream, address))
 }
 
-pub(crate) fn unix_datagram(address: &net::SocketAddr) -> io::Result<UnixDatagram> {
-    bind(&unix_address(address)?, Type::DGRAM).map(UnixDatagram::from)
-}
-
-pub(crate) fn unix_datagram_unbound() -> io::Result<UnixDatagram> {
-    open(Domain::UNIX, Type::DGRAM).map(UnixDatagram::from)
-}
-
 /// Opens a socket in non-blocking mode. `Socket::new` sets close-on-exec and, on Apple systems, `SO_NOSIGPIPE`.
-fn open(domain: Domain, kind: Type) -> io::Result<Socket> {
+pub(crate) fn open(domain: Domain, kind: Type) -> io::Result<Socket> {
     #[cfg(not(target_vendor = "apple"))]
     let kind = kind.nonblocking();
     let socket = Socket::new(domain, kind, None)?;
@@ -87,14 +67,14 @@ fn open(domain: Domain, kind: Type) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn bind(address: &SockAddr, kind: Type) -> io::Result<Socket> {
+pub(crate) fn bind(address: &SockAddr, kind: Type) -> io::Result<Socket> {
     let socket = open(address.domain(), kind)?;
     socket.bind(address)?;
     Ok(socket)
 }
 
 /// Begins to connect a new stream socket.
-fn connect(address: &SockAddr) -> io::Result<Socket> {
+pub(crate) fn connect(address: &SockAddr) -> io::Result<Socket> {
     let socket = open(address.domain(), Type::STREAM)?;
     match socket.connect(address) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
@@ -124,7 +104,7 @@ fn accept(listener: &impl AsRawFd) -> io::Result<(OwnedFd, SockAddr)> {
     unsafe { SockAddr::try_init(accept) }
 }
 
-fn unix_address(address: &net::SocketAddr) -> io::Result<SockAddr> {
+pub(crate) fn unix_address(address: &net::SocketAddr) -> io::Result<SockAddr> {
     if let Some(path) = address.as_pathname() {
         return SockAddr::unix(path);
     }

@@ -10,6 +10,7 @@ use rustix::time::{ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTim
 
 use super::as_raw_fd;
 use super::descriptor::{borrow, unreadable};
+use crate::misuse;
 use crate::timer_state::{Clock, Setting, TimerState, nanos};
 
 /// A timerfd, always set to an absolute time. If that time has passed, the kernel counts the expirations since.
@@ -35,11 +36,7 @@ impl Timer {
         let mut count = [0; 8];
         match rustix::io::read(&self.0, &mut count)? {
             8 => Ok(u64::from_ne_bytes(count)),
-            // A fork has severed the descriptor, so that reads return end of file.
-            _ => Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the timer belongs to the process that this one was forked from",
-            )),
+            _ => Err(misuse::severed()),
         }
     }
 }
@@ -65,10 +62,9 @@ pub(crate) fn renewed(state: &TimerState) -> io::Result<Option<OwnedFd>> {
     Ok(Some(timer.0))
 }
 
-/// Makes a timer for the child that continues the timerfd `fd`, which is known only by its descriptor.
-///
-/// The new timer's count is exact; its phase is exact to a few microseconds. The new timer is set to an absolute time,
-/// even if `fd` was set to a relative one: on a real-time clock the child's timer then moves when that clock is set.
+/// Makes a timer for the child that continues the timerfd `fd`, which is known only by its descriptor. Its count is exact, and
+/// its phase to a few microseconds. It is set to an absolute time, even if `fd` was set to a relative one: on a real-time clock
+/// the child's timer then moves when that clock is set.
 pub(crate) fn renewed_by_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
     let (info, rest) = observe(fd)?;
     let fresh = create(info.clock, info.file_flags & TimerfdFlags::NONBLOCK)?;

@@ -3,13 +3,12 @@ use std::os::fd::AsRawFd;
 use std::process::ExitStatus;
 
 use crate::io_source::{IoSource, SourceKind, source};
-use crate::{fork, sys};
+use crate::{fork, misuse, sys};
 
 /// A watch on another process: [readable](crate::event::Event::is_readable) once it has ended.
 ///
 /// The process is the one that had the id when the watch was opened, even if the system gives the id to another process
-/// later. If the id is that of a child that has not been waited for, the process is certainly that child. Dropping the watch
-/// does not affect the process.
+/// later: certainly a child with this id that has not been waited for. Dropping the watch does not affect the process.
 ///
 /// # Fork
 ///
@@ -70,8 +69,7 @@ impl Process {
         fork::settle();
         let fd = self.as_raw_fd();
         if sys::descriptor::is_unix_stream(fd) {
-            let text = "the watch belongs to the process that this one was forked from";
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+            return Err(misuse::severed());
         }
         sys::descriptor::is_readable(fd)
     }
@@ -87,7 +85,6 @@ impl Process {
 }
 
 source! {
-    /// A descriptor for waiting by other means. Linux: a [pidfd](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
-    /// kqueue systems: a queue with the watch.
+    /// A descriptor for waiting by other means: a pidfd, or a kqueue with the watch.
     Process
 }

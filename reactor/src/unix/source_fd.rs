@@ -29,7 +29,6 @@ use crate::{Interest, Registry, Token};
 /// writer.write_all(b"x")?;
 /// poll.poll(&mut events, None)?;
 /// assert_eq!(events.iter().next().map(|event| event.token()), Some(Token(3)));
-///
 /// poll.registry().deregister(&mut SourceFd(&reader.as_raw_fd()))?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -38,14 +37,14 @@ pub struct SourceFd<'a>(pub &'a RawFd);
 
 impl Source for SourceFd<'_> {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        registry.selector().register(*self.0, token, interests)
+        registry.selector.register(*self.0, token, interests)
     }
 
     fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        registry.selector().reregister(*self.0, token, interests)
+        registry.selector.reregister(*self.0, token, interests)
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        registry.selector().deregister(*self.0)
+        registry.selector.deregister(*self.0)
     }
 }

@@ -31,8 +31,7 @@ impl WakeSignal {
         Ok(signal(self.0.as_fd())?)
     }
 
-    /// Prepares for the drop of the waker. There is nothing to do: closing the eventfd is enough, because a child that still has
-    /// it does not write to it.
+    /// Does nothing: closing the eventfd is enough, because a child that still has it does not write to it.
     pub(crate) fn remove(&self, _: &Queue) {}
 
     /// Signals a waker that another thread may own. Async-signal-safe; the error is an errno.

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fs::{Stat, major, minor};
@@ -27,9 +28,7 @@ pub(crate) fn list(queue: RawFd) -> io::Result<Vec<Listed>> {
     let text = fs::read(&path).map_err(|error| unreadable(&path, error))?;
     let lines = text.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"tfd:"));
     let lines: Option<Vec<Listed>> = lines.map(|line| parse(std::str::from_utf8(line).ok()?)).collect();
-    let mut lines = lines.ok_or_else(|| {
-        io::Error::new(io::ErrorKind::Unsupported, format!("{path} has no inodes: Linux 5.4 or later shows them"))
-    })?;
+    let mut lines = lines.ok_or_else(|| unsupported(format!("{path} has no inodes: Linux 5.4 or later shows them")))?;
     lines.sort_by_key(|line| line.fd);
     Ok(lines)
 }
@@ -61,8 +60,7 @@ fn parse(line: &str) -> Option<Listed> {
 fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered>> {
     let fd = lines[0].fd;
     let Some((kind, inode, device)) = examine(fd)? else { return Ok(None) };
-    let is_socket = matches!(kind, SourceKind::Listener | SourceKind::Stream | SourceKind::Datagram);
-    let line = if is_socket {
+    let line = if kind.is_socket() {
         // The inode of a socket belongs to one open file.
         lines.iter().find(|line| (line.inode, line.device) == (inode, device))
     } else if let [line] = lines {
@@ -76,21 +74,17 @@ fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered
     };
     let Some(line) = line else { return Ok(None) };
     let interest = super::interest_of(line.events).ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("descriptor {fd} is registered for the events {:#x}, which mio does not use", line.events),
-        )
+        unsupported(format!("descriptor {fd} is registered for the events {:#x}, which mio does not use", line.events))
     })?;
     let token = Token(line.data as usize);
     // The inode of an object that is not a socket may belong to several open files.
-    if !is_socket && !queue.holds(fd, token, interest)? {
+    if !kind.is_socket() && !queue.holds(fd, token, interest)? {
         return Ok(None);
     }
-    if kind == SourceKind::Other && is_ring(fd) {
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("descriptor {fd} is an io_uring, which a child cannot share: build tokio without it"),
-        ));
+    let is_ring = |name: PathBuf| name.as_os_str() == "anon_inode:[io_uring]";
+    if kind == SourceKind::Other && fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(is_ring) {
+        let text = format!("descriptor {fd} is an io_uring, which a child cannot share: build tokio without it");
+        return Err(unsupported(text));
     }
     Ok(Some(Registered { fd, token, interest, kind, inode }))
 }
@@ -111,8 +105,8 @@ fn examine(fd: RawFd) -> io::Result<Option<(SourceKind, u64, u64)>> {
     }
 }
 
-fn is_ring(fd: RawFd) -> bool {
-    fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|name| name.as_os_str() == "anon_inode:[io_uring]")
+fn unsupported(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, text)
 }
 
 /// Lists the open descriptors, except those that are known already.

@@ -58,8 +58,7 @@ impl Queue {
         let fd = self.fd();
         if !self.is_vacant() {
             self.forget();
-            // SAFETY: the queue owns the descriptor, and forgets it.
-            unsafe { rustix::io::close(fd) };
+            descriptor::close(fd);
         }
     }
 
@@ -165,10 +164,9 @@ pub(crate) fn bare_kind(_: RawFd) -> Option<SourceKind> {
     None
 }
 
-/// An epoll instance for a child, populated in the parent with the parent's own descriptors. The plan's spares own it.
-/// After the fork the child has the same descriptors and open file descriptions, so the registrations stay valid. The child
-/// itself must add each descriptor that it replaces, because an epoll instance identifies a registration by descriptor and
-/// open file description.
+/// An epoll instance for a child, populated in the parent. The plan's spares own it. An epoll instance identifies a
+/// registration by descriptor and open file description, which the child has too. The child itself must add each descriptor
+/// that it replaces.
 #[derive(Debug)]
 pub(crate) struct ChildQueue {
     queue: Queue,

@@ -4,6 +4,7 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use crate::misuse;
 use crate::sys::process::{SignalsBlocked, signal_set};
 use crate::sys::{as_raw_fd, syscall};
 use crate::unix::SignalInfo;
@@ -31,11 +32,7 @@ impl SignalQueue {
         // SAFETY: the kernel writes at most one structure.
         let read = syscall!(read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size))?;
         if read as usize != size {
-            // A fork has severed the descriptor, so that reads return end of file.
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the signals belong to the process that this one was forked from",
-            ));
+            return Err(misuse::severed());
         }
         // SAFETY: the kernel has filled all of the structure.
         let info = unsafe { info.assume_init() };

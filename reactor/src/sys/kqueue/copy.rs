@@ -46,7 +46,7 @@ pub(super) fn put_at(fd: RawFd, fresh: io::Result<RawFd>) -> Result<RawFd, i32> 
         return Ok(fresh);
     }
     let result = descriptor::replace(fresh, fd);
-    kernel::close(fresh);
+    descriptor::close(fresh);
     result.map(|()| fd)
 }
 
@@ -61,9 +61,8 @@ pub(super) fn errno(error: io::Error) -> i32 {
 /// not copy (`EVFILT_USER`, muted ones), that watch the parent's object (nested queues), or that watch an object which the
 /// child replaces. We have checked this on FreeBSD 15.1-RELEASE-p1.
 ///
-/// Otherwise the child opens a queue at the same descriptor, and the list fills it. This is necessary if the kernel drops the
-/// queue. It is also necessary after an unplanned fork, because the kernel's copy may then be inexact: the parent's threads may
-/// change the queue while the fork copies the process.
+/// Otherwise the child opens a queue at the same descriptor, and the list fills it: if the kernel drops the queue, and after an
+/// unplanned fork, because the parent's threads may change the queue while the fork copies the process.
 #[derive(Debug)]
 pub(crate) struct ChildQueue {
     /// Whether the fork is planned. If not, this is the child, and its queue is open.
@@ -95,7 +94,7 @@ impl QueueCopy for ChildQueue {
         if !is_planned {
             // Open the queue at once, before other fresh objects take the descriptor that the kernel left unused.
             if is_copying() && is_queue(queue.fd()) {
-                kernel::close(queue.fd());
+                descriptor::close(queue.fd());
             }
             queue.set(put_at(queue.fd(), create()).map_err(io::Error::from_raw_os_error)?);
         }

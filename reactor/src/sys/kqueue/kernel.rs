@@ -1,8 +1,7 @@
 //! The kernel's kqueue interface: the calls that the backend makes, with the kernel's constants and types.
 //!
 //! libc provides it where the system has a kqueue. A test build for Linux links a substitute instead, with the names and
-//! values of FreeBSD's `sys/event.h`: the model in `tests/kqueue-model`, or libkqueue with `--cfg forkio_libkqueue`.
-//! CONTRIBUTING.md describes both.
+//! values of FreeBSD's `sys/event.h`: a model, or libkqueue with `--cfg forkio_libkqueue`. See CONTRIBUTING.md.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -25,6 +24,7 @@ pub(crate) use system::NOTE_TRIGGER;
 /// The functions that a test build for Linux links in place of a kernel.
 #[cfg(target_os = "linux")]
 #[allow(non_camel_case_types, reason = "the names of sys/event.h, as libc has them")]
+#[allow(dead_code, reason = "some are unused with libkqueue, or if a waker is a pipe")]
 mod substitute {
     use libc::{c_int, c_void, timespec};
 
@@ -36,9 +36,6 @@ mod substitute {
         pub(crate) filter: i16,
         pub(crate) flags: u16,
         pub(crate) fflags: u32,
-        #[cfg(not(forkio_libkqueue))]
-        pub(crate) data: i64,
-        #[cfg(forkio_libkqueue)]
         pub(crate) data: isize,
         pub(crate) udata: *mut c_void,
         #[cfg(not(forkio_libkqueue))]
@@ -60,11 +57,8 @@ mod substitute {
     pub(crate) const EV_ERROR: u16 = 0x4000;
     pub(crate) const EV_EOF: u16 = 0x8000;
     pub(crate) const NOTE_EXIT: u32 = 0x8000_0000;
-    #[allow(dead_code)]
     pub(crate) const NOTE_TRIGGER: u32 = 0x0100_0000;
-    #[cfg(not(forkio_libkqueue))]
     pub(crate) const NOTE_NSECONDS: u32 = 0x8;
-    #[cfg(not(forkio_libkqueue))]
     pub(crate) const NOTE_ABSTIME: u32 = 0x10;
 
     #[cfg(forkio_libkqueue)]
@@ -74,13 +68,11 @@ mod substitute {
     unsafe extern "C" {
         #[cfg_attr(not(forkio_libkqueue), link_name = "forkio_model_kqueue")]
         pub(super) fn kqueue() -> c_int;
-        #[cfg(not(forkio_libkqueue))]
         #[link_name = "forkio_model_kqueuex"]
         pub(super) fn kqueuex(flags: libc::c_uint) -> c_int;
         #[cfg(not(forkio_libkqueue))]
         #[link_name = "forkio_model_fstat"]
         pub(super) fn fstat(fd: c_int, stat: *mut libc::stat) -> c_int;
-        #[cfg(not(forkio_libkqueue))]
         #[link_name = "forkio_model_socket_pcb"]
         pub(super) fn socket_pcb(fd: c_int) -> u64;
         #[cfg_attr(not(forkio_libkqueue), link_name = "forkio_model_kevent")]
@@ -163,14 +155,15 @@ pub(crate) fn kqueue() -> io::Result<RawFd> {
     let fd = check(unsafe { system::kqueue() })?;
     // A fork between the two calls does no harm: the child does not get this queue.
     // SAFETY: the call takes no pointer.
-    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }).inspect_err(|_| close(fd))?;
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })
+        .inspect_err(|_| crate::sys::descriptor::close(fd))?;
     Ok(fd)
 }
 
 /// Creates a queue with kqueuex(2), which FreeBSD has since 14.0. `None`: the system has no such function.
 pub(crate) fn kqueuex(flags: u32) -> Option<io::Result<RawFd>> {
     /// Looks the function up at run time, so that one program runs on older releases too.
-    #[cfg(target_os = "freebsd")]
+    #[cfg(any(not(target_os = "linux"), forkio_libkqueue))]
     fn call(flags: u32) -> Option<libc::c_int> {
         type Kqueuex = unsafe extern "C" fn(libc::c_uint) -> libc::c_int;
         // SAFETY: the name ends with a zero byte.
@@ -184,10 +177,6 @@ pub(crate) fn kqueuex(flags: u32) -> Option<io::Result<RawFd>> {
     fn call(flags: u32) -> Option<libc::c_int> {
         // SAFETY: the call takes no pointer.
         Some(unsafe { system::kqueuex(flags) })
-    }
-    #[cfg(not(any(target_os = "freebsd", all(target_os = "linux", not(forkio_libkqueue)))))]
-    fn call(_: u32) -> Option<libc::c_int> {
-        None
     }
 
     match check(call(flags)?) {
@@ -228,13 +217,6 @@ pub(crate) unsafe fn kevent(
 type Count = libc::c_int;
 #[cfg(target_os = "netbsd")]
 type Count = libc::size_t;
-
-/// Closes a queue. Async-signal-safe.
-pub(crate) fn close(queue: RawFd) {
-    // An error says that the descriptor is not open, which is what the caller wants.
-    // SAFETY: the caller owns the descriptor.
-    unsafe { libc::close(queue) };
-}
 
 /// Describes a descriptor with fstat(2). On FreeBSD a queue has the type of a pipe, and queues and internet sockets have device
 /// 0 and inode 0.

@@ -4,16 +4,15 @@
 //! one to read and one to write. Adding an existing knote changes it. Closing a descriptor removes its knotes, even if
 //! another process holds a duplicate.
 //!
-//! This backend reaches kqueues only through the few calls of [`kernel`]. With `--cfg forkio_kqueue` the backend runs on
-//! Linux, for tests: see CONTRIBUTING.md. With `--cfg forkio_wake_pipe` wakers are pipes, like on a system without
-//! `EVFILT_USER`.
+//! This backend reaches kqueues only through the calls of [`kernel`], so that it runs on Linux with `--cfg forkio_kqueue`, for
+//! tests. With `--cfg forkio_wake_pipe` wakers are pipes, like on a system without `EVFILT_USER`. See CONTRIBUTING.md.
 
 use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 use std::{fmt, ptr};
 
-use super::{Events, Queue};
+use super::{Events, Queue, descriptor};
 use crate::source_kind::SourceKind;
 use crate::{Interest, Token};
 
@@ -95,7 +94,7 @@ impl Queue {
         let fd = self.fd();
         self.forget();
         if self.is_own() {
-            kernel::close(fd);
+            descriptor::close(fd);
         }
     }
 

@@ -1,7 +1,5 @@
-//! Queues that stand for one source: a timer, a set of signals, a process.
-//!
-//! Another kqueue can watch a kqueue's descriptor. So such a source is a descriptor, as on Linux, and the rest of the crate
-//! needs no special case.
+//! Queues that stand for one source: a timer, a set of signals, a process. Another kqueue can watch a kqueue's descriptor. So
+//! such a source is a descriptor, as on Linux, and the rest of the crate needs no special case.
 //!
 //! No kernel copies these queues on fork: the child opens each one again, at its descriptor. So the kernel never copies a
 //! queue with a timer, which is not safe on every kernel (FreeBSD 15.1 before July 2026: CVE-2026-58083), and this crate
@@ -20,6 +18,7 @@ use super::kernel::{self, EV_ADD, EV_DELETE, EV_ONESHOT, EV_RECEIPT, EVFILT_TIME
 use super::{Event, apply, change, check, is_queue, receive};
 use crate::Token;
 use crate::lock::{Guard, Lock};
+use crate::misuse;
 use crate::source_kind::SourceKind;
 use crate::sys::{descriptor, syscall};
 use crate::timer_state::{Clock, Setting, TimerState};
@@ -85,11 +84,9 @@ impl OwnQueue {
             match receive(self.0.fd, &mut events, Some(Duration::ZERO)) {
                 Ok(()) if events.len() == events.capacity() => {}
                 Ok(()) => return Ok(()),
-                // The descriptor refers to a dead endpoint, no longer to a queue. FreeBSD returns EINVAL; the manual says
-                // EBADF.
+                // The descriptor is not a queue any more. FreeBSD returns EINVAL; the manual says EBADF.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL)) => {
-                    let text = "the source belongs to the process that this one was forked from";
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+                    return Err(misuse::severed());
                 }
                 Err(error) => return Err(error),
             }
@@ -107,7 +104,7 @@ impl Drop for OwnQueue {
     fn drop(&mut self) {
         all().retain(|own| !Arc::ptr_eq(own, &self.0));
         if self.0.owner.load(Ordering::Relaxed) == process::id() {
-            kernel::close(self.0.fd);
+            descriptor::close(self.0.fd);
         }
     }
 }
@@ -121,27 +118,6 @@ impl Own {
                 None => Ok(()),
             },
         }
-    }
-
-    /// Child: opens the queue again, unless it has done so already. Async-signal-safe.
-    fn remake(&self) -> Result<(), i32> {
-        if self.owner.load(Ordering::Relaxed) == process::id() {
-            return Ok(());
-        }
-        // The source uses only its own descriptor, so a queue at another one is useless.
-        let fd = put_at(self.fd, kernel::kqueue())?;
-        if fd != self.fd {
-            kernel::close(fd);
-            return Err(libc::EBADF);
-        }
-        self.owner.store(process::id(), Ordering::Relaxed);
-        match self.fill().map_err(errno) {
-            // A process that has ended meanwhile is not a child of this one.
-            Err(libc::ESRCH) => return Ok(()),
-            result => result?,
-        }
-        // A signal that arrived since the fork is pending without an event.
-        if self.kind == SourceKind::Signal { self.notice_pending_signals().map_err(errno) } else { Ok(()) }
     }
 
     /// Gives a queue of signals an event if one of its signals is pending: the kernel reports only signals that arrive later.
@@ -226,8 +202,25 @@ impl Remake {
         self.0.fd
     }
 
-    /// Child: opens the queue again. Async-signal-safe; the error is an errno.
+    /// Child: opens the queue again, unless it has done so already. Async-signal-safe.
     pub(crate) fn remake(&self) -> Result<(), i32> {
-        self.0.remake()
+        let own = &self.0;
+        if own.owner.load(Ordering::Relaxed) == process::id() {
+            return Ok(());
+        }
+        // The source uses only its own descriptor, so a queue at another one is useless.
+        let fd = put_at(own.fd, kernel::kqueue())?;
+        if fd != own.fd {
+            descriptor::close(fd);
+            return Err(libc::EBADF);
+        }
+        own.owner.store(process::id(), Ordering::Relaxed);
+        match own.fill().map_err(errno) {
+            // A process that has ended meanwhile is not a child of this one.
+            Err(libc::ESRCH) => return Ok(()),
+            result => result?,
+        }
+        // A signal that arrived since the fork is pending without an event.
+        if own.kind == SourceKind::Signal { own.notice_pending_signals().map_err(errno) } else { Ok(()) }
     }
 }

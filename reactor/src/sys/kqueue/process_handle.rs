@@ -31,7 +31,9 @@ impl ProcessHandle {
         let queue = match watch(event) {
             // Some systems refuse to watch a process that has ended and not been waited for (libuv pull request 3451).
             // kill(2) still finds such a process. The queue gets an expired timer instead.
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) && is_there(pid) => watch(expired_timer())?,
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) && test_kill_process(pid) != Err(Errno::SRCH) => {
+                watch(expired_timer())?
+            }
             result => result?,
         };
         Ok(ProcessHandle { queue, pid })
@@ -48,11 +50,6 @@ impl ProcessHandle {
         }
         Ok(ended.map(|(_, status)| ExitStatus::from_raw(status.as_raw())))
     }
-}
-
-/// Whether the process exists, even if it has ended, and even if this process may not send it signals.
-fn is_there(pid: Pid) -> bool {
-    test_kill_process(pid) != Err(Errno::SRCH)
 }
 
 as_raw_fd!(ProcessHandle, queue);

@@ -43,7 +43,7 @@ impl SignalQueue {
     }
 }
 
-/// Takes a pending signal. `None`: the signal is no longer pending.
+/// Takes a signal. `None`: it is no longer pending.
 #[cfg(not(any(target_os = "openbsd", target_vendor = "apple")))]
 fn accept(signal: i32) -> io::Result<Option<SignalInfo>> {
     let set = signal_set(&[signal])?;

@@ -9,8 +9,7 @@ use crate::source_kind::SourceKind;
 use crate::sys::as_raw_fd;
 use crate::timer_state::{Setting, TimerState};
 
-/// A queue with a timer in it, armed for one expiration at a time. The kernel only wakes the process, which then counts the
-/// expirations by the clock.
+/// A queue with a timer, armed for one expiration at a time. The process then counts the expirations by the clock.
 #[derive(Debug)]
 pub(crate) struct Timer {
     queue: OwnQueue,

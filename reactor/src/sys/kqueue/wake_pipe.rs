@@ -42,7 +42,7 @@ impl WakeSignal {
         }
     }
 
-    /// Prepares for the drop of the waker. There is nothing to do: closing the pipe is enough.
+    /// Does nothing: closing the pipe is enough.
     pub(crate) fn remove(&self, _: &Queue) {}
 
     /// Signals a waker that another thread may own. Async-signal-safe.
