@@ -21,8 +21,8 @@ const OPEN_WITH_FENCES: u32 = 3;
 /// A fork is being made or is prepared ahead, or a thread changes registrations by descriptor.
 const CLOSED: u32 = 4;
 
-/// Takes the place of the word on systems that cannot wipe it: the process id in the upper half, the state in the lower half;
-/// 0: fork detection has not started. Each check costs a getpid(2).
+/// Takes the place of the word on systems that cannot wipe it: the process id in the upper half, the state in the lower half.
+/// Each check costs a getpid(2). 0: fork detection has not started.
 static BY_ID: AtomicU64 = AtomicU64::new(0);
 
 /// [`OPEN`] or [`OPEN_WITH_FENCES`].
@@ -30,20 +30,20 @@ static WHEN_OPEN: AtomicU32 = AtomicU32::new(OPEN_WITH_FENCES);
 
 /// Starts fork detection. Call it before any lock is used, and before there is anything to reconcile. Several threads may call
 /// it at the same time. Fails if mmap(2) has no memory.
+#[cold]
 pub(super) fn start() -> io::Result<()> {
     if process_word::make_fences_asymmetric() {
         WHEN_OPEN.store(OPEN, Ordering::Relaxed);
     }
     let open = WHEN_OPEN.load(Ordering::Relaxed);
-    if !process_word::make_word(open)? {
-        // Another thread may have been faster, and may have closed the gate since.
-        let _ = BY_ID.compare_exchange(0, by_id(open), Ordering::SeqCst, Ordering::Relaxed);
-    }
+    process_word::make_word(open)?;
+    // Another thread may have been faster, and may have closed the gate since.
+    let _ = BY_ID.compare_exchange(0, by_id(open), Ordering::SeqCst, Ordering::Relaxed);
     Ok(())
 }
 
 pub(super) fn has_started() -> bool {
-    wiped_word().is_some() || BY_ID.load(Ordering::Acquire) != 0
+    BY_ID.load(Ordering::Acquire) != 0
 }
 
 /// Whether the selectors certainly belong to this process. If not, [`look`] tells why.
@@ -72,13 +72,8 @@ pub(super) fn look() -> u32 {
         (Some(word), _) => word.load(Ordering::Acquire),
         // There is nothing to reconcile.
         (None, 0) => OPEN,
-        (None, known) => {
-            if (known >> 32) as u32 == id() {
-                known as u32
-            } else {
-                WIPED
-            }
-        }
+        (None, known) if (known >> 32) as u32 == id() => known as u32,
+        (None, _) => WIPED,
     }
 }
 

@@ -136,7 +136,10 @@ pub(super) fn lock_to_add(doing: &str) -> io::Result<Guard<ProcessState>> {
 /// Starts fork detection, unless it has started.
 pub(super) fn start() -> io::Result<()> {
     if !gate::has_started() {
-        PROCESS.own_id.store(crate::sys::process::id(), Ordering::Relaxed);
+        // A child that was forked while its parent started needs its parent's id until it has reconciled.
+        if gate::look() != gate::WIPED {
+            PROCESS.own_id.store(crate::sys::process::id(), Ordering::Relaxed);
+        }
         gate::start()?;
     }
     Ok(())

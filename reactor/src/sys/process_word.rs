@@ -63,11 +63,11 @@ pub(crate) fn wiped_word() -> Option<&'static AtomicU32> {
     (!ptr::eq(words, &raw const NONE)).then(|| unsafe { &(*words)[0] })
 }
 
-/// Makes the page, once, with this value of the word. Returns `false` where the system has no such page: then the word stays
-/// zero, and the caller compares process ids. Fails if mmap(2) has no memory.
-pub(crate) fn make_word(value: u32) -> io::Result<bool> {
+/// Makes the page, once, with this value of the word. Where the system has no such page, the word stays zero. Fails if mmap(2)
+/// has no memory.
+pub(crate) fn make_word(value: u32) -> io::Result<()> {
     if wiped_word().is_some() {
-        return Ok(true);
+        return Ok(());
     }
     // SAFETY: no memory is involved.
     let length = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
@@ -83,12 +83,12 @@ pub(crate) fn make_word(value: u32) -> io::Result<bool> {
         advise(page, length, WIPE) == 0
     };
     let none = (&raw const NONE).cast_mut();
+    // Another thread may have been faster.
     if !is_wiped || WORDS.compare_exchange(none, page.cast(), Ordering::Release, Ordering::Relaxed).is_err() {
         // SAFETY: nothing else knows the page.
         unsafe { libc::munmap(page, length) };
     }
-    // Another thread may have been faster.
-    Ok(wiped_word().is_some())
+    Ok(())
 }
 
 /// Asks the kernel for asymmetric fences: membarrier(2), Linux 4.14. Returns whether it has them.
