@@ -36,6 +36,9 @@ mod substitute {
         pub(crate) filter: i16,
         pub(crate) flags: u16,
         pub(crate) fflags: u32,
+        #[cfg(not(forkio_libkqueue))]
+        pub(crate) data: i64,
+        #[cfg(forkio_libkqueue)]
         pub(crate) data: isize,
         pub(crate) udata: *mut c_void,
         #[cfg(not(forkio_libkqueue))]
@@ -155,8 +158,10 @@ pub(crate) fn kqueue() -> io::Result<RawFd> {
     let fd = check(unsafe { system::kqueue() })?;
     // A fork between the two calls does no harm: the child does not get this queue.
     // SAFETY: the call takes no pointer.
-    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })
-        .inspect_err(|_| crate::sys::descriptor::close(fd))?;
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }).inspect_err(|_| {
+        // SAFETY: no other code has the descriptor.
+        unsafe { libc::close(fd) };
+    })?;
     Ok(fd)
 }
 

@@ -126,6 +126,11 @@ pub(crate) fn pair() -> (UnixStream, UnixStream) {
     UnixStream::pair().expect("a pair")
 }
 
+pub(crate) fn close(fd: RawFd) {
+    // SAFETY: the caller does not use the descriptor again.
+    unsafe { libc::close(fd) };
+}
+
 /// Makes a duplicate that is not close-on-exec. It is never closed.
 pub(crate) fn duplicate(fd: &impl AsRawFd) -> RawFd {
     // SAFETY: the call takes no pointer.
