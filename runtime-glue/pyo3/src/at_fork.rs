@@ -1,9 +1,8 @@
 //! Hooks for forks of the interpreter: no thread of the runtime may hold a lock that the child needs.
 //!
 //! These are the runtime's locks, the locks of `pyo3-async-runtimes` while a thread fills its caches, and pyo3's lock for
-//! references that were dropped without the GIL. Before Python 3.12, the lock of the interpreter's list of threads is another
-//! one: a thread takes it without the GIL, when it attaches and detaches. A child that inherits that lock locked never returns
-//! from `os.fork`.
+//! references that were dropped without the GIL. Before Python 3.12, a thread that attaches or detaches also takes the lock of the
+//! interpreter's list of threads, without the GIL. A child that inherits that lock locked never returns from `os.fork`.
 
 use std::cell::RefCell;
 use std::thread;
@@ -25,10 +24,10 @@ static WORK: Count = Count::new();
 /// How long a fork waits for work, and work for a fork. Without a limit they could wait for each other forever.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// How often each side looks at the count of the other one.
+/// How often a fork checks [`WORK`], and work checks [`FORKS`].
 const INTERVAL: Duration = Duration::from_micros(200);
 
-/// Calls `work` when no fork is being made. A fork waits until `work` is done.
+/// Calls `work` when no fork is being made, or after [`LIMIT`]. A fork waits until `work` is done, for at most [`LIMIT`].
 pub(crate) fn outside_of_forks<T>(work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     loop {
@@ -42,7 +41,7 @@ pub(crate) fn outside_of_forks<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Keeps the workers paused, and new work waiting, until it is dropped, for at most two seconds. Does nothing in a child.
+/// While this value lives, the workers pause and new work waits, for at most two seconds. In a child it does nothing.
 struct Pause {
     _fork: Counted,
     _workers: WorkersPaused,
@@ -65,7 +64,7 @@ thread_local! {
 }
 
 /// Fills the caches of `pyo3-async-runtimes`. A thread that is filling a cache holds the cache's lock while it imports a module.
-/// This function waits for that thread. A child would wait forever.
+/// This function waits for that thread. A child with the inherited lock would wait forever.
 fn fill_caches(py: Python<'_>) -> PyResult<()> {
     // Without `asyncio`, no thread has begun to fill a cache: `asyncio` is imported first.
     if py.import("sys")?.getattr("modules")?.contains("asyncio")? {
@@ -91,7 +90,7 @@ fn after() {
     drop(PAUSES.with_borrow_mut(Vec::pop));
 }
 
-/// Registers hooks for the interpreter's forks. After any fork, the child reconciles inside `fork(2)`. Forks made by other
+/// Registers hooks for the interpreter's forks, and makes the child of any fork reconcile inside `fork(2)`. Forks made by other
 /// code run no hooks, and pause no workers.
 pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
     atfork::install()?;

@@ -25,8 +25,8 @@ const SLICE: Duration = Duration::from_millis(100);
 /// # Errors
 ///
 /// - The exception of a signal handler.
-/// - `RuntimeError`: the runtime was shut down meanwhile, the interpreter is at its end, or a [`forkio::RuntimeError`], with
-///   its text.
+/// - `RuntimeError`, if the runtime was shut down meanwhile, if the interpreter is at its end, or with the text of a
+///   [`forkio::RuntimeError`].
 ///
 /// # Panics
 ///

@@ -135,7 +135,7 @@ pub fn install_with(py: Python<'_>, build: fn() -> io::Result<tokio::runtime::Ru
     at_exit::install(py)
 }
 
-/// Makes a Python awaitable of a Rust future, for asyncio. The future runs as a task of this process's runtime.
+/// Converts a Rust future to a Python awaitable, for asyncio. The future runs as a task of this process's runtime.
 ///
 /// If the awaitable is cancelled, the future is dropped. A panic in the future becomes the Python exception `RustPanic`. See
 /// [`generic::future_into_py`].
@@ -152,7 +152,7 @@ where
     generic::future_into_py::<Runtime, F, T>(py, future)
 }
 
-/// Makes a Rust future of a Python awaitable, such as a coroutine. The awaitable runs in the event loop of the task or
+/// Converts a Python awaitable, such as a coroutine, to a Rust future. The awaitable runs in the event loop of the task or
 /// thread that calls this function; see [`generic::into_future`].
 ///
 /// # Errors

@@ -74,8 +74,7 @@ where
 /// The runtime of this process, for the functions of [`pyo3_async_runtimes::generic`] that this crate does not wrap.
 ///
 /// `os.fork` waits for running work of this type's [`spawn_blocking`](generic::Runtime::spawn_blocking), for at most two
-/// seconds. So a fork never happens in the middle of shorter work. It may happen in the middle of work of
-/// [`tokio::task::spawn_blocking`].
+/// seconds. So no fork interrupts shorter work. A fork may interrupt work of [`tokio::task::spawn_blocking`].
 ///
 /// # Examples
 ///
