@@ -13,7 +13,7 @@ pub(crate) struct Descriptor {
     pub(crate) name: String,
 }
 
-/// Returns the addresses of a socket, such as "127.0.0.1:80 to 127.0.0.1:54321" or "/run/socket", or `None` without any.
+/// Returns the addresses of a socket, such as "127.0.0.1:80 to 127.0.0.1:54321" or "/run/socket", or `None` if it has no address.
 pub(crate) fn addresses(fd: RawFd) -> Option<String> {
     // SAFETY: the descriptor was open a moment ago. If another thread closes it meanwhile, the calls below fail or see another
     // socket, which is harmless.

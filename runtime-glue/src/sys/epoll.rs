@@ -12,12 +12,12 @@ use tokio::io::unix::AsyncFd;
 
 use super::watch;
 
-/// Wakes all processes that wait for it: an eventfd that no process reads, so that each write is an event for each of them.
+/// An eventfd that wakes all processes that wait for it. No process reads the eventfd, so each write is an event in each process.
 #[derive(Debug)]
 pub(crate) struct SharedWake(AsyncFd<OwnedFd>);
 
 impl SharedWake {
-    /// Creates the object in the parent, which does not wait for it.
+    /// Creates the eventfd, muted in this process.
     pub(crate) fn new() -> io::Result<SharedWake> {
         let eventfd = inherited(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)?;
         crate::policy::mute(&eventfd)?;

@@ -1,5 +1,4 @@
-//! Wakes and process handles on systems with kqueue(2). With `--cfg forkio_kqueue`, tests use them on Linux too, over the model
-//! of the kernel.
+//! Wakes and process handles on systems with kqueue(2), and in test builds for Linux with `--cfg forkio_kqueue`.
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -11,10 +10,8 @@ use tokio::io::unix::AsyncFd;
 
 use super::{OwnsDescriptor, watch};
 
-/// Wakes all processes that wait for it: a socket pair that is read only when it is full, so that each write is an event in
-/// each process.
-///
-/// (`EVFILT_USER` belongs to one queue, and so to one process.)
+/// A socket pair that wakes all processes that wait for it. A process reads the pair only when it is full, so each write is an
+/// event in each process. (An `EVFILT_USER` event wakes only the process that has the queue.)
 #[derive(Debug)]
 pub(crate) struct SharedWake {
     reader: AsyncFd<UnixStream>,
@@ -25,12 +22,11 @@ pub(crate) struct SharedWake {
 unsafe impl OwnsDescriptor for UnixStream {}
 
 impl SharedWake {
-    /// Creates the object in the parent, which does not wait for it.
+    /// Creates the pair, muted in this process.
     pub(crate) fn new() -> io::Result<SharedWake> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
-        // Children inherit both ends.
         let (reader, writer) = (inherited(reader)?, inherited(writer)?);
         crate::policy::mute(&reader)?;
         crate::policy::mute(&writer)?;
@@ -47,7 +43,7 @@ impl SharedWake {
         }
     }
 
-    /// Empties the pair. This process writes to it afterwards, so the other processes do not miss the wake.
+    /// Empties the pair. The caller then writes to the pair, so the other processes do not miss the wake.
     fn empty(&self) -> io::Result<()> {
         let mut rest = [0; 4096];
         loop {
@@ -72,9 +68,8 @@ fn inherited<T: OwnsDescriptor>(end: T) -> io::Result<AsyncFd<T>> {
     Ok(watched)
 }
 
-/// Reserves a descriptor for the watch of a child, or fails if none is left. Drop the descriptor before the child is
-/// watched. (It belongs to a socket, because the child would have to replace a kqueue that is made between prepare and
-/// fork.)
+/// Reserves a descriptor for the watch of a child, or fails if no descriptor is left. Drop the result before the child is watched.
+/// (It is a socket: the child would have to replace a kqueue that is made between prepare and fork.)
 pub(crate) fn reserve_watch() -> io::Result<OwnedFd> {
     Ok(UnixDatagram::unbound()?.into())
 }

@@ -1,7 +1,6 @@
 //! The code that differs between systems, and most of the unsafe code.
 //!
-//! `linux` and `bsd` (with macOS) have functions of the same names, and so have `epoll.rs` and `kqueue.rs`. The other files are
-//! for all systems.
+//! `linux` and `bsd` (with macOS) define the same names, and so do `epoll.rs` and `kqueue.rs`. The other files are for all systems.
 
 #[cfg(not(any(
     target_os = "linux",
@@ -17,7 +16,7 @@ compile_error!("the crate forkio runs on Linux, FreeBSD, DragonFly, NetBSD, Open
 #[cfg_attr(not(target_os = "linux"), path = "bsd/mod.rs")]
 mod system;
 
-// A test build for Linux has a kqueue. See CONTRIBUTING.md.
+// `forkio_kqueue` is a test build for Linux: see CONTRIBUTING.md.
 #[cfg_attr(all(target_os = "linux", not(forkio_kqueue)), path = "epoll.rs")]
 #[cfg_attr(any(not(target_os = "linux"), forkio_kqueue), path = "kqueue.rs")]
 mod queue;
@@ -46,13 +45,12 @@ pub(crate) use self::sync::this_thread;
 pub(crate) use self::system::*;
 
 impl<T> PerProcess<T> {
-    /// Creates a `PerProcess` without a value. (Not in `per_process.rs`, because a `const fn` cannot make loom's atomics.)
+    /// Creates a `PerProcess` without a value. (This is not in `per_process.rs`, because a `const fn` cannot make loom's atomics.)
     pub(crate) const fn new() -> PerProcess<T> {
         PerProcess { newest: sync::AtomicPtr::new(ptr::null_mut()), _owns: PhantomData }
     }
 }
 
-/// Returns the key of this process.
 pub(crate) fn process_key() -> ProcessKey {
     u64::from(generation()) << 32 | u64::from(glue::process_id())
 }

@@ -11,8 +11,8 @@ pub(crate) type ProcessKey = u64;
 /// A value that each process makes once, on first use.
 ///
 /// A child makes a value of its own, and leaks the inherited one: a thread of the parent may have been changing it, and its
-/// destructor may wait for such threads. The child never needs a lock that a thread of the parent may have held: each process
-/// has a slot of its own, with its key, and a thread waits only for threads of its own process.
+/// destructor may wait for that thread. Each process has a slot of its own, with its key. So a thread waits only for threads of
+/// its own process, and never for a lock that a thread of the parent held.
 pub(crate) struct PerProcess<T> {
     /// The slot of this process, or of the nearest ancestor that had one. Null if there is no slot.
     pub(super) newest: AtomicPtr<Slot<T>>,
@@ -49,8 +49,8 @@ impl<T> PerProcess<T> {
         unsafe { slot.value.load(Ordering::Acquire).as_ref() }
     }
 
-    /// Returns the value of this process, and makes it if necessary. Calls `process` for the key in each round, because `make`
-    /// may fork.
+    /// Returns the value of this process, and makes it if necessary. Asks `process` for the key again after `make`, which may
+    /// fork.
     pub(crate) fn get_or_try_make<E>(
         &self,
         process: impl Fn() -> ProcessKey,
@@ -86,7 +86,6 @@ impl<T> PerProcess<T> {
         }
     }
 
-    /// Returns the slot of this process.
     fn slot(&self, process: ProcessKey) -> Option<&Slot<T>> {
         // SAFETY: the pointer is null or from `Box::into_raw`, and its target is never freed.
         unsafe { self.newest.load(Ordering::Acquire).as_ref() }.filter(|slot| slot.process == process)
@@ -124,8 +123,8 @@ impl<T> PerProcess<T> {
             .filter_map(|slot| unsafe { slot.value.load(Ordering::Acquire).as_ref() })
     }
 
-    /// Forgets the value of this process, so that the next use makes another one. The old one is leaked, because other threads
-    /// may have references to it.
+    /// Forgets the value of this process, so that the next use makes another one. Returns the old value, which is leaked because
+    /// other threads may have references to it.
     pub(crate) fn forget(&self, process: ProcessKey) -> Option<&T> {
         let value = self.slot(process)?.value.swap(ptr::null_mut(), Ordering::AcqRel);
         // SAFETY: the pointer is null or from `Box::into_raw`, and its target is never freed.

@@ -35,7 +35,7 @@ pub(crate) fn watch<T: OwnsDescriptor>(source: T) -> Result<AsyncFd<T>, (T, io::
     unsafe { AsyncFd::register_with_interest(source, Interest::READABLE) }.map_err(AsyncFdRegisterError::into_parts)
 }
 
-/// Starts a kernel timer that expires after each `period`. The runtime may have no timers of its own.
+/// Starts a kernel timer that expires after each `period`. (The runtime may have no time driver.)
 pub(crate) fn ticker(period: Duration) -> io::Result<AsyncFd<Timer>> {
     let mut timer = Timer::new(Clock::Monotonic)?;
     timer.set_after(period, Some(period))?;
@@ -48,12 +48,12 @@ pub(crate) fn is_readable(io: &impl AsFd) -> io::Result<bool> {
     Ok(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0)
 }
 
-/// Lets the calling thread receive these signals, even if it has inherited a mask that blocks them.
+/// Unblocks signals in the calling thread, which may have inherited a mask that blocks them.
 pub(crate) fn unblock_signals(signals: impl Iterator<Item = i32>) -> io::Result<()> {
     change_mask(libc::SIG_UNBLOCK, signals)
 }
 
-/// Leaves a signal to the other threads of the process.
+/// Blocks a signal in the calling thread, so that another thread receives it.
 pub(crate) fn block_signal(signal: i32) -> io::Result<()> {
     change_mask(libc::SIG_BLOCK, [signal].into_iter())
 }
@@ -71,7 +71,7 @@ fn change_mask(how: i32, signals: impl Iterator<Item = i32>) -> io::Result<()> {
     if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
 }
 
-/// Kills and reaps a child that cannot be watched. Leaves alone a process that is not a child of this one.
+/// Kills and reaps a child that cannot be watched. Does nothing if the process is not a child of this one.
 pub(crate) fn destroy_process(pid: u32) {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
     if let Ok(None) = waitpid(Some(pid), WaitOptions::NOHANG) {
@@ -87,11 +87,11 @@ pub(crate) fn flush_stdio() {
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
-/// Sends this process SIGCHLD, in a child, if the signal has a handler.
+/// Sends SIGCHLD to this child of a fork, if the signal has a handler.
 ///
-/// If tokio has no pidfd for a process (no descriptor left, or an old kernel), its tasks check the process after each SIGCHLD.
-/// A fork's child gets no SIGCHLD for that process, because the parent started it. With this signal the tasks check, and get an
-/// error.
+/// If tokio has no pidfd for a process (no descriptor left, or an old kernel), tokio checks the process after each SIGCHLD. The
+/// kernel sends this child no SIGCHLD for a process that the parent started. This signal makes tokio check it, so that tasks that
+/// wait for it get an error.
 pub(crate) fn raise_child_signal() {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: the kernel fills `action`. The call cannot fail for this signal.

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-/// Words in memory that this process shares with its children (`MAP_SHARED`, mmap(2)). They are zero at first.
+/// Words in memory that this process shares with its children (`MAP_SHARED`, mmap(2)), initially zero.
 pub(crate) struct SharedWords {
     first: NonNull<AtomicU64>,
     count: usize,

@@ -14,9 +14,9 @@ pub(crate) use self::descriptors::*;
 pub(crate) use self::reuse_port::*;
 pub(crate) use self::threads::*;
 
-/// Replaces pthread_join(3) in the whole program. In a child, libthr does not know the threads that had ended before the fork.
-/// It returns ESRCH, and Rust's standard library then panics. tokio's blocking pool joins such a thread when a runtime is
-/// dropped, or when one of its own threads ends. This function returns 0 instead. Seen on FreeBSD 15.1-RELEASE-p1.
+/// Replaces pthread_join(3) in the whole program. In a child, libthr returns ESRCH for a thread that had ended before the fork, and
+/// Rust's standard library panics. This function returns 0 instead. tokio's blocking pool joins such a thread when a runtime is
+/// dropped, or when one of the pool's threads ends. Seen on FreeBSD 15.1-RELEASE-p1.
 #[cfg(target_os = "freebsd")]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn pthread_join(thread: libc::pthread_t, value: *mut *mut c_void) -> libc::c_int {
@@ -38,7 +38,7 @@ pub(crate) fn send_before_end(_: &tokio::net::TcpStream, _: &[u8]) -> Option<io:
     None
 }
 
-/// Whether a child may reuse the stacks of ended threads. Never: only glibc does so.
+/// Returns `false`: only glibc reuses the stacks of ended threads in a child.
 pub(crate) fn may_inherit_stacks() -> bool {
     false
 }

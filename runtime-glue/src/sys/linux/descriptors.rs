@@ -13,7 +13,7 @@ use crate::sys::descriptor::addresses;
 
 const LIST: &str = "/proc/self/fd";
 
-/// Returns the open descriptors, in ascending order. One of them was only open to read the list, and is closed already.
+/// Returns the open descriptors, in ascending order. One of them is closed already: this function has read the list from it.
 pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let failed =
         |error: io::Error| io::Error::new(error.kind(), format!("cannot read {LIST}: {error}; is /proc mounted?"));
@@ -27,7 +27,7 @@ pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
     Ok(descriptors)
 }
 
-// A test build has its kernel in the process, with descriptors that a program does not see. See CONTRIBUTING.md.
+// In a test build, the model of kqueue(2) has descriptors that a program must not see. See CONTRIBUTING.md.
 #[cfg(all(forkio_kqueue, not(forkio_libkqueue)))]
 unsafe extern "C" {
     safe fn forkio_model_owns(fd: RawFd) -> bool;
@@ -62,7 +62,7 @@ fn examine(fd: RawFd, name: &str, info: &str, flags: OFlags) -> Option<SharedObj
     // which is harmless.
     let stat = fstat(unsafe { BorrowedFd::borrow_raw(fd) }).ok()?;
     Some(match FileType::from_raw_mode(stat.st_mode) {
-        // The descriptor is of a namespace, or of another file without a path.
+        // The file is a namespace, or another file without a path.
         FileType::RegularFile if !name.starts_with('/') => SharedObject::Other,
         FileType::RegularFile if is_locked(info) => SharedObject::LockedFile,
         FileType::RegularFile if flags.contains(OFlags::APPEND) => SharedObject::AppendedFile,

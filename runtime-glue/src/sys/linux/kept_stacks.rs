@@ -52,9 +52,8 @@ pub(super) fn keep() -> io::Result<HashSet<usize>> {
         if descriptor.is_exiting {
             continue;
         }
-        // SAFETY: the list has just been made, and glibc unmaps a stack only when a thread ends. `ProcessRuntime`
-        // requires that this process has started no threads before. If it has, one of these threads would have to end at
-        // this moment.
+        // SAFETY: the list has just been made, and glibc unmaps a stack only when a thread ends. `ProcessRuntime` requires
+        // that this process has started no threads before. Otherwise, the stack of a thread that ends right now may be gone.
         let id =
             unsafe { AtomicU32::from_ptr(ptr::with_exposed_provenance_mut(descriptor.address + layout.thread_id)) };
         // Any other id belongs to a thread of this process.
@@ -85,8 +84,8 @@ struct Descriptor {
 }
 
 impl Layout {
-    /// Finds the layout on first use, with two threads. This module makes the stacks of these threads, because glibc
-    /// would otherwise let them overwrite stacks of its cache.
+    /// Finds the layout on first use, with two threads. This module maps their stacks: glibc would give them stacks of its
+    /// cache, which they would overwrite.
     fn get() -> io::Result<Layout> {
         /// The four fields in 16 bits each, or 0.
         static KNOWN: AtomicU64 = AtomicU64::new(0);
@@ -112,8 +111,7 @@ impl Layout {
     /// Returns the only layout that fits both samples.
     fn of(first: &Sample, second: &Sample) -> Option<Layout> {
         let below_end = first.end - first.descriptor;
-        // `candidates` expects each descriptor in the last page of its stack, and two pointers to the descriptor near its
-        // beginning.
+        // `candidates` expects each descriptor in the last page of its stack, with two pointers to itself near its beginning.
         if below_end > page_size() || second.end - second.descriptor != below_end {
             return None;
         }
@@ -129,7 +127,7 @@ impl Layout {
         }
         Some(Layout {
             below_end,
-            // This half is 0 at the end of the thread, and negative after the join.
+            // The id is 0 at the end of the thread, and negative after the join.
             thread_id: only(4, &|sample, offset| {
                 sample.running_half(offset) == sample.thread_id && sample.ended_half(offset) as i32 <= 0
             })?,
@@ -160,7 +158,7 @@ impl Layout {
     /// Returns the addresses of memory that begins like a descriptor. Each page may be the last one of a stack, because
     /// adjacent stacks may be one mapping.
     fn candidates(&self) -> io::Result<Vec<usize>> {
-        // Without other threads, no memory is unmapped meanwhile. Reading memory through the kernel takes ten times as long.
+        // Without other threads, no memory is unmapped meanwhile. Reads through the kernel would take ten times as long.
         let may_look = super::is_single_threaded()?;
         let mut found = Vec::new();
         let mut unseen = Vec::new();
@@ -317,8 +315,8 @@ fn copy(from: usize, end: usize, to: &mut [u8]) {
     }
 }
 
-/// Reads a word of memory that may belong to no object of this program, or that other code may write at the same time. So the
-/// read is in assembly, outside of Rust's memory model, and AddressSanitizer does not check it.
+/// Reads a word of memory that may belong to no object of this program, or that other code may write at the same time. The read is
+/// in assembly, because Rust's memory model and AddressSanitizer do not allow it.
 ///
 /// # Safety
 ///

@@ -45,7 +45,7 @@ pub(crate) fn may_inherit_stacks() -> bool {
 }
 
 /// Makes each later child of a process with threads [keep the stacks](keep_inherited_stacks) inside fork(2). Does nothing if
-/// that is not possible.
+/// [`prepare_to_keep_stacks`] fails.
 pub(crate) fn keep_stacks_at_forks() -> io::Result<()> {
     extern "C" fn in_child() {
         if may_inherit_stacks() {
@@ -75,7 +75,7 @@ pub(crate) fn keep_stacks_at_forks() -> io::Result<()> {
 /// itself, and hang. tokio's blocking pool makes such joins: an idle thread that ends joins the thread that ended before it. So
 /// this function occupies the stacks with threads that end at once and are not joined, as in the parent.
 ///
-/// musl keeps no stacks.
+/// musl does not reuse stacks.
 pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
     /// How long to wait for threads that take microseconds, unless a lock stays locked: see `RuntimeError::InheritedLock`.
     const THREAD_LIMIT: Duration = Duration::from_secs(10);
@@ -104,7 +104,7 @@ pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
             std::mem::forget(thread);
         }
     }
-    // Wait only after all stacks are occupied: when one is returned, glibc may unmap other free stacks.
+    // Wait only after all stacks are occupied: when a thread returns its stack, glibc may unmap other free stacks.
     let start = Instant::now();
     for thread in fresh {
         while !thread.is_finished() {

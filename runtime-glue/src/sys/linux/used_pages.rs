@@ -43,12 +43,11 @@ pub(super) fn used_page_ends() -> io::Result<Vec<(usize, bool)>> {
 
 /// Returns the ranges of `/proc/self/maps` that may have stacks of threads.
 ///
-/// A stack begins with a guard, and other memory may follow it in the same mapping. So a large mapping without a guard is a
-/// heap, or ends with a stack: only its last page counts. Reading all pages would take 0.1 s per GiB. This misses a thread
-/// that was created without a guard (`pthread_attr_setguardsize`), if its stack is in a large mapping with other memory
-/// behind the stack.
+/// A stack begins with a guard, and other memory may follow the stack in the same mapping. So a large mapping without a guard is a
+/// heap, or ends with a stack: only its last page counts. Reading all pages would take 0.1 s per GiB. A thread without a guard
+/// (`pthread_attr_setguardsize`) is missing, if other memory follows its stack in a large mapping.
 ///
-/// If a stack is part of a mapping of terabytes, it is at the beginning. AddressSanitizer has such mappings.
+/// AddressSanitizer has mappings of terabytes. A stack can only be at the beginning of such a mapping.
 fn anonymous_ranges() -> io::Result<Vec<Range<usize>>> {
     const LARGE: usize = 64 << 20;
     const LARGEST: usize = 64 << 30;

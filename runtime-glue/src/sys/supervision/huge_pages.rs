@@ -2,8 +2,8 @@
 
 use std::io;
 
-/// Puts large private mappings into huge pages, by `MADV_HUGEPAGE` and by `MADV_COLLAPSE` of Linux 6.1. If that fails, logs the
-/// error, because a server works without huge pages.
+/// Puts private anonymous memory into huge pages, by `MADV_HUGEPAGE`, and by `MADV_COLLAPSE` since Linux 6.1. If that fails,
+/// only logs the error, because a server works without huge pages.
 pub(crate) fn use_huge_pages() {
     let start = std::time::Instant::now();
     match collapse_mappings() {
@@ -12,7 +12,7 @@ pub(crate) fn use_huge_pages() {
     }
 }
 
-/// Collapses large private mappings into huge pages. Returns how many bytes were collapsed.
+/// Collapses private anonymous memory into huge pages. Returns how many bytes it has collapsed.
 #[cfg(target_os = "linux")]
 fn collapse_mappings() -> io::Result<usize> {
     const HUGE: usize = 2 << 20;
@@ -45,7 +45,7 @@ fn collapse_mappings() -> io::Result<usize> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Returns the range of a line of `/proc/self/maps`, if it is private, writable and without a file.
+/// Parses a line of `/proc/self/maps`. Returns the mapping's range if the mapping is private, writable and anonymous.
 #[cfg(target_os = "linux")]
 fn private_anonymous(line: &str) -> Option<std::ops::Range<usize>> {
     let mut fields = line.split_ascii_whitespace();

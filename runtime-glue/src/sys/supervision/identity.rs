@@ -13,7 +13,8 @@ pub(crate) struct Identity {
     groups: Vec<libc::gid_t>,
 }
 
-/// Looks up names and numbers. A number that the database does not have is used as it is, but such a user has no group.
+/// Looks up a user and a group by name. If there is no such name, a number is taken as an id. A user that the database lacks
+/// has no group, so it needs `group`.
 pub(crate) fn look_up_identity(user: Option<&str>, group: Option<&str>) -> io::Result<Identity> {
     let missing = |kind, name| io::Error::new(io::ErrorKind::NotFound, format!("there is no {kind} {name:?}"));
     let mut identity = Identity { user: None, group: None, groups: Vec::new() };
@@ -53,7 +54,7 @@ pub(crate) fn look_up_identity(user: Option<&str>, group: Option<&str>) -> io::R
     Ok(identity)
 }
 
-/// How much memory an entry of the user and group databases may take.
+/// The largest entry of the user and group databases that a look-up accepts, in bytes.
 const ENTRY: usize = 64 * 1024;
 
 /// An entry of the user database.
@@ -73,7 +74,7 @@ fn user_by_number(number: libc::uid_t) -> io::Result<Option<User>> {
 }
 
 fn read_user(entry: &libc::passwd) -> User {
-    // SAFETY: the entry was filled, so that its name is a string.
+    // SAFETY: the entry was filled, so its name is a string.
     let name = unsafe { CStr::from_ptr(entry.pw_name) }.to_owned();
     User { user: entry.pw_uid, group: entry.pw_gid, name }
 }
@@ -118,8 +119,8 @@ fn groups_of(user: &CStr, group: libc::gid_t) -> io::Result<Vec<libc::gid_t>> {
     Ok(groups.into_iter().take(count as usize).map(|group| group as libc::gid_t).collect())
 }
 
-/// Becomes another user, permanently. If this process may not change its groups, but has the user and the group already, it
-/// keeps its groups.
+/// Becomes another user, permanently. A process that already has the user and the group keeps its groups if it may not change
+/// them.
 pub(crate) fn assume_identity(identity: &Identity) -> io::Result<()> {
     let check = |result: libc::c_int| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) };
     let groups = &identity.groups;
@@ -135,7 +136,6 @@ pub(crate) fn assume_identity(identity: &Identity) -> io::Result<()> {
         }
         if let Some(user) = identity.user {
             check(libc::setuid(user))?;
-            // Check that the process cannot get root's privileges back.
             if user != 0 && libc::setuid(0) == 0 {
                 return Err(io::Error::other("the process could get root's privileges back"));
             }
@@ -144,7 +144,7 @@ pub(crate) fn assume_identity(identity: &Identity) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the process has the user and the group, if any, as its real and its effective ones.
+/// Whether the real and the effective user and group of the process are those of `identity`.
 fn has_identity(identity: &Identity) -> bool {
     // SAFETY: the calls read no memory, and always succeed.
     let (users, groups) = unsafe { ([libc::getuid(), libc::geteuid()], [libc::getgid(), libc::getegid()]) };

@@ -15,14 +15,14 @@ pub(crate) use self::huge_pages::use_huge_pages;
 pub(crate) use self::identity::{Identity, assume_identity, look_up_identity};
 pub(crate) use self::spawn::{spawn_with_descriptors, take_socket};
 
-/// Makes the kernel refuse new connections to a listener. Connections in its queue can still be accepted.
+/// Makes the kernel drop each SYN that asks for a new connection to a listener. Connections in its queue can still be accepted.
 ///
-/// A TCP client whose SYN is dropped sends it again, and is refused once the listener is closed. This costs the
-/// client a second, but no request. If the connection were made and then reset, the client would lose a request.
+/// A TCP client sends the SYN again after a second, and is refused once the listener is closed. So it loses no request. If the
+/// kernel made the connection and then reset it, the client would lose one.
 pub(crate) fn refuse_new_connections(listener: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(listener);
     if socket.local_addr()?.is_unix() {
-        // shutdown(2) would work, but leaves the listener readable forever: a task that accepts would spin.
+        // shutdown(2) would refuse connections, but make the listener readable forever: a task that accepts would spin.
         return Err(io::Error::new(io::ErrorKind::Unsupported, "a Unix socket has no filter for connections"));
     }
     drop_syns(&socket)
@@ -52,7 +52,7 @@ fn drop_syns(_socket: &SockRef<'_>) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Makes the kernel kill this process `limit` after the first signal to stop, even if the process is stuck.
+/// Makes the kernel kill this process `limit` after the first SIGTERM or SIGINT, even if the process is stuck.
 ///
 /// A signal handler arms a timer of timer_create(2) that sends SIGKILL. This affects no signal, handler or timer of the
 /// application, and processes that this one forks do not have the timer.
@@ -76,7 +76,7 @@ pub(crate) fn kill_after_stop_signal(limit: Duration) -> io::Result<()> {
         }
         timer.assume_init()
     };
-    // The id is an address of the C library, or a number. The signal handler only passes it back.
+    // A closure with a pointer is not `Send`. The signal handler casts the id back.
     let timer = timer as usize;
     // SAFETY: the structure is plain data, for which zero is a value.
     let mut setting = unsafe { MaybeUninit::<libc::itimerspec>::zeroed().assume_init() };
@@ -103,7 +103,7 @@ pub(crate) fn kill_after_stop_signal(_limit: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether this process is in the foreground of a terminal, which then sends it signals: Ctrl-C, or a new size of its window.
+/// Whether this process is in the foreground of a terminal, which then sends it SIGINT for Ctrl-C, and SIGWINCH.
 pub(crate) fn is_in_foreground() -> bool {
     // A process without a terminal cannot open it.
     let terminal = std::fs::File::open("/dev/tty");
@@ -195,7 +195,7 @@ pub(crate) fn print_stack_on_abort() -> io::Result<()> {
             libc::raise(libc::SIGABRT);
         }
     };
-    // SAFETY: the handler is not async-signal-safe. If it hangs, the supervisor kills the process, which was stuck before.
+    // SAFETY: the handler is not async-signal-safe, but it ends the process. If it hangs, the supervisor kills the process.
     unsafe { signal_hook_registry::register(libc::SIGABRT, print) }?;
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::process::Command;
 const FIRST: RawFd = 3;
 
 /// Starts a program with named descriptors from 3 on, as systemd does (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`), and with
-/// `sockets`. Each socket has an environment variable with its descriptor, a space and a word. Returns the process id.
+/// `sockets`. For each socket, an environment variable has its descriptor, a space and a word. Returns the process id.
 pub(crate) fn spawn_with_descriptors(
     path: &Path,
     arguments: &[OsString],
@@ -25,7 +25,7 @@ pub(crate) fn spawn_with_descriptors(
     let words: Vec<_> = words.map(|word| CString::new(word.as_bytes())).collect::<Result<_, _>>()?;
     let (descriptors, names): (Vec<RawFd>, Vec<String>) = descriptors.iter().cloned().unzip();
     let end = FIRST + descriptors.len() as RawFd;
-    // Occupies the descriptors below `end`, so that the standard library's own pipe to the child gets higher ones.
+    // Occupy the descriptors below `end`, so that the standard library's own pipe to the child gets higher ones.
     let mut occupied = vec![std::fs::File::open("/dev/null")?];
     while occupied.last().is_some_and(|file| file.as_raw_fd() < end) {
         occupied.push(std::fs::File::open("/dev/null")?);
