@@ -19,9 +19,9 @@
 //! | [`before_fork`](crate::before_fork) hooks, buffered output | run, flushed | not run, not flushed |
 //! | a signal that no stream has received yet | is waited for | both processes may see it |
 //!
-//! The *first turn* is when a runtime first has nothing to run and asks for events. A new runtime that the child builds has
-//! a first turn too. A panic in a hook propagates from the `block_on` of that runtime. A child that calls `exec` or `_exit`
-//! has no turn.
+//! The *first turn* of a runtime begins when it first asks its selector for events after the fork. A runtime that the child has
+//! built has one too. A panic in a hook propagates from the `block_on` of that runtime. A child that only calls `exec` or
+//! `_exit` has no turn.
 //!
 //! This crate's policies and hooks apply once the program has called any function of this crate, such as
 //! [`Lineage::current`](crate::Lineage::current). Before that the reactor's defaults apply, which inherit connections.
@@ -64,8 +64,8 @@ use crate::{policy, sys};
 /// [`ProcessRuntime`](crate::ProcessRuntime#parking_lot) needs them.
 ///
 /// The parent pays nothing. Each child pays for its reconciliation, even if it only calls `exec`. `std::process::Command`
-/// and `tokio::process::Command` use `fork(2)` only if they have a `pre_exec` hook or set a user or groups. Otherwise they
-/// pay nothing. See [`forkio_reactor::fork::atfork`].
+/// and `tokio::process::Command` use `fork(2)` only if they have a `pre_exec` hook, or set a user, groups or `PATH`.
+/// Otherwise they pay nothing. See [`forkio_reactor::fork::atfork`].
 ///
 /// # Errors
 ///
@@ -76,7 +76,7 @@ pub fn install() -> io::Result<()> {
     sys::keep_stacks_at_forks()
 }
 
-/// Returns why this process could not reconcile, if it is the child of an unplanned fork.
+/// Returns the error if this process, the child of an unplanned fork, could not reconcile.
 ///
 /// Its inherited runtimes fail when they ask for events: tokio panics with a message that has the error, but does not name the
 /// object that could not be made. Such a child can build new runtimes, or call `exec`.

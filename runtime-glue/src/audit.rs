@@ -12,7 +12,7 @@ use crate::{ForkError, policy, runtime, sys};
 /// Lists the descriptors that both processes would hold if this one forked now, except those that the program chose to share.
 ///
 /// Call it in tests and debug builds before a fork, such as in a [`before_fork`](crate::before_fork()) hook. In an
-/// [`on_child`](crate::on_child) hook it lists the descriptors that the child shares with its parent. It makes about ten
+/// [`on_child`](crate::on_child) hook it lists the descriptors that the child shares with its parent. An audit makes about ten
 /// system calls per descriptor, and discards the fork that a [`Prefork`](crate::prefork::Prefork) server has prepared.
 ///
 /// The list includes registrations that follow their kind's default, if the child keeps the object: listeners, datagram
@@ -25,8 +25,8 @@ use crate::{ForkError, policy, runtime, sys};
 ///   [`Prefork`](crate::prefork::Prefork) server;
 /// - descriptors without state to share: pidfds, `O_PATH`, `/dev/null` and similar devices.
 ///
-/// If tokio runs on upstream mio, call this inside the runtime. Otherwise the list may contain the epoll instances, eventfds
-/// and signal pipe of tokio, of which a child gets its own.
+/// If tokio runs on upstream mio, call this inside the runtime. Otherwise the list may contain tokio's epoll instances, eventfds
+/// and signal pipe, although a child gets its own.
 ///
 /// # Errors
 ///
@@ -36,7 +36,7 @@ use crate::{ForkError, policy, runtime, sys};
 /// # Platforms
 ///
 /// On Linux an audit reads `/proc/self/fd` and `/proc/self/fdinfo`, see proc(5). Elsewhere it asks about each descriptor below
-/// the soft RLIMIT_NOFILE with fcntl(2), which is slow if this limit is large. It finds no locks, and on OpenBSD no paths.
+/// the soft RLIMIT_NOFILE with fcntl(2), which is slow if this limit is large. There it finds no locks, and on OpenBSD no paths.
 ///
 /// # Examples
 ///
@@ -84,7 +84,7 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Whether nothing was found, or everything was [allowed](Audit::allow).
+    /// Whether there are no findings, except those that were [allowed](Audit::allow).
     pub fn is_clean(&self) -> bool {
         self.found.is_empty()
     }
@@ -94,7 +94,7 @@ impl Audit {
         &self.found
     }
 
-    /// Removes a descriptor that is shared on purpose.
+    /// Removes a descriptor from the findings: the program shares it on purpose.
     pub fn allow(mut self, io: &impl AsFd) -> Audit {
         let fd = io.as_fd().as_raw_fd();
         self.found.retain(|shared| shared.fd != fd);
@@ -126,9 +126,9 @@ pub struct SharedDescriptor {
     pub fd: RawFd,
     /// The object that it refers to.
     pub object: SharedObject,
-    /// A path, or the addresses of a socket. If there are none, the text of `/proc/self/fd`, or the inode on other systems.
+    /// A path, or the addresses of a socket. Otherwise the target of the link in `/proc/self/fd`, or the inode.
     pub name: String,
-    /// The default policy that it follows, if it is registered.
+    /// The default policy that the registration follows. `None` for an unregistered descriptor.
     pub policy: Option<ForkPolicy>,
 }
 

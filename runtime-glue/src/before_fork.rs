@@ -18,9 +18,9 @@ pub(crate) static HOOKS: Hooks<Hook> = Hooks::new();
 /// the standard library's output and C's stdio by itself, after the hooks.
 ///
 /// The hook that was registered last runs first, as with `pthread_atfork(3)`. No task of the thread runs between the hooks and
-/// the fork. Signals may be blocked while hooks run. A hook must not start threads: [`fork`](crate::fork()) then returns an
-/// error. A hook must not fork: [`fork_with_threads`](crate::fork_with_threads()) would wait forever for the fork that the hook
-/// belongs to.
+/// the fork. [`fork`](crate::fork()) blocks signals before it runs the hooks, and returns an error if a hook has started threads.
+/// A hook must not fork: [`fork_with_threads`](crate::fork_with_threads()) would wait forever for the fork that the hook belongs
+/// to.
 ///
 /// Children have the hooks too, for forks of their own. The counterpart in the child is [`on_child`](crate::on_child).
 ///

@@ -14,7 +14,7 @@ use crate::{ForkError, NotInChild, policy, sys};
 
 /// The parent's handle to a child process that [`fork`](crate::fork()) made.
 ///
-/// Dropping the handle does not kill the child. If it is dropped inside a runtime, that runtime reaps the child when the
+/// Dropping the handle does not kill the child. If you drop it inside a runtime, that runtime reaps the child when the
 /// child ends. Outside a runtime, a child that still runs stays a zombie after it ends. The handle needs no SIGCHLD, and never
 /// signals another process that got the same id.
 ///
@@ -81,8 +81,8 @@ impl Child {
         }
     }
 
-    /// Makes the handle of a child whose id another process has reported. Returns an error if the id is not that of a child,
-    /// because the other process may have fewer privileges than this one.
+    /// Makes the handle of a child whose id another process has reported. Checks that the id is a child's, because the other
+    /// process may have fewer privileges than this one.
     pub(crate) fn claim(pid: u32) -> Result<Child, ForkError> {
         let mut child = Child::adopt(pid)?;
         child.try_wait().map_err(ForkError::Watch)?;
@@ -143,7 +143,7 @@ impl Child {
                     self.state = State::Idle(process);
                     error
                 })?;
-                // In a child forked later, a task that waits must be woken.
+                // In a child that is forked later, a pending `wait` must return an error.
                 if let Err(error) = policy::set_policy(&watched, ForkPolicy::Sever) {
                     self.state = State::Idle(watched.into_inner());
                     return Err(error);
@@ -155,7 +155,7 @@ impl Child {
         Ok(())
     }
 
-    /// Reaps the child if it has ended. Returns its exit status, or `None` if it runs.
+    /// Reaps the child if it has ended. Returns its exit status, or `None` if the child still runs.
     ///
     /// # Errors
     ///

@@ -31,8 +31,8 @@ pub enum ForkError {
     ForeignSelector,
     /// The caller is not inside a tokio runtime.
     NoRuntime,
-    /// [`fork_with_threads`](crate::fork_with_threads()) was called inside a tokio runtime. The child would continue in a
-    /// task of a runtime without threads.
+    /// [`fork_with_threads`](crate::fork_with_threads()) was called inside a tokio runtime. The child would continue a
+    /// task of a runtime that has lost its threads.
     InsideRuntime,
     /// The current runtime belongs to a [`ProcessRuntime`](crate::ProcessRuntime), which children do not continue.
     InsideProcessRuntime,
@@ -49,8 +49,8 @@ pub enum ForkError {
     Fork(io::Error),
     /// The template of a prefork server could not fork a worker. The text is the error of the template.
     Template(String),
-    /// The parent cannot watch the child (`pidfd_open(2)` on Linux, `EVFILT_PROC` elsewhere). `fork` checks before the
-    /// fork that this is possible. If watching fails nevertheless, `fork` has killed the child.
+    /// The parent cannot watch the child (`pidfd_open(2)` on Linux, `EVFILT_PROC` elsewhere). If this fails only after the
+    /// fork, the parent has killed the child.
     Watch(io::Error),
 }
 

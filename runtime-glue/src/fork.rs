@@ -127,11 +127,11 @@ impl ForkOptions {
 
     /// Forks like [`fork`](ForkOptions::fork). The child calls `first` before any code that may panic or wait.
     pub(crate) async fn fork_with(&self, first: impl FnOnce()) -> Result<Fork, ForkError> {
-        /// How many turns of the runtime a fork gives to signals, so that they reach their streams. If a signal is still
-        /// pending after these turns, signals arrive faster than the runtime delivers them, and waiting is pointless.
+        /// How many times a fork lets the runtime deliver pending signals. If a signal is pending even then, signals arrive
+        /// faster than the runtime delivers them.
         const TURNS_FOR_SIGNALS: usize = 8;
-        /// How many signals had reached their streams at the last fork. The driver may have read later ones in the last turn,
-        /// and the tasks that it woke may not have run.
+        /// How many signals had reached their tasks at the last fork. The driver may have read later signals in the last
+        /// turn of the runtime, and woken tasks that have not run yet.
         static DELIVERED: AtomicUsize = AtomicUsize::new(0);
 
         self.ready().await?;
@@ -144,11 +144,11 @@ impl ForkOptions {
                 DELIVERED.store(handled, Ordering::Relaxed);
                 return fork_now(blocked, first);
             }
-            // The child must not get a signal that was sent to this process: the streams of this process receive it now.
+            // Let the streams of this process receive the signal now, because the child must not get it.
             drop(blocked);
             delivered = handled;
             turns += 1;
-            // In the first turn the driver reads the pipe, in the second one the tasks that it woke run.
+            // In the first turn the driver reads the pipe. In the second turn, the tasks run that the driver woke.
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
             // Tasks that ran meanwhile may have used the blocking pool.
@@ -156,8 +156,8 @@ impl ForkOptions {
         }
     }
 
-    /// Forks like [`fork_with`](ForkOptions::fork_with), but lets no task run first. Use it in a process that was just
-    /// forked, and whose tasks must not run.
+    /// Forks like [`fork_with`](ForkOptions::fork_with), but runs no task first. Call it only in a process that was just
+    /// forked, and has one thread.
     pub(crate) fn fork_at_once(&self, first: impl FnOnce()) -> Result<Fork, ForkError> {
         fork_now(reactor::block_signals(), first)
     }
@@ -184,7 +184,7 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 
 /// Forks a process that may have any number of threads, outside of any runtime. Returns in both processes.
 ///
-/// The child has one thread, the calling one. It cannot continue the runtimes of other threads, but it can build new ones:
+/// The child has only the calling thread. It cannot continue the runtimes of other threads, but it can build new ones:
 /// see [`ProcessRuntime`](crate::ProcessRuntime).
 ///
 /// # Errors
@@ -205,11 +205,11 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 ///
 /// Three failures are possible:
 ///
-/// - If this thread holds the lock of standard output or error, and another thread forks at the same time, both wait forever.
+/// - If the calling thread holds the lock of standard output or error while another thread forks, both wait forever.
 /// - A connection that another thread has accepted and not registered yet, or deregistered and not closed yet, stays open in
 ///   the child.
-/// - If another thread was just starting or ending, no thread can start in the child. The child's first use of a
-///   `ProcessRuntime` then returns [`InheritedLock`](crate::RuntimeError::InheritedLock) after several seconds.
+/// - If another thread was just starting or ending, the child may be unable to start threads. Its first use of a
+///   `ProcessRuntime` then returns [`InheritedLock`](crate::RuntimeError::InheritedLock) after ten seconds.
 ///
 /// [`parent_only`](crate::parent_only()) futures do not resolve in the child.
 ///
@@ -254,7 +254,7 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 /// # }
 /// ```
 pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
-    /// Held from the hooks to the fork. While another thread runs the hooks, they are not in the list.
+    /// Held from the hooks to the fork. Without this lock, another fork would find no hooks while they run here.
     static FORKING: PerProcess<Mutex<()>> = PerProcess::new();
 
     if Handle::try_current().is_ok() {
@@ -266,7 +266,7 @@ pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
     };
     policy::install_defaults();
     let Ok(forking) = FORKING.get_or_try_make::<Infallible>(sys::process_key, || Ok(Mutex::new(()))) else {
-        unreachable!("making a lock forks nothing, and does not fail")
+        unreachable!("making a lock does not fail, and needs no other lock")
     };
     let forking = forking.lock().unwrap_or_else(PoisonError::into_inner);
     before_fork::run_hooks()?;
@@ -302,7 +302,7 @@ pub unsafe fn fork_with_threads() -> Result<Fork, ForkError> {
     }
 }
 
-/// Makes the fork. No task runs between the hooks and the child's first step.
+/// Runs the hooks, and forks. No task runs between the hooks and the child's call of `first`.
 fn fork_now(blocked: SignalsBlocked, first: impl FnOnce()) -> Result<Fork, ForkError> {
     if before_fork::run_hooks()? && !sys::is_single_threaded().map_err(ForkError::Inspect)? {
         return Err(ForkError::Threads(sys::other_threads().map_err(ForkError::Inspect)?));
@@ -313,14 +313,15 @@ fn fork_now(blocked: SignalsBlocked, first: impl FnOnce()) -> Result<Fork, ForkE
     let parent = process::id();
     let may_inherit_stacks = sys::may_inherit_stacks();
     let prepared = reactor::prepare().map_err(ForkError::Prepare)?;
-    // Checks before the fork that the parent can watch the child.
+    // If the parent cannot watch the child, fail before the fork.
     let reserved = sys::reserve_watch().map_err(ForkError::Watch)?;
-    // SAFETY: the checks above found no other thread, and this thread has started none since. Signals are blocked.
+    // SAFETY: the caller has found no other thread, or this process was just forked. Hooks have started no thread, and signals
+    // are blocked.
     let side = unsafe { prepared.fork() }.map_err(ForkError::Fork)?;
     drop(reserved);
     match side {
         ForkResult::Parent { child } => {
-            // A handler of SIGCHLD may reap the child, so watch the child first.
+            // Watch the child before signals are unblocked: a handler of SIGCHLD may reap it.
             let child = Child::adopt(child)?;
             drop(blocked);
             tracing::debug!(child = child.id(), "forked");

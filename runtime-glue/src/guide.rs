@@ -2,7 +2,7 @@
 //!
 //! - [`hangs`]: my program hangs after a fork.
 //! - [`copied`]: state that a child shares or copies by accident.
-//! - [`distribution`]: how even the workers' shares of connections are.
+//! - [`distribution`]: how evenly the workers share connections.
 //! - [`operating`]: signals, reloads, upgrades, systemd and containers of a prefork server.
 //! - [`recipes`]: daemons, libraries in a host program that forks, test harnesses, clients and pools in the child.
 //! - [`issues`]: what forkio does for issues of other projects, by project and number.

@@ -14,7 +14,7 @@ impl<H> Hooks<H> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a thread holds the lock. In a child it may be a thread of the parent.
+    /// Whether a thread holds the lock. In a child, that may be a thread of the parent.
     pub(crate) fn is_locked(&self) -> bool {
         matches!(self.0.try_lock(), Err(TryLockError::WouldBlock))
     }

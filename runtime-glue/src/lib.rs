@@ -1,4 +1,4 @@
-//! `fork()` for tokio: a current-thread runtime that forks continues in both processes.
+//! `fork()` for tokio: both processes continue the current-thread runtime.
 //!
 //! The child has every task, timer and listener of the runtime, and its own kernel queue. tokio stays unmodified.
 //!
@@ -20,16 +20,16 @@
 //! | a connection to a listener that workers share | wakes one worker | wakes all workers that wait |
 //! | the cost of a fork | grows with the number of registrations, unless the fork is prepared in advance | grows with the number of registrations and descriptors |
 //!
-//! Without the patch, forkio reads tokio's registrations from `/proc/self/fdinfo` before a fork, in the parent, which has one
-//! thread then. It asks the kernel about each descriptor, so that a descriptor that was closed and used again is left alone.
-//! [`fork`] returns an error if it cannot know for certain what the child must get. Five things differ:
+//! Without the patch, forkio reads tokio's registrations from `/proc/self/fdinfo`, in the parent, before the fork. It asks the
+//! kernel about each descriptor, and leaves one alone that was closed and used again. [`fork`] returns an error if it cannot
+//! know for certain what the child must get. Five more things differ:
 //!
 //! - [`set_policy`] works inside a runtime, or once the runtime is known from an earlier fork.
 //! - A socket pair or pipe that other code made, such as `std`, is inherited too if both ends are open in this process. If the
 //!   kernel does not report the peers of sockets (`sock_diag(7)`), the ends of a pair are severed like other streams.
 //! - If a fork has left a registration out ([`NoFork`](ForkPolicy::NoFork)), `into_std` of that object fails in the child.
-//! - [`fork_with_threads`] severs the registrations that existed when it began.
-//! - If the runtime has just read a signal, and its task has not received it yet, the child may get the signal too.
+//! - [`fork_with_threads`] does not sever a connection that another thread registers after the call has begun.
+//! - The child may get a signal too that the runtime has just read, and that the waiting task has not received yet.
 //!
 //! | I want to | use |
 //! |---|---|
@@ -39,13 +39,13 @@
 //! | see and control a server | `Server::status`, `Server::control` (feature `status`) |
 //! | fork a current-thread runtime | [`fork()`], [`ForkOptions`] |
 //! | fork a program with threads | [`ProcessRuntime`], [`fork_with_threads`] |
-//! | survive forks made by other code | [the patch](#the-patch); [`atfork`] to react at once |
+//! | survive forks made by other code | [the patch](#the-patch); [`atfork`] to reconcile at once |
 //! | choose what the child gets | [`set_policy`], [`set_default_policy`] |
 //! | restrict a task or value to the parent | [`parent_only()`], [`ParentOwned`] |
 //! | run code at a fork | [`before_fork`], [`on_child`] |
 //! | know which process this is | [`Lineage::current`] |
 //! | find descriptors that are shared by accident | [`audit::shared_descriptors`] |
-//! | have a kernel timer | [`time::Timer`] |
+//! | use a kernel timer | [`time::Timer`] |
 //! | find out why a program hangs | [`guide::hangs`] |
 //!
 //! [`fork()`] has a complete example. Before you fork for the first time, read [`guide::copied`].
@@ -63,10 +63,9 @@
 //!
 //! # Platforms
 //!
-//! Linux 5.4 or later. On FreeBSD, DragonFly, NetBSD, OpenBSD and macOS the crate compiles. This version was tested only on a
-//! model of their kqueue(2).
-//! On Windows, which has no `fork(2)`, only [`ProcessRuntime`] and, with the feature `http`, `serve` and `Server` exist. They
-//! run in one process.
+//! Linux 5.4 or later. On FreeBSD, DragonFly, NetBSD, OpenBSD and macOS the crate compiles. The tests of this version ran on a
+//! model of kqueue(2), not on these systems. On Windows, which has no `fork(2)`, only [`ProcessRuntime`] and, with the feature
+//! `http`, `serve` and `Server` exist. They run in one process.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

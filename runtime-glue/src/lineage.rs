@@ -38,8 +38,8 @@ impl Lineage {
 
     /// Returns the number of forks between this process and the first process of its program, which is generation 0.
     ///
-    /// It does not count a process in between that used neither a runtime nor this crate, such as the middle one of a daemon's
-    /// double fork. After [`atfork::install`](crate::atfork::install) it counts every fork.
+    /// A process in between that used neither a runtime nor this crate does not count, such as the middle one of a daemon's
+    /// double fork. After [`atfork::install`](crate::atfork::install) every fork counts.
     pub fn generation(&self) -> u32 {
         self.generation
     }
@@ -51,7 +51,7 @@ impl Lineage {
         self.parent
     }
 
-    /// Returns the index, from 0, if this process is a worker of a [`Prefork`](crate::prefork::Prefork) server.
+    /// Returns the index, from 0, of this worker of a [`Prefork`](crate::prefork::Prefork) server. `None` in other processes.
     pub fn worker(&self) -> Option<usize> {
         self.worker
     }
@@ -91,12 +91,12 @@ pub(crate) static HOOKS: Hooks<Hook> = Hooks::new();
 /// Calls `hook` in every child that this process forks from now on, and in their children.
 ///
 /// Reseed generators in a hook, reopen files that must not be shared, and forget a cached process id. When hooks run, the child
-/// has its own selectors, and one thread. Hooks run in the order of registration.
+/// has its own selectors. Hooks run in the order of registration.
 ///
 /// In the child of [`fork`](crate::fork()) or [`fork_with_threads`](crate::fork_with_threads()), hooks run before the call
-/// returns. In the child of a fork made by other code, they run in the first turn of a runtime, or before that when a
-/// [`ProcessRuntime`](crate::ProcessRuntime) builds one. Other threads that use a `ProcessRuntime` then wait for the hooks, so a
-/// hook must not wait for them. If a hook forks, no hooks run in that child.
+/// returns, in the only thread. In the child of a fork made by other code, they run in the first turn of a runtime, or before
+/// that when a [`ProcessRuntime`](crate::ProcessRuntime) builds one. The child may have started threads by then. Those that use a
+/// `ProcessRuntime` wait for the hooks, so a hook must not wait for them. If a hook forks, no hooks run in that child.
 ///
 /// [`guide::copied`](crate::guide::copied) lists the state that both processes have in common unless a hook changes it.
 ///
@@ -109,7 +109,7 @@ pub(crate) static HOOKS: Hooks<Hook> = Hooks::new();
 ///
 /// ```
 /// forkio::on_child(|lineage| {
-///     // rand 0.9 and 0.10. The child has one thread, so this is the only generator to reseed.
+///     // rand 0.9 and 0.10. Only this thread has inherited a generator.
 ///     rand::rng().reseed().expect("random numbers from the system");
 ///     tracing::info!(generation = lineage.generation(), "a fresh process");
 /// });
@@ -119,8 +119,8 @@ pub fn on_child(hook: impl FnMut(&Lineage) + Send + 'static) {
     HOOKS.lock().push(Box::new(hook));
 }
 
-/// Finishes a fork in the child, once: wakes [`ParentOnly`](crate::ParentOnly) futures, either all or only those of this
-/// thread, and runs the hooks.
+/// Finishes a fork in the child, once: wakes [`ParentOnly`](crate::ParentOnly) futures, and runs the hooks. If the parent had
+/// other threads, wakes only the futures of this thread.
 pub(crate) fn finish_fork(parent_was_single_threaded: bool) {
     static FINISHED: AtomicU32 = AtomicU32::new(0);
     if FINISHED.swap(generation(), Ordering::Relaxed) == generation() {

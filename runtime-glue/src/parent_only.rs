@@ -34,8 +34,8 @@ pub(crate) fn waiters() -> MutexGuard<'static, Vec<Weak<Waiter>>> {
 ///
 /// # Fork
 ///
-/// In the child the future is dropped without being polled again, and resolves to [`NotInChild`] at once. If the future
-/// itself forks, it continues in that child. In children that other code forks, it does not.
+/// In the child, `ParentOnly` drops the future without polling it again, and resolves to [`NotInChild`] at once. If the future
+/// itself forks, it continues in that child, but not in children that other code forks.
 ///
 /// Dropping the future in the child runs the destructors of the values that it holds. If one of them acts outside the process,
 /// such as a `TempDir`, a lock file or a buffer that flushes, keep it in a [`ParentOwned`](crate::ParentOwned).

@@ -8,7 +8,7 @@ use crate::NotInChild;
 
 /// A value that belongs to the process that made it. A child that is forked later can neither use nor drop it.
 ///
-/// It is for values whose destructors act outside the process: a `tokio::process::Child` with `kill_on_drop`, whose
+/// Use it for values whose destructors act outside the process: a `tokio::process::Child` with `kill_on_drop`, whose
 /// program a child would kill although the parent started it; a temporary directory; a lock file; a buffer that flushes itself.
 ///
 /// # Fork

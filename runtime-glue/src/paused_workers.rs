@@ -12,8 +12,8 @@ use crate::sys::{self, PerProcess};
 /// code, and holds none of the runtime's locks.
 const PAUSE_LIMIT: Duration = Duration::from_millis(50);
 
-/// How long workers pause at most. The code that forks may wait for them meanwhile: a host for their tasks, forkio for a thread
-/// that holds the lock of standard output and waits for their tasks.
+/// How long workers pause at most. Without a limit, the fork could wait forever: the host may wait for a task of these workers, and
+/// so may a thread that holds the lock of standard output, which the fork needs.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// The runtimes of this process that its children do not continue.
@@ -41,7 +41,7 @@ fn runtimes() -> Option<MutexGuard<'static, Vec<Handle>>> {
     Some(runtimes.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Workers that pause until this is dropped. The child must forget it, because it does not have the workers.
+/// Workers that pause until this value is dropped. The child must `mem::forget` it, because the workers stay in the parent.
 pub(crate) struct PausedWorkers(Arc<Pause>);
 
 #[derive(Default)]
@@ -62,7 +62,7 @@ impl Pause {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pauses a worker. It holds no lock of the runtime meanwhile, and is not in a signal handler.
+    /// Pauses the calling worker. In a task it holds no lock of the runtime. Signals are blocked, so it runs no signal handler.
     fn pause_worker(&self) {
         let _blocked = reactor::block_signals();
         let mut state = self.state();

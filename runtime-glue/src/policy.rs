@@ -24,10 +24,10 @@ pub(crate) fn install_defaults() {
             return Ok::<_, Infallible>(());
         }
         for (kind, policy) in [
-            // A worker must never read another process's bytes, and the peer must see the end when the owner closes its end.
+            // A child must not read its parent's bytes, and the peer must see end of file when the parent closes the object.
             (SourceKind::Stream, ForkPolicy::Sever),
             (SourceKind::Pipe, ForkPolicy::Sever),
-            // A task that waits for a process that the parent started must fail in the child rather than wait forever.
+            // In the child, a task that waits for one of the parent's processes must fail: it would wait forever.
             (SourceKind::Process, ForkPolicy::Sever),
             (SourceKind::Watch, ForkPolicy::NoFork),
             (SourceKind::Queue, ForkPolicy::NoFork),
@@ -88,8 +88,7 @@ pub fn set_policy(io: &impl AsFd, policy: ForkPolicy) -> io::Result<()> {
     })
 }
 
-/// Changes a registration. If no selector has the registration, the current runtime may run on upstream mio. Then adopts
-/// that runtime, and tries again.
+/// Changes a registration. If no selector has it, adopts the current runtime, which may run on upstream mio, and tries again.
 fn or_adopt(change: impl Fn() -> io::Result<()>) -> io::Result<()> {
     match change() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -107,8 +106,8 @@ fn or_adopt(change: impl Fn() -> io::Result<()>) -> io::Result<()> {
 ///
 /// # Panics
 ///
-/// If `policy` is [`ForkPolicy::Renew`] and objects of this kind cannot be renewed: only wakers and timers can. Tag a
-/// stream socket pair with [`set_policy`] instead.
+/// If `policy` is [`ForkPolicy::Renew`] for a kind other than wakers and timers. Tag a stream socket pair with
+/// [`set_policy`] instead.
 ///
 /// # Examples
 ///
@@ -136,7 +135,7 @@ pub(crate) fn unmute(io: &impl AsFd) -> io::Result<()> {
     or_adopt(|| glue::unmute(&io.as_fd().as_raw_fd()))
 }
 
-/// Lets an event of a listener wake one of the processes that wait for it, instead of all (`EPOLLEXCLUSIVE`). A process that
+/// Sets whether an event of a listener wakes one of the waiting processes instead of all (`EPOLLEXCLUSIVE`). A process that
 /// stops accepting must [`mute`] the listener, because the kernel may have woken only this process.
 pub(crate) fn set_exclusive(io: &impl AsFd, exclusive: bool) -> io::Result<()> {
     or_adopt(|| glue::set_exclusive(&io.as_fd().as_raw_fd(), exclusive))

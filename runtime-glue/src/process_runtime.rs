@@ -27,7 +27,7 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 /// I/O objects follow their [policies](crate::set_policy): connections are severed, so that their peers see the end when the
 /// parent closes them, and listeners stay open.
 ///
-/// - **A listener** that the child should serve too is best kept as a [`std::net::TcpListener`], of which each runtime gets a
+/// - **A listener** that the child should serve too: keep it as a [`std::net::TcpListener`], and give each runtime a
 ///   `try_clone`. Tag a listener with [`Sever`](crate::ForkPolicy::Sever) if the child must not hold it open.
 /// - **Signals** reach the streams of the process that they were sent to. A signal that the parent has received by the time of
 ///   the fork is not delivered in the child.
@@ -42,9 +42,9 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 ///
 /// Some locks of tokio belong to the process: those of the signal streams, of the first stream for a signal
 /// (`signal-hook-registry`), and of dropped `tokio::process::Child` handles.
-/// [`fork_with_threads`](crate::fork_with_threads()) pauses the runtime's workers, so that they hold none. Other threads may
-/// hold one for nanoseconds, and so may workers at forks made by other code. If a thread held one at the fork, the child's
-/// first use returns [`RuntimeError::InheritedLock`].
+/// [`fork_with_threads`](crate::fork_with_threads()) pauses the runtime's workers, so that they hold none of these locks. Other
+/// threads may hold such a lock for nanoseconds, and so may workers at forks made by other code. If a thread held one of these
+/// locks at the fork, the child's first use returns [`RuntimeError::InheritedLock`].
 ///
 /// ## `parking_lot`
 ///
@@ -96,8 +96,8 @@ impl Current {
 }
 
 impl<F> ProcessRuntime<F> {
-    /// Creates a runtime that `build` builds in each process that uses it. It needs an I/O driver (`enable_all` or
-    /// `enable_io`).
+    /// Creates a `ProcessRuntime`. Each process that uses it calls `build` once. The runtime that `build` returns needs an I/O
+    /// driver (`enable_all` or `enable_io`).
     pub const fn new(build: F) -> ProcessRuntime<F> {
         ProcessRuntime { build, current: PerProcess::new() }
     }
@@ -165,7 +165,7 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
                     Ok(Current { id: runtime.handle().id(), runtime: Mutex::new(Some(Arc::new(runtime))) })
                 }
                 Err(error) => {
-                    // Dropping the runtime could wait, and the caller may be a task.
+                    // Dropping the runtime could block, which tokio forbids in a task.
                     runtime.shutdown_background();
                     Err(error.into())
                 }
@@ -207,7 +207,7 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
         }
         let output = runtime.block_on(future);
         if process != sys::process_key() {
-            // The future has forked, and the runtime is the parent's.
+            // The future has forked, and in this child the runtime is the parent's.
             std::mem::forget(runtime);
         } else if let Some(runtime) = Arc::into_inner(runtime) {
             // Another thread has shut down the runtime meanwhile.
@@ -227,8 +227,8 @@ fn not_made(error: NotMade<RuntimeError>) -> RuntimeError {
 /// How long to wait for a thread that takes microseconds, unless a thread of the parent has left a lock locked.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
-/// Runs the hooks of [`on_child`](crate::on_child) now, once per process, rather than in the first turn of the new runtime. A hook
-/// may use the runtime: it is not being built yet.
+/// Keeps inherited stacks, and runs the hooks of [`on_child`](crate::on_child), once per process. Call it before the runtime is
+/// built: then a hook may use the runtime.
 fn finish_fork() -> Result<(), RuntimeError> {
     static FINISHED: PerProcess<()> = PerProcess::new();
     let finish = || {
@@ -253,7 +253,7 @@ fn finish_fork() -> Result<(), RuntimeError> {
     }
 }
 
-/// Repairs, once per process, what every runtime in it depends on.
+/// Occupies inherited stacks, and renews tokio's signal pipe, once per process.
 fn prepare_process() -> Result<(), RuntimeError> {
     static PREPARED: PerProcess<()> = PerProcess::new();
     let prepare = || {
@@ -263,8 +263,8 @@ fn prepare_process() -> Result<(), RuntimeError> {
                 check_stacks(error)?;
             }
         }
-        // If this thread is inside a runtime, where no second runtime can run, or if the call may hang, another thread
-        // makes it.
+        // Inside a runtime no second one can run. If an ancestor had threads, the call may hang. In both cases another thread
+        // makes the call.
         if lineage::ancestors_were_single_threaded() && Handle::try_current().is_err() {
             return Ok(runtime::renew_signal_pipe()?);
         }
@@ -276,8 +276,7 @@ fn prepare_process() -> Result<(), RuntimeError> {
     PREPARED.get_or_try_make(sys::process_key, prepare).copied().map_err(not_made)
 }
 
-/// Returns the error of a process that cannot keep the stacks of the parent's threads, unless it can have a runtime without
-/// them.
+/// Converts an error of keeping or occupying stacks. Returns `Ok` if tokio works without these stacks.
 fn check_stacks(error: io::Error) -> Result<(), RuntimeError> {
     if error.kind() == io::ErrorKind::TimedOut {
         return Err(RuntimeError::InheritedLock);
@@ -304,7 +303,7 @@ impl<F> fmt::Debug for ProcessRuntime<F> {
 pub enum RuntimeError {
     /// The function that builds the runtime returned this error.
     Build(io::Error),
-    /// The runtime or the process cannot be used, as [`ForkError`] says: [`ParkingLot`](ForkError::ParkingLot),
+    /// A check of the runtime or the process has failed with [`ParkingLot`](ForkError::ParkingLot),
     /// [`ForeignSelector`](ForkError::ForeignSelector), [`NoIoDriver`](ForkError::NoIoDriver) or
     /// [`Inspect`](ForkError::Inspect).
     Check(ForkError),
@@ -312,8 +311,8 @@ pub enum RuntimeError {
     /// connections from its own.
     InheritedState(InheritedState),
     /// A thread of the parent held a lock at the fork that this process needs: that of tokio's signal streams, or the one
-    /// that the standard library takes for a moment when a thread starts or ends. This process cannot start threads, and
-    /// `std::process::exit` waits for the same lock: end it with `_exit(2)`.
+    /// that the standard library takes when a thread starts or ends. Starting a thread or `std::process::exit` may wait for
+    /// that lock forever: end this process with `_exit(2)`.
     InheritedLock,
     /// [`block_on`](ProcessRuntime::block_on) was called on a thread that was inside the inherited runtime when it forked,
     /// such as in one of its tasks.

@@ -19,9 +19,12 @@ use crate::{ForkError, lineage, paused_workers, sys};
 
 /// The token under which tokio's driver registers its duplicate of the signal pipe's receiving end
 /// (`tokio/src/runtime/io/driver.rs`, `TOKEN_SIGNAL`).
+///
+/// If a version of tokio changes the token, the pipe follows the policy of streams. The child's driver then panics with a message
+/// that names the pipe, and steals no signals of the parent.
 pub(crate) const SIGNAL_TOKEN: Token = Token(1);
 
-/// The period at which a fork counts the threads of the process while it waits for them to end.
+/// How often a waiting fork checks whether the other threads have ended.
 const THREADS_PERIOD: Duration = Duration::from_millis(5);
 
 /// Checks the flavour and the selector of the current runtime.
@@ -36,11 +39,11 @@ pub(crate) fn check() -> Result<(), ForkError> {
     check_selector(handle.id())
 }
 
-/// Registers a descriptor with the runtime, and checks that forks handle the runtime's selector.
+/// Checks that forks can handle the selector of the current runtime, whose id is `id`.
 fn check_selector(id: Id) -> Result<(), ForkError> {
     thread_local! {
-        /// The checked runtime. On upstream mio also its process, because the child of an unplanned fork has its parent's
-        /// epoll instance.
+        /// The runtime that was checked last. On upstream mio also the process: after an unplanned fork, check again, because
+        /// the child's runtime has the parent's epoll instance.
         static CHECKED: Cell<Option<(Id, Option<ProcessKey>)>> = const { Cell::new(None) };
     }
     match CHECKED.get() {
@@ -56,20 +59,19 @@ fn check_selector(id: Id) -> Result<(), ForkError> {
 /// Makes forks handle the current runtime, if there is one, even if it runs on upstream mio.
 pub(crate) fn adopt_current() {
     if Handle::try_current().is_ok() {
-        // After an error, forkio does not know the runtime's registrations. A caller that needs one of them fails, and
-        // reports that.
+        // After an error, forkio does not know the runtime's registrations. A caller that needs one then returns an error.
         let _ = probe();
     }
 }
 
-/// Whether tokio was built with its feature `parking_lot`. A child can use its locks only if the stacks of the parent's threads
-/// stay as they are: [`sys::keep_inherited_stacks`].
+/// Whether tokio was built with its feature `parking_lot`. A child can use such locks only if it
+/// [keeps the stacks](sys::keep_inherited_stacks) of the parent's threads.
 pub(crate) fn uses_parking_lot() -> bool {
-    // tokio has no function for this. With `parking_lot`, and only then, the debug output of its mutexes has a marker.
+    // tokio has no function for this. Only with `parking_lot`, the debug output of tokio's mutexes has this marker.
     format!("{:?}", Notify::new()).contains("PhantomData")
 }
 
-/// Registers a descriptor with the current runtime. Its selector must be forkio's, or one that forks can handle.
+/// Registers a descriptor with the current runtime. Fails unless the runtime's selector is forkio's, or can be adopted.
 fn probe() -> Result<AsyncFd<OwnedFd>, ForkError> {
     // This socket is never readable.
     let probe = OwnedFd::from(UnixDatagram::unbound().map_err(ForkError::Inspect)?);
@@ -94,7 +96,7 @@ pub(crate) fn keep_from_children() -> Result<(), ForkError> {
 /// Gives this process and each later child a signal pipe of its own. Then empties the pipe of this process: a signal that the
 /// parent had received at the fork must not be delivered here.
 pub(crate) fn renew_signal_pipe() -> Result<(), ForkError> {
-    // tokio makes the pipe with the first runtime, under a lock. A child must not inherit that lock while it is held.
+    // tokio makes the pipe with the first runtime, under a lock. Hold off forks, so that no child inherits that lock locked.
     let held = glue::hold_off().map_err(ForkError::Inspect)?;
     let runtime = Builder::new_current_thread().enable_io().build().map_err(ForkError::Inspect)?;
     let probe = {
@@ -104,7 +106,7 @@ pub(crate) fn renew_signal_pipe() -> Result<(), ForkError> {
     let receivers = glue::renewed_receivers();
     let registrations = reactor::registrations();
     let own = registrations.iter().find(|registration| registration.fd == probe.as_raw_fd());
-    // Another runtime may close its receiver at any time.
+    // Use the receiver of this runtime: another runtime may close its own at any time.
     let is_own = |entry: &&Registration| own.is_some_and(|own| own.selector == entry.selector);
     let mut candidates = registrations.iter().filter(is_own).map(|registration| registration.fd);
     let receiver = candidates.find(|fd| receivers.contains(fd)).ok_or(ForkError::ForeignSelector)?;
@@ -136,7 +138,7 @@ pub(crate) async fn wait_for_threads(limit: Duration) -> Result<(), ForkError> {
             return if threads.is_empty() { Ok(()) } else { Err(ForkError::Threads(threads)) };
         }
         let mut ready = ticker.readable_mut().await.map_err(ForkError::Inspect)?;
-        // Without an expiration, the event was spurious, which is harmless.
+        // This fails after a spurious event, which is harmless.
         let _ = ready.try_io(|ticker| ticker.get_mut().expirations());
         if sys::is_single_threaded().map_err(ForkError::Inspect)? {
             return Ok(());
@@ -158,9 +160,6 @@ pub(crate) struct SignalPipes {
 }
 
 /// Whether a signal has arrived that tokio's driver has not passed to the `Signal` streams.
-///
-/// If tokio changes the token of its signal pipe, the pipe follows the policy of streams. The child's driver then ends with a
-/// panic that names the pipe, rather than steal the parent's signals.
 pub(crate) fn is_signal_pending() -> bool {
     let mut pipes = signal_pipes();
     let newest_selector = glue::newest_selector();
@@ -173,8 +172,8 @@ pub(crate) fn is_signal_pending() -> bool {
 
 /// Runs in the child of an unplanned fork, before its first poll.
 pub(crate) fn before_first_poll() {
-    // A signal that reached the child before its pipe was renewed has written to the parent's pipe. tokio's driver checks all
-    // signals when it has read a byte.
+    // If a signal reached the child before its pipe was renewed, the handler has written to the parent's pipe. Write again:
+    // tokio's driver checks all signals when it has read a byte.
     for receiver in glue::renewed_receivers() {
         // An error means that the runtime has ended meanwhile.
         let _ = glue::nudge_pair_end(&receiver);
