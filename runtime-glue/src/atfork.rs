@@ -10,14 +10,14 @@
 //! | | [`fork`](crate::fork()) | an unplanned fork |
 //! |---|---|---|
 //! | selectors and descriptors | by policy | by policy |
-//! | an object that the child needs cannot be made | the fork is refused | the child's runtimes fail: [`failure`] says why |
-//! | other threads | are waited for, or the fork is refused | the child does not have them |
-//! | [`Child`](crate::Child), [`parent_only`](crate::parent_only()) | correct | correct |
+//! | an object that the child needs cannot be made | `fork` returns an error | the child's runtimes fail: [`failure`] says why |
+//! | other threads | `fork` waits for them to end, or returns an error | the child does not have them |
+//! | [`Child`](crate::Child), [`parent_only`](crate::parent_only()) | fail with `NotInChild` in the child | the same |
 //! | [`Lineage`](crate::Lineage) | counts every fork | skips a process that used neither a runtime nor this crate, except after [`install`] |
 //! | [`on_child`](crate::on_child) hooks | run before `fork` returns | run in the first turn of a runtime |
 //! | [`parent_only`](crate::parent_only()) futures wake | before `fork` returns | in the first turn, if the process had one thread |
 //! | [`before_fork`](crate::before_fork) hooks, buffered output | run, flushed | not run, not flushed |
-//! | a signal that no stream has received yet | is waited for | both processes may see it |
+//! | a signal that no stream has received yet | `fork` lets the parent receive it | both processes may receive it |
 //!
 //! The *first turn* of a runtime begins when it first asks its selector for events after the fork. A runtime that the child has
 //! built has one too. A panic in a hook propagates from the `block_on` of that runtime. A child that only calls `exec` or

@@ -14,9 +14,9 @@ use crate::{ForkError, NotInChild, policy, sys};
 
 /// The parent's handle to a child process that [`fork`](crate::fork()) made.
 ///
-/// Dropping the handle does not kill the child. If you drop it inside a runtime, that runtime reaps the child when the
-/// child ends. Outside a runtime, a child that still runs stays a zombie after it ends. The handle needs no SIGCHLD, and never
-/// signals another process that got the same id.
+/// Dropping the handle does not kill the child. If you drop it inside a runtime, that runtime reaps the child when the child ends.
+/// Outside a runtime, the child becomes a zombie when it ends. The handle needs no SIGCHLD, and never signals another process
+/// that got the same id.
 ///
 /// # Fork
 ///
@@ -26,8 +26,8 @@ use crate::{ForkError, NotInChild, policy, sys};
 ///
 /// # Platforms
 ///
-/// On Linux the handle is a pidfd. Elsewhere it is an `EVFILT_PROC` event and the process id, so no other code of the process
-/// may reap any child (`waitpid(-1)`).
+/// On Linux the handle is a pidfd. Elsewhere it is an `EVFILT_PROC` event and the process id, so other code of the process must
+/// not reap all children (`waitpid(-1)`).
 ///
 /// # Examples
 ///

@@ -31,8 +31,7 @@ pub enum Fork {
 /// runtime.
 ///
 /// If the process has other threads, `fork` waits up to 12 seconds for them to end. An idle thread of `spawn_blocking` or
-/// `tokio::fs` ends after ten seconds: see [`ForkOptions::wait_for_threads`]. The call `ForkOptions::new().fork()` does the
-/// same.
+/// `tokio::fs` ends after ten seconds. [`ForkOptions::wait_for_threads`] sets another limit.
 ///
 /// # Errors
 ///

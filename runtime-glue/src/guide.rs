@@ -6,7 +6,7 @@
 //! - [`operating`]: signals, reloads, upgrades, systemd and containers of a prefork server.
 //! - [`recipes`]: daemons, libraries in a host program that forks, test harnesses, clients and pools in the child.
 //! - [`issues`]: what forkio does for issues of other projects, by project and number.
-//! - [`tokio`]: what tokio documents about forks, what forkio adds, and what it relies on.
+//! - [`tokio`]: what tokio documents about forks, what forkio adds, and what forkio relies on.
 
 #[doc = include_str!("../docs/hangs.md")]
 pub mod hangs {}

@@ -46,7 +46,7 @@ impl Lineage {
 
     /// Returns the process id of the process that forked this one, even if that process has ended. `None` in generation 0.
     ///
-    /// Like [`generation`](Lineage::generation), it skips a process that used neither a runtime nor this crate.
+    /// Like [`generation`](Lineage::generation), this skips a process that used neither a runtime nor this crate.
     pub fn parent(&self) -> Option<u32> {
         self.parent
     }

@@ -22,7 +22,7 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 ///
 /// # Fork
 ///
-/// Any fork works: [`fork_with_threads`](crate::fork_with_threads()), or one that other code makes. The child leaks the
+/// Any fork works: [`fork_with_threads`](crate::fork_with_threads()), or a fork made by other code. The child leaks the
 /// inherited runtime, because dropping it would wait for threads that the child does not have. Its tasks do not continue. Its
 /// I/O objects follow their [policies](crate::set_policy): connections are severed, so that their peers see the end when the
 /// parent closes them, and listeners stay open.
@@ -106,7 +106,7 @@ impl<F> ProcessRuntime<F> {
     /// one.
     ///
     /// If other threads are inside [`block_on`](ProcessRuntime::block_on), their futures continue. The runtime then shuts down
-    /// when the last of these calls returns, without waiting for its blocking tasks.
+    /// when the last of these calls returns, without waiting for blocking tasks.
     ///
     /// # Panics
     ///
@@ -224,7 +224,7 @@ fn not_made(error: NotMade<RuntimeError>) -> RuntimeError {
     }
 }
 
-/// How long to wait for a thread that takes microseconds, unless a thread of the parent has left a lock locked.
+/// How long to wait for a thread. It takes microseconds, unless a thread of the parent has left a lock locked.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Keeps inherited stacks, and runs the hooks of [`on_child`](crate::on_child), once per process. Call it before the runtime is
@@ -298,7 +298,7 @@ impl<F> fmt::Debug for ProcessRuntime<F> {
     }
 }
 
-/// Why a [`ProcessRuntime`] has no runtime.
+/// Why a [`ProcessRuntime`] cannot be used.
 #[non_exhaustive]
 pub enum RuntimeError {
     /// The function that builds the runtime returned this error.

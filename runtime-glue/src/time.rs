@@ -58,7 +58,7 @@ impl Timer {
         Ok(Timer { watched: sys::watch(unix::Timer::new(clock)?).map_err(|(_, error)| error)? })
     }
 
-    /// Lets the timer expire after `delay`, and then after each `period`, if there is one. Discards the previous setting, and
+    /// Sets the timer to expire after `delay`, and then after each `period`, if there is one. Discards the previous setting, and
     /// expirations that were not taken.
     ///
     /// # Errors
@@ -68,7 +68,7 @@ impl Timer {
         self.watched.get_mut().set_after(delay, period)
     }
 
-    /// Lets the timer expire when its [clock](Clock::now) shows `time`, and then after each `period`, if there is one. If
+    /// Sets the timer to expire when its [clock](Clock::now) shows `time`, and then after each `period`, if there is one. If
     /// that time has passed, the timer expires at once, and counts each period since.
     ///
     /// # Errors
@@ -123,7 +123,7 @@ impl Timer {
     }
 }
 
-/// Lets [`set_policy`](crate::set_policy) take a timer. Take expirations with [`Timer::expired`] only.
+/// The descriptor for [`set_policy`](crate::set_policy). Read expirations with [`Timer::expired`] only.
 impl AsFd for Timer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.watched.get_ref().as_fd()

@@ -1,4 +1,4 @@
-//! Registers objects with the current runtime, and handles processes and signals, on all systems.
+//! Descriptors in the current runtime, processes and signals, on all systems.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -90,8 +90,8 @@ pub(crate) fn flush_stdio() {
 /// Sends SIGCHLD to this child of a fork, if the signal has a handler.
 ///
 /// If tokio has no pidfd for a process (no descriptor left, or an old kernel), tokio checks the process after each SIGCHLD. The
-/// kernel sends this child no SIGCHLD for a process that the parent started. This signal makes tokio check it, so that tasks that
-/// wait for it get an error.
+/// kernel sends this child no SIGCHLD for a process that the parent started. This signal makes tokio check the process, and tasks
+/// that wait for the process get an error.
 pub(crate) fn raise_child_signal() {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: the kernel fills `action`. The call cannot fail for this signal.

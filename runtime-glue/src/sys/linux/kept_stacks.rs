@@ -8,7 +8,7 @@
 //!
 //! glibc regards a stack of the cache as unused if the thread id in the descriptor is 0 (`nptl/descr.h`: "Thread ID - which is
 //! also a 'is this thread descriptor (and therefore stack) used' flag"; `__nptl_stack_in_use`). The kernel sets the id to
-//! 0 when the thread ends, and glibc sets it to 0 in a child (`__nptl_reclaim_stacks`). So this module writes an id that
+//! 0 when the thread ends, and glibc sets it to 0 in a child (`reclaim_stacks`). So this module writes an id that
 //! no thread has. glibc then neither reuses nor unmaps the stack, like the stack of a thread that is just ending.
 
 use std::arch::asm;
@@ -96,7 +96,7 @@ impl Layout {
         if below_end != 0 {
             return Ok(Layout { below_end, thread_id, stack, flags });
         }
-        // One thread is not enough, because a field of it may have the value of another field by chance.
+        // One sample is not enough, because two of its fields may be equal by chance.
         let (first, second) = (Sample::take()?, Sample::take()?);
         let layout = Layout::of(&first, &second).ok_or_else(|| unknown("this version of glibc is not known"))?;
         let fields = [layout.below_end, layout.thread_id, layout.stack, layout.flags];

@@ -70,14 +70,14 @@ pub(crate) fn keep_stacks_at_forks() -> io::Result<()> {
 
 /// Keeps glibc from giving the `pthread_t` of a thread that ended before the fork to a thread made after it.
 ///
-/// In a child, glibc reuses the stacks of all other threads (`__reclaim_stacks`), even those of ended threads that were not
+/// In a child, glibc reuses the stacks of all other threads (`reclaim_stacks`), even those of ended threads that were not
 /// joined. The `pthread_t` is part of the stack. A join of the old thread would then join the new thread, or the calling thread
 /// itself, and hang. tokio's blocking pool makes such joins: an idle thread that ends joins the thread that ended before it. So
 /// this function occupies the stacks with threads that end at once and are not joined, as in the parent.
 ///
 /// musl does not reuse stacks.
 pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
-    /// How long to wait for threads that take microseconds, unless a lock stays locked: see `RuntimeError::InheritedLock`.
+    /// How long to wait for the threads. They take microseconds, unless a lock stays locked: `RuntimeError::InheritedLock`.
     const THREAD_LIMIT: Duration = Duration::from_secs(10);
     /// glibc reuses a stack for a request of a quarter of its size or more (`get_cached_stack`), so these requests find all
     /// stacks from 16 KiB to 1 GiB.
