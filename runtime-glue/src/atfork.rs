@@ -14,7 +14,7 @@
 //! | other threads | `fork` waits for them to end, or returns an error | the child does not have them |
 //! | [`Child`](crate::Child), [`parent_only`](crate::parent_only()) | fail with `NotInChild` in the child | the same |
 //! | [`Lineage`](crate::Lineage) | counts every fork | skips a process that used neither a runtime nor this crate, except after [`install`] |
-//! | [`on_child`](crate::on_child) hooks | run before `fork` returns | run in the first turn of a runtime |
+//! | [`on_child`](crate::on_child) hooks | run before `fork` returns | run in the first turn of a runtime, or before it |
 //! | [`parent_only`](crate::parent_only()) futures wake | before `fork` returns | in the first turn, if the process had one thread |
 //! | [`before_fork`](crate::before_fork) hooks, buffered output | run, flushed | not run, not flushed |
 //! | a signal that no stream has received yet | `fork` lets the parent receive it | both processes may receive it |

@@ -43,8 +43,9 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 /// Some locks of tokio belong to the process: those of the signal streams, of the first stream for a signal
 /// (`signal-hook-registry`), and of dropped `tokio::process::Child` handles.
 /// [`fork_with_threads`](crate::fork_with_threads()) pauses the runtime's workers, so that they hold none of these locks. Other
-/// threads may hold such a lock for nanoseconds, and so may workers at forks made by other code. If a thread held one of these
-/// locks at the fork, the child's first use returns [`RuntimeError::InheritedLock`].
+/// threads may hold such a lock for nanoseconds, and so may workers at forks made by other code. If a thread held the lock of the
+/// signal streams at the fork, the child's first use returns [`RuntimeError::InheritedLock`]. No error reports the lock of a first
+/// stream: in the child, creating the first stream for a signal then waits forever.
 ///
 /// ## `parking_lot`
 ///

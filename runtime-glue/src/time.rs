@@ -63,7 +63,7 @@ impl Timer {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a period of zero.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a period of zero; otherwise those of [`disarm`](Timer::disarm).
     pub fn set_after(&mut self, delay: Duration, period: Option<Duration>) -> io::Result<()> {
         self.watched.get_mut().set_after(delay, period)
     }
