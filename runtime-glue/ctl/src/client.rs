@@ -12,7 +12,7 @@ use crate::Failure;
 /// The time limit of each read of the server's state, unless `--timeout` is shorter.
 pub(crate) const STATE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest answer that is read, in bytes. The state of a server is shorter.
+/// The size limit of an answer, in bytes. The state of a server is much smaller.
 const MAX_ANSWER: u64 = 64 << 20;
 
 /// The status and the body of an answer.

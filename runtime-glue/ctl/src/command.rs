@@ -15,10 +15,10 @@ use crate::{Failure, print, report};
 /// How often to ask the server for the progress.
 const PERIOD: Duration = Duration::from_millis(200);
 
-/// The shortest limit of a wait for the server's state.
+/// The shortest time limit of a read: a socket rejects a limit of zero.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// How long to look for the new program after an upgrade, if the old one ended before its answer was read.
+/// How long to look for the new program of an upgrade, if the old program ended without an answer.
 const SUCCESSOR_WAIT: Duration = Duration::from_secs(5);
 
 /// The result of a command, as the server sends it.
@@ -31,9 +31,8 @@ struct Outcome {
 pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait) -> Result<(), Failure> {
     let deadline = wait.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    // A read cannot have a limit of zero.
     let state = || State::of(control, left().map_or(STATE_TIMEOUT, |left| left.clamp(SHORTEST, STATE_TIMEOUT)));
-    // The answer to an upgrade may be lost, because the upgrade ends the old program.
+    // An upgrade may end the old program before it answers. A server with another process id then shows the success.
     let before = if name == "upgrade" { Some(state()?.server.pid) } else { None };
     let (sender, receiver) = channel();
     let mut target = target.to_owned();
@@ -62,7 +61,7 @@ pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait)
         if wait.quiet {
             continue;
         }
-        // During an upgrade there may be no service worker for a moment, so an error is ignored.
+        // Ignore an error: during an upgrade, the server has no service worker for a moment.
         let progress = state().map_or(String::new(), |state| progress(&state));
         if !progress.is_empty() && progress != shown {
             report(format_args!("{name}: {progress}"));

@@ -27,7 +27,7 @@ Exit codes:
   1  the server refused the command, the command failed, or the output could not be written; the message says why,
      and the server continues
   2  there is a mistake in the command line
-  3  the server cannot be reached
+  3  the server cannot be reached, or its answer cannot be understood
   4  the command was not done within --timeout; the server continues it
 
 Examples:

@@ -70,7 +70,7 @@ impl State {
     ///
     /// # Errors
     ///
-    /// [`Failure::Unreachable`], and [`Failure::Refused`] if the status is not 200: the server may refuse this user.
+    /// [`Failure::Unreachable`], and [`Failure::Refused`] if the status is not 200, such as when the server refuses this user.
     pub(crate) fn of(control: &Path, limit: Duration) -> Result<State, Failure> {
         State::json(control, limit).and_then(|json| {
             serde_json::from_slice(&json)
@@ -87,7 +87,7 @@ impl State {
         }
     }
 
-    /// Returns how many worker indices have a worker that serves, of `generation` if given.
+    /// Counts the worker indices that have a serving worker: of `generation`, or of any generation if `None`.
     pub(crate) fn serving(&self, generation: Option<u64>) -> usize {
         let is_counted = |worker: &&Worker| generation.is_none_or(|number| worker.generation == number);
         let serving = self.workers.iter().filter(is_counted).filter(|worker| worker.is_serving());

@@ -13,7 +13,7 @@ use crate::{Failure, print};
 /// How often `--watch` shows the state.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How long `--watch` waits for a server that has answered before: the server may be replacing its service worker or its
+/// How long `--watch` waits for a server that has answered before. The server may be replacing its service worker or its
 /// program.
 const PATIENCE: Duration = Duration::from_secs(5);
 

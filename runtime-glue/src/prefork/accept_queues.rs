@@ -10,7 +10,7 @@ use super::acceptor::refuse_new_connections;
 use super::{Distribution, Listener, PreforkError, inherited};
 use crate::sys;
 
-/// The listeners in the order that they were given, as the supervisor holds them: registered and muted.
+/// The supervisor's listeners, registered and muted, in the order in which the application gave them.
 #[derive(Debug, Default)]
 pub(super) struct AcceptQueues(Vec<AcceptQueue>);
 
@@ -131,8 +131,8 @@ impl AcceptQueues {
     }
 
     /// Makes queues for places up to `workers`. They get no connections until [`open`](AcceptQueues::open): a template must load
-    /// before it can fork workers for them. With tokio on upstream mio they get connections at once, because tokio would never
-    /// forget that the sockets were hung up.
+    /// before it can fork workers for them. With tokio on upstream mio the sockets listen at once. epoll reports a socket that
+    /// does not listen as hung up, and tokio would never forget that.
     pub(super) fn grow(&mut self, workers: usize) -> io::Result<()> {
         for queue in &mut self.0 {
             let AcceptQueue::PerPlace { places, is_per_cpu } = queue else { continue };
@@ -185,10 +185,10 @@ impl AcceptQueues {
     }
 }
 
-/// Keeps a listener in the supervisor without being woken by it.
+/// Mutes a listener, so that it does not wake this process, and sets its policy.
 fn hold(listener: &Listener, policy: ForkPolicy) -> io::Result<()> {
     crate::policy::mute(listener)?;
-    // The policy is set explicitly, so that an audit in a worker does not list the listener.
+    // An audit in a worker does not list a listener that has an explicit policy.
     crate::set_policy(listener, policy)
 }
 

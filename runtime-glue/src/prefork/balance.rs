@@ -11,7 +11,8 @@ use crate::sys;
 /// its own.
 #[derive(Debug)]
 pub(super) struct Balance {
-    /// How many connections of balanced listeners have been accepted, how many slots have been used, then a word per slot.
+    /// How many connections have been accepted (0 if no listener is balanced), how many slots have been used, then a word per
+    /// slot.
     words: sys::SharedWords,
 }
 
@@ -19,7 +20,7 @@ const ACCEPTED: usize = 0;
 const USED: usize = 1;
 const FIRST: usize = 2;
 
-/// What a worker does with the listener. The worker itself writes it, except as noted.
+/// Whether a worker accepts from balanced listeners. The worker itself writes its state, except as noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// The worker takes no part. It has not accepted yet, has stopped, has ended (written by the supervisor), or has not
@@ -78,8 +79,8 @@ struct Share {
 impl Share {
     /// Computes the share of each worker, of `total` connections among `workers`.
     ///
-    /// The worker with the fewest has at most the mean, so that with one more it has at most `fair`: there is always a
-    /// worker that may accept.
+    /// `total` includes the connection to accept. The worker with the fewest connections therefore has fewer than `fair`, and
+    /// may accept.
     fn of(total: u64, workers: u64) -> Share {
         let fair = total.div_ceil(workers);
         Share { fair, most: fair.max(total * 5 / (workers * 4)) }
@@ -117,8 +118,7 @@ impl Balance {
         Word(self.words[FIRST + index].load(Ordering::SeqCst))
     }
 
-    /// Returns how many connections all workers have accepted from balanced listeners. The number rises as long as any of
-    /// them accepts.
+    /// Returns how many connections all workers have accepted, or 0 if no listener is balanced.
     pub(super) fn accepted(&self) -> u64 {
         self.accepted_word().load(Ordering::SeqCst)
     }
@@ -142,8 +142,8 @@ impl Balance {
         let _ = self.words[FIRST + index].fetch_update(Ordering::SeqCst, Ordering::SeqCst, set);
     }
 
-    /// Counts a connection that the worker in slot `index` has opened. Only balanced listeners need the count of all workers,
-    /// which costs time because all workers write it.
+    /// Counts a connection that the worker in slot `index` has opened. Only if a listener `is_balanced`, counts it for all
+    /// workers too: they all write that word, which costs time.
     pub(super) fn opened(&self, index: usize, is_balanced: bool) {
         self.words[FIRST + index].fetch_add(1, Ordering::SeqCst);
         if is_balanced {
@@ -217,8 +217,8 @@ impl Balance {
 mod tests {
     use super::*;
 
-    /// The worker with the fewest may always have one more, in any state. No worker gets beyond a quarter more than the
-    /// mean, or the mean rounded up.
+    /// The worker with the fewest connections may accept in any state. No worker gets more than a quarter above the mean, or
+    /// the mean rounded up if that is more.
     #[test]
     fn a_share_leaves_room_for_one_worker() {
         for workers in 1..=40 {

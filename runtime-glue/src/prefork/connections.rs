@@ -74,8 +74,8 @@ impl Common {
         Some(slot)
     }
 
-    /// Clears the slot of a worker that has ended. Wakes the other workers, so that they look for connections for which the
-    /// kernel woke only this worker. Only the supervisor calls it.
+    /// Clears the slot of a worker that has ended. Wakes the other workers: the kernel may have woken only that worker for a
+    /// connection. Only the supervisor calls this function.
     pub(super) fn clear(&self, slot: usize) {
         self.scoreboard.clear(&self.slots, slot);
         self.balance.vacate(slot);
@@ -91,7 +91,7 @@ impl Common {
 /// # Fork
 ///
 /// The count belongs to the worker. In a child that the worker forks, [`count`](Connections::count) counts nothing, and
-/// dropping a connection in it leaves the worker's count alone.
+/// dropping a connection there leaves the worker's count alone.
 #[derive(Clone)]
 pub struct Connections(Arc<Shared>);
 
@@ -191,7 +191,7 @@ impl Connections {
         slots.has_others(self.0.slot) || !slots.owns_listeners()
     }
 
-    /// Whether this worker may accept one more connection. If not, another worker calls this one as soon as it may.
+    /// Whether this worker may accept one more connection. If not, another worker calls this one once there is room.
     pub(super) fn admits(&self) -> bool {
         if !self.is_own_process() {
             return true;

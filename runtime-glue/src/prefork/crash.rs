@@ -8,7 +8,7 @@ use tokio::time::Instant;
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
-/// How many workers that had been ready are replaced at once before the rate is limited.
+/// How many workers the supervisor replaces at once, before it limits the rate.
 const BURST: u32 = 10;
 
 /// The time between two replacements beyond the burst.

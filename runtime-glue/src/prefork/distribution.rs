@@ -4,9 +4,9 @@
 ///
 /// | | mechanism | when to use it |
 /// |---|---|---|
-/// | [`Shared`](Distribution::Shared) | one queue; an arrival wakes one worker, the next one in turn | by default |
+/// | [`Shared`](Distribution::Shared) | one queue; each connection wakes one worker, in turn | by default |
 /// | [`ReusePort`](Distribution::ReusePort) | a queue per worker; the kernel chooses by a hash of the addresses | many short connections: no worker waits for another one |
-/// | [`ReusePortPerCpu`](Distribution::ReusePortPerCpu) | a queue per worker, which stays on a CPU and gets the connections that arrive on it | network cards that spread their packets over the CPUs |
+/// | [`ReusePortPerCpu`](Distribution::ReusePortPerCpu) | a queue per worker; each worker stays on one CPU and gets the connections that arrive there | network cards that spread their packets over the CPUs |
 /// | [`Balanced`](Distribution::Balanced) | one queue; a worker with a quarter more connections than the mean stops accepting | long-lived connections: WebSockets, database sessions |
 ///
 /// A distribution applies to workers that accept with an [`Incoming`](super::Incoming) or an [`Acceptor`](super::Acceptor).
@@ -24,7 +24,7 @@
 ///
 /// FreeBSD and DragonFly: with `Shared`, each connection wakes all workers that sleep. For `ReusePort` the listener must be
 /// bound with `SO_REUSEPORT_LB` (FreeBSD 12) or `SO_REUSEPORT` (DragonFly), and not to an IPv6 wildcard that takes IPv4 too.
-/// NetBSD, OpenBSD and macOS: the same, but `ReusePort` is refused. `ReusePortPerCpu` works on Linux only.
+/// NetBSD, OpenBSD and macOS: the same, but `Prefork` refuses `ReusePort`. `ReusePortPerCpu` works on Linux only.
 ///
 /// [epoll_ctl(2)]: https://man7.org/linux/man-pages/man2/epoll_ctl.2.html
 /// [socket(7)]: https://man7.org/linux/man-pages/man7/socket.7.html
@@ -68,7 +68,7 @@ pub enum Distribution {
     /// [`Counted`](super::Counted) lives. A worker that has a quarter more than the mean stops accepting. Once it is at the
     /// mean or below, another worker calls it back. There is always a worker at or below the mean. If that worker does not
     /// accept, because it hangs or was stopped, a connection waits for half a second to one second. The other workers then
-    /// continue without it until it is back.
+    /// continue without that worker until it accepts again.
     ///
     /// A worker takes part from its first call of [`accept`](super::Acceptor::accept) on. Each connection wakes all workers
     /// that accept, and each accept writes to memory that all of them read. So for connections that live for milliseconds,

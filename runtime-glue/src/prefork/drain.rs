@@ -102,14 +102,14 @@ impl Status {
         self.slot
     }
 
-    /// Whether the supervisor has told this worker to end, or all workers.
+    /// Whether the supervisor has told this worker, or all workers, to end.
     pub(super) fn is_told_by_supervisor(&self) -> bool {
         matches!(self.common.slots.phase(), ServerPhase::Stopping | ServerPhase::HandedOver)
             || self.common.slots.flags(self.slot) & TOLD != 0
     }
 
-    /// Tells the worker to end, and returns whether that is new to it. `is_orphan` says that the supervisor has ended, so the
-    /// siblings of this worker end, too.
+    /// Tells the worker to end. Returns whether that changes its phase. `is_orphan`: the supervisor has ended, so all workers
+    /// end.
     pub(super) fn end(&self, is_orphan: bool) -> bool {
         let stops = is_orphan || self.common.slots.phase() == ServerPhase::Stopping;
         self.told.get_or_init(Instant::now);
@@ -130,8 +130,8 @@ impl Status {
         self.told.get()?.checked_add(self.shutdown_timeout)
     }
 
-    /// Returns a time shortly before the [`deadline`](Status::deadline). A connection without a request is closed by then, because
-    /// a connection that is cut off counts as an error.
+    /// Returns the time, shortly before the [`deadline`](Status::deadline), at which the worker closes connections without a
+    /// request. A connection that is cut off at the deadline counts as an error.
     #[cfg(feature = "http")]
     pub(super) fn before_deadline(&self) -> Option<Instant> {
         self.told.get()?.checked_add(self.shutdown_timeout - self.shutdown_timeout / 8)
@@ -154,7 +154,7 @@ impl Status {
         if self.phase() != Phase::Serving {
             return Poll::Ready(());
         }
-        // The task of a connection polls this future at each of the task's events.
+        // The task of a connection polls this future at each of its events, so most polls must be cheap.
         if waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             return Poll::Pending;
         }
@@ -192,8 +192,8 @@ impl Status {
         self.common.slots.phase() != ServerPhase::Running
     }
 
-    /// Makes the worker ready, unless only [`Worker::ready`](super::Worker::ready) does. The worker calls it when it
-    /// waits for connections or for its end.
+    /// Makes the worker ready, unless only [`Worker::ready`](super::Worker::ready) does. The worker calls
+    /// this function when it waits for connections or for its end.
     pub(super) fn accepts(&self) {
         if !self.is_explicit {
             self.ready();

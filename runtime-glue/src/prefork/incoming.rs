@@ -9,17 +9,17 @@ use tokio::time::{Instant, sleep_until};
 use super::acceptor::Queue;
 use super::{Accept, Acceptor, Counted, Shutdown};
 
-/// How long to leave the queue alone when the process has no descriptors or memory left. Connections that end give some back;
-/// asking again at once would only take processor time from them.
+/// How long to wait after a failed accept. A process without free descriptors or memory gets some when connections end. To try
+/// again at once would only take processor time from them.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a queue must stay empty before it is closed: the last step of a handshake may be on its way.
+/// How long a queue must stay empty before the worker closes it: the last packet of a handshake may be on its way.
 const QUIET_PERIOD: Duration = Duration::from_millis(10);
 
-/// How long a queue is emptied at most since the last error, in case the kernel still makes connections for it.
+/// How long a worker empties a queue at most, counted from the last error: the kernel may still add connections to it.
 const EMPTYING_LIMIT: Duration = Duration::from_secs(2);
 
-/// The connections of one listener, until the worker has to end. [`Worker::incoming`](super::Worker::incoming) makes one.
+/// The connections of one listener, until the worker must end. [`Worker::incoming`](super::Worker::incoming) makes one.
 ///
 /// `Incoming` handles the cases that every accept loop must handle: errors of single connections, a process without free
 /// descriptors, and the worker's end. When the worker [retires](super::Phase::Retiring), `Incoming` leaves the queue to the
@@ -60,8 +60,8 @@ impl<L: Accept> Incoming<L> {
 
     /// Returns the next connection, or `None` if the worker must end and this listener has no more for it.
     ///
-    /// In the worker's own future, it also waits for the tasks of [`spawn`](super::WorkerHandle::spawn) before it returns
-    /// `None`, at most until the [deadline](Shutdown::deadline). In a task it does not, because a task cannot wait for itself.
+    /// In the worker's own future, `next` waits for the tasks of [`spawn`](super::WorkerHandle::spawn) before it returns `None`,
+    /// at most until the [deadline](Shutdown::deadline). In a task `next` does not, because a task cannot wait for itself.
     ///
     /// # Cancel safety
     ///
@@ -74,7 +74,7 @@ impl<L: Accept> Incoming<L> {
         next
     }
 
-    /// Like [`next`](Incoming::next), but it does not wait for tasks.
+    /// Like [`next`](Incoming::next), but does not wait for tasks.
     pub(crate) async fn accept(&mut self) -> Option<(Counted<L::Stream>, L::Address)> {
         loop {
             if let Some(pause) = self.pause {
@@ -107,7 +107,7 @@ impl<L: Accept> Incoming<L> {
                 State::Emptying { queue, since, is_quiet } => match queue.accept() {
                     Ok(Some(accepted)) => {
                         *is_quiet = false;
-                        // In an upgrade, clients may keep a queue busy that the new program does not serve.
+                        // In an upgrade, the new program may not serve this queue, and clients may keep it busy.
                         if since.elapsed() > EMPTYING_LIMIT {
                             if queue.refuse_now() {
                                 *since = Instant::now();
@@ -126,7 +126,7 @@ impl<L: Accept> Incoming<L> {
                         tracing::warn!(%error, "cannot accept a connection that waits");
                         let now = Instant::now();
                         self.pause = Some(now + ERROR_PAUSE);
-                        // The connections still wait, because this worker could not take them.
+                        // The time starts again, because the connections still wait.
                         *since = now;
                         if self.shutdown.deadline().is_some_and(|deadline| deadline <= now) {
                             self.state = State::Ended;

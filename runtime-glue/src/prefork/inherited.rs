@@ -62,7 +62,8 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Takes the listeners, inside a runtime. Call it once. Without the variables it takes no listeners.
+    /// Takes the listeners and registers them with the current runtime. Call it once. Without the variables, the result is
+    /// empty.
     ///
     /// # Errors
     ///
@@ -161,8 +162,8 @@ impl Inherited {
         }
     }
 
-    /// Names the inherited listener that has the port, if an address such as 0.0.0.0 differs from it: the operator would search
-    /// for another program.
+    /// If an inherited listener at another address has the port, names that listener in the error. The operator would otherwise
+    /// look for another program.
     fn explain(&self, error: io::Error, address: SocketAddr) -> io::Error {
         let mut own = self.listeners.iter().filter_map(|(_, listener)| match listener {
             Listener::Tcp(listener) => listener.local_addr().ok(),

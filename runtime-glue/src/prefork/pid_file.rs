@@ -20,11 +20,11 @@ pub(super) struct PidFile {
 }
 
 impl PidFile {
-    /// Returns an error if the file has no directory, or if the process that has written the file still runs. The lock shows that.
-    /// The id does not, because another process may have got it since.
+    /// Returns an error if the directory does not exist, or if the process that wrote the file still runs. The lock shows that.
+    /// The id does not: another process may have the same id by now.
     pub(super) fn check(path: &Path) -> io::Result<()> {
         let Ok(mut file) = fs::File::open(path) else {
-            // The file is written when the server is ready. That may be long after its start.
+            // The server writes the file only when it is ready. Report a missing directory at once.
             let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
             return directory.map_or(Ok(()), |directory| fs::metadata(directory).map(drop));
         };
@@ -55,13 +55,14 @@ impl PidFile {
         Ok(())
     }
 
-    /// Writes the file under another name first: a reader never sees half of it, and a full disk leaves the old one alone.
+    /// Writes the file under another name, and renames it: a reader never sees half of it, and a full disk leaves the old one
+    /// alone.
     fn create(path: &Path, owner: u32) -> io::Result<fs::File> {
         let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
         name.push(format!(".{owner}"));
         let new = path.with_file_name(name);
         let written = (|| {
-            // In a directory of another user, this may be a symbolic link to a file that only this user may write.
+            // In a directory of another user, `new` may be a symbolic link to a file that only this process may write.
             let _ = fs::remove_file(&new);
             let mut file = fs::File::create_new(&new)?;
             writeln!(file, "{owner}")?;

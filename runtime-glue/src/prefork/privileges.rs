@@ -24,8 +24,8 @@ pub(super) struct Privileges {
 }
 
 impl Privileges {
-    /// Looks the user and the group up. The supervisor calls it before the first fork: a name that does not exist is an error
-    /// of the whole server.
+    /// Looks up the user and the group. The supervisor calls it before the first fork, so that an unknown name ends the whole
+    /// server.
     pub(super) fn resolve(&mut self) -> io::Result<()> {
         if self.user.is_some() || self.group.is_some() {
             self.identity = Some(sys::look_up_identity(self.user.as_deref(), self.group.as_deref())?);

@@ -11,10 +11,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::options::WorkerSettings;
 use crate::sys;
 
-/// The command of a signal to the supervisor.
+/// What a signal tells the supervisor to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
-    /// Drain the workers and end. The second signal acts like [`StopNow`](Command::StopNow).
+    /// Drain the workers and end. A second signal acts like [`StopNow`](Command::StopNow).
     Stop,
     /// Kill the workers and end.
     StopNow,
@@ -34,7 +34,7 @@ pub(super) enum Command {
     ChildEnded,
 }
 
-/// The command of a signal to a worker.
+/// What a signal tells a worker to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WorkerCommand {
     /// Finish the work that has begun, and end.

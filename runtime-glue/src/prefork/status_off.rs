@@ -42,7 +42,7 @@ impl Scoreboard {
     pub(super) fn record(&self, _worker: (usize, u32, u64), _reason: Reason, _status: ExitStatus, _uptime: Duration) {}
 }
 
-/// The options without the feature: there are no options.
+/// Without the feature, there are no options.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StatusOptions {}
 

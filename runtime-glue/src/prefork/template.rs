@@ -230,7 +230,7 @@ where
     if !tie_to_supervisor(template.supervisor, None) {
         process::exit(0);
     }
-    // A load may be synchronous, and would then continue long after the end of the supervisor. It has nothing to finish.
+    // Without this, a synchronous load would continue long after the supervisor has ended.
     if let Err(error) = sys::end_with_parent(template.supervisor, Signal::KILL) {
         tracing::debug!(%error, "if the supervisor is killed, this template ends when it has loaded");
     }
@@ -291,7 +291,7 @@ async fn fork_twice(
                     sys::exit_at_once(0)
                 }
                 Ok(Fork::Child(_)) => {
-                    // The process in between may die before it writes this id. The supervisor must know whom to end then.
+                    // The supervisor needs this id to end the worker, and the process in between may die before it writes it.
                     common.slots.set_pid(request.slot, process::id());
                     Ok(Side::Worker { between, signals })
                 }

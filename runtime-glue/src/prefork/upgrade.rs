@@ -68,7 +68,7 @@ impl Program {
         drop(program_end);
         let mut child = Child::adopt(pid).map_err(io::Error::other)?;
         if let Err(error) = child.watch() {
-            // The new program would serve beside this one. If it cannot be killed, it has ended.
+            // The new program would serve beside this one. `kill` fails only if that program has ended.
             let _ = child.kill();
             return Err(error);
         }
@@ -232,7 +232,7 @@ pub(super) struct Predecessor {
     channel: StdUnixStream,
     /// Whether a service manager keeps the listeners open.
     pub(super) listeners_are_kept: bool,
-    /// The listener of its status page, if that is on TCP.
+    /// The listener of the old program's status page, if that is on TCP.
     pub(super) page: Option<TcpListener>,
     is_process_1: bool,
     process_1: Option<Process1>,
@@ -244,21 +244,21 @@ impl Predecessor {
         let value = std::env::var(UPGRADE).ok()?;
         let (number, rest) = value.split_once(' ').unwrap_or((&value, ""));
         let channel = sys::take_socket(number.parse().ok()?, UPGRADE)?.into();
-        // The other program is the parent as long as it runs.
+        // The old program is the parent as long as it runs.
         let is_process_1 = rustix::process::getppid().is_some_and(rustix::process::Pid::is_init);
         let page = socket_of(PAGE).map(TcpListener::from);
         let process_1 = socket_of(PROCESS_1).map(|channel| Process1 { channel: channel.into() });
         Some(Predecessor { channel, listeners_are_kept: rest == KEPT, page, is_process_1, process_1 })
     }
 
-    /// Tells the other program that this one is ready, so that it retires.
+    /// Tells the old program that this one is ready. The old program then retires.
     pub(super) fn announce(&self) -> io::Result<()> {
-        // Tell process 1 first: the other program ends after the second message.
+        // Tell process 1 first: the old program ends after the second message.
         if let Some(process_1) = &self.process_1 {
             process_1.announce();
         }
         match (&self.channel).write_all(READY) {
-            // The other program has ended.
+            // The old program has ended.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 tracing::warn!(%error, "cannot tell the old program that this one is ready");
                 Ok(())

@@ -18,15 +18,14 @@ use crate::prefork::{Counted, Incoming, Listener, Worker};
 impl Worker {
     /// Takes the first of the listeners that have not been taken, for `axum::serve` (feature `axum`).
     ///
-    /// axum closes a connection that is idle when the worker must end, without the grace time that
-    /// [`Http`](crate::prefork::http::Http) gives it, and does not count requests. It also waits for open connections without a
-    /// limit, so the supervisor kills the worker if one outlives the
-    /// [shutdown timeout](crate::prefork::Prefork::shutdown_timeout). Use [`Server`](crate::Server) unless you need
-    /// `axum::serve` itself.
+    /// `axum::serve` does not count requests. When the worker must end, `axum::serve` closes idle connections at once, without
+    /// the [grace time](crate::prefork::http::Http::idle_grace). It waits for the other connections without a limit, so the
+    /// supervisor kills the worker if one outlives the [shutdown timeout](crate::prefork::Prefork::shutdown_timeout). Use
+    /// [`Server`](crate::Server) unless you need `axum::serve` itself.
     ///
     /// # Errors
     ///
-    /// If all listeners have been taken.
+    /// If all listeners have been taken, and those of getsockname(2).
     ///
     /// # Examples
     ///
@@ -67,12 +66,12 @@ enum Queue {
 }
 
 impl WorkerListener {
-    /// Resolves when the worker must end and the listener has no more connections for it. Pass the future to
-    /// `with_graceful_shutdown`: the connections that wait in the queue are then served, too.
+    /// Resolves when the worker must end and will accept no more connections. Pass the future to `with_graceful_shutdown`:
+    /// axum then first serves the connections that wait in the queue.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut closed = self.closed.subscribe();
         async move {
-            // An error says that the listener has been dropped.
+            // An error means that the listener has been dropped.
             let _ = closed.wait_for(|closed| *closed).await;
         }
     }

@@ -15,8 +15,8 @@ use crate::prefork::{Inherited, Listener};
 impl Address {
     /// Takes the inherited listener at this address, or opens a new one. A connection to a TCP listener has `TCP_NODELAY` set.
     ///
-    /// A socket file that no process listens on is replaced. The caller must remove the file of a Unix socket when the
-    /// server has ended, as [`Server`](crate::Server) does. Call this inside a runtime.
+    /// Replaces a socket file that no process listens on. The caller must remove the file of a Unix socket when the server has
+    /// ended, as [`Server`](crate::Server) does.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ fn listen_tcp(address: &str, inherited: &mut Inherited) -> io::Result<Listener> 
         Some(listener) => listener,
         None => bind_first(&addresses, inherited)?,
     };
-    // hyper writes a response as a whole, so there is nothing to wait for. Accepted connections inherit the option.
+    // hyper writes a response as a whole, which the kernel need not delay. Accepted connections inherit the option.
     if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }

@@ -37,7 +37,7 @@ pub use self::service::{HttpService, Hyper, Tower};
 /// address is one that [`Address`] accepts.
 ///
 /// `serve` runs the tokio runtime itself, so call it from a plain `main`. It returns the status that the process should exit
-/// with; an error is printed to standard error. [`Server`] has the options.
+/// with, and prints an error to standard error. [`Server`] has the options.
 ///
 /// # Fork
 ///

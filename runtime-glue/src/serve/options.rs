@@ -49,8 +49,7 @@ const MAX_SECONDS: f64 = 86_400.0;
 /// # }
 /// ```
 #[derive(Clone, Debug, Default, clap::Args)]
-// Without the `None`s, the help of a program would begin with the documentation above, unless the program's options have
-// their own.
+// The `None`s keep the documentation above out of the help of a program whose options have no documentation.
 #[command(next_help_heading = "Server", about = None, long_about = None)]
 #[non_exhaustive]
 pub struct ServerOptions {

@@ -222,7 +222,7 @@ impl From<CutOff> for Failed {
     }
 }
 
-/// Serves the service that a worker has made, until the worker has to end.
+/// Serves the service that a worker has made, until the worker must end.
 pub(super) async fn serve<S, E, Kind>(mut worker: Worker, how: &How, made: Result<S, E>) -> Result<(), Failed>
 where
     S: HttpService<Kind>,

@@ -143,7 +143,7 @@ impl Server {
     }
 
     /// Like [`serve`](Server::serve), for a service that takes time to make or may fail: one that connects to a database, for
-    /// instance. A worker whose service fails logs the error and exits with 1, which counts as a boot failure.
+    /// instance. If `make` fails, the worker logs the error and exits with 1, which counts as a boot failure.
     ///
     /// # Examples
     ///
@@ -278,7 +278,7 @@ impl<L> Server<L> {
         self.prefork(|prefork| prefork.workers(workers))
     }
 
-    /// Gives each worker a multi-threaded runtime with this many threads, in place of the one thread that it has otherwise:
+    /// Gives each worker a runtime with this many threads, instead of the inherited runtime with one thread:
     /// [`Prefork::run_on`].
     ///
     /// # Panics
@@ -316,7 +316,7 @@ impl<L> Server<L> {
         self.prefork(|prefork| prefork.control(path))
     }
 
-    /// Sets how long a client may take to send its first request, and the rest of the head of each later one:
+    /// Sets how long a client may take to send the head of its first request, and to finish a later head that it has begun:
     /// [`Http::header_timeout`]. 10 seconds unless set.
     pub fn header_timeout(self, limit: Duration) -> Self {
         self.http(|http| http.header_timeout(limit))

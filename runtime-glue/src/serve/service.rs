@@ -17,7 +17,7 @@ pub enum Tower {}
 
 /// A hyper or tower service that answers HTTP requests: an axum `Router`, for instance, or hyper's `service_fn`.
 ///
-/// It is implemented for every service that can be cloned and sent between threads. `Kind`, which the compiler infers, keeps
+/// Every such service that can be cloned and used on several threads implements it. `Kind`, which the compiler infers, keeps
 /// the two implementations apart.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an HTTP service",

@@ -1,9 +1,9 @@
-//! The crate on systems without `fork(2)`, such as Windows, so that a library or a server needs no `cfg` to compile on them.
+//! The crate on systems without `fork(2)`, such as Windows. A library or a server that uses only these items needs no `cfg`.
 //!
 //! | item | on these systems |
 //! |---|---|
 //! | [`ProcessRuntime`] | one runtime, built on first use |
-//! | `serve`, `Server` (feature `http`) | one process serves, with the options that make sense for one process |
+//! | `serve`, `Server` (feature `http`) | one process serves TCP, without the options listed at `Server` |
 //! | the functions that fork, `prefork::Prefork`, fork policies | absent |
 
 #[cfg(feature = "http")]

@@ -125,8 +125,8 @@ impl<L: Accept> Acceptor<L> {
     /// Leaves new connections to the other workers until the next [`accept`](Acceptor::accept). Use it if the worker has no
     /// descriptors left, or as many connections as it can serve.
     ///
-    /// Without a pause, the kernel may still wake this worker in place of the others. With
-    /// [`ReusePort`](super::Distribution::ReusePort) the connections wait for this worker.
+    /// Without a pause, the kernel may still wake only this worker. With
+    /// [`ReusePort`](super::Distribution::ReusePort), the connections wait for this worker.
     pub fn pause(&mut self) {
         if !self.turn.armed.0 {
             return;
@@ -181,7 +181,7 @@ impl<L: Accept> Acceptor<L> {
         waiting
     }
 
-    /// Whether this worker has to empty the queue because no other process will.
+    /// Whether this worker must empty the queue because no other process will.
     pub(super) fn empties_queue(&self) -> bool {
         match self.status.phase() {
             Phase::Stopping => true,

@@ -11,8 +11,8 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use crate::prefork::{Connections, Counted};
 use crate::sys;
 
-/// Makes the kernel refuse new connections, where it can, so that the queue can be emptied and closed without a loss. This
-/// affects all processes that have the listener open: never call it while a process outside the server has it open.
+/// Makes the kernel refuse new connections, on systems that can. The caller can then empty and close the queue without a loss.
+/// This affects all processes that have the listener open, so no process outside the server may have it open.
 pub(in crate::prefork) fn refuse_new_connections(listener: &impl AsFd) {
     if let Err(error) = sys::refuse_new_connections(listener) {
         tracing::debug!(%error, "connections that come while the queue is emptied may be reset");

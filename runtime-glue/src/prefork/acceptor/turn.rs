@@ -13,8 +13,8 @@ use super::queue::Accepted;
 use crate::prefork::Connections;
 use crate::sys;
 
-/// How long a connection may wait before a worker that has its share of connections excludes the workers that should have
-/// accepted this one. Even a busy worker returns to its listener much sooner.
+/// How long a connection may wait before a worker that has its share excludes the workers that have room. Even a busy worker
+/// returns to its listener much sooner.
 const OVERLOOKED_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a worker stays the first one that the kernel wakes. A change takes two system calls: too many for each

@@ -133,8 +133,7 @@ impl Activity {
         self.is_http2() && self.reads() == reads && self.is_idle()
     }
 
-    /// Whether nothing keeps the connection open except an answer to a ping that the client owes. Call it after a graceful
-    /// shutdown.
+    /// Whether only the client's missing answer to a ping keeps the connection open. Call it after a graceful shutdown.
     pub(super) fn owes_only_an_answer(&self) -> bool {
         self.is_http2() && self.is_idle() && !self.is_upgraded()
     }
@@ -149,7 +148,8 @@ impl Activity {
         self.is_http2() || self.may_read_body() || self.has_partial_head()
     }
 
-    /// Notes that hyper is about to close the connection if it is idle. hyper has then read the body of the last request.
+    /// If the connection is idle, notes the end of the last request's body. Call it before hyper closes the connection: hyper
+    /// closes it only after that body.
     pub(super) fn end_body_if_idle(&self) {
         if self.is_idle() {
             if self.may_read_body() {
@@ -159,7 +159,7 @@ impl Activity {
         }
     }
 
-    /// Whether the client owes the rest of the head of an HTTP/1 request. It does not while it still reads a response.
+    /// Whether the client owes the rest of the head of an HTTP/1 request. False while the client still reads a response.
     pub(super) fn has_partial_head(&self) -> bool {
         let is_partial = !ends_with_empty_line(self.last_read.load(Ordering::Relaxed));
         is_partial && self.is_idle() && !self.may_read_body() && !self.is_http2() && !self.is_upgraded()
@@ -196,7 +196,7 @@ impl Activity {
             if body_left != usize::MAX {
                 self.body_left.store(body_left.saturating_sub(bytes.len()), Ordering::Relaxed);
             }
-            // Bytes that may belong to the body may also be the next head, which then ends before `body_left` does.
+            // Otherwise follow the bytes like a head: `body_left` is an upper bound, so they may be the next head.
             if let Some(after_body) = bytes.get(body_left..) {
                 (last, rest) = (EMPTY_LINE, after_body);
             }

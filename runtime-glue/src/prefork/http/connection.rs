@@ -22,10 +22,10 @@ use super::transport::Transport;
 use super::{Http, LONGEST, Protocols};
 use crate::Peer;
 
-/// The resolution of tokio's timers. `yield_now` is not enough: a multi-threaded runtime may run the task again at once.
+/// The sleep in which the event loop turns once: the resolution of tokio's timers. `yield_now` is not enough: a multi-threaded runtime may run the task again at once.
 const EVENT_LOOP_TURN: Duration = Duration::from_millis(1);
 
-/// The next step for a connection of a worker that has to end.
+/// The next step for a connection of a worker that must end.
 #[derive(Debug)]
 enum NextStep {
     /// The client may still send a request. Check again at this time.
@@ -119,7 +119,7 @@ pub(super) async fn serve<I: ConnectionStream, S: ConnectionService>(
     Ok(())
 }
 
-/// Why [`drive`] stops serving a connection as usual.
+/// Why [`drive`] leaves its main loop.
 enum End<R> {
     Served(R),
     WorkerEnds,
@@ -149,7 +149,7 @@ async fn drive<C: Future<Output = Result<(), E>>, E: Into<Box<dyn Error + Send +
                 return Poll::Ready(End::NoRequest);
             }
             is_shut_down = true;
-            // Open streams are finished.
+            // hyper finishes the open streams.
             graceful_shutdown(connection.as_mut());
             // The shutdown begins with the next poll.
             cx.waker().wake_by_ref();
@@ -179,7 +179,7 @@ async fn drive<C: Future<Output = Result<(), E>>, E: Into<Box<dyn Error + Send +
     served.map_err(E::into)
 }
 
-/// Ends a connection that is idle, with GOAWAY (HTTP/2) and close_notify (TLS). Serves a request that is on its way.
+/// Ends an idle connection, with GOAWAY (HTTP/2) and close_notify (TLS). Still serves a request that is on its way.
 async fn close_idle<C: Future<Output = Result<(), E>>, E>(
     mut connection: Pin<&mut C>,
     graceful_shutdown: impl FnOnce(Pin<&mut C>),
@@ -205,8 +205,7 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
 ) -> Result<(), E> {
     let told = Instant::now();
     activity.close_with_next_response();
-    // Let the event loop turn once, so that hyper reads the bytes that have arrived. A timer fires after the events of its
-    // turn.
+    // Let the event loop turn once, so that hyper reads the bytes that have arrived: timers fire after the events of a turn.
     tokio::select! {
         biased;
         served = connection.as_mut() => return served,

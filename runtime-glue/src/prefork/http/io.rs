@@ -19,12 +19,12 @@ use crate::sys;
 /// The longest response, in bytes, that is copied and written at once.
 const SHORT: usize = 2048;
 
-/// How long a connection lingers, and how long it does so without a byte from the client. The values are those of nginx
+/// How long a connection lingers at most, and how long without a byte from the client. The values are those of nginx
 /// (`lingering_time` and `lingering_timeout`).
 const LINGERING_TIME: Duration = Duration::from_secs(30);
 const LINGERING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The transport of a connection, with its reads observed.
+/// The transport of a connection. Reports reads, and writes that block, to the [`Activity`].
 #[derive(Debug)]
 pub(super) struct TrackedIo<I> {
     io: I,

@@ -3,16 +3,16 @@
 //! [`Http`] serves any hyper service. A tower service, such as axum's `Router`, becomes one with
 //! `hyper_util::service::TowerToHyperService`.
 //!
-//! # When the worker has to end
+//! # When the worker must end
 //!
 //! | connection | what happens |
 //! |---|---|
-//! | has sent no request yet | it has the rest of the [header timeout](Http::header_timeout) to send its first; if it sends nothing, it is closed shortly before the shutdown timeout at the latest |
-//! | is in its TLS handshake | it has the rest of the header timeout, and is closed shortly before the shutdown timeout at the latest |
-//! | a request is in flight | it is answered, with `Connection: close`; if the head of its response is already sent, the connection then becomes idle |
-//! | HTTP/1, idle | the next request is answered with `Connection: close`; without one it is closed after the [idle grace](Http::idle_grace) |
+//! | has sent no request yet | the client has the rest of the [header timeout](Http::header_timeout) to send one, at most until shortly before the shutdown timeout |
+//! | is in its TLS handshake | the client has the same time to finish the handshake |
+//! | a request is in flight | the response has `Connection: close`; if its head is already sent, the connection counts as idle afterwards |
+//! | HTTP/1, idle | the next response has `Connection: close`; without a request, the worker closes the connection after the [idle grace](Http::idle_grace) |
 //! | HTTP/2 | GOAWAY, then the streams that have begun are finished |
-//! | HTTP/2, idle, the client does not answer GOAWAY and a ping | it is closed shortly before the shutdown timeout |
+//! | HTTP/2, idle, the client does not answer GOAWAY and a ping | the worker closes it shortly before the shutdown timeout |
 //! | upgraded (WebSocket) | the worker waits until its stream is dropped |
 //! | a response without an end (server-sent events) | the worker waits until its body ends |
 //! | any other, at the [shutdown timeout](super::Prefork::shutdown_timeout) | it is cut off |
@@ -152,8 +152,8 @@ impl Http {
         }
     }
 
-    /// Sets how long a client may take to send its first request, and the rest of the head of each later one. The default is 10
-    /// seconds.
+    /// Sets how long a client may take to send the head of its first request, and to finish a later head that it has begun. The
+    /// default is 10 seconds.
     pub fn header_timeout(mut self, limit: Duration) -> Http {
         self.header_timeout = limit.min(LONGEST);
         self
@@ -167,8 +167,8 @@ impl Http {
     /// (hyper's option of this name, for HTTP/2, is the time in which a client must answer a ping.)
     ///
     /// An HTTP/2 client that does not answer GOAWAY and a ping within the [header timeout](Http::header_timeout) has vanished, and
-    /// its connection is closed. With a request in flight, only `http2().keep_alive_interval` of
-    /// [`configure`](Http::configure) ends its connection.
+    /// its connection is closed. If such a client has a request in flight, only
+    /// `http2().keep_alive_interval` of [`configure`](Http::configure) ends the connection.
     pub fn keep_alive_timeout(mut self, limit: Duration) -> Http {
         self.keep_alive_timeout = limit.min(LONGEST);
         self
@@ -206,17 +206,17 @@ impl Http {
         self
     }
 
-    /// Serves all listeners of the worker until it has to end. Then finishes the connections that it has accepted, as the
+    /// Serves all listeners of the worker until the worker must end. Then finishes the accepted connections, as the
     /// [module](self) describes.
     ///
     /// # Errors
     ///
-    /// [`CutOff`] if connections were still open at the shutdown timeout. They are closed. Upgraded connections, and
+    /// [`CutOff`] if connections were still open at the shutdown timeout. `serve` closes them. Upgraded connections, and
     /// connections that the application counts itself, end with the process instead.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the listeners are closed. Connections continue until the worker has to end, and then drain.
+    /// If the future is dropped, the listeners are closed. Connections continue until the worker must end, and then drain.
     pub async fn serve<S, B>(&self, worker: &mut Worker, service: S) -> Result<(), CutOff>
     where
         S: Service<Request<IncomingBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -265,7 +265,8 @@ impl Http {
         }
     }
 
-    /// Serves one connection, such as a TLS session, on behalf of a worker. [`spawn`](WorkerHandle::spawn) a task for it.
+    /// Serves one connection that the application has accepted, such as a TLS session. Call it in a task of
+    /// [`spawn`](WorkerHandle::spawn), which the worker finishes before it ends.
     ///
     /// # Errors
     ///
@@ -292,7 +293,7 @@ impl Http {
     }
 }
 
-/// Serves one listener until the worker has to end. The connections are tasks of their own.
+/// Serves one listener until the worker must end. Each connection is a task.
 async fn serve_incoming<L, S>(serving: Serving, mut incoming: Incoming<L>, service: S)
 where
     L: Accept<Address: Into<Peer>, Stream: ConnectionStream>,

@@ -1,8 +1,8 @@
 //! The timer of a connection whose client takes too long to send a request.
 //!
-//! hyper has a timeout for the heads of HTTP/1 requests. It costs each request a timer, and one more turn of hyper's loop. A
-//! connection has only one timer of this kind. It costs a request very little, because most requests do not set it: when it
-//! fires, it checks the progress of the connection and is set again.
+//! hyper's own timeout for the heads of HTTP/1 requests costs each request a timer, and one more turn of hyper's loop. Here, a
+//! connection has one timer, which most requests do not set: when the timer fires, it checks the progress of the connection,
+//! and is set again.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -39,7 +39,7 @@ enum Wait {
 }
 
 /// Returns the time between two looks at a connection. A connection that becomes idle between two looks stays open longer
-/// than the keep-alive timeout, by at most that time.
+/// than the keep-alive timeout, by at most this time.
 fn period(http: &Http) -> Duration {
     (http.keep_alive_timeout / 4).max(SHORTEST)
 }
@@ -80,7 +80,7 @@ impl RequestTimer {
     pub(super) fn poll(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
         self.follow_head(activity);
         loop {
-            // The task of the connection polls this timer at each of the task's events.
+            // The task of the connection polls this timer at each of its events, so most polls must be cheap.
             if !self.sleep.is_elapsed() && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 return Poll::Pending;
             }

@@ -175,7 +175,7 @@ impl<B: Body> Body for TrackedBody<B> {
     }
 }
 
-/// A part of the body of a response. hyper drops it once it is written.
+/// A part of the body of a response. hyper drops a part once it is written.
 #[derive(Debug)]
 pub(super) struct TrackedData<D> {
     data: D,

@@ -14,8 +14,10 @@ impl Prefork {
 
     /// Sets how long the server still accepts connections after the signal to stop.
     /// [`is_lame_duck`](crate::prefork::WorkerHandle::is_lame_duck) is true meanwhile, so that a load balancer sends no
-    /// more connections. Zero unless set. A second signal ends the wait. Meanwhile the server refuses reloads, upgrades and
-    /// changes of the number of workers. If the new program of an upgrade is not ready when the first signal arrives, the supervisor kills it.
+    /// more connections. Zero unless set. A second signal ends the wait.
+    ///
+    /// Meanwhile the server refuses reloads, upgrades and changes of the number of workers. If an upgrade has begun, and its
+    /// new program is not ready yet, the supervisor kills that program.
     pub fn lame_duck(mut self, period: Duration) -> Prefork {
         self.settings.lame_duck = period;
         self
@@ -44,16 +46,16 @@ impl Prefork {
     }
 
     /// Lets a stuck worker print a stack to standard error (SIGABRT) before it is killed: the stack of its first thread, or
-    /// of a thread of its own runtime ([`run_on`](Prefork::run_on)). It then leaves a core dump, if the system is set up for
-    /// that.
+    /// of a thread of its own runtime ([`run_on`](Prefork::run_on)). The worker also leaves a core dump, if the
+    /// system is set up for that.
     pub fn abort_stuck(mut self, abort: bool) -> Prefork {
         self.settings.worker.abort_stuck = abort;
         self
     }
 
     /// Sets how many boot failures in a row end the server. A boot failure is a worker that ends before it is ready. A
-    /// server that has been ready ends only if no worker is ready. 8 unless set; with the
-    /// pauses between them, 8 failures take about 11 seconds. 0 means no limit.
+    /// server that has been ready ends only if no worker is ready. 8 unless set, which take about 11 seconds with the pauses
+    /// between them. 0 means no limit.
     pub fn crash_limit(mut self, failures: u32) -> Prefork {
         self.settings.crash_limit = failures;
         self

@@ -28,9 +28,9 @@ impl Prefork {
         self
     }
 
-    /// Sets how workers are forked: above all, how long a fork may wait for threads of the blocking pool to end. A
-    /// server that resolves a name before [`run`](Prefork::run) waits for the keep-alive time of the thread that
-    /// resolved it, unless the runtime was built with a shorter time. The supervisor handles signals meanwhile.
+    /// Sets how workers are forked: above all, how long a fork may wait for threads of the blocking pool to end. If
+    /// the program resolves a name before [`run`](Prefork::run), the first fork waits until the thread that resolved it ends,
+    /// after the runtime's `thread_keep_alive`. The supervisor handles signals meanwhile.
     pub fn fork_options(mut self, options: ForkOptions) -> Prefork {
         self.settings.fork_options = options;
         self
@@ -40,10 +40,10 @@ impl Prefork {
     /// by default. Meanwhile the supervisor has a few more descriptors, and a second queue for each selector.
     /// Connections cost nothing more.
     ///
-    /// It has no effect with [`load`](Prefork::load), where the template forks. It also has no effect if workers have
-    /// listeners of their own ([`Distribution::ReusePort`](crate::prefork::Distribution::ReusePort)), because the
-    /// listeners of the next worker are not known in advance. If other tasks of the supervisor open and close sockets,
-    /// each change discards the preparation.
+    /// This option has no effect with [`load`](Prefork::load), where the template forks. It also has no effect if workers have
+    /// listeners of their own ([`Distribution::ReusePort`](crate::prefork::Distribution::ReusePort)), because the supervisor
+    /// does not know in advance which worker is the next. If other tasks of the supervisor open or close sockets, each change
+    /// discards the preparation.
     pub fn prepare_ahead(mut self, ahead: bool) -> Prefork {
         self.settings.prepare_ahead = ahead;
         self

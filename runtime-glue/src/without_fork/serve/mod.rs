@@ -20,7 +20,7 @@ pub use self::service::{HttpService, Hyper, Tower};
 ///
 /// `service` is an axum `Router` or any other [`HttpService`]. The address is one that [`Address`] accepts. `serve` runs the
 /// tokio runtime itself, with a thread for each CPU, so call it from a plain `main`. It returns the status that the process
-/// should exit with; an error is printed to standard error. [`Server`] has the options.
+/// should exit with, and prints an error to standard error. [`Server`] has the options.
 ///
 /// # Platforms
 ///

@@ -65,7 +65,7 @@ impl Setup {
 
     fn builder(&self) -> auto::Builder<TokioExecutor> {
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        // hyper's timeout begins when the connection is idle. `connection` limits the time of the first request.
+        // hyper's timeout covers the idle time too. `connection` has another limit for the first request.
         let keep_alive = Some(self.keep_alive_timeout).filter(|limit| !limit.is_zero());
         builder.http1().timer(TokioTimer::new()).keep_alive(keep_alive.is_some()).header_read_timeout(keep_alive);
         builder.http2().timer(TokioTimer::new());
@@ -142,7 +142,7 @@ impl Serving {
         }
     }
 
-    /// Like [`run`](Serving::run), but returns why the server did not start, or did not finish.
+    /// Like [`run`](Serving::run), but returns an error instead of printing it.
     ///
     /// # Errors
     ///
@@ -204,7 +204,7 @@ where
     }
 }
 
-/// Returns when the server has to stop.
+/// Resolves when the server must stop.
 async fn stop(stopped: &mut watch::Receiver<bool>) {
     // An error means that the server has ended.
     let _ = stopped.wait_for(|stopped| *stopped).await;

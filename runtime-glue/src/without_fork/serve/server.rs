@@ -14,7 +14,8 @@ use crate::prefork::Worker;
 ///
 /// # Platforms
 ///
-/// On systems with `fork(2)`, worker processes serve, and there are more options.
+/// On systems with `fork(2)`, worker processes serve. Only there, `Server` has the options `systemd`, `tls`, `distribution`,
+/// `max_requests`, `status`, `control`, `idle_grace`, `connect_info`, `http`, `prefork` and `options`, and serves Unix sockets.
 #[must_use = "a server does nothing until it runs"]
 pub struct Server<L = NoLoad> {
     setup: Setup,
@@ -132,7 +133,7 @@ impl<L> Server<L> {
     }
 
     /// Sets how many worker processes to keep running on systems with `fork(2)`. Does nothing on this system: one process
-    /// serves, with as many threads as there are CPUs.
+    /// serves. Use [`worker_threads`](Server::worker_threads) instead.
     pub fn workers(self, _workers: usize) -> Self {
         self
     }
@@ -153,16 +154,16 @@ impl<L> Server<L> {
         self
     }
 
-    /// Sets how long a client may take to send its first request. 10 seconds unless set.
+    /// Sets how long a client may take to send the head of its first request. 10 seconds unless set.
     pub fn header_timeout(mut self, limit: Duration) -> Self {
         self.setup.header_timeout = limit;
         self
     }
 
-    /// Sets how long an HTTP/1 client may take to send each later request, which includes the time in which the connection is
-    /// idle. 75 seconds unless set. Zero turns keep-alive off.
+    /// Sets how long an HTTP/1 client may take to send the head of each later request, idle time included. 75 seconds unless
+    /// set. Zero turns keep-alive off.
     pub fn keep_alive_timeout(mut self, limit: Duration) -> Self {
-        // hyper adds the limit to the current time. An `Instant` may not hold the sum if the limit is longer than this.
+        // hyper adds the limit to the current time, and an `Instant` cannot hold every sum.
         const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
         self.setup.keep_alive_timeout = limit.min(LONGEST);
         self
