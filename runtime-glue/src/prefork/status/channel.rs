@@ -76,7 +76,7 @@ impl State {
 }
 
 impl Channel {
-    /// Returns the channel, and a future that resolves when the supervisor closes it, or when it fails.
+    /// Returns the channel, and a future that resolves when the supervisor closes the channel, or when the channel fails.
     pub(super) fn new(
         stream: std::os::unix::net::UnixStream,
     ) -> io::Result<(Channel, impl Future<Output = ()> + use<>)> {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::scoreboard::Totals;
 
-/// How often the state is noted.
+/// How often the service worker notes the state.
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
 
 /// How many notes are kept: five minutes.

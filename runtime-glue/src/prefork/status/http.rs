@@ -35,8 +35,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a read-only connection may last, so that a client that reads slowly cannot hold it forever.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many connections a listener serves at the same time. Another connection closes the oldest one, so that idle clients
-/// do not block other clients.
+/// How many connections a listener serves at the same time. One more connection closes the oldest one, so that idle
+/// clients do not block other clients.
 const MOST_CONNECTIONS: usize = 32;
 
 /// How long to wait after a failed accept, for example because no descriptor is free.
@@ -122,7 +122,7 @@ async fn serve(
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    // The end of a connection, after `PAGE_TIMEOUT` or in place of a newer one, must not surprise a client between requests.
+    // Without keep-alive, a connection that ends by `PAGE_TIMEOUT`, or for a newer one, surprises no client between requests.
     let connection = http.keep_alive(false).serve_connection(TokioIo::new(stream), route);
     let ended = match access {
         // The connection has no timeout, because a command may take any time.
@@ -192,7 +192,7 @@ impl Command {
     /// Begins the command of a request. Returns `None` if the request is not a command, or if the client has no access.
     fn begin(service: &ServiceState, access: Access, request: &Request<Incoming>) -> Option<Result<Command, Refusal>> {
         let command = request.uri().path().strip_prefix("/control/")?;
-        // The supervisor reads no more commands.
+        // A supervisor that stops reads no more commands.
         let is_stopping = matches!(service.common.slots.phase(), ServerPhase::Stopping | ServerPhase::HandedOver);
         Some(match access {
             Access::Control if is_stopping => Err((StatusCode::CONFLICT, STOPPING)),

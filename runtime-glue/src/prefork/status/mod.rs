@@ -3,7 +3,7 @@
 //! | file | concern |
 //! |---|---|
 //! | `histogram.rs`, `scoreboard.rs`, `restart.rs` | the figures that workers and the supervisor write into shared memory |
-//! | `process.rs` | the service worker as the supervisor sees it: listeners, start, end, messages |
+//! | `process.rs`, `socket_file.rs` | the service worker as the supervisor sees it: listeners, start, end, messages |
 //! | `control.rs` | the commands of operators, carried out by the supervisor |
 //! | `service.rs` | the service worker: a process that serves everything below |
 //! | `http.rs`, `peer.rs` | the connections and the routes of the service worker; the users that may control the server |

@@ -110,8 +110,8 @@ impl Service {
         Ok(service)
     }
 
-    /// Takes the addresses over from the program that this one replaces. Call it once this server is up, because
-    /// the old program keeps them if this one fails.
+    /// Takes the addresses over from the program that this one replaces. Call it once this server is up: if this program fails
+    /// before that, the old one keeps the addresses.
     ///
     /// The listener of a TCP port is inherited, and the file of a Unix socket is replaced at once, so that a client always finds a
     /// listener.
@@ -144,7 +144,7 @@ impl Service {
             tracing::info!(address = address.unwrap_or_default(), "serving the status page");
             self.page = Some(page);
         }
-        // If the page has another address now, or none, clients of the old address would connect, and wait forever.
+        // If the page has another address now, or none, clients of the old one would otherwise connect, and wait forever.
         self.inherited = None;
         Ok(())
     }
@@ -210,8 +210,8 @@ impl Service {
         self.state = State::Running { child, channel, received: Vec::new(), since: now, heartbeat };
     }
 
-    /// Kills a service worker that has had the same heartbeat for `limit`, and for several heartbeat periods. If `is_late`,
-    /// the supervisor itself was stopped meanwhile.
+    /// Kills a service worker that has had the same heartbeat for `limit`, or for five heartbeat periods if that is longer. If
+    /// `is_late`, the supervisor itself was stopped meanwhile.
     pub(in crate::prefork) fn check_heartbeat(&mut self, found: u64, limit: Duration, is_late: bool, now: Instant) {
         let limit = limit.max(super::history::PERIOD * 5);
         let State::Running { child, heartbeat, .. } = &mut self.state else { return };
@@ -344,7 +344,8 @@ mod tests {
 
     use super::*;
 
-    /// The supervisor may have more privileges than the service worker, so the service worker must not fill its memory.
+    /// The supervisor may have more privileges than the service worker, so the service worker must not fill the
+    /// supervisor's memory.
     #[test]
     fn a_line_without_end_is_not_kept() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -93,7 +93,7 @@ impl ServiceProcess {
     /// Serves until the supervisor closes the channel. `owner` is the user that may control the server.
     async fn serve(self, owner: u32) {
         let ServiceProcess { guard: _guard, supervisor, channel, page, control, common, signals, settings } = self;
-        // A change of credentials may clear the parent-death signal, so this comes after `run` has changed them.
+        // A change of credentials may clear the parent-death signal, so this comes after `run` has changed the credentials.
         if !tie_to_supervisor(supervisor, None) {
             process::exit(0)
         }

@@ -22,7 +22,7 @@ pub(super) struct Dismissed {
 }
 
 impl Supervisor {
-    /// Kills a template that is no longer needed: it has nothing to finish. A worker that it is forking must not start.
+    /// Kills a template that is no longer needed and has nothing to finish. A worker that it is forking must not start.
     pub(super) fn dismiss_template(&mut self, template: Option<(TemplateProcess, Option<usize>)>) {
         if let Some((TemplateProcess { child, .. }, slot)) = template {
             if let Some(slot) = slot {
@@ -49,8 +49,8 @@ impl Supervisor {
         }
     }
 
-    /// Keeps a slot whose template ended while it forked the slot's worker. A template forks a worker through a process in
-    /// between. That process may still fork the worker, which then finds that it must not start.
+    /// Keeps the slot of a worker that may still appear: a template forks a worker through a process in between, which may
+    /// outlive the template. The worker then finds that it must not start.
     pub(super) fn quarantine(&mut self, slot: usize) {
         self.common.slots.raise(slot, CANCELLED);
         self.quarantined.push((slot, Instant::now() + QUARANTINE));

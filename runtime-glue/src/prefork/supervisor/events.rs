@@ -280,7 +280,7 @@ trait Wait {
 }
 
 impl Wait for Woken {
-    /// Waits until a worker wakes the supervisor. After an error it waits forever: the supervisor reads flags with every other
+    /// Waits until a worker wakes the supervisor. After an error, waits forever: the supervisor reads flags with every other
     /// event, too.
     async fn wait(&self) {
         match self.readable().await {

@@ -101,7 +101,7 @@ impl Supervisor {
         let active = self.workers.iter().filter(|worker| worker.is_active()).count() + forking;
         let room = (number + self.settings.max_extra.unwrap_or(number)).saturating_sub(active);
         let lost = self.lost_places(reload, now);
-        // The old generation comes first: workers of the new one must not take the room of its replacements.
+        // The old generation comes first: new workers must not take the room that its replacements need.
         if let Some(index) = lost.first().filter(|_| room > 0) {
             if let Some(job) = job(Which::Current, &self.current, Some(*index), now) {
                 return Some(job);
@@ -270,7 +270,7 @@ impl Supervisor {
     }
 }
 
-/// Returns the next job of a generation. `index` is the place that needs one of its workers, if there is one.
+/// Returns the next job of a generation. `index` is the place that needs a worker of the generation, if a place does.
 fn job(which: Which, generation: &Generation, index: Option<usize>, now: Instant) -> Option<Job> {
     match &generation.template {
         TemplateState::Due(due) if *due <= now => Some(Job::Template(which)),

@@ -185,7 +185,7 @@ impl Supervisor {
             TemplateState::Idle(process) => {
                 if let Err(error) = process.request(index, slot, limits.requests) {
                     tracing::warn!(worker = index, generation = generation.number, %error, "cannot ask the template for a worker");
-                    // Most likely it has ended. If not, nothing else would end it before the deadline.
+                    // Most likely the template has ended. If not, nothing else would end it before the deadline.
                     let _ = process.child.kill();
                 }
                 generation.template = TemplateState::Forking { process, index, slot, limits, deadline, is_late: false };
@@ -286,8 +286,8 @@ impl Supervisor {
         None
     }
 
-    /// Handles the failure or end of a template: aborts the reload, ends a server that is not up yet, or
-    /// schedules another template.
+    /// Handles the failure or end of a template: aborts the reload, ends a server that is not up yet, or schedules another
+    /// template.
     fn load_failed(&mut self, which: Which, error: String) -> Option<End> {
         if which == Which::Next {
             self.abort_reload(&format!("cannot load the application: {error}"));

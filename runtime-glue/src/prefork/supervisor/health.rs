@@ -14,7 +14,7 @@ use crate::prefork::reason::Reason;
 use crate::prefork::slots::UNFIT;
 use crate::report;
 
-/// How often the memory of workers is measured, if there is a limit.
+/// How often the supervisor measures the memory of workers, if there is a limit.
 const MEMORY_PERIOD: Duration = Duration::from_secs(5);
 
 /// How many times heartbeats are checked in the time after which a worker counts as stuck.

@@ -5,7 +5,7 @@
 //! | `mod.rs` | the state and the loop |
 //! | `events.rs` | the events that the loop waits for, and the reactions to signals |
 //! | `process.rs` | one worker process and its stages |
-//! | `fork.rs` | starting workers |
+//! | `fork.rs` | which process starts next, and the forks of workers |
 //! | `generation.rs` | generations and their templates |
 //! | `plan.rs` | which workers there should be: places, renewals, scaling |
 //! | `reload.rs` | a new generation takes over from the old one |

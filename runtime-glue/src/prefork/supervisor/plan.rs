@@ -230,7 +230,7 @@ impl Supervisor {
         }
         if let Some(predecessor) = &self.predecessor {
             self.service.begin();
-            // After an error the predecessor still serves. It stays set, so that this program leaves the queues to it.
+            // After an error the predecessor still serves. The field stays set, so that this program leaves the queues to it.
             predecessor.announce().map_err(PreforkError::Upgrade)?;
             self.process_1 = self.predecessor.take().and_then(Predecessor::into_process_1);
             self.show_ownership();

@@ -11,7 +11,7 @@ use super::process::WorkerProcess;
 use crate::prefork::reason::Reason;
 use crate::report;
 
-/// How many failures end a reload.
+/// How many failed workers end a reload.
 const RELOAD_ATTEMPTS: u32 = 3;
 
 /// A new generation that takes over.
@@ -72,10 +72,10 @@ impl Supervisor {
         self.advance_reload(now);
     }
 
-    /// If a place has two workers of the old generation, because a renewal was under way, retires one. It would take the room
-    /// of a new worker.
+    /// If a place has two workers of the old generation, because a renewal was under way, retires one to make room for a new
+    /// worker.
     fn retire_doubles(&mut self) {
-        // The one that is ready stays. If both are, the newer one stays, because it replaces the other.
+        // The one that is ready stays. If both or neither are ready, the newer one stays, because it replaces the other.
         let rank = |worker: &WorkerProcess| (worker.is_ready(), worker.since, worker.slot);
         let old = self.current.number;
         let is_old = |worker: &WorkerProcess| worker.is_active() && worker.generation == old;

@@ -115,8 +115,8 @@ impl Supervisor {
         self.queues.close();
     }
 
-    /// Leaves one queue per address to the other program. If each worker has its own queue, all workers but the first empty
-    /// theirs.
+    /// Leaves one queue per address to the program that continues. If each worker has its own queue, all workers but the first
+    /// empty theirs.
     fn hand_over(&mut self) {
         self.common.slots.set_phase(ServerPhase::HandedOver);
         if self.queues.has_own_queues() {
@@ -201,7 +201,7 @@ impl Supervisor {
                     if command == Command::ReopenLogs {
                         self.reopen_logs();
                     }
-                    // Process 1 does not know the program that is starting. The kernel kills it when process 1 ends.
+                    // Process 1 does not know a program that is starting. The kernel kills that program when process 1 ends.
                     if successors.is_empty() && matches!(command, Command::Stop | Command::StopNow) {
                         return successors.last;
                     }

@@ -68,7 +68,7 @@ impl Worker {
         (!self.listeners.is_empty()).then(|| self.listeners.remove(0))
     }
 
-    /// Returns the connections of one of the [listeners](Worker::take_listeners), until the worker has to end.
+    /// Returns the connections of one of the [listeners](Worker::take_listeners), until the worker must end.
     pub fn incoming<L: Accept>(&self, listener: L) -> Incoming<L> {
         Incoming::new(self.acceptor(listener), self.shutdown())
     }
@@ -119,12 +119,12 @@ impl Deref for Worker {
 pub struct WorkerHandle(Arc<Status>);
 
 impl WorkerHandle {
-    /// Resolves when the worker has to end. Stop accepting, finish the work that has begun, and return.
+    /// Resolves when the worker must end. Stop accepting, finish the work that has begun, and return.
     pub fn shutdown(&self) -> Shutdown {
         Shutdown::new(Arc::clone(&self.0))
     }
 
-    /// Like [`shutdown`](WorkerHandle::shutdown).
+    /// Like [`shutdown`](WorkerHandle::shutdown), but allocates nothing.
     #[cfg(feature = "http")]
     pub(super) async fn must_end(&self) {
         self.0.must_end().await;
@@ -163,7 +163,7 @@ impl WorkerHandle {
         self.0.phase()
     }
 
-    /// Asks the supervisor to replace this worker: a new one starts, and when it is ready, this one is told to end.
+    /// Asks the supervisor to replace this worker. The supervisor tells this worker to end when its successor is ready.
     pub fn retire(&self) {
         self.0.raise(WANTS_RETIRE);
     }
@@ -179,7 +179,7 @@ impl WorkerHandle {
         self.0.is_lame_duck()
     }
 
-    /// Counts a request for [`Prefork::max_requests`](super::Prefork::max_requests). `prefork::http` does it by itself.
+    /// Counts a request for [`Prefork::max_requests`](super::Prefork::max_requests). `prefork::http` calls it itself.
     ///
     /// # Fork
     ///

@@ -27,7 +27,7 @@ pub(super) struct Spans {
 impl Spans {
     /// Makes the spans. Call it in the worker, before the worker logs anything else.
     pub(super) fn new(index: usize, generation: u64) -> Spans {
-        // Errors are logged at any level, and need the span.
+        // An error-level span exists at every log level, and errors need the span.
         let span = || tracing::error_span!("worker", index, pid = process::id(), generation);
         Spans { of_process: span(), of_future: span() }
     }

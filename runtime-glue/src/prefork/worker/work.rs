@@ -245,7 +245,7 @@ async fn follow_signals(mut signals: Signals, status: Arc<Status>, supervisor: u
                     let status = Arc::clone(&status);
                     let later = async move {
                         sleep(SUPERVISOR_GRACE).await;
-                        // The supervisor tells each worker when the lame duck is over.
+                        // The supervisor tells each worker when the lame-duck time is over.
                         if status.common().slots.phase() != ServerPhase::LameDuck {
                             drain(&status, false);
                         }
