@@ -42,7 +42,7 @@ pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait)
     // The server carries out the command from now on, whether or not this program waits.
     let sent = send(control, "POST", &target)?;
     thread::spawn(move || {
-        // The main thread has given up if the channel is closed.
+        // A closed channel means that the main thread has stopped waiting.
         let _ = sender.send(sent.answer(None));
     });
     let mut shown = String::new();

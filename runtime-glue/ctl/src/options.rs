@@ -81,7 +81,7 @@ pub(crate) struct Wait {
 }
 
 impl Options {
-    /// Parses the command line. Returns an exit code if the program must end: it has printed the help, or the mistake.
+    /// Parses the command line. If the program must end, prints the help or the mistake, and returns the exit code.
     pub(crate) fn from_args() -> Result<Options, u8> {
         Options::try_parse().map_err(|error| {
             let exit_code = u8::try_from(error.exit_code()).unwrap_or(2);

@@ -27,7 +27,7 @@ impl AcceptQueues {
     pub(super) fn new(listeners: Vec<(Listener, Distribution)>, workers: usize) -> Result<AcceptQueues, PreforkError> {
         let mut queues = Vec::new();
         for (listener, distribution) in listeners {
-            // This comes first, because it fails if the listener is not registered with a selector of forkio.
+            // Hold the listener first: this fails if no selector of forkio has registered it.
             hold(&listener, ForkPolicy::Inherit).map_err(PreforkError::Listener)?;
             queues.push(match distribution {
                 Distribution::Shared | Distribution::Balanced => AcceptQueue::Common(listener, distribution),
@@ -67,7 +67,8 @@ impl AcceptQueues {
         }
     }
 
-    /// Mutes the queues in a template, which has inherited them armed, and keeps the queues of workers from its next children.
+    /// Mutes the queues in a template, which inherits them armed. Keeps the queues of single workers
+    /// from the template's next children.
     pub(super) fn hold(&self) -> io::Result<()> {
         self.listeners().try_for_each(crate::policy::mute)?;
         self.of_places().try_for_each(|listener| crate::set_policy(listener, ForkPolicy::NoFork))

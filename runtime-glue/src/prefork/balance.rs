@@ -28,7 +28,7 @@ pub(super) enum State {
     Absent = 0,
     /// The worker accepts.
     Accepting = 1,
-    /// The worker has as many connections as it should, and waits until it has fewer than the others.
+    /// The worker has its share of connections, and waits for room.
     Waiting = 2,
     /// The worker has waited, and has room again (written by the worker that called it).
     Called = 3,

@@ -44,14 +44,12 @@ pub enum Distribution {
     /// is lost or delayed.
     #[default]
     Shared,
-    /// A queue for each worker. The kernel chooses one by a hash of both addresses and ports, whether its worker is busy or
-    /// not.
+    /// A queue for each worker. The kernel chooses one by a hash of both addresses and ports, even if its worker is busy.
     ///
     /// The supervisor makes one listening socket per worker, at the address of the given listener. The first worker gets
     /// that listener itself. The supervisor keeps all sockets open, so that a worker that ends leaves its queue to its
-    /// successor. The option `SO_REUSEPORT` need not be set before: `Prefork` sets it after the bind, so that binding a port
-    /// in use fails. From then on, other programs of the same user can bind the port with that option, and would share its
-    /// connections.
+    /// successor. On Linux, `Prefork` sets the option `SO_REUSEPORT` after the bind, so that binding a port in use fails. From
+    /// then on, other programs of the same user can bind the port with that option, and would share its connections.
     ///
     /// The sockets get `SO_REUSEADDR`, `IPV6_V6ONLY`, `SO_BINDTODEVICE`, `TCP_NODELAY`, `SO_KEEPALIVE` and the length of the
     /// queue from the given listener. A worker can set other options itself. For TCP only: a Unix socket has one queue.

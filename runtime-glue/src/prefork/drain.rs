@@ -25,8 +25,8 @@ use super::worker::span_of_tasks;
 pub enum Phase {
     /// Accept and serve.
     Serving,
-    /// This worker ends, and other workers continue to serve. It stops accepting, leaves the shared queues to its siblings
-    /// and finishes its connections.
+    /// This worker ends, and other workers continue to serve. The worker stops accepting, leaves the shared queues to its
+    /// siblings, and finishes its connections.
     Retiring,
     /// The server ends. Each worker also accepts the connections that still wait in the queues.
     Stopping,

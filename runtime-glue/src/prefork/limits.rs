@@ -18,7 +18,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Returns the limits of one worker. Jitter keeps workers from reaching requests or age at the same time.
+    /// Returns the limits of one worker. Jitter keeps workers from reaching a limit at the same time.
     pub(super) fn of_one_worker(&self) -> Limits {
         let factor = 1.0 + self.jitter.clamp(0.0, 1.0) * random();
         Limits {

@@ -46,7 +46,7 @@ impl PidFile {
 
     /// Writes the file again if another process has replaced or removed it.
     pub(super) fn restore(&mut self) -> io::Result<()> {
-        // This must not open the file: closing it would release the lock of this process.
+        // Do not open the file here: closing it would release the lock of this process.
         let own = self.locked.metadata()?;
         let is_own = fs::metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()));
         if !is_own {

@@ -1,4 +1,4 @@
-//! The memory that the supervisor and its workers share.
+//! The state of the server and of each worker process, in memory that the supervisor and its workers share.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -153,7 +153,9 @@ impl Successors {
 
     /// Waits until no program is left. Returns how the last one ended.
     ///
-    /// Cancel safe.
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the next call continues to wait.
     pub(super) async fn end(&mut self) -> ExitStatus {
         loop {
             if let Some(program) = self.programs.front_mut() {

@@ -29,8 +29,8 @@ pub use self::run::Serving;
 pub use self::server::{Load, NoLoad, Server};
 pub use self::service::{HttpService, Hyper, Tower};
 
-/// Serves HTTP at an address from one worker process per CPU that this process may use, until a signal stops it (feature
-/// `http`).
+/// Serves HTTP at an address from one worker process per CPU that this process may use, until a signal stops the server
+/// (feature `http`).
 ///
 /// `service` is an axum `Router` or any other [`HttpService`]. The caller makes it once, before the fork, and each worker has
 /// a copy. If workers must not share something, such as a connection to a database, open it in [`Server::serve_with`]. The

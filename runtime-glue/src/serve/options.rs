@@ -81,7 +81,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "SECONDS", value_parser = from_zero)]
     pub lame_duck: Option<Duration>,
 
-    /// How long a client may take to send its first request, or to finish the head of a later one, in seconds [default: 10]
+    /// How long a client may take to send the head of its first request, or to finish a later one, in seconds [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = header_timeout)]
     pub header_timeout: Option<Duration>,
 

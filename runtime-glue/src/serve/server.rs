@@ -13,7 +13,7 @@ use crate::prefork::{Distribution, Prefork, PreforkError, Worker};
 
 /// An HTTP server that serves from worker processes (feature `http`).
 ///
-/// It opens the listeners, runs the tokio runtime, supervises the workers ([`Prefork`]) and serves HTTP/1 and HTTP/2 with
+/// `Server` opens the listeners, runs the tokio runtime, supervises the workers ([`Prefork`]) and serves HTTP/1 and HTTP/2 with
 /// upgrades and drain ([`prefork::http`](crate::prefork::http)). [`serve`](crate::serve) is the short form.
 ///
 /// Call [`serve`](Server::serve) or [`serve_with`](Server::serve_with) to set the service, then [`run`](Serving::run).

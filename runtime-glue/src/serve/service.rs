@@ -17,8 +17,8 @@ pub enum Tower {}
 
 /// A hyper or tower service that answers HTTP requests: an axum `Router`, for instance, or hyper's `service_fn`.
 ///
-/// Every such service that can be cloned and used on several threads implements it. `Kind`, which the compiler infers, keeps
-/// the two implementations apart.
+/// Every such service that can be cloned and used on several threads implements this trait. `Kind`, which the compiler
+/// infers, keeps the two implementations apart.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an HTTP service",
     label = "not a hyper or tower service for `Request<hyper::body::Incoming>`",

@@ -9,7 +9,7 @@ use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio_rustls::rustls::server::ProducesTickets;
 
-/// How long a key makes tickets. All processes change to the next key at the same time, by the system's clock.
+/// How long a key encrypts new tickets. All processes change to the next key at the same time, by the system's clock.
 pub(super) const PERIOD: Duration = Duration::from_secs(6 * 60 * 60);
 
 type Secret = [u8; 32];

@@ -49,8 +49,8 @@ impl Tls {
         Ok(())
     }
 
-    /// Rotates the ticket keys on time, so that old keys do not stay in memory. A worker with a runtime of its own does not run
-    /// this task, and rotates its keys when it next uses them.
+    /// Rotates the ticket keys even in a process that does not use them, so that old keys do not stay in memory. A worker with
+    /// a runtime of its own does not run this task, and rotates its keys when it next uses them.
     pub(super) async fn forget_old_keys(self) {
         loop {
             tokio::time::sleep(PERIOD / 2).await;

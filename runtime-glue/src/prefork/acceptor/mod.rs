@@ -21,8 +21,8 @@ use super::connections::{Connections, Counted};
 use super::drain::{Phase, Status};
 use crate::sys;
 
-/// The most connections that [`Acceptor::close`] takes out of a queue. Without a limit, it would not return while clients
-/// connect faster than the worker accepts.
+/// The most connections that [`Acceptor::close`] takes out of a queue. Without a limit, `close` would not return while
+/// clients connect faster than the worker accepts.
 const CLOSE_LIMIT: usize = 4096;
 
 /// A listener that accepts according to the server's [`Distribution`](super::Distribution), and counts its connections.
@@ -151,11 +151,11 @@ impl<L: Accept> Acceptor<L> {
     ///
     /// The kernel has told their clients that they are connected, and the clients may have sent a request. If the server
     /// stops, the result has the connections that wait, at most 4096. If only this worker
-    /// [retires](super::Phase::Retiring), its siblings or its successor serve the queue, and the result is empty. The
-    /// exception is a queue of the worker's own that no successor will serve.
+    /// [retires](super::Phase::Retiring), its siblings or its successor serve the queue, and the result is empty, unless the
+    /// queue is the worker's own and no successor will serve it.
     ///
-    /// An [`Incoming`](super::Incoming) does the same and waits for descriptors if the process has none left. This function
-    /// logs a warning instead, and loses the connections that it could not accept.
+    /// An [`Incoming`](super::Incoming) also does this, and waits for descriptors if the process has none left. `close` logs a
+    /// warning instead, and loses the connections that it could not accept.
     pub fn close(self) -> Vec<(Counted<L::Stream>, L::Address)> {
         let mut waiting = Vec::new();
         if !self.empties_queue() {

@@ -81,7 +81,8 @@ impl Turn {
             return Poll::Ready(Some(Err(error)));
         }
         let accepted = ready!(listener.poll_accept(cx));
-        // The kernel wakes the first worker on its list that sleeps, which in a quiet server would be the same one each time.
+        // Move to the end of the kernel's list. The kernel wakes the first sleeping worker on it, in a quiet server always the
+        // same one.
         match rule {
             Rule::Exclusive { since } if since.elapsed() >= REARM_PERIOD => {
                 *since = Instant::now();

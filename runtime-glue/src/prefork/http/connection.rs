@@ -22,7 +22,8 @@ use super::transport::Transport;
 use super::{Http, LONGEST, Protocols};
 use crate::Peer;
 
-/// The sleep in which the event loop turns once: the resolution of tokio's timers. `yield_now` is not enough: a multi-threaded runtime may run the task again at once.
+/// The sleep in which the event loop turns once: the resolution of tokio's timers. `yield_now` is not enough, because a
+/// multi-threaded runtime may run the task again at once.
 const EVENT_LOOP_TURN: Duration = Duration::from_millis(1);
 
 /// The next step for a connection of a worker that must end.
@@ -251,7 +252,7 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
     }
 }
 
-/// `idle_since`: when the worker was told to end, or when the last response ended after that.
+/// Returns the next step. `idle_since`: when the worker was told to end, or when the last response ended after that.
 fn next_step(activity: &Activity, accepted: Instant, idle_since: Instant) -> NextStep {
     let (serving, now) = (activity.serving(), Instant::now());
     let http = &serving.http;

@@ -13,8 +13,8 @@
 //! | HTTP/1, idle | the next response has `Connection: close`; without a request, the worker closes the connection after the [idle grace](Http::idle_grace) |
 //! | HTTP/2 | GOAWAY, then the streams that have begun are finished |
 //! | HTTP/2, idle, the client does not answer GOAWAY and a ping | the worker closes it shortly before the shutdown timeout |
-//! | upgraded (WebSocket) | the worker waits until its stream is dropped |
-//! | a response without an end (server-sent events) | the worker waits until its body ends |
+//! | upgraded (WebSocket) | the worker waits until the application drops the stream |
+//! | a response without an end (server-sent events) | the worker waits until the body ends |
 //! | any other, at the [shutdown timeout](super::Prefork::shutdown_timeout) | it is cut off |
 //!
 //! Let the handler of an upgraded connection, or of a response without an end, finish when
@@ -174,9 +174,8 @@ impl Http {
         self
     }
 
-    /// Sets how long an idle HTTP/1 connection is kept for one more request after the worker was told to end. The default
-    /// is 1 second. An active client sends its next request in that time, and learns from the response that it must
-    /// connect again.
+    /// Sets how long an idle HTTP/1 connection stays open for one more request after the worker was told to end. An active
+    /// client sends a request in that time, and learns from the response that it must connect again. The default is 1 second.
     pub fn idle_grace(mut self, grace: Duration) -> Http {
         self.idle_grace = grace.min(LONGEST);
         self
@@ -190,7 +189,8 @@ impl Http {
         self
     }
 
-    /// Sets hyper's options, such as limits of header sizes. Does nothing unless this was made with [`http1`](Http::http1).
+    /// Sets hyper's options, such as limits of header sizes, if [`http1`](Http::http1) made this value. Otherwise does nothing:
+    /// use [`configure`](Http::configure).
     pub fn configure_http1(mut self, set: impl FnOnce(&mut http1::Builder)) -> Http {
         if let Protocols::Http1(builder) = &mut self.protocols {
             set(builder);
@@ -198,7 +198,8 @@ impl Http {
         self
     }
 
-    /// Sets the options of hyper and hyper-util. Does nothing unless this was made with [`new`](Http::new).
+    /// Sets the options of hyper and hyper-util, if [`new`](Http::new) made this value. Otherwise does nothing: use
+    /// [`configure_http1`](Http::configure_http1).
     pub fn configure(mut self, set: impl FnOnce(&mut auto::Builder<TokioExecutor>)) -> Http {
         if let Protocols::Both(builder) = &mut self.protocols {
             set(builder);

@@ -34,7 +34,8 @@ enum Wait {
     /// Another request. `idle_since` is when a look first found the connection idle with this `progress`; `None` if the worker
     /// still answers a request.
     Next { progress: usize, idle_since: Option<Instant> },
-    /// The answer to the ping of an HTTP/2 connection that shuts down. `reads` is the number of reads before.
+    /// The answer to the ping of an HTTP/2 connection that shuts down. `reads` is the number of reads before
+    /// the shutdown.
     Answer { reads: usize },
 }
 

@@ -146,8 +146,8 @@ pin_project! {
         body: B,
         // The request, with HTTP/1.
         _in_flight: Option<InFlight>,
-        // The request, with HTTP/2. Each part of the body refers to it, because hyper takes a part before the client has
-        // room for the data.
+        // The request, with HTTP/2. Each part of the body keeps the request in flight, because hyper takes a part before
+        // the client has room for the data.
         in_frames: Option<Arc<InFlight>>,
     }
 }

@@ -114,8 +114,8 @@ impl Prefork {
     ///
     /// The inherited runtime does not run in the worker: its tasks and timers, including [`parent_only`](crate::parent_only())
     /// futures, are neither polled nor dropped, and its registrations follow the policies as in any fork. The worker's
-    /// listeners and its shutdown belong to the new runtime. Other I/O objects of the supervisor that the worker needs must be
-    /// moved, such as by `into_std` and `from_std`.
+    /// listeners and its shutdown belong to the new runtime. To use another I/O object of the supervisor in the worker,
+    /// move the object, such as by `into_std` and `from_std`.
     ///
     /// # Examples
     ///

@@ -25,8 +25,8 @@ impl Prefork {
 
     /// Serves a control socket at a path, for the program `forkioctl` (feature `status`). Off by default.
     ///
-    /// The server accepts root and the user of the supervisor. Other users lack the permission to connect to the socket. The
-    /// server refuses them even if the permissions of the socket's file are changed.
+    /// Only root and the user of the supervisor may connect. The server refuses other users even if the permissions of the
+    /// socket's file are changed.
     pub fn control(mut self, path: impl Into<PathBuf>) -> Prefork {
         self.settings.status.control = Some(path.into());
         self

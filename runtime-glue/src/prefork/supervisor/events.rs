@@ -197,7 +197,7 @@ impl Supervisor {
             return Err("there are no workers that could empty their queues: start them with HUP first".to_owned());
         }
         let deadline = Instant::now().checked_add(self.settings.upgrade_timeout);
-        // If this process ends before the new program is ready, its workers must leave the shared listeners as they are.
+        // If this process ends before the new program is ready, the old workers must leave the shared listeners as they are.
         self.common.slots.set_owns_listeners(false);
         let (queues, page) = (self.queues.for_upgrade(), self.service.for_upgrade());
         match self.program.start(&queues, self.listeners_are_kept, page, self.process_1.as_ref(), deadline) {

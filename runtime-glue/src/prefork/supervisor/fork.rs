@@ -46,7 +46,7 @@ enum Job {
 }
 
 impl Supervisor {
-    /// Starts what is due next.
+    /// Starts the next process that is due.
     pub(super) async fn start_due(&mut self, now: Instant) -> Started {
         let Some(job) = self.next_job(now) else {
             self.threads = None;

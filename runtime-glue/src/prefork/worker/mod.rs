@@ -93,8 +93,8 @@ impl Worker {
         self.shutdown_timeout
     }
 
-    /// Tells the supervisor that this worker is ready to serve. Its first accept does the same, and so does waiting for its
-    /// [`shutdown`](WorkerHandle::shutdown), unless [`Prefork::explicit_ready`](super::Prefork::explicit_ready) is set.
+    /// Tells the supervisor that this worker is ready to serve. The worker's first accept does the same, and so does
+    /// waiting for [`shutdown`](WorkerHandle::shutdown), unless [`Prefork::explicit_ready`](super::Prefork::explicit_ready) is set.
     pub fn ready(&self) {
         self.handle.0.ready();
     }
@@ -179,7 +179,8 @@ impl WorkerHandle {
         self.0.is_lame_duck()
     }
 
-    /// Counts a request for [`Prefork::max_requests`](super::Prefork::max_requests). `prefork::http` calls it itself.
+    /// Counts a request for [`Prefork::max_requests`](super::Prefork::max_requests). `prefork::http` counts
+    /// its requests itself.
     ///
     /// # Fork
     ///
@@ -191,7 +192,7 @@ impl WorkerHandle {
     }
 
     /// Counts a request as [`count_request`](WorkerHandle::count_request) does, and shows the worker as busy until the value
-    /// is dropped. With a status page, one of sixteen requests is timed. `prefork::http` does it by itself.
+    /// is dropped. With a status page, one of sixteen requests is timed. `prefork::http` tracks its requests itself.
     ///
     /// # Fork
     ///
