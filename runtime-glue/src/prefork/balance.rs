@@ -142,8 +142,8 @@ impl Balance {
         let _ = self.words[FIRST + index].fetch_update(Ordering::SeqCst, Ordering::SeqCst, set);
     }
 
-    /// Counts a connection that the worker in slot `index` has opened. Only if a listener `is_balanced`, counts it for all
-    /// workers too: they all write that word, which costs time.
+    /// Counts a connection that the worker in slot `index` has opened. If `is_balanced`, also adds it to the
+    /// count of all workers, which costs time because all of them write it.
     pub(super) fn opened(&self, index: usize, is_balanced: bool) {
         self.words[FIRST + index].fetch_add(1, Ordering::SeqCst);
         if is_balanced {

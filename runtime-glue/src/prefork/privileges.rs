@@ -1,4 +1,4 @@
-//! The privileges of workers, which are fewer than those of the supervisor.
+//! How workers, templates and the service worker reduce their privileges.
 
 use std::fmt;
 use std::io;

@@ -10,8 +10,8 @@
 //! | `forked PID` | template | the worker runs and is a child of the supervisor |
 //! | `refused TEXT` | template | the worker could not be forked |
 //!
-//! A worker is forked twice: the process in between ends at once, so that the worker becomes a child of the supervisor, which
-//! adopts orphans. The supervisor then waits for it and signals it like any worker, and workers outlive their template.
+//! A template forks a worker through a process in between, which ends at once. The supervisor, which adopts orphans, then waits
+//! for the worker and signals it like any other. So workers outlive their template.
 
 use std::fmt::Display;
 use std::io;

@@ -7,8 +7,8 @@ use hyper::Request;
 
 /// The address of a connection's other end (feature `http`).
 ///
-/// [`Server::connect_info`](crate::Server::connect_info) adds it to the extensions of requests. With the feature `axum`, a
-/// handler gets it as `ConnectInfo<Peer>`, and the address of a TCP client as `ConnectInfo<SocketAddr>` too.
+/// [`Server::connect_info`](crate::Server::connect_info) adds the `Peer` to the extensions of requests. With the feature
+/// `axum`, a handler gets it as `ConnectInfo<Peer>`, and the address of a TCP client as `ConnectInfo<SocketAddr>` too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Peer {

@@ -113,8 +113,8 @@ impl Service {
     /// Takes the addresses over from the program that this one replaces. Call it once this server is up: if this program fails
     /// before that, the old one keeps the addresses.
     ///
-    /// The listener of a TCP port is inherited, and the file of a Unix socket is replaced at once, so that a client always finds a
-    /// listener.
+    /// This program inherits the listener of a TCP port, and replaces the file of a Unix socket atomically. So a client always
+    /// finds a listener.
     pub(in crate::prefork) fn begin(&mut self) {
         if !self.waits_for_predecessor {
             return;

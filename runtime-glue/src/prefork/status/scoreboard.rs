@@ -10,8 +10,8 @@
 //!
 //! The states, heartbeats and request counts of workers are in [`Slots`].
 //!
-//! Every field is one atomic word, and no process waits for another: a worker that is killed in the middle of a request leaves
-//! a count that is one off, and nothing else. When a worker ends, the supervisor moves its counts to the totals. Readers
+//! Every field is one atomic word, and no process waits for another. A worker that is killed in the middle of a request leaves
+//! one count that is off by one. When a worker ends, the supervisor moves its counts to the totals. Readers
 //! notice the move by a sequence number, and read again, so that no count is missing or counted twice.
 
 use std::io;
@@ -59,7 +59,7 @@ const PSS: usize = 1;
 const SHARED: usize = 2;
 const SLOT_HISTOGRAM: usize = 8;
 
-/// Larger counts are shown as this one, so that a million of them can be added.
+/// The largest count that is shown, so that the sum of a million counts does not overflow.
 const LARGEST: u64 = u64::MAX >> 20;
 
 /// The memory of a process, in bytes.
@@ -318,7 +318,7 @@ impl Words {
         sequence.fetch_add(1, Ordering::Release);
     }
 
-    /// Calls `read` until no change has come in between. If the supervisor was killed in the middle of a change, or makes
+    /// Calls `read` until no change happens during the call. If the supervisor was killed in the middle of a change, or makes
     /// changes all the time, the result of the last attempt may be inconsistent.
     fn read<T>(&self, read: impl Fn() -> T) -> T {
         const ATTEMPTS: usize = 100;

@@ -108,7 +108,7 @@ impl Supervisor {
             return Some(End::Stop { signal: "SIGTERM" });
         }
         self.retire_surplus();
-        // This call comes before the actions that wait for the end of the start: no later event would begin them.
+        // Finish the start first: the actions below wait for it, and no later event would begin them.
         if let Err(error) = self.finish_start() {
             return Some(End::Failed(error));
         }

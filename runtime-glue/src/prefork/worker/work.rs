@@ -38,8 +38,8 @@ pub(in crate::prefork) const FAILED: i32 = 1;
 /// kill it.
 const KERNEL_GRACE: Duration = Duration::from_secs(3);
 
-/// How long a worker that another process has told to end waits for the supervisor to tell it too. A signal to the process group
-/// reaches the supervisor at about the same time.
+/// How long a worker that another process has told to end waits for the same command from the supervisor. A signal to the process
+/// group reaches the supervisor at about the same time.
 const SUPERVISOR_GRACE: Duration = Duration::from_secs(1);
 
 /// How many heartbeats a worker writes in the time after which it counts as stuck.
@@ -63,7 +63,7 @@ pub(in crate::prefork) struct Assignment {
     pub(in crate::prefork) slot: usize,
     /// The process id of the supervisor.
     pub(in crate::prefork) supervisor: u32,
-    /// The id of the process that the template forked to fork this worker, and that ends at once. `None` if the supervisor
+    /// The id of the process between the template and this worker, which ends at once. `None` if the supervisor
     /// forked the worker: the worker then reduces its own privileges.
     pub(in crate::prefork) between: Option<u32>,
     pub(in crate::prefork) max_requests: Option<u64>,
@@ -142,8 +142,8 @@ where
     })
 }
 
-/// Makes the kernel choose a thread of the runtime for the SIGABRT that the supervisor sends to a stuck worker: that thread prints
-/// its stack. The calling thread only waits.
+/// Blocks SIGABRT in the calling thread, which mostly waits. If the worker is stuck, the kernel then delivers the SIGABRT of the
+/// supervisor to a thread of the runtime, which prints its stack.
 fn leave_abort_to_runtime() {
     if let Err(error) = sys::block_signal(libc::SIGABRT) {
         tracing::debug!(%error, "a stuck worker may print the stack of a thread that waits");
