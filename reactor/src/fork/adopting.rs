@@ -51,8 +51,8 @@ impl AdoptedQueue {
 }
 
 /// In the child of an unplanned fork, keeps the retired adopted selectors, and forgets the other ones. Parent and child
-/// share the queue, so the kernel's list shows the registrations of both. The list is enough for a retired selector: a
-/// listed socket that this process has is registered with the inherited runtime.
+/// share the queue, so the kernel's list shows the registrations of both. The list is enough for a retired selector: each
+/// listed socket that is open in this process is registered with the inherited runtime.
 pub(super) fn keep_retired(state: &mut ProcessState) {
     let queues = std::mem::take(&mut state.adopted.queues);
     let (kept, left_out) = queues.into_iter().partition(|queue| queue.core.is_retired() && queue.read_inherited());

@@ -1,4 +1,4 @@
-//! The state of descriptors that forks need besides the registrations.
+//! What forks must know of descriptors besides their registrations.
 
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::sys::descriptor::{self, Identity};
 use crate::timer_state::TimerState;
 
-/// The record of a descriptor, which most do not have.
+/// The record of a descriptor. Most descriptors have no record.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     /// The other end, if the descriptor is an end of a stream socket pair that this crate made or found.
@@ -18,8 +18,8 @@ pub(super) struct Record {
     pub(super) is_always_renewed: bool,
     /// The state of the `unix::Timer` that owns the descriptor.
     pub(super) timer: Option<Arc<TimerState>>,
-    /// The file that a bare descriptor referred to when it was muted. Only this shows that the descriptor was closed and used
-    /// again, because the kernel does not have a muted registration.
+    /// The file that a bare descriptor referred to when it was muted. The kernel does not have a muted registration, so only
+    /// this file shows whether the descriptor was closed and used again.
     pub(super) muted: Option<Identity>,
 }
 
@@ -39,7 +39,7 @@ impl Records {
         self.0.iter().map(|(fd, record)| (*fd, record))
     }
 
-    /// Returns the record of `fd`, which is empty at first.
+    /// Returns the record of `fd`, after making an empty one if needed.
     pub(super) fn record(&mut self, fd: RawFd) -> &mut Record {
         self.0.entry(fd).or_default()
     }
@@ -69,7 +69,7 @@ impl Records {
         });
     }
 
-    /// Notes that the owner of `fd` gives it away, still open: it no longer counts as a timer or as an end of a pair.
+    /// Notes that the owner gives `fd` away, still open: `fd` no longer counts as a timer or as an end of a pair.
     pub(super) fn release(&mut self, fd: RawFd) {
         let muted = self.get(fd).and_then(|record| record.muted);
         self.forget(fd);

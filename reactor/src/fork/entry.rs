@@ -7,16 +7,16 @@ use crate::{Interest, Token};
 
 /// A registration, or room for one: 16 bytes, readable at any moment.
 ///
-/// One thread at a time changes an entry. While the gate is open, this is the thread that owns the descriptor: the kernel does
-/// not give the descriptor to another thread as long as it is open. While the gate is closed, it is the thread that forks.
+/// One thread at a time changes an entry. While the gate is open, this is the thread that owns the descriptor: the kernel gives
+/// no thread a descriptor that is open already. While the gate is closed, it is the thread that has closed the gate.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Default))]
 pub(crate) struct Entry {
     token: AtomicU64,
     /// The lower half of an [`EntryInfo`].
     flags: AtomicU16,
-    /// Whether a thread is changing the entry, or checks whether it may. A variable of its own: a thread that finds the gate
-    /// closed takes its mark back, and must not overwrite flags that the fork may have changed meanwhile.
+    /// Whether a thread is changing the entry, or checks whether it may. The mark is not a bit of `flags`: a thread that finds
+    /// the gate closed takes its mark back, and must not overwrite flags that the fork may have changed meanwhile.
     is_marked: AtomicBool,
     /// The upper half of an [`EntryInfo`].
     absent_from: AtomicU32,
@@ -85,8 +85,8 @@ impl Entry {
         })
     }
 
-    /// In the child of an unplanned fork, ends a change whose thread stayed in the parent. The child does not have a
-    /// registration that was being added. It has one that was being changed or removed.
+    /// In the child of an unplanned fork, ends a change whose thread stayed in the parent. The child lacks a registration that
+    /// was being added, and keeps one that was being changed or removed.
     pub(super) fn settle_after_fork(&self) {
         // Write only if there is a mark: the kernel must copy each page that a child writes to.
         if self.is_marked.load(Ordering::Relaxed) {

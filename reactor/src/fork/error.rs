@@ -64,7 +64,7 @@ pub enum PrepareObject {
     HeldOff,
     /// Nothing: a signal handler forks, and has interrupted this thread while it was changing forkio's state.
     Interrupted,
-    /// Nothing: other threads did not end changes that they were making to registrations.
+    /// Nothing: other threads did not end their changes of registrations in time.
     OtherThreads,
 }
 

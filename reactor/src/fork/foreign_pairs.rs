@@ -18,7 +18,7 @@ pub(super) const SIGNAL_PIPE: Token = Token(1);
 /// tokio's signal pipe: a socket pair, made once per process, and never closed.
 ///
 /// A signal handler writes to one end, the sender. Each runtime registers a duplicate of the other end, the receiver. The
-/// fields are the descriptors that are not registered with an epoll instance.
+/// descriptors in the fields are not registered with an epoll instance.
 #[derive(Debug)]
 pub(super) struct SignalPipe {
     /// tokio's own descriptor of the receiver.
@@ -115,7 +115,7 @@ fn find_by_writing(receiver: RawFd, candidates: &[(RawFd, u64)]) -> io::Result<O
     Ok(None)
 }
 
-/// The open sockets and pipes, and the pairs that were found among them.
+/// The open sockets and pipes, and the socket pairs that were found among them.
 #[derive(Debug)]
 pub(super) struct OwnPairs {
     /// A descriptor of each socket, by inode.

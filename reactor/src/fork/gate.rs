@@ -21,8 +21,8 @@ const OPEN_WITH_FENCES: u32 = 3;
 /// A fork is being made or is prepared ahead, or a thread changes registrations by descriptor.
 const CLOSED: u32 = 4;
 
-/// Takes the place of the word on systems that cannot wipe it: the process id in the upper half, the state in the lower half.
-/// Each check costs a getpid(2). 0: fork detection has not started.
+/// The process id in the upper half, the state in the lower half: takes the place of the word on systems that cannot wipe it.
+/// Each check then costs a getpid(2). On every system, 0 means that fork detection has not started.
 static BY_ID: AtomicU64 = AtomicU64::new(0);
 
 /// [`OPEN`] or [`OPEN_WITH_FENCES`].

@@ -23,11 +23,11 @@ pub use crate::sys::descriptor::limit_behind;
 pub use crate::sys::process::is_single_threaded;
 pub use crate::sys::process_word::process_id;
 
-/// Gives children no queue for the selector that `source`, an I/O object or a descriptor, is registered with: for a runtime
-/// that children cannot continue, because they do not have its threads.
+/// Gives children no queue for the selector that `source`, an I/O object or a descriptor, is registered with. Use it for a
+/// runtime that children cannot continue because they lack its threads.
 ///
 /// The child severs or renews the registered descriptors whose policy says so, and inherits the others without a
-/// registration. Its uses of the selector fail with `ECANCELED`, except that deregistering and waking do nothing.
+/// registration. In the child, polling and registering fail with `ECANCELED`. Deregistering and waking do nothing.
 ///
 /// # Errors
 ///
@@ -90,8 +90,8 @@ pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
     })
 }
 
-/// Lets an event of `source`, an I/O object or a descriptor, wake one of the processes that wait for it, instead of all: for
-/// a listening socket from which several workers accept. `false` ends this mode. Children inherit the mode.
+/// Lets an event of `source`, an I/O object or a descriptor, wake at least one of the processes that wait for it, instead of
+/// all: for a listening socket from which several workers accept. `false` ends this mode. Children inherit the mode.
 ///
 /// The woken process must accept until [`WouldBlock`](io::ErrorKind::WouldBlock). A process that stops earlier must [mute] the
 /// source meanwhile: otherwise the connections that it leaves wait until another one arrives, for which the kernel may wake the
@@ -145,8 +145,8 @@ pub fn rearm_exclusive() -> io::Result<()> {
     })
 }
 
-/// Makes forks handle the epoll instances of tokio's runtimes on upstream mio. `source`, an I/O object or a descriptor, is
-/// registered with one of them. Call it again after an unplanned fork.
+/// Makes forks handle the epoll instances of tokio's runtimes on upstream mio. `source`, an I/O object or a descriptor, must be
+/// registered with one of them. Call this function again after an unplanned fork.
 ///
 /// # Errors
 ///
@@ -247,7 +247,7 @@ pub fn pending_bytes(source: &impl AsRawFd) -> io::Result<usize> {
 }
 
 /// Returns how many writes this process and its ancestors have made through unregistered ends of pairs that were made in this
-/// process. Such a write is that of a signal handler to tokio's signal pipe.
+/// process. tokio's signal handler makes such writes, to the signal pipe.
 pub fn unregistered_writes() -> usize {
     UNREGISTERED_WRITES.load(Ordering::Relaxed)
 }

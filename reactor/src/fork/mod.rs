@@ -12,12 +12,12 @@
 //! | make the next fork faster | [`prepare_ahead`] |
 //! | list registrations | [`registrations`] |
 //! | know which process this is | [`generation`], [`parent`] |
-//! | survive forks made by other code | nothing; [`atfork::install`] or [`reconcile`] to react at once |
+//! | survive forks made by other code | nothing; to reconcile at once, [`atfork::install`] or [`reconcile`] |
 //!
 //! [`register_with_policy`]: crate::Registry::register_with_policy
 //!
-//! A **planned** fork is made through this module. All that can fail, fails before the fork: [`Prepared`] has the steps. An
-//! **unplanned** fork is made by other code. The child notices it when it first uses a selector: see [`reconcile`].
+//! A **planned** fork is made through this module. Nearly all that can fail, fails before the fork: [`Prepared`] lists the
+//! steps. An **unplanned** fork is made by other code. The child notices it when it first uses a selector: see [`reconcile`].
 //!
 //! # Examples
 //!

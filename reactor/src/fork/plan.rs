@@ -10,7 +10,7 @@ use super::renewal::{Renewal, Replacement, Replacements};
 use super::selector_core::{Poison, SelectorCore};
 use crate::sys::{self, Queue, QueueCopy, descriptor};
 
-/// The steps that [`commit`](Plan::commit) takes in the child. The planner fills it.
+/// The steps that [`commit`](Plan::commit) takes in the child, as the planner lists them.
 #[derive(Debug)]
 pub(super) struct Plan {
     /// The child's queues, not yet complete.
@@ -32,9 +32,9 @@ pub(super) struct Plan {
     pub(super) bare: Vec<(&'static SelectorCore, RawFd)>,
     /// Ends of pairs, and timers, that are severed.
     pub(super) severed: Vec<RawFd>,
-    /// The dead endpoints for the descriptors of an adopted selector, if the child has to poison it.
+    /// Dead endpoints for the descriptors of adopted selectors. The child uses those of the selectors that it must poison.
     pub(super) stops: Vec<(&'static SelectorCore, Replacement)>,
-    /// The planner's decisions, kept for the vector's memory.
+    /// The planner's decisions. The plan keeps the vector so that the next fork reuses its memory.
     pub(super) decisions: Vec<Decided>,
     /// Whether the plan was made in advance. Such a plan waits for the next fork, with the gate closed.
     pub(super) is_ahead: bool,
@@ -100,7 +100,8 @@ impl Plan {
         self.replacements.steps.retain(|step| step.onto != selector.kernel.queue.fd());
     }
 
-    /// Whether the bare descriptors of a plan made in advance still refer to the registered files. Other changes discard it.
+    /// Whether the bare descriptors of a plan made in advance still refer to the registered files. Any other change has
+    /// discarded the plan already.
     pub(super) fn still_holds(&self, records: &Records) -> bool {
         self.bare.iter().all(|(selector, fd)| is_registered(selector, *fd, records).is_ok_and(|is_there| is_there))
     }
@@ -151,7 +152,7 @@ impl Plan {
         for selector in &self.retired {
             selector.poison(Poison::Errno(libc::ECANCELED));
             if sys::Queue::is_there_after_fork() {
-                // The child owns the descriptor, unless it has lost it. A replacement below makes it refer to a dead endpoint.
+                // The inherited descriptor belongs to the child. A replacement below makes it refer to a dead endpoint.
                 selector.kernel.queue.adopt();
             }
         }
@@ -199,8 +200,8 @@ impl Plan {
             // The call fails only if the limit was lowered meanwhile.
             let _ = descriptor::replace(stop.from, stop.onto);
         }
-        // This frees no memory, which the next fork does, and does not write to the vector's elements, because the kernel must
-        // copy each page that a child writes to.
+        // Close the spares without writing to the vector's elements: the kernel must copy each page that a child writes to. The
+        // next fork clears the rest of the plan, which frees memory.
         self.replacements.spares.iter().for_each(|spare| descriptor::close(spare.as_raw_fd()));
         // SAFETY: a length of 0 needs no elements. The elements beyond it are not dropped, which would close them again.
         unsafe { self.replacements.spares.set_len(0) };

@@ -179,7 +179,8 @@ impl Planner<'_> {
         with(Decision::Sever).try_for_each(|fd| self.sever(fd))
     }
 
-    /// Whether the object of an entry or a record is still open at `fd`, which may be a fresh object after an unplanned fork.
+    /// Whether `fd` still refers to the object of its entry or record. After an unplanned fork, `fd` may be closed, or refer to
+    /// another file, such as a fresh object.
     fn has(&self, fd: RawFd, kind: SourceKind) -> bool {
         self.mode == Mode::Planned || (!self.is_fresh(fd) && descriptor::is_still(fd, kind))
     }
@@ -189,7 +190,8 @@ impl Planner<'_> {
         self.mode == Mode::Unplanned && self.plan.replacements.spares.iter().any(|spare| spare.as_raw_fd() == fd)
     }
 
-    /// Whether the policy of a registration keeps the child from getting a timer of its own at `fd`, as it does by default.
+    /// Whether the policy of a registration keeps the child from getting a timer of its own at `fd`. By default the child gets
+    /// one.
     fn keeps(&self, selector: &SelectorCore, fd: RawFd) -> bool {
         selector.table.get(fd).and_then(Entry::get).is_some_and(|(_, info)| {
             let policy = info.policy(SourceKind::Timer);
@@ -214,7 +216,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Makes a fresh pair in place of the one that `fd`, an end or a duplicate of an end, belongs to: once per pair.
+    /// Makes a fresh pair in place of the one that `fd` belongs to, once per pair. `fd` is an end or a duplicate of an end.
     fn renew_pair(&mut self, fd: RawFd) -> Result<(), PrepareError> {
         if self.replaced.contains(&fd) || self.is_fresh(fd) {
             return Ok(());
@@ -317,7 +319,7 @@ impl Planner<'_> {
         if selector.is_adopted() {
             // When the child takes this step, `fd` refers to its own queue.
             duplicates.iter().for_each(|duplicate| self.replace(fd, *duplicate));
-            // Other code polls the queue, and does not ask whether it is poisoned.
+            // Other code polls the queue, and does not ask whether the selector is poisoned.
             let dead = self.dead_endpoint(fd)?;
             self.plan.stops.extend(all().map(|onto| (selector, Replacement { from: dead, onto, only: None })));
         }

@@ -18,8 +18,9 @@ pub enum ForkPolicy {
     /// The child does not have the registration (`EV_NOFORK`). The descriptor stays open in the child.
     NoFork = 2,
     /// The child's descriptor refers to a dead endpoint: reads return end of file, writes fail with `EPIPE`, and waiting tasks
-    /// wake. Only the parent has the original object, so its peer sees the end when the parent closes it. The descriptor stays
-    /// dead in the child's children. (Close a listening socket in the child instead: `accept` on the dead endpoint fails.)
+    /// wake. Only the parent has the original object, so the peer sees the end when the parent closes that object. The
+    /// descriptor stays dead in the child's children. (Close a listening socket in the child instead: `accept` on the dead
+    /// endpoint fails.)
     Sever = 3,
     /// The child gets a fresh private object behind the same descriptor, pending state included. Possible for
     ///
@@ -28,9 +29,9 @@ pub enum ForkPolicy {
     ///   were not taken. For a `unix::Timer` this is exact. The phase of a timerfd that is registered as a bare descriptor is
     ///   good to a few microseconds, and the child's timerfd is set to an absolute time, even if the parent's was set to a
     ///   relative one. Duplicates of a timerfd become timers of their own;
-    /// - stream socket pairs made in this process. Both ends are renewed, even if the other end has another policy. So is each
-    ///   registered duplicate that has this policy. Bytes that wait to be read are copied. Descriptors in transit
-    ///   (`SCM_RIGHTS`) and a half that was shut down are not.
+    /// - stream socket pairs made in this process. Both ends are renewed, even if the other end has another policy. A
+    ///   registered duplicate that has this policy is renewed too. The fork copies bytes that wait to be read. The fresh pair
+    ///   lacks descriptors in transit (`SCM_RIGHTS`), and both its halves are open.
     Renew = 4,
 }
 
@@ -41,8 +42,8 @@ impl ForkPolicy {
     }
 }
 
-/// The defaults by kind, offset by the smallest discriminant. Like a kernel that copies queues, the reactor lets children
-/// inherit everything but wakers, timers and watches on processes.
+/// The defaults, in the order of [`SourceKind::ALL`]. Like a kernel that copies queues, the reactor lets children inherit
+/// everything but wakers, timers and watches on processes.
 static DEFAULTS: [AtomicU8; SourceKind::ALL.len()] = {
     let mut defaults = [const { AtomicU8::new(ForkPolicy::Inherit as u8) }; SourceKind::ALL.len()];
     defaults[SourceKind::Waker as usize - 1] = AtomicU8::new(ForkPolicy::Renew as u8);

@@ -56,7 +56,7 @@ impl ProcessState {
     }
 }
 
-/// Every static that a commit writes to, on one page. The kernel must copy each page that a child writes to, which takes
+/// The statics that a commit writes to, on one page. The kernel must copy each page that a child writes to, which takes
 /// longer than a system call.
 #[repr(align(512))]
 pub(super) struct Process {
@@ -74,7 +74,7 @@ pub(super) struct Process {
     pub(super) forking: AtomicUsize,
     /// The list of cores. Cores are added with the state locked.
     pub(super) cores: Cores,
-    /// The id of the newest selector. A child that has lost the state must not use an id again.
+    /// The id of the newest selector. It is not in `state`: a child that has lost the state must not use an id again.
     pub(super) last_id: AtomicU64,
     /// A thread holds this lock to keep forks waiting. A fork holds it from prepare to its end.
     pub(super) hold: Lock<()>,

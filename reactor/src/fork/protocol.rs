@@ -175,13 +175,13 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 pub fn prepare_ahead() -> Result<(), PrepareError> {
     let mut prepared = begin()?;
     if prepared.state.adopted.pipe.is_some() {
-        // Changes of other code's selectors do not discard a plan.
+        // A plan made in advance could be out of date: changes of other code's selectors do not discard it.
         return Ok(());
     }
     if !prepared.state.plan.is_ahead {
         planner::make_plan(&mut prepared.state, Mode::Planned)?;
     }
-    // The gate stays closed. So each change runs into it, and discards the plan.
+    // The gate stays closed. So each change finds it closed, and discards the plan.
     prepared.state.plan.is_ahead = true;
     PROCESS.forking.store(0, Ordering::Relaxed);
     prepared.is_over = true;

@@ -40,8 +40,8 @@ use crate::sys::process::SignalsBlocked;
 /// # Platforms
 ///
 /// The child notices the fork by a page that the kernel wipes in it: `MADV_WIPEONFORK` on Linux 4.14,
-/// `minherit(INHERIT_ZERO)` on FreeBSD, NetBSD and OpenBSD. The check costs each use of a selector one load; on macOS and
-/// DragonFly, which have no such page, a `getpid(2)`, about 50 to 100 ns.
+/// `minherit(INHERIT_ZERO)` on FreeBSD, NetBSD and OpenBSD. The check costs one load per use of a selector. macOS and
+/// DragonFly have no such page, so the check costs a `getpid(2)`, about 50 to 100 ns.
 ///
 /// # Examples
 ///
@@ -178,7 +178,7 @@ pub fn lost_state() -> Option<InheritedState> {
 /// its children, 2 in their children.
 ///
 /// An unplanned fork counts once its child has reconciled, which this function does first. An intermediate process that
-/// never used a selector, such as the middle one of a daemon's double fork, is not counted; neither are forks before the
+/// never used a selector, such as the middle one of a daemon's double fork, does not count. Neither do forks before the
 /// first use of a selector or of this function.
 pub fn generation() -> u32 {
     ensure();
@@ -198,14 +198,15 @@ pub fn parent() -> Option<u32> {
 static FAILURE: AtomicPtr<PrepareError> = AtomicPtr::new(ptr::null_mut());
 
 /// Returns the error of reconciling, if this process is the child of an unplanned fork and could not reconcile. Every poll
-/// of its inherited selectors fails with its errno. Children have the error for as long as they have one of these selectors.
+/// of its inherited selectors fails with the error's errno. Children have the error for as long as they have one of these
+/// selectors.
 pub fn failure() -> Option<&'static PrepareError> {
     ensure();
     // SAFETY: the pointer is null or refers to an error that this process or an ancestor has leaked.
     unsafe { FAILURE.load(Ordering::Acquire).as_ref() }
 }
 
-/// Forgets the error in a child that can poll each selector that it has. Async-signal-safe.
+/// Forgets the error if the child can poll each of its selectors. Async-signal-safe.
 pub(super) fn forget_failure() {
     // Writes only if there is an error: the kernel must copy each page that a child writes to.
     if !FAILURE.load(Ordering::Relaxed).is_null() && selectors().all(|selector| selector.poisoned().is_none()) {
@@ -219,8 +220,9 @@ static FIRST_POLL: OnceLock<fn()> = OnceLock::new();
 /// Whether this process must still call the hook.
 static IS_DUE: AtomicBool = AtomicBool::new(false);
 
-/// Sets a function that each child of an unplanned fork calls before its first poll, which then returns without waiting. The
-/// hook does not run in a child that has a poisoned selector. Only the first function that is set counts.
+/// Sets a function that each child of an unplanned fork calls before its first poll, on the thread that polls. That poll then
+/// returns without waiting. A child that has a poisoned selector does not call the hook. Only the first function that is set
+/// counts.
 pub fn set_first_poll_hook(hook: fn()) {
     let _ = FIRST_POLL.set(hook);
 }
@@ -237,7 +239,8 @@ pub(super) fn is_first_poll_due() -> bool {
     IS_DUE.load(Ordering::Relaxed)
 }
 
-/// Calls the hook, once. Returns the timeout of the poll: the caller may wait for something that the hook does.
+/// Calls the hook, once. Returns a timeout of zero for the poll, because the caller may wait for something that the hook has
+/// done.
 #[cold]
 pub(super) fn first_poll() -> io::Result<Option<Duration>> {
     refuse_inside_fork("polling for the first time")?;

@@ -1,7 +1,7 @@
 //! Changes to registrations: mark the table entry, make the system call, complete the entry.
 //!
-//! This takes no lock and no read-modify-write instruction: the mark is a store, and [the gate](super::gate) tells whether a
-//! fork may be reading the table. The entry says whether a registration is unusual, which is handled after the mark.
+//! A change takes no lock and needs no read-modify-write instruction: the mark is a store, and [the gate](super::gate) tells
+//! whether a fork may be reading the table. Unusual registrations, such as muted ones, take another path after the mark.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -195,7 +195,7 @@ impl SelectorCore {
     }
 }
 
-/// Whether the kernel's answer to a change is enough, so that the table adds nothing to it.
+/// Whether the kernel alone can tell if a change of this registration is valid.
 #[inline(always)]
 fn is_simple(before: EntryInfo) -> bool {
     before.is_plain() && (sys::Queue::IS_EXACT || !before.is_bare())

@@ -34,8 +34,8 @@ pub struct Registration {
     pub muted: bool,
 }
 
-/// Lists every registration of this process, in the order of selectors and descriptors: also wakers that have a descriptor,
-/// but no registrations with a poisoned selector.
+/// Lists the registrations of this process, in the order of selectors and descriptors. The list includes wakers that have a
+/// descriptor, and leaves out registrations with a poisoned selector.
 pub fn registrations() -> Vec<Registration> {
     reconcile::ensure();
     let state = lock_refreshed();
@@ -145,8 +145,7 @@ pub(super) fn find(fd: RawFd, is_wanted: impl Fn(EntryInfo) -> bool) -> Option<(
     selectors().find_map(|selector| selector.table.get(fd)?.get().filter(|(_, info)| is_wanted(*info)))
 }
 
-/// Changes every registration of `fd`, with the gate closed, so that the owner cannot close the descriptor
-/// meanwhile.
+/// Changes every registration of `fd`, with the gate closed, so that the owner cannot close the descriptor meanwhile.
 pub(super) fn change(
     fd: RawFd,
     change: impl Fn(&mut ProcessState, &SelectorCore, Token, EntryInfo) -> io::Result<EntryInfo>,

@@ -1,4 +1,4 @@
-//! Handles of selectors, the registrations that sources have, and the notes of sources that only forks use.
+//! Handles of selectors, the registrations of sources, and the records of sources that forks need.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -138,7 +138,8 @@ impl Registry {
     }
 }
 
-/// A selector's waker. It keeps the core, not the selector: a thread may be in the middle of a wake.
+/// A selector's waker. It does not keep the selector open. But no other selector gets the core while the waker exists, because a
+/// thread may be in the middle of a wake.
 #[derive(Debug)]
 pub(crate) struct SelectorWaker {
     core: &'static SelectorCore,
@@ -164,8 +165,8 @@ impl Drop for SelectorWaker {
     }
 }
 
-/// The registration of a descriptor: a field of the source that owns the descriptor. Its drop tells the registration table that
-/// the descriptor is about to be closed.
+/// The registration of a descriptor: a field of the source that owns the descriptor. Dropping it tells the registration table
+/// that the descriptor is about to be closed.
 #[derive(Debug)]
 pub(crate) struct SourceRegistration {
     /// The core and the id of the selector.
@@ -271,8 +272,8 @@ impl Drop for SourceRegistration {
     #[inline(always)]
     fn drop(&mut self) {
         if sys::Remake::EXISTS {
-            // The source may be on the list of objects that a child makes again. A thread of the parent may have locked that
-            // list.
+            // The source may be on the list of objects that a child makes again, and a thread of the parent may have locked
+            // that list.
             reconcile::ensure();
         }
         if let Some(core) = self.core() {
@@ -284,8 +285,8 @@ impl Drop for SourceRegistration {
     }
 }
 
-/// Makes a source that children may have to make again. No planned fork sees it half done. Fails while this thread forks: the
-/// child would have to make the source.
+/// Makes a source that children may have to make again. No planned fork sees the source half made. Fails while this thread
+/// forks: the child would have to make the source.
 pub(crate) fn while_no_fork<T>(doing: &str, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     reconcile::ensure();
     let _state = sys::Remake::EXISTS.then(|| lock_to_add(doing)).transpose()?;

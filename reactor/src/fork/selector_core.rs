@@ -1,4 +1,4 @@
-//! The state of a selector that forks use.
+//! A selector as forks see it: kernel queue, waker, table and poison.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use crate::wakeable_queue::WakeableQueue;
 /// A kernel queue, its waker, its registrations, and the state that forks need.
 ///
 /// A core is never freed: when the last handle of a selector is dropped, a later selector gets its core. So a reference to a
-/// core is always valid; its [id](SelectorCore::id) tells which selector it is.
+/// core is always valid. The core's [id](SelectorCore::id) tells which selector uses it.
 #[derive(Default)]
 pub(crate) struct SelectorCore {
     pub(crate) kernel: WakeableQueue,
