@@ -1,4 +1,4 @@
-//! Getting started: from an empty selector to a server, and to a forked one.
+//! Getting started: a selector, a server, and a fork of that server.
 //!
 //! # 1. A selector, a source and a loop
 //!
@@ -7,8 +7,8 @@
 //! Register a source with a [`Token`](crate::Token), which identifies its events, and an [`Interest`](crate::Interest),
 //! which says what to wait for.
 //!
-//! Wait for events, and serve each until there is nothing left to do: events are edge-triggered, and the next one is certain
-//! only after an operation has failed with [`WouldBlock`](std::io::ErrorKind::WouldBlock).
+//! Wait for events. After each one, repeat the operation until it fails with
+//! [`WouldBlock`](std::io::ErrorKind::WouldBlock): events are edge-triggered, so only then is another event certain to come.
 //!
 #![cfg_attr(all(feature = "os-poll", feature = "net"), doc = "```")]
 #![cfg_attr(not(all(feature = "os-poll", feature = "net")), doc = "```ignore")]
@@ -57,8 +57,8 @@
 //! # 2. A fork
 //!
 //! Without the feature `cponfork`, a forked child shares its parent's epoll instance, and each process disturbs the other.
-//! (Most kernels drop a kqueue in the child.) With the feature, fork through the module `fork`: the loop above continues in
-//! both processes, each with a queue of its own, and the first process that accepts serves the connection.
+//! (Most kernels drop a kqueue in the child.) With the feature, fork through the module `fork`. The loop above then continues
+//! in both processes, each with a queue of its own. The first process that accepts a connection serves it.
 //!
 //! # 3. Not only sockets
 //!
@@ -66,4 +66,4 @@
 //! Register a bare descriptor as a `SourceFd`. Each type has an example.
 //!
 //! Each of these sources has its own behaviour in a fork. A timer continues in both processes. Signals reach the process
-//! that they are sent to. Only the process that opened a watch on a process keeps it.
+//! that they are sent to. A watch on a process stays with the process that opened the watch.

@@ -15,7 +15,7 @@ thread_local! {
 }
 
 /// Returns the number of the calling thread: never 0, and the same in a child that the thread forks. A new thread of a child
-/// gets an unused number, although it may get the stack of a thread of the parent.
+/// gets an unused number. The address of its stack would not do, because the parent's threads may have used that stack.
 pub fn this_thread() -> usize {
     static LAST: AtomicUsize = AtomicUsize::new(0);
     NUMBER.with(|number| {
@@ -28,9 +28,9 @@ pub fn this_thread() -> usize {
 
 /// Guards a value, and records which thread holds the lock.
 ///
-/// The child of a fork may find a lock held by a thread that exists only in the parent. One store then frees a `Lock`, which,
-/// unlike one of the standard library, has no queue of waiting threads to repair. Also, a thread can tell whether it holds the
-/// lock itself, such as in a signal handler that forks.
+/// The child of a fork may find a lock held by a thread that exists only in the parent. Unlike a lock of the standard library,
+/// a `Lock` has no queue of waiting threads to repair, so one store frees it. Also, a thread can tell whether it holds the lock
+/// itself, such as in a signal handler that forks.
 pub(crate) struct Lock<T> {
     /// The thread that holds the lock, as [`this_thread`] returns it; 0: none.
     owner: AtomicUsize,

@@ -18,21 +18,21 @@ macro_rules! trace {
 
 /// Waits for readiness of the sources registered with it.
 ///
-/// One `Poll` is one selector, that is one kernel queue: an epoll instance on Linux. Sources are registered through its
-/// [`Registry`] with a [`Token`] and an [`Interest`]; [`Poll::poll`] then returns events that carry the token.
+/// One `Poll` is one selector: one kernel queue, such as an epoll instance. Register sources through its [`Registry`], with a
+/// [`Token`] and an [`Interest`]. [`Poll::poll`] then returns events that carry the token.
 ///
 /// # Readiness is edge-triggered
 ///
-/// An event says that something changed. After it, repeat the operation until it fails with
+/// An event says that something changed. After an event, repeat the operation until it fails with
 /// [`WouldBlock`](io::ErrorKind::WouldBlock): only then is another event certain to come. An event may also be
 /// spurious: if the operation fails with `WouldBlock` at once, wait again. Readiness other than readable and writable is
 /// a hint.
 ///
 /// # Fork
 ///
-/// With the feature `cponfork` a child has its own copy of the queue at the same descriptor: see the module `fork`. Without the
-/// feature, parent and child share an epoll instance, and each sees what the other registers, deregisters or polls. A kqueue
-/// is missing in the child, unless the kernel copies it (FreeBSD 15).
+/// With the feature `cponfork` the child of any fork has its own copy of the queue at the same descriptor: see the module
+/// `fork`. Without the feature, parent and child share an epoll instance, and each sees what the other registers, deregisters
+/// or polls. A kqueue is missing in the child, unless the kernel copies it (FreeBSD 15).
 ///
 /// # Platforms
 ///
@@ -138,8 +138,8 @@ impl Registry {
     ///
     /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if the source is registered, with this registry or another one. (A
     /// bare descriptor may be registered with several registries. On Linux, a release build without the feature `cponfork`
-    /// does not notice another registry, like mio.) Otherwise those of `epoll_ctl(2)` or `kevent(2)`: no memory or no watch
-    /// left (`/proc/sys/fs/epoll/max_user_watches`), or an object that cannot be polled, such as a regular file.
+    /// does not notice another registry, like mio.) Otherwise those of `epoll_ctl(2)` or `kevent(2)`: no memory, no epoll
+    /// watch (`/proc/sys/fs/epoll/max_user_watches`), or an object that cannot be polled, such as a regular file.
     pub fn register<S: Source + ?Sized>(&self, source: &mut S, token: Token, interests: Interest) -> io::Result<()> {
         trace!("registering event source with poller: token={token:?}, interests={interests:?}");
         source.register(self, token, interests)

@@ -1,5 +1,5 @@
-//! The types that threads share in model-checked modules. A loom test includes such a module under a parent whose `sync`
-//! has loom's types instead.
+//! The atomics and waits of the modules that loom checks. A loom test includes such a module under a parent whose `sync` has
+//! loom's types instead.
 
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering};
 

@@ -72,7 +72,7 @@ impl WakeableQueue {
     /// Ends the waker that `signal` belongs to. A wake that is pending is dropped with it.
     pub(crate) fn remove_waker(&self, signal: &sys::WakeSignal) {
         signal.remove(&self.queue);
-        // Take the wake before `vacate`. After that, another thread can make the next waker, whose wakes must stay.
+        // Take the wake before `vacate`: after `vacate`, another thread can make the next waker, whose wakes must stay.
         if self.wake.is_notified() {
             self.wake.take();
         }

@@ -8,16 +8,16 @@ use crate::{Registry, Token};
 /// Wakes a [`Poll`](crate::Poll), also from another thread.
 ///
 /// A wake makes [`Poll::poll`](crate::Poll::poll) return with a [readable](crate::event::Event::is_readable) event that
-/// carries the waker's token. Its delivery is only certain while the `Waker` is alive.
+/// carries the waker's token. A wake is certain to arrive only while the `Waker` is alive.
 ///
 /// # Wakes without system calls
 ///
 /// A wake makes a system call only if the poller is blocked in the kernel. Otherwise the poller finds the wake before it
-/// blocks, and returns at once. Until the poll that returns its event, further wakes do nothing. No wake is lost: the writes
-/// of a thread before its `wake` are visible to the poller after the event.
+/// blocks, and returns at once. Until a poll has returned the event of a wake, further wakes do nothing. No wake is lost: the
+/// writes of a thread before its `wake` are visible to the poller after the event.
 ///
-/// Once a program has taken the descriptor of a [`Poll`](crate::Poll), to wait for it by other means, every wake makes the
-/// descriptor readable, at the cost of a system call.
+/// Once a program has taken the descriptor of a [`Poll`](crate::Poll), such as to nest it in another queue, every wake makes
+/// that descriptor readable, at the cost of a system call.
 ///
 /// # Fork
 ///

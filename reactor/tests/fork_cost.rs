@@ -19,7 +19,7 @@ fn main() {
     sizes.iter().copied().for_each(cost_of_a_fork);
 }
 
-/// Prints medians over some forks, in microseconds.
+/// Prints medians, in microseconds.
 fn cost_of_a_fork(registrations: usize) {
     const ROUNDS: usize = 21;
     let poll = Poll::new().expect("a selector");

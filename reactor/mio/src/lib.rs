@@ -6,10 +6,10 @@
 //! mio = { git = "https://github.com/forkio-rs/forkio" }
 //! ```
 //!
-//! On Windows, which has no `fork(2)`, this package re-exports upstream mio 0.8, which has all that tokio 1.54 uses of mio 1.2.
+//! Windows has no `fork(2)`, so this package re-exports upstream mio 0.8: that version has all that tokio 1.54 uses.
 //!
-//! `forkio-reactor` documents everything in this package. The features are mio's, and `cponfork`, which turns the
-//! registration table and the module `fork` on. The crate `forkio` turns on the table for the whole build.
+//! `forkio-reactor` documents everything in this package. The features are mio's, and `cponfork`, which adds the
+//! registration table and the module `fork`. The crate `forkio` turns on the table for the whole build.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -5,8 +5,8 @@ use crate::{Token, sys};
 /// The readiness of one source, as returned by [`Poll::poll`](crate::Poll::poll).
 ///
 /// Only [readable](Event::is_readable) and [writable](Event::is_writable) are certain on every system. The rest are
-/// hints that may be missing; a program must also work if it learns of an error or of the end of a stream from the
-/// operation itself. Any readiness may be spurious.
+/// hints that may be missing: a program must also work if only the operation itself reports an error or the end of a
+/// stream. Any readiness may be spurious.
 ///
 /// # Platforms
 ///

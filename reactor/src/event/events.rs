@@ -33,7 +33,7 @@ impl Events {
     ///
     /// # Panics
     ///
-    /// If `capacity` events are more than `isize::MAX` bytes.
+    /// If `capacity` events take more than `isize::MAX` bytes.
     pub fn with_capacity(capacity: usize) -> Events {
         Events { inner: sys::Events::with_capacity(capacity) }
     }

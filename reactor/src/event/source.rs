@@ -4,8 +4,8 @@ use crate::{Interest, Registry, Token};
 
 /// A value that can be registered with a [`Registry`].
 ///
-/// Programs call the methods of [`Registry`], which call the methods of this trait. Implement the trait for a type that
-/// contains a source, by passing the calls on to it; a bare descriptor becomes a source as a `unix::SourceFd`.
+/// Programs call the methods of [`Registry`], which call the methods of this trait. For a type that contains a source,
+/// implement the trait by passing the calls on to that source. Register a bare descriptor as a `unix::SourceFd`.
 ///
 /// # Dropping a source
 ///

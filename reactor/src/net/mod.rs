@@ -131,10 +131,10 @@ macro_rules! datagram {
             ///
             /// # Errors
             ///
-            /// Those of `send(2)`, such as an error if the socket has no peer,
-            /// [`WouldBlock`](std::io::ErrorKind::WouldBlock) if there is no room in the socket, or in the queue of a Unix
-            /// domain receiver, and [`ConnectionRefused`](std::io::ErrorKind::ConnectionRefused) if an earlier UDP datagram
-            /// found no receiver, or if the Unix domain receiver is closed.
+            /// Those of `send(2)`: an error if the socket has no peer; [`WouldBlock`](std::io::ErrorKind::WouldBlock) if there
+            /// is no room in the socket, or in the queue of a Unix domain receiver;
+            /// [`ConnectionRefused`](std::io::ErrorKind::ConnectionRefused) if an earlier UDP datagram found no receiver, or if
+            /// the Unix domain receiver is closed.
             fn send(buf: &[u8]) -> usize;
 
             /// Receives a datagram; returns its length, or the buffer's if that is less.

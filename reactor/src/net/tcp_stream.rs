@@ -49,7 +49,7 @@ impl TcpStream {
     ///
     /// To learn the result, register the stream for [`WRITABLE`](crate::Interest::WRITABLE) and wait for an event.
     /// Then [`take_error`](TcpStream::take_error) returns the error of a failed attempt, and
-    /// [`peer_addr`](TcpStream::peer_addr) succeeds once there is a connection; if it fails with
+    /// [`peer_addr`](TcpStream::peer_addr) succeeds once there is a connection. If `peer_addr` fails with
     /// [`NotConnected`](io::ErrorKind::NotConnected), wait for another event.
     ///
     /// # Errors

@@ -264,7 +264,7 @@ pub(crate) fn is_eventfd(fd: RawFd) -> bool {
     name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]) == b"anon_inode:[eventfd]" || is_nameless(fd)
 }
 
-/// Whether the descriptor may refer to any object that has no file type, because there is no /proc.
+/// Whether the descriptor refers to an object without a file type, whose name is unknown because there is no /proc.
 fn is_nameless(fd: RawFd) -> bool {
     name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]).is_empty()
         && fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == 0)

@@ -15,7 +15,7 @@ pub(crate) struct Queue {
     fd: AtomicI32,
     /// The argument of system calls: the descriptor, or [`NO_QUEUE`].
     usable_fd: AtomicI32,
-    /// The process that owns the descriptor. Only set and read if `MAY_BE_ABSENT_AFTER_FORK`.
+    /// The process that owns the descriptor. Set and read only if `MAY_BE_ABSENT_AFTER_FORK`.
     owner: AtomicU32,
 }
 
@@ -118,7 +118,7 @@ pub(crate) trait QueueCopy: Sized {
     /// Gives the child this registration of an object that only the child has.
     fn add_in_child(&mut self, fd: RawFd, token: Token, interest: Interest);
 
-    /// Gives the child a waker of its own, unless wakers have descriptors, which the fork replaces and adds instead.
+    /// Gives the child a waker of its own, if wakers are events of their queue. If they have descriptors, the fork replaces these.
     fn renew_waker(&mut self, _token: Token) {}
 
     /// Drops the steps for a descriptor that is about to be closed.

@@ -62,9 +62,9 @@ pub(crate) fn renewed(state: &TimerState) -> io::Result<Option<OwnedFd>> {
     Ok(Some(timer.0))
 }
 
-/// Makes a timer for the child that continues the timerfd `fd`, which is known only by its descriptor. Its count is exact, and
-/// its phase to a few microseconds. It is set to an absolute time, even if `fd` was set to a relative one: on a real-time clock
-/// the child's timer then moves when that clock is set.
+/// Makes a timer for the child that continues the timerfd `fd`, which is known only by its descriptor. The count is exact, the
+/// phase good to a few microseconds. The child's timer is set to an absolute time, even if `fd` was set to a relative one: on a
+/// real-time clock it then moves when that clock is set.
 pub(crate) fn renewed_by_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
     let (info, rest) = observe(fd)?;
     let fresh = create(info.clock, info.file_flags & TimerfdFlags::NONBLOCK)?;

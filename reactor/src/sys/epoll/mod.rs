@@ -34,8 +34,8 @@ pub(crate) use super::timerfd::{self as timer, Timer};
 #[repr(transparent)]
 pub(crate) struct Event(libc::epoll_event);
 
-/// A bit of a registration's events that epoll_ctl(2) keeps and that no object reports: epoll_ctl(2) says that `EPOLLMSG` is
-/// ignored. A new registration does not have it.
+/// A bit of a registration's events that epoll_ctl(2) keeps and that no object reports: Linux does not use `POLLMSG`, as poll(2)
+/// says. A new registration does not have it.
 const MARK: libc::c_int = libc::EPOLLMSG;
 
 /// `EP_MAX_EVENTS` of the kernel: epoll_wait(2) refuses more.
@@ -164,7 +164,7 @@ pub(crate) fn bare_kind(_: RawFd) -> Option<SourceKind> {
     None
 }
 
-/// An epoll instance for a child, populated in the parent. The plan's spares own it. An epoll instance identifies a
+/// An epoll instance for a child, which the planner fills. The plan's spares own it. An epoll instance identifies a
 /// registration by descriptor and open file description, which the child has too. The child itself must add each descriptor
 /// that it replaces.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Copy on fork of a kqueue: by the kernel where it can, by replay elsewhere.
+//! Copies a kqueue on fork. The kernel makes the copy if it can; otherwise the child adds each registration again.
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
@@ -61,15 +61,15 @@ pub(super) fn errno(error: io::Error) -> i32 {
 /// not copy (`EVFILT_USER`, muted ones), that watch the parent's object (nested queues), or that watch an object which the
 /// child replaces. We have checked this on FreeBSD 15.1-RELEASE-p1.
 ///
-/// Otherwise the child opens a queue at the same descriptor, and the list fills it: if the kernel drops the queue, and after an
+/// If the kernel drops the queue, the child opens a queue at the same descriptor, and the list fills it. So does the child of an
 /// unplanned fork, because the parent's threads may change the queue while the fork copies the process.
 #[derive(Debug)]
 pub(crate) struct ChildQueue {
     /// Whether the fork is planned. If not, this is the child, and its queue is open.
     is_planned: bool,
     changes: Vec<Event>,
-    /// The descriptors whose knotes the kernel copies, unless it keeps the descriptors from the child: close-on-fork ones,
-    /// and the program's own kqueues.
+    /// The descriptors whose knotes the kernel copies. The child lacks those that are close-on-fork, or kqueues that the program
+    /// made itself.
     copied: Vec<RawFd>,
 }
 

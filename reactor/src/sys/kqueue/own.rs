@@ -27,7 +27,7 @@ use crate::timer_state::{Clock, Setting, TimerState};
 #[derive(Debug)]
 pub(super) struct OwnQueue(pub(super) Arc<Own>);
 
-/// The state that forks need.
+/// A source's queue, as forks see it.
 #[derive(Debug)]
 pub(crate) struct Own {
     fd: RawFd,
@@ -77,7 +77,7 @@ impl OwnQueue {
         changes.iter().try_for_each(|change| check(change, &[libc::ENOENT]))
     }
 
-    /// Takes and drops events, so that new ones can come.
+    /// Discards the queue's events, so that new ones can come.
     pub(super) fn drain(&self) -> io::Result<()> {
         let mut events = super::Events::with_capacity(16);
         loop {
