@@ -1,4 +1,4 @@
-//! Reconciling at once: the child of an unplanned fork does not wait until it uses a selector.
+//! Makes the child of an unplanned fork reconcile at once, not when it first uses a selector.
 //!
 //! Most programs do not need this module. But until the child first uses a selector, it holds its parent's connections: a peer
 //! does not see the end of a connection that only the parent closes. [`install`] registers a handler with the C library

@@ -104,7 +104,7 @@ impl Entry {
 /// | 10 to 12 | the policy; 0: the kind's default |
 /// | 13 | bare: registered by descriptor, which may be closed without notice |
 /// | 14 | muted |
-/// | 15 | exclusive: an event wakes one of the processes that wait for it |
+/// | 15 | exclusive: an event need not wake all processes that wait for it |
 /// | 32 to 63 | the first fork generation without the registration; 0: all generations have it |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EntryInfo(u64);

@@ -1,5 +1,5 @@
-//! Pairs of descriptors that other code has made, with both ends in this process: the signal pipe of tokio on upstream mio,
-//! and the pairs whose ends are registered with its epoll instances.
+//! Pairs of descriptors that other code has made, with both ends in this process. These are the signal pipe of tokio on
+//! upstream mio, and the pairs with an end in one of tokio's epoll instances.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -91,11 +91,11 @@ pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
 }
 
 /// Lets an event of `source`, an I/O object or a descriptor, wake at least one of the processes that wait for it, instead of
-/// all: for a listening socket from which several workers accept. `false` ends this mode. Children inherit the mode.
+/// all. Use it for a listening socket from which several workers accept. `false` ends this mode. Children inherit the mode.
 ///
 /// The woken process must accept until [`WouldBlock`](io::ErrorKind::WouldBlock). A process that stops earlier must [mute] the
-/// source meanwhile: otherwise the connections that it leaves wait until another one arrives, for which the kernel may wake the
-/// same process. If a process that the kernel may have woken has ended, call [`rearm_exclusive`] in the others.
+/// source meanwhile. Otherwise the connections that it leaves wait until another one arrives, and the kernel may wake the same
+/// process again. If a process that the kernel may have woken has ended, call [`rearm_exclusive`] in the others.
 ///
 /// # Errors
 ///
@@ -200,7 +200,7 @@ pub fn renewed_receivers() -> Vec<RawFd> {
     receivers.map(|registration| registration.fd).collect()
 }
 
-/// Gives every later child of this process a fresh pair in place of the one that `source` belongs to, registered or not:
+/// Gives every later child of this process a fresh pair in place of the one that `source` belongs to, registered or not. Use it
 /// for a pipe that a signal handler writes to. `source` is an end of the pair or a duplicate of an end.
 ///
 /// # Errors

@@ -1,8 +1,8 @@
 //! Copy on fork: the child gets a private copy of every selector.
 //!
-//! The model is FreeBSD's `KQUEUE_CPONFORK` (kqueue(2), commit b11289f87123): the child has a deep copy of the kernel queue at
-//! the same descriptor, and events that were active are active in the copy. In addition, every registration has a
-//! [`ForkPolicy`], which says what the child gets.
+//! The model is FreeBSD's `KQUEUE_CPONFORK` (kqueue(2), commit b11289f87123). The child has a deep copy of the kernel queue at
+//! the same descriptor. Events that were active are active in the copy. In addition, every registration has a [`ForkPolicy`],
+//! which says what the child gets.
 //!
 //! | I want to | use |
 //! |---|---|

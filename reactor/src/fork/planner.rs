@@ -24,8 +24,8 @@ pub(super) enum Mode {
     /// The parent, before the fork.
     Planned,
     /// The child, after an unplanned fork. Its queues are still the parent's, so the planner does not ask them about
-    /// registrations. A table entry may be wrong: the child may have closed the descriptor since the fork, and other threads of
-    /// the parent ran while the kernel copied first the descriptors and then the memory.
+    /// registrations. A table entry may be wrong: the child may have closed the descriptor since the fork. Also, other threads
+    /// of the parent ran while the kernel copied first the descriptors and then the memory.
     Unplanned,
 }
 

@@ -22,16 +22,16 @@ pub enum ForkPolicy {
     /// descriptor stays dead in the child's children. (Close a listening socket in the child instead: `accept` on the dead
     /// endpoint fails.)
     Sever = 3,
-    /// The child gets a fresh private object behind the same descriptor, pending state included. Possible for
+    /// The child gets a fresh private object behind the same descriptor, pending state included. Only wakers, timers, and
+    /// stream socket pairs made in this process can have this policy.
     ///
-    /// - wakers;
-    /// - timers. The child's timer expires after the time that remains, keeps period and phase, and has the expirations that
-    ///   were not taken. For a `unix::Timer` this is exact. The phase of a timerfd that is registered as a bare descriptor is
-    ///   good to a few microseconds, and the child's timerfd is set to an absolute time, even if the parent's was set to a
-    ///   relative one. Duplicates of a timerfd become timers of their own;
-    /// - stream socket pairs made in this process. Both ends are renewed, even if the other end has another policy. A
-    ///   registered duplicate that has this policy is renewed too. The fork copies bytes that wait to be read. The fresh pair
-    ///   lacks descriptors in transit (`SCM_RIGHTS`), and both its halves are open.
+    /// - The child's timer expires after the time that remains, keeps period and phase, and has the expirations that were not
+    ///   taken. For a `unix::Timer` this is exact. The phase of a timerfd that is registered as a bare descriptor is good to a
+    ///   few microseconds. The child's timerfd is set to an absolute time, even if the parent's was set to a relative one.
+    ///   Duplicates of a timerfd become timers of their own.
+    /// - Both ends of a pair are renewed, even if the other end has another policy. A registered duplicate that has this policy
+    ///   is renewed too. The fork copies bytes that wait to be read. The fresh pair has no descriptors in transit
+    ///   (`SCM_RIGHTS`), and neither half is shut down.
     Renew = 4,
 }
 

@@ -13,8 +13,8 @@ use crate::lock::{Guard, Lock, this_thread};
 
 /// The epoll instances of tokio on upstream mio.
 ///
-/// Before a fork, [`adopting`](super::adopting) fills the table of such a selector from the list that the kernel keeps, which
-/// is exact if the process has one thread. The planner and the plan then handle it like a selector of this crate.
+/// Before a fork, [`adopting`](super::adopting) fills the table of such a selector from the kernel's list, which is exact if
+/// the process has one thread. The planner and the plan then handle it like a selector of this crate.
 #[derive(Debug)]
 pub(super) struct Adopted {
     pub(super) queues: Vec<AdoptedQueue>,
@@ -62,7 +62,7 @@ impl ProcessState {
 pub(super) struct Process {
     /// How many forks lie between the start of the program and this process.
     pub(super) generation: AtomicU32,
-    /// The process that forked this one; 0: none, in generation 0.
+    /// The process that forked this one; 0 in generation 0.
     pub(super) parent: AtomicU32,
     /// The id of this process. A child reads it as its parent's id.
     pub(super) own_id: AtomicU32,

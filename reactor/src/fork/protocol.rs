@@ -103,8 +103,8 @@ pub fn hold_off() -> io::Result<HeldOff> {
 ///
 /// Until commit or abort, registrations of other threads wait. The thread that prepared may poll, wake, list registrations,
 /// and drop its objects: the child then leaves their descriptors alone. The following fail: making selectors, wakers and
-/// timers (on kqueue systems also sources of signals and watches on processes), registering, deregistering, and changing the
-/// policy of a registration.
+/// timers, registering, deregistering, and changing the policy of a registration. On kqueue systems, making a `unix::Signals`
+/// or a `unix::Process` fails too.
 #[derive(Debug)]
 #[must_use = "a fork that is neither committed nor aborted keeps registrations waiting"]
 pub struct Prepared {
@@ -139,16 +139,16 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 /// waker, a timer or a pair, or changing a default policy. So prepare last, and again after each fork. While the next fork is
 /// prepared ahead, and after [`adopt`](super::glue::adopt), this function does nothing.
 ///
-/// The fork itself still copies the bytes that wait in renewed pairs, makes timers, adds [muted](super::glue::mute)
-/// registrations, and checks each bare descriptor, which may be closed without notice.
+/// The fork itself still copies the bytes that wait in renewed pairs, makes timers, and adds [muted](super::glue::mute)
+/// registrations. It also checks each bare descriptor, because other code may close such a descriptor without notice.
 ///
 /// # Costs
 ///
-/// Until the fork the process has a fresh object for each renewed registration, and on Linux a second queue for each
-/// selector, with the inherited registrations. Each of these takes a descriptor, close-on-exec. On Linux, each inherited
-/// registration also takes one of the user's epoll watches (`/proc/sys/fs/epoll/max_user_watches`), and the kernel delivers
-/// each event to the second queue too, in some tens of nanoseconds. In the child of an unplanned fork, forkio never closes
-/// these descriptors, because the program may have closed them and opened other files at them.
+/// Until the fork the process has fresh objects for renewed pairs and wakers, and on Linux a second queue for each selector,
+/// with the inherited registrations. All of these take descriptors, close-on-exec. On Linux, each inherited registration
+/// also takes one of the user's epoll watches (`/proc/sys/fs/epoll/max_user_watches`). The kernel delivers each event to the
+/// second queue too, which takes tens of nanoseconds. In the child of an unplanned fork, forkio never closes these
+/// descriptors, because the program may have closed them and opened other files at them.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! The child of an unplanned fork gives itself selectors of its own: when it first uses one, or at once where
-//! [`atfork`](super::atfork) is installed.
+//! Unplanned forks: the child makes selectors of its own when it first uses one, or at once if [`atfork`](super::atfork) is
+//! installed.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};

@@ -1,4 +1,4 @@
-//! The registrations of this process, listed and tagged by descriptor.
+//! Lists the registrations of this process, and sets their policies.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
