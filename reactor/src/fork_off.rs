@@ -1,5 +1,5 @@
-//! Takes the place of the module `fork` without the feature `cponfork`: selectors have no registration table, and nothing is
-//! recorded for forks.
+//! Takes the place of the module `fork` without the feature `cponfork`: selectors have no registration table, and record
+//! nothing for forks.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};

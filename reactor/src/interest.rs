@@ -27,7 +27,7 @@ const WRITABLE: u8 = 1 << 1;
 pub(crate) const AIO: u8 = 1 << 2;
 pub(crate) const LIO: u8 = 1 << 3;
 pub(crate) const PRIORITY: u8 = 1 << 4;
-/// An event wakes one of the processes that wait for the source: `fork::glue::set_exclusive`. This is not a readiness, and
+/// An event need not wake all processes that wait for the source: `fork::glue::set_exclusive`. This is not a readiness, and
 /// never the only bit; users do not see it.
 const EXCLUSIVE: u8 = 1 << 5;
 /// The registration is in another library's queue, and it is muted, has a policy of its own, or is the waker's: see

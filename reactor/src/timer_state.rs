@@ -17,8 +17,8 @@ pub enum Clock {
 }
 
 impl Clock {
-    /// Returns the time that the clock shows. The real-time clock counts from the beginning of 1970 (UTC), the monotonic
-    /// clock from a moment that is the same for all processes of the system.
+    /// Returns the time that the clock shows. The real-time clock counts from the beginning of 1970 (UTC). The monotonic clock
+    /// counts from a moment that is the same for all processes of the system.
     pub fn now(self) -> Duration {
         Duration::from_nanos(self.nanos())
     }

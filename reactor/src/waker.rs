@@ -17,12 +17,12 @@ use crate::{Registry, Token};
 /// writes of a thread before its `wake` are visible to the poller after the event.
 ///
 /// Once a program has taken the descriptor of a [`Poll`](crate::Poll), such as to nest it in another queue, every wake makes
-/// that descriptor readable, at the cost of a system call.
+/// that descriptor readable. This costs a system call.
 ///
 /// # Fork
 ///
-/// Waker and wake are private to a process: the child gets a fresh kernel object, and a wake that was pending at the fork is
-/// pending in both processes. Neither process can wake the other.
+/// The waker is private to a process. The child gets a fresh kernel object. A wake that was pending at the fork is pending in
+/// both processes. Neither process can wake the other.
 ///
 /// # Platforms
 ///

@@ -6,7 +6,8 @@
 //! mio = { git = "https://github.com/forkio-rs/forkio" }
 //! ```
 //!
-//! Windows has no `fork(2)`, so this package re-exports upstream mio 0.8: that version has all that tokio 1.54 uses.
+//! On Windows, which has no `fork(2)`, this package re-exports upstream mio 0.8. That version has all that tokio 1.54 uses of
+//! mio 1.2.
 //!
 //! `forkio-reactor` documents everything in this package. The features are mio's, and `cponfork`, which adds the
 //! registration table and the module `fork`. The crate `forkio` turns on the table for the whole build.

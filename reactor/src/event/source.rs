@@ -9,8 +9,8 @@ use crate::{Interest, Registry, Token};
 ///
 /// # Dropping a source
 ///
-/// Deregister a source before dropping it: epoll ends a registration only when the *last* duplicate of its descriptor is
-/// closed, and a forked child may hold one.
+/// Deregister a source before dropping it. epoll ends a registration only when the *last* duplicate of its descriptor is
+/// closed, and a forked child may have a duplicate.
 ///
 /// # Examples
 ///

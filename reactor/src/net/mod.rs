@@ -11,8 +11,8 @@
 //!
 //! # Fork
 //!
-//! A descriptor made by these types is open in a forked child too, and both processes share the socket: its queues, its
-//! options and its mode. The default policy of the registration depends on the type.
+//! The descriptors of these types stay open in a forked child, and both processes share the socket: its queues, its options
+//! and its mode. The default policy of a registration depends on the type: see `fork::default_policy`.
 
 mod tcp_listener;
 mod tcp_stream;

@@ -39,7 +39,7 @@ impl UnixDatagram {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a path that contains a NUL or is too long, otherwise those of
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a path that contains a NUL or is too long; otherwise those of
     /// `socket(2)` and `bind(2)`: [`AddrInUse`](io::ErrorKind::AddrInUse), [`NotFound`](io::ErrorKind::NotFound) for a
     /// missing directory.
     pub fn bind<P: AsRef<Path>>(path: P) -> io::Result<UnixDatagram> {

@@ -38,7 +38,7 @@ impl UnixListener {
     /// # Errors
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a path that contains a NUL or is too long (108 bytes with the
-    /// terminator on Linux, 104 on the BSDs), otherwise those of `socket(2)`, `bind(2)` and `listen(2)`:
+    /// terminator on Linux, 104 on the BSDs); otherwise those of `socket(2)`, `bind(2)` and `listen(2)`:
     /// [`AddrInUse`](io::ErrorKind::AddrInUse), [`NotFound`](io::ErrorKind::NotFound) for a missing directory.
     pub fn bind<P: AsRef<Path>>(path: P) -> io::Result<UnixListener> {
         UnixListener::bind_addr(&SocketAddr::from_pathname(path)?)

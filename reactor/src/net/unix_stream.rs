@@ -45,8 +45,8 @@ impl UnixStream {
     ///
     /// # Errors
     ///
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if the listener's backlog is full (Linux: no event will say when to try
-    /// again), [`InvalidInput`](io::ErrorKind::InvalidInput) for a path that contains a NUL or is too long, otherwise
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if the listener's backlog is full (on Linux, no event tells when to try
+    /// again); [`InvalidInput`](io::ErrorKind::InvalidInput) for a path that contains a NUL or is too long; otherwise
     /// those of `socket(2)` and `connect(2)`: [`NotFound`](io::ErrorKind::NotFound),
     /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused), [`PermissionDenied`](io::ErrorKind::PermissionDenied).
     pub fn connect<P: AsRef<Path>>(path: P) -> io::Result<UnixStream> {

@@ -72,8 +72,8 @@ impl crate::Interest {
 /// Calls a function of libc that reports failure by -1, once.
 macro_rules! syscall {
     ($name:ident($($arg:expr),* $(,)?)) => {{
-        // SAFETY: the arguments fulfil what the function's manual page asks for; the caller says why where that is not
-        // obvious (descriptors are never unsafe: a wrong one gives EBADF).
+        // SAFETY: the arguments fulfil what the function's manual page asks for; if that is not obvious, the caller says why.
+        // (A wrong descriptor is safe: the call returns EBADF.)
         let result = unsafe { libc::$name($($arg),*) };
         if result == -1 { Err(std::io::Error::last_os_error()) } else { Ok(result) }
     }};

@@ -40,8 +40,8 @@ impl Queue {
         self.fd.store(NO_QUEUE, Ordering::Relaxed);
     }
 
-    /// In the child of an unplanned fork, forgets the queue if its descriptor does not refer to a queue: the child may have
-    /// closed it, or the parent may have opened the queue while the kernel copied the process. Does nothing if
+    /// In the child of an unplanned fork, forgets the queue if its descriptor does not refer to a queue. The child may have
+    /// closed the descriptor, or the parent may have opened the queue while the kernel copied the process. Does nothing if
     /// `MAY_BE_ABSENT_AFTER_FORK`: `ChildQueue::new` then checks the descriptor.
     pub(crate) fn forget_if_lost(&self) {
         if !Queue::MAY_BE_ABSENT_AFTER_FORK && !descriptor::is_queue(self.fd()) {
@@ -100,8 +100,8 @@ pub(crate) trait QueueCopy: Sized {
 
     /// Starts the child's copy of `queue`. Both processes close `spares` after the fork.
     ///
-    /// Unless the fork `is_planned`, the child makes this call. It may have another file at the descriptor of its queue by
-    /// then, and other threads of the parent may have changed the queue between the kernel's copies of queue and memory.
+    /// Unless the fork `is_planned`, the child makes this call. By then, the child may have another file at the queue's
+    /// descriptor. Other threads of the parent may have changed the queue between the kernel's copies of queue and memory.
     fn new(queue: &Queue, spares: &mut Vec<OwnedFd>, is_planned: bool) -> io::Result<Self>;
 
     /// Gives the child this registration, which the parent has.

@@ -15,7 +15,7 @@ use crate::{fork, sys};
 /// # Fork
 ///
 /// A timer is private to a process: its kind's default policy is `Renew`. The child's timer continues the parent's: it
-/// expires at the same time and keeps period and phase, and each process can take the expirations that were not taken yet.
+/// expires at the same time and keeps period and phase. Each process can take the expirations that were not taken yet.
 /// If the timer is not registered, or has the policy `NoFork`, the child has such a timer too, unregistered. With `Inherit`,
 /// both processes share one timer (on kqueue systems, each has its own). With `Sever`, the timer fails in the child with
 /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).

@@ -58,8 +58,8 @@ pub(super) fn errno(error: io::Error) -> i32 {
 ///
 /// In a planned fork, a kernel that copies the queue copies every knote of a descriptor, keeps active ones active, and keeps
 /// udata. The list repairs the rest. It deletes the knotes that the child must not have. It adds those that the kernel does
-/// not copy (`EVFILT_USER`, muted ones), that watch the parent's object (nested queues), or that watch an object which the
-/// child replaces. We have checked this on FreeBSD 15.1-RELEASE-p1.
+/// not copy (`EVFILT_USER`, muted ones), and those that watch the parent's object: a nested queue, or an object that the child
+/// replaces. We have checked this on FreeBSD 15.1-RELEASE-p1.
 ///
 /// If the kernel drops the queue, the child opens a queue at the same descriptor, and the list fills it. So does the child of an
 /// unplanned fork, because the parent's threads may change the queue while the fork copies the process.
@@ -163,6 +163,6 @@ impl QueueCopy for ChildQueue {
     }
 }
 
-/// The errors of deleting a missing knote, and of adding a descriptor that the child does not have because it was closed
-/// without notice or is close-on-fork.
+/// Besides success: the errors of deleting a missing knote, and of adding a descriptor that the child lacks. Such a descriptor
+/// was closed without notice, or is close-on-fork.
 const IGNORED: [i32; 4] = [0, IGNORED_BY_ADD, libc::ENOENT, libc::EBADF];

@@ -1,4 +1,4 @@
-//! Queues that stand for one source: a timer, a set of signals, a process. Another kqueue can watch a kqueue's descriptor. So
+//! Queues of one source each: a timer, a set of signals, or a process. Another kqueue can watch a kqueue's descriptor. So
 //! such a source is a descriptor, as on Linux, and the rest of the crate needs no special case.
 //!
 //! No kernel copies these queues on fork: the child opens each one again, at its descriptor. So the kernel never copies a
