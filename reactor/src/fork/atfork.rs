@@ -15,7 +15,7 @@
 //!
 //! The C library calls the handlers of a child in the order in which they were registered. Handlers that were registered
 //! before `install` still find the parent's objects. If one of them uses a selector, the child reconciles then. A handler
-//! stays until the shared object that it is in is unloaded.
+//! stays registered until its shared object is unloaded.
 //!
 //! # Threads
 //!

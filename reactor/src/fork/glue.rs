@@ -54,7 +54,7 @@ pub fn is_tagged(source: &impl AsRawFd) -> bool {
 /// inodes to check that the descriptor still refers to the muted file. All eventfds and timerfds share one inode, and so do
 /// the two ends of a pipe.
 ///
-/// Muting a muted source does nothing. On an error, some of the source's selectors may have muted it.
+/// Muting a muted source does nothing. On an error, the source may be muted in only some of its selectors.
 ///
 /// # Errors
 ///

@@ -46,7 +46,7 @@ struct Planner<'a> {
     /// The generation of the process that forks.
     generation: u32,
     mode: Mode,
-    /// The descriptors that the child gets another object for.
+    /// The descriptors at which the child gets another object.
     replaced: BTreeSet<RawFd>,
     /// The dead endpoint, once a descriptor needs it.
     dead: Option<RawFd>,

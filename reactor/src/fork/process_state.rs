@@ -13,13 +13,13 @@ use crate::lock::{Guard, Lock, this_thread};
 
 /// The epoll instances of tokio on upstream mio.
 ///
-/// Before a fork, [`adopting`](super::adopting) fills the table of such a selector from the kernel's list, which is exact if
-/// the process has one thread. The planner and the plan then handle it like a selector of this crate.
+/// Before a fork, [`adopting`](super::adopting) fills a table for each instance from the kernel's list, which is exact if the
+/// process has one thread. The planner and the plan then handle the instance like a selector of this crate.
 #[derive(Debug)]
 pub(super) struct Adopted {
     pub(super) queues: Vec<AdoptedQueue>,
-    /// The signal pipe that all of these selectors watch. A fork recognises the selectors by the pipe. `None`: neither this
-    /// process nor its parent has adopted a selector.
+    /// The signal pipe that all of these instances watch. A fork recognises the instances by the pipe. `None`: neither this
+    /// process nor its parent has adopted an instance.
     pub(super) pipe: Option<SignalPipe>,
 }
 

@@ -44,8 +44,8 @@ pub enum ForkResult {
 /// The child sees
 ///
 /// - each selector, at its own descriptor, with its own kernel queue. No process sees what another one does with it;
-/// - no registration whose policy is [`NoFork`](super::ForkPolicy::NoFork): deregistering it succeeds, reregistering it
-///   fails with `NotFound`, and registering it again works;
+/// - no registration whose policy is [`NoFork`](super::ForkPolicy::NoFork): deregistering its source succeeds, reregistering
+///   the source fails with `NotFound`, and registering the source again works;
 /// - each `unix::Timer` as one of its own, registered or not, unless its policy is [`Inherit`](super::ForkPolicy::Inherit) or
 ///   [`Sever`](super::ForkPolicy::Sever);
 /// - unregistered descriptors shared with the parent, as after any fork.
@@ -181,7 +181,7 @@ pub fn prepare_ahead() -> Result<(), PrepareError> {
     if !prepared.state.plan.is_ahead {
         planner::make_plan(&mut prepared.state, Mode::Planned)?;
     }
-    // The gate stays closed. So each change finds it closed, and discards the plan.
+    // The gate stays closed, so that each change discards the plan.
     prepared.state.plan.is_ahead = true;
     PROCESS.forking.store(0, Ordering::Relaxed);
     prepared.is_over = true;

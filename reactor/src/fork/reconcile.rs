@@ -35,11 +35,11 @@ use crate::sys::process::SignalsBlocked;
 /// - A daemon keeps the connections whose policy is [`Inherit`](super::ForkPolicy::Inherit), the default of this crate. (The
 ///   crate `forkio` severs streams by default.)
 /// - Do not fork in a signal handler that may interrupt a registration: the child may finish the system call of that
-///   registration on its parent's queue. `fork(2)` itself does not allow that either (signal-safety(7)).
+///   registration on its parent's queue. signal-safety(7) warns of such forks too.
 ///
 /// # Platforms
 ///
-/// The child notices the fork by a page that the kernel wipes in it: `MADV_WIPEONFORK` on Linux 4.14,
+/// The child notices the fork by a page that the kernel wipes in the child: `MADV_WIPEONFORK` since Linux 4.14,
 /// `minherit(INHERIT_ZERO)` on FreeBSD, NetBSD and OpenBSD. The check costs one load per use of a selector. macOS and
 /// DragonFly have no such page, so the check costs a `getpid(2)`, about 50 to 100 ns.
 ///

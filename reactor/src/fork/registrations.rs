@@ -89,7 +89,7 @@ pub fn selector_count() -> usize {
 ///
 /// # Errors
 ///
-/// [`NotFound`](io::ErrorKind::NotFound) if it is not registered; otherwise an error if this thread is forking, or if a
+/// [`NotFound`](io::ErrorKind::NotFound) if `source` is not registered; otherwise an error if this thread is forking, or if a
 /// selector is poisoned.
 ///
 /// # Examples

@@ -59,7 +59,7 @@ impl Replacements {
     }
 }
 
-/// Makes a fresh pair for the one with these ends.
+/// Makes a fresh pair in place of the one with these ends.
 pub(super) fn renew_pair([a, b]: [RawFd; 2], replacements: &mut Replacements) -> io::Result<[RenewedEnd; 2]> {
     let identities = [descriptor::identity(a)?, descriptor::identity(b)?];
     let [fresh_a, fresh_b] = descriptor::pair(Type::STREAM)?;

@@ -244,7 +244,7 @@ impl SourceRegistration {
         std::mem::forget(self);
     }
 
-    /// Notes a write through the source. Async-signal-safe.
+    /// Counts a write through the source, if the source is an unregistered end of a pair. Async-signal-safe.
     #[inline(always)]
     pub(crate) fn note_write(&self) {
         if self.at.is_none() && self.has_record {
