@@ -88,7 +88,7 @@ macro_rules! source {
 }
 
 /// Implements [`source`], and the other conversions from and to descriptors, for a type of one field: `inner`, an [`IoSource`]
-/// around `$std`. `From<OwnedFd>` makes it a source of the given kind.
+/// around `$std`. `From<OwnedFd>` makes a source of the given kind.
 macro_rules! descriptor_owner {
     ($name:ident, $std:ty, $kind:ident) => {
         crate::io_source::source!($name);

@@ -118,7 +118,8 @@ pub(crate) trait QueueCopy: Sized {
     /// Gives the child this registration of an object that only the child has.
     fn add_in_child(&mut self, fd: RawFd, token: Token, interest: Interest);
 
-    /// Gives the child a waker of its own, if wakers are events of their queue. If they have descriptors, the fork replaces these.
+    /// Gives the child a waker of its own, if wakers are events of their queue. If wakers have descriptors, the fork replaces the
+    /// objects at these descriptors instead.
     fn renew_waker(&mut self, _token: Token) {}
 
     /// Drops the steps for a descriptor that is about to be closed.

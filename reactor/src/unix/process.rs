@@ -13,8 +13,8 @@ use crate::{fork, misuse, sys};
 /// # Fork
 ///
 /// The watch belongs to the process that opened it, and is not registered in the child: its kind's default policy is
-/// `NoFork`. In the forked process, [`try_wait`](Process::try_wait) fails with `ECHILD` for a child of the parent. With the
-/// policy `Inherit`, the end of the watched process gives an event in both processes.
+/// `NoFork`. In the child, [`try_wait`](Process::try_wait) fails with `ECHILD`: only the parent can wait for its children. With
+/// the policy `Inherit`, the end of the watched process gives an event in both processes.
 ///
 /// # Platforms
 ///

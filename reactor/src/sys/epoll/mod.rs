@@ -100,9 +100,9 @@ impl Queue {
         Ok(epoll::delete(self.instance(), borrow(fd)?)?)
     }
 
-    /// Whether there is a registration for the file that is open at `fd` now. The registration is known to have this token
-    /// and this interest. If kcmp(2) is not allowed, this arms the registration again: a source that is ready gives an
-    /// event.
+    /// Whether there is a registration for the file that is open at `fd` now. The caller knows that the registration has this
+    /// token and this interest. If kcmp(2) is not allowed, the call arms the registration again: a source that is ready gives
+    /// an event.
     pub(crate) fn holds(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<bool> {
         if let Some(holds) = self.compare(fd) {
             return Ok(holds);
