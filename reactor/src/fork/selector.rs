@@ -165,8 +165,8 @@ impl Drop for SelectorWaker {
     }
 }
 
-/// The registration of a descriptor: a field of the source that owns the descriptor. Dropping it tells the registration table
-/// that the descriptor is about to be closed.
+/// The registration of a descriptor: a field of the source that owns the descriptor. Dropping the field tells the registration
+/// table that the descriptor is about to be closed.
 #[derive(Debug)]
 pub(crate) struct SourceRegistration {
     /// The core and the id of the selector.

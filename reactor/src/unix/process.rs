@@ -7,7 +7,7 @@ use crate::{fork, misuse, sys};
 
 /// A watch on another process: [readable](crate::event::Event::is_readable) once it has ended.
 ///
-/// The watch stays with the process that has the id when [`open`](Process::open) is called, even if the system gives the id to
+/// The watch is on the process that has the id when [`open`](Process::open) is called, even if the system gives the id to
 /// another process later. A child keeps its id until it has been waited for. Dropping the watch does not affect the process.
 ///
 /// # Fork

@@ -61,15 +61,15 @@ pub(super) fn errno(error: io::Error) -> i32 {
 /// not copy (`EVFILT_USER`, muted ones), and those that watch the parent's object: a nested queue, or an object that the child
 /// replaces. We have checked this on FreeBSD 15.1-RELEASE-p1.
 ///
-/// If the kernel drops the queue, the child opens a queue at the same descriptor, and the list fills it. So does the child of an
-/// unplanned fork, because the parent's threads may change the queue while the fork copies the process.
+/// If the kernel drops the queue, the child opens a queue at the same descriptor, and the list fills it. The child of an
+/// unplanned fork does the same, because the parent's threads may change the queue while the fork copies the process.
 #[derive(Debug)]
 pub(crate) struct ChildQueue {
     /// Whether the fork is planned. If not, this is the child, and its queue is open.
     is_planned: bool,
     changes: Vec<Event>,
-    /// The descriptors whose knotes the kernel copies. The child lacks those that are close-on-fork, or kqueues that the program
-    /// made itself.
+    /// The descriptors whose knotes the kernel copies. The child lacks those that are close-on-fork, and the program's own
+    /// kqueues.
     copied: Vec<RawFd>,
 }
 
