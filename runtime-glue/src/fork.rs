@@ -128,25 +128,25 @@ impl ForkOptions {
     pub(crate) async fn fork_with(&self, first: impl FnOnce()) -> Result<Fork, ForkError> {
         /// How many times a fork lets the runtime deliver pending signals. If a signal is pending even then, signals arrive
         /// faster than the runtime delivers them.
-        const TURNS_FOR_SIGNALS: usize = 8;
+        const ROUNDS_FOR_SIGNALS: usize = 8;
         /// How many signals had reached their tasks at the last fork. The driver may have read later signals in the last
         /// turn of the runtime, and woken tasks that have not run yet.
         static DELIVERED: AtomicUsize = AtomicUsize::new(0);
 
         self.ready().await?;
         let mut delivered = DELIVERED.load(Ordering::Relaxed);
-        let mut turns = 0;
+        let mut rounds = 0;
         loop {
             let blocked = reactor::block_signals();
             let handled = glue::unregistered_writes();
-            if turns == TURNS_FOR_SIGNALS || (handled == delivered && !runtime::is_signal_pending()) {
+            if rounds == ROUNDS_FOR_SIGNALS || (handled == delivered && !runtime::is_signal_pending()) {
                 DELIVERED.store(handled, Ordering::Relaxed);
                 return fork_now(blocked, first);
             }
             // Let the streams of this process receive the signal now, because the child must not get it.
             drop(blocked);
             delivered = handled;
-            turns += 1;
+            rounds += 1;
             // In the first turn the driver reads the pipe. In the second turn, the tasks run that the driver woke.
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;

@@ -10,11 +10,11 @@ use crate::sys::{self, PerProcess};
 
 /// How long a fork waits for workers to finish the poll that they are in. A worker that takes longer is in the application's
 /// code, and holds none of the runtime's locks.
-const PAUSE_LIMIT: Duration = Duration::from_millis(50);
+const TIME_TO_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long workers pause at most. Without a limit, the fork could wait forever: the host may wait for a task of these workers, and
 /// so may a thread that holds the lock of standard output, which the fork needs.
-const LIMIT: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The runtimes of this process that its children do not continue.
 static RUNTIMES: PerProcess<Mutex<Vec<Handle>>> = PerProcess::new();
@@ -68,12 +68,12 @@ impl Pause {
         let mut state = self.state();
         state.paused += 1;
         self.worker_has_paused.notify_one();
-        drop(self.is_over.wait_timeout_while(state, LIMIT, |state| !state.is_over));
+        drop(self.is_over.wait_timeout_while(state, LONGEST_PAUSE, |state| !state.is_over));
     }
 }
 
 impl PausedWorkers {
-    /// Pauses the workers, except those that are not free within [`PAUSE_LIMIT`].
+    /// Pauses the workers, except those that are not free within [`TIME_TO_PAUSE`].
     pub(crate) fn pause() -> PausedWorkers {
         let pause = Arc::new(Pause::default());
         let mut workers = 0;
@@ -87,7 +87,7 @@ impl PausedWorkers {
             }
         }
         let waited =
-            pause.worker_has_paused.wait_timeout_while(pause.state(), PAUSE_LIMIT, |state| state.paused < workers);
+            pause.worker_has_paused.wait_timeout_while(pause.state(), TIME_TO_PAUSE, |state| state.paused < workers);
         drop(waited);
         PausedWorkers(pause)
     }

@@ -55,7 +55,7 @@ pub(crate) fn look_up_identity(user: Option<&str>, group: Option<&str>) -> io::R
 }
 
 /// The largest entry of the user and group databases that a look-up accepts, in bytes.
-const ENTRY: usize = 64 * 1024;
+const MAX_ENTRY_SIZE: usize = 64 * 1024;
 
 /// An entry of the user database.
 struct User {
@@ -89,7 +89,7 @@ type LookUp<K, E> = unsafe extern "C" fn(K, *mut E, *mut c_char, libc::size_t, *
 
 /// Calls the function. A `key` that is a pointer must refer to a string.
 fn look_up<K, E, T>(call: LookUp<K, E>, key: K, read: impl FnOnce(&E) -> T) -> io::Result<Option<T>> {
-    let mut buffer = vec![0; ENTRY];
+    let mut buffer = vec![0; MAX_ENTRY_SIZE];
     let mut entry = MaybeUninit::uninit();
     let mut found = std::ptr::null_mut();
     // SAFETY: all pointers are valid for the call, and the length is the buffer's.
