@@ -9,6 +9,8 @@ use std::thread;
 use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
 use serde_json::Value;
 
+#[cfg(target_os = "linux")]
+use crate::server::{NOT_ANNOUNCED, own_path};
 use crate::server::{Server, is_serving, pids, remove, request, send, try_request, workers};
 
 /// A user without privileges.
@@ -146,21 +148,23 @@ scenarios!(
         server.stop();
     }
 
-    /// The server answers `upgrade` once the new program serves at the same addresses. The page refuses no client meanwhile.
+    /// The server answers `upgrade` once the new program serves at the same addresses. They refuse no client meanwhile.
     fn upgrade() {
         // The whole network 127.0.0.0/8 is this machine, so this address is the scenario's own.
         let [.., high, low] = std::process::id().to_be_bytes();
         let server = Server::start(&["--status", &format!("127.77.{high}.{low}:9100")]);
         let before = server.supervisor();
         let is_over = Arc::new(AtomicBool::new(false));
-        let (page, client_is_over) = (server.page.clone(), Arc::clone(&is_over));
-        let client = thread::spawn(move || {
-            let mut refused = 0;
-            while !client_is_over.load(Ordering::Relaxed) {
-                let answer = try_request(&page, "GET", "/healthz");
-                refused += usize::from(answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused));
-            }
-            refused
+        let clients = [server.page.clone(), server.control_address()].map(|address| {
+            let is_over = Arc::clone(&is_over);
+            thread::spawn(move || {
+                let mut refused = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    let error = try_request(&address, "GET", "/healthz").err().map(|error| error.kind());
+                    refused += usize::from(matches!(error, Some(ErrorKind::ConnectionRefused | ErrorKind::NotFound)));
+                }
+                refused
+            })
         });
         let (status, kind, message) = outcome(&server.command("upgrade"));
         assert_eq!((status, &*kind), (200, "done"), "{message}");
@@ -173,7 +177,9 @@ scenarios!(
             after > 0 && after != before
         });
         is_over.store(true, Ordering::Relaxed);
-        assert_eq!(client.join().expect("the client"), 0, "connections were refused");
+        for client in clients {
+            assert_eq!(client.join().expect("the client"), 0, "connections were refused");
+        }
         assert!(message.contains(&after.to_string()), "{message}");
         let answer = request(&server.control_address(), "GET", "/status.json");
         assert_eq!(serde_json::from_str::<Value>(&answer.body).expect("JSON")["server"]["pid"], after);
@@ -195,6 +201,23 @@ scenarios!(
         assert_eq!(server.state()["server"]["pid"], server.supervisor());
         assert_eq!(outcome(&server.command("scale?workers=0")).0, 409);
         server.stop();
+    }
+
+    /// A new program that fails after it was ready leaves the sockets of the page and of the control socket to the old one.
+    #[cfg(target_os = "linux")]
+    fn unannounced_upgrade() {
+        let page = own_path("page");
+        let server = Server::start(&["--status", &format!("unix:{}", page.display())]);
+        std::fs::write(&server.load, NOT_ANNOUNCED).expect("writing the file that a template loads");
+        let (status, _, message) = outcome(&server.command("upgrade"));
+        assert!(status == 409 && message.contains("the old program continues to serve"), "{message}");
+        for address in [server.control_address(), format!("unix:{}", page.display())] {
+            let answer = try_request(&address, "GET", "/status.json").expect("an answer");
+            let state: Value = serde_json::from_str(&answer.body).expect("JSON");
+            assert_eq!(state["server"]["pid"], server.supervisor());
+        }
+        server.stop();
+        assert!(!page.exists(), "the socket is left");
     }
 
     /// No thread of the service worker keeps privileges that the other processes have given up.

@@ -25,6 +25,10 @@ struct Options {
     server: ServerOptions,
 }
 
+/// If a template has loaded this text, the server cannot tell the program that it replaces that it is ready.
+#[cfg(target_os = "linux")]
+pub(crate) const NOT_ANNOUNCED: &str = "not announced";
+
 async fn answer(request: Request<Incoming>) -> Result<Response<String>, Infallible> {
     if request.uri().path() == "/forever" {
         std::future::pending::<()>().await;
@@ -38,7 +42,14 @@ scenarios!(
     fn serve() {
         tracing_subscriber::fmt().with_ansi(false).with_writer(io::stdout).init();
         let Options { load, server } = Options::parse_from([String::new()].into_iter().chain(arguments()));
-        let server = ForkioServer::new().options(server).on_ready(|addresses| println!("ready at {}", addresses[0]));
+        let loaded = load.clone();
+        let server = ForkioServer::new().options(server).on_ready(move |addresses| {
+            println!("ready at {}", addresses[0]);
+            #[cfg(target_os = "linux")]
+            if std::fs::read_to_string(loaded).is_ok_and(|text| text == NOT_ANNOUNCED) {
+                forkio_tests::deny_sends_of("ready\n".len() as u32);
+            }
+        });
         let load = async move || std::fs::read_to_string(load);
         let _ = server.load(load).serve(|_: String, _| service_fn(answer)).run();
     }

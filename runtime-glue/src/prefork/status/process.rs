@@ -110,11 +110,11 @@ impl Service {
         Ok(service)
     }
 
-    /// Takes the addresses over from the program that this one replaces. Call it once this server is up: if this program fails
+    /// Takes the addresses over from the program that this one replaces. Call it once that program retires: if this program fails
     /// before that, the old one keeps the addresses.
     ///
-    /// This program inherits the listener of a TCP port, and replaces the file of a Unix socket atomically. So a client always
-    /// finds a listener.
+    /// This program inherits the listener of a TCP port, and replaces the file of a Unix socket atomically. The old program
+    /// accepts on its Unix sockets until it ends. So a client always finds a listener.
     pub(in crate::prefork) fn begin(&mut self) {
         if !self.waits_for_predecessor {
             return;

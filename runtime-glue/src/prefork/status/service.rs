@@ -113,19 +113,20 @@ impl ServiceProcess {
                 }
                 Some(Listening::Unix(listener)) => {
                     let listener = tokio::net::UnixListener::from_std(listener)?;
-                    accepting.spawn(http::serve_unix(listener, Arc::clone(&service), None));
+                    tokio::spawn(http::serve_unix(listener, Arc::clone(&service), None));
                 }
                 None => {}
             }
             if let Some(listener) = control {
                 let listener = tokio::net::UnixListener::from_std(listener)?;
-                accepting.spawn(http::serve_unix(listener, Arc::clone(&service), Some(owner)));
+                tokio::spawn(http::serve_unix(listener, Arc::clone(&service), Some(owner)));
             }
             Ok(())
         })();
         listening.unwrap_or_else(|error| fail("the service worker cannot listen", error));
         closed.await;
-        // This closes the listeners. Connections are tasks of their own, and continue.
+        // This closes the TCP listener. Connections are tasks of their own, and continue. The next program may not have put its
+        // Unix sockets in place yet.
         accepting.abort_all();
         sleep(LAST_ANSWERS).await;
         process::exit(0)

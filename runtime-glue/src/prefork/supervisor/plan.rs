@@ -229,11 +229,11 @@ impl Supervisor {
             ready();
         }
         if let Some(predecessor) = &self.predecessor {
-            self.service.begin();
             // After an error the predecessor still serves. The field stays set, so that this program leaves the queues to it.
             predecessor.announce().map_err(PreforkError::Upgrade)?;
             self.process_1 = self.predecessor.take().and_then(Predecessor::into_process_1);
             self.show_ownership();
+            self.service.begin();
         }
         self.service_manager.ready(self.wanted);
         Ok(())
