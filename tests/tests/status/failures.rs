@@ -88,7 +88,9 @@ scenarios!(
             ("DELETE", "/status.json", 405),
             ("GET", "/nothing", 404),
         ] {
-            assert_eq!(request(&server.page, method, path).status, status, "{method} {path}");
+            let answer = request(&server.page, method, path);
+            assert_eq!(answer.status, status, "{method} {path}");
+            assert_eq!(answer.head.contains("\r\nallow: GET, HEAD"), status == 405, "{}", answer.head);
         }
         let after = server.state();
         assert_eq!((pids(&after), &after["server"]["generation"]), (pids(&before), &1.into()));

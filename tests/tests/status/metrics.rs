@@ -1,8 +1,9 @@
 //! The metrics for Prometheus.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
-use forkio_tests::{kill, scenarios};
+use forkio_tests::{kill, limit, scenarios};
 
 use crate::server::{Server, is_serving, request, workers};
 
@@ -71,6 +72,13 @@ scenarios!(
         );
         assert_eq!(samples["forkio_workers{state=\"booting\"}"], 0.0);
         assert!(samples["forkio_uptime_seconds"] > 0.0);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time").as_secs_f64();
+        let age = now - samples["forkio_start_time_seconds"];
+        assert!((0.0..limit().as_secs_f64()).contains(&age), "{age}");
+        for reason in ["died", "boot", "reload"] {
+            let name = format!("forkio_worker_ends_total{{worker=\"1\",reason=\"{reason}\"}}");
+            assert_eq!(samples.get(&name), Some(&0.0), "{samples:?}");
+        }
         for worker in workers(&state) {
             let labels = format!("{{worker=\"{}\",pid=\"{}\"}}", worker["index"], worker["pid"]);
             assert!(samples.contains_key(&format!("forkio_worker_uptime_seconds{labels}")), "{labels}: {samples:?}");

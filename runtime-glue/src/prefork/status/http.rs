@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -115,6 +115,9 @@ async fn serve(
         async move {
             Ok::<_, Infallible>(match command {
                 Some(Ok(command)) => command.outcome().await,
+                Some(Err((status @ StatusCode::METHOD_NOT_ALLOWED, message))) => {
+                    not_allowed(outcome(status, "failed", message), "POST")
+                }
                 Some(Err((status, message))) => outcome(status, "failed", message),
                 None => answer(&service, access, &request).await,
             })
@@ -140,7 +143,7 @@ async fn answer(service: &ServiceState, access: Access, request: &Request<Incomi
     }
     let path = request.uri().path();
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "this page is read-only\n");
+        return not_allowed(text(StatusCode::METHOD_NOT_ALLOWED, "this page is read-only\n"), "GET, HEAD");
     }
     match path {
         "/" | "/status" => {
@@ -234,6 +237,12 @@ impl Command {
             }
         }
     }
+}
+
+/// Tells the client which methods it may use.
+fn not_allowed(mut answer: Answer, allowed: &'static str) -> Answer {
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
 }
 
 fn outcome(status: StatusCode, outcome: &str, message: &str) -> Answer {

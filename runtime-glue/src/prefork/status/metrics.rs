@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::snapshot::{Snapshot, State, WorkerState};
+use crate::prefork::reason::Reason;
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -93,6 +94,8 @@ impl Collector for Metrics {
         let alone = |value: f64| [(Labels::new(), value)];
         Family::new(encoder, "uptime", "Time since the start of the supervisor", Some(Unit::Seconds))
             .gauges(alone(server.uptime_seconds))?;
+        Family::new(encoder, "start_time", "Unix time of the start of the supervisor", Some(Unit::Seconds))
+            .gauges(alone(server.start_unix_time as f64))?;
         Family::new(encoder, "ready", "Whether load balancers should send connections", None)
             .gauges(alone(f64::from(u8::from(server.is_ready))))?;
         Family::new(encoder, "generation", "Number of the generation that serves", None)
@@ -113,10 +116,15 @@ impl Collector for Metrics {
         let requests = requests.filter(|(index, requests)| **requests > 0 || *index < server.wanted);
         Family::new(encoder, "requests", "Requests that have begun, by worker index", None)
             .counters(requests.map(|(index, requests)| (worker_label(index), *requests)))?;
-        let ended = snapshot.ended.iter().map(|ended| {
-            let mut labels = worker_label(ended.worker);
-            labels.push(("reason", ended.reason.to_owned()));
-            (labels, ended.count)
+        // A counter without a zero sample hides its first event from `rate()`.
+        let ended = snapshot.totals.restarts.iter().enumerate();
+        let ended = ended.filter(|(index, counts)| *index < server.wanted || counts.iter().any(|count| *count > 0));
+        let ended = ended.flat_map(|(index, counts)| {
+            Reason::ALL.iter().zip(counts).map(move |(reason, count)| {
+                let mut labels = worker_label(index);
+                labels.push(("reason", reason.name().to_owned()));
+                (labels, *count)
+            })
         });
         Family::new(encoder, "worker_ends", "Workers that have ended, by worker index and reason", None)
             .counters(ended)?;

@@ -244,6 +244,7 @@ mod tests {
             pid: 1,
             state: "reloading",
             uptime_seconds: 0.0,
+            start_unix_time: 0,
             generation: 1,
             next_generation: Some(2),
             wanted: 2,

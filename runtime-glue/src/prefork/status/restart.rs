@@ -21,7 +21,23 @@ pub(super) struct Restart {
 }
 
 impl Restart {
-    /// Reads a record that [`record`](super::scoreboard::Scoreboard::record) wrote.
+    /// Writes the record of a worker that has just ended.
+    pub(super) fn write(&self, words: &[AtomicU64]) {
+        let values = [
+            sys::monotonic_nanoseconds(),
+            self.index,
+            self.pid,
+            self.generation,
+            self.reason as u64,
+            self.status.into_raw() as u64,
+            u64::try_from(self.uptime.as_nanos()).unwrap_or(u64::MAX),
+        ];
+        for (word, value) in words.iter().zip(values) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads a record that [`write`](Restart::write) wrote.
     pub(super) fn read(words: &[AtomicU64]) -> Option<Restart> {
         let [time, index, pid, generation, reason, status, uptime] =
             std::array::from_fn(|field| words[field].load(Ordering::Relaxed));

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use super::histogram::{BUCKETS, Histogram, bucket_of};
-use super::restart::{Restart, age};
+use super::restart::{Restart, age, unix_time};
 use crate::prefork::reason::Reason;
 use crate::prefork::slots::Slots;
 use crate::sys;
@@ -36,11 +36,12 @@ const NEXT_GENERATION: usize = 4;
 const IS_UP: usize = 5;
 const RESTARTS: usize = 6;
 const SERVICE_STARTS: usize = 7;
-const HEADER: usize = 8;
+const START_UNIX_TIME: usize = 8;
+const HEADER: usize = 9;
 
 /// How many restarts are kept.
 const EVENTS: usize = 32;
-/// Words of a restart: see [`Scoreboard::record`].
+/// Words of a restart: see [`Restart::write`].
 const EVENT: usize = 8;
 
 /// Words of a worker index: requests of workers that have ended, and how many ended for each reason.
@@ -85,6 +86,8 @@ pub(super) struct Server {
     pub(super) is_up: bool,
     /// How often the service worker has been started.
     pub(super) service_starts: u64,
+    /// When the server started. Computed from its age, it would change with the clock.
+    pub(super) start_unix_time: u64,
 }
 
 /// The counts of all workers, including those that have ended.
@@ -120,6 +123,7 @@ impl Scoreboard {
         let size = HEADER + EVENTS * EVENT + HISTOGRAM + capacity * (PLACE + SLOT) + 8;
         let words = Words { words: sys::SharedWords::new(size)?, capacity };
         words.header(STARTED).store(sys::monotonic_nanoseconds(), Ordering::Relaxed);
+        words.header(START_UNIX_TIME).store(unix_time(Duration::ZERO), Ordering::Relaxed);
         Ok(Scoreboard(Some(words)))
     }
 
@@ -179,24 +183,12 @@ impl Scoreboard {
         status: ExitStatus,
         uptime: Duration,
     ) {
-        use std::os::unix::process::ExitStatusExt;
-
         let Some(words) = &self.0 else { return };
         words.change(|| {
             let number = words.header(RESTARTS).fetch_add(1, Ordering::Relaxed);
-            let event = words.event(number);
-            let values = [
-                sys::monotonic_nanoseconds(),
-                index as u64,
-                pid.into(),
-                generation,
-                reason as u64,
-                status.into_raw() as u64,
-                u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX),
-            ];
-            for (word, value) in event.iter().zip(values) {
-                word.store(value, Ordering::Relaxed);
-            }
+            let age = Duration::ZERO;
+            Restart { age, index: index as u64, pid: pid.into(), generation, reason, status, uptime }
+                .write(words.event(number));
             if index < words.capacity {
                 words.place(index)[REASONS + reason as usize].fetch_add(1, Ordering::Relaxed);
             }
@@ -233,6 +225,7 @@ impl Scoreboard {
             next_generation: Some(load(NEXT_GENERATION)).filter(|generation| *generation > 0),
             is_up: load(IS_UP) > 0,
             service_starts: load(SERVICE_STARTS),
+            start_unix_time: load(START_UNIX_TIME),
         })
     }
 

@@ -64,6 +64,8 @@ pub(super) struct ServerState {
     /// `starting`, `serving`, `reloading`, `lame-duck`, `stopping` or `handed-over`.
     pub(super) state: &'static str,
     pub(super) uptime_seconds: f64,
+    /// When the supervisor started.
+    pub(super) start_unix_time: u64,
     /// The generation that serves.
     pub(super) generation: u64,
     /// The generation that a reload starts.
@@ -225,6 +227,7 @@ impl Snapshot {
                     ServerPhase::Running => "starting",
                 },
                 uptime_seconds: scoreboard.uptime().as_secs_f64(),
+                start_unix_time: server.start_unix_time,
                 generation: server.generation,
                 next_generation: server.next_generation,
                 wanted: server.wanted,
