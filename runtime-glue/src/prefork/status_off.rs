@@ -4,7 +4,6 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::RawFd;
 use std::process::ExitStatus;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -87,8 +86,8 @@ impl Service {
         None
     }
 
-    pub(super) fn poll(&mut self, _cx: &mut Context<'_>) -> Poll<ServiceEvent> {
-        Poll::Pending
+    pub(super) async fn next(&mut self) -> ServiceEvent {
+        std::future::pending().await
     }
 
     pub(super) fn check_heartbeat(&mut self, _found: u64, _limit: Duration, _is_late: bool, _now: Instant) {}

@@ -3,18 +3,13 @@
 use std::time::Duration;
 
 use tokio::net::UnixStream;
-use tokio::time::Instant;
 
 use super::process::{Service, ServiceEvent};
-use super::scoreboard::Memory;
 use super::service::ServiceProcess;
 use crate::prefork::reason::Reason;
 use crate::prefork::supervisor::{Outcome, Started, Supervisor};
 use crate::prefork::worker::ExitOnDrop;
 use crate::{Fork, ForkError, ForkPolicy};
-
-/// The shortest time between two measurements of the workers' memory.
-const MEMORY_PERIOD: Duration = Duration::from_millis(500);
 
 /// How many commands may wait for their results. The service worker must not fill the supervisor's memory.
 const MOST_OPERATIONS: usize = 100;
@@ -178,14 +173,12 @@ impl Supervisor {
     pub(in crate::prefork) fn handle_service(&mut self, event: ServiceEvent) {
         let line = match event {
             ServiceEvent::Ended(status) => return self.service.ended(status),
+            ServiceEvent::Measure => return self.measure_next(),
             ServiceEvent::Said(line) => line,
         };
         let request = line.strip_prefix("control ").and_then(|rest| rest.split_once(' '));
         match request.and_then(|(id, text)| Some((id.parse().ok()?, text))) {
-            None if line == "memory" => {
-                self.look_at_memory();
-                self.service.say("memory");
-            }
+            None if line == "memory" => self.begin_measurement(),
             None => tracing::error!(line, "unknown line from the service worker"),
             Some((id, text)) => {
                 tracing::info!(command = text, "command of an operator");
@@ -260,30 +253,6 @@ impl Supervisor {
             What::Reload { .. } | What::Upgrade => None,
         });
     }
-
-    fn look_at_memory(&mut self) {
-        let now = Instant::now();
-        if self.service.memory_due.is_some_and(|due| due > now) {
-            return;
-        }
-        for worker in &self.workers {
-            let memory = read_memory(worker.child.id()).unwrap_or_default();
-            self.common.scoreboard.set_memory(worker.slot, memory);
-        }
-        // The kernel walks all pages of a worker, so leave most of the supervisor's time to other work.
-        self.service.memory_due = Some(Instant::now() + MEMORY_PERIOD.max(now.elapsed() * 20));
-    }
-}
-
-/// Reads `/proc/PID/smaps_rollup`. The supervisor reads it, because the user of the workers may lack the permission.
-fn read_memory(pid: u32) -> Option<Memory> {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let bytes = |name: &str| {
-        let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
-    };
-    let shared = bytes("Shared_Clean:")? + bytes("Shared_Dirty:")?;
-    Some(Memory { rss: bytes("Rss:")?, pss: bytes("Pss:")?, shared })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! | `control ID COMMAND` | service worker | an operator's command: see `control.rs` |
 //! | `accepted ID`, `done ID TEXT`, `failed ID TEXT` | supervisor | the result of the command |
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsRawFd, RawFd};
@@ -19,10 +20,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::StatusOptions;
 use super::control::Operation;
+use super::memory::Measurement;
 use super::socket_file::SocketFile;
 use crate::prefork::PreforkError;
 use crate::prefork::crash::delay;
@@ -72,13 +75,15 @@ pub(in crate::prefork) struct Service {
     pub(super) operations: Vec<Operation>,
     /// Whether another program may still listen at the addresses.
     waits_for_predecessor: bool,
-    pub(super) memory_due: Option<Instant>,
+    pub(super) measurement: Measurement,
 }
 
 /// An event of the service worker.
 #[derive(Debug)]
 pub(in crate::prefork) enum ServiceEvent {
     Said(String),
+    /// The memory of the next worker must be measured.
+    Measure,
     Ended(ExitStatus),
 }
 
@@ -102,7 +107,7 @@ impl Service {
             failures: 0,
             operations: Vec::new(),
             waits_for_predecessor: has_predecessor,
-            memory_due: None,
+            measurement: Measurement::default(),
         };
         if !has_predecessor {
             service.listen().map_err(|(address, error)| PreforkError::Status(address, error))?;
@@ -223,7 +228,20 @@ impl Service {
         }
     }
 
-    pub(in crate::prefork) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ServiceEvent> {
+    /// Waits for the next event.
+    ///
+    /// Cancel safe.
+    pub(in crate::prefork) async fn next(&mut self) -> ServiceEvent {
+        let measures = !self.measurement.unmeasured.is_empty();
+        tokio::select! {
+            biased;
+            event = poll_fn(|cx| self.poll(cx)) => event,
+            // The runtime looks for other events between two measurements.
+            () = yield_now(), if measures => ServiceEvent::Measure,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ServiceEvent> {
         let State::Running { child, channel, received, .. } = &mut self.state else { return Poll::Pending };
         loop {
             if let Some(end) = received.iter().position(|byte| *byte == b'\n') {
@@ -276,6 +294,7 @@ impl Service {
             tracing::warn!(pid, %status, ?delay, "the service worker ended: starting it again");
         }
         self.operations.clear();
+        self.measurement.unmeasured.clear();
     }
 
     pub(in crate::prefork) fn is_child(&self, pid: u32) -> bool {
@@ -357,7 +376,7 @@ mod tests {
             let (own_end, child_end) = UnixStream::pair().unwrap();
             service.started(Child::adopt(pid).unwrap(), own_end);
             child_end.try_write(&[b'x'; 8 * LONGEST_LINE]).unwrap();
-            let event = std::future::poll_fn(|cx| service.poll(cx)).await;
+            let event = service.next().await;
             let ServiceEvent::Ended(status) = event else { panic!("{event:?}") };
             assert_eq!(status.signal(), Some(libc::SIGKILL));
             let State::Running { received, .. } = &service.state else { panic!("{service:?}") };

@@ -75,7 +75,7 @@ impl Supervisor {
                 }
             } => Event::Upgrade(progress),
             position = poll_fn(|cx| poll_dismissed(dismissed, cx)) => Event::DismissedEnded(position),
-            event = poll_fn(|cx| service.poll(cx)) => Event::Service(event),
+            event = service.next() => Event::Service(event),
             () = async {
                 match time {
                     Some(time) => sleep_until(time).await,
