@@ -46,6 +46,12 @@ impl Reason {
         Reason::Signal,
     ];
 
+    /// Whether the worker has failed. The other ends are planned, or another process has asked for them.
+    #[cfg(feature = "status")]
+    pub(super) fn is_failure(self) -> bool {
+        matches!(self, Reason::Died | Reason::Boot | Reason::BootTimeout | Reason::Stuck)
+    }
+
     /// Returns the name in metrics and JSON.
     #[cfg(feature = "status")]
     pub(super) fn name(self) -> &'static str {

@@ -8,6 +8,18 @@ use std::time::{Duration, SystemTime};
 use crate::prefork::reason::Reason;
 use crate::sys;
 
+/// How many failures are kept, and how many other restarts: a reload must not displace the failures.
+const KEPT: usize = 32;
+
+/// Words of a restart.
+const WORDS: usize = 8;
+
+/// Words of the restarts of one kind: how many there have been, then the last ones.
+const KIND: usize = WORDS * (1 + KEPT);
+
+/// Words of all restarts.
+pub(super) const RESTARTS: usize = 2 * KIND;
+
 /// A worker that has ended.
 #[derive(Clone, Debug)]
 pub(super) struct Restart {
@@ -21,8 +33,10 @@ pub(super) struct Restart {
 }
 
 impl Restart {
-    /// Writes the record of a worker that has just ended.
-    pub(super) fn write(&self, words: &[AtomicU64]) {
+    /// Records a worker that has just ended, among `restarts`.
+    pub(super) fn record(&self, restarts: &[AtomicU64]) {
+        let kind = &restarts[usize::from(self.reason.is_failure()) * KIND..][..KIND];
+        let words = record(kind, kind[0].fetch_add(1, Ordering::Relaxed));
         let values = [
             sys::monotonic_nanoseconds(),
             self.index,
@@ -37,8 +51,18 @@ impl Restart {
         }
     }
 
-    /// Reads a record that [`write`](Restart::write) wrote.
-    pub(super) fn read(words: &[AtomicU64]) -> Option<Restart> {
+    /// Returns the last restarts of both kinds, the newest first.
+    pub(super) fn last(restarts: &[AtomicU64]) -> Vec<Restart> {
+        let last = restarts.chunks(KIND).flat_map(|kind| {
+            let numbers = (0..kind[0].load(Ordering::Relaxed)).rev().take(KEPT);
+            numbers.filter_map(move |number| Restart::read(record(kind, number)))
+        });
+        let mut last: Vec<Restart> = last.collect();
+        last.sort_by_key(|restart| restart.age);
+        last
+    }
+
+    fn read(words: &[AtomicU64]) -> Option<Restart> {
         let [time, index, pid, generation, reason, status, uptime] =
             std::array::from_fn(|field| words[field].load(Ordering::Relaxed));
         Some(Restart {
@@ -53,6 +77,11 @@ impl Restart {
     }
 }
 
+/// Returns the record of a restart of this kind.
+fn record(kind: &[AtomicU64], number: u64) -> &[AtomicU64] {
+    &kind[WORDS * (1 + number as usize % KEPT)..][..WORDS]
+}
+
 /// Returns how long ago a moment of the monotonic clock was.
 pub(super) fn age(nanoseconds: u64) -> Duration {
     Duration::from_nanos(sys::monotonic_nanoseconds().saturating_sub(nanoseconds))
@@ -62,4 +91,25 @@ pub(super) fn age(nanoseconds: u64) -> Duration {
 pub(super) fn unix_time(age: Duration) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     now.saturating_sub(age).as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_displaces_no_failure() {
+        let words: Vec<AtomicU64> = (0..RESTARTS).map(|_| AtomicU64::new(0)).collect();
+        let record = |index, reason| {
+            let (age, pid, generation, status, uptime) = (Duration::ZERO, 1, 1, ExitStatus::default(), Duration::ZERO);
+            Restart { age, index, pid, generation, reason, status, uptime }.record(&words);
+        };
+        let last = || Restart::last(&words).iter().map(|restart| restart.index).collect::<Vec<u64>>();
+        let kept = KEPT as u64;
+        (0..2 * kept).for_each(|index| record(index, Reason::Died));
+        let failures: Vec<u64> = (kept..2 * kept).rev().collect();
+        assert_eq!(last(), failures);
+        (0..2 * kept).for_each(|_| record(1000, Reason::Reload));
+        assert_eq!(last(), [vec![1000; KEPT], failures].concat());
+    }
 }

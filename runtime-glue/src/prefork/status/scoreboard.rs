@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use super::histogram::{BUCKETS, Histogram, bucket_of};
-use super::restart::{Restart, age, unix_time};
+use super::restart::{RESTARTS, Restart, age, unix_time};
 use crate::prefork::reason::Reason;
 use crate::prefork::slots::Slots;
 use crate::sys;
@@ -34,15 +34,9 @@ const WANTED: usize = 2;
 const GENERATION: usize = 3;
 const NEXT_GENERATION: usize = 4;
 const IS_UP: usize = 5;
-const RESTARTS: usize = 6;
-const SERVICE_STARTS: usize = 7;
-const START_UNIX_TIME: usize = 8;
-const HEADER: usize = 9;
-
-/// How many restarts are kept.
-const EVENTS: usize = 32;
-/// Words of a restart: see [`Restart::write`].
-const EVENT: usize = 8;
+const SERVICE_STARTS: usize = 6;
+const START_UNIX_TIME: usize = 7;
+const HEADER: usize = 8;
 
 /// Words of a worker index: requests of workers that have ended, and how many ended for each reason.
 const PLACE: usize = 16;
@@ -120,7 +114,7 @@ impl Scoreboard {
         if !is_shown {
             return Ok(Scoreboard(None));
         }
-        let size = HEADER + EVENTS * EVENT + HISTOGRAM + capacity * (PLACE + SLOT) + 8;
+        let size = HEADER + RESTARTS + HISTOGRAM + capacity * (PLACE + SLOT) + 8;
         let words = Words { words: sys::SharedWords::new(size)?, capacity };
         words.header(STARTED).store(sys::monotonic_nanoseconds(), Ordering::Relaxed);
         words.header(START_UNIX_TIME).store(unix_time(Duration::ZERO), Ordering::Relaxed);
@@ -185,10 +179,9 @@ impl Scoreboard {
     ) {
         let Some(words) = &self.0 else { return };
         words.change(|| {
-            let number = words.header(RESTARTS).fetch_add(1, Ordering::Relaxed);
             let age = Duration::ZERO;
             Restart { age, index: index as u64, pid: pid.into(), generation, reason, status, uptime }
-                .write(words.event(number));
+                .record(words.restarts());
             if index < words.capacity {
                 words.place(index)[REASONS + reason as usize].fetch_add(1, Ordering::Relaxed);
             }
@@ -264,8 +257,7 @@ impl Scoreboard {
     /// Returns the last restarts, the newest first. Call it in [`read_at_once`](Scoreboard::read_at_once).
     pub(super) fn restarts(&self) -> Vec<Restart> {
         let Some(words) = &self.0 else { return Vec::new() };
-        let number = words.header(RESTARTS).load(Ordering::Relaxed);
-        (0..number).rev().take(EVENTS).filter_map(|number| Restart::read(words.event(number))).collect()
+        Restart::last(words.restarts())
     }
 }
 
@@ -274,23 +266,23 @@ impl Words {
         &self.words[field]
     }
 
-    fn event(&self, number: u64) -> &[AtomicU64] {
-        &self.words[HEADER + number as usize % EVENTS * EVENT..][..EVENT]
+    fn restarts(&self) -> &[AtomicU64] {
+        &self.words[HEADER..][..RESTARTS]
     }
 
     /// Returns the histogram of workers that have ended.
     fn ended(&self) -> &[AtomicU64] {
-        &self.words[HEADER + EVENTS * EVENT..][..HISTOGRAM]
+        &self.words[HEADER + RESTARTS..][..HISTOGRAM]
     }
 
     fn place(&self, index: usize) -> &[AtomicU64] {
-        &self.words[HEADER + EVENTS * EVENT + HISTOGRAM + index * PLACE..][..PLACE]
+        &self.words[HEADER + RESTARTS + HISTOGRAM + index * PLACE..][..PLACE]
     }
 
     /// Returns the histogram of a slot, or its other words if `field` is 0.
     fn slot(&self, slot: usize, field: usize) -> &[AtomicU64] {
         // Each slot begins on a new cache line.
-        let first = (HEADER + EVENTS * EVENT + HISTOGRAM + self.capacity * PLACE).next_multiple_of(8);
+        let first = (HEADER + RESTARTS + HISTOGRAM + self.capacity * PLACE).next_multiple_of(8);
         let length = if field == SLOT_HISTOGRAM { HISTOGRAM } else { SLOT_HISTOGRAM };
         &self.words[first + slot * SLOT + field..][..length]
     }
@@ -381,13 +373,11 @@ mod tests {
     }
 
     #[test]
-    fn the_last_restarts_are_listed() {
+    fn restarts_are_counted() {
         let scoreboard = Scoreboard::new(1, true).unwrap();
-        for generation in 1..=2 * EVENTS as u64 {
-            scoreboard.record((0, 1, generation), Reason::Died, ExitStatus::default(), Duration::ZERO);
+        for _ in 0..100 {
+            scoreboard.record((0, 1, 1), Reason::Died, ExitStatus::default(), Duration::ZERO);
         }
-        let generations: Vec<u64> = scoreboard.restarts().iter().map(|restart| restart.generation).collect();
-        assert_eq!(generations, (EVENTS as u64 + 1..=2 * EVENTS as u64).rev().collect::<Vec<_>>());
-        assert_eq!(scoreboard.totals(&Slots::new(1).unwrap()).restarts[0][Reason::Died as usize], 2 * EVENTS as u64);
+        assert_eq!(scoreboard.totals(&Slots::new(1).unwrap()).restarts[0][Reason::Died as usize], 100);
     }
 }

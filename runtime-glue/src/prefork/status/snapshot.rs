@@ -50,7 +50,7 @@ pub(super) struct Snapshot {
     /// The latency of the requests that were timed.
     pub(super) latency: Latency,
     pub(super) ended: Vec<Ended>,
-    /// The last workers that have ended, the newest first.
+    /// The last workers that have failed, and the last others that have ended, the newest first.
     pub(super) restarts: Vec<RestartState>,
     pub(super) history: Vec<Note>,
     #[serde(skip)]
