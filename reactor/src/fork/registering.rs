@@ -15,7 +15,7 @@ use super::process_state::{
 use super::reconcile;
 use super::selector_core::SelectorCore;
 use crate::lock::Guard;
-use crate::sys::{self, descriptor};
+use crate::sys::{self, QueueCopy, descriptor};
 use crate::{Interest, Token};
 
 impl SelectorCore {
@@ -144,7 +144,9 @@ impl SelectorCore {
     pub(crate) fn close(&self, fd: RawFd) {
         let Some(entry) = self.table.get(fd) else { return };
         let Ok(before) = begin(entry, "") else { return self.close_inside_fork(fd, entry) };
-        if PROCESS.has_relatives.load(Ordering::Relaxed) && !before.is_muted() {
+        // The kernel copies a queue as it is until close(2), which another thread's fork may precede.
+        let is_copied = !sys::ChildQueue::BEGINS_EMPTY && sys::Queue::is_there_after_fork();
+        if (is_copied || PROCESS.has_relatives.load(Ordering::Relaxed)) && !before.is_muted() {
             // An error means that the descriptor is not registered, so there is nothing to delete.
             let _ = self.kernel.queue.delete(fd);
         }
@@ -234,4 +236,26 @@ pub(super) fn lock_to_close(forget: impl FnOnce(&mut Plan)) -> Guard<ProcessStat
         state.give_up_plan();
     }
     state
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_fork_before_close_copies_no_registration() {
+        let core = SelectorCore::default();
+        core.kernel.queue.open().unwrap();
+        let (socket, _other) = UnixStream::pair().unwrap();
+        let (fd, token, interest) = (socket.as_raw_fd(), Token(1), Interest::READABLE);
+        core.register(fd, token, EntryInfo::new(interest, None, None)).unwrap();
+        core.close(fd);
+        // The child's epoll instance is not a copy.
+        let is_copied = !sys::ChildQueue::BEGINS_EMPTY && sys::Queue::is_there_after_fork();
+        assert!(!(is_copied && core.kernel.queue.holds(fd, token, interest).unwrap()));
+        core.kernel.queue.close();
+    }
 }
