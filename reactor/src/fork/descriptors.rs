@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use crate::sys::descriptor::{self, Identity};
+use crate::sys::descriptor::{self, Identity, OpenFile};
 use crate::timer_state::TimerState;
 
 /// The record of a descriptor. Most descriptors have no record.
@@ -20,7 +20,7 @@ pub(super) struct Record {
     pub(super) timer: Option<Arc<TimerState>>,
     /// The file that a bare descriptor referred to when it was muted. The kernel does not have a muted registration, so only
     /// this file shows whether the descriptor was closed and used again.
-    pub(super) muted: Option<Identity>,
+    pub(super) muted: Option<OpenFile>,
 }
 
 #[derive(Debug)]
@@ -115,10 +115,11 @@ mod tests {
         let mut records = Records::new();
         records.set_found_pairs(&[(3, 4)]);
         records.record(3).is_always_renewed = true;
-        records.record(4).muted = Some((1, 2));
+        let muted = Some(((1, 2), rustix::fs::OFlags::RDONLY));
+        records.record(4).muted = muted;
         records.set_found_pairs(&[(3, 4)]);
         assert!(records.get(3).is_some_and(|record| record.peer == Some(4) && record.is_always_renewed));
-        assert_eq!(records.get(4).and_then(|record| record.muted), Some((1, 2)));
+        assert_eq!(records.get(4).and_then(|record| record.muted), muted);
         // The pair does not exist any more.
         records.set_found_pairs(&[]);
         assert!(records.get(3).is_none());

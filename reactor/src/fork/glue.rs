@@ -51,8 +51,8 @@ pub fn is_tagged(source: &impl AsRawFd) -> bool {
 /// children get it armed. The supervisor of a prefork server mutes its listeners, so that connections do not wake it.
 ///
 /// Deregister a muted bare descriptor before you close it. The kernel does not have its registration, so a fork compares
-/// inodes to check that the descriptor still refers to the muted file. All eventfds and timerfds share one inode, and so do
-/// the two ends of a pipe.
+/// inodes and access modes to check that the descriptor still refers to the muted file. All eventfds and timerfds share one
+/// inode.
 ///
 /// Muting a muted source does nothing. On an error, the source may be muted in only some of its selectors.
 ///
@@ -64,7 +64,7 @@ pub fn mute(source: &impl AsRawFd) -> io::Result<()> {
     change(fd, |state, selector, _, info| {
         if !info.is_muted() {
             if info.is_bare() {
-                state.records.record(fd).muted = Some(descriptor::identity(fd)?);
+                state.records.record(fd).muted = Some(descriptor::open_file(fd)?);
             }
             // The kernel keeps the registration of an adopted selector, without events.
             if !selector.is_adopted() {

@@ -243,7 +243,7 @@ pub(super) fn is_registered(selector: &SelectorCore, fd: RawFd, records: &Record
         return selector.kernel.queue.holds(fd, token, info.kernel_interest());
     }
     let known = records.get(fd).and_then(|record| record.muted);
-    Ok(known.is_some_and(|known| descriptor::identity(fd).is_ok_and(|found| found == known)))
+    Ok(known.is_some_and(|known| descriptor::open_file(fd).is_ok_and(|found| found == known)))
 }
 
 /// Returns whether a registration exists, given the result of adding it to the child's queue. `false`: the descriptor was

@@ -237,7 +237,7 @@ impl SourceRegistration {
                 let info = entry.info();
                 entry.set_info(info.as_bare());
                 if info.is_muted() {
-                    state.records.record(self.fd).muted = sys::descriptor::identity(self.fd).ok();
+                    state.records.record(self.fd).muted = sys::descriptor::open_file(self.fd).ok();
                 }
             }
         }

@@ -41,6 +41,17 @@ pub(crate) fn identity(fd: RawFd) -> io::Result<Identity> {
     })
 }
 
+/// The identity of an open file, and whether it reads or writes: the two ends of a pipe may share an inode.
+pub(crate) type OpenFile = (Identity, OFlags);
+
+pub(crate) fn open_file(fd: RawFd) -> io::Result<OpenFile> {
+    Ok((identity(fd)?, access_mode(fd)?))
+}
+
+fn access_mode(fd: RawFd) -> Result<OFlags, Errno> {
+    Ok(rustix::fs::fcntl_getfl(borrow(fd)?)? & OFlags::ACCMODE)
+}
+
 /// Determines the kind of a bare descriptor.
 pub(crate) fn kind(fd: RawFd) -> io::Result<SourceKind> {
     if let Some(kind) = bare_kind(fd) {
@@ -162,9 +173,8 @@ pub(crate) fn is_unnamed_stream(fd: RawFd) -> bool {
 
 /// Whether two descriptors of one pipe are its two ends.
 pub(crate) fn are_both_ends(a: RawFd, b: RawFd) -> bool {
-    let mode = |fd| borrow(fd).and_then(rustix::fs::fcntl_getfl).map(|flags| flags & OFlags::ACCMODE);
     let (reads, writes) = (Ok(OFlags::RDONLY), Ok(OFlags::WRONLY));
-    [(reads, writes), (writes, reads)].contains(&(mode(a), mode(b)))
+    [(reads, writes), (writes, reads)].contains(&(access_mode(a), access_mode(b)))
 }
 
 /// Returns how many bytes wait to be read.

@@ -66,6 +66,23 @@ scenarios!(
         check_eq("the event", wait(&mut selector), tokens([2]));
     }
 
+    /// A child does not inherit the registration of a muted end of a pipe whose descriptor now belongs to the other end.
+    fn muted_end_of_a_pipe() {
+        let selector = Poll::new().unwrap();
+        let (sender, receiver) = pipe::new().unwrap();
+        let end = OwnedFd::from(receiver);
+        let bare = end.as_raw_fd();
+        register(selector.registry(), &mut SourceFd(&bare), 1);
+        fork::glue::mute(&bare).unwrap();
+        drop(end);
+        let other_end = OwnedFd::from(sender).try_clone().unwrap();
+        check_eq("the reused descriptor", other_end.as_raw_fd(), bare);
+        in_child(|| {
+            check_eq("registrations", registrations().len(), 0);
+            check_table(&selector);
+        });
+    }
+
     /// If a source was deregistered by its descriptor, deregistering the source fails once, and it can then be registered
     /// again.
     fn deregistered_by_descriptor() {
