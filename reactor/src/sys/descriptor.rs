@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketType
 use rustix::pipe::PipeFlags;
 use socket2::{Domain, Socket, Type};
 
-use super::{bare_kind, fstat, socket_pcb};
+use super::{bare_kind, fstat, socket_pcb, syscall};
 use crate::source_kind::SourceKind;
 
 /// Borrows a descriptor for a system call. If the descriptor is not open, the call returns EBADF.
@@ -291,9 +291,13 @@ pub(crate) fn is_within_limit(fd: RawFd) -> bool {
     descriptor_limit().is_none_or(|limit| u64::try_from(fd).is_ok_and(|fd| fd < limit))
 }
 
-/// Returns RLIMIT_NOFILE; `None` if there is no limit.
+/// Returns RLIMIT_NOFILE; `None` if there is no limit, or if the system does not tell.
 fn descriptor_limit() -> Option<u64> {
-    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+    // rustix's `getrlimit` panics if a seccomp filter denies the call.
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    syscall!(getrlimit(libc::RLIMIT_NOFILE, &raw mut limit)).ok()?;
+    #[allow(clippy::unnecessary_cast, reason = "systems differ in the type")]
+    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as u64)
 }
 
 /// Returns the error of reading a file of proc(5). An error that names a limit keeps its errno, for [`limit_behind`].

@@ -208,10 +208,15 @@ fn filter_calls(program: &mut [libc::sock_filter]) {
 
 /// Makes `readlinkat(2)` fail, so that this process cannot read the names of descriptors in `/proc`.
 pub fn deny_proc() {
+    deny_call(libc::SYS_readlinkat, libc::ENOENT);
+}
+
+/// Makes a system call fail.
+pub fn deny_call(number: libc::c_long, errno: i32) {
     filter_calls(&mut [
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_readlinkat as u32),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOENT as u32),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ]);
 }

@@ -138,6 +138,20 @@ scenarios!(
         check_silent("the parent's waker", &mut with_waker);
     }
 
+    /// Forks work in a process that may not read its limits.
+    #[cfg(all(epoll, target_os = "linux"))]
+    fn unknown_descriptor_limit() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        deny_call(libc::SYS_prlimit64, libc::EPERM);
+        let mut check = || {
+            waker.wake().unwrap();
+            check_eq("the wake", wait(&mut selector), tokens([0]));
+        };
+        in_both(&mut check);
+        unplanned::in_child(check);
+    }
+
     /// A registration that the child cannot add poisons its selector.
     #[cfg(epoll)]
     fn poison_by_a_registration() {
