@@ -173,8 +173,16 @@ impl Plan {
             let errno = descriptor::replace(step.from, step.onto).err()?;
             Some((step.onto, errno))
         });
-        for (fd, errno) in remade(&self.remakes).chain(replaced) {
+        for (fd, errno) in remade(&self.remakes) {
             poison_watchers(selectors.clone(), fd, errno);
+        }
+        for (fd, errno) in replaced {
+            if selectors.clone().any(|selector| selector.watches(fd)) {
+                poison_watchers(selectors.clone(), fd, errno);
+            } else {
+                // Any code may use the descriptor, such as a signal handler that writes to the parent's pipe.
+                selectors.clone().for_each(|selector| selector.poison(Poison::Unreplaced(fd, errno)));
+            }
         }
         for (selector, queue) in &mut self.queues {
             // The descriptor of a poisoned selector may still refer to the parent's queue.

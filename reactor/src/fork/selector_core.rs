@@ -1,7 +1,8 @@
 //! A selector as forks see it: kernel queue, waker, table and poison.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::{fmt, ptr};
 
 use super::entry::EntryInfo;
@@ -22,7 +23,7 @@ pub(crate) struct SelectorCore {
     pub(super) handles: AtomicUsize,
     /// The next core in the list of all; see [`Cores`].
     next: AtomicPtr<SelectorCore>,
-    poison: AtomicI32,
+    poison: AtomicI64,
     /// Children get no queue for this selector.
     is_retired: AtomicBool,
     /// Other code has made the queue.
@@ -34,6 +35,8 @@ pub(crate) struct SelectorCore {
 pub(crate) enum Poison {
     /// A system call has failed with this errno.
     Errno(i32),
+    /// Replacing the parent's object at this descriptor has failed with this errno. Any selector may use the object.
+    Unreplaced(RawFd, i32),
     /// The fork has interrupted a change of forkio's state.
     Lost(InheritedState),
 }
@@ -86,7 +89,8 @@ impl SelectorCore {
     /// Async-signal-safe.
     pub(super) fn poison(&self, poison: Poison) {
         let code = match poison {
-            Poison::Errno(errno) => errno,
+            Poison::Errno(errno) => errno.into(),
+            Poison::Unreplaced(fd, errno) => (i64::from(fd) + 1) << 32 | i64::from(errno),
             Poison::Lost(InheritedState::InUse) => -1,
             Poison::Lost(InheritedState::Interrupted) => -2,
         };
@@ -103,7 +107,10 @@ impl SelectorCore {
             0 => None,
             -1 => Some(Poison::Lost(InheritedState::InUse)),
             -2 => Some(Poison::Lost(InheritedState::Interrupted)),
-            errno => Some(Poison::Errno(errno)),
+            code => Some(match (code >> 32, code as i32) {
+                (0, errno) => Poison::Errno(errno),
+                (place, errno) => Poison::Unreplaced(place as RawFd - 1, errno),
+            }),
         }
     }
 
@@ -141,6 +148,11 @@ impl Poison {
     pub(crate) fn error(self) -> io::Error {
         match self {
             Poison::Errno(errno) => io::Error::from_raw_os_error(errno),
+            Poison::Unreplaced(fd, errno) => {
+                let error = io::Error::from_raw_os_error(errno);
+                let text = format!("this child could not replace its parent's object at descriptor {fd}: {error}");
+                io::Error::new(error.kind(), text)
+            }
             Poison::Lost(why) => io::Error::other(why),
         }
     }

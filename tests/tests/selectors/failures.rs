@@ -114,9 +114,10 @@ scenarios!(
         let mut healthy = Poll::new().unwrap();
         let waker = Waker::new(healthy.registry(), Token(0)).unwrap();
         let (mut with_pair, mut with_waker) = (Poll::new().unwrap(), Poll::new().unwrap());
-        let (mut end, other_end) = UnixStream::pair().unwrap();
+        let (mut end, mut other_end) = UnixStream::pair().unwrap();
         let lost_waker = Waker::new(with_waker.registry(), Token(1)).unwrap();
         register_with(with_pair.registry(), &mut end, 2, ForkPolicy::Renew);
+        register_with(with_pair.registry(), &mut other_end, 3, ForkPolicy::Renew);
         let limit = end.as_raw_fd().min(other_end.as_raw_fd()) as usize;
         let prepared = prepare().unwrap();
         match unplanned::fork() {
@@ -136,6 +137,33 @@ scenarios!(
             }
         }
         check_silent("the parent's waker", &mut with_waker);
+    }
+
+    /// A fresh object that cannot take a descriptor that is not registered poisons all selectors: any of them may use it.
+    #[cfg(epoll)]
+    fn poison_of_all_selectors() {
+        let mut selector = Poll::new().unwrap();
+        let mut other = Poll::new().unwrap();
+        let (mut end, other_end) = UnixStream::pair().unwrap();
+        register_with(other.registry(), &mut end, 1, ForkPolicy::Renew);
+        assert!(other_end.as_raw_fd() > end.as_raw_fd());
+        let prepared = prepare().unwrap();
+        match unplanned::fork() {
+            None => {
+                // SAFETY: this is the child of a fork after `prepare`.
+                with_descriptor_limit(other_end.as_raw_fd() as usize, || unsafe { prepared.commit() });
+                for selector in [&mut selector, &mut other] {
+                    let error = selector.poll(&mut Events::with_capacity(8), Some(limit())).unwrap_err();
+                    let object = format!("object at descriptor {}", other_end.as_raw_fd());
+                    assert!(error.to_string().contains(&object), "{error}");
+                }
+                exit_now(0);
+            }
+            Some(child) => {
+                prepared.abort();
+                reap(child);
+            }
+        }
     }
 
     /// Forks work in a process that may not read its limits.
