@@ -32,7 +32,7 @@ impl AdoptedQueue {
     fn read_inherited(&self) -> bool {
         let fd = self.core.kernel.queue.fd();
         let mut descriptors = self.duplicates.iter().copied().chain([fd]);
-        if !descriptors.all(|fd| descriptor::is_still(fd, SourceKind::Queue)) {
+        if !descriptors.all(|fd| descriptor::is_still(fd, SourceKind::Queue).is_ok_and(|is| is)) {
             return false;
         }
         let list = adoption::list(fd).unwrap_or_default();

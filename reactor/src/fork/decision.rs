@@ -1,5 +1,6 @@
 //! The decision of a fork about one registration.
 
+use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -60,15 +61,24 @@ impl Decision {
     }
 }
 
-/// Returns the policy that a fork follows for a registration.
-pub(super) fn policy(fd: RawFd, info: EntryInfo, token: Token, kind: SourceKind, records: &Records) -> ForkPolicy {
+/// Returns the policy that a fork follows for a registration. Fails if the descriptor cannot be inspected.
+pub(super) fn policy(
+    fd: RawFd,
+    info: EntryInfo,
+    token: Token,
+    kind: SourceKind,
+    records: &Records,
+) -> io::Result<ForkPolicy> {
     // A stream with this token is a signal pipe only if it belongs to a pair made in this process.
-    let is_own_pair = || descriptor::identity(fd).is_ok_and(|identity| records.find_pair(identity).is_some());
-    match info.own_policy() {
+    let is_own_pair = || match descriptor::identity(fd) {
+        Err(error) if descriptor::is_closed(&error) => Ok(false),
+        identity => Ok::<_, io::Error>(records.find_pair(identity?).is_some()),
+    };
+    Ok(match info.own_policy() {
         Some(policy) => policy,
-        None if is_renewed_receiver(token, kind) && is_own_pair() => ForkPolicy::Renew,
+        None if is_renewed_receiver(token, kind) && is_own_pair()? => ForkPolicy::Renew,
         None => default_policy(kind),
-    }
+    })
 }
 
 /// The token of [`renew_receivers`], plus 1; 0: none.

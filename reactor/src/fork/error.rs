@@ -42,6 +42,8 @@ pub enum PrepareObject {
     Queue(RawFd),
     /// The child's copy of the registration of this descriptor.
     Registration(RawFd),
+    /// Nothing: the process may not ask the kernel what this descriptor refers to.
+    Inspection(RawFd),
     /// A fresh kernel object for the waker at this descriptor.
     Waker(RawFd),
     /// A fresh socket pair in place of the pair that this descriptor is an end of.
@@ -107,6 +109,9 @@ impl fmt::Display for PrepareError {
         match self.object {
             PrepareObject::Queue(fd) => write!(f, "making the child's queue for the selector at descriptor {fd}"),
             PrepareObject::Registration(fd) => write!(f, "copying the registration of descriptor {fd}"),
+            PrepareObject::Inspection(fd) => {
+                write!(f, "inspecting descriptor {fd} with fstat(2), getsockopt(2) or readlink(2)")
+            }
             PrepareObject::Waker(fd) => write!(f, "renewing the waker at descriptor {fd}"),
             PrepareObject::Pair(fd) => write!(f, "renewing the socket pair of descriptor {fd}"),
             PrepareObject::Timer(fd) => write!(f, "renewing the timer at descriptor {fd}"),

@@ -245,13 +245,17 @@ fn complete(selector: &SelectorCore, queue: &mut sys::ChildQueue) -> Result<(), 
 }
 
 /// Whether a bare registration belongs to the file that is open at the descriptor now. `false` if there is no registration.
-pub(super) fn is_registered(selector: &SelectorCore, fd: RawFd, records: &Records) -> io::Result<bool> {
+pub(super) fn is_registered(selector: &SelectorCore, fd: RawFd, records: &Records) -> Result<bool, PrepareError> {
     let Some((token, info)) = selector.table.get(fd).and_then(|entry| entry.get()) else { return Ok(false) };
     if !info.is_muted() {
-        return selector.kernel.queue.holds(fd, token, info.kernel_interest());
+        let holds = selector.kernel.queue.holds(fd, token, info.kernel_interest());
+        return holds.map_err(PrepareError::of(PrepareObject::Registration(fd)));
     }
     let known = records.get(fd).and_then(|record| record.muted);
-    Ok(known.is_some_and(|known| descriptor::open_file(fd).is_ok_and(|found| found == known)))
+    match descriptor::open_file(fd) {
+        Err(error) if descriptor::is_closed(&error) => Ok(false),
+        found => Ok(known == Some(found.map_err(PrepareError::of(PrepareObject::Inspection(fd)))?)),
+    }
 }
 
 /// Returns whether a registration exists, given the result of adding it to the child's queue. `false`: the descriptor was

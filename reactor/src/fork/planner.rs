@@ -90,10 +90,11 @@ impl Planner<'_> {
             let Some((token, before)) = entry.get() else { continue };
             let is_selector = kind == SourceKind::Queue && selectors.iter().any(|other| other.kernel.queue.fd() == fd);
             let policy = decision::policy(fd, info, token, kind, self.records);
+            let policy = policy.map_err(PrepareError::of(PrepareObject::Inspection(fd)))?;
             let decision = Decision::new(policy, info, kind, is_selector);
             let is_remade = sys::Remake::EXISTS && matches!(kind, SourceKind::Signal | SourceKind::Process);
             let needs_object = decision.is_replaced() || decision == Decision::AddInChild || is_remade;
-            if self.mode == Mode::Unplanned && needs_object && !descriptor::is_still(fd, kind) {
+            if self.mode == Mode::Unplanned && needs_object && !is_still(fd, kind)? {
                 entry.vacate();
                 continue;
             }
@@ -133,9 +134,8 @@ impl Planner<'_> {
         if !info.is_bare() {
             return Ok(Some((info, info.kind().unwrap_or(SourceKind::Other))));
         }
-        let failed = PrepareError::of(PrepareObject::Registration(fd));
         let is_there = match self.mode {
-            Mode::Planned => plan::is_registered(selector, fd, self.records).map_err(failed)?,
+            Mode::Planned => plan::is_registered(selector, fd, self.records)?,
             Mode::Unplanned => descriptor::is_open(fd),
         };
         // An unknown kind is looked up in every fork: a bare socket may have become a listener.
@@ -144,6 +144,9 @@ impl Planner<'_> {
             Ok(kind) if is_there => {
                 self.plan.bare.push((selector, fd));
                 Ok(Some((info, kind)))
+            }
+            Err(error) if is_there && !descriptor::is_closed(&error) => {
+                Err(PrepareError::of(PrepareObject::Inspection(fd))(error))
             }
             _ => {
                 entry.vacate();
@@ -169,11 +172,11 @@ impl Planner<'_> {
         for fd in always.chain(pipe).chain(with(Decision::RenewPair)) {
             self.renew_pair(fd)?;
         }
-        with(Decision::RenewTimer).for_each(|fd| self.renew_timer(fd));
+        with(Decision::RenewTimer).try_for_each(|fd| self.renew_timer(fd))?;
         for (fd, record) in records.iter() {
             let is_alive = record.timer.as_ref().is_some_and(|timer| !timer.is_severed());
             if is_alive && !selectors.iter().any(|selector| self.keeps(selector, fd)) {
-                self.renew_timer(fd);
+                self.renew_timer(fd)?;
             }
         }
         with(Decision::Sever).try_for_each(|fd| self.sever(fd))
@@ -181,8 +184,8 @@ impl Planner<'_> {
 
     /// Whether `fd` still refers to the object of its entry or record. After an unplanned fork, `fd` may be closed, or refer to
     /// another file, such as a fresh object.
-    fn has(&self, fd: RawFd, kind: SourceKind) -> bool {
-        self.mode == Mode::Planned || (!self.is_fresh(fd) && descriptor::is_still(fd, kind))
+    fn has(&self, fd: RawFd, kind: SourceKind) -> Result<bool, PrepareError> {
+        Ok(self.mode == Mode::Planned || (!self.is_fresh(fd) && is_still(fd, kind)?))
     }
 
     /// Whether a fresh object has taken a descriptor that the child of an unplanned fork lacked.
@@ -205,7 +208,7 @@ impl Planner<'_> {
         if fd < 0 {
             return Ok(());
         }
-        if !self.has(fd, SourceKind::Waker) {
+        if !self.has(fd, SourceKind::Waker)? {
             selector.poison(Poison::Errno(libc::EBADF));
             return Ok(());
         }
@@ -222,10 +225,11 @@ impl Planner<'_> {
             return Ok(());
         }
         let failed = PrepareError::of(PrepareObject::Pair(fd));
+        let unknown = PrepareError::of(PrepareObject::Inspection(fd));
         let identity = match descriptor::identity(fd) {
             // The descriptor was closed, or was not open yet when the kernel copied the descriptors.
-            Err(_) if self.mode == Mode::Unplanned => return Ok(()),
-            identity => identity.map_err(failed)?,
+            Err(error) if self.mode == Mode::Unplanned && descriptor::is_closed(&error) => return Ok(()),
+            identity => identity.map_err(unknown)?,
         };
         let known = self.plan.renewals.iter().find_map(|renewal| match renewal {
             Renewal::Pair(ends) => ends.iter().find(|end| end.identity == identity).copied(),
@@ -236,8 +240,10 @@ impl Planner<'_> {
             self.replace(end.fresh, fd);
             return Ok(());
         }
-        let pair = descriptor::is_unix_stream(fd).then(|| self.records.find_pair(identity)).flatten();
-        let Some((end, peer)) = pair.filter(|(_, peer)| self.has(*peer, SourceKind::Pair)) else {
+        let is_stream = descriptor::check_unix_stream(fd).map_err(unknown)?;
+        let pair = is_stream.then(|| self.records.find_pair(identity)).flatten();
+        let has_peer = pair.map_or(Ok(false), |(_, peer)| self.has(peer, SourceKind::Pair))?;
+        let Some((end, peer)) = pair.filter(|_| has_peer) else {
             if self.mode == Mode::Unplanned && (pair.is_some() || self.records.get(fd).is_some()) {
                 return Ok(());
             }
@@ -254,11 +260,12 @@ impl Planner<'_> {
     }
 
     /// Plans a fresh timer in place of `fd`. [`Plan::complete`] makes it right before the fork.
-    fn renew_timer(&mut self, fd: RawFd) {
-        if self.has(fd, SourceKind::Timer) && self.replaced.insert(fd) {
+    fn renew_timer(&mut self, fd: RawFd) -> Result<(), PrepareError> {
+        if self.has(fd, SourceKind::Timer)? && self.replaced.insert(fd) {
             let state = self.records.get(fd).and_then(|record| record.timer.clone());
             self.plan.renewals.push(Renewal::Timer { fd, state });
         }
+        Ok(())
     }
 
     /// Severs `fd`, unless it is renewed for another selector.
@@ -353,4 +360,8 @@ impl Planner<'_> {
         }
         Ok(())
     }
+}
+
+fn is_still(fd: RawFd, kind: SourceKind) -> Result<bool, PrepareError> {
+    descriptor::is_still(fd, kind).map_err(PrepareError::of(PrepareObject::Inspection(fd)))
 }

@@ -49,13 +49,14 @@ pub fn registrations() -> Vec<Registration> {
         for (fd, entry) in selector.table.iter() {
             let Some((token, info)) = entry.get().filter(|(_, info)| is_here(*info)) else { continue };
             let kind = info.kind().or_else(|| descriptor::kind(fd).ok());
+            let known = kind.unwrap_or(SourceKind::Other);
             list.push(Registration {
                 selector: queue,
                 fd,
                 token,
                 interest: info.interest(),
                 kind,
-                policy: decision::policy(fd, info, token, kind.unwrap_or(SourceKind::Other), &state.records),
+                policy: decision::policy(fd, info, token, known, &state.records).unwrap_or(info.policy(known)),
                 muted: info.is_muted(),
             });
         }
@@ -117,8 +118,8 @@ pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
     reconcile::ensure();
     let state = lock_refreshed();
     let (token, info) = find(fd, is_here)?;
-    let kind = info.kind().or_else(|| descriptor::kind(fd).ok());
-    Some(decision::policy(fd, info, token, kind.unwrap_or(SourceKind::Other), &state.records))
+    let kind = info.kind().or_else(|| descriptor::kind(fd).ok()).unwrap_or(SourceKind::Other);
+    Some(decision::policy(fd, info, token, kind, &state.records).unwrap_or(info.policy(kind)))
 }
 
 /// Sets the policy of registrations of this kind that have no policy of their own, for the whole process, and returns the

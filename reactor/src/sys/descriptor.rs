@@ -70,7 +70,7 @@ pub(super) fn kind_of_mode(fd: RawFd, mode: libc::mode_t) -> io::Result<SourceKi
         },
         libc::S_IFIFO => SourceKind::Pipe,
         libc::S_IFCHR => SourceKind::Other,
-        _ => anonymous_kind(fd),
+        _ => anonymous_kind(fd)?,
     })
 }
 
@@ -83,8 +83,8 @@ fn is_listening(fd: RawFd) -> io::Result<bool> {
 }
 
 /// Determines the kind of a kernel object that has no file type.
-fn anonymous_kind(fd: RawFd) -> SourceKind {
-    match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]) {
+fn anonymous_kind(fd: RawFd) -> io::Result<SourceKind> {
+    Ok(match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME])? {
         b"anon_inode:[eventpoll]" => SourceKind::Queue,
         b"anon_inode:[timerfd]" => SourceKind::Timer,
         b"anon_inode:[signalfd]" => SourceKind::Signal,
@@ -94,7 +94,7 @@ fn anonymous_kind(fd: RawFd) -> SourceKind {
         name if name.starts_with(b"pidfd:") => SourceKind::Process,
         // Without /proc the kind is unknown.
         _ => SourceKind::Other,
-    }
+    })
 }
 
 /// More bytes than the longest name that matters.
@@ -102,7 +102,7 @@ const NAME: usize = 32;
 
 /// Returns the beginning of the name that proc(5) gives a descriptor in `fd/`, or nothing without /proc. Does not format or
 /// allocate: each page of code or memory that a child uses first costs a page fault.
-fn name_in_proc(fd: RawFd, name: &mut [MaybeUninit<u8>; NAME]) -> &[u8] {
+fn name_in_proc(fd: RawFd, name: &mut [MaybeUninit<u8>; NAME]) -> Result<&[u8], Errno> {
     const FOLDER: &[u8; 14] = b"/proc/self/fd/";
     // Write the path from its end: then everything but the digits has a constant length.
     let mut path = [0; NAME];
@@ -120,8 +120,10 @@ fn name_in_proc(fd: RawFd, name: &mut [MaybeUninit<u8>; NAME]) -> &[u8] {
     // SAFETY: the slice ends with the array's last byte, which is zero, and contains no other zero byte.
     let path = unsafe { CStr::from_bytes_with_nul_unchecked(&path[start..]) };
     match rustix::fs::readlinkat_raw(rustix::fs::CWD, path, name) {
-        Ok((name, _)) => name,
-        Err(_) => &[],
+        Ok((name, _)) => Ok(name),
+        // EINVAL: NetBSD has no name for most kinds of objects.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::INVAL) => Ok(&[]),
+        Err(error) => Err(error),
     }
 }
 
@@ -156,9 +158,14 @@ pub(crate) fn dead_endpoint() -> io::Result<OwnedFd> {
 
 /// Whether `fd` is a stream socket of the Unix domain, like the ends of a pair.
 pub(crate) fn is_unix_stream(fd: RawFd) -> bool {
-    let Ok(socket) = borrow(fd) else { return false };
-    rustix::net::getsockname(socket).is_ok_and(|name| name.address_family() == AddressFamily::UNIX)
-        && socket_type(socket).is_ok_and(|kind| kind == SocketType::STREAM)
+    check_unix_stream(fd).is_ok_and(|is| is)
+}
+
+/// Like [`is_unix_stream`], but fails if the process may not ask for the type of a socket.
+pub(crate) fn check_unix_stream(fd: RawFd) -> io::Result<bool> {
+    let Ok(socket) = borrow(fd) else { return Ok(false) };
+    let is_unix = rustix::net::getsockname(socket).is_ok_and(|name| name.address_family() == AddressFamily::UNIX);
+    Ok(is_unix && socket_type(socket)? == SocketType::STREAM)
 }
 
 /// Whether `fd` is a Unix stream socket, and neither it nor its peer has a name: like the ends of a pair.
@@ -254,15 +261,22 @@ pub(crate) fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
 
 /// Whether the descriptor still refers to an object of this kind, in a process that may have closed it since. A dead
 /// endpoint that an earlier fork has put in place counts too.
-pub(crate) fn is_still(fd: RawFd, registered: SourceKind) -> bool {
-    let is = |kinds: &[SourceKind]| kind(fd).is_ok_and(|found| kinds.contains(&found));
-    let is_same = match registered {
-        SourceKind::Pair => is(&[SourceKind::Stream, SourceKind::Datagram, SourceKind::Pipe]),
-        SourceKind::Waker => is_eventfd(fd) || is(&[SourceKind::Pipe]),
-        SourceKind::Timer | SourceKind::Signal => is(&[registered]) || is_nameless(fd),
-        kind => is(&[kind]),
+pub(crate) fn is_still(fd: RawFd, registered: SourceKind) -> io::Result<bool> {
+    let is = |kinds: &[SourceKind]| match kind(fd) {
+        Ok(found) => Ok(kinds.contains(&found)),
+        Err(error) if is_closed(&error) => Ok(false),
+        Err(error) => Err(error),
     };
-    is_same || is_unix_stream(fd)
+    let is_same = match registered {
+        SourceKind::Pair => is(&[SourceKind::Stream, SourceKind::Datagram, SourceKind::Pipe])?,
+        SourceKind::Waker => is_eventfd(fd) || is(&[SourceKind::Pipe])?,
+        SourceKind::Timer | SourceKind::Signal => match is(&[registered]) {
+            Ok(false) | Err(_) if is_nameless(fd) => true,
+            is_same => is_same?,
+        },
+        kind => is(&[kind])?,
+    };
+    Ok(is_same || is_unix_stream(fd))
 }
 
 /// Whether the descriptor refers to a queue.
@@ -271,12 +285,12 @@ pub(crate) fn is_queue(fd: RawFd) -> bool {
 }
 
 pub(crate) fn is_eventfd(fd: RawFd) -> bool {
-    name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]) == b"anon_inode:[eventfd]" || is_nameless(fd)
+    name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]) == Ok(b"anon_inode:[eventfd]") || is_nameless(fd)
 }
 
-/// Whether the descriptor refers to an object without a file type, whose name is unknown because there is no /proc.
+/// Whether the descriptor may refer to any object that has no file type, because its name in /proc cannot be read.
 fn is_nameless(fd: RawFd) -> bool {
-    name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]).is_empty()
+    name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]).unwrap_or_default().is_empty()
         && fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == 0)
 }
 

@@ -99,6 +99,30 @@ scenarios!(
         unplanned::in_child(|| check_table(&selector));
     }
 
+    /// If the kernel may not tell what a descriptor is, a planned fork is refused, and the child of an unplanned fork cannot
+    /// poll.
+    #[cfg(all(epoll, target_os = "linux"))]
+    fn uninspected_descriptors() {
+        use std::os::fd::{FromRawFd, OwnedFd};
+        let fstat = [libc::SYS_fstat, libc::SYS_newfstatat].as_slice();
+        for denied in [fstat, &[libc::SYS_getsockopt], &[libc::SYS_readlinkat]] {
+            unplanned::in_child(|| {
+                let mut selector = Poll::new().unwrap();
+                let (stream, _peer) = connection();
+                // SAFETY: the call returns a new descriptor.
+                let process = unsafe { OwnedFd::from_raw_fd(libc::syscall(libc::SYS_pidfd_open, own_pid(), 0) as i32) };
+                let fd = if denied == [libc::SYS_readlinkat] { process.as_raw_fd() } else { stream.as_raw_fd() };
+                register(selector.registry(), &mut SourceFd(&fd), 1);
+                denied.iter().for_each(|call| deny_call(*call, libc::EPERM));
+                check_eq("the refusal", prepare().unwrap_err().object(), PrepareObject::Inspection(fd));
+                unplanned::in_child(|| {
+                    check_eq("polling", poll_error(&mut selector), Some(libc::EPERM));
+                    check_eq("the failure", atfork::failure().unwrap().object(), PrepareObject::Inspection(fd));
+                });
+            });
+        }
+    }
+
     /// The hook of the first poll does not run in a child that cannot poll one of its selectors.
     fn no_first_poll_hook_after_a_failure() {
         let mut failed = Poll::new().unwrap();
