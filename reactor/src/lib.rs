@@ -19,9 +19,10 @@
 //!
 //! # Platforms
 //!
-//! Linux has epoll. FreeBSD, macOS, NetBSD, OpenBSD and DragonFly have kqueue: the crate compiles for them. Their backend is
-//! tested on a model of kqueue(2), and on FreeBSD 15 under emulation. FreeBSD 15 copies the queue in the kernel. On the other
-//! kqueue systems the child opens a queue at the same descriptor, and adds the registrations in its table.
+//! Linux has epoll. FreeBSD, macOS, NetBSD, OpenBSD and DragonFly have kqueue: the crate compiles for them. The tests of this
+//! version ran on a model of kqueue(2). An earlier state was also tested on FreeBSD 15, under emulation. FreeBSD 15 copies the
+//! queue in the kernel. On the other kqueue systems the child opens a queue at the same descriptor, and adds the registrations in
+//! its table.
 //!
 //! # Examples
 //!

@@ -216,12 +216,14 @@ impl SharedObject {
             SharedObject::Datagram => "a datagram goes to the process that receives it first",
             SharedObject::Stream => {
                 "bytes that one process reads are lost to the other, writes mix, and the peer sees the end when both have \
-                 closed"
+                 closed the socket"
             }
-            SharedObject::Pipe => "the other end sees end of file, or EPIPE, when both have closed",
-            SharedObject::File => "one position for both, which reads and writes move",
+            SharedObject::Pipe => "the other end sees end of file, or EPIPE, when both have closed this end",
+            SharedObject::File => "reads and writes of each process move the position of both",
             SharedObject::AppendedFile => "both append, each write(2) in one piece",
-            SharedObject::LockedFile => "one lock for both: unlocked by either, held until both have closed",
+            SharedObject::LockedFile => {
+                "each process can unlock it for both; otherwise it is locked until both have closed it"
+            }
             SharedObject::Device => "both read and write it",
             SharedObject::Epoll => {
                 "each process changes the other one's registrations and events; if the instance is tokio's, make the audit \

@@ -21,15 +21,17 @@
 //! | the cost of a fork | grows with the number of registrations, unless the fork is prepared in advance | grows with the number of registrations and descriptors |
 //!
 //! Without the patch, forkio reads tokio's registrations from `/proc/self/fdinfo`, in the parent, before the fork. It asks the
-//! kernel about each descriptor, and leaves one alone that was closed and used again. [`fork`] returns an error if it cannot
-//! know for certain what the child must get. Five more things differ:
+//! kernel about each descriptor. If a descriptor was closed and used again, forkio leaves it alone. [`fork`] returns an error if
+//! it cannot know for certain what the child must get. Five more things differ:
 //!
 //! - [`set_policy`] works inside a runtime, or once the runtime is known from an earlier fork.
 //! - A socket pair or pipe that other code made, such as `std`, is inherited too if both ends are open in this process. If the
 //!   kernel does not report the peers of sockets (`sock_diag(7)`), the ends of a pair are severed like other streams.
 //! - If a fork has left a registration out ([`NoFork`](ForkPolicy::NoFork)), `into_std` of that object fails in the child.
 //! - [`fork_with_threads`] does not sever a connection that another thread registers after the call has begun.
-//! - The child may get a signal too that the runtime has just read, and that the waiting task has not received yet.
+//! - If the runtime has just read a signal, and the waiting task has not received it yet, the child may get this signal too.
+//!
+//! # Which item to use
 //!
 //! | I want to | use |
 //! |---|---|

@@ -95,7 +95,7 @@ def numbers_change(browser):
 
 
 def survives_a_proxy(browser):
-    """A proxy that answers for a server that does not is no reason to lose the content. The time is that of the last answer."""
+    """The page keeps its content while a proxy answers in place of the server. It shows the time of the server's last answer."""
     browser.evaluate("Date.prototype.toLocaleTimeString = () => '1:02:03 PM'")
     browser.until("the page has the time", "document.getElementById('live').innerText == 'updated 1:02:03 PM'")
     browser.evaluate("window.own = fetch; void (window.fetch = async () => new Response('<h1>Bad Gateway</h1>', { status: 502 }))")
@@ -157,7 +157,7 @@ def main(program, folder=None):
             backgrounds.add(browser.evaluate(BACKGROUND))
         assert len(backgrounds) == 2, f"dark and light are alike: {backgrounds}"
 
-        # Connections that have sent no request keep the workers of the old generation.
+        # The workers of the old generation do not end while connections have sent no request.
         waiting = [socket.create_connection(server.address.split(":")) for _ in range(4 * WORKERS)]
         server.process.send_signal(signal.SIGHUP)
         browser.call("Emulation.clearDeviceMetricsOverride")

@@ -207,7 +207,7 @@ impl EntryInfo {
         EntryInfo(if exclusive { self.0 | EntryInfo::EXCLUSIVE } else { self.0 & !EntryInfo::EXCLUSIVE })
     }
 
-    /// Returns the registration, absent from this and later generations; `None`: absent from no generation.
+    /// Returns the registration, marked as absent from `generation` and all later ones. `None` removes the mark.
     pub(crate) fn absent_from(self, generation: Option<u32>) -> EntryInfo {
         let generation = u64::from(generation.unwrap_or(0));
         EntryInfo(self.0 & !(u64::from(u32::MAX) << EntryInfo::ABSENT_FROM) | generation << EntryInfo::ABSENT_FROM)

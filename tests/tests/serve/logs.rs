@@ -74,7 +74,7 @@ fn start(name: &str, args: &[&str]) -> (Program, String, String) {
     (program, address, log)
 }
 
-/// The events that have one of these messages, in the order of the messages.
+/// Returns the first event with each of these messages, in the order of the messages.
 #[track_caller]
 fn events(log: &str, messages: &[&str]) -> Vec<Value> {
     let events: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();

@@ -27,7 +27,7 @@ pub(crate) const NEVER: &str = "600";
 /// How many bytes of bodies the worker has read.
 static UPLOADED: AtomicUsize = AtomicUsize::new(0);
 
-/// As many bytes as the two sockets of a connection hold together, and more than a client's socket with a small buffer.
+/// Few enough bytes for the two sockets of a connection together, but too many for a client's socket with a small buffer.
 pub(crate) const MEDIUM: usize = 512 * 1024;
 
 /// More than the sockets of a connection hold.
@@ -60,7 +60,8 @@ async fn answer_early(body: Body) -> &'static str {
 }
 
 pub(crate) fn start(keep_alive_timeout: &str, header_timeout: &str) -> (Program, String) {
-    // The grace would hide a timeout that comes too early.
+    // After the keep-alive timeout, a worker still serves a request that arrives within the idle grace. That would hide a
+    // timeout that comes too early.
     let options = ["--keep-alive-timeout", keep_alive_timeout, "--header-timeout", header_timeout, "--idle-grace", "0"];
     let mut program = Program::start("timeouts::server", &options);
     let address = program.line();

@@ -4,7 +4,8 @@ use forkio_tests::{kill, scenarios, wait_until};
 
 use crate::server::Server;
 
-/// Signals the supervisor, and waits until it has ended all workers of a server without a template.
+/// Sends SIGWINCH to the supervisor, and waits until all workers have ended. `template` is the number of children that stay: 1
+/// if the server has a template, otherwise 0.
 #[track_caller]
 fn retire_all(server: &Server, template: usize) {
     server.signal(libc::SIGWINCH);
@@ -62,7 +63,7 @@ scenarios!(
         }
     }
 
-    /// An upgrade would lose the connections that wait in the queues of workers.
+    /// If each worker has a queue, a dormant server refuses an upgrade, which would lose the connections in the queues.
     fn upgrade_with_own_queues() {
         let server = Server::start(&["before", "own-queues"]);
         retire_all(&server, 0);
@@ -73,7 +74,8 @@ scenarios!(
         server.stop();
     }
 
-    /// A server that has not been ready yet refuses the signal: a reload, which starts the workers again, waits until it is ready.
+    /// A server that has not been ready yet refuses SIGWINCH. Otherwise SIGHUP could not start the workers again: a reload waits
+    /// until the server is ready.
     fn before_the_server_is_ready() {
         let server = Server::begin("never-ready", &["before"]);
         server.until_logged_times("never ready, on purpose", 2);

@@ -47,7 +47,7 @@ scenarios!(
         assert!(poll(&mut model, 0, &[1]).is_err(), "nothing has come");
         assert_eq!(model.write(0, 1, 0), Ok(None));
         assert!(poll(&mut model.clone(), 0, &[]).is_err(), "something has come");
-        assert!(poll(&mut model.clone(), 0, &[1, 1]).is_err(), "once");
+        assert!(poll(&mut model.clone(), 0, &[1, 1]).is_err(), "two events for one token");
         assert!(poll(&mut model.clone(), 0, &[2]).is_err(), "an unknown token");
         assert_eq!(poll(&mut model, 0, &[1]), Ok(Polled::Complete));
         assert!(poll(&mut model.clone(), 0, &[1]).is_err(), "events are edge-triggered");

@@ -28,8 +28,8 @@ scenarios!(
         check_silent("the child's wake", &mut selector);
     }
 
-    /// After `atfork::install` the child has reconciled when fork(2) returns: the peer sees the end of a connection
-    /// that only the parent has.
+    /// After `atfork::install` the child has reconciled when fork(2) returns. So the peer of a severed connection sees the end
+    /// as soon as the parent closes it.
     fn at_once() {
         atfork::install().unwrap();
         // A second call has no effect.

@@ -112,7 +112,7 @@ impl RequestTimer {
             Wait::Answer { reads } => {
                 return (!activity.is_abandoned(reads)).then_some((self.wait, now + answer_time(http)));
             }
-            // Otherwise `follow_head` would have noticed the end of the head.
+            // The rest of the head has not arrived. Otherwise `follow_head` would have left this state.
             Wait::RestOfHead { .. } => return None,
             Wait::Next { progress, idle_since } if progress == activity.progress() => idle_since,
             Wait::First { .. } | Wait::Next { .. } => None,
