@@ -275,6 +275,25 @@ fn process_1_passes_signals_on_while_it_drains() {
     assert_eq!(server.wait().code(), Some(0));
 }
 
+/// Process 1 ends with the status of the last program, even if that program ends before the one that it has replaced.
+#[test]
+fn process_1_ends_with_the_last_program() {
+    let Some((mut server, supervisor)) = start_as_process_1(&["--workers", "1", "--idle-grace", "0"]) else { return };
+    let upgrade = |number| {
+        signal(supervisor, Signal::USR2);
+        until("the new program has taken over", || {
+            (server.stderr().matches("the new program is ready: this one retires").count() == number).then_some(())
+        });
+    };
+    upgrade(1);
+    let (mut in_flight, _) = crate::stop::busy(&server, 3000);
+    upgrade(2);
+    signal(supervisor, Signal::TERM);
+    server.until_logged("stopping: draining the workers");
+    assert_eq!(in_flight.response().expect("the answer to the request in flight").status, 200);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
 /// If the program that serves is killed while it starts another one, process 1 stays for that one.
 #[test]
 fn process_1_waits_for_a_program_that_starts() {

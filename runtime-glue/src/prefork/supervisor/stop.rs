@@ -70,7 +70,14 @@ impl Supervisor {
         let (error, mut successors) = match end {
             End::Stop { .. } | End::StopNow { .. } => (None, None),
             End::Failed(error) => (Some(error), None),
-            End::HandedOver { to } => (None, (std::process::id() == 1).then(|| Successors::new(to))),
+            End::HandedOver { to } if std::process::id() == 1 => (None, Some(Successors::new(to))),
+            End::HandedOver { to } => {
+                if self.process_1.is_some() {
+                    // Dropping the handle would reap the new program. Process 1 needs its status.
+                    std::mem::forget(to.child);
+                }
+                (None, None)
+            }
         };
         let mut ended = self.wait_for_all(kills, successors.as_mut()).await;
         self.service.end().await;
