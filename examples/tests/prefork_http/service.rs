@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -86,6 +87,30 @@ fn stop_is_passed_on_to_a_program_that_is_ready() {
     server.signal(Signal::CONT);
     server.until_logged("passing the signal to stop on");
     assert_eq!(in_flight.response().expect("the answer to the request in flight").status, 200);
+    until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
+}
+
+/// A new program that is killed at the deadline has failed, even if it became ready just before that.
+#[test]
+fn program_that_is_killed_at_the_deadline_does_not_take_over() {
+    let manager = ServiceManager::new("killed-upgrade");
+    let mut server = manager.start(&["--workers", "1", "--upgrade-timeout", "3"]);
+    manager.message("READY=1");
+    let began = Instant::now();
+    server.signal(Signal::USR2);
+    server.until_logged("started the program again");
+    server.signal(Signal::STOP);
+    server.until_stopped(server.pid());
+    manager.message("READY=1");
+    until("the deadline has passed", || (began.elapsed() > Duration::from_secs(4)).then_some(()));
+    // The server handles this signal before it reads that the new program is ready.
+    server.signal(Signal::USR1);
+    server.signal(Signal::CONT);
+    server.until_logged("which is not ready in time");
+    server.until_logged("the new program ended before it was ready: this one continues");
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+    // The new program's worker is not a child of this test, so it may stay a zombie.
     until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
 }
 

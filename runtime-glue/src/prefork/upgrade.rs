@@ -72,7 +72,7 @@ impl Program {
             let _ = child.kill();
             return Err(error);
         }
-        Ok(Upgrade { child, channel, deadline })
+        Ok(Upgrade { child, channel, deadline, is_killed: false })
     }
 }
 
@@ -95,6 +95,8 @@ pub(super) struct Upgrade {
     pub(super) child: Child,
     channel: UnixStream,
     pub(super) deadline: Option<Instant>,
+    /// Whether the new program was killed at the deadline. It has failed, even if it was ready just before that.
+    is_killed: bool,
 }
 
 /// The result of starting the new program.
@@ -107,7 +109,15 @@ pub(super) enum Progress {
 impl Upgrade {
     /// Whether the new program has said that it is ready, even if the runtime does not know it yet.
     pub(super) fn is_ready(&self) -> bool {
-        rustix::io::read(&self.channel, &mut [0; READY.len()]).is_ok_and(|length| length > 0)
+        !self.is_killed && rustix::io::read(&self.channel, &mut [0; READY.len()]).is_ok_and(|length| length > 0)
+    }
+
+    /// Kills the new program because it is not ready in time.
+    pub(super) fn kill(&mut self) {
+        (self.deadline, self.is_killed) = (None, true);
+        if let Err(error) = self.child.kill() {
+            tracing::debug!(%error, "cannot kill the new program: it has ended");
+        }
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Progress> {
@@ -115,6 +125,7 @@ impl Upgrade {
             match self.channel.try_read(&mut [0; READY.len()]) {
                 // The program has closed the channel and may still run: wait for its end or the deadline.
                 Ok(0) => break,
+                Ok(_) if self.is_killed => break,
                 Ok(_) => return Poll::Ready(Progress::Ready),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.channel.poll_read_ready(cx).is_pending() {

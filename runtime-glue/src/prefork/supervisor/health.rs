@@ -164,10 +164,7 @@ impl Supervisor {
         if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| is_due(upgrade.deadline)) {
             let limit = self.settings.upgrade_timeout;
             tracing::error!(pid = upgrade.child.id(), ?limit, "killing the new program, which is not ready in time");
-            upgrade.deadline = None;
-            if let Err(error) = upgrade.child.kill() {
-                tracing::debug!(%error, "cannot kill the new program: it has ended");
-            }
+            upgrade.kill();
         }
     }
 
