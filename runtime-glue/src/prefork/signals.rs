@@ -77,8 +77,8 @@ impl Signals {
     pub(super) fn install() -> io::Result<Signals> {
         let streams = TABLE.iter().map(|entry| Ok((entry, signal(SignalKind::from_raw(entry.number))?)));
         let streams = streams.collect::<io::Result<_>>()?;
-        // The program that started this one may have blocked these signals.
-        sys::unblock_signals(TABLE.iter().map(|entry| entry.number))?;
+        // The program that started this one may have blocked these signals. SIGABRT makes a stuck worker print its stack.
+        sys::unblock_signals(TABLE.iter().map(|entry| entry.number).chain([libc::SIGABRT]))?;
         Ok(Signals { streams })
     }
 

@@ -1,12 +1,16 @@
 //! Workers that crash or hang, that ask for a replacement or a stop, and that reach a limit.
 
 use std::collections::BTreeSet;
+use std::io::{Error, Result};
+use std::mem::MaybeUninit;
+use std::os::unix::process::CommandExt;
+use std::ptr::null_mut;
 use std::thread;
 use std::time::Duration;
 
 use forkio_tests::{kill, scenarios, wait_until};
 
-use crate::server::Server;
+use crate::server::{Server, fixture};
 
 scenarios!(
     /// A worker that keeps dying after it was ready is replaced, at a limited rate, and never ends the server.
@@ -179,10 +183,14 @@ scenarios!(
         server.stop();
     }
 
-    /// With `abort_stuck`, a worker whose runtime is stuck is aborted and prints its stack.
+    /// With `abort_stuck`, a worker whose runtime is stuck is aborted and prints its stack, even if the program that started
+    /// the server has blocked SIGABRT.
     fn stuck() {
         for how in ["before", "threads", "own-runtime"] {
-            let server = Server::start(&[how, "abort-stuck", "heartbeat-timeout=3000"]);
+            let mut command = fixture();
+            // SAFETY: the function makes system calls only.
+            let server = unsafe { command.pre_exec(block_abort) };
+            let server = Server::start_as(server, &[how, "abort-stuck", "heartbeat-timeout=3000"]);
             let victims = server.children();
             let _connection = server.say("stuck");
             server.until_logged("whose runtime is stuck");
@@ -196,3 +204,14 @@ scenarios!(
         }
     }
 );
+
+fn block_abort() -> Result<()> {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: `sigemptyset` initialises the set before other functions read it.
+    let blocked = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGABRT);
+        libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), null_mut())
+    };
+    if blocked == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+}
