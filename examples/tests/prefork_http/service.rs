@@ -61,6 +61,10 @@ fn service_manager_is_notified() {
     let reloading = manager.message("RELOADING=1");
     assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
     manager.message("READY=1");
+    for (kind, number) in [(Signal::TTIN, 3), (Signal::TTOU, 2), (Signal::WINCH, 0)] {
+        server.signal(kind);
+        assert_eq!(manager.message("STATUS="), format!("STATUS=the number of workers is {number}\n"));
+    }
     server.signal(Signal::TERM);
     manager.message("STOPPING=1");
     server.ends_with(0);

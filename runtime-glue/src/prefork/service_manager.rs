@@ -33,6 +33,10 @@ impl ServiceManager {
         self.notify(&[NotifyState::Ready, NotifyState::Status(&format!("{workers} workers are ready"))]);
     }
 
+    pub(super) fn scaled(&self, workers: usize) {
+        self.notify(&[NotifyState::Status(&format!("the number of workers is {workers}"))]);
+    }
+
     pub(super) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.notify(&[NotifyState::Reloading, now, NotifyState::Status("reloading")]),

@@ -172,6 +172,7 @@ impl Supervisor {
             self.service.reload_ends(self.generations + 1, Err(reason));
         }
         self.is_dormant = true;
+        self.show_number();
         Ok(())
     }
 

@@ -180,7 +180,15 @@ impl Supervisor {
             // A template has only the queues that existed when it was forked.
             self.queue_reload();
         }
+        self.show_number();
         Ok(())
+    }
+
+    /// Tells the service manager how many workers there should be now. During a start or a reload, its end does that.
+    pub(super) fn show_number(&self) {
+        if self.is_up && self.reload.is_none() {
+            self.service_manager.scaled(self.number());
+        }
     }
 
     /// Replaces workers that have asked for it, or have reached a limit, one at a time.
