@@ -28,7 +28,7 @@ mod incoming;
 mod inherited;
 mod limits;
 mod listener;
-mod options;
+pub(crate) mod options;
 mod outcome;
 mod pid_file;
 mod privileges;

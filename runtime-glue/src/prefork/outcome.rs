@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
+use super::options::MAX_WORKERS;
 use crate::ForkError;
 
 /// The result of a server that was told to stop, or that an upgrade has replaced.
@@ -46,6 +47,8 @@ fn shell_status(status: &ExitStatus) -> u8 {
 pub enum PreforkError {
     /// The number of workers is zero.
     NoWorkers,
+    /// The number of workers is greater than 1024.
+    TooManyWorkers(usize),
     /// The signal handlers could not be installed.
     Signals(io::Error),
     /// forkio does not find the registration of a listener, or the supervisor cannot mute the listener.
@@ -109,6 +112,9 @@ impl fmt::Display for PreforkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PreforkError::NoWorkers => f.write_str("a prefork server needs at least one worker"),
+            PreforkError::TooManyWorkers(workers) => {
+                write!(f, "a prefork server cannot have {workers} workers; choose at most {MAX_WORKERS}")
+            }
             PreforkError::Signals(error) => write!(f, "cannot install signal handlers: {error}"),
             PreforkError::Listener(error) => write!(f, "cannot mute a listener in the supervisor: {error}"),
             PreforkError::ReusePort(error) => write!(f, "cannot make a queue for each worker: {error}"),

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::Address;
 use crate::prefork::http::Http;
+use crate::prefork::options::MAX_WORKERS;
 use crate::prefork::{Distribution, Prefork};
 
-const MAX_WORKERS: usize = 1024;
 /// A day.
 const MAX_SECONDS: f64 = 86_400.0;
 
@@ -199,9 +199,7 @@ impl ServerOptions {
         let prefork = set(prefork, self.lame_duck, Prefork::lame_duck);
         let prefork = set(prefork, self.boot_timeout, Prefork::boot_timeout);
         let prefork = set(prefork, self.load_timeout, Prefork::load_timeout);
-        let prefork = set(prefork, self.heartbeat_timeout, |prefork, limit| {
-            prefork.heartbeat_timeout(Some(limit).filter(|limit| !limit.is_zero()))
-        });
+        let prefork = set(prefork, self.heartbeat_timeout, Prefork::heartbeat_timeout);
         let prefork = set(prefork, self.abort_stuck.then_some(true), Prefork::abort_stuck);
         let prefork = set(prefork, self.crash_limit, Prefork::crash_limit);
         let prefork = set(prefork, self.max_requests.map(NonZero::get), Prefork::max_requests);

@@ -41,10 +41,14 @@ scenarios!(
         check_eq("exit code", error.exit_code(), 101);
     }
 
-    /// A server without workers is refused.
-    async fn no_workers() {
+    /// A server without workers, or with too many, is refused.
+    async fn numbers_of_workers() {
         let error = Prefork::new().workers(0).run(async |_| ()).await.unwrap_err();
         assert!(matches!(error, PreforkError::NoWorkers), "{error:?}");
+        for workers in [1025, usize::MAX] {
+            let error = Prefork::new().workers(workers).run(async |_| ()).await.unwrap_err();
+            assert!(matches!(error, PreforkError::TooManyWorkers(_)), "{error:?}");
+        }
     }
 
     /// A server in a multi-threaded runtime is refused, with an error that says which runtime each process should have.

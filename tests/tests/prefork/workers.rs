@@ -59,6 +59,56 @@ scenarios!(
         check_eq("exit code", stopped.exit_code(), 0);
     }
 
+    /// A limit of zero means no limit, and huge limits work.
+    async fn extreme_limits() {
+        let zero = Prefork::new().max_requests(0).max_age(Duration::ZERO).max_rss(0).max_pss(0).max_connections(0);
+        let huge = Prefork::new()
+            .max_requests(u64::MAX)
+            .max_age(Duration::MAX)
+            .max_rss(u64::MAX)
+            .max_pss(u64::MAX)
+            .max_connections(usize::MAX)
+            .max_draining(usize::MAX)
+            .max_missing(usize::MAX)
+            .boot_timeout(Duration::MAX)
+            .load_timeout(Duration::MAX)
+            .upgrade_timeout(Duration::MAX);
+        for (prefork, heartbeat, extra) in [(zero, Duration::ZERO, 0), (huge, Duration::MAX, usize::MAX)] {
+            let listener = listener().await;
+            let address = listener.local_addr().unwrap();
+            let client = tokio::spawn(forkio::parent_only(async move {
+                // The second worker generation serves, and no limit has replaced its worker.
+                for generation in [1, 2, 2] {
+                    loop {
+                        let mut stream = TcpStream::connect(address).await.unwrap();
+                        if stream.read_u8().await.unwrap() == generation {
+                            break;
+                        }
+                    }
+                    if generation == 1 {
+                        kill(own_pid(), libc::SIGHUP);
+                    }
+                }
+                kill(own_pid(), libc::SIGTERM);
+            }));
+            let prefork = prefork.listener(listener).workers(1).heartbeat_timeout(heartbeat).max_extra(extra);
+            let stopped = prefork
+                .shutdown_timeout(limit())
+                .run(async |mut worker: Worker| {
+                    let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { return };
+                    let mut incoming = worker.incoming(listener);
+                    while let Some((mut stream, _)) = incoming.next().await {
+                        worker.count_request();
+                        stream.write_u8(worker.generation() as u8).await.unwrap();
+                    }
+                })
+                .await
+                .unwrap();
+            check_eq("exit code", stopped.exit_code(), 0);
+            client.await.unwrap().unwrap();
+        }
+    }
+
     /// If another task of the supervisor forks, the child does not supervise.
     async fn beside_another_fork() {
         let listener = listener().await;

@@ -23,6 +23,9 @@ use super::status::StatusOptions;
 use super::{Distribution, Listener};
 use crate::ForkOptions;
 
+/// The largest number of workers that a server starts with.
+pub(crate) const MAX_WORKERS: usize = 1024;
+
 /// Builds and [runs](Prefork::run) a prefork server.
 ///
 /// # Examples
@@ -120,7 +123,7 @@ impl Prefork {
             listeners: Vec::new(),
             settings: Settings {
                 distribution: Distribution::default(),
-                workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+                workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_WORKERS),
                 worker: WorkerSettings {
                     // The supervisor waits one second longer. Both times are shorter than Docker's 10 s and Kubernetes'
                     // 30 s.
@@ -185,7 +188,7 @@ impl Prefork {
         self
     }
 
-    /// Sets how many workers run. SIGTTIN and SIGTTOU change the number.
+    /// Sets how many workers run, from 1 to 1024. SIGTTIN and SIGTTOU change the number.
     pub fn workers(mut self, workers: usize) -> Prefork {
         self.settings.workers = workers;
         self

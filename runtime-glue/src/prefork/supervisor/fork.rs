@@ -99,7 +99,7 @@ impl Supervisor {
         let templates = [&self.current, &reload.generation];
         let forking = templates.iter().filter(|generation| generation.forking().is_some()).count();
         let active = self.workers.iter().filter(|worker| worker.is_active()).count() + forking;
-        let room = (number + self.settings.max_extra.unwrap_or(number)).saturating_sub(active);
+        let room = number.saturating_add(self.settings.max_extra.unwrap_or(number)).saturating_sub(active);
         let lost = self.lost_places(reload, now);
         // The old generation comes first: new workers must not take the room that its replacements need.
         if let Some(index) = lost.first().filter(|_| room > 0) {

@@ -42,7 +42,7 @@ use self::reload::Reload;
 use super::accept_queues::AcceptQueues;
 use super::connections::Common;
 use super::crash::ReplacementRate;
-use super::options::Settings;
+use super::options::{MAX_WORKERS, Settings};
 use super::pid_file::PidFile;
 use super::reaper::Reaper;
 use super::service_manager::ServiceManager;
@@ -130,6 +130,9 @@ impl Supervisor {
     pub(super) fn new(mut prefork: Prefork) -> Result<Supervisor, PreforkError> {
         if prefork.settings.workers == 0 {
             return Err(PreforkError::NoWorkers);
+        }
+        if prefork.settings.workers > MAX_WORKERS {
+            return Err(PreforkError::TooManyWorkers(prefork.settings.workers));
         }
         // This comes before any change, so that the error says why the runtime cannot fork.
         runtime::check().map_err(PreforkError::Fork)?;

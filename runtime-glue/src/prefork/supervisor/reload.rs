@@ -118,7 +118,7 @@ impl Supervisor {
         loop {
             let ready = self.workers.iter().filter(|worker| worker.is_ready()).count();
             let old = self.positions(|worker| worker.is_active() && worker.generation != new);
-            if ready + missing <= number || old.is_empty() {
+            if ready.saturating_add(missing) <= number || old.is_empty() {
                 return;
             }
             let has_successor = |position: &&usize| {
