@@ -170,7 +170,10 @@ impl Successors {
     pub(super) async fn end(&mut self) -> ExitStatus {
         loop {
             if let Some(program) = self.programs.front_mut() {
-                self.last = program.wait().await.unwrap_or_else(|_| super::supervisor::unknown_status());
+                // If its predecessor has reaped a program that it killed, that program was not the last to serve.
+                if let Ok(status) = program.wait().await {
+                    self.last = status;
+                }
                 // The successor has announced itself before this program ended.
                 self.update();
                 self.programs.pop_front();
@@ -232,8 +235,10 @@ impl Successors {
             Command::ChildEnded => return,
         };
         self.update();
-        if let Some(Err(error)) = self.programs.back().map(|program| program.signal(signal)) {
-            tracing::debug!(%error, "cannot pass a signal on to the new program");
+        // The last program may have been killed by its predecessor, which then still serves.
+        let is_passed = self.programs.iter().rev().any(|program| program.signal(signal).is_ok());
+        if !is_passed {
+            tracing::debug!("no program has received the signal that process 1 passes on");
         }
     }
 }
