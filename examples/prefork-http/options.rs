@@ -113,8 +113,8 @@ Examples:
   prefork-http --preload-mib 512    # compare rss_kib and pss_kib in /status";
 
 impl Options {
-    /// Parses the command line. Returns an exit code if the program must end: it has printed the help, or reported a mistake on
-    /// standard error in one line.
+    /// Parses the command line. Prints the help, the version, or one line about a mistake. In these cases, returns the exit code
+    /// with which the program must end.
     pub(crate) fn from_args() -> Result<Options, u8> {
         Options::try_parse().map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {

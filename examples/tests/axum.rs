@@ -1,4 +1,4 @@
-//! The example `axum`: several processes serve, and a worker that is told to stop finishes its requests first.
+//! The example `axum`: several processes serve. A server that is told to stop finishes its requests first, until a timeout.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -69,7 +69,7 @@ fn workers_serve() {
     let started = Instant::now();
     let mut answered = HashSet::new();
     while answered.len() < 2 {
-        assert!(started.elapsed() < LIMIT, "only {answered:?} answer");
+        assert!(started.elapsed() < LIMIT, "only these processes have answered: {answered:?}");
         let response = response(request(&address, "/"));
         assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
         let pid = response.trim_end().rsplit_once(' ').expect("a process id").1.to_owned();
@@ -89,7 +89,7 @@ fn requests_that_have_begun_are_finished() {
     assert!(asked.starts_with("HTTP/1.1 200 OK\r\n"), "{asked}");
     server.tell_to_stop();
     let answer = response(slow);
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "cut off: {answer:?}");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "the slow request was cut off: {answer:?}");
     server.expect_end();
 }
 
@@ -105,7 +105,7 @@ fn queued_requests_are_served() {
     kill_process(worker, Signal::CONT).expect("continuing the worker");
     for stream in waiting {
         let answer = response(stream);
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "lost: {answer:?}");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "a queued request was lost: {answer:?}");
     }
     server.expect_end();
 }

@@ -61,7 +61,7 @@ fn each_distribution_serves() {
     }
 }
 
-/// No worker has more connections than 1.25 times the mean.
+/// With `balanced`, no worker has more than 1.25 times the mean number of connections.
 #[test]
 fn balanced_is_balanced() {
     for _ in 0..5 {
@@ -77,7 +77,7 @@ fn balanced_is_balanced() {
         if (8..=12).contains(&first) {
             return;
         }
-        assert!(may_be_excluded, "{first} of 20");
+        assert!(may_be_excluded, "worker 0 has {first} of 20 connections");
     }
     panic!("not balanced in any attempt");
 }

@@ -62,7 +62,7 @@ impl Planned {
 ///
 /// # Errors
 ///
-/// If no epoll instance looks like one of tokio's.
+/// Those of `fork::glue::adopt`, such as if the instance does not look like one of tokio's.
 pub fn adopt(source: &impl AsRawFd) -> io::Result<()> {
     fork::glue::adopt(source).map_err(io::Error::other)
 }

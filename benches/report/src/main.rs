@@ -28,7 +28,7 @@ use crate::sections::Section;
 const USAGE: &str = "\
 usage: report [--quick] [--programs DIRECTORY] [SECTION]...
 
-SECTION is one of: selector, fork, server, memory, calls, status. `benches/run` builds what is measured, and runs this.";
+SECTION is one of: selector, fork, server, memory, calls, status. `benches/run` builds the measured programs, and runs this one.";
 
 /// The share of the processors that other programs may use. Above it, wall-clock figures are not reliable.
 const QUIET: f64 = 0.1;

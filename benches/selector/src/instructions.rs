@@ -100,7 +100,7 @@ fn part_of(path: &str) -> String {
     if let Some((_, in_library)) = path.split_once("/library/") {
         return in_library.split('/').next().unwrap_or_default().to_owned();
     }
-    // The directory of a crate has its name and its version.
+    // The directory of a crate from the registry has a name such as `mio-1.2.5`.
     if let Some((before, file)) = path.rsplit_once("/src/") {
         let package = before.rsplit('/').next().unwrap_or_default();
         let name = package.rsplit_once('-').map_or(package, |(name, _version)| name);

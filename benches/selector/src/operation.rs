@@ -41,7 +41,7 @@ pub enum Operation {
     PingPong,
     /// Sends a message to one of ten thousand registered streams, each time another one: a write, a poll, a read.
     IdleStreams,
-    /// Wakes a selector that is not blocked in a poll, the first time since its last poll. Only the wake counts.
+    /// Wakes a selector that is not blocked in a poll, and was not woken since its last poll. Only the wake counts.
     WakeAwake,
     /// Wakes the selector, and polls.
     WakePoll,
@@ -51,11 +51,11 @@ pub enum Operation {
     WakeStormThreads,
     /// Four threads wake a selector whose thread polls all the time and never blocks. Only the wakes count.
     WakeBusy,
-    /// Four threads wake a selector whose thread blocks in its polls, and wait for its answer.
+    /// Four threads wake a selector whose thread blocks in its polls, and wait for an answer of that thread.
     WakeBlocked,
     /// A client connects, is accepted, and both ends are closed. Nothing is registered.
     Accept,
-    /// A client connects, is accepted and registered, and closes; the end is noticed and the connection closed.
+    /// A client connects. The server accepts and registers the connection, notices that the client closes it, and closes it too.
     AcceptChurn,
     /// Makes a selector and drops it.
     NewPoll,

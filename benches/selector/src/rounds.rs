@@ -18,7 +18,7 @@ pub const CONTENDERS: [Contender; 5] = [FORKIO, WITHOUT_CPONFORK, MIO, LIBC, MIO
 /// The index of the contender that the other ones are compared with.
 pub const PEER: usize = 2;
 
-/// How long a contender runs in a round.
+/// How long the peer runs in a round. Each other contender does the operation as often.
 const TURN: Duration = Duration::from_millis(4);
 
 /// The number of rounds after which all contenders are prepared again.

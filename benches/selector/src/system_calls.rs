@@ -1,4 +1,4 @@
-//! The bare system calls as a [`Library`]: no library can be faster.
+//! The bare system calls as a [`Library`]. Another library can be faster only if it makes fewer system calls.
 
 use std::io;
 use std::mem::MaybeUninit;

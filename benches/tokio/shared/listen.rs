@@ -1,4 +1,4 @@
-//! The listener of servers whose processes are started separately.
+//! The listener of the servers. Processes that are started separately can share its address.
 
 use std::io;
 use std::net::SocketAddr;

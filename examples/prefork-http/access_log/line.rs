@@ -1,8 +1,8 @@
 //! The lines of the access log.
 //!
 //! The client chooses four fields: the method, the path, the referer and the user agent. Each is escaped, so that a client
-//! cannot begin a line, end a field or control a terminal. Each is also cut off, so that a line is shorter than `PIPE_BUF`:
-//! the kernel writes such a line to a pipe as a whole, between the lines of other workers.
+//! cannot begin a line, end a field or control a terminal. Each is also cut off at a limit, so that a line is shorter than
+//! `PIPE_BUF`: the kernel writes such a line to a pipe as a whole, between the lines of other workers.
 
 use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -205,7 +205,7 @@ fn no_injection() {
         let mut count = 1;
         // If hyper refuses a request, it closes the connection, and the log has no line.
         if request(&mut client, PATH, headers) == 400 {
-            panic!("the path is refused, so it tests nothing");
+            panic!("hyper refuses the path, so this tests nothing");
         }
         // hyper refuses these control characters. If a later version accepts some, the log must escape them.
         for end in [&b"a\nb"[..], b"a\rb", b"a\0b", b"a\x1b[31m"] {
@@ -237,7 +237,7 @@ fn no_injection() {
     }
 }
 
-/// In a pipe, lines above `PIPE_BUF` could mix with lines of other workers.
+/// Each line is shorter than `PIPE_BUF`. In a pipe, longer lines could mix with lines of other workers.
 #[test]
 fn no_line_is_longer_than_a_pipe_writes_at_once() {
     const PIPE_BUF: usize = 4096;
@@ -260,7 +260,8 @@ fn no_line_is_longer_than_a_pipe_writes_at_once() {
     }
 }
 
-/// Without `--access-log`, standard output has only the addresses, as `Server::stop` checks.
+/// Without `--access-log-file`, standard output has the lines. Without `--access-log`, it has only the addresses, as
+/// `Server::stop` checks.
 #[test]
 fn standard_output_unless_there_is_a_file() {
     let mut server = Server::start(&["--workers", "2", "--access-log", "common"]);

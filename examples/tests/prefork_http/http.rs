@@ -130,7 +130,7 @@ fn stalled_client_is_timed_out_alone() {
         let sent = dripping.send("x");
         (sent.is_err() || !dripping.is_quiet()).then(|| start.elapsed())
     });
-    assert!(ended >= Duration::from_millis(900), "cut off after {ended:?} already");
+    assert!(ended >= Duration::from_millis(900), "the dripping client was cut off after {ended:?} already");
     for client in &mut stalled {
         client.expect_end();
     }

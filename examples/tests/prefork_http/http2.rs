@@ -1,4 +1,4 @@
-//! HTTP/2: a worker that ends sends GOAWAY, and finishes the streams that have begun.
+//! HTTP/2: a worker that ends sends GOAWAY, and finishes the streams that have begun. Connections without a request time out.
 
 use std::io::{Read, Write};
 

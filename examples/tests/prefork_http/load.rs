@@ -149,7 +149,7 @@ pub(crate) fn kill_workers(arguments: &[&str], kills: usize) {
 fn parent_sleeps() {
     const CONNECTIONS: u64 = 1000;
     let server = Server::start(&["--workers", "2"]);
-    // Both workers serve once the parent has finished its start-up work, which also wakes the parent.
+    // The start-up work wakes the parent too. The parent has finished this work once both workers serve.
     drop(server.connect_to_each(2));
     let (start, before) = (Instant::now(), server.sleeps_of_parent());
     for _ in 0..CONNECTIONS {
@@ -160,7 +160,7 @@ fn parent_sleeps() {
     let own = elapsed.as_millis() as u64 / 100 * 2 + 10;
     assert!(woken <= own, "woken {woken} times in {elapsed:?}");
     if own >= CONNECTIONS {
-        eprintln!("the machine is too slow to tell: {elapsed:?}");
+        eprintln!("the machine is too slow to tell whether connections wake the parent: {elapsed:?}");
     }
     server.stop();
 }

@@ -191,7 +191,7 @@ impl Server {
         pids.filter_map(process).filter(|process| process.parent == parent).collect()
     }
 
-    /// The process ids of the workers that run.
+    /// The process ids of the parent's children that run: workers, and the template and the service worker if there are any.
     pub(crate) fn workers(&self) -> Vec<u32> {
         let processes = self.processes().into_iter();
         processes.filter(|process| process.parent == self.pid() && !process.zombie).map(|process| process.pid).collect()
@@ -253,10 +253,10 @@ impl Server {
         let status = self.wait();
         assert_eq!(status.code(), Some(exit_code), "{status}");
         let left = self.processes();
-        assert!(left.is_empty(), "left behind: {left:?}");
+        assert!(left.is_empty(), "the server has left processes behind: {left:?}");
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).expect("stdout");
-        assert_eq!(rest, "", "more on stdout than the listeners");
+        assert_eq!(rest, "", "stdout has text that the test has not read");
     }
 
     /// Stops an idle server, which must exit with 0.

@@ -70,7 +70,7 @@ fn service_manager_is_notified() {
     server.ends_with(0);
 }
 
-/// If a signal to stop arrives just as the new program reports that it is ready, the server passes the signal on.
+/// If a signal to stop arrives just as the new program reports that it is ready, the old program passes the signal on to it.
 #[test]
 fn stop_is_passed_on_to_a_program_that_is_ready() {
     let manager = ServiceManager::new("stop-after-upgrade");
@@ -266,7 +266,7 @@ fn start_as_process_1(arguments: &[&str]) -> Option<(Server, u32)> {
 #[test]
 fn process_1_follows_each_upgrade() {
     follows_each_upgrade(&["--workers", "1", "--idle-grace", "0.2"]);
-    // With templates, each program adopts orphans.
+    // With templates, each program adopts orphans as a subreaper. Without them, only process 1 does.
     follows_each_upgrade(&["--workers", "1", "--idle-grace", "0.2", "--load-in-template"]);
 }
 
@@ -323,7 +323,7 @@ fn process_1_ends_with_the_last_program() {
     assert_eq!(server.wait().code(), Some(0));
 }
 
-/// If the program that serves is killed while it starts another one, process 1 stays for that one.
+/// If the program that serves is killed while it starts the next one, process 1 stays, and follows the next one.
 #[test]
 fn process_1_waits_for_a_program_that_starts() {
     // Loading takes some time, so the program is killed before the next one is ready.

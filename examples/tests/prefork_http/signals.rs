@@ -1,4 +1,5 @@
-//! The effect of each signal that `runtime-glue/docs/operating.md` lists.
+//! The effects of the signals that `runtime-glue/docs/operating.md` lists. `stop.rs` tests SIGTERM and SIGINT to the supervisor,
+//! and `upgrade.rs` SIGUSR2.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -162,7 +163,7 @@ fn scaling_down_empties_the_queue() {
     server.stop();
 }
 
-/// Connections that arrive while there are no workers wait in the queue.
+/// SIGWINCH retires all workers, and SIGHUP or SIGTTIN starts workers again. Connections that arrive meanwhile wait in the queue.
 #[test]
 fn winch_retires_all_workers_until_another_signal() {
     for (kind, workers, generation) in [(Signal::HUP, 2, 2), (Signal::TTIN, 3, 1)] {
@@ -210,7 +211,7 @@ fn usr1_opens_the_log_file_again() {
     fs::remove_dir_all(&directory).expect("removing");
 }
 
-/// The template and the service worker do not keep the old file open.
+/// After SIGUSR1, no process has the old file open, not even the template and the service worker.
 #[test]
 fn usr1_reaches_all_processes() {
     let directory = std::env::temp_dir().join(format!("prefork-http-old-log-{}", std::process::id()));

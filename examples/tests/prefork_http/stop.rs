@@ -54,7 +54,7 @@ pub(crate) fn drains(arguments: &[&str], send: impl FnOnce(&Server)) {
     let (is_quiet, is_running) = (in_flight.is_quiet(), server.is_running());
     // If the machine has stalled, the answer may already be due.
     let is_due = asked.elapsed() >= TAKES;
-    assert!(is_quiet || is_due, "answered too early, or cut off");
+    assert!(is_quiet || is_due, "the request in flight was answered too early, or cut off");
     assert!(is_running || is_due);
 
     let answer = in_flight.response().expect("the answer to the request in flight");
@@ -151,7 +151,7 @@ fn has_pending_sigterm(pid: u32) -> bool {
     pending & (1 << (Signal::TERM.as_raw() - 1)) != 0
 }
 
-/// A client that is connected and has sent nothing has the header timeout for its first request.
+/// After SIGTERM or SIGHUP, a client that is connected and has sent nothing has the header timeout for its first request.
 #[test]
 fn fresh_connection_may_still_send_its_first_request() {
     for kind in [Signal::TERM, Signal::HUP] {
@@ -170,7 +170,7 @@ fn fresh_connection_may_still_send_its_first_request() {
     }
 }
 
-/// A connection that has been used is idle, unless the head of its next request has begun to arrive.
+/// A stopping server closes a used connection as idle, unless the head of the next request has begun to arrive.
 #[test]
 fn request_that_arrives_in_parts() {
     let server = Server::start(&["--workers", "1", "--idle-grace", "0.1", "--header-timeout", "600"]);
@@ -210,7 +210,7 @@ pub(crate) fn clients_until_refused(server: &Server, number: usize) -> Vec<JoinH
     (0..number).map(|_| std::thread::spawn(client)).collect()
 }
 
-/// Clients connect again and again, with one request per connection, until the server refuses them. No connection is reset.
+/// A stop resets no connection of clients that connect again and again, with one request each, until the server refuses them.
 #[test]
 fn no_connection_is_reset_by_a_stop() {
     for distribution in ["shared", "reuseport", "balanced"] {
@@ -238,8 +238,8 @@ pub(crate) fn cuts_off_long_requests(arguments: &[&str]) {
         server.signal(Signal::TERM);
         overdue.expect_end();
         let took = start.elapsed();
-        assert!(took >= Duration::from_millis(450), "cut off after {took:?} already");
-        assert!(took < LIMIT / 2, "cut off only after {took:?}");
+        assert!(took >= Duration::from_millis(450), "the request was cut off after {took:?} already");
+        assert!(took < LIMIT / 2, "the request was cut off only after {took:?}");
         // The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long, the
         // supervisor also kills a healthy worker.
         if server.wait().code() != Some(128 + Signal::KILL.as_raw()) {
@@ -250,7 +250,7 @@ pub(crate) fn cuts_off_long_requests(arguments: &[&str]) {
     panic!("the worker was killed each time");
 }
 
-/// A connection that has sent nothing does not count as cut off.
+/// At the shutdown timeout, a connection that has sent nothing does not count as cut off.
 #[test]
 fn connection_that_sends_nothing() {
     for protocols in [&[][..], &["--http2"]] {

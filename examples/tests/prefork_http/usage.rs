@@ -9,7 +9,7 @@ fn run(arguments: &[&str]) -> Output {
     Command::new(program()).args(arguments).output().expect("running the program")
 }
 
-/// Checks for exit code 2, an empty stdout, and one line on stderr that has all of `words`.
+/// Runs the program. Checks that it exits with 2, prints nothing to stdout, and one line with all of `words` to stderr.
 #[track_caller]
 fn refuses(arguments: &[&str], words: &[&str]) {
     let output = run(arguments);

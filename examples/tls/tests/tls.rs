@@ -125,9 +125,9 @@ impl Server {
     fn resume_on(&self, count: usize, client: &Arc<ClientConfig>, seen: &mut BTreeSet<String>) {
         let start = Instant::now();
         while seen.len() < count {
-            assert!(start.elapsed() < LIMIT, "only {seen:?} answer");
+            assert!(start.elapsed() < LIMIT, "only these processes have answered: {seen:?}");
             let (worker, resumed) = self.ask(client);
-            assert!(resumed, "not resumed in {worker}; these have answered: {seen:?}");
+            assert!(resumed, "process {worker} did not resume the session of the processes {seen:?}");
             seen.insert(worker);
         }
     }

@@ -1,9 +1,9 @@
 //! Finds the epoll instances of tokio on upstream mio, and fills their tables.
 //!
 //! The kernel's list of an instance shows neither the policy of a registration nor the interest of a muted one. The table keeps
-//! them, and such a registration gets a [mark](crate::Interest::MARK) in the kernel. If the descriptor is closed and registered
-//! again, the new registration has no mark, so the table entry is out of date. The registration of the waker has a mark too: it
-//! distinguishes an adopted instance from a later one at the same descriptor.
+//! both. A registration that has a policy of its own or is muted gets a [mark](crate::Interest::MARK) in the kernel. If the
+//! descriptor is closed and registered again, the new registration has no mark, so the table entry is out of date. The registration
+//! of the waker has a mark too, which distinguishes an adopted instance from a later one at the same descriptor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -87,7 +87,7 @@ pub(super) fn adopt(state: &mut ProcessState, fd: RawFd) -> Result<(), PrepareEr
     if is_adopted(fd) { Ok(()) } else { Err(failed(not_found())) }
 }
 
-/// Whether `fd` is registered with an adopted instance. The state is locked.
+/// Whether `fd` is registered with an adopted instance. The caller must have locked the state.
 pub(super) fn is_adopted(fd: RawFd) -> bool {
     let mut adopted = selectors().filter(|selector| selector.is_adopted());
     adopted.any(|selector| selector.table.get(fd).and_then(Entry::get).is_some())
@@ -202,7 +202,7 @@ impl Lists {
         Ok(self.read.get(&fd).and_then(Option::as_ref))
     }
 
-    /// Finds the descriptors that refer to one instance.
+    /// Groups `queues` by instance. Leaves out the instances that do not belong to tokio.
     fn group(mut self, queues: &[RawFd]) -> Result<Vec<Instance>, PrepareError> {
         let mut instances: Vec<Instance> = Vec::new();
         // The descriptors whose lists were read come first: reading a list again through a duplicate takes long.

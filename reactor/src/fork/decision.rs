@@ -40,7 +40,7 @@ pub(super) struct Decided {
 }
 
 impl Decision {
-    /// Decides what the child gets. `is_selector`: the descriptor is the queue of a selector that the fork copies.
+    /// Decides what the child gets. `is_selector` says whether the descriptor is the queue of a selector that the fork copies.
     pub(super) fn new(policy: ForkPolicy, info: EntryInfo, kind: SourceKind, is_selector: bool) -> Decision {
         match policy {
             ForkPolicy::NoFork => Decision::LeaveOut,
@@ -81,7 +81,7 @@ pub(super) fn policy(
     })
 }
 
-/// The token of [`renew_receivers`], plus 1; 0: none.
+/// The token of [`renew_receivers`] plus 1, or 0 if that function was not called.
 static RENEWED_TOKEN: AtomicU64 = AtomicU64::new(0);
 
 /// Makes `Renew` the default policy of stream sockets that are registered with `token` and belong to a pair made in this
@@ -90,7 +90,8 @@ pub fn renew_receivers(token: Token) {
     RENEWED_TOKEN.store(token.0 as u64 + 1, Ordering::Relaxed);
 }
 
-/// Whether [`renew_receivers`] applies to a registration. The caller must check that it belongs to a pair made in this process.
+/// Whether [`renew_receivers`] applies to a registration. The caller must check that the socket belongs to a pair made
+/// in this process.
 pub(super) fn is_renewed_receiver(token: Token, kind: SourceKind) -> bool {
     kind == SourceKind::Stream && (token.0 as u64).wrapping_add(1) == RENEWED_TOKEN.load(Ordering::Relaxed)
 }

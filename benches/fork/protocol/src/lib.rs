@@ -36,7 +36,7 @@ pub struct Cost {
     /// Processor time of the parent after the fork.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clean_up: Option<u64>,
-    /// Page faults of the child until its queue is its own, or of both processes until the child has ended.
+    /// Page faults of the child until its queue is its own. With `response`: of both processes, until the child has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub faults: Option<u64>,
     /// From the decision to fork until the parent has read the child's first response.

@@ -157,7 +157,7 @@ fn measure(plan: &Plan, data: &mut Data) -> Measured {
             continue;
         }
         let rounds = if registrations > 1_000 { plan.rounds(31, 3) } else { plan.rounds(101, 7) };
-        // All mixes take turns together: the ratio between mixes counts too.
+        // All mixes take turns together, so that their figures can be compared too.
         let mut programs = Programs::default();
         for (mix, contenders) in MIXES {
             programs.start(plan, data, &case(registrations, mix), contenders, registrations, &small);
@@ -316,7 +316,7 @@ fn targets(data: &Data) -> Vec<Target> {
     targets
 }
 
-/// Returns the nanoseconds that each of 10 000 no-fork registrations adds.
+/// Returns the nanoseconds that a no-fork registration adds to preparing, committing and cleaning up, on average.
 fn no_fork_cost(data: &Data) -> Option<Quartiles> {
     let microseconds = |registrations| {
         let case = case(registrations, NO_FORK);

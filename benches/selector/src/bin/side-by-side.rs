@@ -13,8 +13,8 @@ usage: side-by-side [--quick | --rounds N] [OPERATION]
        side-by-side --json ROUNDS OPERATION
        side-by-side --run CONTENDER TIMES OPERATION
 
-Measures the operations whose name contains OPERATION, in N rounds (240; with --quick 24): the median of the processor
-time, and the ratios to mio with their quartiles.
+Measures the operations whose name contains OPERATION, in N rounds (240; with --quick 24). Prints the median of the
+processor time, and the ratios to mio with their quartiles.
 
 --instructions counts the user-level instructions of each of these operations, with valgrind.
 --profile says from which source files the instructions come; inlined code counts where it is written.

@@ -12,13 +12,13 @@ const FORKIO: &str = "forkio::serve";
 const FORKIO_REUSEPORT: &str = "forkio::serve, reuseport";
 const AXUM: &str = "axum::serve";
 
-/// One worker, and one process.
+/// One worker of `forkio::serve`, and one process with `axum::serve`.
 const ONE: &[Contender] = &[
     Contender { name: FORKIO, commands: |plan, address| Ok(vec![forkio_serve(plan, 1, "shared", address)]) },
     Contender { name: AXUM, commands: |plan, address| Ok(vec![axum_serve(plan, address)]) },
 ];
 
-/// Two workers, and two processes.
+/// Two workers of `forkio::serve`, and two processes with `axum::serve`.
 const TWO: &[Contender] = &[
     Contender { name: FORKIO, commands: |plan, address| Ok(vec![forkio_serve(plan, 2, "shared", address)]) },
     Contender {

@@ -103,7 +103,7 @@ fn logging(plan: &Plan, address: SocketAddr, format: &str) -> Command {
 /// How long a request computes.
 const WORK: Duration = Duration::from_micros(45);
 
-/// Returns how many iterations of the servers' loop take [`WORK`]. Measures that once, so that all servers do the same work.
+/// Returns how many iterations of the servers' loop take [`WORK`]. Measures the loop once, so that all servers do the same work.
 fn turns_of_work() -> u64 {
     const TURNS: u64 = 1_000_000;
     static MEASURED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();

@@ -29,7 +29,7 @@ fn in_turn(servers: &[Server], round: usize) -> impl Iterator<Item = &Server> {
     (0..servers.len()).map(move |turn| &servers[(round + turn) % servers.len()])
 }
 
-/// Puts full load on each server with wrk: as many requests as it can answer.
+/// Puts full load on each server in turn: wrk sends as many requests as the server can answer.
 pub(super) fn saturate(
     plan: &Plan,
     data: &mut Data,

@@ -68,7 +68,7 @@ fn measured_at_half_load(workers: Workers) -> impl Iterator<Item = Connections> 
     all.into_iter().filter(move |connections| workers == Workers::One || *connections == Connections::Open)
 }
 
-/// Returns the name of the case of one worker with connections that stay open.
+/// Returns the name of the case of one worker with connections that stay open, at full load.
 pub(crate) fn one_worker_open() -> String {
     full_load(Workers::One, Connections::Open)
 }
