@@ -9,7 +9,7 @@ use crate::data::Data;
 use crate::plan::Plan;
 use crate::process::Process;
 
-/// A name, a program and its arguments; `N` is replaced by the number of registrations.
+/// A name, a program and its arguments. The argument `N` stands for the number of registrations.
 pub(crate) type Contender = (&'static str, &'static str, &'static [&'static str]);
 
 /// Programs that take turns.

@@ -40,7 +40,7 @@ impl Check {
         Check { case: case.to_owned(), limit, measured }
     }
 
-    /// Returns how far the figure misses the limit, as a fraction of the limit; 0 if it keeps the limit.
+    /// Returns how far the figure misses the limit, as a fraction of the limit: 0 if it keeps the limit, `None` without a figure.
     fn missed_by(&self) -> Option<f64> {
         let measured = self.measured?.median;
         let (limit, is_met) = match self.limit {

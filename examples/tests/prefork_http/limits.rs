@@ -57,7 +57,7 @@ fn max_memory() {
     }
 }
 
-/// A worker at its limit accepts no more connections. The other worker accepts them, or they wait.
+/// A worker at its limit accepts no more connections. The other worker accepts them. If both are at their limit, connections wait.
 #[test]
 fn max_connections() {
     for distribution in ["shared", "balanced"] {

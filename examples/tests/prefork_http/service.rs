@@ -131,7 +131,7 @@ fn watchdog() {
     server.stop();
 }
 
-/// systemd names the process that it watches (`WATCHDOG_PID`). After an upgrade, systemd watches the new program.
+/// systemd names the process that it watches (`WATCHDOG_PID`). After an upgrade, the new program notifies the watchdog.
 #[test]
 fn watchdog_of_an_upgraded_server() {
     let manager = ServiceManager::new("upgraded-watchdog");

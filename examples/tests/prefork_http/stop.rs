@@ -81,7 +81,7 @@ fn control_c_drains() {
     drains_on(|server| server.signal_all(Signal::INT));
 }
 
-/// The workers answer each client that has sent a request, even if its connection still waits in the queue.
+/// After SIGTERM, the workers answer each client that has sent a request, even if its connection still waits in the queue.
 #[test]
 fn queued_connections_are_served() {
     serves_queued_connections(&["--workers", "2"]);

@@ -1,5 +1,5 @@
-//! Forks children that never use the selector: they exit or execute another program at once. Times their whole lives, and
-//! the parent's work meanwhile.
+//! Forks children that never use the selector: they exit or execute another program at once. Measures the processor time of
+//! their whole lives, and of the parent meanwhile.
 
 use std::any::Any;
 use std::error::Error;
