@@ -101,7 +101,7 @@ impl Interest {
     }
 }
 
-#[allow(dead_code, reason = "only an epoll asks")]
+#[allow(dead_code, reason = "only the epoll backend uses these")]
 impl Interest {
     pub(crate) const fn exclusive(self) -> Interest {
         self.add(Interest(NonZeroU8::new(EXCLUSIVE).unwrap()))

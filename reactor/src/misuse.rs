@@ -19,7 +19,8 @@ pub(crate) fn registered_elsewhere() -> Error {
     Error::new(ErrorKind::AlreadyExists, "I/O source already registered with a different `Registry`")
 }
 
-/// Returns the error of `reregister` and `deregister` if the source is not registered with this selector.
+/// Returns the error of `reregister` if the source is not registered, and of `deregister` if it is not registered with this
+/// selector.
 #[cold]
 pub(crate) fn not_registered() -> Error {
     Error::new(ErrorKind::NotFound, "I/O source not registered with `Registry`")

@@ -42,7 +42,7 @@ pub enum PrepareObject {
     Queue(RawFd),
     /// The child's copy of the registration of this descriptor.
     Registration(RawFd),
-    /// Nothing: the process may not ask the kernel what this descriptor refers to.
+    /// Nothing: the kernel does not tell what this descriptor refers to.
     Inspection(RawFd),
     /// A fresh kernel object for the waker at this descriptor.
     Waker(RawFd),

@@ -92,8 +92,8 @@ impl SignalPipe {
     }
 }
 
-/// Finds the sender if the kernel does not report the peers of sockets. Writes a byte to the receiver, which arrives at the
-/// sender, and takes the byte from the sender again. tokio never reads the sender.
+/// Finds the sender if the kernel does not report the peers of sockets. Writes to the receiver, and reads the bytes again from
+/// the candidate that has got them. tokio never reads the sender.
 fn find_by_writing(receiver: RawFd, candidates: &[(RawFd, u64)]) -> io::Result<Option<(RawFd, u64)>> {
     /// How many bytes to write at most. One is enough, unless other candidates get data at the same moment.
     const ROUNDS: usize = 16;

@@ -106,7 +106,8 @@ impl Plan {
         self.bare.iter().all(|(selector, fd)| is_registered(selector, *fd, records).is_ok_and(|is_there| is_there))
     }
 
-    /// Completes the plan right before the fork, with state that changes without notice.
+    /// Completes the plan with state that changes without notice. Call it right before the fork, or in the child of an
+    /// unplanned fork right before the commit.
     pub(super) fn complete(&mut self) -> Result<(), PrepareError> {
         for held in &self.held_back {
             let queue = self.queues.iter_mut().find(|(selector, _)| std::ptr::eq(*selector, held.selector));
@@ -258,8 +259,8 @@ pub(super) fn is_registered(selector: &SelectorCore, fd: RawFd, records: &Record
     }
 }
 
-/// Returns whether a registration exists, given the result of adding it to the child's queue. `false`: the descriptor was
-/// closed without notice, and may refer to a file by now that cannot be polled.
+/// Returns whether a registration exists, given the result of adding it to the child's queue. `false` means that the
+/// descriptor was closed without notice. It may have been used again, for a file that cannot be polled.
 fn inherited(fd: RawFd, result: io::Result<()>) -> Result<bool, PrepareError> {
     match result {
         Err(error) if descriptor::is_closed(&error) || error.raw_os_error() == Some(libc::EPERM) => Ok(false),
@@ -268,8 +269,8 @@ fn inherited(fd: RawFd, result: io::Result<()>) -> Result<bool, PrepareError> {
 }
 
 impl Decided {
-    /// Carries the decision out on the child's queue. `is_replaced`: the child has another object at the descriptor.
-    /// Returns whether the registration still exists.
+    /// Carries the decision out on the child's queue. `is_replaced` tells whether the child has another object at the
+    /// descriptor. Returns whether the registration still exists.
     pub(super) fn carry_out(
         &self,
         queue: &mut sys::ChildQueue,

@@ -29,7 +29,7 @@ pub(super) enum Mode {
     Unplanned,
 }
 
-/// Makes the plan of a fork. The gate is closed, and the process state locked.
+/// Makes the plan of a fork. The caller has locked the process state, and has closed the gate or reconciles.
 pub(super) fn make_plan(state: &mut ProcessState, mode: Mode) -> Result<(), PrepareError> {
     let ProcessState { plan, records, adopted, .. } = state;
     plan.clear();
@@ -56,7 +56,7 @@ impl Planner<'_> {
     fn run(mut self, selectors: &[&'static SelectorCore]) -> Result<(), PrepareError> {
         sys::Remake::list(&mut self.plan.remakes);
         if self.mode == Mode::Unplanned {
-            // This comes before all other fresh objects, which might take the descriptors.
+            // The child makes these objects before all other fresh ones, which might take their descriptors.
             for (fd, errno) in plan::remade(&self.plan.remakes) {
                 plan::poison_watchers(selectors.iter().copied(), fd, errno);
             }
@@ -66,7 +66,7 @@ impl Planner<'_> {
             self.decide(selector, selectors, &mut decisions)?;
         }
         if self.mode == Mode::Unplanned {
-            // This comes before the first fresh object, which may take the descriptor of a lost queue.
+            // Forget the lost queues first: a fresh object that is made below may take the descriptor of one.
             selectors.iter().for_each(|selector| selector.kernel.queue.forget_if_lost());
         }
         for selector in selectors {
@@ -259,7 +259,7 @@ impl Planner<'_> {
         self.renew_pair(fd)
     }
 
-    /// Plans a fresh timer in place of `fd`. [`Plan::complete`] makes it right before the fork.
+    /// Plans a fresh timer in place of `fd`. [`Plan::complete`] makes it.
     fn renew_timer(&mut self, fd: RawFd) -> Result<(), PrepareError> {
         if self.has(fd, SourceKind::Timer)? && self.replaced.insert(fd) {
             let state = self.records.get(fd).and_then(|record| record.timer.clone());

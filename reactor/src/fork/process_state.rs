@@ -18,8 +18,8 @@ use crate::lock::{Guard, Lock, this_thread};
 #[derive(Debug)]
 pub(super) struct Adopted {
     pub(super) queues: Vec<AdoptedQueue>,
-    /// The signal pipe that all of these instances watch. A fork recognises the instances by the pipe. `None`: neither this
-    /// process nor its parent has adopted an instance.
+    /// The signal pipe that all of these instances watch. A fork recognises the instances by the pipe. `None` until an instance
+    /// is adopted, and again in the child of an unplanned fork.
     pub(super) pipe: Option<SignalPipe>,
 }
 
@@ -136,7 +136,7 @@ pub(super) fn lock_to_add(doing: &str) -> io::Result<Guard<ProcessState>> {
 /// Starts fork detection, unless it has started.
 pub(super) fn start() -> io::Result<()> {
     if !gate::has_started() {
-        // A child that was forked while its parent started needs its parent's id until it has reconciled.
+        // A child that was forked while its parent started fork detection needs its parent's id until it has reconciled.
         if gate::look() != gate::WIPED {
             PROCESS.own_id.store(crate::sys::process::id(), Ordering::Relaxed);
         }

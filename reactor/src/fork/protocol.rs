@@ -194,7 +194,7 @@ pub fn is_prepared_ahead() -> bool {
     process_state::lock().plan.is_ahead
 }
 
-/// Closes the gate, so that registrations stay as they are.
+/// Begins to prepare a fork: takes the locks, and closes the gate, so that registrations stay as they are.
 fn begin() -> Result<Prepared, PrepareError> {
     let refused = |object, text| PrepareError::of(object)(io::Error::other(text));
     if is_forking_here() {
@@ -263,7 +263,7 @@ impl Prepared {
     ///
     /// # Safety
     ///
-    /// Call it in the child of a `fork(2)` that the thread made after [`prepare`], with signals [blocked](block_signals).
+    /// Call it in the child of a `fork(2)` that the same thread made after [`prepare`], with signals [blocked](block_signals).
     /// No other code of the child may have used a descriptor or a selector before.
     pub unsafe fn commit(mut self) {
         let ProcessState { records, plan, .. } = &mut *self.state;

@@ -39,7 +39,7 @@ impl SelectorCore {
     fn register_first(&self, fd: RawFd, token: Token, info: EntryInfo) -> io::Result<()> {
         reconcile::ensure();
         self.check_poison()?;
-        // The table makes no room for a descriptor that is not open, because such a descriptor may be any number.
+        // A descriptor that is not open may be any number. Making room for a large one would allocate a huge chunk.
         if !descriptor::is_open(fd) || self.table.make_room(fd).is_none() {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }
@@ -144,7 +144,7 @@ impl SelectorCore {
     pub(crate) fn close(&self, fd: RawFd) {
         let Some(entry) = self.table.get(fd) else { return };
         let Ok(before) = begin(entry, "") else { return self.close_inside_fork(fd, entry) };
-        // The kernel copies a queue as it is until close(2), which another thread's fork may precede.
+        // Another thread may fork before the descriptor is closed. A kernel that copies queues would copy the registration.
         let is_copied = !sys::ChildQueue::BEGINS_EMPTY && sys::Queue::is_there_after_fork();
         if (is_copied || PROCESS.has_relatives.load(Ordering::Relaxed)) && !before.is_muted() {
             // An error means that the descriptor is not registered, so there is nothing to delete.

@@ -200,7 +200,7 @@ pub(super) fn change_entry(
     selector.check_poison()?;
     let changed = change(token, before).and_then(|after| {
         if selector.is_adopted() && after != before {
-            // The kernel's list shows neither policies nor mutes.
+            // The kernel's list shows neither policies nor mutes. A mark in it tells `adopting` that the table has them.
             let interest = if after.is_muted() { Interest::MARK } else { selector.kernel_interest(after) };
             selector.kernel.queue.modify(fd, token, interest)?;
         }

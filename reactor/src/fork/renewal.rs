@@ -72,8 +72,8 @@ pub(super) fn renew_pair([a, b]: [RawFd; 2], replacements: &mut Replacements) ->
 }
 
 impl Renewal {
-    /// Right before the fork, copies the waiting bytes to a fresh pair, or makes the fresh timer: this state changes without
-    /// notice.
+    /// Copies the waiting bytes to a fresh pair, or makes the fresh timer. [`Plan::complete`](super::plan::Plan::complete) calls
+    /// this late, because the state changes without notice.
     pub(super) fn bring_up_to_date(&self, replacements: &mut Replacements) -> Result<(), PrepareError> {
         match self {
             Renewal::Pair([a, b]) => descriptor::copy_pending(a.fd, b.fresh)

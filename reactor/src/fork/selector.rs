@@ -177,7 +177,7 @@ pub(crate) struct SourceRegistration {
     has_record: bool,
 }
 
-/// The number of writes through ends of pairs that were not registered.
+/// The number of writes through unregistered ends of pairs.
 pub(super) static UNREGISTERED_WRITES: AtomicUsize = AtomicUsize::new(0);
 
 impl SourceRegistration {

@@ -69,7 +69,8 @@ impl SelectorCore {
         self.begin(id);
     }
 
-    /// Ends the selector. Its registrations end with its queue. Its waker stays.
+    /// Ends the selector: closes its queue, which ends the registrations, and keeps its waker. Leaves an adopted queue open, and
+    /// forgets the waker of that queue.
     pub(super) fn end(&self) {
         self.id.store(0, Ordering::Release);
         if self.is_adopted() {

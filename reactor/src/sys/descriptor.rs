@@ -237,7 +237,7 @@ pub(crate) fn copy_pending(from: RawFd, to: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the descriptor `onto` a close-on-exec duplicate of `from`. One system call, async-signal-safe.
+/// Makes the descriptor `onto` a close-on-exec duplicate of `from`. Async-signal-safe.
 pub(crate) fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
     // rustix makes the call inline where the system allows it: each page of code that a child runs costs a page fault.
     // SAFETY: `from` is open. `onto` need not be open: the call makes it the duplicate, and `ManuallyDrop` leaves the
@@ -279,7 +279,7 @@ pub(crate) fn is_still(fd: RawFd, registered: SourceKind) -> io::Result<bool> {
     Ok(is_same || is_unix_stream(fd))
 }
 
-/// Whether the descriptor refers to a queue.
+/// Whether the descriptor refers to a queue, or may do so because its name in /proc cannot be read.
 pub(crate) fn is_queue(fd: RawFd) -> bool {
     kind(fd).is_ok_and(|kind| kind == SourceKind::Queue) || is_nameless(fd)
 }

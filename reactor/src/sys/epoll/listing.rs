@@ -109,7 +109,7 @@ fn unsupported(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, text)
 }
 
-/// Lists the open descriptors, except those that are known already.
+/// Lists the open epoll instances, sockets and pipes, except the descriptors that are known already.
 pub(crate) fn open_descriptors(is_known: impl Fn(RawFd) -> bool) -> io::Result<OpenDescriptors> {
     const LIST: &str = "/proc/self/fd";
     let mut open = OpenDescriptors::default();
@@ -119,7 +119,7 @@ pub(crate) fn open_descriptors(is_known: impl Fn(RawFd) -> bool) -> io::Result<O
         if is_known(fd) {
             continue;
         }
-        // The descriptor may be the one of the list itself, or another thread may have closed it.
+        // Another thread may have closed the descriptor.
         let Ok(name) = fs::read_link(entry.path()) else { continue };
         let name = name.to_string_lossy();
         let inode = |prefix| name.strip_prefix(prefix)?.strip_suffix(']')?.parse().ok();

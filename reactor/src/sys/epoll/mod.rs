@@ -110,7 +110,7 @@ impl Queue {
         match self.modify(fd, token, interest) {
             Ok(()) => Ok(true),
             Err(error) => match error.raw_os_error() {
-                // The kernel refuses to change an exclusive registration, so there is one.
+                // The kernel refuses to modify an exclusive registration that exists.
                 Some(libc::EINVAL) => Ok(interest.is_exclusive()),
                 // The descriptor is not registered, not open, or not of an object that can be polled.
                 Some(libc::ENOENT | libc::EBADF | libc::EPERM | libc::ELOOP) => Ok(false),
@@ -164,9 +164,9 @@ pub(crate) fn bare_kind(_: RawFd) -> Option<SourceKind> {
     None
 }
 
-/// An epoll instance for a child, which the planner fills. The plan's spares own it. An epoll instance identifies a
-/// registration by descriptor and open file description, which the child has too. The child itself must add each descriptor
-/// that it replaces.
+/// A child's epoll instance. The planner fills it, and the plan's spares own it. An epoll instance identifies a registration by
+/// descriptor and open file description, and the child has the same ones. The child itself must add each descriptor that it
+/// replaces.
 #[derive(Debug)]
 pub(crate) struct ChildQueue {
     queue: Queue,

@@ -9,7 +9,7 @@ use crate::sys::process::{SignalsBlocked, signal_set};
 use crate::sys::{as_raw_fd, syscall};
 use crate::unix::SignalInfo;
 
-/// A signalfd. Its set is never changed, so that processes can share it: it gives each reader the reader's own signals.
+/// A signalfd. It gives each reader the reader's own signals, so processes can share it. Its set never changes.
 #[derive(Debug)]
 pub(crate) struct SignalQueue(OwnedFd);
 

@@ -37,7 +37,6 @@ pub(crate) struct Own {
     contents: Contents,
 }
 
-/// The contents of the queue.
 #[derive(Debug)]
 pub(super) enum Contents {
     Events(Vec<Event>),
@@ -216,7 +215,7 @@ impl Remake {
         }
         own.owner.store(process::id(), Ordering::Relaxed);
         match own.fill().map_err(errno) {
-            // A process that has ended meanwhile is not a child of this one.
+            // The watched process has ended meanwhile. It is not a child of this process, which cannot wait for it.
             Err(libc::ESRCH) => return Ok(()),
             result => result?,
         }
