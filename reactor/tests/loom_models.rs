@@ -206,7 +206,7 @@ fn a_fork_sees_whole_changes() {
         // The owner gives up if it finds the gate closed.
         owner.join().unwrap();
         assert_eq!(selector.entry.info(), left_out);
-        assert!(selector.entry.settles_within(1), "the mark is taken back");
+        assert!(selector.entry.settles_within(1), "the owner's mark is still set");
         gate::open();
     });
 }

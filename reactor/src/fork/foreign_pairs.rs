@@ -44,7 +44,7 @@ impl SignalPipe {
         let unregistered = open.sockets.iter().filter(|(fd, _)| !is_registered(*fd));
         let receiver = unregistered.clone().find(|(_, found)| *found == inode);
         let &(receiver, _) =
-            receiver.ok_or_else(|| io::Error::other("tokio's own end of its signal pipe is missing"))?;
+            receiver.ok_or_else(|| io::Error::other("tokio's own descriptor of its signal pipe's receiving end is missing"))?;
         let others: Vec<_> = unregistered.copied().filter(|(fd, found)| *fd != receiver && *found != inode).collect();
         let peer = SocketPeers::default().of(inode);
         let sender = match peer {
@@ -149,7 +149,7 @@ impl OwnPairs {
     }
 
     fn is_end_of_socket_pair(&mut self, registered: &Registered) -> bool {
-        // At least one end of a connection to a listener has a name.
+        // Both ends of a pair are unnamed. At least one end of a connection to a listener has a name.
         let is_unnamed = descriptor::is_unnamed_stream(registered.fd);
         let peer = is_unnamed.then(|| self.peers.of(registered.inode)).flatten();
         let peer = peer.and_then(|peer| self.sockets.get(&peer));

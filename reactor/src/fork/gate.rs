@@ -18,7 +18,7 @@ pub(super) const RECONCILING: u32 = 1;
 const OPEN: u32 = 2;
 /// Registrations may be changed, with a full fence for each change.
 const OPEN_WITH_FENCES: u32 = 3;
-/// A fork is being made or is prepared ahead, or a thread changes registrations by descriptor.
+/// A fork is being made or is prepared ahead, or `registrations::with_gate_closed` runs.
 const CLOSED: u32 = 4;
 
 /// The process id in the upper half, the state in the lower half: takes the place of the word on systems that cannot wipe it.
@@ -46,7 +46,7 @@ pub(super) fn has_started() -> bool {
     BY_ID.load(Ordering::Acquire) != 0
 }
 
-/// Whether the selectors certainly belong to this process. If not, [`look`] tells why.
+/// Whether the selectors certainly belong to this process. If this returns `false`, call [`look`].
 #[inline(always)]
 pub(super) fn is_settled() -> bool {
     word().load(Ordering::Acquire) >= OPEN

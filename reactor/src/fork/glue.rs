@@ -52,7 +52,7 @@ pub fn is_tagged(source: &impl AsRawFd) -> bool {
 ///
 /// Deregister a muted bare descriptor before you close it. The kernel does not have its registration, so a fork compares
 /// inodes and access modes to check that the descriptor still refers to the muted file. All eventfds and timerfds share one
-/// inode.
+/// inode, so a fork cannot tell them apart.
 ///
 /// Muting a muted source does nothing. On an error, the source may be muted in only some of its selectors.
 ///
@@ -94,8 +94,8 @@ pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
 /// all. Use it for a listening socket from which several workers accept. `false` ends this mode. Children inherit the mode.
 ///
 /// The woken process must accept until [`WouldBlock`](io::ErrorKind::WouldBlock). A process that stops earlier must [mute] the
-/// source meanwhile. Otherwise the connections that it leaves wait until another one arrives, and the kernel may wake the same
-/// process again. If a process that the kernel may have woken has ended, call [`rearm_exclusive`] in the others.
+/// source until it accepts again. Otherwise the waiting connections wait until another one arrives, and the kernel may wake the
+/// same process again. If a process that the kernel may have woken has ended, call [`rearm_exclusive`] in the others.
 ///
 /// # Errors
 ///

@@ -98,8 +98,9 @@ pub fn hold_off() -> io::Result<HeldOff> {
 ///    allocates nothing, takes no lock and does not panic. [`abort`](Prepared::abort) in the parent, also if the fork failed,
 ///    closes the prepared objects.
 ///
-/// A few system calls can be made only in the child. If one of them fails, the selector is *poisoned*: each
-/// [`Poll::poll`](crate::Poll::poll) of it returns that error. Such a poll never hangs, and never uses an incomplete queue.
+/// A few system calls can be made only in the child. If one of them fails, the selectors that it was for are *poisoned*. If it
+/// should have replaced an unregistered descriptor, all selectors are poisoned. Each [`Poll::poll`](crate::Poll::poll) of a
+/// poisoned selector returns the error. Such a poll never hangs, and never uses an incomplete queue.
 ///
 /// Until commit or abort, registrations of other threads wait. The thread that prepared may poll, wake, list registrations,
 /// and drop its objects: the child then leaves their descriptors alone. The following fail: making selectors, wakers and

@@ -46,7 +46,7 @@ impl SelectorCore {
         self.register(fd, token, info)
     }
 
-    /// Adds a registration of a descriptor that the table lists as registered.
+    /// Adds a registration of a descriptor that the table lists as registered. Fails with EEXIST if it still is.
     #[cold]
     fn add_again(&self, fd: RawFd, token: Token, info: EntryInfo, before: EntryInfo) -> io::Result<()> {
         let is_there = if before.is_muted() {

@@ -47,7 +47,7 @@ fn place(fd: RawFd) -> Option<(usize, usize)> {
 }
 
 impl Table {
-    /// Returns the entry of `fd`; `None` if its chunk was never allocated, or if `fd` is negative.
+    /// Returns the entry of `fd`; `None` if its chunk was never allocated, or if there is no place for `fd`.
     #[inline(always)]
     pub(crate) fn get(&self, fd: RawFd) -> Option<&Entry> {
         let (chunk, index) = place(fd)?;
@@ -72,7 +72,7 @@ impl Table {
         (!entries.is_null()).then(|| unsafe { std::slice::from_raw_parts(entries, FIRST_CHUNK << chunk) })
     }
 
-    /// Returns the entry of `fd`, and allocates its chunk first if needed. `None` if `fd` is negative.
+    /// Returns the entry of `fd`, and allocates its chunk first if needed. `None` if there is no place for `fd`.
     #[cold]
     pub(crate) fn make_room(&self, fd: RawFd) -> Option<&Entry> {
         let (chunk, _) = place(fd)?;

@@ -18,8 +18,8 @@
 //!
 //! # The other sources
 //!
-//! - `Timer`, which is set to an absolute time of its clock, and counts its expirations, including expirations before it was
-//!   set. Its owner notes settings and taken expirations in the [`TimerState`](crate::timer_state::TimerState) that the timer
+//! - `Timer`, which is set to an absolute time of its clock, and counts its expirations from that time, even if the time has
+//!   passed. Its owner notes settings and taken expirations in the [`TimerState`](crate::timer_state::TimerState) that the timer
 //!   was made with. For children, `timer::renewed` continues such a state, and `timer::renewed_by_descriptor` a timer known by
 //!   its descriptor.
 //! - `SignalQueue`, which takes signals of this process one by one, and `ProcessHandle`, which watches a process.
@@ -69,7 +69,7 @@ impl crate::Interest {
     pub const LIO: Self = Self::from_bits(crate::interest::LIO).unwrap();
 }
 
-/// Calls a function of libc that reports failure by -1, once.
+/// Calls a function of libc that reports failure by -1. Does not retry.
 macro_rules! syscall {
     ($name:ident($($arg:expr),* $(,)?)) => {{
         // SAFETY: the arguments fulfil what the function's manual page asks for; if that is not obvious, the caller says why.

@@ -1,4 +1,4 @@
-//! Features that only Linux has: abstract addresses, priority interest, eventfds.
+//! Features of Linux: abstract addresses, priority interest, eventfds.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};

@@ -1,4 +1,4 @@
-//! Helpers: waits with a limit, addresses that no other test uses, and checks of descriptor flags.
+//! Helpers: waits with a limit, addresses that no other test uses, and checks of flags, registrations and conversions.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};

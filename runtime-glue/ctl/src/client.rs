@@ -73,7 +73,7 @@ impl Sent {
         })?;
         parse(&bytes).ok_or_else(|| {
             Failure::Unreachable(format!(
-                "the server at {} closed the connection before it had answered",
+                "the server at {} closed the connection without a complete HTTP answer",
                 control.display()
             ))
         })

@@ -32,7 +32,8 @@ pub(crate) fn run(control: &Path, name: &'static str, target: &str, wait: &Wait)
     let deadline = wait.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     let state = || State::of(control, left().map_or(STATE_TIMEOUT, |left| left.clamp(SHORTEST, STATE_TIMEOUT)));
-    // An upgrade may end the old program before it answers. A server with another process id then shows that it succeeded.
+    // An upgrade may end the old program before that program answers. The upgrade has succeeded if a server with another
+    // process id answers then.
     let before = if name == "upgrade" { Some(state()?.server.pid) } else { None };
     let (sender, receiver) = channel();
     let mut target = target.to_owned();

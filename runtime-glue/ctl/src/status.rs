@@ -1,4 +1,4 @@
-//! The table of workers.
+//! Shows the state of a server, as a table of its workers or as JSON.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};

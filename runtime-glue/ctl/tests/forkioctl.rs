@@ -225,7 +225,7 @@ scenarios!(
         server.join().expect("the server");
     }
 
-    /// Each kind of failure has its exit code.
+    /// Refused commands, mistakes in the command line, and a server that cannot be reached have different exit codes.
     fn failures() {
         let server = Server::start(&[]);
         remove(&server.load);

@@ -67,8 +67,8 @@ fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered
         Some(line)
     } else {
         return Err(io::Error::other(format!(
-            "descriptor {fd} is registered {} times, for files that were open at it one after the other and still exist, and \
-             the list does not tell which one is open now: deregister a descriptor before you close it",
+            "descriptor {fd} is registered {} times: files that were open at it before still exist, and the kernel's list does \
+             not tell which one is open now. Deregister a descriptor before you close it",
             lines.len()
         )));
     };

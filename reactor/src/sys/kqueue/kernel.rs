@@ -21,7 +21,7 @@ pub(crate) use system::{
 #[allow(unused_imports)]
 pub(crate) use system::NOTE_TRIGGER;
 
-/// The functions that a test build for Linux links in place of a kernel.
+/// The functions, constants and types that a test build for Linux uses in place of a kernel's.
 #[cfg(target_os = "linux")]
 #[allow(non_camel_case_types, reason = "the names of sys/event.h, as libc has them")]
 #[allow(dead_code, reason = "some are unused with libkqueue, or if a waker is a pipe")]
