@@ -44,7 +44,7 @@ impl SignalPipe {
         let unregistered = open.sockets.iter().filter(|(fd, _)| !is_registered(*fd));
         let receiver = unregistered.clone().find(|(_, found)| *found == inode);
         let &(receiver, _) =
-            receiver.ok_or_else(|| io::Error::other("tokio's own descriptor of its signal pipe's receiving end is missing"))?;
+            receiver.ok_or_else(|| io::Error::other("tokio's own receiving end of its signal pipe is missing"))?;
         let others: Vec<_> = unregistered.copied().filter(|(fd, found)| *fd != receiver && *found != inode).collect();
         let peer = SocketPeers::default().of(inode);
         let sender = match peer {
