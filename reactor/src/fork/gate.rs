@@ -21,7 +21,7 @@ const OPEN_WITH_FENCES: u32 = 3;
 /// A fork is being made or is prepared ahead, or `registrations::with_gate_closed` runs.
 const CLOSED: u32 = 4;
 
-/// The process id in the upper half, the state in the lower half: takes the place of the word on systems that cannot wipe it.
+/// Takes the place of the word on systems that cannot wipe it: the process id in the upper half, the state in the lower half.
 /// Each check then costs a getpid(2). On every system, 0 means that fork detection has not started.
 static BY_ID: AtomicU64 = AtomicU64::new(0);
 

@@ -246,8 +246,8 @@ pub fn pending_bytes(source: &impl AsRawFd) -> io::Result<usize> {
     descriptor::pending_bytes(source.as_raw_fd())
 }
 
-/// Returns how many writes this process and its ancestors have made through unregistered ends of pairs that were made in this
-/// process. tokio's signal handler makes such writes, to the signal pipe.
+/// Returns how many writes this process and its ancestors have made through unregistered ends of pairs. tokio's signal handler
+/// makes such writes, to the signal pipe.
 pub fn unregistered_writes() -> usize {
     UNREGISTERED_WRITES.load(Ordering::Relaxed)
 }

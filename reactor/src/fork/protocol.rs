@@ -43,7 +43,8 @@ pub enum ForkResult {
 ///
 /// The child sees
 ///
-/// - each selector, at its own descriptor, with its own kernel queue. No process sees what another one does with it;
+/// - each selector, at the same descriptor, with a kernel queue of its own. No process sees what another one does with its
+///   queue;
 /// - no registration whose policy is [`NoFork`](super::ForkPolicy::NoFork): deregistering its source succeeds, reregistering
 ///   the source fails with `NotFound`, and registering the source again works;
 /// - each `unix::Timer` as one of its own, registered or not, unless its policy is [`Inherit`](super::ForkPolicy::Inherit) or

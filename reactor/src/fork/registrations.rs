@@ -26,7 +26,7 @@ pub struct Registration {
     pub token: Token,
     /// The interest of the registration.
     pub interest: Interest,
-    /// The kind of the source; `None` for a bare descriptor that has been closed.
+    /// The kind of the source; `None` for a bare descriptor that has been closed or cannot be inspected.
     pub kind: Option<SourceKind>,
     /// The policy that the next fork follows.
     pub policy: ForkPolicy,
@@ -165,7 +165,7 @@ pub(super) fn change(
     Err(io::Error::new(io::ErrorKind::NotFound, format!("descriptor {fd} is not registered with any `Registry`")))
 }
 
-/// Runs `act` while registrations do not change and forks wait.
+/// Runs `act` with the gate closed. Forks and other changes of registrations wait meanwhile.
 pub(super) fn with_gate_closed(act: impl FnOnce(&mut ProcessState) -> io::Result<()>) -> io::Result<()> {
     struct Closed;
 

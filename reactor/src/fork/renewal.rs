@@ -85,7 +85,7 @@ impl Renewal {
                     None => sys::timer::renewed_by_descriptor(*fd).map(Some),
                 };
                 let fresh = fresh.map_err(PrepareError::of(PrepareObject::Timer(*fd)))?;
-                // If there is no fresh timer, the child makes it.
+                // If there is no fresh timer, the child opens the timer's queue again: see `sys::Remake`.
                 fresh.into_iter().for_each(|fresh| replacements.add(fresh, *fd));
                 Ok(())
             }
