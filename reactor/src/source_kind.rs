@@ -13,7 +13,8 @@ pub enum SourceKind {
     Stream = 3,
     /// One end of a pipe that other code made, such as a child process's standard output.
     Pipe = 4,
-    /// One end of a `UnixStream::pair`, `UnixDatagram::pair` or `unix::pipe` made in this process.
+    /// One end of a `UnixStream::pair`, `UnixDatagram::pair` or `unix::pipe` made in this process. If tokio runs on upstream mio,
+    /// also an end of any stream socket pair or pipe that is registered with tokio, and has both ends in this process.
     Pair = 5,
     /// A [`Waker`](crate::Waker).
     Waker = 6,

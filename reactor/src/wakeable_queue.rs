@@ -110,8 +110,8 @@ pub(crate) struct WakerSlot {
     sender: AtomicI32,
 }
 
-/// The descriptors of a waker: the one that its queue watches, and the one that wakes are sent on. Both are
-/// [`NONE`](WakerDescriptors::NONE) where a waker is an event of its queue.
+/// The descriptors of a waker: the one that its queue watches, and the one that wakes are sent on. A waker that is an event of
+/// its queue has [`NONE`](WakerDescriptors::NONE).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WakerDescriptors {
     pub(crate) registered: RawFd,

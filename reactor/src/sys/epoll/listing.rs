@@ -137,7 +137,7 @@ pub(crate) fn open_descriptors(is_known: impl Fn(RawFd) -> bool) -> io::Result<O
 }
 
 /// Whether two descriptors refer to one epoll instance. Asks kcmp(2) or, where that is not allowed, makes a registration
-/// with one descriptor and looks for it with the other.
+/// with one descriptor and tries to repeat it with the other.
 pub(crate) fn is_same_queue(a: RawFd, b: RawFd) -> io::Result<bool> {
     /// `KCMP_FILE`.
     const FILE: libc::c_int = 0;

@@ -2,8 +2,8 @@
 //! such a source is a descriptor, as on Linux, and the rest of the crate needs no special case.
 //!
 //! No kernel copies these queues on fork: the child opens each one again, at its descriptor. So the kernel never copies a
-//! queue with a timer, which is not safe on every kernel (FreeBSD 15.1 before July 2026: CVE-2026-58083), and this crate
-//! needs no list of fixed releases.
+//! queue with a timer. Not every kernel copies such a queue safely (FreeBSD 15.1 before July 2026: CVE-2026-58083), but this
+//! crate needs no list of fixed releases.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -185,7 +185,7 @@ impl Remake {
         unsafe { ALL.free_if_orphaned(Vec::new()) }
     }
 
-    /// Lists the queues that exist: before a planned fork, or in the child of an unplanned one.
+    /// Lists the queues that the child must open again. Call it before a planned fork, or in the child of an unplanned one.
     pub(crate) fn list(list: &mut Vec<Remake>) {
         list.clear();
         // An earlier fork may have severed a queue: its descriptor no longer refers to a queue. In the child of an unplanned
