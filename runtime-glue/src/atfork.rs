@@ -60,12 +60,12 @@ use crate::{policy, sys};
 
 /// Makes all later children of this process, and their children, reconcile inside `fork(2)`. This cannot be undone.
 ///
-/// A child also keeps the stacks of its parent's threads before it starts any thread:
+/// Under glibc on x86_64, the child of a process with threads also keeps the stacks of these threads inside `fork(2)`:
 /// [`ProcessRuntime`](crate::ProcessRuntime#parking_lot) needs them.
 ///
 /// The parent pays nothing. Each child pays for its reconciliation, even if it only calls `exec`. `std::process::Command`
 /// and `tokio::process::Command` use `fork(2)` only if they have a `pre_exec` hook, or set a user, groups or `PATH`.
-/// Otherwise they pay nothing. See [`forkio_reactor::fork::atfork`].
+/// Their other children pay nothing. See [`forkio_reactor::fork::atfork`].
 ///
 /// # Errors
 ///

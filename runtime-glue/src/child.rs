@@ -98,7 +98,7 @@ impl Child {
         Child { pid, generation: generation(), state, status: None, detached: false }
     }
 
-    /// Returns the process id. Once the child has been waited for, the system may give it to another process.
+    /// Returns the process id. Once the child has been reaped, the system may give this id to another process.
     pub fn id(&self) -> u32 {
         self.pid
     }

@@ -5,7 +5,7 @@ use std::io;
 
 use forkio_reactor::fork::{PrepareError, glue};
 
-/// Another thread of a process that could not be forked; see [`ForkError::Threads`].
+/// A thread of a process that could not be forked; see [`ForkError::Threads`] and [`ForkError::MultiThreadRuntime`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Thread {

@@ -4,7 +4,8 @@
 //! - [`copied`]: state that a child shares or copies by accident.
 //! - [`distribution`]: how evenly the workers share connections.
 //! - [`operating`]: signals, reloads, upgrades, systemd and containers of a prefork server.
-//! - [`recipes`]: daemons, libraries in a host program that forks, test harnesses, clients and pools in the child.
+//! - [`recipes`]: axum programs with workers, daemons, libraries in a host program that forks, test harnesses, clients and pools
+//!   in the child.
 //! - [`issues`]: what forkio does for issues of other projects, by project and number.
 //! - [`tokio`]: what tokio documents about forks, what forkio adds, and what forkio relies on.
 

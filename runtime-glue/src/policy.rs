@@ -27,7 +27,7 @@ pub(crate) fn install_defaults() {
             // A child must not read its parent's bytes, and the peer must see end of file when the parent closes the object.
             (SourceKind::Stream, ForkPolicy::Sever),
             (SourceKind::Pipe, ForkPolicy::Sever),
-            // In the child, a task that waits for one of the parent's processes must fail: it would wait forever.
+            // In the child, waiting for one of the parent's processes must fail. Otherwise the task would wait forever.
             (SourceKind::Process, ForkPolicy::Sever),
             (SourceKind::Watch, ForkPolicy::NoFork),
             (SourceKind::Queue, ForkPolicy::NoFork),

@@ -30,7 +30,7 @@ pub(crate) fn check() -> PyResult<()> {
 /// Shuts down the runtime of this process, if there is one. The next use builds another one.
 ///
 /// Calls of [`block_on`](crate::block_on()) in other threads return an error. Tasks are dropped when they next wait. This
-/// call waits at most `limit` for all of them, and for blocking work. Other Python threads run meanwhile.
+/// call waits at most `limit` for these calls and tasks, and for blocking work. Other Python threads run meanwhile.
 ///
 /// The end of the interpreter does the same, with a limit of five seconds.
 ///
@@ -52,7 +52,7 @@ pub fn shutdown(py: Python<'_>, limit: Duration) {
 fn at_exit(py: Python<'_>) {
     AT_END.store(true, Ordering::SeqCst);
     shutdown(py, EXIT_LIMIT);
-    // A task that checked `AT_END` just before may have built another runtime.
+    // A thread that read `AT_END` just before it was set may have built another runtime.
     py.detach(|| RUNTIME.shutdown_timeout(EXIT_LIMIT));
 }
 

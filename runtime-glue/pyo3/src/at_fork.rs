@@ -41,7 +41,7 @@ pub(crate) fn outside_of_forks<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// While this value lives, the workers pause and new work waits, for at most two seconds. In a child it does nothing.
+/// While this value lives, the workers pause and new work waits, for at most two seconds. Dropping it in a child does nothing.
 struct Pause {
     _fork: Counted,
     _workers: WorkersPaused,
@@ -59,7 +59,7 @@ impl Pause {
 }
 
 thread_local! {
-    /// The pauses that this thread has begun. A hook of another module may fork, too.
+    /// The pauses that this thread has begun and not ended: several, if a fork hook of another module forks, too.
     static PAUSES: RefCell<Vec<Pause>> = const { RefCell::new(Vec::new()) };
 }
 

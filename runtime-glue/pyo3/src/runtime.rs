@@ -58,7 +58,7 @@ pub fn handle() -> PyResult<Handle> {
     RUNTIME.get().map_err(exception)
 }
 
-/// Spawns a task on this process's runtime. It needs no event loop.
+/// Spawns a task on this process's runtime. The calling thread needs no event loop.
 ///
 /// # Errors
 ///
@@ -103,7 +103,7 @@ impl Runtime {
     ///
     /// # Panics
     ///
-    /// If there is no runtime. The functions of [`generic::Runtime`] cannot return an error.
+    /// If [`handle`] fails for another reason. The functions of [`generic::Runtime`] cannot return an error.
     fn start(start: impl FnOnce(Handle) -> task::JoinHandle<()>) -> JoinHandle {
         match handle() {
             Ok(handle) => JoinHandle(Some(start(handle))),

@@ -285,11 +285,11 @@ mod tests {
             let balance = Balance::new(workers).unwrap();
             balance.set_used(workers);
             for index in 0..workers {
-                assert!(admits(&balance, index), "no worker has any yet");
+                assert!(admits(&balance, index), "no worker has a connection yet");
             }
             for _ in 0..5_000 {
                 if random(3) > 0 {
-                    // Each worker that is not waiting looks, in some order.
+                    // Each worker that does not wait tries to accept, in some order.
                     let first = random(workers);
                     let mut order = (0..workers).map(|offset| (first + offset) % workers);
                     let is_looking = |index: &usize| balance.state(*index) != State::Waiting;

@@ -259,7 +259,7 @@ impl Connections {
 
     /// Looks for connections when another process wakes this one, for as long as the worker runs.
     pub(super) async fn follow_wakes(self) {
-        let warn = |error: io::Error| tracing::warn!(%error, "cannot be woken by the other workers");
+        let warn = |error: io::Error| tracing::warn!(%error, "the other workers cannot wake this one");
         let woken = match self.0.common.workers.waiter() {
             Ok(woken) => woken,
             Err(error) => return warn(error),

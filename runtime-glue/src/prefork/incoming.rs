@@ -16,15 +16,16 @@ const ERROR_PAUSE: Duration = Duration::from_millis(100);
 /// How long a queue must stay empty before the worker closes it: the last packet of a handshake may be on its way.
 const QUIET_PERIOD: Duration = Duration::from_millis(10);
 
-/// How long a worker empties a queue at most, counted from the last error: the kernel may still add connections to it.
+/// How long a worker empties a queue at most, because the kernel may still add connections to it. The time starts again after
+/// an error, and when the worker makes the kernel refuse new connections.
 const EMPTYING_LIMIT: Duration = Duration::from_secs(2);
 
 /// The connections of one listener, until the worker must end. [`Worker::incoming`](super::Worker::incoming) makes one.
 ///
 /// `Incoming` handles the cases that every accept loop must handle: errors of single connections, a process without free
 /// descriptors, and the worker's end. When the worker [retires](super::Phase::Retiring), `Incoming` leaves the queue to the
-/// other workers. When the server [stops](super::Phase::Stopping), `Incoming` first returns the connections that wait in the
-/// queue.
+/// other workers. If no other worker will serve the queue, or if the server [stops](super::Phase::Stopping), `Incoming` first
+/// returns the connections that wait in the queue.
 ///
 /// # Examples
 ///
@@ -58,7 +59,7 @@ impl<L: Accept> Incoming<L> {
         Incoming { state: State::Accepting(acceptor), pause: None, shutdown }
     }
 
-    /// Returns the next connection, or `None` if the worker must end and this listener has no more for it.
+    /// Returns the next connection, or `None` if the worker must end and need not accept more connections from this listener.
     ///
     /// In the worker's own future, `next` waits for the tasks of [`spawn`](super::WorkerHandle::spawn) before it returns `None`,
     /// at most until the [deadline](Shutdown::deadline). In a task `next` does not, because a task cannot wait for itself.

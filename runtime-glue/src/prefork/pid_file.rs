@@ -20,8 +20,8 @@ pub(super) struct PidFile {
 }
 
 impl PidFile {
-    /// Returns an error if the directory does not exist, or if the process that wrote the file still runs. The lock shows that.
-    /// The id does not: another process may have the same id by now.
+    /// Returns an error if the directory does not exist, or if the process that wrote the file still runs. The lock on the file
+    /// shows whether it runs. The id does not: another process may have the same id by now.
     pub(super) fn check(path: &Path) -> io::Result<()> {
         let Ok(mut file) = fs::File::open(path) else {
             // The server writes the file only when it is ready. Report a missing directory at once.
@@ -55,8 +55,8 @@ impl PidFile {
         Ok(())
     }
 
-    /// Writes the file under another name, and renames it: a reader never sees half of it, and a full disk leaves the old one
-    /// alone.
+    /// Writes the file under another name, and renames it: a reader never sees half of the file, and a full disk leaves the
+    /// old file alone.
     fn create(path: &Path, owner: u32) -> io::Result<fs::File> {
         let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
         name.push(format!(".{owner}"));

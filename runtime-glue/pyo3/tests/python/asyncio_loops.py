@@ -99,7 +99,7 @@ def test_cancelled_and_panicked():
 
 
 def test_loop_in_thread_during_forks():
-    """A loop of another thread loses nothing while the process forks."""
+    """An event loop in another thread gets all answers while the main thread forks."""
     server = forkio_http.Server()
     server.start()
 
@@ -131,7 +131,7 @@ def test_fork_during_the_first_use():
     # The first use imports this module.
     del sys.modules["contextvars"]
     sys.meta_path.insert(0, SlowFinder)
-    # Python calls the hook that was registered last before the hook of the module.
+    # Python calls this hook before that of the module, which was registered earlier.
     os.register_at_fork(before=forking.set)
     join = in_thread(lambda: asyncio.run(ask(server)))
     importing.wait()

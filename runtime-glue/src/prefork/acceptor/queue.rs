@@ -1,4 +1,4 @@
-//! Listeners, and the queues of listeners that a worker empties without a runtime.
+//! [`Accept`]: tokio's listeners. [`Queue`]: a listener that has left the runtime, so that a worker can empty its queue.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -26,7 +26,7 @@ pub(in crate::prefork) type Accepted<L> = (Counted<<L as Accept>::Stream>, <L as
 pub(in crate::prefork) struct Queue<L: Accept> {
     pub(super) listener: L::Std,
     pub(super) connections: Connections,
-    /// Whether the kernel refuses new connections, where it can.
+    /// Whether the worker has told the kernel to refuse new connections.
     pub(super) refuses: bool,
     /// Whether no other process serves this queue, now or later.
     pub(super) is_last: bool,

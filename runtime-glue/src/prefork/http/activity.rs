@@ -25,8 +25,8 @@ const NOT_LAST: usize = usize::MAX;
 #[derive(Debug)]
 pub(super) struct Activity {
     serving: Arc<Serving>,
-    /// The last bytes that have been read, or [`EMPTY_LINE`] at the beginning and at the known end of a body. They show whether a
-    /// head is complete, unless a body may still follow.
+    /// The last bytes that have been read, or [`EMPTY_LINE`] before the first byte and at the known end of a body. They show
+    /// whether a head is complete, unless a body may still follow.
     last_read: AtomicU32,
     /// How many of the next bytes may belong to the body of the last HTTP/1 request, even after the response. This is an
     /// upper bound: if one read had several heads, only the bytes after the first are deducted. `usize::MAX` if the length is
@@ -196,7 +196,8 @@ impl Activity {
             if body_left != usize::MAX {
                 self.body_left.store(body_left.saturating_sub(bytes.len()), Ordering::Relaxed);
             }
-            // Otherwise follow the bytes like a head: `body_left` is an upper bound, so they may be the next head.
+            // If all bytes may belong to the body, still follow them like a head. `body_left` is an upper bound, so they may be
+            // the next head.
             if let Some(after_body) = bytes.get(body_left..) {
                 (last, rest) = (EMPTY_LINE, after_body);
             }
@@ -217,7 +218,7 @@ impl Activity {
         let is_known = body != usize::MAX;
         self.body_left.store(if is_known { body.saturating_sub(after_head) } else { body }, Ordering::Relaxed);
         if after_head != 0 {
-            // The other bytes, if any, belong to the requests after this one.
+            // The bytes after the body of this request belong to later requests.
             self.after_head.store(0, Ordering::Relaxed);
             // Some clients send an empty line after a body.
             if after_head.checked_sub(body).is_some_and(|rest| rest <= b"\r\n".len()) {

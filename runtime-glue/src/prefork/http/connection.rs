@@ -221,7 +221,7 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
                 Poll::Ready(served) => Poll::Ready(Some(served)),
                 // The connection turns out to be HTTP/2. Its graceful shutdown need not wait.
                 Poll::Pending if activity.is_http2() => Poll::Ready(None),
-                // This response began too early to tell the client that the connection ends.
+                // A response has ended that began too early to tell the client that the connection ends.
                 Poll::Pending if !was_idle && activity.is_idle() => {
                     idle_since = Instant::now();
                     Poll::Ready(None)

@@ -15,7 +15,7 @@
 //! | HTTP/2, idle, the client does not answer GOAWAY and a ping | the worker closes it shortly before the shutdown timeout |
 //! | upgraded (WebSocket) | the worker waits until the application drops the stream |
 //! | a response without an end (server-sent events) | the worker waits until the body ends |
-//! | any other, at the [shutdown timeout](super::Prefork::shutdown_timeout) | it is cut off |
+//! | is still open at the [shutdown timeout](super::Prefork::shutdown_timeout) | it is cut off |
 //!
 //! Let the handler of an upgraded connection, or of a response without an end, finish when
 //! [`WorkerHandle::shutdown`](super::WorkerHandle::shutdown) resolves. A reload then does not wait for the shutdown timeout.
@@ -161,7 +161,7 @@ impl Http {
 
     /// Sets how long a connection may be idle after a request. After this time, or up to a quarter more, an HTTP/1
     /// connection is closed, and an HTTP/2 client gets GOAWAY: it connects again for its next request. A connection is not
-    /// idle while a request or its response is under way. The default is 75 seconds, like that of nginx's
+    /// idle while a request or its response is under way. The default is 75 seconds, like nginx's
     /// `keepalive_timeout`. Zero closes each HTTP/1 connection with its first response.
     ///
     /// (hyper's option of this name, for HTTP/2, is the time in which a client must answer a ping.)
@@ -250,7 +250,7 @@ impl Http {
         }
         let (connections, shutdown) = (worker.connections(), worker.shutdown());
         if shutdown.phase() == Phase::Serving {
-            // There was no listener.
+            // There was no listener, or each task that accepts connections has panicked.
             return Ok(());
         }
         match shutdown.deadline() {
@@ -271,7 +271,8 @@ impl Http {
     ///
     /// # Errors
     ///
-    /// Those of hyper: the client violated the protocol, took too long or went away.
+    /// - The client took too long to send a request.
+    /// - Those of hyper, such as if the client violated the protocol or went away.
     pub async fn serve_connection<I, S, B>(
         &self,
         io: I,

@@ -53,9 +53,9 @@ impl Prefork {
         self
     }
 
-    /// Sets how many boot failures in a row end the server. A boot failure is a worker that ends before it is ready. A
-    /// server that has been ready ends only if no worker is ready. 8 unless set: with the pauses between them, these failures
-    /// take about 11 seconds. 0 means no limit.
+    /// Sets how many boot failures in a row, at one worker index, end the server. A boot failure is a worker that ends before it
+    /// is ready. A server that has been ready ends only if no worker is ready. 8 unless set: with the pauses between them, these
+    /// failures take about 11 seconds. 0 means no limit.
     pub fn crash_limit(mut self, failures: u32) -> Prefork {
         self.settings.crash_limit = failures;
         self

@@ -77,7 +77,7 @@ impl Prefork {
             Outcome::Stopped(stopped) => Ok(stopped),
             Outcome::Worker(assignment) => worker::run(assignment, worker).await,
             Outcome::Template(_) | Outcome::Service(_) => {
-                unreachable!("there is a template only if there is something to load")
+                unreachable!("only `Loading` has a template, and `supervise` runs the service worker")
             }
         }
     }
@@ -151,7 +151,7 @@ impl Prefork {
             Outcome::Stopped(stopped) => Ok(stopped),
             Outcome::Worker(assignment) => worker::run_on(assignment, build, worker),
             Outcome::Template(_) | Outcome::Service(_) => {
-                unreachable!("there is a template only if there is something to load")
+                unreachable!("only `Loading` has a template, and `supervise` runs the service worker")
             }
         }
     }

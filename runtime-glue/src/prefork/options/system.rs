@@ -38,7 +38,7 @@ impl Prefork {
 
     /// Prepares the next fork while the supervisor waits, so that replacing a worker costs little more than `fork(2)`. On
     /// by default. Meanwhile the supervisor has a few more descriptors, and a second queue for each selector.
-    /// Connections cost nothing more.
+    /// The preparation costs nothing per connection.
     ///
     /// This option has no effect with [`load`](Prefork::load), where the template forks. It also has no effect if workers have
     /// listeners of their own ([`Distribution::ReusePort`](crate::prefork::Distribution::ReusePort)), because the supervisor

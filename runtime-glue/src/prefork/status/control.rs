@@ -225,7 +225,7 @@ impl Supervisor {
         }
     }
 
-    /// Reports the commands that have been carried out.
+    /// Reports the results of `scale` and `retire` commands that have ended.
     pub(in crate::prefork) fn advance_operations(&mut self) {
         if self.service.operations.is_empty() {
             return;

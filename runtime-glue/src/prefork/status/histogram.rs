@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Each power of two has this many buckets of the same width, so a bucket is at most 12.5 % as wide as its start.
+/// Each power of two has this many buckets of the same width, so the width of a bucket is at most 12.5 % of its start.
 const PER_OCTAVE: usize = 1 << PER_OCTAVE_BITS;
 const PER_OCTAVE_BITS: u32 = 3;
 

@@ -125,7 +125,8 @@ async fn serve(
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    // Without keep-alive, a connection that ends by `PAGE_TIMEOUT`, or for a newer one, surprises no client between requests.
+    // The connection is closed at `PAGE_TIMEOUT`, or to make room for a newer one. Without keep-alive, no client sends another
+    // request at that moment.
     let connection = http.keep_alive(false).serve_connection(TokioIo::new(stream), route);
     let ended = match access {
         // The connection has no timeout, because a command may take any time.

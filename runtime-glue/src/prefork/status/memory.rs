@@ -10,7 +10,7 @@ use crate::prefork::supervisor::Supervisor;
 /// The shortest time between two measurements.
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// A measurement of all workers, one in each turn of the supervisor's loop: the kernel walks all pages of a worker, and
+/// A measurement of all workers, one worker in each turn of the supervisor's loop: the kernel walks all pages of a worker, and
 /// signals must not wait for all workers.
 #[derive(Debug, Default)]
 pub(super) struct Measurement {

@@ -149,7 +149,7 @@ impl Service {
             tracing::info!(address = address.unwrap_or_default(), "serving the status page");
             self.page = Some(page);
         }
-        // If the page has another address now, or none, clients of the old one would otherwise connect, and wait forever.
+        // If the page now has another address or none, clients of the old address must be refused, rather than wait forever.
         self.inherited = None;
         Ok(())
     }
@@ -187,7 +187,8 @@ impl Service {
         }
     }
 
-    /// Opens listeners that another program had before. Returns whether the service worker can start.
+    /// Opens the listeners that are not open yet. After an error, schedules another attempt. Returns whether the service worker
+    /// can start.
     pub(in crate::prefork) fn try_open(&mut self) -> bool {
         match self.listen() {
             Ok(()) => true,
@@ -216,7 +217,7 @@ impl Service {
     }
 
     /// Kills a service worker that has had the same heartbeat for `limit`, or for five heartbeat periods if that is longer. If
-    /// `is_late`, the supervisor itself was stopped meanwhile.
+    /// `is_late`, the supervisor itself was stopped meanwhile, so the time begins again.
     pub(in crate::prefork) fn check_heartbeat(&mut self, found: u64, limit: Duration, is_late: bool, now: Instant) {
         let limit = limit.max(super::history::PERIOD * 5);
         let State::Running { child, heartbeat, .. } = &mut self.state else { return };

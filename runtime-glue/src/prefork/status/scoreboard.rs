@@ -80,7 +80,7 @@ pub(super) struct Server {
     pub(super) is_up: bool,
     /// How often the service worker has been started.
     pub(super) service_starts: u64,
-    /// When the server started. Computed from its age, it would change with the clock.
+    /// The Unix time at which the server started. It is stored: a time computed from the uptime would change with the clock.
     pub(super) start_unix_time: u64,
 }
 

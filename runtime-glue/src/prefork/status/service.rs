@@ -69,8 +69,8 @@ impl ServiceProcess {
         let span = tracing::error_span!("service", pid = process::id());
         stay_in(span.clone());
         let owner = rustix::process::geteuid().as_raw();
-        // Linux keeps some privileges per thread, such as `no_new_privs`. Change those of this thread: the other one inherits
-        // them.
+        // Linux keeps some privileges per thread, such as `no_new_privs`. Change those of this thread now: the thread that it
+        // starts below inherits them.
         self.settings.privileges.apply().unwrap_or_else(|error| fail("the service worker cannot start", error));
         // If the thread does not start, dropping the guard would end the process before the error is logged.
         let service = ManuallyDrop::new(self);
@@ -84,7 +84,7 @@ impl ServiceProcess {
         thread::scope(|scope| {
             let own = thread::Builder::new().name("service".to_owned()).spawn_scoped(scope, work);
             let thread = own.unwrap_or_else(|error| fail("cannot start the thread of the service worker", error));
-            // The thread exits the process. If it returns instead, it has panicked, and the panic hook has printed that.
+            // The thread exits the process. If it returns instead, it has panicked, and the panic hook has printed the message.
             let _ = thread.join();
             process::exit(PANICKED)
         })
@@ -125,8 +125,8 @@ impl ServiceProcess {
         })();
         listening.unwrap_or_else(|error| fail("the service worker cannot listen", error));
         closed.await;
-        // This closes the TCP listener. Connections are tasks of their own, and continue. The next program may not have put its
-        // Unix sockets in place yet.
+        // This closes the TCP listener, which the next program has too. The Unix listeners still accept, because the next program
+        // may not have put its sockets in place yet. Connections are tasks of their own, and continue.
         accepting.abort_all();
         sleep(LAST_ANSWERS).await;
         process::exit(0)

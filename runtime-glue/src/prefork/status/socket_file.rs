@@ -47,7 +47,7 @@ impl SocketFile {
         if !replaces_served && is_served(path) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        // A short name, because the system limits the length of the whole path. The hash also covers the path: containers that
+        // The name is short, because the system limits the length of the whole path. The hash also covers the path: containers that
         // share a folder may have equal process ids.
         let mut name = DefaultHasher::new();
         (path, std::process::id()).hash(&mut name);

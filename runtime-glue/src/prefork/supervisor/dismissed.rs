@@ -11,7 +11,7 @@ use crate::Child;
 use crate::prefork::slots::CANCELLED;
 use crate::prefork::template::TemplateProcess;
 
-/// How long after the end of its template a worker may still appear.
+/// How long a worker may take to appear after its template has ended or reported an error.
 const QUARANTINE: Duration = Duration::from_secs(5);
 
 /// A process that the server no longer needs. It has been killed.
@@ -56,7 +56,7 @@ impl Supervisor {
         self.quarantined.push((slot, Instant::now() + QUARANTINE));
     }
 
-    /// Kills workers that were forked after their template had ended, and releases slots.
+    /// Kills workers that have appeared in quarantined slots. Releases slots in which no worker has appeared in time.
     pub(super) fn check_quarantine(&mut self, now: Instant) {
         for (slot, until) in std::mem::take(&mut self.quarantined) {
             match self.common.slots.pid(slot) {

@@ -287,7 +287,7 @@ impl Wait for Woken {
         match self.readable().await {
             Ok(mut ready) => ready.clear_ready(),
             Err(error) => {
-                tracing::warn!(%error, "cannot be woken by workers");
+                tracing::warn!(%error, "workers cannot wake the supervisor");
                 pending().await
             }
         }

@@ -94,8 +94,8 @@ pub(super) struct Supervisor {
     renewal: Option<usize>,
     /// Processes that have been killed because the server no longer needs them, mostly templates.
     dismissed: Vec<Dismissed>,
-    /// Slots of workers that a template may have been forking when it ended, each with the time at which the slot is free
-    /// again.
+    /// Slots of workers that a template may have forked before it ended or reported an error, each with the time at which the
+    /// slot is free again.
     quarantined: Vec<(usize, Instant)>,
     /// The handles of workers that have ended since the last fork, if forks are prepared in advance: dropping one would discard
     /// the preparation.

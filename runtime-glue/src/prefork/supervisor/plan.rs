@@ -119,7 +119,8 @@ impl Supervisor {
         None
     }
 
-    /// Retires the workers whose index is beyond the number of workers.
+    /// Retires the workers whose index is beyond the number of workers. Unless the server is dormant, also closes the
+    /// supervisor's copies of their queues.
     fn retire_surplus(&mut self) {
         let number = self.number();
         let is_scaled_down = !self.is_dormant;

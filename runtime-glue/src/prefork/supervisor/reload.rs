@@ -11,13 +11,13 @@ use super::process::WorkerProcess;
 use crate::prefork::reason::Reason;
 use crate::report;
 
-/// How many failed workers end a reload.
+/// How many failures end a reload; see [`Reload::failures`].
 const RELOAD_ATTEMPTS: u32 = 3;
 
 /// A new generation that takes over.
 pub(super) struct Reload {
     pub(super) generation: Generation,
-    /// How many workers of the new generation ended before they were ready, or could not be forked.
+    /// How many workers of the new generation ended before they were ready, and how many forks failed.
     pub(super) failures: u32,
     /// The places of the old generation, by worker index. `None` if the new generation has taken a place over, or is about to.
     pub(super) old: Vec<Option<Place>>,
@@ -136,7 +136,8 @@ impl Supervisor {
         }
     }
 
-    /// Counts a failure of a worker of the new generation. [`RELOAD_ATTEMPTS`] failures end the reload.
+    /// Counts a failed fork, or a worker of the new generation that ended before it was ready. [`RELOAD_ATTEMPTS`] failures end
+    /// the reload.
     pub(super) fn reload_failed_once(&mut self, reason: &str) {
         let Some(reload) = &mut self.reload else { return };
         reload.failures += 1;
@@ -145,7 +146,8 @@ impl Supervisor {
         }
     }
 
-    /// Ends the reload. The old generation continues to serve.
+    /// Ends the reload, and retires the workers of the new generation. The old generation continues to serve, unless the server
+    /// was dormant.
     pub(super) fn abort_reload(&mut self, reason: &str) {
         let Some(mut reload) = self.reload.take() else { return };
         let new = reload.generation.number;
