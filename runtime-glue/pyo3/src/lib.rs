@@ -50,11 +50,11 @@
 //! - **The objects of a runtime belong to one process**: connections, clients with a connection pool, timers, task handles.
 //!   Keep them in a [`PerProcess`].
 //! - **An asyncio event loop belongs to one process**, as without Rust. A child starts its own (`asyncio.run`).
-//! - **Locks**: a fork of the interpreter pauses the runtime's workers, and waits at most two seconds for blocking work that
-//!   [`Runtime`] has started. The child then inherits none of their locks. Other threads do not pause. If such a thread
-//!   begins or ends its outermost [`Python::attach`](pyo3::Python::attach) at the fork, a child of Python 3.11 or older never
-//!   returns from `os.fork`. Let such a thread stay inside one `attach`, in which [`Python::detach`](pyo3::Python::detach)
-//!   releases the interpreter, or use [`Runtime`].
+//! - **Locks**: a fork of the interpreter pauses the runtime's workers. It waits at most two seconds for polls of [`block_on`]
+//!   and for blocking work that [`Runtime`] has started. The child then inherits none of their locks. Other threads do not
+//!   pause. If such a thread begins or ends its outermost [`Python::attach`](pyo3::Python::attach) at the fork, a child of
+//!   Python 3.11 or older never returns from `os.fork`. Let such a thread stay inside one `attach`, in which
+//!   [`Python::detach`](pyo3::Python::detach) releases the interpreter, or use [`Runtime`].
 //! - [The patch](forkio#the-patch) is optional. Without it, a connection that the parent closes just after the fork, before the
 //!   child has severed it, stays open in the child.
 //!

@@ -13,8 +13,8 @@ use tokio::net::{TcpListener, UnixListener};
 use super::Listener;
 use crate::sys;
 
-/// The address and the name of each listener that this program was started with. `ListenFd::from_env` removes the environment
-/// variables, so this list remembers them.
+/// The address and the name of each listener that this program was started with. The list is needed later, because
+/// `ListenFd::from_env` removes the environment variables.
 static INHERITED: Mutex<Vec<(SockAddr, String)>> = Mutex::new(Vec::new());
 
 fn known() -> MutexGuard<'static, Vec<(SockAddr, String)>> {

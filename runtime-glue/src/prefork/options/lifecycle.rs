@@ -45,9 +45,9 @@ impl Prefork {
         self
     }
 
-    /// Lets a stuck worker print a stack to standard error (SIGABRT) before it is killed: the stack of its first thread, or
-    /// of a thread of its own runtime ([`run_on`](Prefork::run_on)). The worker also leaves a core dump, if the
-    /// system is set up for that.
+    /// Lets a worker that is stuck, or not ready in time, print a stack to standard error (SIGABRT) before it is killed: the
+    /// stack of its first thread, or of a thread of its own runtime ([`run_on`](Prefork::run_on)). The worker also leaves a core
+    /// dump, if the system is set up for that.
     pub fn abort_stuck(mut self, abort: bool) -> Prefork {
         self.settings.worker.abort_stuck = abort;
         self

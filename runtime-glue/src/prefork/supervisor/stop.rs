@@ -29,7 +29,7 @@ pub(in crate::prefork) enum End {
     Stop { signal: &'static str },
     /// A signal told the supervisor to stop at once.
     StopNow { signal: &'static str },
-    /// The supervisor cannot continue.
+    /// The supervisor cannot continue, or a worker asked to stop the server.
     Failed(PreforkError),
     /// Another program serves the same listeners.
     HandedOver { to: Upgrade },
