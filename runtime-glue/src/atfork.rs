@@ -104,7 +104,7 @@ pub fn pause_workers() -> WorkersPaused {
     WorkersPaused { workers: ManuallyDrop::new(PausedWorkers::pause()), generation: generation() }
 }
 
-/// Workers that pause until this is dropped; see [`pause_workers`].
+/// Workers that pause until this value is dropped; see [`pause_workers`].
 #[must_use = "the workers continue when it is dropped"]
 pub struct WorkersPaused {
     workers: ManuallyDrop<PausedWorkers>,

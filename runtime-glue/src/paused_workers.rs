@@ -35,7 +35,7 @@ pub(crate) fn remove(id: Id) {
     runtimes().into_iter().for_each(|mut runtimes| runtimes.retain(|runtime| runtime.id() != id));
 }
 
-/// Returns the runtimes of this process. `None` if it has never had one.
+/// Returns the runtimes of this process. `None` if no runtime has been [added](add) in it.
 fn runtimes() -> Option<MutexGuard<'static, Vec<Handle>>> {
     let runtimes = RUNTIMES.get(sys::process_key())?;
     Some(runtimes.lock().unwrap_or_else(PoisonError::into_inner))

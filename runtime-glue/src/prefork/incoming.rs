@@ -1,4 +1,4 @@
-//! Accepts the connections of a worker, and empties the queue when the server stops.
+//! Accepts the connections of a worker until it must end. Then empties the queue, if no other process will.
 
 use std::fmt;
 use std::io;

@@ -19,8 +19,8 @@ impl Stopped {
         Stopped { workers }
     }
 
-    /// Returns the exit statuses of the workers that ran when the server was told to stop. A worker that other code in this
-    /// process has reaped counts as 255.
+    /// Returns the exit statuses of the workers that ran when the server was told to stop, or was replaced. A worker that other
+    /// code in this process has reaped counts as 255.
     ///
     /// If this process has stayed as process 1 after an upgrade, the only status is that of the last program.
     pub fn workers(&self) -> &[ExitStatus] {

@@ -13,7 +13,7 @@ pub(super) enum Reason {
     Stuck,
     /// The worker asked to be replaced.
     Asked,
-    /// An operator asked to replace the worker.
+    /// An operator asked to replace the worker, or to retire all workers (SIGWINCH).
     Operator,
     /// The worker has begun as many requests as it may.
     Requests,

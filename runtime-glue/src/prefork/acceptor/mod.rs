@@ -125,8 +125,8 @@ impl<L: Accept> Acceptor<L> {
     /// Leaves new connections to the other workers until the next [`accept`](Acceptor::accept). Use it if the worker has no
     /// descriptors left, or as many connections as it can serve.
     ///
-    /// Without a pause, the kernel may still wake only this worker. With
-    /// [`ReusePort`](super::Distribution::ReusePort), the connections wait for this worker.
+    /// Without a pause, the kernel may wake only this worker for a connection, which then waits. With
+    /// [`ReusePort`](super::Distribution::ReusePort), connections wait for this worker in any case.
     pub fn pause(&mut self) {
         if !self.turn.armed.0 {
             return;

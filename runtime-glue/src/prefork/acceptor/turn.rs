@@ -81,8 +81,8 @@ impl Turn {
             return Poll::Ready(Some(Err(error)));
         }
         let accepted = ready!(listener.poll_accept(cx));
-        // Move to the end of the kernel's list. The kernel wakes the first sleeping worker on it, in a quiet server always the
-        // same one.
+        // Move to the end of the kernel's list. The kernel wakes the first sleeping worker on the list, which would always be the
+        // same worker in a quiet server.
         match rule {
             Rule::Exclusive { since } if since.elapsed() >= REARM_PERIOD => {
                 *since = Instant::now();

@@ -36,9 +36,9 @@ impl Prefork {
         self
     }
 
-    /// Calls `reopen` in the supervisor and in each worker on SIGUSR1. Use it to open log files again after they were
-    /// rotated. If the workers run as [another user](Prefork::user), that user must be able to write the new files: put
-    /// `create 0640 USER GROUP` into the configuration of logrotate. If `reopen` panics, the process continues.
+    /// Calls `reopen` in the supervisor, each worker, each template and the service worker on SIGUSR1. Use it to open log files
+    /// again after they were rotated. If the workers run as [another user](Prefork::user), that user must be able to write the
+    /// new files: put `create 0640 USER GROUP` into the configuration of logrotate. If `reopen` panics, the process continues.
     pub fn on_reopen_logs(mut self, reopen: impl Fn() + Send + Sync + 'static) -> Prefork {
         self.settings.worker.on_reopen = Some(Arc::new(reopen));
         self

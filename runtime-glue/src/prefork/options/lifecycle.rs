@@ -40,6 +40,7 @@ impl Prefork {
 
     /// Sets how long the runtime of a ready worker may be stuck, such as in a blocking call or an endless loop. The
     /// supervisor then kills and replaces the worker. The default is 30 seconds. `None` or zero turns the heartbeat off.
+    /// The service worker has the same limit, or five seconds if that is longer.
     pub fn heartbeat_timeout(mut self, limit: impl Into<Option<Duration>>) -> Prefork {
         self.settings.worker.heartbeat_timeout = limit.into().filter(|limit| !limit.is_zero());
         self

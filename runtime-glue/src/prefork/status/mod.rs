@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `histogram.rs`, `scoreboard.rs`, `restart.rs` | the figures that workers and the supervisor write into shared memory |
 //! | `process.rs`, `socket_file.rs` | the service worker as the supervisor sees it: listeners, start, end, messages |
-//! | `control.rs` | the commands of operators, carried out by the supervisor |
+//! | `control.rs` | the fork of the service worker, and the commands of operators, carried out by the supervisor |
 //! | `memory.rs` | the memory of the workers, measured by the supervisor |
 //! | `service.rs` | the service worker: a process that serves everything below |
 //! | `http.rs`, `peer.rs` | the connections and the routes of the service worker; the users that may control the server |

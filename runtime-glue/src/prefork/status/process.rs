@@ -7,7 +7,7 @@
 //! | `memory` | service worker | measure the memory of the workers |
 //! | `memory` | supervisor | the result is in the scoreboard |
 //! | `control ID COMMAND` | service worker | an operator's command: see `control.rs` |
-//! | `accepted ID`, `done ID TEXT`, `failed ID TEXT` | supervisor | the result of the command |
+//! | `accepted ID`, `done ID TEXT`, `failed ID TEXT` | supervisor | the command has begun, is done, or has failed |
 
 use std::future::poll_fn;
 use std::io;

@@ -1,4 +1,4 @@
-//! The service worker: a process beside the workers that serves the status page.
+//! The service worker: the process that serves the status page and the control socket.
 
 use std::mem::ManuallyDrop;
 use std::os::unix::net::{UnixListener, UnixStream};
