@@ -186,7 +186,7 @@ scenarios!(
         reap(child).await;
     }
 
-    /// `forkio::guide::copied`: a value whose destructor changes the outside world.
+    /// `forkio::guide::copied`: the destructor of a `ParentOwned` value runs in the parent, and not in the child.
     async fn parent_owned() {
         struct Directory(PathBuf);
         impl Drop for Directory {
@@ -203,7 +203,7 @@ scenarios!(
         assert!(!path.exists());
     }
 
-    /// `forkio::guide::copied`: the keys of `HashMap`. If this fails, the guide is wrong.
+    /// `forkio::guide::copied`: parent and child make the same hash keys after the fork. If this fails, the guide is wrong.
     async fn hash_keys() {
         let before = RandomState::new();
         let (mut receiver, sender) = io::pipe().unwrap();

@@ -101,8 +101,8 @@ const EXCLUDED_AFTER: Duration = Duration::from_millis(500);
 /// Whether a connection has waited so long that a worker may have been excluded.
 static MAY_BE_EXCLUDED: AtomicBool = AtomicBool::new(false);
 
-/// Runs `check`, which fails if a worker is excluded. Runs `check` again if the machine stalled so long that a worker may have
-/// been excluded.
+/// Runs `check`, which fails if a worker is excluded. Runs `check` again if it fails, and the machine stalled so long that a
+/// worker may have been excluded.
 #[track_caller]
 fn unless_excluded(check: impl Fn()) {
     const ATTEMPTS: usize = 5;

@@ -1,4 +1,4 @@
-//! The server that the scenarios talk to. It tells each connection the worker's index and process id.
+//! The server that the scenarios talk to. It tells each client the worker's index and process id.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -11,7 +11,7 @@ use forkio_tests::runtime::*;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
-/// Announces a worker that does not accept; its process id follows.
+/// The beginning of the line that announces a worker that does not accept. The worker's process id follows.
 pub(crate) const DOES_NOT_ACCEPT: &str = "does not accept: ";
 
 /// Prints a line for the scenario.
@@ -25,7 +25,7 @@ fn socket_path() -> PathBuf {
     std::env::temp_dir().join(format!("forkio-distribution-{}", std::process::id()))
 }
 
-/// The way in which a worker treats its connections.
+/// How the workers run, and how they treat connections.
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
     /// Workers hold connections until the clients end them.
@@ -40,7 +40,7 @@ enum Mode {
     Threads,
     /// The first worker waits for connections, and does not accept them.
     FirstDoesNotAccept,
-    /// A worker accepts no more once a client has asked for a pause.
+    /// A worker pauses accepting after a client has sent `p`.
     Pause,
 }
 
@@ -116,8 +116,7 @@ where
     check_eq("connections that are left", worker.connections().open(), 0);
 }
 
-/// Answers, and holds the connection until its client ends it or the worker must stop. Returns a byte that the client has
-/// sent.
+/// Answers, and holds the connection until its client sends a byte or ends it, or the worker must stop. Returns the byte.
 async fn connection<S>(index: usize, mut stream: Counted<S>, stop: Shutdown, mode: Mode) -> Option<u8>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -133,7 +132,7 @@ where
     }
 }
 
-/// Forks the worker. The child changes connections and counts, and the worker's stay as they are.
+/// Forks the worker. The child changes its count of connections and pauses its acceptor. The worker's count stays as it is.
 async fn fork_with_connections<L: Accept>(worker: &Worker, acceptor: &mut Acceptor<L>) {
     let connections = worker.connections();
     let counted = connections.count(());
@@ -201,7 +200,7 @@ async fn look(prefork: Prefork, distribution: Distribution, has_template: bool) 
         check_eq("the worker's listeners", listeners(), 1);
         let check = |fd: RawFd, expected| {
             if let Some(exclusive) = exclusive_in_kernel(fd) {
-                check_eq("watched once, exclusively", exclusive, vec![expected]);
+                check_eq("for each registration of the listener, whether it is exclusive", exclusive, vec![expected]);
             }
         };
         check(own.as_raw_fd(), false);

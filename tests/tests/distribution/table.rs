@@ -22,7 +22,7 @@ fn measure() {
         let ratio: f64 = cell.split(' ').next().and_then(|ratio| ratio.parse().ok()).expect("a ratio");
         assert!((1.0..=1.25).contains(&ratio), "{stdout}");
     }
-    assert_eq!(killed[2], "0", "lost in a queue:\n{stdout}");
+    assert_eq!(killed[2], "0", "connections that were lost in a queue:\n{stdout}");
 }
 
 scenarios!(

@@ -18,7 +18,7 @@ const WAITING: usize = 64;
 
 scenarios!(
     /// `parking_lot` keeps a table of waiting threads. In a child, the entries of threads that only the parent has stay as
-    /// they are, even if the child starts threads and the table grows. The entries are in one bucket and in many.
+    /// they are, even if the child starts threads and the table grows. Half of the entries share a bucket, the others are spread.
     #[limit(900)]
     fn entries_stay() {
         park_threads(WAITING);
@@ -125,7 +125,8 @@ scenarios!(
         }
     }
 
-    /// If the child cannot keep the stacks, it has no runtime, and the error says why. The next use tries again.
+    /// If a child cannot keep the stacks of the parent's threads, it gets no runtime, and the error says why. The next use tries
+    /// again.
     #[limit(900)]
     fn refused_without_descriptors() {
         use_runtime();
@@ -164,7 +165,7 @@ scenarios!(
     }
 );
 
-/// Starts threads that wait for [`check_entries`], in this process.
+/// Starts threads that wait until [`check_entries`] wakes them.
 fn park_threads(count: usize) {
     static STARTED: AtomicUsize = AtomicUsize::new(0);
     let first = STARTED.fetch_add(count, Ordering::Relaxed);
@@ -191,7 +192,7 @@ fn wake_threads(count: usize) {
     }
 }
 
-/// Starts a thread for each index, which waits until [`unpark`] wakes it.
+/// Starts a thread for each index. The thread waits until [`unpark`] wakes it.
 fn park(indices: std::ops::Range<usize>) -> Vec<JoinHandle<()>> {
     let parked = Arc::new(AtomicUsize::new(0));
     let count = indices.len();

@@ -153,8 +153,8 @@ scenarios!(
         reap(child);
     }
 
-    /// *Renew*: the child gets a pair of its own, with the pending bytes, at both ends and at a duplicate. tokio's signal
-    /// pipe is such a pair.
+    /// *Renew*: the child gets its own pair, with the pending bytes, behind the descriptors of both ends and of a duplicate.
+    /// tokio's signal pipe is such a pair.
     fn renew_pair() {
         let mut selector = Poll::new().unwrap();
         let (receiver, mut sender) = UnixStream::pair().unwrap();
@@ -214,7 +214,7 @@ scenarios!(
         in_child(|| {});
     }
 
-    /// A registration without a policy follows the default of its kind, even if only its descriptor is known.
+    /// A registration without a policy follows the default of its kind, even if the program registered a bare descriptor.
     fn defaults_by_kind() {
         let selector = Poll::new().unwrap();
         let registry = selector.registry();

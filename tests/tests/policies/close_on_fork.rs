@@ -88,8 +88,8 @@ scenarios!(
             // The source still considers itself registered.
             registry.deregister(&mut left_out).unwrap();
         });
-        check_eq("the parent's", renewed.read(&mut [0; 8]).unwrap(), 7);
-        check_eq("nothing else", renewed.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        check_eq("the bytes that the parent reads", renewed.read(&mut [0; 8]).unwrap(), 7);
+        check_eq("reading again", renewed.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
         peer.write_all(b"to the parent").unwrap();
         check_eq("the parent's connection", severed.read(&mut [0; 64]).unwrap(), 13);
     }

@@ -18,14 +18,14 @@ scenarios!(
         register_with(registry, &mut stream, 3, ForkPolicy::Sever);
         in_child(|| {
             for fd in [kept.as_raw_fd(), severed.as_raw_fd(), stream.as_raw_fd()] {
-                check_eq("the end of a pair", fork::glue::can_renew(&fd), false);
+                check_eq("the child can renew the descriptor", fork::glue::can_renew(&fd), false);
                 fork::set_policy(&fd, ForkPolicy::Renew).unwrap();
                 check_eq("renewing it", prepare().unwrap_err().object(), PrepareObject::Pair(fd));
                 fork::set_policy(&fd, ForkPolicy::Inherit).unwrap();
             }
             in_child(|| check_eq("reading the dead endpoint", severed.read(&mut [0]).unwrap(), 0));
         });
-        check_eq("the end of a pair", fork::glue::can_renew(&kept.as_raw_fd()), true);
+        check_eq("the parent can renew the end", fork::glue::can_renew(&kept.as_raw_fd()), true);
         kept.write_all(b"x").unwrap();
         check_eq("reading", severed.read(&mut [0]).unwrap(), 1);
     }
@@ -48,7 +48,7 @@ scenarios!(
                 check_eq("the pending byte, and the byte that was sent", both, *b"xy");
             });
         });
-        check_eq("the parent's", a.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        check_eq("reading in the parent", a.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 
     /// A severed timer stays severed in the child's children.
@@ -65,7 +65,7 @@ scenarios!(
             registry.deregister(&mut timer).unwrap();
             in_child(|| check_eq("severed", timer.expirations().unwrap_err().kind(), ErrorKind::UnexpectedEof));
         });
-        check_eq("the parent's", timer.expirations().unwrap(), 1);
+        check_eq("the parent's expirations", timer.expirations().unwrap(), 1);
     }
 
     /// If one selector severs a timer and another one renews it, the timer is renewed.
@@ -82,10 +82,10 @@ scenarios!(
                 for (selector, token) in selectors.iter_mut().zip(1..) {
                     check_eq("the event", wait(selector), tokens([token]));
                 }
-                check_eq("the child's", timer.expirations().unwrap(), 1);
-                in_child(|| check_eq("taken", timer.expirations().unwrap_err().kind(), ErrorKind::WouldBlock));
+                check_eq("the child's expirations", timer.expirations().unwrap(), 1);
+                in_child(|| check_eq("expirations that the child took", timer.expirations().unwrap_err().kind(), ErrorKind::WouldBlock));
             });
-            check_eq("the parent's", timer.expirations().unwrap(), 1);
+            check_eq("the parent's expirations", timer.expirations().unwrap(), 1);
         }
     }
 );

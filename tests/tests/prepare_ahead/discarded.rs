@@ -92,7 +92,7 @@ scenarios!(
         check_eq("retiring", is_prepared_ahead(), false);
     }
 
-    /// If there is no descriptor for a prepared object, preparing returns an error, and the next fork works without it.
+    /// If there is no descriptor for a prepared object, preparing returns an error. The next fork works without a preparation.
     #[cfg(epoll)]
     fn no_descriptor_left() {
         let selector = Poll::new().unwrap();

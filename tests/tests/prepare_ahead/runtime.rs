@@ -20,14 +20,15 @@ fn note_forks() {
     });
 }
 
-/// Runs a server with two workers. The first one ends and is replaced, and its successor stops the server.
+/// Runs a server with two workers. The first one ends and is replaced, and its successor stops the server. Checks that the
+/// server prepared the third fork in advance if `is_ahead`, and no other fork.
 async fn prefork(prefork: Prefork, is_ahead: bool) {
     note_forks();
     let listener = listener().await;
     let address = listener.local_addr().unwrap();
     let parent = own_pid();
     let prefork = prefork.listener(listener).workers(2).shutdown_timeout(limit());
-    // The first worker ends once the second has been forked, so that its successor is the third fork.
+    // The first worker ends after the second has been forked, so that the third fork makes the successor of the first.
     let turn = &Turn::new();
     let work = |mut worker: Worker| async move {
         let forks = FORKS.load(Ordering::Relaxed);
@@ -84,12 +85,12 @@ scenarios!(
             prepare_ahead().unwrap();
             turn.give();
             check_eq("the child", child.wait().await.unwrap().code(), Some(0));
-            check_eq("after its end", is_prepared_ahead(), true);
-            check_eq("an ended child", (child.wait().await.is_ok(), child.kill().is_ok()), (true, false));
+            check_eq("prepared after the child's end", is_prepared_ahead(), true);
+            check_eq("an ended child can be waited for, and killed", (child.wait().await.is_ok(), child.kill().is_ok()), (true, false));
             previous = Some(child);
         }
         drop(previous);
-        check_eq("without the handle", is_prepared_ahead(), false);
+        check_eq("prepared after the handle was dropped", is_prepared_ahead(), false);
         check_eq("open", open_descriptors(), before);
         // A handle does not work in another process.
         let Fork::Parent(mut child) = forkio::fork().await.expect("forking") else { std::process::exit(0) };
@@ -127,7 +128,7 @@ scenarios!(
         prefork(Prefork::new(), true).await;
     }
 
-    /// A server can be told not to prepare.
+    /// With `prepare_ahead(false)`, a server does not prepare forks.
     async fn prefork_without_preparing() {
         prefork(Prefork::new().prepare_ahead(false), false).await;
     }
@@ -150,7 +151,7 @@ scenarios!(
         let error = prefork.run(async |_| -> u8 { 3 }).await.expect_err("a crash loop");
         check_eq("exit code", error.exit_code(), 3);
         // The server has its own descriptors, and a handle and a pipe for each worker that runs or has ended since the last
-        // fork. Handles of all eight ended workers would exceed this.
+        // fork. At least eight workers end: their handles together would exceed this.
         let most = MOST.load(Ordering::Relaxed);
         assert!(most <= before + 3 * WORKERS + 4, "{most} descriptors, {before} before");
     }

@@ -38,8 +38,8 @@ scenarios!(
             check_eq("prepared twice", open_descriptors(), prepared);
             let objects = objects();
             let prepared = prepare().unwrap();
-            check_eq("in the fork", self::objects(), objects);
-            check_eq("in use", is_prepared_ahead(), false);
+            check_eq("objects during the fork", self::objects(), objects);
+            check_eq("prepared, during the fork", is_prepared_ahead(), false);
             prepared.abort();
             check_eq("after an aborted fork", open_descriptors(), before.clone());
             prepare_ahead().unwrap();
@@ -94,13 +94,13 @@ scenarios!(
             let mut both = [0; 3];
             check_eq("reading", pair.read(&mut both).unwrap(), 2);
             check_eq("what was pending", both, *b"bc\0");
-            check_eq("taken", timers[0].expirations().unwrap_err().kind(), ErrorKind::WouldBlock);
-            check_eq("expired", timers[1].expirations().unwrap(), 1);
-            check_eq("read", sockets[1].recv(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
-            check_eq("sent", sockets[0].recv(&mut [0]).unwrap(), 1);
+            check_eq("expirations that the parent took", timers[0].expirations().unwrap_err().kind(), ErrorKind::WouldBlock);
+            check_eq("expirations since the preparation", timers[1].expirations().unwrap(), 1);
+            check_eq("the datagram that the parent read", sockets[1].recv(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+            check_eq("the datagram since the preparation", sockets[0].recv(&mut [0]).unwrap(), 1);
         });
-        check_eq("the parent's", pair.read(&mut [0; 3]).unwrap(), 2);
-        check_eq("the parent's", timers[1].expirations().unwrap(), 1);
+        check_eq("the bytes that the parent reads", pair.read(&mut [0; 3]).unwrap(), 2);
+        check_eq("the parent's expirations", timers[1].expirations().unwrap(), 1);
     }
 
     /// A registration is not inherited if its descriptor was closed and reused after the preparation, even if the old file is
@@ -113,7 +113,7 @@ scenarios!(
         let fd = reader.as_raw_fd();
         register_with(selector.registry(), &mut SourceFd(&fd), 1, ForkPolicy::Inherit);
         prepare_ahead().unwrap();
-        // SAFETY: both are open, and `reader` owns the descriptor afterwards too.
+        // SAFETY: both descriptors are open, and `reader` owns `fd` afterwards too.
         check_eq("reusing the descriptor", unsafe { libc::dup2(other.as_raw_fd(), fd) }, fd);
         writer.write_all(b"x").unwrap();
         check_eq("prepared", is_prepared_ahead(), true);
@@ -162,7 +162,7 @@ scenarios!(
                 prepare_ahead().unwrap();
             }
             let other = udp();
-            // SAFETY: both are open, and `closed` owns the descriptor afterwards too.
+            // SAFETY: both descriptors are open, and `closed` owns `fds[0]` afterwards too.
             check_eq("reusing the descriptor", unsafe { libc::dup2(other.as_raw_fd(), fds[0]) }, fds[0]);
             check_eq("prepared", is_prepared_ahead(), is_ahead);
             in_child(|| {

@@ -89,7 +89,7 @@ scenarios!(
 
     /// A default policy that could never be carried out is refused with a panic, and nothing changes.
     fn renew_refused_as_a_default() {
-        // The panic names the line of the caller.
+        // The panic names the file of the caller.
         let (location, panicked) = std::sync::mpsc::channel();
         std::panic::set_hook(Box::new(move |panic| {
             location.send(panic.location().unwrap().file().to_owned()).unwrap()

@@ -110,7 +110,7 @@ scenarios!(
 
     /// `spawn_blocking` works in parent and child, before and after forks. A fork waits until idle threads have ended.
     async fn spawn_blocking() {
-        // Several calls at once start several threads, which end when they have been idle.
+        // Several calls at once start several threads, which end when they have been idle for some time.
         let blocking = async || {
             let tasks: Vec<_> = (0..3).map(|number| tokio::task::spawn_blocking(move || number)).collect();
             for (number, task) in tasks.into_iter().enumerate() {

@@ -134,7 +134,7 @@ scenarios!(
         let (to_parent, to_child) = Turn::both_ways();
         let child = fork_child(async || {
             timeout(limit(), stream.recv()).await.expect("a SIGCHLD of its own");
-            assert!(timeout(SHORT, stream.recv()).await.is_err(), "once");
+            assert!(timeout(SHORT, stream.recv()).await.is_err(), "a second SIGCHLD");
             in_child(async || {}).await;
             timeout(limit(), stream.recv()).await.expect("the SIGCHLD of the grandchild");
             to_parent.give();

@@ -119,14 +119,14 @@ scenarios!(
         let Some(child) = fork().await else {
             left_out.set_after(Duration::ZERO, None).unwrap();
             assert!(timeout(SHORT, left_out.expired()).await.is_err(), "a no-fork timer gave an event");
-            let error = timeout(limit(), waiting).await.expect("no hang").unwrap().unwrap_err();
+            let error = timeout(limit(), waiting).await.expect("the wait hangs").unwrap().unwrap_err();
             check_eq("severed", error.kind(), ErrorKind::UnexpectedEof);
             std::process::exit(0);
         };
         reap(child).await;
         assert!(left_out.remaining().unwrap() > HOUR / 2);
         left_out.set_after(Duration::ZERO, None).unwrap();
-        check_eq("the parent's", left_out.expired().await.unwrap(), 1);
+        check_eq("the parent's expirations", left_out.expired().await.unwrap(), 1);
         assert!(!waiting.is_finished());
     }
 

@@ -139,7 +139,7 @@ scenarios!(
         check_silent("the parent's waker", &mut with_waker);
     }
 
-    /// A fresh object that cannot take a descriptor that is not registered poisons all selectors: any of them may use it.
+    /// A fresh object that cannot take an unregistered descriptor poisons all selectors: any of them may use that descriptor.
     #[cfg(epoll)]
     fn poison_of_all_selectors() {
         let mut selector = Poll::new().unwrap();

@@ -13,7 +13,8 @@ scenarios!(
         beside_threads([wake], || {
             for _ in 0..rounds(300) {
                 let child = fork_child(|| {
-                    // At the fork, the thread may have announced a wake without writing it. This wake must still arrive.
+                    // At the fork, the other thread may have announced a wake without writing it. The child's wake must still
+                    // arrive.
                     waker.wake().unwrap();
                     check_eq("in the child", wait(&mut selector), tokens([5]));
                     ready(&mut selector);

@@ -44,7 +44,7 @@ scenarios!(
         exit(server.connect_info().on_ready(ready).serve(|_| app).run())
     }
 
-    /// A text that is not an address is refused.
+    /// A text that is not an address is refused. An address is shown as it was written.
     fn not_an_address() {
         for text in
             ["", "nonsense", "8080", ":8080", "127.0.0.1", "127.0.0.1:65536", "::1:8080", "two\nlines:80", "unix:"]

@@ -151,7 +151,7 @@ scenarios!(
         assert!(!path.exists());
     }
 
-    /// A server listens on several addresses of both kinds, and its workers answer.
+    /// A server listens on TCP and Unix addresses at the same time, and its workers answer on each.
     fn all_addresses_are_served() {
         let path = free_path("both");
         let unix = format!("unix:{}", path.display());

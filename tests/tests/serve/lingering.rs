@@ -9,7 +9,8 @@ use crate::http::{TCP, start};
 use crate::timeouts::LIMIT;
 use crate::{body, connect, stop};
 
-/// Sends bytes until the connection is reset. One that lingers takes bytes for half a minute.
+/// Sends bytes until the connection is reset, and checks that this takes less than 20 seconds. A connection that lingers takes
+/// bytes for half a minute.
 #[track_caller]
 fn is_reset_at_once(stream: &mut impl Write) {
     let start = Instant::now();
@@ -52,7 +53,7 @@ scenarios!(
             write!(stream, "POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n").expect("sending a head");
             for part in parts {
                 stream.write_all(part.as_bytes()).expect("sending");
-                std::thread::sleep(Duration::from_millis(50)); // The parts may arrive separately.
+                std::thread::sleep(Duration::from_millis(50)); // Lets the parts arrive separately.
             }
             body(&mut stream);
             is_reset_at_once(&mut stream);
@@ -60,7 +61,7 @@ scenarios!(
         stop(program);
     }
 
-    /// A worker that must end does not wait longer for a client that is too slow to send a head.
+    /// A worker that must end does not linger on a connection whose header timeout has passed: it closes the connection at once.
     fn slow_head_at_the_end() {
         let (program, addresses) = start(&[&TCP[..], &["--header-timeout", LIMIT]].concat());
         let mut stream = connect(&addresses[0]);

@@ -98,8 +98,8 @@ fn stop(program: Program) -> String {
 /// Calls `stop`, which starts a server and tells it to stop. Checks that the server exits with 1, because it has cut off
 /// connections.
 ///
-/// The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long, the supervisor
-/// also kills a healthy worker. This function then calls `stop` again.
+/// The supervisor kills a worker that has not ended a second after the shutdown timeout. If the machine stalls that long, the
+/// supervisor also kills a healthy worker. This function then calls `stop` again.
 #[track_caller]
 fn ends_before_it_is_killed(stop: impl Fn() -> Program) {
     const KILLED: i32 = 128 + libc::SIGKILL;

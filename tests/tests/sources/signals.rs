@@ -19,28 +19,28 @@ scenarios!(
         let (to_parent, to_child) = Turn::both_ways();
         let parent = own_pid();
         let child = fork_child(|| {
-            check_eq("the child's", wait(&mut selector), tokens([1]));
+            check_eq("the child's event", wait(&mut selector), tokens([1]));
             let received = signals.receive().unwrap();
             check_eq("from the parent", received.sender(), Some(parent.cast_unsigned()));
             check_eq("the signal", received.signal(), libc::SIGUSR1);
-            check_blocked("one", signals.receive());
+            check_blocked("a second signal", signals.receive());
             to_parent.give();
             to_child.wait();
             // Meanwhile the parent has received a signal.
-            check_eq("nothing", ready(&mut selector), tokens([]));
-            check_blocked("nothing", signals.receive());
+            check_eq("no event", ready(&mut selector), tokens([]));
+            check_blocked("no signal", signals.receive());
             kill(parent, libc::SIGUSR1);
         });
         kill(child, libc::SIGUSR1);
         to_parent.wait();
-        check_eq("nothing", ready(&mut selector), tokens([]));
-        check_blocked("nothing", signals.receive());
+        check_eq("no event", ready(&mut selector), tokens([]));
+        check_blocked("no signal", signals.receive());
         kill(parent, libc::SIGUSR2);
-        check_eq("the parent's", wait(&mut selector), tokens([1]));
+        check_eq("the parent's event", wait(&mut selector), tokens([1]));
         check_eq("the signal", signals.receive().unwrap().signal(), libc::SIGUSR2);
         to_child.give();
         reap(child);
-        check_eq("the child's to the parent", wait(&mut selector), tokens([1]));
+        check_eq("the event for the child's signal", wait(&mut selector), tokens([1]));
         check_eq("from the child", signals.receive().unwrap().sender(), Some(child.cast_unsigned()));
 
         fork::set_policy(&signals, ForkPolicy::NoFork).unwrap();
@@ -52,7 +52,7 @@ scenarios!(
             check_eq("registered again", wait(&mut selector), tokens([2]));
             signals.receive().unwrap();
         });
-        check_eq("nothing", ready(&mut selector), tokens([]));
+        check_eq("no event", ready(&mut selector), tokens([]));
     }
 
     /// A signal that is pending at the fork stays with the parent.
@@ -65,13 +65,13 @@ scenarios!(
             check_silent("not pending", &mut selector);
             check_blocked("not pending", signals.receive());
             kill(own_pid(), libc::SIGUSR1);
-            check_eq("its own", wait(&mut selector), tokens([1]));
+            check_eq("the child's own signal", wait(&mut selector), tokens([1]));
             signals.receive().unwrap();
-            check_blocked("one", signals.receive());
+            check_blocked("a second signal", signals.receive());
         });
-        check_eq("pending", wait(&mut selector), tokens([1]));
-        check_eq("from itself", signals.receive().unwrap().sender(), Some(std::process::id()));
-        check_blocked("one", signals.receive());
+        check_eq("the pending signal", wait(&mut selector), tokens([1]));
+        check_eq("the sender of the pending signal", signals.receive().unwrap().sender(), Some(std::process::id()));
+        check_blocked("a second signal", signals.receive());
     }
 
     /// A signal to the process group reaches each process once.
@@ -90,7 +90,7 @@ scenarios!(
             }
             check_eq("received", wait(&mut selector), tokens([1]));
             check_eq("sender", signals.receive().unwrap().sender(), Some(parent.cast_unsigned()));
-            check_blocked("one", signals.receive());
+            check_blocked("a second signal", signals.receive());
         });
     }
 

@@ -9,7 +9,7 @@ use forkio_tests::reactor::*;
 
 use crate::{CLOCKS, HOUR, MILLIS, check_blocked, with_timer};
 
-/// The shortest `Duration`.
+/// The unit of a `Duration`.
 const NANO: Duration = Duration::from_nanos(1);
 
 /// How often a timer has expired by `now`.
@@ -50,8 +50,8 @@ scenarios!(
                     check_eq("the event", wait(&mut selector), tokens([1]));
                     assert!(clock.now() >= deadline, "too early");
                     check_eq("expirations", timer.expirations().unwrap(), 1);
-                    check_silent("once", &mut selector);
-                    check_blocked("once", timer.expirations());
+                    check_silent("a second expiration", &mut selector);
+                    check_blocked("a second expiration", timer.expirations());
                     check_eq("remaining", timer.remaining(), None);
                 });
             }
@@ -72,7 +72,7 @@ scenarios!(
                     taken = take_all(&mut timer, taken, first, PERIOD);
                     let (before, left, after) = (clock.now(), timer.remaining().unwrap(), clock.now());
                     let between = expired(after + left, first, PERIOD) - expired(before + left - NANO, first, PERIOD);
-                    assert!(between > 0, "{left:?} do not remain between {before:?} and {after:?}, from {first:?} on");
+                    assert!(between > 0, "no expiration since {first:?} is {left:?} after {before:?} to {after:?}");
                 }
             };
             take(2);
@@ -93,7 +93,7 @@ scenarios!(
                     check_eq("the event", wait(&mut selector), tokens([1]));
                 }
                 check_eq("expirations", timer.expirations().unwrap(), 1);
-                check_blocked("once", timer.expirations());
+                check_blocked("a second expiration", timer.expirations());
             });
 
             // The monotonic clock of a system that has just booted shows less than an hour.
@@ -103,7 +103,7 @@ scenarios!(
             let child = fork_child(|| {
                 check_eq("the child's event", wait(&mut selector), tokens([1]));
                 check_eq("in the child", timer.expirations().unwrap(), 11);
-                check_blocked("all of them", timer.expirations());
+                check_blocked("more expirations", timer.expirations());
                 to_parent.give();
                 to_child.wait();
                 check_blocked("the parent's expirations", timer.expirations());
@@ -156,11 +156,11 @@ scenarios!(
             turn.wait();
             check_eq("disarmed", ready(&mut selector), tokens([]));
             timer.set_after(MILLIS, None).unwrap();
-            check_eq("the child's", wait(&mut selector), tokens([1]));
-            check_eq("the child's", timer.expirations().unwrap(), 1);
+            check_eq("the child's event", wait(&mut selector), tokens([1]));
+            check_eq("the child's expirations", timer.expirations().unwrap(), 1);
         });
-        check_eq("the parent's", wait(&mut selector), tokens([1]));
-        check_eq("the parent's", timer.expirations().unwrap(), 1);
+        check_eq("the parent's event", wait(&mut selector), tokens([1]));
+        check_eq("the parent's expirations", timer.expirations().unwrap(), 1);
         turn.give();
         reap(child);
         check_silent("the child's timer", &mut selector);
@@ -168,17 +168,17 @@ scenarios!(
         timer.set_after(30 * MILLIS, None).unwrap();
         let child = fork_child(|| {
             turn.wait();
-            check_eq("the child's", wait(&mut selector), tokens([1]));
-            check_eq("the child's", timer.expirations().unwrap(), 1);
+            check_eq("the child's event", wait(&mut selector), tokens([1]));
+            check_eq("the child's expirations", timer.expirations().unwrap(), 1);
         });
         timer.set_after(HOUR, None).unwrap();
         turn.give();
         reap(child);
-        check_eq("no event of the child's", ready(&mut selector), tokens([]));
+        check_eq("no event of the child's timer", ready(&mut selector), tokens([]));
         assert!(timer.remaining().unwrap() > HOUR / 2);
     }
 
-    /// A periodic and a one-shot timer expire in each of five generations.
+    /// A periodic and a one-shot timer expire in each of the generations 0 to 5.
     fn five_generations() {
         const PERIOD: Duration = Duration::from_millis(20);
         let (mut selector, mut timer) = with_timer(Clock::Monotonic);
@@ -221,7 +221,8 @@ scenarios!(
         });
     }
 
-    /// A timer that is not registered is private too, with and without a selector in the process.
+    /// A timer that is not registered at the fork is private too. Each process can register it with a new selector, and with
+    /// one from before the fork.
     fn not_registered() {
         let mut timer = Timer::new(Clock::Monotonic).unwrap();
         timer.set_after(Duration::ZERO, Some(HOUR)).unwrap();
@@ -269,7 +270,7 @@ scenarios!(
             turn.wait();
             check_eq("in the first", wait(&mut first), tokens([1]));
             check_eq("in the second", wait(&mut second), tokens([2]));
-            // The timer is renewed even if the second selector only inherits it, because both have the same descriptor.
+            // The timer is renewed even if the second selector inherits it, because both selectors watch the same descriptor.
             check_eq("expirations", timer.expirations().unwrap(), 1);
             reap(child);
         }

@@ -34,10 +34,10 @@ scenarios!(
             timer.set_after(Duration::ZERO, None).unwrap();
             check_eq("registered again", wait(&mut selector), tokens([3]));
         });
-        check_eq("the parent's", timer.expirations().unwrap(), 1);
+        check_eq("the parent's expirations", timer.expirations().unwrap(), 1);
         check_eq("the parent has no more", ready(&mut selector), tokens([]));
         timer.set_after(Duration::ZERO, None).unwrap();
-        check_eq("the parent's", wait(&mut selector), tokens([1]));
+        check_eq("the parent's event", wait(&mut selector), tokens([1]));
         // The next child follows the same policy.
         in_both(&mut || check_eq("expirations", timer.expirations().unwrap(), 1));
         drop((selector, timer));
@@ -64,7 +64,7 @@ scenarios!(
             assert!(error.to_string().contains("forked"), "{error}");
             timer.set_after(MILLIS, None).unwrap_err();
         });
-        check_eq("the parent's", timer.expirations().unwrap(), 1);
+        check_eq("the parent's expirations", timer.expirations().unwrap(), 1);
         drop((selector, timer));
 
         // Muted: armed in the child.
@@ -72,7 +72,7 @@ scenarios!(
         fork::glue::mute(&timer).unwrap();
         in_child(|| check_eq("armed in the child", wait(&mut selector), tokens([1])));
         check_silent("muted", &mut selector);
-        check_eq("the parent's", timer.expirations().unwrap(), 1);
+        check_eq("the parent's expirations", timer.expirations().unwrap(), 1);
     }
 
     /// A timer that expires between prepare and the fork expires in both processes.
@@ -105,7 +105,7 @@ scenarios!(
                     count = timer.expirations().unwrap_or(0);
                 }
                 check_eq("expirations", count, 1);
-                check_eq("once", ready(&mut selector), tokens([]));
+                check_eq("a second event", ready(&mut selector), tokens([]));
             });
         }
     }

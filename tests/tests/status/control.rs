@@ -23,7 +23,7 @@ fn outcome(answer: &crate::server::Answer) -> (u16, String, String) {
     (answer.status, text("outcome"), text("message"))
 }
 
-/// Stops the template of a server with two workers, so that no worker has a successor. Returns its process id.
+/// Stops the template of a server with two workers, so that no worker gets a successor. Returns the template's process id.
 #[track_caller]
 fn stopped_template(server: &Server) -> i32 {
     let state = server.until("both workers are ready", |state| {
@@ -38,7 +38,7 @@ fn stopped_template(server: &Server) -> i32 {
 }
 
 scenarios!(
-    /// The server answers `reload` once the new generation serves.
+    /// The server answers `reload` when the new generation serves. With `wait=no`, it answers when it has accepted the command.
     fn reload() {
         let server = Server::start(&[]);
         assert_eq!(outcome(&server.command("reload")), (200, "done".to_owned(), "generation 2 serves".to_owned()));
@@ -104,7 +104,7 @@ scenarios!(
         server.stop();
     }
 
-    /// A client that waits for the successor of a worker gets an answer if the number of workers is reduced meanwhile.
+    /// A client that waits for the successor of a worker gets an error if the number of workers is reduced meanwhile.
     fn retire_and_scale() {
         let mut server = Server::start(&[]);
         let template = stopped_template(&server);
@@ -204,7 +204,7 @@ scenarios!(
         server.stop();
     }
 
-    /// A new program that fails after it was ready leaves the sockets of the page and of the control socket to the old one.
+    /// A new program that fails after it was ready leaves the page's socket and the control socket to the old program.
     #[cfg(target_os = "linux")]
     fn unannounced_upgrade() {
         let page = own_path("page");
@@ -271,7 +271,7 @@ scenarios!(
         let all = std::fs::Permissions::from_mode(0o666);
         std::fs::set_permissions(&server.control, all).expect("changing the permissions");
         assert_eq!(ask(), ["403", "403"]);
-        assert_eq!(server.command("reload").status, 200, "root may");
+        assert_eq!(server.command("reload").status, 200, "a reload by root");
         assert_eq!(server.state()["server"]["generation"], 2);
         #[cfg(procfs)]
         server.until("the memory of other users' processes is shown", |state| {
