@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::server::{PAUSE, Server, connect, own_path, pids, request, send, try_request, workers};
 
 scenarios!(
-    /// The service worker is killed, again and again: the server continues to serve, and a new service worker answers.
+    /// Each time the service worker is killed, the server continues to serve, and a new service worker answers.
     fn service_worker_killed() {
         let server = Server::start(&[]);
         for round in 1..=3 {
@@ -167,7 +167,7 @@ scenarios!(
         assert!(!path.exists(), "the socket is left");
     }
 
-    /// A connection that is open when the service worker ends is closed, and the address is served again.
+    /// If the service worker ends while a connection is open, a new service worker serves the address.
     fn open_connections() {
         let server = Server::start(&[]);
         let held = send(&server.page, "GET", "/status").expect("a request");

@@ -25,7 +25,8 @@ struct Options {
     server: ServerOptions,
 }
 
-/// If a template has loaded this text, the server cannot tell the program that it replaces that it is ready.
+/// If the file that a template loads contains this text, an upgrade fails: the new program cannot tell the old one that it is
+/// ready.
 #[cfg(target_os = "linux")]
 pub(crate) const NOT_ANNOUNCED: &str = "not announced";
 
@@ -140,7 +141,7 @@ impl Server {
         format!("unix:{}", self.control.display())
     }
 
-    /// Stops the server, which must have removed its control socket.
+    /// Stops the server. Checks that it has removed its control socket.
     #[track_caller]
     pub(crate) fn stop(self) {
         let Server { program, control, .. } = self;

@@ -1,4 +1,5 @@
-//! The supervisor's reactions to failures, and its options; see `src/bin/fixture-supervisor.rs` for the server.
+//! The supervisor: its options, reloads, upgrades, and its reactions to failures. The server is
+//! `src/bin/fixture-supervisor.rs`.
 
 mod boots;
 mod dormant;

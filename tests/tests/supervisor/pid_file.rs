@@ -100,7 +100,7 @@ mod disk {
 
     use crate::server::{own_path, remove};
 
-    /// A file system of two pages that only this process and its children see.
+    /// A file system of 8 KiB. Only this process and its children see it.
     pub(super) struct SmallDisk(PathBuf);
 
     impl SmallDisk {

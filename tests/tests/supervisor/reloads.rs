@@ -112,7 +112,7 @@ scenarios!(
         }
     }
 
-    /// A new program that has not taken over yet refuses an upgrade: the old program would serve beside the third one.
+    /// A new program that has not taken over yet refuses an upgrade. Otherwise the old program would serve beside a third one.
     fn upgrade_during_an_upgrade() {
         let server = Server::start(&["before"]);
         server.control("never-ready");

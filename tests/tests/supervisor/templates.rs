@@ -11,7 +11,7 @@ use forkio_tests::{check_eq, kill, scenarios, wait_until};
 
 use crate::server::{Server, number_after};
 
-/// The template that has loaded last.
+/// The process id of the template that has loaded last.
 #[track_caller]
 fn newest_template(server: &Server) -> i32 {
     let log = server.log();
@@ -134,7 +134,7 @@ scenarios!(
         server.control("");
         server.until_logged_times("worker is ready", 3);
         wait_until("the process in between has ended", || !server.children().contains(&between));
-        // The worker that it has forked is a child of the supervisor for as long as it runs.
+        // If the worker that the process in between has forked continued, it would be a fourth child of the supervisor.
         wait_until("there are two workers and a template", || server.children().len() == 3);
         server.stop();
     }
@@ -226,7 +226,8 @@ scenarios!(
         server.stop();
     }
 
-    /// The queue of another worker gets no connections until a template can fork the worker.
+    /// If the number of workers grows, the queue of the additional worker gets no connections until a template can fork that
+    /// worker.
     #[cfg(target_os = "linux")]
     fn more_workers_with_own_queues() {
         let server = Server::start(&["template", "own-queues"]);

@@ -167,7 +167,7 @@ scenarios!(
         let server = Server::start(&["before", "heartbeat-timeout=3000"]);
         let workers = server.children();
         workers.iter().for_each(|worker| kill(*worker, libc::SIGSTOP));
-        // The supervisor sees the last heartbeats in this time, and the workers count as stuck after the next one.
+        // In this second, the supervisor sees the last heartbeats. After the next pause, they are older than the timeout.
         thread::sleep(Duration::from_secs(1));
         server.signal(libc::SIGSTOP);
         thread::sleep(Duration::from_secs(3));

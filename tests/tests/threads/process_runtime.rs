@@ -41,7 +41,7 @@ scenarios!(
         use_everything();
     }
 
-    /// Each of five generations has its own runtime, even if only some generations use a runtime before they fork.
+    /// Each of the generations 0 to 5 has its own runtime, even if only some generations use a runtime before they fork.
     fn five_generations() {
         fn descend(depth: u32) {
             check_eq("generation", forkio::Lineage::current().generation(), depth);
@@ -103,7 +103,7 @@ scenarios!(
         // The child does not wait for the runtime that is being built.
         wait_until("the child has ended", || child.try_wait().unwrap().is_some_and(|status| status.success()));
         FORK_IS_OVER.store(true, Ordering::Relaxed);
-        check_eq("the parent's", builder.join().unwrap(), 1);
+        check_eq("the result of the parent's task", builder.join().unwrap(), 1);
 
         // Forks at various moments of the first use in a process. If a thread starts or ends at the fork, a lock of the
         // standard library may stay locked in the child, which then returns `InheritedLock`.
@@ -227,7 +227,7 @@ scenarios!(
                 block_on(async {
                     busy.0.await.unwrap();
                     busy.1.await.unwrap();
-                    check_eq("the parent's", done.await.unwrap(), vec![1, 2, 3]);
+                    check_eq("the result of the parent's task", done.await.unwrap(), vec![1, 2, 3]);
                 });
                 forkio_tests::reap(child);
                 drop((waiting, handle));

@@ -73,7 +73,7 @@ scenarios!(
         looked.wait();
         let mut buffer = [0; 16];
         check_eq("the parent's bytes", end.read(&mut buffer).unwrap(), b"pending".len());
-        check_eq("nothing else", end.read(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
+        check_eq("reading again", end.read(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
         peer.write_all(b"for the parent").unwrap();
         check_eq("the parent's event", wait(&mut retired), tokens([2]));
         check_eq("the parent's bytes", stream.read(&mut buffer).unwrap(), b"for the parent".len());

@@ -279,7 +279,7 @@ impl Process {
     }
 }
 
-/// Waits until the network has delivered the data.
+/// Waits until a descriptor is readable, has that many unread bytes, or is at its end.
 pub(crate) fn settle(fd: Fd, until: Arrival) -> io::Result<()> {
     let start = Instant::now();
     while start.elapsed() < limit() {

@@ -52,8 +52,8 @@ scenarios!(
         register(newer.registry(), &mut socket, 3);
         let lost = [low.as_raw_fd(), newer.as_raw_fd()];
         unplanned::in_child(|| {
-            // Close both. A child also lacks descriptors that another thread of the parent opens during the fork. Fresh objects
-            // then take these descriptors, the lowest free ones.
+            // Fresh objects take these descriptors, because they are the lowest free ones. A child may also lack a descriptor
+            // because another thread of the parent has opened it during the fork.
             for fd in lost {
                 // SAFETY: the file is not used again, and the selector finds out that its descriptor is closed.
                 unsafe { libc::close(fd) };

@@ -361,7 +361,8 @@ impl Case<'_> {
         Ok(self.attempt_until(pid, command, false)?.map(|_| ()))
     }
 
-    /// Like [`attempt`](Case::attempt). If `late`, tries again until the network has delivered.
+    /// Like [`attempt`](Case::attempt). If `late`, repeats an operation that would block, because the network or a timer may be
+    /// late.
     pub(super) fn attempt_until(&mut self, pid: Pid, command: &Command, late: bool) -> Outcome<Result<Reply, String>> {
         let start = Instant::now();
         loop {

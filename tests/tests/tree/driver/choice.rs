@@ -65,7 +65,7 @@ impl Case<'_> {
         if by_fd { (Target::Fd(fd), None, fd) } else { (Target::Source(slot), Some(slot), fd) }
     }
 
-    /// The interest to register. The model does not know when a datagram socket is writable.
+    /// The interest to register. The model does not know when an end of a datagram pair is writable.
     pub(super) fn possible_interest(&self, pid: Pid, slot: SlotId, wanted: Wanted) -> Wanted {
         match self.model.file(pid, slot).kind {
             FileKind::DatagramEnd { .. } => Wanted::Readable,

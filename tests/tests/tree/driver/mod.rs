@@ -62,7 +62,7 @@ impl FromStr for Root {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Root, String> {
-        Root::ALL.into_iter().find(|root| root.name() == name).ok_or_else(|| format!("no kind of tree is {name:?}"))
+        Root::ALL.into_iter().find(|root| root.name() == name).ok_or_else(|| format!("{name:?} is not a kind of tree"))
     }
 }
 
