@@ -44,7 +44,7 @@ fn check_balance_of_bursts(workers: usize, mode: &str) {
     let total = connections.len();
     let limit = (total * 5 / (workers * 4)).max(total.div_ceil(workers));
     for (before, after) in before.iter().zip(&after) {
-        assert!(*after <= limit.max(*before), "a worker had {before} connections and now has {after}, more than {limit}");
+        assert!(*after <= limit.max(*before), "a worker had {before} connections, now {after}: the limit is {limit}");
     }
     drop(connections);
     server.stop();

@@ -83,7 +83,7 @@ scenarios!(
                     check_eq("the event", wait(selector), tokens([token]));
                 }
                 check_eq("the child's expirations", timer.expirations().unwrap(), 1);
-                in_child(|| check_eq("expirations that the child took", timer.expirations().unwrap_err().kind(), ErrorKind::WouldBlock));
+                in_child(|| check_eq("taken", timer.expirations().unwrap_err().kind(), ErrorKind::WouldBlock));
             });
             check_eq("the parent's expirations", timer.expirations().unwrap(), 1);
         }

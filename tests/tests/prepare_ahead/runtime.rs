@@ -86,7 +86,7 @@ scenarios!(
             turn.give();
             check_eq("the child", child.wait().await.unwrap().code(), Some(0));
             check_eq("prepared after the child's end", is_prepared_ahead(), true);
-            check_eq("an ended child can be waited for, and killed", (child.wait().await.is_ok(), child.kill().is_ok()), (true, false));
+            check_eq("waiting works, killing works", (child.wait().await.is_ok(), child.kill().is_ok()), (true, false));
             previous = Some(child);
         }
         drop(previous);

@@ -94,9 +94,9 @@ scenarios!(
             let mut both = [0; 3];
             check_eq("reading", pair.read(&mut both).unwrap(), 2);
             check_eq("what was pending", both, *b"bc\0");
-            check_eq("expirations that the parent took", timers[0].expirations().unwrap_err().kind(), ErrorKind::WouldBlock);
+            check_eq("taken by the parent", timers[0].expirations().unwrap_err().kind(), ErrorKind::WouldBlock);
             check_eq("expirations since the preparation", timers[1].expirations().unwrap(), 1);
-            check_eq("the datagram that the parent read", sockets[1].recv(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+            check_eq("read by the parent", sockets[1].recv(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
             check_eq("the datagram since the preparation", sockets[0].recv(&mut [0]).unwrap(), 1);
         });
         check_eq("the bytes that the parent reads", pair.read(&mut [0; 3]).unwrap(), 2);

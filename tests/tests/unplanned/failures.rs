@@ -99,7 +99,7 @@ scenarios!(
         unplanned::in_child(|| check_table(&selector));
     }
 
-    /// If the kernel may not tell what a descriptor is, a planned fork is refused, and the child of an unplanned fork cannot
+    /// If the kernel does not tell what a descriptor is, a planned fork is refused, and the child of an unplanned fork cannot
     /// poll.
     #[cfg(all(epoll, target_os = "linux"))]
     fn uninspected_descriptors() {
@@ -159,10 +159,10 @@ scenarios!(
             assert!(has_failed(), "the failure is about this process's fork");
             let mut fresh = Poll::new().unwrap();
             unplanned::in_child(|| {
-                assert!(!has_failed(), "the fork was prepared");
+                assert!(!has_failed(), "an unplanned fork has failed");
                 check_silent("polling", &mut fresh);
             });
-            in_child(|| assert!(!has_failed(), "a planned fork was prepared"));
+            in_child(|| assert!(!has_failed(), "a planned fork has failed"));
             assert!(has_failed());
         });
     }

@@ -47,7 +47,7 @@ scenarios!(
             // The parent notices neither the wake nor the bytes.
             waker.wake().unwrap();
             other_end.write_all(b"child").unwrap();
-            check_eq("the child's own", wait(&mut selector), tokens([0, 4]));
+            check_eq("the child's own events", wait(&mut selector), tokens([0, 4]));
             check_eq("bytes from the pair", pair.read(&mut [0; 8]).unwrap(), 5);
             let _client = connect(&muted);
             check_eq("muted in the parent alone", wait(&mut selector), tokens([5]));
@@ -145,7 +145,7 @@ scenarios!(
         register(selector.registry(), &mut server, 1);
         let (done, turn) = Turn::both_ways();
         if unplanned::daemon() {
-            // The process between the two never used a selector.
+            // The process between the daemon and its grandparent used no selector, so it does not count as a generation.
             check_eq("generation", generation(), 1);
             check_table(&selector);
             check_eq("a client", wait(&mut selector), tokens([1]));
@@ -205,7 +205,8 @@ scenarios!(
         unplanned::in_child(child);
     }
 
-    /// A child reconciles if its `pre_exec` hook uses a selector. Otherwise it stays as it is.
+    /// A child may use the reactor in a `pre_exec` hook. With and without that, the executed program has none of the reactor's
+    /// descriptors.
     fn spawned_programs() {
         let descriptors = format!("{:?}", open_descriptors());
         let mut selector = Poll::new().unwrap();
@@ -278,7 +279,7 @@ scenarios!(
         waker.wake().unwrap();
         unplanned::in_child(|| {
             check_eq("the child's copy of the wake", wait(&mut selector), tokens([0]));
-            check_silent("once", &mut selector);
+            check_silent("a second event", &mut selector);
         });
         // The child's poll has not taken the parent's pending wake, and later wakes arrive too.
         check_eq("the parent's wake", wait(&mut selector), tokens([0]));
@@ -294,9 +295,9 @@ scenarios!(
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();
         let _exposed = selector.as_raw_fd();
         waker.wake().unwrap();
-        unplanned::in_child(|| check_eq("the child's", wait(&mut selector), tokens([0])));
+        unplanned::in_child(|| check_eq("the child's copy of the wake", wait(&mut selector), tokens([0])));
         waker.wake().unwrap();
-        check_eq("the parent's", wait(&mut selector), tokens([0]));
+        check_eq("the parent's wake", wait(&mut selector), tokens([0]));
     }
 
     /// Any first use of a selector in the child reconciles, and does not affect the parent.

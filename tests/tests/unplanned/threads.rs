@@ -86,7 +86,8 @@ scenarios!(
         check_eq("registrations and descriptors", (registrations(), open_descriptors()), before);
     }
 
-    /// If another thread holds the lock at the fork, the child's selectors fail with a named error, and new ones work.
+    /// If another thread holds the reactor's lock at the fork, the child's selectors fail with `InheritedState::InUse`, and new
+    /// selectors work.
     fn lock_held_by_another_thread() {
         let mut selector = Poll::new().unwrap();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();
@@ -275,8 +276,8 @@ scenarios!(
         });
     }
 
-    /// If another thread was examining a descriptor at the fork, the child's timers work, or its selectors fail with a named
-    /// error.
+    /// If another thread was examining a descriptor at the fork, the child's timers work, or its selectors fail with an
+    /// `InheritedState`.
     fn timer_while_a_thread_examines_descriptors() {
         let mut selector = Poll::new().unwrap();
         let mut timer = Timer::new(Clock::Monotonic).unwrap();

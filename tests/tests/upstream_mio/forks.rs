@@ -212,7 +212,7 @@ scenarios!(
             let mut output = Vec::new();
             program.stdout.take().unwrap().read_to_end(&mut output).await.unwrap();
             check_eq("severed", output.len(), 0);
-            assert!(program.wait().await.is_err(), "the parent's process");
+            assert!(program.wait().await.is_err(), "waiting for the parent's process");
         })
         .await;
         let mut text = [0; 5];

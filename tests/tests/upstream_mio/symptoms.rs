@@ -202,7 +202,7 @@ scenarios!(
         let (send_first, first) = oneshot::channel();
         let (send_second, second) = oneshot::channel();
         let waker = thread::spawn(move || {
-            wait_until("both poll", || is_polling(parent) && is_polling(child.0.cast_unsigned()));
+            wait_until("parent and child poll", || is_polling(parent) && is_polling(child.0.cast_unsigned()));
             send_first.send(Instant::now()).unwrap();
             wait_until("the child still polls", || is_polling(child.0.cast_unsigned()));
             drop(child);
