@@ -9,7 +9,7 @@ use forkio_tests::reactor::*;
 
 use crate::wakes::{LISTENER, listen, wait_until_asleep};
 
-/// Whether the kernel watches the listener exclusively. `None` if it does not watch it.
+/// Whether the kernel watches the listener exclusively. `None` if the kernel does not watch it.
 fn is_exclusive(selector: &Poll, listener: &TcpListener) -> Option<bool> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", selector.as_raw_fd())).unwrap();
     info.lines().find_map(|line| {

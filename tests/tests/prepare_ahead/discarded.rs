@@ -104,7 +104,7 @@ scenarios!(
         let error = with_descriptor_limit(lowest_unused() + 1, || prepare_ahead().unwrap_err());
         assert!(matches!(error.object(), PrepareObject::Waker(_)), "{error}");
         check_eq("prepared", is_prepared_ahead(), false);
-        check_eq("open", open_descriptors(), before);
+        check_eq("open descriptors", open_descriptors(), before);
         selector.registry().deregister(&mut socket).unwrap();
         in_child(|| ());
     }
@@ -120,7 +120,7 @@ scenarios!(
         prepare_ahead().unwrap();
         let error = with_descriptor_limit(lowest_unused(), || prepare().unwrap_err());
         check_eq("the missing object", error.object(), PrepareObject::Timer(timer.as_raw_fd()));
-        check_eq("open", open_descriptors(), before);
+        check_eq("open descriptors", open_descriptors(), before);
         in_child(|| ());
     }
 

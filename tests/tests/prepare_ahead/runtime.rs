@@ -91,7 +91,7 @@ scenarios!(
         }
         drop(previous);
         check_eq("prepared after the handle was dropped", is_prepared_ahead(), false);
-        check_eq("open", open_descriptors(), before);
+        check_eq("open descriptors", open_descriptors(), before);
         // A handle does not work in another process.
         let Fork::Parent(mut child) = forkio::fork().await.expect("forking") else { std::process::exit(0) };
         let Some(mut other) = fork().await else {

@@ -205,7 +205,7 @@ scenarios!(
             let inherited = open_descriptors();
             in_child(|| {
                 // This child has a queue of its own, not the one that was prepared for the first process's next child.
-                check_eq("open", open_descriptors(), inherited.clone());
+                check_eq("open descriptors", open_descriptors(), inherited.clone());
                 selector.registry().deregister(&mut socket).unwrap();
             });
         });
@@ -223,7 +223,7 @@ scenarios!(
             let mut timer = Timer::new(Clock::Monotonic).unwrap();
             timer.disarm().unwrap();
             drop(timer);
-            check_eq("open", open_descriptors(), inherited);
+            check_eq("open descriptors", open_descriptors(), inherited);
         });
         in_child(|| check_eq("events", wait(&mut selector), tokens([1])));
     }
@@ -238,7 +238,7 @@ scenarios!(
         prepare_ahead().unwrap();
         unplanned::in_child(|| {
             check_eq("generation", fork::generation(), 1);
-            check_eq("open", open_descriptors(), before.clone());
+            check_eq("open descriptors", open_descriptors(), before.clone());
             selector.registry().deregister(&mut socket).unwrap();
         });
         check_eq("prepared", is_prepared_ahead(), true);

@@ -106,7 +106,7 @@ scenarios!(
                 tokio::task::yield_now().await;
                 let Some(child) = fork().await else {
                     let mut sibling = waiting.await.unwrap();
-                    check_eq("failed", failed.get(), 1);
+                    check_eq("failed waits", failed.get(), 1);
                     assert!(sibling.wait().await.is_err_and(is_forked));
                     assert!(sibling.signal(libc::SIGKILL).is_err_and(is_forked));
                     drop(sibling);
@@ -116,7 +116,7 @@ scenarios!(
                 turn.give();
                 let mut sibling = waiting.await.unwrap();
                 assert!(sibling.wait().await.unwrap().success());
-                check_eq("failed", failed.get(), 0);
+                check_eq("failed waits", failed.get(), 0);
             })
             .await;
     }

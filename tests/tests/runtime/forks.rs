@@ -70,7 +70,7 @@ scenarios!(
         reap(child).await;
     }
 
-    /// Timers, lineage and listener work in the generations 0 to 5.
+    /// Timers, lineage and listener work in generations 0 to 5.
     async fn five_generations() {
         async fn descend(depth: u32, listener: &TcpListener) {
             let lineage = forkio::Lineage::current();

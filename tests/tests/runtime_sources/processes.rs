@@ -31,7 +31,7 @@ async fn check_waiting() {
         check_eq("looking", second.try_wait().unwrap_err().raw_os_error(), Some(libc::ECHILD));
         // The child can wait for programs of its own.
         let mut own = Command::new("sh").args(["-c", "exit 5"]).spawn().unwrap();
-        check_eq("its own", own.wait().await.unwrap().code(), Some(5));
+        check_eq("the status of the child's own program", own.wait().await.unwrap().code(), Some(5));
         std::process::exit(0);
     };
     reap(child).await;
@@ -171,12 +171,12 @@ scenarios!(
             check_eq("using it", program.get().err(), Some(NotInChild));
             check_eq("using it", program.get_mut().err(), Some(NotInChild));
             drop(program);
-            check_eq("its own", ParentOwned::new(7).into_inner(), Ok(7));
+            check_eq("the child's own value", ParentOwned::new(7).into_inner(), Ok(7));
             std::process::exit(0);
         };
         reap(child).await;
         check_eq("the program runs", program.get_mut().unwrap().try_wait().unwrap(), None);
-        // Dropping it here kills the program.
+        // In the parent, dropping the value kills the program.
         drop(program);
         wait_until("the program is killed", || processes().get(&pid).is_none_or(|process| process.has_ended()));
     }

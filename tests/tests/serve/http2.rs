@@ -160,7 +160,7 @@ scenarios!(
         let mut client = Client::connect(&address);
         client.write(SETTINGS, 0, 0, b"\0\x04\0\0\x04\0").expect("writing");
         client.request(POST, "/after", END_STREAM);
-        // This is longer than both timeouts.
+        // The pause is longer than the keep-alive timeout and the header timeout.
         std::thread::sleep(4 * SECOND);
         client.write(WINDOW_UPDATE, 0, 1, &(MEDIUM as u32).to_be_bytes()).expect("writing");
         assert_eq!(body_length(&client.read_all(true)), MEDIUM);

@@ -33,7 +33,7 @@ trait Stream: Read + Write + Debug {}
 
 impl<S: Read + Write + Debug> Stream for S {}
 
-/// Connects to an address as the servers print it.
+/// Connects to an address in the form that the servers print.
 fn try_connect(address: &str) -> std::io::Result<Box<dyn Stream>> {
     match address.strip_prefix("unix:") {
         Some(path) => {

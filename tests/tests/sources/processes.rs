@@ -79,7 +79,7 @@ scenarios!(
         let mut process = Process::open(watched.cast_unsigned()).unwrap();
         register_with(selector.registry(), &mut process, 1, ForkPolicy::Sever);
         in_child(|| check_eq("asking", process.has_ended().unwrap_err().kind(), ErrorKind::UnexpectedEof));
-        check_eq("asking", process.has_ended().unwrap(), false);
+        check_eq("the process has ended", process.has_ended().unwrap(), false);
         end.give();
         check_eq("the status", libc::WEXITSTATUS(wait_status(watched)), 7);
     }

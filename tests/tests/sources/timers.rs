@@ -72,7 +72,7 @@ scenarios!(
                     taken = take_all(&mut timer, taken, first, PERIOD);
                     let (before, left, after) = (clock.now(), timer.remaining().unwrap(), clock.now());
                     let between = expired(after + left, first, PERIOD) - expired(before + left - NANO, first, PERIOD);
-                    assert!(between > 0, "{left:?} left at {before:?} to {after:?}: no expiration since {first:?} fits");
+                    assert!(between > 0, "{left:?} left at {before:?}..{after:?}: no expiration since {first:?} fits");
                 }
             };
             take(2);

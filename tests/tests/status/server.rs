@@ -72,7 +72,7 @@ pub(crate) fn own_path(name: &str) -> PathBuf {
 }
 
 impl Server {
-    /// Starts a server with two workers and a status page on TCP, and waits until it is ready.
+    /// Starts a server, and waits until it is ready. It has two workers and a status page on TCP, unless `options` set others.
     #[track_caller]
     pub(crate) fn start(options: &[&str]) -> Server {
         let (control, load) = (own_path("control"), own_path("load"));

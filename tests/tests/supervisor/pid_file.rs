@@ -32,7 +32,7 @@ scenarios!(
         assert!(!path.exists());
     }
 
-    /// A mistake in the path ends the server before it starts workers.
+    /// If the directory of the pid file does not exist, the server ends before it starts workers.
     fn in_a_missing_directory() {
         let path = own_path("missing").join("pid");
         let (code, log) = Server::begin("", &["before", &format!("pid-file={}", path.display())]).end();

@@ -120,7 +120,8 @@ scenarios!(
         server.stop();
     }
 
-    /// A worker that is forked after its template was killed does not start: the supervisor has asked another template for it.
+    /// If a template is killed while it forks a worker, that worker does not start: the supervisor has asked another template for
+    /// a worker.
     fn killed_while_it_forks() {
         let server = Server::start(&["template"]);
         let template = newest_template(&server);

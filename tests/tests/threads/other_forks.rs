@@ -224,7 +224,7 @@ scenarios!(
     fn beside_a_current_thread_runtime() {
         static OTHER: ProcessRuntime = ProcessRuntime::new(|| Ok(current_thread()));
         let runtime = current_thread();
-        check_eq("before", OTHER.block_on(async { tokio::spawn(async { 1 }).await.unwrap() }).unwrap(), 1);
+        check_eq("before the fork", OTHER.block_on(async { tokio::spawn(async { 1 }).await.unwrap() }).unwrap(), 1);
         let addresses = OnceLock::new();
         let child = runtime.block_on(async {
             let listener = listener().await;
@@ -232,7 +232,7 @@ scenarios!(
             tokio::spawn(serve(listener));
             fork().await
         });
-        check_eq("after", OTHER.block_on(async { tokio::spawn(async { 2 }).await.unwrap() }).unwrap(), 2);
+        check_eq("after the fork", OTHER.block_on(async { tokio::spawn(async { 2 }).await.unwrap() }).unwrap(), 2);
         runtime.block_on(async {
             sleep(Duration::from_millis(1)).await;
             if let Some(mut child) = child {

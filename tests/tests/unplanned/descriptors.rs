@@ -98,7 +98,7 @@ scenarios!(
             let _ = waker.wake();
             let error = selector.poll(&mut Events::with_capacity(4), None).unwrap_err();
             check_eq("polling without a waker", error.raw_os_error(), Some(libc::EBADF));
-            // Otherwise the owners of the closed descriptors would close the files.
+            // The owners of the closed descriptors would close the files.
             std::mem::forget((selector, waker, severed, renewed, timer));
             let mut fresh = Poll::new().unwrap();
             let waker = Waker::new(fresh.registry(), Token(7)).unwrap();

@@ -86,7 +86,7 @@ scenarios!(
             check_table(selector);
             waker.wake().unwrap();
             check_eq("the waker", wait(selector), tokens([0]));
-            check_silent("nothing else", selector);
+            check_silent("events after the wake", selector);
             if depth == 4 {
                 return;
             }

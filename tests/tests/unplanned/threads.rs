@@ -155,7 +155,7 @@ scenarios!(
                 unplanned::in_child(|| {
                     reconcile();
                     assert!(atfork::failure().is_none(), "{}", atfork::failure().unwrap());
-                    check_eq("lost", fork::glue::lost_state(), None);
+                    check_eq("the lost state", fork::glue::lost_state(), None);
                     check_table(&selector);
                     waker.wake().unwrap();
                     assert!(wait(&mut selector).contains(&0), "the child's waker");
@@ -174,7 +174,7 @@ scenarios!(
         let mut socket = udp();
         register(registry, &mut socket, 1);
         while_prepared_elsewhere(|| {
-            check_eq("lost", fork::glue::lost_state(), Some(InheritedState::InUse));
+            check_eq("the lost state", fork::glue::lost_state(), Some(InheritedState::InUse));
             drop(lost.take());
             let mut fresh = Poll::new().unwrap();
             let waker = Waker::new(fresh.registry(), Token(7)).unwrap();
@@ -208,7 +208,7 @@ scenarios!(
         while_prepared_elsewhere(|| {
             std::thread::spawn(|| {
                 check_eq("generation", generation(), 1);
-                check_eq("lost", fork::glue::lost_state(), Some(InheritedState::InUse));
+                check_eq("the lost state", fork::glue::lost_state(), Some(InheritedState::InUse));
                 drop(fork::glue::hold_off().unwrap());
                 Poll::new().unwrap();
             })

@@ -49,7 +49,7 @@ scenarios!(
             check_eq("severed", stream.peek(&mut [0; 1]).await.unwrap(), 0);
             // If the kernel does not answer, the ends of a pair count as connections.
             pair.readable().await.unwrap();
-            check_eq("severed too", pair.try_read(&mut [0; 1]).unwrap(), 0);
+            check_eq("the severed end of a pair", pair.try_read(&mut [0; 1]).unwrap(), 0);
             in_child(async || sleep(Duration::from_millis(1)).await).await;
             go.give();
             wait_for(&end).await;
