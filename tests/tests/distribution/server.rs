@@ -178,7 +178,7 @@ fn listeners() -> usize {
     open_descriptors().iter().filter(|fd| is_listener(fd)).count()
 }
 
-/// Runs a server whose processes check their open listeners and registrations.
+/// Runs a server whose processes check their open listeners and registrations. Workers also check their CPU.
 async fn look(prefork: Prefork, distribution: Distribution, has_template: bool) {
     const WORKERS: usize = 3;
     let inherited = open_descriptors();

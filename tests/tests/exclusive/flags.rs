@@ -23,6 +23,7 @@ fn is_exclusive(selector: &Poll, listener: &TcpListener) -> Option<bool> {
 
 scenarios!(
     /// `set_exclusive` sets and clears the kernel's flag, in parent and child. Changes of interest and muting keep the flag.
+    /// `rearm_exclusive` makes the kernel report a waiting connection again.
     fn kernel_flags() {
         let mut selector = Poll::new().unwrap();
         let mut listener = listen(&selector);

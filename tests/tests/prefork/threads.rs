@@ -98,7 +98,8 @@ scenarios!(
         assert!(!ticker.is_finished());
     }
 
-    /// A worker whose runtime cannot be built exits with 1, and one that panics with 101.
+    /// A worker whose runtime cannot be built exits with 1, and one that panics with 101. Other workers exit with the status that
+    /// they return, without waiting for their threads.
     async fn failures() {
         let once = || Prefork::new().workers(1).crash_limit(1);
         let exit_code = |result: Result<forkio::prefork::Stopped, PreforkError>| result.unwrap_err().exit_code();

@@ -71,7 +71,7 @@ scenarios!(
         stops_cleanly(program, &address);
     }
 
-    /// Workers serve a Unix socket in the same way.
+    /// Workers serve a Unix socket in the same way. The peer's address is then `unix`.
     fn unix() {
         let path = free_path("axum");
         let mut program = Program::start("axum::server", &[&format!("unix:{}", path.display())]);

@@ -212,8 +212,8 @@ scenarios!(
         stop(program);
     }
 
-    /// The last response of a connection and the end of the stream arrive in one segment: a client that has read the response
-    /// can read the end at once. Only Linux does that.
+    /// The last response of a connection and the end of the stream arrive in one segment. A client that has read the response
+    /// can therefore read the end at once. Only Linux does that.
     fn end_comes_with_the_last_response() {
         let (program, addresses) = start(&TCP);
         let requests = ["GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "GET / HTTP/1.0\r\n\r\n"];

@@ -80,7 +80,7 @@ scenarios!(
         server.stop();
     }
 
-    /// The page shows the same state as HTML, and refers to no other origin.
+    /// The page shows the state of the JSON as HTML, and refers to no other origin.
     fn html() {
         let server = Server::start(&[]);
         let state = server.until("both workers are ready", |state| {

@@ -131,8 +131,8 @@ scenarios!(
         server.stop();
     }
 
-    /// A variable that an upgrade has left in the environment does no harm, even if it names a descriptor that this process has
-    /// opened itself.
+    /// A variable that an upgrade has left in the environment does no harm, even if it names a descriptor that the server itself
+    /// has opened.
     fn variable_of_another_upgrade() {
         for descriptor in 1..10 {
             let server = Server::start_as(fixture().env("FORKIO_UPGRADE", descriptor.to_string()), &["before"]);

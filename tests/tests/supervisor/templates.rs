@@ -212,8 +212,8 @@ scenarios!(
         server.stop();
     }
 
-    /// A worker that is no longer wanted closes its own queue although the template has the queue open until the next reload:
-    /// connections go to the queues that are left.
+    /// A worker that is no longer wanted closes its own queue, although the template has the queue open until the next reload.
+    /// Connections then go to the queues that are left.
     #[cfg(target_os = "linux")]
     fn fewer_workers_with_own_queues() {
         let server = Server::start(&["template", "own-queues"]);

@@ -106,7 +106,7 @@ scenarios!(
         check_eq("the result of the parent's task", builder.join().unwrap(), 1);
 
         // Forks at various moments of the first use in a process. If a thread starts or ends at the fork, a lock of the
-        // standard library may stay locked in the child, which then returns `InheritedLock`.
+        // standard library may stay locked in the child. `ProcessRuntime::get` then returns `InheritedLock` in that child.
         const WITHOUT_LOCK: i32 = 77;
         let mut without_lock = 0;
         for round in 0..rounds(40) as u64 {

@@ -113,7 +113,7 @@ pub(crate) enum Act {
     },
     Report,
     PrepareAhead,
-    /// A fork that the model refuses is always planned.
+    /// If the model does not predict an unplanned fork at this point, the driver makes a planned fork.
     Fork {
         unplanned: bool,
     },

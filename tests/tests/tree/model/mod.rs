@@ -1,10 +1,10 @@
 //! Predicts the events and results of a tree of processes from the documented semantics alone, without system calls and
 //! without the reactor.
 //!
-//! The model knows the open files, the file that each descriptor of each process refers to, and for each selector its table
-//! and the registrations in its kernel queue. An event *must* come with the next poll if something has happened to a source
-//! since its last event, and the source is ready. An event *may* come if anything has changed at a ready source: epoll then
-//! reports it again. No other event may come. The readiness of an event must be exactly that of the file.
+//! The model knows the open files, and the file that each descriptor of each process refers to. It knows the table of each
+//! selector, and the registrations in its kernel queue. An event *must* come with the next poll if something has happened to a
+//! source since its last event, and the source is ready. An event *may* come if anything has changed at a ready source: epoll
+//! then reports the source again. No other event may come. The readiness of an event must be exactly that of the file.
 
 pub(crate) mod check;
 pub(crate) mod file;
