@@ -71,7 +71,7 @@ pub(crate) fn uses_parking_lot() -> bool {
     format!("{:?}", Notify::new()).contains("PhantomData")
 }
 
-/// Registers a descriptor with the current runtime. Fails unless the runtime's selector is forkio's, or can be adopted.
+/// Registers a descriptor with the current runtime. Adopts the runtime's selector if it is not forkio's, or fails.
 fn probe() -> Result<AsyncFd<OwnedFd>, ForkError> {
     // This socket is never readable.
     let probe = OwnedFd::from(UnixDatagram::unbound().map_err(ForkError::Inspect)?);
@@ -112,7 +112,8 @@ pub(crate) fn renew_signal_pipe() -> Result<(), ForkError> {
     let receiver = candidates.find(|fd| receivers.contains(fd)).ok_or(ForkError::ForeignSelector)?;
     glue::renew_pair_in_children(&receiver).map_err(ForkError::Inspect)?;
     drop(held);
-    // tokio also has a flag for each signal. A runtime delivers the flagged signals once it has read from the pipe.
+    // tokio also has a flag for each signal. A runtime clears the flags when it has read from the pipe, so write a byte, and let
+    // this runtime read it.
     let emptied = runtime.block_on(async {
         glue::nudge_pair_end(&receiver)?;
         while glue::pending_bytes(&receiver)? > 0 {

@@ -77,7 +77,7 @@ fn threads_agree() {
     });
 }
 
-/// A value is forgotten while another thread uses it. That thread keeps it, and later uses get another one.
+/// If a value is forgotten while another thread gets it, that thread can still read it. Later calls get another value.
 #[test]
 fn a_forgotten_value_stays_usable() {
     loom::model(|| {

@@ -96,7 +96,7 @@ pub fn wait_for_all<const N: usize>(selector: &mut Poll, all: [usize; N]) {
     let mut seen = BTreeSet::new();
     while seen.len() < N {
         let more = wait(selector);
-        assert!(!more.is_empty(), "only {seen:?} of {all:?}");
+        assert!(!more.is_empty(), "only {seen:?} of the tokens {all:?} had an event");
         seen.extend(more);
     }
     check_eq("events", seen, tokens(all));
@@ -164,7 +164,7 @@ pub fn connection() -> (TcpStream, StdTcpStream) {
 #[track_caller]
 pub fn check_table(selector: &impl AsRawFd) {
     let selector = selector.as_raw_fd();
-    // This must come first, because the call reconciles in a child.
+    // List the registrations first, because this call reconciles in a child.
     let registrations = registrations();
     if let Some(watched) = watched_descriptors(selector) {
         let armed = registrations.iter().filter(|entry| entry.selector == selector && !entry.muted);

@@ -31,7 +31,7 @@ pub use crate::{Program, arguments, limit, rounds, scenarios, unplanned};
 #[track_caller]
 pub fn current_thread() -> Runtime {
     let mut builder = Builder::new_current_thread();
-    // Idle threads end soon, because a fork after `spawn_blocking` waits for them.
+    // Let idle threads end soon, because a fork after `spawn_blocking` waits for them.
     builder.enable_all().thread_keep_alive(Duration::from_millis(20)).build().expect("a runtime")
 }
 

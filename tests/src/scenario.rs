@@ -231,7 +231,7 @@ pub fn main(project: Option<(&'static str, &'static str)>, modules: &[&'static [
     }
     let arguments = Arguments::from_args();
     let is_captured = !arguments.nocapture;
-    // Removed at the end, because scenarios that fail or are killed leave files behind.
+    // This function removes the directory at the end, because scenarios that fail or are killed leave files behind.
     let directory = env::temp_dir().join(format!("forkio-{}", std::process::id()));
     std::fs::create_dir(&directory).expect("a directory for temporary files");
     let own_directory = directory.clone();
@@ -272,7 +272,7 @@ fn project_executable(name: &str, directory: &Path) -> Result<PathBuf, Failed> {
     EXECUTABLE.get_or_init(build).clone().map_err(Failed::from)
 }
 
-/// The arguments of this process after the name of the program.
+/// The arguments of this process after `--run` and the name of the scenario or program.
 pub fn arguments() -> Vec<String> {
     env::args().skip(3).collect()
 }

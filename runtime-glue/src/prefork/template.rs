@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `loaded` | template | the application is loaded; workers can be forked |
 //! | `failed TEXT` | template | the application could not be loaded; the template ends |
-//! | `fork INDEX SLOT REQUESTS` | supervisor | fork a worker (`REQUESTS`: its limit, 0 for none) |
+//! | `fork INDEX SLOT REQUESTS` | supervisor | fork a worker (`REQUESTS`: its limit of requests, or 0 for no limit) |
 //! | `forked PID` | template | the worker runs and is a child of the supervisor |
 //! | `refused TEXT` | template | the worker could not be forked |
 //!
@@ -86,7 +86,7 @@ impl TemplateProcess {
             }
         }
         let status = ready!(self.child.poll_wait(cx));
-        // The template's last lines may have arrived before the runtime has the event, so this asks the kernel.
+        // The template's last lines may have arrived before the runtime has the event, so read the socket directly.
         let mut bytes = [0; 512];
         while let Ok(read @ 1..) = rustix::io::read(&self.channel, &mut bytes) {
             self.received.extend(&bytes[..read]);
@@ -154,7 +154,7 @@ where
     L: Future<Output = Result<T, E>>,
     E: Display,
 {
-    // The workers that this process forks have spans of their own.
+    // Only `prepare` is in this span: the workers that this process forks have spans of their own.
     let span = tracing::error_span!("template", pid = process::id(), generation = template.generation);
     let loaded = match prepare(&mut template, load).instrument(span).await {
         Ok(loaded) => loaded,
@@ -256,7 +256,7 @@ enum Side {
         worker: u32,
     },
     Worker {
-        /// The process that forked this worker, and ends.
+        /// The process that forked this worker, and then ends.
         between: u32,
         signals: Signals,
     },
@@ -291,7 +291,7 @@ async fn fork_twice(
                     sys::exit_at_once(0)
                 }
                 Ok(Fork::Child(_)) => {
-                    // The supervisor needs this id to end the worker, and the process in between may die before it writes it.
+                    // The supervisor needs this id to end the worker, and the process in between may die before it writes the id.
                     common.slots.set_pid(request.slot, process::id());
                     Ok(Side::Worker { between, signals })
                 }

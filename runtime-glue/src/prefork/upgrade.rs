@@ -23,7 +23,7 @@ const UPGRADE: &str = "FORKIO_UPGRADE";
 /// The environment variable that names the descriptor on which a new program tells process 1 that it has taken over.
 const PROCESS_1: &str = "FORKIO_PROCESS_1";
 
-/// The environment variable that names the listener of the status page.
+/// The environment variable that names the descriptor of the status page's listener.
 const PAGE: &str = "FORKIO_STATUS_PAGE";
 
 /// The second word of [`UPGRADE`], if a service manager has given the listeners to the first program, and keeps them.
@@ -45,8 +45,8 @@ impl Program {
         Program { path: path_of_this_process(), arguments: std::env::args_os().skip(1).collect() }
     }
 
-    /// Starts the program again, with listeners from descriptor 3 on, and with the listener of the status page. The new
-    /// program then has until `deadline` to say that it is ready.
+    /// Starts the program again, with listeners from descriptor 3 on, and with the sockets of the status page and of process 1,
+    /// if there are any. The new program then has until `deadline` to say that it is ready.
     pub(super) fn start(
         &self,
         listeners: &[(RawFd, String)],
@@ -174,12 +174,12 @@ impl Successors {
                 if let Ok(status) = program.wait().await {
                     self.last = status;
                 }
-                // The successor has announced itself before this program ended.
+                // If this program has a successor, the successor announced itself before this program ended.
                 self.update();
                 self.programs.pop_front();
                 continue;
             }
-            // If that program was killed, a program that it was starting may still take over.
+            // If the last program was killed, a program that it was starting may still take over.
             match self.channel.async_io(Interest::READABLE, || self.announced()).await {
                 Ok(Some(pid)) => self.follow(pid),
                 Ok(None) | Err(_) => return self.last,
@@ -194,7 +194,7 @@ impl Successors {
         }
     }
 
-    /// Reads the id of the next program that has taken over. Returns `None` if no program is left that could.
+    /// Reads the id of the next program that has taken over. Returns `None` if no program is left that could take over.
     fn announced(&self) -> io::Result<Option<u32>> {
         let mut bytes = Process1::announcement(0);
         // The channel does not block.
@@ -269,7 +269,7 @@ impl Predecessor {
         Some(Predecessor { channel, listeners_are_kept: rest == KEPT, page, is_process_1, process_1 })
     }
 
-    /// Tells the old program that this one is ready. The old program then retires.
+    /// Tells the old program, and process 1 if it waits for this program, that this one is ready. The old program then retires.
     pub(super) fn announce(&self) -> io::Result<()> {
         // Tell process 1 first: the old program ends after the second message.
         if let Some(process_1) = &self.process_1 {

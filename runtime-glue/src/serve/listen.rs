@@ -87,8 +87,8 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     }
 }
 
-/// Removes the file of a socket at the end of a server, unless another process serves it: a new program after an upgrade, or
-/// systemd.
+/// Removes the file of a socket at the end of a server, unless another process listens on it: a new program after an upgrade,
+/// or systemd.
 pub(super) fn remove_abandoned(path: &Path) {
     if !is_abandoned(path) {
         return;

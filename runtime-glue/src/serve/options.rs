@@ -73,7 +73,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "SECONDS", value_parser = from_zero)]
     pub shutdown_timeout: Option<Duration>,
 
-    /// How long an idle connection is kept for one more request when its worker must end, in seconds [default: 1]
+    /// How long an idle HTTP/1 connection is kept for one more request when its worker must end, in seconds [default: 1]
     #[arg(long, value_name = "SECONDS", value_parser = from_zero)]
     pub idle_grace: Option<Duration>,
 
@@ -97,7 +97,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
     pub load_timeout: Option<Duration>,
 
-    /// How long a worker's runtime may be stuck before the worker is replaced, in seconds; 0 turns it off [default: 30]
+    /// How long a worker's runtime may be stuck before the worker is replaced, in seconds; 0: no limit [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = from_zero)]
     pub heartbeat_timeout: Option<Duration>,
 

@@ -45,7 +45,8 @@ pub(super) struct How {
 }
 
 impl How {
-    /// Returns the worker's protocols and transport. Call it in the worker.
+    /// Returns the settings of HTTP, with the current certificate if there is one. Call it in the worker, because a reload may
+    /// have changed the certificate.
     fn http(&self) -> Http {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {

@@ -242,7 +242,7 @@ impl<L> Server<L> {
     ///
     /// If systemd or an upgrade has passed a listener with this address, the server uses that listener. If the text is not an
     /// address, [`run`](Serving::run) fails. The server removes the file of a Unix socket at the end, unless another process
-    /// serves it.
+    /// listens on it.
     pub fn bind(mut self, address: impl ToString) -> Self {
         self.setup.addresses.push(address.to_string().parse());
         self

@@ -53,7 +53,7 @@ pub(crate) fn send_signal(process: &Process, signal: i32) -> io::Result<()> {
     let known = NonZero::new(signal).filter(|number| (1..=libc::SIGRTMAX()).contains(&number.get()));
     let refused = || io::Error::new(io::ErrorKind::InvalidInput, "not a signal number: give one from 1 to SIGRTMAX");
     let signal = known.ok_or_else(refused)?;
-    // SAFETY: it would be unsafe to handle or block a signal that libc reserves. This only sends it to another process.
+    // SAFETY: it would be unsafe to handle or block a signal that libc reserves. This function only sends it to another process.
     let signal = unsafe { Signal::from_raw_nonzero_unchecked(signal) };
     Ok(pidfd_send_signal(process, signal)?)
 }

@@ -69,7 +69,7 @@ fn inherited<T: OwnsDescriptor>(end: T) -> io::Result<AsyncFd<T>> {
 }
 
 /// Reserves a descriptor for the watch of a child, or fails if no descriptor is left. Drop the result before the child is watched.
-/// (It is a socket: the child would have to replace a kqueue that is made between prepare and fork.)
+/// (The descriptor is a socket, because the child would have to replace a kqueue that is made between prepare and fork.)
 pub(crate) fn reserve_watch() -> io::Result<OwnedFd> {
     Ok(UnixDatagram::unbound()?.into())
 }

@@ -72,8 +72,8 @@ impl<T> PerProcess<T> {
                     // Another thread may have made the value meanwhile.
                     if slot.value.load(Ordering::Acquire).is_null() {
                         let value = make().map_err(NotMade::Failed)?;
-                        // If `make` has forked, the child stores the value in the parent's slot, and makes another value in
-                        // the next round.
+                        // If `make` has forked, the child stores the value in its copy of the parent's slot, and makes
+                        // another value in the next round.
                         slot.value.store(Box::into_raw(Box::new(value)), Ordering::Release);
                     }
                 }

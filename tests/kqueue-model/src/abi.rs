@@ -1,4 +1,4 @@
-//! The C functions that the backend links. `reactor/src/sys/kqueue/kernel.rs` declares them.
+//! The C functions of the model. `reactor/src/sys/kqueue/kernel.rs` declares them, except `forkio_model_owns`, which audits call.
 
 use std::io;
 use std::os::fd::RawFd;

@@ -29,7 +29,7 @@ impl Queue {
     pub(crate) fn replace_objects(&mut self) {
         let put = |make: fn() -> io::Result<OwnedFd>, fd: RawFd| {
             let is_close_on_exec = linux::is_close_on_exec(fd);
-            // Close the descriptor first. Like a real kernel, the copy then needs no free descriptor.
+            // Close the descriptor first. The copy then needs no free descriptor, as on a real kernel.
             close(fd);
             let fresh = make().expect(FAILED).into_raw_fd();
             if fresh != fd {
@@ -124,7 +124,7 @@ impl Knote {
 }
 
 impl Watched {
-    /// Returns a copy for a separate queue; `None` if the process has no descriptor left.
+    /// Returns a copy for a separate queue, or `None` if the process has no descriptor left.
     fn duplicate(&self) -> Option<Watched> {
         let duplicate = |fd: &OwnedFd| aside(|| linux::duplicate(fd.as_raw_fd())).ok();
         Some(match self {

@@ -96,7 +96,7 @@ pub(crate) fn do_kernels_part(model: &mut Model) {
     }
 }
 
-/// Gives each descriptor of a queue a queue of its own, without events yet.
+/// Gives each descriptor of a queue a queue of its own, which does not watch its events yet.
 fn copy_queues(model: &mut Model) {
     let mut copied = BTreeSet::new();
     let descriptors: Vec<(RawFd, u64)> = model.descriptors.iter().map(|(fd, id)| (*fd, *id)).collect();

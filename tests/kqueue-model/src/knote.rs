@@ -96,7 +96,7 @@ pub(crate) struct Ready {
     pub(crate) data: i64,
 }
 
-/// Runs the filter READ or WRITE for a descriptor; `None` if it is not ready.
+/// Runs the filter READ or WRITE for a descriptor. Returns `None` if the descriptor is not ready.
 pub(crate) fn look(fd: RawFd, filter: Filter) -> Option<Ready> {
     let (events, eof) = match filter {
         EVFILT_READ => (libc::POLLIN | libc::POLLRDHUP, libc::POLLRDHUP | libc::POLLHUP),

@@ -23,8 +23,8 @@
 //! - `EV_ADD` with `NOTE_TRIGGER` in one change does not trigger. The flag stays in the `fflags` of later events.
 //! - The copy of a SIGNAL event reports the parent's signals. `EV_ADD` does not change that, but `EV_DELETE`
 //!   followed by `EV_ADD` does. Signals that are pending when the event is added are not reported.
-//! - An event of a queue without the flag is not copied. The copy of an event of a queue with the flag watches the
-//!   parent's queue. `EV_ADD` does not change that, but `EV_DELETE` followed by `EV_ADD` does.
+//! - An event that watches a queue without the flag is not copied. The copy of an event that watches a queue with the
+//!   flag watches the parent's queue. `EV_ADD` does not change that, but `EV_DELETE` followed by `EV_ADD` does.
 //! - Duplicates of a queue's descriptor are separate queues in the child.
 //! - At `RLIMIT_KQUEUES` a queue is missing in the child, without an error: [`Call::Copy`].
 //! - A new descriptor in the child does not reuse that of a dropped queue.
@@ -45,7 +45,7 @@
 //!
 //! - It has no filters other than those above. (FreeBSD also copies VNODE and PROCDESC.)
 //! - A descriptor that was closed and opened again is recognised by its inode. Eventfds and other anonymous objects
-//!   share one.
+//!   share one inode.
 //! - The model looks at pending signals in every call. SIGNAL events record only signals that are blocked and still
 //!   pending then, and count a signal once while it is pending. A copy looks at the parent's pending signals every few
 //!   milliseconds.
@@ -55,7 +55,7 @@
 //!   free descriptor.
 //! - The model has descriptors of its own: see [`own`]. On a real kernel, the program could use them.
 //! - The model detects a fork that runs no handlers, such as clone(2), at the child's first call. The child does
-//!   not learn what happened to the queues before that call. It gets events again that were taken and are still ready.
+//!   not learn what happened to the queues before that call. It gets taken events again if they are still ready.
 
 #![cfg(target_os = "linux")]
 

@@ -15,7 +15,7 @@ use crate::queue::Queue;
 /// The model of one process.
 #[derive(Debug)]
 pub(crate) struct Model {
-    /// The process that the other fields belong to; 0 before the first call.
+    /// The process that the other fields belong to, or 0 before the first call.
     pub(crate) process: libc::pid_t,
     /// The id of the queue that each descriptor refers to.
     pub(crate) descriptors: BTreeMap<RawFd, u64>,
@@ -24,7 +24,7 @@ pub(crate) struct Model {
     /// The number of queues at which the next sweep is due.
     pub(crate) sweep_at: usize,
     pub(crate) faults: Vec<Fault>,
-    /// Each marked descriptor, with its object at that time. Closing the descriptor removes the mark.
+    /// Each marked descriptor, with the object that it referred to when it was marked. Closing the descriptor removes the mark.
     pub(crate) close_on_fork: BTreeMap<RawFd, Object>,
 }
 

@@ -3,11 +3,11 @@
 //! The arguments are the path of that file, a mode, and the names of options. The modes are:
 //!
 //! - `template`: a template loads the application;
-//! - `before`: the supervisor loads the application before it forks;
+//! - `before`: there is no template, so the supervisor forks the workers;
 //! - `threads` and `own-runtime`: like `before`, but each worker builds a runtime, multi-threaded or current-thread;
 //! - `inherited`: the program only lists the listeners that it inherits.
 //!
-//! Times are long, so that a slow machine causes no failures, unless an option such as `boot-timeout=700` gives one in
+//! Time limits are long, so that a slow machine causes no failures. An option such as `boot-timeout=700` sets one of them, in
 //! milliseconds. The file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-sleeps`,
 //! `load-aborts`, `load-lies=PID`, `ready-panics`, `never-ready`, `boot-exits`, `says-nothing`, `not-announced`, `fork-fails`,
 //! `fork-panics`, `between-waits`, `between-dies`, `no-processes`, `no-processes-of-template`, or none of them.
@@ -93,7 +93,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
         }
         if refuses.says("fork-fails") { Err(io::Error::from_raw_os_error(libc::EAGAIN)) } else { Ok(()) }
     });
-    // An upgrade hands the listener over.
+    // In an upgrade, the old program hands over its listener, which `bind_tcp` returns.
     let mut inherited = Inherited::from_env().unwrap();
     let listener = match inherited.named("web").pop() {
         Some(Listener::Tcp(listener)) => {

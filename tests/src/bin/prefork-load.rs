@@ -5,8 +5,8 @@
 //! cargo run --release -p forkio-tests --bin prefork-load -- [--seconds N] [--nginx] [--only NAME]
 //! ```
 //!
-//! Half of the clients keep their connections, half open one for each request. Each client waits for a response before its next
-//! request. A request is lost if no complete response with status 200 arrives.
+//! Half of the clients keep their connections. The others open a connection for each request. Each client waits for a response
+//! before its next request. A request is lost if no complete response with status 200 arrives.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};

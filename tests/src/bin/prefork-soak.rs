@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The run fails if a client cannot connect, if a request is lost on a worker that was not killed, if start and end differ in
-//! the number of processes, zombies, descriptors or shared mappings, or if the supervisor has grown.
+//! the number of processes, zombies, descriptors or shared mappings, or if the supervisor has grown by more than 4 MiB.
 
 use std::collections::HashSet;
 use std::fs;
@@ -49,7 +49,7 @@ impl Soak {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
 
-    /// Notes a lost request on a connection made at `connected`. `worker` answered earlier requests on it, if any.
+    /// Notes a lost request on a connection made at `connected`. `worker` is the one that answered an earlier request on it.
     fn lost(&self, worker: Option<u32>, connected: Instant, error: &io::Error) {
         // `disturb` holds this lock while it notes and kills a worker.
         let killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -243,7 +243,7 @@ impl Server {
         children.map(|(pid, ..)| pid).collect()
     }
 
-    /// Kills a child and waits for its successor. With that fork, the supervisor closes the handles of ended workers.
+    /// Kills a child and waits for its successor. When the supervisor forks the successor, it closes the handles of ended workers.
     fn replace_one(&self) -> Result<(), Error> {
         let before = self.children();
         let victim = *before.first().ok_or("no worker")?;
@@ -295,7 +295,7 @@ fn main() -> Result<(), Error> {
     }
     let duration = Duration::from_secs_f64(minutes * 60.0);
     let mut server = Server::start(&arguments)?;
-    // A program that an upgrade has started has other descriptors than the first program.
+    // Compare programs that an upgrade has started: they have other descriptors than the first program.
     server.upgrade()?;
     let mut before = None;
     until("the old program has ended", || {
@@ -386,7 +386,7 @@ fn disturb(server: &Server, soak: &Soak, duration: Duration) -> Result<String, E
         if let Some(failure) = soak.failures.lock().unwrap_or_else(PoisonError::into_inner).first()
             && second % 30 == 0
         {
-            println!("so far, first: {failure}");
+            println!("the first failure so far: {failure}");
         }
     }
     while workers != WORKERS {

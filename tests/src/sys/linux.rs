@@ -266,7 +266,7 @@ pub fn deny_next_registration() {
 
 /// Makes `sendto(2)` with this many bytes fail, as if the kernel had no memory left for them.
 pub fn deny_sends_of(length: u32) {
-    // The offsets of the system call's number, and of the low half of its third argument.
+    // The system call's number is at offset 0, and the low half of its third argument at offset 32.
     let (load, equals) = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
     filter_calls(&mut [
         instruction(load, 0, 0, 0),
@@ -340,7 +340,7 @@ impl Timerfd {
         self.set_with(0, first, period);
     }
 
-    /// Sets the timer to expire when the clock shows `first`.
+    /// Sets the timer to expire when the clock shows `first`, and then after each `period` unless it is zero.
     pub fn set_at(&self, first: Duration, period: Duration) {
         self.set_with(libc::TFD_TIMER_ABSTIME, first, period);
     }

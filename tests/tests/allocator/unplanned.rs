@@ -33,7 +33,7 @@ fn after_an_interruption(selector: &mut Poll, waker: &Waker, child: i32) {
 
 scenarios!(
     /// A signal handler interrupts code that holds the lock of the selectors, and forks. The child reconciles without
-    /// waiting for that lock. Its selectors fail with a named error, and new ones work.
+    /// waiting for that lock. Its inherited selectors fail with `InheritedState::Interrupted`, and new ones work.
     fn interrupted_with_the_lock() {
         atfork::install().unwrap();
         unplanned::fork_on_signal(libc::SIGUSR2);

@@ -87,7 +87,7 @@ async fn registered() -> Registered {
 }
 
 scenarios!(
-    /// An audit lists exactly the descriptors without a decision, with object, name and policy.
+    /// An audit lists each shared descriptor, with object, name and policy, until the program sets a policy or allows it.
     async fn findings() {
         let before = shared_descriptors().unwrap();
         assert!(before.is_clean() && before.found().is_empty(), "{before}");
@@ -119,7 +119,7 @@ scenarios!(
         forkio::set_policy(&registered.listener, ForkPolicy::Sever).unwrap();
         forkio::set_policy(a, ForkPolicy::Inherit).unwrap();
         let audit = shared_descriptors().unwrap();
-        check_eq("left", audit.found().len(), unregistered.len() + 1);
+        check_eq("the number of descriptors still listed", audit.found().len(), unregistered.len() + 1);
         let audit = unregistered.iter().fold(audit, |audit, (fd, ..)| audit.allow(fd));
         assert_eq!(audit.found().iter().map(|shared| shared.fd).collect::<Vec<_>>(), [b.as_raw_fd()], "{audit}");
         let audit = audit.allow(b);

@@ -42,7 +42,7 @@ scenarios!(
         reap(child).await;
     }
 
-    /// A hook can refuse a fork. Nothing has changed, and the next fork works.
+    /// A hook can refuse a fork, which then changes nothing. The next fork works.
     async fn refusal() {
         static CALLS: Mutex<Vec<&str>> = Mutex::new(Vec::new());
         static REFUSES: Mutex<bool> = Mutex::new(true);
@@ -108,13 +108,13 @@ scenarios!(
             }
             Ok(())
         });
-        let error = forkio::fork().await.expect_err("the hook panicked");
+        let error = forkio::fork().await.expect_err("the hook panics, so the fork must fail");
         assert!(matches!(error, forkio::ForkError::Hook(_)), "{error}");
         // SAFETY: `blocked` is filled before it is read.
         unsafe {
             let mut blocked = std::mem::zeroed();
             libc::pthread_sigmask(libc::SIG_SETMASK, std::ptr::null(), &mut blocked);
-            check_eq("SIGTERM is blocked", libc::sigismember(&blocked, libc::SIGTERM), 0);
+            check_eq("whether SIGTERM is blocked", libc::sigismember(&blocked, libc::SIGTERM), 0);
         }
         in_child(async || {}).await;
         check_eq("calls", *CALLS.lock().unwrap(), 2);

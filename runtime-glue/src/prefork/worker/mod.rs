@@ -130,7 +130,7 @@ impl WorkerHandle {
         self.0.must_end().await;
     }
 
-    /// Returns `until`. If the worker must end, returns a time shortly before its deadline if that time is earlier.
+    /// Returns `until`, or, if the worker must end, the earlier one of `until` and a time shortly before the worker's deadline.
     #[cfg(feature = "http")]
     pub(super) fn before_deadline(&self, until: Instant) -> Instant {
         self.0.before_deadline().map_or(until, |limit| until.min(limit))
@@ -139,8 +139,9 @@ impl WorkerHandle {
     /// Spawns a task that the worker finishes before it ends, such as one that serves a connection. The worker waits for it
     /// at most until the shutdown timeout.
     ///
-    /// [`Incoming::next`] waits for these tasks before it returns `None`. The worker waits for the rest when its own future
-    /// has resolved. If tasks still run at the timeout, they are cut off, and the worker exits with 1.
+    /// In the worker's own future, [`Incoming::next`] waits for these tasks before it returns `None`. The worker waits for the
+    /// rest when that future has resolved. If tasks still run at the timeout, they are cut off, and the worker exits with 1
+    /// instead of 0.
     ///
     /// # Panics
     ///
@@ -201,7 +202,7 @@ impl WorkerHandle {
         TrackedRequest { started: self.begin_request(), worker: self.clone() }
     }
 
-    /// Returns how many requests have begun before this one, or `None` in a child of the worker.
+    /// Counts a request. Returns how many have begun before it. Does nothing in a child of the worker, and returns `None`.
     fn number_request(&self) -> Option<u64> {
         if !self.0.is_own_process() {
             return None;

@@ -241,7 +241,8 @@ async fn follow_signals(mut signals: Signals, status: Arc<Status>, supervisor: u
                 if is_orphan || status.is_told_by_supervisor() {
                     drain(&status, is_orphan);
                 } else {
-                    // If the supervisor gets the same signal, the server stops, and this worker must empty the queues.
+                    // Wait for the supervisor's command first. If the supervisor gets the same signal, the server stops, and
+                    // this worker must empty the queues before it ends.
                     let status = Arc::clone(&status);
                     let later = async move {
                         sleep(SUPERVISOR_GRACE).await;

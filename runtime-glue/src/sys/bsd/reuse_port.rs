@@ -9,8 +9,8 @@ use socket2::SockRef;
 use socket2::Socket;
 use tokio::net::TcpListener;
 
-/// Checks that other sockets can bind the address of a listener, and get their share of the connections. The option must be set
-/// before the socket is bound.
+/// Checks that other sockets can bind the address of a listener, and get their share of the connections. The listener must have
+/// been bound with `SO_REUSEPORT_LB`.
 #[cfg(target_os = "freebsd")]
 pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
     match SockRef::from(listener).reuse_port_lb()? {
@@ -19,8 +19,8 @@ pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
     }
 }
 
-/// Checks that other sockets can bind the address of a listener, and get their share of the connections. The option must be set
-/// before the socket is bound.
+/// Checks that other sockets can bind the address of a listener, and get their share of the connections. The listener must have
+/// been bound with `SO_REUSEPORT`.
 #[cfg(target_os = "dragonfly")]
 pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
     match SockRef::from(listener).reuse_port()? {
@@ -75,7 +75,7 @@ pub(crate) fn join_port(socket: &Socket, _: &Socket) -> io::Result<()> {
     socket.set_reuse_port(true)
 }
 
-/// Returns the number of connections that may wait in the queue of a listener.
+/// Returns the number of connections that may wait in the queue of a listener, or -1 if the system does not tell.
 pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
     #[cfg(target_os = "freebsd")]
     {
@@ -90,7 +90,7 @@ pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
         };
         if result == -1 { Err(io::Error::last_os_error()) } else { Ok(limit) }
     }
-    // This system does not return the length of the queue. A negative number asks listen(2) for its maximum.
+    // A negative number asks listen(2) for its maximum.
     #[cfg(not(target_os = "freebsd"))]
     {
         let _ = listener;

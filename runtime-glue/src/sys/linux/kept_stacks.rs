@@ -197,7 +197,7 @@ struct Sample {
 }
 
 impl Sample {
-    /// Starts a thread, and waits for its end.
+    /// Starts a thread, and copies its descriptor while the thread runs and after it has ended.
     fn take() -> io::Result<Sample> {
         /// Enough for a thread that does almost nothing, and for the thread-local memory of most programs.
         const STACK_SIZE: usize = 1 << 20;
@@ -217,7 +217,8 @@ impl Sample {
     }
 
     fn take_on(stack: *mut c_void, size: usize) -> io::Result<Sample> {
-        /// How long to wait for the thread. It takes microseconds, unless a lock stays locked: `RuntimeError::InheritedLock`.
+        /// How long to wait for the thread. It takes microseconds, unless it needs a lock that another thread held at the fork:
+        /// `RuntimeError::InheritedLock`.
         const LIMIT: Duration = Duration::from_secs(10);
 
         #[derive(Default)]
@@ -228,7 +229,7 @@ impl Sample {
         }
 
         extern "C" fn run(shared: *mut c_void) -> *mut c_void {
-            // SAFETY: the creator keeps the value until `is_taken`, and leaks it if it does not wait for that.
+            // SAFETY: the creator keeps the value until `is_taken`. If the creator stops waiting before that, it leaks the value.
             let shared = unsafe { &*shared.cast::<Shared>() };
             // SAFETY: no other thread uses the sample before `is_taken`.
             let (descriptor, thread_id, running) = unsafe { &mut *shared.sample.get() };
@@ -249,7 +250,7 @@ impl Sample {
         let mut start = || {
             // The thread must not run the program's signal handlers.
             let _blocked = block_signals();
-            // SAFETY: the attributes are initialised first, and the stack is as large as it says.
+            // SAFETY: the attributes are initialised first, and the stack has `size` bytes.
             unsafe {
                 check(libc::pthread_attr_init(attributes.as_mut_ptr()))?;
                 check(libc::pthread_attr_setstack(attributes.as_mut_ptr(), stack, size))?;

@@ -48,7 +48,7 @@ pub(crate) fn other_threads() -> io::Result<Vec<Thread>> {
     Ok(threads)
 }
 
-/// Waits until the kernel has removed the threads that have ended. (No code joins them.)
+/// Waits until the calling thread is the only one. The other threads end by themselves, and no code joins them.
 pub(crate) fn wait_until_single_threaded() -> io::Result<()> {
     while !is_single_threaded()? {
         thread::yield_now();

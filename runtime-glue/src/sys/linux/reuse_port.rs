@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 /// Lets other sockets bind the address of a bound listener.
 ///
-/// If it were set before the bind, the option would hide that another program uses the port.
+/// The option is set after the bind. Otherwise, it would hide that another program uses the port.
 pub(crate) fn share_port(listener: &TcpListener) -> io::Result<()> {
     SockRef::from(listener).set_reuse_port(true)
 }

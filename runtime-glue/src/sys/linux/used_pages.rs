@@ -15,7 +15,7 @@ use super::stacks::parse_range;
 /// How many addresses the kernel reads in one call (`UIO_MAXIOV`).
 pub(super) const READS_AT_ONCE: usize = 1024;
 
-/// Returns the ends of all pages of private anonymous memory that have been used, and whether each page is in memory.
+/// Returns the ends of the used pages of [`anonymous_ranges`], and whether each page is in memory.
 pub(super) fn used_page_ends() -> io::Result<Vec<(usize, bool)>> {
     // See pagemap in the kernel's documentation. Guard pages count as swapped.
     const PRESENT: u64 = 1 << 63;

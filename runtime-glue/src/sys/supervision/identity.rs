@@ -87,7 +87,7 @@ fn group_id(name: &str) -> io::Result<Option<libc::gid_t>> {
 /// getpwnam_r(3), getpwuid_r(3) or getgrnam_r(3).
 type LookUp<K, E> = unsafe extern "C" fn(K, *mut E, *mut c_char, libc::size_t, *mut *mut E) -> libc::c_int;
 
-/// Calls the function. A `key` that is a pointer must refer to a string.
+/// Looks up an entry with `call`, and converts it with `read`. A `key` that is a pointer must refer to a string.
 fn look_up<K, E, T>(call: LookUp<K, E>, key: K, read: impl FnOnce(&E) -> T) -> io::Result<Option<T>> {
     let mut buffer = vec![0; MAX_ENTRY_SIZE];
     let mut entry = MaybeUninit::uninit();

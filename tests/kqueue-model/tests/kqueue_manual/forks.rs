@@ -84,7 +84,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         let is_close_on_exec = descriptor_flags(a.as_raw_fd()) == Some(libc::FD_CLOEXEC);
         Some(is_close_on_exec && in_child(|| b.write_all(b"x").is_ok() && queue.wait().len() == 1))
     }),
-    ("15.1", "EV_CLEAR, taken and still ready: the copy does not report it, and after EV_ADD it does, once", || {
+    ("15.1", "a taken EV_CLEAR event that is still ready: the copy reports it only after EV_ADD, once", || {
         let (queue, (a, mut b)) = (copied()?, pair());
         queue.change(read(&a, EV_ADD | EV_CLEAR));
         b.write_all(b"x").ok()?;
@@ -95,14 +95,14 @@ pub(crate) const SENTENCES: &[Sentence] = &[
             (before, queue.poll().len(), queue.poll().len()) == (0, 1, 0)
         }))
     }),
-    ("15.1", "without EV_CLEAR, taken and still ready: the copy reports it", || {
+    ("15.1", "the copy reports a taken event without EV_CLEAR that is still ready", || {
         let (queue, (a, mut b)) = (copied()?, pair());
         queue.change(read(&a, EV_ADD));
         b.write_all(b"x").ok()?;
         queue.wait();
         Some(in_child(|| queue.poll().len() == 1))
     }),
-    ("15.1", "EVFILT_WRITE, active: the copy reports it; taken: it does not", || {
+    ("15.1", "the copy reports an active EVFILT_WRITE event, and not a taken one", || {
         let (queue, (a, c)) = (copied()?, pair());
         queue.change(write(&a, EV_ADD | EV_CLEAR));
         queue.change(write(&c, EV_ADD | EV_CLEAR));

@@ -1,4 +1,4 @@
-//! The sentences about an event of one queue in another one, across a fork.
+//! The sentences about a queue that another queue watches, across a fork.
 
 use std::io::Write;
 
@@ -27,7 +27,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
             held
         }))
     }),
-    ("15.1", "an event of a queue with the flag is copied", || {
+    ("15.1", "an event that watches a queue with the flag is copied", || {
         let (outer, inner) = nested()?;
         let (a, mut b) = pair();
         inner.change(read(&a, EV_ADD));
@@ -76,7 +76,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
     }),
 ];
 
-/// Opens two queues that are copied on fork, the first with an event of the second.
+/// Opens two queues that are copied on fork. The first one watches the second one.
 fn nested() -> Option<(Kqueue, Kqueue)> {
     let (outer, inner) = (copied()?, copied()?);
     outer.change(read(&inner, EV_ADD));

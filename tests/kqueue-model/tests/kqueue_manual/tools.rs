@@ -91,7 +91,7 @@ pub(crate) fn copied() -> Option<Kqueue> {
     with_flag()
 }
 
-/// Returns `Some` on FreeBSD.
+/// Returns `Some` if the kernel is FreeBSD's, or the model of one.
 pub(crate) fn freebsd() -> Option<()> {
     #[cfg(target_os = "linux")]
     let is_freebsd = forkio_kqueue_model::Kernel::this().is_freebsd();

@@ -21,10 +21,10 @@ pub(crate) const CASES: &[Case] = &[
     ("the model's descriptors are not counted as the program's", own_descriptors),
     ("a duplicate is found, and a queue without a descriptor is gone", duplicates),
     ("a mark for close-on-fork ends with the descriptor", closed_mark),
-    ("the descriptor of a dropped queue", dropped_descriptor),
-    ("a queue that is missing in the child", missing_copy),
+    ("on FreeBSD, a new queue in the child does not reuse the descriptor of a dropped one", dropped_descriptor),
+    ("at the limit, a queue is missing in the child, which can create one", missing_copy),
     ("timers are copied, or end the child", timers),
-    ("a fork without handlers", fork_without_handlers),
+    ("the child of a fork without handlers has its own queues", fork_without_handlers),
     ("answers that differ between kernels", other_answers),
     ("a signal event is active in parent and child", active_signal),
 ];
