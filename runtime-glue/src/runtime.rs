@@ -71,7 +71,7 @@ pub(crate) fn uses_parking_lot() -> bool {
     format!("{:?}", Notify::new()).contains("PhantomData")
 }
 
-/// Registers a descriptor with the current runtime. Adopts the runtime's selector if it is not forkio's, or fails.
+/// Registers a descriptor with the current runtime. If the runtime's selector is not forkio's, adopts it or fails.
 fn probe() -> Result<AsyncFd<OwnedFd>, ForkError> {
     // This socket is never readable.
     let probe = OwnedFd::from(UnixDatagram::unbound().map_err(ForkError::Inspect)?);

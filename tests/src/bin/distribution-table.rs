@@ -131,7 +131,7 @@ struct Server {
 }
 
 impl Server {
-    /// Starts the program as the server of a row, and waits until every worker serves.
+    /// Starts the program as the server of a row, and waits until every worker serves, for at most [`LIMIT`].
     fn start(row: &str, workers: usize) -> Result<Server, Box<dyn Error>> {
         let mut command = Command::new(env::current_exe()?);
         let mut process = command.args(["serve", row, &workers.to_string()]).stdout(Stdio::piped()).spawn()?;

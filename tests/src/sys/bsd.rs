@@ -80,7 +80,7 @@ pub fn name_of(fd: &impl AsRawFd) -> String {
     format!("inode {} of device {:#x}", stat.st_ino, stat.st_dev)
 }
 
-/// Each kind of descriptor that only this system has. An audit lists no such kind on these systems.
+/// Each kind of descriptor that only this system has. There is no such kind on these systems.
 pub fn kernel_objects() -> Vec<(OwnedFd, SharedObject, String)> {
     Vec::new()
 }

@@ -245,7 +245,7 @@ pub fn deny_tokio_pidfds() {
 }
 
 /// Makes the kernel refuse to register the next descriptor that this process opens, as if the user had no epoll watch left. The
-/// filter compares numbers: it refuses each later file with that descriptor too, in children as well.
+/// filter compares descriptors, not files: it refuses each later file at that descriptor too, also in children.
 pub fn deny_next_registration() {
     let next = File::open("/dev/null").expect("a descriptor").as_raw_fd();
     // The offsets of the system call's number, and of the low halves of its second and third arguments.

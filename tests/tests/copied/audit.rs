@@ -164,7 +164,7 @@ scenarios!(
         .await;
     }
 
-    /// A prefork server shares nothing by accident before each fork, and neither does its worker.
+    /// An audit finds nothing in a prefork server before the fork, or in its worker.
     async fn in_a_worker() {
         let listener = listener().await;
         // The audit lists the listener, until the server has chosen its policy.
@@ -190,7 +190,7 @@ scenarios!(
         check_eq("the workers", stopped.exit_code(), 0);
     }
 
-    /// If a fork could not be prepared, an audit fails with the same error.
+    /// If a policy makes a fork impossible to prepare, an audit fails, too.
     async fn refused() {
         let (a, _b) = UnixStream::pair().unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();

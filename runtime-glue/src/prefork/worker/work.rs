@@ -31,7 +31,7 @@ use crate::{parent_only, report, sys};
 /// The exit status of a process that panicked. The standard library uses the same.
 pub(in crate::prefork) const PANICKED: i32 = 101;
 
-/// The exit status of a process that could not start, and of a worker whose tasks still ran at the shutdown timeout.
+/// The exit status of a process that could not start or fork, and of a worker whose tasks still ran at the shutdown timeout.
 pub(in crate::prefork) const FAILED: i32 = 1;
 
 /// How long after the shutdown timeout the kernel ends a worker that does not end by itself: later than the supervisor would

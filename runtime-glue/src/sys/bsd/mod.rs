@@ -38,7 +38,7 @@ pub(crate) fn send_before_end(_: &tokio::net::TcpStream, _: &[u8]) -> Option<io:
     None
 }
 
-/// Returns `false`: only glibc reuses the stacks of ended threads in a child.
+/// Returns `false`: only glibc reuses the stacks of the parent's threads in a child.
 pub(crate) fn may_inherit_stacks() -> bool {
     false
 }
