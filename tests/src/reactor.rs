@@ -117,7 +117,7 @@ pub fn check_silent(what: &str, selector: &mut Poll) {
 /// The error that a poll of a poisoned selector returns.
 #[track_caller]
 pub fn poll_error(selector: &mut Poll) -> Option<i32> {
-    selector.poll(&mut Events::with_capacity(8), Some(limit())).expect_err("a poisoned selector").raw_os_error()
+    selector.poll(&mut Events::with_capacity(8), Some(limit())).expect_err("the poll succeeds").raw_os_error()
 }
 
 /// A set of tokens, to compare with events.
@@ -160,7 +160,8 @@ pub fn connection() -> (TcpStream, StdTcpStream) {
     (TcpStream::from_std(stream), peer)
 }
 
-/// Checks that the kernel queue of this selector, in this process, watches the registrations in its table.
+/// Checks that the kernel queue of this selector, in this process, watches the registrations in its table that are not muted.
+/// Checks nothing if the kernel does not list what a queue watches.
 #[track_caller]
 pub fn check_table(selector: &impl AsRawFd) {
     let selector = selector.as_raw_fd();

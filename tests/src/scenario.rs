@@ -188,7 +188,7 @@ impl Scenario {
             readers.into_iter().flatten().map(|reader| reader.join().expect("reading the output")).collect();
         match status {
             None => Err(format!("the scenario still runs after {deadline:?}\n{output}").into()),
-            Some(_) if !left.is_empty() => Err(format!("processes left behind: {left:?}\n{output}").into()),
+            Some(_) if !left.is_empty() => Err(format!("processes still run: {left:?}\n{output}").into()),
             Some(status) if !status.success() => Err(failure(status, &output)),
             Some(_) => Ok(()),
         }

@@ -94,7 +94,7 @@ pub(super) fn remove_abandoned(path: &Path) {
         return;
     }
     if let Err(error) = fs::remove_file(path) {
-        tracing::warn!(%error, path = %path.display(), "cannot remove the socket");
+        tracing::warn!(%error, path = %path.display(), "cannot remove the file of a socket");
     }
 }
 

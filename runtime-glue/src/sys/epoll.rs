@@ -51,7 +51,7 @@ pub(crate) fn reserve_watch() -> io::Result<Process> {
 /// Sends a signal to the process, and never to another process that got the same id.
 pub(crate) fn send_signal(process: &Process, signal: i32) -> io::Result<()> {
     let known = NonZero::new(signal).filter(|number| (1..=libc::SIGRTMAX()).contains(&number.get()));
-    let refused = || io::Error::new(io::ErrorKind::InvalidInput, "not a signal number: give one from 1 to SIGRTMAX");
+    let refused = || io::Error::new(io::ErrorKind::InvalidInput, "the signal is not a number from 1 to SIGRTMAX");
     let signal = known.ok_or_else(refused)?;
     // SAFETY: it would be unsafe to handle or block a signal that libc reserves. This function only sends it to another process.
     let signal = unsafe { Signal::from_raw_nonzero_unchecked(signal) };

@@ -77,7 +77,7 @@ pub(crate) fn reserve_watch() -> io::Result<OwnedFd> {
 /// Sends a signal to a child that has not been reaped. Until the child is reaped, no other process can get its id.
 pub(crate) fn send_signal(process: &Process, signal: i32) -> io::Result<()> {
     if signal <= 0 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a signal number: give one from 1 up"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the signal is not a positive number"));
     }
     // SAFETY: no memory is involved.
     match unsafe { libc::kill(process.id() as i32, signal) } {

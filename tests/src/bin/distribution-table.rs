@@ -6,8 +6,7 @@
 //! cargo run --release -p forkio-tests --bin distribution-table -- --quick    # a short run
 //! ```
 //!
-//! The program starts itself as the server, once per row and number of workers. The clients are threads of the first
-//! process.
+//! For each run, the program starts itself as the server. The clients are threads of the first process.
 
 // Test builds link a model of the kernel: see CONTRIBUTING.md.
 #[cfg(forkio_kqueue)]

@@ -60,7 +60,7 @@ fn lie(pid: &str) {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [control, how, options @ ..] = arguments.as_slice() else { panic!("no arguments") };
+    let [control, how, options @ ..] = arguments.as_slice() else { panic!("give a file and a mode") };
     tracing_subscriber::fmt().with_ansi(false).with_writer(io::stderr).init();
     if options.iter().any(|option| option == "as-nobody") {
         become_nobody();
@@ -136,7 +136,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
                 "load-timeout" => prefork.load_timeout(time),
                 "heartbeat-timeout" => prefork.heartbeat_timeout(time),
                 "max-age" => prefork.max_age(time),
-                other => panic!("no option {other}"),
+                other => panic!("there is no option {other}"),
             };
             continue;
         }
@@ -187,7 +187,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
                 tokio::spawn(forkio::parent_only(start_processes()));
                 prefork
             }
-            other => panic!("no option {other}"),
+            other => panic!("there is no option {other}"),
         };
     }
     let start = Instant::now();
@@ -302,7 +302,7 @@ async fn work(mut worker: Worker, data: u32, control: Control) -> u8 {
         worker.shutdown().await;
         return 0;
     }
-    let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { panic!("no listener") };
+    let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { panic!("the worker has no listener") };
     let mut incoming = worker.incoming(listener);
     if !control.says("says-nothing") {
         worker.ready();

@@ -109,7 +109,7 @@ struct Server {
 impl Server {
     fn prefork_http(arguments: &[&str]) -> Result<Server, Error> {
         let own = std::env::current_exe()?;
-        let path = own.parent().ok_or("no directory")?.join("examples/prefork-http");
+        let path = own.parent().ok_or("this program is in no directory")?.join("examples/prefork-http");
         let mut program = Command::new(&path)
             .args(["--listen", "127.0.0.1:0", "--workers", &WORKERS.to_string()])
             .args(arguments)
@@ -118,7 +118,7 @@ impl Server {
             .spawn()
             .map_err(|error| format!("{}: {error}", path.display()))?;
         let mut line = String::new();
-        BufReader::new(program.stdout.take().ok_or("no output")?).read_line(&mut line)?;
+        BufReader::new(program.stdout.take().ok_or("standard output is not piped")?).read_line(&mut line)?;
         let address = line.strip_prefix("listening on http://").and_then(|rest| rest.split(' ').next());
         let address = address.ok_or("the server announces no address")?.parse()?;
         Ok(Server { pid: program.id() as i32, program, address, directory: None })

@@ -175,7 +175,7 @@ impl Server {
     fn start(arguments: &[String]) -> Result<Server, Error> {
         use std::os::unix::process::CommandExt;
         let own = std::env::current_exe()?;
-        let path = own.parent().ok_or("no directory")?.join("examples/prefork-http");
+        let path = own.parent().ok_or("this program is in no directory")?.join("examples/prefork-http");
         let pid_file = std::env::temp_dir().join(format!("prefork-soak-{}.pid", std::process::id()));
         let mut first = Command::new(&path)
             .args(["--listen", "127.0.0.1:0", "--workers", &WORKERS.to_string(), "--pid-file"])
@@ -187,7 +187,7 @@ impl Server {
             .spawn()
             .map_err(|error| format!("{}: {error}", path.display()))?;
         let group = first.id() as i32;
-        let mut stdout = BufReader::new(first.stdout.take().ok_or("no output")?);
+        let mut stdout = BufReader::new(first.stdout.take().ok_or("standard output is not piped")?);
         let mut line = String::new();
         stdout.read_line(&mut line)?;
         let address = line.strip_prefix("listening on http://").and_then(|rest| rest.split(' ').next());
@@ -246,7 +246,7 @@ impl Server {
     /// Kills a child and waits for its successor. When the supervisor forks the successor, it closes the handles of ended workers.
     fn replace_one(&self) -> Result<(), Error> {
         let before = self.children();
-        let victim = *before.first().ok_or("no worker")?;
+        let victim = *before.first().ok_or("the server has no worker")?;
         send(victim, libc::SIGKILL);
         until("a worker is replaced", || {
             let children = self.children();
@@ -306,7 +306,7 @@ fn main() -> Result<(), Error> {
     server.replace_one()?;
     // Gives the supervisor time to prepare its next fork.
     thread::sleep(Duration::from_secs(1));
-    let before = server.resources().ok_or("no supervisor")?;
+    let before = server.resources().ok_or("the supervisor has ended")?;
     let soak = Soak::default();
     let done = thread::scope(|scope| {
         for client in 0..KEEP_ALIVE_CLIENTS + SHORT_CLIENTS {
@@ -325,10 +325,10 @@ fn main() -> Result<(), Error> {
         after = server.resources();
         after.is_some_and(|after| after.leaks(&before).is_empty())
     });
-    let after = after.ok_or("no supervisor")?;
+    let after = after.ok_or("the supervisor has ended")?;
     let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
     println!("{} requests in {:?}; {}", count(&soak.requests), duration, done);
-    println!("lost with a killed worker: {}", count(&soak.on_killed));
+    println!("requests lost with a killed worker: {}", count(&soak.on_killed));
     println!("before: {before:?}\nafter: {after:?}");
     let mut failures = std::mem::take(&mut *soak.failures.lock().unwrap_or_else(PoisonError::into_inner));
     if settled.is_err() {

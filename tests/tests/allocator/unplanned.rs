@@ -51,7 +51,7 @@ scenarios!(
             check_eq("the reason", fork::glue::lost_state(), Some(InheritedState::Interrupted));
             let error = selector.poll(&mut Events::with_capacity(4), None).unwrap_err();
             let lost = error.get_ref().and_then(|error| error.downcast_ref::<InheritedState>());
-            check_eq("polling", lost, Some(&InheritedState::Interrupted));
+            check_eq("the error of polling", lost, Some(&InheritedState::Interrupted));
             waker.wake().unwrap();
             assert!(selector.registry().register(&mut udp(), Token(2), Interest::READABLE).is_err());
             let mut fresh = Poll::new().unwrap();

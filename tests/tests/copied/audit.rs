@@ -169,9 +169,9 @@ scenarios!(
         let listener = listener().await;
         // The audit lists the listener, until the server has chosen its policy.
         let audit = shared_descriptors().unwrap();
-        check_eq("a listener", audit.found().len(), 1);
+        check_eq("the number of descriptors found", audit.found().len(), 1);
         check_eq(
-            "a listener",
+            "the descriptor found",
             (audit.found()[0].fd, audit.found()[0].object),
             (listener.as_raw_fd(), SharedObject::Listener),
         );
@@ -187,7 +187,7 @@ scenarios!(
             worker.shutdown().await;
         };
         let stopped = Prefork::new().listener(listener).workers(1).shutdown_timeout(limit()).run(work).await.unwrap();
-        check_eq("the workers", stopped.exit_code(), 0);
+        check_eq("the exit code of the workers", stopped.exit_code(), 0);
     }
 
     /// If a policy makes a fork impossible to prepare, an audit fails, too.
@@ -199,17 +199,17 @@ scenarios!(
         forkio_reactor::fork::set_policy(&socket, ForkPolicy::Renew).unwrap();
         assert!(matches!(shared_descriptors(), Err(ForkError::Prepare(_))));
         forkio::set_policy(&socket, ForkPolicy::Inherit).unwrap();
-        check_eq("found", shared_descriptors().unwrap().found().len(), 1);
+        check_eq("the number of descriptors found", shared_descriptors().unwrap().found().len(), 1);
     }
 
     /// An audit works without a runtime, and with one on another thread.
     fn outside_a_runtime() {
         let file = File::open("/proc").unwrap();
         let found = || shared_descriptors().unwrap().found().iter().map(|shared| shared.fd).collect::<Vec<_>>();
-        check_eq("found", found(), vec![file.as_raw_fd()]);
+        check_eq("the descriptors found", found(), vec![file.as_raw_fd()]);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        check_eq("found", found(), vec![file.as_raw_fd()]);
+        check_eq("the descriptors found", found(), vec![file.as_raw_fd()]);
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        check_eq("found", found(), vec![file.as_raw_fd(), listener.as_raw_fd()]);
+        check_eq("the descriptors found", found(), vec![file.as_raw_fd(), listener.as_raw_fd()]);
     }
 );

@@ -117,6 +117,6 @@ scenarios!(
             check_eq("whether SIGTERM is blocked", libc::sigismember(&blocked, libc::SIGTERM), 0);
         }
         in_child(async || {}).await;
-        check_eq("calls", *CALLS.lock().unwrap(), 2);
+        check_eq("the number of calls", *CALLS.lock().unwrap(), 2);
     }
 );

@@ -51,13 +51,13 @@ scenarios!(
         let flushed = Arc::clone(&file);
         in_child(async || file.lock().unwrap().flush().unwrap()).await;
         file.lock().unwrap().flush().unwrap();
-        check_eq("without a hook", scratch.text().as_str(), "a line\na line\n");
+        check_eq("the file without a hook", scratch.text().as_str(), "a line\na line\n");
 
         forkio::before_fork(move || flushed.lock().unwrap().flush());
         file.lock().unwrap().write_all(b"another\n").unwrap();
         in_child(async || file.lock().unwrap().flush().unwrap()).await;
         file.lock().unwrap().flush().unwrap();
-        check_eq("with a hook", scratch.text().as_str(), "a line\na line\nanother\n");
+        check_eq("the file with a hook", scratch.text().as_str(), "a line\na line\nanother\n");
     }
 
     /// Without reseeding, parent and children draw the same random numbers.
@@ -70,6 +70,6 @@ scenarios!(
     async fn reseeded_random_numbers() {
         forkio::on_child(|_| rand::rng().reseed().expect("random numbers from the system"));
         let numbers: BTreeSet<_> = draw().await.into_iter().collect();
-        check_eq("different numbers", numbers.len(), 3);
+        check_eq("how many numbers differ", numbers.len(), 3);
     }
 );

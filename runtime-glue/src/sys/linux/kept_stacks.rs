@@ -72,7 +72,7 @@ struct Layout {
     below_end: usize,
     /// The offset of the thread id, which is 0 if the stack is unused.
     thread_id: usize,
-    /// The offset of the address of the stack, which its size follows.
+    /// The offset of the stack's address. The stack's size follows the address.
     stack: usize,
     /// The offset of `cancelhandling`.
     flags: usize,
@@ -98,7 +98,7 @@ impl Layout {
         }
         // One sample is not enough, because two of its fields may be equal by chance.
         let (first, second) = (Sample::take()?, Sample::take()?);
-        let layout = Layout::of(&first, &second).ok_or_else(|| unknown("this version of glibc is not known"))?;
+        let layout = Layout::of(&first, &second).ok_or_else(|| unknown("forkio does not know this glibc"))?;
         let fields = [layout.below_end, layout.thread_id, layout.stack, layout.flags];
         let mut known = [0; 8];
         for (bytes, field) in known.chunks_mut(2).zip(fields) {
@@ -141,7 +141,7 @@ impl Layout {
         })
     }
 
-    /// Returns the descriptors of all threads that have a stack of glibc, including unused stacks.
+    /// Returns the descriptors of all threads that have a stack of glibc, including those in unused stacks.
     fn descriptors(&self) -> io::Result<Vec<Descriptor>> {
         let mut descriptors = Vec::new();
         for address in self.candidates()? {
@@ -158,7 +158,8 @@ impl Layout {
     /// Returns the addresses of memory that begins like a descriptor. Each page may be the last one of a stack, because
     /// adjacent stacks may be one mapping.
     fn candidates(&self) -> io::Result<Vec<usize>> {
-        // Without other threads, no memory is unmapped meanwhile. Reads through the kernel would take ten times as long.
+        // Without other threads, no memory is unmapped meanwhile, so read it directly. Reads through the kernel would take ten
+        // times as long.
         let may_look = super::is_single_threaded()?;
         let mut found = Vec::new();
         let mut unseen = Vec::new();
@@ -277,7 +278,7 @@ impl Sample {
         // SAFETY: the pointer is from `Box::into_raw`, and the thread has ended.
         let (descriptor, thread_id, mut running) = unsafe { Box::from_raw(shared) }.sample.into_inner();
         if !(stack as usize..end).contains(&descriptor) || end - descriptor > running.len() {
-            return Err(unknown("this version of glibc is not known"));
+            return Err(unknown("forkio does not know this glibc"));
         }
         running.truncate(end - descriptor);
         let mut ended = vec![0; running.len()];

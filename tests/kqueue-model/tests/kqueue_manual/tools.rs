@@ -131,7 +131,7 @@ pub(crate) fn close(fd: RawFd) {
     unsafe { libc::close(fd) };
 }
 
-/// Makes a duplicate that is not close-on-exec. It is never closed.
+/// Makes a duplicate that is not close-on-exec. Only the caller closes the duplicate.
 pub(crate) fn duplicate(fd: &impl AsRawFd) -> RawFd {
     // SAFETY: the call takes no pointer.
     unsafe { libc::dup(fd.as_raw_fd()) }
