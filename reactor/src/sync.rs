@@ -3,8 +3,8 @@
 
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-/// Stands between a sequentially consistent store and a sequentially consistent load of another variable. The two need no
-/// fence; loom treats such operations as acquire and release, so loom's version of this function is a fence.
+/// Does nothing. Call it between a sequentially consistent store and a sequentially consistent load of another variable. Such
+/// operations need no fence, but loom treats them as acquire and release. So loom's version of this function makes a fence.
 #[inline(always)]
 pub(crate) fn fence_between() {}
 

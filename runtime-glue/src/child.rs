@@ -20,9 +20,9 @@ use crate::{ForkError, NotInChild, policy, sys};
 ///
 /// # Fork
 ///
-/// The handle belongs to the process that forked. In a child that is forked later, its methods fail with an error whose
-/// [inner error](io::Error::get_ref) is [`NotInChild`]. So does a [`wait`](Child::wait) that was pending at the fork. Dropping
-/// the handle in that child does nothing.
+/// The handle belongs to the process that forked. In a child that is forked later, all methods but [`id`](Child::id) fail with
+/// an error whose [inner error](io::Error::get_ref) is [`NotInChild`]. So does a [`wait`](Child::wait) that was pending at the
+/// fork. Dropping the handle in that child does nothing.
 ///
 /// # Platforms
 ///

@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Both ends of each pair, next to each other. Their number is even. */
+/* The descriptors: both ends of each socket pair, next to each other. `registrations` is their number, and must be even. */
 static int registrations;
 static int *fds;
 

@@ -191,7 +191,7 @@ impl Server {
         pids.filter_map(process).filter(|process| process.parent == parent).collect()
     }
 
-    /// The process ids of the parent's children that run: workers, and the template and the service worker if there are any.
+    /// The process ids of the supervisor's running children: workers, and the template and the service worker if there are any.
     pub(crate) fn workers(&self) -> Vec<u32> {
         let processes = self.processes().into_iter();
         processes.filter(|process| process.parent == self.pid() && !process.zombie).map(|process| process.pid).collect()
@@ -217,14 +217,14 @@ impl Server {
         until("the process has stopped", || self.processes().into_iter().any(has_stopped).then_some(()));
     }
 
-    /// Signals the parent and the workers at once.
+    /// Signals all processes of the group at once.
     pub(crate) fn signal_all(&self, kind: Signal) {
         kill_process_group(process_id(self.group), kind).expect("signalling the server's processes");
     }
 
-    /// How often the parent has gone to sleep, which tells how often it was woken.
+    /// How often the supervisor has gone to sleep, which tells how often it was woken.
     pub(crate) fn sleeps_of_parent(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the parent's status");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the supervisor's status");
         let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
         count.and_then(|count| count.trim().parse().ok()).expect("a count of context switches")
     }

@@ -25,15 +25,15 @@ use crate::sys::{descriptor, socket};
 /// use forkio_reactor::{Events, Interest, Poll, Token};
 /// use std::io::{Read, Write};
 ///
-/// let (mut ours, mut theirs) = UnixStream::pair()?;
+/// let (mut receiver, mut sender) = UnixStream::pair()?;
 /// let mut poll = Poll::new()?;
 /// let mut events = Events::with_capacity(8);
-/// poll.registry().register(&mut ours, Token(0), Interest::READABLE)?;
+/// poll.registry().register(&mut receiver, Token(0), Interest::READABLE)?;
 ///
-/// theirs.write_all(b"hello")?;
+/// sender.write_all(b"hello")?;
 /// poll.poll(&mut events, None)?;
 /// let mut buf = [0; 16];
-/// assert_eq!(ours.read(&mut buf)?, 5);
+/// assert_eq!(receiver.read(&mut buf)?, 5);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct UnixStream {

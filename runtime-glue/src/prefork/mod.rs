@@ -1,7 +1,7 @@
 //! A prefork supervisor: one process that holds the listeners, and N workers that serve.
 //!
 //! The supervisor binds, loads and starts everything once, and forks. Workers continue the same program in the same state,
-//! each with a runtime of its own. Memory that no process writes stays shared.
+//! each with its own copy of the runtime. Memory that no process writes stays shared.
 //!
 //! | I want to | use |
 //! |---|---|

@@ -42,7 +42,7 @@ pub(super) enum WorkerCommand {
     /// End at once.
     Exit,
     ReopenLogs,
-    /// Nothing. The signal is for the supervisor, but a terminal sends it to all processes.
+    /// Nothing. The signal is for the supervisor. Workers get it too if it is sent to the process group, such as by a terminal.
     Ignore,
 }
 

@@ -81,7 +81,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "SECONDS", value_parser = from_zero)]
     pub lame_duck: Option<Duration>,
 
-    /// How long a client may take to send the head of its first request, or to finish a later one, in seconds [default: 10]
+    /// How long a client may take to send the head of its first request, or the rest of a later head, in seconds [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = header_timeout)]
     pub header_timeout: Option<Duration>,
 
@@ -125,7 +125,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "MIB")]
     pub max_pss_mib: Option<NonZero<u32>>,
 
-    /// Accept no more than this many connections per worker
+    /// Stop a worker from accepting while it has this many connections open
     #[arg(long, value_name = "N")]
     pub max_connections: Option<NonZero<usize>>,
 
@@ -189,8 +189,9 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// Sets the options of the supervisor. The caller must apply [`listen`](ServerOptions::listen) and
-    /// [`worker_threads`](ServerOptions::worker_threads).
+    /// Sets the options that [`Prefork`] has. The caller must apply [`listen`](ServerOptions::listen) and
+    /// [`worker_threads`](ServerOptions::worker_threads), and the options of HTTP with
+    /// [`apply_to_http`](ServerOptions::apply_to_http).
     pub fn apply(&self, prefork: Prefork) -> Prefork {
         let bytes = |mebibytes: NonZero<u32>| u64::from(mebibytes.get()) << 20;
         let prefork = set(prefork, self.workers, Prefork::workers);

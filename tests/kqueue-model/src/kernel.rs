@@ -10,13 +10,13 @@ pub enum Kernel {
     /// `at-limit`: like `copying`, but every fork reaches `RLIMIT_KQUEUES`. The child has no queue, and can create one.
     AtLimit,
     /// `unsafe-timers`: FreeBSD 15.1 without the fix for CVE-2026-58083. A timer that expires while its queue is copied
-    /// panics that kernel; the model aborts every child of a process that has a timer in a queue with the flag.
+    /// panics that kernel. The model aborts every child of a process that has a timer in a queue with `KQUEUE_CPONFORK`.
     UnsafeTimers,
-    /// `einval`: FreeBSD 14, which has kqueuex(2) and refuses the flag.
+    /// `einval`: FreeBSD 14, which has kqueuex(2) and refuses `KQUEUE_CPONFORK`.
     Einval,
     /// `dropping`: a kernel without kqueuex(2), such as that of macOS or DragonFly.
     Dropping,
-    /// `no-user-events`: like `dropping`, but without `EVFILT_USER`, such as that of OpenBSD or of NetBSD before 10.
+    /// `no-user-events`: a kernel without kqueuex(2) and `EVFILT_USER`, such as that of OpenBSD or of NetBSD before 10.
     NoUserEvents,
 }
 

@@ -113,7 +113,7 @@ pub(crate) enum Act {
     },
     Report,
     PrepareAhead,
-    /// If the model does not predict an unplanned fork at this point, the driver makes a planned fork.
+    /// If the model cannot predict the result of an unplanned fork, the driver makes a planned fork instead.
     Fork {
         unplanned: bool,
     },

@@ -76,7 +76,7 @@ def test_severed_connections():
 
 
 def test_many_forks_under_load():
-    """Children inherit no held lock from busy workers."""
+    """Children inherit no lock that a busy thread of the runtime holds."""
     forkio_http.use_python_forever(4)
     server = forkio_http.Server()
     server.start()

@@ -37,8 +37,8 @@ impl Drop for SocketFile {
 }
 
 impl SocketFile {
-    /// Binds a Unix socket, which appears at `path` with its final permissions. Replaces an existing socket, but one with a
-    /// listener only if `replaces_served`. If `is_private`, only this user may open it.
+    /// Binds a Unix socket, which appears at `path` with its final permissions. Replaces an existing socket. If a process
+    /// listens on the existing socket, returns an error unless `replaces_served`. If `is_private`, only this user may connect.
     pub(super) fn bind(path: &Path, is_private: bool, replaces_served: bool) -> io::Result<(UnixListener, SocketFile)> {
         let is_other = |file: Metadata| !file.file_type().is_socket();
         if std::fs::symlink_metadata(path).is_ok_and(is_other) {

@@ -63,8 +63,8 @@ pub(in crate::prefork) struct Assignment {
     pub(in crate::prefork) slot: usize,
     /// The process id of the supervisor.
     pub(in crate::prefork) supervisor: u32,
-    /// The id of the process between the template and this worker, which ends at once. `None` if the supervisor
-    /// forked the worker: the worker then reduces its own privileges.
+    /// The id of the process that the template forked, and that forked this worker and then ends at once. `None` if the
+    /// supervisor forked the worker: the worker then reduces its own privileges.
     pub(in crate::prefork) between: Option<u32>,
     pub(in crate::prefork) max_requests: Option<u64>,
     pub(in crate::prefork) listeners: Vec<Listener>,

@@ -51,7 +51,7 @@ fn respond(listener: &TcpListener) -> io::Result<()> {
         let mut message = [0; MESSAGE];
         stream.read_exact(&mut message).await?;
         let written = stream.write_all(&message).await;
-        // The process ends now. Dropping the stream and the listener would act on objects that the parent shares.
+        // The process ends now, and the kernel then closes the stream and the listener. Dropping them would add system calls.
         mem::forget((stream, listener));
         written
     })

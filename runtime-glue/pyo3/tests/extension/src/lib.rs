@@ -105,7 +105,7 @@ fn shutdown(py: Python<'_>, seconds: f64) {
 #[pymodule]
 fn forkio_http(module: &Bound<'_, PyModule>) -> PyResult<()> {
     forkio_pyo3::install_with(module.py(), || {
-        // With few workers on every machine, tests notice work that blocks several workers at a time.
+        // The runtime has few worker threads on every machine, so tests notice work that blocks several threads at a time.
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
     })?;
     module.add_class::<client::Client>()?;
