@@ -144,12 +144,12 @@ pub(crate) fn kill_workers(arguments: &[&str], kills: usize) {
     server.stop();
 }
 
-/// Connections wake only workers, not the parent.
+/// Connections wake only workers, not the supervisor.
 #[test]
 fn parent_sleeps() {
     const CONNECTIONS: u64 = 1000;
     let server = Server::start(&["--workers", "2"]);
-    // The start-up work wakes the parent too. The parent has finished this work once both workers serve.
+    // The start-up work wakes the supervisor too. The supervisor has finished this work once both workers serve.
     drop(server.connect_to_each(2));
     let (start, before) = (Instant::now(), server.sleeps_of_parent());
     for _ in 0..CONNECTIONS {
@@ -160,7 +160,7 @@ fn parent_sleeps() {
     let own = elapsed.as_millis() as u64 / 100 * 2 + 10;
     assert!(woken <= own, "woken {woken} times in {elapsed:?}");
     if own >= CONNECTIONS {
-        eprintln!("the machine is too slow to tell whether connections wake the parent: {elapsed:?}");
+        eprintln!("the machine is too slow to tell whether connections wake the supervisor: {elapsed:?}");
     }
     server.stop();
 }

@@ -1,4 +1,4 @@
-//! Workers continue with the listeners, tasks and data of the parent.
+//! Workers continue with the listeners, tasks and data of the supervisor.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ pub(crate) fn continues_where_the_parent_was(arguments: &[&str]) {
         // The first tick comes at once, before the fork.
         assert!(first.timer_ticks >= 1);
 
-        let (last, ticked) = until("the parent's timer ticks in the worker", || {
+        let (last, ticked) = until("the supervisor's timer ticks in the worker", || {
             let status = client.status();
             let ticked = status.timer_ticks - first.timer_ticks;
             (ticked >= 8).then_some((status, ticked))
