@@ -1,11 +1,15 @@
 //! Functions that differ between operating systems.
 
+#[cfg(target_os = "linux")]
+mod seccomp;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "bsd.rs")]
 mod system;
 
 use std::collections::BTreeMap;
 
+#[cfg(target_os = "linux")]
+pub use seccomp::*;
 pub use system::*;
 
 /// A process, as the system lists it.

@@ -6,25 +6,10 @@ use forkio_tests::runtime::*;
 
 /// Makes kcmp(2) and netlink sockets fail with `EPERM`.
 fn deny_kcmp_and_netlink() {
-    let filter = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    // The offsets of the system call's number and of the low half of its first argument.
-    let (number, family) = (0, 16);
-    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    let mut program = [
-        filter(load, 0, 0, number),
-        filter(equals, 3, 0, libc::SYS_kcmp as u32),
-        filter(equals, 0, 3, libc::SYS_socket as u32),
-        filter(load, 0, 0, family),
-        filter(equals, 0, 1, libc::AF_NETLINK as u32),
-        filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
-        filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the kernel reads the program. No other memory is involved.
+    deny_call(libc::SYS_kcmp, libc::EPERM);
+    deny_sockets(libc::AF_NETLINK);
+    // SAFETY: no memory is involved.
     let (kcmp, netlink) = unsafe {
-        check_eq("no new privileges", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        check_eq("the filter", libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program), 0);
         let own = libc::getpid();
         let netlink = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_SOCK_DIAG);
         (libc::syscall(libc::SYS_kcmp, own, own, 0, 0, 0), netlink)
