@@ -74,11 +74,14 @@ pub(super) fn kind_of_mode(fd: RawFd, mode: libc::mode_t) -> io::Result<SourceKi
     })
 }
 
-/// Whether a stream socket listens. Apple systems do not tell: a socket without a peer counts as a listener.
+/// Whether a stream socket listens. Apple systems, DragonFly, and releases of NetBSD and OpenBSD do not tell. There, a socket
+/// without a peer counts as a listener.
 fn is_listening(fd: RawFd) -> io::Result<bool> {
     #[cfg(not(target_vendor = "apple"))]
-    return Ok(rustix::net::sockopt::socket_acceptconn(borrow(fd)?)?);
-    #[cfg(target_vendor = "apple")]
+    match rustix::net::sockopt::socket_acceptconn(borrow(fd)?) {
+        Err(Errno::NOPROTOOPT) => {}
+        listens => return Ok(listens?),
+    }
     Ok(borrow(fd).and_then(rustix::net::getpeername).is_err())
 }
 
