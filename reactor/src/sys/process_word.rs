@@ -79,7 +79,8 @@ pub(crate) fn make_word(value: u32) -> io::Result<()> {
     }
     // SAFETY: the page was just made, and nothing else knows it.
     let is_wiped = unsafe {
-        page.cast::<u32>().write(value);
+        // `words` does not synchronise with this thread.
+        (*page.cast::<AtomicU32>()).store(value, Ordering::Relaxed);
         advise(page, length, WIPE) == 0
     };
     let none = (&raw const NONE).cast_mut();
