@@ -142,6 +142,18 @@ scenarios!(
         server.stop();
     }
 
+    /// If the number of workers is reduced during a reload, an old worker and a new one empty the same queue. The first worker
+    /// that finds the queue empty shuts the listener down. The other one ends too, long before its shutdown timeout.
+    fn two_workers_empty_a_queue() {
+        let server = Server::start(&["before", "own-queues"]);
+        server.control("says-nothing");
+        server.signal(libc::SIGHUP);
+        server.until_logged_times("worker started", 4);
+        server.signal(libc::SIGTTOU);
+        wait_until("the workers of the second index have ended", || server.children().len() == 2);
+        server.stop();
+    }
+
     /// A reload succeeds even if old workers must end before new ones start.
     fn in_steps() {
         let server = Server::start(&["before", "in-steps"]);

@@ -61,6 +61,9 @@ impl<L: Accept> Queue<L> {
                 Ok((stream, peer)) => return Ok(Some((self.connections.count(stream), peer))),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return Ok(None),
+                    // The listener has been shut down. Another worker of this queue, such as one of the old generation, has
+                    // emptied the queue already.
+                    io::ErrorKind::InvalidInput => return Ok(None),
                     // This client has closed its connection. Another connection may wait.
                     io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
                     _ => return Err(error),
