@@ -69,8 +69,24 @@ scenarios!(
         retire_all(&server, 0);
         server.signal(libc::SIGUSR2);
         server.until_logged("there are no workers that could empty their queues");
+        server.control("never-ready");
         server.signal(libc::SIGHUP);
-        server.until_logged("reloaded");
+        server.until_logged("reloading generation=2");
+        server.signal(libc::SIGUSR2);
+        server.until_logged_times("there are no workers that could empty their queues", 2);
+        server.stop();
+    }
+
+    /// If each worker has a queue, a server refuses SIGWINCH during an upgrade, at the end of which the workers empty the queues.
+    fn own_queues_during_an_upgrade() {
+        let server = Server::start(&["before", "own-queues"]);
+        let before = server.children();
+        server.control("never-ready");
+        server.signal(libc::SIGUSR2);
+        server.until_logged("started the program again");
+        server.signal(libc::SIGWINCH);
+        server.until_logged("an upgrade is in progress, and its end needs the workers");
+        assert!(before.iter().all(|worker| server.children().contains(worker)), "{}", server.log());
         server.stop();
     }
 

@@ -163,6 +163,10 @@ impl Supervisor {
         if !self.is_up {
             return Err("the server has not been ready yet".to_owned());
         }
+        if self.upgrade.is_some() && self.queues.has_own_queues() {
+            // The new program gets one of the queues, and no worker would be left to empty the others.
+            return Err("an upgrade is in progress, and its end needs the workers: they empty their queues".to_owned());
+        }
         let reason = "SIGWINCH retires all workers";
         // A new generation that has no workers yet must not replace one that has proved itself.
         self.abort_reload(reason);
@@ -193,9 +197,13 @@ impl Supervisor {
             // If this program ended now, the old one would serve beside the next.
             return Err("this program has not taken over yet from the one that it replaces".to_owned());
         }
-        if self.is_dormant && self.queues.has_own_queues() {
+        // If the reload of a dormant server fails, the server is dormant again.
+        let may_lack_workers = self.is_dormant || self.reload.as_ref().is_some_and(|reload| reload.was_dormant);
+        if may_lack_workers && self.queues.has_own_queues() {
             // The new program would get one of the queues. Connections in the others would be lost.
-            return Err("there are no workers that could empty their queues: start them with HUP first".to_owned());
+            return Err(
+                "there are no workers that could empty their queues: send HUP, and wait for the reload".to_owned()
+            );
         }
         let deadline = Instant::now().checked_add(self.settings.upgrade_timeout);
         // If this process ends before the new program is ready, the old workers must leave the shared listeners as they are.
