@@ -64,6 +64,18 @@ scenarios!(
         server.stop();
     }
 
+    /// The answer to a failed reload of a server without workers does not claim that the old generation serves.
+    fn failed_reload_without_workers() {
+        let server = Server::start(&[]);
+        server.state();
+        kill(server.supervisor(), libc::SIGWINCH);
+        server.until("all workers have ended", |state| workers(state).is_empty());
+        remove(&server.load);
+        let (status, _, message) = outcome(&server.command("reload"));
+        assert!(status == 409 && message.starts_with("there are still no workers: "), "{message}");
+        server.stop();
+    }
+
     /// The number of workers changes as commanded, within its limits.
     fn scale() {
         let server = Server::start(&[]);

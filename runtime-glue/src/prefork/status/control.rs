@@ -97,10 +97,7 @@ impl Service {
     pub(in crate::prefork) fn reload_ends(&mut self, number: u64, result: Result<(), &str>) {
         self.finish(|what| {
             let is_it = *what == What::Reload { generation: Some(number) };
-            is_it.then(|| match result {
-                Ok(()) => Ok(format!("generation {number} serves")),
-                Err(reason) => Err(format!("the old generation continues to serve: {reason}")),
-            })
+            is_it.then(|| result.map(|()| format!("generation {number} serves")).map_err(str::to_owned))
         });
     }
 

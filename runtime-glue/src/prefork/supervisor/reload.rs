@@ -165,6 +165,6 @@ impl Supervisor {
         }
         self.service_manager.ready(self.number());
         self.show_state();
-        self.service.reload_ends(new, Err(reason));
+        self.service.reload_ends(new, Err(&format!("{outcome}: {reason}")));
     }
 }
