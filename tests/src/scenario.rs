@@ -1,6 +1,7 @@
 //! Defines, lists and runs scenarios.
 
 use std::env;
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
@@ -232,8 +233,7 @@ pub fn main(project: Option<(&'static str, &'static str)>, modules: &[&'static [
     let arguments = Arguments::from_args();
     let is_captured = !arguments.nocapture;
     // This function removes the directory at the end, because scenarios that fail or are killed leave files behind.
-    let directory = env::temp_dir().join(format!("forkio-{}", std::process::id()));
-    std::fs::create_dir(&directory).expect("a directory for temporary files");
+    let directory = temporary_directory();
     let own_directory = directory.clone();
     let trials = scenarios.into_iter().filter(|scenario| !scenario.is_program).map(|scenario| {
         let directory = directory.clone();
@@ -249,6 +249,20 @@ pub fn main(project: Option<(&'static str, &'static str)>, modules: &[&'static [
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     let _ = std::fs::remove_dir_all(&own_directory);
     conclusion.exit_code()
+}
+
+/// Makes a directory for temporary files. A test binary that was killed, or one in another PID namespace, may have left a
+/// directory with the same process id.
+fn temporary_directory() -> PathBuf {
+    let mut number = 0;
+    loop {
+        let directory = env::temp_dir().join(format!("forkio-{}-{number}", std::process::id()));
+        match std::fs::create_dir(&directory) {
+            Ok(()) => return directory,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{}: {error}", directory.display()),
+        }
+        number += 1;
+    }
 }
 
 /// Builds a crate below `tests/projects`, once, and returns the path of its program.
