@@ -135,6 +135,9 @@ pub unsafe fn fork_behind_libc() -> Option<i32> {
 /// Makes tokio wait for SIGCHLD. On these systems it always does.
 pub fn deny_tokio_pidfds() {}
 
+/// Does nothing: these systems have no such filter.
+pub fn deny_sends_of(_: u32) {}
+
 /// The CPUs that this process may use. `None` if the kernel does not steer connections by CPU.
 pub fn allowed_cpus() -> Option<Vec<usize>> {
     None

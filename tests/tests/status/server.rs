@@ -27,7 +27,6 @@ struct Options {
 
 /// If the file that a template loads contains this text, an upgrade fails: the new program cannot tell the old one that it is
 /// ready.
-#[cfg(target_os = "linux")]
 pub(crate) const NOT_ANNOUNCED: &str = "not announced";
 
 async fn answer(request: Request<Incoming>) -> Result<Response<String>, Infallible> {
@@ -46,7 +45,6 @@ scenarios!(
         let loaded = load.clone();
         let server = ForkioServer::new().options(server).on_ready(move |addresses| {
             println!("ready at {}", addresses[0]);
-            #[cfg(target_os = "linux")]
             if std::fs::read_to_string(loaded).is_ok_and(|text| text == NOT_ANNOUNCED) {
                 forkio_tests::deny_sends_of("ready\n".len() as u32);
             }
