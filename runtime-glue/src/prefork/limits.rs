@@ -59,9 +59,16 @@ fn rss(pid: u32) -> Option<u64> {
 
 /// Returns the resident memory in bytes, each page divided by the number of processes that share it.
 fn pss(pid: u32) -> Option<u64> {
+    memory_sums(pid)?("Pss:")
+}
+
+/// Reads `/proc/PID/smaps_rollup`. Returns a function that looks a sum up, in bytes.
+pub(super) fn memory_sums(pid: u32) -> Option<impl Fn(&str) -> Option<u64>> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    Some(move |name: &str| {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::scoreboard::Memory;
+use crate::prefork::limits::memory_sums;
 use crate::prefork::supervisor::Supervisor;
 
 /// The shortest time between two measurements.
@@ -58,11 +59,7 @@ impl Supervisor {
 
 /// Reads `/proc/PID/smaps_rollup`. The supervisor reads it, because the user of the workers may lack the permission.
 fn read_memory(pid: u32) -> Option<Memory> {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let bytes = |name: &str| {
-        let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
-    };
+    let bytes = memory_sums(pid)?;
     let shared = bytes("Shared_Clean:")? + bytes("Shared_Dirty:")?;
     Some(Memory { rss: bytes("Rss:")?, pss: bytes("Pss:")?, shared })
 }

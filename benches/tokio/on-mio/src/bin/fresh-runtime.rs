@@ -1,5 +1,5 @@
-//! Forks. The child leaves the inherited runtime alone, builds a fresh one, and registers everything again, as a program on plain
-//! tokio can.
+//! Forks as a program on plain tokio can: the child does not use the inherited runtime. It builds a fresh one, and registers
+//! everything again.
 
 use std::error::Error;
 use std::io::{self, Read, Write};
