@@ -43,7 +43,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Prints the server's answer and a random number.
 async fn show(process: &str, client: &HttpClient, address: &str) -> Result<(), Box<dyn Error>> {
     let response = client.get(format!("http://{address}/").parse()?).await?;
     let body = response.into_body().collect().await?.to_bytes();

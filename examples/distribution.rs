@@ -1,8 +1,7 @@
 //! Shows how connections are distributed to workers.
 //!
 //! Each connection gets a line with the index of its worker, and the number of connections that each worker has open. The
-//! connection stays open until the client ends it. Open some connections with each distribution, and compare.
-//! `forkio::guide::distribution` compares the distributions in tables.
+//! connection stays open until the client ends it. `forkio::guide::distribution` compares the distributions in tables.
 //!
 //! ```sh
 //! cargo run --release --example distribution -- balanced 4    # or: shared, reuseport, reuseport-per-cpu

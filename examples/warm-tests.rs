@@ -1,7 +1,7 @@
 //! A test harness that prepares its fixture once. Each test runs in a child that is forked from the prepared process.
 //!
 //! A test has the fixture as it was prepared, tasks included, and memory of its own. A test that crashes or hangs does not
-//! affect the others. Three of the tests below show what failures look like.
+//! affect the others. Three of the tests below fail on purpose.
 //!
 //! ```sh
 //! cargo run --release --example warm-tests -- 2    # A test may take two seconds.
@@ -31,8 +31,7 @@ const TESTS: [(&str, Test); 5] = [
     ("a hang", |_| Box::pin(std::future::pending())),
 ];
 
-/// The state that takes long to prepare: a store that runs as a task, and an in-memory stream to the store. Each child
-/// has its own copy.
+/// The state that takes long to prepare: a store that runs as a task, and an in-memory stream to the store.
 struct Fixture {
     store: BufReader<DuplexStream>,
 }

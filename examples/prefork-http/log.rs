@@ -1,5 +1,4 @@
-//! The logs: the server's log, and the access log. Each goes to a standard stream, or to a file. The server opens the file again
-//! on request, such as after a rotation.
+//! The server's log and the access log. Each goes to a standard stream, or to a file, which SIGUSR1 opens again.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};

@@ -1,8 +1,8 @@
 //! A prefork HTTP/1.1 server: hyper on tokio, in as many processes as the machine has CPUs.
 //!
-//! The supervisor works once for all workers: it binds the listeners, starts a timer and loads a table. Then
-//! it forks, and each worker continues from that state: the listeners are registered in its own epoll instance, the timer
-//! ticks, and the table is shared memory as long as no process writes to it. Nothing is bound, started or loaded again.
+//! The supervisor works once for all workers: it binds the listeners, starts a timer and loads a table. Then it forks, and
+//! each worker continues from that state: the listeners are registered in its own epoll instance, the timer ticks, and the
+//! table is shared memory as long as no process writes to it.
 //!
 //! ```sh
 //! cargo run --release --example prefork-http
@@ -65,7 +65,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// Builds the server from the options.
 fn server(options: Options, log_files: Vec<LogFile>) -> Serving {
     let workers = options.workers();
     let has_threads = options.server.worker_threads.is_some();
@@ -90,7 +89,6 @@ fn server(options: Options, log_files: Vec<LogFile>) -> Serving {
     })
 }
 
-/// Prepares the state that the workers share.
 async fn preload(mebibytes: usize) -> Result<Preloaded, Box<dyn Error>> {
     let timer_ticks = count_ticks().await;
     Ok(Preloaded { table: Arc::new(Table::load(mebibytes)?), timer_ticks })
@@ -129,7 +127,6 @@ fn announce(addresses: &[Address], workers: usize) {
     }
 }
 
-/// Prints one line to standard error, and returns the exit code.
 fn fail(message: &dyn Display, exit_code: u8) -> ExitCode {
     eprintln!("{}: {message}", options::NAME);
     ExitCode::from(exit_code)

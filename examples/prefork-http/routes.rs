@@ -21,7 +21,7 @@ const MAX_SLEEP_MS: u64 = 60_000;
 
 type Answer = Response<Full<Bytes>>;
 
-/// The objects that the supervisor prepared for all workers.
+/// The state that all workers share.
 #[derive(Clone, Debug)]
 pub(crate) struct Preloaded {
     pub(crate) table: Arc<Table>,

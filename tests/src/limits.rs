@@ -14,7 +14,7 @@ pub fn slowdown() -> u32 {
     })
 }
 
-/// How long one step of a scenario may take. A step that takes longer counts as hung.
+/// How long one step of a scenario may take.
 pub fn limit() -> Duration {
     Duration::from_secs(60) * slowdown()
 }

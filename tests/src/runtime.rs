@@ -36,10 +36,6 @@ pub fn current_thread() -> Runtime {
 }
 
 /// Builds a multi-threaded runtime with two workers and all drivers.
-///
-/// # Errors
-///
-/// Those of the builder.
 pub fn multi_thread() -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }

@@ -36,7 +36,6 @@ pub(crate) const RUN: &str = "--run";
 /// - The first line of documentation is required. It says what the scenario shows.
 /// - `#[limit(seconds)]`: how long the scenario may take, if two minutes are not enough.
 /// - `#[program]`: not a scenario, but a program that scenarios start with [`Program::start`](crate::Program::start).
-/// - `#[cfg(..)]` and other attributes have their usual meaning.
 ///
 /// Write parentheses around the scenarios: rustfmt does not format macros with braces.
 #[macro_export]
@@ -161,8 +160,6 @@ impl Scenario {
 
     /// Runs the scenario in a process and a process group of its own. Checks that the process exits with 0, and leaves no
     /// process of the group behind.
-    ///
-    /// The scenario's temporary files are in `directory`.
     fn run_in_group(&self, executable: &Path, is_captured: bool, directory: &Path) -> Result<(), Failed> {
         let mut command = Command::new(executable);
         command.args([RUN, &self.path()]).env("TMPDIR", directory).stdin(Stdio::null()).process_group(0);

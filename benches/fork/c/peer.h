@@ -85,7 +85,6 @@ static inline void write_byte(void) {
         fail("write");
 }
 
-/* What differs between the programs. */
 struct peer {
     void (*register_all)(void);
     /* In the parent, before each fork and after it; may be null. */

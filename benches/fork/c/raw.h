@@ -24,7 +24,6 @@ static void register_all(void) {
         add(epoll, i);
 }
 
-/* Whether the queue reports registration i. */
 static inline int is_ready(int i) {
     struct epoll_event events[16];
     int count = epoll_wait(epoll, events, 16, 1000);

@@ -32,11 +32,6 @@ pub fn set_policy(streams: Streams) {
 struct Planned(fork::Prepared);
 
 impl Planned {
-    /// Prepares everything that the child will need.
-    ///
-    /// # Errors
-    ///
-    /// Those of preparing.
     fn prepare() -> io::Result<Planned> {
         fork::prepare().map(Planned).map_err(io::Error::other)
     }
@@ -67,16 +62,11 @@ pub fn adopt(source: &impl AsRawFd) -> io::Result<()> {
     fork::glue::adopt(source).map_err(io::Error::other)
 }
 
-/// Blocks all signals on this thread until the result is dropped.
 fn block_signals() -> fork::SignalsBlocked {
     fork::block_signals()
 }
 
 /// Prepares the next planned fork in advance.
-///
-/// # Errors
-///
-/// Those of preparing.
 pub fn prepare_ahead() -> io::Result<()> {
     fork::prepare_ahead().map_err(io::Error::other)
 }
@@ -110,7 +100,7 @@ const IS_CLEAN: usize = 3;
 ///
 /// # Errors
 ///
-/// Those of preparing and forking. Also fails if the queue of the child does not work.
+/// If preparing or forking fails, or if the queue of the child does not work.
 pub fn measure<P>(
     program: &mut P,
     page: fn(&P) -> &SharedPage,

@@ -12,7 +12,6 @@ use crate::text::number;
 const WIDTH: u32 = 960;
 const FONT: &str = "sans-serif";
 
-/// A picture that answers one question.
 #[derive(Debug)]
 pub(crate) enum Picture {
     /// Horizontal bars, each with a line from the lower to the upper quartile.

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::thread::{CpuSet, sched_getaffinity};
 
-/// Whether a run is short, the programs that it measures, and the CPUs that it uses.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) quick: bool,
@@ -54,7 +53,6 @@ impl Cpus {
         }
     }
 
-    /// Returns the distribution in words.
     pub(crate) fn describe(&self) -> String {
         let list = |cpus: &[usize]| cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(" and ");
         format!(

@@ -102,7 +102,6 @@ pub(crate) fn pin<'a>(command: &'a mut Command, cpus: &[usize]) -> &'a mut Comma
     unsafe { command.pre_exec(move || Ok(sched_setaffinity(None, &cpus)?)) }
 }
 
-/// Makes this thread run on these CPUs only.
 pub(crate) fn pin_this_thread(cpus: &[usize]) -> io::Result<()> {
     Ok(sched_setaffinity(None, &cpu_set(cpus))?)
 }
@@ -187,7 +186,6 @@ fn memory(pids: &[u32], field: &str) -> f64 {
     kibibytes.sum::<u64>() as f64 / 1024.0
 }
 
-/// Returns how many sockets a process has open.
 pub(crate) fn sockets(pid: u32) -> usize {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
     let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());

@@ -28,10 +28,6 @@ const FRESH: usize = 8;
 const LARGE: usize = 8;
 
 /// Measures an operation. Returns an entry per round, with the nanoseconds of processor time that each contender needs.
-///
-/// # Errors
-///
-/// Those of the operation.
 pub fn measure(operation: Operation, rounds: usize) -> io::Result<Vec<[f64; CONTENDERS.len()]>> {
     let times = times_in_a_turn(operation)?;
     let rounds = if operation.is_large() { rounds.div_ceil(LARGE) } else { rounds };

@@ -9,7 +9,6 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 
-/// Makes a listener on a free port of this machine.
 pub(crate) fn listener() -> io::Result<TcpListener> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
@@ -21,7 +20,6 @@ pub(crate) fn udp_socket() -> io::Result<UdpSocket> {
     Ok(Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), None)?.into())
 }
 
-/// Makes a TCP connection, and returns both ends.
 pub(crate) fn connection() -> io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let near = TcpStream::connect(listener.local_addr()?)?;
@@ -53,7 +51,6 @@ pub(crate) fn stream_pairs(number: usize) -> io::Result<Vec<UnixStream>> {
     Ok(streams)
 }
 
-/// Makes an eventfd whose counter is 0.
 pub(crate) fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: eventfd(2) takes no pointer.
     let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
@@ -73,10 +70,6 @@ pub(crate) fn signal(eventfd: i32) -> io::Result<()> {
 }
 
 /// Raises the soft limit of open files to the hard one.
-///
-/// # Errors
-///
-/// Those of setrlimit(2).
 pub fn raise_file_limit() -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)

@@ -16,7 +16,6 @@ const CAPACITY: usize = 64;
 
 pub(crate) struct SystemCalls;
 
-/// An epoll instance.
 pub(crate) struct Epoll(OwnedFd);
 
 /// The events of the last epoll_wait(2).

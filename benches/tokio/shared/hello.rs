@@ -41,7 +41,6 @@ fn program(args: &[&str]) -> Result<(), Box<dyn Error>> {
     })
 }
 
-/// Accepts and serves connections forever.
 async fn accept(listener: TcpListener, service: Service) {
     loop {
         // In this benchmark, an error means that a client has given up its connection.

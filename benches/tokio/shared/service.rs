@@ -17,7 +17,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 
-/// Answers requests.
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
     http: http1::Builder,
@@ -32,7 +31,6 @@ impl Service {
         Service { http, work }
     }
 
-    /// Serves a connection until it ends.
     pub(crate) async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let service = service_fn(|request| {
             let answer = self.answer(&request);

@@ -14,7 +14,6 @@ use super::Format;
 use super::line::Fields;
 use crate::log::LogFile;
 
-/// The destination of the lines.
 #[derive(Debug)]
 pub(crate) enum Output {
     Stdout,
@@ -35,7 +34,6 @@ impl Output {
     }
 }
 
-/// Writes a line for each event that reaches it.
 #[derive(Debug)]
 pub(crate) struct AccessLayer {
     format: Format,

@@ -39,7 +39,6 @@ pub(super) struct Fields {
 }
 
 impl Format {
-    /// Appends a line.
     pub(super) fn write(self, fields: &Fields, line: &mut String) {
         match self {
             Format::Common => write_common(fields, line),

@@ -22,10 +22,8 @@ use tracing::Value;
 
 pub(crate) use self::layer::{AccessLayer, Output};
 
-/// The target of the events.
 pub(crate) const TARGET: &str = "access";
 
-/// The format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// Apache's: peer, time, request, status, bytes

@@ -12,7 +12,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-/// The time limit of a call.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A server on a free port. It answers each connection with the id of the process that serves it.
@@ -31,7 +30,6 @@ impl Server {
         Ok(Server { runtime, listener })
     }
 
-    /// The port that the server listens on.
     #[getter]
     fn port(&self) -> PyResult<u16> {
         Ok(self.listener.local_addr()?.port())

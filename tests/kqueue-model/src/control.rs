@@ -1,4 +1,4 @@
-//! Functions by which tests control the model. A kernel does not have them.
+//! Functions by which tests control the model.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, RawFd};
@@ -54,7 +54,7 @@ pub fn watched(queue: RawFd) -> Vec<(RawFd, u64)> {
     watched
 }
 
-/// Returns the descriptors that belong to the model. A process on a real kernel would not have them.
+/// Returns the descriptors that belong to the model.
 pub fn own() -> BTreeSet<RawFd> {
     lock().queues.values().flat_map(Queue::own).map(AsRawFd::as_raw_fd).collect()
 }

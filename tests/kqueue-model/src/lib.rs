@@ -53,7 +53,7 @@
 //!   children only.
 //! - Only the queues that a child creates avoid the descriptors of dropped queues. Linux gives other objects the lowest
 //!   free descriptor.
-//! - The model has descriptors of its own: see [`own`]. On a real kernel, the program could use them.
+//! - The model has descriptors of its own: see [`own`].
 //! - The model detects a fork that runs no handlers, such as clone(2), at the child's first call. The child does
 //!   not learn what happened to the queues before that call. It gets taken events again if they are still ready.
 

@@ -153,7 +153,6 @@ pub(crate) fn wait_until_readable(fd: RawFd, limit: Option<Duration>) -> io::Res
     syscall!(ppoll(&mut poll, 1, limit, std::ptr::null())).map(drop)
 }
 
-/// Adds a descriptor to an epoll instance.
 pub(crate) fn watch(epoll: RawFd, fd: RawFd, events: libc::c_int, data: u64) -> io::Result<()> {
     let mut event = libc::epoll_event { events: events.cast_unsigned(), u64: data };
     match syscall!(epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &mut event)) {

@@ -50,7 +50,6 @@ static MODEL: Mutex<Model> = Mutex::new(Model {
     close_on_fork: BTreeMap::new(),
 });
 
-/// The locked model.
 #[derive(Debug)]
 pub(crate) struct Guard(MutexGuard<'static, Model>);
 

@@ -192,7 +192,6 @@ fn burst(address: SocketAddr, count: usize) -> io::Result<Vec<Connection>> {
     streams.into_iter().map(accepted).collect()
 }
 
-/// Opens one connection after the other.
 fn one_at_a_time(address: SocketAddr, count: usize) -> io::Result<Vec<Connection>> {
     let next = |_| {
         thread::sleep(PAUSE);

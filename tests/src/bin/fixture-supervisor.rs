@@ -9,8 +9,8 @@
 //!
 //! Time limits are long, so that a slow machine causes no failures. An option such as `boot-timeout=700` sets one of them, in
 //! milliseconds. The file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-sleeps`,
-//! `load-aborts`, `load-lies=PID`, `ready-panics`, `never-ready`, `boot-exits`, `says-nothing`, `not-announced`, `fork-fails`,
-//! `fork-panics`, `between-waits`, `between-dies`, `no-processes`, `no-processes-of-template`, or none of them.
+//! `load-aborts`, `load-lies=PID`, `ready-panics`, `never-ready`, `boot-exits`, `says-nothing`, `not-announced`,
+//! `fork-fails`, `fork-panics`, `between-waits`, `between-dies`, `no-processes`, `no-processes-of-template`.
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
 
@@ -243,7 +243,6 @@ async fn start_processes() {
     eprintln!("all processes were waited for");
 }
 
-/// Lists the listeners that the environment names.
 fn list_inherited() {
     let mut inherited = Inherited::from_env().unwrap();
     for name in ["web", "admin"] {

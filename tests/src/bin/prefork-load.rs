@@ -24,7 +24,6 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// The requests and errors that the clients have counted.
 #[derive(Debug, Default)]
 struct Counts {
     requests: AtomicU64,

@@ -346,7 +346,7 @@ fn main() -> Result<(), Error> {
     if failures.is_empty() { Ok(()) } else { Err(format!("{} failures", failures.len()).into()) }
 }
 
-/// Reloads, scales and upgrades the server and kills workers, more often than happens in production.
+/// Reloads, scales and upgrades the server and kills workers.
 fn disturb(server: &Server, soak: &Soak, duration: Duration) -> Result<String, Error> {
     let start = Instant::now();
     let (mut reloads, mut kills, mut scales, mut upgrades) = (0, 0, 0, 0);

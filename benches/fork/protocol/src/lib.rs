@@ -83,10 +83,6 @@ pub fn serve(mut fork: impl FnMut() -> io::Result<Cost>) -> io::Result<()> {
 pub const MESSAGE: usize = 64;
 
 /// Connects a client and sends its request: the connection waits to be accepted.
-///
-/// # Errors
-///
-/// Those of connecting and writing.
 pub fn request(server: SocketAddr) -> io::Result<TcpStream> {
     let mut client = TcpStream::connect(server)?;
     client.set_read_timeout(Some(Duration::from_secs(60)))?;
@@ -95,10 +91,6 @@ pub fn request(server: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// Waits for the response of a server.
-///
-/// # Errors
-///
-/// Those of reading.
 pub fn read_response(mut client: TcpStream) -> io::Result<()> {
     client.read_exact(&mut [0; MESSAGE])
 }

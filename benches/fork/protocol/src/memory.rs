@@ -10,10 +10,6 @@ pub struct SharedPage(NonNull<[AtomicU64; 4]>);
 
 impl SharedPage {
     /// Maps a page of four counters, all zero.
-    ///
-    /// # Errors
-    ///
-    /// Those of mmap(2).
     pub fn new() -> io::Result<SharedPage> {
         map(4096, libc::MAP_SHARED).map(|page| SharedPage(page.cast()))
     }

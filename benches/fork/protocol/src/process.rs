@@ -95,10 +95,6 @@ pub fn wait(child: i32) -> io::Result<()> {
 }
 
 /// Raises the soft limit of open files to the hard limit; returns the hard limit.
-///
-/// # Errors
-///
-/// Those of setrlimit(2).
 pub fn raise_file_limit() -> io::Result<u64> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;

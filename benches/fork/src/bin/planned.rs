@@ -13,7 +13,6 @@ use forkio_reactor::{Events, Interest, Poll, Token};
 
 const USAGE: &str = "usage: planned inherit|inherit-ahead|no-fork|sever|bare REGISTRATIONS MEMORY";
 
-/// The token of the listener.
 const LISTENER: Token = Token(usize::MAX);
 
 fn main() -> ExitCode {

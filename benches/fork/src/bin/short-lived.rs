@@ -12,7 +12,6 @@ use fork_protocol::{self as protocol, Cost, spent_with_children};
 
 const USAGE: &str = "usage: short-lived exit|exec|command forkio|mio REGISTRATIONS";
 
-/// The path of a program that does nothing.
 const TRUE: &std::ffi::CStr = c"/bin/true";
 
 fn main() -> ExitCode {

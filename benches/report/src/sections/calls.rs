@@ -66,7 +66,6 @@ fn of_ticks(plan: &Plan, program: &str, ticks: usize) -> Result<Calls, Box<dyn E
     Ok(many.wait()?.since(&few.wait()?))
 }
 
-/// Counts the calls and the requests of a server under load.
 fn of_requests(plan: &Plan, server: &Server, connections: Connections) -> Result<(Calls, f64), Box<dyn Error>> {
     let strace = Strace::attach(&server.pids(), &plan.program("server.strace"))?;
     let mut wrk = Wrk::start(server.address, connections, &plan.cpus.load)?;

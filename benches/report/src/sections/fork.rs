@@ -121,7 +121,6 @@ pub(crate) fn case(registrations: usize, mix: &str) -> String {
     format!("{} registrations, {mix}", grouped(registrations))
 }
 
-/// Returns the name of the case in which everything is inherited.
 pub(crate) fn inherited(registrations: usize) -> String {
     case(registrations, INHERITED)
 }

@@ -40,14 +40,12 @@ impl Connections {
     }
 }
 
-/// The name of a server, and the commands that start it.
 #[derive(Clone, Copy)]
 pub(crate) struct Contender {
     pub(crate) name: &'static str,
     pub(crate) commands: fn(&Plan, SocketAddr) -> io::Result<Vec<Command>>,
 }
 
-/// A running server.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) name: &'static str,
@@ -64,7 +62,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Starts a server on a free port.
+    /// Starts a server on a free port, without waiting.
     pub(crate) fn begin(plan: &Plan, contender: &Contender, cpus: &[usize]) -> io::Result<Server> {
         let address = free_address()?;
         let mut processes = Vec::new();
@@ -88,7 +86,6 @@ impl Server {
         }
     }
 
-    /// Returns the ids of all processes of the server.
     pub(crate) fn pids(&self) -> Vec<u32> {
         self.processes.iter().flat_map(Process::tree).collect()
     }

@@ -53,7 +53,6 @@ impl Calls {
     }
 }
 
-/// A running strace.
 #[derive(Debug)]
 pub(crate) struct Strace {
     process: Process,
@@ -61,7 +60,6 @@ pub(crate) struct Strace {
 }
 
 impl Strace {
-    /// Runs a program under strace.
     pub(crate) fn run(program: &Command, log: &Path) -> Result<Strace, Box<dyn Error>> {
         let mut strace = command(log);
         strace.arg(program.get_program()).args(program.get_args()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -12,7 +12,6 @@ use crate::servers::{CONNECTIONS, Connections};
 #[derive(Debug)]
 pub(crate) struct Wrk(Process);
 
-/// The counts of wrk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Requests {
     pub(crate) number: f64,

@@ -6,7 +6,7 @@ use super::repeat;
 use crate::library::{Interest, Library, Register};
 use crate::{Batch, sockets};
 
-/// Accepts a connection and closes it: the difference between contenders is the conversion of the address.
+/// The contenders differ only in how they convert the address.
 pub(super) fn accept<L: Library>() -> io::Result<Batch> {
     let listener = sockets::listener()?;
     let address = listener.local_addr()?;
@@ -20,7 +20,6 @@ pub(super) fn accept<L: Library>() -> io::Result<Batch> {
     })
 }
 
-/// Accepts a connection, registers it, notices its end and closes it, like a server.
 pub(super) fn churn<L: Library>() -> io::Result<Batch> {
     let mut poll = L::new_poll()?;
     let mut events = L::events();

@@ -10,7 +10,6 @@ use std::io;
 use crate::library::Library;
 use crate::{Batch, Operation, Source, clock};
 
-/// Makes the objects that the operation needs: sockets, a selector, registrations.
 pub(crate) fn prepare<L: Library>(operation: Operation) -> io::Result<Batch> {
     match operation {
         Operation::Register(Source::Listener, threads) => registrations::listener::<L>(threads),

@@ -9,7 +9,6 @@ use crate::library::{Interest, Library, Register};
 use crate::team::Team;
 use crate::{Batch, Threads, sockets};
 
-/// Lets each thread register and deregister a listener of its own.
 pub(super) fn listener<L: Library>(threads: Threads) -> io::Result<Batch> {
     on_one_selector::<L, _>(threads, || {
         let mut listener = L::tcp_listener(sockets::listener()?);
@@ -20,7 +19,6 @@ pub(super) fn listener<L: Library>(threads: Threads) -> io::Result<Batch> {
     })
 }
 
-/// Lets each thread register and deregister a UDP socket of its own.
 pub(super) fn udp<L: Library>(threads: Threads) -> io::Result<Batch> {
     on_one_selector::<L, _>(threads, || {
         let mut socket = L::udp_socket(sockets::udp_socket()?);
@@ -31,7 +29,6 @@ pub(super) fn udp<L: Library>(threads: Threads) -> io::Result<Batch> {
     })
 }
 
-/// Lets each thread make UDP sockets, and drop them while they are registered.
 pub(super) fn dropped<L: Library>(threads: Threads) -> io::Result<Batch> {
     on_one_selector::<L, _>(threads, || {
         Ok(|registry: &L::Registry| {
@@ -70,7 +67,6 @@ where
     }
 }
 
-/// Registers and deregisters a connected stream, for reading and writing.
 pub(super) fn stream<L: Library>() -> io::Result<Batch> {
     let poll = L::new_poll()?;
     let (near, far) = sockets::connection()?;
@@ -82,7 +78,6 @@ pub(super) fn stream<L: Library>() -> io::Result<Batch> {
     })
 }
 
-/// Registers and deregisters an eventfd by its descriptor.
 pub(super) fn descriptor<L: Library>() -> io::Result<Batch> {
     let poll = L::new_poll()?;
     let eventfd = sockets::eventfd()?;

@@ -20,7 +20,7 @@ const THREADS: usize = 4;
 /// How many selectors [`awake`] wakes between two looks at the clock, so that the clock's own time does not matter.
 const SELECTORS: usize = 128;
 
-/// Wakes many selectors in turn, once each, and polls them all: only the wakes count.
+/// Wakes many selectors in turn, once each, and polls them all.
 pub(super) fn awake<L: Library>() -> io::Result<Batch> {
     let mut polls = Vec::with_capacity(SELECTORS);
     let mut wakers = Vec::with_capacity(SELECTORS);
@@ -44,7 +44,6 @@ pub(super) fn awake<L: Library>() -> io::Result<Batch> {
     }))
 }
 
-/// Wakes `wakes` times, then polls once.
 pub(super) fn then_poll<L: Library>(wakes: usize) -> io::Result<Batch> {
     let mut poll = L::new_poll()?;
     let mut events = L::events();
@@ -55,7 +54,6 @@ pub(super) fn then_poll<L: Library>(wakes: usize) -> io::Result<Batch> {
     })
 }
 
-/// Lets several threads wake a thousand times each, and then polls.
 pub(super) fn storm_of_threads<L: Library>() -> io::Result<Batch> {
     let mut poll = L::new_poll()?;
     let mut events = L::events();
@@ -67,7 +65,6 @@ pub(super) fn storm_of_threads<L: Library>() -> io::Result<Batch> {
     })
 }
 
-/// Lets several threads wake a selector that polls all the time without blocking: only the wakes count.
 pub(super) fn busy<L: Library>() -> io::Result<Batch> {
     let mut poll = L::new_poll()?;
     let mut events = L::events();
@@ -83,8 +80,6 @@ fn waking_team<L: Library>(waker: &Arc<L::Waker>) -> io::Result<Team> {
     })
 }
 
-/// Lets several threads wake a selector that blocks in its polls. Each waits for the polling thread's answer before it wakes
-/// again.
 pub(super) fn blocked<L: Library>() -> io::Result<Batch> {
     let mut poll = L::new_poll()?;
     let mut events = L::events();

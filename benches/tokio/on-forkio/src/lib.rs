@@ -24,10 +24,6 @@ impl Child {
 }
 
 /// Forks the runtime; returns `None` in the child.
-///
-/// # Errors
-///
-/// Those of the fork.
 pub async fn fork() -> io::Result<Option<Child>> {
     match forkio::fork().await.map_err(io::Error::other)? {
         Fork::Child(_) => Ok(None),
@@ -36,10 +32,6 @@ pub async fn fork() -> io::Result<Option<Child>> {
 }
 
 /// Prepares the next fork in advance.
-///
-/// # Errors
-///
-/// Those of preparing.
 pub fn prepare_ahead() -> io::Result<()> {
     forkio_reactor::fork::prepare_ahead().map_err(io::Error::other)
 }
@@ -116,10 +108,6 @@ impl Requests {
 }
 
 /// Calls `work` in the only worker of a server, which then stops. `page` is the address of the status page, if there is one.
-///
-/// # Errors
-///
-/// Those of the server.
 pub async fn in_worker(page: Option<String>, work: impl FnOnce(Requests)) -> io::Result<()> {
     let prefork = Prefork::new().workers(1);
     let prefork = match page {

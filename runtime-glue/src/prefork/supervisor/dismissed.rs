@@ -96,7 +96,6 @@ pub(super) fn poll_dismissed(dismissed: &mut [Dismissed], cx: &mut Context<'_>) 
     Poll::Pending
 }
 
-/// Whether `child` has this process id.
 fn is_child(child: &Child, pid: u32) -> bool {
     child.id() == pid
 }

@@ -22,7 +22,6 @@ use crate::{ForkError, sys};
 /// Half a century: longer than any server runs. An `Instant` may not hold the end of a longer time.
 const FOREVER: Duration = Duration::from_secs(50 * 365 * 86_400);
 
-/// An event that the supervisor waits for.
 pub(super) enum Event {
     Signal(Command, &'static str),
     WorkerEnded(usize, ExitStatus),
@@ -44,7 +43,6 @@ pub(super) enum Which {
 }
 
 impl Supervisor {
-    /// Waits for the next event.
     pub(super) async fn next(&mut self, woken: &Woken) -> Event {
         let time = self.next_time();
         let Supervisor { signals, workers, current, reload, threads, upgrade, dismissed, service, .. } = self;
@@ -104,7 +102,6 @@ impl Supervisor {
         None
     }
 
-    /// Carries out the command of a signal.
     fn handle_signal(&mut self, command: Command, name: &'static str) -> Option<End> {
         match command {
             Command::ChildEnded => self.checks.reap_orphans_soon(),

@@ -46,7 +46,6 @@ enum Job {
 }
 
 impl Supervisor {
-    /// Starts the next process that is due.
     pub(super) async fn start_due(&mut self, now: Instant) -> Started {
         let Some(job) = self.next_job(now) else {
             self.threads = None;
@@ -82,7 +81,6 @@ impl Supervisor {
         if self.fork_due.is_some_and(|due| due > now) {
             return None;
         }
-        // Workers come before the service worker.
         self.next_worker(now).or_else(|| self.service.due().filter(|due| *due <= now).map(|_| Job::Service))
     }
 
@@ -221,7 +219,6 @@ impl Supervisor {
         None
     }
 
-    /// Turns this child into a worker: keeps what the worker needs, and drops the handles to its siblings.
     fn become_worker(
         &mut self,
         guard: ExitOnDrop,
@@ -270,7 +267,7 @@ impl Supervisor {
     }
 }
 
-/// Returns the next job of a generation. `index` is the place that needs a worker of the generation, if a place does.
+/// Returns the next job of a generation. `index` is the place that needs a worker, if one does.
 fn job(which: Which, generation: &Generation, index: Option<usize>, now: Instant) -> Option<Job> {
     match &generation.template {
         TemplateState::Due(due) if *due <= now => Some(Job::Template(which)),

@@ -28,7 +28,6 @@ pub(super) struct Generation {
     pub(super) failures: u32,
 }
 
-/// A generation's template.
 pub(super) enum TemplateState {
     /// The supervisor forks the workers.
     None,
@@ -41,7 +40,6 @@ pub(super) enum TemplateState {
     },
     /// The template waits for requests.
     Idle(TemplateProcess),
-    /// The template forks a worker.
     Forking {
         process: TemplateProcess,
         index: usize,
@@ -169,7 +167,6 @@ impl Supervisor {
         }
     }
 
-    /// Asks a template for a worker.
     pub(super) fn request(&mut self, which: Which, index: usize, now: Instant) -> Started {
         let Some(number) = self.generation_mut(which).map(|generation| generation.number) else {
             return Started::Nothing;

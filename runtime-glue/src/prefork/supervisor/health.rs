@@ -41,7 +41,6 @@ impl Checks {
 }
 
 impl Supervisor {
-    /// Makes the checks that are due.
     pub(super) fn check(&mut self, now: Instant) {
         self.checks.now = now;
         self.check_deadlines(now);

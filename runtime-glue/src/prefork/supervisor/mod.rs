@@ -81,7 +81,6 @@ pub(super) struct Supervisor {
     pub(super) workers: Vec<WorkerProcess>,
     /// The place of each worker index.
     places: Vec<Place>,
-    /// How many workers there should be.
     wanted: usize,
     /// Whether SIGWINCH has retired all workers.
     is_dormant: bool,
@@ -92,7 +91,7 @@ pub(super) struct Supervisor {
     reload_is_queued: bool,
     /// The slot of the worker that is being replaced because it asked to be, or has reached a limit.
     renewal: Option<usize>,
-    /// Processes that have been killed because the server no longer needs them, mostly templates.
+    /// Processes that have been killed because the server no longer needs them.
     dismissed: Vec<Dismissed>,
     /// Slots of workers that a template may have forked before it ended or reported an error, each with the time at which the
     /// slot is free again.
@@ -247,13 +246,12 @@ impl Supervisor {
         std::mem::replace(&mut self.signals, Signals::none())
     }
 
-    /// Writes the server's state into the scoreboard, for the service worker.
     pub(super) fn show_state(&self) {
         let next = self.reload.as_ref().map(|reload| reload.generation.number);
         self.common.scoreboard.set_server(self.number(), (self.current.number, next), self.is_up);
     }
 
-    /// Prepares the next fork in advance. Call it while there is nothing else to do.
+    /// Prepares the next fork in advance, while there is nothing else to do.
     fn prepare_ahead(&mut self) {
         if !self.prepares_ahead || self.threads.is_some() {
             return;

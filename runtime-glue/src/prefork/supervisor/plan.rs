@@ -45,7 +45,6 @@ impl Place {
 }
 
 impl Supervisor {
-    /// Returns how many workers there should be now.
     pub(in crate::prefork) fn number(&self) -> usize {
         if self.is_dormant { 0 } else { self.wanted }
     }
@@ -185,7 +184,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Tells the service manager how many workers there should be now. During a start or a reload, its end does that.
+    /// Tells the service manager how many workers there should be now, unless a start or a reload will tell it at the end.
     pub(super) fn show_number(&self) {
         if self.is_up && self.reload.is_none() {
             self.service_manager.scaled(self.number());

@@ -16,11 +16,9 @@ const ABORT_GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// The worker has been forked, and is not ready yet.
     Booting,
-    /// The worker serves.
     Ready,
-    /// The worker was told to end.
+    /// The worker drains.
     Retiring,
 }
 
@@ -30,7 +28,6 @@ pub(super) enum Force {
     None,
     /// SIGABRT was sent, so that the worker prints its stack.
     Aborted,
-    /// SIGKILL was sent.
     Killed,
 }
 
@@ -46,7 +43,7 @@ pub(in crate::prefork) struct WorkerProcess {
     /// When the supervisor uses force, or more force: by then the worker must be ready, have drained, or have aborted.
     pub(super) deadline: Option<Instant>,
     pub(super) limits: Limits,
-    /// Why the worker must be replaced or was told to end. `None` in other cases.
+    /// Why the worker must be replaced or was told to end.
     pub(in crate::prefork) renew: Option<Reason>,
     pub(super) heartbeat: SeenHeartbeat,
 }

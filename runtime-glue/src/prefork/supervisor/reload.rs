@@ -11,10 +11,9 @@ use super::process::WorkerProcess;
 use crate::prefork::reason::Reason;
 use crate::report;
 
-/// How many failures end a reload; see [`Reload::failures`].
+/// How many failures end a reload.
 const RELOAD_ATTEMPTS: u32 = 3;
 
-/// A new generation that takes over.
 pub(super) struct Reload {
     pub(super) generation: Generation,
     /// How many workers of the new generation ended before they were ready, and how many forks failed.
@@ -136,8 +135,7 @@ impl Supervisor {
         }
     }
 
-    /// Counts a failed fork, or a worker of the new generation that ended before it was ready. [`RELOAD_ATTEMPTS`] failures end
-    /// the reload.
+    /// Counts a failed fork, or a worker of the new generation that ended before it was ready.
     pub(super) fn reload_failed_once(&mut self, reason: &str) {
         let Some(reload) = &mut self.reload else { return };
         reload.failures += 1;

@@ -139,7 +139,7 @@ impl Supervisor {
         let signal = if kills { libc::SIGKILL } else { libc::SIGTERM };
         self.signal_workers(signal);
         let (began, mut has_killed) = (Instant::now(), kills);
-        // `None` if an `Instant` cannot hold the time, or if all workers have been killed already.
+        // Also `None` if an `Instant` cannot hold the time.
         let mut deadline = if kills { None } else { self.retire_deadline() };
         let mut ended = Vec::new();
         while !self.workers.is_empty() || !self.dismissed.is_empty() {

@@ -12,13 +12,11 @@ const FORKIO: &str = "forkio::serve";
 const FORKIO_REUSEPORT: &str = "forkio::serve, reuseport";
 const AXUM: &str = "axum::serve";
 
-/// One worker of `forkio::serve`, and one process with `axum::serve`.
 const ONE: &[Contender] = &[
     Contender { name: FORKIO, commands: |plan, address| Ok(vec![forkio_serve(plan, 1, "shared", address)]) },
     Contender { name: AXUM, commands: |plan, address| Ok(vec![axum_serve(plan, address)]) },
 ];
 
-/// Two workers of `forkio::serve`, and two processes with `axum::serve`.
 const TWO: &[Contender] = &[
     Contender { name: FORKIO, commands: |plan, address| Ok(vec![forkio_serve(plan, 2, "shared", address)]) },
     Contender {
@@ -34,12 +32,10 @@ fn case(workers: Workers, connections: Connections) -> String {
     format!("axum, {}", full_load(workers, connections))
 }
 
-/// Returns the name of the case of one worker, open connections and half the load.
 fn half_case() -> String {
     format!("axum, {}", half_load(Workers::One, Connections::Open))
 }
 
-/// Returns the names of the cases of one worker or two.
 fn cases(workers: Workers) -> impl Iterator<Item = String> {
     let half = (workers == Workers::One).then(half_case);
     CONNECTIONS.into_iter().map(move |connections| case(workers, connections)).chain(half)

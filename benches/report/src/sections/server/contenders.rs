@@ -25,7 +25,6 @@ const FORKIO_REUSEPORT: &str = "hyper, 2 workers of forkio, reuseport";
 /// The smallest table of prefork-http, for measurements that do not need it.
 const TABLE_MIB: usize = 4;
 
-/// Servers with one worker or thread.
 pub(crate) const ONE_WORKER: &[Contender] = &[
     Contender { name: PREFORK_HTTP, commands: |plan, address| Ok(vec![prefork_http(plan, 1, address, TABLE_MIB)]) },
     Contender { name: HYPER_FORKIO, commands: |plan, address| Ok(vec![hello_forkio(plan, address)]) },
@@ -33,7 +32,6 @@ pub(crate) const ONE_WORKER: &[Contender] = &[
     Contender { name: NGINX, commands: |plan, address| Ok(vec![nginx(plan, 1, "", address)?]) },
 ];
 
-/// Servers with two workers or threads.
 pub(super) const TWO_WORKERS: &[Contender] = &[
     Contender { name: PREFORK_HTTP_TWO, commands: |plan, address| Ok(vec![prefork_http(plan, 2, address, TABLE_MIB)]) },
     Contender {
@@ -83,7 +81,6 @@ pub(super) const WORKING: &[Contender] = &[
     },
 ];
 
-/// The example server without an access log, and with one in each format.
 pub(super) const LOGGING: &[Contender] = &[
     Contender { name: PREFORK_HTTP, commands: |plan, address| Ok(vec![prefork_http(plan, 1, address, TABLE_MIB)]) },
     Contender { name: "prefork-http, common", commands: |plan, address| Ok(vec![logging(plan, address, "common")]) },

@@ -52,12 +52,10 @@ impl fmt::Display for Workers {
     }
 }
 
-/// Returns the name of the case of full load.
 fn full_load(workers: Workers, connections: Connections) -> String {
     format!("{workers}, {}", connections.name())
 }
 
-/// Returns the name of the case of half the load.
 fn half_load(workers: Workers, connections: Connections) -> String {
     format!("{}, half the load", full_load(workers, connections))
 }
@@ -68,7 +66,6 @@ fn measured_at_half_load(workers: Workers) -> impl Iterator<Item = Connections> 
     all.into_iter().filter(move |connections| workers == Workers::One || *connections == Connections::Open)
 }
 
-/// Returns the name of the case of one worker with connections that stay open, at full load.
 pub(crate) fn one_worker_open() -> String {
     full_load(Workers::One, Connections::Open)
 }
