@@ -97,7 +97,7 @@ async fn preload(mebibytes: usize) -> Result<Preloaded, Box<dyn Error>> {
 /// Starts the interval that continues in every worker, and counts its ticks.
 async fn count_ticks() -> Arc<AtomicU64> {
     let mut interval = interval(TICK);
-    // The first tick comes immediately. After it, the timer runs.
+    // The first tick comes immediately.
     interval.tick().await;
     let ticks = Arc::new(AtomicU64::new(1));
     start_counting(interval, &ticks);

@@ -23,7 +23,7 @@ const MAX_PRELOAD_MIB: usize = 16 * 1024;
 ///
 /// The supervisor binds the listeners, starts a timer and loads a table, then forks the
 /// workers, which continue from that state. A worker that dies is replaced, and only the
-/// requests it was serving are lost. The supervisor serves nothing, and sleeps.
+/// requests it was serving are lost. The supervisor serves nothing.
 #[derive(Debug, Parser)]
 #[command(name = NAME, version, after_help = AFTER_HELP, styles = Styles::plain(), verbatim_doc_comment)]
 pub(crate) struct Options {

@@ -102,7 +102,6 @@ impl Site {
     }
 }
 
-/// How a request is answered.
 pub(crate) enum Route {
     Now(Answer),
     Later(BoxFuture<'static, Answer>),

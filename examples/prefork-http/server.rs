@@ -18,7 +18,6 @@ use crate::routes::{Preloaded, Route, Site};
 /// The longest head of a request. A longer head gets the status 431.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 
-/// Returns the protocols that a worker speaks, with the limit of a head.
 pub(crate) fn http(speaks_http2: bool) -> Http {
     if speaks_http2 {
         Http::new().configure(|hyper| {
@@ -32,7 +31,6 @@ pub(crate) fn http(speaks_http2: bool) -> Http {
     }
 }
 
-/// Makes the service of a worker, which answers requests to the site, and logs them if `has_access_log`.
 pub(crate) fn service(preloaded: Preloaded, worker: &Worker, has_access_log: bool) -> impl HttpService<Hyper> + use<> {
     let site = Arc::new(Site::new(preloaded, worker));
     let identity = Identity::of(worker);

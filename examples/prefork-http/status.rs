@@ -1,8 +1,7 @@
-//! The status that a worker reports.
+//! The answer to `GET /status`.
 
 use serde::Serialize;
 
-/// The answer to `GET /status`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Status {
     pub(crate) pid: u32,
@@ -30,7 +29,7 @@ pub(crate) struct Status {
 pub(crate) struct Memory {
     /// Resident pages, shared ones included.
     rss_kib: Option<u64>,
-    /// Resident pages, each divided by the number of processes that share it: what this process really costs.
+    /// Resident pages, each divided by the number of processes that share it.
     pss_kib: Option<u64>,
 }
 

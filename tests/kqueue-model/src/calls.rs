@@ -50,7 +50,7 @@ fn create(flags: u32) -> io::Result<RawFd> {
     Ok(fd)
 }
 
-/// Closes a queue. A program may also call close(2).
+/// Closes a queue.
 pub fn close(queue: RawFd) {
     linux::close(queue);
 }

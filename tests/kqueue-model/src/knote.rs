@@ -141,7 +141,6 @@ impl Knote {
         }
     }
 
-    /// Checks whether a watched process has ended.
     pub(crate) fn look_at_process(&mut self) {
         if let Watched::Process { pidfd: Some(pidfd), has_ended: has_ended @ false } = &mut self.watched
             && poll_now(pidfd.as_raw_fd(), libc::POLLIN) != 0

@@ -66,8 +66,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-// The server.
-
 #[tokio::main(flavor = "current_thread")]
 async fn serve(row: Row, workers: usize) -> Result<(), Box<dyn Error>> {
     let listener = Inherited::default().bind_tcp("127.0.0.1:0".parse()?)?;
@@ -121,8 +119,6 @@ async fn connection(mut stream: impl AsyncRead + AsyncWrite + Unpin, index: usiz
     stream.read_u8().await?;
     Ok(())
 }
-
-// The clients.
 
 struct Server {
     process: Child,
@@ -244,8 +240,7 @@ fn measure(workers: &[usize], runs: usize, kills: usize) -> Result<(), Box<dyn E
     const CLIENTS: usize = 16;
     const WORKERS: usize = 4;
     println!(
-        "{kills} of {WORKERS} workers hang for 50 ms, one after the other, and are killed; {CLIENTS} clients, {WORK:?} of \
-         work.\n"
+        "One of {WORKERS} workers hangs for 50 ms and is killed, {kills} times; {CLIENTS} clients, {WORK:?} of work.\n"
     );
     println!("| | served | lost, accepted by the worker | lost in its queue | longest wait to be accepted |");
     println!("|---|---:|---:|---:|---:|");

@@ -162,7 +162,6 @@ fn wait_for_workers(server: &Server, ended: &[u32]) -> io::Result<Vec<u32>> {
     }
 }
 
-/// Starts servers at the same time, and measures them together.
 fn start_together(plan: &Plan, data: &mut Data, case: &str, contenders: &[Contender], processes: usize) -> Measured {
     let started = Instant::now();
     let servers = contenders.iter().map(|contender| Server::begin(plan, contender, &plan.cpus.two));

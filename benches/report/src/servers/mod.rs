@@ -165,7 +165,6 @@ pub(crate) fn access_log(address: SocketAddr) -> PathBuf {
     std::env::temp_dir().join(format!("forkio-benches-access-{}-{}", std::process::id(), address.port()))
 }
 
-/// Returns the command of the example server of forkio.
 pub(crate) fn prefork_http(plan: &Plan, workers: usize, address: SocketAddr, mebibytes: usize) -> Command {
     let mut command = Command::new(plan.program("forkio/release/examples/prefork-http"));
     command.args(["--listen", &address.to_string(), "--workers", &workers.to_string()]);

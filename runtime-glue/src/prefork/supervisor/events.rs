@@ -257,7 +257,6 @@ impl Supervisor {
         self.upgrade_progressed(Progress::Ready)
     }
 
-    /// Opens the log files again, in all processes.
     pub(super) fn reopen_logs(&self) {
         self.settings.worker.reopen_logs();
         self.signal_workers(libc::SIGUSR1);

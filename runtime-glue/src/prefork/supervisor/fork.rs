@@ -1,4 +1,4 @@
-//! Starting workers and templates.
+//! Chooses the process that starts next, and forks workers.
 
 use std::process;
 use std::time::Duration;

@@ -20,7 +20,6 @@ const MEMORY_PERIOD: Duration = Duration::from_secs(5);
 /// How many times heartbeats are checked in the time after which a worker counts as stuck.
 const HEARTBEAT_CHECKS: u32 = 4;
 
-/// When the next checks are due.
 #[derive(Debug)]
 pub(super) struct Checks {
     heartbeat: Instant,

@@ -59,7 +59,6 @@ impl Supervisor {
         reload.old.get_mut(index)?.as_mut()
     }
 
-    /// Reads the flags that workers have set in their slots.
     pub(super) fn read_slots(&mut self) -> Option<End> {
         let now = Instant::now();
         let deadline = self.retire_deadline();

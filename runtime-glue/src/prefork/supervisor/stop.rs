@@ -101,7 +101,6 @@ impl Supervisor {
         self.dismiss_upgrade();
     }
 
-    /// Kills a new program that is not ready.
     pub(super) fn dismiss_upgrade(&mut self) {
         let Some(upgrade) = self.upgrade.take() else { return };
         tracing::warn!(pid = upgrade.child.id(), "stopping: killing the new program, which is not ready");

@@ -48,7 +48,6 @@ fn main() {
     std::process::exit(i32::from(failed > 0));
 }
 
-/// Runs this program once for each kernel of the model.
 #[cfg(target_os = "linux")]
 fn check_all_kernels() {
     let program = std::env::current_exe().expect("the path of this program");
