@@ -64,12 +64,11 @@ fn tables() -> Vec<Table> {
     vec![
         Table {
             title: "Processor time of an operation, ns",
-            text: "Medians. Ratios are paired: the contenders take turns of 4 ms, and each ratio is of turns of the same \
-                   round, given as median (quartiles). The last column is the noise: mio's ratio to itself. Each operation \
-                   runs in a process of its own, which has one thread unless the name mentions threads. If several threads \
-                   do the operation, the figure is the time of one operation in one thread. There are two exceptions. For \
-                   \"4 threads, 1 000 wakes each, then a poll\" it is the time of all threads together. For a blocked \
-                   selector it includes the time of the polling thread.",
+            text: "Medians. The contenders take turns of 4 ms. The last column is the noise: mio's ratio to itself. Each \
+                   operation runs in a process of its own, which has one thread unless the name mentions threads. If several \
+                   threads do the operation, the figure is the time of one operation in one thread. There are two \
+                   exceptions. For \"4 threads, 1 000 wakes each, then a poll\" it is the time of all threads together. For a \
+                   blocked selector it includes the time of the polling thread.",
             cases: cases(),
             has_contenders: false,
             columns: with_noise,

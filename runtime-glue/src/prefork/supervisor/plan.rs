@@ -183,7 +183,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Tells the service manager how many workers there should be now, unless a start or a reload will tell it at the end.
+    /// Tells the service manager how many workers there should be now. A start or a reload tells it at its end.
     pub(super) fn show_number(&self) {
         if self.is_up && self.reload.is_none() {
             self.service_manager.scaled(self.number());

@@ -140,9 +140,8 @@ fn tables() -> Vec<Table> {
     vec![
         Table {
             title: "One worker: a server on one CPU, its load on another",
-            text: "wrk with one thread and 64 connections, at full load. A server that is faster than wrk finds fewer events in \
-                   each turn of its loop and makes more turns, which hides a part of the difference. The tables of latencies \
-                   have the processor time at half the load.",
+            text: "wrk with one thread and 64 connections, at full load. A server that is faster than wrk makes more turns of its \
+                   loop, with fewer events in each. The tables of latencies have the processor time at half the load.",
             cases: both(full_load, Workers::One),
             has_contenders: true,
             columns: vec![
