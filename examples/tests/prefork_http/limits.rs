@@ -32,7 +32,7 @@ fn max_requests() {
         (pids.len() > 3).then_some(())
     });
     assert!(most >= 20 && requests >= 40, "{most} requests to one worker, {requests} to all: {pids:?}");
-    server.until_logged("reason=Some(Requests)");
+    server.until_logged("reason=max_requests");
     server.stop();
 }
 
@@ -41,18 +41,18 @@ fn max_age() {
     let server = Server::start(&["--workers", "1", "--max-age", "0.3", "--idle-grace", "0"]);
     let pid = server.workers()[0];
     until_replaced(&server, pid);
-    server.until_logged("reason=Some(Age)");
+    server.until_logged("reason=max_age");
     server.stop();
 }
 
 #[test]
 fn max_memory() {
     // Each worker uses more than 1 MiB.
-    for (option, reason) in [("--max-rss-mib", "Rss"), ("--max-pss-mib", "Pss")] {
+    for (option, reason) in [("--max-rss-mib", "max_rss"), ("--max-pss-mib", "max_pss")] {
         let server = Server::start(&["--workers", "1", option, "1", "--preload-mib", "8", "--idle-grace", "0"]);
         let pid = server.workers()[0];
         until_replaced(&server, pid);
-        server.until_logged(&format!("reason=Some({reason})"));
+        server.until_logged(&format!("reason={reason}"));
         server.stop();
     }
 }

@@ -1,5 +1,7 @@
 //! Why workers end.
 
+use std::fmt;
+
 /// Why a worker has ended, or must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
@@ -52,8 +54,7 @@ impl Reason {
         matches!(self, Reason::Died | Reason::Boot | Reason::BootTimeout | Reason::Stuck)
     }
 
-    /// Returns the name in metrics and JSON.
-    #[cfg(feature = "status")]
+    /// Returns the name in metrics, JSON and logs.
     pub(super) fn name(self) -> &'static str {
         match self {
             Reason::Died => "died",
@@ -90,5 +91,12 @@ impl Reason {
             Reason::Scaled => "fewer workers wanted",
             Reason::Signal => "told to end by another process",
         }
+    }
+}
+
+/// Prints the [name](Reason::name).
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }

@@ -230,7 +230,7 @@ impl Supervisor {
         }
         match worker.stage {
             Stage::Retiring => {
-                tracing::info!(worker = index, pid, generation, ?reason, %status, ?uptime, "a worker that was told to end has ended");
+                tracing::info!(worker = index, pid, generation, %reason, %status, ?uptime, "a worker that was told to end has ended");
             }
             Stage::Ready => {
                 let due = self.rate.take(now);

@@ -205,10 +205,11 @@ impl Supervisor {
                 self.retire(position, false, Reason::Asked);
             }
         } else if self.reload.is_none() && !self.is_dormant && self.is_up {
-            let next = self.workers.iter().find(|worker| worker.is_ready() && worker.renew.is_some());
-            if let Some(worker) = next {
+            let next =
+                self.workers.iter().filter(|worker| worker.is_ready()).find_map(|worker| Some((worker, worker.renew?)));
+            if let Some((worker, reason)) = next {
                 let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
-                tracing::info!(worker = index, pid, generation, reason = ?worker.renew, "replacing a worker");
+                tracing::info!(worker = index, pid, generation, %reason, "replacing a worker");
                 self.renewal = Some(worker.slot);
             }
         }
