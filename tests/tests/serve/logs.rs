@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process;
+use std::sync::{Mutex, mpsc};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use forkio::prefork::http::Http;
@@ -26,6 +28,51 @@ fn log(format: &str, level: Level) {
     match format {
         "json" => log.json().init(),
         _ => log.init(),
+    }
+}
+
+/// A thread that prints the lines that it gets.
+struct Printer {
+    lines: mpsc::Sender<Vec<u8>>,
+    thread: JoinHandle<()>,
+}
+
+/// The thread that prints the log of this worker.
+static PRINTER: Mutex<Option<Printer>> = Mutex::new(None);
+
+fn start_thread() {
+    let (lines, printed) = mpsc::channel::<Vec<u8>>();
+    let print = move || printed.iter().for_each(|line| print!("thread: {}", String::from_utf8_lossy(&line)));
+    *PRINTER.lock().unwrap() = Some(Printer { lines, thread: thread::spawn(print) });
+}
+
+/// Waits until the thread has printed what it got.
+fn end_thread() {
+    let ended = PRINTER.lock().unwrap().take();
+    if let Some(Printer { lines, thread }) = ended {
+        drop(lines);
+        thread.join().unwrap();
+    }
+}
+
+/// Sends lines to the thread that prints them.
+struct Threaded(mpsc::Sender<Vec<u8>>);
+
+impl Write for Threaded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send(bytes.to_vec()).map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn writer() -> Box<dyn Write> {
+    match &*PRINTER.lock().unwrap() {
+        Some(printer) => Box::new(Threaded(printer.lines.clone())),
+        None => Box::new(io::stdout()),
     }
 }
 
@@ -114,6 +161,18 @@ scenarios!(
         let _ = server.serve(|(), worker| service(worker.handle())).run();
     }
 
+    /// A `Server` that installs its subscriber before the fork. Its worker logs from a thread.
+    #[program]
+    fn threaded() {
+        tracing_subscriber::fmt().with_ansi(false).with_writer(writer).init();
+        let server = Server::new().bind("127.0.0.1:0").workers(1).on_ready(|addresses| println!("{}", addresses[0]));
+        let serving = server.prefork(|prefork| prefork.on_worker_end(end_thread)).serve(|worker| {
+            start_thread();
+            service(worker.handle())
+        });
+        let _ = serving.run();
+    }
+
     /// A `Prefork` inside a span of the application. The argument is the number of threads.
     #[program]
     async fn prefork() {
@@ -175,6 +234,27 @@ scenarios!(
                 log.lines().find(|line| line.ends_with(message)).unwrap_or_else(|| panic!("no {message}: {log}"));
             assert!(line.contains(&format!(" WARN worker{{index=0 pid={pid} generation=1}}: ")), "{line}");
         }
+    }
+
+    /// Each worker may start the thread that writes its log, and end it in `on_worker_end`: no event of the worker follows. The
+    /// supervisor writes from its only thread.
+    fn workers_may_log_from_a_thread() {
+        let (mut program, address, mut log) = start("logs::threaded", &[]);
+        for _ in 0..2 {
+            let pid = get(&address, "/");
+            let line = read(&mut program, &mut log, |line| line.contains(&pid) && line.ends_with("handler"));
+            let span = format!("WARN worker{{index=0 pid={pid} generation=1}}: ");
+            assert!(line.starts_with("thread: ") && line.contains(&span), "{line}");
+            kill(pid.parse().expect("a process id"), libc::SIGKILL);
+            let line = read(&mut program, &mut log, |line| line.contains("replacing it") && line.contains(&pid));
+            assert!(!line.starts_with("thread: "), "{line}");
+        }
+        let pid = get(&address, "/");
+        let log = stop(program);
+        let last =
+            format!(" INFO worker{{index=0 pid={pid} generation=1}}: forkio::prefork::worker::work: ended status=0");
+        let line = log.lines().find(|line| line.contains("ended status=0")).unwrap_or_else(|| panic!("no end: {log}"));
+        assert!(line.starts_with("thread: ") && line.ends_with(&last), "{line}");
     }
 
     /// If the application runs the server in a span, that span contains the worker's, also on a runtime with threads.

@@ -222,12 +222,12 @@ where
             // The panic hook has printed the message already.
             Err(_) => PANICKED,
         };
+        // The application may close its log in `end`.
+        tracing::info!(status, "ended");
         settings.end();
         status
     };
-    let status = status.await;
-    tracing::info!(status, "ended");
-    process::exit(status)
+    process::exit(status.await)
 }
 
 /// Carries out the commands of signals, for as long as the worker runs.
