@@ -31,6 +31,10 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 ///   `try_clone`. Tag a listener with [`Sever`](crate::ForkPolicy::Sever) if the child must not hold it open.
 /// - **Signals** reach the streams of the process that they were sent to. A signal that the parent has received by the time of
 ///   the fork is not delivered in the child.
+/// - **Closed descriptors**: a daemon may close all descriptors that it does not know, before it uses this runtime. The first
+///   use then makes tokio's signal pipe again, at the same descriptors. If the daemon has opened other files there, that use
+///   returns [`RuntimeError::SignalPipe`]. Call [`atfork::install`](crate::atfork::install) before the fork, so that the child
+///   reconciles while it has the parent's descriptors.
 /// - **Handles of the inherited runtime** must not be used in the child: spawning and aborting take a lock of that runtime,
 ///   which a thread of the parent may have held. So does dropping an I/O object, a timer or a `JoinSet`: pass these to
 ///   `mem::forget`. Dropping a `JoinHandle` or a `Handle` is harmless.
@@ -258,6 +262,8 @@ fn finish_fork() -> Result<(), RuntimeError> {
 fn prepare_process() -> Result<(), RuntimeError> {
     static PREPARED: PerProcess<()> = PerProcess::new();
     let prepare = || {
+        // tokio never makes its signal pipe again. Restore the pipe before the descriptors are used for the runtime.
+        glue::restore_renewed_pairs().map_err(RuntimeError::SignalPipe)?;
         if !lineage::ancestors_were_single_threaded() && sys::may_inherit_stacks() {
             if let Err(error) = sys::occupy_inherited_stacks() {
                 tracing::warn!(%error, "cannot occupy the stacks of the parent's threads: joining one of these threads may hang");
@@ -308,6 +314,9 @@ pub enum RuntimeError {
     /// [`ForeignSelector`](ForkError::ForeignSelector), [`NoIoDriver`](ForkError::NoIoDriver) or
     /// [`Inspect`](ForkError::Inspect).
     Check(ForkError),
+    /// Other code has closed the descriptors of tokio's signal pipe in this child, and the pipe cannot be made again: another
+    /// file may have one of these descriptors. Use the runtime before the child opens files, or keep the descriptors open.
+    SignalPipe(io::Error),
     /// Another thread was changing forkio's state at an unplanned fork. This process cannot tell its parent's signal pipe and
     /// connections from its own.
     InheritedState(InheritedState),
@@ -346,6 +355,11 @@ impl fmt::Display for RuntimeError {
         match self {
             RuntimeError::Build(error) => write!(f, "cannot build the runtime: {error}"),
             RuntimeError::Check(error) => error.fmt(f),
+            RuntimeError::SignalPipe(error) => write!(
+                f,
+                "cannot restore tokio's signal pipe: {error}; use the runtime before this process opens files, or keep the \
+                 descriptor open when this process closes others"
+            ),
             RuntimeError::InheritedState(lost) => lost.fmt(f),
             RuntimeError::InheritedLock => f.write_str(
                 "a thread of the parent was handling a signal at the fork, or was just starting or ending, and has left a lock \
@@ -365,7 +379,7 @@ impl fmt::Display for RuntimeError {
 impl std::error::Error for RuntimeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            RuntimeError::Build(error) => Some(error),
+            RuntimeError::Build(error) | RuntimeError::SignalPipe(error) => Some(error),
             RuntimeError::Check(error) => Some(error),
             RuntimeError::InheritedState(lost) => Some(lost),
             _ => None,

@@ -1,6 +1,7 @@
 //! What forks must know of descriptors besides their registrations.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -16,6 +17,9 @@ pub(super) struct Record {
     is_found: bool,
     /// Whether every child gets a pair of its own in place of this one, registered or not.
     pub(super) is_always_renewed: bool,
+    /// The socket that this end of an [always renewed](Self::is_always_renewed) pair is in this process. Other code may close
+    /// the descriptor without notice.
+    pub(super) socket: Option<Identity>,
     /// The state of the `unix::Timer` that owns the descriptor.
     pub(super) timer: Option<Arc<TimerState>>,
     /// The file that a bare descriptor referred to when it was muted. The kernel does not have a muted registration, so only
@@ -64,7 +68,10 @@ impl Records {
             }
         }
         self.0.retain(|_, record| {
-            record.is_always_renewed &= record.peer.is_some();
+            if record.peer.is_none() {
+                record.is_always_renewed = false;
+                record.socket = None;
+            }
             record.peer.is_some() || record.timer.is_some() || record.muted.is_some()
         });
     }
@@ -84,13 +91,43 @@ impl Records {
         if let Some(peer) = record.peer.and_then(|peer| self.0.get_mut(&peer)) {
             peer.peer = None;
             peer.is_always_renewed = false;
+            peer.socket = None;
         }
     }
 
     /// Finds the pair that the socket `identity` is an end of. That end comes first.
     pub(super) fn find_pair(&self, identity: Identity) -> Option<(RawFd, RawFd)> {
-        let mut ends = self.iter().filter_map(|(fd, record)| Some((fd, record.peer?)));
+        let may_be = |record: &Record| record.socket.is_none_or(|socket| socket == identity);
+        let mut ends = self.iter().filter_map(|(fd, record)| Some((fd, record.peer.filter(|_| may_be(record))?)));
         ends.find(|(fd, _)| descriptor::identity(*fd).is_ok_and(|found| found == identity))
+    }
+
+    /// Gives every child a fresh pair in place of the one with these ends.
+    pub(super) fn always_renew(&mut self, ends: [RawFd; 2]) -> io::Result<()> {
+        let sockets = [descriptor::identity(ends[0])?, descriptor::identity(ends[1])?];
+        self.record(ends[0]).is_always_renewed = true;
+        for (fd, socket) in ends.into_iter().zip(sockets) {
+            self.record(fd).socket = Some(socket);
+        }
+        Ok(())
+    }
+
+    /// Whether `fd`, an end of an always renewed pair, is still that socket.
+    pub(super) fn is_intact(&self, fd: RawFd) -> bool {
+        let socket = self.get(fd).and_then(|record| record.socket);
+        socket.is_some() && descriptor::identity(fd).ok() == socket
+    }
+
+    /// Lists the pairs that are always renewed.
+    pub(super) fn always_renewed(&self) -> impl Iterator<Item = [RawFd; 2]> {
+        self.iter().filter(|(_, record)| record.is_always_renewed).filter_map(|(fd, record)| Some([fd, record.peer?]))
+    }
+
+    /// In the child, notes that `fd` is an end of a fresh pair. Async-signal-safe.
+    pub(super) fn renewed(&mut self, fd: RawFd, socket: Identity) {
+        if let Some(known) = self.0.get_mut(&fd).and_then(|record| record.socket.as_mut()) {
+            *known = socket;
+        }
     }
 
     /// In the child, notes that `fd` was severed: the descriptor is no longer a timer or an end of a pair.

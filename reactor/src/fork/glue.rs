@@ -207,9 +207,48 @@ pub fn renewed_receivers() -> Vec<RawFd> {
 ///
 /// [`NotFound`](io::ErrorKind::NotFound) if `source` belongs to no pair made in this process.
 pub fn renew_pair_in_children(source: &impl AsRawFd) -> io::Result<()> {
-    let (end, _) = find_pair(source.as_raw_fd())?;
-    lock_to_change().records.record(end).is_always_renewed = true;
+    let (end, peer) = find_pair(source.as_raw_fd())?;
+    lock_to_change().records.always_renew([end, peer])
+}
+
+/// Makes the pairs of [`renew_pair_in_children`] again whose descriptors other code has closed, at the same descriptors. A daemon
+/// closes all descriptors that it does not know.
+///
+/// # Errors
+///
+/// If another file has such a descriptor by now; otherwise those of `socketpair(2)` and `fcntl(2)`.
+pub fn restore_renewed_pairs() -> io::Result<()> {
+    reconcile::ensure();
+    let mut state = lock_to_change();
+    let pairs: Vec<_> = state.records.always_renewed().collect();
+    for ends in pairs {
+        if ends.iter().all(|fd| state.records.is_intact(*fd)) {
+            continue;
+        }
+        if ends.iter().all(|fd| descriptor::is_signal_pipe_end(*fd)) {
+            // The owner of the pair has renewed it.
+            state.records.always_renew(ends)?;
+            continue;
+        }
+        let is_taken = |fd: &RawFd| !state.records.is_intact(*fd) && descriptor::is_open(*fd);
+        if let Some(fd) = ends.into_iter().find(is_taken) {
+            return Err(taken(fd));
+        }
+        for (fresh, fd) in descriptor::pair_above(ends)?.iter().zip(ends) {
+            if state.records.is_intact(fd) {
+                descriptor::replace(fresh.as_raw_fd(), fd).map_err(io::Error::from_raw_os_error)?;
+            } else if !descriptor::duplicate_onto_closed(fresh.as_raw_fd(), fd)? {
+                return Err(taken(fd));
+            }
+        }
+        state.records.always_renew(ends)?;
+    }
     Ok(())
+}
+
+fn taken(fd: RawFd) -> io::Error {
+    let text = format!("other code has closed descriptor {fd}, an end of a socket pair, and has another file there");
+    io::Error::new(io::ErrorKind::AlreadyExists, text)
 }
 
 /// Makes `source` readable by writing a byte to its peer. `source` is an end, or a duplicate of an end, of a pair made in

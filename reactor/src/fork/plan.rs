@@ -206,6 +206,11 @@ impl Plan {
             }
         }
         self.severed.iter().for_each(|fd| records.sever(*fd));
+        for renewal in &self.renewals {
+            if let Renewal::Pair(ends) = renewal {
+                ends.iter().for_each(|end| records.renewed(end.fd, end.fresh_identity));
+            }
+        }
         for (_, stop) in self.stops.iter().filter(|(selector, _)| selector.poisoned().is_some()) {
             // The call fails only if the limit was lowered meanwhile.
             let _ = descriptor::replace(stop.from, stop.onto);

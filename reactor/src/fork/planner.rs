@@ -167,7 +167,8 @@ impl Planner<'_> {
         let (records, mode) = (self.records, self.mode);
         let with =
             |decision| decisions.iter().filter(move |decided| decided.decision == decision).map(|decided| decided.fd);
-        let always = records.iter().filter(|(_, record)| record.is_always_renewed).map(|(fd, _)| fd);
+        let always =
+            records.always_renewed().filter(|ends| ends.iter().all(|fd| records.is_intact(*fd))).map(|[fd, _]| fd);
         let pipe = self.adopted.pipe.iter().filter(|_| mode == Mode::Planned).flat_map(SignalPipe::descriptors);
         for fd in always.chain(pipe).chain(with(Decision::RenewPair)) {
             self.renew_pair(fd)?;

@@ -29,6 +29,7 @@ pub(super) struct RenewedEnd {
     pub(super) fd: RawFd,
     pub(super) identity: Identity,
     pub(super) fresh: RawFd,
+    pub(super) fresh_identity: Identity,
 }
 
 /// Fresh objects, and the descriptors whose places they take in the child.
@@ -64,11 +65,12 @@ pub(super) fn renew_pair([a, b]: [RawFd; 2], replacements: &mut Replacements) ->
     let identities = [descriptor::identity(a)?, descriptor::identity(b)?];
     let [fresh_a, fresh_b] = descriptor::pair(Type::STREAM)?;
     let mut end = |fd, identity, fresh: OwnedFd| {
-        let end = RenewedEnd { fd, identity, fresh: fresh.as_raw_fd() };
+        let fresh_identity = descriptor::identity(fresh.as_raw_fd())?;
+        let end = RenewedEnd { fd, identity, fresh: fresh.as_raw_fd(), fresh_identity };
         replacements.add(fresh, fd);
-        end
+        io::Result::Ok(end)
     };
-    Ok([end(a, identities[0], fresh_a.into()), end(b, identities[1], fresh_b.into())])
+    Ok([end(a, identities[0], fresh_a.into())?, end(b, identities[1], fresh_b.into())?])
 }
 
 impl Renewal {

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -172,7 +172,6 @@ pub(crate) fn check_unix_stream(fd: RawFd) -> io::Result<bool> {
 }
 
 /// Whether `fd` is a Unix stream socket, and neither it nor its peer has a name: like the ends of a pair.
-#[cfg_attr(forkio_kqueue, allow(dead_code))]
 pub(crate) fn is_unnamed_stream(fd: RawFd) -> bool {
     // The address of a socket without a name is a family alone.
     let is_unnamed = |address: SocketAddrAny| address.addr_len() as usize <= size_of::<libc::sa_family_t>();
@@ -220,6 +219,33 @@ pub(crate) fn is_closed(error: &io::Error) -> bool {
 const SEND: SendFlags = SendFlags::DONTWAIT;
 #[cfg(not(target_vendor = "apple"))]
 const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+
+/// Whether `fd` may be an end of a pair that a signal handler writes to: an unnamed socket that does not block.
+pub(crate) fn is_signal_pipe_end(fd: RawFd) -> bool {
+    let is_nonblocking =
+        || borrow(fd).and_then(rustix::fs::fcntl_getfl).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK));
+    is_unnamed_stream(fd) && is_nonblocking()
+}
+
+/// Makes a pair of stream sockets like [`pair`], at higher descriptors than `ends`. The kernel itself chooses the lowest free
+/// descriptors, and may choose the closed `ends`.
+pub(crate) fn pair_above(ends: [RawFd; 2]) -> io::Result<[OwnedFd; 2]> {
+    let [a, b] = pair(Type::STREAM)?;
+    let above = ends[0].max(ends[1]) + 1;
+    Ok([rustix::io::fcntl_dupfd_cloexec(a, above)?, rustix::io::fcntl_dupfd_cloexec(b, above)?])
+}
+
+/// Duplicates `from` at the closed descriptor `onto`. Returns `false` if a file is open at `onto`.
+pub(crate) fn duplicate_onto_closed(from: RawFd, onto: RawFd) -> io::Result<bool> {
+    // Unlike dup2(2), this call never closes a file that another thread opens at `onto` meanwhile.
+    let duplicate = rustix::io::fcntl_dupfd_cloexec(borrow(from)?, onto)?;
+    let is_there = duplicate.as_raw_fd() == onto;
+    if is_there {
+        // The owner of `onto` closes the duplicate.
+        let _ = duplicate.into_raw_fd();
+    }
+    Ok(is_there)
+}
 
 /// Copies the bytes that wait to be read at `from` to `to`, without taking them from `from`.
 pub(crate) fn copy_pending(from: RawFd, to: RawFd) -> io::Result<()> {

@@ -8,13 +8,24 @@ use std::time::Duration;
 use forkio_tests::runtime::*;
 
 mod connections;
+#[cfg(epoll)]
+mod daemons;
 mod fresh_signal_pipe;
 mod other_forks;
 mod process_runtime;
 mod retired;
 mod signals_and_processes;
 
-forkio_tests::main!(connections, fresh_signal_pipe, other_forks, process_runtime, retired, signals_and_processes);
+forkio_tests::main!(
+    connections,
+    #[cfg(epoll)]
+    daemons,
+    fresh_signal_pipe,
+    other_forks,
+    process_runtime,
+    retired,
+    signals_and_processes
+);
 
 /// The runtime that each process has, as a library would define it.
 static RUNTIME: ProcessRuntime = ProcessRuntime::new(multi_thread);

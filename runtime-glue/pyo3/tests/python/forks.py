@@ -55,6 +55,20 @@ def test_first_use_in_child():
     use_everything(0)
 
 
+def test_daemon():
+    """A daemon forks twice, and closes the descriptors that it does not know, like that of the package `python-daemon`."""
+    use_everything(0)
+
+    def daemon():
+        os.closerange(3, 1 << 16)
+        use_everything(2)
+        in_child(lambda: use_everything(3))
+        use_everything(2)
+
+    in_child(lambda: (os.setsid(), in_child(daemon)))
+    use_everything(0)
+
+
 def test_severed_connections():
     """The peer of a connection sees that the parent closes it, even beside a child that does not use the runtime."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
