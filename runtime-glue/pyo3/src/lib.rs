@@ -55,6 +55,10 @@
 //!   pause. If such a thread begins or ends its outermost [`Python::attach`](pyo3::Python::attach) at the fork, a child of
 //!   Python 3.11 or older never returns from `os.fork`. Let such a thread stay inside one `attach`, in which
 //!   [`Python::detach`](pyo3::Python::detach) releases the interpreter, or use [`Runtime`].
+//! - **A warning**: Python 3.12 and later give a `DeprecationWarning` at each `os.fork` of a process with threads, and the
+//!   runtime has threads. Filter the warning if the process has no threads but those of this crate.
+//! - **Daemons** may close all inherited descriptors, like those of the package `python-daemon`, until they first use the module.
+//!   If a daemon has opened many files before that, the first use may raise a `RuntimeError` that names the descriptor in use.
 //! - [The patch](forkio#the-patch) is optional. Without it, a connection that the parent closes just after the fork, before the
 //!   child has severed it, stays open in the child.
 //!
