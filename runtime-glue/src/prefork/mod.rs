@@ -28,6 +28,7 @@ mod incoming;
 mod inherited;
 mod limits;
 mod listener;
+mod measurement;
 pub(crate) mod options;
 mod outcome;
 mod pid_file;

@@ -25,10 +25,11 @@ use tokio::time::Instant;
 
 use super::StatusOptions;
 use super::control::Operation;
-use super::memory::Measurement;
+use super::memory;
 use super::socket_file::SocketFile;
 use crate::prefork::PreforkError;
 use crate::prefork::crash::delay;
+use crate::prefork::measurement::Measurement;
 use crate::prefork::slots::SeenHeartbeat;
 use crate::{Address, Child};
 
@@ -53,7 +54,8 @@ enum State {
     Running {
         child: Child,
         channel: UnixStream,
-        received: Vec<u8>,
+        /// The beginning of a line. `None` if the line was too long, and the service worker has been killed for that.
+        received: Option<Vec<u8>>,
         since: Instant,
         heartbeat: SeenHeartbeat,
     },
@@ -107,7 +109,7 @@ impl Service {
             failures: 0,
             operations: Vec::new(),
             waits_for_predecessor: has_predecessor,
-            measurement: Measurement::default(),
+            measurement: Measurement::new(memory::PERIOD),
         };
         if !has_predecessor {
             service.listen().map_err(|(address, error)| PreforkError::Status(address, error))?;
@@ -213,7 +215,7 @@ impl Service {
     pub(super) fn started(&mut self, child: Child, channel: UnixStream) {
         let now = Instant::now();
         let heartbeat = SeenHeartbeat::new(0, now);
-        self.state = State::Running { child, channel, received: Vec::new(), since: now, heartbeat };
+        self.state = State::Running { child, channel, received: Some(Vec::new()), since: now, heartbeat };
     }
 
     /// Kills a service worker that has had the same heartbeat for `limit`, or for five heartbeat periods if that is longer. If
@@ -233,7 +235,7 @@ impl Service {
     ///
     /// Cancel safe.
     pub(in crate::prefork) async fn next(&mut self) -> ServiceEvent {
-        let measures = !self.measurement.unmeasured.is_empty();
+        let measures = self.measurement.is_in_progress();
         tokio::select! {
             biased;
             event = poll_fn(|cx| self.poll(cx)) => event,
@@ -244,21 +246,22 @@ impl Service {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ServiceEvent> {
         let State::Running { child, channel, received, .. } = &mut self.state else { return Poll::Pending };
-        loop {
-            if let Some(end) = received.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = received.drain(..=end).collect();
+        while let Some(line) = received {
+            if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = line.drain(..=end).collect();
                 return Poll::Ready(ServiceEvent::Said(String::from_utf8_lossy(&line[..end]).into_owned()));
             }
-            if received.len() > LONGEST_LINE {
+            if line.len() > LONGEST_LINE {
                 tracing::error!(pid = child.id(), "killing a service worker that sends something other than commands");
                 // If the call fails, the process has ended.
                 let _ = child.kill();
+                *received = None;
                 break;
             }
             let mut bytes = [0; 512];
             match channel.try_read(&mut bytes) {
                 Ok(0) => break,
-                Ok(read) => received.extend(&bytes[..read]),
+                Ok(read) => line.extend(&bytes[..read]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if channel.poll_read_ready(cx).is_pending() {
                         break;
@@ -295,7 +298,7 @@ impl Service {
             tracing::warn!(pid, %status, ?delay, "the service worker ended: starting it again");
         }
         self.operations.clear();
-        self.measurement.unmeasured.clear();
+        self.measurement.cancel();
     }
 
     pub(in crate::prefork) fn is_child(&self, pid: u32) -> bool {
@@ -380,8 +383,7 @@ mod tests {
             let event = service.next().await;
             let ServiceEvent::Ended(status) = event else { panic!("{event:?}") };
             assert_eq!(status.signal(), Some(libc::SIGKILL));
-            let State::Running { received, .. } = &service.state else { panic!("{service:?}") };
-            assert!(received.len() < 2 * LONGEST_LINE, "{} bytes", received.len());
+            assert!(matches!(service.state, State::Running { received: None, .. }), "{service:?}");
         });
     }
 

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::dismissed::poll_dismissed;
@@ -45,6 +46,7 @@ pub(super) enum Which {
 impl Supervisor {
     pub(super) async fn next(&mut self, woken: &Woken) -> Event {
         let time = self.next_time();
+        let measures = self.checks.memory.is_in_progress();
         let Supervisor { signals, workers, current, reload, threads, upgrade, dismissed, service, .. } = self;
         let next = reload.as_mut().map(|reload| &mut reload.generation);
         tokio::select! {
@@ -74,6 +76,8 @@ impl Supervisor {
             } => Event::Upgrade(progress),
             position = poll_fn(|cx| poll_dismissed(dismissed, cx)) => Event::DismissedEnded(position),
             event = service.next() => Event::Service(event),
+            // The runtime looks for other events between two measurements.
+            () = yield_now(), if measures => Event::Time,
             () = async {
                 match time {
                     Some(time) => sleep_until(time).await,

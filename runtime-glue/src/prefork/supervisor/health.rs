@@ -10,6 +10,7 @@ use super::generation::TemplateState;
 use super::process::{Force, Stage};
 use super::stop::End;
 use crate::prefork::PreforkError;
+use crate::prefork::measurement::Measurement;
 use crate::prefork::reason::Reason;
 use crate::prefork::slots::UNFIT;
 use crate::report;
@@ -23,7 +24,7 @@ const HEARTBEAT_CHECKS: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Checks {
     heartbeat: Instant,
-    memory: Instant,
+    pub(super) memory: Measurement,
     watchdog: Instant,
     orphans: Option<Instant>,
     now: Instant,
@@ -31,7 +32,7 @@ pub(super) struct Checks {
 
 impl Checks {
     pub(super) fn new(now: Instant) -> Checks {
-        Checks { heartbeat: now, memory: now, watchdog: now, orphans: Some(now), now }
+        Checks { heartbeat: now, memory: Measurement::new(MEMORY_PERIOD), watchdog: now, orphans: Some(now), now }
     }
 
     pub(super) fn reap_orphans_soon(&mut self) {
@@ -73,7 +74,7 @@ impl Supervisor {
         });
         let others = [
             self.settings.worker.heartbeat_timeout.map(|_| self.checks.heartbeat),
-            self.settings.limits.has_memory_limit().then_some(self.checks.memory),
+            self.checks.memory.due(),
             self.service_manager.watchdog_period().map(|_| self.checks.watchdog),
             self.checks.orphans,
             self.fork_due,
@@ -189,23 +190,18 @@ impl Supervisor {
     }
 
     fn check_limits(&mut self, now: Instant) {
-        let checks_memory = self.settings.limits.has_memory_limit() && self.checks.memory <= now;
-        for position in 0..self.workers.len() {
-            let worker = &self.workers[position];
-            if !worker.is_ready() || worker.renew.is_some() {
-                continue;
-            }
-            let reason = if self.end_of_age(worker).is_some_and(|end| end <= now) {
-                Some(Reason::Age)
-            } else if checks_memory {
-                worker.limits.memory_reached(worker.child.id())
-            } else {
-                None
-            };
-            self.workers[position].renew = reason;
+        for position in self.positions(|worker| self.end_of_age(worker).is_some_and(|end| end <= now)) {
+            self.workers[position].renew = Some(Reason::Age);
         }
-        if checks_memory {
-            self.checks.memory = now + MEMORY_PERIOD;
+        if self.settings.limits.has_memory_limit() {
+            let workers = &mut self.workers;
+            self.checks.memory.begin(workers.iter().map(|worker| worker.child.id()), now);
+            self.checks.memory.advance(|pid| {
+                let mut measured = workers.iter_mut().filter(|worker| worker.is_ready() && worker.renew.is_none());
+                if let Some(worker) = measured.find(|worker| worker.child.id() == pid) {
+                    worker.renew = worker.limits.memory_reached(pid);
+                }
+            });
         }
     }
 
