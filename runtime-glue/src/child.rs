@@ -130,6 +130,19 @@ impl Child {
         }
     }
 
+    /// Polls for the end of the process, which need not be a child of this one. Does not reap it.
+    pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.process()?.has_ended()? {
+                return Poll::Ready(Ok(()));
+            }
+            self.watch()?;
+            if let State::Watched(process) = &self.state {
+                ready!(process.poll_read_ready(cx))?.clear_ready();
+            }
+        }
+    }
+
     /// Registers the child with the current runtime, if it is not registered yet. [`wait`](Child::wait) does so too. A
     /// supervisor calls this early, because a registration discards a fork prepared in advance.
     pub(crate) fn watch(&mut self) -> io::Result<()> {

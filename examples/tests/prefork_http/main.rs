@@ -7,6 +7,7 @@ mod http2;
 mod limits;
 mod load;
 mod preloaded;
+mod process_1;
 mod server;
 mod service;
 mod signals;

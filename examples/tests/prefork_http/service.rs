@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -243,12 +244,17 @@ fn threads_of_workers_are_restricted() {
     server.stop();
 }
 
+#[track_caller]
+fn start_as_process_1(arguments: &[&str]) -> Option<(Server, u32)> {
+    start_copy_as_process_1(&program(), arguments)
+}
+
 /// Starts a server as process 1 of a PID namespace. Returns it with the process id of its supervisor, or `None` if `unshare`
 /// fails.
 #[track_caller]
-fn start_as_process_1(arguments: &[&str]) -> Option<(Server, u32)> {
+pub(crate) fn start_copy_as_process_1(program: &Path, arguments: &[&str]) -> Option<(Server, u32)> {
     let mut command = Command::new("unshare");
-    command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(program());
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(program);
     command.args(["--listen", "127.0.0.1:0"]).args(arguments);
     let is_possible = Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).status();
     if !is_possible.is_ok_and(|status| status.success()) {

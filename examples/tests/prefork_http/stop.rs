@@ -144,11 +144,16 @@ fn queue_is_emptied_with_few_descriptors() {
 }
 
 fn has_pending_sigterm(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the worker's status");
-    let pending =
-        status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).expect("the pending signals of the worker");
+    pending_signals(pid).contains(&Signal::TERM)
+}
+
+/// Those of the signals of a stop that a process has not handled yet.
+pub(crate) fn pending_signals(pid: u32) -> Vec<Signal> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the status of a process");
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).expect("the pending signals");
     let pending = u64::from_str_radix(pending.trim(), 16).expect("a hexadecimal number");
-    pending & (1 << (Signal::TERM.as_raw() - 1)) != 0
+    let signals = [Signal::TERM, Signal::USR1];
+    signals.into_iter().filter(|signal| pending & (1 << (signal.as_raw() - 1)) != 0).collect()
 }
 
 /// After SIGTERM or SIGHUP, a client that is connected and has sent nothing has the header timeout for its first request.

@@ -16,12 +16,12 @@ use crate::signals::{expect_answers, queue_requests};
 use crate::stop::clients_until_refused;
 
 /// A copy of the program, which the test replaces.
-struct Copy {
+pub(crate) struct Copy {
     directory: PathBuf,
 }
 
 impl Copy {
-    fn new(name: &str) -> Copy {
+    pub(crate) fn new(name: &str) -> Copy {
         let directory = std::env::temp_dir().join(format!("prefork-http-{name}-{}", std::process::id()));
         fs::create_dir_all(&directory).expect("a directory");
         let copy = Copy { directory };
@@ -29,7 +29,7 @@ impl Copy {
         copy
     }
 
-    fn program(&self) -> PathBuf {
+    pub(crate) fn program(&self) -> PathBuf {
         self.directory.join("prefork-http")
     }
 
@@ -49,7 +49,7 @@ impl Copy {
     }
 
     /// Replaces the program with one that does not start until [`Gate::open`].
-    fn replace_with_gate(&self) -> Gate {
+    pub(crate) fn replace_with_gate(&self) -> Gate {
         let (path, started) = (self.file("gate"), self.file("started"));
         self.run("mkfifo \"$1\"", &[&path]);
         // Opening a FIFO for reading and writing does not block, and the line that `open` writes waits for its reader.
@@ -77,7 +77,7 @@ impl Drop for Copy {
 }
 
 /// A new program that waits before it starts.
-struct Gate {
+pub(crate) struct Gate {
     fifo: fs::File,
     started: PathBuf,
 }
@@ -85,7 +85,7 @@ struct Gate {
 impl Gate {
     /// Waits until the new program has been started. Returns its process id.
     #[track_caller]
-    fn until_started(&self) -> u32 {
+    pub(crate) fn until_started(&self) -> u32 {
         until("the new program has been started", || pid_in(&self.started))
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::future::poll_fn;
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -141,25 +142,44 @@ impl Upgrade {
     }
 }
 
+/// A program that has taken over from process 1, or from another successor.
+#[derive(Debug)]
+struct Successor {
+    program: Child,
+    has_ended: bool,
+    /// Whether it has been sent the signal to stop.
+    is_told: bool,
+}
+
 /// The programs that have taken over, one after the other, from process 1.
 #[derive(Debug)]
 pub(super) struct Successors {
     /// The first program is a child of this process. Each later program becomes a child when the program before it ends.
-    programs: VecDeque<Child>,
+    programs: VecDeque<Successor>,
     /// The socket on which each program says that it has taken over. Programs that have started, but are not ready yet, have
     /// the other end too.
     channel: UnixStream,
+    /// The signal with which this process was told to stop. The program that serves may end before it has stopped the server,
+    /// and another program may serve then: that one must stop, too.
+    stop: Option<i32>,
     /// How the last program ended.
-    pub(super) last: ExitStatus,
+    last: ExitStatus,
 }
 
 impl Successors {
     pub(super) fn new(upgrade: Upgrade) -> Successors {
-        Successors {
-            programs: VecDeque::from([upgrade.child]),
+        let mut successors = Successors {
+            programs: VecDeque::new(),
             channel: upgrade.channel,
+            stop: None,
             last: super::supervisor::unknown_status(),
-        }
+        };
+        successors.push(upgrade.child);
+        successors
+    }
+
+    fn push(&mut self, program: Child) {
+        self.programs.push_back(Successor { program, has_ended: false, is_told: false });
     }
 
     /// Waits until no program is left. Returns how the last one ended.
@@ -169,15 +189,16 @@ impl Successors {
     /// If the future is dropped, the next call continues to wait.
     pub(super) async fn end(&mut self) -> ExitStatus {
         loop {
-            if let Some(program) = self.programs.front_mut() {
-                // If its predecessor has reaped a program that it killed, that program was not the last to serve.
-                if let Ok(status) = program.wait().await {
-                    self.last = status;
-                }
-                // If this program has a successor, the successor announced itself before this program ended.
-                self.update();
-                self.programs.pop_front();
+            // If a program that has ended has a successor, the successor announced itself before that.
+            self.update();
+            self.tell_to_stop();
+            if !self.programs.is_empty() {
+                poll_fn(|cx| self.poll_programs(cx)).await;
                 continue;
+            }
+            if self.stop.is_some() {
+                // A program that is starting has not taken over. The kernel kills it when process 1 ends.
+                return self.last;
             }
             // If the last program was killed, a program that it was starting may still take over.
             match self.channel.async_io(Interest::READABLE, || self.announced()).await {
@@ -185,6 +206,23 @@ impl Successors {
                 Ok(None) | Err(_) => return self.last,
             }
         }
+    }
+
+    /// Waits until one of the programs has ended. Removes the first program if it has.
+    fn poll_programs(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Errors mean that the predecessor of a program has reaped it: that program was not the last to serve.
+        if let Some(Poll::Ready(status)) = self.programs.front_mut().map(|first| first.program.poll_wait(cx)) {
+            self.last = status.unwrap_or(self.last);
+            self.programs.pop_front();
+            return Poll::Ready(());
+        }
+        for successor in self.programs.iter_mut().skip(1).filter(|successor| !successor.has_ended) {
+            if successor.program.poll_ended(cx).is_ready() {
+                successor.has_ended = true;
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
     }
 
     /// Reads which programs have taken over.
@@ -206,19 +244,21 @@ impl Successors {
         match Child::open(pid) {
             Ok(program) => {
                 tracing::info!(pid, "another program has taken over: process 1 follows it");
-                self.programs.push_back(program);
+                self.push(program);
             }
             Err(error) => tracing::error!(%error, pid, "process 1 cannot follow the program that has taken over"),
         }
     }
 
-    /// Whether the program that served has ended. Another one may be starting.
-    pub(super) fn is_empty(&self) -> bool {
-        self.programs.is_empty()
+    pub(super) fn contain(&self, pid: u32) -> bool {
+        self.programs.iter().any(|successor| successor.program.id() == pid)
     }
 
-    pub(super) fn contain(&self, pid: u32) -> bool {
-        self.programs.iter().any(|program| program.id() == pid)
+    /// Returns the program that serves. It is the last one, unless its predecessor has killed that one, and continues to serve.
+    fn serving(&mut self) -> Option<&mut Successor> {
+        let mut programs = self.programs.iter_mut().rev();
+        // A signal to a zombie would be lost without an error.
+        programs.find(|successor| successor.program.process().is_ok_and(|process| !process.has_ended().unwrap_or(true)))
     }
 
     /// Passes the command of a signal on to the program that serves.
@@ -235,10 +275,20 @@ impl Successors {
             Command::ChildEnded => return,
         };
         self.update();
-        // The last program may have been killed by its predecessor, which then still serves.
-        let is_passed = self.programs.iter().rev().any(|program| program.signal(signal).is_ok());
-        if !is_passed {
+        if matches!(command, Command::Stop | Command::StopNow) {
+            self.stop = Some(signal);
+            self.programs.iter_mut().for_each(|successor| successor.is_told = false);
+            self.tell_to_stop();
+        } else if !self.serving().is_some_and(|successor| successor.program.signal(signal).is_ok()) {
             tracing::debug!("no program has received the signal that process 1 passes on");
+        }
+    }
+
+    /// Tells the program that serves to stop, if this process was told to stop, and that program was not.
+    fn tell_to_stop(&mut self) {
+        let Some(signal) = self.stop else { return };
+        if let Some(successor) = self.serving().filter(|successor| !successor.is_told) {
+            successor.is_told = successor.program.signal(signal).is_ok();
         }
     }
 }

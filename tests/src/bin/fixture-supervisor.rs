@@ -9,8 +9,9 @@
 //!
 //! Time limits are long, so that a slow machine causes no failures. An option such as `boot-timeout=700` sets one of them, in
 //! milliseconds. The file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-sleeps`,
-//! `load-aborts`, `load-lies=PID`, `ready-panics`, `never-ready`, `boot-exits`, `says-nothing`, `not-announced`,
-//! `fork-fails`, `fork-panics`, `between-waits`, `between-dies`, `no-processes`, `no-processes-of-template`.
+//! `load-aborts`, `load-lies=PID`, `load-floods`, `load-floods-with-lines`, `ready-panics`, `ready-hangs`, `never-ready`,
+//! `boot-exits`, `says-nothing`, `not-announced`, `fork-fails`, `fork-panics`, `between-waits`, `between-dies`, `no-processes`,
+//! `no-processes-of-template`.
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
 
@@ -49,7 +50,11 @@ impl Control {
 
 /// Tells the supervisor that process `pid` is a new worker. A compromised template could send this message.
 fn lie(pid: &str) {
-    let message = format!("loaded\nforked {pid}\n");
+    send_to_supervisor(&format!("loaded\nforked {pid}\n"));
+}
+
+/// Sends a message to each connected socket of this process.
+fn send_to_supervisor(message: &str) {
     for descriptor in 3..64 {
         // SAFETY: the call reads the message. Only sockets take it.
         unsafe {
@@ -116,6 +121,9 @@ async fn serve(control: Control, how: &str, options: &[String]) {
             let control = control.clone();
             move || {
                 assert!(!control.says("ready-panics"), "on purpose");
+                while control.says("ready-hangs") {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
                 if is_announced {
                     announce(&address.to_string());
                 } else {
@@ -156,6 +164,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
             "in-steps" => prefork.max_extra(0),
             "one-worker" => prefork.workers(1),
             "max-requests" => prefork.max_requests(1000).jitter(0.0),
+            "nan" => prefork.jitter(f64::NAN),
             "implicit-ready" => prefork.explicit_ready(false),
             "no-notify" => prefork.notify_service_manager(false),
             "hooks" => prefork
@@ -279,6 +288,13 @@ async fn load(control: Control) -> Result<u32, String> {
     }
     if let Some(pid) = control.value("load-lies=") {
         lie(&pid);
+    }
+    if let Some(end) = control.value("load-floods") {
+        let text = if end == "-with-lines" { "x\n" } else { "x" }.repeat(1000);
+        // The supervisor kills this process.
+        loop {
+            send_to_supervisor(&text);
+        }
     }
     if control.says("load-sleeps") {
         std::thread::sleep(LONG);

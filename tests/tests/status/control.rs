@@ -72,7 +72,7 @@ scenarios!(
         server.until("all workers have ended", |state| workers(state).is_empty());
         remove(&server.load);
         let (status, _, message) = outcome(&server.command("reload"));
-        assert!(status == 409 && message.starts_with("there are still no workers: "), "{message}");
+        assert!(status == 409 && message.starts_with("the server has no workers: "), "{message}");
         server.stop();
     }
 

@@ -32,6 +32,21 @@ scenarios!(
         server.stop();
     }
 
+    /// A reload that SIGWINCH ends is not reported as one after which the old generation serves.
+    fn ends_a_reload() {
+        let server = Server::start(&["before"]);
+        server.control("never-ready");
+        server.signal(libc::SIGHUP);
+        server.until_logged_times("never ready, on purpose", 2);
+        retire_all(&server, 0);
+        server.until_logged("the reload failed: the server has no workers");
+        assert!(!server.log().contains("continues to serve"), "{}", server.log());
+        server.control("");
+        server.signal(libc::SIGHUP);
+        server.until_logged("reloaded: the old generation retires generation=3");
+        server.stop();
+    }
+
     /// If the reload of a dormant server fails, the server is dormant again. A change of the number of workers wakes it, even
     /// during a reload.
     fn a_reload_fails() {
@@ -40,7 +55,7 @@ scenarios!(
             retire_all(&server, template);
             server.control(failure);
             server.signal(libc::SIGHUP);
-            server.until_logged("the reload failed: there are still no workers");
+            server.until_logged("the reload failed: the server has no workers");
             server.control("");
             server.signal(libc::SIGUSR1);
             server.until_logged("signal=\"SIGUSR1\"");

@@ -58,6 +58,29 @@ scenarios!(
         assert!(!path.exists());
     }
 
+    /// A stop kills a new program that has written the pid file, but has not taken over. The file then names the old program
+    /// until its lame-duck period is over, and is removed at the end.
+    fn after_a_stop_during_an_upgrade() {
+        let path = own_path("pid");
+        let option = format!("pid-file={}", path.display());
+        let read = || std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+        for options in [&["before", &option][..], &["before", &option, "endless"]] {
+            let server = Server::start(options);
+            let own = server.supervisor().to_string();
+            server.control("ready-hangs");
+            server.signal(libc::SIGUSR2);
+            forkio_tests::wait_until("the new program has written its id", || read() != own);
+            server.signal(libc::SIGTERM);
+            server.until_logged("killing the new program, which is not ready");
+            if options.contains(&"endless") {
+                forkio_tests::wait_until("the old program has written its id", || read() == own);
+                server.signal(libc::SIGQUIT);
+            }
+            let (_, log) = server.end();
+            assert!(!path.exists(), "{log}");
+        }
+    }
+
     /// A server does not start if the disk is full. In an upgrade, the new program ends, and the old one continues to serve.
     #[cfg(procfs)]
     fn on_a_full_disk() {

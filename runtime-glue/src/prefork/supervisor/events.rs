@@ -126,7 +126,10 @@ impl Supervisor {
                 }
                 tracing::info!(?period, "still accepting connections before the stop");
                 // The stop takes precedence: the new program would continue to serve.
-                self.dismiss_upgrade();
+                if let Some(upgrade) = &mut self.upgrade {
+                    tracing::warn!(pid = upgrade.child.id(), "stopping: killing the new program, which is not ready");
+                    upgrade.kill();
+                }
                 self.service.upgrade_ends(Err("it has been told to stop, and has killed the new program"));
                 self.service_manager.stopping();
                 self.common.slots.set_phase(ServerPhase::LameDuck);
@@ -169,8 +172,11 @@ impl Supervisor {
             return Err("an upgrade is in progress, and its end needs the workers: they empty their queues".to_owned());
         }
         let reason = "SIGWINCH retires all workers";
-        // A new generation that has no workers yet must not replace one that has proved itself.
-        self.abort_reload(reason);
+        if let Some(reload) = &mut self.reload {
+            // A new generation that has no workers yet must not replace one that has proved itself.
+            reload.was_dormant = true;
+            self.abort_reload(reason);
+        }
         if std::mem::take(&mut self.reload_is_queued) {
             // The operators who have asked for this reload wait for its result.
             self.service.reload_begins(self.generations + 1);
@@ -240,14 +246,18 @@ impl Supervisor {
             Progress::Ended(status) => {
                 self.show_ownership();
                 self.service.upgrade_ends(Err(&format!("the new program ended with {status} before it was ready")));
-                // The new program may have ended after it had written its pid file.
-                if let Some(Err(error)) = self.pid_file.as_mut().map(PidFile::restore) {
-                    tracing::error!(%error, "cannot write the pid file again");
-                }
+                self.restore_pid_file();
                 tracing::error!(%status, "the new program ended before it was ready: this one continues");
             }
         }
         None
+    }
+
+    /// Writes the pid file again if a new program has ended after it had written its own.
+    pub(super) fn restore_pid_file(&mut self) {
+        if let Some(Err(error)) = self.pid_file.as_mut().map(PidFile::restore) {
+            tracing::error!(%error, "cannot write the pid file again");
+        }
     }
 
     /// Passes the signal to stop on to a new program that has just become ready: that program has the connections already.

@@ -151,7 +151,7 @@ impl Supervisor {
         let new = reload.generation.number;
         self.is_dormant = reload.was_dormant;
         let outcome =
-            if self.is_dormant { "there are still no workers" } else { "the old generation continues to serve" };
+            if self.is_dormant { "the server has no workers" } else { "the old generation continues to serve" };
         tracing::error!(generation = new, reason, "the reload failed: {outcome}");
         report::unless_traced(format_args!("the reload failed, {outcome}: {reason}"));
         for position in self.positions(|worker| worker.is_active() && worker.generation == new) {

@@ -39,6 +39,7 @@ impl Supervisor {
     pub(super) async fn end(mut self, end: End, _woken: &Woken) -> Result<Outcome, PreforkError> {
         self.threads = None;
         self.settings.on_ready = None;
+        let kills_upgrade = self.upgrade.is_some();
         self.dismiss_all();
         self.service.stops();
         let kills = match &end {
@@ -67,6 +68,7 @@ impl Supervisor {
                 false
             }
         };
+        let told = matches!(end, End::Stop { .. }).then(Instant::now);
         let (error, mut successors) = match end {
             End::Stop { .. } | End::StopNow { .. } => (None, None),
             End::Failed(error) => (Some(error), None),
@@ -79,8 +81,11 @@ impl Supervisor {
                 (None, None)
             }
         };
-        let mut ended = self.wait_for_all(kills, successors.as_mut()).await;
+        let mut ended = self.wait_for_all(kills, told, successors.as_mut()).await;
         self.service.end().await;
+        if kills_upgrade {
+            self.restore_pid_file();
+        }
         self.pid_file = None;
         if let Some(successors) = successors {
             ended = vec![self.wait_for_successors(successors).await];
@@ -98,14 +103,11 @@ impl Supervisor {
         if let Some(mut reload) = self.reload.take() {
             self.dismiss_template(reload.generation.take_template());
         }
-        self.dismiss_upgrade();
-    }
-
-    pub(super) fn dismiss_upgrade(&mut self) {
-        let Some(upgrade) = self.upgrade.take() else { return };
-        tracing::warn!(pid = upgrade.child.id(), "stopping: killing the new program, which is not ready");
-        self.dismiss(upgrade.child, None);
-        self.show_ownership();
+        if let Some(upgrade) = self.upgrade.take() {
+            tracing::warn!(pid = upgrade.child.id(), "stopping: killing the new program, which is not ready");
+            self.dismiss(upgrade.child, None);
+            self.show_ownership();
+        }
     }
 
     /// Stops new connections, if no process outside the server has the listeners, and lets the workers empty the queues. If
@@ -133,12 +135,19 @@ impl Supervisor {
         self.queues.close();
     }
 
-    /// Tells all workers to end, and waits. Passes signals on to `successors`. Returns how each worker ended.
-    async fn wait_for_all(&mut self, kills: bool, mut successors: Option<&mut Successors>) -> Vec<ExitStatus> {
+    /// Tells all workers to end, and waits. Passes signals on to `successors`. Returns how each worker ended. `told` is the time
+    /// of the first signal to stop, if that signal is the cause: after an upgrade, the first signal must not kill workers, which
+    /// drain already.
+    async fn wait_for_all(
+        &mut self,
+        kills: bool,
+        mut told: Option<Instant>,
+        mut successors: Option<&mut Successors>,
+    ) -> Vec<ExitStatus> {
         let signal = if kills { libc::SIGKILL } else { libc::SIGTERM };
         self.signal_workers(signal);
-        let (began, mut has_killed) = (Instant::now(), kills);
-        // Also `None` if an `Instant` cannot hold the time.
+        let (mut has_killed, mut has_successors) = (kills, successors.is_some());
+        // `None` if an `Instant` cannot hold the time, or if all workers have been killed already.
         let mut deadline = if kills { None } else { self.retire_deadline() };
         let mut ended = Vec::new();
         while !self.workers.is_empty() || !self.dismissed.is_empty() {
@@ -158,16 +167,14 @@ impl Supervisor {
                     self.check_quarantine(Instant::now());
                 }
                 (command, signal) = signals.command() => {
-                    // A successor has not been told to stop before, so this signal must not kill the workers of this program,
-                    // which drain.
-                    let is_first = successors.is_some();
                     if let Some(successors) = &mut successors {
                         successors.pass_on(command);
                     }
                     if command == Command::ReopenLogs {
                         self.reopen_logs();
                     }
-                    let stops_again = command == Command::Stop && began.elapsed() > SAME_REQUEST && !is_first;
+                    let stops_again = command == Command::Stop
+                        && told.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST;
                     if (stops_again || command == Command::StopNow) && !has_killed {
                         tracing::warn!(signal, "told to stop again: killing the workers that are left");
                         self.signal_workers(libc::SIGKILL);
@@ -175,6 +182,12 @@ impl Supervisor {
                         deadline = None;
                     }
                 }
+                _ = async {
+                    match &mut successors {
+                        Some(successors) => successors.end().await,
+                        None => pending().await,
+                    }
+                }, if has_successors => has_successors = false,
                 () = async {
                     match deadline {
                         Some(deadline) => sleep_until(deadline).await,
@@ -206,10 +219,6 @@ impl Supervisor {
                     successors.pass_on(command);
                     if command == Command::ReopenLogs {
                         self.reopen_logs();
-                    }
-                    // Process 1 does not know a program that is starting. The kernel kills that program when process 1 ends.
-                    if successors.is_empty() && matches!(command, Command::Stop | Command::StopNow) {
-                        return successors.last;
                     }
                 }
                 () = sleep_until(Instant::now() + PERIOD) => {
