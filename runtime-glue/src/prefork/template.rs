@@ -33,11 +33,19 @@ use super::signals::{Signals, follow_without_drain};
 use super::worker::{Assignment, ExitOnDrop, FAILED, PANICKED, tie_to_supervisor};
 use crate::{Child, Fork, ForkError, ForkOptions, lineage, parent_only, sys};
 
+/// The longest line of a template, in bytes. A template may have fewer privileges than the supervisor, and must not fill the
+/// supervisor's memory.
+const LONGEST_LINE: usize = 64 * 1024;
+
+/// How many characters of an error a template sends.
+const LONGEST_ERROR: usize = 8 * 1024;
+
 /// A template, as the supervisor sees it.
 pub(super) struct TemplateProcess {
     pub(super) child: Child,
     channel: UnixStream,
-    received: Vec<u8>,
+    /// Bytes after the last message. `None` if they were not a message, and the template has been killed for that.
+    received: Option<Vec<u8>>,
 }
 
 /// An event of a template.
@@ -52,7 +60,7 @@ pub(super) enum Message {
 
 impl TemplateProcess {
     pub(super) fn new(child: Child, channel: UnixStream) -> TemplateProcess {
-        TemplateProcess { child, channel, received: Vec::new() }
+        TemplateProcess { child, channel, received: Some(Vec::new()) }
     }
 
     /// Asks for a worker.
@@ -70,10 +78,11 @@ impl TemplateProcess {
             if let Some(message) = self.next_message() {
                 return Poll::Ready(message);
             }
+            let Some(received) = &mut self.received else { break };
             let mut bytes = [0; 512];
             match self.channel.try_read(&mut bytes) {
                 Ok(0) => break,
-                Ok(read) => self.received.extend(&bytes[..read]),
+                Ok(read) => received.extend(&bytes[..read]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.channel.poll_read_ready(cx).is_pending() {
                         break;
@@ -88,8 +97,12 @@ impl TemplateProcess {
         let status = ready!(self.child.poll_wait(cx));
         // The template's last lines may have arrived before the runtime has the event, so read the socket directly.
         let mut bytes = [0; 512];
-        while let Ok(read @ 1..) = rustix::io::read(&self.channel, &mut bytes) {
-            self.received.extend(&bytes[..read]);
+        if let Some(received) = &mut self.received {
+            while let (true, Ok(read @ 1..)) =
+                (received.len() <= LONGEST_LINE, rustix::io::read(&self.channel, &mut bytes))
+            {
+                received.extend(&bytes[..read]);
+            }
         }
         if let Some(message) = self.next_message() {
             return Poll::Ready(message);
@@ -100,17 +113,25 @@ impl TemplateProcess {
         })))
     }
 
-    /// Takes the next message out of the received bytes.
+    /// Takes the next message out of the received bytes. Kills the template if they are not a message.
     fn next_message(&mut self) -> Option<Message> {
-        loop {
-            let end = self.received.iter().position(|byte| *byte == b'\n')?;
-            let line: Vec<u8> = self.received.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line[..end]).into_owned();
-            match parse(&line) {
-                Some(message) => return Some(message),
-                None => tracing::error!(line, "unknown line from the template"),
-            }
+        let received = self.received.as_mut()?;
+        let end = match received.iter().position(|byte| *byte == b'\n') {
+            Some(end) => end,
+            None if received.len() <= LONGEST_LINE => return None,
+            None => 0,
+        };
+        let line: Vec<u8> = received.drain(..=end).collect();
+        let line = String::from_utf8_lossy(&line[..end]).into_owned();
+        let message = parse(&line);
+        if message.is_none() {
+            let (pid, begin) = (self.child.id(), line.chars().take(80).collect::<String>());
+            tracing::error!(pid, begin, "killing a template that sends something other than messages");
+            // If the call fails, the process has ended.
+            let _ = self.child.kill();
+            self.received = None;
         }
+        message
     }
 }
 
@@ -159,7 +180,7 @@ where
     let loaded = match prepare(&mut template, load).instrument(span).await {
         Ok(loaded) => loaded,
         Err(error) => {
-            let error = error.replace('\n', " ");
+            let error: String = error.replace('\n', " ").chars().take(LONGEST_ERROR).collect();
             let _ = template.channel.write_all(format!("failed {error}\n").as_bytes()).await;
             process::exit(FAILED)
         }

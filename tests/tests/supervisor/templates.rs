@@ -75,6 +75,19 @@ scenarios!(
         victim.wait().expect("its end");
     }
 
+    /// A template that sends endless text neither fills the memory of the supervisor nor keeps it busy.
+    fn floods() {
+        for how in ["load-floods", "load-floods-with-lines"] {
+            let server = Server::start(&["template"]);
+            server.control(how);
+            server.signal(libc::SIGHUP);
+            server.until_logged("killing a template that sends something other than messages");
+            server.until_logged("the reload failed: the old generation continues to serve");
+            server.pid();
+            server.stop();
+        }
+    }
+
     /// SIGWINCH during a reload ends the reload, so that the template of the old generation forks the next workers.
     fn all_workers_retire_during_a_load() {
         let server = Server::start(&["template"]);
