@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
-use crate::server::program;
+use crate::server::{Server, program};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(program()).args(arguments).output().expect("running the program")
@@ -66,6 +66,17 @@ fn number_out_of_range() {
     for size in ["0", "16385"] {
         refuses(&["--preload-mib", size], &["--preload-mib", "from 1 to 16384", "--help"]);
     }
+}
+
+/// A limit of 0 means no limit.
+#[test]
+fn limits_of_zero() {
+    let limits = ["--max-requests", "--max-age", "--max-rss-mib", "--max-pss-mib", "--max-connections"];
+    let options = limits.into_iter().chain(["--heartbeat-timeout"]).flat_map(|option| [option, "0"]);
+    let server = Server::start(&options.chain(["--workers", "1"]).collect::<Vec<_>>());
+    let pids = [server.connect().status().pid, server.connect().status().pid];
+    assert_eq!(pids[0], pids[1]);
+    server.stop();
 }
 
 #[test]

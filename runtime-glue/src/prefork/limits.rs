@@ -20,7 +20,7 @@ pub(super) struct Limits {
 impl Limits {
     /// Returns the limits of one worker. Jitter keeps workers from reaching a limit at the same time.
     pub(super) fn of_one_worker(&self) -> Limits {
-        let factor = 1.0 + self.jitter.clamp(0.0, 1.0) * random();
+        let factor = 1.0 + self.jitter * random();
         Limits {
             requests: self.requests.map(|requests| (requests as f64 * factor) as u64),
             age: self.age.map(|age| Duration::try_from_secs_f64(age.as_secs_f64() * factor).unwrap_or(Duration::MAX)),

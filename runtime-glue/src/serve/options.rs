@@ -1,6 +1,5 @@
 //! The options of a server on a command line (feature `clap`).
 
-use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -109,25 +108,25 @@ pub struct ServerOptions {
     #[arg(long, value_name = "N")]
     pub crash_limit: Option<u32>,
 
-    /// Replace a worker after this many requests
+    /// Replace a worker after this many requests; 0: no limit
     #[arg(long, value_name = "N")]
-    pub max_requests: Option<NonZero<u64>>,
+    pub max_requests: Option<u64>,
 
-    /// Replace a worker at this age, in seconds
-    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    /// Replace a worker at this age, in seconds; 0: no limit
+    #[arg(long, value_name = "SECONDS", value_parser = from_zero)]
     pub max_age: Option<Duration>,
 
-    /// Replace a worker with more resident memory than this, shared pages included, in MiB
+    /// Replace a worker with more resident memory than this, shared pages included, in MiB; 0: no limit
     #[arg(long, value_name = "MIB")]
-    pub max_rss_mib: Option<NonZero<u32>>,
+    pub max_rss_mib: Option<u32>,
 
-    /// Replace a worker with more PSS than this, in MiB: pages that processes share count in part
+    /// Replace a worker with more PSS than this, in MiB: pages that processes share count in part; 0: no limit
     #[arg(long, value_name = "MIB")]
-    pub max_pss_mib: Option<NonZero<u32>>,
+    pub max_pss_mib: Option<u32>,
 
-    /// Stop a worker from accepting while it has this many connections open
+    /// Stop a worker from accepting while it has this many connections open; 0: no limit
     #[arg(long, value_name = "N")]
-    pub max_connections: Option<NonZero<usize>>,
+    pub max_connections: Option<usize>,
 
     /// The largest fraction of --max-requests and --max-age that is added to them at random [default: 0.1]
     #[arg(long, value_name = "PART", value_parser = part)]
@@ -193,7 +192,7 @@ impl ServerOptions {
     /// [`worker_threads`](ServerOptions::worker_threads), and the options of HTTP with
     /// [`apply_to_http`](ServerOptions::apply_to_http).
     pub fn apply(&self, prefork: Prefork) -> Prefork {
-        let bytes = |mebibytes: NonZero<u32>| u64::from(mebibytes.get()) << 20;
+        let bytes = |mebibytes: u32| u64::from(mebibytes) << 20;
         let prefork = set(prefork, self.workers, Prefork::workers);
         let prefork = set(prefork, self.distribution, Prefork::distribution);
         let prefork = set(prefork, self.shutdown_timeout, Prefork::shutdown_timeout);
@@ -203,11 +202,11 @@ impl ServerOptions {
         let prefork = set(prefork, self.heartbeat_timeout, Prefork::heartbeat_timeout);
         let prefork = set(prefork, self.abort_stuck.then_some(true), Prefork::abort_stuck);
         let prefork = set(prefork, self.crash_limit, Prefork::crash_limit);
-        let prefork = set(prefork, self.max_requests.map(NonZero::get), Prefork::max_requests);
+        let prefork = set(prefork, self.max_requests, Prefork::max_requests);
         let prefork = set(prefork, self.max_age, Prefork::max_age);
         let prefork = set(prefork, self.max_rss_mib.map(bytes), Prefork::max_rss);
         let prefork = set(prefork, self.max_pss_mib.map(bytes), Prefork::max_pss);
-        let prefork = set(prefork, self.max_connections.map(NonZero::get), Prefork::max_connections);
+        let prefork = set(prefork, self.max_connections, Prefork::max_connections);
         let prefork = set(prefork, self.jitter, Prefork::jitter);
         let prefork = set(prefork, self.max_extra, Prefork::max_extra);
         let prefork = set(prefork, self.max_missing, Prefork::max_missing);

@@ -149,17 +149,21 @@ scenarios!(
         server.stop();
     }
 
-    /// With `max_requests` and without `jitter`, the worker is replaced after exactly that many requests.
+    /// With `max_requests` and without `jitter`, the worker is replaced after exactly that many requests. A `jitter` that is not
+    /// a number counts as 0.
     fn max_requests_without_jitter() {
-        let server = Server::start(&["before", "one-worker", "max-requests"]);
-        let pid = server.pid();
-        for _ in 1..1000 {
-            assert!(!server.log().contains("reason=max_requests"), "too early");
-            assert_eq!(server.pid(), pid);
+        for options in [&["before", "one-worker", "max-requests"][..], &["before", "one-worker", "max-requests", "nan"]]
+        {
+            let server = Server::start(options);
+            let pid = server.pid();
+            for _ in 1..1000 {
+                assert!(!server.log().contains("reason=max_requests"), "too early");
+                assert_eq!(server.pid(), pid);
+            }
+            server.until_logged("reason=max_requests");
+            wait_until("the worker is replaced", || server.pid() != pid);
+            server.stop();
         }
-        server.until_logged("reason=max_requests");
-        wait_until("the worker is replaced", || server.pid() != pid);
-        server.stop();
     }
 
     /// Workers do not count as stuck if the supervisor was stopped as well, such as by `docker pause`.
