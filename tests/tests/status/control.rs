@@ -11,7 +11,7 @@ use serde_json::Value;
 
 #[cfg(target_os = "linux")]
 use crate::server::{NOT_ANNOUNCED, own_path};
-use crate::server::{Server, is_serving, pids, remove, request, send, try_request, workers};
+use crate::server::{Server, connect, is_serving, pids, remove, request, send, try_request, workers};
 
 /// A user without privileges.
 const OTHER_USER: u32 = 65_534;
@@ -158,6 +158,28 @@ scenarios!(
         assert!(accepted < 500, "the supervisor keeps every command");
         kill(template, libc::SIGCONT);
         wait_until("the commands are done", || server.command("scale?workers=2").status == 200);
+        server.stop();
+    }
+
+    /// Clients that wait for the results of their commands keep their connections, however many there are.
+    fn many_clients_wait() {
+        let mut server = Server::start(&[]);
+        let template = stopped_template(&server);
+        let command = |_| send(&server.control_address(), "POST", "/control/retire?worker=1").expect("a command");
+        let waiting: Vec<_> = (0..60).map(command).collect();
+        for _ in 0..waiting.len() {
+            while !server.program.line().contains("retire 1") {}
+        }
+        // These clients send nothing. They must neither be served forever nor displace the others.
+        let idle: Vec<_> = (0..200).map(|_| connect(&server.control_address()).expect("connecting")).collect();
+        assert_eq!(request(&server.control_address(), "GET", "/healthz").status, 200);
+        kill(template, libc::SIGCONT);
+        for mut client in waiting {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).expect("an answer");
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        drop(idle);
         server.stop();
     }
 

@@ -12,7 +12,7 @@ use crate::prefork::worker::ExitOnDrop;
 use crate::{Fork, ForkError, ForkPolicy};
 
 /// How many commands may wait for their results. The service worker must not fill the supervisor's memory.
-const MOST_OPERATIONS: usize = 100;
+pub(super) const MOST_OPERATIONS: usize = 100;
 
 /// Why a server that stops carries out no command.
 pub(super) const STOPPING: &str = "the server is stopping";

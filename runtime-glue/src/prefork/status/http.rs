@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::channel::Reply;
-use super::control::STOPPING;
+use super::control::{MOST_OPERATIONS, STOPPING};
 use super::peer;
 use super::service::ServiceState;
 use super::snapshot::Snapshot;
@@ -35,9 +35,13 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a read-only connection may last, so that a client that reads slowly cannot hold it forever.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many connections a listener serves at the same time. One more connection closes the oldest one, so that idle
+/// How many connections a listener of the page serves at the same time. One more connection closes the oldest one, so that idle
 /// clients do not block other clients.
 const MOST_CONNECTIONS: usize = 32;
+
+/// How many connections the control socket serves at the same time: more than there can be commands, because a client that waits
+/// for the result of its command keeps its connection.
+const MOST_CONTROL_CONNECTIONS: usize = MOST_OPERATIONS + 32;
 
 /// How long to wait after a failed accept, for example because no descriptor is free.
 const ACCEPT_DELAY: Duration = Duration::from_millis(100);
@@ -54,26 +58,45 @@ enum Access {
 }
 
 /// The connections of one listener.
-#[derive(Debug, Default)]
-struct Connections(VecDeque<JoinHandle<()>>);
+#[derive(Debug)]
+struct Connections {
+    most: usize,
+    /// The connections, oldest first. Each has a flag, which is set while a client waits for the result of a command.
+    open: VecDeque<(JoinHandle<()>, Waits)>,
+}
+
+type Waits = Arc<AtomicBool>;
 
 impl Connections {
-    fn spawn(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
-        self.0.retain(|connection| !connection.is_finished());
-        let is_full = self.0.len() >= MOST_CONNECTIONS;
-        if let Some(oldest) = is_full.then(|| self.0.pop_front()).flatten() {
-            tracing::debug!("too many connections to the service worker: closing the oldest");
-            oldest.abort();
+    fn new(most: usize) -> Connections {
+        Connections { most, open: VecDeque::new() }
+    }
+
+    fn serve(
+        &mut self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        access: Access,
+        service: &Arc<ServiceState>,
+    ) {
+        self.open.retain(|(connection, _)| !connection.is_finished());
+        if self.open.len() >= self.most {
+            let idle = self.open.iter().position(|(_, waits)| !waits.load(Ordering::Relaxed));
+            if let Some((oldest, _)) = self.open.remove(idle.unwrap_or(0)) {
+                tracing::debug!("too many connections to the service worker: closing the oldest");
+                oldest.abort();
+            }
         }
-        self.0.push_back(tokio::spawn(connection));
+        let waits = Waits::default();
+        let connection = serve(stream, access, Arc::clone(service), Arc::clone(&waits));
+        self.open.push_back((tokio::spawn(connection), waits));
     }
 }
 
 pub(super) async fn serve_tcp(listener: TcpListener, service: Arc<ServiceState>) {
-    let mut connections = Connections::default();
+    let mut connections = Connections::new(MOST_CONNECTIONS);
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => connections.spawn(serve(stream, Access::Read, Arc::clone(&service))),
+            Ok((stream, _)) => connections.serve(stream, Access::Read, &service),
             Err(error) => accept_failed(&error).await,
         }
     }
@@ -82,7 +105,7 @@ pub(super) async fn serve_tcp(listener: TcpListener, service: Arc<ServiceState>)
 /// Serves a Unix listener. `owner` is the user that may control the server, besides root. With `None`, every user may
 /// read, and no user may control.
 pub(super) async fn serve_unix(listener: UnixListener, service: Arc<ServiceState>, owner: Option<u32>) {
-    let mut connections = Connections::default();
+    let mut connections = Connections::new(owner.map_or(MOST_CONNECTIONS, |_| MOST_CONTROL_CONNECTIONS));
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -91,7 +114,7 @@ pub(super) async fn serve_unix(listener: UnixListener, service: Arc<ServiceState
                     Some(owner) if peer::may_control(&stream, owner) => Access::Control,
                     Some(_) => Access::Nothing,
                 };
-                connections.spawn(serve(stream, access, Arc::clone(&service)));
+                connections.serve(stream, access, &service);
             }
             Err(error) => accept_failed(&error).await,
         }
@@ -107,11 +130,13 @@ async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     access: Access,
     service: Arc<ServiceState>,
+    waits: Waits,
 ) {
     let route = service_fn(move |request: Request<Incoming>| {
         let service = Arc::clone(&service);
         // Begin at once: if the client goes away, hyper drops the future, and the command must not be lost.
         let command = Command::begin(&service, access, &request);
+        waits.store(matches!(command, Some(Ok(_))), Ordering::Relaxed);
         async move {
             Ok::<_, Infallible>(match command {
                 Some(Ok(command)) => command.outcome().await,
