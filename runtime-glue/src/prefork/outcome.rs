@@ -58,7 +58,7 @@ pub enum PreforkError {
     ReusePort(io::Error),
     /// The memory that the supervisor and its workers share could not be made.
     Share(io::Error),
-    /// The user or group of the workers cannot be looked up.
+    /// The user or group of the workers cannot be looked up, or the supervisor may not signal processes of that user.
     Privileges(io::Error),
     /// The status page, or the control socket, cannot be served at an address.
     Status(String, io::Error),
@@ -121,7 +121,7 @@ impl fmt::Display for PreforkError {
             PreforkError::Share(error) => {
                 write!(f, "cannot make the memory that the supervisor and its workers share: {error}")
             }
-            PreforkError::Privileges(error) => write!(f, "cannot find the user or group of the workers: {error}"),
+            PreforkError::Privileges(error) => write!(f, "cannot use the user or group of the workers: {error}"),
             PreforkError::Status(address, error) => {
                 write!(f, "cannot serve the status page or the control socket at {address}: {error}")?;
                 match error.kind() {

@@ -24,11 +24,13 @@ pub(super) struct Privileges {
 }
 
 impl Privileges {
-    /// Looks up the user and the group. The supervisor calls it before the first fork, so that an unknown name ends the whole
-    /// server.
+    /// Looks up the user and the group. The supervisor calls it before the first fork, so that an unknown name, or a user whose
+    /// workers it could not signal, ends the whole server.
     pub(super) fn resolve(&mut self) -> io::Result<()> {
         if self.user.is_some() || self.group.is_some() {
-            self.identity = Some(sys::look_up_identity(self.user.as_deref(), self.group.as_deref())?);
+            let identity = sys::look_up_identity(self.user.as_deref(), self.group.as_deref())?;
+            sys::may_signal(&identity)?;
+            self.identity = Some(identity);
         }
         Ok(())
     }

@@ -155,6 +155,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
                 let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
                 prefork.user(user.to_string()).group(group.to_string())
             }
+            "other-user" => prefork.user("65534").group("65534"),
             "abort-stuck" => prefork.abort_stuck(true),
             "huge-pages" => prefork.huge_pages(true),
             "crash-limit" => prefork.crash_limit(3),

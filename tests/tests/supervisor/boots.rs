@@ -29,6 +29,32 @@ scenarios!(
         }
     }
 
+    /// A supervisor that could not signal its workers does not start: it could never stop. Containers may lack this capability.
+    #[cfg(target_os = "linux")]
+    fn without_the_capability_to_signal() {
+        use std::os::unix::process::CommandExt;
+
+        const CAP_KILL: libc::c_ulong = 5;
+
+        // SAFETY: the call reads no memory.
+        if unsafe { libc::geteuid() } != 0 {
+            return eprintln!("not run: this process has no capabilities");
+        }
+        let drop_it = || {
+            // SAFETY: prctl(2) is async-signal-safe, and this operation reads no memory.
+            match unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_KILL, 0, 0, 0) } {
+                -1 => Err(std::io::Error::last_os_error()),
+                _ => Ok(()),
+            }
+        };
+        let mut command = crate::server::fixture();
+        command.arg(crate::server::own_path("control")).args(["before", "other-user"]);
+        // SAFETY: see `drop_it`.
+        let output = unsafe { command.pre_exec(drop_it) }.output().expect("running the fixture");
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && log.contains("CAP_KILL"), "{log}");
+    }
+
     /// The server ends once a worker has ended `crash_limit` times in a row before it was ready.
     fn first_generation() {
         let (code, log) = Server::begin("boot-exits", &["before", "crash-limit"]).end();

@@ -144,6 +144,29 @@ pub(crate) fn assume_identity(identity: &Identity) -> io::Result<()> {
     Ok(())
 }
 
+/// Checks that this process may signal processes that have become `identity`: not with `CAP_SETUID` alone.
+#[cfg(target_os = "linux")]
+pub(crate) fn may_signal(identity: &Identity) -> io::Result<()> {
+    use rustix::thread::{CapabilitySet, capabilities};
+
+    // SAFETY: the calls read no memory, and always succeed.
+    let own = unsafe { [libc::getuid(), libc::geteuid()] };
+    let is_other = identity.user.is_some_and(|user| !own.contains(&user));
+    // Where the call fails, the signals show what this process may do.
+    let may_only_change =
+        |own: CapabilitySet| own.contains(CapabilitySet::SETUID) && !own.contains(CapabilitySet::KILL);
+    if is_other && capabilities(None).is_ok_and(|own| may_only_change(own.effective)) {
+        let text = "the supervisor could not signal workers of another user: give it the capability CAP_KILL";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn may_signal(_identity: &Identity) -> io::Result<()> {
+    Ok(())
+}
+
 /// Whether the real and the effective user and group of the process are those of `identity`.
 fn has_identity(identity: &Identity) -> bool {
     // SAFETY: the calls read no memory, and always succeed.

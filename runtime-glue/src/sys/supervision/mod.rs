@@ -12,7 +12,7 @@ use rustix::process::{Pid, WaitOptions};
 use socket2::SockRef;
 
 pub(crate) use self::huge_pages::use_huge_pages;
-pub(crate) use self::identity::{Identity, assume_identity, look_up_identity};
+pub(crate) use self::identity::{Identity, assume_identity, look_up_identity, may_signal};
 pub(crate) use self::spawn::{spawn_with_descriptors, take_socket};
 
 /// Makes the kernel drop each SYN that asks for a new connection to a listener. Connections in its queue can still be accepted.
