@@ -69,8 +69,8 @@ impl Program {
         drop(program_end);
         let mut child = Child::adopt(pid).map_err(io::Error::other)?;
         if let Err(error) = child.watch() {
-            // The new program would serve beside this one. `kill` fails only if that program has ended.
-            let _ = child.kill();
+            // The new program would serve beside this one.
+            sys::destroy_process(pid);
             return Err(error);
         }
         Ok(Upgrade { child, channel, deadline, is_killed: false })
@@ -279,7 +279,7 @@ impl Successors {
             self.stop = Some(signal);
             self.programs.iter_mut().for_each(|successor| successor.is_told = false);
             self.tell_to_stop();
-        } else if !self.serving().is_some_and(|successor| successor.program.signal(signal).is_ok()) {
+        } else if self.serving().is_none_or(|successor| successor.program.signal(signal).is_err()) {
             tracing::debug!("no program has received the signal that process 1 passes on");
         }
     }

@@ -224,6 +224,7 @@ impl Supervisor {
             }
             Err(error) => {
                 self.show_ownership();
+                self.restore_pid_file();
                 Err(format!("cannot start the program again: this one continues ({error})"))
             }
         }
