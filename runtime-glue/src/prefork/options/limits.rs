@@ -50,8 +50,7 @@ impl Prefork {
     /// them at random for each worker, so that workers do not reach these limits together. 0.1 unless set. In any case the
     /// supervisor replaces one worker at a time. A negative fraction and NaN count as 0, and one above 1 counts as 1.
     pub fn jitter(mut self, part: f64) -> Prefork {
-        // `max` returns the other number if one is NaN.
-        self.settings.limits.jitter = part.max(0.0).min(1.0);
+        self.settings.limits.jitter = if part.is_nan() { 0.0 } else { part.clamp(0.0, 1.0) };
         self
     }
 }
