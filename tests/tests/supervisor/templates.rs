@@ -158,6 +158,7 @@ scenarios!(
     fn killed_supervisor() {
         let server = Server::begin("load-sleeps", &["template"]);
         server.until_logged("loading the application");
+        server.until_logged("template started");
         let template = number_after(&server.log(), "template started generation=1 pid=");
         kill(server.supervisor(), libc::SIGKILL);
         wait_until("the template has ended", || processes().get(&template).is_none_or(|process| process.has_ended()));
