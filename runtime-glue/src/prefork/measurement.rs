@@ -67,10 +67,10 @@ mod tests {
         let mut measured = Vec::new();
         while measurement.is_in_progress() {
             let before = measured.len();
-            measurement.advance(|worker| measured.push(worker));
-            assert_eq!(measured.len(), before + 1);
             // The measurement in progress is not begun again.
             measurement.begin([4].into_iter(), start + period * 100);
+            measurement.advance(|worker| measured.push(worker));
+            assert_eq!(measured.len(), before + 1);
         }
         measured.sort_unstable();
         assert_eq!(measured, [1, 2, 3]);
