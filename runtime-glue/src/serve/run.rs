@@ -13,9 +13,9 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::listen::remove_abandoned;
 #[cfg(feature = "tls")]
-use super::tls::{Tls, TlsFailed};
+use super::tls::Tls;
 use super::{Address, AddressError, HttpService, ServeError};
-use crate::prefork::http::{CutOff, Http};
+use crate::prefork::http::Http;
 use crate::prefork::{Inherited, Listener, Prefork, PreforkError, Stopped, Worker, enter_worker_span};
 
 /// A function of the application. The supervisor calls it with the addresses of the listeners, once its first workers are
@@ -29,14 +29,14 @@ pub(super) struct Setup {
     /// The files of the certificates and of their private key.
     #[cfg(feature = "tls")]
     pub(super) certificate: Option<(PathBuf, PathBuf)>,
-    pub(super) how: How,
+    pub(super) worker: WorkerSetup,
     pub(super) prefork: Prefork,
     pub(super) on_ready: Option<OnReady>,
 }
 
 /// The settings with which a worker serves.
 #[derive(Debug)]
-pub(super) struct How {
+pub(super) struct WorkerSetup {
     pub(super) http: Http,
     /// The number of threads, if the worker has a runtime of its own.
     pub(super) threads: Option<usize>,
@@ -44,7 +44,7 @@ pub(super) struct How {
     pub(super) tls: Option<Tls>,
 }
 
-impl How {
+impl WorkerSetup {
     /// Returns the settings of HTTP, with the current certificate if there is one. Call it in the worker, because a reload may
     /// have changed the certificate.
     fn http(&self) -> Http {
@@ -61,7 +61,7 @@ impl Setup {
         Setup {
             addresses: Vec::new(),
             takes_inherited: false,
-            how: How {
+            worker: WorkerSetup {
                 http: Http::new(),
                 threads: None,
                 #[cfg(feature = "tls")]
@@ -101,16 +101,15 @@ impl Setup {
     }
 
     /// Makes the supervisor with its listeners. Adds the files of its Unix sockets to `sockets`, even if it fails.
-    fn into_prefork(mut self, sockets: &mut Vec<PathBuf>) -> Result<(Prefork, How), ServeError> {
+    fn into_prefork(mut self, sockets: &mut Vec<PathBuf>) -> Result<(Prefork, WorkerSetup), ServeError> {
         #[cfg(feature = "tls")]
         if let Some((certificates, key)) = self.certificate.take() {
-            let tls = Tls::new(certificates, key, self.how.http.protocol_names())
-                .map_err(|TlsFailed(error)| ServeError::Tls(error))?;
+            let tls = Tls::new(certificates, key, self.worker.http.protocol_names()).map_err(ServeError::Tls)?;
             // The task runs in the supervisor, and in each worker that continues the inherited runtime.
             tokio::spawn(tls.clone().forget_old_keys());
             let again = tls.clone();
-            self.prefork = self.prefork.on_reload_first(move || again.reload().map_err(|TlsFailed(error)| error));
-            self.how.tls = Some(tls);
+            self.prefork = self.prefork.on_reload_first(move || again.reload());
+            self.worker.tls = Some(tls);
         }
         let mut addresses = Vec::new();
         for (address, listener) in self.listen(sockets)? {
@@ -121,7 +120,7 @@ impl Setup {
         if let Some(on_ready) = self.on_ready {
             self.prefork = self.prefork.on_ready(move || on_ready(&addresses));
         }
-        Ok((self.prefork, self.how))
+        Ok((self.prefork, self.worker))
     }
 }
 
@@ -130,7 +129,7 @@ impl fmt::Debug for Setup {
         f.debug_struct("Setup")
             .field("addresses", &self.addresses)
             .field("takes_inherited", &self.takes_inherited)
-            .field("how", &self.how)
+            .field("worker", &self.worker)
             .field("prefork", &self.prefork)
             .finish_non_exhaustive()
     }
@@ -142,11 +141,11 @@ type Running = Pin<Box<dyn Future<Output = Result<Stopped, PreforkError>>>>;
 #[must_use = "a server does nothing until it runs"]
 pub struct Serving {
     setup: Setup,
-    start: Box<dyn FnOnce(Prefork, How) -> Running>,
+    start: Box<dyn FnOnce(Prefork, WorkerSetup) -> Running>,
 }
 
 impl Serving {
-    pub(super) fn new(setup: Setup, start: impl FnOnce(Prefork, How) -> Running + 'static) -> Serving {
+    pub(super) fn new(setup: Setup, start: impl FnOnce(Prefork, WorkerSetup) -> Running + 'static) -> Serving {
         Serving { setup, start: Box::new(start) }
     }
 
@@ -193,7 +192,7 @@ impl Serving {
         runtime.block_on(async {
             let mut sockets = Vec::new();
             let ended = match self.setup.into_prefork(&mut sockets) {
-                Ok((prefork, how)) => (self.start)(prefork, how).await.map_err(ServeError::from),
+                Ok((prefork, worker)) => (self.start)(prefork, worker).await.map_err(ServeError::from),
                 Err(error) => Err(error),
             };
             sockets.iter().for_each(|path| remove_abandoned(path));
@@ -208,29 +207,14 @@ impl fmt::Debug for Serving {
     }
 }
 
-/// Why a worker could not serve, or did not finish.
-pub(super) struct Failed(String);
-
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<CutOff> for Failed {
-    fn from(cut_off: CutOff) -> Failed {
-        Failed(cut_off.to_string())
-    }
-}
-
 /// Serves the service that a worker has made, until the worker must end.
-pub(super) async fn serve<S, E, Kind>(mut worker: Worker, how: &How, made: Result<S, E>) -> Result<(), Failed>
+pub(super) async fn serve<S, E, Kind>(mut worker: Worker, setup: &WorkerSetup, made: Result<S, E>) -> Result<(), String>
 where
     S: HttpService<Kind>,
     E: fmt::Display,
 {
-    let service = made.map_err(|error| Failed(format!("cannot make the service: {error:#}")))?;
-    Ok(how.http().serve(&mut worker, service.into_hyper()).await?)
+    let service = made.map_err(|error| format!("cannot make the service: {error:#}"))?;
+    setup.http().serve(&mut worker, service.into_hyper()).await.map_err(|cut_off| cut_off.to_string())
 }
 
 pub(super) fn threaded(threads: usize) -> io::Result<Runtime> {

@@ -1,12 +1,13 @@
 //! The builder of a server.
 
+use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 #[cfg(any(feature = "status", feature = "tls"))]
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::run::{self, Failed, Serving, Setup};
+use super::run::{self, Serving, Setup};
 use super::{Address, HttpService};
 use crate::prefork::http::Http;
 use crate::prefork::{Distribution, Prefork, PreforkError, Worker};
@@ -103,27 +104,6 @@ impl Server {
     /// a second. A task that continues in the supervisor must therefore leave the pool idle from time to time. Start threads
     /// that never end, such as those of `rayon` or of a log writer, in the workers. If the supervisor has such a thread, the
     /// fork is refused.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// use std::convert::Infallible;
-    ///
-    /// use forkio::Server;
-    /// use hyper::service::service_fn;
-    /// use hyper::{Request, Response};
-    ///
-    /// Server::new()
-    ///     .bind("127.0.0.1:8080")
-    ///     .preload(|| async { std::fs::read_to_string("greeting.txt") })
-    ///     .serve(|greeting, _| {
-    ///         service_fn(move |_: Request<_>| {
-    ///             let greeting = greeting.clone();
-    ///             async { Ok::<_, Infallible>(Response::new(greeting)) }
-    ///         })
-    ///     })
-    ///     .run();
-    /// ```
     pub fn preload<F, Fut, T, E>(self, load: F) -> Server<Load<F>>
     where
         F: FnOnce() -> Fut + Send + 'static,
@@ -139,7 +119,7 @@ impl Server {
         F: FnOnce(&Worker) -> S + Send + 'static,
         S: HttpService<Kind>,
     {
-        self.serve_with(async move |worker: &Worker| Ok::<_, Failed>(make(worker)))
+        self.serve_with(async move |worker: &Worker| Ok::<_, Infallible>(make(worker)))
     }
 
     /// Like [`serve`](Server::serve), for a service that takes time to make or may fail: one that connects to a database, for
@@ -169,19 +149,8 @@ impl Server {
         S: HttpService<Kind>,
         E: fmt::Display,
     {
-        Serving::new(self.setup, move |prefork, how| {
-            Box::pin(async move {
-                let threads = how.threads;
-                let work = async move |worker: Worker| {
-                    let made = make(&worker).await;
-                    run::serve(worker, &how, made).await
-                };
-                match threads {
-                    None => prefork.run(work).await,
-                    Some(threads) => prefork.run_on(move || run::threaded(threads), work).await,
-                }
-            })
-        })
+        let load = Load { load: || ready(Ok::<_, Infallible>(())), is_in_template: false };
+        Server { setup: self.setup, load }.serve_with(async move |(), worker: &Worker| make(worker).await)
     }
 }
 
@@ -196,7 +165,7 @@ impl<L> Server<Load<L>> {
         F: FnOnce(T, &Worker) -> S + Send + 'static,
         S: HttpService<Kind>,
     {
-        self.serve_with(async move |loaded: T, worker: &Worker| Ok::<_, Failed>(make(loaded, worker)))
+        self.serve_with(async move |loaded: T, worker: &Worker| Ok::<_, Infallible>(make(loaded, worker)))
     }
 
     /// Like [`Server::serve_with`]. `make` also gets the loaded value.
@@ -211,12 +180,12 @@ impl<L> Server<Load<L>> {
         E: fmt::Display,
     {
         let Load { load, is_in_template } = self.load;
-        Serving::new(self.setup, move |prefork, how| {
+        Serving::new(self.setup, move |prefork, setup| {
             Box::pin(async move {
-                let threads = how.threads;
+                let threads = setup.threads;
                 let work = async move |worker: Worker, loaded: T| {
                     let made = make(loaded, &worker).await;
-                    run::serve(worker, &how, made).await
+                    run::serve(worker, &setup, made).await
                 };
                 if is_in_template {
                     return match threads {
@@ -285,7 +254,7 @@ impl<L> Server<L> {
     ///
     /// With 0, each worker panics as it starts, like `tokio::runtime::Builder::worker_threads`.
     pub fn worker_threads(mut self, threads: usize) -> Self {
-        self.setup.how.threads = Some(threads);
+        self.setup.worker.threads = Some(threads);
         self
     }
 
@@ -351,7 +320,7 @@ impl<L> Server<L> {
 
     /// Sets options of [`Http`], or replaces it: `|_| Http::http1()` serves HTTP/1 only.
     pub fn http(mut self, set: impl FnOnce(Http) -> Http) -> Self {
-        self.setup.how.http = set(self.setup.how.http);
+        self.setup.worker.http = set(self.setup.worker.http);
         self
     }
 

@@ -1,6 +1,6 @@
 //! TLS with rustls (feature `tls`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_rustls::rustls::crypto::ring::default_provider;
@@ -18,21 +18,19 @@ use super::tickets::{PERIOD, TicketKeys};
 pub(super) struct Tls {
     certificates: PathBuf,
     key: PathBuf,
+    protocols: &'static [&'static str],
     tickets: Arc<TicketKeys>,
     config: Arc<Mutex<Arc<ServerConfig>>>,
 }
 
-/// Why the configuration of TLS could not be made. The text says what to do.
-pub(super) struct TlsFailed(pub(super) String);
-
 impl Tls {
-    pub(super) fn new(certificates: PathBuf, key: PathBuf, protocols: &[&str]) -> Result<Tls, TlsFailed> {
-        let tickets = TicketKeys::new().ok_or_else(|| {
-            TlsFailed("cannot make a key for session tickets: the system has no random bytes".to_owned())
-        })?;
+    /// Reads the files. The text of an error says what to do.
+    pub(super) fn new(certificates: PathBuf, key: PathBuf, protocols: &'static [&'static str]) -> Result<Tls, String> {
+        let tickets =
+            TicketKeys::new().ok_or("cannot make a key for session tickets: the system has no random bytes")?;
         let tickets = Arc::new(tickets);
         let config = Arc::new(Mutex::new(read(&certificates, &key, &tickets, protocols)?));
-        Ok(Tls { certificates, key, tickets, config })
+        Ok(Tls { certificates, key, protocols, tickets, config })
     }
 
     /// Returns the configuration for the workers that are forked from now on.
@@ -41,10 +39,8 @@ impl Tls {
     }
 
     /// Reads the files again. If a file cannot be read or used, the old configuration stays.
-    pub(super) fn reload(&self) -> Result<(), TlsFailed> {
-        let protocols = self.config().alpn_protocols.clone();
-        let protocols: Vec<&str> = protocols.iter().filter_map(|name| std::str::from_utf8(name).ok()).collect();
-        let config = read(&self.certificates, &self.key, &self.tickets, &protocols)?;
+    pub(super) fn reload(&self) -> Result<(), String> {
+        let config = read(&self.certificates, &self.key, &self.tickets, self.protocols)?;
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
@@ -60,17 +56,17 @@ impl Tls {
 }
 
 fn read(
-    certificates: &PathBuf,
-    key: &PathBuf,
+    certificates: &Path,
+    key: &Path,
     tickets: &Arc<TicketKeys>,
     protocols: &[&str],
-) -> Result<Arc<ServerConfig>, TlsFailed> {
-    let cannot_read = |what: &str, path: &PathBuf, error: pem::Error| {
+) -> Result<Arc<ServerConfig>, String> {
+    let cannot_read = |what: &str, path: &Path, error: pem::Error| {
         let why = match error {
             pem::Error::Io(error) => error.to_string(),
             error => format!("{error}; give a file in PEM format"),
         };
-        TlsFailed(format!("cannot read the {what} in {}: {why}", path.display()))
+        format!("cannot read the {what} in {}: {why}", path.display())
     };
     let chain = CertificateDer::pem_file_iter(certificates)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -84,11 +80,8 @@ fn read(
             .with_single_cert(chain, secret)
     };
     let mut config = config(chain, secret).map_err(|error| {
-        TlsFailed(format!(
-            "cannot use the certificates in {} with the private key in {}: {error}",
-            certificates.display(),
-            key.display()
-        ))
+        let (certificates, key) = (certificates.display(), key.display());
+        format!("cannot use the certificates in {certificates} with the private key in {key}: {error}")
     })?;
     config.ticketer = Arc::clone(tickets) as _;
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
