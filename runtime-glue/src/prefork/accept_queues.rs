@@ -14,13 +14,27 @@ use crate::sys;
 #[derive(Debug, Default)]
 pub(super) struct AcceptQueues(Vec<AcceptQueue>);
 
+/// The queues for one listener of the application.
 #[derive(Debug)]
-enum AcceptQueue {
-    /// All workers accept from this queue.
-    Common(Listener, Distribution),
-    /// One queue per place (worker index), each steered to a CPU if `is_per_cpu`. A queue outlives its worker: connections that
-    /// arrive while the place has no worker wait for the next worker.
-    PerPlace { places: Vec<Listener>, is_per_cpu: bool },
+struct AcceptQueue {
+    /// The listener that all workers accept from, or one listener per place (worker index). A queue outlives its worker:
+    /// connections that arrive while the place has no worker wait for the next worker.
+    listeners: Vec<Listener>,
+    distribution: Distribution,
+}
+
+impl AcceptQueue {
+    fn has_places(&self) -> bool {
+        has_places(self.distribution)
+    }
+}
+
+/// Whether each worker has a queue of its own.
+fn has_places(distribution: Distribution) -> bool {
+    match distribution {
+        Distribution::Shared | Distribution::Balanced => false,
+        Distribution::ReusePort | Distribution::ReusePortPerCpu => true,
+    }
 }
 
 impl AcceptQueues {
@@ -29,14 +43,13 @@ impl AcceptQueues {
         for (listener, distribution) in listeners {
             // Hold the listener first: this fails if no selector of forkio has registered it.
             hold(&listener, ForkPolicy::Inherit).map_err(PreforkError::Listener)?;
-            queues.push(match distribution {
-                Distribution::Shared | Distribution::Balanced => AcceptQueue::Common(listener, distribution),
-                Distribution::ReusePort | Distribution::ReusePortPerCpu => {
-                    let is_per_cpu = distribution == Distribution::ReusePortPerCpu;
-                    let places = one_per_place(listener, workers, is_per_cpu).map_err(PreforkError::ReusePort)?;
-                    AcceptQueue::PerPlace { places, is_per_cpu }
-                }
-            });
+            let listeners = if has_places(distribution) {
+                let is_per_cpu = distribution == Distribution::ReusePortPerCpu;
+                one_per_place(listener, workers, is_per_cpu).map_err(PreforkError::ReusePort)?
+            } else {
+                vec![listener]
+            };
+            queues.push(AcceptQueue { listeners, distribution });
         }
         Ok(AcceptQueues(queues))
     }
@@ -48,10 +61,7 @@ impl AcceptQueues {
 
     /// Undoes [`hand_to`](AcceptQueues::hand_to). The process that forked the worker calls it after the fork.
     pub(super) fn take_back(&self, index: usize) {
-        for listener in self.of_place(index) {
-            // This fails only for listeners that are not registered.
-            let _ = crate::set_policy(listener, ForkPolicy::NoFork);
-        }
+        take_back(self.of_place(index));
     }
 
     /// Lets the next child, a template, inherit all queues. The template mutes them with [`hold`](AcceptQueues::hold).
@@ -61,49 +71,45 @@ impl AcceptQueues {
 
     /// Undoes [`hand_to_template`](AcceptQueues::hand_to_template). The supervisor calls it after the fork.
     pub(super) fn take_back_from_template(&self) {
-        for listener in self.of_places() {
-            // This fails only for listeners that are not registered.
-            let _ = crate::set_policy(listener, ForkPolicy::NoFork);
-        }
+        take_back(self.of_places());
     }
 
     /// Mutes the queues in a template, which inherits them armed. Keeps the queues of single workers
     /// from the template's next children.
     pub(super) fn hold(&self) -> io::Result<()> {
-        self.listeners().try_for_each(crate::policy::mute)?;
+        self.0.iter().flat_map(|queue| &queue.listeners).try_for_each(crate::policy::mute)?;
         self.of_places().try_for_each(|listener| crate::set_policy(listener, ForkPolicy::NoFork))
     }
 
+    fn with_places(&self) -> impl Iterator<Item = &AcceptQueue> {
+        self.0.iter().filter(|queue| queue.has_places())
+    }
+
     fn of_places(&self) -> impl Iterator<Item = &Listener> {
-        self.0.iter().flat_map(|queue| match queue {
-            AcceptQueue::Common(..) => &[],
-            AcceptQueue::PerPlace { places, .. } => places.as_slice(),
-        })
+        self.with_places().flat_map(|queue| &queue.listeners)
     }
 
     fn of_place(&self, index: usize) -> impl Iterator<Item = &Listener> {
-        self.0.iter().filter_map(move |queue| match queue {
-            AcceptQueue::Common(..) => None,
-            AcceptQueue::PerPlace { places, .. } => places.get(index),
-        })
+        self.with_places().filter_map(move |queue| queue.listeners.get(index))
     }
 
     /// Returns the listeners that worker `index` serves, and closes the other ones.
     pub(super) fn into_listeners(self, index: usize) -> Vec<Listener> {
-        let own = |queue| match queue {
-            AcceptQueue::Common(listener, _) => Some(listener),
-            AcceptQueue::PerPlace { places, .. } => places.into_iter().nth(index),
+        let own = |queue: AcceptQueue| {
+            let position = if queue.has_places() { index } else { 0 };
+            queue.listeners.into_iter().nth(position)
         };
         self.0.into_iter().filter_map(own).collect()
     }
 
     /// Returns the descriptors of the common queues, each with its distribution.
     pub(super) fn common(&self) -> Vec<(RawFd, Distribution)> {
-        let common = self.0.iter().filter_map(|queue| match queue {
-            AcceptQueue::Common(listener, distribution) => Some((listener.as_fd().as_raw_fd(), *distribution)),
-            AcceptQueue::PerPlace { .. } => None,
-        });
-        common.collect()
+        let common = self.0.iter().filter(|queue| !queue.has_places());
+        let with_distribution = |queue: &AcceptQueue| {
+            let listener = queue.listeners.first()?;
+            Some((listener.as_fd().as_raw_fd(), queue.distribution))
+        };
+        common.filter_map(with_distribution).collect()
     }
 
     pub(super) fn close(&mut self) {
@@ -112,22 +118,17 @@ impl AcceptQueues {
 
     /// Makes the kernel refuse new connections. Waiting connections stay in the queues.
     pub(super) fn refuse_new_connections(&self) {
-        for listener in self.listeners() {
-            refuse_new_connections(listener);
-        }
+        self.0.iter().flat_map(|queue| &queue.listeners).for_each(refuse_new_connections);
     }
 
     /// Whether workers have queues of their own.
     pub(super) fn has_own_queues(&self) -> bool {
-        self.0.iter().any(|queue| matches!(queue, AcceptQueue::PerPlace { .. }))
+        self.with_places().next().is_some()
     }
 
     /// Returns the descriptors for the program that replaces this one, one per address, each with its name.
     pub(super) fn for_upgrade(&self) -> Vec<(RawFd, String)> {
-        let first = self.0.iter().filter_map(|queue| match queue {
-            AcceptQueue::Common(listener, _) => Some(listener),
-            AcceptQueue::PerPlace { places, .. } => places.first(),
-        });
+        let first = self.0.iter().filter_map(|queue| queue.listeners.first());
         first.map(|listener| (listener.as_fd().as_raw_fd(), inherited::name_of(listener))).collect()
     }
 
@@ -135,33 +136,28 @@ impl AcceptQueues {
     /// before it can fork workers for them. With tokio on upstream mio the sockets listen at once. epoll reports a socket that
     /// does not listen as hung up, and tokio would never forget that.
     pub(super) fn grow(&mut self, workers: usize) -> io::Result<()> {
-        for queue in &mut self.0 {
-            let AcceptQueue::PerPlace { places, is_per_cpu } = queue else { continue };
-            let Some(Listener::Tcp(first)) = places.first() else { continue };
+        for queue in self.0.iter_mut().filter(|queue| queue.has_places()) {
+            let Some(Listener::Tcp(first)) = queue.listeners.first() else { continue };
             let mut more = Vec::new();
-            for place in places.len()..workers {
-                let listener = Listener::Tcp(if glue::is_adopted(first) {
-                    sys::listen_beside(first)
-                } else {
-                    sys::bind_beside(first)
-                }?);
-                if *is_per_cpu {
+            for place in queue.listeners.len()..workers {
+                let bind = if glue::is_adopted(first) { sys::listen_beside } else { sys::bind_beside };
+                let listener = Listener::Tcp(bind(first)?);
+                if queue.distribution == Distribution::ReusePortPerCpu {
                     let cpus = sys::allowed_cpus()?;
                     sys::prefer_on_cpu(&listener, cpus[place % cpus.len()])?;
                 }
                 hold(&listener, ForkPolicy::NoFork)?;
                 more.push(listener);
             }
-            places.append(&mut more);
+            queue.listeners.append(&mut more);
         }
         Ok(())
     }
 
     /// Lets the queues of worker `index` get connections. Call it before the worker is forked.
     pub(super) fn open(&self, index: usize) -> io::Result<()> {
-        for queue in &self.0 {
-            let AcceptQueue::PerPlace { places, .. } = queue else { continue };
-            let [Listener::Tcp(first), others @ ..] = places.as_slice() else { continue };
+        for queue in self.with_places() {
+            let [Listener::Tcp(first), others @ ..] = queue.listeners.as_slice() else { continue };
             if let Some(Listener::Tcp(own)) = index.checked_sub(1).and_then(|other| others.get(other)) {
                 sys::start_listening(own, first)?;
             }
@@ -171,18 +167,17 @@ impl AcceptQueues {
 
     /// Closes the supervisor's copies of the queues of places from `workers` on. Their workers empty the queues.
     pub(super) fn shrink(&mut self, workers: usize) {
-        for queue in &mut self.0 {
-            if let AcceptQueue::PerPlace { places, .. } = queue {
-                places.truncate(workers);
-            }
+        for queue in self.0.iter_mut().filter(|queue| queue.has_places()) {
+            queue.listeners.truncate(workers);
         }
     }
+}
 
-    fn listeners(&self) -> impl Iterator<Item = &Listener> {
-        self.0.iter().flat_map(|queue| match queue {
-            AcceptQueue::Common(listener, _) => std::slice::from_ref(listener),
-            AcceptQueue::PerPlace { places, .. } => places,
-        })
+/// Keeps listeners from later children again.
+fn take_back<'a>(listeners: impl Iterator<Item = &'a Listener>) {
+    for listener in listeners {
+        // This fails only for listeners that are not registered.
+        let _ = crate::set_policy(listener, ForkPolicy::NoFork);
     }
 }
 
