@@ -21,11 +21,12 @@ pub(super) const STOPPING: &str = "the server is stopping";
 #[derive(Debug)]
 pub(super) struct Operation {
     id: u64,
-    what: What,
+    command: Command,
 }
 
-#[derive(Debug, PartialEq)]
-enum What {
+/// A command of an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Command {
     /// `generation` is `None` until the reload begins.
     Reload {
         generation: Option<u64>,
@@ -33,42 +34,34 @@ enum What {
     Scale {
         workers: usize,
     },
+    /// `pid` is `None` until the worker has been found.
     Retire {
         index: usize,
-        pid: u32,
+        pid: Option<u32>,
     },
     Upgrade,
 }
 
-/// A command of an operator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Request {
-    Reload,
-    Scale(usize),
-    Retire(usize),
-    Upgrade,
-}
-
-impl Request {
-    fn parse(text: &str) -> Option<Request> {
+impl Command {
+    fn parse(text: &str) -> Option<Command> {
         let mut words = text.split(' ');
-        let request = match (words.next()?, words.next()) {
-            ("reload", None) => Request::Reload,
-            ("scale", Some(workers)) => Request::Scale(workers.parse().ok()?),
-            ("retire", Some(index)) => Request::Retire(index.parse().ok()?),
-            ("upgrade", None) => Request::Upgrade,
+        let command = match (words.next()?, words.next()) {
+            ("reload", None) => Command::Reload { generation: None },
+            ("scale", Some(workers)) => Command::Scale { workers: workers.parse().ok()? },
+            ("retire", Some(index)) => Command::Retire { index: index.parse().ok()?, pid: None },
+            ("upgrade", None) => Command::Upgrade,
             _ => return None,
         };
-        words.next().is_none().then_some(request)
+        words.next().is_none().then_some(command)
     }
 }
 
 impl Service {
     /// Ends the operations for which `ends` returns a result.
-    fn finish(&mut self, ends: impl Fn(&What) -> Option<Result<String, String>>) {
+    fn finish(&mut self, ends: impl Fn(Command) -> Option<Result<String, String>>) {
         let mut said = Vec::new();
         self.operations.retain(|operation| {
-            let result = ends(&operation.what);
+            let result = ends(operation.command);
             match &result {
                 Some(Ok(text)) => said.push(format!("done {} {text}", operation.id)),
                 Some(Err(text)) => said.push(format!("failed {} {text}", operation.id)),
@@ -88,22 +81,22 @@ impl Service {
 
     pub(in crate::prefork) fn reload_begins(&mut self, number: u64) {
         for operation in &mut self.operations {
-            if let What::Reload { generation: generation @ None } = &mut operation.what {
+            if let Command::Reload { generation: generation @ None } = &mut operation.command {
                 *generation = Some(number);
             }
         }
     }
 
     pub(in crate::prefork) fn reload_ends(&mut self, number: u64, result: Result<(), &str>) {
-        self.finish(|what| {
-            let is_it = *what == What::Reload { generation: Some(number) };
+        self.finish(|command| {
+            let is_it = command == Command::Reload { generation: Some(number) };
             is_it.then(|| result.map(|()| format!("generation {number} serves")).map_err(str::to_owned))
         });
     }
 
     pub(in crate::prefork) fn upgrade_ends(&mut self, result: Result<u32, &str>) {
-        self.finish(|what| {
-            (*what == What::Upgrade).then(|| match result {
+        self.finish(|command| {
+            (command == Command::Upgrade).then(|| match result {
                 Ok(pid) => Ok(format!("process {pid} serves")),
                 Err(reason) => Err(format!("the old program continues to serve: {reason}")),
             })
@@ -180,9 +173,9 @@ impl Supervisor {
             Some((id, text)) => {
                 tracing::info!(command = text, "command of an operator");
                 match self.begin(text) {
-                    Ok(what) => {
+                    Ok(command) => {
                         self.service.say(&format!("accepted {id}"));
-                        self.service.operations.push(Operation { id, what });
+                        self.service.operations.push(Operation { id, command });
                     }
                     Err(error) => self.service.say(&format!("failed {id} {error}")),
                 }
@@ -191,35 +184,28 @@ impl Supervisor {
     }
 
     /// Begins a command of an operator.
-    fn begin(&mut self, text: &str) -> Result<What, String> {
+    fn begin(&mut self, text: &str) -> Result<Command, String> {
         if !self.service.has_control() {
             return Err("this server has no control socket".to_owned());
         }
         if self.service.operations.len() >= MOST_OPERATIONS {
             return Err("too many commands are waiting for their results".to_owned());
         }
-        match Request::parse(text).ok_or_else(|| format!("there is no command {text:?}"))? {
-            Request::Reload => {
-                self.request_reload()?;
-                Ok(What::Reload { generation: None })
-            }
-            Request::Scale(workers) => {
-                self.scale(workers)?;
-                Ok(What::Scale { workers })
-            }
-            Request::Retire(index) => {
+        let mut command = Command::parse(text).ok_or_else(|| format!("there is no command {text:?}"))?;
+        match &mut command {
+            Command::Reload { .. } => self.request_reload()?,
+            Command::Scale { workers } => self.scale(*workers)?,
+            Command::Retire { index, pid } => {
                 let number = self.number();
-                let worker = self.workers.iter_mut().find(|worker| worker.index == index && worker.is_ready());
+                let worker = self.workers.iter_mut().find(|worker| worker.index == *index && worker.is_ready());
                 let worker = worker.filter(|worker| worker.index < number);
                 let worker = worker.ok_or_else(|| format!("there is no worker {index} that is ready"))?;
                 worker.renew.get_or_insert(Reason::Operator);
-                Ok(What::Retire { index, pid: worker.child.id() })
+                *pid = Some(worker.child.id());
             }
-            Request::Upgrade => {
-                self.start_upgrade()?;
-                Ok(What::Upgrade)
-            }
+            Command::Upgrade => self.start_upgrade()?,
         }
+        Ok(command)
     }
 
     /// Reports the results of `scale` and `retire` commands that have ended.
@@ -229,25 +215,26 @@ impl Supervisor {
         }
         self.show_state();
         let (wanted, workers) = (self.number(), &self.workers);
-        self.service.finish(|what| match *what {
-            What::Scale { workers: number } if number != wanted => {
+        self.service.finish(|command| match command {
+            Command::Scale { workers: number } if number != wanted => {
                 Some(Err("another command has changed the number of workers".to_owned()))
             }
-            What::Scale { workers: number } => {
+            Command::Scale { workers: number } => {
                 let has_worker = |index| workers.iter().any(|worker| worker.index == index && worker.is_ready());
                 let has_surplus = workers.iter().any(|worker| worker.index >= number && worker.is_active());
                 (!has_surplus && (0..number).all(has_worker)).then(|| Ok(format!("{number} workers serve")))
             }
-            What::Retire { index, .. } if index >= wanted => {
+            Command::Retire { index, .. } if index >= wanted => {
                 Some(Err("another command has changed the number of workers".to_owned()))
             }
-            What::Retire { index, pid } => {
+            Command::Retire { index, pid } => {
+                let pid = pid?;
                 let is_active = workers.iter().any(|worker| worker.child.id() == pid && worker.is_active());
                 let successor = workers.iter().find(|worker| worker.index == index && worker.is_ready());
                 let text = |successor: u32| Ok(format!("process {successor} is worker {index}, and {pid} drains"));
                 successor.filter(|_| !is_active).map(|successor| text(successor.child.id()))
             }
-            What::Reload { .. } | What::Upgrade => None,
+            Command::Reload { .. } | Command::Upgrade => None,
         });
     }
 }
@@ -258,18 +245,18 @@ mod tests {
 
     #[test]
     fn commands() {
-        for (text, request) in [
-            ("reload", Some(Request::Reload)),
-            ("scale 4", Some(Request::Scale(4))),
-            ("retire 0", Some(Request::Retire(0))),
-            ("upgrade", Some(Request::Upgrade)),
+        for (text, command) in [
+            ("reload", Some(Command::Reload { generation: None })),
+            ("scale 4", Some(Command::Scale { workers: 4 })),
+            ("retire 0", Some(Command::Retire { index: 0, pid: None })),
+            ("upgrade", Some(Command::Upgrade)),
             ("scale", None),
             ("scale -1", None),
             ("scale 4 5", None),
             ("reload now", None),
             ("", None),
         ] {
-            assert_eq!(Request::parse(text), request, "{text}");
+            assert_eq!(Command::parse(text), command, "{text}");
         }
     }
 }
