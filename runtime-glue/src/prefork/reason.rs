@@ -30,8 +30,8 @@ pub(super) enum Reason {
     Signal,
 }
 
+#[cfg(feature = "status")]
 impl Reason {
-    #[cfg(feature = "status")]
     pub(super) const ALL: [Reason; 13] = [
         Reason::Died,
         Reason::Boot,
@@ -49,47 +49,35 @@ impl Reason {
     ];
 
     /// Whether the worker has failed. The other ends are planned, or another process has asked for them.
-    #[cfg(feature = "status")]
     pub(super) fn is_failure(self) -> bool {
         matches!(self, Reason::Died | Reason::Boot | Reason::BootTimeout | Reason::Stuck)
     }
 
     /// Returns the name in metrics, JSON and logs.
     pub(super) fn name(self) -> &'static str {
-        match self {
-            Reason::Died => "died",
-            Reason::Boot => "boot",
-            Reason::BootTimeout => "boot_timeout",
-            Reason::Stuck => "stuck",
-            Reason::Asked => "asked",
-            Reason::Operator => "operator",
-            Reason::Requests => "max_requests",
-            Reason::Age => "max_age",
-            Reason::Rss => "max_rss",
-            Reason::Pss => "max_pss",
-            Reason::Reload => "reload",
-            Reason::Scaled => "scaled",
-            Reason::Signal => "signal",
-        }
+        self.name_and_text().0
     }
 
     /// Returns the text on the status page.
-    #[cfg(feature = "status")]
     pub(super) fn text(self) -> &'static str {
+        self.name_and_text().1
+    }
+
+    fn name_and_text(self) -> (&'static str, &'static str) {
         match self {
-            Reason::Died => "died",
-            Reason::Boot => "ended before it was ready",
-            Reason::BootTimeout => "was not ready in time",
-            Reason::Stuck => "its runtime was stuck",
-            Reason::Asked => "asked to be replaced",
-            Reason::Operator => "retired by an operator",
-            Reason::Requests => "reached its request limit",
-            Reason::Age => "reached its age limit",
-            Reason::Rss => "reached its RSS limit",
-            Reason::Pss => "reached its PSS limit",
-            Reason::Reload => "replaced by a reload",
-            Reason::Scaled => "fewer workers wanted",
-            Reason::Signal => "told to end by another process",
+            Reason::Died => ("died", "died"),
+            Reason::Boot => ("boot", "ended before it was ready"),
+            Reason::BootTimeout => ("boot_timeout", "was not ready in time"),
+            Reason::Stuck => ("stuck", "its runtime was stuck"),
+            Reason::Asked => ("asked", "asked to be replaced"),
+            Reason::Operator => ("operator", "retired by an operator"),
+            Reason::Requests => ("max_requests", "reached its request limit"),
+            Reason::Age => ("max_age", "reached its age limit"),
+            Reason::Rss => ("max_rss", "reached its RSS limit"),
+            Reason::Pss => ("max_pss", "reached its PSS limit"),
+            Reason::Reload => ("reload", "replaced by a reload"),
+            Reason::Scaled => ("scaled", "fewer workers wanted"),
+            Reason::Signal => ("signal", "told to end by another process"),
         }
     }
 }

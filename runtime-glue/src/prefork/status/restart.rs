@@ -9,13 +9,13 @@ use crate::prefork::reason::Reason;
 use crate::sys;
 
 /// How many failures are kept, and how many other restarts: a reload must not displace the failures.
-const KEPT: usize = 32;
+const LAST_RESTARTS: usize = 32;
 
 /// Words of a restart.
 const WORDS: usize = 8;
 
 /// Words of the restarts of one kind: how many there have been, then the last ones.
-const KIND: usize = WORDS * (1 + KEPT);
+const KIND: usize = WORDS * (1 + LAST_RESTARTS);
 
 /// Words of all restarts.
 pub(super) const RESTARTS: usize = 2 * KIND;
@@ -54,7 +54,7 @@ impl Restart {
     /// Returns the last restarts of both kinds, the newest first.
     pub(super) fn last(restarts: &[AtomicU64]) -> Vec<Restart> {
         let last = restarts.chunks(KIND).flat_map(|kind| {
-            let numbers = (0..kind[0].load(Ordering::Relaxed)).rev().take(KEPT);
+            let numbers = (0..kind[0].load(Ordering::Relaxed)).rev().take(LAST_RESTARTS);
             numbers.filter_map(move |number| Restart::read(record(kind, number)))
         });
         let mut last: Vec<Restart> = last.collect();
@@ -79,7 +79,7 @@ impl Restart {
 
 /// Returns the record of a restart of this kind.
 fn record(kind: &[AtomicU64], number: u64) -> &[AtomicU64] {
-    &kind[WORDS * (1 + number as usize % KEPT)..][..WORDS]
+    &kind[WORDS * (1 + number as usize % LAST_RESTARTS)..][..WORDS]
 }
 
 /// Returns how long ago a moment of the monotonic clock was.
@@ -105,11 +105,11 @@ mod tests {
             Restart { age, index, pid, generation, reason, status, uptime }.record(&words);
         };
         let last = || Restart::last(&words).iter().map(|restart| restart.index).collect::<Vec<u64>>();
-        let kept = KEPT as u64;
+        let kept = LAST_RESTARTS as u64;
         (0..2 * kept).for_each(|index| record(index, Reason::Died));
         let failures: Vec<u64> = (kept..2 * kept).rev().collect();
         assert_eq!(last(), failures);
         (0..2 * kept).for_each(|_| record(1000, Reason::Reload));
-        assert_eq!(last(), [vec![1000; KEPT], failures].concat());
+        assert_eq!(last(), [vec![1000; LAST_RESTARTS], failures].concat());
     }
 }
