@@ -152,7 +152,7 @@ impl Child {
         self.process()?;
         match std::mem::replace(&mut self.state, State::Gone) {
             State::Idle(process) => {
-                let watched = sys::watch(process).map_err(|(process, error)| {
+                let watched = sys::try_watch(process).map_err(|(process, error)| {
                     self.state = State::Idle(process);
                     error
                 })?;

@@ -77,7 +77,7 @@ fn probe() -> Result<AsyncFd<OwnedFd>, ForkError> {
     let probe = OwnedFd::from(UnixDatagram::unbound().map_err(ForkError::Inspect)?);
     // tokio has no function that says whether there is an I/O driver: it panics if there is none.
     let registered = catch_unwind(AssertUnwindSafe(|| sys::watch(probe)));
-    let registered = registered.map_err(|_| ForkError::NoIoDriver)?.map_err(|(_, error)| ForkError::Inspect(error))?;
+    let registered = registered.map_err(|_| ForkError::NoIoDriver)?.map_err(ForkError::Inspect)?;
     if reactor::policy(&registered).is_none() {
         if !glue::can_adopt() {
             return Err(ForkError::ForeignSelector);

@@ -55,7 +55,7 @@ impl Timer {
     ///
     /// Outside a runtime, or if the runtime has no I/O driver.
     pub fn new(clock: Clock) -> io::Result<Timer> {
-        Ok(Timer { watched: sys::watch(unix::Timer::new(clock)?).map_err(|(_, error)| error)? })
+        Ok(Timer { watched: sys::watch(unix::Timer::new(clock)?)? })
     }
 
     /// Sets the timer to expire after `delay`, and then after each `period`, if there is one. Discards the previous setting, and

@@ -3,40 +3,25 @@
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use forkio_reactor::fork::generation;
 use forkio_reactor::fork::glue::rearm_exclusive;
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use super::balance::{Balance, State};
 use super::slots::Slots;
 use super::status::Scoreboard;
-use crate::sys;
+use crate::sys::SharedWake;
 
 /// Wakes other processes of the server.
-#[derive(Debug)]
-pub(super) struct Wake(sys::SharedWake);
-
-impl Wake {
-    pub(super) fn new() -> io::Result<Wake> {
-        Ok(Wake(sys::SharedWake::new()?))
-    }
-
-    pub(super) fn wake(&self) {
-        if let Err(error) = self.0.wake() {
-            tracing::debug!(%error, "cannot wake the other processes of the server");
-        }
-    }
-
-    /// Registers for wakes with the current runtime.
-    pub(super) fn waiter(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        self.0.waiter()
+pub(super) fn wake(processes: &SharedWake) {
+    if let Err(error) = processes.wake() {
+        tracing::debug!(%error, "cannot wake the other processes of the server");
     }
 }
 
@@ -49,9 +34,9 @@ pub(super) struct Common {
     pub(super) slots: Slots,
     pub(super) scoreboard: Scoreboard,
     /// Wakes all workers.
-    pub(super) workers: Wake,
+    pub(super) workers: SharedWake,
     /// Wakes the supervisor.
-    pub(super) supervisor: Wake,
+    pub(super) supervisor: SharedWake,
 }
 
 impl Common {
@@ -62,8 +47,8 @@ impl Common {
             balance: Balance::new(capacity)?,
             slots: Slots::new(capacity)?,
             scoreboard: Scoreboard::new(capacity, is_shown)?,
-            workers: Wake::new()?,
-            supervisor: Wake::new()?,
+            workers: SharedWake::new()?,
+            supervisor: SharedWake::new()?,
         })
     }
 
@@ -80,7 +65,7 @@ impl Common {
         self.scoreboard.clear(&self.slots, slot);
         self.balance.vacate(slot);
         self.balance.call();
-        self.workers.wake();
+        wake(&self.workers);
     }
 }
 
@@ -234,13 +219,13 @@ impl Connections {
     }
 
     /// Wakes all workers, so that they look for connections that wait.
-    pub(super) fn wake_others(&self) {
-        self.0.common.workers.wake();
+    pub(super) fn wake_workers(&self) {
+        wake(&self.0.common.workers);
     }
 
     fn call(&self) {
         if self.0.common.is_balanced && self.balance().call() {
-            self.0.common.workers.wake();
+            self.wake_workers();
         }
     }
 

@@ -14,7 +14,8 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, timeout_at};
 use tracing::Span;
 
-use super::connections::Common;
+use super::connections::{Common, wake};
+use super::options::WorkerSettings;
 use super::slots::{EMPTIES_OWN_QUEUE, READY, ServerPhase, TOLD};
 use super::tasks::Tasks;
 use super::worker::span_of_tasks;
@@ -35,8 +36,8 @@ pub enum Phase {
 /// The state of one worker process, as the process itself knows it.
 #[derive(Debug)]
 pub(super) struct Status {
-    common: Arc<Common>,
-    slot: usize,
+    pub(super) common: Arc<Common>,
+    pub(super) slot: usize,
     /// The generation of the worker process, to tell it from its children.
     generation: u32,
     phase: AtomicU8,
@@ -46,10 +47,10 @@ pub(super) struct Status {
     is_ready: AtomicBool,
     /// Whether only [`Worker::ready`](super::Worker::ready) makes the worker ready.
     is_explicit: bool,
-    shutdown_timeout: Duration,
-    max_requests: Option<u64>,
-    tasks: Arc<Tasks>,
-    span_of_tasks: Span,
+    pub(super) shutdown_timeout: Duration,
+    pub(super) max_requests: Option<u64>,
+    pub(super) tasks: Arc<Tasks>,
+    pub(super) span_of_tasks: Span,
 }
 
 impl Status {
@@ -57,8 +58,7 @@ impl Status {
     pub(super) fn new(
         common: Arc<Common>,
         slot: usize,
-        is_explicit: bool,
-        shutdown_timeout: Duration,
+        settings: &WorkerSettings,
         max_requests: Option<u64>,
     ) -> Status {
         Status {
@@ -69,8 +69,8 @@ impl Status {
             told: OnceLock::new(),
             waiting: Arc::new(Notify::new()),
             is_ready: AtomicBool::new(false),
-            is_explicit,
-            shutdown_timeout,
+            is_explicit: settings.explicit_ready,
+            shutdown_timeout: settings.shutdown_timeout,
             max_requests,
             tasks: Arc::new(Tasks::new()),
             span_of_tasks: span_of_tasks(),
@@ -85,21 +85,9 @@ impl Status {
         }
     }
 
-    pub(super) fn common(&self) -> &Arc<Common> {
-        &self.common
-    }
-
     /// Whether this is the worker, and not a child that it has forked.
     pub(super) fn is_own_process(&self) -> bool {
         self.generation == generation()
-    }
-
-    pub(super) fn max_requests(&self) -> Option<u64> {
-        self.max_requests
-    }
-
-    pub(super) fn slot(&self) -> usize {
-        self.slot
     }
 
     /// Whether the supervisor has told this worker, or all workers, to end.
@@ -130,11 +118,13 @@ impl Status {
         self.told.get()?.checked_add(self.shutdown_timeout)
     }
 
-    /// Returns the time, shortly before the [`deadline`](Status::deadline), at which the worker closes connections without a
-    /// request. A connection that is cut off at the deadline counts as an error.
+    /// Returns `until`, or, if the worker must end, the earlier one of `until` and a time shortly before the
+    /// [`deadline`](Status::deadline). The worker then closes connections without a request: a connection that is cut off at
+    /// the deadline counts as an error.
     #[cfg(feature = "http")]
-    pub(super) fn before_deadline(&self) -> Option<Instant> {
-        self.told.get()?.checked_add(self.shutdown_timeout - self.shutdown_timeout / 8)
+    pub(super) fn before_deadline(&self, until: Instant) -> Instant {
+        let limit = |told: &Instant| told.checked_add(self.shutdown_timeout - self.shutdown_timeout / 8);
+        self.told.get().and_then(limit).map_or(until, |limit| until.min(limit))
     }
 
     /// Resolves when the worker must end, like [`Shutdown`], but allocates nothing.
@@ -165,14 +155,6 @@ impl Status {
         }
         *waker = Some(cx.waker().clone());
         Poll::Pending
-    }
-
-    pub(super) fn tasks(&self) -> &Arc<Tasks> {
-        &self.tasks
-    }
-
-    pub(super) fn span_of_tasks(&self) -> &Span {
-        &self.span_of_tasks
     }
 
     /// Waits for the worker's tasks until the deadline, or until the shutdown timeout from now if the worker was not told to
@@ -210,7 +192,7 @@ impl Status {
     /// Sets a flag of the slot, and wakes the supervisor.
     pub(super) fn raise(&self, flag: u64) {
         if !self.common.slots.raise(self.slot, flag) {
-            self.common.supervisor.wake();
+            wake(&self.common.supervisor);
         }
     }
 }
@@ -236,7 +218,7 @@ impl Shutdown {
 
     /// Waits for the worker's tasks until the deadline. Does nothing outside the worker's own future.
     pub(super) async fn finish_tasks(&self) {
-        if self.status.tasks().may_wait() {
+        if self.status.tasks.may_wait() {
             self.status.finish_tasks().await;
         }
     }

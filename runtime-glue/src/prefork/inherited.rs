@@ -121,13 +121,9 @@ impl Inherited {
 
     /// Takes the TCP listener at an address. Port 0 matches any port, such as the one that the replaced program got.
     pub fn tcp(&mut self, address: SocketAddr) -> Option<TcpListener> {
-        let position = self.listeners.iter().position(|(_, listener)| match listener {
-            Listener::Tcp(listener) => listener
-                .local_addr()
-                .is_ok_and(|own| own == address || (address.port() == 0 && own.ip() == address.ip())),
-            Listener::Unix(_) => false,
-        })?;
-        match self.listeners.remove(position).1 {
+        let is_at = |own| is_address(own, address);
+        let is_wanted = |listener: &_| matches!(listener, Listener::Tcp(own) if own.local_addr().is_ok_and(is_at));
+        match self.take(is_wanted)? {
             Listener::Tcp(listener) => Some(listener),
             Listener::Unix(_) => None,
         }
@@ -135,14 +131,17 @@ impl Inherited {
 
     /// Takes the Unix listener at a path.
     pub fn unix(&mut self, path: &Path) -> Option<UnixListener> {
-        let position = self.listeners.iter().position(|(_, listener)| match listener {
-            Listener::Unix(listener) => listener.local_addr().is_ok_and(|own| own.as_pathname() == Some(path)),
-            Listener::Tcp(_) => false,
-        })?;
-        match self.listeners.remove(position).1 {
+        let is_at = |own: tokio::net::unix::SocketAddr| own.as_pathname() == Some(path);
+        let is_wanted = |listener: &_| matches!(listener, Listener::Unix(own) if own.local_addr().is_ok_and(is_at));
+        match self.take(is_wanted)? {
             Listener::Unix(listener) => Some(listener),
             Listener::Tcp(_) => None,
         }
+    }
+
+    fn take(&mut self, is_wanted: impl Fn(&Listener) -> bool) -> Option<Listener> {
+        let position = self.listeners.iter().position(|(_, listener)| is_wanted(listener))?;
+        Some(self.listeners.remove(position).1)
     }
 
     /// Takes the inherited TCP listener at an address, or binds a new one whose port workers may share
@@ -178,6 +177,11 @@ impl Inherited {
             None => error,
         }
     }
+}
+
+/// Whether `own` is the wanted address. Port 0 stands for any port.
+pub(super) fn is_address(own: SocketAddr, wanted: SocketAddr) -> bool {
+    own == wanted || (wanted.port() == 0 && own.ip() == wanted.ip())
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {

@@ -16,7 +16,7 @@ use crate::ForkError;
 
 /// The start of a request that is timed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Started;
+pub(super) struct RequestStart;
 
 #[derive(Debug)]
 pub(super) struct Scoreboard;
@@ -26,11 +26,11 @@ impl Scoreboard {
         Ok(Scoreboard)
     }
 
-    pub(super) fn begin(&self, _number: u64) -> Started {
-        Started
+    pub(super) fn begin(&self, _number: u64) -> RequestStart {
+        RequestStart
     }
 
-    pub(super) fn end(&self, _slot: usize, _started: Started) {}
+    pub(super) fn end(&self, _slot: usize, _started: RequestStart) {}
 
     pub(super) fn set_server(&self, _wanted: usize, _generations: (u64, Option<u64>), _is_up: bool) {}
 

@@ -100,12 +100,14 @@ pub(super) fn remove_abandoned(path: &Path) {
 
 /// Whether this is the file of a socket that no process listens on.
 fn is_abandoned(path: &Path) -> bool {
-    let connect = || -> io::Result<()> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // A listener with a full queue must not block this process.
-        socket.set_nonblocking(true)?;
-        socket.connect(&SockAddr::unix(path)?)
-    };
     fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
-        && connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        && try_connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Connects to a Unix socket, to see whether a process listens on it. Returns [`WouldBlock`](io::ErrorKind::WouldBlock) if its
+/// queue is full.
+pub(crate) fn try_connect(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
 }

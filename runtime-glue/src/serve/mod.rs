@@ -22,11 +22,14 @@ pub use self::address::{Address, AddressError};
 #[cfg(feature = "axum")]
 pub use self::axum::{WorkerListener, WorkerStream};
 pub use self::error::ServeError;
+#[cfg(feature = "status")]
+pub(crate) use self::listen::try_connect;
 #[cfg(feature = "clap")]
 pub use self::options::ServerOptions;
 pub use self::peer::Peer;
 pub use self::run::Serving;
 pub use self::server::{Load, NoLoad, Server};
+pub(crate) use self::service::ConnectionService;
 pub use self::service::{HttpService, Hyper, Tower};
 
 /// Serves HTTP at an address from one worker process per CPU that this process may use, until a signal stops the server

@@ -74,6 +74,29 @@ where
     }
 }
 
+/// A short name for the bounds of a service that serves a connection.
+pub(crate) trait ConnectionService:
+    hyper::service::Service<
+        Request<Incoming>,
+        Response = Response<Self::Body>,
+        Error: Into<Box<dyn Error + Send + Sync>>,
+        Future: Send + 'static,
+    > + Send
+    + 'static
+{
+    type Body: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
+}
+
+impl<S, B> ConnectionService for S
+where
+    S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    S::Future: Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    type Body = B;
+}
+
 /// If the service is an axum `Router`, turns its handlers into services. Without this, axum does so for each request.
 /// `axum::serve` prepares a `Router` in the same way.
 fn make_routes(_service: &mut dyn Any) {

@@ -4,13 +4,12 @@ use std::io;
 use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
 
-use forkio_reactor::fork::ForkPolicy;
 use forkio_reactor::unix::Process;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 
-use super::watch;
+use super::watch_inherited;
 
 /// An eventfd that wakes all processes that wait for it. No process reads the eventfd, so each write is an event in each process.
 #[derive(Debug)]
@@ -19,7 +18,7 @@ pub(crate) struct SharedWake(AsyncFd<OwnedFd>);
 impl SharedWake {
     /// Creates the eventfd, muted in this process.
     pub(crate) fn new() -> io::Result<SharedWake> {
-        let eventfd = inherited(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)?;
+        let eventfd = watch_inherited(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)?;
         crate::policy::mute(&eventfd)?;
         Ok(SharedWake(eventfd))
     }
@@ -32,14 +31,8 @@ impl SharedWake {
 
     /// Registers a duplicate of the eventfd with the current runtime, which need not be the inherited one.
     pub(crate) fn waiter(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        inherited(self.0.as_fd().try_clone_to_owned()?)
+        watch_inherited(self.0.as_fd().try_clone_to_owned()?)
     }
-}
-
-fn inherited(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    let watched = watch(fd).map_err(|(_, error)| error)?;
-    crate::set_policy(&watched, ForkPolicy::Inherit)?;
-    Ok(watched)
 }
 
 /// Checks that a child can be watched, and reserves a descriptor for the watch. Drop the result before the child

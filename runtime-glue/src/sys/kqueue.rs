@@ -4,11 +4,10 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 
-use forkio_reactor::fork::ForkPolicy;
 use forkio_reactor::unix::Process;
 use tokio::io::unix::AsyncFd;
 
-use super::{OwnsDescriptor, watch};
+use super::{OwnsDescriptor, watch_inherited};
 
 /// A socket pair that wakes all processes that wait for it. A process reads the pair only when it is full, so each write is an
 /// event in each process. (An `EVFILT_USER` event wakes only the process that has the queue.)
@@ -27,7 +26,7 @@ impl SharedWake {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
-        let (reader, writer) = (inherited(reader)?, inherited(writer)?);
+        let (reader, writer) = (watch_inherited(reader)?, watch_inherited(writer)?);
         crate::policy::mute(&reader)?;
         crate::policy::mute(&writer)?;
         Ok(SharedWake { reader, writer })
@@ -58,14 +57,8 @@ impl SharedWake {
 
     /// Registers a duplicate of the reader with the current runtime, which need not be the inherited one.
     pub(crate) fn waiter(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        inherited(OwnedFd::from(self.reader.get_ref().try_clone()?))
+        watch_inherited(OwnedFd::from(self.reader.get_ref().try_clone()?))
     }
-}
-
-fn inherited<T: OwnsDescriptor>(end: T) -> io::Result<AsyncFd<T>> {
-    let watched = watch(end).map_err(|(_, error)| error)?;
-    crate::set_policy(&watched, ForkPolicy::Inherit)?;
-    Ok(watched)
 }
 
 /// Reserves a descriptor for the watch of a child, or fails if no descriptor is left. Drop the result before the child is watched.

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use forkio_reactor::fork::ForkPolicy;
 use forkio_reactor::unix::{Clock, Process, Timer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
@@ -30,16 +31,28 @@ unsafe impl OwnsDescriptor for Process {}
 /// # Panics
 ///
 /// tokio panics if the runtime has no I/O driver.
-pub(crate) fn watch<T: OwnsDescriptor>(source: T) -> Result<AsyncFd<T>, (T, io::Error)> {
+pub(crate) fn watch<T: OwnsDescriptor>(source: T) -> io::Result<AsyncFd<T>> {
+    try_watch(source).map_err(|(_, error)| error)
+}
+
+/// Like [`watch`], but returns the object along with an error.
+pub(crate) fn try_watch<T: OwnsDescriptor>(source: T) -> Result<AsyncFd<T>, (T, io::Error)> {
     // SAFETY: the trait promises that the descriptor stays open and the same.
     unsafe { AsyncFd::register_with_interest(source, Interest::READABLE) }.map_err(AsyncFdRegisterError::into_parts)
+}
+
+/// Like [`watch`], but children inherit the object instead of following the default policy of its kind.
+pub(crate) fn watch_inherited<T: OwnsDescriptor>(source: T) -> io::Result<AsyncFd<T>> {
+    let watched = watch(source)?;
+    crate::set_policy(&watched, ForkPolicy::Inherit)?;
+    Ok(watched)
 }
 
 /// Starts a kernel timer that expires after each `period`. (The runtime may have no time driver.)
 pub(crate) fn ticker(period: Duration) -> io::Result<AsyncFd<Timer>> {
     let mut timer = Timer::new(Clock::Monotonic)?;
     timer.set_after(period, Some(period))?;
-    watch(timer).map_err(|(_, error)| error)
+    watch(timer)
 }
 
 /// Whether a read or an accept would not block.

@@ -137,7 +137,7 @@ impl<L: Accept> Acceptor<L> {
                 self.turn.armed.mute(&self.listener);
                 // The kernel may have woken only this worker for the connection.
                 if sys::is_readable(&self.listener).unwrap_or(true) {
-                    self.turn.connections.wake_others();
+                    self.turn.connections.wake_workers();
                 }
             }
             Rule::Balanced => {
@@ -192,7 +192,7 @@ impl<L: Accept> Acceptor<L> {
 
     /// Stops accepting, and returns the queue for the caller to empty.
     pub(super) fn into_queue(self) -> io::Result<Queue<L>> {
-        let refuses = self.status.common().slots.owns_listeners();
+        let refuses = self.status.common.slots.owns_listeners();
         if refuses {
             refuse_new_connections(&self.listener);
         }

@@ -130,7 +130,7 @@ impl Drop for Turn {
         match self.rule {
             Rule::None => {}
             // The kernel may have woken only this worker for a connection.
-            Rule::Exclusive { .. } => self.connections.wake_others(),
+            Rule::Exclusive { .. } => self.connections.wake_workers(),
             Rule::Balanced => self.connections.stop_accepting(),
         }
     }
@@ -140,7 +140,7 @@ impl Drop for Turn {
 async fn connection(listener: &impl AsFd) -> io::Result<()> {
     if !sys::is_readable(listener)? {
         // This watches a duplicate, because the registration of the listener's own descriptor is muted.
-        let watched = sys::watch(listener.as_fd().try_clone_to_owned()?).map_err(|(_, error)| error)?;
+        let watched = sys::watch(listener.as_fd().try_clone_to_owned()?)?;
         watched.readable().await?.retain_ready();
     }
     Ok(())

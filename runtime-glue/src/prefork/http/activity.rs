@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use hyper::body::Body;
 
-use super::super::status::Started;
+use super::super::status::RequestStart;
 use super::connection::Serving;
 
 /// The first bytes of every HTTP/2 connection (RFC 9113, section 3.4). No HTTP/1 request begins with them.
@@ -211,7 +211,7 @@ impl Activity {
     }
 
     /// Notes that a request begins. `body`: the length of its body, `usize::MAX` if it is unknown.
-    pub(super) fn begin(&self, body: usize) -> Option<Started> {
+    pub(super) fn begin(&self, body: usize) -> Option<RequestStart> {
         // Only the task of the connection begins requests.
         self.requests.store(self.requests() + 1, Ordering::Relaxed);
         let after_head = self.after_head.load(Ordering::Relaxed);

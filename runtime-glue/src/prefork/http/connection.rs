@@ -9,22 +9,27 @@ use std::thread;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::super::worker::WorkerHandle;
 use super::activity::Activity;
-use super::bounds::{ConnectionService, ConnectionStream};
 use super::io::TrackedIo;
 use super::request_timer::RequestTimer;
 use super::track::TrackedService;
-use super::transport::Transport;
-use super::{Http, LONGEST, Protocols};
+use super::{Http, LONGEST, Protocols, Transport};
 use crate::Peer;
+use crate::serve::ConnectionService;
 
 /// The sleep in which the event loop turns once: the resolution of tokio's timers. `yield_now` is not enough, because a
 /// multi-threaded runtime may run the task again at once.
 const EVENT_LOOP_TURN: Duration = Duration::from_millis(1);
+
+/// A short name for the bounds of a connection's stream.
+pub(super) trait ConnectionStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> ConnectionStream for I {}
 
 /// The next step for a connection of a worker that must end.
 #[derive(Debug)]
@@ -85,8 +90,8 @@ async fn serve_tls<I: ConnectionStream, S: ConnectionService>(
     let until = Instant::now() + serving.http.header_timeout;
     let time_is_over = async {
         // An error means that the time is over.
-        let _told = timeout_at(until, serving.worker.must_end()).await;
-        sleep_until(serving.worker.before_deadline(until)).await;
+        let _told = timeout_at(until, serving.worker.status().must_end()).await;
+        sleep_until(serving.worker.status().before_deadline(until)).await;
     };
     let io = tokio::select! {
         io = tokio_rustls::TlsAcceptor::from(Arc::clone(config)).accept(io) => io?,
@@ -139,7 +144,7 @@ async fn drive<C: Future<Output = Result<(), E>>, E: Into<Box<dyn Error + Send +
     // A connection whose only request is answered at once needs no timer.
     let mut timer = None;
     let mut is_shut_down = false;
-    let mut must_end = pin!(worker.must_end());
+    let mut must_end = pin!(worker.status().must_end());
     let end = poll_fn(|cx| {
         if let Poll::Ready(served) = connection.as_mut().poll(cx) {
             return Poll::Ready(End::Served(served));
@@ -244,7 +249,7 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
     activity.end_body_if_idle();
     graceful_shutdown(connection.as_mut());
     let serving = activity.serving();
-    let until = serving.worker.before_deadline(told + LONGEST);
+    let until = serving.worker.status().before_deadline(told + LONGEST);
     match timeout_at(until, connection.as_mut()).await {
         Ok(served) => served,
         Err(_) if activity.owes_only_an_answer() => Ok(()),
@@ -268,6 +273,6 @@ fn next_step(activity: &Activity, accepted: Instant, idle_since: Instant) -> Nex
     } else {
         now + LONGEST
     };
-    let until = if activity.has_partial_head() { until } else { serving.worker.before_deadline(until) };
+    let until = if activity.has_partial_head() { until } else { serving.worker.status().before_deadline(until) };
     if until <= now { NextStep::Finish } else { NextStep::WaitUntil(until) }
 }

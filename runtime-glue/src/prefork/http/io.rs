@@ -67,7 +67,7 @@ impl Lingering {
             }
         }
         // The worker may have been told to end meanwhile.
-        let until = activity.serving().worker.before_deadline(self.sleep.deadline());
+        let until = activity.serving().worker.status().before_deadline(self.sleep.deadline());
         if until < self.sleep.deadline() {
             self.sleep.as_mut().reset(until);
         }

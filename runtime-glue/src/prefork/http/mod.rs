@@ -44,12 +44,10 @@
 //! ```
 
 mod activity;
-mod bounds;
 mod connection;
 mod io;
 mod request_timer;
 mod track;
-mod transport;
 
 use std::error::Error;
 use std::fmt;
@@ -68,12 +66,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 use tracing::Instrument;
 
-use self::bounds::{ConnectionService, ConnectionStream};
-use self::connection::Serving;
-use self::transport::Transport;
+use self::connection::{ConnectionStream, Serving};
 use super::worker::WorkerHandle;
 use super::{Accept, Incoming, Listener, Phase, Worker};
 use crate::Peer;
+use crate::serve::ConnectionService;
 
 /// The longest timeout: 30 years. The deadline of a longer one might not fit into an `Instant`.
 const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
@@ -111,6 +108,14 @@ pub struct Http {
     adds_peer: bool,
 }
 
+/// The transport of the TCP connections that [`Http`] accepts.
+#[derive(Clone, Debug)]
+enum Transport {
+    Plain,
+    #[cfg(feature = "tls")]
+    Tls(Arc<tokio_rustls::rustls::ServerConfig>),
+}
+
 #[derive(Clone, Debug)]
 enum Protocols {
     Http1(http1::Builder),
@@ -144,7 +149,7 @@ impl Http {
     fn with(protocols: Protocols) -> Http {
         Http {
             protocols,
-            transport: Transport::default(),
+            transport: Transport::Plain,
             header_timeout: Duration::from_secs(10),
             idle_grace: Duration::from_secs(1),
             keep_alive_timeout: Duration::from_secs(75),
@@ -207,6 +212,22 @@ impl Http {
         self
     }
 
+    /// Serves TLS on TCP listeners. Unix sockets stay plain, because their bytes stay on this machine.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(mut self, config: Arc<tokio_rustls::rustls::ServerConfig>) -> Http {
+        self.transport = Transport::Tls(config);
+        self
+    }
+
+    /// Returns the protocols that a TLS server offers, by name.
+    #[cfg(feature = "tls")]
+    pub(crate) fn protocol_names(&self) -> &'static [&'static str] {
+        match self.protocols {
+            Protocols::Http1(_) => &["http/1.1", "http/1.0"],
+            Protocols::Both(_) => &["h2", "http/1.1", "http/1.0"],
+        }
+    }
+
     /// Serves all listeners of the worker until the worker must end. Then finishes the accepted connections, as the
     /// [module](self) describes.
     ///
@@ -223,25 +244,22 @@ impl Http {
         S: Service<Request<IncomingBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
         S::Error: Into<Box<dyn Error + Send + Sync>>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<Box<dyn Error + Send + Sync>>,
+        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
     {
         let mut accepting = JoinSet::new();
         let (cut_off, is_cut_off) = watch::channel(false);
         for listener in worker.take_listeners() {
-            let (http, service, handle) = (self.clone(), service.clone(), worker.handle());
-            let (is_cut_off, span) = (is_cut_off.clone(), handle.span_of_tasks());
+            let (service, span) = (service.clone(), worker.span_of_tasks());
+            let mut serving = Serving { http: self.clone(), worker: worker.handle(), is_cut_off: is_cut_off.clone() };
             match listener {
                 Listener::Tcp(listener) => {
-                    let serving = Serving { http, worker: handle, is_cut_off };
-                    accepting.spawn(serve_incoming(serving, worker.incoming(listener), service).instrument(span))
+                    accepting.spawn(serve_incoming(serving, worker.incoming(listener), service).instrument(span));
                 }
                 Listener::Unix(listener) => {
-                    let serving = Serving { http: http.plain(), worker: handle, is_cut_off };
-                    accepting.spawn(serve_incoming(serving, worker.incoming(listener), service).instrument(span))
+                    serving.http.transport = Transport::Plain;
+                    accepting.spawn(serve_incoming(serving, worker.incoming(listener), service).instrument(span));
                 }
-            };
+            }
         }
         while let Some(ended) = accepting.join_next().await {
             if let Err(error) = ended {
@@ -284,9 +302,7 @@ impl Http {
         S: Service<Request<IncomingBody>, Response = Response<B>> + Send + 'static,
         S::Future: Send + 'static,
         S::Error: Into<Box<dyn Error + Send + Sync>>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<Box<dyn Error + Send + Sync>>,
+        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
     {
         // The worker cuts off its tasks itself.
         let (_never, is_cut_off) = watch::channel(false);

@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 use tracing::Span;
 use tracing::instrument::{Instrument, Instrumented};
 
-use super::super::status::Started;
+use super::super::status::RequestStart;
 use super::activity::Activity;
 use crate::Peer;
 
@@ -72,7 +72,7 @@ where
 #[derive(Debug)]
 struct InFlight {
     activity: Arc<Activity>,
-    started: Option<Started>,
+    started: Option<RequestStart>,
 }
 
 impl InFlight {

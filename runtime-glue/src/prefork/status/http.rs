@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::io;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,17 +16,17 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::channel::Reply;
 use super::control::{MOST_OPERATIONS, STOPPING};
-use super::peer;
 use super::service::ServiceState;
 use super::snapshot::Snapshot;
 use super::{metrics, page};
+use crate::prefork::Accept;
 use crate::prefork::slots::ServerPhase;
 
 /// A client that takes longer for the head of a request is cut off.
@@ -37,11 +37,11 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How many connections a listener of the page serves at the same time. One more connection closes the oldest one, so that idle
 /// clients do not block other clients.
-const MOST_CONNECTIONS: usize = 32;
+pub(super) const MOST_CONNECTIONS: usize = 32;
 
 /// How many connections the control socket serves at the same time: more than there can be commands, because a client that waits
 /// for the result of its command keeps its connection.
-const MOST_CONTROL_CONNECTIONS: usize = MOST_OPERATIONS + 32;
+pub(super) const MOST_CONTROL_CONNECTIONS: usize = MOST_OPERATIONS + 32;
 
 /// How long to wait after a failed accept, for example because no descriptor is free.
 const ACCEPT_DELAY: Duration = Duration::from_millis(100);
@@ -50,11 +50,26 @@ type Answer = Response<Full<Bytes>>;
 
 /// The rights of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
+pub(super) enum Access {
     Read,
     Control,
     /// The peer is a process of another user.
     Nothing,
+}
+
+impl Access {
+    /// Returns the rights of a connection to the control socket: root and `owner`, the user of the supervisor, may control the
+    /// server. The kernel notes the user when the client connects (`SO_PEERCRED`, `LOCAL_PEERCRED`).
+    pub(super) fn to_control(stream: &UnixStream, owner: u32) -> Access {
+        match stream.peer_cred() {
+            Ok(peer) if peer.uid() == 0 || peer.uid() == owner => return Access::Control,
+            Ok(peer) => {
+                tracing::warn!(uid = peer.uid(), pid = peer.pid(), "refusing a user that may not control this server");
+            }
+            Err(error) => tracing::warn!(%error, "refusing a client of the control socket that has no credentials"),
+        }
+        Access::Nothing
+    }
 }
 
 /// The connections of one listener.
@@ -68,10 +83,6 @@ struct Connections {
 type Waits = Arc<AtomicBool>;
 
 impl Connections {
-    fn new(most: usize) -> Connections {
-        Connections { most, open: VecDeque::new() }
-    }
-
     fn serve(
         &mut self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -92,38 +103,28 @@ impl Connections {
     }
 }
 
-pub(super) async fn serve_tcp(listener: TcpListener, service: Arc<ServiceState>) {
-    let mut connections = Connections::new(MOST_CONNECTIONS);
+/// Serves a listener, at most `most` connections at the same time. `access` returns the rights of a connection.
+pub(super) async fn serve_listener<L>(
+    listener: L,
+    most: usize,
+    service: Arc<ServiceState>,
+    access: impl Fn(&L::Stream) -> Access + Send,
+) where
+    L: Accept<Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static> + Send + Sync,
+{
+    let mut connections = Connections { most, open: VecDeque::new() };
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => connections.serve(stream, Access::Read, &service),
-            Err(error) => accept_failed(&error).await,
-        }
-    }
-}
-
-/// Serves a Unix listener. `owner` is the user that may control the server, besides root. With `None`, every user may
-/// read, and no user may control.
-pub(super) async fn serve_unix(listener: UnixListener, service: Arc<ServiceState>, owner: Option<u32>) {
-    let mut connections = Connections::new(owner.map_or(MOST_CONNECTIONS, |_| MOST_CONTROL_CONNECTIONS));
-    loop {
-        match listener.accept().await {
+        match poll_fn(|cx| listener.poll_accept(cx)).await {
             Ok((stream, _)) => {
-                let access = match owner {
-                    None => Access::Read,
-                    Some(owner) if peer::may_control(&stream, owner) => Access::Control,
-                    Some(_) => Access::Nothing,
-                };
+                let access = access(&stream);
                 connections.serve(stream, access, &service);
             }
-            Err(error) => accept_failed(&error).await,
+            Err(error) => {
+                tracing::debug!(%error, "the service worker cannot accept a connection");
+                sleep(ACCEPT_DELAY).await;
+            }
         }
     }
-}
-
-async fn accept_failed(error: &io::Error) {
-    tracing::debug!(%error, "the service worker cannot accept a connection");
-    sleep(ACCEPT_DELAY).await;
 }
 
 async fn serve(

@@ -28,44 +28,40 @@ struct Metrics(Snapshot);
 /// The labels of a sample.
 type Labels = Vec<(&'static str, String)>;
 
-/// A metric with its samples.
-struct Family<'a, 'b> {
-    encoder: &'a mut DescriptorEncoder<'b>,
-    name: &'static str,
-    help: &'static str,
-    unit: Option<Unit>,
-}
+const SECONDS: Option<Unit> = Some(Unit::Seconds);
+const BYTES: Option<Unit> = Some(Unit::Bytes);
 
-impl<'a, 'b> Family<'a, 'b> {
-    fn new(
-        encoder: &'a mut DescriptorEncoder<'b>,
-        name: &'static str,
-        help: &'static str,
-        unit: Option<Unit>,
-    ) -> Family<'a, 'b> {
-        Family { encoder, name, help, unit }
-    }
+/// Writes metrics, each with its samples.
+struct Families<'a>(DescriptorEncoder<'a>);
 
-    fn samples<M: EncodeMetric>(
+impl Families<'_> {
+    fn write<M: EncodeMetric>(
         &mut self,
+        (name, help, unit): (&str, &str, Option<Unit>),
         kind: MetricType,
         samples: impl IntoIterator<Item = (Labels, M)>,
     ) -> fmt::Result {
-        let mut encoder = self.encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), kind)?;
+        let mut encoder = self.0.encode_descriptor(name, help, unit.as_ref(), kind)?;
         for (labels, sample) in samples {
             sample.encode(encoder.encode_family(&labels)?)?;
         }
         Ok(())
     }
 
-    fn counters(&mut self, samples: impl IntoIterator<Item = (Labels, u64)>) -> fmt::Result {
+    fn counters(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (Labels, u64)>) -> fmt::Result {
         let samples = samples.into_iter().map(|(labels, value)| (labels, ConstCounter::new(value)));
-        self.samples(MetricType::Counter, samples)
+        self.write((name, help, None), MetricType::Counter, samples)
     }
 
-    fn gauges(&mut self, samples: impl IntoIterator<Item = (Labels, f64)>) -> fmt::Result {
+    fn gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        samples: impl IntoIterator<Item = (Labels, f64)>,
+    ) -> fmt::Result {
         let samples = samples.into_iter().map(|(labels, value)| (labels, ConstGauge::new(value)));
-        self.samples(MetricType::Gauge, samples)
+        self.write((name, help, unit), MetricType::Gauge, samples)
     }
 }
 
@@ -87,35 +83,37 @@ impl EncodeMetric for ConstHistogram<'_> {
 }
 
 impl Collector for Metrics {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Metrics(snapshot) = self;
-        let encoder = &mut encoder;
         let server = &snapshot.server;
-        let alone = |value: f64| [(Labels::new(), value)];
-        Family::new(encoder, "uptime", "Time since the start of the supervisor", Some(Unit::Seconds))
-            .gauges(alone(server.uptime_seconds))?;
-        Family::new(encoder, "start_time", "Unix time of the start of the supervisor", Some(Unit::Seconds))
-            .gauges(alone(server.start_unix_time as f64))?;
-        Family::new(encoder, "ready", "Whether load balancers should send connections", None)
-            .gauges(alone(f64::from(u8::from(server.is_ready))))?;
-        Family::new(encoder, "generation", "Number of the generation that serves", None)
-            .gauges(alone(server.generation as f64))?;
-        Family::new(encoder, "reloading", "Whether a reload is in progress", None)
-            .gauges(alone(f64::from(u8::from(server.next_generation.is_some()))))?;
-        Family::new(encoder, "workers_wanted", "Number of workers that should run", None)
-            .gauges(alone(server.wanted as f64))?;
-        Family::new(encoder, "service_worker_starts", "Starts of the service worker, which serves these metrics", None)
-            .counters([(Labels::new(), server.service_starts)])?;
+        let mut families = Families(encoder);
+        for (name, help, unit, value) in [
+            ("uptime", "Time since the start of the supervisor", SECONDS, server.uptime_seconds),
+            ("start_time", "Unix time of the start of the supervisor", SECONDS, server.start_unix_time as f64),
+            ("ready", "Whether load balancers should send connections", None, f64::from(u8::from(server.is_ready))),
+            ("generation", "Number of the generation that serves", None, server.generation as f64),
+            (
+                "reloading",
+                "Whether a reload is in progress",
+                None,
+                f64::from(u8::from(server.next_generation.is_some())),
+            ),
+            ("workers_wanted", "Number of workers that should run", None, server.wanted as f64),
+        ] {
+            families.gauges(name, help, unit, [(Labels::new(), value)])?;
+        }
+        let help = "Starts of the service worker, which serves these metrics";
+        families.counters("service_worker_starts", help, [(Labels::new(), server.service_starts)])?;
         let states = State::ALL.map(|state| {
             let number = snapshot.workers.iter().filter(|worker| worker.state == state).count();
             (vec![("state", state.name().to_owned())], number as f64)
         });
-        Family::new(encoder, "workers", "Workers by state", None).gauges(states)?;
+        families.gauges("workers", "Workers by state", None, states)?;
         let requests = snapshot.totals.requests.iter().enumerate();
         // Indices that no worker has ever had have no sample.
         let requests = requests.filter(|(index, requests)| **requests > 0 || *index < server.wanted);
-        Family::new(encoder, "requests", "Requests that have begun, by worker index", None)
-            .counters(requests.map(|(index, requests)| (worker_label(index), *requests)))?;
+        let requests = requests.map(|(index, requests)| (worker_label(index), *requests));
+        families.counters("requests", "Requests that have begun, by worker index", requests)?;
         // A counter without a zero sample hides its first event from `rate()`.
         let ended = snapshot.totals.restarts.iter().enumerate();
         let ended = ended.filter(|(index, counts)| *index < server.wanted || counts.iter().any(|count| *count > 0));
@@ -126,41 +124,40 @@ impl Collector for Metrics {
                 (labels, *count)
             })
         });
-        Family::new(encoder, "worker_ends", "Workers that have ended, by worker index and reason", None)
-            .counters(ended)?;
+        families.counters("worker_ends", "Workers that have ended, by worker index and reason", ended)?;
         let buckets = snapshot.totals.latency.octaves();
         let latency = ConstHistogram { sum: snapshot.totals.latency.sum().as_secs_f64(), buckets: &buckets };
         let help = "Time until the head of a response; one of sixteen requests is timed";
-        Family::new(encoder, "request_duration", help, Some(Unit::Seconds))
-            .samples(MetricType::Histogram, [(Labels::new(), latency)])?;
-        let of_workers = |value: fn(&WorkerState) -> Option<f64>| {
-            let samples = snapshot.workers.iter().filter_map(move |worker| Some((labels(worker), value(worker)?)));
-            samples.collect::<Vec<_>>()
-        };
-        Family::new(encoder, "worker_uptime", "Time since the worker was forked", Some(Unit::Seconds))
-            .gauges(of_workers(|worker| Some(worker.uptime_seconds)))?;
-        Family::new(
-            encoder,
-            "worker_heartbeat_age",
-            "Time since the last heartbeat of the worker's runtime",
-            Some(Unit::Seconds),
-        )
-        .gauges(of_workers(|worker| worker.heartbeat_age_seconds))?;
-        Family::new(encoder, "worker_connections", "Open connections", None)
-            .gauges(of_workers(|worker| Some(worker.connections as f64)))?;
-        Family::new(encoder, "worker_requests_in_flight", "Requests whose response head has not been sent", None)
-            .gauges(of_workers(|worker| Some(worker.requests_in_flight as f64)))?;
-        Family::new(encoder, "worker_resident_memory", "Resident memory, shared pages included", Some(Unit::Bytes))
-            .gauges(of_workers(|worker| Some(worker.memory.as_ref()?.rss as f64)))?;
-        Family::new(
-            encoder,
-            "worker_proportional_memory",
-            "Resident memory, each page divided by the number of processes that share it",
-            Some(Unit::Bytes),
-        )
-        .gauges(of_workers(|worker| Some(worker.memory.as_ref()?.pss as f64)))?;
-        Family::new(encoder, "worker_shared_memory", "Resident memory that another process has too", Some(Unit::Bytes))
-            .gauges(of_workers(|worker| Some(worker.memory.as_ref()?.shared as f64)))
+        let family = ("request_duration", help, SECONDS);
+        families.write(family, MetricType::Histogram, [(Labels::new(), latency)])?;
+        type Value = fn(&WorkerState) -> Option<f64>;
+        let of_workers: [(_, _, _, Value); 7] = [
+            ("uptime", "Time since the worker was forked", SECONDS, |worker| Some(worker.uptime_seconds)),
+            ("heartbeat_age", "Time since the last heartbeat of the worker's runtime", SECONDS, |worker| {
+                worker.heartbeat_age_seconds
+            }),
+            ("connections", "Open connections", None, |worker| Some(worker.connections as f64)),
+            ("requests_in_flight", "Requests whose response head has not been sent", None, |worker| {
+                Some(worker.requests_in_flight as f64)
+            }),
+            ("resident_memory", "Resident memory, shared pages included", BYTES, |worker| {
+                Some(worker.memory?.rss as f64)
+            }),
+            (
+                "proportional_memory",
+                "Resident memory, each page divided by the number of processes that share it",
+                BYTES,
+                |worker| Some(worker.memory?.pss as f64),
+            ),
+            ("shared_memory", "Resident memory that another process has too", BYTES, |worker| {
+                Some(worker.memory?.shared as f64)
+            }),
+        ];
+        for (name, help, unit, value) in of_workers {
+            let samples = snapshot.workers.iter().filter_map(|worker| Some((labels(worker), value(worker)?)));
+            families.gauges(&format!("worker_{name}"), help, unit, samples)?;
+        }
+        Ok(())
     }
 }
 

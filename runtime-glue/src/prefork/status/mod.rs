@@ -7,7 +7,7 @@
 //! | `control.rs` | the fork of the service worker, and the commands of operators, carried out by the supervisor |
 //! | `memory.rs` | the memory of the workers, measured by the supervisor |
 //! | `service.rs` | the service worker: a process that serves everything below |
-//! | `http.rs`, `peer.rs` | the connections and the routes of the service worker; the users that may control the server |
+//! | `http.rs` | the connections and the routes of the service worker; the users that may control the server |
 //! | `channel.rs` | the requests of the service worker to the supervisor |
 //! | `history.rs`, `snapshot.rs` | the last minutes; the state at one moment, which is also the JSON |
 //! | `metrics.rs`, `page.rs`, `plot.rs` | that state for Prometheus and for people |
@@ -20,7 +20,6 @@ mod http;
 mod memory;
 mod metrics;
 mod page;
-mod peer;
 mod plot;
 mod process;
 mod restart;
@@ -32,7 +31,7 @@ mod socket_file;
 use std::path::PathBuf;
 
 pub(super) use self::process::{Service, ServiceEvent};
-pub(super) use self::scoreboard::{Scoreboard, Started};
+pub(super) use self::scoreboard::{RequestStart, Scoreboard};
 pub(super) use self::service::ServiceProcess;
 
 /// The addresses at which the service worker serves the page and the control socket.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::history::Note;
 use super::plot::{Line, plot};
+use super::scoreboard::Memory;
 use super::snapshot::{Latency, RestartState, Snapshot, WorkerState};
 
 /// Allows only the styles and scripts inside the page, and requests to the same server.
@@ -118,9 +119,7 @@ fn workers(page: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
 
 fn row(page: &mut String, worker: &WorkerState) -> std::fmt::Result {
     let Latency { p50, p99, .. } = &worker.latency;
-    let memory = |value: fn(&super::snapshot::MemoryState) -> u64| {
-        worker.memory.as_ref().map_or("-".to_owned(), |memory| mebibytes(value(memory)))
-    };
+    let memory = |value: fn(Memory) -> u64| worker.memory.map_or("-".to_owned(), |memory| mebibytes(value(memory)));
     write!(
         page,
         "<tr class=\"{0}\"><th scope=\"row\" data-name=\"worker\">{1}</th>\
@@ -214,53 +213,16 @@ fn mebibytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scoreboard::Totals;
     use super::super::snapshot::{ServerState, State};
     use super::*;
 
-    fn latency_of_no_request() -> Latency {
-        Latency { count: 0, p50: None, p90: None, p99: None }
-    }
-
-    fn worker(index: usize, generation: u64) -> WorkerState {
-        WorkerState {
-            index,
-            pid: 1,
-            generation,
-            state: State::Ready,
-            uptime_seconds: 0.0,
-            heartbeat_age_seconds: None,
-            requests: 0,
-            requests_in_flight: 0,
-            connections: 0,
-            latency: latency_of_no_request(),
-            memory: None,
-        }
-    }
-
     #[test]
     fn a_place_with_two_workers_counts_once() {
-        let server = ServerState {
-            pid: 1,
-            state: "reloading",
-            uptime_seconds: 0.0,
-            start_unix_time: 0,
-            generation: 1,
-            next_generation: Some(2),
-            wanted: 2,
-            is_ready: true,
-            service_pid: 1,
-            service_starts: 1,
-        };
+        let worker = |index| WorkerState { index, state: State::Ready, ..WorkerState::default() };
         let snapshot = Snapshot {
-            server,
-            workers: vec![worker(0, 1), worker(0, 2), worker(1, 1)],
-            requests: 0,
-            latency: latency_of_no_request(),
-            ended: Vec::new(),
-            restarts: Vec::new(),
-            history: Vec::new(),
-            totals: Totals::default(),
+            server: ServerState { wanted: 2, ..ServerState::default() },
+            workers: vec![worker(0), worker(0), worker(1)],
+            ..Snapshot::default()
         };
         assert!(render(&snapshot).contains("<dt>workers</dt><dd>2 of 2</dd>"));
     }

@@ -29,6 +29,7 @@ use super::memory;
 use super::socket_file::SocketFile;
 use crate::prefork::PreforkError;
 use crate::prefork::crash::delay;
+use crate::prefork::inherited::is_address;
 use crate::prefork::measurement::Measurement;
 use crate::prefork::slots::SeenHeartbeat;
 use crate::{Address, Child};
@@ -160,7 +161,8 @@ impl Service {
         let listener = match address {
             Address::Tcp(address) => {
                 let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
-                let inherited = self.inherited.take().filter(|listener| is_at(listener, &addresses));
+                let is_wanted = |own| addresses.iter().any(|address| is_address(own, *address));
+                let inherited = self.inherited.take().filter(|listener| listener.local_addr().is_ok_and(is_wanted));
                 inherited.map_or_else(|| TcpListener::bind(addresses.as_slice()), Ok)?
             }
             Address::Unix(path) => return self.listen_unix(path, false).map(Listening::Unix),
@@ -351,14 +353,6 @@ impl Drop for Service {
             let _ = child.kill();
         }
     }
-}
-
-/// Whether a listener has one of these addresses. Port 0 stands for any port.
-fn is_at(listener: &TcpListener, addresses: &[SocketAddr]) -> bool {
-    let is_own = |own: SocketAddr| {
-        addresses.iter().any(|address| *address == own || address.port() == 0 && address.ip() == own.ip())
-    };
-    listener.local_addr().is_ok_and(is_own)
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use super::histogram::{BUCKETS, Histogram, bucket_of};
 use super::restart::{RESTARTS, Restart, age, unix_time};
 use crate::prefork::reason::Reason;
@@ -58,7 +60,7 @@ const SLOT_HISTOGRAM: usize = 8;
 const LARGEST: u64 = u64::MAX >> 20;
 
 /// The memory of a process, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Memory {
     /// Resident pages, shared ones included.
     pub(super) rss: u64,
@@ -69,7 +71,7 @@ pub(super) struct Memory {
 }
 
 /// The state of the server as a whole, as the supervisor writes it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Server {
     /// How many workers there should be.
     pub(super) wanted: usize,
@@ -96,44 +98,40 @@ pub(super) struct Totals {
     pub(super) restarts: Vec<[u64; Reason::ALL.len()]>,
 }
 
-/// The start of a request that is timed.
-pub(in crate::prefork) type Started = Option<Instant>;
+/// The start of a request, if it is timed.
+pub(in crate::prefork) type RequestStart = Option<Instant>;
 
 #[derive(Debug)]
-pub(in crate::prefork) struct Scoreboard(Option<Words>);
-
-#[derive(Debug)]
-struct Words {
+pub(in crate::prefork) struct Scoreboard {
     words: sys::SharedWords,
     capacity: usize,
+    /// Whether there is a service worker that shows it. Otherwise no request is timed.
+    is_shown: bool,
 }
 
 impl Scoreboard {
-    /// Makes the scoreboard. If `is_shown` is false, it has no memory, and records nothing.
     pub(in crate::prefork) fn new(capacity: usize, is_shown: bool) -> io::Result<Scoreboard> {
-        if !is_shown {
-            return Ok(Scoreboard(None));
-        }
         let size = HEADER + RESTARTS + HISTOGRAM + capacity * (PLACE + SLOT) + 8;
-        let words = Words { words: sys::SharedWords::new(size)?, capacity };
-        words.header(STARTED).store(sys::monotonic_nanoseconds(), Ordering::Relaxed);
-        words.header(START_UNIX_TIME).store(unix_time(Duration::ZERO), Ordering::Relaxed);
-        Ok(Scoreboard(Some(words)))
+        // The kernel adds the pages of these words when they are first used.
+        let words = sys::SharedWords::new(size)?;
+        words[STARTED].store(sys::monotonic_nanoseconds(), Ordering::Relaxed);
+        words[START_UNIX_TIME].store(unix_time(Duration::ZERO), Ordering::Relaxed);
+        Ok(Scoreboard { words, capacity, is_shown })
     }
 
     /// Begins a request of this worker. `number` requests have begun before it.
-    pub(in crate::prefork) fn begin(&self, number: u64) -> Started {
+    pub(in crate::prefork) fn begin(&self, number: u64) -> RequestStart {
         // A multiplicative hash chooses the requests, because they may come in a pattern. It chooses the first one, then
         // about one of sixteen.
-        let is_timed = self.0.is_some() && number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - TIMED) == 0;
+        let is_timed = self.is_shown && number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - TIMED) == 0;
         is_timed.then(Instant::now)
     }
 
     /// Ends a request of the worker in `slot`. Adds its duration to the histogram if it was timed.
-    pub(in crate::prefork) fn end(&self, slot: usize, started: Started) {
-        if let (Some(words), Some(started)) = (&self.0, started) {
+    pub(in crate::prefork) fn end(&self, slot: usize, started: RequestStart) {
+        if let Some(started) = started {
             let nanoseconds = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            let histogram = words.slot(slot, SLOT_HISTOGRAM);
+            let histogram = self.slot(slot, SLOT_HISTOGRAM);
             // The worker is the only writer, but it may have several threads.
             histogram[0].fetch_add(nanoseconds, Ordering::Relaxed);
             histogram[1 + bucket_of(nanoseconds)].fetch_add(1, Ordering::Relaxed);
@@ -142,7 +140,6 @@ impl Scoreboard {
 
     /// Stores the state of the server. Only the supervisor calls it.
     pub(in crate::prefork) fn set_server(&self, wanted: usize, generations: (u64, Option<u64>), is_up: bool) {
-        let Some(words) = &self.0 else { return };
         let state = [
             (WANTED, wanted as u64),
             (GENERATION, generations.0),
@@ -150,21 +147,20 @@ impl Scoreboard {
             (IS_UP, is_up.into()),
         ];
         for (field, value) in state {
-            words.header(field).store(value, Ordering::Relaxed);
+            self.words[field].store(value, Ordering::Relaxed);
         }
     }
 
     /// Moves the counts of a worker that has ended to the totals, and clears its slot. Only the supervisor calls it.
     pub(in crate::prefork) fn clear(&self, slots: &Slots, slot: usize) {
-        let Some(words) = &self.0 else { return slots.clear(slot) };
-        words.change(|| {
-            if let Some(index) = slots.index(slot).filter(|index| *index < words.capacity) {
-                words.place(index)[ENDED_REQUESTS].fetch_add(slots.requests(slot), Ordering::Relaxed);
+        self.change(|| {
+            if let Some(index) = slots.index(slot).filter(|index| *index < self.capacity) {
+                self.place(index)[ENDED_REQUESTS].fetch_add(slots.requests(slot), Ordering::Relaxed);
             }
-            for (ended, own) in words.ended().iter().zip(words.slot(slot, SLOT_HISTOGRAM)) {
+            for (ended, own) in self.ended().iter().zip(self.slot(slot, SLOT_HISTOGRAM)) {
                 ended.fetch_add(own.swap(0, Ordering::Relaxed), Ordering::Relaxed);
             }
-            words.set_memory(slot, Memory::default());
+            self.set_memory(slot, Memory::default());
             slots.clear(slot);
         });
     }
@@ -177,77 +173,65 @@ impl Scoreboard {
         status: ExitStatus,
         uptime: Duration,
     ) {
-        let Some(words) = &self.0 else { return };
-        words.change(|| {
+        self.change(|| {
             let age = Duration::ZERO;
             Restart { age, index: index as u64, pid: pid.into(), generation, reason, status, uptime }
-                .record(words.restarts());
-            if index < words.capacity {
-                words.place(index)[REASONS + reason as usize].fetch_add(1, Ordering::Relaxed);
+                .record(self.restart_words());
+            if index < self.capacity {
+                self.place(index)[REASONS + reason as usize].fetch_add(1, Ordering::Relaxed);
             }
         });
     }
 
     /// Counts a start of the service worker. Only the supervisor calls it.
     pub(super) fn service_starts(&self) {
-        if let Some(words) = &self.0 {
-            words.header(SERVICE_STARTS).fetch_add(1, Ordering::Relaxed);
-        }
+        self.words[SERVICE_STARTS].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Stores the memory of the worker in `slot`. Only the supervisor calls it.
     pub(super) fn set_memory(&self, slot: usize, memory: Memory) {
-        if let Some(words) = &self.0 {
-            words.set_memory(slot, memory);
+        let fields = self.slot(slot, 0);
+        for (field, value) in [(RSS, memory.rss), (PSS, memory.pss), (SHARED, memory.shared)] {
+            fields[field].store(value, Ordering::Relaxed);
         }
     }
 
     /// Returns the memory of the worker in `slot`, or `None` if it is not known.
     pub(super) fn memory(&self, slot: usize) -> Option<Memory> {
-        let fields = self.0.as_ref()?.slot(slot, 0);
+        let fields = self.slot(slot, 0);
         let load = |field: usize| fields[field].load(Ordering::Relaxed);
         Some(Memory { rss: load(RSS), pss: load(PSS), shared: load(SHARED) }).filter(|memory| memory.rss > 0)
     }
 
-    pub(super) fn server(&self) -> Option<Server> {
-        let words = self.0.as_ref()?;
-        let load = |field: usize| words.header(field).load(Ordering::Relaxed);
-        Some(Server {
+    pub(super) fn server(&self) -> Server {
+        let load = |field: usize| self.words[field].load(Ordering::Relaxed);
+        Server {
             wanted: load(WANTED) as usize,
             generation: load(GENERATION),
             next_generation: Some(load(NEXT_GENERATION)).filter(|generation| *generation > 0),
             is_up: load(IS_UP) > 0,
             service_starts: load(SERVICE_STARTS),
             start_unix_time: load(START_UNIX_TIME),
-        })
+        }
     }
 
     pub(super) fn uptime(&self) -> Duration {
-        self.0.as_ref().map_or(Duration::ZERO, |words| age(words.header(STARTED).load(Ordering::Relaxed)))
-    }
-
-    /// Calls `read`, again if necessary, so that its result shows the state of one moment.
-    pub(super) fn read_at_once<T>(&self, read: impl Fn() -> T) -> T {
-        match &self.0 {
-            Some(words) => words.read(read),
-            None => read(),
-        }
+        age(self.words[STARTED].load(Ordering::Relaxed))
     }
 
     /// Returns the counts of all workers. Call it in [`read_at_once`](Scoreboard::read_at_once).
     pub(super) fn totals(&self, slots: &Slots) -> Totals {
         let mut totals = Totals::default();
-        let Some(words) = &self.0 else { return totals };
-        for place in (0..words.capacity).map(|index| words.place(index)) {
+        for place in (0..self.capacity).map(|index| self.place(index)) {
             totals.requests.push(count(&place[ENDED_REQUESTS]));
             totals.restarts.push(std::array::from_fn(|reason| count(&place[REASONS + reason])));
         }
-        totals.latency = histogram(words.ended());
+        totals.latency = histogram(self.ended());
         for slot in 0..slots.used() {
             if let Some(requests) = slots.index(slot).and_then(|index| totals.requests.get_mut(index)) {
                 *requests += slots.requests(slot).min(LARGEST);
             }
-            let own = histogram(words.slot(slot, SLOT_HISTOGRAM));
+            let own = histogram(self.slot(slot, SLOT_HISTOGRAM));
             totals.latency.add(&own);
             totals.slots.push(own);
         }
@@ -256,17 +240,10 @@ impl Scoreboard {
 
     /// Returns the last restarts, the newest first. Call it in [`read_at_once`](Scoreboard::read_at_once).
     pub(super) fn restarts(&self) -> Vec<Restart> {
-        let Some(words) = &self.0 else { return Vec::new() };
-        Restart::last(words.restarts())
-    }
-}
-
-impl Words {
-    fn header(&self, field: usize) -> &AtomicU64 {
-        &self.words[field]
+        Restart::last(self.restart_words())
     }
 
-    fn restarts(&self) -> &[AtomicU64] {
+    fn restart_words(&self) -> &[AtomicU64] {
         &self.words[HEADER..][..RESTARTS]
     }
 
@@ -287,31 +264,24 @@ impl Words {
         &self.words[first + slot * SLOT + field..][..length]
     }
 
-    fn set_memory(&self, slot: usize, memory: Memory) {
-        let fields = self.slot(slot, 0);
-        for (field, value) in [(RSS, memory.rss), (PSS, memory.pss), (SHARED, memory.shared)] {
-            fields[field].store(value, Ordering::Relaxed);
-        }
-    }
-
     /// Changes several words. Only the supervisor calls it. Readers see all of the changes or none.
     fn change(&self, change: impl FnOnce()) {
-        let sequence = self.header(SEQUENCE);
+        let sequence = &self.words[SEQUENCE];
         sequence.fetch_add(1, Ordering::Relaxed);
         fence(Ordering::Release);
         change();
         sequence.fetch_add(1, Ordering::Release);
     }
 
-    /// Calls `read` until no change happens during the call. If the supervisor was killed in the middle of a change, or makes
-    /// changes all the time, the result of the last attempt may be inconsistent.
-    fn read<T>(&self, read: impl Fn() -> T) -> T {
+    /// Calls `read` until no change happens during the call, so that its result shows the state of one moment. If the supervisor
+    /// was killed in the middle of a change, or makes changes all the time, the result of the last attempt may be inconsistent.
+    pub(super) fn read_at_once<T>(&self, read: impl Fn() -> T) -> T {
         const ATTEMPTS: usize = 100;
         for _ in 0..ATTEMPTS {
-            let before = self.header(SEQUENCE).load(Ordering::Acquire);
+            let before = self.words[SEQUENCE].load(Ordering::Acquire);
             let result = read();
             fence(Ordering::Acquire);
-            if before & 1 == 0 && before == self.header(SEQUENCE).load(Ordering::Relaxed) {
+            if before & 1 == 0 && before == self.words[SEQUENCE].load(Ordering::Relaxed) {
                 return result;
             }
             std::thread::yield_now();
@@ -362,7 +332,7 @@ mod tests {
         for index in 0..2 {
             slots.assign(index, 1).unwrap();
         }
-        for word in &scoreboard.0.as_ref().unwrap().words[HEADER..] {
+        for word in &scoreboard.words[HEADER..] {
             word.store(u64::MAX, Ordering::Relaxed);
         }
         let totals = scoreboard.totals(&slots);

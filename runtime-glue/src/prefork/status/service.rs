@@ -4,7 +4,6 @@ use std::mem::ManuallyDrop;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::Builder;
@@ -12,12 +11,12 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::channel::Channel;
 use super::history::{History, PERIOD};
-use super::http;
+use super::http::{Access, MOST_CONNECTIONS, MOST_CONTROL_CONNECTIONS, serve_listener};
 use super::process::Listening;
 use crate::prefork::connections::Common;
 use crate::prefork::options::WorkerSettings;
 use crate::prefork::signals::{Signals, follow_without_drain};
-use crate::prefork::worker::{ExitOnDrop, PANICKED, fail, stay_in, tie_to_supervisor};
+use crate::prefork::worker::{ExitOnDrop, fail, run_on_thread, stay_in, tie_to_supervisor};
 
 /// How long the service worker continues after the supervisor has closed the channel, to finish its responses.
 pub(super) const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -80,14 +79,7 @@ impl ServiceProcess {
             let runtime = runtime.unwrap_or_else(|error| fail("cannot build the runtime of the service worker", error));
             runtime.block_on(ManuallyDrop::into_inner(service).serve(owner))
         };
-        // Start another thread, because this one is inside a runtime.
-        thread::scope(|scope| {
-            let own = thread::Builder::new().name("service".to_owned()).spawn_scoped(scope, work);
-            let thread = own.unwrap_or_else(|error| fail("cannot start the thread of the service worker", error));
-            // The thread exits the process. If it returns instead, it has panicked, and the panic hook has printed the message.
-            let _ = thread.join();
-            process::exit(PANICKED)
-        })
+        run_on_thread("service".to_owned(), work)
     }
 
     /// Serves until the supervisor closes the channel. `owner` is the user that may control the server.
@@ -109,17 +101,18 @@ impl ServiceProcess {
             match page {
                 Some(Listening::Tcp(listener)) => {
                     let listener = tokio::net::TcpListener::from_std(listener)?;
-                    accepting.spawn(http::serve_tcp(listener, Arc::clone(&service)));
+                    accepting.spawn(serve_listener(listener, MOST_CONNECTIONS, Arc::clone(&service), |_| Access::Read));
                 }
                 Some(Listening::Unix(listener)) => {
                     let listener = tokio::net::UnixListener::from_std(listener)?;
-                    tokio::spawn(http::serve_unix(listener, Arc::clone(&service), None));
+                    tokio::spawn(serve_listener(listener, MOST_CONNECTIONS, Arc::clone(&service), |_| Access::Read));
                 }
                 None => {}
             }
             if let Some(listener) = control {
                 let listener = tokio::net::UnixListener::from_std(listener)?;
-                tokio::spawn(http::serve_unix(listener, Arc::clone(&service), Some(owner)));
+                let access = move |stream: &_| Access::to_control(stream, owner);
+                tokio::spawn(serve_listener(listener, MOST_CONTROL_CONNECTIONS, Arc::clone(&service), access));
             }
             Ok(())
         })();

@@ -8,16 +8,17 @@ use serde::Serialize;
 use super::histogram::Histogram;
 use super::history::Note;
 use super::restart::{Restart, age, unix_time};
-use super::scoreboard::Totals;
+use super::scoreboard::{Memory, Totals};
 use super::service::ServiceState;
 use crate::prefork::reason::Reason;
 use crate::prefork::slots::{DRAINS, READY, ServerPhase, Slots, TOLD};
 
 /// The state of a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum State {
     /// The worker is not ready yet.
+    #[default]
     Booting,
     /// The worker is ready, and no request is in flight.
     Ready,
@@ -40,7 +41,7 @@ impl State {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Snapshot {
     pub(super) server: ServerState,
     /// The workers, in the order of their index, and then of their generation.
@@ -57,7 +58,7 @@ pub(super) struct Snapshot {
     pub(super) totals: Totals,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct ServerState {
     /// The process id of the supervisor.
     pub(super) pid: u32,
@@ -80,7 +81,7 @@ pub(super) struct ServerState {
     pub(super) service_starts: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct WorkerState {
     pub(super) index: usize,
     pub(super) pid: u32,
@@ -94,19 +95,11 @@ pub(super) struct WorkerState {
     pub(super) connections: usize,
     pub(super) latency: Latency,
     /// `None` if it is not known.
-    pub(super) memory: Option<MemoryState>,
-}
-
-/// The memory of a worker, in bytes.
-#[derive(Debug, Serialize)]
-pub(super) struct MemoryState {
-    pub(super) rss: u64,
-    pub(super) pss: u64,
-    pub(super) shared: u64,
+    pub(super) memory: Option<Memory>,
 }
 
 /// Latencies, in seconds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Latency {
     /// How many requests were timed.
     pub(super) count: u64,
@@ -186,7 +179,7 @@ impl Snapshot {
     fn read(service: &ServiceState) -> Snapshot {
         let common = &service.common;
         let (slots, scoreboard) = (&common.slots, &common.scoreboard);
-        let server = scoreboard.server().unwrap_or_default();
+        let server = scoreboard.server();
         let totals = scoreboard.totals(slots);
         let phase = slots.phase();
         let open = common.balance.open_each();
@@ -204,11 +197,7 @@ impl Snapshot {
                 requests_in_flight: slots.in_flight(slot),
                 connections: open.get(slot).copied().unwrap_or(0),
                 latency: Latency::of(totals.slots.get(slot).unwrap_or(&Histogram::default())),
-                memory: scoreboard.memory(slot).map(|memory| MemoryState {
-                    rss: memory.rss,
-                    pss: memory.pss,
-                    shared: memory.shared,
-                }),
+                memory: scoreboard.memory(slot),
             })
         });
         // A worker without a process id has not been forked yet, or has just ended.

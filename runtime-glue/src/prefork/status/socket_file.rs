@@ -9,8 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use socket2::{Domain, SockAddr, Socket, Type};
-
+use crate::serve::try_connect;
 use crate::sys;
 
 /// A socket file, and the process that made it.
@@ -73,13 +72,7 @@ impl SocketFile {
 
 /// Whether a process listens on a socket.
 fn is_served(path: &Path) -> bool {
-    let connect = || {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // A listener with a full queue must not block this process.
-        socket.set_nonblocking(true)?;
-        socket.connect(&SockAddr::unix(path)?)
-    };
-    connect().map_or_else(|error: io::Error| error.kind() == io::ErrorKind::WouldBlock, |()| true)
+    try_connect(path).map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |()| true)
 }
 
 fn identity(path: &Path) -> io::Result<FileIdentity> {

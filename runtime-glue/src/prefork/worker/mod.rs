@@ -10,8 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-#[cfg(feature = "http")]
-use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 pub use self::output::WorkerOutput;
@@ -20,12 +18,12 @@ pub(crate) use self::span::enter as enter_worker_span;
 pub(super) use self::span::span_of_tasks;
 #[cfg(feature = "status")]
 pub(super) use self::span::stay_in;
-#[cfg(feature = "status")]
-pub(super) use self::work::fail;
 pub(super) use self::work::{Assignment, ExitOnDrop, FAILED, PANICKED, run, run_on, tie_to_supervisor};
+#[cfg(feature = "status")]
+pub(super) use self::work::{fail, run_on_thread};
 use super::drain::Status;
 use super::slots::{REACHED_REQUESTS, WANTS_HALT, WANTS_RETIRE};
-use super::status::Started;
+use super::status::RequestStart;
 use super::{Accept, Acceptor, Connections, Distribution, Incoming, Listener, Phase, Shutdown};
 
 /// The current worker: its identity, its listeners and its connections.
@@ -38,7 +36,6 @@ pub struct Worker {
     distributions: Vec<(RawFd, Distribution)>,
     connections: Connections,
     handle: WorkerHandle,
-    shutdown_timeout: Duration,
 }
 
 impl Worker {
@@ -91,7 +88,7 @@ impl Worker {
 
     /// Returns how long the worker may take to end: [`Prefork::shutdown_timeout`](super::Prefork::shutdown_timeout).
     pub fn shutdown_timeout(&self) -> Duration {
-        self.shutdown_timeout
+        self.handle.0.shutdown_timeout
     }
 
     /// Tells the supervisor that this worker is ready to serve. The worker's first accept does the same, and so does
@@ -125,16 +122,9 @@ impl WorkerHandle {
         Shutdown::new(Arc::clone(&self.0))
     }
 
-    /// Like [`shutdown`](WorkerHandle::shutdown), but allocates nothing.
     #[cfg(feature = "http")]
-    pub(super) async fn must_end(&self) {
-        self.0.must_end().await;
-    }
-
-    /// Returns `until`, or, if the worker must end, the earlier one of `until` and a time shortly before the worker's deadline.
-    #[cfg(feature = "http")]
-    pub(super) fn before_deadline(&self, until: Instant) -> Instant {
-        self.0.before_deadline().map_or(until, |limit| until.min(limit))
+    pub(super) fn status(&self) -> &Status {
+        &self.0
     }
 
     /// Spawns a task that the worker finishes before it ends, such as one that serves a connection. The worker waits for it
@@ -152,12 +142,12 @@ impl WorkerHandle {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        tokio::spawn(self.0.tasks().count(task).instrument(self.span_of_tasks()))
+        tokio::spawn(self.0.tasks.count(task).instrument(self.span_of_tasks()))
     }
 
     /// Returns the span for a task of the worker: an empty one if the task is in the worker's span anyway.
     pub(super) fn span_of_tasks(&self) -> Span {
-        self.0.span_of_tasks().clone()
+        self.0.span_of_tasks.clone()
     }
 
     /// Returns what the worker should do with its connections now.
@@ -189,7 +179,7 @@ impl WorkerHandle {
     /// A child that the worker forks counts nothing.
     pub fn count_request(&self) {
         if self.number_request().is_some() {
-            self.0.common().slots.end_request(self.0.slot());
+            self.0.common.slots.end_request(self.0.slot);
         }
     }
 
@@ -208,30 +198,30 @@ impl WorkerHandle {
         if !self.0.is_own_process() {
             return None;
         }
-        let requests = self.0.common().slots.begin_request(self.0.slot());
-        if self.0.max_requests() == Some(requests) {
+        let requests = self.0.common.slots.begin_request(self.0.slot);
+        if self.0.max_requests == Some(requests) {
             self.0.raise(REACHED_REQUESTS);
         }
         Some(requests - 1)
     }
 
     /// Begins a request. Returns `None` in a child of the worker.
-    pub(super) fn begin_request(&self) -> Option<Started> {
-        self.number_request().map(|number| self.0.common().scoreboard.begin(number))
+    pub(super) fn begin_request(&self) -> Option<RequestStart> {
+        self.number_request().map(|number| self.0.common.scoreboard.begin(number))
     }
 
-    pub(super) fn end_request(&self, started: Option<Started>) {
+    pub(super) fn end_request(&self, started: Option<RequestStart>) {
         // A child of the worker has a copy of each request.
         if let Some(started) = started.filter(|_| self.0.is_own_process()) {
-            let common = self.0.common();
-            common.slots.end_request(self.0.slot());
-            common.scoreboard.end(self.0.slot(), started);
+            let common = &self.0.common;
+            common.slots.end_request(self.0.slot);
+            common.scoreboard.end(self.0.slot, started);
         }
     }
 
     /// Returns how many requests the worker has begun.
     pub fn requests(&self) -> u64 {
-        self.0.common().slots.requests(self.0.slot())
+        self.0.common.slots.requests(self.0.slot)
     }
 }
 
@@ -240,7 +230,7 @@ impl WorkerHandle {
 #[must_use = "dropping it ends the request"]
 pub struct TrackedRequest {
     worker: WorkerHandle,
-    started: Option<Started>,
+    started: Option<RequestStart>,
 }
 
 impl Drop for TrackedRequest {

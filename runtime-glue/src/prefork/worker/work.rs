@@ -127,18 +127,18 @@ where
         }
         runtime.block_on(work(ManuallyDrop::into_inner(assignment), worker))
     };
-    // Start another thread, because this one is inside a runtime.
+    run_on_thread(format!("worker-{index}"), move_over)
+}
+
+/// Calls `work` on another thread, because this one is inside a runtime. `work` exits the process.
+pub(in crate::prefork) fn run_on_thread(name: String, work: impl FnOnce() + Send) -> ! {
     thread::scope(|scope| {
-        let own = thread::Builder::new().name(format!("worker-{index}")).spawn_scoped(scope, move_over);
-        match own {
-            Ok(thread) => {
-                leave_abort_to_runtime();
-                // The thread exits the process. If it returns instead, it has panicked, and the panic hook has printed that.
-                let _ = thread.join();
-                process::exit(PANICKED)
-            }
-            Err(error) => fail("cannot start the worker's first thread", error),
-        }
+        let thread = thread::Builder::new().name(name).spawn_scoped(scope, work);
+        let thread = thread.unwrap_or_else(|error| fail("cannot start the first thread of this process", error));
+        leave_abort_to_runtime();
+        // If the thread ends before the process, it has panicked, and the panic hook has printed the message.
+        let _ = thread.join();
+        process::exit(PANICKED)
     })
 }
 
@@ -189,9 +189,7 @@ where
             }
         }
         tracing::info!("started");
-        let timeout = settings.shutdown_timeout;
-        let status = Status::new(Arc::clone(&common), slot, settings.explicit_ready, timeout, assignment.max_requests);
-        let status = Arc::new(status);
+        let status = Arc::new(Status::new(Arc::clone(&common), slot, &settings, assignment.max_requests));
         let connections = Connections::new(common, slot, settings.max_connections);
         tokio::spawn(follow_signals(signals, Arc::clone(&status), supervisor, settings.clone()).in_current_span());
         tokio::spawn(connections.clone().follow_wakes().in_current_span());
@@ -207,13 +205,13 @@ where
                 distributions: assignment.distributions,
                 connections,
                 handle: WorkerHandle(Arc::clone(&status)),
-                shutdown_timeout: timeout,
             })
             .await
         };
         let status = match AssertUnwindSafe(work).catch_unwind().await {
             Ok(output) => match (output.exit_status(), status.finish_tasks().await) {
                 (0, cut_off @ 1..) => {
+                    let timeout = settings.shutdown_timeout;
                     tracing::error!(cut_off, ?timeout, "tasks still ran at the shutdown timeout");
                     FAILED
                 }
@@ -247,7 +245,7 @@ async fn follow_signals(mut signals: Signals, status: Arc<Status>, supervisor: u
                     let later = async move {
                         sleep(SUPERVISOR_GRACE).await;
                         // The supervisor tells each worker when the lame-duck time is over.
-                        if status.common().slots.phase() != ServerPhase::LameDuck {
+                        if status.common.slots.phase() != ServerPhase::LameDuck {
                             drain(&status, false);
                         }
                     };
@@ -282,7 +280,7 @@ async fn beat(status: Arc<Status>, period: Duration) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        status.common().slots.beat(status.slot());
+        status.common.slots.beat(status.slot);
     }
 }
 
@@ -296,7 +294,7 @@ pub(in crate::prefork) fn tie_to_supervisor(supervisor: u32, limit: Option<Durat
     }
     // The parent-death signal also reaches a stuck worker, but a change of credentials clears the signal. So a task watches the
     // supervisor, too.
-    match Process::open(supervisor).and_then(|process| sys::watch(process).map_err(|(_, error)| error)) {
+    match Process::open(supervisor).and_then(sys::watch) {
         Ok(process) => {
             let watch = async move {
                 if process.readable().await.is_ok() {

@@ -1,7 +1,6 @@
 //! Running a server that has been configured.
 
 use std::env;
-use std::error::Error;
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::io::{self, Write};
@@ -11,9 +10,7 @@ use std::process::ExitCode;
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::body::{Body, Incoming};
-use hyper::service::{Service, service_fn};
-use hyper::{Request, Response};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
@@ -22,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::service::ConnectionService;
 use super::{Address, AddressError, ServeError};
 
 type OnReady = Box<dyn FnOnce(&[Address]) + Send>;
@@ -89,13 +87,10 @@ pub struct Serving {
 }
 
 impl Serving {
-    pub(super) fn new<S, B, F>(mut setup: Setup, make: F) -> Serving
+    pub(super) fn new<S, F>(mut setup: Setup, make: F) -> Serving
     where
         F: AsyncFnOnce() -> Result<S, ServeError> + 'static,
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Error: Into<Box<dyn Error + Send + Sync>>,
-        S::Future: Send + 'static,
-        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+        S: ConnectionService + Clone + Sync,
     {
         let threads = setup.threads;
         let start = move || -> Running {
@@ -169,17 +164,14 @@ impl fmt::Debug for Serving {
 }
 
 /// Serves until `interrupted` resolves, then finishes the accepted connections.
-async fn serve<S, B>(
+async fn serve<S>(
     listeners: Vec<TcpListener>,
     service: S,
     setup: &Setup,
     interrupted: impl Future<Output = io::Result<()>>,
 ) -> Result<(), ServeError>
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-    S::Future: Send + 'static,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    S: ConnectionService + Clone + Sync,
 {
     let (stop, stopped) = watch::channel(false);
     let mut accepting = JoinSet::new();
@@ -211,7 +203,7 @@ async fn stop(stopped: &mut watch::Receiver<bool>) {
 }
 
 /// Accepts from one listener until the server stops. Returns the connections that are open then.
-async fn accept<S, B>(
+async fn accept<S>(
     listener: TcpListener,
     service: S,
     builder: auto::Builder<TokioExecutor>,
@@ -219,10 +211,7 @@ async fn accept<S, B>(
     mut stopped: watch::Receiver<bool>,
 ) -> JoinSet<()>
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-    S::Future: Send + 'static,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    S: ConnectionService + Clone + Sync,
 {
     /// How long to wait after a failed accept, such as when the process has no descriptor left.
     const RETRY: Duration = Duration::from_millis(50);
@@ -248,17 +237,14 @@ where
 }
 
 /// Serves one connection. When the server stops, finishes the requests that have begun.
-async fn connection<S, B>(
+async fn connection<S>(
     stream: TcpStream,
     service: S,
     builder: auto::Builder<TokioExecutor>,
     header_timeout: Duration,
     mut stopped: watch::Receiver<bool>,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-    S::Future: Send + 'static,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    S: ConnectionService + Clone + Sync,
 {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
