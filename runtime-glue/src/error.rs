@@ -54,12 +54,7 @@ pub enum ForkError {
     Watch(io::Error),
 }
 
-/// Prints the text of [`Display`](fmt::Display), which says what to do, because a `main` that returns the error prints `Debug`.
-impl fmt::Debug for ForkError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+debug_like_display!(ForkError);
 
 impl fmt::Display for ForkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -75,6 +75,18 @@
 #[cfg(all(test, forkio_kqueue))]
 extern crate forkio_kqueue_model as _;
 
+/// Implements `Debug` of an error. A `main` that returns the error prints `Debug`, and the text of `Display` says what to do.
+macro_rules! debug_like_display {
+    ($error:ty) => {
+        /// Prints the text of [`Display`](std::fmt::Display).
+        impl std::fmt::Debug for $error {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Display::fmt(self, f)
+            }
+        }
+    };
+}
+
 cfg_if::cfg_if! {
     if #[cfg(any(windows, forkio_without_fork))] {
         mod without_fork;

@@ -87,7 +87,6 @@ pub struct ProcessRuntime<F = fn() -> io::Result<Runtime>> {
     current: PerProcess<Current>,
 }
 
-/// The runtime of a process.
 struct Current {
     id: Id,
     /// `None` once it is shut down.
@@ -343,12 +342,7 @@ impl From<RuntimeError> for io::Error {
     }
 }
 
-/// Prints the text of [`Display`](fmt::Display), because a `main` that returns the error prints `Debug`.
-impl fmt::Debug for RuntimeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+debug_like_display!(RuntimeError);
 
 impl fmt::Display for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -101,12 +101,7 @@ impl PreforkError {
     }
 }
 
-/// Prints the text of [`Display`](fmt::Display), because a `main` that returns the error prints `Debug`.
-impl fmt::Debug for PreforkError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+debug_like_display!(PreforkError);
 
 impl fmt::Display for PreforkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

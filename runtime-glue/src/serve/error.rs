@@ -72,7 +72,6 @@ impl fmt::Display for ServeError {
     }
 }
 
-/// Writes what happened, and what to do.
 fn fmt_listen(f: &mut fmt::Formatter<'_>, address: &Address, error: &io::Error) -> fmt::Result {
     write!(f, "cannot listen on {address}: ")?;
     match (address, error.kind()) {
@@ -99,12 +98,7 @@ fn fmt_listen(f: &mut fmt::Formatter<'_>, address: &Address, error: &io::Error) 
     }
 }
 
-/// Prints the text of [`Display`](fmt::Display), because a `main` that returns the error prints `Debug`.
-impl fmt::Debug for ServeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+debug_like_display!(ServeError);
 
 impl std::error::Error for ServeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {

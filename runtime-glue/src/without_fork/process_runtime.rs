@@ -13,23 +13,6 @@ use tokio::task::JoinHandle;
 /// A runtime that is built on first use. It may be a `static`, and belong to a library or an extension module.
 ///
 /// On systems with `fork(2)`, each process builds a runtime of its own.
-///
-/// # Examples
-///
-/// ```
-/// use forkio::ProcessRuntime;
-/// use std::time::Duration;
-/// use tokio::runtime::Builder;
-///
-/// static RUNTIME: ProcessRuntime = ProcessRuntime::new(|| Builder::new_multi_thread().enable_all().build());
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let task = RUNTIME.spawn(async { 6 * 7 })?;
-/// assert_eq!(RUNTIME.block_on(task)??, 42);
-/// RUNTIME.shutdown_timeout(Duration::from_secs(1));
-/// # Ok(())
-/// # }
-/// ```
 pub struct ProcessRuntime<F = fn() -> io::Result<Runtime>> {
     build: F,
     current: Mutex<Option<Arc<Runtime>>>,
@@ -160,12 +143,7 @@ impl From<RuntimeError> for io::Error {
     }
 }
 
-/// Prints the text of [`Display`](fmt::Display), because a `main` that returns the error prints `Debug`.
-impl fmt::Debug for RuntimeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+debug_like_display!(RuntimeError);
 
 impl fmt::Display for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -61,12 +61,7 @@ impl fmt::Display for ServeError {
     }
 }
 
-/// Prints the text of [`Display`](fmt::Display), because a `main` that returns the error prints `Debug`.
-impl fmt::Debug for ServeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+debug_like_display!(ServeError);
 
 impl std::error::Error for ServeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {

@@ -24,7 +24,6 @@ use super::{Address, AddressError, ServeError};
 
 type OnReady = Box<dyn FnOnce(&[Address]) + Send>;
 
-/// The settings of a server, except the service.
 pub(super) struct Setup {
     pub(super) addresses: Vec<Result<Address, AddressError>>,
     pub(super) threads: Option<usize>,
@@ -196,7 +195,6 @@ where
     }
 }
 
-/// Resolves when the server must stop.
 async fn stop(stopped: &mut watch::Receiver<bool>) {
     // An error means that the server has ended.
     let _ = stopped.wait_for(|stopped| *stopped).await;
