@@ -117,7 +117,6 @@ impl Child {
         poll_fn(|cx| self.poll_wait(cx)).await
     }
 
-    /// Polls [`wait`](Child::wait), for hand-written futures.
     pub(crate) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ExitStatus>> {
         loop {
             if let Some(status) = self.try_wait()? {

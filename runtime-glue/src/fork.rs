@@ -66,20 +66,6 @@ pub async fn fork() -> Result<Fork, ForkError> {
 }
 
 /// Options for forking a current-thread runtime.
-///
-/// # Examples
-///
-/// ```no_run
-/// use forkio::{Fork, ForkOptions};
-/// use std::time::Duration;
-///
-/// # async fn example() -> Result<(), forkio::ForkError> {
-/// if let Fork::Child(lineage) = ForkOptions::new().wait_for_threads(Duration::from_secs(60)).fork().await? {
-///     println!("generation {}", lineage.generation());
-/// }
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, Debug)]
 #[must_use = "options do nothing until `fork` is called"]
 pub struct ForkOptions {
@@ -110,7 +96,6 @@ impl ForkOptions {
         self
     }
 
-    /// Returns how long `fork` waits for other threads to end.
     pub(crate) fn thread_limit(&self) -> Duration {
         self.wait_for_threads
     }
@@ -214,9 +199,8 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 ///
 /// ## Locks of `parking_lot`
 ///
-/// tokio with the feature `full` uses these locks. The child has the entries of the parent's waiting threads in the
-/// library's list, and [keeps the stacks of these threads](crate::ProcessRuntime#parking_lot), so the entries are
-/// harmless. Three cases remain:
+/// tokio with the feature `full` uses these locks. The child [keeps the stacks](crate::ProcessRuntime#parking_lot) of the parent's
+/// waiting threads, so their entries in the library's list are harmless. Three cases remain:
 ///
 /// - **A part of the list is locked** if another thread was adding or removing an entry at the instant of the fork. Such a
 ///   lock is held for nanoseconds, and not by a worker that pauses. In the child, threads that need this part wait forever, as

@@ -15,7 +15,6 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use crate::sys::this_thread;
 use crate::{NotInChild, policy};
 
-/// The task that waits for a [`ParentOnly`] future.
 #[derive(Default)]
 pub(crate) struct Waiter {
     waker: AtomicWaker,

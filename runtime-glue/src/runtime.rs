@@ -124,7 +124,6 @@ pub(crate) fn renew_signal_pipe() -> Result<(), ForkError> {
     emptied.map_err(ForkError::Inspect)
 }
 
-/// Waits for other threads to end, for at most `limit`.
 pub(crate) async fn wait_for_threads(limit: Duration) -> Result<(), ForkError> {
     if sys::is_single_threaded().map_err(ForkError::Inspect)? {
         return Ok(());
