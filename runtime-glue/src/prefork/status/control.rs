@@ -107,7 +107,7 @@ impl Service {
 impl Supervisor {
     pub(in crate::prefork) async fn fork_service(&mut self) -> Started {
         if !self.service.try_open() {
-            return Started::Something;
+            return Started::MaybeMore;
         }
         let supervisor = std::process::id();
         let channel = std::os::unix::net::UnixStream::pair().and_then(|(own_end, child_end)| {
@@ -133,7 +133,7 @@ impl Supervisor {
                 self.common.scoreboard.service_starts();
                 tracing::info!(pid = child.id(), "service worker started");
                 self.service.started(child, own_end);
-                Started::Something
+                Started::MaybeMore
             }
             Ok(Fork::Child(_)) => {
                 self.workers.clear();
@@ -148,7 +148,7 @@ impl Supervisor {
                     settings: self.settings.worker.clone(),
                 })))
             }
-            Err(ForkError::Threads(_)) => Started::Something,
+            Err(ForkError::Threads(_)) => Started::MaybeMore,
             Err(error) => self.service_refused(error),
         }
     }
@@ -157,7 +157,7 @@ impl Supervisor {
     pub(in crate::prefork) fn service_refused(&mut self, error: ForkError) -> Started {
         let delay = self.service.failed();
         tracing::error!(%error, ?delay, "cannot start the service worker yet: trying again");
-        Started::Something
+        Started::MaybeMore
     }
 
     pub(in crate::prefork) fn handle_service(&mut self, event: ServiceEvent) {

@@ -23,7 +23,8 @@ use crate::{Child, Fork, ForkError, Lineage, lineage, report, sys};
 /// What [`Supervisor::start_due`] has started.
 pub(in crate::prefork) enum Started {
     Nothing,
-    Something,
+    /// A process has been started, or its start has failed. There may be more to start.
+    MaybeMore,
     /// This process is the child.
     Child(Box<Outcome>),
     End(End),
@@ -65,7 +66,7 @@ impl Supervisor {
                     if matches!(job, Job::Service) {
                         return self.service_refused(error);
                     }
-                    return self.fork_refused(error).map_or(Started::Something, Started::End);
+                    return self.fork_refused(error).map_or(Started::MaybeMore, Started::End);
                 }
             }
         }
@@ -148,7 +149,7 @@ impl Supervisor {
         };
         if let Err(error) = self.queues.open(index).and_then(|()| self.queues.hand_to(index)) {
             self.common.slots.clear(slot);
-            return self.fork_refused(ForkError::Inspect(error)).map_or(Started::Something, Started::End);
+            return self.fork_refused(ForkError::Inspect(error)).map_or(Started::MaybeMore, Started::End);
         }
         let forked = self.settings.fork_options.clone().wait_for_threads(Duration::ZERO).fork_with(first).await;
         if !matches!(forked, Ok(Fork::Child(_))) {
@@ -158,7 +159,7 @@ impl Supervisor {
         self.ended.clear();
         match forked {
             Ok(Fork::Parent(child)) => {
-                self.worker_started(child, index, generation, slot, limits).map_or(Started::Something, Started::End)
+                self.worker_started(child, index, generation, slot, limits).map_or(Started::MaybeMore, Started::End)
             }
             Ok(Fork::Child(_)) => {
                 let guard = guard.unwrap_or_else(|| ExitOnDrop);
@@ -168,8 +169,8 @@ impl Supervisor {
                 self.common.slots.clear(slot);
                 match error {
                     // Threads have started since the supervisor waited for other threads to end.
-                    ForkError::Threads(_) => Started::Something,
-                    error => self.fork_refused(error).map_or(Started::Something, Started::End),
+                    ForkError::Threads(_) => Started::MaybeMore,
+                    error => self.fork_refused(error).map_or(Started::MaybeMore, Started::End),
                 }
             }
         }

@@ -107,7 +107,7 @@ impl Supervisor {
         let (own_end, template_end) = match channel {
             Ok(channel) => channel,
             Err(error) => {
-                return self.fork_refused(ForkError::Inspect(error)).map_or(Started::Something, Started::End);
+                return self.fork_refused(ForkError::Inspect(error)).map_or(Started::MaybeMore, Started::End);
             }
         };
         let mut guard = None;
@@ -127,16 +127,16 @@ impl Supervisor {
                     Ok(()) => TemplateProcess::new(child, own_end),
                     Err(error) => {
                         let _ = child.kill();
-                        return self.fork_refused(ForkError::Watch(error)).map_or(Started::Something, Started::End);
+                        return self.fork_refused(ForkError::Watch(error)).map_or(Started::MaybeMore, Started::End);
                     }
                 };
                 let places = if self.queues.has_own_queues() { self.places.len() } else { usize::MAX };
-                let Some(generation) = self.generation_mut(which) else { return Started::Something };
+                let Some(generation) = self.generation_mut(which) else { return Started::MaybeMore };
                 generation.places = places;
                 tracing::info!(generation = generation.number, pid = process.child.id(), "template started");
                 let deadline = Instant::now().checked_add(timeout);
                 generation.template = TemplateState::Loading { process, deadline, is_late: false };
-                Started::Something
+                Started::MaybeMore
             }
             Ok(Fork::Child(_)) => {
                 self.workers.clear();
@@ -155,8 +155,8 @@ impl Supervisor {
                     huge_pages: self.settings.huge_pages,
                 })))
             }
-            Err(ForkError::Threads(_)) => Started::Something,
-            Err(error) => self.fork_refused(error).map_or(Started::Something, Started::End),
+            Err(ForkError::Threads(_)) => Started::MaybeMore,
+            Err(error) => self.fork_refused(error).map_or(Started::MaybeMore, Started::End),
         }
     }
 
@@ -172,7 +172,7 @@ impl Supervisor {
             return Started::Nothing;
         };
         if let Err(error) = self.queues.open(index) {
-            return self.fork_refused(ForkError::Inspect(error)).map_or(Started::Something, Started::End);
+            return self.fork_refused(ForkError::Inspect(error)).map_or(Started::MaybeMore, Started::End);
         }
         let Some(slot) = self.common.assign(index, number) else { return self.lacks_slot() };
         let limits = self.settings.limits.of_one_worker();
@@ -192,7 +192,7 @@ impl Supervisor {
                 self.common.slots.clear(slot);
             }
         }
-        Started::Something
+        Started::MaybeMore
     }
 
     /// Returns how long a template may take to fork a worker: the boot timeout, and the time for which it may wait for threads.

@@ -225,7 +225,7 @@ impl Supervisor {
                         Some(self.next(&woken).await)
                     }
                     // There may be more to start, but a signal comes first.
-                    Started::Something => self.next(&woken).now_or_never(),
+                    Started::MaybeMore => self.next(&woken).now_or_never(),
                     Started::Child(outcome) => return Ok(*outcome),
                     Started::End(reason) => {
                         end = Some(reason);
