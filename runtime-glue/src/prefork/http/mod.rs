@@ -5,17 +5,7 @@
 //!
 //! # When the worker must end
 //!
-//! | connection | what happens |
-//! |---|---|
-//! | has sent no request yet | the client has the rest of the [header timeout](Http::header_timeout) to send one, at most until shortly before the shutdown timeout |
-//! | is in its TLS handshake | the client has the same time to finish the handshake |
-//! | a request is in flight | the response has `Connection: close`; if its head is already sent, the connection counts as idle afterwards |
-//! | HTTP/1, idle | the next response has `Connection: close`; without a request, the worker closes the connection after the [idle grace](Http::idle_grace) |
-//! | HTTP/2 | GOAWAY, then the streams that have begun are finished |
-//! | HTTP/2, idle, the client does not answer GOAWAY and a ping | the worker closes it shortly before the shutdown timeout |
-//! | upgraded (WebSocket) | the worker waits until the application drops the stream |
-//! | a response without an end (server-sent events) | the worker waits until the body ends |
-//! | is still open at the [shutdown timeout](super::Prefork::shutdown_timeout) | it is cut off |
+//! [The guide](crate::guide::operating#what-a-drain-does) says what happens to each kind of connection.
 //!
 //! Let the handler of an upgraded connection, or of a response without an end, finish when
 //! [`WorkerHandle::shutdown`](super::WorkerHandle::shutdown) resolves. A reload then does not wait for the shutdown timeout.
