@@ -53,7 +53,7 @@ const MAX_SECONDS: f64 = 86_400.0;
 #[non_exhaustive]
 pub struct ServerOptions {
     /// Address to listen on: an IP address or host name with a port, or unix: and a path. Give it again for more listeners
-    #[arg(long, value_name = "ADDR", value_parser = address)]
+    #[arg(long, value_name = "ADDR")]
     pub listen: Vec<Address>,
 
     /// Number of worker processes, 1 to 1024 [default: number of CPUs]
@@ -150,7 +150,7 @@ pub struct ServerOptions {
 
     /// Serve a status page and metrics at this address: an IP address or host name with a port, or unix: and a path
     #[cfg(feature = "status")]
-    #[arg(long, value_name = "ADDR", value_parser = address)]
+    #[arg(long, value_name = "ADDR")]
     pub status: Option<Address>,
 
     /// Serve a control socket at this path, for forkioctl
@@ -240,13 +240,6 @@ fn set<B, T>(builder: B, value: Option<T>, setter: impl FnOnce(B, T) -> B) -> B 
         Some(value) => setter(builder, value),
         None => builder,
     }
-}
-
-fn address(text: &str) -> Result<Address, String> {
-    text.parse().map_err(|_| {
-        "give an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080, a host name and a port, or unix: and a path"
-            .to_owned()
-    })
 }
 
 fn distribution(text: &str) -> Result<Distribution, String> {

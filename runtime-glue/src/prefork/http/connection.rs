@@ -31,15 +31,6 @@ pub(super) trait ConnectionStream: AsyncRead + AsyncWrite + Unpin + Send + 'stat
 
 impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> ConnectionStream for I {}
 
-/// The next step for a connection of a worker that must end.
-#[derive(Debug)]
-enum NextStep {
-    /// The client may still send a request. Check again at this time.
-    WaitUntil(Instant),
-    /// The client has no more time to send a request. Finish the connection.
-    Finish,
-}
-
 /// The state that the connections of a listener share.
 #[derive(Debug)]
 pub(super) struct Serving {
@@ -218,7 +209,7 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
         () = sleep(EVENT_LOOP_TURN) => {}
     }
     let mut idle_since = told;
-    while let NextStep::WaitUntil(time) = next_step(activity, accepted, idle_since) {
+    while let Some(time) = next_check(activity, accepted, idle_since) {
         let mut timer = pin!(sleep_until(time));
         let served = poll_fn(|cx| {
             let was_idle = activity.is_idle();
@@ -257,8 +248,9 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
     }
 }
 
-/// Returns the next step. `idle_since`: when the worker was told to end, or when the last response ended after that.
-fn next_step(activity: &Activity, accepted: Instant, idle_since: Instant) -> NextStep {
+/// Returns when to check again whether the client has sent a request, or `None` if it has no more time to send one. `idle_since`:
+/// when the worker was told to end, or when the last response ended after that.
+fn next_check(activity: &Activity, accepted: Instant, idle_since: Instant) -> Option<Instant> {
     let (serving, now) = (activity.serving(), Instant::now());
     let http = &serving.http;
     let until = if activity.is_http2() {
@@ -274,5 +266,5 @@ fn next_step(activity: &Activity, accepted: Instant, idle_since: Instant) -> Nex
         now + LONGEST
     };
     let until = if activity.has_partial_head() { until } else { serving.worker.status().before_deadline(until) };
-    if until <= now { NextStep::Finish } else { NextStep::WaitUntil(until) }
+    Some(until).filter(|until| *until > now)
 }

@@ -74,11 +74,8 @@ impl Prefork {
         Fut::Output: WorkerOutput,
     {
         match self.supervise().await? {
-            Outcome::Stopped(stopped) => Ok(stopped),
             Outcome::Worker(assignment) => worker::run(assignment, worker).await,
-            Outcome::Template(_) | Outcome::Service(_) => {
-                unreachable!("only `Loading` has a template, and `supervise` runs the service worker")
-            }
+            other => Ok(other.stopped()),
         }
     }
 
@@ -148,11 +145,8 @@ impl Prefork {
         Fut::Output: WorkerOutput,
     {
         match self.supervise().await? {
-            Outcome::Stopped(stopped) => Ok(stopped),
             Outcome::Worker(assignment) => worker::run_on(assignment, build, worker),
-            Outcome::Template(_) | Outcome::Service(_) => {
-                unreachable!("only `Loading` has a template, and `supervise` runs the service worker")
-            }
+            other => Ok(other.stopped()),
         }
     }
 
@@ -163,6 +157,17 @@ impl Prefork {
             Ok(Ok(Outcome::Service(service))) => service.run(),
             Ok(outcome) => outcome,
             Err(NotInChild) => std::future::pending().await,
+        }
+    }
+}
+
+impl Outcome {
+    /// Returns how the server stopped. Only the supervisor may call it.
+    fn stopped(self) -> Stopped {
+        match self {
+            Outcome::Stopped(stopped) => stopped,
+            // `supervise` runs the service worker. A template forks the workers, if there is one.
+            _ => unreachable!("a child continues as the supervisor"),
         }
     }
 }
@@ -189,12 +194,11 @@ impl<F> Loading<F> {
         Fut::Output: WorkerOutput,
     {
         match self.prefork.supervise().await? {
-            Outcome::Stopped(stopped) => Ok(stopped),
-            Outcome::Worker(_) | Outcome::Service(_) => unreachable!("the template forks the workers"),
             Outcome::Template(template) => {
                 let (assignment, loaded) = template::run(template, self.load).await;
                 worker::run(assignment, |own| worker(own, loaded)).await
             }
+            other => Ok(other.stopped()),
         }
     }
 
@@ -215,12 +219,11 @@ impl<F> Loading<F> {
         Fut::Output: WorkerOutput,
     {
         match self.prefork.supervise().await? {
-            Outcome::Stopped(stopped) => Ok(stopped),
-            Outcome::Worker(_) | Outcome::Service(_) => unreachable!("the template forks the workers"),
             Outcome::Template(template) => {
                 let (assignment, loaded) = template::run(template, self.load).await;
                 worker::run_on(assignment, build, |own| worker(own, loaded))
             }
+            other => Ok(other.stopped()),
         }
     }
 }

@@ -121,7 +121,7 @@ impl Layout {
             found.next().filter(|_| found.next().is_none())
         };
         for sample in [first, second] {
-            if [0, 16].iter().any(|offset| sample.running_word(*offset) != sample.descriptor) {
+            if [0, 16].iter().any(|offset| word(&sample.running, *offset) != sample.descriptor) {
                 return None;
             }
         }
@@ -129,14 +129,14 @@ impl Layout {
             below_end,
             // The id is 0 at the end of the thread, and negative after the join.
             thread_id: only(4, &|sample, offset| {
-                sample.running_half(offset) == sample.thread_id && sample.ended_half(offset) as i32 <= 0
+                half(&sample.running, offset) == sample.thread_id && half(&sample.ended, offset) as i32 <= 0
             })?,
             stack: only(8, &|sample, offset| {
-                sample.running_word(offset) == sample.stack
-                    && sample.running_word(offset + 8) == sample.end - sample.stack
+                word(&sample.running, offset) == sample.stack
+                    && word(&sample.running, offset + 8) == sample.end - sample.stack
             })?,
             flags: only(4, &|sample, offset| {
-                sample.running_half(offset) == 0 && [EXITING, EXITING | JOINED].contains(&sample.ended_half(offset))
+                half(&sample.running, offset) == 0 && [EXITING, EXITING | JOINED].contains(&half(&sample.ended, offset))
             })?,
         })
     }
@@ -284,18 +284,6 @@ impl Sample {
         let mut ended = vec![0; running.len()];
         copy(descriptor, end, &mut ended);
         Ok(Sample { stack: stack as usize, end, descriptor, thread_id, running, ended })
-    }
-
-    fn running_word(&self, offset: usize) -> usize {
-        word(&self.running, offset)
-    }
-
-    fn running_half(&self, offset: usize) -> u32 {
-        half(&self.running, offset)
-    }
-
-    fn ended_half(&self, offset: usize) -> u32 {
-        half(&self.ended, offset)
     }
 }
 
