@@ -78,9 +78,11 @@ impl Server {
         self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes the control file.
+    /// Changes the control file in one step, because the server's processes read it at any time.
     pub(crate) fn control(&self, words: &str) {
-        fs::write(&self.control, words).expect("writing the control file");
+        let new = own_path("new-control");
+        fs::write(&new, words).expect("writing the control file");
+        fs::rename(&new, &self.control).expect("replacing the control file");
     }
 
     /// The process id of the supervisor.
