@@ -67,13 +67,17 @@ scenarios!(
             server.until_logged("reloading generation=3");
             server.signal(libc::SIGTTIN);
             server.until_logged("changing the number of workers");
+            // The processes of the reload have read the control file.
+            let has_read = if template == 0 { "never ready, on purpose" } else { "loading the application" };
+            server.until_logged_times(has_read, 3);
             server.control(failure);
-            for process in server.children().into_iter().filter(|pid| !before.contains(pid)) {
-                kill(process, libc::SIGKILL);
-            }
+            let of_reload = server.children().into_iter().filter(|pid| !before.contains(pid));
+            server.kill_children(&of_reload.collect::<Vec<_>>());
             server.until_logged_times("the reload failed", 2);
             server.control("");
-            wait_until("the old generation has workers", || server.log().lines().filter(of_old).count() == 5);
+            // Workers that have read the file before this change end, and are started again.
+            let is_ready = |line: &&str| line.contains("worker is ready") && line.contains(" generation=1 ");
+            wait_until("the old generation has workers", || server.log().lines().filter(is_ready).count() == 5);
             server.stop();
         }
     }

@@ -127,9 +127,20 @@ impl Server {
 
     /// The children of the supervisor that have not ended.
     pub(crate) fn children(&self) -> Vec<i32> {
-        let supervisor = self.supervisor();
-        let children = processes().into_values().filter(|child| child.parent == supervisor && !child.has_ended());
-        children.map(|child| child.pid).collect()
+        children_of(self.supervisor())
+    }
+
+    /// Kills children of the supervisor, and waits until it has reaped them. A stop before that would fail, because of a worker
+    /// that was killed.
+    #[track_caller]
+    pub(crate) fn kill_children(&self, pids: &[i32]) {
+        for pid in pids {
+            kill(*pid, libc::SIGKILL);
+        }
+        wait_until("the supervisor has reaped the killed processes", || {
+            let processes = processes();
+            pids.iter().all(|pid| processes.get(pid).is_none_or(|process| process.parent != self.supervisor()))
+        });
     }
 
     #[track_caller]
@@ -175,6 +186,12 @@ impl Drop for Server {
             eprintln!("the server's log:\n{}", self.log());
         }
     }
+}
+
+/// The children of a process that have not ended.
+fn children_of(parent: i32) -> Vec<i32> {
+    let children = processes().into_values().filter(|child| child.parent == parent && !child.has_ended());
+    children.map(|child| child.pid).collect()
 }
 
 /// Removes a file if it exists.
