@@ -14,6 +14,8 @@ use crate::server::{Server, number_after};
 /// The process id of the template that has loaded last.
 #[track_caller]
 fn newest_template(server: &Server) -> i32 {
+    // The scenario may read the announcement on standard output before it reads the log.
+    server.until_logged("template has loaded");
     let log = server.log();
     let loaded = log.lines().rfind(|line| line.contains("template has loaded")).expect("a template that has loaded");
     number_after(loaded, "pid=")
