@@ -1,7 +1,7 @@
 //! The server that the scenarios run.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -71,6 +71,19 @@ impl Server {
             }
         });
         Server { program, control: path, address: String::new(), stderr, reader }
+    }
+
+    /// Starts the fixture with another standard error, and waits until it is ready. Returns it with its children.
+    #[track_caller]
+    pub(crate) fn start_with_log(how: &str, stderr: PipeWriter) -> (Child, Vec<i32>) {
+        let path = own_path("control");
+        fs::write(&path, "").expect("writing the control file");
+        let mut program =
+            fixture().arg(&path).arg(how).stdout(Stdio::piped()).stderr(stderr).spawn().expect("starting the server");
+        let stdout = program.stdout.take().expect("piped");
+        assert!(BufReader::new(stdout).read_line(&mut String::new()).expect("an announcement") > 0);
+        let children = children_of(program.id().cast_signed());
+        (program, children)
     }
 
     /// The standard error of the server's processes so far.

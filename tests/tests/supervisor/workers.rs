@@ -8,7 +8,7 @@ use std::ptr::null_mut;
 use std::thread;
 use std::time::Duration;
 
-use forkio_tests::{kill, scenarios, wait_until};
+use forkio_tests::{has_ended, kill, scenarios, wait_until};
 
 use crate::server::{Server, fixture};
 
@@ -185,6 +185,18 @@ scenarios!(
         assert_eq!(server.children(), workers, "{}", server.log());
         assert!(!server.log().contains("is stuck"), "{}", server.log());
         server.stop();
+    }
+
+    /// Workers end with their supervisor even if the reader of their log ends with it, too. The subscriber of `tracing` then panics.
+    fn log_without_a_reader() {
+        for how in ["before", "template"] {
+            let (reader, writer) = std::io::pipe().expect("a pipe");
+            let (mut supervisor, processes) = Server::start_with_log(how, writer);
+            drop(reader);
+            supervisor.kill().expect("killing the supervisor");
+            supervisor.wait().expect("the end of the supervisor");
+            wait_until("the workers have ended", || processes.iter().all(|pid| has_ended(*pid)));
+        }
     }
 
     /// With `abort_stuck`, a worker whose runtime is stuck is aborted and prints its stack, even if the program that started

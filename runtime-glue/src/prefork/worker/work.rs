@@ -221,7 +221,7 @@ where
             Err(_) => PANICKED,
         };
         // The application may close its log in `end`.
-        tracing::info!(status, "ended");
+        report::despite_panics(|| tracing::info!(status, "ended"));
         settings.end();
         status
     };
@@ -235,7 +235,7 @@ async fn follow_signals(mut signals: Signals, status: Arc<Status>, supervisor: u
         match command {
             WorkerCommand::Drain => {
                 let is_orphan = parent_id() != supervisor;
-                tracing::info!(signal, is_orphan, "told to end");
+                report::despite_panics(|| tracing::info!(signal, is_orphan, "told to end"));
                 if is_orphan || status.is_told_by_supervisor() {
                     drain(&status, is_orphan);
                 } else {
@@ -253,7 +253,7 @@ async fn follow_signals(mut signals: Signals, status: Arc<Status>, supervisor: u
                 }
             }
             WorkerCommand::Exit => {
-                tracing::warn!(signal, "ending at once");
+                report::despite_panics(|| tracing::warn!(signal, "ending at once"));
                 process::exit(128 + libc::SIGQUIT)
             }
             WorkerCommand::ReopenLogs => settings.reopen_logs(),
@@ -271,7 +271,7 @@ fn drain(status: &Status, is_orphan: bool) {
         // If another process sent the signal, the supervisor now starts a successor.
         status.raise(DRAINS);
     }
-    tracing::info!(?phase, "draining");
+    report::despite_panics(|| tracing::info!(?phase, "draining"));
 }
 
 /// Writes heartbeats, which show the supervisor that the runtime is not stuck.
@@ -298,7 +298,7 @@ pub(in crate::prefork) fn tie_to_supervisor(supervisor: u32, limit: Option<Durat
         Ok(process) => {
             let watch = async move {
                 if process.readable().await.is_ok() {
-                    tracing::warn!(supervisor, "the supervisor has ended");
+                    report::despite_panics(|| tracing::warn!(supervisor, "the supervisor has ended"));
                     sys::raise_terminate();
                 }
             };
