@@ -1,5 +1,7 @@
 //! The contents of the page and of its JSON.
 
+use std::time::Duration;
+
 use forkio_tests::{kill, scenarios, wait_until};
 
 use crate::server::{Server, is_serving, pids, request, send, try_request, workers};
@@ -110,9 +112,10 @@ scenarios!(
         assert_eq!(request(&server.page, "GET", "/healthz").status, 200);
         assert_eq!(server.state()["server"]["state"], "lame-duck");
         assert!(server.pid() > 0, "the server still serves");
-        // Repeats the signal, because one that comes shortly after the first one does not count.
+        // A second signal that comes shortly after the first one does not count. A third one would kill the workers.
+        std::thread::sleep(Duration::from_millis(200));
+        kill(server.supervisor(), libc::SIGTERM);
         wait_until("the server stops", || {
-            kill(server.supervisor(), libc::SIGTERM);
             let state = try_request(&server.page, "GET", "/status.json");
             !state.is_ok_and(|state| state.body.contains("\"lame-duck\""))
         });

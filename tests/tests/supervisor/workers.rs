@@ -92,13 +92,30 @@ scenarios!(
             server.signal(signal);
             server.until_logged_times("it still accepts connections, but no commands", times);
         }
-        // A second signal that comes too soon counts as the same request.
-        wait_until("the server has ended", || {
-            server.signal(libc::SIGTERM);
-            server.log().contains("stopping: draining the workers")
-        });
+        // A second signal that comes too soon counts as the same request. A third signal would kill the workers.
+        thread::sleep(Duration::from_millis(200));
+        server.signal(libc::SIGTERM);
+        server.until_logged("stopping: draining the workers");
         let (code, log) = server.end();
         assert_eq!(code, 0, "{log}");
+    }
+
+    /// A second signal that comes right after the first one does not end a lame-duck period, even an endless one.
+    fn signal_to_stop_is_sent_twice() {
+        let counts_as_one = || {
+            let server = Server::start(&["before", "endless"]);
+            server.signal(libc::SIGTERM);
+            server.until_logged("still accepting connections before the stop");
+            server.signal(libc::SIGTERM);
+            server.until_logged_times("signal=\"SIGTERM\"", 2);
+            // The supervisor has handled the second signal once it handles another one.
+            server.signal(libc::SIGUSR1);
+            let stops = || server.log().contains("stopping: draining the workers");
+            wait_until("the second signal is handled", || stops() || server.log().contains("signal=\"SIGUSR1\""));
+            !stops()
+        };
+        // If the machine stalls for a tenth of a second between the signals, the second one counts.
+        assert!((0..5).any(|_| counts_as_one()), "the second signal counts each time");
     }
 
     /// A worker that calls `halt` stops the server.

@@ -118,6 +118,7 @@ impl Supervisor {
                     return Some(end);
                 }
                 if let Some(stops_at) = self.stops_at {
+                    let period = period.min(FOREVER);
                     let elapsed = period.saturating_sub(stops_at.saturating_duration_since(Instant::now()));
                     return (elapsed > SAME_REQUEST).then_some(End::Stop { signal: name });
                 }
