@@ -199,30 +199,8 @@ scenarios!(
 
     /// `--timeout` also bounds the wait for a new program that does not answer, if the old one has ended during the upgrade.
     fn silent_successor() {
-        let path = own_path("silent-successor");
-        let listener = UnixListener::bind(&path).expect("a listener");
-        let server = std::thread::spawn(move || {
-            let accept = || {
-                let (mut stream, _) = listener.accept().expect("a connection");
-                // A client gets a reset if the server closes the connection before it has read the request.
-                assert!(stream.read(&mut [0; 1024]).expect("a request") > 0);
-                stream
-            };
-            let mut state = accept();
-            let json = r#"{"server":{"pid":1,"state":"running","uptime_seconds":1,"generation":1,"wanted":1},"workers":[],"requests":0}"#;
-            write!(state, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{json}", json.len()).expect("answering");
-            drop(state);
-            drop(accept());
-            listener
-        });
-        let start = Instant::now();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));
-        let command = command.arg("--control").arg(&path).args(["upgrade", "--timeout", "0.5", "--quiet"]);
-        let output = command.output().expect("running forkioctl");
-        assert_eq!(output.status.code(), Some(3), "{output:?}");
-        // Without the limit, `forkioctl` waits for ten seconds.
-        assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
-        server.join().expect("the server");
+        // If the machine stalls, the time is over before the old server ends.
+        assert!((0..5).any(|_| successor_is_silent()), "forkioctl waited too long each time");
     }
 
     /// Refused commands, mistakes in the command line, and a server that cannot be reached have different exit codes.
@@ -249,5 +227,37 @@ scenarios!(
         server.stop();
     }
 );
+
+/// Runs an upgrade of a server that ends, and whose successor does not answer. Returns whether `forkioctl` has waited for the
+/// successor, and no longer than its timeout.
+#[track_caller]
+fn successor_is_silent() -> bool {
+    let path = own_path("silent-successor");
+    remove(&path);
+    let listener = UnixListener::bind(&path).expect("a listener");
+    let server = std::thread::spawn(move || {
+        let accept = || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            // A client gets a reset if the server closes the connection before it has read the request.
+            assert!(stream.read(&mut [0; 1024]).expect("a request") > 0);
+            stream
+        };
+        let mut state = accept();
+        let json = r#"{"server":{"pid":1,"state":"running","uptime_seconds":1,"generation":1,"wanted":1},"workers":[],"requests":0}"#;
+        write!(state, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{json}", json.len()).expect("answering");
+        drop(state);
+        drop(accept());
+        listener
+    });
+    let start = Instant::now();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));
+    let command = command.arg("--control").arg(&path).args(["upgrade", "--timeout", "2", "--quiet"]);
+    let output = command.output().expect("running forkioctl");
+    let took = start.elapsed();
+    let code = output.status.code();
+    assert!(code == Some(3) || code == Some(4), "{output:?}");
+    // The server ends only after it has got both requests. Without the limit, `forkioctl` waits for ten seconds.
+    code == Some(3) && server.is_finished() && server.join().is_ok() && took < Duration::from_secs(8)
+}
 
 forkio_tests::main!(server, crate);
