@@ -80,14 +80,17 @@ fn a_daemon_binds_before_it_detaches() {
 
 #[test]
 fn tests_run_in_children_of_a_prepared_process() {
-    let run = output(program("warm-tests").arg("10"));
+    // If the machine stalls, the other tests exceed the limit, too. They then get more time.
+    let stalls = |run: &Output| text(&run.stdout).matches("it took more than").count() > 1;
+    let run = |limit: u32| (limit, output(program("warm-tests").arg(limit.to_string())));
+    let (limit, run) = [5, 20].into_iter().map(run).find(|(_, run)| !stalls(run)).unwrap_or_else(|| run(60));
     let printed = text(&run.stdout);
     let expected = [
         "the fixture is loaded: ok",
         "changes stay in the test: ok",
         "a panic: failed, exit status: 101",
         "a crash: failed, signal: 6 (SIGABRT)",
-        "a hang: failed, it took more than 10s",
+        &format!("a hang: failed, it took more than {limit}s"),
     ];
     for (line, expected) in printed.lines().zip(expected) {
         assert!(line.starts_with(expected), "{line:?}, not {expected:?}\n{}", text(&run.stderr));
