@@ -37,10 +37,10 @@ fn while_prepared_elsewhere(child: impl FnOnce()) {
     );
 }
 
-/// Ends this process with a signal after some seconds.
+/// Ends this process with a signal after the time limit of a step.
 fn end_if_it_hangs() {
     // SAFETY: no memory is involved.
-    unsafe { libc::alarm(10) };
+    unsafe { libc::alarm(limit().as_secs() as u32) };
 }
 
 scenarios!(
