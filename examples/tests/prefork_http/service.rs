@@ -321,6 +321,8 @@ fn process_1_ends_with_the_last_program() {
         });
     };
     upgrade(1);
+    // From now on, no worker of the first program accepts connections.
+    server.until_logged("staying as process 1 for the new program");
     let (mut in_flight, _) = crate::stop::busy(&server, 3000);
     upgrade(2);
     signal(supervisor, Signal::TERM);
