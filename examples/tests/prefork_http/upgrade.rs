@@ -231,7 +231,7 @@ fn old_program_is_killed_during_the_upgrade() {
 fn old_program_is_killed_while_the_new_one_loads() {
     let copy = Copy::new("loads");
     let pid_file = copy.file("pid");
-    let options = ["--workers", "1", "--load-in-template", "--preload-mib", "100", "--pid-file"];
+    let options = ["--workers", "1", "--load-in-template", "--preload-mib", "32", "--pid-file"];
     let mut server = copy.start(&[&options[..], &[pid_file.to_str().expect("UTF-8")]].concat());
     server.signal(Signal::USR2);
     until("the new program loads", || (server.stderr().matches("template started").count() == 2).then_some(()));
