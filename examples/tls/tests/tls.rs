@@ -242,7 +242,7 @@ fn client_without_tls() {
 #[test]
 fn stop_during_a_handshake() {
     let files = Files::write("stop");
-    let server = Server::start_with(&files, &["--workers", "1", "--shutdown-timeout", "2", "--header-timeout", "60"]);
+    let server = Server::start_with(&files, &["--workers", "1", "--shutdown-timeout", "4", "--header-timeout", "60"]);
     let mut silent = server.connect();
     // The worker accepts in the order in which clients connect.
     server.ask(&client(&rustls::version::TLS13));
