@@ -216,11 +216,10 @@ fn unknown_user() {
 fn workers_stay_on_cpus() {
     for options in [&[][..], &["--load-in-template"]] {
         let server = Server::start(&[&["--workers", "2", "--cpus", "0"], options].concat());
-        // The template is a child of the supervisor too, but is not a worker.
-        until("both workers are on their CPU", || {
-            let is_on_it = |pid: &u32| status_field(*pid, "Cpus_allowed_list:") == "0";
-            (server.workers().iter().filter(|pid| is_on_it(pid)).count() == 2).then_some(())
-        });
+        // A worker is on its CPU before it serves.
+        for (_, status) in server.connect_to_each(2) {
+            assert_eq!(status_field(status.pid, "Cpus_allowed_list:"), "0");
+        }
         server.stop();
     }
 }
