@@ -162,6 +162,11 @@ async fn serve(control: Control, how: &str, options: &[String]) {
             "no-crash-limit" => prefork.crash_limit(0),
             "one-draining" => prefork.max_draining(1),
             "own-queues" => prefork.distribution(Distribution::ReusePort),
+            #[cfg(target_os = "linux")]
+            "slow-close" => {
+                forkio_tests::delay_shutdowns();
+                prefork
+            }
             "in-steps" => prefork.max_extra(0),
             "one-worker" => prefork.workers(1),
             "max-requests" => prefork.max_requests(1000).jitter(0.0),

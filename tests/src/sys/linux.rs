@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forkio::audit::SharedObject;
@@ -189,6 +190,25 @@ pub fn is_shared(other: u32, fd: RawFd) -> Option<bool> {
 pub unsafe fn fork_behind_libc() -> Option<i32> {
     // SAFETY: the caller keeps the contract, which is the same.
     Some(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } as i32)
+}
+
+/// Whether [`shutdown`] waits.
+static DELAYS_SHUTDOWNS: AtomicBool = AtomicBool::new(false);
+
+/// Makes each later shutdown(2) of this process and its children take longer, so that other processes act before it.
+pub fn delay_shutdowns() {
+    DELAYS_SHUTDOWNS.store(true, Ordering::Relaxed);
+}
+
+/// Takes the place of the C library's function.
+// SAFETY: the function has the signature and the effect of the C library's function.
+#[unsafe(no_mangle)]
+extern "C" fn shutdown(socket: libc::c_int, how: libc::c_int) -> libc::c_int {
+    if DELAYS_SHUTDOWNS.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    // SAFETY: no memory is involved.
+    unsafe { libc::syscall(libc::SYS_shutdown, socket, how) as libc::c_int }
 }
 
 /// The CPUs that this process may use. `None` if the kernel does not steer connections by CPU.

@@ -1,10 +1,18 @@
 //! Reloads, and the hooks of the application.
 
 use std::net::TcpStream;
+#[cfg(target_os = "linux")]
+use std::thread;
+#[cfg(target_os = "linux")]
+use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use forkio_tests::{Program, processes};
 use forkio_tests::{kill, scenarios, wait_until};
 
 use crate::server::{Server, number_after};
+#[cfg(target_os = "linux")]
+use crate::server::{fixture, own_path, try_ask};
 
 /// The running workers of a generation.
 fn workers(server: &Server, generation: u32) -> Vec<i32> {
@@ -140,6 +148,28 @@ scenarios!(
         wait_until("only the old workers run", || server.children() == before);
         assert!(before.contains(&server.pid()));
         server.stop();
+    }
+
+    /// At the end of an upgrade, an old worker closes its own queue. The kernel resets no connection that comes just before that.
+    #[cfg(target_os = "linux")]
+    fn connections_come_while_a_queue_is_closed() {
+        let path = own_path("control");
+        std::fs::write(&path, "").expect("writing the control file");
+        let mut program = Program::spawn(fixture().arg(&path).args(["before", "own-queues", "slow-close"]));
+        let address = program.line();
+        kill(program.pid(), libc::SIGUSR2);
+        assert_eq!(program.line(), address, "the new program is ready");
+        let mut worker = 0;
+        wait_until("the old program has ended", || {
+            for _ in 0..20 {
+                // A worker closes its queue only once no connection has come for ten milliseconds.
+                thread::sleep(Duration::from_millis(5));
+                worker = try_ask(&address, "pid").expect("an answer").parse().expect("a process id");
+            }
+            program.has_ended()
+        });
+        kill(processes()[&worker].parent, libc::SIGTERM);
+        program.finish_well();
     }
 
     /// If the number of workers is reduced during a reload, an old worker and a new one empty the same queue. The first worker

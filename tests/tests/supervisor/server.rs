@@ -1,7 +1,7 @@
 //! The server that the scenarios run.
 
 use std::fs;
-use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, PipeWriter, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -199,6 +199,16 @@ impl Drop for Server {
             eprintln!("the server's log:\n{}", self.log());
         }
     }
+}
+
+/// Sends a line on a new connection. Returns the answer.
+pub(crate) fn try_ask(address: &str, what: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(limit()))?;
+    writeln!(stream, "{what}")?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(line.trim().to_owned())
 }
 
 /// The children of a process that have not ended.

@@ -161,13 +161,14 @@ impl<L: Accept> Acceptor<L> {
         if !self.empties_queue() {
             return waiting;
         }
-        let queue = match self.into_queue() {
+        let mut queue = match self.into_queue() {
             Ok(queue) => queue,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept the connections that were waiting");
                 return waiting;
             }
         };
+        let _refuses_now = queue.refuse_now();
         while waiting.len() < CLOSE_LIMIT {
             match queue.accept() {
                 Ok(Some(accepted)) => waiting.push(accepted),
