@@ -66,6 +66,20 @@ pub async fn fork() -> Result<Fork, ForkError> {
 }
 
 /// Options for forking a current-thread runtime.
+///
+/// # Examples
+///
+/// ```no_run
+/// use forkio::{Fork, ForkOptions};
+/// use std::time::Duration;
+///
+/// # async fn example() -> Result<(), forkio::ForkError> {
+/// if let Fork::Child(lineage) = ForkOptions::new().wait_for_threads(Duration::from_secs(60)).fork().await? {
+///     println!("generation {}", lineage.generation());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "options do nothing until `fork` is called"]
 pub struct ForkOptions {

@@ -104,6 +104,27 @@ impl Server {
     /// a second. A task that continues in the supervisor must therefore leave the pool idle from time to time. Start threads
     /// that never end, such as those of `rayon` or of a log writer, in the workers. If the supervisor has such a thread, the
     /// fork is refused.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::convert::Infallible;
+    ///
+    /// use forkio::Server;
+    /// use hyper::service::service_fn;
+    /// use hyper::{Request, Response};
+    ///
+    /// Server::new()
+    ///     .bind("127.0.0.1:8080")
+    ///     .preload(|| async { std::fs::read_to_string("greeting.txt") })
+    ///     .serve(|greeting, _| {
+    ///         service_fn(move |_: Request<_>| {
+    ///             let greeting = greeting.clone();
+    ///             async { Ok::<_, Infallible>(Response::new(greeting)) }
+    ///         })
+    ///     })
+    ///     .run();
+    /// ```
     pub fn preload<F, Fut, T, E>(self, load: F) -> Server<Load<F>>
     where
         F: FnOnce() -> Fut + Send + 'static,

@@ -13,6 +13,23 @@ use tokio::task::JoinHandle;
 /// A runtime that is built on first use. It may be a `static`, and belong to a library or an extension module.
 ///
 /// On systems with `fork(2)`, each process builds a runtime of its own.
+///
+/// # Examples
+///
+/// ```
+/// use forkio::ProcessRuntime;
+/// use std::time::Duration;
+/// use tokio::runtime::Builder;
+///
+/// static RUNTIME: ProcessRuntime = ProcessRuntime::new(|| Builder::new_multi_thread().enable_all().build());
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let task = RUNTIME.spawn(async { 6 * 7 })?;
+/// assert_eq!(RUNTIME.block_on(task)??, 42);
+/// RUNTIME.shutdown_timeout(Duration::from_secs(1));
+/// # Ok(())
+/// # }
+/// ```
 pub struct ProcessRuntime<F = fn() -> io::Result<Runtime>> {
     build: F,
     current: Mutex<Option<Arc<Runtime>>>,
