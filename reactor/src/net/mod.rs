@@ -14,19 +14,13 @@
 //! The descriptors of these types stay open in a forked child, and both processes share the socket: its queues, its options
 //! and its mode. The default policy of a registration depends on the type: see `fork::default_policy`.
 
-mod tcp_listener;
-mod tcp_stream;
-mod udp_socket;
-mod unix_datagram;
-mod unix_listener;
-mod unix_stream;
+mod tcp;
+mod udp;
+mod unix;
 
-pub use self::tcp_listener::TcpListener;
-pub use self::tcp_stream::TcpStream;
-pub use self::udp_socket::UdpSocket;
-pub use self::unix_datagram::UnixDatagram;
-pub use self::unix_listener::UnixListener;
-pub use self::unix_stream::UnixStream;
+pub use self::tcp::{TcpListener, TcpStream};
+pub use self::udp::UdpSocket;
+pub use self::unix::{UnixDatagram, UnixListener, UnixStream};
 
 /// Implements methods that call the method of the same name of `inner`.
 macro_rules! forward {

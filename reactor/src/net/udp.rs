@@ -76,17 +76,9 @@ forward! { UdpSocket:
     fn send_to(buf: &[u8], target: SocketAddr) -> usize;
 
     /// Like [`recv_from`](UdpSocket::recv_from), but the datagram stays in the queue.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`recv_from`](UdpSocket::recv_from).
     fn peek_from(buf: &mut [u8]) -> (usize, SocketAddr);
 
     /// Like [`recv`](UdpSocket::recv), but the datagram stays in the queue.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`recv`](UdpSocket::recv).
     fn peek(buf: &mut [u8]) -> usize;
 
     /// Joins the multicast group `multiaddr` on the interface that has the address `interface`; the unspecified address
@@ -104,18 +96,12 @@ forward! { UdpSocket:
     /// Those of `setsockopt(2)` (`IPV6_ADD_MEMBERSHIP`): not a multicast address, no such interface.
     fn join_multicast_v6(multiaddr: &Ipv6Addr, interface: u32) -> ();
 
-    /// Leaves a group joined with [`join_multicast_v4`](UdpSocket::join_multicast_v4).
-    ///
-    /// # Errors
-    ///
-    /// Those of `setsockopt(2)` (`IP_DROP_MEMBERSHIP`): not a member.
+    /// Leaves a group joined with [`join_multicast_v4`](UdpSocket::join_multicast_v4) (`IP_DROP_MEMBERSHIP`). Fails if
+    /// the socket is not a member.
     fn leave_multicast_v4(multiaddr: &Ipv4Addr, interface: &Ipv4Addr) -> ();
 
-    /// Leaves a group joined with [`join_multicast_v6`](UdpSocket::join_multicast_v6).
-    ///
-    /// # Errors
-    ///
-    /// Those of `setsockopt(2)` (`IPV6_DROP_MEMBERSHIP`): not a member.
+    /// Leaves a group joined with [`join_multicast_v6`](UdpSocket::join_multicast_v6) (`IPV6_DROP_MEMBERSHIP`). Fails
+    /// if the socket is not a member.
     fn leave_multicast_v6(multiaddr: &Ipv6Addr, interface: u32) -> ();
 }
 

@@ -5,6 +5,48 @@ use crate::io_source::{IoSource, SourceKind, readable, try_io, writable};
 use crate::net::{forward, option, peer, shutdown, socket};
 use crate::sys;
 
+/// A TCP socket that accepts connections.
+///
+/// # Fork
+///
+/// The child inherits the registration. Parent and child then accept from one queue: the first to call
+/// [`accept`](TcpListener::accept) gets the connection, the other one gets [`WouldBlock`](io::ErrorKind::WouldBlock).
+///
+/// # Examples
+///
+/// See the [guide](crate::guide).
+pub struct TcpListener {
+    inner: IoSource<net::TcpListener>,
+}
+
+impl TcpListener {
+    /// Makes a socket, sets `SO_REUSEADDR`, binds it to `addr` and listens with a backlog of 128 connections.
+    ///
+    /// Port 0 lets the system choose one: see [`local_addr`](TcpListener::local_addr).
+    ///
+    /// # Errors
+    ///
+    /// Those of `socket(2)`, `bind(2)` and `listen(2)`: [`AddrInUse`](io::ErrorKind::AddrInUse),
+    /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable), [`PermissionDenied`](io::ErrorKind::PermissionDenied) for
+    /// a privileged port, no descriptor left.
+    pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+        sys::socket::tcp_listen(addr).map(TcpListener::from_std)
+    }
+
+    /// Accepts a connection; returns it, non-blocking and close-on-exec, with the peer's address.
+    ///
+    /// # Errors
+    ///
+    /// Those of `accept(2)`: [`WouldBlock`](io::ErrorKind::WouldBlock) if no connection is waiting, errors of a single
+    /// connection such as [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), no descriptor left.
+    pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        sys::socket::tcp_accept(&self.inner).map(|(stream, peer)| (TcpStream::from_std(stream), peer))
+    }
+}
+
+socket!(TcpListener, net::TcpListener, Listener, SocketAddr);
+option!(TcpListener: ttl);
+
 /// A TCP connection, or the attempt to make one.
 ///
 /// # Fork
