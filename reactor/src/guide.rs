@@ -56,14 +56,12 @@
 //!
 //! # 2. A fork
 //!
-//! Without the feature `cponfork`, a forked child shares its parent's epoll instance, and each process disturbs the other.
-//! (Most kernels drop a kqueue in the child.) With the feature, fork through the module `fork`. The loop above then continues
-//! in both processes, each with a queue of its own. The first process that accepts a connection serves it.
+//! With the feature `cponfork`, fork through the module `fork`. The loop above then continues in both processes, each
+//! with a queue of its own. The first process that accepts a connection serves it. Without the feature, the processes
+//! disturb each other: see [`Poll`](crate::Poll#fork).
 //!
 //! # 3. Not only sockets
 //!
 //! The module `unix` (feature `os-ext`) has sources for the filters of kqueue: a `Timer`, `Signals`, a `Process`.
-//! Register a bare descriptor as a `SourceFd`. Each type has an example.
-//!
-//! Each of these sources has its own behaviour in a fork. A timer continues in both processes. Signals reach the process
-//! that they are sent to. A watch on a process stays with the process that opened the watch.
+//! Register a bare descriptor as a `SourceFd`. The page of each type has an example, and says what a fork does to the
+//! source.

@@ -25,14 +25,14 @@ macro_rules! trace {
 ///
 /// An event says that something changed. After an event, repeat the operation until it fails with
 /// [`WouldBlock`](io::ErrorKind::WouldBlock): only then is another event certain to come. An event may also be
-/// spurious: if the operation fails with `WouldBlock` at once, wait again. Readiness other than readable and writable is
-/// a hint.
+/// spurious: if the operation fails with `WouldBlock` at once, wait again.
 ///
 /// # Fork
 ///
-/// With the feature `cponfork` the child of any fork has its own copy of the queue at the same descriptor: see the module
-/// `fork`. Without the feature, parent and child share an epoll instance, and each sees what the other registers, deregisters
-/// or polls. A kqueue is missing in the child, unless the kernel copies it (FreeBSD 15).
+/// With the feature `cponfork` the child of any fork has its own copy of the queue at the same descriptor: at once
+/// after a fork made by the module `fork`, otherwise when it first uses a selector. Without the feature, parent and
+/// child share an epoll instance, and each sees what the other registers, deregisters or polls. A kqueue is missing in
+/// the child, unless the kernel copies it (FreeBSD 15).
 ///
 /// # Platforms
 ///
@@ -41,23 +41,7 @@ macro_rules! trace {
 ///
 /// # Examples
 ///
-#[cfg_attr(all(feature = "os-poll", feature = "net"), doc = "```")]
-#[cfg_attr(not(all(feature = "os-poll", feature = "net")), doc = "```ignore")]
-/// use forkio_reactor::net::UdpSocket;
-/// use forkio_reactor::{Events, Interest, Poll, Token};
-///
-/// let mut poll = Poll::new()?;
-/// let mut events = Events::with_capacity(16);
-/// let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap())?;
-/// poll.registry().register(&mut socket, Token(7), Interest::READABLE)?;
-///
-/// socket.send_to(b"hello", socket.local_addr()?)?;
-/// poll.poll(&mut events, None)?;
-/// for event in &events {
-///     assert!(event.token() == Token(7) && event.is_readable());
-/// }
-/// # Ok::<(), std::io::Error>(())
-/// ```
+/// See the [guide](crate::guide).
 pub struct Poll {
     registry: Registry,
 }
@@ -97,21 +81,6 @@ impl Poll {
     /// Those of `epoll_wait(2)` or `kevent(2)`, not retried: [`Interrupted`](io::ErrorKind::Interrupted) when a signal
     /// handler ran. In a forked child whose queue could not be completed, every poll returns the cause, because some events
     /// would be missing.
-    ///
-    /// # Examples
-    ///
-    #[cfg_attr(feature = "os-poll", doc = "```")]
-    #[cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
-    /// use forkio_reactor::{Events, Poll};
-    /// use std::time::{Duration, Instant};
-    ///
-    /// let mut poll = Poll::new()?;
-    /// let mut events = Events::with_capacity(8);
-    /// let start = Instant::now();
-    /// poll.poll(&mut events, Some(Duration::from_micros(300)))?;
-    /// assert!(events.is_empty() && start.elapsed() >= Duration::from_micros(300));
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
     pub fn poll(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         self.registry.selector.poll(&mut events.inner, timeout)
     }

@@ -90,21 +90,7 @@ pub struct Sender {
     inner: IoSource<File>,
 }
 
-try_io! { Sender:
-    /// # Examples
-    ///
-    /// ```
-    /// use forkio_reactor::unix::pipe;
-    /// use std::io::Write;
-    /// use std::os::fd::AsFd;
-    ///
-    /// let (sender, _receiver) = pipe::new()?;
-    /// let sent = sender.try_io(|| std::fs::File::from(sender.as_fd().try_clone_to_owned()?).write(b"hello"))?;
-    /// assert_eq!(sent, 5);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-}
-
+try_io!(Sender);
 end!(Sender, ChildStdin);
 writable!(Sender, &Sender);
 

@@ -74,25 +74,9 @@ impl Timer {
         self.set_at(self.clock().now().saturating_add(delay), period)
     }
 
-    /// Lets the timer expire when its clock shows `time`, and then after each `period`, if there is one. This discards the
-    /// previous setting, and expirations that were not taken.
+    /// Like [`set_after`](Timer::set_after), but lets the timer expire when its clock shows `time`.
     ///
     /// If `time` has passed, the timer expires at once, and each period since `time` counts as an expiration too.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`set_after`](Timer::set_after).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use forkio_reactor::unix::{Clock, Timer};
-    /// use std::time::Duration;
-    ///
-    /// let mut timer = Timer::new(Clock::Realtime)?;
-    /// timer.set_at(Clock::Realtime.now() + Duration::from_secs(3600), None)?;
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
     pub fn set_at(&mut self, time: Duration, period: Option<Duration>) -> io::Result<()> {
         self.set(Some(Setting::new(time, period)?))
     }
