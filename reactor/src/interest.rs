@@ -19,7 +19,7 @@ use std::ops::{BitOr, BitOrAssign};
 /// assert_eq!(format!("{BOTH:?}"), "READABLE | WRITABLE");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Interest(NonZeroU8);
+pub struct Interest(pub(crate) NonZeroU8);
 
 const READABLE: u8 = 1 << 0;
 const WRITABLE: u8 = 1 << 1;
@@ -87,11 +87,6 @@ impl Interest {
         self.0.get() & PRIORITY != 0
     }
 
-    #[inline(always)]
-    pub(crate) const fn bits(self) -> u8 {
-        self.0.get()
-    }
-
     /// Makes an interest of these bits; `None` for zero and for bits that have no meaning.
     pub(crate) const fn from_bits(bits: u8) -> Option<Interest> {
         match NonZeroU8::new(bits) {
@@ -120,11 +115,6 @@ impl Interest {
 
     pub(crate) const fn is_marked(self) -> bool {
         self.0.get() & MARKED != 0
-    }
-
-    /// Makes an interest of any bits, even of those that have no meaning.
-    pub(crate) const fn of_any_bits(bits: NonZeroU8) -> Interest {
-        Interest(bits)
     }
 }
 

@@ -34,20 +34,10 @@ pub enum SourceKind {
 
 impl SourceKind {
     /// Every kind, in the order of their discriminants, which count from one.
-    pub(crate) const ALL: [SourceKind; 12] = [
-        SourceKind::Listener,
-        SourceKind::Datagram,
-        SourceKind::Stream,
-        SourceKind::Pipe,
-        SourceKind::Pair,
-        SourceKind::Waker,
-        SourceKind::Process,
-        SourceKind::Queue,
-        SourceKind::Watch,
-        SourceKind::Timer,
-        SourceKind::Signal,
-        SourceKind::Other,
-    ];
+    pub(crate) const ALL: [SourceKind; 12] = {
+        use SourceKind::{Datagram, Listener, Other, Pair, Pipe, Process, Queue, Signal, Stream, Timer, Waker, Watch};
+        [Listener, Datagram, Stream, Pipe, Pair, Waker, Process, Queue, Watch, Timer, Signal, Other]
+    };
 
     pub(crate) fn is_socket(self) -> bool {
         matches!(self, SourceKind::Listener | SourceKind::Stream | SourceKind::Datagram)

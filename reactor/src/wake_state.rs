@@ -86,11 +86,6 @@ impl WakeState {
         }
     }
 
-    #[inline]
-    pub(crate) fn is_exposed(&self) -> bool {
-        self.exposed.load(Ordering::Relaxed)
-    }
-
     /// Child of a fork: notes that no thread polls, even if a thread of the parent did. Returns whether the child must
     /// signal a pending wake at its own kernel object. Async-signal-safe.
     pub(crate) fn after_fork(&self) -> bool {
@@ -98,7 +93,7 @@ impl WakeState {
         if self.polling.load(Ordering::Relaxed) {
             self.polling.store(false, Ordering::Relaxed);
         }
-        self.is_exposed() && self.is_notified()
+        self.exposed.load(Ordering::Relaxed) && self.is_notified()
     }
 
     /// Keeps later wakes from signalling the kernel object, which may belong to another process. Async-signal-safe.

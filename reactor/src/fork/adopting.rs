@@ -13,11 +13,8 @@ use super::entry::{Entry, EntryInfo};
 use super::error::{PrepareError, PrepareObject};
 use super::foreign_pairs::{OwnPairs, SIGNAL_PIPE, SignalPipe};
 use super::policy::SourceKind;
-use super::process_state::{
-    AdoptedQueue, PROCESS, ProcessState, generation, is_forking_here, lock, lock_to_change, next_id, selectors,
-};
+use super::process_state::{AdoptedQueue, PROCESS, ProcessState, generation, next_id, selectors};
 use super::selector_core::SelectorCore;
-use crate::lock::Guard;
 use crate::sys::adoption::{self, Listed, Registered};
 use crate::sys::{Queue, descriptor};
 use crate::wakeable_queue::WakerDescriptors;
@@ -158,23 +155,6 @@ pub(super) fn refresh(state: &mut ProcessState) -> Result<(), PrepareError> {
     }
     state.records.set_found_pairs(&pairs.found);
     Ok(())
-}
-
-/// Locks the state, and brings the adopted selectors up to date if possible.
-pub(super) fn lock_refreshed() -> Guard<ProcessState> {
-    let mut state = lock();
-    if !is_forking_here() {
-        // The next fork returns the error.
-        let _ = refresh(&mut state);
-    }
-    state
-}
-
-/// Like [`lock_refreshed`], for a change of the state that a fork uses.
-pub(super) fn lock_refreshed_to_change() -> io::Result<Guard<ProcessState>> {
-    let mut state = lock_to_change();
-    refresh(&mut state).map_err(io::Error::other)?;
-    Ok(state)
 }
 
 struct Lists {

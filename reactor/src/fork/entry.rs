@@ -126,7 +126,7 @@ impl EntryInfo {
     pub(crate) fn new(interest: Interest, kind: Option<SourceKind>, policy: Option<ForkPolicy>) -> EntryInfo {
         let kind = kind.map_or(EntryInfo::BARE, |kind| (kind as u64) << EntryInfo::KIND);
         let policy = policy.map_or(0, |policy| (policy as u64) << EntryInfo::POLICY);
-        EntryInfo(u64::from(interest.bits()) | kind | policy)
+        EntryInfo(u64::from(interest.0.get()) | kind | policy)
     }
 
     #[inline(always)]
@@ -152,7 +152,7 @@ impl EntryInfo {
 
     #[inline(always)]
     pub(crate) fn with_interest(self, interest: Interest) -> EntryInfo {
-        EntryInfo(self.0 & !EntryInfo::INTEREST | u64::from(interest.bits()))
+        EntryInfo(self.0 & !EntryInfo::INTEREST | u64::from(interest.0.get()))
     }
 
     /// Returns the kind of the source; `None` if each fork must determine it.

@@ -138,7 +138,15 @@ impl OwnPairs {
     /// as an end of a pair.
     pub(super) fn kind(&mut self, registered: &Registered) -> SourceKind {
         let is_end = match registered.kind {
-            SourceKind::Stream => registered.token != SIGNAL_PIPE && self.is_end_of_socket_pair(registered),
+            SourceKind::Stream if registered.token == SIGNAL_PIPE => false,
+            SourceKind::Stream => {
+                // Both ends of a pair are unnamed. At least one end of a connection to a listener has a name.
+                let is_unnamed = descriptor::is_unnamed_stream(registered.fd);
+                let peer = is_unnamed.then(|| self.peers.of(registered.inode)).flatten();
+                let peer = peer.and_then(|peer| self.sockets.get(&peer));
+                self.found.extend(peer.map(|peer| (registered.fd, *peer)));
+                peer.is_some()
+            }
             SourceKind::Pipe => {
                 let mut others = self.pipes.iter().filter(|(_, inode)| *inode == registered.inode);
                 others.any(|(fd, _)| descriptor::are_both_ends(registered.fd, *fd))
@@ -146,16 +154,6 @@ impl OwnPairs {
             _ => false,
         };
         if is_end { SourceKind::Pair } else { registered.kind }
-    }
-
-    fn is_end_of_socket_pair(&mut self, registered: &Registered) -> bool {
-        // Both ends of a pair are unnamed. At least one end of a connection to a listener has a name.
-        let is_unnamed = descriptor::is_unnamed_stream(registered.fd);
-        let peer = is_unnamed.then(|| self.peers.of(registered.inode)).flatten();
-        let peer = peer.and_then(|peer| self.sockets.get(&peer));
-        let Some(peer) = peer else { return false };
-        self.found.push((registered.fd, *peer));
-        true
     }
 }
 

@@ -8,7 +8,7 @@ use super::adopting;
 use super::decision;
 use super::error::{PrepareError, PrepareObject};
 use super::policy::SourceKind;
-use super::process_state::{self, PROCESS, lock_to_add, lock_to_change, selectors};
+use super::process_state::{PROCESS, selectors};
 use super::reconcile;
 use super::registrations::{change, change_entry, find, registrations, with_gate_closed};
 use super::selector::UNREGISTERED_WRITES;
@@ -42,8 +42,7 @@ pub fn retire_in_children(source: &impl AsRawFd) -> io::Result<()> {
 /// Whether `source`, an I/O object or a descriptor, has a policy of its own in any selector, even if a fork left the
 /// registration out.
 pub fn is_tagged(source: &impl AsRawFd) -> bool {
-    reconcile::ensure();
-    let _state = adopting::lock_refreshed();
+    let _state = reconcile::lock_refreshed();
     find(source.as_raw_fd(), |info| info.own_policy().is_some()).is_some()
 }
 
@@ -75,11 +74,7 @@ pub fn mute(source: &impl AsRawFd) -> io::Result<()> {
     })
 }
 
-/// Ends a [`mute`]. A source that is ready gives an event.
-///
-/// # Errors
-///
-/// Those of [`mute`].
+/// Ends a [`mute`], and fails like that function. A source that is ready gives an event.
 pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
     let fd = source.as_raw_fd();
     change(fd, |_, selector, token, info| {
@@ -154,10 +149,9 @@ pub fn rearm_exclusive() -> io::Result<()> {
 /// system but Linux; [`NotFound`](io::ErrorKind::NotFound) if there is no such instance; otherwise the reason why forkio
 /// cannot determine for certain what a child must get.
 pub fn adopt(source: &impl AsRawFd) -> Result<(), PrepareError> {
-    reconcile::ensure();
     let fd = source.as_raw_fd();
     let of = PrepareError::of(PrepareObject::ForeignRegistration(fd));
-    let mut state = lock_to_add("adopting a selector").map_err(of)?;
+    let mut state = reconcile::lock_to_add("adopting a selector").map_err(of)?;
     adopting::adopt(&mut state, fd)
 }
 
@@ -168,8 +162,7 @@ pub fn can_adopt() -> bool {
 
 /// Whether `source`, an I/O object or a descriptor, is registered with an [adopted](adopt) instance.
 pub fn is_adopted(source: &impl AsRawFd) -> bool {
-    reconcile::ensure();
-    let _state = adopting::lock_refreshed();
+    let _state = reconcile::lock_refreshed();
     adopting::is_adopted(source.as_raw_fd())
 }
 
@@ -208,7 +201,7 @@ pub fn renewed_receivers() -> Vec<RawFd> {
 /// [`NotFound`](io::ErrorKind::NotFound) if `source` belongs to no pair made in this process.
 pub fn renew_pair_in_children(source: &impl AsRawFd) -> io::Result<()> {
     let (end, peer) = find_pair(source.as_raw_fd())?;
-    lock_to_change().records.always_renew([end, peer])
+    reconcile::lock_to_change().records.always_renew([end, peer])
 }
 
 /// Makes the pairs of [`renew_pair_in_children`] again whose descriptors other code has closed, at the same descriptors. A daemon
@@ -218,8 +211,7 @@ pub fn renew_pair_in_children(source: &impl AsRawFd) -> io::Result<()> {
 ///
 /// If another file has such a descriptor by now; otherwise those of `socketpair(2)` and `fcntl(2)`.
 pub fn restore_renewed_pairs() -> io::Result<()> {
-    reconcile::ensure();
-    let mut state = lock_to_change();
+    let mut state = reconcile::lock_to_change();
     let pairs: Vec<_> = state.records.always_renewed().collect();
     for ends in pairs {
         if ends.iter().all(|fd| state.records.is_intact(*fd)) {
@@ -268,9 +260,8 @@ pub fn nudge_pair_end(source: &impl AsRawFd) -> io::Result<()> {
 
 /// Finds the pair of which `fd` is an end, or a duplicate of an end. Returns the end that `fd` refers to, then its peer.
 fn find_pair(fd: RawFd) -> io::Result<(RawFd, RawFd)> {
-    reconcile::ensure();
-    let identity = descriptor::identity(fd)?;
-    let pair = process_state::lock().records.find_pair(identity);
+    let state = reconcile::lock();
+    let pair = state.records.find_pair(descriptor::identity(fd)?);
     pair.filter(|_| descriptor::is_unix_stream(fd)).ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, "not an end of a socket pair that was made in this process")
     })
@@ -294,8 +285,7 @@ pub fn unregistered_writes() -> usize {
 /// Whether `Renew` can apply to a registration of `source`.
 pub fn can_renew(source: &impl AsRawFd) -> bool {
     let fd = source.as_raw_fd();
-    reconcile::ensure();
-    let state = adopting::lock_refreshed();
+    let state = reconcile::lock_refreshed();
     let kind = find(fd, |info| info.kind().is_some()).and_then(|(_, info)| info.kind());
     drop(state);
     let kind = kind.or_else(|| descriptor::kind(fd).ok());

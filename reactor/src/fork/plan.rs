@@ -45,7 +45,7 @@ impl Plan {
         Plan {
             queues: Vec::new(),
             retired: Vec::new(),
-            replacements: Replacements::new(),
+            replacements: Replacements { steps: Vec::new(), spares: Vec::new() },
             renewals: Vec::new(),
             remakes: Vec::new(),
             held_back: Vec::new(),
@@ -118,12 +118,9 @@ impl Plan {
         for renewal in &self.renewals {
             renewal.bring_up_to_date(&mut self.replacements)?;
         }
-        self.check_limit()
-    }
-
-    /// Checks that no descriptor is beyond the limit: dup2(2) would refuse it in the child, even if it is open.
-    fn check_limit(&self) -> Result<(), PrepareError> {
-        let highest = self.private_descriptors().max().filter(|fd| !descriptor::is_within_limit(*fd));
+        // dup2(2) would refuse a descriptor beyond the limit in the child, even if it is open.
+        let limit = descriptor::limit().unwrap_or(u64::MAX);
+        let highest = self.private_descriptors().max().filter(|fd| *fd as u64 >= limit);
         let Some(fd) = highest else { return Ok(()) };
         let is_queue = self.queues.iter().any(|(selector, _)| selector.kernel.queue.fd() == fd);
         let object = if is_queue { PrepareObject::Queue(fd) } else { PrepareObject::Registration(fd) };
@@ -175,9 +172,7 @@ impl Plan {
             let errno = descriptor::replace(step.from, step.onto).err()?;
             Some((step.onto, errno))
         });
-        for (fd, errno) in remade(&self.remakes) {
-            poison_watchers(selectors.clone(), fd, errno);
-        }
+        remake(&self.remakes, selectors.clone());
         for (fd, errno) in replaced {
             if selectors.clone().any(|selector| selector.watches(fd)) {
                 poison_watchers(selectors.clone(), fd, errno);
@@ -232,13 +227,15 @@ impl SelectorCore {
 }
 
 /// In the child, poisons the selectors that a failure at `fd` concerns. Async-signal-safe.
-pub(super) fn poison_watchers(selectors: impl Iterator<Item = &'static SelectorCore>, fd: RawFd, errno: i32) {
+fn poison_watchers(selectors: impl Iterator<Item = &'static SelectorCore>, fd: RawFd, errno: i32) {
     selectors.filter(|selector| selector.watches(fd)).for_each(|selector| selector.poison(Poison::Errno(errno)));
 }
 
-/// In the child, makes objects again, and returns the descriptors at which that failed, with the errno. Async-signal-safe.
-pub(super) fn remade(remakes: &[sys::Remake]) -> impl Iterator<Item = (RawFd, i32)> {
-    remakes.iter().filter_map(|remake| Some((remake.fd(), remake.remake().err()?)))
+/// In the child, makes objects again. An error poisons the selectors that it concerns. Async-signal-safe.
+pub(super) fn remake(remakes: &[sys::Remake], selectors: impl Iterator<Item = &'static SelectorCore> + Clone) {
+    for (remake, errno) in remakes.iter().filter_map(|remake| Some((remake, remake.remake().err()?))) {
+        poison_watchers(selectors.clone(), remake.fd(), errno);
+    }
 }
 
 /// In the child, completes the queue of a selector, and signals a pending wake if the kernel must have it.

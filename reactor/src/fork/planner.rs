@@ -36,15 +36,13 @@ pub(super) fn make_plan(state: &mut ProcessState, mode: Mode) -> Result<(), Prep
     // A poisoned selector stays poisoned in every child.
     let selectors: Vec<_> = selectors().filter(|selector| selector.poisoned().is_none()).collect();
     let replaced = BTreeSet::new();
-    Planner { plan, records, adopted, generation: generation(), mode, replaced, dead: None }.run(&selectors)
+    Planner { plan, records, adopted, mode, replaced, dead: None }.run(&selectors)
 }
 
 struct Planner<'a> {
     plan: &'a mut Plan,
     records: &'a Records,
     adopted: &'a Adopted,
-    /// The generation of the process that forks.
-    generation: u32,
     mode: Mode,
     /// The descriptors at which the child gets another object.
     replaced: BTreeSet<RawFd>,
@@ -57,9 +55,7 @@ impl Planner<'_> {
         sys::Remake::list(&mut self.plan.remakes);
         if self.mode == Mode::Unplanned {
             // The child makes these objects before all other fresh ones, which might take their descriptors.
-            for (fd, errno) in plan::remade(&self.plan.remakes) {
-                plan::poison_watchers(selectors.iter().copied(), fd, errno);
-            }
+            plan::remake(&self.plan.remakes, selectors.iter().copied());
         }
         let mut decisions = std::mem::take(&mut self.plan.decisions);
         for selector in selectors {
@@ -98,7 +94,7 @@ impl Planner<'_> {
                 entry.vacate();
                 continue;
             }
-            let absent_from = (decision == Decision::LeaveOut).then_some(self.generation + 1);
+            let absent_from = (decision == Decision::LeaveOut).then_some(generation() + 1);
             let after = info.absent_from(absent_from);
             if after != before {
                 entry.set_info(after);
@@ -128,7 +124,7 @@ impl Planner<'_> {
             return Err(PrepareError::of(PrepareObject::OtherThreads)(io::Error::from_raw_os_error(libc::ETIMEDOUT)));
         }
         let info = entry.info();
-        if info.is_vacant() || info.is_absent(self.generation) {
+        if info.is_vacant() || info.is_absent(generation()) {
             return Ok(None);
         }
         if !info.is_bare() {
@@ -199,7 +195,7 @@ impl Planner<'_> {
     fn keeps(&self, selector: &SelectorCore, fd: RawFd) -> bool {
         selector.table.get(fd).and_then(Entry::get).is_some_and(|(_, info)| {
             let policy = info.policy(SourceKind::Timer);
-            !info.is_absent(self.generation) && matches!(policy, ForkPolicy::Inherit | ForkPolicy::Sever)
+            !info.is_absent(generation()) && matches!(policy, ForkPolicy::Inherit | ForkPolicy::Sever)
         })
     }
 

@@ -9,7 +9,7 @@ use super::foreign_pairs::SignalPipe;
 use super::gate;
 use super::plan::Plan;
 use super::selector_core::{Cores, SelectorCore};
-use crate::lock::{Guard, Lock, this_thread};
+use crate::lock::{Lock, this_thread};
 
 /// The epoll instances of tokio on upstream mio.
 ///
@@ -108,29 +108,6 @@ pub(super) fn next_id() -> u64 {
 /// Lists the selectors that exist, like [`Cores::in_use`].
 pub(super) fn selectors() -> impl Iterator<Item = &'static SelectorCore> + Clone {
     PROCESS.cores.in_use()
-}
-
-/// Locks the state. A thread that is between prepare and the end of a fork holds the lock already, and gets another guard.
-pub(super) fn lock() -> Guard<ProcessState> {
-    if is_forking_here() {
-        // SAFETY: the thread has the lock, and borrows nothing from the state between prepare and the end of the fork.
-        return unsafe { PROCESS.state.again() };
-    }
-    PROCESS.state.lock()
-}
-
-/// Locks the state for a change that affects forks. Discards a plan that was made ahead, because it would be out of date.
-pub(super) fn lock_to_change() -> Guard<ProcessState> {
-    let mut state = lock();
-    state.give_up_plan();
-    state
-}
-
-/// Like [`lock_to_change`], to make an object that forks must know of. Fails while this thread forks.
-pub(super) fn lock_to_add(doing: &str) -> io::Result<Guard<ProcessState>> {
-    refuse_inside_fork(doing)?;
-    start()?;
-    Ok(lock_to_change())
 }
 
 /// Starts fork detection, unless it has started.

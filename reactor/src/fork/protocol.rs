@@ -50,10 +50,6 @@ pub enum ForkResult {
 /// - each `unix::Timer` as one of its own, registered or not, unless its policy is [`Inherit`](super::ForkPolicy::Inherit) or
 ///   [`Sever`](super::ForkPolicy::Sever);
 /// - unregistered descriptors shared with the parent, as after any fork.
-///
-/// # Examples
-///
-/// See the [module](super).
 pub unsafe fn fork() -> Result<ForkResult, Error> {
     let _blocked = block_signals();
     let prepared = prepare().map_err(Error::Prepare)?;
@@ -192,8 +188,7 @@ pub fn prepare_ahead() -> Result<(), PrepareError> {
 
 /// Whether the next fork is [prepared ahead](prepare_ahead).
 pub fn is_prepared_ahead() -> bool {
-    reconcile::ensure();
-    process_state::lock().plan.is_ahead
+    reconcile::lock().plan.is_ahead
 }
 
 /// Begins to prepare a fork: takes the locks, and closes the gate, so that registrations stay as they are.
@@ -223,19 +218,6 @@ fn begin() -> Result<Prepared, PrepareError> {
 impl Prepared {
     /// Returns the descriptors at which the child will have objects of its own: descriptors of selectors, and severed or
     /// renewed descriptors. Every other descriptor refers to the same object in both processes.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use forkio_reactor::fork::prepare;
-    /// use std::os::fd::AsRawFd;
-    ///
-    /// let poll = forkio_reactor::Poll::new()?;
-    /// let prepared = prepare()?;
-    /// assert!(prepared.private_descriptors().contains(&poll.as_raw_fd()));
-    /// prepared.abort();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn private_descriptors(&self) -> Vec<RawFd> {
         self.state.plan.private_descriptors().collect()
     }

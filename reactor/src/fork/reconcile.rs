@@ -15,7 +15,7 @@ use super::process_state::{
     self, PROCESS, ProcessState, begin_generation, is_forking_here, refuse_inside_fork, selectors,
 };
 use super::selector_core::Poison;
-use crate::lock::this_thread;
+use crate::lock::{Guard, this_thread};
 use crate::sync::pause;
 use crate::sys;
 use crate::sys::process::SignalsBlocked;
@@ -42,21 +42,6 @@ use crate::sys::process::SignalsBlocked;
 /// The child notices the fork by a page that the kernel wipes in the child: `MADV_WIPEONFORK` since Linux 4.14,
 /// `minherit(INHERIT_ZERO)` on FreeBSD, NetBSD and OpenBSD. The check costs one load per use of a selector. macOS and
 /// DragonFly have no such page, so the check costs a `getpid(2)`, about 50 to 100 ns.
-///
-/// # Examples
-///
-/// ```no_run
-/// use forkio_reactor::fork::{generation, reconcile};
-///
-/// let poll = forkio_reactor::Poll::new()?;
-/// // SAFETY: this process has one thread.
-/// if unsafe { libc::fork() } == 0 {
-///     reconcile();
-///     assert_eq!(generation(), 1);
-/// }
-/// # drop(poll);
-/// # Ok::<(), std::io::Error>(())
-/// ```
 pub fn reconcile() {
     ensure();
 }
@@ -91,6 +76,41 @@ fn settle() {
     }
 }
 
+/// Locks the state, once this process has reconciled. A thread that is between prepare and the end of a fork holds the
+/// lock already, and gets another guard.
+pub(super) fn lock() -> Guard<ProcessState> {
+    ensure();
+    if is_forking_here() {
+        // SAFETY: the thread has the lock, and borrows nothing from the state between prepare and the end of the fork.
+        return unsafe { PROCESS.state.again() };
+    }
+    PROCESS.state.lock()
+}
+
+/// Locks the state for a change that affects forks. Discards a plan that was made ahead, because it would be out of date.
+pub(super) fn lock_to_change() -> Guard<ProcessState> {
+    let mut state = lock();
+    state.give_up_plan();
+    state
+}
+
+/// Like [`lock_to_change`], to make an object that forks must know of. Fails while this thread forks.
+pub(super) fn lock_to_add(doing: &str) -> io::Result<Guard<ProcessState>> {
+    refuse_inside_fork(doing)?;
+    process_state::start()?;
+    Ok(lock_to_change())
+}
+
+/// Locks the state, and brings the adopted selectors up to date if possible.
+pub(super) fn lock_refreshed() -> Guard<ProcessState> {
+    let mut state = lock();
+    if !is_forking_here() {
+        // The next fork returns the error.
+        let _ = adopting::refresh(&mut state);
+    }
+    state
+}
+
 /// Reconciles inside `fork(2)`: nothing has happened in the child yet.
 pub(super) extern "C" fn at_fork() {
     if gate::look() == gate::WIPED && !is_forking_here() {
@@ -123,7 +143,9 @@ fn reconcile_wiped(discard: fn(&mut Plan)) {
     }
     begin_generation();
     PROCESS.forking.store(0, Ordering::Relaxed);
-    announce_first_poll();
+    if FIRST_POLL.get().is_some() && selectors().all(|selector| selector.poisoned().is_none()) {
+        IS_DUE.store(true, Ordering::Relaxed);
+    }
     gate::open();
 }
 
@@ -225,12 +247,6 @@ static IS_DUE: AtomicBool = AtomicBool::new(false);
 /// counts.
 pub fn set_first_poll_hook(hook: fn()) {
     let _ = FIRST_POLL.set(hook);
-}
-
-fn announce_first_poll() {
-    if FIRST_POLL.get().is_some() && selectors().all(|selector| selector.poisoned().is_none()) {
-        IS_DUE.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Whether the next poll must call the hook.

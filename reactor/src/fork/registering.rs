@@ -9,10 +9,8 @@ use std::sync::atomic::Ordering;
 
 use super::entry::{Entry, EntryInfo};
 use super::plan::Plan;
-use super::process_state::{
-    PROCESS, ProcessState, generation, is_forking_here, lock, lock_to_change, refuse_inside_fork,
-};
-use super::reconcile;
+use super::process_state::{PROCESS, ProcessState, generation, is_forking_here, refuse_inside_fork};
+use super::reconcile::{self, lock, lock_to_change};
 use super::selector_core::SelectorCore;
 use crate::lock::Guard;
 use crate::sys::{self, QueueCopy, descriptor};
@@ -71,10 +69,11 @@ impl SelectorCore {
     pub(crate) fn reregister(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let Some(entry) = self.table.get(fd) else { return Err(self.not_registered()) };
         let before = begin(entry, "reregistering")?;
-        let changed = if is_simple(before) {
+        // The kernel alone can tell whether the change of a plain registration is valid.
+        let changed = if before.is_plain() && (sys::Queue::IS_EXACT || !before.is_bare()) {
             self.kernel.queue.modify(fd, token, interest)
         } else {
-            self.modify_unusual(fd, token, interest, entry, before)
+            self.modify_unusual(fd, token, interest, before)
         };
         changed.map_err(|error| self.undo(entry, before, error))?;
         entry.set_token(token);
@@ -83,16 +82,9 @@ impl SelectorCore {
     }
 
     #[cold]
-    fn modify_unusual(
-        &self,
-        fd: RawFd,
-        token: Token,
-        interest: Interest,
-        entry: &Entry,
-        before: EntryInfo,
-    ) -> io::Result<()> {
+    fn modify_unusual(&self, fd: RawFd, token: Token, interest: Interest, before: EntryInfo) -> io::Result<()> {
         let not_found = || Err(io::Error::from_raw_os_error(libc::ENOENT));
-        let token_before = entry.get().map_or(token, |(token, _)| token);
+        let token_before = self.table.get(fd).and_then(Entry::get).map_or(token, |(token, _)| token);
         if before.is_absent(generation()) {
             return not_found();
         }
@@ -197,12 +189,6 @@ impl SelectorCore {
     }
 }
 
-/// Whether the kernel alone can tell if a change of this registration is valid.
-#[inline(always)]
-fn is_simple(before: EntryInfo) -> bool {
-    before.is_plain() && (sys::Queue::IS_EXACT || !before.is_bare())
-}
-
 /// Marks an entry as being changed, and returns its state before. Waits for the end of a fork that is under way.
 #[inline(always)]
 pub(super) fn begin(entry: &Entry, doing: &str) -> io::Result<EntryInfo> {
@@ -228,7 +214,6 @@ fn begin_after_fork(entry: &Entry, doing: &str) -> io::Result<EntryInfo> {
 /// Locks the state for closing an object, once no fork of another thread is under way. Between prepare and the end of this
 /// thread's own fork, `forget` drops the object from the plan.
 pub(super) fn lock_to_close(forget: impl FnOnce(&mut Plan)) -> Guard<ProcessState> {
-    reconcile::ensure();
     let mut state = lock();
     if is_forking_here() {
         forget(&mut state.plan);

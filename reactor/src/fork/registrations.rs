@@ -3,13 +3,13 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use super::adopting::{lock_refreshed, lock_refreshed_to_change};
+use super::adopting;
 use super::decision;
 use super::entry::{Entry, EntryInfo, PATIENCE};
 use super::gate;
 use super::policy::{ForkPolicy, SourceKind, replace_default};
-use super::process_state::{ProcessState, generation, lock_to_change, refuse_inside_fork, selectors};
-use super::reconcile;
+use super::process_state::{ProcessState, generation, refuse_inside_fork, selectors};
+use super::reconcile::{self, lock_refreshed, lock_to_change};
 use super::selector_core::SelectorCore;
 use crate::sys::descriptor;
 use crate::{Interest, Token};
@@ -37,7 +37,6 @@ pub struct Registration {
 /// Lists the registrations of this process, in the order of selectors and descriptors. The list includes wakers that have a
 /// descriptor, and leaves out registrations with a poisoned selector.
 pub fn registrations() -> Vec<Registration> {
-    reconcile::ensure();
     let state = lock_refreshed();
     let mut list = Vec::new();
     // The descriptor of a poisoned selector may refer to another process's queue.
@@ -92,21 +91,6 @@ pub fn selector_count() -> usize {
 ///
 /// [`NotFound`](io::ErrorKind::NotFound) if `source` is not registered; otherwise an error if this thread is forking, or if a
 /// selector is poisoned.
-///
-/// # Examples
-///
-#[cfg_attr(feature = "net", doc = "```")]
-#[cfg_attr(not(feature = "net"), doc = "```ignore")]
-/// use forkio_reactor::fork::{ForkPolicy, set_policy};
-/// use forkio_reactor::net::UdpSocket;
-/// use forkio_reactor::{Interest, Poll, Token};
-///
-/// let poll = Poll::new()?;
-/// let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap())?;
-/// poll.registry().register(&mut socket, Token(1), Interest::READABLE)?;
-/// set_policy(&socket, ForkPolicy::NoFork)?;
-/// # Ok::<(), std::io::Error>(())
-/// ```
 pub fn set_policy(source: &impl AsRawFd, policy: ForkPolicy) -> io::Result<()> {
     change(source.as_raw_fd(), |_, _, _, info| Ok(info.with_policy(policy)))
 }
@@ -115,7 +99,6 @@ pub fn set_policy(source: &impl AsRawFd, policy: ForkPolicy) -> io::Result<()> {
 /// registered.
 pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
     let fd = source.as_raw_fd();
-    reconcile::ensure();
     let state = lock_refreshed();
     let (token, info) = find(fd, is_here)?;
     let kind = info.kind().or_else(|| descriptor::kind(fd).ok()).unwrap_or(SourceKind::Other);
@@ -136,7 +119,6 @@ pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
 /// assert_eq!(set_default_policy(SourceKind::Stream, ForkPolicy::Sever), ForkPolicy::Inherit);
 /// ```
 pub fn set_default_policy(kind: SourceKind, policy: ForkPolicy) -> ForkPolicy {
-    reconcile::ensure();
     let _state = lock_to_change();
     replace_default(kind, policy)
 }
@@ -175,9 +157,9 @@ pub(super) fn with_gate_closed(act: impl FnOnce(&mut ProcessState) -> io::Result
         }
     }
 
-    reconcile::ensure();
     refuse_inside_fork("changing a registration")?;
-    let mut state = lock_refreshed_to_change()?;
+    let mut state = lock_to_change();
+    adopting::refresh(&mut state).map_err(io::Error::other)?;
     gate::close();
     let _closed = Closed;
     act(&mut state)

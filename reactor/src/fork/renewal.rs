@@ -50,10 +50,6 @@ pub(super) struct Replacement {
 }
 
 impl Replacements {
-    pub(super) const fn new() -> Replacements {
-        Replacements { steps: Vec::new(), spares: Vec::new() }
-    }
-
     pub(super) fn add(&mut self, fresh: OwnedFd, onto: RawFd) {
         self.steps.push(Replacement { from: fresh.as_raw_fd(), onto, only: None });
         self.spares.push(fresh);

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::entry::{Entry, EntryInfo};
 use super::policy::ForkPolicy;
-use super::process_state::{PROCESS, lock_to_add, lock_to_change, next_id};
-use super::reconcile;
+use super::process_state::{PROCESS, next_id};
+use super::reconcile::{self, lock_to_add, lock_to_change};
 use super::registering::lock_to_close;
 use super::selector_core::SelectorCore;
 use crate::source_kind::SourceKind;
@@ -27,19 +27,11 @@ pub(crate) struct Selector {
 
 impl Selector {
     pub(crate) fn new() -> io::Result<Selector> {
-        reconcile::ensure();
         let mut state = lock_to_add("making a selector")?;
         let core = state.free_cores.pop().unwrap_or_else(|| PROCESS.cores.add());
         core.kernel.queue.open().inspect_err(|_| state.free_cores.push(core))?;
         core.begin(next_id());
         Ok(Selector { core, policy: None })
-    }
-
-    /// Returns another handle. Registrations made through it have this policy of their own.
-    pub(crate) fn with_policy(&self, policy: ForkPolicy) -> Selector {
-        let mut handle = self.clone();
-        handle.policy = Some(policy);
-        handle
     }
 
     #[inline]
@@ -64,7 +56,6 @@ impl Selector {
     }
 
     pub(crate) fn new_waker(&self, token: Token) -> io::Result<SelectorWaker> {
-        reconcile::ensure();
         let _state = lock_to_add("making a waker")?;
         self.core.check_poison()?;
         let signal = self.core.kernel.add_waker(token)?;
@@ -104,13 +95,9 @@ impl Drop for Selector {
 }
 
 impl Registry {
-    /// Registers `source` with a fork policy of its own in place of the default of its kind.
-    ///
-    /// No fork sees the registration without the policy. [`fork::set_policy`](super::set_policy) changes it later.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`register`](Registry::register).
+    /// Registers `source` like [`register`](Registry::register), with a fork policy of its own in place of the default
+    /// of its kind. No fork sees the registration without the policy. [`fork::set_policy`](super::set_policy) changes
+    /// it later.
     ///
     /// # Examples
     ///
@@ -134,7 +121,9 @@ impl Registry {
         policy: ForkPolicy,
     ) -> io::Result<()> {
         // The policy travels in the registry, so that it reaches every descriptor of a composite source.
-        Registry { selector: self.selector.with_policy(policy) }.register(source, token, interests)
+        let mut registry = self.try_clone()?;
+        registry.selector.policy = Some(policy);
+        registry.register(source, token, interests)
     }
 }
 
@@ -295,18 +284,13 @@ pub(crate) fn while_no_fork<T>(doing: &str, act: impl FnOnce() -> io::Result<T>)
 
 /// Notes that `a` and `b` are the two ends of one pair: renewing one means renewing both.
 pub(crate) fn add_pair(a: RawFd, b: RawFd) {
-    reconcile::ensure();
     lock_to_change().records.add_pair(a, b);
 }
 
 /// Makes a timer, and notes it with its state: each child gets a timer of its own.
-pub(crate) fn add_timer<T: AsRawFd>(
-    make: impl FnOnce() -> io::Result<T>,
-    timer_state: &Arc<TimerState>,
-) -> io::Result<T> {
-    reconcile::ensure();
+pub(crate) fn add_timer<T: AsRawFd>(make: impl FnOnce() -> io::Result<T>, timer: &Arc<TimerState>) -> io::Result<T> {
     let mut state = lock_to_add("making a timer")?;
-    let timer = make()?;
-    state.records.record(timer.as_raw_fd()).timer = Some(Arc::clone(timer_state));
-    Ok(timer)
+    let source = make()?;
+    state.records.record(source.as_raw_fd()).timer = Some(Arc::clone(timer));
+    Ok(source)
 }

@@ -9,6 +9,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_type;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketType};
+use rustix::path::DecInt;
 #[cfg(not(target_vendor = "apple"))]
 use rustix::pipe::PipeFlags;
 use socket2::{Domain, Socket, Type};
@@ -70,7 +71,18 @@ pub(super) fn kind_of_mode(fd: RawFd, mode: libc::mode_t) -> io::Result<SourceKi
         },
         libc::S_IFIFO => SourceKind::Pipe,
         libc::S_IFCHR => SourceKind::Other,
-        _ => anonymous_kind(fd)?,
+        // The object has no file type.
+        _ => match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME])? {
+            b"anon_inode:[eventpoll]" => SourceKind::Queue,
+            b"anon_inode:[timerfd]" => SourceKind::Timer,
+            b"anon_inode:[signalfd]" => SourceKind::Signal,
+            b"anon_inode:[pidfd]" => SourceKind::Process,
+            b"anon_inode:inotify" | b"anon_inode:[fanotify]" => SourceKind::Watch,
+            // Linux 6.9 and later have pidfs.
+            name if name.starts_with(b"pidfd:") => SourceKind::Process,
+            // Without /proc the kind is unknown.
+            _ => SourceKind::Other,
+        },
     })
 }
 
@@ -85,21 +97,6 @@ fn is_listening(fd: RawFd) -> io::Result<bool> {
     Ok(borrow(fd).and_then(rustix::net::getpeername).is_err())
 }
 
-/// Determines the kind of a kernel object that has no file type.
-fn anonymous_kind(fd: RawFd) -> io::Result<SourceKind> {
-    Ok(match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME])? {
-        b"anon_inode:[eventpoll]" => SourceKind::Queue,
-        b"anon_inode:[timerfd]" => SourceKind::Timer,
-        b"anon_inode:[signalfd]" => SourceKind::Signal,
-        b"anon_inode:[pidfd]" => SourceKind::Process,
-        b"anon_inode:inotify" | b"anon_inode:[fanotify]" => SourceKind::Watch,
-        // Linux 6.9 and later have pidfs.
-        name if name.starts_with(b"pidfd:") => SourceKind::Process,
-        // Without /proc the kind is unknown.
-        _ => SourceKind::Other,
-    })
-}
-
 /// More bytes than the longest name that matters.
 const NAME: usize = 32;
 
@@ -107,21 +104,10 @@ const NAME: usize = 32;
 /// allocate: each page of code or memory that a child uses first costs a page fault.
 fn name_in_proc(fd: RawFd, name: &mut [MaybeUninit<u8>; NAME]) -> Result<&[u8], Errno> {
     const FOLDER: &[u8; 14] = b"/proc/self/fd/";
-    // Write the path from its end: then everything but the digits has a constant length.
-    let mut path = [0; NAME];
-    let (mut rest, mut start) = (fd.unsigned_abs(), NAME - 1);
-    loop {
-        start -= 1;
-        path[start] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    start -= FOLDER.len();
-    path[start..][..FOLDER.len()].copy_from_slice(FOLDER);
-    // SAFETY: the slice ends with the array's last byte, which is zero, and contains no other zero byte.
-    let path = unsafe { CStr::from_bytes_with_nul_unchecked(&path[start..]) };
+    let (mut path, number) = ([0; NAME], DecInt::new(fd));
+    path[..FOLDER.len()].copy_from_slice(FOLDER);
+    path[FOLDER.len()..][..number.as_bytes().len()].copy_from_slice(number.as_bytes());
+    let path = CStr::from_bytes_until_nul(&path).map_err(|_| Errno::NAMETOOLONG)?;
     match rustix::fs::readlinkat_raw(rustix::fs::CWD, path, name) {
         Ok((name, _)) => Ok(name),
         // EINVAL: NetBSD has no name for most kinds of objects.
@@ -329,13 +315,9 @@ pub(crate) fn close(fd: RawFd) {
     unsafe { rustix::io::close(fd) };
 }
 
-/// Whether dup2(2) accepts the descriptor.
-pub(crate) fn is_within_limit(fd: RawFd) -> bool {
-    descriptor_limit().is_none_or(|limit| u64::try_from(fd).is_ok_and(|fd| fd < limit))
-}
-
-/// Returns RLIMIT_NOFILE; `None` if there is no limit, or if the system does not tell.
-fn descriptor_limit() -> Option<u64> {
+/// Returns RLIMIT_NOFILE, the least descriptor that dup2(2) refuses; `None` if there is no limit, or if the system does
+/// not tell.
+pub(crate) fn limit() -> Option<u64> {
     // rustix's `getrlimit` panics if a seccomp filter denies the call.
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     syscall!(getrlimit(libc::RLIMIT_NOFILE, &raw mut limit)).ok()?;
@@ -356,7 +338,7 @@ pub(super) fn unreadable(path: &str, error: io::Error) -> io::Error {
 pub fn limit_behind(error: &io::Error) -> Option<String> {
     match error.raw_os_error()? {
         libc::EMFILE => {
-            let limit = descriptor_limit()?;
+            let limit = limit()?;
             Some(format!("the process may have {limit} descriptors open (RLIMIT_NOFILE): raise it, or close some"))
         }
         libc::ENFILE => Some("the system has no descriptor left (Linux: /proc/sys/fs/file-max)".to_owned()),

@@ -28,14 +28,10 @@
 compile_error!("the crate forkio-reactor needs epoll or kqueue, and fork(2): use mio on this system");
 
 // A test build for Linux may have a kqueue: see CONTRIBUTING.md.
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
-mod epoll;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)))]
-pub(crate) use self::epoll::*;
-#[cfg(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue))]
-mod kqueue;
-#[cfg(any(not(any(target_os = "linux", target_os = "android")), forkio_kqueue))]
-pub(crate) use self::kqueue::*;
+#[cfg_attr(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue)), path = "epoll/mod.rs")]
+#[cfg_attr(not(all(any(target_os = "linux", target_os = "android"), not(forkio_kqueue))), path = "kqueue/mod.rs")]
+mod backend;
+pub(crate) use self::backend::*;
 
 #[cfg(feature = "cponfork")]
 pub(crate) mod adoption;

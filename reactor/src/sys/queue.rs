@@ -16,7 +16,7 @@ pub(crate) struct Queue {
     /// The argument of system calls: the descriptor, or [`NO_QUEUE`].
     usable_fd: AtomicI32,
     /// The process that owns the descriptor. Set and read only if `MAY_BE_ABSENT_AFTER_FORK`.
-    owner: AtomicU32,
+    pub(super) owner: AtomicU32,
 }
 
 /// A descriptor that is never open: system calls return EBADF.
@@ -58,11 +58,6 @@ impl Queue {
         if Queue::MAY_BE_ABSENT_AFTER_FORK {
             self.owner.store(process::id(), Ordering::Relaxed);
         }
-    }
-
-    #[allow(dead_code, reason = "only the kqueue backend calls it")]
-    pub(super) fn is_own(&self) -> bool {
-        self.owner.load(Ordering::Relaxed) == process::id()
     }
 
     /// Keeps later system calls from reaching the queue, which may belong to another process, or from reaching another file at

@@ -267,12 +267,12 @@ fn flags(interest: Interest) -> EventFlags {
         let mut flags = [0; 1 << u8::BITS];
         let mut bits = 1;
         while bits < flags.len() {
-            flags[bits] = flags_of(Interest::of_any_bits(NonZeroU8::new(bits as u8).unwrap()));
+            flags[bits] = flags_of(Interest(NonZeroU8::new(bits as u8).unwrap()));
             bits += 1;
         }
         flags
     };
-    EventFlags::from_bits_retain(FLAGS[usize::from(interest.bits())])
+    EventFlags::from_bits_retain(FLAGS[usize::from(interest.0.get())])
 }
 
 const fn flags_of(interest: Interest) -> u32 {

@@ -9,10 +9,11 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::{fmt, ptr};
 
-use super::{Events, Queue, descriptor};
+use super::{Events, Queue, descriptor, process};
 use crate::source_kind::SourceKind;
 use crate::{Interest, Token};
 
@@ -93,7 +94,7 @@ impl Queue {
     pub(crate) fn close(&self) {
         let fd = self.fd();
         self.forget();
-        if self.is_own() {
+        if self.owner.load(Ordering::Relaxed) == process::id() {
             descriptor::close(fd);
         }
     }
