@@ -106,7 +106,7 @@ pub(crate) struct SourceRegistration {
 }
 
 impl SourceRegistration {
-    const LOOKS: bool = cfg!(debug_assertions) || !sys::Queue::IS_EXACT;
+    const CHECKS_SELECTOR: bool = cfg!(debug_assertions) || !sys::Queue::IS_EXACT;
 
     pub(crate) fn new(fd: RawFd, _: SourceKind, _: bool) -> SourceRegistration {
         SourceRegistration { selector: 0, fd }
@@ -114,7 +114,7 @@ impl SourceRegistration {
 
     #[inline(always)]
     pub(crate) fn register(&mut self, selector: &Selector, token: Token, interest: Interest) -> io::Result<()> {
-        if SourceRegistration::LOOKS && self.selector != 0 {
+        if SourceRegistration::CHECKS_SELECTOR && self.selector != 0 {
             return Err(misuse::already_registered());
         }
         selector.register(self.fd, token, interest)?;
@@ -145,7 +145,7 @@ impl SourceRegistration {
 
     #[inline(always)]
     fn is_registered_with(&self, selector: &Selector) -> bool {
-        !SourceRegistration::LOOKS || self.selector == selector.core().id
+        !SourceRegistration::CHECKS_SELECTOR || self.selector == selector.core().id
     }
 
     pub(crate) fn release(self) {}

@@ -15,25 +15,25 @@ use crate::sync::{AtomicBool, Ordering, fence_between};
 /// its own. `repr(align)` would have the same effect, but an aligned allocation takes longer.
 #[repr(C)]
 pub(crate) struct WakeState {
-    _before: [u8; LINES],
+    _before: [u8; TWO_CACHE_LINES],
     notified: AtomicBool,
     polling: AtomicBool,
     /// The program has taken the queue's descriptor, and may wait for it by other means than a poll.
     exposed: AtomicBool,
-    _after: [u8; LINES],
+    _after: [u8; TWO_CACHE_LINES],
 }
 
 /// The size of two cache lines, because a processor may fetch them in pairs.
-const LINES: usize = 128;
+const TWO_CACHE_LINES: usize = 128;
 
 impl WakeState {
     pub(crate) fn new() -> WakeState {
         WakeState {
-            _before: [0; LINES],
+            _before: [0; TWO_CACHE_LINES],
             notified: AtomicBool::new(false),
             polling: AtomicBool::new(false),
             exposed: AtomicBool::new(false),
-            _after: [0; LINES],
+            _after: [0; TWO_CACHE_LINES],
         }
     }
 

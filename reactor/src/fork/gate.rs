@@ -23,30 +23,30 @@ const CLOSED: u32 = 4;
 
 /// Takes the place of the word on systems that cannot wipe it: the process id in the upper half, the state in the lower half.
 /// Each check then costs a getpid(2). On every system, 0 means that fork detection has not started.
-static BY_ID: AtomicU64 = AtomicU64::new(0);
+static STATE_BY_ID: AtomicU64 = AtomicU64::new(0);
 
 /// [`OPEN`] or [`OPEN_WITH_FENCES`].
-static WHEN_OPEN: AtomicU32 = AtomicU32::new(OPEN_WITH_FENCES);
+static OPEN_STATE: AtomicU32 = AtomicU32::new(OPEN_WITH_FENCES);
 
 /// Starts fork detection. Call it before any lock is used, and before there is anything to reconcile. Several threads may call
 /// it at the same time. Fails if mmap(2) has no memory.
 #[cold]
 pub(super) fn start() -> io::Result<()> {
     if process_word::make_fences_asymmetric() {
-        WHEN_OPEN.store(OPEN, Ordering::Relaxed);
+        OPEN_STATE.store(OPEN, Ordering::Relaxed);
     }
-    let open = WHEN_OPEN.load(Ordering::Relaxed);
+    let open = OPEN_STATE.load(Ordering::Relaxed);
     process_word::make_word(open)?;
     // Another thread may have been faster, and may have closed the gate since.
-    let _ = BY_ID.compare_exchange(0, by_id(open), Ordering::SeqCst, Ordering::Relaxed);
+    let _ = STATE_BY_ID.compare_exchange(0, state_by_id(open), Ordering::SeqCst, Ordering::Relaxed);
     Ok(())
 }
 
 pub(super) fn has_started() -> bool {
-    BY_ID.load(Ordering::Acquire) != 0
+    STATE_BY_ID.load(Ordering::Acquire) != 0
 }
 
-/// Whether the selectors certainly belong to this process. If this returns `false`, call [`look`].
+/// Whether the selectors certainly belong to this process. If this returns `false`, call [`state`].
 #[inline(always)]
 pub(super) fn is_settled() -> bool {
     word().load(Ordering::Acquire) >= OPEN
@@ -62,13 +62,13 @@ pub(super) fn is_open_after_mark() -> bool {
 #[cold]
 fn is_open_after_fence() -> bool {
     fence(Ordering::SeqCst);
-    matches!(look(), OPEN | OPEN_WITH_FENCES)
+    matches!(state(), OPEN | OPEN_WITH_FENCES)
 }
 
 /// Returns the state of the gate.
 #[cold]
-pub(super) fn look() -> u32 {
-    match (wiped_word(), BY_ID.load(Ordering::Acquire)) {
+pub(super) fn state() -> u32 {
+    match (wiped_word(), STATE_BY_ID.load(Ordering::Acquire)) {
         (Some(word), _) => word.load(Ordering::Acquire),
         // There is nothing to reconcile.
         (None, 0) => OPEN,
@@ -81,21 +81,21 @@ pub(super) fn look() -> u32 {
 /// locked.
 pub(super) fn close() {
     set(CLOSED);
-    heavy_fence(WHEN_OPEN.load(Ordering::Relaxed) == OPEN);
+    heavy_fence(OPEN_STATE.load(Ordering::Relaxed) == OPEN);
 }
 
 /// Opens the gate. Async-signal-safe.
 pub(super) fn open() {
-    set(WHEN_OPEN.load(Ordering::Relaxed));
+    set(OPEN_STATE.load(Ordering::Relaxed));
 }
 
 /// In a child that has not reconciled, makes the calling thread the one that reconciles. Returns `false` if another thread
 /// reconciles or has reconciled.
 pub(super) fn claim() -> bool {
     let Some(word) = wiped_word() else {
-        let own = by_id(RECONCILING);
+        let own = state_by_id(RECONCILING);
         let claimed = |known| (known != 0 && known >> 32 != own >> 32).then_some(own);
-        return BY_ID.fetch_update(Ordering::AcqRel, Ordering::Acquire, claimed).is_ok();
+        return STATE_BY_ID.fetch_update(Ordering::AcqRel, Ordering::Acquire, claimed).is_ok();
     };
     word.compare_exchange(WIPED, RECONCILING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
@@ -104,11 +104,11 @@ fn set(state: u32) {
     if let Some(word) = wiped_word() {
         word.store(state, Ordering::SeqCst);
     } else if has_started() {
-        BY_ID.store(by_id(state), Ordering::SeqCst);
+        STATE_BY_ID.store(state_by_id(state), Ordering::SeqCst);
     }
 }
 
-/// Returns the value of [`BY_ID`] for a state of this process.
-fn by_id(state: u32) -> u64 {
+/// Returns the value of [`STATE_BY_ID`] for a state of this process.
+fn state_by_id(state: u32) -> u64 {
     u64::from(id()) << 32 | u64::from(state)
 }

@@ -157,7 +157,7 @@ pub fn adopt(source: &impl AsRawFd) -> Result<(), PrepareError> {
 
 /// Whether this system has what [`adopt`] needs: only Linux lists the registrations of a queue.
 pub fn can_adopt() -> bool {
-    crate::sys::adoption::EXISTS
+    crate::sys::adoption::CAN_LIST
 }
 
 /// Whether `source`, an I/O object or a descriptor, is registered with an [adopted](adopt) instance.

@@ -166,7 +166,7 @@ impl Plan {
         }
         let replaced = self.replacements.steps.iter().filter_map(|step| {
             // Another thread of the parent may have closed the descriptor after the fork was prepared.
-            if step.only.is_some_and(|only| descriptor::identity(step.onto).ok() != Some(only)) {
+            if step.expected.is_some_and(|expected| descriptor::identity(step.onto).ok() != Some(expected)) {
                 return None;
             }
             let errno = descriptor::replace(step.from, step.onto).err()?;

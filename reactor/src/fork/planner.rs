@@ -82,7 +82,7 @@ impl Planner<'_> {
         decisions: &mut Vec<Decided>,
     ) -> Result<(), PrepareError> {
         for (fd, entry) in selector.table.iter() {
-            let Some((info, kind)) = self.look_at(selector, fd, entry)? else { continue };
+            let Some((info, kind)) = self.inspect(selector, fd, entry)? else { continue };
             let Some((token, before)) = entry.get() else { continue };
             let is_selector = kind == SourceKind::Queue && selectors.iter().any(|other| other.kernel.queue.fd() == fd);
             let policy = decision::policy(fd, info, token, kind, self.records);
@@ -112,7 +112,7 @@ impl Planner<'_> {
     }
 
     /// Returns the state of an entry and the kind of its source; `None` if this process does not have the registration.
-    fn look_at(
+    fn inspect(
         &mut self,
         selector: &'static SelectorCore,
         fd: RawFd,
@@ -172,7 +172,7 @@ impl Planner<'_> {
         with(Decision::RenewTimer).try_for_each(|fd| self.renew_timer(fd))?;
         for (fd, record) in records.iter() {
             let is_alive = record.timer.as_ref().is_some_and(|timer| !timer.is_severed());
-            if is_alive && !selectors.iter().any(|selector| self.keeps(selector, fd)) {
+            if is_alive && !selectors.iter().any(|selector| self.keeps_timer(selector, fd)) {
                 self.renew_timer(fd)?;
             }
         }
@@ -181,7 +181,7 @@ impl Planner<'_> {
 
     /// Whether `fd` still refers to the object of its entry or record. After an unplanned fork, `fd` may be closed, or refer to
     /// another file, such as a fresh object.
-    fn has(&self, fd: RawFd, kind: SourceKind) -> Result<bool, PrepareError> {
+    fn still_has(&self, fd: RawFd, kind: SourceKind) -> Result<bool, PrepareError> {
         Ok(self.mode == Mode::Planned || (!self.is_fresh(fd) && is_still(fd, kind)?))
     }
 
@@ -192,7 +192,7 @@ impl Planner<'_> {
 
     /// Whether the policy of a registration keeps the child from getting a timer of its own at `fd`. By default the child gets
     /// one.
-    fn keeps(&self, selector: &SelectorCore, fd: RawFd) -> bool {
+    fn keeps_timer(&self, selector: &SelectorCore, fd: RawFd) -> bool {
         selector.table.get(fd).and_then(Entry::get).is_some_and(|(_, info)| {
             let policy = info.policy(SourceKind::Timer);
             !info.is_absent(generation()) && matches!(policy, ForkPolicy::Inherit | ForkPolicy::Sever)
@@ -205,7 +205,7 @@ impl Planner<'_> {
         if fd < 0 {
             return Ok(());
         }
-        if !self.has(fd, SourceKind::Waker)? {
+        if !self.still_has(fd, SourceKind::Waker)? {
             selector.poison(Poison::Errno(libc::EBADF));
             return Ok(());
         }
@@ -239,7 +239,7 @@ impl Planner<'_> {
         }
         let is_stream = descriptor::check_unix_stream(fd).map_err(unknown)?;
         let pair = is_stream.then(|| self.records.find_pair(identity)).flatten();
-        let has_peer = pair.map_or(Ok(false), |(_, peer)| self.has(peer, SourceKind::Pair))?;
+        let has_peer = pair.map_or(Ok(false), |(_, peer)| self.still_has(peer, SourceKind::Pair))?;
         let Some((end, peer)) = pair.filter(|_| has_peer) else {
             if self.mode == Mode::Unplanned && (pair.is_some() || self.records.get(fd).is_some()) {
                 return Ok(());
@@ -258,7 +258,7 @@ impl Planner<'_> {
 
     /// Plans a fresh timer in place of `fd`. [`Plan::complete`] makes it.
     fn renew_timer(&mut self, fd: RawFd) -> Result<(), PrepareError> {
-        if self.has(fd, SourceKind::Timer)? && self.replaced.insert(fd) {
+        if self.still_has(fd, SourceKind::Timer)? && self.replaced.insert(fd) {
             let state = self.records.get(fd).and_then(|record| record.timer.clone());
             self.plan.renewals.push(Renewal::Timer { fd, state });
         }
@@ -280,8 +280,8 @@ impl Planner<'_> {
 
     fn replace(&mut self, from: RawFd, onto: RawFd) {
         // No gate keeps other threads from changing the selectors of other code.
-        let only = self.adopted.pipe.is_some().then(|| descriptor::identity(onto).ok()).flatten();
-        self.plan.replacements.steps.push(Replacement { from, onto, only });
+        let expected = self.adopted.pipe.is_some().then(|| descriptor::identity(onto).ok()).flatten();
+        self.plan.replacements.steps.push(Replacement { from, onto, expected });
         self.replaced.insert(onto);
     }
 
@@ -325,7 +325,7 @@ impl Planner<'_> {
             duplicates.iter().for_each(|duplicate| self.replace(fd, *duplicate));
             // Other code polls the queue, and does not ask whether the selector is poisoned.
             let dead = self.dead_endpoint(fd)?;
-            self.plan.stops.extend(all().map(|onto| (selector, Replacement { from: dead, onto, only: None })));
+            self.plan.stops.extend(all().map(|onto| (selector, Replacement { from: dead, onto, expected: None })));
         }
         self.plan.queues.push((selector, queue));
         Ok(())

@@ -1,8 +1,8 @@
 //! The state of forks that the whole process shares, and the lock around it.
 
-use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::{io, ptr};
 
 use super::descriptors::Records;
 use super::foreign_pairs::SignalPipe;
@@ -90,7 +90,7 @@ pub(super) static PROCESS: Process = Process {
     own_id: AtomicU32::new(0),
     has_relatives: AtomicBool::new(false),
     forking: AtomicUsize::new(0),
-    cores: Cores::new(),
+    cores: Cores(AtomicPtr::new(ptr::null_mut())),
     last_id: AtomicU64::new(0),
     hold: Lock::new(()),
     state: Lock::new(ProcessState::new()),
@@ -114,7 +114,7 @@ pub(super) fn selectors() -> impl Iterator<Item = &'static SelectorCore> + Clone
 pub(super) fn start() -> io::Result<()> {
     if !gate::has_started() {
         // A child that was forked while its parent started fork detection needs its parent's id until it has reconciled.
-        if gate::look() != gate::WIPED {
+        if gate::state() != gate::WIPED {
             PROCESS.own_id.store(crate::sys::process::id(), Ordering::Relaxed);
         }
         gate::start()?;

@@ -274,7 +274,7 @@ impl Drop for Prepared {
         self.state.plan.clear();
         PROCESS.forking.store(0, Ordering::Relaxed);
         // In the child of a fork that other code has made meanwhile, the gate stays wiped, and the child reconciles.
-        if gate::look() != gate::WIPED {
+        if gate::state() != gate::WIPED {
             gate::open();
         }
     }

@@ -61,7 +61,7 @@ fn settle() {
     let _ = process_state::start();
     let mut round = 0;
     loop {
-        match gate::look() {
+        match gate::state() {
             // Either this thread reconciles already, or this process was forked while another fork was prepared. That other
             // fork must end first.
             _ if is_forking_here() => return,
@@ -113,7 +113,7 @@ pub(super) fn lock_refreshed() -> Guard<ProcessState> {
 
 /// Reconciles inside `fork(2)`: nothing has happened in the child yet.
 pub(super) extern "C" fn at_fork() {
-    if gate::look() == gate::WIPED && !is_forking_here() {
+    if gate::state() == gate::WIPED && !is_forking_here() {
         reconcile_wiped(Plan::clear);
     }
 }

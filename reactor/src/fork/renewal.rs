@@ -46,12 +46,12 @@ pub(super) struct Replacement {
     pub(super) onto: RawFd,
     /// The only file that the child may replace. `None`: the gate or the owner of `onto` keeps other code from closing it
     /// before the fork.
-    pub(super) only: Option<Identity>,
+    pub(super) expected: Option<Identity>,
 }
 
 impl Replacements {
     pub(super) fn add(&mut self, fresh: OwnedFd, onto: RawFd) {
-        self.steps.push(Replacement { from: fresh.as_raw_fd(), onto, only: None });
+        self.steps.push(Replacement { from: fresh.as_raw_fd(), onto, expected: None });
         self.spares.push(fresh);
     }
 }

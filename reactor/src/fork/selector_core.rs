@@ -167,13 +167,9 @@ impl fmt::Debug for SelectorCore {
 
 /// All cores, in use or not. The list only grows, by one store at a time, so that it can be read at any moment.
 #[derive(Debug)]
-pub(super) struct Cores(AtomicPtr<SelectorCore>);
+pub(super) struct Cores(pub(super) AtomicPtr<SelectorCore>);
 
 impl Cores {
-    pub(super) const fn new() -> Cores {
-        Cores(AtomicPtr::new(ptr::null_mut()))
-    }
-
     /// Adds a core. Only one thread at a time may call it: the one that has locked the process state.
     pub(super) fn add(&self) -> &'static SelectorCore {
         let core = Box::leak(Box::<SelectorCore>::default());

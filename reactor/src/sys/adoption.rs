@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 
-pub(crate) use super::listing::{EXISTS, SocketPeers, is_same_queue, list, open_descriptors, registered};
+pub(crate) use super::listing::{CAN_LIST, SocketPeers, is_same_queue, list, open_descriptors, registered};
 use crate::source_kind::SourceKind;
 use crate::{Interest, Token};
 

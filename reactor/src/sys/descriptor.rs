@@ -72,7 +72,7 @@ pub(super) fn kind_of_mode(fd: RawFd, mode: libc::mode_t) -> io::Result<SourceKi
         libc::S_IFIFO => SourceKind::Pipe,
         libc::S_IFCHR => SourceKind::Other,
         // The object has no file type.
-        _ => match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME])? {
+        _ => match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME_LENGTH])? {
             b"anon_inode:[eventpoll]" => SourceKind::Queue,
             b"anon_inode:[timerfd]" => SourceKind::Timer,
             b"anon_inode:[signalfd]" => SourceKind::Signal,
@@ -98,13 +98,13 @@ fn is_listening(fd: RawFd) -> io::Result<bool> {
 }
 
 /// More bytes than the longest name that matters.
-const NAME: usize = 32;
+const NAME_LENGTH: usize = 32;
 
 /// Returns the beginning of the name that proc(5) gives a descriptor in `fd/`, or nothing without /proc. Does not format or
 /// allocate: each page of code or memory that a child uses first costs a page fault.
-fn name_in_proc(fd: RawFd, name: &mut [MaybeUninit<u8>; NAME]) -> Result<&[u8], Errno> {
+fn name_in_proc(fd: RawFd, name: &mut [MaybeUninit<u8>; NAME_LENGTH]) -> Result<&[u8], Errno> {
     const FOLDER: &[u8; 14] = b"/proc/self/fd/";
-    let (mut path, number) = ([0; NAME], DecInt::new(fd));
+    let (mut path, number) = ([0; NAME_LENGTH], DecInt::new(fd));
     path[..FOLDER.len()].copy_from_slice(FOLDER);
     path[FOLDER.len()..][..number.as_bytes().len()].copy_from_slice(number.as_bytes());
     let path = CStr::from_bytes_until_nul(&path).map_err(|_| Errno::NAMETOOLONG)?;
@@ -300,12 +300,12 @@ pub(crate) fn is_queue(fd: RawFd) -> bool {
 }
 
 pub(crate) fn is_eventfd(fd: RawFd) -> bool {
-    name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]) == Ok(b"anon_inode:[eventfd]") || is_nameless(fd)
+    name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME_LENGTH]) == Ok(b"anon_inode:[eventfd]") || is_nameless(fd)
 }
 
 /// Whether the descriptor may refer to any object that has no file type, because its name in /proc cannot be read.
 fn is_nameless(fd: RawFd) -> bool {
-    name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME]).unwrap_or_default().is_empty()
+    name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME_LENGTH]).unwrap_or_default().is_empty()
         && fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == 0)
 }
 

@@ -26,8 +26,8 @@ const WIPE: libc::c_int = 0;
 type Words = [AtomicU32; 2];
 
 /// The words while there is no page for them: always zero.
-static NONE: Words = [const { AtomicU32::new(0) }; 2];
-static WORDS: AtomicPtr<Words> = AtomicPtr::new((&raw const NONE).cast_mut());
+static NO_PAGE: Words = [const { AtomicU32::new(0) }; 2];
+static WORDS: AtomicPtr<Words> = AtomicPtr::new((&raw const NO_PAGE).cast_mut());
 
 #[inline(always)]
 fn words() -> &'static Words {
@@ -47,7 +47,7 @@ pub fn process_id() -> u32 {
     match words[1].load(Ordering::Relaxed) {
         0 => {
             let id = super::process::id();
-            if !ptr::eq(words, &raw const NONE) {
+            if !ptr::eq(words, &raw const NO_PAGE) {
                 words[1].store(id, Ordering::Relaxed);
             }
             id
@@ -60,7 +60,7 @@ pub fn process_id() -> u32 {
 pub(crate) fn wiped_word() -> Option<&'static AtomicU32> {
     let words = WORDS.load(Ordering::Acquire);
     // SAFETY: as in `words`.
-    (!ptr::eq(words, &raw const NONE)).then(|| unsafe { &(*words)[0] })
+    (!ptr::eq(words, &raw const NO_PAGE)).then(|| unsafe { &(*words)[0] })
 }
 
 /// Makes the page, once, with this value of the word. Where the system has no such page, the word stays zero. Fails if mmap(2)
@@ -83,9 +83,9 @@ pub(crate) fn make_word(value: u32) -> io::Result<()> {
         (*page.cast::<AtomicU32>()).store(value, Ordering::Relaxed);
         advise(page, length, WIPE) == 0
     };
-    let none = (&raw const NONE).cast_mut();
+    let no_page = (&raw const NO_PAGE).cast_mut();
     // Another thread may have been faster.
-    if !is_wiped || WORDS.compare_exchange(none, page.cast(), Ordering::Release, Ordering::Relaxed).is_err() {
+    if !is_wiped || WORDS.compare_exchange(no_page, page.cast(), Ordering::Release, Ordering::Relaxed).is_err() {
         // SAFETY: nothing else knows the page.
         unsafe { libc::munmap(page, length) };
     }

@@ -75,13 +75,13 @@ pub(crate) fn renewed_by_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
 /// Determines the setting of a timerfd, and how many expirations wait to be read, without changing either.
 fn observe(fd: RawFd) -> io::Result<(Info, Option<Setting>)> {
     /// One look is enough, unless the timer expires meanwhile or the kernel preempts the thread.
-    const LOOKS: usize = 3;
+    const MOST_LOOKS: usize = 3;
     /// The longest precise look, in nanoseconds. A longer look says little about the phase.
-    const LONGEST: u64 = 10_000;
+    const LONGEST_LOOK: u64 = 10_000;
 
     let timer = borrow(fd)?;
     let mut best: Option<(u64, Info, Option<Setting>)> = None;
-    for look in 1..=LOOKS {
+    for look in 1..=MOST_LOOKS {
         // This call also brings the count of a periodic timer up to date. Reading `/proc` does not.
         let before = rustix::time::timerfd_gettime(timer)?;
         let info = Info::read(fd)?;
@@ -101,11 +101,11 @@ fn observe(fd: RawFd) -> io::Result<(Info, Option<Setting>)> {
         // No time remains if the timer is not set, or if the kernel is about to handle its expiration. The next look shows
         // which.
         let may_be_due = remaining == 0 && (info.ticks == 0 || period > 0);
-        let blur = if may_be_due || has_expired_meanwhile { u64::MAX } else { took };
-        if best.as_ref().is_none_or(|(least, ..)| blur <= *least) {
-            best = Some((blur, info, rest));
+        let uncertainty = if may_be_due || has_expired_meanwhile { u64::MAX } else { took };
+        if best.as_ref().is_none_or(|(least, ..)| uncertainty <= *least) {
+            best = Some((uncertainty, info, rest));
         }
-        if blur <= LONGEST || (may_be_due && look > 1) {
+        if uncertainty <= LONGEST_LOOK || (may_be_due && look > 1) {
             break;
         }
     }

@@ -20,7 +20,7 @@ use crate::sys::descriptor::{self, borrow, unreadable};
 use crate::sys::{Queue, process, syscall};
 
 /// Whether this system lists the registrations of a queue.
-pub(crate) const EXISTS: bool = true;
+pub(crate) const CAN_LIST: bool = true;
 
 /// Reads the list of an epoll instance, in the order of descriptors. Needs Linux 5.4.
 pub(crate) fn list(queue: RawFd) -> io::Result<Vec<Listed>> {

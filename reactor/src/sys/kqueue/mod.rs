@@ -19,11 +19,11 @@ use crate::{Interest, Token};
 
 mod copy;
 mod kernel;
-mod own;
 #[cfg(feature = "os-ext")]
 mod process_handle;
 #[cfg(feature = "os-ext")]
 mod signals;
+mod source_queue;
 pub(crate) mod timer;
 #[cfg_attr(any(target_os = "netbsd", target_os = "openbsd", forkio_libkqueue, forkio_wake_pipe), path = "wake_pipe.rs")]
 #[cfg_attr(
@@ -34,7 +34,7 @@ mod wake;
 
 pub(crate) use self::copy::ChildQueue;
 pub(crate) use self::kernel::{fstat, socket_pcb};
-pub(crate) use self::own::{Remake, RemakesLock};
+pub(crate) use self::source_queue::{Remake, RemakesLock};
 pub(crate) use self::wake::WakeSignal;
 #[cfg(feature = "os-ext")]
 pub(crate) use self::{process_handle::ProcessHandle, signals::SignalQueue, timer::Timer};
@@ -214,7 +214,7 @@ pub(crate) fn is_queue(fd: RawFd) -> bool {
 
 /// Returns the kind of a bare descriptor if fstat(2) cannot tell it: fstat(2) may report a queue as a pipe.
 pub(crate) fn bare_kind(fd: RawFd) -> Option<SourceKind> {
-    own::kind(fd).or_else(|| is_queue(fd).then_some(SourceKind::Queue))
+    source_queue::kind(fd).or_else(|| is_queue(fd).then_some(SourceKind::Queue))
 }
 
 /// Whether the kernel refused to watch a queue for writing, as FreeBSD does. A queue, such as that of a timer, is never
@@ -238,7 +238,7 @@ pub(super) mod listing {
     use super::*;
     use crate::sys::adoption::{Listed, OpenDescriptors, Registered};
 
-    pub(crate) const EXISTS: bool = false;
+    pub(crate) const CAN_LIST: bool = false;
 
     #[derive(Debug, Default)]
     pub(crate) struct SocketPeers {}

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, test_kill_process, waitpid};
 
 use super::kernel::{EV_ADD, EVFILT_PROC, NOTE_EXIT};
-use super::own::{Contents, OwnQueue, expired_timer};
+use super::source_queue::{Contents, SourceQueue, expired_timer};
 use super::{Event, Token};
 use crate::source_kind::SourceKind;
 use crate::sys::{as_raw_fd, descriptor};
@@ -17,7 +17,7 @@ use crate::sys::{as_raw_fd, descriptor};
 /// A queue that gives an event once a process has ended.
 #[derive(Debug)]
 pub(crate) struct ProcessHandle {
-    queue: OwnQueue,
+    queue: SourceQueue,
     pid: Pid,
 }
 
@@ -27,7 +27,7 @@ impl ProcessHandle {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
         let mut event = Event::new(pid.as_raw_nonzero().get() as usize, EVFILT_PROC, EV_ADD, Token(0));
         event.0.fflags = NOTE_EXIT;
-        let watch = |event| OwnQueue::new(SourceKind::Process, Contents::Events(vec![event]));
+        let watch = |event| SourceQueue::new(SourceKind::Process, Contents::Events(vec![event]));
         let queue = match watch(event) {
             // Some systems refuse to watch a process that has ended and not been waited for (libuv pull request 3451).
             // kill(2) still finds such a process. The queue gets an expired timer instead.

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::kernel::{EV_ADD, EV_CLEAR, EVFILT_SIGNAL};
-use super::own::{Contents, OwnQueue};
+use super::source_queue::{Contents, SourceQueue};
 use super::{Event, Token};
 use crate::source_kind::SourceKind;
 use crate::sys::as_raw_fd;
@@ -12,7 +12,7 @@ use crate::unix::SignalInfo;
 
 /// Signals that are blocked, so that they stay pending, and a queue that gives an event when one is sent.
 #[derive(Debug)]
-pub(crate) struct SignalQueue(OwnQueue);
+pub(crate) struct SignalQueue(SourceQueue);
 
 impl SignalQueue {
     /// Opens a queue for the signals, and blocks them in the calling thread.
@@ -21,7 +21,7 @@ impl SignalQueue {
         let set = signal_set(&signals)?;
         let event = |&signal: &i32| Event::new(signal as usize, EVFILT_SIGNAL, EV_ADD | EV_CLEAR, Token(0));
         let contents = Contents::Events(signals.iter().map(event).collect());
-        let queue = OwnQueue::new(SourceKind::Signal, contents)?;
+        let queue = SourceQueue::new(SourceKind::Signal, contents)?;
         let blocked = SignalsBlocked::block(&set);
         // The kernel gives no event for a signal that was pending before.
         queue.0.notice_pending_signals()?;

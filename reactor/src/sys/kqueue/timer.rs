@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::own::{Contents, OwnQueue, expires_at};
+use super::source_queue::{Contents, SourceQueue, expires_at};
 use crate::source_kind::SourceKind;
 use crate::sys::as_raw_fd;
 use crate::timer_state::{Setting, TimerState};
@@ -12,13 +12,13 @@ use crate::timer_state::{Setting, TimerState};
 /// A queue with a timer, armed for one expiration at a time. The process then counts the expirations by the clock.
 #[derive(Debug)]
 pub(crate) struct Timer {
-    queue: OwnQueue,
+    queue: SourceQueue,
     state: Arc<TimerState>,
 }
 
 impl Timer {
     pub(crate) fn new(state: &Arc<TimerState>) -> io::Result<Timer> {
-        let queue = OwnQueue::new(SourceKind::Timer, Contents::Timer(Arc::clone(state)))?;
+        let queue = SourceQueue::new(SourceKind::Timer, Contents::Timer(Arc::clone(state)))?;
         Ok(Timer { queue, state: Arc::clone(state) })
     }
 

@@ -25,11 +25,11 @@ use crate::timer_state::{Clock, Setting, TimerState};
 
 /// The kernel queue of one source.
 #[derive(Debug)]
-pub(super) struct OwnQueue(pub(super) Arc<Own>);
+pub(super) struct SourceQueue(pub(super) Arc<ListedQueue>);
 
 /// A source's queue, as forks see it.
 #[derive(Debug)]
-pub(crate) struct Own {
+pub(crate) struct ListedQueue {
     fd: RawFd,
     /// The process whose queue is at the descriptor.
     owner: AtomicU32,
@@ -45,25 +45,25 @@ pub(super) enum Contents {
 }
 
 /// All queues of this kind: children open them again. A planned fork holds the lock.
-static ALL: Lock<Vec<Arc<Own>>> = Lock::new(Vec::new());
+static LISTED: Lock<Vec<Arc<ListedQueue>>> = Lock::new(Vec::new());
 
-pub(crate) type RemakesLock = Guard<Vec<Arc<Own>>>;
+pub(crate) type RemakesLock = Guard<Vec<Arc<ListedQueue>>>;
 
-fn all() -> RemakesLock {
-    if ALL.is_mine() {
+fn lock_list() -> RemakesLock {
+    if LISTED.is_mine() {
         // SAFETY: the thread forks, and borrows nothing from the guard that the fork holds.
-        return unsafe { ALL.again() };
+        return unsafe { LISTED.again() };
     }
-    ALL.lock()
+    LISTED.lock()
 }
 
-impl OwnQueue {
-    pub(super) fn new(kind: SourceKind, contents: Contents) -> io::Result<OwnQueue> {
+impl SourceQueue {
+    pub(super) fn new(kind: SourceKind, contents: Contents) -> io::Result<SourceQueue> {
         let fd = kernel::kqueue()?;
         // From now on an error closes the queue.
-        let queue = OwnQueue(Arc::new(Own { fd, owner: AtomicU32::new(process::id()), kind, contents }));
+        let queue = SourceQueue(Arc::new(ListedQueue { fd, owner: AtomicU32::new(process::id()), kind, contents }));
         queue.0.fill()?;
-        all().push(Arc::clone(&queue.0));
+        lock_list().push(Arc::clone(&queue.0));
         Ok(queue)
     }
 
@@ -93,22 +93,22 @@ impl OwnQueue {
     }
 }
 
-impl AsRawFd for OwnQueue {
+impl AsRawFd for SourceQueue {
     fn as_raw_fd(&self) -> RawFd {
         self.0.fd
     }
 }
 
-impl Drop for OwnQueue {
+impl Drop for SourceQueue {
     fn drop(&mut self) {
-        all().retain(|own| !Arc::ptr_eq(own, &self.0));
+        lock_list().retain(|listed| !Arc::ptr_eq(listed, &self.0));
         if self.0.owner.load(Ordering::Relaxed) == process::id() {
             descriptor::close(self.0.fd);
         }
     }
 }
 
-impl Own {
+impl ListedQueue {
     fn fill(&self) -> io::Result<()> {
         match &self.contents {
             Contents::Events(events) => events.iter().try_for_each(|event| change(self.fd, event)),
@@ -157,13 +157,13 @@ pub(super) fn expires_at(time: u64, clock: Clock) -> Event {
 
 /// Returns the kind of the source whose queue is at a descriptor.
 pub(crate) fn kind(fd: RawFd) -> Option<SourceKind> {
-    let is_at = |own: &&Arc<Own>| own.fd == fd && own.owner.load(Ordering::Relaxed) == process::id();
-    all().iter().find(is_at).map(|own| own.kind)
+    let is_at = |listed: &&Arc<ListedQueue>| listed.fd == fd && listed.owner.load(Ordering::Relaxed) == process::id();
+    lock_list().iter().find(is_at).map(|listed| listed.kind)
 }
 
 /// A queue that a child opens again.
 #[derive(Debug)]
-pub(crate) struct Remake(Arc<Own>);
+pub(crate) struct Remake(Arc<ListedQueue>);
 
 impl Remake {
     /// Whether there may be such queues.
@@ -171,7 +171,7 @@ impl Remake {
 
     /// Keeps other threads from adding and removing queues. A planned fork holds the guard from prepare to its end.
     pub(crate) fn lock() -> RemakesLock {
-        all()
+        lock_list()
     }
 
     /// In the child of an unplanned fork: frees the lock if a thread of the parent held it. Then returns `false`, and there
@@ -182,7 +182,7 @@ impl Remake {
     /// Those of [`Lock::free_if_orphaned`].
     pub(crate) unsafe fn free_lock() -> bool {
         // SAFETY: the caller's promise is the same.
-        unsafe { ALL.free_if_orphaned(Vec::new()) }
+        unsafe { LISTED.free_if_orphaned(Vec::new()) }
     }
 
     /// Lists the queues that the child must open again. Call it before a planned fork, or in the child of an unplanned one.
@@ -190,11 +190,11 @@ impl Remake {
         list.clear();
         // An earlier fork may have severed a queue: its descriptor no longer refers to a queue. In the child of an unplanned
         // fork the descriptor is closed, unless it refers to another file.
-        let is_kept = |own: &&Arc<Own>| match own.owner.load(Ordering::Relaxed) == process::id() {
-            true => is_queue(own.fd),
-            false => !descriptor::is_open(own.fd),
+        let is_kept = |listed: &&Arc<ListedQueue>| match listed.owner.load(Ordering::Relaxed) == process::id() {
+            true => is_queue(listed.fd),
+            false => !descriptor::is_open(listed.fd),
         };
-        list.extend(all().iter().filter(is_kept).cloned().map(Remake));
+        list.extend(lock_list().iter().filter(is_kept).cloned().map(Remake));
     }
 
     pub(crate) fn fd(&self) -> RawFd {
@@ -203,23 +203,23 @@ impl Remake {
 
     /// Child: opens the queue again, unless it has done so already. Async-signal-safe.
     pub(crate) fn remake(&self) -> Result<(), i32> {
-        let own = &self.0;
-        if own.owner.load(Ordering::Relaxed) == process::id() {
+        let listed = &self.0;
+        if listed.owner.load(Ordering::Relaxed) == process::id() {
             return Ok(());
         }
         // The source uses only its own descriptor, so a queue at another one is useless.
-        let fd = put_at(own.fd, kernel::kqueue())?;
-        if fd != own.fd {
+        let fd = put_at(listed.fd, kernel::kqueue())?;
+        if fd != listed.fd {
             descriptor::close(fd);
             return Err(libc::EBADF);
         }
-        own.owner.store(process::id(), Ordering::Relaxed);
-        match own.fill().map_err(errno) {
+        listed.owner.store(process::id(), Ordering::Relaxed);
+        match listed.fill().map_err(errno) {
             // The watched process has ended meanwhile. It is not a child of this process, which cannot wait for it.
             Err(libc::ESRCH) => return Ok(()),
             result => result?,
         }
         // A signal that arrived since the fork is pending without an event.
-        if own.kind == SourceKind::Signal { own.notice_pending_signals().map_err(errno) } else { Ok(()) }
+        if listed.kind == SourceKind::Signal { listed.notice_pending_signals().map_err(errno) } else { Ok(()) }
     }
 }
