@@ -1,4 +1,4 @@
-//! The state of forks that the whole process shares, and the lock around it.
+//! The state of forks that the whole process shares.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
