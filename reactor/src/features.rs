@@ -6,6 +6,6 @@
 //! | `os-ext` | the module `unix`: bare descriptors as sources, pipes, timers, signals and processes. Turns `os-poll` on |
 //! | `net` | the module `net`: TCP, UDP and Unix domain sockets |
 //! | `log` | a `trace!` line of the `log` crate for each change of a registration. On by default |
-//! | `cponfork` | copy on fork: the module `fork`, and a table of the registrations in each selector. Turns `os-poll` on |
+//! | `cponfork` | copy on fork: the module `fork`, and a table of registrations per selector. Turns `os-poll` on |
 //!
 //! [`Poll`](crate::Poll) describes forks with `cponfork` and without it.
