@@ -81,7 +81,6 @@ pub(in crate::prefork) struct Service {
     pub(super) measurement: Measurement,
 }
 
-/// An event of the service worker.
 #[derive(Debug)]
 pub(in crate::prefork) enum ServiceEvent {
     Said(String),
