@@ -53,14 +53,16 @@ impl Reason {
         matches!(self, Reason::Died | Reason::Boot | Reason::BootTimeout | Reason::Stuck)
     }
 
-    /// Returns the name in metrics, JSON and logs.
-    pub(super) fn name(self) -> &'static str {
-        self.name_and_text().0
-    }
-
     /// Returns the text on the status page.
     pub(super) fn text(self) -> &'static str {
         self.name_and_text().1
+    }
+}
+
+impl Reason {
+    /// Returns the name in metrics, JSON and logs.
+    pub(super) fn name(self) -> &'static str {
+        self.name_and_text().0
     }
 
     fn name_and_text(self) -> (&'static str, &'static str) {
