@@ -161,7 +161,9 @@ pub(crate) fn while_no_fork<T>(_: &str, act: impl FnOnce() -> io::Result<T>) -> 
     act()
 }
 
-pub(crate) fn add_pair(_: RawFd, _: RawFd) {}
+pub(crate) fn add_pair(_: RawFd, _: RawFd) -> io::Result<()> {
+    Ok(())
+}
 
 pub(crate) fn add_timer<T: AsRawFd>(make: impl FnOnce() -> io::Result<T>, _: &Arc<TimerState>) -> io::Result<T> {
     make()

@@ -24,6 +24,12 @@ impl Default for WakeableQueue {
 }
 
 impl WakeableQueue {
+    /// Returns the token that [`Queue::holds`](sys::Queue::holds) takes for a registration with this token.
+    pub(crate) fn probe(&self, token: Token) -> Token {
+        // An exact queue does not compare the token, but may give an event with it. One of the waker does no harm.
+        self.waker.get().filter(|_| sys::Queue::IS_EXACT).map_or(token, |(waker, _)| waker)
+    }
+
     /// Waits for events, and adds the waker's event if a wake is pending. Every poll asks the kernel, as in mio. tokio's paused
     /// clock relies on that: the clock advances once a poll has returned only the wake.
     #[inline]

@@ -15,13 +15,10 @@ use super::foreign_pairs::{OwnPairs, SIGNAL_PIPE, SignalPipe};
 use super::policy::SourceKind;
 use super::process_state::{AdoptedQueue, PROCESS, ProcessState, generation, next_id, selectors};
 use super::selector_core::SelectorCore;
-use crate::sys::adoption::{self, Listed, Registered};
+use crate::Interest;
+use crate::sys::adoption::{self, Listed, Registered, WAKER};
 use crate::sys::{Queue, descriptor};
 use crate::wakeable_queue::WakerDescriptors;
-use crate::{Interest, Token};
-
-/// The token of the waker (`tokio/src/runtime/io/driver.rs`, `TOKEN_WAKEUP`).
-const WAKER: Token = Token(0);
 
 impl AdoptedQueue {
     /// Fills the table from the kernel's list. Clears the table if that fails. Returns whether this is still the adopted
@@ -29,7 +26,7 @@ impl AdoptedQueue {
     fn read_inherited(&self) -> bool {
         let fd = self.core.kernel.queue.fd();
         let mut descriptors = self.duplicates.iter().copied().chain([fd]);
-        if !descriptors.all(|fd| descriptor::is_still(fd, SourceKind::Queue).is_ok_and(|is| is)) {
+        if !descriptors.all(|fd| descriptor::kind(fd).is_ok_and(|kind| kind == SourceKind::Queue)) {
             return false;
         }
         let list = adoption::list(fd).unwrap_or_default();
@@ -146,7 +143,7 @@ pub(super) fn refresh(state: &mut ProcessState) -> Result<(), PrepareError> {
     let registered: BTreeSet<_> =
         instances.iter().flat_map(|instance| &instance.registered).map(|registered| registered.fd).collect();
     pipe.find_others(&open, |fd| registered.contains(&fd));
-    state.records.add_pair(pipe.receiver, pipe.sender);
+    state.records.add_pair([pipe.receiver, pipe.sender]).map_err(failed)?;
     let (cores, instances): (Vec<_>, Vec<_>) = assign_cores(state, instances).into_iter().unzip();
     let mut pairs = OwnPairs::new(open, instances.iter().flat_map(|instance| &instance.registered));
     for (core, instance) in cores.into_iter().zip(&instances) {

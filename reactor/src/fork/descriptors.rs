@@ -11,20 +11,25 @@ use crate::timer_state::TimerState;
 /// The record of a descriptor. Most descriptors have no record.
 #[derive(Debug, Default)]
 pub(super) struct Record {
-    /// The other end, if the descriptor is an end of a stream socket pair that this crate made or found.
-    pub(super) peer: Option<RawFd>,
+    /// Set if the descriptor is an end of a stream socket pair that this crate made or found.
+    pub(super) end: Option<PairEnd>,
     /// Whether the pair was found in the list of an adopted queue: this crate did not make the pair.
     is_found: bool,
     /// Whether every child gets a pair of its own in place of this one, registered or not.
-    pub(super) is_always_renewed: bool,
-    /// The socket that this end of an [always renewed](Self::is_always_renewed) pair is in this process. Other code may close
-    /// the descriptor without notice.
-    pub(super) socket: Option<Identity>,
+    is_always_renewed: bool,
     /// The state of the `unix::Timer` that owns the descriptor.
     pub(super) timer: Option<Arc<TimerState>>,
-    /// The file that a bare descriptor referred to when it was muted. The kernel does not have a muted registration, so only
-    /// this file shows whether the descriptor was closed and used again.
+    /// The file that the descriptor referred to when it was muted. The kernel does not have a muted registration, so only this
+    /// file shows whether the descriptor was closed and used again.
     pub(super) muted: Option<OpenFile>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PairEnd {
+    /// The descriptor of the other end.
+    pub(super) peer: RawFd,
+    /// The socket in this process. Other code may close the descriptor without notice, in this process or in a child.
+    socket: Identity,
 }
 
 #[derive(Debug)]
@@ -48,31 +53,30 @@ impl Records {
         self.0.entry(fd).or_default()
     }
 
-    pub(super) fn add_pair(&mut self, a: RawFd, b: RawFd) {
-        self.record(a).peer = Some(b);
-        self.record(b).peer = Some(a);
+    pub(super) fn add_pair(&mut self, [a, b]: [RawFd; 2]) -> io::Result<()> {
+        let sockets = [descriptor::identity(a)?, descriptor::identity(b)?];
+        self.record(a).end = Some(PairEnd { peer: b, socket: sockets[0] });
+        self.record(b).end = Some(PairEnd { peer: a, socket: sockets[1] });
+        Ok(())
     }
 
     /// Replaces the pairs that were found before, whose descriptors may have been closed without notice. Ignores a pair with an
     /// end in another pair.
     pub(super) fn set_found_pairs(&mut self, found: &[(RawFd, RawFd)]) {
         for record in self.0.values_mut().filter(|record| record.is_found) {
-            record.peer = None;
+            record.end = None;
             record.is_found = false;
         }
         for &(a, b) in found {
-            if [a, b].iter().all(|fd| self.get(*fd).is_none_or(|record| record.peer.is_none())) {
-                self.add_pair(a, b);
+            let is_new = [a, b].iter().all(|fd| self.get(*fd).is_none_or(|record| record.end.is_none()));
+            if is_new && self.add_pair([a, b]).is_ok() {
                 self.record(a).is_found = true;
                 self.record(b).is_found = true;
             }
         }
         self.0.retain(|_, record| {
-            if record.peer.is_none() {
-                record.is_always_renewed = false;
-                record.socket = None;
-            }
-            record.peer.is_some() || record.timer.is_some() || record.muted.is_some()
+            record.is_always_renewed &= record.end.is_some();
+            record.end.is_some() || record.timer.is_some() || record.muted.is_some()
         });
     }
 
@@ -88,45 +92,41 @@ impl Records {
     /// Forgets `fd`, which its owner closes.
     pub(super) fn forget(&mut self, fd: RawFd) {
         let Some(record) = self.0.remove(&fd) else { return };
-        if let Some(peer) = record.peer.and_then(|peer| self.0.get_mut(&peer)) {
-            peer.peer = None;
+        if let Some(peer) = record.end.and_then(|end| self.0.get_mut(&end.peer)) {
+            peer.end = None;
             peer.is_always_renewed = false;
-            peer.socket = None;
         }
     }
 
     /// Finds the pair that the socket `identity` is an end of. That end comes first.
-    pub(super) fn find_pair(&self, identity: Identity) -> Option<(RawFd, RawFd)> {
-        let may_be = |record: &Record| record.socket.is_none_or(|socket| socket == identity);
-        let mut ends = self.iter().filter_map(|(fd, record)| Some((fd, record.peer.filter(|_| may_be(record))?)));
-        ends.find(|(fd, _)| descriptor::identity(*fd).is_ok_and(|found| found == identity))
+    pub(super) fn find_pair(&self, identity: Identity) -> Option<[RawFd; 2]> {
+        let mut ends = self.iter().filter_map(|(fd, record)| Some((fd, record.end?)));
+        let (fd, end) = ends.find(|(fd, end)| end.socket == identity && self.is_intact(*fd))?;
+        Some([fd, end.peer])
+    }
+
+    /// Whether `fd` is an end of a pair, and still refers to that socket.
+    pub(super) fn is_intact(&self, fd: RawFd) -> bool {
+        let end = self.get(fd).and_then(|record| record.end);
+        end.is_some_and(|end| descriptor::identity(fd).is_ok_and(|socket| socket == end.socket))
     }
 
     /// Gives every child a fresh pair in place of the one with these ends.
-    pub(super) fn always_renew(&mut self, ends: [RawFd; 2]) -> io::Result<()> {
-        let sockets = [descriptor::identity(ends[0])?, descriptor::identity(ends[1])?];
+    pub(super) fn always_renew(&mut self, ends: [RawFd; 2]) {
         self.record(ends[0]).is_always_renewed = true;
-        for (fd, socket) in ends.into_iter().zip(sockets) {
-            self.record(fd).socket = Some(socket);
-        }
-        Ok(())
-    }
-
-    /// Whether `fd`, an end of an always renewed pair, is still that socket.
-    pub(super) fn is_intact(&self, fd: RawFd) -> bool {
-        let socket = self.get(fd).and_then(|record| record.socket);
-        socket.is_some() && descriptor::identity(fd).ok() == socket
     }
 
     /// Lists the pairs that are always renewed.
     pub(super) fn always_renewed(&self) -> impl Iterator<Item = [RawFd; 2]> {
-        self.iter().filter(|(_, record)| record.is_always_renewed).filter_map(|(fd, record)| Some([fd, record.peer?]))
+        self.iter()
+            .filter(|(_, record)| record.is_always_renewed)
+            .filter_map(|(fd, record)| Some([fd, record.end?.peer]))
     }
 
     /// In the child, notes that `fd` is an end of a fresh pair. Async-signal-safe.
     pub(super) fn renewed(&mut self, fd: RawFd, socket: Identity) {
-        if let Some(known) = self.0.get_mut(&fd).and_then(|record| record.socket.as_mut()) {
-            *known = socket;
+        if let Some(end) = self.0.get_mut(&fd).and_then(|record| record.end.as_mut()) {
+            end.socket = socket;
         }
     }
 
@@ -137,29 +137,34 @@ impl Records {
         if let Some(timer) = &record.timer {
             timer.sever();
         }
-        if let Some(peer) = record.peer.take().and_then(|peer| self.0.get_mut(&peer)) {
-            peer.peer = None;
+        if let Some(peer) = record.end.take().and_then(|end| self.0.get_mut(&end.peer)) {
+            peer.end = None;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
     fn a_pair_that_is_found_again_keeps_its_records() {
+        let (end, other_end) = UnixStream::pair().unwrap();
+        let (a, b) = (end.as_raw_fd(), other_end.as_raw_fd());
         let mut records = Records::new();
-        records.set_found_pairs(&[(3, 4)]);
-        records.record(3).is_always_renewed = true;
+        records.set_found_pairs(&[(a, b)]);
+        records.always_renew([a, b]);
         let muted = Some(((1, 2), rustix::fs::OFlags::RDONLY));
-        records.record(4).muted = muted;
-        records.set_found_pairs(&[(3, 4)]);
-        assert!(records.get(3).is_some_and(|record| record.peer == Some(4) && record.is_always_renewed));
-        assert_eq!(records.get(4).and_then(|record| record.muted), muted);
+        records.record(b).muted = muted;
+        records.set_found_pairs(&[(a, b)]);
+        assert!(records.always_renewed().eq([[a, b]]));
+        assert_eq!(records.get(b).and_then(|record| record.muted), muted);
         // The pair does not exist any more.
         records.set_found_pairs(&[]);
-        assert!(records.get(3).is_none());
-        assert!(records.get(4).is_some_and(|record| record.peer.is_none() && record.muted.is_some()));
+        assert!(records.get(a).is_none());
+        assert!(records.get(b).is_some_and(|record| record.end.is_none() && record.muted.is_some()));
     }
 }

@@ -62,9 +62,7 @@ pub fn mute(source: &impl AsRawFd) -> io::Result<()> {
     let fd = source.as_raw_fd();
     change(fd, |state, selector, _, info| {
         if !info.is_muted() {
-            if info.is_bare() {
-                state.records.record(fd).muted = Some(descriptor::open_file(fd)?);
-            }
+            state.records.record(fd).muted = Some(descriptor::open_file(fd)?);
             // The kernel keeps the registration of an adopted selector, without events.
             if !selector.is_adopted() {
                 selector.kernel.queue.delete(fd)?;
@@ -200,8 +198,9 @@ pub fn renewed_receivers() -> Vec<RawFd> {
 ///
 /// [`NotFound`](io::ErrorKind::NotFound) if `source` belongs to no pair made in this process.
 pub fn renew_pair_in_children(source: &impl AsRawFd) -> io::Result<()> {
-    let (end, peer) = find_pair(source.as_raw_fd())?;
-    reconcile::lock_to_change().records.always_renew([end, peer])
+    let ends = find_pair(source.as_raw_fd())?;
+    reconcile::lock_to_change().records.always_renew(ends);
+    Ok(())
 }
 
 /// Makes the pairs of [`renew_pair_in_children`] again whose descriptors other code has closed, at the same descriptors. A daemon
@@ -219,7 +218,7 @@ pub fn restore_renewed_pairs() -> io::Result<()> {
         }
         if ends.iter().all(|fd| descriptor::is_signal_pipe_end(*fd)) {
             // The owner of the pair has renewed it.
-            state.records.always_renew(ends)?;
+            state.records.add_pair(ends)?;
             continue;
         }
         let is_taken = |fd: &RawFd| !state.records.is_intact(*fd) && descriptor::is_open(*fd);
@@ -233,7 +232,7 @@ pub fn restore_renewed_pairs() -> io::Result<()> {
                 return Err(taken(fd));
             }
         }
-        state.records.always_renew(ends)?;
+        state.records.add_pair(ends)?;
     }
     Ok(())
 }
@@ -250,7 +249,7 @@ fn taken(fd: RawFd) -> io::Error {
 ///
 /// Those of [`renew_pair_in_children`], and those of `send(2)`.
 pub fn nudge_pair_end(source: &impl AsRawFd) -> io::Result<()> {
-    let (_, peer) = find_pair(source.as_raw_fd())?;
+    let [_, peer] = find_pair(source.as_raw_fd())?;
     match descriptor::send_byte(peer) {
         // The buffer is full, so `source` is readable already.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
@@ -259,10 +258,9 @@ pub fn nudge_pair_end(source: &impl AsRawFd) -> io::Result<()> {
 }
 
 /// Finds the pair of which `fd` is an end, or a duplicate of an end. Returns the end that `fd` refers to, then its peer.
-fn find_pair(fd: RawFd) -> io::Result<(RawFd, RawFd)> {
-    let state = reconcile::lock();
-    let pair = state.records.find_pair(descriptor::identity(fd)?);
-    pair.filter(|_| descriptor::is_unix_stream(fd)).ok_or_else(|| {
+fn find_pair(fd: RawFd) -> io::Result<[RawFd; 2]> {
+    let pair = reconcile::lock().records.find_pair(descriptor::identity(fd)?);
+    pair.ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, "not an end of a socket pair that was made in this process")
     })
 }

@@ -15,17 +15,17 @@ use super::policy::{ForkPolicy, SourceKind};
 use super::process_state::{Adopted, ProcessState, generation, selectors};
 use super::renewal::{self, Renewal, Replacement};
 use super::selector_core::{Poison, SelectorCore};
-use crate::Interest;
 use crate::sys::{self, QueueCopy, descriptor};
+use crate::{Interest, Token};
 
 /// Which process plans, and for which fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     /// The parent, before the fork.
     Planned,
-    /// The child, after an unplanned fork. Its queues are still the parent's, so the planner does not ask them about
-    /// registrations. A table entry may be wrong: the child may have closed the descriptor since the fork. Also, other threads
-    /// of the parent ran while the kernel copied first the descriptors and then the memory.
+    /// The child, after an unplanned fork. Its queues are still the parent's. A table entry may be wrong: the child may have
+    /// closed the descriptor since the fork, and may have another file there. Also, other threads of the parent ran while the
+    /// kernel copied first the descriptors and then the memory.
     Unplanned,
 }
 
@@ -56,14 +56,13 @@ impl Planner<'_> {
         if self.mode == Mode::Unplanned {
             // The child makes these objects before all other fresh ones, which might take their descriptors.
             plan::remake(&self.plan.remakes, selectors.iter().copied());
+            // The kernel's list has confirmed the adopted queues. A fresh object may take the descriptor of a lost queue.
+            let own = selectors.iter().filter(|selector| !selector.is_adopted());
+            own.for_each(|selector| selector.kernel.queue.forget_if_lost());
         }
         let mut decisions = std::mem::take(&mut self.plan.decisions);
         for selector in selectors {
             self.decide(selector, selectors, &mut decisions)?;
-        }
-        if self.mode == Mode::Unplanned {
-            // Forget the lost queues first: a fresh object that is made below may take the descriptor of one.
-            selectors.iter().for_each(|selector| selector.kernel.queue.forget_if_lost());
         }
         for selector in selectors {
             self.plan_queue(selector)?;
@@ -90,7 +89,7 @@ impl Planner<'_> {
             let decision = Decision::new(policy, info, kind, is_selector);
             let is_remade = sys::Remake::EXISTS && matches!(kind, SourceKind::Signal | SourceKind::Process);
             let needs_object = decision.is_replaced() || decision == Decision::AddInChild || is_remade;
-            if self.mode == Mode::Unplanned && needs_object && !is_still(fd, kind)? {
+            if self.mode == Mode::Unplanned && needs_object && !self.is_still_registered(selector, fd, token, kind)? {
                 entry.vacate();
                 continue;
             }
@@ -109,6 +108,24 @@ impl Planner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// In the child of an unplanned fork, whether `fd` still refers to the registered file.
+    fn is_still_registered(
+        &self,
+        selector: &SelectorCore,
+        fd: RawFd,
+        token: Token,
+        kind: SourceKind,
+    ) -> Result<bool, PrepareError> {
+        if sys::Queue::IS_EXACT && selector.table.get(fd).is_some_and(|entry| entry.info().is_muted()) {
+            return plan::is_registered(selector, fd, self.records);
+        }
+        if self.records.get(fd).is_some_and(|record| record.end.is_some()) {
+            return Ok(self.records.is_intact(fd));
+        }
+        let is_still = selector.kernel.queue.still_has(fd, selector.kernel.probe(token), kind);
+        is_still.map_err(PrepareError::of(PrepareObject::Inspection(fd)))
     }
 
     /// Returns the state of an entry and the kind of its source; `None` if this process does not have the registration.
@@ -169,25 +186,25 @@ impl Planner<'_> {
         for fd in always.chain(pipe).chain(with(Decision::RenewPair)) {
             self.renew_pair(fd)?;
         }
-        with(Decision::RenewTimer).try_for_each(|fd| self.renew_timer(fd))?;
+        with(Decision::RenewTimer).for_each(|fd| self.renew_timer(fd));
         for (fd, record) in records.iter() {
             let is_alive = record.timer.as_ref().is_some_and(|timer| !timer.is_severed());
-            if is_alive && !selectors.iter().any(|selector| self.keeps_timer(selector, fd)) {
-                self.renew_timer(fd)?;
+            if is_alive
+                && self.is_still_own(fd, SourceKind::Timer)?
+                && !selectors.iter().any(|selector| self.keeps_timer(selector, fd))
+            {
+                self.renew_timer(fd);
             }
         }
         with(Decision::Sever).try_for_each(|fd| self.sever(fd))
     }
 
-    /// Whether `fd` still refers to the object of its entry or record. After an unplanned fork, `fd` may be closed, or refer to
-    /// another file, such as a fresh object.
-    fn still_has(&self, fd: RawFd, kind: SourceKind) -> Result<bool, PrepareError> {
-        Ok(self.mode == Mode::Planned || (!self.is_fresh(fd) && is_still(fd, kind)?))
-    }
-
-    /// Whether a fresh object has taken a descriptor that the child of an unplanned fork lacked.
-    fn is_fresh(&self, fd: RawFd) -> bool {
-        self.mode == Mode::Unplanned && self.plan.replacements.spares.iter().any(|spare| spare.as_raw_fd() == fd)
+    /// Whether `fd` still refers to the timer or waker that this crate has made. After an unplanned fork, `fd` may be closed, or
+    /// refer to another file, such as a fresh object.
+    fn is_still_own(&self, fd: RawFd, kind: SourceKind) -> Result<bool, PrepareError> {
+        let is_fresh = || self.plan.replacements.spares.iter().any(|spare| spare.as_raw_fd() == fd);
+        let is_still = || sys::is_still_own(fd, kind).map_err(PrepareError::of(PrepareObject::Inspection(fd)));
+        Ok(self.mode == Mode::Planned || (!is_fresh() && is_still()?))
     }
 
     /// Whether the policy of a registration keeps the child from getting a timer of its own at `fd`. By default the child gets
@@ -205,7 +222,7 @@ impl Planner<'_> {
         if fd < 0 {
             return Ok(());
         }
-        if !self.still_has(fd, SourceKind::Waker)? {
+        if !selector.is_adopted() && !self.is_still_own(fd, SourceKind::Waker)? {
             selector.poison(Poison::Errno(libc::EBADF));
             return Ok(());
         }
@@ -218,7 +235,7 @@ impl Planner<'_> {
 
     /// Makes a fresh pair in place of the one that `fd` belongs to, once per pair. `fd` is an end or a duplicate of an end.
     fn renew_pair(&mut self, fd: RawFd) -> Result<(), PrepareError> {
-        if self.replaced.contains(&fd) || self.is_fresh(fd) {
+        if self.replaced.contains(&fd) {
             return Ok(());
         }
         let failed = PrepareError::of(PrepareObject::Pair(fd));
@@ -237,10 +254,8 @@ impl Planner<'_> {
             self.replace(end.fresh, fd);
             return Ok(());
         }
-        let is_stream = descriptor::check_unix_stream(fd).map_err(unknown)?;
-        let pair = is_stream.then(|| self.records.find_pair(identity)).flatten();
-        let has_peer = pair.map_or(Ok(false), |(_, peer)| self.still_has(peer, SourceKind::Pair))?;
-        let Some((end, peer)) = pair.filter(|_| has_peer) else {
+        let pair = self.records.find_pair(identity);
+        let Some(ends) = pair.filter(|[_, peer]| self.records.is_intact(*peer)) else {
             if self.mode == Mode::Unplanned && (pair.is_some() || self.records.get(fd).is_some()) {
                 return Ok(());
             }
@@ -249,7 +264,7 @@ impl Planner<'_> {
                 "only wakers, timers and stream socket pairs made in this process can be renewed: set another policy",
             )));
         };
-        let ends = renewal::renew_pair([end, peer], &mut self.plan.replacements).map_err(failed)?;
+        let ends = renewal::renew_pair(ends, &mut self.plan.replacements).map_err(failed)?;
         self.plan.renewals.push(Renewal::Pair(ends));
         self.replaced.extend(ends.map(|end| end.fd));
         // If `fd` is a duplicate, this replaces it too.
@@ -257,12 +272,11 @@ impl Planner<'_> {
     }
 
     /// Plans a fresh timer in place of `fd`. [`Plan::complete`] makes it.
-    fn renew_timer(&mut self, fd: RawFd) -> Result<(), PrepareError> {
-        if self.still_has(fd, SourceKind::Timer)? && self.replaced.insert(fd) {
+    fn renew_timer(&mut self, fd: RawFd) {
+        if self.replaced.insert(fd) {
             let state = self.records.get(fd).and_then(|record| record.timer.clone());
             self.plan.renewals.push(Renewal::Timer { fd, state });
         }
-        Ok(())
     }
 
     /// Severs `fd`, unless it is renewed for another selector.
@@ -357,8 +371,4 @@ impl Planner<'_> {
         }
         Ok(())
     }
-}
-
-fn is_still(fd: RawFd, kind: SourceKind) -> Result<bool, PrepareError> {
-    descriptor::is_still(fd, kind).map_err(PrepareError::of(PrepareObject::Inspection(fd)))
 }

@@ -34,6 +34,13 @@ use crate::sys::process::SignalsBlocked;
 ///   [`InheritedState`]. New ones work.
 /// - A daemon keeps the connections whose policy is [`Inherit`](super::ForkPolicy::Inherit), the default of this crate. (The
 ///   crate `forkio` severs streams by default.)
+/// - A daemon may close all inherited descriptors before it reconciles, and open its own files there: reconciling leaves these
+///   files alone. Selectors, wakers and timers have a mark on Linux (`O_APPEND`). A child without a selector's descriptor severs
+///   none of its connections, and polling fails with `EBADF` if the waker's descriptor is closed too.
+/// - Reconcile before a child closes only some inherited descriptors and opens files there. If it keeps a selector, one of its own
+///   sockets at the descriptor of a severed connection is severed too: the parent may have ended the registration since, so the
+///   kernel's queue does not tell the two apart. On systems with a kqueue, which a child does not inherit, this applies to every
+///   child, and to its own files of other kinds.
 /// - Do not fork in a signal handler that may interrupt a registration: the child may finish the system call of that
 ///   registration on its parent's queue. signal-safety(7) warns of such forks too.
 ///

@@ -223,11 +223,7 @@ impl SourceRegistration {
             let mut state = lock_to_close(|plan| plan.forget(self.fd));
             state.records.release(self.fd);
             if let Some(entry) = core.and_then(|core| core.table.get(self.fd)) {
-                let info = entry.info();
-                entry.set_info(info.as_bare());
-                if info.is_muted() {
-                    state.records.record(self.fd).muted = sys::descriptor::open_file(self.fd).ok();
-                }
+                entry.set_info(entry.info().as_bare());
             }
         }
         std::mem::forget(self);
@@ -283,8 +279,8 @@ pub(crate) fn while_no_fork<T>(doing: &str, act: impl FnOnce() -> io::Result<T>)
 }
 
 /// Notes that `a` and `b` are the two ends of one pair: renewing one means renewing both.
-pub(crate) fn add_pair(a: RawFd, b: RawFd) {
-    lock_to_change().records.add_pair(a, b);
+pub(crate) fn add_pair(a: RawFd, b: RawFd) -> io::Result<()> {
+    lock_to_change().records.add_pair([a, b])
 }
 
 /// Makes a timer, and notes it with its state: each child gets a timer of its own.

@@ -121,7 +121,7 @@ impl UnixStream {
     /// Those of `socketpair(2)`: no descriptor left.
     pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
         let [a, b] = descriptor::pair(Type::STREAM)?.map(net::UnixStream::from);
-        fork::add_pair(a.as_raw_fd(), b.as_raw_fd());
+        fork::add_pair(a.as_raw_fd(), b.as_raw_fd())?;
         let end = |end| UnixStream { inner: IoSource::recorded(end, SourceKind::Pair) };
         Ok((end(a), end(b)))
     }

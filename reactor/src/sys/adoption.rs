@@ -6,6 +6,9 @@ pub(crate) use super::listing::{CAN_LIST, SocketPeers, is_same_queue, list, open
 use crate::source_kind::SourceKind;
 use crate::{Interest, Token};
 
+/// The token of the waker (`tokio/src/runtime/io/driver.rs`, `TOKEN_WAKEUP`).
+pub(crate) const WAKER: Token = Token(0);
+
 /// A registration whose descriptor still refers to the registered file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Registered {

@@ -61,6 +61,18 @@ pub(crate) fn kind(fd: RawFd) -> io::Result<SourceKind> {
     kind_of_mode(fd, fstat(fd)?.st_mode)
 }
 
+/// Whether the descriptor refers to an object that may be registered as this kind.
+pub(crate) fn has_kind(fd: RawFd, registered: SourceKind) -> io::Result<bool> {
+    use SourceKind::{Datagram, Pair, Pipe, Stream, Waker};
+    match kind(fd) {
+        Ok(found) => {
+            Ok(found == registered || matches!((registered, found), (Pair, Stream | Datagram | Pipe) | (Waker, Pipe)))
+        }
+        Err(error) if is_closed(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Like [`kind`], for a descriptor that has this `st_mode`.
 pub(super) fn kind_of_mode(fd: RawFd, mode: libc::mode_t) -> io::Result<SourceKind> {
     Ok(match mode & libc::S_IFMT {
@@ -147,14 +159,9 @@ pub(crate) fn dead_endpoint() -> io::Result<OwnedFd> {
 
 /// Whether `fd` is a stream socket of the Unix domain, like the ends of a pair.
 pub(crate) fn is_unix_stream(fd: RawFd) -> bool {
-    check_unix_stream(fd).is_ok_and(|is| is)
-}
-
-/// Like [`is_unix_stream`], but fails if the process may not ask for the type of a socket.
-pub(crate) fn check_unix_stream(fd: RawFd) -> io::Result<bool> {
-    let Ok(socket) = borrow(fd) else { return Ok(false) };
+    let Ok(socket) = borrow(fd) else { return false };
     let is_unix = rustix::net::getsockname(socket).is_ok_and(|name| name.address_family() == AddressFamily::UNIX);
-    Ok(is_unix && socket_type(socket)? == SocketType::STREAM)
+    is_unix && socket_type(socket) == Ok(SocketType::STREAM)
 }
 
 /// Whether `fd` is a Unix stream socket, and neither it nor its peer has a name: like the ends of a pair.
@@ -274,39 +281,34 @@ pub(crate) fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
     }
 }
 
-/// Whether the descriptor still refers to an object of this kind, in a process that may have closed it since. A dead
-/// endpoint that an earlier fork has put in place counts too.
-pub(crate) fn is_still(fd: RawFd, registered: SourceKind) -> io::Result<bool> {
-    let is = |kinds: &[SourceKind]| match kind(fd) {
-        Ok(found) => Ok(kinds.contains(&found)),
-        Err(error) if is_closed(&error) => Ok(false),
-        Err(error) => Err(error),
-    };
-    let is_same = match registered {
-        SourceKind::Pair => is(&[SourceKind::Stream, SourceKind::Datagram, SourceKind::Pipe])?,
-        SourceKind::Waker => is_eventfd(fd) || is(&[SourceKind::Pipe])?,
-        SourceKind::Timer | SourceKind::Signal => match is(&[registered]) {
-            Ok(false) | Err(_) if is_nameless(fd) => true,
-            is_same => is_same?,
-        },
-        kind => is(&[kind])?,
-    };
-    Ok(is_same || is_unix_stream(fd))
-}
-
-/// Whether the descriptor refers to a queue, or may do so because its name in /proc cannot be read.
-pub(crate) fn is_queue(fd: RawFd) -> bool {
-    kind(fd).is_ok_and(|kind| kind == SourceKind::Queue) || is_nameless(fd)
-}
-
 pub(crate) fn is_eventfd(fd: RawFd) -> bool {
     name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME_LENGTH]) == Ok(b"anon_inode:[eventfd]") || is_nameless(fd)
 }
 
+/// Marks an epoll instance, eventfd or timerfd that this crate has made with these flags. A child that may have closed the
+/// descriptor since recognises the file.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg_attr(forkio_kqueue, allow(dead_code))]
+pub(super) fn mark(file: OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
+    // Such files ignore the flag, so other code does not set it.
+    rustix::fs::fcntl_setfl(&file, flags | OFlags::APPEND)?;
+    Ok(file)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg_attr(forkio_kqueue, allow(dead_code))]
+pub(super) fn is_marked(fd: RawFd) -> bool {
+    let has_flag = borrow(fd).and_then(rustix::fs::fcntl_getfl).is_ok_and(|flags| flags.contains(OFlags::APPEND));
+    has_flag && has_no_type(fd)
+}
+
+fn has_no_type(fd: RawFd) -> bool {
+    fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == 0)
+}
+
 /// Whether the descriptor may refer to any object that has no file type, because its name in /proc cannot be read.
 fn is_nameless(fd: RawFd) -> bool {
-    name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME_LENGTH]).unwrap_or_default().is_empty()
-        && fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == 0)
+    name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME_LENGTH]).unwrap_or_default().is_empty() && has_no_type(fd)
 }
 
 /// Closes a descriptor that the caller owns. If the descriptor is not open, that does no harm. Async-signal-safe.

@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
-use super::{descriptor, process};
+use super::process;
+use crate::source_kind::SourceKind;
 use crate::{Interest, Token};
 
 /// A kernel queue, or room for one. The other methods are in `epoll` and `kqueue`.
@@ -40,11 +41,11 @@ impl Queue {
         self.fd.store(NO_QUEUE, Ordering::Relaxed);
     }
 
-    /// In the child of an unplanned fork, forgets the queue if its descriptor does not refer to a queue. The child may have
+    /// In the child of an unplanned fork, forgets the queue if its descriptor does not refer to the queue any more. The child may have
     /// closed the descriptor, or the parent may have opened the queue while the kernel copied the process. Does nothing if
     /// `MAY_BE_ABSENT_AFTER_FORK`: `ChildQueue::new` then checks the descriptor.
     pub(crate) fn forget_if_lost(&self) {
-        if !Queue::MAY_BE_ABSENT_AFTER_FORK && !descriptor::is_queue(self.fd()) {
+        if !Queue::MAY_BE_ABSENT_AFTER_FORK && !super::is_still_own(self.fd(), SourceKind::Queue).is_ok_and(|is| is) {
             self.forget();
         }
     }

@@ -5,11 +5,12 @@ use std::io;
 use std::io::Read;
 use std::os::fd::{OwnedFd, RawFd};
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::time::{ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use super::as_raw_fd;
-use super::descriptor::{borrow, unreadable};
+use super::descriptor::{self, borrow, unreadable};
 use crate::misuse;
 use crate::timer_state::{Clock, Setting, TimerState, nanos};
 
@@ -23,7 +24,7 @@ impl Timer {
             Clock::Monotonic => TimerfdClockId::Monotonic,
             Clock::Realtime => TimerfdClockId::Realtime,
         };
-        Ok(Timer(create(clock, TimerfdFlags::NONBLOCK)?))
+        Ok(Timer(descriptor::mark(create(clock, TimerfdFlags::NONBLOCK)?, OFlags::NONBLOCK)?))
     }
 
     /// Sets the timer; `None` disarms it. Expirations that were not taken are lost.

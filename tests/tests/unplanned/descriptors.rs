@@ -1,7 +1,7 @@
 //! Descriptors that the child lacks, because it has closed them or the kernel has not copied them.
 
 #[cfg(epoll)]
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use forkio_tests::reactor::*;
@@ -11,6 +11,30 @@ use forkio_tests::reactor::*;
 #[cfg(epoll)]
 fn low_descriptors() -> [std::fs::File; 8] {
     [(); 8].map(|()| std::fs::File::open("/dev/null").unwrap())
+}
+
+/// Returns what proc(5) shows of these descriptors: inodes, counters, clocks, and the registrations of an epoll instance.
+#[cfg(epoll)]
+fn shown(descriptors: &[RawFd]) -> Vec<String> {
+    let read = |fd| std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+    descriptors.iter().map(read).collect()
+}
+
+/// Opens a file of the kind that proc(5) shows for another one. forkio makes other counters and other timers.
+#[cfg(epoll)]
+fn open_like(name: &str) -> OwnedFd {
+    // SAFETY: no memory is involved.
+    let fd = unsafe {
+        match name {
+            "anon_inode:[eventpoll]" => libc::epoll_create1(0),
+            "anon_inode:[eventfd]" => libc::eventfd(5, libc::EFD_NONBLOCK),
+            "anon_inode:[timerfd]" => libc::timerfd_create(libc::CLOCK_BOOTTIME, libc::TFD_NONBLOCK),
+            _ => return std::os::unix::net::UnixStream::pair().unwrap().0.into(),
+        }
+    };
+    assert!(fd >= 0, "{name}: {}", std::io::Error::last_os_error());
+    // SAFETY: the descriptor was just opened.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 scenarios!(
@@ -107,6 +131,68 @@ scenarios!(
             check_eq("the files", lengths(&files), before);
             exit_now(0);
         });
+    }
+
+    /// A daemon closes every descriptor, and opens files of the same kinds at the same descriptors, or sockets at all of them.
+    /// Reconciling replaces none of these files, and changes none of their registrations with the daemon's own epoll instance.
+    #[cfg(epoll)]
+    fn files_of_the_same_kinds() {
+        let mut selector = Poll::new().unwrap();
+        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let [(mut severed, mut peer), (mut muted, _muted_peer)] = [connection(), connection()];
+        register_with(selector.registry(), &mut severed, 1, ForkPolicy::Sever);
+        register_with(selector.registry(), &mut muted, 2, ForkPolicy::Sever);
+        fork::glue::mute(&muted).unwrap();
+        let (mut renewed, _other_end) = UnixStream::pair().unwrap();
+        register_with(selector.registry(), &mut renewed, 3, ForkPolicy::Renew);
+        let (always_renewed, _other_end) = UnixStream::pair().unwrap();
+        fork::glue::renew_pair_in_children(&always_renewed).unwrap();
+        let [mut timer, _unregistered_timer] = [(); 2].map(|()| Timer::new(Clock::Monotonic).unwrap());
+        register(selector.registry(), &mut timer, 4);
+        let descriptors: Vec<RawFd> = open_descriptors().into_iter().filter(|fd| *fd > 2).collect();
+        let name = |fd| std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap().to_string_lossy().into_owned();
+        let names: Vec<String> = descriptors.iter().map(|fd| name(*fd)).collect();
+        let queue_at = selector.as_raw_fd();
+        let waker_at = descriptors.iter().zip(&names).find(|(_, name)| *name == "anon_inode:[eventfd]").unwrap().0;
+        let daemon = |open: &dyn Fn(&str) -> OwnedFd| {
+            // SAFETY: the owners do not use or close the descriptors again.
+            check_eq("close_range", unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) }, 0);
+            for (fd, name) in descriptors.iter().zip(&names) {
+                let file = open(name);
+                // SAFETY: no memory is involved.
+                check_eq("dup2", unsafe { libc::dup2(file.as_raw_fd(), *fd) }, *fd);
+                if file.as_raw_fd() == *fd {
+                    std::mem::forget(file);
+                }
+            }
+            // The daemon's own event loop has the same descriptors as the parent's.
+            let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+            // SAFETY: the kernel reads the structure. The call fails if the daemon has no epoll instance there.
+            unsafe { libc::epoll_ctl(queue_at, libc::EPOLL_CTL_ADD, *waker_at, &raw mut event) };
+            let before = shown(&descriptors);
+            check_eq("generation", generation(), 1);
+            check_eq("the files", shown(&descriptors), before.clone());
+            let _ = waker.wake();
+            let mut fresh = Poll::new().unwrap();
+            let fresh_waker = Waker::new(fresh.registry(), Token(7)).unwrap();
+            fresh_waker.wake().unwrap();
+            check_eq("a new selector", wait(&mut fresh), tokens([7]));
+            unplanned::in_child(|| check_eq("the grandchild's files", shown(&descriptors), before.clone()));
+            check_eq("the files", shown(&descriptors), before);
+            exit_now(0);
+        };
+        unplanned::in_child(|| daemon(&open_like));
+        unplanned::in_child(|| daemon(&|_| std::os::unix::net::UnixStream::pair().unwrap().0.into()));
+        unplanned::in_child(|| {
+            daemon(&|_| {
+                let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+                std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap().into()
+            });
+        });
+        check_table(&selector);
+        waker.wake().unwrap();
+        std::io::Write::write_all(&mut peer, b"x").unwrap();
+        wait_for_all(&mut selector, [0, 1]);
     }
 
     /// If a child has closed or redirected an end of a renewed pair, reconciling leaves that end alone.

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, parent_id};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use forkio_reactor::fork::{atfork, glue, reconcile};
 use forkio_tests::reactor::*;
@@ -74,6 +75,32 @@ scenarios!(
         reap(child);
         drop(client);
         assert!(open_descriptors().iter().all(|fd| before.contains(fd)), "prepared objects are left");
+    }
+
+    /// A child that reconciles after the parent has closed a connection and a muted one severs both: their peers see the end.
+    fn closed_before_reconciling() {
+        let selector = Poll::new().unwrap();
+        let (mut severed, mut peer) = connection();
+        register_with(selector.registry(), &mut severed, 1, ForkPolicy::Sever);
+        let (mut muted, mut muted_peer) = connection();
+        register_with(selector.registry(), &mut muted, 2, ForkPolicy::Sever);
+        glue::mute(&muted).unwrap();
+        let (to_parent, to_child) = Turn::both_ways();
+        let child = unplanned::fork_child(|| {
+            to_child.wait();
+            reconcile();
+            to_parent.give();
+            to_child.wait();
+        });
+        drop((severed, muted));
+        to_child.give();
+        to_parent.wait();
+        for peer in [&mut peer, &mut muted_peer] {
+            peer.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            check_eq("the end, although the child lives", peer.read(&mut [0; 8]).unwrap(), 0);
+        }
+        to_child.give();
+        reap(child);
     }
 
     /// Planned and unplanned forks work in each other's children, in all combinations down to the fourth generation.

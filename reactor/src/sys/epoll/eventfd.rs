@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::sys::{Queue, descriptor};
@@ -46,7 +47,7 @@ impl WakeSignal {
 }
 
 fn create() -> Result<OwnedFd, Errno> {
-    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+    descriptor::mark(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?, OFlags::NONBLOCK)
 }
 
 #[inline(always)]

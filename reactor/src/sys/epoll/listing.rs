@@ -15,7 +15,7 @@ use rustix::io::Errno;
 pub(crate) use super::unix_diag::SocketPeers;
 use crate::Token;
 use crate::source_kind::SourceKind;
-use crate::sys::adoption::{Listed, OpenDescriptors, Registered};
+use crate::sys::adoption::{Listed, OpenDescriptors, Registered, WAKER};
 use crate::sys::descriptor::{self, borrow, unreadable};
 use crate::sys::{Queue, process, syscall};
 
@@ -77,8 +77,9 @@ fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered
         unsupported(format!("descriptor {fd} is registered for the events {:#x}, which mio does not use", line.events))
     })?;
     let token = Token(line.data as usize);
-    // The inode of an object that is not a socket may belong to several open files.
-    if !kind.is_socket() && !queue.holds(fd, token, interest)? {
+    // The inode of an object that is not a socket may belong to several open files. The parent of an unplanned fork may get an
+    // event.
+    if !kind.is_socket() && !queue.holds(fd, WAKER, interest)? {
         return Ok(None);
     }
     let is_ring = |name: PathBuf| name.as_os_str() == "anon_inode:[io_uring]";

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use libc::{EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::descriptor::{self, borrow};
-use super::{Events, Queue, QueueCopy, process, syscall};
+use super::{Events, Queue, QueueCopy, syscall};
 use crate::source_kind::SourceKind;
 use crate::{Interest, Token};
 
@@ -49,7 +50,7 @@ impl Queue {
     pub(super) const MAY_BE_ABSENT_AFTER_FORK: bool = false;
 
     pub(crate) fn open(&self) -> io::Result<()> {
-        self.set(epoll::create(CreateFlags::CLOEXEC)?.into_raw_fd());
+        self.set(create()?.into_raw_fd());
         Ok(())
     }
 
@@ -100,54 +101,37 @@ impl Queue {
         Ok(epoll::delete(self.instance(), borrow(fd)?)?)
     }
 
-    /// Whether there is a registration for the file that is open at `fd` now. The caller knows that the registration has this
-    /// token and this interest. If kcmp(2) is not allowed, the call arms the registration again: a source that is ready gives
-    /// an event.
-    pub(crate) fn holds(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<bool> {
-        if let Some(holds) = self.compare(fd) {
-            return Ok(holds);
+    /// Whether there is a registration for the file that is open at `fd` now. If not, a poll at the same moment may get an event
+    /// with `token`.
+    pub(crate) fn holds(&self, fd: RawFd, token: Token, _: Interest) -> io::Result<bool> {
+        // The kernel compares descriptor and file, and refuses a second registration. Unlike kcmp(2), containers allow this call.
+        let added = borrow(fd).and_then(|fd| epoll::add(self.instance(), fd, data(token), EventFlags::ET));
+        if added.is_ok() {
+            self.delete(fd)?;
         }
-        match self.modify(fd, token, interest) {
-            Ok(()) => Ok(true),
-            Err(error) => match error.raw_os_error() {
-                // The kernel refuses to modify an exclusive registration that exists.
-                Some(libc::EINVAL) => Ok(interest.is_exclusive()),
-                // The descriptor is not registered, not open, or not of an object that can be polled.
-                Some(libc::ENOENT | libc::EBADF | libc::EPERM | libc::ELOOP) => Ok(false),
-                _ => Err(error),
-            },
-        }
+        Ok(added == Err(Errno::EXIST))
     }
 
-    /// Like [`holds`](Queue::holds), with kcmp(2) of Linux 4.13. Returns `None` if the system does not allow this call.
-    fn compare(&self, fd: RawFd) -> Option<bool> {
-        /// `struct kcmp_epoll_slot`: the `toff`th registration of the descriptor `tfd`.
-        #[repr(C)]
-        struct Slot {
-            efd: u32,
-            tfd: u32,
-            toff: u32,
-        }
-        /// `KCMP_EPOLL_TFD`.
-        const EPOLL_TFD: libc::c_int = 7;
-        let pid = process::id();
-        for toff in 0.. {
-            let slot = Slot { efd: self.fd() as u32, tfd: fd as u32, toff };
-            // SAFETY: the kernel reads the structure.
-            match syscall!(syscall(libc::SYS_kcmp, pid, pid, EPOLL_TFD, fd, &raw const slot)) {
-                Ok(0) => return Some(true),
-                // This registration is for a file that was open at `fd` before. Another descriptor or process has it open.
-                Ok(_) => {}
-                Err(error) => return matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EBADF)).then_some(false),
-            }
-        }
-        None
+    /// In the child of an unplanned fork, whether `fd` still refers to the registered file.
+    pub(crate) fn still_has(&self, fd: RawFd, token: Token, kind: SourceKind) -> io::Result<bool> {
+        // A child that has closed the queue has closed the registered descriptors too. In the parent's queue, the registration is
+        // missing if the parent has ended it since the fork, so the kind decides.
+        Ok(!self.is_vacant() && (self.holds(fd, token, Interest::READABLE)? || descriptor::has_kind(fd, kind)?))
     }
 
     /// Whether a child has an open file at the descriptor of its parent's queue.
     pub(crate) fn is_there_after_fork() -> bool {
         true
     }
+}
+
+fn create() -> Result<OwnedFd, Errno> {
+    descriptor::mark(epoll::create(CreateFlags::CLOEXEC)?, OFlags::empty())
+}
+
+/// In the child of an unplanned fork, whether `fd` still refers to the queue, waker or timer that this crate has made.
+pub(crate) fn is_still_own(fd: RawFd, _: SourceKind) -> io::Result<bool> {
+    Ok(descriptor::is_marked(fd))
 }
 
 pub(crate) fn fstat(fd: RawFd) -> io::Result<rustix::fs::Stat> {
@@ -177,7 +161,7 @@ impl QueueCopy for ChildQueue {
     const BEGINS_EMPTY: bool = true;
 
     fn new(_: &Queue, spares: &mut Vec<OwnedFd>, _is_planned: bool) -> io::Result<ChildQueue> {
-        let (queue, instance) = (Queue::vacant(), epoll::create(CreateFlags::CLOEXEC)?);
+        let (queue, instance) = (Queue::vacant(), create()?);
         queue.set(instance.as_raw_fd());
         spares.push(instance);
         Ok(ChildQueue { queue, additions: Vec::new() })

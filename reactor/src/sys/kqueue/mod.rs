@@ -143,6 +143,12 @@ impl Queue {
         self.find(knotes(fd, token, EV_ENABLE | EV_RECEIPT)?, &[libc::ENOENT, libc::EBADF])
     }
 
+    /// In the child of an unplanned fork, whether `fd` still refers to a file of the kind that was registered. The child has no
+    /// queue to ask.
+    pub(crate) fn still_has(&self, fd: RawFd, _: Token, kind: SourceKind) -> io::Result<bool> {
+        is_still_own(fd, kind)
+    }
+
     /// Makes changes to both knotes, and returns whether one of them exists.
     fn find(&self, mut changes: [Event; 2], ignored: &[i32]) -> io::Result<bool> {
         apply(self.usable_fd(), &mut changes)?;
@@ -210,6 +216,12 @@ fn apply(queue: RawFd, changes: &mut [Event]) -> io::Result<()> {
 pub(crate) fn is_queue(fd: RawFd) -> bool {
     // SAFETY: both lists have length 0, so the kernel does not access them.
     unsafe { kernel::kevent(fd, ptr::null(), 0, ptr::null_mut(), 0, Some(Duration::ZERO)) }.is_ok()
+}
+
+/// Whether the descriptor still refers to an object of this kind, in a process that may have closed it since. A dead endpoint
+/// that an earlier fork has put in place counts too.
+pub(crate) fn is_still_own(fd: RawFd, kind: SourceKind) -> io::Result<bool> {
+    Ok(descriptor::has_kind(fd, kind)? || descriptor::is_unix_stream(fd))
 }
 
 /// Returns the kind of a bare descriptor if fstat(2) cannot tell it: fstat(2) may report a queue as a pipe.
