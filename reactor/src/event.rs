@@ -96,6 +96,19 @@ impl fmt::Debug for Event {
 /// Room for the events that [`Poll::poll`](crate::Poll::poll) returns, made once and used for every poll.
 ///
 /// The capacity is fixed. It limits the events of one poll; the rest comes with the next poll.
+///
+/// # Examples
+///
+#[cfg_attr(feature = "os-poll", doc = "```")]
+#[cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
+/// let mut poll = forkio_reactor::Poll::new()?;
+/// let mut events = forkio_reactor::Events::with_capacity(1024);
+/// poll.poll(&mut events, Some(std::time::Duration::ZERO))?;
+/// for event in &events {
+///     println!("ready: {:?}", event.token());
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub struct Events {
     pub(crate) inner: sys::Events,
 }

@@ -41,7 +41,20 @@ macro_rules! trace {
 ///
 /// # Examples
 ///
-/// See the [guide](crate::guide).
+/// See also the [guide](crate::guide).
+///
+#[cfg_attr(feature = "os-poll", doc = "```")]
+#[cfg_attr(not(feature = "os-poll"), doc = "```ignore")]
+/// use forkio_reactor::{Events, Poll, Token, Waker};
+///
+/// let mut poll = Poll::new()?;
+/// let waker = Waker::new(poll.registry(), Token(7))?;
+/// waker.wake()?;
+/// let mut events = Events::with_capacity(8);
+/// poll.poll(&mut events, None)?;
+/// assert!(events.iter().any(|event| event.token() == Token(7)));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub struct Poll {
     registry: Registry,
 }

@@ -5,6 +5,16 @@
 /// The caller chooses a token at registration and finds it in the source's events. It may be an index into a slab, or a key
 /// of a map. Several sources may share a token. A child forked through the module `fork` gets events with the tokens that
 /// its parent chose.
+///
+/// # Examples
+///
+/// ```
+/// use forkio_reactor::Token;
+///
+/// let connections = ["first", "second"];
+/// let token = Token(connections.len() - 1);
+/// assert_eq!(connections[token.0], "second");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub usize);
 

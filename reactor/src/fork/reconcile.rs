@@ -49,6 +49,20 @@ use crate::sys::process::SignalsBlocked;
 /// The child notices the fork by a page that the kernel wipes in the child: `MADV_WIPEONFORK` since Linux 4.14,
 /// `minherit(INHERIT_ZERO)` on FreeBSD, NetBSD and OpenBSD. The check costs one load per use of a selector. macOS and
 /// DragonFly have no such page, so the check costs a `getpid(2)`, about 50 to 100 ns.
+///
+/// # Examples
+///
+/// ```no_run
+/// use forkio_reactor::fork::{generation, reconcile};
+///
+/// let _poll = forkio_reactor::Poll::new()?;
+/// // SAFETY: this process has one thread.
+/// if unsafe { libc::fork() } == 0 {
+///     reconcile();
+///     assert_eq!(generation(), 1);
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn reconcile() {
     ensure();
 }

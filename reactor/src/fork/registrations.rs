@@ -91,6 +91,21 @@ pub fn selector_count() -> usize {
 ///
 /// [`NotFound`](io::ErrorKind::NotFound) if `source` is not registered; otherwise an error if this thread is forking, or if a
 /// selector is poisoned.
+///
+/// # Examples
+///
+#[cfg_attr(all(feature = "os-ext", feature = "os-poll"), doc = "```")]
+#[cfg_attr(not(all(feature = "os-ext", feature = "os-poll")), doc = "```ignore")]
+/// use forkio_reactor::fork::{ForkPolicy, set_policy};
+/// use forkio_reactor::unix::pipe;
+/// use forkio_reactor::{Interest, Poll, Token};
+///
+/// let poll = Poll::new()?;
+/// let (_sender, mut receiver) = pipe::new()?;
+/// poll.registry().register(&mut receiver, Token(1), Interest::READABLE)?;
+/// set_policy(&receiver, ForkPolicy::NoFork)?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn set_policy(source: &impl AsRawFd, policy: ForkPolicy) -> io::Result<()> {
     change(source.as_raw_fd(), |_, _, _, info| Ok(info.with_policy(policy)))
 }

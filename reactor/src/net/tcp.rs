@@ -14,7 +14,18 @@ use crate::sys;
 ///
 /// # Examples
 ///
-/// See the [guide](crate::guide).
+/// The [guide](crate::guide) registers a listener.
+///
+/// ```
+/// use forkio_reactor::net::TcpListener;
+///
+/// let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap())?;
+/// let _client = std::net::TcpStream::connect(listener.local_addr()?)?;
+/// // A local connection is complete at once.
+/// let (_stream, peer) = listener.accept()?;
+/// assert!(peer.ip().is_loopback());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub struct TcpListener {
     inner: IoSource<net::TcpListener>,
 }
