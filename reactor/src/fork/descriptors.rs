@@ -16,7 +16,7 @@ pub(super) struct Record {
     /// Whether the pair was found in the list of an adopted queue: this crate did not make the pair.
     is_found: bool,
     /// Whether every child gets a pair of its own in place of this one, registered or not.
-    is_always_renewed: bool,
+    pub(super) is_always_renewed: bool,
     /// The state of the `unix::Timer` that owns the descriptor.
     pub(super) timer: Option<Arc<TimerState>>,
     /// The file that the descriptor referred to when it was muted. The kernel does not have a muted registration, so only this
@@ -111,11 +111,6 @@ impl Records {
         end.is_some_and(|end| descriptor::identity(fd).is_ok_and(|socket| socket == end.socket))
     }
 
-    /// Gives every child a fresh pair in place of the one with these ends.
-    pub(super) fn always_renew(&mut self, ends: [RawFd; 2]) {
-        self.record(ends[0]).is_always_renewed = true;
-    }
-
     /// Lists the pairs that are always renewed.
     pub(super) fn always_renewed(&self) -> impl Iterator<Item = [RawFd; 2]> {
         self.iter()
@@ -156,7 +151,7 @@ mod tests {
         let (a, b) = (end.as_raw_fd(), other_end.as_raw_fd());
         let mut records = Records::new();
         records.set_found_pairs(&[(a, b)]);
-        records.always_renew([a, b]);
+        records.record(a).is_always_renewed = true;
         let muted = Some(((1, 2), rustix::fs::OFlags::RDONLY));
         records.record(b).muted = muted;
         records.set_found_pairs(&[(a, b)]);

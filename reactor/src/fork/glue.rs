@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::Ordering;
 
+use socket2::Type;
+
 use super::adopting;
 use super::decision;
 use super::error::{PrepareError, PrepareObject};
@@ -198,8 +200,8 @@ pub fn renewed_receivers() -> Vec<RawFd> {
 ///
 /// [`NotFound`](io::ErrorKind::NotFound) if `source` belongs to no pair made in this process.
 pub fn renew_pair_in_children(source: &impl AsRawFd) -> io::Result<()> {
-    let ends = find_pair(source.as_raw_fd())?;
-    reconcile::lock_to_change().records.always_renew(ends);
+    let [end, _] = find_pair(source.as_raw_fd())?;
+    reconcile::lock_to_change().records.record(end).is_always_renewed = true;
     Ok(())
 }
 
@@ -213,33 +215,38 @@ pub fn restore_renewed_pairs() -> io::Result<()> {
     let mut state = reconcile::lock_to_change();
     let pairs: Vec<_> = state.records.always_renewed().collect();
     for ends in pairs {
-        if ends.iter().all(|fd| state.records.is_intact(*fd)) {
-            continue;
-        }
-        if ends.iter().all(|fd| descriptor::is_signal_pipe_end(*fd)) {
-            // The owner of the pair has renewed it.
-            state.records.add_pair(ends)?;
-            continue;
-        }
-        let is_taken = |fd: &RawFd| !state.records.is_intact(*fd) && descriptor::is_open(*fd);
-        if let Some(fd) = ends.into_iter().find(is_taken) {
-            return Err(taken(fd));
-        }
-        for (fresh, fd) in descriptor::pair_above(ends)?.iter().zip(ends) {
-            if state.records.is_intact(fd) {
-                descriptor::replace(fresh.as_raw_fd(), fd).map_err(io::Error::from_raw_os_error)?;
-            } else if !descriptor::duplicate_onto_closed(fresh.as_raw_fd(), fd)? {
-                return Err(taken(fd));
-            }
+        let is_intact = ends.map(|fd| state.records.is_intact(fd));
+        // If both are ends of another pair, the owner of the pair has renewed it.
+        if is_intact != [true; 2] && !ends.iter().all(|fd| descriptor::is_signal_pipe_end(*fd)) {
+            restore(ends, is_intact)?;
         }
         state.records.add_pair(ends)?;
     }
     Ok(())
 }
 
-fn taken(fd: RawFd) -> io::Error {
-    let text = format!("other code has closed descriptor {fd}, an end of a socket pair, and has another file there");
-    io::Error::new(io::ErrorKind::AlreadyExists, text)
+/// Makes a pair again, at its former descriptors.
+fn restore(ends: [RawFd; 2], is_intact: [bool; 2]) -> io::Result<()> {
+    let taken = |fd| {
+        let text =
+            format!("other code has closed descriptor {fd}, an end of a socket pair, and has another file there");
+        io::Error::new(io::ErrorKind::AlreadyExists, text)
+    };
+    let ends = || ends.into_iter().zip(is_intact);
+    if let Some((fd, _)) = ends().find(|(fd, is_intact)| !is_intact && descriptor::is_open(*fd)) {
+        return Err(taken(fd));
+    }
+    // The kernel chooses the lowest free descriptors, which may be those of the pair: duplicate the sockets above them.
+    let above = ends().map(|(fd, _)| fd + 1).max().unwrap_or(0);
+    let [a, b] = descriptor::pair(Type::STREAM)?.map(|end| rustix::io::fcntl_dupfd_cloexec(end, above));
+    for (fresh, (fd, is_intact)) in [a?, b?].into_iter().zip(ends()) {
+        if is_intact {
+            descriptor::replace(fresh.as_raw_fd(), fd).map_err(io::Error::from_raw_os_error)?;
+        } else if !descriptor::duplicate_onto_closed(&fresh, fd)? {
+            return Err(taken(fd));
+        }
+    }
+    Ok(())
 }
 
 /// Makes `source` readable by writing a byte to its peer. `source` is an end, or a duplicate of an end, of a pair made in

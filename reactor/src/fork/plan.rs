@@ -252,7 +252,7 @@ fn complete(selector: &SelectorCore, queue: &mut sys::ChildQueue) -> Result<(), 
 pub(super) fn is_registered(selector: &SelectorCore, fd: RawFd, records: &Records) -> Result<bool, PrepareError> {
     let Some((token, info)) = selector.table.get(fd).and_then(|entry| entry.get()) else { return Ok(false) };
     if !info.is_muted() {
-        let holds = selector.kernel.queue.holds(fd, selector.kernel.probe(token), info.kernel_interest());
+        let holds = selector.kernel.queue.holds(fd, selector.kernel.probe(token));
         return holds.map_err(PrepareError::of(PrepareObject::Registration(fd)));
     }
     let known = records.get(fd).and_then(|record| record.muted);

@@ -57,7 +57,7 @@ impl SelectorCore {
         } else {
             // The descriptor may have been closed without notice, and refer to another file now.
             let token = self.table.get(fd).and_then(Entry::get).map_or(token, |(token, _)| token);
-            self.kernel.queue.holds(fd, token, before.interest())?
+            self.kernel.queue.holds(fd, token)?
         };
         if is_there {
             return Err(io::Error::from_raw_os_error(libc::EEXIST));
@@ -95,8 +95,7 @@ impl SelectorCore {
             return self.replace(fd, (token_before, before.kernel_interest()), (token, interest.exclusive()));
         }
         if !sys::Queue::IS_EXACT {
-            let is_there = !before.is_vacant()
-                && (!before.is_bare() || self.kernel.queue.holds(fd, token_before, before.interest())?);
+            let is_there = !before.is_vacant() && (!before.is_bare() || self.kernel.queue.holds(fd, token_before)?);
             if !is_there {
                 return not_found();
             }
@@ -240,7 +239,7 @@ mod tests {
         core.close(fd);
         // The child's epoll instance is not a copy.
         let is_copied = !sys::ChildQueue::BEGINS_EMPTY && sys::Queue::is_there_after_fork();
-        assert!(!(is_copied && core.kernel.queue.holds(fd, token, interest).unwrap()));
+        assert!(!(is_copied && core.kernel.queue.holds(fd, token).unwrap()));
         core.kernel.queue.close();
     }
 }

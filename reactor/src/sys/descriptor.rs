@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -220,24 +220,12 @@ pub(crate) fn is_signal_pipe_end(fd: RawFd) -> bool {
     is_unnamed_stream(fd) && is_nonblocking()
 }
 
-/// Makes a pair of stream sockets like [`pair`], at higher descriptors than `ends`. The kernel itself chooses the lowest free
-/// descriptors, and may choose the closed `ends`.
-pub(crate) fn pair_above(ends: [RawFd; 2]) -> io::Result<[OwnedFd; 2]> {
-    let [a, b] = pair(Type::STREAM)?;
-    let above = ends[0].max(ends[1]) + 1;
-    Ok([rustix::io::fcntl_dupfd_cloexec(a, above)?, rustix::io::fcntl_dupfd_cloexec(b, above)?])
-}
-
 /// Duplicates `from` at the closed descriptor `onto`. Returns `false` if a file is open at `onto`.
-pub(crate) fn duplicate_onto_closed(from: RawFd, onto: RawFd) -> io::Result<bool> {
+pub(crate) fn duplicate_onto_closed(from: &impl AsFd, onto: RawFd) -> io::Result<bool> {
     // Unlike dup2(2), this call never closes a file that another thread opens at `onto` meanwhile.
-    let duplicate = rustix::io::fcntl_dupfd_cloexec(borrow(from)?, onto)?;
-    let is_there = duplicate.as_raw_fd() == onto;
-    if is_there {
-        // The owner of `onto` closes the duplicate.
-        let _ = duplicate.into_raw_fd();
-    }
-    Ok(is_there)
+    let duplicate = rustix::io::fcntl_dupfd_cloexec(from, onto)?;
+    // The owner of `onto` closes the duplicate.
+    Ok(duplicate.as_raw_fd() == onto && duplicate.into_raw_fd() == onto)
 }
 
 /// Copies the bytes that wait to be read at `from` to `to`, without taking them from `from`.
@@ -281,8 +269,12 @@ pub(crate) fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
     }
 }
 
+/// Whether the descriptor refers to an eventfd, or may do so because its name in /proc cannot be read.
 pub(crate) fn is_eventfd(fd: RawFd) -> bool {
-    name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME_LENGTH]) == Ok(b"anon_inode:[eventfd]") || is_nameless(fd)
+    match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME_LENGTH]) {
+        Ok(b"anon_inode:[eventfd]") => true,
+        name => name.unwrap_or_default().is_empty() && has_no_type(fd),
+    }
 }
 
 /// Marks an epoll instance, eventfd or timerfd that this crate has made with these flags. A child that may have closed the
@@ -304,11 +296,6 @@ pub(super) fn is_marked(fd: RawFd) -> bool {
 
 fn has_no_type(fd: RawFd) -> bool {
     fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == 0)
-}
-
-/// Whether the descriptor may refer to any object that has no file type, because its name in /proc cannot be read.
-fn is_nameless(fd: RawFd) -> bool {
-    name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME_LENGTH]).unwrap_or_default().is_empty() && has_no_type(fd)
 }
 
 /// Closes a descriptor that the caller owns. If the descriptor is not open, that does no harm. Async-signal-safe.

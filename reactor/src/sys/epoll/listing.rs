@@ -15,9 +15,9 @@ use rustix::io::Errno;
 pub(crate) use super::unix_diag::SocketPeers;
 use crate::Token;
 use crate::source_kind::SourceKind;
+use crate::sys::Queue;
 use crate::sys::adoption::{Listed, OpenDescriptors, Registered, WAKER};
 use crate::sys::descriptor::{self, borrow, unreadable};
-use crate::sys::{Queue, process, syscall};
 
 /// Whether this system lists the registrations of a queue.
 pub(crate) const CAN_LIST: bool = true;
@@ -79,7 +79,7 @@ fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered
     let token = Token(line.data as usize);
     // The inode of an object that is not a socket may belong to several open files. The parent of an unplanned fork may get an
     // event.
-    if !kind.is_socket() && !queue.holds(fd, WAKER, interest)? {
+    if !kind.is_socket() && !queue.holds(fd, WAKER)? {
         return Ok(None);
     }
     let is_ring = |name: PathBuf| name.as_os_str() == "anon_inode:[io_uring]";
@@ -137,19 +137,9 @@ pub(crate) fn open_descriptors(is_known: impl Fn(RawFd) -> bool) -> io::Result<O
     Ok(open)
 }
 
-/// Whether two descriptors refer to one epoll instance. Asks kcmp(2) or, where that is not allowed, makes a registration
-/// with one descriptor and tries to repeat it with the other.
+/// Whether two descriptors refer to one epoll instance. Makes a registration with one descriptor and tries to repeat it with
+/// the other: unlike kcmp(2), containers allow this.
 pub(crate) fn is_same_queue(a: RawFd, b: RawFd) -> io::Result<bool> {
-    /// `KCMP_FILE`.
-    const FILE: libc::c_int = 0;
-    let pid = process::id();
-    if let Ok(order) = syscall!(syscall(libc::SYS_kcmp, pid, pid, FILE, a, b)) {
-        return Ok(order == 0);
-    }
-    is_same_by_registration(a, b)
-}
-
-fn is_same_by_registration(a: RawFd, b: RawFd) -> io::Result<bool> {
     // An unconnected socket, registered for no events, gives none.
     let socket = UnixDatagram::unbound()?;
     let (a, b) = (borrow(a)?, borrow(b)?);
@@ -174,6 +164,7 @@ mod tests {
 
     use super::*;
     use crate::Interest;
+    use crate::sys::syscall;
 
     fn read(queue: &Queue) -> Vec<Registered> {
         registered(queue, &list(queue.fd()).unwrap()).unwrap()
@@ -193,9 +184,7 @@ mod tests {
         a.open().unwrap();
         b.open().unwrap();
         let duplicate = syscall!(fcntl(a.fd(), libc::F_DUPFD_CLOEXEC, 0)).unwrap();
-        for is_same in [is_same_queue, is_same_by_registration] {
-            assert!(is_same(a.fd(), duplicate).unwrap() && !is_same(b.fd(), duplicate).unwrap());
-        }
+        assert!(is_same_queue(a.fd(), duplicate).unwrap() && !is_same_queue(b.fd(), duplicate).unwrap());
         assert!(read(&a).is_empty() && read(&b).is_empty());
         let open = open_descriptors(|_| false).unwrap();
         assert!([a.fd(), b.fd(), duplicate].iter().all(|fd| open.queues.contains(fd)));

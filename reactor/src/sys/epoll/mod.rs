@@ -103,7 +103,7 @@ impl Queue {
 
     /// Whether there is a registration for the file that is open at `fd` now. If not, a poll at the same moment may get an event
     /// with `token`.
-    pub(crate) fn holds(&self, fd: RawFd, token: Token, _: Interest) -> io::Result<bool> {
+    pub(crate) fn holds(&self, fd: RawFd, token: Token) -> io::Result<bool> {
         // The kernel compares descriptor and file, and refuses a second registration. Unlike kcmp(2), containers allow this call.
         let added = borrow(fd).and_then(|fd| epoll::add(self.instance(), fd, data(token), EventFlags::ET));
         if added.is_ok() {
@@ -116,7 +116,7 @@ impl Queue {
     pub(crate) fn still_has(&self, fd: RawFd, token: Token, kind: SourceKind) -> io::Result<bool> {
         // A child that has closed the queue has closed the registered descriptors too. In the parent's queue, the registration is
         // missing if the parent has ended it since the fork, so the kind decides.
-        Ok(!self.is_vacant() && (self.holds(fd, token, Interest::READABLE)? || descriptor::has_kind(fd, kind)?))
+        Ok(!self.is_vacant() && (self.holds(fd, token)? || descriptor::has_kind(fd, kind)?))
     }
 
     /// Whether a child has an open file at the descriptor of its parent's queue.
