@@ -7,6 +7,7 @@
 //! again, in a process group of its own. It fails the scenario if the process does not exit with 0 in time, or if a
 //! process of the group is left.
 
+pub mod http;
 mod limits;
 #[cfg(forkio_kqueue)]
 pub mod model;
@@ -20,7 +21,7 @@ pub mod unplanned;
 
 pub use limits::{limit, rounds, slowdown};
 pub use process::*;
-pub use program::Program;
+pub use program::{Log, Program, announced_address, example};
 pub use scenario::arguments;
 pub use sys::*;
 

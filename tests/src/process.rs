@@ -4,29 +4,78 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::limits::limit;
+use crate::sys::processes;
 
 /// Waits until `condition` holds. Panics with `what` if it does not hold within the [`limit()`].
 #[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    until(what, || condition().then_some(()));
+}
+
+/// Waits until `find` returns a value. Panics with `what` if it returns none within the [`limit()`].
+#[track_caller]
+pub fn until<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
-    while !condition() {
+    loop {
+        if let Some(value) = find() {
+            return value;
+        }
         assert!(start.elapsed() < limit(), "not within {:?}: {what}", limit());
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// A path in the scenario's temporary directory, which the harness removes.
+pub fn temporary_path(name: &str) -> PathBuf {
+    std::env::temp_dir().join(name)
+}
+
+/// Connects to a server. Reads fail after the [`limit()`].
+///
+/// # Errors
+///
+/// Those of the system.
+pub fn try_connect_tcp(address: impl ToSocketAddrs) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(limit()))?;
+    Ok(stream)
+}
+
+/// Connects to a server. Reads fail after the [`limit()`].
+#[track_caller]
+pub fn connect_tcp(address: impl ToSocketAddrs) -> TcpStream {
+    try_connect_tcp(address).expect("connecting")
+}
+
+/// Reads a text up to the end of the stream.
+#[track_caller]
+pub fn read_to_end(mut stream: impl Read) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("reading to the end");
+    text
 }
 
 /// Panics unless `left` equals `right`. The message has the process id, because several processes write to one log.
 #[track_caller]
 pub fn check_eq<T: PartialEq + Debug>(what: &str, left: T, right: T) {
     assert_eq!(left, right, "in process {}: {what}", std::process::id());
+}
+
+/// Whether this process may become another user, and use other privileges of root.
+pub fn is_root() -> bool {
+    // SAFETY: no memory is involved.
+    unsafe { libc::geteuid() == 0 }
 }
 
 /// The id of this process.
@@ -60,9 +109,24 @@ pub fn reap(pid: i32) {
 /// Sends a signal to a process, or to the group of this process if `pid` is 0.
 #[track_caller]
 pub fn kill(pid: i32, signal: i32) {
+    try_kill(pid, signal).unwrap_or_else(|error| panic!("sending signal {signal} to process {pid}: {error}"));
+}
+
+/// Sends a signal to a process that may have ended, or to a group if `pid` is negative.
+///
+/// # Errors
+///
+/// Those of kill(2).
+pub fn try_kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: no memory is involved.
-    let result = unsafe { libc::kill(pid, signal) };
-    assert_eq!(result, 0, "sending signal {signal} to process {pid}: {}", io::Error::last_os_error());
+    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Stops a process, and waits until it has stopped.
+#[track_caller]
+pub fn freeze(pid: i32) {
+    kill(pid, libc::SIGSTOP);
+    wait_until("the process has stopped", || processes()[&pid].state == 'T');
 }
 
 /// Sends a signal to this thread.
@@ -77,6 +141,27 @@ pub fn raise(signal: i32) {
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: the call ends the process.
     unsafe { libc::_exit(code) }
+}
+
+/// Starts a thread, and waits until it runs. Until then it does not have its name, and may hold locks of the standard library.
+#[track_caller]
+pub fn start_thread<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let (runs, is_running) = mpsc::channel();
+    let run = move || {
+        runs.send(()).expect("the other thread waits");
+        work()
+    };
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread");
+    is_running.recv().expect("the thread runs");
+    thread
+}
+
+/// Checks that this process has no children, not even some that have ended.
+#[track_caller]
+pub fn check_no_children() {
+    let own = own_pid();
+    let children: Vec<_> = processes().into_values().filter(|process| process.parent == own).collect();
+    assert!(children.is_empty(), "{children:?}");
 }
 
 /// Calls `act` while each of `works` runs repeatedly on a thread of its own.

@@ -1,11 +1,13 @@
 //! Programs that a scenario starts.
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-use crate::limits::limit;
+use crate::process::{kill, until, wait_until};
 use crate::scenario::RUN;
 
 /// A running program in the process group of the scenario. It is killed on drop.
@@ -37,9 +39,23 @@ impl Program {
         Program { child: command.spawn().expect("starting a program") }
     }
 
+    /// Starts a function as [`start`](Program::start) does, and reads its first line, such as the address of a server.
+    #[track_caller]
+    pub fn start_announced(name: &str, args: &[&str]) -> (Program, String) {
+        let mut program = Program::start(name, args);
+        let line = program.line();
+        (program, line)
+    }
+
     /// The process id.
     pub fn pid(&self) -> i32 {
         self.child.id().cast_signed()
+    }
+
+    /// Sends a signal to the process.
+    #[track_caller]
+    pub fn signal(&self, signal: i32) {
+        kill(self.pid(), signal);
     }
 
     /// Whether the process has ended.
@@ -78,14 +94,7 @@ impl Program {
             read_in_background(self.child.stdout.take().expect("standard output is piped")),
             read_in_background(self.child.stderr.take().expect("standard error is piped")),
         ];
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("waiting for a program") {
-                break status;
-            }
-            assert!(start.elapsed() < limit(), "the program still runs after {:?}", limit());
-            std::thread::sleep(Duration::from_millis(2));
-        };
+        let status = until("the program has ended", || self.child.try_wait().expect("waiting for a program"));
         let output = [stdout, stderr].map(|reader| reader.join().expect("reading the program's output")).concat();
         (status, output)
     }
@@ -96,6 +105,13 @@ impl Program {
         let (status, output) = self.finish();
         assert!(status.success(), "{status}\n{output}");
         output
+    }
+
+    /// Stops a server by SIGTERM. Returns its output. It must exit with 0.
+    #[track_caller]
+    pub fn stop(self) -> String {
+        self.signal(libc::SIGTERM);
+        self.finish_well()
     }
 
     /// Kills the program. Returns its standard error.
@@ -118,6 +134,61 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _has_ended = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// The path of a program of the package `forkio-examples`. Cargo puts these programs beside this one, or beside the directory of
+/// this test binary.
+#[track_caller]
+pub fn example(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("the path of this program");
+    let path = Path::new("examples").join(name);
+    let program = own.ancestors().map(|directory| directory.join(&path)).find(|program| program.exists());
+    program.unwrap_or_else(|| panic!("{} is missing: run `cargo build --example {name}` first", path.display()))
+}
+
+/// The address in a line such as `listening on http://127.0.0.1:8080 (2 workers)`.
+pub fn announced_address(line: &str) -> Option<SocketAddr> {
+    line.strip_prefix("listening on http://")?.split_whitespace().next()?.parse().ok()
+}
+
+/// The output of a running program, which a thread reads.
+#[derive(Debug)]
+pub struct Log {
+    text: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
+}
+
+impl Log {
+    /// Starts to read.
+    pub fn read(mut pipe: impl Read + Send + 'static) -> Log {
+        let text = Arc::new(Mutex::new(String::new()));
+        let read = Arc::clone(&text);
+        let reader = std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(length @ 1..) = pipe.read(&mut bytes) {
+                let more = String::from_utf8_lossy(&bytes[..length]);
+                read.lock().unwrap_or_else(PoisonError::into_inner).push_str(&more);
+            }
+        });
+        Log { text, reader }
+    }
+
+    /// The output so far.
+    pub fn text(&self) -> String {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until the output contains a text this many times.
+    #[track_caller]
+    pub fn wait_for(&self, what: &str, times: usize) {
+        wait_until(&format!("{what:?} is logged"), || self.text().matches(what).count() >= times);
+    }
+
+    /// Waits until every process that can write to the output has ended.
+    #[track_caller]
+    pub fn wait_for_end(&self) {
+        wait_until("the whole output is read", || self.reader.is_finished());
     }
 }
 

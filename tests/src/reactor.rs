@@ -9,8 +9,8 @@ use std::time::Duration;
 
 pub use forkio_reactor::event::Source;
 pub use forkio_reactor::fork::{
-    self, ForkPolicy, ForkResult, PrepareError, PrepareObject, SourceKind, generation, glue::is_prepared_ahead, parent,
-    prepare, prepare_ahead, registrations,
+    self, ForkPolicy, ForkResult, PrepareError, PrepareObject, Prepared, SourceKind, generation,
+    glue::is_prepared_ahead, parent, prepare, prepare_ahead, registrations,
 };
 pub use forkio_reactor::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixStream};
 pub use forkio_reactor::unix::{Clock, Process, Signals, SourceFd, Timer, pipe};
@@ -50,6 +50,38 @@ pub fn in_both(check: &mut dyn FnMut()) {
     reap(child);
 }
 
+/// Prepares a fork, and forks as other code would. The child runs `child`, which may commit, and exits. The parent aborts, and
+/// waits for the child.
+#[track_caller]
+pub fn in_child_after_prepare(child: impl FnOnce(Prepared)) {
+    let mut prepared = Some(prepare().expect("preparing"));
+    let pid = unplanned::fork_child(|| child(prepared.take().expect("not used yet")));
+    prepared.take().expect("not used yet").abort();
+    reap(pid);
+}
+
+/// A new selector, and its waker with the token 0.
+#[track_caller]
+pub fn selector_with_waker() -> (Poll, Waker) {
+    let selector = Poll::new().unwrap();
+    let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+    (selector, waker)
+}
+
+/// Registers a source for reading. Returns the source.
+#[track_caller]
+pub fn registered<S: Source>(registry: &Registry, mut source: S, token: usize) -> S {
+    register(registry, &mut source, token);
+    source
+}
+
+/// Registers a source for reading, with a policy. Returns the source.
+#[track_caller]
+pub fn registered_with<S: Source>(registry: &Registry, mut source: S, token: usize, policy: ForkPolicy) -> S {
+    register_with(registry, &mut source, token, policy);
+    source
+}
+
 /// Registers a source for reading.
 #[track_caller]
 pub fn register(registry: &Registry, source: &mut (impl Source + ?Sized), token: usize) {
@@ -66,12 +98,10 @@ pub fn register_with(registry: &Registry, source: &mut (impl Source + ?Sized), t
 /// them.
 #[track_caller]
 pub fn create_and_drop(kept: &Poll) {
-    let selector = Poll::new().unwrap();
-    let _waker = Waker::new(selector.registry(), Token(0)).unwrap();
+    let (selector, _waker) = selector_with_waker();
     let (mut end, _other_end) = UnixStream::pair().unwrap();
     register(selector.registry(), &mut end, 1);
-    let mut socket = udp();
-    register(kept.registry(), &mut socket, 2);
+    let _socket = registered(kept.registry(), udp(), 2);
 }
 
 /// Polls once, or again if a signal interrupts the call. Returns the tokens of the events.
@@ -112,6 +142,20 @@ pub fn ready(selector: &mut Poll) -> BTreeSet<usize> {
 #[track_caller]
 pub fn check_silent(what: &str, selector: &mut Poll) {
     check_eq(what, poll(selector, Some(Duration::from_millis(20))), tokens([]));
+}
+
+/// Wakes a selector, and checks that its next event is the waker's.
+#[track_caller]
+pub fn check_wake(waker: &Waker, selector: &mut Poll, token: usize) {
+    waker.wake().unwrap();
+    check_eq("the wake", wait(selector), tokens([token]));
+}
+
+/// Checks that this process can create a selector and wake it.
+#[track_caller]
+pub fn check_new_selector() {
+    let (mut selector, waker) = selector_with_waker();
+    check_wake(&waker, &mut selector, 0);
 }
 
 /// The error that a poll of a poisoned selector returns.

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 pub use forkio::audit::{SharedObject, shared_descriptors};
-pub use forkio::prefork::{Distribution, Listener, Prefork, PreforkError, Worker};
+pub use forkio::prefork::{Distribution, Listener, Prefork, PreforkError, Stopped, Worker};
 pub use forkio::time::{Clock, Timer};
 pub use forkio::{
     Child, Fork, ForkError, ForkOptions, ForkPolicy, Lineage, NotInChild, ParentOwned, ProcessRuntime, RuntimeError,
@@ -74,6 +74,22 @@ pub async fn in_child(child: impl AsyncFnOnce()) {
     reap(fork_child(child).await).await;
 }
 
+/// Forks a process with threads. The child runs `child` and exits.
+#[track_caller]
+pub fn fork_with_threads(child: impl FnOnce()) -> Child {
+    // SAFETY: the child uses only objects that it creates itself, and what a child of such a fork keeps intact.
+    match unsafe { forkio::fork_with_threads() }.expect("forking") {
+        Fork::Parent(child) => child,
+        Fork::Child(_) => run_child(child),
+    }
+}
+
+/// Checks that a server has ended without an error.
+#[track_caller]
+pub fn check_stopped(ended: Result<Stopped, PreforkError>) {
+    check_eq("the server's exit code", ended.expect("a server that runs").exit_code(), 0);
+}
+
 /// Waits for another process without blocking the runtime.
 pub async fn wait_for(turn: &Turn) {
     struct Receiver(RawFd);
@@ -104,7 +120,11 @@ pub async fn listener() -> TcpListener {
 
 /// The two ends of a connection within this process.
 pub async fn connection() -> (TcpStream, TcpStream) {
-    let listener = listener().await;
+    connect_and_accept(&listener().await).await
+}
+
+/// Connects to a listener of this process, and accepts. Returns the ends of client and server.
+pub async fn connect_and_accept(listener: &TcpListener) -> (TcpStream, TcpStream) {
     let (connected, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
     (connected.unwrap(), accepted.unwrap().0)
 }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::ErrorKind;
+use std::iter::successors;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
@@ -12,7 +13,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::limits::slowdown;
 use crate::program::read_in_background;
-use crate::{close_inherited_descriptors, processes};
+use crate::{Process, close_inherited_descriptors, processes, try_kill};
 
 /// The argument that makes a test binary run one scenario, or one program, in this process.
 pub(crate) const RUN: &str = "--run";
@@ -160,7 +161,10 @@ impl Scenario {
 
     /// Runs the scenario in a process and a process group of its own. Checks that the process exits with 0, and leaves no
     /// process of the group behind.
+    ///
+    /// Creates `directory` for the scenario's temporary files.
     fn run_in_group(&self, executable: &Path, is_captured: bool, directory: &Path) -> Result<(), Failed> {
+        std::fs::create_dir(directory)?;
         let mut command = Command::new(executable);
         command.args([RUN, &self.path()]).env("TMPDIR", directory).stdin(Stdio::null()).process_group(0);
         if is_captured {
@@ -178,8 +182,7 @@ impl Scenario {
         let group = child.id().cast_signed();
         let left = if status.is_some() { wait_for_group(group) } else { vec!["all of them".to_owned()] };
         if !left.is_empty() {
-            // SAFETY: no memory is involved. The group was made above, and still has members.
-            unsafe { libc::kill(-group, libc::SIGKILL) };
+            kill_with_descendants(group);
             let _ended = child.wait();
         }
         let output: String =
@@ -195,6 +198,16 @@ impl Scenario {
 
 fn failure(status: ExitStatus, output: &str) -> Failed {
     format!("{status}\n{output}").into()
+}
+
+/// Kills the members of a group, and their descendants in other groups.
+fn kill_with_descendants(group: i32) {
+    let processes = processes();
+    let ancestors = |process| successors(Some(process), |process: &&Process| processes.get(&process.parent));
+    for process in processes.values().filter(|process| ancestors(*process).any(|ancestor| ancestor.group == group)) {
+        // The process may have ended.
+        let _ = try_kill(process.pid, libc::SIGKILL);
+    }
 }
 
 /// Waits up to ten seconds until the members of a group have ended, after its leader. Returns the processes that still run.
@@ -231,9 +244,9 @@ pub fn main(project: Option<(&'static str, &'static str)>, modules: &[&'static [
     let is_captured = !arguments.nocapture;
     // This function removes the directory at the end, because scenarios that fail or are killed leave files behind.
     let directory = temporary_directory();
-    let own_directory = directory.clone();
-    let trials = scenarios.into_iter().filter(|scenario| !scenario.is_program).map(|scenario| {
-        let directory = directory.clone();
+    let trials = scenarios.into_iter().filter(|scenario| !scenario.is_program).zip(0..).map(|(scenario, number)| {
+        // The name is short, because the address of a Unix socket is limited to about a hundred bytes.
+        let directory = directory.join(i32::to_string(&number));
         let run = move || {
             let executable = match project {
                 None => env::current_exe()?,
@@ -244,7 +257,7 @@ pub fn main(project: Option<(&'static str, &'static str)>, modules: &[&'static [
         Trial::test(scenario.path(), run)
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    let _ = std::fs::remove_dir_all(&own_directory);
+    let _ = std::fs::remove_dir_all(&directory);
     conclusion.exit_code()
 }
 

@@ -31,11 +31,6 @@ fn exists(pid: i32) -> bool {
     unsafe { libc::kill(pid, 0) == 0 }
 }
 
-/// Whether a process has ended, even if its parent has not asked for its status yet.
-pub fn has_ended(pid: i32) -> bool {
-    processes().get(&pid).is_none_or(Process::has_ended)
-}
-
 /// The open descriptors of this process.
 pub fn open_descriptors() -> Vec<i32> {
     // SAFETY: no memory is involved.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use forkio::audit::SharedObject;
 
-use super::{Process, TimerClock, by_id};
+use super::{Process, TimerClock, by_id, status_field};
 use crate::check_eq;
 
 /// Lists all processes.
@@ -27,11 +27,6 @@ fn process(pid: i32) -> Option<Process> {
     let parent = fields.next()?.parse().ok()?;
     let group = fields.next()?.parse().ok()?;
     Some(Process { pid, state, parent, group })
-}
-
-/// Whether a process has ended, even if its parent has not asked for its status yet.
-pub fn has_ended(pid: i32) -> bool {
-    process(pid).is_none_or(|process| process.has_ended())
 }
 
 /// The open descriptors of this process, except those of the kqueue model.
@@ -100,6 +95,18 @@ pub fn exclusive_in_kernel(fd: RawFd) -> Option<Vec<bool>> {
         }
     }
     Some(exclusive)
+}
+
+/// Whether a process sleeps in epoll_wait(2).
+pub fn is_in_epoll_wait(pid: i32) -> bool {
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let number = call.split(' ').next().and_then(|number| number.parse::<libc::c_long>().ok());
+    // Only old architectures have a system call without the signal mask.
+    #[cfg(target_arch = "x86_64")]
+    let calls = [libc::SYS_epoll_pwait, libc::SYS_epoll_wait];
+    #[cfg(not(target_arch = "x86_64"))]
+    let calls = [libc::SYS_epoll_pwait];
+    number.is_some_and(|number| calls.contains(&number))
 }
 
 /// The name that an audit gives a descriptor without path and address.
@@ -213,9 +220,8 @@ extern "C" fn shutdown(socket: libc::c_int, how: libc::c_int) -> libc::c_int {
 
 /// The CPUs that this process may use. `None` if the kernel does not steer connections by CPU.
 pub fn allowed_cpus() -> Option<Vec<usize>> {
-    let status = fs::read_to_string("/proc/self/status").expect("/proc");
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list of CPUs");
-    let ranges = list.trim().split(',').map(|range| range.split_once('-').unwrap_or((range, range)));
+    let list = status_field(crate::own_pid(), "Cpus_allowed_list");
+    let ranges = list.split(',').map(|range| range.split_once('-').unwrap_or((range, range)));
     Some(ranges.flat_map(|(first, last)| first.parse().unwrap()..=last.parse::<usize>().unwrap()).collect())
 }
 
