@@ -23,6 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use forkio::prefork::{Distribution, Inherited, Listener, Prefork, Worker};
+use forkio_tests::try_kill;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::time::sleep;
@@ -148,14 +149,9 @@ impl Server {
     }
 }
 
-fn send_signal(pid: i32, signal: i32) {
-    // SAFETY: no memory is involved.
-    unsafe { libc::kill(pid, signal) };
-}
-
 impl Drop for Server {
     fn drop(&mut self) {
-        send_signal(self.process.id().cast_signed(), libc::SIGTERM);
+        let _ = try_kill(self.process.id().cast_signed(), libc::SIGTERM);
         let _ = self.process.wait();
     }
 }
@@ -289,9 +285,9 @@ fn kill_workers(server: &Server, clients: usize, kills: usize) -> Result<Losses,
             thread::sleep(Duration::from_millis(1_200));
             // The victim is the worker that accepts the next connection.
             let victim = accepted(connect(server.address)?)?.pid;
-            send_signal(victim, libc::SIGSTOP);
+            try_kill(victim, libc::SIGSTOP)?;
             thread::sleep(Duration::from_millis(50));
-            send_signal(victim, libc::SIGKILL);
+            try_kill(victim, libc::SIGKILL)?;
         }
         thread::sleep(Duration::from_millis(500));
         stop.store(true, Ordering::Relaxed);

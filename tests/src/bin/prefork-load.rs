@@ -9,7 +9,7 @@
 //! before its next request. A request is lost if no complete response with status 200 arrives.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -17,9 +17,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use forkio_tests::http::Client;
+use forkio_tests::{announced_address, children_of, example, kill, try_kill};
+
 const WORKERS: usize = 4;
 const CLIENTS: usize = 64;
-/// How long a client waits for anything.
+/// How long nginx may take to listen.
 const LIMIT: Duration = Duration::from_secs(20);
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -107,19 +110,15 @@ struct Server {
 
 impl Server {
     fn prefork_http(arguments: &[&str]) -> Result<Server, Error> {
-        let own = std::env::current_exe()?;
-        let path = own.parent().ok_or("this program is in no directory")?.join("examples/prefork-http");
-        let mut program = Command::new(&path)
+        let mut program = Command::new(example("prefork-http"))
             .args(["--listen", "127.0.0.1:0", "--workers", &WORKERS.to_string()])
             .args(arguments)
             .env("RUST_LOG", "warn")
             .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+            .spawn()?;
         let mut line = String::new();
         BufReader::new(program.stdout.take().ok_or("standard output is not piped")?).read_line(&mut line)?;
-        let address = line.strip_prefix("listening on http://").and_then(|rest| rest.split(' ').next());
-        let address = address.ok_or("the server announces no address")?.parse()?;
+        let address = announced_address(&line).ok_or("the server announces no address")?;
         Ok(Server { pid: program.id() as i32, program, address, directory: None })
     }
 
@@ -147,13 +146,8 @@ impl Server {
         Ok(Server { pid: program.id() as i32, program, address, directory: Some(directory) })
     }
 
-    fn workers(&self) -> Vec<i32> {
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid)).unwrap_or_default();
-        children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
-    }
-
     fn stop(mut self) -> Result<(), Error> {
-        signal(self.pid, libc::SIGTERM);
+        try_kill(self.pid, libc::SIGTERM)?;
         let status = self.program.wait()?;
         if let Some(directory) = self.directory.take() {
             fs::remove_dir_all(directory)?;
@@ -169,11 +163,6 @@ impl Drop for Server {
         let _ = self.program.kill();
         let _ = self.program.wait();
     }
-}
-
-fn signal(pid: i32, signal: i32) {
-    // SAFETY: no memory is involved.
-    unsafe { libc::kill(pid, signal) };
 }
 
 fn measure(server: &Server, disturbance: Disturbance, duration: Duration) -> Result<Counts, Error> {
@@ -194,11 +183,12 @@ fn measure(server: &Server, disturbance: Disturbance, duration: Duration) -> Res
             thread::sleep(Duration::from_secs(1));
             match disturbance {
                 Disturbance::Nothing => {}
-                Disturbance::Reload => signal(server.pid, libc::SIGHUP),
+                Disturbance::Reload => kill(server.pid, libc::SIGHUP),
                 Disturbance::RetireOne => {
-                    let workers = server.workers();
+                    let workers = children_of(server.pid);
                     if let Some(worker) = workers.get(round % WORKERS) {
-                        signal(*worker, libc::SIGTERM);
+                        // The worker may have ended.
+                        let _ = try_kill(*worker, libc::SIGTERM);
                     }
                 }
             }
@@ -211,23 +201,16 @@ fn measure(server: &Server, disturbance: Disturbance, duration: Duration) -> Res
 
 /// Opens a connection, and sends one request. With `keeps`, sends more requests until the server closes the connection.
 fn connection(address: SocketAddr, keeps: bool, counts: &Counts, stop: &AtomicBool) {
-    let stream = match TcpStream::connect_timeout(&address, LIMIT) {
-        Ok(stream) => stream,
-        Err(_) => {
-            counts.refused.fetch_add(1, Ordering::Relaxed);
-            thread::sleep(Duration::from_millis(10));
-            return;
-        }
+    let Ok(mut client) = Client::connect(address) else {
+        counts.refused.fetch_add(1, Ordering::Relaxed);
+        return thread::sleep(Duration::from_millis(10));
     };
-    let _ = stream.set_nodelay(true);
-    let _ = stream.set_read_timeout(Some(LIMIT));
-    let mut stream = BufReader::new(stream);
     let mut is_first = true;
     loop {
-        match request(&mut stream, keeps) {
-            Ok(closes) => {
+        match client.ask("/", keeps) {
+            Ok(response) => {
                 counts.requests.fetch_add(1, Ordering::Relaxed);
-                if closes || !keeps || stop.load(Ordering::Relaxed) {
+                if response.closes() || !keeps || stop.load(Ordering::Relaxed) {
                     return;
                 }
             }
@@ -242,41 +225,4 @@ fn connection(address: SocketAddr, keeps: bool, counts: &Counts, stop: &AtomicBo
         }
         is_first = false;
     }
-}
-
-/// Sends a request and reads the response. Returns whether the server then closes the connection.
-fn request(stream: &mut BufReader<TcpStream>, keeps: bool) -> io::Result<bool> {
-    let head: &[u8] = if keeps {
-        b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
-    } else {
-        b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
-    };
-    stream.get_mut().write_all(head)?;
-    let mut length = 0;
-    let mut closes = false;
-    let mut line = String::new();
-    let mut is_status = true;
-    loop {
-        line.clear();
-        if stream.read_line(&mut line)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if std::mem::take(&mut is_status) {
-            if !line.starts_with("HTTP/1.1 200") {
-                return Err(io::Error::other(line));
-            }
-            continue;
-        }
-        let header = line.trim_end().to_ascii_lowercase();
-        if header.is_empty() {
-            break;
-        }
-        if let Some(value) = header.strip_prefix("content-length: ") {
-            length = value.parse().map_err(io::Error::other)?;
-        }
-        closes |= header == "connection: close";
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
-    Ok(closes)
 }

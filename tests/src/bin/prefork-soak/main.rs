@@ -28,7 +28,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use client::Address;
+use forkio_tests::http::try_connect;
+use forkio_tests::try_kill;
 use server::{Server, Start};
 
 const KEEP_ALIVE_CLIENTS: usize = 64;
@@ -89,9 +90,9 @@ impl Soak {
     }
 }
 
+/// Sends a signal to a process that may have ended.
 fn send(pid: i32, signal: i32) {
-    // SAFETY: no memory is involved.
-    unsafe { libc::kill(pid, signal) };
+    let _ = try_kill(pid, signal);
 }
 
 fn until(what: &str, mut condition: impl FnMut() -> bool) -> Result<(), Error> {
@@ -143,7 +144,7 @@ fn main() -> Result<(), Error> {
         is_alone && server.census().is_some() && server.processes().iter().all(|process| !process.is_zombie)
     })?;
     if start.has_page {
-        until("the status page is served", || server.socket("page").connect().is_ok())?;
+        until("the status page is served", || try_connect(&server.socket("page")).is_ok())?;
     }
     server.replace_one()?;
     // Gives the supervisor time to prepare its next fork.
@@ -187,11 +188,8 @@ fn main() -> Result<(), Error> {
         let _ = server.first.try_wait();
         server.processes().iter().all(|process| process.is_zombie)
     })?;
-    match &server.address {
-        Address::Tcp(address) => {
-            TcpListener::bind(address).map_err(|error| format!("the port is not free: {error}"))?;
-        }
-        Address::Unix(_) => {}
+    if !start.is_unix {
+        TcpListener::bind(&server.address).map_err(|error| format!("the port is not free: {error}"))?;
     }
     failures.extend(server.files_left()?);
     for failure in failures.iter().take(20) {

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use crate::client::Address;
+use forkio_tests::example;
+
 use crate::{Error, WORKERS, send, until};
 
 /// How much the resident memory of a process may grow.
@@ -121,14 +122,14 @@ pub(crate) struct Server {
     directory: PathBuf,
     is_process_1: bool,
     loads: bool,
-    pub(crate) address: Address,
+    /// `IP:PORT`, or `unix:` and a path.
+    pub(crate) address: String,
 }
 
 impl Server {
     pub(crate) fn start(start: &Start) -> Result<Server, Error> {
         use std::os::unix::process::CommandExt;
-        let own = std::env::current_exe()?;
-        let path = own.parent().ok_or("this program is in no directory")?.join("examples/prefork-http");
+        let path = example("prefork-http");
         let directory = std::env::temp_dir().join(format!("prefork-soak-{}", std::process::id()));
         fs::create_dir(&directory)?;
         let file = |name: &str| directory.join(name).display().to_string();
@@ -154,7 +155,7 @@ impl Server {
         let mut line = String::new();
         stdout.read_line(&mut line)?;
         let address = line.strip_prefix("listening on http://").and_then(|rest| rest.split(' ').next());
-        let address = address.ok_or("the server announces no address")?.parse()?;
+        let address = address.ok_or("the server announces no address")?.to_owned();
         // The programs of later upgrades write to the same pipe.
         thread::spawn(move || io::copy(&mut stdout, &mut io::sink()));
         let loads = start.arguments.iter().any(|argument| argument == "--load-in-template");
@@ -162,8 +163,8 @@ impl Server {
     }
 
     /// The address of a Unix socket in the server's directory.
-    pub(crate) fn socket(&self, name: &str) -> Address {
-        Address::Unix(self.directory.join(name))
+    pub(crate) fn socket(&self, name: &str) -> String {
+        format!("unix:{}", self.directory.join(name).display())
     }
 
     /// The id that the supervisor has written into its pid file.
