@@ -19,8 +19,7 @@ scenarios!(
         for (index, socket) in sockets.iter_mut().enumerate() {
             register_with(&registry, socket, index + 1, policies[index % 3]);
         }
-        let mut muted = listener();
-        register(&registry, &mut muted, 700);
+        let muted = registered(&registry, listener(), 700);
         fork::glue::mute(&muted).unwrap();
         let (mut pair, mut other_end) = UnixStream::pair().unwrap();
         register_with(&registry, &mut pair, 701, ForkPolicy::Renew);
@@ -28,22 +27,14 @@ scenarios!(
 
         // The second fork reuses memory that the first one has allocated.
         for _ in 0..2 {
-            let prepared = prepare().unwrap();
-            match unplanned::fork() {
-                None => {
-                    MAY_ALLOCATE.store(false, Ordering::Relaxed);
-                    // SAFETY: this is the child of a fork after `prepare`.
-                    unsafe { prepared.commit() };
-                    MAY_ALLOCATE.store(true, Ordering::Relaxed);
-                    assert!(!wait(&mut selectors[0]).is_empty());
-                    check_eq("the pending wake", wait(&mut selectors[1]), tokens([0]));
-                    std::process::exit(0);
-                }
-                Some(child) => {
-                    prepared.abort();
-                    reap(child);
-                }
-            }
+            in_child_after_prepare(|prepared| {
+                MAY_ALLOCATE.store(false, Ordering::Relaxed);
+                // SAFETY: this is the child of a fork after `prepare`.
+                unsafe { prepared.commit() };
+                MAY_ALLOCATE.store(true, Ordering::Relaxed);
+                assert!(!wait(&mut selectors[0]).is_empty());
+                check_eq("the pending wake", wait(&mut selectors[1]), tokens([0]));
+            });
         }
     }
 );

@@ -26,8 +26,7 @@ fn after_an_interruption(selector: &mut Poll, waker: &Waker, child: i32) {
     check_eq("generation", generation(), 0);
     check_table(selector);
     check_silent("the child's wake", selector);
-    waker.wake().unwrap();
-    check_eq("the waker", wait(selector), tokens([0]));
+    check_wake(waker, selector, 0);
     unplanned::in_child(|| check_table(selector));
 }
 
@@ -37,10 +36,8 @@ scenarios!(
     fn interrupted_with_the_lock() {
         atfork::install().unwrap();
         unplanned::fork_on_signal(libc::SIGUSR2);
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
-        let mut server = listener();
-        register(selector.registry(), &mut server, 1);
+        let (mut selector, waker) = selector_with_waker();
+        let _server = registered(selector.registry(), listener(), 1);
         let before = registrations();
         SIGNAL_AT_ALLOCATION.store(libc::SIGUSR2, Ordering::Relaxed);
         // The code that lists registrations allocates with the lock held.
@@ -70,8 +67,7 @@ scenarios!(
     /// registration.
     fn interrupted_while_registering() {
         unplanned::fork_on_signal(libc::SIGUSR2);
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         let mut socket = socket_at(2_000);
         SIGNAL_AT_ALLOCATION.store(libc::SIGUSR2, Ordering::Relaxed);
         // Registering a descriptor far above the others allocates.
@@ -81,8 +77,7 @@ scenarios!(
         assert!(child >= 0, "the handler has not run");
         if child == 0 {
             check_eq("generation", generation(), 1);
-            waker.wake().unwrap();
-            check_eq("the waker", wait(&mut selector), tokens([0]));
+            check_wake(&waker, &mut selector, 0);
             exit_now(0);
         }
         after_an_interruption(&mut selector, &waker, child);

@@ -1,6 +1,5 @@
 //! Which processes an event wakes.
 
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 
@@ -13,30 +12,16 @@ const STOP: usize = 2;
 
 /// Waits until all of the processes sleep in the kernel queue.
 pub(crate) fn wait_until_asleep(pids: &[i32]) {
+    // A process may also sleep before it reaches the queue. The model of a kernel waits in another way.
     wait_until("the children sleep", || {
         let processes = processes();
-        pids.iter().all(|pid| processes[pid].state == 'S' && is_in_queue(*pid))
+        pids.iter().all(|pid| processes[pid].state == 'S' && (cfg!(forkio_kqueue) || is_in_epoll_wait(*pid)))
     });
-}
-
-/// Whether a sleeping process sleeps in the kernel queue. A process may also sleep before it reaches the queue.
-fn is_in_queue(pid: i32) -> bool {
-    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
-    let number = call.split(' ').next().and_then(|number| number.parse().ok());
-    // Only old architectures have a system call without the signal mask.
-    #[cfg(target_arch = "x86_64")]
-    let calls = [libc::SYS_epoll_pwait, libc::SYS_epoll_wait];
-    #[cfg(not(target_arch = "x86_64"))]
-    let calls = [libc::SYS_epoll_pwait];
-    // The model of a kernel waits in another way.
-    cfg!(forkio_kqueue) || number.is_some_and(|number: libc::c_long| calls.contains(&number))
 }
 
 /// A listener that is registered with the selector.
 pub(crate) fn listen(selector: &Poll) -> TcpListener {
-    let mut listener = forkio_tests::reactor::listener();
-    register(selector.registry(), &mut listener, LISTENER);
-    listener
+    registered(selector.registry(), forkio_tests::reactor::listener(), LISTENER)
 }
 
 /// Counts how often ten connections wake four processes that wait for one listener. Not every woken process returns from
@@ -50,13 +35,14 @@ fn wakes_by_ten_connections(exclusive: bool) -> u64 {
     set_exclusive(&listener, exclusive).unwrap();
     let children: Vec<_> = (0..4).map(|_| fork_child(|| serve(&mut selector, &listener))).collect();
     wait_until_asleep(&children);
-    let before = sleeps(&children);
+    let sleeps = || children.iter().map(|child| sleeps_of(*child)).sum::<u64>();
+    let before = sleeps();
     for _ in 0..10 {
         // Once there is an answer, the kernel has woken every process that it wakes for the connection.
         connect(&listener).read_exact(&mut [0]).unwrap();
         wait_until_asleep(&children);
     }
-    let wakes = sleeps(&children) - before;
+    let wakes = sleeps() - before;
     // The children do not read this byte, so that the event wakes all of them.
     turn.give();
     children.into_iter().for_each(reap);
@@ -81,16 +67,6 @@ fn serve(selector: &mut Poll, listener: &TcpListener) {
             }
         }
     }
-}
-
-/// How often the processes have gone to sleep.
-fn sleeps(pids: &[i32]) -> u64 {
-    let of = |pid| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
-        count.trim().parse::<u64>().unwrap()
-    };
-    pids.iter().map(of).sum()
 }
 
 scenarios!(

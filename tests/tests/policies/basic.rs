@@ -160,8 +160,12 @@ scenarios!(
         let (receiver, mut sender) = UnixStream::pair().unwrap();
         // SAFETY: the socket is open until the descriptor has been duplicated.
         let original = unsafe { BorrowedFd::borrow_raw(receiver.as_raw_fd()) };
-        let mut duplicate = UnixStream::from(original.try_clone_to_owned().unwrap());
-        register_with(selector.registry(), &mut duplicate, 1, ForkPolicy::Renew);
+        let duplicate = registered_with(
+            selector.registry(),
+            UnixStream::from(original.try_clone_to_owned().unwrap()),
+            1,
+            ForkPolicy::Renew,
+        );
         assert!(fork::glue::can_renew(&duplicate.as_raw_fd()));
         sender.write_all(b"pending").unwrap();
         let (to_parent, to_child) = Turn::both_ways();
@@ -270,8 +274,7 @@ scenarios!(
     /// unmuted.
     fn mute() {
         let mut selector = Poll::new().unwrap();
-        let mut server = listener();
-        register(selector.registry(), &mut server, 1);
+        let mut server = registered(selector.registry(), listener(), 1);
         fork::glue::mute(&server).unwrap();
         fork::glue::mute(&server).unwrap();
         let _first = connect(&server);

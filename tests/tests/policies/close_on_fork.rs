@@ -30,10 +30,8 @@ scenarios!(
         let mut selector = Poll::new().unwrap();
         let registry = selector.registry().try_clone().unwrap();
         let waker = Waker::new(&registry, Token(0)).unwrap();
-        let mut server = TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        register(&registry, &mut server, 1);
-        let mut kept = udp();
-        register(&registry, &mut kept, 2);
+        let mut server = registered(&registry, TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap(), 1);
+        let mut kept = registered(&registry, udp(), 2);
         let fd = server.as_raw_fd();
         set_close_on_fork(fd);
         let _client = connect(&server);
@@ -67,8 +65,7 @@ scenarios!(
     fn policies() {
         let mut selector = Poll::new().unwrap();
         let registry = selector.registry().try_clone().unwrap();
-        let mut left_out = udp();
-        register_with(&registry, &mut left_out, 1, ForkPolicy::NoFork);
+        let mut left_out = registered_with(&registry, udp(), 1, ForkPolicy::NoFork);
         let (mut severed, mut peer) = UnixStream::pair().unwrap();
         register_with(&registry, &mut severed, 2, ForkPolicy::Sever);
         let (mut renewed, mut other_end) = UnixStream::pair().unwrap();
@@ -111,8 +108,7 @@ scenarios!(
             }
             check_table(&selector);
             check_eq("registrations of queues", registrations().iter().any(|one| queues.contains(&one.fd)), false);
-            waker.wake().unwrap();
-            check_eq("the rest", wait(&mut selector), tokens([0]));
+            check_wake(&waker, &mut selector, 0);
         });
         // The parent still has both queues.
         let change = model::kevent_of(a.as_raw_fd() as usize, model::EVFILT_READ, model::EV_ADD, 0);

@@ -17,8 +17,7 @@ scenarios!(
     /// A change that the child would see discards the preparation. Polling and waking keep it.
     fn changes_that_matter_to_a_child() {
         let mut selector = Poll::new().unwrap();
-        let mut socket = udp();
-        register_with(selector.registry(), &mut socket, 1, ForkPolicy::Inherit);
+        let socket = registered_with(selector.registry(), udp(), 1, ForkPolicy::Inherit);
         let own = [selector.as_raw_fd(), socket.as_raw_fd()];
         let registry = selector.registry().try_clone().unwrap();
         let ahead = |what: &str, is_kept: bool, act: &mut dyn FnMut()| {
@@ -95,10 +94,8 @@ scenarios!(
     /// If there is no descriptor for a prepared object, preparing returns an error. The next fork works without a preparation.
     #[cfg(epoll)]
     fn no_descriptor_left() {
-        let selector = Poll::new().unwrap();
-        let _waker = Waker::new(selector.registry(), Token(0)).unwrap();
-        let mut socket = udp();
-        register_with(selector.registry(), &mut socket, 1, ForkPolicy::Inherit);
+        let (selector, _waker) = selector_with_waker();
+        let mut socket = registered_with(selector.registry(), udp(), 1, ForkPolicy::Inherit);
         let before = open_descriptors();
         // There is room for the queue, but not for the waker.
         let error = with_descriptor_limit(lowest_unused() + 1, || prepare_ahead().unwrap_err());
@@ -114,8 +111,7 @@ scenarios!(
     #[cfg(epoll)]
     fn descriptor_limit_lowered_afterwards() {
         let selector = Poll::new().unwrap();
-        let mut timer = Timer::new(Clock::Monotonic).unwrap();
-        register_with(selector.registry(), &mut timer, 1, ForkPolicy::Renew);
+        let timer = registered_with(selector.registry(), Timer::new(Clock::Monotonic).unwrap(), 1, ForkPolicy::Renew);
         let before = open_descriptors();
         prepare_ahead().unwrap();
         let error = with_descriptor_limit(lowest_unused(), || prepare().unwrap_err());
@@ -138,8 +134,7 @@ scenarios!(
     /// Other threads register all the time, which discards preparations. Each child has the registrations at its fork.
     fn other_threads_register() {
         let selector = Poll::new().unwrap();
-        let mut socket = udp();
-        register_with(selector.registry(), &mut socket, 1, ForkPolicy::Inherit);
+        let socket = registered_with(selector.registry(), udp(), 1, ForkPolicy::Inherit);
         let count = AtomicUsize::new(0);
         let register_and_deregister = || {
             let (_sender, mut receiver) = pipe::new().unwrap();

@@ -52,8 +52,7 @@ async fn prefork(prefork: Prefork, is_ahead: bool) {
             }
         }
     };
-    let stopped = prefork.run(work).await.expect("a server that runs");
-    check_eq("the server's exit code", stopped.exit_code(), 0);
+    check_stopped(prefork.run(work).await);
     check_eq("forks", FORKS.load(Ordering::Relaxed), 3);
 }
 
@@ -104,23 +103,15 @@ scenarios!(
 
     /// A fork beside a runtime with threads uses the preparation, and the parent's runtime continues.
     fn process_runtime() {
-        static RUNTIME: ProcessRuntime =
-            ProcessRuntime::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build());
+        static RUNTIME: ProcessRuntime = ProcessRuntime::new(multi_thread);
         note_forks();
         RUNTIME.block_on(async { tokio::task::yield_now().await }).unwrap();
         prepare_ahead().unwrap();
-        // SAFETY: the child uses only the runtime that it builds, and exits.
-        match unsafe { forkio::fork_with_threads() }.expect("forking") {
-            Fork::Child(_) => {
-                check_eq("prepared", WAS_AHEAD.load(Ordering::Relaxed), true);
-                RUNTIME.block_on(async { sleep(Duration::from_millis(1)).await }).unwrap();
-                std::process::exit(0);
-            }
-            Fork::Parent(mut child) => {
-                let status = RUNTIME.block_on(child.wait()).unwrap().unwrap();
-                check_eq("the child", status.code(), Some(0));
-            }
-        }
+        let child = fork_with_threads(|| {
+            check_eq("prepared", WAS_AHEAD.load(Ordering::Relaxed), true);
+            RUNTIME.block_on(async { sleep(Duration::from_millis(1)).await }).unwrap();
+        });
+        RUNTIME.block_on(reap(child)).unwrap();
     }
 
     /// A server replaces a worker with a fork that it has prepared.

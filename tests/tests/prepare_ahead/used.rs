@@ -16,8 +16,7 @@ fn objects() -> BTreeMap<RawFd, String> {
 scenarios!(
     /// The next fork creates nothing new, and leaves no prepared object behind in parent or child.
     fn next_fork_uses_the_preparation() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         let mut socket = udp();
         let (mut pair, _peer) = UnixStream::pair().unwrap();
         let (mut severed, _other) = UnixStream::pair().unwrap();
@@ -60,8 +59,7 @@ scenarios!(
 
     /// The child has the wakes, bytes and expirations that are pending at the fork, not those at the preparation.
     fn state_changes_in_between() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         let (mut pair, mut peer) = UnixStream::pair().unwrap();
         let mut timers = [Timer::new(Clock::Monotonic).unwrap(), Timer::new(Clock::Monotonic).unwrap()];
         let mut sockets = [udp(), udp()];
@@ -128,8 +126,7 @@ scenarios!(
     /// A registration that the parent has muted is not in the prepared queue yet, and is armed in the child.
     fn muted() {
         let mut selector = Poll::new().unwrap();
-        let mut socket = udp();
-        register_with(selector.registry(), &mut socket, 1, ForkPolicy::Inherit);
+        let socket = registered_with(selector.registry(), udp(), 1, ForkPolicy::Inherit);
         fork::glue::mute(&socket).unwrap();
         prepare_ahead().unwrap();
         for queue in open_descriptors().into_iter().filter(|fd| name_of(fd) == "anon_inode:[eventpoll]") {
@@ -179,8 +176,7 @@ scenarios!(
 
     /// A program that is executed after the preparation has none of the prepared descriptors.
     fn close_on_exec() {
-        let selector = Poll::new().unwrap();
-        let _waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (selector, _waker) = selector_with_waker();
         let (mut pair, _peer) = UnixStream::pair().unwrap();
         register_with(selector.registry(), &mut pair, 1, ForkPolicy::Renew);
         let before = open_descriptors();
@@ -196,8 +192,7 @@ scenarios!(
     #[cfg(epoll)]
     fn child_of_an_unplanned_fork() {
         let mut selector = Poll::new().unwrap();
-        let mut socket = udp();
-        register_with(selector.registry(), &mut socket, 1, ForkPolicy::Inherit);
+        let mut socket = registered_with(selector.registry(), udp(), 1, ForkPolicy::Inherit);
         let before = open_descriptors();
         prepare_ahead().unwrap();
         unplanned::in_child(|| {
@@ -232,8 +227,7 @@ scenarios!(
     fn unplanned_fork_at_once() {
         atfork::install().unwrap();
         let mut selector = Poll::new().unwrap();
-        let mut socket = udp();
-        register_with(selector.registry(), &mut socket, 1, ForkPolicy::Inherit);
+        let mut socket = registered_with(selector.registry(), udp(), 1, ForkPolicy::Inherit);
         let before = open_descriptors();
         prepare_ahead().unwrap();
         unplanned::in_child(|| {
@@ -251,8 +245,7 @@ scenarios!(
         atfork::install().unwrap();
         unplanned::fork_on_signal(libc::SIGUSR1);
         let mut selector = Poll::new().unwrap();
-        let mut socket = udp();
-        register_with(selector.registry(), &mut socket, 1, ForkPolicy::Inherit);
+        let socket = registered_with(selector.registry(), udp(), 1, ForkPolicy::Inherit);
         prepare_ahead().unwrap();
         let held = fork::glue::hold_off().unwrap();
         raise(libc::SIGUSR1);

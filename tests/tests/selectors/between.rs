@@ -35,10 +35,7 @@ fn close_and_reuse(kept: Option<&Poll>, fd: i32, close: impl FnOnce()) {
             check_eq("the file", text.as_str(), "of this process");
             check_eq("descriptors", open_descriptors(), open);
             kept.into_iter().for_each(check_table);
-            let mut selector = Poll::new().unwrap();
-            let waker = Waker::new(selector.registry(), Token(0)).unwrap();
-            waker.wake().unwrap();
-            check_eq("a new selector", ready(&mut selector), tokens([0]));
+            check_new_selector();
             exit_now(0);
         }
     }
@@ -48,8 +45,7 @@ scenarios!(
     /// A severed stream that is closed after prepare leaves its descriptor to the next file, in the child too.
     fn closed_stream() {
         let mut selector = Poll::new().unwrap();
-        let mut kept = listener();
-        register(selector.registry(), &mut kept, 1);
+        let _kept = registered(selector.registry(), listener(), 1);
         let (mut severed, _peer) = connection();
         register_with(selector.registry(), &mut severed, 2, ForkPolicy::Sever);
         close_and_reuse(Some(&selector), severed.as_raw_fd(), || drop(severed));
@@ -71,8 +67,7 @@ scenarios!(
     /// A timer, a waker and an inherited socket that are closed after prepare leave their descriptors to the next files.
     fn closed_timer_waker_and_socket() {
         let selector = Poll::new().unwrap();
-        let mut timer = Timer::new(Clock::Monotonic).unwrap();
-        register(selector.registry(), &mut timer, 1);
+        let timer = registered(selector.registry(), Timer::new(Clock::Monotonic).unwrap(), 1);
         close_and_reuse(Some(&selector), timer.as_raw_fd(), || drop(timer));
         let before = open_descriptors();
         let waker = Waker::new(selector.registry(), Token(0)).unwrap();
@@ -86,8 +81,7 @@ scenarios!(
             });
         }
         drop(files);
-        let mut socket = udp();
-        register(selector.registry(), &mut socket, 2);
+        let socket = registered(selector.registry(), udp(), 2);
         // The duplicate keeps the socket open. Otherwise the kernel would end the registration itself.
         let _duplicate = socket.as_fd().try_clone_to_owned().unwrap();
         close_and_reuse(Some(&selector), socket.as_raw_fd(), || drop(socket));
@@ -96,8 +90,7 @@ scenarios!(
     /// A selector that is dropped after prepare leaves its descriptor to the next file, in the child too.
     fn dropped_selector() {
         let selector = Poll::new().unwrap();
-        let mut socket = udp();
-        register(selector.registry(), &mut socket, 1);
+        let mut socket = registered(selector.registry(), udp(), 1);
         close_and_reuse(None, selector.as_raw_fd(), || drop(selector));
         let selector = Poll::new().unwrap();
         register(selector.registry(), &mut socket, 1);
@@ -157,8 +150,7 @@ scenarios!(
         unplanned::in_child(|| {
             let mut selector = Poll::new().unwrap();
             let waker = Waker::new(selector.registry(), Token(3)).unwrap();
-            waker.wake().unwrap();
-            check_eq("the waker", wait(&mut selector), tokens([3]));
+            check_wake(&waker, &mut selector, 3);
             in_child(|| check_table(&selector));
             check_eq("generation", generation(), 1);
         });
@@ -203,7 +195,6 @@ scenarios!(
         }
         drop(waker);
         let waker = Waker::new(selector.registry(), Token(2)).unwrap();
-        waker.wake().unwrap();
-        check_eq("the second waker", wait(&mut selector), tokens([2]));
+        check_wake(&waker, &mut selector, 2);
     }
 );

@@ -42,8 +42,7 @@ scenarios!(
     /// Preparing fails for each object in turn when no descriptor is left for it. The error names the object, and nothing
     /// has changed.
     fn descriptor_limit() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         let (mut pair, mut other_end) = UnixStream::pair().unwrap();
         register_with(selector.registry(), &mut pair, 1, ForkPolicy::Renew);
         let (mut stream, _peer) = connection();
@@ -68,8 +67,7 @@ scenarios!(
         assert!(objects.contains(&PrepareObject::Pair(pair.as_raw_fd())), "{objects:?}");
         assert!(objects.contains(&PrepareObject::DeadEndpoint(stream.as_raw_fd())), "{objects:?}");
         // Nothing has changed.
-        waker.wake().unwrap();
-        check_eq("the waker", wait(&mut selector), tokens([0]));
+        check_wake(&waker, &mut selector, 0);
         other_end.write_all(b"x").unwrap();
         check_eq("the pair", wait(&mut selector), tokens([1]));
         in_child(|| check_table(&selector));
@@ -79,31 +77,21 @@ scenarios!(
     /// nothing.
     fn poison() {
         let mut selector = Poll::new().unwrap();
-        let mut healthy = udp();
-        register(selector.registry(), &mut healthy, 1);
+        let mut healthy = registered(selector.registry(), udp(), 1);
         // Where the kernel copies the queue, the child must delete this registration, so commit makes a system call.
-        let mut left_out = udp();
-        register_with(selector.registry(), &mut left_out, 2, ForkPolicy::NoFork);
-        let prepared = prepare().unwrap();
-        match unplanned::fork() {
-            None => {
-                let errno = fail_commit();
-                // SAFETY: this is the child of a fork after `prepare`.
-                unsafe { prepared.commit() };
-                for _ in 0..3 {
-                    check_eq("polling", poll_error(&mut selector), Some(errno));
-                }
-                // The descriptor still refers to the parent's queue, which must not change.
-                selector.registry().deregister(&mut healthy).unwrap();
-                let error = selector.registry().register(&mut healthy, Token(2), Interest::READABLE).unwrap_err();
-                check_eq("registering", error.raw_os_error(), Some(errno));
-                std::process::exit(0);
+        let _left_out = registered_with(selector.registry(), udp(), 2, ForkPolicy::NoFork);
+        in_child_after_prepare(|prepared| {
+            let errno = fail_commit();
+            // SAFETY: this is the child of a fork after `prepare`.
+            unsafe { prepared.commit() };
+            for _ in 0..3 {
+                check_eq("polling", poll_error(&mut selector), Some(errno));
             }
-            Some(child) => {
-                prepared.abort();
-                reap(child);
-            }
-        }
+            // The descriptor still refers to the parent's queue, which must not change.
+            selector.registry().deregister(&mut healthy).unwrap();
+            let error = selector.registry().register(&mut healthy, Token(2), Interest::READABLE).unwrap_err();
+            check_eq("registering", error.raw_os_error(), Some(errno));
+        });
         check_table(&selector);
         check_silent("the parent", &mut selector);
     }
@@ -111,31 +99,22 @@ scenarios!(
     /// A fresh object that cannot take its descriptor poisons only the selectors that watch that descriptor.
     #[cfg(epoll)]
     fn poison_of_one_selector() {
-        let mut healthy = Poll::new().unwrap();
-        let waker = Waker::new(healthy.registry(), Token(0)).unwrap();
+        let (mut healthy, waker) = selector_with_waker();
         let (mut with_pair, mut with_waker) = (Poll::new().unwrap(), Poll::new().unwrap());
         let (mut end, mut other_end) = UnixStream::pair().unwrap();
         let lost_waker = Waker::new(with_waker.registry(), Token(1)).unwrap();
         register_with(with_pair.registry(), &mut end, 2, ForkPolicy::Renew);
         register_with(with_pair.registry(), &mut other_end, 3, ForkPolicy::Renew);
         let limit = end.as_raw_fd().min(other_end.as_raw_fd()) as usize;
-        let prepared = prepare().unwrap();
-        match unplanned::fork() {
-            None => {
-                // SAFETY: this is the child of a fork after `prepare`.
-                with_descriptor_limit(limit, || unsafe { prepared.commit() });
-                check_eq("the selector of the pair", poll_error(&mut with_pair), Some(libc::EBADF));
-                check_eq("the selector of the waker", poll_error(&mut with_waker), Some(libc::EBADF));
-                lost_waker.wake().unwrap();
-                waker.wake().unwrap();
-                check_eq("the other selector", wait(&mut healthy), tokens([0]));
-                exit_now(0);
-            }
-            Some(child) => {
-                prepared.abort();
-                reap(child);
-            }
-        }
+        in_child_after_prepare(|prepared| {
+            // SAFETY: this is the child of a fork after `prepare`.
+            with_descriptor_limit(limit, || unsafe { prepared.commit() });
+            check_eq("the selector of the pair", poll_error(&mut with_pair), Some(libc::EBADF));
+            check_eq("the selector of the waker", poll_error(&mut with_waker), Some(libc::EBADF));
+            lost_waker.wake().unwrap();
+            check_wake(&waker, &mut healthy, 0);
+            exit_now(0);
+        });
         check_silent("the parent's waker", &mut with_waker);
     }
 
@@ -147,34 +126,25 @@ scenarios!(
         let (mut end, other_end) = UnixStream::pair().unwrap();
         register_with(other.registry(), &mut end, 1, ForkPolicy::Renew);
         assert!(other_end.as_raw_fd() > end.as_raw_fd());
-        let prepared = prepare().unwrap();
-        match unplanned::fork() {
-            None => {
-                // SAFETY: this is the child of a fork after `prepare`.
-                with_descriptor_limit(other_end.as_raw_fd() as usize, || unsafe { prepared.commit() });
-                for selector in [&mut selector, &mut other] {
-                    let error = selector.poll(&mut Events::with_capacity(8), Some(limit())).unwrap_err();
-                    let object = format!("object at descriptor {}", other_end.as_raw_fd());
-                    assert!(error.to_string().contains(&object), "{error}");
-                }
-                exit_now(0);
+        in_child_after_prepare(|prepared| {
+            // SAFETY: this is the child of a fork after `prepare`.
+            with_descriptor_limit(other_end.as_raw_fd() as usize, || unsafe { prepared.commit() });
+            for selector in [&mut selector, &mut other] {
+                let error = selector.poll(&mut Events::with_capacity(8), Some(limit())).unwrap_err();
+                let object = format!("object at descriptor {}", other_end.as_raw_fd());
+                assert!(error.to_string().contains(&object), "{error}");
             }
-            Some(child) => {
-                prepared.abort();
-                reap(child);
-            }
-        }
+            exit_now(0);
+        });
     }
 
     /// Forks work in a process that may not read its limits.
     #[cfg(all(epoll, target_os = "linux"))]
     fn unknown_descriptor_limit() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         deny_call(libc::SYS_prlimit64, libc::EPERM);
         let mut check = || {
-            waker.wake().unwrap();
-            check_eq("the wake", wait(&mut selector), tokens([0]));
+            check_wake(&waker, &mut selector, 0);
         };
         in_both(&mut check);
         unplanned::in_child(check);
@@ -184,23 +154,15 @@ scenarios!(
     #[cfg(epoll)]
     fn poison_by_a_registration() {
         let mut selector = Poll::new().unwrap();
-        let mut signals = Signals::new([libc::SIGUSR1]).unwrap();
-        register(selector.registry(), &mut signals, 1);
-        let prepared = prepare().unwrap();
-        match unplanned::fork() {
-            None => {
-                // SAFETY: the child does not use the signals.
-                unsafe { libc::close(signals.as_raw_fd()) };
-                // SAFETY: this is the child of a fork after `prepare`.
-                unsafe { prepared.commit() };
-                check_eq("polling", poll_error(&mut selector), Some(libc::EBADF));
-                exit_now(0);
-            }
-            Some(child) => {
-                prepared.abort();
-                reap(child);
-            }
-        }
+        let signals = registered(selector.registry(), Signals::new([libc::SIGUSR1]).unwrap(), 1);
+        in_child_after_prepare(|prepared| {
+            // SAFETY: the child does not use the signals.
+            unsafe { libc::close(signals.as_raw_fd()) };
+            // SAFETY: this is the child of a fork after `prepare`.
+            unsafe { prepared.commit() };
+            check_eq("polling", poll_error(&mut selector), Some(libc::EBADF));
+            exit_now(0);
+        });
     }
 
     /// If no descriptor is left for a waker, the selector gets no waker. A later attempt succeeds.
@@ -212,8 +174,7 @@ scenarios!(
         Waker::new(selector.registry(), Token(1)).unwrap().wake().unwrap();
         let waker = Waker::new(selector.registry(), Token(2)).unwrap();
         check_eq("the wake of the dropped waker", ready(&mut selector), tokens([]));
-        waker.wake().unwrap();
-        check_eq("the wake", wait(&mut selector), tokens([2]));
+        check_wake(&waker, &mut selector, 2);
     }
 
     /// The child of an unplanned fork drops a source, and the parent's registration stays armed.
@@ -230,10 +191,8 @@ scenarios!(
 
     /// A thousand aborted forks leave nothing behind.
     fn aborted_forks() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
-        let mut server = listener();
-        register_with(selector.registry(), &mut server, 1, ForkPolicy::NoFork);
+        let (mut selector, waker) = selector_with_waker();
+        let server = registered_with(selector.registry(), listener(), 1, ForkPolicy::NoFork);
         let before = open_descriptors();
         for _ in 0..rounds(1_000) {
             prepare().unwrap().abort();
@@ -242,8 +201,7 @@ scenarios!(
         check_eq("descriptors", open_descriptors(), before);
         check_eq("generation", generation(), 0);
         check_table(&selector);
-        waker.wake().unwrap();
-        check_eq("the waker", wait(&mut selector), tokens([0]));
+        check_wake(&waker, &mut selector, 0);
         let _client = connect(&server);
         check_eq("the listener", wait(&mut selector), tokens([1]));
     }

@@ -36,8 +36,7 @@ scenarios!(
             send_to(socket);
         }
         wait_for_all(&mut selector, [0, 1, 2, 3]);
-        let mut late = udp();
-        register(selector.registry(), &mut late, 9);
+        let _late = registered(selector.registry(), udp(), 9);
         selector.registry().deregister(&mut sockets[3]).unwrap();
         to_child.give();
         reap(child);
@@ -46,13 +45,11 @@ scenarios!(
 
     /// A wake reaches only the process that made it.
     fn wakes_are_private() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         let (to_parent, to_child) = Turn::both_ways();
         let child = fork_child(|| {
             for _ in 0..rounds(2_000) {
-                waker.wake().unwrap();
-                check_eq("own wake", wait(&mut selector), tokens([0]));
+                check_wake(&waker, &mut selector, 0);
             }
             to_parent.give();
             to_child.wait();
@@ -61,8 +58,7 @@ scenarios!(
         to_parent.wait();
         check_silent("the child's wakes", &mut selector);
         for _ in 0..rounds(2_000) {
-            waker.wake().unwrap();
-            check_eq("own wake", wait(&mut selector), tokens([0]));
+            check_wake(&waker, &mut selector, 0);
         }
         to_child.give();
         reap(child);
@@ -78,8 +74,7 @@ scenarios!(
         let child = fork_child(|| {
             check_eq("in the child", wait(&mut selector), tokens([5]));
             check_silent("a second event in the child", &mut selector);
-            waker.wake().unwrap();
-            check_eq("again", wait(&mut selector), tokens([5]));
+            check_wake(&waker, &mut selector, 5);
         });
         check_eq("in the parent", wait(&mut selector), tokens([5]));
         reap(child);
@@ -89,13 +84,11 @@ scenarios!(
     /// Parent and child open, register and close sockets at the same descriptors, thousands of times, at the same time.
     fn changes_at_the_same_descriptors() {
         let mut selector = Poll::new().unwrap();
-        let mut kept = listener();
-        register(selector.registry(), &mut kept, 1);
+        let mut kept = registered(selector.registry(), listener(), 1);
         let ready = Turn::new();
         let churn = |selector: &Poll, base: usize| {
             for round in 0..rounds(3_000) {
-                let mut socket = udp();
-                register(selector.registry(), &mut socket, base + round);
+                let mut socket = registered(selector.registry(), udp(), base + round);
                 if round % 3 == 0 {
                     selector.registry().deregister(&mut socket).unwrap();
                 } else if round % 3 == 1 {
@@ -126,8 +119,7 @@ scenarios!(
         fn descend(selector: &mut Poll, waker: &Waker, server: &TcpListener, depth: u32) {
             check_eq("generation", generation(), depth);
             check_table(selector);
-            waker.wake().unwrap();
-            check_eq("own wake", wait(selector), tokens([0]));
+            check_wake(waker, selector, 0);
             if depth == 5 {
                 return;
             }
@@ -139,10 +131,8 @@ scenarios!(
             server.accept().unwrap();
             check_table(selector);
         }
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
-        let mut server = listener();
-        register(selector.registry(), &mut server, 1);
+        let (mut selector, waker) = selector_with_waker();
+        let server = registered(selector.registry(), listener(), 1);
         descend(&mut selector, &waker, &server, 0);
     }
 
@@ -163,8 +153,7 @@ scenarios!(
             for (selector, waker) in selectors.iter_mut().zip(wakers.iter().enumerate().filter(|(i, _)| *i != 3)) {
                 let (index, waker) = waker;
                 check_eq("the socket", wait(selector), tokens([index + 1]));
-                waker.wake().unwrap();
-                check_eq("the waker", wait(selector), tokens([0]));
+                check_wake(waker, selector, 0);
                 check_table(selector);
             }
         });

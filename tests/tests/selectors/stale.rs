@@ -1,29 +1,34 @@
 //! Registrations whose descriptor or selector no longer exists.
 
 use std::io::ErrorKind;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use forkio_tests::reactor::*;
 
+/// A datagram socket, which must get a descriptor that has just been closed.
+#[track_caller]
+fn udp_at(fd: RawFd) -> UdpSocket {
+    let socket = udp();
+    check_eq("the reused descriptor", socket.as_raw_fd(), fd);
+    socket
+}
+
 scenarios!(
     /// A child does not inherit a registration whose descriptor was closed and now belongs to another file.
     fn reused_descriptors() {
         let mut selector = Poll::new().unwrap();
-        let mut dropped = udp();
-        register(selector.registry(), &mut dropped, 1);
+        let dropped = registered(selector.registry(), udp(), 1);
         let fd = dropped.as_raw_fd();
         drop(dropped);
-        let reused = udp();
-        check_eq("the reused descriptor", reused.as_raw_fd(), fd);
+        let reused = udp_at(fd);
         // The table does not learn that a bare descriptor is closed.
         let owned = udp();
         let bare = owned.as_raw_fd();
         register(selector.registry(), &mut SourceFd(&bare), 2);
         drop(owned);
-        let also_reused = udp();
-        check_eq("the reused descriptor", also_reused.as_raw_fd(), bare);
+        let also_reused = udp_at(bare);
         // The kernel does not watch a waker that was dropped.
         drop(Waker::new(selector.registry(), Token(3)).unwrap());
         check_eq("the watched descriptors", watched_descriptors(selector.as_raw_fd()).unwrap_or_default(), vec![]);
@@ -38,12 +43,10 @@ scenarios!(
     /// A child does not inherit the registration of a descriptor that was taken out of its source and closed.
     fn descriptor_taken_out_of_its_source() {
         let mut selector = Poll::new().unwrap();
-        let mut socket = udp();
-        register(selector.registry(), &mut socket, 1);
+        let socket = registered(selector.registry(), udp(), 1);
         let fd = socket.as_raw_fd();
         drop(OwnedFd::from(std::net::UdpSocket::from(socket)));
-        let reused = udp();
-        check_eq("the reused descriptor", reused.as_raw_fd(), fd);
+        let reused = udp_at(fd);
         send_to(&reused);
         in_child(|| {
             check_table(&selector);
@@ -59,8 +62,7 @@ scenarios!(
         register(selector.registry(), &mut SourceFd(&bare), 1);
         fork::glue::mute(&bare).unwrap();
         drop(owned);
-        let reused = udp();
-        check_eq("the reused descriptor", reused.as_raw_fd(), bare);
+        let reused = udp_at(bare);
         register(selector.registry(), &mut SourceFd(&bare), 2);
         send_to(&reused);
         check_eq("the event", wait(&mut selector), tokens([2]));
@@ -87,8 +89,7 @@ scenarios!(
     /// again.
     fn deregistered_by_descriptor() {
         let selector = Poll::new().unwrap();
-        let mut socket = udp();
-        register(selector.registry(), &mut socket, 1);
+        let mut socket = registered(selector.registry(), udp(), 1);
         selector.registry().deregister(&mut SourceFd(&socket.as_raw_fd())).unwrap();
         let error = selector.registry().deregister(&mut socket).unwrap_err();
         check_eq("deregistering the source", error.kind(), ErrorKind::NotFound);
@@ -99,8 +100,7 @@ scenarios!(
     /// A source of a dropped selector can be registered with another selector.
     fn dropped_selector_frees_its_sources() {
         let first = Poll::new().unwrap();
-        let mut socket = udp();
-        register(first.registry(), &mut socket, 1);
+        let mut socket = registered(first.registry(), udp(), 1);
         let second = Poll::new().unwrap();
         let error = second.registry().register(&mut socket, Token(2), Interest::READABLE).unwrap_err();
         check_eq("still in the first one", error.kind(), ErrorKind::AlreadyExists);
@@ -126,8 +126,7 @@ scenarios!(
         for _ in 0..rounds(50) {
             IS_HELD.store(false, Ordering::SeqCst);
             MAY_CONTINUE.store(false, Ordering::SeqCst);
-            let dropped = Poll::new().unwrap();
-            let stale = Waker::new(dropped.registry(), Token(0)).unwrap();
+            let (dropped, stale) = selector_with_waker();
             let (id, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
             std::thread::scope(|scope| {
                 scope.spawn(|| {

@@ -15,11 +15,9 @@ scenarios!(
                 let child = fork_child(|| {
                     // At the fork, the other thread may have announced a wake without writing it. The child's wake must still
                     // arrive.
-                    waker.wake().unwrap();
-                    check_eq("in the child", wait(&mut selector), tokens([5]));
+                    check_wake(&waker, &mut selector, 5);
                     ready(&mut selector);
-                    waker.wake().unwrap();
-                    check_eq("again", wait(&mut selector), tokens([5]));
+                    check_wake(&waker, &mut selector, 5);
                     exit_now(0);
                 });
                 wait(&mut selector);

@@ -21,8 +21,7 @@ scenarios!(
         let mut selector = Poll::new().unwrap();
         let (end, to_child) = Turn::both_ways();
         let watched = subject(&end);
-        let mut process = Process::open(watched.cast_unsigned()).unwrap();
-        register(selector.registry(), &mut process, 1);
+        let mut process = registered(selector.registry(), Process::open(watched.cast_unsigned()).unwrap(), 1);
         // Another selector watches the same process by its bare descriptor.
         let fd = process.as_raw_fd();
         let mut second = Poll::new().unwrap();
@@ -38,8 +37,7 @@ scenarios!(
             selector.registry().deregister(&mut process).unwrap();
             // The child can watch its own child process.
             let end = Turn::new();
-            let mut own = Process::open(subject(&end).cast_unsigned()).unwrap();
-            register(selector.registry(), &mut own, 3);
+            let own = registered(selector.registry(), Process::open(subject(&end).cast_unsigned()).unwrap(), 3);
             end.give();
             check_eq("the grandchild", wait(&mut selector), tokens([3]));
             check_eq("the status", own.try_wait().unwrap().unwrap().code(), Some(7));
@@ -58,8 +56,12 @@ scenarios!(
         let mut selector = Poll::new().unwrap();
         let end = Turn::new();
         let watched = subject(&end);
-        let mut process = Process::open(watched.cast_unsigned()).unwrap();
-        register_with(selector.registry(), &mut process, 1, ForkPolicy::Inherit);
+        let process = registered_with(
+            selector.registry(),
+            Process::open(watched.cast_unsigned()).unwrap(),
+            1,
+            ForkPolicy::Inherit,
+        );
         let child = fork_child(|| {
             check_eq("the child's event", wait(&mut selector), tokens([1]));
             assert!(process.has_ended().unwrap());
@@ -76,8 +78,8 @@ scenarios!(
         let selector = Poll::new().unwrap();
         let end = Turn::new();
         let watched = subject(&end);
-        let mut process = Process::open(watched.cast_unsigned()).unwrap();
-        register_with(selector.registry(), &mut process, 1, ForkPolicy::Sever);
+        let process =
+            registered_with(selector.registry(), Process::open(watched.cast_unsigned()).unwrap(), 1, ForkPolicy::Sever);
         in_child(|| check_eq("asking", process.has_ended().unwrap_err().kind(), ErrorKind::UnexpectedEof));
         check_eq("the process has ended", process.has_ended().unwrap(), false);
         end.give();

@@ -14,8 +14,7 @@ scenarios!(
     fn private_signals() {
         check_eq("the default", fork::default_policy(SourceKind::Signal), ForkPolicy::Inherit);
         let mut selector = Poll::new().unwrap();
-        let mut signals = Signals::new([libc::SIGUSR1, libc::SIGUSR2]).unwrap();
-        register(selector.registry(), &mut signals, 1);
+        let mut signals = registered(selector.registry(), Signals::new([libc::SIGUSR1, libc::SIGUSR2]).unwrap(), 1);
         let (to_parent, to_child) = Turn::both_ways();
         let parent = own_pid();
         let child = fork_child(|| {
@@ -58,8 +57,7 @@ scenarios!(
     /// A signal that is pending at the fork stays with the parent.
     fn pending_signal() {
         let mut selector = Poll::new().unwrap();
-        let mut signals = Signals::new([libc::SIGUSR1]).unwrap();
-        register(selector.registry(), &mut signals, 1);
+        let signals = registered(selector.registry(), Signals::new([libc::SIGUSR1]).unwrap(), 1);
         kill(own_pid(), libc::SIGUSR1);
         in_child(|| {
             check_silent("not pending", &mut selector);
@@ -77,8 +75,7 @@ scenarios!(
     /// A signal to the process group reaches each process once.
     fn signal_to_the_group() {
         let mut selector = Poll::new().unwrap();
-        let mut signals = Signals::new([libc::SIGUSR1]).unwrap();
-        register(selector.registry(), &mut signals, 1);
+        let signals = registered(selector.registry(), Signals::new([libc::SIGUSR1]).unwrap(), 1);
         let parent = own_pid();
         let turn = Turn::new();
         in_both(&mut || {

@@ -182,8 +182,7 @@ scenarios!(
     fn five_generations() {
         const PERIOD: Duration = Duration::from_millis(20);
         let (mut selector, mut timer) = with_timer(Clock::Monotonic);
-        let mut once = Timer::new(Clock::Realtime).unwrap();
-        register(selector.registry(), &mut once, 2);
+        let mut once = registered(selector.registry(), Timer::new(Clock::Realtime).unwrap(), 2);
         let first = Clock::Monotonic.now();
         timer.set_at(first, Some(PERIOD)).unwrap();
         once.set_after(150 * MILLIS, None).unwrap();

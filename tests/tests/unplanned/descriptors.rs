@@ -42,10 +42,8 @@ scenarios!(
     /// have queues that the kernel does not copy, so their descriptors are free in the child.
     fn timers_and_signals() {
         let mut selector = Poll::new().unwrap();
-        let mut signals = Signals::new([libc::SIGUSR1]).unwrap();
-        register(selector.registry(), &mut signals, 1);
-        let mut timer = Timer::new(Clock::Monotonic).unwrap();
-        register(selector.registry(), &mut timer, 2);
+        let signals = registered(selector.registry(), Signals::new([libc::SIGUSR1]).unwrap(), 1);
+        let mut timer = registered(selector.registry(), Timer::new(Clock::Monotonic).unwrap(), 2);
         let (mut severed, _peer) = connection();
         register_with(selector.registry(), &mut severed, 3, ForkPolicy::Sever);
         timer.set_after(Duration::from_millis(20), None).unwrap();
@@ -66,14 +64,11 @@ scenarios!(
     #[cfg(epoll)]
     fn lost_queue() {
         let low = std::fs::File::open("/dev/null").unwrap();
-        let mut older = Poll::new().unwrap();
-        let older_waker = Waker::new(older.registry(), Token(0)).unwrap();
-        let mut server = listener();
-        register(older.registry(), &mut server, 1);
+        let (mut older, older_waker) = selector_with_waker();
+        let server = registered(older.registry(), listener(), 1);
         let mut newer = Poll::new().unwrap();
         let newer_waker = Waker::new(newer.registry(), Token(2)).unwrap();
-        let mut socket = udp();
-        register(newer.registry(), &mut socket, 3);
+        let socket = registered(newer.registry(), udp(), 3);
         let lost = [low.as_raw_fd(), newer.as_raw_fd()];
         unplanned::in_child(|| {
             // Fresh objects take these descriptors, because they are the lowest free ones. A child may also lack a descriptor
@@ -99,8 +94,7 @@ scenarios!(
     /// If a child closes every descriptor and opens files, reconciling does not replace those files.
     #[cfg(epoll)]
     fn closed_descriptors() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         let (mut severed, _peer) = connection();
         register_with(selector.registry(), &mut severed, 1, ForkPolicy::Sever);
         let (mut renewed, _other_end) = UnixStream::pair().unwrap();
@@ -124,10 +118,7 @@ scenarios!(
             check_eq("polling without a waker", error.raw_os_error(), Some(libc::EBADF));
             // The owners of the closed descriptors would close the files.
             std::mem::forget((selector, waker, severed, renewed, timer));
-            let mut fresh = Poll::new().unwrap();
-            let waker = Waker::new(fresh.registry(), Token(7)).unwrap();
-            waker.wake().unwrap();
-            check_eq("a new selector", wait(&mut fresh), tokens([7]));
+            check_new_selector();
             check_eq("the files", lengths(&files), before);
             exit_now(0);
         });
@@ -200,16 +191,19 @@ scenarios!(
     fn closed_ends_of_pairs() {
         let low = low_descriptors();
         let mut selector = Poll::new().unwrap();
-        let mut kept = udp();
-        register(selector.registry(), &mut kept, 1);
+        let kept = registered(selector.registry(), udp(), 1);
         let (closed, _other_end) = UnixStream::pair().unwrap();
         let (redirected, _other_end) = UnixStream::pair().unwrap();
         for end in [&closed, &redirected] {
             fork::glue::renew_pair_in_children(end).unwrap();
         }
         let (end, closed_peer) = UnixStream::pair().unwrap();
-        let mut registered = UnixStream::from(end.as_fd().try_clone_to_owned().unwrap());
-        register_with(selector.registry(), &mut registered, 2, ForkPolicy::Renew);
+        let _registered = registered_with(
+            selector.registry(),
+            UnixStream::from(end.as_fd().try_clone_to_owned().unwrap()),
+            2,
+            ForkPolicy::Renew,
+        );
         let null = std::fs::File::open("/dev/null").unwrap();
         unplanned::in_child(|| {
             drop(low);
@@ -231,17 +225,13 @@ scenarios!(
     fn registered_descriptor_redirected() {
         let low = low_descriptors();
         let mut selector = Poll::new().unwrap();
-        let mut kept = udp();
-        register(selector.registry(), &mut kept, 1);
+        let kept = registered(selector.registry(), udp(), 1);
         let (reader, _writer) = std::io::pipe().unwrap();
         let bare = reader.as_raw_fd();
         register(selector.registry(), &mut SourceFd(&bare), 2);
-        let mut owned = udp();
-        register(selector.registry(), &mut owned, 3);
-        let mut signals = Signals::new([libc::SIGUSR1]).unwrap();
-        register(selector.registry(), &mut signals, 4);
-        let mut closed = udp();
-        register(selector.registry(), &mut closed, 5);
+        let owned = registered(selector.registry(), udp(), 3);
+        let signals = registered(selector.registry(), Signals::new([libc::SIGUSR1]).unwrap(), 4);
+        let closed = registered(selector.registry(), udp(), 5);
         let null = std::fs::File::open("/dev/null").unwrap();
         unplanned::in_child(|| {
             drop(low);
@@ -261,10 +251,8 @@ scenarios!(
     #[cfg(epoll)]
     fn without_proc() {
         let mut selector = Poll::new().unwrap();
-        let mut timer = Timer::new(Clock::Monotonic).unwrap();
-        register(selector.registry(), &mut timer, 1);
-        let mut signals = Signals::new([libc::SIGUSR1]).unwrap();
-        register(selector.registry(), &mut signals, 2);
+        let mut timer = registered(selector.registry(), Timer::new(Clock::Monotonic).unwrap(), 1);
+        let _signals = registered(selector.registry(), Signals::new([libc::SIGUSR1]).unwrap(), 2);
         timer.set_after(Duration::from_millis(20), None).unwrap();
         let queue = selector.as_raw_fd();
         unplanned::in_child(|| {

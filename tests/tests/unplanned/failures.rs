@@ -8,10 +8,8 @@ use forkio_tests::reactor::*;
 scenarios!(
     /// If no descriptor is left, the child cannot poll, and gets the reason. The parent is not affected.
     fn no_descriptor_left() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
-        let mut server = listener();
-        register(selector.registry(), &mut server, 1);
+        let (mut selector, waker) = selector_with_waker();
+        let mut server = registered(selector.registry(), listener(), 1);
         // A severed registration needs a new object on every kernel.
         let (mut severed, _peer) = connection();
         register_with(selector.registry(), &mut severed, 6, ForkPolicy::Sever);
@@ -71,16 +69,14 @@ scenarios!(
         assert!(atfork::failure().is_none());
         drop(turn);
         check_eq("descriptors", open_descriptors(), before);
-        waker.wake().unwrap();
-        check_eq("the waker", wait(&mut selector), tokens([0]));
+        check_wake(&waker, &mut selector, 0);
         unplanned::in_child(|| check_table(&queue));
     }
 
     /// If the child cannot follow a policy, it cannot poll, and gets the reason. The parent is not affected.
     fn refused_policy() {
         let mut selector = Poll::new().unwrap();
-        let mut socket = udp();
-        register_with(selector.registry(), &mut socket, 1, ForkPolicy::Renew);
+        let socket = registered_with(selector.registry(), udp(), 1, ForkPolicy::Renew);
         let waker = Waker::new(selector.registry(), Token(2)).unwrap();
         let open = open_descriptors();
         unplanned::in_child(|| {
@@ -126,8 +122,7 @@ scenarios!(
     /// The hook of the first poll does not run in a child that cannot poll one of its selectors.
     fn no_first_poll_hook_after_a_failure() {
         let mut failed = Poll::new().unwrap();
-        let mut socket = udp();
-        register_with(failed.registry(), &mut socket, 1, ForkPolicy::Renew);
+        let _socket = registered_with(failed.registry(), udp(), 1, ForkPolicy::Renew);
         fork::glue::set_first_poll_hook(|| panic!("the hook runs"));
         unplanned::in_child(|| {
             check_eq("polling", poll_error(&mut failed), Some(libc::EOPNOTSUPP));
@@ -139,8 +134,7 @@ scenarios!(
     /// selector that failed.
     fn scope_of_the_failure() {
         let selector = Poll::new().unwrap();
-        let mut socket = udp();
-        register_with(selector.registry(), &mut socket, 1, ForkPolicy::Renew);
+        let mut socket = registered_with(selector.registry(), udp(), 1, ForkPolicy::Renew);
         let has_failed = || atfork::failure().is_some();
         unplanned::in_child(|| {
             assert!(has_failed());
@@ -152,8 +146,7 @@ scenarios!(
             });
         });
         let selector = Poll::new().unwrap();
-        let mut socket = udp();
-        register_with(selector.registry(), &mut socket, 1, ForkPolicy::Renew);
+        let socket = registered_with(selector.registry(), udp(), 1, ForkPolicy::Renew);
         unplanned::in_child(|| {
             drop((selector, socket));
             assert!(has_failed(), "the failure is about this process's fork");

@@ -21,18 +21,14 @@ fn count_first_polls() {
 scenarios!(
     /// The child of an unplanned fork follows every policy, as the child of a planned one does.
     fn policies() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
-        let mut server = listener();
-        register(selector.registry(), &mut server, 1);
-        let mut left_out = udp();
-        register_with(selector.registry(), &mut left_out, 2, ForkPolicy::NoFork);
+        let (mut selector, waker) = selector_with_waker();
+        let mut server = registered(selector.registry(), listener(), 1);
+        let mut left_out = registered_with(selector.registry(), udp(), 2, ForkPolicy::NoFork);
         let (mut severed, mut peer) = connection();
         register_with(selector.registry(), &mut severed, 3, ForkPolicy::Sever);
         let (mut pair, mut other_end) = UnixStream::pair().unwrap();
         register_with(selector.registry(), &mut pair, 4, ForkPolicy::Renew);
-        let mut muted = listener();
-        register(selector.registry(), &mut muted, 5);
+        let muted = registered(selector.registry(), listener(), 5);
         fork::glue::mute(&muted).unwrap();
         waker.wake().unwrap();
         let (to_parent, to_child) = Turn::both_ways();
@@ -111,8 +107,7 @@ scenarios!(
                 check_eq("parent", parent(), Some(parent_id()));
             }
             check_table(selector);
-            waker.wake().unwrap();
-            check_eq("the waker", wait(selector), tokens([0]));
+            check_wake(waker, selector, 0);
             check_silent("events after the wake", selector);
             if depth == 4 {
                 return;
@@ -123,17 +118,14 @@ scenarios!(
             check_eq("the listener", wait(selector), tokens([1]));
             drop(server.accept().unwrap());
         }
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
-        let mut server = listener();
-        register(selector.registry(), &mut server, 1);
+        let (mut selector, waker) = selector_with_waker();
+        let server = registered(selector.registry(), listener(), 1);
         descend(&mut selector, &waker, &server, 0);
     }
 
     /// If the parent has called `prepare`, the child commits. It does not reconcile.
     fn prepared_by_the_caller() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         let (mut stream, mut peer) = connection();
         register(selector.registry(), &mut stream, 1);
         let (to_parent, to_child) = Turn::both_ways();
@@ -144,8 +136,7 @@ scenarios!(
                 unsafe { prepared.commit() };
                 check_eq("generation", generation(), 1);
                 check_table(&selector);
-                waker.wake().unwrap();
-                check_eq("the waker", wait(&mut selector), tokens([0]));
+                check_wake(&waker, &mut selector, 0);
                 to_parent.give();
                 to_child.wait();
                 std::process::exit(0);
@@ -166,10 +157,8 @@ scenarios!(
 
     /// A daemon continues with its grandparent's registrations. The grandparent is not affected.
     fn daemon() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
-        let mut server = listener();
-        register(selector.registry(), &mut server, 1);
+        let (mut selector, waker) = selector_with_waker();
+        let server = registered(selector.registry(), listener(), 1);
         let (done, turn) = Turn::both_ways();
         if unplanned::daemon() {
             // The process between the daemon and its grandparent used no selector, so it does not count as a generation.
@@ -196,8 +185,7 @@ scenarios!(
     /// A program that is executed after the fork has none of the reactor's descriptors. The parent notices nothing.
     fn executed_program() {
         let descriptors = format!("{:?}", open_descriptors());
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         let (mut severed, _peer) = connection();
         register_with(selector.registry(), &mut severed, 1, ForkPolicy::Sever);
         let program = std::env::current_exe().unwrap();
@@ -210,8 +198,7 @@ scenarios!(
         }
         check_eq("a program that does not exist", unplanned::run("/nonexistent", &[]), 127 << 8);
         check_table(&selector);
-        waker.wake().unwrap();
-        check_eq("the waker", wait(&mut selector), tokens([0]));
+        check_wake(&waker, &mut selector, 0);
     }
 
     /// If a process has no selector yet, or has dropped its last one, its child can create one.
@@ -221,10 +208,8 @@ scenarios!(
         let child = || {
             check_eq("generation", generation(), 1);
             check_eq("selectors", fork::glue::selector_count(), 0);
-            let mut selector = Poll::new().unwrap();
-            let waker = Waker::new(selector.registry(), Token(0)).unwrap();
-            waker.wake().unwrap();
-            check_eq("the waker", wait(&mut selector), tokens([0]));
+            let (mut selector, waker) = selector_with_waker();
+            check_wake(&waker, &mut selector, 0);
             unplanned::in_child(|| check_table(&selector));
         };
         unplanned::in_child(child);
@@ -236,8 +221,7 @@ scenarios!(
     /// descriptors.
     fn spawned_programs() {
         let descriptors = format!("{:?}", open_descriptors());
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         let program = std::env::current_exe().unwrap();
         for uses_selector in [false, true] {
             let mut command = Command::new(&program);
@@ -251,24 +235,21 @@ scenarios!(
             assert!(command.status().unwrap().success());
         }
         check_table(&selector);
-        waker.wake().unwrap();
-        check_eq("the waker", wait(&mut selector), tokens([0]));
+        check_wake(&waker, &mut selector, 0);
     }
 
     /// The hook for the first poll runs once in the child of an unplanned fork, before its first poll.
     fn first_poll() {
         let hook = || FIRST_POLLS.load(Ordering::Relaxed);
         count_first_polls();
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         in_child(|| {
             check_silent("after a planned fork", &mut selector);
             check_eq("hooks", hook(), 0);
         });
         unplanned::in_child(|| {
             check_eq("registering is not a poll", selector.registry().try_clone().is_ok(), true);
-            let mut socket = udp();
-            register(selector.registry(), &mut socket, 1);
+            let _socket = registered(selector.registry(), udp(), 1);
             let prepared = prepare().unwrap();
             selector.poll(&mut Events::with_capacity(8), None).unwrap_err();
             check_eq("hooks between prepare and commit", hook(), 0);
@@ -301,8 +282,7 @@ scenarios!(
 
     /// A pending wake is pending in both processes, and neither process takes the other's wake.
     fn pending_wake() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         waker.wake().unwrap();
         unplanned::in_child(|| {
             check_eq("the child's copy of the wake", wait(&mut selector), tokens([0]));
@@ -311,28 +291,23 @@ scenarios!(
         // The child's poll has not taken the parent's pending wake, and later wakes arrive too.
         check_eq("the parent's wake", wait(&mut selector), tokens([0]));
         for _ in 0..3 {
-            waker.wake().unwrap();
-            check_eq("later wakes", wait(&mut selector), tokens([0]));
+            check_wake(&waker, &mut selector, 0);
         }
     }
 
     /// After a child has polled its copy of a pending wake, the next wake in the parent still arrives.
     fn wake_after_the_child_polled() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         let _exposed = selector.as_raw_fd();
         waker.wake().unwrap();
         unplanned::in_child(|| check_eq("the child's copy of the wake", wait(&mut selector), tokens([0])));
-        waker.wake().unwrap();
-        check_eq("the parent's wake", wait(&mut selector), tokens([0]));
+        check_wake(&waker, &mut selector, 0);
     }
 
     /// Any first use of a selector in the child reconciles, and does not affect the parent.
     fn first_use() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
-        let mut kept = listener();
-        register(selector.registry(), &mut kept, 1);
+        let (mut selector, waker) = selector_with_waker();
+        let mut kept = registered(selector.registry(), listener(), 1);
         let mut other = udp();
         type Use = fn(&mut Poll, &Waker, &mut TcpListener, &mut UdpSocket);
         let uses: [(&str, Use); 9] = [
@@ -366,10 +341,8 @@ scenarios!(
 
     /// Dropping sources and selectors in the child does not affect the parent.
     fn dropping() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
-        let mut server = listener();
-        register(selector.registry(), &mut server, 1);
+        let (mut selector, waker) = selector_with_waker();
+        let server = registered(selector.registry(), listener(), 1);
         let address = server.local_addr().unwrap();
         let mut parts = Some((selector, waker, server));
         unplanned::in_child(|| drop(parts.take()));
@@ -379,7 +352,6 @@ scenarios!(
             check_eq("the parent's listener", wait(&mut selector_again), tokens([1]));
             selector_again
         };
-        waker.wake().unwrap();
-        check_eq("the parent's waker", wait(&mut selector), tokens([0]));
+        check_wake(&waker, &mut selector, 0);
     }
 );

@@ -13,15 +13,13 @@ scenarios!(
     /// A fork in a signal handler that interrupts no code of the reactor is like any other fork.
     fn fork_in_a_signal_handler() {
         unplanned::fork_on_signal(libc::SIGUSR2);
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         raise(libc::SIGUSR2);
         let child = unplanned::forked_in_handler();
         check_eq("generation", generation(), u32::from(child == 0));
         check_table(&selector);
         if child == 0 {
-            waker.wake().unwrap();
-            check_eq("the waker", wait(&mut selector), tokens([0]));
+            check_wake(&waker, &mut selector, 0);
             return;
         }
         reap(child);
@@ -70,8 +68,7 @@ scenarios!(
         atfork::install().unwrap();
         let selector = Poll::new().unwrap();
         let queue = selector.as_raw_fd();
-        let mut server = listener();
-        register(selector.registry(), &mut server, 1);
+        let _server = registered(selector.registry(), listener(), 1);
         SELECTOR.set(Mutex::new(selector)).unwrap();
         unplanned::in_child(|| {
             check_eq("handlers", SEEN.load(Ordering::Relaxed), 11);
@@ -100,13 +97,11 @@ scenarios!(
         }
         pthread_atfork(before, nothing, nothing);
         atfork::install().unwrap();
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         let outer = unplanned::fork_child(|| {
             check_eq("generation", generation(), 1);
             check_table(&selector);
-            waker.wake().unwrap();
-            check_eq("the waker", wait(&mut selector), tokens([0]));
+            check_wake(&waker, &mut selector, 0);
         });
         reap(INNER.load(Ordering::Relaxed));
         reap(outer);

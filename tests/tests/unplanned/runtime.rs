@@ -48,6 +48,12 @@ async fn serve_one(listener: &TcpListener) {
     stream.write_all(&std::process::id().to_le_bytes()).await.unwrap();
 }
 
+/// Checks that this process serves its own client.
+async fn check_serving(listener: &TcpListener) {
+    let (pid, ()) = tokio::join!(ask(listener.local_addr().unwrap()), serve_one(listener));
+    check_eq("the serving process", pid, std::process::id());
+}
+
 scenarios!(
     /// Listener, timers, signals and wakes work in both processes. The connection is severed in the child.
     async fn both_processes_continue() {
@@ -81,8 +87,7 @@ scenarios!(
         assert!(timeout(Duration::from_millis(20), signals.recv()).await.is_err(), "the parent has the child's signal");
         peer.write_all(b"still here").await.unwrap();
         check_eq("the connection", stream.read(&mut [0; 32]).await.unwrap(), 10);
-        let (pid, ()) = tokio::join!(ask(address), serve_one(&listener));
-        check_eq("the serving process", pid, std::process::id());
+        check_serving(&listener).await;
     }
 
     /// A child gets a signal that was sent to it before it used its runtime. The handler has then written to the parent's
@@ -118,19 +123,14 @@ scenarios!(
             std::process::exit(0);
         }
         assert_ne!(ask(address).await, std::process::id(), "the serving process");
-        let (pid, ()) = tokio::join!(ask(address), serve_one(&listener));
-        check_eq("the serving process", pid, std::process::id());
+        check_serving(&listener).await;
     }
 
     /// A planned fork works in the child of an unplanned one, and an unplanned fork in the child of a planned one.
     async fn planned_and_unplanned() {
         forkio::Lineage::current();
         let listener = listener().await;
-        let address = listener.local_addr().unwrap();
-        let serves = async || {
-            let (pid, ()) = tokio::join!(ask(address), serve_one(&listener));
-            check_eq("the serving process", pid, std::process::id());
-        };
+        let serves = async || check_serving(&listener).await;
         let generation = |expected| check_eq("generation", forkio::Lineage::current().generation(), expected);
         let in_grandchild = async || {
             generation(2);
@@ -192,13 +192,7 @@ scenarios!(
         let future = tokio::spawn(forkio::parent_only(std::future::pending::<()>()));
         tokio::task::yield_now().await;
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let (running, is_running) = std::sync::mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            running.send(()).unwrap();
-            stopped.recv()
-        });
-        // While a thread starts, it holds a lock of the standard library. This thread has started.
-        is_running.recv().unwrap();
+        let thread = start_thread("beside", move || stopped.recv());
         let child = fork_child(async || check_eq("the parent's future", future.await.unwrap(), Err(NotInChild))).await;
         reap(child).await;
         drop(stop);
@@ -240,8 +234,7 @@ scenarios!(
             forkio_tests::reap(unplanned::fork_on_thread(|| {
                 current_thread().block_on(async {
                     let listener = listener().await;
-                    let (pid, ()) = tokio::join!(ask(listener.local_addr().unwrap()), serve_one(&listener));
-                    check_eq("the serving process", pid, std::process::id());
+                    check_serving(&listener).await;
                 });
                 check_eq("hooks", HOOKS.load(Ordering::Relaxed), 1);
             }));

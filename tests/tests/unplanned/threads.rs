@@ -48,10 +48,8 @@ scenarios!(
     /// selector complete or no registration at all, and can create a selector.
     fn planned_and_unplanned() {
         let forks = rounds(300);
-        let kept = Poll::new().unwrap();
-        let _waker = Waker::new(kept.registry(), Token(0)).unwrap();
-        let mut server = listener();
-        register(kept.registry(), &mut server, 1);
+        let (kept, _waker) = selector_with_waker();
+        let _server = registered(kept.registry(), listener(), 1);
         let queue = kept.as_raw_fd();
         let before = (registrations(), open_descriptors());
         let child = || {
@@ -65,10 +63,7 @@ scenarios!(
                 assert!(atfork::failure().is_none(), "{}", atfork::failure().unwrap());
                 check_table(&queue);
             }
-            let mut fresh = Poll::new().unwrap();
-            let waker = Waker::new(fresh.registry(), Token(7)).unwrap();
-            waker.wake().unwrap();
-            check_eq("a fresh selector", wait(&mut fresh), tokens([7]));
+            check_new_selector();
             exit_now(0);
         };
         beside_threads([|| create_and_drop(&kept); 2], || {
@@ -89,10 +84,8 @@ scenarios!(
     /// If another thread holds the reactor's lock at the fork, the child's selectors fail with `InheritedState::InUse`, and new
     /// selectors work.
     fn lock_held_by_another_thread() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
-        let mut server = listener();
-        register(selector.registry(), &mut server, 1);
+        let (mut selector, waker) = selector_with_waker();
+        let mut server = registered(selector.registry(), listener(), 1);
         while_prepared_elsewhere(|| {
             let error = selector.poll(&mut Events::with_capacity(4), None).unwrap_err();
             let lost = error.get_ref().and_then(|error| error.downcast_ref::<InheritedState>());
@@ -103,20 +96,17 @@ scenarios!(
             selector.registry().deregister(&mut server).unwrap();
             let mut fresh = Poll::new().unwrap();
             let waker = Waker::new(fresh.registry(), Token(7)).unwrap();
-            waker.wake().unwrap();
-            check_eq("a new selector", wait(&mut fresh), tokens([7]));
+            check_wake(&waker, &mut fresh, 7);
             unplanned::in_child(|| check_table(&fresh));
         });
         check_silent("events of the child's acts", &mut selector);
         check_table(&selector);
-        waker.wake().unwrap();
-        check_eq("the waker", wait(&mut selector), tokens([0]));
+        check_wake(&waker, &mut selector, 0);
     }
 
     /// A thread that has no selector forks while another thread polls.
     fn thread_without_a_selector() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         let queue = selector.as_raw_fd();
         std::thread::scope(|scope| {
             let poller = scope.spawn(|| {
@@ -141,12 +131,10 @@ scenarios!(
 
     /// Other threads register at the moment of the fork. In the child, table and queue agree, and the selector works.
     fn beside_registrations() {
-        let mut selector = Poll::new().unwrap();
-        let waker = Waker::new(selector.registry(), Token(0)).unwrap();
+        let (mut selector, waker) = selector_with_waker();
         let registry = selector.registry().try_clone().unwrap();
         let register_all_the_time = || {
-            let mut socket = udp();
-            register(&registry, &mut socket, 2);
+            let mut socket = registered(&registry, udp(), 2);
             registry.reregister(&mut socket, Token(3), Interest::WRITABLE).unwrap();
             registry.deregister(&mut socket).unwrap();
         };
@@ -171,8 +159,7 @@ scenarios!(
         let mut lost = Some(Poll::new().unwrap());
         let registry = lost.as_ref().unwrap().registry();
         let mut old_waker = Some(Waker::new(registry, Token(0)).unwrap());
-        let mut socket = udp();
-        register(registry, &mut socket, 1);
+        let mut socket = registered(registry, udp(), 1);
         while_prepared_elsewhere(|| {
             check_eq("the lost state", fork::glue::lost_state(), Some(InheritedState::InUse));
             drop(lost.take());
@@ -180,8 +167,7 @@ scenarios!(
             let waker = Waker::new(fresh.registry(), Token(7)).unwrap();
             register(fresh.registry(), &mut socket, 8);
             drop(old_waker.take());
-            waker.wake().unwrap();
-            check_eq("the wake", wait(&mut fresh), tokens([7]));
+            check_wake(&waker, &mut fresh, 7);
             send_to(&socket);
             check_eq("the socket", wait(&mut fresh), tokens([8]));
         });
@@ -280,8 +266,7 @@ scenarios!(
     /// `InheritedState`.
     fn timer_while_a_thread_examines_descriptors() {
         let mut selector = Poll::new().unwrap();
-        let mut timer = Timer::new(Clock::Monotonic).unwrap();
-        register(selector.registry(), &mut timer, 1);
+        let mut timer = registered(selector.registry(), Timer::new(Clock::Monotonic).unwrap(), 1);
         timer.set_after(Duration::from_millis(1), Some(Duration::from_millis(1))).unwrap();
         let mut signals = Some(Signals::new([libc::SIGUSR1]).unwrap());
         let look = || drop(fork::glue::kind(&0));
