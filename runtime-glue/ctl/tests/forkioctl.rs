@@ -15,10 +15,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use forkio_tests::{kill, scenarios};
+use forkio_tests::{kill, scenarios, temporary_path};
 use serde_json::Value;
 
-use crate::server::{Server, is_serving, own_path, remove, send, workers};
+use crate::server::{Server, workers};
 
 #[track_caller]
 fn ctl(server: &Server, arguments: &[&str]) -> Output {
@@ -43,9 +43,7 @@ scenarios!(
     /// `status` prints a table, or JSON.
     fn status() {
         let server = Server::start(&[]);
-        let state = server.until("both workers are ready", |state| {
-            workers(state).iter().filter(|worker| is_serving(worker)).count() == 2
-        });
+        let state = server.until_two_serve();
         let table = done(&server, &["status"]);
         assert!(
             table.starts_with(&format!("supervisor {}: serving, generation 1, 2 of 2 workers", server.supervisor()))
@@ -78,7 +76,7 @@ scenarios!(
 
     /// `--watch` continues after a failed request, because the service worker may have been replaced.
     fn watch_after_a_failure() {
-        let path = own_path("watched");
+        let path = temporary_path("watched");
         let listener = UnixListener::bind(&path).expect("a listener");
         let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));
         command.arg("--control").arg(&path).args(["status", "--watch", "--json"]).stdout(Stdio::piped());
@@ -124,7 +122,7 @@ scenarios!(
     /// The exit code says how a command ended, even if the reader of the output has closed the pipe.
     fn closed_pipes() {
         let server = Server::start(&[]);
-        let nowhere = own_path("nowhere");
+        let nowhere = temporary_path("nowhere");
         for (control, code) in [(&server.control, 0), (&nowhere, 3)] {
             // Writes to a socket without a peer fail like those to a pipe without a reader.
             let closed = || OwnedFd::from(UnixStream::pair().expect("a pair").0);
@@ -171,8 +169,7 @@ scenarios!(
     fn progress_and_timeout() {
         let server = Server::start(&["--workers", "1", "--max-extra", "0", "--shutdown-timeout", "600"]);
         // The old worker keeps its place until this request has ended.
-        let held = send(&server.address, "GET", "/forever").expect("a request");
-        server.until("the request is in flight", |state| workers(state)[0]["state"] == "busy");
+        let held = server.hold_request();
         let output = ctl(&server, &["retire", "0", "--timeout", "0.000001"]);
         let code = output.status.code();
         assert!(code == Some(4) || code == Some(0), "{output:?}");
@@ -184,7 +181,7 @@ scenarios!(
 
     /// `--timeout` also bounds the wait for a server that does not answer.
     fn silent_server() {
-        let path = own_path("silent");
+        let path = temporary_path("silent");
         let _listener = UnixListener::bind(&path).expect("a listener");
         for (action, code) in [("reload", 4), ("upgrade", 3)] {
             let start = Instant::now();
@@ -206,7 +203,7 @@ scenarios!(
     /// Refused commands, mistakes in the command line, and a server that cannot be reached have different exit codes.
     fn failures() {
         let server = Server::start(&[]);
-        remove(&server.load);
+        std::fs::remove_file(&server.load).expect("removing");
         let output = ctl(&server, &["reload"]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(text(&output.stderr).contains("the old generation continues to serve"), "{output:?}");
@@ -232,8 +229,8 @@ scenarios!(
 /// successor, and no longer than its timeout.
 #[track_caller]
 fn successor_is_silent() -> bool {
-    let path = own_path("silent-successor");
-    remove(&path);
+    let path = temporary_path("silent-successor");
+    let _missing = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).expect("a listener");
     let server = std::thread::spawn(move || {
         let accept = || {

@@ -10,10 +10,10 @@ use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
 use forkio::{Address, Peer, ServeError, Server};
-use forkio_tests::{Program, arguments, kill, limit, scenarios, wait_until};
+use forkio_tests::{Program, arguments, http, kill, limit, scenarios, temporary_path, wait_until};
 
 use crate::http::exit;
-use crate::{free_path, stop, wait_for};
+use crate::wait_for;
 
 /// Checks that the program exits with 2 and prints one line that has all of `words`.
 #[track_caller]
@@ -70,58 +70,56 @@ scenarios!(
 
     /// The server replaces the file of a socket that no process listens on, and leaves other files alone.
     fn abandoned_socket() {
-        let path = free_path("abandoned");
+        let path = temporary_path("abandoned");
         let address = format!("unix:{}", path.display());
         let listener = UnixListener::bind(&path).expect("listening");
         fails(&[&address], &[&address, "in use"]);
         drop(listener);
         let mut program = Program::start("address::routes", &[&address]);
         assert_eq!(program.line(), address);
-        assert_eq!(crate::get(&address, "/"), "Hello!");
-        stop(program);
+        assert_eq!(http::get(&address, "/"), "Hello!");
+        program.stop();
         assert!(!path.exists(), "a stopped server has left its socket");
         fs::write(&path, "important").expect("writing");
         fails(&[&address], &[&address, "in use"]);
         assert_eq!(fs::read_to_string(&path).expect("the file"), "important");
-        fs::remove_file(path).expect("the file");
     }
 
     /// A server that cannot listen at its second address removes the socket of its first.
     fn socket_of_a_server_that_does_not_start() {
-        let path = free_path("first-of-two");
+        let path = temporary_path("first-of-two");
         fails(&[&format!("unix:{}", path.display()), "192.0.2.1:8080"], &["192.0.2.1:8080"]);
         assert!(!path.exists(), "the server has left its socket");
     }
 
     /// A service can ask for the address of its client.
     fn peers() {
-        let path = free_path("peers");
+        let path = temporary_path("peers");
         for (address, peer) in [("127.0.0.1:0".to_owned(), "127.0.0.1:"), (format!("unix:{}", path.display()), "unix")]
         {
-            let mut program = Program::start("address::routes", &[&address]);
-            let address = program.line();
-            let answer = crate::get(&address, "/peer");
+            let (program, address) = Program::start_announced("address::routes", &[&address]);
+            let answer = http::get(&address, "/peer");
             assert!(answer.starts_with(peer), "{answer}");
             if peer != "unix" {
-                let answer = crate::get(&address, "/tcp");
+                let answer = http::get(&address, "/tcp");
                 assert!(answer.starts_with(peer), "{answer}");
             }
-            stop(program);
+            program.stop();
         }
     }
 
     /// After an upgrade, the new program removes the Unix socket when it stops, and the old program leaves it alone.
     fn socket_of_an_upgraded_server() {
-        let path = free_path("upgraded");
+        let path = temporary_path("upgraded");
         let address = format!("unix:{}", path.display());
         let mut program = Program::start("address::routes", &[&address]);
         let old = (program.line(), program.line());
-        kill(program.pid(), libc::SIGUSR2);
+        program.signal(libc::SIGUSR2);
         let new = (program.line(), program.line());
         assert_eq!(new.0, old.0);
         assert_ne!(new.1, old.1);
         wait_until("the old program ends", || program.has_ended());
-        assert_eq!(crate::get(&address, "/"), "Hello!");
+        assert_eq!(http::get(&address, "/"), "Hello!");
         kill(new.1.parse().expect("a process id"), libc::SIGTERM);
         // The new program has the same standard output, which is closed when that program ends.
         program.finish_well();
@@ -141,7 +139,7 @@ scenarios!(
             shell.arg(if bound { &address } else { "systemd" });
             let server = shell.stdin(OwnedFd::from(listener)).spawn().expect("starting a shell");
             wait_for(&address);
-            assert_eq!(crate::get(&address, "/"), "Hello!");
+            assert_eq!(http::get(&address, "/"), "Hello!");
             kill(server.id().cast_signed(), libc::SIGTERM);
             let ended = server.wait_with_output().expect("waiting");
             assert!(ended.status.success(), "{}", ended.status);

@@ -5,12 +5,10 @@ use axum::extract::ConnectInfo;
 use axum::routing::get;
 use forkio::Peer;
 use forkio::prefork::{Inherited, Prefork, Worker};
-use forkio_tests::{Program, arguments, kill, limit, processes, scenarios, wait_until};
-use std::fs;
+use forkio_tests::http::{self, Stream, body, request};
+use forkio_tests::{Program, arguments, children_of, freeze, kill, limit, scenarios, temporary_path};
 use std::io;
 use std::time::Duration;
-
-use crate::{Stream, body, free_path, request};
 
 async fn work(mut worker: Worker) -> io::Result<()> {
     let app = Router::new()
@@ -26,24 +24,17 @@ async fn work(mut worker: Worker) -> io::Result<()> {
 #[track_caller]
 fn stops_cleanly(program: Program, address: &str) {
     let slow = request(address, "/slow");
-    assert!(!crate::get(address, "/").is_empty());
-    let worker = worker_of(&program);
-    kill(worker, libc::SIGSTOP);
-    wait_until("the worker has stopped", || processes()[&worker].state == 'T');
+    assert!(!http::get(address, "/").is_empty());
+    let worker = children_of(program.pid())[0];
+    freeze(worker);
     let waiting: Vec<Box<dyn Stream>> = (0..10).map(|_| request(address, "/")).collect();
-    kill(program.pid(), libc::SIGTERM);
+    program.signal(libc::SIGTERM);
     kill(worker, libc::SIGCONT);
     for stream in waiting {
         assert!(!body(stream).is_empty());
     }
     body(slow);
     program.finish_well();
-}
-
-#[track_caller]
-fn worker_of(program: &Program) -> i32 {
-    let parent = program.pid();
-    processes().into_values().find(|process| process.parent == parent).expect("a worker").pid
 }
 
 scenarios!(
@@ -65,19 +56,16 @@ scenarios!(
 
     /// Handlers get the peer's address, and the worker answers requests that wait when the server stops.
     fn tcp() {
-        let mut program = Program::start("axum::server", &["127.0.0.1:0"]);
-        let address = program.line();
-        assert!(crate::get(&address, "/").starts_with("127.0.0.1:"));
+        let (program, address) = Program::start_announced("axum::server", &["127.0.0.1:0"]);
+        assert!(http::get(&address, "/").starts_with("127.0.0.1:"));
         stops_cleanly(program, &address);
     }
 
     /// Workers serve a Unix socket in the same way. The peer's address is then `unix`.
     fn unix() {
-        let path = free_path("axum");
-        let mut program = Program::start("axum::server", &[&format!("unix:{}", path.display())]);
-        let address = program.line();
-        assert_eq!(crate::get(&address, "/"), "unix");
+        let path = temporary_path("axum");
+        let (program, address) = Program::start_announced("axum::server", &[&format!("unix:{}", path.display())]);
+        assert_eq!(http::get(&address, "/"), "unix");
         stops_cleanly(program, &address);
-        fs::remove_file(path).expect("the socket");
     }
 );

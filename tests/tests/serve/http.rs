@@ -13,7 +13,8 @@ use clap::Parser;
 use forkio::prefork::http::Http;
 use forkio::prefork::{Prefork, Worker, WorkerHandle};
 use forkio::{HttpService, Hyper, Server, ServerOptions};
-use forkio_tests::{Program, arguments, kill, limit, scenarios, wait_until};
+use forkio_tests::http::{body, connect, get, read_until, request, try_connect};
+use forkio_tests::{Program, arguments, limit, read_to_end, scenarios, temporary_path, wait_until};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, UPGRADE};
 use hyper::service::service_fn;
@@ -22,7 +23,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::{body, connect, ends_before_it_is_killed, free_path, get, read_until, request, stop, wait_for};
+use crate::{ends_before_it_is_killed, wait_for};
 
 #[derive(Parser)]
 struct Options {
@@ -100,7 +101,7 @@ pub(crate) fn exit(code: ExitCode) -> ! {
 
 /// Starts the program [`server`] and waits until it is ready. Returns its addresses.
 #[track_caller]
-pub(crate) fn start(args: &[&str]) -> (Program, Vec<String>) {
+fn start(args: &[&str]) -> (Program, Vec<String>) {
     // A slow machine must not cut off draining connections.
     let mut program = Program::start("http::server", &[&["--shutdown-timeout", "600"][..], args].concat());
     let listeners = args.iter().filter(|argument| **argument == "--listen").count();
@@ -109,6 +110,13 @@ pub(crate) fn start(args: &[&str]) -> (Program, Vec<String>) {
 }
 
 pub(crate) const TCP: [&str; 2] = ["--listen", "127.0.0.1:0"];
+
+/// Starts the program [`server`] on one TCP port, with these options. Returns its address.
+#[track_caller]
+pub(crate) fn start_tcp(options: &[&str]) -> (Program, String) {
+    let (program, mut addresses) = start(&[&TCP[..], options].concat());
+    (program, addresses.remove(0))
+}
 
 scenarios!(
     /// A server that the command line configures.
@@ -142,18 +150,18 @@ scenarios!(
 
     /// A server in one line answers, and removes its socket when it stops.
     fn one_line_serves() {
-        let path = free_path("one-line");
+        let path = temporary_path("one-line");
         let address = format!("unix:{}", path.display());
         let program = Program::start("http::one_line", &[&address]);
         wait_for(&address);
         assert_eq!(get(&address, "/"), "Hello!");
-        stop(program);
+        program.stop();
         assert!(!path.exists());
     }
 
     /// A server listens on TCP and Unix addresses at the same time, and its workers answer on each.
     fn all_addresses_are_served() {
-        let path = free_path("both");
+        let path = temporary_path("both");
         let unix = format!("unix:{}", path.display());
         let (program, addresses) =
             start(&["--listen", "127.0.0.1:0", "--listen", "localhost:0", "--listen", &unix, "--workers", "2"]);
@@ -162,63 +170,58 @@ scenarios!(
         for address in &addresses {
             assert_ne!(get(address, "/"), program.pid().to_string());
         }
-        stop(program);
+        program.stop();
         assert!(!path.exists());
     }
 
     /// A reload loads the application again.
     #[cfg(procfs)]
     fn reload_loads_again() {
-        let path = free_path("load");
+        let path = temporary_path("load");
         fs::write(&path, "first").expect("writing");
-        let (program, addresses) =
-            start(&[&TCP[..], &["--workers", "2", "--load", path.to_str().expect("UTF-8")]].concat());
-        assert_eq!(get(&addresses[0], "/loaded"), "first");
+        let (program, address) = start_tcp(&["--workers", "2", "--load", path.to_str().expect("UTF-8")]);
+        assert_eq!(get(&address, "/loaded"), "first");
         fs::write(&path, "second").expect("writing");
-        kill(program.pid(), libc::SIGHUP);
-        wait_until("the new generation answers", || get(&addresses[0], "/loaded") == "second");
-        stop(program);
-        fs::remove_file(path).expect("the file");
+        program.signal(libc::SIGHUP);
+        wait_until("the new generation answers", || get(&address, "/loaded") == "second");
+        program.stop();
     }
 
     /// A worker counts its requests, and is replaced after `--max-requests`.
     fn worker_is_replaced() {
-        let (program, addresses) =
-            start(&[&TCP[..], &["--workers", "1", "--max-requests", "3", "--jitter", "0"]].concat());
-        let first = get(&addresses[0], "/");
-        assert_eq!(get(&addresses[0], "/requests"), "2");
-        wait_until("another worker answers", || get(&addresses[0], "/") != first);
-        stop(program);
+        let (program, address) = start_tcp(&["--workers", "1", "--max-requests", "3", "--jitter", "0"]);
+        let first = get(&address, "/");
+        assert_eq!(get(&address, "/requests"), "2");
+        wait_until("another worker answers", || get(&address, "/") != first);
+        program.stop();
     }
 
     /// A worker has as many threads as `--worker-threads` says.
     fn worker_has_threads() {
-        let (program, addresses) = start(&[&TCP[..], &["--workers", "1", "--worker-threads", "3"]].concat());
-        assert_eq!(get(&addresses[0], "/threads"), "3");
-        let slow = request(&addresses[0], "/slow");
-        kill(program.pid(), libc::SIGTERM);
+        let (program, address) = start_tcp(&["--workers", "1", "--worker-threads", "3"]);
+        assert_eq!(get(&address, "/threads"), "3");
+        let slow = request(&address, "/slow");
+        program.signal(libc::SIGTERM);
         assert_eq!(body(slow), "slow");
         program.finish_well();
     }
 
     /// A panic in a handler ends its connection. The worker continues.
     fn panic_in_a_handler() {
-        let (program, addresses) = start(&[&TCP[..], &["--workers", "1"]].concat());
-        let worker = get(&addresses[0], "/");
-        let mut rest = String::new();
-        request(&addresses[0], "/panic").read_to_string(&mut rest).expect("the end");
-        assert_eq!(rest, "");
-        assert_eq!(get(&addresses[0], "/"), worker);
-        stop(program);
+        let (program, address) = start_tcp(&["--workers", "1"]);
+        let worker = get(&address, "/");
+        assert_eq!(read_to_end(request(&address, "/panic")), "");
+        assert_eq!(get(&address, "/"), worker);
+        program.stop();
     }
 
     /// The last response of a connection and the end of the stream arrive in one segment. A client that has read the response
     /// can therefore read the end at once. Only Linux does that.
     fn end_comes_with_the_last_response() {
-        let (program, addresses) = start(&TCP);
+        let (program, address) = start_tcp(&[]);
         let requests = ["GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "GET / HTTP/1.0\r\n\r\n"];
         for request in requests.into_iter().cycle().take(200) {
-            let mut stream = TcpStream::connect(&addresses[0]).expect("connecting");
+            let mut stream = TcpStream::connect(&address).expect("connecting");
             stream.write_all(request.as_bytes()).expect("writing");
             stream.set_nonblocking(true).expect("making reads return at once");
             let (mut response, until) = ([0; 1024], Instant::now() + limit());
@@ -235,7 +238,7 @@ scenarios!(
                 assert_eq!(stream.read(&mut response).expect("the end of the stream"), 0);
             }
         }
-        stop(program);
+        program.stop();
     }
 
     /// A client whose upgrade is refused gets the response, even if it has sent more than the server reads. The connection is
@@ -244,39 +247,39 @@ scenarios!(
         if !cfg!(target_os = "linux") {
             return;
         }
-        let (program, addresses) = start(&TCP);
-        let mut stream = connect(&addresses[0]);
+        let (program, address) = start_tcp(&[]);
+        let mut stream = connect(&address);
         let head = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nUpgrade: unknown\r\n\r\n";
         stream.write_all(&[head.as_bytes(), &[b'x'; 30_000]].concat()).expect("writing");
         let mut response = [0; 12];
         stream.read_exact(&mut response).expect("the response");
         assert_eq!(&response, b"HTTP/1.1 200");
         drop(stream);
-        stop(program);
+        program.stop();
     }
 
     /// HTTP/2 is recognised by its first bytes.
     fn http2() {
-        let (program, addresses) = start(&TCP);
-        let mut stream = connect(&addresses[0]);
+        let (program, address) = start_tcp(&[]);
+        let mut stream = connect(&address);
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("writing");
         let mut header = [0; 9];
         stream.read_exact(&mut header).expect("a frame");
         assert_eq!(header[3], 4, "not SETTINGS: {header:?}");
         drop(stream);
-        stop(program);
+        program.stop();
     }
 
     /// A connection that was upgraded is kept until its client ends it.
     fn upgraded_connection_is_kept() {
-        let (program, addresses) = start(&[&TCP[..], &["--workers", "1"]].concat());
-        let mut stream = connect(&addresses[0]);
+        let (program, address) = start_tcp(&["--workers", "1"]);
+        let mut stream = connect(&address);
         write!(stream, "GET /echo HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
             .expect("writing");
         let response = read_until(&mut stream, "\r\n\r\n");
         assert!(response.starts_with("HTTP/1.1 101"), "{response}");
-        kill(program.pid(), libc::SIGTERM);
-        wait_until("the server accepts no more", || crate::try_connect(&addresses[0]).is_err());
+        program.signal(libc::SIGTERM);
+        wait_until("the server accepts no more", || try_connect(&address).is_err());
         stream.write_all(b"still here").expect("writing");
         let mut echo = [0; 10];
         stream.read_exact(&mut echo).expect("an echo");
@@ -291,13 +294,11 @@ scenarios!(
             let mut program =
                 Program::start("http::server", &[&TCP[..], &["--workers", "1", "--shutdown-timeout", "0.05"]].concat());
             let address = program.line();
-            let mut stuck = request(&address, "/stuck");
+            let stuck = request(&address, "/stuck");
             // The worker has one queue and one thread, so an answer to this request shows that the stuck one has begun.
             get(&address, "/");
-            kill(program.pid(), libc::SIGTERM);
-            let mut rest = String::new();
-            stuck.read_to_string(&mut rest).expect("the end");
-            assert_eq!(rest, "");
+            program.signal(libc::SIGTERM);
+            assert_eq!(read_to_end(stuck), "");
             program
         });
     }
@@ -322,11 +323,10 @@ scenarios!(
     /// Connections that are cut off are closed, although their worker has not ended.
     fn cut_off_connections_are_closed() {
         ends_before_it_is_killed(|| {
-            let mut program = Program::start("http::continuing", &[]);
-            let address = program.line();
+            let (mut program, address) = Program::start_announced("http::continuing", &[]);
             let stuck = request(&address, "/stuck");
             get(&address, "/");
-            kill(program.pid(), libc::SIGTERM);
+            program.signal(libc::SIGTERM);
             assert_eq!(program.line(), "closed");
             drop(stuck);
             program
@@ -344,22 +344,22 @@ scenarios!(
 
     /// After a reload, workers still have the data that the supervisor loaded. The supervisor does not load again.
     fn preloads_once() {
-        let path = free_path("preload");
+        let path = temporary_path("preload");
         fs::write(&path, "first").expect("writing");
         let file = path.to_str().expect("UTF-8");
-        let (program, addresses) = start(&["--listen", "127.0.0.1:0", "--workers", "1", "--preload", file]);
-        let worker = get(&addresses[0], "/");
-        assert_eq!(get(&addresses[0], "/loaded"), "first");
+        let (program, address) = start_tcp(&["--workers", "1", "--preload", file]);
+        let worker = get(&address, "/");
+        assert_eq!(get(&address, "/loaded"), "first");
         fs::remove_file(&path).expect("removing");
-        kill(program.pid(), libc::SIGHUP);
-        wait_until("a new worker answers", || get(&addresses[0], "/") != worker);
-        assert_eq!(get(&addresses[0], "/loaded"), "first");
-        stop(program);
+        program.signal(libc::SIGHUP);
+        wait_until("a new worker answers", || get(&address, "/") != worker);
+        assert_eq!(get(&address, "/loaded"), "first");
+        program.stop();
     }
 
     /// A supervisor that cannot load the application ends, and its error says why.
     fn preload_fails() {
-        let path = free_path("preload-missing");
+        let path = temporary_path("preload-missing");
         let missing = path.to_str().expect("UTF-8");
         let (status, output) = Program::start("http::server", &[&TCP[..], &["--preload", missing]].concat()).finish();
         assert_eq!(status.code(), Some(1), "{output}");

@@ -3,12 +3,12 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
-use forkio_tests::{Program, kill, limit, scenarios};
+use forkio_tests::{Program, connect_tcp, scenarios};
 use socket2::SockRef;
 
+use crate::ends_before_it_is_killed;
 use crate::http::TCP;
 use crate::timeouts::{LIMIT, MEDIUM, NEVER, SECOND, start};
-use crate::{ends_before_it_is_killed, stop};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -40,9 +40,8 @@ impl Client {
     /// Connects. The flow control of HTTP/2 never stops the server, but the socket of the client holds little.
     #[track_caller]
     fn connect(address: &str) -> Client {
-        let stream = TcpStream::connect(address).expect("connecting");
+        let stream = connect_tcp(address);
         SockRef::from(&stream).set_recv_buffer_size(MEDIUM / 8).expect("a small buffer");
-        stream.set_read_timeout(Some(limit())).expect("a limit");
         let mut client = Client(stream);
         client.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("writing");
         client.write(SETTINGS, 0, 0, b"\0\x04\x7f\xff\xff\xff").expect("writing");
@@ -120,7 +119,7 @@ scenarios!(
             let frames = client.read_all(answers);
             assert!(frames.iter().any(|frame| frame.kind == GOAWAY), "{frames:?}");
         }
-        stop(program);
+        program.stop();
     }
 
     /// If a client has vanished, its worker still ends without an error, even if the client made a request after GOAWAY.
@@ -131,7 +130,7 @@ scenarios!(
             client.request(GET, "/", END_STREAM);
             client.read().expect("a frame");
         }
-        kill(program.pid(), libc::SIGTERM);
+        program.signal(libc::SIGTERM);
         while late.read().expect("a frame").kind != GOAWAY {}
         late.request_on(3, GET, "/", END_STREAM);
         assert_eq!(body_length(&late.read_all(false)), "hello".len());
@@ -148,7 +147,7 @@ scenarios!(
             client.write(HEADERS, END_HEADERS, 1, b"\x02\x07CONNECT\x41\x04test").expect("writing");
             client.write(DATA, 0, 1, b"echo").expect("writing");
             while client.read().expect("a frame").kind != DATA {}
-            kill(program.pid(), libc::SIGTERM);
+            program.signal(libc::SIGTERM);
             client.read_all(true);
             program
         });
@@ -164,7 +163,7 @@ scenarios!(
         std::thread::sleep(4 * SECOND);
         client.write(WINDOW_UPDATE, 0, 1, &(MEDIUM as u32).to_be_bytes()).expect("writing");
         assert_eq!(body_length(&client.read_all(true)), MEDIUM);
-        stop(program);
+        program.stop();
     }
 
     /// A worker that must end sends the whole last response, even if the client reads and acknowledges it later than the worker
@@ -173,7 +172,7 @@ scenarios!(
         let (program, address) = start(NEVER, NEVER);
         let mut client = Client::connect(&address);
         client.request(POST, "/after", 0);
-        kill(program.pid(), libc::SIGTERM);
+        program.signal(libc::SIGTERM);
         loop {
             let frame = client.read().expect("a frame");
             client.answer(&frame).expect("writing");

@@ -2,18 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get as route_get;
 use forkio::{ForkOptions, Server};
-use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
+use forkio_tests::http::{body, exchange, get, request};
+use forkio_tests::{Program, arguments, kill, scenarios, temporary_path, until};
 use tokio::task::spawn_blocking;
 use tokio::time::{interval, sleep};
-
-use crate::{body, free_path, get, request, stop, try_connect};
 
 /// Appends a line to a file.
 fn note(path: &str, line: &str) {
@@ -60,30 +59,17 @@ async fn load(what: &str, path: String) {
 /// Starts a server. Returns it with its address.
 #[track_caller]
 fn start(place: &str, what: &str, path: &Path) -> (Program, String) {
-    let mut program = Program::start("loading::server", &[place, what, path.to_str().expect("a path")]);
-    let address = program.line();
-    (program, address)
-}
-
-/// Returns the body of the response, if the server answers.
-fn try_get(address: &str) -> Option<String> {
-    let mut stream = try_connect(address).ok()?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-    let mut response = String::new();
-    stream.read_to_string(&mut response).ok()?;
-    Some(response.split_once("\r\n\r\n")?.1.to_owned())
+    Program::start_announced("loading::server", &[place, what, path.to_str().expect("a path")])
 }
 
 /// Kills the worker `pid`, and returns the process that answers next.
 #[track_caller]
 fn replace(address: &str, pid: &str) -> String {
     kill(pid.parse().expect("a process id"), libc::SIGKILL);
-    let mut next = None;
-    wait_until("another worker answers", || {
-        next = try_get(address).filter(|other| other != pid);
-        next.is_some()
-    });
-    next.expect("a process id")
+    until("another worker answers", || {
+        let answer = exchange(address, "GET", "/").ok()?;
+        Some(answer.text().to_owned()).filter(|other| other != pid)
+    })
 }
 
 scenarios!(
@@ -114,14 +100,13 @@ scenarios!(
     fn blocking_pool_in_use() {
         // Not every system has templates.
         for place in ["preload"].into_iter().chain(cfg!(procfs).then_some("load")) {
-            let path = free_path("blocking");
+            let path = temporary_path("blocking");
             let (program, address) = start(place, "blocking", &path);
             let mut pid = get(&address, "/");
             for _ in 0..2 {
                 pid = replace(&address, &pid);
             }
-            stop(program);
-            let _missing = fs::remove_file(path);
+            program.stop();
         }
     }
 
@@ -131,20 +116,19 @@ scenarios!(
             // Not every system has templates.
             return;
         }
-        let path = free_path("processes");
+        let path = temporary_path("processes");
         let (program, address) = start("load", "process", &path);
         let mut workers = vec![get(&address, "/")];
         for _ in 0..4 {
             workers.push(replace(&address, workers.last().expect("a worker")));
         }
-        stop(program);
+        program.stop();
         let notes = fs::read_to_string(&path).expect("the notes of the task");
         let mut processes: BTreeSet<&str> = notes.lines().filter(|line| *line != "end").collect();
         for worker in &workers {
             assert!(processes.remove(worker.as_str()), "the task ran in worker {worker}: {notes}");
         }
         assert_eq!(processes.len(), 1, "the task ran in the template, besides {workers:?}: {notes}");
-        fs::remove_file(path).expect("removing a file");
     }
 
     /// If the application starts a thread, the error says so, with `load` and with `preload`.
@@ -160,26 +144,24 @@ scenarios!(
 
     /// Without a subscriber of `tracing`, the supervisor prints to standard error why a worker ended.
     fn errors_without_a_subscriber() {
-        let path = free_path("errors");
+        let path = temporary_path("errors");
         let (mut program, address) = start("preload", "blocking", &path);
         let pid = get(&address, "/");
         replace(&address, &pid);
-        kill(program.pid(), libc::SIGTERM);
+        program.signal(libc::SIGTERM);
         let errors = program.errors();
         assert!(errors.contains(&format!("worker 0 ({pid}) ended with signal: 9")), "{errors}");
-        let _missing = fs::remove_file(path);
     }
 
     /// The function of `on_worker_end` is called after the last request, once in each worker that is not killed.
     fn worker_ends() {
-        let path = free_path("end");
+        let path = temporary_path("end");
         let (program, address) = start("preload", "blocking", &path);
         let pid = get(&address, "/");
         replace(&address, &pid);
         let waiting = request(&address, "/");
-        stop(program);
+        program.stop();
         assert!(!body(waiting).is_empty());
         assert_eq!(fs::read_to_string(&path).expect("the file"), "end\n");
-        fs::remove_file(path).expect("removing a file");
     }
 );

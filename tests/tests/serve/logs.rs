@@ -11,7 +11,8 @@ use std::time::Duration;
 use forkio::prefork::http::Http;
 use forkio::prefork::{Prefork, Worker, WorkerHandle};
 use forkio::{HttpService, Hyper, Lineage, Server};
-use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
+use forkio_tests::http::{connect, get};
+use forkio_tests::{Program, arguments, kill, scenarios, until};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -19,8 +20,6 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tracing::{Instrument, Level};
-
-use crate::{connect, get, stop};
 
 /// Logs to standard output, as text or as JSON.
 fn log(format: &str, level: Level) {
@@ -212,7 +211,7 @@ scenarios!(
             if has_inherited && !log.contains("inherited") {
                 read(&mut program, &mut log, |line| line.contains("inherited"));
             }
-            log += &stop(program);
+            log += &program.stop();
             let mut messages = vec!["handler", "counted", "spawned", "blocking"];
             messages.extend(has_inherited.then_some("inherited"));
             for event in events(&log, &messages) {
@@ -228,7 +227,7 @@ scenarios!(
         if !log.contains("inherited") {
             read(&mut program, &mut log, |line| line.contains("inherited"));
         }
-        log += &stop(program);
+        log += &program.stop();
         for message in ["handler", "counted", "spawned", "blocking", "inherited"] {
             let line =
                 log.lines().find(|line| line.ends_with(message)).unwrap_or_else(|| panic!("no {message}: {log}"));
@@ -250,7 +249,7 @@ scenarios!(
             assert!(!line.starts_with("thread: "), "{line}");
         }
         let pid = get(&address, "/");
-        let log = stop(program);
+        let log = program.stop();
         let last =
             format!(" INFO worker{{index=0 pid={pid} generation=1}}: forkio::prefork::worker::work: ended status=0");
         let line = log.lines().find(|line| line.contains("ended status=0")).unwrap_or_else(|| panic!("no end: {log}"));
@@ -266,7 +265,7 @@ scenarios!(
             if others.contains(&"inherited") && !log.contains("inherited") {
                 read(&mut program, &mut log, |line| line.contains("inherited"));
             }
-            log += &stop(program);
+            log += &program.stop();
             for event in events(&log, &[&own, others].concat()) {
                 assert_eq!(event["span"], span(&pid), "{threads} threads: {event}");
                 assert_eq!(event["spans"], json!([{ "name": "application" }, span(&pid)]), "{event}");
@@ -282,7 +281,7 @@ scenarios!(
         drop(client);
         let event: Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(event["span"], span(&event["span"]["pid"].to_string()), "{event}");
-        stop(program);
+        program.stop();
     }
 
     /// A template has a span, and its workers are not inside it.
@@ -294,7 +293,7 @@ scenarios!(
         assert_eq!(event["span"], json!({ "name": "template", "pid": pid, "generation": 1 }));
         let worker = get(&address, "/");
         assert_ne!(worker, pid.to_string());
-        log += &stop(program);
+        log += &program.stop();
         assert_eq!(events(&log, &["handler"])[0]["spans"], json!([span(&worker)]));
     }
 
@@ -304,15 +303,14 @@ scenarios!(
         let first: i32 = get(&address, "/").parse().expect("a process id");
         kill(first, libc::SIGKILL);
         read(&mut program, &mut log, |line| line.contains("replacing it"));
-        let mut second = first;
-        wait_until("another worker answers", || {
-            second = get(&address, "/").parse().expect("a process id");
-            second != first
+        let second = until("another worker answers", || {
+            let pid = get(&address, "/").parse().expect("a process id");
+            (pid != first).then_some(pid)
         });
         kill(second, libc::SIGTERM);
         read(&mut program, &mut log, |line| line.contains("starting its successor"));
         read(&mut program, &mut log, |line| line.contains("has ended"));
-        log += &stop(program);
+        log += &program.stop();
         let messages = [
             ("worker started", first),
             ("worker is ready", first),

@@ -1,7 +1,7 @@
 //! WebSockets and server-sent events, which do not end by themselves, while workers are replaced.
 
 use std::convert::Infallible;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::process;
 
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
@@ -9,11 +9,11 @@ use axum::response::sse::{Event, Sse};
 use axum::{Router, routing::get};
 use forkio::Server;
 use forkio::prefork::WorkerHandle;
-use forkio_tests::{Program, kill, scenarios, wait_until};
+use forkio_tests::http::{self, connect, request};
+use forkio_tests::{Program, read_to_end, scenarios, wait_until};
 use futures_util::stream::{self, Stream, StreamExt};
 
 use crate::http::exit;
-use crate::{connect, stop};
 
 /// Answers each message with the worker's process id. With `ends`, closes the WebSocket when the worker must end.
 async fn answer(mut socket: WebSocket, worker: WorkerHandle, ends: bool) {
@@ -50,7 +50,7 @@ fn app(worker: WorkerHandle) -> Router {
     Router::new().route("/socket", socket).route("/polite", polite).route("/events", events)
 }
 
-type Client = tungstenite::WebSocket<Box<dyn crate::Stream>>;
+type Client = tungstenite::WebSocket<Box<dyn http::Stream>>;
 
 #[track_caller]
 fn open(address: &str, path: &str) -> Client {
@@ -68,15 +68,13 @@ fn ask(client: &mut Client) -> String {
 /// Starts a server with one worker. Returns it with its address.
 #[track_caller]
 fn start() -> (Program, String) {
-    let mut program = Program::start("streams::server", &[]);
-    let address = program.line();
-    (program, address)
+    Program::start_announced("streams::server", &[])
 }
 
 /// Reloads, and waits for a worker other than `old`.
 #[track_caller]
 fn reload(program: &Program, address: &str, old: &str) {
-    kill(program.pid(), libc::SIGHUP);
+    program.signal(libc::SIGHUP);
     wait_until("a new worker answers", || ask(&mut open(address, "/socket")) != old);
 }
 
@@ -98,7 +96,7 @@ scenarios!(
         client.close(None).expect("closing");
         // The server's close frame and the end of the stream are left.
         while client.read().is_ok() {}
-        stop(program);
+        program.stop();
     }
 
     /// If a handler closes its WebSocket when the worker must end, the client can connect again, to a new worker.
@@ -109,22 +107,21 @@ scenarios!(
         reload(&program, &address, &old);
         assert!(client.read().expect("a message").is_close());
         assert_ne!(ask(&mut open(&address, "/polite")), old);
-        stop(program);
+        program.stop();
     }
 
     /// Server-sent events end as a complete response when the worker must end. The client then reaches a new worker.
     fn events_end_with_their_worker() {
         let (program, address) = start();
-        let mut first = BufReader::new(crate::request(&address, "/events"));
+        let mut first = BufReader::new(request(&address, "/events"));
         let old = data(&mut first);
         reload(&program, &address, &old);
-        let mut rest = String::new();
-        first.read_to_string(&mut rest).expect("the end");
+        let rest = read_to_end(&mut first);
         assert!(rest.ends_with("\r\n0\r\n\r\n"), "cut off: {rest:?}");
-        let mut second = BufReader::new(crate::request(&address, "/events"));
+        let mut second = BufReader::new(request(&address, "/events"));
         assert_ne!(data(&mut second), old);
-        stop(program);
-        second.read_to_string(&mut rest).expect("the end");
+        program.stop();
+        read_to_end(second);
     }
 );
 

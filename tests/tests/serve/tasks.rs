@@ -4,11 +4,12 @@ use std::io::Read;
 use std::time::Duration;
 
 use forkio::prefork::{Counted, Listener, Prefork, Worker};
-use forkio_tests::{Program, arguments, check_eq, kill, scenarios, wait_until};
+use forkio_tests::http::{Stream, connect, try_connect};
+use forkio_tests::{Program, arguments, check_eq, scenarios, wait_until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{Stream, connect, ends_before_it_is_killed, try_connect};
+use crate::ends_before_it_is_killed;
 
 /// Answers each byte, and ends with the client.
 async fn echo(mut stream: Counted<TcpStream>) {
@@ -73,11 +74,10 @@ scenarios!(
     /// Connections that have begun are finished before the worker ends.
     fn connections_are_finished() {
         for mode in ["inline", "task"] {
-            let mut program = Program::start("tasks::server", &[mode, "600000"]);
-            let address = program.line();
+            let (program, address) = Program::start_announced("tasks::server", &[mode, "600000"]);
             let mut first = client(&address);
             let mut second = client(&address);
-            kill(program.pid(), libc::SIGTERM);
+            program.signal(libc::SIGTERM);
             wait_until("the server accepts no more", || try_connect(&address).is_err());
             exchange(&mut first);
             drop(first);
@@ -90,11 +90,9 @@ scenarios!(
     /// Without connections, the worker ends at once.
     fn no_connections() {
         for mode in ["inline", "task"] {
-            let mut program = Program::start("tasks::server", &[mode, "600000"]);
-            let address = program.line();
+            let (program, address) = Program::start_announced("tasks::server", &[mode, "600000"]);
             drop(client(&address));
-            kill(program.pid(), libc::SIGTERM);
-            program.finish_well();
+            program.stop();
         }
     }
 
@@ -102,10 +100,9 @@ scenarios!(
     fn connections_are_cut_off() {
         for mode in ["cut-off", "task"] {
             ends_before_it_is_killed(|| {
-                let mut program = Program::start("tasks::server", &[mode, "50"]);
-                let address = program.line();
+                let (program, address) = Program::start_announced("tasks::server", &[mode, "50"]);
                 let mut client = client(&address);
-                kill(program.pid(), libc::SIGTERM);
+                program.signal(libc::SIGTERM);
                 assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
                 program
             });

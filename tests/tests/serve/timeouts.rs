@@ -10,12 +10,12 @@ use axum::body::{Body, Bytes};
 use axum::routing::{get, post};
 use clap::Parser;
 use forkio::{Server, ServerOptions};
-use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
+use forkio_tests::http::{self, Stream, connect, read_until, try_connect};
+use forkio_tests::{Program, arguments, read_to_end, scenarios, wait_until};
 use futures_util::StreamExt;
 use futures_util::stream;
 
 use crate::http::exit;
-use crate::{connect, read_until, stop};
 
 /// A limit that the scenarios reach, in seconds: long enough for a machine that stalls.
 pub(crate) const LIMIT: &str = "1";
@@ -63,9 +63,7 @@ pub(crate) fn start(keep_alive_timeout: &str, header_timeout: &str) -> (Program,
     // After the keep-alive timeout, a worker still serves a request that arrives within the idle grace. That would hide a
     // timeout that comes too early.
     let options = ["--keep-alive-timeout", keep_alive_timeout, "--header-timeout", header_timeout, "--idle-grace", "0"];
-    let mut program = Program::start("timeouts::server", &options);
-    let address = program.line();
-    (program, address)
+    Program::start_announced("timeouts::server", &options)
 }
 
 #[track_caller]
@@ -73,12 +71,17 @@ fn send_get(stream: &mut impl Write, path: &str) {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sending a request");
 }
 
+/// Sends a request that the server answers with `hello`.
+#[track_caller]
+fn get_hello(stream: &mut impl Stream) {
+    send_get(stream, "/");
+    read_until(stream, "hello");
+}
+
 /// Waits until the server has closed the connection. Fails if it sends something before.
 #[track_caller]
 fn read_end(stream: &mut impl Read) {
-    let mut rest = String::new();
-    stream.read_to_string(&mut rest).expect("the end of the stream");
-    assert_eq!(rest, "");
+    assert_eq!(read_to_end(stream), "");
 }
 
 scenarios!(
@@ -104,12 +107,11 @@ scenarios!(
         let mut last = Instant::now();
         for _ in 0..3 {
             last = Instant::now();
-            send_get(&mut stream, "/");
-            read_until(&mut stream, "hello");
+            get_hello(&mut stream);
         }
         read_end(&mut stream);
         assert!(last.elapsed() >= SECOND);
-        stop(program);
+        program.stop();
     }
 
     /// A client that sends only a part of a head is cut off after the header timeout, with its first request and with later
@@ -118,8 +120,7 @@ scenarios!(
         let (program, address) = start(NEVER, LIMIT);
         let (mut idle, mut later) = (connect(&address), connect(&address));
         for stream in [&mut idle, &mut later] {
-            send_get(stream, "/");
-            read_until(stream, "hello");
+            get_hello(stream);
         }
         write!(idle, "POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\n").expect("sending a head");
         read_until(&mut idle, "accepted");
@@ -131,10 +132,9 @@ scenarios!(
             read_end(&mut stream);
             assert!(sent.elapsed() >= SECOND / 2, "after {:?}", sent.elapsed());
         }
-        send_get(&mut idle, "/");
-        read_until(&mut idle, "hello");
+        get_hello(&mut idle);
         drop(idle);
-        stop(program);
+        program.stop();
     }
 
     /// A connection is idle after a request without a body, even if the request before had one.
@@ -148,16 +148,14 @@ scenarios!(
         chunked.write_all(b"\r\n0\r\n\r\n").expect("sending the rest");
         read_until(&mut known, "accepted");
         for stream in [&mut known, &mut chunked] {
-            send_get(stream, "/");
-            read_until(stream, "hello");
+            get_hello(stream);
         }
         // This is longer than the header timeout.
         std::thread::sleep(2 * SECOND);
         for stream in [&mut known, &mut chunked] {
-            send_get(stream, "/");
-            read_until(stream, "hello");
+            get_hello(stream);
         }
-        stop(program);
+        program.stop();
     }
 
     /// The header timeout also applies to a head whose first part arrives together with the request before it, or during the
@@ -174,7 +172,7 @@ scenarios!(
         read_until(&mut meanwhile, "1\r\nb\r\n0\r\n\r\n");
         read_end(&mut together);
         read_end(&mut meanwhile);
-        stop(program);
+        program.stop();
     }
 
     /// Neither timeout applies to a response under way, whether its body or its client is slow. The client may have sent its next
@@ -198,24 +196,22 @@ scenarios!(
         large.read_to_end(&mut response).expect("the end of the stream");
         assert!(response.len() > LARGE && response.ends_with(b"hello"), "{} bytes", response.len());
         read_end(&mut slow);
-        stop(program);
+        program.stop();
     }
 
     /// A response that began before its worker was told to end does not say that the connection ends. After it, the client has the
     /// grace time for one more request.
     fn request_after_a_slow_response() {
         let options = ["--keep-alive-timeout", NEVER, "--idle-grace", LIMIT, "--shutdown-timeout", NEVER];
-        let mut program = Program::start("timeouts::server", &options);
-        let address = program.line();
+        let (program, address) = Program::start_announced("timeouts::server", &options);
         let mut stream = connect(&address);
         send_get(&mut stream, "/slow");
         read_until(&mut stream, "1\r\na\r\n");
-        kill(program.pid(), libc::SIGTERM);
+        program.signal(libc::SIGTERM);
         // The rest comes after the grace time.
         read_until(&mut stream, "1\r\nb\r\n0\r\n\r\n");
         send_get(&mut stream, "/");
-        let mut response = String::new();
-        stream.read_to_string(&mut response).expect("a response");
+        let response = read_to_end(&mut stream);
         assert!(response.contains("connection: close\r\n") && response.ends_with("hello"), "{response:?}");
         program.finish_well();
     }
@@ -231,8 +227,8 @@ scenarios!(
             std::thread::sleep(SECOND / 3);
             upload.write_all(b"x").expect("sending a byte");
         }
-        wait_until("the worker has read the body", || crate::get(&address, "/uploaded") == "6");
-        stop(program);
+        wait_until("the worker has read the body", || http::get(&address, "/uploaded") == "6");
+        program.stop();
     }
 
     /// A server without limits: an `Instant` cannot hold the sum of a time and these durations.
@@ -246,16 +242,13 @@ scenarios!(
 
     /// Without limits, a worker that must end waits for the next request of each connection.
     fn no_limits() {
-        let mut program = Program::start("timeouts::unlimited", &[]);
-        let address = program.line();
+        let (program, address) = Program::start_announced("timeouts::unlimited", &[]);
         let (mut fresh, mut idle) = (connect(&address), connect(&address));
-        send_get(&mut idle, "/");
-        read_until(&mut idle, "hello");
-        kill(program.pid(), libc::SIGTERM);
-        wait_until("the server accepts no more", || crate::try_connect(&address).is_err());
+        get_hello(&mut idle);
+        program.signal(libc::SIGTERM);
+        wait_until("the server accepts no more", || try_connect(&address).is_err());
         for stream in [&mut fresh, &mut idle] {
-            send_get(stream, "/");
-            read_until(stream, "hello");
+            get_hello(stream);
         }
         program.finish_well();
     }
@@ -265,9 +258,8 @@ scenarios!(
         let (program, address) = start("0", NEVER);
         let mut stream = connect(&address);
         send_get(&mut stream, "/");
-        let mut response = String::new();
-        stream.read_to_string(&mut response).expect("the end of the stream");
+        let response = read_to_end(&mut stream);
         assert!(response.contains("connection: close\r\n"), "{response}");
-        stop(program);
+        program.stop();
     }
 );

@@ -1,38 +1,42 @@
 //! Commands over the control socket.
 
-use std::io::{ErrorKind, Read};
+use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
+use forkio_tests::http::{connect, exchange, send};
+use forkio_tests::{
+    Program, arguments, children_of, is_root, kill, read_to_end, scenarios, temporary_path, until, wait_until,
+};
 use serde_json::Value;
 
 #[cfg(target_os = "linux")]
-use crate::server::{NOT_ANNOUNCED, own_path};
-use crate::server::{Server, connect, is_serving, pids, remove, request, send, try_request, workers};
+use crate::server::NOT_ANNOUNCED;
+use crate::server::{Server, pids, request, serving, state_at, workers};
 
 /// A user without privileges.
 const OTHER_USER: u32 = 65_534;
 
+/// Sends a command, and checks status and outcome of the answer. Returns its message.
 #[track_caller]
-fn outcome(answer: &crate::server::Answer) -> (u16, String, String) {
-    let json: Value = serde_json::from_str(&answer.body).expect("JSON");
+fn command(server: &Server, command: &str, status: u16, outcome: &str) -> String {
+    let answer = server.command(command);
+    let json: Value = serde_json::from_slice(&answer.body).expect("JSON");
     let text = |name: &str| json[name].as_str().expect("a text").to_owned();
-    (answer.status, text("outcome"), text("message"))
+    let message = text("message");
+    assert_eq!((answer.status, &*text("outcome")), (status, outcome), "{command}: {message}");
+    message
 }
 
 /// Stops the template of a server with two workers, so that no worker gets a successor. Returns the template's process id.
 #[track_caller]
 fn stopped_template(server: &Server) -> i32 {
-    let state = server.until("both workers are ready", |state| {
-        workers(state).iter().filter(|worker| is_serving(worker)).count() == 2
-    });
-    let others = [pids(&state), vec![state["server"]["service_pid"].as_i64().expect("a process id")]].concat();
+    let others = [pids(&server.until_two_serve()), vec![server.service_worker().into()]].concat();
     let is_template = |pid: &i32| !others.contains(&i64::from(*pid));
-    let children = forkio_tests::processes().into_iter().filter(|(_, process)| process.parent == server.supervisor());
-    let template = children.map(|(pid, _)| pid).find(is_template).expect("a template");
+    let template = children_of(server.supervisor()).into_iter().find(is_template).expect("a template");
     kill(template, libc::SIGSTOP);
     template
 }
@@ -41,10 +45,9 @@ scenarios!(
     /// The server answers `reload` when the new generation serves. With `wait=no`, it answers when it has accepted the command.
     fn reload() {
         let server = Server::start(&[]);
-        assert_eq!(outcome(&server.command("reload")), (200, "done".to_owned(), "generation 2 serves".to_owned()));
+        assert_eq!(command(&server, "reload", 200, "done"), "generation 2 serves");
         assert_eq!(server.state()["server"]["generation"], 2);
-        let (status, kind, _) = outcome(&server.command("reload?wait=no"));
-        assert_eq!((status, &*kind), (202, "accepted"));
+        command(&server, "reload?wait=no", 202, "accepted");
         server.until("the reload is done", |state| state["server"]["generation"] == 3);
         server.stop();
     }
@@ -52,9 +55,8 @@ scenarios!(
     /// The answer to a failed reload gives the reason. The old generation continues to serve.
     fn failed_reload() {
         let server = Server::start(&[]);
-        remove(&server.load);
-        let (status, kind, message) = outcome(&server.command("reload"));
-        assert_eq!((status, &*kind), (409, "failed"));
+        fs::remove_file(&server.load).expect("removing");
+        let message = command(&server, "reload", 409, "failed");
         assert!(
             message.contains("the old generation continues to serve") && message.contains("No such file"),
             "{message}"
@@ -68,11 +70,11 @@ scenarios!(
     fn failed_reload_without_workers() {
         let server = Server::start(&[]);
         server.state();
-        kill(server.supervisor(), libc::SIGWINCH);
+        server.program.signal(libc::SIGWINCH);
         server.until("all workers have ended", |state| workers(state).is_empty());
-        remove(&server.load);
-        let (status, _, message) = outcome(&server.command("reload"));
-        assert!(status == 409 && message.starts_with("the server has no workers: "), "{message}");
+        fs::remove_file(&server.load).expect("removing");
+        let message = command(&server, "reload", 409, "failed");
+        assert!(message.starts_with("the server has no workers: "), "{message}");
         server.stop();
     }
 
@@ -80,10 +82,9 @@ scenarios!(
     fn scale() {
         let server = Server::start(&[]);
         for workers_wanted in [4, 1] {
-            let (status, kind, message) = outcome(&server.command(&format!("scale?workers={workers_wanted}")));
-            assert_eq!((status, &*kind), (200, "done"), "{message}");
+            command(&server, &format!("scale?workers={workers_wanted}"), 200, "done");
             let state = server.state();
-            assert_eq!(workers(&state).iter().filter(|worker| is_serving(worker)).count(), workers_wanted, "{state}");
+            assert_eq!(serving(&state), workers_wanted, "{state}");
         }
         let state = server.until("three workers have ended", |state| workers(state).len() == 1);
         let restarts = state["restarts"].as_array().expect("restarts");
@@ -91,7 +92,7 @@ scenarios!(
         for (command, status) in
             [("scale?workers=0", 409), ("scale?workers=100000", 409), ("scale", 400), ("scale?workers=x", 400)]
         {
-            assert_eq!(outcome(&server.command(command)).0, status, "{command}");
+            assert_eq!(server.command(command).status, status, "{command}");
         }
         server.stop();
     }
@@ -99,20 +100,17 @@ scenarios!(
     /// `retire` ends the worker with the given index, and no other, when its successor serves. Invalid commands are refused.
     fn retire() {
         let server = Server::start(&[]);
-        let before = server.until("both workers are ready", |state| {
-            workers(state).iter().filter(|worker| is_serving(worker)).count() == 2
-        });
-        let (status, _, message) = outcome(&server.command("retire?worker=1"));
-        assert_eq!(status, 200, "{message}");
+        let before = server.until_two_serve();
+        command(&server, "retire?worker=1", 200, "done");
         let state = server.until("the worker has ended", |state| state["restarts"][0]["reason"] == "operator");
         assert_eq!(state["restarts"][0]["pid"], pids(&before)[1]);
         assert_eq!(pids(&state)[0], pids(&before)[0], "the other worker stays");
-        assert_eq!(workers(&state).iter().filter(|worker| is_serving(worker)).count(), 2, "the successor came first");
-        assert_eq!(outcome(&server.command("retire?worker=9")).0, 409);
-        assert_eq!(outcome(&server.command("retire")).0, 400);
-        assert_eq!(outcome(&server.command("fly")).0, 404);
+        assert_eq!(serving(&state), 2, "the successor came first");
+        assert_eq!(server.command("retire?worker=9").status, 409);
+        assert_eq!(server.command("retire").status, 400);
+        assert_eq!(server.command("fly").status, 404);
         let answer = request(&server.control_address(), "GET", "/control/reload");
-        assert!(answer.status == 405 && answer.head.contains("\r\nallow: POST"), "{}", answer.head);
+        assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")));
         server.stop();
     }
 
@@ -120,11 +118,10 @@ scenarios!(
     fn retire_and_scale() {
         let mut server = Server::start(&[]);
         let template = stopped_template(&server);
-        let mut waiting = send(&server.control_address(), "POST", "/control/retire?worker=1").expect("a command");
+        let waiting = send(&server.control_address(), "POST", "/control/retire?worker=1").expect("a command");
         while !server.program.line().contains("retire 1") {}
         assert_eq!(server.command("scale?workers=1").status, 200);
-        let mut answer = String::new();
-        waiting.read_to_string(&mut answer).expect("an answer");
+        let answer = read_to_end(waiting);
         assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("the number of workers"), "{answer}");
         kill(template, libc::SIGCONT);
         server.stop();
@@ -134,18 +131,14 @@ scenarios!(
     fn stopping() {
         let mut server = Server::start(&["--shutdown-timeout", "600"]);
         stopped_template(&server);
-        let held = send(&server.address, "GET", "/forever").expect("a request");
-        server.until("the request is in flight", |state| {
-            workers(state).iter().any(|worker| worker["requests_in_flight"] == 1)
-        });
-        let mut waiting = send(&server.control_address(), "POST", "/control/retire?worker=1").expect("a command");
+        let held = server.hold_request();
+        let waiting = send(&server.control_address(), "POST", "/control/retire?worker=1").expect("a command");
         while !server.program.line().contains("retire 1") {}
-        kill(server.supervisor(), libc::SIGTERM);
-        let mut answer = String::new();
-        waiting.read_to_string(&mut answer).expect("an answer");
+        server.program.signal(libc::SIGTERM);
+        let answer = read_to_end(waiting);
         assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("the server is stopping"), "{answer}");
         server.until("the server stops", |state| state["server"]["state"] == "stopping");
-        assert_eq!(outcome(&server.command("reload")), (409, "failed".to_owned(), "the server is stopping".to_owned()));
+        assert_eq!(command(&server, "reload", 409, "failed"), "the server is stopping");
         drop(held);
         server.program.finish_well();
     }
@@ -171,12 +164,11 @@ scenarios!(
             while !server.program.line().contains("retire 1") {}
         }
         // These clients send nothing. They must neither be served forever nor displace the others.
-        let idle: Vec<_> = (0..200).map(|_| connect(&server.control_address()).expect("connecting")).collect();
+        let idle: Vec<_> = (0..200).map(|_| connect(&server.control_address())).collect();
         assert_eq!(request(&server.control_address(), "GET", "/healthz").status, 200);
         kill(template, libc::SIGCONT);
-        for mut client in waiting {
-            let mut answer = String::new();
-            client.read_to_string(&mut answer).expect("an answer");
+        for client in waiting {
+            let answer = read_to_end(client);
             assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         }
         drop(idle);
@@ -195,29 +187,21 @@ scenarios!(
             thread::spawn(move || {
                 let mut refused = 0;
                 while !is_over.load(Ordering::Relaxed) {
-                    let error = try_request(&address, "GET", "/healthz").err().map(|error| error.kind());
+                    let error = exchange(&address, "GET", "/healthz").err().map(|error| error.kind());
                     refused += usize::from(matches!(error, Some(ErrorKind::ConnectionRefused | ErrorKind::NotFound)));
                 }
                 refused
             })
         });
-        let (status, kind, message) = outcome(&server.command("upgrade"));
-        assert_eq!((status, &*kind), (200, "done"), "{message}");
-        let mut after = 0;
-        wait_until("the new program has the page", || {
-            after = try_request(&server.page, "GET", "/status.json")
-                .ok()
-                .and_then(|answer| serde_json::from_str::<Value>(&answer.body).ok()?["server"]["pid"].as_i64())
-                .unwrap_or(0) as i32;
-            after > 0 && after != before
-        });
+        let message = command(&server, "upgrade", 200, "done");
+        let pid_at = |address: &str| Some(state_at(address)?["server"]["pid"].as_i64().expect("a process id") as i32);
+        let after = until("the new program has the page", || pid_at(&server.page).filter(|pid| *pid != before));
         is_over.store(true, Ordering::Relaxed);
         for client in clients {
             assert_eq!(client.join().expect("the client"), 0, "connections were refused");
         }
         assert!(message.contains(&after.to_string()), "{message}");
-        let answer = request(&server.control_address(), "GET", "/status.json");
-        assert_eq!(serde_json::from_str::<Value>(&answer.body).expect("JSON")["server"]["pid"], after);
+        assert_eq!(pid_at(&server.control_address()), Some(after));
         assert!(server.pid() > 0);
         let Server { program, control, .. } = server;
         kill(after, libc::SIGTERM);
@@ -229,26 +213,24 @@ scenarios!(
     /// After an upgrade that fails, the old program still has its page and its control socket.
     fn failed_upgrade() {
         let server = Server::start(&[]);
-        remove(&server.load);
-        let (status, kind, message) = outcome(&server.command("upgrade"));
-        assert_eq!((status, &*kind), (409, "failed"));
+        fs::remove_file(&server.load).expect("removing");
+        let message = command(&server, "upgrade", 409, "failed");
         assert!(message.contains("the old program continues to serve"), "{message}");
         assert_eq!(server.state()["server"]["pid"], server.supervisor());
-        assert_eq!(outcome(&server.command("scale?workers=0")).0, 409);
+        assert_eq!(server.command("scale?workers=0").status, 409);
         server.stop();
     }
 
     /// A new program that fails after it was ready leaves the page's socket and the control socket to the old program.
     #[cfg(target_os = "linux")]
     fn unannounced_upgrade() {
-        let page = own_path("page");
+        let page = temporary_path("page");
         let server = Server::start(&["--status", &format!("unix:{}", page.display())]);
-        std::fs::write(&server.load, NOT_ANNOUNCED).expect("writing the file that a template loads");
-        let (status, _, message) = outcome(&server.command("upgrade"));
-        assert!(status == 409 && message.contains("the old program continues to serve"), "{message}");
+        fs::write(&server.load, NOT_ANNOUNCED).expect("writing the file that a template loads");
+        let message = command(&server, "upgrade", 409, "failed");
+        assert!(message.contains("the old program continues to serve"), "{message}");
         for address in [server.control_address(), format!("unix:{}", page.display())] {
-            let answer = try_request(&address, "GET", "/status.json").expect("an answer");
-            let state: Value = serde_json::from_str(&answer.body).expect("JSON");
+            let state = state_at(&address).expect("an answer");
             assert_eq!(state["server"]["pid"], server.supervisor());
         }
         server.stop();
@@ -259,12 +241,12 @@ scenarios!(
     #[cfg(procfs)]
     fn service_worker_gives_up_privileges() {
         let server = Server::start(&["--no-new-privs"]);
-        let process = server.state()["server"]["service_pid"].as_i64().expect("a process id");
-        let threads: Vec<_> = std::fs::read_dir(format!("/proc/{process}/task")).expect("the threads").collect();
+        let process = server.service_worker();
+        let threads: Vec<_> = fs::read_dir(format!("/proc/{process}/task")).expect("the threads").collect();
         assert!(threads.len() > 1, "{threads:?}");
         for thread in threads {
             let status = thread.expect("a thread").path().join("status");
-            let status = std::fs::read_to_string(status).expect("the state of a thread");
+            let status = fs::read_to_string(status).expect("the state of a thread");
             assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
         }
         server.stop();
@@ -279,7 +261,7 @@ scenarios!(
         assert_eq!(results, [0; 3]);
         let [address] = arguments().try_into().expect("an address");
         for path in ["/status.json", "/control/reload"] {
-            match try_request(&address, "POST", path) {
+            match exchange(&address, "POST", path) {
                 Ok(answer) => println!("{}", answer.status),
                 Err(error) => println!("{:?}", error.kind()),
             }
@@ -288,8 +270,7 @@ scenarios!(
 
     /// Another user cannot open the socket. If its permissions let that user connect, the server refuses the requests.
     fn other_users_are_refused() {
-        // SAFETY: the call has no preconditions.
-        if unsafe { libc::geteuid() } != 0 {
+        if !is_root() {
             eprintln!("not tested: only root can become another user");
             return;
         }
@@ -302,8 +283,8 @@ scenarios!(
             lines
         };
         assert_eq!(ask(), ["PermissionDenied", "PermissionDenied"]);
-        let all = std::fs::Permissions::from_mode(0o666);
-        std::fs::set_permissions(&server.control, all).expect("changing the permissions");
+        let all = fs::Permissions::from_mode(0o666);
+        fs::set_permissions(&server.control, all).expect("changing the permissions");
         assert_eq!(ask(), ["403", "403"]);
         assert_eq!(server.command("reload").status, 200, "a reload by root");
         assert_eq!(server.state()["server"]["generation"], 2);

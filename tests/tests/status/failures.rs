@@ -1,26 +1,26 @@
 //! Failures that must not affect the server or its status page.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use forkio::prefork::{Prefork, PreforkError};
-use forkio_tests::{Program, arguments, kill, scenarios, wait_until};
+use forkio_tests::http::{connect, send};
+use forkio_tests::{Program, arguments, kill, read_to_end, scenarios, temporary_path, until, wait_until};
 use serde_json::Value;
 
-use crate::server::{PAUSE, Server, connect, own_path, pids, request, send, try_request, workers};
+use crate::server::{Server, pids, request, state_at, workers};
 
 scenarios!(
     /// Each time the service worker is killed, the server continues to serve, and a new service worker answers.
     fn service_worker_killed() {
         let server = Server::start(&[]);
         for round in 1..=3 {
-            let victim = server.state()["server"]["service_pid"].as_i64().expect("a process id");
-            kill(victim as i32, libc::SIGKILL);
+            let victim = server.service_worker();
+            kill(victim, libc::SIGKILL);
             assert!(server.pid() > 0, "the workers serve");
-            let state =
-                server.until("another service worker answers", |state| state["server"]["service_pid"] != victim);
+            let state = server.until_another_service_worker(victim);
             assert_eq!(state["server"]["service_starts"], round + 1);
             assert_eq!(state["restarts"], Value::Array(Vec::new()), "no worker has ended");
         }
@@ -30,9 +30,9 @@ scenarios!(
     /// A service worker that hangs is killed, and a new one answers.
     fn service_worker_stuck() {
         let server = Server::start(&["--heartbeat-timeout", "4"]);
-        let victim = server.state()["server"]["service_pid"].as_i64().expect("a process id");
-        kill(victim as i32, libc::SIGSTOP);
-        server.until("another service worker answers", |state| state["server"]["service_pid"] != victim);
+        let victim = server.service_worker();
+        kill(victim, libc::SIGSTOP);
+        server.until_another_service_worker(victim);
         server.stop();
     }
 
@@ -40,7 +40,7 @@ scenarios!(
     fn slow_readers() {
         let server = Server::start(&[]);
         server.state();
-        let silent: Vec<_> = (0..40).map(|_| TcpStream::connect(&server.page).expect("connecting")).collect();
+        let silent: Vec<_> = (0..40).map(|_| TcpStream::connect(&server.page)).collect();
         let mut slow = Vec::new();
         for _ in 0..40 {
             slow.push(send(&server.page, "GET", "/status").expect("a request"));
@@ -57,10 +57,9 @@ scenarios!(
     fn one_request_per_connection() {
         let server = Server::start(&[]);
         server.state();
-        let mut stream = connect(&server.page).expect("connecting");
+        let mut stream = connect(&server.page);
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("a request");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
+        let answer = read_to_end(stream);
         assert!(answer.contains("connection: close\r\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
         server.stop();
     }
@@ -90,7 +89,7 @@ scenarios!(
         ] {
             let answer = request(&server.page, method, path);
             assert_eq!(answer.status, status, "{method} {path}");
-            assert_eq!(answer.head.contains("\r\nallow: GET, HEAD"), status == 405, "{}", answer.head);
+            assert_eq!(answer.header("allow"), (status == 405).then_some("GET, HEAD"), "{method} {path}");
         }
         let after = server.state();
         assert_eq!((pids(&after), &after["server"]["generation"]), (pids(&before), &1.into()));
@@ -117,18 +116,10 @@ scenarios!(
 
     /// A worker that is killed while it counts a request leaves the counts consistent.
     fn killed_while_counting() {
-        let path = own_path("page");
+        let path = temporary_path("page");
         let page = format!("unix:{}", path.display());
-        let mut program = Program::start("failures::counting", &[&page]);
-        program.line();
-        let state = || -> Value {
-            let mut answer = None;
-            wait_until("the service worker answers", || {
-                answer = try_request(&page, "GET", "/status.json").ok();
-                answer.is_some()
-            });
-            serde_json::from_str(&answer.expect("an answer").body).expect("JSON")
-        };
+        let (program, _) = Program::start_announced("failures::counting", &[&page]);
+        let state = || until("the service worker answers", || state_at(&page));
         let requests = AtomicU64::new(0);
         let check = |state: &Value| {
             let now = state["requests"].as_u64().expect("a count");
@@ -138,16 +129,14 @@ scenarios!(
             assert!(timed <= now, "{timed} of {now} requests were timed");
         };
         for round in 0..12_u64 {
-            let mut victim = 0;
-            wait_until("a worker counts", || {
+            let victim = until("a worker counts", || {
                 let state = state();
                 check(&state);
                 // The service worker reads two counts, one after the other, and requests may begin in between.
                 let is_exact = |worker: &&Value| worker["requests_in_flight"].as_u64() <= Some(1);
                 let mut exact = workers(&state).iter().filter(is_exact);
                 let busy = exact.find(|worker| worker["requests"].as_u64() > Some(1000));
-                victim = busy.and_then(|worker| worker["pid"].as_i64()).unwrap_or(0) as i32;
-                victim > 0
+                Some(busy?["pid"].as_i64().expect("a process id") as i32)
             });
             // Kills the worker at a different moment of its loop in each round.
             let start = Instant::now();
@@ -158,12 +147,11 @@ scenarios!(
             wait_until("the worker has ended", || {
                 let state = state();
                 check(&state);
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(Duration::from_millis(5));
                 !pids(&state).contains(&victim.into())
             });
         }
-        kill(program.pid(), libc::SIGTERM);
-        program.finish_well();
+        program.stop();
         assert!(!path.exists(), "the socket is left");
     }
 
@@ -171,10 +159,10 @@ scenarios!(
     fn open_connections() {
         let server = Server::start(&[]);
         let held = send(&server.page, "GET", "/status").expect("a request");
-        let victim = server.state()["server"]["service_pid"].as_i64().expect("a process id");
-        kill(victim as i32, libc::SIGKILL);
+        let victim = server.service_worker();
+        kill(victim, libc::SIGKILL);
         drop(held);
-        server.until("another service worker answers", |state| state["server"]["service_pid"] != victim);
+        server.until_another_service_worker(victim);
         server.stop();
     }
 );

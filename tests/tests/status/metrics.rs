@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use forkio_tests::{kill, limit, scenarios};
 
-use crate::server::{Server, is_serving, request, workers};
+use crate::server::{Server, is_serving, request, serving, workers};
 
 /// Samples by name and labels.
 type Samples = BTreeMap<String, f64>;
@@ -56,12 +56,10 @@ scenarios!(
         for _ in 0..10 {
             server.pid();
         }
-        let state = server.until("both workers are ready", |state| {
-            state["requests"] == 10 && workers(state).iter().filter(|worker| is_serving(worker)).count() == 2
-        });
+        let state = server.until("both workers are ready", |state| state["requests"] == 10 && serving(state) == 2);
         let answer = request(&server.page, "GET", "/metrics");
-        assert!(answer.head.contains("application/openmetrics-text"), "{}", answer.head);
-        let samples = parse(&answer.body);
+        assert!(answer.header("content-type").is_some_and(|kind| kind.contains("application/openmetrics-text")));
+        let samples = parse(answer.text());
         let sum = |name: &str| {
             samples.iter().filter(|(sample, _)| sample.starts_with(name)).map(|(_, value)| value).sum::<f64>()
         };
@@ -110,7 +108,7 @@ scenarios!(
             server.until("the worker is replaced", |state| {
                 workers(state).iter().any(|worker| is_serving(worker) && worker["pid"] != victim)
             });
-            let now = parse(&request(&server.page, "GET", "/metrics").body);
+            let now = parse(request(&server.page, "GET", "/metrics").text());
             let is_counter = |name: &str| {
                 ["_total", "_count", "_bucket"].iter().any(|end| name.split('{').next().expect("a name").ends_with(end))
             };

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use forkio_tests::http::send;
 use forkio_tests::{kill, scenarios, wait_until};
 
-use crate::server::{Server, is_serving, pids, request, send, try_request, workers};
+use crate::server::{Server, is_serving, pids, request, serving, state_at, workers};
 
 scenarios!(
     /// The JSON shows the workers, and counts their requests.
@@ -50,9 +51,8 @@ scenarios!(
     /// During a reload, the page shows both generations until the old one has drained.
     fn generations_side_by_side() {
         let server = Server::start(&["--workers", "1", "--shutdown-timeout", "600"]);
-        let held = send(&server.address, "GET", "/forever").expect("a request");
-        server.until("the request is in flight", |state| workers(state)[0]["state"] == "busy");
-        kill(server.supervisor(), libc::SIGHUP);
+        let held = server.hold_request();
+        server.program.signal(libc::SIGHUP);
         let state = server.until("the old worker drains", |state| {
             workers(state).len() == 2 && workers(state)[0]["state"] == "draining" && is_serving(&workers(state)[1])
         });
@@ -76,30 +76,28 @@ scenarios!(
         assert!(state["requests"].as_u64() >= Some(requests), "requests are lost: {state}");
         let ended = state["ended"].as_array().expect("counts");
         assert!(ended.iter().any(|ended| ended["reason"] == "died" && ended["count"] == 1), "{state}");
-        server.until("the worker is replaced", |state| {
-            workers(state).iter().filter(|worker| is_serving(worker)).count() == 2
-        });
+        server.until("the worker is replaced", |state| serving(state) == 2);
         server.stop();
     }
 
     /// The page shows the state of the JSON as HTML, and refers to no other origin.
     fn html() {
         let server = Server::start(&[]);
-        let state = server.until("both workers are ready", |state| {
-            workers(state).iter().filter(|worker| is_serving(worker)).count() == 2
-        });
+        let state = server.until_two_serve();
         let page = request(&server.page, "GET", "/status");
         assert_eq!(page.status, 200);
-        assert!(page.head.to_lowercase().contains("content-security-policy: default-src 'none'"), "{}", page.head);
+        let policy = page.header("content-security-policy").expect("a policy");
+        assert!(policy.starts_with("default-src 'none'"), "{policy}");
+        let html = page.text();
         for pid in pids(&state) {
-            assert!(page.body.contains(&format!(">{pid}</td>")), "{pid} is missing: {}", page.body);
+            assert!(html.contains(&format!(">{pid}</td>")), "{pid} is missing: {}", html);
         }
         for part in
             ["<noscript><meta http-equiv=\"refresh\"", "Generation 1", "state ready", "<svg", "requests per second"]
         {
-            assert!(page.body.contains(part), "{part} is missing: {}", page.body);
+            assert!(html.contains(part), "{part} is missing: {}", html);
         }
-        assert!(!page.body.contains("://") && !page.body.contains("src="), "the page refers to another origin");
+        assert!(!html.contains("://") && !html.contains("src="), "the page refers to another origin");
         server.stop();
     }
 
@@ -107,17 +105,16 @@ scenarios!(
     fn probes() {
         let server = Server::start(&["--lame-duck", "600"]);
         wait_until("the server is ready", || request(&server.page, "GET", "/readyz").status == 200);
-        kill(server.supervisor(), libc::SIGTERM);
+        server.program.signal(libc::SIGTERM);
         wait_until("the server is not ready", || request(&server.page, "GET", "/readyz").status == 503);
         assert_eq!(request(&server.page, "GET", "/healthz").status, 200);
         assert_eq!(server.state()["server"]["state"], "lame-duck");
         assert!(server.pid() > 0, "the server still serves");
         // A second signal that comes shortly after the first one does not count. A third one would kill the workers.
         std::thread::sleep(Duration::from_millis(200));
-        kill(server.supervisor(), libc::SIGTERM);
+        server.program.signal(libc::SIGTERM);
         wait_until("the server stops", || {
-            let state = try_request(&server.page, "GET", "/status.json");
-            !state.is_ok_and(|state| state.body.contains("\"lame-duck\""))
+            state_at(&server.page).is_none_or(|state| state["server"]["state"] != "lame-duck")
         });
         server.stop();
     }
@@ -125,9 +122,8 @@ scenarios!(
     /// While the server stops, the page shows how it drains.
     fn stopping() {
         let server = Server::start(&["--workers", "1", "--shutdown-timeout", "600"]);
-        let held = send(&server.address, "GET", "/forever").expect("a request");
-        server.until("the request is in flight", |state| workers(state)[0]["state"] == "busy");
-        kill(server.supervisor(), libc::SIGTERM);
+        let held = server.hold_request();
+        server.program.signal(libc::SIGTERM);
         let state = server.until("the server drains", |state| state["server"]["state"] == "stopping");
         assert_eq!(workers(&state)[0]["state"], "draining");
         drop(held);

@@ -1,16 +1,14 @@
 //! The server that the scenarios run, and a client for it.
 
 use std::convert::Infallible;
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::process;
-use std::time::Duration;
 
 use clap::Parser;
 use forkio::{Server as ForkioServer, ServerOptions};
-use forkio_tests::{Program, arguments, kill, limit, scenarios, wait_until};
+use forkio_tests::http::{self, Stream, exchange, get, send};
+use forkio_tests::{Program, arguments, scenarios, temporary_path, until};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -64,16 +62,11 @@ pub(crate) struct Server {
     pub(crate) load: PathBuf,
 }
 
-/// A path that only this scenario uses.
-pub(crate) fn own_path(name: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("forkio-status-{}-{name}", process::id()))
-}
-
 impl Server {
     /// Starts a server, and waits until it is ready. It has two workers and a status page on TCP, unless `options` set others.
     #[track_caller]
     pub(crate) fn start(options: &[&str]) -> Server {
-        let (control, load) = (own_path("control"), own_path("load"));
+        let (control, load) = (temporary_path("control"), temporary_path("load"));
         std::fs::write(&load, "loaded").expect("writing the file that a template loads");
         let paths = [control.display().to_string(), load.display().to_string()];
         let mut all = vec!["--listen", "127.0.0.1:0", "--control", &paths[0], "--load", &paths[1]];
@@ -104,34 +97,52 @@ impl Server {
     /// The state as JSON. The service worker may have to start first.
     #[track_caller]
     pub(crate) fn state(&self) -> Value {
-        let mut state = None;
-        wait_until("the service worker answers", || {
-            state = try_request(&self.page, "GET", "/status.json").ok();
-            state.is_some()
-        });
-        serde_json::from_str(&state.expect("an answer").body).expect("JSON")
+        until("the service worker answers", || state_at(&self.page))
     }
 
     /// Waits until the state fulfils `condition`. Returns the state.
     #[track_caller]
     pub(crate) fn until(&self, what: &str, mut condition: impl FnMut(&Value) -> bool) -> Value {
-        let mut state = Value::Null;
-        wait_until(what, || {
-            state = self.state();
-            condition(&state)
+        until(what, || Some(self.state()).filter(|state| condition(state)))
+    }
+
+    /// Waits until two workers serve. Returns the state.
+    #[track_caller]
+    pub(crate) fn until_two_serve(&self) -> Value {
+        self.until("two workers serve", |state| serving(state) == 2)
+    }
+
+    /// The process id of the service worker.
+    #[track_caller]
+    pub(crate) fn service_worker(&self) -> i32 {
+        self.state()["server"]["service_pid"].as_i64().expect("a process id") as i32
+    }
+
+    /// Waits until a service worker other than `pid` answers. Returns the state.
+    #[track_caller]
+    pub(crate) fn until_another_service_worker(&self, pid: i32) -> Value {
+        self.until("another service worker answers", |state| state["server"]["service_pid"] != pid)
+    }
+
+    /// Sends a request that is in flight until the returned client is dropped.
+    #[track_caller]
+    pub(crate) fn hold_request(&self) -> Box<dyn Stream> {
+        let client = send(&self.address, "GET", "/forever").expect("a request");
+        self.until("the request is in flight", |state| {
+            workers(state).iter().any(|worker| worker["requests_in_flight"] == 1)
         });
-        state
+        client
     }
 
     /// The process id of the worker that answers.
     #[track_caller]
     pub(crate) fn pid(&self) -> i32 {
-        request(&self.address, "GET", "/").body.parse().expect("a process id")
+        get(&self.address, "/").parse().expect("a process id")
     }
 
     /// Sends a command over the control socket.
     #[track_caller]
-    pub(crate) fn command(&self, command: &str) -> Answer {
+    pub(crate) fn command(&self, command: &str) -> http::Response {
         request(&self.control_address(), "POST", &format!("/control/{command}"))
     }
 
@@ -143,67 +154,21 @@ impl Server {
     #[track_caller]
     pub(crate) fn stop(self) {
         let Server { program, control, .. } = self;
-        kill(program.pid(), libc::SIGTERM);
-        program.finish_well();
+        program.stop();
         assert!(!control.exists(), "the socket is left");
     }
 }
 
-/// Removes a file if it exists.
-pub(crate) fn remove(path: &Path) {
-    let _is_gone = std::fs::remove_file(path);
-}
-
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) head: String,
-    pub(crate) body: String,
-}
-
-pub(crate) trait Stream: Read + Write {}
-
-impl<S: Read + Write> Stream for S {}
-
-/// Connects to a TCP address, or to `unix:` and a path.
-pub(crate) fn connect(address: &str) -> io::Result<Box<dyn Stream>> {
-    match address.strip_prefix("unix:") {
-        Some(path) => {
-            let stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(Some(limit()))?;
-            Ok(Box::new(stream))
-        }
-        None => {
-            let stream = TcpStream::connect(address)?;
-            stream.set_read_timeout(Some(limit()))?;
-            Ok(Box::new(stream))
-        }
-    }
-}
-
-pub(crate) fn send(address: &str, method: &str, path: &str) -> io::Result<Box<dyn Stream>> {
-    let mut stream = connect(address)?;
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    Ok(stream)
-}
-
-/// Sends a request and reads the answer. Returns an error if the connection ends before the answer is complete.
-pub(crate) fn try_request(address: &str, method: &str, path: &str) -> io::Result<Answer> {
-    let mut text = String::new();
-    send(address, method, path)?.read_to_string(&mut text)?;
-    let (head, body) = text.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
-    let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
-    // The service worker may have been killed while it answered.
-    if length.is_some_and(|length: usize| length != body.len()) {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
-}
-
 #[track_caller]
-pub(crate) fn request(address: &str, method: &str, path: &str) -> Answer {
-    try_request(address, method, path).expect("an answer")
+pub(crate) fn request(address: &str, method: &str, path: &str) -> http::Response {
+    exchange(address, method, path).expect("an answer")
+}
+
+/// The state that the status page at this address shows, if the service worker answers.
+pub(crate) fn state_at(address: &str) -> Option<Value> {
+    // A service worker may be killed while it answers.
+    let answer = exchange(address, "GET", "/status.json").ok()?;
+    Some(serde_json::from_slice(&answer.body).expect("JSON"))
 }
 
 /// The workers of a state.
@@ -220,4 +185,7 @@ pub(crate) fn is_serving(worker: &Value) -> bool {
     worker["state"] == "ready" || worker["state"] == "busy"
 }
 
-pub(crate) const PAUSE: Duration = Duration::from_millis(5);
+/// How many workers serve.
+pub(crate) fn serving(state: &Value) -> usize {
+    workers(state).iter().filter(|worker| is_serving(worker)).count()
+}
