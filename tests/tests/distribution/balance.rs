@@ -2,7 +2,7 @@
 
 use forkio_tests::reactor::*;
 
-use crate::{Connection, Server, by_worker, close, freeze, unless_excluded};
+use crate::{Connection, Server, by_worker, close, unless_excluded};
 
 /// Checks that no worker has more connections than 1.25 times the mean, or than the mean rounded up if that is more.
 #[track_caller]
@@ -18,10 +18,10 @@ fn check_balance(counts: &[usize], what: &str) {
 
 /// Checks the balance of a server through several bursts of connections.
 fn check_balanced_server(workers: usize, mode: &str) {
-    unless_excluded(|| check_balance_of_bursts(workers, mode));
+    unless_excluded(|| check_bursts(workers, mode));
 }
 
-fn check_balance_of_bursts(workers: usize, mode: &str) {
+fn check_bursts(workers: usize, mode: &str) {
     let server = Server::start("balanced", workers, mode);
     server.wait_for_all(workers);
     let mut connections = Vec::new();
@@ -58,10 +58,7 @@ fn check_killed_worker() {
     let victim = connections[0].pid;
     kill(victim, libc::SIGKILL);
     connections.retain(|connection| connection.pid != victim);
-    wait_until("the worker has been replaced", || {
-        let pids = server.pids();
-        pids.len() == WORKERS && !pids.contains(&victim)
-    });
+    server.wait_for_replacement(victim, WORKERS);
     wait_until("the new worker accepts", || {
         let connection = server.connect().answered();
         let is_new = connections.iter().all(|known| known.pid != connection.pid);
@@ -113,29 +110,10 @@ fn check_forked_worker() {
 }
 
 scenarios!(
-    /// Two workers are balanced.
-    fn two_workers() {
-        check_balanced_server(2, "hold");
-    }
-
-    /// Four workers are balanced.
-    fn four_workers() {
-        check_balanced_server(4, "hold");
-    }
-
-    /// Eight workers are balanced.
-    fn eight_workers() {
-        check_balanced_server(8, "hold");
-    }
-
-    /// Sixteen workers are balanced.
-    fn sixteen_workers() {
-        check_balanced_server(16, "hold");
-    }
-
-    /// Thirty-two workers are balanced.
-    fn thirty_two_workers() {
-        check_balanced_server(32, "hold");
+    /// Two, four, eight, sixteen and thirty-two workers are balanced.
+    #[limit(600)]
+    fn each_number_of_workers() {
+        [2, 4, 8, 16, 32].into_iter().for_each(|workers| check_balanced_server(workers, "hold"));
     }
 
     /// Workers whose runtimes have threads are balanced.

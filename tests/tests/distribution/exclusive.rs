@@ -64,10 +64,7 @@ scenarios!(
         assert_eq!(connection.worker, 1);
         drop((served, connection));
         // If the server noticed the death only after the stop, its exit code would be that of the dead worker.
-        wait_until("the first worker has been replaced", || {
-            let pids = server.pids();
-            pids.len() == 2 && !pids.contains(&first)
-        });
+        server.wait_for_replacement(first, 2);
         server.stop();
     }
 );

@@ -56,16 +56,19 @@ impl Server {
 
     #[track_caller]
     fn connect(&self) -> Connecting {
-        let stream = TcpStream::connect(self.address()).expect("connecting");
-        stream.set_read_timeout(Some(limit())).expect("a time limit");
-        Connecting(stream, Instant::now())
+        Connecting(connect_tcp(self.address()), Instant::now())
+    }
+
+    /// Connects many clients at once.
+    #[track_caller]
+    fn connect_many(&self, count: usize) -> Vec<Connecting> {
+        (0..count).map(|_| self.connect()).collect()
     }
 
     /// Connects many clients at once. Returns the connections, each with its worker.
     #[track_caller]
     fn burst(&self, count: usize) -> Vec<Connection> {
-        let connecting: Vec<_> = (0..count).map(|_| self.connect()).collect();
-        connecting.into_iter().map(Connecting::answered).collect()
+        self.connect_many(count).into_iter().map(Connecting::answered).collect()
     }
 
     /// Waits until each of the workers accepts.
@@ -84,14 +87,29 @@ impl Server {
 
     /// The process ids of the workers.
     fn pids(&self) -> Vec<i32> {
-        let parent = self.program.pid();
-        processes().into_values().filter(|process| process.parent == parent).map(|process| process.pid).collect()
+        children_of(self.program.pid())
+    }
+
+    /// Stops the processes of the workers. Returns their ids.
+    #[track_caller]
+    fn freeze_workers(&self) -> Vec<i32> {
+        let workers = self.pids();
+        workers.iter().for_each(|pid| freeze(*pid));
+        workers
+    }
+
+    /// Waits until a worker has ended, and there is another one of `workers` in its place.
+    #[track_caller]
+    fn wait_for_replacement(&self, pid: i32, workers: usize) {
+        wait_until("the worker has been replaced", || {
+            let pids = self.pids();
+            pids.len() == workers && !pids.contains(&pid)
+        });
     }
 
     #[track_caller]
     fn stop(self) {
-        kill(self.program.pid(), libc::SIGTERM);
-        self.program.finish_well();
+        self.program.stop();
     }
 }
 
@@ -115,13 +133,6 @@ fn unless_excluded(check: impl Fn()) {
         }
     }
     check();
-}
-
-/// Stops a process, and waits until it has stopped.
-#[track_caller]
-fn freeze(pid: i32) {
-    kill(pid, libc::SIGSTOP);
-    wait_until("the process has stopped", || processes()[&pid].state == 'T');
 }
 
 /// A connection that the kernel has accepted, and the time at which it was made. A worker may not have answered yet.

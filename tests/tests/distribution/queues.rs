@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
-use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -10,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use forkio_tests::reactor::*;
 
-use crate::{ALL, Connecting, Server, by_worker, freeze, read_answer};
+use crate::{ALL, Connecting, Server, by_worker, read_answer};
 
 /// Waits until this many workers have answered. Returns their process ids, by index. Ignores the workers `except`.
 #[track_caller]
@@ -33,14 +32,9 @@ scenarios!(
         for distribution in ["reuseport", "shared", "balanced"] {
             let server = Server::start(distribution, 2, "hold");
             server.wait_for_all(2);
-            let workers = server.pids();
-            for pid in &workers {
-                freeze(*pid);
-            }
-            let waiting: Vec<_> = (0..32).map(|_| server.connect()).collect();
-            for pid in &workers {
-                kill(*pid, libc::SIGKILL);
-            }
+            let workers = server.freeze_workers();
+            let waiting = server.connect_many(32);
+            workers.iter().for_each(|pid| kill(*pid, libc::SIGKILL));
             let served: Vec<_> = waiting.into_iter().map(Connecting::answered).collect();
             assert!(served.iter().all(|connection| !workers.contains(&connection.pid)), "{distribution}");
             if distribution == "reuseport" {
@@ -67,26 +61,23 @@ scenarios!(
                     .map(|_| {
                         scope.spawn(|| {
                             while !stop.load(Ordering::Relaxed) {
-                                let stream = TcpStream::connect(server.address())?;
-                                stream.set_read_timeout(Some(limit()))?;
-                                Connecting(stream, Instant::now()).answer()?;
+                                Connecting(try_connect_tcp(server.address())?, Instant::now()).answer()?;
                                 answers.fetch_add(1, Ordering::Relaxed);
                             }
                             Ok::<_, io::Error>(())
                         })
                     })
                     .collect();
-                for old in server.pids() {
+                let wait_for_answers = || {
                     let before = answers.load(Ordering::Relaxed);
                     wait_until("clients are answered", || answers.load(Ordering::Relaxed) > before + 50);
+                };
+                for old in server.pids() {
+                    wait_for_answers();
                     kill(old, libc::SIGTERM);
-                    wait_until("the worker has been replaced", || {
-                        let pids = server.pids();
-                        pids.len() == WORKERS && !pids.contains(&old)
-                    });
+                    server.wait_for_replacement(old, WORKERS);
                 }
-                let before = answers.load(Ordering::Relaxed);
-                wait_until("clients are answered", || answers.load(Ordering::Relaxed) > before + 50);
+                wait_for_answers();
                 stop.store(true, Ordering::Relaxed);
                 for client in clients {
                     client.join().expect("no client panics").unwrap_or_else(|error| panic!("{distribution}: {error}"));
@@ -107,11 +98,11 @@ scenarios!(
             kill(first[1], libc::SIGKILL);
             let second = pid_of_each(&server, 2, &first[1..]);
             assert_eq!(second[0], first[0], "{distribution}");
-            kill(server.program.pid(), libc::SIGHUP);
+            server.program.signal(libc::SIGHUP);
             let third = pid_of_each(&server, 2, &second);
             // The template of the reload in progress has no queue for a third worker. The next template has one.
-            kill(server.program.pid(), libc::SIGHUP);
-            kill(server.program.pid(), libc::SIGTTIN);
+            server.program.signal(libc::SIGHUP);
+            server.program.signal(libc::SIGTTIN);
             pid_of_each(&server, 3, &third);
             server.stop();
         }
@@ -122,17 +113,12 @@ scenarios!(
         for distribution in ALL {
             let server = Server::start(distribution, 2, "hold");
             server.wait_for_all(2);
-            let workers = server.pids();
-            for pid in &workers {
-                freeze(*pid);
-            }
-            let waiting: Vec<_> = (0..32).map(|_| server.connect()).collect();
-            kill(server.program.pid(), libc::SIGTERM);
+            let workers = server.freeze_workers();
+            let waiting = server.connect_many(32);
+            server.program.signal(libc::SIGTERM);
             // The supervisor sleeps again after it has closed its listeners and told the workers.
             wait_until("the supervisor sleeps", || processes()[&server.program.pid()].state == 'S');
-            for pid in &workers {
-                kill(*pid, libc::SIGCONT);
-            }
+            workers.iter().for_each(|pid| kill(*pid, libc::SIGCONT));
             for connecting in waiting {
                 connecting.answer().unwrap_or_else(|error| panic!("{distribution}: {error}"));
             }
@@ -151,7 +137,7 @@ scenarios!(
             let (supervisor, workers) = (server.program.pid(), server.pids());
             let all = || workers.iter().copied().chain([supervisor]);
             all().for_each(freeze);
-            let waiting: Vec<_> = (0..32).map(|_| server.connect()).collect();
+            let waiting = server.connect_many(32);
             all().for_each(|pid| kill(pid, libc::SIGINT));
             let began = Instant::now();
             workers.iter().for_each(|pid| kill(*pid, libc::SIGCONT));
@@ -242,9 +228,7 @@ scenarios!(
                 stay_on(cpu);
                 let mut workers = BTreeSet::new();
                 for _ in 0..20 {
-                    let stream = TcpStream::connect(address).expect("connecting");
-                    stream.set_read_timeout(Some(limit())).expect("a time limit");
-                    workers.insert(Connecting(stream, Instant::now()).answered().worker);
+                    workers.insert(Connecting(connect_tcp(address), Instant::now()).answered().worker);
                 }
                 workers
             });

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::path::PathBuf;
 
 use forkio::prefork::{Accept, Acceptor, Counted, Shutdown};
 use forkio_reactor::fork::SourceKind;
@@ -18,11 +17,6 @@ pub(crate) const DOES_NOT_ACCEPT: &str = "does not accept: ";
 fn announce(what: &str) {
     println!("{what}");
     std::io::stdout().flush().unwrap();
-}
-
-/// A path that no other process uses.
-fn socket_path() -> PathBuf {
-    std::env::temp_dir().join(format!("forkio-distribution-{}", std::process::id()))
 }
 
 /// How the workers run, and how they treat connections.
@@ -58,8 +52,7 @@ async fn run(prefork: Prefork, mode: Mode, address: String) {
     } else {
         prefork.run(move |worker| work(worker, mode)).await
     };
-    let stopped = stopped.expect("a server that runs");
-    check_eq("the server's exit code", stopped.exit_code(), 0);
+    check_stopped(stopped);
 }
 
 async fn work(mut worker: Worker, mode: Mode) {
@@ -152,7 +145,7 @@ async fn fork_with_connections<L: Accept>(worker: &Worker, acceptor: &mut Accept
 
 /// Checks that the server refuses a Unix listener with a queue for each worker, and serves one with a shared queue.
 async fn unix_refused(distribution: Distribution) {
-    let path = socket_path();
+    let path = temporary_path("socket");
     let listen = || UnixListener::bind(&path).unwrap();
     let error = Prefork::new().workers(1).distribution(distribution).listener(listen()).run(|_| async {}).await;
     let Err(error @ PreforkError::ReusePort(_)) = error else { panic!("{error:?}") };
@@ -167,8 +160,7 @@ async fn unix_refused(distribution: Distribution) {
         assert!(matches!(listeners.as_slice(), [Listener::Tcp(_), Listener::Unix(_)]), "{listeners:?}");
         worker.shutdown().await;
     };
-    let stopped = prefork.on_ready(|| announce("ready")).run(work).await.unwrap();
-    check_eq("the exit code", stopped.exit_code(), 0);
+    check_stopped(prefork.on_ready(|| announce("ready")).run(work).await);
     fs::remove_file(&path).unwrap();
 }
 
@@ -227,7 +219,7 @@ async fn look(prefork: Prefork, distribution: Distribution, has_template: bool) 
     };
     let stopped =
         if has_template { prefork.load(load).run(|worker, ()| work(worker)).await } else { prefork.run(work).await };
-    check_eq("the exit code", stopped.unwrap().exit_code(), 0);
+    check_stopped(stopped);
 }
 
 scenarios!(
@@ -253,7 +245,7 @@ scenarios!(
             "first-does-not-accept" => tcp(prefork.crash_limit(0), Mode::FirstDoesNotAccept).await,
             "pause" => tcp(prefork, Mode::Pause).await,
             "unix" => {
-                let path = socket_path();
+                let path = temporary_path("socket");
                 let listener = UnixListener::bind(&path).unwrap();
                 run(prefork.listener(listener), Mode::Hold, path.display().to_string()).await;
                 fs::remove_file(path).unwrap();

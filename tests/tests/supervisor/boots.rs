@@ -36,8 +36,7 @@ scenarios!(
 
         const CAP_KILL: libc::c_ulong = 5;
 
-        // SAFETY: the call reads no memory.
-        if unsafe { libc::geteuid() } != 0 {
+        if !forkio_tests::is_root() {
             return eprintln!("not run: this process has no capabilities");
         }
         let drop_it = || {
@@ -48,7 +47,7 @@ scenarios!(
             }
         };
         let mut command = crate::server::fixture();
-        command.arg(crate::server::own_path("control")).args(["before", "other-user"]);
+        command.arg(forkio_tests::temporary_path("control")).args(["before", "other-user"]);
         // SAFETY: see `drop_it`.
         let output = unsafe { command.pre_exec(drop_it) }.output().expect("running the fixture");
         let log = String::from_utf8_lossy(&output.stderr);
@@ -57,11 +56,9 @@ scenarios!(
 
     /// The server ends once a worker has ended `crash_limit` times in a row before it was ready.
     fn first_generation() {
-        let (code, log) = Server::begin("boot-exits", &["before", "crash-limit"]).end();
-        assert_eq!(code, 3, "{log}");
+        let log = Server::begin("boot-exits", &["before", "crash-limit"]).ends_with(3);
         assert!(log.contains("ended 3 times in a row before it was ready"), "{log}");
-        let (code, log) = Server::begin("never-ready", &["before", "crash-limit", "boot-timeout=700"]).end();
-        assert_eq!(code, 137, "{log}");
+        Server::begin("never-ready", &["before", "crash-limit", "boot-timeout=700"]).ends_with(137);
     }
 
     /// Once the server has been ready, a worker that cannot be replaced does not end the server while another worker is ready.
@@ -102,7 +99,7 @@ scenarios!(
             kill(server.pid(), libc::SIGKILL);
             server.until_logged_times("never ready, on purpose", round);
             server.control("");
-            server.children().into_iter().for_each(|booting| kill(booting, libc::SIGKILL));
+            server.kill_children(&server.children());
             server.until_logged_times("worker is ready", 1 + round);
         }
         server.stop();

@@ -1,6 +1,6 @@
 //! SIGWINCH: a server without workers.
 
-use forkio_tests::{kill, scenarios, wait_until};
+use forkio_tests::{scenarios, wait_until};
 
 use crate::server::Server;
 
@@ -117,9 +117,7 @@ scenarios!(
         server.signal(libc::SIGWINCH);
         server.until_logged("the server has not been ready yet");
         server.control("");
-        for worker in server.children() {
-            kill(worker, libc::SIGKILL);
-        }
+        server.kill_children(&server.children());
         server.until_logged_times("worker is ready", 2);
         server.stop();
     }

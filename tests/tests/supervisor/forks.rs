@@ -1,6 +1,6 @@
 //! Forks that fail.
 
-use forkio_tests::{kill, scenarios, wait_until};
+use forkio_tests::{is_root, kill, scenarios, wait_until};
 
 use crate::server::Server;
 
@@ -51,8 +51,8 @@ scenarios!(
             return eprintln!("not run: only root can become another user");
         }
         let server = Server::start(&["template", "as-nobody"]);
-        let template: i32 = server.ask("data").expect("an answer").parse().expect("a process id");
-        let workers: Vec<i32> = server.children().into_iter().filter(|pid| *pid != template).collect();
+        let template = server.template();
+        let workers = server.children_except(template);
         server.control("no-processes-of-template");
         kill(workers[0], libc::SIGKILL);
         server.until_logged("cannot fork yet: trying again");
@@ -89,13 +89,7 @@ scenarios!(
         if !is_root() {
             return eprintln!("not run: only root can become another user");
         }
-        let (code, log) = Server::begin("no-processes", &["before", "as-nobody"]).end();
-        assert_eq!(code, 1, "{log}");
+        let log = Server::begin("no-processes", &["before", "as-nobody"]).ends_with(1);
         assert!(log.contains("Resource temporarily unavailable"), "{log}");
     }
 );
-
-fn is_root() -> bool {
-    // SAFETY: no memory is involved.
-    unsafe { libc::geteuid() == 0 }
-}

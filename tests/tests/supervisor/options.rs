@@ -7,9 +7,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::ptr::null_mut;
 
-use forkio_tests::{check_eq, scenarios};
+use forkio_tests::{check_eq, scenarios, temporary_path};
 
-use crate::server::{Server, fixture, own_path, remove};
+use crate::server::{Server, fixture};
 
 scenarios!(
     /// With `huge_pages`, the memory of the process that forks the workers is in huge pages, if the kernel can do that.
@@ -38,7 +38,7 @@ scenarios!(
 
     /// The service manager is notified, unless `notify_service_manager` is off.
     fn notifications() {
-        let path = own_path("notify");
+        let path = temporary_path("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_nonblocking(true).expect("a socket");
         for (option, expected) in [(None, true), (Some("no-notify"), false)] {
@@ -77,7 +77,7 @@ scenarios!(
 
     /// A service manager that reads no messages does not block the supervisor.
     fn service_manager_reads_no_messages() {
-        let path = own_path("full");
+        let path = temporary_path("full");
         let _full = UnixDatagram::bind(&path).expect("a socket");
         let sender = UnixDatagram::unbound().expect("a socket");
         sender.set_nonblocking(true).expect("a socket");
@@ -92,8 +92,7 @@ scenarios!(
         // The thread never ends. With the default, the server would wait for 12 s each time. On a machine that stalls, a
         // shorter wait may take as long.
         let waits = (0..3).map(|_| {
-            let (code, log) = Server::begin("", &["before", "thread", "wait-briefly"]).end();
-            assert_eq!(code, 1, "{log}");
+            let log = Server::begin("", &["before", "thread", "wait-briefly"]).ends_with(1);
             assert!(log.contains("thread"), "{log}");
             let waited = log.lines().find_map(|line| line.strip_prefix("waited for milliseconds: "));
             waited.expect("the fixture says how long").parse::<u64>().expect("a number")
@@ -173,7 +172,7 @@ scenarios!(
 #[track_caller]
 fn listeners_of(variable: &str) -> String {
     let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let path = own_path("socket");
+    let path = temporary_path("socket");
     let unix = UnixListener::bind(&path).expect("a listener");
     let script =
         format!("LISTEN_FDS=2 LISTEN_FDNAMES=admin:web {variable} exec \"$0\" none inherited 3<&0 4<&2 2>/dev/null");
@@ -181,7 +180,6 @@ fn listeners_of(variable: &str) -> String {
     command.args(["-c", &script, env!("CARGO_BIN_EXE_fixture-supervisor")]);
     let command = command.stdin(OwnedFd::from(unix)).stderr(OwnedFd::from(tcp));
     let output = command.stdout(Stdio::piped()).output().expect("running the fixture");
-    remove(&path);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

@@ -5,14 +5,14 @@ use std::fs;
 
 #[cfg(procfs)]
 use forkio_tests::wait_until;
-use forkio_tests::{check_eq, scenarios};
+use forkio_tests::{check_eq, scenarios, temporary_path};
 
-use crate::server::{Server, own_path};
+use crate::server::Server;
 
 scenarios!(
     /// A server does not start if the pid file belongs to another running server. It replaces the file of a killed server.
     fn of_another_server() {
-        let path = own_path("pid");
+        let path = temporary_path("pid");
         let option = format!("pid-file={}", path.display());
         let read = || std::fs::read_to_string(&path).expect("the pid file").trim().to_owned();
         let first = Server::start(&["before", &option]);
@@ -34,15 +34,15 @@ scenarios!(
 
     /// If the directory of the pid file does not exist, the server ends before it starts workers.
     fn in_a_missing_directory() {
-        let path = own_path("missing").join("pid");
-        let (code, log) = Server::begin("", &["before", &format!("pid-file={}", path.display())]).end();
-        assert!(code == 1 && log.contains("cannot write the pid file"), "{log}");
+        let path = temporary_path("missing").join("pid");
+        let log = Server::begin("", &["before", &format!("pid-file={}", path.display())]).ends_with(1);
+        assert!(log.contains("cannot write the pid file"), "{log}");
         assert!(!log.contains("worker started"), "{log}");
     }
 
     /// If a new program ends after it has written the pid file, the old program writes the file again, and still has the lock.
     fn after_a_failed_upgrade() {
-        let path = own_path("pid");
+        let path = temporary_path("pid");
         let option = format!("pid-file={}", path.display());
         let server = Server::start(&["before", &option]);
         server.control("ready-panics");
@@ -52,8 +52,8 @@ scenarios!(
             let text = std::fs::read_to_string(&path).expect("the pid file");
             assert_eq!(text.trim(), server.supervisor().to_string());
         }
-        let (code, log) = Server::begin("", &["before", &option]).end();
-        assert!(code == 1 && log.contains("it belongs to process"), "{log}");
+        let log = Server::begin("", &["before", &option]).ends_with(1);
+        assert!(log.contains("it belongs to process"), "{log}");
         server.stop();
         assert!(!path.exists());
     }
@@ -61,7 +61,7 @@ scenarios!(
     /// A stop kills a new program that has written the pid file, but has not taken over. The file then names the old program
     /// until its lame-duck period is over, and is removed at the end.
     fn after_a_stop_during_an_upgrade() {
-        let path = own_path("pid");
+        let path = temporary_path("pid");
         let option = format!("pid-file={}", path.display());
         let read = || std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
         for options in [&["before", &option][..], &["before", &option, "endless"]] {
@@ -90,8 +90,7 @@ scenarios!(
         let path = disk.path("pid");
         let option = format!("pid-file={}", path.display());
         disk.fill();
-        let (code, log) = Server::begin("", &["before", &option]).end();
-        assert_eq!(code, 1, "{log}");
+        let log = Server::begin("", &["before", &option]).ends_with(1);
         assert!(log.contains("cannot write the pid file") && log.contains("No space left on device"), "{log}");
 
         disk.make_room();
@@ -121,7 +120,7 @@ mod disk {
     use std::os::unix::ffi::OsStrExt;
     use std::path::PathBuf;
 
-    use crate::server::{own_path, remove};
+    use forkio_tests::temporary_path;
 
     /// A file system of 8 KiB. Only this process and its children see it.
     pub(super) struct SmallDisk(PathBuf);
@@ -129,7 +128,7 @@ mod disk {
     impl SmallDisk {
         /// Returns `None` if this process may not mount one.
         pub(super) fn mount() -> Option<SmallDisk> {
-            let directory = own_path("disk");
+            let directory = temporary_path("disk");
             fs::create_dir(&directory).expect("a directory");
             let path = CString::new(directory.as_os_str().as_bytes()).expect("a path");
             let tmpfs = c"tmpfs".as_ptr();
@@ -140,11 +139,7 @@ mod disk {
                     && libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), private, std::ptr::null()) == 0
                     && libc::mount(tmpfs, path.as_ptr(), tmpfs, 0, c"size=8k,mode=777".as_ptr().cast()) == 0
             };
-            if !is_mounted {
-                fs::remove_dir(&directory).expect("removing the directory");
-                return None;
-            }
-            Some(SmallDisk(directory))
+            is_mounted.then_some(SmallDisk(directory))
         }
 
         pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -158,7 +153,7 @@ mod disk {
         }
 
         pub(super) fn make_room(&self) {
-            remove(&self.path("large"));
+            fs::remove_file(self.path("large")).expect("removing a file");
         }
     }
 
@@ -167,7 +162,6 @@ mod disk {
             let path = CString::new(self.0.as_os_str().as_bytes()).expect("a path");
             // SAFETY: the path is valid for the call.
             unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
-            let _is_gone = fs::remove_dir(&self.0);
         }
     }
 }

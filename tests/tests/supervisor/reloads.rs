@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 #[cfg(target_os = "linux")]
-use forkio_tests::{Program, processes};
+use forkio_tests::{Program, processes, temporary_path};
 use forkio_tests::{kill, scenarios, wait_until};
 
 use crate::server::{Server, number_after};
 #[cfg(target_os = "linux")]
-use crate::server::{fixture, own_path, try_ask};
+use crate::server::{fixture, try_ask};
 
 /// The running workers of a generation.
 fn workers(server: &Server, generation: u32) -> Vec<i32> {
@@ -74,8 +74,7 @@ scenarios!(
         server.signal(libc::SIGUSR1);
         server.until_logged_times("`on_reopen_logs` panicked", 6);
         server.signal(libc::SIGQUIT);
-        let (code, log) = server.end();
-        assert_eq!(code, 137, "{log}");
+        server.ends_with(137);
     }
 
     /// If the hook of a worker fails or its CPU is missing, the server does not start.
@@ -84,8 +83,7 @@ scenarios!(
             ("failing-hook", "cannot run the hook of `before_worker`: on purpose"),
             ("missing-cpu", "cannot stay on CPU 100000"),
         ] {
-            let (code, log) = Server::begin("", &["before", "no-crash-limit", option]).end();
-            assert_eq!(code, 1, "{log}");
+            let log = Server::begin("", &["before", "no-crash-limit", option]).ends_with(1);
             assert!(log.contains(message) && log.matches("worker started").count() <= 2, "{log}");
         }
     }
@@ -97,9 +95,7 @@ scenarios!(
         server.signal(libc::SIGHUP);
         server.until_logged("received a signal");
         server.control("");
-        for worker in server.children() {
-            kill(worker, libc::SIGKILL);
-        }
+        server.kill_children(&server.children());
         server.until_logged("reloaded");
         server.stop();
     }
@@ -153,11 +149,11 @@ scenarios!(
     /// At the end of an upgrade, an old worker closes its own queue. The kernel resets no connection that comes just before that.
     #[cfg(target_os = "linux")]
     fn connections_come_while_a_queue_is_closed() {
-        let path = own_path("control");
+        let path = temporary_path("control");
         std::fs::write(&path, "").expect("writing the control file");
         let mut program = Program::spawn(fixture().arg(&path).args(["before", "own-queues", "slow-close"]));
         let address = program.line();
-        kill(program.pid(), libc::SIGUSR2);
+        program.signal(libc::SIGUSR2);
         assert_eq!(program.line(), address, "the new program is ready");
         let mut worker = 0;
         wait_until("the old program has ended", || {
@@ -250,7 +246,7 @@ scenarios!(
     fn old_workers_cannot_be_replaced() {
         for options in [&["template"][..], &["template", "in-steps"]] {
             let server = Server::start(options);
-            let template: i32 = server.ask("data").expect("an answer").parse().expect("a process id");
+            let template = server.template();
             server.control("load-hangs");
             kill(template, libc::SIGKILL);
             server.until_logged_times("loading the application", 2);

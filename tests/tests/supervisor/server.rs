@@ -1,14 +1,14 @@
 //! The server that the scenarios run.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, PipeWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, PipeWriter, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 
-use forkio_tests::{kill, limit, processes, wait_until};
+use forkio_tests::{
+    Log, children_of, connect_tcp, kill, processes, temporary_path, try_connect_tcp, try_kill, until, wait_until,
+};
 
 /// A running fixture. It belongs to the process group of the scenario, so the harness finds processes that the fixture
 /// leaves behind.
@@ -16,18 +16,12 @@ pub(crate) struct Server {
     program: Child,
     control: PathBuf,
     address: String,
-    stderr: Arc<Mutex<String>>,
-    reader: JoinHandle<()>,
+    log: Log,
 }
 
 /// The command that runs the fixture.
 pub(crate) fn fixture() -> Command {
     Command::new(env!("CARGO_BIN_EXE_fixture-supervisor"))
-}
-
-/// A path in the temporary directory that only this scenario uses.
-pub(crate) fn own_path(name: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("forkio-supervisor-{}-{name}", std::process::id()))
 }
 
 impl Server {
@@ -57,26 +51,18 @@ impl Server {
 
     #[track_caller]
     fn begin_as(command: &mut Command, control: &str, how: &[&str]) -> Server {
-        let path = own_path("control");
+        let path = temporary_path("control");
         fs::write(&path, control).expect("writing the control file");
         let command = command.arg(&path).args(how).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut program = command.spawn().expect("starting the server");
-        let mut pipe = program.stderr.take().expect("piped");
-        let stderr = Arc::new(Mutex::new(String::new()));
-        let log = Arc::clone(&stderr);
-        let reader = thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(length @ 1..) = pipe.read(&mut bytes) {
-                log.lock().unwrap_or_else(PoisonError::into_inner).push_str(&String::from_utf8_lossy(&bytes[..length]));
-            }
-        });
-        Server { program, control: path, address: String::new(), stderr, reader }
+        let log = Log::read(program.stderr.take().expect("piped"));
+        Server { program, control: path, address: String::new(), log }
     }
 
     /// Starts the fixture with another standard error, and waits until it is ready. Returns it with its children.
     #[track_caller]
     pub(crate) fn start_with_log(how: &str, stderr: PipeWriter) -> (Child, Vec<i32>) {
-        let path = own_path("control");
+        let path = temporary_path("control");
         fs::write(&path, "").expect("writing the control file");
         let mut program =
             fixture().arg(&path).arg(how).stdout(Stdio::piped()).stderr(stderr).spawn().expect("starting the server");
@@ -88,12 +74,12 @@ impl Server {
 
     /// The standard error of the server's processes so far.
     pub(crate) fn log(&self) -> String {
-        self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.log.text()
     }
 
     /// Changes the control file in one step, because the server's processes read it at any time.
     pub(crate) fn control(&self, words: &str) {
-        let new = own_path("new-control");
+        let new = temporary_path("new-control");
         fs::write(&new, words).expect("writing the control file");
         fs::rename(&new, &self.control).expect("replacing the control file");
     }
@@ -119,9 +105,7 @@ impl Server {
 
     #[track_caller]
     pub(crate) fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.address).expect("connecting");
-        stream.set_read_timeout(Some(limit())).expect("a limit");
-        stream
+        connect_tcp(&self.address)
     }
 
     /// Sends a line. Returns the answer, or `None` if the server closed the connection.
@@ -138,17 +122,34 @@ impl Server {
         self.ask("pid").expect("an answer").parse().expect("a process id")
     }
 
+    /// The process id of the template that has forked the worker that answers.
+    #[track_caller]
+    pub(crate) fn template(&self) -> i32 {
+        self.ask("data").expect("an answer").parse().expect("a process id")
+    }
+
+    /// Makes a worker ask for its replacement. Returns the worker's process id.
+    #[track_caller]
+    pub(crate) fn retire(&self) -> i32 {
+        self.ask("retire").expect("an answer").parse().expect("a process id")
+    }
+
     /// The children of the supervisor that have not ended.
     pub(crate) fn children(&self) -> Vec<i32> {
         children_of(self.supervisor())
     }
 
-    /// Kills children of the supervisor, and waits until it has reaped them. A stop before that would fail, because of a worker
-    /// that was killed.
+    /// The children of the supervisor except one of them, such as the template.
+    pub(crate) fn children_except(&self, pid: i32) -> Vec<i32> {
+        self.children().into_iter().filter(|child| *child != pid).collect()
+    }
+
+    /// Kills children of the supervisor, which may have ended, and waits until it has reaped them. A stop before that would fail,
+    /// because of a worker that was killed.
     #[track_caller]
     pub(crate) fn kill_children(&self, pids: &[i32]) {
         for pid in pids {
-            kill(*pid, libc::SIGKILL);
+            let _ = try_kill(*pid, libc::SIGKILL);
         }
         wait_until("the supervisor has reaped the killed processes", || {
             let processes = processes();
@@ -164,29 +165,30 @@ impl Server {
     /// Waits until the log contains a text this many times.
     #[track_caller]
     pub(crate) fn until_logged_times(&self, what: &str, times: usize) {
-        wait_until(&format!("{what:?} is logged"), || self.log().matches(what).count() >= times);
+        self.log.wait_for(what, times);
     }
 
     /// Waits for the end of the server. Returns its exit code and its log.
     #[track_caller]
     pub(crate) fn end(mut self) -> (i32, String) {
-        let mut status = None;
-        wait_until("the server has ended", || {
-            status = self.program.try_wait().expect("waiting for the server");
-            status.is_some()
-        });
-        // The log ends once every process that holds the pipe has ended.
-        wait_until("the whole log is read", || self.reader.is_finished());
-        let log = self.log();
-        (status.and_then(|status| status.code()).expect("an exit code"), log)
+        let status = until("the server has ended", || self.program.try_wait().expect("waiting for the server"));
+        self.log.wait_for_end();
+        (status.code().expect("an exit code"), self.log())
+    }
+
+    /// Waits for the end of the server, which must have this exit code. Returns its log.
+    #[track_caller]
+    pub(crate) fn ends_with(self, exit_code: i32) -> String {
+        let (code, log) = self.end();
+        assert_eq!(code, exit_code, "{log}");
+        log
     }
 
     /// Stops the server, which must exit with 0.
     #[track_caller]
     pub(crate) fn stop(self) {
         self.signal(libc::SIGTERM);
-        let (code, log) = self.end();
-        assert_eq!(code, 0, "{log}");
+        self.ends_with(0);
     }
 }
 
@@ -195,7 +197,7 @@ impl Drop for Server {
         // Workers end with their supervisor.
         let _has_ended = self.program.kill();
         let _ = self.program.wait();
-        if thread::panicking() {
+        if std::thread::panicking() {
             eprintln!("the server's log:\n{}", self.log());
         }
     }
@@ -203,23 +205,11 @@ impl Drop for Server {
 
 /// Sends a line on a new connection. Returns the answer.
 pub(crate) fn try_ask(address: &str, what: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(limit()))?;
+    let mut stream = try_connect_tcp(address)?;
     writeln!(stream, "{what}")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
     Ok(line.trim().to_owned())
-}
-
-/// The children of a process that have not ended.
-fn children_of(parent: i32) -> Vec<i32> {
-    let children = processes().into_values().filter(|child| child.parent == parent && !child.has_ended());
-    children.map(|child| child.pid).collect()
-}
-
-/// Removes a file if it exists.
-pub(crate) fn remove(path: &Path) {
-    let _is_gone = fs::remove_file(path);
 }
 
 /// The number that follows a word in a line.

@@ -112,8 +112,7 @@ scenarios!(
             ("load-aborts", "signal: 6", &["template"]),
             ("load-hangs", "it took longer than 700ms", &["template", "load-timeout=700"]),
         ] {
-            let (code, log) = Server::begin(word, options).end();
-            assert_eq!(code, 1, "{log}");
+            let log = Server::begin(word, options).ends_with(1);
             assert!(log.contains("cannot load the application") && log.contains(message), "{log}");
         }
     }
@@ -121,8 +120,8 @@ scenarios!(
     /// Workers do not end with their template, and another template forks the next worker.
     fn killed_template() {
         let server = Server::start(&["template"]);
-        let template: i32 = server.ask("data").expect("an answer").parse().expect("a process id");
-        let workers: Vec<i32> = server.children().into_iter().filter(|pid| *pid != template).collect();
+        let template = server.template();
+        let workers = server.children_except(template);
         assert_eq!(workers.len(), 2, "the workers are children of the supervisor");
         kill(template, libc::SIGKILL);
         server.until_logged("starting another one");
@@ -192,8 +191,8 @@ scenarios!(
     /// If the machine stalls, healthy workers are late, too. The supervisor then starts them again.
     fn stuck_template() {
         let server = Server::start(&["template", "boot-timeout=3000", "no-wait-for-threads", "no-crash-limit"]);
-        let template: i32 = server.ask("data").expect("an answer").parse().expect("a process id");
-        let workers: Vec<i32> = server.children().into_iter().filter(|pid| *pid != template).collect();
+        let template = server.template();
+        let workers = server.children_except(template);
         kill(template, libc::SIGSTOP);
         for worker in &workers {
             kill(*worker, libc::SIGKILL);

@@ -27,7 +27,7 @@ scenarios!(
     /// A worker that calls `retire` is replaced.
     fn retire() {
         let server = Server::start(&["before"]);
-        let pid = server.ask("retire").expect("an answer").parse().expect("a process id");
+        let pid = server.retire();
         wait_until("the worker is replaced", || {
             let children = server.children();
             children.len() == 2 && !children.contains(&pid)
@@ -40,12 +40,10 @@ scenarios!(
     fn serves_until_its_successor_is_ready() {
         let server = Server::start(&["before", "one-worker"]);
         server.control("never-ready");
-        let pid: i32 = server.ask("retire").expect("an answer").parse().expect("a process id");
+        let pid = server.retire();
         server.until_logged("never ready, on purpose");
         server.control("");
-        for booting in server.children().into_iter().filter(|child| *child != pid) {
-            kill(booting, libc::SIGKILL);
-        }
+        server.children_except(pid).into_iter().for_each(|booting| kill(booting, libc::SIGKILL));
         server.until_logged("retiring a worker");
         let log = server.log();
         let before = log.split("retiring a worker").next().unwrap_or_default();
@@ -61,8 +59,7 @@ scenarios!(
         let before = server.children();
         let mut asked = BTreeSet::new();
         wait_until("both workers have asked", || {
-            let pid: i32 = server.ask("retire").expect("an answer").parse().expect("a process id");
-            asked.insert(pid);
+            asked.insert(server.retire());
             before.iter().all(|pid| asked.contains(pid))
         });
         let events = || -> Vec<bool> {
@@ -96,8 +93,7 @@ scenarios!(
         thread::sleep(Duration::from_millis(200));
         server.signal(libc::SIGTERM);
         server.until_logged("stopping: draining the workers");
-        let (code, log) = server.end();
-        assert_eq!(code, 0, "{log}");
+        server.ends_with(0);
     }
 
     /// A second signal that comes right after the first one does not end a lame-duck period, even an endless one.
@@ -122,8 +118,7 @@ scenarios!(
     fn halt() {
         let server = Server::start(&["before"]);
         server.ask("halt");
-        let (code, log) = server.end();
-        assert_eq!(code, 1);
+        let log = server.ends_with(1);
         assert!(log.contains("asked to stop the server"), "{log}");
     }
 
@@ -135,8 +130,7 @@ scenarios!(
         server.signal(libc::SIGTERM);
         server.until_logged("killing the workers that have not drained in time");
         assert!(server.log().contains("limit=1s"), "{}", server.log());
-        let (code, log) = server.end();
-        assert_eq!(code, 137, "{log}");
+        server.ends_with(137);
     }
 
     /// If workers that drain have all slots, the next fork waits for one to end. The supervisor tries and warns again only
