@@ -15,16 +15,12 @@ forkio_tests::main!();
 /// afterwards.
 #[track_caller]
 fn serves_without_its_parent(name: &str) {
-    let mut server = Program::start(name, &[]);
-    let address = server.line();
+    let (mut server, address) = Program::start_announced(name, &[]);
     let child = server.line();
     wait_until("the parent has ended", || server.has_ended());
-    let mut client = StdTcpStream::connect(address).expect("connecting");
-    client.set_read_timeout(Some(limit())).expect("a time limit");
+    let mut client = connect_tcp(address);
     client.write_all(b"x").expect("writing");
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).expect("reading");
-    check_eq("the serving process", answer, child);
+    check_eq("the serving process", read_to_end(client), child);
     server.finish_well();
 }
 
@@ -38,8 +34,7 @@ async fn serve_one(listener: &TcpListener) {
 /// The two ends of a connection within this process. The client's end is not registered.
 async fn connection() -> (StdTcpStream, TcpStream) {
     let listener = listener().await;
-    let client = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    client.set_read_timeout(Some(limit())).unwrap();
+    let client = connect_tcp(listener.local_addr().unwrap());
     (client, listener.accept().await.unwrap().0)
 }
 
@@ -141,8 +136,7 @@ scenarios!(
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         check_eq("from the child", client.read_u8().await.unwrap(), b'x');
         reap(child).await;
-        let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        drop((client.unwrap(), accepted.unwrap()));
+        connect_and_accept(&listener).await;
     }
 
     /// Section 7: the child serves a connection that the parent has accepted.
@@ -160,15 +154,13 @@ scenarios!(
         drop(stream);
         client.write_all(b"question").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        let mut answer = Vec::new();
-        client.read_to_end(&mut answer).unwrap();
-        check_eq("the child's answer", answer, b"answer to question".to_vec());
+        check_eq("the child's answer", read_to_end(client).as_str(), "answer to question");
         reap(child).await;
     }
 
     /// Section 7: the parent closes a connection, and the peer sees the end while the child runs.
     async fn connection_of_the_parent() {
-        let (mut client, mut stream) = connection().await;
+        let (client, mut stream) = connection().await;
         let turn = Turn::new();
         let Some(mut child) = fork().await else {
             drop(client);
@@ -178,9 +170,7 @@ scenarios!(
         };
         stream.write_all(b"x").await.unwrap();
         drop(stream);
-        let mut rest = Vec::new();
-        client.read_to_end(&mut rest).unwrap();
-        check_eq("all bytes that the peer reads", rest, b"x".to_vec());
+        check_eq("all bytes that the peer reads", read_to_end(client).as_str(), "x");
         check_eq("the child's status", child.try_wait().unwrap(), None);
         turn.give();
         reap(child).await;
@@ -194,7 +184,7 @@ scenarios!(
                 fs::remove_dir(&self.0).unwrap();
             }
         }
-        let path = std::env::temp_dir().join(format!("forkio-guide-{}", std::process::id()));
+        let path = temporary_path("directory");
         fs::create_dir(&path).unwrap();
         let mut directory = Some(ParentOwned::new(Directory(path.clone())));
         in_child(async || drop(directory.take())).await;

@@ -10,12 +10,11 @@ use std::process::Stdio;
 use forkio_tests::runtime::*;
 use tokio::process::Command;
 
-use crate::Scratch;
-
 /// Each kind of descriptor that no runtime watches, with the object and the name that an audit reports.
-fn unregistered(scratch: &Scratch) -> Vec<(OwnedFd, SharedObject, String)> {
-    let path = scratch.0.to_string_lossy().into_owned();
-    let open = |options: &mut OpenOptions| OwnedFd::from(options.create(true).open(&scratch.0).unwrap());
+fn unregistered() -> Vec<(OwnedFd, SharedObject, String)> {
+    let file = temporary_path("file");
+    let path = file.to_string_lossy().into_owned();
+    let open = |options: &mut OpenOptions| OwnedFd::from(options.create(true).open(&file).unwrap());
     let locked: File = open(OpenOptions::new().write(true)).into();
     locked.lock().unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -93,9 +92,8 @@ scenarios!(
         assert!(before.is_clean() && before.found().is_empty(), "{before}");
         assert_eq!(before.to_string(), "no descriptor is shared by accident");
 
-        let scratch = Scratch::new("audit");
         let registered = registered().await;
-        let unregistered = unregistered(&scratch);
+        let unregistered = unregistered();
         let audit = shared_descriptors().unwrap();
         let (a, b) = &registered.pair;
         let by_default =
@@ -141,9 +139,8 @@ scenarios!(
             // The kernel does not report which objects processes share.
             return;
         }
-        let scratch = Scratch::new("kernel");
         let registered = registered().await;
-        let unregistered = unregistered(&scratch);
+        let unregistered = unregistered();
         let audit = shared_descriptors().unwrap();
         let listed: BTreeSet<_> = audit.found().iter().map(|shared| shared.fd).collect();
         assert!(listed.len() >= unregistered.len());
@@ -186,8 +183,7 @@ scenarios!(
             kill(parent_id().cast_signed(), libc::SIGTERM);
             worker.shutdown().await;
         };
-        let stopped = Prefork::new().listener(listener).workers(1).shutdown_timeout(limit()).run(work).await.unwrap();
-        check_eq("the exit code of the workers", stopped.exit_code(), 0);
+        check_stopped(Prefork::new().listener(listener).workers(1).shutdown_timeout(limit()).run(work).await);
     }
 
     /// If a policy makes a fork impossible to prepare, an audit fails, too.

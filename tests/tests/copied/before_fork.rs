@@ -74,14 +74,7 @@ scenarios!(
         let started = Arc::clone(&threads);
         forkio::before_fork(move || {
             if let Some(receiver) = receiver.take() {
-                // A new thread has its name only after a moment.
-                let (named, is_named) = mpsc::channel();
-                let wait = move || {
-                    named.send(()).unwrap();
-                    receiver.recv().unwrap();
-                };
-                started.lock().unwrap().push(thread::Builder::new().name("from-a-hook".to_owned()).spawn(wait)?);
-                is_named.recv().unwrap();
+                started.lock().unwrap().push(start_thread("from-a-hook", move || receiver.recv().unwrap()));
             }
             Ok(())
         });

@@ -1,14 +1,12 @@
 //! Buffers, and generators of random numbers.
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::sync::{Arc, Mutex};
 
 use forkio_tests::runtime::*;
 use rand::RngExt;
-
-use crate::Scratch;
 
 /// Draws random numbers: one in this process, and one in each of two children.
 async fn draw() -> Vec<u128> {
@@ -44,20 +42,20 @@ scenarios!(
 
     /// The contents of a Rust buffer are written twice, or once if a hook flushes it before the fork.
     async fn buffered_file() {
-        let scratch = Scratch::new("buffered");
-        let append = || BufWriter::new(OpenOptions::new().create(true).append(true).open(&scratch.0).unwrap());
+        let path = temporary_path("buffered");
+        let append = || BufWriter::new(OpenOptions::new().create(true).append(true).open(&path).unwrap());
         let file = Arc::new(Mutex::new(append()));
         file.lock().unwrap().write_all(b"a line\n").unwrap();
         let flushed = Arc::clone(&file);
         in_child(async || file.lock().unwrap().flush().unwrap()).await;
         file.lock().unwrap().flush().unwrap();
-        check_eq("the file without a hook", scratch.text().as_str(), "a line\na line\n");
+        check_eq("the file without a hook", fs::read_to_string(&path).unwrap().as_str(), "a line\na line\n");
 
         forkio::before_fork(move || flushed.lock().unwrap().flush());
         file.lock().unwrap().write_all(b"another\n").unwrap();
         in_child(async || file.lock().unwrap().flush().unwrap()).await;
         file.lock().unwrap().flush().unwrap();
-        check_eq("the file with a hook", scratch.text().as_str(), "a line\na line\nanother\n");
+        check_eq("the file with a hook", fs::read_to_string(&path).unwrap().as_str(), "a line\na line\nanother\n");
     }
 
     /// Without reseeding, parent and children draw the same random numbers.

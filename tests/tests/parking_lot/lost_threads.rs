@@ -1,7 +1,6 @@
 //! Forks while other threads wait for locks and conditions of `parking_lot`.
 
 use std::collections::HashSet;
-use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
@@ -11,7 +10,7 @@ use forkio_tests::{reactor, unplanned};
 use parking_lot::{Condvar, Mutex};
 use parking_lot_core::{DEFAULT_PARK_TOKEN, DEFAULT_UNPARK_TOKEN};
 
-use crate::{RUNTIME, use_runtime};
+use crate::{RUNTIME, fork_without_threads, use_runtime};
 
 /// How many threads wait at a fork. Together, their stacks exceed 40 MiB, beyond which glibc unmaps unused stacks.
 const WAITING: usize = 64;
@@ -146,7 +145,9 @@ scenarios!(
     fn joins_of_ended_threads() {
         use_runtime();
         let ended = thread::Builder::new().name("ended".to_owned()).spawn(|| 7).unwrap();
-        wait_until("the thread has ended", || ended.is_finished() && !has_thread("ended"));
+        wait_until("the thread has ended", || {
+            ended.is_finished() && !thread_names(own_pid()).iter().any(|name| name == "ended")
+        });
         let child = fork_with_threads(|| {
             use_runtime();
             check_eq("the result", ended.join().unwrap(), 7);
@@ -157,11 +158,7 @@ scenarios!(
     /// Without other threads, a fork works, and the runtime continues.
     #[limit(900)]
     fn one_thread() {
-        let runtime = current_thread();
-        let child = runtime.block_on(fork());
-        use_runtime();
-        let Some(child) = child else { std::process::exit(0) };
-        runtime.block_on(reap(child));
+        fork_without_threads();
     }
 );
 
@@ -274,25 +271,9 @@ fn compete() {
     });
 }
 
-/// Forks. The child runs `child` and exits.
-fn fork_with_threads(child: impl FnOnce()) -> Child {
-    // SAFETY: the child uses only what it creates itself, and `parking_lot`'s table.
-    match unsafe { forkio::fork_with_threads() }.expect("forking") {
-        Fork::Parent(child) => child,
-        Fork::Child(_) => run_child(child),
-    }
-}
-
 /// Waits for a child, which must exit with 0.
 fn wait(mut child: Child) {
     let status = RUNTIME.block_on(async { timeout(limit(), child.wait()).await.expect("the child hangs") });
     let status = status.expect("a runtime").expect("waiting");
     assert!(status.success(), "{status}");
-}
-
-/// Whether this process has a thread of this name.
-fn has_thread(name: &str) -> bool {
-    let tasks = fs::read_dir("/proc/self/task").expect("the threads of this process");
-    let names = tasks.flatten().flat_map(|task| fs::read_to_string(task.path().join("comm")));
-    names.into_iter().any(|other| other.trim_end() == name)
 }

@@ -31,3 +31,12 @@ fn use_runtime() {
     });
     check_eq("the result", used.expect("a runtime"), 7);
 }
+
+/// Forks while the process has one thread. Both processes use their runtime.
+fn fork_without_threads() {
+    let runtime = current_thread();
+    let child = runtime.block_on(fork());
+    use_runtime();
+    let Some(child) = child else { std::process::exit(0) };
+    runtime.block_on(reap(child));
+}

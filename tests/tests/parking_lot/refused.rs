@@ -3,17 +3,13 @@
 use forkio_tests::reactor;
 use forkio_tests::runtime::*;
 
-use crate::{RUNTIME, use_runtime};
+use crate::{RUNTIME, fork_without_threads};
 
 scenarios!(
     /// Without other threads, a fork works. With other threads, forks are refused, and so are runtimes in children.
     #[limit(900)]
     fn refused_with_threads() {
-        let runtime = current_thread();
-        let child = runtime.block_on(fork());
-        use_runtime();
-        let Some(child) = child else { std::process::exit(0) };
-        runtime.block_on(reap(child));
+        fork_without_threads();
 
         // SAFETY: the call is refused, so there is no child.
         let refused = unsafe { forkio::fork_with_threads() };

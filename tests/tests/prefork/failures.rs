@@ -12,16 +12,14 @@ scenarios!(
         let address = listener.local_addr().unwrap();
         let start = Instant::now();
         let prefork = Prefork::new().listener(listener).workers(2).crash_limit(4);
-        let error = prefork
-            .run(async |worker: Worker| -> u8 {
-                if worker.index() == 1 {
-                    return 3;
-                }
-                worker.shutdown().await;
-                0
-            })
-            .await
-            .expect_err("a crash loop");
+        let work = async |worker: Worker| -> u8 {
+            if worker.index() == 1 {
+                return 3;
+            }
+            worker.shutdown().await;
+            0
+        };
+        let error = prefork.run(work).await.expect_err("a crash loop");
         match &error {
             PreforkError::CrashLoop { worker: 1, ends: 4, status, .. } => check_eq("status", status.code(), Some(3)),
             error => panic!("{error:?}"),
@@ -29,8 +27,7 @@ scenarios!(
         check_eq("exit code", error.exit_code(), 3);
         // The worker ended four times, with three delays in between.
         assert!(start.elapsed() >= Duration::from_millis(700), "{:?}", start.elapsed());
-        let own = own_pid();
-        assert!(processes().values().all(|process| process.parent != own), "workers left behind");
+        check_no_children();
         assert!(TcpStream::connect(address).await.is_err(), "the listener is closed");
     }
 

@@ -19,44 +19,34 @@ scenarios!(
             parent_end
         }));
         let child_end = Arc::new(child_end);
-        let stopped = Prefork::new()
-            .workers(2)
-            .shutdown_timeout(limit())
-            .run(async |worker: Worker| {
-                check_eq("lineage", forkio::Lineage::current().worker(), Some(worker.index()));
-                while child_end.try_write(&std::process::id().to_le_bytes()).is_err() {
-                    child_end.writable().await.unwrap();
-                }
-                if worker.index() == 0 {
-                    return;
-                }
+        let work = async |worker: Worker| {
+            check_eq("lineage", forkio::Lineage::current().worker(), Some(worker.index()));
+            while child_end.try_write(&std::process::id().to_le_bytes()).is_err() {
+                child_end.writable().await.unwrap();
+            }
+            if worker.index() == 1 {
                 worker.shutdown().await;
-            })
-            .await
-            .unwrap();
-        check_eq("exit code", stopped.exit_code(), 0);
+            }
+        };
+        check_stopped(Prefork::new().workers(2).shutdown_timeout(limit()).run(work).await);
         stopper.await.unwrap().unwrap();
     }
 
     /// If a worker forks, the requests of its child do not count as the worker's.
     async fn requests_of_a_workers_child() {
-        let prefork = Prefork::new().workers(1).shutdown_timeout(limit());
-        let stopped = prefork
-            .run(async |worker: Worker| {
-                worker.count_request();
-                let handle = worker.handle();
-                in_child(async move || {
-                    handle.count_request();
-                    drop(handle.track_request());
-                })
-                .await;
-                check_eq("requests", worker.requests(), 1);
-                kill(forkio::Lineage::current().parent().unwrap() as i32, libc::SIGTERM);
-                worker.shutdown().await;
+        let work = async |worker: Worker| {
+            worker.count_request();
+            let handle = worker.handle();
+            in_child(async move || {
+                handle.count_request();
+                drop(handle.track_request());
             })
-            .await
-            .unwrap();
-        check_eq("exit code", stopped.exit_code(), 0);
+            .await;
+            check_eq("requests", worker.requests(), 1);
+            kill(forkio::Lineage::current().parent().unwrap() as i32, libc::SIGTERM);
+            worker.shutdown().await;
+        };
+        check_stopped(Prefork::new().workers(1).shutdown_timeout(limit()).run(work).await);
     }
 
     /// A limit of zero means no limit, and huge limits work.
@@ -92,19 +82,15 @@ scenarios!(
                 kill(own_pid(), libc::SIGTERM);
             }));
             let prefork = prefork.listener(listener).workers(1).heartbeat_timeout(heartbeat).max_extra(extra);
-            let stopped = prefork
-                .shutdown_timeout(limit())
-                .run(async |mut worker: Worker| {
-                    let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { return };
-                    let mut incoming = worker.incoming(listener);
-                    while let Some((mut stream, _)) = incoming.next().await {
-                        worker.count_request();
-                        stream.write_u8(worker.generation() as u8).await.unwrap();
-                    }
-                })
-                .await
-                .unwrap();
-            check_eq("exit code", stopped.exit_code(), 0);
+            let work = async |mut worker: Worker| {
+                let Some(Listener::Tcp(listener)) = worker.take_listeners().pop() else { return };
+                let mut incoming = worker.incoming(listener);
+                while let Some((mut stream, _)) = incoming.next().await {
+                    worker.count_request();
+                    stream.write_u8(worker.generation() as u8).await.unwrap();
+                }
+            };
+            check_stopped(prefork.shutdown_timeout(limit()).run(work).await);
             client.await.unwrap().unwrap();
         }
     }
@@ -124,8 +110,7 @@ scenarios!(
             kill(own_pid(), libc::SIGTERM);
         }));
         let prefork = Prefork::new().listener(listener).workers(2).shutdown_timeout(limit());
-        let stopped = prefork.run(async |worker: Worker| worker.shutdown().await).await.unwrap();
-        check_eq("exit code", stopped.exit_code(), 0);
+        check_stopped(prefork.run(async |worker: Worker| worker.shutdown().await).await);
     }
 
     /// A server can run in a future that only the parent runs.

@@ -28,9 +28,7 @@ fn talk(client: usize, mut stream: StdTcpStream) {
         thread::sleep(Duration::from_millis(5));
     }
     stream.shutdown(Shutdown::Write).expect("ending");
-    let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).expect("reading the end");
-    assert!(rest.is_empty(), "client {client}: {} bytes too many", rest.len());
+    assert_eq!(read_to_end(stream), "", "client {client}");
 }
 
 scenarios!(
@@ -83,9 +81,7 @@ scenarios!(
             if depth < 5 {
                 in_child(async || Box::pin(descend(depth + 1, listener)).await).await;
             }
-            let address = listener.local_addr().unwrap();
-            let (connected, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-            drop((connected.unwrap(), accepted.unwrap()));
+            connect_and_accept(listener).await;
         }
         descend(0, &listener().await).await;
     }
@@ -108,16 +104,13 @@ scenarios!(
             assert!(status.success(), "round {round}: {status}");
         }
         check_eq("descriptors", open_descriptors(), before);
-        let own = own_pid();
-        let children: Vec<_> = processes().into_values().filter(|process| process.parent == own).collect();
-        assert!(children.is_empty(), "{children:?}");
+        check_no_children();
     }
 
     /// A server forks under load. Clients get every byte back, and see the end of their connections while the children
     /// run.
     fn forks_under_load() {
-        let mut server = Program::start("forks::echo_server", &[]);
-        let address = server.line();
+        let (mut server, address) = Program::start_announced("forks::echo_server", &[]);
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| {
                 let stream = StdTcpStream::connect(&address).expect("connecting");
@@ -205,11 +198,8 @@ scenarios!(
         check();
         match child {
             Some(child) => {
-                let (mut client, mut server) = second.block_on(async {
-                    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-                    (client, listener.accept().await.unwrap().0)
-                });
                 second.block_on(async {
+                    let (mut client, mut server) = connect_and_accept(&listener).await;
                     client.write_all(b"x").await.unwrap();
                     check_eq("served by the second runtime", server.read_u8().await.unwrap(), b'x');
                 });

@@ -19,15 +19,7 @@ scenarios!(
     /// the fork.
     async fn other_threads() {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::Builder::new().name("a-thread".to_owned());
-        // A new thread has its name only after a moment.
-        let (named, is_named) = std::sync::mpsc::channel();
-        let wait = move || {
-            named.send(()).unwrap();
-            stopped.recv()
-        };
-        let thread = thread.spawn(wait).unwrap();
-        is_named.recv().unwrap();
+        let thread = start_thread("a-thread", move || stopped.recv());
         // The first call opens descriptors that stay open.
         let options = ForkOptions::new().wait_for_threads(Duration::from_millis(60));
         options.fork().await.expect_err("refused");

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -13,50 +12,39 @@ use tokio::task::LocalSet;
 scenarios!(
     /// Sleeps, timeouts and intervals that span the fork fire once in each process, neither early nor much too late.
     async fn timers() {
+        static SLEPT: AtomicU32 = AtomicU32::new(0);
+        static TIMED_OUT: AtomicU32 = AtomicU32::new(0);
+        static TICKS: AtomicU32 = AtomicU32::new(0);
         let start = Instant::now();
         let on_time = move |what: &str, due: Duration| {
             let elapsed = start.elapsed();
             assert!(elapsed >= due && elapsed < due + limit(), "{what} in {}: {elapsed:?}", std::process::id());
         };
-        let slept = Arc::new(AtomicU32::new(0));
-        let timed_out = Arc::new(AtomicU32::new(0));
-        let ticks = Arc::new(AtomicU32::new(0));
-        tokio::spawn({
-            let slept = Arc::clone(&slept);
-            async move {
-                sleep(Duration::from_millis(300)).await;
-                on_time("sleep", Duration::from_millis(300));
-                slept.fetch_add(1, Ordering::Relaxed);
-            }
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(300)).await;
+            on_time("sleep", Duration::from_millis(300));
+            SLEPT.fetch_add(1, Ordering::Relaxed);
         });
-        tokio::spawn({
-            let timed_out = Arc::clone(&timed_out);
-            async move {
-                timeout(Duration::from_millis(400), std::future::pending::<()>()).await.unwrap_err();
-                on_time("timeout", Duration::from_millis(400));
-                timed_out.fetch_add(1, Ordering::Relaxed);
-            }
+        tokio::spawn(async move {
+            timeout(Duration::from_millis(400), std::future::pending::<()>()).await.unwrap_err();
+            on_time("timeout", Duration::from_millis(400));
+            TIMED_OUT.fetch_add(1, Ordering::Relaxed);
         });
         let mut every = interval(Duration::from_millis(50));
-        tokio::spawn({
-            let ticks = Arc::clone(&ticks);
-            async move {
-                for tick in 0..20 {
-                    every.tick().await;
-                    on_time("interval", tick * Duration::from_millis(50));
-                    ticks.fetch_add(1, Ordering::Relaxed);
-                }
+        tokio::spawn(async move {
+            for tick in 0..20 {
+                every.tick().await;
+                on_time("interval", tick * Duration::from_millis(50));
+                TICKS.fetch_add(1, Ordering::Relaxed);
             }
         });
         sleep(Duration::from_millis(110)).await;
         let check = async || {
-            while ticks.load(Ordering::Relaxed) < 20
-                || slept.load(Ordering::Relaxed) + timed_out.load(Ordering::Relaxed) < 2
-            {
+            let counts = || [&SLEPT, &TIMED_OUT, &TICKS].map(|count| count.load(Ordering::Relaxed));
+            while counts().iter().sum::<u32>() < 22 {
                 sleep(Duration::from_millis(5)).await;
             }
-            let counts = [&slept, &timed_out, &ticks].map(|count| count.load(Ordering::Relaxed));
-            check_eq("how often each fired", counts, [1, 1, 20]);
+            check_eq("how often each fired", counts(), [1, 1, 20]);
         };
         let child = fork_child(check).await;
         check().await;
@@ -160,33 +148,31 @@ scenarios!(
 
     /// A future that only the parent runs returns an error in the child, which does not poll it.
     async fn parent_only_future() {
-        struct Dropped(Arc<AtomicU32>);
+        static POLLS: AtomicU32 = AtomicU32::new(0);
+        static DROPS: AtomicU32 = AtomicU32::new(0);
+        struct Dropped;
         impl Drop for Dropped {
             fn drop(&mut self) {
-                self.0.fetch_add(1, Ordering::Relaxed);
+                DROPS.fetch_add(1, Ordering::Relaxed);
             }
         }
-        let polls = Arc::new(AtomicU32::new(0));
-        let drops = Arc::new(AtomicU32::new(0));
-        let maintenance = tokio::spawn(forkio::parent_only({
-            let (polls, dropped) = (Arc::clone(&polls), Dropped(Arc::clone(&drops)));
-            async move {
-                let _dropped = dropped;
-                // The child does not wait for an hour: its future returns an error at once.
-                for pause in [Duration::from_millis(10), Duration::from_secs(3_600)] {
-                    polls.fetch_add(1, Ordering::Relaxed);
-                    sleep(pause).await;
-                }
+        let dropped = Dropped;
+        let maintenance = tokio::spawn(forkio::parent_only(async move {
+            let _dropped = dropped;
+            // The child does not wait for an hour: its future returns an error at once.
+            for pause in [Duration::from_millis(10), Duration::from_secs(3_600)] {
+                POLLS.fetch_add(1, Ordering::Relaxed);
+                sleep(pause).await;
             }
         }));
-        while polls.load(Ordering::Relaxed) < 2 {
+        while POLLS.load(Ordering::Relaxed) < 2 {
             sleep(Duration::from_millis(5)).await;
         }
         let never_polled = forkio::parent_only(async { panic!("polled in the child") });
         let Some(child) = fork().await else {
             check_eq("in the child", maintenance.await.unwrap(), Err(NotInChild));
-            check_eq("polls", polls.load(Ordering::Relaxed), 2);
-            check_eq("drops", drops.load(Ordering::Relaxed), 1);
+            check_eq("polls", POLLS.load(Ordering::Relaxed), 2);
+            check_eq("drops", DROPS.load(Ordering::Relaxed), 1);
             check_eq("never polled", never_polled.await, Err(NotInChild));
             // A future that the child creates belongs to the child.
             check_eq("a new future", forkio::parent_only(async { 3 }).await, Ok(3));
@@ -194,7 +180,7 @@ scenarios!(
         };
         reap(child).await;
         assert!(!maintenance.is_finished());
-        check_eq("drops", drops.load(Ordering::Relaxed), 0);
+        check_eq("drops", DROPS.load(Ordering::Relaxed), 0);
         check_eq("a new future", forkio::parent_only(async { 3 }).await, Ok(3));
     }
 

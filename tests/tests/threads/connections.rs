@@ -1,12 +1,11 @@
 //! Connections of the parent's runtime.
 
 use std::io::{Read, Write};
-use std::net::TcpStream as StdTcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use forkio_tests::runtime::*;
 
-use crate::{RUNTIME, fork_with_threads, listen, use_everything, wait};
+use crate::{listen, serve_each, use_everything, wait};
 
 scenarios!(
     /// Peers see the end of a connection when the parent closes it, even while children run. Children read none of the
@@ -14,23 +13,13 @@ scenarios!(
     fn inherited_connections() {
         const CONNECTIONS: usize = 20;
         let listener = listen();
-        let echoes = listener.try_clone().unwrap();
-        RUNTIME
-            .spawn(async {
-                let listener = TcpListener::from_std(echoes).unwrap();
-                loop {
-                    let (mut stream, _) = listener.accept().await.unwrap();
-                    tokio::spawn(async move {
-                        let (mut reader, mut writer) = stream.split();
-                        tokio::io::copy(&mut reader, &mut writer).await.unwrap();
-                    });
-                }
-            })
-            .unwrap();
+        serve_each(&listener, |mut stream| async move {
+            let (mut reader, mut writer) = stream.split();
+            tokio::io::copy(&mut reader, &mut writer).await.unwrap();
+        });
         let mut peers: Vec<_> = (0..CONNECTIONS)
             .map(|_| {
-                let mut peer = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
-                peer.set_read_timeout(Some(limit())).unwrap();
+                let mut peer = connect_tcp(listener.local_addr().unwrap());
                 peer.write_all(b"x").unwrap();
                 peer.read_exact(&mut [0]).unwrap();
                 peer
@@ -54,9 +43,7 @@ scenarios!(
         for peer in &mut peers {
             peer.write_all(b"for the parent").unwrap();
             peer.shutdown(std::net::Shutdown::Write).unwrap();
-            let mut back = Vec::new();
-            peer.read_to_end(&mut back).unwrap();
-            check_eq("the echo", back.as_slice(), b"for the parent");
+            check_eq("the echo", read_to_end(peer).as_str(), "for the parent");
         }
         for (child, end) in children {
             end.give();
@@ -68,23 +55,11 @@ scenarios!(
     fn connections_that_come_and_go() {
         const CHILDREN: usize = 30;
         let listener = listen();
-        let echoes = listener.try_clone().unwrap();
-        RUNTIME
-            .spawn(async {
-                let listener = TcpListener::from_std(echoes).unwrap();
-                loop {
-                    let (mut stream, _) = listener.accept().await.unwrap();
-                    tokio::spawn(async move { stream.write_all(b"to the end").await.unwrap() });
-                }
-            })
-            .unwrap();
+        serve_each(&listener, |mut stream| async move { stream.write_all(b"to the end").await.unwrap() });
         let seen = AtomicUsize::new(0);
         let client = || {
-            let mut stream = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            stream.set_read_timeout(Some(limit())).unwrap();
-            let mut all = Vec::new();
-            stream.read_to_end(&mut all).unwrap();
-            check_eq("the bytes that the client receives", all.as_slice(), b"to the end");
+            let all = read_to_end(connect_tcp(listener.local_addr().unwrap()));
+            check_eq("the bytes that the client receives", all.as_str(), "to the end");
             seen.fetch_add(1, Ordering::Relaxed);
         };
         let mut children = Vec::new();
@@ -96,13 +71,11 @@ scenarios!(
             for _ in 0..CHILDREN {
                 more(5);
                 let end = Turn::new();
-                children.push((
-                    fork_with_threads(|| {
-                        end.wait();
-                        exit_now(0);
-                    }),
-                    end,
-                ));
+                let child = fork_with_threads(|| {
+                    end.wait();
+                    exit_now(0);
+                });
+                children.push((child, end));
             }
             more(50);
         });

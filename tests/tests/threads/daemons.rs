@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use forkio_tests::runtime::*;
 
-use crate::{RUNTIME, fork_with_threads, use_everything, wait};
+use crate::{RUNTIME, use_everything, wait};
 
 /// Closes the descriptors that `is_closed` selects, except standard input, output and error.
 fn close_all(is_closed: impl Fn(i32) -> bool) {

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use forkio_tests::runtime::*;
 use futures_util::FutureExt;
 
-use crate::{RUNTIME, block_on, fork_with_threads, use_everything, wait};
+use crate::{RUNTIME, block_on, use_everything, wait};
 
 /// The descriptors of the ends of tokio's signal pipe.
 struct SignalPipe {
@@ -78,16 +78,12 @@ scenarios!(
     fn unplanned_forks() {
         let pipe = SignalPipe::of_the_first_runtime();
         use_everything();
-        // SAFETY: the child uses only objects that it creates itself.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            run_child(|| {
-                pipe.renew();
-                use_everything();
-            });
-        }
+        let child = unplanned::fork_child(|| {
+            pipe.renew();
+            use_everything();
+        });
         use_everything();
-        check_eq("the child's status", wait_status(child), 0);
+        forkio_tests::reap(child);
         use_everything();
     }
 

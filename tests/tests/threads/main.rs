@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io::Read;
-use std::net::{TcpListener as StdTcpListener, TcpStream as StdTcpStream};
+use std::net::TcpListener as StdTcpListener;
 use std::time::Duration;
 
 use forkio_tests::runtime::*;
@@ -35,18 +35,6 @@ fn block_on<F: Future>(future: F) -> F::Output {
     RUNTIME.block_on(async { timeout(limit(), future).await.expect("the future hangs") }).expect("a runtime")
 }
 
-/// Forks a process with threads. The child runs `child` and exits.
-fn fork_with_threads(child: impl FnOnce()) -> Child {
-    // SAFETY: the child uses only objects that it creates itself.
-    match unsafe { forkio::fork_with_threads() }.expect("forking") {
-        Fork::Parent(child) => child,
-        Fork::Child(_) => {
-            child();
-            std::process::exit(0)
-        }
-    }
-}
-
 /// Waits for a child, which must exit with 0.
 fn wait(mut child: Child) {
     let status = block_on(child.wait()).unwrap();
@@ -58,6 +46,19 @@ fn listen() -> StdTcpListener {
     let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     listener
+}
+
+/// Serves each connection of a duplicate of `listener` in this process's runtime.
+fn serve_each<F: Future<Output = ()> + Send + 'static>(listener: &StdTcpListener, serve: fn(TcpStream) -> F) {
+    let listener = listener.try_clone().unwrap();
+    RUNTIME
+        .spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            loop {
+                tokio::spawn(serve(listener.accept().await.unwrap().0));
+            }
+        })
+        .unwrap();
 }
 
 /// Tells each client the process id, and waits until the client closes the connection.
@@ -79,7 +80,7 @@ fn start_serving(listener: &StdTcpListener) {
 
 /// Connects to a server. Returns the process id that it answers with.
 fn ask(listener: &StdTcpListener) -> u32 {
-    let mut stream = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let mut stream = connect_tcp(listener.local_addr().unwrap());
     let mut id = [0; 4];
     stream.read_exact(&mut id).unwrap();
     u32::from_be_bytes(id)

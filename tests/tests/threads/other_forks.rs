@@ -1,7 +1,7 @@
 //! Forks made by other code, inside tasks, and beside other runtimes.
 
 use std::io::Read;
-use std::net::{Shutdown, TcpStream as StdTcpStream};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, mpsc};
 use std::thread;
@@ -12,7 +12,7 @@ use forkio_tests::reactor::fork_child;
 use forkio_tests::runtime::*;
 use forkio_tests::{reap, wait_status};
 
-use crate::{RUNTIME, ask, block_on, fork_with_threads, listen, serve, start_serving, use_everything, wait};
+use crate::{RUNTIME, ask, block_on, listen, serve, start_serving, use_everything, wait};
 
 scenarios!(
     /// A fork that the C library does not make is an unplanned fork like any other: the parent's runtime notices
@@ -83,7 +83,7 @@ scenarios!(
         let listener = listen();
         start_serving(&listener);
         use_everything();
-        let mut peer = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut peer = connect_tcp(listener.local_addr().unwrap());
         peer.read_exact(&mut [0; 4]).unwrap();
         let (ready, end) = Turn::both_ways();
         let child = unplanned::fork_child(|| {

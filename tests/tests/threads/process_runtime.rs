@@ -10,7 +10,7 @@ use forkio_reactor::{Token, Waker};
 use forkio_tests::reactor::fork;
 use forkio_tests::runtime::*;
 
-use crate::{RUNTIME, ask, block_on, fork_with_threads, listen, start_serving, use_everything, wait};
+use crate::{RUNTIME, ask, block_on, listen, start_serving, use_everything, wait};
 
 scenarios!(
     /// Everything that a runtime does works in both processes, before and after the fork. Both processes serve on one
@@ -169,9 +169,7 @@ scenarios!(
             wait_until("clients get more answers", || answers.load(Ordering::Relaxed) >= enough);
         });
         use_everything();
-        let own = own_pid();
-        let children: Vec<_> = processes().into_values().filter(|process| process.parent == own).collect();
-        assert!(children.is_empty(), "{children:?}");
+        check_no_children();
     }
 
     /// An inherited runtime leaves a known number of descriptors in a child.

@@ -9,18 +9,11 @@ scenarios!(
     /// Children do not have a retired selector. The descriptors registered with it follow their policies. The parent
     /// is not disturbed.
     fn retired_selector() {
-        let mut kept = Poll::new().unwrap();
-        let kept_waker = Waker::new(kept.registry(), Token(0)).unwrap();
-        let mut retired = Poll::new().unwrap();
-        let waker = Waker::new(retired.registry(), Token(0)).unwrap();
+        let (mut kept, kept_waker) = selector_with_waker();
+        let (mut retired, waker) = selector_with_waker();
         let mut listener = listener();
         let mut peer = connect(&listener);
-        let mut accepted = None;
-        wait_until("a connection", || {
-            accepted = listener.accept().ok();
-            accepted.is_some()
-        });
-        let (mut stream, _) = accepted.unwrap();
+        let (mut stream, _) = until("a connection", || listener.accept().ok());
         let (mut end, mut other_end) = UnixStream::pair().unwrap();
         register(retired.registry(), &mut listener, 1);
         register_with(retired.registry(), &mut stream, 2, ForkPolicy::Sever);
@@ -57,8 +50,7 @@ scenarios!(
             let client = connect(&listener);
             check_eq("serving", wait(&mut kept), tokens([5]));
             drop((listener.accept().unwrap(), client));
-            kept_waker.wake().unwrap();
-            check_eq("waking", wait(&mut kept), tokens([0]));
+            check_wake(&kept_waker, &mut kept, 0);
 
             let descriptors = open_descriptors();
             in_child(|| check_eq("selectors", fork::glue::selector_count(), 1));
@@ -66,8 +58,7 @@ scenarios!(
             looked.give();
             closed.wait();
             drop((stream, end, waker, retired));
-            kept_waker.wake().unwrap();
-            check_eq("waking", wait(&mut kept), tokens([0]));
+            check_wake(&kept_waker, &mut kept, 0);
             std::process::exit(0);
         };
         looked.wait();
@@ -83,7 +74,6 @@ scenarios!(
         reap(child);
         let _client = connect(&listener);
         check_eq("the parent's event", wait(&mut retired), tokens([1]));
-        waker.wake().unwrap();
-        check_eq("the parent's event", wait(&mut retired), tokens([0]));
+        check_wake(&waker, &mut retired, 0);
     }
 );

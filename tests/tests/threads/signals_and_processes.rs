@@ -7,7 +7,7 @@ use forkio_tests::runtime::*;
 use futures_util::FutureExt;
 use tokio::process::Command;
 
-use crate::{block_on, fork_with_threads, wait};
+use crate::{block_on, wait};
 
 scenarios!(
     /// A signal reaches the streams of the process that it was sent to, and no other streams.

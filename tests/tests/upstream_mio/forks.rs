@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use forkio_tests::runtime::*;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
+
+use crate::{eventfd, signal_eventfd, watch};
 
 /// Checks that tokio runs on upstream mio: forkio then has no selector.
 #[track_caller]
@@ -18,19 +19,11 @@ fn check_that_the_patch_is_missing() {
 
 /// The descriptors whose name in `/proc/self/fd` is `name`.
 fn named(name: &str) -> Vec<RawFd> {
-    let is_named =
-        |fd: &RawFd| fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|found| found.as_os_str() == name);
-    open_descriptors().into_iter().filter(is_named).collect()
+    open_descriptors().into_iter().filter(|fd| name_of(fd) == name).collect()
 }
 
 fn epoll_instances() -> Vec<RawFd> {
     named("anon_inode:[eventpoll]")
-}
-
-/// Watches a file that the returned value owns.
-fn watch<T: AsRawFd>(file: T) -> AsyncFd<T> {
-    // SAFETY: the value owns the file.
-    unsafe { AsyncFd::register(file) }.unwrap()
 }
 
 scenarios!(
@@ -266,10 +259,7 @@ scenarios!(
 
     /// A watched eventfd is inherited, and a watched timerfd is renewed.
     async fn other_descriptors() {
-        // SAFETY: no memory is involved.
-        let eventfd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
-        // SAFETY: nothing else owns the descriptor.
-        let eventfd = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(eventfd) };
+        let eventfd = eventfd();
         let watched = watch(eventfd.as_fd().try_clone_to_owned().unwrap());
         let timer = Timerfd::new(TimerClock::Monotonic, false).unwrap();
         timer.set(Duration::from_millis(10), Duration::ZERO);
@@ -280,8 +270,7 @@ scenarios!(
             check_eq("expirations", timer.get_ref().take(), 1);
         })
         .await;
-        // SAFETY: the kernel reads eight bytes.
-        check_eq("write", unsafe { libc::write(eventfd.as_raw_fd(), 1_u64.to_ne_bytes().as_ptr().cast(), 8) }, 8);
+        signal_eventfd(&eventfd);
         watched.readable().await.unwrap().clear_ready();
         timer.readable().await.unwrap().clear_ready();
         check_eq("expirations", timer.get_ref().take(), 1);
@@ -296,8 +285,5 @@ fn new_epoll() -> OwnedFd {
 
 /// The descriptors of tokio's signal pipe: the only sockets of a fresh process.
 fn signal_pipe() -> Vec<RawFd> {
-    let is_socket = |fd: &RawFd| {
-        fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|name| name.to_string_lossy().starts_with("socket:"))
-    };
-    open_descriptors().into_iter().filter(is_socket).collect()
+    open_descriptors().into_iter().filter(|fd| name_of(fd).starts_with("socket:")).collect()
 }

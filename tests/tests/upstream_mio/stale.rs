@@ -7,6 +7,8 @@ use std::time::Duration;
 use forkio_tests::runtime::*;
 use tokio::io::unix::AsyncFd;
 
+use crate::{eventfd, signal_eventfd, watch};
+
 /// A descriptor that does not own its file.
 #[derive(Debug)]
 struct Bare(RawFd);
@@ -28,11 +30,6 @@ fn replace_registered(file: OwnedFd, other: &impl AsRawFd) -> (OwnedFd, OwnedFd)
     (file, kept)
 }
 
-fn eventfd() -> OwnedFd {
-    // SAFETY: no memory is involved, and nothing else owns the descriptor.
-    unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)) }
-}
-
 fn pipe() -> [OwnedFd; 2] {
     let mut ends = [-1; 2];
     // SAFETY: the kernel writes two descriptors, and nothing else owns them.
@@ -40,12 +37,6 @@ fn pipe() -> [OwnedFd; 2] {
         check_eq("pipe", libc::pipe2(ends.as_mut_ptr(), libc::O_NONBLOCK | libc::O_CLOEXEC), 0);
         ends.map(|end| OwnedFd::from_raw_fd(end))
     }
-}
-
-/// Watches a file that the returned value owns.
-fn watch<T: AsRawFd>(file: T) -> AsyncFd<T> {
-    // SAFETY: the value owns the file.
-    unsafe { AsyncFd::register(file) }.unwrap()
 }
 
 scenarios!(
@@ -115,14 +106,10 @@ scenarios!(
 
     /// A policy ends with the registration, even if the next one has the same descriptor and kind of file.
     async fn policies_end() {
-        let wake = |fd: &OwnedFd| {
-            // SAFETY: the kernel reads eight bytes.
-            check_eq("write", unsafe { libc::write(fd.as_raw_fd(), 1_u64.to_ne_bytes().as_ptr().cast(), 8) }, 8);
-        };
         let tagged = watch(eventfd());
         let number = tagged.as_raw_fd();
         forkio::set_policy(tagged.get_ref(), ForkPolicy::NoFork).unwrap();
-        wake(tagged.get_ref());
+        signal_eventfd(tagged.get_ref());
         in_child(async || {
             let silence = timeout(Duration::from_millis(20), tagged.readable()).await;
             assert!(silence.is_err(), "an event of a no-fork registration");
@@ -131,7 +118,7 @@ scenarios!(
         drop(tagged);
         let next = watch(eventfd());
         check_eq("the descriptor", next.as_raw_fd(), number);
-        wake(next.get_ref());
+        signal_eventfd(next.get_ref());
         in_child(async || drop(timeout(limit(), next.readable()).await.expect("an event"))).await;
         check_eq("the policy", forkio_reactor::fork::policy(&next), Some(ForkPolicy::Inherit));
     }

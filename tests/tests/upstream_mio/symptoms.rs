@@ -41,7 +41,7 @@ impl Child {
     }
 
     fn threads(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/task", self.0)).expect("a running child").count()
+        thread_names(self.0).len()
     }
 
     /// Whether the child ends within a time. It must exit with 0.
@@ -72,18 +72,6 @@ impl Drop for Child {
     }
 }
 
-/// Whether the process sleeps in epoll_wait(2).
-fn is_polling(pid: u32) -> bool {
-    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-    let number: i64 = call.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(-1);
-    // Only old architectures have a system call without the signal mask.
-    #[cfg(target_arch = "x86_64")]
-    let is_old = number == libc::SYS_epoll_wait;
-    #[cfg(not(target_arch = "x86_64"))]
-    let is_old = false;
-    is_old || number == libc::SYS_epoll_pwait
-}
-
 /// Whether a future does not complete in time.
 async fn hangs(future: impl Future) -> bool {
     timeout(PATIENCE, future).await.is_err()
@@ -91,7 +79,7 @@ async fn hangs(future: impl Future) -> bool {
 
 /// Checks that the child gets the byte of a signal to the parent.
 fn signal_is_stolen(runtime: &Runtime, stream: &mut Signal, child: Child) {
-    wait_until("the child polls", || is_polling(child.0.cast_unsigned()));
+    wait_until("the child polls", || is_in_epoll_wait(child.0));
     raise(libc::SIGUSR1);
     wait_until("a process has read the pipe", || (3..64).all(|fd| pending_bytes(fd) == 0));
     assert!(runtime.block_on(hangs(stream.recv())));
@@ -193,18 +181,18 @@ scenarios!(
         let runtime = current_thread();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let parent = std::process::id();
+        let parent = own_pid();
         let child = Child::fork(|| {
             // The kernel wakes the process that waited last.
-            wait_until("the parent polls", || is_polling(parent));
+            wait_until("the parent polls", || is_in_epoll_wait(parent));
             runtime.block_on(pending::<()>());
         });
         let (send_first, first) = oneshot::channel();
         let (send_second, second) = oneshot::channel();
         let waker = thread::spawn(move || {
-            wait_until("parent and child poll", || is_polling(parent) && is_polling(child.0.cast_unsigned()));
+            wait_until("parent and child poll", || is_in_epoll_wait(parent) && is_in_epoll_wait(child.0));
             send_first.send(Instant::now()).unwrap();
-            wait_until("the child still polls", || is_polling(child.0.cast_unsigned()));
+            wait_until("the child still polls", || is_in_epoll_wait(child.0));
             drop(child);
             send_second.send(Instant::now()).unwrap();
             thread::sleep(PATIENCE);
@@ -240,11 +228,7 @@ scenarios!(
     fn shared_epoll_instance() {
         let runtime = current_thread();
         let child = Child::fork(|| thread::sleep(limit()));
-        let epoll = (3..64)
-            .find(|fd| {
-                fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|name| name.ends_with("anon_inode:[eventpoll]"))
-            })
-            .unwrap();
+        let epoll = (3..64).find(|fd| name_of(fd) == "anon_inode:[eventpoll]").unwrap();
         let watched = |process: &str| fs::read_to_string(format!("/proc/{process}/fdinfo/{epoll}")).unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let line = format!("tfd: {:8} events:", listener.as_raw_fd());
