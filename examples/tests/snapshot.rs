@@ -3,30 +3,18 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
-use std::time::Duration;
 
-/// How long a step may take.
-const LIMIT: Duration = Duration::from_secs(60);
+use forkio_tests::{Program, connect_tcp, example, scenarios, temporary_path};
 
-/// A running server. Dropping it kills the program.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ended = self.0.kill();
-        let _status = self.0.wait();
-    }
-}
+forkio_tests::main!();
 
 struct Client(BufReader<TcpStream>);
 
 impl Client {
     fn connect(address: &str) -> Client {
-        let stream = TcpStream::connect(address).expect("connecting");
-        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
-        Client(BufReader::new(stream))
+        Client(BufReader::new(connect_tcp(address)))
     }
 
     fn ask(&mut self, line: &str) -> String {
@@ -37,54 +25,50 @@ impl Client {
     }
 }
 
-fn start(path: &str) -> (Server, String) {
-    let test = std::env::current_exe().expect("the path of this test");
-    let program = test.ancestors().nth(2).expect("target/PROFILE").join("examples/snapshot");
-    let mut command = Command::new(program);
-    command.args(["127.0.0.1:0", path]).stdout(Stdio::piped());
-    let mut server = Server(command.spawn().expect("starting the program"));
-    let mut address = String::new();
-    BufReader::new(server.0.stdout.take().expect("piped")).read_line(&mut address).expect("an address");
-    (server, address.trim().to_owned())
+fn start(path: &str) -> (Program, String) {
+    let mut server = Program::spawn(Command::new(example("snapshot")).args(["127.0.0.1:0", path]));
+    let address = server.line();
+    (server, address)
 }
 
-#[test]
-fn snapshots_are_consistent() {
-    let path = std::env::temp_dir().join(format!("forkio-snapshot-{}", std::process::id()));
-    let (_server, address) = start(path.to_str().expect("a temporary directory"));
-    let mut client = Client::connect(&address);
-    assert_eq!(client.ask("fill 20000"), "20000 keys");
-    thread::scope(|scope| {
-        // `a` comes first in the file, and `z` last. At any moment, the value of `a` is that of `z`, or one more.
-        let writer = scope.spawn(|| {
-            let mut client = Client::connect(&address);
-            for number in 1..500 {
-                client.ask(&format!("set a {number}"));
-                client.ask(&format!("set z {number}"));
+scenarios!(
+    /// A snapshot has the state at one moment, although a client changes it meanwhile.
+    fn snapshots_are_consistent() {
+        let path = temporary_path("snapshot");
+        let (_server, address) = start(path.to_str().expect("a temporary directory"));
+        let mut client = Client::connect(&address);
+        assert_eq!(client.ask("fill 20000"), "20000 keys");
+        thread::scope(|scope| {
+            // `a` comes first in the file, and `z` last. At any moment, the value of `a` is that of `z`, or one more.
+            let writer = scope.spawn(|| {
+                let mut client = Client::connect(&address);
+                for number in 1..500 {
+                    client.ask(&format!("set a {number}"));
+                    client.ask(&format!("set z {number}"));
+                }
+            });
+            while !writer.is_finished() {
+                let answer = client.ask("save");
+                assert!(answer.starts_with("saved in "), "{answer}");
+                let snapshot = fs::read_to_string(&path).expect("a snapshot");
+                let value = |name| {
+                    snapshot.lines().find_map(|line| line.strip_prefix(name)).map_or(0, |value| value.parse().unwrap())
+                };
+                let (first, last): (u32, u32) = (value("a "), value("z "));
+                assert!(first == last || first == last + 1, "{first} and {last}");
+                assert_eq!(snapshot.lines().filter(|line| line.starts_with("key ")).count(), 20_000);
             }
         });
-        while !writer.is_finished() {
-            let answer = client.ask("save");
-            assert!(answer.starts_with("saved in "), "{answer}");
-            let snapshot = fs::read_to_string(&path).expect("a snapshot");
-            let value = |name| {
-                snapshot.lines().find_map(|line| line.strip_prefix(name)).map_or(0, |value| value.parse().unwrap())
-            };
-            let (first, last): (u32, u32) = (value("a "), value("z "));
-            assert!(first == last || first == last + 1, "{first} and {last}");
-            assert_eq!(snapshot.lines().filter(|line| line.starts_with("key ")).count(), 20_000);
-        }
-    });
-    assert_eq!(client.ask("get a"), "499");
-    fs::remove_file(path).expect("removing the snapshot");
-}
+        assert_eq!(client.ask("get a"), "499");
+    }
 
-#[test]
-fn the_answer_says_that_a_snapshot_failed() {
-    let (_server, address) = start("/no/such/directory/snapshot");
-    let mut client = Client::connect(&address);
-    let answer = client.ask("save");
-    assert!(answer.starts_with("not saved: the child ended with"), "{answer}");
-    assert_eq!(client.ask("set name value"), "");
-    assert_eq!(client.ask("get name"), "value");
-}
+    /// The answer says that a snapshot failed, and the server continues.
+    fn the_answer_says_that_a_snapshot_failed() {
+        let (_server, address) = start("/no/such/directory/snapshot");
+        let mut client = Client::connect(&address);
+        let answer = client.ask("save");
+        assert!(answer.starts_with("not saved: the child ended with"), "{answer}");
+        assert_eq!(client.ask("set name value"), "");
+        assert_eq!(client.ask("get name"), "value");
+    }
+);

@@ -4,14 +4,15 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use forkio_tests::http::Client;
+use forkio_tests::{beside_threads, scenarios, sleeps_of, wait_until};
 use rustix::process::Signal;
 
-use crate::client::{Client, Status};
-use crate::server::{Server, signal, until};
+use crate::server::{Server, signal};
+use crate::status::{AskStatus, Status};
 
 const CLIENTS: usize = 8;
 /// How many requests a client sends over a connection before it opens another one.
@@ -20,35 +21,28 @@ const REQUESTS_PER_CONNECTION: u64 = 200;
 /// The observations of clients that never pause.
 #[derive(Debug, Default)]
 struct Load {
-    stop: AtomicBool,
     answers: AtomicU64,
     /// For each connection that was lost with a request in flight: the worker's process id, if the client knew it.
-    lost: Mutex<Vec<Option<u32>>>,
+    lost: Mutex<Vec<Option<i32>>>,
 }
 
-/// The description of a wrong answer, or of a refused connection. A lost connection does not count.
-type Corrupt = String;
-
 impl Load {
-    fn client(&self, address: SocketAddr, seed: u64) -> Result<(), Corrupt> {
-        let mut number = seed;
-        while !self.stop.load(Ordering::Relaxed) {
-            // Connecting must never fail: if a worker dies, the listener stays open.
-            let mut client = Client::connect(address).map_err(|error| format!("connecting: {error}"))?;
-            let mut worker = None;
-            if let Err(error) = self.connection(&mut client, &mut worker, &mut number) {
-                match error.kind() {
-                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-                        self.lost.lock().expect("no client panics").push(worker);
-                    }
-                    _ => return Err(format!("{error} from worker {worker:?}")),
+    /// Makes a connection and sends requests. Panics if connecting fails, or at a wrong answer.
+    fn connect(&self, address: SocketAddr, number: &mut u64) {
+        // Connecting must never fail: if a worker dies, the listener stays open.
+        let mut client = Client::connect(address).expect("connecting");
+        let mut worker = None;
+        if let Err(error) = self.connection(&mut client, &mut worker, number) {
+            match error.kind() {
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                    self.lost.lock().expect("no client panics").push(worker);
                 }
+                _ => panic!("{error} from worker {worker:?}"),
             }
         }
-        Ok(())
     }
 
-    fn connection(&self, client: &mut Client, worker: &mut Option<u32>, number: &mut u64) -> io::Result<()> {
+    fn connection(&self, client: &mut Client, worker: &mut Option<i32>, number: &mut u64) -> io::Result<()> {
         let status = client.get("/status")?;
         *worker = Some(Status::parse(&status.body).pid);
         for _ in 0..REQUESTS_PER_CONNECTION {
@@ -67,16 +61,7 @@ impl Load {
     #[track_caller]
     fn wait_for_answers(&self, answers: u64) {
         let enough = self.answers.load(Ordering::Relaxed) + answers;
-        until("the load continues", || (self.answers.load(Ordering::Relaxed) >= enough).then_some(()));
-    }
-}
-
-/// Stops the clients, even if the test panics. Otherwise the thread scope would wait for them forever.
-struct StopOnDrop<'a>(&'a Load);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.stop.store(true, Ordering::Relaxed);
+        wait_until("the load continues", || self.answers.load(Ordering::Relaxed) >= enough);
     }
 }
 
@@ -84,47 +69,25 @@ fn smallest_prime_factor(number: u64) -> u64 {
     (2..).take_while(|factor| factor * factor <= number).find(|factor| number % factor == 0).unwrap_or(number)
 }
 
-/// Only requests in flight on a killed worker are lost. The next two tests check the same with other distributions.
-#[test]
-fn killed_workers() {
-    kill_workers(&["--workers", "3"], 9);
-}
-
-#[test]
-fn killed_workers_with_a_queue_each() {
-    kill_workers(&["--workers", "3", "--distribution", "reuseport"], 6);
-}
-
-#[test]
-fn killed_workers_of_a_balanced_server() {
-    kill_workers(&["--workers", "3", "--distribution", "balanced"], 6);
-}
-
 pub(crate) fn kill_workers(arguments: &[&str], kills: usize) {
     const WORKERS: usize = 3;
     let server = Server::start(arguments);
     let load = Load::default();
     let mut killed = HashSet::new();
-    thread::scope(|scope| {
-        let (load, address) = (&load, server.address());
-        let clients: Vec<_> = (0..CLIENTS as u64).map(|seed| scope.spawn(move || load.client(address, seed))).collect();
-        let stop = StopOnDrop(load);
+    let clients = (0..CLIENTS as u64).map(|seed| {
+        let (load, address, mut number) = (&load, server.address(), seed);
+        move || load.connect(address, &mut number)
+    });
+    beside_threads(clients, || {
         for _ in 0..kills {
             load.wait_for_answers(300);
             // The victim is usually the oldest worker, because the crash limit counts workers that end too early.
             let victim = server.workers().into_iter().min().expect("a worker");
             killed.insert(victim);
             signal(victim, Signal::KILL);
-            until("the worker has been replaced", || {
-                let workers = server.workers();
-                (workers.len() == WORKERS && !workers.contains(&victim)).then_some(())
-            });
+            server.until_replaced(victim, WORKERS);
         }
         load.wait_for_answers(1000);
-        drop(stop);
-        for client in clients {
-            client.join().expect("no client panics").unwrap();
-        }
     });
     assert_eq!(killed.len(), kills);
 
@@ -144,60 +107,14 @@ pub(crate) fn kill_workers(arguments: &[&str], kills: usize) {
     server.stop();
 }
 
-/// Connections wake only workers, not the supervisor.
-#[test]
-fn parent_sleeps() {
-    const CONNECTIONS: u64 = 1000;
-    let server = Server::start(&["--workers", "2"]);
-    // The start-up work wakes the supervisor too. The supervisor has finished this work once both workers serve.
-    drop(server.connect_to_each(2));
-    let (start, before) = (Instant::now(), server.sleeps_of_parent());
-    for _ in 0..CONNECTIONS {
-        assert_eq!(server.connect().get("/").expect("an answer").status, 200);
-    }
-    let (elapsed, woken) = (start.elapsed(), server.sleeps_of_parent() - before);
-    // The parent's own timer ticks ten times a second, and each tick may wake the runtime twice.
-    let own = elapsed.as_millis() as u64 / 100 * 2 + 10;
-    assert!(woken <= own, "woken {woken} times in {elapsed:?}");
-    if own >= CONNECTIONS {
-        eprintln!("the machine is too slow to tell whether connections wake the supervisor: {elapsed:?}");
-    }
-    server.stop();
-}
-
-/// The workers serve all connections, even if far more arrive at once than there are workers.
-#[test]
-fn many_connections_at_once() {
-    let server = Server::start(&["--workers", "2", "--header-timeout", "600"]);
-    let mut clients: Vec<Client> = (0..500).map(|_| server.connect()).collect();
+/// Checks that clients that send their requests before the first answer is read get the right answers.
+pub(crate) fn check_many_at_once(server: &Server, count: usize) {
+    let mut clients: Vec<Client> = (0..count).map(|_| server.connect()).collect();
     for client in &mut clients {
         client.request("/table/49").expect("sending");
     }
     for client in &mut clients {
         assert_eq!(client.response().expect("an answer").text(), "7");
-    }
-    server.stop();
-}
-
-/// The status reports the connections of each worker. With `balanced`, no worker has more than 1.25 times the mean.
-#[test]
-fn connections_are_counted() {
-    for distribution in ["shared", "reuseport", "reuseport-per-cpu", "balanced"] {
-        let attempts = if distribution == "balanced" { 5 } else { 1 };
-        let is_balanced = (0..attempts).any(|_| {
-            let start = Instant::now();
-            let counts = check_counts(distribution);
-            // The other workers exclude a worker that leaves a connection waiting for half a second, for example because
-            // the machine stalls.
-            let is_balanced = counts.iter().all(|count| *count <= 12);
-            let may_be_excluded = start.elapsed() >= Duration::from_millis(500);
-            assert!(
-                distribution != "balanced" || is_balanced || may_be_excluded,
-                "more than 1.25 times the mean: {counts:?}"
-            );
-            is_balanced
-        });
-        assert!(distribution != "balanced" || is_balanced, "more than 1.25 times the mean in each attempt");
     }
 }
 
@@ -207,9 +124,9 @@ fn check_counts(distribution: &str) -> [u64; 2] {
     if distribution == "balanced" {
         drop(server.connect_to_each(2));
         // The remaining connection is that of this request.
-        until("connections that have ended do not count", || {
+        wait_until("connections that have ended do not count", || {
             let counts = server.connect().status().connections;
-            (counts.iter().sum::<u64>() == 1).then_some(())
+            counts.iter().sum::<u64>() == 1
         });
     }
     let mut clients: Vec<Client> = (0..20).map(|_| server.connect()).collect();
@@ -224,3 +141,72 @@ fn check_counts(distribution: &str) -> [u64; 2] {
     server.stop();
     own
 }
+
+scenarios!(
+    /// Only requests in flight on a killed worker are lost. The next two tests check the same with other distributions.
+    #[limit(600)]
+    fn killed_workers() {
+        kill_workers(&["--workers", "3"], 9);
+    }
+
+    /// The same with a queue for each worker.
+    #[limit(600)]
+    fn killed_workers_with_a_queue_each() {
+        kill_workers(&["--workers", "3", "--distribution", "reuseport"], 6);
+    }
+
+    /// The same with the distribution `balanced`.
+    #[limit(600)]
+    fn killed_workers_of_a_balanced_server() {
+        kill_workers(&["--workers", "3", "--distribution", "balanced"], 6);
+    }
+
+    /// Connections wake only workers, not the supervisor.
+    fn parent_sleeps() {
+        const CONNECTIONS: u64 = 1000;
+        let server = Server::start(&["--workers", "2"]);
+        // The start-up work wakes the supervisor too. The supervisor has finished this work once both workers serve.
+        drop(server.connect_to_each(2));
+        let (start, before) = (Instant::now(), sleeps_of(server.pid()));
+        for _ in 0..CONNECTIONS {
+            server.check_serving();
+        }
+        let (elapsed, woken) = (start.elapsed(), sleeps_of(server.pid()) - before);
+        // The parent's own timer ticks ten times a second, and each tick may wake the runtime twice.
+        let own = elapsed.as_millis() as u64 / 100 * 2 + 10;
+        assert!(woken <= own, "woken {woken} times in {elapsed:?}");
+        if own >= CONNECTIONS {
+            eprintln!("the machine is too slow to tell whether connections wake the supervisor: {elapsed:?}");
+        }
+        server.stop();
+    }
+
+    /// The workers serve all connections, even if far more arrive at once than there are workers.
+    fn many_connections_at_once() {
+        let server = Server::start(&["--workers", "2", "--header-timeout", "600"]);
+        check_many_at_once(&server, 500);
+        server.stop();
+    }
+
+    /// The status reports the connections of each worker. With `balanced`, no worker has more than 1.25 times the mean.
+    #[limit(600)]
+    fn connections_are_counted() {
+        for distribution in ["shared", "reuseport", "reuseport-per-cpu", "balanced"] {
+            let attempts = if distribution == "balanced" { 5 } else { 1 };
+            let is_balanced = (0..attempts).any(|_| {
+                let start = Instant::now();
+                let counts = check_counts(distribution);
+                // The other workers exclude a worker that leaves a connection waiting for half a second, for example because
+                // the machine stalls.
+                let is_balanced = counts.iter().all(|count| *count <= 12);
+                let may_be_excluded = start.elapsed() >= Duration::from_millis(500);
+                assert!(
+                    distribution != "balanced" || is_balanced || may_be_excluded,
+                    "more than 1.25 times the mean: {counts:?}"
+                );
+                is_balanced
+            });
+            assert!(distribution != "balanced" || is_balanced, "more than 1.25 times the mean in each attempt");
+        }
+    }
+);

@@ -1,7 +1,6 @@
 //! Runs `prefork-http` as a user would: real processes, real connections, signals.
 
 mod access_log;
-mod client;
 mod http;
 mod http2;
 mod limits;
@@ -11,7 +10,12 @@ mod process_1;
 mod server;
 mod service;
 mod signals;
+mod status;
 mod stop;
 mod threads;
 mod upgrade;
 mod usage;
+
+forkio_tests::main!(
+    access_log, http, http2, limits, load, preloaded, process_1, service, signals, stop, threads, upgrade, usage
+);

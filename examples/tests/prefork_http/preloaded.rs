@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::server::{Server, until};
+use forkio_tests::{scenarios, until};
 
-#[test]
-fn each_worker_continues_where_the_parent_was() {
-    continues_where_the_parent_was(&["--workers", "3"]);
-}
+use crate::server::Server;
+use crate::status::AskStatus;
 
 pub(crate) fn continues_where_the_parent_was(arguments: &[&str]) {
     let started = Instant::now();
@@ -41,17 +39,24 @@ pub(crate) fn continues_where_the_parent_was(arguments: &[&str]) {
     server.stop();
 }
 
-#[test]
-fn table_is_shared() {
-    const MIB: u64 = 64;
-    let server = Server::start(&["--workers", "2", "--preload-mib", "64"]);
-    for (client, status) in &mut server.connect_to_each(2) {
-        assert_eq!(status.table_entries, MIB * 1024 * 1024 / 4);
-        assert!(status.rss_kib >= MIB * 1024, "{status:?}");
-        // Three processes share the table.
-        assert!(status.pss_kib < MIB * 1024 / 2, "{status:?}");
-        // This is the last prime below 2^24.
-        assert_eq!(client.get("/table/16777213").expect("an answer").text(), "16777213");
+scenarios!(
+    /// Each worker continues with the supervisor's table and timer.
+    fn each_worker_continues_where_the_parent_was() {
+        continues_where_the_parent_was(&["--workers", "3"]);
     }
-    server.stop();
-}
+
+    /// The processes share the memory of the table.
+    fn table_is_shared() {
+        const MIB: u64 = 64;
+        let server = Server::start(&["--workers", "2", "--preload-mib", "64"]);
+        for (client, status) in &mut server.connect_to_each(2) {
+            assert_eq!(status.table_entries, MIB * 1024 * 1024 / 4);
+            assert!(status.rss_kib >= MIB * 1024, "{status:?}");
+            // Three processes share the table.
+            assert!(status.pss_kib < MIB * 1024 / 2, "{status:?}");
+            // This is the last prime below 2^24.
+            assert_eq!(client.get("/table/16777213").expect("an answer").text(), "16777213");
+        }
+        server.stop();
+    }
+);

@@ -1,24 +1,22 @@
 //! Stopping the server: which requests it answers, and which it cuts off.
 
-use std::fs;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use forkio_tests::http::Client;
+use forkio_tests::{freeze, limit, scenarios, status_field, until, wait_until};
 use rustix::process::Signal;
 
-use crate::client::Client;
-use crate::server::{LIMIT, Server, program, signal, until};
+use crate::server::{Server, program, signal};
+use crate::status::AskStatus;
 
-/// Opens a connection and sends a request that takes `milliseconds`. Returns the connection and its worker's process id.
+/// Checks that the request in flight on this connection is answered.
 #[track_caller]
-pub(crate) fn busy(server: &Server, milliseconds: u64) -> (Client, u32) {
-    let mut client = server.connect();
-    let pid = client.status().pid;
-    client.request(&format!("/sleep/{milliseconds}")).expect("sending");
-    (client, pid)
+pub(crate) fn expect_answer(client: &mut Client) {
+    assert_eq!(client.response().expect("the answer to the request in flight").status, 200);
 }
 
 #[track_caller]
@@ -42,7 +40,7 @@ pub(crate) fn drains(arguments: &[&str], send: impl FnOnce(&Server)) {
     const TAKES: Duration = Duration::from_secs(3);
     let mut server = Server::start(&[arguments, &timeouts].concat());
     let asked = Instant::now();
-    let (mut in_flight, _) = busy(&server, 3000);
+    let (mut in_flight, _) = server.busy(3000);
     let mut idle: Vec<Client> = server.connect_to_each(2).into_iter().map(|(client, _)| client).collect();
     idle.extend((0..4).map(|_| server.connect()));
 
@@ -64,29 +62,6 @@ pub(crate) fn drains(arguments: &[&str], send: impl FnOnce(&Server)) {
     server.ends_with(0);
 }
 
-#[test]
-fn sigterm_drains() {
-    drains_on(|server| server.signal(Signal::TERM));
-}
-
-#[test]
-fn sigint_drains() {
-    drains_on(|server| server.signal(Signal::INT));
-}
-
-/// A terminal sends SIGINT to every process of the group, so each worker gets a signal from the terminal and one from the
-/// supervisor.
-#[test]
-fn control_c_drains() {
-    drains_on(|server| server.signal_all(Signal::INT));
-}
-
-/// After SIGTERM, the workers answer each client that has sent a request, even if its connection still waits in the queue.
-#[test]
-fn queued_connections_are_served() {
-    serves_queued_connections(&["--workers", "2"]);
-}
-
 pub(crate) fn serves_queued_connections(arguments: &[&str]) {
     for round in 0..10 {
         let server = Server::start(arguments);
@@ -94,11 +69,7 @@ pub(crate) fn serves_queued_connections(arguments: &[&str]) {
         let queued = round % 2 == 0;
         if queued {
             // A process that is stopped accepts nothing.
-            workers.iter().for_each(|pid| signal(*pid, Signal::STOP));
-            until("the workers have stopped", || {
-                let stopped = server.processes().iter().filter(|process| process.stopped).count();
-                (stopped == workers.len()).then_some(())
-            });
+            workers.iter().for_each(|pid| freeze(*pid));
         }
         let mut clients: Vec<Client> = (0..50).map(|_| server.connect()).collect();
         for client in &mut clients {
@@ -106,9 +77,7 @@ pub(crate) fn serves_queued_connections(arguments: &[&str]) {
         }
         server.signal(Signal::TERM);
         if queued {
-            until("the signal waits for each worker", || {
-                workers.iter().all(|pid| has_pending_sigterm(*pid)).then_some(())
-            });
+            wait_until("the signal waits for each worker", || workers.iter().all(|pid| has_pending_sigterm(*pid)));
             workers.iter().for_each(|pid| signal(*pid, Signal::CONT));
         }
         for (index, client) in clients.iter_mut().enumerate() {
@@ -119,81 +88,15 @@ pub(crate) fn serves_queued_connections(arguments: &[&str]) {
     }
 }
 
-/// The worker runs out of descriptors for some time while it empties the queue, and loses no connection.
-#[test]
-fn queue_is_emptied_with_few_descriptors() {
-    let mut command = Command::new("/bin/sh");
-    command.args(["-c", "ulimit -n 40; exec \"$0\" --listen 127.0.0.1:0 --workers 1 --shutdown-timeout 60"]);
-    let server = Server::start_as(command.arg(program()), 1);
-    let worker = server.workers()[0];
-    signal(worker, Signal::STOP);
-    server.until_stopped(worker);
-    let mut clients: Vec<Client> = (0..40).map(|_| server.connect()).collect();
-    for client in &mut clients {
-        client.request("/sleep/2500").expect("sending");
-    }
-    server.signal(Signal::TERM);
-    until("the signal waits for the worker", || has_pending_sigterm(worker).then_some(()));
-    signal(worker, Signal::CONT);
-    for client in &mut clients {
-        assert_eq!(client.response().expect("an answer").status, 200);
-    }
-    // This line of the log shows that the worker ran out of descriptors.
-    server.until_logged("cannot accept a connection that waits");
-    server.ends_with(0);
-}
-
-fn has_pending_sigterm(pid: u32) -> bool {
+fn has_pending_sigterm(pid: i32) -> bool {
     pending_signals(pid).contains(&Signal::TERM)
 }
 
 /// Those of the signals of a stop that a process has not handled yet.
-pub(crate) fn pending_signals(pid: u32) -> Vec<Signal> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the status of a process");
-    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).expect("the pending signals");
-    let pending = u64::from_str_radix(pending.trim(), 16).expect("a hexadecimal number");
+pub(crate) fn pending_signals(pid: i32) -> Vec<Signal> {
+    let pending = u64::from_str_radix(&status_field(pid, "ShdPnd"), 16).expect("a hexadecimal number");
     let signals = [Signal::TERM, Signal::USR1];
     signals.into_iter().filter(|signal| pending & (1 << (signal.as_raw() - 1)) != 0).collect()
-}
-
-/// After SIGTERM or SIGHUP, a client that is connected and has sent nothing has the header timeout for its first request.
-#[test]
-fn fresh_connection_may_still_send_its_first_request() {
-    for kind in [Signal::TERM, Signal::HUP] {
-        let server = Server::start(&["--workers", "1", "--idle-grace", "0", "--header-timeout", "600"]);
-        let mut fresh = server.connect();
-        // The worker has one queue and one thread, so an answer to `idle` shows that it has accepted `fresh`.
-        let mut idle = server.connect();
-        assert_eq!(idle.get("/").expect("an answer").status, 200);
-        server.signal(kind);
-        // The worker has seen the signal once it closes the idle connection.
-        idle.expect_end();
-        let answer = fresh.get("/table/77").expect("an answer");
-        assert_eq!((answer.text(), answer.header("connection")), ("7", Some("close")));
-        fresh.expect_end();
-        if kind == Signal::HUP { server.stop() } else { server.ends_with(0) }
-    }
-}
-
-/// A stopping server closes a used connection as idle, unless the head of the next request has begun to arrive.
-#[test]
-fn request_that_arrives_in_parts() {
-    let server = Server::start(&["--workers", "1", "--idle-grace", "0.1", "--header-timeout", "600"]);
-    let mut partial = server.connect();
-    let mut idle = server.connect();
-    for client in [&mut partial, &mut idle] {
-        assert_eq!(client.get("/").expect("an answer").status, 200);
-    }
-    partial.send("GET /table/77 HTTP/1.1\r\nHo").expect("sending");
-    // The worker has read the part once it answers a later request.
-    assert_eq!(idle.get("/").expect("an answer").status, 200);
-    server.signal(Signal::TERM);
-    idle.expect_end();
-    partial.send("st: test\r\n\r\n").expect("sending");
-    let answer = partial.response().expect("an answer");
-    assert_eq!((answer.text(), answer.header("connection")), ("7", Some("close")));
-    partial.expect_end();
-    server.ends_with(0);
 }
 
 /// Starts clients that open one connection after the other without a pause, each with one request, until they are refused. A
@@ -215,36 +118,16 @@ pub(crate) fn clients_until_refused(server: &Server, number: usize) -> Vec<JoinH
     (0..number).map(|_| std::thread::spawn(client)).collect()
 }
 
-/// A stop resets no connection of clients that connect again and again, with one request each, until the server refuses them.
-#[test]
-fn no_connection_is_reset_by_a_stop() {
-    for distribution in ["shared", "reuseport", "balanced"] {
-        for _ in 0..5 {
-            let server = Server::start(&["--workers", "2", "--distribution", distribution, "--idle-grace", "0"]);
-            let clients = clients_until_refused(&server, 4);
-            until("all workers serve", || (server.connect().status().requests > 20).then_some(()));
-            server.signal(Signal::TERM);
-            clients.into_iter().for_each(|client| client.join().expect("no request is lost"));
-            server.ends_with(0);
-        }
-    }
-}
-
-#[test]
-fn request_that_takes_longer_than_the_drain() {
-    cuts_off_long_requests(&["--workers", "2", "--shutdown-timeout", "0.5"]);
-}
-
 pub(crate) fn cuts_off_long_requests(arguments: &[&str]) {
     for _ in 0..5 {
         let mut server = Server::start(arguments);
-        let (mut overdue, _) = busy(&server, 60_000);
+        let (mut overdue, _) = server.busy(60_000);
         let start = Instant::now();
         server.signal(Signal::TERM);
         overdue.expect_end();
         let took = start.elapsed();
         assert!(took >= Duration::from_millis(450), "the request was cut off after {took:?} already");
-        assert!(took < LIMIT / 2, "the request was cut off only after {took:?}");
+        assert!(took < limit() / 2, "the request was cut off only after {took:?}");
         // The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long, the
         // supervisor also kills a healthy worker.
         if server.wait().code() != Some(128 + Signal::KILL.as_raw()) {
@@ -255,21 +138,13 @@ pub(crate) fn cuts_off_long_requests(arguments: &[&str]) {
     panic!("the worker was killed each time");
 }
 
-/// At the shutdown timeout, a connection that has sent nothing does not count as cut off.
-#[test]
-fn connection_that_sends_nothing() {
-    for protocols in [&[][..], &["--http2"]] {
-        stops_cleanly_beside_a_silent_connection(protocols);
-    }
-}
-
 fn stops_cleanly_beside_a_silent_connection(protocols: &[&str]) {
     for _ in 0..5 {
         let arguments = [&["--workers", "1", "--shutdown-timeout", "2", "--header-timeout", "600"], protocols].concat();
         let mut server = Server::start(&arguments);
         let mut silent = server.connect();
         // There is one queue, so an answer to this connection shows that the worker has accepted the earlier one.
-        assert_eq!(server.connect().get("/").expect("an answer").status, 200);
+        server.check_serving();
         server.signal(Signal::TERM);
         silent.expect_end();
         // The worker closes the connection an eighth of the timeout before the timeout. If the machine stalls that long, the
@@ -282,64 +157,10 @@ fn stops_cleanly_beside_a_silent_connection(protocols: &[&str]) {
     panic!("the connection was cut off each time");
 }
 
-/// A signal that comes right after the first one does not count as a second one: timeout(1) sends two.
-#[test]
-fn signal_is_sent_twice() {
-    for _ in 0..5 {
-        let server = Server::start(&["--workers", "1"]);
-        let (mut in_flight, _) = busy(&server, 500);
-        server.signal(Signal::TERM);
-        server.until_logged("stopping: draining");
-        server.signal(Signal::TERM);
-        // If the machine stalls for a tenth of a second between the signals, the second one counts.
-        if in_flight.response().is_ok_and(|response| response.status == 200) {
-            return server.ends_with(0);
-        }
-        server.ends_with(128 + Signal::KILL.as_raw());
-    }
-    panic!("the worker was killed each time");
-}
-
-#[test]
-fn second_signal_kills() {
-    let server = Server::start(&["--workers", "1", "--shutdown-timeout", "3600"]);
-    let (mut in_flight, _) = busy(&server, 60_000);
-    server.signal(Signal::TERM);
-    until_refused(&server);
-    // Repeats the signal, because one that comes shortly after the first one does not count.
-    until("the request in flight is cut off", || {
-        server.signal(Signal::TERM);
-        (!in_flight.is_quiet()).then_some(())
-    });
-    in_flight.expect_end();
-    server.ends_with(128 + Signal::KILL.as_raw());
-}
-
-#[test]
-fn worker_that_is_stopped_drains_and_is_replaced() {
-    let server = Server::start(&["--workers", "2"]);
-    let (mut in_flight, pid) = busy(&server, 1000);
-    signal(pid, Signal::TERM);
-    assert_eq!(in_flight.response().expect("the answer to the request in flight").status, 200);
-    in_flight.expect_end();
-    until("the worker has been replaced", || {
-        let workers = server.workers();
-        (workers.len() == 2 && !workers.contains(&pid)).then_some(())
-    });
-    let pids: Vec<u32> = server.connect_to_each(2).iter().map(|(_, status)| status.pid).collect();
-    assert!(!pids.contains(&pid));
-    server.stop();
-}
-
-#[test]
-fn workers_end_when_the_parent_is_killed() {
-    end_when_the_parent_is_killed(&["--workers", "3"]);
-}
-
 pub(crate) fn end_when_the_parent_is_killed(arguments: &[&str]) {
     let mut server = Server::start(arguments);
     let address = server.address();
-    let (mut in_flight, _) = busy(&server, 1000);
+    let (mut in_flight, _) = server.busy(1000);
     let mut idle = server.connect_to_each(3);
 
     server.signal(Signal::KILL);
@@ -347,19 +168,179 @@ pub(crate) fn end_when_the_parent_is_killed(arguments: &[&str]) {
     for (client, _) in &mut idle {
         client.expect_end();
     }
-    assert_eq!(in_flight.response().expect("the answer to the request in flight").status, 200);
+    expect_answer(&mut in_flight);
     // The workers are orphans now, so another process reaps them: a zombie counts as ended.
-    until("the workers have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
+    server.until_all_have_ended();
     until("the port is free again", || TcpListener::bind(address).ok());
 }
 
-/// A server that was stopped can be started again at once on the same port.
-#[test]
-fn port_is_free_after_a_stop() {
-    let server = Server::start(&["--workers", "2"]);
-    let address = server.address();
-    let mut client = server.connect();
-    assert_eq!(client.get("/").expect("an answer").status, 200);
-    server.stop();
-    TcpListener::bind(address).expect("the port is free again");
-}
+scenarios!(
+    /// SIGTERM stops the server once the requests in flight are answered.
+    fn sigterm_drains() {
+        drains_on(|server| server.signal(Signal::TERM));
+    }
+
+    /// SIGINT does the same.
+    fn sigint_drains() {
+        drains_on(|server| server.signal(Signal::INT));
+    }
+
+    /// A terminal sends SIGINT to every process of the group, so each worker gets a signal from the terminal and one from the
+    /// supervisor.
+    fn control_c_drains() {
+        drains_on(|server| server.signal_all(Signal::INT));
+    }
+
+    /// After SIGTERM, the workers answer each client that has sent a request, even if its connection still waits in the queue.
+    #[limit(600)]
+    fn queued_connections_are_served() {
+        serves_queued_connections(&["--workers", "2"]);
+    }
+
+    /// The worker runs out of descriptors for some time while it empties the queue, and loses no connection.
+    fn queue_is_emptied_with_few_descriptors() {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "ulimit -n 40; exec \"$0\" --listen 127.0.0.1:0 --workers 1 --shutdown-timeout 60"]);
+        let server = Server::start_as(command.arg(program()), 1);
+        let worker = server.workers()[0];
+        freeze(worker);
+        let mut clients: Vec<Client> = (0..40).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            client.request("/sleep/2500").expect("sending");
+        }
+        server.signal(Signal::TERM);
+        wait_until("the signal waits for the worker", || has_pending_sigterm(worker));
+        signal(worker, Signal::CONT);
+        for client in &mut clients {
+            assert_eq!(client.response().expect("an answer").status, 200);
+        }
+        // This line of the log shows that the worker ran out of descriptors.
+        server.until_logged("cannot accept a connection that waits");
+        server.ends_with(0);
+    }
+
+    /// After SIGTERM or SIGHUP, a client that is connected and has sent nothing has the header timeout for its first request.
+    fn fresh_connection_may_still_send_its_first_request() {
+        for kind in [Signal::TERM, Signal::HUP] {
+            let server = Server::start(&["--workers", "1", "--idle-grace", "0", "--header-timeout", "600"]);
+            let mut fresh = server.connect();
+            // The worker has one queue and one thread, so an answer to `idle` shows that it has accepted `fresh`.
+            let mut idle = server.connect();
+            assert_eq!(idle.get("/").expect("an answer").status, 200);
+            server.signal(kind);
+            // The worker has seen the signal once it closes the idle connection.
+            idle.expect_end();
+            let answer = fresh.get("/table/77").expect("an answer");
+            assert_eq!((answer.text(), answer.header("connection")), ("7", Some("close")));
+            fresh.expect_end();
+            if kind == Signal::HUP { server.stop() } else { server.ends_with(0) }
+        }
+    }
+
+    /// A stopping server closes a used connection as idle, unless the head of the next request has begun to arrive.
+    fn request_that_arrives_in_parts() {
+        let server = Server::start(&["--workers", "1", "--idle-grace", "0.1", "--header-timeout", "600"]);
+        let mut partial = server.connect();
+        let mut idle = server.connect();
+        for client in [&mut partial, &mut idle] {
+            assert_eq!(client.get("/").expect("an answer").status, 200);
+        }
+        partial.send("GET /table/77 HTTP/1.1\r\nHo").expect("sending");
+        // The worker has read the part once it answers a later request.
+        assert_eq!(idle.get("/").expect("an answer").status, 200);
+        server.signal(Signal::TERM);
+        idle.expect_end();
+        partial.send("st: test\r\n\r\n").expect("sending");
+        let answer = partial.response().expect("an answer");
+        assert_eq!((answer.text(), answer.header("connection")), ("7", Some("close")));
+        partial.expect_end();
+        server.ends_with(0);
+    }
+
+    /// A stop resets no connection of clients that connect again and again, with one request each, until the server refuses them.
+    #[limit(600)]
+    fn no_connection_is_reset_by_a_stop() {
+        for distribution in ["shared", "reuseport", "balanced"] {
+            for _ in 0..5 {
+                let server = Server::start(&["--workers", "2", "--distribution", distribution, "--idle-grace", "0"]);
+                let clients = clients_until_refused(&server, 4);
+                wait_until("all workers serve", || server.connect().status().requests > 20);
+                server.signal(Signal::TERM);
+                clients.into_iter().for_each(|client| client.join().expect("no request is lost"));
+                server.ends_with(0);
+            }
+        }
+    }
+
+    /// A request that takes longer than the shutdown timeout is cut off.
+    fn request_that_takes_longer_than_the_drain() {
+        cuts_off_long_requests(&["--workers", "2", "--shutdown-timeout", "0.5"]);
+    }
+
+    /// At the shutdown timeout, a connection that has sent nothing does not count as cut off.
+    fn connection_that_sends_nothing() {
+        for protocols in [&[][..], &["--http2"]] {
+            stops_cleanly_beside_a_silent_connection(protocols);
+        }
+    }
+
+    /// A signal that comes right after the first one does not count as a second one: timeout(1) sends two.
+    fn signal_is_sent_twice() {
+        for _ in 0..5 {
+            let server = Server::start(&["--workers", "1"]);
+            let (mut in_flight, _) = server.busy(500);
+            server.signal(Signal::TERM);
+            server.until_logged("stopping: draining");
+            server.signal(Signal::TERM);
+            // If the machine stalls for a tenth of a second between the signals, the second one counts.
+            if in_flight.response().is_ok_and(|response| response.status == 200) {
+                return server.ends_with(0);
+            }
+            server.ends_with(128 + Signal::KILL.as_raw());
+        }
+        panic!("the worker was killed each time");
+    }
+
+    /// A second signal to stop kills the workers.
+    fn second_signal_kills() {
+        let server = Server::start(&["--workers", "1", "--shutdown-timeout", "3600"]);
+        let (mut in_flight, _) = server.busy(60_000);
+        server.signal(Signal::TERM);
+        until_refused(&server);
+        // Repeats the signal, because one that comes shortly after the first one does not count.
+        wait_until("the request in flight is cut off", || {
+            server.signal(Signal::TERM);
+            !in_flight.is_quiet()
+        });
+        in_flight.expect_end();
+        server.ends_with(128 + Signal::KILL.as_raw());
+    }
+
+    /// SIGTERM to a worker lets it drain. Another worker replaces it.
+    fn worker_that_is_stopped_drains_and_is_replaced() {
+        let server = Server::start(&["--workers", "2"]);
+        let (mut in_flight, pid) = server.busy(1000);
+        signal(pid, Signal::TERM);
+        expect_answer(&mut in_flight);
+        in_flight.expect_end();
+        server.until_replaced(pid, 2);
+        let pids: Vec<i32> = server.connect_to_each(2).iter().map(|(_, status)| status.pid).collect();
+        assert!(!pids.contains(&pid));
+        server.stop();
+    }
+
+    /// If the supervisor is killed, its workers drain and end.
+    fn workers_end_when_the_parent_is_killed() {
+        end_when_the_parent_is_killed(&["--workers", "3"]);
+    }
+
+    /// A server that was stopped can be started again at once on the same port.
+    fn port_is_free_after_a_stop() {
+        let server = Server::start(&["--workers", "2"]);
+        let address = server.address();
+        let mut client = server.connect();
+        assert_eq!(client.get("/").expect("an answer").status, 200);
+        server.stop();
+        TcpListener::bind(address).expect("the port is free again");
+    }
+);

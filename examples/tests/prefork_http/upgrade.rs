@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use forkio_tests::http::Client;
+use forkio_tests::{freeze, limit, scenarios, temporary_path, until, wait_until};
 use rustix::process::Signal;
 
-use crate::client::Client;
-use crate::server::{LIMIT, Server, program, signal, until};
+use crate::server::{Server, program, signal};
 use crate::signals::{expect_answers, queue_requests};
-use crate::stop::clients_until_refused;
+use crate::status::AskStatus;
+use crate::stop::{clients_until_refused, expect_answer};
 
 /// A copy of the program, which the test replaces.
 pub(crate) struct Copy {
@@ -22,7 +24,7 @@ pub(crate) struct Copy {
 
 impl Copy {
     pub(crate) fn new(name: &str) -> Copy {
-        let directory = std::env::temp_dir().join(format!("prefork-http-{name}-{}", std::process::id()));
+        let directory = temporary_path(name);
         fs::create_dir_all(&directory).expect("a directory");
         let copy = Copy { directory };
         copy.run("cp \"$1\" \"$2\"", &[&program(), &copy.program()]);
@@ -70,12 +72,6 @@ impl Copy {
     }
 }
 
-impl Drop for Copy {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
 /// A new program that waits before it starts.
 pub(crate) struct Gate {
     fifo: fs::File,
@@ -85,7 +81,7 @@ pub(crate) struct Gate {
 impl Gate {
     /// Waits until the new program has been started. Returns its process id.
     #[track_caller]
-    pub(crate) fn until_started(&self) -> u32 {
+    pub(crate) fn until_started(&self) -> i32 {
         until("the new program has been started", || pid_in(&self.started))
     }
 
@@ -94,265 +90,256 @@ impl Gate {
     }
 }
 
-fn pid_in(path: &Path) -> Option<u32> {
+fn pid_in(path: &Path) -> Option<i32> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-#[test]
-fn new_program_takes_over() {
-    for distribution in ["shared", "reuseport", "balanced"] {
-        let copy = Copy::new(distribution);
-        let pid_file = copy.file("pid");
-        let path = pid_file.to_str().expect("UTF-8");
-        let options = ["--workers", "2", "--pid-file", path, "--idle-grace", "0.2", "--distribution", distribution];
-        let mut server = copy.start(&options);
-        let address = server.address();
-        assert_eq!(pid_in(&pid_file), Some(server.pid()));
-        let (mut in_flight, _) = crate::stop::busy(&server, 1000);
-        server.signal(Signal::USR2);
-        until("the new program has written its id", || (pid_in(&pid_file)? != server.pid()).then_some(()));
-        assert_eq!(in_flight.response().expect("the answer to the request in flight").status, 200);
-        assert_eq!(server.wait().code(), Some(0));
-        let new = pid_in(&pid_file).expect("the file stays");
-        for _ in 0..50 {
-            let status = Client::connect(address).expect("connecting").status();
-            assert_eq!(status.ppid, new, "{distribution}");
+scenarios!(
+    /// After SIGUSR2, the new program serves, and the old one ends once it has drained.
+    fn new_program_takes_over() {
+        for distribution in ["shared", "reuseport", "balanced"] {
+            let copy = Copy::new(distribution);
+            let pid_file = copy.file("pid");
+            let path = pid_file.to_str().expect("UTF-8");
+            let options = ["--workers", "2", "--pid-file", path, "--idle-grace", "0.2", "--distribution", distribution];
+            let mut server = copy.start(&options);
+            let address = server.address();
+            assert_eq!(pid_in(&pid_file), Some(server.pid()));
+            let (mut in_flight, _) = server.busy(1000);
+            server.signal(Signal::USR2);
+            wait_until("the new program has written its id", || {
+                pid_in(&pid_file).is_some_and(|pid| pid != server.pid())
+            });
+            expect_answer(&mut in_flight);
+            assert_eq!(server.wait().code(), Some(0));
+            let new = pid_in(&pid_file).expect("the file stays");
+            for _ in 0..50 {
+                let status = Client::connect(address).expect("connecting").status();
+                assert_eq!(status.ppid, new, "{distribution}");
+            }
+            signal(new, Signal::TERM);
+            server.until_all_have_ended();
+            assert!(!pid_file.exists());
         }
+    }
+
+    /// If each worker has a queue, an upgrade loses no connection that waits in one.
+    fn queues_are_emptied() {
+        let copy = Copy::new("queues");
+        let options = ["--workers", "2", "--distribution", "reuseport", "--max-connections", "1"];
+        let mut server = copy.start(&options);
+        let clients = queue_requests(&server);
+        server.signal(Signal::USR2);
+        server.until_logged("the new program is ready: this one retires");
+        expect_answers(clients);
+        assert_eq!(server.wait().code(), Some(0));
+    }
+
+    /// If each worker has a queue, an upgrade resets no connection even if clients connect all the time.
+    fn busy_queues_are_emptied() {
+        let copy = Copy::new("busy-queues");
+        let mut server = copy.start(&["--workers", "3", "--distribution", "reuseport", "--idle-grace", "0"]);
+        let clients = clients_until_refused(&server, 32);
+        wait_until("the workers serve", || server.connect().status().requests > 20);
+        server.signal(Signal::USR2);
+        assert_eq!(server.wait().code(), Some(0));
+        server.signal_all(Signal::TERM);
+        clients.into_iter().for_each(|client| client.join().expect("no request is lost"));
+        server.until_all_have_ended();
+    }
+
+    /// During an upgrade, the supervisor refuses another one, and a reload waits.
+    fn one_upgrade_at_a_time() {
+        let copy = Copy::new("once");
+        let mut server = copy.start(&["--workers", "1", "--idle-grace", "0"]);
+        let mut gate = copy.replace_with_gate();
+        server.signal(Signal::USR2);
+        gate.until_started();
+        server.signal(Signal::HUP);
+        server.until_logged("command=Reload");
+        server.signal(Signal::USR2);
+        server.until_logged("an upgrade is in progress already");
+        gate.open();
+        assert_eq!(server.wait().code(), Some(0));
+        assert!(!server.stderr().contains("reloading"), "{}", server.stderr());
+    }
+
+    /// If the new program is missing, fails, or never becomes ready, the old one continues.
+    fn new_program_fails() {
+        let copy = Copy::new("fails");
+        let server = copy.start(&["--workers", "1", "--upgrade-timeout", "5"]);
+        let pid = server.workers()[0];
+        let serves = |message: &str| {
+            server.until_logged(message);
+            assert_eq!(server.connect().status().pid, pid);
+        };
+        copy.replace("#!/bin/sh\nexit 3\n");
+        server.signal(Signal::USR2);
+        serves("the new program ended before it was ready: this one continues");
+
+        copy.replace("#!/bin/sh\nexec sleep 3600\n");
+        server.signal(Signal::USR2);
+        server.until_logged("which is not ready in time");
+        assert!(server.stderr().contains("limit=5s"));
+        wait_until("the new program is gone", || server.processes().len() == 2);
+        serves("signal: 9");
+
+        // A file of an unknown format is not run as a shell script.
+        copy.replace("exit 4\n");
+        server.signal(Signal::USR2);
+        serves("Exec format error");
+
+        fs::remove_file(copy.program()).expect("removing the program");
+        server.signal(Signal::USR2);
+        serves("No such file or directory");
+        server.stop();
+    }
+
+    /// If the old program is killed before the new one is ready, its workers end and the new program serves.
+    fn old_program_is_killed_during_the_upgrade() {
+        let copy = Copy::new("killed");
+        let pid_file = copy.file("pid");
+        let mut server = copy.start(&["--workers", "2", "--pid-file", pid_file.to_str().expect("UTF-8")]);
+        let (address, workers) = (server.address(), server.workers());
+        let mut gate = copy.replace_with_gate();
+        server.signal(Signal::USR2);
+        let new = gate.until_started();
+        server.signal(Signal::KILL);
+        server.wait();
+        wait_until("the old workers have ended", || {
+            let processes = server.processes();
+            processes.iter().all(|process| process.has_ended() || !workers.contains(&process.pid))
+        });
+        gate.open();
+        wait_until("the new program has written its id", || pid_in(&pid_file) == Some(new));
+        TcpStream::connect_timeout(&address, limit() / 4).expect("connecting to the new program");
+        assert_eq!(Client::connect(address).expect("connecting").status().ppid, new);
         signal(new, Signal::TERM);
-        // The new program is not a child of this test, so it may stay a zombie.
-        until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
-        assert!(!pid_file.exists());
+        server.until_all_have_ended();
     }
-}
 
-/// If each worker has a queue, an upgrade loses no connection that waits in one.
-#[test]
-fn queues_are_emptied() {
-    let copy = Copy::new("queues");
-    let options = ["--workers", "2", "--distribution", "reuseport", "--max-connections", "1"];
-    let mut server = copy.start(&options);
-    let clients = queue_requests(&server);
-    server.signal(Signal::USR2);
-    server.until_logged("the new program is ready: this one retires");
-    expect_answers(clients);
-    assert_eq!(server.wait().code(), Some(0));
-}
-
-/// If each worker has a queue, an upgrade resets no connection even if clients connect all the time.
-#[test]
-fn busy_queues_are_emptied() {
-    let copy = Copy::new("busy-queues");
-    let mut server = copy.start(&["--workers", "3", "--distribution", "reuseport", "--idle-grace", "0"]);
-    let clients = clients_until_refused(&server, 32);
-    until("the workers serve", || (server.connect().status().requests > 20).then_some(()));
-    server.signal(Signal::USR2);
-    assert_eq!(server.wait().code(), Some(0));
-    server.signal_all(Signal::TERM);
-    clients.into_iter().for_each(|client| client.join().expect("no request is lost"));
-    until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
-}
-
-/// During an upgrade, the supervisor refuses another one, and a reload waits.
-#[test]
-fn one_upgrade_at_a_time() {
-    let copy = Copy::new("once");
-    let mut server = copy.start(&["--workers", "1", "--idle-grace", "0"]);
-    let mut gate = copy.replace_with_gate();
-    server.signal(Signal::USR2);
-    gate.until_started();
-    server.signal(Signal::HUP);
-    until("the server has received the signal", || server.stderr().contains("command=Reload").then_some(()));
-    server.signal(Signal::USR2);
-    until("the server refuses", || server.stderr().contains("an upgrade is in progress already").then_some(()));
-    gate.open();
-    assert_eq!(server.wait().code(), Some(0));
-    assert!(!server.stderr().contains("reloading"), "{}", server.stderr());
-}
-
-/// If the new program is missing, fails, or never becomes ready, the old one continues.
-#[test]
-fn new_program_fails() {
-    let copy = Copy::new("fails");
-    let server = copy.start(&["--workers", "1", "--upgrade-timeout", "5"]);
-    let pid = server.workers()[0];
-    let serves = |message: &str| {
-        until(message, || server.stderr().contains(message).then_some(()));
-        assert_eq!(server.connect().status().pid, pid);
-    };
-    copy.replace("#!/bin/sh\nexit 3\n");
-    server.signal(Signal::USR2);
-    serves("the new program ended before it was ready: this one continues");
-
-    copy.replace("#!/bin/sh\nexec sleep 3600\n");
-    server.signal(Signal::USR2);
-    until("the new program is killed", || server.stderr().contains("which is not ready in time").then_some(()));
-    assert!(server.stderr().contains("limit=5s"));
-    until("the new program is gone", || (server.processes().len() == 2).then_some(()));
-    serves("signal: 9");
-
-    // A file of an unknown format is not run as a shell script.
-    copy.replace("exit 4\n");
-    server.signal(Signal::USR2);
-    serves("Exec format error");
-
-    fs::remove_file(copy.program()).expect("removing the program");
-    server.signal(Signal::USR2);
-    serves("No such file or directory");
-    server.stop();
-}
-
-/// If the old program is killed before the new one is ready, its workers end and the new program serves.
-#[test]
-fn old_program_is_killed_during_the_upgrade() {
-    let copy = Copy::new("killed");
-    let pid_file = copy.file("pid");
-    let mut server = copy.start(&["--workers", "2", "--pid-file", pid_file.to_str().expect("UTF-8")]);
-    let (address, workers) = (server.address(), server.workers());
-    let mut gate = copy.replace_with_gate();
-    server.signal(Signal::USR2);
-    let new = gate.until_started();
-    server.signal(Signal::KILL);
-    server.wait();
-    until("the old workers have ended", || {
-        let processes = server.processes();
-        processes.iter().all(|process| process.zombie || !workers.contains(&process.pid)).then_some(())
-    });
-    gate.open();
-    until("the new program has written its id", || (pid_in(&pid_file)? == new).then_some(()));
-    TcpStream::connect_timeout(&address, LIMIT / 4).expect("connecting to the new program");
-    assert_eq!(Client::connect(address).expect("connecting").status().ppid, new);
-    signal(new, Signal::TERM);
-    until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
-}
-
-/// The old program is killed while the new one loads. The new program then has another parent, such as process 1, and must not
-/// report the next upgrade to it.
-#[test]
-fn old_program_is_killed_while_the_new_one_loads() {
-    let copy = Copy::new("loads");
-    let pid_file = copy.file("pid");
-    let options = ["--workers", "1", "--load-in-template", "--preload-mib", "32", "--pid-file"];
-    let mut server = copy.start(&[&options[..], &[pid_file.to_str().expect("UTF-8")]].concat());
-    server.signal(Signal::USR2);
-    until("the new program loads", || (server.stderr().matches("template started").count() == 2).then_some(()));
-    server.signal(Signal::KILL);
-    server.wait();
-    let new = until("the new program has written its id", || pid_in(&pid_file).filter(|pid| *pid != server.pid()));
-    signal(new, Signal::USR2);
-    server.until_logged("the new program is ready: this one retires");
-    assert!(!server.stderr().contains("cannot tell process 1"), "{}", server.stderr());
-    signal(pid_in(&pid_file).expect("the id of the newest program"), Signal::TERM);
-    until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
-}
-
-/// A stop takes precedence over an upgrade: the supervisor kills a new program that is not ready, even in the lame-duck period.
-#[test]
-fn lame_duck_ends_the_upgrade() {
-    let copy = Copy::new("lame-duck");
-    let server = copy.start(&["--workers", "1", "--lame-duck", "3600"]);
-    let gate = copy.replace_with_gate();
-    server.signal(Signal::USR2);
-    let new = gate.until_started();
-    server.signal(Signal::TERM);
-    server.until_logged("still accepting");
-    until("the new program has ended", || {
-        server.processes().iter().all(|process| process.zombie || process.pid != new).then_some(())
-    });
-    assert_eq!(server.connect().status().ppid, server.pid());
-    let refusals = || server.stderr().matches("the server is stopping: it still accepts connections").count();
-    for (number, kind) in [(1, Signal::USR2), (2, Signal::HUP)] {
-        server.signal(kind);
-        until("the server refuses", || (refusals() == number).then_some(()));
+    /// The old program is killed while the new one loads. The new program then has another parent, such as process 1, and must not
+    /// report the next upgrade to it.
+    fn old_program_is_killed_while_the_new_one_loads() {
+        let copy = Copy::new("loads");
+        let pid_file = copy.file("pid");
+        let options = ["--workers", "1", "--load-in-template", "--preload-mib", "32", "--pid-file"];
+        let mut server = copy.start(&[&options[..], &[pid_file.to_str().expect("UTF-8")]].concat());
+        server.signal(Signal::USR2);
+        server.until_logged_times("template started", 2);
+        server.signal(Signal::KILL);
+        server.wait();
+        let new = until("the new program has written its id", || pid_in(&pid_file).filter(|pid| *pid != server.pid()));
+        signal(new, Signal::USR2);
+        server.until_logged("the new program is ready: this one retires");
+        assert!(!server.stderr().contains("cannot tell process 1"), "{}", server.stderr());
+        signal(pid_in(&pid_file).expect("the id of the newest program"), Signal::TERM);
+        server.until_all_have_ended();
     }
-    // A second signal to stop that comes shortly after the first one does not count. A third one would kill the worker.
-    std::thread::sleep(Duration::from_millis(200));
-    server.signal(Signal::TERM);
-    server.until_logged("stopping: draining");
-    server.ends_with(0);
-}
 
-/// After a failed upgrade, too, the kernel drops new connections once the server stops.
-#[test]
-fn refuses_connections_at_the_stop_after_a_failed_upgrade() {
-    let copy = Copy::new("stops");
-    let server = copy.start(&["--workers", "1"]);
-    let worker = server.workers()[0];
-    copy.replace("#!/bin/sh\nexit 3\n");
-    server.signal(Signal::USR2);
-    server.until_logged("the new program ended before it was ready: this one continues");
-    // The worker is stopped, so it keeps the listener open.
-    signal(worker, Signal::STOP);
-    server.until_stopped(worker);
-    server.signal(Signal::TERM);
-    let mut attempts = 0;
-    until("the kernel drops new connections", || {
-        attempts += 1;
-        assert!(attempts < 500, "the kernel makes connections until the queue is full");
-        let connected = TcpStream::connect_timeout(&server.address(), Duration::from_millis(200));
-        connected.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut).then_some(())
-    });
-    signal(worker, Signal::CONT);
-    server.ends_with(0);
-}
+    /// A stop takes precedence over an upgrade: the supervisor kills a new program that is not ready, even in the lame-duck period.
+    fn lame_duck_ends_the_upgrade() {
+        let copy = Copy::new("lame-duck");
+        let server = copy.start(&["--workers", "1", "--lame-duck", "3600"]);
+        let gate = copy.replace_with_gate();
+        server.signal(Signal::USR2);
+        let new = gate.until_started();
+        server.signal(Signal::TERM);
+        server.until_logged("still accepting");
+        wait_until("the new program has ended", || {
+            server.processes().iter().all(|process| process.has_ended() || process.pid != new)
+        });
+        assert_eq!(server.connect().status().ppid, server.pid());
+        let refusals = || server.stderr().matches("the server is stopping: it still accepts connections").count();
+        for (number, kind) in [(1, Signal::USR2), (2, Signal::HUP)] {
+            server.signal(kind);
+            wait_until("the server refuses", || refusals() == number);
+        }
+        // A second signal to stop that comes shortly after the first one does not count. A third one would kill the worker.
+        std::thread::sleep(Duration::from_millis(200));
+        server.signal(Signal::TERM);
+        server.until_logged("stopping: draining");
+        server.ends_with(0);
+    }
 
-/// If the new program cannot write its pid file, it ends, and the old one continues with its own pid file.
-#[test]
-fn new_program_cannot_write_the_pid_file() {
-    let copy = Copy::new("pid-file");
-    let directory = copy.file("run");
-    fs::create_dir(&directory).expect("a directory");
-    let path = directory.join("pid");
-    let server = copy.start(&["--workers", "1", "--pid-file", path.to_str().expect("UTF-8")]);
-    fs::rename(&directory, copy.file("elsewhere")).expect("renaming");
-    server.signal(Signal::USR2);
-    until("the new program says why", || server.stderr().contains("cannot write the pid file").then_some(()));
-    until("the old program continues", || server.stderr().contains("this one continues").then_some(()));
-    assert_eq!(server.connect().status().ppid, server.pid());
-    fs::rename(copy.file("elsewhere"), &directory).expect("renaming");
-    server.stop();
-    assert!(!path.exists());
-}
+    /// After a failed upgrade, too, the kernel drops new connections once the server stops.
+    fn refuses_connections_at_the_stop_after_a_failed_upgrade() {
+        let copy = Copy::new("stops");
+        let server = copy.start(&["--workers", "1"]);
+        let worker = server.workers()[0];
+        copy.replace("#!/bin/sh\nexit 3\n");
+        server.signal(Signal::USR2);
+        server.until_logged("the new program ended before it was ready: this one continues");
+        // The worker is stopped, so it keeps the listener open.
+        freeze(worker);
+        server.signal(Signal::TERM);
+        let mut attempts = 0;
+        wait_until("the kernel drops new connections", || {
+            attempts += 1;
+            assert!(attempts < 500, "the kernel makes connections until the queue is full");
+            let connected = TcpStream::connect_timeout(&server.address(), Duration::from_millis(200));
+            connected.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)
+        });
+        signal(worker, Signal::CONT);
+        server.ends_with(0);
+    }
 
-/// The server takes listeners from the environment (socket activation).
-#[test]
-fn listeners_of_the_environment() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let address = listener.local_addr().expect("the address of a listener");
-    // Descriptor 3 is the listener. A shell sets `LISTEN_PID`, because only it knows its process id before the exec.
-    let script = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" --listen \"$1\" --workers 1 3<&0 </dev/null";
-    let mut command = Command::new("/bin/sh");
-    command.args(["-c", script]).arg(program()).arg(address.to_string());
-    let kept = listener.try_clone().expect("a duplicate");
-    let server = Server::start_with_stdin(&mut command, listener.into(), 1);
-    // `command` has a duplicate of the listener.
-    drop(command);
-    assert_eq!(server.address(), address);
-    assert_eq!(server.connect().get("/").expect("an answer").status, 200);
-    server.stop();
-    // The process that has passed the listener on can still serve.
-    let client = std::thread::spawn(move || Client::connect(address).map(drop));
-    // The server has made the shared listener non-blocking.
-    kept.set_nonblocking(false).expect("a listener");
-    kept.accept().expect("a connection");
-    client.join().expect("no panic").expect("connecting");
-}
+    /// If the new program cannot write its pid file, it ends, and the old one continues with its own pid file.
+    fn new_program_cannot_write_the_pid_file() {
+        let copy = Copy::new("pid-file");
+        let directory = copy.file("run");
+        fs::create_dir(&directory).expect("a directory");
+        let path = directory.join("pid");
+        let server = copy.start(&["--workers", "1", "--pid-file", path.to_str().expect("UTF-8")]);
+        fs::rename(&directory, copy.file("elsewhere")).expect("renaming");
+        server.signal(Signal::USR2);
+        server.until_logged("cannot write the pid file");
+        server.until_logged("this one continues");
+        assert_eq!(server.connect().status().ppid, server.pid());
+        fs::rename(copy.file("elsewhere"), &directory).expect("renaming");
+        server.stop();
+        assert!(!path.exists());
+    }
 
-/// If the server was started through a symbolic link, an upgrade follows the link again, which may have changed.
-#[test]
-fn upgrade_follows_a_symbolic_link() {
-    let copies = ["link-1", "link-2"].map(Copy::new);
-    let link = copies[0].file("current");
-    symlink(copies[0].program(), &link).expect("a link");
-    let pid_file = copies[0].file("pid");
-    let mut command = Command::new(&link);
-    command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--pid-file", pid_file.to_str().expect("UTF-8")]);
-    let mut server = Server::start_as(&mut command, 1);
-    fs::remove_file(&link).expect("removing the link");
-    symlink(copies[1].program(), &link).expect("another link");
-    server.signal(Signal::USR2);
-    let new = until("the new program has written its id", || pid_in(&pid_file).filter(|pid| *pid != server.pid()));
-    assert_eq!(server.wait().code(), Some(0));
-    assert_eq!(fs::read_link(format!("/proc/{new}/exe")).expect("its program"), copies[1].program());
-    signal(new, Signal::TERM);
-    until("all processes have ended", || server.processes().iter().all(|process| process.zombie).then_some(()));
-}
+    /// The server takes listeners from the environment (socket activation).
+    fn listeners_of_the_environment() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let address = listener.local_addr().expect("the address of a listener");
+        // Descriptor 3 is the listener. A shell sets `LISTEN_PID`, because only it knows its process id before the exec.
+        let script = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" --listen \"$1\" --workers 1 3<&0 </dev/null";
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).arg(program()).arg(address.to_string());
+        let kept = listener.try_clone().expect("a duplicate");
+        let server = Server::start_with_stdin(&mut command, listener.into(), 1);
+        // `command` has a duplicate of the listener.
+        drop(command);
+        assert_eq!(server.address(), address);
+        server.check_serving();
+        server.stop();
+        // The process that has passed the listener on can still serve.
+        let client = std::thread::spawn(move || Client::connect(address).map(drop));
+        // The server has made the shared listener non-blocking.
+        kept.set_nonblocking(false).expect("a listener");
+        kept.accept().expect("a connection");
+        client.join().expect("no panic").expect("connecting");
+    }
+
+    /// If the server was started through a symbolic link, an upgrade follows the link again, which may have changed.
+    fn upgrade_follows_a_symbolic_link() {
+        let copies = ["link-1", "link-2"].map(Copy::new);
+        let link = copies[0].file("current");
+        symlink(copies[0].program(), &link).expect("a link");
+        let pid_file = copies[0].file("pid");
+        let mut command = Command::new(&link);
+        command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--pid-file", pid_file.to_str().expect("UTF-8")]);
+        let mut server = Server::start_as(&mut command, 1);
+        fs::remove_file(&link).expect("removing the link");
+        symlink(copies[1].program(), &link).expect("another link");
+        server.signal(Signal::USR2);
+        let new = until("the new program has written its id", || pid_in(&pid_file).filter(|pid| *pid != server.pid()));
+        assert_eq!(server.wait().code(), Some(0));
+        assert_eq!(fs::read_link(format!("/proc/{new}/exe")).expect("its program"), copies[1].program());
+        signal(new, Signal::TERM);
+        server.until_all_have_ended();
+    }
+);
