@@ -14,10 +14,6 @@ pub trait Stream: Read + Write + Debug {}
 impl<S: Read + Write + Debug> Stream for S {}
 
 /// Connects to a server. Reads fail after the [`limit()`].
-///
-/// # Errors
-///
-/// Those of the system.
 pub fn try_connect(address: &str) -> io::Result<Box<dyn Stream>> {
     let Some(path) = address.strip_prefix("unix:") else { return Ok(Box::new(try_connect_tcp(address)?)) };
     let stream = UnixStream::connect(path)?;
@@ -32,10 +28,6 @@ pub fn connect(address: &str) -> Box<dyn Stream> {
 }
 
 /// Connects, and sends a request after which the server closes the connection.
-///
-/// # Errors
-///
-/// Those of the system.
 pub fn send(address: &str, method: &str, path: &str) -> io::Result<Box<dyn Stream>> {
     let mut stream = try_connect(address)?;
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
@@ -167,10 +159,6 @@ pub struct Client {
 
 impl Client {
     /// Connects to a server.
-    ///
-    /// # Errors
-    ///
-    /// Those of the system.
     pub fn connect(address: impl ToSocketAddrs) -> io::Result<Client> {
         let stream = try_connect_tcp(address)?;
         stream.set_nodelay(true)?;
@@ -179,46 +167,26 @@ impl Client {
     }
 
     /// Sends any bytes.
-    ///
-    /// # Errors
-    ///
-    /// Those of the system.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes.as_ref())
     }
 
     /// Sends a GET request.
-    ///
-    /// # Errors
-    ///
-    /// Those of the system.
     pub fn request(&mut self, path: &str) -> io::Result<()> {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
     }
 
     /// Reads a response. The request must not be `HEAD`.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Response::read`].
     pub fn response(&mut self) -> io::Result<Response> {
         Response::read(&mut self.stream)
     }
 
     /// Reads status and headers of a response.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Response::read_head`].
     pub fn response_head(&mut self) -> io::Result<Response> {
         Response::read_head(&mut self.stream)
     }
 
     /// Sends a GET request and reads the response.
-    ///
-    /// # Errors
-    ///
-    /// Those of the system, and of [`Response::read`].
     pub fn get(&mut self, path: &str) -> io::Result<Response> {
         self.request(path)?;
         self.response()

@@ -42,10 +42,6 @@ pub fn temporary_path(name: &str) -> PathBuf {
 }
 
 /// Connects to a server. Reads fail after the [`limit()`].
-///
-/// # Errors
-///
-/// Those of the system.
 pub fn try_connect_tcp(address: impl ToSocketAddrs) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(limit()))?;
@@ -113,10 +109,6 @@ pub fn kill(pid: i32, signal: i32) {
 }
 
 /// Sends a signal to a process that may have ended, or to a group if `pid` is negative.
-///
-/// # Errors
-///
-/// Those of kill(2).
 pub fn try_kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: no memory is involved.
     if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -81,8 +81,7 @@ scenarios!(
         let mut late = connect_tcp(server.address());
         // There is one queue, so an answer to this connection shows that the worker has accepted the earlier one.
         server.check_serving();
-        server.signal(Signal::TERM);
-        server.until_logged("draining");
+        server.signal_until(Signal::TERM, "draining");
         late.write_all(BEGINNING.as_bytes()).expect("sending");
         read_goaway(&mut late);
         drop(late);

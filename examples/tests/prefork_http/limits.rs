@@ -112,8 +112,7 @@ scenarios!(
     fn lame_duck_ends() {
         let mut server = Server::start(&["--workers", "1", "--lame-duck", "2"]);
         let start = Instant::now();
-        server.signal(Signal::TERM);
-        server.until_logged("still accepting");
+        server.signal_until(Signal::TERM, "still accepting");
         server.workers().into_iter().for_each(|worker| signal(worker, Signal::TERM));
         assert_eq!(server.wait().code(), Some(0));
         assert!(start.elapsed() >= Duration::from_millis(1950), "{:?}", start.elapsed());
@@ -123,16 +122,13 @@ scenarios!(
     /// A second SIGTERM ends the lame-duck period.
     fn second_signal_ends_the_lame_duck() {
         let server = Server::start(&["--workers", "1", "--lame-duck", "3600"]);
-        server.signal(Signal::TERM);
-        server.until_logged("still accepting");
+        server.signal_until(Signal::TERM, "still accepting");
         // The lame-duck period has begun once the server handles another signal.
-        server.signal(Signal::USR1);
-        server.until_logged("command=ReopenLogs");
+        server.signal_until(Signal::USR1, "command=ReopenLogs");
         let start = Instant::now();
         // A second signal that comes shortly after the first one does not count. A third one would kill the worker.
         std::thread::sleep(Duration::from_millis(200));
-        server.signal(Signal::TERM);
-        server.until_logged("stopping: draining");
+        server.signal_until(Signal::TERM, "stopping: draining");
         server.ends_with(0);
         assert!(start.elapsed() < limit() / 2);
     }

@@ -69,9 +69,9 @@ fn smallest_prime_factor(number: u64) -> u64 {
     (2..).take_while(|factor| factor * factor <= number).find(|factor| number % factor == 0).unwrap_or(number)
 }
 
-pub(crate) fn kill_workers(arguments: &[&str], kills: usize) {
+fn kill_workers(options: &[&str], kills: usize) {
     const WORKERS: usize = 3;
-    let server = Server::start(arguments);
+    let server = Server::start(&[&["--workers", "3"], options].concat());
     let load = Load::default();
     let mut killed = HashSet::new();
     let clients = (0..CLIENTS as u64).map(|seed| {
@@ -143,22 +143,13 @@ fn check_counts(distribution: &str) -> [u64; 2] {
 }
 
 scenarios!(
-    /// Only requests in flight on a killed worker are lost. The next two tests check the same with other distributions.
-    #[limit(600)]
+    /// Only requests in flight on a killed worker are lost, with each distribution, and with threads.
+    #[limit(1200)]
     fn killed_workers() {
-        kill_workers(&["--workers", "3"], 9);
-    }
-
-    /// The same with a queue for each worker.
-    #[limit(600)]
-    fn killed_workers_with_a_queue_each() {
-        kill_workers(&["--workers", "3", "--distribution", "reuseport"], 6);
-    }
-
-    /// The same with the distribution `balanced`.
-    #[limit(600)]
-    fn killed_workers_of_a_balanced_server() {
-        kill_workers(&["--workers", "3", "--distribution", "balanced"], 6);
+        kill_workers(&[], 9);
+        for options in [["--distribution", "reuseport"], ["--distribution", "balanced"], ["--worker-threads", "2"]] {
+            kill_workers(&options, 6);
+        }
     }
 
     /// Connections wake only workers, not the supervisor.

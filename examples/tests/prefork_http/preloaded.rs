@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use forkio_tests::{scenarios, until};
 
-use crate::server::Server;
+use crate::server::{Server, WITHOUT_AND_WITH_THREADS};
 use crate::status::AskStatus;
 
-pub(crate) fn continues_where_the_parent_was(arguments: &[&str]) {
+fn continues_where_the_parent_was(arguments: &[&str]) {
     let started = Instant::now();
-    let server = Server::start(arguments);
+    let server = Server::start(&[&["--workers", "3"], arguments].concat());
     let mut clients = server.connect_to_each(3);
     for (index, (client, first)) in clients.iter_mut().enumerate() {
         assert_eq!(first.worker, index as u64);
@@ -42,7 +42,9 @@ pub(crate) fn continues_where_the_parent_was(arguments: &[&str]) {
 scenarios!(
     /// Each worker continues with the supervisor's table and timer.
     fn each_worker_continues_where_the_parent_was() {
-        continues_where_the_parent_was(&["--workers", "3"]);
+        for threads in WITHOUT_AND_WITH_THREADS {
+            continues_where_the_parent_was(threads);
+        }
     }
 
     /// The processes share the memory of the table.

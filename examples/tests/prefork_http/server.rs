@@ -13,6 +13,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::status::{AskStatus, Status};
 
+/// Options for scenarios that also run with threads: workers with several threads behave like workers with one.
+pub(crate) const WITHOUT_AND_WITH_THREADS: [&[&str]; 2] = [&[], &["--worker-threads", "2"]];
+
 /// The path of the program.
 #[track_caller]
 pub(crate) fn program() -> PathBuf {
@@ -150,6 +153,13 @@ impl Server {
 
     pub(crate) fn signal(&self, kind: Signal) {
         signal(self.pid(), kind);
+    }
+
+    /// Sends a signal to the supervisor, and waits until standard error contains `what`.
+    #[track_caller]
+    pub(crate) fn signal_until(&self, kind: Signal, what: &str) {
+        self.signal(kind);
+        self.until_logged(what);
     }
 
     pub(crate) fn stderr(&self) -> String {

@@ -129,8 +129,7 @@ scenarios!(
         let manager = ServiceManager::new();
         let server = manager.start(&["--workers", "1", "--lame-duck", "1", "--upgrade-timeout", "60"]);
         manager.message("READY=1");
-        server.signal(Signal::USR2);
-        server.until_logged("started the program again");
+        server.signal_until(Signal::USR2, "started the program again");
         freeze(server.pid());
         // The new program reports to the old program first, and then to the service manager.
         manager.message("READY=1");
@@ -140,8 +139,7 @@ scenarios!(
         });
         in_flight.request("/sleep/1500").expect("sending");
         server.signal(Signal::TERM);
-        server.signal(Signal::CONT);
-        server.until_logged("passing the signal to stop on");
+        server.signal_until(Signal::CONT, "passing the signal to stop on");
         expect_answer(&mut in_flight);
         server.until_all_have_ended();
     }
@@ -152,15 +150,13 @@ scenarios!(
         let mut server = manager.start(&["--workers", "1", "--upgrade-timeout", "3"]);
         manager.message("READY=1");
         let began = Instant::now();
-        server.signal(Signal::USR2);
-        server.until_logged("started the program again");
+        server.signal_until(Signal::USR2, "started the program again");
         freeze(server.pid());
         manager.message("READY=1");
         wait_until("the deadline has passed", || began.elapsed() > Duration::from_secs(4));
         // The server handles this signal before it reads that the new program is ready.
         server.signal(Signal::USR1);
-        server.signal(Signal::CONT);
-        server.until_logged("which is not ready in time");
+        server.signal_until(Signal::CONT, "which is not ready in time");
         server.until_logged("the new program ended before it was ready: this one continues");
         server.signal(Signal::TERM);
         assert_eq!(server.wait().code(), Some(0));
@@ -231,8 +227,7 @@ scenarios!(
             assert_eq!(stat.rsplit(')').next().and_then(|rest| rest.split(' ').nth(17)), Some("5"), "{stat}");
             assert_eq!(status_field(server.pid(), "Uid"), "0\t0\t0\t0", "the supervisor keeps its user");
             // The supervisor can still reload, and end workers that run as another user.
-            server.signal(Signal::HUP);
-            server.until_logged("reloaded");
+            server.signal_until(Signal::HUP, "reloaded");
             let new =
                 until("a new worker answers", || Some(server.connect().status().pid).filter(|pid| *pid != worker));
             assert_eq!(status_field(new, "Uid"), "12345\t12345\t12345\t12345");

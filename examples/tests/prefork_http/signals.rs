@@ -92,10 +92,8 @@ scenarios!(
         // Loading takes some time, so the second signal arrives during the reload.
         let server =
             Server::start(&["--workers", "2", "--idle-grace", "0", "--load-in-template", "--preload-mib", "16"]);
-        server.signal(Signal::HUP);
-        server.until_logged("reloading");
-        server.signal(Signal::HUP);
-        server.until_logged("the next reload begins after");
+        server.signal_until(Signal::HUP, "reloading");
+        server.signal_until(Signal::HUP, "the next reload begins after");
         // Each reload has a time limit of its own, because loading may take long.
         for reloads in 1..=2 {
             server.until_logged_times("reloaded: the old generation retires", reloads);
@@ -141,8 +139,7 @@ scenarios!(
                 server.check_serving();
             }
             // The last worker is never removed.
-            server.signal(Signal::TTOU);
-            server.until_logged("at least one worker");
+            server.signal_until(Signal::TTOU, "at least one worker");
             server.check_serving();
             server.stop();
         }
@@ -152,8 +149,7 @@ scenarios!(
     fn scaling_down_empties_the_queue() {
         let server = Server::start(&["--workers", "2", "--distribution", "reuseport", "--max-connections", "1"]);
         let clients = queue_requests(&server);
-        server.signal(Signal::TTOU);
-        server.until_logged("retiring a worker");
+        server.signal_until(Signal::TTOU, "retiring a worker");
         expect_answers(clients);
         workers_of(&server, 1);
         for _ in 0..40 {

@@ -10,7 +10,7 @@ use forkio_tests::http::Client;
 use forkio_tests::{freeze, limit, scenarios, status_field, until, wait_until};
 use rustix::process::Signal;
 
-use crate::server::{Server, program, signal};
+use crate::server::{Server, WITHOUT_AND_WITH_THREADS, program, signal};
 use crate::status::AskStatus;
 
 /// Checks that the request in flight on this connection is answered.
@@ -30,15 +30,17 @@ fn until_refused(server: &Server) {
     });
 }
 
-fn drains_on(send: impl FnOnce(&Server)) {
-    drains(&["--workers", "2"], send);
+fn drains(send: impl Fn(&Server)) {
+    for threads in WITHOUT_AND_WITH_THREADS {
+        drains_with(threads, &send);
+    }
 }
 
-pub(crate) fn drains(arguments: &[&str], send: impl FnOnce(&Server)) {
+fn drains_with(threads: &[&str], send: impl Fn(&Server)) {
     // Workers close idle connections after the first timeout, and connections without a request after the second.
-    let timeouts = ["--idle-grace", "0.2", "--header-timeout", "1"];
+    let options = ["--workers", "2", "--idle-grace", "0.2", "--header-timeout", "1"];
     const TAKES: Duration = Duration::from_secs(3);
-    let mut server = Server::start(&[arguments, &timeouts].concat());
+    let mut server = Server::start(&[&options, threads].concat());
     let asked = Instant::now();
     let (mut in_flight, _) = server.busy(3000);
     let mut idle: Vec<Client> = server.connect_to_each(2).into_iter().map(|(client, _)| client).collect();
@@ -62,7 +64,7 @@ pub(crate) fn drains(arguments: &[&str], send: impl FnOnce(&Server)) {
     server.ends_with(0);
 }
 
-pub(crate) fn serves_queued_connections(arguments: &[&str]) {
+fn serves_queued_connections(arguments: &[&str]) {
     for round in 0..10 {
         let server = Server::start(arguments);
         let workers = server.workers();
@@ -118,7 +120,7 @@ pub(crate) fn clients_until_refused(server: &Server, number: usize) -> Vec<JoinH
     (0..number).map(|_| std::thread::spawn(client)).collect()
 }
 
-pub(crate) fn cuts_off_long_requests(arguments: &[&str]) {
+fn cuts_off_long_requests(arguments: &[&str]) {
     for _ in 0..5 {
         let mut server = Server::start(arguments);
         let (mut overdue, _) = server.busy(60_000);
@@ -157,7 +159,7 @@ fn stops_cleanly_beside_a_silent_connection(protocols: &[&str]) {
     panic!("the connection was cut off each time");
 }
 
-pub(crate) fn end_when_the_parent_is_killed(arguments: &[&str]) {
+fn end_when_the_parent_is_killed(arguments: &[&str]) {
     let mut server = Server::start(arguments);
     let address = server.address();
     let (mut in_flight, _) = server.busy(1000);
@@ -177,24 +179,26 @@ pub(crate) fn end_when_the_parent_is_killed(arguments: &[&str]) {
 scenarios!(
     /// SIGTERM stops the server once the requests in flight are answered.
     fn sigterm_drains() {
-        drains_on(|server| server.signal(Signal::TERM));
+        drains(|server| server.signal(Signal::TERM));
     }
 
     /// SIGINT does the same.
     fn sigint_drains() {
-        drains_on(|server| server.signal(Signal::INT));
+        drains(|server| server.signal(Signal::INT));
     }
 
     /// A terminal sends SIGINT to every process of the group, so each worker gets a signal from the terminal and one from the
     /// supervisor.
     fn control_c_drains() {
-        drains_on(|server| server.signal_all(Signal::INT));
+        drains(|server| server.signal_all(Signal::INT));
     }
 
     /// After SIGTERM, the workers answer each client that has sent a request, even if its connection still waits in the queue.
     #[limit(600)]
     fn queued_connections_are_served() {
-        serves_queued_connections(&["--workers", "2"]);
+        for threads in WITHOUT_AND_WITH_THREADS {
+            serves_queued_connections(&[&["--workers", "2"], threads].concat());
+        }
     }
 
     /// The worker runs out of descriptors for some time while it empties the queue, and loses no connection.
@@ -274,7 +278,9 @@ scenarios!(
 
     /// A request that takes longer than the shutdown timeout is cut off.
     fn request_that_takes_longer_than_the_drain() {
-        cuts_off_long_requests(&["--workers", "2", "--shutdown-timeout", "0.5"]);
+        for threads in WITHOUT_AND_WITH_THREADS {
+            cuts_off_long_requests(&[&["--workers", "2", "--shutdown-timeout", "0.5"], threads].concat());
+        }
     }
 
     /// At the shutdown timeout, a connection that has sent nothing does not count as cut off.
@@ -289,8 +295,7 @@ scenarios!(
         for _ in 0..5 {
             let server = Server::start(&["--workers", "1"]);
             let (mut in_flight, _) = server.busy(500);
-            server.signal(Signal::TERM);
-            server.until_logged("stopping: draining");
+            server.signal_until(Signal::TERM, "stopping: draining");
             server.signal(Signal::TERM);
             // If the machine stalls for a tenth of a second between the signals, the second one counts.
             if in_flight.response().is_ok_and(|response| response.status == 200) {
@@ -331,7 +336,9 @@ scenarios!(
 
     /// If the supervisor is killed, its workers drain and end.
     fn workers_end_when_the_parent_is_killed() {
-        end_when_the_parent_is_killed(&["--workers", "3"]);
+        for threads in WITHOUT_AND_WITH_THREADS {
+            end_when_the_parent_is_killed(&[&["--workers", "3"], threads].concat());
+        }
     }
 
     /// A server that was stopped can be started again at once on the same port.

@@ -129,8 +129,7 @@ scenarios!(
         let options = ["--workers", "2", "--distribution", "reuseport", "--max-connections", "1"];
         let mut server = copy.start(&options);
         let clients = queue_requests(&server);
-        server.signal(Signal::USR2);
-        server.until_logged("the new program is ready: this one retires");
+        server.signal_until(Signal::USR2, "the new program is ready: this one retires");
         expect_answers(clients);
         assert_eq!(server.wait().code(), Some(0));
     }
@@ -155,10 +154,8 @@ scenarios!(
         let mut gate = copy.replace_with_gate();
         server.signal(Signal::USR2);
         gate.until_started();
-        server.signal(Signal::HUP);
-        server.until_logged("command=Reload");
-        server.signal(Signal::USR2);
-        server.until_logged("an upgrade is in progress already");
+        server.signal_until(Signal::HUP, "command=Reload");
+        server.signal_until(Signal::USR2, "an upgrade is in progress already");
         gate.open();
         assert_eq!(server.wait().code(), Some(0));
         assert!(!server.stderr().contains("reloading"), "{}", server.stderr());
@@ -178,8 +175,7 @@ scenarios!(
         serves("the new program ended before it was ready: this one continues");
 
         copy.replace("#!/bin/sh\nexec sleep 3600\n");
-        server.signal(Signal::USR2);
-        server.until_logged("which is not ready in time");
+        server.signal_until(Signal::USR2, "which is not ready in time");
         assert!(server.stderr().contains("limit=5s"));
         wait_until("the new program is gone", || server.processes().len() == 2);
         serves("signal: 9");
@@ -244,8 +240,7 @@ scenarios!(
         let gate = copy.replace_with_gate();
         server.signal(Signal::USR2);
         let new = gate.until_started();
-        server.signal(Signal::TERM);
-        server.until_logged("still accepting");
+        server.signal_until(Signal::TERM, "still accepting");
         wait_until("the new program has ended", || {
             server.processes().iter().all(|process| process.has_ended() || process.pid != new)
         });
@@ -257,8 +252,7 @@ scenarios!(
         }
         // A second signal to stop that comes shortly after the first one does not count. A third one would kill the worker.
         std::thread::sleep(Duration::from_millis(200));
-        server.signal(Signal::TERM);
-        server.until_logged("stopping: draining");
+        server.signal_until(Signal::TERM, "stopping: draining");
         server.ends_with(0);
     }
 
@@ -268,8 +262,7 @@ scenarios!(
         let server = copy.start(&["--workers", "1"]);
         let worker = server.workers()[0];
         copy.replace("#!/bin/sh\nexit 3\n");
-        server.signal(Signal::USR2);
-        server.until_logged("the new program ended before it was ready: this one continues");
+        server.signal_until(Signal::USR2, "the new program ended before it was ready: this one continues");
         // The worker is stopped, so it keeps the listener open.
         freeze(worker);
         server.signal(Signal::TERM);
@@ -292,8 +285,7 @@ scenarios!(
         let path = directory.join("pid");
         let server = copy.start(&["--workers", "1", "--pid-file", path.to_str().expect("UTF-8")]);
         fs::rename(&directory, copy.file("elsewhere")).expect("renaming");
-        server.signal(Signal::USR2);
-        server.until_logged("cannot write the pid file");
+        server.signal_until(Signal::USR2, "cannot write the pid file");
         server.until_logged("this one continues");
         assert_eq!(server.connect().status().ppid, server.pid());
         fs::rename(copy.file("elsewhere"), &directory).expect("renaming");

@@ -1,6 +1,5 @@
 //! The flag `EPOLLEXCLUSIVE` in the kernel's queue.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 
@@ -10,15 +9,9 @@ use forkio_tests::reactor::*;
 use crate::wakes::{LISTENER, listen, wait_until_asleep};
 
 /// Whether the kernel watches the listener exclusively. `None` if the kernel does not watch it.
-fn is_exclusive(selector: &Poll, listener: &TcpListener) -> Option<bool> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", selector.as_raw_fd())).unwrap();
-    info.lines().find_map(|line| {
-        let mut words = line.strip_prefix("tfd:")?.split_whitespace();
-        let fd: i32 = words.next()?.parse().ok()?;
-        let flags = words.skip_while(|word| *word != "events:").nth(1)?;
-        let flags = u32::from_str_radix(flags, 16).unwrap();
-        (fd == listener.as_raw_fd()).then_some(flags & libc::EPOLLEXCLUSIVE.cast_unsigned() != 0)
-    })
+fn is_exclusive(listener: &TcpListener) -> Option<bool> {
+    let watching = exclusive_in_kernel(listener.as_raw_fd()).expect("a list of the kernel");
+    watching.first().copied()
 }
 
 scenarios!(
@@ -27,28 +20,28 @@ scenarios!(
     fn kernel_flags() {
         let mut selector = Poll::new().unwrap();
         let mut listener = listen(&selector);
-        check_eq("at first", is_exclusive(&selector, &listener), Some(false));
+        check_eq("at first", is_exclusive(&listener), Some(false));
         set_exclusive(&listener, true).unwrap();
-        check_eq("set", is_exclusive(&selector, &listener), Some(true));
+        check_eq("set", is_exclusive(&listener), Some(true));
         let interests: Vec<_> = registrations().iter().map(|registration| registration.interest).collect();
         check_eq("the listed interest", interests, vec![Interest::READABLE]);
 
         let both = Interest::READABLE | Interest::WRITABLE;
         selector.registry().reregister(&mut listener, Token(LISTENER), both).unwrap();
-        check_eq("with another interest", is_exclusive(&selector, &listener), Some(true));
+        check_eq("with another interest", is_exclusive(&listener), Some(true));
         selector.registry().reregister(&mut listener, Token(LISTENER), Interest::READABLE).unwrap();
 
         mute(&listener).unwrap();
-        check_eq("muted", is_exclusive(&selector, &listener), None);
+        check_eq("muted", is_exclusive(&listener), None);
         set_exclusive(&listener, true).unwrap();
-        check_eq("still muted", is_exclusive(&selector, &listener), None);
+        check_eq("still muted", is_exclusive(&listener), None);
         in_child(|| {
-            check_eq("in the child", is_exclusive(&selector, &listener), Some(true));
+            check_eq("in the child", is_exclusive(&listener), Some(true));
             set_exclusive(&listener, false).unwrap();
-            check_eq("unset in the child", is_exclusive(&selector, &listener), Some(false));
+            check_eq("unset in the child", is_exclusive(&listener), Some(false));
         });
         unmute(&listener).unwrap();
-        check_eq("armed again", is_exclusive(&selector, &listener), Some(true));
+        check_eq("armed again", is_exclusive(&listener), Some(true));
 
         // An event that was reported comes again only after `rearm_exclusive`.
         let _first = connect(&listener);
@@ -58,7 +51,7 @@ scenarios!(
         check_eq("rearmed", wait(&mut selector), tokens([LISTENER]));
 
         set_exclusive(&listener, false).unwrap();
-        check_eq("unset", is_exclusive(&selector, &listener), Some(false));
+        check_eq("unset", is_exclusive(&listener), Some(false));
         check_eq("unset while a connection waits", wait(&mut selector), tokens([LISTENER]));
         rearm_exclusive().unwrap();
         check_eq("not exclusive, so not rearmed", ready(&mut selector), tokens([]));
@@ -66,7 +59,7 @@ scenarios!(
         selector.registry().deregister(&mut listener).unwrap();
         check_eq("not registered", set_exclusive(&listener, true).unwrap_err().kind(), ErrorKind::NotFound);
         register(selector.registry(), &mut listener, LISTENER);
-        check_eq("registered again", is_exclusive(&selector, &listener), Some(false));
+        check_eq("registered again", is_exclusive(&listener), Some(false));
     }
 
     /// The kernel refuses exclusive wakes together with priority interest. A refused change changes nothing.
@@ -76,13 +69,13 @@ scenarios!(
         let priority = Interest::READABLE | Interest::PRIORITY;
         selector.registry().reregister(&mut listener, Token(LISTENER), priority).unwrap();
         check_eq("refused", set_exclusive(&listener, true).unwrap_err().kind(), ErrorKind::InvalidInput);
-        check_eq("as before", is_exclusive(&selector, &listener), Some(false));
+        check_eq("as before", is_exclusive(&listener), Some(false));
 
         selector.registry().reregister(&mut listener, Token(LISTENER), Interest::READABLE).unwrap();
         set_exclusive(&listener, true).unwrap();
         let refused = selector.registry().reregister(&mut listener, Token(9), priority).unwrap_err();
         check_eq("refused", refused.kind(), ErrorKind::InvalidInput);
-        check_eq("as before", is_exclusive(&selector, &listener), Some(true));
+        check_eq("as before", is_exclusive(&listener), Some(true));
         let _connection = connect(&listener);
         check_eq("with its token", wait(&mut selector), tokens([LISTENER]));
     }

@@ -1,5 +1,6 @@
 //! Programs that tokio has started.
 
+use std::future::Future;
 use std::io::ErrorKind;
 use std::process::Stdio;
 use std::time::Duration;
@@ -92,39 +93,27 @@ async fn check_dropped_handle() {
     .expect("the program is reaped");
 }
 
+/// Runs `check` in two processes. In the second one, tokio waits for SIGCHLD, because it cannot open pidfds.
+fn with_and_without_pidfds<F: Future<Output = ()>>(check: fn() -> F) {
+    unplanned::in_child(|| run(check()));
+    deny_tokio_pidfds();
+    run(check());
+}
+
 scenarios!(
     /// Waiting for a program of the parent fails at once in the child. The parent continues to wait, and reaps the program.
-    async fn waiting() {
-        check_waiting().await;
-    }
-
-    /// Waiting fails in the child and continues in the parent, even if tokio waits for SIGCHLD instead of a pidfd.
-    fn waiting_by_signal() {
-        deny_tokio_pidfds();
-        run(check_waiting());
+    fn waiting() {
+        with_and_without_pidfds(check_waiting);
     }
 
     /// The pipes to a program belong to the parent. The child's copies are severed, and do not keep the pipes open.
-    async fn pipes() {
-        check_pipes().await;
-    }
-
-    /// The child's copies of the pipes are severed, even if tokio waits for SIGCHLD instead of a pidfd.
-    fn pipes_by_signal() {
-        deny_tokio_pidfds();
-        run(check_pipes());
+    fn pipes() {
+        with_and_without_pidfds(check_pipes);
     }
 
     /// The parent's runtime reaps a program whose handle was dropped. The child's runtime does not try to.
-    async fn dropped_handle() {
-        check_dropped_handle().await;
-    }
-
-    /// Only the parent's runtime reaps a program whose handle was dropped, even if tokio waits for SIGCHLD instead of a
-    /// pidfd.
-    fn dropped_handle_by_signal() {
-        deny_tokio_pidfds();
-        run(check_dropped_handle());
+    fn dropped_handle() {
+        with_and_without_pidfds(check_dropped_handle);
     }
 
     /// If the parent handles SIGCHLD, the child's stream reports one SIGCHLD after the fork, and then the ends of the

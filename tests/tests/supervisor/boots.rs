@@ -15,8 +15,7 @@ scenarios!(
                 let server = Server::start(&[how, "boot-timeout=2000", "no-crash-limit"]);
                 let before = server.children();
                 server.control(word);
-                server.signal(libc::SIGHUP);
-                server.until_logged("the old generation continues to serve");
+                server.signal_until(libc::SIGHUP, "the old generation continues to serve");
                 let log = server.log();
                 assert!(log.contains(message) && (word != "never-ready" || log.contains("limit=2s")), "{how}, {word}");
                 assert!(before.contains(&server.pid()), "{how}, {word}");

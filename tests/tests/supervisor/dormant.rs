@@ -17,18 +17,14 @@ scenarios!(
     fn ends_a_queued_reload() {
         let server = Server::start(&["template"]);
         server.control("load-hangs");
-        server.signal(libc::SIGHUP);
-        server.until_logged("reloading generation=2");
-        server.signal(libc::SIGHUP);
-        server.until_logged("the next reload begins after");
+        server.signal_until(libc::SIGHUP, "reloading generation=2");
+        server.signal_until(libc::SIGHUP, "the next reload begins after");
         retire_all(&server, 1);
         server.control("");
         // The supervisor starts what is due before it handles the next signal.
-        server.signal(libc::SIGUSR1);
-        server.until_logged("signal=\"SIGUSR1\"");
+        server.signal_until(libc::SIGUSR1, "signal=\"SIGUSR1\"");
         assert!(!server.log().contains("reloading generation=3"), "{}", server.log());
-        server.signal(libc::SIGHUP);
-        server.until_logged("reloaded: the old generation retires generation=3");
+        server.signal_until(libc::SIGHUP, "reloaded: the old generation retires generation=3");
         server.stop();
     }
 
@@ -42,8 +38,7 @@ scenarios!(
         server.until_logged("the reload failed: the server has no workers");
         assert!(!server.log().contains("continues to serve"), "{}", server.log());
         server.control("");
-        server.signal(libc::SIGHUP);
-        server.until_logged("reloaded: the old generation retires generation=3");
+        server.signal_until(libc::SIGHUP, "reloaded: the old generation retires generation=3");
         server.stop();
     }
 
@@ -54,19 +49,15 @@ scenarios!(
             let server = Server::start(&[how]);
             retire_all(&server, template);
             server.control(failure);
-            server.signal(libc::SIGHUP);
-            server.until_logged("the reload failed: the server has no workers");
+            server.signal_until(libc::SIGHUP, "the reload failed: the server has no workers");
             server.control("");
-            server.signal(libc::SIGUSR1);
-            server.until_logged("signal=\"SIGUSR1\"");
+            server.signal_until(libc::SIGUSR1, "signal=\"SIGUSR1\"");
             let of_old = |line: &&str| line.contains("worker started") && line.ends_with(" generation=1");
             assert_eq!(server.log().lines().filter(of_old).count(), 2, "{}", server.log());
             let before = server.children();
             server.control(if template == 0 { "never-ready" } else { "load-hangs" });
-            server.signal(libc::SIGHUP);
-            server.until_logged("reloading generation=3");
-            server.signal(libc::SIGTTIN);
-            server.until_logged("changing the number of workers");
+            server.signal_until(libc::SIGHUP, "reloading generation=3");
+            server.signal_until(libc::SIGTTIN, "changing the number of workers");
             // The processes of the reload have read the control file.
             let has_read = if template == 0 { "never ready, on purpose" } else { "loading the application" };
             server.until_logged_times(has_read, 3);
@@ -86,11 +77,9 @@ scenarios!(
     fn upgrade_with_own_queues() {
         let server = Server::start(&["before", "own-queues"]);
         retire_all(&server, 0);
-        server.signal(libc::SIGUSR2);
-        server.until_logged("there are no workers that could empty their queues");
+        server.signal_until(libc::SIGUSR2, "there are no workers that could empty their queues");
         server.control("never-ready");
-        server.signal(libc::SIGHUP);
-        server.until_logged("reloading generation=2");
+        server.signal_until(libc::SIGHUP, "reloading generation=2");
         server.signal(libc::SIGUSR2);
         server.until_logged_times("there are no workers that could empty their queues", 2);
         server.stop();
@@ -101,10 +90,8 @@ scenarios!(
         let server = Server::start(&["before", "own-queues"]);
         let before = server.children();
         server.control("never-ready");
-        server.signal(libc::SIGUSR2);
-        server.until_logged("started the program again");
-        server.signal(libc::SIGWINCH);
-        server.until_logged("an upgrade is in progress, and its end needs the workers");
+        server.signal_until(libc::SIGUSR2, "started the program again");
+        server.signal_until(libc::SIGWINCH, "an upgrade is in progress, and its end needs the workers");
         assert!(before.iter().all(|worker| server.children().contains(worker)), "{}", server.log());
         server.stop();
     }
@@ -114,8 +101,7 @@ scenarios!(
     fn before_the_server_is_ready() {
         let server = Server::begin("never-ready", &["before"]);
         server.until_logged_times("never ready, on purpose", 2);
-        server.signal(libc::SIGWINCH);
-        server.until_logged("the server has not been ready yet");
+        server.signal_until(libc::SIGWINCH, "the server has not been ready yet");
         server.control("");
         server.kill_children(&server.children());
         server.until_logged_times("worker is ready", 2);

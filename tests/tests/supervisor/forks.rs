@@ -12,8 +12,7 @@ scenarios!(
             let server = Server::start(&["before"]);
             let before = server.children();
             server.control(word);
-            server.signal(libc::SIGHUP);
-            server.until_logged("the old generation continues to serve");
+            server.signal_until(libc::SIGHUP, "the old generation continues to serve");
             assert!(before.contains(&server.pid()), "{word}");
             kill(before[0], libc::SIGKILL);
             server.until_logged("worker ended: replacing it");
@@ -33,8 +32,7 @@ scenarios!(
             let server = Server::start(&[how, "as-nobody"]);
             let before = server.children();
             server.control("no-processes");
-            server.signal(libc::SIGHUP);
-            server.until_logged("the old generation continues to serve");
+            server.signal_until(libc::SIGHUP, "the old generation continues to serve");
             assert!(server.log().contains("Resource temporarily unavailable"), "{}", server.log());
             assert!(before.contains(&server.pid()), "{how}");
             server.control("");
@@ -70,8 +68,7 @@ scenarios!(
         let server = Server::start(&["template"]);
         let before = server.children();
         server.control("between-dies");
-        server.signal(libc::SIGHUP);
-        server.until_logged("the old generation continues to serve");
+        server.signal_until(libc::SIGHUP, "the old generation continues to serve");
         wait_until("only the old generation runs", || server.children() == before);
         server.stop();
     }

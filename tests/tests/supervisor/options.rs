@@ -180,6 +180,7 @@ fn listeners_of(variable: &str) -> String {
     command.args(["-c", &script, env!("CARGO_BIN_EXE_fixture-supervisor")]);
     let command = command.stdin(OwnedFd::from(unix)).stderr(OwnedFd::from(tcp));
     let output = command.stdout(Stdio::piped()).output().expect("running the fixture");
+    std::fs::remove_file(path).expect("removing the socket");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

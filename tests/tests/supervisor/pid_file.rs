@@ -70,8 +70,7 @@ scenarios!(
             server.control("ready-hangs");
             server.signal(libc::SIGUSR2);
             forkio_tests::wait_until("the new program has written its id", || read() != own);
-            server.signal(libc::SIGTERM);
-            server.until_logged("killing the new program, which is not ready");
+            server.signal_until(libc::SIGTERM, "killing the new program, which is not ready");
             if options.contains(&"endless") {
                 forkio_tests::wait_until("the old program has written its id", || read() == own);
                 server.signal(libc::SIGQUIT);
@@ -99,8 +98,7 @@ scenarios!(
         assert_eq!(text.trim(), server.supervisor().to_string());
         disk.fill();
         let before = server.children();
-        server.signal(libc::SIGUSR2);
-        server.until_logged("the new program ended before it was ready: this one continues");
+        server.signal_until(libc::SIGUSR2, "the new program ended before it was ready: this one continues");
         assert!(server.log().contains("No space left on device"), "{}", server.log());
         assert!(before.contains(&server.pid()));
         assert_eq!(fs::read_to_string(&path).expect("the pid file"), text, "the pid file has changed");

@@ -39,8 +39,7 @@ scenarios!(
         for worker in server.children() {
             server.until_logged(&format!("hook: process {worker}"));
         }
-        server.signal(libc::SIGHUP);
-        server.until_logged(&format!("hook: a reload in process {}", server.supervisor()));
+        server.signal_until(libc::SIGHUP, &format!("hook: a reload in process {}", server.supervisor()));
         server.until_logged("reloaded");
         let of_supervisor = format!("hook: process {}", server.supervisor());
         assert!(!server.log().lines().any(|line| line == of_supervisor), "the supervisor is not a worker");
@@ -56,8 +55,7 @@ scenarios!(
         server.until_logged_times("`on_reopen_logs` panicked", 3);
         kill(before[0], libc::SIGTERM);
         server.until_logged("worker drains: starting its successor");
-        server.signal(libc::SIGHUP);
-        server.until_logged("the reload failed: the old generation continues to serve");
+        server.signal_until(libc::SIGHUP, "the reload failed: the old generation continues to serve");
         assert!(server.children().contains(&before[1]), "{}", server.log());
         server.stop();
     }
@@ -69,8 +67,7 @@ scenarios!(
         server.until_logged_times("`on_reopen_logs` panicked", 4);
         // A connection that sends nothing keeps its worker from draining.
         let _held = server.connect();
-        server.signal(libc::SIGTERM);
-        server.until_logged("stopping: draining the workers");
+        server.signal_until(libc::SIGTERM, "stopping: draining the workers");
         server.signal(libc::SIGUSR1);
         server.until_logged_times("`on_reopen_logs` panicked", 6);
         server.signal(libc::SIGQUIT);
@@ -92,8 +89,7 @@ scenarios!(
     fn before_the_server_is_ready() {
         let server = Server::begin("never-ready", &["before"]);
         server.until_logged_times("never ready, on purpose", 2);
-        server.signal(libc::SIGHUP);
-        server.until_logged("received a signal");
+        server.signal_until(libc::SIGHUP, "received a signal");
         server.control("");
         server.kill_children(&server.children());
         server.until_logged("reloaded");
@@ -109,8 +105,7 @@ scenarios!(
             server.ask("retire");
             server.until_logged("never ready, on purpose");
             server.control("");
-            server.signal(libc::SIGHUP);
-            server.until_logged("reloaded: the old generation retires");
+            server.signal_until(libc::SIGHUP, "reloaded: the old generation retires");
             wait_until("the new worker serves", || server.pid() != before);
             server.stop();
         }
@@ -139,8 +134,7 @@ scenarios!(
         let server = Server::start(&["before"]);
         let before = server.children();
         server.control("not-announced");
-        server.signal(libc::SIGUSR2);
-        server.until_logged("this one continues");
+        server.signal_until(libc::SIGUSR2, "this one continues");
         wait_until("only the old workers run", || server.children() == before);
         assert!(before.contains(&server.pid()));
         server.stop();
@@ -183,8 +177,7 @@ scenarios!(
     /// A reload succeeds even if old workers must end before new ones start.
     fn in_steps() {
         let server = Server::start(&["before", "in-steps"]);
-        server.signal(libc::SIGHUP);
-        server.until_logged("reloaded");
+        server.signal_until(libc::SIGHUP, "reloaded");
         assert_eq!(workers(&server, 2).len(), 2);
         server.stop();
     }
@@ -252,8 +245,7 @@ scenarios!(
             server.until_logged_times("loading the application", 2);
             kill_all(&server, 1);
             server.control("");
-            server.signal(libc::SIGHUP);
-            server.until_logged("reloaded");
+            server.signal_until(libc::SIGHUP, "reloaded");
             assert_eq!(workers(&server, 2).len(), 2);
             server.stop();
         }
@@ -265,10 +257,8 @@ scenarios!(
         // Silent connections keep the old workers draining until the shutdown timeout.
         let _held: Vec<TcpStream> = (0..8).map(|_| server.connect()).collect();
         wait_until("the connections have been accepted", || server.ask("phase").as_deref() == Some("Serving"));
-        server.signal(libc::SIGHUP);
-        server.until_logged("reloaded");
-        server.signal(libc::SIGHUP);
-        server.until_logged("reloading generation=3");
+        server.signal_until(libc::SIGHUP, "reloaded");
+        server.signal_until(libc::SIGHUP, "reloading generation=3");
         let log = server.log();
         // The workers of the second generation may have ended as well by now.
         let ended = |line: &&str| line.contains("told to end has ended") && line.contains("generation=1 ");

@@ -94,6 +94,13 @@ impl Server {
         kill(self.supervisor(), signal);
     }
 
+    /// Sends a signal to the supervisor, and waits until the log contains a text.
+    #[track_caller]
+    pub(crate) fn signal_until(&self, signal: i32, what: &str) {
+        self.signal(signal);
+        self.until_logged(what);
+    }
+
     /// Connects, and sends a line.
     #[track_caller]
     pub(crate) fn say(&self, what: &str) -> TcpStream {

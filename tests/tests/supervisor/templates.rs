@@ -47,8 +47,7 @@ scenarios!(
             ("load-hangs", "it took longer than 10s"),
         ] {
             server.control(word);
-            server.signal(libc::SIGHUP);
-            server.until_logged(message);
+            server.signal_until(libc::SIGHUP, message);
             assert_eq!(server.ask("data").as_deref(), Some(first.as_str()), "{word}");
         }
         assert_eq!(server.log().matches("the old generation continues to serve").count(), 4);
@@ -67,8 +66,7 @@ scenarios!(
         for id in [victim.id(), victim.id().wrapping_neg()] {
             let server = Server::start(&["template"]);
             server.control(&format!("load-lies={id}"));
-            server.signal(libc::SIGHUP);
-            server.until_logged("unexpected message from the template");
+            server.signal_until(libc::SIGHUP, "unexpected message from the template");
             server.control("");
             server.stop();
             check_eq("how the other process ended", victim.try_wait().expect("its state"), None);
@@ -82,8 +80,7 @@ scenarios!(
         for how in ["load-floods", "load-floods-with-lines"] {
             let server = Server::start(&["template"]);
             server.control(how);
-            server.signal(libc::SIGHUP);
-            server.until_logged("killing a template that sends something other than messages");
+            server.signal_until(libc::SIGHUP, "killing a template that sends something other than messages");
             server.until_logged("the reload failed: the old generation continues to serve");
             server.pid();
             server.stop();
@@ -233,8 +230,7 @@ scenarios!(
     fn fewer_workers_with_own_queues() {
         let server = Server::start(&["template", "own-queues"]);
         server.control("load-hangs");
-        server.signal(libc::SIGTTOU);
-        server.until_logged("a worker that was told to end has ended");
+        server.signal_until(libc::SIGTTOU, "a worker that was told to end has ended");
         server.until_logged("reloading generation=2");
         for _ in 0..40 {
             assert!(server.ask("pid").is_some());
@@ -248,15 +244,13 @@ scenarios!(
     fn more_workers_with_own_queues() {
         let server = Server::start(&["template", "own-queues"]);
         server.control("load-fails");
-        server.signal(libc::SIGTTIN);
-        server.until_logged("the old generation continues to serve");
+        server.signal_until(libc::SIGTTIN, "the old generation continues to serve");
         for _ in 0..40 {
             assert!(server.ask("pid").is_some());
         }
         server.control("");
         let old = server.children();
-        server.signal(libc::SIGHUP);
-        server.until_logged("reloaded");
+        server.signal_until(libc::SIGHUP, "reloaded");
         let mut new = HashSet::new();
         wait_until("three new workers serve", || {
             new.extend(Some(server.pid()).filter(|pid| !old.contains(pid)));

@@ -83,16 +83,14 @@ scenarios!(
     /// Limits may be endless. A second signal ends an endless lame-duck period. Until then, the server refuses commands.
     fn endless_limits() {
         let server = Server::start(&["before", "endless"]);
-        server.signal(libc::SIGTERM);
-        server.until_logged("still accepting connections before the stop");
+        server.signal_until(libc::SIGTERM, "still accepting connections before the stop");
         for (times, signal) in (1..).zip([libc::SIGHUP, libc::SIGUSR2, libc::SIGTTIN, libc::SIGTTOU, libc::SIGWINCH]) {
             server.signal(signal);
             server.until_logged_times("it still accepts connections, but no commands", times);
         }
         // A second signal that comes too soon counts as the same request. A third signal would kill the workers.
         thread::sleep(Duration::from_millis(200));
-        server.signal(libc::SIGTERM);
-        server.until_logged("stopping: draining the workers");
+        server.signal_until(libc::SIGTERM, "stopping: draining the workers");
         server.ends_with(0);
     }
 
@@ -100,8 +98,7 @@ scenarios!(
     fn signal_to_stop_is_sent_twice() {
         let counts_as_one = || {
             let server = Server::start(&["before", "endless"]);
-            server.signal(libc::SIGTERM);
-            server.until_logged("still accepting connections before the stop");
+            server.signal_until(libc::SIGTERM, "still accepting connections before the stop");
             server.signal(libc::SIGTERM);
             server.until_logged_times("signal=\"SIGTERM\"", 2);
             // The supervisor has handled the second signal once it handles another one.
@@ -127,8 +124,7 @@ scenarios!(
         let server = Server::start(&["before", "shutdown-timeout=1000"]);
         // A connection that sends nothing keeps the worker from draining.
         let _held = server.connect();
-        server.signal(libc::SIGTERM);
-        server.until_logged("killing the workers that have not drained in time");
+        server.signal_until(libc::SIGTERM, "killing the workers that have not drained in time");
         assert!(server.log().contains("limit=1s"), "{}", server.log());
         server.ends_with(137);
     }
