@@ -30,8 +30,8 @@ scenarios!(
         let mut selector = Poll::new().unwrap();
         let registry = selector.registry().try_clone().unwrap();
         let waker = Waker::new(&registry, Token(0)).unwrap();
-        let mut server = registered(&registry, TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap(), 1);
-        let mut kept = registered(&registry, udp(), 2);
+        let server = registered(&registry, TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap(), 1);
+        let kept = registered(&registry, udp(), 2);
         let fd = server.as_raw_fd();
         set_close_on_fork(fd);
         let _client = connect(&server);
