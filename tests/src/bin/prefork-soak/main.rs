@@ -224,7 +224,8 @@ fn disturb(server: &Server, soak: &Soak, duration: Duration, upgrade: u64) -> Re
             workers = if grows { workers + 1 } else { (workers - 1).max(1) };
             scales += 1;
         }
-        if second % KILL == 0 {
+        // Not in the second of a change. A retiring worker that is killed leaves no process that empties its own queue.
+        if second % KILL == 2 {
             let children = server.children();
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             if let Some(victim) = children.get((random >> 33) as usize % children.len().max(1)) {
