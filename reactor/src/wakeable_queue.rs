@@ -30,6 +30,11 @@ impl WakeableQueue {
         self.waker.get().filter(|_| sys::Queue::IS_EXACT).map_or(token, |(waker, _)| waker)
     }
 
+    /// Calls [`Queue::forget_if_lost`](sys::Queue::forget_if_lost).
+    pub(crate) fn forget_queue_if_lost(&self) {
+        self.queue.forget_if_lost(self.waker.get().is_some_and(|(_, waker)| waker.registered >= 0));
+    }
+
     /// Waits for events, and adds the waker's event if a wake is pending. Every poll asks the kernel, as in mio. tokio's paused
     /// clock relies on that: the clock advances once a poll has returned only the wake.
     #[inline]

@@ -58,7 +58,7 @@ impl Planner<'_> {
             plan::remake(&self.plan.remakes, selectors.iter().copied());
             // The kernel's list has confirmed the adopted queues. A fresh object may take the descriptor of a lost queue.
             let own = selectors.iter().filter(|selector| !selector.is_adopted());
-            own.for_each(|selector| selector.kernel.queue.forget_if_lost());
+            own.for_each(|selector| selector.kernel.forget_queue_if_lost());
         }
         let mut decisions = std::mem::take(&mut self.plan.decisions);
         for selector in selectors {

@@ -194,7 +194,7 @@ fn make_own_selectors(discard: fn(&mut Plan)) {
 /// Poisons all selectors: they no longer reach the parent's queues, and their wakers no longer wake the parent.
 fn poison_all(poison: Poison) {
     for selector in selectors() {
-        selector.kernel.queue.forget_if_lost();
+        selector.kernel.forget_queue_if_lost();
         selector.table.iter().for_each(|(_, entry)| entry.settle_after_fork());
         // Other code polls the queue of an adopted selector, which stays shared with the parent.
         if selector.is_adopted() { selector.end() } else { selector.poison(poison) }

@@ -269,22 +269,29 @@ pub(crate) fn replace(from: RawFd, onto: RawFd) -> Result<(), i32> {
     }
 }
 
-/// Whether the descriptor refers to an eventfd, or may do so because its name in /proc cannot be read.
-pub(crate) fn is_eventfd(fd: RawFd) -> bool {
+/// Whether the descriptor refers to an object with this name in /proc, or may do so because the name cannot be read.
+fn may_be_named(fd: RawFd, name: &[u8]) -> bool {
     match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME_LENGTH]) {
-        Ok(b"anon_inode:[eventfd]") => true,
-        name => name.unwrap_or_default().is_empty() && has_no_type(fd),
+        Ok(found) if !found.is_empty() => *found == *name,
+        _ => has_no_type(fd),
     }
 }
 
-/// Marks an epoll instance, eventfd or timerfd that this crate has made with these flags. A child that may have closed the
-/// descriptor since recognises the file.
+pub(crate) fn is_eventfd(fd: RawFd) -> bool {
+    may_be_named(fd, b"anon_inode:[eventfd]")
+}
+
+pub(super) fn is_epoll(fd: RawFd) -> bool {
+    may_be_named(fd, b"anon_inode:[eventpoll]")
+}
+
+/// Marks an epoll instance, eventfd or timerfd of this crate, which has these flags. A child that may have closed the descriptor
+/// since recognises the file.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[cfg_attr(forkio_kqueue, allow(dead_code))]
-pub(super) fn mark(file: OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(super) fn mark(file: impl AsFd, flags: OFlags) -> Result<(), Errno> {
     // Such files ignore the flag, so other code does not set it.
-    rustix::fs::fcntl_setfl(&file, flags | OFlags::APPEND)?;
-    Ok(file)
+    rustix::fs::fcntl_setfl(file, flags | OFlags::APPEND)
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

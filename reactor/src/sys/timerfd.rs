@@ -24,7 +24,9 @@ impl Timer {
             Clock::Monotonic => TimerfdClockId::Monotonic,
             Clock::Realtime => TimerfdClockId::Realtime,
         };
-        Ok(Timer(descriptor::mark(create(clock, TimerfdFlags::NONBLOCK)?, OFlags::NONBLOCK)?))
+        let fd = create(clock, TimerfdFlags::NONBLOCK)?;
+        descriptor::mark(&fd, OFlags::NONBLOCK)?;
+        Ok(Timer(fd))
     }
 
     /// Sets the timer; `None` disarms it. Expirations that were not taken are lost.

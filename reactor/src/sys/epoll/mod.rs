@@ -50,7 +50,7 @@ impl Queue {
     pub(super) const MAY_BE_ABSENT_AFTER_FORK: bool = false;
 
     pub(crate) fn open(&self) -> io::Result<()> {
-        self.set(create()?.into_raw_fd());
+        self.set(epoll::create(CreateFlags::CLOEXEC)?.into_raw_fd());
         Ok(())
     }
 
@@ -125,11 +125,8 @@ impl Queue {
     }
 }
 
-fn create() -> Result<OwnedFd, Errno> {
-    descriptor::mark(epoll::create(CreateFlags::CLOEXEC)?, OFlags::empty())
-}
-
-/// In the child of an unplanned fork, whether `fd` still refers to the queue, waker or timer that this crate has made.
+/// In the child of an unplanned fork, whether `fd` still refers to the waker, to the timer, or to the queue with a waker that
+/// this crate has made.
 pub(crate) fn is_still_own(fd: RawFd, _: SourceKind) -> io::Result<bool> {
     Ok(descriptor::is_marked(fd))
 }
@@ -161,7 +158,8 @@ impl QueueCopy for ChildQueue {
     const BEGINS_EMPTY: bool = true;
 
     fn new(_: &Queue, spares: &mut Vec<OwnedFd>, _is_planned: bool) -> io::Result<ChildQueue> {
-        let (queue, instance) = (Queue::vacant(), create()?);
+        let (queue, instance) = (Queue::vacant(), epoll::create(CreateFlags::CLOEXEC)?);
+        descriptor::mark(&instance, OFlags::empty())?;
         queue.set(instance.as_raw_fd());
         spares.push(instance);
         Ok(ChildQueue { queue, additions: Vec::new() })
