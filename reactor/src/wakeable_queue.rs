@@ -24,9 +24,9 @@ impl Default for WakeableQueue {
 }
 
 impl WakeableQueue {
-    /// Returns the token that [`Queue::holds`](sys::Queue::holds) takes for a registration with this token.
+    /// Returns the token to pass to [`Queue::holds`](sys::Queue::holds) for a registration with this token.
     pub(crate) fn probe(&self, token: Token) -> Token {
-        // An exact queue does not compare the token, but may give an event with it. One of the waker does no harm.
+        // An exact queue does not compare the token, but may give an event with it. An event of the waker does no harm.
         self.waker.get().filter(|_| sys::Queue::IS_EXACT).map_or(token, |(waker, _)| waker)
     }
 

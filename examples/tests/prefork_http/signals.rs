@@ -113,7 +113,7 @@ scenarios!(
             server.signal(Signal::HUP);
             until_replaced(&server, &before);
             server.until_logged("reloaded");
-            // `active` counts workers that have started and not yet been told to end. Other workers may still be draining.
+            // `active` counts the workers that have started, and have not been told to end. Other workers may still be draining.
             let (mut active, mut most) = (0, 0);
             for line in server.stderr().lines() {
                 active += usize::from(line.contains("worker started"));

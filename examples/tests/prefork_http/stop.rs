@@ -94,7 +94,7 @@ fn has_pending_sigterm(pid: i32) -> bool {
     pending_signals(pid).contains(&Signal::TERM)
 }
 
-/// Those of the signals of a stop that a process has not handled yet.
+/// The signals of a stop that a process has not handled yet.
 pub(crate) fn pending_signals(pid: i32) -> Vec<Signal> {
     let pending = u64::from_str_radix(&status_field(pid, "ShdPnd"), 16).expect("a hexadecimal number");
     let signals = [Signal::TERM, Signal::USR1];
@@ -182,7 +182,7 @@ scenarios!(
         drains(|server| server.signal(Signal::TERM));
     }
 
-    /// SIGINT does the same.
+    /// SIGINT stops the server as SIGTERM does.
     fn sigint_drains() {
         drains(|server| server.signal(Signal::INT));
     }

@@ -205,8 +205,8 @@ pub fn renew_pair_in_children(source: &impl AsRawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the pairs of [`renew_pair_in_children`] again whose descriptors other code has closed, at the same descriptors. A daemon
-/// closes all descriptors that it does not know.
+/// Makes each pair of [`renew_pair_in_children`] again whose descriptors other code has closed, at the same descriptors. For
+/// example, a daemon may close all descriptors that it does not know.
 ///
 /// # Errors
 ///
@@ -216,7 +216,7 @@ pub fn restore_renewed_pairs() -> io::Result<()> {
     let pairs: Vec<_> = state.records.always_renewed().collect();
     for ends in pairs {
         let is_intact = ends.map(|fd| state.records.is_intact(fd));
-        // If both are ends of another pair, the owner of the pair has renewed it.
+        // If both descriptors are ends of another pair, the owner of the pair has renewed it.
         if is_intact != [true; 2] && !ends.iter().all(|fd| descriptor::is_signal_pipe_end(*fd)) {
             restore(ends, is_intact)?;
         }

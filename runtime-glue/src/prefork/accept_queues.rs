@@ -173,7 +173,7 @@ impl AcceptQueues {
     }
 }
 
-/// Keeps listeners from later children again.
+/// Sets the listeners to no-fork again, so that later children do not get them.
 fn take_back<'a>(listeners: impl Iterator<Item = &'a Listener>) {
     for listener in listeners {
         // This fails only for listeners that are not registered.

@@ -58,7 +58,7 @@ pub enum PreforkError {
     ReusePort(io::Error),
     /// The memory that the supervisor and its workers share could not be made.
     Share(io::Error),
-    /// The user or group of the workers cannot be looked up, or the supervisor may not signal processes of that user.
+    /// The user or group of the workers cannot be looked up, or the supervisor could not signal workers of that user.
     Privileges(io::Error),
     /// The status page, or the control socket, cannot be served at an address.
     Status(String, io::Error),

@@ -37,14 +37,14 @@ use crate::{Child, Fork, ForkError, ForkOptions, lineage, parent_only, sys};
 /// supervisor's memory.
 const LONGEST_LINE: usize = 64 * 1024;
 
-/// How many characters of an error a template sends.
+/// The longest text of an error that a template sends, in characters.
 const LONGEST_ERROR: usize = 8 * 1024;
 
 /// A template, as the supervisor sees it.
 pub(super) struct TemplateProcess {
     pub(super) child: Child,
     channel: UnixStream,
-    /// Bytes after the last message. `None` if they were not a message, and the template has been killed for that.
+    /// The bytes after the last message. `None` if the template has been killed because they were not a message.
     received: Option<Vec<u8>>,
 }
 

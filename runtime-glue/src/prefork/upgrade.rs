@@ -147,7 +147,7 @@ impl Upgrade {
 struct Successor {
     program: Child,
     has_ended: bool,
-    /// Whether it has been sent the signal to stop.
+    /// Whether the program has been sent the signal to stop.
     is_told: bool,
 }
 
@@ -159,8 +159,8 @@ pub(super) struct Successors {
     /// The socket on which each program says that it has taken over. Programs that have started, but are not ready yet, have
     /// the other end too.
     channel: UnixStream,
-    /// The signal with which this process was told to stop. The program that serves may end before it has stopped the server,
-    /// and another program may serve then: that one must stop, too.
+    /// The signal with which this process was told to stop. If the program that serves ends before it has stopped the server,
+    /// another program may take over, and must stop too.
     stop: Option<i32>,
     /// How the last program ended.
     last: ExitStatus,
@@ -208,7 +208,7 @@ impl Successors {
         }
     }
 
-    /// Waits until one of the programs has ended. Removes the first program if it has.
+    /// Waits until one of the programs has ended. If that is the first program, removes it.
     fn poll_programs(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Errors mean that the predecessor of a program has reaped it: that program was not the last to serve.
         if let Some(Poll::Ready(status)) = self.programs.front_mut().map(|first| first.program.poll_wait(cx)) {
@@ -254,7 +254,8 @@ impl Successors {
         self.programs.iter().any(|successor| successor.program.id() == pid)
     }
 
-    /// Returns the program that serves. It is the last one, unless its predecessor has killed that one, and continues to serve.
+    /// Returns the program that serves: the last one that has not ended. A predecessor may have killed its successor, and then
+    /// continues to serve.
     fn serving(&mut self) -> Option<&mut Successor> {
         let mut programs = self.programs.iter_mut().rev();
         // A signal to a zombie would be lost without an error.
@@ -284,7 +285,7 @@ impl Successors {
         }
     }
 
-    /// Tells the program that serves to stop, if this process was told to stop, and that program was not.
+    /// If this process was told to stop, tells the program that serves to stop, unless that program was told already.
     fn tell_to_stop(&mut self) {
         let Some(signal) = self.stop else { return };
         if let Some(successor) = self.serving().filter(|successor| !successor.is_told) {

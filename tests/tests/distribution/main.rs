@@ -98,7 +98,7 @@ impl Server {
         workers
     }
 
-    /// Waits until a worker has ended, and there is another one of `workers` in its place.
+    /// Waits until a worker has ended, and there are this many workers without it.
     #[track_caller]
     fn wait_for_replacement(&self, pid: i32, workers: usize) {
         wait_until("the worker has been replaced", || {

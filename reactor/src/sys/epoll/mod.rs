@@ -101,8 +101,8 @@ impl Queue {
         Ok(epoll::delete(self.instance(), borrow(fd)?)?)
     }
 
-    /// Whether there is a registration for the file that is open at `fd` now. If not, a poll at the same moment may get an event
-    /// with `token`.
+    /// Whether there is a registration for the file that is open at `fd` now. If there is none, a poll at the same
+    /// moment may get an event with `token`.
     pub(crate) fn holds(&self, fd: RawFd, token: Token) -> io::Result<bool> {
         // The kernel compares descriptor and file, and refuses a second registration. Unlike kcmp(2), containers allow this call.
         let added = borrow(fd).and_then(|fd| epoll::add(self.instance(), fd, data(token), EventFlags::ET));
@@ -114,8 +114,8 @@ impl Queue {
 
     /// In the child of an unplanned fork, whether `fd` still refers to the registered file.
     pub(crate) fn still_has(&self, fd: RawFd, token: Token, kind: SourceKind) -> io::Result<bool> {
-        // A child that has closed the queue has closed the registered descriptors too. In the parent's queue, the registration is
-        // missing if the parent has ended it since the fork, so the kind decides.
+        // If the child has closed the queue, assume that it has closed the registered descriptors too. If the parent has ended the
+        // registration since the fork, its queue lacks the registration, so the kind decides.
         Ok(!self.is_vacant() && (self.holds(fd, token)? || descriptor::has_kind(fd, kind)?))
     }
 
@@ -125,8 +125,8 @@ impl Queue {
     }
 }
 
-/// In the child of an unplanned fork, whether `fd` still refers to the waker, to the timer, or to the queue with a waker that
-/// this crate has made.
+/// In the child of an unplanned fork, whether `fd` still refers to a waker, a timer, or a queue with a waker that this crate
+/// made.
 pub(crate) fn is_still_own(fd: RawFd, _: SourceKind) -> io::Result<bool> {
     Ok(descriptor::is_marked(fd))
 }

@@ -48,7 +48,7 @@ impl Prefork {
 
     /// Sets the largest fraction of [`max_requests`](Prefork::max_requests) and [`max_age`](Prefork::max_age) that is added to
     /// them at random for each worker, so that workers do not reach these limits together. 0.1 unless set. In any case the
-    /// supervisor replaces one worker at a time. A negative fraction and NaN count as 0, and one above 1 counts as 1.
+    /// supervisor replaces one worker at a time. A negative fraction and NaN count as 0, and a fraction above 1 counts as 1.
     pub fn jitter(mut self, part: f64) -> Prefork {
         self.settings.limits.jitter = if part.is_nan() { 0.0 } else { part.clamp(0.0, 1.0) };
         self

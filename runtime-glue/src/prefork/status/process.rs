@@ -55,7 +55,7 @@ enum State {
     Running {
         child: Child,
         channel: UnixStream,
-        /// The beginning of a line. `None` if the line was too long, and the service worker has been killed for that.
+        /// The beginning of a line. `None` if the service worker has been killed because the line was too long.
         received: Option<Vec<u8>>,
         since: Instant,
         heartbeat: SeenHeartbeat,

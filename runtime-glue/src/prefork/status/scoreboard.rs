@@ -105,7 +105,7 @@ pub(in crate::prefork) type RequestStart = Option<Instant>;
 pub(in crate::prefork) struct Scoreboard {
     words: sys::SharedWords,
     capacity: usize,
-    /// Whether there is a service worker that shows it. Otherwise no request is timed.
+    /// Whether there is a service worker that shows the figures. Otherwise no request is timed.
     is_shown: bool,
 }
 

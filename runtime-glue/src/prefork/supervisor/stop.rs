@@ -136,8 +136,8 @@ impl Supervisor {
     }
 
     /// Tells all workers to end, and waits. Passes signals on to `successors`. Returns how each worker ended. `told` is the time
-    /// of the first signal to stop, if that signal is the cause: after an upgrade, the first signal must not kill workers, which
-    /// drain already.
+    /// of the first signal to stop, or `None` after an upgrade: the workers then drain already, and the first signal must not
+    /// kill them.
     async fn wait_for_all(
         &mut self,
         kills: bool,

@@ -144,7 +144,8 @@ pub(crate) fn assume_identity(identity: &Identity) -> io::Result<()> {
     Ok(())
 }
 
-/// Checks that this process may signal processes that have become `identity`: not with `CAP_SETUID` alone.
+/// Checks that this process may signal processes that have become `identity`. With `CAP_SETUID` it may start them, but only
+/// `CAP_KILL` lets it signal them.
 #[cfg(target_os = "linux")]
 pub(crate) fn may_signal(identity: &Identity) -> io::Result<()> {
     use rustix::thread::{CapabilitySet, capabilities};
@@ -152,7 +153,7 @@ pub(crate) fn may_signal(identity: &Identity) -> io::Result<()> {
     // SAFETY: the calls read no memory, and always succeed.
     let own = unsafe { [libc::getuid(), libc::geteuid()] };
     let is_other = identity.user.is_some_and(|user| !own.contains(&user));
-    // Where the call fails, the signals show what this process may do.
+    // If the capabilities cannot be read, start anyway: sending a signal shows whether this process may.
     let may_only_change =
         |own: CapabilitySet| own.contains(CapabilitySet::SETUID) && !own.contains(CapabilitySet::KILL);
     if is_other && capabilities(None).is_ok_and(|own| may_only_change(own.effective)) {

@@ -1,4 +1,4 @@
-//! Runs prefork-http under load for ten minutes. Meanwhile, reloads, scales and upgrades it, and kills workers.
+//! Runs prefork-http under load for ten minutes. Meanwhile, reloads, scales and upgrades it, and kills children of its supervisor.
 //!
 //! ```sh
 //! cargo build --release --example prefork-http
@@ -8,14 +8,15 @@
 //! | option | meaning |
 //! |---|---|
 //! | `--minutes N` | how long the run takes: 10 unless set |
-//! | `--upgrade SECONDS` | the time between two upgrades: 60 unless set, 0 for none, so that one supervisor lives for the whole run |
+//! | `--upgrade SECONDS` | the time between two upgrades: 60 unless set. With 0, one supervisor lives for the whole run |
 //! | `--unix` | listen on a Unix socket |
 //! | `--page` | serve the status page and the control socket, which one client uses |
 //! | `--process-1` | run the server as process 1 of a PID namespace |
 //!
-//! The run fails if a client cannot connect, if a request is lost on a worker that was not killed, or if a process leaks. The
-//! supervisor, the template, the service worker and process 1 must have the same number of descriptors, threads, shared mappings
-//! and zombies at the end as at the start. They may grow by 4 MiB. The server must leave no process or file.
+//! The run fails if a client cannot connect, if a request is lost, or if a process leaks. Requests may be lost on a worker that
+//! was killed, or on a connection that was idle for more than a second. The supervisor, the template, the service
+//! worker and process 1 must have the same number of descriptors, threads, shared mappings and zombies at the end as at the
+//! start. Each may gain 4 MiB of resident memory and eight private mappings. The server must leave no process or file.
 
 mod client;
 mod server;
@@ -58,7 +59,7 @@ struct Soak {
     /// Answers of the status page, and requests that it did not answer.
     pages: AtomicU64,
     pages_lost: AtomicU64,
-    /// The workers that were killed, by their own process ids, and the time of the last kill.
+    /// The killed processes, by their own process ids, and the time of the last kill.
     killed: Mutex<(HashSet<u32>, Option<Instant>)>,
     failures: Mutex<Vec<String>>,
 }
@@ -198,7 +199,7 @@ fn main() -> Result<(), Error> {
     if failures.is_empty() { Ok(()) } else { Err(format!("{} failures", failures.len()).into()) }
 }
 
-/// Reloads, scales and upgrades the server and kills workers, more often than happens in production.
+/// Reloads, scales and upgrades the server, and kills children of the supervisor, more often than happens in production.
 fn disturb(server: &Server, soak: &Soak, duration: Duration, upgrade: u64) -> Result<String, Error> {
     let start = Instant::now();
     let (mut reloads, mut kills, mut scales, mut upgrades) = (0, 0, 0, 0);
@@ -224,7 +225,7 @@ fn disturb(server: &Server, soak: &Soak, duration: Duration, upgrade: u64) -> Re
             workers = if grows { workers + 1 } else { (workers - 1).max(1) };
             scales += 1;
         }
-        // Not in the second of a change. A retiring worker that is killed leaves no process that empties its own queue.
+        // Never kill in the second of a change: if a retiring worker is killed, no process empties its own queue.
         if second % KILL == 2 {
             let children = server.children();
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

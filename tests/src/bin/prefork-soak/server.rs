@@ -118,7 +118,7 @@ pub(crate) struct Start {
 pub(crate) struct Server {
     pub(crate) first: Child,
     group: i32,
-    /// Has all files of the server.
+    /// The directory of all files of the server.
     directory: PathBuf,
     is_process_1: bool,
     loads: bool,
@@ -262,7 +262,7 @@ impl Server {
         until("another program has taken over", || self.own_pid().is_some() && self.own_pid() != old)
     }
 
-    /// Lists the files that a server has left, which must be none.
+    /// Lists the files that the server has left. There must be no such file.
     pub(crate) fn files_left(&self) -> io::Result<Vec<String>> {
         let files = fs::read_dir(&self.directory)?;
         files.map(|file| Ok(format!("the server has left the file {}", file?.path().display()))).collect()
