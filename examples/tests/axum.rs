@@ -73,8 +73,8 @@ scenarios!(
             assert_eq!(read_to_end(stuck), "");
             let (status, output) = server.finish();
             assert!(started.elapsed() < limit(), "{:?}", started.elapsed());
-            // The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long, the
-            // supervisor also kills a healthy worker.
+            // The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long,
+            // the supervisor also kills a healthy worker.
             if status.code() != Some(KILLED) {
                 return assert_eq!(status.code(), Some(1), "{output}");
             }

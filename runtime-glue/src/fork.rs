@@ -213,8 +213,8 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 ///
 /// ## Locks of `parking_lot`
 ///
-/// tokio with the feature `full` uses these locks. The child [keeps the stacks](crate::ProcessRuntime#parking_lot) of the parent's
-/// waiting threads, so their entries in the library's list are harmless. Three cases remain:
+/// tokio with the feature `full` uses these locks. The child [keeps the stacks](crate::ProcessRuntime#parking_lot) of the
+/// parent's waiting threads, so their entries in the library's list are harmless. Three cases remain:
 ///
 /// - **A part of the list is locked** if another thread was adding or removing an entry at the instant of the fork. Such a
 ///   lock is held for nanoseconds, and not by a worker that pauses. In the child, threads that need this part wait forever, as

@@ -75,7 +75,8 @@
 #[cfg(all(test, forkio_kqueue))]
 extern crate forkio_kqueue_model as _;
 
-/// Implements `Debug` of an error. A `main` that returns the error prints `Debug`, and the text of `Display` says what to do.
+/// Implements `Debug` of an error. A `main` that returns the error prints `Debug`, and the text of `Display` says what to
+/// do.
 macro_rules! debug_like_display {
     ($error:ty) => {
         /// Prints the text of [`Display`](std::fmt::Display).

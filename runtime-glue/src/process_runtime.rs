@@ -31,10 +31,10 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 ///   `try_clone`. Tag a listener with [`Sever`](crate::ForkPolicy::Sever) if the child must not hold it open.
 /// - **Signals** reach the streams of the process that they were sent to. A signal that the parent has received by the time of
 ///   the fork is not delivered in the child.
-/// - **Closed descriptors**: a daemon may close all descriptors that it does not know, before it uses this runtime. The first
-///   use then makes tokio's signal pipe again, at the same descriptors. If the daemon has opened other files there, that use
-///   returns [`RuntimeError::SignalPipe`]. Call [`atfork::install`](crate::atfork::install) before the fork, so that the child
-///   reconciles while it has the parent's descriptors.
+/// - **Closed descriptors**: a daemon may close all descriptors that it does not know, before it uses this runtime. The
+///   first use then makes tokio's signal pipe again, at the same descriptors. If the daemon has opened other files there,
+///   that use returns [`RuntimeError::SignalPipe`]. Call [`atfork::install`](crate::atfork::install) before the fork, so
+///   that the child reconciles while it has the parent's descriptors.
 /// - **Handles of the inherited runtime** must not be used in the child: spawning and aborting take a lock of that runtime,
 ///   which a thread of the parent may have held. So does dropping an I/O object, a timer or a `JoinSet`: pass these to
 ///   `mem::forget`. Dropping a `JoinHandle` or a `Handle` is harmless.
@@ -313,8 +313,9 @@ pub enum RuntimeError {
     /// [`ForeignSelector`](ForkError::ForeignSelector), [`NoIoDriver`](ForkError::NoIoDriver) or
     /// [`Inspect`](ForkError::Inspect).
     Check(ForkError),
-    /// Other code has closed the descriptors of tokio's signal pipe in this child, and the pipe cannot be made again: another
-    /// file may have one of these descriptors. Use the runtime before the child opens files, or keep the descriptors open.
+    /// Other code has closed the descriptors of tokio's signal pipe in this child, and the pipe cannot be made again:
+    /// another file may have one of these descriptors. Use the runtime before the child opens files, or keep the descriptors
+    /// open.
     SignalPipe(io::Error),
     /// Another thread was changing forkio's state at an unplanned fork. This process cannot tell its parent's signal pipe and
     /// connections from its own.

@@ -13,8 +13,8 @@ pub(crate) fn unless_traced(message: fmt::Arguments<'_>) {
     }
 }
 
-/// Calls `log`, which logs through `tracing`. Ignores a panic of the subscriber, so that the worker continues: the subscriber of
-/// the crate `tracing-subscriber` panics if standard error is a pipe without a reader.
+/// Calls `log`, which logs through `tracing`. Ignores a panic of the subscriber, so that the worker continues: the
+/// subscriber of the crate `tracing-subscriber` panics if standard error is a pipe without a reader.
 pub(crate) fn despite_panics(log: impl FnOnce()) {
     let _has_panicked = catch_unwind(AssertUnwindSafe(log));
 }

@@ -1,7 +1,7 @@
 //! The harness and the helpers of the tests that run real processes.
 //!
-//! A *scenario* is a test with a process of its own. The process has one thread when the scenario starts, so the scenario may
-//! fork. See [`scenarios!`].
+//! A *scenario* is a test with a process of its own. The process has one thread when the scenario starts, so the scenario
+//! may fork. See [`scenarios!`].
 //!
 //! A *topic* is a test binary: `tests/NAME.rs` or `tests/NAME/main.rs`. For each of its scenarios it starts itself
 //! again, in a process group of its own. It fails the scenario if the process does not exit with 0 in time, or if a

@@ -135,7 +135,8 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Starts a thread, and waits until it runs. Until then it does not have its name, and may hold locks of the standard library.
+/// Starts a thread, and waits until it runs. Until then it does not have its name, and may hold locks of the standard
+/// library.
 #[track_caller]
 pub fn start_thread<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     let (runs, is_running) = mpsc::channel();

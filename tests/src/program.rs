@@ -137,8 +137,8 @@ impl Drop for Program {
     }
 }
 
-/// The path of a program of the package `forkio-examples`. Cargo puts these programs beside this one, or beside the directory of
-/// this test binary.
+/// The path of a program of the package `forkio-examples`. Cargo puts these programs beside this one, or beside the
+/// directory of this test binary.
 #[track_caller]
 pub fn example(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the path of this program");

@@ -50,8 +50,8 @@ pub fn in_both(check: &mut dyn FnMut()) {
     reap(child);
 }
 
-/// Prepares a fork, and forks as other code would. The child runs `child`, which may commit, and exits. The parent aborts, and
-/// waits for the child.
+/// Prepares a fork, and forks as other code would. The child runs `child`, which may commit, and exits. The parent aborts,
+/// and waits for the child.
 #[track_caller]
 pub fn in_child_after_prepare(child: impl FnOnce(Prepared)) {
     let mut prepared = Some(prepare().expect("preparing"));

@@ -88,8 +88,8 @@ scenarios!(
         server.ends_with(0);
     }
 
-    /// The server closes a connection without a request after the header timeout, regardless of the bytes that the client has
-    /// sent.
+    /// The server closes a connection without a request after the header timeout, regardless of the bytes that the client
+    /// has sent.
     fn connection_without_a_request_is_timed_out() {
         let server = Server::start(&["--workers", "1", "--http2", "--header-timeout", "0.3"]);
         for beginning in ["", "P", "PRI * HTTP/2.0\r\n", BEGINNING, "GET / HTTP/1.1\r\n"] {

@@ -51,7 +51,8 @@ scenarios!(
         }
     }
 
-    /// A worker at its limit accepts no more connections. The other worker accepts them. If both are at their limit, connections wait.
+    /// A worker at its limit accepts no more connections. The other worker accepts them. If both are at their limit,
+    /// connections wait.
     fn max_connections() {
         for distribution in ["shared", "balanced"] {
             let options = ["--workers", "2", "--max-connections", "3", "--distribution", distribution];

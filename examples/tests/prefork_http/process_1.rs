@@ -22,7 +22,8 @@ fn upgrade(server: &Server, supervisor: i32) -> i32 {
 }
 
 scenarios!(
-    /// The program that serves is told to stop, and is killed before it does. Another program, which it was starting, must not serve.
+    /// The program that serves is told to stop, and is killed before it does. Another program, which it was starting, must
+    /// not serve.
     fn serving_program_dies_before_it_stops() {
         let copy = Copy::new("dies-before-stop");
         let options = ["--workers", "1", "--idle-grace", "0"];
@@ -61,8 +62,8 @@ scenarios!(
         server.wait();
     }
 
-    /// A program takes over and is told to stop. But its predecessor kills it, because it was late, and continues to serve: the
-    /// predecessor must stop, too.
+    /// A program takes over and is told to stop. But its predecessor kills it, because it was late, and continues to serve:
+    /// the predecessor must stop, too.
     fn predecessor_continues_to_serve() {
         let copy = Copy::new("late");
         let options = ["--workers", "1", "--idle-grace", "0", "--upgrade-timeout", "3"];

@@ -124,7 +124,8 @@ scenarios!(
         server.ends_with(0);
     }
 
-    /// If a signal to stop arrives just as the new program reports that it is ready, the old program passes the signal on to it.
+    /// If a signal to stop arrives just as the new program reports that it is ready, the old program passes the signal on to
+    /// it.
     fn stop_is_passed_on_to_a_program_that_is_ready() {
         let manager = ServiceManager::new();
         let server = manager.start(&["--workers", "1", "--lame-duck", "1", "--upgrade-timeout", "60"]);

@@ -113,7 +113,8 @@ scenarios!(
             server.signal(Signal::HUP);
             until_replaced(&server, &before);
             server.until_logged("reloaded");
-            // `active` counts the workers that have started, and have not been told to end. Other workers may still be draining.
+            // `active` counts the workers that have started, and have not been told to end. Other workers may still be
+            // draining.
             let (mut active, mut most) = (0, 0);
             for line in server.stderr().lines() {
                 active += usize::from(line.contains("worker started"));
@@ -158,7 +159,8 @@ scenarios!(
         server.stop();
     }
 
-    /// SIGWINCH retires all workers, and SIGHUP or SIGTTIN starts workers again. Connections that arrive meanwhile wait in the queue.
+    /// SIGWINCH retires all workers, and SIGHUP or SIGTTIN starts workers again. Connections that arrive meanwhile wait in
+    /// the queue.
     fn winch_retires_all_workers_until_another_signal() {
         for (kind, workers, generation) in [(Signal::HUP, 2, 2), (Signal::TTIN, 3, 1)] {
             let server = Server::start(&["--workers", "2", "--idle-grace", "0"]);

@@ -187,13 +187,14 @@ scenarios!(
         drains(|server| server.signal(Signal::INT));
     }
 
-    /// A terminal sends SIGINT to every process of the group, so each worker gets a signal from the terminal and one from the
-    /// supervisor.
+    /// A terminal sends SIGINT to every process of the group, so each worker gets a signal from the terminal and one from
+    /// the supervisor.
     fn control_c_drains() {
         drains(|server| server.signal_all(Signal::INT));
     }
 
-    /// After SIGTERM, the workers answer each client that has sent a request, even if its connection still waits in the queue.
+    /// After SIGTERM, the workers answer each client that has sent a request, even if its connection still waits in the
+    /// queue.
     #[limit(600)]
     fn queued_connections_are_served() {
         for threads in WITHOUT_AND_WITH_THREADS {
@@ -223,7 +224,8 @@ scenarios!(
         server.ends_with(0);
     }
 
-    /// After SIGTERM or SIGHUP, a client that is connected and has sent nothing has the header timeout for its first request.
+    /// After SIGTERM or SIGHUP, a client that is connected and has sent nothing has the header timeout for its first
+    /// request.
     fn fresh_connection_may_still_send_its_first_request() {
         for kind in [Signal::TERM, Signal::HUP] {
             let server = Server::start(&["--workers", "1", "--idle-grace", "0", "--header-timeout", "600"]);
@@ -261,7 +263,8 @@ scenarios!(
         server.ends_with(0);
     }
 
-    /// A stop resets no connection of clients that connect again and again, with one request each, until the server refuses them.
+    /// A stop resets no connection of clients that connect again and again, with one request each, until the server refuses
+    /// them.
     #[limit(600)]
     fn no_connection_is_reset_by_a_stop() {
         for distribution in ["shared", "reuseport", "balanced"] {

@@ -214,8 +214,8 @@ scenarios!(
         server.until_all_have_ended();
     }
 
-    /// The old program is killed while the new one loads. The new program then has another parent, such as process 1, and must not
-    /// report the next upgrade to it.
+    /// The old program is killed while the new one loads. The new program then has another parent, such as process 1, and
+    /// must not report the next upgrade to it.
     fn old_program_is_killed_while_the_new_one_loads() {
         let copy = Copy::new("loads");
         let pid_file = copy.file("pid");
@@ -233,7 +233,8 @@ scenarios!(
         server.until_all_have_ended();
     }
 
-    /// A stop takes precedence over an upgrade: the supervisor kills a new program that is not ready, even in the lame-duck period.
+    /// A stop takes precedence over an upgrade: the supervisor kills a new program that is not ready, even in the lame-duck
+    /// period.
     fn lame_duck_ends_the_upgrade() {
         let copy = Copy::new("lame-duck");
         let server = copy.start(&["--workers", "1", "--lame-duck", "3600"]);

@@ -19,8 +19,8 @@ pub(super) struct Record {
     pub(super) is_always_renewed: bool,
     /// The state of the `unix::Timer` that owns the descriptor.
     pub(super) timer: Option<Arc<TimerState>>,
-    /// The file that the descriptor referred to when it was muted. The kernel does not have a muted registration, so only this
-    /// file shows whether the descriptor was closed and used again.
+    /// The file that the descriptor referred to when it was muted. The kernel does not have a muted registration, so only
+    /// this file shows whether the descriptor was closed and used again.
     pub(super) muted: Option<OpenFile>,
 }
 

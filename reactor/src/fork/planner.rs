@@ -24,8 +24,8 @@ pub(super) enum Mode {
     /// The parent, before the fork.
     Planned,
     /// The child, after an unplanned fork. Its queues are still the parent's. A table entry may be wrong: the child may have
-    /// closed the descriptor since the fork, and may have another file there. Also, other threads of the parent ran while the
-    /// kernel copied first the descriptors and then the memory.
+    /// closed the descriptor since the fork, and may have another file there. Also, other threads of the parent ran while
+    /// the kernel copied first the descriptors and then the memory.
     Unplanned,
 }
 
@@ -199,8 +199,8 @@ impl Planner<'_> {
         with(Decision::Sever).try_for_each(|fd| self.sever(fd))
     }
 
-    /// Whether `fd` still refers to the timer or waker that this crate has made. After an unplanned fork, `fd` may be closed, or
-    /// refer to another file, such as a fresh object.
+    /// Whether `fd` still refers to the timer or waker that this crate has made. After an unplanned fork, `fd` may be
+    /// closed, or refer to another file, such as a fresh object.
     fn is_still_own(&self, fd: RawFd, kind: SourceKind) -> Result<bool, PrepareError> {
         let is_fresh = || self.plan.replacements.spares.iter().any(|spare| spare.as_raw_fd() == fd);
         let is_still = || sys::is_still_own(fd, kind).map_err(PrepareError::of(PrepareObject::Inspection(fd)));

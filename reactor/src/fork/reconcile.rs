@@ -34,14 +34,15 @@ use crate::sys::process::SignalsBlocked;
 ///   [`InheritedState`]. New ones work.
 /// - A daemon keeps the connections whose policy is [`Inherit`](super::ForkPolicy::Inherit), the default of this crate. (The
 ///   crate `forkio` severs streams by default.)
-/// - A daemon may close all inherited descriptors before it reconciles, and open its own files there: reconciling leaves these
-///   files alone. On Linux, the child recognises wakers, timers and selectors with a waker by a mark (`O_APPEND`). A selector
-///   without a waker has no mark: any epoll instance at its descriptor counts as the selector. If a selector's descriptor is
-///   closed, none of its connections is severed. If the waker's descriptor is closed too, polling fails with `EBADF`.
-/// - A child that closes only some inherited descriptors must reconcile before it opens files there. Otherwise, if it keeps a
-///   selector, its own socket at the descriptor of a severed connection is severed too. The kernel's queue does not tell the two
-///   apart, because the parent may have ended the registration since. A child does not inherit a kqueue, so on systems with
-///   kqueues this applies to every child, and to its own files of other kinds.
+/// - A daemon may close all inherited descriptors before it reconciles, and open its own files there: reconciling leaves
+///   these files alone. On Linux, the child recognises wakers, timers and selectors with a waker by a mark (`O_APPEND`). A
+///   selector without a waker has no mark: any epoll instance at its descriptor counts as the selector. If a selector's
+///   descriptor is closed, none of its connections is severed. If the waker's descriptor is closed too, polling fails with
+///   `EBADF`.
+/// - A child that closes only some inherited descriptors must reconcile before it opens files there. Otherwise, if it keeps
+///   a selector, its own socket at the descriptor of a severed connection is severed too. The kernel's queue does not tell
+///   the two apart, because the parent may have ended the registration since. A child does not inherit a kqueue, so on
+///   systems with kqueues this applies to every child, and to its own files of other kinds.
 /// - Do not fork in a signal handler that may interrupt a registration: the child may finish the system call of that
 ///   registration on its parent's queue. signal-safety(7) warns of such forks too.
 ///

@@ -285,8 +285,8 @@ pub(super) fn is_epoll(fd: RawFd) -> bool {
     may_be_named(fd, b"anon_inode:[eventpoll]")
 }
 
-/// Marks an epoll instance, eventfd or timerfd of this crate, whose other flags are `flags`. By the mark, a child sees whether a
-/// descriptor, which it may have closed since, still refers to the file.
+/// Marks an epoll instance, eventfd or timerfd of this crate, whose other flags are `flags`. By the mark, a child sees
+/// whether a descriptor, which it may have closed since, still refers to the file.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[cfg_attr(forkio_kqueue, allow(dead_code))]
 pub(super) fn mark(file: impl AsFd, flags: OFlags) -> Result<(), Errno> {

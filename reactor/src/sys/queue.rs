@@ -41,10 +41,10 @@ impl Queue {
         self.fd.store(NO_QUEUE, Ordering::Relaxed);
     }
 
-    /// In the child of an unplanned fork, forgets the queue if its descriptor does not refer to the queue any more. The child may
-    /// have closed the descriptor, or the parent may have opened the queue while the kernel copied the process. A queue that
-    /// never had a waker is recognised only by its kind. Does nothing if `MAY_BE_ABSENT_AFTER_FORK`: `ChildQueue::new` then
-    /// checks the descriptor.
+    /// In the child of an unplanned fork, forgets the queue if its descriptor does not refer to the queue any more. The
+    /// child may have closed the descriptor, or the parent may have opened the queue while the kernel copied the process. A
+    /// queue that never had a waker is recognised only by its kind. Does nothing if `MAY_BE_ABSENT_AFTER_FORK`:
+    /// `ChildQueue::new` then checks the descriptor.
     pub(crate) fn forget_if_lost(&self, has_waker: bool) {
         if Queue::MAY_BE_ABSENT_AFTER_FORK {
             return;

@@ -225,8 +225,8 @@ scenarios!(
     }
 );
 
-/// Runs an upgrade of a server that ends, and whose successor does not answer. Returns whether `forkioctl` has waited for the
-/// successor, and no longer than its timeout.
+/// Runs an upgrade of a server that ends, and whose successor does not answer. Returns whether `forkioctl` has waited for
+/// the successor, and no longer than its timeout.
 #[track_caller]
 fn successor_is_silent() -> bool {
     let path = temporary_path("silent-successor");

@@ -57,20 +57,21 @@
 //!   [`Python::detach`](pyo3::Python::detach) releases the interpreter, or use [`Runtime`].
 //! - **A warning**: Python 3.12 and later give a `DeprecationWarning` at each `os.fork` of a process with threads, and the
 //!   runtime has threads. Filter the warning if the process has no threads but those of this crate.
-//! - **Daemons** may close all inherited descriptors, like those of the package `python-daemon`, until they first use the module.
-//!   If a daemon has opened many files before that, the first use may raise a `RuntimeError` that names the descriptor in use.
+//! - **Daemons** may close all inherited descriptors, like those of the package `python-daemon`, until they first use the
+//!   module. If a daemon has opened many files before that, the first use may raise a `RuntimeError` that names the
+//!   descriptor in use.
 //! - [The patch](forkio#the-patch) is optional. Without it, a connection that the parent closes just after the fork, before the
 //!   child has severed it, stays open in the child.
 //!
 //! # Signals
 //!
-//! - **A host's handlers**: if tokio watches a signal for which Python has a handler, both get the signal. A handler that Python
-//!   sets later (`signal.signal`) replaces tokio's, and tokio's streams then get nothing. The handlers of celery's pool end a
-//!   worker at SIGTERM, SIGHUP and SIGQUIT, and with some brokers at SIGUSR2. Watch another signal there.
-//! - **The runtime's threads receive signals.** If the main thread alone blocks a signal (`signal.pthread_sigmask`), Python's
-//!   handler runs nevertheless; without a handler, the signal may end the process during `signal.sigwait`. Block the
-//!   signal before the process first uses the runtime, or in the `on_thread_start` of a runtime for [`install_with`]. The
-//!   programs that tasks start then inherit the mask.
+//! - **A host's handlers**: if tokio watches a signal for which Python has a handler, both get the signal. A handler that
+//!   Python sets later (`signal.signal`) replaces tokio's, and tokio's streams then get nothing. The handlers of celery's
+//!   pool end a worker at SIGTERM, SIGHUP and SIGQUIT, and with some brokers at SIGUSR2. Watch another signal there.
+//! - **The runtime's threads receive signals.** If the main thread alone blocks a signal (`signal.pthread_sigmask`),
+//!   Python's handler runs nevertheless; without a handler, the signal may end the process during `signal.sigwait`. Block
+//!   the signal before the process first uses the runtime, or in the `on_thread_start` of a runtime for [`install_with`].
+//!   The programs that tasks start then inherit the mask.
 //!
 //! # The end of the interpreter
 //!

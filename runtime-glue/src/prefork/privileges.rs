@@ -24,8 +24,8 @@ pub(super) struct Privileges {
 }
 
 impl Privileges {
-    /// Looks up the user and the group. The supervisor calls this method before the first fork: the server does not start if a name
-    /// is unknown, or if the supervisor could not signal workers of that user.
+    /// Looks up the user and the group. The supervisor calls this method before the first fork: the server does not start if
+    /// a name is unknown, or if the supervisor could not signal workers of that user.
     pub(super) fn resolve(&mut self) -> io::Result<()> {
         if self.user.is_some() || self.group.is_some() {
             let identity = sys::look_up_identity(self.user.as_deref(), self.group.as_deref())?;

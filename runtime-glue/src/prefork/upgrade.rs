@@ -159,8 +159,8 @@ pub(super) struct Successors {
     /// The socket on which each program says that it has taken over. Programs that have started, but are not ready yet, have
     /// the other end too.
     channel: UnixStream,
-    /// The signal with which this process was told to stop. If the program that serves ends before it has stopped the server,
-    /// another program may take over, and must stop too.
+    /// The signal with which this process was told to stop. If the program that serves ends before it has stopped the
+    /// server, another program may take over, and must stop too.
     stop: Option<i32>,
     /// How the last program ended.
     last: ExitStatus,
@@ -254,8 +254,8 @@ impl Successors {
         self.programs.iter().any(|successor| successor.program.id() == pid)
     }
 
-    /// Returns the program that serves: the last one that has not ended. A predecessor may have killed its successor, and then
-    /// continues to serve.
+    /// Returns the program that serves: the last one that has not ended. A predecessor may have killed its successor, and
+    /// then continues to serve.
     fn serving(&mut self) -> Option<&mut Successor> {
         let mut programs = self.programs.iter_mut().rev();
         // A signal to a zombie would be lost without an error.

@@ -104,8 +104,8 @@ fn is_abandoned(path: &Path) -> bool {
         && try_connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Connects to a Unix socket, to see whether a process listens on it. Returns [`WouldBlock`](io::ErrorKind::WouldBlock) if its
-/// queue is full.
+/// Connects to a Unix socket, to see whether a process listens on it. Returns [`WouldBlock`](io::ErrorKind::WouldBlock) if
+/// its queue is full.
 pub(crate) fn try_connect(path: &Path) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;

@@ -7,11 +7,11 @@
 //! - `threads` and `own-runtime`: like `before`, but each worker builds a runtime, multi-threaded or current-thread;
 //! - `inherited`: the program only lists the listeners that it inherits.
 //!
-//! Time limits are long, so that a slow machine causes no failures. An option such as `boot-timeout=700` sets one of them, in
-//! milliseconds. The file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-sleeps`,
+//! Time limits are long, so that a slow machine causes no failures. An option such as `boot-timeout=700` sets one of them,
+//! in milliseconds. The file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-sleeps`,
 //! `load-aborts`, `load-lies=PID`, `load-floods`, `load-floods-with-lines`, `ready-panics`, `ready-hangs`, `never-ready`,
-//! `boot-exits`, `says-nothing`, `not-announced`, `fork-fails`, `fork-panics`, `between-waits`, `between-dies`, `no-processes`,
-//! `no-processes-of-template`.
+//! `boot-exits`, `says-nothing`, `not-announced`, `fork-fails`, `fork-panics`, `between-waits`, `between-dies`,
+//! `no-processes`, `no-processes-of-template`.
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
 

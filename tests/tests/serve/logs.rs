@@ -235,8 +235,8 @@ scenarios!(
         }
     }
 
-    /// Each worker may start the thread that writes its log, and end it in `on_worker_end`: no event of the worker follows. The
-    /// supervisor writes from its only thread.
+    /// Each worker may start the thread that writes its log, and end it in `on_worker_end`: no event of the worker follows.
+    /// The supervisor writes from its only thread.
     fn workers_may_log_from_a_thread() {
         let (mut program, address, mut log) = start("logs::threaded", &[]);
         for _ in 0..2 {

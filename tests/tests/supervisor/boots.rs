@@ -28,7 +28,8 @@ scenarios!(
         }
     }
 
-    /// A supervisor that could not signal its workers does not start: it could never stop. Containers may lack this capability.
+    /// A supervisor that could not signal its workers does not start: it could never stop. Containers may lack this
+    /// capability.
     #[cfg(target_os = "linux")]
     fn without_the_capability_to_signal() {
         use std::os::unix::process::CommandExt;

@@ -140,7 +140,8 @@ scenarios!(
         server.stop();
     }
 
-    /// At the end of an upgrade, an old worker closes its own queue. The kernel resets no connection that comes just before that.
+    /// At the end of an upgrade, an old worker closes its own queue. The kernel resets no connection that comes just before
+    /// that.
     #[cfg(target_os = "linux")]
     fn connections_come_while_a_queue_is_closed() {
         let path = temporary_path("control");

@@ -151,8 +151,8 @@ impl Server {
         self.children().into_iter().filter(|child| *child != pid).collect()
     }
 
-    /// Kills children of the supervisor, which may have ended, and waits until it has reaped them. A stop before that would fail,
-    /// because of a worker that was killed.
+    /// Kills children of the supervisor, which may have ended, and waits until it has reaped them. A stop before that would
+    /// fail, because of a worker that was killed.
     #[track_caller]
     pub(crate) fn kill_children(&self, pids: &[i32]) {
         for pid in pids {

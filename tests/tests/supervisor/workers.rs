@@ -156,8 +156,8 @@ scenarios!(
         server.stop();
     }
 
-    /// With `max_requests` and without `jitter`, the worker is replaced after exactly that many requests. A `jitter` that is not
-    /// a number counts as 0.
+    /// With `max_requests` and without `jitter`, the worker is replaced after exactly that many requests. A `jitter` that is
+    /// not a number counts as 0.
     fn max_requests_without_jitter() {
         for options in [&["before", "one-worker", "max-requests"][..], &["before", "one-worker", "max-requests", "nan"]]
         {
@@ -194,7 +194,8 @@ scenarios!(
         server.stop();
     }
 
-    /// Workers end with their supervisor even if the reader of their log ends with it, too. The subscriber of `tracing` then panics.
+    /// Workers end with their supervisor even if the reader of their log ends with it, too. The subscriber of `tracing` then
+    /// panics.
     fn log_without_a_reader() {
         for how in ["before", "template"] {
             let (reader, writer) = std::io::pipe().expect("a pipe");

@@ -42,8 +42,8 @@ scenarios!(
         use_everything();
     }
 
-    /// If a daemon has other files at the descriptors of the signal pipe, its runtime returns an error. Neither the runtime nor the
-    /// daemon's forks touch these files.
+    /// If a daemon has other files at the descriptors of the signal pipe, its runtime returns an error. Neither the runtime
+    /// nor the daemon's forks touch these files.
     fn files_in_place_of_the_signal_pipe() {
         let daemon = || {
             close_all(|_| true);

@@ -124,8 +124,9 @@ scenarios!(
         });
     }
 
-    /// A daemon closes every descriptor, and opens files of the same kinds at the same descriptors, or sockets at all of them.
-    /// Reconciling replaces none of these files, and changes none of their registrations with the daemon's own epoll instance.
+    /// A daemon closes every descriptor, and opens files of the same kinds at the same descriptors, or sockets at all of
+    /// them. Reconciling replaces none of these files, and changes none of their registrations with the daemon's own epoll
+    /// instance.
     #[cfg(epoll)]
     fn files_of_the_same_kinds() {
         let mut selector = Poll::new().unwrap();

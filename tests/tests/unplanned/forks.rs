@@ -73,7 +73,8 @@ scenarios!(
         assert!(open_descriptors().iter().all(|fd| before.contains(fd)), "prepared objects are left");
     }
 
-    /// A child that reconciles after the parent has closed a connection and a muted one severs both: their peers see the end.
+    /// A child that reconciles after the parent has closed a connection and a muted one severs both: their peers see the
+    /// end.
     fn closed_before_reconciling() {
         let selector = Poll::new().unwrap();
         let (mut severed, mut peer) = connection();

@@ -77,8 +77,8 @@ fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered
         unsupported(format!("descriptor {fd} is registered for the events {:#x}, which mio does not use", line.events))
     })?;
     let token = Token(line.data as usize);
-    // The inode of an object that is not a socket may belong to several open files. In the child of an unplanned fork, `holds`
-    // may give the parent an event.
+    // The inode of an object that is not a socket may belong to several open files. In the child of an unplanned fork,
+    // `holds` may give the parent an event.
     if !kind.is_socket() && !queue.holds(fd, WAKER)? {
         return Ok(None);
     }

@@ -104,7 +104,8 @@ impl Queue {
     /// Whether there is a registration for the file that is open at `fd` now. If there is none, a poll at the same
     /// moment may get an event with `token`.
     pub(crate) fn holds(&self, fd: RawFd, token: Token) -> io::Result<bool> {
-        // The kernel compares descriptor and file, and refuses a second registration. Unlike kcmp(2), containers allow this call.
+        // The kernel compares descriptor and file, and refuses a second registration. Unlike kcmp(2), containers allow this
+        // call.
         let added = borrow(fd).and_then(|fd| epoll::add(self.instance(), fd, data(token), EventFlags::ET));
         if added.is_ok() {
             self.delete(fd)?;
@@ -114,8 +115,8 @@ impl Queue {
 
     /// In the child of an unplanned fork, whether `fd` still refers to the registered file.
     pub(crate) fn still_has(&self, fd: RawFd, token: Token, kind: SourceKind) -> io::Result<bool> {
-        // If the child has closed the queue, assume that it has closed the registered descriptors too. If the parent has ended the
-        // registration since the fork, its queue lacks the registration, so the kind decides.
+        // If the child has closed the queue, assume that it has closed the registered descriptors too. If the parent has
+        // ended the registration since the fork, its queue lacks the registration, so the kind decides.
         Ok(!self.is_vacant() && (self.holds(fd, token)? || descriptor::has_kind(fd, kind)?))
     }
 

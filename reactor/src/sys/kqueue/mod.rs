@@ -143,8 +143,8 @@ impl Queue {
         self.find(knotes(fd, token, EV_ENABLE | EV_RECEIPT)?, &[libc::ENOENT, libc::EBADF])
     }
 
-    /// In the child of an unplanned fork, whether `fd` still refers to a file of the kind that was registered. The child has no
-    /// queue to ask.
+    /// In the child of an unplanned fork, whether `fd` still refers to a file of the kind that was registered. The child has
+    /// no queue to ask.
     pub(crate) fn still_has(&self, fd: RawFd, _: Token, kind: SourceKind) -> io::Result<bool> {
         is_still_own(fd, kind)
     }
@@ -218,8 +218,8 @@ pub(crate) fn is_queue(fd: RawFd) -> bool {
     unsafe { kernel::kevent(fd, ptr::null(), 0, ptr::null_mut(), 0, Some(Duration::ZERO)) }.is_ok()
 }
 
-/// Whether the descriptor still refers to an object of this kind, in a process that may have closed it since. A dead endpoint
-/// that an earlier fork has put in place counts too.
+/// Whether the descriptor still refers to an object of this kind, in a process that may have closed it since. A dead
+/// endpoint that an earlier fork has put in place counts too.
 pub(crate) fn is_still_own(fd: RawFd, kind: SourceKind) -> io::Result<bool> {
     Ok(descriptor::has_kind(fd, kind)? || descriptor::is_unix_stream(fd))
 }

@@ -161,7 +161,8 @@ impl Prefork {
     /// Gives the workers a listener. Workers [take](crate::prefork::Worker::take_listeners) listeners in this order.
     ///
     /// Open the listener with [`Inherited`](crate::prefork::Inherited) if the program should support socket activation and
-    /// upgrades (SIGUSR2). In an upgrade, a program that binds by itself finds the address in use, and the old program continues.
+    /// upgrades (SIGUSR2). In an upgrade, a program that binds by itself finds the address in use, and the old program
+    /// continues.
     pub fn listener(mut self, listener: impl Into<Listener>) -> Prefork {
         self.listeners.push((listener.into(), None));
         self

@@ -35,12 +35,12 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a read-only connection may last, so that a client that reads slowly cannot hold it forever.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many connections a listener of the page serves at the same time. One more connection closes the oldest one, so that idle
-/// clients do not block other clients.
+/// How many connections a listener of the page serves at the same time. One more connection closes the oldest one, so that
+/// idle clients do not block other clients.
 pub(super) const MOST_CONNECTIONS: usize = 32;
 
-/// How many connections the control socket serves at the same time: more than there can be commands, because a client that waits
-/// for the result of its command keeps its connection.
+/// How many connections the control socket serves at the same time: more than there can be commands, because a client that
+/// waits for the result of its command keeps its connection.
 pub(super) const MOST_CONTROL_CONNECTIONS: usize = MOST_OPERATIONS + 32;
 
 /// How long to wait after a failed accept, for example because no descriptor is free.
@@ -58,8 +58,8 @@ pub(super) enum Access {
 }
 
 impl Access {
-    /// Returns the rights of a connection to the control socket: root and `owner`, the user of the supervisor, may control the
-    /// server. The kernel notes the user when the client connects (`SO_PEERCRED`, `LOCAL_PEERCRED`).
+    /// Returns the rights of a connection to the control socket: root and `owner`, the user of the supervisor, may control
+    /// the server. The kernel notes the user when the client connects (`SO_PEERCRED`, `LOCAL_PEERCRED`).
     pub(super) fn to_control(stream: &UnixStream, owner: u32) -> Access {
         match stream.peer_cred() {
             Ok(peer) if peer.uid() == 0 || peer.uid() == owner => return Access::Control,

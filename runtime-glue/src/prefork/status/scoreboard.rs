@@ -273,8 +273,9 @@ impl Scoreboard {
         sequence.fetch_add(1, Ordering::Release);
     }
 
-    /// Calls `read` until no change happens during the call, so that its result shows the state of one moment. If the supervisor
-    /// was killed in the middle of a change, or makes changes all the time, the result of the last attempt may be inconsistent.
+    /// Calls `read` until no change happens during the call, so that its result shows the state of one moment. If the
+    /// supervisor was killed in the middle of a change, or makes changes all the time, the result of the last attempt may be
+    /// inconsistent.
     pub(super) fn read_at_once<T>(&self, read: impl Fn() -> T) -> T {
         const ATTEMPTS: usize = 100;
         for _ in 0..ATTEMPTS {

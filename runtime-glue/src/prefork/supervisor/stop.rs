@@ -135,9 +135,9 @@ impl Supervisor {
         self.queues.close();
     }
 
-    /// Tells all workers to end, and waits. Passes signals on to `successors`. Returns how each worker ended. `told` is the time
-    /// of the first signal to stop, or `None` after an upgrade: the workers then drain already, and the first signal must not
-    /// kill them.
+    /// Tells all workers to end, and waits. Passes signals on to `successors`. Returns how each worker ended. `told` is the
+    /// time of the signal to stop, or `None` if the server ends for another reason, such as an upgrade. The workers then
+    /// drain already, so the first signal to stop must not kill them.
     async fn wait_for_all(
         &mut self,
         kills: bool,

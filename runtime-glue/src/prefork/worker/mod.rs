@@ -39,8 +39,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Returns the index of this worker, from 0. A worker that replaces another one has the same index, and starts before the
-    /// other one ends, unless that one has died.
+    /// Returns the index of this worker, from 0. A worker that replaces another one has the same index, and starts before
+    /// the other one ends, unless that one has died.
     pub fn index(&self) -> usize {
         self.index
     }

@@ -1,4 +1,5 @@
-//! Runs prefork-http under load for ten minutes. Meanwhile, reloads, scales and upgrades it, and kills children of its supervisor.
+//! Runs prefork-http under load for ten minutes. Meanwhile, reloads, scales and upgrades it, and kills children of its
+//! supervisor.
 //!
 //! ```sh
 //! cargo build --release --example prefork-http
@@ -13,8 +14,8 @@
 //! | `--page` | serve the status page and the control socket, which one client uses |
 //! | `--process-1` | run the server as process 1 of a PID namespace |
 //!
-//! The run fails if a client cannot connect, if a request is lost, or if a process leaks. Requests may be lost on a worker that
-//! was killed, or on a connection that was idle for more than a second. The supervisor, the template, the service
+//! The run fails if a client cannot connect, if a process leaks, or if a request is lost. Requests that are lost on a killed
+//! worker, or on a connection that was idle for more than a second, do not count. The supervisor, the template, the service
 //! worker and process 1 must have the same number of descriptors, threads, shared mappings and zombies at the end as at the
 //! start. Each may gain 4 MiB of resident memory and eight private mappings. The server must leave no process or file.
 

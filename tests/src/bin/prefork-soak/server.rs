@@ -243,7 +243,8 @@ impl Server {
         processes.into_iter().filter(|process| Some(process.parent) == supervisor && !process.is_zombie).collect()
     }
 
-    /// Kills a worker and waits for its successor. When the supervisor forks the successor, it closes the handles of ended workers.
+    /// Kills a worker and waits for its successor. When the supervisor forks the successor, it closes the handles of ended
+    /// workers.
     pub(crate) fn replace_one(&self) -> Result<(), Error> {
         let before = self.children();
         let newest = before.iter().filter(|process| !is_service(process.pid)).max_by_key(|process| process.start);
