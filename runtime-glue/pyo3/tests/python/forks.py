@@ -138,7 +138,7 @@ def test_signals():
     handled = []
     signal.signal(signal.SIGUSR1, handler)
     threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGUSR1)).start()
-    # The call takes long enough for a timer that is late.
+    # Even a timer that is late expires during the call.
     check("the call continues", forkio_http.pause(5), 5)
     check("the handler's call", handled, [0.001])
 
@@ -155,7 +155,7 @@ def test_fork_in_signal_handler():
     parent = os.getpid()
     threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGUSR1)).start()
     try:
-        # The call takes long enough for a timer that is late.
+        # Even a timer that is late expires during the call.
         check("the call continues", forkio_http.pause(5), 5)
         check("the parent", os.getpid(), parent)
     except RuntimeError as error:

@@ -66,7 +66,7 @@ impl Access {
             Ok(peer) => {
                 tracing::warn!(uid = peer.uid(), pid = peer.pid(), "refusing a user that may not control this server");
             }
-            Err(error) => tracing::warn!(%error, "refusing a client of the control socket that has no credentials"),
+            Err(error) => tracing::warn!(%error, "refusing a client of the control socket whose user is unknown"),
         }
         Access::Nothing
     }
