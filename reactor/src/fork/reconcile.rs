@@ -38,7 +38,7 @@ use crate::sys::process::SignalsBlocked;
 ///   these files alone. On Linux, the child recognises wakers, timers and selectors with a waker by a mark (`O_APPEND`). A
 ///   selector without a waker has no mark: any epoll instance at its descriptor counts as the selector. If a selector's
 ///   descriptor is closed, none of its connections is severed. If the waker's descriptor is closed too, polling fails with
-///   `EBADF`.
+///   `EBADF`. A selector without a waker registers what is open at the descriptors of its registrations.
 /// - A child that closes only some inherited descriptors must reconcile before it opens files there. Otherwise, if it keeps
 ///   a selector, its own socket at the descriptor of a severed connection is severed too. The kernel's queue does not tell
 ///   the two apart, because the parent may have ended the registration since. A child does not inherit a kqueue, so on

@@ -120,7 +120,10 @@ impl<L: Accept> Incoming<L> {
                     }
                     // A connection that came after this accept would be reset by the close. So the kernel must refuse
                     // connections first, and the queue must stay empty for another period.
-                    Ok(None) if *is_quiet && queue.refuse_now() => self.pause = Some(Instant::now() + QUIET_PERIOD),
+                    Ok(None) if *is_quiet && queue.refuse_now() => {
+                        *since = Instant::now();
+                        self.pause = Some(*since + QUIET_PERIOD);
+                    }
                     Ok(None) if *is_quiet => self.state = State::Ended,
                     Ok(None) => {
                         self.pause = Some(Instant::now() + QUIET_PERIOD);

@@ -104,9 +104,11 @@ pub(super) fn poll_ended(workers: &mut [WorkerProcess], cx: &mut Context<'_>) ->
         match worker.child.poll_wait(cx) {
             Poll::Ready(Ok(status)) => return Poll::Ready((position, status)),
             Poll::Ready(Err(error)) => {
-                // The error should be ECHILD: other code has reaped the child, or SIGCHLD is ignored. After any other error,
-                // the worker must not serve beside its successor.
-                let _ = worker.child.kill();
+                // ECHILD: other code has reaped the child, or SIGCHLD is ignored. After any other error, the worker must not
+                // serve beside its successor.
+                if error.raw_os_error() != Some(libc::ECHILD) {
+                    let _ = worker.child.kill();
+                }
                 let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
                 tracing::warn!(worker = index, pid, generation, %error, "cannot tell how the worker ended");
                 return Poll::Ready((position, super::unknown_status()));

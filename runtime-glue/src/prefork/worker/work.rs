@@ -212,7 +212,8 @@ where
             Ok(output) => match (output.exit_status(), status.finish_tasks().await) {
                 (0, cut_off @ 1..) => {
                     let timeout = settings.shutdown_timeout;
-                    tracing::error!(cut_off, ?timeout, "tasks still ran at the shutdown timeout");
+                    let log = || tracing::error!(cut_off, ?timeout, "tasks still ran at the shutdown timeout");
+                    report::despite_panics(log);
                     FAILED
                 }
                 (exit_status, _) => exit_status.into(),
