@@ -8,9 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use forkio_tests::http::{connect, exchange, send};
-use forkio_tests::{
-    Program, arguments, children_of, is_root, kill, read_to_end, scenarios, temporary_path, until, wait_until,
-};
+use forkio_tests::{Program, arguments, children_of, is_root, kill, read_to_end, scenarios, until, wait_until};
 use serde_json::Value;
 
 #[cfg(target_os = "linux")]
@@ -224,7 +222,7 @@ scenarios!(
     /// A new program that fails after it was ready leaves the page's socket and the control socket to the old program.
     #[cfg(target_os = "linux")]
     fn unannounced_upgrade() {
-        let page = temporary_path("page");
+        let page = forkio_tests::temporary_path("page");
         let server = Server::start(&["--status", &format!("unix:{}", page.display())]);
         fs::write(&server.load, NOT_ANNOUNCED).expect("writing the file that a template loads");
         let message = command(&server, "upgrade", 409, "failed");
