@@ -1,14 +1,12 @@
 //! The server that the scenarios run.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, PipeWriter, Write};
+use std::io::{BufRead, BufReader, PipeWriter, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use forkio_tests::{
-    Log, children_of, connect_tcp, kill, processes, temporary_path, try_connect_tcp, try_kill, until, wait_until,
-};
+use forkio_tests::{Log, children_of, connect_tcp, kill, processes, temporary_path, try_kill, until, wait_until};
 
 /// A running fixture. It belongs to the process group of the scenario, so the harness finds processes that the fixture
 /// leaves behind.
@@ -211,8 +209,9 @@ impl Drop for Server {
 }
 
 /// Sends a line on a new connection. Returns the answer.
-pub(crate) fn try_ask(address: &str, what: &str) -> io::Result<String> {
-    let mut stream = try_connect_tcp(address)?;
+#[cfg(target_os = "linux")]
+pub(crate) fn try_ask(address: &str, what: &str) -> std::io::Result<String> {
+    let mut stream = forkio_tests::try_connect_tcp(address)?;
     writeln!(stream, "{what}")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
