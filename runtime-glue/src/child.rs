@@ -118,22 +118,23 @@ impl Child {
     }
 
     pub(crate) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ExitStatus>> {
-        loop {
-            if let Some(status) = self.try_wait()? {
-                return Poll::Ready(Ok(status));
-            }
-            self.watch()?;
-            if let State::Watched(process) = &self.state {
-                ready!(process.poll_read_ready(cx))?.clear_ready();
-            }
-        }
+        self.poll_until(cx, Child::try_wait)
     }
 
     /// Polls for the end of the process, which need not be a child of this one. Does not reap it.
     pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_until(cx, |child| Ok(child.process()?.has_ended()?.then_some(())))
+    }
+
+    /// Calls `look` now, and again at each event of the process, until it returns a value.
+    fn poll_until<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        look: impl Fn(&mut Child) -> io::Result<Option<T>>,
+    ) -> Poll<io::Result<T>> {
         loop {
-            if self.process()?.has_ended()? {
-                return Poll::Ready(Ok(()));
+            if let Some(seen) = look(self)? {
+                return Poll::Ready(Ok(seen));
             }
             self.watch()?;
             if let State::Watched(process) = &self.state {

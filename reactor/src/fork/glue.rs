@@ -216,8 +216,11 @@ pub fn restore_renewed_pairs() -> io::Result<()> {
     let pairs: Vec<_> = state.records.always_renewed().collect();
     for ends in pairs {
         let is_intact = ends.map(|fd| state.records.is_intact(fd));
+        if is_intact == [true; 2] {
+            continue;
+        }
         // If both descriptors are ends of another pair, the owner of the pair has renewed it.
-        if is_intact != [true; 2] && !ends.iter().all(|fd| descriptor::is_signal_pipe_end(*fd)) {
+        if !ends.iter().all(|fd| descriptor::is_signal_pipe_end(*fd)) {
             restore(ends, is_intact)?;
         }
         state.records.add_pair(ends)?;

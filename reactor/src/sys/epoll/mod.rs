@@ -101,8 +101,8 @@ impl Queue {
         Ok(epoll::delete(self.instance(), borrow(fd)?)?)
     }
 
-    /// Whether there is a registration for the file that is open at `fd` now. If there is none, a poll at the same
-    /// moment may get an event with `token`.
+    /// Whether the file that is open at `fd` now is registered. If it is not, a poll at the same moment may get an event with
+    /// `token`.
     pub(crate) fn holds(&self, fd: RawFd, token: Token) -> io::Result<bool> {
         // The kernel compares descriptor and file, and refuses a second registration. Unlike kcmp(2), containers allow this
         // call.
