@@ -3,7 +3,8 @@
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
@@ -11,6 +12,31 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::{Address, ServeError};
 use crate::prefork::{Inherited, Listener};
+
+/// The options of listeners.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ListenOptions {
+    pub(super) backlog: Option<u32>,
+    /// The permissions of the files of Unix sockets.
+    pub(super) unix_mode: Option<u32>,
+}
+
+impl ListenOptions {
+    /// Sets the backlog of an open listener, unless it keeps the one that it has.
+    fn set_backlog(self, listener: &impl AsFd) -> io::Result<()> {
+        match self.backlog {
+            Some(backlog) => SockRef::from(listener).listen(backlog.try_into().unwrap_or(i32::MAX)),
+            None => Ok(()),
+        }
+    }
+
+    fn set_mode(self, path: &Path) -> io::Result<()> {
+        match self.unix_mode {
+            Some(mode) => fs::set_permissions(path, fs::Permissions::from_mode(mode)),
+            None => Ok(()),
+        }
+    }
+}
 
 impl Address {
     /// Takes the inherited listener at this address, or opens a new one. A connection to a TCP listener has `TCP_NODELAY` set.
@@ -26,12 +52,17 @@ impl Address {
     ///
     /// Outside a runtime with I/O enabled, like `TcpListener::from_std`.
     pub fn listen(&self, inherited: &mut Inherited) -> Result<Listener, ServeError> {
+        self.listen_with(inherited, ListenOptions::default())
+    }
+
+    pub(super) fn listen_with(
+        &self,
+        inherited: &mut Inherited,
+        options: ListenOptions,
+    ) -> Result<Listener, ServeError> {
         let listener = match self {
-            Address::Tcp(address) => listen_tcp(address, inherited),
-            Address::Unix(path) => match inherited.unix(path) {
-                Some(listener) => Ok(listener.into()),
-                None => listen_unix(path).map(Into::into),
-            },
+            Address::Tcp(address) => listen_tcp(address, inherited, options),
+            Address::Unix(path) => listen_unix(path, inherited, options),
         };
         listener.map_err(|source| ServeError::Listen { address: self.clone(), source })
     }
@@ -52,7 +83,7 @@ impl Address {
     }
 }
 
-fn listen_tcp(address: &str, inherited: &mut Inherited) -> io::Result<Listener> {
+fn listen_tcp(address: &str, inherited: &mut Inherited, options: ListenOptions) -> io::Result<Listener> {
     let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
     // The inherited listener may have any of the addresses of a host name.
     let listener = match addresses.iter().find_map(|address| inherited.tcp(*address)) {
@@ -63,6 +94,7 @@ fn listen_tcp(address: &str, inherited: &mut Inherited) -> io::Result<Listener> 
     if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
+    options.set_backlog(&listener)?;
     Ok(listener.into())
 }
 
@@ -77,14 +109,33 @@ fn bind_first(addresses: &[SocketAddr], inherited: &mut Inherited) -> io::Result
     Err(failed)
 }
 
-fn listen_unix(path: &Path) -> io::Result<UnixListener> {
-    match UnixListener::bind(path) {
+fn listen_unix(path: &Path, inherited: &mut Inherited, options: ListenOptions) -> io::Result<Listener> {
+    let listener = match inherited.unix(path) {
+        Some(listener) => {
+            options.set_mode(path)?;
+            listener
+        }
+        None => bind_unix(path, options)?,
+    };
+    options.set_backlog(&listener)?;
+    Ok(listener.into())
+}
+
+fn bind_unix(path: &Path, options: ListenOptions) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let address = SockAddr::unix(path)?;
+    match socket.bind(&address) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
             fs::remove_file(path)?;
-            UnixListener::bind(path)
+            socket.bind(&address)?;
         }
-        listener => listener,
+        bound => bound?,
     }
+    // No client can connect before `listen`.
+    options.set_mode(path)?;
+    socket.listen(1024)?;
+    UnixListener::from_std(OwnedFd::from(socket).into())
 }
 
 /// Removes the file of a socket at the end of a server, unless another process listens on it: a new program after an upgrade,

@@ -56,6 +56,14 @@ pub struct ServerOptions {
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<Address>,
 
+    /// How many connections may wait in the queue of each listener; the kernel has a limit, too [default: 1024]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub backlog: Option<u32>,
+
+    /// The permissions of the files of Unix sockets, in octal, such as 660 [default: those that the umask leaves]
+    #[arg(long, value_name = "MODE", value_parser = octal)]
+    pub unix_mode: Option<u32>,
+
     /// Number of worker processes, 1 to 1024 [default: number of CPUs]
     #[arg(long, value_name = "N", value_parser = workers)]
     pub workers: Option<usize>,
@@ -188,7 +196,7 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// Sets the options that [`Prefork`] has. The caller must apply [`listen`](ServerOptions::listen) and
+    /// Sets the options that [`Prefork`] has. The caller must apply the options of listeners and
     /// [`worker_threads`](ServerOptions::worker_threads), and the options of HTTP with
     /// [`apply_to_http`](ServerOptions::apply_to_http).
     pub fn apply(&self, prefork: Prefork) -> Prefork {
@@ -276,7 +284,10 @@ fn part(text: &str) -> Result<f64, String> {
 }
 
 fn octal(text: &str) -> Result<u32, String> {
-    u32::from_str_radix(text, 8).ok().filter(|mask| *mask <= 0o777).ok_or_else(|| "give a mask such as 027".to_owned())
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mask| *mask <= 0o777)
+        .ok_or_else(|| "give octal digits from 0 to 777".to_owned())
 }
 
 fn seconds(text: &str, min: f64) -> Result<Duration, String> {

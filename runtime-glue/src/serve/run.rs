@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::listen::remove_abandoned;
+use super::listen::{ListenOptions, remove_abandoned};
 #[cfg(feature = "tls")]
 use super::tls::Tls;
 use super::{Address, AddressError, HttpService, ServeError};
@@ -25,6 +25,7 @@ pub(super) type OnReady = Box<dyn FnOnce(&[Address]) + Send>;
 /// The settings of a server, except the service.
 pub(super) struct Setup {
     pub(super) addresses: Vec<Result<Address, AddressError>>,
+    pub(super) listen_options: ListenOptions,
     pub(super) takes_inherited: bool,
     /// The files of the certificates and of their private key.
     #[cfg(feature = "tls")]
@@ -60,6 +61,7 @@ impl Setup {
     pub(super) fn new() -> Setup {
         Setup {
             addresses: Vec::new(),
+            listen_options: ListenOptions::default(),
             takes_inherited: false,
             worker: WorkerSetup {
                 http: Http::new(),
@@ -87,7 +89,7 @@ impl Setup {
             Ok(())
         };
         for address in self.addresses.drain(..) {
-            add(address?.listen(&mut inherited)?)?;
+            add(address?.listen_with(&mut inherited, self.listen_options)?)?;
         }
         if self.takes_inherited {
             inherited.take_all().into_iter().try_for_each(add)?;

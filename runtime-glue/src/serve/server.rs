@@ -238,6 +238,20 @@ impl<L> Server<L> {
         self
     }
 
+    /// Sets how many connections may wait in the queue of each listener of [`bind`](Server::bind). 1024 unless set. The kernel
+    /// limits it, on Linux to `/proc/sys/net/core/somaxconn`.
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.setup.listen_options.backlog = Some(connections);
+        self
+    }
+
+    /// Sets the permissions of the files of Unix sockets. A client needs the permission to write: `0o666` allows any user to
+    /// connect, `0o660` the user and group of the supervisor. The umask of the supervisor decides unless set.
+    pub fn unix_mode(mut self, mode: u32) -> Self {
+        self.setup.listen_options.unix_mode = Some(mode);
+        self
+    }
+
     /// Also serves the listeners that systemd has passed (`LISTEN_FDS`), besides those of [`bind`](Server::bind). Without
     /// this option, the server closes each passed listener whose address was not given to `bind`.
     pub fn systemd(mut self) -> Self {
@@ -358,9 +372,10 @@ impl<L> Server<L> {
         if !options.listen.is_empty() {
             self.setup.addresses = options.listen.iter().cloned().map(Ok).collect();
         }
-        if let Some(threads) = options.worker_threads {
-            self = self.worker_threads(threads);
-        }
+        let listen = &mut self.setup.listen_options;
+        listen.backlog = options.backlog.or(listen.backlog);
+        listen.unix_mode = options.unix_mode.or(listen.unix_mode);
+        self.setup.worker.threads = options.worker_threads.or(self.setup.worker.threads);
         self.http(|http| options.apply_to_http(http)).prefork(|prefork| options.apply(prefork))
     }
 

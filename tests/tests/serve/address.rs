@@ -3,14 +3,17 @@
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
 use forkio::{Address, Peer, ServeError, Server};
-use forkio_tests::{Program, arguments, http, kill, limit, scenarios, temporary_path, wait_until};
+use forkio_tests::{Program, arguments, children_of, freeze, http, kill, limit, scenarios, temporary_path, wait_until};
+use socket2::{SockAddr, Socket, Type};
 
 use crate::http::exit;
 use crate::wait_for;
@@ -26,14 +29,33 @@ fn fails(args: &[&str], words: &[&str]) {
     assert_eq!(output.lines().count(), 1, "{output}");
 }
 
+/// Stops the worker, and returns how many connections the queue of its listener takes.
+fn fill_queue(program: &Program, address: &str) -> usize {
+    let [worker] = children_of(program.pid())[..] else { panic!("not one worker") };
+    freeze(worker);
+    let address = match address.strip_prefix("unix:") {
+        Some(path) => SockAddr::unix(path).expect("a short path"),
+        None => address.parse::<SocketAddr>().expect("an address").into(),
+    };
+    let connect = || {
+        let socket = Socket::new(address.domain(), Type::STREAM, None)?;
+        socket.connect_timeout(&address, Duration::from_secs(1)).map(|()| socket)
+    };
+    let sockets: Vec<Socket> = std::iter::repeat_with(connect).map_while(Result::ok).take(20).collect();
+    kill(worker, libc::SIGCONT);
+    sockets.len()
+}
+
 scenarios!(
-    /// A server at the addresses of the arguments. `systemd` stands for the listeners of systemd.
+    /// A server at the addresses of the arguments. `systemd` stands for the listeners of systemd, and `options` for other
+    /// options of listeners.
     #[program]
     fn routes() {
         let mut server = Server::new().workers(1).shutdown_timeout(limit());
         for argument in arguments() {
             server = match argument.as_str() {
                 "systemd" => server.systemd(),
+                "options" => server.backlog(7).unix_mode(0o606),
                 address => server.bind(address),
             };
         }
@@ -83,6 +105,29 @@ scenarios!(
         fs::write(&path, "important").expect("writing");
         fails(&[&address], &[&address, "in use"]);
         assert_eq!(fs::read_to_string(&path).expect("the file"), "important");
+    }
+
+    /// The server sets the backlog of its listeners and the permissions of its Unix sockets. Those of an inherited listener
+    /// change in an upgrade.
+    fn options_of_listeners() {
+        let path = temporary_path("mode");
+        let address = format!("unix:{}", path.display());
+        let mode = || fs::metadata(&path).expect("the socket").permissions().mode() & 0o777;
+        let mut program = Program::start("address::routes", &["127.0.0.1:0", &address, "options"]);
+        let (tcp, _pid) = (program.line(), program.line());
+        assert_eq!(mode(), 0o606);
+        assert_eq!(http::get(&address, "/"), "Hello!");
+        for address in [&tcp, &address] {
+            let waiting = fill_queue(&program, address);
+            assert!((7..=11).contains(&waiting), "{waiting} connections wait at {address}");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("changing the permissions");
+        program.signal(libc::SIGUSR2);
+        let new = (program.line(), program.line());
+        assert_eq!(mode(), 0o606);
+        wait_until("the old program ends", || program.has_ended());
+        kill(new.1.parse().expect("a process id"), libc::SIGTERM);
+        program.finish_well();
     }
 
     /// A server that cannot listen at its second address removes the socket of its first.
