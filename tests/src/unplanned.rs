@@ -50,8 +50,8 @@ pub fn run(program: &str, args: &[&str]) -> i32 {
     unsafe { library::unplanned_run(argv.as_ptr()) }
 }
 
-/// Forks twice, like a daemon. Returns `true` in the daemon. A signal ends the daemon if it hangs, because the harness cannot:
-/// the daemon has a session of its own.
+/// Forks twice, like a daemon. Returns `true` in the daemon. If the daemon hangs, a signal ends it: the harness does
+/// not find the daemon, which has a session of its own.
 #[track_caller]
 pub fn daemon() -> bool {
     // SAFETY: as in `fork`.
@@ -64,7 +64,8 @@ pub fn daemon() -> bool {
     side == 0
 }
 
-/// Forks on a new thread, which has ended when this returns. Returns the child's process id.
+/// Forks on a new thread, and waits until the thread has ended. The child runs `child` and exits. Returns the child's
+/// process id.
 #[track_caller]
 pub fn fork_on_thread(mut child: impl FnMut()) -> i32 {
     extern "C" fn call<F: FnMut()>(child: *mut c_void) {
@@ -86,7 +87,7 @@ pub fn fork_on_signal(signal: i32) {
     assert_eq!(unsafe { library::unplanned_fork_on_signal(signal) }, 0);
 }
 
-/// The result of the last fork in a handler: 0 in the child, -1 if there was none.
+/// Returns the result of the last fork in a handler: 0 in the child, -1 if no handler has forked.
 pub fn forked_in_handler() -> i32 {
     // SAFETY: the call reads a variable.
     unsafe { library::unplanned_forked_in_handler() }

@@ -17,7 +17,7 @@ fn filter_call(number: libc::c_long, conditions: &[Argument], action: u32) {
     const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     const EQUALS: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
-    /// The offset of the first argument. Each argument has eight bytes. The number of the system call is at offset 0.
+    /// The offset of the first argument in bytes. Each argument takes eight. The system call's number is at offset 0.
     const ARGUMENTS: u32 = 16;
 
     let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
@@ -60,7 +60,8 @@ pub fn deny_sockets(family: i32) {
     filter_call(libc::SYS_socket, &[Is(0, family as u32)], fail_with(libc::EPERM));
 }
 
-/// Makes `pidfd_open(2)` with flags fail as on a kernel without that system call. tokio passes flags; forkio does not.
+/// Makes `pidfd_open(2)` fail if the caller passes flags, as on a kernel without that system call. tokio passes flags;
+/// forkio does not.
 pub fn deny_tokio_pidfds() {
     filter_call(libc::SYS_pidfd_open, &[IsNot(1, 0)], fail_with(libc::ENOSYS));
     // SAFETY: no memory is involved.
@@ -72,8 +73,8 @@ pub fn deny_tokio_pidfds() {
     assert!(with_flags == -1 && without >= 0, "the filter does not work: {with_flags}, {without}");
 }
 
-/// Makes the kernel refuse to register the next descriptor that this process opens, as if the user had no epoll watch left. The
-/// filter compares descriptors, not files: it refuses each later file at that descriptor too, also in children.
+/// Makes the kernel refuse to register the next descriptor that this process opens, as if the user had no epoll watch
+/// left. The filter compares descriptors, not files: it refuses each later file at that descriptor, even in children.
 pub fn deny_next_registration() {
     let next = File::open("/dev/null").expect("a descriptor").as_raw_fd();
     let added = [Is(1, libc::EPOLL_CTL_ADD as u32), Is(2, next as u32)];

@@ -13,7 +13,7 @@ forkio_tests::main!(planned, unplanned);
 
 /// Whether code may allocate and free memory. If not, doing so ends the process.
 static MAY_ALLOCATE: AtomicBool = AtomicBool::new(true);
-/// The next call that allocates or frees memory sends this signal, unless it is 0.
+/// The next call that allocates or frees memory raises this signal. 0 stands for no signal.
 static SIGNAL_AT_ALLOCATION: AtomicI32 = AtomicI32::new(0);
 
 #[global_allocator]
