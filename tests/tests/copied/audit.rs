@@ -164,7 +164,7 @@ scenarios!(
     /// An audit finds nothing in a prefork server before the fork, or in its worker.
     async fn in_a_worker() {
         let listener = listener().await;
-        // The audit lists the listener, until the server has chosen its policy.
+        // The audit lists the listener until the server sets a policy for it.
         let audit = shared_descriptors().unwrap();
         check_eq("the number of descriptors found", audit.found().len(), 1);
         check_eq(

@@ -60,7 +60,6 @@ scenarios!(
         check_eq("the message", error.to_string().ends_with("refused this one: a transaction is open"), true);
         check_eq("calls", std::mem::take(&mut *CALLS.lock().unwrap()), vec!["second"]);
         check_eq("descriptors", open_descriptors(), open);
-        // The next fork is not refused.
         *REFUSES.lock().unwrap() = false;
         in_child(async || {}).await;
         check_eq("calls", CALLS.lock().unwrap().clone(), vec!["second", "first"]);

@@ -28,14 +28,14 @@ async fn draw() -> Vec<u128> {
 scenarios!(
     /// A line in the buffer of the C library is written once, although both processes flush the buffer.
     fn c_library() {
-        check_eq("output", Program::start("buffers::half_a_line", &[]).finish_well().as_str(), "half a line\n");
+        check_eq("output", Program::start("buffers::c_line", &[]).finish_well().as_str(), "a line\n");
     }
 
     /// Prints a line with the C library, and forks.
     #[program]
-    async fn half_a_line() {
+    async fn c_line() {
         // SAFETY: the format has no arguments.
-        unsafe { libc::printf(c"half a line\n".as_ptr()) };
+        unsafe { libc::printf(c"a line\n".as_ptr()) };
         // Both processes flush the buffer when they exit.
         in_child(async || {}).await;
     }
