@@ -121,8 +121,7 @@ scenarios!(
         check_balanced_server(3, "threads");
     }
 
-    /// The connections of a killed worker no longer count, and its successor gets as many connections as the other workers
-    /// have.
+    /// The connections of a killed worker no longer count. Its successor gets as many as each other worker has.
     fn killed_worker() {
         unless_excluded(check_killed_worker);
     }

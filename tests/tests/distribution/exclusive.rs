@@ -8,7 +8,6 @@ use forkio_tests::reactor::*;
 use crate::server::DOES_NOT_ACCEPT;
 use crate::{Connecting, Server, by_worker, close};
 
-/// Whether a worker has answered.
 fn is_answered(connecting: &Connecting) -> bool {
     connecting.0.set_nonblocking(true).expect("a socket");
     let answered = connecting.0.peek(&mut [0]).is_ok();
@@ -49,7 +48,7 @@ scenarios!(
         let mut served = Vec::new();
         let mut waiting = None;
         // Each time the second worker accepts, it moves to the end of the kernel's list.
-        wait_until("a connection for which only the first worker was woken", || {
+        wait_until("only the first worker is woken for a connection", || {
             let connecting = server.connect();
             thread::sleep(Duration::from_millis(20));
             if is_answered(&connecting) {

@@ -98,7 +98,7 @@ impl Server {
         workers
     }
 
-    /// Waits until a worker has ended, and there are this many workers without it.
+    /// Waits until the worker `pid` has ended, and the server has `workers` other workers.
     #[track_caller]
     fn wait_for_replacement(&self, pid: i32, workers: usize) {
         wait_until("the worker has been replaced", || {
@@ -119,8 +119,8 @@ const EXCLUDED_AFTER: Duration = Duration::from_millis(500);
 /// Whether a connection has waited so long that a worker may have been excluded.
 static MAY_BE_EXCLUDED: AtomicBool = AtomicBool::new(false);
 
-/// Runs `check`, which fails if a worker is excluded. Runs `check` again if it fails, and the machine stalled so long that a
-/// worker may have been excluded.
+/// Runs `check`, which fails if a worker is excluded. After a failure, runs `check` again if the machine stalled so
+/// long that a worker may have been excluded.
 #[track_caller]
 fn unless_excluded(check: impl Fn()) {
     const ATTEMPTS: usize = 5;

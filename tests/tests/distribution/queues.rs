@@ -39,7 +39,7 @@ scenarios!(
             assert!(served.iter().all(|connection| !workers.contains(&connection.pid)), "{distribution}");
             if distribution == "reuseport" {
                 let counts = by_worker(&served, 2);
-                assert!(counts.iter().all(|count| *count > 0), "one queue had them all: {counts:?}");
+                assert!(counts.iter().all(|count| *count > 0), "one queue had all connections: {counts:?}");
             }
             drop(served);
             // One successor may have served all connections. If the server noticed a death only after the stop, its exit
@@ -87,7 +87,8 @@ scenarios!(
         }
     }
 
-    /// Workers that a template forks serve their own queues, also after a replacement, a reload and a change of their number.
+    /// Workers that a template forks serve their own queues, even after a replacement, a reload, or a change of the
+    /// number of workers.
     fn queues_with_a_template() {
         if cfg!(not(target_os = "linux")) {
             return;
@@ -116,7 +117,7 @@ scenarios!(
             let workers = server.freeze_workers();
             let waiting = server.connect_many(32);
             server.program.signal(libc::SIGTERM);
-            // The supervisor sleeps again after it has closed its listeners and told the workers.
+            // The supervisor sleeps again after it has closed its listeners and told the workers to end.
             wait_until("the supervisor sleeps", || processes()[&server.program.pid()].state == 'S');
             workers.iter().for_each(|pid| kill(*pid, libc::SIGCONT));
             for connecting in waiting {
@@ -203,7 +204,7 @@ scenarios!(
         }
     }
 
-    /// Supervisor, template and workers have only the listeners open that they need, registered as the distribution requires.
+    /// Supervisor, template and workers keep only listeners that they need, registered as the distribution requires.
     fn open_listeners() {
         let modes = if cfg!(epoll) { &["look", "look-with-template"][..] } else { &["look"] };
         for (distribution, mode) in

@@ -10,7 +10,7 @@ use forkio_tests::runtime::*;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
-/// The beginning of the line that announces a worker that does not accept. The worker's process id follows.
+/// The beginning of the line in which a worker says that it does not accept. The worker's process id follows.
 pub(crate) const DOES_NOT_ACCEPT: &str = "does not accept: ";
 
 /// Prints a line for the scenario.
@@ -106,7 +106,7 @@ where
         tasks.spawn(connection(worker.index(), stream, worker.shutdown(), mode));
     }
     tasks.join_all().await;
-    check_eq("connections that are left", worker.connections().open(), 0);
+    check_eq("connections that are still open", worker.connections().open(), 0);
 }
 
 /// Answers, and holds the connection until its client sends a byte or ends it, or the worker must stop. Returns the byte.
@@ -177,7 +177,7 @@ async fn look(prefork: Prefork, distribution: Distribution, has_template: bool) 
     let has_queue_each = matches!(distribution, Distribution::ReusePort | Distribution::ReusePortPerCpu);
     let listener = listener().await;
     let address = listener.local_addr().unwrap();
-    // The address is in use until the server opens more listeners.
+    // Only the server's own listeners share the address.
     let refused = std::net::TcpListener::bind(address).unwrap_err();
     check_eq("a second listener", refused.kind(), ErrorKind::AddrInUse);
     let fd = listener.as_raw_fd();
@@ -201,7 +201,7 @@ async fn look(prefork: Prefork, distribution: Distribution, has_template: bool) 
         check(acceptor.as_fd().as_raw_fd(), distribution == Distribution::Shared && cfg!(epoll));
         let own = acceptor.into_inner().unwrap();
         check(own.as_raw_fd(), false);
-        // Lets the worker's other tasks start.
+        // Lets the worker's other tasks start, so that the audit sees their descriptors.
         tokio::task::yield_now().await;
         let audit = forkio::audit::shared_descriptors().unwrap();
         let shared: Vec<_> = audit.found().iter().filter(|found| !inherited.contains(&found.fd)).collect();
