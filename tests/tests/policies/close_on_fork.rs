@@ -91,7 +91,8 @@ scenarios!(
         check_eq("the parent's connection", severed.read(&mut [0; 64]).unwrap(), 13);
     }
 
-    /// The child does not have a kqueue that the program itself has opened, regardless of its policy.
+    /// The child does not have the kqueues that the program itself has opened, regardless of the policies of their
+    /// registrations.
     fn nested_queue() {
         let mut selector = Poll::new().unwrap();
         let registry = selector.registry().try_clone().unwrap();
@@ -121,7 +122,7 @@ scenarios!(
         queues.into_iter().for_each(model::close);
     }
 
-    /// The child's outer selector watches the child's inner one, whether or not the kernel copies them.
+    /// The child's outer selector watches the child's inner one, whether or not the kernel copies queues.
     fn nested_selector() {
         let (mut outer, mut inner) = (Poll::new().unwrap(), Poll::new().unwrap());
         let fd = inner.as_raw_fd();
