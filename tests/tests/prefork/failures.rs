@@ -61,7 +61,7 @@ scenarios!(
         let turn = Turn::new();
         let parent = std::process::id();
         let prefork = Prefork::new().workers(1).run(async |worker: Worker| {
-            // The turn is given once for each process, because the worker also runs the other branch of the `select!` below.
+            // One turn for each process: the worker also waits for a turn, in the other branch of the `select!` below.
             turn.give();
             turn.give();
             worker.shutdown().await;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use forkio_tests::runtime::*;
 
 scenarios!(
-    /// Workers with threads serve on both listeners. They do not run the supervisor's tasks, and the supervisor's
-    /// connections are severed in them.
+    /// Workers with threads serve a TCP and a Unix listener. They do not run the supervisor's tasks. The supervisor's
+    /// connections are severed in the workers.
     async fn workers_on_threads() {
         thread_local! {
             static MARK: u8 = const { 0 };
@@ -111,7 +111,6 @@ scenarios!(
         let panics = once().run_on(|| panic!("on purpose"), async |_| ()).await;
         check_eq("a panic of the builder", exit_code(panics), 101);
         check_eq("the status of the worker", exit_code(once().run_on(multi_thread, async |_| 7).await), 7);
-        // A worker does not wait for its other threads.
         let busy = once().run_on(multi_thread, async |_| {
             tokio::task::spawn_blocking(|| thread::sleep(limit()));
             3
