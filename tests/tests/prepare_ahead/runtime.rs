@@ -8,10 +8,12 @@ use forkio_reactor::fork::prepare_ahead;
 use forkio_tests::runtime::*;
 use futures_util::FutureExt;
 
-/// How many forks there were, and whether the last one was prepared in advance. A `before_fork` hook sets both.
+/// How many forks there were.
 static FORKS: AtomicUsize = AtomicUsize::new(0);
+/// Whether the last fork was prepared in advance.
 static WAS_AHEAD: AtomicBool = AtomicBool::new(false);
 
+/// Installs a hook that sets [`FORKS`] and [`WAS_AHEAD`] before each fork.
 fn note_forks() {
     forkio::before_fork(|| {
         FORKS.fetch_add(1, Ordering::Relaxed);
@@ -124,7 +126,7 @@ scenarios!(
         prefork(Prefork::new().prepare_ahead(false), false).await;
     }
 
-    /// A server whose workers have listeners of their own does not prepare.
+    /// A server whose workers have listeners of their own does not prepare forks.
     async fn prefork_with_a_listener_for_each_worker() {
         prefork(Prefork::new().distribution(Distribution::ReusePort), false).await;
     }
@@ -141,8 +143,8 @@ scenarios!(
         let prefork = Prefork::new().workers(WORKERS).crash_limit(8);
         let error = prefork.run(async |_| -> u8 { 3 }).await.expect_err("a crash loop");
         check_eq("exit code", error.exit_code(), 3);
-        // The server has its own descriptors, and a handle and a pipe for each worker that runs or has ended since the last
-        // fork. At least eight workers end: their handles together would exceed this.
+        // The server has its own descriptors, and a handle and a pipe for each worker that runs or has ended since the
+        // last fork. At least eight workers end. If all their handles stayed open, the server would exceed this limit.
         let most = MOST.load(Ordering::Relaxed);
         assert!(most <= before + 3 * WORKERS + 4, "{most} descriptors, {before} before");
     }
