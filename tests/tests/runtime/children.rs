@@ -90,13 +90,13 @@ scenarios!(
         let turn = Turn::new();
         let mut sibling = fork_child(async || wait_for(&turn).await).await;
         let failed = Rc::new(Cell::new(0));
-        let is_forked = |error: io::Error| error.get_ref().is_some_and(|source| source.is::<NotInChild>());
+        let is_not_in_child = |error: io::Error| error.get_ref().is_some_and(|source| source.is::<NotInChild>());
         let local = LocalSet::new();
         let failures = Rc::clone(&failed);
-        // This task waits at the fork.
+        // This task is waiting for the sibling when the process forks.
         let waiting = local.spawn_local(async move {
             let result = sibling.wait().await;
-            if result.is_err_and(is_forked) {
+            if result.is_err_and(is_not_in_child) {
                 failures.set(failures.get() + 1);
             }
             sibling
@@ -107,8 +107,8 @@ scenarios!(
                 let Some(child) = fork().await else {
                     let mut sibling = waiting.await.unwrap();
                     check_eq("failed waits", failed.get(), 1);
-                    assert!(sibling.wait().await.is_err_and(is_forked));
-                    assert!(sibling.signal(libc::SIGKILL).is_err_and(is_forked));
+                    assert!(sibling.wait().await.is_err_and(is_not_in_child));
+                    assert!(sibling.signal(libc::SIGKILL).is_err_and(is_not_in_child));
                     drop(sibling);
                     std::process::exit(0);
                 };

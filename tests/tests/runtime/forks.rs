@@ -178,7 +178,7 @@ scenarios!(
         }
     }
 
-    /// A fork in one runtime also carries over a second runtime that is not running.
+    /// After a fork in one runtime, a second runtime that was not running works in both processes.
     fn two_runtimes() {
         let (first, second) = (current_thread(), current_thread());
         let stream = |runtime: &Runtime| {
@@ -209,7 +209,7 @@ scenarios!(
         }
     }
 
-    /// A child can join many threads that had ended before the fork, and start its own.
+    /// A child can join many threads that had ended before the fork, and start threads of its own.
     async fn threads_that_were_not_joined() {
         let threads: Vec<_> = (0..40).map(|number| thread::spawn(move || number)).collect();
         while !threads.iter().all(thread::JoinHandle::is_finished) {

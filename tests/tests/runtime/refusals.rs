@@ -32,7 +32,6 @@ scenarios!(
         }
         let text = options.fork().await.unwrap_err().to_string();
         assert!(text.contains("`a-thread`") && text.contains("thread_keep_alive"), "{text}");
-        // The fork waits for a thread that ends in time.
         let later = tokio::spawn(async move {
             sleep(Duration::from_millis(30)).await;
             stop.send(()).unwrap();
@@ -95,7 +94,7 @@ scenarios!(
     async fn no_descriptor_left() {
         in_child(async || {}).await;
         let before = open_descriptors();
-        // The fork does not wait for anything.
+        // `block_on` is enough, because the fork does not wait for anything.
         let result = with_descriptor_limit(0, || block_on(forkio::fork()));
         let error = result.expect_err("no descriptor left");
         check_eq("descriptors", open_descriptors(), before);
@@ -136,7 +135,6 @@ scenarios!(
             error => panic!("{error:?}"),
         }
         assert!(error.to_string().contains("RLIMIT_NPROC"), "{error}");
-        // The runtime continues.
         let (mut a, mut b) = connection().await;
         a.write_all(b"x").await.unwrap();
         check_eq("a connection", b.read_u8().await.unwrap(), b'x');

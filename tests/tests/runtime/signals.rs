@@ -49,14 +49,14 @@ scenarios!(
         fork_after_signals(async || {}).await;
     }
 
-    /// A signal that the parent has read, but that its task has not received yet, is received only in the parent.
+    /// If the runtime has read a signal that its task has not received yet, only the parent receives the signal.
     async fn signal_read_before_the_fork() {
         // The runtime reads the signal and wakes the task, which runs after this one.
         fork_after_signals(tokio::task::yield_now).await;
     }
 );
 
-/// Signals this process, calls `before` and forks, again and again. A task of the parent receives each signal before the fork.
+/// Repeatedly signals this process, calls `before`, and forks. The parent's task receives each signal before the fork.
 async fn fork_after_signals(before: impl AsyncFn()) {
     let received = Arc::new(AtomicU32::new(0));
     tokio::spawn({

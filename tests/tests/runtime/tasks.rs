@@ -108,7 +108,6 @@ scenarios!(
         in_child(blocking).await;
         for _ in 0..10 {
             blocking().await;
-            // The fork waits until the threads of the parent's pool have ended.
             in_child(async || {
                 for _ in 0..3 {
                     blocking().await;
@@ -146,7 +145,7 @@ scenarios!(
             .await;
     }
 
-    /// A future that only the parent runs returns an error in the child, which does not poll it.
+    /// In the child, `parent_only` returns an error, and drops its future without polling it.
     async fn parent_only_future() {
         static POLLS: AtomicU32 = AtomicU32::new(0);
         static DROPS: AtomicU32 = AtomicU32::new(0);

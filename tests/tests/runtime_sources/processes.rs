@@ -30,7 +30,6 @@ async fn check_waiting() {
         let error = timeout(limit(), second.wait()).await.expect("the wait hangs").unwrap_err();
         check_eq("waiting afterwards", error.raw_os_error(), Some(libc::ECHILD));
         check_eq("looking", second.try_wait().unwrap_err().raw_os_error(), Some(libc::ECHILD));
-        // The child can wait for programs of its own.
         let mut own = Command::new("sh").args(["-c", "exit 5"]).spawn().unwrap();
         check_eq("the status of the child's own program", own.wait().await.unwrap().code(), Some(5));
         std::process::exit(0);
