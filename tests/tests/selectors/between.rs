@@ -144,7 +144,7 @@ scenarios!(
         check_silent("the parent", &mut selector);
     }
 
-    /// A child creates a selector although its parent, such as a daemon, dropped its last selector before the fork.
+    /// If the parent dropped its last selector before the fork, as a daemon may, the child can still create one.
     fn last_selector_is_gone() {
         drop(Poll::new().unwrap());
         unplanned::in_child(|| {

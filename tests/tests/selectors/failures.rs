@@ -66,7 +66,6 @@ scenarios!(
         }
         assert!(objects.contains(&PrepareObject::Pair(pair.as_raw_fd())), "{objects:?}");
         assert!(objects.contains(&PrepareObject::DeadEndpoint(stream.as_raw_fd())), "{objects:?}");
-        // Nothing has changed.
         check_wake(&waker, &mut selector, 0);
         other_end.write_all(b"x").unwrap();
         check_eq("the pair", wait(&mut selector), tokens([1]));

@@ -18,7 +18,6 @@ scenarios!(
             check_eq("the selector's descriptor", selector.as_raw_fd(), fd);
             check_eq("generation", generation(), 1);
             check_table(&selector);
-            // Deregister one, drop a registered one, change one.
             selector.registry().deregister(&mut sockets[0]).unwrap();
             drop(sockets.remove(1));
             selector.registry().reregister(&mut sockets[1], Token(77), Interest::READABLE).unwrap();
@@ -115,7 +114,7 @@ scenarios!(
     }
 
     /// Each of the generations 0 to 5 has its own wakes, and the listener that all inherit.
-    fn five_generations() {
+    fn six_generations() {
         fn descend(selector: &mut Poll, waker: &Waker, server: &TcpListener, depth: u32) {
             check_eq("generation", generation(), depth);
             check_table(selector);
@@ -124,7 +123,6 @@ scenarios!(
                 return;
             }
             in_child(|| descend(selector, waker, server, depth + 1));
-            // Wakes of later generations do not arrive here.
             check_eq("wakes of the child", ready(selector), tokens([]));
             let _client = connect(server);
             check_eq("the listener", wait(selector), tokens([1]));

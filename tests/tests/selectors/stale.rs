@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use forkio_tests::reactor::*;
 
-/// A datagram socket, which must get a descriptor that has just been closed.
+/// Opens a datagram socket. Checks that the socket gets the descriptor `fd`, which has just been closed.
 #[track_caller]
 fn udp_at(fd: RawFd) -> UdpSocket {
     let socket = udp();

@@ -35,7 +35,6 @@ scenarios!(
             check_eq("no event", ready(&mut second), tokens([]));
             check_eq("reaping", process.try_wait().unwrap_err().raw_os_error(), Some(libc::ECHILD));
             selector.registry().deregister(&mut process).unwrap();
-            // The child can watch its own child process.
             let end = Turn::new();
             let own = registered(selector.registry(), Process::open(subject(&end).cast_unsigned()).unwrap(), 3);
             end.give();
@@ -86,7 +85,7 @@ scenarios!(
         check_eq("the status", libc::WEXITSTATUS(wait_status(watched)), 7);
     }
 
-    /// `has_ended` of a process that the parent watches works in a child that has not used a selector.
+    /// In a child that has not used a selector yet, `has_ended` works for a process that the parent watches.
     fn watch_before_the_first_use() {
         let end = Turn::new();
         let watched = subject(&end);

@@ -179,7 +179,7 @@ scenarios!(
     }
 
     /// A periodic and a one-shot timer expire in each of the generations 0 to 5.
-    fn five_generations() {
+    fn six_generations() {
         const PERIOD: Duration = Duration::from_millis(20);
         let (mut selector, mut timer) = with_timer(Clock::Monotonic);
         let mut once = registered(selector.registry(), Timer::new(Clock::Realtime).unwrap(), 2);
