@@ -101,7 +101,7 @@ scenarios!(
         assert_eq!(program.line(), address);
         assert_eq!(http::get(&address, "/"), "Hello!");
         program.stop();
-        assert!(!path.exists(), "a stopped server has left its socket");
+        assert!(!path.exists(), "a stopped server has not removed its socket");
         fs::write(&path, "important").expect("writing");
         fails(&[&address], &[&address, "in use"]);
         assert_eq!(fs::read_to_string(&path).expect("the file"), "important");
@@ -134,7 +134,7 @@ scenarios!(
     fn socket_of_a_server_that_does_not_start() {
         let path = temporary_path("first-of-two");
         fails(&[&format!("unix:{}", path.display()), "192.0.2.1:8080"], &["192.0.2.1:8080"]);
-        assert!(!path.exists(), "the server has left its socket");
+        assert!(!path.exists(), "the server has not removed its socket");
     }
 
     /// A service can ask for the address of its client.
@@ -168,7 +168,7 @@ scenarios!(
         kill(new.1.parse().expect("a process id"), libc::SIGTERM);
         // The new program has the same standard output, which is closed when that program ends.
         program.finish_well();
-        assert!(!path.exists(), "the new program has left its socket");
+        assert!(!path.exists(), "the new program has not removed its socket");
     }
 
     /// A server takes a listener of systemd if the server binds the listener's address, or is told to use systemd's

@@ -215,8 +215,8 @@ scenarios!(
         program.stop();
     }
 
-    /// The last response of a connection and the end of the stream arrive in one segment. A client that has read the response
-    /// can therefore read the end at once. Only Linux does that.
+    /// The last response of a connection and the end of the stream arrive in one segment. A client that has read the
+    /// response can therefore read the end at once. Only Linux sends both in one segment.
     fn end_comes_with_the_last_response() {
         let (program, address) = start_tcp(&[]);
         let requests = ["GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "GET / HTTP/1.0\r\n\r\n"];
@@ -225,7 +225,8 @@ scenarios!(
             stream.write_all(request.as_bytes()).expect("writing");
             stream.set_nonblocking(true).expect("making reads return at once");
             let (mut response, until) = ([0; 1024], Instant::now() + limit());
-            // Do not sleep: the client might wake only after a separate end has arrived, too.
+            // Do not sleep: a sleeping client might wake only after a separate segment has brought the end, and would
+            // not notice the difference.
             let read = loop {
                 match stream.read(&mut response) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < until => {}

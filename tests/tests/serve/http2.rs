@@ -17,13 +17,16 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 
-/// Flags: the same bit has two names.
+/// A flag of SETTINGS and PING.
 const ACK: u8 = 1;
+/// A flag of HEADERS and DATA, with the same bit as [`ACK`].
 const END_STREAM: u8 = 1;
+/// A flag of HEADERS.
 const END_HEADERS: u8 = 4;
 
-/// The field `:method` in HPACK.
+/// The field `:method: GET` in HPACK.
 const GET: u8 = 0x82;
+/// The field `:method: POST` in HPACK.
 const POST: u8 = 0x83;
 
 #[derive(Debug)]
@@ -86,7 +89,7 @@ impl Client {
         }
     }
 
-    /// Reads frames until the server closes the connection.
+    /// Reads frames until the server closes the connection. Acknowledges them, if `answers`.
     #[track_caller]
     fn read_all(&mut self, answers: bool) -> Vec<Frame> {
         let mut frames = Vec::new();

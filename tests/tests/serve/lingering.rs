@@ -12,7 +12,7 @@ use crate::timeouts::LIMIT;
 /// Sends bytes until the connection is reset, and checks that this takes less than 20 seconds. A connection that lingers takes
 /// bytes for half a minute.
 #[track_caller]
-fn is_reset_at_once(stream: &mut impl Write) {
+fn check_reset_at_once(stream: &mut impl Write) {
     let start = Instant::now();
     wait_until("the connection is reset", || stream.write_all(b"x").is_err());
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
@@ -56,7 +56,7 @@ scenarios!(
                 std::thread::sleep(Duration::from_millis(50)); // Lets the parts arrive separately.
             }
             body(&mut stream);
-            is_reset_at_once(&mut stream);
+            check_reset_at_once(&mut stream);
         }
         program.stop();
     }
@@ -69,7 +69,7 @@ scenarios!(
         program.signal(libc::SIGTERM);
         let mut response = Vec::new();
         stream.read_to_end(&mut response).expect("the end of the stream");
-        is_reset_at_once(&mut stream);
+        check_reset_at_once(&mut stream);
         program.finish_well();
     }
 );

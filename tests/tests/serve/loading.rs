@@ -14,7 +14,6 @@ use forkio_tests::{Program, arguments, kill, scenarios, temporary_path, until};
 use tokio::task::spawn_blocking;
 use tokio::time::{interval, sleep};
 
-/// Appends a line to a file.
 fn note(path: &str, line: &str) {
     let mut file = OpenOptions::new().append(true).create(true).open(path).expect("a file");
     // One write, because several processes append lines.
@@ -56,7 +55,6 @@ async fn load(what: &str, path: String) {
     }
 }
 
-/// Starts a server. Returns it with its address.
 #[track_caller]
 fn start(place: &str, what: &str, path: &Path) -> (Program, String) {
     Program::start_announced("loading::server", &[place, what, path.to_str().expect("a path")])

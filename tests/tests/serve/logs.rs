@@ -30,7 +30,7 @@ fn log(format: &str, level: Level) {
     }
 }
 
-/// A thread that prints the lines that it gets.
+/// A thread that prints the lines sent to it.
 struct Printer {
     lines: mpsc::Sender<Vec<u8>>,
     thread: JoinHandle<()>,
@@ -183,7 +183,7 @@ scenarios!(
         let prefork = Prefork::new().listener(listener).workers(1).on_ready(move || println!("{address}"));
         let work = async |mut worker: Worker| {
             tracing::warn!("future");
-            // The future is outside its span until it is polled again.
+            // Leaves the worker's span. The next poll must enter the span again.
             tokio::task::yield_now().await;
             tracing::warn!("later");
             let service = service(worker.handle());
@@ -256,7 +256,7 @@ scenarios!(
         assert!(line.starts_with("thread: ") && line.ends_with(&last), "{line}");
     }
 
-    /// If the application runs the server in a span, that span contains the worker's, also on a runtime with threads.
+    /// If the application runs the server in a span, that span contains the worker's, even on a runtime with threads.
     fn application_may_have_spans() {
         let own = ["started", "future", "later", "handler", "counted", "ended"];
         for (threads, others) in [("0", &["spawned", "inherited"][..]), ("2", &[])] {

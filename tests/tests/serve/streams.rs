@@ -65,7 +65,6 @@ fn ask(client: &mut Client) -> String {
     client.read().expect("an answer").into_text().expect("text").to_string()
 }
 
-/// Starts a server with one worker. Returns it with its address.
 #[track_caller]
 fn start() -> (Program, String) {
     Program::start_announced("streams::server", &[])
@@ -94,7 +93,7 @@ scenarios!(
         reload(&program, &address, &old);
         assert_eq!(ask(&mut client), old);
         client.close(None).expect("closing");
-        // The server's close frame and the end of the stream are left.
+        // The server's close frame and the end of the stream are still to come.
         while client.read().is_ok() {}
         program.stop();
     }

@@ -30,7 +30,7 @@ static UPLOADED: AtomicUsize = AtomicUsize::new(0);
 /// Few enough bytes for the two sockets of a connection together, but too many for a client's socket with a small buffer.
 pub(crate) const MEDIUM: usize = 512 * 1024;
 
-/// More than the sockets of a connection hold.
+/// More bytes than the two sockets of a connection hold together.
 const LARGE: usize = 32 * 1024 * 1024;
 
 #[derive(Parser)]
@@ -114,8 +114,8 @@ scenarios!(
         program.stop();
     }
 
-    /// A client that sends only a part of a head is cut off after the header timeout, with its first request and with later
-    /// ones. A connection that is idle has the keep-alive timeout.
+    /// The header timeout cuts off a client that sends only a part of a head, in its first request or in a later one.
+    /// An idle connection has the keep-alive timeout.
     fn partial_heads() {
         let (program, address) = start(NEVER, LIMIT);
         let (mut idle, mut later) = (connect(&address), connect(&address));
@@ -158,8 +158,8 @@ scenarios!(
         program.stop();
     }
 
-    /// The header timeout also applies to a head whose first part arrives together with the request before it, or during the
-    /// response to that request.
+    /// The header timeout also applies if the first part of a head arrives together with the previous request, or
+    /// during the response to that request.
     fn partial_heads_in_a_pipeline() {
         let (program, address) = start(NEVER, LIMIT);
         let mut together = connect(&address);
@@ -199,8 +199,8 @@ scenarios!(
         program.stop();
     }
 
-    /// A response that began before its worker was told to end does not say that the connection ends. After it, the client has the
-    /// grace time for one more request.
+    /// A response that began before its worker was told to end does not say that the connection ends. The client may
+    /// then send one more request within the grace time.
     fn request_after_a_slow_response() {
         let options = ["--keep-alive-timeout", NEVER, "--idle-grace", LIMIT, "--shutdown-timeout", NEVER];
         let (program, address) = Program::start_announced("timeouts::server", &options);
