@@ -125,7 +125,7 @@ scenarios!(
         server.stop();
     }
 
-    /// Once the server stops, commands fail, also those that have begun.
+    /// Once the server stops, commands fail, even those that have begun.
     fn stopping() {
         let mut server = Server::start(&["--shutdown-timeout", "600"]);
         stopped_template(&server);
@@ -173,7 +173,7 @@ scenarios!(
         server.stop();
     }
 
-    /// The server answers `upgrade` once the new program serves at the same addresses. They refuse no client meanwhile.
+    /// The server answers `upgrade` once the new program serves at the same addresses. No client is refused meanwhile.
     fn upgrade() {
         // The whole network 127.0.0.0/8 is this machine, so this address is the scenario's own.
         let [.., high, low] = std::process::id().to_be_bytes();
@@ -205,7 +205,7 @@ scenarios!(
         kill(after, libc::SIGTERM);
         // The old program has exited with 0. The new one has the same output, which is closed when that program ends.
         program.finish_well();
-        assert!(!control.exists(), "the socket is left");
+        assert!(!control.exists(), "the control socket was not removed");
     }
 
     /// After an upgrade that fails, the old program still has its page and its control socket.
@@ -232,7 +232,7 @@ scenarios!(
             assert_eq!(state["server"]["pid"], server.supervisor());
         }
         server.stop();
-        assert!(!page.exists(), "the socket is left");
+        assert!(!page.exists(), "the page's socket was not removed");
     }
 
     /// No thread of the service worker keeps privileges that the other processes have given up.

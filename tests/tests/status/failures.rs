@@ -53,7 +53,7 @@ scenarios!(
         server.stop();
     }
 
-    /// Each response says that the connection ends, so that no client sends a request while the server closes it.
+    /// Each response says that the connection ends, so that no client sends a second request on the connection.
     fn one_request_per_connection() {
         let server = Server::start(&[]);
         server.state();
@@ -152,7 +152,7 @@ scenarios!(
             });
         }
         program.stop();
-        assert!(!path.exists(), "the socket is left");
+        assert!(!path.exists(), "the page's socket was not removed");
     }
 
     /// If the service worker ends while a connection is open, a new service worker serves the address.

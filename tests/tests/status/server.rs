@@ -106,7 +106,6 @@ impl Server {
         until(what, || Some(self.state()).filter(|state| condition(state)))
     }
 
-    /// Waits until two workers serve. Returns the state.
     #[track_caller]
     pub(crate) fn until_two_serve(&self) -> Value {
         self.until("two workers serve", |state| serving(state) == 2)
@@ -140,7 +139,6 @@ impl Server {
         get(&self.address, "/").parse().expect("a process id")
     }
 
-    /// Sends a command over the control socket.
     #[track_caller]
     pub(crate) fn command(&self, command: &str) -> http::Response {
         request(&self.control_address(), "POST", &format!("/control/{command}"))
@@ -155,7 +153,7 @@ impl Server {
     pub(crate) fn stop(self) {
         let Server { program, control, .. } = self;
         program.stop();
-        assert!(!control.exists(), "the socket is left");
+        assert!(!control.exists(), "the control socket was not removed");
     }
 }
 
@@ -171,7 +169,6 @@ pub(crate) fn state_at(address: &str) -> Option<Value> {
     Some(serde_json::from_slice(&answer.body).expect("JSON"))
 }
 
-/// The workers of a state.
 pub(crate) fn workers(state: &Value) -> &[Value] {
     state["workers"].as_array().expect("workers")
 }
