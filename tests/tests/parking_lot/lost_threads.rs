@@ -16,8 +16,8 @@ use crate::{RUNTIME, fork_without_threads, use_runtime};
 const WAITING: usize = 64;
 
 scenarios!(
-    /// `parking_lot` keeps a table of waiting threads. A child keeps the entries of the parent's threads as they are, even if the
-    /// child starts threads and the table grows. Half of the entries share a bucket, the others are spread.
+    /// `parking_lot` keeps a table of waiting threads. A child keeps the entries of the parent's threads as they are,
+    /// even if the child starts threads and the table grows. Half of the entries share a bucket. The others are spread.
     #[limit(900)]
     fn entries_stay() {
         park_threads(WAITING);

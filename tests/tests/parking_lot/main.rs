@@ -17,7 +17,6 @@ forkio_tests::main!(
     refused
 );
 
-/// The runtime that each process has.
 static RUNTIME: ProcessRuntime = ProcessRuntime::new(multi_thread);
 
 /// Uses tasks and timers of this process's runtime, and threads of its blocking pool.
