@@ -7,7 +7,7 @@ use crate::server::Server;
 scenarios!(
     /// If no worker of a reload becomes ready, the old generation continues to serve, and a later reload works.
     ///
-    /// If the machine stalls, healthy workers are late, too. The supervisor then starts them again.
+    /// If the machine stalls, healthy workers are late, too. The supervisor then replaces them.
     #[limit(300)]
     fn new_generation() {
         for how in ["before", "template"] {
@@ -28,8 +28,8 @@ scenarios!(
         }
     }
 
-    /// A supervisor that could not signal its workers does not start: it could never stop. Containers may lack this
-    /// capability.
+    /// Without `CAP_KILL`, a supervisor does not start if its workers run as another user: it could not signal them,
+    /// and so could never stop. Containers may lack this capability.
     #[cfg(target_os = "linux")]
     fn without_the_capability_to_signal() {
         use std::os::unix::process::CommandExt;
@@ -39,7 +39,7 @@ scenarios!(
         if !forkio_tests::is_root() {
             return eprintln!("not run: this process has no capabilities");
         }
-        let drop_it = || {
+        let drop_capability = || {
             // SAFETY: prctl(2) is async-signal-safe, and this operation reads no memory.
             match unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_KILL, 0, 0, 0) } {
                 -1 => Err(std::io::Error::last_os_error()),
@@ -48,8 +48,8 @@ scenarios!(
         };
         let mut command = crate::server::fixture();
         command.arg(forkio_tests::temporary_path("control")).args(["before", "other-user"]);
-        // SAFETY: see `drop_it`.
-        let output = unsafe { command.pre_exec(drop_it) }.output().expect("running the fixture");
+        // SAFETY: see `drop_capability`.
+        let output = unsafe { command.pre_exec(drop_capability) }.output().expect("running the fixture");
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && log.contains("CAP_KILL"), "{log}");
     }

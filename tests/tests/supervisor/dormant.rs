@@ -1,4 +1,4 @@
-//! SIGWINCH: a server without workers.
+//! Dormant servers: SIGWINCH ends all workers, and the server continues without any.
 
 use forkio_tests::{scenarios, wait_until};
 
@@ -13,7 +13,7 @@ fn retire_all(server: &Server, template: usize) {
 }
 
 scenarios!(
-    /// The server stays dormant although another reload waits for the one in progress.
+    /// SIGWINCH also ends a reload that waits for the one in progress: the server stays dormant.
     fn ends_a_queued_reload() {
         let server = Server::start(&["template"]);
         server.control("load-hangs");
@@ -21,14 +21,14 @@ scenarios!(
         server.signal_until(libc::SIGHUP, "the next reload begins after");
         retire_all(&server, 1);
         server.control("");
-        // The supervisor starts what is due before it handles the next signal.
+        // Before the supervisor handles the next signal, it would begin the waiting reload.
         server.signal_until(libc::SIGUSR1, "signal=\"SIGUSR1\"");
         assert!(!server.log().contains("reloading generation=3"), "{}", server.log());
         server.signal_until(libc::SIGHUP, "reloaded: the old generation retires generation=3");
         server.stop();
     }
 
-    /// A reload that SIGWINCH ends is not reported as one after which the old generation serves.
+    /// If SIGWINCH ends a reload, the log does not claim that the old generation continues to serve.
     fn ends_a_reload() {
         let server = Server::start(&["before"]);
         server.control("never-ready");
@@ -66,7 +66,7 @@ scenarios!(
             server.kill_children(&of_reload.collect::<Vec<_>>());
             server.until_logged_times("the reload failed", 2);
             server.control("");
-            // Workers that have read the file before this change end, and are started again.
+            // Workers that have read the file before this change end, and the supervisor replaces them.
             let is_ready = |line: &&str| line.contains("worker is ready") && line.contains(" generation=1 ");
             wait_until("the old generation has workers", || server.log().lines().filter(is_ready).count() == 5);
             server.stop();
@@ -85,7 +85,8 @@ scenarios!(
         server.stop();
     }
 
-    /// If each worker has a queue, a server refuses SIGWINCH during an upgrade, at the end of which the workers empty the queues.
+    /// If each worker has a queue, a server refuses SIGWINCH during an upgrade: at its end, the workers must empty the
+    /// queues.
     fn own_queues_during_an_upgrade() {
         let server = Server::start(&["before", "own-queues"]);
         let before = server.children();

@@ -5,9 +5,9 @@ use forkio_tests::{is_root, kill, scenarios, wait_until};
 use crate::server::Server;
 
 scenarios!(
-    /// A check of the application refuses each fork or panics: the running generation continues to serve during a reload and
+    /// A `before_fork` hook fails or panics at each fork: the running generation continues to serve during a reload and
     /// after the death of a worker.
-    fn refused_by_a_check() {
+    fn refused_by_a_hook() {
         for word in ["fork-fails", "fork-panics"] {
             let server = Server::start(&["before"]);
             let before = server.children();
@@ -61,8 +61,8 @@ scenarios!(
         server.stop();
     }
 
-    /// Each process between a template and a worker dies once it has forked the worker. The supervisor ends these workers, of
-    /// which no other process knows.
+    /// A template forks each worker through a process in between. If that process dies once it has forked the worker,
+    /// no other process knows of the worker. The supervisor kills such workers.
     #[cfg(epoll)]
     fn process_in_between_dies() {
         let server = Server::start(&["template"]);

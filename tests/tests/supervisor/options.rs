@@ -184,7 +184,7 @@ fn listeners_of(variable: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// How many KiB of a process's anonymous memory are in huge pages.
+/// Returns how many KiB of a process's anonymous memory are in huge pages.
 #[cfg(procfs)]
 fn huge_kib(pid: &str) -> u64 {
     let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).expect("the memory of a process");

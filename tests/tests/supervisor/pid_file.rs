@@ -1,4 +1,4 @@
-//! The pid file: while another server has it, and on a full disk.
+//! The pid file: while another server has it, in upgrades that fail, and on a full disk.
 
 #[cfg(procfs)]
 use std::fs;
@@ -124,7 +124,7 @@ mod disk {
     pub(super) struct SmallDisk(PathBuf);
 
     impl SmallDisk {
-        /// Returns `None` if this process may not mount one.
+        /// Mounts a file system, or returns `None` if this process may not.
         pub(super) fn mount() -> Option<SmallDisk> {
             let directory = temporary_path("disk");
             fs::create_dir(&directory).expect("a directory");
@@ -144,7 +144,6 @@ mod disk {
             self.0.join(name)
         }
 
-        /// Fills the disk.
         pub(super) fn fill(&self) {
             let mut file = fs::File::create(self.path("large")).expect("a file");
             while file.write_all(&[1; 4096]).is_ok() {}

@@ -60,7 +60,8 @@ scenarios!(
         server.stop();
     }
 
-    /// SIGUSR1 reaches the template, too, because the next workers inherit its log files. It also works while the server stops.
+    /// SIGUSR1 reaches the template, too, because the next workers inherit its log files. SIGUSR1 also works while the
+    /// server stops.
     fn logs_are_opened_again() {
         let server = Server::start(&["template", "panicking-hooks"]);
         server.signal(libc::SIGUSR1);
@@ -192,7 +193,7 @@ scenarios!(
             server.control("load-hangs");
             server.signal(libc::SIGHUP);
             server.until_logged_times("loading the application", 2);
-            wait_until("only the old workers that serve are left", || workers(&server, 1).len() == old);
+            wait_until("only the serving workers of the old generation run", || workers(&server, 1).len() == old);
             // Replacements are replaced, too.
             for round in 1..=2 {
                 kill_all(&server, 1);

@@ -29,7 +29,7 @@ impl Server {
         Server::start_as(&mut fixture(), how)
     }
 
-    /// Starts the fixture with a command that has an environment of its own, and waits until it is ready.
+    /// Starts the fixture with a command that the caller has prepared, and waits until the fixture is ready.
     #[track_caller]
     pub(crate) fn start_as(command: &mut Command, how: &[&str]) -> Server {
         let mut server = Server::begin_as(command, "", how);
@@ -57,7 +57,8 @@ impl Server {
         Server { program, control: path, address: String::new(), log }
     }
 
-    /// Starts the fixture with another standard error, and waits until it is ready. Returns it with its children.
+    /// Starts the fixture with `stderr`, and waits until it is ready. Returns the supervisor, and the ids of its
+    /// children.
     #[track_caller]
     pub(crate) fn start_with_log(how: &str, stderr: PipeWriter) -> (Child, Vec<i32>) {
         let path = temporary_path("control");
@@ -149,8 +150,8 @@ impl Server {
         self.children().into_iter().filter(|child| *child != pid).collect()
     }
 
-    /// Kills children of the supervisor, which may have ended, and waits until it has reaped them. A stop before that would
-    /// fail, because of a worker that was killed.
+    /// Kills children of the supervisor, unless they have ended, and waits until the supervisor has reaped them. A
+    /// server that is stopped earlier would exit with an error, because a worker was killed.
     #[track_caller]
     pub(crate) fn kill_children(&self, pids: &[i32]) {
         for pid in pids {

@@ -146,7 +146,8 @@ scenarios!(
         server.control("");
         server.until_logged_times("worker is ready", 3);
         wait_until("the process in between has ended", || !server.children().contains(&between));
-        // If the worker that the process in between has forked continued, it would be a fourth child of the supervisor.
+        // The worker that the process in between has forked must not continue: it would be a fourth child of the
+        // supervisor.
         wait_until("there are two workers and a template", || server.children().len() == 3);
         server.stop();
     }
@@ -185,7 +186,7 @@ scenarios!(
 
     /// A template that does not fork a worker in time is killed, and another template forks the worker.
     ///
-    /// If the machine stalls, healthy workers are late, too. The supervisor then starts them again.
+    /// If the machine stalls, healthy workers are late, too. The supervisor then replaces them.
     fn stuck_template() {
         let server = Server::start(&["template", "boot-timeout=3000", "no-wait-for-threads", "no-crash-limit"]);
         let template = server.template();
@@ -224,8 +225,8 @@ scenarios!(
         server.stop();
     }
 
-    /// A worker that is no longer wanted closes its own queue, although the template has the queue open until the next reload.
-    /// Connections then go to the queues that are left.
+    /// If the number of workers shrinks, a worker closes its own queue, although the template has the queue open until
+    /// the next reload. Connections then go to the other queues.
     #[cfg(target_os = "linux")]
     fn fewer_workers_with_own_queues() {
         let server = Server::start(&["template", "own-queues"]);

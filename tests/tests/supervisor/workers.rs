@@ -129,8 +129,8 @@ scenarios!(
         server.ends_with(137);
     }
 
-    /// If workers that drain have all slots, the next fork waits for one to end. The supervisor tries and warns again only
-    /// after an event, not in a busy loop.
+    /// If draining workers occupy all slots, the next fork waits until one of them has ended. The supervisor tries and
+    /// warns again only after an event, not in a busy loop.
     fn no_slot_left() {
         let server = Server::start(&["before", "one-worker"]);
         // A server that starts with one worker has 65 slots, and may have up to 32 workers.
@@ -194,8 +194,7 @@ scenarios!(
         server.stop();
     }
 
-    /// Workers end with their supervisor even if the reader of their log ends with it, too. The subscriber of `tracing` then
-    /// panics.
+    /// Workers end with their supervisor even if no process reads their log. The subscriber of `tracing` then panics.
     fn log_without_a_reader() {
         for how in ["before", "template"] {
             let (reader, writer) = std::io::pipe().expect("a pipe");
