@@ -35,7 +35,8 @@ scenarios!(
             unplanned::in_child(|| daemon(&|_| true));
             unplanned::in_child(|| daemon(&is_socket));
         };
-        // These children reconcile when they use the runtime, and the next ones inside `fork(2)`.
+        // These daemons reconcile when they use the runtime. After `install`, the next daemons reconcile inside
+        // `fork(2)`.
         daemons();
         forkio::atfork::install().unwrap();
         daemons();
@@ -55,12 +56,13 @@ scenarios!(
             let is_named = |fd| text.contains(&format!("descriptor {fd},"));
             assert!(pairs.iter().any(|(a, b)| is_named(a.as_raw_fd()) || is_named(b.as_raw_fd())), "{text}");
             // A fresh pair in place of a file would have no connection to the parent's copy.
-            let number =
+            let identity =
                 |stream: &UnixStream| std::fs::read_link(format!("/proc/self/fd/{}", stream.as_raw_fd())).unwrap();
-            let numbers: Vec<_> = pairs.iter().map(|(a, b)| [number(a), number(b)]).collect();
+            let identities = || -> Vec<_> { pairs.iter().map(|(a, b)| [identity(a), identity(b)]).collect() };
+            let before = identities();
             unplanned::in_child(|| {
                 assert!(RUNTIME.get().is_err());
-                check_eq("the files", pairs.iter().map(|(a, b)| [number(a), number(b)]).collect(), numbers.clone());
+                check_eq("the files", identities(), before.clone());
                 exit_now(0);
             });
             for (_, b) in &mut pairs {

@@ -117,7 +117,7 @@ scenarios!(
         use_everything();
     }
 
-    /// A hook of `on_child` may use the runtime, which the child has not built before the hook runs.
+    /// A hook of `on_child` may use the runtime, although the child has not built it yet.
     fn runtime_in_a_hook() {
         use_everything();
         forkio::on_child(|_| use_everything());
@@ -163,14 +163,14 @@ scenarios!(
         drop((paused, again));
     }
 
-    /// A fork does not wait forever for a thread that holds the lock of standard output while it waits for a task.
+    /// A fork does not wait forever for a thread that holds the lock of standard output and waits for a task.
     fn locked_output() {
         use_everything();
         let (sender, receiver) = mpsc::channel();
         let writer = thread::spawn(move || {
             let _locked = std::io::stdout().lock();
             sender.send(()).unwrap();
-            // The fork pauses the workers, so that one of these tasks waits for them.
+            // While the fork pauses the workers, one of these tasks waits until they continue.
             let mut waited = Duration::ZERO;
             while waited < Duration::from_secs(1) {
                 let start = Instant::now();
@@ -212,7 +212,7 @@ scenarios!(
     }
 
     /// A fork inside a current-thread `ProcessRuntime` is refused, because the child could not continue the runtime.
-    fn inside_a_current_thread_one() {
+    fn inside_a_current_thread_runtime() {
         static OTHER: ProcessRuntime = ProcessRuntime::new(|| Ok(current_thread()));
         let refused = OTHER.block_on(forkio::fork()).unwrap();
         assert!(matches!(refused, Err(ForkError::InsideProcessRuntime)), "{refused:?}");

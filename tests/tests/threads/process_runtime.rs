@@ -42,7 +42,7 @@ scenarios!(
     }
 
     /// Each of the generations 0 to 5 has its own runtime, even if only some generations use a runtime before they fork.
-    fn five_generations() {
+    fn six_generations() {
         fn descend(depth: u32) {
             check_eq("generation", forkio::Lineage::current().generation(), depth);
             if depth.is_multiple_of(2) {
@@ -109,7 +109,8 @@ scenarios!(
         // standard library may stay locked in the child. `ProcessRuntime::get` then returns `InheritedLock` in that child.
         const WITHOUT_LOCK: i32 = 77;
         let mut without_lock = 0;
-        for round in 0..rounds(40) as u64 {
+        let children = rounds(40);
+        for round in 0..children as u64 {
             let child = fork_with_threads(|| {
                 let first = std::thread::spawn(|| RUNTIME.get().is_ok());
                 let pause = std::time::Instant::now();
@@ -131,7 +132,7 @@ scenarios!(
                 status => check_eq("the child's status", status, Some(0)),
             }
         }
-        assert!(without_lock < 10, "{without_lock} of 40 children inherited the lock while another thread held it");
+        assert!(without_lock < 10, "{without_lock} of {children} children inherited a locked lock");
     }
 
     /// A parent under load forks again and again. Each child has a working runtime, and the parent loses nothing.
@@ -142,9 +143,9 @@ scenarios!(
         let answers = AtomicUsize::new(0);
         use_everything();
         wait(fork_with_threads(use_everything));
-        // With tokio's feature `parking_lot`, a lock of that library that a client holds at the fork stays locked in the child:
-        // see `fork_with_threads`. Workers pause around a fork, clients do not. The debug output contains `PhantomData` only
-        // with that feature.
+        // With tokio's feature `parking_lot`, a lock of that library stays locked in the child if a client holds it at
+        // the fork: see `fork_with_threads`. Workers pause around a fork, clients do not. The debug output contains
+        // `PhantomData` only with that feature.
         let has_parking_lot = format!("{:?}", tokio::sync::Notify::new()).contains("PhantomData");
         let client = || {
             check_eq("the serving process", ask(&listener), std::process::id());

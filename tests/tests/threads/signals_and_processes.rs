@@ -64,7 +64,7 @@ scenarios!(
         });
     }
 
-    /// Children start and reap programs of their own, while the parent has other programs.
+    /// Children start and reap programs of their own while a program of the parent runs.
     fn programs() {
         let spawn = || {
             block_on(async {
