@@ -1,9 +1,9 @@
 //! Random operations on a tree of processes, checked against a model.
 //!
 //! A *case* is a sequence of operations. The driver gives them, one at a time, to the processes of a tree and to the
-//! model. It compares what each process sees with what it must see: results, events with their readiness, the
-//! registrations that table and kernel list, bytes, ends of file, open descriptors. The driver itself is not part of the
-//! tree and never forks. It has the peers of all connections.
+//! model. It compares what each process sees with what the model predicts: results, events with their readiness, the
+//! registrations that table and kernel list, bytes, ends of file, open descriptors. The driver has the peers of all
+//! connections. It is not part of the tree, and never forks.
 //!
 //! The first process of the tree runs case after case. After each case, when all its children have ended, it must have
 //! exactly the descriptors that it had before the first case.

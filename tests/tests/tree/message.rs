@@ -210,14 +210,12 @@ pub(crate) enum Reply {
     Baseline(Baseline),
 }
 
-/// An event of a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Event {
     pub(crate) token: usize,
     pub(crate) readiness: Readiness,
 }
 
-/// The readiness in an event.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Readiness {
     pub(crate) readable: bool,
@@ -249,7 +247,7 @@ pub(crate) struct Report {
     /// The descriptor of each selector, with the descriptors that its kernel queue watches.
     pub(crate) watched: Vec<(Fd, Vec<(Fd, u64)>)>,
     pub(crate) descriptors: Vec<Fd>,
-    /// Whether the next fork is prepared. The prepared objects have descriptors too.
+    /// Whether the next fork is prepared. `descriptors` then includes those of the prepared objects.
     pub(crate) ahead: bool,
 }
 

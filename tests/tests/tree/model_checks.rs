@@ -39,7 +39,7 @@ fn poll(model: &mut Model, pid: Pid, tokens: &[usize]) -> Result<Polled, String>
 }
 
 scenarios!(
-    /// There is an event for each arrival, and for nothing else.
+    /// The model expects an event for an arrival and for a reregistration, and no other event.
     fn events() {
         let mut model = one();
         eventfd(&mut model, 1, 5, None);
@@ -60,7 +60,7 @@ scenarios!(
         assert_eq!(poll(&mut model, 0, &[]), Ok(Polled::Complete));
     }
 
-    /// Events for which a poll has no room come with the next one.
+    /// Events for which a poll has no room come with the next poll.
     fn capacity() {
         let mut model = one();
         for (slot, fd) in [(1, 5), (2, 6)] {
@@ -131,7 +131,7 @@ scenarios!(
         assert_eq!(model.fork(0, 2), Fork::Made);
     }
 
-    /// Wakes and timers are private.
+    /// The child gets its own waker and timer, pending state included. A later wake reaches only its own process.
     fn wakes_and_timers() {
         let mut model = one();
         model.new_waker(0, 1, 0, 5, 1);

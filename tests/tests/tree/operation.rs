@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use crate::message::{Kind, Object, Policy, Wanted};
 use crate::process::KINDS;
 
-/// An operation of a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Operation {
     /// Chooses a running process.
@@ -17,8 +16,8 @@ pub(crate) struct Operation {
     pub(crate) act: Act,
 }
 
-/// An act of a process. `selector` and `source` choose among those for which the act can succeed. If `any` is true, they
-/// choose also among those for which the act must fail.
+/// An act of a process. `selector` and `source` choose a selector and a source for which the act can succeed. If `any`
+/// is true, they may also choose those for which the act must fail.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Act {
     NewSelector,
@@ -141,7 +140,8 @@ impl Act {
     }
 }
 
-/// A sequence of operations. It has only a few kinds of objects, so that each object takes part in more operations.
+/// Generates sequences of operations. Each has only a few kinds of objects, so that each object takes part in more
+/// operations.
 pub(crate) fn sequences() -> impl Strategy<Value = Vec<Operation>> {
     subsequence(&OBJECTS[..], 1..=4).prop_flat_map(|objects| {
         vec((any::<u8>(), acts(objects)).prop_map(|(process, act)| Operation { process, act }), 1..100)

@@ -17,7 +17,7 @@ use crate::memory::{BLOCKS, BYTES};
 use crate::message::{Arrival, Baseline, Command, Fd, Kind, Policy, Registration, Reply, Report};
 use crate::sources::{Source, is_eventfd, put};
 
-/// The lowest descriptor for a connection to the driver. Lower ones are left for the sources of the cases.
+/// The lowest descriptor for a connection to the driver. The sources of the cases take lower ones.
 const CONTROL: RawFd = 400;
 
 /// Carries out the commands of the driver whose sockets are in `directory`. Ends when the driver closes the connection or
@@ -83,7 +83,6 @@ impl Control {
     }
 }
 
-/// A process of the tree.
 pub(crate) struct Process {
     control: Control,
     pub(crate) directory: PathBuf,
@@ -222,7 +221,6 @@ impl Process {
         Ok(Reply::Done)
     }
 
-    /// Reports the registrations, the watched descriptors and the open descriptors of this process.
     fn report(&self) -> Report {
         let watched = self.selectors.iter().flatten().map(|poll| {
             let fd = poll.as_raw_fd();
@@ -279,7 +277,7 @@ impl Process {
     }
 }
 
-/// Waits until a descriptor is readable, has that many unread bytes, or is at its end.
+/// Waits until a descriptor is readable, has enough unread bytes, or is at its end.
 pub(crate) fn settle(fd: Fd, until: Arrival) -> io::Result<()> {
     let start = Instant::now();
     while start.elapsed() < limit() {

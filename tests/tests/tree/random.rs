@@ -19,7 +19,7 @@ const CASES: usize = 512;
 
 /// Runs random cases. Panics with the shortest case that fails.
 fn check(root: Root) {
-    // The default configuration reads the other variables of proptest.
+    // `Config::default` reads proptest's other environment variables.
     let config = Config { failure_persistence: None, ..Config::default() };
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { config.cases } else { rounds(CASES) as u32 };
     let mut runner = TestRunner::new(Config { cases, max_shrink_iters: 4096, max_shrink_time: 60_000, ..config });
@@ -65,9 +65,9 @@ fn check(root: Root) {
     }
 }
 
-/// How much a process's resident memory may grow after the first minute, because the allocator keeps memory.
+/// How many KiB a process's resident memory may grow after the first minute, because the allocator keeps memory.
 const GROWTH_KIB: usize = 1024;
-/// By how many blocks a process may grow after the first minute, because vectors have spare capacity.
+/// How many blocks of memory a process may gain after the first minute, because vectors have spare capacity.
 const GROWTH_BLOCKS: usize = 64;
 
 /// Runs random cases for a time, on each kind of tree in turn. Ends the process if a case fails, if memory grows, or if
@@ -143,7 +143,7 @@ scenarios!(
     }
 
     /// The first process of a tree. The arguments are the kind of tree, the directory of the driver's sockets, and the
-    /// address of its listener.
+    /// address of the driver's TCP listener.
     #[program]
     fn root() {
         let [kind, directory, address] = arguments().try_into().expect("three arguments");

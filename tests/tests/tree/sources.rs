@@ -33,7 +33,7 @@ pub(crate) enum Source {
 }
 
 impl Process {
-    /// Opens an object, which may be two sources.
+    /// Opens an object, and puts its source or its two sources into slots, from `slot` on.
     pub(crate) fn open(&mut self, slot: usize, object: Object) -> io::Result<Reply> {
         let mut any: SocketAddr = self.tcp_peers.parse().expect("an address");
         any.set_port(0);
@@ -133,7 +133,6 @@ impl Process {
         }
     }
 
-    /// Sets a timer.
     pub(crate) fn arm(&mut self, slot: usize, due: bool) -> io::Result<()> {
         if let Some(Source::Timer(timer)) = self.slots[slot].as_mut() {
             let time = if due { Duration::ZERO } else { Clock::Monotonic.now() + YEAR };

@@ -22,7 +22,7 @@ pub(super) struct Case<'a> {
     pub(super) outside: Vec<Outside>,
     /// The connections whose end the driver has seen.
     pub(super) ended: BTreeSet<usize>,
-    /// Whether the next fork of a process must be prepared in advance. A process is missing if the driver does not know.
+    /// Whether a process must report that its next fork is prepared. A process is missing if the driver does not know.
     pub(super) ahead: BTreeMap<Pid, bool>,
     /// The processes that may have prepared their next fork: an operation that would discard a preparation may have failed.
     pub(super) prepared: BTreeSet<Pid>,
@@ -242,7 +242,7 @@ impl Case<'_> {
             let due = !seen.ahead;
             return Err(format!("the next fork is prepared in advance: {} instead of {due}", seen.ahead));
         }
-        // The root has the standard streams, and the connection to the driver.
+        // The baseline has the standard streams, and the root's connection to the driver.
         let mut due: BTreeSet<Fd> = self.driver.baseline.descriptors.iter().copied().collect();
         if let Some(child) = self.children.get(&pid) {
             due.remove(&self.driver.root.control);
@@ -257,7 +257,7 @@ impl Case<'_> {
         }
     }
 
-    /// Causes an event of each source, to find registrations that give no events.
+    /// Causes an event for each source, to find registrations that give no events.
     pub(super) fn cause_events(&mut self) -> Outcome {
         let slots: Vec<(Pid, SlotId)> = self
             .model
@@ -317,7 +317,7 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// Checks that the peers of connections that no process has open any more see the end.
+    /// Checks that the driver's peers see the end of connections that no process has open any more.
     pub(super) fn see_ends(&mut self, ended: Vec<usize>) -> Outcome {
         for outside in ended {
             self.steps.push(format!("outside: connection {outside} must be at its end"));
@@ -356,7 +356,7 @@ impl Case<'_> {
         }
     }
 
-    /// Carries out an operation that may fail. Returns the name of the [`ErrorKind`].
+    /// Carries out an operation that may fail. The inner error is the name of the [`ErrorKind`].
     pub(super) fn attempt(&mut self, pid: Pid, command: &Command) -> Outcome<Result<(), String>> {
         Ok(self.attempt_until(pid, command, false)?.map(|_| ()))
     }

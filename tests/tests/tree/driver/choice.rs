@@ -12,7 +12,6 @@ impl Case<'_> {
         self.model.process(pid).slots.len() < SOURCES
     }
 
-    /// Chooses a selector of the process.
     pub(super) fn choose_selector(&self, pid: Pid, index: u8) -> Option<SelectorId> {
         pick(self.model.process(pid).selectors.keys().copied().collect(), index)
     }
@@ -65,7 +64,8 @@ impl Case<'_> {
         if by_fd { (Target::Fd(fd), None, fd) } else { (Target::Source(slot), Some(slot), fd) }
     }
 
-    /// The interest to register. The model does not know when an end of a datagram pair is writable.
+    /// Returns `wanted`, or `Readable` for an end of a datagram pair: the model does not know when that end is
+    /// writable.
     pub(super) fn possible_interest(&self, pid: Pid, slot: SlotId, wanted: Wanted) -> Wanted {
         match self.model.file(pid, slot).kind {
             FileKind::DatagramEnd { .. } => Wanted::Readable,

@@ -37,9 +37,7 @@ type Outcome<T = ()> = Result<T, String>;
 /// The kind of the first process of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Root {
-    /// The root has one thread.
     OneThread,
-    /// The root has a second thread.
     TwoThreads,
     /// Children of unplanned forks reconcile at once.
     Handlers,
@@ -79,7 +77,6 @@ pub(crate) struct Driver {
     root: Link,
     /// The processes that have been made since the last case, except the root. The root has not waited for them yet.
     children: Vec<i32>,
-    /// The state of the root between cases.
     baseline: Baseline,
     prepared_forks: usize,
 }
@@ -186,7 +183,6 @@ impl Driver {
         self.prepared_forks
     }
 
-    /// The state of the root between cases.
     pub(crate) fn baseline(&self) -> &Baseline {
         &self.baseline
     }
@@ -246,7 +242,7 @@ fn hello(control: &UnixListener) -> Outcome<(usize, Link)> {
             Err(error) if error.kind() == ErrorKind::WouldBlock && start.elapsed() < limit() => {
                 std::thread::sleep(Duration::from_micros(50));
             }
-            Err(error) => return Err(format!("no greeting of a new process: {error}")),
+            Err(error) => return Err(format!("no greeting from a new process: {error}")),
         }
     };
     stream.set_read_timeout(Some(limit())).map_err(|error| error.to_string())?;

@@ -104,7 +104,7 @@ impl Case<'_> {
         let process = self.model.process(pid);
         let (fd, holder) = (process.slots[&slot].fd, process.slots[&slot].holder);
         // The kernel forgets a registration only when the last duplicate is closed. A process that does not know of its
-        // children leaves the registration to the kernel, as mio does.
+        // children leaves the registration to the kernel, as mio does. The model does not predict such a close.
         let may_have_duplicates = self.unaware.contains(&pid) || process.has_duplicate(fd);
         let is_registered = matches!(holder, Holder::Typed { with: Some(_), .. });
         let leaves_registration = is_registered && may_have_duplicates && !self.aware.contains(&pid);
@@ -251,10 +251,11 @@ impl Case<'_> {
         let expected = self.model.fork(pid, child);
         let has_no_stale_registration = before.process(pid).has_no_stale_registration();
         let is_ahead = self.ahead.get(&pid) == Some(&true);
-        // Only a planned fork can be refused. The child of an unplanned one would be without selectors, which the model does
-        // not describe. And a child that reconciles late has the descriptors of its parent's preparation.
+        // Make a planned fork where the model does not describe the child of an unplanned one:
+        // - A child that reconciles late has the descriptors of its parent's preparation.
+        // - The child does not ask the kernel about bare descriptors, so it may keep stale registrations.
+        // - If a planned fork must be refused, the child of an unplanned one would have no selectors.
         let may_be_unplanned = self.driver.kind == Root::Handlers || !self.prepared.contains(&pid);
-        // The child of an unplanned fork does not ask the kernel about bare descriptors, so it may keep stale registrations.
         let unplanned = unplanned && may_be_unplanned && has_no_stale_registration && expected == Fork::Made;
         if !unplanned {
             self.driver.prepared_forks += usize::from(is_ahead);
@@ -293,7 +294,7 @@ impl Case<'_> {
     pub(super) fn exit(&mut self, pid: Pid) -> Outcome {
         self.tell(pid, &Command::Exit)?;
         let link = self.children.remove(&pid).expect("a child");
-        // A zombie has no open descriptors.
+        // Do not wait until the process is reaped: a zombie has no open descriptors.
         let start = Instant::now();
         while !has_ended(link.pid) {
             if start.elapsed() > limit() {

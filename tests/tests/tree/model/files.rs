@@ -1,4 +1,4 @@
-//! Operations on files and timers.
+//! Operations on files and timers. Those that return no `Expected` record what a process or the driver has done.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -11,7 +11,6 @@ use crate::message::{Fd, Kind, Wanted};
 pub(crate) type Ended = Vec<usize>;
 
 impl Model {
-    /// Records that a process has opened a file.
     pub(crate) fn open(&mut self, pid: Pid, slot: SlotId, fd: Fd, holder: Holder, kind: FileKind) {
         let file = self.new_file(kind);
         let process = self.process_mut(pid);
@@ -37,14 +36,12 @@ impl Model {
         }
     }
 
-    /// Records that a process has created a waker.
     pub(crate) fn new_waker(&mut self, pid: Pid, slot: SlotId, selector: SelectorId, fd: Fd, token: usize) {
         self.open(pid, slot, fd, Holder::Waker(selector), FileKind::Waker);
         let done = self.add(pid, selector, fd, token, Wanted::Readable, Some(Kind::Waker), None);
         debug_assert_eq!(done, Ok(()));
     }
 
-    /// Records that a process has duplicated a descriptor.
     pub(crate) fn duplicate(&mut self, pid: Pid, slot: SlotId, into: SlotId, fd: Fd) {
         let file = self.file_id(pid, slot);
         let process = self.process_mut(pid);
@@ -88,7 +85,6 @@ impl Model {
         self.release(vec![file])
     }
 
-    /// Records that a process has ended.
     pub(crate) fn exit(&mut self, pid: Pid) -> Ended {
         let process = self.processes.remove(&pid).expect("a living process");
         self.release(process.fds.into_values().collect())
@@ -128,7 +124,6 @@ impl Model {
         ended
     }
 
-    /// Records that a process has used a waker.
     pub(crate) fn wake(&mut self, pid: Pid, slot: SlotId) {
         let file = self.file_id(pid, slot);
         self.files[file].count = 1;

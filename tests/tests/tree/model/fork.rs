@@ -9,7 +9,6 @@ use crate::message::{Fd, Kind, Policy};
 /// The result that a fork must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fork {
-    /// The fork succeeds.
     Made,
     /// The fork is refused, because one of these descriptors cannot be renewed.
     Refused(BTreeSet<Fd>),
@@ -70,13 +69,13 @@ impl Model {
                 && let Some((end, peer)) = process.pair_of(entry.file, &self.files)
             {
                 let first = files.len();
-                for (offset, number) in [(0, end), (1, peer)] {
-                    let before = process.fds[&number];
+                for (offset, descriptor) in [(0, end), (1, peer)] {
+                    let before = process.fds[&descriptor];
                     let mut copy = File::new(FileKind::StreamEnd { other: first + 1 - offset });
                     copy.incoming = self.files[before].incoming.clone();
                     files.push(copy);
                     fresh.insert(before, first + offset);
-                    ends.push((number, first + offset));
+                    ends.push((descriptor, first + offset));
                 }
             }
             // A duplicate that must be renewed also gets the fresh end.

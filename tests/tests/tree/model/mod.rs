@@ -36,7 +36,6 @@ pub(crate) struct Model {
     pub(crate) processes: BTreeMap<Pid, Process>,
 }
 
-/// One process.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Process {
     /// The number of forks between process 0 and this one.
@@ -75,7 +74,6 @@ pub(crate) enum Holder {
     Waker(SelectorId),
 }
 
-/// A selector of a process.
 #[derive(Clone, Debug)]
 pub(crate) struct Selector {
     pub(crate) fd: Fd,
@@ -175,7 +173,6 @@ impl Process {
         if kind == Kind::Waker { Policy::Renew } else { entry.policy.unwrap_or_else(|| self.default_policy(kind)) }
     }
 
-    /// A kind's default policy.
     pub(crate) fn default_policy(&self, kind: Kind) -> Policy {
         self.defaults.get(&kind).copied().unwrap_or(process::default_policy(kind))
     }
@@ -207,10 +204,10 @@ impl Process {
         entries.into_iter().any(|entry| entry.bare && entry.muted && !entry.dropped)
     }
 
-    /// Whether an operation must deregister the descriptor before closing it, because the model cannot predict the effect of
-    /// the close. One case is a muted descriptor of an anonymous file: the kernel does not have the registration, and the file
-    /// looks like all others of its kind. The other case is a file with a second descriptor: if that descriptor is later
-    /// duplicated onto this one, the kernel has the registration again.
+    /// Whether an operation must deregister the descriptor before closing it: the model cannot predict the effect of
+    /// the close in two cases. A muted descriptor of an anonymous file is one case. The kernel does not have the
+    /// registration, and the file looks like all others of its kind. A file with a second descriptor is the other case.
+    /// If that descriptor is later duplicated onto this one, the kernel has the registration again.
     pub(crate) fn must_deregister(&self, fd: Fd, files: &[File]) -> bool {
         let entries = self.selectors.values().filter_map(|selector| selector.table.get(&fd));
         let is_anonymous =
@@ -259,7 +256,6 @@ impl Model {
         Model { files: Vec::new(), processes: BTreeMap::from([(0, Process::default())]) }
     }
 
-    /// A running process.
     pub(crate) fn process(&self, pid: Pid) -> &Process {
         &self.processes[&pid]
     }

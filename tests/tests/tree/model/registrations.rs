@@ -8,13 +8,11 @@ use super::{Entry, Expected, FileId, Holder, Model, Pid, Selector, SelectorId, S
 use crate::message::{Fd, Kind, Policy, Wanted};
 
 impl Model {
-    /// Records that a process has created a selector.
     pub(crate) fn new_selector(&mut self, pid: Pid, selector: SelectorId, fd: Fd) {
         let fresh = Selector { fd, table: BTreeMap::new(), queue: BTreeMap::new() };
         self.process_mut(pid).selectors.insert(selector, fresh);
     }
 
-    /// Records that a process has dropped a selector.
     pub(crate) fn drop_selector(&mut self, pid: Pid, selector: SelectorId) {
         self.process_mut(pid).selectors.remove(&selector);
     }
