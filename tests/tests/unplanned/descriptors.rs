@@ -20,7 +20,8 @@ fn shown(descriptors: &[RawFd]) -> Vec<String> {
     descriptors.iter().map(read).collect()
 }
 
-/// Opens a file of the kind that proc(5) shows for another one. forkio makes other counters and other timers.
+/// Opens a file of the kind that `name`, a link in `/proc/self/fd`, shows, or a socket for any other name. The eventfd
+/// and the timerfd differ from those of forkio: by their value, and by their clock.
 #[cfg(epoll)]
 fn open_like(name: &str) -> OwnedFd {
     // SAFETY: no memory is involved.
@@ -71,8 +72,8 @@ scenarios!(
         let socket = registered(newer.registry(), udp(), 3);
         let lost = [low.as_raw_fd(), newer.as_raw_fd()];
         unplanned::in_child(|| {
-            // Fresh objects take these descriptors, because they are the lowest free ones. A child may also lack a descriptor
-            // because another thread of the parent has opened it during the fork.
+            // Fresh objects take these descriptors, because they are the lowest free ones. Without closing anything, a
+            // child lacks a descriptor that another thread of the parent opens during the fork.
             for fd in lost {
                 // SAFETY: the file is not used again, and the selector finds out that its descriptor is closed.
                 unsafe { libc::close(fd) };
@@ -116,7 +117,7 @@ scenarios!(
             let _ = waker.wake();
             let error = selector.poll(&mut Events::with_capacity(4), None).unwrap_err();
             check_eq("polling without a waker", error.raw_os_error(), Some(libc::EBADF));
-            // The owners of the closed descriptors would close the files.
+            // If dropped, the owners of the closed descriptors would close the files.
             std::mem::forget((selector, waker, severed, renewed, timer));
             check_new_selector();
             check_eq("the files", lengths(&files), before);
@@ -124,9 +125,8 @@ scenarios!(
         });
     }
 
-    /// A daemon closes every descriptor, and opens files of the same kinds at the same descriptors, or sockets at all of
-    /// them. Reconciling replaces none of these files, and changes none of their registrations with the daemon's own epoll
-    /// instance.
+    /// A daemon closes every descriptor, and opens files of the same kinds at the same descriptors, or sockets at all
+    /// of them. Reconciling does not replace these files, and does not change the daemon's own epoll instance.
     #[cfg(epoll)]
     fn files_of_the_same_kinds() {
         let mut selector = Poll::new().unwrap();
@@ -159,7 +159,7 @@ scenarios!(
             }
             // The daemon's own event loop has the same descriptors as the parent's.
             let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
-            // SAFETY: the kernel reads the structure. The call fails if the daemon has no epoll instance there.
+            // SAFETY: the kernel reads the structure. The call fails if the daemon has no epoll instance at `queue_at`.
             unsafe { libc::epoll_ctl(queue_at, libc::EPOLL_CTL_ADD, *waker_at, &raw mut event) };
             let before = shown(&descriptors);
             check_eq("generation", generation(), 1);

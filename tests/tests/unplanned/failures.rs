@@ -6,7 +6,7 @@ use forkio_reactor::fork::atfork;
 use forkio_tests::reactor::*;
 
 scenarios!(
-    /// If no descriptor is left, the child cannot poll, and gets the reason. The parent is not affected.
+    /// If no descriptor is free, the child cannot poll, and gets the reason. The parent is not affected.
     fn no_descriptor_left() {
         let (mut selector, waker) = selector_with_waker();
         let mut server = registered(selector.registry(), listener(), 1);
@@ -81,7 +81,8 @@ scenarios!(
         let open = open_descriptors();
         unplanned::in_child(|| {
             check_eq("polling", poll_error(&mut selector), Some(libc::EOPNOTSUPP));
-            // A program that takes the descriptor of a selector makes each wake signal the waker, which is the parent's here.
+            // After the program has taken a selector's descriptor, each wake reaches the kernel. This one must not
+            // reach the parent's waker.
             selector.as_raw_fd();
             waker.wake().unwrap();
             check_eq("descriptors", open_descriptors(), open);
@@ -95,8 +96,8 @@ scenarios!(
         unplanned::in_child(|| check_table(&selector));
     }
 
-    /// If the kernel does not tell what a descriptor is, a planned fork is refused, and the child of an unplanned fork cannot
-    /// poll.
+    /// The kernel may refuse to tell which kind of file a descriptor refers to. A planned fork is then refused, and the
+    /// child of an unplanned fork cannot poll.
     #[cfg(all(epoll, target_os = "linux"))]
     fn uninspected_descriptors() {
         use std::os::fd::{FromRawFd, OwnedFd};

@@ -70,11 +70,11 @@ scenarios!(
         to_child.give();
         reap(child);
         drop(client);
-        assert!(open_descriptors().iter().all(|fd| before.contains(fd)), "prepared objects are left");
+        assert!(open_descriptors().iter().all(|fd| before.contains(fd)), "prepared objects are still open");
     }
 
-    /// A child that reconciles after the parent has closed a connection and a muted one severs both: their peers see the
-    /// end.
+    /// If the parent closes two connections, one of them muted, before the child reconciles, the child severs both:
+    /// their peers see the end.
     fn closed_before_reconciling() {
         let selector = Poll::new().unwrap();
         let (mut severed, mut peer) = connection();
@@ -193,7 +193,7 @@ scenarios!(
         for _ in 0..10 {
             check_eq(
                 "the program",
-                unplanned::run(program.to_str().unwrap(), &["--run", "forks::list_descriptors", &descriptors]),
+                unplanned::run(program.to_str().unwrap(), &["--run", "forks::check_descriptors", &descriptors]),
                 0,
             );
         }
@@ -204,7 +204,7 @@ scenarios!(
 
     /// If a process has no selector yet, or has dropped its last one, its child can create one.
     fn no_selectors() {
-        // Without a selector, this call begins to detect forks.
+        // This process has no selector, so this call makes forkio begin to detect forks.
         check_eq("generation", generation(), 0);
         let child = || {
             check_eq("generation", generation(), 1);
@@ -218,7 +218,7 @@ scenarios!(
         unplanned::in_child(child);
     }
 
-    /// A child may use the reactor in a `pre_exec` hook. With and without that, the executed program has none of the reactor's
+    /// A child may use the reactor in a `pre_exec` hook. In either case, the executed program has none of the reactor's
     /// descriptors.
     fn spawned_programs() {
         let descriptors = format!("{:?}", open_descriptors());
@@ -226,7 +226,7 @@ scenarios!(
         let program = std::env::current_exe().unwrap();
         for uses_selector in [false, true] {
             let mut command = Command::new(&program);
-            command.args(["--run", "forks::list_descriptors", &descriptors]);
+            command.args(["--run", "forks::check_descriptors", &descriptors]);
             let hook = move || match !uses_selector || (generation() == 1 && atfork::failure().is_none()) {
                 true => Ok(()),
                 false => Err(ErrorKind::Other.into()),
@@ -249,7 +249,7 @@ scenarios!(
             check_eq("hooks", hook(), 0);
         });
         unplanned::in_child(|| {
-            check_eq("registering is not a poll", selector.registry().try_clone().is_ok(), true);
+            check_eq("cloning a registry is not a poll", selector.registry().try_clone().is_ok(), true);
             let _socket = registered(selector.registry(), udp(), 1);
             let prepared = prepare().unwrap();
             selector.poll(&mut Events::with_capacity(8), None).unwrap_err();
@@ -276,7 +276,7 @@ scenarios!(
 
     /// Checks that the open descriptors of this process are those that the first argument lists.
     #[program]
-    fn list_descriptors() {
+    fn check_descriptors() {
         let [expected] = arguments().try_into().expect("one argument");
         check_eq("descriptors", format!("{:?}", open_descriptors()), expected);
     }

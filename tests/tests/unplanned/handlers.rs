@@ -106,7 +106,7 @@ scenarios!(
         reap(INNER.load(Ordering::Relaxed));
         reap(outer);
         check_table(&selector);
-        check_silent("what the children did", &mut selector);
+        check_silent("events of the children's acts", &mut selector);
     }
 
     /// If a signal handler in the child wakes a selector that the child has not used yet, only the child gets the event.
@@ -128,6 +128,6 @@ scenarios!(
         });
         check_silent("the child's wake", &mut selector);
         raise(libc::SIGUSR1);
-        check_eq("the parent's", wait(&mut selector), tokens([0]));
+        check_eq("the parent's wake", wait(&mut selector), tokens([0]));
     }
 );

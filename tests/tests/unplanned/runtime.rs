@@ -90,8 +90,8 @@ scenarios!(
         check_serving(&listener).await;
     }
 
-    /// A child gets a signal that was sent to it before it used its runtime. The handler has then written to the parent's
-    /// pipe, and the parent may have emptied that pipe.
+    /// A child gets a signal that was sent to it before it used its runtime. Until then, the signal handler writes to
+    /// the parent's pipe, and the parent may empty that pipe.
     async fn signal_before_the_first_poll() {
         forkio::Lineage::current();
         let mut signals = signal(SignalKind::user_defined1()).unwrap();
@@ -211,7 +211,7 @@ scenarios!(
         sleep(Duration::from_millis(5)).await;
     }
 
-    /// A thread without a runtime forks. Its child builds a runtime, where the hooks run.
+    /// A thread without a runtime forks. Its child builds a runtime, in which the hooks run.
     fn fresh_runtime() {
         forkio::Lineage::current();
         static HOOKS: AtomicU32 = AtomicU32::new(0);

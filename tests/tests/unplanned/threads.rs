@@ -23,7 +23,7 @@ fn while_held_elsewhere<T>(hold: impl FnOnce() -> T + Send, act: impl FnOnce()) 
     });
 }
 
-/// Forks while another thread has prepared a fork.
+/// Forks while another thread has prepared a fork, and so holds the reactor's lock.
 fn while_prepared_elsewhere(child: impl FnOnce()) {
     while_held_elsewhere(
         || prepare().unwrap(),
@@ -44,8 +44,8 @@ fn end_if_it_hangs() {
 }
 
 scenarios!(
-    /// Threads make planned and unplanned forks, while other threads create, register and drop. Every child has its parent's
-    /// selector complete or no registration at all, and can create a selector.
+    /// Threads make planned and unplanned forks, while other threads create, register and drop. Every child has either
+    /// all registrations of its parent's selector or none, and can create a selector.
     fn planned_and_unplanned() {
         let forks = rounds(300);
         let (kept, _waker) = selector_with_waker();
@@ -188,7 +188,8 @@ scenarios!(
         });
     }
 
-    /// A thread of the child that has the stack of one of the parent's threads does not count as that thread.
+    /// In a child, a new thread may get the stack of one of the parent's threads. forkio does not mistake the new
+    /// thread for that one.
     fn stack_of_a_thread_of_the_parent() {
         let _selector = Poll::new().unwrap();
         while_prepared_elsewhere(|| {
@@ -220,9 +221,9 @@ scenarios!(
 
     /// A child can make a selector even if a thread of the parent was using forkio for the first time.
     fn first_use_elsewhere() {
-        let use_it =
+        let first_use =
             || assert_eq!(fork::set_default_policy(SourceKind::Other, ForkPolicy::Inherit), ForkPolicy::Inherit);
-        beside_threads([use_it], || {
+        beside_threads([first_use], || {
             for _ in 0..rounds(100) {
                 unplanned::in_child(|| {
                     end_if_it_hangs();
