@@ -1,6 +1,7 @@
-//! A tokio that runs on upstream mio, because the patch is missing: forks on Linux, and the symptoms of unplanned forks. The
-//! scenarios run in the program that `tests/projects/upstream-mio` builds from these files. The project also builds other
-//! topics without the patch: see its `Cargo.toml`.
+//! tokio on upstream mio, because the patch is missing: forks on Linux, and the symptoms of unplanned forks.
+//!
+//! `tests/projects/upstream-mio` builds the program that runs these scenarios. The project also builds other topics
+//! without the patch: see its `Cargo.toml`.
 
 #[cfg(epoll)]
 mod forks;
@@ -33,7 +34,7 @@ forkio_tests::main!(
     symptoms
 );
 
-/// Watches a file that the returned value owns.
+/// Registers a file with the current runtime. The returned value owns the file.
 #[cfg(epoll)]
 fn watch<T: AsRawFd>(file: T) -> AsyncFd<T> {
     // SAFETY: the value owns the file.

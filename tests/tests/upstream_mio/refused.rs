@@ -1,4 +1,4 @@
-//! forkio refuses to fork, and says which lines to add.
+//! On systems without epoll, forkio refuses to fork, and says which lines to add.
 
 use forkio_tests::runtime::*;
 

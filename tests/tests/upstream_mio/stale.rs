@@ -107,7 +107,7 @@ scenarios!(
     /// A policy ends with the registration, even if the next one has the same descriptor and kind of file.
     async fn policies_end() {
         let tagged = watch(eventfd());
-        let number = tagged.as_raw_fd();
+        let descriptor = tagged.as_raw_fd();
         forkio::set_policy(tagged.get_ref(), ForkPolicy::NoFork).unwrap();
         signal_eventfd(tagged.get_ref());
         in_child(async || {
@@ -117,7 +117,7 @@ scenarios!(
         .await;
         drop(tagged);
         let next = watch(eventfd());
-        check_eq("the descriptor", next.as_raw_fd(), number);
+        check_eq("the descriptor", next.as_raw_fd(), descriptor);
         signal_eventfd(next.get_ref());
         in_child(async || drop(timeout(limit(), next.readable()).await.expect("an event"))).await;
         check_eq("the policy", forkio_reactor::fork::policy(&next), Some(ForkPolicy::Inherit));

@@ -72,7 +72,7 @@ impl Drop for Child {
     }
 }
 
-/// Whether a future does not complete in time.
+/// Whether a future is still pending after [`PATIENCE`].
 async fn hangs(future: impl Future) -> bool {
     timeout(PATIENCE, future).await.is_err()
 }
@@ -117,10 +117,9 @@ scenarios!(
     fn blocking_pool() {
         let runtime = current_thread();
         runtime.block_on(runtime.spawn_blocking(|| ())).unwrap();
-        // The thread waits for more work.
-        let other_threads = || fs::read_dir("/proc/self/task").unwrap().flatten().map(|entry| entry.path());
+        let threads = || fs::read_dir("/proc/self/task").unwrap().flatten().map(|entry| entry.path());
         wait_until("the thread sleeps", || {
-            other_threads().all(|path| {
+            threads().all(|path| {
                 path.ends_with(own_pid().to_string())
                     || fs::read_to_string(path.join("syscall"))
                         .is_ok_and(|call| call.starts_with(&format!("{} ", libc::SYS_futex)))
@@ -284,7 +283,7 @@ scenarios!(
         });
         assert!(receiver.recv_timeout(PATIENCE).is_err());
         drop(guard);
-        // The lock is free here, and locked forever in the child.
+        // The lock is free in the parent, and locked forever in the child.
         assert!(receiver.recv_timeout(PATIENCE).is_err());
         exit(0);
     }
