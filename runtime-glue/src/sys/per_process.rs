@@ -10,9 +10,9 @@ pub(crate) type ProcessKey = u64;
 
 /// A value that each process makes once, on first use.
 ///
-/// A child makes a value of its own, and leaks the inherited one: a thread of the parent may have been changing it, and its
-/// destructor may wait for that thread. Each process has a slot of its own, with its key. So a thread waits only for threads of
-/// its own process, and never for a lock that a thread of the parent held.
+/// A child makes a value of its own, and leaks the inherited one: a thread of the parent may have been changing the
+/// value, and the value's destructor may wait for that thread. Each process has a slot of its own. So a thread waits
+/// only for threads of its own process, and never for a lock that a thread of the parent held.
 pub(crate) struct PerProcess<T> {
     /// The slot of this process, or of the nearest ancestor that had one. Null if there is no slot.
     pub(super) newest: AtomicPtr<Slot<T>>,

@@ -100,11 +100,11 @@ pub(crate) fn flush_stdio() {
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
-/// Sends SIGCHLD to this child of a fork, if the signal has a handler.
+/// Sends SIGCHLD to this process, the child of a fork, if the signal has a handler.
 ///
-/// If tokio has no pidfd for a process (no descriptor left, or an old kernel), tokio checks the process after each SIGCHLD. The
-/// kernel sends this child no SIGCHLD for a process that the parent started. This signal makes tokio check the process, and tasks
-/// that wait for the process get an error.
+/// If tokio has no pidfd for a process (no descriptor left, or an old kernel), tokio checks the process after each
+/// SIGCHLD. The kernel sends the child of a fork no SIGCHLD for a process that the parent started. This signal makes
+/// tokio check that process, and tasks that wait for it get an error.
 pub(crate) fn raise_child_signal() {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: the kernel fills `action`. The call cannot fail for this signal.

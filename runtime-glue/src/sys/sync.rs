@@ -1,5 +1,5 @@
-//! The primitives of modules that loom checks. A loom test includes such a module under a parent whose `sync` has loom's types
-//! instead.
+//! The primitives of modules that loom checks. A loom test compiles such a module beside another module `sync`, which
+//! has loom's types.
 
 use std::hint;
 use std::thread;

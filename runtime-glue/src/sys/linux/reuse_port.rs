@@ -20,7 +20,7 @@ pub(crate) fn prepare_to_bind(_: &Socket) -> io::Result<()> {
     Ok(())
 }
 
-/// Prepares a socket before it is bound to a shared port.
+/// Lets a socket bind the shared port of `model`, on the same device.
 pub(crate) fn join_port(socket: &Socket, model: &Socket) -> io::Result<()> {
     socket.set_reuse_port(true)?;
     match model.device()? {
@@ -34,7 +34,7 @@ pub(crate) fn prefer_on_cpu(listener: &impl AsFd, cpu: usize) -> io::Result<()> 
     SockRef::from(listener).set_cpu_affinity(cpu)
 }
 
-/// Returns the number of connections that may wait in the queue of a listener: the argument of listen(2), within the system's
+/// Returns how many connections may wait in the queue of a listener: the argument of listen(2), within the system's
 /// limit.
 pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();

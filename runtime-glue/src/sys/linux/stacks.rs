@@ -39,17 +39,17 @@ pub(crate) fn keep_inherited_stacks() -> io::Result<()> {
     }
 }
 
-/// Whether the child has to [`occupy_inherited_stacks`]: under glibc, if there may have been another thread.
+/// Whether the child must [`occupy_inherited_stacks`]: under glibc, if the parent may have had another thread.
 pub(crate) fn may_inherit_stacks() -> bool {
     cfg!(target_env = "gnu") && !forkio_reactor::fork::glue::is_single_threaded()
 }
 
-/// Makes each later child of a process with threads [keep the stacks](keep_inherited_stacks) inside fork(2). Does nothing if
-/// [`prepare_to_keep_stacks`] fails.
+/// Makes each later child of a process with several threads [keep the stacks](keep_inherited_stacks) inside fork(2).
+/// Does nothing if [`prepare_to_keep_stacks`] fails.
 pub(crate) fn keep_stacks_at_forks() -> io::Result<()> {
     extern "C" fn in_child() {
         if may_inherit_stacks() {
-            // After an error, `ProcessRuntime` tries again, and returns its own error.
+            // Ignore an error: `ProcessRuntime` tries again, and returns the error of that attempt.
             let _ = keep_inherited_stacks();
         }
     }
@@ -68,7 +68,7 @@ pub(crate) fn keep_stacks_at_forks() -> io::Result<()> {
     }
 }
 
-/// Keeps glibc from giving the `pthread_t` of a thread that ended before the fork to a thread made after it.
+/// Keeps the threads that this child starts from getting the `pthread_t` of a thread that ended before the fork.
 ///
 /// In a child, glibc reuses the stacks of all other threads (`reclaim_stacks`), even those of ended threads that were not
 /// joined. The `pthread_t` is part of the stack. A join of the old thread would then join the new thread, or the calling thread
@@ -79,8 +79,8 @@ pub(crate) fn keep_stacks_at_forks() -> io::Result<()> {
 pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
     /// How long to wait for the threads. They take microseconds, unless a lock stays locked: `RuntimeError::InheritedLock`.
     const THREAD_LIMIT: Duration = Duration::from_secs(10);
-    /// glibc reuses a stack for a request of a quarter of its size or more (`get_cached_stack`), so these requests find all
-    /// stacks from 16 KiB to 1 GiB.
+    /// glibc reuses a stack for a request of a quarter of its size or more (`get_cached_stack`), so these requests find
+    /// all stacks from 16 KiB to 1 GiB. In bytes.
     const REQUESTS: [usize; 8] = [16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20];
 
     let kept = KEPT.get(sys::process_key());

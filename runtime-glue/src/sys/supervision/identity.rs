@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::io;
 use std::mem::MaybeUninit;
 
-/// A user and groups, by number.
+/// The ids of a user and of groups.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     user: Option<libc::uid_t>,
@@ -13,8 +13,8 @@ pub(crate) struct Identity {
     groups: Vec<libc::gid_t>,
 }
 
-/// Looks up a user and a group by name. If there is no such name, a number is taken as an id. A user that the database lacks
-/// has no group, so it needs `group`.
+/// Looks up a user and a group by name. If the database lacks the name, and the name is a number, takes the number as
+/// an id. A user that the database lacks has no group, so such a user needs `group`.
 pub(crate) fn look_up_identity(user: Option<&str>, group: Option<&str>) -> io::Result<Identity> {
     let missing = |kind, name| io::Error::new(io::ErrorKind::NotFound, format!("there is no {kind} {name:?}"));
     let mut identity = Identity { user: None, group: None, groups: Vec::new() };
@@ -30,7 +30,7 @@ pub(crate) fn look_up_identity(user: Option<&str>, group: Option<&str>) -> io::R
                 identity.group = Some(entry.group);
                 identity.groups = groups_of(&entry.name, entry.group)?;
             }
-            // The process would keep its group, such as root's.
+            // Without a group, the process would keep its own, such as root's.
             None if group.is_none() => {
                 let text = format!("the system has no entry, and so no group, of user {name}: set the group too");
                 return Err(io::Error::new(io::ErrorKind::NotFound, text));
@@ -119,8 +119,8 @@ fn groups_of(user: &CStr, group: libc::gid_t) -> io::Result<Vec<libc::gid_t>> {
     Ok(groups.into_iter().take(count as usize).map(|group| group as libc::gid_t).collect())
 }
 
-/// Becomes another user, permanently. A process that already has the user and the group keeps its groups if it may not change
-/// them.
+/// Becomes another user, permanently. A process that already has the user and the group keeps its supplementary groups
+/// if it may not change them.
 pub(crate) fn assume_identity(identity: &Identity) -> io::Result<()> {
     let check = |result: libc::c_int| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) };
     let groups = &identity.groups;

@@ -17,8 +17,8 @@ pub(crate) use self::spawn::{spawn_with_descriptors, take_socket};
 
 /// Makes the kernel drop each SYN that asks for a new connection to a listener. Connections in its queue can still be accepted.
 ///
-/// A TCP client sends the SYN again after a second, and is refused once the listener is closed. So it loses no request. If the
-/// kernel made the connection and then reset it, the client would lose one.
+/// A TCP client sends the SYN again after a second, and is refused once the listener is closed. So the client loses no
+/// request, as it would if the kernel made the connection and then reset it.
 pub(crate) fn refuse_new_connections(listener: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(listener);
     if socket.local_addr()?.is_unix() {

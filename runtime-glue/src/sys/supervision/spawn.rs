@@ -74,18 +74,17 @@ pub(crate) fn spawn_with_descriptors(
     Ok(child.id())
 }
 
-/// Takes over the socket that an environment variable names, and removes the variable. Returns `None` if this process was
-/// not started with that socket: the variable may be left from another process.
-pub(crate) fn take_socket(number: RawFd, variable: &str) -> Option<OwnedFd> {
+/// Takes over the socket that an environment variable names, and removes the variable. Returns `None` if this process
+/// was not started with that socket: the variable may come from another process.
+pub(crate) fn take_socket(fd: RawFd, variable: &str) -> Option<OwnedFd> {
     // SAFETY: this is called once per variable, by a supervisor, which has one thread; the descriptor was made for this process.
-    let fd = unsafe {
+    unsafe {
         std::env::remove_var(variable);
-        // A close-on-exec descriptor was opened by this process itself, so it is not that socket.
-        if number < FIRST || libc::fcntl(number, libc::F_GETFD) != 0 {
+        // This process has opened each close-on-exec descriptor itself, so such a descriptor is not that socket.
+        if fd < FIRST || libc::fcntl(fd, libc::F_GETFD) != 0 {
             return None;
         }
-        libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC);
-        OwnedFd::from_raw_fd(number)
-    };
-    Some(fd)
+        libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+        Some(OwnedFd::from_raw_fd(fd))
+    }
 }
