@@ -117,8 +117,8 @@ fn another_thread_makes_the_value_after_a_failure() {
     });
 }
 
-/// A thread of the parent leaves the slot in each possible state. The child does not have that thread, and its own threads
-/// agree on a value without it.
+/// A thread of the parent leaves the slot in each possible state. The child's threads agree on a value, and do not wait
+/// for that thread.
 #[test]
 fn a_child_waits_for_no_thread_of_the_parent() {
     for stage in 0..3 {

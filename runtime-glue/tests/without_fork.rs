@@ -104,7 +104,7 @@ fn a_server_says_why_it_does_not_start() {
 }
 
 #[test]
-fn a_runtime_is_built_once_and_again_after_its_end() {
+fn a_runtime_is_built_once_and_again_after_a_shutdown() {
     static RUNTIME: ProcessRuntime = ProcessRuntime::new(|| Builder::new_multi_thread().worker_threads(1).build());
     let first = RUNTIME.get().unwrap().id();
     assert_eq!(RUNTIME.block_on(async { 6 * 7 }).unwrap(), 42);

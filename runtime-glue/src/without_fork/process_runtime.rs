@@ -42,7 +42,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<F> ProcessRuntime<F> {
-    /// Creates a runtime that `build` builds when it is first used.
+    /// Creates a `ProcessRuntime`. Its first use calls `build`.
     pub const fn new(build: F) -> ProcessRuntime<F> {
         ProcessRuntime { build, current: Mutex::new(None), builder: Mutex::new(None) }
     }
@@ -64,7 +64,7 @@ impl<F> ProcessRuntime<F> {
 }
 
 impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
-    /// Returns a handle of the runtime. The first call builds the runtime, and concurrent calls wait for that.
+    /// Returns a handle of the runtime. The first call builds the runtime, and concurrent calls wait for the first one.
     ///
     /// # Errors
     ///

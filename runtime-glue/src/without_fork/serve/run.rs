@@ -62,7 +62,7 @@ impl Setup {
 
     fn builder(&self) -> auto::Builder<TokioExecutor> {
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        // hyper's timeout covers the idle time too. `connection` has another limit for the first request.
+        // hyper's header timeout includes the idle time before a request. `connection` limits the first request.
         let keep_alive = Some(self.keep_alive_timeout).filter(|limit| !limit.is_zero());
         builder.http1().timer(TokioTimer::new()).keep_alive(keep_alive.is_some()).header_read_timeout(keep_alive);
         builder.http2().timer(TokioTimer::new());
@@ -195,7 +195,7 @@ where
     }
 }
 
-async fn stop(stopped: &mut watch::Receiver<bool>) {
+async fn wait_for_stop(stopped: &mut watch::Receiver<bool>) {
     // An error means that the server has ended.
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
@@ -217,7 +217,7 @@ where
     loop {
         let stream = tokio::select! {
             biased;
-            () = stop(&mut stopped) => return connections,
+            () = wait_for_stop(&mut stopped) => return connections,
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted.map(|(stream, _)| stream),
         };
@@ -262,7 +262,7 @@ async fn connection<S>(
     let served = tokio::select! {
         served = connection.as_mut() => served,
         late = too_late.as_mut() => late,
-        () = stop(&mut stopped) => {
+        () = wait_for_stop(&mut stopped) => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 served = connection => served,

@@ -14,8 +14,9 @@ use crate::prefork::Worker;
 ///
 /// # Platforms
 ///
-/// On systems with `fork(2)`, worker processes serve. Only there, `Server` has the options `systemd`, `tls`, `distribution`,
-/// `max_requests`, `status`, `control`, `idle_grace`, `connect_info`, `http`, `prefork` and `options`, and serves Unix sockets.
+/// On systems with `fork(2)`, worker processes serve. Only on those systems, `Server` serves Unix sockets, and has the
+/// options `systemd`, `tls`, `distribution`, `max_requests`, `status`, `control`, `idle_grace`, `connect_info`, `http`,
+/// `prefork` and `options`.
 #[must_use = "a server does nothing until it runs"]
 pub struct Server<L = NoLoad> {
     setup: Setup,
