@@ -59,8 +59,8 @@ pub fn close(queue: RawFd) {
 ///
 /// # Errors
 ///
-/// Those of FreeBSD's manual, and an error that [`inject`](crate::inject) sets. Unlike the manual, FreeBSD's kernels return
-/// `EINVAL` for an open descriptor that is not a queue.
+/// Those of FreeBSD's manual, and an error that [`inject`](crate::inject) sets. `EINVAL` for an open descriptor that is
+/// not a queue, if the kernel is FreeBSD's.
 ///
 /// # Safety
 ///
@@ -132,7 +132,8 @@ pub unsafe fn kevent(
     }
 }
 
-/// Returns the error for a descriptor that is not a queue, or not open. FreeBSD's manual says EBADF for both.
+/// Returns the error for a descriptor that is not a queue, or not open. FreeBSD's manual says EBADF for both, but its
+/// kernels return EINVAL for an open descriptor.
 fn no_queue(fd: RawFd) -> io::Error {
     errno(if is_open(fd) && Kernel::this().is_freebsd() { libc::EINVAL } else { libc::EBADF })
 }
@@ -156,8 +157,9 @@ pub fn fstat(fd: RawFd) -> io::Result<libc::stat> {
     Ok(stat)
 }
 
-/// Returns the address of a socket's control block: `kf_sock_pcb` of `F_KINFO` in fcntl(2) of FreeBSD, which all
-/// duplicates of a socket share. Returns `None` if the descriptor is not a socket, or if this kernel does not report it.
+/// Returns the address of a socket's control block, which all duplicates of the socket share: `kf_sock_pcb` of
+/// `F_KINFO` in FreeBSD's fcntl(2). Returns `None` if the descriptor is not a socket, or if this kernel does not report
+/// it.
 pub fn socket_pcb(fd: RawFd) -> Option<u64> {
     let stat = linux::stat(fd).ok()?;
     // Duplicates of a socket also share its inode on Linux, which replaces the address here.

@@ -16,7 +16,7 @@ pub enum Kernel {
     Einval,
     /// `dropping`: a kernel without kqueuex(2), such as that of macOS or DragonFly.
     Dropping,
-    /// `no-user-events`: a kernel without kqueuex(2) and `EVFILT_USER`, such as that of OpenBSD or of NetBSD before 10.
+    /// `no-user-events`: like `dropping`, but without `EVFILT_USER`, such as that of OpenBSD or of NetBSD before 10.
     NoUserEvents,
 }
 

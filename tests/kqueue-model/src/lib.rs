@@ -20,13 +20,14 @@
 //! - An event with `EV_CLEAR` that was taken and is still ready is not reported by the copy. `EV_ADD` in the child
 //!   reports it, and makes no second event.
 //! - USER is not copied: a trigger in the child gives `ENOENT`, and a pending trigger is lost.
-//! - `EV_ADD` with `NOTE_TRIGGER` in one change does not trigger. The flag stays in the `fflags` of later events.
+//! - `EV_ADD` with `NOTE_TRIGGER` in one change does not trigger. `NOTE_TRIGGER` stays in the `fflags` of later events.
 //! - The copy of a SIGNAL event reports the parent's signals. `EV_ADD` does not change that, but `EV_DELETE`
 //!   followed by `EV_ADD` does. Signals that are pending when the event is added are not reported.
 //! - An event that watches a queue without the flag is not copied. The copy of an event that watches a queue with the
 //!   flag watches the parent's queue. `EV_ADD` does not change that, but `EV_DELETE` followed by `EV_ADD` does.
 //! - Duplicates of a queue's descriptor are separate queues in the child.
-//! - At `RLIMIT_KQUEUES` a queue is missing in the child, without an error: [`Call::Copy`].
+//! - If the user has as many queues as `RLIMIT_KQUEUES` allows, fork(2) succeeds, and the child does not have the
+//!   queue. [`Call::Copy`] simulates this.
 //! - A new descriptor in the child does not reuse that of a dropped queue.
 //! - WRITE of a queue gives `EINVAL`, and so does kevent(2) on an open descriptor that is not a queue.
 //! - fstat(2) of a queue gives `S_IFIFO`, and of TCP and UDP sockets device 0 and inode 0. `kf_sock_pcb` of `F_KINFO`

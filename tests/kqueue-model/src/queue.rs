@@ -17,8 +17,8 @@ pub(crate) const FIRST_SERIAL: u64 = 3;
 
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// The program's descriptor of this queue, which is an epoll instance. It has an edge-triggered entry for
-    /// each descriptor that is watched for reading, and level-triggered entries for the three descriptors below.
+    /// The program's descriptor of this queue: an epoll instance. The instance has an edge-triggered entry for each
+    /// descriptor that is watched for reading, and level-triggered entries for the three descriptors below.
     pub(crate) fd: RawFd,
     /// Whether the queue has `KQUEUE_CPONFORK`.
     pub(crate) is_copied: bool,
@@ -77,7 +77,7 @@ impl Queue {
         syscall!(epoll_ctl(fd, libc::EPOLL_CTL_MOD, self.kick.as_raw_fd(), &mut event)).is_ok()
     }
 
-    /// Returns the descriptors that belong to the model.
+    /// Returns the queue's descriptors that belong to the model.
     pub(crate) fn own(&self) -> impl Iterator<Item = &OwnedFd> {
         // Skips the knotes for reading and writing if possible: there may be many, and nearly all have no descriptor of the model.
         let end = if self.has_parents_queues { EVFILT_READ + 1 } else { EVFILT_WRITE };
@@ -134,8 +134,7 @@ impl Queue {
         }
         let Some(knote) = self.knotes.get_mut(&key) else { return Err(errno(libc::ENOENT)) };
         knote.modify(change, is_new)?;
-        // "The filter is also run when the user attempts to retrieve the event", and upon each change, to detect a
-        // condition that holds already.
+        // Upon each change, a kernel also runs the filter, to detect a condition that holds already.
         self.count_expirations();
         self.activate_if_ready(key);
         self.set_alarm();

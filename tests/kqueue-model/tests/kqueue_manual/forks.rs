@@ -50,7 +50,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         let queue = Kqueue::new();
         Some(in_child(|| descriptor_flags(queue.0).is_none()))
     }),
-    ("15.1", "a queue with KQUEUE_CLOEXEC too is copied, and close-on-exec", || {
+    ("15.1", "a queue that also has KQUEUE_CLOEXEC is copied, and the copy is close-on-exec", || {
         let queue = copied()?;
         Some(in_child(|| descriptor_flags(queue.0) == Some(libc::FD_CLOEXEC) && queue.poll().is_empty()))
     }),
@@ -59,7 +59,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         set_close_on_fork(queue.0)?;
         Some(in_child(|| descriptor_flags(queue.0).is_none()))
     }),
-    ("15.1", "at RLIMIT_KQUEUES the queue is missing in the child, without an error", || {
+    ("15.1", "at RLIMIT_KQUEUES, fork(2) succeeds, and the child does not have the queue", || {
         let queue = with_flag()?;
         let again = reach_limit()?;
         let is_missing = in_child(|| {

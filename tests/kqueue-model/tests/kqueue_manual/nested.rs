@@ -1,4 +1,4 @@
-//! The sentences about a queue that another queue watches, across a fork.
+//! The sentences about the copy of a queue that watches another queue.
 
 use std::io::Write;
 
@@ -13,7 +13,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         outer.change(read(&inner, EV_ADD));
         Some(in_child(|| outer.poll().is_empty()) && outer.wait().len() == 1)
     }),
-    ("15.1", "a new queue at the descriptor of one without the flag can be added in the child", || {
+    ("15.1", "the child can add a new queue at the descriptor of a watched queue that was not copied", || {
         let (outer, inner) = (copied()?, Kqueue::new());
         outer.change(read(&inner, EV_ADD));
         Some(in_child(|| {

@@ -1,4 +1,4 @@
-//! The sentences about one process.
+//! The sentences that are about neither signals nor copies of queues.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -70,7 +70,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         b.write_all(b"x").ok()?;
         Some(queue.wait().first()?.udata as usize == 2)
     }),
-    ("EV_ADD", "(a registration that was retrieved with EV_CLEAR and is still ready is reported again)", || {
+    ("EV_ADD", "(reports an event again that was retrieved with EV_CLEAR and is still ready)", || {
         let (queue, (a, mut b)) = (Kqueue::new(), pair());
         queue.change(read(&a, EV_ADD | EV_CLEAR));
         b.write_all(b"x").ok()?;
@@ -84,7 +84,7 @@ pub(crate) const SENTENCES: &[Sentence] = &[
         queue.change(Kevent { udata: 5_usize as _, ..user(0, NOTE_TRIGGER) });
         Some(queue.wait().first()?.udata as usize == 5)
     }),
-    ("EV_ENABLE", "(of an enabled event: changes nothing, and of one that does not exist: ENOENT)", || {
+    ("EV_ENABLE", "(does not change an enabled event, and gives ENOENT for a missing event)", || {
         let (queue, (a, _b)) = (Kqueue::new(), pair());
         let missing = queue.refused(read(&a, EV_ENABLE));
         queue.change(read(&a, EV_ADD | EV_CLEAR));

@@ -22,7 +22,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a duplicate is found, and a queue without a descriptor is gone", duplicates),
     ("a mark for close-on-fork ends with the descriptor", closed_mark),
     ("on FreeBSD, a new queue in the child does not reuse the descriptor of a dropped one", dropped_descriptor),
-    ("at the limit, a queue is missing in the child, which can create one", missing_copy),
+    ("at the limit, the child does not have the queue, and can create one", missing_copy),
     ("timers are copied, or end the child", timers),
     ("the child of a fork without handlers has its own queues", fork_without_handlers),
     ("answers that differ between kernels", other_answers),
@@ -90,7 +90,7 @@ fn listed_descriptors(_: Kernel) {
     assert_eq!(model::watched(fd), []);
 }
 
-/// The descriptors of this process that a program would see.
+/// Returns the descriptors of this process without those of the model.
 fn visible() -> Vec<RawFd> {
     let own = model::own();
     let is_visible = |fd: &RawFd| descriptor_flags(*fd).is_some() && !own.contains(fd);
