@@ -17,8 +17,8 @@ fn main() {
     if library.clone().try_compile("unplanned").is_ok() {
         return;
     }
-    // A target that is only type-checked needs no C library. If target and host differ only in the system's C library, the
-    // host's compiler can build for the target.
+    // A target that is only type-checked does not need this library. If target and host differ only in libc, the host's
+    // compiler can build for the target.
     let processor_and_kernel = |triple: &str| {
         let mut parts = triple.split('-');
         (parts.next().map(str::to_owned), parts.nth(1).map(str::to_owned))

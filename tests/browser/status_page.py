@@ -86,7 +86,7 @@ BACKGROUND = "getComputedStyle(document.documentElement).backgroundColor + getCo
 
 
 def numbers_change(browser):
-    """The script replaces the content: the number of requests rises without a new page."""
+    """The script replaces the content: the number of requests rises, and the browser does not load the page again."""
     browser.evaluate("window.here = true")
     requests = "[...document.querySelectorAll('[data-name=requests]')].reduce((sum, cell) => sum + Number(cell.innerText), 0)"
     before = browser.evaluate(requests)
@@ -99,7 +99,8 @@ def survives_a_proxy(browser):
     browser.evaluate("Date.prototype.toLocaleTimeString = () => '1:02:03 PM'")
     browser.until("the page has the time", "document.getElementById('live').innerText == 'updated 1:02:03 PM'")
     browser.evaluate("window.own = fetch; void (window.fetch = async () => new Response('<h1>Bad Gateway</h1>', { status: 502 }))")
-    browser.until("the page says so", "document.getElementById('live').innerText == 'no answer since 1:02:03 PM'")
+    browser.until("the page says that the server does not answer",
+                  "document.getElementById('live').innerText == 'no answer since 1:02:03 PM'")
     assert browser.evaluate(ROWS) == [WORKERS], browser.evaluate("document.body.innerText")
     browser.evaluate("window.fetch = own")
     browser.until("the server answers again", "document.getElementById('live').innerText == 'updated 1:02:03 PM'")

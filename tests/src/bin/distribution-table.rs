@@ -143,7 +143,7 @@ impl Server {
                 seen.extend(connections.iter().map(|connection| (connection.worker, ())));
             }
         }
-        // Gives the workers time to close the connections of this check.
+        // Give the workers time to close the connections of this check.
         thread::sleep(Duration::from_millis(100));
         Ok(server)
     }
@@ -192,7 +192,7 @@ fn one_at_a_time(address: SocketAddr, count: usize) -> io::Result<Vec<Connection
     (0..count).map(next).collect()
 }
 
-/// The most connections that a worker has, divided by the mean.
+/// Returns the largest number of connections that one worker has, divided by the mean.
 fn imbalance(connections: &[Connection], workers: usize) -> f64 {
     let mut counts = vec![0_u32; workers];
     for connection in connections {
