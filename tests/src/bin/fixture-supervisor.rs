@@ -1,17 +1,18 @@
-//! A prefork server that a file controls. Most commands make it fail in some way.
+//! A prefork server that a file controls. Most words in the file make the server fail in some way.
 //!
-//! The arguments are the path of that file, a mode, and the names of options. The modes are:
+//! The arguments are the path of the file, a mode, and the names of options. The modes are:
 //!
 //! - `template`: a template loads the application;
 //! - `before`: there is no template, so the supervisor forks the workers;
 //! - `threads` and `own-runtime`: like `before`, but each worker builds a runtime, multi-threaded or current-thread;
 //! - `inherited`: the program only lists the listeners that it inherits.
 //!
-//! Time limits are long, so that a slow machine causes no failures. An option such as `boot-timeout=700` sets one of them,
-//! in milliseconds. The file's words apply to what happens next: `load-fails`, `load-panics`, `load-hangs`, `load-sleeps`,
-//! `load-aborts`, `load-lies=PID`, `load-floods`, `load-floods-with-lines`, `ready-panics`, `ready-hangs`, `never-ready`,
-//! `boot-exits`, `says-nothing`, `not-announced`, `fork-fails`, `fork-panics`, `between-waits`, `between-dies`,
-//! `no-processes`, `no-processes-of-template`.
+//! Time limits are long, so that a slow machine causes no failures. An option such as `boot-timeout=700` sets one of
+//! them, in milliseconds. The server reads the file when it loads, forks, boots or becomes ready. The words are:
+//! `load-fails`,
+//! `load-panics`, `load-hangs`, `load-sleeps`, `load-aborts`, `load-lies=PID`, `load-floods`, `load-floods-with-lines`,
+//! `ready-panics`, `ready-hangs`, `never-ready`, `boot-exits`, `says-nothing`, `not-announced`, `fork-fails`,
+//! `fork-panics`, `between-waits`, `between-dies`, `no-processes`, `no-processes-of-template`.
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
 
@@ -98,13 +99,13 @@ async fn serve(control: Control, how: &str, options: &[String]) {
         }
         if refuses.says("fork-fails") { Err(io::Error::from_raw_os_error(libc::EAGAIN)) } else { Ok(()) }
     });
-    // In an upgrade, the old program hands over its listener, which `bind_tcp` returns.
     let mut inherited = Inherited::from_env().unwrap();
     let listener = match inherited.named("web").pop() {
         Some(Listener::Tcp(listener)) => {
-            say("serving the listener of the name web");
+            say("serving the listener named web");
             listener
         }
+        // In an upgrade, the old program hands over its listener, which `bind_tcp` returns.
         _ => inherited.bind_tcp(([127, 0, 0, 1], 0).into()).unwrap(),
     };
     let address = listener.local_addr().unwrap();
@@ -249,7 +250,7 @@ fn allow_processes(allow: bool) {
     assert_eq!(results, [0; 2]);
 }
 
-/// In the supervisor, starts processes that are not workers, and waits for them.
+/// Starts processes of the supervisor that are not workers, and waits for them.
 async fn start_processes() {
     for _ in 0..30 {
         let status = tokio::process::Command::new("sleep").arg("0.1").status().await;

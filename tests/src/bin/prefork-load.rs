@@ -36,7 +36,7 @@ struct Counts {
     later: AtomicU64,
     /// How many requests were lost by a reset of their connection.
     resets: AtomicU64,
-    /// Connections that could not be made.
+    /// How many connections could not be made.
     refused: AtomicU64,
 }
 

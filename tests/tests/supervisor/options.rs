@@ -152,7 +152,7 @@ scenarios!(
         let mut command = std::process::Command::new("/bin/sh");
         command.args(["-c", script, env!("CARGO_BIN_EXE_fixture-supervisor")]);
         let server = Server::start_as(command.stdin(OwnedFd::from(tcp)), &["before"]);
-        server.until_logged("serving the listener of the name web");
+        server.until_logged("serving the listener named web");
         server.signal(libc::SIGUSR2);
         server.until_logged_times("serving the listener of the name web", 2);
         // The new program fails, because the scenario has closed the pipe of its announcement.

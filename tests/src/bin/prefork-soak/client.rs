@@ -54,7 +54,7 @@ pub(crate) fn client(soak: &Soak, address: &str, keeps: bool) {
                     break;
                 }
             }
-            // Leaves processor time to the server.
+            // Leave processor time to the server.
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -80,7 +80,7 @@ pub(crate) fn operator(soak: &Soak, page: &str, control: &str, workers: usize) {
             }
             thread::sleep(Duration::from_millis(100));
         }
-        // The worker may not be ready, and the answer may be lost with the service worker.
+        // Ignore errors: the worker may not be ready, or the service worker may be killed before it answers.
         let _ = ask(control, "POST", &format!("/control/retire?worker={}&wait=no", round % workers));
     }
 }

@@ -38,6 +38,7 @@ const KEEP_ALIVE_CLIENTS: usize = 64;
 const SHORT_CLIENTS: usize = 64;
 const WORKERS: usize = 4;
 const MOST_WORKERS: usize = 6;
+// The periods of the disturbances, in seconds.
 const RELOAD: u64 = 20;
 const KILL: u64 = 5;
 const SCALE: u64 = 15;
@@ -60,7 +61,7 @@ struct Soak {
     /// Answers of the status page, and requests that it did not answer.
     pages: AtomicU64,
     pages_lost: AtomicU64,
-    /// The killed processes, by their own process ids, and the time of the last kill.
+    /// The processes that `disturb` has killed, by the ids in their PID namespace, and the time of the last kill.
     killed: Mutex<(HashSet<u32>, Option<Instant>)>,
     failures: Mutex<Vec<String>>,
 }
@@ -70,7 +71,8 @@ impl Soak {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
 
-    /// Notes a lost request on a connection made at `connected`. `worker` is the one that answered an earlier request on it.
+    /// Notes a lost request on a connection made at `connected`. `worker` answered an earlier request on this
+    /// connection.
     fn lost(&self, worker: Option<u32>, connected: Instant, error: &io::Error) {
         // `disturb` holds this lock while it notes and kills a worker.
         let killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,7 +103,7 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) -> Result<(), Error> {
     let start = Instant::now();
     while !condition() {
         if start.elapsed() > LIMIT {
-            return Err(format!("not within {LIMIT:?}: {what}").into());
+            return Err(format!("gave up after {LIMIT:?} of waiting until {what}").into());
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -142,14 +144,15 @@ fn main() -> Result<(), Error> {
     server.upgrade()?;
     until("the old program has ended", || {
         let is_alone = server.has_only_the_new_program();
-        // Process 1 has `unshare` as its parent, and reaps what it inherits after some time.
+        // Process 1 is a child of `unshare`. It reaps the orphans that it adopts only after some time, so wait until no
+        // zombie is left.
         is_alone && server.census().is_some() && server.processes().iter().all(|process| !process.is_zombie)
     })?;
     if start.has_page {
         until("the status page is served", || try_connect(&server.socket("page")).is_ok())?;
     }
     server.replace_one()?;
-    // Gives the supervisor time to prepare its next fork.
+    // Give the supervisor time to prepare its next fork.
     thread::sleep(Duration::from_secs(1));
     let before = server.census().ok_or("the supervisor has ended")?;
     let soak = Soak::default();
@@ -167,7 +170,9 @@ fn main() -> Result<(), Error> {
         done
     });
     let done = done?;
-    until("only the workers are left", || server.census().is_some_and(|after| after.processes == before.processes))?;
+    until("as many processes run as before", || {
+        server.census().is_some_and(|after| after.processes == before.processes)
+    })?;
     server.replace_one()?;
     let mut after = None;
     let settled = until("the server has the resources that it had at the start", || {
@@ -179,7 +184,7 @@ fn main() -> Result<(), Error> {
     println!("{} requests in {:?}; {}", count(&soak.requests), duration, done);
     println!("requests lost with a killed worker: {}", count(&soak.on_killed));
     println!("requests lost on connections that were idle: {}", count(&soak.on_idle));
-    println!("answers of the status page: {}, and {} without answer", count(&soak.pages), count(&soak.pages_lost));
+    println!("requests to the status page: {} answered, {} not", count(&soak.pages), count(&soak.pages_lost));
     println!("before: {before:#?}\nafter: {after:#?}");
     let mut failures = std::mem::take(&mut *soak.failures.lock().unwrap_or_else(PoisonError::into_inner));
     if settled.is_err() {
@@ -226,7 +231,7 @@ fn disturb(server: &Server, soak: &Soak, duration: Duration, upgrade: u64) -> Re
             workers = if grows { workers + 1 } else { (workers - 1).max(1) };
             scales += 1;
         }
-        // Never kill in the second of a change: if a retiring worker is killed, no process empties its own queue.
+        // Never kill in the second of a change: if a retiring worker is killed, no other process empties its queue.
         if second % KILL == 2 {
             let children = server.children();
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

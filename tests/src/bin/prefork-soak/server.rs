@@ -25,7 +25,7 @@ pub(crate) struct Process {
     pub(crate) own_pid: u32,
     pub(crate) parent: i32,
     pub(crate) is_zombie: bool,
-    /// When the process was forked.
+    /// When the process was forked, in clock ticks since boot.
     start: u64,
 }
 
@@ -162,12 +162,12 @@ impl Server {
         Ok(Server { first, group, directory, is_process_1: start.is_process_1, loads, address })
     }
 
-    /// The address of a Unix socket in the server's directory.
+    /// Returns the address of a Unix socket in the server's directory.
     pub(crate) fn socket(&self, name: &str) -> String {
         format!("unix:{}", self.directory.join(name).display())
     }
 
-    /// The id that the supervisor has written into its pid file.
+    /// Reads the id that the supervisor has written into its pid file.
     pub(crate) fn own_pid(&self) -> Option<u32> {
         fs::read_to_string(self.directory.join("pid")).ok()?.trim().parse().ok()
     }
@@ -236,7 +236,7 @@ impl Server {
         Some(Census { processes: processes.len(), files, roles })
     }
 
-    /// The workers, and the template and the service worker if the server has them.
+    /// Returns the workers, and the template and the service worker if the server has them.
     pub(crate) fn children(&self) -> Vec<Process> {
         let processes = self.processes();
         let supervisor = self.supervisor(&processes).map(|supervisor| supervisor.pid);
@@ -269,7 +269,8 @@ impl Server {
         files.map(|file| Ok(format!("the server has left the file {}", file?.path().display()))).collect()
     }
 
-    /// Reaps the first program if it has ended. `unshare` waits for process 1, which stays.
+    /// Whether the first program has ended, which this function then reaps. As process 1, the first program stays, and
+    /// `unshare` waits for it.
     pub(crate) fn has_only_the_new_program(&mut self) -> bool {
         self.is_process_1 || matches!(self.first.try_wait(), Ok(Some(_)))
     }
