@@ -17,8 +17,8 @@
 //! - Copied events: READ (pipes, sockets, listeners, eventfds), WRITE, TIMER and PROC, each with udata and with its
 //!   disabled, oneshot and active state. Close-on-exec descriptors keep their events. Parent and child both get an
 //!   active event that no call has taken.
-//! - An event with `EV_CLEAR` that was taken and is still ready is not reported by the copy. `EV_ADD` in the child
-//!   reports it, and makes no second event.
+//! - The copy does not report an event with `EV_CLEAR` that was taken and is still ready. `EV_ADD` in the child reports
+//!   the event, and makes no second one.
 //! - USER is not copied: a trigger in the child gives `ENOENT`, and a pending trigger is lost.
 //! - `EV_ADD` with `NOTE_TRIGGER` in one change does not trigger. `NOTE_TRIGGER` stays in the `fflags` of later events.
 //! - The copy of a SIGNAL event reports the parent's signals. `EV_ADD` does not change that, but `EV_DELETE`
