@@ -119,7 +119,7 @@ impl Response {
         }
     }
 
-    /// The value of a header, if the response has it.
+    /// Returns the value of a header, if the response has it.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
@@ -129,7 +129,7 @@ impl Response {
         self.header("connection") == Some("close")
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     #[track_caller]
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("a text")
@@ -146,7 +146,7 @@ fn read_line(stream: &mut impl BufRead) -> io::Result<String> {
     }
 }
 
-/// An error about a response that is not valid HTTP.
+/// Makes an error about a response that is not valid HTTP.
 fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.escape_debug().to_string())
 }

@@ -4,8 +4,8 @@
 //! may fork. See [`scenarios!`].
 //!
 //! A *topic* is a test binary: `tests/NAME.rs` or `tests/NAME/main.rs`. For each of its scenarios it starts itself
-//! again, in a process group of its own. It fails the scenario if the process does not exit with 0 in time, or if a
-//! process of the group is left.
+//! again, in a process group of its own. It fails the scenario if the process does not exit with 0 in time, or if the
+//! process leaves another one in the group.
 
 pub mod http;
 mod limits;

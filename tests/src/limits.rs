@@ -3,8 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// The factor by which the machine is slower than an ordinary one: the environment variable `FORKIO_TEST_SLOWDOWN`, or
-/// 1.
+/// Returns how many times slower than an ordinary machine this one is: `FORKIO_TEST_SLOWDOWN` in the environment, or 1.
 pub fn slowdown() -> u32 {
     // The factor is kept, because a child of a process with threads must not read the environment.
     static SLOWDOWN: OnceLock<u32> = OnceLock::new();

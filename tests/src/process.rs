@@ -23,7 +23,7 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     until(what, || condition().then_some(()));
 }
 
-/// Waits until `find` returns a value. Panics with `what` if it returns none within the [`limit()`].
+/// Waits until `find` returns a value. Panics with `what` if `find` does not return one within the [`limit()`].
 #[track_caller]
 pub fn until<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -31,12 +31,12 @@ pub fn until<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = find() {
             return value;
         }
-        assert!(start.elapsed() < limit(), "not within {:?}: {what}", limit());
+        assert!(start.elapsed() < limit(), "gave up after {:?} of waiting until {what}", limit());
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// A path in the scenario's temporary directory, which the harness removes.
+/// Returns a path in the scenario's temporary directory, which the harness removes.
 pub fn temporary_path(name: &str) -> PathBuf {
     std::env::temp_dir().join(name)
 }
@@ -74,7 +74,7 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// The id of this process.
+/// Returns the id of this process.
 pub fn own_pid() -> i32 {
     std::process::id().cast_signed()
 }
@@ -135,8 +135,8 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Starts a thread, and waits until it runs. Until then it does not have its name, and may hold locks of the standard
-/// library.
+/// Starts a thread, and waits until it runs. Before that, the thread does not have its name, and may hold locks of the
+/// standard library.
 #[track_caller]
 pub fn start_thread<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     let (runs, is_running) = mpsc::channel();
@@ -159,7 +159,7 @@ pub fn check_no_children() {
 
 /// Calls `act` while each of `works` runs repeatedly on a thread of its own.
 pub fn beside_threads<W: FnMut() + Send, T>(works: impl IntoIterator<Item = W>, act: impl FnOnce() -> T) -> T {
-    /// Ends the threads, also if `act` panics.
+    /// Ends the threads, even if `act` panics.
     struct Stop<'a>(&'a AtomicBool);
 
     impl Drop for Stop<'_> {
@@ -223,7 +223,7 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// A turn that has not been given yet.
+    /// Creates a turn that has not been given yet.
     #[track_caller]
     #[expect(clippy::new_without_default, reason = "it opens descriptors")]
     pub fn new() -> Turn {

@@ -17,14 +17,14 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts a function of this test binary that has the attribute `program`. Its name has the form of a scenario's name.
-    /// The function gets `args` from [`arguments()`](crate::arguments).
+    /// Starts a function of this test binary that has the attribute `program`. `name` has the form of a scenario's
+    /// name. The function gets `args` from [`arguments()`](crate::arguments).
     #[track_caller]
     pub fn start(name: &str, args: &[&str]) -> Program {
         Program::spawn(Program::command(name).args(args))
     }
 
-    /// The command that [`start`](Program::start) runs, for a program that needs an environment of its own.
+    /// Returns the command that [`start`](Program::start) runs, for a program that needs an environment of its own.
     #[track_caller]
     pub fn command(name: &str) -> Command {
         let mut command = Command::new(std::env::current_exe().expect("the path of this program"));
@@ -47,7 +47,7 @@ impl Program {
         (program, line)
     }
 
-    /// The process id.
+    /// Returns the process id.
     pub fn pid(&self) -> i32 {
         self.child.id().cast_signed()
     }
@@ -107,7 +107,7 @@ impl Program {
         output
     }
 
-    /// Stops a server by SIGTERM. Returns its output. It must exit with 0.
+    /// Stops a server by SIGTERM, and checks that the server exits with 0. Returns its output.
     #[track_caller]
     pub fn stop(self) -> String {
         self.signal(libc::SIGTERM);
@@ -120,7 +120,7 @@ impl Program {
         self.errors()
     }
 
-    /// The standard error of the program, once its writers have ended.
+    /// Reads the program's standard error until every process that can write to it has ended.
     pub fn errors(&mut self) -> String {
         let mut errors = String::new();
         if let Some(mut stderr) = self.child.stderr.take() {
@@ -137,8 +137,8 @@ impl Drop for Program {
     }
 }
 
-/// The path of a program of the package `forkio-examples`. Cargo puts these programs beside this one, or beside the
-/// directory of this test binary.
+/// Returns the path of a program of the package `forkio-examples`. Cargo puts these programs beside this program, or
+/// beside the directory of this test binary.
 #[track_caller]
 pub fn example(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the path of this program");
@@ -147,7 +147,7 @@ pub fn example(name: &str) -> PathBuf {
     program.unwrap_or_else(|| panic!("{} is missing: run `cargo build --example {name}` first", path.display()))
 }
 
-/// The address in a line such as `listening on http://127.0.0.1:8080 (2 workers)`.
+/// Returns the address in a line such as `listening on http://127.0.0.1:8080 (2 workers)`.
 pub fn announced_address(line: &str) -> Option<SocketAddr> {
     line.strip_prefix("listening on http://")?.split_whitespace().next()?.parse().ok()
 }
@@ -174,7 +174,7 @@ impl Log {
         Log { text, reader }
     }
 
-    /// The output so far.
+    /// Returns the output so far.
     pub fn text(&self) -> String {
         self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -60,7 +60,7 @@ pub fn in_child_after_prepare(child: impl FnOnce(Prepared)) {
     reap(pid);
 }
 
-/// A new selector, and its waker with the token 0.
+/// Creates a selector, and its waker with the token 0.
 #[track_caller]
 pub fn selector_with_waker() -> (Poll, Waker) {
     let selector = Poll::new().unwrap();
@@ -158,24 +158,24 @@ pub fn check_new_selector() {
     check_wake(&waker, &mut selector, 0);
 }
 
-/// The error that a poll of a poisoned selector returns.
+/// Polls a poisoned selector. Returns the error.
 #[track_caller]
 pub fn poll_error(selector: &mut Poll) -> Option<i32> {
     selector.poll(&mut Events::with_capacity(8), Some(limit())).expect_err("the poll succeeds").raw_os_error()
 }
 
-/// A set of tokens, to compare with events.
+/// Makes a set of tokens, to compare with events.
 pub fn tokens<const N: usize>(tokens: [usize; N]) -> BTreeSet<usize> {
     BTreeSet::from(tokens)
 }
 
-/// A listener at a free port.
+/// Opens a listener at a free port.
 #[track_caller]
 pub fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap()
 }
 
-/// A datagram socket at a free port.
+/// Opens a datagram socket at a free port.
 #[track_caller]
 pub fn udp() -> UdpSocket {
     UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap()
@@ -188,13 +188,13 @@ pub fn send_to(socket: &UdpSocket) {
     sender.send_to(b"x", socket.local_addr().unwrap()).unwrap();
 }
 
-/// A client that is connected to the listener.
+/// Connects a client to the listener.
 #[track_caller]
 pub fn connect(listener: &TcpListener) -> StdTcpStream {
     StdTcpStream::connect(listener.local_addr().unwrap()).unwrap()
 }
 
-/// The two ends of a connection: a non-blocking one to register, and its peer.
+/// Opens a connection. Returns its ends: a non-blocking one to register, and its peer.
 #[track_caller]
 pub fn connection() -> (TcpStream, StdTcpStream) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -204,8 +204,8 @@ pub fn connection() -> (TcpStream, StdTcpStream) {
     (TcpStream::from_std(stream), peer)
 }
 
-/// Checks that the kernel queue of this selector, in this process, watches the registrations in its table that are not muted.
-/// Checks nothing if the kernel does not list what a queue watches.
+/// Checks that the selector's kernel queue in this process watches the registrations in the table, except muted ones.
+/// Checks nothing if the kernel does not list the descriptors that a queue watches.
 #[track_caller]
 pub fn check_table(selector: &impl AsRawFd) {
     let selector = selector.as_raw_fd();

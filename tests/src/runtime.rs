@@ -27,7 +27,7 @@ pub use crate::process::*;
 pub use crate::sys::*;
 pub use crate::{Program, arguments, limit, rounds, scenarios, unplanned};
 
-/// A current-thread runtime with all drivers.
+/// Builds a current-thread runtime with all drivers.
 #[track_caller]
 pub fn current_thread() -> Runtime {
     let mut builder = Builder::new_current_thread();
@@ -106,7 +106,7 @@ pub async fn wait_for(turn: &Turn) {
     turn.wait();
 }
 
-/// A listener at a free port.
+/// Opens a listener at a free port.
 pub async fn listener() -> TcpListener {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     // FreeBSD distributes connections only among listeners that all have this option.
@@ -118,7 +118,7 @@ pub async fn listener() -> TcpListener {
     TcpListener::from_std(socket.into()).unwrap()
 }
 
-/// The two ends of a connection within this process.
+/// Opens a connection within this process. Returns both ends.
 pub async fn connection() -> (TcpStream, TcpStream) {
     connect_and_accept(&listener().await).await
 }

@@ -101,7 +101,8 @@ macro_rules! scenario_entry {
     };
 }
 
-/// The `main` function of a topic: `main!(module, other_module)`, or `main!()` if the scenarios are in the same file.
+/// Defines the `main` function of a topic: `main!(module, other_module)`, or `main!()` if the scenarios are in the same
+/// file.
 ///
 /// With `project = "name"` first, the scenarios run in the program that `tests/projects/name` builds from the same
 /// file.
@@ -136,7 +137,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// A scenario in `module`, which is a [`module_path!`].
+    /// Creates a scenario in `module`, which is a [`module_path!`].
     pub const fn new(module: &'static str, name: &'static str, run: fn()) -> Scenario {
         Scenario { module, name, run, limit: Duration::from_secs(120), is_program: false }
     }
@@ -151,7 +152,7 @@ impl Scenario {
         Scenario { is_program: true, ..self }
     }
 
-    /// The name without the topic: `module::name`, or `name` if the scenario is in the topic's first file.
+    /// Returns the name without the topic: `module::name`, or `name` if the scenario is in the topic's first file.
     fn path(&self) -> String {
         match self.module.split_once("::") {
             Some((_, module)) => format!("{module}::{}", self.name),
@@ -280,7 +281,7 @@ fn project_executable(name: &str, directory: &Path) -> Result<PathBuf, Failed> {
     static EXECUTABLE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let build = || {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("projects").join(name).join("Cargo.toml");
-        // The target directory is separate, because the build that runs this test may hold the lock of its directory.
+        // The target directory is separate, because the build that runs this test may hold the lock of its own.
         let target = directory.join(name);
         let cargo = option_env!("CARGO").unwrap_or("cargo");
         let mut command = Command::new(cargo);
@@ -296,7 +297,7 @@ fn project_executable(name: &str, directory: &Path) -> Result<PathBuf, Failed> {
     EXECUTABLE.get_or_init(build).clone().map_err(Failed::from)
 }
 
-/// The arguments of this process after `--run` and the name of the scenario or program.
+/// Returns the arguments of this process after `--run` and the name of the scenario or program.
 pub fn arguments() -> Vec<String> {
     env::args().skip(3).collect()
 }

@@ -22,7 +22,7 @@ pub fn processes() -> BTreeMap<i32, Process> {
         let state = fields.next()?.chars().next()?;
         Some(Process { pid, state, parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()? })
     };
-    // Leaves out ps(1) itself, which has ended by now.
+    // Leave out ps(1) itself, which has ended by now.
     by_id(lines.lines().filter_map(parse).filter(|process| process.parent != own || exists(process.pid)))
 }
 
@@ -31,7 +31,7 @@ fn exists(pid: i32) -> bool {
     unsafe { libc::kill(pid, 0) == 0 }
 }
 
-/// The open descriptors of this process.
+/// Returns the open descriptors of this process.
 pub fn open_descriptors() -> Vec<i32> {
     // SAFETY: no memory is involved.
     let limit = unsafe { libc::getdtablesize() };
@@ -53,18 +53,19 @@ pub fn close_inherited_descriptors() {
     }
 }
 
-/// The descriptors that a queue of this process watches, each with its token. `None` if the kernel does not list them.
+/// Returns the descriptors that a queue of this process watches, each with its token. `None` if the kernel does not
+/// list them.
 pub fn watched_descriptors(_: i32) -> Option<Vec<(i32, u64)>> {
     None
 }
 
-/// For each queue of this process that watches the descriptor, whether it watches exclusively. `None` if the kernel does not
-/// report it.
+/// Returns, for each queue of this process that watches the descriptor, whether the queue watches exclusively. `None`
+/// if the kernel does not report that.
 pub fn exclusive_in_kernel(_: RawFd) -> Option<Vec<bool>> {
     None
 }
 
-/// The name that an audit gives a descriptor without path and address.
+/// Returns the name that an audit gives to a descriptor that has neither path nor address.
 pub fn name_of(fd: &impl AsRawFd) -> String {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: the kernel fills the structure, for which all zero is a value.
@@ -75,7 +76,7 @@ pub fn name_of(fd: &impl AsRawFd) -> String {
     format!("inode {} of device {:#x}", stat.st_ino, stat.st_dev)
 }
 
-/// Each kind of descriptor that only this system has. There is no such kind on these systems.
+/// Returns an empty list: these systems have no kind of descriptor that other systems lack.
 pub fn kernel_objects() -> Vec<(OwnedFd, SharedObject, String)> {
     Vec::new()
 }
@@ -83,17 +84,17 @@ pub fn kernel_objects() -> Vec<(OwnedFd, SharedObject, String)> {
 /// Whether an audit can see that a file is locked.
 pub const LOCKS_ARE_SEEN: bool = false;
 
-/// A descriptor without state that a child could share. `None` if the system has no such descriptor.
+/// Opens a descriptor without state that a child could share. `None` if the system has no such descriptor.
 pub fn path_only() -> Option<File> {
     None
 }
 
-/// A descriptor that watches files. `None` if the system has no such thing.
+/// Opens a descriptor that watches files. `None` if the system has no such descriptor.
 pub fn inotify() -> Option<OwnedFd> {
     None
 }
 
-/// A descriptor that signals are read from. `None` if the system has no such thing.
+/// Opens a descriptor to read signals from. `None` if the system has no such descriptor.
 pub fn signalfd(_: i32) -> Option<OwnedFd> {
     None
 }
@@ -127,13 +128,13 @@ pub unsafe fn fork_behind_libc() -> Option<i32> {
     None
 }
 
-/// Makes tokio wait for SIGCHLD. On these systems it always does.
+/// Does nothing: on these systems, tokio always waits for SIGCHLD.
 pub fn deny_tokio_pidfds() {}
 
 /// Does nothing: these systems have no such filter.
 pub fn deny_sends_of(_: u32) {}
 
-/// The CPUs that this process may use. `None` if the kernel does not steer connections by CPU.
+/// Returns the CPUs that this process may use. `None` if the kernel does not steer connections by CPU.
 pub fn allowed_cpus() -> Option<Vec<usize>> {
     None
 }
@@ -143,7 +144,7 @@ pub fn stay_on(_: usize) {
     unreachable!("there are no allowed CPUs");
 }
 
-/// The CPU whose connections a listener prefers.
+/// Returns the CPU whose connections a listener prefers.
 pub fn cpu_of(_: &impl AsFd) -> usize {
     unreachable!("there are no allowed CPUs");
 }
@@ -154,7 +155,7 @@ pub struct Timerfd(OwnedFd);
 
 #[allow(missing_docs)]
 impl Timerfd {
-    /// Opens a timer. `None` if the system has no such thing.
+    /// Opens a timer. `None` if the system has no such timer.
     pub fn new(_: TimerClock, _: bool) -> Option<Timerfd> {
         None
     }

@@ -18,7 +18,7 @@ pub fn processes() -> BTreeMap<i32, Process> {
     by_id(entries.filter_map(|entry| process(entry.file_name().to_str()?.parse().ok()?)))
 }
 
-/// A process, or `None` if it has ended and its parent has waited for it.
+/// Returns a process, or `None` if the process has ended and its parent has reaped it.
 fn process(pid: i32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The fields follow the name, which is in parentheses and may contain anything.
@@ -29,20 +29,20 @@ fn process(pid: i32) -> Option<Process> {
     Some(Process { pid, state, parent, group })
 }
 
-/// The open descriptors of this process, except those of the kqueue model.
+/// Returns the open descriptors of this process, except those of the kqueue model.
 pub fn open_descriptors() -> Vec<i32> {
     let entries = fs::read_dir("/proc/self/fd").expect("reading /proc/self/fd");
-    let mut numbers: Vec<i32> =
+    let mut descriptors: Vec<i32> =
         entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    numbers.sort_unstable();
+    descriptors.sort_unstable();
     // The descriptor that read the directory is closed by now, but still listed.
-    numbers.retain(|fd| fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok());
+    descriptors.retain(|fd| fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok());
     #[cfg(forkio_kqueue)]
     {
         let own = crate::model::own();
-        numbers.retain(|fd| !own.contains(fd));
+        descriptors.retain(|fd| !own.contains(fd));
     }
-    numbers
+    descriptors
 }
 
 /// Closes every descriptor but the standard ones.
@@ -53,13 +53,15 @@ pub fn close_inherited_descriptors() {
     }
 }
 
-/// The descriptors that a queue of this process watches, each with its token. `None` if the kernel does not list them.
+/// Returns the descriptors that a queue of this process watches, each with its token. `None` if the kernel does not
+/// list them.
 #[cfg(forkio_kqueue)]
 pub fn watched_descriptors(queue: i32) -> Option<Vec<(i32, u64)>> {
     Some(crate::model::watched(queue))
 }
 
-/// The descriptors that a queue of this process watches, each with its token. `None` if the kernel does not list them.
+/// Returns the descriptors that a queue of this process watches, each with its token. `None` if the kernel does not
+/// list them.
 #[cfg(not(forkio_kqueue))]
 pub fn watched_descriptors(epoll: i32) -> Option<Vec<(i32, u64)>> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).expect("reading fdinfo");
@@ -76,8 +78,8 @@ pub fn watched_descriptors(epoll: i32) -> Option<Vec<(i32, u64)>> {
     Some(watched)
 }
 
-/// For each queue of this process that watches the descriptor, whether it watches exclusively. `None` if the kernel does not
-/// report it.
+/// Returns, for each queue of this process that watches the descriptor, whether the queue watches exclusively. `None`
+/// if the kernel does not report that.
 pub fn exclusive_in_kernel(fd: RawFd) -> Option<Vec<bool>> {
     let mut exclusive = Vec::new();
     for epoll in open_descriptors() {
@@ -109,13 +111,13 @@ pub fn is_in_epoll_wait(pid: i32) -> bool {
     number.is_some_and(|number| calls.contains(&number))
 }
 
-/// The name that an audit gives a descriptor without path and address.
+/// Returns the name that an audit gives to a descriptor that has neither path nor address.
 pub fn name_of(fd: &impl AsRawFd) -> String {
     let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default();
     link.to_string_lossy().into_owned()
 }
 
-/// Owns a descriptor that the kernel has just made.
+/// Takes over a descriptor that the kernel has just returned.
 #[track_caller]
 fn owned(fd: RawFd) -> OwnedFd {
     assert!(fd >= 0, "{}", io::Error::last_os_error());
@@ -123,7 +125,8 @@ fn owned(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Each kind of descriptor that only this system has, with the object and the name that an audit reports.
+/// Opens a descriptor of each kind that only this system has. Returns each with the object and the name that an audit
+/// reports.
 pub fn kernel_objects() -> Vec<(OwnedFd, SharedObject, String)> {
     let anonymous = |name: &str| format!("anon_inode:{name}");
     let namespace = File::open("/proc/self/ns/net").expect("a namespace");
@@ -147,7 +150,7 @@ pub fn kernel_objects() -> Vec<(OwnedFd, SharedObject, String)> {
 /// Whether an audit can see that a file is locked.
 pub const LOCKS_ARE_SEEN: bool = true;
 
-/// A descriptor without state that a child could share: `O_PATH`.
+/// Opens a descriptor without state that a child could share: `O_PATH`.
 pub fn path_only() -> Option<File> {
     // The standard library drops the flag where the C library includes it in `O_ACCMODE`, as musl does.
     // SAFETY: the path ends with a zero byte.
@@ -155,13 +158,13 @@ pub fn path_only() -> Option<File> {
     Some(owned(fd).into())
 }
 
-/// A descriptor that watches files. `None` if the system has no such thing.
+/// Opens a descriptor that watches files. `None` if the system has no such descriptor.
 pub fn inotify() -> Option<OwnedFd> {
     // SAFETY: no memory is involved.
     Some(owned(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) }))
 }
 
-/// A descriptor that signals are read from. `None` if the system has no such thing.
+/// Opens a descriptor to read signals from. `None` if the system has no such descriptor.
 pub fn signalfd(signal: i32) -> Option<OwnedFd> {
     // SAFETY: the set is filled before it is read.
     Some(owned(unsafe {
@@ -202,12 +205,12 @@ pub unsafe fn fork_behind_libc() -> Option<i32> {
 /// Whether [`shutdown`] waits.
 static DELAYS_SHUTDOWNS: AtomicBool = AtomicBool::new(false);
 
-/// Makes each later shutdown(2) of this process and its children take longer, so that other processes act before it.
+/// Delays each later shutdown(2) of this process and its children, so that other processes act before the shutdown.
 pub fn delay_shutdowns() {
     DELAYS_SHUTDOWNS.store(true, Ordering::Relaxed);
 }
 
-/// Takes the place of the C library's function.
+/// Replaces the C library's function.
 // SAFETY: the function has the signature and the effect of the C library's function.
 #[unsafe(no_mangle)]
 extern "C" fn shutdown(socket: libc::c_int, how: libc::c_int) -> libc::c_int {
@@ -218,7 +221,7 @@ extern "C" fn shutdown(socket: libc::c_int, how: libc::c_int) -> libc::c_int {
     unsafe { libc::syscall(libc::SYS_shutdown, socket, how) as libc::c_int }
 }
 
-/// The CPUs that this process may use. `None` if the kernel does not steer connections by CPU.
+/// Returns the CPUs that this process may use. `None` if the kernel does not steer connections by CPU.
 pub fn allowed_cpus() -> Option<Vec<usize>> {
     let list = status_field(crate::own_pid(), "Cpus_allowed_list");
     let ranges = list.split(',').map(|range| range.split_once('-').unwrap_or((range, range)));
@@ -235,7 +238,7 @@ pub fn stay_on(cpu: usize) {
     }
 }
 
-/// The CPU whose connections a listener prefers: `SO_INCOMING_CPU`.
+/// Returns the CPU whose connections a listener prefers: `SO_INCOMING_CPU`.
 pub fn cpu_of(listener: &impl AsFd) -> usize {
     socket2::SockRef::from(listener).cpu_affinity().expect("SO_INCOMING_CPU")
 }
@@ -245,7 +248,7 @@ pub fn cpu_of(listener: &impl AsFd) -> usize {
 pub struct Timerfd(OwnedFd);
 
 impl Timerfd {
-    /// Opens a timer. `None` if the system has no such thing.
+    /// Opens a timer. `None` if the system has no such timer.
     pub fn new(clock: TimerClock, blocks: bool) -> Option<Timerfd> {
         let clock = match clock {
             TimerClock::Monotonic => libc::CLOCK_MONOTONIC,
