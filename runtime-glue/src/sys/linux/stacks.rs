@@ -118,7 +118,6 @@ pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the address ranges of `/proc/self/maps`.
 fn mapped_ranges() -> io::Result<Vec<Range<usize>>> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     Ok(maps.lines().filter_map(|line| parse_range(line.split_once(' ')?.0)).collect())

@@ -12,7 +12,7 @@ pub(crate) fn use_huge_pages() {
     }
 }
 
-/// Collapses private anonymous memory into huge pages. Returns how many bytes it has collapsed.
+/// Returns how many bytes it has collapsed.
 #[cfg(target_os = "linux")]
 fn collapse_mappings() -> io::Result<usize> {
     const HUGE: usize = 2 << 20;

@@ -119,7 +119,7 @@ pub(crate) fn set_no_new_privs() -> io::Result<()> {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn set_no_new_privs() -> io::Result<()> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "only Linux has the attribute no_new_privs"))
+    Err(io::Error::new(io::ErrorKind::Unsupported, "forkio can set no_new_privs only on Linux"))
 }
 
 pub(crate) fn set_umask(mask: u32) {

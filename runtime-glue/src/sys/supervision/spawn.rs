@@ -11,8 +11,9 @@ use std::process::Command;
 /// The descriptors before this one are standard input, output and error.
 const FIRST: RawFd = 3;
 
-/// Starts a program with named descriptors from 3 on, as systemd does (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`), and with
-/// `sockets`. For each socket, an environment variable has its descriptor, a space and a word. Returns the process id.
+/// Starts a program with named descriptors from 3 on, as systemd does (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`),
+/// and with `sockets`. Sets the environment variable of each socket to its descriptor, a space and a word. Returns the
+/// process id.
 pub(crate) fn spawn_with_descriptors(
     path: &Path,
     arguments: &[OsString],
