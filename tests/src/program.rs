@@ -192,7 +192,6 @@ impl Log {
     }
 }
 
-/// Reads to the end on a thread of its own.
 pub(crate) fn read_in_background(mut source: impl Read + Send + 'static) -> JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();

@@ -64,7 +64,6 @@ extern "C" fn forkio_model_socket_pcb(fd: c_int) -> u64 {
     socket_pcb(fd).unwrap_or(0)
 }
 
-/// Whether a descriptor belongs to the model.
 #[unsafe(no_mangle)]
 extern "C" fn forkio_model_owns(fd: RawFd) -> bool {
     owns(fd)

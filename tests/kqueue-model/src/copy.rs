@@ -12,7 +12,8 @@ use crate::queue::Queue;
 const FAILED: &str = "a child's copy of a queue";
 
 impl Queue {
-    /// Duplicates the parent's queues that knotes watch, before the child's queues replace them at their descriptors.
+    /// Duplicates each queue of the parent that a knote watches. Call it before the child's queues take the
+    /// descriptors.
     pub(crate) fn keep_parents_queues(&mut self, copied: &BTreeSet<u64>) {
         for (key, knote) in &mut self.knotes {
             if let Watched::Descriptor(Object::Queue { id, parents: parents @ None }) = &mut knote.watched
@@ -66,7 +67,7 @@ impl Queue {
         queue
     }
 
-    /// Copies the events. `descriptors` maps the child's descriptors to its queues.
+    /// Copies the events. `descriptors` maps each descriptor to the id of the child's queue.
     pub(crate) fn copy_knotes(&mut self, parent: libc::pid_t, descriptors: &BTreeMap<RawFd, u64>) {
         for key in self.knotes.keys().copied().collect::<Vec<_>>() {
             let is_copied = self.knotes.get_mut(&key).is_some_and(|knote| knote.copy(key, parent, descriptors));

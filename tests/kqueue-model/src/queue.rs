@@ -263,7 +263,7 @@ impl Queue {
     }
 }
 
-/// Opens a process. Returns `None` for process 0 of FreeBSD, which is the kernel and never ends.
+/// Opens a pidfd. Returns `None` for process 0 of FreeBSD, which is the kernel and never ends.
 fn open_process(ident: usize) -> io::Result<Option<OwnedFd>> {
     let missing = || errno(libc::ESRCH);
     match libc::pid_t::try_from(ident).map_err(|_| missing())? {

@@ -111,20 +111,13 @@ pub fn is_shared(_: u32, _: RawFd) -> Option<bool> {
 /// # Safety
 ///
 /// The child must do only what signal-safety(7) allows, and end with `_exit`.
-#[cfg(target_os = "freebsd")]
 pub unsafe fn fork_behind_libc() -> Option<i32> {
-    // SAFETY: the caller keeps the contract, which is the same.
-    Some(unsafe { libc::rfork(libc::RFPROC | libc::RFFDG) })
-}
-
-/// Forks without the C library, so that no `pthread_atfork` handler runs. Returns 0 in the child, and `None` if the
-/// system has no way to do it.
-///
-/// # Safety
-///
-/// The child must do only what signal-safety(7) allows, and end with `_exit`.
-#[cfg(not(target_os = "freebsd"))]
-pub unsafe fn fork_behind_libc() -> Option<i32> {
+    #[cfg(target_os = "freebsd")]
+    {
+        // SAFETY: the caller keeps the contract, which is the same.
+        Some(unsafe { libc::rfork(libc::RFPROC | libc::RFFDG) })
+    }
+    #[cfg(not(target_os = "freebsd"))]
     None
 }
 

@@ -110,7 +110,6 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// The options of this program.
 struct Options {
     duration: Duration,
     upgrade: u64,

@@ -29,7 +29,6 @@ pub(crate) struct Process {
     start: u64,
 }
 
-/// The resources of one process.
 #[derive(Clone, Copy, Debug)]
 struct Resources {
     descriptors: usize,
@@ -105,7 +104,6 @@ impl Census {
     }
 }
 
-/// How to start the server.
 #[derive(Debug, Default)]
 pub(crate) struct Start {
     pub(crate) arguments: Vec<String>,
