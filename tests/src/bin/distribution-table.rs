@@ -138,7 +138,7 @@ impl Server {
         let mut seen = BTreeMap::new();
         let start = Instant::now();
         while seen.len() < workers && start.elapsed() < LIMIT {
-            // If each worker binds a listener, there may be no listener yet.
+            // Ignore errors: workers that bind their own listeners may not have bound them yet.
             if let Ok(connections) = burst(server.address, 4 * workers) {
                 seen.extend(connections.iter().map(|connection| (connection.worker, ())));
             }
