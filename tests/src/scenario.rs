@@ -101,8 +101,7 @@ macro_rules! scenario_entry {
     };
 }
 
-/// Defines the `main` function of a topic: `main!(module, other_module)`, or `main!()` if the scenarios are in the same
-/// file.
+/// Defines the `main` function of a topic: `main!(module, other_module)`, or `main!()` if this file has the scenarios.
 ///
 /// With `project = "name"` first, the scenarios run in the program that `tests/projects/name` builds from the same
 /// file.

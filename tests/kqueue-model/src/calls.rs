@@ -158,8 +158,7 @@ pub fn fstat(fd: RawFd) -> io::Result<libc::stat> {
 }
 
 /// Returns the address of a socket's control block, which all duplicates of the socket share: `kf_sock_pcb` of
-/// `F_KINFO` in FreeBSD's fcntl(2). Returns `None` if the descriptor is not a socket, or if this kernel does not report
-/// it.
+/// `F_KINFO` in FreeBSD's fcntl(2). `None` if the descriptor is not a socket, or if this kernel does not report it.
 pub fn socket_pcb(fd: RawFd) -> Option<u64> {
     let stat = linux::stat(fd).ok()?;
     // Duplicates of a socket also share its inode on Linux, which replaces the address here.

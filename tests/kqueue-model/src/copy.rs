@@ -12,8 +12,7 @@ use crate::queue::Queue;
 const FAILED: &str = "a child's copy of a queue";
 
 impl Queue {
-    /// Duplicates each queue of the parent that a knote watches. Call it before the child's queues take the
-    /// descriptors.
+    /// Duplicates each queue of the parent that a knote watches, before the child's queues take the descriptors.
     pub(crate) fn keep_parents_queues(&mut self, copied: &BTreeSet<u64>) {
         for (key, knote) in &mut self.knotes {
             if let Watched::Descriptor(Object::Queue { id, parents: parents @ None }) = &mut knote.watched

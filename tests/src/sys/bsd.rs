@@ -53,8 +53,7 @@ pub fn close_inherited_descriptors() {
     }
 }
 
-/// Returns the descriptors that a queue of this process watches, each with its token. `None` if the kernel does not
-/// list them.
+/// Returns the descriptors that a queue of this process watches, with their tokens, if the kernel lists them.
 pub fn watched_descriptors(_: i32) -> Option<Vec<(i32, u64)>> {
     None
 }

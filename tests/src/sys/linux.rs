@@ -53,15 +53,13 @@ pub fn close_inherited_descriptors() {
     }
 }
 
-/// Returns the descriptors that a queue of this process watches, each with its token. `None` if the kernel does not
-/// list them.
+/// Returns the descriptors that a queue of this process watches, with their tokens, if the kernel lists them.
 #[cfg(forkio_kqueue)]
 pub fn watched_descriptors(queue: i32) -> Option<Vec<(i32, u64)>> {
     Some(crate::model::watched(queue))
 }
 
-/// Returns the descriptors that a queue of this process watches, each with its token. `None` if the kernel does not
-/// list them.
+/// Returns the descriptors that a queue of this process watches, with their tokens, if the kernel lists them.
 #[cfg(not(forkio_kqueue))]
 pub fn watched_descriptors(epoll: i32) -> Option<Vec<(i32, u64)>> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).expect("reading fdinfo");

@@ -34,8 +34,7 @@ pub(crate) fn prefer_on_cpu(listener: &impl AsFd, cpu: usize) -> io::Result<()> 
     SockRef::from(listener).set_cpu_affinity(cpu)
 }
 
-/// Returns how many connections may wait in the queue of a listener: the argument of listen(2), within the system's
-/// limit.
+/// Returns how many connections may wait in a listener's queue: the argument of listen(2), within the system's limit.
 pub(crate) fn backlog(listener: &impl AsFd) -> io::Result<i32> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
