@@ -29,7 +29,7 @@ use super::{metrics, page};
 use crate::prefork::Accept;
 use crate::prefork::slots::ServerPhase;
 
-/// A client that takes longer for the head of a request is cut off.
+/// How long a client may take to send the head of a request. The service worker then closes the connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a read-only connection may last, so that a client that reads slowly cannot hold it forever.
@@ -39,8 +39,8 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// idle clients do not block other clients.
 pub(super) const MOST_CONNECTIONS: usize = 32;
 
-/// How many connections the control socket serves at the same time: more than there can be commands, because a client that
-/// waits for the result of its command keeps its connection.
+/// How many connections the control socket serves at the same time. A client keeps its connection while it waits for
+/// the result of its command, so the limit exceeds the number of commands that may be in progress.
 pub(super) const MOST_CONTROL_CONNECTIONS: usize = MOST_OPERATIONS + 32;
 
 /// How long to wait after a failed accept, for example because no descriptor is free.
@@ -76,7 +76,7 @@ impl Access {
 #[derive(Debug)]
 struct Connections {
     most: usize,
-    /// The connections, oldest first. Each has a flag, which is set while a client waits for the result of a command.
+    /// The connections, oldest first. Each has a flag, which is set while its client waits for the result of a command.
     open: VecDeque<(JoinHandle<()>, Waits)>,
 }
 

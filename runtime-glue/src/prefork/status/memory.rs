@@ -20,7 +20,6 @@ impl Supervisor {
         }
     }
 
-    /// Measures one worker.
     pub(super) fn measure_next(&mut self) {
         let (workers, scoreboard) = (&self.workers, &self.common.scoreboard);
         self.service.measurement.advance(|pid| {
@@ -31,7 +30,7 @@ impl Supervisor {
         self.end_measurement();
     }
 
-    /// Tells the service worker if all workers have been measured.
+    /// If all workers have been measured, tells the service worker to read the results.
     fn end_measurement(&self) {
         if !self.service.measurement.is_in_progress() {
             self.service.say("memory");

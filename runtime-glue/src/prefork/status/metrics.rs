@@ -110,7 +110,7 @@ impl Collector for Metrics {
         });
         families.gauges("workers", "Workers by state", None, states)?;
         let requests = snapshot.totals.requests.iter().enumerate();
-        // Indices that no worker has ever had have no sample.
+        // An index that has never had a worker gets no sample.
         let requests = requests.filter(|(index, requests)| **requests > 0 || *index < server.wanted);
         let requests = requests.map(|(index, requests)| (worker_label(index), *requests));
         families.counters("requests", "Requests that have begun, by worker index", requests)?;
@@ -165,7 +165,7 @@ fn worker_label(index: usize) -> Labels {
     vec![("worker", index.to_string())]
 }
 
-/// Returns the index and the process id: a worker and its successor have the same index, and most often the same generation.
+/// Returns the index and the process id. A worker and its successor have the same index, and often the same generation.
 fn labels(worker: &WorkerState) -> Labels {
     vec![("worker", worker.index.to_string()), ("pid", worker.pid.to_string())]
 }

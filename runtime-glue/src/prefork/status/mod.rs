@@ -39,7 +39,6 @@ pub(super) use self::service::ServiceProcess;
 pub(super) struct StatusOptions {
     /// The address of the page, as text.
     pub(super) page: Option<String>,
-    /// The path of the control socket.
     pub(super) control: Option<PathBuf>,
 }
 

@@ -11,7 +11,7 @@
         const answer = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(10000) });
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
         const main = page.querySelector("main");
-        // A proxy may answer for a server that does not.
+        // A proxy may answer in place of a server that has stopped.
         if (!answer.ok || !main) throw new Error(answer.statusText);
         const places = tables().map((table) => table.scrollLeft);
         document.querySelector("main").replaceWith(main);

@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_with_two_workers_counts_once() {
+    fn an_index_with_two_workers_counts_once() {
         let worker = |index| WorkerState { index, state: State::Ready, ..WorkerState::default() };
         let snapshot = Snapshot {
             server: ServerState { wanted: 2, ..ServerState::default() },

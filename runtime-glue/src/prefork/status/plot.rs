@@ -5,7 +5,6 @@ use std::fmt::Write;
 const WIDTH: f64 = 300.0;
 const HEIGHT: f64 = 60.0;
 
-/// One line of a plot.
 pub(super) struct Line<'a> {
     /// The class in the style sheet.
     pub(super) class: &'a str,
@@ -13,7 +12,7 @@ pub(super) struct Line<'a> {
     pub(super) values: Vec<Option<f64>>,
 }
 
-/// Draws lines on one scale that begins at zero. `label` is the text for screen readers.
+/// Draws lines on one scale from zero, with room for `places` values. `label` is the text for screen readers.
 pub(super) fn plot(label: &str, lines: &[Line<'_>], places: usize) -> String {
     let values = || lines.iter().flat_map(|line| &line.values).copied().flatten().filter(|value| value.is_finite());
     let top = values().fold(0.0, f64::max);
@@ -33,7 +32,7 @@ pub(super) fn plot(label: &str, lines: &[Line<'_>], places: usize) -> String {
                 continue;
             };
             let (x, y) = ((first + place) as f64 * step, HEIGHT - 2.0 - value * scale);
-            // Writing to a string does not fail. A value between gaps is a dot.
+            // Writing to a string does not fail. `h.1` makes a value between two gaps visible as a dot.
             let _ = match is_drawing {
                 true => write!(path, "L{x:.1} {y:.1}"),
                 false => write!(path, "M{x:.1} {y:.1}h.1"),

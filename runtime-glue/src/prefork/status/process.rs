@@ -70,7 +70,7 @@ pub(in crate::prefork) struct Service {
     options: StatusOptions,
     pub(super) page: Option<Listening>,
     pub(super) control: Option<UnixListener>,
-    /// The listener of the page of the program that this one replaces.
+    /// The TCP listener of the status page, if the program that this one replaces has passed it on.
     inherited: Option<TcpListener>,
     files: Vec<SocketFile>,
     state: State,
@@ -117,8 +117,8 @@ impl Service {
         Ok(service)
     }
 
-    /// Takes the addresses over from the program that this one replaces. Call it once that program retires: if this program fails
-    /// before that, the old one keeps the addresses.
+    /// Takes the addresses over from the program that this one replaces. Call it when this program has announced that
+    /// it is ready: if this program fails earlier, the old program keeps the addresses.
     ///
     /// This program inherits the listener of a TCP port, and replaces the file of a Unix socket atomically. The old program
     /// accepts on its Unix sockets until it ends. So a client always finds a listener.
@@ -151,7 +151,7 @@ impl Service {
             tracing::info!(address = address.unwrap_or_default(), "serving the status page");
             self.page = Some(page);
         }
-        // If the page now has another address or none, clients of the old address must be refused, rather than wait forever.
+        // Close a listener that the page does not use: its clients would wait forever, rather than be refused.
         self.inherited = None;
         Ok(())
     }
@@ -176,7 +176,7 @@ impl Service {
         Ok(listener)
     }
 
-    /// Returns the listener of the page for the program that replaces this one, if it is on TCP.
+    /// Returns the TCP listener of the page, if there is one. The program that replaces this one inherits it.
     pub(in crate::prefork) fn for_upgrade(&self) -> Option<RawFd> {
         let Some(Listening::Tcp(listener)) = &self.page else { return None };
         Some(listener.as_raw_fd())
@@ -232,9 +232,7 @@ impl Service {
         }
     }
 
-    /// Waits for the next event.
-    ///
-    /// Cancel safe.
+    /// Waits for the next event. Cancel safe.
     pub(in crate::prefork) async fn next(&mut self) -> ServiceEvent {
         let measures = self.measurement.is_in_progress();
         tokio::select! {
@@ -347,7 +345,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // The service worker still runs only if the supervisor was dropped. In another process `kill` returns an error.
+        // The service worker still runs only if the supervisor is dropped before `end`. In a child, `kill` fails.
         if let State::Running { child, .. } | State::Released(child) = &self.state {
             let _ = child.kill();
         }
@@ -380,9 +378,9 @@ mod tests {
         });
     }
 
-    /// If this program serves no page at the address of the one that it replaces, clients must not wait in the queue there.
+    /// Clients of an address without a page must be refused, and not wait in the queue of the inherited listener.
     #[test]
-    fn an_inherited_listener_without_use_is_closed() {
+    fn an_unused_inherited_listener_is_closed() {
         let path = std::env::temp_dir().join(format!("forkio-moved-page-{}", std::process::id()));
         for page in [None, Some(format!("unix:{}", path.display()))] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();

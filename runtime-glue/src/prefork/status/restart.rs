@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::prefork::reason::Reason;
 use crate::sys;
 
-/// How many failures are kept, and how many other restarts: a reload must not displace the failures.
+/// How many records of each kind are kept: failures, and other restarts. A reload must not displace the failures.
 const LAST_RESTARTS: usize = 32;
 
 /// Words of a restart.
@@ -20,7 +20,6 @@ const KIND: usize = WORDS * (1 + LAST_RESTARTS);
 /// Words of all restarts.
 pub(super) const RESTARTS: usize = 2 * KIND;
 
-/// A worker that has ended.
 #[derive(Clone, Debug)]
 pub(super) struct Restart {
     pub(super) age: Duration,
@@ -33,7 +32,7 @@ pub(super) struct Restart {
 }
 
 impl Restart {
-    /// Records a worker that has just ended, among `restarts`.
+    /// Writes this record to `restarts`, for a worker that has just ended.
     pub(super) fn record(&self, restarts: &[AtomicU64]) {
         let kind = &restarts[usize::from(self.reason.is_failure()) * KIND..][..KIND];
         let words = record(kind, kind[0].fetch_add(1, Ordering::Relaxed));
@@ -77,7 +76,7 @@ impl Restart {
     }
 }
 
-/// Returns the record of a restart of this kind.
+/// Returns the words of the restart with this number, which counts the restarts of the kind from 0.
 fn record(kind: &[AtomicU64], number: u64) -> &[AtomicU64] {
     &kind[WORDS * (1 + number as usize % LAST_RESTARTS)..][..WORDS]
 }

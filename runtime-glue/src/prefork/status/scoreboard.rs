@@ -80,9 +80,8 @@ pub(super) struct Server {
     pub(super) next_generation: Option<u64>,
     /// Whether all workers have been ready at the same time.
     pub(super) is_up: bool,
-    /// How often the service worker has been started.
     pub(super) service_starts: u64,
-    /// The Unix time at which the server started. It is stored: a time computed from the uptime would change with the clock.
+    /// The Unix time at which the server started. A time computed from the uptime would change with the clock.
     pub(super) start_unix_time: u64,
 }
 
@@ -314,7 +313,7 @@ mod tests {
         let (scoreboard, slots) = (Scoreboard::new(1, true).unwrap(), Slots::new(1).unwrap());
         for ended in 1..=3 {
             let slot = slots.assign(0, 1).unwrap();
-            assert_eq!(scoreboard.memory(slot), None, "nothing is left of the process before");
+            assert_eq!(scoreboard.memory(slot), None, "the slot does not have the memory of the worker before");
             scoreboard.set_memory(slot, Memory { rss: 1, pss: 1, shared: 1 });
             slots.begin_request(slot);
             scoreboard.end(slot, Some(Instant::now()));

@@ -47,7 +47,7 @@ impl ServiceState {
         self.history.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes the state of the server once a second, which is also the heartbeat of this process.
+    /// Notes the state of the server once a second. Each note is also a heartbeat of this process.
     async fn note_history(&self) {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -118,8 +118,8 @@ impl ServiceProcess {
         })();
         listening.unwrap_or_else(|error| fail("the service worker cannot listen", error));
         closed.await;
-        // This closes the TCP listener, which the next program has too. The Unix listeners still accept, because the next program
-        // may not have put its sockets in place yet. Connections are tasks of their own, and continue.
+        // In an upgrade, the new program has the TCP listener too, so close it here. The Unix listeners still accept,
+        // because the new program may not have put its sockets in place yet. Open connections continue.
         accepting.abort_all();
         sleep(LAST_ANSWERS).await;
         process::exit(0)

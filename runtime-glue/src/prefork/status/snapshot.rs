@@ -51,7 +51,7 @@ pub(super) struct Snapshot {
     /// The latency of the requests that were timed.
     pub(super) latency: Latency,
     pub(super) ended: Vec<Ended>,
-    /// The last workers that have failed, and the last others that have ended, the newest first.
+    /// The last failures of workers, and the last other ends of workers, the newest first.
     pub(super) restarts: Vec<RestartState>,
     pub(super) history: Vec<Note>,
     #[serde(skip)]
@@ -75,9 +75,7 @@ pub(super) struct ServerState {
     pub(super) wanted: usize,
     /// Whether a worker is ready, and load balancers should send connections.
     pub(super) is_ready: bool,
-    /// The process id of the service worker.
     pub(super) service_pid: u32,
-    /// How many times the service worker has been started.
     pub(super) service_starts: u64,
 }
 
@@ -88,7 +86,7 @@ pub(super) struct WorkerState {
     pub(super) generation: u64,
     pub(super) state: State,
     pub(super) uptime_seconds: f64,
-    /// The time since its last heartbeat, or `None` if there has been no heartbeat yet.
+    /// The time since the worker's last heartbeat, or `None` before the first one.
     pub(super) heartbeat_age_seconds: Option<f64>,
     pub(super) requests: u64,
     pub(super) requests_in_flight: u64,

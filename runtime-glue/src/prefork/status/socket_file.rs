@@ -20,7 +20,7 @@ pub(super) struct SocketFile {
     pid: u32,
 }
 
-/// The device and the inode of a file, and when it was made, if the file system knows: a later file may get the same inode.
+/// The device, the inode, and the creation time, if known. A later file may get the same inode, but not the same time.
 type FileIdentity = (u64, u64, Option<SystemTime>);
 
 /// The longest path of a Unix socket, in bytes. A zero byte follows it.
@@ -70,7 +70,7 @@ impl SocketFile {
     }
 }
 
-/// Whether a process listens on a socket.
+/// Returns whether a process listens on a socket.
 fn is_served(path: &Path) -> bool {
     try_connect(path).map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |()| true)
 }
