@@ -140,7 +140,7 @@ scenarios!(
         });
         in_flight.request("/sleep/1500").expect("sending");
         server.signal(Signal::TERM);
-        server.signal_until(Signal::CONT, "passing the signal to stop on");
+        server.signal_until(Signal::CONT, "passing the stop signal on");
         expect_answer(&mut in_flight);
         server.until_all_have_ended();
     }

@@ -77,11 +77,11 @@ scenarios!(
     fn upgrade_with_own_queues() {
         let server = Server::start(&["before", "own-queues"]);
         retire_all(&server, 0);
-        server.signal_until(libc::SIGUSR2, "there are no workers that could empty their queues");
+        server.signal_until(libc::SIGUSR2, "the server has no workers to empty its queues");
         server.control("never-ready");
         server.signal_until(libc::SIGHUP, "reloading generation=2");
         server.signal(libc::SIGUSR2);
-        server.until_logged_times("there are no workers that could empty their queues", 2);
+        server.until_logged_times("the server has no workers to empty its queues", 2);
         server.stop();
     }
 
@@ -92,7 +92,7 @@ scenarios!(
         let before = server.children();
         server.control("never-ready");
         server.signal_until(libc::SIGUSR2, "started the program again");
-        server.signal_until(libc::SIGWINCH, "an upgrade is in progress, and its end needs the workers");
+        server.signal_until(libc::SIGWINCH, "an upgrade is in progress: at its end, the workers");
         assert!(before.iter().all(|worker| server.children().contains(worker)), "{}", server.log());
         server.stop();
     }

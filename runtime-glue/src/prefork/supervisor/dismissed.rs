@@ -17,12 +17,12 @@ const QUARANTINE: Duration = Duration::from_secs(5);
 /// A process that the server no longer needs. It has been killed.
 pub(super) struct Dismissed {
     pub(super) child: Child,
-    /// The slot of this worker, or of the worker that this template may have been forking.
+    /// The slot of a worker. For a template, the slot of the worker that it may have been forking.
     pub(super) slot: Option<usize>,
 }
 
 impl Supervisor {
-    /// Kills a template that is no longer needed and has nothing to finish. A worker that it is forking must not start.
+    /// Kills a template, which has no work to finish, and cancels the worker that it is forking.
     pub(super) fn dismiss_template(&mut self, template: Option<(TemplateProcess, Option<usize>)>) {
         if let Some((TemplateProcess { child, .. }, slot)) = template {
             if let Some(slot) = slot {
@@ -49,8 +49,8 @@ impl Supervisor {
         }
     }
 
-    /// Keeps the slot of a worker that may still appear: a template forks a worker through a process in between, which may
-    /// outlive the template. The worker then finds that it must not start.
+    /// Cancels a worker that may still appear in a slot, and keeps the slot: the process between template and worker
+    /// may outlive the template.
     pub(super) fn quarantine(&mut self, slot: usize) {
         self.common.slots.raise(slot, CANCELLED);
         self.quarantined.push((slot, Instant::now() + QUARANTINE));
@@ -73,7 +73,7 @@ impl Supervisor {
         }
     }
 
-    /// Whether a child process is one that the supervisor waits for.
+    /// Returns whether a child belongs to the server. The reaper must not reap such a child.
     pub(super) fn is_server_process(&self, pid: u32) -> bool {
         let templates = [Some(&self.current), self.reload.as_ref().map(|reload| &reload.generation)];
         let mut templates = templates.into_iter().flatten().filter_map(Generation::template);

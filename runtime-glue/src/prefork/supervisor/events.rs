@@ -126,7 +126,7 @@ impl Supervisor {
                     return Some(End::Stop { signal: name });
                 }
                 tracing::info!(?period, "still accepting connections before the stop");
-                // The stop takes precedence: the new program would continue to serve.
+                // The stop takes precedence over the upgrade: otherwise, the new program would continue to serve.
                 if let Some(upgrade) = &mut self.upgrade {
                     tracing::warn!(pid = upgrade.child.id(), "stopping: killing the new program, which is not ready");
                     upgrade.kill();
@@ -169,12 +169,12 @@ impl Supervisor {
             return Err("the server has not been ready yet".to_owned());
         }
         if self.upgrade.is_some() && self.queues.has_own_queues() {
-            // The new program gets one of the queues, and no worker would be left to empty the others.
-            return Err("an upgrade is in progress, and its end needs the workers: they empty their queues".to_owned());
+            // The new program gets one of the queues. The workers must empty the others.
+            return Err("an upgrade is in progress: at its end, the workers must empty their queues".to_owned());
         }
         let reason = "SIGWINCH retires all workers";
         if let Some(reload) = &mut self.reload {
-            // A new generation that has no workers yet must not replace one that has proved itself.
+            // A reload without workers would succeed at once, with a generation that has not proved itself.
             reload.was_dormant = true;
             self.abort_reload(reason);
         }
@@ -202,16 +202,14 @@ impl Supervisor {
             return Err("an upgrade is in progress already".to_owned());
         }
         if self.predecessor.is_some() {
-            // If this program ended now, the old one would serve beside the next.
+            // If the upgrade ended this program now, the old program would continue, and serve beside the new one.
             return Err("this program has not taken over yet from the one that it replaces".to_owned());
         }
         // If the reload of a dormant server fails, the server is dormant again.
         let may_lack_workers = self.is_dormant || self.reload.as_ref().is_some_and(|reload| reload.was_dormant);
         if may_lack_workers && self.queues.has_own_queues() {
             // The new program would get one of the queues. Connections in the others would be lost.
-            return Err(
-                "there are no workers that could empty their queues: send HUP, and wait for the reload".to_owned()
-            );
+            return Err("the server has no workers to empty its queues: send HUP, and wait for the reload".to_owned());
         }
         let deadline = Instant::now().checked_add(self.settings.upgrade_timeout);
         // If this process ends before the new program is ready, the old workers must leave the shared listeners as they are.
@@ -262,13 +260,13 @@ impl Supervisor {
         }
     }
 
-    /// Passes the signal to stop on to a new program that has just become ready: that program has the connections already.
+    /// Passes the stop signal on to a new program that has just become ready, because that program serves already.
     fn pass_stop_on(&mut self) -> Option<End> {
         let upgrade = self.upgrade.as_mut().filter(|upgrade| upgrade.is_ready())?;
         let pid = upgrade.child.id();
-        tracing::info!(pid, "the new program is ready: passing the signal to stop on to it");
+        tracing::info!(pid, "the new program is ready: passing the stop signal on to it");
         if let Err(error) = upgrade.child.signal(libc::SIGTERM) {
-            tracing::warn!(%error, pid, "cannot pass the signal to stop on to the new program");
+            tracing::warn!(%error, pid, "cannot pass the stop signal on to the new program");
         }
         self.upgrade_progressed(Progress::Ready)
     }
@@ -301,8 +299,8 @@ trait Wait {
 }
 
 impl Wait for Woken {
-    /// Waits until a worker wakes the supervisor. After an error, waits forever: the supervisor reads flags with every other
-    /// event, too.
+    /// Waits until a worker wakes the supervisor. After an error, waits forever: every other event also makes the
+    /// supervisor read the flags.
     async fn wait(&self) {
         match self.readable().await {
             Ok(mut ready) => ready.clear_ready(),

@@ -20,7 +20,7 @@ use crate::prefork::slots::SeenHeartbeat;
 use crate::prefork::worker::{Assignment, ExitOnDrop};
 use crate::{Child, Fork, ForkError, Lineage, lineage, report, sys};
 
-/// What [`Supervisor::start_due`] has started.
+/// The result of [`Supervisor::start_due`].
 pub(in crate::prefork) enum Started {
     Nothing,
     /// A process has been started, or its start has failed. There may be more to start.
@@ -42,7 +42,6 @@ enum Job {
         which: Which,
         index: usize,
     },
-    /// The process that serves the status page.
     Service,
 }
 
@@ -100,7 +99,7 @@ impl Supervisor {
         let active = self.workers.iter().filter(|worker| worker.is_active()).count() + forking;
         let room = number.saturating_add(self.settings.max_extra.unwrap_or(number)).saturating_sub(active);
         let lost = self.lost_places(reload, now);
-        // The old generation comes first: new workers must not take the room that its replacements need.
+        // The old generation comes first: the new workers must not take the room that replacements of old workers need.
         if let Some(index) = lost.first().filter(|_| room > 0) {
             if let Some(job) = job(Which::Current, &self.current, Some(*index), now) {
                 return Some(job);
@@ -111,7 +110,8 @@ impl Supervisor {
         job(Which::Next, &reload.generation, index, now)
     }
 
-    /// Returns the places whose worker the old generation must replace now, because the new one has no ready worker there.
+    /// Returns the indices of the workers that the old generation must replace now, because they have ended, and the
+    /// new generation has no ready worker with the same index.
     fn lost_places(&self, reload: &Reload, now: Instant) -> Vec<usize> {
         let is_lost = |index: &usize| {
             let is_taken_over = || {
@@ -126,13 +126,13 @@ impl Supervisor {
         (0..self.number().min(self.current.places)).filter(is_lost).collect()
     }
 
-    /// Whether a place has no worker of a generation, apart from one that is being replaced.
+    /// Returns whether a generation needs a worker with this index. A worker that is being replaced does not count.
     fn lacks_worker(&self, index: usize, generation: u64) -> bool {
         !self.workers.iter().any(|worker| {
             worker.index == index
                 && worker.generation == generation
                 && worker.is_active()
-                && self.renewal != Some(worker.slot)
+                && self.replacing != Some(worker.slot)
         })
     }
 
@@ -268,7 +268,7 @@ impl Supervisor {
     }
 }
 
-/// Returns the next job of a generation. `index` is the place that needs a worker, if one does.
+/// Returns the next job of a generation. `index` is the index of a worker that the generation lacks.
 fn job(which: Which, generation: &Generation, index: Option<usize>, now: Instant) -> Option<Job> {
     match &generation.template {
         TemplateState::Due(due) if *due <= now => Some(Job::Template(which)),

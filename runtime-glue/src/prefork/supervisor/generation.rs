@@ -65,7 +65,7 @@ impl Generation {
         }
     }
 
-    /// Whether the supervisor or the template can fork the next worker, now or after the current fork.
+    /// Returns whether the supervisor or the template can fork the next worker, now or after the current fork.
     pub(super) fn can_fork(&self) -> bool {
         !matches!(self.template, TemplateState::Due(_) | TemplateState::Loading { .. })
     }
@@ -182,7 +182,7 @@ impl Supervisor {
             TemplateState::Idle(process) => {
                 if let Err(error) = process.request(index, slot, limits.requests) {
                     tracing::warn!(worker = index, generation = generation.number, %error, "cannot ask the template for a worker");
-                    // Most likely the template has ended. If not, nothing else would end it before the deadline.
+                    // Most likely the template has ended. If not, kill it now rather than at the deadline.
                     let _ = process.child.kill();
                 }
                 generation.template = TemplateState::Forking { process, index, slot, limits, deadline, is_late: false };

@@ -18,7 +18,7 @@ use crate::report;
 /// How often the supervisor measures the memory of workers, if there is a limit.
 const MEMORY_PERIOD: Duration = Duration::from_secs(5);
 
-/// How many times heartbeats are checked in the time after which a worker counts as stuck.
+/// How many times per heartbeat timeout the supervisor checks the heartbeats.
 const HEARTBEAT_CHECKS: u32 = 4;
 
 #[derive(Debug)]
@@ -205,7 +205,7 @@ impl Supervisor {
         }
     }
 
-    /// Handles the end of a worker: decides when its place is filled again, or that the server ends.
+    /// Handles the end of a worker: schedules a replacement, or returns the end of the server.
     pub(super) fn worker_ended(&mut self, position: usize, status: ExitStatus) -> Option<End> {
         // The worker may have set a flag just before its end.
         let end = self.read_slots();
@@ -252,7 +252,7 @@ impl Supervisor {
                 }
                 let limit = self.settings.crash_limit;
                 let serves = self.is_up && self.workers.iter().any(super::WorkerProcess::is_ready);
-                // A start with settings that cannot work is not worth another try.
+                // The next worker would fail to apply the same settings.
                 let is_hopeless = is_unfit && !self.is_up;
                 if is_hopeless || limit > 0 && failures >= limit && !serves {
                     let error = PreforkError::CrashLoop { worker: index, ends: failures, status };

@@ -7,7 +7,7 @@
 //! | `process.rs` | one worker process and its stages |
 //! | `fork.rs` | which process starts next, and the forks of workers |
 //! | `generation.rs` | generations and their templates |
-//! | `plan.rs` | which workers there should be: places, renewals, scaling |
+//! | `plan.rs` | which workers there should be: worker indices, replacements, scaling |
 //! | `reload.rs` | a new generation takes over from the old one |
 //! | `dismissed.rs` | processes that the server no longer needs |
 //! | `health.rs` | boot timeouts, heartbeats, limits, and how workers end |
@@ -89,18 +89,18 @@ pub(super) struct Supervisor {
     generations: u64,
     reload: Option<Reload>,
     reload_is_queued: bool,
-    /// The slot of the worker that is being replaced because it asked to be, or has reached a limit.
-    renewal: Option<usize>,
+    /// The slot of the worker that is being replaced, on request or because it has reached a limit.
+    replacing: Option<usize>,
     /// Processes that have been killed because the server no longer needs them.
     dismissed: Vec<Dismissed>,
     /// Slots of workers that a template may have forked before it ended or reported an error, each with the time at which the
     /// slot is free again.
     quarantined: Vec<(usize, Instant)>,
-    /// The handles of workers that have ended since the last fork, if forks are prepared in advance: dropping one would discard
-    /// the preparation.
+    /// If forks are prepared in advance, the handles of workers that have ended since the last fork. Dropping a handle
+    /// would discard the preparation.
     ended: Vec<Child>,
     prepares_ahead: bool,
-    /// The wait for other threads to end before a fork.
+    /// The future that waits until the other threads have ended, before a fork.
     threads: Option<BoxFuture<'static, Result<(), ForkError>>>,
     /// How many forks in a row were refused, and when to try again.
     refusals: u32,
@@ -109,7 +109,7 @@ pub(super) struct Supervisor {
     checks: Checks,
     /// Whether the server has been ready.
     is_up: bool,
-    /// When the server stops after its time as a lame duck.
+    /// When the server stops, if it is a lame duck.
     stops_at: Option<Instant>,
     program: Program,
     upgrade: Option<Upgrade>,
@@ -180,7 +180,7 @@ impl Supervisor {
             generations: 1,
             reload: None,
             reload_is_queued: false,
-            renewal: None,
+            replacing: None,
             dismissed: Vec::new(),
             quarantined: Vec::new(),
             ended: Vec::new(),
@@ -213,7 +213,7 @@ impl Supervisor {
         crate::set_policy(&woken, ForkPolicy::NoFork).map_err(PreforkError::Share)?;
         loop {
             let now = Instant::now();
-            // Read the flags before the checks: a worker that becomes ready may already be older than its limit.
+            // Read the flags first: a worker that becomes ready may be older than its limit, and no timer checks that.
             let mut end = self.read_slots();
             self.check(now);
             self.show_state();
@@ -265,7 +265,7 @@ impl Supervisor {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        // Workers are left only if the future was dropped. In another process the handles return errors.
+        // Workers still run only if the caller has dropped the future of `run`. In a child, the handles return errors.
         self.signal_workers(libc::SIGTERM);
     }
 }

@@ -112,7 +112,7 @@ impl Supervisor {
         }
         self.advance_reload(now);
         self.begin_reload(now);
-        self.advance_renewal();
+        self.advance_replacement();
         self.advance_operations();
         None
     }
@@ -183,18 +183,18 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Tells the service manager how many workers there should be now. A start or a reload tells it at its end.
+    /// Tells the service manager how many workers there should be now. The end of a start or of a reload does so too.
     pub(super) fn show_number(&self) {
         if self.is_up && self.reload.is_none() {
             self.service_manager.scaled(self.number());
         }
     }
 
-    /// Replaces workers that have asked for it, or have reached a limit, one at a time.
-    fn advance_renewal(&mut self) {
-        if let Some(slot) = self.renewal {
+    /// Replaces workers on request, or because they have reached a limit, one at a time.
+    fn advance_replacement(&mut self) {
+        if let Some(slot) = self.replacing {
             let Some(position) = self.workers.iter().position(|worker| worker.slot == slot) else {
-                self.renewal = None;
+                self.replacing = None;
                 return;
             };
             let old = &self.workers[position];
@@ -210,7 +210,7 @@ impl Supervisor {
             if let Some((worker, reason)) = next {
                 let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
                 tracing::info!(worker = index, pid, generation, %reason, "replacing a worker");
-                self.renewal = Some(worker.slot);
+                self.replacing = Some(worker.slot);
             }
         }
     }
@@ -237,7 +237,7 @@ impl Supervisor {
             ready();
         }
         if let Some(predecessor) = &self.predecessor {
-            // After an error the predecessor still serves. The field stays set, so that this program leaves the queues to it.
+            // After an error, the predecessor still serves. Keep the field: this program must leave the queues alone.
             predecessor.announce().map_err(PreforkError::Upgrade)?;
             self.process_1 = self.predecessor.take().and_then(Predecessor::into_process_1);
             self.show_ownership();

@@ -49,7 +49,7 @@ pub(in crate::prefork) struct WorkerProcess {
 }
 
 impl WorkerProcess {
-    /// Whether the worker serves, or will soon.
+    /// Returns whether the worker serves, or will serve soon.
     pub(in crate::prefork) fn is_active(&self) -> bool {
         self.stage != Stage::Retiring && self.force == Force::None
     }

@@ -53,7 +53,7 @@ impl Supervisor {
         }
         self.reload_is_queued = false;
         let was_dormant = std::mem::replace(&mut self.is_dormant, false);
-        self.renewal = None;
+        self.replacing = None;
         self.generations += 1;
         self.service_manager.reloading();
         tracing::info!(generation = self.generations, "reloading");
@@ -71,8 +71,7 @@ impl Supervisor {
         self.advance_reload(now);
     }
 
-    /// If a place has two workers of the old generation, because a renewal was under way, retires one to make room for a new
-    /// worker.
+    /// If a worker of the old generation was being replaced, retires it or its successor, to make room for a new one.
     fn retire_doubles(&mut self) {
         // The one that is ready stays. If both or neither are ready, the newer one stays, because it replaces the other.
         let rank = |worker: &WorkerProcess| (worker.is_ready(), worker.since, worker.slot);

@@ -15,8 +15,8 @@ use crate::prefork::slots::{EMPTIES_OWN_QUEUE, ServerPhase};
 use crate::prefork::upgrade::{Successors, Upgrade};
 use crate::prefork::{PreforkError, Stopped};
 
-/// How long after the shutdown timeout the supervisor waits before it kills the workers: a worker that stops at the limit
-/// needs a moment.
+/// How long after the shutdown timeout the supervisor waits before it kills the workers: a worker that stops at the
+/// limit needs a moment to exit.
 pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
 
 /// How soon after the first signal to stop a second one counts as the same request: `timeout(1)` sends two, and Ctrl-C may come
@@ -123,8 +123,8 @@ impl Supervisor {
         self.queues.close();
     }
 
-    /// Leaves one queue per address to the program that continues. If each worker has its own queue, all workers but the first
-    /// empty theirs.
+    /// Leaves one queue per address to the program that continues. If each worker has its own queue, all workers but
+    /// the first empty their queues.
     fn hand_over(&mut self) {
         self.common.slots.set_phase(ServerPhase::HandedOver);
         if self.queues.has_own_queues() {
@@ -176,7 +176,7 @@ impl Supervisor {
                     let stops_again = command == Command::Stop
                         && told.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST;
                     if (stops_again || command == Command::StopNow) && !has_killed {
-                        tracing::warn!(signal, "told to stop again: killing the workers that are left");
+                        tracing::warn!(signal, "told to stop again: killing the workers that still run");
                         self.signal_workers(libc::SIGKILL);
                         has_killed = true;
                         deadline = None;
