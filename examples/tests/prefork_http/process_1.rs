@@ -74,7 +74,7 @@ scenarios!(
         signal(serving, Signal::USR2);
         server.until_logged_times("started the program again", 2);
         freeze(serving);
-        server.until_logged("process 1 follows it");
+        server.until_logged("process 1 waits for it");
         wait_until("the deadline has passed", || began.elapsed() > Duration::from_secs(4));
         signal(supervisor, Signal::TERM);
         server.until_logged("stopping: draining the workers");

@@ -330,7 +330,7 @@ scenarios!(
         signal(serving, Signal::USR2);
         server.until_logged_times("loading the application", 3);
         signal(serving, Signal::KILL);
-        server.until_logged("process 1 follows it");
+        server.until_logged("process 1 waits for it");
         server.check_serving();
         signal(supervisor, Signal::TERM);
         assert_eq!(server.wait().code(), Some(0));

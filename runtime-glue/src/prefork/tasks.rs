@@ -22,12 +22,11 @@ impl Tasks {
         Tasks { running: AtomicUsize::new(0), all_ended: Notify::new(), owner: task::try_id() }
     }
 
-    /// Returns how many tasks are running.
     pub(super) fn running(&self) -> usize {
         self.running.load(Ordering::Acquire)
     }
 
-    /// Whether the caller is the worker's own future. A task that waited for all tasks would wait for itself.
+    /// Returns whether the caller is the worker's own future. A task that waited for all tasks would wait for itself.
     pub(super) fn may_wait(&self) -> bool {
         task::try_id() == self.owner
     }

@@ -63,7 +63,6 @@ impl TemplateProcess {
         TemplateProcess { child, channel, received: Some(Vec::new()) }
     }
 
-    /// Asks for a worker.
     pub(super) fn request(&self, index: usize, slot: usize, max_requests: Option<u64>) -> io::Result<()> {
         let line = format!("fork {index} {slot} {}\n", max_requests.unwrap_or(0));
         // There is one request at a time, so it fits into the socket's buffer.
@@ -253,7 +252,7 @@ where
     }
     // Without this, a synchronous load would continue long after the supervisor has ended.
     if let Err(error) = sys::end_with_parent(template.supervisor, Signal::KILL) {
-        tracing::debug!(%error, "if the supervisor is killed, this template ends when it has loaded");
+        tracing::debug!(%error, "if the supervisor is killed, this template ends only after loading");
     }
     let signals = std::mem::replace(&mut template.signals, Signals::none());
     // The task is `parent_only`, because the workers that this process forks follow signals in another way.

@@ -69,7 +69,7 @@ impl Program {
         drop(program_end);
         let mut child = Child::adopt(pid).map_err(io::Error::other)?;
         if let Err(error) = child.watch() {
-            // The new program would serve beside this one.
+            // After this error, this program continues, and the new program would serve beside it.
             sys::destroy_process(pid);
             return Err(error);
         }
@@ -108,7 +108,7 @@ pub(super) enum Progress {
 }
 
 impl Upgrade {
-    /// Whether the new program has said that it is ready, even if the runtime does not know it yet.
+    /// Returns whether the new program is ready. Reads the socket, because the runtime may not have the event yet.
     pub(super) fn is_ready(&self) -> bool {
         !self.is_killed && rustix::io::read(&self.channel, &mut [0; READY.len()]).is_ok_and(|length| length > 0)
     }
@@ -147,7 +147,7 @@ impl Upgrade {
 struct Successor {
     program: Child,
     has_ended: bool,
-    /// Whether the program has been sent the signal to stop.
+    /// Whether process 1 has sent the stop signal to the program.
     is_told: bool,
 }
 
@@ -182,14 +182,14 @@ impl Successors {
         self.programs.push_back(Successor { program, has_ended: false, is_told: false });
     }
 
-    /// Waits until no program is left. Returns how the last one ended.
+    /// Waits until all programs have ended. Returns how the last one ended.
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped, the next call continues to wait.
     pub(super) async fn end(&mut self) -> ExitStatus {
         loop {
-            // If a program that has ended has a successor, the successor announced itself before that.
+            // A successor announces itself before its predecessor ends, so this finds every successor.
             self.update();
             self.tell_to_stop();
             if !self.programs.is_empty() {
@@ -210,7 +210,8 @@ impl Successors {
 
     /// Waits until one of the programs has ended. If that is the first program, removes it.
     fn poll_programs(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Errors mean that the predecessor of a program has reaped it: that program was not the last to serve.
+        // An error means that the predecessor of the first program has killed and reaped it. The predecessor then
+        // served last, and `last` has its status already.
         if let Some(Poll::Ready(status)) = self.programs.front_mut().map(|first| first.program.poll_wait(cx)) {
             self.last = status.unwrap_or(self.last);
             self.programs.pop_front();
@@ -232,7 +233,7 @@ impl Successors {
         }
     }
 
-    /// Reads the id of the next program that has taken over. Returns `None` if no program is left that could take over.
+    /// Reads the id of the next program that has taken over. Returns `None` if no running program can take over.
     fn announced(&self) -> io::Result<Option<u32>> {
         let mut bytes = Process1::announcement(0);
         // The channel does not block.
@@ -243,10 +244,10 @@ impl Successors {
     fn follow(&mut self, pid: u32) {
         match Child::open(pid) {
             Ok(program) => {
-                tracing::info!(pid, "another program has taken over: process 1 follows it");
+                tracing::info!(pid, "another program has taken over: process 1 waits for it and passes signals on");
                 self.push(program);
             }
-            Err(error) => tracing::error!(%error, pid, "process 1 cannot follow the program that has taken over"),
+            Err(error) => tracing::error!(%error, pid, "process 1 cannot wait for the program that has taken over"),
         }
     }
 
@@ -313,7 +314,7 @@ impl Predecessor {
         let value = std::env::var(UPGRADE).ok()?;
         let (number, rest) = value.split_once(' ').unwrap_or((&value, ""));
         let channel = sys::take_socket(number.parse().ok()?, UPGRADE)?.into();
-        // The old program is the parent as long as it runs.
+        // While the old program runs, it is the parent of this one.
         let is_process_1 = rustix::process::getppid().is_some_and(rustix::process::Pid::is_init);
         let page = socket_of(PAGE).map(TcpListener::from);
         let process_1 = socket_of(PROCESS_1).map(|channel| Process1 { channel: channel.into() });

@@ -39,8 +39,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Returns the index of this worker, from 0. A worker that replaces another one has the same index, and starts before
-    /// the other one ends, unless that one has died.
+    /// Returns the index of this worker, from 0. A replacement has the index of the worker that it replaces, and starts
+    /// before that worker ends, unless that worker has died.
     pub fn index(&self) -> usize {
         self.index
     }
@@ -60,7 +60,7 @@ impl Worker {
         std::mem::take(&mut self.listeners)
     }
 
-    /// Takes the first of the listeners.
+    /// Takes the first listener.
     #[cfg(feature = "axum")]
     pub(crate) fn take_listener(&mut self) -> Option<Listener> {
         (!self.listeners.is_empty()).then(|| self.listeners.remove(0))
@@ -130,9 +130,9 @@ impl WorkerHandle {
     /// Spawns a task that the worker finishes before it ends, such as one that serves a connection. The worker waits for it
     /// at most until the shutdown timeout.
     ///
-    /// In the worker's own future, [`Incoming::next`] waits for these tasks before it returns `None`. The worker waits for the
-    /// rest when that future has resolved. If tasks still run at the timeout, they are cut off, and the worker exits with 1
-    /// instead of 0.
+    /// In the worker's own future, [`Incoming::next`] waits for these tasks before it returns `None`. When that future
+    /// has resolved, the worker waits for the tasks that still run. Tasks that still run at the timeout are cut off,
+    /// and the worker exits with 1 instead of 0.
     ///
     /// # Panics
     ///
@@ -165,7 +165,7 @@ impl WorkerHandle {
         self.0.raise(WANTS_HALT);
     }
 
-    /// Whether a load balancer should send no more connections to this server, because the server is about to stop. Use it to
+    /// Returns whether load balancers should send no more connections, because the server is about to stop. Use it to
     /// answer a readiness probe. See [`Prefork::lame_duck`](super::Prefork::lame_duck).
     pub fn is_lame_duck(&self) -> bool {
         self.0.is_lame_duck()

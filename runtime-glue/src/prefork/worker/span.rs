@@ -11,7 +11,6 @@ use std::sync::OnceLock;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tracing::Span;
 
-/// The span of this worker.
 static SPAN: OnceLock<Span> = OnceLock::new();
 
 /// The spans of a process that becomes a worker.

@@ -34,19 +34,18 @@ pub(in crate::prefork) const PANICKED: i32 = 101;
 /// The exit status of a process that could not start or fork, and of a worker whose tasks still ran at the shutdown timeout.
 pub(in crate::prefork) const FAILED: i32 = 1;
 
-/// How long after the shutdown timeout the kernel ends a worker that does not end by itself: later than the supervisor would
-/// kill it.
+/// How long after the shutdown timeout the kernel kills a worker, if the supervisor has not killed it before.
 const KERNEL_GRACE: Duration = Duration::from_secs(3);
 
-/// How long a worker that another process has told to end waits for the same command from the supervisor. A signal to the process
-/// group reaches the supervisor at about the same time.
+/// How long a worker waits for the supervisor's command after another process has told it to end. A signal to the
+/// process group reaches the supervisor at about the same time.
 const SUPERVISOR_GRACE: Duration = Duration::from_secs(1);
 
-/// How many heartbeats a worker writes in the time after which it counts as stuck.
+/// How many heartbeats a worker writes per heartbeat timeout.
 const HEARTBEATS: u32 = 4;
 
-/// Ends the process if dropped. A worker or template must not return from [`Prefork::run`](crate::prefork::Prefork::run),
-/// neither by a panic nor because the caller drops the future.
+/// Ends the process if dropped. A worker or template must never leave [`Prefork::run`](crate::prefork::Prefork::run),
+/// even if it panics or the caller drops the future.
 pub(in crate::prefork) struct ExitOnDrop;
 
 impl Drop for ExitOnDrop {
@@ -63,8 +62,8 @@ pub(in crate::prefork) struct Assignment {
     pub(in crate::prefork) slot: usize,
     /// The process id of the supervisor.
     pub(in crate::prefork) supervisor: u32,
-    /// The id of the process that the template forked, and that forked this worker and then ends at once. `None` if the
-    /// supervisor forked the worker: the worker then reduces its own privileges.
+    /// The id of the process in between: the template forked it, it forked this worker, and it ends at once. `None` if
+    /// the supervisor forked the worker, which then reduces its own privileges.
     pub(in crate::prefork) between: Option<u32>,
     pub(in crate::prefork) max_requests: Option<u64>,
     pub(in crate::prefork) listeners: Vec<Listener>,
@@ -175,7 +174,7 @@ where
         if common.slots.flags(slot) & CANCELLED != 0 {
             return 0;
         }
-        // The supervisor becomes this worker's parent when the process between them has ended, which happens soon.
+        // The supervisor becomes this worker's parent when the process in between has ended, which happens soon.
         while assignment.between == Some(parent_id()) {
             sleep(Duration::from_millis(1)).await;
         }
@@ -310,7 +309,7 @@ pub(in crate::prefork) fn tie_to_supervisor(supervisor: u32, limit: Option<Durat
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
             tracing::debug!(supervisor, "the supervisor has ended")
         }
-        // Only the parent-death signal is left, and not every system has one.
+        // Only the parent-death signal can still end this process, and not every system has one.
         Err(error) => {
             tracing::warn!(%error, supervisor, "cannot watch the supervisor: if it is killed, this process may not end")
         }
