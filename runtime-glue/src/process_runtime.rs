@@ -16,35 +16,36 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 
 /// A runtime that each process builds for itself, on first use: for processes that have threads when they fork.
 ///
-/// A multi-threaded runtime cannot continue in a child, because its threads stay in the parent. `ProcessRuntime` holds the
-/// runtime together with the function that builds it. In a child it leaves the inherited runtime alone, and builds another
-/// one when the child first uses it. A `ProcessRuntime` may be a `static`, and belong to a library or an extension module.
+/// A multi-threaded runtime cannot continue in a child, because its threads stay in the parent. `ProcessRuntime` holds
+/// the runtime together with the function that builds it. In a child, `ProcessRuntime` leaves the inherited runtime
+/// alone, and builds another one on first use. A `ProcessRuntime` may be a `static`, and belong to a library or an
+/// extension module.
 ///
 /// # Fork
 ///
 /// Any fork works: [`fork_with_threads`](crate::fork_with_threads()), or a fork made by other code. The child leaks the
-/// inherited runtime, because dropping it would wait for threads that the child does not have. Its tasks do not continue. Its
-/// I/O objects follow their [policies](crate::set_policy): connections are severed, so that their peers see the end when the
-/// parent closes them, and listeners stay open.
+/// inherited runtime, because dropping it would wait for threads that the child does not have. The tasks of the
+/// inherited runtime do not continue. Its I/O objects follow their [policies](crate::set_policy): connections are
+/// severed, so that their peers see the end when the parent closes them, and listeners stay open.
 ///
 /// - **A listener** that the child should serve too: keep it as a [`std::net::TcpListener`], and give each runtime a
 ///   `try_clone`. Tag a listener with [`Sever`](crate::ForkPolicy::Sever) if the child must not hold it open.
 /// - **Signals** reach the streams of the process that they were sent to. A signal that the parent has received by the time of
 ///   the fork is not delivered in the child.
 /// - **Closed descriptors**: a daemon may close all descriptors that it does not know, before it uses this runtime. The
-///   first use then makes tokio's signal pipe again, at the same descriptors. If the daemon has opened other files there,
-///   that use returns [`RuntimeError::SignalPipe`]. But it takes the ends of a non-blocking Unix socket pair at both
-///   descriptors for a signal pipe that tokio has renewed: use this runtime before you open such pairs. Call
-///   [`atfork::install`](crate::atfork::install) before the fork, so that the child reconciles while it has the parent's
-///   descriptors.
+///   first use then makes tokio's signal pipe again, at the same descriptors. If the daemon has opened other files
+///   there, the first use returns [`RuntimeError::SignalPipe`]. But if both descriptors are ends of non-blocking Unix
+///   socket pairs, forkio mistakes them for a signal pipe of tokio: use this runtime before you open such pairs. Call
+///   [`atfork::install`](crate::atfork::install) before the fork, so that the child reconciles while it has the
+///   parent's descriptors.
 /// - **Handles of the inherited runtime** must not be used in the child: spawning and aborting take a lock of that runtime,
 ///   which a thread of the parent may have held. So does dropping an I/O object, a timer or a `JoinSet`: pass these to
 ///   `mem::forget`. Dropping a `JoinHandle` or a `Handle` is harmless.
 ///
-/// Without [the patch](crate#the-patch), the child of a fork that other code makes severs connections only when it first uses
-/// this runtime. After [`atfork::install`](crate::atfork::install) it severs them inside the fork, while the parent continues.
-/// In both cases, a connection that the parent closes before the child severs it stays open in the child, so that its peer does
-/// not see the end.
+/// Without [the patch](crate#the-patch), the child of a fork that other code makes severs connections only when it
+/// first uses this runtime. After [`atfork::install`](crate::atfork::install) it severs them inside the fork, while the
+/// parent continues. In both cases, a connection stays open in the child if the parent closes it before the child
+/// severs it. Its peer then does not see the end.
 ///
 /// Some locks of tokio belong to the process: those of the signal streams, of the first stream for a signal
 /// (`signal-hook-registry`), and of dropped `tokio::process::Child` handles.
@@ -91,7 +92,7 @@ pub struct ProcessRuntime<F = fn() -> io::Result<Runtime>> {
 
 struct Current {
     id: Id,
-    /// `None` once it is shut down.
+    /// `None` when the runtime has been shut down.
     runtime: Mutex<Option<Arc<Runtime>>>,
 }
 
@@ -230,7 +231,8 @@ fn not_made(error: NotMade<RuntimeError>) -> RuntimeError {
     }
 }
 
-/// How long to wait for a thread. It takes microseconds, unless a thread of the parent has left a lock locked.
+/// How long to wait for the thread that renews the signal pipe. The thread takes microseconds, unless a thread of the
+/// parent has left a lock locked.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Keeps inherited stacks, and runs the hooks of [`on_child`](crate::on_child), once per process. Call it before the runtime is
@@ -322,9 +324,9 @@ pub enum RuntimeError {
     /// Another thread was changing forkio's state at an unplanned fork. This process cannot tell its parent's signal pipe and
     /// connections from its own.
     InheritedState(InheritedState),
-    /// A thread of the parent held a lock at the fork that this process needs: that of tokio's signal streams, or the one
-    /// that the standard library takes when a thread starts or ends. Starting a thread or `std::process::exit` may wait for
-    /// that lock forever: end this process with `_exit(2)`.
+    /// At the fork, a thread of the parent held a lock that this process needs: that of tokio's signal streams, or the
+    /// one that the standard library takes when a thread starts or ends. Starting a thread or `std::process::exit` may
+    /// wait for that lock forever: end this process with `_exit(2)`.
     InheritedLock,
     /// [`block_on`](ProcessRuntime::block_on) was called on a thread that was inside the inherited runtime when it forked,
     /// such as in one of its tasks.
@@ -363,7 +365,7 @@ impl fmt::Display for RuntimeError {
                  locked: end this process with `_exit`, because `std::process::exit` may wait for the lock, and fork again",
             ),
             RuntimeError::InsideInherited => f.write_str(
-                "this thread was inside the runtime of the parent when it forked, and cannot block inside another one; \
+                "this thread was inside the runtime of the parent at the fork, and cannot block inside another one; \
                  use another thread (`std::thread::scope`), or spawn",
             ),
             RuntimeError::InsideBuild => f.write_str(

@@ -1,4 +1,4 @@
-//! Messages for programs without a subscriber of `tracing`, and with one that panics.
+//! Messages for programs without a subscriber of `tracing`, or with a subscriber that panics.
 
 use std::fmt;
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! Checks of the current runtime before a fork, and repairs of it after one.
+//! Checks of the current runtime before a fork, and repairs after a fork.
 
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -64,8 +64,8 @@ pub(crate) fn adopt_current() {
     }
 }
 
-/// Whether tokio was built with its feature `parking_lot`. A child can use such locks only if it
-/// [keeps the stacks](sys::keep_inherited_stacks) of the parent's threads.
+/// Returns whether tokio was built with its feature `parking_lot`. A child can use these locks only after
+/// [`keep_inherited_stacks`](sys::keep_inherited_stacks).
 pub(crate) fn uses_parking_lot() -> bool {
     // tokio has no function for this. Only with `parking_lot`, the debug output of tokio's mutexes has this marker.
     format!("{:?}", Notify::new()).contains("PhantomData")
@@ -159,7 +159,7 @@ pub(crate) struct SignalPipes {
     receivers: Vec<RawFd>,
 }
 
-/// Whether a signal has arrived that tokio's driver has not passed to the `Signal` streams.
+/// Returns whether a signal has arrived that tokio's driver has not passed to the `Signal` streams.
 pub(crate) fn is_signal_pending() -> bool {
     let mut pipes = signal_pipes();
     let newest_selector = glue::newest_selector();
@@ -170,7 +170,7 @@ pub(crate) fn is_signal_pending() -> bool {
     pipes.receivers.iter().any(|fd| glue::pending_bytes(&fd.as_raw_fd()).is_ok_and(|bytes| bytes > 0))
 }
 
-/// Runs in the child of an unplanned fork, before its first poll.
+/// Completes an unplanned fork in the child. Call it before the child's first poll.
 pub(crate) fn before_first_poll() {
     // If a signal reached the child before its pipe was renewed, the handler has written to the parent's pipe. Write again:
     // tokio's driver checks all signals when it has read a byte.

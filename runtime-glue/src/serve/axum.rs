@@ -16,7 +16,7 @@ use super::Peer;
 use crate::prefork::{Counted, Incoming, Listener, Worker};
 
 impl Worker {
-    /// Takes the first of the listeners that have not been taken, for `axum::serve` (feature `axum`).
+    /// Takes the next listener, for `axum::serve` (feature `axum`).
     ///
     /// `axum::serve` does not count requests. When the worker must end, `axum::serve` closes idle connections at once, without
     /// the [grace time](crate::prefork::http::Http::idle_grace). It waits for the other connections without a limit, so the
@@ -25,7 +25,7 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// If all listeners have been taken, and those of getsockname(2).
+    /// [`NotFound`](io::ErrorKind::NotFound) if all listeners have been taken, and the errors of getsockname(2).
     ///
     /// # Examples
     ///
@@ -127,7 +127,6 @@ pub enum WorkerStream {
     Unix(Counted<UnixStream>),
 }
 
-/// Calls a method of the stream.
 macro_rules! delegate {
     ($stream:expr, $method:ident($($argument:expr),*)) => {
         match $stream.get_mut() {

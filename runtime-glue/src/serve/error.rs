@@ -35,8 +35,8 @@ pub enum ServeError {
 }
 
 impl ServeError {
-    /// Returns the status that the process should exit with: 2 if the server cannot listen where it was told to or cannot use
-    /// its certificate, 1 or the [status of a worker](PreforkError::exit_code) otherwise.
+    /// Returns the status that the process should exit with: 2 if the server cannot listen at an address or cannot use
+    /// its certificate; otherwise 1, or the [status of a worker](PreforkError::exit_code).
     pub fn exit_code(&self) -> u8 {
         match self {
             ServeError::Address(_) | ServeError::NoListener | ServeError::Listen { .. } | ServeError::Inherited(_) => 2,
@@ -79,7 +79,7 @@ fn fmt_listen(f: &mut fmt::Formatter<'_>, address: &Address, error: &io::Error) 
             "the address is in use; stop the program that listens on it, or choose another port (port 0 stands for a free one)",
         ),
         (Address::Tcp(_), io::ErrorKind::AddrNotAvailable) => {
-            f.write_str("it is not an address of this machine; choose one of its own, or 0.0.0.0 for all of them")
+            f.write_str("this machine has no such address; choose one that it has, or 0.0.0.0 for all of them")
         }
         (Address::Tcp(_), io::ErrorKind::PermissionDenied) => f.write_str(
             "this is not allowed; choose a port above 1023, or pass the listener through a socket unit of systemd",

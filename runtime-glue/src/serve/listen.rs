@@ -149,7 +149,7 @@ pub(super) fn remove_abandoned(path: &Path) {
     }
 }
 
-/// Whether this is the file of a socket that no process listens on.
+/// Returns whether this is the file of a socket that no process listens on.
 fn is_abandoned(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
         && try_connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)

@@ -8,7 +8,7 @@ use crate::prefork::http::Http;
 use crate::prefork::options::MAX_WORKERS;
 use crate::prefork::{Distribution, Prefork};
 
-/// A day.
+/// The most seconds that an option accepts: a day.
 const MAX_SECONDS: f64 = 86_400.0;
 
 /// Options of a [`Server`](super::Server) on the command line of an application (feature `clap`).
@@ -108,7 +108,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "SECONDS", value_parser = from_zero)]
     pub heartbeat_timeout: Option<Duration>,
 
-    /// Have a worker that is stuck print its stack before it is killed
+    /// Make a stuck worker print its stack before it is killed
     #[arg(long)]
     pub abort_stuck: bool,
 

@@ -1,4 +1,4 @@
-//! Running a server that has been configured.
+//! Runs a configured server.
 
 use std::env;
 use std::fmt;
@@ -181,7 +181,7 @@ impl Serving {
     ///
     /// # Errors
     ///
-    /// [`ServeError`]. No worker is left then.
+    /// [`ServeError`]. All workers have ended by then.
     pub fn try_run(self) -> Result<Stopped, ServeError> {
         if Handle::try_current().is_ok() {
             return Err(ServeError::InsideRuntime);

@@ -24,7 +24,7 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    /// Reads the files. The text of an error says what to do.
+    /// Reads the files. An error is a text for the operator.
     pub(super) fn new(certificates: PathBuf, key: PathBuf, protocols: &'static [&'static str]) -> Result<Tls, String> {
         let tickets =
             TicketKeys::new().ok_or("cannot make a key for session tickets: the system has no random bytes")?;
