@@ -61,8 +61,9 @@ impl SharedWake {
     }
 }
 
-/// Reserves a descriptor for the watch of a child, or fails if no descriptor is left. Drop the result before the child is watched.
-/// (The descriptor is a socket, because the child would have to replace a kqueue that is made between prepare and fork.)
+/// Reserves a descriptor for the watch of a child, or fails if no descriptor is free. Drop the result before the child
+/// is watched. (The descriptor is a socket, because the child would have to replace a kqueue that is made between
+/// prepare and fork.)
 pub(crate) fn reserve_watch() -> io::Result<OwnedFd> {
     Ok(UnixDatagram::unbound()?.into())
 }

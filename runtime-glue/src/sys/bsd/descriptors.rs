@@ -67,14 +67,14 @@ pub(crate) fn describe(fd: RawFd) -> Option<Descriptor> {
     Some(Descriptor { object, name })
 }
 
-/// Whether a descriptor is a kqueue: kevent(2) refuses other descriptors. (fstat(2) may call it a pipe.)
+/// Returns whether a descriptor is a kqueue: kevent(2) refuses other descriptors. (fstat(2) may call it a pipe.)
 fn is_queue(fd: RawFd) -> bool {
     let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call has no changes and no room for events, so the kernel accesses no memory but the timeout.
     unsafe { libc::kevent(fd, std::ptr::null(), 0, std::ptr::null_mut(), 0, &now) == 0 }
 }
 
-/// Whether a device is /dev/null or a similar one, which has no state.
+/// Returns whether a device is /dev/null or a similar one, which has no state.
 fn is_memory_device(stat: &Stat) -> bool {
     const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
     let mut devices = DEVICES.iter().filter_map(|path| rustix::fs::stat(*path).ok());

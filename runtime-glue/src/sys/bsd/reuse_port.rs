@@ -57,8 +57,8 @@ fn is_bound_without(option: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
-/// Prepares a listener whose port workers may share, before it is bound. FreeBSD spreads connections only over sockets that were
-/// all bound with `SO_REUSEPORT_LB`.
+/// Sets the options of a listener before it is bound, so that workers can share its port. FreeBSD spreads connections
+/// only over sockets that were all bound with `SO_REUSEPORT_LB`.
 pub(crate) fn prepare_to_bind(socket: &Socket) -> io::Result<()> {
     #[cfg(target_os = "freebsd")]
     socket.set_reuse_port_lb(true)?;

@@ -13,7 +13,7 @@ use crate::sys::descriptor::addresses;
 
 const LIST: &str = "/proc/self/fd";
 
-/// Returns the open descriptors, in ascending order. One of them is closed already: this function has read the list from it.
+/// Returns the open descriptors, in ascending order, and with them that of the list itself, which is closed by now.
 pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let failed =
         |error: io::Error| io::Error::new(error.kind(), format!("cannot read {LIST}: {error}; is /proc mounted?"));
@@ -80,7 +80,7 @@ fn open_flags(info: &str) -> Option<u32> {
     u32::from_str_radix(flags.trim(), 8).ok()
 }
 
-/// Whether the open file description holds a lock. (A `POSIX` lock belongs to the process: a child does not have it.)
+/// Returns whether the open file description holds a lock. (A `POSIX` lock belongs to the process: children lack it.)
 fn is_locked(info: &str) -> bool {
     let mut locks = info.lines().filter_map(|line| line.strip_prefix("lock:"));
     locks.any(|lock| lock.contains("FLOCK") || lock.contains("OFDLCK"))

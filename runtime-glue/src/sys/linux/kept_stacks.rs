@@ -1,4 +1,4 @@
-//! Keeps the memory of the parent's threads as it is in a child, under glibc on x86_64.
+//! In a child, keeps the memory of the parent's threads unchanged, under glibc on x86_64.
 //!
 //! In a child, glibc puts the stacks of the threads that only the parent has into its cache. A new thread gets one of
 //! these stacks, or glibc unmaps some of them when the cache has more than 40 MiB. The end of a stack has the thread's
@@ -84,8 +84,8 @@ struct Descriptor {
 }
 
 impl Layout {
-    /// Finds the layout on first use, with two threads. This module maps their stacks: glibc would give them stacks of its
-    /// cache, which they would overwrite.
+    /// Finds the layout on first use, with two threads. This module maps the stacks of these threads: those in glibc's
+    /// cache must stay unchanged.
     fn get() -> io::Result<Layout> {
         /// The four fields in 16 bits each, or 0.
         static KNOWN: AtomicU64 = AtomicU64::new(0);
@@ -141,7 +141,7 @@ impl Layout {
         })
     }
 
-    /// Returns the descriptors of all threads that have a stack of glibc, including those in unused stacks.
+    /// Returns the thread descriptors in all stacks of glibc, including unused stacks.
     fn descriptors(&self) -> io::Result<Vec<Descriptor>> {
         let mut descriptors = Vec::new();
         for address in self.candidates()? {
@@ -155,8 +155,8 @@ impl Layout {
         Ok(descriptors)
     }
 
-    /// Returns the addresses of memory that begins like a descriptor. Each page may be the last one of a stack, because
-    /// adjacent stacks may be one mapping.
+    /// Returns the addresses at which the memory looks like the beginning of a descriptor. Any page may be the last one
+    /// of a stack, because adjacent stacks may be one mapping.
     fn candidates(&self) -> io::Result<Vec<usize>> {
         // Without other threads, no memory is unmapped meanwhile, so read it directly. Reads through the kernel would take ten
         // times as long.
@@ -182,7 +182,7 @@ impl Layout {
     }
 }
 
-/// Whether `head` is the beginning of a descriptor at `address`: `tcb` and `self` of `tcbhead_t`.
+/// Returns whether `head` is the beginning of a descriptor at `address`: `tcb` and `self` of `tcbhead_t`.
 fn is_head(address: usize, head: [usize; 3]) -> bool {
     head[0] == address && head[2] == address
 }
@@ -200,7 +200,7 @@ struct Sample {
 impl Sample {
     /// Starts a thread, and copies its descriptor while the thread runs and after it has ended.
     fn take() -> io::Result<Sample> {
-        /// Enough for a thread that does almost nothing, and for the thread-local memory of most programs.
+        /// In bytes: enough for a thread that does almost nothing, and for the thread-local memory of most programs.
         const STACK_SIZE: usize = 1 << 20;
 
         // SAFETY: the kernel chooses an unused address for the new mapping, and no other code has it yet.
@@ -218,8 +218,8 @@ impl Sample {
     }
 
     fn take_on(stack: *mut c_void, size: usize) -> io::Result<Sample> {
-        /// How long to wait for the thread. It takes microseconds, unless it needs a lock that another thread held at the fork:
-        /// `RuntimeError::InheritedLock`.
+        /// How long to wait for the thread, which takes microseconds, unless it needs a lock that another thread held
+        /// at the fork: `RuntimeError::InheritedLock`.
         const LIMIT: Duration = Duration::from_secs(10);
 
         #[derive(Default)]

@@ -24,14 +24,13 @@ use crate::Thread;
 
 const TASKS: &str = "/proc/self/task";
 
-/// Whether the calling thread is the only one.
+/// Returns whether the calling thread is the only one.
 pub(crate) fn is_single_threaded() -> io::Result<bool> {
     // The directory of proc_pid_task(5) has two links, and one more for the subdirectory of each thread.
     let links = rustix::fs::stat(TASKS).map_err(|error| unreadable(error.into()))?.st_nlink;
     Ok(links <= 3)
 }
 
-/// Returns the other threads of this process.
 pub(crate) fn other_threads() -> io::Result<Vec<Thread>> {
     let own = u64::from(gettid().as_raw_nonzero().get() as u32);
     let mut threads = Vec::new();

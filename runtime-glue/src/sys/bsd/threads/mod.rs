@@ -15,7 +15,7 @@ mod system;
 
 use system::Record;
 
-/// Whether the calling thread is the only one. Async-signal-safe.
+/// Returns whether the calling thread is the only one. Async-signal-safe.
 pub(crate) fn is_single_threaded() -> io::Result<bool> {
     // There is room for more records than a single-threaded process has.
     let mut room = [const { MaybeUninit::<Record>::uninit() }; 4];
@@ -25,7 +25,6 @@ pub(crate) fn is_single_threaded() -> io::Result<bool> {
     Ok(ids.count() <= 1)
 }
 
-/// Returns the other threads of this process.
 pub(crate) fn other_threads() -> io::Result<Vec<Thread>> {
     let own = system::own_id();
     let mut size = 32;
