@@ -79,7 +79,7 @@ fn fmt_listen(f: &mut fmt::Formatter<'_>, address: &Address, error: &io::Error) 
             "the address is in use; stop the program that listens on it, or choose another port (port 0 stands for a free one)",
         ),
         (Address::Tcp(_), io::ErrorKind::AddrNotAvailable) => {
-            f.write_str("this machine has no such address; choose one that it has, or 0.0.0.0 for all of them")
+            f.write_str("it is not an address of this machine; choose one that the machine has, or 0.0.0.0 for all")
         }
         (Address::Tcp(_), io::ErrorKind::PermissionDenied) => f.write_str(
             "this is not allowed; choose a port above 1023, or pass the listener through a socket unit of systemd",
