@@ -33,11 +33,11 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 /// - **Signals** reach the streams of the process that they were sent to. A signal that the parent has received by the time of
 ///   the fork is not delivered in the child.
 /// - **Closed descriptors**: a daemon may close all descriptors that it does not know, before it uses this runtime. The
-///   first use then makes tokio's signal pipe again, at the same descriptors. If the daemon has opened other files
-///   there, the first use returns [`RuntimeError::SignalPipe`]. But if both descriptors are ends of non-blocking Unix
-///   socket pairs, forkio mistakes them for a signal pipe of tokio: use this runtime before you open such pairs. Call
-///   [`atfork::install`](crate::atfork::install) before the fork, so that the child reconciles while it has the
-///   parent's descriptors.
+///   first use then makes tokio's signal pipe again, at the same descriptors. If the daemon has opened other files at
+///   these descriptors, the first use returns [`RuntimeError::SignalPipe`]. But if both descriptors are ends of
+///   non-blocking Unix socket pairs, forkio mistakes them for a signal pipe of tokio: use this runtime before you open
+///   such pairs. Call [`atfork::install`](crate::atfork::install) before the fork, so that the child reconciles while
+///   it has the parent's descriptors.
 /// - **Handles of the inherited runtime** must not be used in the child: spawning and aborting take a lock of that runtime,
 ///   which a thread of the parent may have held. So does dropping an I/O object, a timer or a `JoinSet`: pass these to
 ///   `mem::forget`. Dropping a `JoinHandle` or a `Handle` is harmless.

@@ -14,7 +14,7 @@ use super::slots::Slots;
 use super::supervisor::{self, Supervisor};
 use crate::ForkError;
 
-/// The start of a request that is timed.
+/// Without the feature, no request is timed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestStart;
 

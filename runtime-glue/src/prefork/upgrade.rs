@@ -33,8 +33,8 @@ const KEPT: &str = "kept";
 /// The message of a new program that is ready.
 const READY: &[u8] = b"ready\n";
 
-/// The program and arguments of this process, read when the server starts: the system may not know the path once the file is
-/// replaced.
+/// The program and arguments of this process, read when the server starts: the system may not know the path of a file
+/// that has been replaced.
 #[derive(Debug)]
 pub(super) struct Program {
     path: io::Result<PathBuf>,
@@ -46,8 +46,8 @@ impl Program {
         Program { path: path_of_this_process(), arguments: std::env::args_os().skip(1).collect() }
     }
 
-    /// Starts the program again, with listeners from descriptor 3 on, and with the sockets of the status page and of process 1,
-    /// if there are any. The new program then has until `deadline` to say that it is ready.
+    /// Starts the program again. It gets the listeners from descriptor 3 on, and the sockets of the status page and of
+    /// process 1, if there are any. The new program then has until `deadline` to say that it is ready.
     pub(super) fn start(
         &self,
         listeners: &[(RawFd, String)],

@@ -18,8 +18,7 @@ use super::{Address, AddressError, HttpService, ServeError};
 use crate::prefork::http::Http;
 use crate::prefork::{Inherited, Listener, Prefork, PreforkError, Stopped, Worker, enter_worker_span};
 
-/// A function of the application. The supervisor calls it with the addresses of the listeners, once its first workers are
-/// ready.
+/// The supervisor calls this function with the addresses of the listeners, when the server is ready.
 pub(super) type OnReady = Box<dyn FnOnce(&[Address]) + Send>;
 
 /// The settings of a server, except the service.

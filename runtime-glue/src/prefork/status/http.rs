@@ -40,7 +40,7 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const MOST_CONNECTIONS: usize = 32;
 
 /// How many connections the control socket serves at the same time. A client keeps its connection while it waits for
-/// the result of its command, so the limit exceeds the number of commands that may be in progress.
+/// the result of its command. So the limit exceeds the number of commands that may be in progress.
 pub(super) const MOST_CONTROL_CONNECTIONS: usize = MOST_OPERATIONS + 32;
 
 /// How long to wait after a failed accept, for example because no descriptor is free.

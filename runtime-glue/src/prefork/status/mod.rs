@@ -43,7 +43,7 @@ pub(super) struct StatusOptions {
 }
 
 impl StatusOptions {
-    /// Whether there is a service worker.
+    /// Returns whether there is a service worker.
     pub(super) fn is_shown(&self) -> bool {
         self.page.is_some() || self.control.is_some()
     }

@@ -13,7 +13,6 @@ use super::service::ServiceState;
 use crate::prefork::reason::Reason;
 use crate::prefork::slots::{DRAINS, READY, ServerPhase, Slots, TOLD};
 
-/// The state of a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum State {
@@ -65,7 +64,6 @@ pub(super) struct ServerState {
     /// `starting`, `serving`, `reloading`, `lame-duck`, `stopping` or `handed-over`.
     pub(super) state: &'static str,
     pub(super) uptime_seconds: f64,
-    /// When the supervisor started.
     pub(super) start_unix_time: u64,
     /// The generation that serves.
     pub(super) generation: u64,

@@ -14,7 +14,7 @@ use crate::prefork::template::TemplateProcess;
 /// How long a worker may take to appear after its template has ended or reported an error.
 const QUARANTINE: Duration = Duration::from_secs(5);
 
-/// A process that the server no longer needs. It has been killed.
+/// A process that the supervisor has killed, because the server no longer needs it.
 pub(super) struct Dismissed {
     pub(super) child: Child,
     /// The slot of a worker. For a template, the slot of the worker that it may have been forking.

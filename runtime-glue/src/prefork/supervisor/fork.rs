@@ -110,8 +110,8 @@ impl Supervisor {
         job(Which::Next, &reload.generation, index, now)
     }
 
-    /// Returns the indices of the workers that the old generation must replace now, because they have ended, and the
-    /// new generation has no ready worker with the same index.
+    /// Returns the indices at which the old generation must replace a worker now. The new generation has no ready
+    /// worker with these indices yet.
     fn lost_places(&self, reload: &Reload, now: Instant) -> Vec<usize> {
         let is_lost = |index: &usize| {
             let is_taken_over = || {

@@ -91,10 +91,9 @@ pub(super) struct Supervisor {
     reload_is_queued: bool,
     /// The slot of the worker that is being replaced, on request or because it has reached a limit.
     replacing: Option<usize>,
-    /// Processes that have been killed because the server no longer needs them.
     dismissed: Vec<Dismissed>,
-    /// Slots of workers that a template may have forked before it ended or reported an error, each with the time at which the
-    /// slot is free again.
+    /// Slots of workers that may still appear after their template has ended or failed. Each has the time at which it
+    /// is free again.
     quarantined: Vec<(usize, Instant)>,
     /// If forks are prepared in advance, the handles of workers that have ended since the last fork. Dropping a handle
     /// would discard the preparation.

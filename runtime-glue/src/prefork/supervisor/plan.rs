@@ -215,7 +215,7 @@ impl Supervisor {
         }
     }
 
-    /// Announces that the server is up, once all workers of its first generation are ready.
+    /// Announces that the server is up, when all workers of its first generation are ready.
     fn finish_start(&mut self) -> Result<(), PreforkError> {
         if self.is_up {
             return Ok(());

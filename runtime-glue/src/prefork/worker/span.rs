@@ -15,9 +15,9 @@ static SPAN: OnceLock<Span> = OnceLock::new();
 
 /// The spans of a process that becomes a worker.
 ///
-/// There are two with the same fields. The thread enters the first one and never leaves it. The second one is for the worker's
-/// own future. If the caller of [`Prefork::run`](crate::prefork::Prefork::run) has a span around that call, each poll enters
-/// the caller's span inside the first one, so the future must enter a span of the worker again.
+/// There are two with the same fields. The thread enters the first one and never leaves it. The second one is for the
+/// worker's own future. If the caller of [`Prefork::run`](crate::prefork::Prefork::run) has a span around that call,
+/// each poll enters the caller's span inside the first one. So the future must enter a span of the worker again.
 pub(super) struct Spans {
     of_process: Span,
     pub(super) of_future: Span,

@@ -55,9 +55,9 @@ pub(crate) fn wait_until_single_threaded() -> io::Result<()> {
     Ok(())
 }
 
-/// Sends the last bytes of a stream, which the caller shuts down next. The kernel keeps them until then, for at most 200 ms,
-/// and sends them in one segment with the end of the stream (`MSG_MORE` of send(2)). Returns `None`, and sends nothing, if the
-/// stream takes no bytes now: the caller must then write as usual.
+/// Sends the last bytes of a stream, which the caller shuts down next. The kernel keeps the bytes until then, for at
+/// most 200 ms. It sends them in one segment with the end of the stream (`MSG_MORE` of send(2)). Returns `None`, and
+/// sends nothing, if the stream takes no bytes now: the caller must then write as usual.
 #[cfg(feature = "http")]
 pub(crate) fn send_before_end(stream: &tokio::net::TcpStream, bytes: &[u8]) -> Option<io::Result<usize>> {
     let send = || Ok(rustix::net::send(stream, bytes, SendFlags::MORE | SendFlags::NOSIGNAL)?);
