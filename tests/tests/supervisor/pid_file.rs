@@ -104,7 +104,7 @@ scenarios!(
         assert_eq!(fs::read_to_string(&path).expect("the pid file"), text, "the pid file has changed");
         // A reload needs no space.
         server.signal(libc::SIGHUP);
-        wait_until("a reload", || !before.contains(&server.pid()));
+        wait_until("a reload replaces the worker", || !before.contains(&server.pid()));
         server.stop();
         assert!(!path.exists());
     }

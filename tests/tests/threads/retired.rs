@@ -13,7 +13,7 @@ scenarios!(
         let (mut retired, waker) = selector_with_waker();
         let mut listener = listener();
         let mut peer = connect(&listener);
-        let (mut stream, _) = until("a connection", || listener.accept().ok());
+        let (mut stream, _) = until("the client connects", || listener.accept().ok());
         let (mut end, mut other_end) = UnixStream::pair().unwrap();
         register(retired.registry(), &mut listener, 1);
         register_with(retired.registry(), &mut stream, 2, ForkPolicy::Sever);
