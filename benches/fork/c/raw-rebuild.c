@@ -1,5 +1,5 @@
-/* The child does what the libraries do: it replaces the inherited epoll instance with a new one, adds every registration to the
- * new one, and polls the new one once. */
+/* The child does what the libraries do: it makes an epoll instance, adds every registration, moves the instance to the inherited
+ * descriptor, and polls once. */
 #include "raw.h"
 
 static void repair(void) {

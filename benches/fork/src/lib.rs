@@ -1,4 +1,4 @@
-//! All uses of `forkio_reactor::fork` by the programs, in one place: that API may change.
+//! All uses of `forkio_reactor::fork` by the programs, in one place, because this API may change.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -27,7 +27,7 @@ pub fn set_policy(streams: Streams) {
     fork::set_default_policy(fork::SourceKind::Stream, policy);
 }
 
-/// A prepared fork: the caller makes the fork itself, to measure each step.
+/// A prepared fork. [`measure`] calls fork(2) itself, to time each step.
 #[derive(Debug)]
 struct Planned(fork::Prepared);
 
@@ -36,7 +36,7 @@ impl Planned {
         fork::prepare().map(Planned).map_err(io::Error::other)
     }
 
-    /// Gives the child its own queues. Call it in the child.
+    /// Gives the child its own queues.
     ///
     /// # Safety
     ///
@@ -57,7 +57,7 @@ impl Planned {
 ///
 /// # Errors
 ///
-/// Those of `fork::glue::adopt`, such as if the instance does not look like one of tokio's.
+/// Those of `fork::glue::adopt`, which handles only instances that look like those of tokio.
 pub fn adopt(source: &impl AsRawFd) -> io::Result<()> {
     fork::glue::adopt(source).map_err(io::Error::other)
 }
@@ -88,7 +88,7 @@ pub unsafe fn planned_fork() -> io::Result<i32> {
     }
 }
 
-/// The index in the shared page of the time at which the child began to run.
+/// The index of the child's start time in the shared page.
 pub const FIRST_INSTRUCTION: usize = 0;
 /// The indices of the child's other figures.
 const COMMIT: usize = 1;

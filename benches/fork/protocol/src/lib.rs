@@ -79,10 +79,10 @@ pub fn serve(mut fork: impl FnMut() -> io::Result<Cost>) -> io::Result<()> {
     Ok(())
 }
 
-/// The length of a request and of a response.
+/// The length of a request and of a response, in bytes.
 pub const MESSAGE: usize = 64;
 
-/// Connects a client and sends its request: the connection waits to be accepted.
+/// Connects a client and sends its request. The server has not accepted the connection yet.
 pub fn request(server: SocketAddr) -> io::Result<TcpStream> {
     let mut client = TcpStream::connect(server)?;
     client.set_read_timeout(Some(Duration::from_secs(60)))?;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct SharedPage(NonNull<[AtomicU64; 4]>);
 
 impl SharedPage {
-    /// Maps a page of four counters, all zero.
+    /// Maps a page of four numbers, all zero.
     pub fn new() -> io::Result<SharedPage> {
         map(4096, libc::MAP_SHARED).map(|page| SharedPage(page.cast()))
     }
@@ -30,7 +30,7 @@ impl SharedPage {
     }
 }
 
-/// The suffix of the argument of [`fill_memory`] that asks for huge pages.
+/// The suffix that asks [`fill_memory`] for huge pages.
 pub const HUGE: &str = "-huge";
 
 /// Makes memory resident forever. `memory` is a number of mebibytes.
