@@ -21,7 +21,7 @@ pub(crate) struct Series {
     pub(crate) values: Vec<f64>,
 }
 
-/// All figures. In one case, the figures at the same index of different series were measured in the same round.
+/// All figures. Within a case, the figures at one index of all series were measured in one round.
 #[derive(Debug, Default)]
 pub(crate) struct Data {
     pub(crate) series: Vec<Series>,

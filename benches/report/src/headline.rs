@@ -19,7 +19,7 @@ const END: &str = "<!-- The end of the figures. -->\n";
 /// A row: the name, the measure, the case, the contender and its peers.
 type Row = (&'static str, &'static Measure, String, &'static str, &'static [&'static str]);
 
-/// Returns the table of the README, without rows that have no figure.
+/// Returns the table of the README. Leaves out rows without a figure.
 pub(crate) fn table<'a>(data: &Data, targets: impl Iterator<Item = &'a Target>, machine: &Machine) -> String {
     let rows: [Row; 5] = [
         (

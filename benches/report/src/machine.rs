@@ -24,7 +24,6 @@ fn processor_times() -> (u64, u64) {
     (times.iter().skip(3).take(2).sum(), times.iter().take(8).sum())
 }
 
-/// Returns the facts that the figures depend on: names and values.
 pub(crate) fn describe() -> Vec<(&'static str, String)> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processors = cpu.lines().filter(|line| line.starts_with("processor")).count();

@@ -22,7 +22,7 @@ impl Plan {
     }
 }
 
-/// Which CPUs servers and load generators run on.
+/// The CPUs of servers and load generators.
 #[derive(Debug)]
 pub(crate) struct Cpus {
     /// The CPUs of a server with one worker.
@@ -36,7 +36,7 @@ pub(crate) struct Cpus {
 }
 
 impl Cpus {
-    /// Distributes the CPUs of this process. The load shares a CPU with the server only if there are too few.
+    /// Distributes the CPUs of this process. The load shares a CPU with the server only if there are too few CPUs.
     pub(crate) fn new() -> Cpus {
         let allowed = sched_getaffinity(None).unwrap_or_default();
         let allowed: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();

@@ -40,7 +40,8 @@ impl Check {
         Check { case: case.to_owned(), limit, measured }
     }
 
-    /// Returns how far the figure misses the limit, as a fraction of the limit: 0 if it keeps the limit, `None` without a figure.
+    /// Returns how far the median misses the limit, as a fraction of the limit. Returns 0 if the median meets the limit, and
+    /// `None` if there is no figure.
     fn missed_by(&self) -> Option<f64> {
         let measured = self.measured?.median;
         let (limit, is_met) = match self.limit {
@@ -66,7 +67,7 @@ impl Target {
         Target { text: text.into(), checks: vec![Check::new("", limit, measured)] }
     }
 
-    /// Makes a target of several figures, each of which must keep its limit.
+    /// Makes a target of several figures, each of which must meet its limit.
     pub(crate) fn each(text: impl Into<String>, checks: Vec<Check>) -> Target {
         Target { text: text.into(), checks }
     }

@@ -108,13 +108,13 @@ const SHORT_LIVES: [(&str, &[Contender]); 3] = [
 
 const REGISTRATIONS: [usize; 4] = [10, 1_000, 10_000, 100_000];
 
-/// The registrations of a process whose children are short-lived.
+/// The number of registrations of a process with short-lived children.
 const MANY: usize = 10_000;
 
-/// The resident memory of a large process.
+/// The resident memory of a large process, in MiB.
 const LARGE: usize = 1_024;
 
-/// The processes whose children respond: their resident memory, and whether it is in huge pages.
+/// The processes whose children respond: their resident memory in MiB, and whether it is in huge pages.
 const PROCESSES: [(usize, bool); 3] = [(0, false), (LARGE, false), (LARGE, true)];
 
 pub(crate) fn case(registrations: usize, mix: &str) -> String {
@@ -125,7 +125,7 @@ pub(crate) fn inherited(registrations: usize) -> String {
     case(registrations, INHERITED)
 }
 
-/// Returns the argument of the programs that sets their memory.
+/// Returns the argument that sets a program's memory.
 fn memory(mebibytes: usize, is_huge: bool) -> String {
     format!("{mebibytes}{}", if is_huge { HUGE } else { "" })
 }

@@ -17,8 +17,7 @@ const REQUESTS: usize = 300;
 /// the other.
 ///
 /// The server runs twice, with different numbers of requests. The difference excludes the instructions of its start and end.
-/// (Valgrind before 3.21 does not know pidfd_open(2), so a server that forkio has forked cannot run under such a
-/// version.)
+/// Valgrind before 3.21 cannot count a server that forks through forkio, because it does not know pidfd_open(2).
 pub(crate) fn of_a_request(
     command: impl Fn(SocketAddr) -> io::Result<Command>,
     connections: Connections,

@@ -1,9 +1,9 @@
 //! An open-loop load generator: each request has a time at which it is due, whether the server has answered the earlier
 //! ones or not.
 //!
-//! A slow server also slows down a generator that waits for each answer. Such a generator misses the delays of clients
-//! meanwhile (coordinated omission). Here the latency of a request counts from the time at which it was due, even if it had
-//! to wait for a free connection.
+//! A generator that waits for each answer sends nothing while the server is slow, so its latencies miss most of the delay
+//! (coordinated omission). Here the latency of a request counts from the time at which it was due, even if it had to wait
+//! for a free connection.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -128,7 +128,7 @@ fn periodic_timer(interval: Duration) -> io::Result<OwnedFd> {
 struct Client {
     server: SocketAddr,
     connections: Connections,
-    /// The length of a response.
+    /// The length of a response, in bytes.
     length: usize,
     token: Token,
     stream: Option<TcpStream>,

@@ -24,7 +24,7 @@ fn load_cpus(plan: &Plan, workers: Workers) -> &[usize] {
     if workers == Workers::One { &plan.cpus.load } else { &plan.cpus.load_of_two }
 }
 
-/// Returns the servers in turn. Each round begins with another server.
+/// Returns the servers in turn. Each round begins with the next server.
 fn in_turn(servers: &[Server], round: usize) -> impl Iterator<Item = &Server> {
     (0..servers.len()).map(move |turn| &servers[(round + turn) % servers.len()])
 }
