@@ -1,5 +1,5 @@
-/* The child does what the libraries do: it makes an epoll instance, adds every registration, moves the instance to the inherited
- * descriptor, and polls once. */
+/* The child does what the libraries do: it makes an epoll instance, adds every registration, moves the instance to the
+ * inherited descriptor, and polls once. */
 #include "raw.h"
 
 static void repair(void) {

@@ -30,7 +30,7 @@ usage: report [--quick] [--programs DIRECTORY] [SECTION]...
 
 SECTION is one of: selector, fork, server, memory, calls, status. `benches/run` builds the measured programs, and runs this one.";
 
-/// The share of the processors, from 0 to 1, that other programs may use. Above it, wall-clock figures are not reliable.
+/// The share of the processors (0 to 1) that other programs may use. Above it, wall-clock figures are not reliable.
 const QUIET: f64 = 0.1;
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -48,7 +48,8 @@ impl Programs {
         }
     }
 
-    /// Lets the programs fork in turn. Each round begins with the next program. Leaves out programs that fail, with a note.
+    /// Lets the programs fork in turn. Each round begins with the next program. Notes programs that fail, and leaves
+    /// them out.
     pub(crate) fn take_turns(
         mut self,
         data: &mut Data,

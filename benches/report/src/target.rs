@@ -40,8 +40,8 @@ impl Check {
         Check { case: case.to_owned(), limit, measured }
     }
 
-    /// Returns how far the median misses the limit, as a fraction of the limit. Returns 0 if the median meets the limit, and
-    /// `None` if there is no figure.
+    /// Returns how far the median misses the limit, as a fraction of the limit. Returns 0 if the median meets the
+    /// limit, and `None` if there is no figure.
     fn missed_by(&self) -> Option<f64> {
         let measured = self.measured?.median;
         let (limit, is_met) = match self.limit {

@@ -28,9 +28,9 @@ mio_like!(Mio, mio);
 
 /// Runs an operation the given number of times; returns the processor time that counts.
 ///
-/// If several threads do the operation, each does it that many times, and the result is the sum of their times divided by
-/// their number. [`Operation::WakeStormThreads`] differs: all its threads do one operation together. In every case, the time
-/// of one operation is the result divided by the argument.
+/// If several threads do the operation, each does it that many times. The result is then the mean of their times.
+/// [`Operation::WakeStormThreads`] differs: all its threads do one operation together. In every case, the time of one
+/// operation is the result divided by the argument.
 pub type Batch = Box<dyn FnMut(u64) -> io::Result<Duration>>;
 
 /// One library that can do the operations.

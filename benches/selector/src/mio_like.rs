@@ -1,6 +1,5 @@
 //! Implements [`Library`](crate::library::Library) for crates that have mio's API.
 
-/// Implements `Library` over the crate `$mio`, for a new type `$library`.
 macro_rules! mio_like {
     ($library:ident, $mio:ident) => {
         struct $library;

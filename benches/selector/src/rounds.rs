@@ -61,7 +61,7 @@ fn prepare(contender: &Contender, operation: Operation, times: u64) -> io::Resul
     Ok(batch)
 }
 
-/// Returns how often the peer can do the operation in a turn. Each contender does it that often in each round.
+/// Returns how often the peer can do the operation in a turn.
 fn times_in_a_turn(operation: Operation) -> io::Result<u64> {
     let mut batch = (CONTENDERS[PEER].prepare)(operation)?;
     let mut times = 1;

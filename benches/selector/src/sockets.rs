@@ -38,7 +38,7 @@ pub(crate) fn client(server: SocketAddr) -> io::Result<TcpStream> {
     Ok(client)
 }
 
-/// Makes `number` stream ends. Each pair of neighbours is connected.
+/// Makes `number` stream ends. Both ends of each pair are next to each other.
 pub(crate) fn stream_pairs(number: usize) -> io::Result<Vec<UnixStream>> {
     let mut streams = Vec::with_capacity(number);
     while streams.len() < number {

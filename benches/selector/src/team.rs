@@ -18,7 +18,8 @@ pub(crate) struct Team {
 }
 
 impl Team {
-    /// Starts `threads` threads. `job` makes the function that one of them calls in each turn, with a number of iterations.
+    /// Starts `threads` threads. `job` makes the function that a thread calls in each turn, with a number of
+    /// iterations.
     pub(crate) fn start<J>(threads: usize, mut job: impl FnMut(usize) -> io::Result<J>) -> io::Result<Team>
     where
         J: FnMut(u64) -> io::Result<()> + Send + 'static,

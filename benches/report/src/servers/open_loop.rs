@@ -1,9 +1,9 @@
 //! An open-loop load generator: each request has a time at which it is due, whether the server has answered the earlier
 //! ones or not.
 //!
-//! A generator that waits for each answer sends nothing while the server is slow, so its latencies miss most of the delay
-//! (coordinated omission). Here the latency of a request counts from the time at which it was due, even if it had to wait
-//! for a free connection.
+//! A generator that waits for each answer sends nothing while the server is slow, so its latencies miss most of the
+//! delay (coordinated omission). Here the latency of a request counts from the time at which it was due, even if it had
+//! to wait for a free connection.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
