@@ -66,7 +66,7 @@ Requests:
 
 The server listens at 127.0.0.1:8080, unless there is a --listen.
 
-How connections are distributed:
+Which worker accepts a connection:
   shared             a worker that sleeps; all workers share one queue
   reuseport          a worker chosen by the client's address; each worker has its own queue
   reuseport-per-cpu  the worker on the CPU that the connection arrives on
@@ -90,7 +90,7 @@ Standard output has one line per listener, once the workers are ready. Logs go t
 standard error; the environment variable RUST_LOG=debug shows each request.
 
 Formats of the access log:
-  common     Apache's: peer, time, request, status, bytes of the body (- for none)
+  common     Apache's common log format: peer, time, request, status, body bytes (- for none)
   combined   like common, with referer and user agent
   json       also version, duration in seconds, worker index, process id and generation
 A line is written when the whole response is in the connection's buffer. It has no status

@@ -17,7 +17,7 @@ pub(crate) struct Status {
     /// Ticks of the timer: the ticks before the fork, in the process that loaded the table, and the ticks in this worker
     /// since then.
     pub(crate) timer_ticks: u64,
-    /// The time since this worker was forked.
+    /// Milliseconds since this worker was forked.
     pub(crate) uptime_ms: u128,
     pub(crate) table_entries: usize,
     #[serde(flatten)]

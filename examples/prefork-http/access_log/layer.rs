@@ -21,7 +21,7 @@ pub(crate) enum Output {
 }
 
 impl Output {
-    /// Writes a line with one system call, so that it does not mix with the lines of other workers.
+    /// Writes a line with one system call, so that the line does not mix with those of other workers.
     fn write(&self, line: &[u8]) -> io::Result<()> {
         match self {
             Output::Stdout => {
@@ -50,8 +50,7 @@ impl AccessLayer {
     fn write(&self, line: &[u8]) {
         let written = self.output.write(line);
         let has_failed = written.is_err();
-        // Requests are served nevertheless. Only the first of several errors is reported, on standard error: a layer must
-        // not create an event.
+        // Of several errors in a row, report the first one. Use standard error, because a layer must not create an event.
         if let (Err(error), false) = (written, self.has_failed.load(Ordering::Relaxed)) {
             let _ = writeln!(io::stderr(), "{}: cannot write the access log: {error}", crate::options::NAME);
         }

@@ -26,7 +26,7 @@ pub(crate) const TARGET: &str = "access";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Apache's: peer, time, request, status, bytes
+    /// Apache's common log format: peer, time, request, status, bytes
     Common,
     /// The same as common, with referer and user agent
     Combined,
