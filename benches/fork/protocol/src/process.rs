@@ -36,7 +36,7 @@ pub fn faults() -> u64 {
     usage(libc::RUSAGE_SELF).ru_minflt.cast_unsigned()
 }
 
-/// Like [`faults`], with the page faults of the children that the process has waited for.
+/// Returns the page faults of [`faults`] and those of the children that this process has waited for.
 pub fn faults_with_children() -> u64 {
     faults() + usage(libc::RUSAGE_CHILDREN).ru_minflt.cast_unsigned()
 }
