@@ -22,14 +22,14 @@ fn start(arguments: &[&str]) -> (Program, String) {
 }
 
 scenarios!(
-    /// All workers serve, and the parent does not.
+    /// All workers serve, and the supervisor does not.
     fn workers_serve() {
         let (server, address) = start(&["--workers", "2"]);
         let mut answered = HashSet::new();
         wait_until("both workers have answered", || {
             let answer = get(&address, "/");
             let pid = answer.trim_end().rsplit_once(' ').expect("a process id").1.to_owned();
-            assert_ne!(pid, server.pid().to_string(), "the parent serves");
+            assert_ne!(pid, server.pid().to_string(), "the supervisor serves");
             answered.insert(pid);
             answered.len() == 2
         });
@@ -73,8 +73,8 @@ scenarios!(
             assert_eq!(read_to_end(stuck), "");
             let (status, output) = server.finish();
             assert!(started.elapsed() < limit(), "{:?}", started.elapsed());
-            // The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long,
-            // the supervisor also kills a healthy worker.
+            // The supervisor kills a worker that still runs a second after the shutdown timeout. If the machine stalls
+            // that long, the supervisor also kills a healthy worker.
             if status.code() != Some(KILLED) {
                 return assert_eq!(status.code(), Some(1), "{output}");
             }

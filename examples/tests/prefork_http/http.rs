@@ -42,7 +42,7 @@ scenarios!(
         server.stop();
     }
 
-    /// A connection serves any number of requests, also if the client does not wait for the responses.
+    /// A connection serves any number of requests, even if the client does not wait for the responses.
     fn keep_alive_and_pipelining() {
         let server = Server::start(&["--workers", "2"]);
         let mut client = server.connect();
@@ -194,7 +194,7 @@ scenarios!(
             }
         }
         server.check_serving();
-        // The server stops without waiting for the requests to sleep, whose clients have hung up.
+        // The clients of the `/sleep` requests have hung up, so the server stops without waiting for these requests.
         server.stop();
     }
 );

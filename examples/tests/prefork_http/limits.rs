@@ -127,7 +127,7 @@ scenarios!(
         // The lame-duck period has begun once the server handles another signal.
         server.signal_until(Signal::USR1, "command=ReopenLogs");
         let start = Instant::now();
-        // A second signal that comes shortly after the first one does not count. A third one would kill the worker.
+        // A signal shortly after the first one does not count. Wait, because a third signal would kill the worker.
         std::thread::sleep(Duration::from_millis(200));
         server.signal_until(Signal::TERM, "stopping: draining");
         server.ends_with(0);

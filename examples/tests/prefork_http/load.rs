@@ -81,7 +81,8 @@ fn kill_workers(options: &[&str], kills: usize) {
     beside_threads(clients, || {
         for _ in 0..kills {
             load.wait_for_answers(300);
-            // The victim is usually the oldest worker, because the crash limit counts workers that end too early.
+            // Kill the worker with the lowest process id, which is usually the oldest. A young worker may not be ready
+            // yet, and would count towards the crash limit.
             let victim = server.workers().into_iter().min().expect("a worker");
             killed.insert(victim);
             signal(victim, Signal::KILL);
@@ -107,7 +108,7 @@ fn kill_workers(options: &[&str], kills: usize) {
     server.stop();
 }
 
-/// Checks that clients that send their requests before the first answer is read get the right answers.
+/// Checks that `count` clients get the right answers. All clients send their requests before the first answer is read.
 pub(crate) fn check_many_at_once(server: &Server, count: usize) {
     let mut clients: Vec<Client> = (0..count).map(|_| server.connect()).collect();
     for client in &mut clients {
@@ -153,7 +154,7 @@ scenarios!(
     }
 
     /// Connections wake only workers, not the supervisor.
-    fn parent_sleeps() {
+    fn supervisor_sleeps() {
         const CONNECTIONS: u64 = 1000;
         let server = Server::start(&["--workers", "2"]);
         // The start-up work wakes the supervisor too. The supervisor has finished this work once both workers serve.
@@ -163,7 +164,7 @@ scenarios!(
             server.check_serving();
         }
         let (elapsed, woken) = (start.elapsed(), sleeps_of(server.pid()) - before);
-        // The parent's own timer ticks ten times a second, and each tick may wake the runtime twice.
+        // The supervisor's own timer ticks ten times a second, and each tick may wake the runtime twice.
         let own = elapsed.as_millis() as u64 / 100 * 2 + 10;
         assert!(woken <= own, "woken {woken} times in {elapsed:?}");
         if own >= CONNECTIONS {

@@ -7,7 +7,7 @@ use forkio_tests::{scenarios, until};
 use crate::server::{Server, WITHOUT_AND_WITH_THREADS};
 use crate::status::AskStatus;
 
-fn continues_where_the_parent_was(arguments: &[&str]) {
+fn continues_where_the_supervisor_was(arguments: &[&str]) {
     let started = Instant::now();
     let server = Server::start(&[&["--workers", "3"], arguments].concat());
     let mut clients = server.connect_to_each(3);
@@ -41,9 +41,9 @@ fn continues_where_the_parent_was(arguments: &[&str]) {
 
 scenarios!(
     /// Each worker continues with the supervisor's table and timer.
-    fn each_worker_continues_where_the_parent_was() {
+    fn each_worker_continues_where_the_supervisor_was() {
         for threads in WITHOUT_AND_WITH_THREADS {
-            continues_where_the_parent_was(threads);
+            continues_where_the_supervisor_was(threads);
         }
     }
 

@@ -22,7 +22,7 @@ fn upgrade(server: &Server, supervisor: i32) -> i32 {
 }
 
 scenarios!(
-    /// The program that serves is told to stop, and is killed before it does. Another program, which it was starting, must
+    /// The program that serves is told to stop, and is killed before it stops. The program that it was starting must
     /// not serve.
     fn serving_program_dies_before_it_stops() {
         let copy = Copy::new("dies-before-stop");

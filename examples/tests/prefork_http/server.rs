@@ -16,7 +16,6 @@ use crate::status::{AskStatus, Status};
 /// Options for scenarios that also run with threads: workers with several threads behave like workers with one.
 pub(crate) const WITHOUT_AND_WITH_THREADS: [&[&str]; 2] = [&[], &["--worker-threads", "2"]];
 
-/// The path of the program.
 #[track_caller]
 pub(crate) fn program() -> PathBuf {
     example("prefork-http")
@@ -126,23 +125,23 @@ impl Server {
         (client, pid)
     }
 
-    /// All processes of the group, zombies included.
+    /// Returns all processes of the group, zombies included.
     pub(crate) fn processes(&self) -> Vec<Process> {
         processes().into_values().filter(|process| process.group == self.pid()).collect()
     }
 
-    /// Waits until all processes have ended. One that is not a child of this scenario may stay a zombie.
+    /// Waits until all processes have ended. A process that is not a child of this scenario may stay a zombie.
     #[track_caller]
     pub(crate) fn until_all_have_ended(&self) {
         wait_until("all processes have ended", || self.processes().iter().all(Process::has_ended));
     }
 
-    /// The process ids of the supervisor's running children: workers, and the template and the service worker if there are any.
+    /// Returns the process ids of the supervisor's running children: the workers, the template and the service worker.
     pub(crate) fn workers(&self) -> Vec<i32> {
         children_of(self.pid())
     }
 
-    /// Waits until a worker has ended, and there are this many workers without it.
+    /// Waits until a worker has ended, and this many other workers run.
     #[track_caller]
     pub(crate) fn until_replaced(&self, pid: i32, workers: usize) {
         wait_until("the worker has been replaced", || {

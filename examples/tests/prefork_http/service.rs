@@ -36,7 +36,7 @@ impl ServiceManager {
         Server::start_as(&mut command, 1)
     }
 
-    /// The next message that begins with `start`.
+    /// Reads messages until one begins with `start`. Returns that message.
     #[track_caller]
     fn message(&self, start: &str) -> String {
         let mut bytes = [0; 1024];
@@ -50,13 +50,13 @@ impl ServiceManager {
     }
 }
 
-/// The process id in a message of a program that has taken over.
+/// Returns the process id in a message of a program that has taken over.
 #[track_caller]
 fn main_pid(message: &str) -> i32 {
     message.lines().next().and_then(|line| line[8..].parse().ok()).expect("a process id")
 }
 
-/// The children of a process, zombies included.
+/// Returns the children of a process, zombies included.
 pub(crate) fn processes_of(parent: i32) -> Vec<Process> {
     processes().into_values().filter(|process| process.parent == parent).collect()
 }
@@ -161,7 +161,6 @@ scenarios!(
         server.until_logged("the new program ended before it was ready: this one continues");
         server.signal(Signal::TERM);
         assert_eq!(server.wait().code(), Some(0));
-        // The new program's worker is not a child of this test, so it may stay a zombie.
         server.until_all_have_ended();
     }
 
@@ -323,7 +322,7 @@ scenarios!(
         let Some((mut server, supervisor)) = start_as_process_1(&arguments) else { return };
         signal(supervisor, Signal::USR2);
         server.until_logged("this one retires");
-        let serving = until("the new program is left", || match processes_of(supervisor).as_slice() {
+        let serving = until("only the new program still runs", || match processes_of(supervisor).as_slice() {
             [program] => Some(program.pid),
             _ => None,
         });
@@ -336,19 +335,18 @@ scenarios!(
         assert_eq!(server.wait().code(), Some(0));
     }
 
-    /// As process 1 of a PID namespace, the supervisor reaps orphans that it inherits.
+    /// As process 1 of a PID namespace, the supervisor reaps orphans that it adopts.
     fn process_1_reaps_orphans() {
         let Some((mut server, supervisor)) = start_as_process_1(&["--workers", "1"]) else { return };
         // Starts a process whose parent ends immediately.
         let enter = format!("nsenter --target {supervisor} --pid sh -c '(exec sleep 3600 &)'");
         assert!(Command::new("sh").args(["-c", &enter]).status().expect("entering the namespace").success());
         let is_orphan = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
-        let orphan = until("the supervisor inherits the orphan", || {
+        let orphan = until("the supervisor adopts the orphan", || {
             processes_of(supervisor).iter().map(|process| process.pid).find(|pid| is_orphan(*pid))
         });
         signal(orphan, Signal::KILL);
-        let is_left = || processes_of(supervisor).iter().any(|process| process.pid == orphan);
-        wait_until("the orphan is reaped", || !is_left());
+        wait_until("the orphan is reaped", || processes_of(supervisor).iter().all(|process| process.pid != orphan));
         signal(supervisor, Signal::TERM);
         server.wait();
     }

@@ -41,7 +41,6 @@ impl Status {
 }
 
 pub(crate) trait AskStatus {
-    /// Asks for the status of the worker.
     #[track_caller]
     fn status(&mut self) -> Status;
 }

@@ -94,7 +94,7 @@ fn has_pending_sigterm(pid: i32) -> bool {
     pending_signals(pid).contains(&Signal::TERM)
 }
 
-/// The signals of a stop that a process has not handled yet.
+/// Returns which of SIGTERM and SIGUSR1 a process has not handled yet.
 pub(crate) fn pending_signals(pid: i32) -> Vec<Signal> {
     let pending = u64::from_str_radix(&status_field(pid, "ShdPnd"), 16).expect("a hexadecimal number");
     let signals = [Signal::TERM, Signal::USR1];
@@ -130,8 +130,8 @@ fn cuts_off_long_requests(arguments: &[&str]) {
         let took = start.elapsed();
         assert!(took >= Duration::from_millis(450), "the request was cut off after {took:?} already");
         assert!(took < limit() / 2, "the request was cut off only after {took:?}");
-        // The supervisor kills a worker that has not ended a second after its timeout. If the machine stalls that long, the
-        // supervisor also kills a healthy worker.
+        // The supervisor kills a worker that still runs a second after the shutdown timeout. If the machine stalls that
+        // long, the supervisor also kills a healthy worker.
         if server.wait().code() != Some(128 + Signal::KILL.as_raw()) {
             server.until_logged("cut off 1 connection");
             return server.ends_with(1);
@@ -149,8 +149,8 @@ fn stops_cleanly_beside_a_silent_connection(protocols: &[&str]) {
         server.check_serving();
         server.signal(Signal::TERM);
         silent.expect_end();
-        // The worker closes the connection an eighth of the timeout before the timeout. If the machine stalls that long, the
-        // worker cuts the connection off. If the machine stalls for a second more, the supervisor kills the worker.
+        // The worker closes the connection after seven eighths of the shutdown timeout. If the machine stalls for the
+        // last eighth, the worker cuts the connection off. After a second more, the supervisor kills the worker.
         match server.wait().code() {
             Some(0) => return server.ends_with(0),
             code => assert!(code == Some(1) || code == Some(128 + Signal::KILL.as_raw()), "{code:?}"),
@@ -159,7 +159,7 @@ fn stops_cleanly_beside_a_silent_connection(protocols: &[&str]) {
     panic!("the connection was cut off each time");
 }
 
-fn end_when_the_parent_is_killed(arguments: &[&str]) {
+fn end_when_the_supervisor_is_killed(arguments: &[&str]) {
     let mut server = Server::start(arguments);
     let address = server.address();
     let (mut in_flight, _) = server.busy(1000);
@@ -171,7 +171,6 @@ fn end_when_the_parent_is_killed(arguments: &[&str]) {
         client.expect_end();
     }
     expect_answer(&mut in_flight);
-    // The workers are orphans now, so another process reaps them: a zombie counts as ended.
     server.until_all_have_ended();
     until("the port is free again", || TcpListener::bind(address).ok());
 }
@@ -338,9 +337,9 @@ scenarios!(
     }
 
     /// If the supervisor is killed, its workers drain and end.
-    fn workers_end_when_the_parent_is_killed() {
+    fn workers_end_when_the_supervisor_is_killed() {
         for threads in WITHOUT_AND_WITH_THREADS {
-            end_when_the_parent_is_killed(&[&["--workers", "3"], threads].concat());
+            end_when_the_supervisor_is_killed(&[&["--workers", "3"], threads].concat());
         }
     }
 

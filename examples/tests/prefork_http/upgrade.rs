@@ -64,8 +64,8 @@ impl Copy {
         Gate { fifo, started }
     }
 
-    /// Runs a shell script that writes a program. This process must not write it: a child of another test could inherit the
-    /// descriptor, and the kernel executes no file that is open for writing.
+    /// Runs a shell script that writes a program. This process must not write the program itself: a child of another
+    /// test could inherit the descriptor, and the kernel executes no file that is open for writing.
     fn run(&self, script: &str, arguments: &[&Path]) {
         let status = Command::new("/bin/sh").args(["-c", script, "sh"]).args(arguments).status();
         assert!(status.expect("running a shell").success(), "{script}");
@@ -215,7 +215,7 @@ scenarios!(
     }
 
     /// The old program is killed while the new one loads. The new program then has another parent, such as process 1, and
-    /// must not report the next upgrade to it.
+    /// must not report the next upgrade to that parent.
     fn old_program_is_killed_while_the_new_one_loads() {
         let copy = Copy::new("loads");
         let pid_file = copy.file("pid");
@@ -251,13 +251,13 @@ scenarios!(
             server.signal(kind);
             wait_until("the server refuses", || refusals() == number);
         }
-        // A second signal to stop that comes shortly after the first one does not count. A third one would kill the worker.
+        // A SIGTERM shortly after the first one does not count. Wait, because a third one would kill the worker.
         std::thread::sleep(Duration::from_millis(200));
         server.signal_until(Signal::TERM, "stopping: draining");
         server.ends_with(0);
     }
 
-    /// After a failed upgrade, too, the kernel drops new connections once the server stops.
+    /// Once the server stops, the kernel drops new connections, even if an upgrade has failed before.
     fn refuses_connections_at_the_stop_after_a_failed_upgrade() {
         let copy = Copy::new("stops");
         let server = copy.start(&["--workers", "1"]);
