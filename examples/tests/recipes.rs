@@ -34,7 +34,8 @@ impl Drop for Daemon {
     }
 }
 
-/// The session of a process, or 0 if its leader is in another PID namespace. `rustix::process::getsid` panics in that case.
+/// Returns the session of a process, or 0 if the session's leader is in another PID namespace. In that case,
+/// `rustix::process::getsid` panics.
 fn session(process: impl Display) -> String {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("the state of a process");
     let (_name, fields) = stat.rsplit_once(')').expect("a name in parentheses");

@@ -237,8 +237,8 @@ fn client_without_tls() {
     server.stop();
 }
 
-/// The server stops without an error although a client has not made its handshake, even if the time limit of the handshake
-/// is longer than the shutdown timeout.
+/// The server stops without an error although a client has not made its handshake. The time limit of the handshake is
+/// longer than the shutdown timeout.
 #[test]
 fn stop_during_a_handshake() {
     let files = Files::write("stop");
