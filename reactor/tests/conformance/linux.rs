@@ -76,7 +76,7 @@ fn an_eventfd_is_a_source() {
     file.write_all(&1_u64.to_ne_bytes()).unwrap();
     run.expect(8, Event::is_readable);
     run.expect_nothing();
-    // Each write is an edge, even if no read has followed the last one.
+    // Each write is an edge, even without a read in between.
     file.write_all(&1_u64.to_ne_bytes()).unwrap();
     run.expect(8, Event::is_readable);
 }

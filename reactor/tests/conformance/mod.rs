@@ -16,7 +16,7 @@ mod waker;
 
 #[cfg(target_os = "linux")]
 mod linux;
-// Test builds of the kqueue backend leave this module out.
+// These are features of epoll, which test builds of the kqueue backend do not use.
 #[cfg(all(target_os = "linux", not(forkio_kqueue)))]
 mod priority;
 

@@ -140,9 +140,9 @@ fn fcntl(fd: &impl AsFd, command: libc::c_int) -> libc::c_int {
     flags
 }
 
-/// Keeps children and closes apart. A child process has duplicates of all descriptors until it executes its program, so a
-/// close in another test would not be the last one. A test that makes a child holds this lock for writing. A test that relies
-/// on the effect of a close holds it for reading.
+/// Keeps children and closes apart. A child process has duplicates of all descriptors until it executes its program, so
+/// a file that another test closes meanwhile stays open in the child. A test that makes a child holds this lock for
+/// writing. A test that relies on the effect of a close holds it for reading.
 static CHILDREN: RwLock<()> = RwLock::new(());
 
 pub(crate) fn without_children() -> RwLockReadGuard<'static, ()> {

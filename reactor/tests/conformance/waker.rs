@@ -77,7 +77,7 @@ fn no_wake_is_lost() {
             let (waker, count) = (Arc::clone(&waker), Arc::clone(&count));
             thread::spawn(move || {
                 for _ in 0..WAKES {
-                    // The order is relaxed, because the wake must publish the count.
+                    // Relaxed on purpose: not this operation but the wake must publish the count.
                     count.fetch_add(1, Ordering::Relaxed);
                     waker.wake().unwrap();
                 }

@@ -128,7 +128,7 @@ fn signals_do_not_disturb_has_ended() {
             }
         });
         let mut found = Ok(false);
-        // If both threads share a CPU, few signals arrive, because each change of the thread delivers only one.
+        // If both threads share a CPU, few signals arrive: each switch between the threads delivers only one.
         let start = Instant::now();
         while found == Ok(false) && HANDLED.load(Ordering::Relaxed) < 8_000 && start.elapsed() < LIMIT / 6 {
             found = process.has_ended().map_err(|error| error.kind());

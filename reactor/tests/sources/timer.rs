@@ -80,8 +80,8 @@ fn expires_periodically() {
 fn counts_expirations_that_were_not_taken() {
     for clock in CLOCKS {
         let mut timer = Timer::new(clock).unwrap();
-        // The first expiration was ten and a half periods ago. The period is shorter than an hour if the system booted less
-        // than twelve hours ago, because the first expiration must not be before the start of the clock.
+        // The first expiration was ten and a half periods ago, and must not be before the start of the clock. So the
+        // period is shorter than an hour if the system booted less than twelve hours ago.
         let period = HOUR.min(clock.now() / 12);
         timer.set_at(clock.now() - 10 * period - period / 2, Some(period)).unwrap();
         let mut run = Loop::new();
