@@ -15,7 +15,6 @@ pub(crate) const STATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The size limit of an answer, in bytes. The state of a server is much smaller.
 const MAX_ANSWER: u64 = 64 << 20;
 
-/// The status and the body of an answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -23,7 +22,6 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Parses the body as JSON.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
             let text = String::from_utf8_lossy(&self.body);

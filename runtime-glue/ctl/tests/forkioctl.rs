@@ -140,7 +140,7 @@ scenarios!(
         assert_eq!(done(&server, &["scale", "3"]), "scale: 3 workers serve\n");
         let before = server.state();
         assert_eq!((&before["server"]["generation"], &before["server"]["wanted"]), (&2.into(), &3.into()));
-        // Workers of the first generation may still be listed, before those of the second one.
+        // Look for the index: workers of the first generation may still be listed, before those of the second one.
         let old = workers(&before).iter().find(|worker| worker["index"] == 2).expect("a third worker");
         assert!(done(&server, &["retire", "2", "--timeout", "600"]).contains("is worker 2"));
         server.until("the old worker drains or has ended", |state| {
@@ -168,7 +168,7 @@ scenarios!(
     /// A timeout ends the wait for a command, but not the command itself.
     fn progress_and_timeout() {
         let server = Server::start(&["--workers", "1", "--max-extra", "0", "--shutdown-timeout", "600"]);
-        // The old worker keeps its place until this request has ended.
+        // The old worker does not end before this request.
         let held = server.hold_request();
         let output = ctl(&server, &["retire", "0", "--timeout", "0.000001"]);
         let code = output.status.code();
