@@ -13,15 +13,15 @@ use crate::runtime::RUNTIME;
 /// How long the end of the interpreter waits for the runtime.
 const EXIT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Whether the interpreter is at its end. [`check`] then returns an error, and no runtime is built.
-static AT_END: AtomicBool = AtomicBool::new(false);
+/// Whether the interpreter is shutting down. [`check`] then returns an error, and no runtime is built.
+static IS_SHUTTING_DOWN: AtomicBool = AtomicBool::new(false);
 
-/// Fails if the interpreter is at its end.
+/// Fails if the interpreter is shutting down.
 pub(crate) fn check() -> PyResult<()> {
-    if AT_END.load(Ordering::SeqCst) {
+    if IS_SHUTTING_DOWN.load(Ordering::SeqCst) {
         return Err(PyRuntimeError::new_err(
-            "the interpreter is at its end, and the module's runtime is shut down: finish earlier, such as in a function that is \
-             registered with `atexit` after the module was imported",
+            "the interpreter is shutting down, and has shut down the module's runtime: finish earlier, such as in a \
+             function that is registered with `atexit` after the module was imported",
         ));
     }
     Ok(())
@@ -50,9 +50,9 @@ pub fn shutdown(py: Python<'_>, limit: Duration) {
 
 #[pyfunction]
 fn at_exit(py: Python<'_>) {
-    AT_END.store(true, Ordering::SeqCst);
+    IS_SHUTTING_DOWN.store(true, Ordering::SeqCst);
     shutdown(py, EXIT_LIMIT);
-    // A thread that read `AT_END` just before it was set may have built another runtime.
+    // A thread that read `IS_SHUTTING_DOWN` just before the store may have built another runtime.
     py.detach(|| RUNTIME.shutdown_timeout(EXIT_LIMIT));
 }
 

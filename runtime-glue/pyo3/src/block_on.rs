@@ -25,7 +25,7 @@ const SLICE: Duration = Duration::from_millis(100);
 /// # Errors
 ///
 /// - The exception of a signal handler.
-/// - `RuntimeError`, if the runtime was shut down meanwhile, if the interpreter is at its end, or with the text of a
+/// - `RuntimeError`, if the runtime was shut down meanwhile, if the interpreter is shutting down, or with the text of a
 ///   [`forkio::RuntimeError`].
 ///
 /// # Panics
@@ -81,7 +81,7 @@ pub(crate) fn interrupt() {
     INTERRUPTS.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Whether a call is running in this process.
+/// Returns whether a call is running in this process.
 pub(crate) fn is_running() -> bool {
     !CALLS.is_zero()
 }

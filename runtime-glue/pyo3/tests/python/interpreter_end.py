@@ -40,7 +40,7 @@ def test_daemon_threads():
 
         def wait():
             inside.wait()
-            raises(RuntimeError, "at its end", lambda: forkio_http.pause(1000))
+            raises(RuntimeError, "shutting down", lambda: forkio_http.pause(1000))
 
         for _ in range(2):
             threading.Thread(target=wait, daemon=True).start()
@@ -60,7 +60,7 @@ def test_daemon_loops():
                 await forkio_http.pause_async(0)
                 started.set()
         except RuntimeError as error:
-            assert "at its end" in str(error), error
+            assert "shutting down" in str(error), error
 
     def act():
         started = threading.Event()
@@ -103,7 +103,7 @@ import atexit, os
 
 def before():
     for use in [lambda: forkio_http.pause(0), forkio_http.Server().start]:
-        support.raises(RuntimeError, "at its end", use)
+        support.raises(RuntimeError, "shutting down", use)
     print("before", flush=True)
 
 atexit.register(before)
