@@ -41,7 +41,7 @@ pub(crate) fn outside_of_forks<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// While this value lives, the workers pause and new work waits, for at most two seconds. Dropping it in a child does nothing.
+/// While this value lives, the workers pause. New work waits for at most [`LIMIT`]. A drop in a child does nothing.
 struct Pause {
     _fork: Counted,
     _workers: WorkersPaused,

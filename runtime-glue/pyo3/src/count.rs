@@ -44,7 +44,7 @@ fn of(word: u64, generation: u32) -> u32 {
 }
 
 impl Counted {
-    /// Whether this process made the value, and not an ancestor.
+    /// Returns whether this process made the value, and not an ancestor.
     pub(crate) fn is_of_this_process(&self) -> bool {
         self.generation == generation()
     }

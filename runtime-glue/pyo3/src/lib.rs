@@ -57,9 +57,9 @@
 //!   [`Python::detach`](pyo3::Python::detach) releases the interpreter, or use [`Runtime`].
 //! - **A warning**: Python 3.12 and later give a `DeprecationWarning` at each `os.fork` of a process with threads, and the
 //!   runtime has threads. Filter the warning if the process has no threads but those of this crate.
-//! - **Daemons** may close all inherited descriptors, like those of the package `python-daemon`, until they first use the
-//!   module. If a daemon has opened many files before that, the first use may raise a `RuntimeError` that names the
-//!   descriptor in use.
+//! - **Daemons**, such as those of the package `python-daemon`, may close all inherited descriptors before they first
+//!   use the module. If a daemon has opened many files before that, the first use may raise a `RuntimeError` that names
+//!   the descriptor in use.
 //! - [The patch](forkio#the-patch) is optional. Without it, a connection that the parent closes just after the fork, before the
 //!   child has severed it, stays open in the child.
 //!
@@ -120,7 +120,7 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
     install_with(py, runtime::multi_thread)
 }
 
-/// Installs a runtime that `build` builds in each process that uses it; see [`install`].
+/// Installs the runtime that `build` returns, like [`install`]. Each process that uses the runtime calls `build`.
 ///
 /// The runtime must be multi-threaded, because no thread would run the tasks of a current-thread runtime. It needs an I/O
 /// driver and timers (`enable_all`).
