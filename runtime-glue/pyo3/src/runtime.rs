@@ -52,7 +52,7 @@ pub(crate) fn exception(error: RuntimeError) -> PyErr {
 ///
 /// # Errors
 ///
-/// Python's `RuntimeError`, if the interpreter is at its end, or with the text of a [`forkio::RuntimeError`].
+/// Python's `RuntimeError`, if the interpreter is shutting down, or with the text of a [`forkio::RuntimeError`].
 pub fn handle() -> PyResult<Handle> {
     at_exit::check()?;
     RUNTIME.get().map_err(exception)
@@ -73,8 +73,9 @@ where
 
 /// The runtime of this process, for the functions of [`pyo3_async_runtimes::generic`] that this crate does not wrap.
 ///
-/// `os.fork` waits for running work of this type's [`spawn_blocking`](generic::Runtime::spawn_blocking), for at most two
-/// seconds. So no fork interrupts shorter work. A fork may interrupt work of [`tokio::task::spawn_blocking`].
+/// `os.fork` waits at most two seconds for running work of this type's
+/// [`spawn_blocking`](generic::Runtime::spawn_blocking), so it does not interrupt shorter work. A fork may interrupt work of
+/// [`tokio::task::spawn_blocking`].
 ///
 /// # Examples
 ///
@@ -99,7 +100,7 @@ tokio::task_local! {
 }
 
 impl Runtime {
-    /// Starts work on the runtime. Drops the work if the interpreter is at its end.
+    /// Starts work on the runtime. Drops the work if the interpreter is shutting down.
     ///
     /// # Panics
     ///
@@ -160,7 +161,7 @@ impl Future for JoinHandle {
     }
 }
 
-/// Why work of [`Runtime`] did not finish: it panicked, or was dropped at the end of the runtime.
+/// Why work of [`Runtime`] did not finish: it panicked, or was dropped because the runtime or the interpreter shut down.
 #[derive(Debug)]
 pub struct JoinError(Option<task::JoinError>);
 
@@ -181,7 +182,7 @@ impl fmt::Display for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Some(error) => error.fmt(f),
-            None => f.write_str("the interpreter is at its end"),
+            None => f.write_str("the interpreter is shutting down"),
         }
     }
 }

@@ -125,13 +125,13 @@ def test_fork_during_the_first_use():
             if name == "contextvars":
                 importing.set()
                 forking.wait()
-                # A fork that did not wait for this thread would be over by then.
+                # A fork that does not wait for this thread would be over before the sleep ends.
                 time.sleep(0.5)
 
     # The first use imports this module.
     del sys.modules["contextvars"]
     sys.meta_path.insert(0, SlowFinder)
-    # Python calls this hook before that of the module, which was registered earlier.
+    # Python calls the hook that was registered last first, so this hook runs before the extension module's.
     os.register_at_fork(before=forking.set)
     join = in_thread(lambda: asyncio.run(ask(server)))
     importing.wait()

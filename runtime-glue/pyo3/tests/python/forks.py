@@ -56,7 +56,7 @@ def test_first_use_in_child():
 
 
 def test_daemon():
-    """A daemon forks twice, and closes the descriptors that it does not know, like that of the package `python-daemon`."""
+    """A daemon forks twice and closes all descriptors except the standard ones, like the package `python-daemon`."""
     use_everything(0)
 
     def daemon():
@@ -70,7 +70,7 @@ def test_daemon():
 
 
 def test_severed_connections():
-    """The peer of a connection sees that the parent closes it, even beside a child that does not use the runtime."""
+    """When the parent closes a connection, the peer sees its end, even beside a child that does not use the runtime."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = forkio_http.Client(listener.getsockname()[1])
         answer = in_thread(client.get)
@@ -81,7 +81,7 @@ def test_severed_connections():
         check("answer", answer(), "yes")
         started, end = Gate(), Gate()
         pid = start_child(lambda: (started.open(), end.wait()))
-        # Without the patch, the child severs a connection only if the parent still has it at the child's first step.
+        # Without the patch, the child severs only connections that the parent still has when the child begins to run.
         started.wait()
         forkio_http.shutdown(60)
         check("end of the connection", peer.recv(1), b"")

@@ -27,7 +27,7 @@ def parent_and_child(act):
 
 
 def test_busy_tasks():
-    """Tasks use Python until the end."""
+    """Tasks use Python until the interpreter shuts down."""
     parent_and_child(lambda: forkio_http.use_python_forever(4))
 
 
@@ -50,7 +50,7 @@ def test_daemon_threads():
 
 
 def test_daemon_loops():
-    """Event loops of daemon threads have awaitables that are pending, and some that finish all the time."""
+    """Event loops of daemon threads have a pending awaitable, and awaitables that finish again and again."""
     import asyncio
 
     async def waits(started):
@@ -71,7 +71,7 @@ def test_daemon_loops():
 
 
 def test_blocked_thread():
-    """A thread of the runtime is blocked for longer than the interpreter waits at its end, in both processes."""
+    """In both processes, a thread of the runtime is blocked for longer than the interpreter waits when it shuts down."""
     # This test does not wait for the child. `run.py` does, and finds a crash in the output.
     leave_by_exit(lambda: forkio_http.block_a_thread(1000))
     forkio_http.block_a_thread(1000)

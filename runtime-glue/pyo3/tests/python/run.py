@@ -64,7 +64,7 @@ def run(name):
             time.sleep(0.01)
         left = left_processes(process.pid)
         for pid, command in left:
-            why = why or "a process was left"
+            why = why or "a process was left behind"
             output.write(f"left: {pid} {command}\n".encode())
             output.flush()
             os.kill(pid, signal.SIGUSR2)
@@ -76,7 +76,7 @@ def run(name):
         process.wait()
         output.seek(0)
         text = output.read().decode(errors="replace")
-        # The interpreter prints exceptions at its end, but ignores them. So any output is a failure.
+        # While it shuts down, the interpreter prints exceptions and ignores them. So any output is a failure.
         if text and name.startswith("interpreter_end."):
             why = why or "unexpected output"
         return why and f": {why}\n{text}"

@@ -6,6 +6,7 @@ import time
 
 import forkio_http
 
+# The time limit of a wait, in seconds.
 LIMIT = 60
 
 
@@ -89,7 +90,7 @@ def use_everything(generation):
 
 
 def in_thread(act):
-    """Calls `act` in a daemon thread. Returns a function that waits for its result, or raises its exception."""
+    """Calls `act` in a daemon thread. Returns a function that waits for the result of `act`, or raises its exception."""
     outcome = []
 
     def run():

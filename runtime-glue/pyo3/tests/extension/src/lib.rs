@@ -77,7 +77,7 @@ fn use_python_forever(tasks: usize) -> PyResult<()> {
         forkio_pyo3::spawn(async {
             loop {
                 let list = Python::attach(|py| PyList::empty(py).unbind());
-                // This part runs without the GIL.
+                // The list is dropped without the GIL.
                 drop(list);
                 let attach = || Python::attach(|py| drop(PyList::empty(py)));
                 if forkio_pyo3::Runtime::spawn_blocking(attach).await.is_err() {
