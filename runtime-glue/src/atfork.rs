@@ -1,7 +1,7 @@
 //! Forks made by other code, such as Python's `os.fork`, `daemon(3)`, or any library that calls `fork(2)`.
 //!
 //! This module needs [the patch](crate#the-patch). Without it, the child shares the epoll instances and the signal pipe of
-//! its parent's runtimes, except those in a [`ProcessRuntime`](crate::ProcessRuntime).
+//! its parent's runtimes that are not in a [`ProcessRuntime`](crate::ProcessRuntime).
 //!
 //! The child of such an *unplanned* fork reconciles when it first uses a selector: it gets selectors of its own, with this
 //! crate's policies. Nothing needs to be installed for that. After [`install`], the child reconciles inside `fork(2)`, so
@@ -19,9 +19,9 @@
 //! | [`before_fork`](crate::before_fork) hooks, buffered output | run, flushed | not run, not flushed |
 //! | a signal that no stream has received yet | `fork` lets the parent receive it | both processes may receive it |
 //!
-//! The *first turn* of a runtime begins when it first asks its selector for events after the fork. A runtime that the child has
-//! built has one too. A panic in a hook propagates from the `block_on` of that runtime. A child that only calls `exec` or
-//! `_exit` has no turn.
+//! The *first turn* of a runtime begins when it first asks its selector for events after the fork. A runtime that the
+//! child has built has one too. A panic in a hook propagates from the `block_on` of the runtime whose turn runs the
+//! hook. A child that only calls `exec` or `_exit` has no turn.
 //!
 //! This crate's policies and hooks apply once the program has called any function of this crate, such as
 //! [`Lineage::current`](crate::Lineage::current). Before that the reactor's defaults apply, which inherit connections.
@@ -43,7 +43,7 @@
 //!         // SAFETY: this process has one thread.
 //!         let in_child = unsafe { libc::fork() } == 0; // Or a library calls it.
 //!         println!("child: {in_child}, generation {}", forkio::Lineage::current().generation());
-//!         let (_stream, _peer) = listener.accept().await?; // In both.
+//!         let (_stream, _peer) = listener.accept().await?; // In both processes.
 //!         Ok(())
 //!     })
 //! }

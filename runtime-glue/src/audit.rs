@@ -9,7 +9,7 @@ use forkio_reactor::fork::{ForkPolicy, SourceKind, glue};
 
 use crate::{ForkError, policy, runtime, sys};
 
-/// Lists the descriptors that both processes would hold if this one forked now, except those that the program chose to share.
+/// Lists the descriptors that a forked child would share with this process, except those that it shares on purpose.
 ///
 /// Call it in tests and debug builds before a fork, such as in a [`before_fork`](crate::before_fork()) hook. In an
 /// [`on_child`](crate::on_child) hook it lists the descriptors that the child shares with its parent. An audit makes about ten
@@ -118,7 +118,7 @@ impl fmt::Display for Audit {
     }
 }
 
-/// A descriptor that both processes would hold.
+/// A descriptor that a child would share with this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SharedDescriptor {
@@ -215,16 +215,19 @@ impl SharedObject {
             SharedObject::Listener => "a connection goes to the process that accepts it first",
             SharedObject::Datagram => "a datagram goes to the process that receives it first",
             SharedObject::Stream => {
-                "bytes that one process reads are lost to the other, writes mix, and the peer sees the end when both have \
-                 closed the socket"
+                "bytes that one process reads are lost to the other, writes mix, and the peer sees the end only when \
+                 both processes have closed the socket"
             }
-            SharedObject::Pipe => "the other end sees end of file, or EPIPE, when both have closed this end",
-            SharedObject::File => "reads and writes of each process move the position of both",
-            SharedObject::AppendedFile => "both append, each write(2) in one piece",
+            SharedObject::Pipe => {
+                "the other end sees end of file, or EPIPE, only when both processes have closed this end"
+            }
+            SharedObject::File => "reads and writes of one process move the file position of the other",
+            SharedObject::AppendedFile => "both processes append, each write(2) in one piece",
             SharedObject::LockedFile => {
-                "each process can unlock it for both; otherwise it is locked until both have closed it"
+                "each process can unlock the file for the other; otherwise the lock lasts until both processes have \
+                 closed the file"
             }
-            SharedObject::Device => "both read and write it",
+            SharedObject::Device => "both processes read and write it",
             SharedObject::Epoll => {
                 "each process changes the other one's registrations and events; if the instance is tokio's, make the audit \
                  inside the runtime"
@@ -235,7 +238,7 @@ impl SharedObject {
             SharedObject::Signalfd => {
                 "each process reads its own signals, but an epoll instance sees the signals of one process only"
             }
-            SharedObject::Other => "both use it",
+            SharedObject::Other => "both processes use it",
         }
     }
 }

@@ -15,13 +15,13 @@ pub struct Thread {
     pub name: String,
 }
 
-/// Why a fork failed. No child is left, and the parent continues as before.
+/// Why a fork failed. No child exists, and the parent continues as before.
 #[non_exhaustive]
 pub enum ForkError {
     /// The process has other threads, and they did not end while [`fork`](crate::fork()) waited. The child would inherit
     /// their locks and counters, but not the threads.
     Threads(Vec<Thread>),
-    /// The current runtime is a multi-threaded one, with these threads so far.
+    /// The current runtime is multi-threaded. The list has the other threads of the process.
     MultiThreadRuntime(Vec<Thread>),
     /// tokio was built with its feature `parking_lot`, which is part of `full`. `parking_lot` keeps lists of waiting threads in
     /// their stacks, and this error says why the child cannot keep these stacks. Only Linux under glibc on x86_64 is supported.
@@ -49,8 +49,8 @@ pub enum ForkError {
     Fork(io::Error),
     /// The template of a prefork server could not fork a worker. The text is the error of the template.
     Template(String),
-    /// The parent cannot watch the child (`pidfd_open(2)` on Linux, `EVFILT_PROC` elsewhere). If this fails only after the
-    /// fork, the parent has killed the child.
+    /// The parent cannot watch the child (`pidfd_open(2)` on Linux, `EVFILT_PROC` elsewhere). If watching failed only
+    /// after the fork, the parent has killed the child.
     Watch(io::Error),
 }
 
@@ -118,7 +118,7 @@ impl fmt::Display for ForkError {
             ForkError::Inspect(error) => {
                 write!(f, "cannot find out whether the process can be forked: {error}{}", Limit(error))
             }
-            ForkError::Hook(error) => write!(f, "a hook that runs before a fork refused this one: {error}"),
+            ForkError::Hook(error) => write!(f, "a `before_fork` hook refused the fork: {error}"),
             ForkError::Prepare(error) => error.fmt(f),
             ForkError::Fork(error) => {
                 write!(f, "fork(2) failed: {error}; see RLIMIT_NPROC, and pids.max of the control group")

@@ -35,7 +35,7 @@ pub enum Fork {
 ///
 /// # Errors
 ///
-/// [`ForkError`]. No child is left, and the parent continues as before.
+/// [`ForkError`]. No child exists then, and the parent continues as before.
 ///
 /// # Cancel safety
 ///
@@ -146,7 +146,7 @@ impl ForkOptions {
             drop(blocked);
             delivered = handled;
             rounds += 1;
-            // In the first turn the driver reads the pipe. In the second turn, the tasks run that the driver woke.
+            // In the first turn the driver reads the pipe. In the second turn, the woken tasks run.
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
             // Tasks that ran meanwhile may have used the blocking pool.
@@ -187,7 +187,7 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 ///
 /// # Errors
 ///
-/// [`ForkError`]. No child is left, and the parent continues as before.
+/// [`ForkError`]. No child exists then, and the parent continues as before.
 ///
 /// # Safety
 ///

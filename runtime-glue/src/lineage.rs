@@ -109,7 +109,7 @@ pub(crate) static HOOKS: Hooks<Hook> = Hooks::new();
 ///
 /// ```
 /// forkio::on_child(|lineage| {
-///     // rand 0.9 and 0.10. Only this thread has inherited a generator.
+///     // With rand 0.9 or 0.10. Each thread has its own generator, and only this thread has inherited one.
 ///     rand::rng().reseed().expect("random numbers from the system");
 ///     tracing::info!(generation = lineage.generation(), "a fresh process");
 /// });

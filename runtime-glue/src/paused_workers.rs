@@ -62,7 +62,8 @@ impl Pause {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pauses the calling worker. In a task it holds no lock of the runtime. Signals are blocked, so it runs no signal handler.
+    /// Pauses the calling worker. While the worker runs a task, it holds no lock of the runtime. Signals are blocked,
+    /// so it runs no signal handler.
     fn pause_worker(&self) {
         let _blocked = reactor::block_signals();
         let mut state = self.state();

@@ -57,7 +57,7 @@ scenarios!(
         let open = open_descriptors();
         let error = forkio::fork().await.unwrap_err();
         assert!(matches!(error, ForkError::Hook(_)), "{error:?}");
-        check_eq("the message", error.to_string().ends_with("refused this one: a transaction is open"), true);
+        check_eq("the message", error.to_string().ends_with("refused the fork: a transaction is open"), true);
         check_eq("calls", std::mem::take(&mut *CALLS.lock().unwrap()), vec!["second"]);
         check_eq("descriptors", open_descriptors(), open);
         *REFUSES.lock().unwrap() = false;
