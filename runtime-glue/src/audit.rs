@@ -9,7 +9,7 @@ use forkio_reactor::fork::{ForkPolicy, SourceKind, glue};
 
 use crate::{ForkError, policy, runtime, sys};
 
-/// Lists the descriptors that a forked child would share with this process, except those that it shares on purpose.
+/// Lists the descriptors that a forked child would share with this process, except those shared on purpose.
 ///
 /// Call it in tests and debug builds before a fork, such as in a [`before_fork`](crate::before_fork()) hook. In an
 /// [`on_child`](crate::on_child) hook it lists the descriptors that the child shares with its parent. An audit makes about ten

@@ -74,8 +74,8 @@ where
 /// The runtime of this process, for the functions of [`pyo3_async_runtimes::generic`] that this crate does not wrap.
 ///
 /// `os.fork` waits at most two seconds for running work of this type's
-/// [`spawn_blocking`](generic::Runtime::spawn_blocking), so it does not interrupt shorter work. A fork may interrupt work
-/// of [`tokio::task::spawn_blocking`].
+/// [`spawn_blocking`](generic::Runtime::spawn_blocking), so it does not interrupt shorter work. A fork may interrupt
+/// work of [`tokio::task::spawn_blocking`].
 ///
 /// # Examples
 ///

@@ -74,8 +74,8 @@ impl AcceptQueues {
         take_back(self.of_places());
     }
 
-    /// Mutes the queues in a template, which inherits them armed. Keeps the queues of single workers
-    /// from the template's next children.
+    /// Mutes all queues in a template, which inherits them armed. Sets the queues that belong to one worker to no-fork,
+    /// so that the template's next children do not inherit them.
     pub(super) fn hold(&self) -> io::Result<()> {
         self.0.iter().flat_map(|queue| &queue.listeners).try_for_each(crate::policy::mute)?;
         self.of_places().try_for_each(|listener| crate::set_policy(listener, ForkPolicy::NoFork))
@@ -102,7 +102,7 @@ impl AcceptQueues {
         self.0.into_iter().filter_map(own).collect()
     }
 
-    /// Returns the descriptors of the common queues, each with its distribution.
+    /// Returns the descriptors of the queues that all workers share, each with its distribution.
     pub(super) fn common(&self) -> Vec<(RawFd, Distribution)> {
         let common = self.0.iter().filter(|queue| !queue.has_places());
         let with_distribution = |queue: &AcceptQueue| {
@@ -132,9 +132,10 @@ impl AcceptQueues {
         first.map(|listener| (listener.as_fd().as_raw_fd(), inherited::name_of(listener))).collect()
     }
 
-    /// Makes queues for places up to `workers`. They get no connections until [`open`](AcceptQueues::open): a template must load
-    /// before it can fork workers for them. With tokio on upstream mio the sockets listen at once. epoll reports a socket that
-    /// does not listen as hung up, and tokio would never forget that.
+    /// Makes the missing queues of the places below `workers`. They get no connections until
+    /// [`open`](AcceptQueues::open): a template must load before it can fork workers for them. With tokio on upstream
+    /// mio the sockets listen at once, because epoll reports a socket that does not listen as hung up, and tokio would
+    /// never forget that.
     pub(super) fn grow(&mut self, workers: usize) -> io::Result<()> {
         for queue in self.0.iter_mut().filter(|queue| queue.has_places()) {
             let Some(Listener::Tcp(first)) = queue.listeners.first() else { continue };
@@ -165,7 +166,7 @@ impl AcceptQueues {
         Ok(())
     }
 
-    /// Closes the supervisor's copies of the queues of places from `workers` on. Their workers empty the queues.
+    /// Closes the supervisor's listeners of the places from `workers` on. The workers of these places empty the queues.
     pub(super) fn shrink(&mut self, workers: usize) {
         for queue in self.0.iter_mut().filter(|queue| queue.has_places()) {
             queue.listeners.truncate(workers);

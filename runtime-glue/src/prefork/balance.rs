@@ -23,8 +23,8 @@ const FIRST: usize = 2;
 /// Whether a worker accepts from balanced listeners. The worker itself writes its state, except as noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// The worker takes no part. It has not accepted yet, has stopped, has ended (written by the supervisor), or has not
-    /// answered (written by another worker).
+    /// The worker takes no part. It has not accepted yet, has stopped, has ended (written by the supervisor), or has
+    /// left a connection waiting for too long (written by another worker).
     Absent = 0,
     /// The worker accepts.
     Accepting = 1,
@@ -173,13 +173,14 @@ impl Balance {
         Share::of(total, workers.max(1))
     }
 
-    /// Whether the worker in slot `index` may accept one more.
+    /// Whether the worker in slot `index` may accept one more connection.
     pub(super) fn has_room(&self, index: usize) -> bool {
         let share = self.share_of_one_more(Some(index));
         self.word(index).may_accept(share)
     }
 
-    /// Calls the workers that wait and have room again. Returns whether it called any.
+    /// Marks the workers that wait and have room again as [`Called`](State::Called). Returns whether the caller must
+    /// wake them.
     pub(super) fn call(&self) -> bool {
         if self.all().all(|word| word.state() != State::Waiting) {
             return false;

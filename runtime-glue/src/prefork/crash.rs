@@ -20,7 +20,7 @@ pub(super) fn delay(failures: u32) -> Duration {
 }
 
 /// Limits how fast the supervisor replaces workers that die after they were ready: a request that kills its worker must not
-/// keep the server busy with forks. [`BURST`] are replaced at once, then one in each [`PERIOD`].
+/// keep the server busy with forks. The supervisor replaces [`BURST`] workers at once, then one in each [`PERIOD`].
 #[derive(Debug)]
 pub(super) struct ReplacementRate {
     /// How many workers may be replaced at once, as of `since`.

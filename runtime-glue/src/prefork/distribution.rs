@@ -60,13 +60,13 @@ pub enum Distribution {
     /// With one worker per CPU, and packets that the network card spreads over the CPUs, a connection's packets and its
     /// worker use the same caches. Over loopback a connection arrives on the CPU of its client.
     ReusePortPerCpu,
-    /// One queue for all workers. A worker accepts as long as it has no more than its share.
+    /// One queue for all workers. A worker with a quarter more connections than the mean stops accepting.
     ///
     /// Workers publish in shared memory how many connections they have open. An accepted connection counts as long as its
-    /// [`Counted`](super::Counted) lives. A worker that has a quarter more than the mean stops accepting. Once it is at the
-    /// mean or below, another worker calls it back. There is always a worker at or below the mean. If that worker does not
-    /// accept, because it hangs or was stopped, a connection waits for half a second to one second. The other workers then
-    /// continue without that worker until it accepts again.
+    /// [`Counted`](super::Counted) lives. A worker that has stopped accepting begins again once it is at the mean or
+    /// below: the worker that sees this first wakes it. There is always a worker at or below the mean. If that worker does
+    /// not accept, because it hangs or was stopped, a connection waits for half a second to one second. The other workers
+    /// then continue without that worker until it accepts again.
     ///
     /// A worker takes part from its first call of [`accept`](super::Acceptor::accept) on. Each connection wakes all workers
     /// that accept, and each accept writes to memory that all of them read. So for connections that live for milliseconds,

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep_until};
 use super::acceptor::Queue;
 use super::{Accept, Acceptor, Counted, Shutdown};
 
-/// How long to wait after a failed accept. A process without free descriptors or memory gets some when connections end. To try
-/// again at once would only take processor time from them.
+/// How long to wait after a failed accept. A process without free descriptors or memory gets some when connections end.
+/// To try again at once would only take processor time from these connections.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a queue must stay empty before the worker closes it: the last packet of a handshake may be on its way.
@@ -108,7 +108,7 @@ impl<L: Accept> Incoming<L> {
                 State::Emptying { queue, since, is_quiet } => match queue.accept() {
                     Ok(Some(accepted)) => {
                         *is_quiet = false;
-                        // In an upgrade, the new program may not serve this queue, and clients may keep it busy.
+                        // In an upgrade, the new program may not serve this queue, and clients may keep the queue busy.
                         if since.elapsed() > EMPTYING_LIMIT {
                             if queue.refuse_now() {
                                 *since = Instant::now();

@@ -114,7 +114,7 @@ impl Inherited {
         taken.into_iter().map(|(_, listener)| listener).collect()
     }
 
-    /// Takes all listeners that are left.
+    /// Takes the remaining listeners.
     pub fn take_all(&mut self) -> Vec<Listener> {
         self.listeners.drain(..).map(|(_, listener)| listener).collect()
     }

@@ -39,7 +39,7 @@ const CLOSE_LIMIT: usize = 4096;
 /// loop {
 ///     let (stream, peer) = acceptor.accept().await?;
 ///     tokio::spawn(async move {
-///         println!("{peer}: one of {:?}", stream.local_addr()); // Serve it: it counts until it is dropped.
+///         println!("{peer}: one of {:?}", stream.local_addr()); // Serve the stream, which counts until it is dropped.
 ///     });
 /// }
 /// # }
@@ -77,8 +77,8 @@ impl<L: Accept> Acceptor<L> {
         Acceptor { listener, turn, status, is_own_queue }
     }
 
-    /// Accepts a connection. Waits while the worker has [`max_connections`](super::Prefork::max_connections) open, and with
-    /// [`Balanced`](super::Distribution::Balanced), while the worker has more connections than its share.
+    /// Accepts a connection. Waits while the worker has [`max_connections`](super::Prefork::max_connections) open. With
+    /// [`Balanced`](super::Distribution::Balanced), also waits while it must leave connections to workers with fewer.
     ///
     /// # Errors
     ///
@@ -117,7 +117,7 @@ impl<L: Accept> Acceptor<L> {
         }
     }
 
-    /// Accepts a connection, or returns `None` if this worker has enough.
+    /// Accepts a connection, or returns `None` if this worker has no room.
     async fn accept_if_room(&mut self) -> Option<io::Result<Accepted<L>>> {
         poll_fn(|cx| self.turn.poll_accept(&self.listener, cx)).await
     }
@@ -151,8 +151,8 @@ impl<L: Accept> Acceptor<L> {
     ///
     /// The kernel has told their clients that they are connected, and the clients may have sent a request. If the server
     /// stops, the result has the connections that wait, at most 4096. If only this worker
-    /// [retires](super::Phase::Retiring), its siblings or its successor serve the queue, and the result is empty, unless the
-    /// queue is the worker's own and no successor will serve it.
+    /// [retires](super::Phase::Retiring), its siblings or its successor serve the queue, and the result is empty. The
+    /// exception is the worker's own queue, if no successor will serve that queue.
     ///
     /// An [`Incoming`](super::Incoming) also does this, and waits for descriptors if the process has none left. `close` logs a
     /// warning instead, and loses the connections that it could not accept.

@@ -13,7 +13,7 @@ use super::queue::Accepted;
 use crate::prefork::Connections;
 use crate::sys;
 
-/// How long a connection may wait before a worker that has its share excludes the workers that have room. Even a busy worker
+/// How long a connection may wait before a worker without room excludes the workers that have room. Even a busy worker
 /// returns to its listener much sooner.
 const OVERLOOKED_AFTER: Duration = Duration::from_millis(500);
 
@@ -26,7 +26,7 @@ pub(super) struct Turn {
     pub(super) connections: Connections,
     pub(super) rule: Rule,
     pub(super) armed: Armed,
-    /// When a connection was first seen waiting while this worker had its share, and how many connections all workers had
+    /// When this worker, without room itself, first saw a connection waiting, and how many connections all workers had
     /// accepted by then.
     pub(super) waiting: Option<(Instant, u64)>,
 }
@@ -89,7 +89,7 @@ impl Turn {
                 if connections.shares_queues() {
                     armed.mute(listener);
                     if let Err(error) = armed.unmute(listener) {
-                        tracing::warn!(%error, "cannot watch a listener again: the next accept tries it again");
+                        tracing::warn!(%error, "cannot watch a listener again: the next accept tries again");
                     }
                 }
             }
