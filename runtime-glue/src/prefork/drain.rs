@@ -119,8 +119,8 @@ impl Status {
     }
 
     /// Returns `until`, or, if the worker must end, the earlier one of `until` and a time shortly before the
-    /// [`deadline`](Status::deadline). The worker then closes connections without a request: a connection that is cut off at
-    /// the deadline counts as an error.
+    /// [`deadline`](Status::deadline). At that time the worker closes connections without a request, because a
+    /// connection that is cut off at the deadline counts as an error.
     #[cfg(feature = "http")]
     pub(super) fn before_deadline(&self, until: Instant) -> Instant {
         let limit = |told: &Instant| told.checked_add(self.shutdown_timeout - self.shutdown_timeout / 8);

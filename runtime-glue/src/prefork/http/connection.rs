@@ -91,7 +91,6 @@ async fn serve_tls<I: ConnectionStream, S: ConnectionService>(
     serve(serving, io, peer, service).await
 }
 
-/// Serves one connection.
 pub(super) async fn serve<I: ConnectionStream, S: ConnectionService>(
     serving: &Arc<Serving>,
     io: I,
@@ -217,7 +216,7 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
                 Poll::Ready(served) => Poll::Ready(Some(served)),
                 // The connection turns out to be HTTP/2. Its graceful shutdown need not wait.
                 Poll::Pending if activity.is_http2() => Poll::Ready(None),
-                // A response has ended that began too early to tell the client that the connection ends.
+                // A response has ended. It began before the worker was told to end, so without `Connection: close`.
                 Poll::Pending if !was_idle && activity.is_idle() => {
                     idle_since = Instant::now();
                     Poll::Ready(None)

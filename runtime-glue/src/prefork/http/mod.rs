@@ -131,7 +131,6 @@ impl Http {
     /// Serves HTTP/1 only, with the default timeouts.
     pub fn http1() -> Http {
         let mut builder = http1::Builder::new();
-        // `RequestTimer` enforces this timeout instead of hyper.
         builder.timer(TokioTimer::new()).header_read_timeout(None);
         Http::with(Protocols::Http1(builder))
     }
@@ -161,8 +160,8 @@ impl Http {
     ///
     /// (hyper's option of this name, for HTTP/2, is the time in which a client must answer a ping.)
     ///
-    /// An HTTP/2 client that does not answer GOAWAY and a ping within the [header timeout](Http::header_timeout) has vanished, and
-    /// its connection is closed. If such a client has a request in flight, only
+    /// An HTTP/2 client counts as vanished if it does not answer GOAWAY and a ping within the [header
+    /// timeout](Http::header_timeout). Its connection is then closed. If such a client has a request in flight, only
     /// `http2().keep_alive_interval` of [`configure`](Http::configure) ends the connection.
     pub fn keep_alive_timeout(mut self, limit: Duration) -> Http {
         self.keep_alive_timeout = limit.min(LONGEST);
@@ -280,7 +279,7 @@ impl Http {
     /// # Errors
     ///
     /// - The client took too long to send a request.
-    /// - Those of hyper, such as if the client violated the protocol or went away.
+    /// - Those of hyper, for example if the client violated the protocol or went away.
     pub async fn serve_connection<I, S, B>(
         &self,
         io: I,
@@ -316,7 +315,7 @@ where
     }
 }
 
-/// The error that connections were still open at the shutdown timeout.
+/// The error if connections were still open at the shutdown timeout.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct CutOff {
