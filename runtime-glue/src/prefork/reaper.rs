@@ -1,4 +1,4 @@
-//! Reaps processes that the supervisor has inherited: as process 1 of a container, or as a subreaper.
+//! Reaps orphans that the supervisor has adopted, as process 1 of a container or as a subreaper.
 
 use std::fs;
 use std::time::Duration;
@@ -29,7 +29,7 @@ impl Reaper {
                 Some(position) if now.saturating_duration_since(self.zombies[position].1) >= ZOMBIE_AGE => {
                     self.zombies.remove(position);
                     if sys::reap(pid).is_some() {
-                        tracing::debug!(pid, "reaped an inherited process");
+                        tracing::debug!(pid, "reaped an adopted process");
                     }
                 }
                 Some(_) => {}
