@@ -5,16 +5,16 @@ use std::time::Duration;
 use super::Prefork;
 
 impl Prefork {
-    /// Sets how long a worker may take to finish its connections after it is told to end. The supervisor kills it a
-    /// second later. 8 seconds unless set.
+    /// Sets how long a worker may take to finish its connections after the supervisor has told it to end. The
+    /// supervisor kills a worker that still runs one second after this limit. 8 seconds unless set.
     pub fn shutdown_timeout(mut self, limit: Duration) -> Prefork {
         self.settings.worker.shutdown_timeout = limit;
         self
     }
 
-    /// Sets how long the server still accepts connections after the signal to stop.
-    /// [`is_lame_duck`](crate::prefork::WorkerHandle::is_lame_duck) is true meanwhile, so that a load balancer sends no
-    /// more connections. Zero unless set. A second signal ends the wait.
+    /// Sets how long the server still accepts connections after the signal to stop. In this time,
+    /// [`is_lame_duck`](crate::prefork::WorkerHandle::is_lame_duck) returns true. Answer a readiness probe with it, so
+    /// that a load balancer sends no more connections. Zero unless set. A second signal ends the wait.
     ///
     /// Meanwhile the server refuses reloads, upgrades and changes of the number of workers. If an upgrade has begun, and its
     /// new program is not ready yet, the supervisor kills that program.
@@ -39,7 +39,7 @@ impl Prefork {
     }
 
     /// Sets how long the runtime of a ready worker may be stuck, such as in a blocking call or an endless loop. The
-    /// supervisor then kills and replaces the worker. The default is 30 seconds. `None` or zero turns the heartbeat off.
+    /// supervisor then kills and replaces the worker. 30 seconds unless set. `None` or zero turns the heartbeat off.
     /// The service worker has the same limit, or five seconds if that is longer.
     pub fn heartbeat_timeout(mut self, limit: impl Into<Option<Duration>>) -> Prefork {
         self.settings.worker.heartbeat_timeout = limit.into().filter(|limit| !limit.is_zero());
@@ -77,7 +77,8 @@ impl Prefork {
         self
     }
 
-    /// Sets how many old generations may drain at the same time. A reload waits until there are fewer. 3 unless set.
+    /// Sets how many old generations may drain at the same time. A reload waits until there are fewer. 3 unless set. 0
+    /// counts as 1.
     pub fn max_draining(mut self, generations: usize) -> Prefork {
         self.settings.max_draining = generations.max(1);
         self

@@ -39,8 +39,8 @@ impl Prefork {
         self
     }
 
-    /// Stops a worker from accepting while it has this many connections open. Connections that wait wake the other workers,
-    /// unless they wait in a queue that only this worker accepts from. 0 means no limit, as `None` does.
+    /// Stops a worker from accepting while it has this many connections open. New connections then wake the other
+    /// workers, unless they arrive in a queue that only this worker accepts from. 0 means no limit, as `None` does.
     pub fn max_connections(mut self, connections: impl Into<Option<usize>>) -> Prefork {
         self.settings.worker.max_connections = connections.into().filter(|connections| *connections > 0);
         self

@@ -81,7 +81,6 @@ pub(super) struct Settings {
     pub(super) loads: bool,
 }
 
-/// The settings that a worker needs.
 #[derive(Clone)]
 pub(super) struct WorkerSettings {
     pub(super) shutdown_timeout: Duration,

@@ -52,7 +52,7 @@ impl Prefork {
     ///
     /// # Errors
     ///
-    /// [`PreforkError`]. After an error no worker is left.
+    /// [`PreforkError`]. After an error no worker runs.
     ///
     /// # Panics
     ///
