@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Measurements of all workers, one worker in each turn of the supervisor's loop: the kernel walks all pages of a worker,
-/// and signals must not wait for all workers.
+/// Measurements of all workers, one worker in each turn of the supervisor's loop. The kernel walks all pages of a
+/// worker for its measurement, and signals must not wait until all workers are measured.
 #[derive(Debug)]
 pub(super) struct Measurement {
     /// The shortest time between two measurements of the same worker.

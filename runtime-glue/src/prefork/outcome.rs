@@ -66,9 +66,9 @@ pub enum PreforkError {
     PidFile(PathBuf, io::Error),
     /// In an upgrade, this program could not tell the old one that it is ready. The old one continues.
     Upgrade(io::Error),
-    /// One of the first workers could not be forked, or no worker is left and no new one could be forked.
+    /// One of the first workers could not be forked, or no worker runs and no new one could be forked.
     Fork(ForkError),
-    /// The application could not be loaded. The text is its error, or how the template ended.
+    /// The application could not be loaded. The text is the error of `load`, or says how the template ended.
     Load(String),
     /// Workers kept ending before they were ready, or one of the first workers could not change its privileges.
     #[non_exhaustive]

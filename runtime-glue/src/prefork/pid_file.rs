@@ -20,8 +20,8 @@ pub(super) struct PidFile {
 }
 
 impl PidFile {
-    /// Returns an error if the directory does not exist, or if the process that wrote the file still runs. The lock on the file
-    /// shows whether it runs. The id does not: another process may have the same id by now.
+    /// Returns an error if the directory does not exist, or if the process that wrote the file still runs. The lock on
+    /// the file shows whether that process runs. The id does not: another process may have the same id by now.
     pub(super) fn check(path: &Path) -> io::Result<()> {
         let Ok(mut file) = fs::File::open(path) else {
             // The server writes the file only when it is ready. Report a missing directory at once.

@@ -83,8 +83,8 @@ const REQUESTS: usize = 5;
 const ENDED_REQUESTS: usize = 6;
 const SINCE: usize = 7;
 
-/// One slot per worker process, in memory that the supervisor and its workers share. A slot belongs to one process: workers
-/// of several generations with the same index have one each. The supervisor assigns slots and clears them.
+/// One slot per worker process: workers of several generations with the same index have one each. The supervisor
+/// assigns slots and clears them.
 ///
 /// Every field is one atomic word, so a worker that is killed leaves nothing half-written.
 #[derive(Debug)]

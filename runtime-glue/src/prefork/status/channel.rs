@@ -28,7 +28,6 @@ pub(super) enum Reply {
     Failed(String),
 }
 
-/// The channel to the supervisor.
 #[derive(Debug)]
 pub(super) struct Channel {
     lines: UnboundedSender<String>,

@@ -12,7 +12,6 @@ const FIRST_OCTAVE: u32 = 10;
 /// Durations from 2^36 ns on, more than a minute, have one bucket.
 const END_OCTAVE: u32 = 36;
 
-/// The number of buckets.
 pub(super) const BUCKETS: usize = 2 + (END_OCTAVE - FIRST_OCTAVE) as usize * PER_OCTAVE;
 
 /// Returns the bucket of a duration in nanoseconds.
@@ -37,7 +36,6 @@ fn bounds(bucket: usize) -> (u64, Option<u64>) {
     (start(bucket), (bucket < BUCKETS - 1).then(|| start(bucket + 1)))
 }
 
-/// Counts of durations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Histogram {
     counts: Vec<u64>,
