@@ -157,8 +157,8 @@ impl Status {
         Poll::Pending
     }
 
-    /// Waits for the worker's tasks until the deadline, or until the shutdown timeout from now if the worker was not told to
-    /// end. Returns how many still run then.
+    /// Waits for the worker's tasks until the deadline. If the worker was not told to end, waits for at most the
+    /// shutdown timeout. Returns how many tasks still run.
     pub(super) async fn finish_tasks(&self) -> usize {
         let limit = self.told.get().copied().unwrap_or_else(Instant::now).checked_add(self.shutdown_timeout);
         match limit {

@@ -19,7 +19,7 @@ pub(super) struct Reaper {
 
 impl Reaper {
     /// Checks all children except those for which `is_known` returns true, and reaps those that have been zombies for
-    /// [`ZOMBIE_AGE`]. Returns when to check again, or `None` if no zombie is left.
+    /// [`ZOMBIE_AGE`]. Returns when to check again, or `None` if there is no zombie.
     pub(super) fn look(&mut self, is_known: impl Fn(u32) -> bool, now: Instant) -> Option<Instant> {
         let zombies: Vec<u32> = children().into_iter().filter(|pid| !is_known(*pid) && is_zombie(*pid)).collect();
         self.zombies.retain(|(pid, _)| zombies.contains(pid));

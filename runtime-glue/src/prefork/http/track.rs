@@ -24,7 +24,7 @@ use crate::Peer;
 pub(super) struct TrackedService<S> {
     pub(super) service: S,
     pub(super) activity: Arc<Activity>,
-    /// Added to each request.
+    /// The client's address, which is added to each request.
     pub(super) peer: Option<Peer>,
 }
 

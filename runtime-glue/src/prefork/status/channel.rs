@@ -106,8 +106,8 @@ impl Channel {
 
     /// Asks the supervisor to measure the memory of the workers, unless the last request was less than [`MEMORY_PERIOD`] ago.
     pub(super) async fn refresh_memory(&self) {
-        let mut looked = std::pin::pin!(self.state.memory.notified());
-        looked.as_mut().enable();
+        let mut measured = std::pin::pin!(self.state.memory.notified());
+        measured.as_mut().enable();
         {
             let mut waiting = self.state.waiting();
             if waiting.memory_asked.is_some_and(|asked| asked.elapsed() < MEMORY_PERIOD) {
@@ -116,7 +116,7 @@ impl Channel {
             waiting.memory_asked = Some(Instant::now());
         }
         if self.lines.send("memory\n".to_owned()).is_ok() {
-            let _is_late = timeout(MEMORY_WAIT, looked).await;
+            let _is_late = timeout(MEMORY_WAIT, measured).await;
         }
     }
 }
