@@ -121,7 +121,6 @@ impl AcceptQueues {
         self.0.iter().flat_map(|queue| &queue.listeners).for_each(refuse_new_connections);
     }
 
-    /// Whether workers have queues of their own.
     pub(super) fn has_own_queues(&self) -> bool {
         self.with_places().next().is_some()
     }

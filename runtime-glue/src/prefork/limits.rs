@@ -28,7 +28,6 @@ impl Limits {
         }
     }
 
-    /// Whether the memory of workers must be measured.
     pub(super) fn has_memory_limit(&self) -> bool {
         self.rss.is_some() || self.pss.is_some()
     }

@@ -173,7 +173,6 @@ impl Slots {
         self.word(slot, FLAGS).fetch_or(flag, Ordering::AcqRel) & flag != 0
     }
 
-    /// Records a heartbeat.
     pub(super) fn beat(&self, slot: usize) {
         self.word(slot, HEARTBEAT).store(sys::monotonic_nanoseconds(), Ordering::Relaxed);
     }
@@ -183,7 +182,6 @@ impl Slots {
         self.word(slot, HEARTBEAT).load(Ordering::Relaxed)
     }
 
-    /// Records a heartbeat of the service worker.
     #[cfg(feature = "status")]
     pub(super) fn beat_of_service(&self) {
         self.words[SERVICE_HEARTBEAT].store(sys::monotonic_nanoseconds(), Ordering::Relaxed);

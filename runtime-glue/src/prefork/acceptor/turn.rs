@@ -21,7 +21,6 @@ const OVERLOOKED_AFTER: Duration = Duration::from_millis(500);
 /// connection of a busy server.
 const REARM_PERIOD: Duration = Duration::from_millis(1);
 
-/// Decides whether it is this worker's turn to accept.
 pub(super) struct Turn {
     pub(super) connections: Connections,
     pub(super) rule: Rule,

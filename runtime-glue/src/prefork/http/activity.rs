@@ -99,7 +99,6 @@ impl Activity {
         self.body_left.store(0, Ordering::Relaxed);
     }
 
-    /// Whether a request has begun on this connection.
     pub(super) fn has_had_request(&self) -> bool {
         self.requests() != 0
     }

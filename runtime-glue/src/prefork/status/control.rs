@@ -183,7 +183,6 @@ impl Supervisor {
         }
     }
 
-    /// Begins a command of an operator.
     fn begin(&mut self, text: &str) -> Result<Command, String> {
         if !self.service.has_control() {
             return Err("this server has no control socket".to_owned());

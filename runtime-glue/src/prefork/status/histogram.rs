@@ -54,7 +54,6 @@ impl Histogram {
         self.counts[bucket] = self.counts[bucket].wrapping_add(count);
     }
 
-    /// Adds to the sum of all durations, in nanoseconds.
     pub(super) fn add_to_sum(&mut self, nanoseconds: u64) {
         self.sum = self.sum.wrapping_add(nanoseconds);
     }
