@@ -199,7 +199,7 @@ impl Supervisor {
                 let worker = self.workers.iter_mut().find(|worker| worker.index == *index && worker.is_ready());
                 let worker = worker.filter(|worker| worker.index < number);
                 let worker = worker.ok_or_else(|| format!("there is no worker {index} that is ready"))?;
-                worker.renew.get_or_insert(Reason::Operator);
+                worker.end_reason.get_or_insert(Reason::Operator);
                 *pid = Some(worker.child.id());
             }
             Command::Upgrade => self.start_upgrade()?,

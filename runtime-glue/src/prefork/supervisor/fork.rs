@@ -214,7 +214,7 @@ impl Supervisor {
             force: Force::None,
             deadline: now.checked_add(self.settings.boot_timeout),
             limits,
-            renew: None,
+            end_reason: None,
             heartbeat: SeenHeartbeat::new(0, now),
         });
         None

@@ -94,7 +94,7 @@ impl Supervisor {
     }
 
     fn end_of_age(&self, worker: &super::WorkerProcess) -> Option<Instant> {
-        let is_counted = worker.is_ready() && worker.renew.is_none();
+        let is_counted = worker.is_ready() && worker.end_reason.is_none();
         worker.limits.age.filter(|_| is_counted).and_then(|age| worker.since.checked_add(age))
     }
 
@@ -191,15 +191,15 @@ impl Supervisor {
 
     fn check_limits(&mut self, now: Instant) {
         for position in self.positions(|worker| self.end_of_age(worker).is_some_and(|end| end <= now)) {
-            self.workers[position].renew = Some(Reason::Age);
+            self.workers[position].end_reason = Some(Reason::Age);
         }
         if self.settings.limits.has_memory_limit() {
             let workers = &mut self.workers;
             self.checks.memory.begin(workers.iter().map(|worker| worker.child.id()), now);
             self.checks.memory.advance(|pid| {
-                let mut measured = workers.iter_mut().filter(|worker| worker.is_ready() && worker.renew.is_none());
+                let mut measured = workers.iter_mut().filter(|worker| worker.is_ready() && worker.end_reason.is_none());
                 if let Some(worker) = measured.find(|worker| worker.child.id() == pid) {
-                    worker.renew = worker.limits.memory_reached(pid);
+                    worker.end_reason = worker.limits.memory_reached(pid);
                 }
             });
         }

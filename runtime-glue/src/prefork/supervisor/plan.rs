@@ -76,8 +76,8 @@ impl Supervisor {
                 tracing::info!(worker = index, pid, generation, ?took, "worker is ready");
                 ready.push((index, generation));
             }
-            if worker.renew.is_none() {
-                worker.renew = match flags {
+            if worker.end_reason.is_none() {
+                worker.end_reason = match flags {
                     _ if flags & WANTS_RETIRE != 0 => Some(Reason::Asked),
                     _ if flags & REACHED_REQUESTS != 0 => Some(Reason::Requests),
                     _ => None,
@@ -147,7 +147,7 @@ impl Supervisor {
         if empties_queue {
             self.common.slots.raise(worker.slot, EMPTIES_OWN_QUEUE);
         }
-        worker.renew.get_or_insert(reason);
+        worker.end_reason.get_or_insert(reason);
         self.common.slots.raise(worker.slot, TOLD);
         worker.signal(libc::SIGTERM);
         worker.retires(deadline);
@@ -205,8 +205,11 @@ impl Supervisor {
                 self.retire(position, false, Reason::Asked);
             }
         } else if self.reload.is_none() && !self.is_dormant && self.is_up {
-            let next =
-                self.workers.iter().filter(|worker| worker.is_ready()).find_map(|worker| Some((worker, worker.renew?)));
+            let next = self
+                .workers
+                .iter()
+                .filter(|worker| worker.is_ready())
+                .find_map(|worker| Some((worker, worker.end_reason?)));
             if let Some((worker, reason)) = next {
                 let (index, pid, generation) = (worker.index, worker.child.id(), worker.generation);
                 tracing::info!(worker = index, pid, generation, %reason, "replacing a worker");

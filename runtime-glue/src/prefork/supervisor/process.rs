@@ -44,7 +44,7 @@ pub(in crate::prefork) struct WorkerProcess {
     pub(super) deadline: Option<Instant>,
     pub(super) limits: Limits,
     /// Why the worker must be replaced or was told to end.
-    pub(in crate::prefork) renew: Option<Reason>,
+    pub(in crate::prefork) end_reason: Option<Reason>,
     pub(super) heartbeat: SeenHeartbeat,
 }
 
@@ -65,7 +65,7 @@ impl WorkerProcess {
             (Stage::Booting, _) => Reason::BootTimeout,
             (Stage::Ready, Force::None) => Reason::Died,
             (Stage::Ready, _) => Reason::Stuck,
-            (Stage::Retiring, _) => self.renew.unwrap_or(Reason::Signal),
+            (Stage::Retiring, _) => self.end_reason.unwrap_or(Reason::Signal),
         }
     }
 
