@@ -154,7 +154,7 @@ scenarios!(
         let server = Server::start_as(command.stdin(OwnedFd::from(tcp)), &["before"]);
         server.until_logged("serving the listener named web");
         server.signal(libc::SIGUSR2);
-        server.until_logged_times("serving the listener of the name web", 2);
+        server.until_logged_times("serving the listener named web", 2);
         // The new program fails, because the scenario has closed the pipe of its announcement.
         server.until_logged("this one continues");
         server.stop();
