@@ -117,7 +117,7 @@ impl<F> ProcessRuntime<F> {
     ///
     /// # Panics
     ///
-    /// Inside a task of a multi-threaded runtime, like [`Runtime::shutdown_timeout`].
+    /// If it shuts the runtime down inside a task or a `block_on` call of any runtime, like [`Runtime::shutdown_timeout`].
     pub fn shutdown_timeout(&self, limit: Duration) {
         if let Some(runtime) = self.take() {
             runtime.shutdown_timeout(limit);

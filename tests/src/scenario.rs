@@ -280,7 +280,7 @@ fn project_executable(name: &str, directory: &Path) -> Result<PathBuf, Failed> {
     static EXECUTABLE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let build = || {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("projects").join(name).join("Cargo.toml");
-        // The target directory is separate, because the build that runs this test may hold the lock of its own.
+        // The target directory is separate: the `cargo` that runs this test may hold the lock of its own target directory.
         let target = directory.join(name);
         let cargo = option_env!("CARGO").unwrap_or("cargo");
         let mut command = Command::new(cargo);

@@ -26,7 +26,7 @@ mio_like!(Forkio, forkio_reactor);
 mio_like!(WithoutCponfork, forkio_without_cponfork);
 mio_like!(Mio, mio);
 
-/// Runs an operation the given number of times; returns the processor time that counts.
+/// Runs an operation the given number of times; returns the processor time of its measured part.
 ///
 /// If several threads do the operation, each does it that many times. The result is then the mean of their times.
 /// [`Operation::WakeStormThreads`] differs: all its threads do one operation together. In every case, the time of one

@@ -251,7 +251,8 @@ scenarios!(
             server.signal(kind);
             wait_until("the server refuses", || refusals() == number);
         }
-        // A SIGTERM shortly after the first one does not count. Wait, because a third one would kill the worker.
+        // A SIGTERM within 100 ms of the first one counts as the same request. Sleep instead of repeating the signal: a third
+        // one would kill the worker.
         std::thread::sleep(Duration::from_millis(200));
         server.signal_until(Signal::TERM, "stopping: draining");
         server.ends_with(0);
@@ -264,7 +265,7 @@ scenarios!(
         let worker = server.workers()[0];
         copy.replace("#!/bin/sh\nexit 3\n");
         server.signal_until(Signal::USR2, "the new program ended before it was ready: this one continues");
-        // The worker is stopped, so it keeps the listener open.
+        // A frozen worker keeps the listener open.
         freeze(worker);
         server.signal(Signal::TERM);
         let mut attempts = 0;

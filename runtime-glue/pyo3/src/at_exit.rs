@@ -20,8 +20,8 @@ static IS_SHUTTING_DOWN: AtomicBool = AtomicBool::new(false);
 pub(crate) fn check() -> PyResult<()> {
     if IS_SHUTTING_DOWN.load(Ordering::SeqCst) {
         return Err(PyRuntimeError::new_err(
-            "the interpreter is shutting down, and has shut down the module's runtime: finish earlier, such as in a \
-             function that is registered with `atexit` after the module was imported",
+            "the interpreter is shutting down, and has shut down the module's runtime: use the runtime earlier, such as \
+             in a function that is registered with `atexit` after the module was imported",
         ));
     }
     Ok(())
@@ -36,7 +36,8 @@ pub(crate) fn check() -> PyResult<()> {
 ///
 /// # Panics
 ///
-/// Inside a task of the runtime, like [`tokio::runtime::Runtime::shutdown_timeout`].
+/// If it shuts the runtime down inside a task or a `block_on` call of any runtime, like
+/// [`tokio::runtime::Runtime::shutdown_timeout`].
 pub fn shutdown(py: Python<'_>, limit: Duration) {
     let start = Instant::now();
     block_on::interrupt();

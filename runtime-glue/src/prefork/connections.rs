@@ -202,7 +202,8 @@ impl Connections {
         self.balance().accepted()
     }
 
-    /// Excludes the workers that should have accepted a waiting connection.
+    /// Excludes the other workers that may accept but do not, so that this worker does not wait for them. They take part again
+    /// when they next accept.
     pub(super) fn exclude_unresponsive(&self) {
         if self.is_own_process() {
             self.balance().exclude_unresponsive(self.0.slot);

@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 pub enum Kernel {
     /// `copying`, the default: FreeBSD 15.1, which has `KQUEUE_CPONFORK`.
     Copying,
-    /// `at-limit`: like `copying`, but every fork reaches `RLIMIT_KQUEUES`. The child has no queue, and can create one.
+    /// `at-limit`: like `copying`, but every fork reaches `RLIMIT_KQUEUES`, so the child has no queue. Unlike on
+    /// FreeBSD, it can create one.
     AtLimit,
     /// `unsafe-timers`: FreeBSD 15.1 without the fix for CVE-2026-58083. A timer that expires while its queue is copied
     /// panics that kernel. The model aborts every child of a process that has a timer in a queue with `KQUEUE_CPONFORK`.

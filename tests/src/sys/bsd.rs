@@ -123,7 +123,7 @@ pub unsafe fn fork_behind_libc() -> Option<i32> {
 /// Does nothing: on these systems, tokio always waits for SIGCHLD.
 pub fn deny_tokio_pidfds() {}
 
-/// Does nothing: these systems have no such filter.
+/// Does nothing: these systems have no seccomp(2), which makes a system call fail.
 pub fn deny_sends_of(_: u32) {}
 
 /// Returns the CPUs that this process may use. `None` if the kernel does not steer connections by CPU.

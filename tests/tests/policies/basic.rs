@@ -96,7 +96,7 @@ scenarios!(
         prepared.abort();
     }
 
-    /// `nudge_pair_end` succeeds if the buffer of the end is full, because the end is then readable already.
+    /// `nudge_pair_end` succeeds even if the buffer of the end is full, because the end is then readable already.
     fn nudge() {
         let (end, mut peer) = UnixStream::pair().unwrap();
         for length in [4096, 1] {

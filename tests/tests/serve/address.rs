@@ -29,7 +29,7 @@ fn fails(args: &[&str], words: &[&str]) {
     assert_eq!(output.lines().count(), 1, "{output}");
 }
 
-/// Stops the worker, and returns how many connections the queue of its listener takes.
+/// Freezes the worker, and returns how many connections the queue of its listener takes. The worker then continues.
 fn fill_queue(program: &Program, address: &str) -> usize {
     let [worker] = children_of(program.pid())[..] else { panic!("not one worker") };
     freeze(worker);
@@ -107,8 +107,8 @@ scenarios!(
         assert_eq!(fs::read_to_string(&path).expect("the file"), "important");
     }
 
-    /// The server sets the backlog of its listeners and the permissions of its Unix sockets. Those of an inherited listener
-    /// change in an upgrade.
+    /// The server sets the backlog of its listeners and the permissions of its Unix sockets. In an upgrade, the new program
+    /// sets the permissions of an inherited socket again.
     fn options_of_listeners() {
         let path = temporary_path("mode");
         let address = format!("unix:{}", path.display());

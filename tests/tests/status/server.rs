@@ -177,12 +177,10 @@ pub(crate) fn pids(state: &Value) -> Vec<i64> {
     workers(state).iter().map(|worker| worker["pid"].as_i64().expect("a process id")).collect()
 }
 
-/// Whether a worker has the state "ready" or "busy".
 pub(crate) fn is_serving(worker: &Value) -> bool {
     worker["state"] == "ready" || worker["state"] == "busy"
 }
 
-/// How many workers serve.
 pub(crate) fn serving(state: &Value) -> usize {
     workers(state).iter().filter(|worker| is_serving(worker)).count()
 }

@@ -83,8 +83,8 @@ scenarios!(
         assert_eq!(model.fork(0, 1), Fork::Made);
         assert_eq!(model.watched(0, 0), [(5, 1), (6, 2), (7, 3)]);
         assert_eq!(model.watched(1, 0), [(5, 1), (7, 3)]);
-        // The parent has taken these events already. In the child the registrations are armed, and the dead endpoint is at
-        // its end.
+        // The parent has taken these events already. In the child the registrations are armed, and the dead endpoint
+        // returns end of file.
         assert_eq!(poll(&mut model, 0, &[]), Ok(Polled::Complete));
         let end = Readiness { read_closed: true, write_closed: true, ..READABLE };
         let events = [Event { token: 1, readiness: READABLE }, Event { token: 3, readiness: end }];

@@ -222,7 +222,7 @@ impl Command {
     /// Begins the command of a request. Returns `None` if the request is not a command, or if the client has no access.
     fn begin(service: &ServiceState, access: Access, request: &Request<Incoming>) -> Option<Result<Command, Refusal>> {
         let command = request.uri().path().strip_prefix("/control/")?;
-        // A supervisor that stops reads no more commands.
+        // A stopping supervisor reads no more commands.
         let is_stopping = matches!(service.common.slots.phase(), ServerPhase::Stopping | ServerPhase::HandedOver);
         Some(match access {
             Access::Control if is_stopping => Err((StatusCode::CONFLICT, STOPPING)),

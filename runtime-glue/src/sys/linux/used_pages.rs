@@ -15,7 +15,7 @@ use super::stacks::parse_range;
 /// How many addresses the kernel reads in one call (`UIO_MAXIOV`).
 pub(super) const READS_AT_ONCE: usize = 1024;
 
-/// Returns the ends of the used pages of [`anonymous_ranges`], and whether each page is in memory.
+/// Returns the end address of each used page of [`anonymous_ranges`], and whether the page is in memory.
 pub(super) fn used_page_ends() -> io::Result<Vec<(usize, bool)>> {
     // See pagemap in the kernel's documentation. Guard pages count as swapped.
     const PRESENT: u64 = 1 << 63;
@@ -43,9 +43,9 @@ pub(super) fn used_page_ends() -> io::Result<Vec<(usize, bool)>> {
 
 /// Returns the ranges of `/proc/self/maps` that may have stacks of threads.
 ///
-/// A stack begins with a guard, and other memory may follow the stack in the same mapping. So a large mapping without a guard is a
-/// heap, or ends with a stack: only its last page counts. Reading all pages would take 0.1 s per GiB. A thread without a guard
-/// (`pthread_attr_setguardsize`) is missing, if other memory follows its stack in a large mapping.
+/// A guard lies before each stack, and other memory may follow the stack in the same mapping. So a large mapping without a guard
+/// before it is a heap, or ends with the stack of a thread without a guard (`pthread_attr_setguardsize`). Only its last page
+/// counts: reading all pages would take 0.1 s per GiB. The stack of such a thread is missing if other memory follows it.
 ///
 /// AddressSanitizer has mappings of terabytes. A stack can only be at the beginning of such a mapping.
 fn anonymous_ranges() -> io::Result<Vec<Range<usize>>> {
