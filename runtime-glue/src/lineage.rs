@@ -60,7 +60,6 @@ impl Lineage {
 /// The worker's index plus 1, or 0 in other processes.
 static WORKER: AtomicUsize = AtomicUsize::new(0);
 
-/// The generation of the worker process.
 static WORKER_GENERATION: AtomicU32 = AtomicU32::new(0);
 
 /// The generation of this process, if each of its ancestors had one thread when it forked.

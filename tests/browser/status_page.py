@@ -158,7 +158,7 @@ def main(program, folder=None):
             backgrounds.add(browser.evaluate(BACKGROUND))
         assert len(backgrounds) == 2, f"dark and light are alike: {backgrounds}"
 
-        # The workers of the old generation do not end while connections have sent no request.
+        # Connections that have sent no request keep the workers of the old generation from ending.
         waiting = [socket.create_connection(server.address.split(":")) for _ in range(4 * WORKERS)]
         server.process.send_signal(signal.SIGHUP)
         browser.call("Emulation.clearDeviceMetricsOverride")

@@ -41,7 +41,7 @@ pub(crate) fn outside_of_forks<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// While this value lives, the workers pause. New work waits for at most [`LIMIT`]. A drop in a child does nothing.
+/// Pauses the workers until it is dropped. Meanwhile, new work waits, for at most [`LIMIT`]. A drop in a child does nothing.
 struct Pause {
     _fork: Counted,
     _workers: WorkersPaused,

@@ -107,7 +107,7 @@ impl Inherited {
         self.listeners.is_empty()
     }
 
-    /// Takes the listeners with a name: `FileDescriptorName=` of a socket unit.
+    /// Takes the listeners that have this name: `FileDescriptorName=` of a socket unit.
     pub fn named(&mut self, name: &str) -> Vec<Listener> {
         let (taken, left) = mem::take(&mut self.listeners).into_iter().partition::<Vec<_>, _>(|(own, _)| own == name);
         self.listeners = left;

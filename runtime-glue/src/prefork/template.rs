@@ -48,7 +48,7 @@ pub(super) struct TemplateProcess {
     received: Option<Vec<u8>>,
 }
 
-/// An event of a template.
+/// A message of a template, or its end.
 #[derive(Debug)]
 pub(super) enum Message {
     Loaded,
@@ -276,7 +276,7 @@ enum Side {
         worker: u32,
     },
     Worker {
-        /// The process that forked this worker, and then ends.
+        /// The id of the process that forked this worker. That process then ends.
         between: u32,
         signals: Signals,
     },

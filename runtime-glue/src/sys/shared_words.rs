@@ -21,7 +21,7 @@ unsafe impl Send for SharedWords {}
 unsafe impl Sync for SharedWords {}
 
 impl SharedWords {
-    /// Maps `count` words, at least one.
+    /// Maps `count` words, or one if `count` is 0.
     pub(crate) fn new(count: usize) -> io::Result<SharedWords> {
         let size = count.max(1) * size_of::<AtomicU64>();
         // SAFETY: the kernel chooses an unused address.

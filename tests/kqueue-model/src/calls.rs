@@ -98,8 +98,8 @@ pub unsafe fn kevent(
                 answers += 1;
             } else {
                 result?;
-                // "If this flag is encountered and there is no remaining space in eventlist to hold the EV_ERROR event,
-                // then subsequent changes will not get processed."
+                // FreeBSD's kevent(2): "If this flag is encountered and there is no remaining space in eventlist to hold
+                // the EV_ERROR event, then subsequent changes will not get processed."
                 break;
             }
         }

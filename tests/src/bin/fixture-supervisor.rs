@@ -220,7 +220,7 @@ async fn serve(control: Control, how: &str, options: &[String]) {
         }
         _ => prefork.run(|worker| work(worker, std::process::id(), control)).await,
     };
-    say(&format!("waited for milliseconds: {}", start.elapsed().as_millis()));
+    say(&format!("waited, in milliseconds: {}", start.elapsed().as_millis()));
     exit(ended)
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use forkio_reactor::fork::atfork;
 use forkio_tests::reactor::*;
 
-/// The name of the object behind each open descriptor. A new socket has a new name, even at the same descriptor.
+/// Returns the name of the object behind each open descriptor. A new socket has a new name, even at the same descriptor.
 fn objects() -> BTreeMap<RawFd, String> {
     open_descriptors().into_iter().map(|fd| (fd, name_of(&fd))).collect()
 }
@@ -240,7 +240,7 @@ scenarios!(
         check_eq("events", wait(&mut selector), tokens([1]));
     }
 
-    /// A fork in a signal handler that has interrupted the preparing code does not touch the preparation.
+    /// A fork in a signal handler does not touch the preparation, even if the interrupted thread holds forks off.
     fn fork_in_a_signal_handler() {
         atfork::install().unwrap();
         unplanned::fork_on_signal(libc::SIGUSR1);

@@ -27,7 +27,7 @@ scenarios!(
             }
             server.stop();
         }
-        // Some systems make huge pages of all memory.
+        // Some systems use huge pages for all memory.
         let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
         if !setting.contains("[always]") {
             let server = Server::start(&["before", "memory"]);
@@ -94,7 +94,7 @@ scenarios!(
         let waits = (0..3).map(|_| {
             let log = Server::begin("", &["before", "thread", "wait-briefly"]).ends_with(1);
             assert!(log.contains("thread"), "{log}");
-            let waited = log.lines().find_map(|line| line.strip_prefix("waited for milliseconds: "));
+            let waited = log.lines().find_map(|line| line.strip_prefix("waited, in milliseconds: "));
             waited.expect("the fixture says how long").parse::<u64>().expect("a number")
         });
         let waited: Vec<u64> = waits.take_while(|waited| *waited >= 11_000).collect();

@@ -52,7 +52,7 @@ struct Program {
 }
 
 impl Program {
-    /// Registers the streams, and a listener if nothing else is inherited.
+    /// Makes a selector and registers the streams. Also registers a listener if nothing else is inherited.
     fn new(policy: Streams, registrations: usize) -> io::Result<Program> {
         set_policy(policy);
         let poll = Poll::new()?;

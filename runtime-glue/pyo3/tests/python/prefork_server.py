@@ -16,7 +16,8 @@ def ask(port, path="/"):
 
 
 def serve(*options):
-    """Starts gunicorn with the application, which uses the runtime before the fork and after it."""
+    """Runs gunicorn with the application, which uses the runtime before the fork and after it. Checks the answers, and that
+    gunicorn replaces a worker that crashes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         command = [sys.executable, "-m", "gunicorn", "--preload", "--workers", "2", "--timeout", str(LIMIT), *options]
@@ -30,7 +31,7 @@ def serve(*options):
     try:
         for _ in range(10):
             pid, master, generation = ask(port, "/everything")
-            check("the serving process", master, gunicorn.pid)
+            check("the process that serves the inner request", master, gunicorn.pid)
             check("generation", generation, 1)
             assert pid != gunicorn.pid
         pids = set()

@@ -126,8 +126,8 @@ impl Activity {
         self.reads.load(Ordering::Relaxed)
     }
 
-    /// Whether the client has vanished: it owes the answer to a ping, and has sent nothing since [`reads`](Activity::reads)
-    /// returned `reads`. A client that still reads a response may get the ping later.
+    /// Whether the client has vanished: it has sent nothing, not even the answer to a ping, since [`reads`](Activity::reads)
+    /// returned `reads`. While it still reads a response, it may not have got the ping.
     pub(super) fn is_abandoned(&self, reads: usize) -> bool {
         self.is_http2() && self.reads() == reads && self.is_idle()
     }
@@ -195,8 +195,8 @@ impl Activity {
             if body_left != usize::MAX {
                 self.body_left.store(body_left.saturating_sub(bytes.len()), Ordering::Relaxed);
             }
-            // If all bytes may belong to the body, still follow them like a head. `body_left` is an upper bound, so they may be
-            // the next head.
+            // Even if all bytes may belong to the body, look for the end of a head in them. `body_left` is an upper bound, so
+            // they may be the next head.
             if let Some(after_body) = bytes.get(body_left..) {
                 (last, rest) = (EMPTY_LINE, after_body);
             }

@@ -29,8 +29,9 @@ fn keep() -> io::Result<HashSet<usize>> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "forkio keeps stacks only under glibc on x86_64"))
 }
 
-/// Keeps the memory of the threads that were running in the parent at the fork, once per process. Call it before the
-/// child starts threads. The function starts no thread itself if the parent has called [`prepare_to_keep_stacks`].
+/// Prevents glibc from reusing or unmapping the stacks of the threads that were running in the parent at the fork. Only the
+/// first call in a process has an effect. Call it before the child starts threads. The function starts no thread itself if
+/// the parent has called [`prepare_to_keep_stacks`].
 pub(crate) fn keep_inherited_stacks() -> io::Result<()> {
     match KEPT.get_or_try_make(sys::process_key, keep) {
         Ok(_) => Ok(()),
@@ -79,8 +80,8 @@ pub(crate) fn keep_stacks_at_forks() -> io::Result<()> {
 pub(crate) fn occupy_inherited_stacks() -> io::Result<()> {
     /// How long to wait for the threads. They take microseconds, unless a lock stays locked: `RuntimeError::InheritedLock`.
     const THREAD_LIMIT: Duration = Duration::from_secs(10);
-    /// glibc reuses a stack for a request of a quarter of its size or more (`get_cached_stack`), so these requests find
-    /// all stacks from 16 KiB to 1 GiB. In bytes.
+    /// The stack sizes to request, in bytes. glibc reuses a stack for a request of a quarter of its size or more
+    /// (`get_cached_stack`), so these requests find all stacks from 16 KiB to 1 GiB.
     const REQUESTS: [usize; 8] = [16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20];
 
     let kept = KEPT.get(sys::process_key());

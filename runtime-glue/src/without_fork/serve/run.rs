@@ -1,4 +1,4 @@
-//! Running a server that has been configured.
+//! Runs a configured server.
 
 use std::env;
 use std::fmt;
@@ -53,7 +53,10 @@ impl Setup {
             let address = address.map_err(ServeError::Address)?;
             let opened = match &address {
                 Address::Tcp(address) => TcpListener::bind(address).await,
-                Address::Unix(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no Unix sockets")),
+                Address::Unix(_) => Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "forkio serves Unix sockets only on systems with fork(2): use a TCP address",
+                )),
             };
             listeners.push(opened.map_err(|source| ServeError::Listen { address, source })?);
         }
