@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use forkio::ForkOptions;
 use forkio::prefork::{Prefork, PreforkError};
 use forkio_tests::http::{connect, send};
 use forkio_tests::{Program, arguments, kill, read_to_end, scenarios, temporary_path, until, wait_until};
@@ -112,6 +113,54 @@ scenarios!(
             worker.shutdown().await;
         });
         let _ = ended.await;
+    }
+
+    /// A server whose processes start a thread that never ends when they open their logs again. It logs to standard output.
+    #[program]
+    async fn with_a_thread() {
+        tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stdout).init();
+        let [page] = arguments().try_into().expect("an address");
+        let options = ForkOptions::new().wait_for_threads(Duration::from_millis(50));
+        let prefork = Prefork::new().workers(1).status(page).fork_options(options);
+        let start_thread = || {
+            std::thread::spawn(|| {
+                loop {
+                    std::thread::park()
+                }
+            });
+            println!("a thread in {}", std::process::id());
+        };
+        let ended = prefork.on_reopen_logs(start_thread).run(async |worker| {
+            worker.ready();
+            worker.shutdown().await;
+        });
+        let _ = ended.await;
+    }
+
+    /// A thread that does not end keeps the supervisor from forking a new service worker. The supervisor tries again. This
+    /// does not count as the failed fork of a worker, which could end a reload.
+    fn service_worker_refused() {
+        let path = temporary_path("page");
+        let page = format!("unix:{}", path.display());
+        let mut program = Program::start("failures::with_a_thread", &[&page]);
+        let state = until("the service worker answers", || state_at(&page));
+        let log_until = |program: &mut Program, text: &str| {
+            loop {
+                let line = program.line();
+                assert!(!line.contains("cannot fork yet"), "{line}");
+                if line.contains(text) {
+                    return;
+                }
+            }
+        };
+        program.signal(libc::SIGUSR1);
+        let text = format!("a thread in {}", program.pid());
+        log_until(&mut program, &text);
+        kill(state["server"]["service_pid"].as_i64().expect("a process id") as i32, libc::SIGKILL);
+        for _ in 0..2 {
+            log_until(&mut program, "cannot start the service worker yet");
+        }
+        program.stop();
     }
 
     /// A worker that is killed while it counts a request leaves the counts consistent.

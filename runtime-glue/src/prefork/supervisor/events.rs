@@ -1,10 +1,11 @@
 //! The events that the supervisor waits for, and its reactions.
 
-use std::future::{pending, poll_fn};
+use std::future::{pending, poll_fn, ready};
 use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
@@ -92,12 +93,8 @@ impl Supervisor {
             Event::Signal(command, name) => return self.handle_signal(command, name),
             Event::WorkerEnded(position, status) => return self.worker_ended(position, status),
             Event::Template(which, message) => return self.handle_template_message(which, message),
-            Event::ThreadsEnded(ended) => {
-                self.threads = None;
-                if let Err(error) = ended {
-                    return self.fork_refused(error);
-                }
-            }
+            // `start_due` knows what cannot start if this is an error.
+            Event::ThreadsEnded(ended) => self.threads = Some(ready(ended).boxed()),
             Event::Upgrade(progress) => return self.upgrade_progressed(progress),
             Event::DismissedEnded(position) => self.dismissed_ended(position),
             Event::Service(event) => self.handle_service(event),

@@ -52,6 +52,7 @@ impl Supervisor {
             return Started::Nothing;
         };
         if let Job::Request { which, index } = job {
+            self.threads = None;
             return self.request(which, index, now);
         }
         // Waiting for threads may take long, so the loop handles signals meanwhile.
