@@ -217,9 +217,7 @@ fn one_per_place(listener: Listener, workers: usize, is_per_cpu: bool) -> io::Re
 
 fn bind_error(address: SocketAddr, error: &io::Error) -> io::Error {
     let advice = match error.raw_os_error() {
-        Some(libc::EADDRINUSE) => {
-            "; set SO_REUSEPORT before the first listener is bound (`tokio::net::TcpSocket::set_reuseport`)"
-        }
+        Some(libc::EADDRINUSE) => "; bind the first listener as the user of this process, with `Inherited::bind_tcp`",
         Some(libc::EMFILE) => "; raise RLIMIT_NOFILE, or have fewer workers",
         _ => "",
     };

@@ -92,7 +92,7 @@ fn fmt_listen(f: &mut fmt::Formatter<'_>, address: &Address, error: &io::Error) 
             f.write_str("this is not allowed; choose a folder that this process may write to")
         }
         _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
-            write!(f, "{error}; raise the limit of open files (`ulimit -n`)")
+            write!(f, "{error}; raise the limit of open files: `ulimit -n`, or that of the system")
         }
         _ => write!(f, "{error}; choose another address"),
     }
