@@ -189,7 +189,7 @@ impl Status {
         }
     }
 
-    /// Sets a flag of the slot, and wakes the supervisor.
+    /// Sets a flag of the slot. Wakes the supervisor, if the flag was not set before.
     pub(super) fn raise(&self, flag: u64) {
         if !self.common.slots.raise(self.slot, flag) {
             wake(&self.common.supervisor);

@@ -1,4 +1,4 @@
-//! Accepts the connections of a worker until it must end. Then empties the queue, if no other process will.
+//! Accepts the connections of a worker until the worker must end, and then those that no other process will accept.
 
 use std::fmt;
 use std::io;
@@ -20,7 +20,7 @@ const QUIET_PERIOD: Duration = Duration::from_millis(10);
 /// an error, and when the worker makes the kernel refuse new connections.
 const EMPTYING_LIMIT: Duration = Duration::from_secs(2);
 
-/// The connections of one listener, until the worker must end. [`Worker::incoming`](super::Worker::incoming) makes one.
+/// The connections of one listener, until the worker must end. [`Worker::incoming`](super::Worker::incoming) makes it.
 ///
 /// `Incoming` handles the cases that every accept loop must handle: errors of single connections, a process without free
 /// descriptors, and the worker's end. When the worker [retires](super::Phase::Retiring), `Incoming` leaves the queue to the

@@ -149,7 +149,7 @@ impl Inherited {
     ///
     /// # Errors
     ///
-    /// Those of socket(2), bind(2) and listen(2).
+    /// Those of socket(2), setsockopt(2), bind(2) and listen(2), and of registering the listener.
     ///
     /// # Panics
     ///
@@ -190,7 +190,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     sys::prepare_to_bind(&socket)?;
     socket.bind(&address.into())?;
-    // The backlog is that of `TcpListener::bind`.
+    // The length of the queue that the documentation of `Server::backlog` states.
     socket.listen(1024)?;
     TcpListener::from_std(socket.into())
 }

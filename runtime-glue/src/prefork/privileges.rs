@@ -19,7 +19,7 @@ pub(super) struct Privileges {
     pub(super) nice: Option<i32>,
     pub(super) cpus: Vec<usize>,
     pub(super) hook: Option<Hook>,
-    /// The result of [`resolve`](Privileges::resolve). A worker may be unable to read the databases itself.
+    /// The result of [`resolve`](Privileges::resolve). A worker may be unable to look users up itself.
     identity: Option<Identity>,
 }
 
@@ -46,7 +46,7 @@ impl Privileges {
 
     /// Makes the changes other than [`stay_on_cpu`](Privileges::stay_on_cpu). The child calls it.
     pub(super) fn apply(&self) -> io::Result<()> {
-        // Steps that may need privileges come first.
+        // The new user may lack the privilege to lower the nice value, so this comes before the change of user.
         if let Some(nice) = self.nice {
             step("set the priority", sys::set_nice(nice))?;
         }

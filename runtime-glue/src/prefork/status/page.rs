@@ -86,7 +86,7 @@ fn plots(page: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
         page,
         "<figure><figcaption>latency: <i class=\"p50\">p50</i> <b>{}</b> <i class=\"p90\">p90</i> <b>{}</b> \
          <i class=\"p99\">p99</i> <b>{}</b></figcaption>{}</figure></section>\
-         <p class=\"note\">The last five minutes. One of sixteen requests is timed, until the head of its response.</p>",
+         <p class=\"note\">The last five minutes. About 1 of 16 requests is timed, until the head of its response.</p>",
         value(newest.and_then(|note| note.p50)),
         value(newest.and_then(|note| note.p90)),
         value(newest.and_then(|note| note.p99)),

@@ -24,7 +24,7 @@ pub enum ServeError {
     InsideRuntime,
     /// The runtime could not be built.
     Runtime(io::Error),
-    /// The application could not be loaded, or its service could not be made. The text is its error.
+    /// The application could not be loaded, or its service could not be made. The text is that of the error.
     Application(String),
     /// This many connections were still open at the shutdown timeout.
     CutOff(usize),
