@@ -67,10 +67,10 @@ Requests:
 The server listens at 127.0.0.1:8080, unless there is a --listen.
 
 Which worker accepts a connection:
-  shared             a worker that sleeps; all workers share one queue
+  shared             one of the sleeping workers; all workers share one queue
   reuseport          a worker chosen by the client's address; each worker has its own queue
   reuseport-per-cpu  the worker on the CPU that the connection arrives on
-  balanced           a worker with at most a quarter more connections open than the mean
+  balanced           a worker with less than a quarter more connections open than the mean
 
 Signals to the supervisor, which is the process that you start:
   TERM, INT   stop: accept no more, finish requests in flight; a second one kills the workers
@@ -101,8 +101,8 @@ Exit codes:
   0    stopped by a signal; every request was answered
   1    failed: the workers could not be started, or requests were cut off when stopping
   2    the command line has a mistake, or an address is in use
-  137  a worker did not stop in time, and was killed
-  Other codes are those of a worker that could not start.
+  137  a worker was killed: it did not stop in time, or a second signal or QUIT killed it
+  Other codes are those of a worker that could not start, or failed when stopping.
 
 Examples:
   prefork-http

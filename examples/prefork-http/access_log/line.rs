@@ -1,8 +1,8 @@
 //! The lines of the access log.
 //!
-//! The client chooses four fields: the method, the path, the referer and the user agent. Each is escaped, so that a client
-//! cannot begin a line, end a field or control a terminal. Each is also cut off at a limit, so that a line is shorter than
-//! `PIPE_BUF`: the kernel writes such a line to a pipe as a whole, between the lines of other workers.
+//! The client chooses four fields: the method, the path, the referer and the user agent. Each is escaped, so that a
+//! client cannot begin a line, end a field or control a terminal. Each is also cut off at a limit, so that a line has
+//! fewer than 4096 bytes. Linux writes such a line to a pipe as a whole (`PIPE_BUF`), between those of other workers.
 
 use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,7 +21,7 @@ const HEADER_LIMIT: usize = 1000;
 /// The end of a field that was cut off.
 const CUT: &str = "...";
 
-/// The fields of an event. A field that the event lacks is empty, or `None`.
+/// The fields of an event. A field that the event lacks is empty, 0 or `None`.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     pub(super) peer: String,
