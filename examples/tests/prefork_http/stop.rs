@@ -70,7 +70,7 @@ fn serves_queued_connections(arguments: &[&str]) {
         let workers = server.workers();
         let queued = round % 2 == 0;
         if queued {
-            // A process that is stopped accepts nothing.
+            // A frozen process accepts nothing.
             workers.iter().for_each(|pid| freeze(*pid));
         }
         let mut clients: Vec<Client> = (0..50).map(|_| server.connect()).collect();
@@ -79,7 +79,7 @@ fn serves_queued_connections(arguments: &[&str]) {
         }
         server.signal(Signal::TERM);
         if queued {
-            wait_until("the signal waits for each worker", || workers.iter().all(|pid| has_pending_sigterm(*pid)));
+            wait_until("SIGTERM is pending in each worker", || workers.iter().all(|pid| has_pending_sigterm(*pid)));
             workers.iter().for_each(|pid| signal(*pid, Signal::CONT));
         }
         for (index, client) in clients.iter_mut().enumerate() {
@@ -94,7 +94,7 @@ fn has_pending_sigterm(pid: i32) -> bool {
     pending_signals(pid).contains(&Signal::TERM)
 }
 
-/// Returns which of SIGTERM and SIGUSR1 a process has not handled yet.
+/// Returns which of SIGTERM and SIGUSR1 are pending in a process.
 pub(crate) fn pending_signals(pid: i32) -> Vec<Signal> {
     let pending = u64::from_str_radix(&status_field(pid, "ShdPnd"), 16).expect("a hexadecimal number");
     let signals = [Signal::TERM, Signal::USR1];
@@ -150,7 +150,7 @@ fn stops_cleanly_beside_a_silent_connection(protocols: &[&str]) {
         server.signal(Signal::TERM);
         silent.expect_end();
         // The worker closes the connection after seven eighths of the shutdown timeout. If the machine stalls for the
-        // last eighth, the worker cuts the connection off. After a second more, the supervisor kills the worker.
+        // last eighth, the worker cuts the connection off. If it stalls longer, the supervisor kills the worker.
         match server.wait().code() {
             Some(0) => return server.ends_with(0),
             code => assert!(code == Some(1) || code == Some(128 + Signal::KILL.as_raw()), "{code:?}"),
@@ -213,7 +213,7 @@ scenarios!(
             client.request("/sleep/2500").expect("sending");
         }
         server.signal(Signal::TERM);
-        wait_until("the signal waits for the worker", || has_pending_sigterm(worker));
+        wait_until("SIGTERM is pending in the worker", || has_pending_sigterm(worker));
         signal(worker, Signal::CONT);
         for client in &mut clients {
             assert_eq!(client.response().expect("an answer").status, 200);

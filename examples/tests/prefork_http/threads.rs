@@ -18,7 +18,7 @@ scenarios!(
         server.stop();
     }
 
-    /// Workers with threads serve with each distribution.
+    /// Workers with threads serve with each distribution that does not depend on the CPUs of the clients.
     fn every_distribution() {
         for how in ["shared", "reuseport", "balanced"] {
             let server = Server::start(&["--workers", "2", "--worker-threads", "2", "--distribution", how]);
