@@ -1,4 +1,4 @@
-//! Processes that are measured, and their usage as the kernel reports it.
+//! Processes that this program starts, and the usage of the measured ones as the kernel reports it.
 
 use std::fs;
 use std::io::{self, Read};
@@ -112,7 +112,7 @@ fn cpu_set(cpus: &[usize]) -> CpuSet {
     set
 }
 
-/// The resources that processes have used so far, all their threads together.
+/// The resources that the threads of processes have used so far. Threads that have ended do not count.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     /// Processor time in seconds.

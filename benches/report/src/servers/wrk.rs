@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::process::{Process, pin};
 use crate::servers::{CONNECTIONS, Connections};
 
-/// A running wrk. It ends on request, or after a minute.
+/// A running wrk. [`end`](Wrk::end) stops it. Otherwise it ends after a minute.
 #[derive(Debug)]
 pub(crate) struct Wrk(Process);
 

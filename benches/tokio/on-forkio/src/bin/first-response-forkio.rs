@@ -1,4 +1,4 @@
-//! Forks inside a running runtime, and waits for the child's response to a client that is in the listener's queue.
+//! Forks inside a running runtime, and waits for the child's response on a connection that is in the listener's queue.
 
 use std::error::Error;
 use std::io;

@@ -1,5 +1,5 @@
-//! Forks, builds a fresh runtime in the child, and waits for the child's response to a client that is in the listener's
-//! queue.
+//! Forks, builds a fresh runtime in the child, and waits for the child's response on a connection that is in the
+//! listener's queue.
 
 use std::error::Error;
 use std::io;
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 fn program(args: &[&str]) -> Result<(), Box<dyn Error>> {
     let [memory] = args else { return Err(USAGE.into()) };
     protocol::fill_memory(memory)?;
-    // The child cannot use this runtime.
+    // The parent has used a runtime before the fork, as in `first-response-forkio`. The child cannot use that runtime.
     let inherited = Builder::new_current_thread().enable_all().build()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
