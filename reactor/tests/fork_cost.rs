@@ -14,7 +14,7 @@ use forkio_reactor::{Interest, Poll, Token};
 extern crate forkio_kqueue_model as _;
 
 fn main() {
-    // On Linux this only checks that the program works: figures of the kqueue model or of a debug build mean nothing.
+    // On Linux, this only checks that the program works: the benchmarks measure epoll; a model's times mean nothing.
     let sizes: &[usize] = if cfg!(target_os = "linux") { &[10] } else { &[0, 10, 1_000] };
     sizes.iter().copied().for_each(cost_of_a_fork);
 }

@@ -44,7 +44,7 @@ scenarios!(
         serves_without_its_parent("daemon");
     }
 
-    /// Section 1: the parent makes unplanned forks and exits. The child serves.
+    /// Section 1: the program makes two unplanned forks, and only the grandchild remains. It serves.
     fn daemon_with_unplanned_forks() {
         serves_without_its_parent("daemonized");
     }
@@ -61,7 +61,7 @@ scenarios!(
         serve_one(&listener).await;
     }
 
-    /// Section 1: prints its address, forks twice like daemon(3), and serves in the grandchild.
+    /// Section 1: prints its address, forks twice as in daemon(7), and serves in the grandchild.
     #[program]
     async fn daemonized() {
         forkio::atfork::install().unwrap();

@@ -51,7 +51,7 @@ fn receives_signals() {
         // SAFETY: the call cannot fail.
         assert_eq!(received.user(), Some(unsafe { libc::getuid() }));
         assert_eq!(received.value(), 0);
-        // The kqueue backend calls sigtimedwait(2), and the C library then reports `SI_TKILL` as `SI_USER`.
+        // The kqueue backend calls sigtimedwait(2), and glibc then reports `SI_TKILL` as `SI_USER`.
         #[cfg(target_os = "linux")]
         assert_eq!(received.code(), if cfg!(forkio_kqueue) { libc::SI_USER } else { libc::SI_TKILL });
         assert_would_block(signals.receive());

@@ -281,7 +281,7 @@ fn kill_workers(server: &Server, clients: usize, kills: usize) -> Result<Losses,
     thread::scope(|scope| {
         let clients: Vec<_> = (0..clients).map(|_| scope.spawn(|| client(server.address, &stop))).collect();
         for _ in 0..kills {
-            // The supervisor replaces up to one worker per second without a delay.
+            // In the long run, the supervisor replaces at most one worker per second without a delay.
             thread::sleep(Duration::from_millis(1_200));
             // The victim is the worker that accepts the next connection.
             let victim = accepted(connect(server.address)?)?.pid;

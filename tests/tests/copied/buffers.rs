@@ -68,6 +68,6 @@ scenarios!(
     async fn reseeded_random_numbers() {
         forkio::on_child(|_| rand::rng().reseed().expect("random numbers from the system"));
         let numbers: BTreeSet<_> = draw().await.into_iter().collect();
-        check_eq("how many numbers differ", numbers.len(), 3);
+        check_eq("how many distinct numbers", numbers.len(), 3);
     }
 );

@@ -59,7 +59,7 @@ async fn prefork(prefork: Prefork, is_ahead: bool) {
 }
 
 scenarios!(
-    /// A supervisor forks children one by one. Neither waiting for a child nor its end discards the preparation.
+    /// Neither waiting for a child nor the child's end discards a supervisor's preparation. Dropping the handle does.
     async fn supervisor_on_a_current_thread_runtime() {
         note_forks();
         let listener = listener().await;

@@ -78,7 +78,7 @@ fn get_hello(stream: &mut impl Stream) {
     read_until(stream, "hello");
 }
 
-/// Waits until the server has closed the connection. Fails if it sends something before.
+/// Waits until the server has closed the connection. Fails if the server sends something first.
 #[track_caller]
 fn read_end(stream: &mut impl Read) {
     assert_eq!(read_to_end(stream), "");

@@ -14,8 +14,8 @@ fn subject(turn: &Turn) -> i32 {
 }
 
 scenarios!(
-    /// The child gets no event for a process that the parent watches, and cannot reap it. It can watch children of its
-    /// own.
+    /// The child gets no event for a process that the parent watches, and cannot reap it. The child can watch children
+    /// of its own.
     fn watch_of_the_parent() {
         check_eq("the default", fork::default_policy(SourceKind::Process), ForkPolicy::NoFork);
         let mut selector = Poll::new().unwrap();

@@ -111,7 +111,7 @@ scenarios!(
             (OwnedFd::from_raw_fd(window), OwnedFd::from_raw_fd(terminal))
         };
         let terminal = terminal.as_raw_fd();
-        // SAFETY: setsid(2) and ioctl(2) are async-signal-safe.
+        // SAFETY: setsid(2) and ioctl(2) are system calls, which take no lock and allocate nothing.
         let be_in_foreground = move || match unsafe { (libc::setsid(), libc::ioctl(terminal, libc::TIOCSCTTY as _, 0)) }
         {
             (-1, _) | (_, -1) => Err(Error::last_os_error()),

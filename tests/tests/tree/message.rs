@@ -244,7 +244,7 @@ pub(crate) struct Report {
     pub(crate) generation: u32,
     pub(crate) selectors: usize,
     pub(crate) registrations: Vec<Registration>,
-    /// The descriptor of each selector, with the descriptors that its kernel queue watches.
+    /// The descriptor of each selector, with the descriptors and tokens that its kernel queue has.
     pub(crate) watched: Vec<(Fd, Vec<(Fd, u64)>)>,
     pub(crate) descriptors: Vec<Fd>,
     /// Whether the next fork is prepared. `descriptors` then includes those of the prepared objects.

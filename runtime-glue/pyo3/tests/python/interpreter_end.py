@@ -122,7 +122,7 @@ atexit.register(after)
 
 
 def test_shut_down():
-    """A runtime that was shut down is built again. The calls of other threads return."""
+    """A runtime that was shut down is built again. A call that waits in another thread raises an exception."""
     for _ in range(3):
         inside = in_thread(lambda: forkio_http.pause(1000))
         use_everything(0)

@@ -90,7 +90,7 @@ def use_everything(generation):
 
 
 def in_thread(act):
-    """Calls `act` in a daemon thread. Returns a function that waits for the result of `act`, or raises its exception."""
+    """Calls `act` in a daemon thread. Returns a function that waits for `act`, and returns or raises its outcome."""
     outcome = []
 
     def run():

@@ -68,7 +68,7 @@ pub(crate) struct Census {
 }
 
 impl Census {
-    /// Describes each difference from `before` that is a leak.
+    /// Describes each difference from `before` that is a leak, or a loss of something that must remain.
     pub(crate) fn leaks(&self, before: &Census) -> Vec<String> {
         let mut leaks = Vec::new();
         let mut compare = |what: String, before: usize, after: usize, room: usize| {
