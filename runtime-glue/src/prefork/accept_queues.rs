@@ -193,7 +193,7 @@ fn one_per_place(listener: Listener, workers: usize, is_per_cpu: bool) -> io::Re
     let Listener::Tcp(first) = &listener else {
         return Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            "a Unix socket has one queue: give its listener another distribution, with `Prefork::listener_with`",
+            "a Unix socket has one queue: give it the distribution `Shared` or `Balanced` (`Prefork::listener_with`)",
         ));
     };
     let address = first.local_addr()?;

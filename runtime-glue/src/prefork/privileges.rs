@@ -48,7 +48,7 @@ impl Privileges {
     pub(super) fn apply(&self) -> io::Result<()> {
         // The new user may lack the privilege to lower the nice value, so this comes before the change of user.
         if let Some(nice) = self.nice {
-            step("set the priority", sys::set_nice(nice))?;
+            step("set the nice value", sys::set_nice(nice))?;
         }
         if let Some(umask) = self.umask {
             sys::set_umask(umask);

@@ -58,6 +58,7 @@ pub(crate) fn spawn_with_descriptors(
             };
             set(c"LISTEN_FDS", descriptors.len().to_string())?;
             set(c"LISTEN_PID", std::process::id().to_string())?;
+            // sd_watchdog_enabled(3) ignores the watchdog if the variable names another process.
             if is_watched {
                 set(c"WATCHDOG_PID", std::process::id().to_string())?;
             }
