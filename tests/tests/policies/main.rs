@@ -1,7 +1,7 @@
 //! Fork policies: what a child gets for each registration.
 
 mod basic;
-// Linux has no close-on-fork descriptors, and a child gets the descriptor of every queue.
+// This needs the model: Linux itself has no close-on-fork descriptors, and gives a child the descriptor of every queue.
 #[cfg(forkio_kqueue)]
 mod close_on_fork;
 mod severed;
