@@ -10,7 +10,7 @@
     target_os = "openbsd",
     target_os = "macos"
 )))]
-compile_error!("the crate forkio runs on Linux, FreeBSD, DragonFly, NetBSD, OpenBSD and macOS");
+compile_error!("the crate forkio runs on Linux, FreeBSD, DragonFly, NetBSD, OpenBSD, macOS and Windows");
 
 #[cfg_attr(target_os = "linux", path = "linux/mod.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "bsd/mod.rs")]
