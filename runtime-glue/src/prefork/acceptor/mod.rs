@@ -82,7 +82,8 @@ impl<L: Accept> Acceptor<L> {
     ///
     /// # Errors
     ///
-    /// Those of `accept(2)`: an error of a single connection, or no descriptor or memory left.
+    /// Those of `accept(2)`: an error of a single connection, or no descriptor or memory left. Also those of
+    /// `epoll_ctl(2)` or `kevent(2)`, if the worker begins to accept again; the next call tries again.
     ///
     /// # Cancel safety
     ///
@@ -125,8 +126,8 @@ impl<L: Accept> Acceptor<L> {
     /// Leaves new connections to the other workers until the next [`accept`](Acceptor::accept). Use it if the worker has no
     /// descriptors left, or as many connections as it can serve.
     ///
-    /// Without a pause, the kernel may wake only this worker for a connection, which then waits. With
-    /// [`ReusePort`](super::Distribution::ReusePort), connections wait for this worker in any case.
+    /// Without a pause, the kernel may wake only this worker for a connection, which then waits. If each worker has its
+    /// own queue ([`ReusePort`](super::Distribution::ReusePort)), connections wait for this worker in any case.
     pub fn pause(&mut self) {
         if !self.turn.armed.0 {
             return;
@@ -135,7 +136,7 @@ impl<L: Accept> Acceptor<L> {
             Rule::None => {}
             Rule::Exclusive { .. } => {
                 self.turn.armed.mute(&self.listener);
-                // The kernel may have woken only this worker for the connection.
+                // The kernel may have woken only this worker for a connection that waits.
                 if sys::is_readable(&self.listener).unwrap_or(true) {
                     self.turn.connections.wake_workers();
                 }
@@ -206,7 +207,7 @@ impl<L: Accept> Acceptor<L> {
     ///
     /// # Errors
     ///
-    /// Those of `epoll_ctl(2)`.
+    /// Those of `epoll_ctl(2)` or `kevent(2)`.
     pub fn into_inner(mut self) -> io::Result<L> {
         self.turn.armed.unmute(&self.listener)?;
         if let Rule::Exclusive { .. } = self.turn.rule {
