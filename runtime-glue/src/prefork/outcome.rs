@@ -66,7 +66,8 @@ pub enum PreforkError {
     PidFile(PathBuf, io::Error),
     /// In an upgrade, this program could not tell the old one that it is ready. The old one continues.
     Upgrade(io::Error),
-    /// One of the first workers could not be forked, or no worker runs and no new one could be forked.
+    /// One of the first workers, or their template, could not be forked; or no worker runs and no new one could be
+    /// forked.
     Fork(ForkError),
     /// The application could not be loaded. The text is the error of `load`, or says how the template ended.
     Load(String),
@@ -89,9 +90,9 @@ pub enum PreforkError {
 }
 
 impl PreforkError {
-    /// Returns the exit status for the process. After a crash loop it is the status of the worker, encoded as a shell does, or
-    /// 1 if the worker exited with 0. It is 2 if the server cannot listen for its status page or control socket, and otherwise
-    /// 1.
+    /// Returns the exit status for the process. After a crash loop it is the last status of the worker, encoded as a
+    /// shell does, or 1 if the worker exited with 0. It is 2 if the server cannot listen for its status page or control
+    /// socket, and otherwise 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             PreforkError::CrashLoop { status, .. } => shell_status(status).max(1),

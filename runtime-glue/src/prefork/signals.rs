@@ -42,7 +42,8 @@ pub(super) enum WorkerCommand {
     /// End at once.
     Exit,
     ReopenLogs,
-    /// Nothing. The signal is for the supervisor. Workers get it too if it is sent to the process group, such as by a terminal.
+    /// Nothing. SIGCHLD is about a child of the worker. The other signals are for the supervisor, but a signal to the
+    /// process group, such as from a terminal, also reaches the workers.
     Ignore,
 }
 

@@ -37,7 +37,7 @@ use crate::{Child, Fork, ForkError, ForkOptions, lineage, parent_only, sys};
 /// supervisor's memory.
 const LONGEST_LINE: usize = 64 * 1024;
 
-/// The longest text of an error that a template sends, in characters.
+/// The longest text of the message `failed`, in characters.
 const LONGEST_ERROR: usize = 8 * 1024;
 
 /// A template, as the supervisor sees it.

@@ -92,7 +92,7 @@ impl Channel {
         }))
     }
 
-    /// Asks the supervisor to carry out a command. The receiver ends without a result if the supervisor ends.
+    /// Asks the supervisor to carry out a command. The receiver ends without a final reply if the supervisor ends.
     pub(super) fn command(&self, command: &str) -> UnboundedReceiver<Reply> {
         let (sender, receiver) = unbounded_channel();
         let mut waiting = self.state.waiting();

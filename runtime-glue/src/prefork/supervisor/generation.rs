@@ -272,8 +272,8 @@ impl Supervisor {
         }
     }
 
-    /// Handles a fork that a template refused. During a reload, a refusal by the old template must neither end nor delay the
-    /// reload.
+    /// Handles a worker that a template could not fork, or that the supervisor cannot claim. During a reload, such a
+    /// failure of the old generation must neither end nor delay the reload.
     fn request_refused(&mut self, index: usize, generation: u64, error: ForkError) -> Option<End> {
         if self.reload.is_none() || generation != self.current.number {
             return self.fork_refused(error);

@@ -15,8 +15,8 @@ use crate::prefork::slots::{EMPTIES_OWN_QUEUE, ServerPhase};
 use crate::prefork::upgrade::{Successors, Upgrade};
 use crate::prefork::{PreforkError, Stopped};
 
-/// How long after the shutdown timeout the supervisor waits before it kills the workers: a worker that stops at the
-/// limit needs a moment to exit.
+/// How long after the shutdown timeout the supervisor waits before it kills the workers: a worker that drains until
+/// the limit needs a moment to exit.
 pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
 
 /// How soon after the first signal to stop a second one counts as the same request: `timeout(1)` sends two, and Ctrl-C may come
@@ -135,9 +135,9 @@ impl Supervisor {
         self.queues.close();
     }
 
-    /// Tells all workers to end, and waits. Passes signals on to `successors`. Returns how each worker ended. `told` is the
-    /// time of the signal to stop, or `None` if the server ends for another reason, such as an upgrade. The workers then
-    /// drain already, so the first signal to stop must not kill them.
+    /// Tells all workers to end, and waits. Passes signals on to `successors`. Returns how each worker ended. `told` is
+    /// the time of the signal to drain and stop, or `None` if the server ends for another reason. After an upgrade, for
+    /// example, the workers drain already, so the first signal to stop must not kill them.
     async fn wait_for_all(
         &mut self,
         kills: bool,
@@ -176,7 +176,7 @@ impl Supervisor {
                     let stops_again = command == Command::Stop
                         && told.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST;
                     if (stops_again || command == Command::StopNow) && !has_killed {
-                        tracing::warn!(signal, "told to stop again: killing the workers that still run");
+                        tracing::warn!(signal, "told to stop again, or at once: killing the workers that still run");
                         self.signal_workers(libc::SIGKILL);
                         has_killed = true;
                         deadline = None;
