@@ -174,7 +174,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
 
-    /// Keep programs that workers start from gaining privileges
+    /// Do not let programs that are started by workers gain privileges
     #[arg(long)]
     pub no_new_privs: bool,
 

@@ -293,7 +293,7 @@ impl<L> Server<L> {
         self
     }
 
-    /// Sets how the kernel distributes connections to the workers: [`Prefork::distribution`].
+    /// Sets the distribution of connections to the workers: [`Prefork::distribution`].
     pub fn distribution(self, distribution: Distribution) -> Self {
         self.prefork(|prefork| prefork.distribution(distribution))
     }

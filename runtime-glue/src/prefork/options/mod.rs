@@ -173,7 +173,7 @@ impl Prefork {
         self
     }
 
-    /// Sets how the kernel distributes connections to the workers, for all listeners without a distribution of their own.
+    /// Sets the distribution of connections to the workers, for all listeners without a distribution of their own.
     ///
     /// # Examples
     ///
