@@ -63,7 +63,7 @@ pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
     Ok((0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect())
 }
 
-/// Keeps the calling thread and the threads that it starts on one CPU.
+/// Keeps the calling thread, and the threads that it starts, on one CPU.
 pub(crate) fn stay_on_cpu(cpu: usize) -> io::Result<()> {
     if cpu >= CpuSet::MAX_CPU {
         // The kernel's answer for a CPU that does not exist. `set` would panic.

@@ -29,9 +29,9 @@ fn keep() -> io::Result<HashSet<usize>> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "forkio keeps stacks only under glibc on x86_64"))
 }
 
-/// Prevents glibc from reusing or unmapping the stacks of the threads that were running in the parent at the fork. Only the
-/// first call in a process has an effect. Call it before the child starts threads. The function starts no thread itself if
-/// the parent has called [`prepare_to_keep_stacks`].
+/// Prevents glibc from reusing or unmapping the stacks of the threads that were running in the parent at the fork. Once
+/// a call has succeeded, later calls in the same process do nothing. Call it before the child starts threads. The
+/// function starts no thread itself if the parent has called [`prepare_to_keep_stacks`].
 pub(crate) fn keep_inherited_stacks() -> io::Result<()> {
     match KEPT.get_or_try_make(sys::process_key, keep) {
         Ok(_) => Ok(()),
@@ -40,7 +40,7 @@ pub(crate) fn keep_inherited_stacks() -> io::Result<()> {
     }
 }
 
-/// Whether the child must [`occupy_inherited_stacks`]: under glibc, if the parent may have had another thread.
+/// Whether the child may reuse stacks of the parent's threads: under glibc, if the parent may have had another thread.
 pub(crate) fn may_inherit_stacks() -> bool {
     cfg!(target_env = "gnu") && !forkio_reactor::fork::glue::is_single_threaded()
 }
@@ -69,7 +69,7 @@ pub(crate) fn keep_stacks_at_forks() -> io::Result<()> {
     }
 }
 
-/// Keeps the threads that this child starts from getting the `pthread_t` of a thread that ended before the fork.
+/// Prevents new threads of this child from getting the `pthread_t` of a thread that ended before the fork.
 ///
 /// In a child, glibc reuses the stacks of all other threads (`reclaim_stacks`), even those of ended threads that were not
 /// joined. The `pthread_t` is part of the stack. A join of the old thread would then join the new thread, or the calling thread
