@@ -31,8 +31,8 @@ fn until_replaced(server: &Server, before: &BTreeSet<i32>) -> BTreeSet<i32> {
     })
 }
 
-/// Connects clients that send a request each. If the workers are stopped, or have `--max-connections 1`, most clients wait in
-/// the queues.
+/// Connects clients that send a request each. If the workers are frozen, or have `--max-connections 1`, most clients
+/// wait in the queues.
 pub(crate) fn queue_requests(server: &Server) -> Vec<Client> {
     let mut clients: Vec<Client> = (0..40).map(|_| server.connect()).collect();
     for client in &mut clients {
@@ -41,7 +41,7 @@ pub(crate) fn queue_requests(server: &Server) -> Vec<Client> {
     clients
 }
 
-/// Reads the answer to each request. Then closes the connection, so that the worker accepts the next one.
+/// Reads the answer to each request. Then closes the connection, so that the worker accepts another one.
 #[track_caller]
 pub(crate) fn expect_answers(clients: Vec<Client>) {
     for mut client in clients {
@@ -94,7 +94,7 @@ scenarios!(
             Server::start(&["--workers", "2", "--idle-grace", "0", "--load-in-template", "--preload-mib", "16"]);
         server.signal_until(Signal::HUP, "reloading");
         server.signal_until(Signal::HUP, "the next reload begins after");
-        // Each reload has a time limit of its own, because loading may take long.
+        // Wait for each reload separately: each wait has a time limit, and loading may take long.
         for reloads in 1..=2 {
             server.until_logged_times("reloaded: the old generation retires", reloads);
         }
@@ -231,7 +231,7 @@ scenarios!(
         let clients = queue_requests(&server);
         signal(workers[0], Signal::TERM);
         signal(workers[0], Signal::CONT);
-        // The other worker is still stopped, so the first worker or its successor serves all clients.
+        // The other worker is still frozen, so the first worker or its successor serves all clients.
         expect_answers(clients);
         wait_until("the first worker has ended", || !server.workers().contains(&workers[0]));
         signal(workers[1], Signal::CONT);

@@ -64,8 +64,8 @@ impl Copy {
         Gate { fifo, started }
     }
 
-    /// Runs a shell script that writes a program. This process must not write the program itself: a child of another
-    /// test could inherit the descriptor, and the kernel executes no file that is open for writing.
+    /// Runs a shell script that writes a program. This process must not write the program itself: a child that another
+    /// thread forks meanwhile would inherit the descriptor, and the kernel executes no file that is open for writing.
     fn run(&self, script: &str, arguments: &[&Path]) {
         let status = Command::new("/bin/sh").args(["-c", script, "sh"]).args(arguments).status();
         assert!(status.expect("running a shell").success(), "{script}");

@@ -245,7 +245,7 @@ impl Queue {
         match self.entry(key, &knote) {
             // The descriptor refers to another object by now, and its entry belongs to that object.
             Some((_, fd, _)) if is_gone && fd == key.1 as RawFd => {}
-            // Closing a descriptor of the model's own does not remove the entry while another process has a duplicate.
+            // Closing one of the model's descriptors does not remove its entry while another process has a duplicate.
             Some((epoll, fd, _)) => unwatch(epoll, fd),
             None => {}
         }

@@ -1,4 +1,5 @@
-//! The state that a fork copies beside the runtime: audits, hooks before a fork, buffers and random numbers.
+//! What a fork copies beside the runtime: audits of descriptors, hooks before a fork, buffers, and generators of random
+//! numbers.
 
 mod audit;
 mod before_fork;

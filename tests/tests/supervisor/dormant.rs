@@ -58,7 +58,7 @@ scenarios!(
             server.control(if template == 0 { "never-ready" } else { "load-hangs" });
             server.signal_until(libc::SIGHUP, "reloading generation=3");
             server.signal_until(libc::SIGTTIN, "changing the number of workers");
-            // The processes of the reload have read the control file.
+            // Wait until the processes of the reload have read the control file.
             let has_read = if template == 0 { "never ready, on purpose" } else { "loading the application" };
             server.until_logged_times(has_read, 3);
             server.control(failure);
@@ -85,8 +85,8 @@ scenarios!(
         server.stop();
     }
 
-    /// If each worker has a queue, a server refuses SIGWINCH during an upgrade: at its end, the workers must empty the
-    /// queues.
+    /// If each worker has a queue, a server refuses SIGWINCH during an upgrade: when the upgrade ends, the workers must
+    /// empty the queues.
     fn own_queues_during_an_upgrade() {
         let server = Server::start(&["before", "own-queues"]);
         let before = server.children();

@@ -218,8 +218,8 @@ scenarios!(
         unplanned::in_child(child);
     }
 
-    /// A child may use the reactor in a `pre_exec` hook. In either case, the executed program has none of the reactor's
-    /// descriptors.
+    /// A child may use the reactor in a `pre_exec` hook. Whether it does or not, the executed program has none of the
+    /// reactor's descriptors.
     fn spawned_programs() {
         let descriptors = format!("{:?}", open_descriptors());
         let (mut selector, waker) = selector_with_waker();
@@ -321,7 +321,7 @@ scenarios!(
             ("waking", |_, waker, _, _| waker.wake().unwrap()),
             ("a new selector", |_, _, _, _| drop(Poll::new().unwrap())),
             ("muting", |_, _, kept, _| glue::mute(kept).unwrap()),
-            ("tagging", |_, _, kept, _| fork::set_policy(kept, ForkPolicy::NoFork).unwrap()),
+            ("setting a policy", |_, _, kept, _| fork::set_policy(kept, ForkPolicy::NoFork).unwrap()),
             ("reconciling", |_, _, _, _| reconcile()),
         ];
         for (what, first) in uses {

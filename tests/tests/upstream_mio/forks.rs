@@ -160,8 +160,8 @@ scenarios!(
         drop(b);
     }
 
-    /// All runtimes of the thread get their own instances in the child. One was made after the first fork, and another one
-    /// was dropped while a handle of it remains.
+    /// All runtimes of the thread get their own instances in the child. Two were made after the first fork, and one of
+    /// these was dropped while a handle of it remains.
     fn several_runtimes() {
         let first = current_thread();
         first.block_on(in_child(async || ()));

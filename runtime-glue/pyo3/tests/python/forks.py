@@ -134,6 +134,7 @@ def test_signals():
     # In a background job of a shell, SIGINT is ignored, so Python does not install its handler.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupts()
+    # The child has inherited the count of its parent.
     in_child(lambda: raises(AssertionError, "2, not 1", interrupts))
     handled = []
     signal.signal(signal.SIGUSR1, handler)

@@ -36,7 +36,6 @@ def serve(*options):
             assert pid != gunicorn.pid
         pids = set()
         wait_until("two workers", lambda: pids.add(ask(port)[0]) or len(pids) == 2)
-        # gunicorn replaces a worker that crashes.
         victim = pids.pop()
         os.kill(victim, signal.SIGKILL)
         fresh = set()

@@ -60,7 +60,7 @@ fn panic_async(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     forkio_pyo3::future_into_py(py, async { panic!("on purpose") as PyResult<()> })
 }
 
-/// Calls an `async def` without arguments, and adds its result to itself.
+/// Calls an `async def` without arguments. Returns an awaitable for twice its result.
 #[pyfunction]
 fn twice<'py>(py: Python<'py>, callback: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let future = forkio_pyo3::into_future(callback.call0()?)?;
