@@ -1,6 +1,7 @@
 //! The code that differs between systems, and most of the unsafe code.
 //!
-//! `linux` and `bsd` (with macOS) define the same names, and so do `epoll.rs` and `kqueue.rs`. The other files are for all systems.
+//! `linux` and `bsd` (with macOS) define the same names, and so do `epoll.rs` and `kqueue.rs`. The other files compile
+//! on all systems.
 
 #[cfg(not(any(
     target_os = "linux",

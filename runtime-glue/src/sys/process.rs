@@ -30,7 +30,7 @@ unsafe impl OwnsDescriptor for Process {}
 ///
 /// # Panics
 ///
-/// tokio panics if the runtime has no I/O driver.
+/// tokio panics outside a runtime, and inside a runtime without an I/O driver.
 pub(crate) fn watch<T: OwnsDescriptor>(source: T) -> io::Result<AsyncFd<T>> {
     try_watch(source).map_err(|(_, error)| error)
 }
@@ -117,7 +117,6 @@ pub(crate) fn raise_child_signal() {
     }
 }
 
-/// Sends SIGTERM to this process.
 pub(crate) fn raise_terminate() {
     let _ = kill_process(getpid(), Signal::TERM);
 }
