@@ -66,8 +66,7 @@ pub enum PreforkError {
     PidFile(PathBuf, io::Error),
     /// In an upgrade, this program could not tell the old one that it is ready. The old one continues.
     Upgrade(io::Error),
-    /// One of the first workers, or their template, could not be forked; or no worker runs and no new one could be
-    /// forked.
+    /// One of the first workers or their template could not be forked, or no worker runs and none could be forked.
     Fork(ForkError),
     /// The application could not be loaded. The text is the error of `load`, or says how the template ended.
     Load(String),

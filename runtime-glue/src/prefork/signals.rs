@@ -42,8 +42,7 @@ pub(super) enum WorkerCommand {
     /// End at once.
     Exit,
     ReopenLogs,
-    /// Nothing. SIGCHLD is about a child of the worker. The other signals are for the supervisor, but a signal to the
-    /// process group, such as from a terminal, also reaches the workers.
+    /// Nothing: SIGCHLD, or a signal for the supervisor. Workers also get the latter if it is sent to the process group.
     Ignore,
 }
 

@@ -54,8 +54,7 @@ impl<F> ProcessRuntime<F> {
     ///
     /// # Panics
     ///
-    /// If it shuts the runtime down inside a task or a `block_on` call of any runtime, like
-    /// [`Runtime::shutdown_timeout`].
+    /// If it shuts the runtime down inside a task or a `block_on` call, like [`Runtime::shutdown_timeout`].
     pub fn shutdown_timeout(&self, limit: Duration) {
         let current = lock(&self.current).take();
         if let Some(runtime) = current.and_then(Arc::into_inner) {
