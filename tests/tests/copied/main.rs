@@ -1,5 +1,4 @@
-//! What a fork copies beside the runtime: audits of descriptors, hooks before a fork, buffers, and generators of random
-//! numbers.
+//! Buffers and generators of random numbers, which a fork copies beside the runtime; audits, and hooks before a fork.
 
 mod audit;
 mod before_fork;

@@ -34,8 +34,7 @@ scenarios!(
             assert!(fork::glue::kind(&queue).ok() != Some(SourceKind::Queue), "the child has the parent's queue");
             check_eq("registrations", registrations().iter().filter(|entry| entry.token != Token(0)).count(), 0);
             waker.wake().unwrap();
-            // Once the descriptor of a selector is taken, each wake must signal the waker in the kernel. In this child,
-            // the retired selector has no waker, so the wake does nothing.
+            // Taking the descriptor makes wakes signal the waker in the kernel, but this child's selector has no waker.
             retired.as_raw_fd();
             waker.wake().unwrap();
 

@@ -299,7 +299,7 @@ scenarios!(
     /// After a child has polled its copy of a pending wake, the next wake in the parent still arrives.
     fn wake_after_the_child_polled() {
         let (mut selector, waker) = selector_with_waker();
-        let _exposed = selector.as_raw_fd();
+        let _exposed = selector.as_raw_fd(); // Each wake now makes a system call.
         waker.wake().unwrap();
         unplanned::in_child(|| check_eq("the child's copy of the wake", wait(&mut selector), tokens([0])));
         check_wake(&waker, &mut selector, 0);
