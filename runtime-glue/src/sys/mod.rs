@@ -1,7 +1,6 @@
 //! The code that differs between systems, and most of the unsafe code.
 //!
-//! `linux` and `bsd` (with macOS) define the same names, and so do `epoll.rs` and `kqueue.rs`. The other files compile
-//! on all systems.
+//! `linux` and `bsd` (with macOS) define the same names, as do `epoll.rs` and `kqueue.rs`. Others compile everywhere.
 
 #[cfg(not(any(
     target_os = "linux",

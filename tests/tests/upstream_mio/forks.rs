@@ -219,7 +219,6 @@ scenarios!(
     /// A muted listener gives no event in the parent, and is armed in the child. After an unmute, the parent accepts again.
     async fn muted() {
         // `Prefork` mutes its listeners. Here `set_policy` makes forkio adopt the runtime, so that `mute` finds the listener.
-        // The policy is the default.
         let listener = listener().await;
         forkio::set_policy(&listener, ForkPolicy::Inherit).unwrap();
         {
