@@ -19,9 +19,9 @@ scenarios!(
             let server = Server::start(&[how, "memory", "huge-pages"]);
             forkio_tests::wait_until("the log tells about huge pages", || {
                 let log = server.log();
-                log.contains("memory is in huge pages") || log.contains("cannot use huge pages")
+                log.contains("put memory into huge pages") || log.contains("cannot use huge pages")
             });
-            if server.log().contains("memory is in huge pages") {
+            if server.log().contains("put memory into huge pages") {
                 let parent = server.ask("data").expect("an answer");
                 assert!(huge_kib(&parent) >= 16 * 1024, "{} KiB", huge_kib(&parent));
             }

@@ -2,12 +2,12 @@
 
 use std::io;
 
-/// Puts private anonymous memory into huge pages, by `MADV_HUGEPAGE`, and by `MADV_COLLAPSE` since Linux 6.1. If that fails,
-/// only logs the error, because a server works without huge pages.
+/// Puts private anonymous memory into huge pages, by `MADV_HUGEPAGE`, and by `MADV_COLLAPSE` since Linux 6.1. Skips
+/// mappings that the kernel refuses, and only logs other errors, because a server works without huge pages.
 pub(crate) fn use_huge_pages() {
     let start = std::time::Instant::now();
     match collapse_mappings() {
-        Ok(bytes) => tracing::info!(mib = bytes >> 20, took = ?start.elapsed(), "memory is in huge pages"),
+        Ok(bytes) => tracing::info!(mib = bytes >> 20, took = ?start.elapsed(), "put memory into huge pages"),
         Err(error) => tracing::warn!(%error, "cannot use huge pages"),
     }
 }
