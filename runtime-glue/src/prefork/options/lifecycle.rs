@@ -16,8 +16,8 @@ impl Prefork {
     /// [`is_lame_duck`](crate::prefork::WorkerHandle::is_lame_duck) returns true. Answer a readiness probe with it, so
     /// that a load balancer sends no more connections. Zero unless set. A second signal ends the wait.
     ///
-    /// Meanwhile the server refuses reloads, upgrades and changes of the number of workers. If an upgrade has begun, and its
-    /// new program is not ready yet, the supervisor kills that program.
+    /// Meanwhile the server refuses to reload, to upgrade, to retire workers, and to change their number. If an upgrade
+    /// has begun, and its new program is not ready yet, the supervisor kills that program.
     pub fn lame_duck(mut self, period: Duration) -> Prefork {
         self.settings.lame_duck = period;
         self
@@ -54,9 +54,10 @@ impl Prefork {
         self
     }
 
-    /// Sets how many boot failures in a row, at one worker index, end the server. A boot failure is a worker that ends before it
-    /// is ready. A server that has been ready ends only if no worker is ready. 8 unless set: with the pauses between them, these
-    /// failures take about 11 seconds. 0 means no limit.
+    /// Sets how many boot failures in a row, at one worker index, end the server. A boot failure is a worker that ends
+    /// before it is ready. A server that has been ready ends only if no worker is ready. 8 unless set: with the pauses
+    /// between them, these failures take about 11 seconds. 0 means no limit. Until the server has been ready, one
+    /// worker that cannot change its privileges or its CPU ends the server, regardless of the limit.
     pub fn crash_limit(mut self, failures: u32) -> Prefork {
         self.settings.crash_limit = failures;
         self
