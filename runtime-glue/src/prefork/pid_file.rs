@@ -67,7 +67,7 @@ impl PidFile {
             let mut file = fs::File::create_new(&new)?;
             writeln!(file, "{owner}")?;
             file.sync_all()?;
-            // Without locks on this file system, no later server can tell that this one runs.
+            // Ignore an error: the file system may have no locks. Later servers then cannot tell that this one runs.
             let _ = fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive);
             fs::rename(&new, path)?;
             Ok(file)
@@ -109,14 +109,14 @@ mod tests {
         let file = PidFile::write(path.clone()).unwrap();
         fs::write(&path, "1\n").unwrap();
         drop(file);
-        assert!(path.exists(), "the file belongs to process 1 now");
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "nothing else is left");
+        assert!(path.exists(), "the file of process 1 was removed");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "another file was left");
         PidFile::write(directory.join("missing/server.pid")).unwrap_err();
         let (other, link) = (directory.join("other"), directory.join(format!("server.pid.{}", process::id())));
         fs::write(&other, "text").unwrap();
         std::os::unix::fs::symlink(&other, &link).unwrap();
         drop(PidFile::write(path).unwrap());
-        assert_eq!(fs::read_to_string(&other).unwrap(), "text", "the link has not been followed");
+        assert_eq!(fs::read_to_string(&other).unwrap(), "text", "the link was followed");
         // Any write to this device fails for lack of space.
         if let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") {
             assert!((&full).write(b"1").is_err());

@@ -20,10 +20,10 @@ scenarios!(
         for round in 1..=3 {
             let victim = server.service_worker();
             kill(victim, libc::SIGKILL);
-            assert!(server.pid() > 0, "the workers serve");
+            assert!(server.pid() > 0, "no worker serves");
             let state = server.until_another_service_worker(victim);
             assert_eq!(state["server"]["service_starts"], round + 1);
-            assert_eq!(state["restarts"], Value::Array(Vec::new()), "no worker has ended");
+            assert_eq!(state["restarts"], Value::Array(Vec::new()), "a worker has ended");
         }
         server.stop();
     }

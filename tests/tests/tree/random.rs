@@ -108,7 +108,7 @@ fn run_for(duration: Duration) {
         for (first, now) in first.iter().zip(&now) {
             let grown = now.resident_kib > first.resident_kib + GROWTH_KIB || now.blocks > first.blocks + GROWTH_BLOCKS;
             if grown || first.descriptors != now.descriptors {
-                eprintln!("a process grows: {first:?} after the first minute, {now:?} now");
+                eprintln!("a process has grown, or has other descriptors: {first:?} at first, {now:?} now");
                 std::process::exit(1);
             }
         }

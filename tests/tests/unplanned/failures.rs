@@ -27,7 +27,7 @@ scenarios!(
         let child = unplanned::fork_child(|| {
             check_eq("generation", generation(), 1);
             selector.poll(&mut events, None).unwrap_err();
-            assert!(events.is_empty(), "a poll that fails leaves no events");
+            assert!(events.is_empty(), "a poll that failed has left events");
             for _ in 0..3 {
                 check_eq("polling", poll_error(&mut selector), Some(libc::EMFILE));
             }
@@ -141,7 +141,7 @@ scenarios!(
             assert!(has_failed());
             selector.registry().deregister(&mut socket).unwrap();
             unplanned::in_child(|| {
-                assert!(has_failed(), "the selector still cannot be polled");
+                assert!(has_failed(), "the failure of the inherited selector is missing");
                 let mut selector = selector;
                 check_eq("polling", poll_error(&mut selector), Some(libc::EOPNOTSUPP));
             });
@@ -150,7 +150,7 @@ scenarios!(
         let socket = registered_with(selector.registry(), udp(), 1, ForkPolicy::Renew);
         unplanned::in_child(|| {
             drop((selector, socket));
-            assert!(has_failed(), "the failure is about this process's fork");
+            assert!(has_failed(), "the failure of this process's fork is missing");
             let mut fresh = Poll::new().unwrap();
             unplanned::in_child(|| {
                 assert!(!has_failed(), "an unplanned fork has failed");
