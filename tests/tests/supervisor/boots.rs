@@ -78,7 +78,7 @@ scenarios!(
         server.stop();
     }
 
-    /// With `explicit_ready`, a worker that accepts connections is not ready before it says so.
+    /// A worker is ready with its first accept, or, with `explicit_ready`, when it says so.
     fn explicit_ready() {
         let server = Server::begin("says-nothing", &["before", "boot-timeout=700"]);
         server.until_logged("killing a worker that is not ready in time");

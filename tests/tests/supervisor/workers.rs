@@ -13,7 +13,7 @@ use forkio_tests::{has_ended, kill, scenarios, wait_until};
 use crate::server::{Server, fixture};
 
 scenarios!(
-    /// A worker that keeps dying after it was ready is replaced, at a limited rate, and never ends the server.
+    /// Workers that end after they were ready are replaced, even more of them than the `crash_limit`.
     fn killed_by_requests() {
         let server = Server::start(&["before", "crash-limit"]);
         for _ in 0..8 {
@@ -141,7 +141,7 @@ scenarios!(
         let signal_workers = |signal| server.children().into_iter().for_each(|worker| kill(worker, signal));
         for generation in [1, 2] {
             server.until_logged_times("worker is ready", 32 * generation);
-            // A stopped worker does not drain.
+            // A frozen worker does not drain.
             signal_workers(libc::SIGSTOP);
             server.signal(libc::SIGHUP);
         }
@@ -173,8 +173,8 @@ scenarios!(
         }
     }
 
-    /// Workers do not count as stuck if the supervisor was stopped as well, such as by `docker pause`.
-    fn all_processes_are_stopped() {
+    /// Workers do not count as stuck if the supervisor was frozen as well, such as by `docker pause`.
+    fn all_processes_are_frozen() {
         let server = Server::start(&["before", "heartbeat-timeout=3000"]);
         let workers = server.children();
         workers.iter().for_each(|worker| kill(*worker, libc::SIGSTOP));

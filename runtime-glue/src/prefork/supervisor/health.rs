@@ -173,7 +173,7 @@ impl Supervisor {
             return;
         }
         let period = limit / HEARTBEAT_CHECKS;
-        // If the supervisor itself was stopped, such as on a suspended machine, its workers were stopped too.
+        // If the supervisor itself did not run, such as on a suspended machine, its workers did not run either.
         let is_late = now.saturating_duration_since(self.checks.heartbeat) > period;
         let with_stack = self.settings.worker.abort_stuck;
         for worker in &mut self.workers {
