@@ -203,8 +203,8 @@ pub(crate) fn prepare_ahead() -> Result<(), ForkError> {
 ///
 /// Three failures are possible:
 ///
-/// - If the calling thread holds the lock of standard output or error while another thread forks, both threads wait
-///   forever.
+/// - If the calling thread holds the lock of standard output or error while another thread calls this function too,
+///   both threads wait forever.
 /// - A connection that another thread has accepted and not registered yet, or deregistered and not closed yet, stays open in
 ///   the child.
 /// - If another thread was just starting or ending, the child may be unable to start threads. Its first use of a

@@ -88,7 +88,7 @@ pub(super) struct Shared {
     most: Option<usize>,
     /// Locked from the check for room to the accept: a worker may accept on several threads.
     pub(super) accepting: Mutex<()>,
-    /// Notified when there may be room again.
+    /// Notified when there may be room again, and when another process has woken this one to look for connections.
     pub(super) changed: Notify,
     /// Notified when a connection has been closed.
     closed: Notify,

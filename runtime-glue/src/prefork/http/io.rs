@@ -48,7 +48,7 @@ impl Lingering {
         Lingering { end: now + LINGERING_TIME, sleep: Box::pin(sleep_until(now + LINGERING_TIMEOUT)) }
     }
 
-    /// Returns `Ready` when the client has ended its side too, has sent all of its body, or has taken too long.
+    /// Returns `Ready` when the client has ended or reset the connection, sent its whole body, or taken too long.
     fn poll(&mut self, io: &mut (impl AsyncRead + Unpin), activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let mut bytes = [MaybeUninit::uninit(); SHORT];

@@ -1,4 +1,4 @@
-//! The timer of a connection whose client takes too long to send a request.
+//! The timer of a connection, for a client that takes too long to send a request.
 //!
 //! hyper's own timeout for the heads of HTTP/1 requests costs each request a timer, and one more turn of hyper's loop. Here, a
 //! connection has one timer, which most requests do not set: when the timer fires, it checks the progress of the connection,

@@ -53,7 +53,7 @@ type Answer = Response<Full<Bytes>>;
 pub(super) enum Access {
     Read,
     Control,
-    /// The peer is a process of another user.
+    /// The peer is a process of another user, or of an unknown one.
     Nothing,
 }
 

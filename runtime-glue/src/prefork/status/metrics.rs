@@ -25,7 +25,6 @@ pub(super) fn encode(snapshot: Snapshot) -> Result<String, fmt::Error> {
 #[derive(Debug)]
 struct Metrics(Snapshot);
 
-/// The labels of a sample.
 type Labels = Vec<(&'static str, String)>;
 
 const SECONDS: Option<Unit> = Some(Unit::Seconds);
@@ -110,7 +109,7 @@ impl Collector for Metrics {
         });
         families.gauges("workers", "Workers by state", None, states)?;
         let requests = snapshot.totals.requests.iter().enumerate();
-        // An index that has never had a worker gets no sample.
+        // Indices beyond the workers that should run get no sample, unless one of their workers has had requests.
         let requests = requests.filter(|(index, requests)| **requests > 0 || *index < server.wanted);
         let requests = requests.map(|(index, requests)| (worker_label(index), *requests));
         families.counters("requests", "Requests that have begun, by worker index", requests)?;

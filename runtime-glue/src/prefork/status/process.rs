@@ -120,8 +120,8 @@ impl Service {
     /// Takes the addresses over from the program that this one replaces. Call it when this program has announced that
     /// it is ready: if this program fails earlier, the old program keeps the addresses.
     ///
-    /// This program inherits the listener of a TCP port, and replaces the file of a Unix socket atomically. The old program
-    /// accepts on its Unix sockets until it ends. So a client always finds a listener.
+    /// This program inherits the listener of a TCP port, and replaces the file of a Unix socket atomically. The old
+    /// service worker accepts on its Unix sockets until it ends. So a client always finds a listener.
     pub(in crate::prefork) fn begin(&mut self) {
         if !self.waits_for_predecessor {
             return;
@@ -220,7 +220,7 @@ impl Service {
     }
 
     /// Kills a service worker that has had the same heartbeat for `limit`, or for five heartbeat periods if that is longer. If
-    /// `is_late`, the supervisor itself was stopped meanwhile, so the time begins again.
+    /// `is_late`, the supervisor itself did not run meanwhile, so the time begins again.
     pub(in crate::prefork) fn check_heartbeat(&mut self, found: u64, limit: Duration, is_late: bool, now: Instant) {
         let limit = limit.max(super::history::PERIOD * 5);
         let State::Running { child, heartbeat, .. } = &mut self.state else { return };
