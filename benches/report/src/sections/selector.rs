@@ -67,8 +67,8 @@ fn tables() -> Vec<Table> {
             text: "Medians. The contenders take turns of 4 ms. The last column is the noise: mio's ratio to itself. Each \
                    operation runs in a process of its own, which has one thread unless the name mentions threads. If several \
                    threads do the operation, the figure is the time of one operation in one thread. There are two \
-                   exceptions. For \"4 threads, 1 000 wakes each, then a poll\" it is the time of all threads together. For a \
-                   blocked selector it includes the time of the polling thread.",
+                   exceptions: for \"4 threads, 1 000 wakes each, then a poll\", the figure is the time of all threads \
+                   together, and for a blocked selector, the figure includes the time of the polling thread.",
             cases: cases(),
             has_contenders: false,
             columns: with_noise,

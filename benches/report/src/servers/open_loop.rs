@@ -77,7 +77,7 @@ fn open_loop(
         poll.poll(&mut events, Some(Duration::from_millis(100)))?;
         for event in &events {
             if event.token() == TIMER {
-                // A periodic timerfd expires again only after the last expiration has been read.
+                // A periodic timerfd gives another event only after its expirations have been read.
                 rustix::io::read(&timer, &mut [0; 8])?;
                 continue;
             }
@@ -132,7 +132,7 @@ struct Client {
     length: usize,
     token: Token,
     stream: Option<TcpStream>,
-    /// The rest of the request.
+    /// The part of the request that has not been sent.
     unsent: &'static [u8],
     /// The time at which the unanswered request was due.
     due: Option<Duration>,

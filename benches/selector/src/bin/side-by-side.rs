@@ -16,7 +16,7 @@ usage: side-by-side [--quick | --rounds N] [OPERATION]
 Measures the operations whose name contains OPERATION, in N rounds (240; with --quick 24). Prints the median of the
 processor time, and the ratios to mio with their quartiles.
 
---instructions counts the user-level instructions of each of these operations, with valgrind.
+--instructions counts the user-level instructions of these operations with valgrind, where they can be counted.
 --profile says from which source files the instructions come; inlined code counts where it is written.
 --json measures one operation in this process and prints the figures of all rounds, for the report.
 --run does one operation TIMES times for one contender and measures nothing, for profilers.
