@@ -21,7 +21,7 @@ const MAX_SLEEP_MS: u64 = 60_000;
 
 type Answer = Response<Full<Bytes>>;
 
-/// The state that all workers share.
+/// The state that each worker inherits.
 #[derive(Clone, Debug)]
 pub(crate) struct Preloaded {
     pub(crate) table: Arc<Table>,

@@ -47,8 +47,8 @@ impl<T> PerProcess<T> {
         PerProcess { slot: Mutex::new(None) }
     }
 
-    /// Returns the value of this process, or makes it with `make`. If several threads call `make` at the same time, each thread
-    /// gets the value of the first call that succeeds.
+    /// Returns the value of this process, or makes it with `make`. If several threads call `make` at the same time,
+    /// those whose call succeeds get the value of the first such call.
     ///
     /// # Errors
     ///

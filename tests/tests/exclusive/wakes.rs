@@ -6,7 +6,6 @@ use std::os::fd::AsRawFd;
 use forkio_reactor::fork::glue::{mute, set_exclusive};
 use forkio_tests::reactor::*;
 
-/// The token of the listener.
 pub(crate) const LISTENER: usize = 1;
 const STOP: usize = 2;
 

@@ -1,4 +1,4 @@
-//! Changes between prepare and the fork.
+//! Changes between prepare and the fork, and other descriptors, selectors and wakers that are closed or made again.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};

@@ -1,4 +1,4 @@
-//! Timers, signals and processes as sources of the reactor alone.
+//! Timers, signals and processes as sources of the reactor, without tokio.
 
 mod processes;
 mod signals;

@@ -199,7 +199,7 @@ scenarios!(
         thread.join().unwrap().unwrap_err();
     }
 
-    /// The runtime continues after it has started programs, with fork(2) and without it.
+    /// The runtime continues after it has started programs, some of them with fork(2).
     async fn commands() {
         let _listener = listener().await;
         assert!(tokio::process::Command::new("/bin/true").status().await.unwrap().success());

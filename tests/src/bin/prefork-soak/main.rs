@@ -14,10 +14,11 @@
 //! | `--page` | serve the status page and the control socket, which one client uses |
 //! | `--process-1` | run the server as process 1 of a PID namespace |
 //!
-//! The run fails if a client cannot connect, if a process leaks, or if a request is lost. Requests that are lost on a killed
-//! worker, or on a connection that was idle for more than a second, do not count. The supervisor, the template, the service
-//! worker and process 1 must have the same number of descriptors, threads, shared mappings and zombies at the end as at the
-//! start. Each may gain 4 MiB of resident memory and eight private mappings. The server must leave no process or file.
+//! The run fails if a client cannot connect, if a process leaks resources, or if a request is lost. Requests lost on a
+//! killed worker, or on a connection that was idle for more than a second, do not count. The supervisor, the template,
+//! the service worker and process 1 must have the same number of descriptors, threads, shared mappings and zombies at
+//! the end as at the start. Each may gain 4 MiB of resident memory and eight private mappings. The server must leave no
+//! process or file.
 
 mod client;
 mod server;
@@ -143,8 +144,7 @@ fn main() -> Result<(), Error> {
     server.upgrade()?;
     until("the old program has ended", || {
         let is_alone = server.has_only_the_new_program();
-        // Process 1 is a child of `unshare`. It reaps the orphans that it adopts only after some time, so wait until no
-        // zombie is left.
+        // Process 1 reaps the orphans that it adopts only after some time, so wait until no zombie is left.
         is_alone && server.census().is_some() && server.processes().iter().all(|process| !process.is_zombie)
     })?;
     if start.has_page {
