@@ -21,7 +21,7 @@ pub type Parts = BTreeMap<String, f64>;
 ///
 /// # Errors
 ///
-/// If valgrind cannot be run, or the program fails in it.
+/// If valgrind cannot be run, the program fails in it, or the profile is empty.
 pub fn parts(program: &Path, contender: &Contender, operation: Operation) -> io::Result<Parts> {
     let times = operation.times_to_count();
     let start = |times: u64| {

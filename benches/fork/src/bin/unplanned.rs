@@ -79,7 +79,7 @@ impl Program {
         // The child's byte has made an event in the parent's queue too.
         while !self.is_idle()? {}
         if !self.gets_an_event()? {
-            return Err(io::Error::other("the child of a plain fork shared its parent's queue: it was not reconciled"));
+            return Err(io::Error::other("the child of a plain fork shared its parent's queue, and did not reconcile"));
         }
         Ok(Cost {
             fork: Some(self.page.get(FIRST_INSTRUCTION) - start),

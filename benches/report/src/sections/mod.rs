@@ -15,7 +15,7 @@ use crate::plan::Plan;
 use crate::table::Table;
 use crate::target::Target;
 
-/// The result of measuring a section. An error ends the measurement early.
+/// The result of measuring a section. An error ends the measurement of this section early.
 pub(crate) type Measured = Result<(), Box<dyn Error>>;
 
 /// A part of the report that can be measured alone.

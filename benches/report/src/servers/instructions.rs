@@ -39,7 +39,7 @@ fn count(
     valgrind.arg(program.get_program()).args(program.get_args());
     valgrind.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut server = Process::start(&mut valgrind)?;
-    // A thread reads standard error while the server runs, because a full pipe would stop the server.
+    // A thread reads standard error while the server runs, because a full pipe would block the server.
     let mut stderr = server.stderr()?;
     let log = thread::spawn(move || {
         let mut log = String::new();

@@ -80,7 +80,7 @@ impl Strace {
             }
             attached += usize::from(line.contains(" attached"));
         }
-        // A thread reads the rest: strace would block if the pipe were full.
+        // A thread reads the later lines: strace would block if the pipe were full.
         thread::spawn(move || stderr.lines().for_each(drop));
         Ok(strace)
     }

@@ -107,7 +107,7 @@ impl Requests {
     }
 }
 
-/// Calls `work` in the only worker of a server, which then stops. `page` is the address of the status page, if there is one.
+/// Runs a server whose only worker calls `work`, and then stops the server. `page` is the address of its status page.
 pub async fn in_worker(page: Option<String>, work: impl FnOnce(Requests)) -> io::Result<()> {
     let prefork = Prefork::new().workers(1);
     let prefork = match page {

@@ -60,7 +60,7 @@ fn half_load(workers: Workers, connections: Connections) -> String {
     format!("{}, half the load", full_load(workers, connections))
 }
 
-/// Returns the connections that are measured at half the load too. To save time, two workers have only open ones.
+/// Returns the connections that are measured at half the load too: to save time, only open ones with two workers.
 fn measured_at_half_load(workers: Workers) -> impl Iterator<Item = Connections> {
     let all = [Connections::Open, Connections::Short];
     all.into_iter().filter(move |connections| workers == Workers::One || *connections == Connections::Open)
