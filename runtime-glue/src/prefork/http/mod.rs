@@ -329,7 +329,7 @@ impl fmt::Display for CutOff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let CutOff { connections, timeout } = self;
         let (s, were) = if *connections == 1 { ("", "was") } else { ("s", "were") };
-        write!(f, "cut off {connections} connection{s} that {were} open {timeout:?} after the signal to stop")
+        write!(f, "cut off {connections} connection{s} that {were} open {timeout:?} after the worker was told to end")
     }
 }
 

@@ -156,7 +156,7 @@ impl Supervisor {
         if !matches!(forked, Ok(Fork::Child(_))) {
             self.queues.take_back(index);
         }
-        // The fork has used the preparation, even if it failed, so dropping the handles discards nothing.
+        // Even a failed fork has used the preparation, so dropping the handles of ended workers discards nothing.
         self.ended.clear();
         match forked {
             Ok(Fork::Parent(child)) => {
@@ -263,7 +263,7 @@ impl Supervisor {
         let delay = delay(self.refusals);
         self.fork_due = Some(Instant::now() + delay);
         tracing::error!(%error, ?delay, "cannot fork yet: trying again");
-        report::unless_traced(format_args!("cannot fork a worker yet, trying again: {error}"));
+        report::unless_traced(format_args!("cannot fork yet, trying again: {error}"));
         self.reload_failed_once(&error.to_string());
         None
     }
