@@ -18,7 +18,7 @@ use crate::{NotInChild, policy};
 #[derive(Default)]
 pub(crate) struct Waiter {
     waker: AtomicWaker,
-    /// The thread that polled the future last, by its [`this_thread`].
+    /// The [`this_thread`] of the thread that polled the future last.
     thread: AtomicUsize,
 }
 
@@ -36,8 +36,9 @@ pub(crate) fn waiters() -> MutexGuard<'static, Vec<Weak<Waiter>>> {
 /// In the child, `ParentOnly` drops the future without polling it again, and resolves to [`NotInChild`] at once. If the future
 /// itself forks, it continues in that child, but not in children that other code forks.
 ///
-/// Dropping the future in the child runs the destructors of the values that it holds. If one of them acts outside the process,
-/// such as a `TempDir`, a lock file or a buffer that flushes, keep it in a [`ParentOwned`](crate::ParentOwned).
+/// Dropping the future in the child runs the destructors of the values that it holds. If a destructor acts outside the
+/// process, such as that of a `TempDir`, a lock file or a buffer that flushes, keep the value in a
+/// [`ParentOwned`](crate::ParentOwned).
 ///
 /// # Examples
 ///

@@ -157,7 +157,7 @@ impl Serving {
     /// |---|---|
     /// | 0 | stopped by a signal; everything that had begun was finished |
     /// | 1 | connections were cut off at the shutdown timeout, or the server could not start or continue |
-    /// | 2 | the server cannot listen at one of its addresses, or cannot use its certificate |
+    /// | 2 | the server has no address, cannot listen at one (also of its status page), or cannot use its certificate |
     /// | other | the status of the first worker that failed, as a shell gives it: 137 if it was killed |
     ///
     /// # Fork

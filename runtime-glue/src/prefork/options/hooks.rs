@@ -44,9 +44,9 @@ impl Prefork {
         self
     }
 
-    /// Calls `end` in each worker when its work and its tasks have ended, or at its shutdown timeout. `end` is the last
-    /// code of the application. Values that the application still holds are not dropped, so flush buffers here, such as
-    /// those of a log writer with a thread. A worker that is killed does not call `end`.
+    /// Calls `end` in each worker when its work and its tasks have ended, or at its shutdown timeout. The worker then
+    /// exits without dropping the values that the application still holds. So flush buffers in `end`, such as those of
+    /// a log writer with a thread. A worker that is killed does not call `end`.
     pub fn on_worker_end(mut self, end: impl Fn() + Send + Sync + 'static) -> Prefork {
         self.settings.worker.on_end = Some(Arc::new(end));
         self

@@ -21,7 +21,7 @@ impl Prefork {
     }
 
     /// Puts large private mappings into huge pages before the first worker is forked, or in a template after the load.
-    /// A fork then copies far fewer page table entries. Needs Linux 6.1; elsewhere the supervisor logs a warning and
+    /// A fork then copies far fewer page table entries. Needs Linux 6.1; elsewhere the server logs a warning and
     /// continues.
     pub fn huge_pages(mut self, huge: bool) -> Prefork {
         self.settings.huge_pages = huge;

@@ -250,7 +250,7 @@ impl Supervisor {
         None
     }
 
-    /// Writes the pid file again if a new program has ended after it had written its own.
+    /// Writes the pid file again if a new program has replaced the file, and has ended.
     pub(super) fn restore_pid_file(&mut self) {
         if let Some(Err(error)) = self.pid_file.as_mut().map(PidFile::restore) {
             tracing::error!(%error, "cannot write the pid file again");

@@ -43,9 +43,10 @@ pub(super) fn used_page_ends() -> io::Result<Vec<(usize, bool)>> {
 
 /// Returns the ranges of `/proc/self/maps` that may have stacks of threads.
 ///
-/// A guard lies before each stack, and other memory may follow the stack in the same mapping. So a large mapping without a guard
-/// before it is a heap, or ends with the stack of a thread without a guard (`pthread_attr_setguardsize`). Only its last page
-/// counts: reading all pages would take 0.1 s per GiB. The stack of such a thread is missing if other memory follows it.
+/// A guard lies before each stack, and other memory may follow the stack in the same mapping. So if guards are
+/// [visible](has_visible_guards), a large mapping without a guard before it is a heap, or ends with the stack of a
+/// thread without a guard (`pthread_attr_setguardsize`). Only its last page counts: reading all pages would take 0.1 s
+/// per GiB. The stack of such a thread is missing if other memory follows it.
 ///
 /// AddressSanitizer has mappings of terabytes. A stack can only be at the beginning of such a mapping.
 fn anonymous_ranges() -> io::Result<Vec<Range<usize>>> {
