@@ -76,26 +76,26 @@ fn check_killed_worker() {
     server.stop();
 }
 
-fn check_stopped_worker() {
+fn check_frozen_worker() {
     const WORKERS: usize = 2;
     let server = Server::start("balanced", WORKERS, "hold");
     server.wait_for_all(WORKERS);
     let mut connections = server.burst(2);
-    let (stopped, other) = (connections[0].pid, connections[1].pid);
-    assert_ne!(stopped, other);
-    freeze(stopped);
+    let (frozen, other) = (connections[0].pid, connections[1].pid);
+    assert_ne!(frozen, other);
+    freeze(frozen);
     let without = server.burst(20);
     assert!(without.iter().all(|connection| connection.pid == other));
     connections.extend(without);
-    kill(stopped, libc::SIGCONT);
-    // The stopped worker has one connection, and the other worker has 21.
-    wait_until("the stopped worker accepts again", || {
+    kill(frozen, libc::SIGCONT);
+    // The worker that was frozen has one connection, and the other worker has 21.
+    wait_until("the worker that was frozen accepts again", || {
         connections.push(server.connect().answered());
-        connections.last().is_some_and(|connection| connection.pid == stopped)
+        connections.last().is_some_and(|connection| connection.pid == frozen)
     });
     let before = connections.len();
     connections.extend(server.burst(10));
-    assert!(connections[before..].iter().all(|connection| connection.pid == stopped));
+    assert!(connections[before..].iter().all(|connection| connection.pid == frozen));
     drop(connections);
     server.stop();
 }
@@ -126,9 +126,9 @@ scenarios!(
         unless_excluded(check_killed_worker);
     }
 
-    /// A stopped worker delays new connections only for a moment. It accepts again when it continues.
-    fn stopped_worker() {
-        unless_excluded(check_stopped_worker);
+    /// A worker that SIGSTOP freezes delays new connections only for a moment. It accepts again after SIGCONT.
+    fn frozen_worker() {
+        unless_excluded(check_frozen_worker);
     }
 
     /// If a worker forks, its child's copies of connections and counts do not change the balance.

@@ -85,12 +85,11 @@ impl Server {
         close(held);
     }
 
-    /// The process ids of the workers.
     fn pids(&self) -> Vec<i32> {
         children_of(self.program.pid())
     }
 
-    /// Stops the processes of the workers. Returns their ids.
+    /// Freezes the workers with SIGSTOP. Returns their process ids.
     #[track_caller]
     fn freeze_workers(&self) -> Vec<i32> {
         let workers = self.pids();
@@ -119,7 +118,7 @@ const EXCLUDED_AFTER: Duration = Duration::from_millis(500);
 /// Whether a connection has waited so long that a worker may have been excluded.
 static MAY_BE_EXCLUDED: AtomicBool = AtomicBool::new(false);
 
-/// Runs `check`, which fails if a worker is excluded. After a failure, runs `check` again if the machine stalled so
+/// Runs `check`, which may fail if a worker is excluded. After a failure, runs `check` again if the machine stalled so
 /// long that a worker may have been excluded.
 #[track_caller]
 fn unless_excluded(check: impl Fn()) {
