@@ -56,7 +56,7 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
 }
 
 scenarios!(
-    /// A daemon reports errors of its address, serves after its parent has ended, and leads no session.
+    /// A daemon reports that its address is in use, serves after its parent has ended, and leads no session.
     fn a_daemon_binds_before_it_detaches() {
         // `output` returns although the daemon runs, so the daemon does not hold standard output open.
         let started = output(program("daemon").arg("127.0.0.1:0"));
@@ -85,7 +85,7 @@ scenarios!(
 
     /// The test harness runs each test in a child of the process that has the fixture.
     fn tests_run_in_children_of_a_prepared_process() {
-        // If the machine stalls, the other tests exceed the limit, too. They then get more time.
+        // If the machine stalls, tests that do not hang exceed the limit, too. All tests then run again with more time.
         let stalls = |run: &Output| text(&run.stdout).matches("it took more than").count() > 1;
         let run = |limit: u32| (limit, output(program("warm-tests").arg(limit.to_string())));
         let (limit, run) = [5, 20].into_iter().map(run).find(|(_, run)| !stalls(run)).unwrap_or_else(|| run(60));
@@ -125,8 +125,8 @@ scenarios!(
         };
         let (first, child, second) = (line(0), line(1), line(2));
         assert_eq!((first.0, child.0, second.0), ("parent", "child", "parent"));
-        assert_eq!(first.1, second.1, "the parent keeps its connection");
-        assert_ne!(first.1, child.1, "the child makes a connection");
+        assert_eq!(first.1, second.1, "the parent does not keep its connection");
+        assert_ne!(first.1, child.1, "the child uses its parent's connection");
         assert_ne!(child.2, second.2, "parent and child draw the same random number");
     }
 );

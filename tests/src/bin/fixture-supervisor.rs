@@ -8,11 +8,11 @@
 //! - `inherited`: the program only lists the listeners that it inherits.
 //!
 //! Time limits are long, so that a slow machine causes no failures. An option such as `boot-timeout=700` sets one of
-//! them, in milliseconds. The server reads the file when it loads, forks, boots or becomes ready. The words are:
-//! `load-fails`,
-//! `load-panics`, `load-hangs`, `load-sleeps`, `load-aborts`, `load-lies=PID`, `load-floods`, `load-floods-with-lines`,
-//! `ready-panics`, `ready-hangs`, `never-ready`, `boot-exits`, `says-nothing`, `not-announced`, `fork-fails`,
-//! `fork-panics`, `between-waits`, `between-dies`, `no-processes`, `no-processes-of-template`.
+//! them, in milliseconds. The server reads the file when it starts, loads, forks, boots a worker or becomes ready. The
+//! words are: `load-fails`, `load-panics`, `load-hangs`, `load-sleeps`, `load-aborts`, `load-lies=PID`, `load-floods`,
+//! `load-floods-with-lines`, `ready-panics`, `ready-hangs`, `never-ready`, `boot-exits`, `says-nothing`,
+//! `not-announced`, `fork-fails`, `fork-panics`, `between-waits`, `between-dies`, `no-processes`,
+//! `no-processes-of-template`.
 //!
 //! A client sends a line: `pid`, `data`, `retire`, `halt`, `exit`, `panic`, `stuck` or `phase`.
 
@@ -54,7 +54,7 @@ fn lie(pid: &str) {
     send_to_supervisor(&format!("loaded\nforked {pid}\n"));
 }
 
-/// Sends a message to each connected socket of this process.
+/// Sends a message on each connected socket of this process.
 fn send_to_supervisor(message: &str) {
     for descriptor in 3..64 {
         // SAFETY: the call reads the message. Only sockets take it.
@@ -254,7 +254,7 @@ fn allow_processes(allow: bool) {
 async fn start_processes() {
     for _ in 0..30 {
         let status = tokio::process::Command::new("sleep").arg("0.1").status().await;
-        assert!(status.expect("the process is not reaped by other code").success());
+        assert!(status.expect("waiting for a process that other code must not reap").success());
     }
     eprintln!("all processes were waited for");
 }

@@ -79,7 +79,7 @@ async fn check_dropped_handle() {
     in_child(async || {
         tokio::time::sleep(MILLIS).await;
         in_child(async || {}).await;
-        assert!(processes().contains_key(&pid), "the program runs");
+        assert!(processes().contains_key(&pid), "the program has been reaped");
     })
     .await;
     drop(input);
@@ -89,10 +89,10 @@ async fn check_dropped_handle() {
         }
     })
     .await
-    .expect("the program is reaped");
+    .expect("the program was not reaped");
 }
 
-/// Runs `check` in two processes. In the second one, tokio waits for SIGCHLD, because it cannot open pidfds.
+/// Runs `check` in a child, and then in this process, where tokio waits for SIGCHLD because it cannot open pidfds.
 fn with_and_without_pidfds<F: Future<Output = ()>>(check: fn() -> F) {
     unplanned::in_child(|| run(check()));
     deny_tokio_pidfds();
@@ -133,7 +133,7 @@ scenarios!(
         assert!(timeout(SHORT, stream.recv()).await.is_err(), "the grandchild's SIGCHLD reached the parent");
         to_child.give();
         reap(child).await;
-        timeout(limit(), stream.recv()).await.expect("the child has ended");
+        timeout(limit(), stream.recv()).await.expect("the SIGCHLD of the child");
     }
 
     /// Dropping a handle with `kill_on_drop`, in any process, kills the program, as the documentation says.

@@ -42,7 +42,7 @@ scenarios!(
         server.signal_until(libc::SIGHUP, &format!("hook: a reload in process {}", server.supervisor()));
         server.until_logged("reloaded");
         let of_supervisor = format!("hook: process {}", server.supervisor());
-        assert!(!server.log().lines().any(|line| line == of_supervisor), "the supervisor is not a worker");
+        assert!(!server.log().lines().any(|line| line == of_supervisor), "the supervisor has run the hook of workers");
         server.stop();
     }
 
@@ -66,7 +66,7 @@ scenarios!(
         let server = Server::start(&["template", "panicking-hooks"]);
         server.signal(libc::SIGUSR1);
         server.until_logged_times("`on_reopen_logs` panicked", 4);
-        // A connection that sends nothing keeps its worker from draining.
+        // A connection that sends nothing keeps its worker draining.
         let _held = server.connect();
         server.signal_until(libc::SIGTERM, "stopping: draining the workers");
         server.signal(libc::SIGUSR1);
@@ -129,7 +129,7 @@ scenarios!(
         server.stop();
     }
 
-    /// A new program that cannot tell the old one that it is ready ends. The old one continues to serve.
+    /// A new program ends if it cannot report to the old program that it is ready. The old program continues to serve.
     #[cfg(target_os = "linux")]
     fn unannounced_upgrade() {
         let server = Server::start(&["before"]);
@@ -142,7 +142,7 @@ scenarios!(
     }
 
     /// At the end of an upgrade, an old worker closes its own queue. The kernel resets no connection that comes just before
-    /// that.
+    /// the close.
     #[cfg(target_os = "linux")]
     fn connections_come_while_a_queue_is_closed() {
         let path = temporary_path("control");
@@ -150,7 +150,7 @@ scenarios!(
         let mut program = Program::spawn(fixture().arg(&path).args(["before", "own-queues", "slow-close"]));
         let address = program.line();
         program.signal(libc::SIGUSR2);
-        assert_eq!(program.line(), address, "the new program is ready");
+        assert_eq!(program.line(), address, "the new program serves at another address");
         let mut worker = 0;
         wait_until("the old program has ended", || {
             for _ in 0..20 {
@@ -198,10 +198,10 @@ scenarios!(
             for round in 1..=2 {
                 kill_all(&server, 1);
                 server.until_logged_times("worker is ready", 2 + round * old);
-                assert_eq!(server.ask("data"), data, "the old template has forked the workers");
+                assert_eq!(server.ask("data"), data, "another template has forked the workers");
                 assert_eq!(workers(&server, 1).len(), old);
             }
-            assert!(workers(&server, 2).is_empty(), "the reload is in progress");
+            assert!(workers(&server, 2).is_empty(), "the new generation has workers before it has loaded");
             server.stop();
         }
     }
@@ -265,7 +265,7 @@ scenarios!(
         // The workers of the second generation may have ended as well by now.
         let ended = |line: &&str| line.contains("told to end has ended") && line.contains("generation=1 ");
         let until_reload = log.lines().take_while(|line| !line.contains("reloading generation=3"));
-        assert_eq!(until_reload.filter(ended).count(), 2, "the first generation has ended: {log}");
+        assert_eq!(until_reload.filter(ended).count(), 2, "workers of the first generation have not ended: {log}");
         server.signal(libc::SIGTERM);
         server.end();
     }
