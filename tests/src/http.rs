@@ -204,7 +204,7 @@ impl Client {
         if response.status == 200 { Ok(response) } else { Err(io::Error::other(format!("{response:?}"))) }
     }
 
-    /// Whether the server has sent nothing and has not closed the connection.
+    /// Whether there is nothing to read, and the server has not closed the connection.
     pub fn is_quiet(&self) -> bool {
         let stream = self.stream.get_ref();
         stream.set_nonblocking(true).expect("a socket");

@@ -137,8 +137,8 @@ impl Drop for Program {
     }
 }
 
-/// Returns the path of a program of the package `forkio-examples`. Cargo puts these programs beside this program, or
-/// beside the directory of this test binary.
+/// Returns the path of a program of the package `forkio-examples`. Cargo puts these programs into a directory
+/// `examples` beside this program or, if this program is a test binary, beside its directory.
 #[track_caller]
 pub fn example(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the path of this program");

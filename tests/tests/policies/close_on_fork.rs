@@ -46,7 +46,7 @@ scenarios!(
             check_eq("events", ready(&mut selector), tokens([]));
             send_to(&kept);
             waker.wake().unwrap();
-            check_eq("the rest", wait(&mut selector), tokens([0, 2]));
+            check_eq("the other events", wait(&mut selector), tokens([0, 2]));
 
             // SAFETY: the descriptor is not open. The end of the process closes it.
             assert_eq!(unsafe { libc::dup2(kept.as_raw_fd(), fd) }, fd);

@@ -1,4 +1,4 @@
-//! Changes that discard a preparation, and errors that prevent it.
+//! Changes that discard a preparation, and errors that prevent one.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,8 @@ fn lowest_unused() -> usize {
 }
 
 scenarios!(
-    /// A change that the child would see discards the preparation. Polling and waking keep it.
+    /// Changes of selectors, registrations, policies, pairs and wakers discard the preparation, as do new and dropped
+    /// timers. Polling, waking, sending and setting a timer keep it.
     fn changes_that_matter_to_a_child() {
         let mut selector = Poll::new().unwrap();
         let socket = registered_with(selector.registry(), udp(), 1, ForkPolicy::Inherit);

@@ -28,7 +28,6 @@ pub(crate) type SlotId = usize;
 /// The number of an open file description.
 pub(crate) type FileId = usize;
 
-/// The whole tree.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model {
     /// All files that have been open.
@@ -232,7 +231,6 @@ impl Process {
 }
 
 impl Slot {
-    /// Whether the source is a `Timer`.
     pub(crate) fn is_timer(&self) -> bool {
         matches!(self.holder, Holder::Typed { kind: Kind::Timer, .. })
     }
@@ -264,7 +262,6 @@ impl Model {
         self.processes.get_mut(&pid).expect("a living process")
     }
 
-    /// The file of a source.
     pub(crate) fn file(&self, pid: Pid, slot: SlotId) -> &File {
         let process = self.process(pid);
         &self.files[process.fds[&process.slots[&slot].fd]]
