@@ -286,7 +286,7 @@ mod tests {
             let balance = Balance::new(workers).unwrap();
             balance.set_used(workers);
             for index in 0..workers {
-                assert!(admits(&balance, index), "no worker has a connection yet");
+                assert!(admits(&balance, index), "worker {index} does not accept a first connection");
             }
             for _ in 0..5_000 {
                 if random(3) > 0 {
@@ -321,10 +321,10 @@ mod tests {
         balance.set_used(2);
         assert!(admits(&balance, 0) && admits(&balance, 1));
         balance.opened(0, true);
-        assert!(!admits(&balance, 0), "the other worker has no connection");
+        assert!(!admits(&balance, 0), "worker 0 accepts, although worker 1 has no connection");
         balance.exclude_unresponsive(0);
         assert_eq!((balance.state(0), balance.state(1)), (State::Waiting, State::Absent));
-        assert!(balance.call() && !balance.call(), "called once");
+        assert!(balance.call() && !balance.call(), "worker 0 is not called exactly once");
         assert!(admits(&balance, 0));
         balance.opened(0, true);
         assert!(admits(&balance, 0));

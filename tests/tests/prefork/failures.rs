@@ -28,7 +28,7 @@ scenarios!(
         // The worker ended four times, with three delays in between.
         assert!(start.elapsed() >= Duration::from_millis(700), "{:?}", start.elapsed());
         check_no_children();
-        assert!(TcpStream::connect(address).await.is_err(), "the listener is closed");
+        assert!(TcpStream::connect(address).await.is_err(), "the listener is open");
     }
 
     /// A worker that panics exits with 101.

@@ -47,7 +47,7 @@ scenarios!(
             stream.readable().await.unwrap();
             check_eq("inherited", stream.try_read(&mut buffer).unwrap(), 5);
             let silence = timeout(Duration::from_millis(50), datagrams.readable()).await;
-            assert!(silence.is_err(), "no events for a no-fork registration");
+            assert!(silence.is_err(), "an event of a no-fork registration");
         })
         .await;
         peer.write_all(b"hello").await.unwrap();

@@ -124,9 +124,9 @@ scenarios!(
         let notes = fs::read_to_string(&path).expect("the notes of the task");
         let mut processes: BTreeSet<&str> = notes.lines().filter(|line| *line != "end").collect();
         for worker in &workers {
-            assert!(processes.remove(worker.as_str()), "the task ran in worker {worker}: {notes}");
+            assert!(processes.remove(worker.as_str()), "the task did not run in worker {worker}: {notes}");
         }
-        assert_eq!(processes.len(), 1, "the task ran in the template, besides {workers:?}: {notes}");
+        assert_eq!(processes.len(), 1, "the task did not run in one process besides {workers:?}: {notes}");
     }
 
     /// If the application starts a thread, the error says so, with `load` and with `preload`.

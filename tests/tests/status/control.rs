@@ -102,8 +102,8 @@ scenarios!(
         command(&server, "retire?worker=1", 200, "done");
         let state = server.until("the worker has ended", |state| state["restarts"][0]["reason"] == "operator");
         assert_eq!(state["restarts"][0]["pid"], pids(&before)[1]);
-        assert_eq!(pids(&state)[0], pids(&before)[0], "the other worker stays");
-        assert_eq!(serving(&state), 2, "the successor came first");
+        assert_eq!(pids(&state)[0], pids(&before)[0], "the other worker was replaced");
+        assert_eq!(serving(&state), 2, "the worker ended before its successor served");
         assert_eq!(server.command("retire?worker=9").status, 409);
         assert_eq!(server.command("retire").status, 400);
         assert_eq!(server.command("fly").status, 404);

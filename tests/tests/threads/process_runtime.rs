@@ -284,7 +284,7 @@ scenarios!(
             RUNTIME.shutdown_timeout(limit());
             assert_ne!(RUNTIME.get().unwrap().id(), first);
             use_everything();
-            assert!(!task.is_finished(), "the first runtime runs");
+            assert!(!task.is_finished(), "the first runtime has shut down");
             sender.send(7).unwrap();
             check_eq("the first runtime's future", continues.join().unwrap(), 8);
             wait_until("the first runtime has shut down", || task.is_finished());
@@ -324,11 +324,11 @@ scenarios!(
                 forkio_tests::reap(child);
                 assert!(!ended.load(Ordering::Relaxed));
                 drop(runtime);
-                assert!(ended.load(Ordering::Relaxed), "the task ends with its runtime");
+                assert!(ended.load(Ordering::Relaxed), "the task continues without its runtime");
             }
             None => {
                 runtime.shutdown_timeout(limit());
-                assert!(!ended.load(Ordering::Relaxed), "the child does not shut down the inherited runtime");
+                assert!(!ended.load(Ordering::Relaxed), "the child has shut down the inherited runtime");
                 spawn(&runtime);
                 runtime.shutdown_timeout(limit());
                 assert!(ended.load(Ordering::Relaxed));
