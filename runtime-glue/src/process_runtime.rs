@@ -29,7 +29,7 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 /// severed, so that their peers see the end when the parent closes them, and listeners stay open.
 ///
 /// - **A listener** that the child should serve too: keep it as a [`std::net::TcpListener`], and give each runtime a
-///   `try_clone`. Tag a listener with [`Sever`](crate::ForkPolicy::Sever) if the child must not hold it open.
+///   `try_clone`. Set the policy [`Sever`](crate::ForkPolicy::Sever) for a listener that the child must not hold open.
 /// - **Signals** reach the streams of the process that they were sent to. A signal that the parent has received by the time of
 ///   the fork is not delivered in the child.
 /// - **Closed descriptors**: a daemon may close all descriptors that it does not know, before it uses this runtime. The
@@ -49,10 +49,11 @@ use crate::{ForkError, lineage, paused_workers, policy, runtime};
 ///
 /// Some locks of tokio belong to the process: those of the signal streams, of the first stream for a signal
 /// (`signal-hook-registry`), and of dropped `tokio::process::Child` handles.
-/// [`fork_with_threads`](crate::fork_with_threads()) pauses the runtime's workers, so that they hold none of these locks. Other
-/// threads may hold such a lock for nanoseconds, and so may workers at forks made by other code. If a thread held the lock of the
-/// signal streams at the fork, the child's first use returns [`RuntimeError::InheritedLock`]. No error reports the lock of a first
-/// stream: in the child, creating the first stream for a signal then waits forever.
+/// [`fork_with_threads`](crate::fork_with_threads()) pauses the runtime's workers, so that they hold none of these
+/// locks. Other threads may hold such a lock for nanoseconds, and so may workers at forks made by other code. If a
+/// thread held the lock of the signal streams at the fork, the child's first use returns
+/// [`RuntimeError::InheritedLock`]. No error reports the other two: a child that needs such a lock waits forever, such
+/// as when it creates the first stream for a signal.
 ///
 /// ## `parking_lot`
 ///
@@ -265,7 +266,7 @@ fn finish_fork() -> Result<(), RuntimeError> {
 fn prepare_process() -> Result<(), RuntimeError> {
     static PREPARED: PerProcess<()> = PerProcess::new();
     let prepare = || {
-        // tokio never makes its signal pipe again. Restore the pipe before the descriptors are used for the runtime.
+        // tokio never makes its signal pipe again. Restore the pipe before the new runtime can get these descriptors.
         glue::restore_renewed_pairs().map_err(RuntimeError::SignalPipe)?;
         if !lineage::ancestors_were_single_threaded() && sys::may_inherit_stacks() {
             if let Err(error) = sys::occupy_inherited_stacks() {
@@ -273,8 +274,8 @@ fn prepare_process() -> Result<(), RuntimeError> {
                 check_stacks(error)?;
             }
         }
-        // Inside a runtime no second one can run. If an ancestor had threads, the call may hang. In both cases another thread
-        // makes the call.
+        // Inside a runtime no second one can run. If an ancestor had threads, `renew_signal_pipe` may hang. In both
+        // cases another thread calls it.
         if lineage::ancestors_were_single_threaded() && Handle::try_current().is_err() {
             return Ok(runtime::renew_signal_pipe()?);
         }
@@ -314,8 +315,8 @@ pub enum RuntimeError {
     /// The function that builds the runtime returned this error.
     Build(io::Error),
     /// A check of the runtime or the process has failed with [`ParkingLot`](ForkError::ParkingLot),
-    /// [`ForeignSelector`](ForkError::ForeignSelector), [`NoIoDriver`](ForkError::NoIoDriver) or
-    /// [`Inspect`](ForkError::Inspect).
+    /// [`ForeignSelector`](ForkError::ForeignSelector), [`Prepare`](ForkError::Prepare) (without the patch),
+    /// [`NoIoDriver`](ForkError::NoIoDriver) or [`Inspect`](ForkError::Inspect).
     Check(ForkError),
     /// Other code has closed the descriptors of tokio's signal pipe in this child, and the pipe cannot be made again:
     /// another file may have one of these descriptors. Use the runtime before the child opens files, or keep the descriptors
@@ -357,12 +358,13 @@ impl fmt::Display for RuntimeError {
             RuntimeError::SignalPipe(error) => write!(
                 f,
                 "cannot restore tokio's signal pipe: {error}; use the runtime before this process opens files, or keep the \
-                 descriptor open when this process closes others"
+                 pipe's descriptors open when this process closes others"
             ),
             RuntimeError::InheritedState(lost) => lost.fmt(f),
             RuntimeError::InheritedLock => f.write_str(
                 "a thread of the parent was handling a signal at the fork, or was just starting or ending, and has left a lock \
-                 locked: end this process with `_exit`, because `std::process::exit` may wait for the lock, and fork again",
+                 locked: end this process with `_exit`, because `std::process::exit` may wait for the lock, and let \
+                 the parent fork again",
             ),
             RuntimeError::InsideInherited => f.write_str(
                 "this thread was inside the runtime of the parent at the fork, and cannot block inside another one; \
