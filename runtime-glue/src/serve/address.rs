@@ -22,10 +22,11 @@ use std::str::FromStr;
 #[non_exhaustive]
 pub enum Address {
     /// A host and a TCP port. Port 0 stands for a free port. If a host name has several addresses, the server listens on the
-    /// first one that it can open. On most systems, a listener at `[::]` takes IPv4 connections too, and `0.0.0.0` with the same
-    /// port is then in use.
+    /// first one that it can open. On Linux and macOS, unless configured otherwise, a listener at `[::]` takes IPv4
+    /// connections too, and `0.0.0.0` with the same port is then in use.
     Tcp(String),
-    /// The path of a Unix stream socket. The umask of the process that opens it decides which users may connect.
+    /// The path of a Unix stream socket, on systems with `fork(2)`. The umask of the process that opens it decides
+    /// which users may connect.
     Unix(PathBuf),
 }
 
