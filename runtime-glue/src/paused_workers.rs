@@ -8,12 +8,13 @@ use tokio::runtime::{Handle, Id, RuntimeFlavor};
 
 use crate::sys::{self, PerProcess};
 
-/// How long a fork waits for workers to finish the poll that they are in. A worker that takes longer is in the application's
-/// code, and holds none of the runtime's locks.
+/// How long a fork waits for workers to finish the current poll of a task. A worker that takes longer is in the
+/// application's code, and holds none of the runtime's locks.
 const TIME_TO_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long workers pause at most. Without a limit, the fork could wait forever: the host may wait for a task of these workers, and
-/// so may a thread that holds the lock of standard output, which the fork needs.
+/// How long workers pause at most. Without a limit, the fork could wait forever: after `atfork::pause_workers`, the
+/// caller may wait for a task of these workers before it forks. So may a thread that holds the lock of standard output,
+/// which `fork_with_threads` needs.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The runtimes of this process that its children do not continue.

@@ -30,7 +30,7 @@ pub(super) enum State {
     Accepting = 1,
     /// The worker has its share of connections, and waits for room.
     Waiting = 2,
-    /// The worker has waited, and has room again (written by the worker that called it).
+    /// The worker has waited, and has room again (written in [`Balance::call`], by any worker or the supervisor).
     Called = 3,
 }
 

@@ -8,7 +8,7 @@ use super::scoreboard::Memory;
 use crate::prefork::limits::memory_sums;
 use crate::prefork::supervisor::Supervisor;
 
-/// The shortest time between two measurements.
+/// The shortest time between two measurements of the same worker.
 pub(super) const PERIOD: Duration = Duration::from_millis(500);
 
 impl Supervisor {
@@ -38,7 +38,7 @@ impl Supervisor {
     }
 }
 
-/// Reads `/proc/PID/smaps_rollup`. The supervisor reads it, because the user of the workers may lack the permission.
+/// Reads `/proc/PID/smaps_rollup`. The service worker does not read it, because its user may lack the permission.
 fn read_memory(pid: u32) -> Option<Memory> {
     let bytes = memory_sums(pid)?;
     let shared = bytes("Shared_Clean:")? + bytes("Shared_Dirty:")?;

@@ -62,8 +62,8 @@ impl ServiceState {
 }
 
 impl ServiceProcess {
-    /// Serves on a runtime of its own, so that no task of the application runs in this process. This function never
-    /// returns to the inherited runtime, so that runtime stops.
+    /// Serves on a runtime of its own, and never returns to the inherited one, so that no task of the application runs
+    /// in this process.
     pub(in crate::prefork) fn run(self) -> ! {
         let span = tracing::error_span!("service", pid = process::id());
         stay_in(span.clone());
