@@ -24,7 +24,7 @@ enum Failure {
     Refused(String),
     /// The output cannot be written.
     Output(String),
-    /// The server cannot be reached, or its answer cannot be understood.
+    /// The server cannot be reached, does not answer, or sends an answer that cannot be understood.
     Unreachable(String),
     /// The command was not done within `--timeout`.
     TimedOut(String),

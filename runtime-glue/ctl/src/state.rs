@@ -73,8 +73,11 @@ impl State {
     /// [`Failure::Unreachable`], and [`Failure::Refused`] if the status is not 200, such as when the server refuses this user.
     pub(crate) fn of(control: &Path, limit: Duration) -> Result<State, Failure> {
         State::json(control, limit).and_then(|json| {
-            serde_json::from_slice(&json)
-                .map_err(|error| Failure::Unreachable(format!("the state of the server cannot be read: {error}")))
+            serde_json::from_slice(&json).map_err(|error| {
+                Failure::Unreachable(format!(
+                    "cannot parse the state of the server: {error}; use the `forkioctl` of its version"
+                ))
+            })
         })
     }
 
