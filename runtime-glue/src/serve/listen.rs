@@ -22,7 +22,7 @@ pub(super) struct ListenOptions {
 }
 
 impl ListenOptions {
-    /// Sets the backlog of an open listener, unless it keeps the one that it has.
+    /// Sets the backlog of an open listener, if the option is given.
     fn set_backlog(self, listener: &impl AsFd) -> io::Result<()> {
         match self.backlog {
             Some(backlog) => SockRef::from(listener).listen(backlog.try_into().unwrap_or(i32::MAX)),

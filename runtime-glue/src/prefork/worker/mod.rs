@@ -40,7 +40,7 @@ pub struct Worker {
 
 impl Worker {
     /// Returns the index of this worker, from 0. A replacement has the index of the worker that it replaces, and starts
-    /// before that worker ends, unless that worker has died.
+    /// before that worker ends, unless that worker has died, or [`max_extra`](super::Prefork::max_extra) leaves no room.
     pub fn index(&self) -> usize {
         self.index
     }

@@ -16,7 +16,7 @@ pub use self::run::Serving;
 pub use self::server::{Load, NoLoad, Server};
 pub use self::service::{HttpService, Hyper, Tower};
 
-/// Serves HTTP at an address from this process, until Ctrl+C stops it (feature `http`).
+/// Serves HTTP at an address from this process, until Ctrl+C stops the server (feature `http`).
 ///
 /// `service` is an axum `Router` or any other [`HttpService`]. The address is one that [`Address`] accepts. `serve` runs the
 /// tokio runtime itself, with a thread for each CPU, so call it from a plain `main`. It returns the status that the process

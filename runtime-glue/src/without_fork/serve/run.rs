@@ -165,7 +165,7 @@ impl fmt::Debug for Serving {
     }
 }
 
-/// Serves until `interrupted` resolves, then finishes the accepted connections.
+/// Serves until `interrupted` resolves, then finishes the accepted connections, at most until the shutdown timeout.
 async fn serve<S>(
     listeners: Vec<TcpListener>,
     service: S,
