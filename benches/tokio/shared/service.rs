@@ -1,5 +1,5 @@
-//! The HTTP service of the benchmarks. It gives the answer of `examples/prefork-http` to `GET /`, has the same limits for clients,
-//! and does a given amount of work for each request.
+//! The HTTP service of the benchmarks. It gives the answer of `examples/prefork-http` to `GET /`, has the same limits
+//! for the head of a request, and does a given amount of work for each request.
 
 use std::convert::Infallible;
 use std::hint::black_box;

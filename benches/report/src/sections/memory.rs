@@ -200,7 +200,7 @@ fn tables() -> Vec<Table> {
         title: "Memory with a table of 200 MiB",
         text: "Workers share a table that is loaded before they are forked; separate processes each load their own. PSS \
                divides each page by the number of processes that share it. prefork-http computes its table, and the two \
-               hyper servers only fill theirs. So compare only the start times of the two hyper servers.",
+               hyper servers only fill theirs. So do not compare the start time of prefork-http with the other two.",
         cases: [ONE, FOUR].map(str::to_owned).to_vec(),
         has_contenders: true,
         columns: vec![Column::figure(&PSS), Column::figure(&READY)],
