@@ -29,9 +29,10 @@ fn command(server: &Server, command: &str, status: u16, outcome: &str) -> String
     message
 }
 
-/// Stops the template of a server with two workers, so that no worker gets a successor. Returns the template's process id.
+/// Freezes the template of a server with two workers, so that no worker gets a successor. Returns the template's
+/// process id.
 #[track_caller]
-fn stopped_template(server: &Server) -> i32 {
+fn freeze_template(server: &Server) -> i32 {
     let others = [pids(&server.until_two_serve()), vec![server.service_worker().into()]].concat();
     let is_template = |pid: &i32| !others.contains(&i64::from(*pid));
     let template = children_of(server.supervisor()).into_iter().find(is_template).expect("a template");
@@ -115,7 +116,7 @@ scenarios!(
     /// A client that waits for the successor of a worker gets an error if the number of workers is reduced meanwhile.
     fn retire_and_scale() {
         let mut server = Server::start(&[]);
-        let template = stopped_template(&server);
+        let template = freeze_template(&server);
         let waiting = send(&server.control_address(), "POST", "/control/retire?worker=1").expect("a command");
         while !server.program.line().contains("retire 1") {}
         assert_eq!(server.command("scale?workers=1").status, 200);
@@ -128,7 +129,7 @@ scenarios!(
     /// Once the server stops, commands fail, even those that have begun.
     fn stopping() {
         let mut server = Server::start(&["--shutdown-timeout", "600"]);
-        stopped_template(&server);
+        freeze_template(&server);
         let held = server.hold_request();
         let waiting = send(&server.control_address(), "POST", "/control/retire?worker=1").expect("a command");
         while !server.program.line().contains("retire 1") {}
@@ -144,7 +145,7 @@ scenarios!(
     /// The supervisor refuses commands while too many wait for their results.
     fn too_many_commands() {
         let server = Server::start(&[]);
-        let template = stopped_template(&server);
+        let template = freeze_template(&server);
         let accepted = (0..500).take_while(|_| server.command("retire?worker=1&wait=no").status == 202).count();
         assert!(accepted < 500, "the supervisor keeps every command");
         kill(template, libc::SIGCONT);
@@ -155,13 +156,13 @@ scenarios!(
     /// Clients that wait for the results of their commands keep their connections, however many there are.
     fn many_clients_wait() {
         let mut server = Server::start(&[]);
-        let template = stopped_template(&server);
+        let template = freeze_template(&server);
         let command = |_| send(&server.control_address(), "POST", "/control/retire?worker=1").expect("a command");
         let waiting: Vec<_> = (0..60).map(command).collect();
         for _ in 0..waiting.len() {
             while !server.program.line().contains("retire 1") {}
         }
-        // These clients send nothing. They must neither be served forever nor displace the others.
+        // These clients send nothing. They must neither be served forever nor displace the clients that wait.
         let idle: Vec<_> = (0..200).map(|_| connect(&server.control_address())).collect();
         assert_eq!(request(&server.control_address(), "GET", "/healthz").status, 200);
         kill(template, libc::SIGCONT);
@@ -203,7 +204,8 @@ scenarios!(
         assert!(server.pid() > 0);
         let Server { program, control, .. } = server;
         kill(after, libc::SIGTERM);
-        // The old program has exited with 0. The new one has the same output, which is closed when that program ends.
+        // The old program has exited with 0. The new program has the same output, which is closed when the new one
+        // ends.
         program.finish_well();
         assert!(!control.exists(), "the control socket was not removed");
     }
@@ -235,7 +237,7 @@ scenarios!(
         assert!(!page.exists(), "the page's socket was not removed");
     }
 
-    /// No thread of the service worker keeps privileges that the other processes have given up.
+    /// No thread of the service worker keeps the privileges that `--no-new-privs` takes from it.
     #[cfg(procfs)]
     fn service_worker_gives_up_privileges() {
         let server = Server::start(&["--no-new-privs"]);
