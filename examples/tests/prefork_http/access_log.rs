@@ -286,7 +286,7 @@ scenarios!(
         }
     }
 
-    /// The peer of a client of a Unix socket is `unix`.
+    /// The log names a client of a Unix socket `unix`.
     fn unix_socket() {
         let (socket, file) = (temporary_path("socket"), temporary_path("log"));
         let mut command = Command::new(program());

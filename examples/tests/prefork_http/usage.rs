@@ -49,7 +49,7 @@ scenarios!(
         }
     }
 
-    /// A value that an option cannot have is refused. The error names the values that the option can have.
+    /// A value that an option cannot have is refused. The error says what the option needs.
     fn number_out_of_range() {
         for workers in ["0", "-1", "1025", "x", "", "99999999999999999999"] {
             refuses(&[&format!("--workers={workers}")], &["--workers", "from 1 to 1024", "--help"]);

@@ -5,8 +5,8 @@ use std::time::Duration;
 use forkio_tests::runtime::*;
 
 scenarios!(
-    /// If a worker ends `crash_limit` times in a row before it is ready, the server ends with the last status. The server delays
-    /// each restart.
+    /// If a worker ends `crash_limit` times in a row before it is ready, the server ends with that worker's last exit
+    /// code. The server delays each restart.
     async fn crash_loop() {
         let listener = listener().await;
         let address = listener.local_addr().unwrap();

@@ -54,7 +54,8 @@ scenarios!(
         });
     }
 
-    /// A muted descriptor that was closed without being deregistered, and used again, can be registered again.
+    /// A muted descriptor that was closed without being deregistered, and now belongs to another file, can be
+    /// registered again.
     fn muted_and_reused() {
         let mut selector = Poll::new().unwrap();
         let owned = udp();

@@ -242,8 +242,8 @@ scenarios!(
         program.stop();
     }
 
-    /// A client whose upgrade is refused gets the response, even if it has sent more than the server reads. The connection is
-    /// then reset. On other systems, the reset discards bytes that the client has not read yet.
+    /// A client whose upgrade is refused gets the response, even if it has sent more than the server reads. The
+    /// connection is then reset. Except on Linux, the reset discards bytes that the client has not read yet.
     fn refused_upgrade() {
         if !cfg!(target_os = "linux") {
             return;

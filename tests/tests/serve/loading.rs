@@ -151,7 +151,7 @@ scenarios!(
         assert!(errors.contains(&format!("worker 0 ({pid}) ended with signal: 9")), "{errors}");
     }
 
-    /// The function of `on_worker_end` is called after the last request, once in each worker that is not killed.
+    /// A worker that is not killed answers the request in flight, and calls the function of `on_worker_end` once.
     fn worker_ends() {
         let path = temporary_path("end");
         let (program, address) = start("preload", "blocking", &path);

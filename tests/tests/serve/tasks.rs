@@ -1,4 +1,4 @@
-//! Connections in plain tokio tasks, which the worker finishes before it ends.
+//! Connections in tasks of `WorkerHandle::spawn`, which the worker finishes before it ends.
 
 use std::io::Read;
 use std::time::Duration;
@@ -59,7 +59,8 @@ fn exchange(client: &mut impl Stream) {
 }
 
 scenarios!(
-    /// A server with a worker that accepts in one of several modes. The second argument is the shutdown timeout.
+    /// A server with a worker that accepts in one of several modes. The second argument is the shutdown timeout, in
+    /// milliseconds.
     #[program]
     async fn server() {
         let [mode, timeout] = arguments().try_into().expect("two arguments");

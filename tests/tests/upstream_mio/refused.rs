@@ -1,4 +1,4 @@
-//! On systems without epoll, forkio refuses to fork, and says which lines to add.
+//! Without the patch, on systems without epoll, forkio refuses to fork, and says which lines to add.
 
 use forkio_tests::runtime::*;
 
