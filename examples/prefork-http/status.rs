@@ -10,7 +10,7 @@ pub(crate) struct Status {
     pub(crate) worker: Option<usize>,
     /// How many forks lie between this process and the start of the program.
     pub(crate) generation: u32,
-    /// Requests to this worker, this one included.
+    /// Requests to this worker, including the one for this status.
     pub(crate) requests: u64,
     /// The connections that each worker has open, by index.
     pub(crate) connections: Vec<usize>,

@@ -1,7 +1,7 @@
 //! The behaviour on Unix that a program for mio 1.2 may rely on.
 //!
-//! The suite names `crate::mio` only, so that the same files run against this crate and against upstream mio. All assertions
-//! hold for both. The suite also needs the crates `libc` and `static_assertions`.
+//! The suite imports mio as `crate::mio`, so that the same files run against forkio-reactor and against upstream mio.
+//! All assertions hold for both. The suite also needs the crates `libc` and `static_assertions`.
 
 mod pipe;
 mod poll;
