@@ -62,7 +62,6 @@ impl Check {
 }
 
 impl Target {
-    /// Makes a target of one figure.
     pub(crate) fn new(text: impl Into<String>, limit: Limit, measured: Option<Quartiles>) -> Target {
         Target { text: text.into(), checks: vec![Check::new("", limit, measured)] }
     }

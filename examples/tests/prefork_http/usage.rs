@@ -32,7 +32,6 @@ scenarios!(
         let other = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = other.local_addr().expect("the address of a listener").to_string();
         refuses(&["--listen", &address], &[&address, "in use", "--listen"]);
-        // The second address is in use.
         refuses(&["--listen", "127.0.0.1:0", "--listen", &address], &[&address, "in use", "--listen"]);
     }
 

@@ -13,7 +13,6 @@ use tokio::net::{TcpListener, UnixListener};
 use super::{Address, ServeError};
 use crate::prefork::{Inherited, Listener};
 
-/// The options of listeners.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ListenOptions {
     pub(super) backlog: Option<u32>,

@@ -19,7 +19,6 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// Adds the address to a request.
     pub(crate) fn insert_into<B>(self, request: &mut Request<B>) {
         request.extensions_mut().insert(self);
         #[cfg(feature = "axum")]

@@ -90,7 +90,6 @@ const LARGE_TABLE_MIB: usize = 1_024;
 /// How many requests the workers answer before their memory is measured.
 const REQUESTS: f64 = 100_000.0;
 
-/// The same server with both sizes of pages.
 const PAGES: [(&str, Contender); 2] = [
     (
         "prefork-http, pages of 4 KiB",

@@ -36,7 +36,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> ConnectionStream for I 
 pub(super) struct Serving {
     pub(super) http: Http,
     pub(super) worker: WorkerHandle,
-    /// Set to cut off the connections that are still open. A connection checks it only after the worker was told to end.
+    /// Whether open connections must be cut off. A connection checks this only after the worker was told to end.
     pub(super) is_cut_off: watch::Receiver<bool>,
 }
 
@@ -119,7 +119,7 @@ pub(super) async fn serve<I: ConnectionStream, S: ConnectionService>(
 enum End<R> {
     Served(R),
     WorkerEnds,
-    /// The client has taken too long to send a request.
+    /// The client has taken too long to send a request, or to answer a ping of HTTP/2.
     NoRequest,
 }
 

@@ -46,8 +46,8 @@ impl SocketFile {
         if !replaces_served && is_served(path) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        // The name is short, because the system limits the length of the whole path. The hash also covers the path: containers that
-        // share a folder may have equal process ids.
+        // The temporary name is short, because the system limits the length of the whole path. Its hash also covers the
+        // path: containers that share a folder may have equal process ids.
         let mut name = DefaultHasher::new();
         (path, std::process::id()).hash(&mut name);
         let fresh = path.with_file_name(format!(".{:08x}", name.finish() as u32));

@@ -215,7 +215,6 @@ impl Driver {
         })
     }
 
-    /// Ends the tree.
     pub(crate) fn stop(self) -> Outcome {
         drop(self.root);
         let (status, output) = self.program.finish();
