@@ -143,8 +143,8 @@ impl Operation {
         self == Operation::IdleStreams
     }
 
-    /// Whether the user-level instructions of the operation can be counted. One thread must do it, and everything that the
-    /// thread does must count.
+    /// Whether the user-level instructions of the operation can be counted. The process must have one thread, and
+    /// everything that this thread does must be part of the operation.
     pub fn has_countable_instructions(self) -> bool {
         !matches!(
             self,

@@ -47,7 +47,7 @@ pub struct Cost {
     pub life: Option<u64>,
 }
 
-/// Runs a program. If it fails, prints the error as one line.
+/// Runs a program. If it fails, prints the error to standard error.
 pub fn run(program: impl FnOnce(&[&str]) -> Result<(), Box<dyn Error>>) -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();

@@ -6,7 +6,7 @@ use super::repeat;
 use crate::library::{Interest, Library, Register};
 use crate::{Batch, sockets};
 
-/// Connects, accepts and closes. The contenders differ only in how they convert the address.
+/// Connects, accepts and closes. The contenders differ only in whether and how they convert the address.
 pub(super) fn accept<L: Library>() -> io::Result<Batch> {
     let listener = sockets::listener()?;
     let address = listener.local_addr()?;

@@ -1,5 +1,5 @@
-//! Measures the cost of counting a request in a worker process. Prints a JSON array: the processor time of a request in each
-//! round, in nanoseconds.
+//! Measures the cost of counting a request in a worker process. Prints a JSON array: for each round, the mean processor
+//! time of counting a request, in nanoseconds.
 
 use std::error::Error;
 use std::process::ExitCode;
