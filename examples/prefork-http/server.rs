@@ -15,7 +15,7 @@ use hyper::{Request, Response};
 use crate::access_log::{Entry, Identity, Logged};
 use crate::routes::{Preloaded, Route, Site};
 
-/// The longest head of a request, in bytes. A longer head gets the status 431.
+/// The longest head of an HTTP/1 request, in bytes. A longer head gets the status 431.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 pub(crate) fn http(speaks_http2: bool) -> Http {

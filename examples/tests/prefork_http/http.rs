@@ -124,7 +124,7 @@ scenarios!(
             match other.get("/") {
                 Ok(answer) => assert_eq!(answer.status, 200),
                 Err(error) => {
-                    assert!(answered.elapsed() >= Duration::from_secs(1), "{error}: the client has not been idle");
+                    assert!(answered.elapsed() >= Duration::from_secs(1), "{error}: the client was not idle");
                     other = server.connect();
                 }
             }
@@ -159,7 +159,7 @@ scenarios!(
         server.stop();
     }
 
-    /// A worker without free descriptors waits for some, and does not end, spin or flood the log.
+    /// A worker that has no free descriptor waits for one, and does not end, spin or flood the log.
     fn out_of_descriptors() {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "ulimit -n 40; exec \"$0\" --listen 127.0.0.1:0 --workers 1 --header-timeout 600"]);

@@ -18,7 +18,7 @@ scenarios!(
         let mut most = 0;
         let mut requests = 0;
         // A worker may serve any number of additional requests: it continues until its successor has started.
-        wait_until("both workers have been replaced", || {
+        wait_until("two workers have been replaced", || {
             let status = server.connect().status();
             pids.insert(status.pid);
             most = most.max(status.requests);
@@ -77,7 +77,7 @@ scenarios!(
         let server = Server::start(&["--workers", "1", "--heartbeat-timeout", "3"]);
         let pid = server.workers()[0];
         let start = Instant::now();
-        // The runtime of a stopped process is stuck, too.
+        // The runtime of a frozen process is stuck, too.
         signal(pid, Signal::STOP);
         server.until_replaced(pid, 1);
         // The last heartbeat came before the signal, so part of the timeout has passed already.
@@ -87,7 +87,7 @@ scenarios!(
         server.stop();
     }
 
-    /// Without a heartbeat timeout, a worker may hang.
+    /// Without a heartbeat timeout, a worker that is stuck is not replaced.
     fn no_heartbeat() {
         let server = Server::start(&["--workers", "1", "--heartbeat-timeout", "0"]);
         let pid = server.workers()[0];
@@ -109,7 +109,7 @@ scenarios!(
         });
     }
 
-    /// The workers serve until the end of the lame-duck period, even if they get SIGTERM, too.
+    /// No worker drains before the end of the lame-duck period, even if the workers get SIGTERM, too.
     fn lame_duck_ends() {
         let mut server = Server::start(&["--workers", "1", "--lame-duck", "2"]);
         let start = Instant::now();

@@ -124,8 +124,7 @@ scenarios!(
         server.ends_with(0);
     }
 
-    /// If a signal to stop arrives just as the new program reports that it is ready, the old program passes the signal on to
-    /// it.
+    /// If a stop signal arrives just as the new program reports that it is ready, the old program passes the signal on.
     fn stop_is_passed_on_to_a_program_that_is_ready() {
         let manager = ServiceManager::new();
         let server = manager.start(&["--workers", "1", "--lame-duck", "1", "--upgrade-timeout", "60"]);
@@ -145,7 +144,7 @@ scenarios!(
         server.until_all_have_ended();
     }
 
-    /// A new program that is killed at the deadline has failed, even if it became ready just before that.
+    /// A new program that is killed at the deadline has failed, even if it became ready before the deadline.
     fn program_that_is_killed_at_the_deadline_does_not_take_over() {
         let manager = ServiceManager::new();
         let mut server = manager.start(&["--workers", "1", "--upgrade-timeout", "3"]);
