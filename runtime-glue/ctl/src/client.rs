@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Failure;
 
-/// The time limit of each read of the server's state, unless `--timeout` is shorter.
+/// The `timeout` of [`Sent::answer`] for requests for the server's state, unless `--timeout` is shorter.
 pub(crate) const STATE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The size limit of an answer, in bytes. The state of a server is much smaller.
@@ -25,7 +25,7 @@ impl Answer {
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
             let text = String::from_utf8_lossy(&self.body);
-            Failure::Unreachable(format!("the answer does not come from a server built on forkio: {error}: {text}"))
+            Failure::Unreachable(format!("the answer is not that of a forkio server of this version: {error}: {text}"))
         })
     }
 }
