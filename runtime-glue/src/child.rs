@@ -20,9 +20,10 @@ use crate::{ForkError, NotInChild, policy, sys};
 ///
 /// # Fork
 ///
-/// The handle belongs to the process that forked. In a child that is forked later, all methods but [`id`](Child::id) fail with
-/// an error whose [inner error](io::Error::get_ref) is [`NotInChild`]. So does a [`wait`](Child::wait) that was pending at the
-/// fork. Dropping the handle in that child does nothing.
+/// The handle belongs to the process that forked. In a child that is forked later, all methods but [`id`](Child::id)
+/// fail with an error whose [inner error](io::Error::get_ref) is [`NotInChild`]. So does a [`wait`](Child::wait) that
+/// was pending at the fork. If the handle already had the exit status, `wait` and [`try_wait`](Child::try_wait) return
+/// it. Dropping the handle in that child does nothing.
 ///
 /// # Platforms
 ///
@@ -63,7 +64,7 @@ enum State {
     /// The process is not registered with a runtime yet.
     Idle(Process),
     Watched(AsyncFd<Process>),
-    /// The state is being changed, or the handle is being dropped, or other code reaped the child before it could be watched.
+    /// The state is being changed, or the handle is being dropped, or the child was reaped before the handle was made.
     Gone,
 }
 
@@ -107,8 +108,12 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// Those of `waitid(2)`, or `ESRCH`, for example if other code of this process reaps all children. In a child that was forked
-    /// later, an error whose [inner error](io::Error::get_ref) is [`NotInChild`].
+    /// Those of `waitid(2)` and of registering the child with the runtime. `ESRCH`, for example if other code of this
+    /// process reaps all children. In a child that was forked later, [`NotInChild`]: see [`Child`](Child#fork).
+    ///
+    /// # Panics
+    ///
+    /// If the child still runs, and the caller is not inside a runtime with an I/O driver.
     ///
     /// # Cancel safety
     ///
@@ -185,6 +190,7 @@ impl Child {
     /// # Errors
     ///
     /// - `ESRCH` if the child has been reaped.
+    /// - `EPERM` if the child runs as another user, whose processes this process cannot signal.
     /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if there is no signal with this number.
     /// - In a child that was forked later, the same error as [`wait`](Child::wait).
     pub fn signal(&self, signal: i32) -> io::Result<()> {
