@@ -104,8 +104,8 @@ impl fmt::Display for ForkError {
             }
             ForkError::InsideRuntime => write!(
                 f,
-                "cannot fork a process with threads inside a tokio runtime; fork on a thread outside of it, such as in \
-                 `main`, outside of `block_on`"
+                "cannot use `fork_with_threads` inside a tokio runtime; call it on a thread outside of the runtime, \
+                 such as in `main`, outside of `block_on`"
             ),
             ForkError::InsideProcessRuntime => write!(
                 f,
@@ -121,7 +121,7 @@ impl fmt::Display for ForkError {
             ForkError::Hook(error) => write!(f, "a `before_fork` hook refused the fork: {error}"),
             ForkError::Prepare(error) => error.fmt(f),
             ForkError::Fork(error) => {
-                write!(f, "fork(2) failed: {error}; see RLIMIT_NPROC, and pids.max of the control group")
+                write!(f, "fork(2) failed: {error}; see RLIMIT_NPROC and, on Linux, pids.max of the control group")
             }
             ForkError::Template(error) => f.write_str(error),
             ForkError::Watch(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
