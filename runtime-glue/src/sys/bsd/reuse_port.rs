@@ -57,7 +57,7 @@ fn is_bound_without(option: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
-/// Sets the options of a listener before it is bound, so that workers can share its port. FreeBSD spreads connections
+/// On FreeBSD, sets the option that [`share_port`] requires, before a listener is bound. FreeBSD spreads connections
 /// only over sockets that were all bound with `SO_REUSEPORT_LB`.
 pub(crate) fn prepare_to_bind(socket: &Socket) -> io::Result<()> {
     #[cfg(target_os = "freebsd")]
@@ -108,13 +108,12 @@ pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
     Err(no_incoming_cpu())
 }
 
-/// Always fails: forkio keeps processes on a CPU only on Linux.
 pub(crate) fn stay_on_cpu(_: usize) -> io::Result<()> {
     Err(unsupported("forkio keeps processes on a CPU only on Linux: leave out `Prefork::cpus`"))
 }
 
 fn no_incoming_cpu() -> io::Error {
-    unsupported("this system does not say on which CPU a connection arrives: use `Distribution::ReusePort`")
+    unsupported("this system does not say on which CPU a connection arrives: use another `Distribution`")
 }
 
 fn unsupported(text: &'static str) -> io::Error {
