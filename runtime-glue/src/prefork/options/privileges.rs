@@ -55,8 +55,8 @@ impl Prefork {
 
     /// Calls `hook` in each worker and in the service worker, after they have reduced their privileges and before the code of
     /// the application. With [`load`](Prefork::load) the template calls it instead of its workers. Use it for seccomp filters
-    /// or capabilities. A process whose hook fails does not start. A server that has never been ready then
-    /// ends at once, as after any failed change of privileges.
+    /// or capabilities. A process whose hook fails does not start. If it is a worker or the template, and the server
+    /// has never been ready, the server ends at once, as after any failed change of privileges.
     pub fn before_worker(mut self, hook: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Prefork {
         self.settings.worker.privileges.hook = Some(Arc::new(hook));
         self
