@@ -32,16 +32,12 @@ pub(super) const WANTS_HALT: u64 = 1 << 2;
 pub(super) const EMPTIES_OWN_QUEUE: u64 = 1 << 3;
 /// The worker has begun as many requests as it may.
 pub(super) const REACHED_REQUESTS: u64 = 1 << 4;
-
-/// The worker has been told to end, by the supervisor or by a signal of another process.
+/// The worker retires: the supervisor or a signal of another process has told it to end, and the server continues.
 pub(super) const DRAINS: u64 = 1 << 5;
-
 /// The worker must not start, because the supervisor no longer needs it.
 pub(super) const CANCELLED: u64 = 1 << 6;
-
 /// The supervisor has told the worker to end.
 pub(super) const TOLD: u64 = 1 << 7;
-
 /// The worker could not change its privileges. Another attempt would fail too, because all workers have the same settings.
 pub(super) const UNFIT: u64 = 1 << 8;
 

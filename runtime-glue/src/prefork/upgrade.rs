@@ -96,7 +96,7 @@ pub(super) struct Upgrade {
     pub(super) child: Child,
     channel: UnixStream,
     pub(super) deadline: Option<Instant>,
-    /// Whether the new program was killed at the deadline. It has failed, even if it was ready just before that.
+    /// Whether the new program was killed at the deadline. It has then failed, even if it was ready before that.
     is_killed: bool,
 }
 

@@ -11,8 +11,8 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use crate::prefork::{Connections, Counted};
 use crate::sys;
 
-/// Makes the kernel refuse new connections, on systems that can. The caller can then empty and close the queue without a loss.
-/// This affects all processes that have the listener open, so no process outside the server may have it open.
+/// Makes the kernel add no connections to the queue, on systems that can. The caller can then empty and close the queue
+/// without a loss. This affects all processes that have the listener open, so no process outside the server may have it.
 pub(in crate::prefork) fn refuse_new_connections(listener: &impl AsFd) {
     if let Err(error) = sys::refuse_new_connections(listener) {
         tracing::debug!(%error, "connections that come while the queue is emptied may be reset");
@@ -36,7 +36,7 @@ impl<L: Accept> Drop for Queue<L> {
     fn drop(&mut self) {
         if self.is_last {
             // A template may have the listener open until the next reload. Without this call, the kernel would still choose the
-            // queue for connections. An error changes nothing: the listener is closed anyway.
+            // queue for connections. If the call fails, this process can do no more than close the listener.
             let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
         }
     }
@@ -64,7 +64,7 @@ impl<L: Accept> Queue<L> {
                     // The listener has been shut down. Another worker of this queue, such as one of the old generation, has
                     // emptied the queue already.
                     io::ErrorKind::InvalidInput => return Ok(None),
-                    // This client has closed its connection. Another connection may wait.
+                    // A client has closed its connection, or a signal has come. Another connection may wait.
                     io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
                     _ => return Err(error),
                 },

@@ -227,7 +227,7 @@ impl Activity {
         self.serving.worker.begin_request()
     }
 
-    /// Notes the length of this body, if it is known. hyper closes the connection right after the body.
+    /// Notes the length of a body after which hyper closes the connection, if the length is known.
     pub(super) fn note_last_body(&self, body: &impl Body) {
         if let Some(length) = body.size_hint().exact().and_then(|length| usize::try_from(length).ok()) {
             self.last_body.store(length, Ordering::Relaxed);

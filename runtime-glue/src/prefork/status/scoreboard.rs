@@ -10,9 +10,9 @@
 //!
 //! The states, heartbeats and request counts of workers are in [`Slots`].
 //!
-//! Every field is one atomic word, and no process waits for another. A worker that is killed in the middle of a request leaves
-//! one count that is off by one. When a worker ends, the supervisor moves its counts to the totals. Readers
-//! notice the move by a sequence number, and read again, so that no count is missing or counted twice.
+//! Every field is one atomic word, and no process waits for another. If a worker is killed in the middle of a request,
+//! some counts lack that request. When a worker ends, the supervisor moves its counts to the totals. Readers notice the
+//! move by a sequence number, and read again, so that no count is missing or counted twice.
 
 use std::io;
 use std::process::ExitStatus;

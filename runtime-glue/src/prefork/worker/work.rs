@@ -244,7 +244,7 @@ async fn follow_signals(mut signals: Signals, status: Arc<Status>, supervisor: u
                     let status = Arc::clone(&status);
                     let later = async move {
                         sleep(SUPERVISOR_GRACE).await;
-                        // The supervisor tells each worker when the lame-duck time is over.
+                        // The supervisor tells each worker when the lame-duck period is over.
                         if status.common.slots.phase() != ServerPhase::LameDuck {
                             drain(&status, false);
                         }
@@ -305,7 +305,6 @@ pub(in crate::prefork) fn tie_to_supervisor(supervisor: u32, limit: Option<Durat
             // If this process is a template, each of its workers calls `tie_to_supervisor` itself.
             tokio::spawn(parent_only(watch.in_current_span()));
         }
-        // The supervisor has ended already.
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
             tracing::debug!(supervisor, "the supervisor has ended")
         }
