@@ -99,14 +99,15 @@ fn or_adopt(change: impl Fn() -> io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Sets the fork policy of all registrations of one kind that [`set_policy`] has not tagged. Returns the previous policy.
+/// Sets the default fork policy of one kind of source, for objects whose own policy [`set_policy`] has not set. Returns
+/// the previous default.
 ///
 /// The next fork applies it, even to objects that are registered already. [What the child has](crate#what-the-child-has)
 /// lists the defaults.
 ///
 /// # Panics
 ///
-/// If `policy` is [`ForkPolicy::Renew`] for a kind other than wakers and timers. Tag a stream socket pair with
+/// If `policy` is [`ForkPolicy::Renew`] for a kind other than wakers and timers. For a stream socket pair, use
 /// [`set_policy`] instead.
 ///
 /// # Examples
@@ -135,8 +136,8 @@ pub(crate) fn unmute(io: &impl AsFd) -> io::Result<()> {
     or_adopt(|| glue::unmute(&io.as_fd().as_raw_fd()))
 }
 
-/// Sets whether an event of a listener wakes one of the waiting processes instead of all (`EPOLLEXCLUSIVE`). A process that
-/// stops accepting must [`mute`] the listener, because the kernel may have woken only this process.
+/// Sets whether an event of a listener wakes at least one of the waiting processes instead of all (`EPOLLEXCLUSIVE`). A
+/// process that stops accepting must [`mute`] the listener, because the kernel may wake only this process.
 pub(crate) fn set_exclusive(io: &impl AsFd, exclusive: bool) -> io::Result<()> {
     or_adopt(|| glue::set_exclusive(&io.as_fd().as_raw_fd(), exclusive))
 }

@@ -64,7 +64,7 @@ pub(crate) fn adopt_current() {
     }
 }
 
-/// Returns whether tokio was built with its feature `parking_lot`. A child can use these locks only after
+/// Returns whether tokio was built with its feature `parking_lot`. A child can then use tokio's locks only after
 /// [`keep_inherited_stacks`](sys::keep_inherited_stacks).
 pub(crate) fn uses_parking_lot() -> bool {
     // tokio has no function for this. Only with `parking_lot`, the debug output of tokio's mutexes has this marker.

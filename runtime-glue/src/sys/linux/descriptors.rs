@@ -13,7 +13,7 @@ use crate::sys::descriptor::addresses;
 
 const LIST: &str = "/proc/self/fd";
 
-/// Returns the open descriptors, in ascending order, and with them that of the list itself, which is closed by now.
+/// Returns the open descriptors in ascending order, including that of the list itself, which is closed by now.
 pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let failed =
         |error: io::Error| io::Error::new(error.kind(), format!("cannot read {LIST}: {error}; is /proc mounted?"));
