@@ -119,7 +119,7 @@ macro_rules! main {
 
         #[test]
         fn harness() {
-            panic!("add this test to tests/Cargo.toml, with `harness = false`");
+            panic!("add this test to the Cargo.toml of its package, with `harness = false`");
         }
     };
     ($($(#[$attribute:meta])* $module:ident),+) => { $crate::main!(=> None; $($(#[$attribute])* $module),+); };
@@ -210,7 +210,7 @@ fn kill_with_descendants(group: i32) {
     }
 }
 
-/// Waits up to ten seconds until the members of a group have ended, after its leader. Returns the processes that still run.
+/// Waits up to ten seconds until the members of a group have ended. Returns the processes that still run.
 fn wait_for_group(group: i32) -> Vec<String> {
     let start = Instant::now();
     loop {

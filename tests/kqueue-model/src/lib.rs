@@ -32,7 +32,7 @@
 //! - WRITE of a queue gives `EINVAL`, and so does kevent(2) on an open descriptor that is not a queue.
 //! - fstat(2) of a queue gives `S_IFIFO`, and of TCP and UDP sockets device 0 and inode 0. `kf_sock_pcb` of `F_KINFO`
 //!   identifies the socket.
-//! - Process 0 exists.
+//! - A PROC event can watch process 0.
 //!
 //! # Not checked on a real kernel
 //!

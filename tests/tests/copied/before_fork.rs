@@ -7,7 +7,7 @@ use std::thread;
 use forkio_tests::runtime::*;
 
 scenarios!(
-    /// `before_fork` hooks run in the parent before each fork, the last one first. `on_child` hooks run in the child.
+    /// `before_fork` hooks run in the parent before each fork, the newest first. `on_child` hooks run in the child.
     async fn order() {
         static CALLS: Mutex<Vec<(u32, &str)>> = Mutex::new(Vec::new());
         let note = |name| move || CALLS.lock().unwrap().push((std::process::id(), name));

@@ -130,7 +130,7 @@ scenarios!(
     /// A signal to the process group, such as Ctrl-C in a terminal, may reach the workers before the supervisor handles it.
     /// The workers still serve the waiting connections.
     fn stop_by_a_signal_to_all() {
-        /// The shortest time that the workers wait for the supervisor.
+        /// Half of the time that the workers wait for the supervisor.
         const GRACE: Duration = Duration::from_millis(500);
         let is_in_time = |distribution| {
             let server = Server::start(distribution, 2, "close");

@@ -67,7 +67,7 @@ scenarios!(
         // The monotonic clock of a system that has just booted shows less than an hour.
         let period = HOUR.min(Clock::Monotonic.now() / 12);
         timer.set_at(Clock::Monotonic.now() - 10 * period - period / 2, Some(period)).unwrap();
-        // The runtime has seen the event.
+        // Let the runtime see the event.
         tokio::time::sleep(MILLIS).await;
         let mut check = async || check_eq("expirations", timer.expired().await.unwrap(), 11);
         for _ in 0..2 {

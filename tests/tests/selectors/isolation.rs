@@ -94,7 +94,7 @@ scenarios!(
                     let interest = Interest::READABLE | Interest::WRITABLE;
                     selector.registry().reregister(&mut socket, Token(base), interest).unwrap();
                 }
-                // The other rounds drop the socket while it is registered.
+                // Unless this round has deregistered the socket, the socket is dropped while it is registered.
             }
             check_table(selector);
         };
