@@ -113,7 +113,7 @@ impl Child {
     ///
     /// # Panics
     ///
-    /// If the child still runs, and the caller is not inside a runtime with an I/O driver.
+    /// If the child still runs, and the first call is not made inside a runtime with an I/O driver.
     ///
     /// # Cancel safety
     ///

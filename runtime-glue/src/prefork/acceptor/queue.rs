@@ -12,7 +12,7 @@ use crate::prefork::{Connections, Counted};
 use crate::sys;
 
 /// Makes the kernel add no connections to the queue, on systems that can. The caller can then empty and close the queue
-/// without a loss. This affects all processes that have the listener open, so no process outside the server may have it.
+/// without a loss. This affects all processes that have the listener open. All of them must belong to the server.
 pub(in crate::prefork) fn refuse_new_connections(listener: &impl AsFd) {
     if let Err(error) = sys::refuse_new_connections(listener) {
         tracing::debug!(%error, "connections that come while the queue is emptied may be reset");
