@@ -1,7 +1,7 @@
 //! Shows how connections are distributed to workers.
 //!
-//! Each connection gets a line with the index of its worker, and the number of connections that each worker has open. The
-//! connection stays open until the client ends it. `forkio::guide::distribution` compares the distributions in tables.
+//! Each connection gets a line: its worker's index, and how many connections each worker has open. The connection stays
+//! open until the client closes it or sends a byte. `forkio::guide::distribution` compares the distributions in tables.
 //!
 //! ```sh
 //! cargo run --release --example distribution -- balanced 4    # or: shared, reuseport, reuseport-per-cpu
@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let workers = args.next().map_or(Ok(4), |workers| workers.parse())?;
     let address: SocketAddr = args.next().map_or(Ok(([127, 0, 0, 1], 8080).into()), |address| address.parse())?;
 
-    // `Inherited` binds a listener so that workers can share its port on all systems, or takes one from systemd.
+    // `bind_tcp` sets the option that FreeBSD needs before the bind, so that workers can share the port.
     let listener = Inherited::default().bind_tcp(address)?;
     let address = listener.local_addr()?;
     let prefork = Prefork::new().listener_with(listener, distribution).workers(workers);
@@ -54,7 +54,7 @@ async fn work(mut worker: Worker) {
     // The worker ends and closes its connections: this protocol has no request to finish.
 }
 
-/// Keeps the connection open until its client ends it. The worker counts it until `stream` is dropped.
+/// Keeps a connection open until its client closes it or sends a byte. The worker counts it until `stream` is dropped.
 async fn hold(mut stream: Counted<TcpStream>, greeting: String) {
     if stream.write_all(greeting.as_bytes()).await.is_ok() {
         let _end = stream.read_u8().await;

@@ -1,7 +1,7 @@
 //! A key-value server that continues to serve while it writes a snapshot of all its keys, as Redis does.
 //!
-//! `save` forks. The child has the map as it was at that moment, in memory that it shares with the server until one of them
-//! writes to it. The child writes the file, on the runtime that it has inherited.
+//! `save` forks. The child has the map of that moment, in pages that both processes share until one of them writes. The
+//! child writes the file, on the runtime that it has inherited.
 //!
 //! ```sh
 //! cargo run --release --example snapshot -- 127.0.0.1:7000 snapshot.txt

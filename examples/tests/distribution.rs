@@ -35,7 +35,7 @@ impl Server {
 }
 
 scenarios!(
-    /// Workers serve with each distribution.
+    /// Workers serve with each distribution but `balanced`, which the next scenario tests.
     fn each_distribution_serves() {
         for distribution in ["shared", "reuseport", "reuseport-per-cpu"] {
             let server = Server::start(distribution);

@@ -98,7 +98,7 @@ fn kill_workers(options: &[&str], kills: usize) {
     }
     // A client has one connection at a time, so each kill can end at most `CLIENTS` connections.
     assert!(lost.len() <= kills * CLIENTS, "{lost:?}");
-    assert!(!lost.is_empty(), "no worker had a request in flight: this has tested nothing");
+    assert!(!lost.is_empty(), "no killed worker had a request in flight: this has tested nothing");
 
     // No zombie is left, and there is a worker for each index.
     let processes = server.processes();
@@ -144,7 +144,7 @@ fn check_counts(distribution: &str) -> [u64; 2] {
 }
 
 scenarios!(
-    /// Only requests in flight on a killed worker are lost, with each distribution, and with threads.
+    /// Only requests in flight on a killed worker are lost: with `shared`, `reuseport`, `balanced`, and with threads.
     #[limit(1200)]
     fn killed_workers() {
         kill_workers(&[], 9);
@@ -164,7 +164,7 @@ scenarios!(
             server.check_serving();
         }
         let (elapsed, woken) = (start.elapsed(), sleeps_of(server.pid()) - before);
-        // The supervisor's own timer ticks ten times a second, and each tick may wake the runtime twice.
+        // The program's timer also ticks in the supervisor: ten times a second. A tick may wake the runtime twice.
         let own = elapsed.as_millis() as u64 / 100 * 2 + 10;
         assert!(woken <= own, "woken {woken} times in {elapsed:?}");
         if own >= CONNECTIONS {
@@ -188,7 +188,7 @@ scenarios!(
             let is_balanced = (0..attempts).any(|_| {
                 let start = Instant::now();
                 let counts = check_counts(distribution);
-                // The other workers exclude a worker that leaves a connection waiting for half a second, for example because
+                // The other worker excludes a worker that leaves a connection waiting for half a second, such as when
                 // the machine stalls.
                 let is_balanced = counts.iter().all(|count| *count <= 12);
                 let may_be_excluded = start.elapsed() >= Duration::from_millis(500);
