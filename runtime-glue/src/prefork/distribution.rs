@@ -18,13 +18,13 @@
 ///
 /// # Platforms
 ///
-/// Linux. `EPOLLEXCLUSIVE`: [epoll_ctl(2)], since 4.5. `SO_REUSEPORT` and `SO_INCOMING_CPU`: [socket(7)]; the latter
-/// takes effect within a group of listeners since 6.2 (kernel commit b261eda84ec1). Without [the patch](crate#the-patch), each
-/// connection to a `Shared` listener wakes all workers that sleep.
+/// Linux. `EPOLLEXCLUSIVE`: [epoll_ctl(2)], since 4.5. `SO_REUSEPORT` and `SO_INCOMING_CPU`: [socket(7)]. Within a
+/// group of listeners, `SO_INCOMING_CPU` takes effect since 6.2 (kernel commit b261eda84ec1). Without
+/// [the patch](crate#the-patch), each connection to a `Shared` listener wakes all workers that sleep.
 ///
-/// FreeBSD and DragonFly: with `Shared`, each connection wakes all workers that sleep. For `ReusePort` the listener must be
-/// bound with `SO_REUSEPORT_LB` (FreeBSD 12) or `SO_REUSEPORT` (DragonFly), and not to an IPv6 wildcard that takes IPv4 too.
-/// NetBSD, OpenBSD and macOS: the same, but `Prefork` refuses `ReusePort`. `ReusePortPerCpu` works on Linux only.
+/// Other systems: with `Shared`, each connection wakes all workers that sleep. `Prefork` refuses `ReusePortPerCpu`, and
+/// on NetBSD, OpenBSD and macOS `ReusePort` too. For `ReusePort` the listener must be bound with `SO_REUSEPORT_LB`
+/// (FreeBSD 12) or `SO_REUSEPORT` (DragonFly), and not to an IPv6 wildcard that takes IPv4 too.
 ///
 /// [epoll_ctl(2)]: https://man7.org/linux/man-pages/man2/epoll_ctl.2.html
 /// [socket(7)]: https://man7.org/linux/man-pages/man7/socket.7.html
@@ -65,8 +65,8 @@ pub enum Distribution {
     /// Workers publish in shared memory how many connections they have open. An accepted connection counts as long as its
     /// [`Counted`](super::Counted) lives. A worker that has stopped accepting begins again once it is at the mean or
     /// below: the worker that sees this first wakes it. There is always a worker at or below the mean. If that worker does
-    /// not accept, because it hangs or was stopped, a connection waits for half a second to one second. The other workers
-    /// then continue without that worker until it accepts again.
+    /// not accept, because it hangs or is frozen by SIGSTOP, a connection waits for half a second to one second. The
+    /// other workers then continue without that worker until it accepts again.
     ///
     /// A worker takes part from its first call of [`accept`](super::Acceptor::accept) on. Each connection wakes all workers
     /// that accept, and each accept writes to memory that all of them read. So for connections that live for milliseconds,

@@ -1,4 +1,4 @@
-//! The crate on systems without `fork(2)`, such as Windows. A library or a server that uses only these items needs no `cfg`.
+//! The crate on systems without `fork(2)`, such as Windows. A program that uses only this module needs no `cfg`.
 //!
 //! | item | on these systems |
 //! |---|---|

@@ -15,8 +15,8 @@ use crate::prefork::Worker;
 /// # Platforms
 ///
 /// On systems with `fork(2)`, worker processes serve. Only on those systems, `Server` serves Unix sockets, and has the
-/// options `systemd`, `tls`, `distribution`, `max_requests`, `status`, `control`, `idle_grace`, `connect_info`, `http`,
-/// `prefork` and `options`.
+/// options `backlog`, `unix_mode`, `systemd`, `tls`, `distribution`, `max_requests`, `status`, `control`, `idle_grace`,
+/// `connect_info`, `http`, `prefork` and `options`.
 #[must_use = "a server does nothing until it runs"]
 pub struct Server<L = NoLoad> {
     setup: Setup,
