@@ -1,4 +1,4 @@
-//! A prefork supervisor: one process that holds the listeners, and N workers that serve.
+//! A prefork server: one process, the supervisor, holds the listeners, and N workers serve.
 //!
 //! The supervisor binds, loads and starts everything once, and forks. Workers continue the same program in the same state,
 //! each with its own copy of the runtime. Memory that no process writes stays shared.

@@ -118,7 +118,7 @@ impl Turn {
         // Most waits are cancelled during this sleep, and need not watch the queue.
         sleep(OVERLOOKED_AFTER).await;
         if let Err(error) = connection(listener).await {
-            tracing::debug!(%error, "cannot watch the queue of a muted listener: polling it");
+            tracing::debug!(%error, "cannot watch the queue of a muted listener: checking it every second");
             sleep(OVERLOOKED_AFTER).await;
         }
     }

@@ -47,8 +47,8 @@ impl Prefork {
         Loading { prefork: self, load }
     }
 
-    /// Forks the workers and supervises them until a signal says to stop. **Returns in the supervisor only**: in a worker
-    /// the process exits with the result of `worker` (see [`WorkerOutput`]), or with 101 if `worker` panics.
+    /// Forks the workers and supervises them until a signal stops the server or an upgrade replaces it. **Returns in
+    /// the supervisor only**: a worker exits with what `worker` returns ([`WorkerOutput`]), or with 101 if it panics.
     ///
     /// # Errors
     ///
@@ -166,7 +166,7 @@ impl Outcome {
     fn stopped(self) -> Stopped {
         match self {
             Outcome::Stopped(stopped) => stopped,
-            // `supervise` runs the service worker. A template forks the workers, if there is one.
+            // `supervise` runs the service worker. Templates exist only with `load`, and then they fork all workers.
             _ => unreachable!("a child continues as the supervisor"),
         }
     }

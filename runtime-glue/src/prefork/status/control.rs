@@ -216,7 +216,7 @@ impl Supervisor {
         let (wanted, workers) = (self.number(), &self.workers);
         self.service.finish(|command| match command {
             Command::Scale { workers: number } if number != wanted => {
-                Some(Err("another command has changed the number of workers".to_owned()))
+                Some(Err("another command or a signal has changed the number of workers".to_owned()))
             }
             Command::Scale { workers: number } => {
                 let has_worker = |index| workers.iter().any(|worker| worker.index == index && worker.is_ready());
@@ -224,7 +224,7 @@ impl Supervisor {
                 (!has_surplus && (0..number).all(has_worker)).then(|| Ok(format!("{number} workers serve")))
             }
             Command::Retire { index, .. } if index >= wanted => {
-                Some(Err("another command has changed the number of workers".to_owned()))
+                Some(Err("another command or a signal has changed the number of workers".to_owned()))
             }
             Command::Retire { index, pid } => {
                 let pid = pid?;

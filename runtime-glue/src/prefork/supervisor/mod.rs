@@ -63,7 +63,7 @@ pub(super) enum Outcome {
     /// This process is a template, which loads the application.
     Template(Template),
     /// This process is the service worker, which serves the status page.
-    #[cfg_attr(not(feature = "status"), expect(dead_code, reason = "there is no such child"))]
+    #[cfg_attr(not(feature = "status"), expect(dead_code, reason = "there is no service worker"))]
     Service(ServiceProcess),
 }
 
