@@ -84,8 +84,8 @@ struct Descriptor {
 }
 
 impl Layout {
-    /// Finds the layout on first use, with two threads. This module maps the stacks of these threads: those in glibc's
-    /// cache must stay unchanged.
+    /// Finds the layout on first use, with two threads. This module maps the stacks of these threads, because stacks in
+    /// glibc's cache must stay unchanged.
     fn get() -> io::Result<Layout> {
         /// The four fields in 16 bits each, or 0.
         static KNOWN: AtomicU64 = AtomicU64::new(0);
@@ -208,7 +208,7 @@ impl Sample {
             mmap_anonymous(ptr::null_mut(), STACK_SIZE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?
         };
         match Sample::take_on(stack, STACK_SIZE) {
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error), // The thread still has the stack.
             result => {
                 // SAFETY: the thread has been joined, or was not made.
                 let _ = unsafe { munmap(stack, STACK_SIZE) };
@@ -305,8 +305,8 @@ fn copy(from: usize, end: usize, to: &mut [u8]) {
     }
 }
 
-/// Reads a word of memory that may belong to no object of this program, or that other code may write at the same time. The read is
-/// in assembly, because Rust's memory model and AddressSanitizer do not allow it.
+/// Reads a word that may belong to no object of this program, or that other code may write at the same time. Uses
+/// assembly, because Rust's memory model and AddressSanitizer do not allow such a read.
 ///
 /// # Safety
 ///
