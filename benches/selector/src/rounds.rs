@@ -27,7 +27,7 @@ const FRESH: usize = 8;
 /// The factor by which a [large](Operation::is_large) operation has fewer rounds. The operation is prepared for each round.
 const LARGE: usize = 8;
 
-/// Measures an operation. Returns an entry per round, with the nanoseconds of processor time that each contender needs.
+/// Measures an operation. Returns, for each round, each contender's nanoseconds of processor time for one operation.
 pub fn measure(operation: Operation, rounds: usize) -> io::Result<Vec<[f64; CONTENDERS.len()]>> {
     let times = times_in_a_turn(operation)?;
     let rounds = if operation.is_large() { rounds.div_ceil(LARGE) } else { rounds };

@@ -121,7 +121,7 @@ pub(crate) fn hello_mio(plan: &Plan, threads: &str, address: SocketAddr, work: u
     hello(plan, "servers/hello-mio", threads, address, work, mebibytes)
 }
 
-/// Returns the command of the same program on forkio's selector.
+/// Returns the command of hyper on tokio in one process, on forkio's selector.
 pub(crate) fn hello_forkio(plan: &Plan, address: SocketAddr) -> Command {
     hello(plan, "forkio/release/hello-forkio", "current-thread", address, 0, 0)
 }
@@ -153,7 +153,7 @@ pub(crate) fn axum_serve(plan: &Plan, address: SocketAddr) -> Command {
     command
 }
 
-/// Returns the command of the same application in worker processes of `forkio::Server`, on forkio's selector.
+/// Returns the command of [`axum_serve`]'s application in worker processes of `forkio::Server`, on forkio's selector.
 pub(crate) fn forkio_serve(plan: &Plan, workers: usize, distribution: &str, address: SocketAddr) -> Command {
     let mut command = Command::new(plan.program("forkio/release/forkio-serve"));
     command.args([&workers.to_string(), distribution, &address.to_string()]);
