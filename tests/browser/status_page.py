@@ -53,7 +53,7 @@ class Server:
 
 
 class Load:
-    """As many clients as workers. Each sends one request after the other."""
+    """As many clients as workers. Each sends one request after another."""
 
     def __init__(self, address):
         self.address = address

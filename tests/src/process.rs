@@ -114,11 +114,11 @@ pub fn try_kill(pid: i32, signal: i32) -> io::Result<()> {
     if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Stops a process, and waits until it has stopped.
+/// Freezes a process by SIGSTOP, and waits until it is frozen.
 #[track_caller]
 pub fn freeze(pid: i32) {
     kill(pid, libc::SIGSTOP);
-    wait_until("the process has stopped", || processes()[&pid].state == 'T');
+    wait_until("the process is frozen", || processes()[&pid].state == 'T');
 }
 
 /// Sends a signal to this thread.

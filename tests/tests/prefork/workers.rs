@@ -67,7 +67,7 @@ scenarios!(
             let listener = listener().await;
             let address = listener.local_addr().unwrap();
             let client = tokio::spawn(forkio::parent_only(async move {
-                // The second worker generation serves, and no limit has replaced its worker.
+                // The first generation serves, and the second one serves two connections.
                 for generation in [1, 2, 2] {
                     loop {
                         let mut stream = TcpStream::connect(address).await.unwrap();

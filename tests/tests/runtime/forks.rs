@@ -52,7 +52,7 @@ scenarios!(
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.read_u32_le().await.unwrap()
         };
-        // The parent accepts only after the child has accepted 50 connections and stopped.
+        // The parent begins to accept only after the child has accepted its 50 connections.
         for _ in 0..50 {
             check_eq("the serving process", ask().await, child.id());
         }

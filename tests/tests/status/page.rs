@@ -110,7 +110,7 @@ scenarios!(
         assert_eq!(request(&server.page, "GET", "/healthz").status, 200);
         assert_eq!(server.state()["server"]["state"], "lame-duck");
         assert!(server.pid() > 0, "the server still serves");
-        // A second signal that comes shortly after the first one does not count. A third one would kill the workers.
+        // Wait: a second signal shortly after the first one does not count, and a third one would kill the workers.
         std::thread::sleep(Duration::from_millis(200));
         server.program.signal(libc::SIGTERM);
         wait_until("the server stops", || {

@@ -57,8 +57,8 @@ impl Server {
         Server { program, control: path, address: String::new(), log }
     }
 
-    /// Starts the fixture with `stderr`, and waits until it is ready. Returns the supervisor, and the ids of its
-    /// children.
+    /// Starts the fixture with `stderr` as its standard error, and waits until it is ready. Returns the supervisor, and
+    /// the ids of its children.
     #[track_caller]
     pub(crate) fn start_with_log(how: &str, stderr: PipeWriter) -> (Child, Vec<i32>) {
         let path = temporary_path("control");

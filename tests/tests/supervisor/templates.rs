@@ -37,7 +37,7 @@ scenarios!(
 
     /// If the load of a reload fails, panics, aborts or hangs, the old generation continues to serve, and a later reload works.
     fn failed_load() {
-        // The time is long enough for the loads that succeed.
+        // The timeout is long enough for the loads that succeed.
         let server = Server::start(&["template", "load-timeout=10000"]);
         let first = server.ask("data").expect("an answer");
         for (word, message) in [
@@ -69,7 +69,7 @@ scenarios!(
             server.signal_until(libc::SIGHUP, "unexpected message from the template");
             server.control("");
             server.stop();
-            check_eq("how the other process ended", victim.try_wait().expect("its state"), None);
+            check_eq("how the victim ended", victim.try_wait().expect("its state"), None);
         }
         victim.kill().expect("killing the process");
         victim.wait().expect("its end");
@@ -186,7 +186,7 @@ scenarios!(
 
     /// A template that does not fork a worker in time is killed, and another template forks the worker.
     ///
-    /// If the machine stalls, healthy workers are late, too. The supervisor then replaces them.
+    /// There is no crash limit: if the machine stalls, healthy workers are late too, and the supervisor replaces them.
     fn stuck_template() {
         let server = Server::start(&["template", "boot-timeout=3000", "no-wait-for-threads", "no-crash-limit"]);
         let template = server.template();

@@ -35,8 +35,7 @@ scenarios!(
             unplanned::in_child(|| daemon(&|_| true));
             unplanned::in_child(|| daemon(&is_socket));
         };
-        // These daemons reconcile when they use the runtime. After `install`, the next daemons reconcile inside
-        // `fork(2)`.
+        // These daemons reconcile when they use the runtime; after `install`, the next ones reconcile inside `fork(2)`.
         daemons();
         forkio::atfork::install().unwrap();
         daemons();

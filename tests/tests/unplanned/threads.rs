@@ -44,8 +44,8 @@ fn end_if_it_hangs() {
 }
 
 scenarios!(
-    /// Threads make planned and unplanned forks, while other threads create, register and drop. Every child has either
-    /// all registrations of its parent's selector or none, and can create a selector.
+    /// Threads make planned and unplanned forks, while other threads create and drop selectors and sources. Every child
+    /// has either all registrations of its parent's selector or none, and can create a selector.
     fn planned_and_unplanned() {
         let forks = rounds(300);
         let (kept, _waker) = selector_with_waker();
@@ -56,7 +56,7 @@ scenarios!(
             check_eq("generation", generation(), 1);
             check_eq("parent", parent(), Some(parent_id()));
             if let Some(lost) = fork::glue::lost_state() {
-                // At an unplanned fork, another thread was creating or dropping a selector, so the child has no registration.
+                // At an unplanned fork, another thread was preparing a fork, or creating or dropping a selector.
                 let inherited = registrations();
                 assert!(inherited.is_empty(), "{lost}: {inherited:?}");
             } else {
@@ -81,8 +81,8 @@ scenarios!(
         check_eq("registrations and descriptors", (registrations(), open_descriptors()), before);
     }
 
-    /// If another thread holds the reactor's lock at the fork, the child's selectors fail with `InheritedState::InUse`, and new
-    /// selectors work.
+    /// If another thread holds the reactor's lock at the fork, inherited selectors fail with `InheritedState::InUse`.
+    /// New selectors work.
     fn lock_held_by_another_thread() {
         let (mut selector, waker) = selector_with_waker();
         let mut server = registered(selector.registry(), listener(), 1);
@@ -179,7 +179,7 @@ scenarios!(
         let mut lost = Some(Poll::new().unwrap());
         let fd = lost.as_ref().unwrap().as_raw_fd();
         while_prepared_elsewhere(|| {
-            // SAFETY: the selector finds out that its descriptor is closed.
+            // SAFETY: the selector notices that its descriptor no longer refers to its queue.
             unsafe { libc::close(fd) };
             let file = std::fs::File::open("/dev/null").unwrap();
             check_eq("the descriptor is used again", file.as_raw_fd(), fd);

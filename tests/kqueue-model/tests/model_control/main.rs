@@ -1,5 +1,5 @@
-//! Checks the functions with which tests control the model, and the answers of the model's kernels that were not compared
-//! with a real kernel. The program forks, so it runs without the test harness. It starts itself once for each kernel.
+//! Checks the functions with which tests control the model, and answers of the model that were not compared with a real
+//! kernel's. The program forks, so it runs without the test harness. It starts itself once for each kernel.
 
 #[cfg(target_os = "linux")]
 mod cases;
