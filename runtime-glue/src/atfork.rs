@@ -15,7 +15,7 @@
 //! | [`Child`](crate::Child), [`parent_only`](crate::parent_only()) | fail with `NotInChild` in the child | the same |
 //! | [`Lineage`](crate::Lineage) | counts every fork | skips a process that used neither a runtime nor this crate, except after [`install`] |
 //! | [`on_child`](crate::on_child) hooks | run before `fork` returns | run in the first turn of a runtime, or before it |
-//! | [`parent_only`](crate::parent_only()) futures wake | before `fork` returns | in the first turn, if the process had one thread |
+//! | [`parent_only`](crate::parent_only()) futures wake | before `fork` returns | in the first turn; if the process had other threads, only those that the forking thread polled last |
 //! | [`before_fork`](crate::before_fork) hooks, buffered output | run, flushed | not run, not flushed |
 //! | a signal that no stream has received yet | `fork` lets the parent receive it | both processes may receive it |
 //!
@@ -23,8 +23,9 @@
 //! child has built has one too. A panic in a hook propagates from the `block_on` of the runtime whose turn runs the
 //! hook. A child that only calls `exec` or `_exit` has no turn.
 //!
-//! This crate's policies and hooks apply once the program has called any function of this crate, such as
-//! [`Lineage::current`](crate::Lineage::current). Before that the reactor's defaults apply, which inherit connections.
+//! This crate's policies and hooks apply once the program has called [`install`], `Lineage::current`, `on_child`,
+//! `parent_only`, `set_default_policy` or a function that forks or audits, or has used a `ProcessRuntime`. `set_policy`
+//! has no such effect. Before that the reactor's defaults apply, which inherit connections.
 //!
 //! # Threads
 //!
