@@ -1,10 +1,10 @@
-//! The times at which the supervisor replaces workers that have ended.
+//! When the supervisor tries again after a failure, and when it replaces workers that have died.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The delay after the first boot failure. It doubles with each further failure in a row.
+/// The delay after the first failure of a boot or a fork. It doubles with each further failure in a row.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
