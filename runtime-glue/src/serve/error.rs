@@ -75,6 +75,8 @@ impl fmt::Display for ServeError {
 fn fmt_listen(f: &mut fmt::Formatter<'_>, address: &Address, error: &io::Error) -> fmt::Result {
     write!(f, "cannot listen on {address}: ")?;
     match (address, error.kind()) {
+        // `Inherited::bind_tcp` names the listener that has the port.
+        (Address::Tcp(_), io::ErrorKind::AddrInUse) if error.raw_os_error().is_none() => write!(f, "{error}"),
         (Address::Tcp(_), io::ErrorKind::AddrInUse) => f.write_str(
             "the address is in use; stop the program that listens on it, or choose another port (port 0 stands for a free one)",
         ),

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use axum::Router;
@@ -27,6 +27,16 @@ fn fails(args: &[&str], words: &[&str]) {
         assert!(output.contains(word), "{args:?}: no {word:?} in {output}");
     }
     assert_eq!(output.lines().count(), 1, "{output}");
+}
+
+/// Returns the command of a server that systemd gives this listener.
+fn with_listener(listener: TcpListener, argument: &str) -> Command {
+    let program = Program::command("address::routes");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\" 3<&0 </dev/null"]);
+    shell.arg(program.get_program()).args(program.get_args()).arg(argument);
+    shell.stdin(OwnedFd::from(listener));
+    shell
 }
 
 /// Freezes the worker, and returns how many connections the queue of its listener takes. The worker then continues.
@@ -171,18 +181,25 @@ scenarios!(
         assert!(!path.exists(), "the new program has not removed its socket");
     }
 
+    /// If a listener of systemd has the port of another address, the error names that listener.
+    fn port_of_an_inherited_listener() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let own = listener.local_addr().expect("the address of a listener");
+        let output = with_listener(listener, &format!("0.0.0.0:{}", own.port())).stderr(Stdio::piped()).output();
+        let output = output.expect("running a server");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(&format!("started with a listener at {own}")), "{text}");
+        assert_eq!(output.status.code(), Some(2));
+    }
+
     /// A server takes a listener of systemd if the server binds the listener's address, or is told to use systemd's
     /// listeners.
     fn systemd() {
         for bound in [true, false] {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             let address = listener.local_addr().expect("the address of a listener").to_string();
-            let mut shell = Command::new("sh");
-            let script = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\" 3<&0 </dev/null";
-            let program = Program::command("address::routes");
-            shell.args(["-c", script]).arg(program.get_program()).args(program.get_args());
-            shell.arg(if bound { &address } else { "systemd" });
-            let server = shell.stdin(OwnedFd::from(listener)).spawn().expect("starting a shell");
+            let argument = if bound { &address } else { "systemd" };
+            let server = with_listener(listener, argument).spawn().expect("starting a server");
             wait_for(&address);
             assert_eq!(http::get(&address, "/"), "Hello!");
             kill(server.id().cast_signed(), libc::SIGTERM);
