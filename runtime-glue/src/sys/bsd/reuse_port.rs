@@ -57,11 +57,13 @@ fn is_bound_without(option: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
-/// On FreeBSD, sets the option that [`share_port`] requires, before a listener is bound. FreeBSD spreads connections
-/// only over sockets that were all bound with `SO_REUSEPORT_LB`.
+/// On FreeBSD and DragonFly, sets the option that [`share_port`] requires, before a listener is bound. These systems spread
+/// connections only over sockets that were all bound with the option.
 pub(crate) fn prepare_to_bind(socket: &Socket) -> io::Result<()> {
     #[cfg(target_os = "freebsd")]
     socket.set_reuse_port_lb(true)?;
+    #[cfg(target_os = "dragonfly")]
+    socket.set_reuse_port(true)?;
     let _ = socket;
     Ok(())
 }
