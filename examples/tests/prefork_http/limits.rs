@@ -109,15 +109,16 @@ scenarios!(
         });
     }
 
-    /// No worker drains before the end of the lame-duck period, even if the workers get SIGTERM, too.
+    /// No worker drains before the end of the lame-duck period, even if the workers get the signal to stop, too.
     fn lame_duck_ends() {
         let mut server = Server::start(&["--workers", "1", "--lame-duck", "2"]);
         let start = Instant::now();
-        server.signal_until(Signal::TERM, "still accepting");
-        server.workers().into_iter().for_each(|worker| signal(worker, Signal::TERM));
+        server.signal_until(Signal::INT, "still accepting");
+        server.workers().into_iter().for_each(|worker| signal(worker, Signal::INT));
         assert_eq!(server.wait().code(), Some(0));
         assert!(start.elapsed() >= Duration::from_millis(1950), "{:?}", start.elapsed());
         assert!(!server.stderr().contains("phase=Retiring"), "{}", server.stderr());
+        assert!(server.stderr().contains("draining the workers signal=\"SIGINT\""), "{}", server.stderr());
     }
 
     /// A second SIGTERM ends the lame-duck period.

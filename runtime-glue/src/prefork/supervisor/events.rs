@@ -114,7 +114,7 @@ impl Supervisor {
                 if let Some(end) = self.pass_stop_on() {
                     return Some(end);
                 }
-                if let Some(stops_at) = self.stops_at {
+                if let Some((stops_at, _)) = self.stops_at {
                     let period = period.min(FOREVER);
                     let elapsed = period.saturating_sub(stops_at.saturating_duration_since(Instant::now()));
                     return (elapsed > SAME_REQUEST).then_some(End::Stop { signal: name });
@@ -131,7 +131,7 @@ impl Supervisor {
                 self.service.upgrade_ends(Err("it has been told to stop, and has killed the new program"));
                 self.service_manager.stopping();
                 self.common.slots.set_phase(ServerPhase::LameDuck);
-                self.stops_at = Some(Instant::now() + period.min(FOREVER));
+                self.stops_at = Some((Instant::now() + period.min(FOREVER), name));
             }
             Command::StopNow => return Some(End::StopNow { signal: name }),
             Command::Reload => self.log_refusal(Supervisor::request_reload),

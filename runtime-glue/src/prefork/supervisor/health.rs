@@ -79,7 +79,7 @@ impl Supervisor {
             self.checks.orphans,
             self.fork_due,
             self.service.due(),
-            self.stops_at,
+            self.stops_at.map(|(time, _)| time),
             self.upgrade.as_ref().and_then(|upgrade| upgrade.deadline),
         ];
         let quarantine = self.quarantined.iter().map(|(_, until)| Some(*until));

@@ -108,8 +108,8 @@ pub(super) struct Supervisor {
     checks: Checks,
     /// Whether the server has been ready.
     is_up: bool,
-    /// When the server stops, if it is a lame duck.
-    stops_at: Option<Instant>,
+    /// When the server stops, if it is a lame duck, and the signal that has told it to.
+    stops_at: Option<(Instant, &'static str)>,
     program: Program,
     upgrade: Option<Upgrade>,
     /// The program that this one replaces, until the server is ready.

@@ -102,8 +102,8 @@ impl Supervisor {
 
     /// Makes all progress that is possible without a fork.
     pub(super) fn settle(&mut self, now: Instant) -> Option<End> {
-        if self.stops_at.is_some_and(|time| time <= now) {
-            return Some(End::Stop { signal: "SIGTERM" });
+        if let Some((_, signal)) = self.stops_at.filter(|(time, _)| *time <= now) {
+            return Some(End::Stop { signal });
         }
         self.retire_surplus();
         // Finish the start first: the actions below wait for it, and no later event would begin them.
