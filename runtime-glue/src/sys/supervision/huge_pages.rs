@@ -3,23 +3,23 @@
 use std::io;
 
 /// Puts private anonymous memory into huge pages, by `MADV_HUGEPAGE`, and by `MADV_COLLAPSE` since Linux 6.1. Skips
-/// mappings that the kernel refuses, and only logs other errors, because a server works without huge pages.
+/// mappings that the kernel refuses, and only logs an error, because a server works without huge pages.
 pub(crate) fn use_huge_pages() {
     let start = std::time::Instant::now();
     match collapse_mappings() {
         Ok(bytes) => tracing::info!(mib = bytes >> 20, took = ?start.elapsed(), "put memory into huge pages"),
-        Err(error) => tracing::warn!(%error, "cannot use huge pages"),
+        Err(error) => tracing::warn!(%error, "cannot use huge pages, which need Linux 6.1"),
     }
 }
 
-/// Returns how many bytes it has collapsed.
+/// Returns how many bytes it has collapsed, or the first error if the kernel has refused all mappings.
 #[cfg(target_os = "linux")]
 fn collapse_mappings() -> io::Result<usize> {
     const HUGE: usize = 2 << 20;
     /// The crate libc does not have this constant for all C libraries.
     const MADV_COLLAPSE: libc::c_int = 25;
 
-    let mut collapsed = 0;
+    let (mut collapsed, mut refused) = (0, Ok(0));
     for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
         let Some(range) = private_anonymous(line) else { continue };
         let start = range.start.next_multiple_of(HUGE);
@@ -35,9 +35,11 @@ fn collapse_mappings() -> io::Result<usize> {
         };
         if result == 0 {
             collapsed += end - start;
+        } else if refused.is_ok() {
+            refused = Err(io::Error::last_os_error());
         }
     }
-    Ok(collapsed)
+    if collapsed == 0 { refused } else { Ok(collapsed) }
 }
 
 #[cfg(not(target_os = "linux"))]
