@@ -1,5 +1,3 @@
-//! The setting of a timer, and how many expirations its owner has taken.
-
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -51,14 +49,12 @@ impl Setting {
     /// Makes a setting. Without a period, the timer expires once. A period of zero fails with `InvalidInput`.
     pub(crate) fn new(first: Duration, period: Option<Duration>) -> io::Result<Setting> {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(Setting::NEVER);
-        let period = match period {
-            Some(Duration::ZERO) => {
-                let text = "a timer cannot have a period of zero: pass `None`, and it expires once";
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-            }
-            period => period.map_or(0, nanos),
-        };
-        Ok(Setting { first: nanos(first).clamp(1, Setting::NEVER), period: period.min(Setting::NEVER) })
+        if period == Some(Duration::ZERO) {
+            let text = "a timer cannot have a period of zero: pass `None`, and it expires once";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let period = period.map_or(0, nanos).min(Setting::NEVER);
+        Ok(Setting { first: nanos(first).clamp(1, Setting::NEVER), period })
     }
 }
 
@@ -69,7 +65,7 @@ impl Setting {
 /// of the owner. This does no harm: the child does not have the owner's thread, so it does not use the timer.
 #[derive(Debug)]
 pub(crate) struct TimerState {
-    clock: Clock,
+    pub(crate) clock: Clock,
     /// The time of the first expiration. 0: not set.
     first: AtomicU64,
     period: AtomicU64,
@@ -82,10 +78,6 @@ impl TimerState {
     pub(crate) fn new(clock: Clock) -> TimerState {
         let zero = || AtomicU64::new(0);
         TimerState { clock, first: zero(), period: zero(), taken: zero(), severed: AtomicBool::new(false) }
-    }
-
-    pub(crate) fn clock(&self) -> Clock {
-        self.clock
     }
 
     pub(crate) fn set(&self, setting: Option<Setting>) {

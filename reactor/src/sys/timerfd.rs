@@ -20,7 +20,7 @@ pub(crate) struct Timer(OwnedFd);
 
 impl Timer {
     pub(crate) fn new(state: &TimerState) -> io::Result<Timer> {
-        let clock = match state.clock() {
+        let clock = match state.clock {
             Clock::Monotonic => TimerfdClockId::Monotonic,
             Clock::Realtime => TimerfdClockId::Realtime,
         };

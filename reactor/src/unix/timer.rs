@@ -117,7 +117,7 @@ impl Timer {
 
     /// Returns the clock that the timer was made with.
     pub fn clock(&self) -> Clock {
-        self.state.clock()
+        self.state.clock
     }
 }
 

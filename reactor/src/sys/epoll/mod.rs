@@ -47,7 +47,7 @@ impl Queue {
     pub(crate) const IS_EXACT: bool = true;
 
     /// fork(2) copies the descriptor of an epoll instance like any other.
-    pub(super) const MAY_BE_ABSENT_AFTER_FORK: bool = false;
+    pub(crate) const MAY_BE_ABSENT_AFTER_FORK: bool = false;
 
     pub(crate) fn open(&self) -> io::Result<()> {
         self.set(epoll::create(CreateFlags::CLOEXEC)?.into_raw_fd());
@@ -283,11 +283,9 @@ const fn flags_of(interest: Interest) -> u32 {
 pub(super) fn interest_of(events: u32) -> Option<Interest> {
     // The kernel adds these to each registration.
     let events = events & !((libc::EPOLLERR | libc::EPOLLHUP) as u32);
-    let (readable, writable) = (Interest::READABLE, Interest::WRITABLE);
-    let sets = [readable, writable, readable | writable].into_iter();
-    let sets = sets.flat_map(|interest| [interest, interest | Interest::PRIORITY]).chain([Interest::PRIORITY]);
-    let mut sets = sets.flat_map(|interest| [interest, interest.marked()]).chain([Interest::MARK]);
-    sets.find(|interest| flags(*interest).bits() == events)
+    let members = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY | Interest::MARK;
+    let mut sets = (0..=members.0.get()).filter_map(NonZeroU8::new).map(Interest);
+    sets.find(|interest| interest.remove(members).is_none() && flags(*interest).bits() == events)
 }
 
 #[cfg(test)]

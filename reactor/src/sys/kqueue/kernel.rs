@@ -112,19 +112,14 @@ pub(crate) const EVFILT_LIO: Option<Filter> = Some(libc::EVFILT_LIO);
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) const EVFILT_LIO: Option<Filter> = None;
 
-/// The unit of a timer, as a flag and in nanoseconds: the finest that all releases of the system have.
-#[cfg(any(target_os = "freebsd", target_vendor = "apple", all(target_os = "linux", not(forkio_libkqueue))))]
-pub(crate) const TIMER_UNIT: (u32, u64) = (system::NOTE_NSECONDS, 1);
-#[cfg(not(any(target_os = "freebsd", target_vendor = "apple", all(target_os = "linux", not(forkio_libkqueue)))))]
-pub(crate) const TIMER_UNIT: (u32, u64) = (0, 1_000_000);
-
-/// The flag of a timer that is set to a time of day, if the system has one.
+/// The unit of a timer, as a flag and in nanoseconds: the finest that all releases of the system have. Then the flag of a timer
+/// that is set to a time of day, if the system has one.
 #[cfg(any(target_os = "freebsd", all(target_os = "linux", not(forkio_libkqueue))))]
-pub(crate) const ABSOLUTE: Option<u32> = Some(system::NOTE_ABSTIME);
+pub(crate) const TIMER: (u32, u64, Option<u32>) = (system::NOTE_NSECONDS, 1, Some(system::NOTE_ABSTIME));
 #[cfg(target_vendor = "apple")]
-pub(crate) const ABSOLUTE: Option<u32> = Some(libc::NOTE_ABSOLUTE);
+pub(crate) const TIMER: (u32, u64, Option<u32>) = (libc::NOTE_NSECONDS, 1, Some(libc::NOTE_ABSOLUTE));
 #[cfg(not(any(target_os = "freebsd", target_vendor = "apple", all(target_os = "linux", not(forkio_libkqueue)))))]
-pub(crate) const ABSOLUTE: Option<u32> = None;
+pub(crate) const TIMER: (u32, u64, Option<u32>) = (0, 1_000_000, None);
 
 /// A flag of kqueuex(2): the queue is close-on-exec.
 pub(crate) const KQUEUE_CLOEXEC: u32 = 1;
@@ -133,16 +128,9 @@ pub(crate) const KQUEUE_CPONFORK: u32 = 2;
 
 /// Makes a change, like `EV_SET(2)`, with the fields that registrations use.
 pub(crate) fn kevent_of(ident: usize, filter: Filter, flags: Flags, udata: usize) -> Kevent {
-    Kevent {
-        ident: ident as _,
-        filter,
-        flags,
-        fflags: 0,
-        data: 0,
-        udata: udata as _,
-        #[cfg(any(target_os = "freebsd", all(target_os = "linux", not(forkio_libkqueue))))]
-        ext: [0; 4],
-    }
+    // SAFETY: all fields are numbers, or pointers that may be null.
+    let zero = unsafe { std::mem::zeroed() };
+    Kevent { ident: ident as _, filter, flags, udata: udata as _, ..zero }
 }
 
 /// Creates a queue, close-on-exec. Async-signal-safe.

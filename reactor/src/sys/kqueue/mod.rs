@@ -82,7 +82,7 @@ impl Queue {
     pub(crate) const IS_EXACT: bool = false;
 
     /// Only some kernels copy kqueues on fork, and a child that is at its limit of queues (RLIMIT_KQUEUES) lacks the copy.
-    pub(super) const MAY_BE_ABSENT_AFTER_FORK: bool = true;
+    pub(crate) const MAY_BE_ABSENT_AFTER_FORK: bool = true;
 
     pub(crate) fn open(&self) -> io::Result<()> {
         self.set(copy::create()?);
@@ -214,8 +214,7 @@ fn apply(queue: RawFd, changes: &mut [Event]) -> io::Result<()> {
 
 /// Whether the descriptor is a queue. (fstat(2) may report it as a pipe.) Async-signal-safe.
 pub(crate) fn is_queue(fd: RawFd) -> bool {
-    // SAFETY: both lists have length 0, so the kernel does not access them.
-    unsafe { kernel::kevent(fd, ptr::null(), 0, ptr::null_mut(), 0, Some(Duration::ZERO)) }.is_ok()
+    receive(fd, &mut Events::new(), Some(Duration::ZERO)).is_ok()
 }
 
 /// Whether the descriptor still refers to an object of this kind, in a process that may have closed it since. A dead

@@ -49,21 +49,13 @@ static LISTED: Lock<Vec<Arc<ListedQueue>>> = Lock::new(Vec::new());
 
 pub(crate) type RemakesLock = Guard<Vec<Arc<ListedQueue>>>;
 
-fn lock_list() -> RemakesLock {
-    if LISTED.is_mine() {
-        // SAFETY: the thread forks, and borrows nothing from the guard that the fork holds.
-        return unsafe { LISTED.again() };
-    }
-    LISTED.lock()
-}
-
 impl SourceQueue {
     pub(super) fn new(kind: SourceKind, contents: Contents) -> io::Result<SourceQueue> {
         let fd = kernel::kqueue()?;
         // From now on an error closes the queue.
         let queue = SourceQueue(Arc::new(ListedQueue { fd, owner: AtomicU32::new(process::id()), kind, contents }));
         queue.0.fill()?;
-        lock_list().push(Arc::clone(&queue.0));
+        Remake::lock().push(Arc::clone(&queue.0));
         Ok(queue)
     }
 
@@ -101,7 +93,7 @@ impl AsRawFd for SourceQueue {
 
 impl Drop for SourceQueue {
     fn drop(&mut self) {
-        lock_list().retain(|listed| !Arc::ptr_eq(listed, &self.0));
+        Remake::lock().retain(|listed| !Arc::ptr_eq(listed, &self.0));
         if self.0.owner.load(Ordering::Relaxed) == process::id() {
             descriptor::close(self.0.fd);
         }
@@ -113,7 +105,7 @@ impl ListedQueue {
         match &self.contents {
             Contents::Events(events) => events.iter().try_for_each(|event| change(self.fd, event)),
             Contents::Timer(state) => match state.rest() {
-                Some(Setting { first, .. }) => change(self.fd, &expires_at(first, state.clock())),
+                Some(Setting { first, .. }) => change(self.fd, &expires_at(first, state.clock)),
                 None => Ok(()),
             },
         }
@@ -145,20 +137,21 @@ pub(super) fn expired_timer() -> Event {
 
 /// Returns the change that adds a timer which expires at `time`, in nanoseconds of the clock.
 pub(super) fn expires_at(time: u64, clock: Clock) -> Event {
-    let (nanos, absolute) = match kernel::ABSOLUTE {
+    let (unit, nanos_of_unit, absolute) = kernel::TIMER;
+    let (nanos, absolute) = match absolute {
         Some(absolute) if clock == Clock::Realtime => (time, absolute),
         _ => (time.saturating_sub(clock.nanos()), 0),
     };
     let mut event = Event::new(0, EVFILT_TIMER, EV_ADD | EV_ONESHOT, Token(0));
-    event.0.fflags = kernel::TIMER_UNIT.0 | absolute;
-    event.0.data = nanos.div_ceil(kernel::TIMER_UNIT.1).clamp(1, i64::MAX as u64) as _;
+    event.0.fflags = unit | absolute;
+    event.0.data = nanos.div_ceil(nanos_of_unit).clamp(1, i64::MAX as u64) as _;
     event
 }
 
 /// Returns the kind of the source whose queue is at a descriptor.
 pub(crate) fn kind(fd: RawFd) -> Option<SourceKind> {
     let is_at = |listed: &&Arc<ListedQueue>| listed.fd == fd && listed.owner.load(Ordering::Relaxed) == process::id();
-    lock_list().iter().find(is_at).map(|listed| listed.kind)
+    Remake::lock().iter().find(is_at).map(|listed| listed.kind)
 }
 
 /// A queue that a child opens again.
@@ -171,7 +164,11 @@ impl Remake {
 
     /// Keeps other threads from adding and removing queues. A planned fork holds the guard from prepare to its end.
     pub(crate) fn lock() -> RemakesLock {
-        lock_list()
+        if LISTED.is_mine() {
+            // SAFETY: the thread forks, and borrows nothing from the guard that the fork holds.
+            return unsafe { LISTED.again() };
+        }
+        LISTED.lock()
     }
 
     /// In the child of an unplanned fork: frees the lock if a thread of the parent held it. Then returns `false`, and there
@@ -194,7 +191,7 @@ impl Remake {
             true => is_queue(listed.fd),
             false => !descriptor::is_open(listed.fd),
         };
-        list.extend(lock_list().iter().filter(is_kept).cloned().map(Remake));
+        list.extend(Remake::lock().iter().filter(is_kept).cloned().map(Remake));
     }
 
     pub(crate) fn fd(&self) -> RawFd {

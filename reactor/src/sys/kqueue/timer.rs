@@ -24,14 +24,14 @@ impl Timer {
 
     /// Sets the timer; `None` disarms it. Expirations that were not taken are lost. The caller then updates the `TimerState`.
     pub(crate) fn set(&self, setting: Option<Setting>) -> io::Result<()> {
-        self.queue.arm(setting.map(|setting| expires_at(setting.first, self.state.clock())))
+        self.queue.arm(setting.map(|setting| expires_at(setting.first, self.state.clock)))
     }
 
     /// Takes the expirations, and returns their number, or `WouldBlock`. The caller then updates the `TimerState`.
     pub(crate) fn take(&self) -> io::Result<u64> {
         self.queue.drain()?;
         let Some(Setting { first, period }) = self.state.rest() else { return Err(io::ErrorKind::WouldBlock.into()) };
-        let Some(passed) = self.state.clock().nanos().checked_sub(first) else {
+        let Some(passed) = self.state.clock.nanos().checked_sub(first) else {
             // The event came early: the clock was set, or the system rounds down.
             self.set(Some(Setting { first, period }))?;
             return Err(io::ErrorKind::WouldBlock.into());

@@ -118,8 +118,8 @@ pub(crate) fn user(flags: Flags, fflags: u32) -> Kevent {
 
 /// A timer that expires after `nanos`.
 pub(crate) fn timer(flags: Flags, nanos: i64) -> Kevent {
-    let data = (nanos as u64).div_ceil(TIMER_UNIT.1);
-    Kevent { fflags: TIMER_UNIT.0, data: data as _, ..ev(7, EVFILT_TIMER, flags) }
+    let data = (nanos as u64).div_ceil(TIMER.1);
+    Kevent { fflags: TIMER.0, data: data as _, ..ev(7, EVFILT_TIMER, flags) }
 }
 
 pub(crate) fn pair() -> (UnixStream, UnixStream) {
