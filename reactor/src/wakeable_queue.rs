@@ -5,9 +5,11 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::Token;
 use crate::event::Event;
+use crate::source_kind::SourceKind;
+use crate::sys::{self, descriptor};
 use crate::wake_state::WakeState;
-use crate::{Token, sys};
 
 /// A kernel queue, the state of its wakes, and the one waker that it may have.
 #[derive(Debug)]
@@ -30,9 +32,20 @@ impl WakeableQueue {
         self.waker.get().filter(|_| sys::Queue::IS_EXACT).map_or(token, |(waker, _)| waker)
     }
 
-    /// Calls [`Queue::forget_if_lost`](sys::Queue::forget_if_lost).
+    /// In the child of an unplanned fork, forgets the queue if its descriptor does not refer to the queue any more. The
+    /// child may have closed the descriptor, or the parent may have opened the queue while the kernel copied the process. A
+    /// queue that never had a waker is recognised only by its kind. Does nothing if `MAY_BE_ABSENT_AFTER_FORK`:
+    /// `ChildQueue::new` then checks the descriptor.
     pub(crate) fn forget_queue_if_lost(&self) {
-        self.queue.forget_if_lost(self.waker.get().is_some_and(|(_, waker)| waker.registered >= 0));
+        if sys::Queue::MAY_BE_ABSENT_AFTER_FORK {
+            return;
+        }
+        let fd = self.queue.fd();
+        let has_waker = self.waker.get().is_some_and(|(_, waker)| waker.registered >= 0);
+        let is_own = || sys::is_still_own(fd, SourceKind::Queue).is_ok_and(|is| is);
+        if !(if has_waker { is_own() } else { descriptor::is_epoll(fd) }) {
+            self.queue.forget();
+        }
     }
 
     /// Waits for events, and adds the waker's event if a wake is pending. Every poll asks the kernel, as in mio. tokio's paused

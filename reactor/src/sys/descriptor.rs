@@ -281,7 +281,7 @@ pub(crate) fn is_eventfd(fd: RawFd) -> bool {
     may_be_named(fd, b"anon_inode:[eventfd]")
 }
 
-pub(super) fn is_epoll(fd: RawFd) -> bool {
+pub(crate) fn is_epoll(fd: RawFd) -> bool {
     may_be_named(fd, b"anon_inode:[eventpoll]")
 }
 

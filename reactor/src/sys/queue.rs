@@ -4,8 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
-use super::{descriptor, process};
-use crate::source_kind::SourceKind;
+use super::process;
 use crate::{Interest, Token};
 
 /// A kernel queue, or room for one. The other methods are in `epoll` and `kqueue`.
@@ -39,20 +38,6 @@ impl Queue {
     pub(crate) fn forget(&self) {
         self.disown();
         self.fd.store(NO_QUEUE, Ordering::Relaxed);
-    }
-
-    /// In the child of an unplanned fork, forgets the queue if its descriptor does not refer to the queue any more. The
-    /// child may have closed the descriptor, or the parent may have opened the queue while the kernel copied the process. A
-    /// queue that never had a waker is recognised only by its kind. Does nothing if `MAY_BE_ABSENT_AFTER_FORK`:
-    /// `ChildQueue::new` then checks the descriptor.
-    pub(crate) fn forget_if_lost(&self, has_waker: bool) {
-        if Queue::MAY_BE_ABSENT_AFTER_FORK {
-            return;
-        }
-        let is_own = || super::is_still_own(self.fd(), SourceKind::Queue).is_ok_and(|is| is);
-        if !(if has_waker { is_own() } else { descriptor::is_epoll(self.fd()) }) {
-            self.forget();
-        }
     }
 
     pub(crate) fn is_vacant(&self) -> bool {
