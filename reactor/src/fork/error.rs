@@ -132,10 +132,7 @@ impl fmt::Display for PrepareError {
             ),
         }?;
         write!(f, ": {}", self.source)?;
-        match descriptor::limit_behind(&self.source) {
-            Some(limit) => write!(f, "; {limit}"),
-            None => Ok(()),
-        }
+        descriptor::limit_behind(&self.source).map_or(Ok(()), |limit| write!(f, "; {limit}"))
     }
 }
 

@@ -159,7 +159,7 @@ impl Plan {
             if let Err(errno) = queue.put_in_place(&selector.kernel.queue) {
                 selector.poison(Poison::Errno(errno));
             }
-            if selector.poisoned().is_some() {
+            if selector.is_poisoned() {
                 // The planner may have poisoned the selector. Its queue stays out of reach.
                 selector.kernel.queue.disown();
             }
@@ -183,7 +183,7 @@ impl Plan {
         }
         for (selector, queue) in &mut self.queues {
             // The descriptor of a poisoned selector may still refer to the parent's queue.
-            if selector.poisoned().is_none() {
+            if !selector.is_poisoned() {
                 if let Err(errno) = complete(selector, queue) {
                     selector.poison(Poison::Errno(errno));
                 }
@@ -206,7 +206,7 @@ impl Plan {
                 ends.iter().for_each(|end| records.renewed(end.fd, end.fresh_identity));
             }
         }
-        for (_, stop) in self.stops.iter().filter(|(selector, _)| selector.poisoned().is_some()) {
+        for (_, stop) in self.stops.iter().filter(|(selector, _)| selector.is_poisoned()) {
             // The call fails only if the limit was lowered meanwhile.
             let _ = descriptor::replace(stop.from, stop.onto);
         }

@@ -18,6 +18,8 @@ use super::selector_core::{Poison, SelectorCore};
 use crate::sys::{self, QueueCopy, descriptor};
 use crate::{Interest, Token};
 
+type Result<T> = std::result::Result<T, PrepareError>;
+
 /// Which process plans, and for which fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -30,13 +32,13 @@ pub(super) enum Mode {
 }
 
 /// Makes the plan of a fork. The caller has locked the process state, and has closed the gate or reconciles.
-pub(super) fn make_plan(state: &mut ProcessState, mode: Mode) -> Result<(), PrepareError> {
+pub(super) fn make_plan(state: &mut ProcessState, mode: Mode) -> Result<()> {
     let ProcessState { plan, records, adopted, .. } = state;
     plan.clear();
     // A poisoned selector stays poisoned in every child.
-    let selectors: Vec<_> = selectors().filter(|selector| selector.poisoned().is_none()).collect();
+    let selectors: Vec<_> = selectors().filter(|selector| !selector.is_poisoned()).collect();
     let replaced = BTreeSet::new();
-    Planner { plan, records, adopted, mode, replaced, dead: None }.run(&selectors)
+    Planner { plan, records, adopted, mode, selectors: &selectors, replaced, dead: None }.run()
 }
 
 struct Planner<'a> {
@@ -44,6 +46,7 @@ struct Planner<'a> {
     records: &'a Records,
     adopted: &'a Adopted,
     mode: Mode,
+    selectors: &'a [&'static SelectorCore],
     /// The descriptors at which the child gets another object.
     replaced: BTreeSet<RawFd>,
     /// The dead endpoint, once a descriptor needs it.
@@ -51,39 +54,35 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn run(mut self, selectors: &[&'static SelectorCore]) -> Result<(), PrepareError> {
+    fn run(mut self) -> Result<()> {
         sys::Remake::list(&mut self.plan.remakes);
         if self.mode == Mode::Unplanned {
             // The child makes these objects before all other fresh ones, which might take their descriptors.
-            plan::remake(&self.plan.remakes, selectors.iter().copied());
+            plan::remake(&self.plan.remakes, self.selectors.iter().copied());
             // The kernel's list has confirmed the adopted queues. A fresh object may take the descriptor of a lost queue.
-            let own = selectors.iter().filter(|selector| !selector.is_adopted());
+            let own = self.selectors.iter().filter(|selector| !selector.is_adopted());
             own.for_each(|selector| selector.kernel.forget_queue_if_lost());
         }
         let mut decisions = std::mem::take(&mut self.plan.decisions);
-        for selector in selectors {
-            self.decide(selector, selectors, &mut decisions)?;
+        for selector in self.selectors {
+            self.decide(selector, &mut decisions)?;
         }
-        for selector in selectors {
+        for selector in self.selectors {
             self.plan_queue(selector)?;
         }
-        self.renew_and_sever(&decisions, selectors)?;
+        self.renew_and_sever(&decisions)?;
         self.fill_queues(&decisions)?;
         self.plan.decisions = decisions;
         Ok(())
     }
 
     /// Decides about each registration of `selector`, and brings its table up to date.
-    fn decide(
-        &mut self,
-        selector: &'static SelectorCore,
-        selectors: &[&'static SelectorCore],
-        decisions: &mut Vec<Decided>,
-    ) -> Result<(), PrepareError> {
+    fn decide(&mut self, selector: &'static SelectorCore, decisions: &mut Vec<Decided>) -> Result<()> {
         for (fd, entry) in selector.table.iter() {
             let Some((info, kind)) = self.inspect(selector, fd, entry)? else { continue };
             let Some((token, before)) = entry.get() else { continue };
-            let is_selector = kind == SourceKind::Queue && selectors.iter().any(|other| other.kernel.queue.fd() == fd);
+            let is_queue_at_fd = |selector: &&SelectorCore| selector.kernel.queue.fd() == fd;
+            let is_selector = kind == SourceKind::Queue && self.selectors.iter().any(is_queue_at_fd);
             let policy = decision::policy(fd, info, token, kind, self.records);
             let policy = policy.map_err(PrepareError::of(PrepareObject::Inspection(fd)))?;
             let decision = Decision::new(policy, info, kind, is_selector);
@@ -111,13 +110,7 @@ impl Planner<'_> {
     }
 
     /// In the child of an unplanned fork, whether `fd` still refers to the registered file.
-    fn is_still_registered(
-        &self,
-        selector: &SelectorCore,
-        fd: RawFd,
-        token: Token,
-        kind: SourceKind,
-    ) -> Result<bool, PrepareError> {
+    fn is_still_registered(&self, selector: &SelectorCore, fd: RawFd, token: Token, kind: SourceKind) -> Result<bool> {
         if sys::Queue::IS_EXACT && selector.table.get(fd).is_some_and(|entry| entry.info().is_muted()) {
             return plan::is_registered(selector, fd, self.records);
         }
@@ -134,7 +127,7 @@ impl Planner<'_> {
         selector: &'static SelectorCore,
         fd: RawFd,
         entry: &Entry,
-    ) -> Result<Option<(EntryInfo, SourceKind)>, PrepareError> {
+    ) -> Result<Option<(EntryInfo, SourceKind)>> {
         if self.mode == Mode::Unplanned {
             entry.settle_after_fork();
         } else if !entry.settles_within(PATIENCE) {
@@ -169,12 +162,8 @@ impl Planner<'_> {
     }
 
     /// Makes the fresh objects and the dead endpoint that replace objects in the child.
-    fn renew_and_sever(
-        &mut self,
-        decisions: &[Decided],
-        selectors: &[&'static SelectorCore],
-    ) -> Result<(), PrepareError> {
-        for selector in selectors {
+    fn renew_and_sever(&mut self, decisions: &[Decided]) -> Result<()> {
+        for selector in self.selectors {
             self.renew_waker(selector)?;
         }
         let (records, mode) = (self.records, self.mode);
@@ -191,7 +180,7 @@ impl Planner<'_> {
             let is_alive = record.timer.as_ref().is_some_and(|timer| !timer.is_severed());
             if is_alive
                 && self.is_still_own(fd, SourceKind::Timer)?
-                && !selectors.iter().any(|selector| self.keeps_timer(selector, fd))
+                && !self.selectors.iter().any(|selector| self.keeps_timer(selector, fd))
             {
                 self.renew_timer(fd);
             }
@@ -201,7 +190,7 @@ impl Planner<'_> {
 
     /// Whether `fd` still refers to the timer or waker that this crate has made. After an unplanned fork, `fd` may be
     /// closed, or refer to another file, such as a fresh object.
-    fn is_still_own(&self, fd: RawFd, kind: SourceKind) -> Result<bool, PrepareError> {
+    fn is_still_own(&self, fd: RawFd, kind: SourceKind) -> Result<bool> {
         let is_fresh = || self.plan.replacements.spares.iter().any(|spare| spare.as_raw_fd() == fd);
         let is_still = || sys::is_still_own(fd, kind).map_err(PrepareError::of(PrepareObject::Inspection(fd)));
         Ok(self.mode == Mode::Planned || (!is_fresh() && is_still()?))
@@ -216,7 +205,7 @@ impl Planner<'_> {
         })
     }
 
-    fn renew_waker(&mut self, selector: &'static SelectorCore) -> Result<(), PrepareError> {
+    fn renew_waker(&mut self, selector: &'static SelectorCore) -> Result<()> {
         let Some((_, descriptors)) = selector.kernel.waker.get() else { return Ok(()) };
         let fd = descriptors.registered;
         if fd < 0 {
@@ -234,7 +223,7 @@ impl Planner<'_> {
     }
 
     /// Makes a fresh pair in place of the one that `fd` belongs to, once per pair. `fd` is an end or a duplicate of an end.
-    fn renew_pair(&mut self, fd: RawFd) -> Result<(), PrepareError> {
+    fn renew_pair(&mut self, fd: RawFd) -> Result<()> {
         if self.replaced.contains(&fd) {
             return Ok(());
         }
@@ -280,7 +269,7 @@ impl Planner<'_> {
     }
 
     /// Severs `fd`, unless it is renewed for another selector.
-    fn sever(&mut self, fd: RawFd) -> Result<(), PrepareError> {
+    fn sever(&mut self, fd: RawFd) -> Result<()> {
         if self.replaced.contains(&fd) {
             return Ok(());
         }
@@ -300,7 +289,7 @@ impl Planner<'_> {
     }
 
     /// Returns the dead endpoint that the child gets in place of `fd`. All severed descriptors share one.
-    fn dead_endpoint(&mut self, fd: RawFd) -> Result<RawFd, PrepareError> {
+    fn dead_endpoint(&mut self, fd: RawFd) -> Result<RawFd> {
         if let Some(dead) = self.dead {
             return Ok(dead);
         }
@@ -311,7 +300,7 @@ impl Planner<'_> {
     }
 
     /// Opens the child's queue for `selector`. If `selector` is retired, plans that the child has no queue.
-    fn plan_queue(&mut self, selector: &'static SelectorCore) -> Result<(), PrepareError> {
+    fn plan_queue(&mut self, selector: &'static SelectorCore) -> Result<()> {
         let fd = selector.kernel.queue.fd();
         let adopted = self.adopted.queues.iter().find(|queue| std::ptr::eq(queue.core, selector));
         let duplicates = adopted.map_or(&[][..], |queue| &queue.duplicates);
@@ -346,7 +335,7 @@ impl Planner<'_> {
     }
 
     /// Adds the registrations to the child's queues.
-    fn fill_queues(&mut self, decisions: &[Decided]) -> Result<(), PrepareError> {
+    fn fill_queues(&mut self, decisions: &[Decided]) -> Result<()> {
         let Plan { queues, held_back, remakes, replacements, .. } = &mut *self.plan;
         // A descriptor that the kernel has just given to a fresh object was not open: its registration is stale.
         let mut fresh = BTreeSet::new();

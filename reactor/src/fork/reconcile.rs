@@ -166,7 +166,7 @@ fn reconcile_wiped(discard: fn(&mut Plan)) {
     }
     begin_generation();
     PROCESS.forking.store(0, Ordering::Relaxed);
-    if FIRST_POLL.get().is_some() && selectors().all(|selector| selector.poisoned().is_none()) {
+    if FIRST_POLL.get().is_some() && selectors().all(|selector| !selector.is_poisoned()) {
         IS_DUE.store(true, Ordering::Relaxed);
     }
     gate::open();
@@ -254,7 +254,7 @@ pub fn failure() -> Option<&'static PrepareError> {
 /// Forgets the error if the child can poll each of its selectors. Async-signal-safe.
 pub(super) fn forget_failure() {
     // Writes only if there is an error: the kernel must copy each page that a child writes to.
-    if !FAILURE.load(Ordering::Relaxed).is_null() && selectors().all(|selector| selector.poisoned().is_none()) {
+    if !FAILURE.load(Ordering::Relaxed).is_null() && selectors().all(|selector| !selector.is_poisoned()) {
         FAILURE.store(ptr::null_mut(), Ordering::Release);
     }
 }

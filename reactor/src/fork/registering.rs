@@ -94,13 +94,11 @@ impl SelectorCore {
         if before.is_exclusive() {
             return self.replace(fd, (token_before, before.kernel_interest()), (token, interest.exclusive()));
         }
-        if !sys::Queue::IS_EXACT {
-            let is_there = !before.is_vacant() && (!before.is_bare() || self.kernel.queue.holds(fd, token_before)?);
-            if !is_there {
-                return not_found();
-            }
+        let queue = &self.kernel.queue;
+        if !sys::Queue::IS_EXACT && (before.is_vacant() || (before.is_bare() && !queue.holds(fd, token_before)?)) {
+            return not_found();
         }
-        self.kernel.queue.modify(fd, token, interest)
+        queue.modify(fd, token, interest)
     }
 
     #[inline(always)]
@@ -110,7 +108,7 @@ impl SelectorCore {
         let deleted = self.delete(fd, before);
         // Even if the call failed, the kernel does not have the registration afterwards.
         entry.finish(EntryInfo::VACANT);
-        deleted.or_else(|error| if self.poisoned().is_some() { Ok(()) } else { Err(error) })
+        deleted.or_else(|error| if self.is_poisoned() { Ok(()) } else { Err(error) })
     }
 
     #[inline(always)]

@@ -40,7 +40,7 @@ pub fn registrations() -> Vec<Registration> {
     let state = lock_refreshed();
     let mut list = Vec::new();
     // The descriptor of a poisoned selector may refer to another process's queue.
-    let mut selectors: Vec<_> = selectors().filter(|selector| selector.poisoned().is_none()).collect();
+    let mut selectors: Vec<_> = selectors().filter(|selector| !selector.is_poisoned()).collect();
     selectors.sort_by_key(|selector| selector.id());
     for selector in selectors {
         let queue = selector.kernel.queue.fd();

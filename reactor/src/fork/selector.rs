@@ -68,7 +68,7 @@ impl Selector {
     pub(crate) fn expose(&self) -> BorrowedFd<'_> {
         reconcile::ensure();
         // The waker of a poisoned selector may be the parent's, so wakes must not signal it.
-        if self.core.poisoned().is_none() {
+        if !self.core.is_poisoned() {
             self.core.kernel.expose();
         }
         self.core.kernel.queue.as_fd()
@@ -194,10 +194,8 @@ impl SourceRegistration {
     #[inline(always)]
     pub(crate) fn reregister(&mut self, selector: &Selector, token: Token, interest: Interest) -> io::Result<()> {
         if !self.is_registered_with(selector) {
-            return Err(match self.core() {
-                Some(_) => misuse::registered_elsewhere(),
-                None => misuse::not_registered(),
-            });
+            let is_elsewhere = self.core().is_some();
+            return Err(if is_elsewhere { misuse::registered_elsewhere() } else { misuse::not_registered() });
         }
         selector.core.reregister(self.fd, token, interest)
     }
@@ -239,12 +237,9 @@ impl SourceRegistration {
 
     #[cold]
     fn check_unregistered(&self, selector: &Selector) -> io::Result<()> {
-        match self.core() {
-            // A fork has left the registration out.
-            Some(core) if std::ptr::eq(core, selector.core) && core.is_absent(self.fd) => Ok(()),
-            Some(_) => Err(misuse::already_registered()),
-            None => Ok(()),
-        }
+        // A fork may have left the registration out.
+        let is_absent = self.is_registered_with(selector) && selector.core.is_absent(self.fd);
+        if self.core().is_none() || is_absent { Ok(()) } else { Err(misuse::already_registered()) }
     }
 
     #[inline(always)]

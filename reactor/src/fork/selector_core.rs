@@ -23,6 +23,7 @@ pub(crate) struct SelectorCore {
     pub(super) handles: AtomicUsize,
     /// The next core in the list of all; see [`Cores`].
     next: AtomicPtr<SelectorCore>,
+    /// A [`Poison`], as [`poison`](SelectorCore::poison) encodes it; 0: none.
     poison: AtomicI64,
     /// Children get no queue for this selector.
     is_retired: AtomicBool,
@@ -31,8 +32,8 @@ pub(crate) struct SelectorCore {
 }
 
 /// The reason why a selector cannot be used, in a child that got no queue of its own for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Poison {
+#[derive(Clone, Copy)]
+pub(super) enum Poison {
     /// A system call has failed with this errno.
     Errno(i32),
     /// Replacing the parent's object at this descriptor has failed with this errno. Any selector may use the object.
@@ -48,7 +49,6 @@ impl SelectorCore {
         self.id.load(Ordering::Acquire)
     }
 
-    /// Whether there is a selector.
     #[inline(always)]
     pub(crate) fn exists(&self) -> bool {
         self.id() != 0
@@ -103,20 +103,24 @@ impl SelectorCore {
         self.kernel.queue.disown();
     }
 
-    pub(crate) fn poisoned(&self) -> Option<Poison> {
-        match self.poison.load(Ordering::Relaxed) {
-            0 => None,
-            -1 => Some(Poison::Lost(InheritedState::InUse)),
-            -2 => Some(Poison::Lost(InheritedState::Interrupted)),
-            code => Some(match (code >> 32, code as i32) {
-                (0, errno) => Poison::Errno(errno),
-                (place, errno) => Poison::Unreplaced(place as RawFd - 1, errno),
-            }),
-        }
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.poison.load(Ordering::Relaxed) != 0
     }
 
     pub(crate) fn check_poison(&self) -> io::Result<()> {
-        self.poisoned().map_or(Ok(()), |poison| Err(poison.error()))
+        let code = self.poison.load(Ordering::Relaxed);
+        let error = io::Error::from_raw_os_error(code as i32);
+        match (code, code >> 32) {
+            (0, _) => Ok(()),
+            (-1, _) => Err(io::Error::other(InheritedState::InUse)),
+            (-2, _) => Err(io::Error::other(InheritedState::Interrupted)),
+            (_, 0) => Err(error),
+            (_, place) => {
+                let fd = place - 1;
+                let text = format!("this child could not replace its parent's object at descriptor {fd}: {error}");
+                Err(io::Error::new(error.kind(), text))
+            }
+        }
     }
 
     /// Returns the cause of a system call's error: the poison, or the error itself if the selector has no poison.
@@ -145,20 +149,6 @@ impl SelectorCore {
     }
 }
 
-impl Poison {
-    pub(crate) fn error(self) -> io::Error {
-        match self {
-            Poison::Errno(errno) => io::Error::from_raw_os_error(errno),
-            Poison::Unreplaced(fd, errno) => {
-                let error = io::Error::from_raw_os_error(errno);
-                let text = format!("this child could not replace its parent's object at descriptor {fd}: {error}");
-                io::Error::new(error.kind(), text)
-            }
-            Poison::Lost(why) => io::Error::other(why),
-        }
-    }
-}
-
 impl fmt::Debug for SelectorCore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SelectorCore").field("id", &self.id()).field("kernel", &self.kernel).finish_non_exhaustive()
@@ -184,7 +174,7 @@ impl Cores {
             // SAFETY: `link` is null or points to a core that `add` has leaked.
             unsafe { link.load(Ordering::Acquire).as_ref() }
         }
-        let is_in_use = |core: &&SelectorCore| core.exists() && !(core.is_retired() && core.poisoned().is_some());
+        let is_in_use = |core: &&SelectorCore| core.exists() && !(core.is_retired() && core.is_poisoned());
         std::iter::successors(get(&self.0), |core| get(&core.next)).filter(is_in_use)
     }
 }
