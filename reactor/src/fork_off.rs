@@ -12,7 +12,6 @@ use crate::timer_state::TimerState;
 use crate::wakeable_queue::WakeableQueue;
 use crate::{Interest, Token, misuse, sys};
 
-/// A handle of a selector.
 #[derive(Clone, Debug)]
 pub(crate) struct Selector(Arc<OpenCore>);
 
@@ -76,7 +75,6 @@ impl Selector {
     }
 }
 
-/// A selector's waker.
 #[derive(Debug)]
 pub(crate) struct SelectorWaker {
     core: Arc<Core>,

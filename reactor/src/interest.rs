@@ -1,5 +1,3 @@
-//! The readiness that a source is registered for.
-
 use std::fmt;
 use std::num::NonZeroU8;
 use std::ops::{BitOr, BitOrAssign};

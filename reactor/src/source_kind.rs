@@ -1,5 +1,3 @@
-//! The kind of a registered object.
-
 /// The kind of a registered object, which decides its default fork policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]

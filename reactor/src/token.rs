@@ -1,5 +1,3 @@
-//! The token of a registration.
-
 /// Identifies the source of an event.
 ///
 /// The caller chooses a token at registration and finds it in the source's events. It may be an index into a slab, or a key

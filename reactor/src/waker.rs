@@ -1,5 +1,3 @@
-//! The waker of a selector.
-
 use std::io;
 
 use crate::fork::SelectorWaker;

@@ -1,5 +1,3 @@
-//! The decision of a fork about one registration.
-
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -65,7 +65,6 @@ fn is_open_after_fence() -> bool {
     matches!(state(), OPEN | OPEN_WITH_FENCES)
 }
 
-/// Returns the state of the gate.
 #[cold]
 pub(super) fn state() -> u32 {
     match (wiped_word(), STATE_BY_ID.load(Ordering::Acquire)) {

@@ -1,5 +1,3 @@
-//! Fork policies: what the child gets for a registration.
-
 use std::sync::atomic::{AtomicU8, Ordering};
 
 pub use crate::source_kind::SourceKind;

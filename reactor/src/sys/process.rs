@@ -16,7 +16,6 @@ pub struct SignalsBlocked {
 }
 
 impl SignalsBlocked {
-    /// Blocks all signals.
     pub(crate) fn new() -> SignalsBlocked {
         let mut all = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: sigfillset fills `all`, and cannot fail.
@@ -27,7 +26,6 @@ impl SignalsBlocked {
         SignalsBlocked::block(&all)
     }
 
-    /// Blocks these signals.
     pub(crate) fn block(signals: &libc::sigset_t) -> SignalsBlocked {
         let mut before = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: pthread_sigmask reads the set and fills `before`. It cannot fail, because the operation is valid.

@@ -33,7 +33,6 @@ pub(crate) fn is_error(event: &Event) -> bool {
     has(event, EPOLLERR)
 }
 
-/// Whether both halves are closed, or the peer has shut down its writing half.
 pub(crate) fn is_read_closed(event: &Event) -> bool {
     has(event, EPOLLHUP) || (has(event, EPOLLIN) && has(event, EPOLLRDHUP))
 }
