@@ -13,7 +13,7 @@ use super::entry::{Entry, EntryInfo};
 use super::error::{PrepareError, PrepareObject};
 use super::foreign_pairs::{OwnPairs, SIGNAL_PIPE, SignalPipe};
 use super::policy::SourceKind;
-use super::process_state::{AdoptedQueue, PROCESS, ProcessState, generation, next_id, selectors};
+use super::process_state::{AdoptedQueue, ProcessState, generation, next_id, selectors};
 use super::selector_core::SelectorCore;
 use crate::Interest;
 use crate::sys::adoption::{self, Listed, Registered, WAKER};
@@ -222,7 +222,7 @@ fn assign_cores(state: &mut ProcessState, instances: Vec<Instance>) -> Vec<(&'st
             Some(index) if was_adopted => before.swap_remove(index).core,
             None if was_adopted => continue,
             _ => {
-                let core = state.free_cores.pop().unwrap_or_else(|| PROCESS.cores.add());
+                let core = state.take_core();
                 core.begin_adopted(next_id());
                 core
             }

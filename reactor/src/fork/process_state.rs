@@ -8,7 +8,7 @@ use super::descriptors::Records;
 use super::foreign_pairs::SignalPipe;
 use super::gate;
 use super::plan::Plan;
-use super::selector_core::{Cores, SelectorCore};
+use super::selector_core::SelectorCore;
 use crate::lock::{Lock, this_thread};
 
 /// The epoll instances of tokio on upstream mio.
@@ -47,6 +47,16 @@ impl ProcessState {
         ProcessState { records: Records::new(), adopted, plan: Plan::new(), free_cores: Vec::new() }
     }
 
+    /// Returns a core that no selector and no waker uses.
+    pub(super) fn take_core(&mut self) -> &'static SelectorCore {
+        self.free_cores.pop().unwrap_or_else(|| {
+            let core = Box::leak(Box::<SelectorCore>::default());
+            core.next.store(PROCESS.cores.load(Ordering::Relaxed), Ordering::Relaxed);
+            PROCESS.cores.store(ptr::from_ref(core).cast_mut(), Ordering::Release);
+            core
+        })
+    }
+
     /// Discards a plan that was made ahead, if there is one, and opens the gate again.
     pub(super) fn give_up_plan(&mut self) {
         if self.plan.is_ahead {
@@ -72,8 +82,8 @@ pub(super) struct Process {
     pub(super) has_relatives: AtomicBool,
     /// The thread that is between prepare and the end of a fork, or reconciles; 0: none.
     pub(super) forking: AtomicUsize,
-    /// The list of cores. Cores are added with the state locked.
-    pub(super) cores: Cores,
+    /// All cores, in use or not. The list only grows, by one store at a time, so that it can be read at any moment.
+    cores: AtomicPtr<SelectorCore>,
     /// The id of the newest selector. It is not in `state`: a child that has lost the state must not use an id again.
     pub(super) last_id: AtomicU64,
     /// A thread holds this lock to keep forks waiting. A fork holds it from prepare to its end.
@@ -90,7 +100,7 @@ pub(super) static PROCESS: Process = Process {
     own_id: AtomicU32::new(0),
     has_relatives: AtomicBool::new(false),
     forking: AtomicUsize::new(0),
-    cores: Cores(AtomicPtr::new(ptr::null_mut())),
+    cores: AtomicPtr::new(ptr::null_mut()),
     last_id: AtomicU64::new(0),
     hold: Lock::new(()),
     state: Lock::new(ProcessState::new()),
@@ -105,9 +115,14 @@ pub(super) fn next_id() -> u64 {
     PROCESS.last_id.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-/// Lists the selectors that exist, like [`Cores::in_use`].
+/// Lists the selectors that exist, except those that were retired before this process was forked.
 pub(super) fn selectors() -> impl Iterator<Item = &'static SelectorCore> + Clone {
-    PROCESS.cores.in_use()
+    fn get(link: &AtomicPtr<SelectorCore>) -> Option<&'static SelectorCore> {
+        // SAFETY: `link` is null or points to a core that `take_core` has leaked.
+        unsafe { link.load(Ordering::Acquire).as_ref() }
+    }
+    let is_in_use = |core: &&SelectorCore| core.exists() && !(core.is_retired() && core.is_poisoned());
+    std::iter::successors(get(&PROCESS.cores), |core| get(&core.next)).filter(is_in_use)
 }
 
 /// Starts fork detection, unless it has started.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::entry::{Entry, EntryInfo};
 use super::policy::ForkPolicy;
-use super::process_state::{PROCESS, next_id};
+use super::process_state::next_id;
 use super::reconcile::{self, lock_to_add, lock_to_change};
 use super::registering::lock_to_close;
 use super::selector_core::SelectorCore;
@@ -28,7 +28,7 @@ pub(crate) struct Selector {
 impl Selector {
     pub(crate) fn new() -> io::Result<Selector> {
         let mut state = lock_to_add("making a selector")?;
-        let core = state.free_cores.pop().unwrap_or_else(|| PROCESS.cores.add());
+        let core = state.take_core();
         core.kernel.queue.open().inspect_err(|_| state.free_cores.push(core))?;
         core.begin(next_id());
         Ok(Selector { core, policy: None })

@@ -1,9 +1,9 @@
 //! A selector as forks see it: kernel queue, waker, table and poison.
 
+use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::{fmt, ptr};
 
 use super::entry::EntryInfo;
 use super::error::InheritedState;
@@ -21,8 +21,8 @@ pub(crate) struct SelectorCore {
     pub(crate) table: Table,
     id: AtomicU64,
     pub(super) handles: AtomicUsize,
-    /// The next core in the list of all; see [`Cores`].
-    next: AtomicPtr<SelectorCore>,
+    /// The next core in the list of all.
+    pub(super) next: AtomicPtr<SelectorCore>,
     /// A [`Poison`], as [`poison`](SelectorCore::poison) encodes it; 0: none.
     poison: AtomicI64,
     /// Children get no queue for this selector.
@@ -152,29 +152,5 @@ impl SelectorCore {
 impl fmt::Debug for SelectorCore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SelectorCore").field("id", &self.id()).field("kernel", &self.kernel).finish_non_exhaustive()
-    }
-}
-
-/// All cores, in use or not. The list only grows, by one store at a time, so that it can be read at any moment.
-#[derive(Debug)]
-pub(super) struct Cores(pub(super) AtomicPtr<SelectorCore>);
-
-impl Cores {
-    /// Adds a core. Only one thread at a time may call it: the one that has locked the process state.
-    pub(super) fn add(&self) -> &'static SelectorCore {
-        let core = Box::leak(Box::<SelectorCore>::default());
-        core.next.store(self.0.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.0.store(ptr::from_ref(core).cast_mut(), Ordering::Release);
-        core
-    }
-
-    /// Lists the cores of the selectors that exist, except those that were retired before this process was forked.
-    pub(super) fn in_use(&self) -> impl Iterator<Item = &'static SelectorCore> + Clone + use<> {
-        fn get(link: &AtomicPtr<SelectorCore>) -> Option<&'static SelectorCore> {
-            // SAFETY: `link` is null or points to a core that `add` has leaked.
-            unsafe { link.load(Ordering::Acquire).as_ref() }
-        }
-        let is_in_use = |core: &&SelectorCore| core.exists() && !(core.is_retired() && core.is_poisoned());
-        std::iter::successors(get(&self.0), |core| get(&core.next)).filter(is_in_use)
     }
 }
