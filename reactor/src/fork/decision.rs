@@ -68,9 +68,9 @@ pub(super) fn policy(
     records: &Records,
 ) -> io::Result<ForkPolicy> {
     // A stream with this token is a signal pipe only if it belongs to a pair made in this process.
-    let is_own_pair = || match descriptor::identity(fd) {
-        Err(error) if descriptor::is_closed(&error) => Ok(false),
-        identity => Ok::<_, io::Error>(records.find_pair(identity?).is_some()),
+    let is_own_pair = || -> io::Result<bool> {
+        let identity = descriptor::if_open(descriptor::identity(fd))?;
+        Ok(identity.is_some_and(|identity| records.find_pair(identity).is_some()))
     };
     Ok(match info.own_policy() {
         Some(policy) => policy,

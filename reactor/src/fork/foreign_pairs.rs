@@ -76,9 +76,8 @@ impl SignalPipe {
                 // The fork has renewed the pipe.
                 Some(found) if generation != self.generation => *inode = found,
                 _ => {
-                    return Err(io::Error::other(format!(
-                        "descriptor {fd} was an end of tokio's signal pipe, and is another file now"
-                    )));
+                    let text = format!("descriptor {fd} was an end of tokio's signal pipe, and is another file now");
+                    return Err(io::Error::other(text));
                 }
             }
         }

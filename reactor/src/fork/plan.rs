@@ -256,10 +256,9 @@ pub(super) fn is_registered(selector: &SelectorCore, fd: RawFd, records: &Record
         return holds.map_err(PrepareError::of(PrepareObject::Registration(fd)));
     }
     let known = records.get(fd).and_then(|record| record.muted);
-    match descriptor::open_file(fd) {
-        Err(error) if descriptor::is_closed(&error) => Ok(false),
-        found => Ok(known == Some(found.map_err(PrepareError::of(PrepareObject::Inspection(fd)))?)),
-    }
+    let found = descriptor::if_open(descriptor::open_file(fd));
+    let found = found.map_err(PrepareError::of(PrepareObject::Inspection(fd)))?;
+    Ok(found.is_some() && found == known)
 }
 
 /// Returns whether a registration exists, given the result of adding it to the child's queue. `false` means that the

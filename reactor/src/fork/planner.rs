@@ -145,20 +145,14 @@ impl Planner<'_> {
             Mode::Unplanned => descriptor::is_open(fd),
         };
         // An unknown kind is looked up in every fork: a bare socket may have become a listener.
-        let kind = info.kind().map_or_else(|| descriptor::kind(fd), Ok);
-        match kind {
-            Ok(kind) if is_there => {
-                self.plan.bare.push((selector, fd));
-                Ok(Some((info, kind)))
-            }
-            Err(error) if is_there && !descriptor::is_closed(&error) => {
-                Err(PrepareError::of(PrepareObject::Inspection(fd))(error))
-            }
-            _ => {
-                entry.vacate();
-                Ok(None)
-            }
+        let kind = || descriptor::if_open(info.kind().map_or_else(|| descriptor::kind(fd), Ok));
+        let kind = if is_there { kind().map_err(PrepareError::of(PrepareObject::Inspection(fd)))? } else { None };
+        if kind.is_some() {
+            self.plan.bare.push((selector, fd));
+        } else {
+            entry.vacate();
         }
+        Ok(kind.map(|kind| (info, kind)))
     }
 
     /// Makes the fresh objects and the dead endpoint that replace objects in the child.
@@ -206,11 +200,9 @@ impl Planner<'_> {
     }
 
     fn renew_waker(&mut self, selector: &'static SelectorCore) -> Result<()> {
-        let Some((_, descriptors)) = selector.kernel.waker.get() else { return Ok(()) };
+        let waker = selector.kernel.waker.get().filter(|(_, waker)| waker.registered >= 0);
+        let Some((_, descriptors)) = waker else { return Ok(()) };
         let fd = descriptors.registered;
-        if fd < 0 {
-            return Ok(());
-        }
         if !selector.is_adopted() && !self.is_still_own(fd, SourceKind::Waker)? {
             selector.poison(Poison::Errno(libc::EBADF));
             return Ok(());
@@ -248,10 +240,9 @@ impl Planner<'_> {
             if self.mode == Mode::Unplanned && (pair.is_some() || self.records.get(fd).is_some()) {
                 return Ok(());
             }
-            return Err(failed(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "only wakers, timers and stream socket pairs made in this process can be renewed: set another policy",
-            )));
+            let text =
+                "only wakers, timers and stream socket pairs made in this process can be renewed: set another policy";
+            return Err(failed(io::Error::new(io::ErrorKind::Unsupported, text)));
         };
         let ends = renewal::renew_pair(ends, &mut self.plan.replacements).map_err(failed)?;
         self.plan.renewals.push(Renewal::Pair(ends));

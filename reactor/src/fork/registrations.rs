@@ -188,10 +188,9 @@ pub(super) fn change_entry(
     change: impl FnOnce(Token, EntryInfo) -> io::Result<EntryInfo>,
 ) -> io::Result<bool> {
     if !entry.settles_within(PATIENCE) {
-        return Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "another thread does not end its change of the registration; that thread may be waiting for this one",
-        ));
+        let text =
+            "another thread does not end its change of the registration; that thread may be waiting for this one";
+        return Err(io::Error::new(io::ErrorKind::TimedOut, text));
     }
     let Some((token, before)) = entry.get().filter(|(_, info)| is_here(*info)) else { return Ok(false) };
     selector.check_poison()?;

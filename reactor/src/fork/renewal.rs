@@ -58,15 +58,14 @@ impl Replacements {
 
 /// Makes a fresh pair in place of the one with these ends.
 pub(super) fn renew_pair([a, b]: [RawFd; 2], replacements: &mut Replacements) -> io::Result<[RenewedEnd; 2]> {
-    let identities = [descriptor::identity(a)?, descriptor::identity(b)?];
     let [fresh_a, fresh_b] = descriptor::pair(Type::STREAM)?;
-    let mut end = |fd, identity, fresh: OwnedFd| {
-        let fresh_identity = descriptor::identity(fresh.as_raw_fd())?;
+    let mut end = |fd, fresh: OwnedFd| {
+        let (identity, fresh_identity) = (descriptor::identity(fd)?, descriptor::identity(fresh.as_raw_fd())?);
         let end = RenewedEnd { fd, identity, fresh: fresh.as_raw_fd(), fresh_identity };
         replacements.add(fresh, fd);
         io::Result::Ok(end)
     };
-    Ok([end(a, identities[0], fresh_a.into())?, end(b, identities[1], fresh_b.into())?])
+    Ok([end(a, fresh_a.into())?, end(b, fresh_b.into())?])
 }
 
 impl Renewal {

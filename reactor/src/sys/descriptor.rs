@@ -64,13 +64,9 @@ pub(crate) fn kind(fd: RawFd) -> io::Result<SourceKind> {
 /// Whether the descriptor refers to an object that may be registered as this kind.
 pub(crate) fn has_kind(fd: RawFd, registered: SourceKind) -> io::Result<bool> {
     use SourceKind::{Datagram, Pair, Pipe, Stream, Waker};
-    match kind(fd) {
-        Ok(found) => {
-            Ok(found == registered || matches!((registered, found), (Pair, Stream | Datagram | Pipe) | (Waker, Pipe)))
-        }
-        Err(error) if is_closed(&error) => Ok(false),
-        Err(error) => Err(error),
-    }
+    Ok(if_open(kind(fd))?.is_some_and(|found| {
+        found == registered || matches!((registered, found), (Pair, Stream | Datagram | Pipe) | (Waker, Pipe))
+    }))
 }
 
 /// Like [`kind`], for a descriptor that has this `st_mode`.
@@ -207,6 +203,14 @@ pub(crate) fn is_closed(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBADF)
 }
 
+/// Returns `None` if the result is the error that the descriptor is not open.
+pub(crate) fn if_open<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if is_closed(&error) => Ok(None),
+        result => result.map(Some),
+    }
+}
+
 /// Sockets of Apple systems have `SO_NOSIGPIPE` in place of `MSG_NOSIGNAL`. socket2 sets it on every socket that it makes.
 #[cfg(target_vendor = "apple")]
 const SEND: SendFlags = SendFlags::DONTWAIT;
@@ -332,18 +336,17 @@ pub(super) fn unreadable(path: &str, error: io::Error) -> io::Error {
 
 /// Describes the limit that a failed system call has reached, and what to do about it.
 pub fn limit_behind(error: &io::Error) -> Option<String> {
-    match error.raw_os_error()? {
+    let text = match error.raw_os_error()? {
         libc::EMFILE => {
             let limit = limit()?;
-            Some(format!("the process may have {limit} descriptors open (RLIMIT_NOFILE): raise it, or close some"))
+            &format!("the process may have {limit} descriptors open (RLIMIT_NOFILE): raise it, or close some")
         }
-        libc::ENFILE => Some("the system has no descriptor left (Linux: /proc/sys/fs/file-max)".to_owned()),
-        libc::ENOSPC => {
-            Some("the user has no epoll watch left (/proc/sys/fs/epoll/max_user_watches): raise it".to_owned())
-        }
-        libc::ENOMEM => Some("the kernel has no memory left".to_owned()),
-        _ => None,
-    }
+        libc::ENFILE => "the system has no descriptor left (Linux: /proc/sys/fs/file-max)",
+        libc::ENOSPC => "the user has no epoll watch left (/proc/sys/fs/epoll/max_user_watches): raise it",
+        libc::ENOMEM => "the kernel has no memory left",
+        _ => return None,
+    };
+    Some(text.to_owned())
 }
 
 #[cfg(all(test, target_os = "linux", not(forkio_kqueue)))]

@@ -136,10 +136,8 @@ impl Info {
         let length =
             File::open(&path).and_then(|mut file| file.read(&mut text)).map_err(|error| unreadable(&path, error))?;
         Info::parse(&String::from_utf8_lossy(&text[..length])).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!("{path} does not describe a timer: Linux 3.17 or later does"),
-            )
+            let text = format!("{path} does not describe a timer: Linux 3.17 or later does");
+            io::Error::new(io::ErrorKind::Unsupported, text)
         })
     }
 

@@ -99,11 +99,7 @@ fn examine(fd: RawFd) -> io::Result<Option<(SourceKind, u64, u64)>> {
         let device = u64::from(major(stat.st_dev)) << MINOR_BITS | u64::from(minor(stat.st_dev));
         Ok((descriptor::kind_of_mode(fd, stat.st_mode)?, stat.st_ino, device))
     };
-    match super::fstat(fd).and_then(examine) {
-        Ok(examined) => Ok(Some(examined)),
-        Err(error) if descriptor::is_closed(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
+    descriptor::if_open(super::fstat(fd).and_then(examine))
 }
 
 fn unsupported(text: String) -> io::Error {
