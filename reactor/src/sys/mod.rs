@@ -8,22 +8,27 @@
 //!   edge-triggered, and keyed by descriptor. If `IS_EXACT`, adding one twice fails with `AlreadyExists`, and changing a
 //!   missing one with `NotFound`; otherwise both succeed. Deleting a missing one fails with `NotFound`. `wait` is one system
 //!   call, which is not retried: it clears the events, fills them up to their capacity, and rounds its timeout up.
-//! - `Event`, as the kernel writes it, and the module `event`, which reads it.
+//! - `Event`, as the kernel writes it, and the module `event`, which reads it. `event::wake` makes the event of a waker.
 //! - `WakeSignal`, the kernel object of a waker: each `signal`, from any thread, makes the next `wait` return a readable event.
+//!   `signal_at` does the same for a waker that another thread may own, and is async-signal-safe: its error is an errno. `renew`
+//!   makes fresh objects for a child, each with the descriptor whose place it takes.
 //! - for forks, `Queue::MAY_BE_ABSENT_AFTER_FORK` (whether a child may lack its parent's queue), `Queue::holds`,
-//!   `Queue::is_there_after_fork`, `ChildQueue`, which implements [`QueueCopy`], and `Remake`, an object that only the child
-//!   can make; `Queue::still_has` and `is_still_own`, by which a child tells the parent's files from its own; `fstat`,
-//!   `socket_pcb` and `bare_kind`, by which the module `descriptor` identifies files.
+//!   `Queue::is_there_after_fork` (whether a child has an open file at the descriptor of its parent's queue), `ChildQueue`,
+//!   which implements [`QueueCopy`], and `Remake`, an object that only the child can make; `Queue::still_has` and `is_still_own`,
+//!   by which a child tells the parent's files from its own; `fstat`, `socket_pcb` and `bare_kind`, by which the module
+//!   `descriptor` identifies files.
 //! - with `cponfork`, the module `listing`, which inspects the queues of other code in the process, if the system lists
 //!   registrations.
 //!
 //! # The other sources
 //!
 //! - `Timer`, which is set to an absolute time of its clock, and counts its expirations from that time, even if the time has
-//!   passed. Its owner notes settings and taken expirations in the [`TimerState`](crate::timer_state::TimerState) that the timer
-//!   was made with. For children, `timer::renewed` continues such a state, and `timer::renewed_by_descriptor` a timer known by
-//!   its descriptor.
-//! - `SignalQueue`, which takes signals of this process one by one, and `ProcessHandle`, which watches a process.
+//!   passed. `set` discards the expirations that were not taken, and disarms the timer if there is no setting. `take` returns
+//!   the number of expirations, or `WouldBlock`. The timer's owner then notes both in the
+//!   [`TimerState`](crate::timer_state::TimerState) that the timer was made with. For children, `timer::renewed` continues such
+//!   a state, and `timer::renewed_by_descriptor` a timer known by its descriptor.
+//! - `SignalQueue`, which blocks its signals in the calling thread, and takes signals of this process one by one.
+//! - `ProcessHandle`, which watches a process. `try_wait` reaps a child that has ended.
 
 #[cfg(not(unix))]
 compile_error!("the crate forkio-reactor needs epoll or kqueue, and fork(2): use mio on this system");

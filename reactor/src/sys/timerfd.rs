@@ -29,12 +29,10 @@ impl Timer {
         Ok(Timer(fd))
     }
 
-    /// Sets the timer; `None` disarms it. Expirations that were not taken are lost.
     pub(crate) fn set(&self, setting: Option<Setting>) -> io::Result<()> {
         Ok(set(&self.0, setting, TimerfdTimerFlags::ABSTIME)?)
     }
 
-    /// Takes the expirations, and returns their number, or `WouldBlock`.
     pub(crate) fn take(&self) -> io::Result<u64> {
         let mut count = [0; 8];
         match rustix::io::read(&self.0, &mut count)? {

@@ -12,7 +12,6 @@ pub(crate) fn token(event: &Event) -> Token {
     Token(event.0.u64 as usize)
 }
 
-/// Returns the event of a waker, as the kernel would return it.
 pub(crate) fn wake(token: Token) -> Event {
     Event(libc::epoll_event { events: EPOLLIN as u32, u64: token.0 as u64 })
 }

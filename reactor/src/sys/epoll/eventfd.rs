@@ -37,12 +37,10 @@ impl WakeSignal {
     /// Does nothing: closing the eventfd is enough, because a child that still has it does not write to it.
     pub(crate) fn remove(&self, _: &Queue) {}
 
-    /// Signals a waker that another thread may own. Async-signal-safe; the error is an errno.
     pub(crate) fn signal_at(descriptors: WakerDescriptors, _: &Queue, _: Token) -> Result<(), i32> {
         descriptor::borrow(descriptors.sender).and_then(signal).map_err(Errno::raw_os_error)
     }
 
-    /// Makes fresh objects for a child, each with the descriptor whose place it takes.
     pub(crate) fn renew(descriptors: WakerDescriptors) -> io::Result<[(OwnedFd, RawFd); 1]> {
         Ok([(create()?, descriptors.sender)])
     }

@@ -120,7 +120,6 @@ impl Queue {
         Ok(!self.is_vacant() && (self.holds(fd, token)? || descriptor::has_kind(fd, kind)?))
     }
 
-    /// Whether a child has an open file at the descriptor of its parent's queue.
     pub(crate) fn is_there_after_fork() -> bool {
         true
     }

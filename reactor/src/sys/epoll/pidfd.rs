@@ -21,7 +21,6 @@ impl ProcessHandle {
         Ok(ProcessHandle(pidfd_open(pid, PidfdFlags::empty())?))
     }
 
-    /// Reaps a child that has ended.
     pub(crate) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         let ended = waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
         // The standard library takes a status in the encoding of wait(2).

@@ -14,7 +14,6 @@ use crate::unix::SignalInfo;
 pub(crate) struct SignalQueue(OwnedFd);
 
 impl SignalQueue {
-    /// Opens a signalfd for the signals, and blocks them in the calling thread.
     pub(crate) fn new(signals: impl IntoIterator<Item = i32>) -> io::Result<SignalQueue> {
         let set = signal_set(&signals.into_iter().collect::<Vec<_>>())?;
         // SAFETY: the kernel reads `set`.

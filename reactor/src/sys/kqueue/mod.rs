@@ -99,7 +99,6 @@ impl Queue {
         }
     }
 
-    /// Whether a child has an open file at the descriptor of its parent's queue.
     pub(crate) fn is_there_after_fork() -> bool {
         copy::is_copying()
     }
@@ -287,7 +286,6 @@ pub(crate) mod event {
         Token(event.0.udata as usize)
     }
 
-    /// Returns the event of a waker, as the kernel would return it.
     pub(crate) fn wake(token: Token) -> Event {
         Event::new(0, super::wake::FILTER, 0, token)
     }

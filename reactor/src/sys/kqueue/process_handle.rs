@@ -39,7 +39,6 @@ impl ProcessHandle {
         Ok(ProcessHandle { queue, pid })
     }
 
-    /// Reaps a child that has ended.
     pub(crate) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         let wait = |options| rustix::io::retry_on_intr(|| waitpid(Some(self.pid), options));
         let mut ended = wait(WaitOptions::NOHANG)?;

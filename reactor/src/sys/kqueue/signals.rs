@@ -15,7 +15,6 @@ use crate::unix::SignalInfo;
 pub(crate) struct SignalQueue(SourceQueue);
 
 impl SignalQueue {
-    /// Opens a queue for the signals, and blocks them in the calling thread.
     pub(crate) fn new(signals: impl IntoIterator<Item = i32>) -> io::Result<SignalQueue> {
         let signals: Vec<i32> = signals.into_iter().collect();
         let set = signal_set(&signals)?;

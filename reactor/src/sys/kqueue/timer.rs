@@ -22,12 +22,10 @@ impl Timer {
         Ok(Timer { queue, state: Arc::clone(state) })
     }
 
-    /// Sets the timer; `None` disarms it. Expirations that were not taken are lost. The caller then updates the `TimerState`.
     pub(crate) fn set(&self, setting: Option<Setting>) -> io::Result<()> {
         self.queue.arm(setting.map(|setting| expires_at(setting.first, self.state.clock)))
     }
 
-    /// Takes the expirations, and returns their number, or `WouldBlock`. The caller then updates the `TimerState`.
     pub(crate) fn take(&self) -> io::Result<u64> {
         self.queue.drain()?;
         let Some(Setting { first, period }) = self.state.rest() else { return Err(io::ErrorKind::WouldBlock.into()) };

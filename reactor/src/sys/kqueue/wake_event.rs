@@ -37,7 +37,6 @@ impl WakeSignal {
         let _ = queue.change_event(EV_DELETE, 0, Token(0));
     }
 
-    /// Signals a waker that another thread may own.
     pub(crate) fn signal_at(_: WakerDescriptors, queue: &Queue, token: Token) -> Result<(), i32> {
         queue.change_event(0, NOTE_TRIGGER, token).map_err(super::copy::errno)
     }

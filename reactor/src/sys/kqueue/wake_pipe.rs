@@ -45,7 +45,6 @@ impl WakeSignal {
     /// Does nothing: closing the pipe is enough.
     pub(crate) fn remove(&self, _: &Queue) {}
 
-    /// Signals a waker that another thread may own. Async-signal-safe.
     pub(crate) fn signal_at(descriptors: WakerDescriptors, _: &Queue, _: Token) -> Result<(), i32> {
         match descriptor::borrow(descriptors.sender).and_then(send) {
             // A full pipe is readable.
@@ -54,7 +53,6 @@ impl WakeSignal {
         }
     }
 
-    /// Makes fresh objects for a child, each with the descriptor whose place it takes.
     pub(crate) fn renew(descriptors: WakerDescriptors) -> io::Result<[(OwnedFd, RawFd); 2]> {
         let (reader, writer) = descriptor::pipe()?;
         Ok([(writer, descriptors.sender), (reader, descriptors.registered)])
