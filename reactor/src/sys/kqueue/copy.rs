@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::kernel;
 use super::{
@@ -11,30 +11,26 @@ use super::{
 use crate::sys::{QueueCopy, descriptor};
 use crate::{Interest, Token};
 
-/// Whether the kernel copies queues on fork (`KQUEUE_CPONFORK`): the same for all queues of a system.
-static COPYING: AtomicU8 = AtomicU8::new(UNKNOWN);
-const UNKNOWN: u8 = 0;
-const NO: u8 = 1;
-const YES: u8 = 2;
+/// Whether the kernel copies queues on fork (`KQUEUE_CPONFORK`), known once there is a queue: the same for all queues of a
+/// system.
+static COPYING: AtomicBool = AtomicBool::new(true);
 
 /// Opens a new queue, which the kernel copies on fork if it can.
 pub(super) fn create() -> io::Result<RawFd> {
-    if COPYING.load(Ordering::Relaxed) != NO {
+    if is_copying() {
         match kernel::kqueuex(kernel::KQUEUE_CLOEXEC | kernel::KQUEUE_CPONFORK) {
-            Some(Ok(fd)) => {
-                COPYING.store(YES, Ordering::Relaxed);
-                return Ok(fd);
-            }
+            None => {}
             // FreeBSD 14 has the function without the flag.
-            Some(Err(error)) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
-            _ => COPYING.store(NO, Ordering::Relaxed),
+            Some(Err(error)) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            Some(queue) => return queue,
         }
+        COPYING.store(false, Ordering::Relaxed);
     }
     kernel::kqueue()
 }
 
 pub(super) fn is_copying() -> bool {
-    COPYING.load(Ordering::Relaxed) == YES
+    COPYING.load(Ordering::Relaxed)
 }
 
 /// Gives a new queue the descriptor `fd`, unless another file has that descriptor. Returns the queue's descriptor.
