@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use super::decision::{Decided, Decision};
+use super::decision::Decided;
 use super::descriptors::Records;
 use super::error::{PrepareError, PrepareObject};
 use super::renewal::{Renewal, Replacement, Replacements};
@@ -263,30 +263,9 @@ pub(super) fn is_registered(selector: &SelectorCore, fd: RawFd, records: &Record
 
 /// Returns whether a registration exists, given the result of adding it to the child's queue. `false` means that the
 /// descriptor was closed without notice. It may have been used again, for a file that cannot be polled.
-fn inherited(fd: RawFd, result: io::Result<()>) -> Result<bool, PrepareError> {
+pub(super) fn inherited(fd: RawFd, result: io::Result<()>) -> Result<bool, PrepareError> {
     match result {
         Err(error) if descriptor::is_closed(&error) || error.raw_os_error() == Some(libc::EPERM) => Ok(false),
         result => result.map(|()| true).map_err(PrepareError::of(PrepareObject::Registration(fd))),
-    }
-}
-
-impl Decided {
-    /// Carries the decision out on the child's queue. `is_replaced` tells whether the child has another object at the
-    /// descriptor. Returns whether the registration still exists.
-    pub(super) fn carry_out(
-        &self,
-        queue: &mut sys::ChildQueue,
-        held_back: &mut Vec<Decided>,
-        is_replaced: bool,
-    ) -> Result<bool, PrepareError> {
-        match self.decision {
-            Decision::LeaveOut => queue.leave_out(self.fd, self.interest),
-            Decision::Inherit if !is_replaced => {
-                return inherited(self.fd, queue.inherit(self.fd, self.token, self.interest));
-            }
-            Decision::HoldBack if !is_replaced => held_back.push(*self),
-            _ => queue.add_in_child(self.fd, self.token, self.interest),
-        }
-        Ok(true)
     }
 }

@@ -342,10 +342,20 @@ impl Planner<'_> {
             }
             let Some((_, queue)) = queues.find(|(selector, _)| std::ptr::eq(*selector, of)) else { break };
             for decided in decisions {
-                let is_replaced =
-                    self.replaced.contains(&decided.fd) || remakes.iter().any(|remake| remake.fd() == decided.fd);
-                if fresh.contains(&decided.fd) || !decided.carry_out(queue, held_back, is_replaced)? {
-                    of.table.get(decided.fd).into_iter().for_each(Entry::vacate);
+                let Decided { fd, token, interest, decision, .. } = *decided;
+                let is_replaced = self.replaced.contains(&fd) || remakes.iter().any(|remake| remake.fd() == fd);
+                let mut exists = !fresh.contains(&fd);
+                match decision {
+                    _ if !exists => {}
+                    Decision::LeaveOut => queue.leave_out(fd, interest),
+                    Decision::Inherit if !is_replaced => {
+                        exists = plan::inherited(fd, queue.inherit(fd, token, interest))?;
+                    }
+                    Decision::HoldBack if !is_replaced => held_back.push(*decided),
+                    _ => queue.add_in_child(fd, token, interest),
+                }
+                if !exists {
+                    of.table.get(fd).into_iter().for_each(Entry::vacate);
                 }
             }
         }
