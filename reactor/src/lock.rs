@@ -1,5 +1,3 @@
-//! A lock that knows its owner.
-
 use std::cell::{Cell, UnsafeCell};
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,5 +1,3 @@
-//! A selector, and the registration of sources with it.
-
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 use std::{fmt, io};

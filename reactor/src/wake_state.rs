@@ -1,5 +1,3 @@
-//! Whether the kernel must wake a selector's poller.
-
 use std::fmt;
 
 use crate::sync::{AtomicBool, Ordering, fence_between};

@@ -1,5 +1,3 @@
-//! A kernel queue together with its waker: the part of a selector that is polled.
-
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
@@ -11,7 +9,7 @@ use crate::source_kind::SourceKind;
 use crate::sys::{self, descriptor};
 use crate::wake_state::WakeState;
 
-/// A kernel queue, the state of its wakes, and the one waker that it may have.
+/// The part of a selector that is polled: a kernel queue, the state of its wakes, and the one waker that it may have.
 #[derive(Debug)]
 pub(crate) struct WakeableQueue {
     pub(crate) queue: sys::Queue,

@@ -1,5 +1,3 @@
-//! One registration in a selector's table.
-
 use super::gate;
 use super::policy::{ForkPolicy, SourceKind, default_policy};
 use crate::sync::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering, pause};

@@ -1,5 +1,3 @@
-//! A selector as forks see it: kernel queue, waker, table and poison.
-
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;

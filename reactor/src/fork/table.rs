@@ -1,5 +1,3 @@
-//! A selector's registrations, by descriptor.
-
 use std::alloc::{self, Layout};
 use std::os::fd::RawFd;
 use std::ptr;
@@ -7,8 +5,8 @@ use std::ptr;
 use super::entry::Entry;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 
-/// An entry per descriptor. Descriptors are small dense integers, so this is an array. It grows by chunks, each twice as
-/// large as the one before it: entries never move, and a lookup takes no lock.
+/// A selector's registrations: an entry per descriptor. Descriptors are small dense integers, so this is an array. It grows by
+/// chunks, each twice as large as the one before it: entries never move, and a lookup takes no lock.
 #[derive(Default)]
 pub(crate) struct Table {
     chunks: [AtomicPtr<Entry>; CHUNKS],
