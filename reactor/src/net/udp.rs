@@ -43,9 +43,7 @@ impl UdpSocket {
     ///
     /// # Errors
     ///
-    /// Those of `socket(2)` and `bind(2)`: [`AddrInUse`](io::ErrorKind::AddrInUse),
-    /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable), [`PermissionDenied`](io::ErrorKind::PermissionDenied) for
-    /// a privileged port, no descriptor left.
+    /// Those of [`TcpListener::bind`](crate::net::TcpListener::bind).
     pub fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
         Ok(UdpSocket::from_std(sys::socket::bind(&addr.into(), Type::DGRAM)?.into()))
     }

@@ -165,9 +165,7 @@ impl UnixDatagram {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a path that contains a NUL or is too long; otherwise those of
-    /// `socket(2)` and `bind(2)`: [`AddrInUse`](io::ErrorKind::AddrInUse), [`NotFound`](io::ErrorKind::NotFound) for a
-    /// missing directory.
+    /// Those of [`UnixListener::bind`].
     pub fn bind<P: AsRef<Path>>(path: P) -> io::Result<UnixDatagram> {
         UnixDatagram::bind_addr(&SocketAddr::from_pathname(path)?)
     }
@@ -196,11 +194,7 @@ impl UnixDatagram {
         Ok(UnixDatagram::from_std(socket::open(Domain::UNIX, Type::DGRAM)?.into()))
     }
 
-    /// Makes two sockets without names, connected to each other.
-    ///
-    /// # Errors
-    ///
-    /// Those of `socketpair(2)`: no descriptor left.
+    /// Like [`UnixStream::pair`], for datagrams.
     pub fn pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
         let [a, b] = descriptor::pair(Type::DGRAM)?.map(|end| IoSource::new(end.into(), SourceKind::Pair));
         Ok((UnixDatagram { inner: a }, UnixDatagram { inner: b }))
