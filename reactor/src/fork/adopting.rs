@@ -16,7 +16,7 @@ use super::policy::SourceKind;
 use super::process_state::{AdoptedQueue, ProcessState, generation, next_id, selectors};
 use super::selector_core::SelectorCore;
 use crate::Interest;
-use crate::sys::adoption::{self, Listed, Registered, WAKER};
+use crate::sys::adoption::{self, Registered, WAKER};
 use crate::sys::{Queue, descriptor};
 use crate::wakeable_queue::WakerDescriptors;
 
@@ -101,15 +101,12 @@ fn find_pipe(fd: RawFd) -> io::Result<SignalPipe> {
     let open = adoption::open_descriptors(|_| false)?;
     let lists: Vec<_> = open.queues.iter().filter_map(|queue| adoption::list(*queue).ok()).collect();
     let list = lists.iter().find(|list| list.iter().any(|listed| listed.fd == fd && listed.inode == inode));
-    let mut receivers = list.into_iter().flatten().filter(|listed| is_receiver(listed));
+    let mut receivers = list.into_iter().flatten().filter(|listed| listed.token == SIGNAL_PIPE);
     let receiver = receivers.find(|listed| descriptor::is_unix_stream(listed.fd)).ok_or_else(not_found)?;
-    let receivers = lists.iter().flatten().filter(|listed| is_receiver(listed) && listed.inode == receiver.inode);
+    let receiver_key = (SIGNAL_PIPE, receiver.inode);
+    let receivers = lists.iter().flatten().filter(|listed| (listed.token, listed.inode) == receiver_key);
     let registered: BTreeSet<_> = receivers.map(|listed| listed.fd).collect();
     SignalPipe::find(receiver.inode, generation(), &open, |fd| registered.contains(&fd))
-}
-
-fn is_receiver(listed: &Listed) -> bool {
-    listed.data == SIGNAL_PIPE.0 as u64
 }
 
 /// An epoll instance that a tokio runtime of this process uses: its descriptors, and the registrations whose descriptors
@@ -144,9 +141,9 @@ pub(super) fn refresh(state: &mut ProcessState) -> Result<(), PrepareError> {
         instances.iter().flat_map(|instance| &instance.registered).map(|registered| registered.fd).collect();
     pipe.find_others(&open, |fd| registered.contains(&fd));
     state.records.add_pair([pipe.receiver, pipe.sender]).map_err(failed)?;
-    let (cores, instances): (Vec<_>, Vec<_>) = assign_cores(state, instances).into_iter().unzip();
-    let mut pairs = OwnPairs::new(open, instances.iter().flat_map(|instance| &instance.registered));
-    for (core, instance) in cores.into_iter().zip(&instances) {
+    let assigned = assign_cores(state, instances);
+    let mut pairs = OwnPairs::new(open, assigned.iter().flat_map(|(_, instance)| &instance.registered));
+    for (core, instance) in &assigned {
         let failed = PrepareError::of(PrepareObject::ForeignQueue(core.kernel.queue.fd()));
         fill(core, instance, &mut pairs).map_err(failed)?;
     }
@@ -170,7 +167,7 @@ impl Lists {
         {
             let failed = PrepareError::of(PrepareObject::ForeignQueue(fd));
             let list = adoption::list(fd).map_err(failed)?;
-            let is_of_tokio = list.iter().any(|listed| is_receiver(listed) && listed.inode == self.inode);
+            let is_of_tokio = list.iter().any(|listed| (listed.token, listed.inode) == (SIGNAL_PIPE, self.inode));
             let queue = Queue::vacant();
             queue.set(fd);
             let registered = is_of_tokio.then(|| adoption::registered(&queue, &list).map_err(failed));

@@ -59,24 +59,20 @@ impl Decision {
     }
 }
 
-/// Returns the policy that a fork follows for a registration. Fails if the descriptor cannot be inspected.
-pub(super) fn policy(
-    fd: RawFd,
-    info: EntryInfo,
-    token: Token,
-    kind: SourceKind,
-    records: &Records,
-) -> io::Result<ForkPolicy> {
-    // A stream with this token is a signal pipe only if it belongs to a pair made in this process.
-    let is_own_pair = || -> io::Result<bool> {
-        let identity = descriptor::if_open(descriptor::identity(fd))?;
-        Ok(identity.is_some_and(|identity| records.find_pair(identity).is_some()))
-    };
-    Ok(match info.own_policy() {
-        Some(policy) => policy,
-        None if is_renewed_receiver(token, kind) && is_own_pair()? => ForkPolicy::Renew,
-        None => default_policy(kind),
-    })
+impl Records {
+    /// Returns the policy that a fork follows for a registration. Fails if the descriptor cannot be inspected.
+    pub(super) fn policy(&self, fd: RawFd, token: Token, info: EntryInfo, kind: SourceKind) -> io::Result<ForkPolicy> {
+        // A stream with this token is a signal pipe only if it belongs to a pair made in this process.
+        let is_own_pair = || -> io::Result<bool> {
+            let identity = descriptor::if_open(descriptor::identity(fd))?;
+            Ok(identity.is_some_and(|identity| self.find_pair(identity).is_some()))
+        };
+        Ok(match info.own_policy() {
+            Some(policy) => policy,
+            None if is_renewed_receiver(token, kind) && is_own_pair()? => ForkPolicy::Renew,
+            None => default_policy(kind),
+        })
+    }
 }
 
 /// The token of [`renew_receivers`] plus 1, or 0 if that function was not called.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use super::decision::{self, Decided, Decision};
+use super::decision::{Decided, Decision};
 use super::descriptors::Records;
 use super::entry::{Entry, EntryInfo, PATIENCE};
 use super::error::{PrepareError, PrepareObject};
@@ -83,7 +83,7 @@ impl Planner<'_> {
             let Some((token, before)) = entry.get() else { continue };
             let is_queue_at_fd = |selector: &&SelectorCore| selector.kernel.queue.fd() == fd;
             let is_selector = kind == SourceKind::Queue && self.selectors.iter().any(is_queue_at_fd);
-            let policy = decision::policy(fd, info, token, kind, self.records);
+            let policy = self.records.policy(fd, token, info, kind);
             let policy = policy.map_err(PrepareError::of(PrepareObject::Inspection(fd)))?;
             let decision = Decision::new(policy, info, kind, is_selector);
             let is_remade = sys::Remake::EXISTS && matches!(kind, SourceKind::Signal | SourceKind::Process);
@@ -329,10 +329,8 @@ impl Planner<'_> {
     fn fill_queues(&mut self, decisions: &[Decided]) -> Result<()> {
         let Plan { queues, held_back, remakes, replacements, .. } = &mut *self.plan;
         // A descriptor that the kernel has just given to a fresh object was not open: its registration is stale.
-        let mut fresh = BTreeSet::new();
-        if self.mode == Mode::Unplanned {
-            fresh.extend(replacements.spares.iter().map(AsRawFd::as_raw_fd));
-        }
+        let spares = replacements.spares.iter().filter(|_| self.mode == Mode::Unplanned);
+        let fresh: BTreeSet<_> = spares.map(AsRawFd::as_raw_fd).collect();
         // Decisions and queues are both in the order of the selectors.
         let mut queues = queues.iter_mut();
         for decisions in decisions.chunk_by(|a, b| std::ptr::eq(a.selector, b.selector)) {

@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::adopting;
-use super::decision;
 use super::entry::{Entry, EntryInfo, PATIENCE};
 use super::gate;
 use super::policy::{ForkPolicy, SourceKind, replace_default};
@@ -55,7 +54,7 @@ pub fn registrations() -> Vec<Registration> {
                 token,
                 interest: info.interest(),
                 kind,
-                policy: decision::policy(fd, info, token, known, &state.records).unwrap_or(info.policy(known)),
+                policy: state.records.policy(fd, token, info, known).unwrap_or(info.policy(known)),
                 muted: info.is_muted(),
             });
         }
@@ -117,7 +116,7 @@ pub fn policy(source: &impl AsRawFd) -> Option<ForkPolicy> {
     let state = lock_refreshed();
     let (token, info) = find(fd, is_here)?;
     let kind = info.kind().or_else(|| descriptor::kind(fd).ok()).unwrap_or(SourceKind::Other);
-    Some(decision::policy(fd, info, token, kind, &state.records).unwrap_or(info.policy(kind)))
+    Some(state.records.policy(fd, token, info, kind).unwrap_or(info.policy(kind)))
 }
 
 /// Sets the policy of registrations of this kind that have no policy of their own, for the whole process, and returns the

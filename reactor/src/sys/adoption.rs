@@ -24,7 +24,7 @@ pub(crate) struct Registered {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) fd: RawFd,
-    pub(crate) data: u64,
+    pub(crate) token: Token,
     pub(crate) inode: u64,
     pub(super) events: u32,
     pub(super) device: u64,

@@ -50,9 +50,9 @@ fn parse(line: &str) -> Option<Listed> {
     let hexadecimal = |text: &str| u64::from_str_radix(text, 16).ok();
     let fd = field("tfd")?.parse().ok()?;
     let events = u32::from_str_radix(field("events")?, 16).ok()?;
-    let data = hexadecimal(field("data")?)?;
+    let token = Token(hexadecimal(field("data")?)? as usize);
     field("pos")?;
-    Some(Listed { fd, data, inode: hexadecimal(field("ino")?)?, events, device: hexadecimal(field("sdev")?)? })
+    Some(Listed { fd, token, inode: hexadecimal(field("ino")?)?, events, device: hexadecimal(field("sdev")?)? })
 }
 
 /// Finds the registration of the file that is open now. All `lines` have the same descriptor: the other files were open at
@@ -76,7 +76,6 @@ fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered
     let interest = super::interest_of(line.events).ok_or_else(|| {
         unsupported(format!("descriptor {fd} is registered for the events {:#x}, which mio does not use", line.events))
     })?;
-    let token = Token(line.data as usize);
     // The inode of an object that is not a socket may belong to several open files. In the child of an unplanned fork,
     // `holds` may give the parent an event.
     if !kind.is_socket() && !queue.holds(fd, WAKER)? {
@@ -87,7 +86,7 @@ fn find_current(queue: &Queue, lines: &[Listed]) -> io::Result<Option<Registered
         let text = format!("descriptor {fd} is an io_uring, which a child cannot share: build tokio without it");
         return Err(unsupported(text));
     }
-    Ok(Some(Registered { fd, token, interest, kind, inode }))
+    Ok(Some(Registered { fd, token: line.token, interest, kind, inode }))
 }
 
 /// Returns the kind, the inode, and the device number in the encoding of proc(5), which differs from that of fstat(2);
@@ -169,7 +168,8 @@ mod tests {
     #[test]
     fn lines_are_read() {
         let line = "tfd:        4 events: 80000419 data:     ffff00001234  pos:0 ino:39080 sdev:9";
-        let read = Listed { fd: 4, events: 0x8000_0419, data: 0xffff_0000_1234, inode: 0x39080, device: 9 };
+        let token = Token(0xffff_0000_1234_u64 as usize);
+        let read = Listed { fd: 4, events: 0x8000_0419, token, inode: 0x39080, device: 9 };
         assert_eq!(parse(line), Some(read));
         assert_eq!(parse("tfd:        4 events: 80000419 data:                1 "), None);
     }
