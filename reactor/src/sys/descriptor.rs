@@ -36,10 +36,8 @@ pub(crate) fn identity(fd: RawFd) -> io::Result<Identity> {
     let stat = fstat(fd)?;
     #[allow(clippy::unnecessary_cast, reason = "systems differ in the types")]
     let (device, inode) = (stat.st_dev as u64, stat.st_ino as u64);
-    Ok(match socket_pcb(fd).filter(|_| inode == 0) {
-        Some(pcb) => (u64::MAX, pcb),
-        None => (device, inode),
-    })
+    let pcb = if inode == 0 { socket_pcb(fd) } else { None };
+    Ok(pcb.map_or((device, inode), |pcb| (u64::MAX, pcb)))
 }
 
 /// The identity of an open file, and whether it reads or writes: the two ends of a pipe may share an inode.
@@ -55,10 +53,7 @@ fn access_mode(fd: RawFd) -> Result<OFlags, Errno> {
 
 /// Determines the kind of a bare descriptor.
 pub(crate) fn kind(fd: RawFd) -> io::Result<SourceKind> {
-    if let Some(kind) = bare_kind(fd) {
-        return Ok(kind);
-    }
-    kind_of_mode(fd, fstat(fd)?.st_mode)
+    bare_kind(fd).map_or_else(|| kind_of_mode(fd, fstat(fd)?.st_mode), Ok)
 }
 
 /// Whether the descriptor refers to an object that may be registered as this kind.
