@@ -7,15 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::sync;
 
-thread_local! {
-    /// 0: not numbered yet.
-    static NUMBER: Cell<usize> = const { Cell::new(0) };
-}
-
 /// Returns the number of the calling thread: never 0, and the same in a child that the thread forks. A new thread of a child
 /// gets an unused number. The address of its stack would not do, because the parent's threads may have used that stack.
 pub fn this_thread() -> usize {
     static LAST: AtomicUsize = AtomicUsize::new(0);
+    // 0: not numbered yet.
+    thread_local!(static NUMBER: Cell<usize> = const { Cell::new(0) });
     NUMBER.with(|number| {
         if number.get() == 0 {
             number.set(LAST.fetch_add(1, Ordering::Relaxed) + 1);

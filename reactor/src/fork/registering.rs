@@ -150,13 +150,6 @@ impl SelectorCore {
         entry.vacate();
     }
 
-    /// Whether a fork has left out the registration of `fd`, so that this process lacks it.
-    #[cold]
-    pub(super) fn is_absent(&self, fd: RawFd) -> bool {
-        reconcile::ensure();
-        self.table.get(fd).is_some_and(|entry| entry.info().is_absent(generation()))
-    }
-
     /// Replaces a registration with another one, because the kernel cannot modify it: epoll_ctl(2) accepts `EPOLLEXCLUSIVE`
     /// only with `EPOLL_CTL_ADD`. On an error, the old registration stays, unless the error says that it is gone.
     pub(super) fn replace(&self, fd: RawFd, before: (Token, Interest), after: (Token, Interest)) -> io::Result<()> {

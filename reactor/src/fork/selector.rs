@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::entry::{Entry, EntryInfo};
 use super::policy::ForkPolicy;
-use super::process_state::next_id;
+use super::process_state::{generation, next_id};
 use super::reconcile::{self, lock_to_add, lock_to_change};
 use super::registering::lock_to_close;
 use super::selector_core::SelectorCore;
@@ -237,9 +237,13 @@ impl SourceRegistration {
 
     #[cold]
     fn check_unregistered(&self, selector: &Selector) -> io::Result<()> {
-        // A fork may have left the registration out.
-        let is_absent = self.is_registered_with(selector) && selector.core.is_absent(self.fd);
-        if self.core().is_none() || is_absent { Ok(()) } else { Err(misuse::already_registered()) }
+        reconcile::ensure();
+        let entry = self.core().and_then(|core| core.table.get(self.fd));
+        let has_been_left_out = entry.is_some_and(|entry| entry.info().is_absent(generation()));
+        if self.core().is_none() || (self.is_registered_with(selector) && has_been_left_out) {
+            return Ok(());
+        }
+        Err(misuse::already_registered())
     }
 
     #[inline(always)]
