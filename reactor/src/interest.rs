@@ -135,14 +135,11 @@ impl fmt::Debug for Interest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const NAMES: [(u8, &str); 5] =
             [(READABLE, "READABLE"), (WRITABLE, "WRITABLE"), (AIO, "AIO"), (LIO, "LIO"), (PRIORITY, "PRIORITY")];
-        let mut separator = "";
-        for (bit, name) in NAMES {
-            if self.0.get() & bit != 0 {
-                write!(f, "{separator}{name}")?;
-                separator = " | ";
-            }
-        }
-        Ok(())
+        let mut members = NAMES.iter().filter(|(bit, _)| self.0.get() & bit != 0).enumerate();
+        members.try_for_each(|(index, (_, name))| {
+            let separator = if index == 0 { "" } else { " | " };
+            write!(f, "{separator}{name}")
+        })
     }
 }
 

@@ -1,5 +1,3 @@
-//! The plan of a fork: the child's steps, prepared in advance.
-
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -10,7 +8,7 @@ use super::renewal::{Renewal, Replacement, Replacements};
 use super::selector_core::{Poison, SelectorCore};
 use crate::sys::{self, Queue, QueueCopy, descriptor};
 
-/// The steps that [`commit`](Plan::commit) takes in the child, as the planner lists them.
+/// The plan of a fork: the steps that [`commit`](Plan::commit) takes in the child, prepared in advance.
 #[derive(Debug)]
 pub(super) struct Plan {
     /// The child's queues, not yet complete.

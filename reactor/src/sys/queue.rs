@@ -1,5 +1,3 @@
-//! A kernel queue, and its copy in the child of a fork.
-
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
