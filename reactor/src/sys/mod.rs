@@ -14,9 +14,9 @@
 //!   makes fresh objects for a child, each with the descriptor whose place it takes.
 //! - for forks, `Queue::MAY_BE_ABSENT_AFTER_FORK` (whether a child may lack its parent's queue), `Queue::holds`,
 //!   `Queue::is_there_after_fork` (whether a child has an open file at the descriptor of its parent's queue), `ChildQueue`,
-//!   which implements [`QueueCopy`], and `Remake`, an object that only the child can make; `Queue::still_has` and `is_still_own`,
-//!   by which a child tells the parent's files from its own; `fstat`, `socket_pcb` and `bare_kind`, by which the module
-//!   `descriptor` identifies files.
+//!   which implements [`QueueCopy`], and `Remake`, an object that only the child can make; `Queue::still_has` and
+//!   `is_still_own`, by which a child tells the parent's files from its own; `fstat`, `socket_pcb` and `bare_kind`, by which
+//!   the module `descriptor` identifies files.
 //! - with `cponfork`, the module `listing`, which inspects the queues of other code in the process, if the system lists
 //!   registrations.
 //!
