@@ -94,8 +94,8 @@ impl Drop for SelectorWaker {
     }
 }
 
-/// The selector that a source is registered with, as the source's owner knows it. Release builds compare it with the caller's
-/// selector only if the kernel does not notice misuse itself. mio's release builds never do.
+/// The selector with which the owner has registered a source. Release builds compare it with the caller's selector only if the
+/// kernel does not notice misuse itself. mio's release builds never compare them.
 #[derive(Debug)]
 pub(crate) struct SourceRegistration {
     /// The selector's id; 0: none.

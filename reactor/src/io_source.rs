@@ -87,7 +87,7 @@ macro_rules! source {
     };
 }
 
-/// Implements [`source`], and the other conversions from and to descriptors, for a type of one field: `inner`, an [`IoSource`]
+/// Calls [`source`], and implements the other conversions from and to descriptors, for a type of one field: `inner`, an [`IoSource`]
 /// around `$std`. `From<OwnedFd>` makes a source of the given kind.
 macro_rules! descriptor_owner {
     ($name:ident, $std:ty, $kind:ident) => {
@@ -125,7 +125,7 @@ macro_rules! descriptor_owner {
     };
 }
 
-/// Implements `Read` for `$name` and `&$name` by reading from `inner`.
+/// Implements `Read` for each type, such as `TcpStream` and `&TcpStream`, by reading from `inner`.
 macro_rules! readable {
     ($($name:ty),+) => {$(
         impl std::io::Read for $name {
@@ -140,7 +140,7 @@ macro_rules! readable {
     )+};
 }
 
-/// Implements `Write` for `$name` and `&$name` by writing to `inner`.
+/// Implements `Write` for each type, such as `TcpStream` and `&TcpStream`, by writing to `inner`.
 macro_rules! writable {
     ($($name:ty),+) => {$(
         impl std::io::Write for $name {

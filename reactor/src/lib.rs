@@ -19,10 +19,10 @@
 //!
 //! # Platforms
 //!
-//! Linux has epoll. FreeBSD, macOS, NetBSD, OpenBSD and DragonFly have kqueue: the crate compiles for them. The tests of this
-//! version ran on a model of kqueue(2). An earlier state was also tested on FreeBSD 15, under emulation. FreeBSD 15 copies the
-//! queue in the kernel. On the other kqueue systems the child opens a queue at the same descriptor, and adds the registrations in
-//! its table.
+//! The crate uses epoll on Linux, and kqueue on FreeBSD, macOS, NetBSD, OpenBSD and DragonFly. Its kqueue backend compiles for
+//! these systems, and its tests ran on a model of kqueue(2); an earlier version was also tested on FreeBSD 15, under emulation.
+//! FreeBSD 15 copies the queue in the kernel. On the other kqueue systems the child opens a queue at the same descriptor, and adds
+//! the registrations in its table.
 //!
 //! # Examples
 //!

@@ -4,8 +4,6 @@
 //! does not see the end of a connection that only the parent closes. [`install`] registers a handler with the C library
 //! (`pthread_atfork(3)`), so that the child reconciles inside `fork(2)`.
 //!
-//! # Costs
-//!
 //! The parent pays nothing. Every child of `fork(2)` makes the objects that [`prepare`](super::prepare) makes for a planned
 //! fork, even if it only calls `exec`. `posix_spawn(3)`, `system(3)`, `popen(3)`, `vfork(2)` and `_Fork(3)` run no handlers in
 //! glibc and musl. `std::process::Command` uses `posix_spawn`, unless it has a `pre_exec`, a user, a group, or a `PATH` of its

@@ -1,4 +1,4 @@
-//! What forks must know of descriptors besides their registrations.
+//! Records of descriptors: the state besides registrations that a fork needs.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -20,7 +20,7 @@ use crate::{Interest, Token};
 
 type Result<T> = std::result::Result<T, PrepareError>;
 
-/// Which process plans, and for which fork.
+/// The process that makes the plan, and the kind of fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     /// The parent, before the fork.
@@ -59,7 +59,7 @@ impl Planner<'_> {
         if self.mode == Mode::Unplanned {
             // The child makes these objects before all other fresh ones, which might take their descriptors.
             plan::remake(&self.plan.remakes, self.selectors.iter().copied());
-            // The kernel's list has confirmed the adopted queues. A fresh object may take the descriptor of a lost queue.
+            // A fresh object may take the descriptor of a lost queue. (The kernel's list has confirmed the adopted queues.)
             let own = self.selectors.iter().filter(|selector| !selector.is_adopted());
             own.for_each(|selector| selector.kernel.forget_queue_if_lost());
         }
@@ -273,7 +273,7 @@ impl Planner<'_> {
     }
 
     fn replace(&mut self, from: RawFd, onto: RawFd) {
-        // No gate keeps other threads from changing the selectors of other code.
+        // Another thread may close `onto` before the fork: an adopted selector has no gate. The child then skips this step.
         let expected = self.adopted.pipe.is_some().then(|| descriptor::identity(onto).ok()).flatten();
         self.plan.replacements.steps.push(Replacement { from, onto, expected });
         self.replaced.insert(onto);

@@ -133,14 +133,12 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 /// Prepares the next fork in advance, such as in a supervisor that waits until a worker must be replaced. The next
 /// [`prepare`], on any thread, then has little left to do.
 ///
-/// Registering, deregistering or retagging anything discards the preparation. So does making or dropping a selector, a
-/// waker, a timer or a pair, or changing a default policy. So prepare last, and again after each fork. While the next fork is
+/// Any change of a registration or of its policy discards the preparation. So does making or dropping a selector, a waker, a
+/// timer or a pair, or changing a default policy. Therefore prepare last, and again after each fork. While the next fork is
 /// prepared ahead, and after [`adopt`](super::glue::adopt), this function does nothing.
 ///
 /// The fork itself still copies the bytes that wait in renewed pairs, makes timers, and adds [muted](super::glue::mute)
 /// registrations. It also checks each bare descriptor, because other code may close such a descriptor without notice.
-///
-/// # Costs
 ///
 /// Until the fork the process has fresh objects for renewed pairs and wakers, and on Linux a second queue for each selector,
 /// with the inherited registrations. All of these take descriptors, close-on-exec. On Linux, each inherited registration
@@ -216,8 +214,9 @@ fn begin() -> Result<Prepared, PrepareError> {
 }
 
 impl Prepared {
-    /// Returns the descriptors at which the child will have objects of its own: descriptors of selectors, and severed or
-    /// renewed descriptors. Every other descriptor refers to the same object in both processes.
+    /// Returns the descriptors at which the child will have objects of its own: descriptors of selectors, severed or renewed
+    /// descriptors, and on kqueue systems those of `unix::Signals` and `unix::Process`. Every other descriptor refers to the
+    /// same object in both processes.
     pub fn private_descriptors(&self) -> Vec<RawFd> {
         self.state.plan.private_descriptors().collect()
     }

@@ -69,7 +69,7 @@ impl SelectorCore {
     pub(crate) fn reregister(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let Some(entry) = self.table.get(fd) else { return Err(self.not_registered()) };
         let before = begin(entry, "reregistering")?;
-        // The kernel alone can tell whether the change of a plain registration is valid.
+        // An exact queue refuses to change a registration that is gone, and a typed source keeps its descriptor open.
         let changed = if before.is_plain() && (sys::Queue::IS_EXACT || !before.is_bare()) {
             self.kernel.queue.modify(fd, token, interest)
         } else {
@@ -128,7 +128,7 @@ impl SelectorCore {
 
     /// Ends the registration of a descriptor that its owner is about to close.
     ///
-    /// The kernel ends the registration itself, unless another process has a duplicate.
+    /// The kernel ends the registration itself, at the latest when the last duplicate of the descriptor is closed.
     #[inline(always)]
     pub(crate) fn close(&self, fd: RawFd) {
         let Some(entry) = self.table.get(fd) else { return };

@@ -88,8 +88,8 @@ pub fn selector_count() -> usize {
 ///
 /// # Errors
 ///
-/// [`NotFound`](io::ErrorKind::NotFound) if `source` is not registered; otherwise an error if this thread is forking, or if a
-/// selector is poisoned.
+/// [`NotFound`](io::ErrorKind::NotFound) if `source` is not registered, [`TimedOut`](io::ErrorKind::TimedOut) if another
+/// thread does not finish changing it; otherwise an error if this thread is forking, or if a selector is poisoned.
 ///
 /// # Examples
 ///
@@ -137,7 +137,7 @@ pub fn set_default_policy(kind: SourceKind, policy: ForkPolicy) -> ForkPolicy {
     replace_default(kind, policy)
 }
 
-/// Finds a registration of `fd`, in any selector, for which `is_wanted` returns `true`. The state is locked.
+/// Finds a registration of `fd`, in any selector, for which `is_wanted` returns `true`. Call it with the state locked.
 pub(super) fn find(fd: RawFd, is_wanted: impl Fn(EntryInfo) -> bool) -> Option<(Token, EntryInfo)> {
     selectors().find_map(|selector| selector.table.get(fd)?.get().filter(|(_, info)| is_wanted(*info)))
 }
@@ -179,7 +179,7 @@ pub(super) fn with_gate_closed(act: impl FnOnce(&mut ProcessState) -> io::Result
     act(&mut state)
 }
 
-/// Changes one registration, and returns whether it exists. The gate is closed.
+/// Changes one registration, and returns whether it exists. Call it with the gate closed.
 pub(super) fn change_entry(
     selector: &SelectorCore,
     fd: RawFd,
@@ -187,8 +187,7 @@ pub(super) fn change_entry(
     change: impl FnOnce(Token, EntryInfo) -> io::Result<EntryInfo>,
 ) -> io::Result<bool> {
     if !entry.settles_within(PATIENCE) {
-        let text =
-            "another thread does not end its change of the registration; that thread may be waiting for this one";
+        let text = "another thread has not finished changing the registration; that thread may be waiting for this one";
         return Err(io::Error::new(io::ErrorKind::TimedOut, text));
     }
     let Some((token, before)) = entry.get().filter(|(_, info)| is_here(*info)) else { return Ok(false) };

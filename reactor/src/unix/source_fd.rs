@@ -11,7 +11,7 @@ use crate::{Interest, Registry, Token};
 ///
 /// # Fork
 ///
-/// A fork determines the kind of object behind the descriptor, and with it the default policy.
+/// Each fork looks up the kind of the object behind the descriptor. The kind decides the default policy.
 ///
 /// # Examples
 ///

@@ -159,6 +159,6 @@ impl QueueCopy for ChildQueue {
     }
 }
 
-/// Besides success and [`IGNORED_BY_ADD`]: the errors of deleting a missing knote, and of adding a descriptor that the child
-/// lacks. Such a descriptor was closed without notice, or is close-on-fork.
+/// The results to ignore: success, [`IGNORED_BY_ADD`], and the errors of deleting a missing knote, and of adding a descriptor
+/// that the child lacks. Such a descriptor was closed without notice, or is close-on-fork.
 const IGNORED: [i32; 4] = [0, IGNORED_BY_ADD, libc::ENOENT, libc::EBADF];

@@ -5,7 +5,7 @@
 //! another process holds a duplicate.
 //!
 //! This backend reaches kqueues only through the calls of [`kernel`], so that it runs on Linux with `--cfg forkio_kqueue`, for
-//! tests. With `--cfg forkio_wake_pipe` wakers are pipes, like on a system without `EVFILT_USER`. See CONTRIBUTING.md.
+//! tests. With `--cfg forkio_wake_pipe` wakers are pipes, as on a system without `EVFILT_USER`. See CONTRIBUTING.md.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -166,13 +166,13 @@ const IGNORED_BY_ADD: i32 = libc::EPIPE;
 
 /// Returns the two knotes of a descriptor, to read and to write.
 fn knotes(fd: RawFd, token: Token, flags: kernel::Flags) -> io::Result<[Event; 2]> {
-    // A cast would turn a negative number into a large one.
+    // A cast would turn a negative descriptor into a large one.
     let ident = usize::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     Ok([EVFILT_READ, EVFILT_WRITE].map(|filter| Event::new(ident, filter, flags, token)))
 }
 
-/// Returns the knotes that an interest needs. (Requests of aio(4) name the queue themselves, and a kqueue has no priority
-/// readiness.)
+/// Returns the knotes that an interest needs. AIO, LIO and priority interests need none: a request of aio(4) names its queue
+/// itself, and a kqueue has no priority readiness.
 fn wanted(knotes: &mut [Event; 2], interest: Interest) -> &mut [Event] {
     match (interest.is_readable(), interest.is_writable()) {
         (true, true) => knotes,
