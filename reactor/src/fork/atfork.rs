@@ -17,7 +17,7 @@
 //!
 //! # Threads
 //!
-//! The child has only the thread that forked. Its selectors work, unless another thread was changing forkio's state at the
+//! The child has only the thread that forked. Its selectors work, unless another thread was using forkio's state at the
 //! fork: then they are [poisoned](super::InheritedState). If the thread of a single-threaded runtime forks, such as in a
 //! function that a task calls, the child continues the runtime. A runtime that another thread was running cannot continue:
 //! build another one.

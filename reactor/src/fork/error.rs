@@ -1,4 +1,4 @@
-//! The reasons why a fork was not made.
+//! The errors of forks.
 
 use std::fmt;
 use std::io;
@@ -120,7 +120,7 @@ impl fmt::Display for PrepareError {
                 write!(f, "reading the registrations of tokio's epoll instance at descriptor {fd}")
             }
             PrepareObject::ForeignQueues => f.write_str("finding the epoll instances of tokio"),
-            PrepareObject::ForeignRegistration(fd) => write!(f, "finding tokio's epoll instance that has descriptor {fd}"),
+            PrepareObject::ForeignRegistration(fd) => write!(f, "finding tokio's epoll instance that watches descriptor {fd}"),
             PrepareObject::ForkDetection => f.write_str("making the page by which children detect forks"),
             PrepareObject::NestedFork => f.write_str("this thread is forking already"),
             PrepareObject::HeldOff => f.write_str("this thread holds forks off"),
@@ -147,9 +147,9 @@ impl std::error::Error for PrepareError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InheritedState {
-    /// Another thread of the parent was changing selectors, timers or policies at the fork.
+    /// At the fork, another thread of the parent was using forkio's state, such as to set a policy.
     InUse,
-    /// The thread that forked was making such a change itself: it forked in a signal handler.
+    /// The thread that forked was using that state itself: it forked in a signal handler.
     Interrupted,
 }
 
@@ -157,7 +157,7 @@ impl fmt::Display for InheritedState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             InheritedState::InUse => {
-                "another thread was changing forkio's selectors when this process was forked, so this process cannot use \
+                "another thread was using forkio's selectors when this process was forked, so this process cannot use \
                  them: make new ones, or fork with `forkio_reactor::fork`, which waits for other threads"
             }
             InheritedState::Interrupted => {

@@ -33,7 +33,7 @@ pub use crate::sys::process_word::process_id;
 ///
 /// # Errors
 ///
-/// [`NotFound`](io::ErrorKind::NotFound) if `source` is not registered.
+/// Those of [`set_policy`](super::set_policy).
 pub fn retire_in_children(source: &impl AsRawFd) -> io::Result<()> {
     change(source.as_raw_fd(), |_, selector, _, info| {
         selector.retire();
@@ -59,7 +59,7 @@ pub fn is_tagged(source: &impl AsRawFd) -> bool {
 ///
 /// # Errors
 ///
-/// [`NotFound`](io::ErrorKind::NotFound) if `source` is not registered; otherwise those of `epoll_ctl(2)` or `kevent(2)`.
+/// Those of [`set_policy`](super::set_policy), `fstat(2)`, and `epoll_ctl(2)` or `kevent(2)`.
 pub fn mute(source: &impl AsRawFd) -> io::Result<()> {
     let fd = source.as_raw_fd();
     change(fd, |state, selector, _, info| {
@@ -88,13 +88,13 @@ pub fn unmute(source: &impl AsRawFd) -> io::Result<()> {
 /// Lets an event of `source`, an I/O object or a descriptor, wake at least one of the processes that wait for it, instead of
 /// all. Use it for a listening socket from which several workers accept. `false` ends this mode. Children inherit the mode.
 ///
-/// The woken process must accept until [`WouldBlock`](io::ErrorKind::WouldBlock). A process that stops earlier must [mute] the
-/// source until it accepts again. Otherwise the waiting connections wait until another one arrives, and the kernel may wake the
-/// same process again. If a process that the kernel may have woken has ended, call [`rearm_exclusive`] in the others.
+/// The woken process must accept until [`WouldBlock`](io::ErrorKind::WouldBlock), or [mute] the source until it accepts
+/// again. Otherwise the connections that it left wait until another one arrives, and the kernel may wake the same
+/// process. If a process that the kernel may have woken has ended, call [`rearm_exclusive`] in the others.
 ///
 /// # Errors
 ///
-/// [`NotFound`](io::ErrorKind::NotFound) if `source` is not registered; otherwise those of `epoll_ctl(2)`:
+/// Those of [`set_policy`](super::set_policy), and those of `epoll_ctl(2)`:
 /// [`InvalidInput`](io::ErrorKind::InvalidInput) for an interest in priority readiness.
 ///
 /// # Platforms
@@ -120,7 +120,7 @@ pub fn set_exclusive(source: &impl AsRawFd, exclusive: bool) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// The first error of `epoll_ctl(2)`. The other registrations are armed again in any case.
+/// Those of [`set_exclusive`]. If one registration cannot be armed again, the others still are.
 pub fn rearm_exclusive() -> io::Result<()> {
     with_gate_closed(|_| {
         let mut result = Ok(());
@@ -171,14 +171,14 @@ pub fn is_adopted(source: &impl AsRawFd) -> bool {
 ///
 /// # Errors
 ///
-/// Those of `fstat(2)` and `getsockopt(2)`.
+/// Those of `fstat(2)`, `getsockopt(2)` and `readlink(2)`.
 pub fn kind(source: &impl AsRawFd) -> io::Result<SourceKind> {
     reconcile::ensure();
     descriptor::kind(source.as_raw_fd())
 }
 
-/// Returns the id of the newest selector; ids count up. A cached list of registrations that only a new selector adds, such as
-/// [`renewed_receivers`], stays valid while this id does not change.
+/// Returns the id of the newest selector; ids count up. While it does not change, no runtime is added, so a cached
+/// result of [`renewed_receivers`] stays valid.
 pub fn newest_selector() -> u64 {
     reconcile::ensure();
     PROCESS.last_id.load(Ordering::Relaxed)
@@ -198,14 +198,14 @@ pub fn renewed_receivers() -> Vec<RawFd> {
 ///
 /// # Errors
 ///
-/// [`NotFound`](io::ErrorKind::NotFound) if `source` belongs to no pair made in this process.
+/// Those of `fstat(2)`; [`NotFound`](io::ErrorKind::NotFound) if `source` is no end of a pair made in this process.
 pub fn renew_pair_in_children(source: &impl AsRawFd) -> io::Result<()> {
     let [end, _] = find_pair(source.as_raw_fd())?;
     reconcile::lock_to_change().records.record(end).is_always_renewed = true;
     Ok(())
 }
 
-/// Makes each pair of [`renew_pair_in_children`] again whose descriptors other code has closed, at the same descriptors. For
+/// Makes each pair of [`renew_pair_in_children`] again, at the same descriptors, if other code has closed an end. For
 /// example, a daemon may close all descriptors that it does not know.
 ///
 /// # Errors
@@ -219,7 +219,7 @@ pub fn restore_renewed_pairs() -> io::Result<()> {
         if is_intact == [true; 2] {
             continue;
         }
-        // If both descriptors are ends of another pair, the owner of the pair has renewed it.
+        // If both descriptors refer to ends of a pair again, the owner has made a new one there.
         if !ends.iter().all(|fd| descriptor::is_signal_pipe_end(*fd)) {
             restore(ends, is_intact)?;
         }
@@ -284,8 +284,8 @@ pub fn pending_bytes(source: &impl AsRawFd) -> io::Result<usize> {
     descriptor::pending_bytes(source.as_raw_fd())
 }
 
-/// Returns how many writes this process and its ancestors have made through unregistered ends of pairs. tokio's signal handler
-/// makes such writes, to the signal pipe.
+/// Returns how many writes this process and its ancestors have made through unregistered ends of stream socket pairs.
+/// tokio's signal handler makes such writes, to the signal pipe.
 pub fn unregistered_writes() -> usize {
     UNREGISTERED_WRITES.load(Ordering::Relaxed)
 }

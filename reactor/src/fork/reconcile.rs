@@ -30,7 +30,7 @@ use crate::sys::process::SignalsBlocked;
 ///
 /// - An error poisons the selectors of the child: each poll of them fails. [`failure`](super::atfork::failure) returns
 ///   the error.
-/// - If another thread was changing this module's state at the fork, the child's inherited selectors are poisoned with
+/// - If another thread was using this module's state at the fork, the child's inherited selectors are poisoned with
 ///   [`InheritedState`]. New ones work.
 /// - A daemon keeps the connections whose policy is [`Inherit`](super::ForkPolicy::Inherit), the default of this crate. (The
 ///   crate `forkio` severs streams by default.)
@@ -38,7 +38,7 @@ use crate::sys::process::SignalsBlocked;
 ///   these files alone. On Linux, the child recognises wakers, timers and selectors with a waker by a mark (`O_APPEND`). A
 ///   selector without a waker has no mark: any epoll instance at its descriptor counts as the selector. If a selector's
 ///   descriptor is closed, none of its connections is severed. If the waker's descriptor is closed too, polling fails with
-///   `EBADF`. A selector without a waker registers what is open at the descriptors of its registrations.
+///   `EBADF`. A selector without a waker then registers the files that are open at its registered descriptors.
 /// - A child that closes only some inherited descriptors must reconcile before it opens files there. Otherwise, if it keeps
 ///   a selector, its own socket at the descriptor of a severed connection is severed too. The kernel's queue does not tell
 ///   the two apart, because the parent may have ended the registration since. A child does not inherit a kqueue, so on
@@ -259,7 +259,6 @@ pub(super) fn forget_failure() {
     }
 }
 
-/// The function of [`set_first_poll_hook`].
 static FIRST_POLL: OnceLock<fn()> = OnceLock::new();
 
 /// Whether this process must still call the hook.
@@ -272,7 +271,6 @@ pub fn set_first_poll_hook(hook: fn()) {
     let _ = FIRST_POLL.set(hook);
 }
 
-/// Whether the next poll must call the hook.
 #[inline(always)]
 pub(super) fn is_first_poll_due() -> bool {
     IS_DUE.load(Ordering::Relaxed)

@@ -89,7 +89,8 @@ pub fn selector_count() -> usize {
 /// # Errors
 ///
 /// [`NotFound`](io::ErrorKind::NotFound) if `source` is not registered, [`TimedOut`](io::ErrorKind::TimedOut) if another
-/// thread does not finish changing it; otherwise an error if this thread is forking, or if a selector is poisoned.
+/// thread does not finish changing it; otherwise an error if this thread is forking, if a selector is poisoned, or if
+/// an [adopted](super::glue::adopt) epoll instance cannot be read or changed.
 ///
 /// # Examples
 ///
