@@ -36,8 +36,8 @@ pub enum ForkResult {
 ///
 /// # Safety
 ///
-/// If the process has other threads, the child has only this one, and locks that the other threads held stay locked forever.
-/// The child may then only do what signal-safety(7) allows.
+/// If the process has other threads, the child has only the calling thread, and locks that the other threads held stay
+/// locked forever. The child may then only do what signal-safety(7) allows.
 ///
 /// # Fork
 ///
@@ -47,8 +47,8 @@ pub enum ForkResult {
 ///   queue;
 /// - no registration whose policy is [`NoFork`](super::ForkPolicy::NoFork): deregistering its source succeeds, reregistering
 ///   the source fails with `NotFound`, and registering the source again works;
-/// - each `unix::Timer` as one of its own, registered or not, unless its policy is [`Inherit`](super::ForkPolicy::Inherit) or
-///   [`Sever`](super::ForkPolicy::Sever);
+/// - a timer of its own in place of each `unix::Timer`, registered or not, unless the parent's timer has the policy
+///   [`Inherit`](super::ForkPolicy::Inherit) or [`Sever`](super::ForkPolicy::Sever);
 /// - unregistered descriptors shared with the parent, as after any fork.
 pub unsafe fn fork() -> Result<ForkResult, Error> {
     let _blocked = block_signals();
@@ -99,10 +99,10 @@ pub fn hold_off() -> io::Result<HeldOff> {
 /// should have replaced an unregistered descriptor, all selectors are poisoned. Each [`Poll::poll`](crate::Poll::poll) of a
 /// poisoned selector returns the error. Such a poll never hangs, and never uses an incomplete queue.
 ///
-/// Until commit or abort, registrations of other threads wait. The thread that prepared may poll, wake, list registrations,
-/// and drop its objects: the child then leaves their descriptors alone. The following fail: making selectors, wakers and
-/// timers, registering, deregistering, and changing the policy of a registration. On kqueue systems, making a `unix::Signals`
-/// or a `unix::Process` fails too.
+/// Until commit or abort, registrations of other threads wait. The thread that prepared may poll, wake, list
+/// registrations, and drop its objects: the child then leaves their descriptors alone. The following fail: making
+/// selectors, wakers and timers, registering, reregistering, deregistering, and changing the policy of a registration.
+/// On kqueue systems, making a `unix::Signals` or a `unix::Process` fails too.
 #[derive(Debug)]
 #[must_use = "a fork that is neither committed nor aborted keeps registrations waiting"]
 pub struct Prepared {
@@ -140,11 +140,12 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 /// The fork itself still copies the bytes that wait in renewed pairs, makes timers, and adds [muted](super::glue::mute)
 /// registrations. It also checks each bare descriptor, because other code may close such a descriptor without notice.
 ///
-/// Until the fork the process has fresh objects for renewed pairs and wakers, and on Linux a second queue for each selector,
-/// with the inherited registrations. All of these take descriptors, close-on-exec. On Linux, each inherited registration
-/// also takes one of the user's epoll watches (`/proc/sys/fs/epoll/max_user_watches`). The kernel delivers each event to the
-/// second queue too, which takes tens of nanoseconds. In the child of an unplanned fork, forkio never closes these
-/// descriptors, because the program may have closed them and opened other files at them.
+/// Until the fork the process has fresh objects for renewed pairs and wakers, a dead endpoint if a descriptor is
+/// severed, and on Linux a second queue for each selector, with the inherited registrations. All of these take
+/// descriptors, close-on-exec. On Linux, each inherited registration also takes one of the user's epoll watches
+/// (`/proc/sys/fs/epoll/max_user_watches`). The kernel delivers each event to the second queue too, which takes tens of
+/// nanoseconds. The child of an unplanned fork closes these descriptors only if [`atfork`](super::atfork) makes it
+/// reconcile inside `fork(2)`: later, the program may have closed them and opened other files at them.
 ///
 /// # Errors
 ///
