@@ -79,7 +79,7 @@ impl Records {
 static RENEWED_TOKEN: AtomicU64 = AtomicU64::new(0);
 
 /// Makes `Renew` the default policy of stream sockets that are registered with `token` and belong to a pair made in this
-/// process. These are the ends of a runtime's signal pipe, which the program cannot tag itself.
+/// process. These are the receiving ends of tokio's signal pipe, whose policy the program cannot set itself.
 pub fn renew_receivers(token: Token) {
     RENEWED_TOKEN.store(token.0 as u64 + 1, Ordering::Relaxed);
 }

@@ -111,7 +111,6 @@ impl Records {
         end.is_some_and(|end| descriptor::identity(fd).is_ok_and(|socket| socket == end.socket))
     }
 
-    /// Lists the pairs that are always renewed.
     pub(super) fn always_renewed(&self) -> impl Iterator<Item = [RawFd; 2]> {
         self.iter()
             .filter(|(_, record)| record.is_always_renewed)

@@ -33,8 +33,8 @@ pub(super) struct SignalPipe {
 }
 
 impl SignalPipe {
-    /// Finds the pipe whose receiver has this inode. `is_registered` recognises the duplicates that runtimes have. Then call
-    /// [`find_others`](SignalPipe::find_others).
+    /// Finds the pipe whose receiver has this inode. `is_registered` recognises the duplicates that runtimes have. The
+    /// caller then calls [`find_others`](SignalPipe::find_others).
     pub(super) fn find(
         inode: u64,
         generation: u32,
@@ -58,7 +58,6 @@ impl SignalPipe {
         Ok(pipe)
     }
 
-    /// Finds the other descriptors of the pipe.
     pub(super) fn find_others(&mut self, open: &OpenDescriptors, is_registered: impl Fn(RawFd) -> bool) {
         let is_other = |(fd, inode): &&(RawFd, u64)| {
             self.inodes.contains(inode) && ![self.receiver, self.sender].contains(fd) && !is_registered(*fd)
@@ -91,8 +90,8 @@ impl SignalPipe {
     }
 }
 
-/// Finds the sender if the kernel does not report the peers of sockets. Writes to the receiver, and reads the bytes again from
-/// the candidate that has got them. tokio never reads the sender.
+/// Finds the sender if the kernel does not report the peers of sockets. Writes bytes to the receiver, and takes them
+/// from the candidate that has got them. tokio never reads the sender.
 fn find_by_writing(receiver: RawFd, candidates: &[(RawFd, u64)]) -> io::Result<Option<(RawFd, u64)>> {
     /// How many bytes to write at most. One is enough, unless other candidates get data at the same moment.
     const ROUNDS: usize = 16;

@@ -162,11 +162,11 @@ pub(crate) struct SourceRegistration {
     at: Option<(&'static SelectorCore, u64)>,
     fd: RawFd,
     kind: SourceKind,
-    /// Whether the process state has a record of the source, because it is a timer or an end of a pair.
+    /// Whether the process state has a record of the source: a timer, or an end of a stream socket pair.
     has_record: bool,
 }
 
-/// The number of writes through unregistered ends of pairs.
+/// The number of writes through unregistered ends of stream socket pairs.
 pub(super) static UNREGISTERED_WRITES: AtomicUsize = AtomicUsize::new(0);
 
 impl SourceRegistration {
@@ -227,7 +227,7 @@ impl SourceRegistration {
         std::mem::forget(self);
     }
 
-    /// Counts a write through the source, if the source is an unregistered end of a pair. Async-signal-safe.
+    /// Counts a write through the source, if that is an unregistered end of a stream socket pair. Async-signal-safe.
     #[inline(always)]
     pub(crate) fn note_write(&self) {
         if self.at.is_none() && self.has_record {
