@@ -122,8 +122,8 @@ impl Instance {
     }
 }
 
-/// Brings the adopted selectors and their tables up to date, if a signal pipe is known. Fails if the list of an instance cannot
-/// be read, or does not tell for certain what a child must get.
+/// Brings the adopted selectors and their tables up to date, if a signal pipe is known. Fails if the pipe is closed, or
+/// if the list of an instance cannot be read or does not tell for certain what a child must get.
 pub(super) fn refresh(state: &mut ProcessState) -> Result<(), PrepareError> {
     let Some(pipe) = state.adopted.pipe.as_mut() else { return Ok(()) };
     let failed = PrepareError::of(PrepareObject::ForeignQueues);
@@ -252,7 +252,7 @@ fn fill(core: &SelectorCore, instance: &Instance, pairs: &mut OwnPairs) -> io::R
         present.insert(registered.fd);
     }
     for (_, entry) in core.table.iter().filter(|(fd, _)| !present.contains(fd)) {
-        // A registration that the fork has left out keeps its policy.
+        // A registration that a fork has left out keeps its policy.
         let info = entry.info();
         if !info.is_vacant() && !info.is_absent(generation()) {
             entry.vacate();
@@ -269,8 +269,8 @@ fn info(registered: &Registered, entry: &Entry, kind: SourceKind) -> io::Result<
     let known = entry.get().filter(|(token, info)| *token == registered.token && !info.is_absent(generation()));
     let Some((_, known)) = known else {
         return Err(io::Error::other(format!(
-            "descriptor {} has a fork policy that this process does not know: the epoll instance is shared with another \
-             process since a fork that forkio did not make",
+            "descriptor {} is muted or has a fork policy, which this process does not know: the epoll instance is \
+             shared with another process since a fork that forkio did not make",
             registered.fd
         )));
     };

@@ -137,9 +137,9 @@ impl Plan {
             .chain(self.remakes.iter().map(sys::Remake::fd))
     }
 
-    /// In the child, puts each selector's own queue and each replaced object in place. `selectors` are all selectors of the
-    /// process. A system call that fails poisons the selectors that it was for, or all selectors if the replaced descriptor is not
-    /// registered. Allocates and frees nothing: async-signal-safe.
+    /// In the child, puts each selector's own queue and each fresh or dead object in place. `selectors` are all
+    /// selectors of the process. A system call that fails poisons the selectors that it was for, or all selectors if
+    /// the replaced descriptor is not registered. Allocates and frees nothing: async-signal-safe.
     pub(super) fn commit(
         &mut self,
         selectors: impl Iterator<Item = &'static SelectorCore> + Clone,

@@ -259,7 +259,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Severs `fd`, unless it is renewed for another selector.
+    /// Severs `fd`, unless the plan already replaces the object at `fd`.
     fn sever(&mut self, fd: RawFd) -> Result<()> {
         if self.replaced.contains(&fd) {
             return Ok(());

@@ -110,7 +110,6 @@ pub(super) fn generation() -> u32 {
     PROCESS.generation.load(Ordering::Relaxed)
 }
 
-/// Returns the id of a new selector.
 pub(super) fn next_id() -> u64 {
     PROCESS.last_id.fetch_add(1, Ordering::Relaxed) + 1
 }

@@ -16,7 +16,7 @@ use crate::timer_state::TimerState;
 #[derive(Debug)]
 pub(super) enum Renewal {
     Pair([RenewedEnd; 2]),
-    /// `state` is `None` for a timer that is only known by its descriptor.
+    /// `state` is `None` for a timer that is known only by its descriptor.
     Timer {
         fd: RawFd,
         state: Option<Arc<TimerState>>,

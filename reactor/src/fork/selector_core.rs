@@ -32,7 +32,7 @@ pub(crate) struct SelectorCore {
 /// The reason why a selector cannot be used, in a child that got no queue of its own for it.
 #[derive(Clone, Copy)]
 pub(super) enum Poison {
-    /// A system call has failed with this errno.
+    /// A system call or reconciling has failed with this errno, or the selector is retired (`ECANCELED`).
     Errno(i32),
     /// Replacing the parent's object at this descriptor has failed with this errno. Any selector may use the object.
     Unreplaced(RawFd, i32),
