@@ -74,7 +74,7 @@ pub(super) fn kind_of_mode(fd: RawFd, mode: libc::mode_t) -> io::Result<SourceKi
         },
         libc::S_IFIFO => SourceKind::Pipe,
         libc::S_IFCHR => SourceKind::Other,
-        // The object has no file type.
+        // An object without a file type, or a file with a path.
         _ => match name_in_proc(fd, &mut [MaybeUninit::uninit(); NAME_LENGTH])? {
             b"anon_inode:[eventpoll]" => SourceKind::Queue,
             b"anon_inode:[timerfd]" => SourceKind::Timer,
@@ -170,7 +170,6 @@ pub(crate) fn are_both_ends(a: RawFd, b: RawFd) -> bool {
     [(reads, writes), (writes, reads)].contains(&(access_mode(a), access_mode(b)))
 }
 
-/// Returns how many bytes wait to be read.
 pub(crate) fn pending_bytes(fd: RawFd) -> io::Result<usize> {
     Ok(rustix::io::ioctl_fionread(borrow(fd)?)? as usize)
 }

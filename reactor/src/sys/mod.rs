@@ -9,9 +9,9 @@
 //!   missing one with `NotFound`; otherwise both succeed. Deleting a missing one fails with `NotFound`. `wait` is one system
 //!   call, which is not retried: it clears the events, fills them up to their capacity, and rounds its timeout up.
 //! - `Event`, as the kernel writes it, and the module `event`, which reads it. `event::wake` makes the event of a waker.
-//! - `WakeSignal`, the kernel object of a waker: each `signal`, from any thread, makes the next `wait` return a readable event.
-//!   `signal_at` does the same for a waker that another thread may own, and is async-signal-safe: its error is an errno. `renew`
-//!   makes fresh objects for a child, each with the descriptor whose place it takes.
+//! - `WakeSignal`, the kernel object of a waker: each `signal`, from any thread, makes the next `wait` return a
+//!   readable event. `signal_at` does the same for a waker that another thread may own, and is async-signal-safe; its
+//!   error is an errno. `renew` makes fresh objects for a child, each with the descriptor whose place it takes.
 //! - for forks, `Queue::MAY_BE_ABSENT_AFTER_FORK` (whether a child may lack its parent's queue), `Queue::holds`,
 //!   `Queue::is_there_after_fork` (whether a child has an open file at the descriptor of its parent's queue), `ChildQueue`,
 //!   which implements [`QueueCopy`], and `Remake`, an object that only the child can make; `Queue::still_has` and

@@ -57,7 +57,7 @@ pub(crate) fn signal_set(signals: &[i32]) -> io::Result<libc::sigset_t> {
         // SAFETY: the set is initialised.
         let is_signal = signal > 0 && unsafe { libc::sigaddset(&mut set, signal) } == 0;
         if !is_signal || signal == libc::SIGKILL || signal == libc::SIGSTOP {
-            let text = format!("{signal} is not the number of a signal that a process can receive");
+            let text = format!("{signal} is not the number of a signal that a process can block");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
     }

@@ -99,7 +99,7 @@ pub(crate) trait QueueCopy: Sized {
     /// Keeps this registration from the child.
     fn leave_out(&mut self, _fd: RawFd, _interest: Interest) {}
 
-    /// Gives the child this registration of an object that only the child has.
+    /// Gives the child this registration, which only the child can make.
     fn add_in_child(&mut self, fd: RawFd, token: Token, interest: Interest);
 
     /// Gives the child a waker of its own, if wakers are events of their queue. If wakers have descriptors, the fork replaces the

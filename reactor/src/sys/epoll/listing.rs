@@ -19,7 +19,6 @@ use crate::sys::Queue;
 use crate::sys::adoption::{Listed, OpenDescriptors, Registered, WAKER};
 use crate::sys::descriptor::{self, borrow, unreadable};
 
-/// Whether this system lists the registrations of a queue.
 pub(crate) const CAN_LIST: bool = true;
 
 /// Reads the list of an epoll instance, in the order of descriptors. Needs Linux 5.4.

@@ -140,7 +140,7 @@ pub(crate) fn socket_pcb(_: RawFd) -> Option<u64> {
     None
 }
 
-/// Returns `None`: fstat(2) and the names in `/proc/self/fd` tell every kind.
+/// Returns `None`: fstat(2), getsockopt(2) and the names in `/proc/self/fd` tell every kind.
 pub(crate) fn bare_kind(_: RawFd) -> Option<SourceKind> {
     None
 }
@@ -174,7 +174,7 @@ impl QueueCopy for ChildQueue {
     }
 
     fn forget(&mut self, fd: RawFd) {
-        // An error says that the descriptor has no registration yet, because the child would have added it.
+        // An error means that the registration is not in the queue yet: it is one of the additions.
         let _ = self.queue.delete(fd);
         self.additions.retain(|(added, ..)| *added != fd);
     }

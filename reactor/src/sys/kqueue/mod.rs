@@ -138,7 +138,7 @@ impl Queue {
     /// Whether there is a registration for the file that is open at `fd` now. The caller knows that the registration has
     /// this token. The call arms the registration again: a source that is ready gives an event.
     pub(crate) fn holds(&self, fd: RawFd, token: Token) -> io::Result<bool> {
-        // No knote is ever disabled, so enabling one only shows whether it exists.
+        // No knote is ever disabled, so enabling one only arms it again.
         self.find(knotes(fd, token, EV_ENABLE | EV_RECEIPT)?, &[libc::ENOENT, libc::EBADF])
     }
 
