@@ -62,6 +62,5 @@
 //!
 //! # 3. Not only sockets
 //!
-//! The module `unix` (feature `os-ext`) has sources for the filters of kqueue: a `Timer`, `Signals`, a `Process`.
-//! Register a bare descriptor as a `SourceFd`. The page of each type has an example, and says what a fork does to the
-//! source.
+//! The module `unix` (feature `os-ext`) has other sources: a `Timer`, `Signals`, a `Process`. Register a bare
+//! descriptor as a `SourceFd`. The page of each of these types has an example, and says what a fork does to the source.

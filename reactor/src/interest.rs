@@ -94,7 +94,7 @@ impl Interest {
     }
 }
 
-#[allow(dead_code, reason = "only the epoll backend uses these")]
+#[allow(dead_code, reason = "a build with a kqueue, or without `cponfork`, uses only some of these")]
 impl Interest {
     pub(crate) const fn exclusive(self) -> Interest {
         self.add(Interest(NonZeroU8::new(EXCLUSIVE).unwrap()))

@@ -87,8 +87,8 @@ macro_rules! source {
     };
 }
 
-/// Calls [`source`], and implements the other conversions from and to descriptors, for a type of one field: `inner`, an [`IoSource`]
-/// around `$std`. `From<OwnedFd>` makes a source of the given kind.
+/// Calls [`source`], and implements the other conversions from and to descriptors, for a type of one field: `inner`, an
+/// [`IoSource`] around `$std`. `From<OwnedFd>` makes a source of the given kind.
 macro_rules! descriptor_owner {
     ($name:ident, $std:ty, $kind:ident) => {
         crate::io_source::source!($name);

@@ -2,8 +2,8 @@
 //!
 //! The public API is that of mio 1.2 on Unix, so a program written for mio compiles and behaves the same. With the feature
 //! `cponfork`, the child of a fork gets **a private copy of every kernel queue, at the same descriptor, registrations
-//! included**. FreeBSD's `KQUEUE_CPONFORK` does the same in the kernel. Without the feature, this is a small selector that
-//! coalesces wakes.
+//! included**. FreeBSD's `KQUEUE_CPONFORK` does the same in the kernel. Without the feature, this is only a small
+//! selector that coalesces wakes.
 //!
 //! | I want to | use |
 //! |---|---|
@@ -19,10 +19,10 @@
 //!
 //! # Platforms
 //!
-//! The crate uses epoll on Linux, and kqueue on FreeBSD, macOS, NetBSD, OpenBSD and DragonFly. Its kqueue backend compiles for
-//! these systems, and its tests ran on a model of kqueue(2); an earlier version was also tested on FreeBSD 15, under emulation.
-//! FreeBSD 15 copies the queue in the kernel. On the other kqueue systems the child opens a queue at the same descriptor, and adds
-//! the registrations in its table.
+//! The crate uses epoll on Linux, and kqueue on FreeBSD, macOS, NetBSD, OpenBSD and DragonFly. Its kqueue backend
+//! compiles for these systems, and its tests ran on a model of kqueue(2); an earlier version was also tested on FreeBSD
+//! 15, under emulation. FreeBSD 15 copies the queue in the kernel. On the other kqueue systems the child opens a queue
+//! at the same descriptor, and fills it from its table of registrations.
 //!
 //! # Examples
 //!

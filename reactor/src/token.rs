@@ -1,8 +1,7 @@
 /// Identifies the source of an event.
 ///
-/// The caller chooses a token at registration and finds it in the source's events. It may be an index into a slab, or a key
-/// of a map. Several sources may share a token. A child forked through the module `fork` gets events with the tokens that
-/// its parent chose.
+/// The caller chooses a token at registration and finds it in the source's events. It may be an index into a slab, or
+/// the key of an entry in a hash map. Several sources may share a token. A forked child keeps its parent's tokens.
 ///
 /// # Examples
 ///

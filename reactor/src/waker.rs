@@ -58,7 +58,8 @@ impl Waker {
     /// # Errors
     ///
     /// Those of making the kernel object (no descriptor left) and of registering it;
-    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists), in release builds, if the selector has a waker.
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists), in release builds, if the selector has a waker. With the feature
+    /// `cponfork`, also an error if this thread is between `fork::prepare` and the end of that fork.
     ///
     /// # Panics
     ///
@@ -68,7 +69,7 @@ impl Waker {
     }
 
     /// Wakes the [`Poll`](crate::Poll): the current call of [`Poll::poll`](crate::Poll::poll), or the next one,
-    /// returns at once. Once the `Poll` is dropped, this does nothing.
+    /// returns at once. Once the `Poll` and all clones of its `Registry` are dropped, this does nothing.
     ///
     /// # Errors
     ///

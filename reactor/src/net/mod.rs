@@ -60,7 +60,7 @@ macro_rules! option {
     };
 }
 
-/// Implements [`descriptor_owner`](crate::io_source::descriptor_owner), and the rest that all sockets have in common.
+/// Calls [`descriptor_owner`](crate::io_source::descriptor_owner), and implements the methods that all sockets have.
 macro_rules! socket {
     ($name:ident, $std:ty, $kind:ident, $address:ty) => {
         crate::io_source::descriptor_owner!($name, $std, $kind);
