@@ -77,7 +77,7 @@ impl WakeableQueue {
         self.wake.take();
     }
 
-    /// Makes the selector's waker. If the selector has one, this fails, or panics in debug builds, like mio.
+    /// Makes the selector's waker. If the selector has one, this fails. Debug builds then panic, like those of mio.
     pub(crate) fn add_waker(&self, token: Token) -> io::Result<sys::WakeSignal> {
         if !self.waker.occupy(token) {
             let text = "Only a single `Waker` can be active per `Poll` instance";

@@ -49,7 +49,7 @@ use crate::sys::process::SignalsBlocked;
 /// # Platforms
 ///
 /// The child notices the fork by a page that the kernel wipes in the child: `MADV_WIPEONFORK` since Linux 4.14,
-/// `minherit(INHERIT_ZERO)` on FreeBSD, NetBSD and OpenBSD. The check costs one load per use of a selector. macOS and
+/// `minherit(INHERIT_ZERO)` on FreeBSD, NetBSD and OpenBSD. The check costs two loads per use of a selector. macOS and
 /// DragonFly have no such page, so the check costs a `getpid(2)`, about 50 to 100 ns.
 ///
 /// # Examples
@@ -69,7 +69,7 @@ pub fn reconcile() {
     ensure();
 }
 
-/// Like [`reconcile`]. Costs one load if there is nothing to do.
+/// Like [`reconcile`]. Costs two loads if there is nothing to do.
 #[inline(always)]
 pub(crate) fn ensure() {
     if !gate::is_settled() {
