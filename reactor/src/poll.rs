@@ -59,7 +59,9 @@ pub struct Poll {
 
 /// Registers sources with the [`Poll`] it belongs to.
 ///
-/// Methods take `&self` and may be called from any thread, even while another thread is in [`Poll::poll`].
+/// Methods take `&self` and may be called from any thread, even while another thread is in [`Poll::poll`]. With the
+/// feature `cponfork`, those that change a registration fail on a thread that is between `fork::prepare` and the end of
+/// that fork, and wait on other threads.
 pub struct Registry {
     pub(crate) selector: Selector,
 }

@@ -335,7 +335,7 @@ pub fn limit_behind(error: &io::Error) -> Option<String> {
             let limit = limit()?;
             &format!("the process may have {limit} descriptors open (RLIMIT_NOFILE): raise it, or close some")
         }
-        libc::ENFILE => "the system has no descriptor left (Linux: /proc/sys/fs/file-max)",
+        libc::ENFILE => "the system has no descriptor left (Linux: raise /proc/sys/fs/file-max)",
         libc::ENOSPC => "the user has no epoll watch left (/proc/sys/fs/epoll/max_user_watches): raise it",
         libc::ENOMEM => "the kernel has no memory left",
         _ => return None,

@@ -78,7 +78,8 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// `ECHILD` if the process is not a child of this one, or has been waited for already; `EINVAL` before Linux 5.4.
+    /// `ECHILD` if the process is not a child of this one, or has been waited for already. On Linux, `EBADF` if a fork has
+    /// severed the watch, and `EINVAL` before Linux 5.4.
     pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         self.inner.try_wait()
     }

@@ -66,7 +66,7 @@ impl Signals {
     /// # Errors
     ///
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is no signal; [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a
-    /// fork has severed the registration.
+    /// fork has severed the source.
     pub fn receive(&self) -> io::Result<SignalInfo> {
         fork::settle();
         self.inner.take()
