@@ -85,13 +85,20 @@ scenarios!(
         check_eq("the status", libc::WEXITSTATUS(wait_status(watched)), 7);
     }
 
-    /// In a child that has not used a selector yet, `has_ended` works for a process that the parent watches.
+    /// In a child that has not used a selector yet, `has_ended` works for a process that the parent watches, even once the
+    /// parent has reaped that process.
     fn watch_before_the_first_use() {
-        let end = Turn::new();
+        let (end, reaped) = Turn::both_ways();
         let watched = subject(&end);
         let process = Process::open(watched.cast_unsigned()).unwrap();
         unplanned::in_child(|| check_eq("it has ended", process.has_ended().unwrap(), false));
+        let child = unplanned::fork_child(|| {
+            reaped.wait();
+            check_eq("it has ended", process.has_ended().unwrap(), true);
+        });
         end.give();
         check_eq("the status", libc::WEXITSTATUS(wait_status(watched)), 7);
+        reaped.give();
+        reap(child);
     }
 );

@@ -212,8 +212,8 @@ impl Remake {
         }
         listed.owner.store(process::id(), Ordering::Relaxed);
         match listed.fill().map_err(errno) {
-            // The watched process has ended meanwhile. It is not a child of this process, which cannot wait for it.
-            Err(libc::ESRCH) => return Ok(()),
+            // The watched process has ended meanwhile.
+            Err(libc::ESRCH) => change(listed.fd, &expired_timer()).map_err(errno)?,
             result => result?,
         }
         // A signal that arrived since the fork is pending without an event.
