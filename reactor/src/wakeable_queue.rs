@@ -24,15 +24,15 @@ impl Default for WakeableQueue {
 }
 
 impl WakeableQueue {
-    /// Returns the token to pass to [`Queue::holds`](sys::Queue::holds) for a registration with this token.
+    /// Returns the token to pass to [`Queue::holds`](sys::Queue::holds) or `Queue::still_has` for a registration with this token.
     pub(crate) fn probe(&self, token: Token) -> Token {
-        // An exact queue does not compare the token, but may give an event with it. An event of the waker does no harm.
+        // With an exact queue (epoll), any token works, but a poll may get an event with it. One of the waker does no harm.
         self.waker.get().filter(|_| sys::Queue::IS_EXACT).map_or(token, |(waker, _)| waker)
     }
 
     /// In the child of an unplanned fork, forgets the queue if its descriptor does not refer to the queue any more. The
     /// child may have closed the descriptor, or the parent may have opened the queue while the kernel copied the process. A
-    /// queue that never had a waker is recognised only by its kind. Does nothing if `MAY_BE_ABSENT_AFTER_FORK`:
+    /// queue without a waker is recognised only by its kind. Does nothing if `MAY_BE_ABSENT_AFTER_FORK`:
     /// `ChildQueue::new` then checks the descriptor.
     pub(crate) fn forget_queue_if_lost(&self) {
         if sys::Queue::MAY_BE_ABSENT_AFTER_FORK {

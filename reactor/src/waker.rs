@@ -53,7 +53,7 @@ pub struct Waker {
 }
 
 impl Waker {
-    /// Creates the waker of the selector of `registry`, which may have one at a time.
+    /// Creates the waker of the selector of `registry`. A selector has at most one waker at a time.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Processes, signals, and turns that processes give each other.
+//! Processes and signals, and [`Turn`], by which one process lets another one continue.
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -149,7 +149,7 @@ pub fn start_thread<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Se
     thread
 }
 
-/// Checks that this process has no children, not even some that have ended.
+/// Checks that this process has no children, not even zombies.
 #[track_caller]
 pub fn check_no_children() {
     let own = own_pid();
@@ -183,7 +183,7 @@ pub fn beside_threads<W: FnMut() + Send, T>(works: impl IntoIterator<Item = W>, 
     })
 }
 
-/// Calls `act` while the kernel opens no descriptor at or above `limit`.
+/// Sets the descriptor limit while `act` runs: the kernel then opens no descriptor at or above `limit`.
 pub fn with_descriptor_limit<T>(limit: usize, act: impl FnOnce() -> T) -> T {
     let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel writes `before`.

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use fork_protocol::{self as protocol, Cost, SharedPage, now, spent};
 use forkio_reactor::fork;
 
-/// The part of the registered streams that a child gets.
+/// The registrations that a child gets for the registered streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Streams {
     /// All registrations.
@@ -40,8 +40,8 @@ impl Planned {
     ///
     /// # Safety
     ///
-    /// This process must be a child of the process that prepared, with signals blocked. It must not have used a descriptor
-    /// yet.
+    /// This process must be a child of the process that called [`prepare`](Planned::prepare), with signals blocked. It must not
+    /// have used a descriptor yet.
     unsafe fn commit(self) {
         // SAFETY: the caller promises the same.
         unsafe { self.0.commit() };

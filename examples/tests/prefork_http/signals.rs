@@ -53,7 +53,7 @@ scenarios!(
     /// SIGHUP replaces all workers. The old ones still serve for the grace period.
     fn hup_starts_a_new_generation_before_the_old_one_retires() {
         const GRACE: Duration = Duration::from_secs(1);
-        const TAKES: Duration = Duration::from_secs(3);
+        const REQUEST_TIME: Duration = Duration::from_secs(3);
         let server = Server::start(&["--workers", "2", "--idle-grace", "1"]);
         let before = workers_of(&server, 2);
         let mut idle = server.connect_to_each(2);
@@ -77,7 +77,7 @@ scenarios!(
                 Err(error) => panic!("{error}: closed before the grace period was over"),
             }
         });
-        let is_due = asked.elapsed() >= TAKES;
+        let is_due = asked.elapsed() >= REQUEST_TIME;
         idle[1].0.expect_end();
         let answer = in_flight.response().expect("the answer to the request in flight");
         assert_eq!(answer.status, 200);

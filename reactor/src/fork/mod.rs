@@ -12,12 +12,12 @@
 //! | make the next fork faster | [`prepare_ahead`] |
 //! | list registrations | [`registrations`] |
 //! | know which process this is | [`generation`], [`parent`] |
-//! | survive forks made by other code | nothing; to reconcile at once, [`atfork::install`] or [`reconcile`] |
+//! | survive forks made by other code | no call is needed; to reconcile at once, [`atfork::install`] or [`reconcile`] |
 //!
 //! [`register_with_policy`]: crate::Registry::register_with_policy
 //!
-//! A **planned** fork is made through this module. Nearly all that can fail, fails before the fork: [`Prepared`] lists the
-//! steps. An **unplanned** fork is made by other code. The child notices it when it first uses a selector: see [`reconcile`].
+//! A **planned** fork is made through this module. Nearly every step that can fail comes before the fork: [`Prepared`] lists
+//! the steps. An **unplanned** fork is made by other code. The child notices it when it first uses a selector: see [`reconcile`].
 //!
 //! # Examples
 //!
@@ -41,7 +41,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-// CONTRIBUTING.md lists these modules from the bottom to the top: each uses only those before it.
+// CONTRIBUTING.md lists these modules in an order in which each uses only those before it.
 mod adopting;
 mod decision;
 mod descriptors;

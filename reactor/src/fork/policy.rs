@@ -21,8 +21,7 @@ pub enum ForkPolicy {
     /// endpoint fails.)
     Sever = 3,
     /// The child gets a fresh private object behind the same descriptor, pending state included. This is possible for
-    /// wakers, timers, and stream socket pairs made in this process. If any other source has this policy, preparing a
-    /// fork fails.
+    /// wakers, timers, and stream socket pairs made in this process. With any other source, preparing a fork fails.
     ///
     /// - The child's timer expires after the time that remains, keeps period and phase, and has the expirations that were not
     ///   taken. For a `unix::Timer` this is exact. The phase of a timerfd that is registered as a bare descriptor is good to a

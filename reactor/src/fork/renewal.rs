@@ -44,8 +44,8 @@ pub(super) struct Replacements {
 pub(super) struct Replacement {
     pub(super) from: RawFd,
     pub(super) onto: RawFd,
-    /// The only file that the child may replace. `None`: the gate or the owner of `onto` keeps other code from closing it
-    /// before the fork.
+    /// The file that `onto` must refer to: if it refers to another one, the child skips this step. `None` if the gate or the
+    /// owner of `onto` keeps other code from closing it before the fork.
     pub(super) expected: Option<Identity>,
 }
 

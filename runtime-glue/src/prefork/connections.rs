@@ -76,7 +76,7 @@ impl Common {
 /// # Fork
 ///
 /// The count belongs to the worker. In a child that the worker forks, [`count`](Connections::count) counts nothing, and
-/// dropping a connection there leaves the worker's count alone.
+/// dropping a connection does not change the worker's count.
 #[derive(Clone)]
 pub struct Connections(Arc<Shared>);
 

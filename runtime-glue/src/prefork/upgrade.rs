@@ -312,8 +312,8 @@ impl Predecessor {
     /// Returns the program that this one replaces, or `None` if there is none.
     pub(super) fn from_env() -> Option<Predecessor> {
         let value = std::env::var(UPGRADE).ok()?;
-        let (number, rest) = value.split_once(' ').unwrap_or((&value, ""));
-        let channel = sys::take_socket(number.parse().ok()?, UPGRADE)?.into();
+        let (descriptor, rest) = value.split_once(' ').unwrap_or((&value, ""));
+        let channel = sys::take_socket(descriptor.parse().ok()?, UPGRADE)?.into();
         // While the old program runs, it is the parent of this one.
         let is_process_1 = rustix::process::getppid().is_some_and(rustix::process::Pid::is_init);
         let page = socket_of(PAGE).map(TcpListener::from);
@@ -351,8 +351,8 @@ pub(super) struct Process1 {
 
 /// Takes over the socket that an environment variable names.
 fn socket_of(variable: &str) -> Option<OwnedFd> {
-    let number = std::env::var(variable).ok()?.trim_end().parse().ok()?;
-    sys::take_socket(number, variable)
+    let descriptor = std::env::var(variable).ok()?.trim_end().parse().ok()?;
+    sys::take_socket(descriptor, variable)
 }
 
 impl Process1 {

@@ -1,4 +1,4 @@
-//! Buffers and generators of random numbers, which a fork copies beside the runtime; audits, and hooks before a fork.
+//! Buffers and generators of random numbers, which a fork copies together with the runtime; audits, and hooks before a fork.
 
 mod audit;
 mod before_fork;

@@ -18,7 +18,7 @@ scenarios!(
         assert_eq!(state["server"]["state"], "serving");
         assert_eq!((&state["server"]["generation"], &state["server"]["wanted"]), (&1.into(), &2.into()));
         for _ in 0..20 {
-            assert!(pids(&state).contains(&server.pid().into()), "a worker that is shown answers");
+            assert!(pids(&state).contains(&server.pid().into()), "the worker that answered is not shown");
         }
         let state = server.until("the requests are counted", |state| state["requests"] == 20);
         let by_workers = workers(&state).iter().map(|worker| worker["requests"].as_u64().expect("a count"));

@@ -112,7 +112,7 @@ pub(super) fn blocked<L: Library>() -> io::Result<Batch> {
     }))
 }
 
-/// A thread's question to the thread that polls.
+/// Lets a thread wait until the thread that polls has woken up for it.
 #[derive(Default)]
 struct Call {
     is_asked: AtomicBool,
@@ -137,7 +137,7 @@ impl Call {
         Ok(())
     }
 
-    /// Answers the question, if there is one. Returns whether there was.
+    /// Answers the thread if it waits. Returns whether it did.
     fn answer(&self) -> bool {
         let is_asked = self.is_asked.swap(false, Ordering::Acquire);
         if is_asked && let Some(caller) = self.caller.get() {

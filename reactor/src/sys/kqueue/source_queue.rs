@@ -171,8 +171,8 @@ impl Remake {
         LISTED.lock()
     }
 
-    /// In the child of an unplanned fork: frees the lock if a thread of the parent held it. Then returns `false`, and there
-    /// are no queues.
+    /// Frees the lock in the child of an unplanned fork if a thread of the parent held it. In that case, forgets all queues and
+    /// returns `false`.
     ///
     /// # Safety
     ///
@@ -198,7 +198,7 @@ impl Remake {
         self.0.fd
     }
 
-    /// Child: opens the queue again, unless it has done so already. Async-signal-safe.
+    /// Opens the queue again in a child, unless the child has done so already. Async-signal-safe.
     pub(crate) fn remake(&self) -> Result<(), i32> {
         let listed = &self.0;
         if listed.owner.load(Ordering::Relaxed) == process::id() {

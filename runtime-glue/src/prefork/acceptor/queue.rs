@@ -1,4 +1,5 @@
-//! [`Accept`]: tokio's listeners. [`Queue`]: a listener that has left the runtime, so that a worker can empty its queue.
+//! The trait [`Accept`] of tokio's listeners, and [`Queue`]: a listener that has left the runtime, so that a worker can empty
+//! its queue.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};

@@ -248,7 +248,7 @@ async fn drain<C: Future<Output = Result<(), E>>, E>(
 }
 
 /// Returns when to check again whether the client has sent a request, or `None` if it has no more time to send one.
-/// `idle_since`: when the worker was told to end, or when the last response ended, if that was later.
+/// `idle_since` is when the worker was told to end, or when the last response ended, whichever is later.
 fn next_check(activity: &Activity, accepted: Instant, idle_since: Instant) -> Option<Instant> {
     let (serving, now) = (activity.serving(), Instant::now());
     let http = &serving.http;

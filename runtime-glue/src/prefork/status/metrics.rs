@@ -126,7 +126,7 @@ impl Collector for Metrics {
         families.counters("worker_ends", "Workers that have ended, by worker index and reason", ended)?;
         let buckets = snapshot.totals.latency.octaves();
         let latency = ConstHistogram { sum: snapshot.totals.latency.sum().as_secs_f64(), buckets: &buckets };
-        let help = "Time until the head of a response; one of sixteen requests is timed";
+        let help = "Time until the head of a response; about one of sixteen requests is timed";
         let family = ("request_duration", help, SECONDS);
         families.write(family, MetricType::Histogram, [(Labels::new(), latency)])?;
         type Value = fn(&WorkerState) -> Option<f64>;

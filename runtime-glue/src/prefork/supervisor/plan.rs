@@ -183,7 +183,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Tells the service manager how many workers there should be now. The end of a start or of a reload does so too.
+    /// Tells the service manager how many workers there should be now. During a start or a reload, it learns this at the end.
     pub(super) fn show_number(&self) {
         if self.is_up && self.reload.is_none() {
             self.service_manager.scaled(self.number());

@@ -35,7 +35,7 @@ fn how_many() -> usize {
     if result == 0 { usize::try_from(count).unwrap_or(usize::MAX) } else { usize::MAX }
 }
 
-/// Returns the maximum, because the system does not count the open descriptors.
+/// Returns `usize::MAX`, because the system does not report how many descriptors are open.
 #[cfg(not(target_os = "freebsd"))]
 fn how_many() -> usize {
     usize::MAX

@@ -120,8 +120,8 @@ impl Model {
         entry.kind.unwrap_or_else(|| self.files[entry.file].source_kind())
     }
 
-    /// The timers that a fork renews: those with a registration of the policy *renew*, and each `Timer` without a
-    /// registration of the policy *inherit* or *sever*.
+    /// Returns the timers that a fork renews: those with a registration whose policy is *renew*, and each `Timer` without a
+    /// registration whose policy is *inherit* or *sever*.
     pub(super) fn renewed_timers(&self, process: &Process, entries: &[(Fd, Entry, Policy)]) -> BTreeSet<Fd> {
         let tagged = entries.iter().filter(|(.., policy)| *policy == Policy::Renew);
         let tagged = tagged.filter(|(_, entry, _)| self.kind_of(entry) == Kind::Timer).map(|(fd, ..)| *fd);
