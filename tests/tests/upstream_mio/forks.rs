@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use forkio_tests::runtime::*;
@@ -241,12 +240,8 @@ scenarios!(
 
     /// The child of an unplanned fork has its parent's epoll instance, so its runtime cannot fork. A new runtime can.
     fn after_an_unplanned_fork() {
-        static HOOKS: AtomicUsize = AtomicUsize::new(0);
         let runtime = current_thread();
         runtime.block_on(in_child(async || ()));
-        forkio::on_child(|_| {
-            HOOKS.fetch_add(1, Ordering::Relaxed);
-        });
         unplanned::in_child(|| {
             let refused = runtime.block_on(forkio::fork());
             let Err(ForkError::Prepare(error)) = refused else { panic!("{refused:?}") };
