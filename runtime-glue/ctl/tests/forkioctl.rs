@@ -165,17 +165,26 @@ scenarios!(
         program.finish_well();
     }
 
-    /// A timeout ends the wait for a command, but not the command itself.
+    /// `forkioctl` shows the progress of a command. A timeout ends the wait for a command, but not the command itself.
     fn progress_and_timeout() {
-        let server = Server::start(&["--workers", "1", "--max-extra", "0", "--shutdown-timeout", "600"]);
-        // The old worker does not end before this request.
-        let held = server.hold_request();
-        let output = ctl(&server, &["retire", "0", "--timeout", "0.000001"]);
-        let code = output.status.code();
-        assert!(code == Some(4) || code == Some(0), "{output:?}");
-        assert!(code == Some(0) || text(&output.stderr).contains("not done after 1µs"), "{output:?}");
-        drop(held);
-        server.until("the worker is replaced nevertheless", |state| state["restarts"][0]["reason"] == "operator");
+        let server = Server::start(&["--workers", "1"]);
+        // With a FIFO in place of the file, a reload waits until `load` writes.
+        std::fs::remove_file(&server.load).expect("removing");
+        assert!(Command::new("mkfifo").arg(&server.load).status().expect("running mkfifo").success());
+        let load = || std::fs::write(&server.load, "loaded").expect("writing to the FIFO");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forkioctl"));
+        command.arg("--control").arg(&server.control).arg("reload").stderr(Stdio::piped());
+        let mut program = command.spawn().expect("starting forkioctl");
+        let mut progress = BufReader::new(program.stderr.take().expect("piped")).lines();
+        let line = progress.next().expect("progress").expect("a line");
+        assert!(line.starts_with("reload: ") && line.ends_with(", 0 of 1 workers of generation 2 serve"), "{line}");
+        load();
+        assert_eq!(program.wait().expect("the end of forkioctl").code(), Some(0));
+        let output = ctl(&server, &["reload", "--timeout", "0.000001"]);
+        assert_eq!(output.status.code(), Some(4), "{output:?}");
+        assert!(text(&output.stderr).contains("not done after 1µs"), "{output:?}");
+        load();
+        server.until("the reload is done nevertheless", |state| state["server"]["generation"] == 3);
         server.stop();
     }
 
