@@ -23,8 +23,6 @@ pub(crate) fn client(soak: &Soak, address: &str, keeps: bool) {
         let connected = Instant::now();
         let mut stream = match try_connect(address) {
             Ok(stream) => BufReader::new(stream),
-            // The queue of a Unix socket is full, and the client's socket is non-blocking.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => {
                 soak.fail(format!("cannot connect: {error}"));
                 continue;
