@@ -55,7 +55,7 @@ async fn converse(stream: TcpStream, map: Map, path: Arc<str>) -> io::Result<()>
                 with(&map, |map| map.insert((*name).into(), (*value).into())).unwrap_or_default()
             }
             (["fill", _], Some(Ok(count))) => {
-                with(&map, |map| map.extend((0..count).map(|key| (format!("key {key}"), format!("{key:0>200}")))));
+                with(&map, |map| map.extend((0..count).map(|key| (format!("key-{key}"), format!("{key:0>200}")))));
                 format!("{count} keys")
             }
             (["save"], _) => save(&map, &path).await.unwrap_or_else(|error| format!("not saved: {error}")),

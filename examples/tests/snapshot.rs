@@ -38,6 +38,7 @@ scenarios!(
         let (_server, address) = start(path.to_str().expect("a temporary directory"));
         let mut client = Client::connect(&address);
         assert_eq!(client.ask("fill 20000"), "20000 keys");
+        assert_eq!(client.ask("get key-5"), format!("{:0>200}", 5));
         thread::scope(|scope| {
             // `a` comes first in the file, and `z` last. At any moment, the value of `a` is that of `z`, or one more.
             let writer = scope.spawn(|| {
@@ -56,7 +57,7 @@ scenarios!(
                 };
                 let (first, last): (u32, u32) = (value("a "), value("z "));
                 assert!(first == last || first == last + 1, "{first} and {last}");
-                assert_eq!(snapshot.lines().filter(|line| line.starts_with("key ")).count(), 20_000);
+                assert_eq!(snapshot.lines().filter(|line| line.starts_with("key-")).count(), 20_000);
             }
         });
         assert_eq!(client.ask("get a"), "499");
