@@ -81,6 +81,34 @@ fn a_server_does_not_wait_for_requests_forever() {
     }
 }
 
+/// A connection whose request takes too long is cut off at the shutdown timeout.
+#[test]
+fn a_server_says_how_many_connections_it_cut_off() {
+    let _alone = SERVER.lock();
+    let (ready, address) = mpsc::channel();
+    let (begin, begun) = mpsc::channel();
+    let server = thread::spawn(move || {
+        let answer = move |_: Request<_>| {
+            begin.send(()).unwrap();
+            std::future::pending::<Result<Response<String>, Infallible>>()
+        };
+        Server::new()
+            .bind("127.0.0.1:0")
+            .shutdown_timeout(Duration::from_millis(100))
+            .on_ready(move |addresses| ready.send(addresses[0].to_string()).unwrap())
+            .serve(move |_| service_fn(answer.clone()))
+            .try_run()
+    });
+    let mut connection = TcpStream::connect(address.recv().unwrap()).unwrap();
+    connection.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    begun.recv().unwrap();
+    interrupt_this_process();
+    let error = server.join().unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "cut off 1 connection that was open at the shutdown timeout");
+    let several = ServeError::CutOff(2).to_string();
+    assert_eq!(several, "cut off 2 connections that were open at the shutdown timeout");
+}
+
 /// Sends SIGINT to this process, like Ctrl+C.
 fn interrupt_this_process() {
     let mut kill = std::process::Command::new("kill");

@@ -22,7 +22,7 @@ pub enum ServeError {
     },
     /// The server was started inside a runtime, but builds its own.
     InsideRuntime,
-    /// The runtime could not be built.
+    /// The runtime could not be built, or the system has refused the address of a listener or the handler of Ctrl+C.
     Runtime(io::Error),
     /// The application could not be loaded, or its service could not be made. The text is that of the error.
     Application(String),
@@ -52,10 +52,11 @@ impl fmt::Display for ServeError {
                 "cannot start the server inside a tokio runtime, because the server builds its own: start it in a `main` \
                  without `#[tokio::main]`",
             ),
-            ServeError::Runtime(error) => write!(f, "cannot build the runtime: {error}"),
+            ServeError::Runtime(error) => write!(f, "cannot run the server: {error}"),
             ServeError::Application(error) => write!(f, "cannot load the application or make its service: {error}"),
             ServeError::CutOff(connections) => {
-                write!(f, "cut off {connections} connections that were open at the shutdown timeout")
+                let (s, were) = if *connections == 1 { ("", "was") } else { ("s", "were") };
+                write!(f, "cut off {connections} connection{s} that {were} open at the shutdown timeout")
             }
         }
     }
