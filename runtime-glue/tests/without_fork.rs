@@ -144,7 +144,11 @@ fn a_runtime_is_built_once_and_again_after_a_shutdown() {
 #[test]
 fn a_runtime_says_why_it_is_not_built() {
     static INSIDE: ProcessRuntime = ProcessRuntime::new(|| match INSIDE.get() {
-        Err(RuntimeError::InsideBuild) => Err(io::Error::other("inside")),
+        Err(RuntimeError::InsideBuild) => {
+            // There is no runtime to shut down yet.
+            INSIDE.shutdown_timeout(Duration::from_secs(60));
+            Err(io::Error::other("inside"))
+        }
         _ => Builder::new_current_thread().build(),
     });
     assert_eq!(INSIDE.get().unwrap_err().to_string(), "cannot build the runtime: inside");

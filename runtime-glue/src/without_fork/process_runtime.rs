@@ -56,10 +56,18 @@ impl<F> ProcessRuntime<F> {
     ///
     /// If it shuts the runtime down inside a task or a `block_on` call, like [`Runtime::shutdown_timeout`].
     pub fn shutdown_timeout(&self, limit: Duration) {
+        if self.is_building() {
+            return;
+        }
         let current = lock(&self.current).take();
         if let Some(runtime) = current.and_then(Arc::into_inner) {
             runtime.shutdown_timeout(limit);
         }
+    }
+
+    /// Returns whether the calling thread is building the runtime. It then holds the lock of `current`.
+    fn is_building(&self) -> bool {
+        *lock(&self.builder) == Some(thread::current().id())
     }
 }
 
@@ -74,15 +82,14 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
     }
 
     fn runtime(&self) -> Result<Arc<Runtime>, RuntimeError> {
-        let this_thread = thread::current().id();
-        if *lock(&self.builder) == Some(this_thread) {
+        if self.is_building() {
             return Err(RuntimeError::InsideBuild);
         }
         let mut current = lock(&self.current);
         if let Some(runtime) = &*current {
             return Ok(Arc::clone(runtime));
         }
-        let building = Building::begin(&self.builder, this_thread);
+        let building = Building::begin(&self.builder);
         let runtime = Arc::new((self.build)().map_err(RuntimeError::Build)?);
         drop(building);
         *current = Some(Arc::clone(&runtime));
@@ -126,8 +133,8 @@ impl<F: Fn() -> io::Result<Runtime>> ProcessRuntime<F> {
 struct Building<'a>(&'a Mutex<Option<ThreadId>>);
 
 impl<'a> Building<'a> {
-    fn begin(builder: &'a Mutex<Option<ThreadId>>, thread: ThreadId) -> Building<'a> {
-        *lock(builder) = Some(thread);
+    fn begin(builder: &'a Mutex<Option<ThreadId>>) -> Building<'a> {
+        *lock(builder) = Some(thread::current().id());
         Building(builder)
     }
 }
