@@ -1,5 +1,6 @@
 //! Programs that fork on demand, and print the costs: see the package `fork-protocol`.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
@@ -58,17 +59,18 @@ impl Programs {
     ) -> io::Result<()> {
         for round in 0..=rounds {
             let number = self.0.len();
-            let mut failed = None;
+            let mut failed = BTreeMap::new();
             for turn in 0..number {
                 let index = (round + turn) % number;
                 match self.0[index].fork() {
                     // The first round is not counted: caches are cold.
                     Ok(_) if round == 0 => {}
                     Ok(cost) => self.0[index].costs.push(cost),
-                    Err(error) => failed = Some((index, error)),
+                    Err(error) => drop(failed.insert(index, error)),
                 }
             }
-            if let Some((index, error)) = failed {
+            // Removing a program changes the indices of those after it.
+            while let Some((index, error)) = failed.pop_last() {
                 let Program { case, name, .. } = self.0.remove(index);
                 data.note(format!("{case}, {name}: not measured: {error}"));
             }
@@ -104,5 +106,24 @@ impl Program {
             return Err(io::Error::other(self.process.last_error_line()?));
         }
         Ok(line.trim().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both programs fail in the last round.
+    #[test]
+    fn each_program_that_fails_is_noted() {
+        let start = |name| {
+            let mut command = Command::new("sh");
+            command.args(["-c", "echo ready; for round in 0 1; do read go; echo '{}'; done; read go"]);
+            Program::start("case", name, command).unwrap()
+        };
+        let mut data = Data::default();
+        let programs = Programs(vec![start("first"), start("second")]);
+        programs.take_turns(&mut data, 2, |_, _, name, _| panic!("{name} lacks a round")).unwrap();
+        assert_eq!(data.notes.len(), 2, "{:?}", data.notes);
     }
 }
