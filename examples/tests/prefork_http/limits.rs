@@ -14,16 +14,16 @@ scenarios!(
     /// A worker is replaced after `--max-requests`.
     fn max_requests() {
         let server = Server::start(&["--workers", "2", "--max-requests", "20", "--jitter", "0.5", "--idle-grace", "0"]);
-        let mut pids = BTreeSet::new();
+        let mut pids = [const { BTreeSet::new() }; 2];
         let mut most = 0;
         let mut requests = 0;
         // A worker may serve any number of additional requests: it continues until its successor has started.
-        wait_until("two workers have been replaced", || {
+        wait_until("both workers have been replaced", || {
             let status = server.connect().status();
-            pids.insert(status.pid);
+            pids[status.worker as usize].insert(status.pid);
             most = most.max(status.requests);
             requests += 1;
-            pids.len() > 3
+            pids.iter().all(|pids| pids.len() > 1)
         });
         assert!(most >= 20 && requests >= 40, "{most} requests to one worker, {requests} to all: {pids:?}");
         server.until_logged("reason=max_requests");
