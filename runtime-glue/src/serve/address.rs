@@ -25,8 +25,8 @@ pub enum Address {
     /// first one that it can open. On Linux and macOS, unless configured otherwise, a listener at `[::]` takes IPv4
     /// connections too, and `0.0.0.0` with the same port is then in use.
     Tcp(String),
-    /// The path of a Unix stream socket, on systems with `fork(2)`. The umask of the process that opens it decides
-    /// which users may connect.
+    /// The path of a Unix stream socket, on systems with `fork(2)`. Its permissions decide which users may connect: those of
+    /// [`Server::unix_mode`](crate::Server::unix_mode), or those that the umask leaves.
     Unix(PathBuf),
 }
 

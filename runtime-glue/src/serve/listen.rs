@@ -3,8 +3,8 @@
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
@@ -12,7 +12,9 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::{Address, ServeError};
 use crate::prefork::{Inherited, Listener};
+use crate::sys;
 
+/// The options of the listeners that this program opens. Inherited listeners keep theirs.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ListenOptions {
     pub(super) backlog: Option<u32>,
@@ -21,17 +23,9 @@ pub(super) struct ListenOptions {
 }
 
 impl ListenOptions {
-    /// Sets the backlog of an open listener, if the option is given.
     fn set_backlog(self, listener: &impl AsFd) -> io::Result<()> {
         match self.backlog {
             Some(backlog) => SockRef::from(listener).listen(backlog.try_into().unwrap_or(i32::MAX)),
-            None => Ok(()),
-        }
-    }
-
-    fn set_mode(self, path: &Path) -> io::Result<()> {
-        match self.unix_mode {
-            Some(mode) => fs::set_permissions(path, fs::Permissions::from_mode(mode)),
             None => Ok(()),
         }
     }
@@ -61,7 +55,10 @@ impl Address {
     ) -> Result<Listener, ServeError> {
         let listener = match self {
             Address::Tcp(address) => listen_tcp(address, inherited, options),
-            Address::Unix(path) => listen_unix(path, inherited, options),
+            Address::Unix(path) => match inherited.unix(path) {
+                Some(listener) => Ok(listener.into()),
+                None => listen_unix(path, options).map(Into::into),
+            },
         };
         listener.map_err(|source| ServeError::Listen { address: self.clone(), source })
     }
@@ -87,13 +84,16 @@ fn listen_tcp(address: &str, inherited: &mut Inherited, options: ListenOptions) 
     // The inherited listener may have any of the addresses of a host name.
     let listener = match addresses.iter().find_map(|address| inherited.tcp(*address)) {
         Some(listener) => listener,
-        None => bind_first(&addresses, inherited)?,
+        None => {
+            let listener = bind_first(&addresses, inherited)?;
+            options.set_backlog(&listener)?;
+            listener
+        }
     };
     // hyper writes a response as a whole, which the kernel need not delay. Accepted connections inherit the option.
     if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
-    options.set_backlog(&listener)?;
     Ok(listener.into())
 }
 
@@ -108,33 +108,21 @@ fn bind_first(addresses: &[SocketAddr], inherited: &mut Inherited) -> io::Result
     Err(failed)
 }
 
-fn listen_unix(path: &Path, inherited: &mut Inherited, options: ListenOptions) -> io::Result<Listener> {
-    let listener = match inherited.unix(path) {
-        Some(listener) => {
-            options.set_mode(path)?;
-            listener
-        }
-        None => bind_unix(path, options)?,
+fn listen_unix(path: &Path, options: ListenOptions) -> io::Result<UnixListener> {
+    let bind = || match options.unix_mode {
+        // Unlike chmod(2) afterwards, the umask leaves no time in which other users may connect.
+        Some(mode) => sys::with_umask(!mode & 0o777, || UnixListener::bind(path)),
+        None => UnixListener::bind(path),
     };
-    options.set_backlog(&listener)?;
-    Ok(listener.into())
-}
-
-fn bind_unix(path: &Path, options: ListenOptions) -> io::Result<UnixListener> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    let address = SockAddr::unix(path)?;
-    match socket.bind(&address) {
+    let listener = match bind() {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
             fs::remove_file(path)?;
-            socket.bind(&address)?;
+            bind()?
         }
-        bound => bound?,
-    }
-    // No client can connect before `listen`.
-    options.set_mode(path)?;
-    socket.listen(1024)?;
-    UnixListener::from_std(OwnedFd::from(socket).into())
+        listener => listener?,
+    };
+    options.set_backlog(&listener)?;
+    Ok(listener)
 }
 
 /// Removes the file of a socket at the end of a server, unless another process listens on it: a new program after an upgrade,

@@ -56,11 +56,11 @@ pub struct ServerOptions {
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<Address>,
 
-    /// How many connections may wait in the queue of each listener; the kernel has a limit, too [default: 1024]
+    /// How many connections may wait in the queue of each listener [default: 1024 for TCP, the kernel's limit for unix:]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub backlog: Option<u32>,
 
-    /// The permissions of the files of Unix sockets, in octal, such as 660 [default: those that the umask leaves]
+    /// The permissions of the Unix sockets of --listen, in octal, such as 660 [default: those that the umask leaves]
     #[arg(long, value_name = "MODE", value_parser = octal)]
     pub unix_mode: Option<u32>,
 

@@ -238,15 +238,15 @@ impl<L> Server<L> {
         self
     }
 
-    /// Sets how many connections may wait in the queue of each listener of [`bind`](Server::bind). 1024 unless set. The kernel
-    /// limits it, on Linux to `/proc/sys/net/core/somaxconn`.
+    /// Sets how many connections may wait in the queue of each listener that [`bind`](Server::bind) opens. Unless set, 1024 for
+    /// TCP, and for Unix sockets the kernel's limit, on Linux `/proc/sys/net/core/somaxconn`.
     pub fn backlog(mut self, connections: u32) -> Self {
         self.setup.listen_options.backlog = Some(connections);
         self
     }
 
-    /// Sets the permissions of the files of Unix sockets. A client needs the permission to write: `0o666` allows any user to
-    /// connect, `0o660` the user and group of the supervisor. The umask of the supervisor decides unless set.
+    /// Sets the permissions of the Unix sockets that [`bind`](Server::bind) opens. Clients need the permission to write: `0o666`
+    /// allows any user to connect, `0o660` the owner and the group of the file. The umask of the process decides unless set.
     pub fn unix_mode(mut self, mode: u32) -> Self {
         self.setup.listen_options.unix_mode = Some(mode);
         self

@@ -117,8 +117,8 @@ scenarios!(
         assert_eq!(fs::read_to_string(&path).expect("the file"), "important");
     }
 
-    /// The server sets the backlog of its listeners and the permissions of its Unix sockets. In an upgrade, the new program
-    /// sets the permissions of an inherited socket again.
+    /// The server sets the backlog of its listeners and the permissions of its Unix sockets. After an upgrade, an inherited
+    /// socket has the permissions that it had before.
     fn options_of_listeners() {
         let path = temporary_path("mode");
         let address = format!("unix:{}", path.display());
@@ -134,7 +134,7 @@ scenarios!(
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("changing the permissions");
         program.signal(libc::SIGUSR2);
         let new = (program.line(), program.line());
-        assert_eq!(mode(), 0o606);
+        assert_eq!(mode(), 0o600);
         wait_until("the old program ends", || program.has_ended());
         kill(new.1.parse().expect("a process id"), libc::SIGTERM);
         program.finish_well();

@@ -126,8 +126,8 @@ pub(crate) fn set_umask(mask: u32) {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask as rustix::fs::RawMode));
 }
 
-/// Calls `act` with another umask. The process must have one thread, because its threads share the umask.
-#[cfg(feature = "status")]
+/// Calls `act` with another umask. Files that other threads create meanwhile get that umask too.
+#[cfg(feature = "http")]
 pub(crate) fn with_umask<T>(mask: u32, act: impl FnOnce() -> T) -> T {
     let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask as rustix::fs::RawMode));
     let result = act();
