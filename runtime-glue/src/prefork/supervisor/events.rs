@@ -65,7 +65,7 @@ impl Supervisor {
             () = woken.wait() => Event::Woken,
             ended = async {
                 match threads {
-                    Some(threads) => threads.await,
+                    Some((threads, _)) => threads.await,
                     None => pending().await,
                 }
             } => Event::ThreadsEnded(ended),
@@ -94,7 +94,9 @@ impl Supervisor {
             Event::WorkerEnded(position, status) => return self.worker_ended(position, status),
             Event::Template(which, message) => return self.handle_template_message(which, message),
             // `start_due` knows what cannot start if this is an error.
-            Event::ThreadsEnded(ended) => self.threads = Some(ready(ended).boxed()),
+            Event::ThreadsEnded(ended) => {
+                self.threads = self.threads.take().map(|(_, for_service)| (ready(ended).boxed(), for_service));
+            }
             Event::Upgrade(progress) => return self.upgrade_progressed(progress),
             Event::DismissedEnded(position) => self.dismissed_ended(position),
             Event::Service(event) => self.handle_service(event),

@@ -57,13 +57,18 @@ impl Supervisor {
         }
         // Waiting for threads may take long, so the loop handles signals meanwhile.
         let options = self.settings.fork_options.clone();
-        let threads = self.threads.get_or_insert_with(|| async move { options.ready().await }.boxed());
+        let for_service = matches!(job, Job::Service);
+        let wait = || (async move { options.ready().await }.boxed(), for_service);
+        let (threads, _) = match &mut self.threads {
+            Some(waiting) if waiting.1 == for_service => waiting,
+            other => other.insert(wait()),
+        };
         match threads.now_or_never() {
             None => return Started::Nothing,
             Some(ended) => {
                 self.threads = None;
                 if let Err(error) = ended {
-                    if matches!(job, Job::Service) {
+                    if for_service {
                         return self.service_refused(error);
                     }
                     return self.fork_refused(error).map_or(Started::MaybeMore, Started::End);

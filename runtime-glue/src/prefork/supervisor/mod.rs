@@ -99,8 +99,9 @@ pub(super) struct Supervisor {
     /// would discard the preparation.
     ended: Vec<Child>,
     prepares_ahead: bool,
-    /// The future that waits until the other threads have ended, before a fork.
-    threads: Option<BoxFuture<'static, Result<(), ForkError>>>,
+    /// The future that waits until the other threads have ended, before a fork, and whether that is the fork of the service
+    /// worker.
+    threads: Option<(BoxFuture<'static, Result<(), ForkError>>, bool)>,
     /// How many forks in a row were refused, and when to try again.
     refusals: u32,
     fork_due: Option<Instant>,
