@@ -49,7 +49,7 @@ fn parse(line: &str) -> Option<Listed> {
     let hexadecimal = |text: &str| u64::from_str_radix(text, 16).ok();
     let fd = field("tfd")?.parse().ok()?;
     let events = u32::from_str_radix(field("events")?, 16).ok()?;
-    let token = Token(hexadecimal(field("data")?)? as usize);
+    let token = Token(hexadecimal(field("data")?)?.try_into().unwrap_or(usize::MAX));
     field("pos")?;
     Some(Listed { fd, token, inode: hexadecimal(field("ino")?)?, events, device: hexadecimal(field("sdev")?)? })
 }

@@ -129,7 +129,7 @@ pub(crate) const KQUEUE_CPONFORK: u32 = 2;
 /// Makes a change, like `EV_SET(2)`, with the fields that registrations use.
 pub(crate) fn kevent_of(ident: usize, filter: Filter, flags: Flags, udata: usize) -> Kevent {
     // SAFETY: all fields are numbers, or pointers that may be null.
-    let zero = unsafe { std::mem::zeroed() };
+    let zero = unsafe { std::mem::zeroed::<Kevent>() };
     Kevent { ident: ident as _, filter, flags, udata: udata as _, ..zero }
 }
 

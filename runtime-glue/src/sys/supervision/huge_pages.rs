@@ -8,7 +8,7 @@ pub(crate) fn use_huge_pages() {
     let start = std::time::Instant::now();
     match collapse_mappings() {
         Ok(bytes) => tracing::info!(mib = bytes >> 20, took = ?start.elapsed(), "put memory into huge pages"),
-        Err(error) => tracing::warn!(%error, "cannot use huge pages, which need Linux 6.1"),
+        Err(error) => tracing::warn!(%error, "put no memory into huge pages; this needs Linux 6.1"),
     }
 }
 
@@ -27,16 +27,19 @@ fn collapse_mappings() -> io::Result<usize> {
         if start >= end {
             continue;
         }
-        // SAFETY: both calls change how memory is backed, not its contents. A mapping that was unmapped meanwhile gives an
-        // error.
-        let result = unsafe {
-            libc::madvise(start as *mut _, end - start, libc::MADV_HUGEPAGE);
-            libc::madvise(start as *mut _, end - start, MADV_COLLAPSE)
+        let advise = |start: usize, length, advice| {
+            // SAFETY: the call changes how memory is backed, not its contents. A mapping that was unmapped meanwhile gives an
+            // error.
+            unsafe { libc::madvise(start as *mut _, length, advice) }
         };
-        if result == 0 {
-            collapsed += end - start;
-        } else if refused.is_ok() {
-            refused = Err(io::Error::last_os_error());
+        advise(start, end - start, libc::MADV_HUGEPAGE);
+        // The kernel returns an error if a part of the range has no pages yet, even if it has collapsed the other parts.
+        for start in (start..end).step_by(HUGE) {
+            if advise(start, HUGE, MADV_COLLAPSE) == 0 {
+                collapsed += HUGE;
+            } else if refused.is_ok() {
+                refused = Err(io::Error::last_os_error());
+            }
         }
     }
     if collapsed == 0 { refused } else { Ok(collapsed) }
