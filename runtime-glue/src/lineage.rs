@@ -57,9 +57,10 @@ impl Lineage {
     }
 }
 
-/// The worker's index plus 1, or 0 in other processes.
+/// The index plus 1 of the worker that this process is, or that it descends from. 0 if there is none.
 static WORKER: AtomicUsize = AtomicUsize::new(0);
 
+/// The generation of the worker. In any other generation, [`WORKER`] is an ancestor's.
 static WORKER_GENERATION: AtomicU32 = AtomicU32::new(0);
 
 /// The generation of this process, if each of its ancestors had one thread when it forked.

@@ -128,7 +128,8 @@ scenarios!(
         // The lame-duck period has begun once the server handles another signal.
         server.signal_until(Signal::USR1, "command=ReopenLogs");
         let start = Instant::now();
-        // A signal shortly after the first one does not count. Wait, because a third signal would kill the worker.
+        // A signal within 100 ms of the first one counts as the same request. Sleep instead of repeating the signal: a third
+        // one would kill the worker.
         std::thread::sleep(Duration::from_millis(200));
         server.signal_until(Signal::TERM, "stopping: draining");
         server.ends_with(0);

@@ -12,11 +12,10 @@
 //! - `WakeSignal`, the kernel object of a waker: each `signal`, from any thread, makes the next `wait` return a
 //!   readable event. `signal_at` does the same for a waker that another thread may own, and is async-signal-safe; its
 //!   error is an errno. `renew` makes fresh objects for a child, each with the descriptor whose place it takes.
-//! - for forks, `Queue::MAY_BE_ABSENT_AFTER_FORK` (whether a child may lack its parent's queue), `Queue::holds`,
-//!   `Queue::is_there_after_fork` (whether a child has an open file at the descriptor of its parent's queue), `ChildQueue`,
-//!   which implements [`QueueCopy`], and `Remake`, an object that only the child can make; `Queue::still_has` and
-//!   `is_still_own`, by which a child tells the parent's files from its own; `fstat`, `socket_pcb` and `bare_kind`, by which
-//!   the module `descriptor` identifies files.
+//! - for forks: `Queue::MAY_BE_ABSENT_AFTER_FORK` says whether a child may lack its parent's queue. `is_there_after_fork` tells
+//!   whether an open file is at the descriptor of that queue, `holds` whether the file at a descriptor is registered,
+//!   `still_has` and `is_still_own` whether a child's descriptor still refers to the parent's file. `ChildQueue` implements
+//!   [`QueueCopy`]; only the child can make a `Remake`. By `fstat`, `socket_pcb` and `bare_kind`, `descriptor` identifies files.
 //! - with `cponfork`, the module `listing`, which inspects the queues of other code in the process, if the system lists
 //!   registrations.
 //!
@@ -24,9 +23,9 @@
 //!
 //! - `Timer`, which is set to an absolute time of its clock, and counts its expirations from that time, even if the time has
 //!   passed. `set` discards the expirations that were not taken, and disarms the timer if there is no setting. `take` returns
-//!   the number of expirations, or `WouldBlock`. The timer's owner then notes both in the
-//!   [`TimerState`](crate::timer_state::TimerState) that the timer was made with. For children, `timer::renewed` continues such
-//!   a state, and `timer::renewed_by_descriptor` a timer known by its descriptor.
+//!   the number of expirations, or `WouldBlock`. The timer's owner then records the setting or
+//!   the number in the [`TimerState`](crate::timer_state::TimerState) that the timer was made with. For children,
+//!   `timer::renewed` continues such a state, and `timer::renewed_by_descriptor` continues a timerfd.
 //! - `SignalQueue`, which blocks its signals in the calling thread, and takes signals of this process one by one.
 //! - `ProcessHandle`, which watches a process. `try_wait` reaps a child that has ended.
 
@@ -47,7 +46,7 @@ pub(crate) mod process_word;
 mod queue;
 #[cfg(feature = "net")]
 pub(crate) mod socket;
-// With a kqueue only forks use this module, for descriptors that are timers.
+// With a kqueue only forks use this module, for timerfds.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[cfg_attr(forkio_kqueue, allow(dead_code))]
 pub(crate) mod timerfd;

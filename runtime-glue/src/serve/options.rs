@@ -128,7 +128,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "MIB")]
     pub max_rss_mib: Option<u32>,
 
-    /// Replace a worker with more PSS than this, in MiB: pages that processes share count in part; 0: no limit
+    /// Replace a worker with more PSS than this, in MiB; PSS counts a part of each shared page; 0: no limit
     #[arg(long, value_name = "MIB")]
     pub max_pss_mib: Option<u32>,
 

@@ -75,7 +75,7 @@ pub fn name_of(fd: &impl AsRawFd) -> String {
     format!("inode {} of device {:#x}", stat.st_ino, stat.st_dev)
 }
 
-/// Returns an empty list: these systems have no kind of descriptor that other systems lack.
+/// Returns an empty list: the scenarios open no kind of descriptor that only these systems have.
 pub fn kernel_objects() -> Vec<(OwnedFd, SharedObject, String)> {
     Vec::new()
 }

@@ -176,7 +176,7 @@ scenarios!(
 
     /// The server answers `upgrade` once the new program serves at the same addresses. No client is refused meanwhile.
     fn upgrade() {
-        // The whole network 127.0.0.0/8 is this machine, so this address is the scenario's own.
+        // All addresses in 127.0.0.0/8 are this machine. One made from the process id differs from those of other scenarios.
         let [.., high, low] = std::process::id().to_be_bytes();
         let server = Server::start(&["--status", &format!("127.77.{high}.{low}:9100")]);
         let before = server.supervisor();
@@ -204,8 +204,8 @@ scenarios!(
         assert!(server.pid() > 0);
         let Server { program, control, .. } = server;
         kill(after, libc::SIGTERM);
-        // The old program has exited with 0. The new program has the same output, which is closed when the new one
-        // ends.
+        // This checks the exit code of the old program. It also waits until the new program ends, because both have the same
+        // output.
         program.finish_well();
         assert!(!control.exists(), "the control socket was not removed");
     }
@@ -237,9 +237,9 @@ scenarios!(
         assert!(!page.exists(), "the page's socket was not removed");
     }
 
-    /// No thread of the service worker keeps the privileges that `--no-new-privs` takes from it.
+    /// `--no-new-privs` applies to every thread of the service worker.
     #[cfg(procfs)]
-    fn service_worker_gives_up_privileges() {
+    fn no_new_privs_in_each_thread() {
         let server = Server::start(&["--no-new-privs"]);
         let process = server.service_worker();
         let threads: Vec<_> = fs::read_dir(format!("/proc/{process}/task")).expect("the threads").collect();

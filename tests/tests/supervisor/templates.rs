@@ -225,8 +225,8 @@ scenarios!(
         server.stop();
     }
 
-    /// If the number of workers shrinks, the worker that ends closes its queue, although the template has it open until
-    /// the next reload. Connections then go to the queues of the remaining workers.
+    /// If the number of workers shrinks, the worker that ends shuts its queue down, because the template has it open until the
+    /// next reload. Connections then go to the queues of the remaining workers.
     #[cfg(target_os = "linux")]
     fn fewer_workers_with_own_queues() {
         let server = Server::start(&["template", "own-queues"]);

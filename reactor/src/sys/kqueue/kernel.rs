@@ -112,8 +112,8 @@ pub(crate) const EVFILT_LIO: Option<Filter> = Some(libc::EVFILT_LIO);
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) const EVFILT_LIO: Option<Filter> = None;
 
-/// The unit of a timer, as a flag and in nanoseconds: the finest that all releases of the system have. Then the flag of a timer
-/// that is set to a time of day, if the system has one.
+/// The unit of timers, the finest that all releases of the system have: its flag, and its length in nanoseconds. The third value
+/// is the flag of a timer that is set to a time of day, if the system has one.
 #[cfg(any(target_os = "freebsd", all(target_os = "linux", not(forkio_libkqueue))))]
 pub(crate) const TIMER: (u32, u64, Option<u32>) = (system::NOTE_NSECONDS, 1, Some(system::NOTE_ABSTIME));
 #[cfg(target_vendor = "apple")]

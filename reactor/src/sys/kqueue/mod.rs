@@ -1,8 +1,8 @@
-//! Kernel queues by kqueue(2).
+//! Kernel queues with kqueue(2).
 //!
-//! A kqueue identifies a registration by filter and descriptor. So one registration is up to two *knotes* in the kernel,
-//! one to read and one to write. Adding an existing knote changes it. Closing a descriptor removes its knotes, even if
-//! another process holds a duplicate.
+//! A kqueue holds *knotes*, and identifies each by filter and descriptor. So a registration is up to two knotes: one to
+//! read and one to write. Adding an existing knote changes it. Closing a descriptor removes its knotes, even if another
+//! process holds a duplicate.
 //!
 //! This backend reaches kqueues only through the calls of [`kernel`], so that it runs on Linux with `--cfg forkio_kqueue`, for
 //! tests. With `--cfg forkio_wake_pipe` wakers are pipes, as on a system without `EVFILT_USER`. See CONTRIBUTING.md.
@@ -142,8 +142,8 @@ impl Queue {
         self.find(knotes(fd, token, EV_ENABLE | EV_RECEIPT)?, &[libc::ENOENT, libc::EBADF])
     }
 
-    /// In the child of an unplanned fork, whether `fd` still refers to a file of the kind that was registered. The child has
-    /// no queue to ask.
+    /// In the child of an unplanned fork, whether `fd` still refers to a file of the kind that was registered. The child
+    /// has no queue, or a copy that another thread may have been changing at the fork.
     pub(crate) fn still_has(&self, fd: RawFd, _: Token, kind: SourceKind) -> io::Result<bool> {
         is_still_own(fd, kind)
     }

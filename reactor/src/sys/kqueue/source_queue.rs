@@ -1,9 +1,9 @@
 //! Queues of one source each: a timer, a set of signals, or a process. Another kqueue can watch a kqueue's descriptor. So
 //! such a source is a descriptor, as on Linux, and the rest of the crate needs no special case.
 //!
-//! No kernel copies these queues on fork: the child opens each one again, at its descriptor. So the kernel never copies a
-//! queue with a timer. Not every kernel copies such a queue safely (FreeBSD 15.1 before July 2026: CVE-2026-58083), but this
-//! crate needs no list of fixed releases.
+//! These queues lack `KQUEUE_CPONFORK`, so no kernel copies them: the child opens each one again, at its descriptor. Some
+//! kernels do not copy queues with timers safely (FreeBSD 15.1 before July 2026: CVE-2026-58083). This crate needs no list of
+//! them.
 
 use std::io;
 use std::mem::MaybeUninit;

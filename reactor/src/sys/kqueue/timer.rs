@@ -30,7 +30,7 @@ impl Timer {
         self.queue.drain()?;
         let Some(Setting { first, period }) = self.state.rest() else { return Err(io::ErrorKind::WouldBlock.into()) };
         let Some(passed) = self.state.clock.nanos().checked_sub(first) else {
-            // The event came early: the clock was set, or the system rounds down.
+            // No event has come, or it came early: the clock was set, or the system rounds down.
             self.set(Some(Setting { first, period }))?;
             return Err(io::ErrorKind::WouldBlock.into());
         };

@@ -157,7 +157,8 @@ impl Prefork {
         }
     }
 
-    /// Gives the workers a listener. Workers [take](crate::prefork::Worker::take_listeners) listeners in this order.
+    /// Gives the workers a listener. [`take_listeners`](crate::prefork::Worker::take_listeners) returns the listeners in the
+    /// order of these calls.
     ///
     /// Open the listener with [`Inherited`](crate::prefork::Inherited) if the program should support socket activation and
     /// upgrades (SIGUSR2). In an upgrade, a program that binds by itself finds the address in use, and the old program

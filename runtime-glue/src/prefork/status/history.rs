@@ -71,7 +71,7 @@ mod tests {
         let mut history = History::default();
         let mut latency = Histogram::default();
         history.note(Totals { requests: vec![1000], ..Totals::default() });
-        assert!(history.notes().is_empty(), "a rate of one state");
+        assert!(history.notes().is_empty(), "a rate was made from one state");
         latency.add_to_bucket(bucket_of(5_000_000), 1);
         history.note(Totals { requests: vec![1001], latency, ..Totals::default() });
         let notes = history.notes();

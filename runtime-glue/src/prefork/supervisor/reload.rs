@@ -18,7 +18,8 @@ pub(super) struct Reload {
     pub(super) generation: Generation,
     /// How many workers of the new generation ended before they were ready, and how many forks failed.
     pub(super) failures: u32,
-    /// The places of the old generation, by worker index. `None` if the new generation has taken a place over, or is about to.
+    /// The places of the old generation, by worker index. `None` if the server was dormant, or if the new generation has taken
+    /// the place over or is about to.
     pub(super) old: Vec<Option<Place>>,
     /// Whether the server is dormant again if the reload fails.
     pub(super) was_dormant: bool,

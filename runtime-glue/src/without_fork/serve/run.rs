@@ -125,7 +125,7 @@ impl Serving {
     /// |---|---|
     /// | 0 | stopped; everything that had begun was finished |
     /// | 1 | connections were cut off at the shutdown timeout, or the server could not start |
-    /// | 2 | the server cannot listen at one of its addresses |
+    /// | 2 | the server has no address, or cannot use one of its addresses |
     pub fn run(self) -> ExitCode {
         match self.try_run() {
             Ok(()) => ExitCode::SUCCESS,
