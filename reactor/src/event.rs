@@ -188,7 +188,7 @@ impl<'a> Iterator for Iter<'a> {
 /// Programs call the methods of [`Registry`], which call the methods of this trait. For a type that contains a source,
 /// implement the trait by passing the calls on to that source. Register a bare descriptor as a `unix::SourceFd`.
 ///
-/// # Dropping a source
+/// # Fork
 ///
 /// Deregister a source before dropping it. epoll ends a registration only when the *last* duplicate of its descriptor is
 /// closed, and a forked child may have a duplicate.

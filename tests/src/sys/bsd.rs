@@ -1,4 +1,4 @@
-//! FreeBSD, DragonFly, NetBSD, OpenBSD and macOS.
+//! FreeBSD, DragonFly, NetBSD, OpenBSD and macOS: ps(1) instead of proc(5), and substitutes for features of Linux.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -67,7 +67,7 @@ pub fn exclusive_in_kernel(_: RawFd) -> Option<Vec<bool>> {
 /// Returns the name that an audit gives to a descriptor that has neither path nor address.
 pub fn name_of(fd: &impl AsRawFd) -> String {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: the kernel fills the structure, for which all zero is a value.
+    // SAFETY: the kernel fills the structure, of which all zero is a valid value.
     let stat = unsafe {
         libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr());
         stat.assume_init()
@@ -104,7 +104,7 @@ pub fn is_shared(_: u32, _: RawFd) -> Option<bool> {
     None
 }
 
-/// Forks without the C library, so that no `pthread_atfork` handler runs. Returns 0 in the child, and `None` if the
+/// Forks without the C library's `fork`, so that no `pthread_atfork` handler runs. Returns 0 in the child, and `None` if the
 /// system has no way to do it.
 ///
 /// # Safety
@@ -123,7 +123,7 @@ pub unsafe fn fork_behind_libc() -> Option<i32> {
 /// Does nothing: on these systems, tokio always waits for SIGCHLD.
 pub fn deny_tokio_pidfds() {}
 
-/// Does nothing: these systems have no seccomp(2), which makes a system call fail.
+/// Does nothing: only Linux has seccomp(2), which makes the sends fail.
 pub fn deny_sends_of(_: u32) {}
 
 /// Returns the CPUs that this process may use. `None` if the kernel does not steer connections by CPU.
@@ -141,7 +141,7 @@ pub fn cpu_of(_: &impl AsFd) -> usize {
     unreachable!("there are no allowed CPUs");
 }
 
-/// A timer that is a descriptor. The tests have no such timer on these systems.
+/// A timerfd. The tests open none on these systems.
 #[derive(Debug)]
 pub struct Timerfd(OwnedFd);
 

@@ -6,7 +6,7 @@ mod balance;
 mod exclusive;
 mod queues;
 mod server;
-// The pack for FreeBSD does not have the program `distribution-table`.
+// The archive that `tests/freebsd/pack` makes does not have the program `distribution-table`.
 #[cfg(epoll)]
 mod table;
 

@@ -92,7 +92,7 @@ scenarios!(
         check_eq("retiring", is_prepared_ahead(), false);
     }
 
-    /// If there is no descriptor for a prepared object, preparing returns an error. The next fork works without a preparation.
+    /// If no descriptor is left for a prepared object, preparing returns an error. The next fork works without a preparation.
     #[cfg(epoll)]
     fn no_descriptor_left() {
         let (selector, _waker) = selector_with_waker();

@@ -215,8 +215,8 @@ scenarios!(
         program.stop();
     }
 
-    /// The last response of a connection and the end of the stream arrive in one segment. A client that has read the
-    /// response can therefore read the end at once. Only Linux sends both in one segment.
+    /// On Linux, the last response of a connection and the end of the stream arrive in one segment. A client that has read the
+    /// response can therefore read the end at once.
     fn end_comes_with_the_last_response() {
         let (program, address) = start_tcp(&[]);
         let requests = ["GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "GET / HTTP/1.0\r\n\r\n"];

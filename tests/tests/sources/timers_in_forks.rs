@@ -125,7 +125,7 @@ scenarios!(
         drop(selector);
     }
 
-    /// If there is no descriptor for a new timer, the error names the timer, and nothing has changed.
+    /// If no descriptor is left for a new timer, the error names the timer, and nothing has changed.
     fn descriptor_limit() {
         let (mut selector, mut timer) = with_timer(Clock::Monotonic);
         timer.set_after(Duration::ZERO, None).unwrap();
@@ -181,7 +181,7 @@ scenarios!(
         check_eq("descriptors", open_descriptors(), descriptors);
     }
 
-    /// Half of a thousand timers have expired at the fork. Each of the thousand expires once in each process.
+    /// At least half of a thousand timers have expired at the fork. Each of the thousand expires once in each process.
     fn thousand_timers() {
         const COUNT: usize = 1_000;
         let mut selector = Poll::new().unwrap();

@@ -153,7 +153,7 @@ pub(crate) fn kqueue() -> io::Result<RawFd> {
     Ok(fd)
 }
 
-/// Creates a queue with kqueuex(2), which FreeBSD has since 14.0. `None`: the system has no such function.
+/// Creates a queue with kqueuex(2), which FreeBSD 14.0 added. `None`: the system has no such function.
 pub(crate) fn kqueuex(flags: u32) -> Option<io::Result<RawFd>> {
     /// Looks the function up at run time, so that one program runs on older releases too.
     #[cfg(any(not(target_os = "linux"), forkio_libkqueue))]
@@ -222,7 +222,7 @@ pub(crate) fn fstat(fd: RawFd) -> io::Result<libc::stat> {
 }
 
 /// Returns the address of a socket's control block in the kernel, which identifies the socket: `kf_sock_pcb` of `F_KINFO`,
-/// which FreeBSD has since 13.1. `None`: the descriptor is no socket, or the system does not report it.
+/// which FreeBSD 13.1 added. `None`: the descriptor is not a socket, or the system does not report it.
 pub(crate) fn socket_pcb(fd: RawFd) -> Option<u64> {
     #[cfg(target_os = "freebsd")]
     let pcb = {

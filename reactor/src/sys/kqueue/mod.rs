@@ -46,7 +46,7 @@ use self::kernel::{EV_ADD, EV_CLEAR, EV_DELETE, EV_ENABLE, EV_EOF, EV_ERROR, EV_
 #[repr(transparent)]
 pub(crate) struct Event(kernel::Kevent);
 
-// SAFETY: only the type of `udata`, a pointer, keeps it from being `Send` and `Sync`. In an `Event`, it is a token.
+// SAFETY: only the type of `udata`, a pointer, keeps an `Event` from being `Send` and `Sync`. Here, `udata` is a token.
 unsafe impl Send for Event {}
 // SAFETY: as above.
 unsafe impl Sync for Event {}
@@ -216,8 +216,8 @@ pub(crate) fn is_queue(fd: RawFd) -> bool {
     receive(fd, &mut Events::new(), Some(Duration::ZERO)).is_ok()
 }
 
-/// Whether the descriptor still refers to an object of this kind, in a process that may have closed it since. A dead
-/// endpoint that an earlier fork has put in place counts too.
+/// Whether the descriptor still refers to an object of this kind: the process may have closed that object since the fork. A
+/// dead endpoint that an earlier fork has put in its place counts too.
 pub(crate) fn is_still_own(fd: RawFd, kind: SourceKind) -> io::Result<bool> {
     Ok(descriptor::has_kind(fd, kind)? || descriptor::is_unix_stream(fd))
 }

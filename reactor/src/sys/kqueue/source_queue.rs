@@ -27,7 +27,7 @@ use crate::timer_state::{Clock, Setting, TimerState};
 #[derive(Debug)]
 pub(super) struct SourceQueue(pub(super) Arc<ListedQueue>);
 
-/// A source's queue, as forks see it.
+/// The part of a source's queue that forks need.
 #[derive(Debug)]
 pub(crate) struct ListedQueue {
     fd: RawFd,
@@ -159,7 +159,7 @@ pub(crate) fn kind(fd: RawFd) -> Option<SourceKind> {
 pub(crate) struct Remake(Arc<ListedQueue>);
 
 impl Remake {
-    /// Whether there may be such queues.
+    /// Whether this backend has queues that a child must open again.
     pub(crate) const EXISTS: bool = true;
 
     /// Keeps other threads from adding and removing queues. A planned fork holds the guard from prepare to its end.

@@ -48,7 +48,7 @@ pub(crate) fn renewed(_: &TimerState) -> io::Result<Option<OwnedFd>> {
     Ok(None)
 }
 
-/// Makes a timer that continues the one at `fd`. forkio supports descriptors that are timers themselves only on Linux.
+/// Makes a timer that continues the timerfd at `fd`. forkio supports timerfds only on Linux.
 pub(crate) fn renewed_by_descriptor(_fd: RawFd) -> io::Result<OwnedFd> {
     #[cfg(forkio_kqueue)]
     return crate::sys::timerfd::renewed_by_descriptor(_fd);

@@ -1,4 +1,4 @@
-//! The last minutes: request rate and latencies.
+//! The request rate and the latencies of the last five minutes.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -66,7 +66,7 @@ impl Worker {
         (!self.listeners.is_empty()).then(|| self.listeners.remove(0))
     }
 
-    /// Returns the connections of one of the [listeners](Worker::take_listeners), until the worker must end.
+    /// Returns the incoming connections of one of the [listeners](Worker::take_listeners). They end when the worker must end.
     pub fn incoming<L: Accept>(&self, listener: L) -> Incoming<L> {
         Incoming::new(self.acceptor(listener), self.shutdown())
     }
@@ -103,7 +103,7 @@ impl Worker {
     }
 }
 
-/// The methods of a [`WorkerHandle`].
+/// Gives a worker the methods of a [`WorkerHandle`].
 impl Deref for Worker {
     type Target = WorkerHandle;
 
