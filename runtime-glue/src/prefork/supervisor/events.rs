@@ -1,11 +1,10 @@
 //! The events that the supervisor waits for, and its reactions.
 
-use std::future::{pending, poll_fn, ready};
+use std::future::{pending, poll_fn};
 use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
@@ -93,9 +92,11 @@ impl Supervisor {
             Event::Signal(command, name) => return self.handle_signal(command, name),
             Event::WorkerEnded(position, status) => return self.worker_ended(position, status),
             Event::Template(which, message) => return self.handle_template_message(which, message),
-            // `start_due` knows what cannot start if this is an error.
             Event::ThreadsEnded(ended) => {
-                self.threads = self.threads.take().map(|(_, for_service)| (ready(ended).boxed(), for_service));
+                let for_service = self.threads.take().is_some_and(|(_, for_service)| for_service);
+                if let Err(error) = ended {
+                    return self.wait_failed(error, for_service);
+                }
             }
             Event::Upgrade(progress) => return self.upgrade_progressed(progress),
             Event::DismissedEnded(position) => self.dismissed_ended(position),

@@ -52,26 +52,22 @@ impl Supervisor {
             return Started::Nothing;
         };
         if let Job::Request { which, index } = job {
-            self.threads = None;
             return self.request(which, index, now);
         }
         // Waiting for threads may take long, so the loop handles signals meanwhile.
         let options = self.settings.fork_options.clone();
         let for_service = matches!(job, Job::Service);
+        if self.threads.as_ref().is_some_and(|(_, for_service_before)| *for_service_before != for_service) {
+            self.threads = None;
+        }
         let wait = || (async move { options.ready().await }.boxed(), for_service);
-        let (threads, _) = match &mut self.threads {
-            Some(waiting) if waiting.1 == for_service => waiting,
-            other => other.insert(wait()),
-        };
+        let (threads, _) = self.threads.get_or_insert_with(wait);
         match threads.now_or_never() {
             None => return Started::Nothing,
             Some(ended) => {
                 self.threads = None;
                 if let Err(error) = ended {
-                    if for_service {
-                        return self.service_refused(error);
-                    }
-                    return self.fork_refused(error).map_or(Started::MaybeMore, Started::End);
+                    return self.wait_failed(error, for_service).map_or(Started::MaybeMore, Started::End);
                 }
             }
         }
@@ -255,6 +251,15 @@ impl Supervisor {
             signals: std::mem::replace(&mut self.signals, Signals::none()),
             settings: self.settings.worker.clone(),
         })
+    }
+
+    /// Schedules another attempt after threads have not ended in time.
+    pub(super) fn wait_failed(&mut self, error: ForkError, for_service: bool) -> Option<End> {
+        if !for_service {
+            return self.fork_refused(error);
+        }
+        self.service_refused(error);
+        None
     }
 
     /// Schedules another attempt after a failed fork, or returns the end of the server.
