@@ -57,7 +57,7 @@ impl Lineage {
     }
 }
 
-/// The index plus 1 of the worker that this process is, or that it descends from. 0 if there is none.
+/// The index plus 1 of this worker, or of the worker that forked this process or its ancestor. 0 in other processes.
 static WORKER: AtomicUsize = AtomicUsize::new(0);
 
 /// The generation of the worker. In any other generation, [`WORKER`] is an ancestor's.

@@ -40,8 +40,7 @@ impl Check {
         Check { case: case.to_owned(), limit, measured }
     }
 
-    /// Returns how far the median misses the limit, as a fraction of the limit. Returns 0 if the median meets the
-    /// limit, and `None` if there is no figure.
+    /// Returns the fraction of the limit by which the median misses it, 0 if it meets the limit, `None` without a figure.
     fn missed_by(&self) -> Option<f64> {
         let measured = self.measured?.median;
         let (limit, is_met) = match self.limit {

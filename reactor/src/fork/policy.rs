@@ -51,9 +51,9 @@ static DEFAULTS: [AtomicU8; SourceKind::ALL.len()] = {
 
 /// Returns the policy of registrations of this kind that have no policy of their own.
 ///
-/// Unless [`set_default_policy`](super::set_default_policy) has changed it, this is [`Inherit`](ForkPolicy::Inherit), as in a
-/// kernel that copies queues, for all kinds but three. Wakers and timers are [renewed](ForkPolicy::Renew). Processes have
-/// [`NoFork`](ForkPolicy::NoFork), because only their parent can wait for them.
+/// Most kinds begin with [`Inherit`](ForkPolicy::Inherit), as in a kernel that copies queues. Wakers and timers begin with
+/// [`Renew`](ForkPolicy::Renew), and processes with [`NoFork`](ForkPolicy::NoFork), because only their parent can wait for
+/// them. [`set_default_policy`](super::set_default_policy) changes the policy of a kind.
 pub fn default_policy(kind: SourceKind) -> ForkPolicy {
     ForkPolicy::from_bits(DEFAULTS[kind as usize - 1].load(Ordering::Relaxed)).unwrap_or(ForkPolicy::Inherit)
 }

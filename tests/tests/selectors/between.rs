@@ -144,7 +144,7 @@ scenarios!(
         check_silent("the parent", &mut selector);
     }
 
-    /// If the parent dropped its last selector before the fork, as a daemon may, the child can still create one.
+    /// A child can create a selector even if the parent, like a daemon, dropped its last one before the fork.
     fn last_selector_is_gone() {
         drop(Poll::new().unwrap());
         unplanned::in_child(|| {

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 fn program(args: &[&str]) -> Result<(), Box<dyn Error>> {
     let [memory] = args else { return Err(USAGE.into()) };
     protocol::fill_memory(memory)?;
-    // The parent has used a runtime before the fork, as in `first-response-forkio`. The child cannot use that runtime.
+    // Like `first-response-forkio`, the parent makes a runtime before the fork. The child cannot use that runtime.
     let inherited = Builder::new_current_thread().enable_all().build()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
